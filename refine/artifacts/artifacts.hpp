@@ -1,0 +1,6 @@
+#pragma once
+
+#include <refine/artifacts/defense.hpp>
+#include <refine/artifacts/safetensors.hpp>
+#include <refine/artifacts/state_dict.hpp>
+#include <refine/artifacts/victim.hpp>

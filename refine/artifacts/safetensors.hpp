@@ -1,0 +1,191 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cstdint>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <limits>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include <refine/core/atomic_file.hpp>
+#include <refine/core/error.hpp>
+
+namespace refine::artifacts {
+
+/// What a safetensors file holds: named tensors, and text about them.
+struct SafeTensors {
+  std::map<std::string, at::Tensor> tensors = {};
+  std::map<std::string, std::string> metadata = {};
+};
+
+namespace detail {
+
+static_assert(std::endian::native == std::endian::little, "refine: safetensors are little-endian, this machine is not");
+
+inline constexpr std::array<std::pair<std::string_view, at::ScalarType>, 9> dtypes = {{
+    {"F64", at::kDouble},
+    {"F32", at::kFloat},
+    {"F16", at::kHalf},
+    {"BF16", at::kBFloat16},
+    {"I64", at::kLong},
+    {"I32", at::kInt},
+    {"I16", at::kShort},
+    {"U8", at::kByte},
+    {"BOOL", at::kBool},
+}};
+
+/// The bytes of a file, or an `Error` that names it.
+inline std::string read_whole(const std::filesystem::path& path) {
+  std::error_code error;
+  const auto size = std::filesystem::file_size(path, error);
+  std::ifstream file(path, std::ios::binary);
+  if (error || !file) {
+    throw Error("cannot read {}: {}; check the path", path.string(),
+                error ? error.message() : std::string("permission denied or not a file"));
+  }
+  std::string bytes(size, '\0');
+  if (!file.read(bytes.data(), static_cast<std::streamsize>(size))) {
+    throw Error("cannot read {}: it ended early; check the disk and copy it again", path.string());
+  }
+  return bytes;
+}
+
+/// The reader trusts nothing that the file says of itself: every size is checked before it is used.
+class SafeTensorsReader {
+ public:
+  SafeTensorsReader(const std::filesystem::path& path, std::string_view bytes) : path_(path), bytes_(bytes) {}
+
+  SafeTensors read() {
+    constexpr std::uint64_t header_limit = 100'000'000;  // as the format has it
+    std::uint64_t header_size = 0;
+    if (bytes_.size() < sizeof header_size) fail("it is shorter than its own header");
+    std::memcpy(&header_size, bytes_.data(), sizeof header_size);
+    if (header_size > header_limit || header_size > bytes_.size() - sizeof header_size) {
+      fail("its header is longer than the file");
+    }
+    const auto header = nlohmann::json::parse(bytes_.substr(sizeof header_size, header_size), nullptr, false);
+    if (!header.is_object()) fail("its header is not a JSON object");
+    data_ = bytes_.substr(sizeof header_size + header_size);
+
+    SafeTensors result;
+    for (const auto& [name, entry] : header.items()) {
+      if (name == "__metadata__") {
+        read_metadata(entry, result);
+      } else {
+        result.tensors.emplace(name, read_tensor(name, entry));
+      }
+    }
+    require_cover();
+    return result;
+  }
+
+ private:
+  [[noreturn]] void fail(std::string_view why) const {
+    throw Error("cannot load {}: {}; the file is damaged or no safetensors file, get it again", path_.string(), why);
+  }
+
+  void read_metadata(const nlohmann::json& entry, SafeTensors& result) const {
+    if (!entry.is_object()) fail("its metadata is not an object");
+    for (const auto& [key, value] : entry.items()) {
+      if (!value.is_string()) fail(fmt::format("its metadata '{}' is not a string", key));
+      result.metadata[key] = value.get<std::string>();
+    }
+  }
+
+  at::Tensor read_tensor(const std::string& name, const nlohmann::json& entry) {
+    const auto natural = [](const nlohmann::json& value) { return value.is_number_unsigned(); };
+    if (!entry.is_object() || !entry.contains("dtype") || !entry["dtype"].is_string() || !entry.contains("shape") ||
+        !entry["shape"].is_array() || !entry.contains("data_offsets") || !entry["data_offsets"].is_array() ||
+        entry["data_offsets"].size() != 2 || !std::ranges::all_of(entry["shape"], natural) ||
+        !std::ranges::all_of(entry["data_offsets"], natural)) {
+      fail(fmt::format("the entry of tensor '{}' is malformed", name));
+    }
+    const auto dtype = std::ranges::find(dtypes, entry["dtype"].get<std::string>(), [](const auto& d) { return d.first; });
+    if (dtype == dtypes.end()) fail(fmt::format("tensor '{}' has the unknown type {}", name, entry["dtype"].dump()));
+
+    const std::uint64_t begin = entry["data_offsets"][0].get<std::uint64_t>();
+    const std::uint64_t end = entry["data_offsets"][1].get<std::uint64_t>();
+    if (begin > end || end > data_.size()) fail(fmt::format("tensor '{}' lies outside the file", name));
+
+    std::vector<std::int64_t> shape;
+    std::uint64_t size = c10::elementSize(dtype->second);
+    for (const auto& extent : entry["shape"]) {
+      const auto n = extent.get<std::uint64_t>();
+      if (n != 0 && size > data_.size() / n) fail(fmt::format("tensor '{}' claims more bytes than the file has", name));
+      size *= n;
+      shape.push_back(static_cast<std::int64_t>(n));
+    }
+    if (size != end - begin) {
+      fail(fmt::format("tensor '{}' has {} bytes, its shape and type ask for {}", name, end - begin, size));
+    }
+    ranges_.emplace_back(begin, end);
+    at::Tensor tensor = at::empty(shape, dtype->second);
+    if (size > 0) std::memcpy(tensor.mutable_data_ptr(), data_.data() + begin, size);
+    return tensor;
+  }
+
+  /// Every byte belongs to one tensor, as the format wants it.
+  void require_cover() {
+    std::ranges::sort(ranges_);
+    std::uint64_t expected = 0;
+    for (const auto& [begin, end] : ranges_) {
+      if (begin != expected) fail(begin < expected ? "tensors overlap" : "there are bytes between tensors");
+      expected = end;
+    }
+    if (expected != data_.size()) fail("there are bytes behind the last tensor");
+  }
+
+  const std::filesystem::path& path_;
+  std::string_view bytes_, data_;
+  std::vector<std::pair<std::uint64_t, std::uint64_t>> ranges_;
+};
+
+}  // namespace detail
+
+/// Reads a safetensors file; its tensors come on the host, contiguous.
+/// \throws Error when the file can't be read, is truncated, or says of itself what is not so
+inline SafeTensors read_safetensors(const std::filesystem::path& path) {
+  const std::string bytes = detail::read_whole(path);
+  return detail::SafeTensorsReader(path, bytes).read();
+}
+
+/// Writes a safetensors file, whole or not at all.
+/// \throws Error when the path can't be written, the disk is full, or a tensor has a type that the format lacks
+inline void write_safetensors(const std::filesystem::path& path, const SafeTensors& content) {
+  nlohmann::json header = nlohmann::json::object();
+  if (!content.metadata.empty()) header["__metadata__"] = content.metadata;
+  std::vector<at::Tensor> data;
+  std::uint64_t offset = 0;
+  for (const auto& [name, tensor] : content.tensors) {
+    data.push_back(tensor.detach().to(at::kCPU).contiguous());
+    const auto dtype = std::ranges::find(detail::dtypes, tensor.scalar_type(), [](const auto& d) { return d.second; });
+    if (dtype == detail::dtypes.end()) {
+      throw Error("cannot save {}: tensor '{}' has a type that safetensors lack; convert it first", path.string(), name);
+    }
+    const std::uint64_t end = offset + data.back().nbytes();
+    header[name] = {{"dtype", dtype->first}, {"shape", tensor.sizes().vec()}, {"data_offsets", {offset, end}}};
+    offset = end;
+  }
+  std::string text = header.dump();
+  text.append((8 - text.size() % 8) % 8, ' ');  // so that the data begins at a multiple of 8
+
+  AtomicFile file(path);
+  const std::uint64_t header_size = text.size();
+  file.write(&header_size, sizeof header_size);
+  file.write(text);
+  for (const at::Tensor& tensor : data) file.write(tensor.const_data_ptr(), tensor.nbytes());
+  file.commit();
+}
+
+}  // namespace refine::artifacts

@@ -1,0 +1,53 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <torch/nn/module.h>
+
+#include <concepts>
+#include <memory>
+
+#include <refine/core/agreement.hpp>
+#include <refine/core/task.hpp>
+
+namespace refine::backbones {
+
+/// A classifier. For `b` of type `B`:
+///
+///  1. `b.task` is its `Task`: a constant, or a member where an extent is dynamic;
+///  2. `b.forward(images)` takes float N×C×H×W in [0, 1] and returns logits N×classes;
+///  3. `b.module` is a `std::shared_ptr` to the `torch::nn::Module` that holds its state, a
+///     `torch::nn::Cloneable` if it is to be frozen;
+///  4. `B` is copyable; copies share the module.
+template <typename B>
+concept Backbone = std::copyable<B> && requires(const B& b, const at::Tensor& images) {
+  { b.task } -> std::convertible_to<Task>;
+  { b.forward(images) } -> std::same_as<at::Tensor>;
+  { *b.module } -> std::convertible_to<torch::nn::Module&>;
+};
+
+/// A backbone that `freeze` has made constant.
+template <typename B>
+concept FrozenBackbone = Backbone<B> && requires { requires B::frozen; };
+
+/// A backbone whose own normalisation can be called apart from the rest, as the reference's pixel domain needs.
+template <typename B>
+concept NormalizingBackbone = Backbone<B> && requires(const B& b, const at::Tensor& images) {
+  { b.normalize(images) } -> std::same_as<at::Tensor>;
+  { b.forward_normalized(images) } -> std::same_as<at::Tensor>;
+};
+
+/// The same policy with its state copied, so that changing one leaves the other alone.
+template <Backbone B>
+B deep_copy(const B& backbone) {
+  using Module = std::remove_cvref_t<decltype(*backbone.module)>;
+  auto module = std::dynamic_pointer_cast<Module>(backbone.module->clone());
+  if constexpr (requires { backbone.with_module(module); }) {
+    return backbone.with_module(module);
+  } else {
+    B copy = backbone;
+    copy.module = module;
+    return copy;
+  }
+}
+
+}  // namespace refine::backbones

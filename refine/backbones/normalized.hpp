@@ -1,0 +1,88 @@
+#pragma once
+
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/tensor.h>
+
+#include <array>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include <refine/backbones/backbone.hpp>
+#include <refine/core/error.hpp>
+#include <refine/nn/host_constant.hpp>
+
+namespace refine {
+
+/// Per-channel mean and standard deviation of images in [0, 1], in the order R, G, B.
+struct Normalization {
+  std::array<double, 3> mean = {0, 0, 0};
+  std::array<double, 3> deviation = {1, 1, 1};
+
+  friend constexpr bool operator==(const Normalization&, const Normalization&) = default;
+};
+
+namespace normalizations {
+
+inline constexpr Normalization cifar10 = {{0.4914, 0.4822, 0.4465}, {0.2023, 0.1994, 0.2010}};
+inline constexpr Normalization imagenet = {{0.485, 0.456, 0.406}, {0.229, 0.224, 0.225}};
+inline constexpr Normalization fashion_mnist = {{0.2190, 0.2190, 0.2190}, {0.3318, 0.3318, 0.3318}};  ///< of 32×32
+
+}  // namespace normalizations
+
+namespace backbones {
+
+/// A backbone that wants normalised images, behind the normalisation it wants: takes images in [0, 1] as every
+/// backbone here does. This is the only place where images are normalised.
+template <Backbone B>
+class Normalized {
+ public:
+  static constexpr Task static_task = static_task_of<B>();
+
+  /// \throws Error when a deviation is not positive, or the backbone does not take RGB images.
+  Normalized(B inner, const Normalization& by)
+      : task(inner.task), module(inner.module), inner_(std::move(inner)), by_(by), mean_(row(by.mean)), deviation_(row(by.deviation)) {
+    if (!compatible(task.image.channels, 3)) {
+      throw Error("refine: a Normalization has 3 channels, the backbone takes {}; normalise in the backbone itself",
+                  task.image.channels);
+    }
+    for (double d : by.deviation) {
+      if (!(d > 0)) throw Error("refine: a Normalization was given the deviation {}; deviations are above 0", d);
+    }
+  }
+
+  Task task;
+  decltype(B::module) module;
+
+  /// Float N×3×H×W in [0, 1] → logits N×classes.
+  at::Tensor forward(const at::Tensor& images) const { return inner_.forward(normalize(images)); }
+
+  /// Images in [0, 1] → what the inner backbone was trained on.
+  at::Tensor normalize(const at::Tensor& images) const {
+    return (images - mean_.on(images.device())) / deviation_.on(images.device());
+  }
+
+  at::Tensor forward_normalized(const at::Tensor& normalized) const { return inner_.forward(normalized); }
+
+  const Normalization& normalization() const { return by_; }
+
+  Normalized with_module(decltype(B::module) other) const {
+    B inner = inner_;
+    inner.module = std::move(other);
+    return Normalized(std::move(inner), by_);
+  }
+
+ private:
+  static nn::HostConstant row(const std::array<double, 3>& values) {
+    const std::vector<float> floats(values.begin(), values.end());
+    return nn::HostConstant(at::tensor(floats).view({1, 3, 1, 1}));
+  }
+
+  B inner_;
+  Normalization by_;
+  nn::HostConstant mean_, deviation_;
+};
+
+}  // namespace backbones
+
+}  // namespace refine

@@ -1,0 +1,11 @@
+#pragma once
+
+#include <refine/core/agreement.hpp>
+#include <refine/core/atomic_file.hpp>
+#include <refine/core/error.hpp>
+#include <refine/core/image_shape.hpp>
+#include <refine/core/message.hpp>
+#include <refine/core/progress_meter.hpp>
+#include <refine/core/random.hpp>
+#include <refine/core/seed.hpp>
+#include <refine/core/task.hpp>

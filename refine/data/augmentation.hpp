@@ -1,0 +1,168 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/arange.h>
+#include <ATen/ops/constant_pad_nd.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/gather.h>
+#include <ATen/ops/grid_sampler.h>
+#include <ATen/ops/stack.h>
+#include <ATen/ops/where.h>
+#include <refine/core/error.hpp>
+#include <refine/core/random.hpp>
+#include <refine/core/seed.hpp>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <string_view>
+
+namespace refine::data {
+
+/// What happens to training images before the network sees them: resized crop, padded crop, flip, grayscale,
+/// in this order. Each is off where not asked for, and then costs nothing.
+struct Augmentation {
+  bool flip = false;                    ///< left to right, every other image by chance
+  int crop_padding = 0;                 ///< so many black pixels around, then a random crop of the old size
+  double resized_crop_min_scale = 1.0;  ///< torchvision's RandomResizedCrop, scale [this, 1], ratio 3/4–4/3
+  double grayscale = 0.0;               ///< the share of images that lose their colours (ITU-R 601 luma)
+
+  friend bool operator==(const Augmentation&, const Augmentation&) = default;
+
+  /// \throws Error when a field is out of its range.
+  void validate() const {
+    if (!(resized_crop_min_scale > 0 && resized_crop_min_scale <= 1)) {
+      throw Error("bad augmentation: resized_crop_min_scale is {}; set more than 0, at most 1 (off)",
+                  resized_crop_min_scale);
+    }
+    if (crop_padding < 0)
+      throw Error("bad augmentation: crop_padding is {}; set 0 (off) or more", crop_padding);
+    if (!(grayscale >= 0 && grayscale <= 1)) {
+      throw Error("bad augmentation: grayscale is {}; set a share from 0 (off) to 1", grayscale);
+    }
+  }
+};
+
+namespace detail {
+
+/// The draws of one kind of change: none moves another's. The augmentation tests spell out the same sequence.
+struct Draws {
+  Random random;
+
+  Draws(std::uint64_t seed, std::string_view purpose) : random(derived_seed(seed, purpose)) {}
+
+  double between(double low, double high) {
+    return low + (high - low) * static_cast<double>(random() >> 11) * 0x1p-53;
+  }
+  std::int64_t below(std::int64_t bound) {
+    return static_cast<std::int64_t>(uniform_below(random, static_cast<std::uint64_t>(bound)));
+  }
+};
+
+struct CropBox {
+  std::int64_t top = 0, left = 0, height = 0, width = 0;
+};
+
+/// torchvision's rule: ten tries at a box of that area and ratio, or else all of the image with its ratio
+/// clamped.
+inline CropBox random_resized_box(Draws& draws, std::int64_t height, std::int64_t width, double min_scale) {
+  constexpr double least = 3.0 / 4, most = 4.0 / 3;
+  for (int attempt = 0; attempt < 10; ++attempt) {
+    const double area = static_cast<double>(height * width) * draws.between(min_scale, 1);
+    const double ratio = std::exp(draws.between(std::log(least), std::log(most)));
+    const std::int64_t w = std::llround(std::sqrt(area * ratio)), h = std::llround(std::sqrt(area / ratio));
+    if (w < 1 || h < 1 || w > width || h > height) continue;
+    const std::int64_t top = draws.below(height - h + 1);
+    return {top, draws.below(width - w + 1), h, w};
+  }
+  const double ratio = static_cast<double>(width) / static_cast<double>(height);
+  std::int64_t w = width, h = height;
+  if (ratio < least) h = std::llround(static_cast<double>(w) / least);
+  if (ratio > most) w = std::llround(static_cast<double>(h) * most);
+  return {(height - h) / 2, (width - w) / 2, h, w};
+}
+
+/// Where the pixel `i` of a line of `size` comes from, in the coordinates of `grid_sample` (align_corners
+/// false): bilinear stretching of [begin, begin + extent), never looking past its ends.
+inline float grid_position(std::int64_t i, std::int64_t begin, std::int64_t extent, std::int64_t size) {
+  const double ratio = static_cast<double>(extent) / static_cast<double>(size);
+  const double within =
+      std::clamp((static_cast<double>(i) + 0.5) * ratio - 0.5, 0.0, static_cast<double>(extent - 1));
+  return static_cast<float>((2 * (static_cast<double>(begin) + within) + 1) / static_cast<double>(size) - 1);
+}
+
+inline at::Tensor resized_crop(const at::Tensor& images, double min_scale, std::uint64_t seed) {
+  const std::int64_t n = images.size(0), height = images.size(2), width = images.size(3);
+  at::Tensor rows = at::empty({n, height, 1}, at::kFloat), columns = at::empty({n, 1, width}, at::kFloat);
+  auto* y = rows.mutable_data_ptr<float>();
+  auto* x = columns.mutable_data_ptr<float>();
+  Draws draws(seed, "resized crop");
+  for (std::int64_t i = 0; i < n; ++i) {
+    const CropBox box = random_resized_box(draws, height, width, min_scale);
+    for (std::int64_t r = 0; r < height; ++r) *y++ = grid_position(r, box.top, box.height, height);
+    for (std::int64_t c = 0; c < width; ++c) *x++ = grid_position(c, box.left, box.width, width);
+  }
+  const auto across = columns.to(images.device()).expand({n, height, width});
+  const auto down = rows.to(images.device()).expand({n, height, width});
+  constexpr std::int64_t bilinear = 0, border = 1;
+  return at::grid_sampler(images, at::stack({across, down}, 3).to(images.scalar_type()), bilinear, border,
+                          false);
+}
+
+/// Padded crop and flip as one gather: row r, column c of an image come from (rows[r], columns[c]) of the
+/// padded one.
+inline at::Tensor shifted(const at::Tensor& images, std::int64_t padding, bool flip, std::uint64_t seed) {
+  const std::int64_t n = images.size(0), channels = images.size(1), height = images.size(2),
+                     width = images.size(3);
+  const std::int64_t padded_width = width + 2 * padding;
+  at::Tensor rows = at::empty({n, height, 1}, at::kLong), columns = at::empty({n, 1, width}, at::kLong);
+  auto* row = rows.mutable_data_ptr<std::int64_t>();
+  auto* column = columns.mutable_data_ptr<std::int64_t>();
+  Draws crops(seed, "crop"), flips(seed, "flip");
+  for (std::int64_t i = 0; i < n; ++i) {
+    const std::int64_t top = padding > 0 ? crops.below(2 * padding + 1) : 0;
+    const std::int64_t left = padding > 0 ? crops.below(2 * padding + 1) : 0;
+    const bool mirrored = flip && flips.below(2) == 1;
+    for (std::int64_t r = 0; r < height; ++r) *row++ = (top + r) * padded_width;
+    for (std::int64_t c = 0; c < width; ++c) *column++ = left + (mirrored ? width - 1 - c : c);
+  }
+  const auto from = rows.to(images.device()).add(columns.to(images.device())).view({n, 1, height * width});
+  const auto padded =
+      padding > 0 ? at::constant_pad_nd(images, {padding, padding, padding, padding}) : images;
+  return at::gather(padded.contiguous().flatten(2), 2, from.expand({n, channels, height * width}))
+      .view({n, channels, height, width});
+}
+
+inline at::Tensor grayed(const at::Tensor& images, double share, std::uint64_t seed) {
+  const std::int64_t n = images.size(0);
+  at::Tensor chosen = at::empty({n, 1, 1, 1}, at::kBool);
+  auto* grey = chosen.mutable_data_ptr<bool>();
+  Draws draws(seed, "grayscale");
+  for (std::int64_t i = 0; i < n; ++i) grey[i] = draws.between(0, 1) < share;
+  const auto channel = [&](std::int64_t c) { return images.narrow(1, c, 1); };
+  const auto luma = channel(0).mul(0.2989).add_(channel(1).mul(0.587)).add_(channel(2).mul(0.114));
+  return at::where(chosen.to(images.device()), luma, images);
+}
+
+}  // namespace detail
+
+/// Changes each image of a batch by draws of its own. `images`: float N×C×H×W in [0, 1] on any device
+/// (grayscale needs C = 3); the result is of the same shape, device and memory format.
+///
+/// Determinism: all draws are made on the host and depend on `seed` and a position in the batch alone; flip,
+/// padded crop and grayscale give the same pixels on every device. \throws Error when a field is out of its
+/// range or grayscale meets images that are not RGB.
+inline at::Tensor augment(const at::Tensor& images, const Augmentation& augmentation, std::uint64_t seed) {
+  augmentation.validate();
+  const auto& [flip, padding, min_scale, grayscale] = augmentation;
+  if (grayscale > 0 && images.size(1) != 3) {
+    throw Error("cannot turn images of {} channels grey: it takes RGB; set grayscale to 0", images.size(1));
+  }
+  at::Tensor changed = images;
+  if (min_scale < 1) changed = detail::resized_crop(changed, min_scale, seed);
+  if (padding > 0 || flip) changed = detail::shifted(changed, padding, flip, seed);
+  if (grayscale > 0) changed = detail::grayed(changed, grayscale, seed);
+  return changed.contiguous(images.suggest_memory_format());
+}
+
+}  // namespace refine::data

@@ -1,0 +1,16 @@
+#pragma once
+
+// Not <refine/data/download.hpp>: only what fetches data should need an HTTP client.
+
+#include <refine/data/augmentation.hpp>
+#include <refine/data/batches.hpp>
+#include <refine/data/cifar10.hpp>
+#include <refine/data/dataset.hpp>
+#include <refine/data/decode_image.hpp>
+#include <refine/data/fashion_mnist.hpp>
+#include <refine/data/file_bytes.hpp>
+#include <refine/data/idx.hpp>
+#include <refine/data/image_folder.hpp>
+#include <refine/data/pixels.hpp>
+#include <refine/data/split.hpp>
+#include <refine/data/synthetic.hpp>

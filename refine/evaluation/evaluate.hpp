@@ -1,0 +1,84 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <ostream>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <refine/attacks/attack.hpp>
+#include <refine/core/progress_meter.hpp>
+#include <refine/data/dataset.hpp>
+#include <refine/evaluation/classify.hpp>
+#include <refine/metrics/der.hpp>
+#include <refine/metrics/figures.hpp>
+#include <refine/metrics/predictions.hpp>
+#include <refine/nn/device.hpp>
+#include <refine/pipeline/pipeline.hpp>
+
+namespace refine {
+
+/// A defense measured: the victim's figures without it and with it, on the same images.
+struct Evaluation {
+  std::vector<std::string> classes;
+  metrics::Figures before, after;
+
+  double der() const { return metrics::defense_effectiveness(before, after); }
+};
+
+namespace detail {
+
+/// Runs `answer` over clean and triggered images. \param meter where progress goes, or null
+template <typename Answer>
+metrics::Figures measure(Answer&& answer, const data::Dataset& test, const at::Tensor& triggered,
+                         std::optional<int> target, at::Device device, const auto& advance) {
+  return metrics::figures({.truth = to_vector(test.labels),
+                           .clean = classify(answer, test.images, device, advance),
+                           .triggered = classify(answer, triggered, device, advance),
+                           .classes = static_cast<int>(test.classes.size()),
+                           .target = target});
+}
+
+}  // namespace detail
+
+/// Measures a backbone alone, on all of `test`, clean and triggered.
+template <backbones::Backbone B, attacks::Attack A>
+metrics::Figures evaluate(const B& victim, const data::Dataset& test, const A& attack) {
+  test.validate();
+  victim.module->eval();
+  return detail::measure([&](const at::Tensor& x) { return victim.forward(x); }, test,
+                         attack.trigger_images(test.images), attack.target, default_device(), [](std::int64_t) {});
+}
+
+/// Measures a pipeline, without and with its defense, on all of `test`, clean and triggered.
+/// \param show progress on standard error
+/// \throws Error when the data does not fit the pipeline or the attack
+template <typename T, typename B, typename R, attacks::Attack A>
+Evaluation evaluate(const Pipeline<T, B, R>& defense, const data::Dataset& test, const A& attack, bool show = false) {
+  test.validate();
+  const Task wanted = defense.task();
+  if (!compatible(wanted, test.task())) {
+    Message why;
+    require_agreement(why << "refine: the pipeline takes " << wanted.image << " images of " << wanted.classes
+                          << " classes, the data has " << test.task().image << " and " << test.task().classes
+                          << "; evaluate it on data of its task [evaluate]");
+  }
+  const at::Tensor triggered = attack.trigger_images(test.images);
+  std::optional<ProgressMeter> meter;
+  if (show) meter.emplace("evaluation", 4 * test.size(), "img");
+  std::int64_t done = 0;
+  const auto advance = [&](std::int64_t images) {
+    done += images;
+    if (meter) meter->update(done);
+  };
+  Evaluation result{.classes = test.classes, .before = {}, .after = {}};
+  result.before = detail::measure([&](const at::Tensor& x) { return defense.undefended(x); }, test, triggered,
+                                  attack.target, defense.device(), advance);
+  result.after = detail::measure([&](const at::Tensor& x) { return defense.forward(x); }, test, triggered,
+                                 attack.target, defense.device(), advance);
+  if (meter) meter->finish();
+  return result;
+}
+
+}  // namespace refine

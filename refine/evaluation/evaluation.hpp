@@ -1,0 +1,4 @@
+#pragma once
+
+#include <refine/evaluation/classify.hpp>
+#include <refine/evaluation/evaluate.hpp>

@@ -1,0 +1,7 @@
+#pragma once
+
+#include <refine/nn/channels_last.hpp>
+#include <refine/nn/device.hpp>
+#include <refine/nn/foldable.hpp>
+#include <refine/nn/host_constant.hpp>
+#include <refine/nn/seeded.hpp>

@@ -1,0 +1,6 @@
+#pragma once
+
+#include <refine/remaps/derangement.hpp>
+#include <refine/remaps/none.hpp>
+#include <refine/remaps/remapping_strategy.hpp>
+#include <refine/remaps/shift.hpp>

@@ -1,0 +1,69 @@
+#pragma once
+
+#include <string>
+#include <string_view>
+
+#include <refine/metrics/der.hpp>
+#include <refine/report/defense_report.hpp>
+#include <refine/report/html_escape.hpp>
+#include <refine/report/words.hpp>
+
+namespace refine::report {
+
+namespace detail {
+
+inline std::string html_interval(const metrics::Interval& i) {
+  if (!(i.low <= i.high)) return "";
+  return fmt::format("<small>{} to {}</small>", words::hundredths(i.low), words::hundredths(i.high));
+}
+
+inline std::string html_row(std::string_view name, std::string_view meaning, std::string_view before,
+                            std::string_view after, std::string_view change) {
+  return fmt::format(
+      "<tr><th scope=\"row\">{}<small>{}</small></th><td data-k=\"before\">{}</td><td "
+      "data-k=\"after\">{}</td>"
+      "<td data-k=\"change\">{}</td></tr>",
+      name, meaning, before, after, change);
+}
+
+inline std::string html_share(std::string_view name, std::string_view meaning,
+                              const metrics::Proportion& before, const metrics::Proportion& after) {
+  const auto cell = [](const metrics::Proportion& p) {
+    return words::percent(p.value(), 2) + html_interval(p.wilson());
+  };
+  const std::string of = after.n == 0 ? "not measured: no target class"
+                                      : fmt::format("{}; {} images", meaning, words::count(after.n));
+  return html_row(name, of, cell(before), cell(after),
+                  words::signed_hundredths(after.value() - before.value()));
+}
+
+}  // namespace detail
+
+/// The table of BA, ASR, RA, the largest lift and DER, before and after.
+inline std::string html_figures(const DefenseReport& r) {
+  const auto lift = [&](const metrics::Lift& l) -> std::string {
+    if (l.n == 0) return std::string(words::missing);
+    const auto name = html_escape(words::class_name(r.class_names, l.cls));
+    return fmt::format("{} pt{}<small title=\"{}\">at {}</small>", words::hundredths(l.value()),
+                       detail::html_interval(l.interval()), name, name);
+  };
+  const auto& before = r.before.largest_lift;
+  const auto& after = r.after.largest_lift;
+  const std::string others = r.after.target ? "of triggered images of other classes" : "of triggered images";
+  return "<table "
+         "class=\"figures\"><thead><tr><th></th><th>before</th><th>after</th><th>change</th></tr></"
+         "thead><tbody>" +
+         detail::html_row(
+             "Largest lift",
+             fmt::format("most that the trigger adds to any class; {} images", words::count(after.n)),
+             lift(before), lift(after), words::signed_hundredths(after.value() - before.value())) +
+         detail::html_share("ASR", others + ", predicted as the target", r.before.asr, r.after.asr) +
+         detail::html_share("BA", "accuracy on clean images", r.before.ba, r.after.ba) +
+         detail::html_share("RA", others + ", predicted as their own class", r.before.ra, r.after.ra) +
+         detail::html_row("DER", "defense effectiveness rating; 50 % is no defense",
+                          std::string(words::missing),
+                          words::percent(metrics::defense_effectiveness(r.before, r.after), 2), "") +
+         "</tbody></table>";
+}
+
+}  // namespace refine::report

@@ -1,0 +1,25 @@
+#pragma once
+
+#include <algorithm>
+#include <filesystem>
+
+#include <refine/core/atomic_file.hpp>
+#include <refine/report/html.hpp>
+#include <refine/report/metrics_json.hpp>
+#include <refine/report/sheet_png.hpp>
+
+namespace refine::report {
+
+/// Writes `metrics.json`, `report.html` and, where there are images, `images.png` into a folder, which is
+/// created. Each file is whole or absent. \throws Error when the report's parts do not fit together or the
+/// folder cannot be written
+inline void write_report(const DefenseReport& r, const std::filesystem::path& folder) {
+  require_complete(r);
+  write_file(folder / "metrics.json", metrics_text(r));
+  if (!r.sheet.rows.empty() && !r.sheet.columns.empty()) {
+    write_file(folder / "images.png", sheet_png(r.sheet, std::max(1, 96 / std::max(r.sheet.height, 1))));
+  }
+  write_file(folder / "report.html", html(r));
+}
+
+}  // namespace refine::report

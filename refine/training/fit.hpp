@@ -1,0 +1,71 @@
+#pragma once
+
+#include <ATen/TensorOperators.h>
+#include <ATen/core/Tensor.h>
+
+#include <utility>
+
+#include <refine/data/dataset.hpp>
+#include <refine/nn/device.hpp>
+#include <refine/objectives/bce.hpp>
+#include <refine/objectives/distillation.hpp>
+#include <refine/objectives/nll.hpp>
+#include <refine/objectives/supcon.hpp>
+#include <refine/pipeline/pipeline.hpp>
+#include <refine/training/loop.hpp>
+#include <refine/training/recipe.hpp>
+
+namespace refine {
+
+/// Trains a pipeline's transform on clean images, in place, on `default_device()` (Chen et al., 2025,
+/// `chen2025refine`). It needs no labels: the teacher is the frozen victim itself, on the image as it is.
+/// \param images uint8 N×C×H×W
+/// \throws Error when the images do not fit the pipeline, a field of the recipe is out of range, or the loss is not
+///   finite
+///
+/// *Determinism*: the same seeds on the same device, with the same number of threads, give bitwise the same weights
+/// on the CPU.
+template <typename T, typename B, typename R, typename... Observers>
+void fit(Pipeline<T, B, R>& defense, const at::Tensor& images, const Recipe& recipe = recipes::fast,
+         Observers&&... observers) {
+  recipe.validate();
+  if (images.dim() != 4 || images.scalar_type() != at::kByte) {
+    throw Error("refine: fit takes bytes, N×C×H×W; convert float images with data::to_bytes");
+  }
+  const ImageShape shape{static_cast<int>(images.size(1)), static_cast<int>(images.size(2)), static_cast<int>(images.size(3))};
+  const ImageShape wanted = defense.task().image;
+  if (!compatible(wanted, shape)) {
+    Message why;
+    require_agreement(why << "refine: the pipeline takes " << wanted << " images, the data has " << shape
+                          << "; resize the data, or give the pipeline its task [fit]");
+  }
+  const at::Device device = default_device();
+  defense.to(device);
+
+  const auto objective = [&](const at::Tensor& remapped, const at::Tensor& teacher) {
+    switch (recipe.objective) {
+      case Objective::nll: return objectives::Nll{}(remapped, teacher);
+      case Objective::distillation: return objectives::Distillation{recipe.temperature}(remapped, teacher);
+      case Objective::bce: break;
+    }
+    return objectives::Bce{}(remapped, teacher);
+  };
+  const objectives::SupCon supcon{.temperature = recipe.supcon_temperature, .base_temperature = recipe.supcon_temperature};
+  const auto batch = [&](const at::Tensor& batch_images, const at::Tensor&) -> detail::BatchResult {
+    at::Tensor teacher;
+    {
+      c10::NoGradGuard no_grad;
+      teacher = defense.undefended(batch_images);
+    }
+    const at::Tensor named = teacher.argmax(1);
+    const at::Tensor rewritten = defense.transformed(batch_images);
+    const at::Tensor remapped = defense.classify_transformed(rewritten);
+    at::Tensor loss = objective(remapped, teacher);
+    if (recipe.supcon_weight > 0) loss = loss + recipe.supcon_weight * supcon(rewritten, named);
+    return {loss, remapped.detach().argmax(1).eq(named).sum()};
+  };
+  detail::train("defense", *defense.transform().module, device, images, recipe.optimization,
+                       recipe.augmentation, recipe.seed, batch, observers...);
+}
+
+}  // namespace refine

@@ -1,0 +1,88 @@
+#pragma once
+
+#include <ATen/TensorOperators.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/zeros.h>
+#include <c10/core/GradMode.h>
+#include <torch/nn/module.h>
+
+#include <chrono>
+#include <cmath>
+#include <cstdint>
+#include <string_view>
+
+#include <refine/core/error.hpp>
+#include <refine/core/seed.hpp>
+#include <refine/data/augmentation.hpp>
+#include <refine/data/batches.hpp>
+#include <refine/data/pixels.hpp>
+#include <refine/training/observers.hpp>
+#include <refine/training/optimizers.hpp>
+
+namespace refine::detail {
+
+/// What one batch came to: the loss, with gradient, and how many answers were right (a scalar tensor, so that a
+/// device need not be waited for).
+struct BatchResult {
+  at::Tensor loss;
+  at::Tensor right;
+};
+
+/// The loop that victims and defenses are trained by. `batch(images, indices)` gets augmented float images on the
+/// module's device and the int64 indices they have in the training set.
+template <typename Batch, typename... Observers>
+void train(std::string_view name, torch::nn::Module& module, at::Device device,
+           const at::Tensor& bytes, const Optimization& how, const data::Augmentation& augmentation,
+                             std::uint64_t seed, Batch&& batch, Observers&... observers) {
+  const std::int64_t n = bytes.size(0);
+  if (n == 0) throw Error("refine: there are no images to train the {} on; give it one at least", name);
+  const data::Batches batches{.size = how.batch_size, .seed = derived_seed(seed, "order")};
+  const std::int64_t per_epoch = batches.count(n), steps = per_epoch * how.epochs;
+  const auto begin = std::chrono::steady_clock::now();
+
+  const at::Tensor resident = bytes.to(device);
+  Optimizers optimizers(module, how);
+  if (optimizers.empty()) throw Error("refine: the {} has no parameters to train; choose another network", name);
+  module.train();
+  notify_begin({name, how.epochs, per_epoch, n}, observers...);
+
+  std::int64_t step = 0, seen = 0;
+  for (int epoch = 0; epoch < how.epochs; ++epoch) {
+    at::Tensor loss = at::zeros({}, at::TensorOptions(device).dtype(at::kDouble));
+    at::Tensor right = at::zeros({}, at::TensorOptions(device).dtype(at::kLong));
+    double factor = 1;
+    std::int64_t in_epoch = 0;
+    for (const at::Tensor& indices : batches(n, epoch)) {
+      const at::Tensor there = indices.to(device);
+      at::Tensor images = data::to_float(resident.index_select(0, there), device);
+      images = data::augment(images, augmentation, derived_seed(seed, "augmentation", static_cast<std::uint64_t>(step)));
+      images = images.contiguous(at::MemoryFormat::ChannelsLast);
+
+      factor = how.rate_factor(step, steps, epoch);
+      optimizers.set_rate_factor(factor);
+      const BatchResult result = batch(images, there);
+      optimizers.zero_grad();
+      result.loss.backward();
+      optimizers.step();
+
+      loss += result.loss.detach().to(at::kDouble) * indices.size(0);
+      right += result.right;
+      ++step;
+      seen += indices.size(0);
+      notify_step({epoch + 1, ++in_epoch, seen}, observers...);
+    }
+    const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - begin;
+    const EpochInfo info{epoch + 1, loss.item<double>() / static_cast<double>(n),
+                         static_cast<double>(right.item<std::int64_t>()) / static_cast<double>(n), how.lr * factor,
+                         elapsed.count()};
+    if (!std::isfinite(info.loss)) {
+      throw Error("refine: training the {} diverged, its loss is {} in epoch {}; lower the recipe's lr, now {}", name,
+                  info.loss, info.epoch, how.lr);
+    }
+    notify_epoch(info, observers...);
+  }
+  module.eval();
+  notify_end(observers...);
+}
+
+}  // namespace refine::detail

@@ -1,0 +1,133 @@
+#pragma once
+
+#include <cstdint>
+
+#include <refine/core/seed.hpp>
+#include <refine/data/augmentation.hpp>
+#include <refine/training/optimization.hpp>
+
+namespace refine {
+
+/// What the transform is trained towards; see `objectives`.
+enum class Objective { bce, nll, distillation };
+
+/// How a transform is trained: what `fit` takes.
+struct Recipe {
+  Objective objective = Objective::bce;
+  double temperature = 1;           ///< of distillation
+  double supcon_weight = 0.1;       ///< 0 leaves the term out
+  double supcon_temperature = 0.07;
+  Optimization optimization = {};
+  data::Augmentation augmentation = {};
+  std::uint64_t seed = default_seed;  ///< of the order of images and the augmentation
+
+  friend bool operator==(const Recipe&, const Recipe&) = default;
+
+  /// \throws Error naming the first field that is out of range
+  void validate() const {
+    optimization.validate();
+    augmentation.validate();
+    if (!(temperature > 0)) throw Error("refine: the recipe's temperature is {}; it is above 0", temperature);
+    if (!(supcon_temperature > 0)) {
+      throw Error("refine: the recipe's supcon_temperature is {}; it is above 0", supcon_temperature);
+    }
+    if (!(supcon_weight >= 0)) throw Error("refine: the recipe's supcon_weight is {}; it is 0 or more", supcon_weight);
+  }
+};
+
+/// How a classifier is trained: what `train_classifier` takes.
+struct ClassifierRecipe {
+  double label_smoothing = 0;  ///< in [0, 1)
+  Optimization optimization = {};
+  data::Augmentation augmentation = {};
+  std::uint64_t seed = default_seed;
+
+  friend bool operator==(const ClassifierRecipe&, const ClassifierRecipe&) = default;
+
+  void validate() const {
+    optimization.validate();
+    augmentation.validate();
+    if (!(label_smoothing >= 0 && label_smoothing < 1)) {
+      throw Error("refine: the recipe's label_smoothing is {}; it is 0 to below 1", label_smoothing);
+    }
+  }
+};
+
+/// The recipes at hand. `docs/recipes.md` has how they were measured.
+namespace recipes {
+
+/// As published: BCE and SupCon, SGD, 150 epochs.
+inline constexpr Recipe paper = {
+    .objective = Objective::bce,
+    .supcon_weight = 0.1,
+    .optimization = {.optimizer = OptimizerKind::sgd,
+                     .lr = 0.01,
+                     .momentum = 0.9,
+                     .weight_decay = 5e-4,
+                     .schedule = Schedule::steps,
+                     .milestones = {100, 130},
+                     .decay = 0.8,
+                     .batch_size = 256,
+                     .epochs = 150},
+    .augmentation = {.flip = true, .resized_crop_min_scale = 0.8, .grayscale = 0.2},
+};
+
+/// The same figures sooner: distillation from the victim, Muon, small batches.
+inline constexpr Recipe fast = {
+    .objective = Objective::distillation,
+    .supcon_weight = 0.1,
+    .optimization = {.optimizer = OptimizerKind::muon,
+                     .lr = 0.05,
+                     .momentum = 0.9,
+                     .weight_decay = 0,
+                     .other_lr = 0.005,
+                     .schedule = Schedule::one_cycle,
+                     .batch_size = 64,
+                     .epochs = 10},
+    .augmentation = {.flip = true, .crop_padding = 2},
+};
+
+/// `fast`, for a few minutes of two processor cores.
+inline constexpr Recipe two_cores = [] {
+  Recipe recipe = fast;
+  recipe.optimization.epochs = 3;
+  return recipe;
+}();
+
+/// The victim as published: SGD, 150 epochs.
+inline constexpr ClassifierRecipe paper_classifier = {
+    .optimization = {.optimizer = OptimizerKind::sgd,
+                     .lr = 0.1,
+                     .momentum = 0.9,
+                     .weight_decay = 5e-4,
+                     .schedule = Schedule::steps,
+                     .milestones = {100, 130},
+                     .decay = 0.1,
+                     .batch_size = 128,
+                     .epochs = 150},
+    .augmentation = {.flip = true},
+};
+
+/// A victim in a tenth of the epochs.
+inline constexpr ClassifierRecipe fast_classifier = {
+    .optimization = {.optimizer = OptimizerKind::muon,
+                     .lr = 0.05,
+                     .momentum = 0.9,
+                     .weight_decay = 0,
+                     .other_lr = 0.005,
+                     .schedule = Schedule::one_cycle,
+                     .batch_size = 128,
+                     .epochs = 15},
+    .augmentation = {.flip = true, .crop_padding = 2},
+};
+
+/// `fast_classifier`, for a few minutes of two processor cores.
+inline constexpr ClassifierRecipe two_cores_classifier = [] {
+  ClassifierRecipe recipe = fast_classifier;
+  recipe.optimization.epochs = 5;
+  return recipe;
+}();
+
+}  // namespace recipes
+
+}  // namespace refine

@@ -1,0 +1,147 @@
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <concepts>
+#include <nlohmann/json.hpp>
+#include <ostream>
+#include <string>
+#include <string_view>
+#include <type_traits>
+#include <utility>
+
+#include <refine/core/error.hpp>
+#include <refine/training/recipe.hpp>
+
+namespace refine {
+
+namespace detail {
+
+inline constexpr std::array<std::pair<std::string_view, Objective>, 3> names_of(Objective) {
+  return {{{"bce", Objective::bce}, {"nll", Objective::nll}, {"distillation", Objective::distillation}}};
+}
+inline constexpr std::array<std::pair<std::string_view, OptimizerKind>, 3> names_of(OptimizerKind) {
+  return {{{"sgd", OptimizerKind::sgd}, {"adam", OptimizerKind::adam}, {"muon", OptimizerKind::muon}}};
+}
+inline constexpr std::array<std::pair<std::string_view, Schedule>, 3> names_of(Schedule) {
+  return {{{"constant", Schedule::constant}, {"steps", Schedule::steps}, {"one_cycle", Schedule::one_cycle}}};
+}
+
+template <typename T, typename Expected>
+concept Is = std::same_as<std::remove_const_t<T>, Expected>;
+
+/// Calls `visit(name, field)` for each field: the one list of what a recipe's JSON has.
+void visit_fields(Is<data::Augmentation> auto& a, auto&& visit) {
+  visit("flip", a.flip);
+  visit("crop_padding", a.crop_padding);
+  visit("resized_crop_min_scale", a.resized_crop_min_scale);
+  visit("grayscale", a.grayscale);
+}
+void visit_fields(Is<Optimization> auto& o, auto&& visit) {
+  visit("optimizer", o.optimizer);
+  visit("lr", o.lr);
+  visit("momentum", o.momentum);
+  visit("nesterov", o.nesterov);
+  visit("weight_decay", o.weight_decay);
+  visit("other_lr", o.other_lr);
+  visit("schedule", o.schedule);
+  visit("warmup", o.warmup);
+  visit("milestones", o.milestones);
+  visit("decay", o.decay);
+  visit("batch_size", o.batch_size);
+  visit("epochs", o.epochs);
+}
+void visit_fields(Is<Recipe> auto& r, auto&& visit) {
+  visit("objective", r.objective);
+  visit("temperature", r.temperature);
+  visit("supcon_weight", r.supcon_weight);
+  visit("supcon_temperature", r.supcon_temperature);
+  visit("optimization", r.optimization);
+  visit("augmentation", r.augmentation);
+  visit("seed", r.seed);
+}
+void visit_fields(Is<ClassifierRecipe> auto& r, auto&& visit) {
+  visit("label_smoothing", r.label_smoothing);
+  visit("optimization", r.optimization);
+  visit("augmentation", r.augmentation);
+  visit("seed", r.seed);
+}
+
+template <typename T>
+concept RecipePart = Is<T, Recipe> || Is<T, ClassifierRecipe> || Is<T, Optimization> || Is<T, data::Augmentation>;
+
+nlohmann::ordered_json recipe_to_json(const RecipePart auto& part) {
+  nlohmann::ordered_json json;
+  visit_fields(part, [&](const char* name, const auto& field) {
+    using Field = std::remove_cvref_t<decltype(field)>;
+    if constexpr (RecipePart<Field>) {
+      json[name] = recipe_to_json(field);
+    } else if constexpr (std::is_enum_v<Field>) {
+      constexpr auto names = names_of(Field{});
+      json[name] = std::ranges::find(names, field, [](const auto& n) { return n.second; })->first;
+    } else {
+      json[name] = field;
+    }
+  });
+  return json;
+}
+
+template <RecipePart Part>
+Part recipe_from_json(const nlohmann::json& json) {
+  Part part;
+  std::size_t known = 0;
+  if (!json.is_object()) throw Error("cannot read a recipe: a part of it is no JSON object; write {{\"lr\": 0.05, …}}");
+  visit_fields(part, [&](const char* name, auto& field) {
+    using Field = std::remove_cvref_t<decltype(field)>;
+    if (!json.contains(name)) return;  // keeps its default
+    ++known;
+    const auto& value = json[name];
+    const auto refuse = [&] {
+      throw Error("cannot read a recipe: its {} is {}; give it a value of its own kind", name, value.dump());
+    };
+    if constexpr (RecipePart<Field>) {
+      field = recipe_from_json<Field>(value);
+    } else if constexpr (std::is_enum_v<Field>) {
+      constexpr auto names = names_of(Field{});
+      const auto found = value.is_string() ? std::ranges::find(names, value.get<std::string>(), [](const auto& n) { return n.first; }) : names.end();
+      if (found == names.end()) {
+        throw Error("cannot read a recipe: its {} is {}; say {}, {} or {}", name, value.dump(), names[0].first, names[1].first, names[2].first);
+      }
+      field = found->second;
+    } else {
+      try {
+        value.get_to(field);
+      } catch (const nlohmann::json::exception&) {
+        refuse();
+      }
+    }
+  });
+  if (known != json.size()) {
+    for (const auto& [key, value] : json.items()) {
+      bool found = false;
+      visit_fields(part, [&](const char* name, auto&) { found = found || key == name; });
+      if (!found) throw Error("cannot read a recipe: it has no field '{}'; take it out, or check its spelling", key);
+    }
+  }
+  return part;
+}
+
+}  // namespace detail
+
+/// A recipe as JSON, each field under its own name, enumerators as words. What is left out on the way back keeps its
+/// default; unknown names are refused with an `Error`.
+inline void to_json(nlohmann::json& json, const Recipe& recipe) { json = detail::recipe_to_json(recipe); }
+inline void to_json(nlohmann::json& json, const ClassifierRecipe& recipe) { json = detail::recipe_to_json(recipe); }
+inline void from_json(const nlohmann::json& json, Recipe& recipe) { recipe = detail::recipe_from_json<Recipe>(json); }
+inline void from_json(const nlohmann::json& json, ClassifierRecipe& recipe) {
+  recipe = detail::recipe_from_json<ClassifierRecipe>(json);
+}
+
+inline std::ostream& operator<<(std::ostream& out, const Recipe& recipe) {
+  return out << detail::recipe_to_json(recipe).dump();
+}
+inline std::ostream& operator<<(std::ostream& out, const ClassifierRecipe& recipe) {
+  return out << detail::recipe_to_json(recipe).dump();
+}
+
+}  // namespace refine

@@ -1,0 +1,57 @@
+#pragma once
+
+#include <ATen/ops/cross_entropy_loss.h>
+
+#include <utility>
+
+#include <refine/backbones/backbone.hpp>
+#include <refine/data/dataset.hpp>
+#include <refine/nn/channels_last.hpp>
+#include <refine/nn/device.hpp>
+#include <refine/training/loop.hpp>
+#include <refine/training/recipe.hpp>
+
+namespace refine {
+
+/// Why a network can't learn these images; empty when it can.
+constexpr Message learnable(const Task& network, const Task& data) {
+  Message why;
+  if (!compatible(network.image, data.image)) {
+    why << "refine: the backbone takes " << network.image << " images, the data has " << data.image
+        << "; give the backbone the task of the data [train_classifier]";
+  } else if (!compatible(network.classes, data.classes)) {
+    why << "refine: the backbone predicts " << network.classes << " classes, the data has " << data.classes
+        << "; give the backbone the task of the data [train_classifier]";
+  }
+  return why;
+}
+
+/// Trains `backbone` on labelled images, on `default_device()`, and returns it (its module is the one passed in),
+/// in evaluation mode.
+/// \throws Error when the data does not fit the backbone, a field of the recipe is out of range, or the loss is not
+///   finite
+///
+/// *Determinism*: the same seeds on the same device, with the same number of threads, give bitwise the same weights
+/// on the CPU.
+template <backbones::Backbone B, typename... Observers>
+B train_classifier(B backbone, const data::Dataset& dataset, const ClassifierRecipe& recipe = recipes::fast_classifier,
+                   Observers&&... observers) {
+  recipe.validate();
+  dataset.validate();
+  require_agreement(learnable(backbone.task, dataset.task()));
+  const at::Device device = default_device();
+  backbone.module->to(device);
+  nn::to_channels_last(*backbone.module);
+  const at::Tensor labels = dataset.labels.to(device);
+  const auto batch = [&](const at::Tensor& images, const at::Tensor& indices) -> detail::BatchResult {
+    const at::Tensor wanted = labels.index_select(0, indices);
+    const at::Tensor logits = backbone.forward(images);
+    return {at::cross_entropy_loss(logits, wanted, {}, at::Reduction::Mean, -100, recipe.label_smoothing),
+            logits.argmax(1).eq(wanted).sum()};
+  };
+  detail::train("victim", *backbone.module, device, dataset.images, recipe.optimization,
+                          recipe.augmentation, recipe.seed, batch, observers...);
+  return backbone;
+}
+
+}  // namespace refine

@@ -1,0 +1,8 @@
+#pragma once
+
+#include <refine/triggers/blend.hpp>
+#include <refine/triggers/none.hpp>
+#include <refine/triggers/patch.hpp>
+#include <refine/triggers/patterns.hpp>
+#include <refine/triggers/stamp.hpp>
+#include <refine/triggers/trigger_policy.hpp>

@@ -1,0 +1,97 @@
+#include <refine/core/core.hpp>
+
+#include <gtest/gtest.h>
+
+#include <string>
+
+namespace refine {
+namespace {
+
+constexpr Message message_of(int a, int b) {
+  Message why;
+  if (!compatible(a, b)) why << "the remap renames " << a << " classes, the backbone predicts " << b;
+  return why;
+}
+
+constexpr Message name_of(const ImageShape& shape) {
+  Message name;
+  name << shape;
+  return name;
+}
+
+TEST(Message, IsBuiltByTheCompiler) {
+  static_assert(message_of(10, 10).empty());
+  static_assert(message_of(dynamic, 10).empty());
+  static_assert(message_of(10, 50).view() == "the remap renames 10 classes, the backbone predicts 50");
+  static_assert((Message{} << -7 << " " << 0 << " " << 1234567890123LL).view() == "-7 0 1234567890123");
+}
+
+TEST(Message, CutsWhatDoesNotFit) {
+  Message message;
+  message << std::string(1000, 'x');
+  EXPECT_EQ(message.view().size(), Message::capacity);
+}
+
+TEST(Message, NamesAShapeWithItsOpenExtents) {
+  static_assert(name_of(ImageShape{3, 32, 32}).view() == "3x32x32");
+  static_assert(name_of(ImageShape{3, dynamic, 32}).view() == "3x?x32");
+}
+
+TEST(ImageShape, AgreesAndMergesWhereOneSideIsOpen) {
+  constexpr ImageShape full = {3, 32, 32};
+  static_assert(full.is_static() && !ImageShape{3, dynamic, 32}.is_static());
+  static_assert(compatible(full, ImageShape{3, dynamic, 32}) &&
+                !compatible(full, ImageShape{1, dynamic, 32}));
+  static_assert(merged(ImageShape{dynamic, 32, dynamic}, full) == full);
+  static_assert(merged(dynamic_task, tasks::cifar10) == tasks::cifar10);
+  static_assert(!compatible(tasks::cifar10, Task{full, 50}));
+}
+
+TEST(Agreement, HoldsForAnEmptyMessageAndThrowsTheSameWordsAtRunTime) {
+  static_assert(Agreement<message_of(10, 10)>::holds);
+  EXPECT_NO_THROW(require_agreement(message_of(10, dynamic)));
+  try {
+    require_agreement(message_of(10, 50));
+    FAIL() << "no error";
+  } catch (const Error& error) {
+    EXPECT_STREQ(error.what(), "the remap renames 10 classes, the backbone predicts 50");
+  }
+}
+
+struct FixedTask {
+  static constexpr Task task = tasks::cifar10;
+};
+struct FixedStaticTask {
+  Task task;  // told at run time, but this type admits one value alone
+  static constexpr Task static_task = Task{ImageShape{1, 28, 28}, 5};
+};
+struct OpenTask {
+  Task task() const { return dynamic_task; }
+};
+struct FixedImage {
+  static constexpr ImageShape image = {3, 224, 224};
+};
+struct FixedClasses {
+  static constexpr int classes = 7;
+};
+
+TEST(StaticOf, ReadsWhatATypeFixes) {
+  static_assert(static_task_of<FixedTask>() == tasks::cifar10);
+  static_assert(static_task_of<FixedStaticTask>() == FixedStaticTask::static_task);
+  static_assert(static_task_of<OpenTask>() == dynamic_task);
+  static_assert(static_image_of<FixedImage>() == ImageShape{3, 224, 224});
+  static_assert(static_image_of<FixedTask>() == ImageShape{3, 32, 32});
+  static_assert(static_image_of<OpenTask>() == ImageShape{});
+  static_assert(static_classes_of<FixedClasses>() == 7);
+  static_assert(static_classes_of<FixedStaticTask>() == 5);
+  static_assert(static_classes_of<FixedImage>() == dynamic);
+}
+
+TEST(Error, IsOneLine) {
+  EXPECT_STREQ(Error("two\nlines\r").what(), "two lines ");
+  EXPECT_STREQ(Error("cannot read {}: {}", "a.png", 3).what(), "cannot read a.png: 3");
+  EXPECT_STREQ(Error("a brace {} alone is text").what(), "a brace {} alone is text");
+}
+
+}  // namespace
+}  // namespace refine

@@ -1,0 +1,59 @@
+#include <refine/core/random.hpp>
+#include <refine/core/seed.hpp>
+
+#include <gtest/gtest.h>
+
+#include <array>
+#include <set>
+
+namespace refine {
+namespace {
+
+TEST(Seed, DiffersByPurposeIndexAndSeed) {
+  std::set<std::uint64_t> seeds;
+  for (std::uint64_t seed : {0u, 1u, 666u}) {
+    for (const char* purpose : {"", "derangement", "epoch", "epochs"}) {
+      for (std::uint64_t index = 0; index < 50; ++index) seeds.insert(derived_seed(seed, purpose, index));
+    }
+  }
+  EXPECT_EQ(seeds.size(), 3u * 4u * 50u);
+}
+
+TEST(Seed, IsAConstant) {
+  static_assert(derived_seed(666, "epoch", 3) == derived_seed(666, "epoch", 3));
+  static_assert(derived_seed(1, "x", 2) != derived_seed(2, "x", 1));
+}
+
+TEST(Random, GeneratorIsTheStandardOne) {
+  Random random;  // [rand.predef]: the 10000th draw of a default mt19937_64
+  random.discard(9999);
+  EXPECT_EQ(random(), 9981545732273789042u);
+}
+
+TEST(Random, UniformBelowStaysBelowAndIsEven) {
+  Random random(1);
+  std::array<int, 7> counts{};
+  for (int i = 0; i < 70000; ++i) ++counts.at(uniform_below(random, 7));
+  for (int count : counts) EXPECT_NEAR(count, 10000, 500);  // five standard deviations: 5 * 92.6
+  EXPECT_EQ(uniform_below(random, 1), 0u);
+}
+
+TEST(Random, PermutationHasEachNumberOnceAndEveryOrderAlikely) {
+  Random random(2);
+  std::array<int, 6> orders{};
+  for (int i = 0; i < 6000; ++i) {
+    const auto order = random_permutation(random, 3);
+    ASSERT_EQ((std::set<std::int64_t>(order.begin(), order.end())), (std::set<std::int64_t>{0, 1, 2}));
+    ++orders.at(static_cast<std::size_t>(2 * order[0] + (order[1] > order[2])));
+  }
+  for (int count : orders) EXPECT_NEAR(count, 1000, 150);
+  EXPECT_TRUE(random_permutation(random, 0).empty());
+}
+
+TEST(Random, SameSeedSamePermutation) {
+  Random a(666), b(666);
+  EXPECT_EQ(random_permutation(a, 100), random_permutation(b, 100));
+}
+
+}  // namespace
+}  // namespace refine

@@ -1,0 +1,175 @@
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/rand.h>
+#include <ATen/ops/upsample_bilinear2d.h>
+#include <ATen/ops/zeros.h>
+#include <gtest/gtest.h>
+#include <refine/data/augmentation.hpp>
+
+#include <cmath>
+#include <set>
+#include <utility>
+#include <vector>
+
+#include "scratch_folder.hpp"
+
+namespace refine::data {
+namespace {
+
+using refine::testing::error_of;
+using refine::testing::expect_words;
+
+/// Every pixel of every image has another value, so that where it came from can be read off it.
+at::Tensor images_of(std::int64_t n, std::int64_t height, std::int64_t width) {
+  return at::rand({n, 3, height, width}).mul_(0.9).add_(0.05);
+}
+
+float pixel(const at::Tensor& image, std::int64_t c, std::int64_t y, std::int64_t x) {
+  if (y < 0 || x < 0 || y >= image.size(1) || x >= image.size(2)) return 0;
+  return image.const_data_ptr<float>()[(c * image.size(1) + y) * image.size(2) + x];
+}
+
+/// One image, pixel by pixel, from the definition.
+at::Tensor moved(const at::Tensor& image, std::int64_t dy, std::int64_t dx, bool mirrored) {
+  auto out = at::empty_like(image);
+  auto* to = out.mutable_data_ptr<float>();
+  const auto height = image.size(1), width = image.size(2);
+  for (std::int64_t c = 0; c < 3; ++c) {
+    for (std::int64_t y = 0; y < height; ++y) {
+      for (std::int64_t x = 0; x < width; ++x)
+        *to++ = pixel(image, c, y + dy, (mirrored ? width - 1 - x : x) + dx);
+    }
+  }
+  return out;
+}
+
+TEST(Augmentation, IsOffByDefault) {
+  const auto images = images_of(3, 5, 7);
+  EXPECT_TRUE(augment(images, {}, 1).is_same(images));
+  EXPECT_EQ(Augmentation{}, (Augmentation{.flip = false, .crop_padding = 0}));
+  EXPECT_NE(Augmentation{}, Augmentation{.flip = true});
+}
+
+TEST(Augmentation, FlipsHalfOfTheImages) {
+  const auto images = images_of(400, 4, 6);
+  const auto before = images.clone();
+  const auto out = augment(images, {.flip = true}, 1);
+  int flipped = 0;
+  for (std::int64_t i = 0; i < 400; ++i) {
+    const bool same = out[i].equal(images[i]), mirrored = out[i].equal(moved(images[i], 0, 0, true));
+    ASSERT_NE(same, mirrored);
+    flipped += mirrored;
+  }
+  EXPECT_NEAR(flipped, 200, 50);  // five standard deviations
+  EXPECT_TRUE(images.equal(before));
+}
+
+TEST(Augmentation, CropsAnywhereInThePaddedImage) {
+  const auto images = images_of(600, 5, 6);
+  const auto out = augment(images, {.crop_padding = 2}, 1);
+  std::set<std::pair<int, int>> places;
+  for (std::int64_t i = 0; i < 600; ++i) {
+    bool found = false;
+    for (int dy = -2; dy <= 2 && !found; ++dy) {
+      for (int dx = -2; dx <= 2 && !found; ++dx) {
+        found = out[i].equal(moved(images[i], dy, dx, false));
+        if (found) places.emplace(dy, dx);
+      }
+    }
+    ASSERT_TRUE(found) << i;
+  }
+  EXPECT_EQ(places.size(), 25u);
+}
+
+TEST(Augmentation, FlipsTheCrop) {
+  const auto images = images_of(100, 6, 6);
+  const auto out = augment(images, {.flip = true, .crop_padding = 1}, 3);
+  const auto cropped = augment(images, {.crop_padding = 1}, 3), flipped = augment(images, {.flip = true}, 3);
+  for (std::int64_t i = 0; i < 100; ++i) {  // no draw of the one moves a draw of the other
+    const bool mirrored = !flipped[i].equal(images[i]);
+    EXPECT_TRUE(out[i].equal(mirrored ? moved(cropped[i], 0, 0, true) : cropped[i]));
+  }
+}
+
+TEST(Augmentation, TurnsAShareGrey) {
+  const auto images = images_of(500, 4, 4);
+  const auto out = augment(images, {.grayscale = 0.2}, 1);
+  int grey = 0;
+  for (std::int64_t i = 0; i < 500; ++i) {
+    if (out[i].equal(images[i])) continue;
+    ++grey;
+    for (std::int64_t y = 0; y < 4; ++y) {
+      for (std::int64_t x = 0; x < 4; ++x) {
+        const double luma = 0.2989 * pixel(images[i], 0, y, x) + 0.587 * pixel(images[i], 1, y, x) +
+                            0.114 * pixel(images[i], 2, y, x);
+        for (std::int64_t c = 0; c < 3; ++c) EXPECT_NEAR(pixel(out[i], c, y, x), luma, 1e-6);
+      }
+    }
+  }
+  EXPECT_NEAR(grey, 100, 45);
+  const auto all = augment(images, {.grayscale = 1}, 1);
+  EXPECT_TRUE(all.select(1, 0).equal(all.select(1, 2)));
+}
+
+/// LibTorch's own resize of the box that was cut out; the box is drawn as the library draws it.
+TEST(Augmentation, ResizesTheCropAsTorchDoes) {
+  for (const auto& [height, width] : {std::pair{32, 32}, std::pair{20, 33}, std::pair{9, 40}}) {
+    const auto images = images_of(64, height, width);
+    const auto out = augment(images, {.resized_crop_min_scale = 0.3}, 5);
+    detail::Draws draws(5, "resized crop");
+    for (std::int64_t i = 0; i < 64; ++i) {
+      const auto box = detail::random_resized_box(draws, height, width, 0.3);
+      const auto cut = images.narrow(0, i, 1).narrow(2, box.top, box.height).narrow(3, box.left, box.width);
+      const auto expected = at::upsample_bilinear2d(cut.contiguous(), {height, width}, false);
+      EXPECT_LT((out.narrow(0, i, 1).sub(expected)).abs().max().item<float>(), 2e-5f) << height << " " << i;
+    }
+  }
+}
+
+TEST(Augmentation, DrawsBoxesWithinTheirBounds) {
+  detail::Draws draws(1, "test");
+  double least = 1, most = 0, widest = 0, tallest = 0;
+  for (int i = 0; i < 5000; ++i) {
+    const auto box = detail::random_resized_box(draws, 100, 100, 0.4);
+    ASSERT_GE(box.top, 0);
+    ASSERT_GE(box.left, 0);
+    ASSERT_LE(box.top + box.height, 100);
+    ASSERT_LE(box.left + box.width, 100);
+    const double scale = static_cast<double>(box.height * box.width) / 1e4;
+    const double ratio = static_cast<double>(box.width) / static_cast<double>(box.height);
+    least = std::min(least, scale), most = std::max(most, scale);
+    widest = std::max(widest, ratio), tallest = std::max(tallest, 1 / ratio);
+  }
+  EXPECT_NEAR(least, 0.4, 0.02);
+  EXPECT_GT(most, 0.97);
+  EXPECT_NEAR(widest, 4.0 / 3, 0.03);
+  EXPECT_NEAR(tallest, 4.0 / 3, 0.03);
+}
+
+TEST(Augmentation, IsReproducibleAndKeepsTheMemoryFormat) {
+  const Augmentation all{.flip = true, .crop_padding = 2, .resized_crop_min_scale = 0.8, .grayscale = 0.2};
+  const auto images = images_of(32, 8, 8), last = images.contiguous(at::MemoryFormat::ChannelsLast);
+  const auto out = augment(images, all, 9);
+  EXPECT_TRUE(augment(images, all, 9).equal(out));
+  EXPECT_FALSE(augment(images, all, 10).equal(out));
+  EXPECT_TRUE(out.is_contiguous());
+  EXPECT_TRUE(augment(last, all, 9).is_contiguous(at::MemoryFormat::ChannelsLast));
+  EXPECT_TRUE(augment(last, all, 9).allclose(out, 0, 1e-6));
+  const Augmentation exact{.flip = true, .crop_padding = 2};
+  EXPECT_TRUE(augment(last, exact, 9).equal(augment(images, exact, 9)));
+  EXPECT_GE(out.min().item<float>(), 0.0f);
+  EXPECT_LE(out.max().item<float>(), 1.0f);
+  EXPECT_EQ(augment(images.narrow(0, 0, 0), exact, 9).size(0), 0);
+}
+
+TEST(Augmentation, RefusesBadFields) {
+  const auto images = images_of(2, 4, 4);
+  expect_words(error_of([&] { augment(images, {.crop_padding = -1}, 0); }), {"crop_padding", "-1"});
+  expect_words(error_of([&] { augment(images, {.resized_crop_min_scale = 0}, 0); }),
+               {"resized_crop_min_scale"});
+  expect_words(error_of([&] { augment(images, {.resized_crop_min_scale = 1.5}, 0); }), {"1.5"});
+  expect_words(error_of([&] { augment(images, {.grayscale = std::nan("")}, 0); }), {"grayscale", "nan"});
+  expect_words(error_of([&] { augment(images.narrow(1, 0, 1), {.grayscale = 0.5}, 0); }), {"1 channels"});
+}
+
+}  // namespace
+}  // namespace refine::data

@@ -1,0 +1,41 @@
+// The snippets of refine/data/README.md.
+
+#include <ATen/ops/cat.h>
+#include <ATen/ops/full.h>
+#include <ATen/ops/ones.h>
+#include <ATen/ops/zeros.h>
+#include <gtest/gtest.h>
+#include <refine/data/data.hpp>
+
+using namespace refine;
+
+namespace {
+
+data::Dataset halves(at::Tensor dark, at::Tensor bright) {  // uint8, N×3×32×32 each
+  data::Dataset set{
+      .images = at::cat({dark, bright}),
+      .labels = at::cat({at::zeros({dark.size(0)}, at::kLong), at::ones({bright.size(0)}, at::kLong)}),
+      .classes = {"dark", "bright"}};
+  set.validate();
+  return set;
+}
+
+TEST(DataReadme, IteratesOverBatches) {
+  auto [train, test] = data::Synthetic{}.make();
+  const data::Augmentation augmentation{.flip = true, .crop_padding = 4};
+  std::int64_t seen = 0;
+  for (const at::Tensor& batch : data::Batches{.size = 128}(train.size(), /*epoch=*/0)) {
+    at::Tensor images = data::to_float(train.images.index_select(0, batch), at::kCPU);
+    images = data::augment(images, augmentation, derived_seed(default_seed, "augmentation", 0));
+    seen += images.size(0);
+  }
+  EXPECT_EQ(seen, train.size());
+}
+
+TEST(DataReadme, TakesASourceOfYourOwn) {
+  const auto set = halves(at::zeros({2, 3, 32, 32}, at::kByte), at::full({3, 3, 32, 32}, 255, at::kByte));
+  EXPECT_EQ(set.task(), (Task{{3, 32, 32}, 2}));
+  EXPECT_EQ(set.labels.sum().item<int>(), 3);
+}
+
+}  // namespace

@@ -1,0 +1,384 @@
+#include <refine/report/report.hpp>
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <array>
+#include <cctype>
+#include <cmath>
+#include <fstream>
+#include <iterator>
+#include <limits>
+#include <optional>
+#include <set>
+#include <sstream>
+#include <string>
+#include <vector>
+
+namespace refine::report {
+namespace {
+
+namespace fs = std::filesystem;
+
+std::string error_of(auto&& action) {
+  try {
+    action();
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "no error";
+}
+
+int times(const std::string& text, std::string_view part) {
+  int count = 0;
+  for (auto at = text.find(part); at != std::string::npos; at = text.find(part, at + part.size())) ++count;
+  return count;
+}
+
+metrics::Predictions predictions(const std::vector<std::array<int, 4>>& groups, std::optional<int> target) {
+  metrics::Predictions p{.classes = 3, .target = target};
+  for (auto [count, truth, clean, triggered] : groups) {
+    p.truth.insert(p.truth.end(), static_cast<std::size_t>(count), truth);
+    p.clean.insert(p.clean.end(), static_cast<std::size_t>(count), clean);
+    p.triggered.insert(p.triggered.end(), static_cast<std::size_t>(count), triggered);
+  }
+  return p;
+}
+
+// 3000 images of three classes, target 0. Before: 2700 right, 1950 of 2000 go to the target.
+// After: 2640 right; 40 of 2000 at the target, where 20 of them are without the trigger.
+DefenseReport example() {
+  DefenseReport r;
+  r.title = "REFINE against BadNets";
+  r.dataset = "CIFAR-3";
+  r.model = "ResNet-18";
+  r.attack = "BadNets";
+  r.class_names = {"cat", "dog", "frog"};
+  r.before = metrics::figures(predictions({{900, 0, 0, 0},
+                                           {100, 0, 1, 0},
+                                           {900, 1, 1, 0},
+                                           {100, 1, 2, 0},
+                                           {900, 2, 2, 0},
+                                           {50, 2, 1, 0},
+                                           {50, 2, 1, 2}},
+                                          0));
+  r.after = metrics::figures(predictions({{900, 0, 0, 0},
+                                          {100, 0, 1, 0},
+                                          {870, 1, 1, 1},
+                                          {20, 1, 1, 0},
+                                          {90, 1, 2, 2},
+                                          {20, 1, 0, 0},
+                                          {850, 2, 2, 2},
+                                          {150, 2, 1, 1}},
+                                         0));
+  r.curves = {{"defense loss", "nats", "epoch", {1, 2, 3}, {2.5, std::nan(""), 0.25}}};
+  r.facts = {{"seed", "666"}, {"permutation", "1 2 0"}};
+  r.sheet = {
+      .channels = 3,
+      .height = 1,
+      .width = 2,
+      .columns = {"clean", "triggered"},
+      .rows = {{.images = {{1, 2, 3, 4, 5, 6}, {10, 20, 30, 40, 50, 60}}, .captions = {"cat", "dog"}}}};
+  return r;
+}
+
+/// Says what is wrong with the nesting of the tags, if anything.
+std::string imbalance(const std::string& html) {
+  const std::set<std::string> empty = {"meta", "img", "br", "!doctype"};
+  std::vector<std::string> open;
+  std::size_t at = 0;
+  while ((at = html.find('<', at)) != std::string::npos) {
+    const auto end = html.find('>', at);
+    if (end == std::string::npos) return "a tag without end";
+    const std::string tag = html.substr(at + 1, end - at - 1);
+    if (times(tag, "<") != 0) return "a tag in a tag: " + tag;
+    if (times(tag, "\"") % 2 != 0) return "an open quote: " + tag;
+    at = end + 1;
+    const bool closing = tag.starts_with("/");
+    std::string name;
+    for (char c : tag.substr(closing ? 1 : 0)) {
+      if (std::isspace(static_cast<unsigned char>(c)) || c == '/') break;
+      name += static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+    }
+    if (closing) {
+      if (open.empty() || open.back() != name)
+        return "</" + name + "> closes " + (open.empty() ? "" : open.back());
+      open.pop_back();
+    } else if (!tag.ends_with("/") && !empty.contains(name)) {
+      open.push_back(name);
+    }
+  }
+  return open.empty() ? "" : open.back() + " is left open";
+}
+
+TEST(TerminalTable, SaysTheHandWorkedFigures) {
+  const auto text = terminal_table(example());
+  // BA: 2700 and 2640 of 3000; ASR: 1950 and 40 of 2000; DER = (0.955 - 0.02 + 1) / 2.
+  std::istringstream lines(text);
+  std::vector<std::vector<std::string>> words;
+  for (std::string line; std::getline(lines, line);) {
+    EXPECT_LE(std::count_if(line.begin(), line.end(), [](char c) { return (c & 0xC0) != 0x80; }), 100)
+        << line;
+    EXPECT_FALSE(line.ends_with(' ')) << line;
+    std::istringstream in(line);
+    words.emplace_back(std::istream_iterator<std::string>(in), std::istream_iterator<std::string>());
+  }
+  using Words = std::vector<std::string>;
+  ASSERT_EQ(words.size(), 11u) << text;
+  EXPECT_EQ(words[0], (Words{"REFINE", "against", "BadNets"}));
+  EXPECT_EQ(words[3], (Words{"BA", "3,000", "90.00", "%", "88.87", "to", "91.02", "88.00", "%", "86.79", "to",
+                             "89.11", "−2.00"}));
+  EXPECT_EQ(words[4], (Words{"ASR", "2,000", "97.50", "%", "96.72", "to", "98.10", "2.00", "%", "1.47", "to",
+                             "2.71", "−95.50"}));
+  EXPECT_EQ(words[5][2], "2.50");
+  EXPECT_EQ(words[5][7], "86.00");
+  EXPECT_EQ(words[6][0] + words[6][1] + words[6][3] + words[6][4], "largestlift97.50pt");
+  EXPECT_EQ(words[6][8] + words[6][9], "1.00pt");
+  EXPECT_EQ(words[7], (Words{"at", "class", "cat", "cat"}));
+  EXPECT_EQ(words[8], (Words{"DER", "96.75", "%"}));
+  EXPECT_EQ(words[10], (Words{"The", "trigger", "is", "disarmed."}));
+  std::ostringstream out;
+  out << example();
+  EXPECT_EQ(out.str(), text);
+}
+
+TEST(TerminalTable, ReadsWellWithoutATargetAndWithLongNames) {
+  DefenseReport r = example();
+  r.before.target = r.after.target = std::nullopt;
+  r.before.asr = r.after.asr = {};
+  r.class_names = {std::string(60, 'x') + "é", "dög", "frog"};
+  const auto text = terminal_table(r);
+  EXPECT_EQ(text.find("nan"), std::string::npos) << text;
+  EXPECT_NE(text.find("ASR                  –           –"), std::string::npos) << text;
+  EXPECT_NE(text.find("xxxxxxxxxxxxxxxx…  "), std::string::npos) << text;
+}
+
+TEST(Words, SayNumbers) {
+  EXPECT_EQ(words::count(0), "0");
+  EXPECT_EQ(words::count(999), "999");
+  EXPECT_EQ(words::count(1000), "1,000");
+  EXPECT_EQ(words::count(-1234567), "-1,234,567");
+  EXPECT_EQ(words::signed_hundredths(0.00001), "0.00");
+  EXPECT_EQ(words::signed_hundredths(-0.00001), "0.00");
+  EXPECT_EQ(words::signed_hundredths(0.004), "+0.40");
+  EXPECT_EQ(words::signed_hundredths(-1), "−100.00");
+  EXPECT_EQ(words::percent(std::nan("")), "–");
+}
+
+TEST(Verdict, FollowsTheLargestLift) {
+  using Kind = Verdict::Kind;
+  DefenseReport r = example();
+  EXPECT_EQ(verdict(r).kind, Kind::disarmed);
+
+  const auto with = [&](std::int64_t gained, int cls, std::int64_t n) {
+    r.after.largest_lift = {.cls = cls, .with_trigger = gained, .gained = gained, .n = n};
+    return verdict(r);
+  };
+  EXPECT_EQ(with(1500, 0, 2000).headline, "The trigger still works");
+  EXPECT_EQ(with(1500, 2, 2000).headline, "The attack was moved, not stopped");
+  EXPECT_NE(with(1500, 2, 2000).paragraph.find("lifts “frog” by 75.0 points"), std::string::npos);
+  EXPECT_EQ(with(1, 0, 20).kind, Kind::uncertain);
+  EXPECT_EQ(with(0, 0, 0).kind, Kind::unmeasured);
+  r = example();
+  r.after.ba.hits = 2401;  // 90 % before, 80.03 % after; then one that costs more than ten points
+  EXPECT_EQ(verdict(r).headline, "The trigger is disarmed");
+  r.after.ba.hits = 2399;
+  EXPECT_EQ(verdict(r).headline, "The trigger is disarmed, and the defense costs much accuracy");
+  r = example();
+  r.before = r.after;
+  EXPECT_EQ(verdict(r).kind, Kind::harmless);
+}
+
+TEST(MetricsJson, HasTheCountsAndTheFigures) {
+  const auto j = nlohmann::json::parse(metrics_text(example()));
+  EXPECT_EQ(j["schema"], 1);
+  EXPECT_EQ(j["target"], 0);
+  EXPECT_EQ(j["verdict"], "disarmed");
+  EXPECT_EQ(j["classes"], 3);
+  EXPECT_EQ(j["class_names"][2], "frog");
+  EXPECT_EQ(j["before"]["ba"]["hits"], 2700);
+  EXPECT_EQ(j["before"]["ba"]["n"], 3000);
+  EXPECT_DOUBLE_EQ(j["before"]["ba"]["value"], 0.9);
+  EXPECT_NEAR(j["before"]["asr"]["interval"][0], 0.9672, 5e-5);
+  EXPECT_EQ(j["after"]["asr"]["hits"], 40);
+  EXPECT_EQ(j["after"]["lifts"].size(), 3u);
+  EXPECT_EQ(j["after"]["largest_lift"]["gained"], 20);
+  EXPECT_DOUBLE_EQ(j["after"]["largest_lift"]["value"], 0.01);
+  EXPECT_EQ(j["before"]["confusion"]["clean"],
+            nlohmann::json::parse("[[900,100,0],[0,900,100],[0,100,900]]"));
+  EXPECT_EQ(j["before"]["confusion"]["triggered"],
+            nlohmann::json::parse("[[1000,0,0],[1000,0,0],[950,0,50]]"));
+  EXPECT_NEAR(j["der"], (0.955 - 0.02 + 1) / 2, 1e-12);
+  EXPECT_EQ(j["facts"][1], (nlohmann::json{{"name", "permutation"}, {"value", "1 2 0"}}));
+  EXPECT_TRUE(j["curves"][0]["y"][1].is_null());
+}
+
+TEST(MetricsJson, HasNullForWhatIsNotANumberAndSurvivesBadText) {
+  DefenseReport r = example();
+  r.before.target = r.after.target = std::nullopt;
+  r.before.asr = r.after.asr = {};
+  r.title = "bad \xff utf-8";
+  const auto j = nlohmann::json::parse(metrics_text(r));
+  EXPECT_TRUE(j["target"].is_null());
+  EXPECT_TRUE(j["der"].is_null());
+  EXPECT_TRUE(j["after"]["asr"]["value"].is_null());
+  EXPECT_EQ(j["after"]["asr"]["n"], 0);
+}
+
+TEST(Png, DecodesBackToThePixelsOfTheSheet) {
+  ImageSheet sheet = example().sheet;
+  const auto bytes = sheet_png(sheet, 2);
+  png_image image{};
+  image.version = PNG_IMAGE_VERSION;
+  ASSERT_TRUE(png_image_begin_read_from_memory(&image, bytes.data(), bytes.size())) << image.message;
+  EXPECT_EQ(image.height, 1u * 2 + 2 * 8);
+  EXPECT_EQ(image.width, 2u * (2 * 2) + 3 * 8);
+  image.format = PNG_FORMAT_RGB;
+  std::vector<std::uint8_t> pixels(PNG_IMAGE_SIZE(image));
+  ASSERT_TRUE(png_image_finish_read(&image, nullptr, pixels.data(), 0, nullptr)) << image.message;
+  const auto at = [&](std::size_t y, std::size_t x) {
+    const auto* p = &pixels[(y * image.width + x) * 3];
+    return std::vector<int>{p[0], p[1], p[2]};
+  };
+  using Rgb = std::vector<int>;
+  EXPECT_EQ(at(8, 8), (Rgb{1, 3, 5}));
+  EXPECT_EQ(at(9, 9), (Rgb{1, 3, 5}));
+  EXPECT_EQ(at(9, 10), (Rgb{2, 4, 6}));
+  EXPECT_EQ(at(8, 8 + 4 + 8), (Rgb{10, 30, 50}));
+  EXPECT_EQ(at(9, 8 + 4 + 8 + 3), (Rgb{20, 40, 60}));
+  for (auto [y, x] : {std::pair{0, 0}, {7, 8}, {8, 7}, {8, 12}, {10, 8}, {17, 31}}) {
+    EXPECT_EQ(at(static_cast<std::size_t>(y), static_cast<std::size_t>(x)), (Rgb{255, 255, 255}))
+        << y << ' ' << x;
+  }
+  EXPECT_EQ(interleaved({.channels = 1, .height = 1, .width = 2}, {7, 9}),
+            (std::vector<std::uint8_t>{7, 7, 7, 9, 9, 9}));
+}
+
+TEST(Base64, AgreesWithTheRfc) {
+  for (auto [plain, coded] : {std::pair{"", ""},
+                              {"f", "Zg=="},
+                              {"fo", "Zm8="},
+                              {"foo", "Zm9v"},
+                              {"foob", "Zm9vYg=="},
+                              {"fooba", "Zm9vYmE="},
+                              {"foobar", "Zm9vYmFy"}}) {
+    EXPECT_EQ(base64(plain), coded);
+  }
+  EXPECT_EQ(base64("\xff\xff\xfe"), "///+");
+}
+
+TEST(Html, IsWellFormedAndNeedsNothingElse) {
+  const auto page = html(example());
+  EXPECT_EQ(imbalance(page), "");
+  for (const char* part : {"http:", "https:", "<script", "<link", "@import", "url(", "nan", "inf "}) {
+    EXPECT_EQ(times(page, part), 0) << part;
+  }
+  EXPECT_EQ(times(page, "<img"), 2);
+  EXPECT_EQ(times(page, "src=\"data:image/png;base64,iVBORw0KGgo"), 2);
+  EXPECT_EQ(times(page, "<svg class=\"chart\""), 1);
+  EXPECT_EQ(times(page, "class=\"heat\""), 4);
+  EXPECT_EQ(times(page, "The trigger is disarmed"), 1);
+  for (const char* part :
+       {"97.50 %", "2.00 %", "96.75 %", "+83.50", "−95.50", "1 2 0", "prefers-color-scheme:dark"}) {
+    EXPECT_GE(times(page, part), 1) << part;
+  }
+}
+
+TEST(Html, EscapesEveryText) {
+  DefenseReport r = example();
+  const std::string evil = "<script>alert('&\"')</script>";
+  r.title = r.dataset = r.model = r.attack = evil;
+  for (auto& name : r.class_names) name = evil;
+  for (auto& column : r.sheet.columns) column = evil;
+  for (auto& caption : r.sheet.rows[0].captions) caption = evil;
+  r.curves[0].name = r.curves[0].unit = r.curves[0].x_label = evil;
+  r.facts = {{evil, evil}};
+  const auto page = html(r);
+  EXPECT_EQ(imbalance(page), "");
+  EXPECT_EQ(times(page, "<script"), 0);
+  EXPECT_EQ(times(page, "alert("), times(page, "&lt;script&gt;alert(&#39;&amp;&quot;&#39;)&lt;/script&gt;"));
+  EXPECT_GE(times(page, "alert("), 20);
+  EXPECT_EQ(html_escape("a\x01\x1b[31m\n"), "a  [31m\n");
+}
+
+TEST(Html, ReadsWellWithNothingButFigures) {
+  DefenseReport r;
+  r.before = r.after = metrics::figures(predictions({{10, 0, 0, 1}, {10, 1, 1, 1}}, std::nullopt));
+  const auto page = html(r);
+  EXPECT_EQ(imbalance(page), "");
+  EXPECT_EQ(times(page, "nan"), 0);
+  EXPECT_EQ(times(page, "not measured: no target class"), 1);
+  EXPECT_EQ(times(page, "<section>"), 3);  // figures, lifts, matrices
+  r.before = r.after = metrics::figures({.classes = 3, .target = 1});
+  EXPECT_EQ(imbalance(html(r)), "");
+  EXPECT_EQ(times(html(r), "nan"), 0);
+}
+
+TEST(Html, StaysReadableWithManyClasses) {
+  metrics::Predictions p{.classes = 200, .target = 7};
+  for (int i = 0; i < 400; ++i) {
+    p.truth.push_back(i % 200);
+    p.clean.push_back(i % 200);
+    p.triggered.push_back(7);
+  }
+  DefenseReport r;
+  r.before = r.after = metrics::figures(p);
+  const auto page = html(r);
+  EXPECT_EQ(imbalance(page), "");
+  EXPECT_LT(page.size(), 100'000u);
+  EXPECT_EQ(times(page, "<th scope=\"row\" title=\"class 7\">class 7<small>target"), 1);
+}
+
+TEST(Curve, OfOnePointOrNoneIsDrawnOrLeftOut) {
+  EXPECT_EQ(svg_curve({"a", "", "epoch", {}, {}}), "");
+  EXPECT_EQ(svg_curve({"a", "", "epoch", {1}, {std::numeric_limits<double>::infinity()}}), "");
+  for (const Curve& curve : {Curve{"a", "", "epoch", {1}, {0}}, Curve{"a", "", "epoch", {1, 2}, {5, 5}},
+                             Curve{"a", "", "epoch", {0, 1e-9}, {-1e300, 1e300}}}) {
+    const auto svg = svg_curve(curve);
+    EXPECT_EQ(imbalance(svg), "");
+    EXPECT_EQ(times(svg, "nan"), 0) << svg;
+    EXPECT_EQ(times(svg, "<circle"), 1);
+    EXPECT_LT(svg.size(), 10'000u);
+  }
+}
+
+TEST(Ticks, AreRoundAndCoverTheRange) {
+  const detail::Ticks ticks(3.2, 96.1, 4);
+  EXPECT_EQ(ticks.first, 0);
+  EXPECT_EQ(ticks.step, 50);
+  EXPECT_EQ(ticks.count, 3);
+}
+
+TEST(WriteReport, WritesThreeFilesOrSaysWhyNot) {
+  const fs::path folder = fs::path(testing::TempDir()) / fmt::format("report-{}", ::getpid());
+  write_report(example(), folder / "deep");
+  for (const char* name : {"metrics.json", "report.html", "images.png"}) {
+    EXPECT_GT(fs::file_size(folder / "deep" / name), 100u) << name;
+  }
+  EXPECT_EQ(std::distance(fs::directory_iterator(folder / "deep"), {}), 3);
+  std::ofstream(folder / "file") << "x";
+  EXPECT_NE(error_of([&] {
+              write_report(example(), folder / "file");
+            }).find("a file stands where a folder is needed"),
+            std::string::npos);
+  fs::remove_all(folder);
+}
+
+TEST(DefenseReport, RefusesWhatDoesNotFit) {
+  DefenseReport r = example();
+  r.class_names.pop_back();
+  EXPECT_EQ(error_of([&] { html(r); }),
+            "cannot report: 2 class names for 3 classes; give one for each, or none");
+  r = example();
+  r.curves[0].y.pop_back();
+  EXPECT_NE(error_of([&] { html(r); }).find("'defense loss' has 3 x and 2 y"), std::string::npos);
+  r = example();
+  r.sheet.rows[0].images[1].pop_back();
+  EXPECT_NE(error_of([&] { html(r); }).find("an image of row 0 has 5 bytes, 3x1x2 are 6"), std::string::npos);
+  r = example();
+  r.after.target = 1;
+  EXPECT_NE(error_of([&] { html(r); }).find("same test set under the same attack"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace refine::report

@@ -1,0 +1,65 @@
+#!/usr/bin/env bash
+# One compiler check, run as a Bazel action by cc_checks.bzl. It succeeds always; the report's
+# first line says how it went, the rest why.
+#
+#   check_compile.sh header   REPORT FILE COMPILER ARGUMENTS...
+#   check_compile.sh messages REPORT FILE COMPILER ARGUMENTS...
+set -uo pipefail
+export LC_ALL=C
+
+mode=$1 report=$2 file=$3
+shift 3
+
+quiet=(-fdiagnostics-color=never -fno-diagnostics-show-caret)
+case $("$1" --version 2>&1) in
+  *clang*) quiet=(-fno-color-diagnostics -fno-caret-diagnostics) ;;
+esac
+
+finish() { # OK or FAILED, text
+  printf '%s %s\n' "$1" "$file" >"$report"
+  [[ -z $2 ]] || printf '%s\n' "$2" >>"$report"
+  exit 0
+}
+
+if [[ $mode == header ]]; then
+  # Twice, for its include guard.
+  if output=$(printf '#include <%s>\n#include <%s>\n' "$file" "$file" |
+    "$@" "${quiet[@]}" -fsyntax-only -x c++ - 2>&1); then
+    finish OK "$output"
+  fi
+  finish FAILED "$(grep -m 12 . <<<"$output")"
+fi
+
+mapfile -t expected < <(sed -n 's/.*expect-error:[[:space:]]*//p' "$file" | sed 's/[[:space:]]*$//')
+((${#expected[@]})) || finish FAILED "no line of it says what to expect: // expect-error: TEXT"
+
+# Without source lines in the output: they would show the expectations themselves.
+output=$("$@" "${quiet[@]}" -fsyntax-only -x c++ "$file" 2>&1) && finish FAILED "it compiles, and should not"
+
+problems=
+for text in "${expected[@]}"; do
+  grep -qF -- "$text" <<<"$output" || problems+="not in the compiler's output: $text"$'\n'
+done
+
+errors=0 named=0 assertions=0 others=
+while IFS= read -r line; do
+  errors=$((errors + 1))
+  [[ $line =~ static\ assertion\ failed|static_assert\ failed ]] && assertions=$((assertions + 1))
+  found=0
+  for text in "${expected[@]}"; do
+    [[ $line == *"$text"* ]] && found=1
+  done
+  if ((found)); then named=$((named + 1)); else others+="$line"$'\n'; fi
+done < <(grep -E '(^|: )(fatal )?error: ' <<<"$output")
+
+if ((named)); then
+  [[ -z $others ]] || problems+="errors that are not expected:"$'\n'"$others"
+elif ((errors != ${#expected[@]})); then
+  problems+="$errors errors, where ${#expected[@]} are expected"$'\n'
+fi
+if ((assertions && assertions != ${#expected[@]})); then
+  problems+="$assertions failed static assertions, where ${#expected[@]} are expected"$'\n'
+fi
+
+[[ -z $problems ]] && finish OK ""
+finish FAILED "$problems--- the compiler's output:"$'\n'"$(head -n 40 <<<"$output")"

@@ -1,0 +1,79 @@
+"""@libtorch: LibTorch, from where it is on this machine."""
+
+# Looked at in this order: the folder that tools/bazel found, the user's LIBTORCH, the project's
+# .venv, python3's torch.
+def _candidates(ctx):
+    for variable in ["REFINE_LIBTORCH", "LIBTORCH"]:
+        folder = ctx.os.environ.get(variable, "")
+        if folder:
+            return [ctx.path(folder)]
+    found = []
+    workspace = ctx.path(Label("//:WORKSPACE")).dirname
+    venv_lib = workspace.get_child(".venv").get_child("lib")
+    if venv_lib.exists:
+        for python in venv_lib.readdir():
+            found.append(python.get_child("site-packages").get_child("torch"))
+    python3 = ctx.which("python3")
+    if python3:
+        result = ctx.execute([python3, "-c", "\n".join([
+            "import importlib.util as u",
+            "s = u.find_spec('torch')",
+            "print(s.submodule_search_locations[0] if s else '')",
+        ])])
+        if result.return_code == 0 and result.stdout.strip():
+            found.append(ctx.path(result.stdout.strip()))
+    return found
+
+_BUILD = """# Written by tools/build/libtorch.bzl.
+load("@rules_cc//cc:defs.bzl", "cc_library")
+
+cc_library(
+    name = "libtorch",
+    hdrs = glob(
+        ["include/**/*.h", "include/**/*.hpp", "include/**/*.inc", "include/**/*.cuh"],
+        exclude = [
+            "include/ATen/native/mps/**",
+            "include/tensorpipe/**",
+            "include/google/**",
+            "include/pybind11/**",
+        ],
+    ),
+    includes = ["include", "include/torch/csrc/api/include"],
+    linkopts = {linkopts},
+    visibility = ["//visibility:public"],
+)
+"""
+
+def _libtorch_impl(ctx):
+    torch = None
+    for candidate in _candidates(ctx):
+        if candidate.get_child("lib").get_child("libtorch.so").exists:
+            torch = candidate
+            break
+    if not torch:
+        fail("refine: LibTorch is missing; neither LIBTORCH, .venv nor python3 has one; " +
+             "run tools/bazel, or set LIBTORCH to an unpacked LibTorch 2.4 or newer")
+
+    # Folder by folder, without the fmt that LibTorch carries: it would hide the system's.
+    for child in torch.get_child("include").readdir():
+        if child.basename != "fmt":
+            ctx.symlink(child, "include/" + child.basename)
+
+    # The libraries stay where they are and are found there at run time: they find each other,
+    # and CUDA's, by their own place.
+    lib = torch.get_child("lib")
+    libraries = ["torch", "torch_cpu", "c10"]
+    for name in ["torch_cuda", "c10_cuda"]:
+        if lib.get_child("lib" + name + ".so").exists:
+            libraries.append(name)
+    linkopts = ["-L" + str(lib), "-Wl,-rpath," + str(lib), "-Wl,--no-as-needed", "-Wl,--allow-shlib-undefined"]
+    linkopts += ["-l" + name for name in libraries]
+    linkopts += ["-lpthread", "-ldl"]
+    ctx.file("BUILD.bazel", _BUILD.format(linkopts = repr(linkopts)))
+
+libtorch_repository = repository_rule(
+    implementation = _libtorch_impl,
+    environ = ["REFINE_LIBTORCH", "LIBTORCH"],
+    local = False,
+    doc = "Makes @libtorch//:libtorch of the LibTorch on this machine.",
+)

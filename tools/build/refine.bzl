@@ -1,0 +1,26 @@
+"""How a room of refine is declared."""
+
+load("@rules_cc//cc:defs.bzl", "cc_library")
+
+def refine_library(name, hdrs = None, deps = [], **kwargs):
+    """A header-only library whose headers are included as <refine/room/header.hpp>.
+
+    Inside this repository .bazelrc has the root on the include path, with warnings; used from
+    another repository, the headers come as system headers.
+
+    Args:
+      name: of the target; the folder's name for the room's main one.
+      hdrs: the headers; all of the folder when left out.
+      deps: the libraries that the headers include.
+      **kwargs: as for cc_library.
+    """
+    kwargs.setdefault("visibility", ["//visibility:public"])
+    if native.repository_name().strip("@") and native.package_name():
+        up = "/".join([".."] * len(native.package_name().split("/")))
+        kwargs.setdefault("includes", [up])
+    cc_library(
+        name = name,
+        hdrs = native.glob(["*.hpp"]) if hdrs == None else hdrs,
+        deps = deps,
+        **kwargs
+    )
