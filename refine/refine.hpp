@@ -1,5 +1,6 @@
 #pragma once
 
+#include <refine/artifacts/artifacts.hpp>
 #include <refine/attacks/attacks.hpp>
 #include <refine/backbones/backbones.hpp>
 #include <refine/core/core.hpp>
@@ -10,6 +11,7 @@
 #include <refine/objectives/objectives.hpp>
 #include <refine/pipeline/pipeline.hpp>
 #include <refine/remaps/remaps.hpp>
+#include <refine/report/report.hpp>
 #include <refine/training/training.hpp>
 #include <refine/transforms/transforms.hpp>
 #include <refine/triggers/triggers.hpp>

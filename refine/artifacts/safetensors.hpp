@@ -13,6 +13,7 @@
 #include <limits>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <set>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -33,7 +34,7 @@ namespace detail {
 
 static_assert(std::endian::native == std::endian::little, "refine: safetensors are little-endian, this machine is not");
 
-inline constexpr std::array<std::pair<std::string_view, at::ScalarType>, 9> dtypes = {{
+inline constexpr std::array<std::pair<std::string_view, at::ScalarType>, 10> dtypes = {{
     {"F64", at::kDouble},
     {"F32", at::kFloat},
     {"F16", at::kHalf},
@@ -41,6 +42,7 @@ inline constexpr std::array<std::pair<std::string_view, at::ScalarType>, 9> dtyp
     {"I64", at::kLong},
     {"I32", at::kInt},
     {"I16", at::kShort},
+    {"I8", at::kChar},
     {"U8", at::kByte},
     {"BOOL", at::kBool},
 }};
@@ -74,7 +76,7 @@ class SafeTensorsReader {
     if (header_size > header_limit || header_size > bytes_.size() - sizeof header_size) {
       fail("its header is longer than the file");
     }
-    const auto header = nlohmann::json::parse(bytes_.substr(sizeof header_size, header_size), nullptr, false);
+    const auto header = parse(bytes_.substr(sizeof header_size, header_size));
     if (!header.is_object()) fail("its header is not a JSON object");
     data_ = bytes_.substr(sizeof header_size + header_size);
 
@@ -93,6 +95,26 @@ class SafeTensorsReader {
  private:
   [[noreturn]] void fail(std::string_view why) const {
     throw Error("cannot load {}: {}; the file is damaged or no safetensors file, get it again", path_.string(), why);
+  }
+
+  /// Refuses what a JSON library lets pass: a name given twice, and nesting deeper than the format has.
+  nlohmann::json parse(std::string_view text) const {
+    constexpr int deepest = 2;  // the header, an entry, its shape
+    std::vector<std::set<std::string>> names(deepest + 1);
+    const auto check = [&](int depth, nlohmann::json::parse_event_t event, nlohmann::json& parsed) {
+      using Event = nlohmann::json::parse_event_t;
+      if (event == Event::object_start || event == Event::array_start) {
+        if (depth > deepest) fail("its header is nested too deep");
+        names[static_cast<std::size_t>(depth)].clear();
+      } else if (event == Event::key) {
+        const auto name = parsed.get<std::string>();
+        if (!names[static_cast<std::size_t>(depth - 1)].insert(name).second) {
+          fail(fmt::format("its header has '{}' twice", name));
+        }
+      }
+      return true;
+    };
+    return nlohmann::json::parse(text, check, /*allow_exceptions=*/false);
   }
 
   void read_metadata(const nlohmann::json& entry, SafeTensors& result) const {
@@ -119,15 +141,23 @@ class SafeTensorsReader {
     if (begin > end || end > data_.size()) fail(fmt::format("tensor '{}' lies outside the file", name));
 
     std::vector<std::int64_t> shape;
-    std::uint64_t size = c10::elementSize(dtype->second);
+    // Bytes, had it no extent of 0: strides are computed of those too, and must not overflow.
+    std::uint64_t span = c10::elementSize(dtype->second);
+    bool empty = false;
+    constexpr std::uint64_t most = std::numeric_limits<std::int64_t>::max();
     for (const auto& extent : entry["shape"]) {
       const auto n = extent.get<std::uint64_t>();
-      if (n != 0 && size > data_.size() / n) fail(fmt::format("tensor '{}' claims more bytes than the file has", name));
-      size *= n;
+      if (n > 0 && span > most / n) fail(fmt::format("tensor '{}' claims more bytes than the file has", name));
+      empty = empty || n == 0;
+      span *= n > 0 ? n : 1;
       shape.push_back(static_cast<std::int64_t>(n));
     }
+    const std::uint64_t size = empty ? 0 : span;
     if (size != end - begin) {
       fail(fmt::format("tensor '{}' has {} bytes, its shape and type ask for {}", name, end - begin, size));
+    }
+    if (dtype->second == at::kBool && std::ranges::any_of(data_.substr(begin, size), [](char c) { return c != 0 && c != 1; })) {
+      fail(fmt::format("tensor '{}' is of truth values, and has others than 0 and 1", name));
     }
     ranges_.emplace_back(begin, end);
     at::Tensor tensor = at::empty(shape, dtype->second);
@@ -174,10 +204,16 @@ inline void write_safetensors(const std::filesystem::path& path, const SafeTenso
       throw Error("cannot save {}: tensor '{}' has a type that safetensors lack; convert it first", path.string(), name);
     }
     const std::uint64_t end = offset + data.back().nbytes();
+    if (name == "__metadata__") throw Error("cannot save {}: no tensor may be called '{}'; rename it", path.string(), name);
     header[name] = {{"dtype", dtype->first}, {"shape", tensor.sizes().vec()}, {"data_offsets", {offset, end}}};
     offset = end;
   }
-  std::string text = header.dump();
+  std::string text;
+  try {
+    text = header.dump();
+  } catch (const nlohmann::json::exception&) {
+    throw Error("cannot save {}: a tensor's name or the metadata is not UTF-8; write it in UTF-8", path.string());
+  }
   text.append((8 - text.size() % 8) % 8, ' ');  // so that the data begins at a multiple of 8
 
   AtomicFile file(path);

@@ -23,8 +23,8 @@ struct DirtyLabel {
   double rate = 0.1;                  ///< share of the training images, in [0, 1]
   std::uint64_t seed = default_seed;  ///< of the choice of images
 
-  /// \throws Error when the target is no class of the data, the rate is outside [0, 1], or the trigger is made for
-  ///   images of another shape.
+  /// \throws Error when the target is no class of the data, the rate is outside [0, 1], or the trigger is
+  ///   made for images of another shape.
   Poisoned poison(const data::Dataset& clean) const {
     check(clean);
     const auto wanted = static_cast<std::size_t>(std::llround(rate * static_cast<double>(clean.size())));
@@ -50,7 +50,8 @@ struct DirtyLabel {
   void check(const data::Dataset& dataset) const {
     const auto classes = static_cast<int>(dataset.classes.size());
     if (target < 0 || target >= classes) {
-      throw Error("refine: target class {} is none of the data's {}; say 0 to {} [attack]", target, classes, classes - 1);
+      throw Error("refine: target class {} is none of the data's {}; say 0 to {} [attack]", target, classes,
+                  classes - 1);
     }
     if (!(rate >= 0 && rate <= 1)) {
       throw Error("refine: a poisoning rate of {} was asked for; a rate is 0 to 1 [attack]", rate);

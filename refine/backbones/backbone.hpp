@@ -5,9 +5,11 @@
 
 #include <concepts>
 #include <memory>
+#include <type_traits>
 
 #include <refine/core/agreement.hpp>
 #include <refine/core/task.hpp>
+#include <refine/nn/seeded.hpp>
 
 namespace refine::backbones {
 
@@ -27,9 +29,12 @@ concept Backbone = std::copyable<B> && requires(const B& b, const at::Tensor& im
 
 /// A backbone that `freeze` has made constant.
 template <typename B>
-concept FrozenBackbone = Backbone<B> && requires { requires B::frozen; };
+concept FrozenBackbone = Backbone<B> && requires {
+  requires B::frozen;
+};
 
-/// A backbone whose own normalisation can be called apart from the rest, as the reference's pixel domain needs.
+/// A backbone whose own normalisation can be called apart from the rest, as the reference's pixel
+/// domain needs.
 template <typename B>
 concept NormalizingBackbone = Backbone<B> && requires(const B& b, const at::Tensor& images) {
   { b.normalize(images) } -> std::same_as<at::Tensor>;
@@ -40,7 +45,8 @@ concept NormalizingBackbone = Backbone<B> && requires(const B& b, const at::Tens
 template <Backbone B>
 B deep_copy(const B& backbone) {
   using Module = std::remove_cvref_t<decltype(*backbone.module)>;
-  auto module = std::dynamic_pointer_cast<Module>(backbone.module->clone());
+  // Seeded: a clone draws fresh weights before it overwrites them, and nobody else's draws shall move.
+  auto module = nn::seeded(0, [&] { return std::dynamic_pointer_cast<Module>(backbone.module->clone()); });
   if constexpr (requires { backbone.with_module(module); }) {
     return backbone.with_module(module);
   } else {

@@ -5,12 +5,14 @@
 #include <refine/backbones/backbone.hpp>
 #include <refine/nn/channels_last.hpp>
 #include <refine/nn/foldable.hpp>
+#include <refine/nn/seeded.hpp>
 
 namespace refine {
 
 namespace backbones {
 
-/// The constant form of a backbone, as `freeze` makes it. Nobody trains it; gradients still flow to its input.
+/// The constant form of a backbone, as `freeze` makes it. Nobody trains it; gradients still flow to its
+/// input.
 template <Backbone B>
 class Frozen {
  public:
@@ -19,7 +21,7 @@ class Frozen {
 
   explicit Frozen(const B& source) : inner_(deep_copy(source)), task(inner_.task), module(inner_.module) {
     module->eval();
-    nn::fold_all(*module);
+    nn::seeded(0, [this] { nn::fold_all(*module); });  // a new convolution draws weights of its own
     nn::to_channels_last(*module);
     for (auto& parameter : module->parameters()) parameter.set_requires_grad(false);
   }
@@ -33,15 +35,11 @@ class Frozen {
 
   at::Tensor forward(const at::Tensor& images) const { return inner_.forward(images); }
 
-  at::Tensor normalize(const at::Tensor& images) const
-    requires NormalizingBackbone<B>
-  {
+  at::Tensor normalize(const at::Tensor& images) const requires NormalizingBackbone<B> {
     return inner_.normalize(images);
   }
 
-  at::Tensor forward_normalized(const at::Tensor& normalized) const
-    requires NormalizingBackbone<B>
-  {
+  at::Tensor forward_normalized(const at::Tensor& normalized) const requires NormalizingBackbone<B> {
     return inner_.forward_normalized(normalized);
   }
 };
@@ -49,8 +47,8 @@ class Frozen {
 }  // namespace backbones
 
 /// The fast, constant form of a trained backbone: a copy in evaluation mode, BatchNorm folded into the
-/// convolutions, channels-last, without parameter gradients. Logits differ from the original's by rounding only
-/// (the fold is computed in double). The original stays as it is.
+/// convolutions, channels-last, without parameter gradients. Logits differ from the original's by rounding
+/// only (the fold is computed in double). The original stays as it is.
 ///
 /// *Determinism*: the same weights give bitwise the same frozen weights.
 template <backbones::Backbone B>

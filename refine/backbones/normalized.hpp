@@ -26,14 +26,15 @@ namespace normalizations {
 
 inline constexpr Normalization cifar10 = {{0.4914, 0.4822, 0.4465}, {0.2023, 0.1994, 0.2010}};
 inline constexpr Normalization imagenet = {{0.485, 0.456, 0.406}, {0.229, 0.224, 0.225}};
-inline constexpr Normalization fashion_mnist = {{0.2190, 0.2190, 0.2190}, {0.3318, 0.3318, 0.3318}};  ///< of 32×32
+inline constexpr Normalization fashion_mnist = {{0.2190, 0.2190, 0.2190},
+                                                {0.3318, 0.3318, 0.3318}};  ///< of 32×32
 
 }  // namespace normalizations
 
 namespace backbones {
 
-/// A backbone that wants normalised images, behind the normalisation it wants: takes images in [0, 1] as every
-/// backbone here does. This is the only place where images are normalised.
+/// A backbone that wants normalised images, behind the normalisation it wants: takes images in [0, 1] as
+/// every backbone here does. This is the only place where images are normalised.
 template <Backbone B>
 class Normalized {
  public:
@@ -41,13 +42,20 @@ class Normalized {
 
   /// \throws Error when a deviation is not positive, or the backbone does not take RGB images.
   Normalized(B inner, const Normalization& by)
-      : task(inner.task), module(inner.module), inner_(std::move(inner)), by_(by), mean_(row(by.mean)), deviation_(row(by.deviation)) {
+      : task(inner.task),
+        module(inner.module),
+        inner_(std::move(inner)),
+        by_(by),
+        mean_(row(by.mean)),
+        deviation_(row(by.deviation)) {
     if (!compatible(task.image.channels, 3)) {
-      throw Error("refine: a Normalization has 3 channels, the backbone takes {}; normalise in the backbone itself",
-                  task.image.channels);
+      throw Error(
+          "refine: a Normalization has 3 channels, the backbone takes {}; normalise in the backbone itself",
+          task.image.channels);
     }
     for (double d : by.deviation) {
-      if (!(d > 0)) throw Error("refine: a Normalization was given the deviation {}; deviations are above 0", d);
+      if (!(d > 0))
+        throw Error("refine: a Normalization was given the deviation {}; deviations are above 0", d);
     }
   }
 

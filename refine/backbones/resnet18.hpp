@@ -58,8 +58,10 @@ class BasicBlock : public torch::nn::Cloneable<BasicBlock>, public nn::Foldable 
     nn::fold_pair(*this, "conv1", conv1_, "bn1", bn1_);
     nn::fold_pair(*this, "conv2", conv2_, "bn2", bn2_);
     if (!shortcut_->is_empty()) {
-      const torch::nn::Conv2d convolution(std::dynamic_pointer_cast<torch::nn::Conv2dImpl>(shortcut_->ptr(0)));
-      const torch::nn::BatchNorm2d norm(std::dynamic_pointer_cast<torch::nn::BatchNorm2dImpl>(shortcut_->ptr(1)));
+      const torch::nn::Conv2d convolution(
+          std::dynamic_pointer_cast<torch::nn::Conv2dImpl>(shortcut_->ptr(0)));
+      const torch::nn::BatchNorm2d norm(
+          std::dynamic_pointer_cast<torch::nn::BatchNorm2dImpl>(shortcut_->ptr(1)));
       shortcut_ = replace_module("shortcut", torch::nn::Sequential(nn::folded(convolution, norm)));
     }
   }
@@ -120,7 +122,7 @@ struct ResNet18 {
   static constexpr Task static_task = kTask;
 
   Task task = kTask;
-  int width = 64;                     ///< channels of the first stage; the others have 2, 4 and 8 times as many
+  int width = 64;  ///< channels of the first stage; the others have 2, 4 and 8 times as many
   std::uint64_t seed = default_seed;  ///< of the initial weights
   std::shared_ptr<detail::ResNet18Module> module = make(task, width, seed);
 
@@ -133,7 +135,8 @@ struct ResNet18 {
     if (!compatible(kTask, task)) {
       Message why;
       require_agreement(why << "refine: ResNet18<" << kTask.image << ", " << kTask.classes
-                            << "> was told another task: " << task.image << ", " << task.classes << " classes");
+                            << "> was told another task: " << task.image << ", " << task.classes
+                            << " classes");
     }
     if (width < 1) throw Error("refine: a ResNet18 of width {} was asked for; width is at least 1", width);
     return nn::seeded(seed, [&] {
@@ -144,13 +147,15 @@ struct ResNet18 {
   static constexpr Message unfit(const Task& task) {
     Message why;
     if (task.image.channels == dynamic || task.classes == dynamic) {
-      why << "refine: a ResNet18 needs to know its channels and classes; say .task = Task{ImageShape{3, 32, 32}, 10}";
+      why << "refine: a ResNet18 needs to know its channels and classes; say .task = Task{ImageShape{3, 32, "
+             "32}, 10}";
     } else if (task.image.channels < 1 || task.classes < 2) {
       why << "refine: a ResNet18 was asked for " << task.image << " images and " << task.classes
           << " classes; it needs 1 channel and 2 classes at least";
     } else if ((task.image.height != dynamic && task.image.height < 8) ||
                (task.image.width != dynamic && task.image.width < 8)) {
-      why << "refine: a ResNet18 halves its images three times, " << task.image << " is too small; 8x8 is the least";
+      why << "refine: a ResNet18 halves its images three times, " << task.image
+          << " is too small; 8x8 is the least";
     }
     return why;
   }

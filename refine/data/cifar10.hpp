@@ -85,6 +85,12 @@ inline Split read_binary(const std::filesystem::path& folder) {
 
 }  // namespace detail::cifar
 
+/// Whether something that `cifar10(root)` would read lies under `root`.
+inline bool holds_cifar10(const std::filesystem::path& root) {
+  return detail::cifar::has_binary(root) || detail::cifar::has_binary(root / "cifar-10-batches-bin") ||
+         std::filesystem::is_directory(root / "train");
+}
+
 /// CIFAR-10 (krizhevsky2009learning): 3×32×32, ten classes. Takes whichever form lies under `root`: the
 /// binary one (`data_batch_1.bin` … `test_batch.bin`, there or in `cifar-10-batches-bin`), or image folders
 /// (`train/<class>/*.png`, `test/<class>/*.jpg`). `download_cifar10` of `<refine/data/download.hpp>` fetches

@@ -121,6 +121,13 @@ inline void extract(const std::filesystem::path& archive_file, const std::filesy
 
 }  // namespace detail::cifar
 
+/// Whether an earlier `download_cifar10(root)` broke off with a part that the next one goes on from.
+inline bool download_has_begun(const std::filesystem::path& root) {
+  std::error_code none;
+  const auto bytes = std::filesystem::file_size(root / "cifar-10-binary.tar.gz.partial", none);
+  return !none && bytes > 0;
+}
+
 /// Brings the binary form of CIFAR-10 into `<root>/cifar-10-batches-bin`, where `data::cifar10(root)` finds
 /// it: `fetch` of the archive, its eight files unpacked (nothing else in it is touched), the archive removed.
 /// Does nothing when the batches are there. \throws Error as `fetch`, or when the archive is not what it

@@ -2,8 +2,7 @@
 
 #include <cstdint>
 #include <optional>
-#include <ostream>
-#include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -11,7 +10,7 @@
 #include <refine/core/progress_meter.hpp>
 #include <refine/data/dataset.hpp>
 #include <refine/evaluation/classify.hpp>
-#include <refine/metrics/der.hpp>
+#include <refine/evaluation/result.hpp>
 #include <refine/metrics/figures.hpp>
 #include <refine/metrics/predictions.hpp>
 #include <refine/nn/device.hpp>
@@ -19,17 +18,17 @@
 
 namespace refine {
 
-/// A defense measured: the victim's figures without it and with it, on the same images.
-struct Evaluation {
-  std::vector<std::string> classes;
-  metrics::Figures before, after;
-
-  double der() const { return metrics::defense_effectiveness(before, after); }
-};
-
 namespace detail {
 
-/// Runs `answer` over clean and triggered images. \param meter where progress goes, or null
+inline void require_fit(std::string_view what, const Task& wanted, const Task& data) {
+  if (compatible(wanted, data)) return;
+  Message why;
+  require_agreement(why << "refine: the " << what << " takes " << wanted.image << " images of " << wanted.classes
+                        << " classes, the data has " << data.image << " and " << data.classes
+                        << "; evaluate it on data of its task [evaluate]");
+}
+
+/// Runs `answer` over clean and triggered images.
 template <typename Answer>
 metrics::Figures measure(Answer&& answer, const data::Dataset& test, const at::Tensor& triggered,
                          std::optional<int> target, at::Device device, const auto& advance) {
@@ -43,12 +42,16 @@ metrics::Figures measure(Answer&& answer, const data::Dataset& test, const at::T
 }  // namespace detail
 
 /// Measures a backbone alone, on all of `test`, clean and triggered.
+/// \throws Error when the data does not fit the backbone or the attack
 template <backbones::Backbone B, attacks::Attack A>
 metrics::Figures evaluate(const B& victim, const data::Dataset& test, const A& attack) {
   test.validate();
+  detail::require_fit("backbone", victim.task, test.task());
   victim.module->eval();
+  const auto parameters = victim.module->parameters();  // a victim that was loaded may stand elsewhere than the rest
   return detail::measure([&](const at::Tensor& x) { return victim.forward(x); }, test,
-                         attack.trigger_images(test.images), attack.target, default_device(), [](std::int64_t) {});
+                         attack.trigger_images(test.images), attack.target,
+                         parameters.empty() ? default_device() : parameters.front().device(), [](std::int64_t) {});
 }
 
 /// Measures a pipeline, without and with its defense, on all of `test`, clean and triggered.
@@ -57,13 +60,7 @@ metrics::Figures evaluate(const B& victim, const data::Dataset& test, const A& a
 template <typename T, typename B, typename R, attacks::Attack A>
 Evaluation evaluate(const Pipeline<T, B, R>& defense, const data::Dataset& test, const A& attack, bool show = false) {
   test.validate();
-  const Task wanted = defense.task();
-  if (!compatible(wanted, test.task())) {
-    Message why;
-    require_agreement(why << "refine: the pipeline takes " << wanted.image << " images of " << wanted.classes
-                          << " classes, the data has " << test.task().image << " and " << test.task().classes
-                          << "; evaluate it on data of its task [evaluate]");
-  }
+  detail::require_fit("pipeline", defense.task(), test.task());
   const at::Tensor triggered = attack.trigger_images(test.images);
   std::optional<ProgressMeter> meter;
   if (show) meter.emplace("evaluation", 4 * test.size(), "img");
@@ -72,7 +69,7 @@ Evaluation evaluate(const Pipeline<T, B, R>& defense, const data::Dataset& test,
     done += images;
     if (meter) meter->update(done);
   };
-  Evaluation result{.classes = test.classes, .before = {}, .after = {}};
+  Evaluation result{.classes = test.classes};
   result.before = detail::measure([&](const at::Tensor& x) { return defense.undefended(x); }, test, triggered,
                                   attack.target, defense.device(), advance);
   result.after = detail::measure([&](const at::Tensor& x) { return defense.forward(x); }, test, triggered,

@@ -2,3 +2,4 @@
 
 #include <refine/evaluation/classify.hpp>
 #include <refine/evaluation/evaluate.hpp>
+#include <refine/evaluation/result.hpp>

@@ -4,6 +4,7 @@
 #include <c10/core/Device.h>
 #include <torch/cuda.h>
 
+#include <cstdlib>
 #include <optional>
 #include <string>
 #include <thread>
@@ -21,7 +22,8 @@ inline std::optional<at::Device>& chosen_device() {
 
 }  // namespace detail
 
-/// Where training and evaluation run: what `use_device` chose, otherwise CUDA where there is one, else the CPU.
+/// Where training and evaluation run: what `use_device` chose, otherwise CUDA where there is one, else the
+/// CPU.
 inline at::Device default_device() {
   auto& device = detail::chosen_device();
   if (!device) device = torch::cuda::is_available() ? at::Device(at::kCUDA, 0) : at::Device(at::kCPU);
@@ -39,7 +41,8 @@ inline void use_device(const std::string& name) {
   const std::size_t colon = name.find(':');
   const std::string kind = name.substr(0, colon);
   const std::string index = colon == std::string::npos ? "0" : name.substr(colon + 1);
-  const bool numbered = !index.empty() && index.size() <= 3 && index.find_first_not_of("0123456789") == std::string::npos;
+  const bool numbered =
+      !index.empty() && index.size() <= 3 && index.find_first_not_of("0123456789") == std::string::npos;
   if ((kind != "cpu" && kind != "cuda") || !numbered) {
     throw Error("refine: no device is called '{}'; say auto, cpu, cuda or cuda:N", name);
   }
@@ -49,15 +52,19 @@ inline void use_device(const std::string& name) {
   }
   const auto present = static_cast<int>(torch::cuda::device_count());
   if (std::stoi(index) >= present) {
-    throw Error("refine: device '{}' was asked for, this machine shows {} CUDA device(s); say cpu or auto", name, present);
+    throw Error("refine: device '{}' was asked for, this machine shows {} CUDA device(s); say cpu or auto",
+                name, present);
   }
   detail::chosen_device() = at::Device(at::kCUDA, static_cast<at::DeviceIndex>(std::stoi(index)));
 }
 
-/// Says once how many host threads tensor arithmetic uses; 0 means one a core.
+/// Says once how many host threads tensor arithmetic uses; 0 means what OMP_NUM_THREADS says, or one a core.
 inline void use_threads(int threads) {
   if (threads < 0) throw Error("refine: {} threads were asked for; say 0 (one a core) or more", threads);
-  if (threads == 0) threads = static_cast<int>(std::thread::hardware_concurrency());
+  if (threads == 0) {
+    if (std::getenv("OMP_NUM_THREADS") != nullptr) return;  // LibTorch heeds it
+    threads = static_cast<int>(std::thread::hardware_concurrency());
+  }
   at::set_num_threads(threads > 0 ? threads : 1);
 }
 

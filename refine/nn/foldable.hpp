@@ -15,8 +15,8 @@ namespace refine::nn {
 struct Foldable {
   virtual ~Foldable() = default;
 
-  /// After this the module computes in evaluation mode what it did before, with fewer steps; it can no longer be
-  /// trained or cloned.
+  /// After this the module computes in evaluation mode what it did before, with fewer steps; it can no longer
+  /// be trained or cloned.
   virtual void fold() = 0;
 };
 
@@ -44,8 +44,9 @@ inline torch::nn::Conv2d folded(const torch::nn::Conv2d& convolution, const torc
 }
 
 /// Replaces `owner`'s children `convolution` and `norm` by the folded convolution, and empties `norm`.
-inline void fold_pair(torch::nn::Module& owner, const std::string& convolution_name, torch::nn::Conv2d& convolution,
-                      const std::string& norm_name, torch::nn::BatchNorm2d& norm) {
+inline void fold_pair(torch::nn::Module& owner, const std::string& convolution_name,
+                      torch::nn::Conv2d& convolution, const std::string& norm_name,
+                      torch::nn::BatchNorm2d& norm) {
   convolution = owner.replace_module(convolution_name, folded(convolution, norm));
   owner.unregister_module(norm_name);
   norm = nullptr;

@@ -4,4 +4,5 @@
 #include <refine/nn/device.hpp>
 #include <refine/nn/foldable.hpp>
 #include <refine/nn/host_constant.hpp>
+#include <refine/nn/keep_freed_memory.hpp>
 #include <refine/nn/seeded.hpp>

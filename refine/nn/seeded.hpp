@@ -10,8 +10,8 @@
 
 namespace refine::nn {
 
-/// Runs `make` with LibTorch's default host generator seeded, and puts the generator's state back: the same seed
-/// gives the same initial weights, and nobody else's draws move. Modules are made on the host.
+/// Runs `make` with LibTorch's default host generator seeded, and puts the generator's state back: the same
+/// seed gives the same initial weights, and nobody else's draws move. Modules are made on the host.
 template <typename Make>
 auto seeded(std::uint64_t seed, Make&& make) {
   const at::Generator& generator = at::detail::getDefaultCPUGenerator();

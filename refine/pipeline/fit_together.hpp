@@ -5,7 +5,8 @@
 
 namespace refine {
 
-/// Why a transform, a backbone and a remap can't make a pipeline; empty when they can. Open extents fit anything.
+/// Why a transform, a backbone and a remap can't make a pipeline; empty when they can. Open extents fit
+/// anything.
 constexpr Message fit_together(const ImageShape& transform, const Task& backbone, int remap) {
   Message why;
   if (!compatible(transform, backbone.image)) {

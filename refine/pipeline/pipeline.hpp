@@ -19,8 +19,8 @@ namespace refine {
 /// Which pixels the transform and the backbone see.
 enum class PixelDomain {
   image,      ///< images in [0, 1] everywhere; the backbone normalises what the transform returns
-  reference,  ///< as in the published code: the transform sees normalised images, and what it returns, in [0, 1],
-              ///< goes to the backbone as it is. For checkpoints of the reference.
+  reference,  ///< as in the published code: the transform sees normalised images, and what it returns,
+              ///< in [0, 1], goes to the backbone as it is. For checkpoints of the reference.
 };
 
 namespace detail {
@@ -37,18 +37,21 @@ constexpr Message not_frozen(bool frozen) {
 ///
 ///     auto defense = Pipeline{transforms::UNet<task>{}, freeze(victim), remaps::Derangement<task>{}};
 ///
-/// Parts that disagree on the image shape or the number of classes do not compile; what is `dynamic` is checked
-/// at construction, in the same words. The transform moves to the backbone's device and to channels-last layout.
+/// Parts that disagree on the image shape or the number of classes do not compile; what is `dynamic` is
+/// checked at construction, in the same words. The transform moves to the backbone's device and to
+/// channels-last layout.
 template <transforms::TransformNetwork T, backbones::Backbone B, remaps::RemappingStrategy R>
 class Pipeline {
   static_assert(Agreement<detail::not_frozen(backbones::FrozenBackbone<B>)>::holds);
-  static_assert(Agreement<fit_together(static_image_of<T>(), static_task_of<B>(), static_classes_of<R>())>::holds);
+  static_assert(
+      Agreement<fit_together(static_image_of<T>(), static_task_of<B>(), static_classes_of<R>())>::holds);
 
  public:
-  static constexpr Task static_task = merged(static_task_of<B>(), Task{static_image_of<T>(), static_classes_of<R>()});
+  static constexpr Task static_task =
+      merged(static_task_of<B>(), Task{static_image_of<T>(), static_classes_of<R>()});
 
-  /// \throws Error when the parts disagree, the remap is no permutation, or the reference's pixel domain is asked
-  ///   of a backbone that has no normalisation of its own.
+  /// \throws Error when the parts disagree, the remap is no permutation, or the reference's pixel domain is
+  ///   asked of a backbone that has no normalisation of its own.
   Pipeline(T transform, B backbone, R remap, PixelDomain domain = PixelDomain::image)
       : transform_(std::move(transform)),
         backbone_(std::move(backbone)),
@@ -56,7 +59,8 @@ class Pipeline {
         domain_(domain),
         sources_(sources(remap_.permutation)) {
     require_agreement(fit_together(transform_.image, backbone_.task, remap_.classes));
-    require_agreement(fit_together({}, {{}, remap_.classes}, static_cast<int>(remap_.permutation.size())));
+    require_agreement(fit_together({}, {{}, merged(remap_.classes, backbone_.task.classes)},
+                                   static_cast<int>(remap_.permutation.size())));
     if (domain == PixelDomain::reference && !backbones::NormalizingBackbone<B>) {
       throw Error(
           "refine: PixelDomain::reference needs a backbone with a normalisation of its own; wrap it in "

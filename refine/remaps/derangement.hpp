@@ -14,7 +14,8 @@ namespace refine::remaps {
 /// \throws Error for fewer than two classes, which nothing can move.
 inline std::vector<std::int64_t> random_derangement(int classes, std::uint64_t seed) {
   if (classes < 2) {
-    throw Error("refine: a derangement moves every class, which {} class(es) can't be; it needs 2 at least", classes);
+    throw Error("refine: a derangement moves every class, which {} class(es) can't be; it needs 2 at least",
+                classes);
   }
   Random random(derived_seed(seed, "derangement"));
   for (;;) {  // e tries on average

@@ -43,8 +43,9 @@ inline Message not_a_bijection(const std::vector<std::int64_t>& permutation) {
   return why;
 }
 
-/// `inverse(p)[p[j]] == j`.
+/// `inverse(p)[p[j]] == j`. \throws Error when `p` is no permutation
 inline std::vector<std::int64_t> inverse(const std::vector<std::int64_t>& permutation) {
+  require_agreement(not_a_bijection(permutation));
   std::vector<std::int64_t> result(permutation.size());
   for (std::size_t j = 0; j < permutation.size(); ++j) {
     result[static_cast<std::size_t>(permutation[j])] = static_cast<std::int64_t>(j);
@@ -62,6 +63,7 @@ at::Tensor apply(const R& remap, const at::Tensor& logits) {
 /// The way back: `undo(r, apply(r, y)) == y`.
 template <RemappingStrategy R>
 at::Tensor undo(const R& remap, const at::Tensor& logits) {
+  require_agreement(not_a_bijection(remap.permutation));
   return logits.index_select(1, at::tensor(remap.permutation).to(logits.device()));
 }
 

@@ -21,7 +21,7 @@ struct Shift {
   static std::vector<std::int64_t> make(int classes, int by) {
     if (classes < 1) throw Error("refine: a Shift needs to know its classes; say .classes = 10");
     std::vector<std::int64_t> permutation;
-    for (int j = 0; j < classes; ++j) permutation.push_back(((j + by) % classes + classes) % classes);
+    for (int j = 0; j < classes; ++j) permutation.push_back((j + by % classes + classes) % classes);
     return permutation;
   }
 };

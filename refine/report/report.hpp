@@ -3,6 +3,7 @@
 #include <refine/report/base64.hpp>
 #include <refine/report/curve.hpp>
 #include <refine/report/defense_report.hpp>
+#include <refine/report/evaluation_table.hpp>
 #include <refine/report/html.hpp>
 #include <refine/report/html_confusion.hpp>
 #include <refine/report/html_escape.hpp>
@@ -12,6 +13,7 @@
 #include <refine/report/image_sheet.hpp>
 #include <refine/report/metrics_json.hpp>
 #include <refine/report/png.hpp>
+#include <refine/report/sample_sheet.hpp>
 #include <refine/report/sheet_png.hpp>
 #include <refine/report/svg_curve.hpp>
 #include <refine/report/terminal_table.hpp>

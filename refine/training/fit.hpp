@@ -64,7 +64,7 @@ void fit(Pipeline<T, B, R>& defense, const at::Tensor& images, const Recipe& rec
     if (recipe.supcon_weight > 0) loss = loss + recipe.supcon_weight * supcon(rewritten, named);
     return {loss, remapped.detach().argmax(1).eq(named).sum()};
   };
-  detail::train("defense", *defense.transform().module, device, images, recipe.optimization,
+  detail::train({.name = "defense", .accuracy_of = "agreement"}, *defense.transform().module, device, images, recipe.optimization,
                        recipe.augmentation, recipe.seed, batch, observers...);
 }
 

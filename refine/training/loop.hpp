@@ -31,20 +31,20 @@ struct BatchResult {
 /// The loop that victims and defenses are trained by. `batch(images, indices)` gets augmented float images on the
 /// module's device and the int64 indices they have in the training set.
 template <typename Batch, typename... Observers>
-void train(std::string_view name, torch::nn::Module& module, at::Device device,
+void train(const RunInfo& run, torch::nn::Module& module, at::Device device,
            const at::Tensor& bytes, const Optimization& how, const data::Augmentation& augmentation,
                              std::uint64_t seed, Batch&& batch, Observers&... observers) {
   const std::int64_t n = bytes.size(0);
-  if (n == 0) throw Error("refine: there are no images to train the {} on; give it one at least", name);
+  if (n == 0) throw Error("refine: there are no images to train the {} on; give it one at least", run.name);
   const data::Batches batches{.size = how.batch_size, .seed = derived_seed(seed, "order")};
   const std::int64_t per_epoch = batches.count(n), steps = per_epoch * how.epochs;
   const auto begin = std::chrono::steady_clock::now();
 
   const at::Tensor resident = bytes.to(device);
   Optimizers optimizers(module, how);
-  if (optimizers.empty()) throw Error("refine: the {} has no parameters to train; choose another network", name);
+  if (optimizers.empty()) throw Error("refine: the {} has no parameters to train; choose another network", run.name);
   module.train();
-  notify_begin({name, how.epochs, per_epoch, n}, observers...);
+  notify_begin({run.name, how.epochs, per_epoch, n, run.accuracy_of}, observers...);
 
   std::int64_t step = 0, seen = 0;
   for (int epoch = 0; epoch < how.epochs; ++epoch) {
@@ -76,7 +76,7 @@ void train(std::string_view name, torch::nn::Module& module, at::Device device,
                          static_cast<double>(right.item<std::int64_t>()) / static_cast<double>(n), how.lr * factor,
                          elapsed.count()};
     if (!std::isfinite(info.loss)) {
-      throw Error("refine: training the {} diverged, its loss is {} in epoch {}; lower the recipe's lr, now {}", name,
+      throw Error("refine: training the {} diverged, its loss is {} in epoch {}; lower the recipe's lr, now {}", run.name,
                   info.loss, info.epoch, how.lr);
     }
     notify_epoch(info, observers...);

@@ -43,6 +43,7 @@ struct MuonOptions : torch::optim::OptimizerCloneableOptions<MuonOptions> {
     archive.write("weight_decay", weight_decay());
     archive.write("ns_steps", ns_steps());
     archive.write("eps", eps());
+    archive.write("ns_dtype", static_cast<int64_t>(ns_dtype()));
   }
   void serialize(torch::serialize::InputArchive& archive) override {
     c10::IValue value;
@@ -56,6 +57,7 @@ struct MuonOptions : torch::optim::OptimizerCloneableOptions<MuonOptions> {
     weight_decay(read("weight_decay").toDouble());
     ns_steps(read("ns_steps").toInt());
     eps(read("eps").toDouble());
+    ns_dtype(static_cast<at::ScalarType>(read("ns_dtype").toInt()));
   }
 };
 

@@ -12,6 +12,7 @@ struct RunInfo {
   int epochs = 0;
   std::int64_t batches = 0;  ///< an epoch
   std::int64_t images = 0;   ///< an epoch
+  std::string_view accuracy_of = "accuracy";  ///< what `EpochInfo::accuracy` is, in a word
 };
 
 /// Where a run is, after a step.

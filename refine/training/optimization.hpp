@@ -43,9 +43,10 @@ struct Optimization {
     require(lr > 0 && std::isfinite(lr), "lr", lr, "above 0");
     require(other_lr > 0 && std::isfinite(other_lr), "other_lr", other_lr, "above 0");
     require(momentum >= 0 && momentum < 1, "momentum", momentum, "0 to below 1");
-    require(weight_decay >= 0, "weight_decay", weight_decay, "0 or more");
+    require(!nesterov || optimizer != OptimizerKind::sgd || momentum > 0, "momentum", momentum, "above 0 with nesterov");
+    require(weight_decay >= 0 && std::isfinite(weight_decay), "weight_decay", weight_decay, "0 or more");
     require(warmup >= 0 && warmup < 1, "warmup", warmup, "0 to below 1");
-    require(decay > 0, "decay", decay, "above 0");
+    require(decay > 0 && std::isfinite(decay), "decay", decay, "above 0");
     require(batch_size >= 1, "batch_size", batch_size, "1 or more");
     require(epochs >= 1, "epochs", epochs, "1 or more");
   }

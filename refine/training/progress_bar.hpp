@@ -19,6 +19,7 @@ class ProgressBar {
 
   void on_begin(const RunInfo& info) {
     epochs_ = info.epochs;
+    accuracy_of_ = info.accuracy_of;
     note_.clear();
     meter_.emplace(std::string(info.name), info.images * info.epochs, "img", out_);
     meter_->update(0);
@@ -29,7 +30,7 @@ class ProgressBar {
   }
 
   void on_epoch(const EpochInfo& info) {
-    note_ = fmt::format("epoch {}/{}: loss {:.3f}, agreement {:.1f} %", info.epoch, epochs_, info.loss,
+    note_ = fmt::format("epoch {}/{}: loss {:.3f}, {} {:.1f} %", info.epoch, epochs_, info.loss, accuracy_of_,
                         100 * info.accuracy);
   }
 
@@ -41,6 +42,7 @@ class ProgressBar {
  private:
   std::FILE* out_;
   int epochs_ = 0;
+  std::string accuracy_of_;
   std::string note_;
   std::optional<ProgressMeter> meter_;
 };

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <array>
 #include <concepts>
+#include <cstddef>
+#include <cstdint>
 #include <nlohmann/json.hpp>
 #include <ostream>
 #include <string>
@@ -86,6 +88,43 @@ nlohmann::ordered_json recipe_to_json(const RecipePart auto& part) {
   return json;
 }
 
+/// How a value of the wrong kind is shown. Deep nesting is not followed.
+inline std::string shown(const nlohmann::json& value) {
+  return value.is_structured() ? std::string("an ") + value.type_name() : value.dump();
+}
+
+/// Takes a value only where nothing is lost: no fraction for a whole number, no number for a yes or no.
+inline bool read_exactly(const nlohmann::json& value, bool& field) {
+  if (value.is_boolean()) field = value.get<bool>();
+  return value.is_boolean();
+}
+inline bool read_exactly(const nlohmann::json& value, double& field) {
+  if (value.is_number()) field = value.get<double>();
+  return value.is_number();
+}
+template <std::integral Number>
+bool read_exactly(const nlohmann::json& value, Number& field) {
+  if (value.is_number_unsigned()) {
+    const auto number = value.get<std::uint64_t>();
+    if (!std::in_range<Number>(number)) return false;
+    field = static_cast<Number>(number);
+    return true;
+  }
+  if (!value.is_number_integer()) return false;
+  const auto number = value.get<std::int64_t>();
+  if (!std::in_range<Number>(number)) return false;
+  field = static_cast<Number>(number);
+  return true;
+}
+template <typename Element, std::size_t count>
+bool read_exactly(const nlohmann::json& value, std::array<Element, count>& field) {
+  if (!value.is_array() || value.size() != count) return false;
+  for (std::size_t i = 0; i < count; ++i) {
+    if (!read_exactly(value[i], field[i])) return false;
+  }
+  return true;
+}
+
 template <RecipePart Part>
 Part recipe_from_json(const nlohmann::json& json) {
   Part part;
@@ -96,23 +135,18 @@ Part recipe_from_json(const nlohmann::json& json) {
     if (!json.contains(name)) return;  // keeps its default
     ++known;
     const auto& value = json[name];
-    const auto refuse = [&] {
-      throw Error("cannot read a recipe: its {} is {}; give it a value of its own kind", name, value.dump());
-    };
     if constexpr (RecipePart<Field>) {
       field = recipe_from_json<Field>(value);
     } else if constexpr (std::is_enum_v<Field>) {
       constexpr auto names = names_of(Field{});
       const auto found = value.is_string() ? std::ranges::find(names, value.get<std::string>(), [](const auto& n) { return n.first; }) : names.end();
       if (found == names.end()) {
-        throw Error("cannot read a recipe: its {} is {}; say {}, {} or {}", name, value.dump(), names[0].first, names[1].first, names[2].first);
+        throw Error("cannot read a recipe: its {} is {}; say {}, {} or {}", name, shown(value), names[0].first, names[1].first, names[2].first);
       }
       field = found->second;
     } else {
-      try {
-        value.get_to(field);
-      } catch (const nlohmann::json::exception&) {
-        refuse();
+      if (!read_exactly(value, field)) {
+        throw Error("cannot read a recipe: its {} is {}; give it a value of its own kind", name, shown(value));
       }
     }
   });

@@ -49,7 +49,7 @@ B train_classifier(B backbone, const data::Dataset& dataset, const ClassifierRec
     return {at::cross_entropy_loss(logits, wanted, {}, at::Reduction::Mean, -100, recipe.label_smoothing),
             logits.argmax(1).eq(wanted).sum()};
   };
-  detail::train("victim", *backbone.module, device, dataset.images, recipe.optimization,
+  detail::train({.name = "victim"}, *backbone.module, device, dataset.images, recipe.optimization,
                           recipe.augmentation, recipe.seed, batch, observers...);
   return backbone;
 }

@@ -14,8 +14,8 @@ namespace refine::transforms {
 ///
 ///  1. `t.image` is its `ImageShape`: a constant, or a member where an extent is dynamic;
 ///  2. `t.forward(images)` takes float N×C×H×W and returns the same shape, in [0, 1];
-///  3. `t.module` is a `std::shared_ptr` to the `torch::nn::Module` that holds what is trained (nothing, for a
-///     transform without parameters);
+///  3. `t.module` is a `std::shared_ptr` to the `torch::nn::Module` that holds what is trained (nothing,
+///     for a transform without parameters);
 ///  4. `T` is copyable; copies share the module.
 template <typename T>
 concept TransformNetwork = std::copyable<T> && requires(const T& t, const at::Tensor& images) {

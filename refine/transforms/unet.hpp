@@ -62,8 +62,10 @@ class DoubleConvolution : public torch::nn::Module, public nn::Foldable {
   torch::nn::BatchNorm2d norm_[2] = {nullptr, nullptr};
 };
 
-/// A child module reached through named containers: the reference has `down1.maxpool_conv.1.double_conv.0.weight`.
-inline std::shared_ptr<DoubleConvolution> nested(torch::nn::Module& root, const std::vector<std::string>& path,
+/// A child module reached through named containers: the reference has
+/// `down1.maxpool_conv.1.double_conv.0.weight`.
+inline std::shared_ptr<DoubleConvolution> nested(torch::nn::Module& root,
+                                                 const std::vector<std::string>& path,
                                                  std::shared_ptr<DoubleConvolution> leaf) {
   torch::nn::Module* at = &root;
   for (std::size_t i = 0; i + 1 < path.size(); ++i) {
@@ -77,12 +79,13 @@ class UNetModule : public torch::nn::Module {
  public:
   UNetModule(std::int64_t channels, int levels, std::int64_t width, Squash squash) : squash_(squash) {
     down_.push_back(nested(*this, {"inc"}, std::make_shared<DoubleConvolution>(channels, width, width)));
-    // f, 2f, 4f, … and, at the bottom, as many as the level above: what comes up is concatenated to twice that.
+    // f, 2f, 4f, … and, at the bottom, as many as the level above: concatenation doubles what comes up.
     std::vector<std::int64_t> widths = {width};
     for (int level = 1; level <= levels; ++level) {
       widths.push_back(width << std::min(level, levels - 1));
-      down_.push_back(nested(*this, {"down" + std::to_string(level), "maxpool_conv", "1"},
-                             std::make_shared<DoubleConvolution>(widths[level - 1], widths[level], widths[level])));
+      down_.push_back(
+          nested(*this, {"down" + std::to_string(level), "maxpool_conv", "1"},
+                 std::make_shared<DoubleConvolution>(widths[level - 1], widths[level], widths[level])));
     }
     std::int64_t below = widths.back();
     for (int level = levels - 1; level >= 0; --level) {
@@ -121,16 +124,16 @@ class UNetModule : public torch::nn::Module {
 
 }  // namespace detail
 
-/// A U-Net (Ronneberger et al., 2015, `ronneberger2015unet`) from images to images of the same shape, in [0, 1].
-/// Four levels and width 64 are the reference's little U-Net, `UNet{.levels = 3}` and 5 its three- and five-level
-/// ones; parameter names are the reference's. Up-sampling is bilinear with aligned corners.
+/// A U-Net (Ronneberger et al., 2015, `ronneberger2015unet`) from images to images of the same shape, in
+/// [0, 1]. Four levels and width 64 are the reference's little U-Net, `UNet{.levels = 3}` and 5 its three-
+/// and five-level ones; parameter names are the reference's. Up-sampling is bilinear with aligned corners.
 template <Task kTask = dynamic_task>
 struct UNet {
   static constexpr ImageShape static_image = kTask.image;
 
   ImageShape image = kTask.image;
-  int levels = 4;                     ///< how often the image is halved
-  int width = 64;                     ///< channels at full resolution
+  int levels = 4;  ///< how often the image is halved
+  int width = 64;  ///< channels at full resolution
   Squash squash = Squash::sigmoid;
   std::uint64_t seed = default_seed;  ///< of the initial weights
   std::shared_ptr<detail::UNetModule> module = make(image, levels, width, squash, seed);
@@ -139,8 +142,8 @@ struct UNet {
   at::Tensor forward(const at::Tensor& images) const { return module->forward(images); }
 
  private:
-  static std::shared_ptr<detail::UNetModule> make(const ImageShape& image, int levels, int width, Squash squash,
-                                                  std::uint64_t seed) {
+  static std::shared_ptr<detail::UNetModule> make(const ImageShape& image, int levels, int width,
+                                                  Squash squash, std::uint64_t seed) {
     Message why;
     if (levels < 1 || levels > 8 || width < 2 || width % 2 != 0) {
       why << "refine: a UNet of " << levels << " levels and width " << width
@@ -153,9 +156,8 @@ struct UNet {
           << " is too small; " << (1 << levels) << "x" << (1 << levels) << " is the least";
     }
     require_agreement(why);
-    return nn::seeded(seed, [&] {
-      return std::make_shared<detail::UNetModule>(image.channels, levels, width, squash);
-    });
+    return nn::seeded(
+        seed, [&] { return std::make_shared<detail::UNetModule>(image.channels, levels, width, squash); });
   }
 };
 

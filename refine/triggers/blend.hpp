@@ -18,8 +18,8 @@ struct Blend {
   static constexpr ImageShape static_image = kImage;
 
   ImageShape image = kImage;
-  double opacity = 0.1;               ///< in [0, 1]
-  std::uint64_t seed = default_seed;  ///< of the noise picture
+  double opacity = 0.1;                               ///< in [0, 1]
+  std::uint64_t seed = default_seed;                  ///< of the noise picture
   at::Tensor pattern = patterns::noise(image, seed);  ///< float C×H×W in [0, 1]
 
   /// Float N×C×H×W in [0, 1] → (1−opacity)·x + opacity·pattern.
@@ -28,7 +28,9 @@ struct Blend {
       throw Error("refine: a blend of opacity {} was asked for; opacity is 0 to 1", opacity);
     }
     if (pattern.sizes() != images.sizes().slice(1)) {
-      throw Error("refine: the blended picture has another shape than the images; give a pattern of the images' C×H×W");
+      throw Error(
+          "refine: the blended picture has another shape than the images; give a pattern of the images' "
+          "C×H×W");
     }
     return images * (1 - opacity) + pattern.to(images.device()) * opacity;
   }

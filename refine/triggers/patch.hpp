@@ -21,13 +21,20 @@ struct Patch {
   ImageShape image = kImage;
   int size = published_size(image);  ///< pixels a side: 3 up to 64 pixels of image height, 20 at 224
   Corner corner = Corner::bottom_right;
-  int margin = 0;                    ///< pixels between the patch and the image's edges
-  double opacity = 1;                ///< in [0, 1]
-  at::Tensor pattern = checked(image, size, margin, opacity, patterns::checkerboard({image.channels, size, size}));  ///< float C×size×size in [0, 1]
+  int margin = 0;      ///< pixels between the patch and the image's edges
+  double opacity = 1;  ///< in [0, 1]
+  at::Tensor pattern = published(image, size, margin, opacity);  ///< float C×size×size in [0, 1]
 
   /// Float N×C×H×W in [0, 1] → the same with the patch: (1−opacity)·x + opacity·pattern there.
   at::Tensor apply(const at::Tensor& images) const {
-    checked(image, size, margin, opacity, pattern);
+    check(image, size, margin, opacity);
+    if (pattern.dim() != 3 || pattern.size(0) != image.channels || pattern.size(1) != size ||
+        pattern.size(2) != size) {
+      Message why;
+      require_agreement(why << "refine: the patch's pattern has " << pattern.dim()
+                            << " dimensions or other extents than " << ImageShape{image.channels, size, size}
+                            << "; give a pattern of that shape");
+    }
     const bool top = corner == Corner::top_left || corner == Corner::top_right;
     const bool left = corner == Corner::top_left || corner == Corner::bottom_left;
     const auto y = top ? margin : images.size(2) - margin - size;
@@ -43,23 +50,24 @@ struct Patch {
     return image.height <= 64 ? 3 : std::max(3, image.height * 20 / 224);
   }
 
-  static at::Tensor checked(const ImageShape& image, int size, int margin, double opacity, at::Tensor pattern) {
+  static at::Tensor published(const ImageShape& image, int size, int margin, double opacity) {
+    check(image, size, margin, opacity);
+    return patterns::checkerboard({image.channels, size, size});
+  }
+
+  static void check(const ImageShape& image, int size, int margin, double opacity) {
     Message why;
-    const int room = std::min(image.height, image.width);
-    if (size < 1 || margin < 0 || size + margin > room) {
+    if (image.channels < 1 || image.height < 1 || image.width < 1) {
+      why << "refine: a patch needs to know its images, " << image
+          << " is no shape; say .image = ImageShape{3, 32, 32}";
+    } else if (size < 1 || margin < 0 || size > std::min(image.height, image.width) - margin) {
       why << "refine: a patch of " << size << " pixels with a margin of " << margin << " does not fit in a "
-          << image << " image; make it smaller";
-      require_agreement(why);
+          << image << " image; give it 1 pixel at least and room for both";
     }
+    require_agreement(why);
     if (!(opacity >= 0 && opacity <= 1)) {
       throw Error("refine: a patch of opacity {} was asked for; opacity is 0 to 1", opacity);
     }
-    if (pattern.dim() != 3 || pattern.size(0) != image.channels || pattern.size(1) != size || pattern.size(2) != size) {
-      why << "refine: the patch's pattern has " << pattern.dim() << " dimensions or other extents than "
-          << ImageShape{image.channels, size, size} << "; give a pattern of that shape";
-      require_agreement(why);
-    }
-    return pattern;
   }
 };
 

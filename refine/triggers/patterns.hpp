@@ -18,8 +18,9 @@ namespace detail {
 inline at::Tensor drawn(const ImageShape& shape, auto pixel) {
   if (shape.channels < 1 || shape.height < 1 || shape.width < 1) {
     Message why;
-    throw Error(std::string(
-        (why << "refine: a trigger pattern needs a shape, " << shape << " is none; say .image = ImageShape{3, 32, 32}").view()));
+    throw Error(std::string((why << "refine: a trigger pattern needs a shape, " << shape
+                                 << " is none; say .image = ImageShape{3, 32, 32}")
+                                .view()));
   }
   at::Tensor picture = at::empty({shape.channels, shape.height, shape.width}, at::kFloat);
   float* out = picture.mutable_data_ptr<float>();

@@ -9,12 +9,13 @@
 
 namespace refine::triggers {
 
-/// uint8 N×C×H×W → uint8 N×C×H×W, each image with the trigger on it, rounded to the bytes that a file would hold.
-/// Training and evaluation both stamp through here, so both see the same images.
+/// uint8 N×C×H×W → uint8 N×C×H×W, each image with the trigger on it, rounded to the bytes that a file would
+/// hold. Training and evaluation both stamp through here, so both see the same images.
 template <TriggerPolicy T>
 at::Tensor stamp(const T& trigger, const at::Tensor& images) {
-  require_agreement(misfit(trigger.image, ImageShape{static_cast<int>(images.size(1)), static_cast<int>(images.size(2)),
-                                                     static_cast<int>(images.size(3))}));
+  require_agreement(
+      misfit(trigger.image, ImageShape{static_cast<int>(images.size(1)), static_cast<int>(images.size(2)),
+                                       static_cast<int>(images.size(3))}));
   std::vector<at::Tensor> parts;
   for (const at::Tensor& part : images.split(1024)) {  // bounds the memory that float images take
     parts.push_back(data::to_bytes(trigger.apply(data::to_float(part, part.device()))));

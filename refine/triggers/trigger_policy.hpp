@@ -12,8 +12,9 @@ namespace refine::triggers {
 /// What stamps an image. For `t` of type `T`:
 ///
 ///  1. `t.image` is its `ImageShape`: a constant, or a member where an extent is dynamic;
-///  2. `t.apply(images)` takes float N×C×H×W in [0, 1] and returns the same shape and range, without changing its
-///     argument; the same input gives the same output, so whatever is random in it is drawn when it is made.
+///  2. `t.apply(images)` takes float N×C×H×W in [0, 1] and returns the same shape and range, without
+///     changing its argument; the same input gives the same output, so whatever is random in it is drawn when
+///     it is made.
 template <typename T>
 concept TriggerPolicy = std::copyable<T> && requires(const T& t, const at::Tensor& images) {
   { t.image } -> std::convertible_to<ImageShape>;

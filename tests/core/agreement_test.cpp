@@ -66,7 +66,7 @@ struct FixedStaticTask {
   static constexpr Task static_task = Task{ImageShape{1, 28, 28}, 5};
 };
 struct OpenTask {
-  Task task() const { return dynamic_task; }
+  Task task;
 };
 struct FixedImage {
   static constexpr ImageShape image = {3, 224, 224};

@@ -1,0 +1,16 @@
+#pragma once
+
+#include <ostream>
+
+#include <refine/evaluation/result.hpp>
+#include <refine/report/terminal_table.hpp>
+
+namespace refine {
+
+/// The terminal table: BA, ASR, RA, the largest lift and DER, before and after, each with its count and interval.
+inline std::ostream& operator<<(std::ostream& out, const Evaluation& evaluation) {
+  return out << report::terminal_table(
+             {.class_names = evaluation.classes, .before = evaluation.before, .after = evaluation.after});
+}
+
+}  // namespace refine

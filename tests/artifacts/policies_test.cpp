@@ -1,0 +1,151 @@
+#include <ATen/ops/equal.h>
+#include <ATen/ops/rand.h>
+#include <c10/core/GradMode.h>
+#include <gtest/gtest.h>
+#include <refine/artifacts/artifacts.hpp>
+#include <refine/backbones/freeze.hpp>
+#include <refine/backbones/resnet18.hpp>
+#include <refine/remaps/derangement.hpp>
+#include <refine/transforms/none.hpp>
+#include <refine/transforms/unet.hpp>
+
+#include <functional>
+
+#include "scratch_folder.hpp"
+#include "tests/fixtures/error_of.hpp"
+
+namespace refine {
+namespace {
+
+using refine::testing::error_of;
+using refine::testing::ScratchFolder;
+
+constexpr Task task{ImageShape{3, 16, 16}, 5};
+using Victim = backbones::ResNet18<task>;
+using UNet = transforms::UNet<task>;
+
+auto defense_of(std::uint64_t seed, int width = 4, int levels = 2) {
+  return Pipeline{UNet{.levels = levels, .width = width, .seed = seed}, freeze(Victim{.width = 4}),
+                  remaps::Derangement<task>{.seed = seed}};
+}
+
+/// Moves the BatchNorm statistics from where a fresh module has them.
+template <typename Policy>
+void enliven(const Policy& policy) {
+  c10::NoGradGuard no_grad;
+  policy.module->train();
+  policy.forward(at::rand({8, 3, 16, 16}));
+  policy.module->eval();
+}
+
+std::string bytes_of(const torch::nn::Module& module) {
+  std::string all;
+  for (const auto& [name, tensor] : artifacts::state_dict(module)) {
+    const at::Tensor flat = tensor.detach().contiguous();
+    all.append(static_cast<const char*>(flat.const_data_ptr()), flat.nbytes());
+  }
+  return all;
+}
+
+TEST(SavedVictim, AnswersBitwiseTheSame) {
+  const ScratchFolder scratch;
+  c10::NoGradGuard no_grad;
+  const Victim victim{.width = 4, .seed = 1};
+  enliven(victim);
+  save(victim, scratch.path / "victim", {{"note", "hello"}});
+  Victim other{.width = 4, .seed = 2};
+  const at::Tensor images = at::rand({4, 3, 16, 16});
+  EXPECT_FALSE(at::equal(other.forward(images), victim.forward(images)));
+  const auto metadata = load(other, scratch.path / "victim");
+  EXPECT_TRUE(at::equal(other.forward(images), victim.forward(images)));
+  EXPECT_EQ(metadata, (std::map<std::string, std::string>{{"refine", "victim"}, {"classes", "5"}, {"note", "hello"}}));
+}
+
+TEST(SavedDefense, AnswersBitwiseTheSameAndBringsItsPermutation) {
+  const ScratchFolder scratch;
+  c10::NoGradGuard no_grad;
+  const auto defense = defense_of(1);
+  enliven(defense.transform());
+  Recipe recipe = recipes::fast;
+  recipe.seed = 77;
+  save(defense, scratch.path / "defense", recipe);
+
+  auto other = defense_of(2);
+  ASSERT_NE(other.remap().permutation, defense.remap().permutation);
+  const auto metadata = load(other, scratch.path / "defense");
+  EXPECT_EQ(other.remap().permutation, defense.remap().permutation);
+  const at::Tensor images = at::rand({4, 3, 16, 16});
+  EXPECT_TRUE(at::equal(other.forward(images), defense.forward(images)));
+  EXPECT_EQ(metadata.at("refine"), "defense");
+  EXPECT_EQ(metadata.at("seed"), "77");
+  EXPECT_EQ(metadata.at("pixel_domain"), "image");
+  EXPECT_EQ(nlohmann::json::parse(metadata.at("recipe")).get<Recipe>(), recipe);
+}
+
+TEST(SavedDefense, MayHaveNoTensors) {
+  const ScratchFolder scratch;
+  Pipeline defense{transforms::None<task.image>{}, freeze(Victim{.width = 4}), remaps::Derangement<task>{}};
+  save(defense, scratch.path / "defense", recipes::fast);
+  load(defense, scratch.path / "defense");
+}
+
+TEST(SavedVictim, OfAnotherNetworkIsRefusedByNameAndChangesNothing) {
+  const ScratchFolder scratch;
+  const Victim victim{.width = 4, .seed = 1};
+  Victim other{.width = 4, .seed = 2};
+  const std::string before = bytes_of(*other.module);
+  const auto state = artifacts::state_dict(*victim.module);
+  const auto line = [&](const std::function<void(artifacts::SafeTensors&)>& change) {
+    artifacts::SafeTensors content{state, {}};
+    change(content);
+    artifacts::write_safetensors(scratch.path / "v", content);
+    const std::string said = error_of([&] { load(other, scratch.path / "v"); });
+    EXPECT_NE(said.find((scratch.path / "v").string()), std::string::npos) << said;
+    return said;
+  };
+  EXPECT_NE(line([](auto& c) { c.tensors.erase("layer3.0.bn1.running_var"); })
+                .find("'layer3.0.bn1.running_var' is not in it"), std::string::npos);
+  EXPECT_NE(line([](auto& c) { c.tensors["layer9.weight"] = at::rand({1}); })
+                .find("no tensor 'layer9.weight'"), std::string::npos);
+  EXPECT_NE(line([](auto& c) { c.tensors = artifacts::state_dict(*Victim{.width = 8}.module); })
+                .find("is 8, the network's is 4; give the network the width"), std::string::npos);
+  EXPECT_EQ(bytes_of(*other.module), before);
+}
+
+TEST(SavedDefense, OfAnotherPipelineIsRefusedAndChangesNothing) {
+  const ScratchFolder scratch;
+  const auto path = scratch.path / "d";
+  auto defense = defense_of(3);
+  const std::string before = bytes_of(*defense.transform().module);
+  const auto permutation = defense.remap().permutation;
+  const auto line = [&] { return error_of([&] { load(defense, path); }); };
+
+  save(defense_of(1, 6), path, recipes::fast);
+  EXPECT_NE(line().find("the network's is"), std::string::npos) << line();
+  save(defense_of(1, 4, 3), path, recipes::fast);
+  EXPECT_NE(line().find("transform."), std::string::npos) << line();
+  save(Victim{.width = 4}, path);
+  EXPECT_NE(line().find("no defense that refine saved"), std::string::npos) << line();
+
+  save(defense_of(1), path, recipes::fast);
+  const auto content = artifacts::read_safetensors(path);
+  for (const auto& [text, says] : std::initializer_list<std::pair<std::string, std::string>>{
+           {"", "no list"},        {"[0,1", "no list"},          {"{}", "no list"},
+           {"[0,1,2,3.5,4]", "no list"}, {"[[0],1,2,3,4]", "no list"}, {"[1,0]", "it renames 2 classes"},
+           {"[0,1,2,3,3]", "class 3 twice"}, {"[0,1,2,3,-4]", "class -4 of 5"}, {"[0,1,2,3,18446744073709551615]", "class -1 of 5"}}) {
+    auto changed = content;
+    changed.metadata["permutation"] = text;
+    artifacts::write_safetensors(path, changed);
+    EXPECT_NE(line().find(says), std::string::npos) << text << ": " << line();
+  }
+  auto changed = content;
+  changed.metadata["pixel_domain"] = "reference";
+  artifacts::write_safetensors(path, changed);
+  EXPECT_NE(line().find("pixel domain 'reference'"), std::string::npos) << line();
+
+  EXPECT_EQ(bytes_of(*defense.transform().module), before);
+  EXPECT_EQ(defense.remap().permutation, permutation);
+}
+
+}  // namespace
+}  // namespace refine

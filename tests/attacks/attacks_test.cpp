@@ -1,0 +1,145 @@
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/arange.h>
+#include <ATen/ops/tensor.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+#include <refine/attacks/attacks.hpp>
+#include <refine/data/synthetic.hpp>
+#include <string>
+#include <tests/fixtures/error_of.hpp>
+#include <vector>
+
+namespace refine::attacks {
+namespace {
+
+using refine::testing::error_of;
+
+constexpr Task small = {ImageShape{3, 12, 12}, 5};
+
+data::Dataset clean(std::int64_t n) {
+  return data::Synthetic{.task = small, .train = n, .test = 0}.make().train;
+}
+
+TEST(DirtyLabel, PoisonsItsShareOfTheImages) {
+  const data::Dataset set = clean(203);
+  for (const auto& [rate, count] : {std::pair{0.1, 20}, std::pair{0.01, 2}, std::pair{0.5, 102},
+                                    std::pair{0., 0}, std::pair{1., 203}}) {  // 20.3, 2.03, 101.5
+    const Poisoned poisoned = BadNets<small>{.rate = rate}.poison(set);
+    EXPECT_EQ(poisoned.indices.size(), static_cast<std::size_t>(count)) << rate;
+    EXPECT_EQ(poisoned.size(), 203);
+    EXPECT_EQ(poisoned.classes, set.classes);
+    EXPECT_TRUE(std::ranges::is_sorted(poisoned.indices, std::less_equal<>{})) << "ascending, each once";
+    EXPECT_TRUE(std::ranges::all_of(poisoned.indices, [](std::int64_t i) { return i >= 0 && i < 203; }));
+    poisoned.validate();
+  }
+}
+
+TEST(DirtyLabel, StampsAndRelabelsTheChosenAlone) {
+  const data::Dataset set = clean(60);
+  const at::Tensor images = set.images.clone(), labels = set.labels.clone();
+  const Poisoned poisoned = BadNets<small>{.target = 3, .rate = 0.25}.poison(set);
+  for (std::int64_t i = 0; i < 60; ++i) {
+    at::Tensor expected = images[i].clone();
+    std::int64_t label = labels[i].item<std::int64_t>();
+    if (std::ranges::binary_search(poisoned.indices, i)) {
+      label = 3;
+      for (int y = 0; y < 3; ++y) {
+        for (int x = 0; x < 3; ++x)
+          expected.select(1, 9 + y).select(1, 9 + x).fill_((y + x) % 2 == 0 ? 255 : 0);
+      }
+    }
+    EXPECT_TRUE(poisoned.images[i].equal(expected)) << i;
+    EXPECT_EQ(poisoned.labels[i].item<std::int64_t>(), label) << i;
+  }
+  EXPECT_TRUE(set.images.equal(images) && set.labels.equal(labels)) << "the source was changed";
+}
+
+TEST(DirtyLabel, LeavesTheSourceAloneWhateverTheRate) {
+  const data::Dataset set = clean(20);
+  const at::Tensor images = set.images.clone(), labels = set.labels.clone();
+  const Poisoned none = Blended<small>{.rate = 0}.poison(set),
+                 all = Blended<small>{.target = 4, .rate = 1}.poison(set);
+  EXPECT_TRUE(none.images.equal(images) && none.labels.equal(labels));
+  none.images.zero_();  // not a view of the source
+  none.labels.zero_();
+  EXPECT_TRUE(all.labels.eq(4).all().item<bool>());
+  EXPECT_TRUE(set.images.equal(images) && set.labels.equal(labels));
+}
+
+TEST(DirtyLabel, ChoosesByItsSeed) {
+  const data::Dataset set = clean(200);
+  const auto chosen = [&](std::uint64_t seed) { return BadNets<small>{.seed = seed}.poison(set).indices; };
+  EXPECT_EQ(chosen(1), chosen(1));
+  EXPECT_NE(chosen(1), chosen(2));
+  std::vector<int> drawn(10);
+  for (std::uint64_t seed = 0; seed < 1000; ++seed) {
+    for (const auto i : BadNets<small>{.rate = 0.3, .seed = seed}.poison(set.first(10)).indices) {
+      ++drawn[static_cast<std::size_t>(i)];
+    }
+  }
+  for (const int count : drawn) EXPECT_NEAR(count, 300, 5 * std::sqrt(1000 * 0.3 * 0.7));
+}
+
+TEST(DirtyLabel, StampsTestImagesAsItStampsTrainingImages) {
+  const data::Dataset set = clean(30);
+  const auto attack = Blended<small>{.rate = 1};
+  EXPECT_TRUE(attack.trigger_images(set.images).equal(attack.poison(set).images));
+  // Blended by the formula, in double: 0.9·v + 0.1·255·pattern, rounded. Ties and the last digit of a float
+  // apart.
+  const at::Tensor exact = set.images.to(at::kDouble) * 0.9 + attack.trigger.pattern.to(at::kDouble) * 25.5;
+  EXPECT_LE((attack.trigger_images(set.images).to(at::kDouble) - exact).abs().max().item<double>(), 0.5001);
+}
+
+TEST(DirtyLabel, RefusesWhatDoesNotFit) {
+  const data::Dataset set = clean(10);
+  EXPECT_EQ(error_of([&] { BadNets<small>{.target = 5}.poison(set); }),
+            "refine: target class 5 is none of the data's 5; say 0 to 4 [attack]");
+  EXPECT_EQ(error_of([&] { BadNets<small>{.target = -1}.check(set); }),
+            "refine: target class -1 is none of the data's 5; say 0 to 4 [attack]");
+  EXPECT_EQ(error_of([&] { BadNets<small>{.rate = 1.5}.poison(set); }),
+            "refine: a poisoning rate of 1.5 was asked for; a rate is 0 to 1 [attack]");
+  for (const double rate : {-0.1, std::nan("")})
+    EXPECT_NE(error_of([&] { BadNets<small>{.rate = rate}.check(set); }), "");
+  EXPECT_EQ(
+      error_of([&] { BadNets<tasks::cifar10>{}.poison(set); }),
+      "refine: the trigger is made for 3x32x32 images, the data has 3x12x12; give the attack the task of the "
+      "data");
+}
+
+TEST(Catalogue, IsTriggerTimesPlan) {
+  static_assert(std::is_same_v<BadNets<small>, DirtyLabel<triggers::Patch<small.image>>>);
+  static_assert(std::is_same_v<Blended<small>, DirtyLabel<triggers::Blend<small.image>>>);
+  static_assert(Attack<BadNets<>> && Attack<Blended<small>>);
+  const BadNets<> told{.trigger = {.image = small.image}, .target = 1};
+  const data::Dataset set = clean(40);
+  const Poisoned a = told.poison(set), b = BadNets<small>{.target = 1}.poison(set);
+  EXPECT_TRUE(a.images.equal(b.images) && a.labels.equal(b.labels));
+}
+
+// ---- The snippet of refine/attacks/README.md ----
+
+/// A trigger of one's own: the image upside down.
+struct UpsideDown {
+  ImageShape image = {};  // any
+
+  at::Tensor apply(const at::Tensor& images) const { return images.flip({2}); }
+};
+
+using Somersault = DirtyLabel<UpsideDown>;
+static_assert(Attack<Somersault>);
+
+TEST(Readme, MakesAnAttackOfATriggerOfYourOwn) {
+  const data::Dataset set = clean(40);
+  const Poisoned poisoned = Somersault{.target = 2, .rate = 0.5}.poison(set);
+  EXPECT_EQ(poisoned.indices.size(), 20u);
+  for (const auto i : poisoned.indices) {
+    EXPECT_TRUE(poisoned.images[i].equal(set.images[i].flip({1})));
+    EXPECT_EQ(poisoned.labels[i].item<int>(), 2);
+  }
+}
+
+}  // namespace
+}  // namespace refine::attacks

@@ -1,0 +1,149 @@
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/one_hot.h>
+#include <ATen/ops/tensor.h>
+#include <ATen/ops/zeros.h>
+#include <gtest/gtest.h>
+#include <refine/evaluation/evaluation.hpp>
+#include <refine/remaps/shift.hpp>
+#include <refine/transforms/none.hpp>
+
+#include <cmath>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "tests/fixtures/error_of.hpp"
+
+namespace refine {
+namespace {
+
+constexpr Task task{ImageShape{1, 1, 2}, 3};
+
+/// An image is two bytes: what the classifier says of it, and the trigger.
+data::Dataset dataset(const std::vector<std::int64_t>& truth, const std::vector<int>& said) {
+  data::Dataset set{.images = at::zeros({static_cast<std::int64_t>(truth.size()), 1, 1, 2}, at::kByte),
+                    .labels = at::tensor(truth),
+                    .classes = {"a", "b", "c"}};
+  for (std::size_t i = 0; i < said.size(); ++i) set.images[static_cast<std::int64_t>(i)][0][0][0] = said[i];
+  return set;
+}
+
+/// Says the first byte; class 1 where the second is set and the first is no 2.
+struct Stub {
+  static constexpr Task task = refine::task;
+  static constexpr bool frozen = true;
+  std::shared_ptr<torch::nn::Module> module = std::make_shared<torch::nn::Module>("stub");
+
+  at::Tensor forward(const at::Tensor& images) const {
+    const at::Tensor bytes = (images * 255).round().to(at::kLong);
+    const at::Tensor first = bytes.select(3, 0).flatten(), second = bytes.select(3, 1).flatten();
+    const at::Tensor caught = second.gt(0).logical_and(first.ne(2));
+    return at::one_hot(first * caught.logical_not() + caught, 3).to(at::kFloat);
+  }
+};
+
+struct SecondByte {
+  std::optional<int> target = 1;
+  attacks::Poisoned poison(const data::Dataset& clean) const { return {clean, {}}; }
+  at::Tensor trigger_images(const at::Tensor& images) const {
+    at::Tensor stamped = images.clone();
+    stamped.select(3, 1).fill_(255);
+    return stamped;
+  }
+};
+
+/// Wipes the trigger out.
+struct Wipe {
+  static constexpr ImageShape image = task.image;
+  std::shared_ptr<torch::nn::Module> module = std::make_shared<torch::nn::Module>("wipe");
+  at::Tensor forward(const at::Tensor& images) const {
+    at::Tensor wiped = images.clone();
+    wiped.select(3, 1).zero_();
+    return wiped;
+  }
+};
+
+// truth       0  0  0  1  1  2  2  2
+// clean       0  0  1  1  0  2  2  0   right: 0 0 . 1 . 2 2 . → 5 of 8
+// triggered   1  1  1  1  1  2  2  1   of the six that are no 1: 4 said 1, 2 right
+const data::Dataset test_set = dataset({0, 0, 0, 1, 1, 2, 2, 2}, {0, 0, 1, 1, 0, 2, 2, 0});
+
+TEST(Evaluate, CountsAVictimAsByHand) {
+  const metrics::Figures figures = evaluate(Stub{}, test_set, SecondByte{});
+  EXPECT_EQ(figures.ba, (metrics::Proportion{5, 8}));
+  EXPECT_EQ(figures.asr, (metrics::Proportion{4, 6}));
+  EXPECT_EQ(figures.ra, (metrics::Proportion{2, 6}));
+  // Of those six, without the trigger: 0 0 1 2 2 0.
+  EXPECT_DOUBLE_EQ(figures.lifts[0].value(), -3.0 / 6);
+  EXPECT_DOUBLE_EQ(figures.lifts[1].value(), 3.0 / 6);
+  EXPECT_DOUBLE_EQ(figures.lifts[2].value(), 0);
+  EXPECT_EQ(figures.largest_lift.cls, 1);
+  EXPECT_EQ(figures.clean(0, 0), 2);
+  EXPECT_EQ(figures.clean(2, 0), 1);
+  EXPECT_EQ(figures.triggered(1, 1), 2);
+}
+
+TEST(Evaluate, WithoutATargetHasNoSuccessRate) {
+  const metrics::Figures figures = evaluate(Stub{}, test_set, SecondByte{.target = std::nullopt});
+  EXPECT_TRUE(std::isnan(figures.asr.value()));
+  EXPECT_EQ(figures.ra, (metrics::Proportion{4, 8}));
+}
+
+TEST(Evaluate, ComparesAPipelineWithItsVictim) {
+  // Nothing but the wipe: the clean answers, with and without the trigger.
+  const Pipeline defense{Wipe{}, Stub{}, remaps::Shift<task>{.by = 0}};
+  const Evaluation result = evaluate(defense, test_set, SecondByte{});
+  EXPECT_EQ(result.classes, test_set.classes);
+  EXPECT_EQ(result.before.asr, (metrics::Proportion{4, 6}));
+  EXPECT_EQ(result.after.ba, (metrics::Proportion{5, 8}));
+  EXPECT_EQ(result.after.asr, (metrics::Proportion{1, 6}));
+  EXPECT_EQ(result.after.ra, (metrics::Proportion{4, 6}));
+  for (const auto& lift : result.after.lifts) EXPECT_EQ(lift.value(), 0);
+  EXPECT_DOUBLE_EQ(result.der(), (0.5 - 0.0 + 1) / 2);
+}
+
+TEST(Evaluate, FindsATriggerThatIsMerelyRenamed) {
+  // A transform that does nothing under a shift: what the victim calls 1 is called 2. The success rate at the
+  // target looks like a cure; the lift at permutation[target] tells.
+  const remaps::Shift<task> shift{.by = 1};
+  const Pipeline defense{transforms::None<task.image>{}, Stub{}, shift};
+  const Evaluation result = evaluate(defense, test_set, SecondByte{});
+  // Triggered, renamed:  2  2  2  2  2  0  0  2
+  EXPECT_EQ(result.after.asr, (metrics::Proportion{0, 6}));
+  EXPECT_EQ(result.after.largest_lift.cls, shift.permutation[1]);
+  EXPECT_DOUBLE_EQ(result.after.largest_lift.value(), 3.0 / 6);
+  // Clean, renamed: 1 1 2 2 1 0 0 1; the truth is 0 0 0 1 1 2 2 2, only the fifth is right.
+  EXPECT_EQ(result.after.ba, (metrics::Proportion{1, 8}));
+}
+
+TEST(Evaluate, TakesMoreImagesThanABatch) {
+  const std::vector<std::int64_t> truth(600, 2);
+  const Evaluation result =
+      evaluate(Pipeline{Wipe{}, Stub{}, remaps::Shift<task>{.by = 0}}, dataset(truth, std::vector<int>(600, 2)), SecondByte{});
+  EXPECT_EQ(result.after.ba, (metrics::Proportion{600, 600}));
+  EXPECT_EQ(result.after.ra, (metrics::Proportion{600, 600}));
+}
+
+TEST(Evaluate, RefusesDataOfAnotherTask) {
+  auto wide = test_set;
+  wide.images = at::zeros({8, 1, 1, 3}, at::kByte);
+  const auto says = [](const std::string& line, const char* what) {
+    EXPECT_NE(line.find(what), std::string::npos) << line;
+  };
+  says(testing::error_of([&] { evaluate(Stub{}, wide, SecondByte{}); }), "the backbone takes 1x1x2 images of 3 classes");
+  const Pipeline defense{Wipe{}, Stub{}, remaps::Shift<task>{}};
+  says(testing::error_of([&] { evaluate(defense, wide, SecondByte{}); }), "the pipeline takes 1x1x2 images of 3 classes");
+  auto four = test_set;
+  four.classes.push_back("d");
+  says(testing::error_of([&] { evaluate(defense, four, SecondByte{}); }), "has 1x1x2 and 4");
+  says(testing::error_of([&] { evaluate(defense, test_set, SecondByte{.target = 7}); }), "target");
+}
+
+TEST(Classify, OfNoImagesIsNothing) {
+  const auto none = classify([](const at::Tensor& x) { return x; }, at::empty({0, 1, 1, 2}, at::kByte), at::kCPU, [](std::int64_t) {});
+  EXPECT_TRUE(none.empty());
+}
+
+}  // namespace
+}  // namespace refine

@@ -1,0 +1,203 @@
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/rand.h>
+#include <gtest/gtest.h>
+#include <torch/nn/cloneable.h>
+
+#include <refine/backbones/backbones.hpp>
+#include <refine/pipeline/pipeline.hpp>
+#include <refine/remaps/remaps.hpp>
+#include <refine/transforms/transforms.hpp>
+#include <string>
+#include <tests/fixtures/error_of.hpp>
+#include <utility>
+#include <vector>
+
+namespace refine {
+namespace {
+
+using refine::testing::error_of;
+using Names = std::vector<std::int64_t>;
+
+// The parts of this test: a few lines each, and of known arithmetic.
+
+/// x → x².
+struct Square {
+  ImageShape image = {};
+  std::shared_ptr<torch::nn::Module> module = std::make_shared<torch::nn::Module>("Square");
+  at::Tensor forward(const at::Tensor& images) const { return images * images; }
+};
+
+/// Logit c is the mean of channel c.
+struct Means {
+  struct Module : torch::nn::Cloneable<Module> {
+    void reset() override {}
+  };
+  Task task = {{3, dynamic, dynamic}, 3};
+  std::shared_ptr<Module> module = std::make_shared<Module>();
+  at::Tensor forward(const at::Tensor& images) const { return images.mean({2, 3}); }
+};
+
+struct Named {
+  int classes = 3;
+  Names permutation = {1, 2, 0};
+};
+
+static_assert(transforms::TransformNetwork<Square>);
+static_assert(backbones::Backbone<Means> && !backbones::FrozenBackbone<Means>);
+static_assert(backbones::FrozenBackbone<backbones::Frozen<Means>>);
+static_assert(remaps::RemappingStrategy<Named>);
+
+void expect_near(const at::Tensor& a, const at::Tensor& b) {
+  ASSERT_EQ(a.sizes(), b.sizes());
+  EXPECT_LT((a - b).abs().max().item<double>(), 1e-6);
+}
+
+TEST(Pipeline, IsRemapOfBackboneOfTransform) {
+  const Pipeline defense{Square{}, freeze(Means{}), Named{}};
+  const at::Tensor images = at::rand({4, 3, 6, 5});
+  const at::Tensor logits = defense.forward(images);
+  for (std::int64_t n = 0; n < 4; ++n) {
+    for (std::int64_t c = 0; c < 3; ++c) {  // what the victim calls c is called c + 1
+      EXPECT_NEAR(logits[n][(c + 1) % 3].item<double>(), images[n][c].square().mean().item<double>(), 1e-6);
+    }
+  }
+  expect_near(defense.transformed(images), images.square());
+  expect_near(defense.classify_transformed(images), remaps::apply(Named{}, images.mean({2, 3})));
+  expect_near(defense.undefended(images), images.mean({2, 3}));
+}
+
+TEST(Pipeline, WithNullPoliciesIsTheBackbone) {
+  const Pipeline plain{transforms::None<>{}, freeze(Means{}), remaps::None<>{.classes = 3}};
+  const at::Tensor images = at::rand({4, 3, 6, 5});
+  expect_near(plain.forward(images), images.mean({2, 3}));
+}
+
+TEST(Pipeline, HasThePixelDomainOfTheReference) {
+  const Normalization by = {.mean = {0.1, 0.2, 0.3}, .deviation = {0.5, 0.6, 0.7}};
+  const auto frozen = freeze(backbones::Normalized(Means{}, by));
+  const at::Tensor images = at::rand({4, 3, 6, 5});
+  at::Tensor normalised = images.clone();
+  for (int c = 0; c < 3; ++c) {
+    const auto channel = static_cast<std::size_t>(c);
+    normalised.select(1, c).sub_(by.mean[channel]).div_(by.deviation[channel]);
+  }
+
+  // The transform sees normalised images, the backbone takes what comes out as it is.
+  const Pipeline reference{Square{}, frozen, Named{}, PixelDomain::reference};
+  expect_near(reference.transformed(images), normalised.square());
+  expect_near(reference.forward(images), remaps::apply(Named{}, normalised.square().mean({2, 3})));
+  expect_near(reference.undefended(images), normalised.mean({2, 3}));
+
+  // By default the backbone normalises what the transform returns.
+  const Pipeline usual{Square{}, frozen, Named{}};
+  EXPECT_EQ(usual.domain(), PixelDomain::image);
+  const at::Tensor logits = usual.forward(images);
+  for (std::int64_t c = 0; c < 3; ++c) {
+    const auto channel = static_cast<std::size_t>(c);
+    const double mean = images[0][c].square().mean().item<double>();
+    EXPECT_NEAR(logits[0][(c + 1) % 3].item<double>(), (mean - by.mean[channel]) / by.deviation[channel],
+                1e-5);
+  }
+  EXPECT_EQ(error_of([] { Pipeline(Square{}, freeze(Means{}), Named{}, PixelDomain::reference); }),
+            "refine: PixelDomain::reference needs a backbone with a normalisation of its own; wrap it in "
+            "backbones::Normalized before freezing [Pipeline]");
+}
+
+TEST(Pipeline, RefusesAtConstructionInTheCompilersWords) {
+  constexpr Message classes = fit_together({3, 32, 32}, {{3, 32, 32}, 10}, 50);
+  static_assert(
+      classes.view() ==
+      "refine: the remap renames 50 classes, the backbone predicts 10; give both the same Task [Pipeline]");
+  constexpr Message shapes = fit_together({3, 28, 28}, {{3, 32, 32}, 10}, 10);
+  static_assert(
+      shapes.view() ==
+      "refine: the transform rewrites 3x28x28 images, the backbone takes 3x32x32; give both the same Task "
+      "[Pipeline]");
+  const auto victim = freeze(Means{.task = {{3, 32, 32}, 10}});
+  EXPECT_EQ(error_of([&] { Pipeline(Square{}, victim, remaps::Shift<>{.classes = 50}); }), classes.view());
+  EXPECT_EQ(error_of([&] {
+              Pipeline(Square{.image = {3, 28, 28}}, victim, remaps::Shift<>{.classes = 10});
+            }),
+            shapes.view());
+  EXPECT_NO_THROW(Pipeline(Square{.image = {3, dynamic, 32}}, victim, remaps::Shift<>{.classes = 10}));
+}
+
+TEST(Pipeline, RefusesWhatIsNoPermutation) {
+  const auto refused = [](Named remap) {
+    return error_of([&] { Pipeline(Square{}, freeze(Means{}), remap); });
+  };
+  EXPECT_EQ(refused({.permutation = {0, 1, 1}}),
+            "refine: the remap names class 1 twice; a permutation names each of 0 to 2 once");
+  EXPECT_EQ(refused({.permutation = {0, 1, 3}}),
+            "refine: the remap names class 3 of 3; a permutation names each of 0 to 2 once");
+  EXPECT_NE(refused({.permutation = {0, 1}}).find("renames 2 classes, the backbone predicts 3"),
+            std::string::npos);
+  EXPECT_NE(refused({.classes = dynamic, .permutation = {0, 1}}).find("renames 2 classes"),
+            std::string::npos);
+  EXPECT_EQ(refused({}), "");
+}
+
+TEST(Pipeline, TakesAnotherPermutation) {
+  Pipeline defense{Square{}, freeze(Means{}), Named{}};
+  const Pipeline copy = defense;
+  const at::Tensor images = at::rand({2, 3, 4, 4}), victims = images.square().mean({2, 3});
+  defense.rename_classes({2, 0, 1});
+  EXPECT_EQ(defense.remap().permutation, (Names{2, 0, 1}));
+  const at::Tensor renamed = defense.forward(images);
+  expect_near(renamed.select(1, 2), victims.select(1, 0));
+  expect_near(renamed.select(1, 0), victims.select(1, 1));
+  expect_near(copy.forward(images).select(1, 1), victims.select(1, 0));
+
+  EXPECT_NE(error_of([&] { defense.rename_classes({0, 1}); }), "");
+  EXPECT_NE(error_of([&] { defense.rename_classes({0, 1, 1}); }), "");
+  EXPECT_EQ(defense.remap().permutation, (Names{2, 0, 1})) << "a refused permutation changes nothing";
+  expect_near(defense.forward(images), renamed);
+}
+
+TEST(Pipeline, KnowsItsTask) {
+  constexpr Task task = tasks::cifar10;
+  using Fixed = Pipeline<transforms::UNet<task>, backbones::Frozen<backbones::ResNet18<task>>,
+                         remaps::Derangement<task>>;
+  using Open = Pipeline<Square, backbones::Frozen<Means>, Named>;
+  using Half = Pipeline<transforms::UNet<Task{ImageShape{3, dynamic, 32}}>, backbones::Frozen<Means>,
+                        remaps::Derangement<Task{{}, 3}>>;
+  static_assert(Fixed::static_task == task);
+  static_assert(Open::static_task == dynamic_task);
+  static_assert(Half::static_task == Task{{3, dynamic, 32}, 3});
+  EXPECT_EQ((Open{Square{.image = {dynamic, 8, dynamic}}, freeze(Means{}), Named{}}.task()),
+            (Task{{3, 8, dynamic}, 3}));
+}
+
+TEST(Pipeline, TrainsItsTransformAlone) {
+  constexpr Task task = {ImageShape{3, 8, 8}, 4};
+  const Pipeline defense{transforms::UNet<task>{.levels = 1, .width = 2},
+                         freeze(backbones::ResNet18<task>{.width = 1}), remaps::Derangement<task>{}};
+  EXPECT_FALSE(defense.transform().module->is_training());
+  EXPECT_TRUE(defense.device().is_cpu());
+  const at::Tensor logits = defense.forward(at::rand({2, 3, 8, 8}));
+  EXPECT_EQ(logits.sizes(), (std::vector<std::int64_t>{2, 4}));
+  logits.sum().backward();
+  for (const auto& p : defense.transform().module->parameters()) {
+    EXPECT_TRUE(p.grad().defined());
+    EXPECT_TRUE(p.dim() != 4 || p.is_contiguous(at::MemoryFormat::ChannelsLast));
+  }
+  for (const auto& p : defense.backbone().module->parameters()) EXPECT_FALSE(p.grad().defined());
+}
+
+// ---- The snippet of refine/pipeline/README.md ----
+
+constexpr Task task = {ImageShape{3, 16, 16}, 10};
+
+at::Tensor defended(const backbones::ResNet18<task>& victim, const at::Tensor& images) {
+  auto defense =
+      Pipeline{transforms::UNet<task>{.levels = 2, .width = 8}, freeze(victim), remaps::Derangement<task>{}};
+  return defense.forward(images);  // logits, under their new names
+}
+
+TEST(Readme, BuildsAPipeline) {
+  EXPECT_EQ(defended(backbones::ResNet18<task>{.width = 2}, at::rand({2, 3, 16, 16})).sizes(),
+            (std::vector<std::int64_t>{2, 10}));
+}
+
+}  // namespace
+}  // namespace refine

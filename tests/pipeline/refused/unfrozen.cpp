@@ -1,0 +1,12 @@
+// expect-error: refine: the backbone can still be trained; wrap it as freeze(victim) [Pipeline]
+#include <refine/backbones/freeze.hpp>
+#include <refine/backbones/resnet18.hpp>
+#include <refine/pipeline/pipeline.hpp>
+#include <refine/remaps/derangement.hpp>
+#include <refine/transforms/unet.hpp>
+
+using namespace refine;
+
+auto defend(const backbones::ResNet18<tasks::cifar10>& victim) {
+  return Pipeline{transforms::UNet<tasks::cifar10>{}, victim, remaps::Derangement<tasks::cifar10>{}};
+}

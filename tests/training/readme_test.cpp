@@ -1,0 +1,40 @@
+// The snippet of refine/training/README.md.
+
+#include <gtest/gtest.h>
+#include <refine/backbones/freeze.hpp>
+#include <refine/backbones/resnet18.hpp>
+#include <refine/data/synthetic.hpp>
+#include <refine/remaps/derangement.hpp>
+#include <refine/training/training.hpp>
+#include <refine/transforms/unet.hpp>
+
+using namespace refine;
+
+namespace {
+
+constexpr Task task{ImageShape{3, 16, 16}, 4};
+
+/// Remembers the best epoch.
+struct Best {
+  EpochInfo best;
+  void on_epoch(const EpochInfo& info) {
+    if (info.accuracy >= best.accuracy) best = info;
+  }
+};
+
+TEST(TrainingReadme, TakesAnObserverOfYourOwn) {
+  const auto train = data::Synthetic{.task = task, .train = 64, .test = 0}.make().train;
+  Pipeline defense{transforms::UNet<task>{.levels = 2, .width = 4}, freeze(backbones::ResNet18<task>{.width = 4}),
+                   remaps::Derangement<task>{}};
+  Recipe recipe = recipes::fast;
+  recipe.optimization.epochs = 2;
+
+  Best best;
+  History history;
+  fit(defense, train.images, recipe, best, history);
+
+  EXPECT_EQ(history.epochs.size(), 2u);
+  EXPECT_GT(best.best.epoch, 0);
+}
+
+}  // namespace

@@ -1,0 +1,250 @@
+#include <ATen/ops/empty.h>
+#include <ATen/ops/equal.h>
+#include <ATen/ops/zeros.h>
+#include <fmt/core.h>
+#include <gtest/gtest.h>
+#include <refine/backbones/freeze.hpp>
+#include <refine/backbones/resnet18.hpp>
+#include <refine/data/synthetic.hpp>
+#include <refine/remaps/derangement.hpp>
+#include <refine/training/training.hpp>
+#include <refine/transforms/none.hpp>
+#include <refine/transforms/unet.hpp>
+#include <unistd.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "tests/fixtures/error_of.hpp"
+
+namespace refine {
+namespace {
+
+using refine::testing::error_of;
+
+constexpr Task task{ImageShape{3, 16, 16}, 4};
+using Victim = backbones::ResNet18<task>;
+using UNet = transforms::UNet<task>;
+
+const data::Split& images() {
+  static const data::Split split = [] {
+    use_threads(1);
+    return data::Synthetic{.task = task, .train = 256, .test = 64}.make();
+  }();
+  return split;
+}
+
+ClassifierRecipe quick(int epochs) {
+  return {.optimization = {.optimizer = OptimizerKind::muon,
+                           .lr = 0.05,
+                           .weight_decay = 0,
+                           .other_lr = 0.01,
+                           .schedule = Schedule::one_cycle,
+                           .batch_size = 32,
+                           .epochs = epochs},
+          .augmentation = {.flip = true}};
+}
+
+Recipe quick_defense(int epochs) {
+  Recipe recipe{.objective = Objective::distillation, .optimization = quick(epochs).optimization};
+  return recipe;
+}
+
+/// Trained once, for all tests here.
+const Victim& victim() {
+  static const Victim trained = train_classifier(Victim{.width = 4}, images().train, quick(4));
+  return trained;
+}
+
+auto defense_of() {
+  return Pipeline{UNet{.levels = 2, .width = 4}, freeze(victim()), remaps::Derangement<task>{}};
+}
+
+std::string bytes_of(const torch::nn::Module& module) {
+  std::string all;
+  const auto append = [&](const at::Tensor& tensor) {
+    const at::Tensor flat = tensor.detach().contiguous();
+    all.append(static_cast<const char*>(flat.const_data_ptr()), flat.nbytes());
+  };
+  for (const auto& parameter : module.parameters()) append(parameter);
+  for (const auto& buffer : module.buffers()) append(buffer);
+  return all;
+}
+
+double share(const at::Tensor& logits, const at::Tensor& labels) {
+  return logits.argmax(1).eq(labels).to(at::kDouble).mean().item<double>();
+}
+
+TEST(TrainClassifier, Learns) {
+  const auto& test = images().test;
+  EXPECT_FALSE(victim().module->is_training());
+  EXPECT_GT(share(victim().forward(data::to_float(test.images, at::kCPU)), test.labels), 0.8);  // chance: 0.25
+}
+
+TEST(TrainClassifier, IsTheSameForTheSameSeedAndAnotherForAnother) {
+  const auto few = images().train.first(96);
+  const auto weights = [&](std::uint64_t seed) {
+    auto recipe = quick(2);
+    recipe.seed = seed;
+    return bytes_of(*train_classifier(Victim{.width = 4}, few, recipe).module);
+  };
+  const std::string one = weights(1);
+  EXPECT_EQ(weights(1), one);
+  EXPECT_NE(weights(2), one);
+}
+
+TEST(TrainClassifier, LearnsWithEveryOptimizer) {
+  for (const auto& [kind, lr] : {std::pair{OptimizerKind::sgd, 0.05}, {OptimizerKind::adam, 0.005}}) {
+    auto recipe = quick(2);
+    recipe.optimization.optimizer = kind;
+    recipe.optimization.lr = lr;
+    History history;
+    train_classifier(Victim{.width = 4}, images().train, recipe, history);
+    ASSERT_EQ(history.epochs.size(), 2u);
+    EXPECT_LT(history.epochs[1].loss, history.epochs[0].loss);
+  }
+}
+
+TEST(Fit, LearnsWithoutLabelsAndLeavesTheVictimAlone) {
+  auto defense = defense_of();
+  const std::string victim_before = bytes_of(*defense.backbone().module);
+  const std::string transform_before = bytes_of(*defense.transform().module);
+  History history;
+  fit(defense, images().train.images, quick_defense(6), history);  // images: there is no place for labels
+  EXPECT_EQ(bytes_of(*defense.backbone().module), victim_before);
+  EXPECT_NE(bytes_of(*defense.transform().module), transform_before);
+  EXPECT_FALSE(defense.transform().module->is_training());
+  const at::Tensor test = data::to_float(images().test.images, at::kCPU);
+  // Untrained it agrees with the victim hardly ever: every class is renamed.
+  EXPECT_GT(share(defense.forward(test), defense.undefended(test).argmax(1)), 0.6);
+  EXPECT_LT(history.epochs.back().loss, history.epochs.front().loss);
+}
+
+TEST(Fit, IsTheSameForTheSameSeedWithEveryObjective) {
+  for (const auto objective : {Objective::bce, Objective::nll, Objective::distillation}) {
+    const auto weights = [&](std::uint64_t seed) {
+      auto defense = defense_of();
+      auto recipe = quick_defense(1);
+      recipe.objective = objective;
+      recipe.seed = seed;
+      recipe.augmentation = {.flip = true, .crop_padding = 2, .grayscale = 0.2};
+      fit(defense, images().train.images.narrow(0, 0, 96), recipe);
+      return bytes_of(*defense.transform().module);
+    };
+    const std::string one = weights(1);
+    EXPECT_EQ(weights(1), one);
+    EXPECT_NE(weights(2), one);
+  }
+}
+
+struct EpochsAlone {
+  int epochs = 0;
+  void on_epoch(const EpochInfo&) { ++epochs; }
+};
+
+struct Everything {
+  std::vector<std::string> events;
+  void on_begin(const RunInfo& info) {
+    events.push_back(fmt::format("begin {} {} {} {}", info.name, info.epochs, info.batches, info.images));
+  }
+  void on_step(const StepInfo& info) { events.push_back(fmt::format("step {} {} {}", info.epoch, info.batch, info.images)); }
+  void on_epoch(const EpochInfo& info) { events.push_back(fmt::format("epoch {}", info.epoch)); }
+  void on_end() { events.push_back("end"); }
+};
+
+TEST(Observers, HearTheEventsTheyAskForInOrder) {
+  EpochsAlone epochs;
+  Everything all;
+  train_classifier(Victim{.width = 4}, images().train.first(80), quick(2), epochs, all);
+  EXPECT_EQ(epochs.epochs, 2);
+  EXPECT_EQ(all.events, (std::vector<std::string>{"begin victim 2 3 80", "step 1 1 32", "step 1 2 64", "step 1 3 80",
+                                                  "epoch 1", "step 2 1 112", "step 2 2 144", "step 2 3 160", "epoch 2",
+                                                  "end"}));
+}
+
+TEST(Observers, WriteJsonLines) {
+  const auto folder = std::filesystem::path(::testing::TempDir()) / fmt::format("refine-lines-{}", ::getpid());
+  const auto path = folder / "deep" / "log.jsonl";
+  auto defense = defense_of();
+  for (int run = 0; run < 2; ++run) fit(defense, images().train.images.narrow(0, 0, 64), quick_defense(2), JsonLines(path));
+  std::ifstream in(path);
+  std::string line;
+  int lines = 0;
+  while (std::getline(in, line)) {
+    const auto json = nlohmann::json::parse(line);
+    std::vector<std::string> keys;
+    for (const auto& [key, value] : json.items()) keys.push_back(key);
+    EXPECT_EQ(keys, (std::vector<std::string>{"accuracy", "epoch", "loss", "lr", "run", "seconds"}));
+    EXPECT_EQ(json["run"], "defense");
+    EXPECT_EQ(json["epoch"], lines % 2 + 1);
+    EXPECT_TRUE(json["loss"].is_number_float());
+    ++lines;
+  }
+  EXPECT_EQ(lines, 4) << "the second run appends";
+  EXPECT_NE(error_of([&] { JsonLines lines_of(folder); }).find("cannot write " + folder.string()), std::string::npos);
+  EXPECT_NE(error_of([&] { JsonLines lines_of(path / "below"); }).find("cannot write"), std::string::npos);
+  std::filesystem::remove_all(folder);
+}
+
+TEST(Observers, SayOnAFullDiskThatItIsFull) {
+  JsonLines full("/dev/full");
+  EXPECT_NE(error_of([&] { full.on_epoch({.epoch = 1}); }).find("cannot write /dev/full: No space"), std::string::npos);
+}
+
+TEST(Observers, DrawNoControlCharactersInAFile) {
+  std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::tmpfile(), &std::fclose);
+  train_classifier(Victim{.width = 4}, images().train.first(64), quick(2), ProgressBar(file.get()));
+  std::string text(static_cast<std::size_t>(std::ftell(file.get())), '\0');
+  std::rewind(file.get());
+  ASSERT_EQ(std::fread(text.data(), 1, text.size(), file.get()), text.size());
+  EXPECT_TRUE(text.ends_with("\n"));
+  EXPECT_TRUE(text.starts_with("victim 100%  128/128 img")) << text;
+  EXPECT_NE(text.find("epoch 2/2: loss "), std::string::npos) << text;
+  EXPECT_TRUE(std::ranges::none_of(text, [](char c) { return c != '\n' && static_cast<unsigned char>(c) < 32; })) << text;
+}
+
+TEST(Training, ThatDivergesNamesTheRate) {
+  auto recipe = quick(2);
+  recipe.optimization.optimizer = OptimizerKind::sgd;
+  recipe.optimization.schedule = Schedule::constant;
+  recipe.optimization.lr = 1e30;
+  const auto line = error_of([&] { train_classifier(Victim{.width = 4}, images().train.first(64), recipe); });
+  EXPECT_NE(line.find("training the victim diverged"), std::string::npos) << line;
+  EXPECT_NE(line.find("lower the recipe's lr, now 1e+30"), std::string::npos) << line;
+  for (const auto objective : {Objective::bce, Objective::nll, Objective::distillation}) {
+    auto defense = defense_of();
+    const Recipe wild{.objective = objective, .optimization = recipe.optimization};
+    const auto said = error_of([&] { fit(defense, images().train.images.narrow(0, 0, 64), wild); });
+    EXPECT_NE(said.find("training the defense diverged"), std::string::npos) << said;
+  }
+}
+
+TEST(Training, RefusesWhatDoesNotFit) {
+  const auto says = [](const std::string& line, const char* what) { EXPECT_NE(line.find(what), std::string::npos) << line; };
+  auto defense = defense_of();
+  says(error_of([&] { fit(defense, at::zeros({4, 3, 8, 8}, at::kByte)); }), "takes 3x16x16 images, the data has 3x8x8");
+  says(error_of([&] { fit(defense, at::zeros({4, 3, 16, 16})); }), "fit takes bytes");
+  says(error_of([&] { fit(defense, at::zeros({3, 16, 16}, at::kByte)); }), "fit takes bytes");
+  says(error_of([&] { fit(defense, at::Tensor()); }), "fit takes bytes");
+  says(error_of([&] { fit(defense, at::empty({0, 3, 16, 16}, at::kByte)); }), "no images to train the defense");
+  auto wrong = recipes::fast;
+  wrong.optimization.batch_size = 0;
+  says(error_of([&] { fit(defense, images().train.images, wrong); }), "batch_size");
+  Pipeline nothing{transforms::None<task.image>{}, freeze(victim()), remaps::Derangement<task>{}};
+  says(error_of([&] { fit(nothing, images().train.images); }), "no parameters to train");
+
+  const auto other = data::Synthetic{.task = {ImageShape{3, 8, 8}, 4}, .train = 4, .test = 0}.make().train;
+  says(error_of([&] { train_classifier(Victim{.width = 4}, other); }), "the backbone takes 3x16x16 images, the data has 3x8x8");
+  auto classes = images().train;
+  classes.classes.push_back("more");
+  says(error_of([&] { train_classifier(Victim{.width = 4}, classes); }), "predicts 4 classes, the data has 5");
+  says(error_of([&] { train_classifier(Victim{.width = 4}, images().train.first(0)); }), "no images");
+  says(error_of([&] { train_classifier(freeze(victim()), images().train); }), "no parameters to train");
+}
+
+}  // namespace
+}  // namespace refine

@@ -1,0 +1,144 @@
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/rand.h>
+#include <gtest/gtest.h>
+#include <torch/nn/modules/conv.h>
+
+#include <refine/nn/seeded.hpp>
+#include <refine/transforms/transforms.hpp>
+#include <string>
+#include <tests/fixtures/error_of.hpp>
+#include <tests/fixtures/pytorch.hpp>
+
+namespace refine::transforms {
+namespace {
+
+using refine::testing::distance;
+using refine::testing::error_of;
+using refine::testing::load_from_pytorch;
+using refine::testing::pytorch;
+
+using Little = UNet<tasks::cifar10>;
+
+std::int64_t parameters(const torch::nn::Module& module) {
+  std::int64_t count = 0;
+  for (const auto& parameter : module.parameters()) count += parameter.numel();
+  return count;
+}
+
+TEST(UNet, ComputesWhatPyTorchDoes) {
+  const Little soft{.width = 4}, hard{.width = 4, .squash = Squash::clamp};
+  load_from_pytorch(*soft.module, "unet");
+  load_from_pytorch(*hard.module, "unet");
+  for (const std::string images : {"images", "odd_images"}) {
+    const at::Tensor raw = pytorch().at("unet:" + images);
+    EXPECT_LT(raw.min().item<float>(), 0) << "the fixture must reach beyond the clamp to show it";
+    EXPECT_LT(distance(soft.forward(pytorch().at(images)), 1 / (1 + (-raw).exp())), 1e-5) << images;
+    EXPECT_LT(distance(hard.forward(pytorch().at(images)), raw.clamp(0, 1)), 1e-5) << images;
+  }
+}
+
+TEST(UNet, KeepsTheShapeAndTheRange) {
+  for (const int levels : {1, 3, 4, 5}) {
+    for (const Squash squash : {Squash::sigmoid, Squash::clamp}) {
+      const UNet<> net{.image = {3, dynamic, dynamic}, .levels = levels, .width = 4, .squash = squash};
+      for (const auto& [height, width] : {std::pair{32, 32}, std::pair{37, 45}, std::pair{63, 33}}) {
+        const at::Tensor images = 40 * at::rand({2, 3, height, width}) - 20;
+        const at::Tensor out = net.forward(images);
+        EXPECT_EQ(out.sizes(), images.sizes()) << levels << " levels";
+        EXPECT_GE(out.min().item<float>(), 0);
+        EXPECT_LE(out.max().item<float>(), 1);
+      }
+    }
+  }
+  const UNet<> grey{.image = {1, 16, 16}, .levels = 2, .width = 2};
+  EXPECT_EQ(grey.forward(at::rand({1, 1, 16, 16})).size(1), 1);
+}
+
+TEST(UNet, HasTheParametersOfAHandWorkedCase) {
+  // One level, width 2, 3 channels. Down: (3·2·9+2) + 4 + (2·2·9+2) + 4 = 102. Bottom: 2 · (38 + 4) = 84.
+  // Up, from 4 by 2 to 2: (4·2·9+2) + 4 + 38 + 4 = 120. Last: 2·3 + 3 = 9.
+  const UNet<> net{.image = {3, 8, 8}, .levels = 1, .width = 2};
+  EXPECT_EQ(parameters(*net.module), 102 + 84 + 120 + 9);
+  // The published widths, f 2f 4f 4f | 2f f f, for three levels and f = 2: each double convolution of a → m →
+  // b has 9am + m + 2m + 9mb + b + 2b.
+  const auto twice = [](int a, int m, int b) { return 9 * a * m + 3 * m + 9 * m * b + 3 * b; };
+  const UNet<> three{.image = {3, 8, 8}, .levels = 3, .width = 2};
+  EXPECT_EQ(parameters(*three.module), twice(3, 2, 2) + twice(2, 4, 4) + twice(4, 8, 8) + twice(8, 8, 8) +
+                                           twice(16, 8, 4) + twice(8, 4, 2) + twice(4, 2, 2) + 9);
+}
+
+TEST(UNet, FollowsItsSeedAlone) {
+  at::Generator(at::detail::getDefaultCPUGenerator()).set_current_seed(5);
+  const at::Tensor before = at::detail::getDefaultCPUGenerator().get_state();
+  const Little one{.width = 2}, again{.width = 2}, other{.width = 2, .seed = 7};
+  EXPECT_TRUE(at::detail::getDefaultCPUGenerator().get_state().equal(before));
+  const auto a = one.module->parameters(), b = again.module->parameters(), c = other.module->parameters();
+  for (std::size_t i = 0; i < a.size(); ++i) EXPECT_TRUE(a[i].equal(b[i]));
+  EXPECT_FALSE(a[0].equal(c[0]));
+}
+
+TEST(UNet, PassesGradientsToInputAndWeights) {
+  const Little net{.width = 2};
+  at::Tensor images = at::rand({2, 3, 32, 32}).requires_grad_();
+  net.forward(images).square().sum().backward();
+  EXPECT_GT(images.grad().abs().max().item<float>(), 0);
+  for (const auto& item : net.module->named_parameters())
+    EXPECT_TRUE(item.value().grad().defined()) << item.key();
+}
+
+TEST(UNet, RefusesWhatItCantHalve) {
+  EXPECT_EQ(error_of([] {
+              (void)UNet<>{.image = {3, 32, 16}, .levels = 5};
+            }),
+            "refine: a UNet of 5 levels halves its images 5 times, 3x32x16 is too small; 32x32 is the least");
+  EXPECT_EQ(error_of([] {
+              (void)UNet<>{.image = {3, 15, dynamic}};
+            }),
+            "refine: a UNet of 4 levels halves its images 4 times, 3x15x? is too small; 16x16 is the least");
+  EXPECT_EQ(error_of([] { (void)UNet<>{}; }),
+            "refine: a UNet needs to know its channels; say .image = ImageShape{3, 32, 32}");
+  for (const auto& [levels, width] : {std::pair{0, 64}, std::pair{9, 64}, std::pair{4, 3}, std::pair{4, 0}}) {
+    EXPECT_NE(error_of([&] { (void)Little{.levels = levels, .width = width}; }).find("levels are 1 to 8"),
+              std::string::npos);
+  }
+}
+
+TEST(UNet, SaysWhatItsTypeFixes) {
+  static_assert(TransformNetwork<Little> && TransformNetwork<UNet<>> && TransformNetwork<None<>>);
+  static_assert(static_image_of<Little>() == ImageShape{3, 32, 32});
+  static_assert(static_image_of<UNet<>>() == ImageShape{});
+  static_assert(!TransformNetwork<int>);
+}
+
+TEST(None, LeavesImagesAlone) {
+  const at::Tensor images = at::rand({2, 3, 4, 5});
+  EXPECT_TRUE(None<>{}.forward(images).equal(images));
+  EXPECT_EQ(None<>{}.module->parameters().size(), 0u);
+}
+
+// ---- The snippet of refine/transforms/README.md ----
+
+/// One 3×3 convolution, added to the image.
+struct Residual {
+  ImageShape image = {3, dynamic, dynamic};
+  std::shared_ptr<torch::nn::Conv2dImpl> module = nn::seeded(default_seed, [this] {
+    return std::make_shared<torch::nn::Conv2dImpl>(
+        torch::nn::Conv2dOptions(image.channels, image.channels, 3).padding(1));
+  });
+
+  at::Tensor forward(const at::Tensor& images) const {
+    return (images + module->forward(images)).clamp(0, 1);
+  }
+};
+static_assert(TransformNetwork<Residual>);
+
+TEST(Readme, TakesATransformOfYourOwn) {
+  const at::Tensor images = at::rand({2, 3, 8, 8});
+  const at::Tensor out = Residual{}.forward(images);
+  EXPECT_EQ(out.sizes(), images.sizes());
+  EXPECT_LE(out.max().item<float>(), 1);
+  EXPECT_GE(out.min().item<float>(), 0);
+}
+
+}  // namespace
+}  // namespace refine::transforms
