@@ -32,7 +32,8 @@ struct SafeTensors {
 
 namespace detail {
 
-static_assert(std::endian::native == std::endian::little, "refine: safetensors are little-endian, this machine is not");
+static_assert(std::endian::native == std::endian::little,
+              "refine: safetensors are little-endian, this machine is not");
 
 inline constexpr std::array<std::pair<std::string_view, at::ScalarType>, 10> dtypes = {{
     {"F64", at::kDouble},
@@ -94,7 +95,8 @@ class SafeTensorsReader {
 
  private:
   [[noreturn]] void fail(std::string_view why) const {
-    throw Error("cannot load {}: {}; the file is damaged or no safetensors file, get it again", path_.string(), why);
+    throw Error("cannot load {}: {}; the file is damaged or no safetensors file, get it again",
+                path_.string(), why);
   }
 
   /// Refuses what a JSON library lets pass: a name given twice, and nesting deeper than the format has.
@@ -127,14 +129,17 @@ class SafeTensorsReader {
 
   at::Tensor read_tensor(const std::string& name, const nlohmann::json& entry) {
     const auto natural = [](const nlohmann::json& value) { return value.is_number_unsigned(); };
-    if (!entry.is_object() || !entry.contains("dtype") || !entry["dtype"].is_string() || !entry.contains("shape") ||
-        !entry["shape"].is_array() || !entry.contains("data_offsets") || !entry["data_offsets"].is_array() ||
-        entry["data_offsets"].size() != 2 || !std::ranges::all_of(entry["shape"], natural) ||
+    if (!entry.is_object() || !entry.contains("dtype") || !entry["dtype"].is_string() ||
+        !entry.contains("shape") || !entry["shape"].is_array() || !entry.contains("data_offsets") ||
+        !entry["data_offsets"].is_array() || entry["data_offsets"].size() != 2 ||
+        !std::ranges::all_of(entry["shape"], natural) ||
         !std::ranges::all_of(entry["data_offsets"], natural)) {
       fail(fmt::format("the entry of tensor '{}' is malformed", name));
     }
-    const auto dtype = std::ranges::find(dtypes, entry["dtype"].get<std::string>(), [](const auto& d) { return d.first; });
-    if (dtype == dtypes.end()) fail(fmt::format("tensor '{}' has the unknown type {}", name, entry["dtype"].dump()));
+    const auto dtype =
+        std::ranges::find(dtypes, entry["dtype"].get<std::string>(), [](const auto& d) { return d.first; });
+    if (dtype == dtypes.end())
+      fail(fmt::format("tensor '{}' has the unknown type {}", name, entry["dtype"].dump()));
 
     const std::uint64_t begin = entry["data_offsets"][0].get<std::uint64_t>();
     const std::uint64_t end = entry["data_offsets"][1].get<std::uint64_t>();
@@ -147,7 +152,8 @@ class SafeTensorsReader {
     constexpr std::uint64_t most = std::numeric_limits<std::int64_t>::max();
     for (const auto& extent : entry["shape"]) {
       const auto n = extent.get<std::uint64_t>();
-      if (n > 0 && span > most / n) fail(fmt::format("tensor '{}' claims more bytes than the file has", name));
+      if (n > 0 && span > most / n)
+        fail(fmt::format("tensor '{}' claims more bytes than the file has", name));
       empty = empty || n == 0;
       span *= n > 0 ? n : 1;
       shape.push_back(static_cast<std::int64_t>(n));
@@ -156,7 +162,8 @@ class SafeTensorsReader {
     if (size != end - begin) {
       fail(fmt::format("tensor '{}' has {} bytes, its shape and type ask for {}", name, end - begin, size));
     }
-    if (dtype->second == at::kBool && std::ranges::any_of(data_.substr(begin, size), [](char c) { return c != 0 && c != 1; })) {
+    if (dtype->second == at::kBool &&
+        std::ranges::any_of(data_.substr(begin, size), [](char c) { return c != 0 && c != 1; })) {
       fail(fmt::format("tensor '{}' is of truth values, and has others than 0 and 1", name));
     }
     ranges_.emplace_back(begin, end);
@@ -191,7 +198,8 @@ inline SafeTensors read_safetensors(const std::filesystem::path& path) {
 }
 
 /// Writes a safetensors file, whole or not at all.
-/// \throws Error when the path can't be written, the disk is full, or a tensor has a type that the format lacks
+/// \throws Error when the path can't be written, the disk is full, or a tensor has a type that the format
+/// lacks
 inline void write_safetensors(const std::filesystem::path& path, const SafeTensors& content) {
   nlohmann::json header = nlohmann::json::object();
   if (!content.metadata.empty()) header["__metadata__"] = content.metadata;
@@ -199,20 +207,25 @@ inline void write_safetensors(const std::filesystem::path& path, const SafeTenso
   std::uint64_t offset = 0;
   for (const auto& [name, tensor] : content.tensors) {
     data.push_back(tensor.detach().to(at::kCPU).contiguous());
-    const auto dtype = std::ranges::find(detail::dtypes, tensor.scalar_type(), [](const auto& d) { return d.second; });
+    const auto dtype =
+        std::ranges::find(detail::dtypes, tensor.scalar_type(), [](const auto& d) { return d.second; });
     if (dtype == detail::dtypes.end()) {
-      throw Error("cannot save {}: tensor '{}' has a type that safetensors lack; convert it first", path.string(), name);
+      throw Error("cannot save {}: tensor '{}' has a type that safetensors lack; convert it first",
+                  path.string(), name);
     }
     const std::uint64_t end = offset + data.back().nbytes();
-    if (name == "__metadata__") throw Error("cannot save {}: no tensor may be called '{}'; rename it", path.string(), name);
-    header[name] = {{"dtype", dtype->first}, {"shape", tensor.sizes().vec()}, {"data_offsets", {offset, end}}};
+    if (name == "__metadata__")
+      throw Error("cannot save {}: no tensor may be called '{}'; rename it", path.string(), name);
+    header[name] = {
+        {"dtype", dtype->first}, {"shape", tensor.sizes().vec()}, {"data_offsets", {offset, end}}};
     offset = end;
   }
   std::string text;
   try {
     text = header.dump();
   } catch (const nlohmann::json::exception&) {
-    throw Error("cannot save {}: a tensor's name or the metadata is not UTF-8; write it in UTF-8", path.string());
+    throw Error("cannot save {}: a tensor's name or the metadata is not UTF-8; write it in UTF-8",
+                path.string());
   }
   text.append((8 - text.size() % 8) % 8, ' ');  // so that the data begins at a multiple of 8
 

@@ -11,9 +11,10 @@
 
 namespace refine::artifacts {
 
-/// A module's parameters and buffers by name, as PyTorch's `state_dict` has them. Tensors are shared, not copied.
-/// \param prefix put before each name
-inline std::map<std::string, at::Tensor> state_dict(const torch::nn::Module& module, const std::string& prefix = "") {
+/// A module's parameters and buffers by name, as PyTorch's `state_dict` has them. Tensors are shared, not
+/// copied. \param prefix put before each name
+inline std::map<std::string, at::Tensor> state_dict(const torch::nn::Module& module,
+                                                    const std::string& prefix = "") {
   std::map<std::string, at::Tensor> state;
   for (const auto& item : module.named_parameters()) state[prefix + item.key()] = item.value();
   for (const auto& item : module.named_buffers()) state[prefix + item.key()] = item.value();
@@ -21,7 +22,8 @@ inline std::map<std::string, at::Tensor> state_dict(const torch::nn::Module& mod
 }
 
 /// Copies `state` into `module`: all names must be there, with the module's shapes, and no others.
-/// \param from where the state came from, for the message \throws Error naming the first tensor that does not fit;
+/// \param from where the state came from, for the message \throws Error naming the first tensor that does not
+/// fit;
 ///   the module is unchanged then
 inline void load_state_dict(torch::nn::Module& module, const std::map<std::string, at::Tensor>& state,
                             const std::string& from, const std::string& prefix = "") {
@@ -34,16 +36,21 @@ inline void load_state_dict(torch::nn::Module& module, const std::map<std::strin
   for (const auto& [name, tensor] : wanted) {
     const auto found = state.find(name);
     if (found == state.end()) {
-      throw Error("cannot load {}: tensor '{}' is not in it; it is of another network, or of other options", from, name);
+      throw Error("cannot load {}: tensor '{}' is not in it; it is of another network, or of other options",
+                  from, name);
     }
     if (found->second.sizes() != tensor.sizes()) {
-      throw Error("cannot load {}: tensor '{}' is {}, the network's is {}; give the network the width and task it was trained with",
-                  from, name, shape(found->second), shape(tensor));
+      throw Error(
+          "cannot load {}: tensor '{}' is {}, the network's is {}; give the network the width and task it "
+          "was trained with",
+          from, name, shape(found->second), shape(tensor));
     }
   }
   for (const auto& [name, tensor] : state) {
     if (name.starts_with(prefix) && !wanted.contains(name)) {
-      throw Error("cannot load {}: the network has no tensor '{}'; it is of another network, or of other options", from, name);
+      throw Error(
+          "cannot load {}: the network has no tensor '{}'; it is of another network, or of other options",
+          from, name);
     }
   }
   c10::NoGradGuard no_grad;

@@ -14,7 +14,8 @@ namespace refine {
 /// Saves a classifier's parameters and buffers under their own names, and `metadata` beside them.
 /// \throws Error when the file can't be written
 template <backbones::Backbone B>
-void save(const B& victim, const std::filesystem::path& path, std::map<std::string, std::string> metadata = {}) {
+void save(const B& victim, const std::filesystem::path& path,
+          std::map<std::string, std::string> metadata = {}) {
   metadata["refine"] = "victim";
   metadata["classes"] = std::to_string(Task(victim.task).classes);
   artifacts::write_safetensors(path, {artifacts::state_dict(*victim.module), std::move(metadata)});

@@ -11,7 +11,9 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
+#include <refine/core/agreement.hpp>
 #include <refine/core/error.hpp>
 #include <refine/core/seed.hpp>
 #include <refine/core/task.hpp>

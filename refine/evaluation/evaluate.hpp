@@ -23,9 +23,9 @@ namespace detail {
 inline void require_fit(std::string_view what, const Task& wanted, const Task& data) {
   if (compatible(wanted, data)) return;
   Message why;
-  require_agreement(why << "refine: the " << what << " takes " << wanted.image << " images of " << wanted.classes
-                        << " classes, the data has " << data.image << " and " << data.classes
-                        << "; evaluate it on data of its task [evaluate]");
+  require_agreement(why << "refine: the " << what << " takes " << wanted.image << " images of "
+                        << wanted.classes << " classes, the data has " << data.image << " and "
+                        << data.classes << "; evaluate it on data of its task [evaluate]");
 }
 
 /// Runs `answer` over clean and triggered images.
@@ -48,17 +48,20 @@ metrics::Figures evaluate(const B& victim, const data::Dataset& test, const A& a
   test.validate();
   detail::require_fit("backbone", victim.task, test.task());
   victim.module->eval();
-  const auto parameters = victim.module->parameters();  // a victim that was loaded may stand elsewhere than the rest
+  const auto parameters =
+      victim.module->parameters();  // a victim that was loaded may stand elsewhere than the rest
   return detail::measure([&](const at::Tensor& x) { return victim.forward(x); }, test,
                          attack.trigger_images(test.images), attack.target,
-                         parameters.empty() ? default_device() : parameters.front().device(), [](std::int64_t) {});
+                         parameters.empty() ? default_device() : parameters.front().device(),
+                         [](std::int64_t) {});
 }
 
 /// Measures a pipeline, without and with its defense, on all of `test`, clean and triggered.
 /// \param show progress on standard error
 /// \throws Error when the data does not fit the pipeline or the attack
 template <typename T, typename B, typename R, attacks::Attack A>
-Evaluation evaluate(const Pipeline<T, B, R>& defense, const data::Dataset& test, const A& attack, bool show = false) {
+Evaluation evaluate(const Pipeline<T, B, R>& defense, const data::Dataset& test, const A& attack,
+                    bool show = false) {
   test.validate();
   detail::require_fit("pipeline", defense.task(), test.task());
   const at::Tensor triggered = attack.trigger_images(test.images);

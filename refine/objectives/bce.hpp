@@ -8,8 +8,8 @@
 
 namespace refine::objectives {
 
-/// The published loss (Chen et al., 2025, `chen2025refine`): binary cross-entropy, the mean over N·classes, between
-/// the softmax of the remapped logits and the one-hot form of the class that the teacher names.
+/// The published loss (Chen et al., 2025, `chen2025refine`): binary cross-entropy, the mean over N·classes,
+/// between the softmax of the remapped logits and the one-hot form of the class that the teacher names.
 struct Bce {
   /// \param remapped logits N×classes, with gradient \param teacher the victim's own logits N×classes
   /// \return a scalar

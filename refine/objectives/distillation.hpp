@@ -7,8 +7,9 @@
 
 namespace refine::objectives {
 
-/// Knowledge distillation (Hinton et al., 2015, `hinton2015distilling`): the Kullback–Leibler divergence, the mean
-/// over N, from the teacher's softmax to that of the remapped logits, both at `temperature`, times its square.
+/// Knowledge distillation (Hinton et al., 2015, `hinton2015distilling`): the Kullback–Leibler divergence, the
+/// mean over N, from the teacher's softmax to that of the remapped logits, both at `temperature`, times its
+/// square.
 struct Distillation {
   double temperature = 1;  ///< above 0
 

@@ -6,10 +6,10 @@
 
 namespace refine::objectives {
 
-/// Supervised contrastive loss (Khosla et al., 2020, `khosla2020supcon`) over two identical views, as the published
-/// method uses it. Two identical views make a 2N×2N matrix out of N×N numbers, so only those are computed: an
-/// anchor has itself once as a positive and every other image of its class twice, and its denominator is
-/// 2·Σ_j e^{s_ij} − e^{s_ii}.
+/// Supervised contrastive loss (Khosla et al., 2020, `khosla2020supcon`) over two identical views, as the
+/// published method uses it. Two identical views make a 2N×2N matrix out of N×N numbers, so only those are
+/// computed: an anchor has itself once as a positive and every other image of its class twice, and its
+/// denominator is 2·Σ_j e^{s_ij} − e^{s_ii}.
 struct SupCon {
   double temperature = 0.07;       ///< above 0
   double base_temperature = 0.07;  ///< the loss is scaled by temperature / base_temperature

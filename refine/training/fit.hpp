@@ -20,11 +20,12 @@ namespace refine {
 /// Trains a pipeline's transform on clean images, in place, on `default_device()` (Chen et al., 2025,
 /// `chen2025refine`). It needs no labels: the teacher is the frozen victim itself, on the image as it is.
 /// \param images uint8 N×C×H×W
-/// \throws Error when the images do not fit the pipeline, a field of the recipe is out of range, or the loss is not
+/// \throws Error when the images do not fit the pipeline, a field of the recipe is out of range, or the loss
+/// is not
 ///   finite
 ///
-/// *Determinism*: the same seeds on the same device, with the same number of threads, give bitwise the same weights
-/// on the CPU.
+/// *Determinism*: the same seeds on the same device, with the same number of threads, give bitwise the same
+/// weights on the CPU.
 template <typename T, typename B, typename R, typename... Observers>
 void fit(Pipeline<T, B, R>& defense, const at::Tensor& images, const Recipe& recipe = recipes::fast,
          Observers&&... observers) {
@@ -32,7 +33,8 @@ void fit(Pipeline<T, B, R>& defense, const at::Tensor& images, const Recipe& rec
   if (images.dim() != 4 || images.scalar_type() != at::kByte) {
     throw Error("refine: fit takes bytes, N×C×H×W; convert float images with data::to_bytes");
   }
-  const ImageShape shape{static_cast<int>(images.size(1)), static_cast<int>(images.size(2)), static_cast<int>(images.size(3))};
+  const ImageShape shape{static_cast<int>(images.size(1)), static_cast<int>(images.size(2)),
+                         static_cast<int>(images.size(3))};
   const ImageShape wanted = defense.task().image;
   if (!compatible(wanted, shape)) {
     Message why;
@@ -44,13 +46,17 @@ void fit(Pipeline<T, B, R>& defense, const at::Tensor& images, const Recipe& rec
 
   const auto objective = [&](const at::Tensor& remapped, const at::Tensor& teacher) {
     switch (recipe.objective) {
-      case Objective::nll: return objectives::Nll{}(remapped, teacher);
-      case Objective::distillation: return objectives::Distillation{recipe.temperature}(remapped, teacher);
-      case Objective::bce: break;
+      case Objective::nll:
+        return objectives::Nll{}(remapped, teacher);
+      case Objective::distillation:
+        return objectives::Distillation{recipe.temperature}(remapped, teacher);
+      case Objective::bce:
+        break;
     }
     return objectives::Bce{}(remapped, teacher);
   };
-  const objectives::SupCon supcon{.temperature = recipe.supcon_temperature, .base_temperature = recipe.supcon_temperature};
+  const objectives::SupCon supcon{.temperature = recipe.supcon_temperature,
+                                  .base_temperature = recipe.supcon_temperature};
   const auto batch = [&](const at::Tensor& batch_images, const at::Tensor&) -> detail::BatchResult {
     at::Tensor teacher;
     {
@@ -64,8 +70,8 @@ void fit(Pipeline<T, B, R>& defense, const at::Tensor& images, const Recipe& rec
     if (recipe.supcon_weight > 0) loss = loss + recipe.supcon_weight * supcon(rewritten, named);
     return {loss, remapped.detach().argmax(1).eq(named).sum()};
   };
-  detail::train({.name = "defense", .accuracy_of = "agreement"}, *defense.transform().module, device, images, recipe.optimization,
-                       recipe.augmentation, recipe.seed, batch, observers...);
+  detail::train({.name = "defense", .accuracy_of = "agreement"}, *defense.transform().module, device, images,
+                recipe.optimization, recipe.augmentation, recipe.seed, batch, observers...);
 }
 
 }  // namespace refine

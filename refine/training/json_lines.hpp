@@ -13,8 +13,9 @@
 
 namespace refine {
 
-/// Appends a line of JSON at each epoch: `{"run":"defense","epoch":1,"loss":…,"accuracy":…,"lr":…,"seconds":…}`.
-/// Each line is flushed, so that the file can be followed while the run goes on.
+/// Appends a line of JSON at each epoch:
+/// `{"run":"defense","epoch":1,"loss":…,"accuracy":…,"lr":…,"seconds":…}`. Each line is flushed, so that the
+/// file can be followed while the run goes on.
 class JsonLines {
  public:
   /// \throws Error when the file can't be opened for appending
@@ -28,16 +29,18 @@ class JsonLines {
   void on_begin(const RunInfo& info) { run_ = info.name; }
 
   void on_epoch(const EpochInfo& info) {
-    const nlohmann::json line = {{"run", run_},           {"epoch", info.epoch}, {"loss", info.loss},
-                                 {"accuracy", info.accuracy}, {"lr", info.lr},   {"seconds", info.seconds}};
+    const nlohmann::json line = {{"run", run_},       {"epoch", info.epoch},
+                                 {"loss", info.loss}, {"accuracy", info.accuracy},
+                                 {"lr", info.lr},     {"seconds", info.seconds}};
     const std::string text = line.dump() + "\n";
-    if (std::fwrite(text.data(), 1, text.size(), file_.get()) != text.size() || std::fflush(file_.get()) != 0) fail();
+    if (std::fwrite(text.data(), 1, text.size(), file_.get()) != text.size() || std::fflush(file_.get()) != 0)
+      fail();
   }
 
  private:
   [[noreturn]] void fail() const {
-    throw Error("cannot write {}: {}; choose a folder that can be written to, with room on its disk", path_.string(),
-                std::strerror(errno));
+    throw Error("cannot write {}: {}; choose a folder that can be written to, with room on its disk",
+                path_.string(), std::strerror(errno));
   }
 
   struct Close {

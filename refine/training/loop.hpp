@@ -21,19 +21,19 @@
 
 namespace refine::detail {
 
-/// What one batch came to: the loss, with gradient, and how many answers were right (a scalar tensor, so that a
-/// device need not be waited for).
+/// What one batch came to: the loss, with gradient, and how many answers were right (a scalar tensor, so that
+/// a device need not be waited for).
 struct BatchResult {
   at::Tensor loss;
   at::Tensor right;
 };
 
-/// The loop that victims and defenses are trained by. `batch(images, indices)` gets augmented float images on the
-/// module's device and the int64 indices they have in the training set.
+/// The loop that victims and defenses are trained by. `batch(images, indices)` gets augmented float images on
+/// the module's device and the int64 indices they have in the training set.
 template <typename Batch, typename... Observers>
-void train(const RunInfo& run, torch::nn::Module& module, at::Device device,
-           const at::Tensor& bytes, const Optimization& how, const data::Augmentation& augmentation,
-                             std::uint64_t seed, Batch&& batch, Observers&... observers) {
+void train(const RunInfo& run, torch::nn::Module& module, at::Device device, const at::Tensor& bytes,
+           const Optimization& how, const data::Augmentation& augmentation, std::uint64_t seed, Batch&& batch,
+           Observers&... observers) {
   const std::int64_t n = bytes.size(0);
   if (n == 0) throw Error("refine: there are no images to train the {} on; give it one at least", run.name);
   const data::Batches batches{.size = how.batch_size, .seed = derived_seed(seed, "order")};
@@ -42,7 +42,8 @@ void train(const RunInfo& run, torch::nn::Module& module, at::Device device,
 
   const at::Tensor resident = bytes.to(device);
   Optimizers optimizers(module, how);
-  if (optimizers.empty()) throw Error("refine: the {} has no parameters to train; choose another network", run.name);
+  if (optimizers.empty())
+    throw Error("refine: the {} has no parameters to train; choose another network", run.name);
   module.train();
   notify_begin({run.name, how.epochs, per_epoch, n, run.accuracy_of}, observers...);
 
@@ -55,7 +56,8 @@ void train(const RunInfo& run, torch::nn::Module& module, at::Device device,
     for (const at::Tensor& indices : batches(n, epoch)) {
       const at::Tensor there = indices.to(device);
       at::Tensor images = data::to_float(resident.index_select(0, there), device);
-      images = data::augment(images, augmentation, derived_seed(seed, "augmentation", static_cast<std::uint64_t>(step)));
+      images = data::augment(images, augmentation,
+                             derived_seed(seed, "augmentation", static_cast<std::uint64_t>(step)));
       images = images.contiguous(at::MemoryFormat::ChannelsLast);
 
       factor = how.rate_factor(step, steps, epoch);
@@ -73,11 +75,12 @@ void train(const RunInfo& run, torch::nn::Module& module, at::Device device,
     }
     const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - begin;
     const EpochInfo info{epoch + 1, loss.item<double>() / static_cast<double>(n),
-                         static_cast<double>(right.item<std::int64_t>()) / static_cast<double>(n), how.lr * factor,
-                         elapsed.count()};
+                         static_cast<double>(right.item<std::int64_t>()) / static_cast<double>(n),
+                         how.lr * factor, elapsed.count()};
     if (!std::isfinite(info.loss)) {
-      throw Error("refine: training the {} diverged, its loss is {} in epoch {}; lower the recipe's lr, now {}", run.name,
-                  info.loss, info.epoch, how.lr);
+      throw Error(
+          "refine: training the {} diverged, its loss is {} in epoch {}; lower the recipe's lr, now {}",
+          run.name, info.loss, info.epoch, how.lr);
     }
     notify_epoch(info, observers...);
   }

@@ -28,8 +28,8 @@ struct MuonOptions : torch::optim::OptimizerCloneableOptions<MuonOptions> {
   TORCH_ARG(double, weight_decay) = 0.1;  ///< decoupled
   TORCH_ARG(int64_t, ns_steps) = 5;       ///< Newton–Schulz steps
   TORCH_ARG(double, eps) = 1e-7;
-  /// What Newton–Schulz is computed in: PyTorch takes bfloat16, which pays on accelerators; a processor without
-  /// bfloat16 arithmetic is quicker in float32.
+  /// What Newton–Schulz is computed in: PyTorch takes bfloat16, which pays on accelerators; a processor
+  /// without bfloat16 arithmetic is quicker in float32.
   TORCH_ARG(at::ScalarType, ns_dtype) = at::kBFloat16;
 
  public:
@@ -75,8 +75,9 @@ struct MuonState : torch::optim::OptimizerCloneableParamState<MuonState> {
   }
 };
 
-/// The matrix nearest to orthogonal, roughly: U·V^T with singular values of 0.7 to 1.2 for those of `matrix`, by the
-/// quintic Newton–Schulz iteration (Jordan et al., 2024, `jordan2024muon`). \param matrix rows×columns, in `dtype`
+/// The matrix nearest to orthogonal, roughly: U·V^T with singular values of 0.7 to 1.2 for those of `matrix`,
+/// by the quintic Newton–Schulz iteration (Jordan et al., 2024, `jordan2024muon`). \param matrix
+/// rows×columns, in `dtype`
 inline at::Tensor newton_schulz(const at::Tensor& matrix, std::int64_t steps, double eps) {
   constexpr double a = 3.4445, b = -4.7750, c = 2.0315;
   const bool tall = matrix.size(0) > matrix.size(1);
@@ -89,18 +90,20 @@ inline at::Tensor newton_schulz(const at::Tensor& matrix, std::int64_t steps, do
   return tall ? x.t() : x;
 }
 
-/// Muon (Jordan et al., 2024, `jordan2024muon`): momentum whose every step is made orthogonal, for the kernels of
-/// hidden layers. A parameter of more than two dimensions is taken as the matrix (first, product of the rest). The
-/// step is scaled by √max(1, rows / columns). Biases, norms and the last layer belong to another optimiser.
+/// Muon (Jordan et al., 2024, `jordan2024muon`): momentum whose every step is made orthogonal, for the
+/// kernels of hidden layers. A parameter of more than two dimensions is taken as the matrix (first, product
+/// of the rest). The step is scaled by √max(1, rows / columns). Biases, norms and the last layer belong to
+/// another optimiser.
 class Muon : public torch::optim::Optimizer {
  public:
   /// \throws c10::Error when a parameter has fewer than two dimensions
-  explicit Muon(const std::vector<torch::optim::OptimizerParamGroup>& groups, MuonOptions defaults = MuonOptions())
+  explicit Muon(const std::vector<torch::optim::OptimizerParamGroup>& groups,
+                MuonOptions defaults = MuonOptions())
       : Optimizer(groups, std::make_unique<MuonOptions>(defaults)) {
     for (const auto& group : param_groups_) {
       for (const auto& parameter : group.params()) {
-        TORCH_CHECK(parameter.dim() >= 2, "Muon takes matrices and kernels, not a parameter of ", parameter.dim(),
-                    " dimension(s)");
+        TORCH_CHECK(parameter.dim() >= 2, "Muon takes matrices and kernels, not a parameter of ",
+                    parameter.dim(), " dimension(s)");
       }
     }
   }
@@ -145,8 +148,8 @@ class Muon : public torch::optim::Optimizer {
     const at::Tensor direction = options.nesterov() ? gradient.lerp(buffer, options.momentum()) : buffer;
 
     const at::Tensor matrix = direction.reshape({direction.size(0), -1});
-    const at::Tensor step =
-        newton_schulz(matrix.to(options.ns_dtype()), options.ns_steps(), options.eps()).to(parameter.scalar_type());
+    const at::Tensor step = newton_schulz(matrix.to(options.ns_dtype()), options.ns_steps(), options.eps())
+                                .to(parameter.scalar_type());
     const double shape = static_cast<double>(matrix.size(0)) / static_cast<double>(matrix.size(1));
     parameter.mul_(1 - options.lr() * options.weight_decay());
     parameter.add_(step.reshape(parameter.sizes()), -options.lr() * std::sqrt(std::max(1.0, shape)));

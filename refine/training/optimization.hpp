@@ -1,7 +1,7 @@
 #pragma once
 
-#include <array>
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstdint>
 #include <numbers>
@@ -27,9 +27,9 @@ struct Optimization {
   double weight_decay = 5e-4;  ///< L2 for SGD and Adam, decoupled for Muon
   double other_lr = 0.005;     ///< with Muon: of Adam, which trains what is no hidden kernel
   Schedule schedule = Schedule::constant;
-  double warmup = 0.3;                  ///< one_cycle: the share of steps on the way up, in [0, 1)
+  double warmup = 0.3;                     ///< one_cycle: the share of steps on the way up, in [0, 1)
   std::array<int, 2> milestones = {0, 0};  ///< steps: epochs, 0 for none
-  double decay = 0.1;                   ///< steps
+  double decay = 0.1;                      ///< steps
   int batch_size = 128;
   int epochs = 1;
 
@@ -43,7 +43,8 @@ struct Optimization {
     require(lr > 0 && std::isfinite(lr), "lr", lr, "above 0");
     require(other_lr > 0 && std::isfinite(other_lr), "other_lr", other_lr, "above 0");
     require(momentum >= 0 && momentum < 1, "momentum", momentum, "0 to below 1");
-    require(!nesterov || optimizer != OptimizerKind::sgd || momentum > 0, "momentum", momentum, "above 0 with nesterov");
+    require(!nesterov || optimizer != OptimizerKind::sgd || momentum > 0, "momentum", momentum,
+            "above 0 with nesterov");
     require(weight_decay >= 0 && std::isfinite(weight_decay), "weight_decay", weight_decay, "0 or more");
     require(warmup >= 0 && warmup < 1, "warmup", warmup, "0 to below 1");
     require(decay > 0 && std::isfinite(decay), "decay", decay, "above 0");
@@ -51,7 +52,8 @@ struct Optimization {
     require(epochs >= 1, "epochs", epochs, "1 or more");
   }
 
-  /// What the learning rates are multiplied with at a point of the run. \param step from 0 to steps-1, over all epochs
+  /// What the learning rates are multiplied with at a point of the run. \param step from 0 to steps-1, over
+  /// all epochs
   double rate_factor(std::int64_t step, std::int64_t steps, int epoch) const {
     if (schedule == Schedule::steps) {
       double factor = 1;

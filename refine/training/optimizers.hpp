@@ -13,8 +13,8 @@
 
 namespace refine {
 
-/// The optimisers that an `Optimization` asks for, on a module's parameters, stepped as one. With Muon, kernels
-/// larger than one pixel are Muon's and all other parameters Adam's.
+/// The optimisers that an `Optimization` asks for, on a module's parameters, stepped as one. With Muon,
+/// kernels larger than one pixel are Muon's and all other parameters Adam's.
 class Optimizers {
  public:
   Optimizers(const torch::nn::Module& module, const Optimization& how) {

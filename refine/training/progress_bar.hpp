@@ -11,8 +11,8 @@
 
 namespace refine {
 
-/// Shows a run's progress on standard error: a bar with rate and time left on a terminal, a line now and then in a
-/// log.
+/// Shows a run's progress on standard error: a bar with rate and time left on a terminal, a line now and then
+/// in a log.
 class ProgressBar {
  public:
   explicit ProgressBar(std::FILE* out = stderr) : out_(out) {}
@@ -26,7 +26,8 @@ class ProgressBar {
   }
 
   void on_step(const StepInfo& info) {
-    if (meter_) meter_->update(info.images, note_.empty() ? fmt::format("epoch {}/{}", info.epoch, epochs_) : note_);
+    if (meter_)
+      meter_->update(info.images, note_.empty() ? fmt::format("epoch {}/{}", info.epoch, epochs_) : note_);
   }
 
   void on_epoch(const EpochInfo& info) {

@@ -14,8 +14,8 @@ enum class Objective { bce, nll, distillation };
 /// How a transform is trained: what `fit` takes.
 struct Recipe {
   Objective objective = Objective::bce;
-  double temperature = 1;           ///< of distillation
-  double supcon_weight = 0.1;       ///< 0 leaves the term out
+  double temperature = 1;      ///< of distillation
+  double supcon_weight = 0.1;  ///< 0 leaves the term out
   double supcon_temperature = 0.07;
   Optimization optimization = {};
   data::Augmentation augmentation = {};
@@ -31,7 +31,8 @@ struct Recipe {
     if (!(supcon_temperature > 0)) {
       throw Error("refine: the recipe's supcon_temperature is {}; it is above 0", supcon_temperature);
     }
-    if (!(supcon_weight >= 0)) throw Error("refine: the recipe's supcon_weight is {}; it is 0 or more", supcon_weight);
+    if (!(supcon_weight >= 0))
+      throw Error("refine: the recipe's supcon_weight is {}; it is 0 or more", supcon_weight);
   }
 };
 

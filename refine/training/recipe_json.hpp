@@ -70,7 +70,8 @@ void visit_fields(Is<ClassifierRecipe> auto& r, auto&& visit) {
 }
 
 template <typename T>
-concept RecipePart = Is<T, Recipe> || Is<T, ClassifierRecipe> || Is<T, Optimization> || Is<T, data::Augmentation>;
+concept RecipePart =
+    Is<T, Recipe> || Is<T, ClassifierRecipe> || Is<T, Optimization> || Is<T, data::Augmentation>;
 
 nlohmann::ordered_json recipe_to_json(const RecipePart auto& part) {
   nlohmann::ordered_json json;
@@ -129,7 +130,8 @@ template <RecipePart Part>
 Part recipe_from_json(const nlohmann::json& json) {
   Part part;
   std::size_t known = 0;
-  if (!json.is_object()) throw Error("cannot read a recipe: a part of it is no JSON object; write {{\"lr\": 0.05, …}}");
+  if (!json.is_object())
+    throw Error("cannot read a recipe: a part of it is no JSON object; write {{\"lr\": 0.05, …}}");
   visit_fields(part, [&](const char* name, auto& field) {
     using Field = std::remove_cvref_t<decltype(field)>;
     if (!json.contains(name)) return;  // keeps its default
@@ -139,14 +141,18 @@ Part recipe_from_json(const nlohmann::json& json) {
       field = recipe_from_json<Field>(value);
     } else if constexpr (std::is_enum_v<Field>) {
       constexpr auto names = names_of(Field{});
-      const auto found = value.is_string() ? std::ranges::find(names, value.get<std::string>(), [](const auto& n) { return n.first; }) : names.end();
+      const auto found = value.is_string() ? std::ranges::find(names, value.get<std::string>(),
+                                                               [](const auto& n) { return n.first; })
+                                           : names.end();
       if (found == names.end()) {
-        throw Error("cannot read a recipe: its {} is {}; say {}, {} or {}", name, shown(value), names[0].first, names[1].first, names[2].first);
+        throw Error("cannot read a recipe: its {} is {}; say {}, {} or {}", name, shown(value),
+                    names[0].first, names[1].first, names[2].first);
       }
       field = found->second;
     } else {
       if (!read_exactly(value, field)) {
-        throw Error("cannot read a recipe: its {} is {}; give it a value of its own kind", name, shown(value));
+        throw Error("cannot read a recipe: its {} is {}; give it a value of its own kind", name,
+                    shown(value));
       }
     }
   });
@@ -154,7 +160,8 @@ Part recipe_from_json(const nlohmann::json& json) {
     for (const auto& [key, value] : json.items()) {
       bool found = false;
       visit_fields(part, [&](const char* name, auto&) { found = found || key == name; });
-      if (!found) throw Error("cannot read a recipe: it has no field '{}'; take it out, or check its spelling", key);
+      if (!found)
+        throw Error("cannot read a recipe: it has no field '{}'; take it out, or check its spelling", key);
     }
   }
   return part;
@@ -162,11 +169,17 @@ Part recipe_from_json(const nlohmann::json& json) {
 
 }  // namespace detail
 
-/// A recipe as JSON, each field under its own name, enumerators as words. What is left out on the way back keeps its
-/// default; unknown names are refused with an `Error`.
-inline void to_json(nlohmann::json& json, const Recipe& recipe) { json = detail::recipe_to_json(recipe); }
-inline void to_json(nlohmann::json& json, const ClassifierRecipe& recipe) { json = detail::recipe_to_json(recipe); }
-inline void from_json(const nlohmann::json& json, Recipe& recipe) { recipe = detail::recipe_from_json<Recipe>(json); }
+/// A recipe as JSON, each field under its own name, enumerators as words. What is left out on the way back
+/// keeps its default; unknown names are refused with an `Error`.
+inline void to_json(nlohmann::json& json, const Recipe& recipe) {
+  json = detail::recipe_to_json(recipe);
+}
+inline void to_json(nlohmann::json& json, const ClassifierRecipe& recipe) {
+  json = detail::recipe_to_json(recipe);
+}
+inline void from_json(const nlohmann::json& json, Recipe& recipe) {
+  recipe = detail::recipe_from_json<Recipe>(json);
+}
 inline void from_json(const nlohmann::json& json, ClassifierRecipe& recipe) {
   recipe = detail::recipe_from_json<ClassifierRecipe>(json);
 }

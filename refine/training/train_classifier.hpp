@@ -26,16 +26,16 @@ constexpr Message learnable(const Task& network, const Task& data) {
   return why;
 }
 
-/// Trains `backbone` on labelled images, on `default_device()`, and returns it (its module is the one passed in),
-/// in evaluation mode.
-/// \throws Error when the data does not fit the backbone, a field of the recipe is out of range, or the loss is not
+/// Trains `backbone` on labelled images, on `default_device()`, and returns it (its module is the one passed
+/// in), in evaluation mode. \throws Error when the data does not fit the backbone, a field of the recipe is
+/// out of range, or the loss is not
 ///   finite
 ///
-/// *Determinism*: the same seeds on the same device, with the same number of threads, give bitwise the same weights
-/// on the CPU.
+/// *Determinism*: the same seeds on the same device, with the same number of threads, give bitwise the same
+/// weights on the CPU.
 template <backbones::Backbone B, typename... Observers>
-B train_classifier(B backbone, const data::Dataset& dataset, const ClassifierRecipe& recipe = recipes::fast_classifier,
-                   Observers&&... observers) {
+B train_classifier(B backbone, const data::Dataset& dataset,
+                   const ClassifierRecipe& recipe = recipes::fast_classifier, Observers&&... observers) {
   recipe.validate();
   dataset.validate();
   require_agreement(learnable(backbone.task, dataset.task()));
@@ -50,7 +50,7 @@ B train_classifier(B backbone, const data::Dataset& dataset, const ClassifierRec
             logits.argmax(1).eq(wanted).sum()};
   };
   detail::train({.name = "victim"}, *backbone.module, device, dataset.images, recipe.optimization,
-                          recipe.augmentation, recipe.seed, batch, observers...);
+                recipe.augmentation, recipe.seed, batch, observers...);
   return backbone;
 }
 

@@ -58,7 +58,8 @@ TEST(SavedVictim, AnswersBitwiseTheSame) {
   EXPECT_FALSE(at::equal(other.forward(images), victim.forward(images)));
   const auto metadata = load(other, scratch.path / "victim");
   EXPECT_TRUE(at::equal(other.forward(images), victim.forward(images)));
-  EXPECT_EQ(metadata, (std::map<std::string, std::string>{{"refine", "victim"}, {"classes", "5"}, {"note", "hello"}}));
+  EXPECT_EQ(metadata,
+            (std::map<std::string, std::string>{{"refine", "victim"}, {"classes", "5"}, {"note", "hello"}}));
 }
 
 TEST(SavedDefense, AnswersBitwiseTheSameAndBringsItsPermutation) {
@@ -103,12 +104,17 @@ TEST(SavedVictim, OfAnotherNetworkIsRefusedByNameAndChangesNothing) {
     EXPECT_NE(said.find((scratch.path / "v").string()), std::string::npos) << said;
     return said;
   };
-  EXPECT_NE(line([](auto& c) { c.tensors.erase("layer3.0.bn1.running_var"); })
-                .find("'layer3.0.bn1.running_var' is not in it"), std::string::npos);
-  EXPECT_NE(line([](auto& c) { c.tensors["layer9.weight"] = at::rand({1}); })
-                .find("no tensor 'layer9.weight'"), std::string::npos);
-  EXPECT_NE(line([](auto& c) { c.tensors = artifacts::state_dict(*Victim{.width = 8}.module); })
-                .find("is 8, the network's is 4; give the network the width"), std::string::npos);
+  EXPECT_NE(line([](auto& c) {
+              c.tensors.erase("layer3.0.bn1.running_var");
+            }).find("'layer3.0.bn1.running_var' is not in it"),
+            std::string::npos);
+  EXPECT_NE(
+      line([](auto& c) { c.tensors["layer9.weight"] = at::rand({1}); }).find("no tensor 'layer9.weight'"),
+      std::string::npos);
+  EXPECT_NE(line([](auto& c) {
+              c.tensors = artifacts::state_dict(*Victim{.width = 8}.module);
+            }).find("is 8, the network's is 4; give the network the width"),
+            std::string::npos);
   EXPECT_EQ(bytes_of(*other.module), before);
 }
 
@@ -130,9 +136,15 @@ TEST(SavedDefense, OfAnotherPipelineIsRefusedAndChangesNothing) {
   save(defense_of(1), path, recipes::fast);
   const auto content = artifacts::read_safetensors(path);
   for (const auto& [text, says] : std::initializer_list<std::pair<std::string, std::string>>{
-           {"", "no list"},        {"[0,1", "no list"},          {"{}", "no list"},
-           {"[0,1,2,3.5,4]", "no list"}, {"[[0],1,2,3,4]", "no list"}, {"[1,0]", "it renames 2 classes"},
-           {"[0,1,2,3,3]", "class 3 twice"}, {"[0,1,2,3,-4]", "class -4 of 5"}, {"[0,1,2,3,18446744073709551615]", "class -1 of 5"}}) {
+           {"", "no list"},
+           {"[0,1", "no list"},
+           {"{}", "no list"},
+           {"[0,1,2,3.5,4]", "no list"},
+           {"[[0],1,2,3,4]", "no list"},
+           {"[1,0]", "it renames 2 classes"},
+           {"[0,1,2,3,3]", "class 3 twice"},
+           {"[0,1,2,3,-4]", "class -4 of 5"},
+           {"[0,1,2,3,18446744073709551615]", "class -1 of 5"}}) {
     auto changed = content;
     changed.metadata["permutation"] = text;
     artifacts::write_safetensors(path, changed);

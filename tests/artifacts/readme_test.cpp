@@ -18,7 +18,8 @@ constexpr Task task{ImageShape{3, 16, 16}, 5};
 auto make_defense(const std::filesystem::path& folder) {
   backbones::ResNet18<task> victim{.width = 4};
   load(victim, folder / "victim.safetensors");
-  Pipeline defense{transforms::UNet<task>{.levels = 2, .width = 4}, freeze(victim), remaps::Derangement<task>{}};
+  Pipeline defense{transforms::UNet<task>{.levels = 2, .width = 4}, freeze(victim),
+                   remaps::Derangement<task>{}};
   const auto metadata = load(defense, folder / "defense.safetensors");  // brings the permutation
   const Recipe recipe = nlohmann::json::parse(metadata.at("recipe"));
   return std::pair{defense, recipe};

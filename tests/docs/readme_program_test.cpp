@@ -1,4 +1,5 @@
-// The README's first program is compiled and linked as readme_main. It is not run: it wants CIFAR-10 and an hour.
+// The README's first program is compiled and linked as readme_main. It is not run: it wants CIFAR-10 and an
+// hour.
 
 #include <gtest/gtest.h>
 

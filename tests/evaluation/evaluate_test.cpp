@@ -119,8 +119,8 @@ TEST(Evaluate, FindsATriggerThatIsMerelyRenamed) {
 
 TEST(Evaluate, TakesMoreImagesThanABatch) {
   const std::vector<std::int64_t> truth(600, 2);
-  const Evaluation result =
-      evaluate(Pipeline{Wipe{}, Stub{}, remaps::Shift<task>{.by = 0}}, dataset(truth, std::vector<int>(600, 2)), SecondByte{});
+  const Evaluation result = evaluate(Pipeline{Wipe{}, Stub{}, remaps::Shift<task>{.by = 0}},
+                                     dataset(truth, std::vector<int>(600, 2)), SecondByte{});
   EXPECT_EQ(result.after.ba, (metrics::Proportion{600, 600}));
   EXPECT_EQ(result.after.ra, (metrics::Proportion{600, 600}));
 }
@@ -131,9 +131,11 @@ TEST(Evaluate, RefusesDataOfAnotherTask) {
   const auto says = [](const std::string& line, const char* what) {
     EXPECT_NE(line.find(what), std::string::npos) << line;
   };
-  says(testing::error_of([&] { evaluate(Stub{}, wide, SecondByte{}); }), "the backbone takes 1x1x2 images of 3 classes");
+  says(testing::error_of([&] { evaluate(Stub{}, wide, SecondByte{}); }),
+       "the backbone takes 1x1x2 images of 3 classes");
   const Pipeline defense{Wipe{}, Stub{}, remaps::Shift<task>{}};
-  says(testing::error_of([&] { evaluate(defense, wide, SecondByte{}); }), "the pipeline takes 1x1x2 images of 3 classes");
+  says(testing::error_of([&] { evaluate(defense, wide, SecondByte{}); }),
+       "the pipeline takes 1x1x2 images of 3 classes");
   auto four = test_set;
   four.classes.push_back("d");
   says(testing::error_of([&] { evaluate(defense, four, SecondByte{}); }), "has 1x1x2 and 4");
@@ -141,7 +143,8 @@ TEST(Evaluate, RefusesDataOfAnotherTask) {
 }
 
 TEST(Classify, OfNoImagesIsNothing) {
-  const auto none = classify([](const at::Tensor& x) { return x; }, at::empty({0, 1, 1, 2}, at::kByte), at::kCPU, [](std::int64_t) {});
+  const auto none = classify([](const at::Tensor& x) { return x; }, at::empty({0, 1, 1, 2}, at::kByte),
+                             at::kCPU, [](std::int64_t) {});
   EXPECT_TRUE(none.empty());
 }
 

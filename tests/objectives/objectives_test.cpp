@@ -42,7 +42,8 @@ TEST(Bce, IsItsDefinition) {
   double sum = 0;
   for (std::size_t i = 0; i < remapped.size(); ++i) {
     const auto p = softmax(remapped[i]);
-    for (std::size_t c = 0; c < p.size(); ++c) sum -= c == argmax(teacher[i]) ? std::log(p[c]) : std::log(1 - p[c]);
+    for (std::size_t c = 0; c < p.size(); ++c)
+      sum -= c == argmax(teacher[i]) ? std::log(p[c]) : std::log(1 - p[c]);
   }
   EXPECT_NEAR(Bce{}(tensor_of(remapped), tensor_of(teacher)).item<double>(), sum / 12, 1e-12);
 }
@@ -76,12 +77,14 @@ TEST(Distillation, IsItsDefinition) {
       for (std::size_t c = 0; c < p.size(); ++c) sum += p[c] * std::log(p[c] / q[c]);
     }
     const Distillation distillation{.temperature = t};
-    EXPECT_NEAR(distillation(tensor_of(remapped), tensor_of(teacher)).item<double>(), sum / 3 * t * t, 1e-12) << t;
+    EXPECT_NEAR(distillation(tensor_of(remapped), tensor_of(teacher)).item<double>(), sum / 3 * t * t, 1e-12)
+        << t;
     EXPECT_NEAR(distillation(tensor_of(teacher), tensor_of(teacher)).item<double>(), 0, 1e-12);
   }
 }
 
-/// Khosla et al., equation 2, over 2N rows as it is printed: −1/|P(i)| · Σ_p log(e^{s_ip} / Σ_{a≠i} e^{s_ia}).
+/// Khosla et al., equation 2, over 2N rows as it is printed: −1/|P(i)| · Σ_p log(e^{s_ip} / Σ_{a≠i}
+/// e^{s_ia}).
 at::Tensor supcon_of_two_views(const at::Tensor& features, const at::Tensor& labels, double temperature) {
   const at::Tensor one = features.flatten(1);
   const at::Tensor rows = at::cat({one, one});
@@ -95,10 +98,12 @@ at::Tensor supcon_of_two_views(const at::Tensor& features, const at::Tensor& lab
 }
 
 TEST(SupCon, IsTheDefinitionOverTwoIdenticalViewsWithItsGradient) {
-  for (const auto& classes : {std::vector<std::int64_t>{0, 1, 0, 2, 2, 2, 5}, {0, 0, 0, 0, 0, 0, 0}, {6, 5, 4, 3, 2, 1, 0}}) {
+  for (const auto& classes :
+       {std::vector<std::int64_t>{0, 1, 0, 2, 2, 2, 5}, {0, 0, 0, 0, 0, 0, 0}, {6, 5, 4, 3, 2, 1, 0}}) {
     const at::Tensor labels = at::tensor(classes);
     const at::Tensor start = at::randn({7, 2, 3, 2}, at::kDouble);
-    const at::Tensor ours = start.clone().set_requires_grad(true), defined = start.clone().set_requires_grad(true);
+    const at::Tensor ours = start.clone().set_requires_grad(true),
+                     defined = start.clone().set_requires_grad(true);
     const at::Tensor loss = SupCon{}(ours, labels), expected = supcon_of_two_views(defined, labels, 0.07);
     EXPECT_NEAR(loss.item<double>(), expected.item<double>(), 1e-8 * std::abs(expected.item<double>()));
     loss.backward();
@@ -110,7 +115,9 @@ TEST(SupCon, IsTheDefinitionOverTwoIdenticalViewsWithItsGradient) {
 
 TEST(SupCon, OfOneImageIsNothing) {
   // Its other view is its only positive and all of its denominator.
-  EXPECT_NEAR(SupCon{}(at::randn({1, 4}, at::kDouble), at::tensor(std::vector<std::int64_t>{3})).item<double>(), 0, 1e-12);
+  EXPECT_NEAR(
+      SupCon{}(at::randn({1, 4}, at::kDouble), at::tensor(std::vector<std::int64_t>{3})).item<double>(), 0,
+      1e-12);
 }
 
 TEST(SupCon, IsBlindToTheScaleOfFeaturesAndSurvivesNone) {
@@ -129,7 +136,8 @@ TEST(SupCon, ScalesWithItsBaseTemperature) {
   const at::Tensor labels = at::tensor(std::vector<std::int64_t>{0, 1, 0});
   const at::Tensor features = at::randn({3, 5}, at::kDouble);
   const double expected = supcon_of_two_views(features, labels, 0.5).item<double>() * (0.5 / 0.1);
-  EXPECT_NEAR((SupCon{.temperature = 0.5, .base_temperature = 0.1}(features, labels).item<double>()), expected, 1e-9);
+  EXPECT_NEAR((SupCon{.temperature = 0.5, .base_temperature = 0.1}(features, labels).item<double>()),
+              expected, 1e-9);
 }
 
 TEST(SupCon, StaysFiniteInSinglePrecisionAtASmallTemperature) {

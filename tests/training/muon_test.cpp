@@ -32,7 +32,9 @@ double off_by(const std::string& name, MuonOptions options, double scale = 1) {
   return worst;
 }
 
-MuonOptions published() { return MuonOptions().momentum(0.9).weight_decay(0.1); }
+MuonOptions published() {
+  return MuonOptions().momentum(0.9).weight_decay(0.1);
+}
 
 TEST(Muon, StepsAsPyTorchs) {
   constexpr double tolerance = 1e-3;  // bfloat16 has three digits, a step's entries are about 0.02
@@ -83,7 +85,9 @@ TEST(Muon, StepsAKernelAsAMatrix) {
   EXPECT_TRUE(at::allclose(last, kernel, 1e-5, 1e-6));
 }
 
-TEST(Muon, TakesNoVectors) { EXPECT_ANY_THROW(Muon({at::randn({3})})); }
+TEST(Muon, TakesNoVectors) {
+  EXPECT_ANY_THROW(Muon({at::randn({3})}));
+}
 
 TEST(Muon, GoesOnFromASavedStateBitwise) {
   for (const auto dtype : {at::kFloat, at::kBFloat16}) {

@@ -24,8 +24,8 @@ struct Best {
 
 TEST(TrainingReadme, TakesAnObserverOfYourOwn) {
   const auto train = data::Synthetic{.task = task, .train = 64, .test = 0}.make().train;
-  Pipeline defense{transforms::UNet<task>{.levels = 2, .width = 4}, freeze(backbones::ResNet18<task>{.width = 4}),
-                   remaps::Derangement<task>{}};
+  Pipeline defense{transforms::UNet<task>{.levels = 2, .width = 4},
+                   freeze(backbones::ResNet18<task>{.width = 4}), remaps::Derangement<task>{}};
   Recipe recipe = recipes::fast;
   recipe.optimization.epochs = 2;
 

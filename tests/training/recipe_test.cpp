@@ -21,14 +21,31 @@ TEST(Schedule, OneCycleIsPyTorchs) {
     double warmup;
     std::vector<std::pair<int, double>> rates;
   } cases[] = {
-      {20, 0.3, {{0, 0.04}, {1, 0.1316718427000253}, {3, 0.6683281572999747}, {5, 1}, {6, 0.9874640062350873},
-                 {10, 0.7169430017913008}, {18, 0.012539993764912554}, {19, 4e-06}}},
-      {50, 0.25, {{0, 0.04}, {1, 0.05779970207305629}, {8, 0.7968065546151362}, {12, 0.999561416803769},
-                  {16, 0.9648883833911539}, {25, 0.7128907942239532}, {48, 0.001757563360966314}, {49, 4e-06}}},
+      {20,
+       0.3,
+       {{0, 0.04},
+        {1, 0.1316718427000253},
+        {3, 0.6683281572999747},
+        {5, 1},
+        {6, 0.9874640062350873},
+        {10, 0.7169430017913008},
+        {18, 0.012539993764912554},
+        {19, 4e-06}}},
+      {50,
+       0.25,
+       {{0, 0.04},
+        {1, 0.05779970207305629},
+        {8, 0.7968065546151362},
+        {12, 0.999561416803769},
+        {16, 0.9648883833911539},
+        {25, 0.7128907942239532},
+        {48, 0.001757563360966314},
+        {49, 4e-06}}},
   };
   for (const auto& c : cases) {
     const Optimization how{.schedule = Schedule::one_cycle, .warmup = c.warmup};
-    for (const auto& [step, rate] : c.rates) EXPECT_NEAR(how.rate_factor(step, c.steps, 0), rate, 1e-12) << step;
+    for (const auto& [step, rate] : c.rates)
+      EXPECT_NEAR(how.rate_factor(step, c.steps, 0), rate, 1e-12) << step;
   }
 }
 
@@ -71,7 +88,8 @@ void comes_back(const R& recipe) {
 
 TEST(Recipe, ComesBackFromJson) {
   for (const auto& recipe : {recipes::paper, recipes::fast, recipes::two_cores, Recipe{}}) comes_back(recipe);
-  for (const auto& recipe : {recipes::paper_classifier, recipes::fast_classifier, recipes::two_cores_classifier}) {
+  for (const auto& recipe :
+       {recipes::paper_classifier, recipes::fast_classifier, recipes::two_cores_classifier}) {
     comes_back(recipe);
   }
   Recipe odd;
@@ -111,15 +129,19 @@ TEST(Recipe, KeepsDefaultsWhereJsonIsSilentAndRefusesTheRest) {
 }
 
 TEST(Recipe, SaysWhichFieldIsOutOfRange) {
-  constexpr double nan = std::numeric_limits<double>::quiet_NaN(), inf = std::numeric_limits<double>::infinity();
+  constexpr double nan = std::numeric_limits<double>::quiet_NaN(),
+                   inf = std::numeric_limits<double>::infinity();
   const auto line = [](auto&& change) {
     Recipe recipe = recipes::fast;
     change(recipe, recipe.optimization);
     return error_of([&] { recipe.validate(); });
   };
-#define EXPECT_NAMES(field, statement)                                    \
-  {                                                                       \
-    const auto said = line([&](Recipe& r, Optimization& o) { (void)r, (void)o; statement; }); \
+#define EXPECT_NAMES(field, statement)                                            \
+  {                                                                               \
+    const auto said = line([&](Recipe& r, Optimization& o) {                      \
+      (void)r, (void)o;                                                           \
+      statement;                                                                  \
+    });                                                                           \
     EXPECT_NE(said.find(field), std::string::npos) << #statement << ": " << said; \
   }
   EXPECT_EQ(line([](Recipe&, Optimization&) {}), "");

@@ -3,6 +3,7 @@
 #include <ATen/ops/zeros.h>
 #include <fmt/core.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 #include <refine/backbones/freeze.hpp>
 #include <refine/backbones/resnet18.hpp>
 #include <refine/data/synthetic.hpp>
@@ -10,7 +11,6 @@
 #include <refine/training/training.hpp>
 #include <refine/transforms/none.hpp>
 #include <refine/transforms/unet.hpp>
-#include <unistd.h>
 
 #include <algorithm>
 #include <filesystem>
@@ -82,7 +82,8 @@ double share(const at::Tensor& logits, const at::Tensor& labels) {
 TEST(TrainClassifier, Learns) {
   const auto& test = images().test;
   EXPECT_FALSE(victim().module->is_training());
-  EXPECT_GT(share(victim().forward(data::to_float(test.images, at::kCPU)), test.labels), 0.8);  // chance: 0.25
+  EXPECT_GT(share(victim().forward(data::to_float(test.images, at::kCPU)), test.labels),
+            0.8);  // chance: 0.25
 }
 
 TEST(TrainClassifier, IsTheSameForTheSameSeedAndAnotherForAnother) {
@@ -151,7 +152,9 @@ struct Everything {
   void on_begin(const RunInfo& info) {
     events.push_back(fmt::format("begin {} {} {} {}", info.name, info.epochs, info.batches, info.images));
   }
-  void on_step(const StepInfo& info) { events.push_back(fmt::format("step {} {} {}", info.epoch, info.batch, info.images)); }
+  void on_step(const StepInfo& info) {
+    events.push_back(fmt::format("step {} {} {}", info.epoch, info.batch, info.images));
+  }
   void on_epoch(const EpochInfo& info) { events.push_back(fmt::format("epoch {}", info.epoch)); }
   void on_end() { events.push_back("end"); }
 };
@@ -161,16 +164,18 @@ TEST(Observers, HearTheEventsTheyAskForInOrder) {
   Everything all;
   train_classifier(Victim{.width = 4}, images().train.first(80), quick(2), epochs, all);
   EXPECT_EQ(epochs.epochs, 2);
-  EXPECT_EQ(all.events, (std::vector<std::string>{"begin victim 2 3 80", "step 1 1 32", "step 1 2 64", "step 1 3 80",
-                                                  "epoch 1", "step 2 1 112", "step 2 2 144", "step 2 3 160", "epoch 2",
-                                                  "end"}));
+  EXPECT_EQ(all.events, (std::vector<std::string>{"begin victim 2 3 80", "step 1 1 32", "step 1 2 64",
+                                                  "step 1 3 80", "epoch 1", "step 2 1 112", "step 2 2 144",
+                                                  "step 2 3 160", "epoch 2", "end"}));
 }
 
 TEST(Observers, WriteJsonLines) {
-  const auto folder = std::filesystem::path(::testing::TempDir()) / fmt::format("refine-lines-{}", ::getpid());
+  const auto folder =
+      std::filesystem::path(::testing::TempDir()) / fmt::format("refine-lines-{}", ::getpid());
   const auto path = folder / "deep" / "log.jsonl";
   auto defense = defense_of();
-  for (int run = 0; run < 2; ++run) fit(defense, images().train.images.narrow(0, 0, 64), quick_defense(2), JsonLines(path));
+  for (int run = 0; run < 2; ++run)
+    fit(defense, images().train.images.narrow(0, 0, 64), quick_defense(2), JsonLines(path));
   std::ifstream in(path);
   std::string line;
   int lines = 0;
@@ -185,14 +190,16 @@ TEST(Observers, WriteJsonLines) {
     ++lines;
   }
   EXPECT_EQ(lines, 4) << "the second run appends";
-  EXPECT_NE(error_of([&] { JsonLines lines_of(folder); }).find("cannot write " + folder.string()), std::string::npos);
+  EXPECT_NE(error_of([&] { JsonLines lines_of(folder); }).find("cannot write " + folder.string()),
+            std::string::npos);
   EXPECT_NE(error_of([&] { JsonLines lines_of(path / "below"); }).find("cannot write"), std::string::npos);
   std::filesystem::remove_all(folder);
 }
 
 TEST(Observers, SayOnAFullDiskThatItIsFull) {
   JsonLines full("/dev/full");
-  EXPECT_NE(error_of([&] { full.on_epoch({.epoch = 1}); }).find("cannot write /dev/full: No space"), std::string::npos);
+  EXPECT_NE(error_of([&] { full.on_epoch({.epoch = 1}); }).find("cannot write /dev/full: No space"),
+            std::string::npos);
 }
 
 TEST(Observers, DrawNoControlCharactersInAFile) {
@@ -204,7 +211,9 @@ TEST(Observers, DrawNoControlCharactersInAFile) {
   EXPECT_TRUE(text.ends_with("\n"));
   EXPECT_TRUE(text.starts_with("victim 100%  128/128 img")) << text;
   EXPECT_NE(text.find("epoch 2/2: loss "), std::string::npos) << text;
-  EXPECT_TRUE(std::ranges::none_of(text, [](char c) { return c != '\n' && static_cast<unsigned char>(c) < 32; })) << text;
+  EXPECT_TRUE(std::ranges::none_of(text, [](char c) {
+    return c != '\n' && static_cast<unsigned char>(c) < 32;
+  })) << text;
 }
 
 TEST(Training, ThatDivergesNamesTheRate) {
@@ -224,13 +233,21 @@ TEST(Training, ThatDivergesNamesTheRate) {
 }
 
 TEST(Training, RefusesWhatDoesNotFit) {
-  const auto says = [](const std::string& line, const char* what) { EXPECT_NE(line.find(what), std::string::npos) << line; };
+  const auto says = [](const std::string& line, const char* what) {
+    EXPECT_NE(line.find(what), std::string::npos) << line;
+  };
   auto defense = defense_of();
-  says(error_of([&] { fit(defense, at::zeros({4, 3, 8, 8}, at::kByte)); }), "takes 3x16x16 images, the data has 3x8x8");
+  says(error_of([&] {
+         fit(defense, at::zeros({4, 3, 8, 8}, at::kByte));
+       }),
+       "takes 3x16x16 images, the data has 3x8x8");
   says(error_of([&] { fit(defense, at::zeros({4, 3, 16, 16})); }), "fit takes bytes");
   says(error_of([&] { fit(defense, at::zeros({3, 16, 16}, at::kByte)); }), "fit takes bytes");
   says(error_of([&] { fit(defense, at::Tensor()); }), "fit takes bytes");
-  says(error_of([&] { fit(defense, at::empty({0, 3, 16, 16}, at::kByte)); }), "no images to train the defense");
+  says(error_of([&] {
+         fit(defense, at::empty({0, 3, 16, 16}, at::kByte));
+       }),
+       "no images to train the defense");
   auto wrong = recipes::fast;
   wrong.optimization.batch_size = 0;
   says(error_of([&] { fit(defense, images().train.images, wrong); }), "batch_size");
@@ -238,10 +255,12 @@ TEST(Training, RefusesWhatDoesNotFit) {
   says(error_of([&] { fit(nothing, images().train.images); }), "no parameters to train");
 
   const auto other = data::Synthetic{.task = {ImageShape{3, 8, 8}, 4}, .train = 4, .test = 0}.make().train;
-  says(error_of([&] { train_classifier(Victim{.width = 4}, other); }), "the backbone takes 3x16x16 images, the data has 3x8x8");
+  says(error_of([&] { train_classifier(Victim{.width = 4}, other); }),
+       "the backbone takes 3x16x16 images, the data has 3x8x8");
   auto classes = images().train;
   classes.classes.push_back("more");
-  says(error_of([&] { train_classifier(Victim{.width = 4}, classes); }), "predicts 4 classes, the data has 5");
+  says(error_of([&] { train_classifier(Victim{.width = 4}, classes); }),
+       "predicts 4 classes, the data has 5");
   says(error_of([&] { train_classifier(Victim{.width = 4}, images().train.first(0)); }), "no images");
   says(error_of([&] { train_classifier(freeze(victim()), images().train); }), "no parameters to train");
 }
