@@ -2,9 +2,9 @@
 //
 //     bazel run //examples:cifar10_badnets -- --help
 
-#include <CLI/CLI.hpp>
 #include <c10/util/Exception.h>
 #include <fmt/core.h>
+#include <CLI/CLI.hpp>
 
 #include <csignal>
 #include <filesystem>
@@ -51,7 +51,11 @@ struct Source {
 Budget budget_of(const std::string& name) {
   const bool cuda = default_device().is_cuda();
   if (name == "full" || (name == "auto" && cuda)) {
-    return {.images = 0, .victim_width = 64, .transform_width = 64, .victim = recipes::fast_classifier, .defense = recipes::fast};
+    return {.images = 0,
+            .victim_width = 64,
+            .transform_width = 64,
+            .victim = recipes::fast_classifier,
+            .defense = recipes::fast};
   }
   Budget budget{.images = 50'000,
                 .victim_width = 16,
@@ -62,7 +66,7 @@ Budget budget_of(const std::string& name) {
     budget.images = 5'000;
     budget.victim_width = budget.transform_width = 8;
     budget.victim.optimization.epochs = 5;
-    budget.defense.optimization.epochs = 3;
+    budget.defense.optimization.epochs = 4;
   }
   return budget;
 }
@@ -107,7 +111,9 @@ report::Curve curve(const History& history, std::string name) {
   return result;
 }
 
-double seconds(const History& history) { return history.epochs.back().seconds; }
+double seconds(const History& history) {
+  return history.epochs.back().seconds;
+}
 
 std::string text_of(const auto& value) {
   std::ostringstream out;
@@ -132,40 +138,47 @@ void run(const Options& options) {
 
   if (budget.images > 0 && budget.images < train.size()) train = train.sample(budget.images, options.seed);
   std::cout << fmt::format(
-                   "refine: {} from {}, {} of its training images, {} test images; BadNets on '{}', rate {}, seed {}; {}",
-                   dataset, from.lexically_normal().string(), train.size(), test.size(), train.classes[0], attack.rate,
-                   options.seed, default_device().str())
+                   "refine: {} from {}, {} of its training images, {} test images; BadNets on '{}', rate {}, "
+                   "seed {}; {}",
+                   dataset, from.lexically_normal().string(), train.size(), test.size(), train.classes[0],
+                   attack.rate, options.seed, default_device().str())
             << std::endl;
 
   // The victim.
   ClassifierRecipe victim_recipe = budget.victim;
   victim_recipe.seed = options.seed;
   const auto poisoned = attack.poison(train);
-  artifacts::write_safetensors(attack_folder / "poison.safetensors",
-                               {.tensors = {{"indices", at::tensor(poisoned.indices)}, {"pattern", attack.trigger.pattern}},
-                                .metadata = {{"target", std::to_string(attack.target)},
-                                             {"rate", fmt::format("{}", attack.rate)},
-                                             {"seed", std::to_string(options.seed)}}});
+  artifacts::write_safetensors(
+      attack_folder / "poison.safetensors",
+      {.tensors = {{"indices", at::tensor(poisoned.indices)}, {"pattern", attack.trigger.pattern}},
+       .metadata = {{"target", std::to_string(attack.target)},
+                    {"rate", fmt::format("{}", attack.rate)},
+                    {"seed", std::to_string(options.seed)}}});
   ProgressBar bar;
   History victim_history, defense_history;
-  const auto victim =
-      train_classifier(backbones::Normalized{backbones::ResNet18<task>{.width = budget.victim_width, .seed = options.seed},
-                                             normalization},
-                       poisoned, victim_recipe, bar, attack_log, victim_history);
+  const auto victim = train_classifier(
+      backbones::Normalized{backbones::ResNet18<task>{.width = budget.victim_width, .seed = options.seed},
+                            normalization},
+      poisoned, victim_recipe, bar, attack_log, victim_history);
   save(victim, attack_folder / "victim.safetensors",
        {{"recipe", text_of(victim_recipe)}, {"width", std::to_string(budget.victim_width)}});
 
   // The defense: the same images, clean, and no labels.
   Recipe recipe = budget.defense;
   recipe.seed = options.seed;
-  auto defense = Pipeline{transforms::UNet<task>{.width = budget.transform_width, .seed = options.seed}, freeze(victim),
-                          remaps::Derangement<task>{.seed = options.seed}};
+  auto defense = Pipeline{transforms::UNet<task>{.width = budget.transform_width, .seed = options.seed},
+                          freeze(victim), remaps::Derangement<task>{.seed = options.seed}};
   fit(defense, train.images, recipe, bar, defense_log, defense_history);
-  save(defense, defense_folder / "defense.safetensors", recipe, {{"width", std::to_string(budget.transform_width)}});
+  save(defense, defense_folder / "defense.safetensors", recipe,
+       {{"width", std::to_string(budget.transform_width)}});
+
+  export_torchscript(defense, defense_folder / "defended.pt",
+                     {{"dataset", dataset}, {"recipe", text_of(recipe)}});
 
   const Evaluation evaluation = evaluate(defense, test, attack, /*show=*/true);
   std::string permutation;
-  for (auto name : defense.remap().permutation) permutation += (permutation.empty() ? "" : " ") + std::to_string(name);
+  for (auto name : defense.remap().permutation)
+    permutation += (permutation.empty() ? "" : " ") + std::to_string(name);
   const report::DefenseReport page{
       .title = "BadNets on " + dataset,
       .dataset = dataset,
@@ -189,7 +202,8 @@ void run(const Options& options) {
       .sheet = report::sample_sheet(defense, test, attack)};
   report::write_report(page, defense_folder);
   std::cout << page << "\nvictim   " << (attack_folder / "victim.safetensors").lexically_normal().string()
-            << "\ndefense  " << (defense_folder / "defense.safetensors").lexically_normal().string() << "\nreport   "
+            << "\ndefense  " << (defense_folder / "defense.safetensors").lexically_normal().string()
+            << "\nto serve " << (defense_folder / "defended.pt").lexically_normal().string() << "\nreport   "
             << (defense_folder / "report.html").lexically_normal().string() << std::endl;
 }
 
@@ -199,15 +213,18 @@ int main(int argc, char** argv) {
   Options options;
   CLI::App app{"Poisons CIFAR-10 with BadNets, trains a victim on it, defends it with REFINE, and reports."};
   app.add_option("--device", options.device, "auto, cpu, cuda or cuda:N")->capture_default_str();
-  app.add_option("--budget", options.budget,
-                 "full: all images, networks of width 64; small: 50,000 images, width 16, six minutes of two cores; "
-                 "tiny: 5,000 images, width 8, to see it work; auto: full with CUDA, else small")
+  app.add_option(
+         "--budget", options.budget,
+         "full: all images, networks of width 64; small: 50,000 images, width 16, six minutes of two cores; "
+         "tiny: 5,000 images, width 8, to see it work; auto: full with CUDA, else small")
       ->check(CLI::IsMember({"auto", "full", "small", "tiny"}))
       ->capture_default_str();
-  app.add_option("--seed", options.seed, "of the poisoning, the weights, the permutation and the order of images")
+  app.add_option("--seed", options.seed,
+                 "of the poisoning, the weights, the permutation and the order of images")
       ->capture_default_str();
   app.add_option("--data", options.data,
-                 "a folder with CIFAR-10 (binary, or image folders) or Fashion-MNIST; left out: data/CIFAR10, downloaded "
+                 "a folder with CIFAR-10 (binary, or image folders) or Fashion-MNIST; left out: "
+                 "data/CIFAR10, downloaded "
                  "if need be");
   app.add_option("--output", options.output, "where attack/ and refine_res/ go")->capture_default_str();
   try {

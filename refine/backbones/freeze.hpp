@@ -1,6 +1,7 @@
 #pragma once
 
-#include <utility>
+#include <map>
+#include <string>
 
 #include <refine/backbones/backbone.hpp>
 #include <refine/nn/channels_last.hpp>
@@ -34,6 +35,14 @@ class Frozen {
   decltype(B::module) module;
 
   at::Tensor forward(const at::Tensor& images) const { return inner_.forward(images); }
+
+  std::map<std::string, at::Tensor> named_constants() const {
+    if constexpr (requires { inner_.named_constants(); }) {
+      return inner_.named_constants();
+    } else {
+      return {};
+    }
+  }
 
   at::Tensor normalize(const at::Tensor& images) const requires NormalizingBackbone<B> {
     return inner_.normalize(images);

@@ -4,7 +4,9 @@
 #include <ATen/ops/tensor.h>
 
 #include <array>
+#include <map>
 #include <memory>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -71,6 +73,11 @@ class Normalized {
   }
 
   at::Tensor forward_normalized(const at::Tensor& normalized) const { return inner_.forward(normalized); }
+
+  /// The tensors that are no parameters, on the host, by name.
+  std::map<std::string, at::Tensor> named_constants() const {
+    return {{"mean", mean_.on_host()}, {"deviation", deviation_.on_host()}};
+  }
 
   const Normalization& normalization() const { return by_; }
 

@@ -13,8 +13,9 @@ namespace refine {
 /// `Message`, made from run-time extents, goes to `require_agreement`: one text for both.
 template <Message why>
 struct Agreement {
-  static_assert(why.empty(),
-                "refine: these parts do not fit together; the text in Agreement<...> says what, why and where");
+  static_assert(
+      why.empty(),
+      "refine: these parts do not fit together; the text in Agreement<...> says what, why and where");
   static constexpr bool holds = true;
 };
 
@@ -29,9 +30,10 @@ template <auto>
 struct IsConstant;
 
 /// `T::name` is a constant, not a member of each object. The first requirement keeps GCC from a hard error.
-#define REFINE_FIXES(name)                                                        \
-  (requires { requires !std::is_member_object_pointer_v<decltype(&T::name)>; } && \
-   requires { typename detail::IsConstant<T::name>; })
+#define REFINE_FIXES(name)                                                           \
+  (                                                                                  \
+      requires { requires !std::is_member_object_pointer_v<decltype(&T::name)>; } && \
+      requires { typename detail::IsConstant<T::name>; })
 
 template <typename T>
 concept FixesStaticTask = REFINE_FIXES(static_task);

@@ -8,8 +8,8 @@
 
 namespace refine {
 
-/// What a user can cause and a user can mend: a missing file, a wrong shape, a full disk. `what()` is one line
-/// that says what, why, where and what to do; a program prints it and exits with `Error::exit_status`.
+/// What a user can cause and a user can mend: a missing file, a wrong shape, a full disk. `what()` is one
+/// line that says what, why, where and what to do; a program prints it and exits with `Error::exit_status`.
 class Error : public std::runtime_error {
  public:
   static constexpr int exit_status = 2;
@@ -17,14 +17,13 @@ class Error : public std::runtime_error {
   explicit Error(std::string line) : std::runtime_error(one_line(std::move(line))) {}
 
   template <typename... Args>
-    requires(sizeof...(Args) > 0)
-  explicit Error(fmt::format_string<Args...> format, Args&&... args)
+  requires(sizeof...(Args) > 0) explicit Error(fmt::format_string<Args...> format, Args&&... args)
       : Error(fmt::format(format, std::forward<Args>(args)...)) {}
 
  private:
   static std::string one_line(std::string text) {
-    for (char& c : text) {
-      if (c == '\n' || c == '\r') c = ' ';
+    for (char& c : text) {  // a name from a hostile file may carry a terminal's control sequences
+      if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = ' ';
     }
     return text;
   }

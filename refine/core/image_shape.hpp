@@ -19,14 +19,18 @@ struct ImageShape {
 };
 
 /// True when no extent that both know differs.
-constexpr bool compatible(int a, int b) { return a == dynamic || b == dynamic || a == b; }
+constexpr bool compatible(int a, int b) {
+  return a == dynamic || b == dynamic || a == b;
+}
 
 constexpr bool compatible(const ImageShape& a, const ImageShape& b) {
   return compatible(a.channels, b.channels) && compatible(a.height, b.height) && compatible(a.width, b.width);
 }
 
 /// What both say together: the extents of `a`, and those of `b` where `a` leaves them open.
-constexpr int merged(int a, int b) { return a == dynamic ? b : a; }
+constexpr int merged(int a, int b) {
+  return a == dynamic ? b : a;
+}
 
 constexpr ImageShape merged(const ImageShape& a, const ImageShape& b) {
   return {merged(a.channels, b.channels), merged(a.height, b.height), merged(a.width, b.width)};

@@ -6,8 +6,8 @@
 
 namespace refine {
 
-/// One line of diagnostics, built by `constexpr` code. It is a structural type, so that the very text which is
-/// thrown at run time can also be a template argument, where the compiler prints it (see `Agreement`).
+/// One line of diagnostics, built by `constexpr` code. It is a structural type, so that the very text which
+/// is thrown at run time can also be a template argument, where the compiler prints it (see `Agreement`).
 struct Message {
   static constexpr std::size_t capacity = 240;  ///< characters; what does not fit is cut off
 

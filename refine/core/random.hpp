@@ -8,13 +8,15 @@
 
 namespace refine {
 
-/// The host-side generator. Its draws are the same with every standard library, which is why the helpers below
-/// stand in for `std::uniform_int_distribution` and `std::shuffle`, whose results the standard leaves open.
+/// The host-side generator. Its draws are the same with every standard library, which is why the helpers
+/// below stand in for `std::uniform_int_distribution` and `std::shuffle`, whose results the standard leaves
+/// open.
 using Random = std::mt19937_64;
 
 /// A whole number drawn evenly from [0, bound). \pre bound > 0
 inline std::uint64_t uniform_below(Random& random, std::uint64_t bound) {
-  const std::uint64_t unfair = (~std::uint64_t{0} % bound + 1) % bound;  // so many values would be drawn too often
+  const std::uint64_t unfair =
+      (~std::uint64_t{0} % bound + 1) % bound;  // so many values would be drawn too often
   std::uint64_t value = random();
   while (value < unfair) value = random();
   return value % bound;

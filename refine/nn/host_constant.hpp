@@ -23,6 +23,8 @@ class HostConstant {
     return state_->elsewhere;
   }
 
+  const at::Tensor& on_host() const { return state_->host; }
+
  private:
   struct State {
     explicit State(at::Tensor tensor) : host(std::move(tensor)) {}

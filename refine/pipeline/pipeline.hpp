@@ -3,6 +3,8 @@
 #include <ATen/ops/tensor.h>
 
 #include <cstdint>
+#include <map>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -97,6 +99,15 @@ class Pipeline {
 
   /// The victim alone: images N×C×H×W in [0, 1] → logits N×classes.
   at::Tensor undefended(const at::Tensor& images) const { return backbone_.forward(images); }
+
+  /// The tensors that are no parameters, on the host, by name: the backbone's, and where each logit comes
+  /// from.
+  std::map<std::string, at::Tensor> named_constants() const {
+    std::map<std::string, at::Tensor> constants;
+    if constexpr (requires { backbone_.named_constants(); }) constants = backbone_.named_constants();
+    constants["sources"] = sources_.on_host();
+    return constants;
+  }
 
   /// Gives the remap another permutation, as when a saved defense is loaded.
   /// \throws Error when it is no permutation of the pipeline's classes

@@ -7,7 +7,8 @@
 
 namespace refine {
 
-/// The terminal table: BA, ASR, RA, the largest lift and DER, before and after, each with its count and interval.
+/// The terminal table: BA, ASR, RA, the largest lift and DER, before and after, each with its count and
+/// interval.
 inline std::ostream& operator<<(std::ostream& out, const Evaluation& evaluation) {
   return out << report::terminal_table(
              {.class_names = evaluation.classes, .before = evaluation.before, .after = evaluation.after});

@@ -19,10 +19,11 @@
 
 namespace refine::report {
 
-/// The first test image of each class other than the target, up to `rows` of them: clean, triggered, and what the
-/// transform makes of both, each with what the model says of it.
+/// The first test image of each class other than the target, up to `rows` of them: clean, triggered, and what
+/// the transform makes of both, each with what the model says of it.
 template <typename T, typename B, typename R, attacks::Attack A>
-ImageSheet sample_sheet(const Pipeline<T, B, R>& defense, const data::Dataset& test, const A& attack, int rows = 6) {
+ImageSheet sample_sheet(const Pipeline<T, B, R>& defense, const data::Dataset& test, const A& attack,
+                        int rows = 6) {
   const std::optional<int> target = attack.target;
   std::vector<std::int64_t> chosen;
   const auto labels = to_vector(test.labels);

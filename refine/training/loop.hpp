@@ -44,6 +44,10 @@ void train(const RunInfo& run, torch::nn::Module& module, at::Device device, con
   Optimizers optimizers(module, how);
   if (optimizers.empty())
     throw Error("refine: the {} has no parameters to train; choose another network", run.name);
+  struct BackToEvaluation {  // also after a failure
+    torch::nn::Module& module;
+    ~BackToEvaluation() { module.eval(); }
+  } back_to_evaluation{module};
   module.train();
   notify_begin({run.name, how.epochs, per_epoch, n, run.accuracy_of}, observers...);
 
@@ -84,7 +88,6 @@ void train(const RunInfo& run, torch::nn::Module& module, at::Device device, con
     }
     notify_epoch(info, observers...);
   }
-  module.eval();
   notify_end(observers...);
 }
 

@@ -28,8 +28,8 @@ struct EpochInfo {
   double loss = 0;      ///< mean over the epoch's images
   double accuracy = 0;  ///< share, in [0, 1], that the network being trained answers as its teacher (fit) or
                         ///< as the label says (train_classifier), while it trains
-  double lr = 0;       ///< at the epoch's last step
-  double seconds = 0;  ///< since the run began
+  double lr = 0;        ///< at the epoch's last step
+  double seconds = 0;   ///< since the run began
 };
 
 /// An observer has any of `on_begin(RunInfo)`, `on_step(StepInfo)`, `on_epoch(EpochInfo)` and `on_end()`; the

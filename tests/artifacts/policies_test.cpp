@@ -11,8 +11,8 @@
 
 #include <functional>
 
-#include "scratch_folder.hpp"
-#include "tests/fixtures/error_of.hpp"
+#include "tests/support/error_of.hpp"
+#include "tests/support/scratch_folder.hpp"
 
 namespace refine {
 namespace {

@@ -7,7 +7,7 @@
 #include <refine/remaps/derangement.hpp>
 #include <refine/transforms/unet.hpp>
 
-#include "scratch_folder.hpp"
+#include "tests/support/scratch_folder.hpp"
 
 using namespace refine;
 

@@ -15,9 +15,9 @@
 #include <cstring>
 #include <string>
 
-#include "scratch_folder.hpp"
-#include "tests/fixtures/error_of.hpp"
 #include "tests/fixtures/pytorch.hpp"
+#include "tests/support/error_of.hpp"
+#include "tests/support/scratch_folder.hpp"
 
 namespace refine::artifacts {
 namespace {

@@ -9,8 +9,8 @@
 #include <refine/attacks/attacks.hpp>
 #include <refine/data/synthetic.hpp>
 #include <string>
-#include <tests/fixtures/error_of.hpp>
 #include <vector>
+#include "tests/support/error_of.hpp"
 
 namespace refine::attacks {
 namespace {

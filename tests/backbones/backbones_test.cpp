@@ -13,9 +13,9 @@
 #include <refine/backbones/backbones.hpp>
 #include <refine/nn/nn.hpp>
 #include <string>
-#include <tests/fixtures/error_of.hpp>
 #include <tests/fixtures/pytorch.hpp>
 #include <vector>
+#include "tests/support/error_of.hpp"
 
 namespace refine::backbones {
 namespace {

@@ -9,17 +9,21 @@
 #include <iterator>
 #include <string>
 
+#include "tests/support/error_of.hpp"
+
 namespace refine {
 namespace {
 
+using testing::error_of;
+
 namespace fs = std::filesystem;
 
-class AtomicFileTest : public testing::Test {
+class AtomicFileTest : public ::testing::Test {
  protected:
   void SetUp() override {
-    folder_ = fs::path(testing::TempDir()) /
+    folder_ = fs::path(::testing::TempDir()) /
               fmt::format("atomic-{}-{}", ::getpid(),
-                          testing::UnitTest::GetInstance()->current_test_info()->name());
+                          ::testing::UnitTest::GetInstance()->current_test_info()->name());
     fs::create_directories(folder_);
   }
   void TearDown() override { fs::remove_all(folder_); }
@@ -29,15 +33,6 @@ class AtomicFileTest : public testing::Test {
     return {std::istreambuf_iterator<char>(in), {}};
   }
   std::ptrdiff_t files() const { return std::distance(fs::directory_iterator(folder_), {}); }
-
-  static std::string error_of(auto&& action) {
-    try {
-      action();
-    } catch (const Error& error) {
-      return error.what();
-    }
-    return "no error";
-  }
 
   fs::path folder_;
 };

@@ -10,7 +10,8 @@
 #include <utility>
 #include <vector>
 
-#include "scratch_folder.hpp"
+#include "tests/support/error_of.hpp"
+#include "tests/support/scratch_folder.hpp"
 
 namespace refine::data {
 namespace {

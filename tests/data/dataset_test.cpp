@@ -14,7 +14,8 @@
 #include <limits>
 #include <vector>
 
-#include "scratch_folder.hpp"
+#include "tests/support/error_of.hpp"
+#include "tests/support/scratch_folder.hpp"
 
 namespace refine::data {
 namespace {

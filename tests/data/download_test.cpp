@@ -12,7 +12,8 @@
 #include <vector>
 
 #include "loopback_server.hpp"
-#include "scratch_folder.hpp"
+#include "tests/support/error_of.hpp"
+#include "tests/support/scratch_folder.hpp"
 
 namespace refine::data {
 namespace {

@@ -13,7 +13,7 @@
 #include <optional>
 #include <vector>
 
-#include "tests/fixtures/error_of.hpp"
+#include "tests/support/error_of.hpp"
 
 namespace refine {
 namespace {

@@ -13,7 +13,8 @@
 
 #include <refine/refine.hpp>
 
-#include "tests/data/scratch_folder.hpp"
+#include "tests/support/error_of.hpp"
+#include "tests/support/scratch_folder.hpp"
 
 namespace refine {
 namespace {
@@ -29,15 +30,17 @@ struct Outcome {
   std::string out, err;
 };
 
-/// The example, started where a user stands. No proxy and no name server answers, so nothing can be downloaded.
+/// The example, started where a user stands. No proxy and no name server answers, so nothing can be
+/// downloaded.
 Outcome example(const ScratchFolder& here, const std::string& arguments, const std::string& before = "") {
   const std::string folder = "'" + here.path.string() + "'";
   const std::string program = "'" + fs::absolute("examples/cifar10_badnets").string() + "'";
-  const int result = std::system((before + "cd " + folder + " && BUILD_WORKING_DIRECTORY=" + folder +
-                                  " https_proxy=http://127.0.0.1:9 " + program + " " + arguments +
-                                  " >out.txt 2>err.txt")
-                                     .c_str());
-  return {WIFEXITED(result) ? WEXITSTATUS(result) : -1, content(here.path / "out.txt"), content(here.path / "err.txt")};
+  const int result =
+      std::system((before + "cd " + folder + " && BUILD_WORKING_DIRECTORY=" + folder +
+                   " https_proxy=http://127.0.0.1:9 " + program + " " + arguments + " >out.txt 2>err.txt")
+                      .c_str());
+  return {WIFEXITED(result) ? WEXITSTATUS(result) : -1, content(here.path / "out.txt"),
+          content(here.path / "err.txt")};
 }
 
 void expect_refusal(const Outcome& outcome, std::initializer_list<std::string_view> words) {
@@ -82,8 +85,8 @@ TEST(Cifar10BadNets, RunsTheWholePathOnRealImagesAndReachesItsFigures) {
   auto victim =
       backbones::Normalized{backbones::ResNet18<task>{.width = 8, .seed = 1}, normalizations::fashion_mnist};
   load(victim, attack_folder / "victim.safetensors");
-  auto defense =
-      Pipeline{transforms::UNet<task>{.width = 8, .seed = 1}, freeze(victim), remaps::Derangement<task>{.seed = 1}};
+  auto defense = Pipeline{transforms::UNet<task>{.width = 8, .seed = 1}, freeze(victim),
+                          remaps::Derangement<task>{.seed = 1}};
   load(defense, defense_folder / "defense.safetensors");
   const Evaluation again = evaluate(defense, test, attack);
   EXPECT_EQ(again.before.ba.hits, metrics["before"]["ba"]["hits"]);
@@ -91,9 +94,12 @@ TEST(Cifar10BadNets, RunsTheWholePathOnRealImagesAndReachesItsFigures) {
   EXPECT_EQ(again.after.ba.hits, metrics["after"]["ba"]["hits"]);
   EXPECT_EQ(again.after.largest_lift.with_trigger, metrics["after"]["largest_lift"]["with_trigger"]);
 
+  EXPECT_GT(fs::file_size(defense_folder / "defended.pt"), 100'000u);
+
   // The choice of poisoned images can be made again.
   const auto poison = artifacts::read_safetensors(attack_folder / "poison.safetensors");
-  EXPECT_EQ(to_vector(poison.tensors.at("indices")), attack.poison(train.sample(5'000, default_seed)).indices);
+  EXPECT_EQ(to_vector(poison.tensors.at("indices")),
+            attack.poison(train.sample(5'000, default_seed)).indices);
 }
 
 TEST(Cifar10BadNets, TellsItsOptions) {
@@ -122,7 +128,8 @@ TEST(Cifar10BadNets, RefusesBadInputInOneLineBeforeAnyTraining) {
 
 TEST(Cifar10BadNets, LeavesNothingHalfWrittenWhenTheDiskIsFull) {
   const ScratchFolder here;
-  // No file may grow beyond 2 kB (blocks of 512 bytes): the first to be too large is the list of poisoned images.
+  // No file may grow beyond 2 kB (blocks of 512 bytes): the first to be too large is the list of poisoned
+  // images.
   const Outcome full = example(here, std::string("--budget tiny --data ") + fashion, "ulimit -f 4; ");
   expect_refusal(full, {"poison.safetensors"});
   for (const auto& entry : fs::recursive_directory_iterator(here.path)) {

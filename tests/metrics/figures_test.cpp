@@ -5,17 +5,12 @@
 #include <cmath>
 #include <string>
 
+#include "tests/support/error_of.hpp"
+
 namespace refine::metrics {
 namespace {
 
-std::string error_of(auto&& action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
-}
+using refine::testing::error_of;
 
 // Ten images of three classes, target 0, worked by hand:
 //   image      0 1 2 | 3 4 5 6 | 7 8 9

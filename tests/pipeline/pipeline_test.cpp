@@ -8,9 +8,9 @@
 #include <refine/remaps/remaps.hpp>
 #include <refine/transforms/transforms.hpp>
 #include <string>
-#include <tests/fixtures/error_of.hpp>
 #include <utility>
 #include <vector>
+#include "tests/support/error_of.hpp"
 
 namespace refine {
 namespace {

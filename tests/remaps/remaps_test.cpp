@@ -9,9 +9,9 @@
 #include <map>
 #include <refine/remaps/remaps.hpp>
 #include <set>
-#include <tests/fixtures/error_of.hpp>
 #include <utility>
 #include <vector>
+#include "tests/support/error_of.hpp"
 
 namespace refine::remaps {
 namespace {

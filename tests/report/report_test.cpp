@@ -15,19 +15,14 @@
 #include <string>
 #include <vector>
 
+#include "tests/support/error_of.hpp"
+
 namespace refine::report {
 namespace {
 
-namespace fs = std::filesystem;
+using refine::testing::error_of;
 
-std::string error_of(auto&& action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
-}
+namespace fs = std::filesystem;
 
 int times(const std::string& text, std::string_view part) {
   int count = 0;
@@ -350,7 +345,7 @@ TEST(Ticks, AreRoundAndCoverTheRange) {
 }
 
 TEST(WriteReport, WritesThreeFilesOrSaysWhyNot) {
-  const fs::path folder = fs::path(testing::TempDir()) / fmt::format("report-{}", ::getpid());
+  const fs::path folder = fs::path(::testing::TempDir()) / fmt::format("report-{}", ::getpid());
   write_report(example(), folder / "deep");
   for (const char* name : {"metrics.json", "report.html", "images.png"}) {
     EXPECT_GT(fs::file_size(folder / "deep" / name), 100u) << name;

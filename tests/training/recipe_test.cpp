@@ -7,7 +7,7 @@
 #include <limits>
 #include <sstream>
 
-#include "tests/fixtures/error_of.hpp"
+#include "tests/support/error_of.hpp"
 
 namespace refine {
 namespace {

@@ -19,7 +19,7 @@
 #include <string>
 #include <vector>
 
-#include "tests/fixtures/error_of.hpp"
+#include "tests/support/error_of.hpp"
 
 namespace refine {
 namespace {

@@ -6,8 +6,8 @@
 #include <refine/nn/seeded.hpp>
 #include <refine/transforms/transforms.hpp>
 #include <string>
-#include <tests/fixtures/error_of.hpp>
 #include <tests/fixtures/pytorch.hpp>
+#include "tests/support/error_of.hpp"
 
 namespace refine::transforms {
 namespace {

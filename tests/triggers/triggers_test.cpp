@@ -12,8 +12,8 @@
 #include <refine/core/task.hpp>
 #include <refine/triggers/triggers.hpp>
 #include <string>
-#include <tests/fixtures/error_of.hpp>
 #include <vector>
+#include "tests/support/error_of.hpp"
 
 namespace refine::triggers {
 namespace {

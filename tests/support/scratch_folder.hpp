@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <cstddef>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
@@ -21,10 +23,13 @@ struct ScratchFolder {
   ScratchFolder(const ScratchFolder&) = delete;
   ~ScratchFolder() { std::filesystem::remove_all(path); }
 
-  std::filesystem::path write(std::string_view name, std::string_view bytes) const {
-    std::ofstream(path / name, std::ios::binary) << bytes;
-    return path / name;
+  std::filesystem::path write(const std::filesystem::path& name, std::string_view bytes) const {
+    const auto file = path / name;
+    std::filesystem::create_directories(file.parent_path());
+    std::ofstream(file, std::ios::binary) << bytes;
+    return file;
   }
+
   std::ptrdiff_t files() const { return std::distance(std::filesystem::directory_iterator(path), {}); }
 };
 
