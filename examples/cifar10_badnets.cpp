@@ -7,9 +7,12 @@
 #include <CLI/CLI.hpp>
 
 #include <csignal>
+#include <cstdlib>
+#include <exception>
 #include <filesystem>
 #include <iostream>
 #include <map>
+#include <sstream>
 #include <string>
 #include <system_error>
 
@@ -78,7 +81,7 @@ fs::path where_the_user_stands() {
 }
 
 Source read(const fs::path& root) {
-  if (fs::exists(root / "train-images-idx3-ubyte.gz") || fs::exists(root / "train-images-idx3-ubyte")) {
+  if (is_there(root / "train-images-idx3-ubyte.gz") || is_there(root / "train-images-idx3-ubyte")) {
     return {"FashionMNIST", root, data::fashion_mnist(root), normalizations::fashion_mnist};
   }
   return {"CIFAR10", root, data::cifar10(root), normalizations::cifar10};
@@ -94,7 +97,7 @@ Source find_images(const Options& options) {
     data::download_cifar10(root);
   } catch (const Error& error) {
     const fs::path debian = "/usr/share/datasets/fashion-mnist";
-    if (data::download_has_begun(root) || !fs::exists(debian)) throw;  // the next run goes on from there
+    if (data::download_has_begun(root) || !is_there(debian)) throw;  // the next run goes on from there
     std::cout << "refine: no CIFAR-10 in data/CIFAR10 and none to be had (" << error.what()
               << "): running on Fashion-MNIST\n";
     return read(debian);
@@ -242,6 +245,13 @@ int main(int argc, char** argv) {
     return Error::exit_status;
   } catch (const c10::Error& error) {
     std::cerr << "refine: LibTorch failed: " << error.what_without_backtrace() << '\n';
+    return 1;
+  } catch (const fs::filesystem_error& error) {
+    std::cerr << "cannot use " << error.path1().string() << ": " << error.code().message()
+              << "; check the path and its rights\n";
+    return Error::exit_status;
+  } catch (const std::exception& error) {
+    std::cerr << "refine: " << error.what() << '\n';
     return 1;
   }
   return 0;

@@ -1,7 +1,7 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
-#include <ATen/ops/rand.h>
+#include <ATen/ops/zeros.h>
 #include <c10/core/GradMode.h>
 #include <torch/csrc/jit/api/compilation_unit.h>
 #include <torch/csrc/jit/api/module.h>
@@ -93,7 +93,7 @@ void export_torchscript(const Pipeline<T, B, R>& defense, const std::filesystem:
   for (const auto& [name, constant] : there.named_constants()) module.register_buffer(name, constant);
 
   c10::NoGradGuard no_grad;
-  const at::Tensor example = at::rand({2, task.image.channels, task.image.height, task.image.width});
+  const at::Tensor example = at::zeros({2, task.image.channels, task.image.height, task.image.width});
   artifacts::detail::add_method(module, "forward", example,
                                 [&](const at::Tensor& x) { return there.forward(x); });
   artifacts::detail::add_method(module, "transform", example,
@@ -106,7 +106,7 @@ void export_torchscript(const Pipeline<T, B, R>& defense, const std::filesystem:
   about["classes"] = task.classes;
   about["permutation"] = there.remap().permutation;
   std::ostringstream bytes;
-  module.save(bytes, {{"refine.json", about.dump(2)}});
+  module.save(bytes, {{"refine.json", about.dump(2, ' ', false, nlohmann::json::error_handler_t::replace)}});
   write_file(path, bytes.view());
 }
 

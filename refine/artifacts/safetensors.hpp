@@ -9,7 +9,6 @@
 #include <cstdint>
 #include <cstring>
 #include <filesystem>
-#include <fstream>
 #include <limits>
 #include <map>
 #include <nlohmann/json.hpp>
@@ -21,6 +20,7 @@
 
 #include <refine/core/atomic_file.hpp>
 #include <refine/core/error.hpp>
+#include <refine/core/file_bytes.hpp>
 
 namespace refine::artifacts {
 
@@ -47,22 +47,6 @@ inline constexpr std::array<std::pair<std::string_view, at::ScalarType>, 10> dty
     {"U8", at::kByte},
     {"BOOL", at::kBool},
 }};
-
-/// The bytes of a file, or an `Error` that names it.
-inline std::string read_whole(const std::filesystem::path& path) {
-  std::error_code error;
-  const auto size = std::filesystem::file_size(path, error);
-  std::ifstream file(path, std::ios::binary);
-  if (error || !file) {
-    throw Error("cannot read {}: {}; check the path", path.string(),
-                error ? error.message() : std::string("permission denied or not a file"));
-  }
-  std::string bytes(size, '\0');
-  if (!file.read(bytes.data(), static_cast<std::streamsize>(size))) {
-    throw Error("cannot read {}: it ended early; check the disk and copy it again", path.string());
-  }
-  return bytes;
-}
 
 /// The reader trusts nothing that the file says of itself: every size is checked before it is used.
 class SafeTensorsReader {
@@ -193,7 +177,7 @@ class SafeTensorsReader {
 /// Reads a safetensors file; its tensors come on the host, contiguous.
 /// \throws Error when the file can't be read, is truncated, or says of itself what is not so
 inline SafeTensors read_safetensors(const std::filesystem::path& path) {
-  const std::string bytes = detail::read_whole(path);
+  const std::string bytes = file_bytes(path);
   return detail::SafeTensorsReader(path, bytes).read();
 }
 

@@ -48,6 +48,7 @@ struct DirtyLabel {
 
   /// What `poison` would refuse, without the work. \throws Error
   void check(const data::Dataset& dataset) const {
+    dataset.validate();
     const auto classes = static_cast<int>(dataset.classes.size());
     if (target < 0 || target >= classes) {
       throw Error("refine: target class {} is none of the data's {}; say 0 to {} [attack]", target, classes,

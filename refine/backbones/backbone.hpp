@@ -20,6 +20,10 @@ namespace refine::backbones {
 ///  3. `b.module` is a `std::shared_ptr` to the `torch::nn::Module` that holds its state, a
 ///     `torch::nn::Cloneable` if it is to be frozen;
 ///  4. `B` is copyable; copies share the module.
+///
+/// Where it computes with tensors that its module does not hold, `b.named_constants()` gives them, on the
+/// host, as a `std::map<std::string, at::Tensor>`: they are compared when weights are loaded, and travel with
+/// an exported file.
 template <typename B>
 concept Backbone = std::copyable<B> && requires(const B& b, const at::Tensor& images) {
   { b.task } -> std::convertible_to<Task>;

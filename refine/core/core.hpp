@@ -3,6 +3,7 @@
 #include <refine/core/agreement.hpp>
 #include <refine/core/atomic_file.hpp>
 #include <refine/core/error.hpp>
+#include <refine/core/file_bytes.hpp>
 #include <refine/core/image_shape.hpp>
 #include <refine/core/message.hpp>
 #include <refine/core/progress_meter.hpp>

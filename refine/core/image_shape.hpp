@@ -36,7 +36,7 @@ constexpr ImageShape merged(const ImageShape& a, const ImageShape& b) {
   return {merged(a.channels, b.channels), merged(a.height, b.height), merged(a.width, b.width)};
 }
 
-/// Appends `3×32×32`, with `?` for an open extent.
+/// Appends `3x32x32`, with `?` for an open extent.
 constexpr Message& operator<<(Message& message, const ImageShape& shape) {
   const int extents[] = {shape.channels, shape.height, shape.width};
   for (int i = 0; i < 3; ++i) {

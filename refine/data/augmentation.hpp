@@ -1,7 +1,6 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
-#include <ATen/ops/arange.h>
 #include <ATen/ops/constant_pad_nd.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/gather.h>
@@ -45,7 +44,7 @@ struct Augmentation {
 
 namespace detail {
 
-/// The draws of one kind of change: none moves another's. The augmentation tests spell out the same sequence.
+/// The draws of one kind of change: none moves another's.
 struct Draws {
   Random random;
 

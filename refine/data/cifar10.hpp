@@ -1,10 +1,11 @@
 #pragma once
 
 #include <ATen/ops/empty.h>
-#include <refine/data/file_bytes.hpp>
+#include <refine/core/file_bytes.hpp>
 #include <refine/data/image_folder.hpp>
 #include <refine/data/split.hpp>
 
+#include <algorithm>
 #include <array>
 #include <cstring>
 #include <filesystem>
@@ -64,14 +65,14 @@ inline Dataset read(const std::filesystem::path& folder, const std::vector<std::
 }
 
 inline bool has_binary(const std::filesystem::path& folder) {
-  const auto there = [&](const char* name) { return std::filesystem::exists(folder / name); };
+  const auto there = [&](const char* name) { return is_there(folder / name); };
   return there(test_file) || std::any_of(training_files.begin(), training_files.end(), there);
 }
 
 inline Split read_binary(const std::filesystem::path& folder) {
   Split split{.train = read(folder, {training_files.begin(), training_files.end()}),
               .test = read(folder, {test_file})};
-  if (const auto meta = folder / "batches.meta.txt"; std::filesystem::exists(meta)) {
+  if (const auto meta = folder / "batches.meta.txt"; is_there(meta)) {
     std::istringstream words(file_bytes(meta));
     const std::vector<std::string> names{std::istream_iterator<std::string>(words), {}};
     if (names.size() != 10) {
@@ -88,7 +89,7 @@ inline Split read_binary(const std::filesystem::path& folder) {
 /// Whether something that `cifar10(root)` would read lies under `root`.
 inline bool holds_cifar10(const std::filesystem::path& root) {
   return detail::cifar::has_binary(root) || detail::cifar::has_binary(root / "cifar-10-batches-bin") ||
-         std::filesystem::is_directory(root / "train");
+         is_there(root / "train");
 }
 
 /// CIFAR-10 (krizhevsky2009learning): 3×32×32, ten classes. Takes whichever form lies under `root`: the
@@ -99,7 +100,7 @@ inline Split cifar10(const std::filesystem::path& root) {
   const auto nested = root / "cifar-10-batches-bin";
   const bool in_nested = detail::cifar::has_binary(nested);
   const bool binary = in_nested || detail::cifar::has_binary(root);
-  const bool folders = std::filesystem::is_directory(root / "train");
+  const bool folders = is_there(root / "train");
   if (binary && folders) {
     throw Error(
         "cannot tell which CIFAR-10 to read: {} holds both the binary files and image folders; move one "

@@ -8,7 +8,6 @@
 #include <refine/data/dataset.hpp>
 #include <refine/data/decode_image.hpp>
 #include <refine/data/fashion_mnist.hpp>
-#include <refine/data/file_bytes.hpp>
 #include <refine/data/idx.hpp>
 #include <refine/data/image_folder.hpp>
 #include <refine/data/pixels.hpp>

@@ -14,6 +14,14 @@
 
 namespace refine::data {
 
+/// The shape of the images of an N×C×H×W tensor. \throws Error when it has other dimensions
+inline ImageShape image_of(const at::Tensor& images) {
+  if (images.dim() != 4)
+    throw Error("refine: images are N×C×H×W, these have {} dimensions; reshape them", images.dim());
+  return {static_cast<int>(images.size(1)), static_cast<int>(images.size(2)),
+          static_cast<int>(images.size(3))};
+}
+
 /// Labelled images on the host. Copies share their pixels; `select` and its kin make new ones.
 struct Dataset {
   at::Tensor images;                 ///< uint8, N×C×H×W, RGB, 0–255
@@ -23,11 +31,7 @@ struct Dataset {
   std::int64_t size() const { return images.defined() ? images.size(0) : 0; }
 
   /// All `dynamic` while there are no images.
-  ImageShape image() const {
-    if (!images.defined()) return {};
-    return {static_cast<int>(images.size(1)), static_cast<int>(images.size(2)),
-            static_cast<int>(images.size(3))};
-  }
+  ImageShape image() const { return images.defined() ? image_of(images) : ImageShape{}; }
 
   Task task() const { return {image(), static_cast<int>(classes.size())}; }
 

@@ -5,7 +5,7 @@
 #include <png.h>
 #include <turbojpeg.h>
 #include <refine/core/error.hpp>
-#include <refine/data/file_bytes.hpp>
+#include <refine/core/file_bytes.hpp>
 
 #include <csetjmp>
 #include <cstdint>

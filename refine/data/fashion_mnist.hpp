@@ -1,6 +1,7 @@
 #pragma once
 
 #include <ATen/ops/zeros.h>
+#include <refine/core/file_bytes.hpp>
 #include <refine/data/idx.hpp>
 #include <refine/data/split.hpp>
 
@@ -13,8 +14,8 @@ namespace detail::fashion {
 
 inline std::filesystem::path plain_or_gzipped(const std::filesystem::path& root, const std::string& name) {
   const auto plain = root / name, gzipped = root / (name + ".gz");
-  if (std::filesystem::exists(plain)) return plain;
-  if (std::filesystem::exists(gzipped)) return gzipped;
+  if (is_there(plain)) return plain;
+  if (is_there(gzipped)) return gzipped;
   throw Error(
       "cannot read Fashion-MNIST: neither {} nor {}.gz is in {}; install Debian's dataset-fashion-mnist, or "
       "name the folder that has it",

@@ -28,6 +28,15 @@ inline void require_fit(std::string_view what, const Task& wanted, const Task& d
                         << data.classes << "; evaluate it on data of its task [evaluate]");
 }
 
+/// Refused before any work, not after it.
+inline void require_target(std::optional<int> target, const data::Dataset& test) {
+  const auto classes = static_cast<int>(test.classes.size());
+  if (target && (*target < 0 || *target >= classes)) {
+    throw Error("refine: target class {} is none of the data's {}; say 0 to {} [evaluate]", *target, classes,
+                classes - 1);
+  }
+}
+
 /// Runs `answer` over clean and triggered images.
 template <typename Answer>
 metrics::Figures measure(Answer&& answer, const data::Dataset& test, const at::Tensor& triggered,
@@ -47,6 +56,7 @@ template <backbones::Backbone B, attacks::Attack A>
 metrics::Figures evaluate(const B& victim, const data::Dataset& test, const A& attack) {
   test.validate();
   detail::require_fit("backbone", victim.task, test.task());
+  detail::require_target(attack.target, test);
   victim.module->eval();
   const auto parameters =
       victim.module->parameters();  // a victim that was loaded may stand elsewhere than the rest
@@ -64,6 +74,7 @@ Evaluation evaluate(const Pipeline<T, B, R>& defense, const data::Dataset& test,
                     bool show = false) {
   test.validate();
   detail::require_fit("pipeline", defense.task(), test.task());
+  detail::require_target(attack.target, test);
   const at::Tensor triggered = attack.trigger_images(test.images);
   std::optional<ProgressMeter> meter;
   if (show) meter.emplace("evaluation", 4 * test.size(), "img");

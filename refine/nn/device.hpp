@@ -22,15 +22,15 @@ inline std::optional<at::Device>& chosen_device() {
 
 }  // namespace detail
 
-/// Where training and evaluation run: what `use_device` chose, otherwise CUDA where there is one, else the
-/// CPU.
+/// Where `train_classifier` and `fit` run (and leave their networks, for evaluation): what `use_device`
+/// chose, otherwise CUDA where there is one, else the CPU.
 inline at::Device default_device() {
   auto& device = detail::chosen_device();
   if (!device) device = torch::cuda::is_available() ? at::Device(at::kCUDA, 0) : at::Device(at::kCPU);
   return *device;
 }
 
-/// Says once, for the process, where training and evaluation run.
+/// Says once, for the process, where `train_classifier` and `fit` run.
 /// \param name `auto`, `cpu`, `cuda` or `cuda:1`
 /// \throws Error when the name is no device, or this machine has no such one
 inline void use_device(const std::string& name) {
@@ -43,10 +43,10 @@ inline void use_device(const std::string& name) {
   const std::string index = colon == std::string::npos ? "0" : name.substr(colon + 1);
   const bool numbered =
       !index.empty() && index.size() <= 3 && index.find_first_not_of("0123456789") == std::string::npos;
-  if ((kind != "cpu" && kind != "cuda") || !numbered) {
+  if ((kind != "cuda" && name != "cpu") || !numbered) {
     throw Error("refine: no device is called '{}'; say auto, cpu, cuda or cuda:N", name);
   }
-  if (kind == "cpu") {
+  if (name == "cpu") {
     detail::chosen_device() = at::Device(at::kCPU);
     return;
   }
@@ -58,12 +58,14 @@ inline void use_device(const std::string& name) {
   detail::chosen_device() = at::Device(at::kCUDA, static_cast<at::DeviceIndex>(std::stoi(index)));
 }
 
-/// Says once how many host threads tensor arithmetic uses; 0 means what OMP_NUM_THREADS says, or one a core.
+/// Says once how many host threads tensor arithmetic uses; 0 means what OMP_NUM_THREADS says, or one a
+/// hardware thread.
 inline void use_threads(int threads) {
-  if (threads < 0) throw Error("refine: {} threads were asked for; say 0 (one a core) or more", threads);
+  if (threads < 0)
+    throw Error("refine: {} threads were asked for; say 0 (as many as there are) or more", threads);
   if (threads == 0) {
-    if (std::getenv("OMP_NUM_THREADS") != nullptr) return;  // LibTorch heeds it
-    threads = static_cast<int>(std::thread::hardware_concurrency());
+    const char* said = std::getenv("OMP_NUM_THREADS");
+    threads = said != nullptr ? std::atoi(said) : static_cast<int>(std::thread::hardware_concurrency());
   }
   at::set_num_threads(threads > 0 ? threads : 1);
 }

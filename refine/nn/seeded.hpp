@@ -14,6 +14,8 @@ namespace refine::nn {
 /// seed gives the same initial weights, and nobody else's draws move. Modules are made on the host.
 template <typename Make>
 auto seeded(std::uint64_t seed, Make&& make) {
+  static std::recursive_mutex one_at_a_time;  // the generator is the process's; `make` may come back here
+  const std::lock_guard lock(one_at_a_time);
   const at::Generator& generator = at::detail::getDefaultCPUGenerator();
   struct Restore {
     at::Generator generator;

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <string_view>
+
 #include <refine/core/message.hpp>
 #include <refine/core/task.hpp>
 
@@ -15,6 +17,19 @@ constexpr Message fit_together(const ImageShape& transform, const Task& backbone
   } else if (!compatible(remap, backbone.classes)) {
     why << "refine: the remap renames " << remap << " classes, the backbone predicts " << backbone.classes
         << "; give both the same Task [Pipeline]";
+  }
+  return why;
+}
+
+/// Why a part's fields deny what its type says; empty when they do not.
+constexpr Message denied(std::string_view part, const Task& type, const Task& fields) {
+  Message why;
+  if (!compatible(type.image, fields.image)) {
+    why << "refine: the " << part << "'s type says " << type.image << " images, its field " << fields.image
+        << "; leave the field out [Pipeline]";
+  } else if (!compatible(type.classes, fields.classes)) {
+    why << "refine: the " << part << "'s type says " << type.classes << " classes, its field "
+        << fields.classes << "; leave the field out [Pipeline]";
   }
   return why;
 }

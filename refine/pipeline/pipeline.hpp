@@ -42,6 +42,9 @@ constexpr Message not_frozen(bool frozen) {
 /// Parts that disagree on the image shape or the number of classes do not compile; what is `dynamic` is
 /// checked at construction, in the same words. The transform moves to the backbone's device and to
 /// channels-last layout.
+///
+/// As with LibTorch's modules, copies share their networks: training one trains the other. For two
+/// transforms, make two.
 template <transforms::TransformNetwork T, backbones::Backbone B, remaps::RemappingStrategy R>
 class Pipeline {
   static_assert(Agreement<detail::not_frozen(backbones::FrozenBackbone<B>)>::holds);
@@ -60,6 +63,9 @@ class Pipeline {
         remap_(std::move(remap)),
         domain_(domain),
         sources_(sources(remap_.permutation)) {
+    require_agreement(denied("transform", {static_image_of<T>(), dynamic}, {transform_.image, dynamic}));
+    require_agreement(denied("backbone", static_task_of<B>(), backbone_.task));
+    require_agreement(denied("remap", {{}, static_classes_of<R>()}, {{}, remap_.classes}));
     require_agreement(fit_together(transform_.image, backbone_.task, remap_.classes));
     require_agreement(fit_together({}, {{}, merged(remap_.classes, backbone_.task.classes)},
                                    static_cast<int>(remap_.permutation.size())));
@@ -69,7 +75,7 @@ class Pipeline {
           "backbones::Normalized before freezing [Pipeline]");
     }
     const auto parameters = backbone_.module->parameters();
-    if (!parameters.empty()) to(parameters.front().device());
+    to(parameters.empty() ? at::Device(at::kCPU) : parameters.front().device());
     nn::to_channels_last(*transform_.module);
     transform_.module->eval();
   }
@@ -117,15 +123,14 @@ class Pipeline {
     remap_.permutation = std::move(permutation);
   }
 
+  /// Moves the networks, which copies share.
   void to(at::Device device) {
     transform_.module->to(device);
     backbone_.module->to(device);
+    device_ = device;
   }
 
-  at::Device device() const {
-    const auto parameters = backbone_.module->parameters();
-    return parameters.empty() ? at::Device(at::kCPU) : parameters.front().device();
-  }
+  at::Device device() const { return device_; }
 
   const T& transform() const { return transform_; }
   const B& backbone() const { return backbone_; }
@@ -143,6 +148,7 @@ class Pipeline {
   B backbone_;
   R remap_;
   PixelDomain domain_;
+  at::Device device_ = at::kCPU;
   nn::HostConstant sources_;
 };
 

@@ -7,8 +7,8 @@
 
 namespace refine {
 
-/// The terminal table: BA, ASR, RA, the largest lift and DER, before and after, each with its count and
-/// interval.
+/// The terminal table: BA, ASR, RA and the largest lift, before and after, with their counts and intervals;
+/// DER.
 inline std::ostream& operator<<(std::ostream& out, const Evaluation& evaluation) {
   return out << report::terminal_table(
              {.class_names = evaluation.classes, .before = evaluation.before, .after = evaluation.after});

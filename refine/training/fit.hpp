@@ -5,6 +5,7 @@
 
 #include <utility>
 
+#include <c10/core/GradMode.h>
 #include <refine/data/dataset.hpp>
 #include <refine/nn/device.hpp>
 #include <refine/objectives/bce.hpp>
@@ -21,8 +22,7 @@ namespace refine {
 /// `chen2025refine`). It needs no labels: the teacher is the frozen victim itself, on the image as it is.
 /// \param images uint8 N×C×H×W
 /// \throws Error when the images do not fit the pipeline, a field of the recipe is out of range, or the loss
-/// is not
-///   finite
+///   is not finite
 ///
 /// *Determinism*: the same seeds on the same device, with the same number of threads, give bitwise the same
 /// weights on the CPU.
@@ -33,8 +33,7 @@ void fit(Pipeline<T, B, R>& defense, const at::Tensor& images, const Recipe& rec
   if (images.dim() != 4 || images.scalar_type() != at::kByte) {
     throw Error("refine: fit takes bytes, N×C×H×W; convert float images with data::to_bytes");
   }
-  const ImageShape shape{static_cast<int>(images.size(1)), static_cast<int>(images.size(2)),
-                         static_cast<int>(images.size(3))};
+  const ImageShape shape = data::image_of(images);
   const ImageShape wanted = defense.task().image;
   if (!compatible(wanted, shape)) {
     Message why;

@@ -2,14 +2,15 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/Tensor.h>
+#include <ATen/ops/cat.h>
 #include <ATen/ops/zeros.h>
-#include <c10/core/GradMode.h>
 #include <torch/nn/module.h>
 
 #include <chrono>
 #include <cmath>
 #include <cstdint>
 #include <string_view>
+#include <vector>
 
 #include <refine/core/error.hpp>
 #include <refine/core/seed.hpp>
@@ -28,6 +29,18 @@ struct BatchResult {
   at::Tensor right;
 };
 
+/// The batches of an epoch. BatchNorm can't learn from a single value a channel, so a last batch of one image
+/// joins the one before.
+inline std::vector<at::Tensor> batches_of(const data::Batches& batches, std::int64_t n, std::int64_t epoch) {
+  std::vector<at::Tensor> cut = batches(n, epoch);
+  if (cut.size() > 1 && cut.back().size(0) == 1) {
+    const at::Tensor last = cut.back();
+    cut.pop_back();
+    cut.back() = at::cat({cut.back(), last});
+  }
+  return cut;
+}
+
 /// The loop that victims and defenses are trained by. `batch(images, indices)` gets augmented float images on
 /// the module's device and the int64 indices they have in the training set.
 template <typename Batch, typename... Observers>
@@ -35,9 +48,11 @@ void train(const RunInfo& run, torch::nn::Module& module, at::Device device, con
            const Optimization& how, const data::Augmentation& augmentation, std::uint64_t seed, Batch&& batch,
            Observers&... observers) {
   const std::int64_t n = bytes.size(0);
-  if (n == 0) throw Error("refine: there are no images to train the {} on; give it one at least", run.name);
+  if (n < 2)
+    throw Error("refine: {} image(s) are too few to train the {} on; give it two at least", n, run.name);
   const data::Batches batches{.size = how.batch_size, .seed = derived_seed(seed, "order")};
-  const std::int64_t per_epoch = batches.count(n), steps = per_epoch * how.epochs;
+  const auto per_epoch = static_cast<std::int64_t>(batches_of(batches, n, 0).size()),
+             steps = per_epoch * how.epochs;
   const auto begin = std::chrono::steady_clock::now();
 
   const at::Tensor resident = bytes.to(device);
@@ -57,7 +72,7 @@ void train(const RunInfo& run, torch::nn::Module& module, at::Device device, con
     at::Tensor right = at::zeros({}, at::TensorOptions(device).dtype(at::kLong));
     double factor = 1;
     std::int64_t in_epoch = 0;
-    for (const at::Tensor& indices : batches(n, epoch)) {
+    for (const at::Tensor& indices : batches_of(batches, n, epoch)) {
       const at::Tensor there = indices.to(device);
       at::Tensor images = data::to_float(resident.index_select(0, there), device);
       images = data::augment(images, augmentation,
@@ -83,7 +98,8 @@ void train(const RunInfo& run, torch::nn::Module& module, at::Device device, con
                          how.lr * factor, elapsed.count()};
     if (!std::isfinite(info.loss)) {
       throw Error(
-          "refine: training the {} diverged, its loss is {} in epoch {}; lower the recipe's lr, now {}",
+          "refine: training the {} diverged, its loss is {} in epoch {}; lower the recipe's learning rates, "
+          "lr is {}",
           run.name, info.loss, info.epoch, how.lr);
     }
     notify_epoch(info, observers...);

@@ -24,7 +24,7 @@ struct Optimization {
   double lr = 0.1;
   double momentum = 0.9;       ///< of SGD and Muon
   bool nesterov = false;       ///< of SGD; Muon's is always in this form
-  double weight_decay = 5e-4;  ///< L2 for SGD and Adam, decoupled for Muon
+  double weight_decay = 5e-4;  ///< L2 for SGD and Adam, decoupled for Muon, whose companion Adam has none
   double other_lr = 0.005;     ///< with Muon: of Adam, which trains what is no hidden kernel
   Schedule schedule = Schedule::constant;
   double warmup = 0.3;                     ///< one_cycle: the share of steps on the way up, in [0, 1)

@@ -26,17 +26,17 @@ class ProgressBar {
   }
 
   void on_step(const StepInfo& info) {
-    if (meter_)
-      meter_->update(info.images, note_.empty() ? fmt::format("epoch {}/{}", info.epoch, epochs_) : note_);
+    if (!meter_) return;
+    const std::string now = fmt::format("epoch {}/{}", info.epoch, epochs_);
+    meter_->update(info.images, note_.empty() ? now : now + " (last: " + note_ + ")");
   }
 
   void on_epoch(const EpochInfo& info) {
-    note_ = fmt::format("epoch {}/{}: loss {:.3f}, {} {:.1f} %", info.epoch, epochs_, info.loss, accuracy_of_,
-                        100 * info.accuracy);
+    note_ = fmt::format("loss {:.3f}, {} {:.1f} %", info.loss, accuracy_of_, 100 * info.accuracy);
   }
 
   void on_end() {
-    if (meter_) meter_->finish(note_);
+    if (meter_) meter_->finish(fmt::format("epoch {0}/{0}: {1}", epochs_, note_));
     meter_.reset();
   }
 

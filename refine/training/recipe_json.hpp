@@ -131,7 +131,7 @@ Part recipe_from_json(const nlohmann::json& json) {
   Part part;
   std::size_t known = 0;
   if (!json.is_object())
-    throw Error("cannot read a recipe: a part of it is no JSON object; write {{\"lr\": 0.05, …}}");
+    throw Error("cannot read a recipe: a part of it is no JSON object; write {\"lr\": 0.05, …}");
   visit_fields(part, [&](const char* name, auto& field) {
     using Field = std::remove_cvref_t<decltype(field)>;
     if (!json.contains(name)) return;  // keeps its default

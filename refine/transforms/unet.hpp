@@ -141,6 +141,12 @@ struct UNet {
   /// Float N×C×H×W → float N×C×H×W in [0, 1].
   at::Tensor forward(const at::Tensor& images) const { return module->forward(images); }
 
+  /// What its tensors do not tell, in one line; saved with a defense, and compared when it is loaded.
+  std::string describe() const {
+    return "UNet, levels " + std::to_string(levels) + ", width " + std::to_string(width) +
+           (squash == Squash::sigmoid ? ", sigmoid" : ", clamp");
+  }
+
  private:
   static std::shared_ptr<detail::UNetModule> make(const ImageShape& image, int levels, int width,
                                                   Squash squash, std::uint64_t seed) {

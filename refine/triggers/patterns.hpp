@@ -4,6 +4,7 @@
 #include <ATen/ops/empty.h>
 
 #include <cstdint>
+#include <string>
 
 #include <refine/core/error.hpp>
 #include <refine/core/image_shape.hpp>

@@ -4,6 +4,7 @@
 
 #include <vector>
 
+#include <refine/data/dataset.hpp>
 #include <refine/data/pixels.hpp>
 #include <refine/triggers/trigger_policy.hpp>
 
@@ -13,9 +14,7 @@ namespace refine::triggers {
 /// hold. Training and evaluation both stamp through here, so both see the same images.
 template <TriggerPolicy T>
 at::Tensor stamp(const T& trigger, const at::Tensor& images) {
-  require_agreement(
-      misfit(trigger.image, ImageShape{static_cast<int>(images.size(1)), static_cast<int>(images.size(2)),
-                                       static_cast<int>(images.size(3))}));
+  require_agreement(misfit(trigger.image, data::image_of(images)));
   std::vector<at::Tensor> parts;
   for (const at::Tensor& part : images.split(1024)) {  // bounds the memory that float images take
     parts.push_back(data::to_bytes(trigger.apply(data::to_float(part, part.device()))));

@@ -4,9 +4,13 @@
 #include <torch/nn/cloneable.h>
 
 #include <refine/backbones/backbones.hpp>
+#include <refine/backbones/freeze.hpp>
+#include <refine/backbones/resnet18.hpp>
 #include <refine/pipeline/pipeline.hpp>
+#include <refine/remaps/derangement.hpp>
 #include <refine/remaps/remaps.hpp>
 #include <refine/transforms/transforms.hpp>
+#include <refine/transforms/unet.hpp>
 #include <string>
 #include <utility>
 #include <vector>
@@ -197,6 +201,17 @@ at::Tensor defended(const backbones::ResNet18<task>& victim, const at::Tensor& i
 TEST(Readme, BuildsAPipeline) {
   EXPECT_EQ(defended(backbones::ResNet18<task>{.width = 2}, at::rand({2, 3, 16, 16})).sizes(),
             (std::vector<std::int64_t>{2, 10}));
+}
+
+TEST(PipelineParts, MayNotDenyInAFieldWhatTheirTypeSays) {
+  constexpr Task cifar = tasks::cifar10;
+  const auto victim = freeze(backbones::ResNet18<>{.task = {{3, 64, 64}, 10}, .width = 4});
+  const transforms::UNet<cifar> transform{.image = {3, 64, 64}, .levels = 2, .width = 4};
+  EXPECT_EQ(
+      testing::error_of([&] {
+        Pipeline{transform, victim, remaps::Derangement<>{.classes = 10}};
+      }),
+      "refine: the transform's type says 3x32x32 images, its field 3x64x64; leave the field out [Pipeline]");
 }
 
 }  // namespace

@@ -67,7 +67,7 @@ TEST(Derangement, NeedsTwoClasses) {
 }
 
 TEST(Apply, PutsColumnJAtItsNewName) {
-  const Given published{10, {5, 7, 0, 9, 3, 4, 8, 1, 6, 2}};  // METHOD: Y[:, perm[j]] = logits[:, j]
+  const Given published{10, {5, 7, 0, 9, 3, 4, 8, 1, 6, 2}};  // the rule: Y[:, perm[j]] = logits[:, j]
   const at::Tensor before = logits(3, 10), after = apply(published, before);
   for (std::int64_t n = 0; n < 3; ++n) {
     for (std::int64_t j = 0; j < 10; ++j) {

@@ -223,7 +223,7 @@ TEST(Training, ThatDivergesNamesTheRate) {
   recipe.optimization.lr = 1e30;
   const auto line = error_of([&] { train_classifier(Victim{.width = 4}, images().train.first(64), recipe); });
   EXPECT_NE(line.find("training the victim diverged"), std::string::npos) << line;
-  EXPECT_NE(line.find("lower the recipe's lr, now 1e+30"), std::string::npos) << line;
+  EXPECT_NE(line.find("lower the recipe's learning rates, lr is 1e+30"), std::string::npos) << line;
   for (const auto objective : {Objective::bce, Objective::nll, Objective::distillation}) {
     auto defense = defense_of();
     const Recipe wild{.objective = objective, .optimization = recipe.optimization};
@@ -247,7 +247,7 @@ TEST(Training, RefusesWhatDoesNotFit) {
   says(error_of([&] {
          fit(defense, at::empty({0, 3, 16, 16}, at::kByte));
        }),
-       "no images to train the defense");
+       "0 image(s) are too few to train the defense");
   auto wrong = recipes::fast;
   wrong.optimization.batch_size = 0;
   says(error_of([&] { fit(defense, images().train.images, wrong); }), "batch_size");
@@ -261,8 +261,27 @@ TEST(Training, RefusesWhatDoesNotFit) {
   classes.classes.push_back("more");
   says(error_of([&] { train_classifier(Victim{.width = 4}, classes); }),
        "predicts 4 classes, the data has 5");
-  says(error_of([&] { train_classifier(Victim{.width = 4}, images().train.first(0)); }), "no images");
+  says(error_of([&] { train_classifier(Victim{.width = 4}, images().train.first(0)); }), "0 image(s) are too few");
   says(error_of([&] { train_classifier(freeze(victim()), images().train); }), "no parameters to train");
+}
+
+TEST(TrainClassifier, LearnsFromALastBatchOfOneImage) {
+  // 8×8 images shrink to one pixel: a batch of one would leave BatchNorm a single value a channel.
+  constexpr Task small{{3, 8, 8}, 10};
+  const auto [train, test] = data::Synthetic{.task = small, .train = 33, .test = 4}.make();
+  ClassifierRecipe recipe = recipes::two_cores_classifier;
+  recipe.optimization.batch_size = 16;
+  int seen = 0;
+  struct Count {
+    int& images;
+    void on_step(const StepInfo& info) { images = static_cast<int>(info.images); }
+  } count{seen};
+  train_classifier(backbones::ResNet18<small>{.width = 4}, train, recipe, count);
+  EXPECT_EQ(seen, 33 * recipe.optimization.epochs);
+  testing::expect_words(testing::error_of([&] {
+                          train_classifier(backbones::ResNet18<small>{.width = 4}, train.first(1), recipe);
+                        }),
+                        {"1 image", "two"});
 }
 
 }  // namespace

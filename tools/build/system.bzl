@@ -12,11 +12,9 @@ _LIBRARIES = {
     "curl": ["-lcurl"],
     "fmt": ["-lfmt"],
     "gtest": ["-lgtest", "-lpthread"],
-    "jpeg": ["-ljpeg"],
     "json": [],
     "png": ["-lpng"],
     "range-v3": [],
-    "ssl": ["-lssl"],
     "turbojpeg": ["-lturbojpeg"],
     "zlib": ["-lz"],
 }
@@ -24,8 +22,6 @@ _LIBRARIES = {
 # These come before the library that they need.
 _ON_TOP = {
     "benchmark_main": ("benchmark", ["-lbenchmark_main"]),
-    "gmock": ("gtest", ["-lgmock"]),
-    "gmock_main": ("gmock", ["-lgmock_main"]),
     "gtest_main": ("gtest", ["-lgtest_main"]),
 }
 

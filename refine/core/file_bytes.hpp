@@ -9,7 +9,14 @@
 #include <string>
 #include <system_error>
 
-namespace refine::data {
+namespace refine {
+
+/// Whether something lies at `path`. Not knowing (a folder that may not be entered) is no: who then opens it
+/// hears why.
+inline bool is_there(const std::filesystem::path& path) {
+  std::error_code unknown;
+  return std::filesystem::exists(path, unknown);
+}
 
 /// The whole content of a file. \throws Error naming the file and the system's reason.
 inline std::string file_bytes(const std::filesystem::path& path) {
@@ -31,4 +38,4 @@ inline std::string file_bytes(const std::filesystem::path& path) {
   return bytes;
 }
 
-}  // namespace refine::data
+}  // namespace refine
