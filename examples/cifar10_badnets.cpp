@@ -218,7 +218,7 @@ int main(int argc, char** argv) {
   app.add_option("--device", options.device, "auto, cpu, cuda or cuda:N")->capture_default_str();
   app.add_option(
          "--budget", options.budget,
-         "full: all images, networks of width 64; small: 50,000 images, width 16, six minutes of two cores; "
+         "full: all images, networks of width 64; small: 50,000 images, width 16, five minutes of two cores; "
          "tiny: 5,000 images, width 8, to see it work; auto: full with CUDA, else small")
       ->check(CLI::IsMember({"auto", "full", "small", "tiny"}))
       ->capture_default_str();

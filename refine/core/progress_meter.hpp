@@ -112,7 +112,8 @@ class ProgressMeter {
     drawn_ = now;
     const double elapsed = std::chrono::duration<double>(now - start_).count();
     std::string before = label_;
-    std::string after = figures(elapsed);
+    const std::string told = figures(elapsed);
+    std::string after = told;
     if (!note.empty()) after.append("  ").append(note);
     const double share =
         total_ > 0 ? std::clamp(static_cast<double>(done_) / static_cast<double>(total_), 0.0, 1.0) : 0;
@@ -122,16 +123,17 @@ class ProgressMeter {
           text->begin(), text->end(), [](unsigned char c) { return c < 32 || c == 127; }, ' ');
     }
     if (live_) {
-      draw(before, after, share);
+      draw(before, after, width(told), share);
     } else {
       fmt::print(out_, "{}  {}\n", before, after);
     }
     std::fflush(out_);
   }
 
-  void draw(const std::string& before, const std::string& after, double share) {
+  /// \param kept  so much of `after` comes before the bar; the note behind it takes what room is left
+  void draw(const std::string& before, const std::string& after, int kept, double share) {
     const int room = columns() - 1;  // the last column makes some terminals wrap
-    const int bar = std::min(24, room - width(before) - width(after) - 5);
+    const int bar = std::min(24, room - width(before) - kept - 5);
     const bool with_bar = total_ > 0 && bar >= 6;
     std::string line = before + (with_bar ? " " : "  ");
     const auto bar_at = line.size();
@@ -144,7 +146,7 @@ class ProgressMeter {
                        : fmt::format("[{}{}] ", left, right);
     }
     line += after;
-    if (!with_bar) line = cut(line, room);
+    line = cut(line, with_bar ? room - bar - 3 : room);
     line.insert(std::min(bar_at, line.size()), drawing);
     fmt::print(out_, "\r\x1b[K{}", line);
     open_line_ = true;
