@@ -224,6 +224,7 @@ int main(int argc, char** argv) {
       ->capture_default_str();
   app.add_option("--seed", options.seed,
                  "of the poisoning, the weights, the permutation and the order of images")
+      ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
   app.add_option("--data", options.data,
                  "a folder with CIFAR-10 (binary, or image folders) or Fashion-MNIST; left out: "

@@ -2,6 +2,7 @@
 
 #include <curl/curl.h>
 #include <refine/core/error.hpp>
+#include <refine/core/file_bytes.hpp>
 #include <refine/core/progress_meter.hpp>
 #include <refine/data/sha256.hpp>
 
@@ -13,6 +14,7 @@
 #include <memory>
 #include <string>
 #include <system_error>
+#include <vector>
 
 namespace refine::data {
 
@@ -170,13 +172,24 @@ inline void fetch(const Download& download) {
   };
   std::error_code failed;
   if (fs::is_regular_file(download.to, failed) && is_right(download.to)) return;
-  if (download.to.has_parent_path()) fs::create_directories(download.to.parent_path(), failed);
+  struct NewFolders {  // goes away again when nothing came to lie in it
+    std::vector<fs::path> inner_first = {};
+    ~NewFolders() {
+      std::error_code not_empty;
+      for (const fs::path& folder : inner_first) fs::remove(folder, not_empty);
+    }
+  } made;
+  for (fs::path folder = download.to.parent_path(); !folder.empty() && !is_there(folder);
+       folder = folder.parent_path()) {
+    made.inner_first.push_back(folder);
+  }
+  if (!made.inner_first.empty()) fs::create_directories(made.inner_first.front(), failed);
 
   fs::path partial = download.to;
   partial += ".partial";
   if (is_right(partial)) return finish(partial);
   if (const auto size = fs::file_size(partial, failed); !failed && size >= download.bytes)
-    fs::remove(partial);
+    fs::remove(partial, failed);
 
   for (bool again = true; again;) {
     ProgressMeter meter("downloading " + download.to.filename().string(),

@@ -54,6 +54,7 @@ TEST(Cifar10BadNets, RunsTheWholePathOnRealImagesAndReachesItsFigures) {
   const Outcome run = example(here, "--budget tiny --output results");  // finds no CIFAR-10: Fashion-MNIST
   ASSERT_EQ(run.status, 0) << run.err;
   testing::expect_words(run.out, {"running on Fashion-MNIST", "largest lift", "The trigger is disarmed"});
+  EXPECT_FALSE(fs::exists(here.path / "data")) << "a download that never began leaves no folder";
   testing::expect_words(run.err, {"victim", "defense", "evaluation", "img/s"});
   EXPECT_EQ(run.err.find('\r'), std::string::npos) << "a log has whole lines";
 
@@ -117,6 +118,7 @@ TEST(Cifar10BadNets, RefusesBadInputInOneLineBeforeAnyTraining) {
   EXPECT_EQ(example(here, "--budget huge").status, 2);
   EXPECT_EQ(example(here, "--sed 3").status, 2);
   EXPECT_EQ(example(here, "--seed many").status, 2);
+  EXPECT_EQ(example(here, "--seed -1").status, 2);
 
   here.write("file", "");
   const std::string images = std::string("--data ") + fashion + " ";
