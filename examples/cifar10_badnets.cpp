@@ -214,7 +214,8 @@ void run(const Options& options) {
 
 int main(int argc, char** argv) {
   Options options;
-  CLI::App app{"Poisons CIFAR-10 with BadNets, trains a victim on it, defends it with REFINE, and reports."};
+  CLI::App app{"Poisons CIFAR-10 with BadNets, trains a victim on it, defends it with REFINE, and reports.",
+               "cifar10_badnets"};
   app.add_option("--device", options.device, "auto, cpu, cuda or cuda:N")->capture_default_str();
   app.add_option(
          "--budget", options.budget,
@@ -224,7 +225,9 @@ int main(int argc, char** argv) {
       ->capture_default_str();
   app.add_option("--seed", options.seed,
                  "of the poisoning, the weights, the permutation and the order of images")
-      ->check(CLI::NonNegativeNumber)
+      ->check([](const std::string& said) {
+        return said.starts_with('-') ? "seed " + said + " is below 0; say 0 or more" : std::string();
+      })
       ->capture_default_str();
   app.add_option("--data", options.data,
                  "a folder with CIFAR-10 (binary, or image folders) or Fashion-MNIST; left out: "
