@@ -231,8 +231,7 @@ int main(int argc, char** argv) {
       ->capture_default_str();
   app.add_option("--data", options.data,
                  "a folder with CIFAR-10 (binary, or image folders) or Fashion-MNIST; left out: "
-                 "data/CIFAR10, downloaded "
-                 "if need be");
+                 "data/CIFAR10, downloaded if need be");
   app.add_option("--output", options.output, "where attack/ and refine_res/ go")->capture_default_str();
   try {
     app.parse(argc, argv);

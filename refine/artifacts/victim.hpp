@@ -20,12 +20,10 @@ namespace artifacts::detail {
 template <backbones::Backbone B>
 std::string constants_text(const B& backbone) {
   nlohmann::json json = nlohmann::json::object();
-  if constexpr (requires { backbone.named_constants(); }) {
-    for (const auto& [name, constant] : backbone.named_constants()) {
-      const at::Tensor flat = constant.to(at::kDouble).contiguous();
-      const auto* begin = flat.template const_data_ptr<double>();
-      json[name] = std::vector<double>(begin, begin + flat.numel());
-    }
+  for (const auto& [name, constant] : backbones::constants_of(backbone)) {
+    const at::Tensor flat = constant.to(at::kDouble).contiguous();
+    const auto* begin = flat.template const_data_ptr<double>();
+    json[name] = std::vector<double>(begin, begin + flat.numel());
   }
   return json.dump();
 }
@@ -55,8 +53,7 @@ std::map<std::string, std::string> load(B& victim, const std::filesystem::path& 
   if (constants != content.metadata.end() && constants->second != here) {
     throw Error(
         "cannot load {}: it was trained with the normalisation {}, the network here has {}; wrap it in the "
-        "same "
-        "backbones::Normalized",
+        "same backbones::Normalized",
         path.string(), constants->second, here);
   }
   artifacts::load_state_dict(*victim.module, content.tensors, path.string());

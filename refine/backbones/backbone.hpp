@@ -4,7 +4,9 @@
 #include <torch/nn/module.h>
 
 #include <concepts>
+#include <map>
 #include <memory>
+#include <string>
 #include <type_traits>
 
 #include <refine/core/agreement.hpp>
@@ -44,6 +46,16 @@ concept NormalizingBackbone = Backbone<B> && requires(const B& b, const at::Tens
   { b.normalize(images) } -> std::same_as<at::Tensor>;
   { b.forward_normalized(images) } -> std::same_as<at::Tensor>;
 };
+
+/// `backbone.named_constants()`, or none where it has no such member.
+template <Backbone B>
+std::map<std::string, at::Tensor> constants_of(const B& backbone) {
+  if constexpr (requires { backbone.named_constants(); }) {
+    return backbone.named_constants();
+  } else {
+    return {};
+  }
+}
 
 /// The same policy with its state copied, so that changing one leaves the other alone.
 template <Backbone B>

@@ -36,13 +36,7 @@ class Frozen {
 
   at::Tensor forward(const at::Tensor& images) const { return inner_.forward(images); }
 
-  std::map<std::string, at::Tensor> named_constants() const {
-    if constexpr (requires { inner_.named_constants(); }) {
-      return inner_.named_constants();
-    } else {
-      return {};
-    }
-  }
+  std::map<std::string, at::Tensor> named_constants() const { return constants_of(inner_); }
 
   at::Tensor normalize(const at::Tensor& images) const requires NormalizingBackbone<B> {
     return inner_.normalize(images);

@@ -109,8 +109,7 @@ class Pipeline {
   /// The tensors that are no parameters, on the host, by name: the backbone's, and where each logit comes
   /// from.
   std::map<std::string, at::Tensor> named_constants() const {
-    std::map<std::string, at::Tensor> constants;
-    if constexpr (requires { backbone_.named_constants(); }) constants = backbone_.named_constants();
+    std::map<std::string, at::Tensor> constants = backbones::constants_of(backbone_);
     constants["sources"] = sources_.on_host();
     return constants;
   }

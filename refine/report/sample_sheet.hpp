@@ -8,7 +8,6 @@
 #include <cstdint>
 #include <optional>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include <refine/attacks/attack.hpp>
@@ -33,9 +32,10 @@ ImageSheet sample_sheet(const Pipeline<T, B, R>& defense, const data::Dataset& t
     const auto found = std::ranges::find(labels, c);
     if (found != labels.end()) chosen.push_back(found - labels.begin());
   }
-  ImageSheet sheet{.channels = static_cast<int>(test.images.size(1)),
-                   .height = static_cast<int>(test.images.size(2)),
-                   .width = static_cast<int>(test.images.size(3)),
+  const ImageShape shape = test.image();
+  ImageSheet sheet{.channels = shape.channels,
+                   .height = shape.height,
+                   .width = shape.width,
                    .columns = {"clean", "triggered", "clean, transformed", "triggered, transformed"}};
   if (chosen.empty()) return sheet;
 
