@@ -151,7 +151,7 @@ void run(const Options& options) {
   ClassifierRecipe victim_recipe = budget.victim;
   victim_recipe.seed = options.seed;
   const auto poisoned = attack.poison(train);
-  artifacts::write_safetensors(
+  formats::write_safetensors(
       attack_folder / "poison.safetensors",
       {.tensors = {{"indices", at::tensor(poisoned.indices)}, {"pattern", attack.trigger.pattern}},
        .metadata = {{"target", std::to_string(attack.target)},

@@ -6,9 +6,11 @@
 #include <refine/core/core.hpp>
 #include <refine/data/data.hpp>
 #include <refine/evaluation/evaluation.hpp>
+#include <refine/formats/formats.hpp>
 #include <refine/metrics/metrics.hpp>
 #include <refine/nn/nn.hpp>
 #include <refine/objectives/objectives.hpp>
+#include <refine/pipeline/any_pipeline.hpp>
 #include <refine/pipeline/pipeline.hpp>
 #include <refine/remaps/remaps.hpp>
 #include <refine/report/report.hpp>

@@ -10,9 +10,9 @@
 #include <utility>
 #include <vector>
 
-#include <refine/artifacts/safetensors.hpp>
 #include <refine/artifacts/state_dict.hpp>
 #include <refine/artifacts/victim.hpp>
+#include <refine/formats/safetensors.hpp>
 #include <refine/pipeline/pipeline.hpp>
 #include <refine/training/recipe.hpp>
 #include <refine/training/recipe_json.hpp>
@@ -63,7 +63,7 @@ void save(const Pipeline<T, B, R>& defense, const std::filesystem::path& path, c
   metadata["transform"] = artifacts::detail::description(defense.transform());
   metadata["recipe"] = nlohmann::json(recipe).dump();
   metadata["seed"] = std::to_string(recipe.seed);
-  artifacts::write_safetensors(
+  formats::write_safetensors(
       path, {artifacts::state_dict(*defense.transform().module, "transform."), std::move(metadata)});
 }
 
@@ -74,7 +74,7 @@ void save(const Pipeline<T, B, R>& defense, const std::filesystem::path& path, c
 /// domain
 template <typename T, typename B, typename R>
 std::map<std::string, std::string> load(Pipeline<T, B, R>& defense, const std::filesystem::path& path) {
-  auto content = artifacts::read_safetensors(path);
+  auto content = formats::read_safetensors(path);
   const std::string name = path.string();
   const auto said = [&](const std::string& key) -> const std::string& {
     const auto found = content.metadata.find(key);

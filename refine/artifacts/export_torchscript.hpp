@@ -3,21 +3,18 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/zeros.h>
 #include <c10/core/GradMode.h>
-#include <torch/csrc/jit/api/compilation_unit.h>
 #include <torch/csrc/jit/api/module.h>
-#include <torch/csrc/jit/frontend/tracer.h>
-#include <torch/csrc/jit/ir/ir.h>
-#include <torch/nn/module.h>
 
 #include <filesystem>
 #include <functional>
-#include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <sstream>
 #include <string>
 #include <utility>
 
+#include <refine/artifacts/traced_module.hpp>
+#include <refine/backbones/backbone.hpp>
 #include <refine/core/atomic_file.hpp>
 #include <refine/core/error.hpp>
 #include <refine/pipeline/pipeline.hpp>
@@ -26,32 +23,37 @@ namespace refine {
 
 namespace artifacts::detail {
 
-/// The same tensors under the same names, as TorchScript has modules: tracing finds them by identity.
-inline torch::jit::Module mirrored(const torch::nn::Module& source, const std::string& name,
-                                   const std::shared_ptr<torch::jit::CompilationUnit>& unit) {
-  torch::jit::Module mirror(c10::QualifiedName("__torch__.refine." + name), unit, /*shouldMangle=*/true);
-  for (const auto& item : source.named_parameters(/*recurse=*/false)) {
-    mirror.register_parameter(item.key(), item.value(), /*is_buffer=*/false);
+/// What is traced: one image would let LibTorch take the batch for a constant.
+inline at::Tensor example_of(const Task& task, const std::filesystem::path& path) {
+  if (!task.image.is_static()) {
+    throw Error("cannot export {}: the model does not know its image shape; give one of its parts a Task",
+                path.string());
   }
-  for (const auto& item : source.named_buffers(/*recurse=*/false))
-    mirror.register_buffer(item.key(), item.value());
-  for (const auto& item : source.named_children()) {
-    mirror.register_module(item.key(), mirrored(*item.value(), name + "_" + item.key(), unit));
-  }
-  return mirror;
+  return at::zeros({2, task.image.channels, task.image.height, task.image.width});
 }
 
-/// Adds the method `name`, from images to a tensor, by tracing `function` once.
-inline void add_method(torch::jit::Module& module, const std::string& name, const at::Tensor& example,
-                       const std::function<at::Tensor(const at::Tensor&)>& function) {
-  const auto traced = torch::jit::tracer::trace(
-      {example},
-      [&](torch::jit::Stack inputs) -> torch::jit::Stack { return {function(inputs.at(0).toTensor())}; },
-      [](const at::Tensor&) { return std::string(); }, /*strict=*/true, /*force_outplace=*/false, &module,
-      {"images"});
-  auto* method = module._ivalue()->compilation_unit()->create_function(
-      c10::QualifiedName(*module.type()->name(), name), traced.first->graph);
-  module.type()->addMethod(method);
+/// Networks on the host for as long as this lives, where constants are the tensors that were registered.
+class OnHost {
+ public:
+  OnHost(std::function<void(at::Device)> move, at::Device back) : move_(std::move(move)), back_(back) {
+    move_(at::kCPU);
+  }
+  OnHost(const OnHost&) = delete;
+  ~OnHost() { move_(back_); }
+
+ private:
+  std::function<void(at::Device)> move_;
+  at::Device back_;
+};
+
+inline void save_module(torch::jit::Module& module, const std::filesystem::path& path, const Task& task,
+                        nlohmann::ordered_json about) {
+  about["image"] = {task.image.channels, task.image.height, task.image.width};
+  about["classes"] = task.classes;
+  module.eval();
+  std::ostringstream bytes;
+  module.save(bytes, {{"refine.json", about.dump(2, ' ', false, nlohmann::json::error_handler_t::replace)}});
+  write_file(path, bytes.view());
 }
 
 }  // namespace artifacts::detail
@@ -63,27 +65,20 @@ inline void add_method(torch::jit::Module& module, const std::string& name, cons
 ///  - `forward`: logits N×classes under the victim's own class names; normalisation, transform, victim and
 ///  remap are
 ///    inside;
-///  - `transform`: the image that the victim sees, N×C×H×W in [0, 1].
+///  - `transform`: the image that the victim sees, N×C×H×W in [0, 1];
+///  - `undefended`: the victim's own logits N×classes, for comparison;
+///  - `alarm`: N scores in [0, 1], high where the two answers disagree, as for a triggered image
+///  (`alarm_score`).
 ///
 /// The extra file `refine.json` in it has `metadata`, the task and the permutation.
 /// \throws Error when the image shape is not known, or the file can't be written; it is whole or not there
 template <typename T, typename B, typename R>
 void export_torchscript(const Pipeline<T, B, R>& defense, const std::filesystem::path& path,
-                        const std::map<std::string, std::string>& metadata = {}) {
+                        const nlohmann::ordered_json& metadata = nlohmann::ordered_json::object()) {
   const Task task = defense.task();
-  if (!task.image.is_static()) {
-    throw Error("cannot export {}: the pipeline does not know its image shape; give one of its parts a Task",
-                path.string());
-  }
-  // On the host, whose constants are then the tensors that were registered.
+  const at::Tensor example = artifacts::detail::example_of(task, path);
   Pipeline<T, B, R> there = defense;
-  const at::Device device = defense.device();
-  struct Back {
-    Pipeline<T, B, R>& pipeline;
-    at::Device device;
-    ~Back() { pipeline.to(device); }
-  } back{there, device};
-  there.to(at::kCPU);
+  const artifacts::detail::OnHost meanwhile([&](at::Device device) { there.to(device); }, defense.device());
 
   const auto unit = std::make_shared<torch::jit::CompilationUnit>();
   torch::jit::Module module(c10::QualifiedName("__torch__.refine.Defended"), unit);
@@ -93,21 +88,42 @@ void export_torchscript(const Pipeline<T, B, R>& defense, const std::filesystem:
   for (const auto& [name, constant] : there.named_constants()) module.register_buffer(name, constant);
 
   c10::NoGradGuard no_grad;
-  const at::Tensor example = at::zeros({2, task.image.channels, task.image.height, task.image.width});
   artifacts::detail::add_method(module, "forward", example,
                                 [&](const at::Tensor& x) { return there.forward(x); });
   artifacts::detail::add_method(module, "transform", example,
                                 [&](const at::Tensor& x) { return there.transformed(x); });
-  module.eval();
-
+  artifacts::detail::add_method(module, "undefended", example,
+                                [&](const at::Tensor& x) { return there.undefended(x); });
+  artifacts::detail::add_method(module, "alarm", example,
+                                [&](const at::Tensor& x) { return there.alarm(x); });
   nlohmann::ordered_json about = metadata;
   about["refine"] = "defended";
-  about["image"] = {task.image.channels, task.image.height, task.image.width};
-  about["classes"] = task.classes;
   about["permutation"] = there.remap().permutation;
-  std::ostringstream bytes;
-  module.save(bytes, {{"refine.json", about.dump(2, ' ', false, nlohmann::json::error_handler_t::replace)}});
-  write_file(path, bytes.view());
+  artifacts::detail::save_module(module, path, task, std::move(about));
+}
+
+/// Writes a frozen classifier alone as one TorchScript file: `forward` takes float N×C×H×W in [0, 1] and
+/// gives logits N×classes; its normalisation is inside. The extra file `refine.json` has `metadata` and the
+/// task. \throws Error as for a pipeline
+template <backbones::FrozenBackbone B>
+void export_torchscript(const B& victim, const std::filesystem::path& path,
+                        const nlohmann::ordered_json& metadata = nlohmann::ordered_json::object()) {
+  const Task task = victim.task;
+  const at::Tensor example = artifacts::detail::example_of(task, path);
+  const auto parameters = victim.module->parameters();
+  const artifacts::detail::OnHost meanwhile(
+      [&](at::Device device) { victim.module->to(device); },
+      parameters.empty() ? at::Device(at::kCPU) : parameters.front().device());
+  const auto unit = std::make_shared<torch::jit::CompilationUnit>();
+  torch::jit::Module module(c10::QualifiedName("__torch__.refine.Classifier"), unit);
+  module.register_module("backbone", artifacts::detail::mirrored(*victim.module, "Backbone", unit));
+  for (const auto& [name, constant] : backbones::constants_of(victim)) module.register_buffer(name, constant);
+  c10::NoGradGuard no_grad;
+  artifacts::detail::add_method(module, "forward", example,
+                                [&](const at::Tensor& x) { return victim.forward(x); });
+  nlohmann::ordered_json about = metadata;
+  about["refine"] = "classifier";
+  artifacts::detail::save_module(module, path, task, std::move(about));
 }
 
 }  // namespace refine

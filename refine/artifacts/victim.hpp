@@ -7,9 +7,9 @@
 #include <utility>
 #include <vector>
 
-#include <refine/artifacts/safetensors.hpp>
 #include <refine/artifacts/state_dict.hpp>
 #include <refine/backbones/backbone.hpp>
+#include <refine/formats/safetensors.hpp>
 
 namespace refine {
 
@@ -39,7 +39,7 @@ void save(const B& victim, const std::filesystem::path& path,
   metadata["refine"] = "victim";
   metadata["classes"] = std::to_string(Task(victim.task).classes);
   metadata["constants"] = artifacts::detail::constants_text(victim);
-  artifacts::write_safetensors(path, {artifacts::state_dict(*victim.module), std::move(metadata)});
+  formats::write_safetensors(path, {artifacts::state_dict(*victim.module), std::move(metadata)});
 }
 
 /// Loads what `save` wrote, or any safetensors file with these names, into a classifier of the same options.
@@ -47,7 +47,7 @@ void save(const B& victim, const std::filesystem::path& path,
 /// \throws Error when the file can't be read, is of another network, or was saved with another normalisation
 template <backbones::Backbone B>
 std::map<std::string, std::string> load(B& victim, const std::filesystem::path& path) {
-  auto content = artifacts::read_safetensors(path);
+  auto content = formats::read_safetensors(path);
   const auto constants = content.metadata.find("constants");
   const std::string here = artifacts::detail::constants_text(victim);
   if (constants != content.metadata.end() && constants->second != here) {

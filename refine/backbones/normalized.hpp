@@ -82,9 +82,7 @@ class Normalized {
   const Normalization& normalization() const { return by_; }
 
   Normalized with_module(decltype(B::module) other) const {
-    B inner = inner_;
-    inner.module = std::move(other);
-    return Normalized(std::move(inner), by_);
+    return Normalized(backbones::with_module(inner_, std::move(other)), by_);
   }
 
  private:

@@ -7,9 +7,12 @@
 #include <refine/data/cifar10.hpp>
 #include <refine/data/dataset.hpp>
 #include <refine/data/decode_image.hpp>
+#include <refine/data/decode_images.hpp>
 #include <refine/data/fashion_mnist.hpp>
 #include <refine/data/idx.hpp>
+#include <refine/data/image_files.hpp>
 #include <refine/data/image_folder.hpp>
 #include <refine/data/pixels.hpp>
+#include <refine/data/resize.hpp>
 #include <refine/data/split.hpp>
 #include <refine/data/synthetic.hpp>

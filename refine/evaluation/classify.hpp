@@ -18,23 +18,33 @@ inline std::vector<std::int64_t> to_vector(const at::Tensor& numbers) {
   return {begin, begin + host.numel()};
 }
 
+/// What `answer` says of uint8 images N×C×H×W, in batches on `device`, without gradients; gathered on the
+/// host, along the first dimension. An undefined tensor for no images.
+/// \param answer float images in [0, 1] → a tensor of as many rows
+/// \param advance called with the number of images after each batch
+template <typename Answer, typename Advance>
+at::Tensor in_batches(Answer&& answer, const at::Tensor& images, at::Device device, Advance&& advance) {
+  constexpr std::int64_t batch = 256;
+  c10::NoGradGuard no_grad;
+  std::vector<at::Tensor> answers;
+  for (const at::Tensor& part : images.split(batch)) {
+    if (part.size(0) == 0) continue;
+    answers.push_back(
+        answer(data::to_float(part, device).contiguous(at::MemoryFormat::ChannelsLast)).to(at::kCPU));
+    advance(part.size(0));
+  }
+  return answers.empty() ? at::Tensor{} : at::cat(answers);
+}
+
 /// The classes that `answer` gives uint8 images N×C×H×W, in batches on `device`, without gradients.
 /// \param answer float images in [0, 1] → logits N×classes
 /// \param advance called with the number of images after each batch
 template <typename Answer, typename Advance>
 std::vector<std::int64_t> classify(Answer&& answer, const at::Tensor& images, at::Device device,
                                    Advance&& advance) {
-  constexpr std::int64_t batch = 256;
-  c10::NoGradGuard no_grad;
-  std::vector<at::Tensor> classes;
-  for (const at::Tensor& part : images.split(batch)) {
-    if (part.size(0) == 0) continue;
-    classes.push_back(answer(data::to_float(part, device).contiguous(at::MemoryFormat::ChannelsLast))
-                          .argmax(1)
-                          .to(at::kCPU));
-    advance(part.size(0));
-  }
-  return classes.empty() ? std::vector<std::int64_t>{} : to_vector(at::cat(classes));
+  const at::Tensor classes =
+      in_batches([&](const at::Tensor& x) { return answer(x).argmax(1); }, images, device, advance);
+  return classes.defined() ? to_vector(classes) : std::vector<std::int64_t>{};
 }
 
 }  // namespace refine

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <ATen/core/Tensor.h>
+
 #include <cstdint>
 #include <optional>
 #include <string_view>
@@ -7,40 +9,25 @@
 #include <vector>
 
 #include <refine/attacks/attack.hpp>
-#include <refine/core/progress_meter.hpp>
+#include <refine/backbones/backbone.hpp>
 #include <refine/data/dataset.hpp>
 #include <refine/evaluation/classify.hpp>
+#include <refine/evaluation/progress.hpp>
+#include <refine/evaluation/require_fit.hpp>
 #include <refine/evaluation/result.hpp>
 #include <refine/metrics/figures.hpp>
 #include <refine/metrics/predictions.hpp>
 #include <refine/nn/device.hpp>
-#include <refine/pipeline/pipeline.hpp>
+#include <refine/pipeline/defended_classifier.hpp>
 
 namespace refine {
 
 namespace detail {
 
-inline void require_fit(std::string_view what, const Task& wanted, const Task& data) {
-  if (compatible(wanted, data)) return;
-  Message why;
-  require_agreement(why << "refine: the " << what << " takes " << wanted.image << " images of "
-                        << wanted.classes << " classes, the data has " << data.image << " and "
-                        << data.classes << "; evaluate it on data of its task [evaluate]");
-}
-
-/// Refused before any work, not after it.
-inline void require_target(std::optional<int> target, const data::Dataset& test) {
-  const auto classes = static_cast<int>(test.classes.size());
-  if (target && (*target < 0 || *target >= classes)) {
-    throw Error("refine: target class {} is none of the data's {}; say 0 to {} [evaluate]", *target, classes,
-                classes - 1);
-  }
-}
-
 /// Runs `answer` over clean and triggered images.
 template <typename Answer>
 metrics::Figures measure(Answer&& answer, const data::Dataset& test, const at::Tensor& triggered,
-                         std::optional<int> target, at::Device device, const auto& advance) {
+                         std::optional<int> target, at::Device device, auto&& advance) {
   return metrics::figures({.truth = to_vector(test.labels),
                            .clean = classify(answer, test.images, device, advance),
                            .triggered = classify(answer, triggered, device, advance),
@@ -48,12 +35,30 @@ metrics::Figures measure(Answer&& answer, const data::Dataset& test, const at::T
                            .target = target});
 }
 
+/// Runs `answer` over clean images alone: the accuracy, and no figure of an attack.
+template <typename Answer>
+metrics::Figures measure_clean(Answer&& answer, const data::Dataset& test, at::Device device,
+                               auto&& advance) {
+  metrics::Figures result{.classes = static_cast<int>(test.classes.size())};
+  result.clean = metrics::confusion_matrix(to_vector(test.labels),
+                                           classify(answer, test.images, device, advance), result.classes);
+  result.ba = {.hits = result.clean.trace(), .n = result.clean.sum()};
+  return result;
+}
+
+template <DefendedClassifier D>
+void require_measurable(const D& defense, const data::Dataset& test) {
+  test.validate();
+  require_fit("pipeline", defense.task(), test.task());
+}
+
 }  // namespace detail
 
 /// Measures a backbone alone, on all of `test`, clean and triggered.
 /// \throws Error when the data does not fit the backbone or the attack
 template <backbones::Backbone B, attacks::Attack A>
-metrics::Figures evaluate(const B& victim, const data::Dataset& test, const A& attack) {
+requires(!DefendedClassifier<B>) metrics::Figures
+    evaluate(const B& victim, const data::Dataset& test, const A& attack) {
   test.validate();
   detail::require_fit("backbone", victim.task, test.task());
   detail::require_target(attack.target, test);
@@ -66,29 +71,52 @@ metrics::Figures evaluate(const B& victim, const data::Dataset& test, const A& a
                          [](std::int64_t) {});
 }
 
-/// Measures a pipeline, without and with its defense, on all of `test`, clean and triggered.
+/// Measures a classifier without and with its defense, on all of `test`, clean and triggered, where the
+/// triggered images are at hand and not the attack that made them.
+/// \param triggered uint8 N×C×H×W, the images of `test` with the trigger, in the same order
+/// \param target the class that the attacker wants, if it is known
 /// \param show progress on standard error
-/// \throws Error when the data does not fit the pipeline or the attack
-template <typename T, typename B, typename R, attacks::Attack A>
-Evaluation evaluate(const Pipeline<T, B, R>& defense, const data::Dataset& test, const A& attack,
-                    bool show = false) {
-  test.validate();
-  detail::require_fit("pipeline", defense.task(), test.task());
-  detail::require_target(attack.target, test);
-  const at::Tensor triggered = attack.trigger_images(test.images);
-  std::optional<ProgressMeter> meter;
-  if (show) meter.emplace("evaluation", 4 * test.size(), "img");
-  std::int64_t done = 0;
-  const auto advance = [&](std::int64_t images) {
-    done += images;
-    if (meter) meter->update(done);
-  };
+/// \throws Error when the data does not fit the defense, or the triggered images the data
+template <DefendedClassifier D>
+Evaluation evaluate(const D& defense, const data::Dataset& test, const at::Tensor& triggered,
+                    std::optional<int> target, bool show = false) {
+  detail::require_measurable(defense, test);
+  detail::require_target(target, test);
+  detail::require_triggered(triggered, test);
+  detail::EvaluationProgress progress("evaluation", 4 * test.size(), show);
   Evaluation result{.classes = test.classes};
   result.before = detail::measure([&](const at::Tensor& x) { return defense.undefended(x); }, test, triggered,
-                                  attack.target, defense.device(), advance);
+                                  target, defense.device(), progress);
   result.after = detail::measure([&](const at::Tensor& x) { return defense.forward(x); }, test, triggered,
-                                 attack.target, defense.device(), advance);
-  if (meter) meter->finish();
+                                 target, defense.device(), progress);
+  progress.finish();
+  return result;
+}
+
+/// Measures a classifier without and with its defense, on all of `test`, clean and triggered.
+/// \param show progress on standard error
+/// \throws Error when the data does not fit the defense or the attack
+template <DefendedClassifier D, attacks::Attack A>
+Evaluation evaluate(const D& defense, const data::Dataset& test, const A& attack, bool show = false) {
+  detail::require_measurable(defense, test);
+  detail::require_target(attack.target, test);
+  return evaluate(defense, test, attack.trigger_images(test.images), std::optional<int>(attack.target), show);
+}
+
+/// Measures the accuracy without and with the defense, on all of `test`, where no trigger is known. The
+/// figures of the attack are of no images.
+/// \param show progress on standard error
+/// \throws Error when the data does not fit the defense
+template <DefendedClassifier D>
+Evaluation evaluate_clean(const D& defense, const data::Dataset& test, bool show = false) {
+  detail::require_measurable(defense, test);
+  detail::EvaluationProgress progress("evaluation", 2 * test.size(), show);
+  Evaluation result{.classes = test.classes};
+  result.before = detail::measure_clean([&](const at::Tensor& x) { return defense.undefended(x); }, test,
+                                        defense.device(), progress);
+  result.after = detail::measure_clean([&](const at::Tensor& x) { return defense.forward(x); }, test,
+                                       defense.device(), progress);
+  progress.finish();
   return result;
 }
 

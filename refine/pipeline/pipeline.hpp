@@ -12,6 +12,7 @@
 #include <refine/core/agreement.hpp>
 #include <refine/nn/channels_last.hpp>
 #include <refine/nn/host_constant.hpp>
+#include <refine/pipeline/alarm_score.hpp>
 #include <refine/pipeline/fit_together.hpp>
 #include <refine/remaps/remapping_strategy.hpp>
 #include <refine/transforms/transform_network.hpp>
@@ -105,6 +106,11 @@ class Pipeline {
 
   /// The victim alone: images N×C×H×W in [0, 1] → logits N×classes.
   at::Tensor undefended(const at::Tensor& images) const { return backbone_.forward(images); }
+
+  /// Images N×C×H×W in [0, 1] → N scores in [0, 1], high where the defense changed the answer much.
+  at::Tensor alarm(const at::Tensor& images) const {
+    return alarm_score(undefended(images), forward(images));
+  }
 
   /// The tensors that are no parameters, on the host, by name: the backbone's, and where each logit comes
   /// from.

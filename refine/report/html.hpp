@@ -7,14 +7,18 @@
 
 #include <refine/report/base64.hpp>
 #include <refine/report/defense_report.hpp>
+#include <refine/report/html_alarm.hpp>
 #include <refine/report/html_confusion.hpp>
 #include <refine/report/html_escape.hpp>
 #include <refine/report/html_figures.hpp>
 #include <refine/report/html_lifts.hpp>
+#include <refine/report/html_scan.hpp>
 #include <refine/report/html_style.hpp>
+#include <refine/report/scan_words.hpp>
 #include <refine/report/sheet_png.hpp>
 #include <refine/report/svg_curve.hpp>
 #include <refine/report/verdict.hpp>
+#include <refine/report/words.hpp>
 
 namespace refine::report {
 
@@ -37,10 +41,15 @@ inline std::string html_matrices(const DefenseReport& r) {
   const auto matrix = [&](std::string_view caption, const metrics::ConfusionMatrix& counts) {
     return html_confusion(caption, counts, r.class_names, r.after.target);
   };
-  return "<div class=\"grid\">" + matrix("Clean images, before", r.before.clean) +
-         matrix("Clean images, after", r.after.clean) +
-         matrix("Triggered images, before", r.before.triggered) +
-         matrix("Triggered images, after", r.after.triggered) + "</div>";
+  std::string html;
+  if (r.before.clean.size() > 0 && r.after.clean.size() > 0) {
+    html += matrix("Clean images, before", r.before.clean) + matrix("Clean images, after", r.after.clean);
+  }
+  if (r.before.triggered.size() > 0 && r.after.triggered.size() > 0) {
+    html += matrix("Triggered images, before", r.before.triggered) +
+            matrix("Triggered images, after", r.after.triggered);
+  }
+  return html.empty() ? html : "<div class=\"grid\">" + html + "</div>";
 }
 
 inline std::string html_sheet(const ImageSheet& sheet) {
@@ -113,6 +122,21 @@ inline std::string html(const DefenseReport& r) {
       "leaves short blue bars everywhere; a long one away from the target is an attack that was "
       "only sent elsewhere.",
       html_lifts(r));
+  page += detail::section(
+      "Scan",
+      fmt::format(
+          "Common triggers, guessed and put on {} clean images: over the images that the victim does "
+          "not itself call so, the share predicted as a class with the trigger minus the share without "
+          "it, at the class where that is largest. In red, what is no accident: more than {:.0f} points "
+          "by a small trigger, {:.0f} by a change of the whole image.",
+          words::count(r.scan.empty() ? 0 : r.scan.front().images()), 100 * scan_finding,
+          100 * scan_finding_whole),
+      html_scan(r));
+  page +=
+      detail::section("Alarm",
+                      "An image raises it when the answers with and without the defense disagree too much. "
+                      "Its threshold was set on clean images alone.",
+                      html_alarm(r));
   page +=
       detail::section("What the model sees, and says",
                       "Test images at each stage, with the prediction below.", detail::html_sheet(r.sheet));
@@ -132,7 +156,9 @@ inline std::string html(const DefenseReport& r) {
       "<p>A trigger that changes the whole image also shifts some predictions as any corruption would. The "
       "same figure "
       "for a benign model, defended alike, is its zero point.</p>"
-      "<p>Shares have Wilson intervals, lifts the paired interval of Bonett and Price. DER = (max(0, ΔASR) − "
+      "<p>Shares have Wilson intervals, lifts the paired interval of Bonett and Price, the AUROC that of "
+      "Hanley "
+      "and McNeil's variance. DER = (max(0, ΔASR) − "
       "max(0, ΔBA) "
       "+ 1) / 2, Δ = before − after. The counts are in metrics.json.</p></div>\n</main></body></html>\n";
   return page;

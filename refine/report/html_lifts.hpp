@@ -19,7 +19,7 @@ inline constexpr std::size_t most_lift_bars = 24;
 inline std::string html_lifts(const DefenseReport& r) {
   const auto& before = r.before.lifts;
   const auto& after = r.after.lifts;
-  if (before.empty() || before.front().n == 0) return "";
+  if (!has_trigger(r) || before.empty() || before.size() != after.size()) return "";
   std::vector<std::size_t> order(before.size());
   std::iota(order.begin(), order.end(), std::size_t{0});
   std::string note;

@@ -37,6 +37,12 @@ th{font-weight:600;text-align:left}
 .figures td,.figures thead th:not(:first-child){text-align:right;white-space:nowrap}
 .figures th:first-child,.figures td:first-child{padding-left:0}
 .figures th small,.figures td small{display:block;font-weight:400;color:var(--soft);font-size:.8125rem}
+.absent{color:var(--soft);font-size:.875rem}
+table+.absent{border-top:1px solid var(--line);padding-top:8px}
+.scan td:nth-child(odd){text-align:left!important;overflow:hidden;text-overflow:ellipsis;max-width:18ch}
+.scan thead th:nth-child(odd){text-align:left!important}
+.scan .found{color:var(--bad);font-weight:600}
+.scan tbody th{font-weight:400}
 .figures td small{max-width:22ch;margin-left:auto;overflow:hidden;text-overflow:ellipsis}
 .key{display:flex;flex-wrap:wrap;gap:4px 18px;font-size:.875rem;color:var(--soft);margin-bottom:8px}
 .key span::before{content:"";display:inline-block;width:12px;height:12px;border-radius:2px;margin-right:6px;
@@ -91,6 +97,7 @@ h1{font-size:1.4rem}.heat{font-size:.5625rem}.heat td{height:20px}.heat .corner{
 .figures th,.figures td{border:0;padding:2px 6px 2px 0;text-align:left;white-space:normal}
 .figures td small{margin-left:0}
 .figures td:empty{display:none}
+.scan tr{grid-template-columns:1fr 1fr}
 .figures th{grid-column:1/-1}.figures td::before{content:attr(data-k);display:block;color:var(--soft);font-size:.75rem}
 .sheet th,.sheet td{padding-left:3px;padding-right:3px;font-size:.75rem}
 .facts{grid-template-columns:1fr}.facts dd{border-top:0;padding-top:0}.facts dt{padding-bottom:0}}

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <refine/metrics/der.hpp>
@@ -39,6 +40,12 @@ inline Json json(const metrics::Lift& l) {
           {"interval", json(l.interval())}};
 }
 
+inline Json json(const std::vector<metrics::Lift>& lifts) {
+  Json list = Json::array();
+  for (const auto& lift : lifts) list.push_back(json(lift));
+  return list;
+}
+
 inline Json json(const metrics::ConfusionMatrix& m) {
   Json rows = Json::array();
   for (auto row : m.rowwise()) rows.push_back(std::vector<std::int64_t>(row.begin(), row.end()));
@@ -46,14 +53,34 @@ inline Json json(const metrics::ConfusionMatrix& m) {
 }
 
 inline Json json(const metrics::Figures& f) {
-  Json lifts = Json::array();
-  for (const auto& lift : f.lifts) lifts.push_back(json(lift));
-  return {{"ba", json(f.ba)},
-          {"asr", json(f.asr)},
-          {"ra", json(f.ra)},
-          {"largest_lift", json(f.largest_lift)},
-          {"lifts", std::move(lifts)},
-          {"confusion", {{"clean", json(f.clean)}, {"triggered", json(f.triggered)}}}};
+  if (f.classes == 0) return nullptr;
+  return {
+      {"ba", json(f.ba)},       {"asr", json(f.asr)},
+      {"ra", json(f.ra)},       {"largest_lift", json(f.largest_lift)},
+      {"lifts", json(f.lifts)}, {"confusion", {{"clean", json(f.clean)}, {"triggered", json(f.triggered)}}}};
+}
+
+inline Json json(const metrics::AlarmFigures& a) {
+  Json auroc = nullptr;
+  if (a.auroc) {
+    auroc = {{"wins", a.auroc->wins},
+             {"triggered", a.auroc->triggered},
+             {"clean", a.auroc->clean},
+             {"value", number(a.auroc->value())},
+             {"interval", json(a.auroc->interval())}};
+  }
+  return {{"threshold", a.threshold},
+          {"wanted_rate", a.wanted_rate},
+          {"false_alarms", json(a.false_alarms)},
+          {"detections", a.detections ? json(*a.detections) : Json(nullptr)},
+          {"auroc", std::move(auroc)}};
+}
+
+inline Json json(const metrics::ScanEntry& e) {
+  const auto side = [](const std::vector<metrics::Lift>& lifts) -> Json {
+    return {{"largest_lift", json(metrics::strongest(lifts))}, {"lifts", json(lifts)}};
+  };
+  return {{"trigger", e.trigger}, {"local", e.local}, {"before", side(e.before)}, {"after", side(e.after)}};
 }
 
 inline std::string compact(const Json& j) {
@@ -84,11 +111,14 @@ inline void print(const Json& j, int depth, std::string& text) {
 
 }  // namespace detail
 
-/// Every count and figure of the report; the room's README lists the keys. What is not a number is null.
+/// Every count and figure of the report; the room's README lists the keys. What is not a number, or was not
+/// measured, is null.
 inline nlohmann::ordered_json metrics_json(const DefenseReport& r) {
   using detail::Json;
   Json facts = Json::array();
   for (const auto& [name, value] : r.facts) facts.push_back({{"name", name}, {"value", value}});
+  Json scan = Json::array();
+  for (const auto& entry : r.scan) scan.push_back(detail::json(entry));
   Json curves = Json::array();
   for (const auto& c : r.curves) {
     Json y = Json::array();
@@ -101,15 +131,23 @@ inline nlohmann::ordered_json metrics_json(const DefenseReport& r) {
           {"dataset", r.dataset},
           {"model", r.model},
           {"attack", r.attack},
-          {"classes", r.after.classes},
+          {"classes", classes_of(r)},
           {"class_names", r.class_names},
           {"target", r.after.target ? Json(*r.after.target) : Json(nullptr)},
           {"verdict", verdict(r).word()},
           {"der", detail::number(metrics::defense_effectiveness(r.before, r.after))},
           {"before", detail::json(r.before)},
           {"after", detail::json(r.after)},
+          {"agreement", r.agreement ? detail::json(*r.agreement) : Json(nullptr)},
+          {"alarm", r.alarm ? detail::json(*r.alarm) : Json(nullptr)},
+          {"scan", std::move(scan)},
           {"facts", std::move(facts)},
           {"curves", std::move(curves)}};
+}
+
+/// The figures of one classifier under one attack, as they stand in a report's `before` and `after`.
+inline nlohmann::ordered_json figures_json(const metrics::Figures& figures) {
+  return detail::json(figures);
 }
 
 /// The same as text for a file, a line a matrix row.

@@ -1,19 +1,27 @@
 #pragma once
 
 #include <refine/report/base64.hpp>
+#include <refine/report/comparison.hpp>
 #include <refine/report/curve.hpp>
 #include <refine/report/defense_report.hpp>
 #include <refine/report/evaluation_table.hpp>
 #include <refine/report/html.hpp>
+#include <refine/report/html_alarm.hpp>
 #include <refine/report/html_confusion.hpp>
 #include <refine/report/html_escape.hpp>
 #include <refine/report/html_figures.hpp>
 #include <refine/report/html_lifts.hpp>
+#include <refine/report/html_scan.hpp>
 #include <refine/report/html_style.hpp>
 #include <refine/report/image_sheet.hpp>
 #include <refine/report/metrics_json.hpp>
+#include <refine/report/metrics_node.hpp>
+#include <refine/report/not_measured.hpp>
 #include <refine/report/png.hpp>
+#include <refine/report/read_figures.hpp>
+#include <refine/report/read_metrics.hpp>
 #include <refine/report/sample_sheet.hpp>
+#include <refine/report/scan_words.hpp>
 #include <refine/report/sheet_png.hpp>
 #include <refine/report/svg_curve.hpp>
 #include <refine/report/terminal_table.hpp>

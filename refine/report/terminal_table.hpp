@@ -6,11 +6,15 @@
 #include <cstddef>
 #include <cstdint>
 #include <ostream>
+#include <ranges>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include <refine/metrics/der.hpp>
 #include <refine/report/defense_report.hpp>
+#include <refine/report/not_measured.hpp>
+#include <refine/report/scan_words.hpp>
 #include <refine/report/verdict.hpp>
 #include <refine/report/words.hpp>
 
@@ -22,9 +26,12 @@ inline bool starts_character(char c) {
   return (static_cast<unsigned char>(c) & 0xC0) != 0x80;
 }
 
-/// `text` in a field of `width` characters (UTF-8); what does not fit is cut, with an ellipsis.
+/// `text` in a field of `width` characters (UTF-8); what does not fit is cut, with an ellipsis. A name from a
+/// file may carry a terminal's control sequences: they become spaces.
 inline std::string field(std::string_view text, int width, bool right = false) {
   std::string fit(text);
+  std::ranges::replace_if(
+      fit, [](unsigned char c) { return c < 0x20 || c == 0x7f; }, ' ');
   const auto length = [](std::string_view s) { return std::count_if(s.begin(), s.end(), starts_character); };
   if (length(fit) > width) {
     while (length(fit) > width - 1) {
@@ -75,29 +82,76 @@ inline std::string table_title(std::string_view title) {
   return line + "\n\n";
 }
 
-}  // namespace detail
-
-/// The figures before and after, for a terminal: lines of at most 100 columns, UTF-8, each figure with its
-/// count and its 95 % interval.
-inline std::string terminal_table(const DefenseReport& r) {
+inline std::string lift_lines(const DefenseReport& r) {
   const auto& before = r.before.largest_lift;
   const auto& after = r.after.largest_lift;
-  std::string text;
-  if (!r.title.empty()) text += detail::table_title(r.title);
-  text += detail::table_line({"", "n", "before", "95 %", "after", "95 %", "change"});
-  text += detail::share_line("BA", r.before.ba, r.after.ba);
-  text += detail::share_line("ASR", r.before.asr, r.after.asr);
-  text += detail::share_line("RA", r.before.ra, r.after.ra);
-  text += detail::table_line({"largest lift", detail::tally(after.n), detail::points(before.value()),
-                              detail::range(before.interval()), detail::points(after.value()),
-                              detail::range(after.interval()),
-                              words::signed_hundredths(after.value() - before.value())});
+  const auto name = [&](const metrics::Lift& l) { return words::class_name(r.class_names, l.cls); };
+  return table_line({"largest lift", tally(after.n), points(before.value()), range(before.interval()),
+                     points(after.value()), range(after.interval()),
+                     words::signed_hundredths(after.value() - before.value())}) +
+         table_line({"  at class", "", "", name(before), "", name(after), ""}) +
+         table_line({"DER", "", "", "", words::percent(metrics::defense_effectiveness(r.before, r.after), 2),
+                     "", ""});
+}
+
+/// A figure that there is of the defense alone.
+inline std::string single_line(std::string_view name, const metrics::Proportion& p) {
+  return table_line({name, tally(p.n), "", "", words::percent(p.value(), 2), range(p.wilson()), ""});
+}
+
+inline std::string alarm_lines(const metrics::AlarmFigures& alarm) {
+  std::string text = single_line("false alarms", alarm.false_alarms);
+  if (alarm.detections) text += single_line("detections", *alarm.detections);
+  if (alarm.auroc) {
+    text += table_line({"AUROC", tally(alarm.auroc->triggered), "", "",
+                        words::percent(alarm.auroc->value(), 2), range(alarm.auroc->interval()), ""});
+  }
+  return text;
+}
+
+/// The guessed triggers that lift most; the page has all.
+inline std::string scan_table(const DefenseReport& r) {
+  constexpr std::size_t most = 6;
+  const auto line = [](std::string_view trigger, std::string_view before, std::string_view class_before,
+                       std::string_view after, std::string_view class_after) {
+    std::string text = field(trigger, 34) + "  " + field(before, 10, true) + "  " + field(class_before, 17) +
+                       "  " + field(after, 10, true) + "  " + field(class_after, 17);
+    text.erase(text.find_last_not_of(' ') + 1);
+    return text + '\n';
+  };
   const auto name = [&](const metrics::Lift& l) {
     return l.n == 0 ? std::string() : words::class_name(r.class_names, l.cls);
   };
-  text += detail::table_line({"  at class", "", "", name(before), "", name(after), ""});
-  text += detail::table_line(
-      {"DER", "", "", "", words::percent(metrics::defense_effectiveness(r.before, r.after), 2), "", ""});
+  std::string text = line("triggers tried", "before", "at class", "after", "at class");
+  const std::vector<Guess> all = guesses(r);
+  for (const Guess& guess : all | std::views::take(most)) {
+    text += line(guess.trigger, points(guess.before.value()), name(guess.before), points(guess.after.value()),
+                 name(guess.after));
+  }
+  if (all.size() > most) text += fmt::format("and {} more\n", all.size() - most);
+  return text;
+}
+
+}  // namespace detail
+
+/// The figures before and after, for a terminal: lines of at most 100 columns, UTF-8, each figure with its
+/// count and its 95 % interval. What was not measured is said in a line.
+inline std::string terminal_table(const DefenseReport& r) {
+  std::string text;
+  if (!r.title.empty()) text += detail::table_title(r.title);
+  if (has_labels(r) || has_trigger(r) || r.agreement || r.alarm) {
+    text += detail::table_line({"", "n", "before", "95 %", "after", "95 %", "change"});
+  }
+  if (has_labels(r)) text += detail::share_line("BA", r.before.ba, r.after.ba);
+  if (has_trigger(r)) {
+    text += detail::share_line("ASR", r.before.asr, r.after.asr);
+    text += detail::share_line("RA", r.before.ra, r.after.ra);
+    text += detail::lift_lines(r);
+  }
+  if (r.agreement) text += detail::single_line("agreement", *r.agreement);
+  if (r.alarm) text += detail::alarm_lines(*r.alarm);
+  if (!r.scan.empty()) text += (text.ends_with("\n\n") || text.empty() ? "" : "\n") + detail::scan_table(r);
+  if (const std::string absent = not_measured(r); !absent.empty()) text += '\n' + absent + '\n';
   text += '\n' + verdict(r).headline + ".\n";
   return text;
 }

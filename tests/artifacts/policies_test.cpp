@@ -97,10 +97,10 @@ TEST(SavedVictim, OfAnotherNetworkIsRefusedByNameAndChangesNothing) {
   Victim other{.width = 4, .seed = 2};
   const std::string before = bytes_of(*other.module);
   const auto state = artifacts::state_dict(*victim.module);
-  const auto line = [&](const std::function<void(artifacts::SafeTensors&)>& change) {
-    artifacts::SafeTensors content{state, {}};
+  const auto line = [&](const std::function<void(formats::SafeTensors&)>& change) {
+    formats::SafeTensors content{state, {}};
     change(content);
-    artifacts::write_safetensors(scratch.path / "v", content);
+    formats::write_safetensors(scratch.path / "v", content);
     const std::string said = error_of([&] { load(other, scratch.path / "v"); });
     EXPECT_NE(said.find((scratch.path / "v").string()), std::string::npos) << said;
     return said;
@@ -135,7 +135,7 @@ TEST(SavedDefense, OfAnotherPipelineIsRefusedAndChangesNothing) {
   EXPECT_NE(line().find("no defense that refine saved"), std::string::npos) << line();
 
   save(defense_of(1), path, recipes::fast);
-  const auto content = artifacts::read_safetensors(path);
+  const auto content = formats::read_safetensors(path);
   for (const auto& [text, says] : std::initializer_list<std::pair<std::string, std::string>>{
            {"", "no list"},
            {"[0,1", "no list"},
@@ -148,12 +148,12 @@ TEST(SavedDefense, OfAnotherPipelineIsRefusedAndChangesNothing) {
            {"[0,1,2,3,18446744073709551615]", "class -1 of 5"}}) {
     auto changed = content;
     changed.metadata["permutation"] = text;
-    artifacts::write_safetensors(path, changed);
+    formats::write_safetensors(path, changed);
     EXPECT_NE(line().find(says), std::string::npos) << text << ": " << line();
   }
   auto changed = content;
   changed.metadata["pixel_domain"] = "reference";
-  artifacts::write_safetensors(path, changed);
+  formats::write_safetensors(path, changed);
   EXPECT_NE(line().find("pixel domain 'reference'"), std::string::npos) << line();
 
   EXPECT_EQ(bytes_of(*defense.transform().module), before);

@@ -4,6 +4,7 @@
 
 #include <ATen/ops/equal.h>
 #include <ATen/ops/rand.h>
+#include <ATen/ops/randn.h>
 
 #include <cstdlib>
 #include <filesystem>
@@ -11,11 +12,14 @@
 #include <string>
 
 #include <refine/artifacts/export_torchscript.hpp>
-#include <refine/artifacts/safetensors.hpp>
+#include <refine/artifacts/served.hpp>
+#include <refine/backbones/any_backbone.hpp>
 #include <refine/backbones/freeze.hpp>
 #include <refine/backbones/normalized.hpp>
 #include <refine/backbones/resnet18.hpp>
+#include <refine/backbones/scripted.hpp>
 #include <refine/nn/seeded.hpp>
+#include <refine/pipeline/any_pipeline.hpp>
 #include <refine/remaps/derangement.hpp>
 #include <refine/transforms/unet.hpp>
 
@@ -55,6 +59,8 @@ TEST_P(TorchScript, AnswersAsThePipelineDoesForAnyBatchSize) {
     const at::Tensor x = images(n);
     EXPECT_TRUE(at::equal(loaded.forward({x}).toTensor(), defense.forward(x))) << n;
     EXPECT_TRUE(at::equal(loaded.get_method("transform")({x}).toTensor(), defense.transformed(x))) << n;
+    EXPECT_TRUE(at::equal(loaded.get_method("undefended")({x}).toTensor(), defense.undefended(x))) << n;
+    EXPECT_TRUE(at::equal(loaded.get_method("alarm")({x}).toTensor(), defense.alarm(x))) << n;
   }
   const auto about = nlohmann::json::parse(extra.at("refine.json"));
   EXPECT_EQ(about["permutation"], defense.remap().permutation);
@@ -76,7 +82,53 @@ TEST(TorchScriptFile, HasNoTensorInItsCodeThatWouldStayBehindOnAnotherDevice) {
       ADD_FAILURE() << method.name() << " holds a tensor constant";
     }
   }
-  EXPECT_EQ(loaded.get_methods().size(), 2u);
+  EXPECT_EQ(loaded.get_methods().size(), 4u);
+}
+
+TEST(TorchScriptFile, HasAForeignVictimInsideWithItsControlFlow) {
+  torch::jit::Module foreign = nn::seeded(3, [] {
+    torch::jit::Module m("foreign");
+    m.register_parameter("kernel", at::randn({5, 3, 3, 3}), false);
+    m.define(R"(def forward(self, x):
+    y = torch.mean(torch.conv2d(x, self.kernel), [2, 3])
+    if x.size(0) > 2:
+        y = y * 2
+    return y
+)");
+    m.eval();
+    return m;
+  });
+  constexpr ImageShape shape{3, 12, 20};
+  const AnyPipeline defense{
+      transforms::UNet<>{.image = shape, .levels = 2, .width = 4},
+      freeze(backbones::AnyBackbone(backbones::Normalized{
+          backbones::Scripted<>(foreign, "foreign", {.task = {shape, 5}}), normalizations::imagenet})),
+      remaps::Derangement<>{.classes = 5}};
+  const ScratchFolder folder;
+  export_torchscript(defense, folder.path / "defended.pt", {{"note", "a test"}});
+  const Served served(folder.path / "defended.pt");
+  EXPECT_EQ(served.task(), (Task{shape, 5}));
+  EXPECT_EQ(served.about()["note"], "a test");
+  c10::NoGradGuard no_grad;
+  for (std::int64_t n : {1, 2, 3, 6}) {
+    const at::Tensor x = nn::seeded(1, [&] { return at::rand({n, 3, 12, 20}); });
+    EXPECT_TRUE(at::equal(served.forward(x), defense.forward(x))) << n;
+    EXPECT_TRUE(at::equal(served.transformed(x), defense.transformed(x))) << n;
+    EXPECT_TRUE(at::equal(served.undefended(x), defense.undefended(x))) << n;
+    EXPECT_TRUE(at::equal(served.alarm(x), defense.alarm(x))) << n;
+  }
+}
+
+TEST(TorchScriptFile, IsServedOnlyWhereItIsADefendedClassifier) {
+  const ScratchFolder folder;
+  torch::jit::Module m("m");
+  m.define("def forward(self, x):\n    return x\n");
+  m.save((folder.path / "m.pt").string());
+  testing::expect_words(error_of([&] { Served(folder.path / "m.pt"); }), {"m.pt", "refine.json"});
+  m.save((folder.path / "n.pt").string(), {{"refine.json", R"({"image": [3, 0, 4], "classes": 5})"}});
+  testing::expect_words(error_of([&] { Served(folder.path / "n.pt"); }), {"n.pt", "image and classes"});
+  m.save((folder.path / "o.pt").string(), {{"refine.json", R"({"image": [3, 4, 4], "classes": 5})"}});
+  testing::expect_words(error_of([&] { Served(folder.path / "o.pt"); }), {"o.pt", "'transform'"});
 }
 
 TEST(TorchScriptFile, LeavesThePipelineAsItWas) {

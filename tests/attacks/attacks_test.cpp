@@ -112,6 +112,8 @@ TEST(DirtyLabel, RefusesWhatDoesNotFit) {
 TEST(Catalogue, IsTriggerTimesPlan) {
   static_assert(std::is_same_v<BadNets<small>, DirtyLabel<triggers::Patch<small.image>>>);
   static_assert(std::is_same_v<Blended<small>, DirtyLabel<triggers::Blend<small.image>>>);
+  static_assert(std::is_same_v<WaNet<small>, DirtyLabel<triggers::Warp<small.image>>>);
+  static_assert(std::is_same_v<Batt<small>, DirtyLabel<triggers::Rotate<small.image>>>);
   static_assert(Attack<BadNets<>> && Attack<Blended<small>>);
   const BadNets<> told{.trigger = {.image = small.image}, .target = 1};
   const data::Dataset set = clean(40);

@@ -7,6 +7,13 @@
 #include <gtest/gtest.h>
 #include <refine/data/data.hpp>
 
+#include <filesystem>
+#include <iostream>
+#include <string>
+
+#include "tests/data/image_bytes.hpp"
+#include "tests/support/scratch_folder.hpp"
+
 using namespace refine;
 
 namespace {
@@ -20,6 +27,14 @@ data::Dataset halves(at::Tensor dark, at::Tensor bright) {  // uint8, N×3×32×
   return set;
 }
 
+at::Tensor photographs(const std::filesystem::path& folder) {
+  const auto loaded = data::load_images(
+      data::image_files(folder),
+      {.image = {3, 224, 224}, .fit = data::Fit::crop, .on_bad = data::OnBad::skip, .most = 5000});
+  for (const std::string& why : loaded.skipped) std::cerr << why << "\n";
+  return loaded.images;  // uint8, N×3×224×224; loaded.files says which file each came from
+}
+
 TEST(DataReadme, IteratesOverBatches) {
   auto [train, test] = data::Synthetic{}.make();
   const data::Augmentation augmentation{.flip = true, .crop_padding = 4};
@@ -30,6 +45,16 @@ TEST(DataReadme, IteratesOverBatches) {
     seen += images.size(0);
   }
   EXPECT_EQ(seen, train.size());
+}
+
+TEST(DataReadme, ReadsImagesOfAnySizeAndLayout) {
+  const refine::testing::ScratchFolder scratch;
+  scratch.write("a/b/1.png", refine::testing::grey_png(300, 200, 9));
+  scratch.write("2.jpg", refine::testing::jpeg(30, 40, {9, 9, 9}));
+  scratch.write("3.png", "cut");
+  ::testing::internal::CaptureStderr();
+  EXPECT_EQ(photographs(scratch.path).sizes(), (std::vector<std::int64_t>{2, 3, 224, 224}));
+  EXPECT_NE(::testing::internal::GetCapturedStderr().find("3.png"), std::string::npos);
 }
 
 TEST(DataReadme, TakesASourceOfYourOwn) {

@@ -5,6 +5,7 @@
 #include <ATen/ops/zeros.h>
 #include <gtest/gtest.h>
 #include <refine/evaluation/evaluation.hpp>
+#include <refine/pipeline/pipeline.hpp>
 #include <refine/remaps/shift.hpp>
 #include <refine/transforms/none.hpp>
 

@@ -1,4 +1,4 @@
-// The snippet of refine/evaluation/README.md.
+// The snippets of refine/evaluation/README.md.
 
 #include <gtest/gtest.h>
 #include <refine/attacks/attacks.hpp>
@@ -6,8 +6,11 @@
 #include <refine/backbones/resnet18.hpp>
 #include <refine/data/synthetic.hpp>
 #include <refine/evaluation/evaluation.hpp>
+#include <refine/pipeline/pipeline.hpp>
 #include <refine/remaps/derangement.hpp>
 #include <refine/transforms/unet.hpp>
+
+#include <iostream>
 
 using namespace refine;
 
@@ -28,6 +31,17 @@ TEST(EvaluationReadme, Measures) {
     // the trigger still moves images, to class result.after.largest_lift.cls
   }
 
+  const at::Tensor& images = split.test.images;
+  const metrics::Proportion alike = agreement(defense, images);
+  const metrics::AlarmFigures alarm = evaluate_alarm(defense, images.slice(0, 0, 8), images.slice(0, 8));
+  for (const metrics::ScanEntry& guess : scan(defense, images, scan_catalogue(task.image))) {
+    const metrics::Lift lift = metrics::strongest(guess.before);
+    if (lift.interval().low > 0.5)
+      std::cout << guess.trigger << " sends images to class " << lift.cls << '\n';
+  }
+
+  EXPECT_EQ(alike.n, 16);
+  EXPECT_EQ(alarm.false_alarms.n, 8);
   EXPECT_GE(gone, -1);
   EXPECT_LE(sure.low, sure.high);
   EXPECT_EQ(result.after.ba.n, 16);

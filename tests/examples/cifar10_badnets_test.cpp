@@ -98,7 +98,7 @@ TEST(Cifar10BadNets, RunsTheWholePathOnRealImagesAndReachesItsFigures) {
   EXPECT_GT(fs::file_size(defense_folder / "defended.pt"), 100'000u);
 
   // The choice of poisoned images can be made again.
-  const auto poison = artifacts::read_safetensors(attack_folder / "poison.safetensors");
+  const auto poison = formats::read_safetensors(attack_folder / "poison.safetensors");
   EXPECT_EQ(to_vector(poison.tensors.at("indices")),
             attack.poison(train.sample(5'000, default_seed)).indices);
 }

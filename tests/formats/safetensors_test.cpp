@@ -9,7 +9,7 @@
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
-#include <refine/artifacts/safetensors.hpp>
+#include <refine/formats/safetensors.hpp>
 
 #include <csignal>
 #include <cstring>
@@ -19,7 +19,7 @@
 #include "tests/support/error_of.hpp"
 #include "tests/support/scratch_folder.hpp"
 
-namespace refine::artifacts {
+namespace refine::formats {
 namespace {
 
 using refine::testing::content;
@@ -219,4 +219,4 @@ TEST(SafeTensors, OnAFullDiskLeaveNothing) {
 }
 
 }  // namespace
-}  // namespace refine::artifacts
+}  // namespace refine::formats

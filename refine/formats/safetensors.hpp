@@ -22,7 +22,7 @@
 #include <refine/core/error.hpp>
 #include <refine/core/file_bytes.hpp>
 
-namespace refine::artifacts {
+namespace refine::formats {
 
 /// What a safetensors file holds: named tensors, and text about them.
 struct SafeTensors {
@@ -221,4 +221,4 @@ inline void write_safetensors(const std::filesystem::path& path, const SafeTenso
   file.commit();
 }
 
-}  // namespace refine::artifacts
+}  // namespace refine::formats

@@ -1,0 +1,174 @@
+#pragma once
+
+#include <ATen/TensorOperators.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/allclose.h>
+#include <ATen/ops/linspace.h>
+#include <ATen/ops/ones.h>
+#include <c10/core/GradMode.h>
+#include <c10/util/Exception.h>
+#include <torch/csrc/jit/api/module.h>
+
+#include <exception>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <refine/backbones/scripted_module.hpp>
+#include <refine/core/agreement.hpp>
+#include <refine/core/error.hpp>
+#include <refine/core/task.hpp>
+#include <refine/formats/torchscript.hpp>
+
+namespace refine::backbones {
+
+/// What is known of a TorchScript classifier beforehand; what is not is found out.
+struct ScriptedOptions {
+  Task task = dynamic_task;  ///< checked where it is said
+  /// Shapes that are tried, in this order, where the image shape is open; the first that works is taken.
+  std::vector<ImageShape> candidates = default_candidates();
+  formats::Trust trust = formats::Trust::checked;
+
+  static std::vector<ImageShape> default_candidates() {
+    std::vector<ImageShape> shapes;
+    for (int channels : {3, 1}) {
+      for (int side : {224, 32, 28, 64, 96, 128, 256, 299, 384, 48}) shapes.push_back({channels, side, side});
+    }
+    return shapes;
+  }
+};
+
+/// Any TorchScript classifier, traced or scripted, as a frozen backbone: nobody trains it, gradients flow to
+/// its input.
+///
+///     auto victim = backbones::Scripted<>{"untrusted.pt"};
+///     auto victim = backbones::Scripted<Task{{3, 224, 224}, 1000}>{"untrusted.pt"};
+///
+/// The file is checked before anything of it runs (`formats::load_torchscript`), then frozen by LibTorch.
+/// Image shape and number of classes are found by a probe, and checked against what was said. Where `forward`
+/// returns several tensors, the first is taken; where it returns probabilities, their logarithm.
+///
+/// The file sees the images as they are, in [0, 1]; one that wants normalised images goes into
+/// `backbones::Normalized`, and that into `freeze`.
+template <Task kTask = dynamic_task>
+class Scripted {
+ public:
+  static constexpr Task static_task = kTask;
+  static constexpr bool frozen = true;
+
+  /// \throws Error when the file can't be read, is refused, is no classifier, or does not fit what was said
+  explicit Scripted(const std::filesystem::path& path, const ScriptedOptions& options = {})
+      : Scripted(formats::load_torchscript(path, options.trust).module, path.string(), options) {}
+
+  /// A module that is loaded already. \param name of it, for messages
+  Scripted(const torch::jit::Module& source, const std::string& name, const ScriptedOptions& options = {}) {
+    try {
+      module = std::make_shared<detail::ScriptedModule>(source, name);
+    } catch (const c10::Error& error) {
+      throw Error("cannot use {} as a classifier: {}; export it again, in evaluation mode", name,
+                  first_line(error.what_without_backtrace()));
+    }
+    probe(name, options);
+  }
+
+  Task task = dynamic_task;
+  std::shared_ptr<detail::ScriptedModule> module;
+
+  /// Float N×C×H×W in [0, 1] → logits N×classes.
+  at::Tensor forward(const at::Tensor& images) const {
+    const at::Tensor answer = module->forward(images);
+    return probabilities_ ? answer.clamp_min(1e-12).log() : answer;
+  }
+
+  /// Whether the file returns probabilities, whose logarithm is taken.
+  bool probabilities() const { return probabilities_; }
+
+ private:
+  static std::string first_line(std::string text) { return text.substr(0, text.find('\n')); }
+
+  /// Runs it on two and three images of each shape in question: some files were traced for one batch size.
+  void probe(const std::string& name, const ScriptedOptions& options) {
+    const Task said = merged(kTask, options.task);
+    if (!compatible(kTask, options.task)) {
+      Message why;
+      require_agreement(why << "refine: Scripted<" << kTask.image << ", " << kTask.classes
+                            << "> was told another task: " << options.task.image << ", "
+                            << options.task.classes << " classes");
+    }
+    std::vector<ImageShape> shapes;
+    if (said.image.is_static()) {
+      shapes = {said.image};
+    } else {
+      for (const ImageShape& shape : options.candidates) {
+        if (shape.is_static() && compatible(said.image, shape)) shapes.push_back(shape);
+      }
+    }
+    std::string why = "no image shape was tried";
+    for (const ImageShape& shape : shapes) {
+      for (const bool channels_last : {true, false}) {
+        module->use_channels_last(channels_last);
+        if (const auto problem = try_shape(shape); !problem) {
+          require_classes(name, said.classes);
+          return;
+        } else {
+          why = *problem;
+        }
+      }
+    }
+    Message text;
+    for (const ImageShape& shape : shapes) text << (text.view().empty() ? "" : ", ") << shape;
+    throw Error(
+        "cannot use {} as a classifier: it takes no batch of images of shape {} (the last one tried: {}); "
+        "say "
+        "the shape it was made for",
+        name, text.view(), why);
+  }
+
+  /// Why images of this shape get no logits; the task and the kind of answer where they do.
+  std::optional<std::string> try_shape(const ImageShape& shape) {
+    c10::NoGradGuard no_grad;
+    try {
+      at::Tensor answer;
+      for (std::int64_t n : {2, 3}) {
+        const at::Tensor images = at::linspace(0, 1, n * shape.channels * shape.height * shape.width)
+                                      .view({n, shape.channels, shape.height, shape.width})
+                                      .contiguous(at::MemoryFormat::ChannelsLast);
+        answer = module->forward(images);
+        if (answer.dim() != 2 || answer.size(0) != n || answer.size(1) < 2 || !answer.is_floating_point()) {
+          std::string sizes;
+          for (auto extent : answer.sizes()) sizes += (sizes.empty() ? "" : "×") + std::to_string(extent);
+          return "its answer to " + std::to_string(n) + " images has the shape " +
+                 (sizes.empty() ? "of a scalar" : sizes) + ", not images×classes";
+        }
+      }
+      task = Task{shape, static_cast<int>(answer.size(1))};
+      probabilities_ = answer.min().item<double>() >= 0 &&
+                       at::allclose(answer.sum(1), at::ones({answer.size(0)}, answer.options()), 0, 1e-3);
+      return std::nullopt;
+    } catch (const c10::Error& error) {
+      return first_line(error.what_without_backtrace());
+    } catch (const std::exception& error) {
+      return last_line(error.what());
+    }
+  }
+
+  /// The interpreter's exceptions end in what was wrong.
+  static std::string last_line(std::string text) {
+    while (!text.empty() && text.back() == '\n') text.pop_back();
+    const auto at = text.rfind('\n');
+    return at == std::string::npos ? text : text.substr(at + 1);
+  }
+
+  void require_classes(const std::string& name, int said) const {
+    if (compatible(said, task.classes)) return;
+    throw Error("cannot use {}: it has {} classes, {} were said; say the number it has, or nothing", name,
+                task.classes, said);
+  }
+
+  bool probabilities_ = false;
+};
+
+}  // namespace refine::backbones

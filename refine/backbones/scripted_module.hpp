@@ -1,0 +1,165 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <c10/core/MemoryFormat.h>
+#include <torch/csrc/jit/api/module.h>
+#include <torch/csrc/jit/frontend/tracer.h>
+#include <torch/csrc/jit/ir/ir.h>
+#include <torch/csrc/jit/passes/dead_code_elimination.h>
+#include <torch/csrc/jit/passes/lower_tuples.h>
+#include <torch/csrc/jit/runtime/graph_executor.h>
+#include <torch/nn/module.h>
+
+#include <cstddef>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <refine/core/error.hpp>
+
+namespace refine::backbones::detail {
+
+/// A TorchScript classifier in its constant form: `torch::jit::freeze` has inlined it and folded its
+/// BatchNorms and multiplications, and its tensors were then taken out of the graph and became inputs of it,
+/// and buffers of this module. So `to(device)` moves them, gradients flow to the images, and tracing finds
+/// them by identity, as with every other module here.
+class ScriptedModule : public torch::nn::Module {
+ public:
+  /// \param name the file, for messages \throws Error when its `forward` is no function of one tensor
+  ScriptedModule(const torch::jit::Module& source, std::string name) : torch::nn::Module("scripted") {
+    torch::jit::Module constant = source.copy();
+    constant.eval();
+    constant = torch::jit::freeze(constant);
+    graph_ = constant.get_method("forward").graph()->copy();
+    make_unary(constant, name);
+    take_out_tensors(*graph_->block());
+    torch::jit::EliminateDeadCode(graph_);
+    executor_ = torch::jit::GraphExecutor(graph_, std::move(name), torch::jit::ExecutorExecutionMode::SIMPLE);
+    eval();
+  }
+
+  /// Float N×C×H×W → what the file's `forward` returns; of several tensors, the first.
+  at::Tensor forward(const at::Tensor& images) {
+    const at::Tensor laid_out = channels_last_ ? images : images.contiguous();
+    if (torch::jit::tracer::isTracing()) return forward_traced(laid_out);
+    return run(laid_out);
+  }
+
+  /// Not every file computes the same in every memory layout: one that was traced with `view` may need plain
+  /// rows.
+  void use_channels_last(bool yes) {
+    channels_last_ = yes;
+    for (auto& buffer : buffers(/*recurse=*/false)) {
+      if (buffer.dim() != 4) continue;
+      buffer.set_data(buffer.contiguous(yes ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous));
+    }
+  }
+
+  std::shared_ptr<torch::nn::Module> clone(
+      const std::optional<torch::Device>& device = std::nullopt) const override {
+    auto copy = std::shared_ptr<ScriptedModule>(new ScriptedModule(*this, Copy{}));
+    if (device) copy->to(*device);
+    return copy;
+  }
+
+ private:
+  struct Copy {};
+
+  ScriptedModule(const ScriptedModule& other, Copy)
+      : torch::nn::Module("scripted"),
+        graph_(other.graph_),
+        executor_(other.executor_),
+        channels_last_(other.channels_last_) {
+    for (const auto& item : other.named_buffers(/*recurse=*/false))
+      register_buffer(item.key(), item.value().clone());
+    eval();
+  }
+
+  /// Leaves the graph one input, the images, and one output, a tensor.
+  void make_unary(const torch::jit::Module& constant, const std::string& name) {
+    const auto refuse = [&](const std::string& why) {
+      throw Error("cannot use {} as a classifier: {}; export a module whose forward maps images to logits",
+                  name, why);
+    };
+    const auto& arguments = constant.get_method("forward").function().getSchema().arguments();
+    if (graph_->inputs().size() < 2) refuse("its forward takes no images");
+    if (graph_->inputs().at(0)->hasUses()) refuse("it changes its own tensors while it runs");
+    for (std::size_t i = graph_->inputs().size() - 1; i > 1; --i) {
+      if (!arguments.at(i).default_value()) {
+        refuse("its forward also wants '" + arguments.at(i).name() + "'");
+      }
+      torch::jit::WithInsertPoint at(*graph_->nodes().begin());
+      graph_->inputs().at(i)->replaceAllUsesWith(graph_->insertConstant(*arguments.at(i).default_value()));
+      graph_->eraseInput(i);
+    }
+    graph_->eraseInput(0);
+    if (graph_->outputs().size() != 1) refuse("its forward returns nothing");
+    torch::jit::Value* output = graph_->outputs().at(0);
+    if (output->type()->kind() == c10::TypeKind::TupleType) {
+      torch::jit::Node* unpack = graph_->createTupleUnpack(output)->insertBefore(graph_->return_node());
+      graph_->eraseOutput(0);
+      graph_->registerOutput(unpack->outputs().at(0));
+      torch::jit::LowerSimpleTuples(graph_);
+      output = graph_->outputs().at(0);
+    }
+    if (!output->type()->isSubtypeOf(*c10::TensorType::get())) {
+      refuse("its forward returns " + output->type()->repr_str() + ", not a tensor");
+    }
+  }
+
+  void take_out_tensors(torch::jit::Block& block) {
+    std::vector<torch::jit::Node*> constants;
+    for (torch::jit::Node* node : block.nodes()) {
+      for (torch::jit::Block* inner : node->blocks()) take_out_tensors(*inner);
+      if (node->kind() == c10::prim::Constant && node->outputs().size() == 1 &&
+          node->output()->type()->isSubtypeOf(*c10::TensorType::get()) &&
+          node->hasAttribute(c10::attr::value)) {
+        constants.push_back(node);
+      }
+    }
+    for (torch::jit::Node* node : constants) {
+      // Not the file's own memory, and no gradient of a weight is ever asked for.
+      const at::Tensor tensor = node->t(c10::attr::value).detach().clone();
+      register_buffer("constant_" + std::to_string(graph_->inputs().size() - 1), tensor);
+      torch::jit::Value* input = graph_->addInput();
+      input->setType(c10::TensorType::get());
+      node->output()->replaceAllUsesWith(input);
+      node->destroy();
+    }
+  }
+
+  at::Tensor run(const at::Tensor& images) {
+    torch::jit::Stack stack = {images};
+    for (const auto& buffer : buffers(/*recurse=*/false)) stack.emplace_back(buffer);
+    executor_.run(stack);
+    return stack.at(0).toTensor();
+  }
+
+  /// Puts the graph itself into what is traced, control flow and all; the answer is computed beside it.
+  at::Tensor forward_traced(const at::Tensor& images) {
+    namespace tracer = torch::jit::tracer;
+    std::vector<torch::jit::Value*> inputs = {tracer::getValueTrace(images)};
+    for (const auto& buffer : buffers(/*recurse=*/false)) inputs.push_back(tracer::getValueTrace(buffer));
+    torch::jit::Graph& outer = *tracer::getTracingState()->graph;
+    torch::jit::Value* result = torch::jit::insertGraph(outer, *graph_, inputs).at(0);
+    const auto resume = tracer::pauseTracing();
+    at::Tensor answer;
+    try {
+      answer = run(images);
+    } catch (...) {
+      resume();
+      throw;
+    }
+    resume();
+    tracer::setValueTrace(answer, result);
+    return answer;
+  }
+
+  std::shared_ptr<torch::jit::Graph> graph_;
+  torch::jit::GraphExecutor executor_;
+  bool channels_last_ = false;
+};
+
+}  // namespace refine::backbones::detail

@@ -1,0 +1,34 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <utility>
+
+#include <refine/core/progress_meter.hpp>
+
+namespace refine::detail {
+
+/// Counts the images of an evaluation, on standard error where it is to be shown.
+class EvaluationProgress {
+ public:
+  EvaluationProgress(std::string label, std::int64_t total, bool show) {
+    if (show) meter_.emplace(std::move(label), total, "img");
+  }
+
+  /// So many images more.
+  void operator()(std::int64_t images) {
+    done_ += images;
+    if (meter_) meter_->update(done_);
+  }
+
+  void finish() {
+    if (meter_) meter_->finish();
+  }
+
+ private:
+  std::int64_t done_ = 0;
+  std::optional<ProgressMeter> meter_;
+};
+
+}  // namespace refine::detail

@@ -1,0 +1,67 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <vector>
+
+#include <refine/evaluation/classify.hpp>
+#include <refine/evaluation/progress.hpp>
+#include <refine/evaluation/require_fit.hpp>
+#include <refine/evaluation/scan_catalogue.hpp>
+#include <refine/metrics/scan_entry.hpp>
+#include <refine/pipeline/defended_classifier.hpp>
+#include <refine/triggers/stamp.hpp>
+
+namespace refine {
+
+/// Guesses the trigger: stamps clean images with each of a catalogue and looks whether any class is lifted,
+/// without and with the defense. Needs no labels, and no knowledge of the attack. A lift near 1 is a
+/// backdoor found; a small one may be what any such change of the image does; and none says only that the
+/// trigger is not in the catalogue.
+/// \param images uint8 N×C×H×W, clean
+/// \param show progress on standard error
+/// \throws Error when the images do not fit the defense, or a trigger the images
+template <DefendedClassifier D>
+std::vector<metrics::ScanEntry> scan(const D& defense, const at::Tensor& images,
+                                     const std::vector<NamedTrigger>& catalogue, bool show = false) {
+  detail::require_images("images", defense.task().image, images);
+  for (const NamedTrigger& entry : catalogue) {
+    require_agreement(triggers::misfit(entry.trigger.image, data::image_of(images)));
+  }
+  const int classes = defense.task().classes;
+  if (classes < 1) {
+    throw Error("refine: the defense does not say how many classes it has; give its Task a number [scan]");
+  }
+  const auto passes = static_cast<std::int64_t>(2 * (1 + catalogue.size()));
+  detail::EvaluationProgress progress("scan", passes * images.size(0), show);
+  const auto victim = [&](const at::Tensor& these) {
+    return classify([&](const at::Tensor& x) { return defense.undefended(x); }, these, defense.device(),
+                    progress);
+  };
+  const auto defended = [&](const at::Tensor& these) {
+    return classify([&](const at::Tensor& x) { return defense.forward(x); }, these, defense.device(),
+                    progress);
+  };
+
+  const std::vector<std::int64_t> own = victim(images), clean = defended(images);
+  std::vector<metrics::ScanEntry> entries;
+  for (const auto& [name, trigger, local] : catalogue) {
+    const at::Tensor stamped = triggers::stamp(trigger, images);
+    entries.push_back({.trigger = name,
+                       .before = metrics::scan_lifts(own, own, victim(stamped), classes),
+                       .after = metrics::scan_lifts(own, clean, defended(stamped), classes),
+                       .local = local});
+  }
+  progress.finish();
+  return entries;
+}
+
+/// With the catalogue of common triggers for images of this shape.
+template <DefendedClassifier D>
+std::vector<metrics::ScanEntry> scan(const D& defense, const at::Tensor& images) {
+  detail::require_images("images", defense.task().image, images);
+  return scan(defense, images, scan_catalogue(data::image_of(images)));
+}
+
+}  // namespace refine

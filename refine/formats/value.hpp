@@ -1,0 +1,63 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <variant>
+#include <vector>
+
+namespace refine::formats {
+
+struct Value;
+
+/// Python's `bytes`; its `str` is a `std::string` in UTF-8.
+struct Bytes {
+  std::string bytes;
+};
+using List = std::vector<Value>;
+struct Tuple {
+  List items;
+};
+using Dict = std::vector<std::pair<Value, Value>>;  // in the order of insertion
+
+/// What a pickle may hold: None, a truth value, an int64, a float, text, bytes, a tensor on the host, and
+/// containers of those. Two places that name one container share it; no container holds itself.
+struct Value {
+  std::variant<std::monostate, bool, std::int64_t, double, std::string, Bytes, at::Tensor,
+               std::shared_ptr<const List>, std::shared_ptr<const Tuple>, std::shared_ptr<const Dict>>
+      content = {};
+
+  bool is_none() const { return std::holds_alternative<std::monostate>(content); }
+
+  /// The content when it is of that kind, else null.
+  const bool* as_boolean() const { return std::get_if<bool>(&content); }
+  const std::int64_t* as_integer() const { return std::get_if<std::int64_t>(&content); }
+  const std::string* as_text() const { return std::get_if<std::string>(&content); }
+  const at::Tensor* as_tensor() const { return std::get_if<at::Tensor>(&content); }
+  const Dict* as_dict() const {
+    const auto* dict = std::get_if<std::shared_ptr<const Dict>>(&content);
+    return dict ? dict->get() : nullptr;
+  }
+  /// Of a list or a tuple.
+  const List* as_list() const {
+    if (const auto* list = std::get_if<std::shared_ptr<const List>>(&content)) return list->get();
+    if (const auto* tuple = std::get_if<std::shared_ptr<const Tuple>>(&content)) return &(*tuple)->items;
+    return nullptr;
+  }
+  /// What a dict has under that text; null when it has none, or when this is no dict.
+  const Value* find(std::string_view key) const {
+    const Dict* dict = as_dict();
+    if (!dict) return nullptr;
+    for (const auto& [name, value] : *dict) {
+      const std::string* text = name.as_text();
+      if (text && *text == key) return &value;
+    }
+    return nullptr;
+  }
+};
+
+}  // namespace refine::formats

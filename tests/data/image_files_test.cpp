@@ -1,0 +1,321 @@
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/arange.h>
+#include <ATen/ops/rand.h>
+#include <ATen/ops/zeros.h>
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+#include <png.h>
+#include <sys/stat.h>
+#include <refine/data/data.hpp>
+
+#include <algorithm>
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "tests/data/image_bytes.hpp"
+#include "tests/fixtures/pytorch.hpp"
+#include "tests/support/error_of.hpp"
+#include "tests/support/scratch_folder.hpp"
+
+namespace refine::data {
+namespace {
+
+namespace fs = std::filesystem;
+using refine::testing::Bytes;
+using refine::testing::distance;
+using refine::testing::error_of;
+using refine::testing::expect_words;
+using refine::testing::grey_png;
+using refine::testing::jpeg;
+using refine::testing::png;
+using refine::testing::pytorch;
+using refine::testing::ScratchFolder;
+
+using Sizes = std::vector<std::int64_t>;
+
+/// An RGB PNG of noise, the same for the same size and seed.
+std::string noise_png(int width, int height, std::uint64_t seed = 1) {
+  Random random(seed);
+  Bytes rows;
+  for (int i = 0; i < 3 * width * height; ++i) rows.push_back(static_cast<std::uint8_t>(random()));
+  return png(width, height, 8, PNG_COLOR_TYPE_RGB, rows);
+}
+
+// ---- resized, fitted ----
+
+TEST(Resize, IsPyTorchsAntialiasedBilinear) {
+  const at::Tensor images = pytorch().at("odd_images").narrow(0, 0, 1), bytes = to_bytes(images);
+  for (const auto& [h, w] : {std::pair{16, 12}, std::pair{45, 33}, std::pair{20, 40}}) {
+    const std::string size = fmt::format("{}x{}", h, w);
+    EXPECT_LT(distance(resized(images, h, w), pytorch().at("resize:" + size)), 1e-5) << size;
+    const at::Tensor rounded = resized(bytes, h, w);
+    EXPECT_EQ(rounded.scalar_type(), at::kByte);
+    // Its fixed-point weights may differ by one between processors.
+    EXPECT_LE(distance(rounded.to(at::kFloat), pytorch().at("resize.bytes:" + size)), 1) << size;
+  }
+}
+
+TEST(Resize, IsTheMeanWhereTheTrianglesSaySo) {
+  // To half the width, a triangle of two pixels either side: weights 1/8, 3/8, 3/8, 1/8, cut and made to add
+  // up to 1 at the ends, 3/7, 3/7, 1/7.
+  const at::Tensor image = at::rand({1, 1, 1, 8});
+  const at::Tensor small = resized(image, 1, 4);
+  const auto v = [&](int x) { return image[0][0][0][x].item<double>(); };
+  EXPECT_NEAR(small[0][0][0][0].item<double>(), (3 * v(0) + 3 * v(1) + v(2)) / 7, 1e-6);
+  EXPECT_NEAR(small[0][0][0][1].item<double>(), (v(1) + 3 * v(2) + 3 * v(3) + v(4)) / 8, 1e-6);
+  EXPECT_TRUE(resized(image, 1, 8).equal(image));
+  EXPECT_EQ(resized(at::zeros({0, 3, 4, 4}), 2, 2).sizes(), (Sizes{0, 3, 2, 2}));
+  EXPECT_EQ(resized(at::zeros({2, 3, 4, 4}), 2, 7).sizes(), (Sizes{2, 3, 2, 7}));
+}
+
+TEST(Resize, RefusesWhatHasNoPixels) {
+  expect_words(error_of([] { resized(at::zeros({3, 4, 4}), 2, 2); }), {"3 dimensions", "N×C×H×W"});
+  expect_words(error_of([] { resized(at::zeros({1, 3, 0, 4}), 2, 2); }), {"without pixels"});
+  for (const Fit fit : {Fit::exact, Fit::crop, Fit::stretch}) {
+    expect_words(error_of([&] { fitted(at::zeros({1, 3, 4, 4}), fit, 0, 2); }), {"2 x 0 pixels"});
+    expect_words(error_of([&] { fitted(at::zeros({1, 3, 4, 4}), fit, 4, -2); }), {"-2 x 4 pixels"});
+  }
+  expect_words(error_of([] {
+                 fitted(at::zeros({1, 3, 4, 5}), Fit::exact, 5, 4);
+               }),
+               {"5 x 4", "4 x 5", "Fit::crop"});
+}
+
+TEST(Fitted, CropsAsTorchvisionDoes) {
+  const at::Tensor images = pytorch().at("odd_images").narrow(0, 0, 1);
+  EXPECT_LT(distance(fitted(images, Fit::crop, 20, 20), pytorch().at("crop:20")), 1e-5);
+  const at::Tensor lying = fitted(images.transpose(2, 3).contiguous(), Fit::crop, 20, 20);
+  EXPECT_LT(distance(lying.transpose(2, 3), pytorch().at("crop:20")), 1e-5);
+  // Python's round((w - 5) / 2) of 0.5, 1, 1.5, 2, 2.5, 3.5: halves go to the even number.
+  const int begins[] = {0, 1, 2, 2, 2, 3, 4};
+  for (int spare = 1; spare <= 7; ++spare) {
+    const at::Tensor row =
+        at::arange(5 + spare).view({1, 1, 1, 5 + spare}).expand({1, 1, 5, 5 + spare}).to(at::kFloat);
+    EXPECT_EQ(fitted(row, Fit::crop, 5, 5)[0][0][0][0].item<int>(), begins[spare - 1]) << spare;
+    EXPECT_EQ(fitted(row.transpose(2, 3), Fit::crop, 5, 5)[0][0][0][0].item<int>(), begins[spare - 1])
+        << spare;
+  }
+}
+
+TEST(Fitted, CoversOblongsAndStretches) {
+  const at::Tensor images = at::rand({2, 3, 8, 16});
+  EXPECT_TRUE(fitted(images, Fit::crop, 4, 6).equal(resized(images, 4, 8).narrow(3, 1, 6)));
+  EXPECT_TRUE(fitted(images, Fit::crop, 12, 8).equal(resized(images, 12, 24).narrow(3, 8, 8)));
+  EXPECT_TRUE(fitted(images, Fit::crop, 2, 16).equal(images.narrow(2, 3, 2)));
+  EXPECT_TRUE(fitted(images, Fit::stretch, 12, 8).equal(resized(images, 12, 8)));
+  EXPECT_TRUE(fitted(images, Fit::exact, 8, 16).equal(images));
+}
+
+// ---- image_files ----
+
+TEST(ImageFiles, ListsAnyLayoutSorted) {
+  const ScratchFolder scratch;
+  for (const char* name : {"b/2.png", "b/1.JPG", "b/deep/er/x.jpeg", "a.png", "c.txt", ".hidden.png",
+                           ".git/y.png", "b/.thumbs/z.png", "empty/notes.md", "d.png/inside.PNG"}) {
+    scratch.write(name, grey_png(2, 2, 1));
+  }
+  const auto in = [&](const char* name) { return scratch.path / name; };
+  EXPECT_EQ(image_files(scratch.path),
+            (std::vector<fs::path>{in("a.png"), in("b/1.JPG"), in("b/2.png"), in("b/deep/er/x.jpeg"),
+                                   in("d.png/inside.PNG")}));
+  EXPECT_EQ(image_files(in("b/2.png")), (std::vector<fs::path>{in("b/2.png")}));
+  EXPECT_EQ(image_files(in("c.txt")), (std::vector<fs::path>{in("c.txt")}))
+      << "told by its content, when it is read";
+  expect_words(error_of([&] { image_files(in("empty")); }), {in("empty").string(), "no .png"});
+  expect_words(error_of([&] { image_files(in("none")); }), {in("none").string(), "no such"});
+}
+
+TEST(ImageFiles, FollowsLinksAndNoCircles) {
+  const ScratchFolder scratch, elsewhere;
+  scratch.write("a/1.png", grey_png(2, 2, 1));
+  elsewhere.write("2.png", grey_png(2, 2, 1));
+  const auto in = [&](const char* name) { return scratch.path / name; };
+  fs::create_directory_symlink(scratch.path, in("a/up"));
+  fs::create_directory_symlink("self", in("self"));
+  fs::create_directory_symlink(elsewhere.path, in("b"));
+  fs::create_directory_symlink(scratch.path, elsewhere.path / "back");
+  fs::create_directory_symlink(in("a"), in("z"));  // the same folder again
+  fs::create_symlink(in("a/1.png"), in("c.png"));
+  fs::create_symlink("nowhere.png", in("d.png"));
+  ASSERT_EQ(::mkfifo(in("pipe.png").c_str(), 0600), 0);  // would never end
+  EXPECT_EQ(image_files(scratch.path),
+            (std::vector<fs::path>{in("a/1.png"), in("b/2.png"), in("c.png"), in("d.png")}));
+  expect_words(error_of([&] { load_images(image_files(scratch.path)); }), {"d.png", "No such file"});
+  EXPECT_EQ(load_images(image_files(scratch.path), {.on_bad = OnBad::skip}).files.size(), 3u);
+}
+
+// ---- load_images ----
+
+TEST(LoadImages, KeepsTheOrderOnAnyNumberOfThreads) {
+  const ScratchFolder scratch;
+  std::vector<fs::path> files;
+  for (int i = 0; i < 200; ++i) {
+    files.push_back(
+        scratch.write(fmt::format("{}.png", (i * 77) % 200), grey_png(3, 2, static_cast<std::uint8_t>(i))));
+  }
+  for (const unsigned threads : {0u, 1u, 3u}) {
+    const auto loaded = load_images(files, {.threads = threads});
+    ASSERT_EQ(loaded.images.sizes(), (Sizes{200, 3, 2, 3}));
+    EXPECT_EQ(loaded.images.scalar_type(), at::kByte);
+    EXPECT_TRUE(loaded.images.eq(at::arange(200).view({200, 1, 1, 1})).all().item<bool>());
+    EXPECT_EQ(loaded.files, files);
+    EXPECT_TRUE(loaded.skipped.empty());
+  }
+}
+
+TEST(LoadImages, FitsEachImage) {
+  const ScratchFolder scratch;
+  std::vector<fs::path> files;
+  const std::pair<int, int> sizes[] = {{40, 30}, {30, 40}, {16, 16}, {9, 50}, {64, 64}};
+  for (const auto& [w, h] : sizes)
+    files.push_back(scratch.write(fmt::format("{}x{}.png", w, h), noise_png(w, h)));
+  for (const Fit fit : {Fit::crop, Fit::stretch}) {
+    const auto loaded = load_images(files, {.image = {3, 16, 16}, .fit = fit, .threads = 2}).images;
+    ASSERT_EQ(loaded.sizes(), (Sizes{5, 3, 16, 16}));
+    for (int i = 0; i < 5; ++i) {  // one by one, in another memory format
+      const at::Tensor image = decode_image(files[static_cast<std::size_t>(i)]).unsqueeze(0);
+      EXPECT_LE(distance(loaded[i].to(at::kInt), fitted(image, fit, 16, 16)[0].to(at::kInt)), 1) << i;
+    }
+  }
+}
+
+TEST(LoadImages, MakesGreyByTheLuma) {
+  const ScratchFolder scratch;
+  const auto file = scratch.write("x.png", noise_png(20, 10));
+  const at::Tensor rgb = decode_image(file).to(at::kDouble);
+  const at::Tensor luma = rgb[0] * 0.299 + rgb[1] * 0.587 + rgb[2] * 0.114;
+  const at::Tensor grey = load_images({file}, {.image = {1, dynamic, dynamic}}).images;
+  ASSERT_EQ(grey.sizes(), (Sizes{1, 1, 10, 20}));
+  EXPECT_LE(distance(grey[0][0].to(at::kDouble), luma), 0.51);  // to the nearest
+  EXPECT_EQ(load_images({file}, {.image = {1, 5, 5}, .fit = Fit::crop}).images.sizes(), (Sizes{1, 1, 5, 5}));
+  // Grey stays what it is.
+  const auto same = scratch.write("y.png", grey_png(4, 4, 201));
+  EXPECT_TRUE(load_images({same}, {.image = {1, 4, 4}}).images.eq(201).all().item<bool>());
+}
+
+TEST(LoadImages, LeavesBadFilesOutWhereAskedTo) {
+  const ScratchFolder scratch;
+  std::vector<fs::path> files;
+  for (int i = 0; i < 100; ++i) {
+    std::string bytes = grey_png(4, 4, static_cast<std::uint8_t>(i));
+    if (i == 0) bytes = "no image";
+    if (i == 17) bytes = bytes.substr(0, 40);
+    if (i == 18) bytes = grey_png(5, 4, 1);
+    if (i == 99) bytes = jpeg(4, 4, {1, 2, 3}).substr(0, 200);
+    files.push_back(scratch.write(fmt::format("{:03}.png", i), bytes));
+  }
+  for (const unsigned threads : {1u, 4u}) {
+    const auto loaded = load_images(files, {.on_bad = OnBad::skip, .threads = threads});
+    ASSERT_EQ(loaded.images.size(0), 96);
+    ASSERT_EQ(loaded.files.size(), 96u);
+    for (int i = 0; i < 96; ++i) {
+      const int value = std::stoi(loaded.files[static_cast<std::size_t>(i)].stem());
+      EXPECT_TRUE(loaded.images[i].eq(value).all().item<bool>()) << i;
+    }
+    EXPECT_TRUE(std::ranges::is_sorted(loaded.files));
+    ASSERT_EQ(loaded.skipped.size(), 4u);
+    expect_words(loaded.skipped[0], {"000.png", "neither a JPEG nor a PNG"});
+    expect_words(loaded.skipped[1], {"017.png", "cannot decode"});
+    expect_words(loaded.skipped[2], {"018.png", "5 x 4 pixels", "4 x 4"});
+    expect_words(loaded.skipped[3], {"099.png", "cannot decode"});
+  }
+  expect_words(error_of([&] { load_images(files); }), {"000.png"});
+  expect_words(error_of([&] { load_images({files[17], files[0]}, {.on_bad = OnBad::skip}); }), {"000.png"});
+  expect_words(error_of([&] {
+                 load_images({files[17], files[0]}, {.image = {3, 4, 4}, .on_bad = OnBad::skip});
+               }),
+               {"any of the 2", "017.png"});
+}
+
+TEST(LoadImages, DrawsBeforeItDecodes) {
+  const ScratchFolder scratch;
+  std::vector<fs::path> files;
+  for (int i = 0; i < 30; ++i) {
+    files.push_back(scratch.write(fmt::format("{:02}.png", i), grey_png(2, 2, static_cast<std::uint8_t>(i))));
+  }
+  const auto drawn = [&](std::uint64_t seed) { return load_images(files, {.most = 7, .seed = seed}); };
+  const auto once = drawn(1);
+  EXPECT_EQ(once.files.size(), 7u);
+  EXPECT_TRUE(std::ranges::is_sorted(once.files));
+  EXPECT_EQ(std::ranges::adjacent_find(once.files), once.files.end());
+  EXPECT_TRUE(once.images.equal(drawn(1).images));
+  EXPECT_NE(once.files, drawn(2).files);
+  EXPECT_EQ(load_images(files, {.most = 30}).files, files);
+  EXPECT_EQ(load_images(files, {.most = 31}).files, files);
+  std::vector<bool> chosen(30);
+  for (std::size_t i = 0; i < 30; ++i)
+    chosen[i] = std::ranges::find(once.files, files[i]) != once.files.end();
+  for (std::size_t i = 0; i < 30; ++i) {  // what is not drawn is not read
+    if (!chosen[i]) fs::remove(files[i]);
+  }
+  EXPECT_TRUE(drawn(1).images.equal(once.images));
+}
+
+TEST(LoadImages, RefusesWhatItCannotDo) {
+  const ScratchFolder scratch;
+  const auto file = scratch.write("x.png", grey_png(4, 4, 1)),
+             needle = scratch.write("n.png", grey_png(1, 800, 1));
+  expect_words(error_of([] { load_images({}); }), {"no file was given"});
+  expect_words(error_of([&] { load_images({file}, {.most = -1}); }), {"-1 images"});
+  expect_words(error_of([&] { load_images({file}, {.image = {2, 4, 4}}); }), {"2 channels", "3"});
+  expect_words(error_of([&] {
+                 load_images({file}, {.image = {3, 8, 8}});
+               }),
+               {"x.png", "4 x 4", "8 x 8", "Fit::crop"});
+  for (const Fit fit : {Fit::crop, Fit::stretch}) {
+    expect_words(error_of([&] { load_images({file}, {.fit = fit}); }),
+                 {"height and width are open", "say .image"});
+  }
+  expect_words(error_of([&] {
+                 load_images({needle}, {.image = {3, 64, 64}, .fit = Fit::crop});
+               }),
+               {"n.png", "1 x 800", "too long and narrow"});
+}
+
+// ---- common_shape ----
+
+TEST(CommonShape, LooksAtHeadersOfTheFirstFew) {
+  const ScratchFolder scratch;
+  const std::vector<fs::path> files = {
+      scratch.write("0.png", grey_png(6, 4, 1)),
+      scratch.write("1.jpg", jpeg(6, 4, {1, 2, 3}, true)),
+      scratch.write("2.png", noise_png(6, 4).substr(0, 60)),  // cut: its header is whole
+      scratch.write("3.png", "no image"),
+      scratch.write("4.jpg", jpeg(6, 4, {}).substr(0, 30)),
+      scratch.path / "missing.png",
+      scratch.write("6.png", grey_png(6, 5, 1)),
+      scratch.write("7.jpg", jpeg(7, 4, {1, 2, 3})),
+  };
+  EXPECT_EQ(common_shape(files, 6), (ImageShape{3, 4, 6}));
+  EXPECT_EQ(common_shape(files, 7), (ImageShape{3, dynamic, dynamic}));
+  EXPECT_EQ(common_shape(files), (ImageShape{3, dynamic, dynamic}));
+  EXPECT_EQ(common_shape({files[7], files[7]}), (ImageShape{3, 4, 7}));
+  EXPECT_EQ(common_shape({files[3], files[5]}), (ImageShape{3, dynamic, dynamic}));
+  expect_words(error_of([] { common_shape({}); }), {"no file was given"});
+}
+
+// ---- image_folder ----
+
+TEST(ImageFolder, FitsFoldersOfMixedSizes) {
+  const ScratchFolder scratch;
+  scratch.write("train/a/1.png", noise_png(40, 30));
+  scratch.write("train/a/2.png", noise_png(16, 16));
+  scratch.write("train/b/1.png", noise_png(20, 33));
+  scratch.write("test/b/1.png", noise_png(11, 12));
+  expect_words(error_of([&] { image_folders(scratch.path); }), {"2.png", "16 x 16 pixels"});
+  expect_words(error_of([&] { image_folders(scratch.path, {.fit = Fit::crop}); }), {"train", "say .image"});
+  const auto [train, test] = image_folders(scratch.path, {.image = {3, 16, 16}, .fit = Fit::crop});
+  train.validate();
+  EXPECT_EQ(train.task(), (Task{{3, 16, 16}, 2}));
+  EXPECT_EQ(test.images.sizes(), (Sizes{1, 3, 16, 16}));
+  EXPECT_TRUE(train.images[1].equal(decode_image(scratch.path / "train/a/2.png")));
+  EXPECT_TRUE(train.images.equal(
+      load_images(image_files(scratch.path / "train"), {.image = {3, 16, 16}, .fit = Fit::crop}).images));
+  EXPECT_EQ(image_folder(scratch.path / "test", {.image = {1, dynamic, dynamic}}).image(),
+            (ImageShape{1, 12, 11}));
+}
+
+}  // namespace
+}  // namespace refine::data

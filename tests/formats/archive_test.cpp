@@ -1,0 +1,249 @@
+#include <archive.h>
+#include <archive_entry.h>
+#include <gtest/gtest.h>
+#include <zlib.h>
+#include <refine/formats/archive.hpp>
+
+#include <cstdint>
+#include <filesystem>
+#include <fstream>
+#include <ios>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "tests/support/error_of.hpp"
+#include "tests/support/scratch_folder.hpp"
+
+namespace refine::formats {
+namespace {
+
+using refine::testing::content;
+using refine::testing::error_of;
+using refine::testing::expect_words;
+using refine::testing::ScratchFolder;
+
+std::string deflated(const std::string& bytes) {
+  z_stream stream{};
+  deflateInit2(&stream, 9, Z_DEFLATED, -MAX_WBITS, 9, Z_DEFAULT_STRATEGY);
+  std::string packed(deflateBound(&stream, bytes.size()), '\0');
+  stream.next_in = reinterpret_cast<Bytef*>(const_cast<char*>(bytes.data()));
+  stream.avail_in = static_cast<uInt>(bytes.size());
+  stream.next_out = reinterpret_cast<Bytef*>(packed.data());
+  stream.avail_out = static_cast<uInt>(packed.size());
+  deflate(&stream, Z_FINISH);
+  packed.resize(stream.total_out);
+  deflateEnd(&stream);
+  return packed;
+}
+
+template <typename Number>
+std::string raw(Number value) {
+  return {reinterpret_cast<const char*>(&value), sizeof value};
+}
+
+/// An entry as the ZIP specification lays it out, and what it may lie about.
+struct Member {
+  std::string name = {}, bytes = {};
+  bool deflate = false, zip64 = false;
+  std::optional<std::string> name_in_front = {};
+  std::optional<std::uint32_t> claimed = {}, claimed_in_front = {}, crc = {}, offset = {};
+  std::uint16_t flags = 0, made_by = 20, method = 0;
+  std::uint32_t attributes = 0;
+};
+
+std::string zip_of(const std::vector<Member>& members, std::optional<std::uint16_t> count = {}) {
+  std::string file, directory;
+  for (const Member& m : members) {
+    const std::string packed = m.deflate ? deflated(m.bytes) : m.bytes;
+    const std::uint16_t method = m.deflate ? 8 : m.method;
+    const auto told = static_cast<std::uint32_t>(m.bytes.size());
+    const std::uint32_t crc = m.crc.value_or(static_cast<std::uint32_t>(
+        crc32(0, reinterpret_cast<const Bytef*>(m.bytes.data()), static_cast<uInt>(m.bytes.size()))));
+    const auto common = [&](std::uint32_t size, const std::string& name, std::size_t extra) {
+      const auto size_packed = static_cast<std::uint32_t>(packed.size());
+      return raw<std::uint16_t>(20) + raw(m.flags) + raw(method) + raw<std::uint32_t>(0) + raw(crc) +
+             raw(m.zip64 ? 0xffff'ffff : size_packed) + raw(m.zip64 ? 0xffff'ffff : size) +
+             raw(static_cast<std::uint16_t>(name.size())) + raw(static_cast<std::uint16_t>(extra));
+    };
+    const std::string front = m.name_in_front.value_or(m.name);
+    const auto at = m.offset.value_or(static_cast<std::uint32_t>(file.size()));
+    const std::string wide =  // uncompressed size, compressed size, offset
+        !m.zip64
+            ? ""
+            : raw<std::uint16_t>(1) + raw<std::uint16_t>(24) + raw<std::uint64_t>(m.claimed.value_or(told)) +
+                  raw<std::uint64_t>(packed.size()) + raw<std::uint64_t>(at);
+    directory += "PK\1\2" + raw(m.made_by) + common(m.claimed.value_or(told), m.name, wide.size()) +
+                 std::string(6, '\0') + raw(m.attributes) + raw(m.zip64 ? 0xffff'ffff : at) + m.name + wide;
+    file +=
+        "PK\3\4" + common(m.claimed_in_front.value_or(m.claimed.value_or(told)), front, 0) + front + packed;
+  }
+  const auto n = count.value_or(static_cast<std::uint16_t>(members.size()));
+  return file + directory + "PK\5\6" + std::string(4, '\0') + raw(n) + raw(n) +
+         raw(static_cast<std::uint32_t>(directory.size())) + raw(static_cast<std::uint32_t>(file.size())) +
+         raw<std::uint16_t>(0);
+}
+
+TEST(Archive, OfPyTorchIsRead) {
+  const auto entries = read_archive("tests/fixtures/state_dict.pth").entries;
+  EXPECT_EQ(entries.at("byteorder"), "little");
+  EXPECT_TRUE(entries.at("data.pkl").starts_with("\x80\x02"));
+  // The first weight is 0, 1 as float32.
+  EXPECT_EQ(entries.at("data/0"), std::string("\0\0\0\0\0\0\x80\x3f", 8));
+  EXPECT_TRUE(is_archive(content("tests/fixtures/state_dict.pth")));
+  EXPECT_FALSE(is_archive(content("tests/fixtures/kinds_legacy.pth")));
+  EXPECT_FALSE(is_archive("PK"));
+}
+
+TEST(Archive, OfLibarchiveIsRead) {
+  const ScratchFolder scratch;
+  const std::string long_text(300'000, 'x');
+  const std::unique_ptr<::archive, int (*)(::archive*)> zip(archive_write_new(), &archive_write_free);
+  archive_write_set_format_zip(zip.get());
+  const auto path = scratch.path / "a.zip";
+  ASSERT_EQ(archive_write_open_filename(zip.get(), path.c_str()), ARCHIVE_OK);
+  for (const auto& [name, bytes] : std::vector<std::pair<std::string, std::string>>{
+           {"töp/", ""}, {"töp/a", "one"}, {"töp/b/c", long_text}, {"töp/empty", ""}}) {
+    const std::unique_ptr<archive_entry, void (*)(archive_entry*)> entry(archive_entry_new(),
+                                                                         &archive_entry_free);
+    archive_entry_set_pathname(entry.get(), name.c_str());
+    archive_entry_set_filetype(entry.get(), name.ends_with('/') ? AE_IFDIR : AE_IFREG);
+    archive_entry_set_perm(entry.get(), 0644);
+    archive_entry_set_size(entry.get(), static_cast<la_int64_t>(bytes.size()));
+    ASSERT_EQ(archive_write_header(zip.get(), entry.get()), ARCHIVE_OK);
+    archive_write_data(zip.get(), bytes.data(), bytes.size());
+  }
+  ASSERT_EQ(archive_write_close(zip.get()), ARCHIVE_OK);
+  const std::map<std::string, std::string> expected{{"a", "one"}, {"b/c", long_text}, {"empty", ""}};
+  EXPECT_EQ(read_archive(path).entries, expected);
+}
+
+TEST(Archive, IsReadAsTheSpecificationHasIt) {
+  const ScratchFolder scratch;
+  const std::string half(100'000, '\0');
+  const auto path = scratch.write("a", zip_of({{.name = "t/"},
+                                               {.name = "t/a", .bytes = "one"},
+                                               {.name = "t/b", .bytes = half, .deflate = true},
+                                               {.name = "t/w", .bytes = "wide", .zip64 = true}}));
+  const std::map<std::string, std::string> expected{{"a", "one"}, {"b", half}, {"w", "wide"}};
+  EXPECT_EQ(read_archive(path).entries, expected);
+}
+
+TEST(Archive, CutAnywhereIsRefused) {
+  const ScratchFolder scratch;
+  const std::string whole = content("tests/fixtures/label_shuffle.pth");
+  ASSERT_GT(whole.size(), 1000u);
+  const auto path = scratch.write("cut", whole + "x");
+  EXPECT_NE(error_of([&] { read_archive(path); }), "") << "longer";
+  std::filesystem::resize_file(path, whole.size());
+  EXPECT_EQ(error_of([&] { read_archive(path); }), "");
+  for (std::size_t n = whole.size(); n-- > 0;) {
+    std::filesystem::resize_file(path, n);
+    EXPECT_NE(error_of([&] { read_archive(path); }), "") << n;
+  }
+}
+
+TEST(Archive, WithHostileEntriesIsRefused) {
+  const ScratchFolder scratch;
+  const Member good{.name = "t/good", .bytes = "abc"};
+  const auto name = [&](std::string text) {
+    return zip_of({good, {.name = std::move(text), .bytes = "abc"}});
+  };
+  const std::string zeros(4'000'000, '\0');
+  const struct {
+    std::string file, says;
+  } cases[] = {
+      {name("t/../evil"), "'t/../evil' is a path that leaves its folder"},
+      {name("../evil"), "'../evil' is a path"},
+      {name("t/.."), "is a path"},
+      {name("t/./evil"), "is a path"},
+      {name("t//evil"), "is a path"},
+      {name("/etc/passwd"), "'/etc/passwd' is a path"},
+      {name("t\\..\\evil"), "backslash"},
+      {name(std::string("t/a\0b", 5)), "control character"},
+      {name("t/a\x1b[2J"), "control character"},
+      {name(""), "without a name"},
+      {name("t/" + std::string(1023, 'a')), "more than 1 kB"},
+      {name("u/evil"), "'u/evil' lies outside the archive's top folder"},
+      {name("t"), "'t' lies outside"},
+      {name("t/good"), "'t/good' is there twice"},
+      {zip_of({good, {.name = "t/a", .bytes = "abc", .name_in_front = "t/b"}}), "'t/a' has another name"},
+      {zip_of({good, {.name = "t/l", .bytes = "abc", .made_by = 3 << 8, .attributes = 0120777u << 16}}),
+       "'t/l' is no regular file"},
+      {zip_of({good, {.name = "t/f/", .bytes = "abc"}}), "a folder with content"},
+      {zip_of({good, {.name = "t/e", .bytes = "abc", .flags = 1}}), "'t/e' is encrypted"},
+      {zip_of({good, {.name = "t/m", .bytes = "abc", .method = 14}}), "packed in a way"},
+      {zip_of({good, {.name = "t/s", .bytes = "abc", .claimed = 4}}), "'t/s' lies about its size"},
+      {zip_of({good, {.name = "t/s", .bytes = "abc", .claimed_in_front = 4}}), "one thing in the directory"},
+      {zip_of({good, {.name = "t/s", .bytes = "abc", .deflate = true, .claimed = 2}}), "more bytes than"},
+      {zip_of({good, {.name = "t/s", .bytes = "abc", .deflate = true, .claimed = 4}}), "fewer bytes than"},
+      {zip_of({good, {.name = "t/s", .bytes = "abc", .deflate = true, .claimed = 0xffff'fffe}}), "bomb"},
+      {zip_of({good, {.name = "t/z", .bytes = zeros, .deflate = true}}), "'t/z' is a compression bomb"},
+      {zip_of({good, {.name = "t/z", .bytes = zeros, .deflate = true, .claimed = 100'000}}),
+       "more bytes than"},
+      {zip_of({good, {.name = "t/c", .bytes = "abc", .crc = 7}}), "'t/c' does not have the checksum"},
+      {zip_of({good, {.name = "t/good", .bytes = "abc", .offset = 0}}), "overlaps another entry"},
+      {zip_of({good, {.name = "t/o", .bytes = "abc", .offset = 20}}), "overlaps another entry"},
+      {zip_of({good, {.name = "t/o", .bytes = "abc", .offset = 0x7fff'ffff}}), "overlaps another entry"},
+      {zip_of({good}, 2), "its directory is malformed"},
+      {zip_of({good}, 0), "longer than its entries"},
+      {zip_of({good}, 0xffff), "malformed"},
+      {zip_of({}), "no ZIP archive"},
+      {zip_of({good}) + zip_of({}), "outside the file"},
+      {"\x1f\x8b", "no ZIP archive"},
+  };
+  for (const auto& [file, says] : cases) {
+    const auto path = scratch.write("bad", file);
+    expect_words(error_of([&] { read_archive(path); }), {says, path.string()});
+  }
+  expect_words(error_of([&] { read_archive(scratch.path / "none"); }), {"No such file"});
+  EXPECT_NE(error_of([&] { read_archive(scratch.path); }), "");
+}
+
+TEST(Archive, LargerThanAllowedIsRefused) {
+  const ScratchFolder scratch;
+  const auto path = scratch.write("a", zip_of({{.name = "t/a", .bytes = std::string(100, 'a')},
+                                               {.name = "t/b", .bytes = std::string(100, 'b')}}));
+  const auto line = [&](const ArchiveLimits& limits) {
+    return error_of([&] { read_archive(path, limits); });
+  };
+  EXPECT_EQ(line({.entries = 2, .entry_bytes = 100, .total_bytes = 200}), "");
+  expect_words(line({.entries = 1}), {"2 entries, more than the 1 allowed"});
+  expect_words(line({.entry_bytes = 99}), {"'t/a' claims 100 bytes"});
+  expect_words(line({.total_bytes = 199}), {"'t/b' makes it larger"});
+
+  const std::string bytes(2'000'000, '\0');
+  const auto packed = scratch.write("z", zip_of({{.name = "t/z", .bytes = bytes, .deflate = true}}));
+  EXPECT_EQ(read_archive(packed, {.ratio = 1032}).entries.at("z"), bytes);
+}
+
+TEST(Archive, WithAnyByteChangedIsTheSameOrRefused) {
+  const ScratchFolder scratch;
+  const std::string whole = content("tests/fixtures/label_shuffle.pth");
+  const auto entries = read_archive("tests/fixtures/label_shuffle.pth").entries;
+  const auto path = scratch.write("changed", whole);
+  std::fstream file(path, std::ios::in | std::ios::out | std::ios::binary);
+  const auto put = [&](std::size_t i, char c) {
+    file.seekp(static_cast<std::streamoff>(i)).put(c).flush();
+    ASSERT_TRUE(file);
+  };
+  for (std::size_t i = 0; i < whole.size(); ++i) {
+    put(i, static_cast<char>(whole[i] ^ 0x41));
+    const std::string line = error_of([&] {
+      for (const auto& [name, bytes] : read_archive(path).entries) {
+        const auto at = entries.find(name);
+        if (at != entries.end()) {
+          EXPECT_EQ(bytes, at->second) << i;
+        }
+      }
+    });
+    if (!line.empty()) expect_words(line, {path.string()});
+    put(i, whole[i]);
+  }
+}
+
+}  // namespace
+}  // namespace refine::formats

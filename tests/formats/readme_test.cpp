@@ -1,0 +1,35 @@
+// The snippets of refine/formats/README.md.
+
+#include <gtest/gtest.h>
+#include <refine/formats/weights.hpp>
+
+#include <cstdint>
+#include <filesystem>
+
+using namespace refine;
+
+namespace {
+
+std::int64_t parameters(const std::filesystem::path& checkpoint) {
+  std::int64_t n = 0;
+  for (const auto& [name, tensor] : formats::read_weights(checkpoint).tensors) n += tensor.numel();
+  return n;
+}
+
+std::int64_t epoch(const std::filesystem::path& checkpoint) {
+  const formats::Value file = formats::read_torch_file(checkpoint);
+  const formats::Value* found = file.find("epoch");  // null when it is no dict or has no such key
+  return found && found->as_integer() ? *found->as_integer() : 0;
+}
+
+TEST(FormatsReadme, CountsParameters) {
+  // A 1×1 convolution of 2 channels with bias, and BatchNorm: weight, bias, mean, variance, a counter.
+  EXPECT_EQ(parameters("tests/fixtures/checkpoint.pth"), 2 + 2 + 4 * 2 + 1);
+}
+
+TEST(FormatsReadme, FindsTheEpoch) {
+  EXPECT_EQ(epoch("tests/fixtures/checkpoint.pth"), 90);
+  EXPECT_EQ(epoch("tests/fixtures/state_dict.pth"), 0);
+}
+
+}  // namespace

@@ -1,0 +1,167 @@
+#include <refine/report/comparison.hpp>
+#include <refine/report/html.hpp>
+#include <refine/report/read_metrics.hpp>
+#include <refine/report/write_report.hpp>
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <functional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "tests/report/examples.hpp"
+#include "tests/support/error_of.hpp"
+#include "tests/support/scratch_folder.hpp"
+
+namespace refine::report {
+namespace {
+
+using refine::testing::error_of;
+using refine::testing::expect_words;
+using refine::testing::ScratchFolder;
+using Json = nlohmann::ordered_json;
+
+// Ten images of three classes, target 0; see tests/metrics/figures_test.cpp.
+DefenseReport complete() {
+  DefenseReport r = unlabelled();
+  r.dataset = "CIFAR-3";
+  r.attack = "BadNets";
+  r.before = metrics::figures({.truth = {0, 0, 0, 1, 1, 1, 1, 2, 2, 2},
+                               .clean = {0, 0, 1, 1, 1, 1, 0, 2, 2, 1},
+                               .triggered = {0, 0, 0, 0, 0, 1, 0, 2, 0, 2},
+                               .classes = 3,
+                               .target = 0});
+  r.after = metrics::figures({.truth = {0, 0, 0, 1, 1, 1, 1, 2, 2, 2},
+                              .clean = {0, 0, 1, 1, 1, 1, 0, 2, 2, 2},
+                              .triggered = {0, 0, 1, 1, 1, 1, 0, 2, 2, 1},
+                              .classes = 3,
+                              .target = 0});
+  r.alarm->detections = metrics::Proportion{6, 7};
+  r.alarm->auroc = metrics::Auroc{.wins = 65.5, .triggered = 7, .clean = 10};
+  r.curves = {{"loss", "nats", "epoch", {1, 2, 3}, {2.5, std::nan(""), 0.25}}};
+  r.facts = {{"seed", "666"}, {"permutation", "1 2 0"}};
+  return r;
+}
+
+TEST(ReadMetrics, GivesThePageAgain) {
+  const ScratchFolder folder;
+  DefenseReport without_trigger = complete();
+  without_trigger.before = without_trigger.after = metrics::Figures{.classes = 3};
+  for (auto* f : {&without_trigger.before, &without_trigger.after}) {
+    f->clean = complete().before.clean;
+    f->ba = {7, 10};
+  }
+  DefenseReport without_target = complete();
+  for (auto* f : {&without_target.before, &without_target.after}) {
+    *f = metrics::figures({.truth = {0, 1, 2}, .clean = {0, 1, 1}, .triggered = {2, 1, 1}, .classes = 3});
+  }
+  for (const DefenseReport& r : {complete(), unlabelled(), without_trigger, without_target,
+                                 DefenseReport{.agreement = metrics::Proportion{1, 2}}}) {
+    write_report(r, folder.path);
+    const DefenseReport again = read_metrics(folder.path / "metrics.json");
+    EXPECT_EQ(html(again), html(r));
+    EXPECT_EQ(metrics_text(again), metrics_text(r));
+    EXPECT_EQ(terminal_table(again), terminal_table(r));
+    EXPECT_EQ(again.scan, r.scan);
+    EXPECT_EQ(again.alarm, r.alarm);
+  }
+}
+
+TEST(ReadMetrics, TakesFilesOfBeforeTheAlarmAndOfLater) {
+  const ScratchFolder folder;
+  Json j = metrics_json(complete());
+  for (const char* key : {"alarm", "agreement", "scan"}) j.erase(key);
+  j["of a later version"] = {1, 2};
+  const DefenseReport r = read_metrics(folder.write("m.json", j.dump()));
+  EXPECT_EQ(r.before.asr, (metrics::Proportion{4, 7}));
+  EXPECT_FALSE(r.alarm || r.agreement);
+  EXPECT_TRUE(r.scan.empty());
+}
+
+TEST(ReadMetrics, RefusesWhatContradictsItself) {
+  const ScratchFolder folder;
+  struct Case {
+    std::function<void(Json&)> spoil;
+    std::vector<std::string_view> words;
+  };
+  const std::vector<Case> cases = {
+      {[](Json& j) { j["schema"] = 2; }, {"its schema", "is not 1"}},
+      {[](Json& j) { j.erase("schema"); }, {"has no 'schema'"}},
+      {[](Json& j) { j["title"] = 3; }, {"its title is no text"}},
+      {[](Json& j) { j["target"] = 3; }, {"its target is outside 0 to 2"}},
+      {[](Json& j) { j["classes"] = 4; }, {"before.confusion.clean has 3 rows for 4 classes"}},
+      {[](Json& j) { j["before"]["ba"]["hits"] = 11; }, {"before.ba.hits is outside 0 to 10"}},
+      {[](Json& j) { j["before"]["ba"]["hits"] = -1; }, {"before.ba.hits is outside"}},
+      {[](Json& j) { j["before"]["ba"]["hits"] = 1.5; }, {"before.ba.hits is no whole number"}},
+      {[](Json& j) { j["before"]["ba"]["hits"] = 18446744073709551615u; }, {"before.ba.hits is outside"}},
+      {[](Json& j) { j["before"]["ba"]["value"] = 0.8; }, {"before.ba.value is 0.8, the counts say 0.7"}},
+      {[](Json& j) { j["before"]["asr"]["value"] = nullptr; }, {"before.asr.value is nan"}},
+      {[](Json& j) { j["before"]["asr"]["hits"] = 3, j["before"]["asr"]["value"] = 3.0 / 7; },
+       {"before.asr is 3 of 7, the confusion matrices say 4 of 7"}},
+      {[](Json& j) { j["after"]["confusion"]["triggered"][1][1] = 9; },
+       {"after.asr is 1 of 7, the confusion matrices say 1 of 13"}},
+      {[](Json& j) { j["after"]["confusion"]["clean"][1].erase(0); }, {"after.confusion.clean[1]"}},
+      {[](Json& j) { j["after"]["confusion"]["clean"][1][0] = std::int64_t{1} << 40; },
+       {"clean[1][0] is outside"}},
+      {[](Json& j) { j["before"]["lifts"][1]["gained"] = 1; }, {"before.lifts[1] gains 1 and loses 3"}},
+      {[](Json& j) { j["before"]["lifts"].erase(1); }, {"before.lifts has not one lift for each class"}},
+      {[](Json& j) { std::swap(j["before"]["lifts"][0], j["before"]["lifts"][1]); },
+       {"lifts[0].class is not 0"}},
+      {[](Json& j) { j["before"]["largest_lift"] = j["before"]["lifts"][1]; },
+       {"is not the largest of the lifts"}},
+      {[](Json& j) { j["der"] = 0.5; }, {"its der is 0.5"}},
+      {[](Json& j) { j["before"] = nullptr; }, {"its der"}},
+      {[](Json& j) { j["alarm"]["wanted_rate"] = 1; }, {"alarm.wanted_rate is no rate"}},
+      {[](Json& j) { j["alarm"]["auroc"]["wins"] = 71; }, {"alarm.auroc.wins is not 0 to 70"}},
+      {[](Json& j) { j["alarm"]["auroc"]["value"] = 0.5; }, {"alarm.auroc.value is 0.5"}},
+      {[](Json& j) { j["scan"][1]["before"]["lifts"][1]["n"] = 1999; }, {"scan[1].before.lifts[1]"}},
+      {[](Json& j) { j["scan"] = "none"; }, {"its scan is no array"}},
+      {[](Json& j) { j["curves"][0]["y"].erase(0); }, {"'loss' has 3 x and 2 y", "m.json"}},
+      {[](Json& j) { j["class_names"].erase(0); }, {"2 class names for 3 classes", "m.json"}},
+      {[](Json& j) { j = Json::array(); }, {"is no JSON object"}},
+  };
+  for (const Case& c : cases) {
+    Json j = metrics_json(complete());
+    c.spoil(j);
+    const auto file = folder.write("m.json", j.dump());
+    const std::string line = error_of([&] { read_metrics(file); });
+    EXPECT_NE(line.find("m.json"), std::string::npos) << line;
+    for (const auto word : c.words) expect_words(line, {word});
+  }
+}
+
+TEST(ReadMetrics, RefusesWhatIsNoMetricsFile) {
+  const ScratchFolder folder;
+  expect_words(error_of([&] { read_metrics(folder.path / "absent.json"); }), {"absent.json", "No such file"});
+  const std::string whole = metrics_text(complete());
+  for (const std::string& bytes : {std::string(), std::string("{"), whole.substr(0, whole.size() / 2),
+                                   std::string(100'000, '['), std::string("\0\xff", 2)}) {
+    expect_words(error_of([&] { read_metrics(folder.write("m.json", bytes)); }),
+                 {"m.json", "is no JSON object"});
+  }
+}
+
+// Of the images of other classes one, the last, goes to class 1 with the trigger: 1 of 7 is the largest lift
+// after.
+TEST(Comparison, IsAMarkdownTableThatLinesUp) {
+  DefenseReport other = unlabelled();
+  other.model = "a|b\nc";
+  EXPECT_EQ(
+      comparison_markdown({complete(), other}),
+      "| attack  | model         |       BA, % |      ASR, % |       RA, % | largest lift | DER, % |   n |\n"
+      "| ------- | ------------- | ----------: | ----------: | ----------: | -----------: | -----: | --: |\n"
+      "| BadNets | classifier.pt | 70.0 → 80.0 | 57.1 → 14.3 | 42.9 → 71.4 |  42.9 → 14.3 |   71.4 |  10 |\n"
+      "| –       | a\\|b c        |           – |           – |           – |            – |      – |   – "
+      "|\n");
+}
+
+TEST(Comparison, OfNothingIsItsHead) {
+  EXPECT_EQ(comparison_markdown({}),
+            "| attack | model | BA, % | ASR, % | RA, % | largest lift | DER, % |   n |\n"
+            "| ------ | ----- | ----: | -----: | ----: | -----------: | -----: | --: |\n");
+}
+
+}  // namespace
+}  // namespace refine::report

@@ -1,0 +1,176 @@
+#include <refine/report/html.hpp>
+#include <refine/report/metrics_json.hpp>
+#include <refine/report/terminal_table.hpp>
+#include <refine/report/verdict.hpp>
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <sstream>
+#include <string>
+#include <utility>
+
+#include "tests/report/examples.hpp"
+#include "tests/support/error_of.hpp"
+
+namespace refine::report {
+namespace {
+
+using refine::testing::error_of;
+using refine::testing::expect_words;
+using Kind = Verdict::Kind;
+
+TEST(ScanVerdict, FollowsTheGuessedTriggersThatWork) {
+  DefenseReport r = unlabelled();
+  EXPECT_EQ(verdict(r).kind, Kind::disarmed);
+  EXPECT_EQ(verdict(r).headline, "A common trigger works on the victim, and is disarmed");
+  expect_words(
+      verdict(r).paragraph,
+      {"Of 2 common triggers, one works on the victim",
+       "checkerboard 3×3, bottom right, lifts “ship” by 97.0 points before and “ship” by 0.4 points after",
+       "calls 96.0 % of 3,000 clean images as the victim does"});
+  r = unlabelled(0.2);
+  EXPECT_EQ(verdict(r).kind, Kind::armed);
+  expect_words(verdict(r).headline, {"still lifts a class"});
+  r = unlabelled(0.05);
+  EXPECT_EQ(verdict(r).kind, Kind::uncertain);
+  r = unlabelled(0.9);
+  EXPECT_EQ(verdict(r).headline, "A common trigger works on the defended model");
+  expect_words(verdict(r).paragraph, {"Do not rely on this model"});
+
+  // One that works on the defended model alone: a defense that makes a backdoor is no defense.
+  r = unlabelled();
+  std::swap(r.scan[1].before, r.scan[1].after);
+  EXPECT_EQ(verdict(r).kind, Kind::armed);
+}
+
+// Strong noise sends most of some data's images to one class of a sound model.
+TEST(ScanVerdict, AsksMoreOfAChangeOfTheWholeImage) {
+  DefenseReport r = unlabelled();
+  r.scan[1].local = false;
+  EXPECT_EQ(verdict(r).kind, Kind::disarmed);  // 97 points are a backdoor all the same
+  r.scan[1].before = guessed({1000, 1000, 1000}, 1, 0.77);
+  EXPECT_EQ(verdict(r).kind, Kind::unmeasured);
+  EXPECT_EQ(html(r).find("class=\"found\""), std::string::npos);
+  r.scan[1].local = true;
+  EXPECT_EQ(verdict(r).kind, Kind::disarmed);
+}
+
+TEST(ScanVerdict, SaysThatNothingFoundIsNotNothingThere) {
+  DefenseReport r = unlabelled();
+  r.scan.pop_back();
+  EXPECT_EQ(verdict(r).kind, Kind::unmeasured);
+  EXPECT_EQ(verdict(r).headline, "No common trigger was found to work");
+  expect_words(
+      verdict(r).paragraph,
+      {"whether a backdoor is there was not measured", "Of 1 common trigger, tried on 3,000 clean images",
+       "by more than 3.0 points (warp, strength 0.5, “frog”)", "Another trigger may be there."});
+  r.scan.clear();
+  EXPECT_EQ(verdict(r).headline, "Not measured: no trigger was given");
+  EXPECT_EQ(verdict(r).kind, Kind::unmeasured);
+}
+
+TEST(ScanVerdict, YieldsToATriggerThatWasGiven) {
+  DefenseReport r = unlabelled();
+  r.before = metrics::figures(
+      {.truth = {0, 1, 2}, .clean = {0, 1, 2}, .triggered = {0, 0, 0}, .classes = 3, .target = 0});
+  r.after = r.before;
+  EXPECT_EQ(verdict(r).kind, Kind::uncertain);
+  expect_words(verdict(r).paragraph, {"Before the defense the trigger lifted “cat”", "Of 2 common triggers"});
+}
+
+TEST(TerminalTable, SaysWhatIsMeasuredWithoutLabels) {
+  const auto text = terminal_table(unlabelled());
+  std::istringstream lines(text);
+  for (std::string line; std::getline(lines, line);) {
+    EXPECT_LE(std::ranges::count_if(line, [](char c) { return (c & 0xC0) != 0x80; }), 100) << line;
+    EXPECT_FALSE(line.ends_with(' ')) << line;
+  }
+  expect_words(text, {"agreement        3,000", "96.00 %  95.24 to 96.64", "false alarms     3,000", "5.10 %",
+                      "checkerboard 3×3, bottom right        97.00 pt  ship",
+                      "Not measured, without labels: BA, ASR, RA",
+                      "\n\nA common trigger works on the victim, and is disarmed.\n"});
+  EXPECT_LT(text.find("checkerboard"), text.find("warp")) << text;  // the strongest first
+  EXPECT_EQ(text.find("nan"), std::string::npos) << text;
+  EXPECT_EQ(text.find("DER  "), std::string::npos) << text;
+}
+
+TEST(TerminalTable, SaysHowManyTriggersItLeavesOut) {
+  DefenseReport r = unlabelled();
+  for (int i = 0; i < 12; ++i) r.scan.push_back(r.scan.front());
+  expect_words(terminal_table(r), {"\nand 8 more\n"});
+}
+
+TEST(TerminalTable, KeepsControlSequencesOffTheTerminal) {
+  DefenseReport r = unlabelled();
+  r.class_names[1] = "\x1b[31mship";
+  r.scan[0].trigger = "\x1b]0;x\x07";
+  EXPECT_EQ(terminal_table(r).find('\x1b'), std::string::npos);
+}
+
+TEST(Html, SaysWhatIsMeasuredWithoutLabels) {
+  const auto page = html(unlabelled());
+  expect_words(page, {"<h2>Scan</h2>", "<h2>Alarm</h2>", "Agreement", "class=\"found\">97.0 pt",
+                      "0.25, was set for 5.0", "Not measured, without labels",
+                      "Not measured, without a trigger: detections, AUROC."});
+  EXPECT_EQ(page.find("nan"), std::string::npos);
+  EXPECT_EQ(page.find("<h2>Confusion"), std::string::npos);
+  EXPECT_EQ(page.find("<h2>What the trigger adds"), std::string::npos);
+  DefenseReport evil = unlabelled();
+  evil.scan[0].trigger = evil.class_names[1] = "<script>";
+  EXPECT_EQ(html(evil).find("<script"), std::string::npos);
+}
+
+TEST(Html, ShowsDetectionsWhereThereWereTriggeredImages) {
+  DefenseReport r = unlabelled();
+  r.alarm->detections = metrics::Proportion{990, 1000};
+  r.alarm->auroc = metrics::Auroc{.wins = 2'985'000, .triggered = 1000, .clean = 3000};
+  expect_words(html(r), {"Detections", "99.00 %", "99.50 %"});
+  expect_words(terminal_table(r), {"detections       1,000", "AUROC            1,000", "99.50 %"});
+}
+
+TEST(Html, ShowsAccuracyWithoutATrigger) {
+  DefenseReport r;
+  r.before.classes = r.after.classes = 2;
+  r.before.clean = metrics::ConfusionMatrix::Identity(2, 2) * 50;
+  r.after.clean = r.before.clean;
+  r.before.ba = r.after.ba = {100, 100};
+  EXPECT_EQ(verdict(r).kind, Kind::unmeasured);
+  const auto page = html(r);
+  expect_words(page,
+               {"accuracy on clean images", "Clean images, after", "Not measured, without a trigger: ASR"});
+  EXPECT_EQ(page.find("Triggered images"), std::string::npos);
+  expect_words(terminal_table(r), {"BA                 100", "Not measured, without a trigger"});
+}
+
+TEST(MetricsJson, HasTheAlarmTheAgreementAndTheScan) {
+  const auto j = nlohmann::json::parse(metrics_text(unlabelled()));
+  EXPECT_EQ(j["classes"], 3);
+  EXPECT_EQ(j["verdict"], "disarmed");
+  EXPECT_TRUE(j["before"].is_null() && j["after"].is_null() && j["der"].is_null() && j["target"].is_null());
+  EXPECT_EQ(j["agreement"]["hits"], 2880);
+  EXPECT_EQ(j["alarm"]["threshold"], 0.25);
+  EXPECT_EQ(j["alarm"]["wanted_rate"], 0.05);
+  EXPECT_EQ(j["alarm"]["false_alarms"]["n"], 3000);
+  EXPECT_TRUE(j["alarm"]["detections"].is_null() && j["alarm"]["auroc"].is_null());
+  ASSERT_EQ(j["scan"].size(), 2u);
+  EXPECT_EQ(j["scan"][1]["trigger"], "checkerboard 3×3, bottom right");
+  EXPECT_EQ(j["scan"][1]["before"]["largest_lift"]["class"], 1);
+  EXPECT_DOUBLE_EQ(j["scan"][1]["before"]["largest_lift"]["value"], 0.97);
+  EXPECT_EQ(j["scan"][1]["after"]["lifts"][1]["with_trigger"], 8);
+}
+
+TEST(DefenseReport, NeedsOneThingMeasured) {
+  expect_words(error_of([] { require_complete(DefenseReport{}); }), {"nothing was measured"});
+  require_complete(DefenseReport{.agreement = metrics::Proportion{1, 2}});
+  DefenseReport r = unlabelled();
+  r.scan[1].after.pop_back();
+  expect_words(error_of([&] { require_complete(r); }),
+               {"'checkerboard 3×3, bottom right' has 3 and 2 lifts"});
+  r = unlabelled();
+  r.class_names.pop_back();
+  expect_words(error_of([&] { require_complete(r); }), {"2 class names for 3 classes"});
+}
+
+}  // namespace
+}  // namespace refine::report

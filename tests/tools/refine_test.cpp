@@ -1,0 +1,222 @@
+// The command line as a user has it: the program itself, on real images and real files.
+
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include <refine/core/atomic_file.hpp>
+#include <refine/data/fashion_mnist.hpp>
+#include <refine/data/resize.hpp>
+#include <refine/report/png.hpp>
+
+#include "tests/support/error_of.hpp"
+#include "tests/support/scratch_folder.hpp"
+
+namespace refine {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+using testing::content;
+using testing::expect_words;
+using testing::ScratchFolder;
+
+constexpr const char* fashion = "--dataset FashionMNIST --data /usr/share/datasets/fashion-mnist ";
+
+struct Outcome {
+  int status;
+  std::string out, err;
+};
+
+/// The program, started where a user stands.
+Outcome refine(const ScratchFolder& here, const std::string& arguments, const std::string& before = "") {
+  const std::string folder = "'" + here.path.string() + "'";
+  const std::string program = "'" + fs::absolute("tools/refine").string() + "'";
+  const int result = std::system((before + "cd " + folder + " && BUILD_WORKING_DIRECTORY=" + folder + " " +
+                                  program + " " + arguments + " >out.txt 2>err.txt")
+                                     .c_str());
+  return {WIFEXITED(result) ? WEXITSTATUS(result) : -1, content(here.path / "out.txt"),
+          content(here.path / "err.txt")};
+}
+
+void expect_refusal(const Outcome& outcome, std::initializer_list<std::string_view> words) {
+  EXPECT_EQ(outcome.status, 2) << outcome.err;
+  EXPECT_EQ(outcome.out, "");
+  EXPECT_EQ(std::ranges::count(outcome.err, '\n'), 1) << outcome.err;
+  expect_words(outcome.err, words);
+}
+
+/// The first test images as PNG files of 40×40 pixels, `<root>/<class>/<i>.png`, or all in one folder.
+void write_images(const fs::path& root, int n, bool class_folders) {
+  const auto [train, test] = data::fashion_mnist("/usr/share/datasets/fashion-mnist");
+  const at::Tensor images =
+      data::resized(test.images.slice(0, 0, n), 40, 40).permute({0, 2, 3, 1}).contiguous();
+  for (int i = 0; i < n; ++i) {
+    const auto* bytes = images[i].const_data_ptr<std::uint8_t>();
+    const std::string png = report::png(std::vector<std::uint8_t>(bytes, bytes + 40 * 40 * 3), 40, 40);
+    fs::path folder = root;
+    if (class_folders) folder /= "class" + std::to_string(test.labels[i].item<std::int64_t>());
+    write_file(folder / (std::to_string(i) + ".png"), png);
+  }
+}
+
+class Command : public ::testing::Test {
+ protected:
+  /// Trains one small victim for all tests.
+  static void SetUpTestSuite() {
+    shared = std::make_unique<ScratchFolder>();
+    const Outcome run =
+        refine(*shared, std::string("attack --json --limit 3000 --width 4 --epoch 2 --tlabel 3 ") + fashion);
+    ASSERT_EQ(run.status, 0) << run.err;
+    attack = json::parse(run.out);
+  }
+  static void TearDownTestSuite() { shared.reset(); }
+
+  static inline std::unique_ptr<ScratchFolder> shared;
+  static inline json attack;
+  const std::string names = std::string("--model ResNet18 ") + fashion;
+};
+
+TEST_F(Command, AttackTrainsAVictimAndSaysWhatItIs) {
+  const fs::path folder = shared->path / "attack/FashionMNIST/ResNet18/BadNets";
+  for (const char* file : {"victim.safetensors", "victim.pt", "victim.json", "attack.json", "log.jsonl"}) {
+    EXPECT_TRUE(fs::exists(folder / file)) << file;
+  }
+  EXPECT_EQ(json::parse(content(folder / "attack.json"))["target"], 3);
+  EXPECT_EQ(attack["ba"]["n"], 10'000);
+  EXPECT_GT(attack["ba"]["value"], 0.4);
+}
+
+TEST_F(Command, DefendsByNamesAndReportsAsTheReferenceDoes) {
+  const Outcome run = refine(*shared, "defend --limit 2000 --epoch 1 --width 4 " + names);
+  ASSERT_EQ(run.status, 0) << run.err;
+  expect_words(run.out, {"BA", "ASR", "largest lift", "to serve", "defended.pt"});
+  expect_words(run.err, {"defense", "img/s"});
+  const fs::path folder = shared->path / "refine_res/FashionMNIST/ResNet18/BadNets";
+  const json metrics = json::parse(content(folder / "defended.report/metrics.json"));
+  EXPECT_EQ(metrics["before"]["ba"]["hits"], attack["ba"]["hits"]) << "the victim that was trained";
+  EXPECT_EQ(metrics["target"], 3);
+  EXPECT_EQ(metrics["alarm"]["false_alarms"]["n"], 10'000);
+
+  // The saved parts make the same file again, and the file says the same of the same images.
+  const Outcome again = refine(*shared,
+                               "export --model attack/FashionMNIST/ResNet18/BadNets/victim.safetensors "
+                               "--defense refine_res/FashionMNIST/ResNet18/BadNets/defended.safetensors "
+                               "--out again.pt");
+  ASSERT_EQ(again.status, 0) << again.err;
+  write_images(shared->path / "labelled", 80, true);
+  write_images(shared->path / "flat", 80, false);
+  const Outcome first =
+      refine(*shared, "predict --json --model refine_res/FashionMNIST/ResNet18/BadNets/defended.pt flat");
+  const Outcome second = refine(*shared, "predict --json --model again.pt flat");
+  ASSERT_EQ(first.status, 0) << first.err;
+  ASSERT_EQ(second.status, 0) << second.err;
+  EXPECT_EQ(std::ranges::count(first.out, '\n'), 80);
+  const json line = json::parse(first.out.substr(0, first.out.find('\n')));
+  const json other = json::parse(second.out.substr(0, second.out.find('\n')));
+  EXPECT_EQ(line["class"], other["class"]);
+  EXPECT_EQ(line["probability"], other["probability"]);
+  EXPECT_EQ(line["file"], "flat/0.png");
+  EXPECT_TRUE(line["name"].is_string());
+
+  // Reports of before, as a page and as a table.
+  const Outcome page = refine(*shared, "report --html page.html refine_res");
+  ASSERT_EQ(page.status, 0) << page.err;
+  expect_words(content(shared->path / "page.html"), {"</html>", "BadNets"});
+}
+
+TEST_F(Command, DefendsAnyTorchScriptFileWithAFolderOfImages) {
+  write_images(shared->path / "clean", 300, false);
+  fs::remove_all(shared->path / "bad");
+  write_file(shared->path / "clean/broken.png", "no image");
+  const Outcome run =
+      refine(*shared,
+             "defend --model attack/FashionMNIST/ResNet18/BadNets/victim.pt --images clean --image 32 "
+             "--epoch 1 --width 4 --levels 2 --out foreign.pt --json --save_config run.toml");
+  ASSERT_EQ(run.status, 0) << run.err;
+  expect_words(run.err, {"broken.png", "300 clean images are few"});
+  const json result = json::parse(run.out);
+  EXPECT_EQ(result["files"]["to serve"], "foreign.pt");
+  EXPECT_EQ(result["agreement"]["n"], 30);
+  EXPECT_TRUE(result["before"].is_null()) << "nobody gave labels";
+  EXPECT_GE(result["scan"].size(), 10u);
+
+  // The same options from the file give the same file but for the time it was made.
+  const Outcome same = refine(*shared, "--config run.toml defend --out foreign2.pt --json");
+  ASSERT_EQ(same.status, 0) << same.err;
+  EXPECT_EQ(json::parse(same.out)["agreement"], result["agreement"]);
+
+  write_images(shared->path / "labelled", 80, true);
+  const Outcome known =
+      refine(*shared,
+             "evaluate --json --model foreign.pt --images labelled --attack BadNets --tlabel 3 "
+             "--report measured");
+  ASSERT_EQ(known.status, 0) << known.err;
+  EXPECT_EQ(json::parse(known.out)["before"]["ba"]["n"], 80);
+  EXPECT_TRUE(json::parse(known.out)["alarm"]["auroc"].is_object());
+  EXPECT_TRUE(fs::exists(shared->path / "measured/report.html"));
+  const Outcome pairs =
+      refine(*shared, "evaluate --json --model foreign.pt --images clean --triggered clean");
+  ASSERT_EQ(pairs.status, 0) << pairs.err;
+  EXPECT_EQ(json::parse(pairs.out)["scan"][0]["before"]["largest_lift"]["value"], 0)
+      << "nothing was triggered";
+}
+
+TEST_F(Command, InspectsFilesWithoutRunningThem) {
+  const Outcome program = refine(*shared, "inspect attack/FashionMNIST/ResNet18/BadNets/victim.pt");
+  EXPECT_EQ(program.status, 0) << program.err;
+  expect_words(program.out, {"aten::relu", "nothing in it but tensor arithmetic"});
+  const Outcome weights =
+      refine(*shared, "inspect --json attack/FashionMNIST/ResNet18/BadNets/victim.safetensors");
+  EXPECT_EQ(weights.status, 0) << weights.err;
+  EXPECT_EQ(json::parse(weights.out)["tensors"]["conv1.weight"]["shape"], json({4, 3, 3, 3}));
+  EXPECT_EQ(json::parse(weights.out)["metadata"]["network"], "ResNet18");
+}
+
+TEST_F(Command, RefusesBadInputInOneLine) {
+  expect_refusal(refine(*shared, "defend --model nowhere.pt --images ."), {"nowhere.pt"});
+  expect_refusal(refine(*shared, "defend --model ResNet18 --dataset nowhere"), {"refine attack"});
+  expect_refusal(refine(*shared, "defend --model attack/FashionMNIST/ResNet18/BadNets/victim.pt"),
+                 {"--images"});
+  expect_refusal(refine(*shared, "attack --attack Nonesuch " + std::string(fashion)),
+                 {"Nonesuch", "BadNets"});
+  expect_refusal(refine(*shared, "attack --model Nonesuch " + std::string(fashion)),
+                 {"Nonesuch", "ResNet18"});
+  expect_refusal(refine(*shared, "attack --rate 1.5 " + std::string(fashion)), {"1.5"});
+  expect_refusal(refine(*shared, "attack --tlabel 10 " + std::string(fashion)), {"10"});
+  expect_refusal(refine(*shared, "predict --model attack/FashionMNIST/ResNet18/BadNets/victim.pt ."),
+                 {"victim.pt"});
+  shared->write("weights.pth", content("tests/fixtures/reference_ckpt_epoch_150.pth"));
+  shared->write("images/a.png", "no image");
+  expect_refusal(refine(*shared, "defend --model weights.pth --images images"), {"weights.pth", "--arch"});
+  expect_refusal(
+      refine(*shared, "defend --model weights.pth --arch ResNet18 --image 4x32x32 --images images"),
+      {"weights.pth", "4 channels"});
+  expect_refusal(refine(*shared, "report out.txt"), {"out.txt"});
+  for (const char* usage : {"", "nonesuch", "defend", "defend --nonesuch 3", "attack --seed -1",
+                            "attack --device tpu", "predict --config nowhere.toml --model a b"}) {
+    EXPECT_EQ(refine(*shared, usage).status, 2) << usage;
+  }
+}
+
+TEST_F(Command, ServesTheReferencesOwnFiles) {
+  for (const char* file : {"ckpt_epoch_150", "unet_epoch150", "label_shuffle"}) {
+    shared->write(std::string(file) + ".pth",
+                  content(std::string("tests/fixtures/reference_") + file + ".pth"));
+  }
+  const Outcome run = refine(*shared,
+                             "export --model ckpt_epoch_150.pth --arch ResNet18 --image 32 "
+                             "--mean 0.4914,0.4822,0.4465 --std 0.2023,0.1994,0.2010 "
+                             "--defense unet_epoch150.pth --permutation label_shuffle.pth --out served.pt");
+  ASSERT_EQ(run.status, 0) << run.err;
+  const Outcome seen = refine(*shared, "inspect --json served.pt");
+  EXPECT_EQ(json::parse(seen.out)["refine"]["permutation"], json({5, 7, 0, 9, 3, 4, 8, 1, 6, 2}));
+}
+
+}  // namespace
+}  // namespace refine

@@ -1,0 +1,259 @@
+// refine defend: any model and a folder of clean images in, one file that serves out.
+
+#include <ATen/ops/randperm.h>
+#include <ATen/ops/tensor.h>
+#include <fmt/core.h>
+#include <torch/version.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <iostream>
+#include <memory>
+#include <optional>
+#include <sstream>
+
+#include <refine/artifacts/defense.hpp>
+#include <refine/artifacts/export_torchscript.hpp>
+#include <refine/core/random.hpp>
+#include <refine/data/image_files.hpp>
+#include <refine/nn/device.hpp>
+#include <refine/pipeline/any_pipeline.hpp>
+#include <refine/remaps/derangement.hpp>
+#include <refine/training/recipe_json.hpp>
+#include <refine/transforms/unet.hpp>
+
+#include "tools/refine/command.hpp"
+#include "tools/refine/measure.hpp"
+#include "tools/refine/results.hpp"
+#include "tools/refine/source.hpp"
+#include "tools/refine/training.hpp"
+#include "tools/refine/victim.hpp"
+
+namespace refine::cli {
+namespace {
+
+namespace fs = std::filesystem;
+
+/// Fewer images than this cost noticeably more accuracy (docs/clean_images.md).
+constexpr std::int64_t enough_images = 5'000;
+
+struct Options {
+  VictimOptions victim;
+  TrainingOptions training;
+  std::string images, dataset, attack = "BadNets", data, attack_root = "attack", refine_res = "refine_res",
+                               out;
+  std::string fit = "crop";
+  std::int64_t limit = 0;
+  int levels = 4, width = 0;
+  double false_alarms = 0.05;
+  bool no_scan = false;
+};
+
+/// Where everything comes from and goes to.
+struct Plan {
+  Victim victim;
+  std::string title, dataset;
+  at::Tensor train;        ///< uint8, clean: what the transform is fitted on
+  at::Tensor calibration;  ///< the alarm is set on these
+  Evidence evidence;       ///< and everything is measured on these
+  std::optional<AttackSpec> attack = {};
+  fs::path out;
+};
+
+/// The images, apart: for fitting, for setting the alarm, for measuring.
+void part(const at::Tensor& images, std::uint64_t seed, Plan& plan) {
+  const std::int64_t n = images.size(0);
+  const std::int64_t held = std::clamp<std::int64_t>(n / 10, 1, 1000);
+  if (n < 4) {
+    throw Error(
+        "refine: {} clean image(s) are too few: some are held back to set the alarm and to measure; give "
+        "as many as there are, {} or more are enough",
+        n, enough_images);
+  }
+  Random random(derived_seed(seed, "held back"));
+  const at::Tensor order = at::tensor(random_permutation(random, n));
+  const auto take = [&](std::int64_t from, std::int64_t count) {
+    return images.index_select(0, order.narrow(0, from, count));
+  };
+  plan.calibration = take(0, held);
+  plan.evidence.clean = take(held, held);
+  plan.train = take(2 * held, n - 2 * held);
+}
+
+/// A file, and a folder of images.
+Plan plan_of_files(const Options& options) {
+  const auto files = data::image_files(options.images);
+  Plan plan{.victim = load_victim(options.victim, data::common_shape(files)),
+            .title = fs::path(options.victim.model).filename().string(),
+            .dataset = options.images};
+  const ImageShape shape = plan.victim.backbone.task.image;
+  const Images images =
+      read_images(options.images, shape, parse_fit(options.fit), options.limit, options.training.seed);
+  Message size;
+  size << shape;
+  std::cerr << fmt::format("refine: {} ({}): {} images, {} classes\n", plan.title, plan.victim.what,
+                           size.view(), plan.victim.backbone.task.classes);
+  part(images.images, options.training.seed, plan);
+  plan.out = options.out.empty() ? fs::path("defended.pt") : fs::path(options.out);
+  return plan;
+}
+
+/// What `refine attack` left, by its names, and the data set it was trained on: as the reference has it.
+Plan plan_of_names(Options options) {
+  const fs::path folder =
+      result_folder(options.attack_root, options.dataset, options.victim.model, options.attack);
+  if (!is_there(folder / "victim.safetensors")) {
+    throw Error(
+        "cannot find a victim in {}: run refine attack --dataset {} --model {} --attack {}, or give --model "
+        "a file and --images a folder",
+        folder.string(), options.dataset, options.victim.model, options.attack);
+  }
+  const std::string network = options.victim.model;
+  options.victim.model = (folder / "victim.safetensors").string();
+  Plan plan{.victim = load_victim(options.victim, {}),
+            .title = options.attack + " on " + dataset_name(options.dataset),
+            .dataset = dataset_name(options.dataset)};
+  plan.attack = read_attack(folder / "attack.json");
+  const ImageShape shape = plan.victim.backbone.task.image;
+  auto [train, test] = read_dataset(options.dataset, options.data, shape, parse_fit(options.fit)).split;
+  if (options.limit > 0 && options.limit < train.size())
+    train = train.sample(options.limit, options.training.seed);
+  part(train.images, options.training.seed, plan);
+  const auto attack = plan.attack->make(shape);
+  plan.evidence.clean = test.images;
+  if (attack.target) {
+    plan.evidence.triggered = attack.trigger_images(test.images);
+    plan.evidence.target = attack.target;
+  }
+  plan.evidence.test = std::move(test);
+  const fs::path results = result_folder(options.refine_res, options.dataset, network, options.attack);
+  plan.out = options.out.empty() ? results / "defended.pt" : fs::path(options.out);
+  return plan;
+}
+
+template <typename Value>
+std::string text_of(const Value& value) {
+  std::ostringstream out;
+  out << value;
+  return out.str();
+}
+
+int run(const Options& options, const Common& common) {
+  if (options.images.empty() == options.dataset.empty()) {
+    throw Error(
+        "refine: say where the clean images are: --images, a folder, or --dataset, whose victim refine "
+        "attack has trained");
+  }
+  Plan plan = options.images.empty() ? plan_of_names(options) : plan_of_files(options);
+  const Task task = plan.victim.backbone.task;
+  const int width = options.width > 0 ? options.width : default_width(task.image);
+  const Recipe recipe = options.training.defense(plan.train.size(0), task.image);
+  if (plan.train.size(0) + 2 * plan.calibration.size(0) < enough_images) {
+    std::cerr << fmt::format(
+        "refine: {} clean images are few; from {} on the defense costs little accuracy "
+        "(docs/clean_images.md)\n",
+        plan.train.size(0) + 2 * plan.calibration.size(0), enough_images);
+  }
+  const fs::path folder = report_folder(plan.out);
+  write_file(folder / "log.jsonl", "");  // a folder that can't be written to is found now, not after training
+
+  const std::uint64_t seed = options.training.seed;
+  AnyPipeline defense{
+      transforms::UNet<>{.image = task.image, .levels = options.levels, .width = width, .seed = seed},
+      freeze(plan.victim.backbone), remaps::Derangement<>{.classes = task.classes, .seed = seed}};
+  const Trained trained = run_fit(defense, plan.train, recipe, folder / "log.jsonl");
+
+  plan.evidence.alarm = set_alarm(defense, plan.calibration, options.false_alarms);
+  if (options.no_scan) plan.evidence.scanned = 0;
+  report::DefenseReport page{.title = plan.title,
+                             .dataset = plan.dataset,
+                             .model = plan.victim.what,
+                             .attack = plan.attack ? plan.attack->name : "",
+                             .class_names = plan.victim.class_names,
+                             .curves = {trained.curve}};
+  measure(defense, plan.evidence, page);
+  page.facts = {{"clean images",
+                 fmt::format("{} to fit on, {} held back", plan.train.size(0), 2 * plan.calibration.size(0))},
+                {"device", default_device().str()},
+                {"seed", std::to_string(seed)},
+                {"permutation", spaced(defense.remap().permutation)},
+                {"transform", defense.transform().describe()},
+                {"recipe", text_of(recipe)},
+                {"training", fmt::format("{:.0f} s", trained.seconds)},
+                {"LibTorch", TORCH_VERSION}};
+
+  nlohmann::ordered_json about = {
+      {"victim", fs::path(options.victim.model).filename().string()},
+      {"model", plan.victim.what},
+      {"clean_images", plan.train.size(0)},
+      {"transform", defense.transform().describe()},
+      {"recipe", nlohmann::json(recipe)},
+      {"seed", seed},
+      {"class_names", page.class_names},
+      {"alarm",
+       {{"threshold", plan.evidence.alarm.threshold}, {"false_alarm_rate", plan.evidence.alarm.rate}}},
+      {"figures", headline(page)},
+      {"libtorch", TORCH_VERSION}};
+  export_torchscript(defense, plan.out, about);
+  const fs::path parts = fs::path(plan.out).replace_extension(".safetensors");
+  save(defense, parts, recipe, {{"width", std::to_string(width)}});
+  report::write_report(page, folder);
+  show(common, page, {{"to serve", plan.out}, {"report", folder / "report.html"}, {"weights", parts}});
+  return done;
+}
+
+}  // namespace
+
+void add_defend(CLI::App& app, Common& common) {
+  auto* command = app.add_subcommand("defend", "model and clean images in, one file that serves out");
+  const auto options = std::make_shared<Options>();
+  command
+      ->add_option(
+          "--model", options->victim.model,
+          "a TorchScript file, a file of weights (with --arch), or, with --dataset, a network's name")
+      ->required();
+  command->add_option("--images", options->images,
+                      "a folder of clean images, in any layout; labels are not needed");
+  options->victim.add_to(*command);
+  command->add_option("--out", options->out,
+                      "the file to write; left out: defended.pt, or below --refine_res");
+  command->add_option("--limit", options->limit, "use no more than so many images")
+      ->check(CLI::NonNegativeNumber);
+  command->add_option("--fit", options->fit, "what happens to images of another size: crop, stretch or exact")
+      ->check(CLI::IsMember({"crop", "stretch", "exact"}))
+      ->capture_default_str();
+  options->training.add_to(*command, /*defense=*/true);
+  command->add_option("--levels", options->levels, "how often the transform halves its images")
+      ->check(CLI::Range(1, 8))
+      ->capture_default_str();
+  command
+      ->add_option("--width", options->width,
+                   "channels of the transform at full resolution; left out: 64 with "
+                   "CUDA, 16 without, half of it for images above 64 pixels")
+      ->check(CLI::Range(2, 4096));
+  command
+      ->add_option("--false_alarms", options->false_alarms, "share of clean images that may raise the alarm")
+      ->check(CLI::Range(0.0, 0.999))
+      ->capture_default_str();
+  command->add_flag("--no_scan", options->no_scan, "do not try the catalogue of common triggers");
+  command
+      ->add_option("--dataset", options->dataset,
+                   "instead of --images: CIFAR10, FashionMNIST or a folder, whose "
+                   "victim refine attack has trained")
+      ->group("As the reference has it");
+  command->add_option("--attack", options->attack, "the attack it was trained with")
+      ->capture_default_str()
+      ->group("As the reference has it");
+  command->add_option("--data", options->data, "where the data set lies; left out: data/<name>")
+      ->group("As the reference has it");
+  command->add_option("--attack_root", options->attack_root, "where refine attack put its results")
+      ->capture_default_str()
+      ->group("As the reference has it");
+  command->add_option("--refine_res", options->refine_res, "where results go")
+      ->capture_default_str()
+      ->group("As the reference has it");
+  command->callback(
+      [&common, options] { common.chosen = [&common, options] { return run(*options, common); }; });
+}
+
+}  // namespace refine::cli

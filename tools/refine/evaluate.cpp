@@ -1,0 +1,161 @@
+// refine evaluate: what an exported file does on images, with a trigger or without knowing one.
+
+#include <fmt/core.h>
+
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <refine/artifacts/served.hpp>
+#include <refine/nn/device.hpp>
+
+#include "tools/refine/command.hpp"
+#include "tools/refine/measure.hpp"
+#include "tools/refine/results.hpp"
+#include "tools/refine/served_about.hpp"
+#include "tools/refine/source.hpp"
+
+namespace refine::cli {
+namespace {
+
+namespace fs = std::filesystem;
+
+struct Options {
+  std::string model, images, triggered, attack, fit = "crop", report, class_names_file;
+  int tlabel = -1;
+  std::int64_t limit = 0, scanned = 1000;
+};
+
+/// The images of both folders that have the same path below them, in one order.
+std::pair<Images, at::Tensor> pairs(const Options& options, const ImageShape& shape) {
+  const data::Fit fit = parse_fit(options.fit);
+  Images clean = read_images(options.images, shape, fit, options.limit);
+  const Images with = read_images(options.triggered, shape, fit);
+  const auto key = [](const fs::path& file, const std::string& root) {
+    return file.lexically_relative(root).replace_extension().string();
+  };
+  std::map<std::string, std::int64_t> place;
+  for (std::size_t i = 0; i < with.files.size(); ++i) {
+    place[key(with.files[i], options.triggered)] = static_cast<std::int64_t>(i);
+  }
+  std::vector<std::int64_t> order;
+  for (const fs::path& file : clean.files) {
+    const auto found = place.find(key(file, options.images));
+    if (found == place.end()) {
+      throw Error(
+          "cannot pair the images: {} has no counterpart in {}; give both folders the same file names",
+          file.string(), options.triggered);
+    }
+    order.push_back(found->second);
+  }
+  return {std::move(clean), with.images.index_select(0, at::tensor(order))};
+}
+
+/// The lifts of triggered images whose true classes nobody knows.
+metrics::ScanEntry given_trigger(const Served& model, const at::Tensor& clean, const at::Tensor& triggered) {
+  const auto none = [](std::int64_t) {};
+  const auto say = [&](auto&& answer, const at::Tensor& images) {
+    return classify(answer, images, model.device(), none);
+  };
+  const auto victim = [&](const at::Tensor& x) { return model.undefended(x); };
+  const auto defended = [&](const at::Tensor& x) { return model.forward(x); };
+  const auto own = say(victim, clean);
+  const int classes = model.task().classes;
+  return {.trigger = "the images of --triggered",
+          .before = metrics::scan_lifts(own, own, say(victim, triggered), classes),
+          .after = metrics::scan_lifts(own, say(defended, clean), say(defended, triggered), classes)};
+}
+
+int run(const Options& options, const Common& common) {
+  if (!options.triggered.empty() && !options.attack.empty()) {
+    throw Error("refine: say either --triggered or --attack, not both");
+  }
+  Served model(options.model);
+  model.to(default_device());
+  const About about(model.about(), options.class_names_file);
+  const Task task = model.task();
+
+  Evidence evidence{.clean = {}, .scanned = options.scanned};
+  evidence.alarm = about.alarm;
+  Images images;
+  if (options.triggered.empty()) {
+    images = read_images(options.images, task.image, parse_fit(options.fit), options.limit);
+  } else {
+    auto [clean, with] = pairs(options, task.image);
+    images = std::move(clean);
+    evidence.triggered = std::move(with);
+  }
+  evidence.clean = images.images;
+  evidence.test = labelled(images, about.class_names, task.classes);
+  if (options.tlabel >= 0) evidence.target = options.tlabel;
+  if (!options.attack.empty()) {
+    const auto attack =
+        attacks::by_name(options.attack, {.image = task.image, .target = std::max(options.tlabel, 0)});
+    evidence.triggered = attack.trigger_images(images.images);
+    if (options.tlabel < 0) evidence.target = attack.target;
+  }
+  if (evidence.target && *evidence.target >= task.classes) {
+    throw Error("refine: target class {} is none of the model's {}; say 0 to {}", *evidence.target,
+                task.classes, task.classes - 1);
+  }
+
+  report::DefenseReport page{
+      .title = fs::path(options.model).filename().string(),
+      .dataset = options.images,
+      .model = about.model,
+      .attack = options.attack.empty() && !options.triggered.empty() ? "given images" : options.attack,
+      .class_names = about.class_names};
+  measure(model, evidence, page);
+  if (evidence.triggered && !evidence.test) {
+    page.scan.push_back(given_trigger(model, evidence.clean, *evidence.triggered));
+  }
+  page.facts = {{"images", std::to_string(evidence.clean.size(0))}, {"device", default_device().str()}};
+  std::vector<std::pair<std::string, fs::path>> files;
+  if (!options.report.empty()) {
+    report::write_report(page, options.report);
+    files.emplace_back("report", fs::path(options.report) / "report.html");
+  }
+  show(common, page, files);
+  return done;
+}
+
+}  // namespace
+
+void add_evaluate(CLI::App& app, Common& common) {
+  auto* command =
+      app.add_subcommand("evaluate", "what a defended file does: with a trigger, or without knowing one");
+  const auto options = std::make_shared<Options>();
+  command->add_option("--model", options->model, "a file that refine defend or export wrote")->required();
+  command
+      ->add_option(
+          "--images", options->images,
+          "clean images; class folders (<class>/<image>) give accuracy, other layouts do without labels")
+      ->required();
+  command->add_option("--triggered", options->triggered,
+                      "the same images with the trigger, under the same names");
+  command->add_option("--attack", options->attack,
+                      "put the trigger of this attack on the images: " + attack_names());
+  command->add_option("--tlabel", options->tlabel, "the class the attacker wants, counted from 0")
+      ->check(CLI::NonNegativeNumber);
+  command->add_option("--class_names", options->class_names_file,
+                      "a text file with one class name a line, in the model's order");
+  command->add_option("--limit", options->limit, "use no more than so many images")
+      ->check(CLI::NonNegativeNumber);
+  command
+      ->add_option("--scan", options->scanned, "images that the scan for common triggers takes; 0: no scan")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  command->add_option("--fit", options->fit, "what happens to images of another size: crop, stretch or exact")
+      ->check(CLI::IsMember({"crop", "stretch", "exact"}))
+      ->capture_default_str();
+  command->add_option("--report", options->report,
+                      "write report.html, metrics.json and images.png into this folder");
+  command->callback(
+      [&common, options] { common.chosen = [&common, options] { return run(*options, common); }; });
+}
+
+}  // namespace refine::cli

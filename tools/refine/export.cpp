@@ -1,0 +1,127 @@
+// refine export: a defense that was trained before, here or by the reference, as one file that serves.
+
+#include <fmt/core.h>
+
+#include <filesystem>
+#include <memory>
+#include <string>
+
+#include <refine/artifacts/defense.hpp>
+#include <refine/artifacts/export_torchscript.hpp>
+#include <refine/formats/weights.hpp>
+#include <refine/pipeline/any_pipeline.hpp>
+#include <refine/remaps/none.hpp>
+#include <refine/transforms/unet.hpp>
+
+#include "tools/refine/command.hpp"
+#include "tools/refine/results.hpp"
+#include "tools/refine/victim.hpp"
+
+namespace refine::cli {
+namespace {
+
+namespace fs = std::filesystem;
+
+struct Options {
+  VictimOptions victim;
+  std::string defense, permutation, out = "defended.pt", pixel_domain;
+};
+
+/// What a U-Net's tensors tell of it.
+struct Shape {
+  int levels = 0, width = 0;
+};
+
+Shape shape_of(const std::map<std::string, at::Tensor>& tensors, const std::string& prefix,
+               const fs::path& path) {
+  Shape shape;
+  const auto first = tensors.find(prefix + "inc.double_conv.0.weight");
+  while (tensors.contains(
+      fmt::format("{}down{}.maxpool_conv.1.double_conv.0.weight", prefix, shape.levels + 1))) {
+    ++shape.levels;
+  }
+  if (first == tensors.end() || first->second.dim() != 4 || shape.levels == 0) {
+    throw Error(
+        "cannot use {} as a transform: it has no 'inc.double_conv.0.weight' and 'down1' of a U-Net; give a "
+        "defense of refine or a U-Net of the reference",
+        path.string());
+  }
+  shape.width = static_cast<int>(first->second.size(0));
+  return shape;
+}
+
+int run(const Options& options, const Common& common) {
+  Victim victim = load_victim(options.victim, {});
+  const Task task = victim.backbone.task;
+  if (options.defense.empty()) {
+    export_torchscript(freeze(victim.backbone), options.out, {{"class_names", victim.class_names}});
+  } else {
+    const fs::path path = options.defense;
+    const formats::Weights weights = formats::read_weights(path);
+    const bool ours = weights.metadata.contains("permutation");
+    const Shape shape = shape_of(weights.tensors, ours ? "transform." : "", path);
+    const bool clamps = !ours || weights.metadata.at("transform").ends_with("clamp");
+    if (!ours && options.permutation.empty()) {
+      throw Error(
+          "cannot export {}: it does not hold the permutation of its classes; give --permutation, the "
+          "reference's label_shuffle.pth",
+          path.string());
+    }
+    const std::string domain = !options.pixel_domain.empty() ? options.pixel_domain
+                               : ours                        ? weights.metadata.at("pixel_domain")
+                                                             : "reference";
+    AnyPipeline defense{
+        transforms::UNet<>{.image = task.image,
+                           .levels = shape.levels,
+                           .width = shape.width,
+                           .squash = clamps ? transforms::Squash::clamp : transforms::Squash::sigmoid},
+        freeze(victim.backbone), remaps::None<>{.classes = task.classes},
+        domain == "reference" ? PixelDomain::reference : PixelDomain::image};
+    if (ours) {
+      load(defense, path);
+    } else {
+      artifacts::load_state_dict(*defense.transform().module, weights.tensors, path.string());
+      defense.rename_classes(formats::read_permutation(options.permutation));
+    }
+    export_torchscript(defense, options.out,
+                       {{"victim", fs::path(options.victim.model).filename().string()},
+                        {"model", victim.what},
+                        {"transform", defense.transform().describe()},
+                        {"pixel_domain", domain},
+                        {"class_names", victim.class_names}});
+  }
+  if (common.json) {
+    print({{"files", {{"to serve", options.out}}}});
+  } else {
+    std::cout << "to serve  " << options.out << std::endl;
+  }
+  return done;
+}
+
+}  // namespace
+
+void add_export(CLI::App& app, Common& common) {
+  auto* command =
+      app.add_subcommand("export", "a trained defense, or a classifier alone, as one TorchScript file");
+  const auto options = std::make_shared<Options>();
+  command
+      ->add_option("--model", options->victim.model, "the victim: a TorchScript file, or weights with --arch")
+      ->required();
+  options->victim.add_to(*command);
+  command->add_option(
+      "--defense", options->defense,
+      "what refine defend saved (.safetensors), or the reference's unet_epochN.pth; left out: the "
+      "classifier alone is exported");
+  command->add_option("--permutation", options->permutation, "the reference's label_shuffle.pth");
+  command
+      ->add_option(
+          "--pixel_domain", options->pixel_domain,
+          "image: the victim normalises what the transform returns; reference: as the published code has it; "
+          "left out: what the defense says, and reference for the reference's own files")
+      ->check(CLI::IsMember({"image", "reference"}));
+  command->add_option("--out", options->out, "the file to write")->capture_default_str();
+  command->callback(
+      [&common, options] { common.chosen = [&common, options] { return run(*options, common); }; });
+}
+
+}  // namespace refine::cli

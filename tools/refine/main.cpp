@@ -1,0 +1,104 @@
+// The command line: refine attack | defend | evaluate | predict | export | inspect | report.
+
+#include <c10/util/Exception.h>
+
+#include <CLI/CLI.hpp>
+#include <csignal>
+#include <cstdlib>
+#include <exception>
+#include <filesystem>
+#include <iostream>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include <refine/core/atomic_file.hpp>
+#include <refine/core/error.hpp>
+#include <refine/nn/device.hpp>
+#include <refine/nn/keep_freed_memory.hpp>
+
+#include "tools/refine/command.hpp"
+
+namespace refine::cli {
+namespace {
+
+namespace fs = std::filesystem;
+
+/// The command's options as `--config` reads them.
+std::string configuration(const CLI::App& command) {
+  std::istringstream all(command.config_to_str(/*default_also=*/true));
+  std::string text = "[" + command.get_name() + "]\n";
+  for (std::string line; std::getline(all, line);) {
+    if (!line.empty() && !line.ends_with("=\"\"")) text += line + '\n';  // what was left out stays so
+  }
+  return text;
+}
+
+int run(int argc, char** argv) {
+  // Bazel runs programs in a folder of its own, and says where the user stands.
+  if (const char* folder = std::getenv("BUILD_WORKING_DIRECTORY")) fs::current_path(folder);
+
+  CLI::App app{
+      "REFINE (Chen et al., ICLR 2025): defends an image classifier that may carry a backdoor, with clean "
+      "images "
+      "and no labels.",
+      "refine"};
+  app.footer(
+      "Results go to standard output, progress to standard error. Exit status: 0 done; 1 done, and there is "
+      "something to look at; 2 refused, with one line that says why.");
+  Common common;
+  std::string device = "auto", gpu_id, save_config;
+  int threads = 0;
+  app.require_subcommand(1);
+  app.fallthrough();
+  app.set_config("--config", "", "read options from a TOML file, as --save_config writes it")
+      ->check(CLI::ExistingFile);
+  app.add_option("--save_config", save_config, "write this command's options to a TOML file, and go on")
+      ->configurable(false);
+  app.add_option("--device", device, "auto, cpu, cuda or cuda:N")->capture_default_str();
+  app.add_option("--gpu_id", gpu_id, "the same as --device cuda:N");
+  app.add_option("--threads", threads, "of the host; 0: as many as there are")->capture_default_str();
+  app.add_flag("--json", common.json, "print results as JSON");
+  for (const auto add : {add_defend, add_predict, add_evaluate, add_inspect, add_export, add_report,
+                         add_attack, add_completion}) {
+    add(app, common);
+  }
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error, std::cout, std::cerr) == 0 ? done : refused;
+  }
+  if (!save_config.empty()) write_file(save_config, configuration(*app.get_subcommands().front()));
+  use_device(gpu_id.empty() ? device : "cuda:" + gpu_id);
+  use_threads(threads);
+  return common.chosen();
+}
+
+}  // namespace
+
+void print(const nlohmann::ordered_json& json) {
+  std::cout << json.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) << std::endl;
+}
+
+}  // namespace refine::cli
+
+int main(int argc, char** argv) {
+  using namespace refine;
+  std::signal(SIGXFSZ, SIG_IGN);  // a file-size limit is then an error of write, as a full disk is
+  keep_freed_memory();
+  try {
+    return cli::run(argc, argv);
+  } catch (const Error& error) {
+    std::cerr << error.what() << '\n';
+    return Error::exit_status;
+  } catch (const std::filesystem::filesystem_error& error) {
+    std::cerr << "cannot use " << error.path1().string() << ": " << error.code().message()
+              << "; check the path and its rights\n";
+    return Error::exit_status;
+  } catch (const c10::Error& error) {
+    std::cerr << "refine: LibTorch failed: " << error.what_without_backtrace() << '\n';
+  } catch (const std::exception& error) {
+    std::cerr << "refine: " << error.what() << '\n';
+  }
+  return cli::look;
+}

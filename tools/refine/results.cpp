@@ -1,0 +1,93 @@
+#include "tools/refine/results.hpp"
+
+#include <iostream>
+
+#include <refine/core/atomic_file.hpp>
+#include <refine/core/error.hpp>
+#include <refine/core/file_bytes.hpp>
+#include <refine/report/metrics_json.hpp>
+#include <refine/report/terminal_table.hpp>
+
+namespace refine::cli {
+
+namespace fs = std::filesystem;
+
+attacks::AnyAttack AttackSpec::make(const ImageShape& image) const {
+  return attacks::by_name(name, {.image = image, .target = target, .rate = rate, .seed = seed});
+}
+
+std::string attack_names() {
+  return fmt::format("{}", fmt::join(attacks::names(), ", "));
+}
+
+void write_attack(const AttackSpec& spec, const fs::path& path) {
+  const nlohmann::ordered_json json = {
+      {"attack", spec.name}, {"target", spec.target}, {"rate", spec.rate}, {"seed", spec.seed}};
+  write_file(path, json.dump(2) + "\n");
+}
+
+AttackSpec read_attack(const fs::path& path) {
+  const auto json = nlohmann::json::parse(file_bytes(path), nullptr, /*allow_exceptions=*/false);
+  try {
+    return {.name = json.at("attack"),
+            .target = json.at("target"),
+            .rate = json.at("rate"),
+            .seed = json.at("seed")};
+  } catch (const nlohmann::json::exception&) {
+    throw Error("cannot read {}: it does not tell attack, target, rate and seed; make it with refine attack",
+                path.string());
+  }
+}
+
+fs::path report_folder(const fs::path& path) {
+  fs::path folder = path;
+  return folder.replace_extension(".report");
+}
+
+void show(const Common& common, const report::DefenseReport& page,
+          const std::vector<std::pair<std::string, fs::path>>& files) {
+  if (common.json) {
+    auto json = report::metrics_json(page);
+    for (const auto& [what, path] : files) json["files"][what] = path.lexically_normal().string();
+    return print(json);
+  }
+  std::cout << page;
+  std::size_t width = 0;
+  for (const auto& [what, path] : files) width = std::max(width, what.size());
+  if (!files.empty()) std::cout << '\n';
+  for (const auto& [what, path] : files) {
+    std::cout << what << std::string(width + 2 - what.size(), ' ') << path.lexically_normal().string()
+              << '\n';
+  }
+  std::cout << std::flush;
+}
+
+nlohmann::ordered_json headline(const report::DefenseReport& page) {
+  const auto share = [](const metrics::Proportion& p) {
+    return nlohmann::ordered_json{{"value", p.value()}, {"n", p.n}};
+  };
+  nlohmann::ordered_json json = nlohmann::ordered_json::object();
+  if (page.agreement) json["agreement"] = share(*page.agreement);
+  if (page.alarm) json["false_alarms"] = share(page.alarm->false_alarms);
+  if (report::has_labels(page)) {
+    json["ba"] = {{"before", share(page.before.ba)}, {"after", share(page.after.ba)}};
+  }
+  if (report::has_trigger(page)) {
+    json["attack"] = page.attack;
+    const auto lift = [&](const metrics::Lift& l) {
+      return nlohmann::ordered_json{{"class", l.cls}, {"value", l.value()}, {"n", l.n}};
+    };
+    json["largest_lift"] = {{"before", lift(page.before.largest_lift)},
+                            {"after", lift(page.after.largest_lift)}};
+    if (page.alarm && page.alarm->auroc) json["alarm_auroc"] = page.alarm->auroc->value();
+  }
+  return json;
+}
+
+std::string spaced(const std::vector<std::int64_t>& numbers) {
+  std::string text;
+  for (auto number : numbers) text += (text.empty() ? "" : " ") + std::to_string(number);
+  return text;
+}
+
+}  // namespace refine::cli

@@ -1,0 +1,45 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include <refine/attacks/any_attack.hpp>
+#include <refine/report/defense_report.hpp>
+
+#include "tools/refine/command.hpp"
+
+namespace refine::cli {
+
+/// An attack as `refine attack` leaves it beside its victim, so that it can be made again.
+struct AttackSpec {
+  std::string name;
+  int target = 0;
+  double rate = 0.1;
+  std::uint64_t seed = default_seed;
+
+  attacks::AnyAttack make(const ImageShape& image) const;
+};
+
+/// "BadNets, Blended, …": the attacks that have a name.
+std::string attack_names();
+
+void write_attack(const AttackSpec& spec, const std::filesystem::path& path);
+AttackSpec read_attack(const std::filesystem::path& path);
+
+/// `path` without its extension, and `.report` behind it.
+std::filesystem::path report_folder(const std::filesystem::path& path);
+
+/// The report to standard output, as a table or, with --json, whole; `files` are named below it.
+void show(const Common& common, const report::DefenseReport& page,
+          const std::vector<std::pair<std::string, std::filesystem::path>>& files);
+
+/// The few figures that travel with an exported file.
+nlohmann::ordered_json headline(const report::DefenseReport& page);
+
+/// "0 3 1 2"
+std::string spaced(const std::vector<std::int64_t>& numbers);
+
+}  // namespace refine::cli

@@ -1,0 +1,60 @@
+#pragma once
+
+#include <CLI/CLI.hpp>
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <refine/backbones/normalized.hpp>
+#include <refine/core/image_shape.hpp>
+#include <refine/data/resize.hpp>
+#include <refine/data/split.hpp>
+
+namespace refine::cli {
+
+/// A data set that has a name, with what is known of it.
+struct Source {
+  std::string name;  ///< for folders of results
+  data::Split split;
+  std::optional<Normalization> normalization;
+};
+
+/// `CIFAR10`, `FashionMNIST`, or a folder with train/<class>/ and test/<class>/.
+/// \param root where a named one lies; empty: data/<name>
+/// \param image what a folder's images become; open extents are those of its first image
+Source read_dataset(const std::string& name, const std::filesystem::path& root, const ImageShape& image,
+                    data::Fit fit);
+
+/// The name that a data set has in folders of results.
+std::string dataset_name(const std::string& name);
+
+/// Where `attack` puts its results, and `defend` looks for them.
+std::filesystem::path result_folder(const std::string& root, const std::string& dataset,
+                                    const std::string& model, const std::string& attack);
+
+/// Images of any layout, with the labels that class folders give.
+struct Images {
+  at::Tensor images;                         ///< uint8 N×C×H×W
+  std::vector<std::filesystem::path> files;  ///< where each came from
+  std::vector<std::string> folders;  ///< the class folder of each, as the path relative to the root has it
+};
+
+data::Fit parse_fit(const std::string& name);
+
+/// Reads the images below `path`; damaged files are told on standard error and left out.
+/// \param most no more than so many, drawn by `seed`; 0: all
+Images read_images(const std::filesystem::path& path, const ImageShape& shape, data::Fit fit,
+                   std::int64_t most = 0, std::uint64_t seed = default_seed);
+
+/// Class folders → labelled images; nothing where there are no class folders.
+/// \param names the model's class names, in its order; empty: the folders, sorted by name
+/// \throws Error when a folder is no class, or there are more folders than classes
+std::optional<data::Dataset> labelled(const Images& images, const std::vector<std::string>& names,
+                                      int classes);
+
+}  // namespace refine::cli

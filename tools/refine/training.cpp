@@ -1,0 +1,137 @@
+#include "tools/refine/training.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <system_error>
+#include <utility>
+
+#include <refine/nn/device.hpp>
+#include <refine/training/fit.hpp>
+#include <refine/training/history.hpp>
+#include <refine/training/json_lines.hpp>
+#include <refine/training/progress_bar.hpp>
+#include <refine/training/train_classifier.hpp>
+
+namespace refine::cli {
+namespace {
+
+const std::map<std::string, OptimizerKind> optimizers = {
+    {"SGD", OptimizerKind::sgd}, {"Adam", OptimizerKind::adam}, {"Muon", OptimizerKind::muon}};
+
+/// How often the images are seen: on a GPU as `recipes::fast` has it; on a CPU a few minutes' work for small
+/// images, and for large ones what can be waited for.
+int sized_epochs(std::int64_t images, const ImageShape& shape, std::int64_t seen_by_gpu) {
+  std::int64_t seen = seen_by_gpu;
+  if (!default_device().is_cuda()) {
+    const double small = 32.0 * 32.0 / (static_cast<double>(shape.height) * shape.width);
+    seen =
+        std::clamp(static_cast<std::int64_t>(100'000 * small), std::int64_t{10'000}, std::int64_t{100'000});
+  }
+  const std::int64_t epochs = (seen + images - 1) / std::max<std::int64_t>(images, 1);
+  return static_cast<int>(std::clamp<std::int64_t>(epochs, 2, 200));
+}
+
+/// What large images want and small ones do not, and the other way round.
+data::Augmentation sized_augmentation(const ImageShape& shape, int epochs) {
+  if (std::min(shape.height, shape.width) > 64) return {.flip = true, .resized_crop_min_scale = 0.8};
+  return {.flip = true, .crop_padding = epochs > 2 ? 2 : 0};
+}
+
+void override_with(const TrainingOptions& said, Optimization& how) {
+  if (!said.optim.empty()) how.optimizer = optimizers.at(said.optim);
+  if (said.epoch > 0) how.epochs = said.epoch;
+  if (said.batch_size > 0) how.batch_size = said.batch_size;
+  if (said.lr > 0) how.lr = said.lr;
+  if (said.decay > 0) how.decay = said.decay;
+}
+
+Trained result_of(const History& history, std::string name) {
+  report::Curve curve{.name = std::move(name), .unit = "%", .x_label = "epoch", .x = {}, .y = {}};
+  for (const EpochInfo& epoch : history.epochs) {
+    curve.x.push_back(epoch.epoch);
+    curve.y.push_back(100 * epoch.accuracy);
+  }
+  return {std::move(curve), history.epochs.empty() ? 0 : history.epochs.back().seconds};
+}
+
+JsonLines fresh_log(const std::filesystem::path& path) {
+  std::error_code ignored;
+  std::filesystem::remove(path, ignored);
+  return JsonLines(path);
+}
+
+}  // namespace
+
+void TrainingOptions::add_to(CLI::App& command, bool is_defense) {
+  command
+      .add_option(
+          "--recipe", recipe,
+          "fast; paper: as published, 150 epochs; auto: fast, sized for this machine and these images")
+      ->check(CLI::IsMember({"auto", "fast", "paper"}))
+      ->capture_default_str();
+  command.add_option("--epoch", epoch, "how often the images are seen")->check(CLI::Range(1, 1'000'000));
+  command.add_option("--batch_size", batch_size, "images a step")->check(CLI::Range(1, 1'000'000));
+  command.add_option("--lr", lr, "learning rate")->check(CLI::PositiveNumber);
+  command.add_option("--optim", optim, "SGD, Adam or Muon")->check(CLI::IsMember({"SGD", "Adam", "Muon"}));
+  command.add_option("--decay", decay, "factor of the learning rate at the recipe's milestones")
+      ->check(CLI::PositiveNumber);
+  if (is_defense) {
+    command.add_option("--sup", sup, "weight of the SupCon loss; 0 leaves it out")
+        ->check(CLI::NonNegativeNumber);
+  }
+  command.add_option("--seed", seed, "of the weights, the permutation and the order of images")
+      ->check([](const std::string& text) {
+        return text.starts_with('-') ? "seed " + text + " is below 0; say 0 or more" : std::string();
+      })
+      ->capture_default_str();
+}
+
+Recipe TrainingOptions::defense(std::int64_t images, const ImageShape& shape) const {
+  Recipe how = recipe == "paper" ? recipes::paper : recipes::fast;
+  if (recipe == "auto") {
+    how.optimization.epochs = sized_epochs(images, shape, 500'000);
+    how.augmentation = sized_augmentation(shape, how.optimization.epochs);
+  }
+  override_with(*this, how.optimization);
+  if (sup >= 0) how.supcon_weight = sup;
+  how.seed = seed;
+  how.validate();
+  return how;
+}
+
+ClassifierRecipe TrainingOptions::victim(std::int64_t images, const ImageShape& shape) const {
+  ClassifierRecipe how = recipe == "paper" ? recipes::paper_classifier : recipes::fast_classifier;
+  if (recipe == "auto") {
+    how.optimization.epochs = sized_epochs(images, shape, 750'000);
+    how.augmentation = sized_augmentation(shape, how.optimization.epochs);
+  }
+  override_with(*this, how.optimization);
+  how.seed = seed;
+  how.validate();
+  return how;
+}
+
+Trained run_fit(AnyPipeline& defense, const at::Tensor& images, const Recipe& recipe,
+                const std::filesystem::path& log) {
+  JsonLines lines = fresh_log(log);
+  History history;
+  fit(defense, images, recipe, ProgressBar{}, lines, history);
+  return result_of(history, "defense: agreement with the victim");
+}
+
+Trained run_train(backbones::AnyBackbone& victim, const data::Dataset& dataset,
+                  const ClassifierRecipe& recipe, const std::filesystem::path& log) {
+  JsonLines lines = fresh_log(log);
+  History history;
+  victim = train_classifier(victim, dataset, recipe, ProgressBar{}, lines, history);
+  return result_of(history, "victim: training accuracy");
+}
+
+int default_width(const ImageShape& shape) {
+  const bool large = std::max(shape.height, shape.width) > 64;
+  if (default_device().is_cuda()) return large ? 32 : 64;
+  return large ? 8 : 16;
+}
+
+}  // namespace refine::cli

@@ -1,0 +1,53 @@
+#pragma once
+
+#include <CLI/CLI.hpp>
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include <refine/backbones/any_backbone.hpp>
+#include <refine/core/image_shape.hpp>
+#include <refine/core/seed.hpp>
+
+namespace refine::cli {
+
+/// Which classifier is meant, and what its file does not say.
+struct VictimOptions {
+  std::string model;  ///< a file
+  std::string arch;   ///< of a file of weights: the network's name
+  std::string image;  ///< "3x224x224", where the file does not say
+  std::vector<double> mean, deviation;
+  std::vector<std::string> class_names;
+  std::string class_names_file;
+  bool trust = false;
+
+  void add_to(CLI::App& command);
+
+  ImageShape image_shape() const;  ///< open extents where nothing was said
+};
+
+/// A classifier as the command line has it: `what` describes it in a few words.
+struct Victim {
+  backbones::AnyBackbone backbone;
+  std::string what;
+  std::vector<std::string> class_names;  ///< empty where nobody told them
+};
+
+/// Reads a TorchScript file or weights, told apart by their content.
+/// \param images the shape that the images at hand have, open where they differ
+Victim load_victim(const VictimOptions& options, const ImageShape& images);
+
+/// Whether a file is a TorchScript program, told by its content.
+bool is_program(const std::filesystem::path& path);
+
+/// A network of ours, by name. \throws Error for an unknown name
+backbones::AnyBackbone make_network(const std::string& name, const Task& task, int width, std::uint64_t seed);
+
+std::string network_names();
+
+/// "3x224x224" → the shape; "224" → 3×224×224. \throws Error when it is neither
+ImageShape parse_shape(const std::string& text);
+
+}  // namespace refine::cli
