@@ -12,11 +12,14 @@
 #include <sstream>
 #include <string>
 #include <utility>
+#include <vector>
 
+#include <refine/artifacts/state_dict.hpp>
 #include <refine/artifacts/traced_module.hpp>
 #include <refine/backbones/backbone.hpp>
 #include <refine/core/atomic_file.hpp>
 #include <refine/core/error.hpp>
+#include <refine/core/version.hpp>
 #include <refine/pipeline/pipeline.hpp>
 
 namespace refine {
@@ -50,7 +53,19 @@ inline void save_module(torch::jit::Module& module, const std::filesystem::path&
                         nlohmann::ordered_json about) {
   about["image"] = {task.image.channels, task.image.height, task.image.width};
   about["classes"] = task.classes;
+  about["refine_version"] = version;
   module.eval();
+  // Who serves trains nothing; the tensors are those of the networks here, which may go on training.
+  std::vector<at::Tensor> trained;
+  for (at::Tensor parameter : module.parameters()) {
+    if (parameter.requires_grad()) trained.push_back(parameter.requires_grad_(false));
+  }
+  struct Again {
+    std::vector<at::Tensor>& tensors;
+    ~Again() {
+      for (at::Tensor& tensor : tensors) tensor.requires_grad_(true);
+    }
+  } again{trained};
   std::ostringstream bytes;
   module.save(bytes, {{"refine.json", about.dump(2, ' ', false, nlohmann::json::error_handler_t::replace)}});
   write_file(path, bytes.view());
@@ -70,7 +85,7 @@ inline void save_module(torch::jit::Module& module, const std::filesystem::path&
 ///  - `alarm`: N scores in [0, 1], high where the two answers disagree, as for a triggered image
 ///  (`alarm_score`).
 ///
-/// The extra file `refine.json` in it has `metadata`, the task and the permutation.
+/// The extra file `refine.json` in it has `metadata`, the task, the permutation and this library's version.
 /// \throws Error when the image shape is not known, or the file can't be written; it is whole or not there
 template <typename T, typename B, typename R>
 void export_torchscript(const Pipeline<T, B, R>& defense, const std::filesystem::path& path,
@@ -110,10 +125,10 @@ void export_torchscript(const B& victim, const std::filesystem::path& path,
                         const nlohmann::ordered_json& metadata = nlohmann::ordered_json::object()) {
   const Task task = victim.task;
   const at::Tensor example = artifacts::detail::example_of(task, path);
-  const auto parameters = victim.module->parameters();
+  const auto state = artifacts::state_dict(*victim.module);
   const artifacts::detail::OnHost meanwhile(
       [&](at::Device device) { victim.module->to(device); },
-      parameters.empty() ? at::Device(at::kCPU) : parameters.front().device());
+      state.empty() ? at::Device(at::kCPU) : state.begin()->second.device());
   const auto unit = std::make_shared<torch::jit::CompilationUnit>();
   torch::jit::Module module(c10::QualifiedName("__torch__.refine.Classifier"), unit);
   module.register_module("backbone", artifacts::detail::mirrored(*victim.module, "Backbone", unit));

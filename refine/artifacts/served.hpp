@@ -1,18 +1,24 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <ATen/ops/zeros.h>
 #include <c10/core/GradMode.h>
+#include <c10/util/Exception.h>
 #include <torch/csrc/jit/api/module.h>
 #include <torch/csrc/jit/runtime/graph_executor.h>
 
 #include <array>
+#include <cstdint>
+#include <exception>
 #include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include <refine/core/error.hpp>
+#include <refine/core/one_line.hpp>
 #include <refine/core/task.hpp>
 #include <refine/formats/torchscript.hpp>
 
@@ -51,6 +57,7 @@ class Served {
   const nlohmann::ordered_json& about() const { return about_; }
 
  private:
+  static constexpr std::int64_t largest_image = std::int64_t{1} << 26;  // numbers
   static constexpr std::array<const char*, 4> methods = {"forward", "transform", "undefended", "alarm"};
 
   Served(formats::TorchScriptFile file, const std::string& name) : module_(std::move(file.module)) {
@@ -71,6 +78,9 @@ class Served {
       refuse("its refine.json does not tell image and classes");
     }
     task_ = {{about_["image"][0], about_["image"][1], about_["image"][2]}, about_["classes"]};
+    const auto& [channels, height, width] = task_.image;
+    if (std::int64_t{channels} * height * width > largest_image)
+      refuse("its refine.json claims an absurd image");
     module_.eval();
     for (std::size_t i = 0; i < methods.size(); ++i) {
       const auto method = module_.find_method(methods[i]);
@@ -78,6 +88,26 @@ class Served {
       // The plain interpreter: LibTorch's other one spends its first calls on profiling.
       executors_[i] =
           torch::jit::GraphExecutor(method->graph(), methods[i], torch::jit::ExecutorExecutionMode::SIMPLE);
+    }
+    probe(refuse);
+  }
+
+  /// What it says of itself must be so: whoever names a class by its number relies on it.
+  void probe(const auto& refuse) const {
+    const auto& [channels, height, width] = task_.image;
+    const at::Tensor images = at::zeros({2, channels, height, width});
+    const std::array<std::vector<std::int64_t>, methods.size()> wanted = {
+        {{2, task_.classes}, images.sizes().vec(), {2, task_.classes}, {2}}};
+    for (std::size_t i = 0; i < methods.size(); ++i) {
+      std::string why;
+      try {
+        if (run(i, images).sizes() != wanted[i]) why = "does not return what its refine.json says";
+      } catch (const c10::Error& error) {
+        why = "fails: " + one_line(error.what_without_backtrace());
+      } catch (const std::exception& error) {
+        why = "fails: " + one_line(error.what());
+      }
+      if (!why.empty()) refuse(std::string("its method '") + methods[i] + "' " + why);
     }
   }
 

@@ -42,15 +42,18 @@ class Normalized {
  public:
   static constexpr Task static_task = static_task_of<B>();
 
-  /// \throws Error when a deviation is not positive, or the backbone does not take RGB images.
+  /// A backbone of one channel takes the same number three times. \throws Error when a deviation is not
+  /// positive, or the backbone takes neither RGB nor grey images.
   Normalized(B inner, const Normalization& by)
       : task(inner.task),
         module(inner.module),
         inner_(std::move(inner)),
         by_(by),
-        mean_(row(by.mean)),
-        deviation_(row(by.deviation)) {
-    if (!compatible(task.image.channels, 3)) {
+        mean_(row(by.mean, task.image.channels)),
+        deviation_(row(by.deviation, task.image.channels)) {
+    const auto alike = [](const std::array<double, 3>& v) { return v[0] == v[1] && v[1] == v[2]; };
+    const bool grey = task.image.channels == 1 && alike(by.mean) && alike(by.deviation);
+    if (!grey && !compatible(task.image.channels, 3)) {
       throw Error(
           "refine: a Normalization has 3 channels, the backbone takes {}; normalise in the backbone itself",
           task.image.channels);
@@ -86,9 +89,9 @@ class Normalized {
   }
 
  private:
-  static nn::HostConstant row(const std::array<double, 3>& values) {
-    const std::vector<float> floats(values.begin(), values.end());
-    return nn::HostConstant(at::tensor(floats).view({1, 3, 1, 1}));
+  static nn::HostConstant row(const std::array<double, 3>& values, int channels) {
+    const std::vector<float> floats(values.begin(), channels == 1 ? values.begin() + 1 : values.end());
+    return nn::HostConstant(at::tensor(floats).view({1, -1, 1, 1}));
   }
 
   B inner_;

@@ -9,6 +9,7 @@
 #include <c10/util/Exception.h>
 #include <torch/csrc/jit/api/module.h>
 
+#include <algorithm>
 #include <exception>
 #include <filesystem>
 #include <memory>
@@ -20,6 +21,7 @@
 #include <refine/backbones/scripted_module.hpp>
 #include <refine/core/agreement.hpp>
 #include <refine/core/error.hpp>
+#include <refine/core/one_line.hpp>
 #include <refine/core/task.hpp>
 #include <refine/formats/torchscript.hpp>
 
@@ -69,7 +71,7 @@ class Scripted {
       module = std::make_shared<detail::ScriptedModule>(source, name);
     } catch (const c10::Error& error) {
       throw Error("cannot use {} as a classifier: {}; export it again, in evaluation mode", name,
-                  first_line(error.what_without_backtrace()));
+                  one_line(error.what_without_backtrace()));
     }
     probe(name, options);
   }
@@ -87,9 +89,7 @@ class Scripted {
   bool probabilities() const { return probabilities_; }
 
  private:
-  static std::string first_line(std::string text) { return text.substr(0, text.find('\n')); }
-
-  /// Runs it on two and three images of each shape in question: some files were traced for one batch size.
+  /// Runs it on one to three images of each shape in question: some files were traced for one batch size.
   void probe(const std::string& name, const ScriptedOptions& options) {
     const Task said = merged(kTask, options.task);
     if (!compatible(kTask, options.task)) {
@@ -103,36 +103,48 @@ class Scripted {
       shapes = {said.image};
     } else {
       for (const ImageShape& shape : options.candidates) {
-        if (shape.is_static() && compatible(said.image, shape)) shapes.push_back(shape);
+        const bool known = std::ranges::find(shapes, shape) != shapes.end();
+        if (shape.is_static() && compatible(said.image, shape) && !known) shapes.push_back(shape);
       }
     }
-    std::string why = "no image shape was tried";
+    std::string why = "there was none to try";
+    bool answered = false;  // what it answers says more than why it fails
     for (const ImageShape& shape : shapes) {
       for (const bool channels_last : {true, false}) {
         module->use_channels_last(channels_last);
-        if (const auto problem = try_shape(shape); !problem) {
+        const std::optional<Problem> problem = try_shape(shape);
+        if (!problem) {
           require_classes(name, said.classes);
           return;
-        } else {
-          why = *problem;
+        }
+        if (&shape == &shapes.front() || (problem->answered && !answered)) {
+          why = problem->why;
+          answered = problem->answered;
         }
       }
     }
-    Message text;
-    for (const ImageShape& shape : shapes) text << (text.view().empty() ? "" : ", ") << shape;
+    Message first;
+    if (!shapes.empty()) first << shapes.front();
     throw Error(
-        "cannot use {} as a classifier: it takes no batch of images of shape {} (the last one tried: {}); "
-        "say "
-        "the shape it was made for",
-        name, text.view(), why);
+        "cannot use {} as a classifier of batches of images: {} ({}); say the shape it was made for, or "
+        "export it "
+        "anew, for any batch size",
+        name, why,
+        shapes.size() == 1 ? "tried " + std::string(first.view())
+                           : fmt::format("tried {} and {} other shapes", first.view(), shapes.size() - 1));
   }
 
+  struct Problem {
+    std::string why;
+    bool answered;  ///< it gave something, but no logits
+  };
+
   /// Why images of this shape get no logits; the task and the kind of answer where they do.
-  std::optional<std::string> try_shape(const ImageShape& shape) {
+  std::optional<Problem> try_shape(const ImageShape& shape) {
     c10::NoGradGuard no_grad;
     try {
       at::Tensor answer;
-      for (std::int64_t n : {2, 3}) {
+      for (std::int64_t n : {2, 1, 3}) {
         const at::Tensor images = at::linspace(0, 1, n * shape.channels * shape.height * shape.width)
                                       .view({n, shape.channels, shape.height, shape.width})
                                       .contiguous(at::MemoryFormat::ChannelsLast);
@@ -140,8 +152,10 @@ class Scripted {
         if (answer.dim() != 2 || answer.size(0) != n || answer.size(1) < 2 || !answer.is_floating_point()) {
           std::string sizes;
           for (auto extent : answer.sizes()) sizes += (sizes.empty() ? "" : "×") + std::to_string(extent);
-          return "its answer to " + std::to_string(n) + " images has the shape " +
-                 (sizes.empty() ? "of a scalar" : sizes) + ", not images×classes";
+          return Problem{
+              fmt::format("its answer to {} image(s) has the shape {}, not images×classes, classes 2 or more",
+                          n, sizes.empty() ? "of a scalar" : sizes),
+              true};
         }
       }
       task = Task{shape, static_cast<int>(answer.size(1))};
@@ -149,17 +163,10 @@ class Scripted {
                        at::allclose(answer.sum(1), at::ones({answer.size(0)}, answer.options()), 0, 1e-3);
       return std::nullopt;
     } catch (const c10::Error& error) {
-      return first_line(error.what_without_backtrace());
+      return Problem{one_line(error.what_without_backtrace()), false};
     } catch (const std::exception& error) {
-      return last_line(error.what());
+      return Problem{one_line(error.what()), false};
     }
-  }
-
-  /// The interpreter's exceptions end in what was wrong.
-  static std::string last_line(std::string text) {
-    while (!text.empty() && text.back() == '\n') text.pop_back();
-    const auto at = text.rfind('\n');
-    return at == std::string::npos ? text : text.substr(at + 1);
   }
 
   void require_classes(const std::string& name, int said) const {

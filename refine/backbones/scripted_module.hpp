@@ -4,6 +4,7 @@
 #include <c10/core/MemoryFormat.h>
 #include <torch/csrc/jit/api/module.h>
 #include <torch/csrc/jit/frontend/tracer.h>
+#include <torch/csrc/jit/ir/constants.h>
 #include <torch/csrc/jit/ir/ir.h>
 #include <torch/csrc/jit/passes/dead_code_elimination.h>
 #include <torch/csrc/jit/passes/lower_tuples.h>
@@ -11,6 +12,7 @@
 #include <torch/nn/module.h>
 
 #include <cstddef>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -31,10 +33,13 @@ class ScriptedModule : public torch::nn::Module {
   ScriptedModule(const torch::jit::Module& source, std::string name) : torch::nn::Module("scripted") {
     torch::jit::Module constant = source.copy();
     constant.eval();
+    constant.to(at::kFloat);  // of half or double precision: images come as float
     constant = torch::jit::freeze(constant);
     graph_ = constant.get_method("forward").graph()->copy();
+    torch::jit::EliminateDeadCode(graph_);
     make_unary(constant, name);
     take_out_tensors(*graph_->block());
+    follow_device(*graph_->block());
     torch::jit::EliminateDeadCode(graph_);
     executor_ = torch::jit::GraphExecutor(graph_, std::move(name), torch::jit::ExecutorExecutionMode::SIMPLE);
     eval();
@@ -85,7 +90,11 @@ class ScriptedModule : public torch::nn::Module {
     };
     const auto& arguments = constant.get_method("forward").function().getSchema().arguments();
     if (graph_->inputs().size() < 2) refuse("its forward takes no images");
-    if (graph_->inputs().at(0)->hasUses()) refuse("it changes its own tensors while it runs");
+    resolve(*graph_->block(), {{graph_->inputs().at(0), constant._ivalue()}});
+    torch::jit::EliminateDeadCode(graph_);
+    if (graph_->inputs().at(0)->hasUses()) {
+      refuse("it changes its own attributes while it runs, or calls what LibTorch can't inline");
+    }
     for (std::size_t i = graph_->inputs().size() - 1; i > 1; --i) {
       if (!arguments.at(i).default_value()) {
         refuse("its forward also wants '" + arguments.at(i).name() + "'");
@@ -109,6 +118,27 @@ class ScriptedModule : public torch::nn::Module {
     }
   }
 
+  using Objects = std::map<const torch::jit::Value*, c10::intrusive_ptr<c10::ivalue::Object>>;
+
+  /// Reads what `freeze` leaves of the module's attributes, as it does where they might be changed (those of
+  /// attention layers). \param known the modules that values stand for
+  void resolve(torch::jit::Block& block, Objects known) {
+    for (torch::jit::Node* node : block.nodes()) {
+      if (node->kind() == c10::prim::GetAttr && known.contains(node->input())) {
+        const c10::IValue value = known.at(node->input())->getAttr(node->s(c10::attr::name));
+        if (value.isObject()) {
+          known[node->output()] = value.toObject();
+          continue;
+        }
+        torch::jit::WithInsertPoint at(node);
+        const auto constant = torch::jit::tryInsertConstant(
+            *graph_, value.isTensor() ? c10::IValue(value.toTensor().detach()) : value);
+        if (constant) node->output()->replaceAllUsesWith(*constant);
+      }
+      for (torch::jit::Block* inner : node->blocks()) resolve(*inner, known);
+    }
+  }
+
   void take_out_tensors(torch::jit::Block& block) {
     std::vector<torch::jit::Node*> constants;
     for (torch::jit::Node* node : block.nodes()) {
@@ -126,6 +156,25 @@ class ScriptedModule : public torch::nn::Module {
       torch::jit::Value* input = graph_->addInput();
       input->setType(c10::TensorType::get());
       node->output()->replaceAllUsesWith(input);
+      node->destroy();
+    }
+  }
+
+  /// A traced file names the device that it was traced on: make that the images' own.
+  void follow_device(torch::jit::Block& block) {
+    std::vector<torch::jit::Node*> named;
+    for (torch::jit::Node* node : block.nodes()) {
+      for (torch::jit::Block* inner : node->blocks()) follow_device(*inner);
+      if (node->kind() == c10::prim::Constant && node->outputs().size() == 1 &&
+          node->output()->type()->kind() == c10::TypeKind::DeviceObjType) {
+        named.push_back(node);
+      }
+    }
+    for (torch::jit::Node* node : named) {
+      torch::jit::WithInsertPoint at(node);
+      torch::jit::Node* own = graph_->insertNode(graph_->create(c10::prim::device, {graph_->inputs().at(0)}));
+      own->output()->setType(c10::DeviceObjType::get());
+      node->output()->replaceAllUsesWith(own->output());
       node->destroy();
     }
   }

@@ -29,6 +29,10 @@ class AtomicFile {
   explicit AtomicFile(std::filesystem::path final_path) : final_path_(followed(std::move(final_path))) {
     std::error_code error;
     if (!final_path_.has_filename() || std::filesystem::is_directory(final_path_, error)) fail(EISDIR);
+    // A device or a pipe would be replaced by a file.
+    if (std::filesystem::is_other(final_path_, error)) {
+      throw Error("cannot write {}: it is a device or a pipe; choose another path", final_path_.string());
+    }
     const auto folder =
         final_path_.has_parent_path() ? final_path_.parent_path() : std::filesystem::path(".");
     std::filesystem::create_directories(folder, error);

@@ -6,7 +6,9 @@
 #include <refine/core/file_bytes.hpp>
 #include <refine/core/image_shape.hpp>
 #include <refine/core/message.hpp>
+#include <refine/core/one_line.hpp>
 #include <refine/core/progress_meter.hpp>
 #include <refine/core/random.hpp>
 #include <refine/core/seed.hpp>
 #include <refine/core/task.hpp>
+#include <refine/core/version.hpp>

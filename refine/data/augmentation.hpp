@@ -5,6 +5,8 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/gather.h>
 #include <ATen/ops/grid_sampler.h>
+#include <ATen/ops/lerp.h>
+#include <ATen/ops/roll.h>
 #include <ATen/ops/stack.h>
 #include <ATen/ops/where.h>
 #include <refine/core/error.hpp>
@@ -19,12 +21,15 @@
 namespace refine::data {
 
 /// What happens to training images before the network sees them: resized crop, padded crop, flip, grayscale,
-/// in this order. Each is off where not asked for, and then costs nothing.
+/// mix, in this order. Each is off where not asked for, and then costs nothing.
 struct Augmentation {
   bool flip = false;                    ///< left to right, every other image by chance
   int crop_padding = 0;                 ///< so many black pixels around, then a random crop of the old size
   double resized_crop_min_scale = 1.0;  ///< torchvision's RandomResizedCrop, scale [this, 1], ratio 3/4–4/3
   double grayscale = 0.0;               ///< the share of images that lose their colours (ITU-R 601 luma)
+  /// The share of images that are mixed with another of their batch, which weighs 0 to 1/2 (Zhang et al.,
+  /// 2018, `zhang2018mixup`): for a teacher that labels any image, where there are few.
+  double mix = 0.0;
 
   friend bool operator==(const Augmentation&, const Augmentation&) = default;
 
@@ -39,6 +44,8 @@ struct Augmentation {
     if (!(grayscale >= 0 && grayscale <= 1)) {
       throw Error("bad augmentation: grayscale is {}; set a share from 0 (off) to 1", grayscale);
     }
+    if (!(mix >= 0 && mix <= 1))
+      throw Error("bad augmentation: mix is {}; set a share from 0 (off) to 1", mix);
   }
 };
 
@@ -143,6 +150,19 @@ inline at::Tensor grayed(const at::Tensor& images, double share, std::uint64_t s
   return at::where(chosen.to(images.device()), luma, images);
 }
 
+/// λ·x + (1−λ)·(the image before it in the batch), λ from [1/2, 1].
+inline at::Tensor mixed(const at::Tensor& images, double share, std::uint64_t seed) {
+  const std::int64_t n = images.size(0);
+  at::Tensor own = at::empty({n, 1, 1, 1}, at::kFloat);
+  auto* weight = own.mutable_data_ptr<float>();
+  Draws chosen(seed, "mixed or not"), weights(seed, "mix");
+  for (std::int64_t i = 0; i < n; ++i) {
+    const double drawn = weights.between(0.5, 1);
+    weight[i] = chosen.between(0, 1) < share ? static_cast<float>(drawn) : 1.0f;
+  }
+  return at::lerp(at::roll(images, 1, 0), images, own.to(images.device(), images.scalar_type()));
+}
+
 }  // namespace detail
 
 /// Changes each image of a batch by draws of its own. `images`: float N×C×H×W in [0, 1] on any device
@@ -153,7 +173,7 @@ inline at::Tensor grayed(const at::Tensor& images, double share, std::uint64_t s
 /// range or grayscale meets images that are not RGB.
 inline at::Tensor augment(const at::Tensor& images, const Augmentation& augmentation, std::uint64_t seed) {
   augmentation.validate();
-  const auto& [flip, padding, min_scale, grayscale] = augmentation;
+  const auto& [flip, padding, min_scale, grayscale, mix] = augmentation;
   if (grayscale > 0 && images.size(1) != 3) {
     throw Error("cannot turn images of {} channels grey: it takes RGB; set grayscale to 0", images.size(1));
   }
@@ -161,6 +181,7 @@ inline at::Tensor augment(const at::Tensor& images, const Augmentation& augmenta
   if (min_scale < 1) changed = detail::resized_crop(changed, min_scale, seed);
   if (padding > 0 || flip) changed = detail::shifted(changed, padding, flip, seed);
   if (grayscale > 0) changed = detail::grayed(changed, grayscale, seed);
+  if (mix > 0 && images.size(0) > 1) changed = detail::mixed(changed, mix, seed);
   return changed.contiguous(images.suggest_memory_format());
 }
 

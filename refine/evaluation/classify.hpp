@@ -4,6 +4,7 @@
 #include <ATen/ops/cat.h>
 #include <c10/core/GradMode.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -24,7 +25,10 @@ inline std::vector<std::int64_t> to_vector(const at::Tensor& numbers) {
 /// \param advance called with the number of images after each batch
 template <typename Answer, typename Advance>
 at::Tensor in_batches(Answer&& answer, const at::Tensor& images, at::Device device, Advance&& advance) {
-  constexpr std::int64_t batch = 256;
+  constexpr std::int64_t most = 256,
+                         pixels = 1 << 21;  // of large images fewer: activations are many times them
+  const std::int64_t batch =
+      std::clamp(pixels / std::max<std::int64_t>(images.size(2) * images.size(3), 1), std::int64_t{1}, most);
   c10::NoGradGuard no_grad;
   std::vector<at::Tensor> answers;
   for (const at::Tensor& part : images.split(batch)) {

@@ -37,7 +37,7 @@ inline constexpr std::string_view aten =
     "concatenate conj constant_pad_nd contiguous conv1d conv2d conv3d conv_transpose1d conv_transpose2d "
     "conv_transpose3d convolution copy copy_ copysign corrcoef cos cosh cosine_embedding_loss "
     "cosine_similarity count count_nonzero cov cpu cross cross_entropy_loss cuda cummax cummin cumprod "
-    "cumsum cumulative_trapezoid deg2rad degrees det detach diag diag_embed diagflat diagonal dict diff "
+    "cumsum cumulative_trapezoid deg2rad degrees det detach device diag diag_embed diagflat diagonal dict diff "
     "digamma dim dist div divide divmod dot dropout dsplit dstack einsum elu embedding empty empty_like "
     "endswith eq equal erf erfc erfinv exp exp2 expand expand_as expm1 exponential extend eye factorial "
     "feature_alpha_dropout feature_dropout fft_fft fft_fft2 fft_fftfreq fft_fftn fft_fftshift fft_ifft "

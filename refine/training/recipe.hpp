@@ -48,6 +48,11 @@ struct ClassifierRecipe {
   void validate() const {
     optimization.validate();
     augmentation.validate();
+    if (augmentation.mix > 0) {
+      throw Error(
+          "refine: the recipe's mix is {}; mixed images have no label, a classifier is trained without",
+          augmentation.mix);
+    }
     if (!(label_smoothing >= 0 && label_smoothing < 1)) {
       throw Error("refine: the recipe's label_smoothing is {}; it is 0 to below 1", label_smoothing);
     }

@@ -38,6 +38,7 @@ void visit_fields(Is<data::Augmentation> auto& a, auto&& visit) {
   visit("crop_padding", a.crop_padding);
   visit("resized_crop_min_scale", a.resized_crop_min_scale);
   visit("grayscale", a.grayscale);
+  visit("mix", a.mix);
 }
 void visit_fields(Is<Optimization> auto& o, auto&& visit) {
   visit("optimizer", o.optimizer);

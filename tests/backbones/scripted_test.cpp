@@ -80,7 +80,7 @@ TEST(Scripted, FindsShapeAndClassesByAProbe) {
   expect_words(error_of([&] {
                  backbones::Scripted<>(m, "m.pt", {.task = {{3, 32, 32}, dynamic}});
                }),
-               {"m.pt", "3x32x32"});
+               {"m.pt", "tried 3x32x32"});
   expect_words(error_of([&] {
                  backbones::Scripted<>(m, "m.pt", {.task = {{}, 10}});
                }),
@@ -97,6 +97,33 @@ TEST(Scripted, KeepsItsControlFlow) {
   for (std::int64_t n : {1, 2, 3, 5}) {
     EXPECT_TRUE(at::allclose(victim.forward(images(n)), m.forward({images(n)}).toTensor(), 1e-5, 1e-5)) << n;
   }
+}
+
+TEST(Scripted, ReadsAttributesThatFreezingLeaves) {
+  // Weights in a list that one branch changes: freeze leaves them where they are.
+  torch::jit::Module m = network(
+      "    weights = [self.weight]\n"
+      "    if x.size(0) > 100:\n"
+      "        weights[0].add_(1)\n"
+      "    return torch.matmul(torch.mean(x, [2, 3]), weights[0].t())\n");
+  const backbones::Scripted<> victim(m, "m", {.task = {{3, 16, 16}, 5}});
+  EXPECT_TRUE(at::allclose(victim.forward(images(2)), m.forward({images(2)}).toTensor(), 1e-5, 1e-5));
+}
+
+TEST(Scripted, ComputesWhereItsImagesAre) {
+  // As a traced torch.zeros has it: the device of the machine it was traced on.
+  torch::jit::Module m = network(
+      "    zeros = torch.zeros([5], dtype=6, device=torch.device('cpu'))\n"
+      "    return torch.matmul(torch.mean(x, [2, 3]), self.weight.t()) + zeros\n");
+  const backbones::Scripted<> victim(m, "m", {.task = {{3, 16, 16}, 5}});
+  EXPECT_TRUE(at::allclose(victim.forward(images(2)), m.forward({images(2)}).toTensor(), 1e-5, 1e-5));
+}
+
+TEST(Scripted, TakesHalfPrecisionAsFloat) {
+  torch::jit::Module m = network(linear), half = m.copy();
+  half.to(at::kHalf);
+  const backbones::Scripted<> victim(half, "m", {.task = {{3, 16, 16}, 5}});
+  EXPECT_TRUE(at::allclose(victim.forward(images(2)), m.forward({images(2)}).toTensor(), 1e-2, 1e-2));
 }
 
 TEST(Scripted, TakesTheFirstOfSeveralTensorsAndDefaultArguments) {
@@ -137,6 +164,8 @@ TEST(Scripted, RefusesWhatIsNoClassifierOfBatches) {
   expect_words(line(network("    return x\n")), {"m.pt", "2×4×16×16"});
   expect_words(line(network(linear, ", other")), {"m.pt", "'other'"});
   expect_words(line(network("    return torch.flatten(x, 1).view([1, -1])\n")), {"m.pt", "1×2048"});
+  expect_words(line(network("    return torch.squeeze(torch.flatten(x, 1))\n")),
+               {"m.pt", "1 image(s)", "1024"});
 }
 
 TEST(Scripted, GoesBehindANormalisationAndIntoFreeze) {

@@ -1,3 +1,4 @@
+#include <ATen/TensorOperators.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/rand.h>
 #include <ATen/ops/upsample_bilinear2d.h>
@@ -146,8 +147,33 @@ TEST(Augmentation, DrawsBoxesWithinTheirBounds) {
   EXPECT_NEAR(tallest, 4.0 / 3, 0.03);
 }
 
+TEST(Augmentation, MixesAShareWithTheImageBefore) {
+  constexpr std::int64_t n = 200;
+  const auto images = images_of(n, 4, 4);
+  const auto out = augment(images, {.mix = 0.4}, 1);
+  int mixed = 0;
+  std::set<int> weights;
+  for (std::int64_t i = 0; i < n; ++i) {
+    if (out[i].equal(images[i])) continue;
+    ++mixed;
+    const auto before = images[(i + n - 1) % n];
+    // One pixel tells the weight, the others must agree.
+    const float weight = (pixel(out[i], 0, 0, 0) - pixel(before, 0, 0, 0)) /
+                         (pixel(images[i], 0, 0, 0) - pixel(before, 0, 0, 0));
+    EXPECT_GE(weight, 0.49f);
+    EXPECT_LE(weight, 1.01f);
+    weights.insert(static_cast<int>(weight * 20));
+    EXPECT_TRUE(out[i].allclose(images[i] * weight + before * (1 - weight), 0, 1e-3));
+  }
+  EXPECT_GT(mixed, 50);
+  EXPECT_LT(mixed, 110);
+  EXPECT_GE(weights.size(), 10u) << "weights of all sizes";
+  EXPECT_TRUE(augment(images.narrow(0, 0, 1), {.mix = 1}, 1).equal(images.narrow(0, 0, 1)));
+}
+
 TEST(Augmentation, IsReproducibleAndKeepsTheMemoryFormat) {
-  const Augmentation all{.flip = true, .crop_padding = 2, .resized_crop_min_scale = 0.8, .grayscale = 0.2};
+  const Augmentation all{
+      .flip = true, .crop_padding = 2, .resized_crop_min_scale = 0.8, .grayscale = 0.2, .mix = 0.5};
   const auto images = images_of(32, 8, 8), last = images.contiguous(at::MemoryFormat::ChannelsLast);
   const auto out = augment(images, all, 9);
   EXPECT_TRUE(augment(images, all, 9).equal(out));
@@ -169,6 +195,7 @@ TEST(Augmentation, RefusesBadFields) {
                {"resized_crop_min_scale"});
   expect_words(error_of([&] { augment(images, {.resized_crop_min_scale = 1.5}, 0); }), {"1.5"});
   expect_words(error_of([&] { augment(images, {.grayscale = std::nan("")}, 0); }), {"grayscale", "nan"});
+  expect_words(error_of([&] { augment(images, {.mix = 1.5}, 0); }), {"mix", "1.5"});
   expect_words(error_of([&] { augment(images.narrow(1, 0, 1), {.grayscale = 0.5}, 0); }), {"1 channels"});
 }
 

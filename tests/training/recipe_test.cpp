@@ -166,6 +166,9 @@ TEST(Recipe, SaysWhichFieldIsOutOfRange) {
   ClassifierRecipe classifier;
   classifier.label_smoothing = 1;
   EXPECT_NE(error_of([&] { classifier.validate(); }).find("label_smoothing"), std::string::npos);
+  classifier.label_smoothing = 0;
+  classifier.augmentation.mix = 0.5;
+  EXPECT_NE(error_of([&] { classifier.validate(); }).find("mix"), std::string::npos);
 }
 
 }  // namespace

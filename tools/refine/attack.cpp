@@ -1,8 +1,8 @@
 // refine attack: trains a victim on a poisoned data set, to have something to defend.
 
-#include <ATen/ops/tensor.h>
 #include <fmt/core.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <iostream>
 #include <memory>
@@ -39,19 +39,6 @@ struct Options {
   std::int64_t limit = 0;
 };
 
-Normalization normalization(const Options& options, const Source& source) {
-  if (options.mean.size() == 3 && options.deviation.size() == 3) {
-    Normalization by;
-    std::ranges::copy(options.mean, by.mean.begin());
-    std::ranges::copy(options.deviation, by.deviation.begin());
-    return by;
-  }
-  if (!options.mean.empty() || !options.deviation.empty()) {
-    throw Error("refine: --mean and --std want three numbers each, for red, green and blue, in [0, 1]");
-  }
-  return source.normalization.value_or(normalizations::imagenet);
-}
-
 int run(const Options& options, const Common& common) {
   const ImageShape said = options.image.empty() ? ImageShape{} : parse_shape(options.image);
   Source source = read_dataset(options.dataset, options.data, said, parse_fit(options.fit));
@@ -59,21 +46,25 @@ int run(const Options& options, const Common& common) {
   if (options.limit > 0 && options.limit < train.size())
     train = train.sample(options.limit, options.training.seed);
   const Task task = train.task();
-  const AttackSpec spec{
-      .name = options.attack, .target = options.tlabel, .rate = options.rate, .seed = options.training.seed};
+  const std::string network = network_name(options.model);
+  const AttackSpec spec{.name = attacks::by_name(options.attack, {.image = task.image}).name,
+                        .target = options.tlabel,
+                        .rate = options.rate,
+                        .seed = options.training.seed};
   const auto attack = spec.make(task.image);
   attack.check(train);
-  const Normalization by = normalization(options, source);
+  const Normalization by = parse_normalization(options.mean, options.deviation)
+                               .value_or(source.normalization.value_or(normalizations::imagenet));
   const int width = options.width > 0 ? options.width : default_device().is_cuda() ? 64 : 16;
-  const fs::path folder = result_folder(options.attack_root, options.dataset, options.model, options.attack);
+  const fs::path folder = result_folder(options.attack_root, options.dataset, network, spec.name);
 
   backbones::AnyBackbone victim(
-      backbones::Normalized{make_network(options.model, task, width, options.training.seed), by});
+      backbones::Normalized{make_network(network, task, width, options.training.seed), by});
   const ClassifierRecipe recipe = options.training.victim(train.size(), task.image);
   write_attack(spec, folder / "attack.json");
   const auto poisoned = attack.poison(train);
   std::cerr << fmt::format("refine: {}, {} of {} training images poisoned with {}; {}\n", source.name,
-                           poisoned.indices.size(), train.size(), options.attack, default_device().str());
+                           poisoned.indices.size(), train.size(), spec.name, default_device().str());
   const Trained trained = run_train(victim, poisoned, recipe, folder / "log.jsonl");
 
   Message image;
@@ -81,7 +72,7 @@ int run(const Options& options, const Common& common) {
   std::ostringstream recipe_text;
   recipe_text << recipe;
   save(victim, folder / "victim.safetensors",
-       {{"network", options.model},
+       {{"network", network},
         {"width", std::to_string(width)},
         {"image", std::string(image.view())},
         {"class_names", nlohmann::json(train.classes).dump()},
@@ -97,7 +88,7 @@ int run(const Options& options, const Common& common) {
                      {"torchscript", (folder / "victim.pt").string()}};
     print(json);
   } else {
-    std::cout << fmt::format("{} on {}: BA {}", options.attack, source.name,
+    std::cout << fmt::format("{} on {}: BA {}", spec.name, source.name,
                              report::words::percent(figures.ba.value()));
     if (attack.target) {
       std::cout << fmt::format(", ASR {}, largest lift {} points at “{}”",
@@ -133,11 +124,9 @@ void add_attack(CLI::App& app, Common& common) {
   command->add_option("--rate", options->rate, "share of the training images that are poisoned")
       ->capture_default_str();
   command->add_option("--limit", options->limit, "use no more than so many training images")
-      ->check(CLI::NonNegativeNumber);
+      ->check(number(0));
   command->add_option("--image", options->image, "what a folder's images become, as 3x224x224 or 224");
-  command->add_option("--fit", options->fit, "what happens to images of another size: crop, stretch or exact")
-      ->check(CLI::IsMember({"crop", "stretch", "exact"}))
-      ->capture_default_str();
+  add_fit(*command, options->fit);
   command
       ->add_option("--mean", options->mean, "of the images, one number a channel; left out: the data set's")
       ->delimiter(',');

@@ -1,7 +1,9 @@
 #pragma once
 
+#include <fmt/format.h>
 #include <CLI/CLI.hpp>
 
+#include <cmath>
 #include <functional>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -26,6 +28,23 @@ void add_export(CLI::App& app, Common& common);
 void add_inspect(CLI::App& app, Common& common);
 void add_predict(CLI::App& app, Common& common);
 void add_report(CLI::App& app, Common& common);
+
+/// A check for a number that is `low` or more, or above it, in a sentence that can be read.
+inline auto number(double low, bool above = false) {
+  return [low, above](const std::string& text) -> std::string {
+    double value = 0;
+    if (!CLI::detail::lexical_cast(text, value) || !std::isfinite(value)) return text + " is no number";
+    if (above ? value > low : value >= low) return "";
+    return fmt::format("{} is not {} {}", text, above ? "above" : "at least", low);
+  };
+}
+
+/// --fit, for all that read images.
+inline void add_fit(CLI::App& command, std::string& fit) {
+  command.add_option("--fit", fit, "what happens to images of another size: crop, stretch or exact")
+      ->check(CLI::IsMember({"crop", "stretch", "exact"}))
+      ->capture_default_str();
+}
 
 /// Prints one JSON document.
 void print(const nlohmann::ordered_json& json);

@@ -1,6 +1,5 @@
 // refine defend: any model and a folder of clean images in, one file that serves out.
 
-#include <ATen/ops/randperm.h>
 #include <ATen/ops/tensor.h>
 #include <fmt/core.h>
 #include <torch/version.h>
@@ -57,6 +56,7 @@ struct Plan {
   at::Tensor calibration;  ///< the alarm is set on these
   Evidence evidence;       ///< and everything is measured on these
   std::optional<AttackSpec> attack = {};
+  std::size_t left_out = 0;  ///< files that could not be used
   fs::path out;
 };
 
@@ -94,12 +94,15 @@ Plan plan_of_files(const Options& options) {
   std::cerr << fmt::format("refine: {} ({}): {} images, {} classes\n", plan.title, plan.victim.what,
                            size.view(), plan.victim.backbone.task.classes);
   part(images.images, options.training.seed, plan);
+  plan.left_out = images.left_out;
   plan.out = options.out.empty() ? fs::path("defended.pt") : fs::path(options.out);
   return plan;
 }
 
 /// What `refine attack` left, by its names, and the data set it was trained on: as the reference has it.
 Plan plan_of_names(Options options) {
+  options.victim.model = network_name(options.victim.model);
+  options.attack = attacks::by_name(options.attack, {.image = {3, 32, 32}}).name;
   const fs::path folder =
       result_folder(options.attack_root, options.dataset, options.victim.model, options.attack);
   if (!is_there(folder / "victim.safetensors")) {
@@ -138,6 +141,21 @@ std::string text_of(const Value& value) {
   return out.str();
 }
 
+/// Before any training, not after it.
+void require_writable(const fs::path& out) {
+  std::error_code unknown;
+  if (out.extension() == ".safetensors" || out.extension() == ".report" || !out.has_filename()) {
+    throw Error(
+        "cannot write {}: the weights and the report, which lie beside it, have that name; say --out "
+        "defended.pt",
+        out.string());
+  }
+  if (fs::exists(out, unknown) && !fs::is_regular_file(out, unknown)) {
+    throw Error("cannot write {}: a folder or a device is in the way; say another --out", out.string());
+  }
+  write_file(report_folder(out) / "log.jsonl", "");
+}
+
 int run(const Options& options, const Common& common) {
   if (options.images.empty() == options.dataset.empty()) {
     throw Error(
@@ -155,7 +173,7 @@ int run(const Options& options, const Common& common) {
         plan.train.size(0) + 2 * plan.calibration.size(0), enough_images);
   }
   const fs::path folder = report_folder(plan.out);
-  write_file(folder / "log.jsonl", "");  // a folder that can't be written to is found now, not after training
+  require_writable(plan.out);
 
   const std::uint64_t seed = options.training.seed;
   AnyPipeline defense{
@@ -163,7 +181,8 @@ int run(const Options& options, const Common& common) {
       freeze(plan.victim.backbone), remaps::Derangement<>{.classes = task.classes, .seed = seed}};
   const Trained trained = run_fit(defense, plan.train, recipe, folder / "log.jsonl");
 
-  plan.evidence.alarm = set_alarm(defense, plan.calibration, options.false_alarms);
+  const AlarmSetting alarm = set_alarm(defense, plan.calibration, options.false_alarms);
+  plan.evidence.alarm = alarm;
   if (options.no_scan) plan.evidence.scanned = 0;
   report::DefenseReport page{.title = plan.title,
                              .dataset = plan.dataset,
@@ -182,24 +201,27 @@ int run(const Options& options, const Common& common) {
                 {"training", fmt::format("{:.0f} s", trained.seconds)},
                 {"LibTorch", TORCH_VERSION}};
 
-  nlohmann::ordered_json about = {
-      {"victim", fs::path(options.victim.model).filename().string()},
-      {"model", plan.victim.what},
-      {"clean_images", plan.train.size(0)},
-      {"transform", defense.transform().describe()},
-      {"recipe", nlohmann::json(recipe)},
-      {"seed", seed},
-      {"class_names", page.class_names},
-      {"alarm",
-       {{"threshold", plan.evidence.alarm.threshold}, {"false_alarm_rate", plan.evidence.alarm.rate}}},
-      {"figures", headline(page)},
-      {"libtorch", TORCH_VERSION}};
+  nlohmann::ordered_json about = {{"victim", fs::path(options.victim.model).filename().string()},
+                                  {"model", plan.victim.what},
+                                  {"clean_images", plan.train.size(0)},
+                                  {"transform", defense.transform().describe()},
+                                  {"recipe", nlohmann::json(recipe)},
+                                  {"seed", seed},
+                                  {"class_names", page.class_names},
+                                  {"alarm", json_of(alarm)},
+                                  {"figures", headline(page)},
+                                  {"libtorch", TORCH_VERSION}};
   export_torchscript(defense, plan.out, about);
   const fs::path parts = fs::path(plan.out).replace_extension(".safetensors");
-  save(defense, parts, recipe, {{"width", std::to_string(width)}});
+  Message image;
+  image << task.image;
+  save(defense, parts, recipe,
+       {{"image", std::string(image.view())},
+        {"alarm", json_of(alarm).dump()},
+        {"class_names", nlohmann::json(page.class_names).dump()}});
   report::write_report(page, folder);
   show(common, page, {{"to serve", plan.out}, {"report", folder / "report.html"}, {"weights", parts}});
-  return done;
+  return plan.left_out > 0 ? look : done;
 }
 
 }  // namespace
@@ -217,11 +239,8 @@ void add_defend(CLI::App& app, Common& common) {
   options->victim.add_to(*command);
   command->add_option("--out", options->out,
                       "the file to write; left out: defended.pt, or below --refine_res");
-  command->add_option("--limit", options->limit, "use no more than so many images")
-      ->check(CLI::NonNegativeNumber);
-  command->add_option("--fit", options->fit, "what happens to images of another size: crop, stretch or exact")
-      ->check(CLI::IsMember({"crop", "stretch", "exact"}))
-      ->capture_default_str();
+  command->add_option("--limit", options->limit, "use no more than so many images")->check(number(0));
+  add_fit(*command, options->fit);
   options->training.add_to(*command, /*defense=*/true);
   command->add_option("--levels", options->levels, "how often the transform halves its images")
       ->check(CLI::Range(1, 8))

@@ -1,5 +1,6 @@
 // refine evaluate: what an exported file does on images, with a trigger or without knowing one.
 
+#include <ATen/ops/tensor.h>
 #include <fmt/core.h>
 
 #include <filesystem>
@@ -26,6 +27,7 @@ namespace fs = std::filesystem;
 
 struct Options {
   std::string model, images, triggered, attack, fit = "crop", report, class_names_file;
+  bool trust = false;
   int tlabel = -1;
   std::int64_t limit = 0, scanned = 1000;
 };
@@ -40,7 +42,10 @@ std::pair<Images, at::Tensor> pairs(const Options& options, const ImageShape& sh
   };
   std::map<std::string, std::int64_t> place;
   for (std::size_t i = 0; i < with.files.size(); ++i) {
-    place[key(with.files[i], options.triggered)] = static_cast<std::int64_t>(i);
+    if (!place.emplace(key(with.files[i], options.triggered), static_cast<std::int64_t>(i)).second) {
+      throw Error("cannot pair the images: {} and another differ in their extension alone; rename one",
+                  with.files[i].string());
+    }
   }
   std::vector<std::int64_t> order;
   for (const fs::path& file : clean.files) {
@@ -55,26 +60,22 @@ std::pair<Images, at::Tensor> pairs(const Options& options, const ImageShape& sh
   return {std::move(clean), with.images.index_select(0, at::tensor(order))};
 }
 
-/// The lifts of triggered images whose true classes nobody knows.
-metrics::ScanEntry given_trigger(const Served& model, const at::Tensor& clean, const at::Tensor& triggered) {
-  const auto none = [](std::int64_t) {};
-  const auto say = [&](auto&& answer, const at::Tensor& images) {
-    return classify(answer, images, model.device(), none);
-  };
-  const auto victim = [&](const at::Tensor& x) { return model.undefended(x); };
-  const auto defended = [&](const at::Tensor& x) { return model.forward(x); };
-  const auto own = say(victim, clean);
-  const int classes = model.task().classes;
-  return {.trigger = "the images of --triggered",
-          .before = metrics::scan_lifts(own, own, say(victim, triggered), classes),
-          .after = metrics::scan_lifts(own, say(defended, clean), say(defended, triggered), classes)};
+/// Where nobody gives labels, the victim's own answers to the clean images stand for them.
+data::Dataset labelled_by_victim(const Served& model, const at::Tensor& clean,
+                                 std::vector<std::string> names) {
+  const auto own = classify([&](const at::Tensor& x) { return model.undefended(x); }, clean, model.device(),
+                            [](std::int64_t) {});
+  if (names.empty()) {
+    for (int c = 0; c < model.task().classes; ++c) names.push_back("class " + std::to_string(c));
+  }
+  return {.images = clean, .labels = at::tensor(own), .classes = std::move(names)};
 }
 
 int run(const Options& options, const Common& common) {
   if (!options.triggered.empty() && !options.attack.empty()) {
     throw Error("refine: say either --triggered or --attack, not both");
   }
-  Served model(options.model);
+  Served model(options.model, options.trust ? formats::Trust::blind : formats::Trust::checked);
   model.to(default_device());
   const About about(model.about(), options.class_names_file);
   const Task task = model.task();
@@ -109,18 +110,19 @@ int run(const Options& options, const Common& common) {
       .model = about.model,
       .attack = options.attack.empty() && !options.triggered.empty() ? "given images" : options.attack,
       .class_names = about.class_names};
-  measure(model, evidence, page);
-  if (evidence.triggered && !evidence.test) {
-    page.scan.push_back(given_trigger(model, evidence.clean, *evidence.triggered));
-  }
   page.facts = {{"images", std::to_string(evidence.clean.size(0))}, {"device", default_device().str()}};
+  if (evidence.triggered && !evidence.test) {
+    evidence.test = labelled_by_victim(model, evidence.clean, about.class_names);
+    page.facts.emplace_back("labels", "none: the victim's own answers to the clean images stand for them");
+  }
+  measure(model, evidence, page);
   std::vector<std::pair<std::string, fs::path>> files;
   if (!options.report.empty()) {
     report::write_report(page, options.report);
     files.emplace_back("report", fs::path(options.report) / "report.html");
   }
   show(common, page, files);
-  return done;
+  return images.left_out > 0 ? look : done;
 }
 
 }  // namespace
@@ -129,7 +131,7 @@ void add_evaluate(CLI::App& app, Common& common) {
   auto* command =
       app.add_subcommand("evaluate", "what a defended file does: with a trigger, or without knowing one");
   const auto options = std::make_shared<Options>();
-  command->add_option("--model", options->model, "a file that refine defend or export wrote")->required();
+  command->add_option("--model", options->model, "a defended file, as refine defend writes it")->required();
   command
       ->add_option(
           "--images", options->images,
@@ -140,18 +142,17 @@ void add_evaluate(CLI::App& app, Common& common) {
   command->add_option("--attack", options->attack,
                       "put the trigger of this attack on the images: " + attack_names());
   command->add_option("--tlabel", options->tlabel, "the class the attacker wants, counted from 0")
-      ->check(CLI::NonNegativeNumber);
+      ->check(number(0));
   command->add_option("--class_names", options->class_names_file,
                       "a text file with one class name a line, in the model's order");
-  command->add_option("--limit", options->limit, "use no more than so many images")
-      ->check(CLI::NonNegativeNumber);
+  command->add_option("--limit", options->limit, "use no more than so many images")->check(number(0));
   command
       ->add_option("--scan", options->scanned, "images that the scan for common triggers takes; 0: no scan")
-      ->check(CLI::NonNegativeNumber)
+      ->check(number(0))
       ->capture_default_str();
-  command->add_option("--fit", options->fit, "what happens to images of another size: crop, stretch or exact")
-      ->check(CLI::IsMember({"crop", "stretch", "exact"}))
-      ->capture_default_str();
+  command->add_flag("--trust", options->trust,
+                    "use a file even where its code is no tensor arithmetic alone");
+  add_fit(*command, options->fit);
   command->add_option("--report", options->report,
                       "write report.html, metrics.json and images.png into this folder");
   command->callback(

@@ -50,45 +50,83 @@ Shape shape_of(const std::map<std::string, at::Tensor>& tensors, const std::stri
   return shape;
 }
 
-int run(const Options& options, const Common& common) {
-  Victim victim = load_victim(options.victim, {});
+/// A defense as a file has it, ours or the reference's.
+struct Saved {
+  formats::Weights weights;
+  bool ours;
+
+  explicit Saved(const fs::path& path)
+      : weights(formats::read_weights(path)), ours(weights.metadata.contains("permutation")) {}
+
+  /// Empty where the file does not say it.
+  std::string said(const std::string& key) const {
+    const auto found = weights.metadata.find(key);
+    return found == weights.metadata.end() ? std::string() : found->second;
+  }
+
+  /// null where it does not.
+  nlohmann::ordered_json parsed(const std::string& key) const {
+    auto json = nlohmann::ordered_json::parse(said(key), nullptr, /*allow_exceptions=*/false);
+    return json.is_discarded() ? nlohmann::ordered_json(nullptr) : json;
+  }
+};
+
+void export_defense(VictimOptions victim_options, const Options& options) {
+  const fs::path path = options.defense;
+  const Saved saved(path);
+  if (const std::string image = saved.said("image"); !image.empty()) {
+    if (!compatible(victim_options.image_shape(), parse_shape(image))) {
+      throw Error("cannot export {} for images of {}: it was fitted to {}; leave --image out", path.string(),
+                  victim_options.image, image);
+    }
+    victim_options.image = image;
+  }
+  const Victim victim = load_victim(victim_options, {});
   const Task task = victim.backbone.task;
+  const Shape shape = shape_of(saved.weights.tensors, saved.ours ? "transform." : "", path);
+  const bool clamps = !saved.ours || saved.said("transform").ends_with("clamp");
+  if (!saved.ours && options.permutation.empty()) {
+    throw Error(
+        "cannot export {}: it does not hold the permutation of its classes; give --permutation, the "
+        "reference's label_shuffle.pth",
+        path.string());
+  }
+  const std::string domain = !options.pixel_domain.empty() ? options.pixel_domain
+                             : saved.ours                  ? saved.said("pixel_domain")
+                                                           : "reference";
+  AnyPipeline defense{
+      transforms::UNet<>{.image = task.image,
+                         .levels = shape.levels,
+                         .width = shape.width,
+                         .squash = clamps ? transforms::Squash::clamp : transforms::Squash::sigmoid},
+      freeze(victim.backbone), remaps::None<>{.classes = task.classes},
+      domain == "reference" ? PixelDomain::reference : PixelDomain::image};
+  if (saved.ours) {
+    load(defense, path);
+  } else {
+    artifacts::load_state_dict(*defense.transform().module, saved.weights.tensors, path.string());
+    defense.rename_classes(formats::read_permutation(options.permutation));
+  }
+  nlohmann::ordered_json about = {{"victim", fs::path(victim_options.model).filename().string()},
+                                  {"model", victim.what},
+                                  {"transform", defense.transform().describe()},
+                                  {"pixel_domain", domain},
+                                  {"class_names", victim.class_names}};
+  if (const auto names = saved.parsed("class_names"); victim.class_names.empty() && names.is_array()) {
+    about["class_names"] = names;
+  }
+  for (const char* key : {"alarm", "recipe", "seed"}) {
+    if (!saved.said(key).empty()) about[key] = saved.parsed(key);
+  }
+  export_torchscript(defense, options.out, about);
+}
+
+int run(const Options& options, const Common& common) {
   if (options.defense.empty()) {
+    const Victim victim = load_victim(options.victim, {});
     export_torchscript(freeze(victim.backbone), options.out, {{"class_names", victim.class_names}});
   } else {
-    const fs::path path = options.defense;
-    const formats::Weights weights = formats::read_weights(path);
-    const bool ours = weights.metadata.contains("permutation");
-    const Shape shape = shape_of(weights.tensors, ours ? "transform." : "", path);
-    const bool clamps = !ours || weights.metadata.at("transform").ends_with("clamp");
-    if (!ours && options.permutation.empty()) {
-      throw Error(
-          "cannot export {}: it does not hold the permutation of its classes; give --permutation, the "
-          "reference's label_shuffle.pth",
-          path.string());
-    }
-    const std::string domain = !options.pixel_domain.empty() ? options.pixel_domain
-                               : ours                        ? weights.metadata.at("pixel_domain")
-                                                             : "reference";
-    AnyPipeline defense{
-        transforms::UNet<>{.image = task.image,
-                           .levels = shape.levels,
-                           .width = shape.width,
-                           .squash = clamps ? transforms::Squash::clamp : transforms::Squash::sigmoid},
-        freeze(victim.backbone), remaps::None<>{.classes = task.classes},
-        domain == "reference" ? PixelDomain::reference : PixelDomain::image};
-    if (ours) {
-      load(defense, path);
-    } else {
-      artifacts::load_state_dict(*defense.transform().module, weights.tensors, path.string());
-      defense.rename_classes(formats::read_permutation(options.permutation));
-    }
-    export_torchscript(defense, options.out,
-                       {{"victim", fs::path(options.victim.model).filename().string()},
-                        {"model", victim.what},
-                        {"transform", defense.transform().describe()},
-                        {"pixel_domain", domain},
-                        {"class_names", victim.class_names}});
+    export_defense(options.victim, options);
   }
   if (common.json) {
     print({{"files", {{"to serve", options.out}}}});

@@ -7,8 +7,10 @@
 #include <filesystem>
 #include <iostream>
 #include <memory>
+#include <sstream>
 #include <string>
 
+#include <refine/core/one_line.hpp>
 #include <refine/formats/torchscript.hpp>
 #include <refine/formats/weights.hpp>
 
@@ -25,17 +27,11 @@ struct Options {
   bool code = false;
 };
 
-/// Text of a file nobody vouches for, for a terminal: its control characters must not reach one.
-std::string printable(const std::string& text, bool lines = false) {
+/// Source, a line at a time: control characters must not reach a terminal.
+std::string printable_lines(const std::string& text) {
+  std::istringstream all(text);
   std::string shown;
-  for (const char c : text) {
-    const bool control = static_cast<unsigned char>(c) < 0x20 || c == 0x7f;
-    if (!control || (lines && c == '\n')) {
-      shown += c;
-    } else {
-      shown += fmt::format("\\x{:02x}", static_cast<unsigned char>(c));
-    }
-  }
+  for (std::string line; std::getline(all, line);) shown += printable(line) + '\n';
   return shown;
 }
 
@@ -61,10 +57,10 @@ int inspect_program(const Options& options, const Common& common) {
   std::cout << fmt::format("{}: a TorchScript program, {} source files, {} operators\n", options.file,
                            listing.code.size(), listing.operators.size());
   for (const auto& name : listing.operators) std::cout << "  " << printable(name) << '\n';
-  if (about.is_object()) std::cout << "refine.json\n" << printable(about.dump(2), true) << '\n';
+  if (about.is_object()) std::cout << "refine.json\n" << printable_lines(about.dump(2));
   if (options.code) {
     for (const auto& [path, code] : listing.code) {
-      std::cout << "\n--- " << printable(path) << '\n' << printable(code, true);
+      std::cout << "\n--- " << printable(path) << '\n' << printable_lines(code);
     }
   }
   for (const auto& objection : listing.objections) std::cout << "objection: " << printable(objection) << '\n';
@@ -98,7 +94,7 @@ int inspect_weights(const Options& options, const Common& common) {
         tensor.dim() == 0 ? std::string("scalar") : fmt::format("{}", fmt::join(tensor.sizes(), "×")));
   }
   for (const auto& [key, value] : weights.metadata) {
-    std::cout << printable(key) << ": " << printable(value, true) << '\n';
+    std::cout << printable(key) << ": " << printable_lines(value);
   }
   std::cout << std::flush;
   return done;

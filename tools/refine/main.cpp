@@ -1,6 +1,7 @@
 // The command line: refine attack | defend | evaluate | predict | export | inspect | report.
 
 #include <c10/util/Exception.h>
+#include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
 #include <csignal>
@@ -14,6 +15,8 @@
 
 #include <refine/core/atomic_file.hpp>
 #include <refine/core/error.hpp>
+#include <refine/core/one_line.hpp>
+#include <refine/core/version.hpp>
 #include <refine/nn/device.hpp>
 #include <refine/nn/keep_freed_memory.hpp>
 
@@ -27,7 +30,15 @@ namespace fs = std::filesystem;
 /// The command's options as `--config` reads them.
 std::string configuration(const CLI::App& command) {
   std::istringstream all(command.config_to_str(/*default_also=*/true));
-  std::string text = "[" + command.get_name() + "]\n";
+  std::string text;
+  for (const char* name : {"--device", "--gpu_id", "--threads", "--json"}) {  // what is said of all commands
+    const CLI::Option* option = command.get_parent()->get_option(name);
+    if (option->count() == 0) continue;
+    const bool quoted = option->get_expected_max() > 0 && std::string(name) != "--threads";
+    const std::string value = option->get_expected_max() > 0 ? option->as<std::string>() : "true";
+    text += option->get_lnames().front() + "=" + (quoted ? '"' + value + '"' : value) + "\n";
+  }
+  text += "[" + command.get_name() + "]\n";
   for (std::string line; std::getline(all, line);) {
     if (!line.empty() && !line.ends_with("=\"\"")) text += line + '\n';  // what was left out stays so
   }
@@ -46,6 +57,7 @@ int run(int argc, char** argv) {
   app.footer(
       "Results go to standard output, progress to standard error. Exit status: 0 done; 1 done, and there is "
       "something to look at; 2 refused, with one line that says why.");
+  app.set_version_flag("--version", std::string(version));
   Common common;
   std::string device = "auto", gpu_id, save_config;
   int threads = 0;
@@ -53,6 +65,7 @@ int run(int argc, char** argv) {
   app.fallthrough();
   app.set_config("--config", "", "read options from a TOML file, as --save_config writes it")
       ->check(CLI::ExistingFile);
+  app.allow_config_extras(CLI::config_extras_mode::error);
   app.add_option("--save_config", save_config, "write this command's options to a TOML file, and go on")
       ->configurable(false);
   app.add_option("--device", device, "auto, cpu, cuda or cuda:N")->capture_default_str();
@@ -66,12 +79,21 @@ int run(int argc, char** argv) {
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
-    return app.exit(error, std::cout, std::cerr) == 0 ? done : refused;
+    if (error.get_exit_code() == 0) return app.exit(error, std::cout, std::cerr);  // --help and its like
+    std::string why = one_line(error.what());
+    if (argc > 1 && argv[1][0] != '-' && app.get_subcommands().empty()) {
+      why = fmt::format("there is no command '{}'", printable(argv[1]));
+    }
+    throw Error("refine: {}; refine --help and refine COMMAND --help tell what there is", why);
   }
   if (!save_config.empty()) write_file(save_config, configuration(*app.get_subcommands().front()));
   use_device(gpu_id.empty() ? device : "cuda:" + gpu_id);
   use_threads(threads);
-  return common.chosen();
+  const int status = common.chosen();
+  std::cout.flush();
+  if (!std::cout)
+    throw Error("cannot write the results: standard output is full or closed; send it elsewhere");
+  return status;
 }
 
 }  // namespace
@@ -89,16 +111,16 @@ int main(int argc, char** argv) {
   try {
     return cli::run(argc, argv);
   } catch (const Error& error) {
-    std::cerr << error.what() << '\n';
+    std::cerr << printable(error.what()) << '\n';
     return Error::exit_status;
   } catch (const std::filesystem::filesystem_error& error) {
     std::cerr << "cannot use " << error.path1().string() << ": " << error.code().message()
               << "; check the path and its rights\n";
     return Error::exit_status;
   } catch (const c10::Error& error) {
-    std::cerr << "refine: LibTorch failed: " << error.what_without_backtrace() << '\n';
+    std::cerr << "refine: LibTorch failed: " << one_line(error.what_without_backtrace()) << '\n';
   } catch (const std::exception& error) {
-    std::cerr << "refine: " << error.what() << '\n';
+    std::cerr << "refine: " << one_line(error.what()) << '\n';
   }
-  return cli::look;
+  return Error::exit_status;
 }

@@ -2,9 +2,9 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <filesystem>
-#include <iostream>
 #include <optional>
 #include <string>
 #include <vector>
@@ -21,13 +21,9 @@
 #include <refine/report/terminal_table.hpp>
 #include <refine/report/write_report.hpp>
 
-namespace refine::cli {
+#include "tools/refine/alarm_setting.hpp"
 
-/// The threshold above which an answer is an alarm, and the share of clean images it was set to let through.
-struct AlarmSetting {
-  double threshold = 1;
-  double rate = 0.05;
-};
+namespace refine::cli {
 
 /// What there is to measure on. All images are uint8 N×C×H×W of the model's shape.
 struct Evidence {
@@ -35,8 +31,8 @@ struct Evidence {
   std::optional<data::Dataset> test = {};    ///< the same with labels, where there are labels
   std::optional<at::Tensor> triggered = {};  ///< the same with the trigger, where it is known
   std::optional<int> target = {};
-  AlarmSetting alarm = {};
-  std::int64_t scanned = 1000;  ///< images that the scan takes; 0: no scan
+  std::optional<AlarmSetting> alarm = {};  ///< where it was set
+  std::int64_t scanned = 1000;             ///< images that the scan takes; 0: no scan
 };
 
 /// Sets the alarm on clean images alone.
@@ -45,32 +41,41 @@ AlarmSetting set_alarm(const D& defense, const at::Tensor& clean, double rate) {
   return {metrics::threshold_for(alarm_scores(defense, clean), rate), rate};
 }
 
-/// The triggered images that the trigger is to change: where labels and target are known, those of other classes.
+/// The triggered images that the trigger is to change: where labels and target are known, those of other
+/// classes.
 inline at::Tensor others(const Evidence& evidence) {
   if (!evidence.test || !evidence.target) return *evidence.triggered;
   return evidence.triggered->index_select(0, evidence.test->labels.ne(*evidence.target).nonzero().squeeze(1));
 }
 
-/// Fills in what can be measured of a defense; titles and facts are the caller's.
+/// The alarm at its threshold.
 template <DefendedClassifier D>
-void measure(const D& defense, const Evidence& evidence, report::DefenseReport& page) {
-  detail::EvaluationProgress progress(
-      "alarm", evidence.clean.size(0) + (evidence.triggered ? evidence.triggered->size(0) : 0), true);
+metrics::AlarmFigures measure_alarm(const D& defense, const Evidence& evidence) {
+  const std::optional<at::Tensor> triggered =
+      evidence.triggered ? std::optional(others(evidence)) : std::nullopt;
+  detail::EvaluationProgress progress("alarm", evidence.clean.size(0) + (triggered ? triggered->size(0) : 0),
+                                      true);
   const auto above = [&](const std::vector<double>& scores) {
-    return metrics::Proportion{
-        .hits = std::ranges::count_if(scores, [&](double score) { return score > evidence.alarm.threshold; }),
-        .n = static_cast<std::int64_t>(scores.size())};
+    return metrics::Proportion{.hits = std::ranges::count_if(
+                                   scores, [&](double score) { return score > evidence.alarm->threshold; }),
+                               .n = static_cast<std::int64_t>(scores.size())};
   };
-  metrics::AlarmFigures alarm{.threshold = evidence.alarm.threshold, .wanted_rate = evidence.alarm.rate};
+  metrics::AlarmFigures alarm{.threshold = evidence.alarm->threshold, .wanted_rate = evidence.alarm->rate};
   const auto quiet = alarm_scores(defense, evidence.clean, progress);
   alarm.false_alarms = above(quiet);
-  if (evidence.triggered) {
-    const auto loud = alarm_scores(defense, others(evidence), progress);
+  if (triggered) {
+    const auto loud = alarm_scores(defense, *triggered, progress);
     alarm.detections = above(loud);
     alarm.auroc = metrics::auroc(loud, quiet);
   }
   progress.finish();
-  page.alarm = alarm;
+  return alarm;
+}
+
+/// Fills in what can be measured of a defense; titles and facts are the caller's.
+template <DefendedClassifier D>
+void measure(const D& defense, const Evidence& evidence, report::DefenseReport& page) {
+  if (evidence.alarm) page.alarm = measure_alarm(defense, evidence);
   page.agreement = agreement(defense, evidence.clean, true);
 
   if (evidence.test) {

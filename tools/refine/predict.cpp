@@ -1,7 +1,6 @@
 // refine predict: what an exported file says of images, and whether the alarm goes off.
 
 #include <ATen/ops/softmax.h>
-#include <c10/core/GradMode.h>
 #include <fmt/core.h>
 
 #include <algorithm>
@@ -12,8 +11,9 @@
 #include <vector>
 
 #include <refine/artifacts/served.hpp>
+#include <refine/core/one_line.hpp>
 #include <refine/data/image_files.hpp>
-#include <refine/data/pixels.hpp>
+#include <refine/evaluation/classify.hpp>
 #include <refine/nn/device.hpp>
 
 #include "tools/refine/command.hpp"
@@ -28,6 +28,7 @@ namespace fs = std::filesystem;
 struct Options {
   std::string model, fit = "crop", class_names_file;
   std::vector<std::string> images;
+  bool trust = false;
 };
 
 struct Line {
@@ -37,7 +38,7 @@ struct Line {
 };
 
 int run(const Options& options, const Common& common) {
-  Served model(options.model);
+  Served model(options.model, options.trust ? formats::Trust::blind : formats::Trust::checked);
   model.to(default_device());
   const About about(model.about(), options.class_names_file);
   std::vector<fs::path> files;
@@ -50,20 +51,20 @@ int run(const Options& options, const Common& common) {
     return about.class_names.empty() ? std::to_string(cls) : about.class_names[static_cast<std::size_t>(cls)];
   };
   const auto told = [&](const Line& line) {
+    const bool raised = about.alarm && line.alarm > about.alarm->threshold;
     if (common.json) {
-      const nlohmann::ordered_json json = {
-          {"file", line.file.string()}, {"class", line.cls},
-          {"name", name(line.cls)},     {"probability", line.probability},
-          {"alarm_score", line.alarm},  {"alarm", line.alarm > about.alarm.threshold}};
+      const auto alarm = about.alarm ? nlohmann::ordered_json(raised) : nlohmann::ordered_json(nullptr);
+      const nlohmann::ordered_json json = {{"file", line.file.string()}, {"class", line.cls},
+                                           {"name", name(line.cls)},     {"probability", line.probability},
+                                           {"alarm_score", line.alarm},  {"alarm", alarm}};
       return json.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
     }
-    return fmt::format("{}\t{}\t{:.1f} %{}", line.file.string(), name(line.cls), 100 * line.probability,
-                       line.alarm > about.alarm.threshold ? fmt::format("\talarm {:.2f}", line.alarm) : "");
+    return fmt::format("{}\t{}\t{:.1f} %{}", printable(line.file.string()), printable(name(line.cls)),
+                       100 * line.probability, raised ? fmt::format("\talarm {:.2f}", line.alarm) : "");
   };
 
   constexpr std::size_t at_once = 256;  // whatever the number of files, memory stays bounded
   std::size_t left_out = 0;
-  c10::NoGradGuard no_grad;
   for (std::size_t begin = 0; begin < files.size(); begin += at_once) {
     const std::vector<fs::path> some(
         files.begin() + static_cast<std::ptrdiff_t>(begin),
@@ -74,16 +75,19 @@ int run(const Options& options, const Common& common) {
           some, {.image = model.task().image, .fit = parse_fit(options.fit), .on_bad = data::OnBad::skip});
     } catch (const Error& error) {  // none of them can be used
       if (files.size() == 1) throw;
-      std::cerr << error.what() << '\n';
+      tell_left_out({error.what()});
       left_out += some.size();
       continue;
     }
-    for (const std::string& line : loaded.skipped) std::cerr << "left out: " << line << '\n';
+    tell_left_out(loaded.skipped);
     left_out += loaded.skipped.size();
-    const at::Tensor images = data::to_float(loaded.images, model.device());
-    const auto [probability, cls] = at::softmax(model.forward(images), 1).max(1);
-    const at::Tensor p = probability.to(at::kCPU), c = cls.to(at::kCPU),
-                     alarm = model.alarm(images).to(at::kCPU);
+    const auto say = [&](auto&& answer) {
+      return in_batches(answer, loaded.images, model.device(), [](std::int64_t) {});
+    };
+    const at::Tensor probabilities =
+        say([&](const at::Tensor& x) { return at::softmax(model.forward(x), 1); });
+    const auto [p, c] = probabilities.max(1);
+    const at::Tensor alarm = say([&](const at::Tensor& x) { return model.alarm(x); });
     for (std::size_t i = 0; i < loaded.files.size(); ++i) {
       const auto row = static_cast<std::int64_t>(i);
       std::cout << told({loaded.files[i], static_cast<int>(c[row].item<std::int64_t>()),
@@ -101,13 +105,13 @@ void add_predict(CLI::App& app, Common& common) {
   auto* command = app.add_subcommand(
       "predict", "classes of images by a defended file; with --json, a JSON object a line");
   const auto options = std::make_shared<Options>();
-  command->add_option("--model", options->model, "a file that refine defend or export wrote")->required();
+  command->add_option("--model", options->model, "a defended file, as refine defend writes it")->required();
   command->add_option("images", options->images, "files or folders")->required();
   command->add_option("--class_names", options->class_names_file,
                       "a text file with one class name a line, in the model's order");
-  command->add_option("--fit", options->fit, "what happens to images of another size: crop, stretch or exact")
-      ->check(CLI::IsMember({"crop", "stretch", "exact"}))
-      ->capture_default_str();
+  command->add_flag("--trust", options->trust,
+                    "use a file even where its code is no tensor arithmetic alone");
+  add_fit(*command, options->fit);
   command->footer(
       "A line an image: file, class, probability, and 'alarm' with its score where the victim's own answer "
       "differs so much that a trigger is likely. Exit status 1: some files could not be read.");

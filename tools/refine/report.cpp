@@ -1,5 +1,6 @@
 // refine report: results that were written before, as one table or as pages.
 
+#include <algorithm>
 #include <filesystem>
 #include <iostream>
 #include <memory>

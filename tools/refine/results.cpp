@@ -84,6 +84,10 @@ nlohmann::ordered_json headline(const report::DefenseReport& page) {
   return json;
 }
 
+nlohmann::ordered_json json_of(const AlarmSetting& alarm) {
+  return {{"threshold", alarm.threshold}, {"false_alarm_rate", alarm.rate}};
+}
+
 std::string spaced(const std::vector<std::int64_t>& numbers) {
   std::string text;
   for (auto number : numbers) text += (text.empty() ? "" : " ") + std::to_string(number);

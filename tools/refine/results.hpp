@@ -9,6 +9,7 @@
 #include <refine/attacks/any_attack.hpp>
 #include <refine/report/defense_report.hpp>
 
+#include "tools/refine/alarm_setting.hpp"
 #include "tools/refine/command.hpp"
 
 namespace refine::cli {
@@ -38,6 +39,8 @@ void show(const Common& common, const report::DefenseReport& page,
 
 /// The few figures that travel with an exported file.
 nlohmann::ordered_json headline(const report::DefenseReport& page);
+
+nlohmann::ordered_json json_of(const AlarmSetting& alarm);
 
 /// "0 3 1 2"
 std::string spaced(const std::vector<std::int64_t>& numbers);

@@ -21,8 +21,9 @@ About::About(const nlohmann::ordered_json& json, const std::string& class_names_
   try {
     if (json.contains("class_names")) class_names = json["class_names"].get<std::vector<std::string>>();
     if (json.contains("model")) model = json["model"].get<std::string>();
-    if (json.contains("alarm")) {
-      alarm = {.threshold = json["alarm"].at("threshold"), .rate = json["alarm"].at("false_alarm_rate")};
+    if (json.contains("alarm") && !json["alarm"].is_null()) {
+      alarm = AlarmSetting{.threshold = json["alarm"].at("threshold"),
+                           .rate = json["alarm"].at("false_alarm_rate")};
     }
   } catch (const nlohmann::ordered_json::exception&) {
     throw Error(

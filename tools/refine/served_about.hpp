@@ -1,10 +1,11 @@
 #pragma once
 
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
-#include "tools/refine/measure.hpp"
+#include "tools/refine/alarm_setting.hpp"
 
 namespace refine::cli {
 
@@ -12,7 +13,7 @@ namespace refine::cli {
 struct About {
   std::vector<std::string> class_names;  ///< empty where nobody told them
   std::string model;
-  AlarmSetting alarm;
+  std::optional<AlarmSetting> alarm;  ///< where it was set
 
   /// \param class_names_file replaces the names in the file, where it is given
   About(const nlohmann::ordered_json& json, const std::string& class_names_file);

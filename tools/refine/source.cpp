@@ -9,6 +9,7 @@
 #include <set>
 #include <utility>
 
+#include <refine/core/one_line.hpp>
 #include <refine/data/cifar10.hpp>
 #include <refine/data/download.hpp>
 #include <refine/data/fashion_mnist.hpp>
@@ -64,22 +65,34 @@ Source read_dataset(const std::string& name, const fs::path& root, const ImageSh
   return {dataset_name(name), data::image_folders(name, options), std::nullopt};
 }
 
+void tell_left_out(const std::vector<std::string>& skipped) {
+  constexpr std::size_t most = 20;
+  for (std::size_t i = 0; i < std::min(skipped.size(), most); ++i) {
+    std::cerr << "left out: " << printable(skipped[i]) << '\n';
+  }
+  if (skipped.size() > most) std::cerr << fmt::format("left out: {} more\n", skipped.size() - most);
+}
+
 Images read_images(const fs::path& path, const ImageShape& shape, data::Fit fit, std::int64_t most,
                    std::uint64_t seed) {
+  const std::vector<fs::path> files = data::image_files(path);
+  const auto folder = [&](const fs::path& file) {
+    return file.lexically_relative(path).parent_path().string();
+  };
   auto loaded = data::load_images(
-      data::image_files(path),
-      {.image = shape, .fit = fit, .on_bad = data::OnBad::skip, .most = most, .seed = seed});
-  for (const std::string& line : loaded.skipped) std::cerr << "left out: " << line << '\n';
-  Images images{.images = std::move(loaded.images), .files = std::move(loaded.files), .folders = {}};
-  for (const fs::path& file : images.files) {
-    images.folders.push_back(file.lexically_relative(path).parent_path().string());
-  }
+      files, {.image = shape, .fit = fit, .on_bad = data::OnBad::skip, .most = most, .seed = seed});
+  tell_left_out(loaded.skipped);
+  Images images{.images = std::move(loaded.images),
+                .files = std::move(loaded.files),
+                .left_out = loaded.skipped.size()};
+  for (const fs::path& file : images.files) images.folders.push_back(folder(file));
+  for (const fs::path& file : files) images.all_folders.insert(folder(file));
   return images;
 }
 
 std::optional<data::Dataset> labelled(const Images& images, const std::vector<std::string>& names,
                                       int classes) {
-  const std::set<std::string> folders(images.folders.begin(), images.folders.end());
+  const std::set<std::string>& folders = images.all_folders;
   if (folders.size() < 2 || folders.contains("") || folders.contains(".")) return std::nullopt;
   std::vector<std::string> order = names;
   if (order.empty()) {

@@ -1,12 +1,11 @@
 #pragma once
 
-#include <CLI/CLI.hpp>
-
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
 #include <filesystem>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -41,8 +40,13 @@ std::filesystem::path result_folder(const std::string& root, const std::string& 
 struct Images {
   at::Tensor images;                         ///< uint8 N×C×H×W
   std::vector<std::filesystem::path> files;  ///< where each came from
-  std::vector<std::string> folders;  ///< the class folder of each, as the path relative to the root has it
+  std::vector<std::string> folders;          ///< the folder of each below the root
+  std::set<std::string> all_folders;         ///< those of all files there, read or not
+  std::size_t left_out = 0;                  ///< files that could not be used
 };
+
+/// One line each on standard error; of very many, how many more.
+void tell_left_out(const std::vector<std::string>& skipped);
 
 data::Fit parse_fit(const std::string& name);
 

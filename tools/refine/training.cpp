@@ -13,6 +13,8 @@
 #include <refine/training/progress_bar.hpp>
 #include <refine/training/train_classifier.hpp>
 
+#include "tools/refine/command.hpp"
+
 namespace refine::cli {
 namespace {
 
@@ -32,10 +34,17 @@ int sized_epochs(std::int64_t images, const ImageShape& shape, std::int64_t seen
   return static_cast<int>(std::clamp<std::int64_t>(epochs, 2, 200));
 }
 
-/// What large images want and small ones do not, and the other way round.
-data::Augmentation sized_augmentation(const ImageShape& shape, int epochs) {
-  if (std::min(shape.height, shape.width) > 64) return {.flip = true, .resized_crop_min_scale = 0.8};
-  return {.flip = true, .crop_padding = epochs > 2 ? 2 : 0};
+/// What large images want and small ones do not, and the other way round; images that are seen often are
+/// mixed, where no labels are needed.
+data::Augmentation sized_augmentation(const ImageShape& shape, int epochs, bool labels) {
+  data::Augmentation augmentation{.flip = true};
+  if (std::min(shape.height, shape.width) > 64) {
+    augmentation.resized_crop_min_scale = 0.8;
+  } else if (epochs > 2) {
+    augmentation.crop_padding = 2;
+  }
+  if (!labels && epochs >= 20) augmentation.mix = 0.5;
+  return augmentation;
 }
 
 void override_with(const TrainingOptions& said, Optimization& how) {
@@ -72,13 +81,12 @@ void TrainingOptions::add_to(CLI::App& command, bool is_defense) {
       ->capture_default_str();
   command.add_option("--epoch", epoch, "how often the images are seen")->check(CLI::Range(1, 1'000'000));
   command.add_option("--batch_size", batch_size, "images a step")->check(CLI::Range(1, 1'000'000));
-  command.add_option("--lr", lr, "learning rate")->check(CLI::PositiveNumber);
+  command.add_option("--lr", lr, "learning rate")->check(number(0, /*above=*/true));
   command.add_option("--optim", optim, "SGD, Adam or Muon")->check(CLI::IsMember({"SGD", "Adam", "Muon"}));
   command.add_option("--decay", decay, "factor of the learning rate at the recipe's milestones")
-      ->check(CLI::PositiveNumber);
+      ->check(number(0, /*above=*/true));
   if (is_defense) {
-    command.add_option("--sup", sup, "weight of the SupCon loss; 0 leaves it out")
-        ->check(CLI::NonNegativeNumber);
+    command.add_option("--sup", sup, "weight of the SupCon loss; 0 leaves it out")->check(number(0));
   }
   command.add_option("--seed", seed, "of the weights, the permutation and the order of images")
       ->check([](const std::string& text) {
@@ -91,7 +99,7 @@ Recipe TrainingOptions::defense(std::int64_t images, const ImageShape& shape) co
   Recipe how = recipe == "paper" ? recipes::paper : recipes::fast;
   if (recipe == "auto") {
     how.optimization.epochs = sized_epochs(images, shape, 500'000);
-    how.augmentation = sized_augmentation(shape, how.optimization.epochs);
+    how.augmentation = sized_augmentation(shape, how.optimization.epochs, /*labels=*/false);
   }
   override_with(*this, how.optimization);
   if (sup >= 0) how.supcon_weight = sup;
@@ -104,7 +112,7 @@ ClassifierRecipe TrainingOptions::victim(std::int64_t images, const ImageShape& 
   ClassifierRecipe how = recipe == "paper" ? recipes::paper_classifier : recipes::fast_classifier;
   if (recipe == "auto") {
     how.optimization.epochs = sized_epochs(images, shape, 750'000);
-    how.augmentation = sized_augmentation(shape, how.optimization.epochs);
+    how.augmentation = sized_augmentation(shape, how.optimization.epochs, /*labels=*/true);
   }
   override_with(*this, how.optimization);
   how.seed = seed;
@@ -117,6 +125,11 @@ Trained run_fit(AnyPipeline& defense, const at::Tensor& images, const Recipe& re
   JsonLines lines = fresh_log(log);
   History history;
   fit(defense, images, recipe, ProgressBar{}, lines, history);
+  for (const at::Tensor& weight :
+       defense.transform().module->parameters()) {  // the last step may have done it
+    if (weight.isfinite().all().item<bool>()) continue;
+    throw Error("refine: training the defense diverged in its last step; lower --lr");
+  }
   return result_of(history, "defense: agreement with the victim");
 }
 

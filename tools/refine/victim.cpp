@@ -48,25 +48,18 @@ std::optional<Extent> extent_of(const std::map<std::string, at::Tensor>& tensors
                 static_cast<int>(first->second.size(0))};
 }
 
+/// What the command line says, else what the file says.
 std::optional<Normalization> normalization_of(const VictimOptions& options, const std::string& constants) {
-  Normalization by;
-  const auto copy = [](const std::vector<double>& from, std::array<double, 3>& to, const char* flag) {
-    if (from.size() != 3) {
-      throw Error("refine: {} was given {} number(s); give three, for red, green and blue, in [0, 1]", flag,
-                  from.size());
-    }
-    std::ranges::copy(from, to.begin());
-  };
-  if (!options.mean.empty() || !options.deviation.empty()) {
-    copy(options.mean, by.mean, "--mean");
-    copy(options.deviation, by.deviation, "--std");
-    return by;
+  if (const auto said = parse_normalization(options.mean, options.deviation)) return said;
+  const auto json = nlohmann::json::parse(constants, nullptr, /*allow_exceptions=*/false);
+  if (!json.is_object() || json.empty()) return std::nullopt;
+  try {
+    return parse_normalization(json.at("mean").get<std::vector<double>>(),
+                               json.at("deviation").get<std::vector<double>>());
+  } catch (const nlohmann::json::exception&) {
+    throw Error("cannot use {}: its constants are no mean and deviation; say --mean and --std",
+                options.model);
   }
-  const auto said = nlohmann::json::parse(constants, nullptr, /*allow_exceptions=*/false);
-  if (!said.is_object() || !said.contains("mean") || !said.contains("deviation")) return std::nullopt;
-  copy(said["mean"].get<std::vector<double>>(), by.mean, "the file's mean");
-  copy(said["deviation"].get<std::vector<double>>(), by.deviation, "the file's deviation");
-  return by;
 }
 
 /// Puts `backbone` behind its normalisation, if it has one.
@@ -76,10 +69,30 @@ AnyBackbone behind(const std::optional<Normalization>& by, B backbone) {
   return AnyBackbone(std::move(backbone));
 }
 
-std::vector<std::string> names_from(const VictimOptions& options, const std::string& in_file) {
+std::vector<std::string> names_from(const VictimOptions& options, const nlohmann::json& in_file) {
   if (!options.class_names_file.empty()) return lines_of(options.class_names_file);
-  const auto json = nlohmann::json::parse(in_file, nullptr, /*allow_exceptions=*/false);
-  return json.is_array() ? json.get<std::vector<std::string>>() : std::vector<std::string>{};
+  std::vector<std::string> names;
+  if (!in_file.is_array()) return names;
+  for (const auto& name : in_file) {
+    if (!name.is_string())
+      throw Error("cannot use {}: its class_names are no texts; say --class_names", options.model);
+    names.push_back(name);
+  }
+  return names;
+}
+
+nlohmann::json parsed(const std::string& text) {
+  return nlohmann::json::parse(text, nullptr, /*allow_exceptions=*/false);
+}
+
+/// What the command line and the file say of the images, which must agree.
+ImageShape agreed(const VictimOptions& options, const ImageShape& file) {
+  const ImageShape said = options.image_shape();
+  if (compatible(said, file)) return merged(said, file);
+  Message text;
+  text << file;
+  throw Error("cannot use {} for images of {}: it says that it takes {}; leave --image out", options.model,
+              options.image, text.view());
 }
 
 Victim from_weights(const VictimOptions& options, const ImageShape& images) {
@@ -101,8 +114,8 @@ Victim from_weights(const VictimOptions& options, const ImageShape& images) {
         "--arch, or export the model as TorchScript",
         path.string(), arch);
   }
-  ImageShape shape = options.image_shape();
-  if (!said("image").empty()) shape = merged(shape, parse_shape(said("image")));
+  const std::string image = said("image");
+  ImageShape shape = agreed(options, image.empty() ? ImageShape{} : parse_shape(image));
   if (!compatible(shape.channels, extent->channels)) {
     throw Error(
         "cannot use {} as a {} for images of {} channels: its weights are for {}; say another --image",
@@ -114,19 +127,38 @@ Victim from_weights(const VictimOptions& options, const ImageShape& images) {
   bare.module->eval();
   return {.backbone = behind(normalization_of(options, said("constants")), std::move(bare)),
           .what = fmt::format("{}, width {}", arch, extent->width),
-          .class_names = names_from(options, said("class_names"))};
+          .class_names = names_from(options, parsed(said("class_names")))};
 }
 
 Victim from_torchscript(const VictimOptions& options, const ImageShape& images) {
-  backbones::ScriptedOptions scripted{
-      .task = {options.image_shape(), dynamic},
-      .trust = options.trust ? formats::Trust::blind : formats::Trust::checked};
+  if (!options.arch.empty()) {
+    throw Error(
+        "cannot use {} as a {}: it is a TorchScript file, which has its network inside; leave --arch out",
+        options.model, options.arch);
+  }
+  const auto file = formats::load_torchscript(
+      options.model, options.trust ? formats::Trust::blind : formats::Trust::checked);
+  // One that refine wrote says what it is.
+  const auto extra = file.listing.extra.find("refine.json");
+  const auto about = extra == file.listing.extra.end() ? nlohmann::json() : parsed(extra->second);
+  ImageShape shape;
+  if (about.is_object() && about.contains("image") && about["image"].is_array() &&
+      about["image"].size() == 3) {
+    std::string text;
+    for (const auto& extent : about["image"]) text += (text.empty() ? "" : "x") + extent.dump();
+    shape = parse_shape(text);
+  }
+  backbones::ScriptedOptions scripted{.task = {agreed(options, shape), dynamic}};
   // A network that pools its last layer takes any size: then the images' own is the likeliest.
-  if (images.is_static()) scripted.candidates.insert(scripted.candidates.begin(), images);
-  backbones::Scripted<> file(options.model, scripted);
-  return {.backbone = behind(normalization_of(options, ""), file),
-          .what = file.probabilities() ? "TorchScript, returns probabilities" : "TorchScript",
-          .class_names = names_from(options, "")};
+  if (images.is_static()) {
+    const ImageShape grey{1, images.height, images.width};
+    scripted.candidates.insert(scripted.candidates.begin(), {images, grey});
+  }
+  const backbones::Scripted<> network(file.module, options.model, scripted);
+  const bool names = about.is_object() && about.contains("class_names");
+  return {.backbone = behind(normalization_of(options, ""), network),
+          .what = network.probabilities() ? "TorchScript, returns probabilities" : "TorchScript",
+          .class_names = names_from(options, names ? about["class_names"] : nlohmann::json())};
 }
 
 }  // namespace
@@ -134,9 +166,10 @@ Victim from_torchscript(const VictimOptions& options, const ImageShape& images) 
 void VictimOptions::add_to(CLI::App& command) {
   command.add_option("--arch", arch, "the network that a file of weights belongs to: " + network_names());
   command
-      .add_option("--mean", mean,
-                  "of the images the model wants, one number a channel, for images in [0, 1]; "
-                  "left out: the model takes images in [0, 1]")
+      .add_option(
+          "--mean", mean,
+          "of the images the model wants, three numbers, or one for all channels, for images in [0, 1]; "
+          "left out: the model takes images in [0, 1]")
       ->delimiter(',');
   command.add_option("--std", deviation, "likewise")->delimiter(',');
   command.add_option("--image", image,
@@ -151,6 +184,27 @@ void VictimOptions::add_to(CLI::App& command) {
 
 ImageShape VictimOptions::image_shape() const {
   return image.empty() ? ImageShape{} : parse_shape(image);
+}
+
+std::optional<Normalization> parse_normalization(const std::vector<double>& mean,
+                                                 const std::vector<double>& deviation) {
+  if (mean.empty() && deviation.empty()) return std::nullopt;
+  Normalization by;
+  const auto read = [](const std::vector<double>& from, std::array<double, 3>& to, const char* flag) {
+    if (from.size() != 3 && from.size() != 1) {
+      throw Error("refine: {} was given {} number(s); give three, for red, green and blue, or one for all",
+                  flag, from.size());
+    }
+    for (std::size_t c = 0; c < to.size(); ++c) {
+      to[c] = from[from.size() == 1 ? 0 : c];
+      if (to[c] >= 0 && to[c] <= 1) continue;
+      throw Error("refine: {} was given {}; images are in [0, 1], and so is this: divide it by 255", flag,
+                  to[c]);
+    }
+  };
+  read(mean, by.mean, "--mean");
+  read(deviation, by.deviation, "--std");
+  return by;
 }
 
 ImageShape parse_shape(const std::string& text) {
@@ -182,9 +236,12 @@ std::string network_names() {
 }
 
 AnyBackbone make_network(const std::string& name, const Task& task, int width, std::uint64_t seed) {
-  if (lower(name) == "resnet18") {
-    return AnyBackbone(backbones::ResNet18<>{.task = task, .width = width, .seed = seed});
-  }
+  network_name(name);
+  return AnyBackbone(backbones::ResNet18<>{.task = task, .width = width, .seed = seed});
+}
+
+std::string network_name(const std::string& name) {
+  if (lower(name) == "resnet18") return "ResNet18";
   throw Error("refine: no network is called '{}'; say one of {}, or give a TorchScript file", name,
               network_names());
 }

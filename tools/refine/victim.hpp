@@ -4,10 +4,12 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include <refine/backbones/any_backbone.hpp>
+#include <refine/backbones/normalized.hpp>
 #include <refine/core/image_shape.hpp>
 #include <refine/core/seed.hpp>
 
@@ -19,7 +21,6 @@ struct VictimOptions {
   std::string arch;   ///< of a file of weights: the network's name
   std::string image;  ///< "3x224x224", where the file does not say
   std::vector<double> mean, deviation;
-  std::vector<std::string> class_names;
   std::string class_names_file;
   bool trust = false;
 
@@ -39,11 +40,19 @@ struct Victim {
 /// \param images the shape that the images at hand have, open where they differ
 Victim load_victim(const VictimOptions& options, const ImageShape& images);
 
+/// `--mean` and `--std`: three numbers each, or one for all channels; nothing where neither is given.
+/// \throws Error when they are not so, or out of the range that images in [0, 1] have
+std::optional<Normalization> parse_normalization(const std::vector<double>& mean,
+                                                 const std::vector<double>& deviation);
+
 /// Whether a file is a TorchScript program, told by its content.
 bool is_program(const std::filesystem::path& path);
 
 /// A network of ours, by name. \throws Error for an unknown name
 backbones::AnyBackbone make_network(const std::string& name, const Task& task, int width, std::uint64_t seed);
+
+/// Its name as it is written in papers. \throws Error for an unknown name
+std::string network_name(const std::string& name);
 
 std::string network_names();
 
