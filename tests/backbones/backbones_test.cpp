@@ -1,5 +1,7 @@
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/equal.h>
 #include <ATen/ops/full.h>
+#include <ATen/ops/ones.h>
 #include <ATen/ops/rand.h>
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
@@ -241,10 +243,22 @@ TEST(Normalized, RefusesWhatIsNoNormalisation) {
               }).find("deviations are above 0"),
               std::string::npos);
   }
-  EXPECT_EQ(error_of([] {
-              Normalized(ResNet18<>{.task = {{1, 8, 8}, 2}, .width = 1}, {});
-            }),
-            "refine: a Normalization has 3 channels, the backbone takes 1; normalise in the backbone itself");
+  for (const int channels : {1, 2}) {  // one channel with three different numbers
+    EXPECT_EQ(error_of([&] {
+                Normalized(ResNet18<>{.task = {{channels, 8, 8}, 2}, .width = 1}, normalizations::cifar10);
+              }),
+              "refine: a Normalization has 3 channels, the backbone takes " + std::to_string(channels) +
+                  "; normalise in the backbone itself");
+  }
+}
+
+TEST(Normalized, TakesOneNumberForGreyImages) {
+  const ResNet18<> network{.task = {{1, 8, 8}, 2}, .width = 1};
+  network.module->eval();
+  const Normalized grey{network, {.mean = {0.5, 0.5, 0.5}, .deviation = {0.25, 0.25, 0.25}}};
+  const at::Tensor images = at::full({1, 1, 8, 8}, 0.75);
+  EXPECT_TRUE(at::equal(grey.normalize(images), at::ones({1, 1, 8, 8})));  // (0.75 - 0.5) / 0.25
+  EXPECT_TRUE(at::equal(grey.forward(images), network.forward(at::ones({1, 1, 8, 8}))));
 }
 
 TEST(Device, IsSaidOnceAndByName) {

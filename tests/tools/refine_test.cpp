@@ -210,6 +210,12 @@ TEST_F(Command, RefusesBadInputInOneLine) {
   const std::string victim = "defend --model attack/FashionMNIST/ResNet18/BadNets/victim.pt --images images ";
   expect_refusal(refine(*shared, victim + "--mean 124,117,104 --std 1,1,1"), {"--mean", "124"});
   expect_refusal(refine(*shared, victim + "--image 64"), {"victim.pt", "3x32x32"});
+  write_images(shared->path / "few", 8, false);
+  const Outcome decay = refine(*shared,
+                               "defend --model attack/FashionMNIST/ResNet18/BadNets/victim.pt --images few "
+                               "--decay 0.5");
+  EXPECT_EQ(decay.status, 2);
+  expect_words(decay.err, {"--decay", "--recipe paper"});
   for (const char* usage : {"", "nonesuch", "defend", "defend --nonesuch 3", "attack --seed -1",
                             "attack --device tpu", "predict --config nowhere.toml --model a b"}) {
     EXPECT_EQ(refine(*shared, usage).status, 2) << usage;

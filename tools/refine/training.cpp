@@ -52,7 +52,13 @@ void override_with(const TrainingOptions& said, Optimization& how) {
   if (said.epoch > 0) how.epochs = said.epoch;
   if (said.batch_size > 0) how.batch_size = said.batch_size;
   if (said.lr > 0) how.lr = said.lr;
-  if (said.decay > 0) how.decay = said.decay;
+  if (said.decay > 0) {
+    if (how.schedule != Schedule::steps) {
+      throw Error(
+          "refine: --decay is for a rate that falls at milestones, as --recipe paper has it; leave it out");
+    }
+    how.decay = said.decay;
+  }
 }
 
 Trained result_of(const History& history, std::string name) {
