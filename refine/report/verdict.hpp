@@ -23,6 +23,10 @@ struct Verdict {
   /// disarmed.
   static constexpr double tolerance = 0.05;
 
+  /// Up to this, at the upper end, another class than the attacked one may owe its lift to what the trigger
+  /// does to any image.
+  static constexpr double corruption = 0.10;
+
   /// A loss of clean accuracy beyond this is said in the headline.
   static constexpr double high_price = 0.10;
 
@@ -55,12 +59,21 @@ inline Verdict trigger_verdict(const DefenseReport& r) {
   const std::string was = "Before the defense the trigger lifted " + lifted(r, before);
   const std::string is = fmt::format("{} (95 % interval {} to {})", lifted(r, after),
                                      words::hundredths(left.low, 1), words::hundredths(left.high, 1));
+  const bool moved = after.cls != before.cls && before.interval().low > Verdict::tolerance;
   Verdict v;
-  if (left.low > Verdict::tolerance) {
+  if (left.low > Verdict::tolerance && moved && left.high <= Verdict::corruption) {
+    v.kind = Verdict::Kind::uncertain;
+    v.headline = "Nearly disarmed, or disarmed";
+    v.paragraph = fmt::format(
+        "{}; defended, it lifts another class, {}. A trigger over the whole image shifts so many predictions "
+        "by itself: "
+        "measure the same images on a benign model, defended alike.",
+        was, is);
+  } else if (left.low > Verdict::tolerance) {
     v.kind = Verdict::Kind::armed;
     v.headline = "The trigger still works";
     v.paragraph = fmt::format("{}; defended, it still lifts {}.", was, is);
-    if (after.cls != before.cls && before.interval().low > Verdict::tolerance) {
+    if (moved) {
       v.headline = "The attack was moved, not stopped";
       v.paragraph += fmt::format(
           " The class it favours has changed, so the success rate at “{}” looks better than the model is.",

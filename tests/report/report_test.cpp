@@ -171,6 +171,10 @@ TEST(Verdict, FollowsTheLargestLift) {
   };
   EXPECT_EQ(with(1500, 0, 2000).headline, "The trigger still works");
   EXPECT_EQ(with(1500, 2, 2000).headline, "The attack was moved, not stopped");
+  EXPECT_EQ(with(140, 2, 2000).headline, "Nearly disarmed, or disarmed");  // 7 points, 5.9 to 8.2
+  EXPECT_EQ(with(140, 2, 2000).kind, Kind::uncertain);
+  EXPECT_EQ(with(140, 0, 2000).kind, Kind::armed) << "at the attacked class it is the attack";
+  EXPECT_EQ(with(200, 2, 2000).kind, Kind::armed);
   EXPECT_NE(with(1500, 2, 2000).paragraph.find("lifts “frog” by 75.0 points"), std::string::npos);
   EXPECT_EQ(with(1, 0, 20).kind, Kind::uncertain);
   EXPECT_EQ(with(0, 0, 0).kind, Kind::unmeasured);

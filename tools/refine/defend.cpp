@@ -191,6 +191,13 @@ int run(const Options& options, const Common& common) {
                              .class_names = plan.victim.class_names,
                              .curves = {trained.curve}};
   measure(defense, plan.evidence, page);
+  if (page.agreement->value() < 0.85) {
+    std::cerr << fmt::format(
+        "refine: the defended model agrees with the victim on {:.0f} % of clean images; more training, as "
+        "--epoch {}, or "
+        "more images may raise that\n",
+        100 * page.agreement->value(), 2 * recipe.optimization.epochs);
+  }
   page.facts = {{"clean images",
                  fmt::format("{} to fit on, {} held back", plan.train.size(0), 2 * plan.calibration.size(0))},
                 {"device", default_device().str()},

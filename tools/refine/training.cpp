@@ -43,7 +43,7 @@ data::Augmentation sized_augmentation(const ImageShape& shape, int epochs, bool 
   } else if (epochs > 2) {
     augmentation.crop_padding = 2;
   }
-  if (!labels && epochs >= 20) augmentation.mix = 0.5;
+  if (!labels && epochs >= 10) augmentation.mix = 0.5;
   return augmentation;
 }
 
