@@ -51,13 +51,13 @@ struct Options {
 /// Where everything comes from and goes to.
 struct Plan {
   Victim victim;
-  std::string title, dataset;
-  at::Tensor train;        ///< uint8, clean: what the transform is fitted on
-  at::Tensor calibration;  ///< the alarm is set on these
-  Evidence evidence;       ///< and everything is measured on these
+  std::string title = {}, dataset = {};
+  at::Tensor train = {};        ///< uint8, clean: what the transform is fitted on
+  at::Tensor calibration = {};  ///< the alarm is set on these
+  Evidence evidence = {};       ///< and everything is measured on these
   std::optional<AttackSpec> attack = {};
   std::size_t left_out = 0;  ///< files that could not be used
-  fs::path out;
+  fs::path out = {};
 };
 
 /// The images, apart: for fitting, for setting the alarm, for measuring.

@@ -27,7 +27,7 @@ namespace refine::cli {
 
 /// What there is to measure on. All images are uint8 N×C×H×W of the model's shape.
 struct Evidence {
-  at::Tensor clean;                          ///< not among those the defense was fitted on
+  at::Tensor clean = {};                     ///< not among those the defense was fitted on
   std::optional<data::Dataset> test = {};    ///< the same with labels, where there are labels
   std::optional<at::Tensor> triggered = {};  ///< the same with the trigger, where it is known
   std::optional<int> target = {};

@@ -38,11 +38,11 @@ std::filesystem::path result_folder(const std::string& root, const std::string& 
 
 /// Images of any layout, with the labels that class folders give.
 struct Images {
-  at::Tensor images;                         ///< uint8 N×C×H×W
-  std::vector<std::filesystem::path> files;  ///< where each came from
-  std::vector<std::string> folders;          ///< the folder of each below the root
-  std::set<std::string> all_folders;         ///< those of all files there, read or not
-  std::size_t left_out = 0;                  ///< files that could not be used
+  at::Tensor images = {};                         ///< uint8 N×C×H×W
+  std::vector<std::filesystem::path> files = {};  ///< where each came from
+  std::vector<std::string> folders = {};          ///< the folder of each below the root
+  std::set<std::string> all_folders = {};         ///< those of all files there, read or not
+  std::size_t left_out = 0;                       ///< files that could not be used
 };
 
 /// One line each on standard error; of very many, how many more.
