@@ -166,11 +166,12 @@ int run(const Options& options, const Common& common) {
   const Task task = plan.victim.backbone.task;
   const int width = options.width > 0 ? options.width : default_width(task.image);
   const Recipe recipe = options.training.defense(plan.train.size(0), task.image);
-  if (plan.train.size(0) + 2 * plan.calibration.size(0) < enough_images) {
+  const std::int64_t held_back = 2 * plan.calibration.size(0), clean = plan.train.size(0) + held_back;
+  if (clean < enough_images) {
     std::cerr << fmt::format(
         "refine: {} clean images are few; from {} on the defense costs little accuracy "
         "(docs/clean_images.md)\n",
-        plan.train.size(0) + 2 * plan.calibration.size(0), enough_images);
+        clean, enough_images);
   }
   const fs::path folder = report_folder(plan.out);
   require_writable(plan.out);
@@ -198,8 +199,7 @@ int run(const Options& options, const Common& common) {
         "more images may raise that\n",
         100 * page.agreement->value(), 2 * recipe.optimization.epochs);
   }
-  page.facts = {{"clean images",
-                 fmt::format("{} to fit on, {} held back", plan.train.size(0), 2 * plan.calibration.size(0))},
+  page.facts = {{"clean images", fmt::format("{} to fit on, {} held back", plan.train.size(0), held_back)},
                 {"device", default_device().str()},
                 {"seed", std::to_string(seed)},
                 {"permutation", spaced(defense.remap().permutation)},

@@ -2,7 +2,6 @@
 
 #include <ATen/core/Tensor.h>
 
-#include <algorithm>
 #include <cstdint>
 #include <filesystem>
 #include <optional>
@@ -48,34 +47,13 @@ inline at::Tensor others(const Evidence& evidence) {
   return evidence.triggered->index_select(0, evidence.test->labels.ne(*evidence.target).nonzero().squeeze(1));
 }
 
-/// The alarm at its threshold.
-template <DefendedClassifier D>
-metrics::AlarmFigures measure_alarm(const D& defense, const Evidence& evidence) {
-  const std::optional<at::Tensor> triggered =
-      evidence.triggered ? std::optional(others(evidence)) : std::nullopt;
-  detail::EvaluationProgress progress("alarm", evidence.clean.size(0) + (triggered ? triggered->size(0) : 0),
-                                      true);
-  const auto above = [&](const std::vector<double>& scores) {
-    return metrics::Proportion{.hits = std::ranges::count_if(
-                                   scores, [&](double score) { return score > evidence.alarm->threshold; }),
-                               .n = static_cast<std::int64_t>(scores.size())};
-  };
-  metrics::AlarmFigures alarm{.threshold = evidence.alarm->threshold, .wanted_rate = evidence.alarm->rate};
-  const auto quiet = alarm_scores(defense, evidence.clean, progress);
-  alarm.false_alarms = above(quiet);
-  if (triggered) {
-    const auto loud = alarm_scores(defense, *triggered, progress);
-    alarm.detections = above(loud);
-    alarm.auroc = metrics::auroc(loud, quiet);
-  }
-  progress.finish();
-  return alarm;
-}
-
 /// Fills in what can be measured of a defense; titles and facts are the caller's.
 template <DefendedClassifier D>
 void measure(const D& defense, const Evidence& evidence, report::DefenseReport& page) {
-  if (evidence.alarm) page.alarm = measure_alarm(defense, evidence);
+  if (evidence.alarm) {
+    page.alarm = measure_alarm(defense, evidence.alarm->threshold, evidence.alarm->rate, evidence.clean,
+                               evidence.triggered ? std::optional(others(evidence)) : std::nullopt, true);
+  }
   page.agreement = agreement(defense, evidence.clean, true);
 
   if (evidence.test) {

@@ -4,6 +4,7 @@
 #include <array>
 #include <charconv>
 #include <filesystem>
+#include <fstream>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -228,7 +229,10 @@ ImageShape parse_shape(const std::string& text) {
 }
 
 bool is_program(const fs::path& path) {
-  return formats::is_archive(file_bytes(path)) && formats::is_torchscript(formats::read_archive(path));
+  std::ifstream file(path, std::ios::binary);  // a model may be large: its first bytes tell most files apart
+  std::string first(4, '\0');
+  return file.read(first.data(), 4) && formats::is_archive(first) &&
+         formats::is_torchscript(formats::read_archive(path));
 }
 
 std::string network_names() {
