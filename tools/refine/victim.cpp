@@ -1,5 +1,7 @@
 #include "tools/refine/victim.hpp"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <array>
 #include <charconv>
@@ -12,42 +14,22 @@
 #include <string_view>
 #include <utility>
 
-#include <refine/artifacts/state_dict.hpp>
 #include <refine/artifacts/victim.hpp>
+#include <refine/backbones/any_network.hpp>
 #include <refine/backbones/normalized.hpp>
-#include <refine/backbones/resnet18.hpp>
 #include <refine/backbones/scripted.hpp>
 #include <refine/core/file_bytes.hpp>
 #include <refine/formats/torchscript.hpp>
 #include <refine/formats/weights.hpp>
 
 #include "tools/refine/served_about.hpp"
+#include "tools/refine/stored_network.hpp"
 
 namespace refine::cli {
 namespace {
 
 namespace fs = std::filesystem;
 using backbones::AnyBackbone;
-
-std::string lower(std::string text) {
-  for (char& c : text) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
-  return text;
-}
-
-/// What the tensors of a network's weights tell of it.
-struct Extent {
-  int channels, classes, width;
-};
-
-std::optional<Extent> extent_of(const std::map<std::string, at::Tensor>& tensors) {
-  const auto first = tensors.find("conv1.weight"), last = tensors.find("linear.weight");
-  if (first == tensors.end() || last == tensors.end() || first->second.dim() != 4 ||
-      last->second.dim() != 2) {
-    return std::nullopt;
-  }
-  return Extent{static_cast<int>(first->second.size(1)), static_cast<int>(last->second.size(0)),
-                static_cast<int>(first->second.size(0))};
-}
 
 /// What the command line says, else what the file says.
 std::optional<Normalization> normalization_of(const VictimOptions& options, const std::string& constants) {
@@ -105,29 +87,17 @@ Victim from_weights(const VictimOptions& options, const ImageShape& images) {
   };
   const std::string arch = options.arch.empty() ? said("network") : options.arch;
   if (arch.empty()) {
-    throw Error("cannot use {}: it holds weights and does not say of which network; say --arch, one of {}",
-                path.string(), network_names());
-  }
-  const auto extent = extent_of(weights.tensors);
-  if (!extent) {
-    throw Error(
-        "cannot use {} as a {}: it has no 'conv1.weight' and 'linear.weight' of that network; say another "
-        "--arch, or export the model as TorchScript",
-        path.string(), arch);
+    const std::string_view likely = network_of(weights.tensors);
+    throw Error("cannot use {}: it holds weights and does not say of which network; say --arch{}",
+                path.string(),
+                likely.empty() ? ", one of " + network_names()
+                               : fmt::format(" {}, which its tensors look like", likely));
   }
   const std::string image = said("image");
-  ImageShape shape = agreed(options, image.empty() ? ImageShape{} : parse_shape(image));
-  if (!compatible(shape.channels, extent->channels)) {
-    throw Error(
-        "cannot use {} as a {} for images of {} channels: its weights are for {}; say another --image",
-        path.string(), arch, shape.channels, extent->channels);
-  }
-  shape = merged({extent->channels, dynamic, dynamic}, merged(shape, images));
-  AnyBackbone bare = make_network(arch, {shape, extent->classes}, extent->width, default_seed);
-  artifacts::load_state_dict(*bare.module, weights.tensors, path.string());
-  bare.module->eval();
+  const ImageShape shape = agreed(options, image.empty() ? ImageShape{} : parse_shape(image));
+  auto [bare, width] = stored_network(arch, weights.tensors, shape, images, path.string());
   return {.backbone = behind(normalization_of(options, said("constants")), std::move(bare)),
-          .what = fmt::format("{}, width {}", arch, extent->width),
+          .what = fmt::format("{}, width {}", network_name(arch), width),
           .class_names = names_from(options, parsed(said("class_names")))};
 }
 
@@ -236,18 +206,15 @@ bool is_program(const fs::path& path) {
 }
 
 std::string network_names() {
-  return "ResNet18";
+  return fmt::format("{}", fmt::join(backbones::network_names(), ", "));
 }
 
 AnyBackbone make_network(const std::string& name, const Task& task, int width, std::uint64_t seed) {
-  network_name(name);
-  return AnyBackbone(backbones::ResNet18<>{.task = task, .width = width, .seed = seed});
+  return backbones::network_by_name(name, {.task = task, .width = width, .seed = seed});
 }
 
 std::string network_name(const std::string& name) {
-  if (lower(name) == "resnet18") return "ResNet18";
-  throw Error("refine: no network is called '{}'; say one of {}, or give a TorchScript file", name,
-              network_names());
+  return std::string(backbones::canonical_network_name(name));
 }
 
 Victim load_victim(const VictimOptions& options, const ImageShape& images) {

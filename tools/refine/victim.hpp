@@ -48,12 +48,13 @@ std::optional<Normalization> parse_normalization(const std::vector<double>& mean
 /// Whether a file is a TorchScript program, told by its content.
 bool is_program(const std::filesystem::path& path);
 
-/// A network of ours, by name. \throws Error for an unknown name
+/// A network of ours, by name. \param width 0: as published \throws Error for an unknown name
 backbones::AnyBackbone make_network(const std::string& name, const Task& task, int width, std::uint64_t seed);
 
 /// Its name as it is written in papers. \throws Error for an unknown name
 std::string network_name(const std::string& name);
 
+/// All of them, as a sentence lists them.
 std::string network_names();
 
 /// "3x224x224" → the shape; "224" → 3×224×224. \throws Error when it is neither

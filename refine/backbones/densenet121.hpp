@@ -1,0 +1,194 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/avg_pool2d.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/max_pool2d.h>
+#include <ATen/ops/relu.h>
+#include <torch/nn/cloneable.h>
+#include <torch/nn/init.h>
+#include <torch/nn/modules/batchnorm.h>
+#include <torch/nn/modules/container/sequential.h>
+#include <torch/nn/modules/conv.h>
+#include <torch/nn/modules/linear.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include <refine/backbones/buildable.hpp>
+#include <refine/core/error.hpp>
+#include <refine/core/seed.hpp>
+#include <refine/core/task.hpp>
+#include <refine/nn/foldable.hpp>
+#include <refine/nn/seeded.hpp>
+
+namespace refine::backbones {
+
+namespace detail {
+
+inline torch::nn::Conv2d dense_convolution(std::int64_t in, std::int64_t out, std::int64_t kernel,
+                                           std::int64_t stride = 1) {
+  torch::nn::Conv2d convolution(
+      torch::nn::Conv2dOptions(in, out, kernel).stride(stride).padding(kernel / 2).bias(false));
+  torch::nn::init::kaiming_normal_(convolution->weight);
+  return convolution;
+}
+
+/// (BatchNorm, ReLU, convolution) twice, 1×1 to four times the growth, then 3×3 to the growth; what comes in
+/// goes out again, with the result behind it.
+class DenseLayer : public torch::nn::Cloneable<DenseLayer>, public nn::Foldable {
+ public:
+  DenseLayer(std::int64_t in, std::int64_t growth) : in_(in), growth_(growth) { reset(); }
+
+  void reset() override {
+    norm1_ = register_module("norm1", torch::nn::BatchNorm2d(in_));
+    conv1_ = register_module("conv1", dense_convolution(in_, 4 * growth_, 1));
+    norm2_ = register_module("norm2", torch::nn::BatchNorm2d(4 * growth_));
+    conv2_ = register_module("conv2", dense_convolution(4 * growth_, growth_, 3));
+  }
+
+  at::Tensor forward(const at::Tensor& x) {
+    const at::Tensor y = conv1_->forward(at::relu(norm1_->forward(x)));
+    return at::cat({x, conv2_->forward(at::relu(nn::normed(norm2_, y)))}, 1);
+  }
+
+  void fold() override { nn::fold_pair(*this, "conv1", conv1_, "norm2", norm2_); }
+
+ private:
+  std::int64_t in_, growth_;
+  torch::nn::BatchNorm2d norm1_{nullptr}, norm2_{nullptr};
+  torch::nn::Conv2d conv1_{nullptr}, conv2_{nullptr};
+};
+
+/// Halves channels and sides between two blocks.
+class DenseTransition : public torch::nn::Cloneable<DenseTransition> {
+ public:
+  explicit DenseTransition(std::int64_t in) : in_(in) { reset(); }
+
+  void reset() override {
+    norm_ = register_module("norm", torch::nn::BatchNorm2d(in_));
+    conv_ = register_module("conv", dense_convolution(in_, in_ / 2, 1));
+  }
+
+  at::Tensor forward(const at::Tensor& x) {
+    return at::avg_pool2d(conv_->forward(at::relu(norm_->forward(x))), {2, 2});
+  }
+
+ private:
+  std::int64_t in_;
+  torch::nn::BatchNorm2d norm_{nullptr};
+  torch::nn::Conv2d conv_{nullptr};
+};
+
+/// All but the last layer: images N×C×H×W → features N×16·width×H/32×W/32, roughly.
+class DenseFeatures : public torch::nn::Cloneable<DenseFeatures>, public nn::Foldable {
+ public:
+  DenseFeatures(std::int64_t channels, std::int64_t width) : channels_(channels), width_(width) { reset(); }
+
+  void reset() override {
+    constexpr int depths[] = {6, 12, 24, 16};
+    const std::int64_t growth = width_ / 2;
+    conv0_ = register_module("conv0", dense_convolution(channels_, width_, 7, 2));
+    norm0_ = register_module("norm0", torch::nn::BatchNorm2d(width_));
+    blocks_.clear();
+    transitions_.clear();
+    std::int64_t in = width_;
+    for (int level = 1; level <= 4; ++level) {
+      torch::nn::Sequential block;
+      for (int i = 1; i <= depths[level - 1]; ++i, in += growth) {
+        block->push_back("denselayer" + std::to_string(i), std::make_shared<DenseLayer>(in, growth));
+      }
+      blocks_.push_back(register_module("denseblock" + std::to_string(level), block));
+      if (level == 4) break;
+      transitions_.push_back(
+          register_module("transition" + std::to_string(level), std::make_shared<DenseTransition>(in)));
+      in /= 2;
+    }
+    norm5_ = register_module("norm5", torch::nn::BatchNorm2d(in));
+  }
+
+  at::Tensor forward(const at::Tensor& images) {
+    at::Tensor x = at::relu(nn::normed(norm0_, conv0_->forward(images)));
+    x = at::max_pool2d(x, {3, 3}, {2, 2}, {1, 1});
+    for (std::size_t i = 0; i < blocks_.size(); ++i) {
+      x = blocks_[i]->forward(x);
+      if (i < transitions_.size()) x = transitions_[i]->forward(x);
+    }
+    return at::relu(norm5_->forward(x));
+  }
+
+  void fold() override { nn::fold_pair(*this, "conv0", conv0_, "norm0", norm0_); }
+
+ private:
+  std::int64_t channels_, width_;
+  torch::nn::Conv2d conv0_{nullptr};
+  torch::nn::BatchNorm2d norm0_{nullptr}, norm5_{nullptr};
+  std::vector<torch::nn::Sequential> blocks_;
+  std::vector<std::shared_ptr<DenseTransition>> transitions_;
+};
+
+class DenseNet121Module : public torch::nn::Cloneable<DenseNet121Module> {
+ public:
+  DenseNet121Module(std::int64_t channels, std::int64_t classes, std::int64_t width)
+      : channels_(channels), classes_(classes), width_(width) {
+    reset();
+  }
+
+  void reset() override {
+    features_ = register_module("features", std::make_shared<DenseFeatures>(channels_, width_));
+    classifier_ = register_module("classifier", torch::nn::Linear(16 * width_, classes_));
+    torch::nn::init::zeros_(classifier_->bias);
+  }
+
+  at::Tensor forward(const at::Tensor& images) {
+    return classifier_->forward(features_->forward(images).mean({2, 3}));
+  }
+
+ private:
+  std::int64_t channels_, classes_, width_;
+  std::shared_ptr<DenseFeatures> features_;
+  torch::nn::Linear classifier_{nullptr};
+};
+
+}  // namespace detail
+
+/// DenseNet-121 (Huang et al., 2017, `huang2017densenet`): a 7×7 stem of stride 2 and max pooling for images
+/// of every size, then blocks of 6, 12, 24 and 16 layers, each of which adds width/2 channels. Parameter
+/// names and initial weights are torchvision's: `features.conv0.weight`,
+/// `features.denseblock1.denselayer1.norm1.weight`, …, `classifier.weight`. Images C×H×W with H and W of 29
+/// pixels or more.
+///
+/// `freeze` folds the 59 BatchNorms that follow a convolution. The other 62 stand before one, with a ReLU
+/// between; they stay as what they are in evaluation mode, one multiply-add for each channel.
+template <Task kTask = dynamic_task>
+struct DenseNet121 {
+  static constexpr Task static_task = kTask;
+
+  Task task = kTask;
+  int width = 64;                     ///< channels of the stem, an even number; each layer adds half as many
+  std::uint64_t seed = default_seed;  ///< of the initial weights
+  std::shared_ptr<detail::DenseNet121Module> module = make(task, width, seed);
+
+  /// Float N×C×H×W → logits N×classes.
+  at::Tensor forward(const at::Tensor& images) const { return module->forward(images); }
+
+ private:
+  static std::shared_ptr<detail::DenseNet121Module> make(const Task& task, int width, std::uint64_t seed) {
+    detail::require_buildable("DenseNet121", kTask, task, /*least_side=*/29, width);
+    if (width % 2 != 0) {
+      throw Error(
+          "refine: a DenseNet121 of width {} was asked for; its layers add half of the width, say an even "
+          "one",
+          width);
+    }
+    const Task whole = merged(kTask, task);
+    return nn::seeded(seed, [&] {
+      return std::make_shared<detail::DenseNet121Module>(whole.image.channels, whole.classes, width);
+    });
+  }
+};
+
+}  // namespace refine::backbones

@@ -1,0 +1,158 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/_upsample_bilinear2d_aa.h>
+#include <ATen/ops/max_pool2d.h>
+#include <torch/nn/cloneable.h>
+#include <torch/nn/init.h>
+#include <torch/nn/modules/dropout.h>
+#include <torch/nn/modules/linear.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include <refine/backbones/buildable.hpp>
+#include <refine/backbones/inception_blocks.hpp>
+#include <refine/core/error.hpp>
+#include <refine/core/image_shape.hpp>
+#include <refine/core/seed.hpp>
+#include <refine/core/task.hpp>
+#include <refine/nn/seeded.hpp>
+
+namespace refine::backbones {
+
+namespace detail {
+
+/// The least side of an image, in pixels, that an Inception-v3 leaves something of.
+inline constexpr int inception_least = 75;
+
+/// Images whose shorter side has less than `side` pixels, enlarged until it has as many, as torchvision's
+/// `Resize(side)` does it (bilinearly; the other side keeps the ratio, rounded down); others as they are.
+/// \param images float N×C×H×W
+inline at::Tensor enlarged(const at::Tensor& images, std::int64_t side) {
+  const std::int64_t height = images.size(2), width = images.size(3), shorter = std::min(height, width);
+  if (shorter >= side) return images;
+  return at::_upsample_bilinear2d_aa(images, {side * height / shorter, side * width / shorter},
+                                     /*align_corners=*/false);
+}
+
+class InceptionV3Module : public torch::nn::Cloneable<InceptionV3Module> {
+ public:
+  InceptionV3Module(std::int64_t channels, std::int64_t classes, std::int64_t width, std::int64_t resize)
+      : channels_(channels), classes_(classes), width_(width), resize_(resize) {
+    reset();
+  }
+
+  void reset() override {
+    stem_.clear();
+    std::int64_t in = channels_;
+    for (const InceptionStep& step :
+         {InceptionStep{"Conv2d_1a_3x3", 32, {3, 3}, 2, false},
+          InceptionStep{"Conv2d_2a_3x3", 32, {3, 3}, 1, false}, InceptionStep{"Conv2d_2b_3x3", 64, {3, 3}},
+          InceptionStep{"Conv2d_3b_1x1", 80, {1, 1}},
+          InceptionStep{"Conv2d_4a_3x3", 192, {3, 3}, 1, false}}) {
+      stem_.push_back(register_module(step.name, std::make_shared<InceptionConvolution>(in, step, width_)));
+      in = stem_.back()->out();
+    }
+    blocks_.clear();
+    const auto add = [&](const char* name, InceptionPlan plan) {
+      blocks_.push_back(register_module(name, std::make_shared<InceptionBlock>(in, std::move(plan), width_)));
+      in = blocks_.back()->out();
+    };
+    add("Mixed_5b", inception_a(32));
+    add("Mixed_5c", inception_a(64));
+    add("Mixed_5d", inception_a(64));
+    add("Mixed_6a", inception_b());
+    add("Mixed_6b", inception_c(128));
+    add("Mixed_6c", inception_c(160));
+    add("Mixed_6d", inception_c(160));
+    add("Mixed_6e", inception_c(192));
+    add("Mixed_7a", inception_d());
+    add("Mixed_7b", inception_e());
+    add("Mixed_7c", inception_e());
+    dropout_ = register_module("dropout", torch::nn::Dropout(0.5));
+    fc_ = register_module("fc", torch::nn::Linear(in, classes_));
+    torch::nn::init::normal_(fc_->weight, 0, 0.1);
+  }
+
+  at::Tensor forward(const at::Tensor& images) {
+    at::Tensor x = enlarged(images, resize_);
+    if (std::min(x.size(2), x.size(3)) < inception_least) {
+      throw Error(
+          "refine: an InceptionV3 was given images of {} x {} pixels, 75 x 75 is the least; make it with "
+          ".resize = 96",
+          x.size(3), x.size(2));
+    }
+    for (int i = 0; i < 3; ++i) x = stem_[i]->forward(x);
+    x = at::max_pool2d(x, {3, 3}, {2, 2});
+    for (int i = 3; i < 5; ++i) x = stem_[i]->forward(x);
+    x = at::max_pool2d(x, {3, 3}, {2, 2});
+    for (const auto& block : blocks_) x = block->forward(x);
+    return fc_->forward(dropout_->forward(x.mean({2, 3})));
+  }
+
+ private:
+  std::int64_t channels_, classes_, width_, resize_;
+  std::vector<std::shared_ptr<InceptionConvolution>> stem_;
+  std::vector<std::shared_ptr<InceptionBlock>> blocks_;
+  torch::nn::Dropout dropout_{nullptr};
+  torch::nn::Linear fc_{nullptr};
+};
+
+}  // namespace detail
+
+/// Inception-v3 (Szegedy et al., 2016, `szegedy2016inception`) without its auxiliary classifier. Parameter
+/// names and initial weights are torchvision's: `Conv2d_1a_3x3.conv.weight`, `Mixed_5b.branch1x1.bn.weight`,
+/// …, `fc.weight`. Made for images of 299×299 pixels, it takes those of 75×75 and more, and smaller ones by
+/// enlarging them first, as the reference does with CIFAR-10's.
+///
+/// `freeze` folds all 94 BatchNorms.
+template <Task kTask = dynamic_task>
+struct InceptionV3 {
+  static constexpr Task static_task = kTask;
+
+  Task task = kTask;
+  int width = 32;  ///< channels of the first convolution, an even number; all others are in proportion
+  /// Images whose shorter side has fewer pixels are enlarged bilinearly until it has as many; 75 or more, or
+  /// 0 to take images as they are. The weights do not tell it: say the same wherever they are used.
+  int resize = usual_resize(merged(kTask, task).image);
+  std::uint64_t seed = default_seed;  ///< of the initial weights
+  std::shared_ptr<detail::InceptionV3Module> module = make(task, width, resize, seed);
+
+  /// Float N×C×H×W → logits N×classes. \throws Error when images are too small and `resize` is 0
+  at::Tensor forward(const at::Tensor& images) const { return module->forward(images); }
+
+ private:
+  /// 96 where the images are known to be too small, else 0.
+  static constexpr int usual_resize(const ImageShape& image) {
+    const auto small = [](int side) { return side != dynamic && side < detail::inception_least; };
+    return small(image.height) || small(image.width) ? 96 : 0;
+  }
+
+  static std::shared_ptr<detail::InceptionV3Module> make(const Task& task, int width, int resize,
+                                                         std::uint64_t seed) {
+    detail::require_buildable("InceptionV3", kTask, task, resize == 0 ? detail::inception_least : 1, width);
+    if (width % 2 != 0) {
+      throw Error(
+          "refine: an InceptionV3 of width {} was asked for; other layers have 3/2 and 5/2 of the width, say "
+          "an even one",
+          width);
+    }
+    if (resize != 0 && resize < detail::inception_least) {
+      throw Error(
+          "refine: an InceptionV3 was told to enlarge small images to {} pixels; say 75 or more, or 0 to "
+          "take "
+          "them as they are",
+          resize);
+    }
+    const Task whole = merged(kTask, task);
+    return nn::seeded(seed, [&] {
+      return std::make_shared<detail::InceptionV3Module>(whole.image.channels, whole.classes, width, resize);
+    });
+  }
+};
+
+}  // namespace refine::backbones

@@ -1,0 +1,142 @@
+#pragma once
+
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/max_pool2d.h>
+#include <ATen/ops/relu.h>
+#include <torch/nn/cloneable.h>
+#include <torch/nn/modules/batchnorm.h>
+#include <torch/nn/modules/container/sequential.h>
+#include <torch/nn/modules/conv.h>
+#include <torch/nn/modules/linear.h>
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <refine/backbones/fan_out.hpp>
+#include <refine/backbones/form.hpp>
+#include <refine/nn/foldable.hpp>
+
+namespace refine::backbones::detail {
+
+inline torch::nn::Conv2d plain_convolution(std::int64_t in, std::int64_t out, std::int64_t kernel,
+                                           std::int64_t stride) {
+  return torch::nn::Conv2d(
+      torch::nn::Conv2dOptions(in, out, kernel).stride(stride).padding(kernel / 2).bias(false));
+}
+
+/// What a residual network is made of.
+struct ResidualPlan {
+  std::int64_t channels, classes, width;
+  std::array<int, 4> blocks;  ///< in each stage
+  bool bottleneck;            ///< 1×1, 3×3, 1×1 convolutions, the last four times as wide; else 3×3, 3×3
+  Form form;
+
+  std::int64_t expansion() const { return bottleneck ? 4 : 1; }
+};
+
+/// Convolutions around a shortcut (He et al., 2016, `he2016resnet`). Where a bottleneck strides, its 3×3
+/// convolution does, as in the reference and in torchvision.
+class ResidualBlock : public torch::nn::Cloneable<ResidualBlock>, public nn::Foldable {
+ public:
+  ResidualBlock(const ResidualPlan& plan, std::int64_t in, std::int64_t inner, std::int64_t stride)
+      : plan_(plan), in_(in), inner_(inner), stride_(stride) {
+    reset();
+  }
+
+  void reset() override {
+    convolutions_.clear();
+    norms_.clear();
+    const std::int64_t out = inner_ * plan_.expansion();
+    if (plan_.bottleneck) add(in_, inner_, 1, 1);
+    add(plan_.bottleneck ? inner_ : in_, inner_, 3, stride_);
+    add(inner_, out, plan_.bottleneck ? 1 : 3, 1);
+    if (stride_ == 1 && in_ == out) return;
+    shortcut_ = torch::nn::Sequential(plain_convolution(in_, out, 1, stride_), torch::nn::BatchNorm2d(out));
+    register_module(shortcut_name(), shortcut_);
+  }
+
+  at::Tensor forward(const at::Tensor& x) {
+    at::Tensor y = x;
+    for (std::size_t i = 0; i < convolutions_.size(); ++i) {
+      if (i > 0) y = at::relu(y);
+      y = nn::normed(norms_[i], convolutions_[i]->forward(y));
+    }
+    return at::relu(y + (shortcut_.is_empty() ? x : shortcut_->forward(x)));
+  }
+
+  void fold() override {
+    for (std::size_t i = 0; i < convolutions_.size(); ++i) {
+      const std::string number = std::to_string(i + 1);
+      nn::fold_pair(*this, "conv" + number, convolutions_[i], "bn" + number, norms_[i]);
+    }
+    if (shortcut_.is_empty()) return;
+    const torch::nn::Conv2d convolution(std::dynamic_pointer_cast<torch::nn::Conv2dImpl>(shortcut_->ptr(0)));
+    const torch::nn::BatchNorm2d norm(
+        std::dynamic_pointer_cast<torch::nn::BatchNorm2dImpl>(shortcut_->ptr(1)));
+    shortcut_ = replace_module(shortcut_name(), torch::nn::Sequential(nn::folded(convolution, norm)));
+  }
+
+ private:
+  void add(std::int64_t in, std::int64_t out, std::int64_t kernel, std::int64_t stride) {
+    const std::string number = std::to_string(convolutions_.size() + 1);
+    convolutions_.push_back(register_module("conv" + number, plain_convolution(in, out, kernel, stride)));
+    norms_.push_back(register_module("bn" + number, torch::nn::BatchNorm2d(out)));
+  }
+
+  const char* shortcut_name() const { return plan_.form == Form::small ? "shortcut" : "downsample"; }
+
+  ResidualPlan plan_;
+  std::int64_t in_, inner_, stride_;
+  std::vector<torch::nn::Conv2d> convolutions_;
+  std::vector<torch::nn::BatchNorm2d> norms_;
+  torch::nn::Sequential shortcut_{nullptr};
+};
+
+class ResidualModule : public torch::nn::Cloneable<ResidualModule>, public nn::Foldable {
+ public:
+  explicit ResidualModule(const ResidualPlan& plan) : plan_(plan) { reset(); }
+
+  void reset() override {
+    const bool small = plan_.form == Form::small;
+    conv1_ = register_module("conv1",
+                             plain_convolution(plan_.channels, plan_.width, small ? 3 : 7, small ? 1 : 2));
+    bn1_ = register_module("bn1", torch::nn::BatchNorm2d(plan_.width));
+    layers_.clear();
+    std::int64_t in = plan_.width;
+    for (std::size_t stage = 0; stage < plan_.blocks.size(); ++stage) {
+      const std::int64_t inner = plan_.width << stage;
+      torch::nn::Sequential layer;
+      for (int block = 0; block < plan_.blocks[stage]; ++block) {
+        const std::int64_t stride = stage > 0 && block == 0 ? 2 : 1;
+        layer->push_back(std::make_shared<ResidualBlock>(plan_, in, inner, stride));
+        in = inner * plan_.expansion();
+      }
+      layers_.push_back(register_module("layer" + std::to_string(stage + 1), std::move(layer)));
+    }
+    last_ = register_module(small ? "linear" : "fc", torch::nn::Linear(in, plan_.classes));
+    if (!small) draw_by_fan_out(*this);
+  }
+
+  at::Tensor forward(const at::Tensor& images) {
+    at::Tensor x = at::relu(nn::normed(bn1_, conv1_->forward(images)));
+    if (plan_.form == Form::large) x = at::max_pool2d(x, {3, 3}, {2, 2}, {1, 1});
+    for (auto& layer : layers_) x = layer->forward(x);
+    return last_->forward(x.mean({2, 3}));
+  }
+
+  void fold() override { nn::fold_pair(*this, "conv1", conv1_, "bn1", bn1_); }
+
+ private:
+  ResidualPlan plan_;
+  torch::nn::Conv2d conv1_{nullptr};
+  torch::nn::BatchNorm2d bn1_{nullptr};
+  std::vector<torch::nn::Sequential> layers_;
+  torch::nn::Linear last_{nullptr};
+};
+
+}  // namespace refine::backbones::detail

@@ -1,0 +1,246 @@
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/rand.h>
+#include <gtest/gtest.h>
+#include <torch/nn/modules/batchnorm.h>
+#include <torch/nn/modules/conv.h>
+#include <torch/nn/modules/linear.h>
+
+#include <cmath>
+#include <cstdint>
+#include <map>
+#include <refine/artifacts/state_dict.hpp>
+#include <refine/backbones/any_backbone.hpp>
+#include <refine/backbones/any_network.hpp>
+#include <refine/backbones/densenet121.hpp>
+#include <refine/backbones/form.hpp>
+#include <refine/backbones/freeze.hpp>
+#include <refine/backbones/resnet18.hpp>
+#include <refine/backbones/resnet50.hpp>
+#include <refine/backbones/vgg16.hpp>
+#include <refine/formats/safetensors.hpp>
+#include <refine/nn/seeded.hpp>
+#include <string>
+#include <tests/fixtures/pytorch.hpp>
+#include <utility>
+#include <vector>
+#include "tests/support/error_of.hpp"
+
+namespace refine::backbones {
+namespace {
+
+using refine::testing::distance;
+using refine::testing::error_of;
+using refine::testing::expect_words;
+
+constexpr Task small_task = {{3, 32, 32}, 5}, large_task = {{3, 64, 36}, 5};
+
+template <typename Layer>
+std::vector<const Layer*> all_of(const torch::nn::Module& module) {
+  std::vector<const Layer*> found;
+  for (const auto& part : module.modules(/*include_self=*/false)) {
+    if (const auto* layer = dynamic_cast<const Layer*>(part.get())) found.push_back(layer);
+  }
+  return found;
+}
+
+std::size_t batch_norms(const torch::nn::Module& module) {
+  return all_of<torch::nn::BatchNorm2dImpl>(module).size();
+}
+
+bool has(const AnyBackbone& network, const std::string& tensor) {
+  return artifacts::state_dict(*network.module).contains(tensor);
+}
+
+/// A network, and what make_network_files.py wrote of the same one as its own authors have it.
+struct Known {
+  const char* file;
+  AnyBackbone network;
+  std::size_t norms;  ///< counted in the paper's table, one for each convolution
+};
+
+std::vector<Known> known_networks() {
+  const Task small = small_task, large = large_task;
+  constexpr auto as_large = Form::large;
+  return {
+      {"resnet18_large", AnyBackbone(ResNet18<>{.task = large, .width = 2, .form = as_large}), 20},
+      {"resnet50_small", AnyBackbone(ResNet50<>{.task = small, .width = 2}), 53},
+      {"resnet50_large", AnyBackbone(ResNet50<>{.task = large, .width = 2, .form = as_large}), 53},
+      {"vgg16_small", AnyBackbone(Vgg16<>{.task = small, .width = 2}), 13},
+      {"vgg16_small_plain", AnyBackbone(Vgg16<>{.task = small, .width = 2, .batch_norm = false}), 0},
+      {"vgg16_large", AnyBackbone(Vgg16<>{.task = large, .width = 1, .form = as_large}), 13},
+      {"vgg16_large_plain",
+       AnyBackbone(Vgg16<>{.task = large, .width = 1, .batch_norm = false, .form = as_large}), 0},
+  };
+}
+
+TEST(Networks, ComputeWhatTheirAuthorsDo) {
+  for (const auto& [file, network, norms] : known_networks()) {
+    const auto known = formats::read_safetensors(std::string("tests/fixtures/") + file + ".safetensors");
+    std::map<std::string, at::Tensor> state = known.tensors;
+    const at::Tensor images = state.at("images"), logits = state.at("logits");
+    state.erase("images");
+    state.erase("logits");
+    artifacts::load_state_dict(*network.module, state, file, "network.");
+    network.module->eval();
+    EXPECT_LT(distance(network.forward(images), logits), 1e-5) << file;
+    EXPECT_EQ(batch_norms(*network.module), norms) << file;
+    EXPECT_EQ(all_of<torch::nn::Conv2dImpl>(*network.module).size(), norms == 0 ? 13 : norms) << file;
+
+    const auto frozen = freeze(network);
+    EXPECT_LT(distance(frozen.forward(images), logits), 1e-4) << file;
+    EXPECT_EQ(batch_norms(*frozen.module), 0u) << file;
+    EXPECT_EQ(frozen.module->buffers().size(), 0u) << file;
+    EXPECT_EQ(batch_norms(*network.module), norms) << file << ": the original stays as it is";
+
+    at::Tensor asked = images.clone().requires_grad_();
+    frozen.forward(asked).square().sum().backward();
+    EXPECT_GT(asked.grad().abs().max().item<float>(), 1e-6f) << file;
+    EXPECT_TRUE(deep_copy(network).forward(images).equal(network.forward(images))) << file;
+  }
+}
+
+TEST(Networks, TakeTheFormOfTheirTask) {
+  static_assert(form_for({3, 64, 64}) == Form::small && form_for({3, 65, 65}) == Form::large);
+  static_assert(form_for({3, 64, 300}) == Form::small && form_for({3, dynamic, 300}) == Form::large);
+  static_assert(form_for({}) == Form::small);
+  for (const auto& [image, small] :
+       {std::pair{ImageShape{3, 32, 32}, true}, std::pair{ImageShape{3, 224, 224}, false}}) {
+    const Task task{image, 4};
+    const AnyBackbone basic(ResNet18<>{.task = task, .width = 1}), deep(ResNet50<>{.task = task, .width = 1}),
+        vgg(Vgg16<>{.task = task, .width = 1});
+    EXPECT_EQ(has(basic, "layer2.0.shortcut.0.weight"), small);
+    EXPECT_EQ(has(basic, "layer2.0.downsample.0.weight"), !small);
+    EXPECT_EQ(has(deep, "linear.weight"), small);
+    EXPECT_EQ(has(deep, "fc.weight"), !small);
+    EXPECT_EQ(has(vgg, "classifier.weight"), small);
+    EXPECT_EQ(has(vgg, "classifier.6.weight"), !small);
+  }
+  constexpr Task fixed = {ImageShape{3, 224, 224}, 4};
+  EXPECT_TRUE(has(AnyBackbone(ResNet18<fixed>{.width = 1}), "fc.weight"));
+  EXPECT_TRUE(has(AnyBackbone(ResNet18<fixed>{.width = 1, .form = Form::small}), "linear.weight"));
+}
+
+TEST(Networks, TakeLargerImagesAndOpenSides) {
+  const AnyBackbone open(Vgg16<>{.task = {{1, dynamic, dynamic}, 3}, .width = 1});
+  open.module->eval();
+  const at::Tensor left = at::rand({2, 1, 32, 32}), right = at::rand({2, 1, 64, 48});
+  EXPECT_EQ(open.forward(left).sizes(), (std::vector<std::int64_t>{2, 3}));
+  EXPECT_EQ(open.forward(right).sizes(), (std::vector<std::int64_t>{2, 3}));
+  constexpr Task fixed = {ImageShape{1, 40, 64}, 3};
+  EXPECT_EQ(Vgg16<fixed>{.width = 1}.forward(at::rand({2, 1, 40, 64})).sizes(),
+            (std::vector<std::int64_t>{2, 3}));
+  EXPECT_EQ(ResNet50<fixed>{.width = 1}.forward(at::rand({2, 1, 40, 64})).sizes(),
+            (std::vector<std::int64_t>{2, 3}));
+}
+
+TEST(Networks, DrawTheirWeightsAsTheirAuthorsDo) {
+  const auto deviation = [](const at::Tensor& t) { return t.std().item<double>(); };
+  // N(0, 2/(k·k·out)) in both VGGs and the large ResNets; PyTorch's uniform ±1/√(k·k·in) in the small ones.
+  for (const Form form : {Form::small, Form::large}) {
+    const Vgg16<> vgg{.task = large_task, .width = 4, .form = form};
+    const ResNet50<> deep{.task = large_task, .width = 4, .form = form};
+    for (const auto* layer : all_of<torch::nn::Conv2dImpl>(*vgg.module)) {
+      const at::Tensor w = layer->weight;
+      const double want = std::sqrt(2.0 / static_cast<double>(9 * w.size(0)));
+      EXPECT_NEAR(deviation(w) / want, 1, 5 / std::sqrt(2.0 * static_cast<double>(w.numel())));
+      EXPECT_EQ(layer->bias.abs().max().item<float>(), 0.0f);
+    }
+    for (const auto* layer : all_of<torch::nn::LinearImpl>(*vgg.module)) {
+      EXPECT_NEAR(deviation(layer->weight), 0.01, 0.002);
+      EXPECT_EQ(layer->bias.abs().max().item<float>(), 0.0f);
+    }
+    for (const auto* layer : all_of<torch::nn::Conv2dImpl>(*deep.module)) {
+      const at::Tensor w = layer->weight;
+      const double bound = 1 / std::sqrt(static_cast<double>(w[0].numel()));
+      const double large = std::sqrt(2.0 / static_cast<double>(w.numel() / w.size(1)));
+      const double want = form == Form::large ? large : bound / std::sqrt(3.0);
+      EXPECT_NEAR(deviation(w) / want, 1, 5 / std::sqrt(2.0 * static_cast<double>(w.numel())));
+      if (form == Form::small) {
+        EXPECT_LE(w.abs().max().item<double>(), bound * (1 + 1e-6));
+      }
+    }
+  }
+}
+
+TEST(Networks, DropOutInTrainingOnly) {
+  const Vgg16<> net{.task = large_task, .width = 1, .form = Form::large};
+  const at::Tensor images = at::rand({2, 3, 64, 36});
+  net.module->eval();
+  EXPECT_TRUE(net.forward(images).equal(net.forward(images)));
+  nn::seeded(1, [&] {
+    net.module->train();
+    EXPECT_FALSE(net.forward(images).equal(net.forward(images)));
+  });
+}
+
+TEST(Networks, RefuseTasksThatTheyCantTake) {
+  EXPECT_EQ(error_of([] {
+              (void)Vgg16<>{.task = {{3, 28, 28}, 10}};
+            }),
+            "refine: a VGG16 halves its images five times, 3x28x28 is too small; 32x32 is the least");
+  EXPECT_EQ(error_of([] {
+              (void)ResNet50<>{.task = {{3, 24, 24}, 10}, .form = Form::large};
+            }),
+            "refine: a ResNet50 halves its images five times, 3x24x24 is too small; 32x32 is the least");
+  EXPECT_EQ(error_of([] {
+              (void)ResNet50<>{.task = {{3, 24, 7}, 10}};
+            }),
+            "refine: a ResNet50 halves its images three times, 3x24x7 is too small; 8x8 is the least");
+  EXPECT_EQ(error_of([] {
+              (void)Vgg16<small_task>{.task = {{3, 32, 32}, 9}};
+            }),
+            "refine: VGG16<3x32x32, 5> was told another task: 3x32x32, 9 classes");
+  EXPECT_EQ(error_of([] { (void)ResNet50<small_task>{.width = -1}; }),
+            "refine: a ResNet50 of width -1 was asked for; width is at least 1");
+  expect_words(error_of([] { (void)Vgg16<>{}; }), {"a VGG16", "channels and classes", ".task"});
+}
+
+TEST(NetworkByName, KnowsTheSix) {
+  constexpr auto names = network_names();
+  EXPECT_EQ(std::vector<std::string>(names.begin(), names.end()),
+            (std::vector<std::string>{"ResNet18", "ResNet50", "VGG16", "DenseNet121", "InceptionV3", "ViT"}));
+  // The first layer's channels are the width; those of a ViT are its tokens'.
+  const std::map<std::string, std::pair<int, std::string>> first = {
+      {"ResNet18", {2, "conv1.weight"}},
+      {"ResNet50", {2, "conv1.weight"}},
+      {"VGG16", {2, "features.0.weight"}},
+      {"DenseNet121", {4, "features.conv0.weight"}},
+      {"InceptionV3", {4, "Conv2d_1a_3x3.conv.weight"}},
+      {"ViT", {16, "to_patch_embedding.to_patch_tokens.2.weight"}},
+  };
+  for (const auto name : names) {
+    const auto& [width, tensor] = first.at(std::string(name));
+    const AnyBackbone network = network_by_name(name, {.task = small_task, .width = width, .seed = 3});
+    EXPECT_EQ(artifacts::state_dict(*network.module).at(tensor).size(0), width) << name;
+    EXPECT_EQ(network.task, small_task) << name;
+    network.module->eval();
+    EXPECT_EQ(freeze(network).forward(at::rand({2, 3, 32, 32})).sizes(), (std::vector<std::int64_t>{2, 5}))
+        << name;
+  }
+}
+
+TEST(NetworkByName, TakesEverySpelling) {
+  EXPECT_EQ(canonical_network_name("resnet-18"), "ResNet18");
+  EXPECT_EQ(canonical_network_name("INCEPTION-v3"), "InceptionV3");
+  EXPECT_EQ(canonical_network_name("vit"), "ViT");
+  for (const auto name : network_names()) EXPECT_EQ(canonical_network_name(name), name);
+  expect_words(error_of([] { canonical_network_name("ResNet34"); }), {"'ResNet34'", "ResNet18", "ViT"});
+  expect_words(error_of([] { (void)network_by_name("", {}); }), {"''", "say one of"});
+  expect_words(error_of([] {
+                 (void)network_by_name("vgg16", {.task = {{3, 8, 8}, 10}});
+               }),
+               {"a VGG16", "3x8x8", "32x32 is the least"});
+}
+
+TEST(NetworkByName, HasThePublishedWidths) {
+  EXPECT_EQ(published_width("ResNet18"), ResNet18<>{.task = small_task}.width);
+  EXPECT_EQ(published_width("VGG-16"), Vgg16<>{.task = small_task}.width);
+  EXPECT_EQ(published_width("DenseNet121"), DenseNet121<>{.task = small_task}.width);
+  EXPECT_EQ(published_width("ViT"), 512);
+  EXPECT_EQ(published_width("InceptionV3"), 32);
+  const AnyBackbone network = network_by_name("DenseNet121", {.task = small_task});
+  EXPECT_EQ(artifacts::state_dict(*network.module).at("classifier.weight").size(1), 1024);
+}
+
+}  // namespace
+}  // namespace refine::backbones
