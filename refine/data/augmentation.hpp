@@ -1,6 +1,7 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <ATen/ops/affine_grid_generator.h>
 #include <ATen/ops/constant_pad_nd.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/gather.h>
@@ -16,12 +17,15 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <numbers>
 #include <string_view>
+#include <vector>
 
 namespace refine::data {
 
-/// What happens to training images before the network sees them: resized crop, padded crop, flip, grayscale,
-/// mix, in this order. Each is off where not asked for, and then costs nothing.
+/// What happens to training images before the network sees them: resized crop, padded crop, flip, brightness,
+/// affine (rotation, translation and scale at once), grayscale, mix, in this order. Each is off where not
+/// asked for, and then costs nothing.
 struct Augmentation {
   bool flip = false;                    ///< left to right, every other image by chance
   int crop_padding = 0;                 ///< so many black pixels around, then a random crop of the old size
@@ -30,6 +34,11 @@ struct Augmentation {
   /// The share of images that are mixed with another of their batch, which weighs 0 to 1/2 (Zhang et al.,
   /// 2018, `zhang2018mixup`): for a teacher that labels any image, where there are few.
   double mix = 0.0;
+  double rotation = 0.0;    ///< degrees; each image turns by up to so many either way, about its centre
+  double translate = 0.0;   ///< share of a side, up to 1; each image moves by up to so much either way
+  double scale_min = 1.0;   ///< the least factor of an image's size, above 0
+  double scale_max = 1.0;   ///< the largest; what lies outside the image is black
+  double brightness = 0.0;  ///< each image is multiplied by a factor from 1 − this to 1 + this
 
   friend bool operator==(const Augmentation&, const Augmentation&) = default;
 
@@ -46,7 +55,21 @@ struct Augmentation {
     }
     if (!(mix >= 0 && mix <= 1))
       throw Error("bad augmentation: mix is {}; set a share from 0 (off) to 1", mix);
+    if (!(rotation >= 0 && rotation <= 180))
+      throw Error("bad augmentation: rotation is {}; set degrees from 0 (off) to 180", rotation);
+    if (!(translate >= 0 && translate <= 1))
+      throw Error("bad augmentation: translate is {}; set a share of the side from 0 (off) to 1", translate);
+    if (!(scale_min > 0 && scale_max >= scale_min && std::isfinite(scale_max))) {
+      throw Error(
+          "bad augmentation: scale_min is {} and scale_max {}; set two numbers above 0, the first no larger",
+          scale_min, scale_max);
+    }
+    if (!(brightness >= 0 && brightness <= 1))
+      throw Error("bad augmentation: brightness is {}; set a share from 0 (off) to 1", brightness);
   }
+
+  /// Whether rotation, translation or scale changes anything.
+  bool affine() const { return rotation > 0 || translate > 0 || scale_min != 1 || scale_max != 1; }
 };
 
 namespace detail {
@@ -139,6 +162,65 @@ inline at::Tensor shifted(const at::Tensor& images, std::int64_t padding, bool f
       .view({n, channels, height, width});
 }
 
+/// Each image times its factor, as torchvision's `ColorJitter` does it.
+inline at::Tensor brightened(const at::Tensor& images, double most, std::uint64_t seed) {
+  at::Tensor factors = at::empty({images.size(0), 1, 1, 1}, at::kFloat);
+  auto* factor = factors.mutable_data_ptr<float>();
+  Draws draws(seed, "brightness");
+  for (std::int64_t i = 0; i < images.size(0); ++i)
+    factor[i] = static_cast<float>(draws.between(1 - most, 1 + most));
+  return images.mul(factors.to(images.device(), images.scalar_type())).clamp_(0, 1);
+}
+
+/// How one image is turned, moved and scaled: clockwise degrees, whole pixels to the right and down, factor.
+struct Move {
+  double degrees = 0;
+  std::int64_t right = 0, down = 0;
+  double scale = 1;
+};
+
+/// As torchvision's `RandomAffine` draws it: translations are whole pixels.
+inline Move random_move(Draws& draws, const Augmentation& how, std::int64_t height, std::int64_t width) {
+  const double across = how.translate * static_cast<double>(width),
+               along = how.translate * static_cast<double>(height);
+  Move move;
+  move.degrees = draws.between(-how.rotation, how.rotation);
+  move.right = std::llrint(draws.between(-across, across));
+  move.down = std::llrint(draws.between(-along, along));
+  move.scale = draws.between(how.scale_min, how.scale_max);
+  return move;
+}
+
+/// Image i by the i-th move: scaled and turned about its centre, then moved; the nearest pixel, black
+/// outside.
+inline at::Tensor moved(const at::Tensor& images, const std::vector<Move>& moves) {
+  const std::int64_t n = images.size(0), height = images.size(2), width = images.size(3);
+  const double h = static_cast<double>(height), w = static_cast<double>(width);
+  at::Tensor back = at::empty({n, 2, 3}, at::kFloat);  // from a pixel to its source, both axes from -1 to 1
+  auto* to = back.mutable_data_ptr<float>();
+  for (const Move& move : moves) {
+    const double angle = move.degrees * std::numbers::pi / 180, cosine = std::cos(angle) / move.scale,
+                 sine = std::sin(angle) / move.scale;
+    const double right = static_cast<double>(move.right), down = static_cast<double>(move.down);
+    for (const double value : {cosine, sine * h / w, -2 / w * (cosine * right + sine * down),  //
+                               -sine * w / h, cosine, -2 / h * (cosine * down - sine * right)}) {
+      *to++ = static_cast<float>(value);
+    }
+  }
+  const at::Tensor grid = at::affine_grid_generator(back, {n, 1, height, width}, /*align_corners=*/false);
+  constexpr std::int64_t nearest = 1, zeros = 0;
+  return at::grid_sampler(images, grid.to(images.device(), images.scalar_type()), nearest, zeros,
+                          /*align_corners=*/false);
+}
+
+inline at::Tensor randomly_moved(const at::Tensor& images, const Augmentation& how, std::uint64_t seed) {
+  Draws draws(seed, "affine");
+  std::vector<Move> moves;
+  for (std::int64_t i = 0; i < images.size(0); ++i)
+    moves.push_back(random_move(draws, how, images.size(2), images.size(3)));
+  return moved(images, moves);
+}
+
 inline at::Tensor grayed(const at::Tensor& images, double share, std::uint64_t seed) {
   const std::int64_t n = images.size(0);
   at::Tensor chosen = at::empty({n, 1, 1, 1}, at::kBool);
@@ -173,15 +255,19 @@ inline at::Tensor mixed(const at::Tensor& images, double share, std::uint64_t se
 /// range or grayscale meets images that are not RGB.
 inline at::Tensor augment(const at::Tensor& images, const Augmentation& augmentation, std::uint64_t seed) {
   augmentation.validate();
-  const auto& [flip, padding, min_scale, grayscale, mix] = augmentation;
-  if (grayscale > 0 && images.size(1) != 3) {
+  const auto& how = augmentation;
+  if (how.grayscale > 0 && images.size(1) != 3) {
     throw Error("cannot turn images of {} channels grey: it takes RGB; set grayscale to 0", images.size(1));
   }
+  if (images.size(0) == 0) return images;
   at::Tensor changed = images;
-  if (min_scale < 1) changed = detail::resized_crop(changed, min_scale, seed);
-  if (padding > 0 || flip) changed = detail::shifted(changed, padding, flip, seed);
-  if (grayscale > 0) changed = detail::grayed(changed, grayscale, seed);
-  if (mix > 0 && images.size(0) > 1) changed = detail::mixed(changed, mix, seed);
+  if (how.resized_crop_min_scale < 1)
+    changed = detail::resized_crop(changed, how.resized_crop_min_scale, seed);
+  if (how.crop_padding > 0 || how.flip) changed = detail::shifted(changed, how.crop_padding, how.flip, seed);
+  if (how.brightness > 0) changed = detail::brightened(changed, how.brightness, seed);
+  if (how.affine()) changed = detail::randomly_moved(changed, how, seed);
+  if (how.grayscale > 0) changed = detail::grayed(changed, how.grayscale, seed);
+  if (how.mix > 0 && images.size(0) > 1) changed = detail::mixed(changed, how.mix, seed);
   return changed.contiguous(images.suggest_memory_format());
 }
 

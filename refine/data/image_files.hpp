@@ -8,11 +8,12 @@
 #include <refine/core/seed.hpp>
 #include <refine/data/decode_images.hpp>
 #include <refine/data/image_size.hpp>
+#include <refine/data/left_out.hpp>
 #include <refine/data/listing.hpp>
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <filesystem>
 #include <set>
 #include <string>
@@ -21,9 +22,6 @@
 #include <vector>
 
 namespace refine::data {
-
-/// What a file that cannot be decoded, or does not fit, brings about.
-enum class OnBad { fail, skip };
 
 struct ImageFilesOptions {
   ImageShape image = {};       ///< what the images become; 1 channel: grey; open extents: the first image's
@@ -82,30 +80,16 @@ inline LoadedImages load_images(std::vector<std::filesystem::path> files,
     for (const auto i : drawn) chosen.push_back(std::move(files[static_cast<std::size_t>(i)]));
     files = std::move(chosen);
   }
-  std::vector<std::string> bad;
-  const bool skip = options.on_bad == OnBad::skip;
-  const at::Tensor all = detail::decode_images(files, options.image, options.fit, options.threads,
-                                               "the image files", skip ? &bad : nullptr);
-  LoadedImages loaded{.images = all};
-  if (!skip || std::ranges::all_of(bad, &std::string::empty)) {
-    loaded.files = std::move(files);
-    return loaded;
-  }
-  auto* const pixels =
-      all.mutable_data_ptr<std::uint8_t>();  // the good ones move up, in place: they may be many
-  const auto bytes = static_cast<std::size_t>(all.stride(0));
+  auto decoded = detail::decode_images(files, options.image, options.fit, options.on_bad, options.threads,
+                                       "the image files");
+  LoadedImages loaded{.images = std::move(decoded.images)};
   for (std::size_t i = 0; i < files.size(); ++i) {
-    if (!bad[i].empty()) {
-      loaded.skipped.push_back(std::move(bad[i]));
-      continue;
+    if (decoded.bad[i].empty()) {
+      loaded.files.push_back(std::move(files[i]));
+    } else {
+      loaded.skipped.push_back(std::move(decoded.bad[i]));
     }
-    std::memmove(pixels + loaded.files.size() * bytes, pixels + i * bytes, bytes);
-    loaded.files.push_back(std::move(files[i]));
   }
-  if (loaded.files.empty()) {
-    throw Error("cannot use any of the {} image files; the first: {}", files.size(), loaded.skipped.front());
-  }
-  loaded.images = all.narrow(0, 0, static_cast<std::int64_t>(loaded.files.size()));
   return loaded;
 }
 

@@ -1,10 +1,17 @@
 #pragma once
 
 #include <ATen/ops/tensor.h>
+#include <refine/core/error.hpp>
+#include <refine/core/image_shape.hpp>
 #include <refine/data/decode_images.hpp>
+#include <refine/data/image_store.hpp>
+#include <refine/data/left_out.hpp>
 #include <refine/data/listing.hpp>
+#include <refine/data/resize.hpp>
 #include <refine/data/split.hpp>
 
+#include <cstddef>
+#include <cstdint>
 #include <filesystem>
 #include <range/v3/algorithm/find.hpp>
 #include <string>
@@ -16,8 +23,13 @@ namespace refine::data {
 struct ImageFolderOptions {
   ImageShape image = {};  ///< what every image must be or becomes; open extents are those of the first image
   Fit fit = Fit::exact;   ///< what happens to an image of another size; `image` is then to be told in full
-  std::vector<std::string> classes =
-      {};                ///< the classes in label order; empty: the sub-folders, sorted by name
+  /// `skip`: a file that is damaged or does not fit is told on standard error and left out
+  OnBad on_bad = OnBad::fail;
+  /// A folder that keeps the decoded images, so that a set may be larger than memory; empty: in memory. They
+  /// take N·C·H·W bytes there, and are decoded anew only when files, `image` or `fit` have changed.
+  std::filesystem::path store = {};
+  /// The classes in label order; empty: the sub-folders, sorted by name
+  std::vector<std::string> classes = {};
   unsigned threads = 0;  ///< that decode; 0: as many as the machine has
 };
 
@@ -32,14 +44,42 @@ inline std::vector<std::filesystem::path> paths(const std::vector<std::filesyste
   return chosen;
 }
 
+/// The labels of the files that could be used; tells of the others.
+/// \throws Error when a class has none
+inline std::vector<std::int64_t> labels_of_good(const std::vector<std::int64_t>& labels,
+                                                const std::vector<std::string>& bad,
+                                                const std::vector<std::filesystem::path>& files) {
+  std::vector<std::int64_t> kept;
+  std::vector<std::string> skipped;
+  for (std::size_t begin = 0, end; begin < labels.size(); begin = end) {  // class by class
+    const std::size_t kept_before = kept.size();
+    for (end = begin; end < labels.size() && labels[end] == labels[begin]; ++end) {
+      if (bad[end].empty()) {
+        kept.push_back(labels[end]);
+      } else {
+        skipped.push_back(bad[end]);
+      }
+    }
+    if (kept.size() == kept_before) {
+      throw Error("cannot read images from {}: none of its {} can be used; the first: {}",
+                  files[begin].parent_path().string(), end - begin, bad[begin]);
+    }
+  }
+  tell_left_out(skipped);
+  return kept;
+}
+
 }  // namespace detail
 
 /// The images `<dir>/<class>/*.{png,jpg,jpeg}`, classes and files sorted by name, decoded in parallel;
-/// whatever the number of threads, the result is the same. Hidden entries and loose files are passed over.
-/// `options.image` of 1 channel makes them grey (ITU-R 601 luma).
-/// \throws Error when a class folder is unknown or empty, a file is damaged, or one has another size and is
-/// not
-///   to be fitted
+/// whatever the number of threads, and with a store or without, the result is the same. Hidden entries and
+/// loose files are passed over. `options.image` of 1 channel makes them grey (ITU-R 601 luma).
+///
+/// With `options.store`, `images` are a mapping of the file `<store>/<name of dir>.images`: the system reads
+/// what is looked at and forgets it when memory is short. What is written to them takes memory, and does not
+/// reach the file.
+/// \throws Error when a class folder is unknown, empty, or has no file that can be used; when a file is
+///   damaged, or has another size and is not to be fitted (`OnBad::fail`); when the store can't be written
 inline Dataset image_folder(const std::filesystem::path& dir, const ImageFolderOptions& options = {}) {
   const auto folders = detail::paths(detail::entries(dir), detail::is_folder);
   if (folders.empty()) {
@@ -69,12 +109,20 @@ inline Dataset image_folder(const std::filesystem::path& dir, const ImageFolderO
     labels.insert(labels.end(), images.size(), known - classes.begin());
   }
 
-  at::Tensor images = detail::decode_images(files, options.image, options.fit, options.threads, dir.string());
-  return {.images = std::move(images), .labels = at::tensor(labels), .classes = std::move(classes)};
+  auto decoded = options.store.empty()
+                     ? detail::decode_images(files, options.image, options.fit, options.on_bad,
+                                             options.threads, dir.string())
+                     : detail::stored_images(
+                           detail::store_path(dir, options.store),
+                           {.folder = dir, .files = files, .wanted = options.image, .fit = options.fit},
+                           options.on_bad, options.threads, dir.string());
+  return {.images = std::move(decoded.images),
+          .labels = at::tensor(detail::labels_of_good(labels, decoded.bad, files)),
+          .classes = std::move(classes)};
 }
 
-/// `<root>/train` and `<root>/test`; the classes are those of `train`, and `test` may lack some, but not have
-/// others. \throws Error as `image_folder`.
+/// `<root>/train` and `<root>/test`, whatever lies beside them; the classes are those of `train`, and `test`
+/// may lack some, but not have others. \throws Error as `image_folder`.
 inline Split image_folders(const std::filesystem::path& root, ImageFolderOptions options = {}) {
   Split split;
   split.train = image_folder(root / "train", options);

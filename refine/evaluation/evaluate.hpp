@@ -2,7 +2,9 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <algorithm>
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string_view>
 #include <utility>
@@ -24,15 +26,33 @@ namespace refine {
 
 namespace detail {
 
+/// The triggered images of a test set, of which a batch at a time is at hand.
+template <typename Stamp>
+struct Triggered {
+  const at::Tensor& images;  ///< uint8 N×C×H×W, before `stamp`
+  Stamp stamp;               ///< uint8 images → uint8 images
+  std::optional<int> target;
+};
+
+/// \throws Error when the attack does not fit the data: it is asked of one image, before any work
+template <attacks::Attack A>
+auto triggered_by(const A& attack, const data::Dataset& test) {
+  require_target(attack.target, test);
+  const data::Dataset one = test.first(std::min<std::int64_t>(test.size(), 1));
+  require_triggered(attack.trigger_images(one.images), one);
+  const auto stamp = [&](const at::Tensor& images) { return attack.trigger_images(images); };
+  return Triggered<decltype(stamp)>{test.images, stamp, attack.target};
+}
+
 /// Runs `answer` over clean and triggered images.
-template <typename Answer>
-metrics::Figures measure(Answer&& answer, const data::Dataset& test, const at::Tensor& triggered,
-                         std::optional<int> target, at::Device device, auto&& advance) {
+template <typename Answer, typename Stamp>
+metrics::Figures measure(Answer&& answer, const data::Dataset& test, const Triggered<Stamp>& triggered,
+                         at::Device device, auto&& advance) {
   return metrics::figures({.truth = to_vector(test.labels),
                            .clean = classify(answer, test.images, device, advance),
-                           .triggered = classify(answer, triggered, device, advance),
+                           .triggered = classify(answer, triggered.images, device, advance, triggered.stamp),
                            .classes = static_cast<int>(test.classes.size()),
-                           .target = target});
+                           .target = triggered.target});
 }
 
 /// Runs `answer` over clean images alone: the accuracy, and no figure of an attack.
@@ -52,21 +72,34 @@ void require_measurable(const D& defense, const data::Dataset& test) {
   require_fit("pipeline", defense.task(), test.task());
 }
 
+template <DefendedClassifier D, typename Stamp>
+Evaluation compare(const D& defense, const data::Dataset& test, const Triggered<Stamp>& triggered,
+                   bool show) {
+  EvaluationProgress progress("evaluation", 4 * test.size(), show);
+  Evaluation result{.classes = test.classes};
+  result.before = measure([&](const at::Tensor& x) { return defense.undefended(x); }, test, triggered,
+                          defense.device(), progress);
+  result.after = measure([&](const at::Tensor& x) { return defense.forward(x); }, test, triggered,
+                         defense.device(), progress);
+  progress.finish();
+  return result;
+}
+
 }  // namespace detail
 
-/// Measures a backbone alone, on all of `test`, clean and triggered.
+/// Measures a backbone alone, on all of `test`, clean and triggered. Images are stamped a batch at a time, so
+/// each by itself.
 /// \throws Error when the data does not fit the backbone or the attack
 template <backbones::Backbone B, attacks::Attack A>
 requires(!DefendedClassifier<B>) metrics::Figures
     evaluate(const B& victim, const data::Dataset& test, const A& attack) {
   test.validate();
   detail::require_fit("backbone", victim.task, test.task());
-  detail::require_target(attack.target, test);
+  const auto triggered = detail::triggered_by(attack, test);
   victim.module->eval();
   const auto parameters =
       victim.module->parameters();  // a victim that was loaded may stand elsewhere than the rest
-  return detail::measure([&](const at::Tensor& x) { return victim.forward(x); }, test,
-                         attack.trigger_images(test.images), attack.target,
+  return detail::measure([&](const at::Tensor& x) { return victim.forward(x); }, test, triggered,
                          parameters.empty() ? default_device() : parameters.front().device(),
                          [](std::int64_t) {});
 }
@@ -83,24 +116,18 @@ Evaluation evaluate(const D& defense, const data::Dataset& test, const at::Tenso
   detail::require_measurable(defense, test);
   detail::require_target(target, test);
   detail::require_triggered(triggered, test);
-  detail::EvaluationProgress progress("evaluation", 4 * test.size(), show);
-  Evaluation result{.classes = test.classes};
-  result.before = detail::measure([&](const at::Tensor& x) { return defense.undefended(x); }, test, triggered,
-                                  target, defense.device(), progress);
-  result.after = detail::measure([&](const at::Tensor& x) { return defense.forward(x); }, test, triggered,
-                                 target, defense.device(), progress);
-  progress.finish();
-  return result;
+  const detail::Triggered<std::identity> as_they_are{triggered, {}, target};
+  return detail::compare(defense, test, as_they_are, show);
 }
 
-/// Measures a classifier without and with its defense, on all of `test`, clean and triggered.
+/// Measures a classifier without and with its defense, on all of `test`, clean and triggered. Images are
+/// stamped a batch at a time, so each by itself.
 /// \param show progress on standard error
 /// \throws Error when the data does not fit the defense or the attack
 template <DefendedClassifier D, attacks::Attack A>
 Evaluation evaluate(const D& defense, const data::Dataset& test, const A& attack, bool show = false) {
   detail::require_measurable(defense, test);
-  detail::require_target(attack.target, test);
-  return evaluate(defense, test, attack.trigger_images(test.images), std::optional<int>(attack.target), show);
+  return detail::compare(defense, test, detail::triggered_by(attack, test), show);
 }
 
 /// Measures the accuracy without and with the defense, on all of `test`, where no trigger is known. The

@@ -1,8 +1,10 @@
 #pragma once
 
-#include <ATen/ops/cat.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
 
-#include <vector>
+#include <algorithm>
+#include <cstdint>
 
 #include <refine/data/dataset.hpp>
 #include <refine/data/pixels.hpp>
@@ -15,11 +17,16 @@ namespace refine::triggers {
 template <TriggerPolicy T>
 at::Tensor stamp(const T& trigger, const at::Tensor& images) {
   require_agreement(misfit(trigger.image, data::image_of(images)));
-  std::vector<at::Tensor> parts;
-  for (const at::Tensor& part : images.split(1024)) {  // bounds the memory that float images take
-    parts.push_back(data::to_bytes(trigger.apply(data::to_float(part, part.device()))));
+  at::Tensor stamped = at::empty(images.sizes(), images.options());
+  constexpr std::int64_t pixels = 1 << 20;  // bounds the memory that float images take
+  const std::int64_t n = images.size(0), area = std::max<std::int64_t>(images.size(2) * images.size(3), 1),
+                     stretch = std::max<std::int64_t>(pixels / area, 1);
+  for (std::int64_t begin = 0; begin < n; begin += stretch) {
+    const std::int64_t count = std::min(stretch, n - begin);
+    const at::Tensor part = images.narrow(0, begin, count);
+    stamped.narrow(0, begin, count).copy_(data::to_bytes(trigger.apply(data::to_float(part, part.device()))));
   }
-  return parts.empty() ? images.clone() : at::cat(parts);
+  return stamped;
 }
 
 }  // namespace refine::triggers

@@ -1,11 +1,14 @@
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/arange.h>
 #include <ATen/ops/empty_like.h>
+#include <ATen/ops/ones.h>
 #include <ATen/ops/rand.h>
 #include <ATen/ops/upsample_bilinear2d.h>
 #include <ATen/ops/zeros.h>
 #include <gtest/gtest.h>
 #include <refine/data/augmentation.hpp>
 
+#include <algorithm>
 #include <cmath>
 #include <set>
 #include <utility>
@@ -171,9 +174,94 @@ TEST(Augmentation, MixesAShareWithTheImageBefore) {
   EXPECT_TRUE(augment(images.narrow(0, 0, 1), {.mix = 1}, 1).equal(images.narrow(0, 0, 1)));
 }
 
+TEST(Augmentation, BrightensEachImageByAFactorOfItsOwn) {
+  const auto images = images_of(300, 4, 4).mul_(0.75);  // at most 0.72: 1.3 times it stays below 1
+  const auto out = augment(images, {.brightness = 0.3}, 1);
+  const auto factors = out.div(images).flatten(1);
+  EXPECT_LT(factors.amax(1).sub(factors.amin(1)).max().item<float>(), 1e-5f);
+  const auto each = factors.select(1, 0);
+  EXPECT_GE(each.min().item<float>(), 0.7f - 1e-5f);
+  EXPECT_LE(each.max().item<float>(), 1.3f + 1e-5f);
+  EXPECT_NEAR(each.mean().item<float>(), 1, 5 * 0.6 / std::sqrt(12. * 300));
+  EXPECT_LT(each.min().item<float>(), 0.71f);
+  EXPECT_GT(each.max().item<float>(), 1.29f);
+  EXPECT_EQ(augment(at::ones({50, 1, 2, 2}), {.brightness = 1}, 1).max().item<float>(), 1) << "clamped";
+}
+
+/// What torchvision 0.28's `functional.affine` prints for the 5×7 image of 1 to 35.
+TEST(Augmentation, MovesAsTorchvisionDoes) {
+  const std::vector<detail::Move> moves = {
+      {10, 1, -1, 0.85}, {-30, 0, 0, 0.8}, {0, -2, 1, 1}, {45, 0, 1, 1.3}};
+  const int printed[4][35] = {{0,  0,  8,  10, 11, 12, 6, 0,  22, 16, 17, 18, 19, 20, 0, 29, 30, 24,
+                               25, 26, 28, 0,  0,  0,  0, 32, 34, 35, 0,  0,  0,  0,  0, 0,  0},
+                              {0,  0,  0,  5, 6,  14, 0,  0,  2,  4, 12, 20, 21, 0,  1, 9, 10, 18,
+                               26, 27, 35, 0, 15, 16, 24, 32, 34, 0, 0,  22, 30, 31, 0, 0, 0},
+                              {0,  0, 0, 0,  0,  0,  0,  3,  4, 5, 6,  7,  0,  0,  10, 11, 12, 13,
+                               14, 0, 0, 17, 18, 19, 20, 21, 0, 0, 24, 25, 26, 27, 28, 0,  0},
+                              {15, 8, 9, 2,  3,  0,  0,  22, 16, 9, 10, 3,  4,  0,  23, 23, 17, 10,
+                               11, 5, 5, 30, 24, 24, 18, 12, 12, 6, 31, 31, 25, 26, 19, 13, 13}};
+  const auto images = at::arange(1, 36, at::kFloat).view({1, 1, 5, 7}).expand({4, 1, 5, 7}).contiguous();
+  const auto out = detail::moved(images, moves);
+  for (std::int64_t i = 0; i < 4; ++i) {
+    for (int y = 0; y < 5; ++y) {
+      for (int x = 0; x < 7; ++x)
+        EXPECT_EQ(out[i][0][y][x].item<int>(), printed[i][7 * y + x]) << i << y << x;
+    }
+  }
+}
+
+TEST(Augmentation, DrawsMovesWithinTheirBounds) {
+  const Augmentation how{.rotation = 10, .translate = 0.1, .scale_min = 0.8, .scale_max = 0.9};
+  detail::Draws draws(1, "test");
+  double left = 0, right = 0, least = 2, most = 0;
+  std::set<std::int64_t> across, down;
+  for (int i = 0; i < 2000; ++i) {
+    const auto move = detail::random_move(draws, how, 32, 50);
+    left = std::min(left, move.degrees), right = std::max(right, move.degrees);
+    least = std::min(least, move.scale), most = std::max(most, move.scale);
+    across.insert(move.right), down.insert(move.down);
+  }
+  EXPECT_NEAR(left, -10, 0.1);
+  EXPECT_NEAR(right, 10, 0.1);
+  EXPECT_NEAR(least, 0.8, 0.001);
+  EXPECT_NEAR(most, 0.9, 0.001);
+  EXPECT_EQ(down, (std::set<std::int64_t>{-3, -2, -1, 0, 1, 2, 3})) << "a tenth of 32, whole pixels";
+  EXPECT_EQ(*across.begin(), -5);
+  EXPECT_EQ(*across.rbegin(), 5);
+}
+
+TEST(Augmentation, MovesEachImageByDrawsOfItsOwn) {
+  const Augmentation how{.rotation = 10, .translate = 0.1, .scale_min = 0.8, .scale_max = 0.9};
+  const auto images = at::ones({40, 1, 20, 20});
+  const auto out = augment(images, how, 1);
+  EXPECT_TRUE(out.eq(0).logical_or(out.eq(1)).all().item<bool>()) << "no pixel is mixed, outside is black";
+  std::set<std::int64_t> sizes;
+  for (std::int64_t i = 0; i < 40; ++i) {
+    const auto left = out[i].sum().item<std::int64_t>();
+    EXPECT_NEAR(static_cast<double>(left) / 400, 0.7, 0.16);  // 0.64 to 0.81, and what the edge cuts off
+    sizes.insert(left);
+  }
+  EXPECT_GT(sizes.size(), 10u);
+  detail::Draws draws(1, "affine");
+  std::vector<detail::Move> moves;
+  for (int i = 0; i < 40; ++i) moves.push_back(detail::random_move(draws, how, 20, 20));
+  EXPECT_TRUE(detail::moved(images, moves).equal(out));
+  // No draw of the one moves a draw of the other.
+  const auto both = augment(images, {.scale_min = 0.5, .scale_max = 0.5, .brightness = 0.5}, 1);
+  EXPECT_TRUE(both.amax({1, 2, 3}).equal(augment(images, {.brightness = 0.5}, 1).amax({1, 2, 3})));
+}
+
 TEST(Augmentation, IsReproducibleAndKeepsTheMemoryFormat) {
-  const Augmentation all{
-      .flip = true, .crop_padding = 2, .resized_crop_min_scale = 0.8, .grayscale = 0.2, .mix = 0.5};
+  const Augmentation all{.flip = true,
+                         .crop_padding = 2,
+                         .resized_crop_min_scale = 0.8,
+                         .grayscale = 0.2,
+                         .mix = 0.5,
+                         .rotation = 10,
+                         .translate = 0.1,
+                         .scale_min = 0.8,
+                         .scale_max = 0.9,
+                         .brightness = 0.2};
   const auto images = images_of(32, 8, 8), last = images.contiguous(at::MemoryFormat::ChannelsLast);
   const auto out = augment(images, all, 9);
   EXPECT_TRUE(augment(images, all, 9).equal(out));
@@ -181,7 +269,7 @@ TEST(Augmentation, IsReproducibleAndKeepsTheMemoryFormat) {
   EXPECT_TRUE(out.is_contiguous());
   EXPECT_TRUE(augment(last, all, 9).is_contiguous(at::MemoryFormat::ChannelsLast));
   EXPECT_TRUE(augment(last, all, 9).allclose(out, 0, 1e-6));
-  const Augmentation exact{.flip = true, .crop_padding = 2};
+  const Augmentation exact{.flip = true, .crop_padding = 2, .rotation = 10, .brightness = 0.2};
   EXPECT_TRUE(augment(last, exact, 9).equal(augment(images, exact, 9)));
   EXPECT_GE(out.min().item<float>(), 0.0f);
   EXPECT_LE(out.max().item<float>(), 1.0f);
@@ -196,6 +284,12 @@ TEST(Augmentation, RefusesBadFields) {
   expect_words(error_of([&] { augment(images, {.resized_crop_min_scale = 1.5}, 0); }), {"1.5"});
   expect_words(error_of([&] { augment(images, {.grayscale = std::nan("")}, 0); }), {"grayscale", "nan"});
   expect_words(error_of([&] { augment(images, {.mix = 1.5}, 0); }), {"mix", "1.5"});
+  expect_words(error_of([&] { augment(images, {.rotation = 181}, 0); }), {"rotation", "181"});
+  expect_words(error_of([&] { augment(images, {.translate = -1}, 0); }), {"translate", "-1"});
+  expect_words(error_of([&] { augment(images, {.scale_min = 0}, 0); }), {"scale_min is 0"});
+  expect_words(error_of([&] { augment(images, {.scale_max = 0.5}, 0); }),
+               {"scale_min is 1 and scale_max 0.5"});
+  expect_words(error_of([&] { augment(images, {.brightness = std::nan("")}, 0); }), {"brightness", "nan"});
   expect_words(error_of([&] { augment(images.narrow(1, 0, 1), {.grayscale = 0.5}, 0); }), {"1 channels"});
 }
 

@@ -99,6 +99,26 @@ TEST(Fitted, CropsAsTorchvisionDoes) {
   }
 }
 
+TEST(Fitted, IsTorchvisionOnFiles) {
+  // tests/fixtures/make_resize_files.py
+  for (const char* name : {"lying", "standing", "small", "square"}) {
+    const fs::path folder = "tests/fixtures/resize", source = folder / fmt::format("{}.png", name);
+    const auto expect_alike = [&](const at::Tensor& image, const char* change) {
+      const auto theirs = [&](const char* how) {
+        return decode_image(folder / fmt::format("{}.{}.{}.png", name, change, how));
+      };
+      // Pillow rounds to bytes between the passes too, with weights of another precision.
+      for (const char* how : {"tensor", "pillow"})
+        EXPECT_LE(distance(image.to(at::kInt), theirs(how).to(at::kInt)), 1) << name << ' ' << change;
+      // Where processors differ, a byte in a thousand may.
+      EXPECT_LT(image.ne(theirs("tensor")).to(at::kFloat).mean().item<double>(), 1e-3)
+          << name << ' ' << change;
+    };
+    expect_alike(load_images({source}, {.image = {3, 32, 32}, .fit = Fit::crop}).images[0], "crop");
+    expect_alike(load_images({source}, {.image = {3, 24, 40}, .fit = Fit::stretch}).images[0], "stretch");
+  }
+}
+
 TEST(Fitted, CoversOblongsAndStretches) {
   const at::Tensor images = at::rand({2, 3, 8, 16});
   EXPECT_TRUE(fitted(images, Fit::crop, 4, 6).equal(resized(images, 4, 8).narrow(3, 1, 6)));

@@ -35,6 +35,28 @@ at::Tensor photographs(const std::filesystem::path& folder) {
   return loaded.images;  // uint8, N×3×224×224; loaded.files says which file each came from
 }
 
+data::Split imagenet50(const std::filesystem::path& root) {  // <root>/train/<class>/*.jpg, …
+  return data::image_folders(root, {.image = {3, 224, 224},
+                                    .fit = data::Fit::crop,
+                                    .on_bad = data::OnBad::skip,
+                                    .store = root / "decoded"});
+}
+
+TEST(DataReadme, ReadsFoldersLargerThanMemory) {
+  const refine::testing::ScratchFolder scratch;
+  for (const char* file : {"train/a/1.jpg", "train/b/1.jpg", "test/a/1.jpg"})
+    scratch.write(file, refine::testing::jpeg(500, 375, {9, 99, 9}));
+  scratch.write("test/a/2.jpg", "cut");
+  for (int run = 0; run < 2; ++run) {
+    ::testing::internal::CaptureStderr();
+    const auto [train, test] = imagenet50(scratch.path);
+    EXPECT_NE(::testing::internal::GetCapturedStderr().find("2.jpg"), std::string::npos);
+    EXPECT_EQ(train.task(), (Task{{3, 224, 224}, 2}));
+    EXPECT_EQ(test.size(), 1);
+  }
+  EXPECT_TRUE(std::filesystem::exists(scratch.path / "decoded/test.images"));
+}
+
 TEST(DataReadme, IteratesOverBatches) {
   auto [train, test] = data::Synthetic{}.make();
   const data::Augmentation augmentation{.flip = true, .crop_padding = 4};

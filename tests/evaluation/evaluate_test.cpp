@@ -9,9 +9,13 @@
 #include <refine/remaps/shift.hpp>
 #include <refine/transforms/none.hpp>
 
+#include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <memory>
 #include <optional>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include "tests/support/error_of.hpp"
@@ -124,6 +128,48 @@ TEST(Evaluate, TakesMoreImagesThanABatch) {
                                      dataset(truth, std::vector<int>(600, 2)), SecondByte{});
   EXPECT_EQ(result.after.ba, (metrics::Proportion{600, 600}));
   EXPECT_EQ(result.after.ra, (metrics::Proportion{600, 600}));
+}
+
+/// Counts, and remembers how many images it was asked for at once.
+struct Watched : SecondByte {
+  std::shared_ptr<std::int64_t> most = std::make_shared<std::int64_t>(0);
+  at::Tensor trigger_images(const at::Tensor& images) const {
+    *most = std::max(*most, images.size(0));
+    return SecondByte::trigger_images(images);
+  }
+};
+
+TEST(Evaluate, StampsABatchAtATime) {
+  std::vector<std::int64_t> truth(1000);
+  std::vector<int> said(1000);
+  for (std::size_t i = 0; i < 1000; ++i)
+    truth[i] = static_cast<std::int64_t>(i % 3), said[i] = i * 7 % 11 % 3;
+  const data::Dataset many = dataset(truth, said);
+  const Pipeline defense{transforms::None<task.image>{}, Stub{}, remaps::Shift<task>{.by = 1}};
+  const Watched attack;
+  const Evaluation by_batch = evaluate(defense, many, attack);
+  EXPECT_GT(*attack.most, 1);
+  EXPECT_LE(*attack.most, 256);
+  const Evaluation whole = evaluate(defense, many, attack.trigger_images(many.images), attack.target);
+  for (const auto& [a, b] :
+       {std::pair{by_batch.before, whole.before}, std::pair{by_batch.after, whole.after}}) {
+    EXPECT_EQ(a.triggered, b.triggered);
+    EXPECT_EQ(a.clean, b.clean);
+    EXPECT_EQ(a.asr, b.asr);
+    EXPECT_EQ(a.ra, b.ra);
+    EXPECT_EQ(a.largest_lift.value(), b.largest_lift.value());
+  }
+  EXPECT_EQ(evaluate(Stub{}, many, attack).triggered, whole.before.triggered);
+}
+
+TEST(Evaluate, RefusesATriggerThatMakesOtherImagesBeforeAnyWork) {
+  struct Wider : SecondByte {
+    at::Tensor trigger_images(const at::Tensor& images) const {
+      return at::zeros({images.size(0), 1, 1, 3}, at::kByte);
+    }
+  };
+  const std::string line = testing::error_of([] { evaluate(Stub{}, test_set, Wider{}); });
+  EXPECT_NE(line.find("1x1x3"), std::string::npos) << line;
 }
 
 TEST(Evaluate, RefusesDataOfAnotherTask) {

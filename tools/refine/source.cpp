@@ -1,15 +1,12 @@
 #include "tools/refine/source.hpp"
 
 #include <ATen/ops/tensor.h>
-#include <fmt/core.h>
 
 #include <algorithm>
 #include <cctype>
-#include <iostream>
 #include <set>
 #include <utility>
 
-#include <refine/core/one_line.hpp>
 #include <refine/data/cifar10.hpp>
 #include <refine/data/download.hpp>
 #include <refine/data/fashion_mnist.hpp>
@@ -35,7 +32,8 @@ data::Fit parse_fit(const std::string& name) {
   return name == "exact" ? data::Fit::exact : name == "stretch" ? data::Fit::stretch : data::Fit::crop;
 }
 
-Source read_dataset(const std::string& name, const fs::path& root, const ImageShape& image, data::Fit fit) {
+Source read_dataset(const std::string& name, const fs::path& root, const ImageShape& image, data::Fit fit,
+                    data::OnBad on_bad, const fs::path& store) {
   const auto place = [&](const char* otherwise) { return root.empty() ? fs::path(otherwise) : root; };
   if (name == "CIFAR10") {
     const fs::path folder = place("data/CIFAR10");
@@ -52,7 +50,7 @@ Source read_dataset(const std::string& name, const fs::path& root, const ImageSh
         "cannot read the data set {}: it is neither CIFAR10 nor FashionMNIST nor a folder; check its path",
         name);
   }
-  data::ImageFolderOptions options{.image = image, .fit = fit};
+  data::ImageFolderOptions options{.image = image, .fit = fit, .on_bad = on_bad, .store = store};
   if (fit != data::Fit::exact && !image.is_static()) {
     const ImageShape common = data::common_shape(data::image_files(fs::path(name) / "train"));
     if (!common.is_static()) {
@@ -63,14 +61,6 @@ Source read_dataset(const std::string& name, const fs::path& root, const ImageSh
     options.image = merged(image, common);
   }
   return {dataset_name(name), data::image_folders(name, options), std::nullopt};
-}
-
-void tell_left_out(const std::vector<std::string>& skipped) {
-  constexpr std::size_t most = 20;
-  for (std::size_t i = 0; i < std::min(skipped.size(), most); ++i) {
-    std::cerr << "left out: " << printable(skipped[i]) << '\n';
-  }
-  if (skipped.size() > most) std::cerr << fmt::format("left out: {} more\n", skipped.size() - most);
 }
 
 Images read_images(const fs::path& path, const ImageShape& shape, data::Fit fit, std::int64_t most,

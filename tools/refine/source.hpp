@@ -11,6 +11,7 @@
 
 #include <refine/backbones/normalized.hpp>
 #include <refine/core/image_shape.hpp>
+#include <refine/data/left_out.hpp>
 #include <refine/data/resize.hpp>
 #include <refine/data/split.hpp>
 
@@ -26,8 +27,11 @@ struct Source {
 /// `CIFAR10`, `FashionMNIST`, or a folder with train/<class>/ and test/<class>/.
 /// \param root where a named one lies; empty: data/<name>
 /// \param image what a folder's images become; open extents are those of its first image
+/// \param on_bad what a damaged file of a folder brings about
+/// \param store a folder that keeps a folder's decoded images, for sets larger than memory; empty: none
 Source read_dataset(const std::string& name, const std::filesystem::path& root, const ImageShape& image,
-                    data::Fit fit);
+                    data::Fit fit, data::OnBad on_bad = data::OnBad::fail,
+                    const std::filesystem::path& store = {});
 
 /// The name that a data set has in folders of results.
 std::string dataset_name(const std::string& name);
@@ -45,8 +49,7 @@ struct Images {
   std::size_t left_out = 0;                       ///< files that could not be used
 };
 
-/// One line each on standard error; of very many, how many more.
-void tell_left_out(const std::vector<std::string>& skipped);
+using data::tell_left_out;
 
 data::Fit parse_fit(const std::string& name);
 

@@ -1,0 +1,328 @@
+#include <ATen/ops/arange.h>
+#include <ATen/ops/rand.h>
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#include <refine/data/data.hpp>
+
+#include <algorithm>
+#include <csignal>
+#include <cstdint>
+#include <filesystem>
+#include <fstream>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "tests/data/image_bytes.hpp"
+#include "tests/support/error_of.hpp"
+#include "tests/support/scratch_folder.hpp"
+
+namespace refine::data {
+namespace {
+
+namespace fs = std::filesystem;
+using refine::testing::content;
+using refine::testing::error_of;
+using refine::testing::expect_words;
+using refine::testing::grey_png;
+using refine::testing::ScratchFolder;
+
+using Sizes = std::vector<std::int64_t>;
+
+/// 3 classes of 50 images of 5 x 4 pixels, image i all of grey i; a store beside them.
+class ImageStore : public ::testing::Test {
+ protected:
+  ImageStore() {
+    for (int i = 0; i < 150; ++i) write(i, grey_png(5, 4, static_cast<std::uint8_t>(i)));
+  }
+
+  void write(int i, const std::string& bytes) const {
+    scratch_.write(fmt::format("train/{}/{:03}.png", "abc"[i / 50], i), bytes);
+  }
+
+  Dataset read(OnBad on_bad = OnBad::fail, const ImageShape& image = {}) const {
+    return image_folder(folder_, {.image = image, .on_bad = on_bad, .store = store_, .threads = 2});
+  }
+
+  static bool made(const auto& act, const fs::path& file) {  // by its content being another file now
+    const auto before = std::make_shared<const detail::OpenFile>(file);
+    act();
+    struct stat old {
+    }, now{};
+    ::fstat(before->descriptor(), &old);
+    ::stat(file.c_str(), &now);
+    return old.st_ino != now.st_ino;
+  }
+
+  ScratchFolder scratch_;
+  fs::path folder_ = scratch_.path / "train", store_ = scratch_.path / "kept/here",
+           file_ = store_ / "train.images";
+};
+
+void expect_ascending(const Dataset& set) {
+  set.validate();
+  ASSERT_EQ(set.images.sizes(), (Sizes{150, 3, 4, 5}));
+  EXPECT_TRUE(set.images.eq(at::arange(150).view({150, 1, 1, 1})).all().item<bool>());
+  EXPECT_TRUE(set.labels.equal(at::arange(150).div(50, "floor")));
+}
+
+TEST_F(ImageStore, HoldsWhatWouldBeInMemory) {
+  for (int run = 0; run < 2; ++run) {
+    const Dataset set = read();
+    expect_ascending(set);
+    EXPECT_EQ(set.classes, (std::vector<std::string>{"a", "b", "c"}));
+    EXPECT_NE(detail::mapping_of(set.images), nullptr);
+  }
+  EXPECT_EQ(fs::file_size(file_), 4096u + 150 * 60 + 46);
+  EXPECT_EQ(content(file_).substr(4096 + 77 * 60, 60), std::string(60, 77));
+  EXPECT_EQ(std::distance(fs::directory_iterator(store_), {}), 1);
+}
+
+TEST_F(ImageStore, IsMadeOnceAndOutlivesItsImages) {
+  read();
+  EXPECT_FALSE(made([&] { read(); }, file_));
+  // Decoding would fail now, and the listing is the same.
+  const auto time = fs::last_write_time(folder_ / "a/007.png");
+  write(7, std::string(fs::file_size(folder_ / "a/007.png"), 'x'));
+  fs::last_write_time(folder_ / "a/007.png", time);
+  expect_ascending(read());
+  // The whole set may be moved.
+  fs::rename(folder_, scratch_.path / "moved");
+  fs::create_directory(folder_);
+  fs::rename(scratch_.path / "moved", folder_ / "train");
+  expect_ascending(image_folder(folder_ / "train/", {.store = store_}));
+}
+
+TEST_F(ImageStore, IsMadeAnewWhenSomethingChanges) {
+  const Dataset old = read();
+  write(3, grey_png(5, 4, 200));  // written to
+  EXPECT_TRUE(made([&] { EXPECT_EQ(read().images[3][0][0][0].item<int>(), 200); }, file_));
+  scratch_.write("train/a/new.png", grey_png(5, 4, 1));  // added
+  EXPECT_TRUE(made([&] { EXPECT_EQ(read().size(), 151); }, file_));
+  fs::rename(folder_ / "a/new.png", folder_ / "b/new.png");  // moved
+  EXPECT_TRUE(made([&] { EXPECT_EQ(read().labels.eq(1).sum().item<int>(), 51); }, file_));
+  fs::remove(folder_ / "b/new.png");  // removed
+  EXPECT_TRUE(made([&] { EXPECT_EQ(read().size(), 150); }, file_));
+  EXPECT_TRUE(made(
+      [&] {
+        const Dataset small =
+            image_folder(folder_, {.image = {3, 2, 2}, .fit = Fit::stretch, .store = store_});
+        EXPECT_EQ(small.images.sizes(), (Sizes{150, 3, 2, 2}));
+      },
+      file_));
+  EXPECT_TRUE(made(
+      [&] {
+        image_folder(folder_, {.image = {3, 2, 2}, .fit = Fit::crop, .store = store_});
+      },
+      file_));
+  EXPECT_TRUE(made(
+      [&] {
+        EXPECT_EQ(read(OnBad::fail, {1, dynamic, dynamic}).image(), (ImageShape{1, 4, 5}));
+      },
+      file_));
+  expect_ascending(old);  // what was mapped before stays what it was
+}
+
+TEST_F(ImageStore, CutOrDamagedIsMadeAnew) {
+  read();
+  const std::string whole = content(file_);
+  const auto rewrite = [&](const std::string& bytes) {
+    fs::remove(file_);
+    std::ofstream(file_, std::ios::binary) << bytes;
+  };
+  for (const std::size_t size : {std::size_t{21}, std::size_t{30}, std::size_t{4096}, std::size_t{4100},
+                                 std::size_t{9000}, whole.size() - 60, whole.size() - 1}) {
+    rewrite(whole.substr(0, size));
+    EXPECT_TRUE(made([&] { expect_ascending(read()); }, file_)) << size;
+    EXPECT_EQ(content(file_), whole);
+  }
+  const auto damaged = [&](std::size_t at, std::string_view with) {
+    std::string bytes = whole;
+    rewrite(bytes.replace(at, with.size(), with));
+    EXPECT_TRUE(made([&] { expect_ascending(read()); }, file_)) << at << ' ' << with;
+  };
+  damaged(19, "2");  // another version
+  damaged(whole.find("3x4x5"), "9x4x5");
+  damaged(whole.find("3x4x5") + 6, "9");               // of how many files
+  damaged(whole.size() - 46, "00000000000000000149");  // how many images
+  damaged(whole.size() - 46, "99999999999999999999");
+  damaged(whole.size() - 25, "00000000000000000060");  // how much text
+  rewrite(whole + "x");
+  EXPECT_TRUE(made([&] { expect_ascending(read()); }, file_));
+
+  const auto read_as_told = [&] { expect_ascending(read(OnBad::fail, {3, 4, 5})); };
+  read_as_told();
+  std::string turned = content(file_);
+  rewrite(turned.replace(turned.find("3x4x5"), 5, "3x5x4"));  // as many pixels
+  EXPECT_TRUE(made(read_as_told, file_));
+}
+
+TEST_F(ImageStore, KeepsWhatWasLeftOut) {
+  write(20, "no image");
+  write(149, grey_png(5, 4, 149).substr(0, 50));
+  write(60, grey_png(9, 9, 1));
+  expect_words(error_of([&] { read(); }), {"020.png", "neither a JPEG nor a PNG"});
+  EXPECT_FALSE(fs::exists(file_)) << "half a store";
+  EXPECT_EQ(std::distance(fs::directory_iterator(store_), {}), 0) << "not even under another name";
+  const Dataset in_memory = [&] {
+    ::testing::internal::CaptureStderr();
+    const Dataset set = image_folder(folder_, {.on_bad = OnBad::skip});
+    expect_words(::testing::internal::GetCapturedStderr(),
+                 {"left out: ", "020.png", "060.png: it has 9 x 9 pixels", "149.png"});
+    return set;
+  }();
+  in_memory.validate();
+  EXPECT_EQ(in_memory.size(), 147);
+  for (int run = 0; run < 2; ++run) {
+    ::testing::internal::CaptureStderr();
+    const Dataset stored = read(OnBad::skip);
+    const std::string told = ::testing::internal::GetCapturedStderr();
+    expect_words(told, {"020.png", "060.png: it has 9 x 9 pixels", "149.png"});
+    EXPECT_EQ(std::ranges::count(told, '\n'), 3);
+    EXPECT_TRUE(stored.images.equal(in_memory.images));
+    EXPECT_TRUE(stored.labels.equal(in_memory.labels));
+  }
+  EXPECT_FALSE(made([&] { expect_words(error_of([&] { read(); }), {"020.png"}); }, file_))
+      << "whoever bears no bad file hears of it, and what is there stays";
+}
+
+TEST_F(ImageStore, TellsOfManyLeftOutHowManyMore) {
+  for (int i = 0; i < 45; ++i) write(i, "no image");
+  for (const fs::path& store : {fs::path(), store_}) {
+    ::testing::internal::CaptureStderr();
+    EXPECT_EQ(image_folder(folder_, {.on_bad = OnBad::skip, .store = store}).size(), 105);
+    const std::string told = ::testing::internal::GetCapturedStderr();
+    EXPECT_EQ(std::ranges::count(told, '\n'), 21);
+    expect_words(told, {"019.png", "left out: 25 more"});
+    EXPECT_EQ(told.find("020.png"), told.npos);
+  }
+}
+
+TEST_F(ImageStore, RefusesAClassOfWhichNothingIsLeft) {
+  for (int i = 50; i < 100; ++i) write(i, "no image");
+  for (const fs::path& store : {fs::path(), store_}) {
+    expect_words(error_of([&] { image_folder(folder_, {.on_bad = OnBad::skip, .store = store}); }),
+                 {(folder_ / "b").string(), "none of its 50", "050.png"});
+  }
+  for (int i = 0; i < 150; ++i) write(i, "no image");
+  for (const fs::path& store : {fs::path(), store_}) {
+    expect_words(error_of([&] {
+                   image_folder(folder_, {.image = {3, 4, 5}, .on_bad = OnBad::skip, .store = store});
+                 }),
+                 {"any of the 150", "000.png"});
+  }
+  fs::remove_all(folder_ / "c");
+  fs::create_directory(folder_ / "c");
+  expect_words(error_of([&] { read(); }), {(folder_ / "c").string(), "no .png"});
+}
+
+TEST_F(ImageStore, RefusesWhereItCannotLie) {
+  const auto at = [&](const fs::path& store) {
+    return error_of([&] { image_folder(folder_, {.store = store}); });
+  };
+  scratch_.write("file", "");
+  expect_words(at(scratch_.path / "file"), {"cannot write", "file/train.images", "a file stands where"});
+  scratch_.write("mine/train.images", "the only copy of something");
+  expect_words(at(scratch_.path / "mine"), {"mine/train.images", "no image store", "another folder"});
+  EXPECT_EQ(content(scratch_.path / "mine/train.images"), "the only copy of something");
+  fs::create_directories(scratch_.path / "taken/train.images");
+  expect_words(at(scratch_.path / "taken"), {"cannot write", "taken/train.images"});
+  if (::geteuid() != 0) {
+    fs::create_directory(scratch_.path / "locked");
+    fs::permissions(scratch_.path / "locked", fs::perms::owner_read | fs::perms::owner_exec);
+    expect_words(at(scratch_.path / "locked"), {"Permission denied", "a folder you may write to"});
+  }
+  expect_words(
+      error_of([&] {
+        image_folder(folder_, {.image = {3, 1 << 24, 1 << 24}, .fit = Fit::stretch, .store = store_});
+      }),
+      {"126663739.5 GB", "free some space"});
+  EXPECT_FALSE(fs::exists(file_));
+}
+
+TEST_F(ImageStore, OnADiskThatGetsFullLeavesNothing) {
+  // The limit binds the whole process, so a child bears it; it reports by its exit status.
+  const pid_t child = ::fork();
+  if (child == 0) {
+    std::signal(SIGXFSZ, SIG_IGN);
+    const rlimit limit{8000, 8000};
+    ::setrlimit(RLIMIT_FSIZE, &limit);
+    const std::string line = error_of([&] { image_folder(folder_, {.store = store_, .threads = 1}); });
+    ::_exit(line.find("cannot write " + file_.string()) == 0 && fs::is_empty(store_) ? 0 : 1);
+  }
+  int status = -1;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  EXPECT_EQ(status, 0);
+}
+
+TEST_F(ImageStore, HasOneFileForEachPartOfASplit) {
+  scratch_.write("test/b/0.png", grey_png(5, 4, 9));
+  scratch_.write("test_remove_0/b/0.png", "of no concern");
+  for (int run = 0; run < 2; ++run) {
+    const auto [train, test] = image_folders(scratch_.path, {.store = scratch_.path});
+    expect_ascending(train);
+    EXPECT_EQ(test.classes, train.classes);
+    EXPECT_TRUE(test.labels.eq(1).all().item<bool>());
+    EXPECT_TRUE(test.images.eq(9).all().item<bool>());
+  }
+  EXPECT_TRUE(fs::exists(scratch_.path / "train.images") && fs::exists(scratch_.path / "test.images"));
+}
+
+// ---- private_copy ----
+
+TEST_F(ImageStore, PrivateCopiesDoNotSeeEachOther) {
+  const Dataset set = read();
+  const at::Tensor copy = private_copy(set.images);
+  EXPECT_NE(detail::mapping_of(copy), nullptr);
+  EXPECT_NE(copy.data_ptr(), set.images.data_ptr());
+  EXPECT_TRUE(copy.equal(set.images));
+  copy[100].fill_(255);
+  expect_ascending(set);
+  expect_ascending(read());
+  // What was changed comes along.
+  const at::Tensor second = private_copy(copy);
+  EXPECT_TRUE(second.equal(copy));
+  copy.fill_(1);
+  EXPECT_TRUE(second[100].eq(255).all().item<bool>());
+  EXPECT_TRUE(second[149].eq(149).all().item<bool>());
+}
+
+TEST_F(ImageStore, PrivateCopyOfAViewIsOfThoseImages) {
+  const Dataset set = read();
+  const at::Tensor middle = private_copy(set.images.narrow(0, 40, 20));
+  EXPECT_TRUE(middle.equal(set.images.narrow(0, 40, 20)));
+  middle.fill_(0);
+  const at::Tensor first = private_copy(set.first(30).images);
+  EXPECT_TRUE(first.equal(set.images.narrow(0, 0, 30)));
+  const at::Tensor odd = private_copy(set.images.slice(0, 0, 150, 2));  // not one piece
+  EXPECT_TRUE(odd.equal(set.images.slice(0, 0, 150, 2)));
+  odd.fill_(0);
+  expect_ascending(set);
+}
+
+TEST_F(ImageStore, IsMappedAsLongAsAnythingLooksAtIt) {
+  at::Tensor left;
+  {
+    const Dataset set = read();
+    left = private_copy(set.images)[149][0];
+  }
+  fs::remove_all(store_);
+  EXPECT_TRUE(left.eq(149).all().item<bool>());
+}
+
+TEST(PrivateCopy, OfOtherImagesIsAClone) {
+  const at::Tensor images = at::rand({3, 1, 2, 2}).mul(255).to(at::kByte);
+  const at::Tensor copy = private_copy(images);
+  EXPECT_TRUE(copy.equal(images));
+  EXPECT_NE(copy.data_ptr(), images.data_ptr());
+  EXPECT_EQ(detail::mapping_of(copy), nullptr);
+  EXPECT_EQ(private_copy(images.narrow(0, 0, 0)).size(0), 0);
+}
+
+}  // namespace
+}  // namespace refine::data

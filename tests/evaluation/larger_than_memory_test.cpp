@@ -1,0 +1,103 @@
+// A set that need not fit into memory: read, poisoned, trained on and evaluated, while the memory that the
+// process has of its own is watched.
+
+#include <ATen/ops/avg_pool2d.h>
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+#include <torch/nn/modules/linear.h>
+#include <refine/attacks/catalogue.hpp>
+#include <refine/data/image_folder.hpp>
+#include <refine/evaluation/evaluate.hpp>
+#include <refine/training/train_classifier.hpp>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <filesystem>
+#include <fstream>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "tests/data/image_bytes.hpp"
+#include "tests/support/scratch_folder.hpp"
+
+namespace refine {
+namespace {
+
+constexpr Task task{ImageShape{1, 256, 256}, 2};
+
+/// Memory that is neither a file's nor shared, in bytes; 0 where the system does not tell.
+std::int64_t own_memory() {
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);) {
+    if (line.starts_with("RssAnon:")) return std::stoll(line.substr(8)) * 1024;
+  }
+  return 0;
+}
+
+/// The most of it while this lives.
+class Watch {
+ public:
+  std::int64_t most() const { return most_; }
+
+ private:
+  std::atomic<std::int64_t> most_ = 0;
+  std::jthread watcher_{[this](const std::stop_token& stop) {
+    while (!stop.stop_requested()) {
+      most_ = std::max<std::int64_t>(most_, own_memory());
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+  }};
+};
+
+/// Linear, on the means of 32 x 32 squares.
+struct Small {
+  static constexpr Task static_task = refine::task;
+  Task task = refine::task;
+  torch::nn::Linear layer{64, 2};
+  std::shared_ptr<torch::nn::Module> module = layer.ptr();
+  at::Tensor forward(const at::Tensor& images) const {
+    return const_cast<torch::nn::Linear&>(layer)->forward(at::avg_pool2d(images, {32, 32}).flatten(1));
+  }
+};
+
+TEST(LargerThanMemory, IsReadPoisonedTrainedOnAndEvaluated) {
+  if (own_memory() == 0) GTEST_SKIP() << "the system does not tell the memory of a process";
+  const testing::ScratchFolder scratch;
+  constexpr int n = 1200;
+  constexpr std::int64_t decoded = std::int64_t{n} * 256 * 256;
+  std::vector<std::string> shades;
+  for (int i = 0; i < 16; ++i) {
+    const auto v = static_cast<std::uint8_t>(16 * i);
+    shades.push_back(testing::jpeg(256, 256, {v, v, v}));
+  }
+  for (int i = 0; i < n; ++i) scratch.write(fmt::format("train/{}/{:04}.jpg", i % 2, i), shades[i / 2 % 16]);
+  std::filesystem::create_directory_symlink(scratch.path / "train", scratch.path / "test");
+
+  const std::int64_t before = own_memory();
+  const Watch watch;
+  const auto [train, test] = data::image_folders(
+      scratch.path, {.image = {1, 256, 256}, .store = scratch.path / "store", .threads = 2});
+  const attacks::BadNets<task> attack{.target = 1, .rate = 0.02};
+  const auto poisoned = attack.poison(train);
+  auto recipe = recipes::fast_classifier;
+  recipe.optimization.epochs = 1;
+  recipe.optimization.batch_size = 16;
+  recipe.augmentation = {};
+  const Small victim = train_classifier(Small{}, poisoned, recipe);
+  const metrics::Figures figures = evaluate(victim, test, attack);
+
+  EXPECT_EQ(train.size() + test.size(), 2 * n);
+  EXPECT_EQ(poisoned.indices.size(), n / 50u);
+  EXPECT_EQ(figures.ba.n, n);
+  EXPECT_EQ(figures.asr.n, n / 2);
+  // Four sets were at hand: training images, those poisoned, test images, those triggered.
+  const std::int64_t grown = watch.most() - before;
+  EXPECT_LT(grown, decoded * 3 / 4) << "of " << decoded << " bytes a set";
+  RecordProperty("grown", std::to_string(grown));
+}
+
+}  // namespace
+}  // namespace refine
