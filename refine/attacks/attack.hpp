@@ -7,13 +7,15 @@
 #include <optional>
 #include <vector>
 
-#include <refine/data/dataset.hpp>
+#include <refine/data/training_set.hpp>
 
 namespace refine::attacks {
 
-/// A training set after an attack: the data, and which images were touched (ascending).
-struct Poisoned : data::Dataset {
-  std::vector<std::int64_t> indices;
+/// A training set after an attack: the data, what the attack asks of training (`train_classifier` sees to
+/// it), and which images were touched.
+struct Poisoned : data::TrainingSet {
+  std::vector<std::int64_t> indices = {};  ///< those that teach the trigger; ascending
+  std::vector<std::int64_t> covers = {};   ///< those that were stamped and keep their label; ascending
 };
 
 /// Who gets stamped, and what happens to the label. For `a` of type `A`:

@@ -1,46 +1,50 @@
 #pragma once
 
+#include <ATen/core/Tensor.h>
 #include <ATen/ops/tensor.h>
+#include <ATen/ops/zeros.h>
 
 #include <algorithm>
-#include <cmath>
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 #include <refine/attacks/attack.hpp>
-#include <refine/core/error.hpp>
+#include <refine/attacks/demand.hpp>
+#include <refine/attacks/plan.hpp>
 #include <refine/core/random.hpp>
 #include <refine/core/seed.hpp>
-#include <refine/triggers/stamp.hpp>
 
 namespace refine::attacks {
 
-/// Stamps a share of the training images, of any class, and labels them as the target.
-template <triggers::TriggerPolicy Trigger>
+/// Stamps a share of the training images, of any class, and labels them as the target. What it asks of the
+/// victim's training comes with the poisoned set.
+template <triggers::TriggerPolicy Trigger, Demand kDemand = demands::none>
 struct DirtyLabel {
   Trigger trigger = {};
   int target = 0;
   double rate = 0.1;                  ///< share of the training images, in [0, 1]
   std::uint64_t seed = default_seed;  ///< of the choice of images
+  Demand demand = kDemand;            ///< `demands::none` for the ablation
 
-  /// \throws Error when the target is no class of the data, the rate is outside [0, 1], or the trigger is
-  ///   made for images of another shape.
+  /// \throws Error when the target is no class of the data or has no image there, the rate is outside [0, 1],
+  ///   the trigger is made for images of another shape, or a field of the demand is out of its range
   Poisoned poison(const data::Dataset& clean) const {
     check(clean);
-    const auto wanted = static_cast<std::size_t>(std::llround(rate * static_cast<double>(clean.size())));
     Random random(derived_seed(seed, "dirty label"));
     std::vector<std::int64_t> chosen = random_permutation(random, clean.size());
-    chosen.resize(wanted);
+    chosen.resize(detail::share_of(rate, clean.size()));
     std::ranges::sort(chosen);
 
-    Poisoned poisoned{clean, std::move(chosen)};
-    poisoned.images = clean.images.clone();
-    poisoned.labels = clean.labels.clone();
-    if (!poisoned.indices.empty()) {
-      const at::Tensor at = at::tensor(poisoned.indices);
-      poisoned.images.index_copy_(0, at, trigger_images(clean.images.index_select(0, at)));
-      poisoned.labels.index_fill_(0, at, target);
+    Poisoned poisoned = detail::copy_of(clean);
+    detail::stamp_at(poisoned, chosen, trigger);
+    detail::label_at(poisoned, chosen, target);
+    poisoned.augmentation = demand.augmentation;
+    if (demand.of == Demand::Of::clean_images) {
+      poisoned.exempt = at::zeros({clean.size()}, at::kBool);
+      if (!chosen.empty()) poisoned.exempt.index_fill_(0, at::tensor(chosen), true);
     }
+    poisoned.indices = std::move(chosen);
     return poisoned;
   }
 
@@ -49,15 +53,10 @@ struct DirtyLabel {
   /// What `poison` would refuse, without the work. \throws Error
   void check(const data::Dataset& dataset) const {
     dataset.validate();
-    const auto classes = static_cast<int>(dataset.classes.size());
-    if (target < 0 || target >= classes) {
-      throw Error("refine: target class {} is none of the data's {}; say 0 to {} [attack]", target, classes,
-                  classes - 1);
-    }
-    if (!(rate >= 0 && rate <= 1)) {
-      throw Error("refine: a poisoning rate of {} was asked for; a rate is 0 to 1 [attack]", rate);
-    }
-    require_agreement(triggers::misfit(trigger.image, dataset.image()));
+    detail::require_target(target, dataset);
+    detail::require_rate("poisoning", rate);
+    demand.augmentation.validate();
+    detail::require_stampable(trigger, dataset);
   }
 };
 

@@ -8,15 +8,16 @@
 
 #include <chrono>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <string_view>
 #include <vector>
 
 #include <refine/core/error.hpp>
 #include <refine/core/seed.hpp>
-#include <refine/data/augmentation.hpp>
 #include <refine/data/batches.hpp>
 #include <refine/data/pixels.hpp>
+#include <refine/training/batch_augmentation.hpp>
 #include <refine/training/observers.hpp>
 #include <refine/training/optimizers.hpp>
 
@@ -41,11 +42,18 @@ inline std::vector<at::Tensor> batches_of(const data::Batches& batches, std::int
   return cut;
 }
 
+/// The training images where batches are gathered from: on `device`, or on the host when they are many, so
+/// that each batch travels alone. The batches are the same.
+inline at::Tensor resident(const at::Tensor& bytes, at::Device device) {
+  constexpr std::size_t most = std::size_t{8} << 30;  // of a device's memory; the network needs the rest
+  return bytes.nbytes() <= most ? bytes.to(device) : bytes;
+}
+
 /// The loop that victims and defenses are trained by. `batch(images, indices)` gets augmented float images on
 /// the module's device and the int64 indices they have in the training set.
 template <typename Batch, typename... Observers>
 void train(const RunInfo& run, torch::nn::Module& module, at::Device device, const at::Tensor& bytes,
-           const Optimization& how, const data::Augmentation& augmentation, std::uint64_t seed, Batch&& batch,
+           const Optimization& how, const BatchAugmentation& augmented, std::uint64_t seed, Batch&& batch,
            Observers&... observers) {
   const std::int64_t n = bytes.size(0);
   if (n < 2)
@@ -55,7 +63,7 @@ void train(const RunInfo& run, torch::nn::Module& module, at::Device device, con
              steps = per_epoch * how.epochs;
   const auto begin = std::chrono::steady_clock::now();
 
-  const at::Tensor resident = bytes.to(device);
+  const at::Tensor source = resident(bytes, device);
   Optimizers optimizers(module, how);
   if (optimizers.empty())
     throw Error("refine: the {} has no parameters to train; choose another network", run.name);
@@ -74,9 +82,8 @@ void train(const RunInfo& run, torch::nn::Module& module, at::Device device, con
     std::int64_t in_epoch = 0;
     for (const at::Tensor& indices : batches_of(batches, n, epoch)) {
       const at::Tensor there = indices.to(device);
-      at::Tensor images = data::to_float(resident.index_select(0, there), device);
-      images = data::augment(images, augmentation,
-                             derived_seed(seed, "augmentation", static_cast<std::uint64_t>(step)));
+      at::Tensor images = data::to_float(source.index_select(0, source.is_cpu() ? indices : there), device);
+      images = augmented(images, there, seed, step);
       images = images.contiguous(at::MemoryFormat::ChannelsLast);
 
       factor = how.rate_factor(step, steps, epoch);

@@ -39,6 +39,11 @@ void visit_fields(Is<data::Augmentation> auto& a, auto&& visit) {
   visit("resized_crop_min_scale", a.resized_crop_min_scale);
   visit("grayscale", a.grayscale);
   visit("mix", a.mix);
+  visit("rotation", a.rotation);
+  visit("translate", a.translate);
+  visit("scale_min", a.scale_min);
+  visit("scale_max", a.scale_max);
+  visit("brightness", a.brightness);
 }
 void visit_fields(Is<Optimization> auto& o, auto&& visit) {
   visit("optimizer", o.optimizer);

@@ -6,8 +6,10 @@
 
 #include <refine/backbones/backbone.hpp>
 #include <refine/data/dataset.hpp>
+#include <refine/data/training_set.hpp>
 #include <refine/nn/channels_last.hpp>
 #include <refine/nn/device.hpp>
+#include <refine/training/batch_augmentation.hpp>
 #include <refine/training/loop.hpp>
 #include <refine/training/recipe.hpp>
 
@@ -27,14 +29,14 @@ constexpr Message learnable(const Task& network, const Task& data) {
 }
 
 /// Trains `backbone` on labelled images, on `default_device()`, and returns it (its module is the one passed
-/// in), in evaluation mode. \throws Error when the data does not fit the backbone, a field of the recipe is
-/// out of range, or the loss is not
-///   finite
+/// in), in evaluation mode. What a `data::TrainingSet` asks for, as an attack's may, comes after the recipe's
+/// own augmentation. \throws Error when the data does not fit the backbone, a field of the recipe or of what
+/// is asked for is out of range, or the loss is not finite
 ///
 /// *Determinism*: the same seeds on the same device, with the same number of threads, give bitwise the same
 /// weights on the CPU.
 template <backbones::Backbone B, typename... Observers>
-B train_classifier(B backbone, const data::Dataset& dataset,
+B train_classifier(B backbone, const data::TrainingSet& dataset,
                    const ClassifierRecipe& recipe = recipes::fast_classifier, Observers&&... observers) {
   recipe.validate();
   dataset.validate();
@@ -50,8 +52,17 @@ B train_classifier(B backbone, const data::Dataset& dataset,
             logits.argmax(1).eq(wanted).sum()};
   };
   detail::train({.name = "victim"}, *backbone.module, device, dataset.images, recipe.optimization,
-                recipe.augmentation, recipe.seed, batch, observers...);
+                detail::BatchAugmentation(recipe.augmentation, dataset, device), recipe.seed, batch,
+                observers...);
   return backbone;
+}
+
+/// The same for images that ask for nothing.
+template <backbones::Backbone B, typename... Observers>
+B train_classifier(B backbone, const data::Dataset& dataset,
+                   const ClassifierRecipe& recipe = recipes::fast_classifier, Observers&&... observers) {
+  return train_classifier(std::move(backbone), data::TrainingSet{dataset}, recipe,
+                          std::forward<Observers>(observers)...);
 }
 
 }  // namespace refine

@@ -7,6 +7,8 @@
 #include <refine/attacks/attacks.hpp>
 #include <refine/data/synthetic.hpp>
 #include <string>
+#include <string_view>
+#include <tuple>
 #include <utility>
 #include <vector>
 #include "tests/support/error_of.hpp"
@@ -17,7 +19,7 @@ namespace {
 using refine::testing::error_of;
 using refine::testing::expect_words;
 
-constexpr Task small = {ImageShape{3, 12, 12}, 5};
+constexpr Task small = {ImageShape{3, 16, 16}, 5};
 
 data::Dataset clean(std::int64_t n) {
   return data::Synthetic{.task = small, .train = n, .test = 0}.make().train;
@@ -30,6 +32,9 @@ static_assert(Attack<WaNet<>> && Attack<Batt<small>>);
 void expect_equal(const Poisoned& a, const Poisoned& b) {
   EXPECT_TRUE(a.images.equal(b.images) && a.labels.equal(b.labels));
   EXPECT_EQ(a.indices, b.indices);
+  EXPECT_EQ(a.covers, b.covers);
+  EXPECT_EQ(a.augmentation, b.augmentation);
+  EXPECT_EQ(a.exempt.defined(), b.exempt.defined());
   EXPECT_EQ(a.classes, b.classes);
 }
 
@@ -80,33 +85,76 @@ TEST(Benign, LeavesEverythingAsItIs) {
   expect_words(error_of([&] { Benign{}.poison(broken); }), {"bad dataset", "labels run from"});
 }
 
+/// A classifier for the attacks that need one.
+at::Tensor first_pixels(const at::Tensor& images) {
+  return images.flatten(1).narrow(1, 0, small.classes);
+}
+
 TEST(ByName, MakesEachAttackOfTheCatalogue) {
   const data::Dataset set = clean(50);
-  const AttackOptions options{.image = small.image, .target = 2, .rate = 0.3, .seed = 9};
+  const AttackOptions options{
+      .image = small.image, .target = 2, .rate = 0.3, .seed = 9, .benign = &first_pixels};
   const auto made = [&](std::string_view name) { return by_name(name, options).poison(set); };
   expect_equal(made("BadNets"), BadNets<small>{.target = 2, .rate = 0.3, .seed = 9}.poison(set));
   expect_equal(made("blended"), Blended<small>{.target = 2, .rate = 0.3, .seed = 9}.poison(set));
   expect_equal(made("WANET"), WaNet<small>{.target = 2, .rate = 0.3, .seed = 9}.poison(set));
   expect_equal(made("batt"), Batt<small>{.target = 2, .rate = 0.3, .seed = 9}.poison(set));
+  expect_equal(made("physical"), Physical<small>{.target = 2, .rate = 0.3, .seed = 9}.poison(set));
+  expect_equal(
+      made("label-consistent"),
+      LabelConsistent<small>{.target = 2, .rate = 0.3, .seed = 9, .perturbation = Pgd{.model = &first_pixels}}
+          .poison(set));
+  expect_equal(made("AdaptivePatch"), AdaptivePatch<small>{.target = 2, .rate = 0.3, .seed = 9}.poison(set));
+  EXPECT_EQ(made("adaptive").covers.size(), 30u) << "twice as many as are poisoned";
   expect_equal(made("benign"), Benign{}.poison(set));
   EXPECT_EQ(by_name("benign", options).target, std::nullopt);
+  EXPECT_EQ(by_name("LC", options).name, "LabelConsistent");
+  EXPECT_EQ(by_name("Adaptive", options).name, "Adaptive-Patch");
   for (const auto name : names()) {
     const AnyAttack attack = by_name(name, options);
     EXPECT_EQ(attack.name, name);
     EXPECT_NO_THROW(attack.check(set));
-    // Each but the null attack shows on the images, and no two alike.
-    const at::Tensor stamped = attack.trigger_images(set.images);
+    EXPECT_EQ(attack.trigger_images(set.images).equal(set.images), name == "Benign") << name;
+    // No two poison alike.
+    const Poisoned poisoned = attack.poison(set);
     for (const auto other : names()) {
-      EXPECT_EQ(stamped.equal(by_name(other, options).trigger_images(set.images)), name == other) << other;
+      const Poisoned another = by_name(other, options).poison(set);
+      EXPECT_EQ(poisoned.images.equal(another.images) && poisoned.augmentation == another.augmentation,
+                name == other)
+          << name << ", " << other;
     }
   }
 }
 
+TEST(ByName, HasThePublishedRateWhereNoneIsSaid) {
+  const data::Dataset set = clean(500);
+  for (const auto& [name, poisoned, covers] : {std::tuple{"BadNets", 50u, 0u},
+                                               {"Blended", 50u, 0u},
+                                               {"WaNet", 50u, 0u},
+                                               {"BATT", 50u, 0u},
+                                               {"Physical", 50u, 0u},
+                                               {"LabelConsistent", 25u, 0u},
+                                               {"Adaptive-Patch", 5u, 10u},
+                                               {"Benign", 0u, 0u}}) {
+    const Poisoned all = by_name(name, {.image = small.image, .benign = &first_pixels}).poison(set);
+    EXPECT_EQ(all.indices.size(), poisoned) << name;
+    EXPECT_EQ(all.covers.size(), covers) << name;
+  }
+}
+
+TEST(ByName, PutsTheTriggerOnWithoutTheModelThatPoisoningNeeds) {
+  const data::Dataset set = clean(10);
+  const AnyAttack attack = by_name("LabelConsistent", {.image = small.image});
+  EXPECT_TRUE(attack.trigger_images(set.images).equal(BadNets<small>{}.trigger_images(set.images)));
+  for (const auto& line : {error_of([&] { attack.check(set); }), error_of([&] { attack.poison(set); })})
+    expect_words(line, {"without a model", "train_classifier(backbone, train)", ".model"});
+}
+
 TEST(ByName, HasTheSameTriggerWhateverTheSeed) {
-  const data::Dataset set = clean(50);
+  const data::Dataset set = clean(500);
   for (const auto name : names()) {
-    const AnyAttack a = by_name(name, {.image = small.image, .seed = 1}),
-                    b = by_name(name, {.image = small.image, .seed = 2});
+    const AnyAttack a = by_name(name, {.image = small.image, .seed = 1, .benign = &first_pixels}),
+                    b = by_name(name, {.image = small.image, .seed = 2, .benign = &first_pixels});
     EXPECT_TRUE(a.trigger_images(set.images).equal(b.trigger_images(set.images))) << name;
     EXPECT_EQ(a.poison(set).indices == b.poison(set).indices, name == "Benign") << name;
   }
@@ -114,8 +162,10 @@ TEST(ByName, HasTheSameTriggerWhateverTheSeed) {
 
 TEST(ByName, RefusesWhatItDoesNotKnow) {
   EXPECT_EQ(error_of([] { by_name("badnet", {.image = small.image}); }),
-            "refine: there is no attack badnet; say one of BadNets, Blended, WaNet, BATT, Benign [attack]");
+            "refine: there is no attack badnet; say one of BadNets, Blended, WaNet, BATT, Physical, "
+            "LabelConsistent, Adaptive-Patch, Benign [attack]");
   expect_words(error_of([] { by_name("", {.image = small.image}); }), {"there is no attack"});
+  expect_words(error_of([] { by_name("-", {.image = small.image}); }), {"there is no attack -"});
   expect_words(error_of([] { by_name("BadNets"); }), {"?x?x?", "say .image"});
   expect_words(error_of([] { by_name("WaNet"); }), {"?x?x?", "say .image"});
 }

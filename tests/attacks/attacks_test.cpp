@@ -1,5 +1,6 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/arange.h>
+#include <ATen/ops/ones.h>
 #include <ATen/ops/tensor.h>
 #include <gtest/gtest.h>
 
@@ -9,6 +10,8 @@
 #include <refine/attacks/attacks.hpp>
 #include <refine/data/synthetic.hpp>
 #include <string>
+#include <type_traits>
+#include <utility>
 #include <vector>
 #include "tests/support/error_of.hpp"
 
@@ -109,11 +112,55 @@ TEST(DirtyLabel, RefusesWhatDoesNotFit) {
       "data");
 }
 
+TEST(DirtyLabel, RefusesATargetThatTheDataLacksAndAPatternOfAnotherShape) {
+  const data::Dataset set = clean(4);  // labels 0 to 3 of 5
+  EXPECT_EQ(error_of([&] { BadNets<small>{.target = 4}.check(set); }),
+            "refine: none of the 4 training images is of the target class 4; choose a class that has some "
+            "[attack]");
+  BadNets<small> patch{.trigger = {.pattern = at::ones({3, 4, 4})}};
+  EXPECT_NE(error_of([&] { patch.check(set); }).find("the patch's pattern"), std::string::npos);
+  Blended<small> blend{.trigger = {.pattern = at::ones({3, 4, 4})}};
+  EXPECT_NE(error_of([&] { blend.check(set); }).find("the blended picture has another shape"),
+            std::string::npos);
+  Physical<small> wild;
+  wild.demand.augmentation.rotation = 200;
+  EXPECT_NE(error_of([&] { wild.check(set); }).find("rotation is 200"), std::string::npos);
+}
+
+TEST(DirtyLabel, AsksWhatItsDemandAsks) {
+  const data::Dataset set = clean(40);
+  const Poisoned plain = BadNets<small>{.target = 1}.poison(set),
+                 camera = Physical<small>{.target = 1}.poison(set),
+                 turned = Batt<small>{.target = 1, .rate = 0.25}.poison(set);
+  EXPECT_EQ(plain.augmentation, data::Augmentation{});
+  EXPECT_FALSE(plain.exempt.defined() || camera.exempt.defined());
+  // As published: flip, brightness 0.1, ±10°, translate 0.1, scale 0.8–0.9; every image.
+  EXPECT_EQ(camera.augmentation, (data::Augmentation{.flip = true,
+                                                     .rotation = 10,
+                                                     .translate = 0.1,
+                                                     .scale_min = 0.8,
+                                                     .scale_max = 0.9,
+                                                     .brightness = 0.1}));
+  // The images of Physical are those of BadNets, and so are its test images.
+  EXPECT_TRUE(camera.images.equal(plain.images) && camera.labels.equal(plain.labels));
+  EXPECT_TRUE(
+      Physical<small>{}.trigger_images(set.images).equal(BadNets<small>{}.trigger_images(set.images)));
+  // BATT: ±10° of the clean ones alone.
+  EXPECT_EQ(turned.augmentation, data::Augmentation{.rotation = 10});
+  for (std::int64_t i = 0; i < 40; ++i)
+    EXPECT_EQ(turned.exempt[i].item<bool>(), std::ranges::binary_search(turned.indices, i)) << i;
+  turned.validate();
+  EXPECT_EQ(Batt<small>{.demand = demands::none}.poison(set).augmentation, data::Augmentation{});
+}
+
 TEST(Catalogue, IsTriggerTimesPlan) {
   static_assert(std::is_same_v<BadNets<small>, DirtyLabel<triggers::Patch<small.image>>>);
   static_assert(std::is_same_v<Blended<small>, DirtyLabel<triggers::Blend<small.image>>>);
   static_assert(std::is_same_v<WaNet<small>, DirtyLabel<triggers::Warp<small.image>>>);
-  static_assert(std::is_same_v<Batt<small>, DirtyLabel<triggers::Rotate<small.image>>>);
+  static_assert(std::is_same_v<Batt<small>, DirtyLabel<triggers::Rotate<small.image>, demands::small_turns>>);
+  static_assert(std::is_same_v<Physical<small>, DirtyLabel<triggers::Patch<small.image>, demands::physical>>);
+  static_assert(std::is_same_v<LabelConsistent<small>, CleanLabel<triggers::Patch<small.image>>>);
+  static_assert(std::is_same_v<AdaptivePatch<small>, Covered<triggers::Patches<small.image>>>);
   static_assert(Attack<BadNets<>> && Attack<Blended<small>>);
   const BadNets<> told{.trigger = {.image = small.image}, .target = 1};
   const data::Dataset set = clean(40);

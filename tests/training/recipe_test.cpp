@@ -95,6 +95,8 @@ TEST(Recipe, ComesBackFromJson) {
   Recipe odd;
   odd.seed = std::numeric_limits<std::uint64_t>::max();
   odd.optimization.lr = 0.1 + 0.2;
+  odd.augmentation = {
+      .rotation = 10, .translate = 0.1, .scale_min = 0.8, .scale_max = 0.9, .brightness = 0.3};
   comes_back(odd);
 }
 
@@ -126,6 +128,17 @@ TEST(Recipe, KeepsDefaultsWhereJsonIsSilentAndRefusesTheRest) {
     const std::string line = error_of([&] { (void)nlohmann::json::parse(text).get<Recipe>(); });
     EXPECT_NE(line.find(says), std::string::npos) << text << ": " << line;
   }
+}
+
+TEST(Recipe, PrintsEachKindOfAugmentation) {
+  ClassifierRecipe recipe;
+  recipe.augmentation = {
+      .rotation = 10, .translate = 0.25, .scale_min = 0.75, .scale_max = 1.5, .brightness = 0.5};
+  const nlohmann::json json = recipe;
+  EXPECT_EQ(
+      json["augmentation"],
+      nlohmann::json::parse(R"({"flip":false,"crop_padding":0,"resized_crop_min_scale":1.0,"grayscale":0.0,
+            "mix":0.0,"rotation":10.0,"translate":0.25,"scale_min":0.75,"scale_max":1.5,"brightness":0.5})"));
 }
 
 TEST(Recipe, SaysWhichFieldIsOutOfRange) {
@@ -162,6 +175,8 @@ TEST(Recipe, SaysWhichFieldIsOutOfRange) {
   EXPECT_NAMES("supcon_temperature", r.supcon_temperature = nan);
   EXPECT_NAMES("supcon_weight", r.supcon_weight = -1);
   EXPECT_NAMES("grayscale", r.augmentation.grayscale = 2);
+  EXPECT_NAMES("rotation", r.augmentation.rotation = -1);
+  EXPECT_NAMES("brightness", r.augmentation.brightness = nan);
 #undef EXPECT_NAMES
   ClassifierRecipe classifier;
   classifier.label_smoothing = 1;

@@ -1,0 +1,118 @@
+#pragma once
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <array>
+#include <cctype>
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include <refine/attacks/any_attack.hpp>
+#include <refine/attacks/benign.hpp>
+#include <refine/attacks/catalogue.hpp>
+#include <refine/attacks/surrogate.hpp>
+#include <refine/core/error.hpp>
+#include <refine/core/image_shape.hpp>
+#include <refine/core/seed.hpp>
+
+namespace refine::attacks {
+
+/// What `by_name` tells an attack. The seed is of the choice of images alone: an attack's picture or grid is
+/// always the same, so that a later run with another seed still evaluates with the trigger that the victim
+/// knows.
+struct AttackOptions {
+  ImageShape image = {};  ///< of the data; the patch, the picture and the grid need it in full
+  int target = 0;
+  /// Share of the training images, of the target class's for LabelConsistent; none: the attack's published
+  /// one.
+  std::optional<double> rate = std::nullopt;
+  std::uint64_t seed = default_seed;
+  Surrogate benign = {};             ///< LabelConsistent perturbs images against it, and can't poison without
+  std::filesystem::path store = {};  ///< LabelConsistent keeps them in this file; empty: nowhere
+  bool show = false;                 ///< progress on standard error, where poisoning takes long
+};
+
+namespace detail {
+
+template <typename A>
+AnyAttack named(std::string_view name, const AttackOptions& options) {
+  const double published = A{.trigger = {.image = options.image}}.rate;
+  A attack{.trigger = {.image = options.image},
+           .target = options.target,
+           .rate = options.rate.value_or(published),
+           .seed = options.seed};
+  if constexpr (requires { attack.perturbation; })
+    attack.perturbation = Pgd{.model = options.benign, .store = options.store, .show = options.show};
+  return {attack, std::string(name)};
+}
+
+struct CatalogueEntry {
+  std::string_view name;
+  AnyAttack (*make)(std::string_view name, const AttackOptions&);
+  std::string_view other = {};  ///< a name that it answers to besides
+};
+
+inline constexpr std::array catalogue = {
+    CatalogueEntry{"BadNets", &named<BadNets<>>},
+    CatalogueEntry{"Blended", &named<Blended<>>},
+    CatalogueEntry{"WaNet", &named<WaNet<>>},
+    CatalogueEntry{"BATT", &named<Batt<>>},
+    CatalogueEntry{"Physical", &named<Physical<>>},
+    CatalogueEntry{"LabelConsistent", &named<LabelConsistent<>>, "LC"},
+    CatalogueEntry{"Adaptive-Patch", &named<AdaptivePatch<>>, "Adaptive"},
+    CatalogueEntry{"Benign",
+                   [](std::string_view name, const AttackOptions&) -> AnyAttack {
+                     return {Benign{}, std::string(name)};
+                   }},
+};
+
+/// Lower case, without hyphens and underscores.
+inline std::string plain(std::string_view name) {
+  std::string letters;
+  for (const char c : name) {
+    if (c != '-' && c != '_') letters += static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+  }
+  return letters;
+}
+
+}  // namespace detail
+
+/// The names that `by_name` knows, as they are written in papers.
+inline constexpr auto names() {
+  std::array<std::string_view, detail::catalogue.size()> all;
+  std::ranges::transform(detail::catalogue, all.begin(), &detail::CatalogueEntry::name);
+  return all;
+}
+
+namespace detail {
+
+/// \throws Error when no attack has that name
+inline const CatalogueEntry& entry(std::string_view name) {
+  const std::string said = plain(name);
+  for (const auto& entry : catalogue) {
+    if (!said.empty() && (said == plain(entry.name) || said == plain(entry.other))) return entry;
+  }
+  throw Error("refine: there is no attack {}; say one of {} [attack]", name, fmt::join(names(), ", "));
+}
+
+}  // namespace detail
+
+/// A name in any spelling that `by_name` takes, as `names()` has it. \throws Error for an unknown one
+inline std::string_view canonical_name(std::string_view name) {
+  return detail::entry(name).name;
+}
+
+/// An attack of the catalogue; upper and lower case are one, and hyphens don't count. Its `name` is the one
+/// in `names()`; `LC` and `Adaptive` are known too. \throws Error when no attack has that name, or its
+/// trigger refuses the image shape
+inline AnyAttack by_name(std::string_view name, const AttackOptions& options = {}) {
+  const auto& entry = detail::entry(name);
+  return entry.make(entry.name, options);
+}
+
+}  // namespace refine::attacks

@@ -1,0 +1,78 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <c10/core/Device.h>
+#include <torch/nn/module.h>
+
+#include <concepts>
+#include <memory>
+#include <type_traits>
+#include <utility>
+
+namespace refine::attacks {
+
+/// A classifier of the attacker's own, its type forgotten, whose gradients tell how to change an image. From
+/// anything with `forward(images)`, as every backbone has it, or a function: float N×C×H×W in [0, 1] → logits
+/// N×classes. Copies share the model.
+class Surrogate {
+ public:
+  /// None.
+  Surrogate() = default;
+
+  /// From a model, without being asked: `Pgd{.model = benign}`.
+  template <typename M>
+  requires(!std::same_as<M, Surrogate> &&
+           requires(const M& m, const at::Tensor& images) {
+             { m.forward(images) } -> std::same_as<at::Tensor>;
+           }) Surrogate(M model)
+      : held_(std::make_shared<Model<M>>(std::move(model))) {}
+
+  /// From a function; it finds images on `default_device()`.
+  template <typename F>
+  requires(!std::same_as<F, Surrogate> && std::is_invocable_r_v<at::Tensor, const F&, const at::Tensor&>)
+      Surrogate(F function)
+      : held_(std::make_shared<Function<F>>(std::move(function))) {}
+
+  explicit operator bool() const { return held_ != nullptr; }
+
+  /// Moves the model to `device`, in evaluation mode, where it has a module to move. \pre there is a model
+  void prepare(at::Device device) const { held_->prepare(device); }
+
+  /// \pre there is a model
+  at::Tensor operator()(const at::Tensor& images) const { return held_->logits(images); }
+
+ private:
+  struct Held {
+    virtual ~Held() = default;
+    virtual at::Tensor logits(const at::Tensor& images) const = 0;
+    virtual void prepare(at::Device) const {}
+  };
+
+  template <typename M>
+  struct Model final : Held {
+    M model;
+
+    explicit Model(M m) : model(std::move(m)) {}
+    at::Tensor logits(const at::Tensor& images) const override { return model.forward(images); }
+    void prepare(at::Device device) const override {
+      if constexpr (requires {
+                      { *model.module } -> std::convertible_to<torch::nn::Module&>;
+                    }) {
+        model.module->to(device);
+        model.module->eval();
+      }
+    }
+  };
+
+  template <typename F>
+  struct Function final : Held {
+    F function;
+
+    explicit Function(F f) : function(std::move(f)) {}
+    at::Tensor logits(const at::Tensor& images) const override { return function(images); }
+  };
+
+  std::shared_ptr<const Held> held_;
+};
+
+}  // namespace refine::attacks

@@ -1,0 +1,150 @@
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/full_like.h>
+#include <ATen/ops/zeros.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+#include <refine/attacks/attacks.hpp>
+#include <refine/data/synthetic.hpp>
+#include <string>
+#include <vector>
+#include "tests/support/error_of.hpp"
+
+namespace refine::attacks {
+namespace {
+
+using refine::testing::error_of;
+using refine::testing::expect_words;
+
+constexpr Task small = {ImageShape{3, 16, 16}, 5};
+
+data::Dataset clean(std::int64_t n) {
+  return data::Synthetic{.task = small, .train = n, .test = 0}.make().train;
+}
+
+/// Every pixel one value.
+struct Flat {
+  ImageShape image = {};
+  double value = 0;
+
+  at::Tensor apply(const at::Tensor& images) const { return at::full_like(images, value); }
+};
+
+TEST(Covered, StampsByTurnsAndRelabelsThePoisonedAlone) {
+  const data::Dataset set = clean(100);
+  const at::Tensor images = set.images.clone(), labels = set.labels.clone();
+  const Covered<Flat> attack{.trigger = {.value = 1},
+                             .poisons = {{.value = 10 / 255.}, {.value = 20 / 255.}, {.value = 30 / 255.}},
+                             .covers = {{.value = 40 / 255.}, {.value = 50 / 255.}},
+                             .target = 2,
+                             .rate = 0.1,
+                             .cover_rate = 0.25};
+  const Poisoned all = attack.poison(set);
+  EXPECT_EQ(all.indices.size(), 10u);
+  EXPECT_EQ(all.covers.size(), 25u);
+  EXPECT_TRUE(std::ranges::is_sorted(all.indices, std::less_equal<>{}));
+  EXPECT_TRUE(std::ranges::is_sorted(all.covers, std::less_equal<>{}));
+  std::vector<int> stamped(6);
+  for (std::int64_t i = 0; i < 100; ++i) {
+    const bool poisoned = std::ranges::binary_search(all.indices, i),
+               cover = std::ranges::binary_search(all.covers, i);
+    ASSERT_FALSE(poisoned && cover);
+    EXPECT_EQ(all.labels[i].item<int>(), poisoned ? 2 : labels[i].item<int>());
+    if (!poisoned && !cover) {
+      EXPECT_TRUE(all.images[i].equal(images[i]));
+      continue;
+    }
+    const int value = all.images[i].min().item<int>();
+    EXPECT_EQ(value, all.images[i].max().item<int>());
+    ASSERT_EQ(value % 10, 0);
+    EXPECT_EQ(value <= 30, poisoned);
+    ++stamped[static_cast<std::size_t>(value / 10)];
+  }
+  EXPECT_EQ(stamped, (std::vector<int>{0, 4, 3, 3, 13, 12}));
+  EXPECT_TRUE(attack.trigger_images(set.images).eq(255).all().item<bool>());
+  EXPECT_TRUE(set.images.equal(images) && set.labels.equal(labels)) << "the source was changed";
+}
+
+TEST(Covered, CoversWithThePoisonsStampsWhereNoneAreGiven) {
+  const data::Dataset set = clean(40);
+  const Poisoned all = Covered<Flat>{.trigger = {.value = 1}, .rate = 0.25}.poison(set);
+  EXPECT_EQ(all.covers.size(), 20u) << "two covers a poisoned image";
+  for (const auto& part : {all.indices, all.covers}) {
+    for (const auto i : part) EXPECT_TRUE(all.images[i].eq(255).all().item<bool>());
+  }
+}
+
+TEST(Covered, ChoosesByItsSeed) {
+  const data::Dataset set = clean(200);
+  const auto chosen = [&](std::uint64_t seed) {
+    return Covered<Flat>{.rate = 0.1, .seed = seed}.poison(set);
+  };
+  EXPECT_EQ(chosen(1).indices, chosen(1).indices);
+  EXPECT_NE(chosen(1).indices, chosen(2).indices);
+  EXPECT_NE(chosen(1).covers, chosen(2).covers);
+}
+
+TEST(Covered, RefusesWhatDoesNotFit) {
+  const data::Dataset set = clean(10);
+  EXPECT_EQ(error_of([&] { AdaptivePatch<small>{.rate = 0.6, .cover_rate = 0.5}.check(set); }),
+            "refine: poisoning 0.6 and covering 0.5 of the images was asked for; both together are 1 at most "
+            "[attack]");
+  EXPECT_EQ(error_of([&] { AdaptivePatch<small>{.cover_rate = -1}.check(set); }),
+            "refine: a cover rate of -1 was asked for; a rate is 0 to 1 [attack]");
+  expect_words(error_of([&] { AdaptivePatch<small>{.rate = std::nan("")}.check(set); }),
+               {"poisoning rate of nan"});
+  expect_words(error_of([&] { AdaptivePatch<small>{.target = 5}.check(set); }), {"target class 5"});
+  expect_words(error_of([&] { AdaptivePatch<small>{.target = 4}.check(set.first(4)); }), {"none of the 4"});
+  expect_words(error_of([&] { AdaptivePatch<tasks::cifar10>{}.poison(set); }), {"3x32x32", "3x16x16"});
+  expect_words(error_of([&] { AdaptivePatch<small>{.poisons = {}}.check(set); }), {"nothing to poison with"});
+  AdaptivePatch<small> odd;
+  odd.poisons[3].picture = at::zeros({3, 4, 4});
+  expect_words(error_of([&] { odd.check(set); }), {"picture has another shape"});
+}
+
+/// One of four patches at its own opacity in training, the first two opaque at test time.
+TEST(AdaptivePatch, IsAsPublished) {
+  const AdaptivePatch<small> attack;
+  EXPECT_EQ(attack.rate, 0.01);
+  EXPECT_EQ(attack.cover_rate, 0.02);
+  ASSERT_EQ(attack.poisons.size(), 4u);
+  const double opacities[] = {0.5, 0.5, 0.2, 0.3};
+  for (std::size_t i = 0; i < 4; ++i) {
+    EXPECT_EQ(attack.poisons[i].opacity, opacities[i]);
+    EXPECT_TRUE(attack.poisons[i].picture.equal(attack.trigger.overlays[i].picture));
+  }
+  const data::Dataset set = clean(400);
+  const at::Tensor shown = attack.trigger_images(set.images);
+  for (int i = 0; i < 4; ++i) {
+    const auto& [image, picture, mask, opacity] = attack.trigger.overlays[static_cast<std::size_t>(i)];
+    const at::Tensor there = mask.eq(1).expand({3, 16, 16});
+    EXPECT_EQ(shown[7].masked_select(there).equal((picture * 255).round().to(at::kByte).masked_select(there)),
+              i < 2);
+  }
+  const AdaptivePatch<> told{.trigger = {.image = small.image}, .rate = 0.2};
+  EXPECT_EQ(told.cover_rate, 0.4);
+  EXPECT_TRUE(told.poison(set).images.equal(AdaptivePatch<small>{.rate = 0.2}.poison(set).images));
+}
+
+TEST(WanetWithNoise, CoversWithDisturbedWarps) {
+  const data::Dataset set = clean(50);
+  auto attack = wanet_with_noise<small>({.seed = 3}, 4);
+  attack.target = 1;
+  EXPECT_EQ(attack.rate, 0.1);
+  EXPECT_EQ(attack.cover_rate, 0.2);
+  ASSERT_EQ(attack.covers.size(), 4u);
+  ASSERT_EQ(attack.poisons.size(), 1u);
+  const triggers::Warp<small.image> warp{.seed = 3};
+  EXPECT_TRUE(attack.trigger.grid.equal(warp.grid) && attack.poisons[0].grid.equal(warp.grid));
+  for (const auto& cover : attack.covers) EXPECT_FALSE(cover.grid.equal(warp.grid));
+  EXPECT_FALSE(attack.covers[0].grid.equal(attack.covers[1].grid));
+  const Poisoned all = attack.poison(set);
+  EXPECT_EQ(all.indices.size(), 5u);
+  EXPECT_EQ(all.covers.size(), 10u);
+  expect_words(error_of([] { wanet_with_noise<small>({}, 0); }), {"0 disturbed grids"});
+}
+
+}  // namespace
+}  // namespace refine::attacks

@@ -1,0 +1,191 @@
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/cross_entropy_loss.h>
+#include <ATen/ops/full.h>
+#include <ATen/ops/randint.h>
+#include <ATen/ops/randn.h>
+#include <ATen/ops/stack.h>
+#include <ATen/ops/zeros.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <concepts>
+#include <limits>
+#include <refine/attacks/pgd.hpp>
+#include <refine/backbones/freeze.hpp>
+#include <refine/backbones/resnet18.hpp>
+#include <refine/core/task.hpp>
+#include <refine/data/synthetic.hpp>
+#include <string>
+#include <vector>
+#include "tests/support/error_of.hpp"
+#include "tests/support/scratch_folder.hpp"
+
+namespace refine::attacks {
+namespace {
+
+using refine::testing::error_of;
+using refine::testing::expect_words;
+using refine::testing::ScratchFolder;
+
+constexpr Task small = {ImageShape{3, 16, 16}, 5};
+
+at::Tensor bytes(std::int64_t n) {
+  return at::randint(0, 256, {n, 3, 4, 4}).to(at::kByte);
+}
+
+/// Two logits, w·x and 0: the gradient's sign never changes.
+struct Linear {
+  at::Tensor weights = at::randn({3 * 4 * 4});
+
+  at::Tensor forward(const at::Tensor& images) const {
+    const at::Tensor score = images.flatten(1).matmul(weights.view({-1, 1})).squeeze(1);
+    return at::stack({score, score * 0}, 1);
+  }
+  /// What a byte moves by, times the sign of how much the true class wants it less.
+  at::Tensor moved(const at::Tensor& images, const at::Tensor& labels, int by) const {
+    const at::Tensor away =
+        (labels * 2 - 1).view({-1, 1, 1, 1}) * weights.view({1, 3, 4, 4}).sign().to(at::kLong);
+    return (images.to(at::kLong) + away * by).clamp(0, 255).to(at::kByte);
+  }
+};
+
+TEST(Pgd, IsTheClosedFormForALinearModel) {
+  const at::Tensor images = bytes(7), labels = at::randint(0, 2, {7}, at::kLong);
+  Linear model;
+  model.weights[5] = 0;  // a value that the model does not look at stays
+  // 100 steps of 1.5 reach the border of the ball; three of 1 do not.
+  const Pgd pgd{.model = model, .batch_size = 3};
+  EXPECT_TRUE(pgd(images, labels).equal(model.moved(images, labels, 8)));
+  EXPECT_TRUE((Pgd{.model = model, .step = 1. / 255, .steps = 3}(images, labels)
+                   .equal(model.moved(images, labels, 3))));
+  EXPECT_TRUE((Pgd{.model = model, .epsilon = 0}(images, labels).equal(images)));
+  // 4.6 of 255 is rounded to 5.
+  EXPECT_TRUE((Pgd{.model = model, .step = 4.6 / 255, .steps = 1}(images, labels)
+                   .equal(model.moved(images, labels, 5))));
+  const Linear everywhere;
+  EXPECT_TRUE((Pgd{.model = everywhere, .random_start = true}(images, labels)
+                   .equal(everywhere.moved(images, labels, 8))));
+  EXPECT_EQ(pgd(images.narrow(0, 0, 0), labels.narrow(0, 0, 0)).size(0), 0);
+}
+
+TEST(Pgd, StartsAnywhereInTheBallWhereAsked) {
+  const at::Tensor images = at::full({4, 3, 4, 4}, 100, at::kByte), labels = at::zeros({4}, at::kLong);
+  const auto started = [&](std::uint64_t seed, std::int64_t batch) {
+    return Pgd{.model = Linear{.weights = at::full({48}, 1.0)},
+               .step = 1e-9,
+               .steps = 1,
+               .batch_size = batch,
+               .random_start = true,
+               .seed = seed}(images, labels);
+  };
+  const at::Tensor moved = started(1, 4).to(at::kInt) - 100;
+  EXPECT_EQ(moved.abs().max().item<int>(), 8);
+  EXPECT_NEAR(moved.to(at::kDouble).mean().item<double>(), 0, 5 * 8 / std::sqrt(3. * 192));
+  EXPECT_TRUE(started(1, 3).equal(started(1, 4))) << "whatever the batches";
+  EXPECT_FALSE(started(2, 4).equal(started(1, 4)));
+}
+
+TEST(Pgd, MovesABackboneAwayFromTheLabelWithinTheBall) {
+  const data::Dataset set = data::Synthetic{.task = small, .train = 20, .test = 0}.make().train;
+  const backbones::ResNet18<small> net{.width = 4};
+  net.module->train();
+  const auto state = [&] { return net.forward(data::to_float(set.images)); };
+  const at::Tensor changed = Pgd{.model = net, .steps = 10, .batch_size = 8}(set.images, set.labels);
+  EXPECT_FALSE(net.module->is_training());
+  const at::Tensor before = state();
+  EXPECT_TRUE((Pgd{.model = net, .steps = 10, .batch_size = 8}(set.images, set.labels).equal(changed)));
+  EXPECT_TRUE(state().equal(before)) << "the model was changed";
+  for (const auto& weight : net.module->parameters()) EXPECT_FALSE(weight.grad().defined());
+  EXPECT_LE((changed.to(at::kInt) - set.images.to(at::kInt)).abs().max().item<int>(), 8);
+  const auto loss = [&](const at::Tensor& images) {
+    return at::cross_entropy_loss(net.forward(data::to_float(images)), set.labels, {}, at::Reduction::None);
+  };
+  EXPECT_TRUE(loss(changed).gt(loss(set.images)).all().item<bool>()) << "of each image";
+  EXPECT_EQ((Pgd{.model = freeze(net), .steps = 1}(set.images, set.labels)).sizes(), set.images.sizes());
+}
+
+TEST(Pgd, KeepsItsImagesForTheNextRun) {
+  const ScratchFolder scratch;
+  const auto store = scratch.path / "new" / "perturbed.safetensors";
+  const at::Tensor images = bytes(5), labels = at::zeros({5}, at::kLong);
+  int calls = 0;
+  const auto run = [&](const at::Tensor& weights, auto&&... change) {
+    const Linear linear{.weights = weights};
+    Pgd pgd{.model = [linear, &calls](const at::Tensor& x) { return ++calls, linear.forward(x); },
+            .steps = 4,
+            .store = store};
+    (change(pgd), ...);
+    calls = 0;
+    const at::Tensor changed = pgd(images, labels);
+    pgd.store.clear();
+    const int needed = calls;
+    EXPECT_TRUE(changed.equal(pgd(images, labels)));
+    return needed;
+  };
+  const at::Tensor weights = at::randn({48}), others = weights.add(0.1);
+  EXPECT_EQ(run(weights), 5);
+  EXPECT_EQ(run(weights), 1) << "only to see that the model is the same";
+  EXPECT_EQ(run(others), 5);
+  EXPECT_EQ(run(others), 1);
+  EXPECT_EQ(run(others, [](Pgd& pgd) { pgd.epsilon = 2. / 255; }), 5);
+  EXPECT_EQ(run(others, [](Pgd& pgd) { pgd.step = 2. / 255; }), 5);
+  EXPECT_EQ(run(others, [](Pgd& pgd) { pgd.random_start = true; }), 5);
+  EXPECT_EQ(run(others, [](Pgd& pgd) { pgd.random_start = true, pgd.seed = 1; }), 5);
+  EXPECT_EQ(run(others, [](Pgd& pgd) { pgd.random_start = true, pgd.seed = 1; }), 1);
+  Pgd other_images{
+      .model = Linear{.weights = others}, .steps = 4, .random_start = true, .seed = 1, .store = store};
+  const at::Tensor fresh = bytes(5);
+  EXPECT_LE((other_images(fresh, labels).to(at::kInt) - fresh.to(at::kInt)).abs().max().item<int>(), 8);
+}
+
+TEST(Pgd, RefusesAStoreThatIsNoneBeforeTheWork) {
+  const ScratchFolder scratch;
+  const at::Tensor images = bytes(2), labels = at::zeros({2}, at::kLong);
+  const auto line = [&](const std::filesystem::path& store) {
+    int calls = 0;
+    const Linear linear;
+    const Pgd pgd{.model = [&](const at::Tensor& x) { return ++calls, linear.forward(x); }, .store = store};
+    const std::string said = error_of([&] { pgd(images, labels); });
+    EXPECT_EQ(calls, 1);
+    return said;
+  };
+  const auto good = scratch.path / "good";
+  Pgd{.model = Linear{}, .steps = 1, .store = good}(images, labels);
+  const std::string whole = refine::testing::content(good);
+  expect_words(line(scratch.write("cut", whole.substr(0, whole.size() - 9))),
+               {"cut", "damaged", "delete it"});
+  expect_words(line(scratch.write("empty", "")), {"no store of perturbed images"});
+  formats::write_safetensors(scratch.path / "other", {.tensors = {{"images", images}}});
+  expect_words(line(scratch.path / "other"), {"no store of perturbed images"});
+  expect_words(line(scratch.write("file", "") / "below"), {"cannot write"});
+  EXPECT_EQ(refine::testing::content(scratch.path / "other").empty(), false)
+      << "a file of others is left alone";
+}
+
+TEST(Pgd, RefusesWhatDoesNotFit) {
+  const at::Tensor images = bytes(2), labels = at::full({2}, 2, at::kLong);
+  expect_words(error_of([&] { Pgd{}(images, labels); }), {"without a model", ".model"});
+  expect_words(error_of([&] { Pgd{.model = Linear{}}(images, labels); }), {"no logit to class 2"});
+  expect_words(error_of([&] {
+                 Pgd{.model = [](const at::Tensor& x) { return x.detach().flatten(1); }}(images, labels);
+               }),
+               {"no gradient"});
+  const auto line = [](auto change) {
+    Pgd pgd{.model = Linear{}};
+    change(pgd);
+    return error_of([&] { pgd.check(); });
+  };
+  EXPECT_EQ(line([](Pgd&) {}), "");
+  expect_words(line([](Pgd& p) { p.epsilon = -0.1; }), {"epsilon is -0.1"});
+  expect_words(line([](Pgd& p) { p.epsilon = std::numeric_limits<double>::quiet_NaN(); }),
+               {"epsilon is nan"});
+  expect_words(line([](Pgd& p) { p.step = 0; }), {"a step is 0"});
+  expect_words(line([](Pgd& p) { p.steps = 0; }), {"0 steps"});
+  expect_words(line([](Pgd& p) { p.batch_size = 0; }), {"batch size is 0"});
+}
+
+static_assert(std::convertible_to<backbones::ResNet18<small>, Surrogate>);
+static_assert(!std::convertible_to<int, Surrogate>);
+
+}  // namespace
+}  // namespace refine::attacks
