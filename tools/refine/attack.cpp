@@ -32,38 +32,63 @@ namespace fs = std::filesystem;
 struct Options {
   TrainingOptions training;
   std::string dataset = "CIFAR10", data, model = "ResNet18", attack = "BadNets", attack_root = "attack",
-              image, fit = "crop";
+              image, fit = "crop", benign, store;
   std::vector<double> mean, deviation;
   int tlabel = 0, width = 0;
-  double rate = 0.1;
+  double rate = -1;  // the attack's own
   std::int64_t limit = 0;
+  bool skip_damaged = false;
 };
 
-int run(const Options& options, const Common& common) {
+/// What every training of a run is about.
+struct Ground {
+  const Options& options;
+  Source source;
+  std::string network;
+  Normalization by;
+  int width;
+
+  fs::path folder(const std::string& attack) const {
+    return result_folder(options.attack_root, options.dataset, network, attack);
+  }
+  const data::Dataset& train() const { return source.split.train; }
+};
+
+Ground ground_of(const Options& options) {
   const ImageShape said = options.image.empty() ? ImageShape{} : parse_shape(options.image);
-  Source source = read_dataset(options.dataset, options.data, said, parse_fit(options.fit));
-  auto& [train, test] = source.split;
+  const std::string network = network_name(options.model);
+  Source source = read_dataset(options.dataset, options.data, said, parse_fit(options.fit),
+                               options.skip_damaged ? data::OnBad::skip : data::OnBad::fail, options.store);
+  auto& train = source.split.train;
   if (options.limit > 0 && options.limit < train.size())
     train = train.sample(options.limit, options.training.seed);
-  const Task task = train.task();
-  const std::string network = network_name(options.model);
-  const AttackSpec spec{.name = attacks::by_name(options.attack, {.image = task.image}).name,
-                        .target = options.tlabel,
-                        .rate = options.rate,
-                        .seed = options.training.seed};
-  const auto attack = spec.make(task.image);
-  attack.check(train);
   const Normalization by = parse_normalization(options.mean, options.deviation)
                                .value_or(source.normalization.value_or(normalizations::imagenet));
-  const int width = options.width > 0 ? options.width : default_device().is_cuda() ? 64 : 16;
-  const fs::path folder = result_folder(options.attack_root, options.dataset, network, spec.name);
+  const int narrow = default_device().is_cuda() ? 0 : backbones::narrow_width(network);
+  return {.options = options,
+          .source = std::move(source),
+          .network = network,
+          .by = by,
+          .width = options.width > 0 ? options.width : narrow};
+}
 
+/// What a victim came to.
+struct Result {
+  metrics::Figures figures;
+  double seconds;
+};
+
+Result train(const Ground& ground, const AttackSpec& spec, const attacks::AnyAttack& attack) {
+  const auto& [train, test] = ground.source.split;
+  const Task task = train.task();
+  const auto& how = ground.options.training;
+  const fs::path folder = ground.folder(spec.name);
   backbones::AnyBackbone victim(
-      backbones::Normalized{make_network(network, task, width, options.training.seed), by});
-  const ClassifierRecipe recipe = options.training.victim(train.size(), task.image);
+      backbones::Normalized{make_network(ground.network, task, ground.width, how.seed), ground.by});
+  const ClassifierRecipe recipe = how.victim(ground.network, train.size(), task.image);
   write_attack(spec, folder / "attack.json");
   const auto poisoned = attack.poison(train);
-  std::cerr << fmt::format("refine: {}, {} of {} training images poisoned with {}; {}\n", source.name,
+  std::cerr << fmt::format("refine: {}, {} of {} training images poisoned with {}; {}\n", ground.source.name,
                            poisoned.indices.size(), train.size(), spec.name, default_device().str());
   const Trained trained = run_train(victim, poisoned, recipe, folder / "log.jsonl");
 
@@ -72,35 +97,72 @@ int run(const Options& options, const Common& common) {
   std::ostringstream recipe_text;
   recipe_text << recipe;
   save(victim, folder / "victim.safetensors",
-       {{"network", network},
-        {"width", std::to_string(width)},
+       {{"network", ground.network},
+        {"width", std::to_string(ground.width)},
         {"image", std::string(image.view())},
         {"class_names", nlohmann::json(train.classes).dump()},
         {"recipe", recipe_text.str()}});
   export_torchscript(freeze(victim), folder / "victim.pt", {{"class_names", train.classes}});
+  Result result{evaluate(victim, test, attack), trained.seconds};
+  write_file(folder / "victim.json", report::figures_json(result.figures).dump(2) + "\n");
+  return result;
+}
 
-  const metrics::Figures figures = evaluate(victim, test, attack);
-  const auto text = report::figures_json(figures);
-  write_file(folder / "victim.json", text.dump(2) + "\n");
+/// The model that LabelConsistent perturbs its images against: a file, or the benign victim of the same
+/// network and data set, which is trained where there is none.
+attacks::Surrogate benign_model(const Ground& ground) {
+  VictimOptions model{.model = ground.options.benign};
+  if (model.model.empty()) {
+    const fs::path file = ground.folder("Benign") / "victim.safetensors";
+    if (!is_there(file)) {
+      std::cerr << "refine: first, the benign model that the images are perturbed against\n";
+      const AttackSpec benign{.name = "Benign", .seed = ground.options.training.seed};
+      train(ground, benign, benign.make(ground.train().image()));
+    }
+    model.model = file.string();
+  }
+  return freeze(load_victim(model, ground.train().image()).backbone);
+}
+
+int run(const Options& options, const Common& common) {
+  const Ground ground = ground_of(options);
+  const auto& test = ground.source.split.test;
+  AttackSpec spec{.name = std::string(attacks::canonical_name(options.attack)),
+                  .target = options.tlabel,
+                  .seed = options.training.seed};
+  if (options.rate >= 0) spec.rate = options.rate;
+  attacks::AttackOptions attack_options = spec.options(ground.train().image());
+  if (spec.name == "LabelConsistent") {
+    // What would be refused is refused before the benign model is trained.
+    attack_options.benign = [](const at::Tensor& images) { return images; };
+    attacks::by_name(spec.name, attack_options).check(ground.train());
+    attack_options.benign = benign_model(ground);
+    attack_options.store = ground.folder(spec.name) / "perturbed.safetensors";
+    attack_options.show = true;
+  }
+  const auto attack = attacks::by_name(spec.name, attack_options);
+  attack.check(ground.train());
+  const auto [figures, seconds] = train(ground, spec, attack);
+
+  const fs::path folder = ground.folder(spec.name);
   if (common.json) {
-    auto json = text;
+    auto json = report::figures_json(figures);
     json["files"] = {{"victim", (folder / "victim.safetensors").string()},
                      {"torchscript", (folder / "victim.pt").string()}};
     print(json);
-  } else {
-    std::cout << fmt::format("{} on {}: BA {}", spec.name, source.name,
-                             report::words::percent(figures.ba.value()));
-    if (attack.target) {
-      std::cout << fmt::format(", ASR {}, largest lift {} points at “{}”",
-                               report::words::percent(figures.asr.value()),
-                               report::words::hundredths(figures.largest_lift.value(), 1),
-                               test.classes[static_cast<std::size_t>(figures.largest_lift.cls)]);
-    }
-    std::cout << fmt::format("; {} test images, {:.0f} s\nvictim       {}\nTorchScript  {}\n", test.size(),
-                             trained.seconds, (folder / "victim.safetensors").string(),
-                             (folder / "victim.pt").string())
-              << std::flush;
+    return done;
   }
+  std::cout << fmt::format("{} on {}: BA {}", spec.name, ground.source.name,
+                           report::words::percent(figures.ba.value()));
+  if (attack.target) {
+    std::cout << fmt::format(", ASR {}, largest lift {} points at “{}”",
+                             report::words::percent(figures.asr.value()),
+                             report::words::hundredths(figures.largest_lift.value(), 1),
+                             test.classes[static_cast<std::size_t>(figures.largest_lift.cls)]);
+  }
+  std::cout << fmt::format("; {} test images, {:.0f} s\nvictim       {}\nTorchScript  {}\n", test.size(),
+                           seconds, (folder / "victim.safetensors").string(), (folder / "victim.pt").string())
+            << std::flush;
   return done;
 }
 
@@ -116,17 +178,31 @@ void add_attack(CLI::App& app, Common& common) {
       ->capture_default_str();
   command->add_option("--data", options->data, "where a named data set lies; left out: data/<name>");
   command->add_option("--model", options->model, "the network: " + network_names())->capture_default_str();
-  command->add_option("--width", options->width, "its width; left out: 64 with CUDA, 16 without")
+  command
+      ->add_option(
+          "--width", options->width,
+          "channels of its first layer (of a ViT: of each token); left out: as published with CUDA, a "
+          "quarter of it without")
       ->check(CLI::Range(1, 4096));
   command->add_option("--attack", options->attack, attack_names())->capture_default_str();
   command->add_option("--tlabel", options->tlabel, "the class the attacker wants, counted from 0")
       ->capture_default_str();
-  command->add_option("--rate", options->rate, "share of the training images that are poisoned")
-      ->capture_default_str();
+  command
+      ->add_option("--rate", options->rate,
+                   "share of the training images that are poisoned (LabelConsistent: of the target class's); "
+                   "left out: the attack's published one")
+      ->check(CLI::Range(0.0, 1.0));
+  command->add_option("--benign", options->benign,
+                      "LabelConsistent: the model, a file, that images are perturbed against; left out: the "
+                      "benign victim, trained where there is none");
   command->add_option("--limit", options->limit, "use no more than so many training images")
       ->check(number(0));
   command->add_option("--image", options->image, "what a folder's images become, as 3x224x224 or 224");
   add_fit(*command, options->fit);
+  command->add_flag("--skip_damaged", options->skip_damaged,
+                    "leave damaged files of a folder out, and say which; without it they end the run");
+  command->add_option("--store", options->store,
+                      "a folder that keeps a folder's decoded images, for sets larger than memory");
   command
       ->add_option("--mean", options->mean, "of the images, one number a channel; left out: the data set's")
       ->delimiter(',');

@@ -102,7 +102,7 @@ Plan plan_of_files(const Options& options) {
 /// What `refine attack` left, by its names, and the data set it was trained on: as the reference has it.
 Plan plan_of_names(Options options) {
   options.victim.model = network_name(options.victim.model);
-  options.attack = attacks::by_name(options.attack, {.image = {3, 32, 32}}).name;
+  options.attack = attacks::canonical_name(options.attack);
   const fs::path folder =
       result_folder(options.attack_root, options.dataset, options.victim.model, options.attack);
   if (!is_there(folder / "victim.safetensors")) {

@@ -12,8 +12,12 @@ namespace refine::cli {
 
 namespace fs = std::filesystem;
 
+attacks::AttackOptions AttackSpec::options(const ImageShape& image) const {
+  return {.image = image, .target = target, .rate = rate, .seed = seed};
+}
+
 attacks::AnyAttack AttackSpec::make(const ImageShape& image) const {
-  return attacks::by_name(name, {.image = image, .target = target, .rate = rate, .seed = seed});
+  return attacks::by_name(name, options(image));
 }
 
 std::string attack_names() {
@@ -21,20 +25,19 @@ std::string attack_names() {
 }
 
 void write_attack(const AttackSpec& spec, const fs::path& path) {
-  const nlohmann::ordered_json json = {
-      {"attack", spec.name}, {"target", spec.target}, {"rate", spec.rate}, {"seed", spec.seed}};
+  nlohmann::ordered_json json = {{"attack", spec.name}, {"target", spec.target}, {"seed", spec.seed}};
+  if (spec.rate) json["rate"] = *spec.rate;
   write_file(path, json.dump(2) + "\n");
 }
 
 AttackSpec read_attack(const fs::path& path) {
   const auto json = nlohmann::json::parse(file_bytes(path), nullptr, /*allow_exceptions=*/false);
   try {
-    return {.name = json.at("attack"),
-            .target = json.at("target"),
-            .rate = json.at("rate"),
-            .seed = json.at("seed")};
+    AttackSpec spec{.name = json.at("attack"), .target = json.at("target"), .seed = json.at("seed")};
+    if (json.contains("rate")) spec.rate = json.at("rate").get<double>();
+    return spec;
   } catch (const nlohmann::json::exception&) {
-    throw Error("cannot read {}: it does not tell attack, target, rate and seed; make it with refine attack",
+    throw Error("cannot read {}: it does not tell attack, target and seed; make it with refine attack",
                 path.string());
   }
 }

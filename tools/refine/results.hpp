@@ -3,10 +3,11 @@
 #include <cstdint>
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
-#include <refine/attacks/any_attack.hpp>
+#include <refine/attacks/by_name.hpp>
 #include <refine/report/defense_report.hpp>
 
 #include "tools/refine/alarm_setting.hpp"
@@ -18,9 +19,10 @@ namespace refine::cli {
 struct AttackSpec {
   std::string name;
   int target = 0;
-  double rate = 0.1;
+  std::optional<double> rate = std::nullopt;  ///< none: the attack's published one
   std::uint64_t seed = default_seed;
 
+  attacks::AttackOptions options(const ImageShape& image) const;
   attacks::AnyAttack make(const ImageShape& image) const;
 };
 

@@ -10,6 +10,7 @@
 #include <refine/training/fit.hpp>
 #include <refine/training/history.hpp>
 #include <refine/training/json_lines.hpp>
+#include <refine/training/network_recipes.hpp>
 #include <refine/training/progress_bar.hpp>
 #include <refine/training/train_classifier.hpp>
 
@@ -114,8 +115,10 @@ Recipe TrainingOptions::defense(std::int64_t images, const ImageShape& shape) co
   return how;
 }
 
-ClassifierRecipe TrainingOptions::victim(std::int64_t images, const ImageShape& shape) const {
-  ClassifierRecipe how = recipe == "paper" ? recipes::paper_classifier : recipes::fast_classifier;
+ClassifierRecipe TrainingOptions::victim(const std::string& network, std::int64_t images,
+                                         const ImageShape& shape) const {
+  ClassifierRecipe how =
+      recipe == "paper" ? recipes::paper_classifier_of(network) : recipes::fast_classifier_of(network);
   if (recipe == "auto") {
     how.optimization.epochs = sized_epochs(images, shape, 750'000);
     how.augmentation = sized_augmentation(shape, how.optimization.epochs, /*labels=*/true);
@@ -139,7 +142,7 @@ Trained run_fit(AnyPipeline& defense, const at::Tensor& images, const Recipe& re
   return result_of(history, "defense: agreement with the victim");
 }
 
-Trained run_train(backbones::AnyBackbone& victim, const data::Dataset& dataset,
+Trained run_train(backbones::AnyBackbone& victim, const data::TrainingSet& dataset,
                   const ClassifierRecipe& recipe, const std::filesystem::path& log) {
   JsonLines lines = fresh_log(log);
   History history;

@@ -8,6 +8,7 @@
 
 #include <refine/backbones/any_backbone.hpp>
 #include <refine/data/dataset.hpp>
+#include <refine/data/training_set.hpp>
 #include <refine/pipeline/any_pipeline.hpp>
 #include <refine/report/curve.hpp>
 #include <refine/training/recipe.hpp>
@@ -30,7 +31,7 @@ struct TrainingOptions {
 
   /// \param images how many there are to train on, and `shape` theirs
   Recipe defense(std::int64_t images, const ImageShape& shape) const;
-  ClassifierRecipe victim(std::int64_t images, const ImageShape& shape) const;
+  ClassifierRecipe victim(const std::string& network, std::int64_t images, const ImageShape& shape) const;
 };
 
 /// What a training came to.
@@ -44,7 +45,7 @@ Trained run_fit(AnyPipeline& defense, const at::Tensor& images, const Recipe& re
                 const std::filesystem::path& log);
 
 /// Likewise `train_classifier`.
-Trained run_train(backbones::AnyBackbone& victim, const data::Dataset& dataset,
+Trained run_train(backbones::AnyBackbone& victim, const data::TrainingSet& dataset,
                   const ClassifierRecipe& recipe, const std::filesystem::path& log);
 
 /// The transform's width where none is said: as published with CUDA, small without.

@@ -1,0 +1,161 @@
+// Attacks and defends: every attack on one network, and BadNets on every network; one table of it all.
+//
+//     bazel run //benchmarks:scenarios -- --help
+
+#include <c10/util/Exception.h>
+#include <fmt/core.h>
+#include <torch/version.h>
+#include <CLI/CLI.hpp>
+
+#include <cstdlib>
+#include <exception>
+#include <filesystem>
+#include <iostream>
+#include <string>
+#include <vector>
+
+#include <refine/core/atomic_file.hpp>
+#include <refine/core/error.hpp>
+#include <refine/data/cifar10.hpp>
+#include <refine/data/image_folder.hpp>
+#include <refine/nn/device.hpp>
+#include <refine/nn/keep_freed_memory.hpp>
+
+#include "benchmarks/scenarios/scenario.hpp"
+#include "benchmarks/scenarios/table.hpp"
+
+namespace refine::scenarios {
+namespace {
+
+namespace fs = std::filesystem;
+
+struct Options {
+  std::string data = "data/CIFAR10", out = "scenarios", size = "auto", device = "auto";
+  std::vector<std::string> only;
+  std::uint64_t seed = default_seed;
+  bool table_only = false;
+};
+
+/// Bazel runs programs in a folder of its own, and says where the user stands.
+fs::path from_where_the_user_stands(const std::string& path) {
+  const char* folder = std::getenv("BUILD_WORKING_DIRECTORY");
+  return folder != nullptr ? fs::path(folder) / path : fs::path(path);
+}
+
+std::vector<Scenario> chosen(const std::vector<std::string>& only) {
+  const auto all = all_scenarios();
+  if (only.empty()) return all;
+  std::vector<Scenario> some;
+  for (const std::string& name : only) {
+    const auto before = some.size();
+    for (const Scenario& scenario : all) {
+      if (scenario.name() == name) some.push_back(scenario);
+    }
+    if (some.size() > before) continue;
+    std::string names;
+    for (const Scenario& scenario : all) names += (names.empty() ? "" : ", ") + scenario.name();
+    throw Error("refine: no scenario is called '{}'; say one of {}", name, names);
+  }
+  return some;
+}
+
+void write_table(const Setting& setting) {
+  const auto rows = collect(all_scenarios(), setting);
+  const fs::path folder = setting.out / setting.dataset;
+  const nlohmann::ordered_json all = {{"dataset", setting.dataset},
+                                      {"size", setting.size.name},
+                                      {"seed", setting.seed},
+                                      {"training_images", setting.split.train.size()},
+                                      {"test_images", setting.split.test.size()},
+                                      {"device", default_device().str()},
+                                      {"threads", at::get_num_threads()},
+                                      {"libtorch", TORCH_VERSION},
+                                      {"scenarios", rows}};
+  write_file(folder / "scenarios.json", all.dump(1) + "\n");
+  write_file(folder / "scenarios.md", markdown(rows));
+  write_file(folder / "scenarios.svg", svg(rows));
+  std::cout << markdown(rows) << "\ntable    " << (folder / "scenarios.md").lexically_normal().string()
+            << "\nfigures  " << (folder / "scenarios.json").lexically_normal().string() << "\nplot     "
+            << (folder / "scenarios.svg").lexically_normal().string() << std::endl;
+}
+
+void run_all(const Options& options) {
+  use_device(options.device);
+  use_threads(0);
+  const auto scenarios = chosen(options.only);
+  const fs::path root = from_where_the_user_stands(options.data);
+  const bool folders = is_there(root / "train");
+  const bool cifar = data::holds_cifar10(root) && (!folders || is_there(root / "train" / "airplane"));
+  if (!cifar && !folders) {
+    throw Error("cannot find images in {}: no CIFAR-10 and no train/<class>/ are there; say --data",
+                root.string());
+  }
+  Setting setting{.dataset = cifar ? "CIFAR10" : root.filename().string(),
+                  .split = cifar ? data::cifar10(root) : data::image_folders(root),
+                  .normalization = cifar ? normalizations::cifar10 : normalizations::imagenet,
+                  .size = size_of(options.size),
+                  .seed = options.seed,
+                  .out = from_where_the_user_stands(options.out)};
+  auto& [train, test] = setting.split;
+  if (setting.size.images > 0 && setting.size.images < train.size()) {
+    train = train.sample(setting.size.images, setting.seed);
+  }
+  if (setting.size.tests > 0 && setting.size.tests < test.size()) {
+    test = test.sample(setting.size.tests, setting.seed);
+  }
+  if (!options.table_only) {
+    for (const Scenario& scenario : scenarios) require_possible(scenario, setting);
+  }
+  for (std::size_t i = 0; i < scenarios.size() && !options.table_only; ++i) {
+    std::cerr << fmt::format("refine: scenario {} of {}: {} on {}\n", i + 1, scenarios.size(),
+                             scenarios[i].attack, scenarios[i].network);
+    run(scenarios[i], setting);
+  }
+  write_table(setting);
+}
+
+}  // namespace
+}  // namespace refine::scenarios
+
+int main(int argc, char** argv) {
+  using namespace refine;
+  scenarios::Options options;
+  CLI::App app{
+      "Trains and defends every attack on ResNet-18 and BadNets on every network, and writes one table. "
+      "Stopped, "
+      "it goes on where it was.",
+      "scenarios"};
+  app.add_option("--data", options.data, "CIFAR-10, or a folder with train/<class>/ and test/<class>/")
+      ->capture_default_str();
+  app.add_option("--out", options.out, "where victims, defenses and the table go")->capture_default_str();
+  app.add_option(
+         "--size", options.size,
+         "full: all images, published widths; small: 50,000 images, narrow networks, two epochs; tiny: "
+         "to see it work; auto: full with CUDA, else small")
+      ->check(CLI::IsMember({"auto", "full", "small", "tiny"}))
+      ->capture_default_str();
+  app.add_option("--only", options.only, "some scenarios, as BadNets/ResNet18,WaNet/ResNet18")
+      ->delimiter(',');
+  app.add_option("--device", options.device, "auto, cpu, cuda or cuda:N")->capture_default_str();
+  app.add_option("--seed", options.seed, "of everything random")->capture_default_str();
+  app.add_flag("--table", options.table_only, "write the table of what is there, and run nothing");
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : Error::exit_status;
+  }
+  keep_freed_memory();
+  try {
+    scenarios::run_all(options);
+  } catch (const Error& error) {
+    std::cerr << error.what() << '\n';
+    return Error::exit_status;
+  } catch (const c10::Error& error) {
+    std::cerr << "refine: LibTorch failed: " << error.what_without_backtrace() << '\n';
+    return 1;
+  } catch (const std::exception& error) {
+    std::cerr << "refine: " << error.what() << '\n';
+    return 1;
+  }
+  return 0;
+}

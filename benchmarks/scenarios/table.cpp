@@ -1,0 +1,147 @@
+#include "benchmarks/scenarios/table.hpp"
+
+#include <fmt/core.h>
+
+#include <cmath>
+#include <limits>
+
+#include <refine/core/file_bytes.hpp>
+#include <refine/report/html_escape.hpp>
+#include <refine/report/words.hpp>
+
+namespace refine::scenarios {
+namespace {
+
+using Json = nlohmann::ordered_json;
+using report::words::hundredths;
+
+Json read(const std::filesystem::path& file) {
+  return is_there(file) ? Json::parse(file_bytes(file), nullptr, /*allow_exceptions=*/false) : Json();
+}
+
+/// A number far down in a row, NaN where it was not measured: `number(row, "after", "ba", "value")`.
+template <typename... Keys>
+double number(const Json& row, const Keys&... keys) {
+  const Json* at = &row;
+  for (const char* key : {keys...}) {
+    if (!at->is_object() || !at->contains(key)) return std::numeric_limits<double>::quiet_NaN();
+    at = &(*at)[key];
+  }
+  return at->is_number() ? at->get<double>() : std::numeric_limits<double>::quiet_NaN();
+}
+
+std::string change(const Json& row, const char* figure) {
+  const double before = number(row, "before", figure, "value"), after = number(row, "after", figure, "value");
+  if (std::isnan(before) && std::isnan(after)) return std::string(report::words::missing);
+  return fmt::format("{} → {}", hundredths(before, 1), hundredths(after, 1));
+}
+
+std::string seconds(const Json& row, const char* of) {
+  const double value = number(row, "seconds", of);
+  return std::isnan(value) ? std::string(report::words::missing) : fmt::format("{:.0f}", value);
+}
+
+}  // namespace
+
+Json collect(const std::vector<Scenario>& scenarios, const Setting& setting) {
+  Json rows = Json::array();
+  for (const Scenario& scenario : scenarios) {
+    const auto folder = setting.folder(scenario);
+    const Json victim = read(folder / "victim.json"), defense = read(folder / "defense.json"),
+               zero = read(folder / "zero_point.json"),
+               benign = read(setting.folder({"Benign", scenario.network}) / "victim.json");
+    if (!victim.is_object() || !scenario.defended) continue;  // its accuracy stands in the attack's row
+    Json row = {{"attack", scenario.attack},
+                {"network", scenario.network},
+                {"setting", victim["setting"]},
+                {"poisoned", victim["poisoned"]},
+                {"seconds", {{"victim", victim["seconds"]}}},
+                {"before", victim["figures"]}};
+    if (benign.is_object()) row["benign_ba"] = benign["figures"]["ba"];
+    if (defense.is_object()) {
+      row["seconds"]["defense"] = defense["seconds"];
+      row["after"] = defense["after"];
+      row["der"] = defense["der"];
+    }
+    if (zero.is_object()) row["zero_point"] = zero["figures"]["largest_lift"];
+    rows.push_back(std::move(row));
+  }
+  return rows;
+}
+
+std::string markdown(const Json& rows) {
+  std::string table =
+      "| attack | network | benign BA, % | BA, % | ASR, % | RA, % | DER, % | largest lift | zero point | "
+      "seconds |\n| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n";
+  for (const Json& row : rows) {
+    const bool attacked = row["attack"] != "Benign";
+    const auto attack_only = [&](std::string text) {
+      return attacked ? text : std::string(report::words::missing);
+    };
+    table += fmt::format(
+        "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} + {} |\n", row["attack"].get<std::string>(),
+        row["network"].get<std::string>(), hundredths(number(row, "benign_ba", "value"), 1),
+        change(row, "ba"), attack_only(change(row, "asr")), attack_only(change(row, "ra")),
+        hundredths(number(row, "der"), 1), attack_only(change(row, "largest_lift")),
+        hundredths(number(row, "zero_point", "value"), 1), seconds(row, "victim"), seconds(row, "defense"));
+  }
+  return table;
+}
+
+std::string svg(const Json& rows) {
+  constexpr int line = 26, top = 58, left = 210, panel = 290, gap = 50;
+  const int height = top + line * static_cast<int>(rows.size()) + 40;
+  const auto x = [&](int which, double share) {
+    return left + which * (panel + gap) + panel * std::min(1.0, std::max(0.0, share));
+  };
+  std::string out = fmt::format(
+      "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {0} {1}\" width=\"{0}\" height=\"{1}\" "
+      "font-family=\"sans-serif\" font-size=\"13\" fill=\"#24292f\">\n"
+      "<rect width=\"100%\" height=\"100%\" fill=\"#fff\"/>\n",
+      left + 2 * panel + gap + 30, height);
+  const char* titles[] = {"accuracy on clean images (BA), %", "largest lift over all classes, points"};
+  for (int which : {0, 1}) {
+    out +=
+        fmt::format("<text x=\"{}\" y=\"20\" font-weight=\"bold\">{}</text>\n", x(which, 0), titles[which]);
+    for (int tick = 0; tick <= 100; tick += 20) {
+      const double at = x(which, tick / 100.0);
+      out += fmt::format(
+          "<line x1=\"{0}\" x2=\"{0}\" y1=\"{1}\" y2=\"{2}\" stroke=\"#d0d7de\"/><text x=\"{0}\" y=\"{3}\" "
+          "text-anchor=\"middle\" font-size=\"11\">{4}</text>\n",
+          at, top - 14, height - 34, height - 18, tick);
+    }
+  }
+  int y = top;
+  for (const Json& row : rows) {
+    const std::string name = row["attack"].get<std::string>() + ", " + row["network"].get<std::string>();
+    out += fmt::format("<text x=\"{}\" y=\"{}\" text-anchor=\"end\">{}</text>\n", left - 14, y + 5,
+                       report::html_escape(name));
+    const char* figures[] = {"ba", "largest_lift"};
+    for (int which : {0, 1}) {
+      if (which == 1 && row["attack"] == "Benign") continue;
+      const double before = number(row, "before", figures[which], "value"),
+                   after = number(row, "after", figures[which], "value");
+      if (!std::isnan(before) && !std::isnan(after)) {
+        out += fmt::format("<line x1=\"{}\" x2=\"{}\" y1=\"{}\" y2=\"{}\" stroke=\"#8c959f\"/>\n",
+                           x(which, before), x(which, after), y, y);
+      }
+      if (!std::isnan(before)) {
+        out += fmt::format(
+            "<circle cx=\"{}\" cy=\"{}\" r=\"5\" fill=\"#fff\" stroke=\"#cf222e\" "
+            "stroke-width=\"2\"/>\n",
+            x(which, before), y);
+      }
+      if (!std::isnan(after)) {
+        out += fmt::format("<circle cx=\"{}\" cy=\"{}\" r=\"5\" fill=\"#0969da\"/>\n", x(which, after), y);
+      }
+    }
+    y += line;
+  }
+  out += fmt::format(
+      "<text x=\"{}\" y=\"38\" font-size=\"12\"><tspan fill=\"#cf222e\">○</tspan> victim "
+      "<tspan fill=\"#0969da\">●</tspan> defended</text>\n</svg>\n",
+      left);
+  return out;
+}
+
+}  // namespace refine::scenarios
