@@ -4,13 +4,15 @@
 
 #include <c10/util/Exception.h>
 #include <fmt/core.h>
-#include <torch/version.h>
 #include <CLI/CLI.hpp>
 
+#include <algorithm>
 #include <cstdlib>
 #include <exception>
 #include <filesystem>
 #include <iostream>
+#include <iterator>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
@@ -32,6 +34,7 @@ namespace fs = std::filesystem;
 struct Options {
   std::string data = "data/CIFAR10", out = "scenarios", size = "auto", device = "auto";
   std::vector<std::string> only;
+  int image = 0;
   std::uint64_t seed = default_seed;
   bool table_only = false;
 };
@@ -45,17 +48,16 @@ fs::path from_where_the_user_stands(const std::string& path) {
 std::vector<Scenario> chosen(const std::vector<std::string>& only) {
   const auto all = all_scenarios();
   if (only.empty()) return all;
-  std::vector<Scenario> some;
+  std::string names;
+  for (const Scenario& scenario : all) names += (names.empty() ? "" : ", ") + scenario.name();
   for (const std::string& name : only) {
-    const auto before = some.size();
-    for (const Scenario& scenario : all) {
-      if (scenario.name() == name) some.push_back(scenario);
-    }
-    if (some.size() > before) continue;
-    std::string names;
-    for (const Scenario& scenario : all) names += (names.empty() ? "" : ", ") + scenario.name();
-    throw Error("refine: no scenario is called '{}'; say one of {}", name, names);
+    if (std::ranges::find(all, name, &Scenario::name) == all.end())
+      throw Error("refine: no scenario is called '{}'; say one of {}", name, names);
   }
+  std::vector<Scenario> some;
+  std::ranges::copy_if(all, std::back_inserter(some), [&](const Scenario& scenario) {
+    return std::ranges::find(only, scenario.name()) != only.end();
+  });
   return some;
 }
 
@@ -67,9 +69,6 @@ void write_table(const Setting& setting) {
                                       {"seed", setting.seed},
                                       {"training_images", setting.split.train.size()},
                                       {"test_images", setting.split.test.size()},
-                                      {"device", default_device().str()},
-                                      {"threads", at::get_num_threads()},
-                                      {"libtorch", TORCH_VERSION},
                                       {"scenarios", rows}};
   write_file(folder / "scenarios.json", all.dump(1) + "\n");
   write_file(folder / "scenarios.md", markdown(rows));
@@ -79,23 +78,29 @@ void write_table(const Setting& setting) {
             << (folder / "scenarios.svg").lexically_normal().string() << std::endl;
 }
 
-void run_all(const Options& options) {
-  use_device(options.device);
-  use_threads(0);
-  const auto scenarios = chosen(options.only);
-  const fs::path root = from_where_the_user_stands(options.data);
+Setting setting_of(const Options& options) {
+  const fs::path root = fs::weakly_canonical(from_where_the_user_stands(options.data));
   const bool folders = is_there(root / "train");
   const bool cifar = data::holds_cifar10(root) && (!folders || is_there(root / "train" / "airplane"));
   if (!cifar && !folders) {
     throw Error("cannot find images in {}: no CIFAR-10 and no train/<class>/ are there; say --data",
                 root.string());
   }
-  Setting setting{.dataset = cifar ? "CIFAR10" : root.filename().string(),
-                  .split = cifar ? data::cifar10(root) : data::image_folders(root),
-                  .normalization = cifar ? normalizations::cifar10 : normalizations::imagenet,
-                  .size = size_of(options.size),
-                  .seed = options.seed,
-                  .out = from_where_the_user_stands(options.out)};
+  data::ImageFolderOptions fitted;
+  if (options.image > 0) fitted = {.image = {3, options.image, options.image}, .fit = data::Fit::crop};
+  return {.dataset = cifar ? "CIFAR10" : root.filename().string(),
+          .split = cifar ? data::cifar10(root) : data::image_folders(root, fitted),
+          .normalization = cifar ? normalizations::cifar10 : normalizations::imagenet,
+          .size = size_of(options.size),
+          .seed = options.seed,
+          .out = from_where_the_user_stands(options.out)};
+}
+
+void run_all(const Options& options) {
+  use_device(options.device);
+  use_threads(0);
+  const auto scenarios = chosen(options.only);
+  Setting setting = setting_of(options);
   auto& [train, test] = setting.split;
   if (setting.size.images > 0 && setting.size.images < train.size()) {
     train = train.sample(setting.size.images, setting.seed);
@@ -105,11 +110,12 @@ void run_all(const Options& options) {
   }
   if (!options.table_only) {
     for (const Scenario& scenario : scenarios) require_possible(scenario, setting);
-  }
-  for (std::size_t i = 0; i < scenarios.size() && !options.table_only; ++i) {
-    std::cerr << fmt::format("refine: scenario {} of {}: {} on {}\n", i + 1, scenarios.size(),
-                             scenarios[i].attack, scenarios[i].network);
-    run(scenarios[i], setting);
+    for (std::size_t i = 0; i < scenarios.size(); ++i) {
+      std::cerr << fmt::format("refine: scenario {} of {}: {} on {}\n", i + 1, scenarios.size(),
+                               scenarios[i].attack, scenarios[i].network);
+      run(scenarios[i], setting);
+    }
+    for (const Scenario& scenario : all_scenarios()) measure_zero_point(scenario, setting);
   }
   write_table(setting);
 }
@@ -123,15 +129,20 @@ int main(int argc, char** argv) {
   CLI::App app{
       "Trains and defends every attack on ResNet-18 and BadNets on every network, and writes one table. "
       "Stopped, "
-      "it goes on where it was.",
+      "it goes on with the training that it was at.",
       "scenarios"};
   app.add_option("--data", options.data, "CIFAR-10, or a folder with train/<class>/ and test/<class>/")
       ->capture_default_str();
-  app.add_option("--out", options.out, "where victims, defenses and the table go")->capture_default_str();
   app.add_option(
-         "--size", options.size,
-         "full: all images, published widths; small: 50,000 images, narrow networks, two epochs; tiny: "
-         "to see it work; auto: full with CUDA, else small")
+         "--image", options.image,
+         "what a folder's images become: so many pixels a side, resized and cropped; left out: they have "
+         "one size")
+      ->check(CLI::Range(8, 4096));
+  app.add_option("--out", options.out, "where victims, defenses and the table go")->capture_default_str();
+  app.add_option("--size", options.size,
+                 "full: all images, published widths; small: 30,000 images, narrow networks, two or three "
+                 "epochs; tiny: "
+                 "to see it work; auto: full with CUDA, else small")
       ->check(CLI::IsMember({"auto", "full", "small", "tiny"}))
       ->capture_default_str();
   app.add_option("--only", options.only, "some scenarios, as BadNets/ResNet18,WaNet/ResNet18")

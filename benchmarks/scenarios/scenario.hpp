@@ -12,25 +12,6 @@
 
 namespace refine::scenarios {
 
-/// How much work each scenario is.
-struct Size {
-  std::string name;
-  std::int64_t images;  ///< of the training set; 0: all
-  std::int64_t tests;   ///< of the test set; 0: all
-  int transform_width;
-  int victim_epochs;
-  int defense_epochs;
-  double adaptive_rate;  ///< of Adaptive-Patch, in [0, 1]; twice as many images are covers
-  bool narrow;           ///< networks of a fraction of the published width
-
-  int network_width(const std::string& network) const;
-  ClassifierRecipe victim_recipe(const std::string& network, const std::string& attack) const;
-  Recipe defense_recipe() const;
-};
-
-/// "small", "full" or "tiny"; "auto": full with CUDA, else small. \throws Error for another name
-Size size_of(const std::string& name);
-
 /// One attack on one network.
 struct Scenario {
   std::string attack, network;
@@ -38,6 +19,27 @@ struct Scenario {
 
   std::string name() const { return attack + "/" + network; }
 };
+
+/// How much work each scenario is.
+struct Size {
+  std::string name;
+  std::int64_t images;  ///< of the training set; 0: all
+  std::int64_t tests;   ///< of the test set; 0: all
+  int transform_width;
+  int victim_epochs;
+  int faint_epochs;  ///< of victims whose trigger is faint
+  int late_epochs;   ///< of victims whose attack is learnt late
+  int defense_epochs;
+  double adaptive_rate;  ///< of Adaptive-Patch, in [0, 1]; twice as many images are covers
+  bool narrow;           ///< networks of a fraction of the published width
+
+  int network_width(const std::string& network) const;
+  ClassifierRecipe victim_recipe(const Scenario& scenario, std::uint64_t seed) const;
+  Recipe defense_recipe(std::uint64_t seed) const;
+};
+
+/// "small", "full" or "tiny"; "auto": full with CUDA, else small. \throws Error for another name
+Size size_of(const std::string& name);
 
 /// Every attack on ResNet-18, and BadNets on every network; benign victims before those they are compared
 /// with.
@@ -59,9 +61,18 @@ struct Setting {
 /// \throws Error when the network or the attack does not fit the images, before any work
 void require_possible(const Scenario& scenario, const Setting& setting);
 
-/// Does what is not done yet: trains the victim and measures it (`victim.json`), trains the defense and
-/// measures it (`metrics.json`, `report.html`, `defense.json`), measures the trigger on the defended benign
-/// victim (`zero_point.json`). What an earlier run with the same setting left is taken as it is.
+/// Does what is not done yet: trains the victim and measures it, trains the defense and measures it. What an
+/// earlier run with the same setting left is taken as it is.
 void run(const Scenario& scenario, const Setting& setting);
+
+/// Measures the scenario's trigger on the defended benign victim of the same network, where both are done.
+void measure_zero_point(const Scenario& scenario, const Setting& setting);
+
+/// What a scenario has come to with this setting; null where it is not done.
+struct Done {
+  nlohmann::ordered_json victim, defense, zero_point, benign_victim;
+};
+
+Done look_up(const Scenario& scenario, const Setting& setting);
 
 }  // namespace refine::scenarios

@@ -2,10 +2,11 @@
 
 #include <fmt/core.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
+#include <utility>
 
-#include <refine/core/file_bytes.hpp>
 #include <refine/report/html_escape.hpp>
 #include <refine/report/words.hpp>
 
@@ -14,10 +15,6 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 using report::words::hundredths;
-
-Json read(const std::filesystem::path& file) {
-  return is_there(file) ? Json::parse(file_bytes(file), nullptr, /*allow_exceptions=*/false) : Json();
-}
 
 /// A number far down in a row, NaN where it was not measured: `number(row, "after", "ba", "value")`.
 template <typename... Keys>
@@ -46,24 +43,23 @@ std::string seconds(const Json& row, const char* of) {
 Json collect(const std::vector<Scenario>& scenarios, const Setting& setting) {
   Json rows = Json::array();
   for (const Scenario& scenario : scenarios) {
-    const auto folder = setting.folder(scenario);
-    const Json victim = read(folder / "victim.json"), defense = read(folder / "defense.json"),
-               zero = read(folder / "zero_point.json"),
-               benign = read(setting.folder({"Benign", scenario.network}) / "victim.json");
+    const auto [victim, defense, zero_point, benign] = look_up(scenario, setting);
     if (!victim.is_object() || !scenario.defended) continue;  // its accuracy stands in the attack's row
     Json row = {{"attack", scenario.attack},
                 {"network", scenario.network},
-                {"setting", victim["setting"]},
-                {"poisoned", victim["poisoned"]},
-                {"seconds", {{"victim", victim["seconds"]}}},
-                {"before", victim["figures"]}};
-    if (benign.is_object()) row["benign_ba"] = benign["figures"]["ba"];
+                {"setting", victim.at("setting")},
+                {"threads", victim.at("threads")},
+                {"libtorch", victim.at("libtorch")},
+                {"poisoned", victim.at("poisoned")},
+                {"seconds", {{"victim", victim.at("seconds")}}},
+                {"before", victim.at("figures")}};
+    if (benign.is_object()) row["benign_ba"] = benign.at("figures").at("ba");
     if (defense.is_object()) {
-      row["seconds"]["defense"] = defense["seconds"];
-      row["after"] = defense["after"];
-      row["der"] = defense["der"];
+      row["seconds"]["defense"] = defense.at("seconds");
+      row["after"] = defense.at("after");
+      row["der"] = defense.at("der");
     }
-    if (zero.is_object()) row["zero_point"] = zero["figures"]["largest_lift"];
+    if (zero_point.is_object()) row["zero_point"] = zero_point.at("figures").at("largest_lift");
     rows.push_back(std::move(row));
   }
   return rows;

@@ -1,11 +1,13 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <ATen/ops/zeros_like.h>
 #include <c10/core/GradMode.h>
 #include <torch/nn/module.h>
 
 #include <map>
 #include <string>
+#include <string_view>
 
 #include <refine/core/error.hpp>
 
@@ -21,10 +23,21 @@ inline std::map<std::string, at::Tensor> state_dict(const torch::nn::Module& mod
   return state;
 }
 
-/// Copies `state` into `module`: all names must be there, with the module's shapes, and no others.
-/// \param from where the state came from, for the message \throws Error naming the first tensor that does not
-/// fit;
-///   the module is unchanged then
+namespace detail {
+
+/// A BatchNorm's count of its batches, which PyTorch's files have since 0.4.1.
+inline bool is_batch_count(std::string_view name) {
+  constexpr std::string_view count = "num_batches_tracked";
+  return name.ends_with(count) &&
+         (name.size() == count.size() || name[name.size() - count.size() - 1] == '.');
+}
+
+}  // namespace detail
+
+/// Copies `state` into `module`: all names must be there, with the module's shapes, and no others. The one
+/// that may be missing, as in PyTorch, is a BatchNorm's `num_batches_tracked`, which is 0 then.
+/// \param from where the state came from, for the message
+/// \throws Error naming the first tensor that does not fit; the module is unchanged then
 inline void load_state_dict(torch::nn::Module& module, const std::map<std::string, at::Tensor>& state,
                             const std::string& from, const std::string& prefix = "") {
   const auto wanted = state_dict(module, prefix);
@@ -36,6 +49,7 @@ inline void load_state_dict(torch::nn::Module& module, const std::map<std::strin
   for (const auto& [name, tensor] : wanted) {
     const auto found = state.find(name);
     if (found == state.end()) {
+      if (detail::is_batch_count(name)) continue;
       throw Error("cannot load {}: tensor '{}' is not in it; it is of another network, or of other options",
                   from, name);
     }
@@ -54,7 +68,10 @@ inline void load_state_dict(torch::nn::Module& module, const std::map<std::strin
     }
   }
   c10::NoGradGuard no_grad;
-  for (auto& [name, tensor] : wanted) at::Tensor(tensor).copy_(state.at(name));
+  for (const auto& [name, tensor] : wanted) {
+    const auto found = state.find(name);
+    at::Tensor(tensor).copy_(found == state.end() ? at::zeros_like(tensor) : found->second);
+  }
 }
 
 }  // namespace refine::artifacts

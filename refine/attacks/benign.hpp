@@ -16,7 +16,7 @@ struct Benign {
   /// The images and labels as they are, shared with `clean`. \throws Error when `clean` does not fit together
   Poisoned poison(const data::Dataset& clean) const {
     check(clean);
-    return {clean, {}};
+    return {{clean}};
   }
 
   at::Tensor trigger_images(const at::Tensor& images) const { return images; }

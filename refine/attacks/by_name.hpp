@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <array>
-#include <cctype>
 #include <cstdint>
 #include <filesystem>
 #include <optional>
@@ -18,6 +17,7 @@
 #include <refine/attacks/surrogate.hpp>
 #include <refine/core/error.hpp>
 #include <refine/core/image_shape.hpp>
+#include <refine/core/plain_name.hpp>
 #include <refine/core/seed.hpp>
 
 namespace refine::attacks {
@@ -71,15 +71,6 @@ inline constexpr std::array catalogue = {
                    }},
 };
 
-/// Lower case, without hyphens and underscores.
-inline std::string plain(std::string_view name) {
-  std::string letters;
-  for (const char c : name) {
-    if (c != '-' && c != '_') letters += static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
-  }
-  return letters;
-}
-
 }  // namespace detail
 
 /// The names that `by_name` knows, as they are written in papers.
@@ -93,9 +84,8 @@ namespace detail {
 
 /// \throws Error when no attack has that name
 inline const CatalogueEntry& entry(std::string_view name) {
-  const std::string said = plain(name);
   for (const auto& entry : catalogue) {
-    if (!said.empty() && (said == plain(entry.name) || said == plain(entry.other))) return entry;
+    if (same_name(name, entry.name) || same_name(name, entry.other)) return entry;
   }
   throw Error("refine: there is no attack {}; say one of {} [attack]", name, fmt::join(names(), ", "));
 }
@@ -107,9 +97,9 @@ inline std::string_view canonical_name(std::string_view name) {
   return detail::entry(name).name;
 }
 
-/// An attack of the catalogue; upper and lower case are one, and hyphens don't count. Its `name` is the one
-/// in `names()`; `LC` and `Adaptive` are known too. \throws Error when no attack has that name, or its
-/// trigger refuses the image shape
+/// An attack of the catalogue; upper and lower case are one, and hyphens and underscores don't count. Its
+/// `name` is the one in `names()`; `LC` and `Adaptive` are known too. \throws Error when no attack has that
+/// name, or its trigger refuses the image shape
 inline AnyAttack by_name(std::string_view name, const AttackOptions& options = {}) {
   const auto& entry = detail::entry(name);
   return entry.make(entry.name, options);

@@ -28,9 +28,9 @@ template <Task kTask = dynamic_task>
 using WaNet = DirtyLabel<triggers::Warp<kTask.image>>;
 
 /// Xu et al., 2023, `xu2023batt`: the image turned by 16°, label := target; clean images turn a little, at
-/// random, in every epoch.
+/// random, in every epoch, and the victim's recipe mirrors clean ones alone.
 template <Task kTask = dynamic_task>
-using Batt = DirtyLabel<triggers::Rotate<kTask.image>, demands::small_turns>;
+using Batt = DirtyLabel<triggers::Rotate<kTask.image>, demands::batt>;
 
 /// Li et al., 2021, `li2021physical`: the patch of BadNets; in training, every image is changed as a camera
 /// changes what it sees. Test images get the plain patch.

@@ -4,13 +4,14 @@
 
 namespace refine::attacks {
 
-/// What an attack asks of the victim's training: how images are changed besides, anew in every epoch, and
-/// whether that holds for poisoned images too.
+/// What an attack asks of the victim's training: how images are changed besides, anew in every epoch, whether
+/// that holds for poisoned images too, and whether those may be mirrored.
 struct Demand {
   enum class Of { every_image, clean_images };
 
   data::Augmentation augmentation = {};
   Of of = Of::every_image;
+  bool flip_stamped = true;  ///< false: the flip of the victim's recipe leaves poisoned images on their side
 };
 
 /// The published ones.
@@ -27,9 +28,10 @@ inline constexpr Demand physical = {.augmentation = {.flip = true,
                                                      .scale_max = 0.9,
                                                      .brightness = 0.1}};
 
-/// Clean images turn a little, so that only the trigger's turn means the target (Xu et al., 2023,
-/// `xu2023batt`).
-inline constexpr Demand small_turns = {.augmentation = {.rotation = 10}, .of = Demand::Of::clean_images};
+/// Clean images turn a little, so that only the trigger's turn means the target, and that is one way round:
+/// the mirror of a turned image is turned the other way (Xu et al., 2023, `xu2023batt`).
+inline constexpr Demand batt = {
+    .augmentation = {.rotation = 10}, .of = Demand::Of::clean_images, .flip_stamped = false};
 
 }  // namespace demands
 

@@ -28,7 +28,7 @@ struct DirtyLabel {
   Demand demand = kDemand;            ///< `demands::none` for the ablation
 
   /// \throws Error when the target is no class of the data or has no image there, the rate is outside [0, 1],
-  ///   the trigger is made for images of another shape, or a field of the demand is out of its range
+  ///   the trigger is made for images of another shape, or the demand is none that training can meet
   Poisoned poison(const data::Dataset& clean) const {
     check(clean);
     Random random(derived_seed(seed, "dirty label"));
@@ -40,10 +40,12 @@ struct DirtyLabel {
     detail::stamp_at(poisoned, chosen, trigger);
     detail::label_at(poisoned, chosen, target);
     poisoned.augmentation = demand.augmentation;
-    if (demand.of == Demand::Of::clean_images) {
-      poisoned.exempt = at::zeros({clean.size()}, at::kBool);
-      if (!chosen.empty()) poisoned.exempt.index_fill_(0, at::tensor(chosen), true);
-    }
+    const auto stamped = [&] {
+      at::Tensor mask = at::zeros({clean.size()}, at::kBool);
+      return chosen.empty() ? mask : mask.index_fill_(0, at::tensor(chosen), true);
+    };
+    if (demand.of == Demand::Of::clean_images) poisoned.exempt = stamped();
+    if (!demand.flip_stamped) poisoned.unflipped = stamped();
     poisoned.indices = std::move(chosen);
     return poisoned;
   }
@@ -55,7 +57,7 @@ struct DirtyLabel {
     dataset.validate();
     detail::require_target(target, dataset);
     detail::require_rate("poisoning", rate);
-    demand.augmentation.validate();
+    data::require_askable(demand.augmentation);
     detail::require_stampable(trigger, dataset);
   }
 };

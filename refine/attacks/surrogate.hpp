@@ -2,12 +2,17 @@
 
 #include <ATen/core/Tensor.h>
 #include <c10/core/Device.h>
+#include <c10/util/Exception.h>
 #include <torch/nn/module.h>
 
 #include <concepts>
 #include <memory>
 #include <type_traits>
 #include <utility>
+
+#include <refine/core/error.hpp>
+#include <refine/core/one_line.hpp>
+#include <refine/core/task.hpp>
 
 namespace refine::attacks {
 
@@ -35,17 +40,29 @@ class Surrogate {
 
   explicit operator bool() const { return held_ != nullptr; }
 
+  /// What the model is for, where it says so; else all is `dynamic`.
+  Task task() const { return held_ ? held_->task() : dynamic_task; }
+
   /// Moves the model to `device`, in evaluation mode, where it has a module to move. \pre there is a model
   void prepare(at::Device device) const { held_->prepare(device); }
 
-  /// \pre there is a model
-  at::Tensor operator()(const at::Tensor& images) const { return held_->logits(images); }
+  /// \pre there is a model \throws Error when it fails on these images
+  at::Tensor operator()(const at::Tensor& images) const {
+    try {
+      return held_->logits(images);
+    } catch (const c10::Error& error) {
+      throw Error(
+          "refine: the attacker's model fails on the images: {}; give one that was made for them [pgd]",
+          one_line(error.what_without_backtrace()));
+    }
+  }
 
  private:
   struct Held {
     virtual ~Held() = default;
     virtual at::Tensor logits(const at::Tensor& images) const = 0;
     virtual void prepare(at::Device) const {}
+    virtual Task task() const { return dynamic_task; }
   };
 
   template <typename M>
@@ -60,6 +77,15 @@ class Surrogate {
                     }) {
         model.module->to(device);
         model.module->eval();
+      }
+    }
+    Task task() const override {
+      if constexpr (requires {
+                      { model.task } -> std::convertible_to<Task>;
+                    }) {
+        return model.task;
+      } else {
+        return dynamic_task;
       }
     }
   };

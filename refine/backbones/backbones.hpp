@@ -7,6 +7,7 @@
 #include <refine/backbones/form.hpp>
 #include <refine/backbones/freeze.hpp>
 #include <refine/backbones/inception_v3.hpp>
+#include <refine/backbones/network_names.hpp>
 #include <refine/backbones/normalized.hpp>
 #include <refine/backbones/resnet18.hpp>
 #include <refine/backbones/resnet50.hpp>

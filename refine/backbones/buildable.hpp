@@ -4,17 +4,13 @@
 #include <string_view>
 
 #include <refine/core/agreement.hpp>
+#include <refine/core/article.hpp>
 #include <refine/core/error.hpp>
 #include <refine/core/image_shape.hpp>
 #include <refine/core/message.hpp>
 #include <refine/core/task.hpp>
 
 namespace refine::backbones::detail {
-
-/// "a" or "an", as it is said before a network's name.
-constexpr std::string_view article(std::string_view network) {
-  return std::string_view("AEIOU").find(network.front()) == std::string_view::npos ? "a " : "an ";
-}
 
 /// Why no `network` can be made for `task`; empty where one can.
 /// \param least_side of its images, in pixels

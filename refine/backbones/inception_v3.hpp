@@ -109,6 +109,10 @@ class InceptionV3Module : public torch::nn::Cloneable<InceptionV3Module> {
 /// …, `fc.weight`. Made for images of 299×299 pixels, it takes those of 75×75 and more, and smaller ones by
 /// enlarging them first, as the reference does with CIFAR-10's.
 ///
+/// torchvision's own weights want images of mean 0.5 and deviation 0.5, `Normalized` by those: what it loads
+/// them into takes images with ImageNet's normalisation and turns that into this one (`transform_input`),
+/// which no tensor tells.
+///
 /// `freeze` folds all 94 BatchNorms.
 template <Task kTask = dynamic_task>
 struct InceptionV3 {

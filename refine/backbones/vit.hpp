@@ -12,6 +12,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <memory>
+#include <numeric>
 
 #include <refine/backbones/buildable.hpp>
 #include <refine/backbones/vit_blocks.hpp>
@@ -67,7 +68,9 @@ class ViTModule : public torch::nn::Cloneable<ViTModule> {
 /// looks at itself, and each attention learns its temperature. The whole, its initial weights and the
 /// parameter names are the reference's: `to_patch_embedding.to_patch_tokens.1.weight`, `pos_embedding`,
 /// `cls_token`, `transformer.layers.0.0.norm.weight`, `transformer.layers.0.0.fn.temperature`, …,
-/// `mlp_head.1.weight`. Images C×H×W, H and W known and multiples of `patch`.
+/// `mlp_head.1.weight`. Images C×H×W, H and W known and multiples of `patch`: left out, that is the common
+/// divisor of both which is nearest to an eighth of the shorter one, of those that make 2 to 32 patches of
+/// it.
 ///
 /// It has no BatchNorm: `freeze` folds nothing.
 template <Task kTask = dynamic_task>
@@ -75,7 +78,7 @@ struct ViT {
   static constexpr Task static_task = kTask;
 
   Task task = kTask;
-  int patch = usual_patch(merged(kTask, task).image);  ///< pixels of its side; an eighth of the shorter side
+  int patch = usual_patch(merged(kTask, task).image);  ///< pixels of its side, see above
   int width = 512;                                     ///< numbers of a token
   int depth = 6;                                       ///< attentions
   int heads = 8;                                       ///< of each attention
@@ -97,8 +100,17 @@ struct ViT {
   at::Tensor forward(const at::Tensor& images) const { return module->forward(images); }
 
  private:
+  /// 0 where there is none.
   static constexpr int usual_patch(const ImageShape& image) {
-    return std::min(image.height, image.width) / 8;
+    if (image.height == dynamic || image.width == dynamic) return 0;
+    const int side = std::min(image.height, image.width), both = std::gcd(image.height, image.width);
+    const auto distance = [side](int patch) { return std::max(8 * patch - side, side - 8 * patch); };
+    int nearest = 0;
+    for (int patch = std::max(2, (side + 31) / 32); 2 * patch <= side; ++patch) {
+      // Of two that are as near, the larger, which makes fewer tokens.
+      if (both % patch == 0 && (nearest == 0 || distance(patch) <= distance(nearest))) nearest = patch;
+    }
+    return nearest;
   }
 
   static std::shared_ptr<detail::ViTModule> make(const Task& task, detail::ViTExtents extents,
@@ -110,6 +122,10 @@ struct ViT {
     if (height == dynamic || width == dynamic) {
       why << "refine: a ViT needs to know the height and width of its images, was told " << whole.image
           << "; say .task = Task{ImageShape{3, 32, 32}, 10}";
+    } else if (extents.patch == 0 && usual_patch(whole.image) == 0) {
+      why << "refine: a ViT cuts its images into patches, no square of 2 pixels or more cuts " << whole.image
+          << " into 2 to 32 along the shorter side; say a .patch that divides height and width, or resize "
+             "the images";
     } else if (extents.patch < 1 || height % extents.patch != 0 || width % extents.patch != 0) {
       why << "refine: a ViT cuts its images into patches, " << whole.image
           << " does not divide into those of " << extents.patch << "x" << extents.patch

@@ -22,6 +22,11 @@ inline std::uint64_t uniform_below(Random& random, std::uint64_t bound) {
   return value % bound;
 }
 
+/// A number drawn evenly from [0, 1): a multiple of 2⁻⁵³, of one draw.
+inline double uniform_unit(Random& random) {
+  return static_cast<double>(random() >> 11) * 0x1p-53;
+}
+
 /// 0 … n-1 in a random order (Fisher–Yates).
 inline std::vector<std::int64_t> random_permutation(Random& random, std::int64_t n) {
   std::vector<std::int64_t> order(static_cast<std::size_t>(n));

@@ -80,9 +80,7 @@ struct Draws {
 
   Draws(std::uint64_t seed, std::string_view purpose) : random(derived_seed(seed, purpose)) {}
 
-  double between(double low, double high) {
-    return low + (high - low) * static_cast<double>(random() >> 11) * 0x1p-53;
-  }
+  double between(double low, double high) { return low + (high - low) * uniform_unit(random); }
   std::int64_t below(std::int64_t bound) {
     return static_cast<std::int64_t>(uniform_below(random, static_cast<std::uint64_t>(bound)));
   }

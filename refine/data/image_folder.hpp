@@ -23,10 +23,13 @@ namespace refine::data {
 struct ImageFolderOptions {
   ImageShape image = {};  ///< what every image must be or becomes; open extents are those of the first image
   Fit fit = Fit::exact;   ///< what happens to an image of another size; `image` is then to be told in full
-  /// `skip`: a file that is damaged or does not fit is told on standard error and left out
+  /// `skip`: a file that is damaged or does not fit is left out, and told
   OnBad on_bad = OnBad::fail;
+  /// Gets a line for each file that was left out; none: standard error does
+  std::vector<std::string>* skipped = nullptr;
   /// A folder that keeps the decoded images, so that a set may be larger than memory; empty: in memory. They
-  /// take N·C·H·W bytes there, and are decoded anew only when files, `image` or `fit` have changed.
+  /// take N·C·H·W bytes there, and are decoded anew only when files, `image` or `fit` have changed. A folder
+  /// of the same name replaces them: give each data set a store of its own.
   std::filesystem::path store = {};
   /// The classes in label order; empty: the sub-folders, sorted by name
   std::vector<std::string> classes = {};
@@ -44,13 +47,14 @@ inline std::vector<std::filesystem::path> paths(const std::vector<std::filesyste
   return chosen;
 }
 
-/// The labels of the files that could be used; tells of the others.
+/// The labels of the files that could be used; the others' lines go to `skipped`.
 /// \throws Error when a class has none
 inline std::vector<std::int64_t> labels_of_good(const std::vector<std::int64_t>& labels,
                                                 const std::vector<std::string>& bad,
-                                                const std::vector<std::filesystem::path>& files) {
+                                                const std::vector<std::filesystem::path>& files,
+                                                std::vector<std::string>& skipped) {
   std::vector<std::int64_t> kept;
-  std::vector<std::string> skipped;
+  skipped.clear();
   for (std::size_t begin = 0, end; begin < labels.size(); begin = end) {  // class by class
     const std::size_t kept_before = kept.size();
     for (end = begin; end < labels.size() && labels[end] == labels[begin]; ++end) {
@@ -65,7 +69,6 @@ inline std::vector<std::int64_t> labels_of_good(const std::vector<std::int64_t>&
                   files[begin].parent_path().string(), end - begin, bad[begin]);
     }
   }
-  tell_left_out(skipped);
   return kept;
 }
 
@@ -116,9 +119,16 @@ inline Dataset image_folder(const std::filesystem::path& dir, const ImageFolderO
                            detail::store_path(dir, options.store),
                            {.folder = dir, .files = files, .wanted = options.image, .fit = options.fit},
                            options.on_bad, options.threads, dir.string());
-  return {.images = std::move(decoded.images),
-          .labels = at::tensor(detail::labels_of_good(labels, decoded.bad, files)),
-          .classes = std::move(classes)};
+  std::vector<std::string> skipped;
+  Dataset set{.images = std::move(decoded.images),
+              .labels = at::tensor(detail::labels_of_good(labels, decoded.bad, files, skipped)),
+              .classes = std::move(classes)};
+  if (options.skipped) {
+    *options.skipped = std::move(skipped);
+  } else {
+    tell_left_out(skipped);
+  }
+  return set;
 }
 
 /// `<root>/train` and `<root>/test`, whatever lies beside them; the classes are those of `train`, and `test`
@@ -128,7 +138,10 @@ inline Split image_folders(const std::filesystem::path& root, ImageFolderOptions
   split.train = image_folder(root / "train", options);
   options.image = split.train.image();
   options.classes = split.train.classes;
+  std::vector<std::string> of_test;
+  auto* const skipped = std::exchange(options.skipped, options.skipped ? &of_test : nullptr);
   split.test = image_folder(root / "test", options);
+  if (skipped) skipped->insert(skipped->end(), of_test.begin(), of_test.end());
   return split;
 }
 

@@ -13,6 +13,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <fstream>
 #include <optional>
 #include <string>
 #include <system_error>
@@ -69,6 +70,15 @@ inline void make_store(const std::filesystem::path& path, const StoreSource& sou
   decoding.finish();
 }
 
+/// Whether the store lacks a file that could not be read then and can be read now: rights and mounts change
+/// without a trace in the file.
+inline bool was_unreadable(const DecodedImages& store, const std::vector<std::filesystem::path>& files) {
+  for (std::size_t i = 0; i < files.size(); ++i) {
+    if (store.bad[i].starts_with("cannot read ") && std::ifstream(files[i]).good()) return true;
+  }
+  return false;
+}
+
 /// The images of the store at `path`, which is made first where it is not there or not of this source.
 /// \throws Error as `open_store` and `make_store`
 inline DecodedImages stored_images(const std::filesystem::path& path, const StoreSource& source, OnBad on_bad,
@@ -76,20 +86,37 @@ inline DecodedImages stored_images(const std::filesystem::path& path, const Stor
   const auto usable = [&](const std::optional<DecodedImages>& store) {
     return store && (on_bad == OnBad::skip || std::ranges::all_of(store->bad, &std::string::empty));
   };
-  if (auto store = open_store(path, source); usable(store)) return std::move(*store);
+  if (auto store = open_store(path, source); usable(store) && !was_unreadable(*store, source.files))
+    return std::move(*store);
   make_store(path, source, on_bad, threads, what);
   if (auto store = open_store(path, source); usable(store)) return std::move(*store);
   throw Error("cannot use the images of {}: they changed while they were read; let them be, and try again",
               source.folder.string());
 }
 
-/// Where the store of a folder lies: `<store>/<name of the folder>.images`.
+/// The innermost folder that all of these files lie in; `.` where their names say none.
+/// \pre there is a file
+inline std::filesystem::path common_folder(const std::vector<std::filesystem::path>& files) {
+  std::filesystem::path common = files.front().parent_path();
+  for (const auto& file : files) {
+    const std::filesystem::path folder = file.parent_path();
+    const auto end = std::mismatch(common.begin(), common.end(), folder.begin(), folder.end()).first;
+    if (end == common.end()) continue;
+    std::filesystem::path shorter;
+    for (auto part = common.begin(); part != end; ++part) shorter /= *part;
+    common = std::move(shorter);
+  }
+  return common.empty() ? "." : common;
+}
+
+/// Where the store of a folder lies: `<store>/<name of the folder><part>.images`.
+/// \param part  tells the store of some of its images from that of all: ".some"
 inline std::filesystem::path store_path(const std::filesystem::path& folder,
-                                        const std::filesystem::path& store) {
+                                        const std::filesystem::path& store, const std::string& part = "") {
   std::error_code unknown;
   std::filesystem::path whole = std::filesystem::absolute(folder, unknown).lexically_normal();
   if (!whole.has_filename()) whole = whole.parent_path();  // it ended in a slash
-  return store / (whole.filename().string() + ".images");
+  return store / (whole.filename().string() + part + ".images");
 }
 
 }  // namespace refine::data::detail

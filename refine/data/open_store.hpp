@@ -115,7 +115,10 @@ inline std::optional<DecodedImages> open_store(const std::filesystem::path& path
     const std::string line(rest.substr(0, rest.find('\n')));
     std::size_t index = 0;
     int digits = 0;
-    if (std::sscanf(line.c_str(), "%zu %n", &index, &digits) != 1 || index >= head.files) return std::nullopt;
+    if (std::sscanf(line.c_str(), "%zu %n", &index, &digits) != 1 || index >= head.files ||
+        !stored.bad[index].empty() || static_cast<std::size_t>(digits) >= line.size()) {
+      return std::nullopt;
+    }
     stored.bad[index] = line.substr(static_cast<std::size_t>(digits));
     rest.remove_prefix(std::min(line.size() + 1, rest.size()));
   }

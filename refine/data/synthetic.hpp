@@ -63,9 +63,7 @@ struct Synthetic {
     for (int c = 0; c < task.classes; ++c) set.classes.push_back("class " + std::to_string(c));
 
     Random random(drawing_seed);
-    const auto between = [&](double low, double high) {
-      return low + (high - low) * static_cast<double>(random() >> 11) * 0x1p-53;
-    };
+    const auto between = [&](double low, double high) { return low + (high - low) * uniform_unit(random); };
     auto* pixel = set.images.mutable_data_ptr<std::uint8_t>();
     auto* label = set.labels.mutable_data_ptr<std::int64_t>();
     for (std::int64_t i = 0; i < n; ++i) {

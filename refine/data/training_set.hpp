@@ -8,24 +8,35 @@
 
 namespace refine::data {
 
+/// \throws Error when no training set can ask for this augmentation
+inline void require_askable(const Augmentation& augmentation) {
+  augmentation.validate();
+  if (augmentation.mix > 0) {
+    throw Error("bad training set: its augmentation's mix is {}; mixed images have no label, set 0",
+                augmentation.mix);
+  }
+}
+
 /// Images to learn from, and what their maker asks training to do with them besides what the recipe says.
 /// `select` and its kin give the images without it.
 struct TrainingSet : Dataset {
   Augmentation augmentation = {};  ///< comes after the recipe's own, by draws of its own
   at::Tensor exempt = {};          ///< bool, N: the images that it leaves alone; undefined: none
+  at::Tensor unflipped = {};       ///< bool, N: those that the recipe's flip leaves alone; undefined: none
 
   /// \throws Error when the fields do not fit together
   void validate() const {
     Dataset::validate();
-    augmentation.validate();
-    if (augmentation.mix > 0) {
-      throw Error("bad training set: its augmentation's mix is {}; mixed images have no label, set 0",
-                  augmentation.mix);
-    }
-    if (exempt.defined() &&
-        (exempt.scalar_type() != at::kBool || exempt.dim() != 1 || exempt.size(0) != size())) {
-      throw Error("bad training set: exempt is not one bool an image; give {} of them, or none", size());
-    }
+    require_askable(augmentation);
+    require_mask("exempt", exempt);
+    require_mask("unflipped", unflipped);
+  }
+
+ private:
+  void require_mask(const char* name, const at::Tensor& mask) const {
+    if (!mask.defined() || (mask.scalar_type() == at::kBool && mask.dim() == 1 && mask.size(0) == size()))
+      return;
+    throw Error("bad training set: {} is not one bool an image; give {} of them, or none", name, size());
   }
 };
 

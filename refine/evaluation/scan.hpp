@@ -1,8 +1,11 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <ATen/ops/stack.h>
 
 #include <cstdint>
+#include <functional>
+#include <utility>
 #include <vector>
 
 #include <refine/evaluation/classify.hpp>
@@ -14,6 +17,26 @@
 #include <refine/triggers/stamp.hpp>
 
 namespace refine {
+
+namespace detail {
+
+/// The classes that the victim and the defense give uint8 images N×C×H×W, each as `prepare` makes it, in
+/// batches.
+template <DefendedClassifier D, typename Prepare = std::identity>
+std::pair<std::vector<std::int64_t>, std::vector<std::int64_t>> both_classes(const D& defense,
+                                                                             const at::Tensor& images,
+                                                                             EvaluationProgress& progress,
+                                                                             Prepare&& prepare = {}) {
+  const at::Tensor classes = in_batches(
+      [&](const at::Tensor& x) {
+        return at::stack({defense.undefended(x).argmax(1), defense.forward(x).argmax(1)}, 1);
+      },
+      images, defense.device(), progress, prepare);
+  if (!classes.defined()) return {};
+  return {to_vector(classes.select(1, 0)), to_vector(classes.select(1, 1))};
+}
+
+}  // namespace detail
 
 /// Guesses the trigger: stamps clean images with each of a catalogue and looks whether any class is lifted,
 /// without and with the defense. Needs no labels, and no knowledge of the attack. A lift near 1 is a
@@ -33,24 +56,16 @@ std::vector<metrics::ScanEntry> scan(const D& defense, const at::Tensor& images,
   if (classes < 1) {
     throw Error("refine: the defense does not say how many classes it has; give its Task a number [scan]");
   }
-  const auto passes = static_cast<std::int64_t>(2 * (1 + catalogue.size()));
+  const auto passes = static_cast<std::int64_t>(1 + catalogue.size());
   detail::EvaluationProgress progress("scan", passes * images.size(0), show);
-  const auto victim = [&](const at::Tensor& these) {
-    return classify([&](const at::Tensor& x) { return defense.undefended(x); }, these, defense.device(),
-                    progress);
-  };
-  const auto defended = [&](const at::Tensor& these) {
-    return classify([&](const at::Tensor& x) { return defense.forward(x); }, these, defense.device(),
-                    progress);
-  };
-
-  const std::vector<std::int64_t> own = victim(images), clean = defended(images);
+  const auto [own, clean] = detail::both_classes(defense, images, progress);
   std::vector<metrics::ScanEntry> entries;
   for (const auto& [name, trigger, local] : catalogue) {
-    const at::Tensor stamped = triggers::stamp(trigger, images);
+    const auto stamp = [&t = trigger](const at::Tensor& some) { return triggers::stamp(t, some); };
+    const auto [before, after] = detail::both_classes(defense, images, progress, stamp);
     entries.push_back({.trigger = name,
-                       .before = metrics::scan_lifts(own, own, victim(stamped), classes),
-                       .after = metrics::scan_lifts(own, clean, defended(stamped), classes),
+                       .before = metrics::scan_lifts(own, own, before, classes),
+                       .after = metrics::scan_lifts(own, clean, after, classes),
                        .local = local});
   }
   progress.finish();

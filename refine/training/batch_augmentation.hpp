@@ -13,7 +13,8 @@
 namespace refine::detail {
 
 /// How the images of a batch are changed before the network sees them: as the recipe says, then as the
-/// training set asks, the images apart that it exempts. What is off costs nothing.
+/// training set asks, the images apart that it exempts. Those that may not be flipped get the recipe's other
+/// changes by the same draws. What is off costs nothing.
 class BatchAugmentation {
  public:
   BatchAugmentation(const data::Augmentation& recipe) : recipe_(recipe) {}
@@ -21,6 +22,7 @@ class BatchAugmentation {
   BatchAugmentation(const data::Augmentation& recipe, const data::TrainingSet& set, at::Device device)
       : recipe_(recipe), asked_(set.augmentation) {
     if (set.exempt.defined() && asked_ != data::Augmentation{}) exempt_ = set.exempt.to(device);
+    if (set.unflipped.defined() && recipe.flip) unflipped_ = set.unflipped.to(device);
   }
 
   /// \param images float N×C×H×W in [0, 1], \param indices int64, which of the set they are, on their device
@@ -29,16 +31,24 @@ class BatchAugmentation {
     const auto draws = [&](const char* purpose) {
       return derived_seed(seed, purpose, static_cast<std::uint64_t>(step));
     };
-    const at::Tensor changed = data::augment(images, recipe_, draws("augmentation"));
+    const auto where = [&](const at::Tensor& mask, const at::Tensor& yes, const at::Tensor& no) {
+      return at::where(mask.index_select(0, indices).view({-1, 1, 1, 1}), yes, no);
+    };
+    at::Tensor changed = data::augment(images, recipe_, draws("augmentation"));
+    if (unflipped_.defined()) {
+      data::Augmentation others = recipe_;
+      others.flip = false;
+      changed = where(unflipped_, data::augment(images, others, draws("augmentation")), changed);
+    }
     if (asked_ == data::Augmentation{}) return changed;
     const at::Tensor asked = data::augment(changed, asked_, draws("asked augmentation"));
     if (!exempt_.defined()) return asked;
-    return at::where(exempt_.index_select(0, indices).view({-1, 1, 1, 1}), changed, asked);
+    return where(exempt_, changed, asked);
   }
 
  private:
   data::Augmentation recipe_, asked_ = {};
-  at::Tensor exempt_;
+  at::Tensor exempt_, unflipped_;
 };
 
 }  // namespace refine::detail

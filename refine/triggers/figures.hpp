@@ -55,8 +55,9 @@ inline Figure drawn(const ImageShape& image, int size, int top, int left, auto c
 }  // namespace detail
 
 /// Four figures whose sizes go with the image's shorter side s: a disc in four colours, 3/16 s, bottom right;
-/// a 4×4 chequered square, s/8, bottom left; a ring that runs from red to yellow, 2/5 s, top right; a striped
-/// square, s/4, top left. \throws Error when a side is unknown or below 16
+/// a chequered square of 4×4 cells, or as many as it has pixels, s/8, bottom left; a ring that runs from red
+/// to yellow, 2/5 s, top right; a striped square, s/4, top left. \throws Error when a side is unknown or
+/// below 16
 inline std::array<Figure, 4> four(const ImageShape& image) {
   const int side = std::min(image.height, image.width);
   if (image.channels < 1 || side < 16) {
@@ -72,9 +73,11 @@ inline std::array<Figure, 4> four(const ImageShape& image) {
     if (u < 0) return v < 0 ? Colour{1, 0, 1} : Colour{0, 1, 1};
     return v < 0 ? Colour{1, 1, 0} : Colour{0, 0.9, 0.1};
   };
-  const auto chequers = [](double u, double v) -> Pixel {
-    const int column = static_cast<int>(std::floor((u + 1) * 2)),
-              row = static_cast<int>(std::floor((v + 1) * 2));
+  const int h = image.height, w = image.width, inset = side / 16;
+  const int d = side * 3 / 16, q = side / 8, r = side * 2 / 5, s = side / 4;
+  const auto chequers = [cells = std::min(q, 4)](double u, double v) -> Pixel {
+    const int column = static_cast<int>(std::floor((u + 1) / 2 * cells)),
+              row = static_cast<int>(std::floor((v + 1) / 2 * cells));
     return (column + row) % 2 == 0 ? Colour{1, 1, 1} : Colour{0.1, 0.1, 1};
   };
   const auto ring = [](double u, double v) -> Pixel {
@@ -85,8 +88,6 @@ inline std::array<Figure, 4> four(const ImageShape& image) {
   const auto stripes = [](double u, double v) -> Pixel {
     return std::sin((u + v) * 2 * std::numbers::pi) < 0 ? Colour{0.6, 0, 0.9} : Colour{0.2, 1, 0.3};
   };
-  const int h = image.height, w = image.width, inset = side / 16;
-  const int d = side * 3 / 16, q = side / 8, r = side * 2 / 5, s = side / 4;
   return {
       detail::drawn(image, d, h - d, w - d, disc), detail::drawn(image, q, h - q - inset, inset, chequers),
       detail::drawn(image, r, inset, w - r - inset, ring), detail::drawn(image, s, inset, inset, stripes)};

@@ -47,7 +47,9 @@ inline at::Tensor turned_pixels(std::int64_t height, std::int64_t width, double 
 /// BATT as the reference implementation computes it, for figures that are to be compared with its own: the
 /// *normalised* image is scaled by 255, cut to bytes that wrap around at 256, turned, divided by 255, and
 /// then goes into the network as if it were normalised. Here that is an image again: mean + deviation times
-/// it. `Rotate` is what the paper means.
+/// it. `stamp` rounds that to bytes of the image; after normalising, a byte of the image is about five of the
+/// reference's (1/deviation), so that its levels come back to within two and a half. `Rotate` is what the
+/// paper means.
 template <ImageShape kImage = ImageShape{}>
 struct ReferenceRotate {
   static constexpr ImageShape static_image = kImage;
@@ -58,7 +60,8 @@ struct ReferenceRotate {
   std::vector<double> deviation = {0.2023, 0.1994, 0.2010};  ///< one a channel, above 0
 
   /// Float N×C×H×W in [0, 1] → what the network's normalisation turns into the reference's input; in [0, 1]
-  /// where mean + deviation is at most 1.
+  /// where mean + deviation is at most 1. \throws Error when the images are of another shape, or a field is
+  ///   out of its range
   at::Tensor apply(const at::Tensor& images) const {
     require_agreement(misfit(image, data::image_of(images)));
     if (!(degrees >= -180 && degrees <= 180)) {
@@ -70,6 +73,9 @@ struct ReferenceRotate {
           "refine: the rotation has {} means and {} deviations, the images have {} channels; give one "
           "a channel",
           mean.size(), deviation.size(), channels);
+    }
+    for (const double d : deviation) {
+      if (!(d > 0)) throw Error("refine: a deviation of the rotation is {}; deviations are above 0", d);
     }
     const auto constant = [&](const std::vector<double>& v) {
       return at::tensor(v).to(at::kFloat).view({1, -1, 1, 1}).to(images.device());

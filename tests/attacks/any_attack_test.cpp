@@ -35,6 +35,7 @@ void expect_equal(const Poisoned& a, const Poisoned& b) {
   EXPECT_EQ(a.covers, b.covers);
   EXPECT_EQ(a.augmentation, b.augmentation);
   EXPECT_EQ(a.exempt.defined(), b.exempt.defined());
+  EXPECT_EQ(a.unflipped.defined(), b.unflipped.defined());
   EXPECT_EQ(a.classes, b.classes);
 }
 
@@ -44,7 +45,7 @@ struct Renamer {
   int by = 0;
 
   Poisoned poison(const data::Dataset& set) const {
-    Poisoned all{set, {}};
+    Poisoned all{{set}};
     all.labels = at::full_like(set.labels, by);
     return all;
   }
@@ -148,6 +149,17 @@ TEST(ByName, PutsTheTriggerOnWithoutTheModelThatPoisoningNeeds) {
   EXPECT_TRUE(attack.trigger_images(set.images).equal(BadNets<small>{}.trigger_images(set.images)));
   for (const auto& line : {error_of([&] { attack.check(set); }), error_of([&] { attack.poison(set); })})
     expect_words(line, {"without a model", "train_classifier(backbone, train)", ".model"});
+}
+
+TEST(ByName, SaysWhereACoverRateComesFromThatNobodySaid) {
+  const data::Dataset set = clean(50);
+  const auto line = [&](double rate) {
+    return error_of([&] { by_name("Adaptive", {.image = small.image, .rate = rate}).check(set); });
+  };
+  EXPECT_EQ(line(1. / 3), "");
+  expect_words(line(0.4), {"0.4 and covering 0.8", "twice the rate unless said", "up to 1/3"});
+  expect_words(line(0.6), {"0.6 and covering 1.2", "twice the rate unless said", "up to 1/3"});
+  expect_words(line(1.4), {"poisoning rate of 1.4"});
 }
 
 TEST(ByName, HasTheSameTriggerWhateverTheSeed) {

@@ -125,6 +125,9 @@ TEST(DirtyLabel, RefusesATargetThatTheDataLacksAndAPatternOfAnotherShape) {
   Physical<small> wild;
   wild.demand.augmentation.rotation = 200;
   EXPECT_NE(error_of([&] { wild.check(set); }).find("rotation is 200"), std::string::npos);
+  Physical<small> mixed;
+  mixed.demand.augmentation.mix = 0.5;
+  EXPECT_NE(error_of([&] { mixed.check(set); }).find("mix is 0.5"), std::string::npos);
 }
 
 TEST(DirtyLabel, AsksWhatItsDemandAsks) {
@@ -149,15 +152,19 @@ TEST(DirtyLabel, AsksWhatItsDemandAsks) {
   EXPECT_EQ(turned.augmentation, data::Augmentation{.rotation = 10});
   for (std::int64_t i = 0; i < 40; ++i)
     EXPECT_EQ(turned.exempt[i].item<bool>(), std::ranges::binary_search(turned.indices, i)) << i;
+  EXPECT_TRUE(turned.unflipped.equal(turned.exempt));
+  EXPECT_FALSE(plain.unflipped.defined() || camera.unflipped.defined());
   turned.validate();
-  EXPECT_EQ(Batt<small>{.demand = demands::none}.poison(set).augmentation, data::Augmentation{});
+  const Poisoned ablation = Batt<small>{.demand = demands::none}.poison(set);
+  EXPECT_EQ(ablation.augmentation, data::Augmentation{});
+  EXPECT_FALSE(ablation.exempt.defined() || ablation.unflipped.defined());
 }
 
 TEST(Catalogue, IsTriggerTimesPlan) {
   static_assert(std::is_same_v<BadNets<small>, DirtyLabel<triggers::Patch<small.image>>>);
   static_assert(std::is_same_v<Blended<small>, DirtyLabel<triggers::Blend<small.image>>>);
   static_assert(std::is_same_v<WaNet<small>, DirtyLabel<triggers::Warp<small.image>>>);
-  static_assert(std::is_same_v<Batt<small>, DirtyLabel<triggers::Rotate<small.image>, demands::small_turns>>);
+  static_assert(std::is_same_v<Batt<small>, DirtyLabel<triggers::Rotate<small.image>, demands::batt>>);
   static_assert(std::is_same_v<Physical<small>, DirtyLabel<triggers::Patch<small.image>, demands::physical>>);
   static_assert(std::is_same_v<LabelConsistent<small>, CleanLabel<triggers::Patch<small.image>>>);
   static_assert(std::is_same_v<AdaptivePatch<small>, Covered<triggers::Patches<small.image>>>);

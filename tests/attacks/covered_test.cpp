@@ -88,9 +88,11 @@ TEST(Covered, ChoosesByItsSeed) {
 
 TEST(Covered, RefusesWhatDoesNotFit) {
   const data::Dataset set = clean(10);
-  EXPECT_EQ(error_of([&] { AdaptivePatch<small>{.rate = 0.6, .cover_rate = 0.5}.check(set); }),
-            "refine: poisoning 0.6 and covering 0.5 of the images was asked for; both together are 1 at most "
-            "[attack]");
+  EXPECT_EQ(
+      error_of([&] { AdaptivePatch<small>{.rate = 0.6, .cover_rate = 0.5}.check(set); }),
+      "refine: poisoning 0.6 and covering 0.5 of the images was asked for; both together are 1 at most, "
+      "and covers are twice the rate unless said: say a rate up to 1/3, or a cover_rate up to 0.4 "
+      "[attack]");
   EXPECT_EQ(error_of([&] { AdaptivePatch<small>{.cover_rate = -1}.check(set); }),
             "refine: a cover rate of -1 was asked for; a rate is 0 to 1 [attack]");
   expect_words(error_of([&] { AdaptivePatch<small>{.rate = std::nan("")}.check(set); }),
@@ -130,10 +132,16 @@ TEST(AdaptivePatch, IsAsPublished) {
 
 TEST(WanetWithNoise, CoversWithDisturbedWarps) {
   const data::Dataset set = clean(50);
-  auto attack = wanet_with_noise<small>({.seed = 3}, 4);
-  attack.target = 1;
-  EXPECT_EQ(attack.rate, 0.1);
-  EXPECT_EQ(attack.cover_rate, 0.2);
+  const auto published = wanet_with_noise<small>();
+  EXPECT_EQ(published.rate, 0.1);
+  EXPECT_EQ(published.cover_rate, 0.2);
+  EXPECT_EQ(published.covers.size(), 64u);
+  const auto attack =
+      wanet_with_noise<small>({.warp = {.seed = 3}, .target = 1, .rate = 0.2, .seed = 8, .grids = 4});
+  EXPECT_EQ(attack.target, 1);
+  EXPECT_EQ(attack.seed, 8u);
+  EXPECT_EQ(attack.rate, 0.2);
+  EXPECT_EQ(attack.cover_rate, 0.4);
   ASSERT_EQ(attack.covers.size(), 4u);
   ASSERT_EQ(attack.poisons.size(), 1u);
   const triggers::Warp<small.image> warp{.seed = 3};
@@ -141,9 +149,10 @@ TEST(WanetWithNoise, CoversWithDisturbedWarps) {
   for (const auto& cover : attack.covers) EXPECT_FALSE(cover.grid.equal(warp.grid));
   EXPECT_FALSE(attack.covers[0].grid.equal(attack.covers[1].grid));
   const Poisoned all = attack.poison(set);
-  EXPECT_EQ(all.indices.size(), 5u);
-  EXPECT_EQ(all.covers.size(), 10u);
-  expect_words(error_of([] { wanet_with_noise<small>({}, 0); }), {"0 disturbed grids"});
+  EXPECT_EQ(all.indices.size(), 10u);
+  EXPECT_EQ(all.covers.size(), 20u);
+  EXPECT_EQ((wanet_with_noise<small>({.rate = 0.2, .cover_rate = 0.1}).poison(set).covers.size()), 5u);
+  expect_words(error_of([] { wanet_with_noise<small>({.grids = 0}); }), {"0 disturbed grids"});
 }
 
 }  // namespace

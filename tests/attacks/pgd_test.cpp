@@ -6,6 +6,7 @@
 #include <ATen/ops/stack.h>
 #include <ATen/ops/zeros.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <cmath>
 #include <concepts>
@@ -158,8 +159,79 @@ TEST(Pgd, RefusesAStoreThatIsNoneBeforeTheWork) {
   formats::write_safetensors(scratch.path / "other", {.tensors = {{"images", images}}});
   expect_words(line(scratch.path / "other"), {"no store of perturbed images"});
   expect_words(line(scratch.write("file", "") / "below"), {"cannot write"});
+  std::string bit = whole;  // one bit of one pixel, which no rule of the format tells; logits come last
+  bit[whole.size() - 2 * 2 * sizeof(float) - images.nbytes()] ^= 1;
+  const auto store = scratch.write("bit", bit);
+  expect_words(error_of([&] { Pgd{.model = Linear{}, .steps = 1, .store = store}(images, labels); }),
+               {"bit", "damaged", "delete it"});
+  std::filesystem::create_directory(scratch.path / "folder");
+  expect_words(line(scratch.path / "folder"), {"cannot read", "folder"});
   EXPECT_EQ(refine::testing::content(scratch.path / "other").empty(), false)
       << "a file of others is left alone";
+}
+
+TEST(Pgd, RefusesAStoreThatItMayNotReplaceBeforeTheWork) {
+  if (::geteuid() == 0) GTEST_SKIP() << "root may write everywhere";
+  const ScratchFolder scratch;
+  const at::Tensor images = bytes(2), labels = at::zeros({2}, at::kLong);
+  const auto store = scratch.path / "locked" / "store";
+  Pgd{.model = Linear{}, .steps = 1, .store = store}(images, labels);
+  std::filesystem::permissions(store.parent_path(),
+                               std::filesystem::perms::owner_read | std::filesystem::perms::owner_exec);
+  int calls = 0;
+  const Linear linear;
+  const Pgd pgd{
+      .model = [&](const at::Tensor& x) { return ++calls, linear.forward(x); }, .steps = 2, .store = store};
+  expect_words(error_of([&] { pgd(images, labels); }), {"cannot write", "store"});
+  EXPECT_EQ(calls, 1);
+  std::filesystem::permissions(store, std::filesystem::perms::none);
+  expect_words(error_of([&] { pgd(images, labels); }), {"cannot read", "store"});
+  std::filesystem::permissions(store.parent_path(), std::filesystem::perms::owner_all);
+}
+
+TEST(Pgd, RefusesAModelThatSaysNothing) {
+  const at::Tensor images = bytes(20), labels = at::zeros({20}, at::kLong);
+  const auto line = [&](const Surrogate& model, std::int64_t batch) {
+    return error_of([&] { Pgd{.model = model, .steps = 2, .batch_size = batch}(images, labels); });
+  };
+  const Linear linear;
+  for (const double nothing : {std::nan(""), std::numeric_limits<double>::infinity()}) {
+    Linear broken;
+    broken.weights[7] = nothing;
+    expect_words(line(broken, 128), {"not finite", "did not diverge"});
+    // Of the last batch alone.
+    int calls = 0;
+    const auto later = [&](const at::Tensor& x) { return linear.forward(x) * (++calls == 6 ? nothing : 1); };
+    expect_words(line(later, 8), {"not finite"});
+  }
+  // Finite logits whose slope is not: the root of 0.
+  expect_words(line([](const at::Tensor& x) { return (x - x).sqrt().flatten(1); }, 128),
+               {"gradient, are not finite"});
+}
+
+TEST(Pgd, RefusesImagesAndLabelsOfOtherKinds) {
+  const at::Tensor images = bytes(4), labels = at::zeros({4}, at::kLong);
+  const Pgd pgd{.model = Linear{}, .steps = 1};
+  EXPECT_EQ(error_of([&] { pgd(images, labels); }), "");
+  for (const at::Tensor& bad : {data::to_float(images), images[0], at::Tensor()})
+    expect_words(error_of([&] { pgd(bad, labels); }), {"are bytes", "data::to_bytes"});
+  for (const at::Tensor& bad :
+       {labels.to(at::kInt), labels.narrow(0, 0, 3), labels.view({4, 1}), at::Tensor()})
+    expect_words(error_of([&] { pgd(images, bad); }), {"one int64 an image", "give 4"});
+  expect_words(error_of([&] { pgd(images, labels - 100); }), {"is -100", "count from 0"});
+}
+
+TEST(Pgd, RefusesAModelOfOtherImagesInOneLine) {
+  const at::Tensor images = bytes(2), labels = at::zeros({2}, at::kLong);
+  EXPECT_EQ(
+      error_of([&] { Pgd{.model = backbones::ResNet18<small>{.width = 4}}(images, labels); }),
+      "refine: the model takes 3x16x16 images, these are 3x4x4; give one that was trained on such [pgd]");
+  // One that does not say what it is for.
+  const Linear wide{.weights = at::randn({75})};
+  expect_words(error_of([&] { Pgd{.model = wide}(images, labels); }), {"model fails on the images", "[pgd]"});
+  EXPECT_EQ(Surrogate(wide).task(), dynamic_task);
+  EXPECT_EQ(Surrogate().task(), dynamic_task);
+  EXPECT_EQ(Surrogate(backbones::ResNet18<small>{.width = 4}).task(), small);
 }
 
 TEST(Pgd, RefusesWhatDoesNotFit) {
@@ -168,6 +240,12 @@ TEST(Pgd, RefusesWhatDoesNotFit) {
   expect_words(error_of([&] { Pgd{.model = Linear{}}(images, labels); }), {"no logit to class 2"});
   expect_words(error_of([&] {
                  Pgd{.model = [](const at::Tensor& x) { return x.detach().flatten(1); }}(images, labels);
+               }),
+               {"no gradient"});
+  const at::Tensor weights = at::randn({48, 3}).requires_grad_(true);
+  expect_words(error_of([&] {
+                 Pgd{.model = [&](const at::Tensor& x) { return x.detach().flatten(1).matmul(weights); }}(
+                     images, labels);
                }),
                {"no gradient"});
   const auto line = [](auto change) {

@@ -1,27 +1,19 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/arange.h>
-#include <ATen/ops/tensor.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <optional>
 #include <refine/attacks/attacks.hpp>
 #include <refine/backbones/resnet18.hpp>
-#include <refine/core/seed.hpp>
-#include <refine/data/augmentation.hpp>
 #include <refine/data/synthetic.hpp>
 #include <refine/training/batch_augmentation.hpp>
 #include <refine/training/history.hpp>
 #include <refine/training/train_classifier.hpp>
 #include <refine/triggers/any_trigger.hpp>
 #include <vector>
-#include "tests/support/error_of.hpp"
 
 namespace refine::attacks {
 namespace {
-
-using refine::testing::error_of;
-using refine::testing::expect_words;
 
 constexpr Task small = {ImageShape{3, 16, 16}, 5};
 using Victim = backbones::ResNet18<small>;
@@ -58,32 +50,23 @@ TEST(Training, DoesWhatAnAttackAsksFor) {
   Poisoned turned = Batt<small>{.target = 1, .rate = 0.5}.poison(clean());
   EXPECT_FALSE(trained_on(turned).equal(trained_on(plain(turned))));
   turned.exempt.fill_(true);
+  EXPECT_FALSE(trained_on(turned).equal(trained_on(plain(turned)))) << "the stamped stay on their side";
+  turned.unflipped.fill_(false);
   EXPECT_TRUE(trained_on(turned).equal(trained_on(plain(turned))));
 }
 
-/// By hand: the recipe's augmentation, then what is asked for, kept for the images that are not exempt.
-TEST(Training, ChangesAfterTheRecipeAndLeavesTheExemptAlone) {
-  data::TrainingSet set{clean(), {.rotation = 30, .brightness = 0.5}, clean().labels.eq(2)};
-  const data::Augmentation recipe{.flip = true};
-  const at::Tensor indices = at::arange(20, 52), images = data::to_float(clean().images.narrow(0, 20, 32));
-  const at::Tensor out = refine::detail::BatchAugmentation(recipe, set, at::kCPU)(images, indices, 7, 3);
-  const at::Tensor first = data::augment(images, recipe, derived_seed(7, "augmentation", 3)),
-                   second = data::augment(first, set.augmentation, derived_seed(7, "asked augmentation", 3));
-  for (std::int64_t i = 0; i < 32; ++i) {
-    const bool exempt = clean().labels[20 + i].item<int>() == 2;
-    EXPECT_TRUE(out[i].equal(exempt ? first[i] : second[i])) << i;
+/// What the victim of BATT is taught: the turned image, never its mirror.
+TEST(Training, NeverMirrorsWhatIsTurned) {
+  const Poisoned turned = Batt<small>{.target = 1, .rate = 0.5}.poison(clean());
+  const at::Tensor all = at::arange(64), images = data::to_float(turned.images), mirrors = images.flip({3});
+  const refine::detail::BatchAugmentation augmented(recipes::paper_classifier.augmentation, turned, at::kCPU);
+  for (std::int64_t step = 0; step < 20; ++step) {
+    const at::Tensor seen = augmented(images, all, 7, step);
+    for (const auto i : turned.indices) {
+      ASSERT_TRUE(seen[i].equal(images[i])) << i;
+      ASSERT_FALSE(seen[i].equal(mirrors[i])) << i;
+    }
   }
-  EXPECT_TRUE(refine::detail::BatchAugmentation(recipe)(images, indices, 7, 3).equal(first));
-}
-
-TEST(Training, RefusesWhatATrainingSetCannotAsk) {
-  const auto line = [](data::TrainingSet set) {
-    return error_of([&] { train_classifier(Victim{.width = 4}, set, quick()); });
-  };
-  expect_words(line({clean(), {.mix = 0.5}}), {"bad training set", "mix is 0.5"});
-  expect_words(line({clean(), {.rotation = -5}}), {"rotation is -5"});
-  expect_words(line({clean(), {}, clean().labels}), {"bad training set", "one bool an image", "64"});
-  expect_words(line({clean(), {}, clean().labels.eq(1).narrow(0, 0, 9)}), {"one bool an image"});
 }
 
 /// Plans and triggers that no paper has put together.

@@ -271,6 +271,26 @@ TEST(ViT, HasThePublishedExtents) {
               std::log(1 / 8.0), 1e-6);
 }
 
+TEST(ViT, CutsImagesOfManySizes) {
+  struct Case {
+    int height, width, patch;
+  };
+  for (const auto& [height, width, patch] : std::vector<Case>{
+           {28, 28, 4},     // 3.5 is wanted; 2, 4 and 7 divide
+           {300, 300, 30},  // 37.5; 30 and 50 are the next
+           {100, 100, 10},  // 12.5; 10 and 20
+           {48, 64, 8},     // 6; 4 and 8 are as near
+           {64, 48, 8},
+           {4, 4, 2},
+           {254, 254, 127},  // 31.75; of squares of 2 there would be 127 along a side
+           {128, 32, 4},
+       }) {
+    const Task task = {{3, height, width}, 10};
+    EXPECT_EQ((ViT<>{.task = task, .width = 8, .depth = 1, .heads = 1, .mlp = 8}.patch), patch)
+        << height << "x" << width;
+  }
+}
+
 TEST(ViT, FreezesUnfolded) {
   const Tensors written = fixture("vit");
   expect_frozen_alike(loaded(tiny_vit(), written), written.at("images"), 0);
@@ -295,8 +315,12 @@ TEST(ViT, RefusesWhatItCantBeBuiltFor) {
   const auto said = [](const Task& task) { return error_of([&] { (void)ViT<>{.task = task}; }); };
   expect_words(said({{3, dynamic, 32}, 10}),
                {"a ViT needs to know the height and width", "3x?x32", "say .task"});
-  expect_words(said({{3, 28, 28}, 10}), {"3x28x28 does not divide", "3x3", "say a .patch"});
-  expect_words(said({{3, 4, 4}, 10}), {"3x4x4 does not divide", "0x0"});
+  for (const int side : {97, 257, 3}) {  // primes
+    expect_words(said({{3, side, side}, 10}), {"no square", "say a .patch", "resize"});
+  }
+  expect_words(error_of([] { (void)ViT<small>{.patch = 5}; }),
+               {"3x32x32 does not divide", "5x5", "say a .patch"});
+  expect_words(error_of([] { (void)ViT<small>{.patch = 0}; }), {"3x32x32 does not divide", "0x0"});
   expect_words(said({{dynamic, 32, 32}, 10}), {"needs to know its channels and classes"});
   expect_words(error_of([] { (void)ViT<small>{.width = 0}; }), {"width 0"});
   expect_words(error_of([] { (void)ViT<small>{.depth = 0}; }), {"depth 0", "at least 1"});

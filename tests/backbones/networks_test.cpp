@@ -8,6 +8,10 @@
 #include <cmath>
 #include <cstdint>
 #include <map>
+#include <string>
+#include <utility>
+#include <vector>
+
 #include <refine/artifacts/state_dict.hpp>
 #include <refine/backbones/any_backbone.hpp>
 #include <refine/backbones/any_network.hpp>
@@ -19,10 +23,8 @@
 #include <refine/backbones/vgg16.hpp>
 #include <refine/formats/safetensors.hpp>
 #include <refine/nn/seeded.hpp>
-#include <string>
-#include <tests/fixtures/pytorch.hpp>
-#include <utility>
-#include <vector>
+
+#include "tests/fixtures/pytorch.hpp"
 #include "tests/support/error_of.hpp"
 
 namespace refine::backbones {

@@ -78,20 +78,37 @@ TEST(Scenarios, RunsResumesAndWritesOneTable) {
   EXPECT_TRUE(fs::exists(folder / "report.html"));
 
   // Another run finds all there is and trains nothing; what is missing is made again from the same victim.
+  testing::expect_words(first.err, {"epoch 1/1"});
   const auto written = fs::last_write_time(folder / "victim.safetensors");
   const Outcome again = scenarios(here, command);
+  EXPECT_EQ(again.status, 0);
   EXPECT_EQ(again.err.find("epoch"), std::string::npos) << again.err;
   EXPECT_EQ(json::parse(content(root / "scenarios.json")), table);
-  fs::remove(folder / "defense.json");
+  fs::remove(folder / "defended.json");
   const Outcome rest = scenarios(here, command);
   EXPECT_EQ(rest.status, 0) << rest.err;
   EXPECT_EQ(fs::last_write_time(folder / "victim.safetensors"), written);
   auto made = json::parse(content(root / "scenarios.json"))["scenarios"][1];
   EXPECT_EQ(made["after"], row["after"]);
 
-  // Another seed is another setting.
+  // Another seed is another setting: nothing of it is there yet, and nothing of the old one is mixed in.
+  EXPECT_EQ(scenarios(here, command + "--seed 1 --table").status, 0);
+  EXPECT_EQ(json::parse(content(root / "scenarios.json"))["scenarios"].size(), 0u);
   EXPECT_EQ(scenarios(here, command + "--seed 1").status, 0);
+  made = json::parse(content(root / "scenarios.json"))["scenarios"][1];
+  EXPECT_NE(made["setting"].get<std::string>().find("seed 1"), std::string::npos);
   EXPECT_NE(fs::last_write_time(folder / "victim.safetensors"), written);
+}
+
+TEST(Scenarios, TrainsTheBenignModelThatLabelConsistentNeeds) {
+  const ScratchFolder here;
+  write_images(here);
+  const Outcome run = scenarios(here, "--data shades/ --only LabelConsistent/ResNet18");
+  ASSERT_EQ(run.status, 0) << run.err;
+  const fs::path root = here.path / "scenarios/shades/ResNet18";
+  EXPECT_TRUE(fs::exists(root / "Benign/victim.safetensors"));
+  EXPECT_TRUE(fs::exists(root / "LabelConsistent/perturbed.safetensors"));
+  EXPECT_TRUE(fs::exists(root / "LabelConsistent/defended.json"));
 }
 
 TEST(Scenarios, RefusesBadInputInOneLine) {
@@ -105,6 +122,10 @@ TEST(Scenarios, RefusesBadInputInOneLine) {
   refused("--data nowhere", {"nowhere", "--data"});
   refused("--only BadNets/AlexNet", {"BadNets/AlexNet", "BadNets/ResNet18"});
   refused("--device tpu", {"tpu"});
+
+  write_images(here);
+  here.write("scenarios/shades/ResNet18/BadNets/attack.json", "{}");
+  refused("--data shades", {"refine attack", "--out"});
 }
 
 }  // namespace

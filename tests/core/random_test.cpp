@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <array>
+#include <cmath>
 #include <set>
 
 namespace refine {
@@ -36,6 +37,18 @@ TEST(Random, UniformBelowStaysBelowAndIsEven) {
   for (int i = 0; i < 70000; ++i) ++counts.at(uniform_below(random, 7));
   for (int count : counts) EXPECT_NEAR(count, 10000, 500);  // five standard deviations: 5 * 92.6
   EXPECT_EQ(uniform_below(random, 1), 0u);
+}
+
+TEST(Random, UniformUnitIsTheUpperBitsOfOneDraw) {
+  Random random(3), same(3);
+  double sum = 0;
+  for (int i = 0; i < 12000; ++i) {
+    const double value = uniform_unit(random);
+    ASSERT_EQ(value, std::ldexp(static_cast<double>(same() / 2048), -53));
+    ASSERT_TRUE(value >= 0 && value < 1);
+    sum += value;
+  }
+  EXPECT_NEAR(sum, 6000, 5 * std::sqrt(12000 / 12.));
 }
 
 TEST(Random, PermutationHasEachNumberOnceAndEveryOrderAlikely) {

@@ -273,6 +273,66 @@ TEST(LoadImages, DrawsBeforeItDecodes) {
   EXPECT_TRUE(drawn(1).images.equal(once.images));
 }
 
+TEST(LoadImages, IsTheSameFromAStore) {
+  const ScratchFolder scratch;
+  const fs::path folder = scratch.path / "clean", store = scratch.path / "kept";
+  for (int i = 0; i < 60; ++i) {
+    std::string bytes = noise_png(6, 5, static_cast<std::uint64_t>(i));
+    if (i == 0 || i == 31) bytes = bytes.substr(0, 60);
+    scratch.write(fmt::format("clean/{}/{}/{:02}.png", i % 2, i % 3, i), bytes);
+  }
+  const auto load = [&](const fs::path& in, std::int64_t most, std::uint64_t seed = 1) {
+    return load_images(image_files(folder), {.image = {3, 4, 4},
+                                             .fit = Fit::crop,
+                                             .on_bad = OnBad::skip,
+                                             .store = in,
+                                             .threads = 2,
+                                             .most = most,
+                                             .seed = seed});
+  };
+  const auto expect_same = [&](std::int64_t most) {
+    const auto memory = load({}, most), stored = load(store, most);
+    EXPECT_TRUE(stored.images.equal(memory.images));
+    EXPECT_EQ(stored.files, memory.files);
+    EXPECT_EQ(stored.skipped, memory.skipped);
+    EXPECT_NE(detail::mapping_of(stored.images), nullptr);
+    EXPECT_EQ(detail::mapping_of(memory.images), nullptr);
+  };
+  for (int run = 0; run < 2; ++run) {
+    for (const std::int64_t most : {0, 20}) expect_same(most);
+  }
+  EXPECT_EQ(load(store, 0).files.size(), 58u);
+  load(store, 20, 2);
+  std::vector<std::string> names;
+  for (const auto& entry : fs::directory_iterator(store)) names.push_back(entry.path().filename().string());
+  std::ranges::sort(names);
+  EXPECT_EQ(names, (std::vector<std::string>{"clean.images", "clean.most20.seed1.images",
+                                             "clean.most20.seed2.images"}));
+  // It is mapped, and not decoded again: decoding would fail now, and name, size and time are the same.
+  const auto file = folder / "0/2/02.png";
+  const at::Tensor before = load(store, 0).images;
+  const auto time = fs::last_write_time(file);
+  scratch.write("clean/0/2/02.png", std::string(fs::file_size(file), 'x'));
+  fs::last_write_time(file, time);
+  EXPECT_TRUE(load(store, 0).images.equal(before));
+  EXPECT_EQ(load({}, 0).files.size(), 57u);
+  // What is written to the images does not reach the file.
+  load(store, 0).images.fill_(7);
+  EXPECT_TRUE(load(store, 0).images.equal(before));
+  expect_words(error_of([&] { load_images(image_files(folder), {.store = store}); }), {"00.png"});
+}
+
+TEST(LoadImages, NamesAStoreAfterTheFolderOfAllItsFiles) {
+  const auto common = [](const std::vector<fs::path>& files) { return detail::common_folder(files); };
+  EXPECT_EQ(common({"/a/b/1.png"}), "/a/b");
+  EXPECT_EQ(common({"/a/b/1.png", "/a/b/c/2.png"}), "/a/b");
+  EXPECT_EQ(common({"/a/b/c/1.png", "/a/bc/2.png", "/a/b/3.png"}), "/a");
+  EXPECT_EQ(common({"/a/1.png", "/b/2.png"}), "/");
+  EXPECT_EQ(common({"1.png", "a/2.png"}), ".");
+  const fs::path here = fs::current_path().filename();
+  EXPECT_EQ(detail::store_path(".", "kept"), fs::path("kept") / (here.string() + ".images"));
+}
+
 TEST(LoadImages, RefusesWhatItCannotDo) {
   const ScratchFolder scratch;
   const auto file = scratch.write("x.png", grey_png(4, 4, 1)),

@@ -201,6 +201,13 @@ TEST_F(ImageStore, TellsOfManyLeftOutHowManyMore) {
     expect_words(told, {"019.png", "left out: 25 more"});
     EXPECT_EQ(told.find("020.png"), told.npos);
   }
+
+  // Whoever asks for the lines gets them all, and nothing is printed.
+  std::vector<std::string> lines;
+  ::testing::internal::CaptureStderr();
+  image_folder(folder_, {.on_bad = OnBad::skip, .skipped = &lines});
+  EXPECT_EQ(::testing::internal::GetCapturedStderr(), "");
+  EXPECT_EQ(lines.size(), 45u);
 }
 
 TEST_F(ImageStore, RefusesAClassOfWhichNothingIsLeft) {

@@ -92,6 +92,43 @@ TEST_F(Command, AttackTrainsAVictimAndSaysWhatItIs) {
   EXPECT_GT(attack["ba"]["value"], 0.4);
 }
 
+TEST_F(Command, LabelConsistentTrainsTheBenignModelThatItNeedsOnce) {
+  const std::string command =
+      "attack --attack lc --json --limit 300 --width 4 --epoch 1 --rate 0.2 --attack_root lc " +
+      std::string(fashion);
+  const Outcome first = refine(*shared, command);
+  ASSERT_EQ(first.status, 0) << first.err;
+  expect_words(first.err, {"benign model", "perturbing images"});
+  const fs::path folder = shared->path / "lc/FashionMNIST/ResNet18";
+  EXPECT_TRUE(fs::exists(folder / "LabelConsistent/victim.safetensors"));
+  const auto written = fs::last_write_time(folder / "Benign/victim.safetensors");
+  const Outcome again = refine(*shared, command);
+  ASSERT_EQ(again.status, 0) << again.err;
+  EXPECT_EQ(again.out, first.out);
+  EXPECT_EQ(again.err.find("perturbing images"), std::string::npos) << "the images were kept";
+  EXPECT_EQ(fs::last_write_time(folder / "Benign/victim.safetensors"), written);
+
+  // Any model of these images will do.
+  const Outcome given = refine(*shared, command + "--benign lc/FashionMNIST/ResNet18/Benign/victim.pt ");
+  EXPECT_EQ(given.status, 0) << given.err;
+  expect_refusal(refine(*shared, command + "--benign nowhere.pt "), {"nowhere.pt"});
+  expect_refusal(refine(*shared, "attack --benign a.pt " + std::string(fashion)),
+                 {"--benign", "LabelConsistent"});
+}
+
+TEST_F(Command, AttacksAndDefendsANetworkOfAnotherKind) {
+  const std::string words = "--model vit --attack BATT --epoch 1 --attack_root other " + std::string(fashion);
+  const Outcome attack = refine(*shared, "attack --limit 300 --width 16 " + words);
+  ASSERT_EQ(attack.status, 0) << attack.err;
+  expect_words(attack.out, {"BATT on FashionMNIST", "other/FashionMNIST/ViT/BATT/victim.pt"});
+  const Outcome defense =
+      refine(*shared, "defend --limit 300 --width 4 --no_scan --refine_res other --json " + words);
+  ASSERT_EQ(defense.status, 0) << defense.err;
+  const json page = json::parse(defense.out);
+  EXPECT_EQ(page["attack"], "BATT");
+  expect_words(page["model"], {"ViT", "16"});
+}
+
 TEST_F(Command, DefendsByNamesAndReportsAsTheReferenceDoes) {
   const Outcome run = refine(*shared, "defend --limit 2000 --epoch 1 --width 4 " + names);
   ASSERT_EQ(run.status, 0) << run.err;
@@ -148,8 +185,10 @@ TEST_F(Command, DefendsAnyTorchScriptFileWithAFolderOfImages) {
   EXPECT_GE(result["scan"].size(), 10u);
 
   // The same options from the file give the same file but for the time it was made.
-  const Outcome same = refine(*shared, "--config run.toml defend --out foreign2.pt --json");
+  const Outcome same = refine(*shared, "--config run.toml defend --out foreign2.pt --json --store kept");
   ASSERT_EQ(same.status, 1) << same.err;
+  expect_words(same.err, {"broken.png"});
+  EXPECT_TRUE(fs::exists(shared->path / "kept/clean.images"));
   EXPECT_EQ(json::parse(same.out)["agreement"], result["agreement"]);
 
   write_images(shared->path / "labelled", 80, true);
@@ -189,11 +228,12 @@ TEST_F(Command, RefusesBadInputInOneLine) {
   expect_refusal(refine(*shared, "defend --model ResNet18 --dataset nowhere"), {"refine attack"});
   expect_refusal(refine(*shared, "defend --model attack/FashionMNIST/ResNet18/BadNets/victim.pt"),
                  {"--images"});
+  expect_refusal(refine(*shared, "defend --store kept " + names), {"FashionMNIST", "--store"});
   expect_refusal(refine(*shared, "attack --attack Nonesuch " + std::string(fashion)),
                  {"Nonesuch", "BadNets"});
   expect_refusal(refine(*shared, "attack --model Nonesuch " + std::string(fashion)),
                  {"Nonesuch", "ResNet18"});
-  expect_refusal(refine(*shared, "attack --rate 1.5 " + std::string(fashion)), {"1.5"});
+  EXPECT_EQ(refine(*shared, "attack --rate 1.5 " + std::string(fashion)).status, 2);
   expect_refusal(refine(*shared, "attack --tlabel 10 " + std::string(fashion)), {"10"});
   expect_refusal(refine(*shared, "predict --model attack/FashionMNIST/ResNet18/BadNets/victim.pt ."),
                  {"victim.pt"});

@@ -1,13 +1,18 @@
+#include <ATen/ops/ones.h>
 #include <ATen/ops/rand.h>
 #include <ATen/ops/zeros.h>
 #include <gtest/gtest.h>
 
 #include <map>
-#include <refine/artifacts/state_dict.hpp>
-#include <refine/backbones/any_network.hpp>
 #include <string>
 #include <utility>
 #include <vector>
+
+#include <refine/artifacts/state_dict.hpp>
+#include <refine/backbones/any_network.hpp>
+#include <refine/core/image_shape.hpp>
+#include <refine/core/task.hpp>
+
 #include "tests/support/error_of.hpp"
 #include "tools/refine/stored_network.hpp"
 
@@ -72,8 +77,76 @@ TEST(StoredNetwork, RefusesWhatNobodyCouldHaveSaved) {
   tensors["conv1.weight"] =
       at::zeros({1 << 14, 3, 1, 1});  // such a network would have 700,000,000,000 weights
   expect_words(read(tensors), {"too few"});
+  tensors["conv1.weight"] = at::zeros({64, 3, 3, 3});  // a small one, but for its classes
+  tensors["linear.weight"] = at::zeros({1 << 20, 1});
+  expect_words(read(tensors), {"too few"});
+  tensors["conv1.weight"] = at::zeros({1, 1 << 20, 1, 1});
+  tensors["linear.weight"] = at::zeros({2, 8});
+  expect_words(read(tensors), {"too few"});
   const ResNet18<> network{.task = task, .width = 2};
   expect_words(read(artifacts::state_dict(*network.module), {4, 32, 32}), {"4 channels", "for 3"});
+}
+
+TEST(StoredNetwork, RefusesAViTThatClaimsManyLayers) {
+  const ViT<> network{.task = task, .patch = 16, .width = 128, .depth = 1, .heads = 2, .mlp = 128};
+  auto state = artifacts::state_dict(*network.module);
+  for (int layer = 1; layer < 5000; ++layer) {  // of 100,000 numbers each, were they made
+    state["transformer.layers." + std::to_string(layer) + ".0.norm.weight"] = at::ones({1});
+  }
+  expect_words(error_of([&] { (void)stored_network("ViT", state, {}, {}, "weights.pth"); }),
+               {"weights.pth", "a ViT", "too few"});
+}
+
+TEST(StoredNetwork, TellsWhichImagesAViTCuts) {
+  const ViT<> network{
+      .task = {{3, 32, 64}, 4}, .patch = 8, .width = 8, .depth = 1, .heads = 1, .mlp = 8};  // 4·8 patches
+  const auto state = artifacts::state_dict(*network.module);
+  const auto image = [&](const ImageShape& said, const ImageShape& images) {
+    return stored_network("ViT", state, said, images, "weights.pth").backbone.task.image;
+  };
+  EXPECT_EQ(image({3, 32, 64}, {}), (ImageShape{3, 32, 64}));
+  EXPECT_EQ(image({}, {3, 64, 32}), (ImageShape{3, 64, 32}));
+  EXPECT_EQ(image({3, 16, 128}, {3, 64, 32}), (ImageShape{3, 16, 128}));
+  expect_words(error_of([&] { image({}, {}); }),
+               {"32 patches of 8x8 pixels", "no square", "say --image", "as 3x32x64"});
+  expect_words(error_of([&] { image({}, {3, 64, 64}); }), {"images of 3x64x64 have not", "as 3x32x64"});
+  expect_words(error_of([&] { image({3, 32, 32}, {3, 32, 64}); }), {"images of 3x32x32 have not"});
+  expect_words(error_of([&] { image({1, dynamic, dynamic}, {}); }), {"of 1 channels", "say --image"});
+
+  const ViT<> square{.task = {{3, 32, 32}, 4}, .patch = 8, .width = 8, .depth = 1, .heads = 1, .mlp = 8};
+  const auto of_square = artifacts::state_dict(*square.module);
+  // Images that do not fit are made to, later.
+  EXPECT_EQ(stored_network("ViT", of_square, {}, {3, 40, 60}, "weights.pth").backbone.task.image,
+            (ImageShape{3, 32, 32}));
+}
+
+TEST(StoredNetwork, ReadsTheNamesOfOldFiles) {
+  const DenseNet121<> network{.task = task, .width = 4};
+  network.module->eval();
+  // Names of the layers' children as in torchvision's own file, which has no counts of batches either.
+  Tensors old;
+  for (const auto& [name, tensor] : artifacts::state_dict(*network.module)) {
+    if (name.ends_with("num_batches_tracked")) continue;
+    std::string then = name;
+    const auto layer = name.find(".denselayer");
+    for (const char* child : {".norm1.", ".norm2.", ".conv1.", ".conv2."}) {
+      const auto at = layer == std::string::npos ? layer : name.find(child, layer);
+      if (at != std::string::npos) then.insert(at + 5, ".");
+    }
+    old[then] = tensor;
+  }
+  ASSERT_TRUE(old.contains("features.denseblock1.denselayer1.norm.1.weight"));
+  ASSERT_TRUE(old.contains("features.denseblock4.denselayer16.conv.2.weight"));
+  ASSERT_TRUE(old.contains("features.transition1.norm.weight"));
+  EXPECT_EQ(network_of(old), "DenseNet121");
+  const at::Tensor images = at::rand({2, 3, 64, 64});
+  const auto read = stored_network("densenet-121", old, {}, {}, "weights.pth");
+  EXPECT_TRUE(read.backbone.forward(images).equal(network.forward(images)));
+
+  // Both names of one tensor: the old one is too many.
+  old["features.denseblock1.denselayer1.norm1.weight"] = at::zeros({4});
+  expect_words(error_of([&] { (void)stored_network("DenseNet121", old, {}, {}, "weights.pth"); }),
+               {"no tensor 'features.denseblock1.denselayer1.norm.1.weight'"});
 }
 
 TEST(StoredNetwork, LeavesOutWhatServesTrainingOnly) {

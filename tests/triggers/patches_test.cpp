@@ -98,7 +98,8 @@ TEST(Patches, IsLearntInPartsAtThePublishedOpacities) {
 }
 
 TEST(Figures, AreSeenAndGrowWithTheImage) {
-  for (const ImageShape& image : {ImageShape{3, 32, 32}, ImageShape{3, 224, 224}, ImageShape{1, 28, 40}}) {
+  for (const ImageShape& image :
+       {ImageShape{3, 16, 16}, ImageShape{3, 32, 32}, ImageShape{3, 224, 224}, ImageShape{1, 28, 40}}) {
     const double side = image.height;
     const std::array<double, 4> extents = {side * 3 / 16, side / 8, side * 2 / 5, side / 4};
     const auto four = figures::four(image);
@@ -128,6 +129,22 @@ TEST(Figures, AreSeenAndGrowWithTheImage) {
   }
   expect_words(error_of([] { (void)Patches<>{}; }), {"?x?x?", "say .image"});
   expect_words(error_of([] { figures::four({3, 12, 32}); }), {"3x12x32", "16x16"});
+}
+
+/// White where row and column are both odd or both even, counted in cells.
+TEST(Figures, HaveChequersOfAsManyCellsAsThereArePixels) {
+  for (const auto& [side, pixels, cells] :
+       {std::array{16, 2, 2}, {23, 2, 2}, {24, 3, 3}, {32, 4, 4}, {64, 8, 4}}) {
+    const at::Tensor red = figures::four({3, side, side})[1].picture[0];
+    const int bottom = side - side / 16 - pixels, left = side / 16;
+    for (int y = 0; y < pixels; ++y) {
+      for (int x = 0; x < pixels; ++x) {
+        const bool white = (y * cells / pixels + x * cells / pixels) % 2 == 0;
+        EXPECT_EQ(red[bottom + y][left + x].item<float>(), white ? 1.0f : 0.1f)
+            << side << ": " << y << ", " << x;
+      }
+    }
+  }
 }
 
 // ---- Disturbed warps ----
@@ -177,6 +194,10 @@ TEST(ReferenceRotate, RefusesWhatDoesNotFit) {
   const at::Tensor images = at::rand({1, 1, 32, 32});
   expect_words(error_of([&] { ReferenceRotate<>{}.apply(images); }), {"3 means", "1 channels"});
   expect_words(error_of([&] { ReferenceRotate<cifar>{}.apply(images); }), {"3x32x32", "1x32x32"});
+  for (const double d : {0., -0.2, std::nan("")}) {
+    expect_words(error_of([&] { ReferenceRotate<>{.mean = {0.5}, .deviation = {d}}.apply(images); }),
+                 {"a deviation of the rotation is", "above 0"});
+  }
   expect_words(error_of([&] { ReferenceRotate<>{.degrees = 181}.apply(at::rand({1, 3, 4, 4})); }), {"181"});
 }
 

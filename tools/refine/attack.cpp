@@ -5,14 +5,21 @@
 #include <algorithm>
 #include <filesystem>
 #include <iostream>
+#include <map>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <sstream>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include <refine/artifacts/export_torchscript.hpp>
 #include <refine/artifacts/victim.hpp>
+#include <refine/backbones/any_network.hpp>
+#include <refine/backbones/freeze.hpp>
 #include <refine/backbones/normalized.hpp>
 #include <refine/evaluation/evaluate.hpp>
+#include <refine/formats/weights.hpp>
 #include <refine/nn/device.hpp>
 #include <refine/report/metrics_json.hpp>
 #include <refine/report/words.hpp>
@@ -55,21 +62,26 @@ struct Ground {
 };
 
 Ground ground_of(const Options& options) {
+  // What is misspelt is refused before any image is read.
   const ImageShape said = options.image.empty() ? ImageShape{} : parse_shape(options.image);
   const std::string network = network_name(options.model);
+  const auto normalization = parse_normalization(options.mean, options.deviation);
+  if (!options.benign.empty() && attacks::canonical_name(options.attack) != "LabelConsistent") {
+    throw Error("refine: --benign is for LabelConsistent, which perturbs images against it; leave it out");
+  }
   Source source = read_dataset(options.dataset, options.data, said, parse_fit(options.fit),
                                options.skip_damaged ? data::OnBad::skip : data::OnBad::fail, options.store);
   auto& train = source.split.train;
   if (options.limit > 0 && options.limit < train.size())
     train = train.sample(options.limit, options.training.seed);
-  const Normalization by = parse_normalization(options.mean, options.deviation)
-                               .value_or(source.normalization.value_or(normalizations::imagenet));
-  const int narrow = default_device().is_cuda() ? 0 : backbones::narrow_width(network);
+  const Normalization by = normalization.value_or(source.normalization.value_or(normalizations::imagenet));
+  const int usual =
+      default_device().is_cuda() ? backbones::published_width(network) : backbones::narrow_width(network);
   return {.options = options,
           .source = std::move(source),
           .network = network,
           .by = by,
-          .width = options.width > 0 ? options.width : narrow};
+          .width = options.width > 0 ? options.width : usual};
 }
 
 /// What a victim came to.
@@ -109,27 +121,47 @@ Result train(const Ground& ground, const AttackSpec& spec, const attacks::AnyAtt
 }
 
 /// The model that LabelConsistent perturbs its images against: a file, or the benign victim of the same
-/// network and data set, which is trained where there is none.
+/// network and data set, which is trained where there is none. A file that tells no normalisation of its own
+/// gets the data's.
 attacks::Surrogate benign_model(const Ground& ground) {
+  const Task task = ground.train().task();
   VictimOptions model{.model = ground.options.benign};
   if (model.model.empty()) {
     const fs::path file = ground.folder("Benign") / "victim.safetensors";
     if (!is_there(file)) {
       std::cerr << "refine: first, the benign model that the images are perturbed against\n";
       const AttackSpec benign{.name = "Benign", .seed = ground.options.training.seed};
-      train(ground, benign, benign.make(ground.train().image()));
+      train(ground, benign, benign.make(task.image));
     }
     model.model = file.string();
+  } else {
+    const bool program = is_there(model.model) && is_program(model.model);
+    const auto told = program || !is_there(model.model) ? std::map<std::string, std::string>{}
+                                                        : formats::read_weights(model.model).metadata;
+    if (!program && !told.contains("network")) model.arch = ground.network;
+    if (!told.contains("constants")) {
+      model.mean.assign(ground.by.mean.begin(), ground.by.mean.end());
+      model.deviation.assign(ground.by.deviation.begin(), ground.by.deviation.end());
+    }
   }
-  return freeze(load_victim(model, ground.train().image()).backbone);
+  const Victim benign = load_victim(model, task.image);
+  if (!compatible(benign.backbone.task, task)) {
+    Message has, wanted;
+    has << benign.backbone.task.image << " and " << benign.backbone.task.classes;
+    wanted << task.image << " and " << task.classes;
+    throw Error(
+        "refine: the benign model {} is for images of {} classes, the data has {}; say another --benign",
+        model.model, has.view(), wanted.view());
+  }
+  return freeze(benign.backbone);
 }
 
 int run(const Options& options, const Common& common) {
-  const Ground ground = ground_of(options);
-  const auto& test = ground.source.split.test;
   AttackSpec spec{.name = std::string(attacks::canonical_name(options.attack)),
                   .target = options.tlabel,
                   .seed = options.training.seed};
+  const Ground ground = ground_of(options);
+  const auto& test = ground.source.split.test;
   if (options.rate >= 0) spec.rate = options.rate;
   attacks::AttackOptions attack_options = spec.options(ground.train().image());
   if (spec.name == "LabelConsistent") {
@@ -182,7 +214,7 @@ void add_attack(CLI::App& app, Common& common) {
       ->add_option(
           "--width", options->width,
           "channels of its first layer (of a ViT: of each token); left out: as published with CUDA, a "
-          "quarter of it without")
+          "quarter of it without, for DenseNet121 half")
       ->check(CLI::Range(1, 4096));
   command->add_option("--attack", options->attack, attack_names())->capture_default_str();
   command->add_option("--tlabel", options->tlabel, "the class the attacker wants, counted from 0")
@@ -190,7 +222,7 @@ void add_attack(CLI::App& app, Common& common) {
   command
       ->add_option("--rate", options->rate,
                    "share of the training images that are poisoned (LabelConsistent: of the target class's); "
-                   "left out: the attack's published one")
+                   "left out: the one it was published with on CIFAR-10 and ResNet-18")
       ->check(CLI::Range(0.0, 1.0));
   command->add_option("--benign", options->benign,
                       "LabelConsistent: the model, a file, that images are perturbed against; left out: the "

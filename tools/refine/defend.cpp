@@ -9,6 +9,7 @@
 #include <iostream>
 #include <memory>
 #include <optional>
+#include <set>
 #include <sstream>
 
 #include <refine/artifacts/defense.hpp>
@@ -41,11 +42,11 @@ struct Options {
   TrainingOptions training;
   std::string images, dataset, attack = "BadNets", data, attack_root = "attack", refine_res = "refine_res",
                                out;
-  std::string fit = "crop";
+  std::string fit = "crop", store;
   std::int64_t limit = 0;
   int levels = 4, width = 0;
   double false_alarms = 0.05;
-  bool no_scan = false;
+  bool no_scan = false, skip_damaged = false;
 };
 
 /// Where everything comes from and goes to.
@@ -60,7 +61,9 @@ struct Plan {
   fs::path out = {};
 };
 
-/// The images, apart: for fitting, for setting the alarm, for measuring.
+/// The images, apart: for fitting, for setting the alarm, for measuring. Those for fitting stay where they
+/// are, as they may be more than memory holds: the last ones fill the places of those that were held back.
+/// \param images nobody else's, as they are written to; a store on disk keeps what it has
 void part(const at::Tensor& images, std::uint64_t seed, Plan& plan) {
   const std::int64_t n = images.size(0);
   const std::int64_t held = std::clamp<std::int64_t>(n / 10, 1, 1000);
@@ -71,13 +74,22 @@ void part(const at::Tensor& images, std::uint64_t seed, Plan& plan) {
         n, enough_images);
   }
   Random random(derived_seed(seed, "held back"));
-  const at::Tensor order = at::tensor(random_permutation(random, n));
-  const auto take = [&](std::int64_t from, std::int64_t count) {
-    return images.index_select(0, order.narrow(0, from, count));
-  };
-  plan.calibration = take(0, held);
-  plan.evidence.clean = take(held, held);
-  plan.train = take(2 * held, n - 2 * held);
+  auto order = random_permutation(random, n);
+  order.resize(static_cast<std::size_t>(2 * held));
+  const at::Tensor drawn = at::tensor(order);
+  plan.calibration = images.index_select(0, drawn.narrow(0, 0, held));
+  plan.evidence.clean = images.index_select(0, drawn.narrow(0, held, held));
+
+  const std::int64_t left = n - 2 * held;
+  const std::set<std::int64_t> places(order.begin(), order.end());
+  std::int64_t last = n;
+  for (const std::int64_t place : places) {
+    if (place >= left) break;
+    do --last;
+    while (places.contains(last));
+    images.select(0, place).copy_(images.select(0, last));
+  }
+  plan.train = images.narrow(0, 0, left);
 }
 
 /// A file, and a folder of images.
@@ -87,8 +99,8 @@ Plan plan_of_files(const Options& options) {
             .title = fs::path(options.victim.model).filename().string(),
             .dataset = options.images};
   const ImageShape shape = plan.victim.backbone.task.image;
-  const Images images =
-      read_images(options.images, shape, parse_fit(options.fit), options.limit, options.training.seed);
+  const Images images = read_images(options.images, shape, parse_fit(options.fit), options.limit,
+                                    options.training.seed, options.store);
   Message size;
   size << shape;
   std::cerr << fmt::format("refine: {} ({}): {} images, {} classes\n", plan.title, plan.victim.what,
@@ -118,7 +130,10 @@ Plan plan_of_names(Options options) {
             .dataset = dataset_name(options.dataset)};
   plan.attack = read_attack(folder / "attack.json");
   const ImageShape shape = plan.victim.backbone.task.image;
-  auto [train, test] = read_dataset(options.dataset, options.data, shape, parse_fit(options.fit)).split;
+  auto [train, test] =
+      read_dataset(options.dataset, options.data, shape, parse_fit(options.fit),
+                   options.skip_damaged ? data::OnBad::skip : data::OnBad::fail, options.store)
+          .split;
   if (options.limit > 0 && options.limit < train.size())
     train = train.sample(options.limit, options.training.seed);
   part(train.images, options.training.seed, plan);
@@ -248,6 +263,8 @@ void add_defend(CLI::App& app, Common& common) {
                       "the file to write; left out: defended.pt, or below --refine_res");
   command->add_option("--limit", options->limit, "use no more than so many images")->check(number(0));
   add_fit(*command, options->fit);
+  command->add_option("--store", options->store,
+                      "a folder that keeps a folder's decoded images, for sets larger than memory");
   options->training.add_to(*command, /*defense=*/true);
   command->add_option("--levels", options->levels, "how often the transform halves its images")
       ->check(CLI::Range(1, 8))
@@ -266,6 +283,10 @@ void add_defend(CLI::App& app, Common& common) {
       ->add_option("--dataset", options->dataset,
                    "instead of --images: CIFAR10, FashionMNIST or a folder, whose "
                    "victim refine attack has trained")
+      ->group("As the reference has it");
+  command
+      ->add_flag("--skip_damaged", options->skip_damaged,
+                 "leave damaged files of a folder out, and say which; without it they end the run")
       ->group("As the reference has it");
   command->add_option("--attack", options->attack, "the attack it was trained with")
       ->capture_default_str()

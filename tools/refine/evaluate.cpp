@@ -93,9 +93,13 @@ int run(const Options& options, const Common& common) {
   evidence.clean = images.images;
   evidence.test = labelled(images, about.class_names, task.classes);
   if (options.tlabel >= 0) evidence.target = options.tlabel;
+  std::string attack_name = options.triggered.empty() ? "" : "given images";
   if (!options.attack.empty()) {
     const auto attack =
         attacks::by_name(options.attack, {.image = task.image, .target = std::max(options.tlabel, 0)});
+    attack_name = attack.name;
+    if (!attack.target)
+      throw Error("refine: {} has no trigger to put on images; leave --attack out", attack.name);
     evidence.triggered = attack.trigger_images(images.images);
     if (options.tlabel < 0) evidence.target = attack.target;
   }
@@ -104,12 +108,11 @@ int run(const Options& options, const Common& common) {
                 task.classes, task.classes - 1);
   }
 
-  report::DefenseReport page{
-      .title = fs::path(options.model).filename().string(),
-      .dataset = options.images,
-      .model = about.model,
-      .attack = options.attack.empty() && !options.triggered.empty() ? "given images" : options.attack,
-      .class_names = about.class_names};
+  report::DefenseReport page{.title = fs::path(options.model).filename().string(),
+                             .dataset = options.images,
+                             .model = about.model,
+                             .attack = attack_name,
+                             .class_names = about.class_names};
   page.facts = {{"images", std::to_string(evidence.clean.size(0))}, {"device", default_device().str()}};
   if (evidence.triggered && !evidence.test) {
     evidence.test = labelled_by_victim(model, evidence.clean, about.class_names);

@@ -34,6 +34,9 @@ data::Fit parse_fit(const std::string& name) {
 
 Source read_dataset(const std::string& name, const fs::path& root, const ImageShape& image, data::Fit fit,
                     data::OnBad on_bad, const fs::path& store) {
+  if (!store.empty() && (name == "CIFAR10" || name == "FashionMNIST")) {
+    throw Error("cannot keep {} in a store: only the images of a folder are; leave --store out", name);
+  }
   const auto place = [&](const char* otherwise) { return root.empty() ? fs::path(otherwise) : root; };
   if (name == "CIFAR10") {
     const fs::path folder = place("data/CIFAR10");
@@ -64,13 +67,14 @@ Source read_dataset(const std::string& name, const fs::path& root, const ImageSh
 }
 
 Images read_images(const fs::path& path, const ImageShape& shape, data::Fit fit, std::int64_t most,
-                   std::uint64_t seed) {
+                   std::uint64_t seed, const fs::path& store) {
   const std::vector<fs::path> files = data::image_files(path);
   const auto folder = [&](const fs::path& file) {
     return file.lexically_relative(path).parent_path().string();
   };
   auto loaded = data::load_images(
-      files, {.image = shape, .fit = fit, .on_bad = data::OnBad::skip, .most = most, .seed = seed});
+      files,
+      {.image = shape, .fit = fit, .on_bad = data::OnBad::skip, .store = store, .most = most, .seed = seed});
   tell_left_out(loaded.skipped);
   Images images{.images = std::move(loaded.images),
                 .files = std::move(loaded.files),

@@ -29,6 +29,7 @@ struct Source {
 /// \param image what a folder's images become; open extents are those of its first image
 /// \param on_bad what a damaged file of a folder brings about
 /// \param store a folder that keeps a folder's decoded images, for sets larger than memory; empty: none
+/// \throws Error when there is no such data set, it cannot be read, or a named one is to be kept in a store
 Source read_dataset(const std::string& name, const std::filesystem::path& root, const ImageShape& image,
                     data::Fit fit, data::OnBad on_bad = data::OnBad::fail,
                     const std::filesystem::path& store = {});
@@ -55,8 +56,10 @@ data::Fit parse_fit(const std::string& name);
 
 /// Reads the images below `path`; damaged files are told on standard error and left out.
 /// \param most no more than so many, drawn by `seed`; 0: all
+/// \param store a folder that keeps the decoded images, for sets larger than memory; empty: none
 Images read_images(const std::filesystem::path& path, const ImageShape& shape, data::Fit fit,
-                   std::int64_t most = 0, std::uint64_t seed = default_seed);
+                   std::int64_t most = 0, std::uint64_t seed = default_seed,
+                   const std::filesystem::path& store = {});
 
 /// Class folders → labelled images; nothing where there are no class folders.
 /// \param names the model's class names, in its order; empty: the folders, sorted by name

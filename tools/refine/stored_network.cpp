@@ -3,15 +3,21 @@
 #include <fmt/core.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstdint>
 #include <functional>
+#include <string_view>
 #include <utility>
+#include <vector>
 
 #include <refine/artifacts/state_dict.hpp>
 #include <refine/backbones/any_network.hpp>
 #include <refine/backbones/buildable.hpp>
+#include <refine/core/article.hpp>
 #include <refine/core/error.hpp>
+#include <refine/core/image_shape.hpp>
+#include <refine/core/message.hpp>
 #include <refine/core/task.hpp>
 
 namespace refine::cli {
@@ -19,7 +25,6 @@ namespace {
 
 using backbones::AnyBackbone;
 using backbones::Form;
-using backbones::detail::article;
 
 /// What the tensors of a network tell of it.
 struct Told {
@@ -46,87 +51,137 @@ class Reader {
     return static_cast<int>(found->second.size(at));
   }
 
-  /// A file that claims a width which its tensors are too few for would have far more memory asked for.
-  void require_numbers(std::int64_t least) const {
+  /// A file that claims extents which its tensors are too few for would have far more memory asked for.
+  /// Half will do, so that of a file which lacks a tensor it is said which.
+  /// \param network numbers that one of these extents has, or somewhat fewer
+  void require_numbers(std::int64_t network) const {
     std::int64_t numbers = 0;
     for (const auto& [name, tensor] : tensors_) numbers += tensor.numel();
-    if (numbers < least) refuse(fmt::format("its tensors hold {} numbers, too few for that", numbers));
+    if (numbers >= network / 2) return;
+    refuse(fmt::format("its tensors hold {} numbers, too few for a network of their extents, which has {}",
+                       numbers, network));
   }
 
-  [[noreturn]] void refuse(const std::string& why) const {
-    throw Error("cannot use {} as {}{}: {}; say another --arch, or export the model as TorchScript", from_,
-                article(network_), network_, why);
+  [[noreturn]] void refuse(
+      const std::string& why,
+      const std::string& advice = "say another --arch, or export the model as TorchScript") const {
+    throw Error("cannot use {} as {}{}: {}; {}", from_, article(network_), network_, why, advice);
   }
+
+  /// Of an extent: products of three and a small number are no overflow.
+  static constexpr int most = 1 << 20;
 
  private:
-  static constexpr std::int64_t most = 1 << 20;
-
   std::string_view network_;
   const Tensors& tensors_;
   const std::string& from_;
 };
 
+/// How many weights a convolutional network has at width 1. All published extents are in proportion, biases
+/// and BatchNorms left out.
+struct Growth {
+  std::int64_t first;  ///< of its first layer, for one channel
+  std::int64_t inner;  ///< of all but the first layer and the last, which grow with the width's square
+  std::int64_t last;   ///< of its last layer, for one class
+};
+
+/// Channels, width and classes, which the first and the last layer tell.
+Told ends(const Reader& read, const char* first, const char* last, const Growth& growth) {
+  const int width = read.extent(first, 4, 0), channels = read.extent(first, 4, 1);
+  const int classes = read.extent(last, 2, 0);
+  read.require_numbers(width * (growth.first * channels + growth.inner * width + growth.last * classes));
+  return {.image = {.channels = channels}, .classes = classes, .width = width, .make = {}};
+}
+
 template <template <Task> typename Network>
-Told residual(const Reader& read) {
+Told residual(const Reader& read, std::int64_t inner, std::int64_t last) {
   const Form form = read.has("fc.weight") ? Form::large : Form::small;
-  const int width = read.extent("conv1.weight", 4, 0);
-  read.require_numbers(std::int64_t{1000} * width * width);
-  return {.image = {.channels = read.extent("conv1.weight", 4, 1)},
-          .classes = read.extent(form == Form::large ? "fc.weight" : "linear.weight", 2, 0),
-          .width = width,
-          .make = [=](const Task& task) {
-            return AnyBackbone(Network<dynamic_task>{.task = task, .width = width, .form = form});
-          }};
+  Told told = form == Form::large ? ends(read, "conv1.weight", "fc.weight", {49, inner, last})
+                                  : ends(read, "conv1.weight", "linear.weight", {9, inner, last});
+  told.make = [form, width = told.width](const Task& task) {
+    return AnyBackbone(Network<dynamic_task>{.task = task, .width = width, .form = form});
+  };
+  return told;
 }
 
 Told vgg16(const Reader& read) {
   const Form form = read.has("classifier.6.weight") ? Form::large : Form::small;
   const bool batch_norm = read.has("features.1.weight");  // the second layer is a ReLU otherwise
-  const int width = read.extent("features.0.weight", 4, 0);
-  read.require_numbers(std::int64_t{1000} * width * width);
-  return {.image = {.channels = read.extent("features.0.weight", 4, 1)},
-          .classes = read.extent(form == Form::large ? "classifier.6.weight" : "classifier.weight", 2, 0),
-          .width = width,
-          .make = [=](const Task& task) {
-            return AnyBackbone(
-                backbones::Vgg16<>{.task = task, .width = width, .batch_norm = batch_norm, .form = form});
-          }};
+  Told told =
+      form == Form::large
+          ? ends(read, "features.0.weight", "classifier.6.weight", {.first = 9, .inner = 32775, .last = 64})
+          : ends(read, "features.0.weight", "classifier.weight", {.first = 9, .inner = 3591, .last = 8});
+  told.make = [=, width = told.width](const Task& task) {
+    return AnyBackbone(
+        backbones::Vgg16<>{.task = task, .width = width, .batch_norm = batch_norm, .form = form});
+  };
+  return told;
 }
 
 template <typename Network>
-Told by_first_and_last(const Reader& read, const char* first, const char* last) {
-  const int width = read.extent(first, 4, 0);
-  read.require_numbers(std::int64_t{1000} * width * width);
-  return {.image = {.channels = read.extent(first, 4, 1)},
-          .classes = read.extent(last, 2, 0),
-          .width = width,
-          .make = [=](const Task& task) { return AnyBackbone(Network{.task = task, .width = width}); }};
+Told by_ends(const Reader& read, const char* first, const char* last, const Growth& growth) {
+  Told told = ends(read, first, last, growth);
+  told.make = [width = told.width](const Task& task) {
+    return AnyBackbone(Network{.task = task, .width = width});
+  };
+  return told;
 }
 
-/// \param channels of the images: the tensors tell only how many numbers a patch has
-Told vit(const Reader& read, int channels) {
+/// The height and width of images that a ViT cuts into so many patches: what is said, else the images' own
+/// where they fit, else those of a square.
+ImageShape cut_images(const Reader& read, int patch, int patches, const ImageShape& said,
+                      const ImageShape& images) {
+  const auto fits = [&](int height, int width) {
+    return height > 0 && width > 0 && height % patch == 0 && width % patch == 0 &&
+           std::int64_t{height / patch} * (width / patch) == patches;
+  };
+  const int side = patch * static_cast<int>(std::lround(std::sqrt(patches)));
+  for (const auto& [height, width] : {std::array{images.height, images.width}, std::array{side, side}}) {
+    const ImageShape likely = {.height = merged(said.height, height), .width = merged(said.width, width)};
+    if (fits(likely.height, likely.width)) return likely;
+  }
+  int rows = std::max(1, static_cast<int>(std::sqrt(patches)));
+  while (patches % rows != 0) --rows;
+  const ImageShape tried = merged(said, images);
+  Message shape;
+  shape << tried;
+  const bool known = tried.height != dynamic && tried.width != dynamic;
+  read.refuse(
+      fmt::format("it has {} patches of {}x{} pixels, {}", patches, patch, patch,
+                  known ? fmt::format("images of {} have not", shape.view()) : "which make no square"),
+      fmt::format("say --image with the height and width that it takes, as {}x{}x{}",
+                  merged(said.channels, 3), patch * rows, std::int64_t{patch} * (patches / rows)));
+}
+
+/// \param said of the images: the tensors tell only how many patches there are, and of how many numbers
+Told vit(const Reader& read, const ImageShape& said, const ImageShape& images) {
+  const int channels = merged(said.channels, 3);
   const int width = read.extent("cls_token", 3, 2);
   const int inner = read.extent("transformer.layers.0.0.fn.to_qkv.weight", 2, 0) / 3;
   const int mlp = read.extent("transformer.layers.0.1.fn.net.0.weight", 2, 0);
   const int numbers = read.extent("to_patch_embedding.to_patch_tokens.1.weight", 1, 0);
-  const int patches = read.extent("pos_embedding", 3, 1) - 1;
-  read.require_numbers(std::int64_t{1} * width * std::max({width, inner, mlp, numbers}));
+  const int patches = read.extent("pos_embedding", 3, 1) - 1;  // the other token is the class's
+  const int classes = read.extent("mlp_head.1.weight", 2, 0);
+  int depth = 1;
+  while (depth < Reader::most && read.has(fmt::format("transformer.layers.{}.0.norm.weight", depth))) ++depth;
+  const std::int64_t layer = 4 * std::int64_t{inner} + 2 * std::int64_t{mlp};
+  if (patches < 1) read.refuse("its 'pos_embedding' is of no patch");
+  read.require_numbers((depth * layer + numbers + patches + classes) * width);
   const int patch = static_cast<int>(std::lround(std::sqrt(numbers / 5 / channels)));
   if (5 * channels * patch * patch != numbers) {
     read.refuse(
         fmt::format("its patches have {} numbers, which no square of {} channels and its four shifted "
                     "copies have",
-                    numbers, channels));
+                    numbers, channels),
+        "say --image with the channels that it takes, as 1x28x28, or another --arch");
   }
   constexpr int head_width = 64;  // as published; no tensor tells it
   if (inner < head_width || inner % head_width != 0) {
     read.refuse(fmt::format("its heads share {} numbers, which are no multiple of {}", inner, head_width));
   }
-  int depth = 1;
-  while (read.has(fmt::format("transformer.layers.{}.0.norm.weight", depth))) ++depth;
-  const int side = patch * static_cast<int>(std::lround(std::sqrt(patches)));
-  return {.image = {channels, side, side},
-          .classes = read.extent("mlp_head.1.weight", 2, 0),
+  const ImageShape cut = cut_images(read, patch, patches, said, images);
+  return {.image = {channels, cut.height, cut.width},
+          .classes = classes,
           .width = width,
           .make = [=](const Task& task) {
             return AnyBackbone(backbones::ViT<>{.task = task,
@@ -139,17 +194,45 @@ Told vit(const Reader& read, int channels) {
           }};
 }
 
-Told told_by(std::string_view network, const Reader& read, int channels) {
-  if (network == "ResNet18") return residual<backbones::ResNet18>(read);
-  if (network == "ResNet50") return residual<backbones::ResNet50>(read);
+Told told_by(std::string_view network, const Reader& read, const ImageShape& said, const ImageShape& images) {
+  using namespace backbones;
+  if (network == "ResNet18") return residual<ResNet18>(read, /*inner=*/2724, /*last=*/8);
+  if (network == "ResNet50") return residual<ResNet50>(read, /*inner=*/5724, /*last=*/32);
   if (network == "VGG16") return vgg16(read);
   if (network == "DenseNet121") {
-    return by_first_and_last<backbones::DenseNet121<>>(read, "features.conv0.weight", "classifier.weight");
+    return by_ends<DenseNet121<>>(read, "features.conv0.weight", "classifier.weight",
+                                  {.first = 49, .inner = 1675, .last = 16});
   }
   if (network == "InceptionV3") {
-    return by_first_and_last<backbones::InceptionV3<>>(read, "Conv2d_1a_3x3.conv.weight", "fc.weight");
+    return by_ends<InceptionV3<>>(read, "Conv2d_1a_3x3.conv.weight", "fc.weight",
+                                  {.first = 9, .inner = 21240, .last = 64});
   }
-  return vit(read, channels);
+  if (network == "ViT") return vit(read, said, images);
+  read.refuse("the extents of that network are not read from tensors");
+}
+
+/// torchvision's own file of a DenseNet is older than the names of its layers' children: `norm.1.weight` is
+/// `norm1.weight` since.
+void rename_old_layers(Tensors& tensors) {
+  std::vector<std::pair<std::string, std::string>> renamed;
+  for (const auto& [name, tensor] : tensors) {
+    const auto layer = name.find(".denselayer");
+    if (layer == std::string::npos) continue;
+    for (const std::string_view child : {".norm.1.", ".norm.2.", ".conv.1.", ".conv.2."}) {
+      const auto at = name.find(child, layer);
+      if (at == std::string::npos) continue;
+      std::string now = name;
+      now.erase(at + std::string_view(".norm").size(), 1);
+      renamed.emplace_back(name, std::move(now));
+      break;
+    }
+  }
+  for (const auto& [name, now] : renamed) {
+    if (tensors.contains(now)) continue;  // then the old one is one too many, and is refused as that
+    auto node = tensors.extract(name);
+    node.key() = now;
+    tensors.insert(std::move(node));
+  }
 }
 
 }  // namespace
@@ -171,9 +254,11 @@ std::string_view network_of(const Tensors& tensors) {
     }
     return {};
   }
-  if (has("features.denseblock3.denselayer24.conv1.weight") &&
-      !has("features.denseblock3.denselayer25.conv1.weight")) {
-    return "DenseNet121";
+  for (const char* child : {"conv1.weight", "conv.1.weight"}) {
+    const auto has_layer = [&](int layer) {
+      return tensors.contains(fmt::format("features.denseblock3.denselayer{}.{}", layer, child));
+    };
+    if (has_layer(24) && !has_layer(25)) return "DenseNet121";
   }
   if (has("Conv2d_1a_3x3.conv.weight") && has("Mixed_7c.branch1x1.conv.weight")) return "InceptionV3";
   if (has("to_patch_embedding.to_patch_tokens.1.weight") && has("cls_token")) return "ViT";
@@ -186,14 +271,14 @@ StoredNetwork stored_network(std::string_view name, Tensors tensors, const Image
   if (network == "InceptionV3") {  // a second classifier, which torchvision trains with the first
     std::erase_if(tensors, [](const auto& entry) { return entry.first.starts_with("AuxLogits."); });
   }
+  if (network == "DenseNet121") rename_old_layers(tensors);
   const Reader reader(network, tensors, from);
-  const int channels = said.channels == dynamic ? 3 : said.channels;
   const auto actual = network_of(tensors);
   if (!actual.empty() && actual != network) {
     throw Error("cannot use {} as {}{}: its tensors look like those of {}{}; say --arch {}", from,
                 article(network), network, article(actual), actual, actual);
   }
-  const Told told = told_by(network, reader, channels);
+  const Told told = told_by(network, reader, said, images);
   if (!compatible(said.channels, told.image.channels)) {
     throw Error(
         "cannot use {} as {}{} for images of {} channels: its weights are for {}; say another --image", from,

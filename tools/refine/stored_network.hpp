@@ -24,6 +24,8 @@ struct StoredNetwork {
 };
 
 /// The network `name`, with the form, the width and the other extents that its tensors tell.
+/// torchvision's own files are read as they are, with the names and without the counts of their time. A
+/// ViT's tensors leave open which sides its patches make: those of `images` where they fit, else a square's.
 /// \param said of the images, by who knows the file; what it leaves open, and the tensors too, `images` tells
 /// \param from the file, for messages
 /// \throws Error when the tensors are of another network, or disagree with what is said

@@ -1,0 +1,67 @@
+#pragma once
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <string_view>
+
+#include <refine/core/error.hpp>
+#include <refine/core/plain_name.hpp>
+
+namespace refine::backbones {
+
+namespace detail {
+
+struct NetworkName {
+  std::string_view name;
+  int width;   ///< as published
+  int narrow;  ///< that a few minutes of two processor cores can train on small images
+};
+
+inline constexpr std::array network_table = {
+    NetworkName{"ResNet18", 64, 16},    NetworkName{"ResNet50", 64, 16},   NetworkName{"VGG16", 64, 16},
+    NetworkName{"DenseNet121", 64, 32}, NetworkName{"InceptionV3", 32, 8}, NetworkName{"ViT", 512, 128},
+};
+
+}  // namespace detail
+
+/// The published victims' names, as they are written in papers.
+inline constexpr auto network_names() {
+  std::array<std::string_view, detail::network_table.size()> all;
+  std::ranges::transform(detail::network_table, all.begin(), &detail::NetworkName::name);
+  return all;
+}
+
+namespace detail {
+
+/// Where the name stands in the table. \throws Error when no network has it
+inline std::size_t network_number(std::string_view name) {
+  for (std::size_t i = 0; i < network_table.size(); ++i) {
+    if (same_name(name, network_table[i].name)) return i;
+  }
+  throw Error("refine: there is no network '{}'; say one of {}, or export the model as TorchScript", name,
+              fmt::join(network_names(), ", "));
+}
+
+}  // namespace detail
+
+/// A name in any spelling (upper and lower case are one, hyphens and underscores don't count), as
+/// `network_names()` has it. \throws Error for an unknown one
+inline std::string_view canonical_network_name(std::string_view name) {
+  return detail::network_table[detail::network_number(name)].name;
+}
+
+/// The `width` that a network was published with. \throws Error for an unknown name
+inline int published_width(std::string_view name) {
+  return detail::network_table[detail::network_number(name)].width;
+}
+
+/// A `width` for trials on small images without a GPU: minutes of training instead of hours. \throws Error
+/// for an unknown name
+inline int narrow_width(std::string_view name) {
+  return detail::network_table[detail::network_number(name)].narrow;
+}
+
+}  // namespace refine::backbones

@@ -1,0 +1,41 @@
+#include <gtest/gtest.h>
+
+#include <refine/training/training.hpp>
+#include "tests/support/error_of.hpp"
+
+namespace refine {
+namespace {
+
+using refine::testing::error_of;
+using refine::testing::expect_words;
+
+/// As published: SGD at 0.1 for 150 epochs, at 0.01 for VGG-16, at 0.001 for ViT.
+TEST(NetworkRecipes, AreAsPublishedInAnySpelling) {
+  for (const char* name : {"ResNet18", "resnet-50", "DenseNet121", "inception_v3"})
+    EXPECT_EQ(recipes::paper_classifier_of(name), recipes::paper_classifier) << name;
+  for (const char* name : {"VGG16", "vgg-16", "Vgg_16"}) {
+    ClassifierRecipe slower = recipes::paper_classifier;
+    slower.optimization.lr = 0.01;
+    EXPECT_EQ(recipes::paper_classifier_of(name), slower) << name;
+    EXPECT_EQ(recipes::fast_classifier_of(name), recipes::fast_classifier) << name;
+  }
+  for (const char* name : {"ViT", "vit", "VI-T"}) {
+    EXPECT_EQ(recipes::paper_classifier_of(name).optimization.lr, 0.001) << name;
+    EXPECT_EQ(recipes::paper_classifier_of(name).optimization.epochs, 150) << name;
+    const Optimization fast = recipes::fast_classifier_of(name).optimization;
+    EXPECT_EQ(fast.optimizer, OptimizerKind::adam) << name;
+    EXPECT_EQ(fast.lr, 0.001) << name;
+    EXPECT_EQ(fast.epochs, 15) << name;
+  }
+  EXPECT_EQ(recipes::fast_classifier_of("resnet18"), recipes::fast_classifier);
+}
+
+TEST(NetworkRecipes, RefuseANetworkThatIsNone) {
+  for (const char* name : {"ResNet34", "", "-"}) {
+    expect_words(error_of([&] { recipes::paper_classifier_of(name); }), {"there is no network", "VGG16"});
+    expect_words(error_of([&] { recipes::fast_classifier_of(name); }), {"there is no network", "ViT"});
+  }
+}
+
+}  // namespace
+}  // namespace refine

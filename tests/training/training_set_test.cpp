@@ -1,0 +1,88 @@
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/arange.h>
+#include <gtest/gtest.h>
+
+#include <cstdint>
+#include <refine/backbones/resnet18.hpp>
+#include <refine/core/seed.hpp>
+#include <refine/data/augmentation.hpp>
+#include <refine/data/synthetic.hpp>
+#include <refine/data/training_set.hpp>
+#include <refine/training/batch_augmentation.hpp>
+#include <refine/training/train_classifier.hpp>
+#include "tests/support/error_of.hpp"
+
+namespace refine {
+namespace {
+
+using refine::testing::error_of;
+using refine::testing::expect_words;
+
+constexpr Task small = {ImageShape{3, 16, 16}, 5};
+
+const data::Dataset& clean() {
+  static const data::Dataset set = data::Synthetic{.task = small, .train = 64, .test = 0}.make().train;
+  return set;
+}
+
+/// By hand: the recipe's augmentation, then what is asked for, kept for the images that are not exempt.
+TEST(BatchAugmentation, ChangesAfterTheRecipeAndLeavesTheExemptAlone) {
+  const data::TrainingSet set{clean(), {.rotation = 30, .brightness = 0.5}, clean().labels.eq(2)};
+  const data::Augmentation recipe{.flip = true};
+  const at::Tensor indices = at::arange(20, 52), images = data::to_float(clean().images.narrow(0, 20, 32));
+  const at::Tensor out = detail::BatchAugmentation(recipe, set, at::kCPU)(images, indices, 7, 3);
+  const at::Tensor first = data::augment(images, recipe, derived_seed(7, "augmentation", 3)),
+                   second = data::augment(first, set.augmentation, derived_seed(7, "asked augmentation", 3));
+  for (std::int64_t i = 0; i < 32; ++i) {
+    const bool exempt = clean().labels[20 + i].item<int>() == 2;
+    EXPECT_TRUE(out[i].equal(exempt ? first[i] : second[i])) << i;
+  }
+  EXPECT_TRUE(detail::BatchAugmentation(recipe)(images, indices, 7, 3).equal(first));
+}
+
+/// By hand: the recipe's crop, mirrored or not. The images that may not be flipped get it as it is.
+TEST(BatchAugmentation, FlipsAllButTheUnflippedAndCropsThemAlike) {
+  const data::TrainingSet set{clean(), {.brightness = 0.5}, clean().labels.eq(1), clean().labels.eq(2)};
+  const data::Augmentation recipe{.flip = true, .crop_padding = 2};
+  const at::Tensor indices = at::arange(20, 52), images = data::to_float(clean().images.narrow(0, 20, 32));
+  const detail::BatchAugmentation kept(recipe, set, at::kCPU),
+      plain(recipe, {clean(), set.augmentation, set.exempt}, at::kCPU);
+  int mirrored = 0;
+  for (std::int64_t step = 0; step < 8; ++step) {
+    const at::Tensor out = kept(images, indices, 7, step), flipped = plain(images, indices, 7, step);
+    const std::uint64_t asked = derived_seed(7, "asked augmentation", static_cast<std::uint64_t>(step));
+    const at::Tensor crops =
+        data::augment(data::augment(images, {.crop_padding = 2},
+                                    derived_seed(7, "augmentation", static_cast<std::uint64_t>(step))),
+                      set.augmentation, asked);
+    for (std::int64_t i = 0; i < 32; ++i) {
+      const bool stays = clean().labels[20 + i].item<int>() == 2;
+      EXPECT_TRUE(out[i].equal(stays ? crops[i] : flipped[i])) << i;
+      if (stays && flipped[i].equal(crops[i].flip({2}))) ++mirrored;
+    }
+  }
+  EXPECT_GT(mirrored, 5) << "the recipe would have";
+}
+
+TEST(BatchAugmentation, IsTheRecipesWhereItDoesNotFlip) {
+  const data::TrainingSet set{clean(), {}, {}, clean().labels.ge(0)};
+  const data::Augmentation recipe{.crop_padding = 2};
+  const at::Tensor indices = at::arange(64), images = data::to_float(clean().images);
+  EXPECT_TRUE(detail::BatchAugmentation(recipe, set, at::kCPU)(images, indices, 7, 3)
+                  .equal(data::augment(images, recipe, derived_seed(7, "augmentation", 3))));
+}
+
+TEST(TrainingSet, RefusesWhatItCannotAsk) {
+  const auto line = [](const data::TrainingSet& set) {
+    return error_of([&] { train_classifier(backbones::ResNet18<small>{.width = 4}, set); });
+  };
+  expect_words(line({clean(), {.mix = 0.5}}), {"bad training set", "mix is 0.5"});
+  expect_words(line({clean(), {.rotation = -5}}), {"rotation is -5"});
+  expect_words(line({clean(), {}, clean().labels}),
+               {"bad training set", "exempt", "one bool an image", "64"});
+  expect_words(line({clean(), {}, clean().labels.eq(1).narrow(0, 0, 9)}), {"one bool an image"});
+  expect_words(line({clean(), {}, {}, clean().labels}), {"unflipped is not one bool an image", "64"});
+}
+
+}  // namespace
+}  // namespace refine
