@@ -208,6 +208,8 @@ ClassifierRecipe Size::victim_recipe(const Scenario& scenario, std::uint64_t see
   recipe.seed = seed;
   recipe.optimization.epochs = victim_epochs;
   if (!narrow) return recipe;
+  if (scenario.network == "InceptionV3")
+    recipe.optimization.epochs *= 2;     // deep and narrow, it starts slowly
   recipe.augmentation = {.flip = true};  // as published; crops make faint triggers take longer to learn
   // A faint warp takes longer; the few poisoned images of the other two are learnt when all are learnt by
   // heart.

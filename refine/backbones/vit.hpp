@@ -82,8 +82,8 @@ struct ViT {
   int width = 512;                                     ///< numbers of a token
   int depth = 6;                                       ///< attentions
   int heads = 8;                                       ///< of each attention
-  int head_width = 64;                                 ///< numbers of a token that one head sees
-  int mlp = 512;                                       ///< of the hidden layer after each attention
+  int head_width = std::max(1, width / 8);             ///< numbers of a token that one head sees: 64
+  int mlp = width;                                     ///< of the hidden layer after each attention
   double dropout = 0.1;  ///< of the tokens, after each attention, and in and after each hidden layer
   std::uint64_t seed = default_seed;  ///< of the initial weights
   std::shared_ptr<detail::ViTModule> module = make(task,

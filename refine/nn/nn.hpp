@@ -2,6 +2,7 @@
 
 #include <refine/nn/channels_last.hpp>
 #include <refine/nn/device.hpp>
+#include <refine/nn/draws.hpp>
 #include <refine/nn/foldable.hpp>
 #include <refine/nn/host_constant.hpp>
 #include <refine/nn/keep_freed_memory.hpp>

@@ -17,6 +17,7 @@
 #include <refine/core/seed.hpp>
 #include <refine/data/batches.hpp>
 #include <refine/data/pixels.hpp>
+#include <refine/nn/draws.hpp>
 #include <refine/training/batch_augmentation.hpp>
 #include <refine/training/observers.hpp>
 #include <refine/training/optimizers.hpp>
@@ -74,6 +75,7 @@ void train(const RunInfo& run, torch::nn::Module& module, at::Device device, con
   module.train();
   notify_begin({run.name, how.epochs, per_epoch, n, run.accuracy_of}, observers...);
 
+  nn::Draws draws(device);
   std::int64_t step = 0, seen = 0;
   for (int epoch = 0; epoch < how.epochs; ++epoch) {
     at::Tensor loss = at::zeros({}, at::TensorOptions(device).dtype(at::kDouble));
@@ -84,6 +86,7 @@ void train(const RunInfo& run, torch::nn::Module& module, at::Device device, con
       const at::Tensor there = indices.to(device);
       at::Tensor images = data::to_float(source.index_select(0, source.is_cpu() ? indices : there), device);
       images = augmented(images, there, seed, step);
+      draws.seed(derived_seed(seed, "dropout", static_cast<std::uint64_t>(step)));
       images = images.contiguous(at::MemoryFormat::ChannelsLast);
 
       factor = how.rate_factor(step, steps, epoch);

@@ -37,8 +37,7 @@ std::vector<std::pair<std::string, AnyBackbone>> all_kinds() {
   }
   all.emplace_back("DenseNet121", AnyBackbone(DenseNet121<>{.task = task, .width = 4}));
   all.emplace_back("InceptionV3", AnyBackbone(InceptionV3<>{.task = task, .width = 4}));
-  all.emplace_back(
-      "ViT", AnyBackbone(ViT<>{.task = task, .patch = 16, .width = 8, .depth = 2, .heads = 2, .mlp = 8}));
+  all.emplace_back("ViT", AnyBackbone(ViT<>{.task = task, .patch = 16, .width = 16, .depth = 2, .mlp = 8}));
   return all;
 }
 
@@ -90,7 +89,7 @@ TEST(StoredNetwork, RefusesWhatNobodyCouldHaveSaved) {
 TEST(StoredNetwork, RefusesAViTThatClaimsManyLayers) {
   const ViT<> network{.task = task, .patch = 16, .width = 128, .depth = 1, .heads = 2, .mlp = 128};
   auto state = artifacts::state_dict(*network.module);
-  for (int layer = 1; layer < 5000; ++layer) {  // of 100,000 numbers each, were they made
+  for (int layer = 1; layer < 5000; ++layer) {  // of 50,000 numbers each, were they made
     state["transformer.layers." + std::to_string(layer) + ".0.norm.weight"] = at::ones({1});
   }
   expect_words(error_of([&] { (void)stored_network("ViT", state, {}, {}, "weights.pth"); }),
@@ -98,8 +97,7 @@ TEST(StoredNetwork, RefusesAViTThatClaimsManyLayers) {
 }
 
 TEST(StoredNetwork, TellsWhichImagesAViTCuts) {
-  const ViT<> network{
-      .task = {{3, 32, 64}, 4}, .patch = 8, .width = 8, .depth = 1, .heads = 1, .mlp = 8};  // 4·8 patches
+  const ViT<> network{.task = {{3, 32, 64}, 4}, .patch = 8, .width = 8, .depth = 1};  // 4·8 patches
   const auto state = artifacts::state_dict(*network.module);
   const auto image = [&](const ImageShape& said, const ImageShape& images) {
     return stored_network("ViT", state, said, images, "weights.pth").backbone.task.image;
@@ -113,7 +111,7 @@ TEST(StoredNetwork, TellsWhichImagesAViTCuts) {
   expect_words(error_of([&] { image({3, 32, 32}, {3, 32, 64}); }), {"images of 3x32x32 have not"});
   expect_words(error_of([&] { image({1, dynamic, dynamic}, {}); }), {"of 1 channels", "say --image"});
 
-  const ViT<> square{.task = {{3, 32, 32}, 4}, .patch = 8, .width = 8, .depth = 1, .heads = 1, .mlp = 8};
+  const ViT<> square{.task = {{3, 32, 32}, 4}, .patch = 8, .width = 8, .depth = 1};
   const auto of_square = artifacts::state_dict(*square.module);
   // Images that do not fit are made to, later.
   EXPECT_EQ(stored_network("ViT", of_square, {}, {3, 40, 60}, "weights.pth").backbone.task.image,

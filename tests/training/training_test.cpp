@@ -1,11 +1,14 @@
+#include <ATen/Context.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/equal.h>
+#include <ATen/ops/rand.h>
 #include <ATen/ops/zeros.h>
 #include <fmt/core.h>
 #include <gtest/gtest.h>
 #include <unistd.h>
 #include <refine/backbones/freeze.hpp>
 #include <refine/backbones/resnet18.hpp>
+#include <refine/backbones/vit.hpp>
 #include <refine/data/synthetic.hpp>
 #include <refine/remaps/derangement.hpp>
 #include <refine/training/training.hpp>
@@ -96,6 +99,23 @@ TEST(TrainClassifier, IsTheSameForTheSameSeedAndAnotherForAnother) {
   const std::string one = weights(1);
   EXPECT_EQ(weights(1), one);
   EXPECT_NE(weights(2), one);
+}
+
+/// Dropout draws from LibTorch's generator, which belongs to everybody.
+TEST(TrainClassifier, DropsOutTheSameWhateverWasDrawnBefore) {
+  const auto trained = [] {
+    const backbones::ViT<> fresh{.task = {{3, 16, 16}, 3}, .width = 16, .depth = 1, .dropout = 0.5};
+    const auto set = data::Synthetic{.task = fresh.task, .train = 24, .test = 0}.make().train;
+    ClassifierRecipe recipe{.optimization = {.optimizer = OptimizerKind::adam, .lr = 0.01, .batch_size = 8}};
+    return train_classifier(fresh, set, recipe).module->parameters();
+  };
+  at::manual_seed(1);
+  const auto first = trained();
+  const at::Tensor after = at::rand({8});
+  const auto second = trained();
+  for (std::size_t i = 0; i < first.size(); ++i) EXPECT_TRUE(first[i].equal(second[i])) << i;
+  at::manual_seed(1);
+  EXPECT_TRUE(at::rand({8}).equal(after)) << "nobody else's draws move";
 }
 
 TEST(TrainClassifier, LearnsWithEveryOptimizer) {
@@ -261,7 +281,8 @@ TEST(Training, RefusesWhatDoesNotFit) {
   classes.classes.push_back("more");
   says(error_of([&] { train_classifier(Victim{.width = 4}, classes); }),
        "predicts 4 classes, the data has 5");
-  says(error_of([&] { train_classifier(Victim{.width = 4}, images().train.first(0)); }), "0 image(s) are too few");
+  says(error_of([&] { train_classifier(Victim{.width = 4}, images().train.first(0)); }),
+       "0 image(s) are too few");
   says(error_of([&] { train_classifier(freeze(victim()), images().train); }), "no parameters to train");
 }
 

@@ -175,9 +175,9 @@ Told vit(const Reader& read, const ImageShape& said, const ImageShape& images) {
                     numbers, channels),
         "say --image with the channels that it takes, as 1x28x28, or another --arch");
   }
-  constexpr int head_width = 64;  // as published; no tensor tells it
-  if (inner < head_width || inner % head_width != 0) {
-    read.refuse(fmt::format("its heads share {} numbers, which are no multiple of {}", inner, head_width));
+  constexpr int heads = 8;  // as published; no tensor tells it
+  if (inner < heads || inner % heads != 0) {
+    read.refuse(fmt::format("its {} heads share {} numbers, which do not go evenly into them", heads, inner));
   }
   const ImageShape cut = cut_images(read, patch, patches, said, images);
   return {.image = {channels, cut.height, cut.width},
@@ -188,8 +188,8 @@ Told vit(const Reader& read, const ImageShape& said, const ImageShape& images) {
                                                 .patch = patch,
                                                 .width = width,
                                                 .depth = depth,
-                                                .heads = inner / head_width,
-                                                .head_width = head_width,
+                                                .heads = heads,
+                                                .head_width = inner / heads,
                                                 .mlp = mlp});
           }};
 }

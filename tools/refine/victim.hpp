@@ -17,11 +17,11 @@ namespace refine::cli {
 
 /// Which classifier is meant, and what its file does not say.
 struct VictimOptions {
-  std::string model;  ///< a file
-  std::string arch;   ///< of a file of weights: the network's name
-  std::string image;  ///< "3x224x224", where the file does not say
-  std::vector<double> mean, deviation;
-  std::string class_names_file;
+  std::string model = {};  ///< a file
+  std::string arch = {};   ///< of a file of weights: the network's name
+  std::string image = {};  ///< "3x224x224", where the file does not say
+  std::vector<double> mean = {}, deviation = {};
+  std::string class_names_file = {};
   bool trust = false;
 
   void add_to(CLI::App& command);
