@@ -21,7 +21,7 @@ struct NetworkName {
 };
 
 inline constexpr std::array network_table = {
-    NetworkName{"ResNet18", 64, 16},    NetworkName{"ResNet50", 64, 16},   NetworkName{"VGG16", 64, 16},
+    NetworkName{"ResNet18", 64, 16},    NetworkName{"ResNet50", 64, 8},    NetworkName{"VGG16", 64, 16},
     NetworkName{"DenseNet121", 64, 32}, NetworkName{"InceptionV3", 32, 8}, NetworkName{"ViT", 512, 128},
 };
 

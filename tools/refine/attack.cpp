@@ -214,7 +214,9 @@ void add_attack(CLI::App& app, Common& common) {
       ->add_option(
           "--width", options->width,
           "channels of its first layer (of a ViT: of each token); left out: as published with CUDA, a "
-          "quarter of it without, for DenseNet121 half")
+          "fraction of it without: 16 for ResNet18 and VGG16, 8 for ResNet50 and InceptionV3, 32 for "
+          "DenseNet121, 128 "
+          "for ViT")
       ->check(CLI::Range(1, 4096));
   command->add_option("--attack", options->attack, attack_names())->capture_default_str();
   command->add_option("--tlabel", options->tlabel, "the class the attacker wants, counted from 0")
