@@ -208,12 +208,12 @@ ClassifierRecipe Size::victim_recipe(const Scenario& scenario, std::uint64_t see
   recipe.seed = seed;
   recipe.optimization.epochs = victim_epochs;
   if (!narrow) return recipe;
-  if (scenario.network == "InceptionV3")
-    recipe.optimization.epochs *= 2;     // deep and narrow, it starts slowly
+  // Deep and narrow, it starts slowly.
+  if (scenario.network == "InceptionV3") recipe.optimization.epochs *= 2;
   recipe.augmentation = {.flip = true};  // as published; crops make faint triggers take longer to learn
-  // A faint warp takes longer; the few poisoned images of the other two are learnt when all are learnt by
-  // heart.
-  if (scenario.attack == "WaNet") recipe.optimization.epochs = faint_epochs;
+  // A faint warp takes longer, and so do images that a camera is said to have moved.
+  if (scenario.attack == "WaNet" || scenario.attack == "Physical") recipe.optimization.epochs = slow_epochs;
+  // Their few poisoned images are learnt when all images are learnt by heart.
   if (scenario.attack == "LabelConsistent" || scenario.attack == "Adaptive-Patch") {
     recipe.optimization.epochs = late_epochs;
     recipe.augmentation = {};
@@ -235,7 +235,7 @@ Size size_of(const std::string& name) {
             .tests = 0,
             .transform_width = 64,
             .victim_epochs = recipes::fast_classifier.optimization.epochs,
-            .faint_epochs = recipes::fast_classifier.optimization.epochs,
+            .slow_epochs = recipes::fast_classifier.optimization.epochs,
             .late_epochs = recipes::fast_classifier.optimization.epochs,
             .defense_epochs = recipes::fast.optimization.epochs,
             .adaptive_rate = 0.01,
@@ -247,7 +247,7 @@ Size size_of(const std::string& name) {
             .tests = 0,
             .transform_width = 16,
             .victim_epochs = 3,
-            .faint_epochs = 5,
+            .slow_epochs = 5,
             .late_epochs = 8,
             .defense_epochs = 2,
             .adaptive_rate = 0.03,
@@ -259,7 +259,7 @@ Size size_of(const std::string& name) {
             .tests = 500,
             .transform_width = 4,
             .victim_epochs = 1,
-            .faint_epochs = 1,
+            .slow_epochs = 1,
             .late_epochs = 1,
             .defense_epochs = 1,
             .adaptive_rate = 0.03,
