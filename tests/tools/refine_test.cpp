@@ -92,14 +92,20 @@ TEST_F(Command, AttackTrainsAVictimAndSaysWhatItIs) {
   EXPECT_GT(attack["ba"]["value"], 0.4);
 }
 
+/// A few images of every class, as a folder with train/ and test/.
+std::string small_set(const ScratchFolder& here) {
+  write_images(here.path / "set/train", 120, true);
+  write_images(here.path / "set/test", 40, true);
+  return " --dataset set ";
+}
+
 TEST_F(Command, LabelConsistentTrainsTheBenignModelThatItNeedsOnce) {
   const std::string command =
-      "attack --attack lc --json --limit 300 --width 4 --epoch 1 --rate 0.2 --attack_root lc " +
-      std::string(fashion);
+      "attack --attack lc --json --width 4 --epoch 1 --rate 0.3 --attack_root lc" + small_set(*shared);
   const Outcome first = refine(*shared, command);
   ASSERT_EQ(first.status, 0) << first.err;
   expect_words(first.err, {"benign model", "perturbing images"});
-  const fs::path folder = shared->path / "lc/FashionMNIST/ResNet18";
+  const fs::path folder = shared->path / "lc/set/ResNet18";
   EXPECT_TRUE(fs::exists(folder / "LabelConsistent/victim.safetensors"));
   const auto written = fs::last_write_time(folder / "Benign/victim.safetensors");
   const Outcome again = refine(*shared, command);
@@ -109,20 +115,18 @@ TEST_F(Command, LabelConsistentTrainsTheBenignModelThatItNeedsOnce) {
   EXPECT_EQ(fs::last_write_time(folder / "Benign/victim.safetensors"), written);
 
   // Any model of these images will do.
-  const Outcome given = refine(*shared, command + "--benign lc/FashionMNIST/ResNet18/Benign/victim.pt ");
+  const Outcome given = refine(*shared, command + "--benign lc/set/ResNet18/Benign/victim.pt ");
   EXPECT_EQ(given.status, 0) << given.err;
   expect_refusal(refine(*shared, command + "--benign nowhere.pt "), {"nowhere.pt"});
-  expect_refusal(refine(*shared, "attack --benign a.pt " + std::string(fashion)),
-                 {"--benign", "LabelConsistent"});
+  expect_refusal(refine(*shared, "attack --dataset set --benign a.pt"), {"--benign", "LabelConsistent"});
 }
 
 TEST_F(Command, AttacksAndDefendsANetworkOfAnotherKind) {
-  const std::string words = "--model vit --attack BATT --epoch 1 --attack_root other " + std::string(fashion);
-  const Outcome attack = refine(*shared, "attack --limit 300 --width 16 " + words);
+  const std::string words = "--model vit --attack BATT --epoch 1 --attack_root other" + small_set(*shared);
+  const Outcome attack = refine(*shared, "attack --width 16 " + words);
   ASSERT_EQ(attack.status, 0) << attack.err;
-  expect_words(attack.out, {"BATT on FashionMNIST", "other/FashionMNIST/ViT/BATT/victim.pt"});
-  const Outcome defense =
-      refine(*shared, "defend --limit 300 --width 4 --no_scan --refine_res other --json " + words);
+  expect_words(attack.out, {"BATT on set", "other/set/ViT/BATT/victim.pt"});
+  const Outcome defense = refine(*shared, "defend --width 4 --no_scan --refine_res other --json " + words);
   ASSERT_EQ(defense.status, 0) << defense.err;
   const json page = json::parse(defense.out);
   EXPECT_EQ(page["attack"], "BATT");
