@@ -5,7 +5,7 @@
 #include <ATen/ops/cat.h>
 #include <ATen/ops/constant_pad_nd.h>
 #include <ATen/ops/full.h>
-#include <ATen/ops/matmul.h>
+#include <ATen/ops/scaled_dot_product_attention.h>
 #include <torch/nn/cloneable.h>
 #include <torch/nn/modules/activation.h>
 #include <torch/nn/modules/container/sequential.h>
@@ -97,10 +97,14 @@ class LocalAttention : public torch::nn::Cloneable<LocalAttention> {
     const auto by_head = [&](const at::Tensor& part) {
       return part.unflatten(-1, {extents_.heads, extents_.head_width}).transpose(1, 2);
     };
-    const at::Tensor likeness =
-        at::matmul(by_head(parts[0]), by_head(parts[1]).transpose(-1, -2)) * temperature_.exp();
-    likeness.diagonal(0, -2, -1).fill_(-std::numeric_limits<double>::infinity());
-    const at::Tensor seen = at::matmul(likeness.softmax(-1), by_head(parts[2]));
+    const at::Tensor query = by_head(parts[0]) * temperature_.exp();
+    // Made from a tensor without options of its own, so that a trace has no device in it.
+    const at::Tensor others = query.new_zeros({x.size(1), x.size(1)});
+    others.diagonal().fill_(-std::numeric_limits<double>::infinity());
+    constexpr double as_it_is = 1;  // the temperature has scaled the query
+    const at::Tensor seen =
+        at::scaled_dot_product_attention(query, by_head(parts[1]), by_head(parts[2]), others,
+                                         /*dropout_p=*/0, /*is_causal=*/false, as_it_is);
     return to_out_->forward(seen.transpose(1, 2).flatten(2));
   }
 
