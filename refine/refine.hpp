@@ -11,6 +11,7 @@
 #include <refine/nn/nn.hpp>
 #include <refine/objectives/objectives.hpp>
 #include <refine/pipeline/any_pipeline.hpp>
+#include <refine/pipeline/freeze.hpp>
 #include <refine/pipeline/pipeline.hpp>
 #include <refine/remaps/remaps.hpp>
 #include <refine/report/report.hpp>

@@ -20,6 +20,7 @@
 #include <refine/core/atomic_file.hpp>
 #include <refine/core/error.hpp>
 #include <refine/core/version.hpp>
+#include <refine/pipeline/freeze.hpp>
 #include <refine/pipeline/pipeline.hpp>
 
 namespace refine {
@@ -85,11 +86,17 @@ inline void save_module(torch::jit::Module& module, const std::filesystem::path&
 ///  - `alarm`: N scores in [0, 1], high where the two answers disagree, as for a triggered image
 ///  (`alarm_score`).
 ///
-/// The extra file `refine.json` in it has `metadata`, the task, the permutation and this library's version.
-/// \throws Error when the image shape is not known, or the file can't be written; it is whole or not there
+/// The transform is written in its frozen form where `transforms::can_freeze` says yes: BatchNorm folded, the
+/// answers the same to rounding. The extra file `refine.json` has `metadata`, the task, the permutation and
+/// this library's version. \throws Error when the image shape is not known, or the file can't be written; it
+/// is whole or not there
 template <typename T, typename B, typename R>
 void export_torchscript(const Pipeline<T, B, R>& defense, const std::filesystem::path& path,
                         const nlohmann::ordered_json& metadata = nlohmann::ordered_json::object()) {
+  if constexpr (!transforms::FrozenTransform<T>) {
+    if (transforms::can_freeze(defense.transform()))
+      return export_torchscript(freeze(defense), path, metadata);
+  }
   const Task task = defense.task();
   const at::Tensor example = artifacts::detail::example_of(task, path);
   Pipeline<T, B, R> there = defense;

@@ -12,7 +12,7 @@
 
 #include <refine/core/agreement.hpp>
 #include <refine/core/task.hpp>
-#include <refine/nn/seeded.hpp>
+#include <refine/nn/deep_copy.hpp>
 
 namespace refine::backbones {
 
@@ -58,26 +58,7 @@ std::map<std::string, at::Tensor> constants_of(const B& backbone) {
   }
 }
 
-/// The same policy around another module of the same type. A backbone that holds its module in more places
-/// than `module` says how, by a member `with_module(module)`.
-template <Backbone B>
-B with_module(const B& backbone, decltype(B::module) module) {
-  if constexpr (requires { backbone.with_module(module); }) {
-    return backbone.with_module(std::move(module));
-  } else {
-    B copy = backbone;
-    copy.module = std::move(module);
-    return copy;
-  }
-}
-
-/// The same policy with its state copied, so that changing one leaves the other alone.
-template <Backbone B>
-B deep_copy(const B& backbone) {
-  using Module = std::remove_cvref_t<decltype(*backbone.module)>;
-  // Seeded: a clone draws fresh weights before it overwrites them, and nobody else's draws shall move.
-  auto module = nn::seeded(0, [&] { return std::dynamic_pointer_cast<Module>(backbone.module->clone()); });
-  return with_module(backbone, std::move(module));
-}
+using nn::deep_copy;
+using nn::with_module;
 
 }  // namespace refine::backbones

@@ -4,7 +4,6 @@
 #include <ATen/ops/avg_pool2d.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/max_pool2d.h>
-#include <ATen/ops/relu.h>
 #include <torch/nn/cloneable.h>
 #include <torch/nn/init.h>
 #include <torch/nn/modules/batchnorm.h>
@@ -51,8 +50,8 @@ class DenseLayer : public torch::nn::Cloneable<DenseLayer>, public nn::Foldable 
   }
 
   at::Tensor forward(const at::Tensor& x) {
-    const at::Tensor y = conv1_->forward(at::relu(norm1_->forward(x)));
-    return at::cat({x, conv2_->forward(at::relu(nn::normed(norm2_, y)))}, 1);
+    const at::Tensor y = conv1_->forward(norm1_->forward(x).relu_());
+    return at::cat({x, conv2_->forward(nn::normed(norm2_, y).relu_())}, 1);
   }
 
   void fold() override { nn::fold_pair(*this, "conv1", conv1_, "norm2", norm2_); }
@@ -74,7 +73,7 @@ class DenseTransition : public torch::nn::Cloneable<DenseTransition> {
   }
 
   at::Tensor forward(const at::Tensor& x) {
-    return at::avg_pool2d(conv_->forward(at::relu(norm_->forward(x))), {2, 2});
+    return at::avg_pool2d(conv_->forward(norm_->forward(x).relu_()), {2, 2});
   }
 
  private:
@@ -111,13 +110,13 @@ class DenseFeatures : public torch::nn::Cloneable<DenseFeatures>, public nn::Fol
   }
 
   at::Tensor forward(const at::Tensor& images) {
-    at::Tensor x = at::relu(nn::normed(norm0_, conv0_->forward(images)));
+    at::Tensor x = nn::normed(norm0_, conv0_->forward(images)).relu_();
     x = at::max_pool2d(x, {3, 3}, {2, 2}, {1, 1});
     for (std::size_t i = 0; i < blocks_.size(); ++i) {
       x = blocks_[i]->forward(x);
       if (i < transitions_.size()) x = transitions_[i]->forward(x);
     }
-    return at::relu(norm5_->forward(x));
+    return norm5_->forward(x).relu_();
   }
 
   void fold() override { nn::fold_pair(*this, "conv0", conv0_, "norm0", norm0_); }

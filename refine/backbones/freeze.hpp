@@ -4,9 +4,7 @@
 #include <string>
 
 #include <refine/backbones/backbone.hpp>
-#include <refine/nn/channels_last.hpp>
-#include <refine/nn/foldable.hpp>
-#include <refine/nn/seeded.hpp>
+#include <refine/nn/make_constant.hpp>
 
 namespace refine {
 
@@ -21,10 +19,7 @@ class Frozen {
   static constexpr bool frozen = true;
 
   explicit Frozen(const B& source) : inner_(deep_copy(source)), task(inner_.task), module(inner_.module) {
-    module->eval();
-    nn::seeded(0, [this] { nn::fold_all(*module); });  // a new convolution draws weights of its own
-    nn::to_channels_last(*module);
-    for (auto& parameter : module->parameters()) parameter.set_requires_grad(false);
+    nn::make_constant(*module);
   }
 
  private:

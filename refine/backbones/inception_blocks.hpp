@@ -4,7 +4,6 @@
 #include <ATen/ops/avg_pool2d.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/max_pool2d.h>
-#include <ATen/ops/relu.h>
 #include <torch/nn/cloneable.h>
 #include <torch/nn/init.h>
 #include <torch/nn/modules/batchnorm.h>
@@ -55,7 +54,7 @@ class InceptionConvolution : public torch::nn::Cloneable<InceptionConvolution>, 
     torch::nn::init::normal_(conv_->weight, 0, 0.1);
   }
 
-  at::Tensor forward(const at::Tensor& x) { return at::relu(nn::normed(bn_, conv_->forward(x))); }
+  at::Tensor forward(const at::Tensor& x) { return nn::normed(bn_, conv_->forward(x)).relu_(); }
 
   void fold() override { nn::fold_pair(*this, "conv", conv_, "bn", bn_); }
 

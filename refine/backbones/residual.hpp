@@ -2,7 +2,6 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/max_pool2d.h>
-#include <ATen/ops/relu.h>
 #include <torch/nn/cloneable.h>
 #include <torch/nn/modules/batchnorm.h>
 #include <torch/nn/modules/container/sequential.h>
@@ -63,10 +62,10 @@ class ResidualBlock : public torch::nn::Cloneable<ResidualBlock>, public nn::Fol
   at::Tensor forward(const at::Tensor& x) {
     at::Tensor y = x;
     for (std::size_t i = 0; i < convolutions_.size(); ++i) {
-      if (i > 0) y = at::relu(y);
+      if (i > 0) y.relu_();
       y = nn::normed(norms_[i], convolutions_[i]->forward(y));
     }
-    return at::relu(y + (shortcut_.is_empty() ? x : shortcut_->forward(x)));
+    return y.add_(shortcut_.is_empty() ? x : shortcut_->forward(x)).relu_();
   }
 
   void fold() override {
@@ -123,7 +122,7 @@ class ResidualModule : public torch::nn::Cloneable<ResidualModule>, public nn::F
   }
 
   at::Tensor forward(const at::Tensor& images) {
-    at::Tensor x = at::relu(nn::normed(bn1_, conv1_->forward(images)));
+    at::Tensor x = nn::normed(bn1_, conv1_->forward(images)).relu_();
     if (plan_.form == Form::large) x = at::max_pool2d(x, {3, 3}, {2, 2}, {1, 1});
     for (auto& layer : layers_) x = layer->forward(x);
     return last_->forward(x.mean({2, 3}));

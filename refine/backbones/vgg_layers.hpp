@@ -4,7 +4,6 @@
 #include <ATen/ops/adaptive_avg_pool2d.h>
 #include <ATen/ops/dropout.h>
 #include <ATen/ops/max_pool2d.h>
-#include <ATen/ops/relu.h>
 #include <c10/core/GradMode.h>
 #include <torch/nn/cloneable.h>
 #include <torch/nn/modules/batchnorm.h>
@@ -56,7 +55,7 @@ class VggFeatures : public torch::nn::Cloneable<VggFeatures>, public nn::Foldabl
 
   at::Tensor forward(at::Tensor x) {
     for (auto& layer : layers_) {
-      x = at::relu(nn::normed(layer.norm, layer.convolution->forward(x)));
+      x = nn::normed(layer.norm, layer.convolution->forward(x)).relu_();
       if (layer.last_of_group) x = at::max_pool2d(x, {2, 2});
     }
     return x;
@@ -104,8 +103,8 @@ class VggClassifier : public torch::nn::Cloneable<VggClassifier> {
     const auto dropped = [this](const at::Tensor& y) {
       return is_training() ? at::dropout(y, 0.5, /*train=*/true) : y;
     };
-    const at::Tensor y = dropped(at::relu(first_->forward(x)));
-    return third_->forward(dropped(at::relu(second_->forward(y))));
+    const at::Tensor y = dropped(first_->forward(x).relu_());
+    return third_->forward(dropped(second_->forward(y).relu_()));
   }
 
  private:

@@ -9,7 +9,9 @@
 #include <type_traits>
 #include <utility>
 
+#include <refine/core/error.hpp>
 #include <refine/core/image_shape.hpp>
+#include <refine/nn/deep_copy.hpp>
 #include <refine/transforms/transform_network.hpp>
 
 namespace refine::transforms {
@@ -33,11 +35,21 @@ class AnyTransform {
   /// What the held transform says of itself; empty where it says nothing.
   std::string describe() const { return held_->describe(); }
 
+  /// The same policy around another module, of the same kind. \throws Error when it is of another kind
+  AnyTransform with_module(const std::shared_ptr<torch::nn::Module>& other) const {
+    return held_->with_module(other);
+  }
+
+  /// Whether `freeze` can copy the held transform.
+  bool can_freeze() const { return held_->can_freeze(); }
+
  private:
   struct Held {
     virtual ~Held() = default;
     virtual at::Tensor forward(const at::Tensor& images) const = 0;
     virtual std::string describe() const = 0;
+    virtual AnyTransform with_module(const std::shared_ptr<torch::nn::Module>& other) const = 0;
+    virtual bool can_freeze() const = 0;
   };
 
   template <TransformNetwork T>
@@ -53,6 +65,14 @@ class AnyTransform {
         return {};
       }
     }
+
+    AnyTransform with_module(const std::shared_ptr<torch::nn::Module>& other) const override {
+      auto fitting = std::dynamic_pointer_cast<nn::ModuleOf<T>>(other);
+      if (!fitting) throw Error("refine: a transform was given another kind of module [AnyTransform]");
+      return AnyTransform(nn::with_module(transform, std::move(fitting)));
+    }
+
+    bool can_freeze() const override { return nn::CanClone<nn::ModuleOf<T>>; }
 
     T transform;
   };

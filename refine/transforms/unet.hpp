@@ -3,8 +3,8 @@
 #include <ATen/ops/cat.h>
 #include <ATen/ops/constant_pad_nd.h>
 #include <ATen/ops/max_pool2d.h>
-#include <ATen/ops/relu.h>
 #include <ATen/ops/upsample_bilinear2d.h>
+#include <c10/core/GradMode.h>
 #include <torch/nn/module.h>
 #include <torch/nn/modules/batchnorm.h>
 #include <torch/nn/modules/conv.h>
@@ -12,6 +12,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -46,7 +47,7 @@ class DoubleConvolution : public torch::nn::Module, public nn::Foldable {
   }
 
   at::Tensor forward(at::Tensor x) {
-    for (int i = 0; i < 2; ++i) x = at::relu(nn::normed(norm_[i], convolution_[i]->forward(x)));
+    for (int i = 0; i < 2; ++i) x = nn::normed(norm_[i], convolution_[i]->forward(x)).relu_();
     return x;
   }
 
@@ -77,7 +78,8 @@ inline std::shared_ptr<DoubleConvolution> nested(torch::nn::Module& root,
 
 class UNetModule : public torch::nn::Module {
  public:
-  UNetModule(std::int64_t channels, int levels, std::int64_t width, Squash squash) : squash_(squash) {
+  UNetModule(std::int64_t channels, int levels, std::int64_t width, Squash squash)
+      : channels_(channels), levels_(levels), width_(width), squash_(squash) {
     down_.push_back(nested(*this, {"inc"}, std::make_shared<DoubleConvolution>(channels, width, width)));
     // f, 2f, 4f, … and, at the bottom, as many as the level above: concatenation doubles what comes up.
     std::vector<std::int64_t> widths = {width};
@@ -99,6 +101,20 @@ class UNetModule : public torch::nn::Module {
     last_ = outc->register_module("conv", torch::nn::Conv2d(torch::nn::Conv2dOptions(width, channels, 1)));
   }
 
+  /// Its children are named as the reference's by containers that can't be cloned one by one.
+  std::shared_ptr<torch::nn::Module> clone(const std::optional<at::Device>& device = {}) const override {
+    auto copy = std::make_shared<UNetModule>(channels_, levels_, width_, squash_);
+    c10::NoGradGuard no_grad;
+    const auto copied = [](const auto& from, auto to) {
+      for (auto& item : to) item.value().copy_(from[item.key()]);
+    };
+    copied(named_parameters(), copy->named_parameters());
+    copied(named_buffers(), copy->named_buffers());
+    copy->train(is_training());
+    copy->to(device.value_or(last_->weight.device()));
+    return copy;
+  }
+
   at::Tensor forward(const at::Tensor& images) {
     std::vector<at::Tensor> skips = {down_[0]->forward(images)};
     for (std::size_t level = 1; level < down_.size(); ++level) {
@@ -117,6 +133,9 @@ class UNetModule : public torch::nn::Module {
   }
 
  private:
+  std::int64_t channels_;
+  int levels_;
+  std::int64_t width_;
   Squash squash_;
   std::vector<std::shared_ptr<DoubleConvolution>> down_, up_;
   torch::nn::Conv2d last_{nullptr};

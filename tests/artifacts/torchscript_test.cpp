@@ -55,12 +55,14 @@ TEST_P(TorchScript, AnswersAsThePipelineDoesForAnyBatchSize) {
   torch::jit::ExtraFilesMap extra{{"refine.json", ""}};
   torch::jit::Module loaded = torch::jit::load((folder.path / "defended.pt").string(), at::kCPU, extra);
   c10::NoGradGuard no_grad;
+  const auto serving = freeze(defense);  // what is written
   for (std::int64_t n : {1, 2, 7}) {
     const at::Tensor x = images(n);
-    EXPECT_TRUE(at::equal(loaded.forward({x}).toTensor(), defense.forward(x))) << n;
-    EXPECT_TRUE(at::equal(loaded.get_method("transform")({x}).toTensor(), defense.transformed(x))) << n;
-    EXPECT_TRUE(at::equal(loaded.get_method("undefended")({x}).toTensor(), defense.undefended(x))) << n;
-    EXPECT_TRUE(at::equal(loaded.get_method("alarm")({x}).toTensor(), defense.alarm(x))) << n;
+    EXPECT_TRUE(at::equal(loaded.forward({x}).toTensor(), serving.forward(x))) << n;
+    EXPECT_TRUE(at::allclose(loaded.forward({x}).toTensor(), defense.forward(x), 1e-4, 1e-4)) << n;
+    EXPECT_TRUE(at::equal(loaded.get_method("transform")({x}).toTensor(), serving.transformed(x))) << n;
+    EXPECT_TRUE(at::equal(loaded.get_method("undefended")({x}).toTensor(), serving.undefended(x))) << n;
+    EXPECT_TRUE(at::equal(loaded.get_method("alarm")({x}).toTensor(), serving.alarm(x))) << n;
   }
   const auto about = nlohmann::json::parse(extra.at("refine.json"));
   EXPECT_EQ(about["permutation"], defense.remap().permutation);
@@ -110,12 +112,13 @@ TEST(TorchScriptFile, HasAForeignVictimInsideWithItsControlFlow) {
   EXPECT_EQ(served.task(), (Task{shape, 5}));
   EXPECT_EQ(served.about()["note"], "a test");
   c10::NoGradGuard no_grad;
+  const auto serving = freeze(defense);  // what is written
   for (std::int64_t n : {1, 2, 3, 6}) {
     const at::Tensor x = nn::seeded(1, [&] { return at::rand({n, 3, 12, 20}); });
-    EXPECT_TRUE(at::equal(served.forward(x), defense.forward(x))) << n;
-    EXPECT_TRUE(at::equal(served.transformed(x), defense.transformed(x))) << n;
+    EXPECT_TRUE(at::equal(served.forward(x), serving.forward(x))) << n;
+    EXPECT_TRUE(at::equal(served.transformed(x), serving.transformed(x))) << n;
     EXPECT_TRUE(at::equal(served.undefended(x), defense.undefended(x))) << n;
-    EXPECT_TRUE(at::equal(served.alarm(x), defense.alarm(x))) << n;
+    EXPECT_TRUE(at::equal(served.alarm(x), serving.alarm(x))) << n;
   }
 }
 

@@ -1,7 +1,9 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/rand.h>
 #include <gtest/gtest.h>
+#include <torch/nn/modules/batchnorm.h>
 #include <torch/nn/modules/conv.h>
+#include <torch/nn/modules/linear.h>
 
 #include <refine/nn/seeded.hpp>
 #include <refine/transforms/transforms.hpp>
@@ -108,6 +110,63 @@ TEST(UNet, SaysWhatItsTypeFixes) {
   static_assert(static_image_of<Little>() == ImageShape{3, 32, 32});
   static_assert(static_image_of<UNet<>>() == ImageShape{});
   static_assert(!TransformNetwork<int>);
+}
+
+/// A U-Net whose BatchNorms have something to fold.
+Little trained_a_little() {
+  const Little net{.width = 4};
+  net.module->train();
+  nn::seeded(3, [&] {
+    for (int i = 0; i < 3; ++i) (void)net.forward(at::rand({8, 3, 32, 32}));
+  });
+  net.module->eval();
+  return net;
+}
+
+std::int64_t batch_norms(const torch::nn::Module& module) {
+  std::int64_t count = 0;
+  for (const auto& inner : module.modules()) {
+    count += dynamic_cast<const torch::nn::BatchNorm2dImpl*>(inner.get()) != nullptr;
+  }
+  return count;
+}
+
+TEST(Freeze, FoldsEveryBatchNormOfACopy) {
+  const Little net = trained_a_little();
+  const auto frozen = freeze(net);
+  static_assert(FrozenTransform<Frozen<Little>> && !FrozenTransform<Little>);
+  static_assert(static_image_of<Frozen<Little>>() == ImageShape{3, 32, 32});
+  const at::Tensor images = nn::seeded(1, [] { return at::rand({4, 3, 32, 32}); });
+  const at::Tensor before = net.forward(images);
+  EXPECT_LT(distance(frozen.forward(images), before), 1e-5);
+  EXPECT_EQ(batch_norms(*net.module), 18);
+  EXPECT_EQ(batch_norms(*frozen.module), 0);
+  EXPECT_EQ(frozen.describe(), net.describe());
+  for (const auto& parameter : frozen.module->parameters()) EXPECT_FALSE(parameter.requires_grad());
+  {
+    c10::NoGradGuard no_grad;
+    for (auto& parameter : net.module->parameters()) parameter.add_(1);
+  }
+  EXPECT_LT(distance(frozen.forward(images), before), 1e-5) << "the copy followed the original";
+}
+
+TEST(Freeze, TakesAnyTransformAndLeavesTheFrozenAlone) {
+  const Little net = trained_a_little();
+  const AnyTransform any{net};
+  ASSERT_TRUE(can_freeze(net) && can_freeze(any));
+  const auto frozen = freeze(any), again = freeze(frozen);
+  EXPECT_EQ(batch_norms(*frozen.module), 0);
+  EXPECT_EQ(frozen.module, again.module);
+  const at::Tensor images = nn::seeded(1, [] { return at::rand({4, 3, 32, 32}); });
+  EXPECT_LT(distance(frozen.forward(images), net.forward(images)), 1e-5);
+  EXPECT_NE(
+      error_of([&] { any.with_module(std::make_shared<torch::nn::LinearImpl>(2, 2)); }).find("another kind"),
+      std::string::npos);
+}
+
+TEST(Freeze, SaysWhatItCantCopy) {
+  EXPECT_FALSE(can_freeze(None<>{}));  // a bare torch::nn::Module
+  EXPECT_FALSE(can_freeze(AnyTransform{None<>{}}));
 }
 
 TEST(None, LeavesImagesAlone) {

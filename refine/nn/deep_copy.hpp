@@ -1,0 +1,45 @@
+#pragma once
+
+#include <torch/nn/module.h>
+
+#include <concepts>
+#include <memory>
+#include <type_traits>
+#include <utility>
+
+#include <refine/nn/seeded.hpp>
+
+namespace refine::nn {
+
+/// The module type of a policy, which holds its module in a `std::shared_ptr` called `module`.
+template <typename Policy>
+using ModuleOf = typename std::remove_cvref_t<decltype(Policy::module)>::element_type;
+
+/// Whether a module of this static type says how it is cloned, as a `torch::nn::Cloneable` does.
+template <typename Module>
+concept CanClone = !std::same_as<decltype(&Module::clone), decltype(&torch::nn::Module::clone)>;
+
+/// The same policy around another module of the same type. A policy that holds its module in more places
+/// than `module` says how, by a member `with_module(module)`.
+template <typename Policy>
+Policy with_module(const Policy& policy, decltype(Policy::module) module) {
+  if constexpr (requires { policy.with_module(module); }) {
+    return policy.with_module(std::move(module));
+  } else {
+    Policy copy = policy;
+    copy.module = std::move(module);
+    return copy;
+  }
+}
+
+/// The same policy with its state copied, so that changing one leaves the other alone.
+/// \throws c10::Error when the module does not say how it is cloned
+template <typename Policy>
+Policy deep_copy(const Policy& policy) {
+  // Seeded: a clone draws fresh weights before it overwrites them, and nobody else's draws shall move.
+  auto module =
+      seeded(0, [&] { return std::dynamic_pointer_cast<ModuleOf<Policy>>(policy.module->clone()); });
+  return with_module(policy, std::move(module));
+}
+
+}  // namespace refine::nn

@@ -1,0 +1,77 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <concepts>
+#include <string>
+
+#include <refine/core/agreement.hpp>
+#include <refine/core/image_shape.hpp>
+#include <refine/nn/deep_copy.hpp>
+#include <refine/nn/make_constant.hpp>
+#include <refine/transforms/transform_network.hpp>
+
+namespace refine {
+
+namespace transforms {
+
+/// The constant form of a transform, as `freeze` makes it.
+template <TransformNetwork T>
+class Frozen {
+ public:
+  static constexpr ImageShape static_image = static_image_of<T>();
+  static constexpr bool frozen = true;
+
+  /// From a `T` alone: `AnyTransform` takes whatever is a transform, and asking whether this is one would ask
+  /// whether it can be made from an `AnyTransform` of itself.
+  template <std::same_as<T> Source>
+  explicit Frozen(const Source& source)
+      : inner_(nn::deep_copy(source)), image(inner_.image), module(inner_.module) {
+    nn::make_constant(*module);
+  }
+
+ private:
+  T inner_;  // before the two below, which look into it
+
+ public:
+  ImageShape image;
+  decltype(T::module) module;
+
+  at::Tensor forward(const at::Tensor& images) const { return inner_.forward(images); }
+
+  std::string describe() const requires requires(const T& t) { t.describe(); }
+  { return inner_.describe(); }
+};
+
+/// A transform that `freeze` has made constant.
+template <typename T>
+concept FrozenTransform = TransformNetwork<T> && requires {
+  requires T::frozen;
+};
+
+/// Whether `freeze` can copy a transform: its module says how it is cloned (`nn::CanClone`).
+template <TransformNetwork T>
+bool can_freeze(const T& transform) {
+  if constexpr (requires { transform.can_freeze(); }) {
+    return transform.can_freeze();
+  } else {
+    return nn::CanClone<nn::ModuleOf<T>>;
+  }
+}
+
+}  // namespace transforms
+
+/// The fast, constant form of a trained transform, for serving: a copy in evaluation mode, BatchNorm folded
+/// into the convolutions, channels-last. What it returns differs from the original's by rounding only. The
+/// original stays as it is, and can be trained on. \throws c10::Error when `can_freeze` says no
+template <transforms::TransformNetwork T>
+transforms::Frozen<T> freeze(const T& transform) {
+  return transforms::Frozen<T>(transform);
+}
+
+template <transforms::FrozenTransform T>
+T freeze(const T& transform) {
+  return transform;
+}
+
+}  // namespace refine
