@@ -7,6 +7,7 @@
 
 #include <c10/core/GradMode.h>
 #include <refine/data/dataset.hpp>
+#include <refine/nn/autocast.hpp>
 #include <refine/nn/device.hpp>
 #include <refine/objectives/bce.hpp>
 #include <refine/objectives/distillation.hpp>
@@ -14,6 +15,7 @@
 #include <refine/objectives/supcon.hpp>
 #include <refine/pipeline/pipeline.hpp>
 #include <refine/training/loop.hpp>
+#include <refine/training/lowers.hpp>
 #include <refine/training/recipe.hpp>
 
 namespace refine {
@@ -56,15 +58,19 @@ void fit(Pipeline<T, B, R>& defense, const at::Tensor& images, const Recipe& rec
   };
   const objectives::SupCon supcon{.temperature = recipe.supcon_temperature,
                                   .base_temperature = recipe.supcon_temperature};
+  const bool bfloat16 = lowers(recipe.optimization.precision, device);
   const auto batch = [&](const at::Tensor& batch_images, const at::Tensor&) -> detail::BatchResult {
-    at::Tensor teacher;
+    at::Tensor teacher, rewritten, remapped;
     {
-      c10::NoGradGuard no_grad;
-      teacher = defense.undefended(batch_images);
+      const nn::Autocast lower(device, bfloat16);
+      {
+        c10::NoGradGuard no_grad;
+        teacher = defense.undefended(batch_images).to(at::kFloat);
+      }
+      rewritten = defense.transformed(batch_images).to(at::kFloat);
+      remapped = defense.classify_transformed(rewritten).to(at::kFloat);
     }
     const at::Tensor named = teacher.argmax(1);
-    const at::Tensor rewritten = defense.transformed(batch_images);
-    const at::Tensor remapped = defense.classify_transformed(rewritten);
     at::Tensor loss = objective(remapped, teacher);
     if (recipe.supcon_weight > 0) loss = loss + recipe.supcon_weight * supcon(rewritten, named);
     return {loss, remapped.detach().argmax(1).eq(named).sum()};

@@ -18,6 +18,14 @@ enum class Schedule {
   one_cycle,  ///< up for the first `warmup` of the steps, then down to nothing, both along a cosine
 };
 
+/// What convolutions and matrix products are computed in. Weights, losses and the optimiser's state are
+/// float32 whatever it is.
+enum class Precision {
+  float32,
+  bfloat16,
+  automatic,  ///< bfloat16 where the device has instructions for it (`nn::has_bfloat16`), else float32
+};
+
 /// How a network is trained: plain values, comparable and printable, saved beside the result.
 struct Optimization {
   OptimizerKind optimizer = OptimizerKind::sgd;
@@ -32,6 +40,7 @@ struct Optimization {
   double decay = 0.1;                      ///< steps
   int batch_size = 128;
   int epochs = 1;
+  Precision precision = Precision::float32;
 
   friend constexpr bool operator==(const Optimization&, const Optimization&) = default;
 

@@ -28,6 +28,11 @@ inline constexpr std::array<std::pair<std::string_view, OptimizerKind>, 3> names
 inline constexpr std::array<std::pair<std::string_view, Schedule>, 3> names_of(Schedule) {
   return {{{"constant", Schedule::constant}, {"steps", Schedule::steps}, {"one_cycle", Schedule::one_cycle}}};
 }
+inline constexpr std::array<std::pair<std::string_view, Precision>, 3> names_of(Precision) {
+  return {{{"float32", Precision::float32},
+           {"bfloat16", Precision::bfloat16},
+           {"automatic", Precision::automatic}}};
+}
 
 template <typename T, typename Expected>
 concept Is = std::same_as<std::remove_const_t<T>, Expected>;
@@ -58,6 +63,7 @@ void visit_fields(Is<Optimization> auto& o, auto&& visit) {
   visit("decay", o.decay);
   visit("batch_size", o.batch_size);
   visit("epochs", o.epochs);
+  visit("precision", o.precision);
 }
 void visit_fields(Is<Recipe> auto& r, auto&& visit) {
   visit("objective", r.objective);

@@ -7,10 +7,12 @@
 #include <refine/backbones/backbone.hpp>
 #include <refine/data/dataset.hpp>
 #include <refine/data/training_set.hpp>
+#include <refine/nn/autocast.hpp>
 #include <refine/nn/channels_last.hpp>
 #include <refine/nn/device.hpp>
 #include <refine/training/batch_augmentation.hpp>
 #include <refine/training/loop.hpp>
+#include <refine/training/lowers.hpp>
 #include <refine/training/recipe.hpp>
 
 namespace refine {
@@ -45,9 +47,14 @@ B train_classifier(B backbone, const data::TrainingSet& dataset,
   backbone.module->to(device);
   nn::to_channels_last(*backbone.module);
   const at::Tensor labels = dataset.labels.to(device);
+  const bool bfloat16 = lowers(recipe.optimization.precision, device);
   const auto batch = [&](const at::Tensor& images, const at::Tensor& indices) -> detail::BatchResult {
     const at::Tensor wanted = labels.index_select(0, indices);
-    const at::Tensor logits = backbone.forward(images);
+    at::Tensor logits;
+    {
+      const nn::Autocast lower(device, bfloat16);
+      logits = backbone.forward(images).to(at::kFloat);
+    }
     return {at::cross_entropy_loss(logits, wanted, {}, at::Reduction::Mean, -100, recipe.label_smoothing),
             logits.argmax(1).eq(wanted).sum()};
   };

@@ -5,11 +5,15 @@
 #include <ATen/ops/zeros.h>
 #include <fmt/core.h>
 #include <gtest/gtest.h>
+#include <torch/nn/modules/conv.h>
 #include <unistd.h>
 #include <refine/backbones/freeze.hpp>
 #include <refine/backbones/resnet18.hpp>
 #include <refine/backbones/vit.hpp>
 #include <refine/data/synthetic.hpp>
+#include <refine/nn/autocast.hpp>
+#include <refine/nn/bfloat16.hpp>
+#include <refine/nn/seeded.hpp>
 #include <refine/remaps/derangement.hpp>
 #include <refine/training/training.hpp>
 #include <refine/transforms/none.hpp>
@@ -99,6 +103,64 @@ TEST(TrainClassifier, IsTheSameForTheSameSeedAndAnotherForAnother) {
   const std::string one = weights(1);
   EXPECT_EQ(weights(1), one);
   EXPECT_NE(weights(2), one);
+}
+
+/// The arithmetic that a network was given, as `scalar_type` of what its first convolution returned.
+struct Spy {
+  Task task = refine::task;
+  std::shared_ptr<torch::nn::Conv2dImpl> module = nn::seeded(
+      1, [] { return std::make_shared<torch::nn::Conv2dImpl>(torch::nn::Conv2dOptions(3, 4, 3)); });
+  std::shared_ptr<std::vector<at::ScalarType>> seen = std::make_shared<std::vector<at::ScalarType>>();
+
+  at::Tensor forward(const at::Tensor& x) const {
+    const at::Tensor y = module->forward(x);
+    seen->push_back(y.scalar_type());
+    return y.mean({2, 3});
+  }
+};
+
+TEST(Precision, IsWhatTheRecipeAsksFor) {
+  const auto few = images().train.first(64);
+  const bool has = nn::has_bfloat16(at::kCPU);
+  for (const auto& [asked, wanted] :
+       {std::pair{Precision::float32, at::kFloat}, std::pair{Precision::bfloat16, at::kBFloat16},
+        std::pair{Precision::automatic, has ? at::kBFloat16 : at::kFloat}}) {
+    ClassifierRecipe recipe = quick(1);
+    recipe.optimization.precision = asked;
+    const Spy spy = train_classifier(Spy{}, few, recipe);
+    ASSERT_EQ(spy.seen->size(), 2u);
+    for (const at::ScalarType type : *spy.seen) EXPECT_EQ(type, wanted);
+    EXPECT_EQ(spy.module->weight.scalar_type(), at::kFloat);
+    EXPECT_EQ(spy.module->weight.grad().scalar_type(), at::kFloat);
+    EXPECT_FALSE(at::autocast::is_autocast_enabled(at::kCPU));
+  }
+}
+
+TEST(Precision, OfBfloat16TrainsADefenseAsWell) {
+  const auto agreement = [](Precision precision) {
+    auto defense = defense_of();
+    Recipe recipe = quick_defense(6);
+    recipe.optimization.precision = precision;
+    History history;
+    fit(defense, images().train.images, recipe, history);
+    EXPECT_EQ(defense.forward(at::rand({2, 3, 16, 16})).scalar_type(), at::kFloat);
+    return history.epochs.back();
+  };
+  const EpochInfo precise = agreement(Precision::float32), quick = agreement(Precision::bfloat16);
+  EXPECT_NE(precise.loss, quick.loss);
+  EXPECT_NEAR(quick.loss, precise.loss, 0.3 * precise.loss);
+  EXPECT_NEAR(quick.accuracy, precise.accuracy, 0.15);
+}
+
+TEST(Autocast, LeavesWhatTheUserHasSet) {
+  at::autocast::set_autocast_enabled(at::kCPU, true);
+  at::autocast::set_autocast_dtype(at::kCPU, at::kHalf);
+  { const nn::Autocast off(at::kCPU, false); }
+  { const nn::Autocast on(at::kCPU, true); }
+  EXPECT_TRUE(at::autocast::is_autocast_enabled(at::kCPU));
+  EXPECT_EQ(at::autocast::get_autocast_dtype(at::kCPU), at::kHalf);
+  at::autocast::set_autocast_enabled(at::kCPU, false);
+  at::autocast::set_autocast_dtype(at::kCPU, at::kBFloat16);
 }
 
 /// Dropout draws from LibTorch's generator, which belongs to everybody.

@@ -22,6 +22,10 @@ namespace {
 const std::map<std::string, OptimizerKind> optimizers = {
     {"SGD", OptimizerKind::sgd}, {"Adam", OptimizerKind::adam}, {"Muon", OptimizerKind::muon}};
 
+const std::map<std::string, Precision> precisions = {{"float32", Precision::float32},
+                                                     {"bfloat16", Precision::bfloat16},
+                                                     {"automatic", Precision::automatic}};
+
 /// How often the images are seen: on a GPU as `recipes::fast` has it; on a CPU a few minutes' work for small
 /// images, and for large ones what can be waited for.
 int sized_epochs(std::int64_t images, const ImageShape& shape, std::int64_t seen_by_gpu) {
@@ -53,6 +57,7 @@ void override_with(const TrainingOptions& said, Optimization& how) {
   if (said.epoch > 0) how.epochs = said.epoch;
   if (said.batch_size > 0) how.batch_size = said.batch_size;
   if (said.lr > 0) how.lr = said.lr;
+  if (!said.precision.empty()) how.precision = precisions.at(said.precision);
   if (said.decay > 0) {
     if (how.schedule != Schedule::steps) {
       throw Error(
@@ -90,6 +95,11 @@ void TrainingOptions::add_to(CLI::App& command, bool is_defense) {
   command.add_option("--batch_size", batch_size, "images a step")->check(CLI::Range(1, 1'000'000));
   command.add_option("--lr", lr, "learning rate")->check(number(0, /*above=*/true));
   command.add_option("--optim", optim, "SGD, Adam or Muon")->check(CLI::IsMember({"SGD", "Adam", "Muon"}));
+  command
+      .add_option("--precision", precision,
+                  "what convolutions are computed in while it trains: float32, bfloat16, or automatic, which is "
+                  "bfloat16 where the device has instructions for it; left out: as the recipe has it")
+      ->check(CLI::IsMember({"float32", "bfloat16", "automatic"}));
   command.add_option("--decay", decay, "factor of the learning rate at the recipe's milestones")
       ->check(number(0, /*above=*/true));
   if (is_defense) {

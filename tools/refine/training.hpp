@@ -21,7 +21,7 @@ struct TrainingOptions {
   int epoch = 0;
   int batch_size = 0;
   double lr = 0;
-  std::string optim;
+  std::string optim, precision;
   double decay = 0;
   double sup = -1;
   std::uint64_t seed = default_seed;
