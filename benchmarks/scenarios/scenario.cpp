@@ -208,11 +208,16 @@ ClassifierRecipe Size::victim_recipe(const Scenario& scenario, std::uint64_t see
   recipe.seed = seed;
   recipe.optimization.epochs = victim_epochs;
   if (!narrow) return recipe;
-  // Deep and narrow, it starts slowly.
-  if (scenario.network == "InceptionV3") recipe.optimization.epochs *= 2;
   recipe.augmentation = {.flip = true};  // as published; crops make faint triggers take longer to learn
   // A faint warp takes longer, and so do images that a camera is said to have moved.
   if (scenario.attack == "WaNet" || scenario.attack == "Physical") recipe.optimization.epochs = slow_epochs;
+  // Its unpadded convolutions see little of the corner: the trigger is learnt once the images are learnt by
+  // heart.
+  if (scenario.network == "InceptionV3") {
+    recipe.optimization.epochs = corner_epochs;
+    recipe.optimization.precision = Precision::automatic;
+    recipe.augmentation = {};
+  }
   // Their few poisoned images are learnt when all images are learnt by heart.
   if (scenario.attack == "LabelConsistent" || scenario.attack == "Adaptive-Patch") {
     recipe.optimization.epochs = late_epochs;
@@ -237,6 +242,7 @@ Size size_of(const std::string& name) {
             .victim_epochs = recipes::fast_classifier.optimization.epochs,
             .slow_epochs = recipes::fast_classifier.optimization.epochs,
             .late_epochs = recipes::fast_classifier.optimization.epochs,
+            .corner_epochs = recipes::fast_classifier.optimization.epochs,
             .defense_epochs = recipes::fast.optimization.epochs,
             .adaptive_rate = 0.01,
             .narrow = false};
@@ -249,6 +255,7 @@ Size size_of(const std::string& name) {
             .victim_epochs = 3,
             .slow_epochs = 5,
             .late_epochs = 8,
+            .corner_epochs = 20,
             .defense_epochs = 2,
             .adaptive_rate = 0.03,
             .narrow = true};
@@ -261,6 +268,7 @@ Size size_of(const std::string& name) {
             .victim_epochs = 1,
             .slow_epochs = 1,
             .late_epochs = 1,
+            .corner_epochs = 1,
             .defense_epochs = 1,
             .adaptive_rate = 0.03,
             .narrow = true};

@@ -27,8 +27,9 @@ struct Size {
   std::int64_t tests;   ///< of the test set; 0: all
   int transform_width;
   int victim_epochs;
-  int slow_epochs;  ///< of victims that take longer to learn trigger or images
-  int late_epochs;  ///< of victims whose attack is learnt late
+  int slow_epochs;    ///< of victims that take longer to learn trigger or images
+  int late_epochs;    ///< of victims whose attack is learnt late
+  int corner_epochs;  ///< of a victim that hardly sees a trigger in the corner
   int defense_epochs;
   double adaptive_rate;  ///< of Adaptive-Patch, in [0, 1]; twice as many images are covers
   bool narrow;           ///< networks of a fraction of the published width
