@@ -10,7 +10,8 @@ load("@bazel_tools//tools/cpp:toolchain_utils.bzl", "find_cpp_toolchain")
 def _is_cpp_source(file):
     return file.extension in ["cc", "cpp", "cxx"]
 
-def _impl(ctx, mode, files):
+def _compiler(ctx):
+    """The compiler, its flags for what `deps` need, and what an action needs to run it."""
     toolchain = find_cpp_toolchain(ctx)
     features = cc_common.configure_features(
         ctx = ctx,
@@ -49,7 +50,16 @@ def _impl(ctx, mode, files):
         action_name = CPP_COMPILE_ACTION_NAME,
         variables = variables,
     )
+    return struct(
+        path = compiler,
+        flags = flags,
+        environment = environment,
+        headers = compilation.headers,
+        tools = toolchain.all_files,
+    )
 
+def _impl(ctx, mode, files):
+    compiler = _compiler(ctx)
     reports = []
     for number, file in enumerate(files):
         report = ctx.actions.declare_file("{}.reports/{}.{}.txt".format(ctx.label.name, number, file.basename))
@@ -57,16 +67,16 @@ def _impl(ctx, mode, files):
         arguments.add(mode)
         arguments.add(report)
         arguments.add(file)
-        arguments.add(compiler)
-        arguments.add_all(flags)
+        arguments.add(compiler.path)
+        arguments.add_all(compiler.flags)
         ctx.actions.run(
             executable = ctx.executable._check,
             arguments = [arguments],
-            inputs = depset([file] + ctx.files.hdrs, transitive = [compilation.headers]),
-            tools = toolchain.all_files,
+            inputs = depset([file] + ctx.files.hdrs, transitive = [compiler.headers]),
+            tools = compiler.tools,
             outputs = [report],
-            env = environment,
-            use_default_shell_env = not environment,
+            env = compiler.environment,
+            use_default_shell_env = not compiler.environment,
             mnemonic = "CppCheck",
             progress_message = "Checking %s" % file.short_path,
         )
@@ -151,4 +161,27 @@ compile_messages_test = rule(
     test = True,
     toolchains = ["@bazel_tools//tools/cpp:toolchain_type"],
     doc = "Passes when every source fails to compile, with the expected texts and no other error.",
+)
+
+def _command_impl(ctx):
+    compiler = _compiler(ctx)
+    file = ctx.actions.declare_file(ctx.label.name + ".txt")
+    ctx.actions.write(file, "\n".join([compiler.path] + compiler.flags) + "\n")
+    return [DefaultInfo(
+        files = depset([file]),
+        runfiles = ctx.runfiles(files = [file], transitive_files = compiler.headers),
+    )]
+
+compile_command = rule(
+    implementation = _command_impl,
+    attrs = {
+        "deps": attr.label_list(
+            doc = "What a file that is compiled by the command includes.",
+            providers = [CcInfo],
+        ),
+        "_cc_toolchain": _COMMON["_cc_toolchain"],
+    },
+    fragments = ["cpp"],
+    toolchains = ["@bazel_tools//tools/cpp:toolchain_type"],
+    doc = "A file with the compiler and its flags, one a line, for the execution root; no optimisation is said.",
 )

@@ -1,0 +1,15 @@
+// A service's file: a pipeline that answers.
+
+#include <refine/backbones/freeze.hpp>
+#include <refine/backbones/resnet18.hpp>
+#include <refine/pipeline/pipeline.hpp>
+#include <refine/remaps/derangement.hpp>
+#include <refine/transforms/unet.hpp>
+
+at::Tensor defended(const refine::backbones::ResNet18<refine::tasks::cifar10>& victim,
+                    const at::Tensor& images) {
+  using namespace refine;
+  constexpr Task task = tasks::cifar10;
+  const auto defense = Pipeline{transforms::UNet<task>{}, freeze(victim), remaps::Derangement<task>{}};
+  return defense.forward(images);
+}

@@ -1,0 +1,234 @@
+// The training step against the published one in PyTorch, on the same machine, from the same weights.
+//
+//     bazel run -c opt //benchmarks:versus_reference -- --help
+
+#include <ATen/Parallel.h>
+#include <c10/util/Exception.h>
+#include <fmt/core.h>
+#include <fmt/ranges.h>
+#include <torch/cuda.h>
+#include <torch/version.h>
+#include <CLI/CLI.hpp>
+
+#include <algorithm>
+#include <array>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <exception>
+#include <filesystem>
+#include <iostream>
+#include <map>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include <refine/core/atomic_file.hpp>
+#include <refine/core/error.hpp>
+#include <refine/nn/bfloat16.hpp>
+#include <refine/nn/device.hpp>
+#include <refine/nn/keep_freed_memory.hpp>
+
+#include "benchmarks/versus_reference/step.hpp"
+
+namespace refine::versus {
+namespace {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::ordered_json;
+
+struct Options {
+  Work work;
+  int rounds = 5;
+  std::string python, reference, json, device = "auto";
+};
+
+fs::path environment_path(const char* name) {
+  const char* value = std::getenv(name);
+  return value == nullptr ? fs::path() : fs::path(value);
+}
+
+/// Bazel runs programs in a folder of its own, and says where the user stands.
+fs::path from_where_the_user_stands(const std::string& path) {
+  return environment_path("BUILD_WORKING_DIRECTORY") / path;
+}
+
+/// The interpreter that has the PyTorch that LibTorch came with, where the project made one.
+std::string interpreter(const std::string& said) {
+  if (!said.empty()) return said;
+  const fs::path made = environment_path("BUILD_WORKSPACE_DIRECTORY") / ".venv" / "bin" / "python";
+  return fs::exists(made) ? made.string() : "python3";
+}
+
+std::string quoted(const std::string& text) {
+  std::string result = "'";
+  for (const char c : text) result += c == '\'' ? std::string("'\\''") : std::string(1, c);
+  return result + "'";
+}
+
+/// One run of the PyTorch side, which says what it measured as JSON.
+Json reference_round(const Options& options, const fs::path& folder) {
+  const fs::path script = fs::path(__FILE__).parent_path() / "reference_step.py";
+  std::string command = fmt::format(
+      "{} -W ignore {} --folder {} --permutation {} --width {} --batch {} --steps {} "
+      "--threads {} --device {}",
+      quoted(interpreter(options.python)), quoted(script.string()), quoted(folder.string()),
+      fmt::join(permutation(options.work), ","), options.work.width, options.work.batch, options.work.steps,
+      at::get_num_threads(), default_device().is_cuda() ? "cuda" : "cpu");
+  if (!options.reference.empty()) {
+    command += " --reference " + quoted(fs::absolute(from_where_the_user_stands(options.reference)).string());
+  }
+  const std::unique_ptr<FILE, int (*)(FILE*)> pipe(popen(command.c_str(), "r"), pclose);
+  std::string said;
+  std::array<char, 4096> part;
+  while (pipe && std::fgets(part.data(), part.size(), pipe.get()) != nullptr) said += part.data();
+  const std::size_t begin = said.rfind("{\"torch\"");
+  Json json = begin == std::string::npos ? Json() : Json::parse(said.substr(begin), nullptr, false);
+  if (!json.is_object()) {
+    throw Error(
+        "refine: the PyTorch side failed; say --python with an interpreter that has PyTorch, the command was "
+        "{}",
+        command);
+  }
+  return json;
+}
+
+double quantile(std::vector<double> sorted, double share) {
+  std::ranges::sort(sorted);
+  const double at = share * static_cast<double>(sorted.size() - 1);
+  const auto below = static_cast<std::size_t>(at);
+  const std::size_t above = std::min(below + 1, sorted.size() - 1);
+  return sorted[below] + (sorted[above] - sorted[below]) * (at - static_cast<double>(below));
+}
+
+Json summary(const std::vector<double>& seconds) {
+  return {{"n", seconds.size()},
+          {"median", quantile(seconds, 0.5)},
+          {"quartiles", {quantile(seconds, 0.25), quantile(seconds, 0.75)}}};
+}
+
+void run_all(const Options& options) {
+  use_device(options.device);
+  use_threads(0);
+  const fs::path folder = fs::temp_directory_path() / fmt::format("refine-versus-{}", getpid());
+  fs::create_directories(folder);
+  struct Removed {
+    const fs::path& folder;
+    ~Removed() {
+      std::error_code ignored;
+      fs::remove_all(folder, ignored);
+    }
+  } removed{folder};
+
+  const double loss = write_start(options.work, folder);
+  std::map<std::string, Seconds> all;
+  double reference_loss = 0;
+  std::string torch;
+  for (int round = 0; round < options.rounds; ++round) {
+    std::cerr << fmt::format("refine: round {} of {}\n", round + 1, options.rounds);
+    const Json reference = reference_round(options, folder);
+    reference_loss = reference.at("first_loss");
+    torch = reference.at("torch");
+    append(all["reference"], reference.at("seconds").get<Seconds>());
+    append(all["float32"], measured(options.work, Precision::float32));
+    if (nn::has_bfloat16(default_device()))
+      append(all["bfloat16"], measured(options.work, Precision::bfloat16));
+  }
+
+  Json out = {{"device", default_device().str()},
+              {"threads", at::get_num_threads()},
+              {"libtorch", TORCH_VERSION},
+              {"torch", torch},
+              {"reference",
+               options.reference.empty() ? "this repository's PyTorch networks" : "the published modules"},
+              {"width", options.work.width},
+              {"batch", options.work.batch},
+              {"rounds", options.rounds},
+              {"first_loss", {{"refine", loss}, {"reference", reference_loss}}}};
+  std::string table = fmt::format(
+      "| milliseconds: median [quartiles] | reference | refine, float32 | ratio | refine, bfloat16 | ratio "
+      "|\n"
+      "| --- | ---: | ---: | ---: | ---: | ---: |\n");
+  for (const char* part : parts) {
+    table += fmt::format("| {} |", part);
+    const Json reference = summary(all["reference"][part]);
+    for (const char* side : {"reference", "float32", "bfloat16"}) {
+      if (!all.contains(side)) {
+        table += " – | – |";
+        continue;
+      }
+      const Json figures = summary(all[side][part]);
+      out["seconds"][part][side] = figures;
+      table += fmt::format(" {:.1f} [{:.1f}–{:.1f}] |", 1e3 * figures["median"].get<double>(),
+                           1e3 * figures["quartiles"][0].get<double>(),
+                           1e3 * figures["quartiles"][1].get<double>());
+      if (std::string(side) == "reference") continue;
+      const double ratio = reference["median"].get<double>() / figures["median"].get<double>();
+      out["seconds"][part][side]["ratio"] = ratio;
+      table += fmt::format(" {:.2f} |", ratio);
+    }
+    table += "\n";
+  }
+  std::cout << fmt::format(
+      "{}, {} thread(s), LibTorch {}, PyTorch {}; width {}, batches of {}, {} rounds of {} steps\n"
+      "loss of the first batch: {:.6f} here, {:.6f} there\n\n{}",
+      default_device().str(), at::get_num_threads(), TORCH_VERSION, torch, options.work.width,
+      options.work.batch, options.rounds, options.work.steps, loss, reference_loss, table);
+  if (!options.json.empty()) {
+    const fs::path path = from_where_the_user_stands(options.json);
+    write_file(path, out.dump(1) + "\n");
+  }
+  if (std::abs(loss - reference_loss) > 1e-3) {
+    throw Error("refine: the two sides do not compute the same, their first losses are {} and {}", loss,
+                reference_loss);
+  }
+}
+
+}  // namespace
+}  // namespace refine::versus
+
+int main(int argc, char** argv) {
+  using namespace refine;
+  versus::Options options;
+  CLI::App app{"Times the published training step in PyTorch and the same step here, in turns.",
+               "versus_reference"};
+  app.add_option("--width", options.work.width, "of victim and U-Net")
+      ->check(CLI::Range(2, 1024))
+      ->capture_default_str();
+  app.add_option("--batch", options.work.batch, "images of a step")
+      ->check(CLI::Range(2, 4096))
+      ->capture_default_str();
+  app.add_option("--steps", options.work.steps, "of a round")
+      ->check(CLI::Range(1, 10000))
+      ->capture_default_str();
+  app.add_option("--rounds", options.rounds, "in which both sides take their turn")
+      ->check(CLI::Range(1, 1000))
+      ->capture_default_str();
+  app.add_option("--reference", options.reference,
+                 "a checkout of the published code, whose modules are timed instead")
+      ->check(CLI::ExistingDirectory);
+  app.add_option("--python", options.python,
+                 "an interpreter with PyTorch; left out: the project's own, or python3");
+  app.add_option("--device", options.device, "auto, cpu, cuda or cuda:N")->capture_default_str();
+  app.add_option("--json", options.json, "write the figures there too");
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : Error::exit_status;
+  }
+  keep_freed_memory();
+  try {
+    versus::run_all(options);
+  } catch (const Error& error) {
+    std::cerr << error.what() << '\n';
+    return Error::exit_status;
+  } catch (const c10::Error& error) {
+    std::cerr << "refine: LibTorch failed: " << error.what_without_backtrace() << '\n';
+    return 1;
+  } catch (const std::exception& error) {
+    std::cerr << "refine: " << error.what() << '\n';
+    return 1;
+  }
+  return 0;
+}

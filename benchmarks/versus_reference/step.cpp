@@ -1,0 +1,192 @@
+#include "benchmarks/versus_reference/step.hpp"
+
+#include <ATen/TensorOperators.h>
+#include <c10/core/GradMode.h>
+#include <torch/cuda.h>
+
+#include <chrono>
+
+#include <refine/artifacts/state_dict.hpp>
+#include <refine/backbones/freeze.hpp>
+#include <refine/backbones/normalized.hpp>
+#include <refine/backbones/resnet18.hpp>
+#include <refine/core/atomic_file.hpp>
+#include <refine/data/augmentation.hpp>
+#include <refine/data/pixels.hpp>
+#include <refine/data/synthetic.hpp>
+#include <refine/formats/safetensors.hpp>
+#include <refine/nn/autocast.hpp>
+#include <refine/nn/device.hpp>
+#include <refine/objectives/bce.hpp>
+#include <refine/objectives/supcon.hpp>
+#include <refine/pipeline/freeze.hpp>
+#include <refine/pipeline/pipeline.hpp>
+#include <refine/remaps/derangement.hpp>
+#include <refine/training/fit.hpp>
+#include <refine/training/lowers.hpp>
+#include <refine/transforms/unet.hpp>
+
+namespace refine::versus {
+
+namespace {
+
+constexpr Task task = tasks::cifar10;
+
+auto victim_of(const Work& work) {
+  const backbones::Normalized victim{backbones::ResNet18<task>{.width = work.width}, normalizations::cifar10};
+  victim.module->eval();
+  return victim;
+}
+
+/// As published in every respect.
+auto defense_of(const Work& work) {
+  return Pipeline{transforms::UNet<task>{.width = work.width, .squash = transforms::Squash::clamp},
+                  freeze(victim_of(work)), remaps::Derangement<task>{}, PixelDomain::reference};
+}
+
+data::Dataset images_of(const Work& work) {
+  // The reference's loader starts four processes and leaves the last batch out; the first batch is not
+  // counted.
+  return data::Synthetic{.task = task, .train = (work.steps + 2) * work.batch, .test = 1}.make().train;
+}
+
+Recipe recipe_of(const Work& work, Precision precision) {
+  Recipe recipe = recipes::paper;
+  recipe.optimization.batch_size = work.batch;
+  recipe.optimization.epochs = 1;
+  recipe.optimization.precision = precision;
+  return recipe;
+}
+
+/// Seconds since the last call, once the device has done its work.
+class Clock {
+ public:
+  double take() {
+    if (default_device().is_cuda()) torch::cuda::synchronize();
+    const auto now = std::chrono::steady_clock::now();
+    const std::chrono::duration<double> passed = now - last_;
+    last_ = now;
+    return passed.count();
+  }
+
+ private:
+  std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
+};
+
+/// An observer of `fit`: what each step took.
+struct Steps {
+  Clock clock = {};
+  std::vector<double> seconds = {};
+  void on_step(const StepInfo&) { seconds.push_back(clock.take()); }
+};
+
+struct Forward {
+  at::Tensor teacher, rewritten, remapped;
+};
+
+at::Tensor loss_of(const Forward& forward, const Recipe& recipe) {
+  return objectives::Bce{}(forward.remapped, forward.teacher) +
+         recipe.supcon_weight * objectives::SupCon{}(forward.rewritten, forward.teacher.argmax(1));
+}
+
+/// The calls of `fit`, each timed.
+template <typename Defense>
+void take_parts(const Defense& defense, const at::Tensor& bytes, const Work& work, Precision precision,
+                Seconds& seconds) {
+  const Recipe recipe = recipe_of(work, precision);
+  const at::Device device = default_device();
+  auto& module = *defense.transform().module;
+  module.train();
+  Optimizers optimizers(module, recipe.optimization);
+  const at::Tensor source = bytes.to(device);
+  for (std::int64_t step = 0; step <= work.steps; ++step) {
+    Seconds taken;
+    Clock clock;
+    at::Tensor images = data::to_float(source.narrow(0, step * work.batch, work.batch), device);
+    images = data::augment(images, recipe.augmentation, static_cast<std::uint64_t>(step))
+                 .contiguous(at::MemoryFormat::ChannelsLast);
+    taken["batch"] = {clock.take()};
+    Forward forward;
+    {
+      const nn::Autocast lower(device, lowers(precision, device));
+      {
+        c10::NoGradGuard no_grad;
+        forward.teacher = defense.undefended(images).to(at::kFloat);
+      }
+      taken["teacher"] = {clock.take()};
+      forward.rewritten = defense.transformed(images).to(at::kFloat);
+      taken["transform, forward"] = {clock.take()};
+      forward.remapped = defense.classify_transformed(forward.rewritten).to(at::kFloat);
+      taken["victim, forward"] = {clock.take()};
+    }
+    const at::Tensor loss = loss_of(forward, recipe);
+    taken["losses"] = {clock.take()};
+    optimizers.zero_grad();
+    loss.backward();
+    taken["backward"] = {clock.take()};
+    optimizers.step();
+    taken["optimiser"] = {clock.take()};
+    if (step > 0) append(seconds, taken);
+  }
+  module.eval();
+}
+
+template <typename Defense>
+void take_inference(const Defense& defense, const at::Tensor& bytes, const Work& work, Precision precision,
+                    Seconds& seconds) {
+  const at::Device device = default_device();
+  const auto serving = freeze(defense);
+  const at::Tensor images =
+      data::to_float(bytes.narrow(0, 0, work.batch), device).contiguous(at::MemoryFormat::ChannelsLast);
+  c10::NoGradGuard no_grad;
+  const nn::Autocast lower(device, lowers(precision, device));
+  for (int i = 0; i <= work.steps; ++i) {
+    Clock clock;
+    (void)serving.forward(images);
+    const double taken = clock.take();
+    if (i > 0) seconds["inference"].push_back(taken);
+  }
+}
+
+}  // namespace
+
+std::vector<std::int64_t> permutation(const Work& work) {
+  return defense_of(work).remap().permutation;
+}
+
+double write_start(const Work& work, const std::filesystem::path& folder) {
+  const auto dataset = images_of(work);
+  const at::Tensor bytes = dataset.images.contiguous();
+  write_file(folder / "images.bin", {static_cast<const char*>(bytes.const_data_ptr()), bytes.nbytes()});
+  auto defense = defense_of(work);
+  defense.to(at::kCPU);
+  const auto tensors = [](const torch::nn::Module& module) {
+    auto state = artifacts::state_dict(module);
+    std::erase_if(state, [](const auto& item) { return item.second.dim() == 0; });  // counts of batches
+    return formats::SafeTensors{std::move(state), {}};
+  };
+  formats::write_safetensors(folder / "victim.safetensors", tensors(*victim_of(work).module));
+  formats::write_safetensors(folder / "transform.safetensors", tensors(*defense.transform().module));
+
+  defense.transform().module->train();
+  c10::NoGradGuard no_grad;
+  const at::Tensor images = data::to_float(bytes.narrow(0, 0, work.batch));
+  const at::Tensor rewritten = defense.transformed(images);
+  return loss_of({defense.undefended(images), rewritten, defense.classify_transformed(rewritten)},
+                 recipe_of(work, Precision::float32))
+      .item<double>();
+}
+
+Seconds measured(const Work& work, Precision precision) {
+  auto defense = defense_of(work);
+  const auto dataset = images_of(work);
+  Steps steps;
+  fit(defense, dataset.images, recipe_of(work, precision), steps);
+  Seconds seconds;
+  seconds["step"].assign(steps.seconds.end() - work.steps, steps.seconds.end());
+  take_parts(defense, dataset.images, work, precision, seconds);
+  take_inference(defense, dataset.images, work, precision, seconds);
+  return seconds;
+}
+
+}  // namespace refine::versus

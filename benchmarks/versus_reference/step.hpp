@@ -1,0 +1,46 @@
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <string>
+#include <vector>
+
+#include <refine/training/optimization.hpp>
+
+namespace refine::versus {
+
+/// The work of a step: a ResNet-18 and the little U-Net of this width, on 3×32×32 images.
+struct Work {
+  int width = 64;
+  int batch = 64;
+  int steps = 3;  ///< of a round
+};
+
+/// The rows of the table. `step` is all of training, data and augmentation included; `inference` is the
+/// defended forward, without gradients.
+inline constexpr std::array parts = {
+    "batch",     "teacher", "transform, forward", "victim, forward", "losses", "backward",
+    "optimiser", "step",    "inference",
+};
+
+/// What each part took, once a step.
+using Seconds = std::map<std::string, std::vector<double>>;
+
+inline void append(Seconds& to, const Seconds& more) {
+  for (const auto& [part, seconds] : more) to[part].insert(to[part].end(), seconds.begin(), seconds.end());
+}
+
+/// Writes the images and the weights that both sides start from. \return the loss of the first batch,
+/// unchanged
+double write_start(const Work& work, const std::filesystem::path& folder);
+
+/// The permutation of the classes that both sides use.
+std::vector<std::int64_t> permutation(const Work& work);
+
+/// One round: a step to warm up, then as many as asked; `step` is what `fit` takes for each, the parts are
+/// the same calls by themselves.
+Seconds measured(const Work& work, Precision precision);
+
+}  // namespace refine::versus
