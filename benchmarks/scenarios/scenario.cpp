@@ -4,6 +4,7 @@
 #include <fmt/core.h>
 #include <torch/version.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <initializer_list>
@@ -220,7 +221,7 @@ ClassifierRecipe Size::victim_recipe(const Scenario& scenario, std::uint64_t see
   }
   // Their few poisoned images are learnt when all images are learnt by heart.
   if (scenario.attack == "LabelConsistent" || scenario.attack == "Adaptive-Patch") {
-    recipe.optimization.epochs = late_epochs;
+    recipe.optimization.epochs = std::max(recipe.optimization.epochs, late_epochs);
     recipe.augmentation = {};
   }
   return recipe;

@@ -84,7 +84,7 @@ def module_from(path):
 
 def networks(options):
     if options.reference is None:
-        here = pathlib.Path(__file__).resolve().parent
+        here = pathlib.Path(__file__).absolute().parent
         ours = module_from(here.parent.parent / "tests" / "fixtures" / "networks.py")
         return ours.ResNet18(options.width, CLASSES), ours.LittleUNet(options.width), sup_con
     if options.width != 64:
@@ -113,18 +113,20 @@ def tensors_of(path):
 
 
 class Clock:
-    """Seconds of each part of a step, each waited for on a GPU."""
+    """Seconds between calls of `take`, by name; a GPU is waited for. Only names in `wanted` are taken, if there are any."""
 
-    def __init__(self, device):
-        self.device, self.parts = device, {}
+    def __init__(self, device, wanted=()):
+        self.device, self.wanted, self.parts = device, wanted, {}
         self.last = self.now()
 
     def now(self):
         if self.device.type == "cuda":
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(self.device)
         return time.perf_counter()
 
     def take(self, part):
+        if self.wanted and part not in self.wanted:
+            return
         now = self.now()
         self.parts.setdefault(part, []).append(now - self.last)
         self.last = now
@@ -146,8 +148,10 @@ def main():
     device = torch.device(options.device)
 
     victim, transform, supcon = networks(options)
-    victim.load_state_dict(tensors_of(options.folder / "victim.safetensors"), strict=False)
-    transform.load_state_dict(tensors_of(options.folder / "transform.safetensors"), strict=False)
+    for module, name in ((victim, "victim"), (transform, "transform")):
+        missing, unexpected = module.load_state_dict(tensors_of(options.folder / f"{name}.safetensors"), strict=False)
+        if unexpected or any(not tensor.endswith("num_batches_tracked") for tensor in missing):
+            sys.exit(f"reference_step.py: the {name}'s tensors have other names here")
     victim.to(device).eval()
     transform.to(device).train()
     for parameter in victim.parameters():
@@ -184,23 +188,24 @@ def main():
     # Before any training: the other side does the same arithmetic where it has the same loss.
     first_loss = step(plain, Clock(device)).item()
 
-    loader = DataLoader(images, options.batch, shuffle=True, num_workers=4, drop_last=True)
-    clock, whole, taken = None, [], 0
-    for batch, _ in loader:
-        if clock is None:
-            clock = Clock(device)  # the loader has started its processes
-            continue
-        x = batch.to(device)
-        clock.take("batch")
-        begin = clock.last - clock.parts["batch"][-1]
-        step(x, clock)
-        whole.append(clock.last - begin)
-        taken += 1
-        if taken == options.steps:
-            break
-    if taken < options.steps:
+    def epoch(*wanted):
+        loader = DataLoader(images, options.batch, shuffle=True, num_workers=4, drop_last=True,
+                            pin_memory=device.type == "cuda")
+        clock = None
+        for i, (batch, _) in enumerate(loader):
+            if i > 0:
+                x = batch.to(device)
+                clock.take("batch")
+                step(x, clock)
+                clock.take("step")
+            if i == options.steps:
+                return clock.parts
+            clock = clock or Clock(device, wanted)  # the loader has started its processes
         sys.exit(f"reference_step.py: {len(images)} images are too few for {options.steps} steps")
-    parts = dict(clock.parts, step=whole)
+
+    # On a GPU each part waits for the one before; a step by itself is waited for once.
+    parts = {**epoch("batch", "teacher", "transform, forward", "victim, forward", "losses", "backward", "optimiser"),
+             **epoch("step")}
 
     transform.eval()
     with torch.no_grad():

@@ -23,7 +23,7 @@
 #include <refine/pipeline/pipeline.hpp>
 #include <refine/remaps/derangement.hpp>
 #include <refine/training/fit.hpp>
-#include <refine/training/lowers.hpp>
+#include <refine/training/uses_bfloat16.hpp>
 #include <refine/transforms/unet.hpp>
 
 namespace refine::versus {
@@ -45,9 +45,9 @@ auto defense_of(const Work& work) {
 }
 
 data::Dataset images_of(const Work& work) {
-  // The reference's loader starts four processes and leaves the last batch out; the first batch is not
-  // counted.
-  return data::Synthetic{.task = task, .train = (work.steps + 2) * work.batch, .test = 1}.make().train;
+  // The reference's loader makes eight batches ahead: with as many more, it is at work during the steps that
+  // count.
+  return data::Synthetic{.task = task, .train = (work.steps + 10) * work.batch, .test = 1}.make().train;
 }
 
 Recipe recipe_of(const Work& work, Precision precision) {
@@ -62,7 +62,7 @@ Recipe recipe_of(const Work& work, Precision precision) {
 class Clock {
  public:
   double take() {
-    if (default_device().is_cuda()) torch::cuda::synchronize();
+    if (default_device().is_cuda()) torch::cuda::synchronize(default_device().index());
     const auto now = std::chrono::steady_clock::now();
     const std::chrono::duration<double> passed = now - last_;
     last_ = now;
@@ -85,8 +85,10 @@ struct Forward {
 };
 
 at::Tensor loss_of(const Forward& forward, const Recipe& recipe) {
+  const objectives::SupCon supcon{.temperature = recipe.supcon_temperature,
+                                  .base_temperature = recipe.supcon_temperature};
   return objectives::Bce{}(forward.remapped, forward.teacher) +
-         recipe.supcon_weight * objectives::SupCon{}(forward.rewritten, forward.teacher.argmax(1));
+         recipe.supcon_weight * supcon(forward.rewritten, forward.teacher.argmax(1));
 }
 
 /// The calls of `fit`, each timed.
@@ -108,7 +110,7 @@ void take_parts(const Defense& defense, const at::Tensor& bytes, const Work& wor
     taken["batch"] = {clock.take()};
     Forward forward;
     {
-      const nn::Autocast lower(device, lowers(precision, device));
+      const nn::Autocast lower(device, uses_bfloat16(precision, device));
       {
         c10::NoGradGuard no_grad;
         forward.teacher = defense.undefended(images).to(at::kFloat);
@@ -139,7 +141,7 @@ void take_inference(const Defense& defense, const at::Tensor& bytes, const Work&
   const at::Tensor images =
       data::to_float(bytes.narrow(0, 0, work.batch), device).contiguous(at::MemoryFormat::ChannelsLast);
   c10::NoGradGuard no_grad;
-  const nn::Autocast lower(device, lowers(precision, device));
+  const nn::Autocast lower(device, uses_bfloat16(precision, device));
   for (int i = 0; i <= work.steps; ++i) {
     Clock clock;
     (void)serving.forward(images);
@@ -181,7 +183,9 @@ Seconds measured(const Work& work, Precision precision) {
   auto defense = defense_of(work);
   const auto dataset = images_of(work);
   Steps steps;
-  fit(defense, dataset.images, recipe_of(work, precision), steps);
+  const at::Tensor images =
+      dataset.images.narrow(0, 0, (work.steps + 1) * work.batch);  // one step to warm up
+  fit(defense, images, recipe_of(work, precision), steps);
   Seconds seconds;
   seconds["step"].assign(steps.seconds.end() - work.steps, steps.seconds.end());
   take_parts(defense, dataset.images, work, precision, seconds);

@@ -4,9 +4,9 @@
 
 namespace refine::nn {
 
-/// Whether a device has instructions for bfloat16, so that it multiplies them quicker than float32: x86
-/// processors with AVX512_BF16, and CUDA devices (of compute capability 8 or more; older ones aren't told
-/// apart). Any device computes with bfloat16, the others slowly.
+/// Whether a device is taken to multiply bfloat16 quicker than float32: an x86 processor with AVX512_BF16,
+/// and any CUDA device, which is so from compute capability 8 on and not asked here. Any device computes with
+/// bfloat16, others slowly.
 inline bool has_bfloat16(at::Device device) {
   if (device.is_cuda()) return true;
 #if defined(__x86_64__)

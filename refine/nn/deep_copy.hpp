@@ -1,5 +1,6 @@
 #pragma once
 
+#include <ATen/core/Tensor.h>
 #include <torch/nn/module.h>
 
 #include <concepts>
@@ -7,6 +8,7 @@
 #include <type_traits>
 #include <utility>
 
+#include <refine/core/error.hpp>
 #include <refine/nn/seeded.hpp>
 
 namespace refine::nn {
@@ -32,13 +34,34 @@ Policy with_module(const Policy& policy, decltype(Policy::module) module) {
   }
 }
 
+namespace detail {
+
+/// Gives each tensor of `to` the value, type and device of its namesake. \throws Error when a name is not
+/// there
+template <typename Tensors>
+void copy_by_name(const Tensors& from, Tensors to) {
+  if (from.size() != to.size()) throw Error("refine: a module's clone has other tensors than the module");
+  for (auto& item : to) {
+    const at::Tensor* source = from.find(item.key());
+    if (source == nullptr) throw Error("refine: a module's clone lacks the tensor '{}'", item.key());
+    item.value().set_data(source->detach().clone());
+    if (item.value().is_leaf()) item.value().set_requires_grad(source->requires_grad());
+  }
+}
+
+}  // namespace detail
+
 /// The same policy with its state copied, so that changing one leaves the other alone.
-/// \throws c10::Error when the module does not say how it is cloned
+/// \throws c10::Error when the module does not say how it is cloned, Error when its clone is of another kind
 template <typename Policy>
 Policy deep_copy(const Policy& policy) {
   // Seeded: a clone draws fresh weights before it overwrites them, and nobody else's draws shall move.
   auto module =
       seeded(0, [&] { return std::dynamic_pointer_cast<ModuleOf<Policy>>(policy.module->clone()); });
+  if (!module) throw Error("refine: a module's clone is of another kind than the module");
+  // `Cloneable` passes over children that are bare modules, and leaves them as they were drawn.
+  detail::copy_by_name(policy.module->named_parameters(), module->named_parameters());
+  detail::copy_by_name(policy.module->named_buffers(), module->named_buffers());
   return with_module(policy, std::move(module));
 }
 

@@ -14,7 +14,9 @@ namespace refine {
 /// \throws c10::Error when the transform's module does not say how it is cloned (`transforms::can_freeze`)
 template <typename T, typename B, typename R>
 auto freeze(const Pipeline<T, B, R>& defense) {
-  return Pipeline{freeze(defense.transform()), defense.backbone(), defense.remap(), defense.domain()};
+  Pipeline serving{freeze(defense.transform()), defense.backbone(), defense.remap(), defense.domain()};
+  serving.to(defense.device());  // a victim without parameters does not tell it
+  return serving;
 }
 
 }  // namespace refine

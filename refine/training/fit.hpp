@@ -15,8 +15,8 @@
 #include <refine/objectives/supcon.hpp>
 #include <refine/pipeline/pipeline.hpp>
 #include <refine/training/loop.hpp>
-#include <refine/training/lowers.hpp>
 #include <refine/training/recipe.hpp>
+#include <refine/training/uses_bfloat16.hpp>
 
 namespace refine {
 
@@ -58,7 +58,7 @@ void fit(Pipeline<T, B, R>& defense, const at::Tensor& images, const Recipe& rec
   };
   const objectives::SupCon supcon{.temperature = recipe.supcon_temperature,
                                   .base_temperature = recipe.supcon_temperature};
-  const bool bfloat16 = lowers(recipe.optimization.precision, device);
+  const bool bfloat16 = uses_bfloat16(recipe.optimization.precision, device);
   const auto batch = [&](const at::Tensor& batch_images, const at::Tensor&) -> detail::BatchResult {
     at::Tensor teacher, rewritten, remapped;
     {

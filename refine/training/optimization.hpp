@@ -18,10 +18,10 @@ enum class Schedule {
   one_cycle,  ///< up for the first `warmup` of the steps, then down to nothing, both along a cosine
 };
 
-/// What convolutions and matrix products are computed in. Weights, losses and the optimiser's state are
-/// float32 whatever it is.
+/// What convolutions and matrix products are computed in, those of the teacher too. Weights, losses and the
+/// optimiser's state stay float32.
 enum class Precision {
-  float32,
+  float32,  ///< or what the program's own autocast says
   bfloat16,
   automatic,  ///< bfloat16 where the device has instructions for it (`nn::has_bfloat16`), else float32
 };

@@ -12,8 +12,8 @@
 #include <refine/nn/device.hpp>
 #include <refine/training/batch_augmentation.hpp>
 #include <refine/training/loop.hpp>
-#include <refine/training/lowers.hpp>
 #include <refine/training/recipe.hpp>
+#include <refine/training/uses_bfloat16.hpp>
 
 namespace refine {
 
@@ -47,7 +47,7 @@ B train_classifier(B backbone, const data::TrainingSet& dataset,
   backbone.module->to(device);
   nn::to_channels_last(*backbone.module);
   const at::Tensor labels = dataset.labels.to(device);
-  const bool bfloat16 = lowers(recipe.optimization.precision, device);
+  const bool bfloat16 = uses_bfloat16(recipe.optimization.precision, device);
   const auto batch = [&](const at::Tensor& images, const at::Tensor& indices) -> detail::BatchResult {
     const at::Tensor wanted = labels.index_select(0, indices);
     at::Tensor logits;

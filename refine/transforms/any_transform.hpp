@@ -12,6 +12,7 @@
 #include <refine/core/error.hpp>
 #include <refine/core/image_shape.hpp>
 #include <refine/nn/deep_copy.hpp>
+#include <refine/transforms/can_freeze.hpp>
 #include <refine/transforms/transform_network.hpp>
 
 namespace refine::transforms {
@@ -72,7 +73,7 @@ class AnyTransform {
       return AnyTransform(nn::with_module(transform, std::move(fitting)));
     }
 
-    bool can_freeze() const override { return nn::CanClone<nn::ModuleOf<T>>; }
+    bool can_freeze() const override { return transforms::can_freeze(transform); }
 
     T transform;
   };

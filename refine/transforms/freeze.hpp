@@ -9,6 +9,7 @@
 #include <refine/core/image_shape.hpp>
 #include <refine/nn/deep_copy.hpp>
 #include <refine/nn/make_constant.hpp>
+#include <refine/transforms/can_freeze.hpp>
 #include <refine/transforms/transform_network.hpp>
 
 namespace refine {
@@ -43,27 +44,12 @@ class Frozen {
   { return inner_.describe(); }
 };
 
-/// A transform that `freeze` has made constant.
-template <typename T>
-concept FrozenTransform = TransformNetwork<T> && requires {
-  requires T::frozen;
-};
-
-/// Whether `freeze` can copy a transform: its module says how it is cloned (`nn::CanClone`).
-template <TransformNetwork T>
-bool can_freeze(const T& transform) {
-  if constexpr (requires { transform.can_freeze(); }) {
-    return transform.can_freeze();
-  } else {
-    return nn::CanClone<nn::ModuleOf<T>>;
-  }
-}
-
 }  // namespace transforms
 
 /// The fast, constant form of a trained transform, for serving: a copy in evaluation mode, BatchNorm folded
 /// into the convolutions, channels-last. What it returns differs from the original's by rounding only. The
-/// original stays as it is, and can be trained on. \throws c10::Error when `can_freeze` says no
+/// original stays as it is, and can be trained on. \throws c10::Error when the module can't be
+/// cloned
 template <transforms::TransformNetwork T>
 transforms::Frozen<T> freeze(const T& transform) {
   return transforms::Frozen<T>(transform);

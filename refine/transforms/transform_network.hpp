@@ -16,7 +16,9 @@ namespace refine::transforms {
 ///  2. `t.forward(images)` takes float N×C×H×W and returns the same shape, in [0, 1];
 ///  3. `t.module` is a `std::shared_ptr` to the `torch::nn::Module` that holds what is trained (nothing,
 ///     for a transform without parameters);
-///  4. `T` is copyable; copies share the module.
+///  4. `T` is copyable; copies share the module. One that holds its module in more places than `module` says
+///  by a
+///     member `with_module(module)` how it is made around another.
 template <typename T>
 concept TransformNetwork = std::copyable<T> && requires(const T& t, const at::Tensor& images) {
   { t.image } -> std::convertible_to<ImageShape>;

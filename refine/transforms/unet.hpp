@@ -4,7 +4,6 @@
 #include <ATen/ops/constant_pad_nd.h>
 #include <ATen/ops/max_pool2d.h>
 #include <ATen/ops/upsample_bilinear2d.h>
-#include <c10/core/GradMode.h>
 #include <torch/nn/module.h>
 #include <torch/nn/modules/batchnorm.h>
 #include <torch/nn/modules/conv.h>
@@ -19,16 +18,12 @@
 #include <refine/core/agreement.hpp>
 #include <refine/core/seed.hpp>
 #include <refine/core/task.hpp>
+#include <refine/nn/deep_copy.hpp>
 #include <refine/nn/foldable.hpp>
 #include <refine/nn/seeded.hpp>
+#include <refine/transforms/squash.hpp>
 
 namespace refine::transforms {
-
-/// How the last layer's output becomes an image in [0, 1].
-enum class Squash {
-  sigmoid,  ///< has a gradient everywhere
-  clamp,    ///< as published; no gradient where it cuts off
-};
 
 namespace detail {
 
@@ -104,14 +99,10 @@ class UNetModule : public torch::nn::Module {
   /// Its children are named as the reference's by containers that can't be cloned one by one.
   std::shared_ptr<torch::nn::Module> clone(const std::optional<at::Device>& device = {}) const override {
     auto copy = std::make_shared<UNetModule>(channels_, levels_, width_, squash_);
-    c10::NoGradGuard no_grad;
-    const auto copied = [](const auto& from, auto to) {
-      for (auto& item : to) item.value().copy_(from[item.key()]);
-    };
-    copied(named_parameters(), copy->named_parameters());
-    copied(named_buffers(), copy->named_buffers());
+    nn::detail::copy_by_name(named_parameters(), copy->named_parameters());
+    nn::detail::copy_by_name(named_buffers(), copy->named_buffers());
     copy->train(is_training());
-    copy->to(device.value_or(last_->weight.device()));
+    if (device) copy->to(*device);
     return copy;
   }
 
@@ -129,7 +120,7 @@ class UNetModule : public torch::nn::Module {
       x = up_[i]->forward(at::cat({skip, x}, 1));
     }
     x = last_->forward(x);
-    return squash_ == Squash::sigmoid ? x.sigmoid() : x.clamp(0, 1);
+    return squashed(x, squash_);
   }
 
  private:
@@ -162,8 +153,8 @@ struct UNet {
 
   /// What its tensors do not tell, in one line; saved with a defense, and compared when it is loaded.
   std::string describe() const {
-    return "UNet, levels " + std::to_string(levels) + ", width " + std::to_string(width) +
-           (squash == Squash::sigmoid ? ", sigmoid" : ", clamp");
+    return "UNet, levels " + std::to_string(levels) + ", width " + std::to_string(width) + ", " +
+           name_of(squash);
   }
 
  private:

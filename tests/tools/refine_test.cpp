@@ -126,16 +126,24 @@ TEST_F(Command, AttacksAndDefendsANetworkOfAnotherKind) {
   const Outcome attack = refine(*shared, "attack --width 16 " + words);
   ASSERT_EQ(attack.status, 0) << attack.err;
   expect_words(attack.out, {"BATT on set", "other/set/ViT/BATT/victim.pt"});
-  const Outcome defense = refine(*shared, "defend --width 4 --no_scan --refine_res other --json " + words);
+  const Outcome defense =
+      refine(*shared, "defend --transform EncoderDecoder --width 4 --no_scan --refine_res other --json " + words);
   ASSERT_EQ(defense.status, 0) << defense.err;
+  const Outcome exported = refine(*shared,
+                                  "export --model other/set/ViT/BATT/victim.safetensors --arch ViT --defense "
+                                  "other/set/ViT/BATT/defended.safetensors --out from_parts.pt");
+  ASSERT_EQ(exported.status, 0) << exported.err;
   const json page = json::parse(defense.out);
   EXPECT_EQ(page["attack"], "BATT");
   expect_words(page["model"], {"ViT", "16"});
 }
 
 TEST_F(Command, DefendsByNamesAndReportsAsTheReferenceDoes) {
-  const Outcome run = refine(*shared, "defend --limit 2000 --epoch 1 --width 4 " + names);
+  const Outcome run =
+      refine(*shared, "defend --limit 2000 --epoch 1 --width 4 --precision bfloat16 " + names);
   ASSERT_EQ(run.status, 0) << run.err;
+  expect_words(content(shared->path / "refine_res/FashionMNIST/ResNet18/BadNets/defended.safetensors"),
+               {"precision", "bfloat16"});
   expect_words(run.out, {"BA", "ASR", "largest lift", "to serve", "defended.pt"});
   expect_words(run.err, {"defense", "img/s"});
   const fs::path folder = shared->path / "refine_res/FashionMNIST/ResNet18/BadNets";
@@ -249,6 +257,7 @@ TEST_F(Command, RefusesBadInputInOneLine) {
   expect_refusal(refine(*shared, "report out.txt"), {"out.txt"});
   expect_refusal(refine(*shared, "nonesuch"), {"nonesuch"});
   expect_refusal(refine(*shared, "defend --model a --images b --lr -1"), {"--lr", "-1"});
+  expect_refusal(refine(*shared, "defend --model a --images b --precision half"), {"--precision", "half"});
   shared->write("typo.toml", "[defend]\nmodle=\"a\"\n");
   expect_refusal(refine(*shared, "--config typo.toml defend --images b"), {"modle"});
   const std::string victim = "defend --model attack/FashionMNIST/ResNet18/BadNets/victim.pt --images images ";

@@ -121,7 +121,8 @@ struct Spy {
 
 TEST(Precision, IsWhatTheRecipeAsksFor) {
   const auto few = images().train.first(64);
-  const bool has = nn::has_bfloat16(at::kCPU);
+  const at::Device device = default_device();
+  const bool has = nn::has_bfloat16(device);
   for (const auto& [asked, wanted] :
        {std::pair{Precision::float32, at::kFloat}, std::pair{Precision::bfloat16, at::kBFloat16},
         std::pair{Precision::automatic, has ? at::kBFloat16 : at::kFloat}}) {
@@ -132,7 +133,7 @@ TEST(Precision, IsWhatTheRecipeAsksFor) {
     for (const at::ScalarType type : *spy.seen) EXPECT_EQ(type, wanted);
     EXPECT_EQ(spy.module->weight.scalar_type(), at::kFloat);
     EXPECT_EQ(spy.module->weight.grad().scalar_type(), at::kFloat);
-    EXPECT_FALSE(at::autocast::is_autocast_enabled(at::kCPU));
+    EXPECT_FALSE(at::autocast::is_autocast_enabled(device.type()));
   }
 }
 
@@ -143,7 +144,7 @@ TEST(Precision, OfBfloat16TrainsADefenseAsWell) {
     recipe.optimization.precision = precision;
     History history;
     fit(defense, images().train.images, recipe, history);
-    EXPECT_EQ(defense.forward(at::rand({2, 3, 16, 16})).scalar_type(), at::kFloat);
+    EXPECT_EQ(defense.forward(at::rand({2, 3, 16, 16}, default_device())).scalar_type(), at::kFloat);
     return history.epochs.back();
   };
   const EpochInfo precise = agreement(Precision::float32), quick = agreement(Precision::bfloat16);
@@ -156,7 +157,12 @@ TEST(Autocast, LeavesWhatTheUserHasSet) {
   at::autocast::set_autocast_enabled(at::kCPU, true);
   at::autocast::set_autocast_dtype(at::kCPU, at::kHalf);
   { const nn::Autocast off(at::kCPU, false); }
-  { const nn::Autocast on(at::kCPU, true); }
+  try {
+    const nn::Autocast on(at::kCPU, true);
+    EXPECT_EQ(at::autocast::get_autocast_dtype(at::kCPU), at::kBFloat16);
+    throw Error("left early");
+  } catch (const Error&) {
+  }
   EXPECT_TRUE(at::autocast::is_autocast_enabled(at::kCPU));
   EXPECT_EQ(at::autocast::get_autocast_dtype(at::kCPU), at::kHalf);
   at::autocast::set_autocast_enabled(at::kCPU, false);

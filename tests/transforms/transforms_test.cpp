@@ -112,6 +112,84 @@ TEST(UNet, SaysWhatItsTypeFixes) {
   static_assert(!TransformNetwork<int>);
 }
 
+TEST(EncoderDecoder, HasTheParametersOfAHandWorkedCase) {
+  // Two levels, width 4, 3 channels: a unit of a → b with a kernel of k has k·a·b + 2b.
+  const auto unit = [](int a, int b, int k) { return k * a * b + 2 * b; };
+  const EncoderDecoder<> net{.image = {3, 8, 8}, .levels = 2, .width = 4};
+  EXPECT_EQ(parameters(*net.module), unit(12, 4, 9) + unit(4, 4, 9) + unit(4, 8, 9) + unit(8, 8, 9) +
+                                         unit(8, 4, 1) + unit(4, 2, 9) + 2 * 12 + 12);
+}
+
+TEST(EncoderDecoder, KeepsTheShapeAndTheRange) {
+  for (const int levels : {2, 3, 4}) {
+    for (const Squash squash : {Squash::sigmoid, Squash::clamp}) {
+      const EncoderDecoder<> net{
+          .image = {3, dynamic, dynamic}, .levels = levels, .width = 4, .squash = squash};
+      for (const auto& [height, width] : {std::pair{32, 32}, std::pair{37, 45}, std::pair{63, 33}}) {
+        const at::Tensor images = 40 * at::rand({2, 3, height, width}) - 20;
+        const at::Tensor out = net.forward(images);
+        EXPECT_EQ(out.sizes(), images.sizes()) << levels << " levels";
+        EXPECT_GE(out.min().item<float>(), 0);
+        EXPECT_LE(out.max().item<float>(), 1);
+      }
+    }
+  }
+}
+
+TEST(EncoderDecoder, DrawsFromCoarseFeaturesAlone) {
+  const EncoderDecoder<tasks::cifar10> net{.width = 8};
+  net.module->eval();
+  const at::Tensor features =
+      net.module->named_modules()["bottleneck"]->as<detail::ConvolutionUnit>()->forward(
+          at::rand({1, 32, 4, 4}));
+  EXPECT_EQ(features.sizes(), (std::vector<std::int64_t>{1, 8, 4, 4}));
+  std::int64_t inputs = 0;
+  for (const auto& item : net.module->named_parameters()) {
+    // A skip would make a decoder's convolution wider than the bottleneck.
+    if (item.key().starts_with("decoder") && item.value().dim() == 4) {
+      EXPECT_EQ(item.value().size(1), 8) << item.key();
+      ++inputs;
+    }
+  }
+  EXPECT_EQ(inputs, 2);
+}
+
+TEST(EncoderDecoder, PassesGradientsToInputAndWeights) {
+  const EncoderDecoder<tasks::cifar10> net{.width = 4};
+  at::Tensor images = at::rand({2, 3, 32, 32}).requires_grad_();
+  net.forward(images).square().sum().backward();
+  EXPECT_GT(images.grad().abs().max().item<float>(), 0);
+  for (const auto& item : net.module->named_parameters())
+    EXPECT_TRUE(item.value().grad().defined()) << item.key();
+}
+
+TEST(EncoderDecoder, FreezesAndCopies) {
+  const EncoderDecoder<tasks::cifar10> net{.width = 8};
+  net.module->train();
+  nn::seeded(3, [&] { (void)net.forward(at::rand({8, 3, 32, 32})); });
+  net.module->eval();
+  const at::Tensor images = nn::seeded(1, [] { return at::rand({4, 3, 32, 32}); });
+  EXPECT_TRUE(nn::deep_copy(net).forward(images).equal(net.forward(images)));
+  EXPECT_LT(distance(freeze(net).forward(images), net.forward(images)), 1e-5);
+  EXPECT_EQ(net.describe(), "EncoderDecoder, levels 3, width 8, sigmoid");
+}
+
+TEST(EncoderDecoder, RefusesWhatItCantHalve) {
+  EXPECT_EQ(error_of([] {
+              (void)EncoderDecoder<>{.image = {3, 32, 7}};
+            }),
+            "refine: an EncoderDecoder of 3 levels halves its images 3 times, 3x32x7 is too small; 8x8 is "
+            "the least");
+  EXPECT_EQ(error_of([] { (void)EncoderDecoder<>{}; }),
+            "refine: an EncoderDecoder needs to know its channels; say .image = ImageShape{3, 32, 32}");
+  for (const auto& [levels, width] : {std::pair{1, 64}, std::pair{9, 64}, std::pair{3, 3}, std::pair{3, 0}}) {
+    EXPECT_NE(error_of([&] {
+                (void)EncoderDecoder<tasks::cifar10>{.levels = levels, .width = width};
+              }).find("levels are 2 to 8"),
+              std::string::npos);
+  }
+}
+
 /// A U-Net whose BatchNorms have something to fold.
 Little trained_a_little() {
   const Little net{.width = 4};
@@ -164,7 +242,32 @@ TEST(Freeze, TakesAnyTransformAndLeavesTheFrozenAlone) {
       std::string::npos);
 }
 
+/// `Cloneable` copies its children only where they say how.
+struct Nested : torch::nn::Cloneable<Nested> {
+  std::shared_ptr<detail::UNetModule> inner;
+  Nested() { reset(); }
+  void reset() override {
+    inner = register_module("inner", std::make_shared<detail::UNetModule>(3, 2, 4, Squash::sigmoid));
+  }
+};
+struct Wrapped {
+  ImageShape image = {3, 32, 32};
+  std::shared_ptr<Nested> module = std::make_shared<Nested>();
+  at::Tensor forward(const at::Tensor& images) const { return module->inner->forward(images); }
+};
+
+TEST(Freeze, CopiesNestedModulesWhole) {
+  const Wrapped net;
+  net.module->eval();
+  const at::Tensor images = nn::seeded(1, [] { return at::rand({2, 3, 32, 32}); });
+  EXPECT_LT(distance(freeze(net).forward(images), net.forward(images)), 1e-5);
+  net.module->to(at::kDouble);
+  EXPECT_LT(distance(freeze(net).forward(images.to(at::kDouble)), net.forward(images.to(at::kDouble))), 1e-5);
+}
+
 TEST(Freeze, SaysWhatItCantCopy) {
+  EXPECT_FALSE(can_freeze(freeze(trained_a_little())));
+  EXPECT_FALSE(can_freeze(AnyTransform{freeze(trained_a_little())}));
   EXPECT_FALSE(can_freeze(None<>{}));  // a bare torch::nn::Module
   EXPECT_FALSE(can_freeze(AnyTransform{None<>{}}));
 }

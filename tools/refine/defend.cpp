@@ -20,13 +20,13 @@
 #include <refine/pipeline/any_pipeline.hpp>
 #include <refine/remaps/derangement.hpp>
 #include <refine/training/recipe_json.hpp>
-#include <refine/transforms/unet.hpp>
 
 #include "tools/refine/command.hpp"
 #include "tools/refine/measure.hpp"
 #include "tools/refine/results.hpp"
 #include "tools/refine/source.hpp"
 #include "tools/refine/training.hpp"
+#include "tools/refine/transform.hpp"
 #include "tools/refine/victim.hpp"
 
 namespace refine::cli {
@@ -39,12 +39,12 @@ constexpr std::int64_t enough_images = 5'000;
 
 struct Options {
   VictimOptions victim;
+  TransformOptions transform;
   TrainingOptions training;
   std::string images, dataset, attack = "BadNets", data, attack_root = "attack", refine_res = "refine_res",
                                out;
   std::string fit = "crop", store;
   std::int64_t limit = 0;
-  int levels = 4, width = 0;
   double false_alarms = 0.05;
   bool no_scan = false, skip_damaged = false;
 };
@@ -179,7 +179,6 @@ int run(const Options& options, const Common& common) {
   }
   Plan plan = options.images.empty() ? plan_of_names(options) : plan_of_files(options);
   const Task task = plan.victim.backbone.task;
-  const int width = options.width > 0 ? options.width : default_width(task.image);
   const Recipe recipe = options.training.defense(plan.train.size(0), task.image);
   const std::int64_t held_back = 2 * plan.calibration.size(0), clean = plan.train.size(0) + held_back;
   if (clean < enough_images) {
@@ -192,9 +191,8 @@ int run(const Options& options, const Common& common) {
   require_writable(plan.out);
 
   const std::uint64_t seed = options.training.seed;
-  AnyPipeline defense{
-      transforms::UNet<>{.image = task.image, .levels = options.levels, .width = width, .seed = seed},
-      freeze(plan.victim.backbone), remaps::Derangement<>{.classes = task.classes, .seed = seed}};
+  AnyPipeline defense{options.transform.make(task.image, seed), freeze(plan.victim.backbone),
+                      remaps::Derangement<>{.classes = task.classes, .seed = seed}};
   const Trained trained = run_fit(defense, plan.train, recipe, folder / "log.jsonl");
 
   const AlarmSetting alarm = set_alarm(defense, plan.calibration, options.false_alarms);
@@ -266,14 +264,7 @@ void add_defend(CLI::App& app, Common& common) {
   command->add_option("--store", options->store,
                       "a folder that keeps a folder's decoded images, for sets larger than memory");
   options->training.add_to(*command, /*defense=*/true);
-  command->add_option("--levels", options->levels, "how often the transform halves its images")
-      ->check(CLI::Range(1, 8))
-      ->capture_default_str();
-  command
-      ->add_option("--width", options->width,
-                   "channels of the transform at full resolution; left out: 64 with "
-                   "CUDA, 16 without, half of it for images above 64 pixels")
-      ->check(CLI::Range(2, 4096));
+  options->transform.add_to(*command);
   command
       ->add_option("--false_alarms", options->false_alarms, "share of clean images that may raise the alarm")
       ->check(CLI::Range(0.0, 0.999))

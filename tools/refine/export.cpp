@@ -11,10 +11,10 @@
 #include <refine/formats/weights.hpp>
 #include <refine/pipeline/any_pipeline.hpp>
 #include <refine/remaps/none.hpp>
-#include <refine/transforms/unet.hpp>
 
 #include "tools/refine/command.hpp"
 #include "tools/refine/results.hpp"
+#include "tools/refine/transform.hpp"
 #include "tools/refine/victim.hpp"
 
 namespace refine::cli {
@@ -26,29 +26,6 @@ struct Options {
   VictimOptions victim;
   std::string defense, permutation, out = "defended.pt", pixel_domain;
 };
-
-/// What a U-Net's tensors tell of it.
-struct Shape {
-  int levels = 0, width = 0;
-};
-
-Shape shape_of(const std::map<std::string, at::Tensor>& tensors, const std::string& prefix,
-               const fs::path& path) {
-  Shape shape;
-  const auto first = tensors.find(prefix + "inc.double_conv.0.weight");
-  while (tensors.contains(
-      fmt::format("{}down{}.maxpool_conv.1.double_conv.0.weight", prefix, shape.levels + 1))) {
-    ++shape.levels;
-  }
-  if (first == tensors.end() || first->second.dim() != 4 || shape.levels == 0) {
-    throw Error(
-        "cannot use {} as a transform: it has no 'inc.double_conv.0.weight' and 'down1' of a U-Net; give a "
-        "defense of refine or a U-Net of the reference",
-        path.string());
-  }
-  shape.width = static_cast<int>(first->second.size(0));
-  return shape;
-}
 
 /// A defense as a file has it, ours or the reference's.
 struct Saved {
@@ -83,7 +60,6 @@ void export_defense(VictimOptions victim_options, const Options& options) {
   }
   const Victim victim = load_victim(victim_options, {});
   const Task task = victim.backbone.task;
-  const Shape shape = shape_of(saved.weights.tensors, saved.ours ? "transform." : "", path);
   const bool clamps = !saved.ours || saved.said("transform").ends_with("clamp");
   if (!saved.ours && options.permutation.empty()) {
     throw Error(
@@ -94,13 +70,10 @@ void export_defense(VictimOptions victim_options, const Options& options) {
   const std::string domain = !options.pixel_domain.empty() ? options.pixel_domain
                              : saved.ours                  ? saved.said("pixel_domain")
                                                            : "reference";
-  AnyPipeline defense{
-      transforms::UNet<>{.image = task.image,
-                         .levels = shape.levels,
-                         .width = shape.width,
-                         .squash = clamps ? transforms::Squash::clamp : transforms::Squash::sigmoid},
-      freeze(victim.backbone), remaps::None<>{.classes = task.classes},
-      domain == "reference" ? PixelDomain::reference : PixelDomain::image};
+  AnyPipeline defense{transform_of(saved.weights.tensors, saved.ours ? "transform." : "", task.image,
+                                   clamps ? transforms::Squash::clamp : transforms::Squash::sigmoid, path),
+                      freeze(victim.backbone), remaps::None<>{.classes = task.classes},
+                      domain == "reference" ? PixelDomain::reference : PixelDomain::image};
   if (saved.ours) {
     load(defense, path);
   } else {

@@ -22,9 +22,8 @@ namespace {
 const std::map<std::string, OptimizerKind> optimizers = {
     {"SGD", OptimizerKind::sgd}, {"Adam", OptimizerKind::adam}, {"Muon", OptimizerKind::muon}};
 
-const std::map<std::string, Precision> precisions = {{"float32", Precision::float32},
-                                                     {"bfloat16", Precision::bfloat16},
-                                                     {"automatic", Precision::automatic}};
+const std::map<std::string, Precision> precisions = {
+    {"float32", Precision::float32}, {"bfloat16", Precision::bfloat16}, {"automatic", Precision::automatic}};
 
 /// How often the images are seen: on a GPU as `recipes::fast` has it; on a CPU a few minutes' work for small
 /// images, and for large ones what can be waited for.
@@ -96,9 +95,10 @@ void TrainingOptions::add_to(CLI::App& command, bool is_defense) {
   command.add_option("--lr", lr, "learning rate")->check(number(0, /*above=*/true));
   command.add_option("--optim", optim, "SGD, Adam or Muon")->check(CLI::IsMember({"SGD", "Adam", "Muon"}));
   command
-      .add_option("--precision", precision,
-                  "what convolutions are computed in while it trains: float32, bfloat16, or automatic, which is "
-                  "bfloat16 where the device has instructions for it; left out: as the recipe has it")
+      .add_option(
+          "--precision", precision,
+          "what convolutions and matrix products are computed in while it trains: float32, bfloat16, or automatic, which is "
+          "bfloat16 where the device has instructions for it; left out: as the recipe has it")
       ->check(CLI::IsMember({"float32", "bfloat16", "automatic"}));
   command.add_option("--decay", decay, "factor of the learning rate at the recipe's milestones")
       ->check(number(0, /*above=*/true));
@@ -158,12 +158,6 @@ Trained run_train(backbones::AnyBackbone& victim, const data::TrainingSet& datas
   History history;
   victim = train_classifier(victim, dataset, recipe, ProgressBar{}, lines, history);
   return result_of(history, "victim: training accuracy");
-}
-
-int default_width(const ImageShape& shape) {
-  const bool large = std::max(shape.height, shape.width) > 64;
-  if (default_device().is_cuda()) return large ? 32 : 64;
-  return large ? 8 : 16;
 }
 
 }  // namespace refine::cli

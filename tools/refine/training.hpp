@@ -48,7 +48,4 @@ Trained run_fit(AnyPipeline& defense, const at::Tensor& images, const Recipe& re
 Trained run_train(backbones::AnyBackbone& victim, const data::TrainingSet& dataset,
                   const ClassifierRecipe& recipe, const std::filesystem::path& log);
 
-/// The transform's width where none is said: as published with CUDA, small without.
-int default_width(const ImageShape& shape);
-
 }  // namespace refine::cli

@@ -8,7 +8,7 @@
 namespace refine {
 
 /// Whether a precision comes to bfloat16 on a device.
-inline bool lowers(Precision precision, at::Device device) {
+inline bool uses_bfloat16(Precision precision, at::Device device) {
   return precision == Precision::bfloat16 || (precision == Precision::automatic && nn::has_bfloat16(device));
 }
 
