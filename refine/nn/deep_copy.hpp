@@ -3,7 +3,9 @@
 #include <ATen/core/Tensor.h>
 #include <torch/nn/module.h>
 
+#include <algorithm>
 #include <concepts>
+#include <cstddef>
 #include <memory>
 #include <type_traits>
 #include <utility>
@@ -36,16 +38,18 @@ Policy with_module(const Policy& policy, decltype(Policy::module) module) {
 
 namespace detail {
 
-/// Gives each tensor of `to` the value, type and device of its namesake. \throws Error when a name is not
-/// there
+/// Gives the tensors of `to` the values, type and device of those of `from`, in their order: a `Sequential`
+/// renames its children when it is cloned. \throws Error when they are not as many or not of the same shapes
 template <typename Tensors>
-void copy_by_name(const Tensors& from, Tensors to) {
-  if (from.size() != to.size()) throw Error("refine: a module's clone has other tensors than the module");
-  for (auto& item : to) {
-    const at::Tensor* source = from.find(item.key());
-    if (source == nullptr) throw Error("refine: a module's clone lacks the tensor '{}'", item.key());
-    item.value().set_data(source->detach().clone());
-    if (item.value().is_leaf()) item.value().set_requires_grad(source->requires_grad());
+void copy_tensors(const Tensors& from, Tensors to) {
+  const auto fits = [](const auto& a, const auto& b) { return a.value().sizes() == b.value().sizes(); };
+  if (!std::equal(from.begin(), from.end(), to.begin(), to.end(), fits)) {
+    throw Error("refine: a module's clone has other tensors than the module; mend its clone() or reset()");
+  }
+  for (std::size_t i = 0; i < to.size(); ++i) {
+    const at::Tensor& source = from[i].value();
+    to[i].value().set_data(source.detach().clone());
+    to[i].value().set_requires_grad(source.requires_grad());
   }
 }
 
@@ -60,8 +64,8 @@ Policy deep_copy(const Policy& policy) {
       seeded(0, [&] { return std::dynamic_pointer_cast<ModuleOf<Policy>>(policy.module->clone()); });
   if (!module) throw Error("refine: a module's clone is of another kind than the module");
   // `Cloneable` passes over children that are bare modules, and leaves them as they were drawn.
-  detail::copy_by_name(policy.module->named_parameters(), module->named_parameters());
-  detail::copy_by_name(policy.module->named_buffers(), module->named_buffers());
+  detail::copy_tensors(policy.module->named_parameters(), module->named_parameters());
+  detail::copy_tensors(policy.module->named_buffers(), module->named_buffers());
   return with_module(policy, std::move(module));
 }
 

@@ -99,8 +99,8 @@ class UNetModule : public torch::nn::Module {
   /// Its children are named as the reference's by containers that can't be cloned one by one.
   std::shared_ptr<torch::nn::Module> clone(const std::optional<at::Device>& device = {}) const override {
     auto copy = std::make_shared<UNetModule>(channels_, levels_, width_, squash_);
-    nn::detail::copy_by_name(named_parameters(), copy->named_parameters());
-    nn::detail::copy_by_name(named_buffers(), copy->named_buffers());
+    nn::detail::copy_tensors(named_parameters(), copy->named_parameters());
+    nn::detail::copy_tensors(named_buffers(), copy->named_buffers());
     copy->train(is_training());
     if (device) copy->to(*device);
     return copy;
