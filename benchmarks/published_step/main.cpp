@@ -33,7 +33,7 @@
 #include <refine/nn/device.hpp>
 #include <refine/nn/keep_freed_memory.hpp>
 
-#include "benchmarks/versus_reference/step.hpp"
+#include "benchmarks/published_step/step.hpp"
 
 namespace refine::versus {
 namespace {

@@ -1,4 +1,4 @@
-#include "benchmarks/versus_reference/step.hpp"
+#include "benchmarks/published_step/step.hpp"
 
 #include <ATen/TensorOperators.h>
 #include <c10/core/GradMode.h>
