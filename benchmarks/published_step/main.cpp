@@ -3,7 +3,6 @@
 //     bazel run -c opt //benchmarks:versus_reference -- --help
 
 #include <ATen/Parallel.h>
-#include <c10/util/Exception.h>
 #include <fmt/core.h>
 #include <fmt/ranges.h>
 #include <torch/cuda.h>
@@ -17,7 +16,6 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
-#include <exception>
 #include <filesystem>
 #include <iostream>
 #include <map>
@@ -31,14 +29,15 @@
 #include <refine/core/file_bytes.hpp>
 #include <refine/nn/bfloat16.hpp>
 #include <refine/nn/device.hpp>
-#include <refine/nn/keep_freed_memory.hpp>
 
+#include "benchmarks/program.hpp"
 #include "benchmarks/published_step/step.hpp"
 
 namespace refine::versus {
 namespace {
 
 namespace fs = std::filesystem;
+using benchmarks::from_where_the_user_stands;
 using Json = nlohmann::ordered_json;
 
 struct Options {
@@ -50,11 +49,6 @@ struct Options {
 fs::path environment_path(const char* name) {
   const char* value = std::getenv(name);
   return value == nullptr ? fs::path() : fs::path(value);
-}
-
-/// Bazel runs programs in a folder of its own, and says where the user stands.
-fs::path from_where_the_user_stands(const std::string& path) {
-  return environment_path("BUILD_WORKING_DIRECTORY") / path;
 }
 
 /// The interpreter that has the PyTorch that LibTorch came with, where the project made one.
@@ -219,23 +213,5 @@ int main(int argc, char** argv) {
                  "an interpreter with PyTorch; left out: the project's own, or python3");
   app.add_option("--device", options.device, "auto, cpu, cuda or cuda:N")->capture_default_str();
   app.add_option("--json", options.json, "write the figures there too");
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? 0 : Error::exit_status;
-  }
-  keep_freed_memory();
-  try {
-    versus::run_all(options);
-  } catch (const Error& error) {
-    std::cerr << error.what() << '\n';
-    return Error::exit_status;
-  } catch (const c10::Error& error) {
-    std::cerr << "refine: LibTorch failed: " << error.what_without_backtrace() << '\n';
-    return 1;
-  } catch (const std::exception& error) {
-    std::cerr << "refine: " << error.what() << '\n';
-    return 1;
-  }
-  return 0;
+  return benchmarks::run_program(app, argc, argv, [&] { versus::run_all(options); });
 }

@@ -2,13 +2,11 @@
 //
 //     bazel run //benchmarks:scenarios -- --help
 
-#include <c10/util/Exception.h>
 #include <fmt/core.h>
 #include <CLI/CLI.hpp>
 
 #include <algorithm>
 #include <cstdlib>
-#include <exception>
 #include <filesystem>
 #include <iostream>
 #include <iterator>
@@ -21,8 +19,8 @@
 #include <refine/data/cifar10.hpp>
 #include <refine/data/image_folder.hpp>
 #include <refine/nn/device.hpp>
-#include <refine/nn/keep_freed_memory.hpp>
 
+#include "benchmarks/program.hpp"
 #include "benchmarks/scenarios/scenario.hpp"
 #include "benchmarks/scenarios/table.hpp"
 
@@ -30,6 +28,7 @@ namespace refine::scenarios {
 namespace {
 
 namespace fs = std::filesystem;
+using benchmarks::from_where_the_user_stands;
 
 struct Options {
   std::string data = "data/CIFAR10", out = "scenarios", size = "auto", device = "auto";
@@ -38,12 +37,6 @@ struct Options {
   std::uint64_t seed = default_seed;
   bool table_only = false;
 };
-
-/// Bazel runs programs in a folder of its own, and says where the user stands.
-fs::path from_where_the_user_stands(const std::string& path) {
-  const char* folder = std::getenv("BUILD_WORKING_DIRECTORY");
-  return folder != nullptr ? fs::path(folder) / path : fs::path(path);
-}
 
 std::vector<Scenario> chosen(const std::vector<std::string>& only) {
   const auto all = all_scenarios();
@@ -150,23 +143,5 @@ int main(int argc, char** argv) {
   app.add_option("--device", options.device, "auto, cpu, cuda or cuda:N")->capture_default_str();
   app.add_option("--seed", options.seed, "of everything random")->capture_default_str();
   app.add_flag("--table", options.table_only, "write the table of what is there, and run nothing");
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? 0 : Error::exit_status;
-  }
-  keep_freed_memory();
-  try {
-    scenarios::run_all(options);
-  } catch (const Error& error) {
-    std::cerr << error.what() << '\n';
-    return Error::exit_status;
-  } catch (const c10::Error& error) {
-    std::cerr << "refine: LibTorch failed: " << error.what_without_backtrace() << '\n';
-    return 1;
-  } catch (const std::exception& error) {
-    std::cerr << "refine: " << error.what() << '\n';
-    return 1;
-  }
-  return 0;
+  return benchmarks::run_program(app, argc, argv, [&] { scenarios::run_all(options); });
 }
