@@ -44,7 +44,9 @@ data::Augmentation sized_augmentation(const ImageShape& shape, int epochs, bool 
   data::Augmentation augmentation{.flip = true};
   if (std::min(shape.height, shape.width) > 64) {
     augmentation.resized_crop_min_scale = 0.8;
-  } else if (epochs > 2) {
+  } else if (labels && epochs > 2) {
+    // Not for a defense: to a victim that never saw one, a shifted image may look like its trigger, and the
+    // transform would learn the backdoor from it (docs/recipes.md).
     augmentation.crop_padding = 2;
   }
   if (!labels && epochs >= 10) augmentation.mix = 0.5;
