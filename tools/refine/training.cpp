@@ -97,10 +97,10 @@ void TrainingOptions::add_to(CLI::App& command, bool is_defense) {
   command.add_option("--lr", lr, "learning rate")->check(number(0, /*above=*/true));
   command.add_option("--optim", optim, "SGD, Adam or Muon")->check(CLI::IsMember({"SGD", "Adam", "Muon"}));
   command
-      .add_option(
-          "--precision", precision,
-          "what convolutions and matrix products are computed in while it trains: float32, bfloat16, or automatic, which is "
-          "bfloat16 where the device has instructions for it; left out: as the recipe has it")
+      .add_option("--precision", precision,
+                  "what convolutions and matrix products are computed in while it trains: float32, bfloat16, "
+                  "or automatic, which is "
+                  "bfloat16 where the device has instructions for it; left out: as the recipe has it")
       ->check(CLI::IsMember({"float32", "bfloat16", "automatic"}));
   command.add_option("--decay", decay, "factor of the learning rate at the recipe's milestones")
       ->check(number(0, /*above=*/true));
