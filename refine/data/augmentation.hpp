@@ -230,10 +230,12 @@ inline at::Tensor grayed(const at::Tensor& images, double share, std::uint64_t s
   return at::where(chosen.to(images.device()), luma, images);
 }
 
-/// λ·x + (1−λ)·(the image before it in the batch), λ from [1/2, 1].
+/// λ·x + (1−λ)·(the image before it in the batch), λ from [1/2, 1]; N×… of any shape.
 inline at::Tensor mixed(const at::Tensor& images, double share, std::uint64_t seed) {
   const std::int64_t n = images.size(0);
-  at::Tensor own = at::empty({n, 1, 1, 1}, at::kFloat);
+  std::vector<std::int64_t> each(static_cast<std::size_t>(images.dim()), 1);
+  each.front() = n;
+  at::Tensor own = at::empty(each, at::kFloat);
   auto* weight = own.mutable_data_ptr<float>();
   Draws chosen(seed, "mixed or not"), weights(seed, "mix");
   for (std::int64_t i = 0; i < n; ++i) {
@@ -267,6 +269,12 @@ inline at::Tensor augment(const at::Tensor& images, const Augmentation& augmenta
   if (how.grayscale > 0) changed = detail::grayed(changed, how.grayscale, seed);
   if (how.mix > 0 && images.size(0) > 1) changed = detail::mixed(changed, how.mix, seed);
   return changed.contiguous(images.suggest_memory_format());
+}
+
+/// What belongs to the images of a batch, float N×K, mixed as `augment` mixes those images by the same seed:
+/// a teacher's answers, say. The same where nothing is mixed.
+inline at::Tensor mix_rows(const at::Tensor& rows, const Augmentation& augmentation, std::uint64_t seed) {
+  return augmentation.mix > 0 && rows.size(0) > 1 ? detail::mixed(rows, augmentation.mix, seed) : rows;
 }
 
 }  // namespace refine::data

@@ -28,25 +28,31 @@ class BatchAugmentation {
   /// \param images float N×C×H×W in [0, 1], \param indices int64, which of the set they are, on their device
   at::Tensor operator()(const at::Tensor& images, const at::Tensor& indices, std::uint64_t seed,
                         std::int64_t step) const {
-    const auto draws = [&](const char* purpose) {
-      return derived_seed(seed, purpose, static_cast<std::uint64_t>(step));
-    };
     const auto where = [&](const at::Tensor& mask, const at::Tensor& yes, const at::Tensor& no) {
       return at::where(mask.index_select(0, indices).view({-1, 1, 1, 1}), yes, no);
     };
-    at::Tensor changed = data::augment(images, recipe_, draws("augmentation"));
+    at::Tensor changed = data::augment(images, recipe_, draws(seed, "augmentation", step));
     if (unflipped_.defined()) {
       data::Augmentation others = recipe_;
       others.flip = false;
-      changed = where(unflipped_, data::augment(images, others, draws("augmentation")), changed);
+      changed = where(unflipped_, data::augment(images, others, draws(seed, "augmentation", step)), changed);
     }
     if (asked_ == data::Augmentation{}) return changed;
-    const at::Tensor asked = data::augment(changed, asked_, draws("asked augmentation"));
+    const at::Tensor asked = data::augment(changed, asked_, draws(seed, "asked augmentation", step));
     if (!exempt_.defined()) return asked;
     return where(exempt_, changed, asked);
   }
 
+  /// Rows that belong to the same batch, float N×K: mixed as the recipe mixes its images.
+  at::Tensor rows(const at::Tensor& rows, std::uint64_t seed, std::int64_t step) const {
+    return data::mix_rows(rows, recipe_, draws(seed, "augmentation", step));
+  }
+
  private:
+  static std::uint64_t draws(std::uint64_t seed, const char* purpose, std::int64_t step) {
+    return derived_seed(seed, purpose, static_cast<std::uint64_t>(step));
+  }
+
   data::Augmentation recipe_, asked_ = {};
   at::Tensor exempt_, unflipped_;
 };

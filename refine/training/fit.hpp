@@ -5,7 +5,6 @@
 
 #include <utility>
 
-#include <c10/core/GradMode.h>
 #include <refine/data/dataset.hpp>
 #include <refine/nn/autocast.hpp>
 #include <refine/nn/device.hpp>
@@ -16,12 +15,14 @@
 #include <refine/pipeline/pipeline.hpp>
 #include <refine/training/loop.hpp>
 #include <refine/training/recipe.hpp>
+#include <refine/training/teacher_answers.hpp>
 #include <refine/training/uses_bfloat16.hpp>
 
 namespace refine {
 
 /// Trains a pipeline's transform on clean images, in place, on `default_device()` (Chen et al., 2025,
-/// `chen2025refine`). It needs no labels: the teacher is the frozen victim itself, on the image as it is.
+/// `chen2025refine`). It needs no labels: the teacher is the frozen victim itself, asked as the recipe's
+/// `teacher` has it.
 /// \param images uint8 N×C×H×W
 /// \throws Error when the images do not fit the pipeline, a field of the recipe is out of range, or the loss
 ///   is not finite
@@ -59,15 +60,14 @@ void fit(Pipeline<T, B, R>& defense, const at::Tensor& images, const Recipe& rec
   const objectives::SupCon supcon{.temperature = recipe.supcon_temperature,
                                   .base_temperature = recipe.supcon_temperature};
   const bool bfloat16 = uses_bfloat16(recipe.optimization.precision, device);
-  const auto batch = [&](const at::Tensor& batch_images, const at::Tensor&) -> detail::BatchResult {
+  const detail::BatchAugmentation augmented(recipe.augmentation);
+  detail::TeacherAnswers answers(recipe, images.size(0));
+  const auto learn = [&](const detail::Batch& batch) -> detail::BatchResult {
     at::Tensor teacher, rewritten, remapped;
     {
       const nn::Autocast lower(device, bfloat16);
-      {
-        c10::NoGradGuard no_grad;
-        teacher = defense.undefended(batch_images).to(at::kFloat);
-      }
-      rewritten = defense.transformed(batch_images).to(at::kFloat);
+      teacher = answers(batch, augmented, [&](const at::Tensor& x) { return defense.undefended(x); });
+      rewritten = defense.transformed(batch.images).to(at::kFloat);
       remapped = defense.classify_transformed(rewritten).to(at::kFloat);
     }
     const at::Tensor named = teacher.argmax(1);
@@ -76,7 +76,7 @@ void fit(Pipeline<T, B, R>& defense, const at::Tensor& images, const Recipe& rec
     return {loss, remapped.detach().argmax(1).eq(named).sum()};
   };
   detail::train({.name = "defense", .accuracy_of = "agreement"}, *defense.transform().module, device, images,
-                recipe.optimization, recipe.augmentation, recipe.seed, batch, observers...);
+                recipe.optimization, augmented, recipe.seed, learn, observers...);
 }
 
 }  // namespace refine

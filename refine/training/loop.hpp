@@ -24,6 +24,15 @@
 
 namespace refine::detail {
 
+/// What a step is given, on the module's device.
+struct Batch {
+  at::Tensor plain;    ///< the images as the training set has them, float in [0, 1]
+  at::Tensor images;   ///< the same, augmented
+  at::Tensor indices;  ///< int64, which of the training set they are
+  std::int64_t step;   ///< from 0, over all epochs
+  bool first_epoch;
+};
+
 /// What one batch came to: the loss, with gradient, and how many answers were right (a scalar tensor, so that
 /// a device need not be waited for).
 struct BatchResult {
@@ -50,11 +59,10 @@ inline at::Tensor resident(const at::Tensor& bytes, at::Device device) {
   return bytes.nbytes() <= most ? bytes.to(device) : bytes;
 }
 
-/// The loop that victims and defenses are trained by. `batch(images, indices)` gets augmented float images on
-/// the module's device and the int64 indices they have in the training set.
-template <typename Batch, typename... Observers>
+/// The loop that victims and defenses are trained by. `learn(batch)` returns what the batch came to.
+template <typename Learn, typename... Observers>
 void train(const RunInfo& run, torch::nn::Module& module, at::Device device, const at::Tensor& bytes,
-           const Optimization& how, const BatchAugmentation& augmented, std::uint64_t seed, Batch&& batch,
+           const Optimization& how, const BatchAugmentation& augmented, std::uint64_t seed, Learn&& learn,
            Observers&... observers) {
   const std::int64_t n = bytes.size(0);
   if (n < 2)
@@ -84,14 +92,15 @@ void train(const RunInfo& run, torch::nn::Module& module, at::Device device, con
     std::int64_t in_epoch = 0;
     for (const at::Tensor& indices : batches_of(batches, n, epoch)) {
       const at::Tensor there = indices.to(device);
-      at::Tensor images = data::to_float(source.index_select(0, source.is_cpu() ? indices : there), device);
-      images = augmented(images, there, seed, step);
+      const at::Tensor plain =
+          data::to_float(source.index_select(0, source.is_cpu() ? indices : there), device);
+      const at::Tensor images =
+          augmented(plain, there, seed, step).contiguous(at::MemoryFormat::ChannelsLast);
       draws.seed(derived_seed(seed, "dropout", static_cast<std::uint64_t>(step)));
-      images = images.contiguous(at::MemoryFormat::ChannelsLast);
 
       factor = how.rate_factor(step, steps, epoch);
       optimizers.set_rate_factor(factor);
-      const BatchResult result = batch(images, there);
+      const BatchResult result = learn(Batch{plain, images, there, step, epoch == 0});
       optimizers.zero_grad();
       result.loss.backward();
       optimizers.step();

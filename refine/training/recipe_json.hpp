@@ -22,6 +22,9 @@ namespace detail {
 inline constexpr std::array<std::pair<std::string_view, Objective>, 3> names_of(Objective) {
   return {{{"bce", Objective::bce}, {"nll", Objective::nll}, {"distillation", Objective::distillation}}};
 }
+inline constexpr std::array<std::pair<std::string_view, Teacher>, 2> names_of(Teacher) {
+  return {{{"views", Teacher::views}, {"images", Teacher::images}}};
+}
 inline constexpr std::array<std::pair<std::string_view, OptimizerKind>, 3> names_of(OptimizerKind) {
   return {{{"sgd", OptimizerKind::sgd}, {"adam", OptimizerKind::adam}, {"muon", OptimizerKind::muon}}};
 }
@@ -67,6 +70,7 @@ void visit_fields(Is<Optimization> auto& o, auto&& visit) {
 }
 void visit_fields(Is<Recipe> auto& r, auto&& visit) {
   visit("objective", r.objective);
+  visit("teacher", r.teacher);
   visit("temperature", r.temperature);
   visit("supcon_weight", r.supcon_weight);
   visit("supcon_temperature", r.supcon_temperature);
@@ -157,8 +161,12 @@ Part recipe_from_json(const nlohmann::json& json) {
                                                                [](const auto& n) { return n.first; })
                                            : names.end();
       if (found == names.end()) {
-        throw Error("cannot read a recipe: its {} is {}; say {}, {} or {}", name, shown(value),
-                    names[0].first, names[1].first, names[2].first);
+        std::string all(names.front().first);
+        for (std::size_t i = 1; i < names.size(); ++i) {
+          all += i + 1 < names.size() ? ", " : " or ";
+          all += names[i].first;
+        }
+        throw Error("cannot read a recipe: its {} is {}; say {}", name, shown(value), all);
       }
       field = found->second;
     } else {

@@ -48,18 +48,18 @@ B train_classifier(B backbone, const data::TrainingSet& dataset,
   nn::to_channels_last(*backbone.module);
   const at::Tensor labels = dataset.labels.to(device);
   const bool bfloat16 = uses_bfloat16(recipe.optimization.precision, device);
-  const auto batch = [&](const at::Tensor& images, const at::Tensor& indices) -> detail::BatchResult {
-    const at::Tensor wanted = labels.index_select(0, indices);
+  const auto learn = [&](const detail::Batch& batch) -> detail::BatchResult {
+    const at::Tensor wanted = labels.index_select(0, batch.indices);
     at::Tensor logits;
     {
       const nn::Autocast lower(device, bfloat16);
-      logits = backbone.forward(images).to(at::kFloat);
+      logits = backbone.forward(batch.images).to(at::kFloat);
     }
     return {at::cross_entropy_loss(logits, wanted, {}, at::Reduction::Mean, -100, recipe.label_smoothing),
             logits.argmax(1).eq(wanted).sum()};
   };
   detail::train({.name = "victim"}, *backbone.module, device, dataset.images, recipe.optimization,
-                detail::BatchAugmentation(recipe.augmentation, dataset, device), recipe.seed, batch,
+                detail::BatchAugmentation(recipe.augmentation, dataset, device), recipe.seed, learn,
                 observers...);
   return backbone;
 }

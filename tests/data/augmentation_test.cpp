@@ -174,6 +174,17 @@ TEST(Augmentation, MixesAShareWithTheImageBefore) {
   EXPECT_TRUE(augment(images.narrow(0, 0, 1), {.mix = 1}, 1).equal(images.narrow(0, 0, 1)));
 }
 
+TEST(Augmentation, MixesRowsAsTheImagesTheyBelongTo) {
+  const auto rows = at::arange(40, at::kFloat).div(40).view({20, 2});
+  const auto images = rows.view({20, 2, 1, 1}).expand({20, 2, 3, 3}).contiguous();
+  const Augmentation half{.flip = true, .mix = 0.5};
+  const auto mixed = mix_rows(rows, half, 7);
+  EXPECT_TRUE(mixed.equal(augment(images, half, 7).select(3, 0).select(2, 0)));
+  EXPECT_FALSE(mixed.equal(rows));
+  EXPECT_TRUE(mix_rows(rows, {.flip = true}, 7).equal(rows));
+  EXPECT_TRUE(mix_rows(rows.narrow(0, 0, 1), half, 7).equal(rows.narrow(0, 0, 1)));
+}
+
 TEST(Augmentation, BrightensEachImageByAFactorOfItsOwn) {
   const auto images = images_of(300, 4, 4).mul_(0.75);  // at most 0.72: 1.3 times it stays below 1
   const auto out = augment(images, {.brightness = 0.3}, 1);

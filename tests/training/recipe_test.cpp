@@ -110,6 +110,7 @@ TEST(Recipe, KeepsDefaultsWhereJsonIsSilentAndRefusesTheRest) {
       {R"({"optimization":{"Lr":1}})", "no field 'Lr'"},
       {R"({"objective":"mse"})", R"(its objective is "mse"; say bce, nll or distillation)"},
       {R"({"objective":3})", "its objective is 3; say bce"},
+      {R"({"teacher":"mixes"})", R"(its teacher is "mixes"; say views or images)"},
       {R"({"optimization":{"optimizer":"lion"}})", "say sgd, adam or muon"},
       {R"({"optimization":{"lr":"fast"}})", R"(its lr is "fast")"},
       {R"({"optimization":{"lr":true}})", "its lr is true"},

@@ -1,8 +1,11 @@
 #include <ATen/Context.h>
+#include <ATen/ops/arange.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/equal.h>
 #include <ATen/ops/rand.h>
+#include <ATen/ops/stack.h>
 #include <ATen/ops/zeros.h>
+#include <c10/core/GradMode.h>
 #include <fmt/core.h>
 #include <gtest/gtest.h>
 #include <torch/nn/modules/conv.h>
@@ -15,11 +18,13 @@
 #include <refine/nn/bfloat16.hpp>
 #include <refine/nn/seeded.hpp>
 #include <refine/remaps/derangement.hpp>
+#include <refine/training/teacher_answers.hpp>
 #include <refine/training/training.hpp>
 #include <refine/transforms/none.hpp>
 #include <refine/transforms/unet.hpp>
 
 #include <algorithm>
+#include <cmath>
 #include <filesystem>
 #include <fstream>
 #include <memory>
@@ -228,6 +233,86 @@ TEST(Fit, IsTheSameForTheSameSeedWithEveryObjective) {
     EXPECT_EQ(weights(1), one);
     EXPECT_NE(weights(2), one);
   }
+}
+
+/// A victim that remembers what it was asked without gradient, as a teacher is.
+struct Listening {
+  Task task = refine::task;
+  std::shared_ptr<torch::nn::Conv2dImpl> module = nn::seeded(
+      1, [] { return std::make_shared<torch::nn::Conv2dImpl>(torch::nn::Conv2dOptions(3, 4, 16)); });
+  std::shared_ptr<std::vector<at::Tensor>> heard = std::make_shared<std::vector<at::Tensor>>();
+
+  at::Tensor forward(const at::Tensor& x) const {
+    if (!at::GradMode::is_enabled()) {
+      for (const at::Tensor& image : x.detach().cpu().unbind(0)) heard->push_back(image.clone());
+    }
+    return module->forward(x).flatten(1);
+  }
+};
+
+std::vector<at::Tensor> heard_by_teacher(Teacher teacher, const at::Tensor& bytes) {
+  const Listening listening;
+  Pipeline defense{UNet{.levels = 2, .width = 4}, freeze(listening), remaps::Derangement<task>{}};
+  Recipe recipe = quick_defense(3);
+  recipe.teacher = teacher;
+  recipe.augmentation = {.flip = true, .crop_padding = 2, .mix = 0.5};
+  fit(defense, bytes, recipe);
+  return *listening.heard;
+}
+
+TEST(Teacher, OfImagesIsAskedOnceAboutEachAsItIs) {
+  const at::Tensor bytes = images().train.images.narrow(0, 0, 50);
+  const at::Tensor plain = data::to_float(bytes, at::kCPU);
+  const auto among_plain = [&](const at::Tensor& image) {
+    return plain.eq(image).flatten(1).all(1).nonzero().numel() > 0;
+  };
+  const auto once = heard_by_teacher(Teacher::images, bytes);
+  EXPECT_EQ(once.size(), 50u);
+  EXPECT_TRUE(std::ranges::all_of(once, among_plain));
+  const auto always = heard_by_teacher(Teacher::views, bytes);
+  EXPECT_EQ(always.size(), 150u);
+  EXPECT_LT(std::ranges::count_if(always, among_plain), 30);
+}
+
+TEST(Teacher, IsTheSameWhereNothingIsChanged) {
+  const auto weights = [&](Teacher teacher) {
+    auto defense = defense_of();
+    Recipe recipe = quick_defense(2);
+    recipe.objective = Objective::nll;  // of the class alone, which no rounding moves
+    recipe.teacher = teacher;
+    fit(defense, images().train.images.narrow(0, 0, 96), recipe);
+    return bytes_of(*defense.transform().module);
+  };
+  EXPECT_EQ(weights(Teacher::images), weights(Teacher::views));
+}
+
+TEST(Teacher, OfImagesMixesWhatItSaysOfTheTwo) {
+  constexpr std::int64_t n = 12;
+  const at::Tensor value = at::arange(n, at::kFloat).div(n);  // of every pixel
+  const at::Tensor plain = value.view({n, 1, 1, 1}).expand({n, 3, 2, 2}).contiguous();
+  const auto ask = [](const at::Tensor& x) {
+    const at::Tensor logit = 4 * x.mean({1, 2, 3}) - 2;
+    return at::stack({logit, -logit}, 1);
+  };
+  const Recipe recipe{.teacher = Teacher::images, .augmentation = {.mix = 1}, .seed = 5};
+  const detail::BatchAugmentation augmented(recipe.augmentation);
+  detail::TeacherAnswers answers(recipe, n);
+  const at::Tensor indices = at::arange(n);
+  int mixed = 0;
+  for (std::int64_t step = 0; step < 2; ++step) {
+    const at::Tensor changed = augmented(plain, indices, recipe.seed, step);
+    const at::Tensor said = answers({plain, changed, indices, step, step == 0}, augmented, ask).softmax(1);
+    for (std::int64_t i = 0; i < n; ++i) {
+      const std::int64_t other = (i + n - 1) % n;
+      const auto at_of = [](const at::Tensor& t, std::int64_t k) { return t[k].item<double>(); };
+      const double own = (changed[i][0][0][0].item<double>() - at_of(value, other)) /
+                         (at_of(value, i) - at_of(value, other));
+      const auto truth = [&](std::int64_t k) { return 1 / (1 + std::exp(-2 * (4 * at_of(value, k) - 2))); };
+      EXPECT_NEAR(at_of(said.select(1, 0), i), own * truth(i) + (1 - own) * truth(other), 1e-4);
+      mixed += own < 0.95;
+    }
+  }
+  EXPECT_GT(mixed, n);
 }
 
 struct EpochsAlone {

@@ -44,9 +44,7 @@ data::Augmentation sized_augmentation(const ImageShape& shape, int epochs, bool 
   data::Augmentation augmentation{.flip = true};
   if (std::min(shape.height, shape.width) > 64) {
     augmentation.resized_crop_min_scale = 0.8;
-  } else if (labels && epochs > 2) {
-    // Not for a defense: to a victim that never saw one, a shifted image may look like its trigger, and the
-    // transform would learn the backdoor from it (docs/recipes.md).
+  } else if (labels && epochs > 2) {  // a defense of small images is better without (docs/recipes.md)
     augmentation.crop_padding = 2;
   }
   if (!labels && epochs >= 10) augmentation.mix = 0.5;
@@ -117,7 +115,7 @@ void TrainingOptions::add_to(CLI::App& command, bool is_defense) {
 Recipe TrainingOptions::defense(std::int64_t images, const ImageShape& shape) const {
   Recipe how = recipe == "paper" ? recipes::paper : recipes::fast;
   if (recipe == "auto") {
-    how.optimization.epochs = sized_epochs(images, shape, 500'000);
+    how.optimization.epochs = sized_epochs(images, shape, 600'000);
     how.augmentation = sized_augmentation(shape, how.optimization.epochs, /*labels=*/false);
   }
   override_with(*this, how.optimization);
