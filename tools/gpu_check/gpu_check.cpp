@@ -1,0 +1,363 @@
+// What a GPU does, checked against the host, timed, and tried on CIFAR-10 at full size; one JSON of figures.
+//
+//     tools/gpu_check/run --images cifar10.safetensors --json figures.json
+
+#include <ATen/Context.h>
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/rand.h>
+#include <ATen/ops/randint.h>
+#include <fmt/core.h>
+#include <torch/csrc/jit/serialization/import.h>
+#include <torch/cuda.h>
+#include <torch/version.h>
+#include <unistd.h>
+#include <CLI/CLI.hpp>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdint>
+#include <filesystem>
+#include <iostream>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <sstream>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <refine/artifacts/export_torchscript.hpp>
+#include <refine/attacks/attacks.hpp>
+#include <refine/backbones/freeze.hpp>
+#include <refine/backbones/normalized.hpp>
+#include <refine/backbones/resnet18.hpp>
+#include <refine/core/atomic_file.hpp>
+#include <refine/core/error.hpp>
+#include <refine/data/augmentation.hpp>
+#include <refine/data/pixels.hpp>
+#include <refine/data/synthetic.hpp>
+#include <refine/evaluation/evaluate.hpp>
+#include <refine/formats/safetensors.hpp>
+#include <refine/nn/bfloat16.hpp>
+#include <refine/nn/device.hpp>
+#include <refine/objectives/bce.hpp>
+#include <refine/objectives/distillation.hpp>
+#include <refine/objectives/supcon.hpp>
+#include <refine/pipeline/pipeline.hpp>
+#include <refine/remaps/derangement.hpp>
+#include <refine/training/training.hpp>
+#include <refine/transforms/encoder_decoder.hpp>
+#include <refine/transforms/unet.hpp>
+
+#include "benchmarks/program.hpp"
+
+namespace refine::gpu_check {
+namespace {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::ordered_json;
+
+constexpr Task task = tasks::cifar10;
+
+struct Options {
+  std::string device = "cuda", name, images, json;
+  int width = 64;
+  std::int64_t epoch_images = 50'000;
+  std::vector<int> batches = {64, 256};
+  ClassifierRecipe victim = recipes::fast_classifier;
+  Recipe defense = recipes::fast;
+};
+
+class Clock {
+ public:
+  double passed() const {
+    if (default_device().is_cuda()) torch::cuda::synchronize(default_device().index());
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin_).count();
+  }
+
+ private:
+  std::chrono::steady_clock::time_point begin_ = std::chrono::steady_clock::now();
+};
+
+auto victim_of(int width) {
+  return backbones::Normalized{backbones::ResNet18<task>{.width = width}, normalizations::cifar10};
+}
+
+template <typename Transform>
+auto defense_of(int width, Transform transform) {
+  const auto victim = victim_of(width);
+  victim.module->eval();
+  return Pipeline{std::move(transform), freeze(victim), remaps::Derangement<task>{}};
+}
+
+/// The outcomes, as JSON and as lines on the standard error.
+class Checks {
+ public:
+  void that(const std::string& name, bool passed, const std::string& figure) {
+    std::cerr << fmt::format("refine: {:<6} {}: {}\n", passed ? "ok" : "FAILED", name, figure);
+    list_.push_back({{"name", name}, {"passed", passed}, {"figure", figure}});
+    failed_ += !passed;
+  }
+
+  void same(const std::string& name, const at::Tensor& host, const at::Tensor& device, double most) {
+    const double difference =
+        (host.to(at::kDouble) - device.to(at::kCPU, at::kDouble)).abs().max().item<double>();
+    that(name, difference <= most,
+         fmt::format("largest difference from the host {:.1e}, at most {:.0e}", difference, most));
+  }
+
+  const Json& list() const { return list_; }
+  int failed() const { return failed_; }
+
+ private:
+  Json list_ = Json::array();
+  int failed_ = 0;
+};
+
+/// A forward pass of each transform, on the host and on the device, and as the exported file that LibTorch
+/// loads there by itself.
+template <typename Transform>
+void check_pipeline(Checks& checks, const std::string& name, const Transform& transform,
+                    const fs::path& folder) {
+  auto defense = defense_of(8, transform);
+  const at::Tensor images = at::rand({16, 3, 32, 32});
+  c10::NoGradGuard no_grad;
+  const at::Tensor host = defense.forward(images), alarm = defense.alarm(images);
+  defense.to(default_device());
+  const at::Tensor there = images.to(default_device());
+  checks.same(name + ", logits", host, defense.forward(there), 1e-3);
+  checks.same(name + ", alarm", alarm, defense.alarm(there), 1e-3);
+  export_torchscript(defense, folder / "defended.pt");
+  auto served = torch::jit::load((folder / "defended.pt").string(), default_device());
+  checks.same(name + ", exported", host, served.forward({there}).toTensor(), 1e-3);
+}
+
+void check_losses(Checks& checks) {
+  const at::Tensor remapped = at::rand({32, 10}) * 8, teacher = at::rand({32, 10}) * 8,
+                   rewritten = at::rand({32, 3, 8, 8}), named = at::randint(10, {32}, at::kLong);
+  const auto both = [&](const std::string& name, const at::Tensor& input, auto&& loss) {
+    const auto with_gradient = [&](at::Device device) {
+      const at::Tensor leaf = input.to(device).detach().clone().requires_grad_();
+      const at::Tensor value = loss(leaf, device);
+      value.backward();
+      return std::pair{value.detach(), leaf.grad()};
+    };
+    const auto host = with_gradient(at::kCPU), device = with_gradient(default_device());
+    checks.same(name + ", value", host.first, device.first, 1e-4);
+    checks.same(name + ", gradient", host.second, device.second, 1e-5);
+  };
+  both("BCE", remapped,
+       [&](const at::Tensor& x, at::Device device) { return objectives::Bce{}(x, teacher.to(device)); });
+  both("distillation", remapped, [&](const at::Tensor& x, at::Device device) {
+    return objectives::Distillation{}(x, teacher.to(device));
+  });
+  both("SupCon", rewritten,
+       [&](const at::Tensor& x, at::Device device) { return objectives::SupCon{}(x, named.to(device)); });
+}
+
+void check_images(Checks& checks) {
+  const at::Tensor images = at::rand({64, 3, 32, 32});
+  const at::Tensor there = images.to(default_device());
+  const auto augmented = [&](const std::string& name, const data::Augmentation& how, double most) {
+    checks.same("augmentation, " + name, data::augment(images, how, 7), data::augment(there, how, 7), most);
+  };
+  augmented("flip and crop", {.flip = true, .crop_padding = 2}, 0);
+  augmented("mix", {.mix = 0.5}, 1e-6);
+  augmented("resized crop, grayscale", {.resized_crop_min_scale = 0.8, .grayscale = 0.2}, 1e-4);
+  const auto stamped = [&](const std::string& name, const auto& attack) {
+    checks.same("trigger, " + name, attack.trigger.apply(images), attack.trigger.apply(there), 1e-4);
+  };
+  stamped("BadNets", attacks::BadNets<task>{});
+  stamped("Blended", attacks::Blended<task>{});
+  stamped("WaNet", attacks::WaNet<task>{});
+}
+
+struct Losses {
+  std::vector<double> losses;
+  void on_epoch(const EpochInfo& epoch) { losses.push_back(epoch.loss); }
+};
+
+/// That training learns there, in each precision, and leaves the victim as it was.
+void check_training(Checks& checks) {
+  const auto set = data::Synthetic{.task = task, .train = 512, .test = 1}.make().train;
+  std::vector<Precision> precisions = {Precision::float32};
+  if (nn::has_bfloat16(default_device())) precisions.push_back(Precision::bfloat16);
+  for (const Precision precision : precisions) {
+    const std::string name = precision == Precision::float32 ? "float32" : "bfloat16";
+    ClassifierRecipe classifier = recipes::fast_classifier;
+    Recipe recipe = recipes::fast;
+    for (Optimization* how : {&classifier.optimization, &recipe.optimization}) {
+      how->epochs = 4;
+      how->batch_size = 32;
+      how->precision = precision;
+    }
+    Losses victim_losses, losses;
+    const auto victim =
+        train_classifier(backbones::ResNet18<task>{.width = 8}, set, classifier, victim_losses);
+    Pipeline defense{transforms::UNet<task>{.width = 8}, freeze(victim), remaps::Derangement<task>{}};
+    const at::Tensor weight = defense.backbone().module->parameters().front().detach().cpu().clone();
+    fit(defense, set.images, recipe, losses);
+    const auto falls = [&](const std::string& what, const std::vector<double>& all) {
+      checks.that(name + ", " + what, all.back() < all.front(),
+                  fmt::format("loss {:.3f} → {:.3f}", all.front(), all.back()));
+    };
+    falls("a victim learns", victim_losses.losses);
+    falls("a defense learns", losses.losses);
+    checks.same(name + ", the victim stays", weight, defense.backbone().module->parameters().front().detach(),
+                0);
+  }
+}
+
+/// Epochs of `fast` at full width, data and augmentation included: the first, in which the victim is asked
+/// about each image, and the median of the three after it.
+Json epochs(const Options& options) {
+  const auto set = data::Synthetic{.task = task, .train = options.epoch_images, .test = 1}.make().train;
+  Json list = Json::array();
+  for (const int batch : options.batches) {
+    for (const auto& [name, precision] : std::map<std::string, Precision>{
+             {"float32", Precision::float32}, {"bfloat16", Precision::bfloat16}}) {
+      if (precision == Precision::bfloat16 && !nn::has_bfloat16(default_device())) continue;
+      auto defense = defense_of(options.width, transforms::UNet<task>{.width = options.width});
+      Recipe recipe = recipes::fast;
+      recipe.optimization.epochs = 4;
+      recipe.optimization.batch_size = batch;
+      recipe.optimization.precision = precision;
+      History history;
+      fit(defense, set.images, recipe, history);
+      std::vector<double> seconds;
+      for (std::size_t i = 1; i < history.epochs.size(); ++i)
+        seconds.push_back(history.epochs[i].seconds - history.epochs[i - 1].seconds);
+      std::ranges::sort(seconds);
+      std::cerr << fmt::format(
+          "refine: batches of {}, {}: {:.2f} s an epoch of {} images, the first {:.2f} s\n", batch, name,
+          seconds[1], set.size(), history.epochs[0].seconds);
+      list.push_back({{"batch", batch},
+                      {"precision", name},
+                      {"images", set.size()},
+                      {"first_epoch_seconds", history.epochs[0].seconds},
+                      {"epoch_seconds", seconds}});
+    }
+  }
+  return list;
+}
+
+data::Split split_of(const std::string& path) {
+  auto file = formats::read_safetensors(path);
+  const auto take = [&](const std::string& name) {
+    const auto found = file.tensors.find(name);
+    if (found == file.tensors.end())
+      throw Error("refine: {} has no '{}'; make it with bazel run //tools:pack_images", path, name);
+    return found->second;
+  };
+  std::vector<std::string> classes;
+  for (int c = 0; c < task.classes; ++c) classes.push_back(fmt::format("class {}", c));
+  const data::Split split{{take("train.images"), take("train.labels"), classes},
+                          {take("test.images"), take("test.labels"), classes}};
+  split.train.validate();
+  split.test.validate();
+  return split;
+}
+
+/// The whole job on real images: attack, victim, defense, figures.
+Json trial(const Options& options, const data::Split& split) {
+  const attacks::BadNets<task> attack{};
+  const Clock all;
+  History victim_history, history;
+  const auto victim = train_classifier(victim_of(options.width), attack.poison(split.train), options.victim,
+                                       ProgressBar{}, victim_history);
+  Pipeline defense{transforms::UNet<task>{.width = options.width}, freeze(victim),
+                   remaps::Derangement<task>{}};
+  fit(defense, split.train.images, options.defense, ProgressBar{}, history);
+  const double seconds = all.passed();
+  const Evaluation e = evaluate(defense, split.test, attack);
+  const auto side = [](const metrics::Figures& f) {
+    return Json{{"ba", f.ba.value()},
+                {"asr", f.asr.value()},
+                {"largest_lift", f.largest_lift.value()},
+                {"largest_lift_class", f.largest_lift.cls}};
+  };
+  Json result = {{"images", split.train.size()},
+                 {"width", options.width},
+                 {"victim_recipe", Json::parse((std::ostringstream() << options.victim).str())},
+                 {"defense_recipe", Json::parse((std::ostringstream() << options.defense).str())},
+                 {"victim_seconds", victim_history.epochs.back().seconds},
+                 {"defense_seconds", history.epochs.back().seconds},
+                 {"both_seconds", seconds},
+                 {"before", side(e.before)},
+                 {"after", side(e.after)}};
+  std::cerr << fmt::format("refine: trial: {}\n", result.dump());
+  return result;
+}
+
+void run(const Options& options) {
+  use_device(options.device);
+  use_threads(0);
+  std::optional<data::Split> split;  // read first: what can't be read is refused at once
+  if (!options.images.empty()) split = split_of(options.images);
+  const fs::path folder = fs::temp_directory_path() / fmt::format("refine-gpu-check-{}", getpid());
+  fs::create_directories(folder);
+  Checks checks;
+  {
+    // The host computes in float32; a GPU's convolutions have ten bits fewer unless told so.
+    auto& context = at::globalContext();
+    const bool convolutions = context.allowTF32CuDNN(), products = context.allowTF32CuBLAS();
+    context.setAllowTF32CuDNN(false);
+    context.setAllowTF32CuBLAS(false);
+    check_pipeline(checks, "U-Net", transforms::UNet<task>{.width = 8}, folder);
+    check_pipeline(checks, "encoder-decoder", transforms::EncoderDecoder<task>{.width = 28}, folder);
+    check_losses(checks);
+    check_images(checks);
+    context.setAllowTF32CuDNN(convolutions);
+    context.setAllowTF32CuBLAS(products);
+    check_training(checks);
+  }
+  std::error_code ignored;
+  fs::remove_all(folder, ignored);
+
+  Json out = {{"device", default_device().str()},
+              {"name", options.name},
+              {"libtorch", TORCH_VERSION},
+              {"checks", checks.list()},
+              {"epochs", epochs(options)}};
+  if (split) out["trial"] = trial(options, *split);
+  if (!options.json.empty()) write_file(options.json, out.dump(1) + "\n");
+  if (checks.failed() > 0)
+    throw Error("refine: {} of {} checks failed", checks.failed(), checks.list().size());
+  std::cerr << fmt::format("refine: all {} checks passed\n", checks.list().size());
+}
+
+}  // namespace
+}  // namespace refine::gpu_check
+
+int main(int argc, char** argv) {
+  using namespace refine;
+  gpu_check::Options options;
+  CLI::App app{"Checks a GPU against the host, times it, and defends CIFAR-10 on it.", "gpu_check"};
+  app.add_option("--device", options.device, "cuda, cuda:N, or cpu to try this program")
+      ->capture_default_str();
+  app.add_option("--name", options.name, "of the device, for the JSON");
+  app.add_option("--images", options.images,
+                 "CIFAR-10 as `bazel run //tools:pack_images` wrote it; "
+                 "left out: no trial");
+  app.add_option("--json", options.json, "write the figures there");
+  app.add_option("--width", options.width, "of victim and U-Net")
+      ->check(CLI::Range(2, 1024))
+      ->capture_default_str();
+  app.add_option("--epoch_images", options.epoch_images, "images of a timed epoch")
+      ->check(CLI::Range(64, 10'000'000))
+      ->capture_default_str();
+  app.add_option("--batches", options.batches, "batch sizes whose epochs are timed")
+      ->check(CLI::Range(2, 65'536))
+      ->delimiter(',')
+      ->capture_default_str();
+  app.add_option("--victim_epochs", options.victim.optimization.epochs, "of the trial")
+      ->check(CLI::Range(1, 10'000))
+      ->capture_default_str();
+  app.add_option("--defense_epochs", options.defense.optimization.epochs, "of the trial")
+      ->check(CLI::Range(1, 10'000))
+      ->capture_default_str();
+  app.add_option("--batch", options.defense.optimization.batch_size, "of the trial's defense")
+      ->check(CLI::Range(2, 65'536))
+      ->capture_default_str();
+  return benchmarks::run_program(app, argc, argv, [&] { gpu_check::run(options); });
+}
