@@ -17,7 +17,7 @@ namespace refine::detail {
 /// changes by the same draws. What is off costs nothing.
 class BatchAugmentation {
  public:
-  BatchAugmentation(const data::Augmentation& recipe) : recipe_(recipe) {}
+  explicit BatchAugmentation(const data::Augmentation& recipe) : recipe_(recipe) {}
 
   BatchAugmentation(const data::Augmentation& recipe, const data::TrainingSet& set, at::Device device)
       : recipe_(recipe), asked_(set.augmentation) {
@@ -43,7 +43,8 @@ class BatchAugmentation {
     return where(exempt_, changed, asked);
   }
 
-  /// Rows that belong to the same batch, float N×K: mixed as the recipe mixes its images.
+  /// Rows that belong to the same batch, float N×K: mixed as the recipe mixes its images (a training set
+  /// asks for no mixing).
   at::Tensor rows(const at::Tensor& rows, std::uint64_t seed, std::int64_t step) const {
     return data::mix_rows(rows, recipe_, draws(seed, "augmentation", step));
   }

@@ -61,7 +61,7 @@ void fit(Pipeline<T, B, R>& defense, const at::Tensor& images, const Recipe& rec
                                   .base_temperature = recipe.supcon_temperature};
   const bool bfloat16 = uses_bfloat16(recipe.optimization.precision, device);
   const detail::BatchAugmentation augmented(recipe.augmentation);
-  detail::TeacherAnswers answers(recipe, images.size(0));
+  detail::TeacherAnswers answers(recipe, images, device);
   const auto learn = [&](const detail::Batch& batch) -> detail::BatchResult {
     at::Tensor teacher, rewritten, remapped;
     {

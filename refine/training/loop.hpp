@@ -26,8 +26,7 @@ namespace refine::detail {
 
 /// What a step is given, on the module's device.
 struct Batch {
-  at::Tensor plain;    ///< the images as the training set has them, float in [0, 1]
-  at::Tensor images;   ///< the same, augmented
+  at::Tensor images;   ///< float N×C×H×W in [0, 1], augmented, channels last
   at::Tensor indices;  ///< int64, which of the training set they are
   std::int64_t step;   ///< from 0, over all epochs
   bool first_epoch;
@@ -92,15 +91,13 @@ void train(const RunInfo& run, torch::nn::Module& module, at::Device device, con
     std::int64_t in_epoch = 0;
     for (const at::Tensor& indices : batches_of(batches, n, epoch)) {
       const at::Tensor there = indices.to(device);
-      const at::Tensor plain =
-          data::to_float(source.index_select(0, source.is_cpu() ? indices : there), device);
-      const at::Tensor images =
-          augmented(plain, there, seed, step).contiguous(at::MemoryFormat::ChannelsLast);
+      at::Tensor images = data::to_float(source.index_select(0, source.is_cpu() ? indices : there), device);
+      images = augmented(images, there, seed, step).contiguous(at::MemoryFormat::ChannelsLast);
       draws.seed(derived_seed(seed, "dropout", static_cast<std::uint64_t>(step)));
 
       factor = how.rate_factor(step, steps, epoch);
       optimizers.set_rate_factor(factor);
-      const BatchResult result = learn(Batch{plain, images, there, step, epoch == 0});
+      const BatchResult result = learn(Batch{images, there, step, epoch == 0});
       optimizers.zero_grad();
       result.loss.backward();
       optimizers.step();

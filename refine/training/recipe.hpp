@@ -15,8 +15,8 @@ enum class Objective { bce, nll, distillation };
 enum class Teacher {
   views,   ///< every changed image, at each step, as published
   images,  ///< each training image once, in the first epoch, as it is: a changed one keeps its answer, a
-           ///< mixed one mixes the two. A step is cheaper, and no change can look like a trigger to the
-           ///< victim
+           ///< mixed one mixes the two. A step is cheaper, and no changed image is asked about, which may
+           ///< look like a triggered one
 };
 
 /// How a transform is trained: what `fit` takes.
@@ -89,7 +89,7 @@ inline constexpr Recipe paper = {
 };
 
 /// The same figures sooner: distillation from the victim, which is asked once, Muon, small batches, mixed
-/// images, bfloat16 where there is.
+/// images, bfloat16 where the device has it.
 inline constexpr Recipe fast = {
     .objective = Objective::distillation,
     .teacher = Teacher::images,

@@ -25,14 +25,20 @@ const std::map<std::string, OptimizerKind> optimizers = {
 const std::map<std::string, Precision> precisions = {
     {"float32", Precision::float32}, {"bfloat16", Precision::bfloat16}, {"automatic", Precision::automatic}};
 
-/// How often the images are seen: on a GPU as `recipes::fast` has it; on a CPU a few minutes' work for small
-/// images, and for large ones what can be waited for.
-int sized_epochs(std::int64_t images, const ImageShape& shape, std::int64_t seen_by_gpu) {
-  std::int64_t seen = seen_by_gpu;
+/// How many images are seen in all, the same ones again where they are few.
+struct Seen {
+  std::int64_t by_gpu;
+  std::int64_t by_cpu;  ///< of 32×32 pixels: a few minutes' work
+};
+
+/// How often the images are seen: on a GPU as `recipes::fast` has it; on a CPU large ones as often as can be
+/// waited for.
+int sized_epochs(std::int64_t images, const ImageShape& shape, Seen most) {
+  std::int64_t seen = most.by_gpu;
   if (!default_device().is_cuda()) {
     const double small = 32.0 * 32.0 / (static_cast<double>(shape.height) * shape.width);
-    seen =
-        std::clamp(static_cast<std::int64_t>(100'000 * small), std::int64_t{10'000}, std::int64_t{100'000});
+    seen = std::clamp(static_cast<std::int64_t>(static_cast<double>(most.by_cpu) * small),
+                      std::int64_t{10'000}, most.by_cpu);
   }
   const std::int64_t epochs = (seen + images - 1) / std::max<std::int64_t>(images, 1);
   return static_cast<int>(std::clamp<std::int64_t>(epochs, 2, 200));
@@ -115,7 +121,7 @@ void TrainingOptions::add_to(CLI::App& command, bool is_defense) {
 Recipe TrainingOptions::defense(std::int64_t images, const ImageShape& shape) const {
   Recipe how = recipe == "paper" ? recipes::paper : recipes::fast;
   if (recipe == "auto") {
-    how.optimization.epochs = sized_epochs(images, shape, 600'000);
+    how.optimization.epochs = sized_epochs(images, shape, {.by_gpu = 600'000, .by_cpu = 250'000});
     how.augmentation = sized_augmentation(shape, how.optimization.epochs, /*labels=*/false);
   }
   override_with(*this, how.optimization);
@@ -130,7 +136,7 @@ ClassifierRecipe TrainingOptions::victim(const std::string& network, std::int64_
   ClassifierRecipe how =
       recipe == "paper" ? recipes::paper_classifier_of(network) : recipes::fast_classifier_of(network);
   if (recipe == "auto") {
-    how.optimization.epochs = sized_epochs(images, shape, 750'000);
+    how.optimization.epochs = sized_epochs(images, shape, {.by_gpu = 750'000, .by_cpu = 100'000});
     how.augmentation = sized_augmentation(shape, how.optimization.epochs, /*labels=*/true);
   }
   override_with(*this, how.optimization);
