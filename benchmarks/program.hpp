@@ -1,15 +1,20 @@
 #pragma once
 
 #include <c10/util/Exception.h>
+#include <torch/cuda.h>
+#include <unistd.h>
 #include <CLI/CLI.hpp>
 
+#include <chrono>
 #include <cstdlib>
 #include <exception>
 #include <filesystem>
 #include <iostream>
 #include <string>
+#include <system_error>
 
 #include <refine/core/error.hpp>
+#include <refine/nn/device.hpp>
 #include <refine/nn/keep_freed_memory.hpp>
 
 namespace refine::benchmarks {
@@ -19,6 +24,37 @@ inline std::filesystem::path from_where_the_user_stands(const std::string& path)
   const char* folder = std::getenv("BUILD_WORKING_DIRECTORY");
   return folder != nullptr ? std::filesystem::path(folder) / path : std::filesystem::path(path);
 }
+
+/// Seconds since the last call, once the device has done its work.
+class Clock {
+ public:
+  double take() {
+    if (default_device().is_cuda()) torch::cuda::synchronize(default_device().index());
+    const auto now = std::chrono::steady_clock::now();
+    const std::chrono::duration<double> passed = now - last_;
+    last_ = now;
+    return passed.count();
+  }
+
+ private:
+  std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
+};
+
+/// A folder of this process's own, which goes with it.
+class Scratch {
+ public:
+  explicit Scratch(const std::string& name)
+      : path(std::filesystem::temp_directory_path() / (name + "-" + std::to_string(getpid()))) {
+    std::filesystem::create_directories(path);
+  }
+  Scratch(const Scratch&) = delete;
+  ~Scratch() {
+    std::error_code ignored;
+    std::filesystem::remove_all(path, ignored);
+  }
+
+  const std::filesystem::path path;
+};
 
 /// Parses the command line and calls `body`. \return the exit status; what went wrong is said in one line
 template <typename Body>

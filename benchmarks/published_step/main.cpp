@@ -5,9 +5,7 @@
 #include <ATen/Parallel.h>
 #include <fmt/core.h>
 #include <fmt/ranges.h>
-#include <torch/cuda.h>
 #include <torch/version.h>
-#include <unistd.h>
 #include <CLI/CLI.hpp>
 
 #include <algorithm>
@@ -113,23 +111,14 @@ void run_all(const Options& options) {
     throw Error("refine: there is no refine.py in {}; say --reference with a checkout of the published code",
                 options.reference);
   }
-  const fs::path folder = fs::temp_directory_path() / fmt::format("refine-versus-{}", getpid());
-  fs::create_directories(folder);
-  struct Removed {
-    const fs::path& folder;
-    ~Removed() {
-      std::error_code ignored;
-      fs::remove_all(folder, ignored);
-    }
-  } removed{folder};
-
-  const double loss = write_start(options.work, folder);
+  const benchmarks::Scratch scratch("refine-versus");
+  const double loss = write_start(options.work, scratch.path);
   std::map<std::string, Seconds> all;
   double reference_loss = 0;
   std::string torch;
   for (int round = 0; round < options.rounds; ++round) {
     std::cerr << fmt::format("refine: round {} of {}\n", round + 1, options.rounds);
-    const Json reference = reference_round(options, folder);
+    const Json reference = reference_round(options, scratch.path);
     reference_loss = reference.at("first_loss");
     if (!(std::abs(loss - reference_loss) <= 1e-3)) {
       throw Error("refine: the two sides do not compute the same, their first losses are {} and {}", loss,

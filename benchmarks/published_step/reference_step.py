@@ -186,7 +186,10 @@ def main():
 
     plain = images.bytes[:options.batch].float().div(255).sub(images.mean).div(images.std).to(device)
     # Before any training: the other side does the same arithmetic where it has the same loss.
+    # In full float32, as the other side computes it on the host.
+    shortened, torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.allow_tf32, False
     first_loss = step(plain, Clock(device)).item()
+    torch.backends.cudnn.allow_tf32 = shortened
 
     def epoch(*wanted):
         loader = DataLoader(images, options.batch, shuffle=True, num_workers=4, drop_last=True,

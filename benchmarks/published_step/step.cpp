@@ -2,9 +2,6 @@
 
 #include <ATen/TensorOperators.h>
 #include <c10/core/GradMode.h>
-#include <torch/cuda.h>
-
-#include <chrono>
 
 #include <refine/artifacts/state_dict.hpp>
 #include <refine/backbones/freeze.hpp>
@@ -26,9 +23,13 @@
 #include <refine/training/uses_bfloat16.hpp>
 #include <refine/transforms/unet.hpp>
 
+#include "benchmarks/program.hpp"
+
 namespace refine::versus {
 
 namespace {
+
+using benchmarks::Clock;
 
 constexpr Task task = tasks::cifar10;
 
@@ -57,21 +58,6 @@ Recipe recipe_of(const Work& work, Precision precision) {
   recipe.optimization.precision = precision;
   return recipe;
 }
-
-/// Seconds since the last call, once the device has done its work.
-class Clock {
- public:
-  double take() {
-    if (default_device().is_cuda()) torch::cuda::synchronize(default_device().index());
-    const auto now = std::chrono::steady_clock::now();
-    const std::chrono::duration<double> passed = now - last_;
-    last_ = now;
-    return passed.count();
-  }
-
- private:
-  std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
-};
 
 /// An observer of `fit`: what each step took.
 struct Steps {
