@@ -1,6 +1,6 @@
 // What a GPU does, checked against the host, timed, and tried on CIFAR-10 at full size; one JSON of figures.
 //
-//     tools/gpu_check/run --images cifar10.safetensors --json figures.json
+//     tools/gpu_check/run figures.json --images cifar10.safetensors
 
 #include <ATen/Context.h>
 #include <ATen/TensorOperators.h>
