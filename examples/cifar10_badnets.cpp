@@ -18,6 +18,7 @@
 
 #include <refine/data/download.hpp>
 #include <refine/refine.hpp>
+#include <refine/report/report.hpp>
 
 namespace {
 

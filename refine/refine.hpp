@@ -6,7 +6,6 @@
 #include <refine/core/core.hpp>
 #include <refine/data/data.hpp>
 #include <refine/evaluation/evaluation.hpp>
-#include <refine/formats/formats.hpp>
 #include <refine/metrics/metrics.hpp>
 #include <refine/nn/nn.hpp>
 #include <refine/objectives/objectives.hpp>
@@ -14,7 +13,7 @@
 #include <refine/pipeline/freeze.hpp>
 #include <refine/pipeline/pipeline.hpp>
 #include <refine/remaps/remaps.hpp>
-#include <refine/report/report.hpp>
+#include <refine/report/evaluation_table.hpp>
 #include <refine/training/training.hpp>
 #include <refine/transforms/transforms.hpp>
 #include <refine/triggers/triggers.hpp>

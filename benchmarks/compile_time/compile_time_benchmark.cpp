@@ -122,6 +122,9 @@ void add_all(const Sources& source) {
   add("Compile/libtorch/same_headers", command, source("same", same));
   add("Compile/user/everything", command, "benchmarks/compile_time/user.cpp");
   add("Compile/user/serving", command, "benchmarks/compile_time/serving.cpp");
+  add("Compile/user/umbrella_serving", command,
+      source("umbrella_serving",
+             "#include <refine/refine.hpp>\n#include \"benchmarks/compile_time/serving.cpp\"\n"));
   add("Compile/refine.hpp", command, source("refine", "#include <refine/refine.hpp>\n"));
   std::set<std::string> rooms;
   for (const auto& entry : fs::directory_iterator("refine")) {

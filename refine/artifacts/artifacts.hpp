@@ -2,6 +2,5 @@
 
 #include <refine/artifacts/defense.hpp>
 #include <refine/artifacts/export_torchscript.hpp>
-#include <refine/artifacts/served.hpp>
 #include <refine/artifacts/state_dict.hpp>
 #include <refine/artifacts/victim.hpp>

@@ -50,8 +50,8 @@ class OnHost {
   at::Device back_;
 };
 
-inline void save_module(torch::jit::Module& module, const std::filesystem::path& path, const Task& task,
-                        nlohmann::ordered_json about) {
+void save_module(torch::jit::Module& module, const std::filesystem::path& path, const Task& task,
+                 auto about) {
   about["image"] = {task.image.channels, task.image.height, task.image.width};
   about["classes"] = task.classes;
   about["refine_version"] = version;
@@ -68,7 +68,8 @@ inline void save_module(torch::jit::Module& module, const std::filesystem::path&
     }
   } again{trained};
   std::ostringstream bytes;
-  module.save(bytes, {{"refine.json", about.dump(2, ' ', false, nlohmann::json::error_handler_t::replace)}});
+  module.save(bytes,
+              {{"refine.json", about.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace)}});
   write_file(path, bytes.view());
 }
 

@@ -70,7 +70,9 @@ class Served {
     if (found == file.listing.extra.end()) refuse("it has no refine.json inside");
     about_ = nlohmann::ordered_json::parse(found->second, nullptr, /*allow_exceptions=*/false);
     const auto natural = [](const nlohmann::ordered_json& value) {
-      return value.is_number_integer() && value > 0 && value < (1 << 20);
+      if (!value.is_number_unsigned()) return false;
+      const auto number = value.get<std::uint64_t>();
+      return number > 0 && number < (1 << 20);
     };
     if (!about_.is_object() || !about_.contains("image") || !about_["image"].is_array() ||
         about_["image"].size() != 3 || !about_.contains("classes") || !natural(about_["classes"]) ||

@@ -3,7 +3,6 @@
 #include <refine/attacks/any_attack.hpp>
 #include <refine/attacks/attack.hpp>
 #include <refine/attacks/benign.hpp>
-#include <refine/attacks/by_name.hpp>
 #include <refine/attacks/catalogue.hpp>
 #include <refine/attacks/clean_label.hpp>
 #include <refine/attacks/covered.hpp>

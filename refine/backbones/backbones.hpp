@@ -1,16 +1,13 @@
 #pragma once
 
 #include <refine/backbones/any_backbone.hpp>
-#include <refine/backbones/any_network.hpp>
 #include <refine/backbones/backbone.hpp>
 #include <refine/backbones/densenet121.hpp>
 #include <refine/backbones/form.hpp>
 #include <refine/backbones/freeze.hpp>
 #include <refine/backbones/inception_v3.hpp>
-#include <refine/backbones/network_names.hpp>
 #include <refine/backbones/normalized.hpp>
 #include <refine/backbones/resnet18.hpp>
 #include <refine/backbones/resnet50.hpp>
-#include <refine/backbones/scripted.hpp>
 #include <refine/backbones/vgg16.hpp>
 #include <refine/backbones/vit.hpp>

@@ -12,15 +12,18 @@
 #include <limits>
 #include <map>
 #include <nlohmann/json.hpp>
-#include <set>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
 
+#include <fmt/core.h>
+#include <fmt/format.h>
+
 #include <refine/core/atomic_file.hpp>
 #include <refine/core/error.hpp>
 #include <refine/core/file_bytes.hpp>
+#include <refine/formats/safetensors_header.hpp>
 
 namespace refine::formats {
 
@@ -61,18 +64,12 @@ class SafeTensorsReader {
     if (header_size > header_limit || header_size > bytes_.size() - sizeof header_size) {
       fail("its header is longer than the file");
     }
-    const auto header = parse(bytes_.substr(sizeof header_size, header_size));
-    if (!header.is_object()) fail("its header is not a JSON object");
+    SafeTensorsHeader header([this](const std::string& why) { fail(why); });
+    header.read(bytes_.substr(sizeof header_size, header_size));
     data_ = bytes_.substr(sizeof header_size + header_size);
 
-    SafeTensors result;
-    for (const auto& [name, entry] : header.items()) {
-      if (name == "__metadata__") {
-        read_metadata(entry, result);
-      } else {
-        result.tensors.emplace(name, read_tensor(name, entry));
-      }
-    }
+    SafeTensors result{.metadata = header.metadata()};
+    for (const auto& [name, entry] : header.tensors()) result.tensors.emplace(name, read_tensor(name, entry));
     require_cover();
     return result;
   }
@@ -83,50 +80,12 @@ class SafeTensorsReader {
                 path_.string(), why);
   }
 
-  /// Refuses what a JSON library lets pass: a name given twice, and nesting deeper than the format has.
-  nlohmann::json parse(std::string_view text) const {
-    constexpr int deepest = 2;  // the header, an entry, its shape
-    std::vector<std::set<std::string>> names(deepest + 1);
-    const auto check = [&](int depth, nlohmann::json::parse_event_t event, nlohmann::json& parsed) {
-      using Event = nlohmann::json::parse_event_t;
-      if (event == Event::object_start || event == Event::array_start) {
-        if (depth > deepest) fail("its header is nested too deep");
-        names[static_cast<std::size_t>(depth)].clear();
-      } else if (event == Event::key) {
-        const auto name = parsed.get<std::string>();
-        if (!names[static_cast<std::size_t>(depth - 1)].insert(name).second) {
-          fail(fmt::format("its header has '{}' twice", name));
-        }
-      }
-      return true;
-    };
-    return nlohmann::json::parse(text, check, /*allow_exceptions=*/false);
-  }
+  at::Tensor read_tensor(const std::string& name, const SafeTensorsHeader::Entry& entry) {
+    const auto dtype = std::ranges::find(dtypes, entry.dtype, [](const auto& d) { return d.first; });
+    if (dtype == dtypes.end()) fail(fmt::format("tensor '{}' has the unknown type '{}'", name, entry.dtype));
 
-  void read_metadata(const nlohmann::json& entry, SafeTensors& result) const {
-    if (!entry.is_object()) fail("its metadata is not an object");
-    for (const auto& [key, value] : entry.items()) {
-      if (!value.is_string()) fail(fmt::format("its metadata '{}' is not a string", key));
-      result.metadata[key] = value.get<std::string>();
-    }
-  }
-
-  at::Tensor read_tensor(const std::string& name, const nlohmann::json& entry) {
-    const auto natural = [](const nlohmann::json& value) { return value.is_number_unsigned(); };
-    if (!entry.is_object() || !entry.contains("dtype") || !entry["dtype"].is_string() ||
-        !entry.contains("shape") || !entry["shape"].is_array() || !entry.contains("data_offsets") ||
-        !entry["data_offsets"].is_array() || entry["data_offsets"].size() != 2 ||
-        !std::ranges::all_of(entry["shape"], natural) ||
-        !std::ranges::all_of(entry["data_offsets"], natural)) {
-      fail(fmt::format("the entry of tensor '{}' is malformed", name));
-    }
-    const auto dtype =
-        std::ranges::find(dtypes, entry["dtype"].get<std::string>(), [](const auto& d) { return d.first; });
-    if (dtype == dtypes.end())
-      fail(fmt::format("tensor '{}' has the unknown type {}", name, entry["dtype"].dump()));
-
-    const std::uint64_t begin = entry["data_offsets"][0].get<std::uint64_t>();
-    const std::uint64_t end = entry["data_offsets"][1].get<std::uint64_t>();
+    const std::uint64_t begin = entry.data_offsets[0];
+    const std::uint64_t end = entry.data_offsets[1];
     if (begin > end || end > data_.size()) fail(fmt::format("tensor '{}' lies outside the file", name));
 
     std::vector<std::int64_t> shape;
@@ -134,8 +93,7 @@ class SafeTensorsReader {
     std::uint64_t span = c10::elementSize(dtype->second);
     bool empty = false;
     constexpr std::uint64_t most = std::numeric_limits<std::int64_t>::max();
-    for (const auto& extent : entry["shape"]) {
-      const auto n = extent.get<std::uint64_t>();
+    for (const std::uint64_t n : entry.shape) {
       if (n > 0 && span > most / n)
         fail(fmt::format("tensor '{}' claims more bytes than the file has", name));
       empty = empty || n == 0;
@@ -185,8 +143,20 @@ inline SafeTensors read_safetensors(const std::filesystem::path& path) {
 /// \throws Error when the path can't be written, the disk is full, or a tensor has a type that the format
 /// lacks
 inline void write_safetensors(const std::filesystem::path& path, const SafeTensors& content) {
-  nlohmann::json header = nlohmann::json::object();
-  if (!content.metadata.empty()) header["__metadata__"] = content.metadata;
+  using Json = nlohmann::json;
+  const auto quoted = [&](const std::string& text) -> std::string {
+    try {
+      return Json(text).dump();
+    } catch (const Json::exception&) {
+      throw Error("cannot save {}: a tensor's name or the metadata is not UTF-8; write it in UTF-8",
+                  path.string());
+    }
+  };
+  std::string metadata;
+  for (const auto& [key, value] : content.metadata) {
+    metadata += fmt::format("{}{}:{}", metadata.empty() ? "" : ",", quoted(key), quoted(value));
+  }
+  std::string header = metadata.empty() ? "" : fmt::format("\"__metadata__\":{{{}}}", metadata);
   std::vector<at::Tensor> data;
   std::uint64_t offset = 0;
   for (const auto& [name, tensor] : content.tensors) {
@@ -197,20 +167,15 @@ inline void write_safetensors(const std::filesystem::path& path, const SafeTenso
       throw Error("cannot save {}: tensor '{}' has a type that safetensors lack; convert it first",
                   path.string(), name);
     }
-    const std::uint64_t end = offset + data.back().nbytes();
     if (name == "__metadata__")
       throw Error("cannot save {}: no tensor may be called '{}'; rename it", path.string(), name);
-    header[name] = {
-        {"dtype", dtype->first}, {"shape", tensor.sizes().vec()}, {"data_offsets", {offset, end}}};
+    const std::uint64_t end = offset + data.back().nbytes();
+    header +=
+        fmt::format(R"({}{}:{{"dtype":"{}","shape":[{}],"data_offsets":[{},{}]}})", header.empty() ? "" : ",",
+                    quoted(name), dtype->first, fmt::join(tensor.sizes(), ","), offset, end);
     offset = end;
   }
-  std::string text;
-  try {
-    text = header.dump();
-  } catch (const nlohmann::json::exception&) {
-    throw Error("cannot save {}: a tensor's name or the metadata is not UTF-8; write it in UTF-8",
-                path.string());
-  }
+  std::string text = "{" + header + "}";
   text.append((8 - text.size() % 8) % 8, ' ');  // so that the data begins at a multiple of 8
 
   AtomicFile file(path);

@@ -29,9 +29,13 @@ class JsonLines {
   void on_begin(const RunInfo& info) { run_ = info.name; }
 
   void on_epoch(const EpochInfo& info) {
-    const nlohmann::json line = {{"run", run_},       {"epoch", info.epoch},
-                                 {"loss", info.loss}, {"accuracy", info.accuracy},
-                                 {"lr", info.lr},     {"seconds", info.seconds}};
+    nlohmann::json line;
+    line["run"] = run_;
+    line["epoch"] = info.epoch;
+    line["loss"] = info.loss;
+    line["accuracy"] = info.accuracy;
+    line["lr"] = info.lr;
+    line["seconds"] = info.seconds;
     const std::string text = line.dump() + "\n";
     if (std::fwrite(text.data(), 1, text.size(), file_.get()) != text.size() || std::fflush(file_.get()) != 0)
       fail();

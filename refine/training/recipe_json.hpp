@@ -89,12 +89,17 @@ template <typename T>
 concept RecipePart =
     Is<T, Recipe> || Is<T, ClassifierRecipe> || Is<T, Optimization> || Is<T, data::Augmentation>;
 
-nlohmann::ordered_json recipe_to_json(const RecipePart auto& part) {
-  nlohmann::ordered_json json;
+/// What a whole run is told by.
+template <typename T>
+concept WholeRecipe = Is<T, Recipe> || Is<T, ClassifierRecipe>;
+
+template <typename Json>
+Json recipe_to_json(const RecipePart auto& part) {
+  Json json;
   visit_fields(part, [&](const char* name, const auto& field) {
     using Field = std::remove_cvref_t<decltype(field)>;
     if constexpr (RecipePart<Field>) {
-      json[name] = recipe_to_json(field);
+      json[name] = recipe_to_json<Json>(field);
     } else if constexpr (std::is_enum_v<Field>) {
       constexpr auto names = names_of(Field{});
       json[name] = std::ranges::find(names, field, [](const auto& n) { return n.second; })->first;
@@ -106,35 +111,38 @@ nlohmann::ordered_json recipe_to_json(const RecipePart auto& part) {
 }
 
 /// How a value of the wrong kind is shown. Deep nesting is not followed.
-inline std::string shown(const nlohmann::json& value) {
+template <typename Json>
+std::string shown(const Json& value) {
   return value.is_structured() ? std::string("an ") + value.type_name() : value.dump();
 }
 
 /// Takes a value only where nothing is lost: no fraction for a whole number, no number for a yes or no.
-inline bool read_exactly(const nlohmann::json& value, bool& field) {
-  if (value.is_boolean()) field = value.get<bool>();
+template <typename Json>
+bool read_exactly(const Json& value, bool& field) {
+  if (value.is_boolean()) field = value.template get<bool>();
   return value.is_boolean();
 }
-inline bool read_exactly(const nlohmann::json& value, double& field) {
-  if (value.is_number()) field = value.get<double>();
+template <typename Json>
+bool read_exactly(const Json& value, double& field) {
+  if (value.is_number()) field = value.template get<double>();
   return value.is_number();
 }
-template <std::integral Number>
-bool read_exactly(const nlohmann::json& value, Number& field) {
+template <typename Json, std::integral Number>
+bool read_exactly(const Json& value, Number& field) {
   if (value.is_number_unsigned()) {
-    const auto number = value.get<std::uint64_t>();
+    const auto number = value.template get<std::uint64_t>();
     if (!std::in_range<Number>(number)) return false;
     field = static_cast<Number>(number);
     return true;
   }
   if (!value.is_number_integer()) return false;
-  const auto number = value.get<std::int64_t>();
+  const auto number = value.template get<std::int64_t>();
   if (!std::in_range<Number>(number)) return false;
   field = static_cast<Number>(number);
   return true;
 }
-template <typename Element, std::size_t count>
-bool read_exactly(const nlohmann::json& value, std::array<Element, count>& field) {
+template <typename Json, typename Element, std::size_t count>
+bool read_exactly(const Json& value, std::array<Element, count>& field) {
   if (!value.is_array() || value.size() != count) return false;
   for (std::size_t i = 0; i < count; ++i) {
     if (!read_exactly(value[i], field[i])) return false;
@@ -142,8 +150,8 @@ bool read_exactly(const nlohmann::json& value, std::array<Element, count>& field
   return true;
 }
 
-template <RecipePart Part>
-Part recipe_from_json(const nlohmann::json& json) {
+template <RecipePart Part, typename Json>
+Part recipe_from_json(const Json& json) {
   Part part;
   std::size_t known = 0;
   if (!json.is_object())
@@ -157,7 +165,7 @@ Part recipe_from_json(const nlohmann::json& json) {
       field = recipe_from_json<Field>(value);
     } else if constexpr (std::is_enum_v<Field>) {
       constexpr auto names = names_of(Field{});
-      const auto found = value.is_string() ? std::ranges::find(names, value.get<std::string>(),
+      const auto found = value.is_string() ? std::ranges::find(names, value.template get<std::string>(),
                                                                [](const auto& n) { return n.first; })
                                            : names.end();
       if (found == names.end()) {
@@ -189,26 +197,19 @@ Part recipe_from_json(const nlohmann::json& json) {
 
 }  // namespace detail
 
-/// A recipe as JSON, each field under its own name, enumerators as words. What is left out on the way back
-/// keeps its default; unknown names are refused with an `Error`.
-inline void to_json(nlohmann::json& json, const Recipe& recipe) {
-  json = detail::recipe_to_json(recipe);
+/// A recipe as JSON, of either order of keys, each field under its own name, enumerators as words. What is
+/// left out on the way back keeps its default; unknown names are refused with an `Error`.
+template <typename Json>
+void to_json(Json& json, const detail::WholeRecipe auto& recipe) {
+  json = detail::recipe_to_json<Json>(recipe);
 }
-inline void to_json(nlohmann::json& json, const ClassifierRecipe& recipe) {
-  json = detail::recipe_to_json(recipe);
-}
-inline void from_json(const nlohmann::json& json, Recipe& recipe) {
-  recipe = detail::recipe_from_json<Recipe>(json);
-}
-inline void from_json(const nlohmann::json& json, ClassifierRecipe& recipe) {
-  recipe = detail::recipe_from_json<ClassifierRecipe>(json);
+template <typename Json, detail::WholeRecipe R>
+void from_json(const Json& json, R& recipe) {
+  recipe = detail::recipe_from_json<R>(json);
 }
 
-inline std::ostream& operator<<(std::ostream& out, const Recipe& recipe) {
-  return out << detail::recipe_to_json(recipe).dump();
-}
-inline std::ostream& operator<<(std::ostream& out, const ClassifierRecipe& recipe) {
-  return out << detail::recipe_to_json(recipe).dump();
+std::ostream& operator<<(std::ostream& out, const detail::WholeRecipe auto& recipe) {
+  return out << detail::recipe_to_json<nlohmann::ordered_json>(recipe).dump();
 }
 
 }  // namespace refine

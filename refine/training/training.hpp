@@ -4,7 +4,6 @@
 #include <refine/training/history.hpp>
 #include <refine/training/json_lines.hpp>
 #include <refine/training/muon.hpp>
-#include <refine/training/network_recipes.hpp>
 #include <refine/training/observers.hpp>
 #include <refine/training/optimization.hpp>
 #include <refine/training/optimizers.hpp>

@@ -5,6 +5,7 @@
 #include <concepts>
 #include <optional>
 #include <refine/attacks/attacks.hpp>
+#include <refine/attacks/by_name.hpp>
 #include <refine/data/synthetic.hpp>
 #include <string>
 #include <string_view>

@@ -1,6 +1,6 @@
 #include <gtest/gtest.h>
 
-#include <refine/training/training.hpp>
+#include <refine/training/network_recipes.hpp>
 #include "tests/support/error_of.hpp"
 
 namespace refine {

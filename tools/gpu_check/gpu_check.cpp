@@ -299,8 +299,8 @@ Json trial(const Options& options, const data::Split& split) {
   };
   Json result = {{"images", split.train.size()},
                  {"width", options.width},
-                 {"victim_recipe", refine::detail::recipe_to_json(options.victim)},
-                 {"defense_recipe", refine::detail::recipe_to_json(options.defense)},
+                 {"victim_recipe", Json(options.victim)},
+                 {"defense_recipe", Json(options.defense)},
                  {"victim_seconds", victim_history.epochs.back().seconds},
                  {"defense_seconds", history.epochs.back().seconds},
                  {"both_seconds", seconds},

@@ -31,9 +31,10 @@ struct Seen {
   std::int64_t by_cpu;  ///< of 32×32 pixels: a few minutes' work
 };
 
-/// How often the images are seen: on a GPU as `recipes::fast` has it; on a CPU large ones as often as can be
-/// waited for.
-int sized_epochs(std::int64_t images, const ImageShape& shape, Seen most) {
+/// How often the images are seen, where `said` is 0: on a GPU as `recipes::fast` has it; on a CPU large ones
+/// as often as can be waited for.
+int sized_epochs(int said, std::int64_t images, const ImageShape& shape, Seen most) {
+  if (said > 0) return said;
   std::int64_t seen = most.by_gpu;
   if (!default_device().is_cuda()) {
     const double small = 32.0 * 32.0 / (static_cast<double>(shape.height) * shape.width);
@@ -121,7 +122,7 @@ void TrainingOptions::add_to(CLI::App& command, bool is_defense) {
 Recipe TrainingOptions::defense(std::int64_t images, const ImageShape& shape) const {
   Recipe how = recipe == "paper" ? recipes::paper : recipes::fast;
   if (recipe == "auto") {
-    how.optimization.epochs = sized_epochs(images, shape, {.by_gpu = 600'000, .by_cpu = 250'000});
+    how.optimization.epochs = sized_epochs(epoch, images, shape, {.by_gpu = 600'000, .by_cpu = 250'000});
     how.augmentation = sized_augmentation(shape, how.optimization.epochs, /*labels=*/false);
     // Few images and their mixed answers are learnt by heart; the victim's own answers to the mixtures are
     // new at each step. Not about crops: to some victims they look like their trigger (docs/recipes.md).
@@ -140,7 +141,7 @@ ClassifierRecipe TrainingOptions::victim(const std::string& network, std::int64_
   ClassifierRecipe how =
       recipe == "paper" ? recipes::paper_classifier_of(network) : recipes::fast_classifier_of(network);
   if (recipe == "auto") {
-    how.optimization.epochs = sized_epochs(images, shape, {.by_gpu = 750'000, .by_cpu = 100'000});
+    how.optimization.epochs = sized_epochs(epoch, images, shape, {.by_gpu = 750'000, .by_cpu = 100'000});
     how.augmentation = sized_augmentation(shape, how.optimization.epochs, /*labels=*/true);
   }
   override_with(*this, how.optimization);
