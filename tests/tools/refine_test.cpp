@@ -203,6 +203,17 @@ TEST_F(Command, DefendsAnyTorchScriptFileWithAFolderOfImages) {
   EXPECT_TRUE(fs::exists(shared->path / "kept/clean.images"));
   EXPECT_EQ(json::parse(same.out)["agreement"], result["agreement"]);
 
+  // The rest of the recipe follows from how often the images are seen, also where that was said.
+  expect_words(content(shared->path / "foreign.safetensors"),
+               {R"(\"teacher\":\"images\")", R"(\"mix\":0.0)"});
+  const Outcome often =
+      refine(*shared,
+             "defend --model attack/FashionMNIST/ResNet18/BadNets/victim.pt --images flat --epoch 51 "
+             "--width 4 --levels 2 --out often.pt --no_scan");
+  ASSERT_EQ(often.status, 0) << often.err;
+  expect_words(content(shared->path / "often.safetensors"),
+               {R"(\"teacher\":\"views\")", R"(\"mix\":0.5)"});
+
   write_images(shared->path / "labelled", 80, true);
   std::string names;
   for (int c = 0; c < 10; ++c) names += "class" + std::to_string(c) + "\n";

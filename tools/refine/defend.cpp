@@ -225,7 +225,7 @@ int run(const Options& options, const Common& common) {
                                   {"model", plan.victim.what},
                                   {"clean_images", plan.train.size(0)},
                                   {"transform", defense.transform().describe()},
-                                  {"recipe", nlohmann::json(recipe)},
+                                  {"recipe", nlohmann::ordered_json(recipe)},
                                   {"seed", seed},
                                   {"class_names", page.class_names},
                                   {"alarm", json_of(alarm)},
