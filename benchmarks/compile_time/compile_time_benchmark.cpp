@@ -18,6 +18,7 @@
 #include <set>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace {
@@ -37,9 +38,11 @@ struct Cost {
   double megabytes = 0;
 };
 
-/// One run of the compiler, optimising, with the result thrown away.
-Cost compiled(std::vector<std::string> command, const fs::path& source) {
-  for (const char* more : {"-O2", "-w", "-c", "-o", "/dev/null"}) command.emplace_back(more);
+/// One run of the compiler, optimising; the result is thrown away where nobody asks for it.
+Cost compiled(std::vector<std::string> command, const fs::path& source,
+              const fs::path& output = "/dev/null") {
+  for (const char* more : {"-O2", "-w", "-c", "-o"}) command.emplace_back(more);
+  command.push_back(output.string());
   command.push_back(source.string());
   std::vector<char*> arguments;
   for (std::string& argument : command) arguments.push_back(argument.data());
@@ -60,11 +63,12 @@ Cost compiled(std::vector<std::string> command, const fs::path& source) {
   return {seconds(usage.ru_utime) + seconds(usage.ru_stime), static_cast<double>(usage.ru_maxrss) / 1024};
 }
 
-void add(const std::string& name, const std::vector<std::string>& command, const fs::path& source) {
+template <typename Compile>
+void add(const std::string& name, Compile compile) {
   benchmark::RegisterBenchmark(name.c_str(),
                                [=](benchmark::State& state) {
                                  for (auto _ : state) {
-                                   const Cost cost = compiled(command, source);
+                                   const Cost cost = compile();
                                    state.SetIterationTime(cost.seconds);
                                    state.counters["peak_MB"] = cost.megabytes;
                                  }
@@ -72,6 +76,10 @@ void add(const std::string& name, const std::vector<std::string>& command, const
       ->Iterations(1)
       ->UseManualTime()
       ->Unit(benchmark::kSecond);
+}
+
+void add(const std::string& name, const std::vector<std::string>& command, const fs::path& source) {
+  add(name, [=] { return compiled(command, source); });
 }
 
 /// Every line by which a header of ours includes one of LibTorch's.
@@ -99,6 +107,8 @@ class Sources {
     fs::remove_all(folder_, ignored);
   }
 
+  [[nodiscard]] const fs::path& folder() const { return folder_; }
+
   fs::path operator()(const std::string& name, const std::string& text) const {
     std::ofstream(folder_ / (name + ".cpp")) << text;
     return folder_ / (name + ".cpp");
@@ -107,6 +117,28 @@ class Sources {
  private:
   fs::path folder_ = fs::temp_directory_path() / ("refine-compile-" + std::to_string(getpid()));
 };
+
+/// The files of `users`, name and source, with refine.hpp precompiled, as GCC finds it beside the header.
+void add_precompiled(const fs::path& folder, std::vector<std::string> command,
+                     const std::vector<std::pair<std::string, fs::path>>& users) {
+  fs::create_directories(folder / "refine");
+  // GCC passes over a precompiled header that does not fit, without a word: then it shall meet an error.
+  std::ofstream(folder / "refine/refine.hpp") << "#error the precompiled header was passed over\n";
+  const fs::path result = folder / "refine/refine.hpp.gch";
+  const auto precompile = [=] {
+    std::vector<std::string> header = command;
+    header.insert(header.end(), {"-x", "c++-header"});
+    return compiled(header, "refine/refine.hpp", result);
+  };
+  add("Compile/precompiled/refine.hpp", precompile);
+  command.insert(command.begin() + 1, "-I" + folder.string());
+  for (const auto& [name, source] : users) {
+    add("Compile/precompiled/" + name, [=] {
+      if (!fs::exists(result)) precompile();
+      return compiled(command, source);
+    });
+  }
+}
 
 void add_all(const Sources& source) {
   // Where Bazel compiles: above what it has built. The flags are meant for there.
@@ -120,11 +152,16 @@ void add_all(const Sources& source) {
   for (const std::string& line : includes_of_libtorch("refine")) same += line + "\n";
   add("Compile/libtorch/torch.h", command, source("torch", "#include <torch/torch.h>\n"));
   add("Compile/libtorch/same_headers", command, source("same", same));
-  add("Compile/user/everything", command, "benchmarks/compile_time/user.cpp");
+  const fs::path everything = "benchmarks/compile_time/user.cpp";
+  const fs::path umbrella = source(
+      "umbrella_serving", "#include <refine/refine.hpp>\n#include \"benchmarks/compile_time/serving.cpp\"\n");
+  add("Compile/user/everything", command, everything);
   add("Compile/user/serving", command, "benchmarks/compile_time/serving.cpp");
-  add("Compile/user/umbrella_serving", command,
-      source("umbrella_serving",
-             "#include <refine/refine.hpp>\n#include \"benchmarks/compile_time/serving.cpp\"\n"));
+  add("Compile/user/umbrella_serving", command, umbrella);
+#ifndef __clang__
+  add_precompiled(source.folder() / "precompiled", command,
+                  {{"everything", everything}, {"umbrella_serving", umbrella}});
+#endif
   add("Compile/refine.hpp", command, source("refine", "#include <refine/refine.hpp>\n"));
   std::set<std::string> rooms;
   for (const auto& entry : fs::directory_iterator("refine")) {
