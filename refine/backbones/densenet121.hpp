@@ -21,6 +21,7 @@
 #include <refine/core/error.hpp>
 #include <refine/core/seed.hpp>
 #include <refine/core/task.hpp>
+#include <refine/nn/convolve.hpp>
 #include <refine/nn/foldable.hpp>
 #include <refine/nn/seeded.hpp>
 
@@ -51,7 +52,7 @@ class DenseLayer : public torch::nn::Cloneable<DenseLayer>, public nn::Foldable 
 
   at::Tensor forward(const at::Tensor& x) {
     const at::Tensor y = conv1_->forward(norm1_->forward(x).relu_());
-    return at::cat({x, conv2_->forward(nn::normed(norm2_, y).relu_())}, 1);
+    return at::cat({x, nn::convolve(conv2_, nn::normed(norm2_, y).relu_())}, 1);
   }
 
   void fold() override { nn::fold_pair(*this, "conv1", conv1_, "norm2", norm2_); }

@@ -18,6 +18,7 @@
 
 #include <refine/backbones/fan_out.hpp>
 #include <refine/backbones/form.hpp>
+#include <refine/nn/convolve.hpp>
 #include <refine/nn/foldable.hpp>
 
 namespace refine::backbones::detail {
@@ -63,7 +64,7 @@ class ResidualBlock : public torch::nn::Cloneable<ResidualBlock>, public nn::Fol
     at::Tensor y = x;
     for (std::size_t i = 0; i < convolutions_.size(); ++i) {
       if (i > 0) y.relu_();
-      y = nn::normed(norms_[i], convolutions_[i]->forward(y));
+      y = nn::normed(norms_[i], nn::convolve(convolutions_[i], y));
     }
     return y.add_(shortcut_.is_empty() ? x : shortcut_->forward(x)).relu_();
   }
@@ -122,7 +123,7 @@ class ResidualModule : public torch::nn::Cloneable<ResidualModule>, public nn::F
   }
 
   at::Tensor forward(const at::Tensor& images) {
-    at::Tensor x = nn::normed(bn1_, conv1_->forward(images)).relu_();
+    at::Tensor x = nn::normed(bn1_, nn::convolve(conv1_, images)).relu_();
     if (plan_.form == Form::large) x = at::max_pool2d(x, {3, 3}, {2, 2}, {1, 1});
     for (auto& layer : layers_) x = layer->forward(x);
     return last_->forward(x.mean({2, 3}));

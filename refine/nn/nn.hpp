@@ -3,6 +3,7 @@
 #include <refine/nn/autocast.hpp>
 #include <refine/nn/bfloat16.hpp>
 #include <refine/nn/channels_last.hpp>
+#include <refine/nn/convolve.hpp>
 #include <refine/nn/deep_copy.hpp>
 #include <refine/nn/device.hpp>
 #include <refine/nn/draws.hpp>

@@ -17,6 +17,7 @@
 #include <refine/core/agreement.hpp>
 #include <refine/core/seed.hpp>
 #include <refine/core/task.hpp>
+#include <refine/nn/convolve.hpp>
 #include <refine/nn/foldable.hpp>
 #include <refine/nn/seeded.hpp>
 #include <refine/transforms/squash.hpp>
@@ -40,7 +41,7 @@ class ConvolutionUnit : public torch::nn::Cloneable<ConvolutionUnit>, public nn:
     norm_ = register_module("norm", torch::nn::BatchNorm2d(out_));
   }
 
-  at::Tensor forward(const at::Tensor& x) { return nn::normed(norm_, conv_->forward(x)).relu_(); }
+  at::Tensor forward(const at::Tensor& x) { return nn::normed(norm_, nn::convolve(conv_, x)).relu_(); }
 
   void fold() override { nn::fold_pair(*this, "conv", conv_, "norm", norm_); }
 

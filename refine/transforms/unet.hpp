@@ -19,6 +19,7 @@
 #include <refine/core/seed.hpp>
 #include <refine/core/task.hpp>
 #include <refine/nn/deep_copy.hpp>
+#include <refine/nn/convolve.hpp>
 #include <refine/nn/foldable.hpp>
 #include <refine/nn/seeded.hpp>
 #include <refine/transforms/squash.hpp>
@@ -42,7 +43,7 @@ class DoubleConvolution : public torch::nn::Module, public nn::Foldable {
   }
 
   at::Tensor forward(at::Tensor x) {
-    for (int i = 0; i < 2; ++i) x = nn::normed(norm_[i], convolution_[i]->forward(x)).relu_();
+    for (int i = 0; i < 2; ++i) x = nn::normed(norm_[i], nn::convolve(convolution_[i], x)).relu_();
     return x;
   }
 

@@ -1,0 +1,66 @@
+#pragma once
+
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <exception>
+
+#if defined(__linux__)
+#include <dlfcn.h>
+#endif
+
+namespace refine::winograd {
+
+namespace detail {
+
+/// A region of OpenMP, as compilers call it: `run(data)` on so many threads at once.
+using Region = void (*)(void (*run)(void*), void* data, unsigned threads, unsigned flags);
+
+/// That of the OpenMP that LibTorch has brought along, or nothing.
+inline Region region() {
+#if defined(__linux__)
+  static const auto found = reinterpret_cast<Region>(dlsym(RTLD_DEFAULT, "GOMP_parallel"));
+  return found;
+#else
+  return nullptr;
+#endif
+}
+
+}  // namespace detail
+
+/// `work(begin, end)` for parts of [0, n) of `part` each but the last, on LibTorch's own threads, each of
+/// which takes the next part as it is done with one. `at::parallel_for` does this only in programs that are
+/// compiled with `-fopenmp`; threads of our own would wait for a processor on which LibTorch's still spin.
+template <typename Work>
+void parallel(std::int64_t n, std::int64_t part, const Work& work) {
+  const std::int64_t parts = (n + part - 1) / part;
+  const auto threads = static_cast<unsigned>(std::min<std::int64_t>(parts, at::get_num_threads()));
+  const detail::Region region = detail::region();
+  if (threads < 2 || region == nullptr || at::in_parallel_region()) {
+    for (std::int64_t begin = 0; begin < n; begin += part) work(begin, std::min(n, begin + part));
+    return;
+  }
+  struct Shared {
+    const Work& work;
+    std::int64_t n, part;
+    std::atomic<std::int64_t> next = 0;
+    std::atomic_flag failed = {};
+    std::exception_ptr error = {};
+
+    void run() {
+      try {
+        for (std::int64_t begin = next.fetch_add(part); begin < n; begin = next.fetch_add(part)) {
+          work(begin, std::min(n, begin + part));
+        }
+      } catch (...) {
+        if (!failed.test_and_set()) error = std::current_exception();
+      }
+    }
+  } shared{work, n, part};
+  region([](void* data) { static_cast<Shared*>(data)->run(); }, &shared, threads, 0);
+  if (shared.error) std::rethrow_exception(shared.error);
+}
+
+}  // namespace refine::winograd
