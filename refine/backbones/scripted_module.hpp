@@ -8,10 +8,12 @@
 #include <torch/csrc/jit/ir/ir.h>
 #include <torch/csrc/jit/passes/dead_code_elimination.h>
 #include <torch/csrc/jit/passes/lower_tuples.h>
+#include <torch/csrc/jit/runtime/custom_operator.h>
 #include <torch/csrc/jit/runtime/graph_executor.h>
 #include <torch/nn/module.h>
 
 #include <cstddef>
+#include <cstdint>
 #include <map>
 #include <memory>
 #include <optional>
@@ -20,6 +22,7 @@
 #include <vector>
 
 #include <refine/core/error.hpp>
+#include <refine/nn/convolve.hpp>
 
 namespace refine::backbones::detail {
 
@@ -41,7 +44,9 @@ class ScriptedModule : public torch::nn::Module {
     take_out_tensors(*graph_->block());
     follow_device(*graph_->block());
     torch::jit::EliminateDeadCode(graph_);
-    executor_ = torch::jit::GraphExecutor(graph_, std::move(name), torch::jit::ExecutorExecutionMode::SIMPLE);
+    const std::shared_ptr<torch::jit::Graph> runs = graph_->copy();  // what is exported stays LibTorch's own
+    use_own_convolutions(*runs->block());
+    executor_ = torch::jit::GraphExecutor(runs, std::move(name), torch::jit::ExecutorExecutionMode::SIMPLE);
     eval();
   }
 
@@ -177,6 +182,51 @@ class ScriptedModule : public torch::nn::Module {
       node->output()->replaceAllUsesWith(own->output());
       node->destroy();
     }
+  }
+
+  /// Hands the convolutions that `nn::convolve` knows to it.
+  static void use_own_convolutions(torch::jit::Block& block) {
+    const c10::Symbol own = own_convolution();
+    const auto constant = [](const torch::jit::Node& node, const char* name) {
+      return torch::jit::toIValue(node.namedInput(name)).value_or(c10::IValue());
+    };
+    const auto is = [&](const torch::jit::Node& node, const char* name, std::int64_t value) {
+      const c10::IValue said = constant(node, name);
+      return said.isIntList() && said.toIntVector() == std::vector<std::int64_t>{value, value};
+    };
+    std::vector<torch::jit::Node*> found;
+    for (torch::jit::Node* node : block.nodes()) {
+      for (torch::jit::Block* inner : node->blocks()) use_own_convolutions(*inner);
+      const bool scripted = node->kind() == c10::aten::conv2d;
+      if (!scripted && node->kind() != c10::aten::_convolution) continue;
+      if (is(*node, "stride", 1) && is(*node, "padding", 1) && is(*node, "dilation", 1) &&
+          constant(*node, "groups") == c10::IValue(1) &&
+          (scripted || constant(*node, "transposed") == c10::IValue(false))) {
+        found.push_back(node);
+      }
+    }
+    for (torch::jit::Node* node : found) {
+      torch::jit::Node* mine = block.owningGraph()->create(
+          own, {node->namedInput("input"), node->namedInput("weight"), node->namedInput("bias")});
+      mine->insertBefore(node);
+      mine->output()->setType(c10::TensorType::get());
+      node->output()->replaceAllUsesWith(mine->output());
+      node->destroy();
+    }
+  }
+
+  /// The operator's name, known to LibTorch from here on. Kernels of another size go to LibTorch, by it too.
+  static c10::Symbol own_convolution() {
+    static const c10::Symbol name = c10::Symbol::fromQualString("refine::convolution");
+    static const torch::jit::RegisterOperators once({torch::jit::Operator(
+        "refine::convolution(Tensor x, Tensor weight, Tensor? bias) -> Tensor",
+        [](torch::jit::Stack& stack) {
+          const c10::IValue bias = torch::jit::pop(stack);
+          const at::Tensor weight = torch::jit::pop(stack).toTensor(), x = torch::jit::pop(stack).toTensor();
+          stack.emplace_back(nn::convolve(x, weight, bias.isNone() ? at::Tensor() : bias.toTensor()));
+        },
+        c10::AliasAnalysisKind::FROM_SCHEMA)});
+    return name;
   }
 
   at::Tensor run(const at::Tensor& images) {

@@ -2,6 +2,7 @@
 
 #include <ATen/autocast_mode.h>
 #include <ATen/core/Tensor.h>
+#include <ATen/ops/conv2d.h>
 #include <torch/csrc/jit/frontend/tracer.h>
 #include <torch/nn/modules/conv.h>
 
@@ -37,15 +38,21 @@ inline void allow_winograd(bool yes) {
   detail::winograd_allowed() = yes;
 }
 
-/// `convolution(x)`, by `winograd::convolution` where that is quicker: in float32 on the CPU, outside of
-/// autocast. What is traced, for export, is LibTorch's own.
-inline at::Tensor convolve(torch::nn::Conv2d& convolution, const at::Tensor& x) {
-  if (detail::winograd_allowed() && detail::keeps_size(convolution->options) &&
-      winograd::suits(x, convolution->weight) && !at::autocast::is_autocast_enabled(at::kCPU) &&
-      !torch::jit::tracer::isTracing()) {
-    return winograd::convolution(x, convolution->weight, convolution->bias);
+/// A 3×3 convolution of stride 1 over images with a border of one zero: by `winograd::convolution` where that
+/// is quicker, which is so in float32 on an x86 processor and outside of autocast, else by LibTorch. What is
+/// traced, for export, is LibTorch's own. \param bias may be undefined
+inline at::Tensor convolve(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
+  if (detail::winograd_allowed() && winograd::suits(x, weight) &&
+      !at::autocast::is_autocast_enabled(at::kCPU) && !torch::jit::tracer::isTracing()) {
+    return winograd::convolution(x, weight, bias);
   }
-  return convolution->forward(x);
+  return at::conv2d(x, weight, bias, 1, 1);
+}
+
+/// `convolution(x)`, which is the above where it is such a one.
+inline at::Tensor convolve(torch::nn::Conv2d& convolution, const at::Tensor& x) {
+  return detail::keeps_size(convolution->options) ? convolve(x, convolution->weight, convolution->bias)
+                                                  : convolution->forward(x);
 }
 
 }  // namespace refine::nn

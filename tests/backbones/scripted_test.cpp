@@ -11,12 +11,14 @@
 #include <c10/core/GradMode.h>
 #include <torch/nn/modules/linear.h>
 #include <string>
+#include <utility>
 
 #include <refine/backbones/any_backbone.hpp>
 #include <refine/backbones/freeze.hpp>
 #include <refine/backbones/normalized.hpp>
 #include <refine/backbones/resnet18.hpp>
 #include <refine/backbones/scripted.hpp>
+#include <refine/nn/convolve.hpp>
 #include <refine/nn/seeded.hpp>
 
 #include "tests/support/error_of.hpp"
@@ -166,6 +168,57 @@ TEST(Scripted, RefusesWhatIsNoClassifierOfBatches) {
   expect_words(line(network("    return torch.flatten(x, 1).view([1, -1])\n")), {"m.pt", "1×2048"});
   expect_words(line(network("    return torch.squeeze(torch.flatten(x, 1))\n")),
                {"m.pt", "1 image(s)", "1024"});
+}
+
+TEST(Scripted, ConvolvesByOwnArithmeticWhereThatIsQuicker) {
+  const auto deep = [](const std::string& convolution) {
+    return nn::seeded(3, [&] {
+      torch::jit::Module m("network");
+      m.register_parameter("first", at::randn({16, 3, 3, 3}) / 5, false);
+      m.register_parameter("second", at::randn({16, 16, 3, 3}) / 12, false);
+      m.register_parameter("bias", at::randn({16}), false);
+      m.define("def forward(self, x):\n    x = torch.conv2d(x, self.first, None, [1, 1], [1, 1])\n    x = " +
+               convolution + "\n    return torch.mean(x, [2, 3])\n");
+      m.eval();
+      return m;
+    });
+  };
+  const at::Tensor x = images(64);
+  const auto distances = [&](const torch::jit::Module& m) {  // of answers and of gradients
+    const backbones::Scripted<> victim(m, "m", {.task = {{3, 16, 16}, 16}});
+    const at::Tensor ours = x.clone().requires_grad_(true), theirs = x.clone().requires_grad_(true);
+    const at::Tensor a = victim.forward(ours), b = torch::jit::Module(m).forward({theirs}).toTensor();
+    a.square().sum().backward();
+    b.square().sum().backward();
+    return std::pair{(a - b).abs().max().item<double>(),
+                     ((ours.grad() - theirs.grad()).abs().max() / theirs.grad().abs().max()).item<double>()};
+  };
+  for (const char* convolution :
+       {"torch.conv2d(x, self.second, self.bias, [1, 1], [1, 1])",
+        "torch.conv2d(x, self.second, None, [1, 1], [1, 1], [1, 1], 1)",
+        "torch._convolution(x, self.second, self.bias, [1, 1], [1, 1], [1, 1], False, "
+        "[0, 0], 1, False, False, True, True)"}) {
+    const torch::jit::Module m = deep(convolution);
+    const auto [answers, gradients] = distances(m);
+    EXPECT_LT(answers, 1e-5) << convolution;
+    EXPECT_LT(gradients, 1e-5) << convolution;
+    nn::allow_winograd(false);
+    const backbones::Scripted<> by_libtorch(m, "m", {.task = {{3, 16, 16}, 16}});
+    const at::Tensor plain = by_libtorch.forward(x);
+    nn::allow_winograd(true);
+    EXPECT_EQ(plain.equal(by_libtorch.forward(x)), winograd::instruction_set(16, 16) == nullptr);
+  }
+  // One that is turned around, or has other steps, is LibTorch's.
+  for (const char* convolution : {"torch._convolution(x, self.second, self.bias, [1, 1], [1, 1], [1, 1], "
+                                  "True, [0, 0], 1, False, False, True, "
+                                  "True)",
+                                  "torch.conv2d(x, self.second, self.bias, [2, 2], [1, 1])",
+                                  "torch.conv2d(x, self.second, self.bias, [1, 1], [2, 2], [2, 2])",
+                                  "torch.conv2d(x, self.second, self.bias, [1, 1], \"same\")"}) {
+    const auto [answers, gradients] = distances(deep(convolution));
+    EXPECT_LT(answers, 1e-5) << convolution;
+    EXPECT_LT(gradients, 1e-5) << convolution;
+  }
 }
 
 TEST(Scripted, GoesBehindANormalisationAndIntoFreeze) {
