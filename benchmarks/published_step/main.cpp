@@ -26,6 +26,7 @@
 #include <refine/core/error.hpp>
 #include <refine/core/file_bytes.hpp>
 #include <refine/nn/bfloat16.hpp>
+#include <refine/nn/convolve.hpp>
 #include <refine/nn/device.hpp>
 
 #include "benchmarks/program.hpp"
@@ -126,6 +127,9 @@ void run_all(const Options& options) {
     }
     torch = reference.at("torch");
     append(all["reference"], reference.at("seconds").get<Seconds>());
+    nn::allow_winograd(false);
+    append(all["plain"], measured(options.work, Precision::float32));
+    nn::allow_winograd(true);
     append(all["float32"], measured(options.work, Precision::float32));
     if (nn::has_bfloat16(default_device()))
       append(all["bfloat16"], measured(options.work, Precision::bfloat16));
@@ -142,13 +146,14 @@ void run_all(const Options& options) {
               {"rounds", options.rounds},
               {"first_loss", {{"refine", loss}, {"reference", reference_loss}}}};
   std::string table = fmt::format(
-      "| milliseconds: median [quartiles] | reference | refine, float32 | ratio | refine, bfloat16 | ratio "
-      "|\n"
-      "| --- | ---: | ---: | ---: | ---: | ---: |\n");
+      "| milliseconds: median [quartiles] | reference | by LibTorch's convolutions | ratio | refine, float32 "
+      "| "
+      "ratio | refine, bfloat16 | ratio |\n"
+      "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n");
   for (const auto& [part, published] : parts) {
     table += fmt::format("| {} |", part);
     const Json reference = summary(all["reference"][published]);
-    for (const char* side : {"reference", "float32", "bfloat16"}) {
+    for (const char* side : {"reference", "plain", "float32", "bfloat16"}) {
       if (!all.contains(side)) {
         table += " – | – |";
         continue;

@@ -66,7 +66,7 @@ class ResidualBlock : public torch::nn::Cloneable<ResidualBlock>, public nn::Fol
       if (i > 0) y.relu_();
       y = nn::normed(norms_[i], nn::convolve(convolutions_[i], y));
     }
-    return y.add_(shortcut_.is_empty() ? x : shortcut_->forward(x)).relu_();
+    return y.add_(shortened(x)).relu_();
   }
 
   void fold() override {
@@ -82,6 +82,13 @@ class ResidualBlock : public torch::nn::Cloneable<ResidualBlock>, public nn::Fol
   }
 
  private:
+  at::Tensor shortened(const at::Tensor& x) {
+    if (shortcut_.is_empty()) return x;
+    torch::nn::Conv2d convolution(std::dynamic_pointer_cast<torch::nn::Conv2dImpl>(shortcut_->ptr(0)));
+    const at::Tensor y = nn::convolve(convolution, x);
+    return shortcut_->size() == 1 ? y : shortcut_->ptr(1)->as<torch::nn::BatchNorm2dImpl>()->forward(y);
+  }
+
   void add(std::int64_t in, std::int64_t out, std::int64_t kernel, std::int64_t stride) {
     const std::string number = std::to_string(convolutions_.size() + 1);
     convolutions_.push_back(register_module("conv" + number, plain_convolution(in, out, kernel, stride)));

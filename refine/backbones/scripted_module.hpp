@@ -209,6 +209,7 @@ class ScriptedModule : public torch::nn::Module {
       torch::jit::Node* mine = block.owningGraph()->create(
           own, {node->namedInput("input"), node->namedInput("weight"), node->namedInput("bias")});
       mine->insertBefore(node);
+      mine->copyMetadata(node);  // where in the file it is, for messages
       mine->output()->setType(c10::TensorType::get());
       node->output()->replaceAllUsesWith(mine->output());
       node->destroy();

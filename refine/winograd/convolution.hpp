@@ -15,20 +15,28 @@
 #include <tuple>
 #include <vector>
 
+#include <refine/core/error.hpp>
 #include <refine/winograd/passes.hpp>
 
 namespace refine::winograd {
 
-/// Whether `convolution` takes these, and is quicker than LibTorch's: float32 on an x86 processor with AVX2
-/// or AVX-512, 3×3 kernels, channels in multiples of 8 and 16 at least, and so many pixels that what is done
-/// once a kernel pays. \param x N×in×H×W \param weight out×in×3×3
-inline bool suits(const at::Tensor& x, const at::Tensor& weight) {
-  const auto plain = [](const at::Tensor& t) {
-    return t.dim() == 4 && t.is_cpu() && t.scalar_type() == at::kFloat && t.layout() == at::kStrided;
+/// Whether `convolution` takes these: float32 on an x86 processor with AVX2 or AVX-512, 3×3 kernels, channels
+/// in multiples of 8, and shapes that fit. \param x N×in×H×W \param weight out×in×3×3 \param bias out values,
+/// or undefined
+inline bool takes(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias = {}) {
+  const auto plain = [](const at::Tensor& t, std::int64_t dim) {
+    return t.dim() == dim && t.is_cpu() && t.scalar_type() == at::kFloat && t.layout() == at::kStrided;
   };
-  if (!plain(x) || !plain(weight) || weight.size(2) != 3 || weight.size(3) != 3) return false;
-  const std::int64_t in = weight.size(1), out = weight.size(0);
-  if (x.size(1) != in || in < 16 || out < 16 || instruction_set(in, out) == nullptr) return false;
+  return plain(x, 4) && plain(weight, 4) && weight.size(2) == 3 && weight.size(3) == 3 &&
+         x.size(1) == weight.size(1) && instruction_set(weight.size(1), weight.size(0)) != nullptr &&
+         (!bias.defined() || (plain(bias, 1) && bias.size(0) == weight.size(0)));
+}
+
+/// Whether it is quicker than LibTorch, too: from 16 channels on, for so many pixels that what is done once a
+/// kernel pays, and on as many threads.
+inline bool suits(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias = {}) {
+  if (!takes(x, weight, bias) || weight.size(0) < 16 || weight.size(1) < 16) return false;
+  if (detail::region() == nullptr && at::get_num_threads() > 1) return false;
   const Grid grid{x.size(0), x.size(2), x.size(3)};
   // Multiplications for each pair of channels, and what preparing the pair's kernel comes to, measured.
   const std::int64_t direct = 9 * grid.images * grid.height * grid.width;
@@ -107,13 +115,18 @@ class Convolution : public torch::autograd::Function<Convolution> {
 
 /// A 3×3 convolution of stride 1 over images with a border of one zero, as `at::conv2d(x, weight, bias, 1,
 /// 1)` computes it, by Winograd's F(4×4, 3×3) (Lavin and Gray, 2016, `lavin2016winograd`): a quarter of the
-/// multiplications, and an error about twice as large as a plain sum's.
-/// \param x N×in×H×W, what `suits` takes \param bias out values, or undefined
-/// \return N×out×H×W, channels last
+/// multiplications, and two to three times the error of a plain sum. A pixel that is not finite spoils its
+/// tile. \param x N×in×H×W \param weight out×in×3×3 \param bias out values, or undefined \return N×out×H×W,
+/// channels last \throws Error when `takes` says no
 ///
 /// *Determinism*: bitwise the same for the same tensors on the same kind of processor, with any number of
 /// threads.
 inline at::Tensor convolution(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
+  if (!takes(x, weight, bias)) {
+    throw Error(
+        "refine: winograd::convolution takes float32 images on the CPU and 3×3 kernels, with channels in "
+        "multiples of 8; call nn::convolve, which takes any");
+  }
   return detail::Convolution::apply(x, weight, bias.defined() ? std::optional(bias) : std::nullopt);
 }
 

@@ -22,7 +22,8 @@ namespace detail {
 
 #if defined(__x86_64__)
 
-// In a program that is compiled to be debugged these would take ten times as long as LibTorch's own.
+// In a program that is compiled to be debugged these would take ten times as long as LibTorch's own. Clang
+// has no such attribute: there, such a program does without them.
 #ifdef __clang__
 #define REFINE_OPTIMIZED
 #else
@@ -50,7 +51,7 @@ namespace detail {
 /// The room's arithmetic on vectors, for one kind of processor.
 struct InstructionSet {
   std::int64_t lanes;    ///< floats in a vector; channels come in whole vectors
-  std::int64_t granule;  ///< the rows of a product are a multiple of it, and two at least
+  std::int64_t granule;  ///< a product has two granules of rows at least, and no part of one
 
   void (*product)(const Product&);
 
@@ -87,7 +88,7 @@ struct InstructionSet {
 
 /// What this processor has for so many channels, or nothing.
 inline const InstructionSet* instruction_set(std::int64_t in, std::int64_t out) {
-#if defined(__x86_64__)
+#if defined(__x86_64__) && (!defined(__clang__) || defined(__OPTIMIZE__))
   static constexpr InstructionSet avx2 = InstructionSet::of<detail::Avx2>();
   static constexpr InstructionSet avx512 = InstructionSet::of<detail::Avx512>();
   const auto fit = [&](const InstructionSet& set) { return in % set.lanes == 0 && out % set.lanes == 0; };

@@ -30,6 +30,7 @@ class Scratch {
     thread_local Scratch scratch[count];
     Scratch& own = scratch[use];
     if (floats > own.size_) {
+      own.size_ = 0;
       own.data_.reset();  // before the larger one
       own.data_.reset(new Line[static_cast<std::size_t>(floats / floats_of_line + 1)]);
       own.size_ = floats;
@@ -92,6 +93,7 @@ inline std::int64_t padded(const InstructionSet& with, std::int64_t tiles) {
   return std::max(rounded_up(tiles, with.granule), 2 * with.granule);
 }
 
+/// The padding's products are never read; it shall not be slow numbers.
 inline void clear_padding(const InstructionSet& with, const TileLayout& layout, std::int64_t tiles,
                           float* v) {
   for (std::int64_t i = 0; i < values; ++i) {
@@ -183,9 +185,13 @@ inline void convolve_by_panels(const InstructionSet& with, const Shape& shape, c
 
 }  // namespace detail
 
-/// y = x ∗ w + bias. \param x,y N×H×W×channels
+/// y = x ∗ w + bias.
+/// \param with for whole vectors of both kinds of channels \param x N×H×W×in \param w,stride out×in×3×3, in
+/// any
+///   layout \param bias out values \param y N×H×W×out, overwritten
 inline void convolve(const InstructionSet& with, const Shape& shape, const float* x, const float* w,
                      const KernelStrides& stride, const float* bias, float* y) {
+  if (shape.grid.tiles() == 0) return;
   const auto by = shape.grid.tiles() < shape.out ? detail::convolve_by_panels : detail::convolve_by_tiles;
   by(with, shape, x, w, stride, bias, y);
 }
@@ -200,8 +206,8 @@ struct GradientTiles {
 };
 
 /// u = [u +] vᵀ·z for one of the 36 values and one panel of input channels.
-inline void multiply(const InstructionSet& with, const GradientTiles& tiles, std::int64_t value,
-                     std::int64_t panel, std::int64_t out, float* u, bool add) {
+inline void multiply_gradient(const InstructionSet& with, const GradientTiles& tiles, std::int64_t value,
+                              std::int64_t panel, std::int64_t out, float* u, bool add) {
   with.product({.a = tiles.v + value * tiles.in.value + panel * tiles.in.panel,
                 .a_row = 1,
                 .a_term = tiles.in.tile,
@@ -218,8 +224,8 @@ inline void multiply(const InstructionSet& with, const GradientTiles& tiles, std
 
 }  // namespace detail
 
-/// The gradient of w, from that of y. The tiles are taken in parts, so that memory is bounded, and each sum
-/// is one thread's: the result is the same with any number of threads.
+/// The gradient of w, which is overwritten, from that of y, g: N×H×W×out. The tiles are taken in parts, so
+/// that memory is bounded, and each sum is one thread's: the result is the same with any number of threads.
 inline void kernel_gradient(const InstructionSet& with, const Shape& shape, const float* x, const float* g,
                             const KernelStrides& stride, float* w) {
   using detail::Scratch;
@@ -228,8 +234,8 @@ inline void kernel_gradient(const InstructionSet& with, const Shape& shape, cons
   const std::int64_t wide_out = detail::panel_width(with, shape.out);
   // As many tiles as a cache holds, but not so few that the sums are more than what is summed.
   constexpr std::int64_t cached = 1 << 20;  // floats
-  const std::int64_t most = std::clamp<std::int64_t>(cached / (values * (shape.in + shape.out)),
-                                                     2 * shape.in * shape.out / (shape.in + shape.out), 4096);
+  const std::int64_t most =
+      std::max(cached / (values * (shape.in + shape.out)), 2 * shape.in * shape.out / (shape.in + shape.out));
   const std::int64_t parts = (total + most - 1) / most, each = (total + parts - 1) / parts;
   const TileLayout in{detail::spread(each * shape.in), each * wide_in, wide_in, wide_in};
   const TileLayout out{detail::spread(each * shape.out), each * wide_out, wide_out, wide_out};
@@ -252,7 +258,7 @@ inline void kernel_gradient(const InstructionSet& with, const Shape& shape, cons
       float* u = Scratch::of_thread(Scratch::kernels, values * sum);
       for (std::int64_t panel = begin; panel < end; ++panel) {
         for (std::int64_t i = 0; i < values; ++i) {
-          detail::multiply(with, tiles, i, panel, shape.out, u + i * sum, false);
+          detail::multiply_gradient(with, tiles, i, panel, shape.out, u + i * sum, false);
         }
         with.kernel_gradient(u, sum, shape.out, 0, wide_in, stride, w + panel * wide_in * stride.in);
       }
@@ -266,8 +272,8 @@ inline void kernel_gradient(const InstructionSet& with, const Shape& shape, cons
     parallel(values * panels, 1, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t job = begin; job < end; ++job) {
         const std::int64_t i = job / panels, panel = job % panels;
-        detail::multiply(with, tiles, i, panel, shape.out, u + i * sum + panel * wide_in * shape.out,
-                         first > 0);
+        detail::multiply_gradient(with, tiles, i, panel, shape.out, u + i * sum + panel * wide_in * shape.out,
+                                  first > 0);
       }
     });
   }

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 #include <torch/csrc/jit/api/module.h>
+#include <torch/csrc/jit/frontend/tracer.h>
+#include <torch/csrc/jit/ir/ir.h>
 
 #include <ATen/ops/allclose.h>
 #include <ATen/ops/equal.h>
@@ -206,6 +208,12 @@ TEST(Scripted, ConvolvesByOwnArithmeticWhereThatIsQuicker) {
     const backbones::Scripted<> by_libtorch(m, "m", {.task = {{3, 16, 16}, 16}});
     const at::Tensor plain = by_libtorch.forward(x);
     nn::allow_winograd(true);
+    const auto traced = torch::jit::tracer::trace(
+        {x},
+        [&](torch::jit::Stack in) -> torch::jit::Stack { return {by_libtorch.forward(in[0].toTensor())}; },
+        [](const at::Tensor&) { return ""; });
+    EXPECT_EQ(traced.first->graph->toString().find("refine::"), std::string::npos)
+        << "others could not load it";
     EXPECT_EQ(plain.equal(by_libtorch.forward(x)), winograd::instruction_set(16, 16) == nullptr);
   }
   // One that is turned around, or has other steps, is LibTorch's.

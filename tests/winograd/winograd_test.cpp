@@ -2,25 +2,27 @@
 #include <ATen/Parallel.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/conv2d.h>
-#include <ATen/ops/equal.h>
-#include <ATen/ops/full.h>
 #include <ATen/ops/randn.h>
 #include <ATen/ops/zeros.h>
-#include <c10/core/GradMode.h>
+#include <ATen/ops/zeros_like.h>
 #include <gtest/gtest.h>
 #include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/jit/frontend/tracer.h>
 #include <torch/csrc/jit/ir/ir.h>
 
+#include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cmath>
 #include <cstdint>
 #include <optional>
 #include <ostream>
-#include <set>
 #include <stdexcept>
+#include <thread>
+#include <utility>
 #include <vector>
 
+#include <refine/core/error.hpp>
 #include <refine/nn/autocast.hpp>
 #include <refine/nn/convolve.hpp>
 #include <refine/winograd/winograd.hpp>
@@ -31,7 +33,6 @@ namespace refine::winograd {
 namespace detail {
 // The arithmetic on sixteen floats at once, for processors that have eight: what is tested here of it is
 // everything but the compiler's choice of instructions.
-#pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wpsabi"
 #define REFINE_OPTIMIZED
 #define REFINE_LANES_STRUCT SixteenOnAvx2
@@ -40,7 +41,6 @@ namespace detail {
 #define REFINE_GRANULE 4
 #include <refine/winograd/lanes.inc>
 #undef REFINE_OPTIMIZED
-#pragma GCC diagnostic pop
 }  // namespace detail
 #endif
 
@@ -55,9 +55,20 @@ struct Case {
 };
 
 // Few tiles and many, whole and cut ones, panels of one vector and of two, blocks of all heights.
-const std::vector<Case> cases = {
-    {2, 16, 16, 32, 32}, {3, 32, 16, 16, 12}, {1, 16, 48, 13, 30}, {5, 24, 40, 9, 7},  {1, 64, 96, 4, 4},
-    {9, 16, 80, 5, 3},   {7, 48, 64, 8, 8},   {1, 16, 32, 1, 1},   {2, 96, 16, 31, 2}, {64, 16, 16, 4, 4}};
+const std::vector<Case> cases = {{2, 16, 16, 32, 32},
+                                 {3, 32, 16, 16, 12},
+                                 {1, 16, 48, 13, 30},
+                                 {5, 24, 40, 9, 7},
+                                 {1, 64, 96, 4, 4},
+                                 {9, 16, 80, 5, 3},
+                                 {7, 48, 64, 8, 8},
+                                 {1, 16, 32, 1, 1},
+                                 {2, 96, 16, 31, 2},
+                                 {64, 16, 16, 4, 4},
+                                 // so many tiles that they are taken in parts, odd numbers of them
+                                 {1, 16, 16, 130, 130},
+                                 {1, 144, 144, 52, 52},
+                                 {3, 16, 88, 23, 21}};
 
 struct Layer {
   at::Tensor x, weight, bias;
@@ -135,6 +146,47 @@ TEST_F(Winograd, AsksForNoGradientThatNobodyWants) {
   EXPECT_TRUE(frozen.x.grad().defined());
   EXPECT_FALSE(frozen.weight.grad().defined());
   EXPECT_FALSE(convolution(frozen.x.detach(), frozen.weight, frozen.bias).requires_grad());
+}
+
+TEST_F(Winograd, HasTheGradientsThatAreAskedFor) {
+  const Case c{2, 16, 24, 8, 8};
+  const auto gradients = [&](bool of_x, bool of_weight, bool of_bias, bool with_bias) {
+    Layer layer(c);
+    layer.x.requires_grad_(of_x);
+    layer.weight.requires_grad_(of_weight);
+    layer.bias.requires_grad_(of_bias);
+    Layer exact = layer.in_double();
+    exact.x.requires_grad_(of_x);
+    exact.weight.requires_grad_(of_weight);
+    exact.bias.requires_grad_(of_bias);
+    const at::Tensor g = at::randn({c.images, c.out, c.height, c.width});
+    convolution(layer.x, layer.weight, with_bias ? layer.bias : at::Tensor()).backward(g);
+    exact.by_libtorch().backward(g.to(at::kDouble));
+    for (const auto& [ours, theirs] : {std::pair{layer.x, exact.x}, std::pair{layer.weight, exact.weight},
+                                       std::pair{layer.bias, exact.bias}}) {
+      ASSERT_EQ(ours.grad().defined(), ours.requires_grad());
+      if (ours.requires_grad()) {
+        EXPECT_LT(mean_error(ours.grad(), theirs.grad()), 1e-5);
+      }
+    }
+  };
+  gradients(true, false, false, true);
+  gradients(false, true, false, true);
+  gradients(false, false, true, true);
+  gradients(false, true, false, false);
+  gradients(true, true, false, false);
+}
+
+TEST_F(Winograd, RefusesWhatDoesNotFit) {
+  const Layer layer({2, 16, 16, 8, 8});
+  EXPECT_THROW(convolution(layer.x, layer.weight, at::randn({1})), Error);
+  EXPECT_THROW(convolution(layer.x, layer.weight, at::randn({16}, at::kDouble)), Error);
+  EXPECT_THROW(convolution(layer.x, layer.weight.narrow(1, 0, 8), {}), Error);
+  EXPECT_THROW(convolution(layer.x, at::randn({16, 16, 1, 1}), {}), Error);
+  EXPECT_THROW(convolution(at::randn({2, 12, 8, 8}), at::randn({16, 12, 3, 3}), {}), Error);
+  EXPECT_EQ(convolution(layer.x.narrow(0, 0, 0), layer.weight, {}).numel(), 0);
+  EXPECT_THROW(nn::convolve(at::randn({64, 16, 8, 8}), layer.weight, at::randn({1})), c10::Error)
+      << "LibTorch says so";
 }
 
 TEST_F(Winograd, ItsGradientCanBeDifferentiated) {
@@ -251,6 +303,19 @@ TEST_F(Convolve, TakesOwnArithmeticWhereItSuits) {
   EXPECT_FALSE(is_ours(layer_of(torch::nn::Conv2dOptions(16, 16, 1))));
 }
 
+TEST_F(Convolve, StridesOverFewChannelsAsLibTorchDoes) {
+  torch::nn::Conv2d layer = layer_of(torch::nn::Conv2dOptions(4, 8, 1).stride(2));
+  const at::Tensor few = at::randn({3, 4, 9, 8});
+  Layer exact({1, 1, 1, 1, 1});
+  exact.x = few.to(at::kDouble).requires_grad_(true);
+  exact.weight = layer->weight.detach().to(at::kDouble).requires_grad_(true);
+  at::conv2d(exact.x, exact.weight, layer->bias.detach().to(at::kDouble), 2).square().sum().backward();
+  const at::Tensor own = few.clone().requires_grad_(true);
+  nn::convolve(layer, own).square().sum().backward();
+  EXPECT_LT(mean_error(own.grad(), exact.x.grad()), 1e-5);
+  EXPECT_LT(mean_error(layer->weight.grad(), exact.weight.grad()), 1e-5);
+}
+
 TEST_F(Convolve, LeavesItToLibTorchWhenTold) {
   nn::allow_winograd(false);
   EXPECT_FALSE(is_ours(layer_of(torch::nn::Conv2dOptions(16, 16, 3).padding(1))));
@@ -292,6 +357,22 @@ TEST(Parallel, GivesEachPartOnce) {
     for (const auto& times : seen) EXPECT_EQ(times, 1);
     parallel(0, 10, [](std::int64_t, std::int64_t) { ADD_FAILURE(); });
   }
+  at::set_num_threads(before);
+}
+
+TEST(Parallel, HasSeveralThreads) {
+  const int before = at::get_num_threads();
+  at::set_num_threads(2);
+  std::atomic<int> here = 0;
+  std::atomic<bool> met = false;
+  parallel(2, 1, [&](std::int64_t, std::int64_t) {
+    ++here;
+    const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+    while (here < 2 && !met && std::chrono::steady_clock::now() < end) std::this_thread::yield();
+    if (here >= 2) met = true;
+    --here;
+  });
+  EXPECT_TRUE(met);
   at::set_num_threads(before);
 }
 

@@ -1,0 +1,61 @@
+// A 3×3 convolution of a batch of 64 in float32, by LibTorch and by this library.
+
+#include <benchmark/benchmark.h>
+
+#include <ATen/ops/randn.h>
+#include <ATen/ops/randn_like.h>
+#include <c10/core/GradMode.h>
+#include <torch/nn/modules/conv.h>
+
+#include <cstdint>
+
+#include <refine/nn/channels_last.hpp>
+#include <refine/nn/convolve.hpp>
+#include <refine/nn/device.hpp>
+#include <refine/nn/keep_freed_memory.hpp>
+
+namespace {
+
+using namespace refine;
+
+struct Layer {
+  torch::nn::Conv2d convolution;
+  at::Tensor x;
+
+  explicit Layer(const benchmark::State& state)
+      : convolution(torch::nn::Conv2dOptions(state.range(0), state.range(0), 3).padding(1)),
+        x(at::randn({64, state.range(0), state.range(1), state.range(1)})
+              .contiguous(at::MemoryFormat::ChannelsLast)) {
+    use_threads(0);
+    keep_freed_memory();
+    nn::to_channels_last(*convolution);
+    nn::allow_winograd(state.range(2) != 0);
+  }
+};
+
+/// Channels and side as in ResNet-18 of width 64 and of width 16.
+void layers(benchmark::internal::Benchmark* benchmark) {
+  for (const std::int64_t width : {64, 16}) {
+    for (const std::int64_t stage : {1, 2, 4, 8}) {
+      for (const std::int64_t ours : {0, 1}) benchmark->Args({stage * width, 32 / stage, ours});
+    }
+  }
+  benchmark->Unit(benchmark::kMillisecond)->UseRealTime();
+}
+
+void Convolve(benchmark::State& state) {
+  Layer layer(state);
+  c10::NoGradGuard no_grad;
+  for (auto _ : state) benchmark::DoNotOptimize(nn::convolve(layer.convolution, layer.x));
+}
+BENCHMARK(Convolve)->Apply(layers);
+
+void Gradients(benchmark::State& state) {
+  Layer layer(state);
+  layer.x.requires_grad_(true);
+  const at::Tensor y = nn::convolve(layer.convolution, layer.x), g = at::randn_like(y);
+  for (auto _ : state) y.backward(g, /*retain_graph=*/true);
+}
+BENCHMARK(Gradients)->Apply(layers);
+
+}  // namespace
