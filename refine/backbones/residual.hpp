@@ -75,16 +75,20 @@ class ResidualBlock : public torch::nn::Cloneable<ResidualBlock>, public nn::Fol
       nn::fold_pair(*this, "conv" + number, convolutions_[i], "bn" + number, norms_[i]);
     }
     if (shortcut_.is_empty()) return;
-    const torch::nn::Conv2d convolution(std::dynamic_pointer_cast<torch::nn::Conv2dImpl>(shortcut_->ptr(0)));
+    const torch::nn::Conv2d convolution = shortcut_convolution();
     const torch::nn::BatchNorm2d norm(
         std::dynamic_pointer_cast<torch::nn::BatchNorm2dImpl>(shortcut_->ptr(1)));
     shortcut_ = replace_module(shortcut_name(), torch::nn::Sequential(nn::folded(convolution, norm)));
   }
 
  private:
+  torch::nn::Conv2d shortcut_convolution() const {
+    return std::dynamic_pointer_cast<torch::nn::Conv2dImpl>(shortcut_->ptr(0));
+  }
+
   at::Tensor shortened(const at::Tensor& x) {
     if (shortcut_.is_empty()) return x;
-    torch::nn::Conv2d convolution(std::dynamic_pointer_cast<torch::nn::Conv2dImpl>(shortcut_->ptr(0)));
+    torch::nn::Conv2d convolution = shortcut_convolution();
     const at::Tensor y = nn::convolve(convolution, x);
     return shortcut_->size() == 1 ? y : shortcut_->ptr(1)->as<torch::nn::BatchNorm2dImpl>()->forward(y);
   }

@@ -18,8 +18,8 @@
 #include <refine/core/agreement.hpp>
 #include <refine/core/seed.hpp>
 #include <refine/core/task.hpp>
-#include <refine/nn/deep_copy.hpp>
 #include <refine/nn/convolve.hpp>
+#include <refine/nn/deep_copy.hpp>
 #include <refine/nn/foldable.hpp>
 #include <refine/nn/seeded.hpp>
 #include <refine/transforms/squash.hpp>

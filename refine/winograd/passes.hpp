@@ -186,9 +186,11 @@ inline void convolve_by_panels(const InstructionSet& with, const Shape& shape, c
 }  // namespace detail
 
 /// y = x ∗ w + bias.
-/// \param with for whole vectors of both kinds of channels \param x N×H×W×in \param w,stride out×in×3×3, in
-/// any
-///   layout \param bias out values \param y N×H×W×out, overwritten
+/// \param with for whole vectors of both kinds of channels
+/// \param x N×H×W×in
+/// \param w,stride out×in×3×3, in any layout
+/// \param bias out values
+/// \param y N×H×W×out, overwritten
 inline void convolve(const InstructionSet& with, const Shape& shape, const float* x, const float* w,
                      const KernelStrides& stride, const float* bias, float* y) {
   if (shape.grid.tiles() == 0) return;

@@ -17,7 +17,7 @@ struct Points {
 inline constexpr Points points;
 
 /// An output tile is 4×4 pixels, its input 6×6, and a kernel has as many values: 36 in all.
-inline constexpr std::int64_t tile_side = 4, input_side = 6, values = 36;
+inline constexpr std::int64_t tile_side = 4, values = 36;
 
 /// A batch of images, N×H×W×channels, cut into tiles that overlap by the kernel's border.
 struct Grid {
