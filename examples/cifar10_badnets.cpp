@@ -58,8 +58,8 @@ Budget budget_of(const std::string& name) {
     return {.images = 0,
             .victim_width = 64,
             .transform_width = 64,
-            .victim = recipes::fast_classifier,
-            .defense = recipes::fast};
+            .victim = recipes::gpu_classifier,
+            .defense = recipes::gpu};
   }
   Budget budget{.images = 50'000,
                 .victim_width = 16,

@@ -69,10 +69,10 @@ Json reference_round(const Options& options, const fs::path& folder) {
   const fs::path script = fs::path(__FILE__).parent_path() / "reference_step.py";
   std::string command = fmt::format(
       "{} -W ignore {} --folder {} --permutation {} --width {} --batch {} --steps {} "
-      "--threads {} --device {}",
+      "--threads {} --device {} --epoch_images {}",
       quoted(interpreter(options.python)), quoted(script.string()), quoted(folder.string()),
       fmt::join(permutation(options.work), ","), options.work.width, options.work.batch, options.work.steps,
-      at::get_num_threads(), default_device().str());
+      at::get_num_threads(), default_device().str(), options.work.epoch_images);
   if (!options.reference.empty()) {
     command += " --reference " + quoted(fs::absolute(from_where_the_user_stands(options.reference)).string());
   }
@@ -127,9 +127,11 @@ void run_all(const Options& options) {
     }
     torch = reference.at("torch");
     append(all["reference"], reference.at("seconds").get<Seconds>());
-    nn::allow_winograd(false);
-    append(all["plain"], measured(options.work, Precision::float32));
-    nn::allow_winograd(true);
+    if (default_device().is_cpu()) {
+      nn::allow_winograd(false);
+      append(all["plain"], measured(options.work, Precision::float32));
+      nn::allow_winograd(true);
+    }
     append(all["float32"], measured(options.work, Precision::float32));
     if (nn::has_bfloat16(default_device()))
       append(all["bfloat16"], measured(options.work, Precision::bfloat16));
@@ -143,6 +145,7 @@ void run_all(const Options& options) {
                options.reference.empty() ? "this repository's PyTorch networks" : "the published modules"},
               {"width", options.work.width},
               {"batch", options.work.batch},
+              {"epoch_images", options.work.epoch_images},
               {"rounds", options.rounds},
               {"first_loss", {{"refine", loss}, {"reference", reference_loss}}}};
   std::string table = fmt::format(
@@ -151,6 +154,7 @@ void run_all(const Options& options) {
       "ratio | refine, bfloat16 | ratio |\n"
       "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n");
   for (const auto& [part, published] : parts) {
+    if (!all["reference"].contains(published)) continue;
     table += fmt::format("| {} |", part);
     const Json reference = summary(all["reference"][published]);
     for (const char* side : {"reference", "plain", "float32", "bfloat16"}) {
@@ -197,6 +201,10 @@ int main(int argc, char** argv) {
       ->capture_default_str();
   app.add_option("--steps", options.work.steps, "of a round")
       ->check(CLI::Range(1, 10000))
+      ->capture_default_str();
+  app.add_option("--epoch_images", options.work.epoch_images,
+                 "of a whole epoch, timed too, of both sides; 0: none")
+      ->check(CLI::Range(0, 10'000'000))
       ->capture_default_str();
   app.add_option("--rounds", options.rounds, "in which both sides take their turn")
       ->check(CLI::Range(1, 1000))

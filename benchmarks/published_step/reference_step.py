@@ -30,8 +30,8 @@ MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 class Images(Dataset):
     """Each image by itself: torchvision's RandomResizedCrop(32, (0.8, 1)), flip, RandomGrayscale(0.2), Normalize."""
 
-    def __init__(self, path):
-        self.bytes = torch.from_file(str(path), size=path.stat().st_size, dtype=torch.uint8).view(-1, 3, 32, 32)
+    def __init__(self, path, most=None):
+        self.bytes = torch.from_file(str(path), size=path.stat().st_size, dtype=torch.uint8).view(-1, 3, 32, 32)[:most]
         self.mean, self.std = torch.tensor(MEAN).view(3, 1, 1), torch.tensor(STD).view(3, 1, 1)
 
     def __len__(self):
@@ -142,6 +142,7 @@ def main():
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--epoch_images", type=int, default=0)
     options = parser.parse_args()
     if options.threads > 0:
         torch.set_num_threads(options.threads)
@@ -191,11 +192,13 @@ def main():
     first_loss = step(plain, Clock(device)).item()
     torch.backends.cudnn.allow_tf32 = shortened
 
+    def loader_of(dataset):
+        return DataLoader(dataset, options.batch, shuffle=True, num_workers=4, drop_last=True,
+                          pin_memory=device.type == "cuda")
+
     def epoch(*wanted):
-        loader = DataLoader(images, options.batch, shuffle=True, num_workers=4, drop_last=True,
-                            pin_memory=device.type == "cuda")
         clock = None
-        for i, (batch, _) in enumerate(loader):
+        for i, (batch, _) in enumerate(loader_of(images)):
             if i > 0:
                 x = batch.to(device)
                 clock.take("batch")
@@ -209,6 +212,16 @@ def main():
     # On a GPU each part waits for the one before; a step by itself is waited for once.
     parts = {**epoch("batch", "teacher", "transform, forward", "victim, forward", "losses", "backward", "optimiser"),
              **epoch("step")}
+
+    if options.epoch_images > 0:
+        loader = loader_of(Images(options.folder / "images.bin", options.epoch_images))
+        untimed = Clock(device, ["no part"])
+        for _ in range(2):
+            clock = Clock(device)
+            for batch, _ in loader:
+                step(batch.to(device), untimed)
+            clock.take("epoch")
+        parts.update(clock.parts)
 
     transform.eval()
     with torch.no_grad():

@@ -3,6 +3,9 @@
 #include <ATen/TensorOperators.h>
 #include <c10/core/GradMode.h>
 
+#include <algorithm>
+#include <cstdint>
+
 #include <refine/artifacts/state_dict.hpp>
 #include <refine/backbones/freeze.hpp>
 #include <refine/backbones/normalized.hpp>
@@ -20,6 +23,7 @@
 #include <refine/pipeline/pipeline.hpp>
 #include <refine/remaps/derangement.hpp>
 #include <refine/training/fit.hpp>
+#include <refine/training/history.hpp>
 #include <refine/training/uses_bfloat16.hpp>
 #include <refine/transforms/unet.hpp>
 
@@ -45,10 +49,15 @@ auto defense_of(const Work& work) {
                   freeze(victim_of(work)), remaps::Derangement<task>{}, PixelDomain::reference};
 }
 
-data::Dataset images_of(const Work& work) {
+/// Made once: a program has one work.
+const data::Dataset& images_of(const Work& work) {
   // The reference's loader makes eight batches ahead: with as many more, it is at work during the steps that
   // count.
-  return data::Synthetic{.task = task, .train = (work.steps + 10) * work.batch, .test = 1}.make().train;
+  static const data::Dataset made = [&] {
+    const std::int64_t images = std::max<std::int64_t>((work.steps + 10) * work.batch, work.epoch_images);
+    return data::Synthetic{.task = task, .train = images, .test = 1}.make().train;
+  }();
+  return made;
 }
 
 Recipe recipe_of(const Work& work, Precision precision) {
@@ -143,7 +152,7 @@ std::vector<std::int64_t> permutation(const Work& work) {
 }
 
 double write_start(const Work& work, const std::filesystem::path& folder) {
-  const auto dataset = images_of(work);
+  const auto& dataset = images_of(work);
   const at::Tensor bytes = dataset.images.contiguous();
   write_file(folder / "images.bin", {static_cast<const char*>(bytes.const_data_ptr()), bytes.nbytes()});
   auto defense = defense_of(work);
@@ -167,7 +176,7 @@ double write_start(const Work& work, const std::filesystem::path& folder) {
 
 Seconds measured(const Work& work, Precision precision) {
   auto defense = defense_of(work);
-  const auto dataset = images_of(work);
+  const auto& dataset = images_of(work);
   const at::Tensor images =
       dataset.images.narrow(0, 0, (work.steps + 1) * work.batch);  // one step to warm up
   const auto last_steps = [&](const Recipe& recipe) {
@@ -183,6 +192,16 @@ Seconds measured(const Work& work, Precision precision) {
   seconds["step, victim asked once"] = last_steps(recipe);
   take_parts(defense, dataset.images, work, precision, seconds);
   take_inference(defense, dataset.images, work, precision, seconds);
+  if (work.epoch_images > 0) {
+    const auto second_epoch = [&](Teacher teacher) {
+      recipe.teacher = teacher;
+      History history;
+      fit(defense, dataset.images.narrow(0, 0, work.epoch_images), recipe, history);
+      return std::vector{history.epochs[1].seconds - history.epochs[0].seconds};
+    };
+    seconds["epoch"] = second_epoch(Teacher::views);
+    seconds["epoch, victim asked once"] = second_epoch(Teacher::images);
+  }
   return seconds;
 }
 

@@ -15,7 +15,8 @@ namespace refine::versus {
 struct Work {
   int width = 64;
   int batch = 64;
-  int steps = 3;  ///< of a round
+  int steps = 3;                  ///< of a round
+  std::int64_t epoch_images = 0;  ///< of a whole epoch, which is timed too; 0: none is
 };
 
 /// A row of the table: what it times here, and what the published code does for it.
@@ -26,7 +27,8 @@ struct Part {
 
 /// `step` is all of training, data and augmentation included, `step, victim asked once` that of
 /// `Teacher::images` from the second epoch on; `inference` is the defended forward, without gradients.
-inline constexpr std::array<Part, 10> parts = {{{"batch"},
+/// `epoch` is the second of two, from the first image to the last, with nothing waited for in between.
+inline constexpr std::array<Part, 12> parts = {{{"batch"},
                                                 {"teacher"},
                                                 {"transform, forward"},
                                                 {"victim, forward"},
@@ -35,7 +37,9 @@ inline constexpr std::array<Part, 10> parts = {{{"batch"},
                                                 {"optimiser"},
                                                 {"step"},
                                                 {"step, victim asked once", "step"},
-                                                {"inference"}}};
+                                                {"inference"},
+                                                {"epoch"},
+                                                {"epoch, victim asked once", "epoch"}}};
 
 /// What each part took, once a step.
 using Seconds = std::map<std::string, std::vector<double>>;

@@ -12,6 +12,7 @@
 #include <refine/backbones/backbone.hpp>
 #include <refine/core/error.hpp>
 #include <refine/core/task.hpp>
+#include <refine/nn/repeated.hpp>
 
 namespace refine::backbones {
 
@@ -26,10 +27,12 @@ class AnyBackbone {
   requires(!std::same_as<std::remove_cvref_t<B>, AnyBackbone> && Backbone<B>) explicit AnyBackbone(B backbone)
       : task(backbone.task),
         module(backbone.module),
+        replayable(nn::is_replayable(backbone)),
         held_(std::make_shared<Model<B>>(std::move(backbone))) {}
 
   Task task;
   std::shared_ptr<torch::nn::Module> module;
+  bool replayable;  ///< whether the held backbone is
 
   /// Float N×C×H×W in [0, 1] → logits N×classes.
   at::Tensor forward(const at::Tensor& images) const { return held_->forward(images); }

@@ -166,6 +166,7 @@ class DenseNet121Module : public torch::nn::Cloneable<DenseNet121Module> {
 template <Task kTask = dynamic_task>
 struct DenseNet121 {
   static constexpr Task static_task = kTask;
+  static constexpr bool replayable = true;
 
   Task task = kTask;
   int width = 64;                     ///< channels of the stem, an even number; each layer adds half as many

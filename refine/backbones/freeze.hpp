@@ -5,6 +5,7 @@
 
 #include <refine/backbones/backbone.hpp>
 #include <refine/nn/make_constant.hpp>
+#include <refine/nn/repeated.hpp>
 
 namespace refine {
 
@@ -18,7 +19,11 @@ class Frozen {
   static constexpr Task static_task = static_task_of<B>();
   static constexpr bool frozen = true;
 
-  explicit Frozen(const B& source) : inner_(deep_copy(source)), task(inner_.task), module(inner_.module) {
+  explicit Frozen(const B& source)
+      : inner_(deep_copy(source)),
+        task(inner_.task),
+        module(inner_.module),
+        replayable(nn::is_replayable(inner_)) {
     nn::make_constant(*module);
   }
 
@@ -28,6 +33,7 @@ class Frozen {
  public:
   Task task;
   decltype(B::module) module;
+  bool replayable;
 
   at::Tensor forward(const at::Tensor& images) const { return inner_.forward(images); }
 

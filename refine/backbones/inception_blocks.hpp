@@ -15,7 +15,7 @@
 #include <utility>
 #include <vector>
 
-#include <refine/nn/convolve.hpp>
+#include <refine/nn/convolve_normed.hpp>
 #include <refine/nn/foldable.hpp>
 
 namespace refine::backbones::detail {
@@ -55,7 +55,7 @@ class InceptionConvolution : public torch::nn::Cloneable<InceptionConvolution>, 
     torch::nn::init::normal_(conv_->weight, 0, 0.1);
   }
 
-  at::Tensor forward(const at::Tensor& x) { return nn::normed(bn_, nn::convolve(conv_, x)).relu_(); }
+  at::Tensor forward(const at::Tensor& x) { return nn::convolve_normed(conv_, bn_, x).relu_(); }
 
   void fold() override { nn::fold_pair(*this, "conv", conv_, "bn", bn_); }
 

@@ -120,6 +120,7 @@ class InceptionV3Module : public torch::nn::Cloneable<InceptionV3Module> {
 template <Task kTask = dynamic_task>
 struct InceptionV3 {
   static constexpr Task static_task = kTask;
+  static constexpr bool replayable = true;
 
   Task task = kTask;
   int width = 32;  ///< channels of the first convolution, an even number; all others are in proportion

@@ -13,6 +13,7 @@
 #include <refine/backbones/backbone.hpp>
 #include <refine/core/error.hpp>
 #include <refine/nn/host_constant.hpp>
+#include <refine/nn/repeated.hpp>
 
 namespace refine {
 
@@ -47,6 +48,7 @@ class Normalized {
   Normalized(B inner, const Normalization& by)
       : task(inner.task),
         module(inner.module),
+        replayable(nn::is_replayable(inner)),
         inner_(std::move(inner)),
         by_(by),
         mean_(row(by.mean, task.image.channels)),
@@ -66,6 +68,7 @@ class Normalized {
 
   Task task;
   decltype(B::module) module;
+  bool replayable;
 
   /// Float N×3×H×W in [0, 1] → logits N×classes.
   at::Tensor forward(const at::Tensor& images) const { return inner_.forward(normalize(images)); }

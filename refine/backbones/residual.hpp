@@ -18,7 +18,7 @@
 
 #include <refine/backbones/fan_out.hpp>
 #include <refine/backbones/form.hpp>
-#include <refine/nn/convolve.hpp>
+#include <refine/nn/convolve_normed.hpp>
 #include <refine/nn/foldable.hpp>
 
 namespace refine::backbones::detail {
@@ -64,7 +64,7 @@ class ResidualBlock : public torch::nn::Cloneable<ResidualBlock>, public nn::Fol
     at::Tensor y = x;
     for (std::size_t i = 0; i < convolutions_.size(); ++i) {
       if (i > 0) y.relu_();
-      y = nn::normed(norms_[i], nn::convolve(convolutions_[i], y));
+      y = nn::convolve_normed(convolutions_[i], norms_[i], y);
     }
     return y.add_(shortened(x)).relu_();
   }
@@ -134,7 +134,7 @@ class ResidualModule : public torch::nn::Cloneable<ResidualModule>, public nn::F
   }
 
   at::Tensor forward(const at::Tensor& images) {
-    at::Tensor x = nn::normed(bn1_, nn::convolve(conv1_, images)).relu_();
+    at::Tensor x = nn::convolve_normed(conv1_, bn1_, images).relu_();
     if (plan_.form == Form::large) x = at::max_pool2d(x, {3, 3}, {2, 2}, {1, 1});
     for (auto& layer : layers_) x = layer->forward(x);
     return last_->forward(x.mean({2, 3}));

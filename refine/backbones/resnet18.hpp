@@ -24,6 +24,7 @@ namespace refine::backbones {
 template <Task kTask = dynamic_task>
 struct ResNet18 {
   static constexpr Task static_task = kTask;
+  static constexpr bool replayable = true;
 
   Task task = kTask;
   int width = 64;                 ///< channels of the first stage; the others have 2, 4 and 8 times as many

@@ -21,6 +21,7 @@ namespace refine::backbones {
 template <Task kTask = dynamic_task>
 struct ResNet50 {
   static constexpr Task static_task = kTask;
+  static constexpr bool replayable = true;
 
   Task task = kTask;
   int width = 64;  ///< channels in the first stage's bottlenecks; its output has 4 times as many

@@ -18,7 +18,7 @@
 
 #include <refine/backbones/fan_out.hpp>
 #include <refine/backbones/form.hpp>
-#include <refine/nn/convolve.hpp>
+#include <refine/nn/convolve_normed.hpp>
 #include <refine/nn/foldable.hpp>
 
 namespace refine::backbones::detail {
@@ -56,7 +56,7 @@ class VggFeatures : public torch::nn::Cloneable<VggFeatures>, public nn::Foldabl
 
   at::Tensor forward(at::Tensor x) {
     for (auto& layer : layers_) {
-      x = nn::normed(layer.norm, nn::convolve(layer.convolution, x)).relu_();
+      x = nn::convolve_normed(layer.convolution, layer.norm, x).relu_();
       if (layer.last_of_group) x = at::max_pool2d(x, {2, 2});
     }
     return x;

@@ -76,6 +76,7 @@ class ViTModule : public torch::nn::Cloneable<ViTModule> {
 template <Task kTask = dynamic_task>
 struct ViT {
   static constexpr Task static_task = kTask;
+  static constexpr bool replayable = true;
 
   Task task = kTask;
   int patch = usual_patch(merged(kTask, task).image);  ///< pixels of its side, see above

@@ -13,6 +13,7 @@
 #include <refine/core/error.hpp>
 #include <refine/core/random.hpp>
 #include <refine/core/seed.hpp>
+#include <refine/nn/sent.hpp>
 
 #include <algorithm>
 #include <cmath>
@@ -129,8 +130,8 @@ inline at::Tensor resized_crop(const at::Tensor& images, double min_scale, std::
     for (std::int64_t r = 0; r < height; ++r) *y++ = grid_position(r, box.top, box.height, height);
     for (std::int64_t c = 0; c < width; ++c) *x++ = grid_position(c, box.left, box.width, width);
   }
-  const auto across = columns.to(images.device()).expand({n, height, width});
-  const auto down = rows.to(images.device()).expand({n, height, width});
+  const auto across = nn::sent(columns, images.device()).expand({n, height, width});
+  const auto down = nn::sent(rows, images.device()).expand({n, height, width});
   constexpr std::int64_t bilinear = 0, border = 1;
   return at::grid_sampler(images, at::stack({across, down}, 3).to(images.scalar_type()), bilinear, border,
                           false);
@@ -153,7 +154,8 @@ inline at::Tensor shifted(const at::Tensor& images, std::int64_t padding, bool f
     for (std::int64_t r = 0; r < height; ++r) *row++ = (top + r) * padded_width;
     for (std::int64_t c = 0; c < width; ++c) *column++ = left + (mirrored ? width - 1 - c : c);
   }
-  const auto from = rows.to(images.device()).add(columns.to(images.device())).view({n, 1, height * width});
+  const auto from =
+      nn::sent(rows, images.device()).add(nn::sent(columns, images.device())).view({n, 1, height * width});
   const auto padded =
       padding > 0 ? at::constant_pad_nd(images, {padding, padding, padding, padding}) : images;
   return at::gather(padded.contiguous().flatten(2), 2, from.expand({n, channels, height * width}))
@@ -167,7 +169,7 @@ inline at::Tensor brightened(const at::Tensor& images, double most, std::uint64_
   Draws draws(seed, "brightness");
   for (std::int64_t i = 0; i < images.size(0); ++i)
     factor[i] = static_cast<float>(draws.between(1 - most, 1 + most));
-  return images.mul(factors.to(images.device(), images.scalar_type())).clamp_(0, 1);
+  return images.mul(nn::sent(factors.to(images.scalar_type()), images.device())).clamp_(0, 1);
 }
 
 /// How one image is turned, moved and scaled: clockwise degrees, whole pixels to the right and down, factor.
@@ -207,7 +209,7 @@ inline at::Tensor moved(const at::Tensor& images, const std::vector<Move>& moves
   }
   const at::Tensor grid = at::affine_grid_generator(back, {n, 1, height, width}, /*align_corners=*/false);
   constexpr std::int64_t nearest = 1, zeros = 0;
-  return at::grid_sampler(images, grid.to(images.device(), images.scalar_type()), nearest, zeros,
+  return at::grid_sampler(images, nn::sent(grid.to(images.scalar_type()), images.device()), nearest, zeros,
                           /*align_corners=*/false);
 }
 
@@ -227,7 +229,7 @@ inline at::Tensor grayed(const at::Tensor& images, double share, std::uint64_t s
   for (std::int64_t i = 0; i < n; ++i) grey[i] = draws.between(0, 1) < share;
   const auto channel = [&](std::int64_t c) { return images.narrow(1, c, 1); };
   const auto luma = channel(0).mul(0.2989).add_(channel(1).mul(0.587)).add_(channel(2).mul(0.114));
-  return at::where(chosen.to(images.device()), luma, images);
+  return at::where(nn::sent(chosen, images.device()), luma, images);
 }
 
 /// λ·x + (1−λ)·(the image before it in the batch), λ from [1/2, 1]; N×… of any shape.
@@ -242,7 +244,7 @@ inline at::Tensor mixed(const at::Tensor& images, double share, std::uint64_t se
     const double drawn = weights.between(0.5, 1);
     weight[i] = chosen.between(0, 1) < share ? static_cast<float>(drawn) : 1.0f;
   }
-  return at::lerp(at::roll(images, 1, 0), images, own.to(images.device(), images.scalar_type()));
+  return at::lerp(at::roll(images, 1, 0), images, nn::sent(own.to(images.scalar_type()), images.device()));
 }
 
 }  // namespace detail

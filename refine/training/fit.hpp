@@ -8,6 +8,7 @@
 #include <refine/data/dataset.hpp>
 #include <refine/nn/autocast.hpp>
 #include <refine/nn/device.hpp>
+#include <refine/nn/repeated.hpp>
 #include <refine/objectives/bce.hpp>
 #include <refine/objectives/distillation.hpp>
 #include <refine/objectives/nll.hpp>
@@ -61,13 +62,16 @@ void fit(Pipeline<T, B, R>& defense, const at::Tensor& images, const Recipe& rec
                                   .base_temperature = recipe.supcon_temperature};
   const bool bfloat16 = uses_bfloat16(recipe.optimization.precision, device);
   const detail::BatchAugmentation augmented(recipe.augmentation);
-  detail::TeacherAnswers answers(recipe, images, device);
-  const auto learn = [&](const detail::Batch& batch) -> detail::BatchResult {
-    at::Tensor teacher, rewritten, remapped;
+  detail::TeacherAnswers answers(recipe, images.size(0));
+  const auto teacher_of = [&](const detail::Batch& batch) {
+    const nn::Autocast lower(device, bfloat16);
+    return answers(batch, augmented, [&](const at::Tensor& x) { return defense.undefended(x); });
+  };
+  const auto learn = [&](const at::Tensor& batch, const at::Tensor& teacher) -> detail::BatchResult {
+    at::Tensor rewritten, remapped;
     {
       const nn::Autocast lower(device, bfloat16);
-      teacher = answers(batch, augmented, [&](const at::Tensor& x) { return defense.undefended(x); });
-      rewritten = defense.transformed(batch.images).to(at::kFloat);
+      rewritten = defense.transformed(batch).to(at::kFloat);
       remapped = defense.classify_transformed(rewritten).to(at::kFloat);
     }
     const at::Tensor named = teacher.argmax(1);
@@ -76,7 +80,9 @@ void fit(Pipeline<T, B, R>& defense, const at::Tensor& images, const Recipe& rec
     return {loss, remapped.detach().argmax(1).eq(named).sum()};
   };
   detail::train({.name = "defense", .accuracy_of = "agreement"}, *defense.transform().module, device, images,
-                recipe.optimization, augmented, recipe.seed, learn, observers...);
+                recipe.optimization, augmented, recipe.seed, teacher_of, learn,
+                nn::is_replayable(defense.transform()) && nn::is_replayable(defense.backbone()),
+                observers...);
 }
 
 }  // namespace refine

@@ -18,6 +18,8 @@
 #include <refine/data/batches.hpp>
 #include <refine/data/pixels.hpp>
 #include <refine/nn/draws.hpp>
+#include <refine/nn/repeated.hpp>
+#include <refine/nn/sent.hpp>
 #include <refine/training/batch_augmentation.hpp>
 #include <refine/training/observers.hpp>
 #include <refine/training/optimizers.hpp>
@@ -27,6 +29,7 @@ namespace refine::detail {
 /// What a step is given, on the module's device.
 struct Batch {
   at::Tensor images;   ///< float N×C×H×W in [0, 1], augmented, channels last
+  at::Tensor plain;    ///< the same images as they are
   at::Tensor indices;  ///< int64, which of the training set they are
   std::int64_t step;   ///< from 0, over all epochs
   bool first_epoch;
@@ -58,11 +61,14 @@ inline at::Tensor resident(const at::Tensor& bytes, at::Device device) {
   return bytes.nbytes() <= most ? bytes.to(device) : bytes;
 }
 
-/// The loop that victims and defenses are trained by. `learn(batch)` returns what the batch came to.
-template <typename Learn, typename... Observers>
+/// The loop that victims and defenses are trained by.
+/// \param targets of a `Batch`, without gradient: a tensor with a row an image
+/// \param learn (images, targets) → what the batch came to; done again and again, replayed where it
+/// `may_replay`
+template <typename Targets, typename Learn, typename... Observers>
 void train(const RunInfo& run, torch::nn::Module& module, at::Device device, const at::Tensor& bytes,
-           const Optimization& how, const BatchAugmentation& augmented, std::uint64_t seed, Learn&& learn,
-           Observers&... observers) {
+           const Optimization& how, const BatchAugmentation& augmented, std::uint64_t seed, Targets&& targets,
+           Learn&& learn, bool may_replay, Observers&... observers) {
   const std::int64_t n = bytes.size(0);
   if (n < 2)
     throw Error("refine: {} image(s) are too few to train the {} on; give it two at least", n, run.name);
@@ -83,27 +89,34 @@ void train(const RunInfo& run, torch::nn::Module& module, at::Device device, con
   notify_begin({run.name, how.epochs, per_epoch, n, run.accuracy_of}, observers...);
 
   nn::Draws draws(device);
+  const at::Tensor loss = at::zeros({}, at::TensorOptions(device).dtype(at::kDouble)),
+                   right = at::zeros({}, at::TensorOptions(device).dtype(at::kLong));
+  nn::Repeated take_step(device, may_replay, [&](const at::Tensor& images, const at::Tensor& wanted) {
+    const BatchResult result = learn(images, wanted);
+    optimizers.zero_grad();
+    result.loss.backward();
+    optimizers.step();
+    loss.add_(result.loss.detach(), static_cast<double>(images.size(0)));
+    right.add_(result.right);
+  });
   std::int64_t step = 0, seen = 0;
   for (int epoch = 0; epoch < how.epochs; ++epoch) {
-    at::Tensor loss = at::zeros({}, at::TensorOptions(device).dtype(at::kDouble));
-    at::Tensor right = at::zeros({}, at::TensorOptions(device).dtype(at::kLong));
+    loss.zero_();
+    right.zero_();
     double factor = 1;
     std::int64_t in_epoch = 0;
     for (const at::Tensor& indices : batches_of(batches, n, epoch)) {
-      const at::Tensor there = indices.to(device);
-      at::Tensor images = data::to_float(source.index_select(0, source.is_cpu() ? indices : there), device);
-      images = augmented(images, there, seed, step).contiguous(at::MemoryFormat::ChannelsLast);
+      const at::Tensor there = nn::sent(indices, device);
+      const at::Tensor plain =
+          data::to_float(source.index_select(0, source.is_cpu() ? indices : there), device);
+      const at::Tensor images =
+          augmented(plain, there, seed, step).contiguous(at::MemoryFormat::ChannelsLast);
+      const at::Tensor wanted = targets(Batch{images, plain, there, step, epoch == 0});
       draws.seed(derived_seed(seed, "dropout", static_cast<std::uint64_t>(step)));
 
       factor = how.rate_factor(step, steps, epoch);
       optimizers.set_rate_factor(factor);
-      const BatchResult result = learn(Batch{images, there, step, epoch == 0});
-      optimizers.zero_grad();
-      result.loss.backward();
-      optimizers.step();
-
-      loss += result.loss.detach().to(at::kDouble) * indices.size(0);
-      right += result.right;
+      take_step(images, wanted);
       ++step;
       seen += indices.size(0);
       notify_step({epoch + 1, ++in_epoch, seen}, observers...);

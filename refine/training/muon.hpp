@@ -90,10 +90,28 @@ inline at::Tensor newton_schulz(const at::Tensor& matrix, std::int64_t steps, do
   return tall ? x.t() : x;
 }
 
+/// One step's direction, to be taken times the learning rate: the momentum `buffer` takes up the gradient, is
+/// made orthogonal as a matrix (first dimension, product of the rest) and scaled by √max(1, rows / columns).
+/// \return of the gradient's shape and type
+inline at::Tensor muon_direction(const at::Tensor& gradient, at::Tensor& buffer, const MuonOptions& options) {
+  buffer.lerp_(gradient, 1 - options.momentum());
+  const at::Tensor momentum = options.nesterov() ? gradient.lerp(buffer, options.momentum()) : buffer;
+  // The order of a matrix's columns changes nothing but the order of the result's: a kernel's is that in
+  // memory.
+  const bool channels_last =
+      gradient.dim() == 4 && gradient.suggest_memory_format() == at::MemoryFormat::ChannelsLast;
+  const at::Tensor ordered = channels_last ? momentum.permute({0, 2, 3, 1}) : momentum;
+  const at::Tensor matrix = ordered.reshape({ordered.size(0), -1});
+  at::Tensor direction = newton_schulz(matrix.to(options.ns_dtype()), options.ns_steps(), options.eps());
+  const double shape = static_cast<double>(matrix.size(0)) / static_cast<double>(matrix.size(1));
+  if (shape > 1) direction = direction * std::sqrt(shape);
+  direction = direction.to(gradient.scalar_type()).reshape(ordered.sizes());
+  return channels_last ? direction.permute({0, 3, 1, 2}) : direction;
+}
+
 /// Muon (Jordan et al., 2024, `jordan2024muon`): momentum whose every step is made orthogonal, for the
-/// kernels of hidden layers. A parameter of more than two dimensions is taken as the matrix (first, product
-/// of the rest). The step is scaled by √max(1, rows / columns). Biases, norms and the last layer belong to
-/// another optimiser.
+/// kernels of hidden layers; see `muon_direction`. Biases, norms and the last layer belong to another
+/// optimiser.
 class Muon : public torch::optim::Optimizer {
  public:
   /// \throws c10::Error when a parameter has fewer than two dimensions
@@ -144,15 +162,9 @@ class Muon : public torch::optim::Optimizer {
       state = std::move(fresh);
     }
     at::Tensor buffer = static_cast<MuonState&>(*state).momentum_buffer();
-    buffer.lerp_(gradient, 1 - options.momentum());
-    const at::Tensor direction = options.nesterov() ? gradient.lerp(buffer, options.momentum()) : buffer;
-
-    const at::Tensor matrix = direction.reshape({direction.size(0), -1});
-    const at::Tensor step = newton_schulz(matrix.to(options.ns_dtype()), options.ns_steps(), options.eps())
-                                .to(parameter.scalar_type());
-    const double shape = static_cast<double>(matrix.size(0)) / static_cast<double>(matrix.size(1));
+    const at::Tensor direction = muon_direction(gradient, buffer, options);
     parameter.mul_(1 - options.lr() * options.weight_decay());
-    parameter.add_(step.reshape(parameter.sizes()), -options.lr() * std::sqrt(std::max(1.0, shape)));
+    parameter.add_(direction, -options.lr());
   }
 };
 

@@ -1,77 +1,154 @@
 #pragma once
 
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/_fused_adam.h>
+#include <ATen/ops/_fused_sgd.h>
+#include <ATen/ops/empty_strided.h>
+#include <ATen/ops/full.h>
+#include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
+#include <c10/core/GradMode.h>
 #include <torch/nn/module.h>
-#include <torch/optim/adam.h>
-#include <torch/optim/sgd.h>
 
-#include <memory>
+#include <cstddef>
+#include <optional>
 #include <utility>
 #include <vector>
 
+#include <refine/nn/lanes.hpp>
 #include <refine/training/muon.hpp>
 #include <refine/training/optimization.hpp>
 
 namespace refine {
 
-/// The optimisers that an `Optimization` asks for, on a module's parameters, stepped as one. With Muon,
-/// kernels larger than one pixel are Muon's and all other parameters Adam's.
+/// The optimisers that an `Optimization` asks for, on a module's parameters, stepped as one: LibTorch's fused
+/// SGD and Adam, and Muon. With Muon, kernels larger than one pixel are Muon's and all other parameters
+/// Adam's. Learning rates and counts of steps are on the parameters' device, so that `step` is the same work
+/// each time.
 class Optimizers {
  public:
-  Optimizers(const torch::nn::Module& module, const Optimization& how) {
-    std::vector<at::Tensor> kernels, others;
+  Optimizers(const torch::nn::Module& module, const Optimization& how) : how_(how) {
+    const bool muon = how.optimizer == OptimizerKind::muon;
     for (const auto& parameter : module.parameters()) {
       if (!parameter.requires_grad()) continue;
       const bool kernel = parameter.dim() == 4 && parameter.size(2) * parameter.size(3) > 1;
-      (how.optimizer == OptimizerKind::muon && kernel ? kernels : others).push_back(parameter);
+      (muon && kernel ? kernels_ : others_).parameters.push_back(parameter);
     }
-    if (!kernels.empty()) {
-      // A processor may have no bfloat16 arithmetic; these matrices are small.
-      const auto dtype = kernels.front().is_cuda() ? at::kBFloat16 : at::kFloat;
-      add<Muon>(kernels, how.lr,
-                MuonOptions(how.lr).momentum(how.momentum).weight_decay(how.weight_decay).ns_dtype(dtype));
-    }
-    if (others.empty()) return;
-    if (how.optimizer == OptimizerKind::sgd) {
-      add<torch::optim::SGD>(others, how.lr,
-                             torch::optim::SGDOptions(how.lr)
-                                 .momentum(how.momentum)
-                                 .nesterov(how.nesterov)
-                                 .weight_decay(how.weight_decay));
-    } else {
-      const double lr = how.optimizer == OptimizerKind::muon ? how.other_lr : how.lr;
-      const double decay = how.optimizer == OptimizerKind::muon ? 0 : how.weight_decay;
-      add<torch::optim::Adam>(others, lr, torch::optim::AdamOptions(lr).weight_decay(decay));
+    kernels_.prepare(how.lr);
+    if (!kernels_.empty()) kernel_lanes_.emplace(kernels_.rate.device());
+    others_.prepare(muon ? how.other_lr : how.lr);
+    if (!others_.empty() && how.optimizer != OptimizerKind::sgd) {
+      for (const at::Tensor& parameter : others_.parameters) squares_.push_back(at::zeros_like(parameter));
+      taken_ = at::zeros({}, others_.rate.options());
     }
   }
 
-  bool empty() const { return parts_.empty(); }
+  bool empty() const { return kernels_.empty() && others_.empty(); }
 
   void set_rate_factor(double factor) {
-    for (auto& part : parts_) {
-      for (auto& group : part.optimizer->param_groups()) group.options().set_lr(part.lr * factor);
-    }
+    for (Part* part : {&kernels_, &others_})
+      if (!part->empty()) part->rate.fill_(part->lr * factor);
   }
 
   void zero_grad() {
-    for (auto& part : parts_) part.optimizer->zero_grad(/*set_to_none=*/true);
+    for (Part* part : {&kernels_, &others_})
+      for (at::Tensor& parameter : part->parameters) parameter.mutable_grad().reset();
   }
 
+  /// A parameter without a gradient stays as it is.
   void step() {
-    for (auto& part : parts_) part.optimizer->step();
+    const c10::NoGradGuard no_grad;
+    if (!kernels_.empty()) muon();
+    if (others_.empty()) return;
+    if (how_.optimizer == OptimizerKind::sgd) {
+      sgd();
+    } else {
+      adam();
+    }
   }
 
  private:
+  /// What one optimiser trains.
   struct Part {
-    std::unique_ptr<torch::optim::Optimizer> optimizer;
-    double lr;
+    std::vector<at::Tensor> parameters = {}, momenta = {};
+    double lr = 0;
+    at::Tensor rate = {};  ///< `lr` times the schedule's factor
+
+    bool empty() const { return parameters.empty(); }
+
+    void prepare(double learning_rate) {
+      lr = learning_rate;
+      if (empty()) return;
+      for (const at::Tensor& parameter : parameters) momenta.push_back(at::zeros_like(parameter));
+      rate = at::full({}, lr, at::TensorOptions(parameters.front().device()).dtype(at::kFloat));
+    }
   };
 
-  template <typename Optimizer, typename Options>
-  void add(std::vector<at::Tensor> parameters, double lr, Options options) {
-    parts_.push_back({std::make_unique<Optimizer>(std::move(parameters), std::move(options)), lr});
+  /// What the fused operators take: of the parameters that have gradients.
+  struct Lists {
+    std::vector<at::Tensor> parameters, gradients, momenta, squares;
+  };
+
+  Lists lists() const {
+    Lists lists;
+    for (std::size_t i = 0; i < others_.parameters.size(); ++i) {
+      const at::Tensor &parameter = others_.parameters[i], &gradient = parameter.grad();
+      if (!gradient.defined()) continue;
+      lists.parameters.push_back(parameter);
+      lists.gradients.push_back(laid_out_as(parameter, gradient));
+      lists.momenta.push_back(others_.momenta[i]);
+      if (!squares_.empty()) lists.squares.push_back(squares_[i]);
+    }
+    return lists;
   }
 
-  std::vector<Part> parts_;
+  /// The operators go through memory in one order. A 1×1 kernel in channels-last layout has two ways to say
+  /// it.
+  static at::Tensor laid_out_as(const at::Tensor& parameter, const at::Tensor& gradient) {
+    if (gradient.strides() == parameter.strides()) return gradient;
+    return at::empty_strided(parameter.sizes(), parameter.strides(), gradient.options()).copy_(gradient);
+  }
+
+  void sgd() {
+    const Lists all = lists();
+    if (all.parameters.empty()) return;
+    // A buffer of zeros takes up the first gradient whole, as dampening is 0.
+    at::_fused_sgd_(all.parameters, all.gradients,
+                    how_.momentum > 0 ? all.momenta : std::vector<at::Tensor>{}, how_.weight_decay,
+                    how_.momentum, others_.rate, /*dampening=*/0, how_.nesterov,
+                    /*maximize=*/false, /*is_first_step=*/false);
+  }
+
+  void adam() {
+    const Lists all = lists();
+    if (all.parameters.empty()) return;
+    constexpr double beta1 = 0.9, beta2 = 0.999, eps = 1e-8;  // LibTorch's defaults
+    const double decay = how_.optimizer == OptimizerKind::muon ? 0 : how_.weight_decay;
+    taken_.add_(1);
+    at::_fused_adam_(all.parameters, all.gradients, all.momenta, all.squares, /*max_exp_avg_sqs=*/{},
+                     std::vector<at::Tensor>(all.parameters.size(), taken_), others_.rate, beta1, beta2,
+                     decay, eps,
+                     /*amsgrad=*/false, /*maximize=*/false);
+  }
+
+  void muon() {
+    // A processor may have no bfloat16 arithmetic; these matrices are small.
+    const auto dtype = kernels_.parameters.front().is_cuda() ? at::kBFloat16 : at::kFloat;
+    const MuonOptions options = MuonOptions().momentum(how_.momentum).ns_dtype(dtype);
+    kernel_lanes_->each(kernels_.parameters.size(), [&](std::size_t i) {
+      at::Tensor& parameter = kernels_.parameters[i];
+      if (!parameter.grad().defined()) return;
+      const at::Tensor direction = muon_direction(parameter.grad(), kernels_.momenta[i], options);
+      if (how_.weight_decay > 0) parameter.mul_(1 - kernels_.rate * how_.weight_decay);
+      parameter.addcmul_(direction, kernels_.rate, -1);
+    });
+  }
+
+  Optimization how_;
+  Part kernels_, others_;
+  std::optional<nn::Lanes> kernel_lanes_;
+  std::vector<at::Tensor> squares_;  ///< of Adam
+  at::Tensor taken_;                 ///< steps, of Adam
 };
 
 }  // namespace refine

@@ -106,6 +106,16 @@ inline constexpr Recipe fast = {
     .augmentation = {.flip = true, .mix = 0.5},
 };
 
+/// `fast`, for tens of thousands of small images on a GPU: batches that fill it.
+inline constexpr Recipe gpu = [] {
+  Recipe recipe = fast;
+  recipe.optimization.lr = 0.1;
+  recipe.optimization.other_lr = 0.01;
+  recipe.optimization.batch_size = 256;
+  recipe.optimization.epochs = 13;
+  return recipe;
+}();
+
 /// `fast`, for 50,000 images and a few minutes of two processor cores.
 inline constexpr Recipe two_cores = [] {
   Recipe recipe = fast;
@@ -140,6 +150,13 @@ inline constexpr ClassifierRecipe fast_classifier = {
                      .epochs = 15},
     .augmentation = {.flip = true, .crop_padding = 2},
 };
+
+/// `fast_classifier` in bfloat16, for a GPU.
+inline constexpr ClassifierRecipe gpu_classifier = [] {
+  ClassifierRecipe recipe = fast_classifier;
+  recipe.optimization.precision = Precision::automatic;
+  return recipe;
+}();
 
 /// `fast_classifier`, for 50,000 images and two minutes of two processor cores.
 inline constexpr ClassifierRecipe two_cores_classifier = [] {

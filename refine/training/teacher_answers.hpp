@@ -2,12 +2,11 @@
 
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
-#include <c10/core/Device.h>
 #include <c10/core/GradMode.h>
 
+#include <cstdint>
 #include <limits>
 
-#include <refine/data/pixels.hpp>
 #include <refine/training/batch_augmentation.hpp>
 #include <refine/training/loop.hpp>
 #include <refine/training/recipe.hpp>
@@ -18,9 +17,8 @@ namespace refine::detail {
 /// gradient.
 class TeacherAnswers {
  public:
-  /// \param bytes uint8 N×C×H×W, the training set \param device where the victim is
-  TeacherAnswers(const Recipe& recipe, const at::Tensor& bytes, at::Device device)
-      : recipe_(recipe), bytes_(bytes), device_(device) {}
+  /// \param images how many the training set has
+  TeacherAnswers(const Recipe& recipe, std::int64_t images) : recipe_(recipe), images_(images) {}
 
   /// \param ask float images in [0, 1] → logits
   template <typename Ask>
@@ -28,10 +26,8 @@ class TeacherAnswers {
     c10::NoGradGuard no_grad;
     if (recipe_.teacher == Teacher::views) return ask(batch.images).to(at::kFloat);
     if (batch.first_epoch) {
-      const at::Tensor plain =
-          data::to_float(bytes_.index_select(0, batch.indices.to(bytes_.device())), device_);
-      const at::Tensor said = ask(plain.contiguous(at::MemoryFormat::ChannelsLast)).to(at::kFloat);
-      if (!known_.defined()) known_ = at::empty({bytes_.size(0), said.size(1)}, said.options());
+      const at::Tensor said = ask(batch.plain.contiguous(at::MemoryFormat::ChannelsLast)).to(at::kFloat);
+      if (!known_.defined()) known_ = at::empty({images_, said.size(1)}, said.options());
       known_.index_copy_(0, batch.indices, said);
     }
     const at::Tensor said = known_.index_select(0, batch.indices);
@@ -44,8 +40,7 @@ class TeacherAnswers {
 
  private:
   const Recipe& recipe_;
-  const at::Tensor& bytes_;
-  at::Device device_;
+  std::int64_t images_;
   at::Tensor known_;
 };
 

@@ -10,6 +10,7 @@
 #include <refine/nn/autocast.hpp>
 #include <refine/nn/channels_last.hpp>
 #include <refine/nn/device.hpp>
+#include <refine/nn/repeated.hpp>
 #include <refine/training/batch_augmentation.hpp>
 #include <refine/training/loop.hpp>
 #include <refine/training/recipe.hpp>
@@ -48,19 +49,19 @@ B train_classifier(B backbone, const data::TrainingSet& dataset,
   nn::to_channels_last(*backbone.module);
   const at::Tensor labels = dataset.labels.to(device);
   const bool bfloat16 = uses_bfloat16(recipe.optimization.precision, device);
-  const auto learn = [&](const detail::Batch& batch) -> detail::BatchResult {
-    const at::Tensor wanted = labels.index_select(0, batch.indices);
+  const auto labels_of = [&](const detail::Batch& batch) { return labels.index_select(0, batch.indices); };
+  const auto learn = [&](const at::Tensor& images, const at::Tensor& wanted) -> detail::BatchResult {
     at::Tensor logits;
     {
       const nn::Autocast lower(device, bfloat16);
-      logits = backbone.forward(batch.images).to(at::kFloat);
+      logits = backbone.forward(images).to(at::kFloat);
     }
     return {at::cross_entropy_loss(logits, wanted, {}, at::Reduction::Mean, -100, recipe.label_smoothing),
             logits.argmax(1).eq(wanted).sum()};
   };
   detail::train({.name = "victim"}, *backbone.module, device, dataset.images, recipe.optimization,
-                detail::BatchAugmentation(recipe.augmentation, dataset, device), recipe.seed, learn,
-                observers...);
+                detail::BatchAugmentation(recipe.augmentation, dataset, device), recipe.seed, labels_of,
+                learn, nn::is_replayable(backbone), observers...);
   return backbone;
 }
 

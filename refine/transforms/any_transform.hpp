@@ -12,6 +12,7 @@
 #include <refine/core/error.hpp>
 #include <refine/core/image_shape.hpp>
 #include <refine/nn/deep_copy.hpp>
+#include <refine/nn/repeated.hpp>
 #include <refine/transforms/can_freeze.hpp>
 #include <refine/transforms/transform_network.hpp>
 
@@ -25,10 +26,12 @@ class AnyTransform {
       AnyTransform(T transform)
       : image(transform.image),
         module(transform.module),
+        replayable(nn::is_replayable(transform)),
         held_(std::make_shared<Model<T>>(std::move(transform))) {}
 
   ImageShape image;
   std::shared_ptr<torch::nn::Module> module;
+  bool replayable;  ///< whether the held transform is
 
   /// Float N×C×H×W → float N×C×H×W in [0, 1].
   at::Tensor forward(const at::Tensor& images) const { return held_->forward(images); }

@@ -4,7 +4,6 @@
 #include <ATen/ops/max_pool2d.h>
 #include <ATen/ops/pixel_shuffle.h>
 #include <ATen/ops/pixel_unshuffle.h>
-#include <ATen/ops/upsample_bilinear2d.h>
 #include <torch/nn/cloneable.h>
 #include <torch/nn/modules/batchnorm.h>
 #include <torch/nn/modules/conv.h>
@@ -17,9 +16,10 @@
 #include <refine/core/agreement.hpp>
 #include <refine/core/seed.hpp>
 #include <refine/core/task.hpp>
-#include <refine/nn/convolve.hpp>
+#include <refine/nn/convolve_normed.hpp>
 #include <refine/nn/foldable.hpp>
 #include <refine/nn/seeded.hpp>
+#include <refine/nn/upsampled.hpp>
 #include <refine/transforms/squash.hpp>
 
 namespace refine::transforms {
@@ -41,7 +41,7 @@ class ConvolutionUnit : public torch::nn::Cloneable<ConvolutionUnit>, public nn:
     norm_ = register_module("norm", torch::nn::BatchNorm2d(out_));
   }
 
-  at::Tensor forward(const at::Tensor& x) { return nn::normed(norm_, nn::convolve(conv_, x)).relu_(); }
+  at::Tensor forward(const at::Tensor& x) { return nn::convolve_normed(conv_, norm_, x).relu_(); }
 
   void fold() override { nn::fold_pair(*this, "conv", conv_, "norm", norm_); }
 
@@ -94,7 +94,7 @@ class EncoderDecoderModule : public torch::nn::Cloneable<EncoderDecoderModule> {
     }
     x = bottleneck_->forward(x);
     for (const auto& unit : decoder_) {
-      x = at::upsample_bilinear2d(x, {2 * x.size(2), 2 * x.size(3)}, /*align_corners=*/false);
+      x = nn::upsampled(x, 2, /*align_corners=*/false);
       x = unit->forward(x);
     }
     x = at::pixel_shuffle(last_->forward(x), patch);
@@ -127,6 +127,7 @@ class EncoderDecoderModule : public torch::nn::Cloneable<EncoderDecoderModule> {
 template <Task kTask = dynamic_task>
 struct EncoderDecoder {
   static constexpr ImageShape static_image = kTask.image;
+  static constexpr bool replayable = true;
 
   ImageShape image = kTask.image;
   int levels = 3;   ///< how often the image is halved, 2 at least

@@ -19,6 +19,8 @@ namespace refine::transforms {
 ///  4. `T` is copyable; copies share the module. One that holds its module in more places than `module` says
 ///  by a
 ///     member `with_module(module)` how it is made around another.
+///
+/// Where `t.replayable` is true, training may record its work and replay it (`nn::is_replayable`).
 template <typename T>
 concept TransformNetwork = std::copyable<T> && requires(const T& t, const at::Tensor& images) {
   { t.image } -> std::convertible_to<ImageShape>;

@@ -3,7 +3,6 @@
 #include <ATen/ops/cat.h>
 #include <ATen/ops/constant_pad_nd.h>
 #include <ATen/ops/max_pool2d.h>
-#include <ATen/ops/upsample_bilinear2d.h>
 #include <torch/nn/module.h>
 #include <torch/nn/modules/batchnorm.h>
 #include <torch/nn/modules/conv.h>
@@ -18,10 +17,11 @@
 #include <refine/core/agreement.hpp>
 #include <refine/core/seed.hpp>
 #include <refine/core/task.hpp>
-#include <refine/nn/convolve.hpp>
+#include <refine/nn/convolve_normed.hpp>
 #include <refine/nn/deep_copy.hpp>
 #include <refine/nn/foldable.hpp>
 #include <refine/nn/seeded.hpp>
+#include <refine/nn/upsampled.hpp>
 #include <refine/transforms/squash.hpp>
 
 namespace refine::transforms {
@@ -43,7 +43,7 @@ class DoubleConvolution : public torch::nn::Module, public nn::Foldable {
   }
 
   at::Tensor forward(at::Tensor x) {
-    for (int i = 0; i < 2; ++i) x = nn::normed(norm_[i], nn::convolve(convolution_[i], x)).relu_();
+    for (int i = 0; i < 2; ++i) x = nn::convolve_normed(convolution_[i], norm_[i], x).relu_();
     return x;
   }
 
@@ -115,7 +115,7 @@ class UNetModule : public torch::nn::Module {
     at::Tensor x = skips.back();
     for (std::size_t i = 0; i < up_.size(); ++i) {
       const at::Tensor& skip = skips[skips.size() - 2 - i];
-      x = at::upsample_bilinear2d(x, {2 * x.size(2), 2 * x.size(3)}, /*align_corners=*/true);
+      x = nn::upsampled(x, 2, /*align_corners=*/true);
       const std::int64_t dy = skip.size(2) - x.size(2), dx = skip.size(3) - x.size(3);
       if (dy != 0 || dx != 0) x = at::constant_pad_nd(x, {dx / 2, dx - dx / 2, dy / 2, dy - dy / 2});
       x = up_[i]->forward(at::cat({skip, x}, 1));
@@ -141,6 +141,7 @@ class UNetModule : public torch::nn::Module {
 template <Task kTask = dynamic_task>
 struct UNet {
   static constexpr ImageShape static_image = kTask.image;
+  static constexpr bool replayable = true;
 
   ImageShape image = kTask.image;
   int levels = 4;  ///< how often the image is halved

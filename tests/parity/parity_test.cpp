@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/zeros_like.h>
 #include <c10/core/GradMode.h>
 
 #include <algorithm>
@@ -168,8 +169,11 @@ std::map<std::string, at::Tensor> gradients(at::ScalarType precision) {
                           recipes::paper.supcon_weight * objectives::SupCon{}(rewritten, teacher.argmax(1));
   loss.backward();
   std::map<std::string, at::Tensor> found = {{"", loss.to(at::kFloat)}};
-  for (const auto& item : transform.named_parameters())
-    found[item.key()] = item.value().grad().to(at::kFloat);
+  for (const auto& item : transform.named_parameters()) {
+    const at::Tensor& gradient = item.value().grad();  // none is as good as 0
+    found[item.key()] =
+        gradient.defined() ? gradient.to(at::kFloat) : at::zeros_like(item.value(), at::kFloat);
+  }
   return found;
 }
 

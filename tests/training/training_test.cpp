@@ -297,13 +297,13 @@ TEST(Teacher, OfImagesMixesWhatItSaysOfTheTwo) {
   };
   const Recipe recipe{.teacher = Teacher::images, .augmentation = {.mix = 1}, .seed = 5};
   const detail::BatchAugmentation augmented(recipe.augmentation);
-  detail::TeacherAnswers answers(recipe, bytes, at::kCPU);
+  detail::TeacherAnswers answers(recipe, n);
   int mixed = 0;
   for (std::int64_t step = 0; step < 3; ++step) {
     const at::Tensor indices = at::arange(n).mul(5).add(step).remainder(n);  // another order at each step
     const at::Tensor plain = data::to_float(bytes.index_select(0, indices), at::kCPU);
     const at::Tensor changed = augmented(plain, indices, recipe.seed, step);
-    const at::Tensor said = answers({changed, indices, step, step == 0}, augmented, ask).softmax(1);
+    const at::Tensor said = answers({changed, plain, indices, step, step == 0}, augmented, ask).softmax(1);
     for (std::int64_t i = 0; i < n; ++i) {
       const auto own = indices[i].item<std::int64_t>(), other = indices[(i + n - 1) % n].item<std::int64_t>();
       const double share = (changed[i][0][0][0].item<double>() - grey(other)) / (grey(own) - grey(other));

@@ -1,5 +1,6 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/rand.h>
+#include <c10/core/GradMode.h>
 #include <gtest/gtest.h>
 #include <torch/nn/modules/batchnorm.h>
 #include <torch/nn/modules/conv.h>
@@ -81,11 +82,37 @@ TEST(UNet, FollowsItsSeedAlone) {
 
 TEST(UNet, PassesGradientsToInputAndWeights) {
   const Little net{.width = 2};
+  net.module->eval();
   at::Tensor images = at::rand({2, 3, 32, 32}).requires_grad_();
   net.forward(images).square().sum().backward();
   EXPECT_GT(images.grad().abs().max().item<float>(), 0);
   for (const auto& item : net.module->named_parameters())
     EXPECT_TRUE(item.value().grad().defined()) << item.key();
+}
+
+TEST(UNet, TrainsAsWithTheBiasesThatItLeavesOut) {
+  // BatchNorm takes a bias away again: the outputs are those of PyTorch's own modules, which tests of parity
+  // compare, and only what is remembered of the mean tells of it.
+  const Little net{.width = 2};
+  net.module->train();
+  const auto named = [&](const std::string& name) { return net.module->named_parameters()[name]; };
+  const auto mean = [&] { return net.module->named_buffers()["inc.double_conv.1.running_mean"].clone(); };
+  const at::Tensor images = at::rand({2, 3, 32, 32});
+  at::Tensor bias = named("inc.double_conv.0.bias");
+  {
+    const c10::NoGradGuard no_grad;
+    const at::Tensor before = mean();
+    bias.zero_();
+    const at::Tensor without = net.forward(images), told = mean() - 0.9 * before;
+    bias.fill_(3);
+    const at::Tensor start = mean(), with = net.forward(images);
+    EXPECT_TRUE(with.equal(without));
+    EXPECT_LT((mean() - 0.9 * start - (told + 0.1 * 3)).abs().max().item<double>(), 1e-5);
+  }
+  net.forward(images).square().sum().backward();
+  EXPECT_FALSE(bias.grad().defined());
+  EXPECT_TRUE(named("inc.double_conv.0.weight").grad().defined());
+  EXPECT_TRUE(named("outc.conv.bias").grad().defined());
 }
 
 TEST(UNet, RefusesWhatItCantHalve) {

@@ -24,13 +24,34 @@ def _candidates(ctx):
             found.append(ctx.path(result.stdout.strip()))
     return found
 
+# The include folder of a CUDA toolkit, or None.
+def _cuda_headers(ctx):
+    roots = []
+    if ctx.os.environ.get("CUDA_HOME", ""):
+        roots.append(ctx.os.environ["CUDA_HOME"])
+    nvcc = ctx.which("nvcc")
+    if nvcc:
+        roots.append(str(nvcc.dirname.dirname))
+    for root in roots + ["/usr/local/cuda"]:
+        folder = ctx.path(root).get_child("include")
+        if folder.get_child("cuda_runtime_api.h").exists and folder.get_child("crt").exists:
+            return folder
+    return None
+
 _BUILD = """# Written by tools/build/libtorch.bzl.
 load("@rules_cc//cc:defs.bzl", "cc_library")
 
 cc_library(
     name = "libtorch",
     hdrs = glob(
-        ["include/**/*.h", "include/**/*.hpp", "include/**/*.inc", "include/**/*.cuh"],
+        [
+            "cuda/**/*.h",
+            "cuda/**/*.hpp",
+            "include/**/*.h",
+            "include/**/*.hpp",
+            "include/**/*.inc",
+            "include/**/*.cuh",
+        ],
         exclude = [
             "include/ATen/native/mps/**",
             "include/tensorpipe/**",
@@ -38,7 +59,8 @@ cc_library(
             "include/pybind11/**",
         ],
     ),
-    includes = ["include", "include/torch/csrc/api/include"],
+    defines = {defines},
+    includes = {includes},
     linkopts = {linkopts},
     visibility = ["//visibility:public"],
 )
@@ -69,11 +91,23 @@ def _libtorch_impl(ctx):
     linkopts = ["-L" + str(lib), "-Wl,-rpath," + str(lib), "-Wl,--no-as-needed", "-Wl,--allow-shlib-undefined"]
     linkopts += ["-l" + name for name in libraries]
     linkopts += ["-lpthread", "-ldl"]
-    ctx.file("BUILD.bazel", _BUILD.format(linkopts = repr(linkopts)))
+    # With CUDA's headers the training loop can record its steps and replay them (refine/nn/repeated.hpp).
+    defines = []
+    includes = ["include", "include/torch/csrc/api/include"]
+    cuda = _cuda_headers(ctx)
+    if cuda and "torch_cuda" in libraries:
+        ctx.symlink(cuda, "cuda")
+        defines.append("REFINE_CUDA_GRAPHS")
+        includes.append("cuda")
+    ctx.file("BUILD.bazel", _BUILD.format(
+        defines = repr(defines),
+        includes = repr(includes),
+        linkopts = repr(linkopts),
+    ))
 
 libtorch_repository = repository_rule(
     implementation = _libtorch_impl,
-    environ = ["REFINE_LIBTORCH", "LIBTORCH"],
+    environ = ["REFINE_LIBTORCH", "LIBTORCH", "CUDA_HOME"],
     local = False,
     doc = "Makes @libtorch//:libtorch of the LibTorch on this machine.",
 )

@@ -29,6 +29,7 @@
 #include <refine/artifacts/export_torchscript.hpp>
 #include <refine/artifacts/state_dict.hpp>
 #include <refine/attacks/attacks.hpp>
+#include <refine/backbones/any_network.hpp>
 #include <refine/backbones/freeze.hpp>
 #include <refine/backbones/normalized.hpp>
 #include <refine/backbones/resnet18.hpp>
@@ -49,6 +50,7 @@
 #include <refine/pipeline/pipeline.hpp>
 #include <refine/remaps/derangement.hpp>
 #include <refine/training/training.hpp>
+#include <refine/transforms/any_transform.hpp>
 #include <refine/transforms/encoder_decoder.hpp>
 #include <refine/transforms/unet.hpp>
 
@@ -67,8 +69,9 @@ struct Options {
   int width = 64;
   std::int64_t epoch_images = 50'000;
   std::vector<int> batches = {64, 256};
-  ClassifierRecipe victim = recipes::fast_classifier;
-  Recipe defense = recipes::fast;
+  std::vector<std::string> parts = {"checks", "epochs", "trial"};
+  ClassifierRecipe victim = recipes::gpu_classifier;
+  Recipe defense = recipes::gpu;
 };
 
 auto victim_of(int width) {
@@ -228,6 +231,51 @@ void check_training(Checks& checks, const std::string& device) {
   }
 }
 
+/// Every network is trained to the same loss whether its steps are replayed or called one by one, dropout
+/// included.
+void check_replay(Checks& checks) {
+  const auto set = data::Synthetic{.task = task, .train = 512, .test = 1}.make().train;
+  const auto same = [&](const std::string& name, auto&& loss_of) {
+    const double called = loss_of(false), replayed = loss_of(true);
+    checks.that("replayed, " + name, std::abs(replayed - called) <= 0.02 * called,
+                fmt::format("loss {:.4f}, called {:.4f}, at most 2 % apart", replayed, called));
+  };
+  // Little steps: large ones make another network of a difference in the last bit.
+  Optimization how = recipes::fast.optimization;
+  how.lr = 1e-3;
+  how.other_lr = 1e-4;
+  how.epochs = 2;
+  how.batch_size = 32;
+  how.precision = Precision::float32;
+  for (const auto& [name, width] :
+       {std::pair{"ResNet18", 8}, {"ResNet50", 8}, {"VGG16", 8}, {"DenseNet121", 8}, {"ViT", 64}}) {
+    same(name, [&](bool replayable) {
+      auto network = backbones::network_by_name(name, {.task = task, .width = width});
+      network.replayable = replayable;
+      ClassifierRecipe recipe = recipes::fast_classifier;
+      recipe.optimization = how;
+      History history;
+      train_classifier(network, set, recipe, history);
+      return history.epochs.back().loss;
+    });
+  }
+  const auto defended = [&](auto transform) {
+    return [&, transform](bool replayable) {
+      const auto fresh = freeze(victim_of(8));
+      transforms::AnyTransform rewriting(transform());
+      rewriting.replayable = replayable;
+      Pipeline defense{rewriting, fresh, remaps::Derangement<task>{}};
+      Recipe recipe = recipes::fast;
+      recipe.optimization = how;
+      History history;
+      fit(defense, set.images, recipe, history);
+      return history.epochs.back().loss;
+    };
+  };
+  same("U-Net", defended([] { return transforms::UNet<task>{.width = 8}; }));
+  same("encoder-decoder", defended([] { return transforms::EncoderDecoder<task>{.width = 28}; }));
+}
+
 /// Epochs of `fast` at full width, data and augmentation included: the first, in which the victim is asked
 /// about each image, and the three after it, once the device is warm.
 Json epochs(const Options& options) {
@@ -332,7 +380,8 @@ void run(const Options& options) {
     }
     write();
   };
-  {
+  const auto asked = [&](const char* part) { return std::ranges::count(options.parts, part) > 0; };
+  if (asked("checks")) {
     // The host computes in float32; a GPU's convolutions have ten bits fewer unless told so.
     auto& context = at::globalContext();
     const bool convolutions = context.allowTF32CuDNN(), products = context.allowTF32CuBLAS();
@@ -347,13 +396,14 @@ void run(const Options& options) {
     attempt("images", [&] { check_images(checks); });
     attempt("training", [&] { check_training(checks, options.device); });
     use_device(options.device);
+    attempt("replay", [&] { check_replay(checks); });
     context.setAllowTF32CuDNN(convolutions);
     context.setAllowTF32CuBLAS(products);
     attempt("learning", [&] { check_learning(checks); });
   }
-  out["epochs"] = epochs(options);
+  if (asked("epochs")) out["epochs"] = epochs(options);
   write();
-  if (split) out["trial"] = trial(options, *split);
+  if (asked("trial") && split) out["trial"] = trial(options, *split);
   write();
   if (checks.failed() > 0)
     throw Error("refine: {} of {} checks failed", checks.failed(), checks.list().size());
@@ -382,6 +432,10 @@ int main(int argc, char** argv) {
       ->capture_default_str();
   app.add_option("--batches", options.batches, "batch sizes whose epochs are timed")
       ->check(CLI::Range(2, 65'536))
+      ->delimiter(',')
+      ->capture_default_str();
+  app.add_option("--parts", options.parts, "what to do, of checks,epochs,trial")
+      ->check(CLI::IsMember({"checks", "epochs", "trial"}))
       ->delimiter(',')
       ->capture_default_str();
   app.add_option("--victim_epochs", options.victim.optimization.epochs, "of the trial")

@@ -31,7 +31,7 @@ struct Seen {
   std::int64_t by_cpu;  ///< of 32×32 pixels: a few minutes' work
 };
 
-/// How often the images are seen, where `said` is 0: on a GPU as `recipes::fast` has it; on a CPU large ones
+/// How often the images are seen, where `said` is 0: on a GPU as `recipes::gpu` has it; on a CPU large ones
 /// as often as can be waited for.
 int sized_epochs(int said, std::int64_t images, const ImageShape& shape, Seen most) {
   if (said > 0) return said;
@@ -122,7 +122,10 @@ void TrainingOptions::add_to(CLI::App& command, bool is_defense) {
 Recipe TrainingOptions::defense(std::int64_t images, const ImageShape& shape) const {
   Recipe how = recipe == "paper" ? recipes::paper : recipes::fast;
   if (recipe == "auto") {
-    how.optimization.epochs = sized_epochs(epoch, images, shape, {.by_gpu = 600'000, .by_cpu = 250'000});
+    // Large batches were measured with many small images alone; large images would not fit, either.
+    const bool many = images >= 20'000 && std::max(shape.height, shape.width) <= 64;
+    if (default_device().is_cuda() && many) how = recipes::gpu;
+    how.optimization.epochs = sized_epochs(epoch, images, shape, {.by_gpu = 650'000, .by_cpu = 250'000});
     how.augmentation = sized_augmentation(shape, how.optimization.epochs, /*labels=*/false);
     // Few images and their mixed answers are learnt by heart; the victim's own answers to the mixtures are
     // new at each step. Not about crops: to some victims they look like their trigger (docs/recipes.md).

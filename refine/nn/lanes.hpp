@@ -1,0 +1,50 @@
+#pragma once
+
+#include <c10/core/Device.h>
+#include <c10/core/Event.h>
+#include <c10/core/Stream.h>
+#include <c10/core/StreamGuard.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
+
+#include <cstddef>
+#include <vector>
+
+namespace refine::nn {
+
+/// Pieces of work that do not depend on one another, each too small to fill an accelerator: on CUDA they are
+/// given to a few streams in turn and run side by side, elsewhere one after another.
+class Lanes {
+ public:
+  explicit Lanes(at::Device device, int lanes = 8) : device_(device) {
+    if (!device.is_cuda()) return;
+    const c10::impl::VirtualGuardImpl cuda(device.type());
+    for (int lane = 0; lane < lanes; ++lane) streams_.push_back(cuda.getStreamFromGlobalPool(device));
+  }
+
+  /// `work(i)` for each i from 0 to n-1. What comes before it on the current stream is done before it, and
+  /// what comes after it, after it.
+  template <typename Work>
+  void each(std::size_t n, Work&& work) const {
+    if (streams_.empty()) {
+      for (std::size_t i = 0; i < n; ++i) work(i);
+      return;
+    }
+    const c10::Stream current = c10::impl::VirtualGuardImpl(device_.type()).getStream(device_);
+    c10::Event begun(device_.type());
+    begun.record(current);
+    for (std::size_t lane = 0; lane < streams_.size() && lane < n; ++lane) {
+      begun.block(streams_[lane]);
+      const c10::StreamGuard guard(streams_[lane]);
+      for (std::size_t i = lane; i < n; i += streams_.size()) work(i);
+      c10::Event done(device_.type());
+      done.record(streams_[lane]);
+      done.block(current);
+    }
+  }
+
+ private:
+  at::Device device_;
+  std::vector<c10::Stream> streams_;
+};
+
+}  // namespace refine::nn
