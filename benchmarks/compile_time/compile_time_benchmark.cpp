@@ -82,7 +82,8 @@ void add(const std::string& name, const std::vector<std::string>& command, const
   add(name, [=] { return compiled(command, source); });
 }
 
-/// Every line by which a header of ours includes one of LibTorch's.
+/// Every line by which a header of ours includes one of LibTorch's; those of CUDA are included where there is
+/// CUDA alone.
 std::set<std::string> includes_of_libtorch(const fs::path& headers) {
   std::set<std::string> found;
   for (const auto& entry :
@@ -90,7 +91,8 @@ std::set<std::string> includes_of_libtorch(const fs::path& headers) {
     if (entry.path().extension() != ".hpp") continue;
     for (const std::string& line : lines_of(entry.path())) {
       for (const char* room : {"ATen/", "c10/", "torch/"}) {
-        if (line.starts_with("#include <" + std::string(room))) found.insert(line);
+        if (line.starts_with("#include <" + std::string(room)) && line.find("/cuda/") == std::string::npos)
+          found.insert(line);
       }
     }
   }

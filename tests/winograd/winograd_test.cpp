@@ -237,7 +237,8 @@ TEST_F(Winograd, WiderVectorsComputeTheSame) {
     const Layer layer(c);
     const Layer exact = layer.in_double().with_gradients();
     const Shape shape{{c.images, c.height, c.width}, c.in, c.out};
-    const KernelStrides stride = detail::strides_of(layer.weight);
+    const KernelStrides stride{layer.weight.stride(0), layer.weight.stride(1), layer.weight.stride(2),
+                               layer.weight.stride(3)};
     at::Tensor y = at::zeros({c.images, c.out, c.height, c.width}).contiguous(at::MemoryFormat::ChannelsLast);
     convolve(wide, shape, layer.x.const_data_ptr<float>(), layer.weight.const_data_ptr<float>(), stride,
              layer.bias.const_data_ptr<float>(), y.mutable_data_ptr<float>());

@@ -3,7 +3,9 @@
 load("@rules_cc//cc:defs.bzl", "cc_library")
 
 def refine_library(name, hdrs = None, deps = [], **kwargs):
-    """A header-only library whose headers are included as <refine/room/header.hpp>.
+    """A library whose headers are included as <refine/room/header.hpp>.
+
+    Headers alone, but for what takes long to compile, which is compiled once (core/compiled.hpp).
 
     Inside this repository .bazelrc has the root on the include path, with warnings; used from
     another repository, the headers come as system headers.

@@ -1,0 +1,1 @@
+#include <refine/winograd/convolution_definitions.hpp>
