@@ -48,7 +48,9 @@ class AnyBackbone {
 
   /// The same policy around another module, of the same kind. \throws Error when it is of another kind
   AnyBackbone with_module(const std::shared_ptr<torch::nn::Module>& other) const {
-    return held_->with_module(other);
+    AnyBackbone same = held_->with_module(other);
+    same.replayable = replayable;
+    return same;
   }
 
  private:

@@ -7,9 +7,26 @@
 #include <c10/core/impl/VirtualGuardImpl.h>
 
 #include <cstddef>
+#include <map>
+#include <utility>
 #include <vector>
 
 namespace refine::nn {
+
+namespace detail {
+
+/// This thread's own stream of a number, on a CUDA device: always the same, since memory and workspaces that
+/// LibTorch keeps for a stream stay with it.
+inline c10::Stream numbered_stream(at::Device device, int number) {
+  thread_local std::map<std::pair<c10::DeviceIndex, int>, c10::Stream> streams;
+  const std::pair key{device.index(), number};
+  const auto found = streams.find(key);
+  if (found != streams.end()) return found->second;
+  return streams.emplace(key, c10::impl::VirtualGuardImpl(device.type()).getStreamFromGlobalPool(device))
+      .first->second;
+}
+
+}  // namespace detail
 
 /// Pieces of work that do not depend on one another, each too small to fill an accelerator: on CUDA they are
 /// given to a few streams in turn and run side by side, elsewhere one after another.
@@ -17,8 +34,7 @@ class Lanes {
  public:
   explicit Lanes(at::Device device, int lanes = 8) : device_(device) {
     if (!device.is_cuda()) return;
-    const c10::impl::VirtualGuardImpl cuda(device.type());
-    for (int lane = 0; lane < lanes; ++lane) streams_.push_back(cuda.getStreamFromGlobalPool(device));
+    for (int lane = 1; lane <= lanes; ++lane) streams_.push_back(detail::numbered_stream(device, lane));
   }
 
   /// `work(i)` for each i from 0 to n-1. What comes before it on the current stream is done before it, and

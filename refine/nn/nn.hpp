@@ -4,11 +4,16 @@
 #include <refine/nn/bfloat16.hpp>
 #include <refine/nn/channels_last.hpp>
 #include <refine/nn/convolve.hpp>
+#include <refine/nn/convolve_normed.hpp>
 #include <refine/nn/deep_copy.hpp>
 #include <refine/nn/device.hpp>
 #include <refine/nn/draws.hpp>
 #include <refine/nn/foldable.hpp>
 #include <refine/nn/host_constant.hpp>
 #include <refine/nn/keep_freed_memory.hpp>
+#include <refine/nn/lanes.hpp>
 #include <refine/nn/make_constant.hpp>
+#include <refine/nn/repeated.hpp>
 #include <refine/nn/seeded.hpp>
+#include <refine/nn/sent.hpp>
+#include <refine/nn/upsampled.hpp>

@@ -3,7 +3,9 @@
 #include <ATen/core/Tensor.h>
 #include <c10/core/Device.h>
 
+#include <atomic>
 #include <concepts>
+#include <exception>
 #include <optional>
 #include <utility>
 
@@ -12,6 +14,10 @@
 #include <ATen/ops/empty_like.h>
 #include <c10/core/StreamGuard.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
+#include <c10/cuda/CUDACachingAllocator.h>
+#include <refine/core/error.hpp>
+#include <refine/core/one_line.hpp>
+#include <refine/nn/lanes.hpp>
 #endif
 
 namespace refine::nn {
@@ -30,11 +36,26 @@ constexpr bool is_replayable(const Policy& policy) {
   }
 }
 
+namespace detail {
+
+inline std::atomic<bool>& replay_allowed() {
+  static std::atomic<bool> allowed = true;
+  return allowed;
+}
+
+}  // namespace detail
+
+/// Says once, for the process, whether training may replay what policies say is `replayable`; it may, unless
+/// this says no. Say no where a graph's memory, as much as a step takes again, is not to be had.
+inline void allow_replay(bool yes) {
+  detail::replay_allowed() = yes;
+}
+
 /// Work on two tensors that is done again and again. On a CUDA device, where it `may_replay` and the program
 /// is built with `REFINE_CUDA_GRAPHS` (CUDA's headers are needed, and `libtorch_cuda` when linking), it is
 /// recorded as a CUDA graph once it has been done a few times, and replayed from then on for tensors of the
 /// same shapes: the device need not wait until the host has said each of a thousand small things. Everywhere
-/// else it is called.
+/// else, and for tensors of other shapes than the first, it is called.
 ///
 /// What it reads besides its arguments and what it changes must stay where it is in memory. As long as this
 /// lives, the current stream is one of its own, since the default stream can't be recorded.
@@ -44,7 +65,7 @@ class Repeated {
   Repeated([[maybe_unused]] at::Device device, [[maybe_unused]] bool may_replay, Work work)
       : work_(std::move(work)) {
 #if defined(REFINE_CUDA_GRAPHS)
-    if (!device.is_cuda() || !may_replay) return;
+    if (!device.is_cuda() || !may_replay || !detail::replay_allowed()) return;
     recorder_.emplace(device);
 #endif
   }
@@ -52,8 +73,8 @@ class Repeated {
   Repeated(const Repeated&) = delete;
   Repeated& operator=(const Repeated&) = delete;
 
-  /// \throws c10::Error when the work can't be recorded: something in it waits for the device, and is not
-  /// replayable
+  /// \throws Error when the work can't be recorded, since something in it waits for the device or memory is
+  /// short
   void operator()(const at::Tensor& first, const at::Tensor& second) {
 #if defined(REFINE_CUDA_GRAPHS)
     if (recorder_ && recorder_->take(first, second, work_)) return;
@@ -65,9 +86,7 @@ class Repeated {
 #if defined(REFINE_CUDA_GRAPHS)
   class Recorder {
    public:
-    explicit Recorder(at::Device device) : guard_(stream_of_its_own(device)) {
-      guard_.original_stream().synchronize();
-    }
+    explicit Recorder(at::Device device) : guard_(after_the_current(device)) {}
 
     Recorder(const Recorder&) = delete;
     Recorder& operator=(const Recorder&) = delete;
@@ -79,18 +98,18 @@ class Repeated {
       }
     }
 
-    /// Whether the work has been done by a replay.
+    /// Whether the work has been done by a replay. Tensors of other shapes than the first are left to the
+    /// caller.
     bool take(const at::Tensor& first, const at::Tensor& second, Work& work) {
-      if (!graph_) {
-        if (called_++ < calls_before_recording) return false;
+      if (!first_.defined()) {
         first_ = at::empty_like(first);
         second_ = at::empty_like(second);
-        graph_.emplace();
-        graph_->capture_begin({0, 0}, cudaStreamCaptureModeThreadLocal);
-        work(first_, second_);
-        graph_->capture_end();
       }
       if (!fits(first_, first) || !fits(second_, second)) return false;
+      if (!graph_) {
+        if (called_++ < calls_before_recording) return false;
+        record(work);
+      }
       first_.copy_(first);
       second_.copy_(second);
       graph_->replay();
@@ -101,12 +120,36 @@ class Repeated {
     // LibTorch and its libraries make their workspaces, and choose algorithms, in the first calls.
     static constexpr int calls_before_recording = 3;
 
+    void record(Work& work) {
+      // What the calls before have left is of no use to the graph, which has memory of its own.
+      guard_.current_stream().synchronize();
+      c10::cuda::CUDACachingAllocator::emptyCache();
+      graph_.emplace();
+      graph_->capture_begin({0, 0}, cudaStreamCaptureModeThreadLocal);
+      try {
+        work(first_, second_);
+      } catch (const std::exception& error) {
+        try {  // so that the stream can be used again
+          graph_->capture_end();
+        } catch (...) {
+        }
+        throw Error(
+            "refine: a training step can't be recorded as a CUDA graph ({}); a policy that waits for the "
+            "device is "
+            "not replayable, and where memory is short say nn::allow_replay(false)",
+            one_line(error.what()));
+      }
+      graph_->capture_end();
+    }
+
     static bool fits(const at::Tensor& recorded, const at::Tensor& given) {
       return recorded.sizes() == given.sizes() && recorded.scalar_type() == given.scalar_type();
     }
 
-    static c10::Stream stream_of_its_own(at::Device device) {
-      return c10::impl::VirtualGuardImpl(device.type()).getStreamFromGlobalPool(device);
+    /// A stream that can be recorded, once what was asked of the device's current one is done.
+    static c10::Stream after_the_current(at::Device device) {
+      c10::impl::VirtualGuardImpl(device.type()).getStream(device).synchronize();
+      return detail::numbered_stream(device, 0);
     }
 
     c10::StreamGuard guard_;

@@ -26,7 +26,7 @@
 
 namespace refine::detail {
 
-/// What a step is given, on the module's device.
+/// What a step's targets are found by, on the module's device.
 struct Batch {
   at::Tensor images;   ///< float N×C×H×W in [0, 1], augmented, channels last
   at::Tensor plain;    ///< the same images as they are
@@ -108,7 +108,7 @@ void train(const RunInfo& run, torch::nn::Module& module, at::Device device, con
     for (const at::Tensor& indices : batches_of(batches, n, epoch)) {
       const at::Tensor there = nn::sent(indices, device);
       const at::Tensor plain =
-          data::to_float(source.index_select(0, source.is_cpu() ? indices : there), device);
+          data::to_float(nn::sent(source.index_select(0, source.is_cpu() ? indices : there), device), device);
       const at::Tensor images =
           augmented(plain, there, seed, step).contiguous(at::MemoryFormat::ChannelsLast);
       const at::Tensor wanted = targets(Batch{images, plain, there, step, epoch == 0});

@@ -104,8 +104,8 @@ inline at::Tensor muon_direction(const at::Tensor& gradient, at::Tensor& buffer,
   const at::Tensor matrix = ordered.reshape({ordered.size(0), -1});
   at::Tensor direction = newton_schulz(matrix.to(options.ns_dtype()), options.ns_steps(), options.eps());
   const double shape = static_cast<double>(matrix.size(0)) / static_cast<double>(matrix.size(1));
-  if (shape > 1) direction = direction * std::sqrt(shape);
   direction = direction.to(gradient.scalar_type()).reshape(ordered.sizes());
+  if (shape > 1) direction = direction * std::sqrt(shape);
   return channels_last ? direction.permute({0, 3, 1, 2}) : direction;
 }
 

@@ -12,9 +12,12 @@
 
 #include <cstddef>
 #include <optional>
+#include <set>
+#include <string>
 #include <utility>
 #include <vector>
 
+#include <refine/core/error.hpp>
 #include <refine/nn/lanes.hpp>
 #include <refine/training/muon.hpp>
 #include <refine/training/optimization.hpp>
@@ -23,14 +26,17 @@ namespace refine {
 
 /// The optimisers that an `Optimization` asks for, on a module's parameters, stepped as one: LibTorch's fused
 /// SGD and Adam, and Muon. With Muon, kernels larger than one pixel are Muon's and all other parameters
-/// Adam's. Learning rates and counts of steps are on the parameters' device, so that `step` is the same work
-/// each time.
+/// Adam's. Learning rates and the count of steps, which is one for all parameters, are on the parameters'
+/// device, so that `step` is the same work each time.
 class Optimizers {
  public:
+  /// \throws Error when a parameter that wants a gradient is not float32, or is a view
   Optimizers(const torch::nn::Module& module, const Optimization& how) : how_(how) {
     const bool muon = how.optimizer == OptimizerKind::muon;
-    for (const auto& parameter : module.parameters()) {
-      if (!parameter.requires_grad()) continue;
+    std::set<const at::TensorImpl*> seen;  // one that two modules share is trained once
+    for (const auto& [name, parameter] : module.named_parameters().pairs()) {
+      if (!parameter.requires_grad() || !seen.insert(parameter.unsafeGetTensorImpl()).second) continue;
+      require_plain(name, parameter);
       const bool kernel = parameter.dim() == 4 && parameter.size(2) * parameter.size(3) > 1;
       (muon && kernel ? kernels_ : others_).parameters.push_back(parameter);
     }
@@ -68,6 +74,15 @@ class Optimizers {
   }
 
  private:
+  /// As the fused operators take it.
+  static void require_plain(const std::string& name, const at::Tensor& parameter) {
+    if (parameter.scalar_type() == at::kFloat && parameter.is_non_overlapping_and_dense()) return;
+    throw Error(
+        "refine: the parameter {} can't be trained, it is of type {} or a view; keep parameters in float32, "
+        "Precision::bfloat16 computes in bfloat16",
+        name, c10::toString(parameter.scalar_type()));
+  }
+
   /// What one optimiser trains.
   struct Part {
     std::vector<at::Tensor> parameters = {}, momenta = {};

@@ -41,7 +41,9 @@ class AnyTransform {
 
   /// The same policy around another module, of the same kind. \throws Error when it is of another kind
   AnyTransform with_module(const std::shared_ptr<torch::nn::Module>& other) const {
-    return held_->with_module(other);
+    AnyTransform same = held_->with_module(other);
+    same.replayable = replayable;
+    return same;
   }
 
   /// Whether `freeze` can copy the held transform.

@@ -1,5 +1,6 @@
 #include <ATen/TensorOperators.h>
-#include <ATen/ops/rand.h>
+#include <ATen/ops/full.h>
+#include <ATen/ops/ones.h>
 #include <ATen/ops/randn.h>
 #include <c10/core/GradMode.h>
 #include <gtest/gtest.h>
@@ -14,6 +15,8 @@
 #include <string>
 #include <utility>
 #include <vector>
+
+#include "tests/support/error_of.hpp"
 
 namespace refine {
 namespace {
@@ -123,6 +126,22 @@ TEST(Optimizers, GiveMuonTheKernelsAndAdamTheRest) {
     EXPECT_LT((parts.all[i] - theirs[i]).abs().max().item<double>(), 1e-5) << i;
     EXPECT_GT((parts.all[i] - start[i]).abs().max().item<double>(), 1e-3) << i;
   }
+}
+
+TEST(Optimizers, TrainASharedParameterOnceAndRefuseOtherTypes) {
+  Parts once({at::ones({40})}), twice({at::ones({40})});
+  twice.register_parameter("again", twice.all[0]);
+  for (Parts* parts : {&once, &twice}) {
+    Optimizers ours(*parts, {.optimizer = OptimizerKind::sgd, .lr = 0.5, .momentum = 0.9, .weight_decay = 0});
+    parts->all[0].mutable_grad() = at::ones({40});
+    ours.step();
+    EXPECT_TRUE(parts->all[0].equal(at::full({40}, 0.5)));
+  }
+  Parts half({at::ones({3}), at::ones({3}).to(at::kBFloat16)});
+  EXPECT_EQ(testing::error_of([&] { Optimizers(half, {}); }),
+            "refine: the parameter p1 can't be trained, it is of type BFloat16 or a view; keep parameters in "
+            "float32, "
+            "Precision::bfloat16 computes in bfloat16");
 }
 
 TEST(Optimizers, LeaveParametersWithoutGradientsAlone) {

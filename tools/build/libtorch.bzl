@@ -96,9 +96,10 @@ def _libtorch_impl(ctx):
     includes = ["include", "include/torch/csrc/api/include"]
     cuda = _cuda_headers(ctx)
     if cuda and "torch_cuda" in libraries:
-        ctx.symlink(cuda, "cuda")
         defines.append("REFINE_CUDA_GRAPHS")
-        includes.append("cuda")
+        if str(cuda) != "/usr/include":  # a distribution's own, which compilers find by themselves
+            ctx.symlink(cuda, "cuda")
+            includes.append("cuda")
     ctx.file("BUILD.bazel", _BUILD.format(
         defines = repr(defines),
         includes = repr(includes),

@@ -92,9 +92,10 @@ JsonLines fresh_log(const std::filesystem::path& path) {
 
 void TrainingOptions::add_to(CLI::App& command, bool is_defense) {
   command
-      .add_option(
-          "--recipe", recipe,
-          "fast; paper: as published, 150 epochs; auto: fast, sized for this machine and these images")
+      .add_option("--recipe", recipe,
+                  "fast; paper: as published, 150 epochs; auto: fast, sized for this machine and these "
+                  "images (on a GPU, "
+                  "for many small ones: gpu)")
       ->check(CLI::IsMember({"auto", "fast", "paper"}))
       ->capture_default_str();
   command.add_option("--epoch", epoch, "how often the images are seen")->check(CLI::Range(1, 1'000'000));
