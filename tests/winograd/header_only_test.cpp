@@ -20,7 +20,9 @@ TEST(HeaderOnly, CompilesInTwoFilesOfAProgram) {
   const at::Tensor x = at::rand({2, 16, 8, 8}), weight = at::rand({16, 16, 3, 3});
   const at::Tensor elsewhere = convolved_elsewhere(x, weight);
   EXPECT_TRUE(at::allclose(elsewhere, at::conv2d(x, weight, {}, 1, 1), 1e-3, 1e-3));
-  if (winograd::takes(x, weight)) EXPECT_TRUE(elsewhere.equal(winograd::convolution(x, weight, {})));
+  if (winograd::takes(x, weight)) {
+    EXPECT_TRUE(elsewhere.equal(winograd::convolution(x, weight, {})));
+  }
 }
 
 }  // namespace
