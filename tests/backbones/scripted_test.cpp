@@ -22,6 +22,7 @@
 #include <refine/backbones/scripted.hpp>
 #include <refine/nn/convolve.hpp>
 #include <refine/nn/seeded.hpp>
+#include <refine/winograd/instruction_set.hpp>
 
 #include "tests/support/error_of.hpp"
 #include "tests/support/scratch_folder.hpp"
