@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstddef>
 #include <initializer_list>
+#include <nlohmann/json.hpp>
 #include <sstream>
 #include <system_error>
 #include <utility>
@@ -30,6 +31,7 @@
 #include <refine/training/history.hpp>
 #include <refine/training/network_recipes.hpp>
 #include <refine/training/progress_bar.hpp>
+#include <refine/training/recipe_json.hpp>
 #include <refine/training/train_classifier.hpp>
 #include <refine/transforms/unet.hpp>
 

@@ -1,25 +1,20 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
-#include <ATen/ops/zeros.h>
 #include <c10/core/GradMode.h>
 #include <torch/csrc/jit/api/module.h>
 
+#include <cstdint>
 #include <filesystem>
 #include <functional>
 #include <memory>
-#include <nlohmann/json.hpp>
-#include <sstream>
-#include <string>
+#include <nlohmann/json_fwd.hpp>
 #include <utility>
 #include <vector>
 
 #include <refine/artifacts/state_dict.hpp>
 #include <refine/artifacts/traced_module.hpp>
 #include <refine/backbones/backbone.hpp>
-#include <refine/core/atomic_file.hpp>
-#include <refine/core/error.hpp>
-#include <refine/core/version.hpp>
 #include <refine/pipeline/freeze.hpp>
 #include <refine/pipeline/pipeline.hpp>
 
@@ -28,13 +23,7 @@ namespace refine {
 namespace artifacts::detail {
 
 /// What is traced: one image would let LibTorch take the batch for a constant.
-inline at::Tensor example_of(const Task& task, const std::filesystem::path& path) {
-  if (!task.image.is_static()) {
-    throw Error("cannot export {}: the model does not know its image shape; give one of its parts a Task",
-                path.string());
-  }
-  return at::zeros({2, task.image.channels, task.image.height, task.image.width});
-}
+at::Tensor example_of(const Task& task, const std::filesystem::path& path);
 
 /// Networks on the host for as long as this lives, where constants are the tensors that were registered.
 class OnHost {
@@ -50,28 +39,13 @@ class OnHost {
   at::Device back_;
 };
 
+/// No metadata: an empty object.
+const nlohmann::ordered_json& nothing_said();
+
+/// Writes the module, and beside it `metadata`, `kind`, the permutation where there is one, and the task.
 void save_module(torch::jit::Module& module, const std::filesystem::path& path, const Task& task,
-                 auto about) {
-  about["image"] = {task.image.channels, task.image.height, task.image.width};
-  about["classes"] = task.classes;
-  about["refine_version"] = version;
-  module.eval();
-  // Who serves trains nothing; the tensors are those of the networks here, which may go on training.
-  std::vector<at::Tensor> trained;
-  for (at::Tensor parameter : module.parameters()) {
-    if (parameter.requires_grad()) trained.push_back(parameter.requires_grad_(false));
-  }
-  struct Again {
-    std::vector<at::Tensor>& tensors;
-    ~Again() {
-      for (at::Tensor& tensor : tensors) tensor.requires_grad_(true);
-    }
-  } again{trained};
-  std::ostringstream bytes;
-  module.save(bytes,
-              {{"refine.json", about.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace)}});
-  write_file(path, bytes.view());
-}
+                 const nlohmann::ordered_json& metadata, const char* kind,
+                 const std::vector<std::int64_t>& permutation = {});
 
 }  // namespace artifacts::detail
 
@@ -93,7 +67,7 @@ void save_module(torch::jit::Module& module, const std::filesystem::path& path, 
 /// is whole or not there
 template <typename T, typename B, typename R>
 void export_torchscript(const Pipeline<T, B, R>& defense, const std::filesystem::path& path,
-                        const nlohmann::ordered_json& metadata = nlohmann::ordered_json::object()) {
+                        const nlohmann::ordered_json& metadata = artifacts::detail::nothing_said()) {
   if constexpr (!transforms::FrozenTransform<T>) {
     if (transforms::can_freeze(defense.transform()))
       return export_torchscript(freeze(defense), path, metadata);
@@ -119,10 +93,7 @@ void export_torchscript(const Pipeline<T, B, R>& defense, const std::filesystem:
                                 [&](const at::Tensor& x) { return there.undefended(x); });
   artifacts::detail::add_method(module, "alarm", example,
                                 [&](const at::Tensor& x) { return there.alarm(x); });
-  nlohmann::ordered_json about = metadata;
-  about["refine"] = "defended";
-  about["permutation"] = there.remap().permutation;
-  artifacts::detail::save_module(module, path, task, std::move(about));
+  artifacts::detail::save_module(module, path, task, metadata, "defended", there.remap().permutation);
 }
 
 /// Writes a frozen classifier alone as one TorchScript file: `forward` takes float N×C×H×W in [0, 1] and
@@ -130,7 +101,7 @@ void export_torchscript(const Pipeline<T, B, R>& defense, const std::filesystem:
 /// task. \throws Error as for a pipeline
 template <backbones::FrozenBackbone B>
 void export_torchscript(const B& victim, const std::filesystem::path& path,
-                        const nlohmann::ordered_json& metadata = nlohmann::ordered_json::object()) {
+                        const nlohmann::ordered_json& metadata = artifacts::detail::nothing_said()) {
   const Task task = victim.task;
   const at::Tensor example = artifacts::detail::example_of(task, path);
   const auto state = artifacts::state_dict(*victim.module);
@@ -144,9 +115,11 @@ void export_torchscript(const B& victim, const std::filesystem::path& path,
   c10::NoGradGuard no_grad;
   artifacts::detail::add_method(module, "forward", example,
                                 [&](const at::Tensor& x) { return victim.forward(x); });
-  nlohmann::ordered_json about = metadata;
-  about["refine"] = "classifier";
-  artifacts::detail::save_module(module, path, task, std::move(about));
+  artifacts::detail::save_module(module, path, task, metadata, "classifier");
 }
 
 }  // namespace refine
+
+#if !defined(REFINE_COMPILED)
+#include <refine/artifacts/export_torchscript_definitions.hpp>
+#endif

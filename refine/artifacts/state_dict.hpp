@@ -1,8 +1,6 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
-#include <ATen/ops/zeros_like.h>
-#include <c10/core/GradMode.h>
 #include <torch/nn/module.h>
 
 #include <map>
@@ -15,22 +13,12 @@ namespace refine::artifacts {
 
 /// A module's parameters and buffers by name, as PyTorch's `state_dict` has them. Tensors are shared, not
 /// copied. \param prefix put before each name
-inline std::map<std::string, at::Tensor> state_dict(const torch::nn::Module& module,
-                                                    const std::string& prefix = "") {
-  std::map<std::string, at::Tensor> state;
-  for (const auto& item : module.named_parameters()) state[prefix + item.key()] = item.value();
-  for (const auto& item : module.named_buffers()) state[prefix + item.key()] = item.value();
-  return state;
-}
+std::map<std::string, at::Tensor> state_dict(const torch::nn::Module& module, const std::string& prefix = "");
 
 namespace detail {
 
 /// A BatchNorm's count of its batches, which PyTorch's files have since 0.4.1.
-inline bool is_batch_count(std::string_view name) {
-  constexpr std::string_view count = "num_batches_tracked";
-  return name.ends_with(count) &&
-         (name.size() == count.size() || name[name.size() - count.size() - 1] == '.');
-}
+bool is_batch_count(std::string_view name);
 
 }  // namespace detail
 
@@ -38,40 +26,11 @@ inline bool is_batch_count(std::string_view name) {
 /// that may be missing, as in PyTorch, is a BatchNorm's `num_batches_tracked`, which is 0 then.
 /// \param from where the state came from, for the message
 /// \throws Error naming the first tensor that does not fit; the module is unchanged then
-inline void load_state_dict(torch::nn::Module& module, const std::map<std::string, at::Tensor>& state,
-                            const std::string& from, const std::string& prefix = "") {
-  const auto wanted = state_dict(module, prefix);
-  const auto shape = [](const at::Tensor& tensor) {
-    std::string text;
-    for (auto extent : tensor.sizes()) text += (text.empty() ? "" : "x") + std::to_string(extent);
-    return text.empty() ? std::string("a scalar") : text;
-  };
-  for (const auto& [name, tensor] : wanted) {
-    const auto found = state.find(name);
-    if (found == state.end()) {
-      if (detail::is_batch_count(name)) continue;
-      throw Error("cannot load {}: tensor '{}' is not in it; it is of another network, or of other options",
-                  from, name);
-    }
-    if (found->second.sizes() != tensor.sizes()) {
-      throw Error(
-          "cannot load {}: tensor '{}' is {}, the network's is {}; give the network the width and task it "
-          "was trained with",
-          from, name, shape(found->second), shape(tensor));
-    }
-  }
-  for (const auto& [name, tensor] : state) {
-    if (name.starts_with(prefix) && !wanted.contains(name)) {
-      throw Error(
-          "cannot load {}: the network has no tensor '{}'; it is of another network, or of other options",
-          from, name);
-    }
-  }
-  c10::NoGradGuard no_grad;
-  for (const auto& [name, tensor] : wanted) {
-    const auto found = state.find(name);
-    at::Tensor(tensor).copy_(found == state.end() ? at::zeros_like(tensor) : found->second);
-  }
-}
+void load_state_dict(torch::nn::Module& module, const std::map<std::string, at::Tensor>& state,
+                     const std::string& from, const std::string& prefix = "");
 
 }  // namespace refine::artifacts
+
+#if !defined(REFINE_COMPILED)
+#include <refine/artifacts/state_dict_definitions.hpp>
+#endif

@@ -15,31 +15,15 @@
 namespace refine::artifacts::detail {
 
 /// The same tensors under the same names, as TorchScript has modules: tracing finds them by identity.
-inline torch::jit::Module mirrored(const torch::nn::Module& source, const std::string& name,
-                                   const std::shared_ptr<torch::jit::CompilationUnit>& unit) {
-  torch::jit::Module mirror(c10::QualifiedName("__torch__.refine." + name), unit, /*shouldMangle=*/true);
-  for (const auto& item : source.named_parameters(/*recurse=*/false)) {
-    mirror.register_parameter(item.key(), item.value(), /*is_buffer=*/false);
-  }
-  for (const auto& item : source.named_buffers(/*recurse=*/false))
-    mirror.register_buffer(item.key(), item.value());
-  for (const auto& item : source.named_children()) {
-    mirror.register_module(item.key(), mirrored(*item.value(), name + "_" + item.key(), unit));
-  }
-  return mirror;
-}
+torch::jit::Module mirrored(const torch::nn::Module& source, const std::string& name,
+                            const std::shared_ptr<torch::jit::CompilationUnit>& unit);
 
 /// Adds the method `name`, from images to a tensor, by tracing `function` once.
-inline void add_method(torch::jit::Module& module, const std::string& name, const at::Tensor& example,
-                       const std::function<at::Tensor(const at::Tensor&)>& function) {
-  const auto traced = torch::jit::tracer::trace(
-      {example},
-      [&](torch::jit::Stack inputs) -> torch::jit::Stack { return {function(inputs.at(0).toTensor())}; },
-      [](const at::Tensor&) { return std::string(); }, /*strict=*/true, /*force_outplace=*/false, &module,
-      {"images"});
-  auto* method = module._ivalue()->compilation_unit()->create_function(
-      c10::QualifiedName(*module.type()->name(), name), traced.first->graph);
-  module.type()->addMethod(method);
-}
+void add_method(torch::jit::Module& module, const std::string& name, const at::Tensor& example,
+                const std::function<at::Tensor(const at::Tensor&)>& function);
 
 }  // namespace refine::artifacts::detail
+
+#if !defined(REFINE_COMPILED)
+#include <refine/artifacts/traced_module_definitions.hpp>
+#endif

@@ -2,10 +2,8 @@
 
 #include <filesystem>
 #include <map>
-#include <nlohmann/json.hpp>
 #include <string>
 #include <utility>
-#include <vector>
 
 #include <refine/artifacts/state_dict.hpp>
 #include <refine/backbones/backbone.hpp>
@@ -17,16 +15,7 @@ namespace artifacts::detail {
 
 /// What a backbone computes with and its module does not hold, such as a normalisation, as JSON: `{}` for
 /// none.
-template <backbones::Backbone B>
-std::string constants_text(const B& backbone) {
-  nlohmann::json json = nlohmann::json::object();
-  for (const auto& [name, constant] : backbones::constants_of(backbone)) {
-    const at::Tensor flat = constant.to(at::kDouble).contiguous();
-    const auto* begin = flat.template const_data_ptr<double>();
-    json[name] = std::vector<double>(begin, begin + flat.numel());
-  }
-  return json.dump();
-}
+std::string constants_text(const std::map<std::string, at::Tensor>& constants);
 
 }  // namespace artifacts::detail
 
@@ -38,7 +27,7 @@ void save(const B& victim, const std::filesystem::path& path,
           std::map<std::string, std::string> metadata = {}) {
   metadata["refine"] = "victim";
   metadata["classes"] = std::to_string(Task(victim.task).classes);
-  metadata["constants"] = artifacts::detail::constants_text(victim);
+  metadata["constants"] = artifacts::detail::constants_text(backbones::constants_of(victim));
   formats::write_safetensors(path, {artifacts::state_dict(*victim.module), std::move(metadata)});
 }
 
@@ -49,7 +38,7 @@ template <backbones::Backbone B>
 std::map<std::string, std::string> load(B& victim, const std::filesystem::path& path) {
   auto content = formats::read_safetensors(path);
   const auto constants = content.metadata.find("constants");
-  const std::string here = artifacts::detail::constants_text(victim);
+  const std::string here = artifacts::detail::constants_text(backbones::constants_of(victim));
   if (constants != content.metadata.end() && constants->second != here) {
     throw Error(
         "cannot load {}: it was trained with the normalisation {}, the network here has {}; wrap it in the "
@@ -62,3 +51,7 @@ std::map<std::string, std::string> load(B& victim, const std::filesystem::path& 
 }
 
 }  // namespace refine
+
+#if !defined(REFINE_COMPILED)
+#include <refine/artifacts/victim_definitions.hpp>
+#endif

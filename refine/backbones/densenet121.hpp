@@ -1,20 +1,14 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
-#include <ATen/ops/avg_pool2d.h>
-#include <ATen/ops/cat.h>
-#include <ATen/ops/max_pool2d.h>
 #include <torch/nn/cloneable.h>
-#include <torch/nn/init.h>
 #include <torch/nn/modules/batchnorm.h>
 #include <torch/nn/modules/container/sequential.h>
 #include <torch/nn/modules/conv.h>
 #include <torch/nn/modules/linear.h>
 
-#include <cstddef>
 #include <cstdint>
 #include <memory>
-#include <string>
 #include <vector>
 
 #include <refine/backbones/buildable.hpp>
@@ -29,33 +23,20 @@ namespace refine::backbones {
 
 namespace detail {
 
-inline torch::nn::Conv2d dense_convolution(std::int64_t in, std::int64_t out, std::int64_t kernel,
-                                           std::int64_t stride = 1) {
-  torch::nn::Conv2d convolution(
-      torch::nn::Conv2dOptions(in, out, kernel).stride(stride).padding(kernel / 2).bias(false));
-  torch::nn::init::kaiming_normal_(convolution->weight);
-  return convolution;
-}
+torch::nn::Conv2d dense_convolution(std::int64_t in, std::int64_t out, std::int64_t kernel,
+                                    std::int64_t stride = 1);
 
 /// (BatchNorm, ReLU, convolution) twice, 1×1 to four times the growth, then 3×3 to the growth; what comes in
 /// goes out again, with the result behind it.
 class DenseLayer : public torch::nn::Cloneable<DenseLayer>, public nn::Foldable {
  public:
-  DenseLayer(std::int64_t in, std::int64_t growth) : in_(in), growth_(growth) { reset(); }
+  DenseLayer(std::int64_t in, std::int64_t growth);
 
-  void reset() override {
-    norm1_ = register_module("norm1", torch::nn::BatchNorm2d(in_));
-    conv1_ = register_module("conv1", dense_convolution(in_, 4 * growth_, 1));
-    norm2_ = register_module("norm2", torch::nn::BatchNorm2d(4 * growth_));
-    conv2_ = register_module("conv2", dense_convolution(4 * growth_, growth_, 3));
-  }
+  void reset() override;
 
-  at::Tensor forward(const at::Tensor& x) {
-    const at::Tensor y = conv1_->forward(norm1_->forward(x).relu_());
-    return at::cat({x, nn::convolve(conv2_, nn::normed(norm2_, y).relu_())}, 1);
-  }
+  at::Tensor forward(const at::Tensor& x);
 
-  void fold() override { nn::fold_pair(*this, "conv1", conv1_, "norm2", norm2_); }
+  void fold() override;
 
  private:
   std::int64_t in_, growth_;
@@ -66,16 +47,11 @@ class DenseLayer : public torch::nn::Cloneable<DenseLayer>, public nn::Foldable 
 /// Halves channels and sides between two blocks.
 class DenseTransition : public torch::nn::Cloneable<DenseTransition> {
  public:
-  explicit DenseTransition(std::int64_t in) : in_(in) { reset(); }
+  explicit DenseTransition(std::int64_t in);
 
-  void reset() override {
-    norm_ = register_module("norm", torch::nn::BatchNorm2d(in_));
-    conv_ = register_module("conv", dense_convolution(in_, in_ / 2, 1));
-  }
+  void reset() override;
 
-  at::Tensor forward(const at::Tensor& x) {
-    return at::avg_pool2d(conv_->forward(norm_->forward(x).relu_()), {2, 2});
-  }
+  at::Tensor forward(const at::Tensor& x);
 
  private:
   std::int64_t in_;
@@ -86,41 +62,13 @@ class DenseTransition : public torch::nn::Cloneable<DenseTransition> {
 /// All but the last layer: images N×C×H×W → features N×16·width×H/32×W/32, roughly.
 class DenseFeatures : public torch::nn::Cloneable<DenseFeatures>, public nn::Foldable {
  public:
-  DenseFeatures(std::int64_t channels, std::int64_t width) : channels_(channels), width_(width) { reset(); }
+  DenseFeatures(std::int64_t channels, std::int64_t width);
 
-  void reset() override {
-    constexpr int depths[] = {6, 12, 24, 16};
-    const std::int64_t growth = width_ / 2;
-    conv0_ = register_module("conv0", dense_convolution(channels_, width_, 7, 2));
-    norm0_ = register_module("norm0", torch::nn::BatchNorm2d(width_));
-    blocks_.clear();
-    transitions_.clear();
-    std::int64_t in = width_;
-    for (int level = 1; level <= 4; ++level) {
-      torch::nn::Sequential block;
-      for (int i = 1; i <= depths[level - 1]; ++i, in += growth) {
-        block->push_back("denselayer" + std::to_string(i), std::make_shared<DenseLayer>(in, growth));
-      }
-      blocks_.push_back(register_module("denseblock" + std::to_string(level), block));
-      if (level == 4) break;
-      transitions_.push_back(
-          register_module("transition" + std::to_string(level), std::make_shared<DenseTransition>(in)));
-      in /= 2;
-    }
-    norm5_ = register_module("norm5", torch::nn::BatchNorm2d(in));
-  }
+  void reset() override;
 
-  at::Tensor forward(const at::Tensor& images) {
-    at::Tensor x = nn::normed(norm0_, conv0_->forward(images)).relu_();
-    x = at::max_pool2d(x, {3, 3}, {2, 2}, {1, 1});
-    for (std::size_t i = 0; i < blocks_.size(); ++i) {
-      x = blocks_[i]->forward(x);
-      if (i < transitions_.size()) x = transitions_[i]->forward(x);
-    }
-    return norm5_->forward(x).relu_();
-  }
+  at::Tensor forward(const at::Tensor& images);
 
-  void fold() override { nn::fold_pair(*this, "conv0", conv0_, "norm0", norm0_); }
+  void fold() override;
 
  private:
   std::int64_t channels_, width_;
@@ -132,20 +80,11 @@ class DenseFeatures : public torch::nn::Cloneable<DenseFeatures>, public nn::Fol
 
 class DenseNet121Module : public torch::nn::Cloneable<DenseNet121Module> {
  public:
-  DenseNet121Module(std::int64_t channels, std::int64_t classes, std::int64_t width)
-      : channels_(channels), classes_(classes), width_(width) {
-    reset();
-  }
+  DenseNet121Module(std::int64_t channels, std::int64_t classes, std::int64_t width);
 
-  void reset() override {
-    features_ = register_module("features", std::make_shared<DenseFeatures>(channels_, width_));
-    classifier_ = register_module("classifier", torch::nn::Linear(16 * width_, classes_));
-    torch::nn::init::zeros_(classifier_->bias);
-  }
+  void reset() override;
 
-  at::Tensor forward(const at::Tensor& images) {
-    return classifier_->forward(features_->forward(images).mean({2, 3}));
-  }
+  at::Tensor forward(const at::Tensor& images);
 
  private:
   std::int64_t channels_, classes_, width_;
@@ -193,3 +132,7 @@ struct DenseNet121 {
 };
 
 }  // namespace refine::backbones
+
+#if !defined(REFINE_COMPILED)
+#include <refine/backbones/densenet121_definitions.hpp>
+#endif

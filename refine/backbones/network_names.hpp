@@ -1,7 +1,5 @@
 #pragma once
 
-#include <fmt/format.h>
-
 #include <algorithm>
 #include <array>
 #include <cstddef>
@@ -37,31 +35,23 @@ inline constexpr auto network_names() {
 namespace detail {
 
 /// Where the name stands in the table. \throws Error when no network has it
-inline std::size_t network_number(std::string_view name) {
-  for (std::size_t i = 0; i < network_table.size(); ++i) {
-    if (same_name(name, network_table[i].name)) return i;
-  }
-  throw Error("refine: there is no network '{}'; say one of {}, or export the model as TorchScript", name,
-              fmt::join(network_names(), ", "));
-}
+std::size_t network_number(std::string_view name);
 
 }  // namespace detail
 
 /// A name in any spelling (upper and lower case are one, hyphens and underscores don't count), as
 /// `network_names()` has it. \throws Error for an unknown one
-inline std::string_view canonical_network_name(std::string_view name) {
-  return detail::network_table[detail::network_number(name)].name;
-}
+std::string_view canonical_network_name(std::string_view name);
 
 /// The `width` that a network was published with. \throws Error for an unknown name
-inline int published_width(std::string_view name) {
-  return detail::network_table[detail::network_number(name)].width;
-}
+int published_width(std::string_view name);
 
 /// A `width` for trials on small images without a GPU: minutes of training instead of hours. \throws Error
 /// for an unknown name
-inline int narrow_width(std::string_view name) {
-  return detail::network_table[detail::network_number(name)].narrow;
-}
+int narrow_width(std::string_view name);
 
 }  // namespace refine::backbones
+
+#if !defined(REFINE_COMPILED)
+#include <refine/backbones/network_names_definitions.hpp>
+#endif

@@ -1,7 +1,6 @@
 #pragma once
 
 #include <ATen/TensorOperators.h>
-#include <ATen/ops/max_pool2d.h>
 #include <torch/nn/cloneable.h>
 #include <torch/nn/modules/batchnorm.h>
 #include <torch/nn/modules/container/sequential.h>
@@ -9,11 +8,7 @@
 #include <torch/nn/modules/linear.h>
 
 #include <array>
-#include <cstddef>
 #include <cstdint>
-#include <memory>
-#include <string>
-#include <utility>
 #include <vector>
 
 #include <refine/backbones/fan_out.hpp>
@@ -23,11 +18,8 @@
 
 namespace refine::backbones::detail {
 
-inline torch::nn::Conv2d plain_convolution(std::int64_t in, std::int64_t out, std::int64_t kernel,
-                                           std::int64_t stride) {
-  return torch::nn::Conv2d(
-      torch::nn::Conv2dOptions(in, out, kernel).stride(stride).padding(kernel / 2).bias(false));
-}
+torch::nn::Conv2d plain_convolution(std::int64_t in, std::int64_t out, std::int64_t kernel,
+                                    std::int64_t stride);
 
 /// What a residual network is made of.
 struct ResidualPlan {
@@ -43,63 +35,22 @@ struct ResidualPlan {
 /// convolution does, as in the reference and in torchvision.
 class ResidualBlock : public torch::nn::Cloneable<ResidualBlock>, public nn::Foldable {
  public:
-  ResidualBlock(const ResidualPlan& plan, std::int64_t in, std::int64_t inner, std::int64_t stride)
-      : plan_(plan), in_(in), inner_(inner), stride_(stride) {
-    reset();
-  }
+  ResidualBlock(const ResidualPlan& plan, std::int64_t in, std::int64_t inner, std::int64_t stride);
 
-  void reset() override {
-    convolutions_.clear();
-    norms_.clear();
-    const std::int64_t out = inner_ * plan_.expansion();
-    if (plan_.bottleneck) add(in_, inner_, 1, 1);
-    add(plan_.bottleneck ? inner_ : in_, inner_, 3, stride_);
-    add(inner_, out, plan_.bottleneck ? 1 : 3, 1);
-    if (stride_ == 1 && in_ == out) return;
-    shortcut_ = torch::nn::Sequential(plain_convolution(in_, out, 1, stride_), torch::nn::BatchNorm2d(out));
-    register_module(shortcut_name(), shortcut_);
-  }
+  void reset() override;
 
-  at::Tensor forward(const at::Tensor& x) {
-    at::Tensor y = x;
-    for (std::size_t i = 0; i < convolutions_.size(); ++i) {
-      if (i > 0) y.relu_();
-      y = nn::convolve_normed(convolutions_[i], norms_[i], y);
-    }
-    return y.add_(shortened(x)).relu_();
-  }
+  at::Tensor forward(const at::Tensor& x);
 
-  void fold() override {
-    for (std::size_t i = 0; i < convolutions_.size(); ++i) {
-      const std::string number = std::to_string(i + 1);
-      nn::fold_pair(*this, "conv" + number, convolutions_[i], "bn" + number, norms_[i]);
-    }
-    if (shortcut_.is_empty()) return;
-    const torch::nn::Conv2d convolution = shortcut_convolution();
-    const torch::nn::BatchNorm2d norm(
-        std::dynamic_pointer_cast<torch::nn::BatchNorm2dImpl>(shortcut_->ptr(1)));
-    shortcut_ = replace_module(shortcut_name(), torch::nn::Sequential(nn::folded(convolution, norm)));
-  }
+  void fold() override;
 
  private:
-  torch::nn::Conv2d shortcut_convolution() const {
-    return std::dynamic_pointer_cast<torch::nn::Conv2dImpl>(shortcut_->ptr(0));
-  }
+  torch::nn::Conv2d shortcut_convolution() const;
 
-  at::Tensor shortened(const at::Tensor& x) {
-    if (shortcut_.is_empty()) return x;
-    torch::nn::Conv2d convolution = shortcut_convolution();
-    const at::Tensor y = nn::convolve(convolution, x);
-    return shortcut_->size() == 1 ? y : shortcut_->ptr(1)->as<torch::nn::BatchNorm2dImpl>()->forward(y);
-  }
+  at::Tensor shortened(const at::Tensor& x);
 
-  void add(std::int64_t in, std::int64_t out, std::int64_t kernel, std::int64_t stride) {
-    const std::string number = std::to_string(convolutions_.size() + 1);
-    convolutions_.push_back(register_module("conv" + number, plain_convolution(in, out, kernel, stride)));
-    norms_.push_back(register_module("bn" + number, torch::nn::BatchNorm2d(out)));
-  }
+  void add(std::int64_t in, std::int64_t out, std::int64_t kernel, std::int64_t stride);
 
-  const char* shortcut_name() const { return plan_.form == Form::small ? "shortcut" : "downsample"; }
+  const char* shortcut_name() const;
 
   ResidualPlan plan_;
   std::int64_t in_, inner_, stride_;
@@ -110,37 +61,13 @@ class ResidualBlock : public torch::nn::Cloneable<ResidualBlock>, public nn::Fol
 
 class ResidualModule : public torch::nn::Cloneable<ResidualModule>, public nn::Foldable {
  public:
-  explicit ResidualModule(const ResidualPlan& plan) : plan_(plan) { reset(); }
+  explicit ResidualModule(const ResidualPlan& plan);
 
-  void reset() override {
-    const bool small = plan_.form == Form::small;
-    conv1_ = register_module("conv1",
-                             plain_convolution(plan_.channels, plan_.width, small ? 3 : 7, small ? 1 : 2));
-    bn1_ = register_module("bn1", torch::nn::BatchNorm2d(plan_.width));
-    layers_.clear();
-    std::int64_t in = plan_.width;
-    for (std::size_t stage = 0; stage < plan_.blocks.size(); ++stage) {
-      const std::int64_t inner = plan_.width << stage;
-      torch::nn::Sequential layer;
-      for (int block = 0; block < plan_.blocks[stage]; ++block) {
-        const std::int64_t stride = stage > 0 && block == 0 ? 2 : 1;
-        layer->push_back(std::make_shared<ResidualBlock>(plan_, in, inner, stride));
-        in = inner * plan_.expansion();
-      }
-      layers_.push_back(register_module("layer" + std::to_string(stage + 1), std::move(layer)));
-    }
-    last_ = register_module(small ? "linear" : "fc", torch::nn::Linear(in, plan_.classes));
-    if (!small) draw_by_fan_out(*this);
-  }
+  void reset() override;
 
-  at::Tensor forward(const at::Tensor& images) {
-    at::Tensor x = nn::convolve_normed(conv1_, bn1_, images).relu_();
-    if (plan_.form == Form::large) x = at::max_pool2d(x, {3, 3}, {2, 2}, {1, 1});
-    for (auto& layer : layers_) x = layer->forward(x);
-    return last_->forward(x.mean({2, 3}));
-  }
+  at::Tensor forward(const at::Tensor& images);
 
-  void fold() override { nn::fold_pair(*this, "conv1", conv1_, "bn1", bn1_); }
+  void fold() override;
 
  private:
   ResidualPlan plan_;
@@ -151,3 +78,7 @@ class ResidualModule : public torch::nn::Cloneable<ResidualModule>, public nn::F
 };
 
 }  // namespace refine::backbones::detail
+
+#if !defined(REFINE_COMPILED)
+#include <refine/backbones/residual_definitions.hpp>
+#endif

@@ -1,6 +1,5 @@
 #pragma once
 
-#include <ATen/ops/tensor.h>
 #include <refine/core/error.hpp>
 #include <refine/core/image_shape.hpp>
 #include <refine/data/decode_images.hpp>
@@ -10,12 +9,9 @@
 #include <refine/data/resize.hpp>
 #include <refine/data/split.hpp>
 
-#include <cstddef>
 #include <cstdint>
 #include <filesystem>
-#include <range/v3/algorithm/find.hpp>
 #include <string>
-#include <utility>
 #include <vector>
 
 namespace refine::data {
@@ -38,39 +34,15 @@ struct ImageFolderOptions {
 
 namespace detail {
 
-inline std::vector<std::filesystem::path> paths(const std::vector<std::filesystem::directory_entry>& entries,
-                                                bool (*wanted)(const std::filesystem::directory_entry&)) {
-  std::vector<std::filesystem::path> chosen;
-  for (const auto& entry : entries) {
-    if (wanted(entry)) chosen.push_back(entry.path());
-  }
-  return chosen;
-}
+std::vector<std::filesystem::path> paths(const std::vector<std::filesystem::directory_entry>& entries,
+                                         bool (*wanted)(const std::filesystem::directory_entry&));
 
 /// The labels of the files that could be used; the others' lines go to `skipped`.
 /// \throws Error when a class has none
-inline std::vector<std::int64_t> labels_of_good(const std::vector<std::int64_t>& labels,
-                                                const std::vector<std::string>& bad,
-                                                const std::vector<std::filesystem::path>& files,
-                                                std::vector<std::string>& skipped) {
-  std::vector<std::int64_t> kept;
-  skipped.clear();
-  for (std::size_t begin = 0, end; begin < labels.size(); begin = end) {  // class by class
-    const std::size_t kept_before = kept.size();
-    for (end = begin; end < labels.size() && labels[end] == labels[begin]; ++end) {
-      if (bad[end].empty()) {
-        kept.push_back(labels[end]);
-      } else {
-        skipped.push_back(bad[end]);
-      }
-    }
-    if (kept.size() == kept_before) {
-      throw Error("cannot read images from {}: none of its {} can be used; the first: {}",
-                  files[begin].parent_path().string(), end - begin, bad[begin]);
-    }
-  }
-  return kept;
-}
+std::vector<std::int64_t> labels_of_good(const std::vector<std::int64_t>& labels,
+                                         const std::vector<std::string>& bad,
+                                         const std::vector<std::filesystem::path>& files,
+                                         std::vector<std::string>& skipped);
 
 }  // namespace detail
 
@@ -83,66 +55,14 @@ inline std::vector<std::int64_t> labels_of_good(const std::vector<std::int64_t>&
 /// reach the file.
 /// \throws Error when a class folder is unknown, empty, or has no file that can be used; when a file is
 ///   damaged, or has another size and is not to be fitted (`OnBad::fail`); when the store can't be written
-inline Dataset image_folder(const std::filesystem::path& dir, const ImageFolderOptions& options = {}) {
-  const auto folders = detail::paths(detail::entries(dir), detail::is_folder);
-  if (folders.empty()) {
-    throw Error("cannot read images from {}: it has no class folders; lay them out as <class>/<image>.png",
-                dir.string());
-  }
-  std::vector<std::string> classes = options.classes;
-  if (classes.empty()) {
-    for (const auto& folder : folders) classes.push_back(folder.filename().string());
-  }
-
-  std::vector<std::filesystem::path> files;
-  std::vector<std::int64_t> labels;
-  for (const auto& folder : folders) {
-    const auto known = ranges::find(classes, folder.filename().string());
-    if (known == classes.end()) {
-      throw Error(
-          "cannot read images from {}: none of the {} known classes has that name; rename or remove it",
-          folder.string(), classes.size());
-    }
-    const auto images = detail::paths(detail::entries(folder), detail::is_image);
-    if (images.empty()) {
-      throw Error("cannot read images from {}: it has no .png, .jpg or .jpeg file; fill or remove it",
-                  folder.string());
-    }
-    files.insert(files.end(), images.begin(), images.end());
-    labels.insert(labels.end(), images.size(), known - classes.begin());
-  }
-
-  auto decoded = options.store.empty()
-                     ? detail::decode_images(files, options.image, options.fit, options.on_bad,
-                                             options.threads, dir.string())
-                     : detail::stored_images(
-                           detail::store_path(dir, options.store),
-                           {.folder = dir, .files = files, .wanted = options.image, .fit = options.fit},
-                           options.on_bad, options.threads, dir.string());
-  std::vector<std::string> skipped;
-  Dataset set{.images = std::move(decoded.images),
-              .labels = at::tensor(detail::labels_of_good(labels, decoded.bad, files, skipped)),
-              .classes = std::move(classes)};
-  if (options.skipped) {
-    *options.skipped = std::move(skipped);
-  } else {
-    tell_left_out(skipped);
-  }
-  return set;
-}
+Dataset image_folder(const std::filesystem::path& dir, const ImageFolderOptions& options = {});
 
 /// `<root>/train` and `<root>/test`, whatever lies beside them; the classes are those of `train`, and `test`
 /// may lack some, but not have others. \throws Error as `image_folder`.
-inline Split image_folders(const std::filesystem::path& root, ImageFolderOptions options = {}) {
-  Split split;
-  split.train = image_folder(root / "train", options);
-  options.image = split.train.image();
-  options.classes = split.train.classes;
-  std::vector<std::string> of_test;
-  auto* const skipped = std::exchange(options.skipped, options.skipped ? &of_test : nullptr);
-  split.test = image_folder(root / "test", options);
-  if (skipped) skipped->insert(skipped->end(), of_test.begin(), of_test.end());
-  return split;
-}
+Split image_folders(const std::filesystem::path& root, ImageFolderOptions options = {});
 
 }  // namespace refine::data
+
+#if !defined(REFINE_COMPILED)
+#include <refine/data/image_folder_definitions.hpp>
+#endif

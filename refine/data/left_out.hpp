@@ -1,10 +1,7 @@
 #pragma once
 
-#include <fmt/core.h>
 #include <refine/core/one_line.hpp>
 
-#include <algorithm>
-#include <cstddef>
 #include <cstdio>
 #include <string>
 #include <vector>
@@ -18,12 +15,10 @@ enum class OnBad {
 };
 
 /// One line for each file that was left out, on standard error; of very many, how many more.
-inline void tell_left_out(const std::vector<std::string>& skipped) {
-  constexpr std::size_t most = 20;
-  for (std::size_t i = 0; i < std::min(skipped.size(), most); ++i) {
-    fmt::print(stderr, "left out: {}\n", printable(skipped[i]));
-  }
-  if (skipped.size() > most) fmt::print(stderr, "left out: {} more\n", skipped.size() - most);
-}
+void tell_left_out(const std::vector<std::string>& skipped);
 
 }  // namespace refine::data
+
+#if !defined(REFINE_COMPILED)
+#include <refine/data/left_out_definitions.hpp>
+#endif

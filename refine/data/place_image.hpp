@@ -1,14 +1,11 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
-#include <ATen/ops/from_blob.h>
 #include <refine/core/error.hpp>
 #include <refine/core/image_shape.hpp>
 #include <refine/data/decode_image.hpp>
 #include <refine/data/resize.hpp>
 
-#include <algorithm>
-#include <cstddef>
 #include <cstdint>
 #include <filesystem>
 
@@ -16,39 +13,16 @@
 namespace refine::data::detail {
 
 /// The rows of `image` as a view, 1×3×H×W: good as long as `image` is.
-inline at::Tensor pixels_of(Rgb& image) {
-  return at::from_blob(image.bytes.data(), {1, image.height, image.width, 3}, at::kByte)
-      .permute({0, 3, 1, 2});
-}
+at::Tensor pixels_of(Rgb& image);
 
 /// RGB to grey where it lies, all three channels alike: ITU-R 601 luma in 16-bit fixed point, to the nearest.
-inline void grey(Rgb& image) {
-  for (std::size_t i = 0; i + 2 < image.bytes.size(); i += 3) {
-    std::uint8_t* p = &image.bytes[i];
-    p[0] = p[1] = p[2] =
-        static_cast<std::uint8_t>((19595u * p[0] + 38470u * p[1] + 7471u * p[2] + 0x8000u) >> 16);
-  }
-}
+void grey(Rgb& image);
 
 /// Writes `image` to `to`, C×H×W bytes of `shape` (1 or 3 channels). \throws Error when it does not fit
-inline void place(Rgb& image, const std::filesystem::path& file, const ImageShape& shape, Fit fit,
-                  std::uint8_t* to) {
-  const bool fits = image.height == shape.height && image.width == shape.width;
-  if (!fits && fit == Fit::exact) {
-    throw Error(
-        "cannot use {}: it has {} x {} pixels, wanted are {} x {}; resize or remove it, or say how to fit it "
-        "(Fit::crop, Fit::stretch)",
-        file.string(), image.width, image.height, shape.width, shape.height);
-  }
-  const std::int64_t h = image.height, w = image.width;
-  if (fit == Fit::crop && std::max(shape.height * w / h, shape.width * h / w) > Rgb::largest_side) {
-    throw Error("cannot crop {}: with {} x {} pixels it is too long and narrow for {} x {}; remove it",
-                file.string(), w, h, shape.width, shape.height);
-  }
-  if (shape.channels == 1) grey(image);
-  if (fits && shape.channels == 3) return image.planes_to(to);
-  at::Tensor place = at::from_blob(to, {1, shape.channels, shape.height, shape.width}, at::kByte);
-  place.copy_(fitted(pixels_of(image), fit, shape.height, shape.width).narrow(1, 0, shape.channels));
-}
+void place(Rgb& image, const std::filesystem::path& file, const ImageShape& shape, Fit fit, std::uint8_t* to);
 
 }  // namespace refine::data::detail
+
+#if !defined(REFINE_COMPILED)
+#include <refine/data/place_image_definitions.hpp>
+#endif

@@ -1,7 +1,6 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
-#include <ATen/ops/_upsample_bilinear2d_aa.h>
 #include <refine/core/error.hpp>
 
 #include <cstdint>
@@ -17,15 +16,7 @@ enum class Fit {
 
 namespace detail {
 
-inline void check_sizes(const at::Tensor& images, std::int64_t height, std::int64_t width) {
-  if (images.dim() != 4 || images.size(1) < 1 || images.size(2) < 1 || images.size(3) < 1) {
-    throw Error("cannot resize a tensor of {} dimensions or without pixels; give images as N×C×H×W",
-                images.dim());
-  }
-  if (height < 1 || width < 1) {
-    throw Error("cannot resize images to {} x {} pixels; ask for 1 x 1 or more", width, height);
-  }
-}
+void check_sizes(const at::Tensor& images, std::int64_t height, std::int64_t width);
 
 }  // namespace detail
 
@@ -33,31 +24,16 @@ inline void check_sizes(const at::Tensor& images, std::int64_t height, std::int6
 /// device, or uint8 on the host (rounded between the two passes, as Pillow does), N×C×H×W; the same type out.
 /// The result is `images` themselves when they have that size. 	hrows Error when the images have other
 /// dimensions or a size is less than 1
-inline at::Tensor resized(const at::Tensor& images, std::int64_t height, std::int64_t width) {
-  detail::check_sizes(images, height, width);
-  if (images.size(0) == 0) return images.new_empty({0, images.size(1), height, width});
-  if (images.size(2) == height && images.size(3) == width) return images;
-  return at::_upsample_bilinear2d_aa(images, {height, width}, /*align_corners=*/false);
-}
+at::Tensor resized(const at::Tensor& images, std::int64_t height, std::int64_t width);
 
 /// `images` (as in `resized`) at height×width by `fit`. For a square, `Fit::crop` is torchvision's
 /// `Resize(size)` and `CenterCrop(size)` with their rounding: the longer side is rounded down, and a middle
 /// between two pixels goes to the even one. The result may be a view. 	hrows Error as `resized`, and for
 /// `Fit::exact` when the size is another.
-inline at::Tensor fitted(const at::Tensor& images, Fit fit, std::int64_t height, std::int64_t width) {
-  detail::check_sizes(images, height, width);
-  const std::int64_t h = images.size(2), w = images.size(3);
-  if (fit == Fit::exact && (h != height || w != width)) {
-    throw Error("images of {} x {} pixels are not {} x {}; resize them (Fit::crop or Fit::stretch)", w, h,
-                width, height);
-  }
-  if (fit != Fit::crop) return resized(images, height, width);
-  const bool by_height = height * w >= width * h;  // the side that decides: the other one has some to spare
-  const at::Tensor covering =
-      by_height ? resized(images, height, height * w / h) : resized(images, width * h / w, width);
-  const auto begin = [](std::int64_t spare) { return spare / 2 + (spare % 2) * (spare / 2 % 2); };
-  return covering.narrow(2, begin(covering.size(2) - height), height)
-      .narrow(3, begin(covering.size(3) - width), width);
-}
+at::Tensor fitted(const at::Tensor& images, Fit fit, std::int64_t height, std::int64_t width);
 
 }  // namespace refine::data
+
+#if !defined(REFINE_COMPILED)
+#include <refine/data/resize_definitions.hpp>
+#endif

@@ -3,15 +3,11 @@
 #include <refine/formats/pickle_names.hpp>
 #include <refine/formats/pickle_stack.hpp>
 
-#include <fmt/core.h>
-
-#include <cstddef>
 #include <cstdint>
 #include <deque>
 #include <filesystem>
 #include <string>
 #include <string_view>
-#include <utility>
 #include <vector>
 
 namespace refine::formats::detail {
@@ -28,160 +24,20 @@ class PickleCalls : public PickleStack {
   const std::vector<const Node*>& storages() const { return storages_; }
 
  protected:
-  void push_name(std::string_view module, std::string_view name) {
-    const std::string full = std::string(module) + "." + std::string(name);
-    Node* node = make(Kind::name);
-    node->name = find_pickle_name(full);
-    if (!node->name) refuse(full);
-    push(node);
-  }
+  void push_name(std::string_view module, std::string_view name);
 
-  Node* call(const Node& callee, const Node& arguments) {
-    if (callee.kind != Kind::name || arguments.kind != Kind::tuple)
-      fail("its pickle calls what is no function");
-    const auto& items = arguments.items;
-    const auto require = [&](bool fine) {
-      if (!fine) fail(fmt::format("its pickle gives {} what it does not take", callee.name->name));
-    };
-    const auto is = [&](std::size_t i, Kind kind) { return i < items.size() && items[i]->kind == kind; };
-    const auto made = [&](Kind kind, std::vector<Node*> with) {
-      Node* node = make(kind);
-      count(with.size());
-      node->items = std::move(with);
-      return node;
-    };
-    switch (callee.name->callee) {
-      case Callee::ordered_dict: {
-        Node* dict = make(Kind::dict);
-        require(items.empty() || (items.size() == 1 && is(0, Kind::list)));
-        if (items.empty()) return dict;
-        for (const Node* pair : items[0]->items) {
-          require((pair->kind == Kind::list || pair->kind == Kind::tuple) && pair->items.size() == 2);
-          set_items(dict, pair->items);
-        }
-        return dict;
-      }
-      case Callee::size: {
-        require(items.size() == 1 && (is(0, Kind::tuple) || is(0, Kind::list)));
-        return made(Kind::tuple, items[0]->items);
-      }
-      case Callee::device: {
-        require(is(0, Kind::text));
-        return items[0];
-      }
-      case Callee::encode: {
-        require(is(0, Kind::text) && is(1, Kind::text) && items[1]->text == "latin1");
-        Node* node = make(Kind::bytes);
-        node->text = latin1(items[0]->text);
-        return node;
-      }
-      case Callee::empty_bytes: {
-        require(items.empty());
-        return make(Kind::bytes);
-      }
-      case Callee::tensor:
-      case Callee::tensor_of_type: {
-        const bool typed = callee.name->callee == Callee::tensor_of_type;
-        require(is(0, Kind::storage) && is(1, Kind::integer) && is(2, Kind::tuple) && is(3, Kind::tuple));
-        require(!typed || (is(6, Kind::name) && items[6]->name->callee == Callee::dtype));
-        Node* node = made(Kind::tensor, {items.begin(), items.begin() + 4});
-        node->name = typed ? items[6]->name : items[0]->name;
-        return node;
-      }
-      case Callee::parameter: {
-        require(is(0, Kind::tensor));
-        return items[0];
-      }
-      case Callee::array: {
-        require(is(0, Kind::name) && items[0]->name->callee == Callee::array_class);
-        return make(Kind::array);
-      }
-      case Callee::array_of_buffer: {
-        require(is(0, Kind::bytes) && is(1, Kind::numpy_dtype) && is(2, Kind::tuple) && is(3, Kind::text));
-        return made(Kind::array, {items[2], items[1], items[3]->text == "F" ? true_ : false_, items[0]});
-      }
-      case Callee::scalar: {
-        require(is(0, Kind::numpy_dtype) && (is(1, Kind::bytes) || is(1, Kind::text)));
-        return made(Kind::array, {make(Kind::tuple), items[0], false_, items[1]});
-      }
-      case Callee::numpy_dtype: {
-        require(is(0, Kind::text));
-        Node* node = make(Kind::numpy_dtype);
-        node->text = items[0]->text;
-        return node;
-      }
-      case Callee::storage:
-      case Callee::dtype:
-      case Callee::array_class:
-        break;
-    }
-    fail(fmt::format("its pickle calls {}, which is no function", callee.name->name));
-  }
+  Node* call(const Node& callee, const Node& arguments);
 
   /// `object.__setstate__`, for the three that have one and need no code for it.
-  void build() {
-    const Node* state = pop();
-    Node* object = top();
-    const auto& items = state->items;
-    const auto is = [&](std::size_t i, Kind kind) { return i < items.size() && items[i]->kind == kind; };
-    if (object->kind == Kind::dict) return;  // an OrderedDict's attributes: nn.Module's _metadata
-    if (object->kind == Kind::numpy_dtype && state->kind == Kind::tuple) {
-      const bool plain = is(1, Kind::text) && is(2, Kind::none) && is(3, Kind::none) && is(4, Kind::none);
-      if (plain && (items[1]->text == "<" || items[1]->text == "|" || items[1]->text == "=")) return;
-      fail("it has a NumPy array that is not of little-endian numbers");
-    }
-    if (object->kind == Kind::array && state->kind == Kind::tuple) {
-      const bool fortran = is(3, Kind::boolean) || is(3, Kind::integer);
-      if (items.size() != 5 || !is(1, Kind::tuple) || !is(2, Kind::numpy_dtype) || !fortran ||
-          !(is(4, Kind::bytes) || is(4, Kind::text))) {
-        fail("it has a NumPy array of something else than numbers");
-      }
-      object->items = {items[1], items[2], items[3]->integer != 0 ? true_ : false_, items[4]};
-      return;
-    }
-    fail("its pickle sets the state of what has none");
-  }
+  void build();
 
   /// What a persistent id stands for.
-  Node* storage(const Node& id) {
-    const auto& items = id.items;
-    const bool five = items.size() == 5 || (items.size() == 6 && items[5]->kind == Kind::none);
-    if (id.kind == Kind::tuple && items.size() > 1 && items[0]->text == "module") {
-      fail("it has a whole module's source; save model.state_dict() instead");
-    }
-    if (id.kind != Kind::tuple || !five || items[0]->text != "storage" || items[1]->kind != Kind::name ||
-        items[1]->name->callee != Callee::storage || items[2]->kind != Kind::text ||
-        items[4]->kind != Kind::integer) {
-      fail("a tensor's storage is named in an unknown way");
-    }
-    Node* node = make(Kind::storage);
-    node->name = items[1]->name;
-    node->items = {items[2], items[4]};
-    storages_.push_back(node);
-    return node;
-  }
+  Node* storage(const Node& id);
 
  private:
   /// UTF-8 of characters up to U+00FF → one byte each. All that is made so is no longer than the pickle,
   /// since a file that says a text once and encodes it often would otherwise take any memory.
-  std::string_view latin1(std::string_view utf8) {
-    encoded_size_ += utf8.size();
-    if (encoded_size_ > most_encoded_) fail("its pickle encodes the same text over and over");
-    std::string bytes;
-    bytes.reserve(utf8.size());
-    for (std::size_t i = 0; i < utf8.size(); ++i) {
-      const auto c = static_cast<unsigned char>(utf8[i]);
-      if (c < 0x80) {
-        bytes += static_cast<char>(c);
-        continue;
-      }
-      const bool two = (c == 0xc2 || c == 0xc3) && i + 1 < utf8.size();
-      const unsigned next = two ? static_cast<unsigned char>(utf8[++i]) : 0;
-      if ((next & 0xc0) != 0x80) fail("it has bytes that are not written as Latin-1");
-      bytes += static_cast<char>((c & 3) << 6 | (next & 0x3f));
-    }
-    return encoded_.emplace_back(std::move(bytes));
-  }
+  std::string_view latin1(std::string_view utf8);
 
   const std::uint64_t most_encoded_;
   std::uint64_t encoded_size_ = 0;
@@ -190,3 +46,7 @@ class PickleCalls : public PickleStack {
 };
 
 }  // namespace refine::formats::detail
+
+#if !defined(REFINE_COMPILED)
+#include <refine/formats/pickle_calls_definitions.hpp>
+#endif

@@ -4,8 +4,6 @@
 #include <refine/formats/pickle_names.hpp>
 #include <refine/formats/zip_directory.hpp>
 
-#include <fmt/core.h>
-
 #include <cstddef>
 #include <cstdint>
 #include <deque>
@@ -54,99 +52,34 @@ class PickleStack {
   explicit PickleStack(const std::filesystem::path& path) : path_(path) {}
   PickleStack(const PickleStack&) = delete;
 
-  [[noreturn]] void fail(std::string_view why) const {
-    throw Error("cannot load {}: {}; the file is damaged or hostile, get it again from whom you trust",
-                path_.string(), why);
-  }
-  [[noreturn]] void refuse(std::string_view name) const {
-    throw Error(
-        "cannot load {}: it asks for {}, which is no tensor and no container, and could be any program; "
-        "save plain tensors, as model.state_dict() has them",
-        path_.string(), shown(name));
-  }
+  [[noreturn]] void fail(std::string_view why) const;
+  [[noreturn]] void refuse(std::string_view name) const;
 
  protected:
   static constexpr std::size_t most_objects = 1'000'000, most_references = 4 * most_objects;
 
   /// Nothing but the instruction that looks for a mark goes below it.
   std::size_t floor() const { return marks_.empty() ? 0 : marks_.back(); }
-  Node* make(Kind kind) {
-    if (nodes_.size() >= most_objects) fail(fmt::format("its pickle has more than {} objects", most_objects));
-    nodes_.push_back({.kind = kind});
-    return &nodes_.back();
-  }
-  void push(Node* node) {
-    if (stack_.size() >= most_objects) fail("its pickle's stack is too deep");
-    stack_.push_back(node);
-  }
-  Node* top() const {
-    if (stack_.size() <= floor()) fail("its pickle takes more than it gave");
-    return stack_.back();
-  }
-  Node* pop() {
-    Node* node = top();
-    stack_.pop_back();
-    return node;
-  }
-  std::vector<Node*> pop_many(std::size_t n) {
-    if (stack_.size() - floor() < n) fail("its pickle takes more than it gave");
-    std::vector<Node*> items(stack_.end() - static_cast<std::ptrdiff_t>(n), stack_.end());
-    stack_.resize(stack_.size() - n);
-    return items;
-  }
-  void mark() {
-    if (marks_.size() >= most_objects) fail("its pickle's stack is too deep");
-    marks_.push_back(stack_.size());
-  }
-  std::vector<Node*> pop_to_mark() {
-    if (marks_.empty()) fail("its pickle lacks a mark");
-    auto items = pop_many(stack_.size() - floor());
-    marks_.pop_back();
-    return items;
-  }
-  void drop() {
-    if (!marks_.empty() && stack_.size() == floor()) {
-      marks_.pop_back();
-    } else {
-      pop();
-    }
-  }
-  void remember(std::uint64_t key) {
-    if (memo_.size() >= most_objects) fail("its pickle remembers too much");
-    memo_[key] = top();
-  }
+  Node* make(Kind kind);
+  void push(Node* node);
+  Node* top() const;
+  Node* pop();
+  std::vector<Node*> pop_many(std::size_t n);
+  void mark();
+  std::vector<Node*> pop_to_mark();
+  void drop();
+  void remember(std::uint64_t key);
   void remember() { remember(memo_.size()); }
-  void recall(std::uint64_t key) {
-    const auto at = memo_.find(key);
-    if (at == memo_.end()) fail("its pickle recalls what it never had");
-    push(at->second);
-  }
+  void recall(std::uint64_t key);
 
   /// A few bytes can ask to copy a long list again and again.
-  void count(std::size_t references) {
-    references_ += references;
-    if (references_ > most_references) fail("its pickle copies the same things over and over");
-  }
-  void append(const std::vector<Node*>& items) {
-    Node* list = top();
-    if (list->kind != Kind::list) fail("its pickle appends to what is no list");
-    count(items.size());
-    list->items.insert(list->items.end(), items.begin(), items.end());
-  }
-  void set_items(Node* dict, const std::vector<Node*>& items) {
-    if (dict->kind != Kind::dict) fail("its pickle sets an item of what is no dict");
-    count(items.size());
-    dict->items.insert(dict->items.end(), items.begin(), items.end());
-    if (dict->items.size() % 2 != 0) fail("its pickle has a key without a value");
-  }
+  void count(std::size_t references);
+  void append(const std::vector<Node*>& items);
+  void set_items(Node* dict, const std::vector<Node*>& items);
   void set_items_below(const std::vector<Node*>& items) { set_items(top(), items); }
 
  private:
-  Node* boolean(std::int64_t value) {
-    Node* node = make(Kind::boolean);
-    node->integer = value;
-    return node;
-  }
+  Node* boolean(std::int64_t value);
 
   const std::filesystem::path path_;
   std::deque<Node> nodes_;
@@ -162,3 +95,7 @@ class PickleStack {
 };
 
 }  // namespace refine::formats::detail
+
+#if !defined(REFINE_COMPILED)
+#include <refine/formats/pickle_stack_definitions.hpp>
+#endif

@@ -12,8 +12,6 @@
 #include <utility>
 #include <vector>
 
-#include <fmt/core.h>
-
 namespace refine::formats::detail {
 
 /// The header of a safetensors file, an event of the JSON parser at a time: no tree of a stranger's JSON is
@@ -32,9 +30,7 @@ class SafeTensorsHeader {
   /// \param fail throws, given what is wrong
   explicit SafeTensorsHeader(std::function<void(const std::string&)> fail) : fail_(std::move(fail)) {}
 
-  void read(std::string_view text) {
-    if (!nlohmann::json::sax_parse(text, this)) fail_("its header is not a JSON object");
-  }
+  void read(std::string_view text);
 
   const std::map<std::string, Entry>& tensors() const { return tensors_; }
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
@@ -46,57 +42,19 @@ class SafeTensorsHeader {
   bool number_float(double, const std::string&) { return unfit(); }
   bool binary(nlohmann::json::binary_t&) { return unfit(); }
 
-  bool number_unsigned(std::uint64_t number) {
-    if (!extents_) return unfit();
-    extents_->push_back(number);
-    return true;
-  }
+  bool number_unsigned(std::uint64_t number);
 
-  bool string(std::string& text) {
-    if (depth_ == 2 && in_metadata()) {
-      metadata_[keys_[1]] = std::move(text);
-    } else if (depth_ == 2 && keys_[1] == "dtype") {
-      entry_.dtype = std::move(text);
-    } else {
-      return unfit();
-    }
-    return true;
-  }
+  bool string(std::string& text);
 
-  bool key(std::string& name) {
-    const std::size_t level = depth_ - 1;
-    if (!names_[level].insert(name).second) fail_(fmt::format("its header has '{}' twice", name));
-    keys_[level] = std::move(name);
-    return true;
-  }
+  bool key(std::string& name);
 
-  bool start_object(std::size_t) {
-    if (depth_ == 1) entry_ = {};
-    return (depth_ < 2 || unfit()) && deeper();
-  }
+  bool start_object(std::size_t);
 
-  bool end_object() {
-    --depth_;
-    if (depth_ != 1 || in_metadata()) return true;
-    const auto& said = names_[1];
-    if (!said.contains("dtype") || !said.contains("shape") || entry_.data_offsets.size() != 2) malformed();
-    tensors_.emplace(keys_[0], std::move(entry_));
-    return true;
-  }
+  bool end_object();
 
-  bool start_array(std::size_t) {
-    if (depth_ == 2 && !in_metadata()) {
-      if (keys_[1] == "shape") extents_ = &entry_.shape;
-      if (keys_[1] == "data_offsets") extents_ = &entry_.data_offsets;
-    }
-    return (extents_ || unfit()) && deeper();
-  }
+  bool start_array(std::size_t);
 
-  bool end_array() {
-    extents_ = nullptr;
-    --depth_;
-    return true;
-  }
+  bool end_array();
 
   bool parse_error(std::size_t, const std::string&, const nlohmann::json::exception&) { return false; }
 
@@ -105,25 +63,13 @@ class SafeTensorsHeader {
 
   bool in_metadata() const { return keys_[0] == "__metadata__"; }
 
-  bool deeper() {
-    if (depth_ == deepest) fail_("its header is nested too deep");
-    names_[depth_++].clear();
-    return true;
-  }
+  bool deeper();
 
   /// A value of a kind that does not belong where it stands. Fields that the format does not know may hold
   /// anything.
-  bool unfit() {
-    if (depth_ == 0) return false;
-    if (in_metadata()) {
-      fail_(depth_ == 1 ? "its metadata is not an object"
-                        : fmt::format("its metadata '{}' is not a string", keys_[1]));
-    }
-    if (depth_ == 1 || keys_[1] == "dtype" || keys_[1] == "shape" || keys_[1] == "data_offsets") malformed();
-    return true;
-  }
+  bool unfit();
 
-  void malformed() { fail_(fmt::format("the entry of tensor '{}' is malformed", keys_[0])); }
+  void malformed();
 
   std::function<void(const std::string&)> fail_;
   std::map<std::string, Entry> tensors_;
@@ -136,3 +82,7 @@ class SafeTensorsHeader {
 };
 
 }  // namespace refine::formats::detail
+
+#if !defined(REFINE_COMPILED)
+#include <refine/formats/safetensors_header_definitions.hpp>
+#endif

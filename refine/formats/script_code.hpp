@@ -6,10 +6,7 @@
 #include <torch/csrc/jit/frontend/tree_views.h>
 #include <torch/csrc/jit/runtime/operator.h>
 
-#include <fmt/core.h>
-#include <algorithm>
 #include <array>
-#include <exception>
 #include <functional>
 #include <map>
 #include <set>
@@ -37,40 +34,13 @@ class CodeCheck {
   using Object = std::function<void(std::string)>;
 
   /// \param object hears of each objection
-  CodeCheck(const std::map<std::string, std::string>& code, Object object) : object_(std::move(object)) {
-    for (const auto& [path, text] : code) {
-      try {
-        files_.emplace_back(path, definitions(text, path));
-      } catch (const std::exception& error) {
-        object_(fmt::format("its code can't be read (in {}: {})", path, first_line(error.what())));
-      }
-    }
-    each([&](const TreeRef& tree) { outline(tree); });
-    each([&](const TreeRef& tree) { tree->kind() == torch::jit::TK_DEF ? function(tree) : body_of(tree); });
-  }
+  CodeCheck(const std::map<std::string, std::string>& code, Object object);
 
   const std::map<std::string, ClassOutline>& classes() const { return classes_; }
   const std::set<std::string>& operators() const { return operators_; }
 
   /// Whether it is a type of values that can do no harm.
-  bool is_type(const torch::jit::TreeRef& tree) const {
-    using namespace torch::jit;
-    switch (tree->kind()) {
-      case TK_NONE:
-      case TK_NONE_TYPE:
-        return true;
-      case TK_VAR:
-      case '.':
-        return plain_types.contains(dotted(tree)) || classes_.contains(dotted(tree));
-      case TK_TUPLE_LITERAL:
-        return TupleLiteral(tree).inputs().empty();
-      case TK_SUBSCRIPT:
-        return containers.contains(dotted(Subscript(tree).value())) && !arguments_of(tree).empty() &&
-               std::ranges::all_of(arguments_of(tree), [&](const TreeRef& each) { return is_type(each); });
-      default:
-        return false;
-    }
-  }
+  bool is_type(const torch::jit::TreeRef& tree) const;
 
  private:
   using TreeRef = torch::jit::TreeRef;
@@ -89,458 +59,70 @@ class CodeCheck {
       "torch",      "ops",     "CONSTANTS", "__torch__", "annotate",  "unchecked_cast", "uninitialized",
       "isinstance", "getattr", "hasattr",   "fork",      "awaitable", "print"};
 
-  static std::string qualifier(std::string_view path) {
-    constexpr std::string_view folder = "code/", ending = ".py";
-    std::string name(path.substr(folder.size(), path.size() - folder.size() - ending.size()));
-    std::ranges::replace(name, '/', '.');
-    return name;
-  }
+  static std::string qualifier(std::string_view path);
 
-  void each(const std::function<void(const TreeRef&)>& look) {
-    for (const auto& [path, trees] : files_) {
-      path_ = path;
-      try {
-        std::ranges::for_each(trees, look);
-      } catch (const std::exception& error) {  // a tree of another shape than the grammar's
-        refuse(fmt::format("can't be read: {}", first_line(error.what())));
-      }
-    }
-  }
+  void each(const std::function<void(const TreeRef&)>& look);
 
-  void refuse(std::string_view what) const { object_(fmt::format("its code {} (in {})", what, path_)); }
+  void refuse(std::string_view what) const;
 
-  void name_operator(const std::string& name) {
-    operators_.insert(name);
-    if (!operators::permits(name)) {
-      object_(
-          fmt::format("its code names the operator {} (in {}), which is no tensor arithmetic", name, path_));
-    }
-  }
+  void name_operator(const std::string& name);
 
   // --- what there is -------------------------------------------------------------------------------------
 
-  void outline(const TreeRef& tree) {
-    using namespace torch::jit;
-    const bool is_function = tree->kind() == TK_DEF;
-    const std::string name =
-        qualifier(path_) + "." + (is_function ? Def(tree).name().name() : ClassDef(tree).name().name());
-    if (is_ours(name)) refuse(fmt::format("defines {} twice", name));
-    for (const std::string_view special : {"torch.classes", "torch.nn.quantized", "torch.ao.nn.quantized"}) {
-      if (name.find(special) != std::string::npos) refuse(fmt::format("defines {}, which is built in", name));
-    }
-    if (is_function) {
-      functions_.insert(name);
-      return;
-    }
-    const ClassDef definition(tree);
-    ClassOutline result;
-    if (definition.superclass().present()) {
-      const std::string base = dotted(definition.superclass().get());
-      result.is_module = base == "Module";
-      result.is_tuple = base == "NamedTuple";
-    }
-    for (const Stmt& statement : definition.body()) {
-      if (statement.kind() == TK_DEF) methods_.insert(Def(statement).name().name());
-      if (statement.kind() != TK_ASSIGN) continue;
-      const Assign assign(statement);
-      if (assign.lhs_list().size() != 1) continue;
-      const Expr target = assign.lhs();
-      if (target.kind() == TK_VAR && !assign.rhs().present() && assign.type().present()) {
-        result.attributes.insert_or_assign(Var(target).name().name(), assign.type().get().tree());
-      } else if (is_annotation(target) && assign.rhs().present()) {
-        result.attributes.insert_or_assign(StringLiteral(Subscript(target).subscript_exprs()[0]).text(),
-                                           assign.rhs().get().tree());
-      }
-    }
-    classes_.insert_or_assign(name, std::move(result));
-  }
+  void outline(const TreeRef& tree);
 
   /// `__annotations__["0"]`, for names that are no identifiers.
-  static bool is_annotation(const torch::jit::Expr& target) {
-    using namespace torch::jit;
-    return target.kind() == TK_SUBSCRIPT && dotted(Subscript(target).value()) == "__annotations__" &&
-           Subscript(target).subscript_exprs().size() == 1 &&
-           Subscript(target).subscript_exprs()[0].kind() == TK_STRINGLITERAL;
-  }
+  static bool is_annotation(const torch::jit::Expr& target);
 
   // --- classes -------------------------------------------------------------------------------------------
 
-  void body_of(const TreeRef& tree) {
-    using namespace torch::jit;
-    const ClassDef definition(tree);
-    const std::string name = definition.name().name();
-    if (definition.superclass().present()) {
-      const std::string base = dotted(definition.superclass().get());
-      if (base != "Module" && base != "NamedTuple") {
-        refuse(fmt::format("has a class {} derived from {}", name, base.empty() ? "an expression" : base));
-      }
-    }
-    for (const Stmt& statement : definition.body()) {
-      if (statement.kind() == TK_DEF) {
-        const std::string method = Def(statement).name().name();
-        if (method == "__setstate__" || method == "__getstate__") {
-          refuse(fmt::format("has a method {}.{}, which runs while the file is loaded", name, method));
-        }
-        function(statement);
-      } else if (statement.kind() == TK_ASSIGN) {
-        field(name, Assign(statement));
-      } else if (statement.kind() != TK_PASS) {
-        refuse(fmt::format("has a class {} with a statement that no class has", name));
-      }
-    }
-  }
+  void body_of(const TreeRef& tree);
 
-  void field(const std::string& name, const torch::jit::Assign& assign) {
-    using namespace torch::jit;
-    const auto malformed = [&] { refuse(fmt::format("has a class {} with a malformed field", name)); };
-    if (assign.lhs_list().size() != 1) return malformed();
-    const Expr target = assign.lhs();
-    if (is_annotation(target)) {
-      if (!assign.rhs().present()) return malformed();
-      return field_type(name, assign.rhs().get());
-    }
-    if (target.kind() != TK_VAR) return malformed();
-    const bool is_list = Names{"__parameters__", "__buffers__", "__annotations__", "__forward_hooks__",
-                               "__forward_pre_hooks__"}
-                             .contains(Var(target).name().name());
-    if (assign.rhs().present() && !is_literal(assign.rhs().get())) return malformed();
-    if (is_list) return;
-    if (!assign.type().present()) return malformed();
-    if (!assign.rhs().present()) return field_type(name, assign.type().get());
-    const Expr type =
-        assign.type().get();  // Final[int] = 3: the value is worked out while the file is loaded
-    if (type.kind() != TK_SUBSCRIPT || dotted(Subscript(type).value()) != "Final" ||
-        Subscript(type).subscript_exprs().size() != 1) {
-      return malformed();
-    }
-    field_type(name, Subscript(type).subscript_exprs()[0]);
-  }
+  void field(const std::string& name, const torch::jit::Assign& assign);
 
-  void field_type(const std::string& name, const TreeRef& tree) {
-    if (is_type(tree)) return;
-    const std::string text = spelled(tree);
-    refuse(fmt::format("has a class {} with a field of type {}", name, text.empty() ? "unknown" : text));
-  }
+  void field_type(const std::string& name, const TreeRef& tree);
 
-  static bool is_literal(const TreeRef& tree) {
-    using namespace torch::jit;
-    switch (tree->kind()) {
-      case TK_CONST:
-      case TK_STRINGLITERAL:
-      case TK_TRUE:
-      case TK_FALSE:
-      case TK_NONE:
-        return true;
-      case TK_VAR:
-        return dotted(tree) == "inf" || dotted(tree) == "nan";
-      case TK_LIST:
-      case TK_UNARY_MINUS:
-      case TK_LIST_LITERAL:
-      case TK_TUPLE_LITERAL:
-      case TK_DICT_LITERAL:
-        return std::ranges::all_of(tree->trees(), is_literal);
-      case TK_APPLY: {  // annotate(List[int], [])
-        const auto inputs = Apply(tree).inputs();
-        return dotted(Apply(tree).callee()) == "annotate" && inputs.size() == 2 && is_literal(inputs[1]);
-      }
-      default:
-        return false;
-    }
-  }
+  static bool is_literal(const TreeRef& tree);
 
   // --- functions -----------------------------------------------------------------------------------------
 
-  void function(const TreeRef& tree) {
-    using namespace torch::jit;
-    const Def definition(tree);
-    Scope scope;
-    for (const Param& param : definition.decl().params()) {
-      bind(scope, param.ident().name(), false);
-      if (param.type().present()) type(param.type().get());
-      if (param.defaultValue().present() && !is_literal(param.defaultValue().get())) {
-        refuse(fmt::format("works out a default of {} while the file is loaded", definition.name().name()));
-      }
-    }
-    if (definition.decl().return_type().present()) type(definition.decl().return_type().get());
-    bind_all(scope, definition.statements());
-    statements(definition.statements(), scope);
-  }
+  void function(const TreeRef& tree);
 
   /// A name may be called when it is never bound to anything but the archive's own functions.
-  void bind(Scope& scope, const std::string& name, bool may_be_called) {
-    if (reserved.contains(name)) refuse(fmt::format("gives the name {} a new meaning", name));
-    const auto [at, is_new] = scope.emplace(name, may_be_called);
-    at->second = at->second && may_be_called;
-  }
+  void bind(Scope& scope, const std::string& name, bool may_be_called);
 
-  void bind_target(Scope& scope, const TreeRef& target, bool may_be_called) {
-    using namespace torch::jit;
-    if (target->kind() == TK_VAR) bind(scope, Var(target).name().name(), may_be_called);
-    if (target->kind() == TK_TUPLE_LITERAL || target->kind() == TK_LIST_LITERAL ||
-        target->kind() == TK_LIST || target->kind() == TK_STARRED) {
-      for (const TreeRef& part : target->trees()) bind_target(scope, part, false);
-    }
-  }
+  void bind_target(Scope& scope, const TreeRef& target, bool may_be_called);
 
-  void bind_all(Scope& scope, const torch::jit::List<torch::jit::Stmt>& body) {
-    using namespace torch::jit;
-    for (const Stmt& statement : body) {
-      switch (statement.kind()) {
-        case TK_ASSIGN: {
-          const Assign assign(statement);
-          const bool ours = assign.rhs().present() && is_ours(dotted(assign.rhs().get()));
-          for (const Expr& target : assign.lhs_list()) bind_target(scope, target, ours);
-          break;
-        }
-        case TK_AUG_ASSIGN:
-          bind_target(scope, AugAssign(statement).lhs(), false);
-          break;
-        case TK_FOR:
-          for (const Expr& target : For(statement).targets()) bind_target(scope, target, false);
-          bind_all(scope, For(statement).body());
-          break;
-        case TK_WHILE:
-          bind_all(scope, While(statement).body());
-          break;
-        case TK_IF:
-          bind_all(scope, If(statement).trueBranch());
-          bind_all(scope, If(statement).falseBranch());
-          break;
-        case TK_WITH:
-          for (const WithItem& item : With(statement).targets()) {
-            if (item.var().present()) bind_target(scope, item.var().get(), false);
-          }
-          bind_all(scope, With(statement).body());
-          break;
-        default:
-          break;
-      }
-    }
-  }
+  void bind_all(Scope& scope, const torch::jit::List<torch::jit::Stmt>& body);
 
   bool is_ours(const std::string& name) const { return functions_.contains(name) || classes_.contains(name); }
 
-  void statements(const torch::jit::List<torch::jit::Stmt>& body, const Scope& scope) {
-    for (const auto& statement : body) this->statement(statement, scope);
-  }
+  void statements(const torch::jit::List<torch::jit::Stmt>& body, const Scope& scope);
 
-  void statement(const torch::jit::Stmt& tree, const Scope& scope) {
-    using namespace torch::jit;
-    const auto present = [&](const Maybe<Expr>& maybe) {
-      if (maybe.present()) expression(maybe.get(), scope);
-    };
-    switch (tree.kind()) {
-      case TK_PASS:
-      case TK_BREAK:
-      case TK_CONTINUE:
-        return;
-      case TK_ASSIGN: {
-        const Assign assign(tree);
-        for (const Expr& target : assign.lhs_list()) expression(target, scope);
-        present(assign.rhs());
-        if (assign.type().present()) type(assign.type().get());
-        return;
-      }
-      case TK_AUG_ASSIGN:
-        expression(AugAssign(tree).lhs(), scope);
-        return expression(AugAssign(tree).rhs(), scope);
-      case TK_RETURN:
-        return expression(Return(tree).expr(), scope);
-      case TK_RAISE:
-        return expression(Raise(tree).expr(), scope);
-      case TK_EXPR_STMT:
-        return expression(ExprStmt(tree).expr(), scope);
-      case TK_ASSERT:
-        expression(Assert(tree).test(), scope);
-        return present(Assert(tree).msg());
-      case TK_DELETE:
-        for (const Expr& target : Delete(tree).targets()) expression(target, scope);
-        return;
-      case TK_IF:
-        expression(If(tree).cond(), scope);
-        statements(If(tree).trueBranch(), scope);
-        return statements(If(tree).falseBranch(), scope);
-      case TK_WHILE:
-        expression(While(tree).cond(), scope);
-        return statements(While(tree).body(), scope);
-      case TK_FOR:
-        for (const Expr& each : For(tree).itrs()) expression(each, scope);
-        for (const Expr& target : For(tree).targets()) expression(target, scope);
-        return statements(For(tree).body(), scope);
-      case TK_WITH:
-        for (const WithItem& item : With(tree).targets()) expression(item.target(), scope);
-        return statements(With(tree).body(), scope);
-      default:  // a function in a function, a global name
-        refuse(fmt::format("has the statement '{}'", kindToString(tree.kind())));
-    }
-  }
+  void statement(const torch::jit::Stmt& tree, const Scope& scope);
 
-  void type(const TreeRef& tree) {
-    if (is_type(tree)) return;
-    const std::string text = spelled(tree);
-    refuse(fmt::format("names the type {}", text.empty() ? "of an expression" : text));
-  }
+  void type(const TreeRef& tree);
 
   // --- expressions ---------------------------------------------------------------------------------------
 
-  void expression(const TreeRef& tree, const Scope& scope) {
-    using namespace torch::jit;
-    switch (tree->kind()) {
-      case TK_CONST:
-      case TK_STRINGLITERAL:
-      case TK_TRUE:
-      case TK_FALSE:
-      case TK_NONE:
-      case TK_DOTS:
-        return;
-      case TK_VAR: {
-        const std::string name = dotted(tree);
-        if (!scope.contains(name) && name != "inf" && name != "nan") {
-          refuse(fmt::format("uses the name {}, which it does not define", name));
-        }
-        return;
-      }
-      case '.':
-        return selection(tree, scope);
-      case TK_APPLY:
-        return call(tree, scope);
-      case TK_LIST:
-      case TK_OPTION:
-      case TK_SUBSCRIPT:
-      case TK_SLICE_EXPR:
-      case TK_LIST_LITERAL:
-      case TK_TUPLE_LITERAL:
-      case TK_DICT_LITERAL:
-      case TK_IF_EXPR:
-      case TK_AND:
-      case TK_OR:
-      case TK_NOT:
-      case TK_EQ:
-      case TK_NE:
-      case TK_LE:
-      case TK_GE:
-      case TK_IS:
-      case TK_ISNOT:
-      case TK_IN:
-      case TK_POW:
-      case TK_LSHIFT:
-      case TK_RSHIFT:
-      case TK_FLOOR_DIV:
-      case TK_UNARY_MINUS:
-      case '<':
-      case '>':
-      case '+':
-      case '-':
-      case '*':
-      case '/':
-      case '%':
-      case '@':
-      case '&':
-      case '|':
-      case '^':
-      case '~':
-        for (const TreeRef& part : tree->trees()) expression(part, scope);
-        return;
-      default:
-        refuse(fmt::format("has the expression '{}'", kindToString(tree->kind())));
-    }
-  }
+  void expression(const TreeRef& tree, const Scope& scope);
 
   static std::string root(const std::string& dotted) { return dotted.substr(0, dotted.find('.')); }
 
-  void selection(const TreeRef& tree, const Scope& scope) {
-    const std::string name = dotted(tree), first = root(name);
-    if (name.empty() || scope.contains(first)) {  // of a value: what comes out is not called (see `call`)
-      return expression(torch::jit::Select(tree).value(), scope);
-    }
-    constexpr std::string_view constants = "CONSTANTS.c";
-    const bool is_constant = name.starts_with(constants) && name.size() > constants.size() &&
-                             name.find_first_not_of("0123456789", constants.size()) == std::string::npos;
-    if (!is_constant && !is_ours(name)) {
-      refuse(fmt::format("uses the name {}, which it does not define", name));
-    }
-  }
+  void selection(const TreeRef& tree, const Scope& scope);
 
-  void call(const TreeRef& tree, const Scope& scope) {
-    using namespace torch::jit;
-    const Apply apply(tree);
-    const Expr callee = apply.callee();
-    const std::string name = dotted(callee);
-    for (const Attribute& argument : apply.attributes()) expression(argument.value(), scope);
-    if (!name.empty() && !scope.contains(root(name)) && callee.kind() == TK_VAR &&
-        special(name, apply, scope)) {
-      return;
-    }
-    for (const Expr& input : apply.inputs()) expression(input, scope);
-
-    if (callee.kind() == TK_VAR) {
-      const auto bound = scope.find(name);
-      if (bound != scope.end() ? bound->second : callable.contains(name)) return;
-      if (bound != scope.end()) return refuse(fmt::format("calls {}, which may be anything", name));
-      return name_operator(name == "print" || name == "fork" || name == "awaitable" ? "prim::" + name : name);
-    }
-    if (callee.kind() != '.') return refuse("calls what an expression gives");
-    if (name.empty() || scope.contains(root(name))) {
-      expression(Select(callee).value(), scope);
-      return method(Select(callee).selector().name());
-    }
-    const auto dots = std::ranges::count(name, '.');
-    if (name.starts_with("torch.") && dots == 1) return name_operator("aten::" + name.substr(6));
-    if (name.starts_with("ops.") && dots == 2) {
-      const std::size_t dot = name.find('.', 4);
-      return name_operator(name.substr(4, dot - 4) + "::" + name.substr(dot + 1));
-    }
-    constexpr std::string_view maker = ".__new__";
-    const bool makes = name.ends_with(maker) && classes_.contains(name.substr(0, name.size() - maker.size()));
-    if (!makes && !is_ours(name)) refuse(fmt::format("calls {}, which it does not define", name));
-  }
+  void call(const TreeRef& tree, const Scope& scope);
 
   /// `value.name()`: the archive's own method, or an operator, whichever the value has. A method that is
   /// called as an operator is could hide it.
-  void method(const std::string& name) {
-    const std::string qualified = "aten::" + name;
-    const auto symbol = c10::Symbol::fromQualString(qualified);
-    const bool is_operator = !torch::jit::getAllOperatorsFor(symbol).empty() ||
-                             !torch::jit::getAllBuiltinFunctionsFor(symbol).empty();
-    if (is_operator) return name_operator(qualified);
-    if (name == "tolist") return;  // a form of its own: LibTorch looks at the type that is asked for
-    if (!methods_.contains(name)) refuse(fmt::format("calls a method {}, which it does not define", name));
-  }
+  void method(const std::string& name);
 
   /// What takes a type or a name among its arguments. \returns whether it was one
-  bool special(const std::string& name, const torch::jit::Apply& apply, const Scope& scope) {
-    using namespace torch::jit;
-    const auto inputs = apply.inputs();
-    if (name == "uninitialized" && inputs.size() == 1) return type(inputs[0]), true;
-    if (inputs.size() != 2) return false;
-    if (name == "annotate" || name == "unchecked_cast") {
-      type(inputs[0]);
-      if (name == "unchecked_cast" && !is_scalar(inputs[0])) {
-        refuse(fmt::format("takes something for a {} without a check", spelled(inputs[0])));
-      }
-      return expression(inputs[1], scope), true;
-    }
-    if (name == "isinstance") {
-      expression(inputs[0], scope);
-      const bool several = inputs[1].kind() == TK_TUPLE_LITERAL || inputs[1].kind() == TK_LIST_LITERAL;
-      if (!several) return type(inputs[1]), true;
-      for (const TreeRef& each : inputs[1].tree()->trees().at(0)->trees()) type(each);
-      return true;
-    }
-    if ((name == "getattr" || name == "hasattr") && inputs[1].kind() == TK_STRINGLITERAL) {
-      return expression(inputs[0], scope), true;
-    }
-    return false;
-  }
+  bool special(const std::string& name, const torch::jit::Apply& apply, const Scope& scope);
 
   /// Whether LibTorch looks at every such value before it uses it. Of an object or a tuple it believes the
   /// type, and reads beyond its end where there is another.
-  bool is_scalar(const TreeRef& tree) const {
-    using namespace torch::jit;
-    if (tree->kind() != TK_SUBSCRIPT) return plain_types.contains(dotted(tree)) && dotted(tree) != "Any";
-    return dotted(Subscript(tree).value()) != "Tuple" && dotted(Subscript(tree).value()) != "Union" &&
-           std::ranges::all_of(arguments_of(tree), [&](const TreeRef& each) { return is_scalar(each); });
-  }
+  bool is_scalar(const TreeRef& tree) const;
 
   Object object_;
   std::string path_;
@@ -550,3 +132,7 @@ class CodeCheck {
 };
 
 }  // namespace refine::formats::detail::script
+
+#if !defined(REFINE_COMPILED)
+#include <refine/formats/script_code_definitions.hpp>
+#endif

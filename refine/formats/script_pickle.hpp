@@ -3,21 +3,15 @@
 #include <c10/core/ScalarType.h>
 #include <torch/csrc/jit/frontend/tree_views.h>
 
-#include <fmt/core.h>
-#include <algorithm>
-#include <cctype>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
-#include <exception>
 #include <iterator>
 #include <map>
-#include <memory>
 #include <set>
 #include <stdexcept>
 #include <string>
 #include <string_view>
-#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -40,12 +34,7 @@ class PickleCheck {
       : rest_(bytes), entries_(entries), folder_(std::move(folder)), code_(code) {}
 
   /// \throws std::runtime_error saying what is wrong
-  Pickled::Ref run() {
-    if (byte() != 0x80 || byte() != 2) fail("is no pickle of protocol 2");
-    while (step()) continue;
-    if (!rest_.empty() || stack_.size() != 1 || !marks_.empty()) fail("is malformed");
-    return stack_.back();
-  }
+  Pickled::Ref run();
 
   /// The classes that were named until now, whether or not they are permitted.
   const std::set<std::string>& classes() const { return named_; }
@@ -62,12 +51,7 @@ class PickleCheck {
 
   // --- reading -------------------------------------------------------------------------------------------
 
-  std::string_view take(std::size_t n) {
-    require(n <= rest_.size(), "is cut");
-    const std::string_view bytes = rest_.substr(0, n);
-    rest_.remove_prefix(n);
-    return bytes;
-  }
+  std::string_view take(std::size_t n);
 
   std::uint8_t byte() { return static_cast<std::uint8_t>(take(1).front()); }
 
@@ -78,354 +62,53 @@ class PickleCheck {
     return value;
   }
 
-  std::string line() {
-    const std::size_t end = rest_.find('\n');
-    require(end != std::string_view::npos, "is cut");
-    const std::string text(take(end));
-    take(1);
-    const auto is_name = [](unsigned char c) { return std::isalnum(c) != 0 || c == '_' || c == '.'; };
-    require(std::ranges::all_of(text, is_name), "asks for a name that is none");
-    return text;
-  }
+  std::string line();
 
   // --- the stack -----------------------------------------------------------------------------------------
 
-  static Ref make(Kind kind, std::string text = {}, std::int64_t number = 0) {
-    return std::make_shared<Pickled>(Pickled{.kind = kind, .text = std::move(text), .number = number});
-  }
+  static Ref make(Kind kind, std::string text = {}, std::int64_t number = 0);
 
-  void push(Ref value) {
-    constexpr std::size_t most = 100'000'000;
-    require(stack_.size() < most, "is too long");
-    stack_.push_back(std::move(value));
-  }
+  void push(Ref value);
 
-  Ref pop() {
-    require(stack_.size() > (marks_.empty() ? 0 : marks_.back()));
-    Ref value = std::move(stack_.back());
-    stack_.pop_back();
-    return value;
-  }
+  Ref pop();
 
-  std::vector<Ref> pop_to_mark() {
-    require(!marks_.empty());
-    std::vector<Ref> values(
-        std::make_move_iterator(stack_.begin() + static_cast<std::ptrdiff_t>(marks_.back())),
-        std::make_move_iterator(stack_.end()));
-    stack_.resize(marks_.back());
-    marks_.pop_back();
-    return values;
-  }
+  std::vector<Ref> pop_to_mark();
 
   /// What has parts is finished before another has it, so nothing can lie within itself.
-  static void add(const Ref& whole, std::vector<Ref> parts) {
-    constexpr std::size_t most = 1'000'000;  // on all paths, which LibTorch goes, and `fits`
-    require(!whole->is_shared, "changes what it has handed on");
-    for (Ref& part : parts) {
-      whole->depth = std::max(whole->depth, part->depth + 1);
-      whole->size += part->size;
-      require(whole->depth <= deepest, "is nested too deep");
-      require(whole->size <= most, "has too many values");
-      part->is_shared = part->is_shared || part->kind == Kind::list || part->kind == Kind::dict;
-      whole->parts.push_back(std::move(part));
-    }
-  }
+  static void add(const Ref& whole, std::vector<Ref> parts);
 
-  void push_whole(Kind kind, std::vector<Ref> parts) {
-    const Ref whole = make(kind);
-    add(whole, std::move(parts));
-    push(whole);
-  }
+  void push_whole(Kind kind, std::vector<Ref> parts);
 
-  void push_tuple(std::size_t size) {
-    std::vector<Ref> parts(size);
-    for (std::size_t i = size; i-- > 0;) parts[i] = pop();
-    push_whole(Kind::tuple, std::move(parts));
-  }
+  void push_tuple(std::size_t size);
 
-  void add_to_top(Kind kind, std::vector<Ref> parts) {
-    const Ref whole = pop();
-    require(whole->kind == kind && whole->text.empty());
-    if (kind == Kind::dict) {
-      require(parts.size() % 2 == 0);
-      for (std::size_t i = 0; i < parts.size(); i += 2) {
-        const Kind key = parts[i]->kind;
-        require(key == Kind::text || key == Kind::integer || key == Kind::real || key == Kind::boolean,
-                "has a dict with a key that is no string and no number");
-      }
-    }
-    add(whole, std::move(parts));
-    push(whole);
-  }
+  void add_to_top(Kind kind, std::vector<Ref> parts);
 
-  void remember(std::size_t at) {
-    require(at <= memo_.size(), "has a gap in its memo");  // LibTorch would fill it, for 4 thousand million
-    require(stack_.size() > (marks_.empty() ? 0 : marks_.back()));
-    stack_.back()->is_shared = true;
-    if (at == memo_.size()) return memo_.push_back(stack_.back());
-    memo_[at] = stack_.back();
-  }
+  void remember(std::size_t at);
 
-  void recall(std::size_t at) {
-    require(at < memo_.size());
-    push(memo_[at]);
-  }
+  void recall(std::size_t at);
 
-  bool step() {
-    switch (byte()) {
-      case '.':
-        return false;
-      case 'c': {
-        std::string module = line();
-        name(module, line());
-        return true;
-      }
-      case '(':
-        marks_.push_back(stack_.size());
-        return true;
-      case 'N':
-        push(make(Kind::none));
-        return true;
-      case 0x88:
-      case 0x89:
-        push(make(Kind::boolean));
-        return true;
-      case 'K':
-        push(make(Kind::integer, {}, byte()));
-        return true;
-      case 'M':
-        push(make(Kind::integer, {}, number<std::uint16_t>()));
-        return true;
-      case 'J':
-        push(make(Kind::integer, {}, number<std::int32_t>()));
-        return true;
-      case 0x8a:
-        require(byte() == 8);
-        push(make(Kind::integer, {}, number<std::int64_t>()));
-        return true;
-      case 'G':
-        take(sizeof(double));
-        push(make(Kind::real));
-        return true;
-      case 'X': {
-        const std::size_t size = number<std::uint32_t>();
-        push(make(Kind::text, std::string(take(size))));
-        return true;
-      }
-      case ')':
-        push(make(Kind::tuple));
-        return true;
-      case ']':
-        push(make(Kind::list));
-        return true;
-      case '}':
-        push(make(Kind::dict));
-        return true;
-      case 't':
-        push_whole(Kind::tuple, pop_to_mark());
-        return true;
-      case 0x85:
-        push_tuple(1);
-        return true;
-      case 0x86:
-        push_tuple(2);
-        return true;
-      case 0x87:
-        push_tuple(3);
-        return true;
-      case 'e':
-        add_to_top(Kind::list, pop_to_mark());
-        return true;
-      case 'u':
-        add_to_top(Kind::dict, pop_to_mark());
-        return true;
-      case 'q':
-        remember(byte());
-        return true;
-      case 'r':
-        remember(number<std::uint32_t>());
-        return true;
-      case 'h':
-        recall(byte());
-        return true;
-      case 'j':
-        recall(number<std::uint32_t>());
-        return true;
-      case 0x81: {
-        const Ref nothing = pop();
-        require(nothing->kind == Kind::tuple && nothing->parts.empty());
-        const Ref type = pop();
-        require(type->kind == Kind::name && code_.classes().contains(type->text));
-        push(make(Kind::blank, type->text));
-        return true;
-      }
-      case 'b':
-        object();
-        return true;
-      case 'R':
-        reduce();
-        return true;
-      case 'Q':
-        storage();
-        return true;
-      default:
-        fail("has an instruction that TorchScript does not write");
-    }
-  }
+  bool step();
 
   // --- names ---------------------------------------------------------------------------------------------
 
-  void name(const std::string& module, const std::string& last) {
-    static const std::set<std::string> builders = {"torch.jit._pickle.build_intlist",
-                                                   "torch.jit._pickle.build_tensorlist",
-                                                   "torch.jit._pickle.build_doublelist",
-                                                   "torch.jit._pickle.build_boollist",
-                                                   "torch.jit._pickle.restore_type_tag",
-                                                   "torch._utils._rebuild_tensor_v2",
-                                                   "collections.OrderedDict",
-                                                   "torch.device"};
-    const std::string whole = module + "." + last;
-    if (whole.starts_with("__torch__.")) {
-      named_.insert(whole);
-      const auto found = code_.classes().find(whole);
-      if (found == code_.classes().end() || found->second.is_tuple) {
-        fail(fmt::format("asks for the class {}, which its code does not define", whole));
-      }
-    } else if (!builders.contains(whole) && !(module == "torch" && storage_types().contains(last))) {
-      fail(fmt::format("asks for {}, which is no tensor and no container", whole));
-    }
-    push(make(Kind::name, whole));
-  }
+  void name(const std::string& module, const std::string& last);
 
-  static const std::map<std::string, at::ScalarType>& storage_types() {
-    static const std::map<std::string, at::ScalarType> types = {
-        {"FloatStorage", at::kFloat}, {"DoubleStorage", at::kDouble},     {"HalfStorage", at::kHalf},
-        {"LongStorage", at::kLong},   {"BFloat16Storage", at::kBFloat16}, {"IntStorage", at::kInt},
-        {"ShortStorage", at::kShort}, {"CharStorage", at::kChar},         {"ByteStorage", at::kByte},
-        {"BoolStorage", at::kBool}};
-    return types;
-  }
+  static const std::map<std::string, at::ScalarType>& storage_types();
 
   // --- what is built -------------------------------------------------------------------------------------
 
-  void object() {
-    const Ref state = pop(), blank = pop();
-    require(state->kind == Kind::dict && blank->kind == Kind::blank);
-    std::map<std::string, Ref> values;
-    for (std::size_t i = 0; i < state->parts.size(); i += 2) {
-      require(state->parts[i]->kind == Kind::text);
-      values.insert_or_assign(state->parts[i]->text, state->parts[i + 1]);
-    }
-    for (const auto& [attribute, type] : code_.classes().at(blank->text).attributes) {
-      const auto value = values.find(attribute);
-      if (value == values.end()) fail(fmt::format("gives {} no {}", blank->text, attribute));
-      if (!fits(*value->second, type)) {
-        fail(fmt::format("gives {} a {} that is no {}", blank->text, attribute, spelled(type)));
-      }
-    }
-    const Ref result = make(Kind::object, blank->text);
-    add(result, state->parts);
-    push(result);
-  }
+  void object();
 
-  void reduce() {
-    const Ref arguments = pop(), callee = pop();
-    require(arguments->kind == Kind::tuple && callee->kind == Kind::name);
-    const auto& parts = arguments->parts;
-    const std::string_view name = callee->text;
-    constexpr std::string_view lists = "torch.jit._pickle.build_";
-    if (name == "collections.OrderedDict") {
-      require(parts.empty());
-      push(make(Kind::none));  // as LibTorch has it: hooks of a tensor, of which there are none
-    } else if (name == "torch.device") {
-      require(parts.size() == 1 && parts[0]->kind == Kind::text);
-      push(make(Kind::device));
-    } else if (name == "torch._utils._rebuild_tensor_v2") {
-      tensor(parts);
-    } else if (name == "torch.jit._pickle.restore_type_tag") {
-      require(parts.size() == 2 && parts[1]->kind == Kind::text);
-      give_type(parts[0], parts[1]->text);
-    } else if (name.starts_with(lists)) {
-      const std::string_view element = name.substr(lists.size());
-      require(parts.size() == 1 && parts[0]->kind == Kind::list);
-      give_type(parts[0], element == "intlist"      ? "List[int]"
-                          : element == "tensorlist" ? "List[Tensor]"
-                          : element == "doublelist" ? "List[float]"
-                                                    : "List[bool]");
-    } else {
-      fail("is malformed");
-    }
-  }
+  void reduce();
 
   /// A list or dict has one type for good: of two, one could be believed of what the other let in.
-  void give_type(const Ref& value, const std::string& text) {
-    require((value->kind == Kind::list || value->kind == Kind::dict) && value->text.empty());
-    TreeRef type;
-    try {
-      type = type_of(text);
-    } catch (const std::exception&) {
-      fail("has a type that can't be read");
-    }
-    require(code_.is_type(type), "has a list or dict of a type that it does not define");
-    value->text = spelled(type);
-    require(fits(*value, type), "has a list or dict of another type than it says");
-    push(value);
-  }
+  void give_type(const Ref& value, const std::string& text);
 
-  void storage() {
-    const Ref id = pop();
-    require(id->kind == Kind::tuple && id->parts.size() == 5);
-    const auto& [what, type, key, device, count] =
-        std::tie(*id->parts[0], *id->parts[1], *id->parts[2], *id->parts[3], *id->parts[4]);
-    require(what.kind == Kind::text && what.text == "storage" && type.kind == Kind::name &&
-            key.kind == Kind::text && device.kind == Kind::text && count.kind == Kind::integer);
-    constexpr std::size_t prefix = std::string_view("torch.").size();
-    const auto scalar = storage_types().find(type.text.substr(std::min(prefix, type.text.size())));
-    require(scalar != storage_types().end());
-    const auto entry = entries_.find(folder_ + key.text);
-    const std::uint64_t bytes = entry == entries_.end() ? 0 : entry->second.size();
-    if (count.number < 0 ||
-        static_cast<std::uint64_t>(count.number) > bytes / c10::elementSize(scalar->second)) {
-      fail(fmt::format("claims {} elements in {}{}, which has {} bytes", count.number, folder_, key.text,
-                       bytes));
-    }
-    push(make(Kind::storage, {}, count.number));
-  }
+  void storage();
 
-  void tensor(const std::vector<Ref>& parts) {
-    require(parts.size() == 6 && parts[0]->kind == Kind::storage && parts[1]->kind == Kind::integer &&
-            parts[4]->kind == Kind::boolean && parts[5]->kind == Kind::none);
-    const std::vector<std::int64_t> sizes = naturals(*parts[2]), strides = naturals(*parts[3]);
-    require(sizes.size() == strides.size() && sizes.size() <= 64 && parts[1]->number >= 0);
-    // Where a stride is 0, a tensor has more elements than its storage; so many may be asked for.
-    constexpr std::uint64_t most = std::uint64_t{1} << 40;
-    const auto storage = static_cast<std::uint64_t>(parts[0]->number);
-    const auto offset = static_cast<std::uint64_t>(parts[1]->number);
-    std::uint64_t elements = 1, last = offset;
-    bool reaches_out = offset > storage;
-    const bool is_empty = std::ranges::find(sizes, 0) != sizes.end();
-    for (std::size_t i = 0; i < sizes.size(); ++i) {
-      const auto size = static_cast<std::uint64_t>(std::max<std::int64_t>(sizes[i], 1));
-      const auto stride = static_cast<std::uint64_t>(strides[i]);
-      reaches_out =
-          reaches_out || elements > most / size || stride > most || stride * (size - 1) > most - last;
-      if (reaches_out) break;
-      elements *= size;
-      last += stride * (size - 1);
-    }
-    if (reaches_out || (!is_empty && last >= storage)) fail("has a tensor that reaches beyond its storage");
-    push(make(Kind::tensor));
-  }
+  void tensor(const std::vector<Ref>& parts);
 
-  static std::vector<std::int64_t> naturals(const Pickled& value) {
-    require(value.kind == Kind::tuple);
-    std::vector<std::int64_t> result;
-    for (const Ref& part : value.parts) {
-      require(part->kind == Kind::integer && part->number >= 0, "has a tensor of a negative size");
-      result.push_back(part->number);
-    }
-    return result;
-  }
+  static std::vector<std::int64_t> naturals(const Pickled& value);
 
   std::string_view rest_;
   const Entries& entries_;
@@ -437,3 +120,7 @@ class PickleCheck {
 };
 
 }  // namespace refine::formats::detail::script
+
+#if !defined(REFINE_COMPILED)
+#include <refine/formats/script_pickle_definitions.hpp>
+#endif

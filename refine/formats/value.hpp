@@ -38,26 +38,15 @@ struct Value {
   const std::int64_t* as_integer() const { return std::get_if<std::int64_t>(&content); }
   const std::string* as_text() const { return std::get_if<std::string>(&content); }
   const at::Tensor* as_tensor() const { return std::get_if<at::Tensor>(&content); }
-  const Dict* as_dict() const {
-    const auto* dict = std::get_if<std::shared_ptr<const Dict>>(&content);
-    return dict ? dict->get() : nullptr;
-  }
+  const Dict* as_dict() const;
   /// Of a list or a tuple.
-  const List* as_list() const {
-    if (const auto* list = std::get_if<std::shared_ptr<const List>>(&content)) return list->get();
-    if (const auto* tuple = std::get_if<std::shared_ptr<const Tuple>>(&content)) return &(*tuple)->items;
-    return nullptr;
-  }
+  const List* as_list() const;
   /// What a dict has under that text; null when it has none, or when this is no dict.
-  const Value* find(std::string_view key) const {
-    const Dict* dict = as_dict();
-    if (!dict) return nullptr;
-    for (const auto& [name, value] : *dict) {
-      const std::string* text = name.as_text();
-      if (text && *text == key) return &value;
-    }
-    return nullptr;
-  }
+  const Value* find(std::string_view key) const;
 };
 
 }  // namespace refine::formats
+
+#if !defined(REFINE_COMPILED)
+#include <refine/formats/value_definitions.hpp>
+#endif

@@ -1,12 +1,9 @@
 #pragma once
 
-#include <fmt/core.h>
-
 #include <refine/core/error.hpp>
 
 #include <algorithm>
 #include <bit>
-#include <cerrno>
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
@@ -14,7 +11,6 @@
 #include <memory>
 #include <string>
 #include <string_view>
-#include <system_error>
 #include <vector>
 
 namespace refine::formats::detail {
@@ -23,43 +19,21 @@ static_assert(std::endian::native == std::endian::little,
               "refine: ZIP archives are little-endian, this machine is not");
 
 /// A file's name or a member's, short enough for a line; `Error` takes its control characters out.
-inline std::string shown(std::string_view name) {
-  constexpr std::size_t most = 120;
-  return std::string(name.substr(0, most)) + (name.size() > most ? "..." : "");
-}
+std::string shown(std::string_view name);
 
 /// A file that is read here and there; every read is of bytes that are known to be in it.
 class SeekableFile {
  public:
-  explicit SeekableFile(const std::filesystem::path& path)
-      : path_(path), file_(std::fopen(path.c_str(), "rb"), &std::fclose) {
-    if (!file_) fail(errno);
-    std::error_code unknown;
-    size_ = std::filesystem::file_size(path, unknown);
-    if (unknown) fail(unknown.value());
-  }
+  explicit SeekableFile(const std::filesystem::path& path);
 
   std::uint64_t size() const { return size_; }
 
-  void read(std::uint64_t offset, void* to, std::size_t n) {
-    errno = 0;
-    if (::fseeko(file_.get(), static_cast<off_t>(offset), SEEK_SET) != 0 ||
-        std::fread(to, 1, n, file_.get()) != n) {
-      fail(errno ? errno : EIO);
-    }
-  }
+  void read(std::uint64_t offset, void* to, std::size_t n);
 
-  std::string read(std::uint64_t offset, std::size_t n) {
-    std::string bytes(n, '\0');
-    read(offset, bytes.data(), n);
-    return bytes;
-  }
+  std::string read(std::uint64_t offset, std::size_t n);
 
  private:
-  [[noreturn]] void fail(int code) const {
-    throw Error("cannot read {}: {}; check the path and its rights", path_.string(),
-                std::generic_category().message(code));
-  }
+  [[noreturn]] void fail(int code) const;
 
   std::filesystem::path path_;
   std::unique_ptr<std::FILE, int (*)(std::FILE*)> file_;
@@ -83,24 +57,9 @@ class ZipDirectory {
       : path_(path), file_(file), most_entries_(most_entries) {}
 
   /// In the order of their data in the file.
-  std::vector<ZipEntry> read() {
-    find();
-    const std::string records = file_.read(begin_, static_cast<std::size_t>(size_));
-    std::vector<ZipEntry> entries;
-    std::string_view rest = records;
-    for (std::uint64_t i = 0; i < count_; ++i) entries.push_back(next(rest));
-    if (!rest.empty()) fail("its directory is longer than its entries");
-    std::ranges::sort(entries, {}, &ZipEntry::offset);
-    for (std::size_t i = 0; i < entries.size(); ++i) {
-      require_same(entries[i], i + 1 < entries.size() ? entries[i + 1].offset : begin_);
-    }
-    return entries;
-  }
+  std::vector<ZipEntry> read();
 
-  [[noreturn]] void fail(std::string_view why) const {
-    throw Error("cannot load {}: {}; the file is damaged or hostile, get it again from whom you trust",
-                path_.string(), why);
-  }
+  [[noreturn]] void fail(std::string_view why) const;
 
  private:
   template <typename Number>
@@ -119,118 +78,15 @@ class ZipDirectory {
     return number<std::uint64_t>(bytes, at);
   }
 
-  void find() {
-    constexpr std::size_t end_size = 22, locator_size = 20, end64_size = 56;
-    if (file_.size() < 4 || file_.read(0, 4) != "PK\3\4") fail("it is no ZIP archive");
-    if (file_.size() < end_size) fail("it is cut");
-    std::uint64_t end_at = file_.size() - end_size;
-    const std::string end = file_.read(end_at, end_size);
-    if (!end.starts_with("PK\5\6") || u16(end, 20) != 0) {
-      fail("it does not end with a ZIP archive's directory");
-    }
-    if (u16(end, 4) != 0 || u16(end, 6) != 0 || u16(end, 8) != u16(end, 10)) fail("it has several volumes");
-    count_ = u16(end, 10);
-    size_ = u32(end, 12);
-    begin_ = u32(end, 16);
-    const std::string locator =
-        end_at >= locator_size ? file_.read(end_at - locator_size, locator_size) : std::string();
-    if (locator.starts_with(std::string_view("PK\6\7", 4))) {
-      end_at -= locator_size;
-      const bool fits = end_at >= end64_size && u64(locator, 8) == end_at - end64_size;
-      const std::string end64 = fits ? file_.read(end_at - end64_size, end64_size) : std::string();
-      if (!end64.starts_with(std::string_view("PK\6\6", 4)) || u64(end64, 4) != end64_size - 12) {
-        fail("its 64-bit directory is not where it says");
-      }
-      end_at -= end64_size;
-      const auto agree = [](std::uint64_t small, std::uint64_t large, std::uint64_t unset) {
-        return small == unset || small == large;
-      };
-      if (u64(end64, 24) != u64(end64, 32) || u32(locator, 4) != 0 || u32(end64, 16) != 0 ||
-          u32(end64, 20) != 0) {
-        fail("it has several volumes");
-      }
-      if (!agree(count_, u64(end64, 32), 0xffff) || !agree(size_, u64(end64, 40), 0xffff'ffff) ||
-          !agree(begin_, u64(end64, 48), 0xffff'ffff)) {
-        fail("its two directories disagree");
-      }
-      count_ = u64(end64, 32);
-      size_ = u64(end64, 40);
-      begin_ = u64(end64, 48);
-    }
-    if (begin_ > end_at || size_ != end_at - begin_) fail("its directory lies outside the file");
-    if (count_ > most_entries_) {
-      fail(fmt::format("it has {} entries, more than the {} allowed", count_, most_entries_));
-    }
-    constexpr std::uint64_t longest_record = 4096;  // names have 1 kB at most
-    if (size_ > count_ * longest_record) fail("its directory is longer than its entries");
-  }
+  void find();
 
-  ZipEntry next(std::string_view& rest) const {
-    constexpr std::size_t fixed = 46;
-    if (rest.size() < fixed || !rest.starts_with("PK\1\2")) fail("its directory is malformed");
-    const std::size_t name = u16(rest, 28), extra = u16(rest, 30), comment = u16(rest, 32);
-    if (rest.size() - fixed < name + extra + comment) fail("its directory is malformed");
-    ZipEntry entry{.name = std::string(rest.substr(fixed, name)),
-                   .flags = u16(rest, 8),
-                   .method = u16(rest, 10),
-                   .made_by = u16(rest, 4),
-                   .crc = u32(rest, 16),
-                   .attributes = u32(rest, 38),
-                   .packed = u32(rest, 20),
-                   .bytes = u32(rest, 24),
-                   .offset = u32(rest, 42)};
-    read_extra(rest.substr(fixed + name, extra), entry);
-    rest.remove_prefix(fixed + name + extra + comment);
-    return entry;
-  }
+  ZipEntry next(std::string_view& rest) const;
 
   /// What did not fit in 32 bits stands in the field of type 1, in this order.
-  void read_extra(std::string_view extra, ZipEntry& entry) const {
-    bool seen = false;
-    while (extra.size() >= 4) {
-      const std::size_t n = u16(extra, 2);
-      if (extra.size() - 4 < n) break;
-      if (u16(extra, 0) == 1) {
-        if (seen) fail(fmt::format("the sizes of '{}' are there twice", shown(entry.name)));
-        seen = true;
-        std::string_view field = extra.substr(4, n);
-        for (std::uint64_t* value : {&entry.bytes, &entry.packed, &entry.offset}) {
-          if (*value != 0xffff'ffff || field.size() < 8) continue;
-          *value = u64(field, 0);
-          field.remove_prefix(8);
-        }
-      }
-      extra.remove_prefix(4 + n);
-    }
-  }
+  void read_extra(std::string_view extra, ZipEntry& entry) const;
 
   /// Requires that the local header agrees and that the entry ends before `end`; `offset` moves to its data.
-  void require_same(ZipEntry& entry, std::uint64_t end) const {
-    constexpr std::size_t fixed = 30;
-    const auto refuse = [&](std::string_view why) { fail(fmt::format("'{}' {}", shown(entry.name), why)); };
-    if (entry.offset > end || end > file_.size() || end - entry.offset < fixed)
-      refuse("overlaps another entry");
-    const std::string header = file_.read(entry.offset, fixed);
-    if (!header.starts_with("PK\3\4")) refuse("is not where the directory says");
-    const std::uint64_t before = fixed + u16(header, 26) + u16(header, 28);
-    if (end - entry.offset < before || end - entry.offset - before < entry.packed) {
-      refuse("overlaps another entry");
-    }
-    if (file_.read(entry.offset + fixed, u16(header, 26)) != entry.name) {
-      refuse("has another name in front of its data");
-    }
-    // A writer that did not know them yet leaves zeros, or all ones where 64 bits follow.
-    const bool later = (entry.flags & 8) != 0;
-    const auto agree = [&](std::uint32_t local, std::uint64_t told) {
-      return local == told || (later && local == 0) || local == 0xffff'ffff;
-    };
-    if (u16(header, 6) != entry.flags || u16(header, 8) != entry.method ||
-        !(u32(header, 14) == entry.crc || (later && u32(header, 14) == 0)) ||
-        !agree(u32(header, 18), entry.packed) || !agree(u32(header, 22), entry.bytes)) {
-      refuse("is one thing in the directory and another in front of its data");
-    }
-    entry.offset += before;
-  }
+  void require_same(ZipEntry& entry, std::uint64_t end) const;
 
   const std::filesystem::path& path_;
   SeekableFile& file_;
@@ -238,3 +94,7 @@ class ZipDirectory {
 };
 
 }  // namespace refine::formats::detail
+
+#if !defined(REFINE_COMPILED)
+#include <refine/formats/zip_directory_definitions.hpp>
+#endif

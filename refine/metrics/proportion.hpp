@@ -1,9 +1,6 @@
 #pragma once
 
-#include <algorithm>
-#include <cmath>
 #include <cstdint>
-#include <limits>
 
 #include <refine/metrics/interval.hpp>
 
@@ -15,26 +12,17 @@ struct Proportion {
   std::int64_t n = 0;
 
   /// In [0, 1].
-  double value() const {
-    return n == 0 ? std::numeric_limits<double>::quiet_NaN()
-                  : static_cast<double>(hits) / static_cast<double>(n);
-  }
+  double value() const;
 
   /// The score interval of Wilson (wilson1927probable), which holds its word near 0 and 1, where the figures
   /// of a defense lie.
-  Interval wilson(double z = z95) const {
-    const double count = static_cast<double>(n);
-    const double p = value();
-    const double share = z * z / count;
-    const double middle = p + share / 2;
-    const double half = z * std::sqrt(p * (1 - p) / count + share / (4 * count));
-    if (n == 0) return {p, p};
-    // At the ends the root equals the other term; only rounding would say otherwise.
-    return {hits == 0 ? 0.0 : std::max(0.0, (middle - half) / (1 + share)),
-            hits == n ? 1.0 : std::min(1.0, (middle + half) / (1 + share))};
-  }
+  Interval wilson(double z = z95) const;
 
   friend bool operator==(const Proportion&, const Proportion&) = default;
 };
 
 }  // namespace refine::metrics
+
+#if !defined(REFINE_COMPILED)
+#include <refine/metrics/proportion_definitions.hpp>
+#endif

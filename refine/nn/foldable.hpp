@@ -1,7 +1,6 @@
 #pragma once
 
 #include <ATen/TensorOperators.h>
-#include <c10/core/GradMode.h>
 #include <torch/nn/module.h>
 #include <torch/nn/modules/batchnorm.h>
 #include <torch/nn/modules/conv.h>
@@ -22,35 +21,11 @@ struct Foldable {
 
 /// The convolution that does what `convolution` and then, in evaluation mode, `norm` do:
 /// w' = w·γ/√(σ²+ε), b' = (b−μ)·γ/√(σ²+ε) + β.
-inline torch::nn::Conv2d folded(const torch::nn::Conv2d& convolution, const torch::nn::BatchNorm2d& norm) {
-  c10::NoGradGuard no_grad;
-  const auto& o = convolution->options;
-  torch::nn::Conv2d merged(torch::nn::Conv2dOptions(o.in_channels(), o.out_channels(), o.kernel_size())
-                               .stride(o.stride())
-                               .padding(o.padding())
-                               .dilation(o.dilation())
-                               .groups(o.groups())
-                               .padding_mode(o.padding_mode())
-                               .bias(true));
-  merged->to(convolution->weight.device(), convolution->weight.scalar_type());
-  // In double, so that folding itself costs no accuracy.
-  const at::Tensor scale =
-      norm->weight.to(at::kDouble) / (norm->running_var.to(at::kDouble) + norm->options.eps()).sqrt();
-  at::Tensor shift = -norm->running_mean.to(at::kDouble);
-  if (convolution->bias.defined()) shift = shift + convolution->bias.to(at::kDouble);
-  merged->weight.copy_(convolution->weight.to(at::kDouble) * scale.view({-1, 1, 1, 1}));
-  merged->bias.copy_(shift * scale + norm->bias.to(at::kDouble));
-  return merged;
-}
+torch::nn::Conv2d folded(const torch::nn::Conv2d& convolution, const torch::nn::BatchNorm2d& norm);
 
 /// Replaces `owner`'s children `convolution` and `norm` by the folded convolution, and empties `norm`.
-inline void fold_pair(torch::nn::Module& owner, const std::string& convolution_name,
-                      torch::nn::Conv2d& convolution, const std::string& norm_name,
-                      torch::nn::BatchNorm2d& norm) {
-  convolution = owner.replace_module(convolution_name, folded(convolution, norm));
-  owner.unregister_module(norm_name);
-  norm = nullptr;
-}
+void fold_pair(torch::nn::Module& owner, const std::string& convolution_name, torch::nn::Conv2d& convolution,
+               const std::string& norm_name, torch::nn::BatchNorm2d& norm);
 
 /// `norm(x)`, or `x` where the norm has been folded away.
 inline at::Tensor normed(torch::nn::BatchNorm2d& norm, const at::Tensor& x) {
@@ -58,11 +33,10 @@ inline at::Tensor normed(torch::nn::BatchNorm2d& norm, const at::Tensor& x) {
 }
 
 /// Folds every `Foldable` below (and at) `root`.
-inline void fold_all(torch::nn::Module& root) {
-  for (const auto& module : root.modules(/*include_self=*/false)) {
-    if (auto* foldable = dynamic_cast<Foldable*>(module.get())) foldable->fold();
-  }
-  if (auto* foldable = dynamic_cast<Foldable*>(&root)) foldable->fold();
-}
+void fold_all(torch::nn::Module& root);
 
 }  // namespace refine::nn
+
+#if !defined(REFINE_COMPILED)
+#include <refine/nn/foldable_definitions.hpp>
+#endif

@@ -1,7 +1,6 @@
 #pragma once
 
 #include <algorithm>
-#include <cstdint>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -17,36 +16,11 @@ namespace refine::report {
 inline constexpr int most_confusion_classes = 60;
 
 /// A confusion matrix as a heat map: a row a true class, shaded by the share of that row.
-inline std::string html_confusion(std::string_view caption, const metrics::ConfusionMatrix& counts,
-                                  const std::vector<std::string>& class_names, std::optional<int> target) {
-  const int classes = static_cast<int>(counts.rows());
-  const bool dense = classes > 12;  // no room for numbers
-  std::string html = fmt::format(
-      "<figure><figcaption>{}</figcaption><table class=\"heat{}\"><thead><tr><th class=\"corner\"></th>",
-      html_escape(caption), dense ? " dense" : "");
-  const auto name = [&](int c) { return html_escape(words::class_name(class_names, c)); };
-  for (int c = 0; c < classes; ++c) {
-    html += fmt::format("<th scope=\"col\" title=\"{}\"{}>{}</th>", name(c),
-                        target == c ? " class=\"t\"" : "", dense && c % 5 != 0 ? "" : fmt::format("{}", c));
-  }
-  html += "</tr></thead><tbody>";
-  for (int r = 0; r < classes; ++r) {
-    const std::int64_t total = counts.row(r).sum();
-    html += fmt::format(
-        "<tr><th scope=\"row\" title=\"{0}\"{1}>{2}</th>", name(r), target == r ? " class=\"t\"" : "",
-        dense ? (r % 5 == 0 ? fmt::format("{}", r) : "")
-              : fmt::format("{}{}", class_names.empty() ? "" : fmt::format("{} ", r), name(r)));
-    for (int c = 0; c < classes; ++c) {
-      const auto n = counts(r, c);
-      const double share = total == 0 ? 0 : static_cast<double>(n) / static_cast<double>(total);
-      // A count that is not zero is never without a shade.
-      const double shade = n == 0 ? 0 : 0.06 + 0.94 * share;
-      html += fmt::format("<td style=\"--v:{:.2f}\"{}>{}</td>", shade, shade > 0.55 ? " class=\"hi\"" : "",
-                          dense || n == 0 ? "" : fmt::format("{}", n));
-    }
-    html += "</tr>";
-  }
-  return html + "</tbody></table></figure>";
-}
+std::string html_confusion(std::string_view caption, const metrics::ConfusionMatrix& counts,
+                           const std::vector<std::string>& class_names, std::optional<int> target);
 
 }  // namespace refine::report
+
+#if !defined(REFINE_COMPILED)
+#include <refine/report/html_confusion_definitions.hpp>
+#endif

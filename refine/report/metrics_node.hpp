@@ -1,11 +1,9 @@
 #pragma once
 
-#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
-#include <limits>
-#include <nlohmann/json.hpp>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <utility>
 
@@ -27,63 +25,32 @@ class MetricsNode {
                 way_.empty() ? "it" : "its " + way_, fmt::format(why, std::forward<Args>(args)...));
   }
 
-  bool is_null() const { return value_.is_null(); }
-  bool has(const char* key) const { return value_.is_object() && value_.contains(key); }
+  bool is_null() const;
+  bool has(const char* key) const;
 
   /// Whether something was measured: the key is there, and is not null.
-  bool tells(const char* key) const { return has(key) && !value_[key].is_null(); }
+  bool tells(const char* key) const;
 
-  MetricsNode operator[](const char* key) const {
-    if (!has(key)) refuse("has no '{}'", key);
-    return {file_, value_[key], way_.empty() ? key : fmt::format("{}.{}", way_, key)};
-  }
+  MetricsNode operator[](const char* key) const;
 
-  std::size_t size() const {
-    if (!value_.is_array()) refuse("is no array");
-    return value_.size();
-  }
+  std::size_t size() const;
 
-  MetricsNode operator[](std::size_t i) const {
-    if (i >= size()) refuse("has {} entries", size());
-    return {file_, value_[i], fmt::format("{}[{}]", way_, i)};
-  }
+  MetricsNode operator[](std::size_t i) const;
 
-  std::string text() const {
-    if (!value_.is_string()) refuse("is no text");
-    return value_.get<std::string>();
-  }
+  std::string text() const;
 
-  bool yes() const {
-    if (!value_.is_boolean()) refuse("is neither true nor false");
-    return value_.get<bool>();
-  }
+  bool yes() const;
 
   /// null is not a number.
-  double number() const {
-    if (value_.is_null()) return std::numeric_limits<double>::quiet_NaN();
-    if (!value_.is_number()) refuse("is no number");
-    return value_.get<double>();
-  }
+  double number() const;
 
-  std::int64_t whole(std::int64_t low, std::int64_t high) const {
-    if (!value_.is_number_integer()) refuse("is no whole number");
-    const auto number = value_.get<std::int64_t>();
-    if ((value_.is_number_unsigned() && value_.get<std::uint64_t>() > std::uint64_t(high)) || number < low ||
-        number > high) {
-      refuse("is outside {} to {}", low, high);
-    }
-    return number;
-  }
+  std::int64_t whole(std::int64_t low, std::int64_t high) const;
 
   /// A number of images, small enough to be added up.
   std::int64_t count(std::int64_t most = std::int64_t{1} << 32) const { return whole(0, most); }
 
   /// That a figure is what its counts say, to what a printed double may lose.
-  void require_figure(double counted) const {
-    const double said = number();
-    if (std::isnan(said) == std::isnan(counted) && !(std::abs(said - counted) > 1e-9)) return;
-    refuse("is {}, the counts say {}", said, counted);
-  }
+  void require_figure(double counted) const;
 
  private:
   const std::filesystem::path& file_;
@@ -92,3 +59,7 @@ class MetricsNode {
 };
 
 }  // namespace refine::report::detail
+
+#if !defined(REFINE_COMPILED)
+#include <refine/report/metrics_node_definitions.hpp>
+#endif

@@ -1,7 +1,6 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
-#include <ATen/ops/where.h>
 #include <c10/core/Device.h>
 
 #include <cstdint>
@@ -19,43 +18,25 @@ class BatchAugmentation {
  public:
   explicit BatchAugmentation(const data::Augmentation& recipe) : recipe_(recipe) {}
 
-  BatchAugmentation(const data::Augmentation& recipe, const data::TrainingSet& set, at::Device device)
-      : recipe_(recipe), asked_(set.augmentation) {
-    if (set.exempt.defined() && asked_ != data::Augmentation{}) exempt_ = set.exempt.to(device);
-    if (set.unflipped.defined() && recipe.flip) unflipped_ = set.unflipped.to(device);
-  }
+  BatchAugmentation(const data::Augmentation& recipe, const data::TrainingSet& set, at::Device device);
 
   /// \param images float N×C×H×W in [0, 1], \param indices int64, which of the set they are, on their device
   at::Tensor operator()(const at::Tensor& images, const at::Tensor& indices, std::uint64_t seed,
-                        std::int64_t step) const {
-    const auto where = [&](const at::Tensor& mask, const at::Tensor& yes, const at::Tensor& no) {
-      return at::where(mask.index_select(0, indices).view({-1, 1, 1, 1}), yes, no);
-    };
-    at::Tensor changed = data::augment(images, recipe_, draws(seed, "augmentation", step));
-    if (unflipped_.defined()) {
-      data::Augmentation others = recipe_;
-      others.flip = false;
-      changed = where(unflipped_, data::augment(images, others, draws(seed, "augmentation", step)), changed);
-    }
-    if (asked_ == data::Augmentation{}) return changed;
-    const at::Tensor asked = data::augment(changed, asked_, draws(seed, "asked augmentation", step));
-    if (!exempt_.defined()) return asked;
-    return where(exempt_, changed, asked);
-  }
+                        std::int64_t step) const;
 
   /// Rows that belong to the same batch, float N×K: mixed as the recipe mixes its images (a training set
   /// asks for no mixing).
-  at::Tensor rows(const at::Tensor& rows, std::uint64_t seed, std::int64_t step) const {
-    return data::mix_rows(rows, recipe_, draws(seed, "augmentation", step));
-  }
+  at::Tensor rows(const at::Tensor& rows, std::uint64_t seed, std::int64_t step) const;
 
  private:
-  static std::uint64_t draws(std::uint64_t seed, const char* purpose, std::int64_t step) {
-    return derived_seed(seed, purpose, static_cast<std::uint64_t>(step));
-  }
+  static std::uint64_t draws(std::uint64_t seed, const char* purpose, std::int64_t step);
 
   data::Augmentation recipe_, asked_ = {};
   at::Tensor exempt_, unflipped_;
 };
 
 }  // namespace refine::detail
+
+#if !defined(REFINE_COMPILED)
+#include <refine/training/batch_augmentation_definitions.hpp>
+#endif

@@ -3,18 +3,10 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/_fused_adam.h>
 #include <ATen/ops/_fused_sgd.h>
-#include <ATen/ops/empty_strided.h>
-#include <ATen/ops/full.h>
-#include <ATen/ops/zeros.h>
-#include <ATen/ops/zeros_like.h>
-#include <c10/core/GradMode.h>
 #include <torch/nn/module.h>
 
-#include <cstddef>
 #include <optional>
-#include <set>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include <refine/core/error.hpp>
@@ -31,57 +23,20 @@ namespace refine {
 class Optimizers {
  public:
   /// \throws Error when a parameter that wants a gradient is not float32, or is a view
-  Optimizers(const torch::nn::Module& module, const Optimization& how) : how_(how) {
-    const bool muon = how.optimizer == OptimizerKind::muon;
-    std::set<const at::TensorImpl*> seen;  // one that two modules share is trained once
-    for (const auto& [name, parameter] : module.named_parameters().pairs()) {
-      if (!parameter.requires_grad() || !seen.insert(parameter.unsafeGetTensorImpl()).second) continue;
-      require_plain(name, parameter);
-      const bool kernel = parameter.dim() == 4 && parameter.size(2) * parameter.size(3) > 1;
-      (muon && kernel ? kernels_ : others_).parameters.push_back(parameter);
-    }
-    kernels_.prepare(how.lr);
-    if (!kernels_.empty()) kernel_lanes_.emplace(kernels_.rate.device());
-    others_.prepare(muon ? how.other_lr : how.lr);
-    if (!others_.empty() && how.optimizer != OptimizerKind::sgd) {
-      for (const at::Tensor& parameter : others_.parameters) squares_.push_back(at::zeros_like(parameter));
-      taken_ = at::zeros({}, others_.rate.options());
-    }
-  }
+  Optimizers(const torch::nn::Module& module, const Optimization& how);
 
   bool empty() const { return kernels_.empty() && others_.empty(); }
 
-  void set_rate_factor(double factor) {
-    for (Part* part : {&kernels_, &others_})
-      if (!part->empty()) part->rate.fill_(part->lr * factor);
-  }
+  void set_rate_factor(double factor);
 
-  void zero_grad() {
-    for (Part* part : {&kernels_, &others_})
-      for (at::Tensor& parameter : part->parameters) parameter.mutable_grad().reset();
-  }
+  void zero_grad();
 
   /// A parameter without a gradient stays as it is.
-  void step() {
-    const c10::NoGradGuard no_grad;
-    if (!kernels_.empty()) muon();
-    if (others_.empty()) return;
-    if (how_.optimizer == OptimizerKind::sgd) {
-      sgd();
-    } else {
-      adam();
-    }
-  }
+  void step();
 
  private:
   /// As the fused operators take it.
-  static void require_plain(const std::string& name, const at::Tensor& parameter) {
-    if (parameter.scalar_type() == at::kFloat && parameter.is_non_overlapping_and_dense()) return;
-    throw Error(
-        "refine: the parameter {} can't be trained, it is of type {} or a view; keep parameters in float32, "
-        "Precision::bfloat16 computes in bfloat16",
-        name, c10::toString(parameter.scalar_type()));
-  }
+  static void require_plain(const std::string& name, const at::Tensor& parameter);
 
   /// What one optimiser trains.
   struct Part {
@@ -91,12 +46,7 @@ class Optimizers {
 
     bool empty() const { return parameters.empty(); }
 
-    void prepare(double learning_rate) {
-      lr = learning_rate;
-      if (empty()) return;
-      for (const at::Tensor& parameter : parameters) momenta.push_back(at::zeros_like(parameter));
-      rate = at::full({}, lr, at::TensorOptions(parameters.front().device()).dtype(at::kFloat));
-    }
+    void prepare(double learning_rate);
   };
 
   /// What the fused operators take: of the parameters that have gradients.
@@ -104,60 +54,17 @@ class Optimizers {
     std::vector<at::Tensor> parameters, gradients, momenta, squares;
   };
 
-  Lists lists() const {
-    Lists lists;
-    for (std::size_t i = 0; i < others_.parameters.size(); ++i) {
-      const at::Tensor &parameter = others_.parameters[i], &gradient = parameter.grad();
-      if (!gradient.defined()) continue;
-      lists.parameters.push_back(parameter);
-      lists.gradients.push_back(laid_out_as(parameter, gradient));
-      lists.momenta.push_back(others_.momenta[i]);
-      if (!squares_.empty()) lists.squares.push_back(squares_[i]);
-    }
-    return lists;
-  }
+  Lists lists() const;
 
   /// The operators go through memory in one order. A 1×1 kernel in channels-last layout has two ways to say
   /// it.
-  static at::Tensor laid_out_as(const at::Tensor& parameter, const at::Tensor& gradient) {
-    if (gradient.strides() == parameter.strides()) return gradient;
-    return at::empty_strided(parameter.sizes(), parameter.strides(), gradient.options()).copy_(gradient);
-  }
+  static at::Tensor laid_out_as(const at::Tensor& parameter, const at::Tensor& gradient);
 
-  void sgd() {
-    const Lists all = lists();
-    if (all.parameters.empty()) return;
-    // A buffer of zeros takes up the first gradient whole, as dampening is 0.
-    at::_fused_sgd_(all.parameters, all.gradients,
-                    how_.momentum > 0 ? all.momenta : std::vector<at::Tensor>{}, how_.weight_decay,
-                    how_.momentum, others_.rate, /*dampening=*/0, how_.nesterov,
-                    /*maximize=*/false, /*is_first_step=*/false);
-  }
+  void sgd();
 
-  void adam() {
-    const Lists all = lists();
-    if (all.parameters.empty()) return;
-    constexpr double beta1 = 0.9, beta2 = 0.999, eps = 1e-8;  // LibTorch's defaults
-    const double decay = how_.optimizer == OptimizerKind::muon ? 0 : how_.weight_decay;
-    taken_.add_(1);
-    at::_fused_adam_(all.parameters, all.gradients, all.momenta, all.squares, /*max_exp_avg_sqs=*/{},
-                     std::vector<at::Tensor>(all.parameters.size(), taken_), others_.rate, beta1, beta2,
-                     decay, eps,
-                     /*amsgrad=*/false, /*maximize=*/false);
-  }
+  void adam();
 
-  void muon() {
-    // A processor may have no bfloat16 arithmetic; these matrices are small.
-    const auto dtype = kernels_.parameters.front().is_cuda() ? at::kBFloat16 : at::kFloat;
-    const MuonOptions options = MuonOptions().momentum(how_.momentum).ns_dtype(dtype);
-    kernel_lanes_->each(kernels_.parameters.size(), [&](std::size_t i) {
-      at::Tensor& parameter = kernels_.parameters[i];
-      if (!parameter.grad().defined()) return;
-      const at::Tensor direction = muon_direction(parameter.grad(), kernels_.momenta[i], options);
-      if (how_.weight_decay > 0) parameter.mul_(1 - kernels_.rate * how_.weight_decay);
-      parameter.addcmul_(direction, kernels_.rate, -1);
-    });
-  }
+  void muon();
 
   Optimization how_;
   Part kernels_, others_;
@@ -167,3 +74,7 @@ class Optimizers {
 };
 
 }  // namespace refine
+
+#if !defined(REFINE_COMPILED)
+#include <refine/training/optimizers_definitions.hpp>
+#endif

@@ -7,10 +7,12 @@
 #include <refine/backbones/normalized.hpp>
 #include <refine/backbones/resnet18.hpp>
 #include <refine/remaps/derangement.hpp>
+#include <refine/training/recipe_json.hpp>
 #include <refine/transforms/none.hpp>
 #include <refine/transforms/unet.hpp>
 
 #include <functional>
+#include <nlohmann/json.hpp>
 
 #include "tests/support/error_of.hpp"
 #include "tests/support/scratch_folder.hpp"

@@ -1,6 +1,7 @@
 // The snippet of refine/artifacts/README.md.
 
 #include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
 #include <refine/artifacts/artifacts.hpp>
 #include <refine/backbones/freeze.hpp>
 #include <refine/backbones/resnet18.hpp>

@@ -1,11 +1,12 @@
 // The library as headers alone: this file and header_only_other.cpp are compiled without REFINE_COMPILED, and
-// both have the definitions.
+// both have all definitions; one that is not inline would be there twice.
 
 #include <ATen/ops/allclose.h>
 #include <ATen/ops/conv2d.h>
 #include <ATen/ops/rand.h>
 #include <gtest/gtest.h>
-#include <refine/winograd/convolution.hpp>
+
+#include <refine/refine.hpp>
 
 #if defined(REFINE_COMPILED)
 #error "this is to be compiled from the headers alone"

@@ -1,5 +1,6 @@
 #include <ATen/ops/conv2d.h>
-#include <refine/winograd/convolution.hpp>
+
+#include <refine/refine.hpp>
 
 at::Tensor convolved_elsewhere(const at::Tensor& x, const at::Tensor& weight) {
   return refine::winograd::takes(x, weight) ? refine::winograd::convolution(x, weight, {})

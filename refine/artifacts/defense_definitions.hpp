@@ -1,0 +1,98 @@
+#pragma once
+
+// What defense.hpp declares.
+
+#include <ATen/core/Tensor.h>
+#include <fmt/format.h>
+#include <torch/nn/module.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <refine/artifacts/defense.hpp>
+#include <refine/artifacts/state_dict.hpp>
+#include <refine/artifacts/victim.hpp>
+#include <refine/core/compiled.hpp>
+#include <refine/core/error.hpp>
+#include <refine/remaps/remapping_strategy.hpp>
+#include <refine/training/recipe_json.hpp>
+
+namespace refine::artifacts::detail {
+
+REFINE_DEFINITION std::string fingerprint(const torch::nn::Module& module,
+                                          const std::map<std::string, at::Tensor>& constants) {
+  std::uint64_t hash = 0xcbf29ce484222325u;
+  const auto add = [&](std::string_view bytes) {
+    for (char c : bytes) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3u;
+  };
+  for (const auto& [name, tensor] : state_dict(module)) {
+    const at::Tensor host = tensor.detach().to(at::kCPU).contiguous();
+    add(name);
+    add({static_cast<const char*>(host.const_data_ptr()), host.nbytes()});
+  }
+  add(constants_text(constants));
+  return fmt::format("{:016x}", hash);
+}
+
+inline const char* spelled(PixelDomain domain) {
+  return domain == PixelDomain::image ? "image" : "reference";
+}
+
+REFINE_DEFINITION void say(const DefenseFacts& facts, const Recipe& recipe,
+                           std::map<std::string, std::string>& metadata) {
+  metadata["refine"] = "defense";
+  metadata["permutation"] = nlohmann::json(facts.permutation).dump();
+  metadata["pixel_domain"] = spelled(facts.domain);
+  metadata["victim"] = facts.victim;
+  metadata["transform"] = facts.transform;
+  metadata["recipe"] = nlohmann::json(recipe).dump();
+  metadata["seed"] = std::to_string(recipe.seed);
+}
+
+REFINE_DEFINITION std::vector<std::int64_t> fitting_permutation(
+    const std::map<std::string, std::string>& metadata, const DefenseFacts& here, const std::string& name) {
+  const auto said = [&](const std::string& key) -> const std::string& {
+    const auto found = metadata.find(key);
+    if (found == metadata.end()) {
+      throw Error("cannot load {}: its metadata has no '{}'; it is no defense that refine saved", name, key);
+    }
+    return found->second;
+  };
+  if (said("pixel_domain") != spelled(here.domain)) {
+    throw Error(
+        "cannot load {}: it was trained in the pixel domain '{}', the pipeline is in another; give the "
+        "pipeline that one",
+        name, said("pixel_domain"));
+  }
+  if (said("victim") != here.victim) {
+    throw Error("cannot load {}: it was trained in front of another victim; load it with its own", name);
+  }
+  if (said("transform") != here.transform) {
+    throw Error("cannot load {}: its transform is {}, the pipeline's is {}; give the pipeline that one", name,
+                said("transform"), here.transform);
+  }
+  const auto permutation = nlohmann::json::parse(said("permutation"), nullptr, false);
+  const auto integer = [](const nlohmann::json& value) { return value.is_number_integer(); };
+  if (!permutation.is_array() || !std::ranges::all_of(permutation, integer)) {
+    throw Error(
+        "cannot load {}: its permutation is no list of whole numbers; the file is damaged, get it again",
+        name);
+  }
+  auto order = permutation.get<std::vector<std::int64_t>>();
+  if (order.size() != here.permutation.size()) {
+    throw Error("cannot load {}: it renames {} classes, the pipeline {}; load it with its own victim", name,
+                order.size(), here.permutation.size());
+  }
+  if (const Message why = remaps::not_a_bijection(order); !why.empty()) {
+    throw Error("cannot load {}: its permutation is none ({}); the file is damaged, get it again", name,
+                why.view());
+  }
+  return order;
+}
+
+}  // namespace refine::artifacts::detail

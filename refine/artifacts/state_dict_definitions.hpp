@@ -1,0 +1,76 @@
+#pragma once
+
+// What state_dict.hpp declares.
+
+#include <ATen/ops/zeros_like.h>
+#include <c10/core/GradMode.h>
+
+#include <map>
+#include <string>
+#include <string_view>
+
+#include <refine/artifacts/state_dict.hpp>
+#include <refine/core/compiled.hpp>
+
+namespace refine::artifacts {
+
+REFINE_DEFINITION std::map<std::string, at::Tensor> state_dict(const torch::nn::Module& module,
+                                                               const std::string& prefix) {
+  std::map<std::string, at::Tensor> state;
+  for (const auto& item : module.named_parameters()) state[prefix + item.key()] = item.value();
+  for (const auto& item : module.named_buffers()) state[prefix + item.key()] = item.value();
+  return state;
+}
+
+}  // namespace refine::artifacts
+
+namespace refine::artifacts::detail {
+
+REFINE_DEFINITION bool is_batch_count(std::string_view name) {
+  constexpr std::string_view count = "num_batches_tracked";
+  return name.ends_with(count) &&
+         (name.size() == count.size() || name[name.size() - count.size() - 1] == '.');
+}
+
+}  // namespace refine::artifacts::detail
+
+namespace refine::artifacts {
+
+REFINE_DEFINITION void load_state_dict(torch::nn::Module& module,
+                                       const std::map<std::string, at::Tensor>& state,
+                                       const std::string& from, const std::string& prefix) {
+  const auto wanted = state_dict(module, prefix);
+  const auto shape = [](const at::Tensor& tensor) {
+    std::string text;
+    for (auto extent : tensor.sizes()) text += (text.empty() ? "" : "x") + std::to_string(extent);
+    return text.empty() ? std::string("a scalar") : text;
+  };
+  for (const auto& [name, tensor] : wanted) {
+    const auto found = state.find(name);
+    if (found == state.end()) {
+      if (detail::is_batch_count(name)) continue;
+      throw Error("cannot load {}: tensor '{}' is not in it; it is of another network, or of other options",
+                  from, name);
+    }
+    if (found->second.sizes() != tensor.sizes()) {
+      throw Error(
+          "cannot load {}: tensor '{}' is {}, the network's is {}; give the network the width and task it "
+          "was trained with",
+          from, name, shape(found->second), shape(tensor));
+    }
+  }
+  for (const auto& [name, tensor] : state) {
+    if (name.starts_with(prefix) && !wanted.contains(name)) {
+      throw Error(
+          "cannot load {}: the network has no tensor '{}'; it is of another network, or of other options",
+          from, name);
+    }
+  }
+  c10::NoGradGuard no_grad;
+  for (const auto& [name, tensor] : wanted) {
+    const auto found = state.find(name);
+    at::Tensor(tensor).copy_(found == state.end() ? at::zeros_like(tensor) : found->second);
+  }
+}
+
+}  // namespace refine::artifacts

@@ -1,0 +1,41 @@
+#pragma once
+
+// What traced_module.hpp declares.
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include <refine/artifacts/traced_module.hpp>
+#include <refine/core/compiled.hpp>
+
+namespace refine::artifacts::detail {
+
+REFINE_DEFINITION torch::jit::Module mirrored(const torch::nn::Module& source, const std::string& name,
+                                              const std::shared_ptr<torch::jit::CompilationUnit>& unit) {
+  torch::jit::Module mirror(c10::QualifiedName("__torch__.refine." + name), unit, /*shouldMangle=*/true);
+  for (const auto& item : source.named_parameters(/*recurse=*/false)) {
+    mirror.register_parameter(item.key(), item.value(), /*is_buffer=*/false);
+  }
+  for (const auto& item : source.named_buffers(/*recurse=*/false))
+    mirror.register_buffer(item.key(), item.value());
+  for (const auto& item : source.named_children()) {
+    mirror.register_module(item.key(), mirrored(*item.value(), name + "_" + item.key(), unit));
+  }
+  return mirror;
+}
+
+REFINE_DEFINITION void add_method(torch::jit::Module& module, const std::string& name,
+                                  const at::Tensor& example,
+                                  const std::function<at::Tensor(const at::Tensor&)>& function) {
+  const auto traced = torch::jit::tracer::trace(
+      {example},
+      [&](torch::jit::Stack inputs) -> torch::jit::Stack { return {function(inputs.at(0).toTensor())}; },
+      [](const at::Tensor&) { return std::string(); }, /*strict=*/true, /*force_outplace=*/false, &module,
+      {"images"});
+  auto* method = module._ivalue()->compilation_unit()->create_function(
+      c10::QualifiedName(*module.type()->name(), name), traced.first->graph);
+  module.type()->addMethod(method);
+}
+
+}  // namespace refine::artifacts::detail

@@ -1,0 +1,118 @@
+#pragma once
+
+// What densenet121.hpp declares.
+
+#include <ATen/ops/avg_pool2d.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/max_pool2d.h>
+#include <torch/nn/init.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include <refine/backbones/densenet121.hpp>
+#include <refine/core/compiled.hpp>
+
+namespace refine::backbones::detail {
+
+REFINE_DEFINITION torch::nn::Conv2d dense_convolution(std::int64_t in, std::int64_t out, std::int64_t kernel,
+                                                      std::int64_t stride) {
+  torch::nn::Conv2d convolution(
+      torch::nn::Conv2dOptions(in, out, kernel).stride(stride).padding(kernel / 2).bias(false));
+  torch::nn::init::kaiming_normal_(convolution->weight);
+  return convolution;
+}
+
+REFINE_DEFINITION DenseLayer::DenseLayer(std::int64_t in, std::int64_t growth) : in_(in), growth_(growth) {
+  reset();
+}
+
+REFINE_DEFINITION void DenseLayer::reset() {
+  norm1_ = register_module("norm1", torch::nn::BatchNorm2d(in_));
+  conv1_ = register_module("conv1", dense_convolution(in_, 4 * growth_, 1));
+  norm2_ = register_module("norm2", torch::nn::BatchNorm2d(4 * growth_));
+  conv2_ = register_module("conv2", dense_convolution(4 * growth_, growth_, 3));
+}
+
+REFINE_DEFINITION at::Tensor DenseLayer::forward(const at::Tensor& x) {
+  const at::Tensor y = conv1_->forward(norm1_->forward(x).relu_());
+  return at::cat({x, nn::convolve(conv2_, nn::normed(norm2_, y).relu_())}, 1);
+}
+
+REFINE_DEFINITION void DenseLayer::fold() {
+  nn::fold_pair(*this, "conv1", conv1_, "norm2", norm2_);
+}
+
+REFINE_DEFINITION DenseTransition::DenseTransition(std::int64_t in) : in_(in) {
+  reset();
+}
+
+REFINE_DEFINITION void DenseTransition::reset() {
+  norm_ = register_module("norm", torch::nn::BatchNorm2d(in_));
+  conv_ = register_module("conv", dense_convolution(in_, in_ / 2, 1));
+}
+
+REFINE_DEFINITION at::Tensor DenseTransition::forward(const at::Tensor& x) {
+  return at::avg_pool2d(conv_->forward(norm_->forward(x).relu_()), {2, 2});
+}
+
+REFINE_DEFINITION DenseFeatures::DenseFeatures(std::int64_t channels, std::int64_t width)
+    : channels_(channels), width_(width) {
+  reset();
+}
+
+REFINE_DEFINITION void DenseFeatures::reset() {
+  constexpr int depths[] = {6, 12, 24, 16};
+  const std::int64_t growth = width_ / 2;
+  conv0_ = register_module("conv0", dense_convolution(channels_, width_, 7, 2));
+  norm0_ = register_module("norm0", torch::nn::BatchNorm2d(width_));
+  blocks_.clear();
+  transitions_.clear();
+  std::int64_t in = width_;
+  for (int level = 1; level <= 4; ++level) {
+    torch::nn::Sequential block;
+    for (int i = 1; i <= depths[level - 1]; ++i, in += growth) {
+      block->push_back("denselayer" + std::to_string(i), std::make_shared<DenseLayer>(in, growth));
+    }
+    blocks_.push_back(register_module("denseblock" + std::to_string(level), block));
+    if (level == 4) break;
+    transitions_.push_back(
+        register_module("transition" + std::to_string(level), std::make_shared<DenseTransition>(in)));
+    in /= 2;
+  }
+  norm5_ = register_module("norm5", torch::nn::BatchNorm2d(in));
+}
+
+REFINE_DEFINITION at::Tensor DenseFeatures::forward(const at::Tensor& images) {
+  at::Tensor x = nn::normed(norm0_, conv0_->forward(images)).relu_();
+  x = at::max_pool2d(x, {3, 3}, {2, 2}, {1, 1});
+  for (std::size_t i = 0; i < blocks_.size(); ++i) {
+    x = blocks_[i]->forward(x);
+    if (i < transitions_.size()) x = transitions_[i]->forward(x);
+  }
+  return norm5_->forward(x).relu_();
+}
+
+REFINE_DEFINITION void DenseFeatures::fold() {
+  nn::fold_pair(*this, "conv0", conv0_, "norm0", norm0_);
+}
+
+REFINE_DEFINITION DenseNet121Module::DenseNet121Module(std::int64_t channels, std::int64_t classes,
+                                                       std::int64_t width)
+    : channels_(channels), classes_(classes), width_(width) {
+  reset();
+}
+
+REFINE_DEFINITION void DenseNet121Module::reset() {
+  features_ = register_module("features", std::make_shared<DenseFeatures>(channels_, width_));
+  classifier_ = register_module("classifier", torch::nn::Linear(16 * width_, classes_));
+  torch::nn::init::zeros_(classifier_->bias);
+}
+
+REFINE_DEFINITION at::Tensor DenseNet121Module::forward(const at::Tensor& images) {
+  return classifier_->forward(features_->forward(images).mean({2, 3}));
+}
+
+}  // namespace refine::backbones::detail

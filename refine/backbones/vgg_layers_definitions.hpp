@@ -1,0 +1,111 @@
+#pragma once
+
+// What vgg_layers.hpp declares.
+
+#include <ATen/ops/adaptive_avg_pool2d.h>
+#include <ATen/ops/dropout.h>
+#include <ATen/ops/max_pool2d.h>
+#include <c10/core/GradMode.h>
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <utility>
+
+#include <refine/backbones/vgg_layers.hpp>
+#include <refine/core/compiled.hpp>
+
+namespace refine::backbones::detail {
+
+REFINE_DEFINITION VggFeatures::VggFeatures(std::int64_t channels, std::int64_t width, bool batch_norm)
+    : channels_(channels), width_(width), batch_norm_(batch_norm) {
+  reset();
+}
+
+REFINE_DEFINITION void VggFeatures::reset() {
+  layers_.clear();
+  std::int64_t in = channels_;
+  int number = 0;
+  for (const auto& [times, count] : {Group{1, 2}, Group{2, 2}, Group{4, 3}, Group{8, 3}, Group{8, 3}}) {
+    for (int i = 0; i < count; ++i) {
+      Layer layer{.number = number, .last_of_group = i + 1 == count};
+      const std::int64_t out = times * width_;
+      layer.convolution =
+          register_module(std::to_string(number++),
+                          torch::nn::Conv2d(torch::nn::Conv2dOptions(in, out, 3).padding(1).bias(true)));
+      if (batch_norm_) {
+        layer.norm = register_module(std::to_string(number++), torch::nn::BatchNorm2d(out));
+      }
+      ++number;  // the ReLU
+      layers_.push_back(std::move(layer));
+      in = out;
+    }
+    ++number;  // the max pooling
+  }
+}
+
+REFINE_DEFINITION at::Tensor VggFeatures::forward(at::Tensor x) {
+  for (auto& layer : layers_) {
+    x = nn::convolve_normed(layer.convolution, layer.norm, x).relu_();
+    if (layer.last_of_group) x = at::max_pool2d(x, {2, 2});
+  }
+  return x;
+}
+
+REFINE_DEFINITION void VggFeatures::fold() {
+  for (auto& [number, last_of_group, convolution, norm] : layers_) {
+    if (norm.is_empty()) continue;
+    nn::fold_pair(*this, std::to_string(number), convolution, std::to_string(number + 1), norm);
+  }
+}
+
+REFINE_DEFINITION VggClassifier::VggClassifier(std::int64_t in, std::int64_t hidden, std::int64_t classes)
+    : in_(in), hidden_(hidden), classes_(classes) {
+  reset();
+}
+
+REFINE_DEFINITION void VggClassifier::reset() {
+  first_ = register_module("0", torch::nn::Linear(in_, hidden_));
+  second_ = register_module("3", torch::nn::Linear(hidden_, hidden_));
+  third_ = register_module("6", torch::nn::Linear(hidden_, classes_));
+}
+
+REFINE_DEFINITION at::Tensor VggClassifier::forward(const at::Tensor& x) {
+  const auto dropped = [this](const at::Tensor& y) {
+    return is_training() ? at::dropout(y, 0.5, /*train=*/true) : y;
+  };
+  const at::Tensor y = dropped(first_->forward(x).relu_());
+  return third_->forward(dropped(second_->forward(y).relu_()));
+}
+
+REFINE_DEFINITION VggModule::VggModule(const VggPlan& plan) : plan_(plan) {
+  reset();
+}
+
+REFINE_DEFINITION void VggModule::reset() {
+  const std::int64_t out = 8 * plan_.width;
+  features_ = register_module("features",
+                              std::make_shared<VggFeatures>(plan_.channels, plan_.width, plan_.batch_norm));
+  if (plan_.form == Form::small) {
+    linear_ = register_module("classifier", torch::nn::Linear(out, plan_.classes));
+  } else {
+    classifier_ = register_module(
+        "classifier", std::make_shared<VggClassifier>(out * 7 * 7, 64 * plan_.width, plan_.classes));
+  }
+  draw_by_fan_out(*this);
+  const c10::NoGradGuard no_grad;
+  for (const auto& part : modules(/*include_self=*/false)) {
+    if (auto* linear = dynamic_cast<torch::nn::LinearImpl*>(part.get())) {
+      linear->weight.normal_(0, 0.01);
+      linear->bias.zero_();
+    }
+  }
+}
+
+REFINE_DEFINITION at::Tensor VggModule::forward(const at::Tensor& images) {
+  const at::Tensor x = features_->forward(images);
+  if (plan_.form == Form::small) return linear_->forward(x.mean({2, 3}));
+  return classifier_->forward(at::adaptive_avg_pool2d(x, {7, 7}).flatten(1));
+}
+
+}  // namespace refine::backbones::detail

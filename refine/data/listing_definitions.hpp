@@ -1,0 +1,60 @@
+#pragma once
+
+// What listing.hpp declares.
+
+#include <algorithm>
+#include <cctype>
+#include <filesystem>
+#include <set>
+#include <string>
+#include <system_error>
+#include <vector>
+
+#include <refine/core/compiled.hpp>
+#include <refine/data/listing.hpp>
+
+namespace refine::data::detail {
+
+REFINE_DEFINITION std::vector<std::filesystem::directory_entry> entries(const std::filesystem::path& folder) {
+  std::error_code failed;
+  std::vector<std::filesystem::directory_entry> found;
+  for (std::filesystem::directory_iterator at(folder, failed), end; !failed && at != end;
+       at.increment(failed)) {
+    if (!at->path().filename().native().starts_with('.')) found.push_back(*at);
+  }
+  if (failed) {
+    throw Error("cannot list {}: {}; name a folder of images that may be read", folder.string(),
+                failed.message());
+  }
+  std::ranges::sort(found, {}, [](const auto& entry) { return entry.path().native(); });
+  return found;
+}
+
+REFINE_DEFINITION bool is_folder(const std::filesystem::directory_entry& entry) {
+  std::error_code unknown;
+  return entry.is_directory(unknown);
+}
+
+REFINE_DEFINITION bool is_image(const std::filesystem::directory_entry& entry) {
+  std::string extension = entry.path().extension().string();
+  for (char& c : extension) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+  if (extension != ".png" && extension != ".jpg" && extension != ".jpeg") return false;
+  std::error_code unknown;
+  return entry.is_regular_file(unknown) || (entry.is_symlink(unknown) && !entry.exists(unknown));
+}
+
+REFINE_DEFINITION void list_images(const std::filesystem::path& folder, std::set<std::filesystem::path>& seen,
+                                   std::vector<std::filesystem::path>& files) {
+  std::error_code unknown;
+  if (const auto real = std::filesystem::canonical(folder, unknown); !unknown && !seen.insert(real).second)
+    return;
+  for (const auto& entry : entries(folder)) {
+    if (is_folder(entry)) {
+      list_images(entry.path(), seen, files);
+    } else if (is_image(entry)) {
+      files.push_back(entry.path());
+    }
+  }
+}
+
+}  // namespace refine::data::detail

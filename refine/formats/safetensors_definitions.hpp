@@ -1,0 +1,192 @@
+#pragma once
+
+// What safetensors.hpp declares.
+
+#include <ATen/ops/empty.h>
+#include <fmt/core.h>
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cstdint>
+#include <cstring>
+#include <filesystem>
+#include <limits>
+#include <map>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include <refine/core/atomic_file.hpp>
+#include <refine/core/compiled.hpp>
+#include <refine/core/error.hpp>
+#include <refine/core/file_bytes.hpp>
+#include <refine/formats/safetensors.hpp>
+#include <refine/formats/safetensors_header.hpp>
+
+namespace refine::formats::detail {
+
+static_assert(std::endian::native == std::endian::little,
+              "refine: safetensors are little-endian, this machine is not");
+
+inline constexpr std::array<std::pair<std::string_view, at::ScalarType>, 10> dtypes = {{
+    {"F64", at::kDouble},
+    {"F32", at::kFloat},
+    {"F16", at::kHalf},
+    {"BF16", at::kBFloat16},
+    {"I64", at::kLong},
+    {"I32", at::kInt},
+    {"I16", at::kShort},
+    {"I8", at::kChar},
+    {"U8", at::kByte},
+    {"BOOL", at::kBool},
+}};
+
+/// The reader trusts nothing that the file says of itself: every size is checked before it is used.
+class SafeTensorsReader {
+ public:
+  SafeTensorsReader(const std::filesystem::path& path, std::string_view bytes) : path_(path), bytes_(bytes) {}
+
+  SafeTensors read();
+
+ private:
+  [[noreturn]] void fail(std::string_view why) const;
+
+  at::Tensor read_tensor(const std::string& name, const SafeTensorsHeader::Entry& entry);
+
+  /// Every byte belongs to one tensor, as the format wants it.
+  void require_cover();
+
+  const std::filesystem::path& path_;
+  std::string_view bytes_, data_;
+  std::vector<std::pair<std::uint64_t, std::uint64_t>> ranges_;
+};
+
+REFINE_DEFINITION SafeTensors SafeTensorsReader::read() {
+  constexpr std::uint64_t header_limit = 100'000'000;  // as the format has it
+  std::uint64_t header_size = 0;
+  if (bytes_.size() < sizeof header_size) fail("it is shorter than its own header");
+  std::memcpy(&header_size, bytes_.data(), sizeof header_size);
+  if (header_size > header_limit || header_size > bytes_.size() - sizeof header_size) {
+    fail("its header is longer than the file");
+  }
+  SafeTensorsHeader header([this](const std::string& why) { fail(why); });
+  header.read(bytes_.substr(sizeof header_size, header_size));
+  data_ = bytes_.substr(sizeof header_size + header_size);
+
+  SafeTensors result{.metadata = header.metadata()};
+  for (const auto& [name, entry] : header.tensors()) result.tensors.emplace(name, read_tensor(name, entry));
+  require_cover();
+  return result;
+}
+
+REFINE_DEFINITION void SafeTensorsReader::fail(std::string_view why) const {
+  throw Error("cannot load {}: {}; the file is damaged or no safetensors file, get it again", path_.string(),
+              why);
+}
+
+REFINE_DEFINITION at::Tensor SafeTensorsReader::read_tensor(const std::string& name,
+                                                            const SafeTensorsHeader::Entry& entry) {
+  const auto dtype = std::ranges::find(dtypes, entry.dtype, [](const auto& d) { return d.first; });
+  if (dtype == dtypes.end()) fail(fmt::format("tensor '{}' has the unknown type '{}'", name, entry.dtype));
+
+  const std::uint64_t begin = entry.data_offsets[0];
+  const std::uint64_t end = entry.data_offsets[1];
+  if (begin > end || end > data_.size()) fail(fmt::format("tensor '{}' lies outside the file", name));
+
+  std::vector<std::int64_t> shape;
+  // Bytes, had it no extent of 0: strides are computed of those too, and must not overflow.
+  std::uint64_t span = c10::elementSize(dtype->second);
+  bool empty = false;
+  constexpr std::uint64_t most = std::numeric_limits<std::int64_t>::max();
+  for (const std::uint64_t n : entry.shape) {
+    if (n > 0 && span > most / n) fail(fmt::format("tensor '{}' claims more bytes than the file has", name));
+    empty = empty || n == 0;
+    span *= n > 0 ? n : 1;
+    shape.push_back(static_cast<std::int64_t>(n));
+  }
+  const std::uint64_t size = empty ? 0 : span;
+  if (size != end - begin) {
+    fail(fmt::format("tensor '{}' has {} bytes, its shape and type ask for {}", name, end - begin, size));
+  }
+  if (dtype->second == at::kBool &&
+      std::ranges::any_of(data_.substr(begin, size), [](char c) { return c != 0 && c != 1; })) {
+    fail(fmt::format("tensor '{}' is of truth values, and has others than 0 and 1", name));
+  }
+  ranges_.emplace_back(begin, end);
+  at::Tensor tensor = at::empty(shape, dtype->second);
+  if (size > 0) std::memcpy(tensor.mutable_data_ptr(), data_.data() + begin, size);
+  return tensor;
+}
+
+REFINE_DEFINITION void SafeTensorsReader::require_cover() {
+  std::ranges::sort(ranges_);
+  std::uint64_t expected = 0;
+  for (const auto& [begin, end] : ranges_) {
+    if (begin != expected) fail(begin < expected ? "tensors overlap" : "there are bytes between tensors");
+    expected = end;
+  }
+  if (expected != data_.size()) fail("there are bytes behind the last tensor");
+}
+
+}  // namespace refine::formats::detail
+
+namespace refine::formats {
+
+REFINE_DEFINITION SafeTensors read_safetensors(const std::filesystem::path& path) {
+  const std::string bytes = file_bytes(path);
+  return read_safetensors(path, bytes);
+}
+
+REFINE_DEFINITION SafeTensors read_safetensors(const std::filesystem::path& path, std::string_view bytes) {
+  return detail::SafeTensorsReader(path, bytes).read();
+}
+
+REFINE_DEFINITION void write_safetensors(const std::filesystem::path& path, const SafeTensors& content) {
+  using Json = nlohmann::json;
+  const auto quoted = [&](const std::string& text) -> std::string {
+    try {
+      return Json(text).dump();
+    } catch (const Json::exception&) {
+      throw Error("cannot save {}: a tensor's name or the metadata is not UTF-8; write it in UTF-8",
+                  path.string());
+    }
+  };
+  std::string metadata;
+  for (const auto& [key, value] : content.metadata) {
+    metadata += fmt::format("{}{}:{}", metadata.empty() ? "" : ",", quoted(key), quoted(value));
+  }
+  std::string header = metadata.empty() ? "" : fmt::format("\"__metadata__\":{{{}}}", metadata);
+  std::vector<at::Tensor> data;
+  std::uint64_t offset = 0;
+  for (const auto& [name, tensor] : content.tensors) {
+    data.push_back(tensor.detach().to(at::kCPU).contiguous());
+    const auto dtype =
+        std::ranges::find(detail::dtypes, tensor.scalar_type(), [](const auto& d) { return d.second; });
+    if (dtype == detail::dtypes.end()) {
+      throw Error("cannot save {}: tensor '{}' has a type that safetensors lack; convert it first",
+                  path.string(), name);
+    }
+    if (name == "__metadata__")
+      throw Error("cannot save {}: no tensor may be called '{}'; rename it", path.string(), name);
+    const std::uint64_t end = offset + data.back().nbytes();
+    header +=
+        fmt::format(R"({}{}:{{"dtype":"{}","shape":[{}],"data_offsets":[{},{}]}})", header.empty() ? "" : ",",
+                    quoted(name), dtype->first, fmt::join(tensor.sizes(), ","), offset, end);
+    offset = end;
+  }
+  std::string text = "{" + header + "}";
+  text.append((8 - text.size() % 8) % 8, ' ');  // so that the data begins at a multiple of 8
+
+  AtomicFile file(path);
+  const std::uint64_t header_size = text.size();
+  file.write(&header_size, sizeof header_size);
+  file.write(text);
+  for (const at::Tensor& tensor : data) file.write(tensor.const_data_ptr(), tensor.nbytes());
+  file.commit();
+}
+
+}  // namespace refine::formats

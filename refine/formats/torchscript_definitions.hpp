@@ -1,0 +1,202 @@
+#pragma once
+
+// What torchscript.hpp declares.
+
+#include <fmt/core.h>
+
+#include <algorithm>
+#include <cctype>
+#include <cstddef>
+#include <exception>
+#include <filesystem>
+#include <set>
+#include <sstream>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include <refine/core/compiled.hpp>
+#include <refine/formats/torchscript.hpp>
+
+namespace refine::formats {
+
+REFINE_DEFINITION bool is_torchscript(const Archive& archive) {
+  const auto in_code = archive.entries.lower_bound("code/");
+  return archive.entries.contains("data.pkl") && archive.entries.contains("constants.pkl") &&
+         in_code != archive.entries.end() && in_code->first.starts_with("code/");
+}
+
+}  // namespace refine::formats
+
+namespace refine::formats::detail::script {
+
+REFINE_DEFINITION int version(const Archive& archive) {
+  for (const auto* name : {".data/version", "version"}) {
+    const auto found = archive.entries.find(name);
+    if (found == archive.entries.end()) continue;
+    std::string_view text = found->second;
+    if (text.ends_with('\n')) text.remove_suffix(1);
+    const bool is_number = !text.empty() && text.size() <= 3 &&
+                           std::ranges::all_of(text, [](unsigned char c) { return std::isdigit(c) != 0; });
+    return is_number ? std::stoi(std::string(text)) : 0;
+  }
+  return 0;
+}
+
+REFINE_DEFINITION bool is_needed(std::string_view name) {
+  return name == "data.pkl" || name == "constants.pkl" || name.starts_with("data/") ||
+         name.starts_with("constants/") || (name.starts_with("code/") && name.ends_with(".py"));
+}
+
+REFINE_DEFINITION std::string rebuilt(Archive archive) {
+  std::string bytes;
+  caffe2::serialize::PyTorchStreamWriter writer([&](const void* data, std::size_t size) {
+    bytes.append(static_cast<const char*>(data), size);
+    return size;
+  });
+  const std::string number = std::to_string(version(archive)) + "\n";
+  for (auto& [name, content] : archive.entries) {
+    if (is_needed(name)) writer.writeRecord(name, content.data(), content.size());
+    content = std::string();
+  }
+  const std::string order = "little";
+  writer.writeRecord("version", number.data(), number.size());
+  writer.writeRecord("byteorder", order.data(), order.size());
+  writer.writeEndOfFile();
+  return bytes;
+}
+
+REFINE_DEFINITION void collect_foreign(const torch::jit::Block* block, std::set<std::string>& found) {
+  for (const torch::jit::Node* node : block->nodes()) {
+    const std::string kind = node->kind().toQualString();
+    if (!operators::permits_node(kind)) found.insert(kind);
+    for (const torch::jit::Block* inner : node->blocks()) collect_foreign(inner, found);
+  }
+}
+
+REFINE_DEFINITION std::set<std::string> foreign_nodes(const torch::jit::Module& module) {
+  std::set<std::string> found;
+  for (torch::jit::Function* function : module._ivalue()->compilation_unit()->get_functions()) {
+    if (auto* graph = torch::jit::tryToGraphFunction(*function)) {
+      collect_foreign(graph->graph()->block(), found);
+    } else {
+      found.insert(function->qualname().qualifiedName());
+    }
+  }
+  return found;
+}
+
+REFINE_DEFINITION void refuse(const std::filesystem::path& path, const std::vector<std::string>& objections) {
+  std::string more;
+  if (objections.size() > 1) more = fmt::format(", and {} more", objections.size() - 1);
+  throw Error(
+      "cannot load {}: {}{}; it may be a program that harms: look at it, and load it blindly only if you "
+      "trust who made it",
+      path.string(), objections.front(), more);
+}
+
+}  // namespace refine::formats::detail::script
+
+namespace refine::formats {
+
+REFINE_DEFINITION TorchScriptListing inspect_torchscript(const Archive& archive) {
+  using namespace detail::script;
+  if (!is_torchscript(archive)) {
+    throw Error(
+        "cannot read the archive as a TorchScript file: it lacks data.pkl, constants.pkl or code/; a file of "
+        "weights alone is given to a network of this library");
+  }
+  TorchScriptListing listing;
+  const auto object = [&](std::string clause) {
+    constexpr std::size_t most = 1000;  // what is told; the first is enough to refuse
+    if (listing.objections.size() < most &&
+        std::ranges::find(listing.objections, clause) == listing.objections.end())
+      listing.objections.push_back(std::move(clause));
+  };
+  std::set<std::string> folded;
+  std::size_t source_bytes = 0;
+  for (const auto& [name, bytes] : archive.entries) {
+    constexpr std::string_view of_extra = "extra/", of_code = "code/", ending = ".py";
+    if (name.starts_with(of_extra)) listing.extra[name.substr(of_extra.size())] = bytes;
+    if (!is_needed(name)) continue;
+    std::string lower = name;
+    std::ranges::transform(lower, lower.begin(), [](unsigned char c) { return std::tolower(c); });
+    if (!folded.insert(lower).second)
+      object(fmt::format("its entry {} is there in capitals and without", name));
+    if (!name.starts_with(of_code)) continue;
+    source_bytes += bytes.size();
+    if (name.find('.') != name.size() - ending.size()) {
+      object(fmt::format("its code lies under a name with a dot ({})", name));
+    } else {
+      listing.code[name] = bytes;
+    }
+  }
+  constexpr int oldest = 3, newest = caffe2::serialize::kMaxSupportedFileFormatVersion;
+  if (const int number = version(archive); number < oldest || number > newest) {
+    object(
+        fmt::format("its format has the version {}, this LibTorch reads {} to {}", number, oldest, newest));
+  }
+  const auto order = archive.entries.find("byteorder");
+  if (order != archive.entries.end() && order->second != "little")
+    object("its numbers are not little-endian");
+  if (source_bytes > most_source_bytes) {
+    object(fmt::format("its code has {} bytes, more than the {} allowed", source_bytes, most_source_bytes));
+    return listing;
+  }
+
+  const CodeCheck code(listing.code, object);
+  listing.operators = code.operators();
+  for (const std::string part : {"data", "constants"}) {
+    const std::string& bytes = archive.entries.at(part + ".pkl");
+    PickleCheck check(bytes, archive.entries, part + "/", code);
+    try {
+      constexpr std::size_t most_pickle_bytes = std::size_t{16} << 20;
+      if (bytes.size() > most_pickle_bytes) throw std::runtime_error("is too long");
+      const auto whole = check.run();
+      const bool is_module = whole->kind == Pickled::Kind::object && code.classes().at(whole->text).is_module;
+      if (part == "data" ? !is_module : whole->kind != Pickled::Kind::tuple) {
+        throw std::runtime_error("does not hold what it should");
+      }
+    } catch (const std::runtime_error& error) {
+      object(fmt::format("its {}.pkl {}", part, error.what()));
+    }
+    listing.classes.insert(check.classes().begin(), check.classes().end());
+  }
+  return listing;
+}
+
+REFINE_DEFINITION TorchScriptFile load_torchscript(const std::filesystem::path& path, Trust trust) {
+  using namespace detail::script;
+  Archive archive = read_archive(path);
+  if (!is_torchscript(archive)) {
+    throw Error(
+        "cannot load {}: it is no TorchScript file, for it lacks data.pkl, constants.pkl or code/; a file of "
+        "weights alone is given to a network of this library",
+        path.string());
+  }
+  TorchScriptFile file{torch::jit::Module(), inspect_torchscript(archive)};
+  if (trust == Trust::checked && !file.listing.objections.empty()) refuse(path, file.listing.objections);
+  try {
+    std::istringstream stream(rebuilt(std::move(archive)));
+    torch::jit::ExtraFilesMap none;
+    file.module = torch::jit::load(stream, c10::Device(c10::kCPU), none, /*load_debug_files=*/false);
+  } catch (const c10::Error& error) {
+    throw Error("cannot load {}: LibTorch says: {}; the file is damaged or of another release, get it again",
+                path.string(), first_line(error.what_without_backtrace()));
+  } catch (const std::exception& error) {
+    throw Error("cannot load {}: LibTorch says: {}; the file is damaged or of another release, get it again",
+                path.string(), first_line(error.what()));
+  }
+  if (trust == Trust::checked) {
+    for (const std::string& kind : foreign_nodes(file.module)) {
+      file.listing.objections.push_back(
+          fmt::format("its code comes to the operator {}, which is no tensor arithmetic", kind));
+    }
+    if (!file.listing.objections.empty()) refuse(path, file.listing.objections);
+  }
+  return file;
+}
+
+}  // namespace refine::formats
