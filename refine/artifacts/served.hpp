@@ -11,8 +11,6 @@
 #include <memory>
 #include <nlohmann/json_fwd.hpp>
 #include <string>
-#include <utility>
-#include <vector>
 
 #include <refine/core/task.hpp>
 #include <refine/formats/torchscript.hpp>

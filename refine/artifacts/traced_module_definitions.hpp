@@ -2,6 +2,7 @@
 
 // What traced_module.hpp declares.
 
+#include <torch/csrc/jit/frontend/tracer.h>
 #include <functional>
 #include <memory>
 #include <string>

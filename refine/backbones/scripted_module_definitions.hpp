@@ -2,6 +2,8 @@
 
 // What scripted_module.hpp declares.
 
+#include <torch/csrc/jit/frontend/tracer.h>
+#include <torch/csrc/jit/runtime/custom_operator.h>
 #include <cstddef>
 #include <cstdint>
 #include <memory>

@@ -6,6 +6,8 @@
 #include <ATen/ops/constant_pad_nd.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/scaled_dot_product_attention.h>
+#include <torch/nn/modules/activation.h>
+#include <torch/nn/modules/dropout.h>
 
 #include <cmath>
 #include <cstdint>

@@ -4,6 +4,7 @@
 
 #include <ATen/ops/cat.h>
 #include <ATen/ops/randn.h>
+#include <torch/nn/modules/linear.h>
 
 #include <cstdint>
 #include <memory>

@@ -5,12 +5,9 @@
 
 #include <cstddef>
 #include <cstdio>
-#include <cstring>
 #include <filesystem>
 #include <memory>
-#include <string>
 #include <string_view>
-#include <utility>
 
 #include <refine/core/error.hpp>
 

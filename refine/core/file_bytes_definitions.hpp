@@ -3,6 +3,7 @@
 // What file_bytes.hpp declares.
 
 #include <cerrno>
+#include <cstddef>
 #include <cstdio>
 #include <filesystem>
 #include <memory>

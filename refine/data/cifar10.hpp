@@ -5,10 +5,8 @@
 #include <refine/data/split.hpp>
 
 #include <array>
-#include <cstring>
 #include <filesystem>
 #include <string>
-#include <string_view>
 #include <vector>
 
 namespace refine::data {

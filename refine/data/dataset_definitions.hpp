@@ -5,6 +5,7 @@
 #include <ATen/ops/tensor.h>
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
 
 #include <refine/core/compiled.hpp>

@@ -5,13 +5,10 @@
 #include <refine/core/error.hpp>
 #include <refine/core/file_bytes.hpp>
 
-#include <csetjmp>
 #include <cstdint>
-#include <cstring>
 #include <filesystem>
 #include <string>
 #include <string_view>
-#include <utility>
 #include <vector>
 
 namespace refine::data {

@@ -6,6 +6,8 @@
 #include <png.h>
 #include <turbojpeg.h>
 
+#include <csetjmp>
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <memory>

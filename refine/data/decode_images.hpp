@@ -14,11 +14,9 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <filesystem>
 #include <optional>
 #include <string>
-#include <thread>
 #include <vector>
 
 /// What `image_folder` and `load_images` share: many files decoded in parallel.

@@ -4,7 +4,6 @@
 #include <refine/core/error.hpp>
 
 #include <filesystem>
-#include <system_error>
 
 namespace refine::data {
 

@@ -5,7 +5,6 @@
 #include <ATen/ops/empty.h>
 #include <zlib.h>
 
-#include <algorithm>
 #include <cerrno>
 #include <cstdint>
 #include <filesystem>

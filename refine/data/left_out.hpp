@@ -2,7 +2,6 @@
 
 #include <refine/core/one_line.hpp>
 
-#include <cstdio>
 #include <string>
 #include <vector>
 

@@ -10,11 +10,9 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <filesystem>
 #include <memory>
 #include <string>
-#include <utility>
 
 /// Files as tensors, without reading them into memory.
 namespace refine::data::detail {

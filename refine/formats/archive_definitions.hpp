@@ -11,7 +11,6 @@
 #include <new>
 #include <string>
 #include <string_view>
-#include <utility>
 #include <vector>
 
 #include <refine/core/compiled.hpp>

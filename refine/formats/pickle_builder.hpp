@@ -6,7 +6,6 @@
 #include <refine/formats/value.hpp>
 
 #include <cstdint>
-#include <cstring>
 #include <functional>
 #include <map>
 #include <optional>

@@ -10,7 +10,6 @@
 #include <filesystem>
 #include <map>
 #include <string_view>
-#include <utility>
 #include <vector>
 
 namespace refine::formats::detail {

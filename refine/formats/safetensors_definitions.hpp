@@ -14,7 +14,6 @@
 #include <cstring>
 #include <filesystem>
 #include <limits>
-#include <map>
 #include <string>
 #include <string_view>
 #include <utility>

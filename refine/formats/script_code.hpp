@@ -6,7 +6,6 @@
 #include <torch/csrc/jit/frontend/tree_views.h>
 #include <torch/csrc/jit/runtime/operator.h>
 
-#include <array>
 #include <functional>
 #include <map>
 #include <set>

@@ -7,7 +7,6 @@
 #include <torch/csrc/jit/frontend/tree_views.h>
 
 #include <cstddef>
-#include <exception>
 #include <memory>
 #include <string>
 #include <string_view>

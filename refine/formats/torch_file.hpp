@@ -1,7 +1,6 @@
 #pragma once
 
 #include <c10/core/ScalarType.h>
-#include <fmt/core.h>
 #include <refine/core/error.hpp>
 #include <refine/core/file_bytes.hpp>
 #include <refine/formats/archive.hpp>
@@ -9,7 +8,6 @@
 #include <refine/formats/pickle_machine.hpp>
 #include <refine/formats/value.hpp>
 
-#include <cstring>
 #include <filesystem>
 #include <string_view>
 

@@ -8,7 +8,6 @@
 #include <refine/formats/value.hpp>
 
 #include <cstdint>
-#include <cstring>
 #include <filesystem>
 #include <map>
 #include <string>

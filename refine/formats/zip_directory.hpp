@@ -2,7 +2,6 @@
 
 #include <refine/core/error.hpp>
 
-#include <algorithm>
 #include <bit>
 #include <cstdint>
 #include <cstdio>

@@ -1,8 +1,6 @@
 #pragma once
 
-#include <ATen/autocast_mode.h>
 #include <ATen/core/Tensor.h>
-#include <torch/csrc/jit/frontend/tracer.h>
 #include <torch/nn/modules/conv.h>
 
 #include <atomic>

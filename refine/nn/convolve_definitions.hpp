@@ -2,8 +2,10 @@
 
 // What convolve.hpp declares.
 
+#include <ATen/autocast_mode.h>
 #include <ATen/ops/conv2d.h>
 #include <c10/core/GradMode.h>
+#include <torch/csrc/jit/frontend/tracer.h>
 
 #include <atomic>
 #include <cstdint>

@@ -5,7 +5,6 @@
 
 #include <optional>
 #include <string>
-#include <thread>
 
 #include <refine/core/error.hpp>
 

@@ -3,7 +3,6 @@
 // What defense_report.hpp declares.
 
 #include <cstddef>
-#include <utility>
 
 #include <refine/core/compiled.hpp>
 #include <refine/report/defense_report.hpp>

@@ -10,7 +10,6 @@
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <string>
-#include <utility>
 
 #include <refine/core/compiled.hpp>
 #include <refine/report/metrics_node.hpp>

@@ -1,7 +1,6 @@
 #pragma once
 
 #include <string>
-#include <vector>
 
 #include <refine/report/curve.hpp>
 #include <refine/report/html_escape.hpp>

@@ -1,7 +1,6 @@
 #pragma once
 
 #include <cstdio>
-#include <cstring>
 #include <filesystem>
 #include <memory>
 #include <string>

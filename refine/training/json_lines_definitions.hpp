@@ -9,6 +9,7 @@
 #include <cstring>
 #include <filesystem>
 #include <string>
+#include <system_error>
 
 #include <refine/core/compiled.hpp>
 #include <refine/training/json_lines.hpp>

@@ -7,7 +7,6 @@
 #include <torch/optim/serialize.h>
 #include <torch/serialize/archive.h>
 
-#include <algorithm>
 #include <utility>
 #include <vector>
 

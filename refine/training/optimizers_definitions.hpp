@@ -11,7 +11,6 @@
 #include <cstddef>
 #include <set>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include <refine/core/compiled.hpp>

@@ -7,6 +7,7 @@
 #include <ATen/ops/pixel_shuffle.h>
 #include <ATen/ops/pixel_unshuffle.h>
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <string>

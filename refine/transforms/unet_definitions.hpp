@@ -7,6 +7,7 @@
 #include <ATen/ops/max_pool2d.h>
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <optional>
