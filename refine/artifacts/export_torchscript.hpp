@@ -62,9 +62,9 @@ void save_module(torch::jit::Module& module, const std::filesystem::path& path, 
 ///  (`alarm_score`).
 ///
 /// The transform is written in its frozen form where `transforms::can_freeze` says yes: BatchNorm folded, the
-/// answers the same to rounding. The extra file `refine.json` has `metadata`, the task, the permutation and
-/// this library's version. \throws Error when the image shape is not known, or the file can't be written; it
-/// is whole or not there
+/// answers the same to rounding. The extra file `refine.json` has `metadata` (to give some, include
+/// <nlohmann/json.hpp>), the task, the permutation and this library's version. \throws Error when the image
+/// shape is not known, or the file can't be written; it is whole or not there
 template <typename T, typename B, typename R>
 void export_torchscript(const Pipeline<T, B, R>& defense, const std::filesystem::path& path,
                         const nlohmann::ordered_json& metadata = artifacts::detail::nothing_said()) {

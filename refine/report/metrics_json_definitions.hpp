@@ -90,6 +90,7 @@ inline std::string compact(const Json& j) {
   return j.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 
+/// Indented, but what holds no object stays on its line: a matrix row, an interval.
 inline void print(const Json& j, int depth, std::string& text) {
   const bool flat =
       j.is_primitive() || j.empty() ||

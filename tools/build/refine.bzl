@@ -5,7 +5,7 @@ load("@rules_cc//cc:defs.bzl", "cc_library")
 def refine_library(name, hdrs = None, deps = [], **kwargs):
     """A library whose headers are included as <refine/room/header.hpp>.
 
-    Headers alone, but for what takes long to compile, which is compiled once (core/compiled.hpp).
+    Headers, and what of them is no template compiled once, as `srcs` (core/compiled.hpp).
 
     Inside this repository .bazelrc has the root on the include path, with warnings; used from
     another repository, the headers come as system headers.

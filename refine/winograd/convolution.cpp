@@ -1,1 +1,0 @@
-#include <refine/winograd/convolution_definitions.hpp>
