@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <string>
 #include <utility>
@@ -39,14 +40,17 @@ std::string description(const T& transform) {
 struct DefenseFacts {
   std::vector<std::int64_t> permutation;
   PixelDomain domain;
-  std::string victim;     ///< its fingerprint
-  std::string transform;  ///< its description
+  std::function<std::string()> victim;  ///< its fingerprint, which takes a look at every byte
+  std::string transform;                ///< its description
 };
 
+/// Refers to the pipeline.
 template <typename T, typename B, typename R>
 DefenseFacts facts_of(const Pipeline<T, B, R>& defense) {
   return {defense.remap().permutation, defense.domain(),
-          fingerprint(*defense.backbone().module, backbones::constants_of(defense.backbone())),
+          [&defense] {
+            return fingerprint(*defense.backbone().module, backbones::constants_of(defense.backbone()));
+          },
           description(defense.transform())};
 }
 

@@ -48,7 +48,7 @@ REFINE_DEFINITION void say(const DefenseFacts& facts, const Recipe& recipe,
   metadata["refine"] = "defense";
   metadata["permutation"] = nlohmann::json(facts.permutation).dump();
   metadata["pixel_domain"] = spelled(facts.domain);
-  metadata["victim"] = facts.victim;
+  metadata["victim"] = facts.victim();
   metadata["transform"] = facts.transform;
   metadata["recipe"] = nlohmann::json(recipe).dump();
   metadata["seed"] = std::to_string(recipe.seed);
@@ -69,7 +69,7 @@ REFINE_DEFINITION std::vector<std::int64_t> fitting_permutation(
         "pipeline that one",
         name, said("pixel_domain"));
   }
-  if (said("victim") != here.victim) {
+  if (said("victim") != here.victim()) {
     throw Error("cannot load {}: it was trained in front of another victim; load it with its own", name);
   }
   if (said("transform") != here.transform) {

@@ -9,6 +9,7 @@
 #include <ATen/ops/ones.h>
 #include <c10/core/GradMode.h>
 #include <fmt/format.h>
+#include <torch/csrc/autograd/autograd.h>
 
 #include <algorithm>
 #include <cstdint>

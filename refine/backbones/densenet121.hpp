@@ -12,6 +12,7 @@
 #include <vector>
 
 #include <refine/backbones/buildable.hpp>
+#include <refine/core/compiled.hpp>
 #include <refine/core/error.hpp>
 #include <refine/core/seed.hpp>
 #include <refine/core/task.hpp>
@@ -32,11 +33,11 @@ class DenseLayer : public torch::nn::Cloneable<DenseLayer>, public nn::Foldable 
  public:
   DenseLayer(std::int64_t in, std::int64_t growth);
 
-  void reset() override;
+  REFINE_DEFINITION void reset() override;
 
   at::Tensor forward(const at::Tensor& x);
 
-  void fold() override;
+  REFINE_DEFINITION void fold() override;
 
  private:
   std::int64_t in_, growth_;
@@ -49,7 +50,7 @@ class DenseTransition : public torch::nn::Cloneable<DenseTransition> {
  public:
   explicit DenseTransition(std::int64_t in);
 
-  void reset() override;
+  REFINE_DEFINITION void reset() override;
 
   at::Tensor forward(const at::Tensor& x);
 
@@ -64,11 +65,11 @@ class DenseFeatures : public torch::nn::Cloneable<DenseFeatures>, public nn::Fol
  public:
   DenseFeatures(std::int64_t channels, std::int64_t width);
 
-  void reset() override;
+  REFINE_DEFINITION void reset() override;
 
   at::Tensor forward(const at::Tensor& images);
 
-  void fold() override;
+  REFINE_DEFINITION void fold() override;
 
  private:
   std::int64_t channels_, width_;
@@ -82,7 +83,7 @@ class DenseNet121Module : public torch::nn::Cloneable<DenseNet121Module> {
  public:
   DenseNet121Module(std::int64_t channels, std::int64_t classes, std::int64_t width);
 
-  void reset() override;
+  REFINE_DEFINITION void reset() override;
 
   at::Tensor forward(const at::Tensor& images);
 

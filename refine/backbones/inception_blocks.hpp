@@ -10,6 +10,7 @@
 #include <memory>
 #include <vector>
 
+#include <refine/core/compiled.hpp>
 #include <refine/nn/convolve_normed.hpp>
 #include <refine/nn/foldable.hpp>
 
@@ -35,11 +36,11 @@ class InceptionConvolution : public torch::nn::Cloneable<InceptionConvolution>, 
  public:
   InceptionConvolution(std::int64_t in, const InceptionStep& step, std::int64_t width);
 
-  void reset() override;
+  REFINE_DEFINITION void reset() override;
 
   at::Tensor forward(const at::Tensor& x) { return nn::convolve_normed(conv_, bn_, x).relu_(); }
 
-  void fold() override;
+  REFINE_DEFINITION void fold() override;
 
   std::int64_t out() const { return scaled(step_.out, width_); }
 
@@ -85,7 +86,7 @@ class InceptionBlock : public torch::nn::Cloneable<InceptionBlock> {
  public:
   InceptionBlock(std::int64_t in, InceptionPlan plan, std::int64_t width);
 
-  void reset() override;
+  REFINE_DEFINITION void reset() override;
 
   at::Tensor forward(const at::Tensor& x);
 

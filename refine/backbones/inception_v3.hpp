@@ -11,6 +11,7 @@
 
 #include <refine/backbones/buildable.hpp>
 #include <refine/backbones/inception_blocks.hpp>
+#include <refine/core/compiled.hpp>
 #include <refine/core/error.hpp>
 #include <refine/core/image_shape.hpp>
 #include <refine/core/seed.hpp>
@@ -33,7 +34,7 @@ class InceptionV3Module : public torch::nn::Cloneable<InceptionV3Module> {
  public:
   InceptionV3Module(std::int64_t channels, std::int64_t classes, std::int64_t width, std::int64_t resize);
 
-  void reset() override;
+  REFINE_DEFINITION void reset() override;
 
   at::Tensor forward(const at::Tensor& images);
 

@@ -13,6 +13,7 @@
 
 #include <refine/backbones/fan_out.hpp>
 #include <refine/backbones/form.hpp>
+#include <refine/core/compiled.hpp>
 #include <refine/nn/convolve_normed.hpp>
 #include <refine/nn/foldable.hpp>
 
@@ -37,11 +38,11 @@ class ResidualBlock : public torch::nn::Cloneable<ResidualBlock>, public nn::Fol
  public:
   ResidualBlock(const ResidualPlan& plan, std::int64_t in, std::int64_t inner, std::int64_t stride);
 
-  void reset() override;
+  REFINE_DEFINITION void reset() override;
 
   at::Tensor forward(const at::Tensor& x);
 
-  void fold() override;
+  REFINE_DEFINITION void fold() override;
 
  private:
   torch::nn::Conv2d shortcut_convolution() const;
@@ -63,11 +64,11 @@ class ResidualModule : public torch::nn::Cloneable<ResidualModule>, public nn::F
  public:
   explicit ResidualModule(const ResidualPlan& plan);
 
-  void reset() override;
+  REFINE_DEFINITION void reset() override;
 
   at::Tensor forward(const at::Tensor& images);
 
-  void fold() override;
+  REFINE_DEFINITION void fold() override;
 
  private:
   ResidualPlan plan_;

@@ -15,6 +15,7 @@
 #include <optional>
 #include <string>
 
+#include <refine/core/compiled.hpp>
 #include <refine/core/error.hpp>
 #include <refine/nn/convolve.hpp>
 
@@ -37,7 +38,7 @@ class ScriptedModule : public torch::nn::Module {
   void use_channels_last(bool yes);
 
   std::shared_ptr<torch::nn::Module> clone(
-      const std::optional<torch::Device>& device = std::nullopt) const override;
+      REFINE_DEFINITION const std::optional<torch::Device>& device = std::nullopt) const override;
 
  private:
   struct Copy {};

@@ -12,6 +12,7 @@
 
 #include <refine/backbones/fan_out.hpp>
 #include <refine/backbones/form.hpp>
+#include <refine/core/compiled.hpp>
 #include <refine/nn/convolve_normed.hpp>
 #include <refine/nn/foldable.hpp>
 
@@ -23,11 +24,11 @@ class VggFeatures : public torch::nn::Cloneable<VggFeatures>, public nn::Foldabl
  public:
   VggFeatures(std::int64_t channels, std::int64_t width, bool batch_norm);
 
-  void reset() override;
+  REFINE_DEFINITION void reset() override;
 
   at::Tensor forward(at::Tensor x);
 
-  void fold() override;
+  REFINE_DEFINITION void fold() override;
 
  private:
   struct Group {
@@ -51,7 +52,7 @@ class VggClassifier : public torch::nn::Cloneable<VggClassifier> {
  public:
   VggClassifier(std::int64_t in, std::int64_t hidden, std::int64_t classes);
 
-  void reset() override;
+  REFINE_DEFINITION void reset() override;
 
   at::Tensor forward(const at::Tensor& x);
 
@@ -71,7 +72,7 @@ class VggModule : public torch::nn::Cloneable<VggModule> {
  public:
   explicit VggModule(const VggPlan& plan);
 
-  void reset() override;
+  REFINE_DEFINITION void reset() override;
 
   at::Tensor forward(const at::Tensor& images);
 

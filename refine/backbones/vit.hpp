@@ -14,6 +14,7 @@
 #include <refine/backbones/buildable.hpp>
 #include <refine/backbones/vit_blocks.hpp>
 #include <refine/core/agreement.hpp>
+#include <refine/core/compiled.hpp>
 #include <refine/core/error.hpp>
 #include <refine/core/image_shape.hpp>
 #include <refine/core/message.hpp>
@@ -29,7 +30,7 @@ class ViTModule : public torch::nn::Cloneable<ViTModule> {
  public:
   explicit ViTModule(const ViTExtents& extents);
 
-  void reset() override;
+  REFINE_DEFINITION void reset() override;
 
   at::Tensor forward(const at::Tensor& images);
 

@@ -10,6 +10,8 @@
 #include <cstdint>
 #include <memory>
 
+#include <refine/core/compiled.hpp>
+
 namespace refine::backbones::detail {
 
 /// The extents of a vision transformer.
@@ -33,7 +35,7 @@ class ShiftedPatches : public torch::nn::Cloneable<ShiftedPatches> {
  public:
   explicit ShiftedPatches(const ViTExtents& extents);
 
-  void reset() override;
+  REFINE_DEFINITION void reset() override;
 
   at::Tensor forward(const at::Tensor& images);
 
@@ -52,7 +54,7 @@ class LocalAttention : public torch::nn::Cloneable<LocalAttention> {
  public:
   explicit LocalAttention(const ViTExtents& extents);
 
-  void reset() override;
+  REFINE_DEFINITION void reset() override;
 
   /// N×tokens×dim → the same.
   at::Tensor forward(const at::Tensor& x);
@@ -69,7 +71,7 @@ class TokenMlp : public torch::nn::Cloneable<TokenMlp> {
  public:
   explicit TokenMlp(const ViTExtents& extents);
 
-  void reset() override;
+  REFINE_DEFINITION void reset() override;
 
   at::Tensor forward(const at::Tensor& x) { return net_->forward(x); }
 
@@ -102,7 +104,7 @@ class TransformerLayer : public torch::nn::Cloneable<TransformerLayer> {
  public:
   explicit TransformerLayer(const ViTExtents& extents);
 
-  void reset() override;
+  REFINE_DEFINITION void reset() override;
 
   at::Tensor forward(const at::Tensor& x) { return mlp_->forward(attention_->forward(x)); }
 
@@ -116,7 +118,7 @@ class Transformer : public torch::nn::Cloneable<Transformer> {
  public:
   explicit Transformer(const ViTExtents& extents);
 
-  void reset() override;
+  REFINE_DEFINITION void reset() override;
 
   at::Tensor forward(const at::Tensor& x) { return layers_->forward(x); }
 

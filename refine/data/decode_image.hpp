@@ -1,7 +1,6 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
-#include <png.h>
 #include <refine/core/error.hpp>
 #include <refine/core/file_bytes.hpp>
 
@@ -27,26 +26,6 @@ struct Rgb {
 
   void planes_to(std::uint8_t* to) const;
 };
-
-/// Each decoder returns why it failed, or an empty string. What libjpeg only warns of (a premature end, say,
-/// which it would fill up with grey) fails too.
-std::string decode_jpeg(std::string_view data, Rgb& image);
-
-struct PngSource {
-  std::string_view rest;
-  char error[128] = {};
-
-  static void fail(png_structp png, png_const_charp why);
-
-  static void read(png_structp png, png_bytep to, std::size_t n);
-};
-
-/// False where libpng jumped out; `source` says why. Nothing in this frame has a destructor to be jumped
-/// over, and all that changes belongs to the caller.
-bool read_png(png_structp png, png_infop info, PngSource& source, Rgb& image, std::vector<png_bytep>& rows,
-              std::string& why);
-
-std::string decode_png(std::string_view data, Rgb& image);
 
 /// By content, not by name. \throws Error naming `name`.
 void decode(std::string_view data, std::string_view name, Rgb& image);

@@ -37,7 +37,9 @@ REFINE_DEFINITION void Rgb::planes_to(std::uint8_t* to) const {
   }
 }
 
-REFINE_DEFINITION std::string decode_jpeg(std::string_view data, Rgb& image) {
+/// Each decoder returns why it failed, or an empty string. What libjpeg only warns of (a premature end, say,
+/// which it would fill up with grey) fails too.
+inline std::string decode_jpeg(std::string_view data, Rgb& image) {
   using Decoder = std::unique_ptr<void, int (*)(tjhandle)>;
   thread_local Decoder kept(nullptr, &tjDestroy);
   // One that met an error would go on in the middle of that file: it is kept only when all went well.
@@ -57,6 +59,15 @@ REFINE_DEFINITION std::string decode_jpeg(std::string_view data, Rgb& image) {
   return {};
 }
 
+struct PngSource {
+  std::string_view rest;
+  char error[128] = {};
+
+  static void fail(png_structp png, png_const_charp why);
+
+  static void read(png_structp png, png_bytep to, std::size_t n);
+};
+
 REFINE_DEFINITION void PngSource::fail(png_structp png, png_const_charp why) {
   auto* source = static_cast<PngSource*>(png_get_error_ptr(png));
   std::strncpy(source->error, why, sizeof source->error - 1);
@@ -70,8 +81,10 @@ REFINE_DEFINITION void PngSource::read(png_structp png, png_bytep to, std::size_
   source->rest.remove_prefix(n);
 }
 
-REFINE_DEFINITION bool read_png(png_structp png, png_infop info, PngSource& source, Rgb& image,
-                                std::vector<png_bytep>& rows, std::string& why) {
+/// False where libpng jumped out; `source` says why. Nothing in this frame has a destructor to be jumped
+/// over, and all that changes belongs to the caller.
+inline bool read_png(png_structp png, png_infop info, PngSource& source, Rgb& image,
+                     std::vector<png_bytep>& rows, std::string& why) {
   if (setjmp(png_jmpbuf(png))) return false;
   png_set_read_fn(png, &source, &PngSource::read);
   png_read_info(png, info);
@@ -91,7 +104,7 @@ REFINE_DEFINITION bool read_png(png_structp png, png_infop info, PngSource& sour
   return true;
 }
 
-REFINE_DEFINITION std::string decode_png(std::string_view data, Rgb& image) {
+inline std::string decode_png(std::string_view data, Rgb& image) {
   PngSource source{.rest = data};
   struct Reader {
     png_structp png = nullptr;

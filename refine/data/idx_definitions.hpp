@@ -5,10 +5,12 @@
 #include <ATen/ops/empty.h>
 #include <zlib.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <system_error>
 #include <vector>
 
 #include <refine/core/compiled.hpp>

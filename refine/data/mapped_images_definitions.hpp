@@ -2,6 +2,7 @@
 
 // What mapped_images.hpp declares.
 
+#include <ATen/ops/from_blob.h>
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>

@@ -1,7 +1,6 @@
 #pragma once
 
 #include <c10/core/Device.h>
-#include <torch/cuda.h>
 
 #include <optional>
 #include <string>

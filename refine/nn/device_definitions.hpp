@@ -3,6 +3,7 @@
 // What device.hpp declares.
 
 #include <ATen/Parallel.h>
+#include <torch/cuda.h>
 
 #include <cstddef>
 #include <cstdlib>

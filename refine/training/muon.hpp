@@ -7,8 +7,11 @@
 #include <torch/optim/serialize.h>
 #include <torch/serialize/archive.h>
 
+#include <cstdint>
 #include <utility>
 #include <vector>
+
+#include <refine/core/compiled.hpp>
 
 namespace refine {
 
@@ -27,19 +30,19 @@ struct MuonOptions : torch::optim::OptimizerCloneableOptions<MuonOptions> {
   TORCH_ARG(at::ScalarType, ns_dtype) = at::kBFloat16;
 
  public:
-  double get_lr() const override;
-  void set_lr(const double rate) override;
+  REFINE_DEFINITION double get_lr() const override;
+  REFINE_DEFINITION void set_lr(const double rate) override;
 
-  void serialize(torch::serialize::OutputArchive& archive) const override;
-  void serialize(torch::serialize::InputArchive& archive) override;
+  REFINE_DEFINITION void serialize(torch::serialize::OutputArchive& archive) const override;
+  REFINE_DEFINITION void serialize(torch::serialize::InputArchive& archive) override;
 };
 
 struct MuonState : torch::optim::OptimizerCloneableParamState<MuonState> {
   TORCH_ARG(at::Tensor, momentum_buffer);
 
  public:
-  void serialize(torch::serialize::InputArchive& archive) override;
-  void serialize(torch::serialize::OutputArchive& archive) const override;
+  REFINE_DEFINITION void serialize(torch::serialize::InputArchive& archive) override;
+  REFINE_DEFINITION void serialize(torch::serialize::OutputArchive& archive) const override;
 };
 
 /// The matrix nearest to orthogonal, roughly: U·V^T with singular values of 0.7 to 1.2 for those of `matrix`,
@@ -64,10 +67,10 @@ class Muon : public torch::optim::Optimizer {
   explicit Muon(std::vector<at::Tensor> parameters, MuonOptions defaults = MuonOptions())
       : Muon({torch::optim::OptimizerParamGroup(std::move(parameters))}, defaults) {}
 
-  at::Tensor step(LossClosure closure = nullptr) override;
+  REFINE_DEFINITION at::Tensor step(LossClosure closure = nullptr) override;
 
-  void save(torch::serialize::OutputArchive& archive) const override;
-  void load(torch::serialize::InputArchive& archive) override;
+  REFINE_DEFINITION void save(torch::serialize::OutputArchive& archive) const override;
+  REFINE_DEFINITION void load(torch::serialize::InputArchive& archive) override;
 
  private:
   void update(at::Tensor& parameter, const MuonOptions& options);

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include <refine/core/agreement.hpp>
+#include <refine/core/compiled.hpp>
 #include <refine/core/seed.hpp>
 #include <refine/core/task.hpp>
 #include <refine/nn/convolve_normed.hpp>
@@ -27,11 +28,11 @@ class ConvolutionUnit : public torch::nn::Cloneable<ConvolutionUnit>, public nn:
  public:
   ConvolutionUnit(std::int64_t in, std::int64_t out, std::int64_t kernel);
 
-  void reset() override;
+  REFINE_DEFINITION void reset() override;
 
   at::Tensor forward(const at::Tensor& x) { return nn::convolve_normed(conv_, norm_, x).relu_(); }
 
-  void fold() override;
+  REFINE_DEFINITION void fold() override;
 
  private:
   std::int64_t in_, out_, kernel_;
@@ -43,7 +44,7 @@ class EncoderDecoderModule : public torch::nn::Cloneable<EncoderDecoderModule> {
  public:
   EncoderDecoderModule(std::int64_t channels, int levels, std::int64_t width, Squash squash);
 
-  void reset() override;
+  REFINE_DEFINITION void reset() override;
 
   at::Tensor forward(const at::Tensor& images);
 

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include <refine/core/agreement.hpp>
+#include <refine/core/compiled.hpp>
 #include <refine/core/seed.hpp>
 #include <refine/core/task.hpp>
 #include <refine/nn/convolve_normed.hpp>
@@ -31,7 +32,7 @@ class DoubleConvolution : public torch::nn::Module, public nn::Foldable {
 
   at::Tensor forward(at::Tensor x);
 
-  void fold() override;
+  REFINE_DEFINITION void fold() override;
 
  private:
   std::shared_ptr<torch::nn::Module> parts_;

@@ -6,7 +6,14 @@
 #include <ATen/ops/rand.h>
 #include <gtest/gtest.h>
 
+#include <refine/artifacts/served.hpp>
+#include <refine/attacks/by_name.hpp>
+#include <refine/backbones/any_network.hpp>
+#include <refine/backbones/scripted.hpp>
+#include <refine/formats/formats.hpp>
 #include <refine/refine.hpp>
+#include <refine/report/report.hpp>
+#include <refine/training/network_recipes.hpp>
 
 #if defined(REFINE_COMPILED)
 #error "this is to be compiled from the headers alone"

@@ -31,8 +31,14 @@ struct Seen {
   std::int64_t by_cpu;  ///< of 32×32 pixels: a few minutes' work
 };
 
-/// How often the images are seen, where `said` is 0: on a GPU as `recipes::gpu` has it; on a CPU large ones
-/// as often as can be waited for.
+/// Whether `recipes::gpu` is for them. Large batches were measured with many small images alone; large images
+/// would not fit, either.
+bool suit_a_gpu(std::int64_t images, const ImageShape& shape) {
+  return default_device().is_cuda() && images >= 20'000 && std::max(shape.height, shape.width) <= 64;
+}
+
+/// How often the images are seen, where `said` is 0: on a GPU as was measured there; on a CPU large ones as
+/// often as can be waited for.
 int sized_epochs(int said, std::int64_t images, const ImageShape& shape, Seen most) {
   if (said > 0) return said;
   std::int64_t seen = most.by_gpu;
@@ -93,9 +99,8 @@ JsonLines fresh_log(const std::filesystem::path& path) {
 void TrainingOptions::add_to(CLI::App& command, bool is_defense) {
   command
       .add_option("--recipe", recipe,
-                  "fast; paper: as published, 150 epochs; auto: fast, sized for this machine and these "
-                  "images (on a GPU, "
-                  "for many small ones: gpu)")
+                  "fast; paper: as published, 150 epochs; auto: fast (on a GPU, for many small images: gpu), "
+                  "sized for this machine and these images")
       ->check(CLI::IsMember({"auto", "fast", "paper"}))
       ->capture_default_str();
   command.add_option("--epoch", epoch, "how often the images are seen")->check(CLI::Range(1, 1'000'000));
@@ -103,10 +108,11 @@ void TrainingOptions::add_to(CLI::App& command, bool is_defense) {
   command.add_option("--lr", lr, "learning rate")->check(number(0, /*above=*/true));
   command.add_option("--optim", optim, "SGD, Adam or Muon")->check(CLI::IsMember({"SGD", "Adam", "Muon"}));
   command
-      .add_option("--precision", precision,
-                  "what convolutions and matrix products are computed in while it trains: float32, bfloat16, "
-                  "or automatic, which is "
-                  "bfloat16 where the device has instructions for it; left out: as the recipe has it")
+      .add_option(
+          "--precision", precision,
+          "what convolutions and matrix products are computed in while it trains: float32, bfloat16, "
+          "or automatic, which is bfloat16 where the device has instructions for it; left out: as the "
+          "recipe has it")
       ->check(CLI::IsMember({"float32", "bfloat16", "automatic"}));
   command.add_option("--decay", decay, "factor of the learning rate at the recipe's milestones")
       ->check(number(0, /*above=*/true));
@@ -121,12 +127,11 @@ void TrainingOptions::add_to(CLI::App& command, bool is_defense) {
 }
 
 Recipe TrainingOptions::defense(std::int64_t images, const ImageShape& shape) const {
-  Recipe how = recipe == "paper" ? recipes::paper : recipes::fast;
+  const bool by_gpu = recipe == "auto" && suit_a_gpu(images, shape);
+  Recipe how = by_gpu ? recipes::gpu : recipe == "paper" ? recipes::paper : recipes::fast;
   if (recipe == "auto") {
-    // Large batches were measured with many small images alone; large images would not fit, either.
-    const bool many = images >= 20'000 && std::max(shape.height, shape.width) <= 64;
-    if (default_device().is_cuda() && many) how = recipes::gpu;
-    how.optimization.epochs = sized_epochs(epoch, images, shape, {.by_gpu = 650'000, .by_cpu = 250'000});
+    how.optimization.epochs =
+        sized_epochs(epoch, images, shape, {.by_gpu = by_gpu ? 650'000 : 600'000, .by_cpu = 250'000});
     how.augmentation = sized_augmentation(shape, how.optimization.epochs, /*labels=*/false);
     // Few images and their mixed answers are learnt by heart; the victim's own answers to the mixtures are
     // new at each step. Not about crops: to some victims they look like their trigger (docs/recipes.md).
