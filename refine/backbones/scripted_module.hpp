@@ -37,8 +37,8 @@ class ScriptedModule : public torch::nn::Module {
   /// rows.
   void use_channels_last(bool yes);
 
-  std::shared_ptr<torch::nn::Module> clone(
-      REFINE_DEFINITION const std::optional<torch::Device>& device = std::nullopt) const override;
+  REFINE_DEFINITION std::shared_ptr<torch::nn::Module> clone(
+      const std::optional<torch::Device>& device = std::nullopt) const override;
 
  private:
   struct Copy {};

@@ -50,7 +50,8 @@ class UNetModule : public torch::nn::Module {
   UNetModule(std::int64_t channels, int levels, std::int64_t width, Squash squash);
 
   /// Its children are named as the reference's by containers that can't be cloned one by one.
-  std::shared_ptr<torch::nn::Module> clone(const std::optional<at::Device>& device = {}) const override;
+  REFINE_DEFINITION std::shared_ptr<torch::nn::Module> clone(
+      const std::optional<at::Device>& device = {}) const override;
 
   at::Tensor forward(const at::Tensor& images);
 
