@@ -6,6 +6,7 @@
 #include <refine/backbones/freeze.hpp>
 #include <refine/backbones/resnet18.hpp>
 #include <refine/remaps/derangement.hpp>
+#include <refine/training/recipe_json.hpp>
 #include <refine/transforms/unet.hpp>
 
 #include "tests/support/scratch_folder.hpp"

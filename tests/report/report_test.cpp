@@ -1,6 +1,7 @@
 #include <refine/report/report.hpp>
 
 #include <gtest/gtest.h>
+#include <png.h>
 
 #include <algorithm>
 #include <array>
