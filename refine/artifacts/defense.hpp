@@ -5,7 +5,6 @@
 
 #include <cstdint>
 #include <filesystem>
-#include <functional>
 #include <map>
 #include <string>
 #include <utility>
@@ -36,30 +35,34 @@ std::string description(const T& transform) {
   }
 }
 
-/// What a file says of a defense beside its tensors.
+/// What a file says of a defense beside its tensors and its victim.
 struct DefenseFacts {
   std::vector<std::int64_t> permutation;
   PixelDomain domain;
-  std::function<std::string()> victim;  ///< its fingerprint, which takes a look at every byte
-  std::string transform;                ///< its description
+  std::string transform;  ///< its description
 };
 
-/// Refers to the pipeline.
 template <typename T, typename B, typename R>
 DefenseFacts facts_of(const Pipeline<T, B, R>& defense) {
-  return {defense.remap().permutation, defense.domain(),
-          [&defense] {
-            return fingerprint(*defense.backbone().module, backbones::constants_of(defense.backbone()));
-          },
-          description(defense.transform())};
+  return {defense.remap().permutation, defense.domain(), description(defense.transform())};
 }
 
-void say(const DefenseFacts& facts, const Recipe& recipe, std::map<std::string, std::string>& metadata);
+/// Takes a look at every byte of the victim.
+template <typename T, typename B, typename R>
+std::string victim_of(const Pipeline<T, B, R>& defense) {
+  return fingerprint(*defense.backbone().module, backbones::constants_of(defense.backbone()));
+}
 
-/// The permutation that a file says, where it is of the same victim, transform and pixel domain as the
-/// pipeline that it shall be loaded into.
+void say(const DefenseFacts& facts, const std::string& victim, const Recipe& recipe,
+         std::map<std::string, std::string>& metadata);
+
+/// The permutation that a file says, where it is of the same transform and pixel domain as the pipeline that
+/// it shall be loaded into.
 std::vector<std::int64_t> fitting_permutation(const std::map<std::string, std::string>& metadata,
                                               const DefenseFacts& here, const std::string& name);
+
+void require_victim(const std::map<std::string, std::string>& metadata, const std::string& victim,
+                    const std::string& name);
 
 }  // namespace artifacts::detail
 
@@ -69,7 +72,8 @@ std::vector<std::int64_t> fitting_permutation(const std::map<std::string, std::s
 template <typename T, typename B, typename R>
 void save(const Pipeline<T, B, R>& defense, const std::filesystem::path& path, const Recipe& recipe,
           std::map<std::string, std::string> metadata = {}) {
-  artifacts::detail::say(artifacts::detail::facts_of(defense), recipe, metadata);
+  using namespace artifacts::detail;
+  say(facts_of(defense), victim_of(defense), recipe, metadata);
   formats::write_safetensors(
       path, {artifacts::state_dict(*defense.transform().module, "transform."), std::move(metadata)});
 }
@@ -81,10 +85,11 @@ void save(const Pipeline<T, B, R>& defense, const std::filesystem::path& path, c
 /// domain
 template <typename T, typename B, typename R>
 std::map<std::string, std::string> load(Pipeline<T, B, R>& defense, const std::filesystem::path& path) {
+  using namespace artifacts::detail;
   auto content = formats::read_safetensors(path);
   const std::string name = path.string();
-  auto permutation =
-      artifacts::detail::fitting_permutation(content.metadata, artifacts::detail::facts_of(defense), name);
+  auto permutation = fitting_permutation(content.metadata, facts_of(defense), name);
+  require_victim(content.metadata, victim_of(defense), name);
   artifacts::load_state_dict(*defense.transform().module, content.tensors, name, "transform.");
   defense.rename_classes(std::move(permutation));
   return std::move(content.metadata);

@@ -43,34 +43,36 @@ inline const char* spelled(PixelDomain domain) {
   return domain == PixelDomain::image ? "image" : "reference";
 }
 
-REFINE_DEFINITION void say(const DefenseFacts& facts, const Recipe& recipe,
+REFINE_DEFINITION void say(const DefenseFacts& facts, const std::string& victim, const Recipe& recipe,
                            std::map<std::string, std::string>& metadata) {
   metadata["refine"] = "defense";
   metadata["permutation"] = nlohmann::json(facts.permutation).dump();
   metadata["pixel_domain"] = spelled(facts.domain);
-  metadata["victim"] = facts.victim();
+  metadata["victim"] = victim;
   metadata["transform"] = facts.transform;
   metadata["recipe"] = nlohmann::json(recipe).dump();
   metadata["seed"] = std::to_string(recipe.seed);
 }
 
+inline const std::string& value_of(const std::map<std::string, std::string>& metadata, const std::string& key,
+                                   const std::string& name) {
+  const auto found = metadata.find(key);
+  if (found == metadata.end()) {
+    throw Error("cannot load {}: its metadata has no '{}'; it is no defense that refine saved", name, key);
+  }
+  return found->second;
+}
+
 REFINE_DEFINITION std::vector<std::int64_t> fitting_permutation(
     const std::map<std::string, std::string>& metadata, const DefenseFacts& here, const std::string& name) {
   const auto said = [&](const std::string& key) -> const std::string& {
-    const auto found = metadata.find(key);
-    if (found == metadata.end()) {
-      throw Error("cannot load {}: its metadata has no '{}'; it is no defense that refine saved", name, key);
-    }
-    return found->second;
+    return value_of(metadata, key, name);
   };
   if (said("pixel_domain") != spelled(here.domain)) {
     throw Error(
         "cannot load {}: it was trained in the pixel domain '{}', the pipeline is in another; give the "
         "pipeline that one",
         name, said("pixel_domain"));
-  }
-  if (said("victim") != here.victim()) {
-    throw Error("cannot load {}: it was trained in front of another victim; load it with its own", name);
   }
   if (said("transform") != here.transform) {
     throw Error("cannot load {}: its transform is {}, the pipeline's is {}; give the pipeline that one", name,
@@ -93,6 +95,13 @@ REFINE_DEFINITION std::vector<std::int64_t> fitting_permutation(
                 why.view());
   }
   return order;
+}
+
+REFINE_DEFINITION void require_victim(const std::map<std::string, std::string>& metadata,
+                                      const std::string& victim, const std::string& name) {
+  if (value_of(metadata, "victim", name) != victim) {
+    throw Error("cannot load {}: it was trained in front of another victim; load it with its own", name);
+  }
 }
 
 }  // namespace refine::artifacts::detail

@@ -15,13 +15,6 @@ namespace refine::artifacts {
 /// copied. \param prefix put before each name
 std::map<std::string, at::Tensor> state_dict(const torch::nn::Module& module, const std::string& prefix = "");
 
-namespace detail {
-
-/// A BatchNorm's count of its batches, which PyTorch's files have since 0.4.1.
-bool is_batch_count(std::string_view name);
-
-}  // namespace detail
-
 /// Copies `state` into `module`: all names must be there, with the module's shapes, and no others. The one
 /// that may be missing, as in PyTorch, is a BatchNorm's `num_batches_tracked`, which is 0 then.
 /// \param from where the state came from, for the message

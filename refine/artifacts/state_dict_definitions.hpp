@@ -26,6 +26,7 @@ REFINE_DEFINITION std::map<std::string, at::Tensor> state_dict(const torch::nn::
 
 namespace refine::artifacts::detail {
 
+/// A BatchNorm's count of its batches, which PyTorch's files have since 0.4.1.
 REFINE_DEFINITION bool is_batch_count(std::string_view name) {
   constexpr std::string_view count = "num_batches_tracked";
   return name.ends_with(count) &&

@@ -9,8 +9,6 @@
 
 #include <refine/core/atomic_file.hpp>
 #include <refine/core/error.hpp>
-#include <refine/core/file_bytes.hpp>
-#include <refine/core/seed.hpp>
 #include <refine/formats/safetensors.hpp>
 
 namespace refine::attacks::detail {

@@ -11,6 +11,8 @@
 
 #include <refine/attacks/perturbed_store.hpp>
 #include <refine/core/compiled.hpp>
+#include <refine/core/file_bytes.hpp>
+#include <refine/core/seed.hpp>
 
 namespace refine::attacks::detail {
 

@@ -8,17 +8,11 @@
 #include <filesystem>
 #include <string>
 
-#include <refine/attacks/perturbed_store.hpp>
 #include <refine/attacks/surrogate.hpp>
-#include <refine/core/agreement.hpp>
 #include <refine/core/error.hpp>
-#include <refine/core/message.hpp>
-#include <refine/core/progress_meter.hpp>
 #include <refine/core/random.hpp>
 #include <refine/core/seed.hpp>
-#include <refine/data/dataset.hpp>
 #include <refine/data/pixels.hpp>
-#include <refine/nn/device.hpp>
 
 namespace refine::attacks {
 

@@ -17,8 +17,14 @@
 #include <string>
 #include <vector>
 
+#include <refine/attacks/perturbed_store.hpp>
 #include <refine/attacks/pgd.hpp>
+#include <refine/core/agreement.hpp>
 #include <refine/core/compiled.hpp>
+#include <refine/core/message.hpp>
+#include <refine/core/progress_meter.hpp>
+#include <refine/data/dataset.hpp>
+#include <refine/nn/device.hpp>
 
 namespace refine::attacks {
 

@@ -6,24 +6,82 @@
 #include <ATen/ops/cat.h>
 #include <ATen/ops/max_pool2d.h>
 #include <torch/nn/init.h>
+#include <torch/nn/modules/batchnorm.h>
+#include <torch/nn/modules/container/sequential.h>
+#include <torch/nn/modules/conv.h>
 
 #include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include <refine/backbones/densenet121.hpp>
 #include <refine/core/compiled.hpp>
+#include <refine/nn/convolve.hpp>
+#include <refine/nn/foldable.hpp>
 
 namespace refine::backbones::detail {
 
 REFINE_DEFINITION torch::nn::Conv2d dense_convolution(std::int64_t in, std::int64_t out, std::int64_t kernel,
-                                                      std::int64_t stride) {
+                                                      std::int64_t stride = 1) {
   torch::nn::Conv2d convolution(
       torch::nn::Conv2dOptions(in, out, kernel).stride(stride).padding(kernel / 2).bias(false));
   torch::nn::init::kaiming_normal_(convolution->weight);
   return convolution;
 }
+
+/// (BatchNorm, ReLU, convolution) twice, 1×1 to four times the growth, then 3×3 to the growth; what comes in
+/// goes out again, with the result behind it.
+class DenseLayer : public torch::nn::Cloneable<DenseLayer>, public nn::Foldable {
+ public:
+  DenseLayer(std::int64_t in, std::int64_t growth);
+
+  REFINE_DEFINITION void reset() override;
+
+  at::Tensor forward(const at::Tensor& x);
+
+  REFINE_DEFINITION void fold() override;
+
+ private:
+  std::int64_t in_, growth_;
+  torch::nn::BatchNorm2d norm1_{nullptr}, norm2_{nullptr};
+  torch::nn::Conv2d conv1_{nullptr}, conv2_{nullptr};
+};
+
+/// Halves channels and sides between two blocks.
+class DenseTransition : public torch::nn::Cloneable<DenseTransition> {
+ public:
+  explicit DenseTransition(std::int64_t in);
+
+  REFINE_DEFINITION void reset() override;
+
+  at::Tensor forward(const at::Tensor& x);
+
+ private:
+  std::int64_t in_;
+  torch::nn::BatchNorm2d norm_{nullptr};
+  torch::nn::Conv2d conv_{nullptr};
+};
+
+/// All but the last layer: images N×C×H×W → features N×16·width×H/32×W/32, roughly.
+class DenseFeatures : public torch::nn::Cloneable<DenseFeatures>, public nn::Foldable {
+ public:
+  DenseFeatures(std::int64_t channels, std::int64_t width);
+
+  REFINE_DEFINITION void reset() override;
+
+  at::Tensor forward(const at::Tensor& images);
+
+  REFINE_DEFINITION void fold() override;
+
+ private:
+  std::int64_t channels_, width_;
+  torch::nn::Conv2d conv0_{nullptr};
+  torch::nn::BatchNorm2d norm0_{nullptr}, norm5_{nullptr};
+  std::vector<torch::nn::Sequential> blocks_;
+  std::vector<std::shared_ptr<DenseTransition>> transitions_;
+};
 
 REFINE_DEFINITION DenseLayer::DenseLayer(std::int64_t in, std::int64_t growth) : in_(in), growth_(growth) {
   reset();

@@ -10,7 +10,6 @@
 #include <vector>
 
 #include <refine/backbones/buildable.hpp>
-#include <refine/backbones/inception_blocks.hpp>
 #include <refine/core/compiled.hpp>
 #include <refine/core/error.hpp>
 #include <refine/core/image_shape.hpp>
@@ -29,6 +28,9 @@ inline constexpr int inception_least = 75;
 /// `Resize(side)` does it (bilinearly; the other side keeps the ratio, rounded down); others as they are.
 /// \param images float N×C×H×W
 at::Tensor enlarged(const at::Tensor& images, std::int64_t side);
+
+class InceptionConvolution;
+class InceptionBlock;
 
 class InceptionV3Module : public torch::nn::Cloneable<InceptionV3Module> {
  public:

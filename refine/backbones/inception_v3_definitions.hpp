@@ -11,6 +11,7 @@
 #include <memory>
 #include <utility>
 
+#include <refine/backbones/inception_blocks.hpp>
 #include <refine/backbones/inception_v3.hpp>
 #include <refine/core/compiled.hpp>
 

@@ -6,7 +6,6 @@
 #include <string_view>
 
 #include <refine/core/error.hpp>
-#include <refine/core/plain_name.hpp>
 
 namespace refine::backbones {
 

@@ -9,6 +9,7 @@
 
 #include <refine/backbones/network_names.hpp>
 #include <refine/core/compiled.hpp>
+#include <refine/core/plain_name.hpp>
 
 namespace refine::backbones::detail {
 

@@ -10,8 +10,11 @@
 #include <string>
 #include <utility>
 
+#include <refine/backbones/fan_out.hpp>
 #include <refine/backbones/residual.hpp>
 #include <refine/core/compiled.hpp>
+#include <refine/nn/convolve.hpp>
+#include <refine/nn/convolve_normed.hpp>
 
 namespace refine::backbones::detail {
 
@@ -20,6 +23,34 @@ REFINE_DEFINITION torch::nn::Conv2d plain_convolution(std::int64_t in, std::int6
   return torch::nn::Conv2d(
       torch::nn::Conv2dOptions(in, out, kernel).stride(stride).padding(kernel / 2).bias(false));
 }
+
+/// Convolutions around a shortcut (He et al., 2016, `he2016resnet`). Where a bottleneck strides, its 3×3
+/// convolution does, as in the reference and in torchvision.
+class ResidualBlock : public torch::nn::Cloneable<ResidualBlock>, public nn::Foldable {
+ public:
+  ResidualBlock(const ResidualPlan& plan, std::int64_t in, std::int64_t inner, std::int64_t stride);
+
+  REFINE_DEFINITION void reset() override;
+
+  at::Tensor forward(const at::Tensor& x);
+
+  REFINE_DEFINITION void fold() override;
+
+ private:
+  torch::nn::Conv2d shortcut_convolution() const;
+
+  at::Tensor shortened(const at::Tensor& x);
+
+  void add(std::int64_t in, std::int64_t out, std::int64_t kernel, std::int64_t stride);
+
+  const char* shortcut_name() const;
+
+  ResidualPlan plan_;
+  std::int64_t in_, inner_, stride_;
+  std::vector<torch::nn::Conv2d> convolutions_;
+  std::vector<torch::nn::BatchNorm2d> norms_;
+  torch::nn::Sequential shortcut_{nullptr};
+};
 
 REFINE_DEFINITION ResidualBlock::ResidualBlock(const ResidualPlan& plan, std::int64_t in, std::int64_t inner,
                                                std::int64_t stride)

@@ -1,12 +1,8 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
-#include <c10/core/MemoryFormat.h>
 #include <torch/csrc/jit/api/module.h>
-#include <torch/csrc/jit/ir/constants.h>
 #include <torch/csrc/jit/ir/ir.h>
-#include <torch/csrc/jit/passes/dead_code_elimination.h>
-#include <torch/csrc/jit/passes/lower_tuples.h>
 #include <torch/csrc/jit/runtime/graph_executor.h>
 #include <torch/nn/module.h>
 
@@ -17,7 +13,6 @@
 
 #include <refine/core/compiled.hpp>
 #include <refine/core/error.hpp>
-#include <refine/nn/convolve.hpp>
 
 namespace refine::backbones::detail {
 

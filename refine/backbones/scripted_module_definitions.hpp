@@ -2,6 +2,11 @@
 
 // What scripted_module.hpp declares.
 
+#include <c10/core/MemoryFormat.h>
+#include <torch/csrc/jit/ir/constants.h>
+#include <torch/csrc/jit/passes/dead_code_elimination.h>
+#include <torch/csrc/jit/passes/lower_tuples.h>
+
 #include <torch/csrc/jit/frontend/tracer.h>
 #include <torch/csrc/jit/runtime/custom_operator.h>
 #include <cstddef>
@@ -14,6 +19,7 @@
 
 #include <refine/backbones/scripted_module.hpp>
 #include <refine/core/compiled.hpp>
+#include <refine/nn/convolve.hpp>
 
 namespace refine::backbones::detail {
 

@@ -6,16 +6,65 @@
 #include <ATen/ops/dropout.h>
 #include <ATen/ops/max_pool2d.h>
 #include <c10/core/GradMode.h>
+#include <torch/nn/modules/batchnorm.h>
+#include <torch/nn/modules/conv.h>
 
 #include <cstdint>
 #include <memory>
 #include <string>
 #include <utility>
+#include <vector>
 
+#include <refine/backbones/fan_out.hpp>
 #include <refine/backbones/vgg_layers.hpp>
 #include <refine/core/compiled.hpp>
+#include <refine/nn/convolve_normed.hpp>
+#include <refine/nn/foldable.hpp>
 
 namespace refine::backbones::detail {
+
+/// Thirteen 3×3 convolutions, in five groups with max pooling behind each. Children are numbered as in
+/// PyTorch's `Sequential` of the same layers, where ReLUs and poolings count too.
+class VggFeatures : public torch::nn::Cloneable<VggFeatures>, public nn::Foldable {
+ public:
+  VggFeatures(std::int64_t channels, std::int64_t width, bool batch_norm);
+
+  REFINE_DEFINITION void reset() override;
+
+  at::Tensor forward(at::Tensor x);
+
+  REFINE_DEFINITION void fold() override;
+
+ private:
+  struct Group {
+    std::int64_t times;  ///< as wide as the first
+    int count;
+  };
+  struct Layer {
+    int number;
+    bool last_of_group;
+    torch::nn::Conv2d convolution{nullptr};
+    torch::nn::BatchNorm2d norm{nullptr};
+  };
+
+  std::int64_t channels_, width_;
+  bool batch_norm_;
+  std::vector<Layer> layers_;
+};
+
+/// Three linear layers with ReLU and dropout between, which children `0`, `3` and `6` are.
+class VggClassifier : public torch::nn::Cloneable<VggClassifier> {
+ public:
+  VggClassifier(std::int64_t in, std::int64_t hidden, std::int64_t classes);
+
+  REFINE_DEFINITION void reset() override;
+
+  at::Tensor forward(const at::Tensor& x);
+
+ private:
+  std::int64_t in_, hidden_, classes_;
+  torch::nn::Linear first_{nullptr}, second_{nullptr}, third_{nullptr};
+};
 
 REFINE_DEFINITION VggFeatures::VggFeatures(std::int64_t channels, std::int64_t width, bool batch_norm)
     : channels_(channels), width_(width), batch_norm_(batch_norm) {

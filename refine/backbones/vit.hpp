@@ -12,7 +12,7 @@
 #include <numeric>
 
 #include <refine/backbones/buildable.hpp>
-#include <refine/backbones/vit_blocks.hpp>
+#include <refine/backbones/vit_extents.hpp>
 #include <refine/core/agreement.hpp>
 #include <refine/core/compiled.hpp>
 #include <refine/core/error.hpp>
@@ -25,6 +25,9 @@
 namespace refine::backbones {
 
 namespace detail {
+
+class ShiftedPatches;
+class Transformer;
 
 class ViTModule : public torch::nn::Cloneable<ViTModule> {
  public:

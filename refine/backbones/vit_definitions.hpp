@@ -10,6 +10,7 @@
 #include <memory>
 
 #include <refine/backbones/vit.hpp>
+#include <refine/backbones/vit_blocks.hpp>
 #include <refine/core/compiled.hpp>
 
 namespace refine::backbones::detail {

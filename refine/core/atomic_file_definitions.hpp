@@ -2,6 +2,9 @@
 
 // What atomic_file.hpp declares.
 
+#include <fcntl.h>
+#include <unistd.h>
+
 #include <atomic>
 #include <cerrno>
 #include <cstddef>

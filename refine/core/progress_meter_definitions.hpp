@@ -3,6 +3,8 @@
 // What progress_meter.hpp declares.
 
 #include <fmt/core.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <chrono>

@@ -4,7 +4,6 @@
 #include <refine/core/error.hpp>
 #include <refine/core/random.hpp>
 #include <refine/core/seed.hpp>
-#include <refine/nn/sent.hpp>
 
 #include <cstdint>
 #include <numbers>
@@ -59,18 +58,9 @@ struct CropBox {
 /// clamped.
 CropBox random_resized_box(Draws& draws, std::int64_t height, std::int64_t width, double min_scale);
 
-/// Where the pixel `i` of a line of `size` comes from, in the coordinates of `grid_sample` (align_corners
-/// false): bilinear stretching of [begin, begin + extent), never looking past its ends.
-float grid_position(std::int64_t i, std::int64_t begin, std::int64_t extent, std::int64_t size);
-
-at::Tensor resized_crop(const at::Tensor& images, double min_scale, std::uint64_t seed);
-
 /// Padded crop and flip as one gather: row r, column c of an image come from (rows[r], columns[c]) of the
 /// padded one.
 at::Tensor shifted(const at::Tensor& images, std::int64_t padding, bool flip, std::uint64_t seed);
-
-/// Each image times its factor, as torchvision's `ColorJitter` does it.
-at::Tensor brightened(const at::Tensor& images, double most, std::uint64_t seed);
 
 /// How one image is turned, moved and scaled: clockwise degrees, whole pixels to the right and down, factor.
 struct Move {
@@ -85,10 +75,6 @@ Move random_move(Draws& draws, const Augmentation& how, std::int64_t height, std
 /// Image i by the i-th move: scaled and turned about its centre, then moved; the nearest pixel, black
 /// outside.
 at::Tensor moved(const at::Tensor& images, const std::vector<Move>& moves);
-
-at::Tensor randomly_moved(const at::Tensor& images, const Augmentation& how, std::uint64_t seed);
-
-at::Tensor grayed(const at::Tensor& images, double share, std::uint64_t seed);
 
 /// λ·x + (1−λ)·(the image before it in the batch), λ from [1/2, 1]; N×… of any shape.
 at::Tensor mixed(const at::Tensor& images, double share, std::uint64_t seed);

@@ -20,6 +20,7 @@
 
 #include <refine/core/compiled.hpp>
 #include <refine/data/augmentation.hpp>
+#include <refine/nn/sent.hpp>
 
 namespace refine::data {
 
@@ -77,6 +78,8 @@ REFINE_DEFINITION CropBox random_resized_box(Draws& draws, std::int64_t height, 
   return {(height - h) / 2, (width - w) / 2, h, w};
 }
 
+/// Where the pixel `i` of a line of `size` comes from, in the coordinates of `grid_sample` (align_corners
+/// false): bilinear stretching of [begin, begin + extent), never looking past its ends.
 REFINE_DEFINITION float grid_position(std::int64_t i, std::int64_t begin, std::int64_t extent,
                                       std::int64_t size) {
   const double ratio = static_cast<double>(extent) / static_cast<double>(size);
@@ -127,6 +130,7 @@ REFINE_DEFINITION at::Tensor shifted(const at::Tensor& images, std::int64_t padd
       .view({n, channels, height, width});
 }
 
+/// Each image times its factor, as torchvision's `ColorJitter` does it.
 REFINE_DEFINITION at::Tensor brightened(const at::Tensor& images, double most, std::uint64_t seed) {
   at::Tensor factors = at::empty({images.size(0), 1, 1, 1}, at::kFloat);
   auto* factor = factors.mutable_data_ptr<float>();

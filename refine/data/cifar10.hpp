@@ -1,10 +1,7 @@
 #pragma once
 
-#include <refine/core/file_bytes.hpp>
-#include <refine/data/image_folder.hpp>
 #include <refine/data/split.hpp>
 
-#include <array>
 #include <filesystem>
 #include <string>
 #include <vector>
@@ -13,19 +10,9 @@ namespace refine::data {
 
 namespace detail::cifar {
 
-inline constexpr std::int64_t pixels = 3 * 32 * 32;
-inline constexpr std::int64_t record = 1 + pixels;  // the label, then three planes of 32 rows
-inline constexpr std::array training_files = {"data_batch_1.bin", "data_batch_2.bin", "data_batch_3.bin",
-                                              "data_batch_4.bin", "data_batch_5.bin"};
-inline constexpr const char* test_file = "test_batch.bin";
-
 std::vector<std::string> class_names();
 
 Dataset read(const std::filesystem::path& folder, const std::vector<std::string>& files);
-
-bool has_binary(const std::filesystem::path& folder);
-
-Split read_binary(const std::filesystem::path& folder);
 
 }  // namespace detail::cifar
 

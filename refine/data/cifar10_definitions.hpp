@@ -5,6 +5,7 @@
 #include <ATen/ops/empty.h>
 
 #include <algorithm>
+#include <array>
 #include <cstddef>
 #include <cstring>
 #include <filesystem>
@@ -13,9 +14,17 @@
 #include <vector>
 
 #include <refine/core/compiled.hpp>
+#include <refine/core/file_bytes.hpp>
 #include <refine/data/cifar10.hpp>
+#include <refine/data/image_folder.hpp>
 
 namespace refine::data::detail::cifar {
+
+inline constexpr std::int64_t pixels = 3 * 32 * 32;
+inline constexpr std::int64_t record = 1 + pixels;  // the label, then three planes of 32 rows
+inline constexpr std::array training_files = {"data_batch_1.bin", "data_batch_2.bin", "data_batch_3.bin",
+                                              "data_batch_4.bin", "data_batch_5.bin"};
+inline constexpr const char* test_file = "test_batch.bin";
 
 REFINE_DEFINITION std::vector<std::string> class_names() {
   return {"airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"};

@@ -9,6 +9,7 @@
 #include <refine/data/idx_definitions.hpp>
 #include <refine/data/image_files_definitions.hpp>
 #include <refine/data/image_folder_definitions.hpp>
+#include <refine/data/image_size_definitions.hpp>
 #include <refine/data/image_store_definitions.hpp>
 #include <refine/data/left_out_definitions.hpp>
 #include <refine/data/listing_definitions.hpp>

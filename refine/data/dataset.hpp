@@ -2,8 +2,6 @@
 
 #include <ATen/core/Tensor.h>
 #include <refine/core/error.hpp>
-#include <refine/core/random.hpp>
-#include <refine/core/seed.hpp>
 #include <refine/core/task.hpp>
 
 #include <cstdint>

@@ -9,6 +9,8 @@
 #include <cstdint>
 
 #include <refine/core/compiled.hpp>
+#include <refine/core/random.hpp>
+#include <refine/core/seed.hpp>
 #include <refine/data/dataset.hpp>
 
 namespace refine::data {

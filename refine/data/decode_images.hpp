@@ -2,13 +2,9 @@
 
 #include <ATen/core/Tensor.h>
 #include <refine/core/error.hpp>
-#include <refine/core/file_bytes.hpp>
 #include <refine/core/image_shape.hpp>
 #include <refine/core/progress_meter.hpp>
-#include <refine/data/decode_image.hpp>
-#include <refine/data/for_each_index.hpp>
 #include <refine/data/left_out.hpp>
-#include <refine/data/place_image.hpp>
 #include <refine/data/resize.hpp>
 
 #include <chrono>

@@ -15,7 +15,11 @@
 #include <vector>
 
 #include <refine/core/compiled.hpp>
+#include <refine/core/file_bytes.hpp>
+#include <refine/data/decode_image.hpp>
 #include <refine/data/decode_images.hpp>
+#include <refine/data/for_each_index.hpp>
+#include <refine/data/place_image.hpp>
 
 namespace refine::data::detail {
 

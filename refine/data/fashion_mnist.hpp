@@ -1,7 +1,5 @@
 #pragma once
 
-#include <refine/core/file_bytes.hpp>
-#include <refine/data/idx.hpp>
 #include <refine/data/split.hpp>
 
 #include <filesystem>
@@ -10,8 +8,6 @@
 namespace refine::data {
 
 namespace detail::fashion {
-
-std::filesystem::path plain_or_gzipped(const std::filesystem::path& root, const std::string& name);
 
 Dataset read(const std::filesystem::path& root, const std::string& part);
 

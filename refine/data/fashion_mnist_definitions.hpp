@@ -8,7 +8,9 @@
 #include <string>
 
 #include <refine/core/compiled.hpp>
+#include <refine/core/file_bytes.hpp>
 #include <refine/data/fashion_mnist.hpp>
+#include <refine/data/idx.hpp>
 
 namespace refine::data::detail::fashion {
 

@@ -2,15 +2,10 @@
 
 #include <ATen/core/Tensor.h>
 #include <refine/core/error.hpp>
-#include <refine/core/file_bytes.hpp>
 #include <refine/core/image_shape.hpp>
-#include <refine/core/random.hpp>
 #include <refine/core/seed.hpp>
-#include <refine/data/decode_images.hpp>
-#include <refine/data/image_size.hpp>
-#include <refine/data/image_store.hpp>
 #include <refine/data/left_out.hpp>
-#include <refine/data/listing.hpp>
+#include <refine/data/resize.hpp>
 
 #include <cstdint>
 #include <filesystem>

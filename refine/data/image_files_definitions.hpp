@@ -15,7 +15,13 @@
 #include <vector>
 
 #include <refine/core/compiled.hpp>
+#include <refine/core/file_bytes.hpp>
+#include <refine/core/random.hpp>
+#include <refine/data/decode_images.hpp>
 #include <refine/data/image_files.hpp>
+#include <refine/data/image_size.hpp>
+#include <refine/data/image_store.hpp>
+#include <refine/data/listing.hpp>
 
 namespace refine::data {
 

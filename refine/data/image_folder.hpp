@@ -2,10 +2,7 @@
 
 #include <refine/core/error.hpp>
 #include <refine/core/image_shape.hpp>
-#include <refine/data/decode_images.hpp>
-#include <refine/data/image_store.hpp>
 #include <refine/data/left_out.hpp>
-#include <refine/data/listing.hpp>
 #include <refine/data/resize.hpp>
 #include <refine/data/split.hpp>
 
@@ -31,20 +28,6 @@ struct ImageFolderOptions {
   std::vector<std::string> classes = {};
   unsigned threads = 0;  ///< that decode; 0: as many as the machine has
 };
-
-namespace detail {
-
-std::vector<std::filesystem::path> paths(const std::vector<std::filesystem::directory_entry>& entries,
-                                         bool (*wanted)(const std::filesystem::directory_entry&));
-
-/// The labels of the files that could be used; the others' lines go to `skipped`.
-/// \throws Error when a class has none
-std::vector<std::int64_t> labels_of_good(const std::vector<std::int64_t>& labels,
-                                         const std::vector<std::string>& bad,
-                                         const std::vector<std::filesystem::path>& files,
-                                         std::vector<std::string>& skipped);
-
-}  // namespace detail
 
 /// The images `<dir>/<class>/*.{png,jpg,jpeg}`, classes and files sorted by name, decoded in parallel;
 /// whatever the number of threads, and with a store or without, the result is the same. Hidden entries and

@@ -13,7 +13,10 @@
 #include <vector>
 
 #include <refine/core/compiled.hpp>
+#include <refine/data/decode_images.hpp>
 #include <refine/data/image_folder.hpp>
+#include <refine/data/image_store.hpp>
+#include <refine/data/listing.hpp>
 
 namespace refine::data::detail {
 
@@ -27,6 +30,8 @@ REFINE_DEFINITION std::vector<std::filesystem::path> paths(
   return chosen;
 }
 
+/// The labels of the files that could be used; the others' lines go to `skipped`.
+/// \throws Error when a class has none
 REFINE_DEFINITION std::vector<std::int64_t> labels_of_good(const std::vector<std::int64_t>& labels,
                                                            const std::vector<std::string>& bad,
                                                            const std::vector<std::filesystem::path>& files,

@@ -1,44 +1,17 @@
 #pragma once
 
-#include <turbojpeg.h>
-#include <refine/core/error.hpp>
-#include <refine/core/file_bytes.hpp>
 #include <refine/core/image_shape.hpp>
 
-#include <cstddef>
 #include <filesystem>
-#include <memory>
-#include <string>
-#include <string_view>
 
 namespace refine::data::detail {
 
 /// What a PNG or JPEG file says of itself before any pixel: 3×H×W. All open when it cannot be read or is
 /// neither: whoever decodes it says why.
-inline ImageShape claimed_shape(const std::filesystem::path& file) {
-  std::string bytes;
-  try {
-    bytes = file_bytes(file);
-  } catch (const Error&) {
-    return {};
-  }
-  int width = 0, height = 0, subsampling = 0, colours = 0;
-  if (bytes.starts_with("\x89PNG\r\n\x1a\n") && bytes.size() >= 24) {
-    const auto number = [&](std::size_t at) {  // big-endian, in the first chunk
-      unsigned value = 0;
-      for (std::size_t i = at; i < at + 4; ++i) value = value << 8 | static_cast<unsigned char>(bytes[i]);
-      return static_cast<int>(value);
-    };
-    width = number(16), height = number(20);
-  } else if (bytes.starts_with("\xff\xd8")) {
-    const std::unique_ptr<void, int (*)(tjhandle)> decoder(tjInitDecompress(), &tjDestroy);
-    const auto* data = reinterpret_cast<const unsigned char*>(bytes.data());
-    if (!decoder ||
-        tjDecompressHeader3(decoder.get(), data, bytes.size(), &width, &height, &subsampling, &colours)) {
-      return {};
-    }
-  }
-  return width > 0 && height > 0 ? ImageShape{3, height, width} : ImageShape{};
-}
+ImageShape claimed_shape(const std::filesystem::path& file);
 
 }  // namespace refine::data::detail
+
+#if !defined(REFINE_COMPILED)
+#include <refine/data/image_size_definitions.hpp>
+#endif

@@ -1,9 +1,6 @@
 #pragma once
 
-#include <refine/core/atomic_file.hpp>
 #include <refine/core/error.hpp>
-#include <refine/core/image_shape.hpp>
-#include <refine/core/one_line.hpp>
 #include <refine/data/decode_images.hpp>
 #include <refine/data/left_out.hpp>
 #include <refine/data/open_store.hpp>
@@ -15,18 +12,6 @@
 /// Decoded images in a file, which is mapped and not read: so a set may be larger than memory, and no epoch
 /// and no later run decodes it again.
 namespace refine::data::detail {
-
-/// Before hours of decoding, not after them.
-void require_space(const std::filesystem::path& path, double bytes);
-
-/// Decodes the source into the store at `path`, whole or not at all.
-/// \throws Error as `decode_images`, and when it can't be written
-void make_store(const std::filesystem::path& path, const StoreSource& source, OnBad on_bad, unsigned threads,
-                const std::string& what);
-
-/// Whether the store lacks a file that could not be read then and can be read now: rights and mounts change
-/// without a trace in the file.
-bool was_unreadable(const DecodedImages& store, const std::vector<std::filesystem::path>& files);
 
 /// The images of the store at `path`, which is made first where it is not there or not of this source.
 /// \throws Error as `open_store` and `make_store`

@@ -15,11 +15,15 @@
 #include <utility>
 #include <vector>
 
+#include <refine/core/atomic_file.hpp>
 #include <refine/core/compiled.hpp>
+#include <refine/core/image_shape.hpp>
+#include <refine/core/one_line.hpp>
 #include <refine/data/image_store.hpp>
 
 namespace refine::data::detail {
 
+/// Before hours of decoding, not after them.
 REFINE_DEFINITION void require_space(const std::filesystem::path& path, double bytes) {
   std::error_code unknown;
   const auto space = std::filesystem::space(path.has_parent_path() ? path.parent_path() : ".", unknown);
@@ -30,6 +34,8 @@ REFINE_DEFINITION void require_space(const std::filesystem::path& path, double b
       path.string(), bytes / 1e9, static_cast<double>(space.available) / 1e9);
 }
 
+/// Decodes the source into the store at `path`, whole or not at all.
+/// \throws Error as `decode_images`, and when it can't be written
 REFINE_DEFINITION void make_store(const std::filesystem::path& path, const StoreSource& source, OnBad on_bad,
                                   unsigned threads, const std::string& what) {
   const std::size_t n = source.files.size();
@@ -63,6 +69,8 @@ REFINE_DEFINITION void make_store(const std::filesystem::path& path, const Store
   decoding.finish();
 }
 
+/// Whether the store lacks a file that could not be read then and can be read now: rights and mounts change
+/// without a trace in the file.
 REFINE_DEFINITION bool was_unreadable(const DecodedImages& store,
                                       const std::vector<std::filesystem::path>& files) {
   for (std::size_t i = 0; i < files.size(); ++i) {

@@ -1,7 +1,5 @@
 #pragma once
 
-#include <refine/core/one_line.hpp>
-
 #include <string>
 #include <vector>
 

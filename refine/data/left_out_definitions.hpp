@@ -11,6 +11,7 @@
 #include <vector>
 
 #include <refine/core/compiled.hpp>
+#include <refine/core/one_line.hpp>
 #include <refine/data/left_out.hpp>
 
 namespace refine::data {

@@ -1,10 +1,6 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
-#include <fcntl.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
 #include <refine/core/error.hpp>
 
 #include <cstddef>
@@ -22,7 +18,7 @@ class OpenFile {
   explicit OpenFile(std::filesystem::path path);
   OpenFile(const OpenFile&) = delete;
   OpenFile& operator=(const OpenFile&) = delete;
-  ~OpenFile() { ::close(descriptor_); }
+  ~OpenFile();
 
   const std::filesystem::path& path() const { return path_; }
   int descriptor() const { return descriptor_; }
@@ -49,7 +45,7 @@ struct Mapping {
   explicit Mapping(std::shared_ptr<const OpenFile> of);
   Mapping(const Mapping&) = delete;
   Mapping& operator=(const Mapping&) = delete;
-  ~Mapping() { ::munmap(begin, file->size()); }
+  ~Mapping();
 
   static void release(void* mapping) { delete static_cast<Mapping*>(mapping); }
 };

@@ -2,6 +2,11 @@
 
 // What mapped_images.hpp declares.
 
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
 #include <ATen/ops/from_blob.h>
 #include <cerrno>
 #include <cstddef>
@@ -27,6 +32,10 @@ REFINE_DEFINITION OpenFile::OpenFile(std::filesystem::path path)
   const int reason = errno;
   if (descriptor_ >= 0) ::close(descriptor_);
   fail(reason);
+}
+
+REFINE_DEFINITION OpenFile::~OpenFile() {
+  ::close(descriptor_);
 }
 
 REFINE_DEFINITION std::string OpenFile::read(std::size_t at, std::size_t count) const {
@@ -56,6 +65,10 @@ REFINE_DEFINITION Mapping::Mapping(std::shared_ptr<const OpenFile> of) : file(st
                 file->path().string(), file->size(), std::strerror(errno));
   }
   begin = static_cast<std::uint8_t*>(at);
+}
+
+REFINE_DEFINITION Mapping::~Mapping() {
+  ::munmap(begin, file->size());
 }
 
 REFINE_DEFINITION at::Tensor mapped_tensor(std::unique_ptr<Mapping> mapping, std::size_t offset,

@@ -2,9 +2,7 @@
 
 #include <refine/core/error.hpp>
 #include <refine/core/image_shape.hpp>
-#include <refine/core/seed.hpp>
 #include <refine/data/decode_images.hpp>
-#include <refine/data/mapped_images.hpp>
 #include <refine/data/resize.hpp>
 
 #include <cstddef>

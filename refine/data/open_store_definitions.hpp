@@ -16,6 +16,8 @@
 #include <vector>
 
 #include <refine/core/compiled.hpp>
+#include <refine/core/seed.hpp>
+#include <refine/data/mapped_images.hpp>
 #include <refine/data/open_store.hpp>
 
 namespace refine::data::detail {

@@ -14,12 +14,6 @@ enum class Fit {
   stretch,  ///< to the wanted height and width, whatever its ratio was
 };
 
-namespace detail {
-
-void check_sizes(const at::Tensor& images, std::int64_t height, std::int64_t width);
-
-}  // namespace detail
-
 /// `images` at another size: antialiased bilinear, as torchvision's `Resize` does it on tensors. Float on any
 /// device, or uint8 on the host (rounded between the two passes, as Pillow does), N×C×H×W; the same type out.
 /// The result is `images` themselves when they have that size. \throws Error when the images have other

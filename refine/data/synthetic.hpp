@@ -1,5 +1,6 @@
 #pragma once
 
+#include <refine/core/seed.hpp>
 #include <refine/data/split.hpp>
 
 #include <cstdint>

@@ -10,6 +10,7 @@
 #include <string>
 
 #include <refine/core/compiled.hpp>
+#include <refine/core/random.hpp>
 #include <refine/data/synthetic.hpp>
 
 namespace refine::data {

@@ -5,7 +5,6 @@
 #include <optional>
 #include <string_view>
 
-#include <refine/core/agreement.hpp>
 #include <refine/core/error.hpp>
 #include <refine/data/dataset.hpp>
 

@@ -5,6 +5,7 @@
 #include <optional>
 #include <string_view>
 
+#include <refine/core/agreement.hpp>
 #include <refine/core/compiled.hpp>
 #include <refine/evaluation/require_fit.hpp>
 

@@ -7,10 +7,6 @@
 #include <refine/core/image_shape.hpp>
 #include <refine/core/seed.hpp>
 #include <refine/triggers/any_trigger.hpp>
-#include <refine/triggers/blend.hpp>
-#include <refine/triggers/patch.hpp>
-#include <refine/triggers/rotate.hpp>
-#include <refine/triggers/warp.hpp>
 
 namespace refine {
 

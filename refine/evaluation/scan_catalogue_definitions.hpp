@@ -13,6 +13,10 @@
 
 #include <refine/core/compiled.hpp>
 #include <refine/evaluation/scan_catalogue.hpp>
+#include <refine/triggers/blend.hpp>
+#include <refine/triggers/patch.hpp>
+#include <refine/triggers/rotate.hpp>
+#include <refine/triggers/warp.hpp>
 
 namespace refine {
 

@@ -1,8 +1,6 @@
 #pragma once
 
-#include <zlib.h>
 #include <refine/core/error.hpp>
-#include <refine/formats/zip_directory.hpp>
 
 #include <cstddef>
 #include <cstdint>
@@ -33,44 +31,13 @@ inline bool is_archive(std::string_view first_bytes) {
   return first_bytes.starts_with("PK\3\4");
 }
 
-namespace detail {
-
-/// Trusts neither the sizes that the archive tells of itself nor its names.
-class ArchiveReader {
- public:
-  ArchiveReader(const std::filesystem::path& path, const ArchiveLimits& limits)
-      : limits_(limits), file_(path), directory_(path, file_, limits.entries) {}
-
-  Archive read();
-
- private:
-  [[noreturn]] void refuse(const ZipEntry& entry, std::string_view why) const;
-
-  void require_plain(const ZipEntry& entry) const;
-
-  void require_small(const ZipEntry& entry) const;
-
-  std::string content(const ZipEntry& entry);
-
-  std::string inflated(const ZipEntry& entry);
-
-  static constexpr unsigned stored = 0, deflated = 8;
-  const ArchiveLimits limits_;
-  SeekableFile file_;
-  ZipDirectory directory_;
-};
-
-}  // namespace detail
-
 /// Reads a ZIP archive as torch.save and TorchScript write them: one top folder of any name, which is taken
 /// off the paths; folders are skipped. What an entry is called and where it lies is read once, from the
 /// archive's directory, and every local header must say the same: two programs can't read two things.
 /// \throws Error naming the file and the entry, when the archive is cut, damaged or larger than `limits`;
 /// when an entry is encrypted, a link, there twice, overlaps another or was packed otherwise than stored or
 /// by DEFLATE; when its name is absolute, leaves its folder (`..`), has a backslash or control characters
-inline Archive read_archive(const std::filesystem::path& path, const ArchiveLimits& limits = {}) {
-  return detail::ArchiveReader(path, limits).read();
-}
+Archive read_archive(const std::filesystem::path& path, const ArchiveLimits& limits = {});
 
 }  // namespace refine::formats
 

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <filesystem>
 #include <new>
 #include <string>
 #include <string_view>
@@ -15,8 +16,34 @@
 
 #include <refine/core/compiled.hpp>
 #include <refine/formats/archive.hpp>
+#include <refine/formats/zip_directory.hpp>
 
 namespace refine::formats::detail {
+
+/// Trusts neither the sizes that the archive tells of itself nor its names.
+class ArchiveReader {
+ public:
+  ArchiveReader(const std::filesystem::path& path, const ArchiveLimits& limits)
+      : limits_(limits), file_(path), directory_(path, file_, limits.entries) {}
+
+  Archive read();
+
+ private:
+  [[noreturn]] void refuse(const ZipEntry& entry, std::string_view why) const;
+
+  void require_plain(const ZipEntry& entry) const;
+
+  void require_small(const ZipEntry& entry) const;
+
+  std::string content(const ZipEntry& entry);
+
+  std::string inflated(const ZipEntry& entry);
+
+  static constexpr unsigned stored = 0, deflated = 8;
+  const ArchiveLimits limits_;
+  SeekableFile file_;
+  ZipDirectory directory_;
+};
 
 REFINE_DEFINITION Archive ArchiveReader::read() {
   const std::vector<ZipEntry> entries = directory_.read();
@@ -132,3 +159,11 @@ REFINE_DEFINITION std::string ArchiveReader::inflated(const ZipEntry& entry) {
 }
 
 }  // namespace refine::formats::detail
+
+namespace refine::formats {
+
+REFINE_DEFINITION Archive read_archive(const std::filesystem::path& path, const ArchiveLimits& limits) {
+  return detail::ArchiveReader(path, limits).read();
+}
+
+}  // namespace refine::formats

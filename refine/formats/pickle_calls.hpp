@@ -1,6 +1,5 @@
 #pragma once
 
-#include <refine/formats/pickle_names.hpp>
 #include <refine/formats/pickle_stack.hpp>
 
 #include <cstdint>

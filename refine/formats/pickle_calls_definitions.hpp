@@ -12,6 +12,7 @@
 
 #include <refine/core/compiled.hpp>
 #include <refine/formats/pickle_calls.hpp>
+#include <refine/formats/pickle_names.hpp>
 
 namespace refine::formats::detail {
 

@@ -2,7 +2,6 @@
 
 #include <refine/core/error.hpp>
 #include <refine/formats/pickle_names.hpp>
-#include <refine/formats/zip_directory.hpp>
 
 #include <cstddef>
 #include <cstdint>

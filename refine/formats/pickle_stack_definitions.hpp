@@ -11,6 +11,7 @@
 
 #include <refine/core/compiled.hpp>
 #include <refine/formats/pickle_stack.hpp>
+#include <refine/formats/zip_directory.hpp>
 
 namespace refine::formats::detail {
 

@@ -14,7 +14,6 @@
 #include <utility>
 #include <vector>
 
-#include <refine/formats/operators.hpp>
 #include <refine/formats/script_source.hpp>
 
 namespace refine::formats::detail::script {

@@ -14,6 +14,7 @@
 #include <utility>
 
 #include <refine/core/compiled.hpp>
+#include <refine/formats/operators.hpp>
 #include <refine/formats/script_code.hpp>
 
 namespace refine::formats::detail::script {

@@ -17,7 +17,6 @@
 
 #include <refine/formats/script_code.hpp>
 #include <refine/formats/script_pickled.hpp>
-#include <refine/formats/script_source.hpp>
 
 namespace refine::formats::detail::script {
 

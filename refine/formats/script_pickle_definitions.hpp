@@ -21,6 +21,7 @@
 
 #include <refine/core/compiled.hpp>
 #include <refine/formats/script_pickle.hpp>
+#include <refine/formats/script_source.hpp>
 
 namespace refine::formats::detail::script {
 

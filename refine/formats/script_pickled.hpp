@@ -9,8 +9,6 @@
 #include <string>
 #include <vector>
 
-#include <refine/formats/script_source.hpp>
-
 namespace refine::formats::detail::script {
 
 /// What a pickle would build, as far as it must be known to tell that it fits.

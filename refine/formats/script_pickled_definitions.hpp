@@ -8,6 +8,7 @@
 
 #include <refine/core/compiled.hpp>
 #include <refine/formats/script_pickled.hpp>
+#include <refine/formats/script_source.hpp>
 
 namespace refine::formats::detail::script {
 

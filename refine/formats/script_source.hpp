@@ -24,25 +24,6 @@ inline std::string first_line(std::string_view what) {
   return std::string(what.substr(0, what.find('\n')));
 }
 
-/// The lexer goes over comments and empty lines by recursion.
-/// \throws std::runtime_error where there are too many in a row, and at control characters
-void require_dense(std::string_view text);
-
-/// Adds up what may lie in each other, of each level of brackets: a chain such as `a.b.c`, `a + b + c` or
-/// `not not a` is as deep as it is long; a comma ends it.
-class DepthGauge {
- public:
-  void take(const torch::jit::Token& token);
-
- private:
-  static constexpr std::size_t longest_name = 1000;
-  std::vector<std::size_t> chains_ = {0};
-  std::size_t indents_ = 0, branches_ = 0;
-};
-
-/// A source that can be parsed without end of stack. \throws std::exception where it can't
-std::shared_ptr<torch::jit::Source> shallow_source(const std::string& text, const std::string& name);
-
 /// The classes and functions of a file under code/, as LibTorch's importer reads them; nothing is compiled.
 /// \throws std::exception where it can't be parsed
 std::vector<torch::jit::TreeRef> definitions(const std::string& text, const std::string& name);

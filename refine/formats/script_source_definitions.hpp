@@ -16,6 +16,8 @@
 
 namespace refine::formats::detail::script {
 
+/// The lexer goes over comments and empty lines by recursion.
+/// \throws std::runtime_error where there are too many in a row, and at control characters
 REFINE_DEFINITION void require_dense(std::string_view text) {
   std::size_t idle = 0;
   for (std::size_t begin = 0; begin < text.size();) {
@@ -28,6 +30,18 @@ REFINE_DEFINITION void require_dense(std::string_view text) {
   const auto is_control = [](unsigned char c) { return (c < 0x20 && c != '\n' && c != '\t') || c == 0x7f; };
   if (std::ranges::any_of(text, is_control)) throw std::runtime_error("a control character");
 }
+
+/// Adds up what may lie in each other, of each level of brackets: a chain such as `a.b.c`, `a + b + c` or
+/// `not not a` is as deep as it is long; a comma ends it.
+class DepthGauge {
+ public:
+  void take(const torch::jit::Token& token);
+
+ private:
+  static constexpr std::size_t longest_name = 1000;
+  std::vector<std::size_t> chains_ = {0};
+  std::size_t indents_ = 0, branches_ = 0;
+};
 
 REFINE_DEFINITION void DepthGauge::take(const torch::jit::Token& token) {
   using namespace torch::jit;
@@ -78,6 +92,7 @@ REFINE_DEFINITION void DepthGauge::take(const torch::jit::Token& token) {
   }
 }
 
+/// A source that can be parsed without end of stack. \throws std::exception where it can't
 REFINE_DEFINITION std::shared_ptr<torch::jit::Source> shallow_source(const std::string& text,
                                                                      const std::string& name) {
   require_dense(text);

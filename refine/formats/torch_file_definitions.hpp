@@ -13,10 +13,20 @@
 #include <string_view>
 
 #include <refine/core/compiled.hpp>
+#include <refine/core/file_bytes.hpp>
+#include <refine/formats/archive.hpp>
+#include <refine/formats/pickle_builder.hpp>
+#include <refine/formats/pickle_machine.hpp>
 #include <refine/formats/torch_file.hpp>
+#include <refine/formats/zip_directory.hpp>
 
 namespace refine::formats::detail {
 
+/// The first pickle of what torch.save wrote before 1.6: a number of ten bytes.
+inline constexpr std::string_view legacy_magic{"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.",
+                                               15};
+
+/// PyTorch's archive: data.pkl, and a storage of key k under data/k.
 REFINE_DEFINITION Value read_zipped(const std::filesystem::path& path) {
   const Archive archive = read_archive(path);
   const auto fail = [&](std::string_view why) { throw Error("cannot load {}: {}", path.string(), why); };
@@ -40,6 +50,8 @@ REFINE_DEFINITION Value read_zipped(const std::filesystem::path& path) {
   return PickleBuilder(machine, storages).build(node);
 }
 
+/// The file of PyTorch before 1.6: pickles of a magic number, a version, what the machine was, the object and
+/// the storages' keys; then each storage's count of numbers (int64) and its bytes.
 REFINE_DEFINITION Value read_legacy(const std::filesystem::path& path, std::string_view bytes) {
   std::string_view rest = bytes.substr(legacy_magic.size());
   const auto plain = [&] {

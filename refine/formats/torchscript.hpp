@@ -1,13 +1,6 @@
 #pragma once
 
-#include <c10/core/Device.h>
-#include <c10/util/Exception.h>
-#include <caffe2/serialize/inline_container.h>
-#include <torch/csrc/jit/api/compilation_unit.h>
-#include <torch/csrc/jit/api/function_impl.h>
 #include <torch/csrc/jit/api/module.h>
-#include <torch/csrc/jit/ir/ir.h>
-#include <torch/csrc/jit/serialization/import.h>
 
 #include <filesystem>
 #include <map>
@@ -18,10 +11,6 @@
 
 #include <refine/core/error.hpp>
 #include <refine/formats/archive.hpp>
-#include <refine/formats/operators.hpp>
-#include <refine/formats/script_code.hpp>
-#include <refine/formats/script_pickle.hpp>
-#include <refine/formats/script_source.hpp>
 
 namespace refine::formats {
 
@@ -47,15 +36,6 @@ namespace detail::script {
 
 /// The number in an archive's version file; 0 where there is none.
 int version(const Archive& archive);
-
-/// Whether LibTorch is to see the entry; the rest is for debugging, or for other programs.
-bool is_needed(std::string_view name);
-
-/// An archive of nothing but what was looked at. It takes the entries, which may be large.
-std::string rebuilt(Archive archive);
-
-/// The kinds of the nodes in a block that no source file should have been able to bring about.
-void collect_foreign(const torch::jit::Block* block, std::set<std::string>& found);
 
 std::set<std::string> foreign_nodes(const torch::jit::Module& module);
 

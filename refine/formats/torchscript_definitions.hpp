@@ -2,7 +2,14 @@
 
 // What torchscript.hpp declares.
 
+#include <c10/core/Device.h>
+#include <c10/util/Exception.h>
+#include <caffe2/serialize/inline_container.h>
 #include <fmt/core.h>
+#include <torch/csrc/jit/api/compilation_unit.h>
+#include <torch/csrc/jit/api/function_impl.h>
+#include <torch/csrc/jit/ir/ir.h>
+#include <torch/csrc/jit/serialization/import.h>
 
 #include <algorithm>
 #include <cctype>
@@ -18,6 +25,10 @@
 #include <vector>
 
 #include <refine/core/compiled.hpp>
+#include <refine/formats/operators.hpp>
+#include <refine/formats/script_code.hpp>
+#include <refine/formats/script_pickle.hpp>
+#include <refine/formats/script_source.hpp>
 #include <refine/formats/torchscript.hpp>
 
 namespace refine::formats {
@@ -45,11 +56,13 @@ REFINE_DEFINITION int version(const Archive& archive) {
   return 0;
 }
 
+/// Whether LibTorch is to see the entry; the rest is for debugging, or for other programs.
 REFINE_DEFINITION bool is_needed(std::string_view name) {
   return name == "data.pkl" || name == "constants.pkl" || name.starts_with("data/") ||
          name.starts_with("constants/") || (name.starts_with("code/") && name.ends_with(".py"));
 }
 
+/// An archive of nothing but what was looked at. It takes the entries, which may be large.
 REFINE_DEFINITION std::string rebuilt(Archive archive) {
   std::string bytes;
   caffe2::serialize::PyTorchStreamWriter writer([&](const void* data, std::size_t size) {
@@ -68,6 +81,7 @@ REFINE_DEFINITION std::string rebuilt(Archive archive) {
   return bytes;
 }
 
+/// The kinds of the nodes in a block that no source file should have been able to bring about.
 REFINE_DEFINITION void collect_foreign(const torch::jit::Block* block, std::set<std::string>& found) {
   for (const torch::jit::Node* node : block->nodes()) {
     const std::string kind = node->kind().toQualString();

@@ -3,9 +3,6 @@
 #include <ATen/core/Tensor.h>
 #include <c10/core/ScalarType.h>
 #include <refine/core/error.hpp>
-#include <refine/formats/safetensors.hpp>
-#include <refine/formats/torch_file.hpp>
-#include <refine/formats/value.hpp>
 
 #include <cstdint>
 #include <filesystem>
@@ -20,21 +17,6 @@ struct Weights {
   std::map<std::string, at::Tensor> tensors = {};
   std::map<std::string, std::string> metadata = {};
 };
-
-namespace detail {
-
-/// Whether a file begins as safetensors do: the header's size in eight bytes, then the header.
-bool begins_like_safetensors(SeekableFile& file);
-
-/// The state dict of a checkpoint: the value itself, or what lies under one of the usual names.
-const Dict* state_dict_of(const Value& value);
-
-Weights weights_of(const Value& value, const std::filesystem::path& path);
-
-/// nn.DataParallel calls its module `module`; the weights are that module's.
-void strip_data_parallel(std::map<std::string, at::Tensor>& tensors);
-
-}  // namespace detail
 
 /// Reads a model's weights from a safetensors file or what torch.save wrote, told apart by content. A state
 /// dict may lie in a checkpoint under "state_dict", "model_state_dict", "model", "net" or "weights"; the

@@ -16,10 +16,15 @@
 #include <vector>
 
 #include <refine/core/compiled.hpp>
+#include <refine/formats/safetensors.hpp>
+#include <refine/formats/torch_file.hpp>
+#include <refine/formats/value.hpp>
 #include <refine/formats/weights.hpp>
+#include <refine/formats/zip_directory.hpp>
 
 namespace refine::formats::detail {
 
+/// Whether a file begins as safetensors do: the header's size in eight bytes, then the header.
 REFINE_DEFINITION bool begins_like_safetensors(SeekableFile& file) {
   constexpr std::uint64_t header_limit = 100'000'000;
   std::uint64_t header_size = 0;
@@ -29,6 +34,7 @@ REFINE_DEFINITION bool begins_like_safetensors(SeekableFile& file) {
   return header_size <= header_limit && start.back() == '{';
 }
 
+/// The state dict of a checkpoint: the value itself, or what lies under one of the usual names.
 REFINE_DEFINITION const Dict* state_dict_of(const Value& value) {
   for (const std::string_view name : {"state_dict", "model_state_dict", "model", "net", "weights"}) {
     const Value* inner = value.find(name);
@@ -59,6 +65,7 @@ REFINE_DEFINITION Weights weights_of(const Value& value, const std::filesystem::
   return result;
 }
 
+/// nn.DataParallel calls its module `module`; the weights are that module's.
 REFINE_DEFINITION void strip_data_parallel(std::map<std::string, at::Tensor>& tensors) {
   constexpr std::string_view prefix = "module.";
   if (!std::ranges::all_of(tensors, [&](const auto& entry) { return entry.first.starts_with(prefix); }))

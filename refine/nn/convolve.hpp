@@ -14,8 +14,6 @@ namespace detail {
 
 std::atomic<bool>& winograd_allowed();
 
-bool has_padding(const torch::nn::detail::ConvNdOptions<2>& o, std::int64_t zeros);
-
 /// 3×3, stride 1, a border of one zero.
 bool keeps_size(const torch::nn::detail::ConvNdOptions<2>& o);
 
@@ -31,14 +29,6 @@ inline void allow_winograd(bool yes) {
 /// is quicker, which is so in float32 on an x86 processor and outside of autocast, else by LibTorch. What is
 /// traced, for export, is LibTorch's own. \param bias may be undefined
 at::Tensor convolve(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias);
-
-namespace detail {
-
-/// Where oneDNN writes past the end of a kernel's gradient (LibTorch 2.13, processors with AVX2 alone):
-/// strided 1×1 kernels over fewer than eight channels.
-bool has_unsafe_gradient(const torch::nn::Conv2dImpl& convolution, const at::Tensor& x);
-
-}  // namespace detail
 
 /// `convolution(x)`, which is the above where it is such a one.
 at::Tensor convolve(torch::nn::Conv2d& convolution, const at::Tensor& x);

@@ -52,6 +52,8 @@ REFINE_DEFINITION at::Tensor convolve(const at::Tensor& x, const at::Tensor& wei
 
 namespace refine::nn::detail {
 
+/// Where oneDNN writes past the end of a kernel's gradient (LibTorch 2.13, processors with AVX2 alone):
+/// strided 1×1 kernels over fewer than eight channels.
 REFINE_DEFINITION bool has_unsafe_gradient(const torch::nn::Conv2dImpl& convolution, const at::Tensor& x) {
   const auto& o = convolution.options;
   return o.kernel_size()->at(0) == 1 && o.kernel_size()->at(1) == 1 && o.stride()->at(0) > 1 &&

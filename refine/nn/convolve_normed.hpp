@@ -4,9 +4,6 @@
 #include <torch/nn/modules/batchnorm.h>
 #include <torch/nn/modules/conv.h>
 
-#include <refine/nn/convolve.hpp>
-#include <refine/nn/foldable.hpp>
-
 namespace refine::nn {
 
 /// `normed(norm, convolve(convolution, x))`. While it trains, BatchNorm takes a bias away again with the

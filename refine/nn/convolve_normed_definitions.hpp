@@ -3,7 +3,9 @@
 // What convolve_normed.hpp declares.
 
 #include <refine/core/compiled.hpp>
+#include <refine/nn/convolve.hpp>
 #include <refine/nn/convolve_normed.hpp>
+#include <refine/nn/foldable.hpp>
 
 namespace refine::nn {
 

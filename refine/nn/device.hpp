@@ -9,12 +9,6 @@
 
 namespace refine {
 
-namespace detail {
-
-std::optional<at::Device>& chosen_device();
-
-}  // namespace detail
-
 /// Where `train_classifier` and `fit` run (and leave their networks, for evaluation): what `use_device`
 /// chose, otherwise CUDA where there is one, else the CPU.
 at::Device default_device();

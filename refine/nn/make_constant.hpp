@@ -2,10 +2,6 @@
 
 #include <torch/nn/module.h>
 
-#include <refine/nn/channels_last.hpp>
-#include <refine/nn/foldable.hpp>
-#include <refine/nn/seeded.hpp>
-
 namespace refine::nn {
 
 /// Turns a trained module, in place, into its fast and constant form: evaluation mode, BatchNorm folded into

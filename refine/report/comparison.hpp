@@ -3,10 +3,7 @@
 #include <string>
 #include <vector>
 
-#include <refine/metrics/der.hpp>
 #include <refine/report/defense_report.hpp>
-#include <refine/report/terminal_table.hpp>
-#include <refine/report/words.hpp>
 
 namespace refine::report {
 

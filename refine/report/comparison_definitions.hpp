@@ -13,7 +13,10 @@
 #include <vector>
 
 #include <refine/core/compiled.hpp>
+#include <refine/metrics/der.hpp>
 #include <refine/report/comparison.hpp>
+#include <refine/report/terminal_table.hpp>
+#include <refine/report/words.hpp>
 
 namespace refine::report {
 

@@ -3,8 +3,6 @@
 #include <string>
 
 #include <refine/report/defense_report.hpp>
-#include <refine/report/html_figures.hpp>
-#include <refine/report/words.hpp>
 
 namespace refine::report {
 

@@ -9,6 +9,8 @@
 
 #include <refine/core/compiled.hpp>
 #include <refine/report/html_alarm.hpp>
+#include <refine/report/html_figures.hpp>
+#include <refine/report/words.hpp>
 
 namespace refine::report {
 

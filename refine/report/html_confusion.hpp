@@ -6,8 +6,6 @@
 #include <vector>
 
 #include <refine/metrics/confusion_matrix.hpp>
-#include <refine/report/html_escape.hpp>
-#include <refine/report/words.hpp>
 
 namespace refine::report {
 

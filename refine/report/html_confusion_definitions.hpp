@@ -10,6 +10,8 @@
 
 #include <refine/core/compiled.hpp>
 #include <refine/report/html_confusion.hpp>
+#include <refine/report/html_escape.hpp>
+#include <refine/report/words.hpp>
 
 namespace refine::report {
 

@@ -8,10 +8,25 @@
 #include <string_view>
 
 #include <refine/core/compiled.hpp>
+#include <refine/report/base64.hpp>
 #include <refine/report/html.hpp>
+#include <refine/report/html_alarm.hpp>
+#include <refine/report/html_confusion.hpp>
+#include <refine/report/html_escape.hpp>
+#include <refine/report/html_figures.hpp>
+#include <refine/report/html_lifts.hpp>
+#include <refine/report/html_scan.hpp>
+#include <refine/report/html_style.hpp>
+#include <refine/report/png.hpp>
+#include <refine/report/scan_words.hpp>
+#include <refine/report/sheet_png.hpp>
+#include <refine/report/svg_curve.hpp>
+#include <refine/report/verdict.hpp>
+#include <refine/report/words.hpp>
 
 namespace refine::report::detail {
 
+/// Keeps a figure and its percent sign on one line.
 REFINE_DEFINITION std::string unbroken(std::string text) {
   for (auto at = text.find(" %"); at != std::string::npos; at = text.find(" %", at))
     text.replace(at, 1, "\u00a0");

@@ -6,7 +6,11 @@
 #include <string_view>
 
 #include <refine/core/compiled.hpp>
+#include <refine/metrics/der.hpp>
+#include <refine/report/html_escape.hpp>
 #include <refine/report/html_figures.hpp>
+#include <refine/report/not_measured.hpp>
+#include <refine/report/words.hpp>
 
 namespace refine::report::detail {
 

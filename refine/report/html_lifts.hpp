@@ -4,8 +4,6 @@
 #include <string>
 
 #include <refine/report/defense_report.hpp>
-#include <refine/report/html_escape.hpp>
-#include <refine/report/words.hpp>
 
 namespace refine::report {
 

@@ -9,7 +9,9 @@
 #include <vector>
 
 #include <refine/core/compiled.hpp>
+#include <refine/report/html_escape.hpp>
 #include <refine/report/html_lifts.hpp>
+#include <refine/report/words.hpp>
 
 namespace refine::report {
 

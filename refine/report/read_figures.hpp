@@ -11,13 +11,8 @@ namespace refine::report::detail {
 
 metrics::Proportion read_proportion(const MetricsNode& node);
 
-metrics::Lift read_lift(const MetricsNode& node, int classes);
-
 /// One a class, in their order.
 std::vector<metrics::Lift> read_lifts(const MetricsNode& node, int classes);
-
-/// classes × classes, or empty.
-metrics::ConfusionMatrix read_matrix(const MetricsNode& node, int classes);
 
 void require_same(const MetricsNode& node, const metrics::Proportion& counted);
 

@@ -46,6 +46,7 @@ REFINE_DEFINITION std::vector<metrics::Lift> read_lifts(const MetricsNode& node,
   return lifts;
 }
 
+/// classes × classes, or empty.
 REFINE_DEFINITION metrics::ConfusionMatrix read_matrix(const MetricsNode& node, int classes) {
   if (node.size() == 0) return {};
   const auto side = static_cast<std::size_t>(classes);

@@ -3,21 +3,9 @@
 #include <filesystem>
 
 #include <refine/core/error.hpp>
-#include <refine/core/file_bytes.hpp>
-#include <refine/metrics/der.hpp>
 #include <refine/report/defense_report.hpp>
-#include <refine/report/metrics_node.hpp>
-#include <refine/report/read_figures.hpp>
 
 namespace refine::report {
-
-namespace detail {
-
-metrics::AlarmFigures read_alarm(const MetricsNode& node);
-
-metrics::ScanEntry read_scan_entry(const MetricsNode& node, int classes);
-
-}  // namespace detail
 
 /// Reads a `metrics.json` (schema 1) back: all that it holds, which is all of the report but its image sheet.
 /// Figures are made again from the counts; keys that are not known, as of a later version, are passed over.

@@ -10,6 +10,10 @@
 #include <vector>
 
 #include <refine/core/compiled.hpp>
+#include <refine/core/file_bytes.hpp>
+#include <refine/metrics/der.hpp>
+#include <refine/report/metrics_node.hpp>
+#include <refine/report/read_figures.hpp>
 #include <refine/report/read_metrics.hpp>
 
 namespace refine::report::detail {

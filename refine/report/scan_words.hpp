@@ -3,9 +3,7 @@
 #include <string>
 #include <vector>
 
-#include <refine/metrics/scan_entry.hpp>
 #include <refine/report/defense_report.hpp>
-#include <refine/report/words.hpp>
 
 /// How a scan is read, the same on the terminal and on the page.
 namespace refine::report {
@@ -35,9 +33,6 @@ struct Guess {
 std::vector<Guess> guesses(const DefenseReport& r);
 
 namespace detail {
-
-/// The guess with the largest lift on one side. \pre not empty
-const Guess& foremost(const std::vector<Guess>& all, metrics::Lift Guess::*side);
 
 /// “ship” by 97.0 points
 std::string lifted(const DefenseReport& r, const metrics::Lift& lift);

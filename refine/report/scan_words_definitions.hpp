@@ -9,7 +9,9 @@
 #include <vector>
 
 #include <refine/core/compiled.hpp>
+#include <refine/metrics/scan_entry.hpp>
 #include <refine/report/scan_words.hpp>
+#include <refine/report/words.hpp>
 
 namespace refine::report {
 
@@ -34,6 +36,7 @@ REFINE_DEFINITION std::vector<Guess> guesses(const DefenseReport& r) {
 
 namespace refine::report::detail {
 
+/// The guess with the largest lift on one side. \pre not empty
 REFINE_DEFINITION const Guess& foremost(const std::vector<Guess>& all, metrics::Lift Guess::*side) {
   return *std::ranges::max_element(all, {}, [&](const Guess& g) {
     const metrics::Lift& lift = g.*side;

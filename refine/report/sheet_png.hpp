@@ -5,17 +5,16 @@
 #include <vector>
 
 #include <refine/report/image_sheet.hpp>
-#include <refine/report/png.hpp>
 
 namespace refine::report {
 
 /// One image of a sheet as interleaved bytes, height × width × 3; grey is repeated.
 std::vector<std::uint8_t> interleaved(const ImageSheet& sheet, const std::vector<std::uint8_t>& planes);
 
+inline constexpr int sheet_gutter = 8;  ///< pixels between the images of `sheet_png`, and around them
+
 /// The sheet as one picture: each pixel a square of `scale`, the images on white with gutters of
 /// `sheet_gutter` pixels, also around them. No text. \throws Error when the sheet is empty or incomplete
-inline constexpr int sheet_gutter = 8;
-
 std::string sheet_png(const ImageSheet& sheet, int scale);
 
 }  // namespace refine::report

@@ -3,7 +3,6 @@
 #include <string>
 
 #include <refine/report/curve.hpp>
-#include <refine/report/html_escape.hpp>
 
 namespace refine::report {
 
@@ -20,8 +19,6 @@ struct Ticks {
   double at(int i) const { return first + i * step; }
   double last() const { return at(count - 1); }
 };
-
-std::string tick_text(double value);
 
 }  // namespace detail
 

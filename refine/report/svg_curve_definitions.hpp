@@ -11,6 +11,7 @@
 #include <string>
 
 #include <refine/core/compiled.hpp>
+#include <refine/report/html_escape.hpp>
 #include <refine/report/svg_curve.hpp>
 
 namespace refine::report::detail {

@@ -6,12 +6,7 @@
 #include <string>
 #include <string_view>
 
-#include <refine/metrics/der.hpp>
 #include <refine/report/defense_report.hpp>
-#include <refine/report/not_measured.hpp>
-#include <refine/report/scan_words.hpp>
-#include <refine/report/verdict.hpp>
-#include <refine/report/words.hpp>
 
 namespace refine::report {
 
@@ -25,28 +20,9 @@ inline bool starts_character(char c) {
 /// file may carry a terminal's control sequences: they become spaces.
 std::string field(std::string_view text, int width, bool right = false);
 
-std::string table_line(std::array<std::string_view, 7> cells);
-
 std::string range(const metrics::Interval& i);
 
-std::string tally(std::int64_t n);
-
 std::string points(double share);
-
-std::string share_line(std::string_view name, const metrics::Proportion& before,
-                       const metrics::Proportion& after);
-
-std::string table_title(std::string_view title);
-
-std::string lift_lines(const DefenseReport& r);
-
-/// A figure that there is of the defense alone.
-std::string single_line(std::string_view name, const metrics::Proportion& p);
-
-std::string alarm_lines(const metrics::AlarmFigures& alarm);
-
-/// The guessed triggers that lift most; the page has all.
-std::string scan_table(const DefenseReport& r);
 
 }  // namespace detail
 

@@ -13,7 +13,12 @@
 #include <vector>
 
 #include <refine/core/compiled.hpp>
+#include <refine/metrics/der.hpp>
+#include <refine/report/not_measured.hpp>
+#include <refine/report/scan_words.hpp>
 #include <refine/report/terminal_table.hpp>
+#include <refine/report/verdict.hpp>
+#include <refine/report/words.hpp>
 
 namespace refine::report::detail {
 
@@ -83,6 +88,7 @@ REFINE_DEFINITION std::string lift_lines(const DefenseReport& r) {
                      "", ""});
 }
 
+/// A figure that there is of the defense alone.
 REFINE_DEFINITION std::string single_line(std::string_view name, const metrics::Proportion& p) {
   return table_line({name, tally(p.n), "", "", words::percent(p.value(), 2), range(p.wilson()), ""});
 }
@@ -97,6 +103,7 @@ REFINE_DEFINITION std::string alarm_lines(const metrics::AlarmFigures& alarm) {
   return text;
 }
 
+/// The guessed triggers that lift most; the page has all.
 REFINE_DEFINITION std::string scan_table(const DefenseReport& r) {
   constexpr std::size_t most = 6;
   const auto line = [](std::string_view trigger, std::string_view before, std::string_view class_before,

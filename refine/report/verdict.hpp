@@ -5,8 +5,6 @@
 #include <vector>
 
 #include <refine/report/defense_report.hpp>
-#include <refine/report/scan_words.hpp>
-#include <refine/report/words.hpp>
 
 namespace refine::report {
 
@@ -34,21 +32,6 @@ struct Verdict {
   /// A stable word for files.
   std::string_view word() const;
 };
-
-namespace detail {
-
-/// Not the largest lift's interval alone: that class was chosen for being largest, and another's may be
-/// wider.
-double highest(const std::vector<metrics::Lift>& lifts, double least);
-
-/// Of a trigger that was given.
-Verdict trigger_verdict(const DefenseReport& r);
-
-/// Of guessed triggers, where none was given. Those that work on the victim are judged as a given one is;
-/// that none was found says little.
-Verdict scan_verdict(const DefenseReport& r);
-
-}  // namespace detail
 
 Verdict verdict(const DefenseReport& r);
 

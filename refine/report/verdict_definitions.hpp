@@ -10,7 +10,9 @@
 #include <vector>
 
 #include <refine/core/compiled.hpp>
+#include <refine/report/scan_words.hpp>
 #include <refine/report/verdict.hpp>
+#include <refine/report/words.hpp>
 
 namespace refine::report {
 
@@ -23,11 +25,14 @@ REFINE_DEFINITION std::string_view Verdict::word() const {
 
 namespace refine::report::detail {
 
+/// Not the largest lift's interval alone: that class was chosen for being largest, and another's may be
+/// wider.
 REFINE_DEFINITION double highest(const std::vector<metrics::Lift>& lifts, double least) {
   for (const metrics::Lift& lift : lifts) least = std::max(least, lift.n > 0 ? lift.interval().high : -1);
   return least;
 }
 
+/// Of a trigger that was given.
 REFINE_DEFINITION Verdict trigger_verdict(const DefenseReport& r) {
   const metrics::Lift& before = r.before.largest_lift;
   const metrics::Lift& after = r.after.largest_lift;
@@ -77,6 +82,8 @@ REFINE_DEFINITION Verdict trigger_verdict(const DefenseReport& r) {
   return v;
 }
 
+/// Of guessed triggers, where none was given. Those that work on the victim are judged as a given one is;
+/// that none was found says little.
 REFINE_DEFINITION Verdict scan_verdict(const DefenseReport& r) {
   Verdict v;
   v.headline = "Not measured: no trigger was given";

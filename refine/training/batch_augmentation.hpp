@@ -5,7 +5,6 @@
 
 #include <cstdint>
 
-#include <refine/core/seed.hpp>
 #include <refine/data/augmentation.hpp>
 #include <refine/data/training_set.hpp>
 

@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include <refine/core/compiled.hpp>
+#include <refine/core/seed.hpp>
 #include <refine/training/batch_augmentation.hpp>
 
 namespace refine::detail {

@@ -9,7 +9,6 @@
 
 #include <refine/core/error.hpp>
 #include <refine/nn/lanes.hpp>
-#include <refine/training/muon.hpp>
 #include <refine/training/optimization.hpp>
 
 namespace refine {

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include <refine/core/compiled.hpp>
+#include <refine/training/muon.hpp>
 #include <refine/training/optimizers.hpp>
 
 namespace refine {

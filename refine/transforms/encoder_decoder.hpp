@@ -16,7 +16,6 @@
 #include <refine/nn/convolve_normed.hpp>
 #include <refine/nn/foldable.hpp>
 #include <refine/nn/seeded.hpp>
-#include <refine/nn/upsampled.hpp>
 #include <refine/transforms/squash.hpp>
 
 namespace refine::transforms {

@@ -13,6 +13,7 @@
 #include <string>
 
 #include <refine/core/compiled.hpp>
+#include <refine/nn/upsampled.hpp>
 #include <refine/transforms/encoder_decoder.hpp>
 
 namespace refine::transforms::detail {

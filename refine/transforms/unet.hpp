@@ -14,11 +14,8 @@
 #include <refine/core/compiled.hpp>
 #include <refine/core/seed.hpp>
 #include <refine/core/task.hpp>
-#include <refine/nn/convolve_normed.hpp>
-#include <refine/nn/deep_copy.hpp>
 #include <refine/nn/foldable.hpp>
 #include <refine/nn/seeded.hpp>
-#include <refine/nn/upsampled.hpp>
 #include <refine/transforms/squash.hpp>
 
 namespace refine::transforms {

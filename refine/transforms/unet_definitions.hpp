@@ -15,6 +15,9 @@
 #include <vector>
 
 #include <refine/core/compiled.hpp>
+#include <refine/nn/convolve_normed.hpp>
+#include <refine/nn/deep_copy.hpp>
+#include <refine/nn/upsampled.hpp>
 #include <refine/transforms/unet.hpp>
 
 namespace refine::transforms::detail {

@@ -16,6 +16,7 @@
 #include <refine/backbones/resnet18.hpp>
 #include <refine/core/task.hpp>
 #include <refine/data/synthetic.hpp>
+#include <refine/formats/safetensors.hpp>
 #include <string>
 #include <vector>
 #include "tests/support/error_of.hpp"

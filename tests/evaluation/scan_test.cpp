@@ -9,7 +9,9 @@
 #include <ATen/ops/zeros.h>
 #include <gtest/gtest.h>
 #include <refine/evaluation/scan.hpp>
+#include <refine/triggers/blend.hpp>
 #include <refine/triggers/none.hpp>
+#include <refine/triggers/patterns.hpp>
 
 #include <algorithm>
 #include <cstdint>

@@ -6,6 +6,7 @@
 #include <archive_entry.h>
 #include <gtest/gtest.h>
 #include <refine/formats/pickle.hpp>
+#include <refine/formats/safetensors.hpp>
 #include <refine/formats/torch_file.hpp>
 #include <refine/formats/weights.hpp>
 

@@ -7,6 +7,7 @@
 #include <torch/nn/module.h>
 #include <torch/optim/adam.h>
 #include <torch/optim/sgd.h>
+#include <refine/training/muon.hpp>
 #include <refine/training/optimizers.hpp>
 
 #include <algorithm>

@@ -20,6 +20,9 @@ def refine_library(name, hdrs = None, deps = [], **kwargs):
     if native.repository_name().strip("@") and native.package_name():
         up = "/".join([".."] * len(native.package_name().split("/")))
         kwargs.setdefault("includes", [up])
+    if kwargs.get("srcs"):
+        # //tests/headers reads them.
+        native.exports_files(kwargs["srcs"], visibility = ["//tests/headers:__pkg__"])
     cc_library(
         name = name,
         hdrs = native.glob(["*.hpp"]) if hdrs == None else hdrs,

@@ -18,6 +18,8 @@
 #include <refine/backbones/any_network.hpp>
 #include <refine/backbones/freeze.hpp>
 #include <refine/backbones/normalized.hpp>
+#include <refine/core/atomic_file.hpp>
+#include <refine/core/file_bytes.hpp>
 #include <refine/evaluation/evaluate.hpp>
 #include <refine/formats/weights.hpp>
 #include <refine/nn/device.hpp>

@@ -14,6 +14,7 @@
 
 #include <refine/artifacts/defense.hpp>
 #include <refine/artifacts/export_torchscript.hpp>
+#include <refine/core/file_bytes.hpp>
 #include <refine/core/random.hpp>
 #include <refine/data/image_files.hpp>
 #include <refine/nn/device.hpp>

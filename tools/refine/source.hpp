@@ -11,6 +11,7 @@
 
 #include <refine/backbones/normalized.hpp>
 #include <refine/core/image_shape.hpp>
+#include <refine/core/seed.hpp>
 #include <refine/data/left_out.hpp>
 #include <refine/data/resize.hpp>
 #include <refine/data/split.hpp>

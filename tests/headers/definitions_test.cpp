@@ -1,0 +1,58 @@
+// What headers leave to …_definitions.hpp is reached both ways: by the header, and by the room's .cpp.
+
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <map>
+#include <string>
+#include <string_view>
+
+namespace fs = std::filesystem;
+
+namespace {
+
+std::string text_of(const fs::path& path) {
+  std::ifstream file(path);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+/// …_definitions.hpp below refine/, by their headers.
+std::map<fs::path, fs::path> definitions() {
+  constexpr std::string_view tail = "_definitions.hpp";
+  std::map<fs::path, fs::path> all;
+  for (const auto& entry : fs::recursive_directory_iterator("refine")) {
+    const std::string name = entry.path().filename().string();
+    if (!name.ends_with(tail)) continue;
+    const std::string stem = name.substr(0, name.size() - tail.size());
+    all[entry.path().parent_path() / (stem + ".hpp")] = entry.path();
+  }
+  return all;
+}
+
+std::string include_of(const fs::path& path) {
+  return "#include <" + path.generic_string() + ">\n";
+}
+
+TEST(Definitions, AreThere) {
+  EXPECT_GT(definitions().size(), 50);
+}
+
+TEST(Definitions, EndTheirHeaderWhereTheyAreNotCompiledOnce) {
+  for (const auto& [header, definitions] : definitions()) {
+    const std::string end = "#if !defined(REFINE_COMPILED)\n" + include_of(definitions) + "#endif\n";
+    EXPECT_TRUE(text_of(header).ends_with(end)) << header << " does not end with\n" << end;
+  }
+}
+
+TEST(Definitions, AreCompiledWithTheirRoom) {
+  for (const auto& [header, definitions] : definitions()) {
+    const fs::path room = header.parent_path();
+    const fs::path source = room / (room.filename().string() + ".cpp");
+    EXPECT_NE(text_of(source).find(include_of(definitions)), std::string::npos)
+        << source << " lacks " << include_of(definitions);
+  }
+}
+
+}  // namespace
