@@ -44,13 +44,13 @@ struct DefenseFacts {
 
 template <typename T, typename B, typename R>
 DefenseFacts facts_of(const Pipeline<T, B, R>& defense) {
-  return {defense.remap().permutation, defense.domain(), description(defense.transform())};
+  return {defense.remap().permutation, defense.domain(), detail::description(defense.transform())};
 }
 
 /// Takes a look at every byte of the victim.
 template <typename T, typename B, typename R>
 std::string victim_of(const Pipeline<T, B, R>& defense) {
-  return fingerprint(*defense.backbone().module, backbones::constants_of(defense.backbone()));
+  return detail::fingerprint(*defense.backbone().module, backbones::constants_of(defense.backbone()));
 }
 
 void say(const DefenseFacts& facts, const std::string& victim, const Recipe& recipe,
@@ -61,6 +61,7 @@ void say(const DefenseFacts& facts, const std::string& victim, const Recipe& rec
 std::vector<std::int64_t> fitting_permutation(const std::map<std::string, std::string>& metadata,
                                               const DefenseFacts& here, const std::string& name);
 
+/// \throws Error when the file is of another victim
 void require_victim(const std::map<std::string, std::string>& metadata, const std::string& victim,
                     const std::string& name);
 
@@ -72,8 +73,8 @@ void require_victim(const std::map<std::string, std::string>& metadata, const st
 template <typename T, typename B, typename R>
 void save(const Pipeline<T, B, R>& defense, const std::filesystem::path& path, const Recipe& recipe,
           std::map<std::string, std::string> metadata = {}) {
-  using namespace artifacts::detail;
-  say(facts_of(defense), victim_of(defense), recipe, metadata);
+  artifacts::detail::say(artifacts::detail::facts_of(defense), artifacts::detail::victim_of(defense), recipe,
+                         metadata);
   formats::write_safetensors(
       path, {artifacts::state_dict(*defense.transform().module, "transform."), std::move(metadata)});
 }
@@ -85,11 +86,11 @@ void save(const Pipeline<T, B, R>& defense, const std::filesystem::path& path, c
 /// domain
 template <typename T, typename B, typename R>
 std::map<std::string, std::string> load(Pipeline<T, B, R>& defense, const std::filesystem::path& path) {
-  using namespace artifacts::detail;
   auto content = formats::read_safetensors(path);
   const std::string name = path.string();
-  auto permutation = fitting_permutation(content.metadata, facts_of(defense), name);
-  require_victim(content.metadata, victim_of(defense), name);
+  auto permutation =
+      artifacts::detail::fitting_permutation(content.metadata, artifacts::detail::facts_of(defense), name);
+  artifacts::detail::require_victim(content.metadata, artifacts::detail::victim_of(defense), name);
   artifacts::load_state_dict(*defense.transform().module, content.tensors, name, "transform.");
   defense.rename_classes(std::move(permutation));
   return std::move(content.metadata);

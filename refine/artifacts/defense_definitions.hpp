@@ -19,6 +19,7 @@
 #include <refine/artifacts/victim.hpp>
 #include <refine/core/compiled.hpp>
 #include <refine/core/error.hpp>
+#include <refine/core/message.hpp>
 #include <refine/remaps/remapping_strategy.hpp>
 #include <refine/training/recipe_json.hpp>
 

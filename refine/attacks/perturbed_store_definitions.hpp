@@ -2,6 +2,7 @@
 
 // What perturbed_store.hpp declares.
 
+#include <ATen/TensorOperators.h>
 #include <fmt/format.h>
 
 #include <filesystem>

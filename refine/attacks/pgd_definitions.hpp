@@ -2,6 +2,7 @@
 
 // What pgd.hpp declares.
 
+#include <ATen/TensorOperators.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/clamp.h>
 #include <ATen/ops/cross_entropy_loss.h>
@@ -13,6 +14,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstdio>
 #include <optional>
 #include <string>
 #include <vector>
@@ -21,9 +23,11 @@
 #include <refine/attacks/pgd.hpp>
 #include <refine/core/agreement.hpp>
 #include <refine/core/compiled.hpp>
+#include <refine/core/image_shape.hpp>
 #include <refine/core/message.hpp>
 #include <refine/core/progress_meter.hpp>
 #include <refine/data/dataset.hpp>
+#include <refine/data/pixels.hpp>
 #include <refine/nn/device.hpp>
 
 namespace refine::attacks {

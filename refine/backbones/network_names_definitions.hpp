@@ -2,7 +2,7 @@
 
 // What network_names.hpp declares.
 
-#include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <cstddef>
 #include <string_view>

@@ -2,6 +2,7 @@
 
 // What residual.hpp declares.
 
+#include <ATen/TensorOperators.h>
 #include <ATen/ops/max_pool2d.h>
 
 #include <cstddef>

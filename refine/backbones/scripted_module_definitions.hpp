@@ -3,12 +3,12 @@
 // What scripted_module.hpp declares.
 
 #include <c10/core/MemoryFormat.h>
+#include <torch/csrc/jit/frontend/tracer.h>
 #include <torch/csrc/jit/ir/constants.h>
 #include <torch/csrc/jit/passes/dead_code_elimination.h>
 #include <torch/csrc/jit/passes/lower_tuples.h>
-
-#include <torch/csrc/jit/frontend/tracer.h>
 #include <torch/csrc/jit/runtime/custom_operator.h>
+
 #include <cstddef>
 #include <cstdint>
 #include <memory>

@@ -1,6 +1,6 @@
 #pragma once
 
-#include <ATen/TensorOperators.h>
+#include <ATen/core/Tensor.h>
 #include <torch/nn/cloneable.h>
 #include <torch/nn/modules/linear.h>
 

@@ -2,6 +2,7 @@
 
 // What vit_blocks.hpp declares.
 
+#include <ATen/TensorOperators.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/constant_pad_nd.h>
 #include <ATen/ops/full.h>

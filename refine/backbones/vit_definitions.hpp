@@ -2,6 +2,7 @@
 
 // What vit.hpp declares.
 
+#include <ATen/TensorOperators.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/randn.h>
 #include <torch/nn/modules/linear.h>

@@ -3,6 +3,7 @@
 // What atomic_file.hpp declares.
 
 #include <fcntl.h>
+#include <fmt/core.h>
 #include <unistd.h>
 
 #include <atomic>

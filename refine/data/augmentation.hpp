@@ -6,7 +6,6 @@
 #include <refine/core/seed.hpp>
 
 #include <cstdint>
-#include <numbers>
 #include <string_view>
 #include <vector>
 
@@ -57,10 +56,6 @@ struct CropBox {
 /// torchvision's rule: ten tries at a box of that area and ratio, or else all of the image with its ratio
 /// clamped.
 CropBox random_resized_box(Draws& draws, std::int64_t height, std::int64_t width, double min_scale);
-
-/// Padded crop and flip as one gather: row r, column c of an image come from (rows[r], columns[c]) of the
-/// padded one.
-at::Tensor shifted(const at::Tensor& images, std::int64_t padding, bool flip, std::uint64_t seed);
 
 /// How one image is turned, moved and scaled: clockwise degrees, whole pixels to the right and down, factor.
 struct Move {

@@ -16,6 +16,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <numbers>
 #include <vector>
 
 #include <refine/core/compiled.hpp>
@@ -106,6 +107,8 @@ REFINE_DEFINITION at::Tensor resized_crop(const at::Tensor& images, double min_s
                           false);
 }
 
+/// Padded crop and flip as one gather: row r, column c of an image come from (rows[r], columns[c]) of the
+/// padded one.
 REFINE_DEFINITION at::Tensor shifted(const at::Tensor& images, std::int64_t padding, bool flip,
                                      std::uint64_t seed) {
   const std::int64_t n = images.size(0), channels = images.size(1), height = images.size(2),

@@ -12,8 +12,6 @@ namespace detail::cifar {
 
 std::vector<std::string> class_names();
 
-Dataset read(const std::filesystem::path& folder, const std::vector<std::string>& files);
-
 }  // namespace detail::cifar
 
 /// Whether something that `cifar10(root)` would read lies under `root`.

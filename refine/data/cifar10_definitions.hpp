@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <array>
 #include <cstddef>
+#include <cstdint>
 #include <cstring>
 #include <filesystem>
 #include <sstream>
@@ -14,6 +15,7 @@
 #include <vector>
 
 #include <refine/core/compiled.hpp>
+#include <refine/core/error.hpp>
 #include <refine/core/file_bytes.hpp>
 #include <refine/data/cifar10.hpp>
 #include <refine/data/image_folder.hpp>

@@ -3,6 +3,7 @@
 // What decode_image.hpp declares.
 
 #include <ATen/ops/empty.h>
+#include <fmt/core.h>
 #include <png.h>
 #include <turbojpeg.h>
 

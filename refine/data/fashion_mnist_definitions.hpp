@@ -8,6 +8,7 @@
 #include <string>
 
 #include <refine/core/compiled.hpp>
+#include <refine/core/error.hpp>
 #include <refine/core/file_bytes.hpp>
 #include <refine/data/fashion_mnist.hpp>
 #include <refine/data/idx.hpp>

@@ -6,7 +6,6 @@
 #include <refine/data/resize.hpp>
 #include <refine/data/split.hpp>
 
-#include <cstdint>
 #include <filesystem>
 #include <string>
 #include <vector>

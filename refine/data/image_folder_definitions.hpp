@@ -3,11 +3,11 @@
 // What image_folder.hpp declares.
 
 #include <ATen/ops/tensor.h>
-#include <range/v3/algorithm/find.hpp>
 
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <range/v3/algorithm/find.hpp>
 #include <string>
 #include <utility>
 #include <vector>

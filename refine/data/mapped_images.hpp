@@ -1,7 +1,6 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
-#include <refine/core/error.hpp>
 
 #include <cstddef>
 #include <cstdint>

@@ -2,12 +2,12 @@
 
 // What mapped_images.hpp declares.
 
+#include <ATen/ops/from_blob.h>
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <ATen/ops/from_blob.h>
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>
@@ -18,6 +18,7 @@
 #include <utility>
 
 #include <refine/core/compiled.hpp>
+#include <refine/core/error.hpp>
 #include <refine/data/mapped_images.hpp>
 
 namespace refine::data::detail {

@@ -4,7 +4,6 @@
 #include <refine/data/split.hpp>
 
 #include <cstdint>
-#include <numbers>
 
 namespace refine::data {
 

@@ -7,9 +7,11 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <numbers>
 #include <string>
 
 #include <refine/core/compiled.hpp>
+#include <refine/core/error.hpp>
 #include <refine/core/random.hpp>
 #include <refine/data/synthetic.hpp>
 

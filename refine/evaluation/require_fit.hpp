@@ -5,7 +5,8 @@
 #include <optional>
 #include <string_view>
 
-#include <refine/core/error.hpp>
+#include <refine/core/image_shape.hpp>
+#include <refine/core/task.hpp>
 #include <refine/data/dataset.hpp>
 
 /// What is refused before any work, not after it.

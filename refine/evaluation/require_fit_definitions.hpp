@@ -7,6 +7,8 @@
 
 #include <refine/core/agreement.hpp>
 #include <refine/core/compiled.hpp>
+#include <refine/core/error.hpp>
+#include <refine/core/message.hpp>
 #include <refine/evaluation/require_fit.hpp>
 
 namespace refine::detail {

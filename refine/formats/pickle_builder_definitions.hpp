@@ -20,6 +20,8 @@
 
 #include <refine/core/compiled.hpp>
 #include <refine/formats/pickle_builder.hpp>
+#include <refine/formats/pickle_names.hpp>
+#include <refine/formats/pickle_stack.hpp>
 #include <refine/formats/zip_directory.hpp>
 
 namespace refine::formats::detail {

@@ -1,6 +1,5 @@
 #pragma once
 
-#include <refine/core/error.hpp>
 #include <refine/formats/pickle_names.hpp>
 
 #include <cstddef>

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include <refine/core/compiled.hpp>
+#include <refine/core/error.hpp>
 #include <refine/formats/pickle_stack.hpp>
 #include <refine/formats/zip_directory.hpp>
 

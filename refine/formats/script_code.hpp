@@ -1,10 +1,7 @@
 #pragma once
 
-#include <ATen/core/symbol.h>
-#include <torch/csrc/jit/frontend/builtin_functions.h>
 #include <torch/csrc/jit/frontend/tree.h>
 #include <torch/csrc/jit/frontend/tree_views.h>
-#include <torch/csrc/jit/runtime/operator.h>
 
 #include <functional>
 #include <map>
@@ -13,8 +10,6 @@
 #include <string_view>
 #include <utility>
 #include <vector>
-
-#include <refine/formats/script_source.hpp>
 
 namespace refine::formats::detail::script {
 

@@ -2,7 +2,10 @@
 
 // What script_code.hpp declares.
 
+#include <ATen/core/symbol.h>
 #include <fmt/core.h>
+#include <torch/csrc/jit/frontend/builtin_functions.h>
+#include <torch/csrc/jit/runtime/operator.h>
 
 #include <algorithm>
 #include <cstddef>
@@ -16,6 +19,7 @@
 #include <refine/core/compiled.hpp>
 #include <refine/formats/operators.hpp>
 #include <refine/formats/script_code.hpp>
+#include <refine/formats/script_source.hpp>
 
 namespace refine::formats::detail::script {
 

@@ -1,12 +1,11 @@
 #pragma once
 
 #include <c10/core/ScalarType.h>
-#include <torch/csrc/jit/frontend/tree_views.h>
+#include <torch/csrc/jit/frontend/tree.h>
 
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
-#include <iterator>
 #include <map>
 #include <set>
 #include <stdexcept>

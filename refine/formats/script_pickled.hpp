@@ -1,7 +1,6 @@
 #pragma once
 
 #include <torch/csrc/jit/frontend/tree.h>
-#include <torch/csrc/jit/frontend/tree_views.h>
 
 #include <cstddef>
 #include <cstdint>

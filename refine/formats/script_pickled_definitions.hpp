@@ -2,6 +2,8 @@
 
 // What script_pickled.hpp declares.
 
+#include <torch/csrc/jit/frontend/tree_views.h>
+
 #include <algorithm>
 #include <cstddef>
 #include <string>

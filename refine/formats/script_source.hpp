@@ -1,13 +1,8 @@
 #pragma once
 
-#include <torch/csrc/jit/frontend/lexer.h>
-#include <torch/csrc/jit/frontend/parser.h>
-#include <torch/csrc/jit/frontend/source_range.h>
 #include <torch/csrc/jit/frontend/tree.h>
-#include <torch/csrc/jit/frontend/tree_views.h>
 
 #include <cstddef>
-#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>

@@ -2,6 +2,11 @@
 
 // What script_source.hpp declares.
 
+#include <torch/csrc/jit/frontend/lexer.h>
+#include <torch/csrc/jit/frontend/parser.h>
+#include <torch/csrc/jit/frontend/source_range.h>
+#include <torch/csrc/jit/frontend/tree_views.h>
+
 #include <algorithm>
 #include <cstddef>
 #include <memory>

@@ -1,6 +1,5 @@
 #pragma once
 
-#include <c10/core/ScalarType.h>
 #include <refine/core/error.hpp>
 #include <refine/formats/value.hpp>
 

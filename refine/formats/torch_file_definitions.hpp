@@ -17,6 +17,7 @@
 #include <refine/formats/archive.hpp>
 #include <refine/formats/pickle_builder.hpp>
 #include <refine/formats/pickle_machine.hpp>
+#include <refine/formats/pickle_stack.hpp>
 #include <refine/formats/torch_file.hpp>
 #include <refine/formats/zip_directory.hpp>
 

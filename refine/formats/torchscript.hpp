@@ -6,7 +6,6 @@
 #include <map>
 #include <set>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include <refine/core/error.hpp>
@@ -34,12 +33,7 @@ bool is_torchscript(const Archive& archive);
 
 namespace detail::script {
 
-/// The number in an archive's version file; 0 where there is none.
-int version(const Archive& archive);
-
 std::set<std::string> foreign_nodes(const torch::jit::Module& module);
-
-[[noreturn]] void refuse(const std::filesystem::path& path, const std::vector<std::string>& objections);
 
 }  // namespace detail::script
 

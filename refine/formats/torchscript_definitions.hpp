@@ -28,6 +28,7 @@
 #include <refine/formats/operators.hpp>
 #include <refine/formats/script_code.hpp>
 #include <refine/formats/script_pickle.hpp>
+#include <refine/formats/script_pickled.hpp>
 #include <refine/formats/script_source.hpp>
 #include <refine/formats/torchscript.hpp>
 
@@ -43,6 +44,7 @@ REFINE_DEFINITION bool is_torchscript(const Archive& archive) {
 
 namespace refine::formats::detail::script {
 
+/// The number in an archive's version file; 0 where there is none.
 REFINE_DEFINITION int version(const Archive& archive) {
   for (const auto* name : {".data/version", "version"}) {
     const auto found = archive.entries.find(name);
@@ -102,7 +104,8 @@ REFINE_DEFINITION std::set<std::string> foreign_nodes(const torch::jit::Module& 
   return found;
 }
 
-REFINE_DEFINITION void refuse(const std::filesystem::path& path, const std::vector<std::string>& objections) {
+[[noreturn]] REFINE_DEFINITION void refuse(const std::filesystem::path& path,
+                                           const std::vector<std::string>& objections) {
   std::string more;
   if (objections.size() > 1) more = fmt::format(", and {} more", objections.size() - 1);
   throw Error(

@@ -2,6 +2,7 @@
 
 // What weights.hpp declares.
 
+#include <c10/core/ScalarType.h>
 #include <fmt/core.h>
 
 #include <algorithm>

@@ -2,17 +2,17 @@
 
 // What lift.hpp declares.
 
-#include <range/v3/algorithm/max_element.hpp>
-
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <limits>
 #include <optional>
+#include <range/v3/algorithm/max_element.hpp>
 #include <vector>
 
 #include <refine/core/compiled.hpp>
+#include <refine/core/error.hpp>
 #include <refine/metrics/lift.hpp>
 
 namespace refine::metrics {

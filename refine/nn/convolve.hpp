@@ -4,9 +4,6 @@
 #include <torch/nn/modules/conv.h>
 
 #include <atomic>
-#include <cstdint>
-
-#include <refine/winograd/convolution.hpp>
 
 namespace refine::nn {
 

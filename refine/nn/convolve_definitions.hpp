@@ -14,6 +14,7 @@
 
 #include <refine/core/compiled.hpp>
 #include <refine/nn/convolve.hpp>
+#include <refine/winograd/convolution.hpp>
 
 namespace refine::nn::detail {
 

@@ -2,6 +2,7 @@
 
 // What foldable.hpp declares.
 
+#include <ATen/TensorOperators.h>
 #include <c10/core/GradMode.h>
 
 #include <string>

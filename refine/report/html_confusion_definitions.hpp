@@ -2,6 +2,8 @@
 
 // What html_confusion.hpp declares.
 
+#include <fmt/core.h>
+
 #include <cstdint>
 #include <optional>
 #include <string>

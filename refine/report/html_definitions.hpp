@@ -2,6 +2,8 @@
 
 // What html.hpp declares.
 
+#include <fmt/core.h>
+
 #include <algorithm>
 #include <cstddef>
 #include <string>

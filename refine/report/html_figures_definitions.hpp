@@ -2,6 +2,8 @@
 
 // What html_figures.hpp declares.
 
+#include <fmt/core.h>
+
 #include <string>
 #include <string_view>
 

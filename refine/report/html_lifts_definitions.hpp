@@ -2,6 +2,8 @@
 
 // What html_lifts.hpp declares.
 
+#include <fmt/core.h>
+
 #include <algorithm>
 #include <cstddef>
 #include <numeric>

@@ -14,8 +14,6 @@ metrics::Proportion read_proportion(const MetricsNode& node);
 /// One a class, in their order.
 std::vector<metrics::Lift> read_lifts(const MetricsNode& node, int classes);
 
-void require_same(const MetricsNode& node, const metrics::Proportion& counted);
-
 metrics::Figures read_figures(const MetricsNode& node, int classes, std::optional<int> target);
 
 }  // namespace refine::report::detail

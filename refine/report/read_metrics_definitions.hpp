@@ -2,10 +2,9 @@
 
 // What read_metrics.hpp declares.
 
-#include <nlohmann/json.hpp>
-
 #include <cstddef>
 #include <filesystem>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <vector>
 

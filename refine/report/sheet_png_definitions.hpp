@@ -9,6 +9,7 @@
 #include <vector>
 
 #include <refine/core/compiled.hpp>
+#include <refine/core/error.hpp>
 #include <refine/report/png.hpp>
 #include <refine/report/sheet_png.hpp>
 

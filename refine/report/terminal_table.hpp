@@ -1,7 +1,5 @@
 #pragma once
 
-#include <array>
-#include <cstdint>
 #include <ostream>
 #include <string>
 #include <string_view>
@@ -19,10 +17,6 @@ inline bool starts_character(char c) {
 /// `text` in a field of `width` characters (UTF-8); what does not fit is cut, with an ellipsis. A name from a
 /// file may carry a terminal's control sequences: they become spaces.
 std::string field(std::string_view text, int width, bool right = false);
-
-std::string range(const metrics::Interval& i);
-
-std::string points(double share);
 
 }  // namespace detail
 

@@ -2,6 +2,8 @@
 
 // What terminal_table.hpp declares.
 
+#include <fmt/core.h>
+
 #include <algorithm>
 #include <array>
 #include <cmath>

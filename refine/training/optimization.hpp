@@ -2,7 +2,6 @@
 
 #include <array>
 #include <cstdint>
-#include <numbers>
 
 #include <refine/core/error.hpp>
 

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <numbers>
 
 #include <refine/core/compiled.hpp>
 #include <refine/training/optimization.hpp>

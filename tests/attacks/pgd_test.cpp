@@ -15,6 +15,7 @@
 #include <refine/backbones/freeze.hpp>
 #include <refine/backbones/resnet18.hpp>
 #include <refine/core/task.hpp>
+#include <refine/data/pixels.hpp>
 #include <refine/data/synthetic.hpp>
 #include <refine/formats/safetensors.hpp>
 #include <string>

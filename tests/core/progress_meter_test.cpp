@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 #include <pty.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
 
 #include <array>
 #include <memory>

@@ -8,6 +8,7 @@
 #include <refine/refine.hpp>
 #include <refine/report/report.hpp>
 #include <refine/training/network_recipes.hpp>
+#include <refine/winograd/convolution.hpp>
 
 at::Tensor convolved_elsewhere(const at::Tensor& x, const at::Tensor& weight) {
   return refine::winograd::takes(x, weight) ? refine::winograd::convolution(x, weight, {})

@@ -14,6 +14,7 @@
 #include <refine/refine.hpp>
 #include <refine/report/report.hpp>
 #include <refine/training/network_recipes.hpp>
+#include <refine/winograd/convolution.hpp>
 
 #if defined(REFINE_COMPILED)
 #error "this is to be compiled from the headers alone"

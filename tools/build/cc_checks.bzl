@@ -25,7 +25,7 @@ def _compiler(ctx):
     variables = cc_common.create_compile_variables(
         feature_configuration = features,
         cc_toolchain = toolchain,
-        user_compile_flags = ctx.fragments.cpp.copts + ctx.fragments.cpp.cxxopts + getattr(ctx.attr, "copts", []),
+        user_compile_flags = ctx.fragments.cpp.copts + ctx.fragments.cpp.cxxopts,
         include_directories = compilation.includes,
         quote_include_directories = compilation.quote_includes,
         system_include_directories = compilation.system_includes,
@@ -136,7 +136,6 @@ headers_compile_alone_test = rule(
             allow_files = True,
             mandatory = True,
         ),
-        copts = attr.string_list(doc = "Further flags of the compiler."),
     ),
     fragments = ["cpp"],
     test = True,
