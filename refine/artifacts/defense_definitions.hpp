@@ -2,6 +2,8 @@
 
 // What defense.hpp declares.
 
+#include <refine/artifacts/defense.hpp>
+
 #include <ATen/core/Tensor.h>
 #include <fmt/format.h>
 #include <torch/nn/module.h>
@@ -14,7 +16,6 @@
 #include <string_view>
 #include <vector>
 
-#include <refine/artifacts/defense.hpp>
 #include <refine/artifacts/state_dict.hpp>
 #include <refine/artifacts/victim.hpp>
 #include <refine/core/compiled.hpp>

@@ -2,6 +2,8 @@
 
 // What export_torchscript.hpp declares.
 
+#include <refine/artifacts/export_torchscript.hpp>
+
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/zeros.h>
 #include <torch/csrc/jit/api/module.h>
@@ -12,7 +14,6 @@
 #include <sstream>
 #include <vector>
 
-#include <refine/artifacts/export_torchscript.hpp>
 #include <refine/core/atomic_file.hpp>
 #include <refine/core/compiled.hpp>
 #include <refine/core/error.hpp>

@@ -2,6 +2,8 @@
 
 // What served.hpp declares.
 
+#include <refine/artifacts/served.hpp>
+
 #include <ATen/ops/zeros.h>
 #include <c10/core/GradMode.h>
 #include <c10/util/Exception.h>
@@ -17,7 +19,6 @@
 #include <utility>
 #include <vector>
 
-#include <refine/artifacts/served.hpp>
 #include <refine/core/compiled.hpp>
 #include <refine/core/error.hpp>
 #include <refine/core/one_line.hpp>

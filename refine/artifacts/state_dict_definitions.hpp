@@ -2,6 +2,8 @@
 
 // What state_dict.hpp declares.
 
+#include <refine/artifacts/state_dict.hpp>
+
 #include <ATen/ops/zeros_like.h>
 #include <c10/core/GradMode.h>
 
@@ -9,7 +11,6 @@
 #include <string>
 #include <string_view>
 
-#include <refine/artifacts/state_dict.hpp>
 #include <refine/core/compiled.hpp>
 
 namespace refine::artifacts {

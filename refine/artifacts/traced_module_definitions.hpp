@@ -2,12 +2,13 @@
 
 // What traced_module.hpp declares.
 
+#include <refine/artifacts/traced_module.hpp>
+
 #include <torch/csrc/jit/frontend/tracer.h>
 #include <functional>
 #include <memory>
 #include <string>
 
-#include <refine/artifacts/traced_module.hpp>
 #include <refine/core/compiled.hpp>
 
 namespace refine::artifacts::detail {

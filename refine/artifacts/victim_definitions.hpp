@@ -2,6 +2,8 @@
 
 // What victim.hpp declares.
 
+#include <refine/artifacts/victim.hpp>
+
 #include <ATen/core/Tensor.h>
 
 #include <map>
@@ -9,7 +11,6 @@
 #include <string>
 #include <vector>
 
-#include <refine/artifacts/victim.hpp>
 #include <refine/core/compiled.hpp>
 
 namespace refine::artifacts::detail {

@@ -2,6 +2,8 @@
 
 // What perturbed_store.hpp declares.
 
+#include <refine/attacks/perturbed_store.hpp>
+
 #include <ATen/TensorOperators.h>
 #include <fmt/format.h>
 
@@ -10,7 +12,6 @@
 #include <string>
 #include <utility>
 
-#include <refine/attacks/perturbed_store.hpp>
 #include <refine/core/compiled.hpp>
 #include <refine/core/file_bytes.hpp>
 #include <refine/core/seed.hpp>

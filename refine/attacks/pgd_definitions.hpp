@@ -2,6 +2,8 @@
 
 // What pgd.hpp declares.
 
+#include <refine/attacks/pgd.hpp>
+
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/clamp.h>
@@ -20,7 +22,6 @@
 #include <vector>
 
 #include <refine/attacks/perturbed_store.hpp>
-#include <refine/attacks/pgd.hpp>
 #include <refine/core/agreement.hpp>
 #include <refine/core/compiled.hpp>
 #include <refine/core/image_shape.hpp>

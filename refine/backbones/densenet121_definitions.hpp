@@ -2,6 +2,8 @@
 
 // What densenet121.hpp declares.
 
+#include <refine/backbones/densenet121.hpp>
+
 #include <ATen/ops/avg_pool2d.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/max_pool2d.h>
@@ -16,7 +18,6 @@
 #include <string>
 #include <vector>
 
-#include <refine/backbones/densenet121.hpp>
 #include <refine/core/compiled.hpp>
 #include <refine/nn/convolve.hpp>
 #include <refine/nn/foldable.hpp>

@@ -2,11 +2,12 @@
 
 // What fan_out.hpp declares.
 
+#include <refine/backbones/fan_out.hpp>
+
 #include <c10/core/GradMode.h>
 
 #include <cmath>
 
-#include <refine/backbones/fan_out.hpp>
 #include <refine/core/compiled.hpp>
 
 namespace refine::backbones::detail {

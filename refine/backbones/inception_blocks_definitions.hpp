@@ -2,6 +2,8 @@
 
 // What inception_blocks.hpp declares.
 
+#include <refine/backbones/inception_blocks.hpp>
+
 #include <ATen/ops/avg_pool2d.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/max_pool2d.h>
@@ -12,7 +14,6 @@
 #include <utility>
 #include <vector>
 
-#include <refine/backbones/inception_blocks.hpp>
 #include <refine/core/compiled.hpp>
 
 namespace refine::backbones::detail {

@@ -2,6 +2,8 @@
 
 // What inception_v3.hpp declares.
 
+#include <refine/backbones/inception_v3.hpp>
+
 #include <ATen/ops/_upsample_bilinear2d_aa.h>
 #include <ATen/ops/max_pool2d.h>
 #include <torch/nn/init.h>
@@ -12,7 +14,6 @@
 #include <utility>
 
 #include <refine/backbones/inception_blocks.hpp>
-#include <refine/backbones/inception_v3.hpp>
 #include <refine/core/compiled.hpp>
 
 namespace refine::backbones::detail {

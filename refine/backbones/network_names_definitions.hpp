@@ -2,12 +2,13 @@
 
 // What network_names.hpp declares.
 
+#include <refine/backbones/network_names.hpp>
+
 #include <fmt/ranges.h>
 
 #include <cstddef>
 #include <string_view>
 
-#include <refine/backbones/network_names.hpp>
 #include <refine/core/compiled.hpp>
 #include <refine/core/plain_name.hpp>
 

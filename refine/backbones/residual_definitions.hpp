@@ -2,6 +2,8 @@
 
 // What residual.hpp declares.
 
+#include <refine/backbones/residual.hpp>
+
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/max_pool2d.h>
 
@@ -12,7 +14,6 @@
 #include <utility>
 
 #include <refine/backbones/fan_out.hpp>
-#include <refine/backbones/residual.hpp>
 #include <refine/core/compiled.hpp>
 #include <refine/nn/convolve.hpp>
 #include <refine/nn/convolve_normed.hpp>

@@ -2,6 +2,8 @@
 
 // What scripted_module.hpp declares.
 
+#include <refine/backbones/scripted_module.hpp>
+
 #include <c10/core/MemoryFormat.h>
 #include <torch/csrc/jit/frontend/tracer.h>
 #include <torch/csrc/jit/ir/constants.h>
@@ -17,7 +19,6 @@
 #include <utility>
 #include <vector>
 
-#include <refine/backbones/scripted_module.hpp>
 #include <refine/core/compiled.hpp>
 #include <refine/nn/convolve.hpp>
 

@@ -2,6 +2,8 @@
 
 // What vgg_layers.hpp declares.
 
+#include <refine/backbones/vgg_layers.hpp>
+
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/adaptive_avg_pool2d.h>
 #include <ATen/ops/dropout.h>
@@ -17,7 +19,6 @@
 #include <vector>
 
 #include <refine/backbones/fan_out.hpp>
-#include <refine/backbones/vgg_layers.hpp>
 #include <refine/core/compiled.hpp>
 #include <refine/nn/convolve_normed.hpp>
 #include <refine/nn/foldable.hpp>

@@ -2,6 +2,8 @@
 
 // What vit_blocks.hpp declares.
 
+#include <refine/backbones/vit_blocks.hpp>
+
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/constant_pad_nd.h>
@@ -16,7 +18,6 @@
 #include <memory>
 #include <vector>
 
-#include <refine/backbones/vit_blocks.hpp>
 #include <refine/core/compiled.hpp>
 
 namespace refine::backbones::detail {

@@ -2,6 +2,8 @@
 
 // What vit.hpp declares.
 
+#include <refine/backbones/vit.hpp>
+
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/randn.h>
@@ -10,7 +12,6 @@
 #include <cstdint>
 #include <memory>
 
-#include <refine/backbones/vit.hpp>
 #include <refine/backbones/vit_blocks.hpp>
 #include <refine/core/compiled.hpp>
 

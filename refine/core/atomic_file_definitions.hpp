@@ -2,6 +2,8 @@
 
 // What atomic_file.hpp declares.
 
+#include <refine/core/atomic_file.hpp>
+
 #include <fcntl.h>
 #include <fmt/core.h>
 #include <unistd.h>
@@ -16,7 +18,6 @@
 #include <system_error>
 #include <utility>
 
-#include <refine/core/atomic_file.hpp>
 #include <refine/core/compiled.hpp>
 
 namespace refine {

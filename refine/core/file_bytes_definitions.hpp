@@ -2,6 +2,8 @@
 
 // What file_bytes.hpp declares.
 
+#include <refine/core/file_bytes.hpp>
+
 #include <cerrno>
 #include <cstddef>
 #include <cstdio>
@@ -11,7 +13,6 @@
 #include <system_error>
 
 #include <refine/core/compiled.hpp>
-#include <refine/core/file_bytes.hpp>
 
 namespace refine {
 

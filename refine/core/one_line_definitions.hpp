@@ -2,13 +2,14 @@
 
 // What one_line.hpp declares.
 
+#include <refine/core/one_line.hpp>
+
 #include <fmt/format.h>
 
 #include <string>
 #include <string_view>
 
 #include <refine/core/compiled.hpp>
-#include <refine/core/one_line.hpp>
 
 namespace refine {
 

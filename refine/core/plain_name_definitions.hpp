@@ -2,11 +2,12 @@
 
 // What plain_name.hpp declares.
 
+#include <refine/core/plain_name.hpp>
+
 #include <string>
 #include <string_view>
 
 #include <refine/core/compiled.hpp>
-#include <refine/core/plain_name.hpp>
 
 namespace refine {
 

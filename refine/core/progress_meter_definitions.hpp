@@ -2,6 +2,8 @@
 
 // What progress_meter.hpp declares.
 
+#include <refine/core/progress_meter.hpp>
+
 #include <fmt/core.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
@@ -17,7 +19,6 @@
 #include <utility>
 
 #include <refine/core/compiled.hpp>
-#include <refine/core/progress_meter.hpp>
 
 namespace refine {
 

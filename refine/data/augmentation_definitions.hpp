@@ -2,6 +2,8 @@
 
 // What augmentation.hpp declares.
 
+#include <refine/data/augmentation.hpp>
+
 #include <ATen/ops/affine_grid_generator.h>
 #include <ATen/ops/constant_pad_nd.h>
 #include <ATen/ops/empty.h>
@@ -20,7 +22,6 @@
 #include <vector>
 
 #include <refine/core/compiled.hpp>
-#include <refine/data/augmentation.hpp>
 #include <refine/nn/sent.hpp>
 
 namespace refine::data {

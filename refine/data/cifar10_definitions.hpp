@@ -2,6 +2,8 @@
 
 // What cifar10.hpp declares.
 
+#include <refine/data/cifar10.hpp>
+
 #include <ATen/ops/empty.h>
 
 #include <algorithm>
@@ -17,7 +19,6 @@
 #include <refine/core/compiled.hpp>
 #include <refine/core/error.hpp>
 #include <refine/core/file_bytes.hpp>
-#include <refine/data/cifar10.hpp>
 #include <refine/data/image_folder.hpp>
 
 namespace refine::data::detail::cifar {

@@ -2,6 +2,8 @@
 
 // What dataset.hpp declares.
 
+#include <refine/data/dataset.hpp>
+
 #include <ATen/ops/tensor.h>
 
 #include <algorithm>
@@ -11,7 +13,6 @@
 #include <refine/core/compiled.hpp>
 #include <refine/core/random.hpp>
 #include <refine/core/seed.hpp>
-#include <refine/data/dataset.hpp>
 
 namespace refine::data {
 

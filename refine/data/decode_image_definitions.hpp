@@ -2,6 +2,8 @@
 
 // What decode_image.hpp declares.
 
+#include <refine/data/decode_image.hpp>
+
 #include <ATen/ops/empty.h>
 #include <fmt/core.h>
 #include <png.h>
@@ -18,7 +20,6 @@
 #include <vector>
 
 #include <refine/core/compiled.hpp>
-#include <refine/data/decode_image.hpp>
 
 namespace refine::data::detail {
 

@@ -2,6 +2,8 @@
 
 // What decode_images.hpp declares.
 
+#include <refine/data/decode_images.hpp>
+
 #include <ATen/ops/empty.h>
 
 #include <algorithm>
@@ -17,7 +19,6 @@
 #include <refine/core/compiled.hpp>
 #include <refine/core/file_bytes.hpp>
 #include <refine/data/decode_image.hpp>
-#include <refine/data/decode_images.hpp>
 #include <refine/data/for_each_index.hpp>
 #include <refine/data/place_image.hpp>
 

@@ -2,6 +2,8 @@
 
 // What fashion_mnist.hpp declares.
 
+#include <refine/data/fashion_mnist.hpp>
+
 #include <ATen/ops/zeros.h>
 
 #include <filesystem>
@@ -10,7 +12,6 @@
 #include <refine/core/compiled.hpp>
 #include <refine/core/error.hpp>
 #include <refine/core/file_bytes.hpp>
-#include <refine/data/fashion_mnist.hpp>
 #include <refine/data/idx.hpp>
 
 namespace refine::data::detail::fashion {

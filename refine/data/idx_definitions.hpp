@@ -2,6 +2,8 @@
 
 // What idx.hpp declares.
 
+#include <refine/data/idx.hpp>
+
 #include <ATen/ops/empty.h>
 #include <zlib.h>
 
@@ -14,7 +16,6 @@
 #include <vector>
 
 #include <refine/core/compiled.hpp>
-#include <refine/data/idx.hpp>
 
 namespace refine::data {
 

@@ -2,6 +2,8 @@
 
 // What image_files.hpp declares.
 
+#include <refine/data/image_files.hpp>
+
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -18,7 +20,6 @@
 #include <refine/core/file_bytes.hpp>
 #include <refine/core/random.hpp>
 #include <refine/data/decode_images.hpp>
-#include <refine/data/image_files.hpp>
 #include <refine/data/image_size.hpp>
 #include <refine/data/image_store.hpp>
 #include <refine/data/listing.hpp>

@@ -2,6 +2,8 @@
 
 // What image_folder.hpp declares.
 
+#include <refine/data/image_folder.hpp>
+
 #include <ATen/ops/tensor.h>
 
 #include <cstddef>
@@ -14,7 +16,6 @@
 
 #include <refine/core/compiled.hpp>
 #include <refine/data/decode_images.hpp>
-#include <refine/data/image_folder.hpp>
 #include <refine/data/image_store.hpp>
 #include <refine/data/listing.hpp>
 

@@ -2,6 +2,8 @@
 
 // What image_size.hpp declares.
 
+#include <refine/data/image_size.hpp>
+
 #include <turbojpeg.h>
 
 #include <cstddef>
@@ -12,7 +14,6 @@
 #include <refine/core/compiled.hpp>
 #include <refine/core/error.hpp>
 #include <refine/core/file_bytes.hpp>
-#include <refine/data/image_size.hpp>
 
 namespace refine::data::detail {
 

@@ -2,6 +2,8 @@
 
 // What image_store.hpp declares.
 
+#include <refine/data/image_store.hpp>
+
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -19,7 +21,6 @@
 #include <refine/core/compiled.hpp>
 #include <refine/core/image_shape.hpp>
 #include <refine/core/one_line.hpp>
-#include <refine/data/image_store.hpp>
 
 namespace refine::data::detail {
 

@@ -2,6 +2,8 @@
 
 // What left_out.hpp declares.
 
+#include <refine/data/left_out.hpp>
+
 #include <fmt/core.h>
 
 #include <algorithm>
@@ -12,7 +14,6 @@
 
 #include <refine/core/compiled.hpp>
 #include <refine/core/one_line.hpp>
-#include <refine/data/left_out.hpp>
 
 namespace refine::data {
 

@@ -2,6 +2,8 @@
 
 // What listing.hpp declares.
 
+#include <refine/data/listing.hpp>
+
 #include <algorithm>
 #include <cctype>
 #include <filesystem>
@@ -11,7 +13,6 @@
 #include <vector>
 
 #include <refine/core/compiled.hpp>
-#include <refine/data/listing.hpp>
 
 namespace refine::data::detail {
 

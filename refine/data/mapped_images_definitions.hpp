@@ -2,6 +2,8 @@
 
 // What mapped_images.hpp declares.
 
+#include <refine/data/mapped_images.hpp>
+
 #include <ATen/ops/from_blob.h>
 #include <fcntl.h>
 #include <sys/mman.h>
@@ -19,7 +21,6 @@
 
 #include <refine/core/compiled.hpp>
 #include <refine/core/error.hpp>
-#include <refine/data/mapped_images.hpp>
 
 namespace refine::data::detail {
 

@@ -2,6 +2,8 @@
 
 // What open_store.hpp declares.
 
+#include <refine/data/open_store.hpp>
+
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -19,7 +21,6 @@
 #include <refine/core/compiled.hpp>
 #include <refine/core/seed.hpp>
 #include <refine/data/mapped_images.hpp>
-#include <refine/data/open_store.hpp>
 
 namespace refine::data::detail {
 

@@ -2,6 +2,8 @@
 
 // What place_image.hpp declares.
 
+#include <refine/data/place_image.hpp>
+
 #include <ATen/ops/from_blob.h>
 
 #include <algorithm>
@@ -10,7 +12,6 @@
 #include <filesystem>
 
 #include <refine/core/compiled.hpp>
-#include <refine/data/place_image.hpp>
 
 namespace refine::data::detail {
 

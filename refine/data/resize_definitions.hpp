@@ -2,12 +2,13 @@
 
 // What resize.hpp declares.
 
+#include <refine/data/resize.hpp>
+
 #include <ATen/ops/_upsample_bilinear2d_aa.h>
 
 #include <cstdint>
 
 #include <refine/core/compiled.hpp>
-#include <refine/data/resize.hpp>
 
 namespace refine::data::detail {
 

@@ -2,6 +2,8 @@
 
 // What synthetic.hpp declares.
 
+#include <refine/data/synthetic.hpp>
+
 #include <ATen/ops/empty.h>
 
 #include <algorithm>
@@ -13,7 +15,6 @@
 #include <refine/core/compiled.hpp>
 #include <refine/core/error.hpp>
 #include <refine/core/random.hpp>
-#include <refine/data/synthetic.hpp>
 
 namespace refine::data {
 

@@ -2,6 +2,8 @@
 
 // What require_fit.hpp declares.
 
+#include <refine/evaluation/require_fit.hpp>
+
 #include <optional>
 #include <string_view>
 
@@ -9,7 +11,6 @@
 #include <refine/core/compiled.hpp>
 #include <refine/core/error.hpp>
 #include <refine/core/message.hpp>
-#include <refine/evaluation/require_fit.hpp>
 
 namespace refine::detail {
 

@@ -2,6 +2,8 @@
 
 // What scan_catalogue.hpp declares.
 
+#include <refine/evaluation/scan_catalogue.hpp>
+
 #include <ATen/ops/full.h>
 #include <fmt/core.h>
 
@@ -12,7 +14,6 @@
 #include <vector>
 
 #include <refine/core/compiled.hpp>
-#include <refine/evaluation/scan_catalogue.hpp>
 #include <refine/triggers/blend.hpp>
 #include <refine/triggers/patch.hpp>
 #include <refine/triggers/rotate.hpp>

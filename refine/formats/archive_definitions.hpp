@@ -2,6 +2,8 @@
 
 // What archive.hpp declares.
 
+#include <refine/formats/archive.hpp>
+
 #include <fmt/core.h>
 #include <zlib.h>
 
@@ -15,7 +17,6 @@
 #include <vector>
 
 #include <refine/core/compiled.hpp>
-#include <refine/formats/archive.hpp>
 #include <refine/formats/zip_directory.hpp>
 
 namespace refine::formats::detail {

@@ -2,6 +2,8 @@
 
 // What pickle_builder.hpp declares.
 
+#include <refine/formats/pickle_builder.hpp>
+
 #include <ATen/ops/as_strided.h>
 #include <ATen/ops/empty.h>
 #include <fmt/core.h>
@@ -19,7 +21,6 @@
 #include <vector>
 
 #include <refine/core/compiled.hpp>
-#include <refine/formats/pickle_builder.hpp>
 #include <refine/formats/pickle_names.hpp>
 #include <refine/formats/pickle_stack.hpp>
 #include <refine/formats/zip_directory.hpp>

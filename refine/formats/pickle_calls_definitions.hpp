@@ -2,6 +2,8 @@
 
 // What pickle_calls.hpp declares.
 
+#include <refine/formats/pickle_calls.hpp>
+
 #include <fmt/core.h>
 
 #include <cstddef>
@@ -11,7 +13,6 @@
 #include <vector>
 
 #include <refine/core/compiled.hpp>
-#include <refine/formats/pickle_calls.hpp>
 #include <refine/formats/pickle_names.hpp>
 
 namespace refine::formats::detail {

@@ -2,6 +2,8 @@
 
 // What pickle_machine.hpp declares.
 
+#include <refine/formats/pickle_machine.hpp>
+
 #include <fmt/core.h>
 
 #include <bit>
@@ -14,7 +16,6 @@
 #include <vector>
 
 #include <refine/core/compiled.hpp>
-#include <refine/formats/pickle_machine.hpp>
 
 namespace refine::formats::detail {
 

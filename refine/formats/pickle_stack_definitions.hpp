@@ -2,6 +2,8 @@
 
 // What pickle_stack.hpp declares.
 
+#include <refine/formats/pickle_stack.hpp>
+
 #include <fmt/core.h>
 
 #include <cstddef>
@@ -11,7 +13,6 @@
 
 #include <refine/core/compiled.hpp>
 #include <refine/core/error.hpp>
-#include <refine/formats/pickle_stack.hpp>
 #include <refine/formats/zip_directory.hpp>
 
 namespace refine::formats::detail {

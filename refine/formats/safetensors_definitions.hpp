@@ -2,6 +2,8 @@
 
 // What safetensors.hpp declares.
 
+#include <refine/formats/safetensors.hpp>
+
 #include <ATen/ops/empty.h>
 #include <fmt/core.h>
 #include <fmt/ranges.h>
@@ -23,7 +25,6 @@
 #include <refine/core/compiled.hpp>
 #include <refine/core/error.hpp>
 #include <refine/core/file_bytes.hpp>
-#include <refine/formats/safetensors.hpp>
 #include <refine/formats/safetensors_header.hpp>
 
 namespace refine::formats::detail {

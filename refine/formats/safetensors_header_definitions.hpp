@@ -2,6 +2,8 @@
 
 // What safetensors_header.hpp declares.
 
+#include <refine/formats/safetensors_header.hpp>
+
 #include <fmt/core.h>
 #include <nlohmann/json.hpp>
 
@@ -12,7 +14,6 @@
 #include <utility>
 
 #include <refine/core/compiled.hpp>
-#include <refine/formats/safetensors_header.hpp>
 
 namespace refine::formats::detail {
 

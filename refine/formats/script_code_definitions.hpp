@@ -2,6 +2,8 @@
 
 // What script_code.hpp declares.
 
+#include <refine/formats/script_code.hpp>
+
 #include <ATen/core/symbol.h>
 #include <fmt/core.h>
 #include <torch/csrc/jit/frontend/builtin_functions.h>
@@ -18,7 +20,6 @@
 
 #include <refine/core/compiled.hpp>
 #include <refine/formats/operators.hpp>
-#include <refine/formats/script_code.hpp>
 #include <refine/formats/script_source.hpp>
 
 namespace refine::formats::detail::script {

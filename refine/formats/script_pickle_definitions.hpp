@@ -2,6 +2,8 @@
 
 // What script_pickle.hpp declares.
 
+#include <refine/formats/script_pickle.hpp>
+
 #include <fmt/core.h>
 
 #include <algorithm>
@@ -20,7 +22,6 @@
 #include <vector>
 
 #include <refine/core/compiled.hpp>
-#include <refine/formats/script_pickle.hpp>
 #include <refine/formats/script_source.hpp>
 
 namespace refine::formats::detail::script {

@@ -2,6 +2,8 @@
 
 // What script_pickled.hpp declares.
 
+#include <refine/formats/script_pickled.hpp>
+
 #include <torch/csrc/jit/frontend/tree_views.h>
 
 #include <algorithm>
@@ -9,7 +11,6 @@
 #include <string>
 
 #include <refine/core/compiled.hpp>
-#include <refine/formats/script_pickled.hpp>
 #include <refine/formats/script_source.hpp>
 
 namespace refine::formats::detail::script {

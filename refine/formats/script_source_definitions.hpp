@@ -2,6 +2,8 @@
 
 // What script_source.hpp declares.
 
+#include <refine/formats/script_source.hpp>
+
 #include <torch/csrc/jit/frontend/lexer.h>
 #include <torch/csrc/jit/frontend/parser.h>
 #include <torch/csrc/jit/frontend/source_range.h>
@@ -17,7 +19,6 @@
 #include <vector>
 
 #include <refine/core/compiled.hpp>
-#include <refine/formats/script_source.hpp>
 
 namespace refine::formats::detail::script {
 

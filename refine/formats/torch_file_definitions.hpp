@@ -2,6 +2,8 @@
 
 // What torch_file.hpp declares.
 
+#include <refine/formats/torch_file.hpp>
+
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
@@ -18,7 +20,6 @@
 #include <refine/formats/pickle_builder.hpp>
 #include <refine/formats/pickle_machine.hpp>
 #include <refine/formats/pickle_stack.hpp>
-#include <refine/formats/torch_file.hpp>
 #include <refine/formats/zip_directory.hpp>
 
 namespace refine::formats::detail {

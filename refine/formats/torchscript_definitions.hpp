@@ -2,6 +2,8 @@
 
 // What torchscript.hpp declares.
 
+#include <refine/formats/torchscript.hpp>
+
 #include <c10/core/Device.h>
 #include <c10/util/Exception.h>
 #include <caffe2/serialize/inline_container.h>
@@ -30,7 +32,6 @@
 #include <refine/formats/script_pickle.hpp>
 #include <refine/formats/script_pickled.hpp>
 #include <refine/formats/script_source.hpp>
-#include <refine/formats/torchscript.hpp>
 
 namespace refine::formats {
 

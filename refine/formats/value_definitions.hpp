@@ -2,13 +2,14 @@
 
 // What value.hpp declares.
 
+#include <refine/formats/value.hpp>
+
 #include <memory>
 #include <string>
 #include <string_view>
 #include <variant>
 
 #include <refine/core/compiled.hpp>
-#include <refine/formats/value.hpp>
 
 namespace refine::formats {
 

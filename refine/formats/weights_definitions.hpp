@@ -2,6 +2,8 @@
 
 // What weights.hpp declares.
 
+#include <refine/formats/weights.hpp>
+
 #include <c10/core/ScalarType.h>
 #include <fmt/core.h>
 
@@ -20,7 +22,6 @@
 #include <refine/formats/safetensors.hpp>
 #include <refine/formats/torch_file.hpp>
 #include <refine/formats/value.hpp>
-#include <refine/formats/weights.hpp>
 #include <refine/formats/zip_directory.hpp>
 
 namespace refine::formats::detail {

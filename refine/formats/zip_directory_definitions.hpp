@@ -2,6 +2,8 @@
 
 // What zip_directory.hpp declares.
 
+#include <refine/formats/zip_directory.hpp>
+
 #include <fmt/core.h>
 
 #include <algorithm>
@@ -16,7 +18,6 @@
 #include <vector>
 
 #include <refine/core/compiled.hpp>
-#include <refine/formats/zip_directory.hpp>
 
 namespace refine::formats::detail {
 

@@ -2,6 +2,8 @@
 
 // What auroc.hpp declares.
 
+#include <refine/metrics/auroc.hpp>
+
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
@@ -12,7 +14,6 @@
 #include <vector>
 
 #include <refine/core/compiled.hpp>
-#include <refine/metrics/auroc.hpp>
 
 namespace refine::metrics {
 

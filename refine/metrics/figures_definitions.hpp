@@ -2,8 +2,9 @@
 
 // What figures.hpp declares.
 
-#include <refine/core/compiled.hpp>
 #include <refine/metrics/figures.hpp>
+
+#include <refine/core/compiled.hpp>
 
 namespace refine::metrics {
 

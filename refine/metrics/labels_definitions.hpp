@@ -2,11 +2,12 @@
 
 // What labels.hpp declares.
 
+#include <refine/metrics/labels.hpp>
+
 #include <cstddef>
 #include <string_view>
 
 #include <refine/core/compiled.hpp>
-#include <refine/metrics/labels.hpp>
 
 namespace refine::metrics {
 

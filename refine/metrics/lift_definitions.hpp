@@ -2,6 +2,8 @@
 
 // What lift.hpp declares.
 
+#include <refine/metrics/lift.hpp>
+
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
@@ -13,7 +15,6 @@
 
 #include <refine/core/compiled.hpp>
 #include <refine/core/error.hpp>
-#include <refine/metrics/lift.hpp>
 
 namespace refine::metrics {
 

@@ -2,12 +2,13 @@
 
 // What proportion.hpp declares.
 
+#include <refine/metrics/proportion.hpp>
+
 #include <algorithm>
 #include <cmath>
 #include <limits>
 
 #include <refine/core/compiled.hpp>
-#include <refine/metrics/proportion.hpp>
 
 namespace refine::metrics {
 

@@ -2,12 +2,13 @@
 
 // What scan_entry.hpp declares.
 
+#include <refine/metrics/scan_entry.hpp>
+
 #include <cstddef>
 #include <cstdint>
 #include <vector>
 
 #include <refine/core/compiled.hpp>
-#include <refine/metrics/scan_entry.hpp>
 
 namespace refine::metrics {
 

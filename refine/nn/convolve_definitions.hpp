@@ -2,6 +2,8 @@
 
 // What convolve.hpp declares.
 
+#include <refine/nn/convolve.hpp>
+
 #include <ATen/autocast_mode.h>
 #include <ATen/ops/conv2d.h>
 #include <c10/core/GradMode.h>
@@ -13,7 +15,6 @@
 #include <variant>
 
 #include <refine/core/compiled.hpp>
-#include <refine/nn/convolve.hpp>
 #include <refine/winograd/convolution.hpp>
 
 namespace refine::nn::detail {

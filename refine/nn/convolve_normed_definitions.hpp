@@ -2,9 +2,10 @@
 
 // What convolve_normed.hpp declares.
 
+#include <refine/nn/convolve_normed.hpp>
+
 #include <refine/core/compiled.hpp>
 #include <refine/nn/convolve.hpp>
-#include <refine/nn/convolve_normed.hpp>
 #include <refine/nn/foldable.hpp>
 
 namespace refine::nn {

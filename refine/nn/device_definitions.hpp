@@ -2,6 +2,8 @@
 
 // What device.hpp declares.
 
+#include <refine/nn/device.hpp>
+
 #include <ATen/Parallel.h>
 #include <torch/cuda.h>
 
@@ -12,7 +14,6 @@
 #include <thread>
 
 #include <refine/core/compiled.hpp>
-#include <refine/nn/device.hpp>
 
 namespace refine::detail {
 

@@ -2,13 +2,14 @@
 
 // What foldable.hpp declares.
 
+#include <refine/nn/foldable.hpp>
+
 #include <ATen/TensorOperators.h>
 #include <c10/core/GradMode.h>
 
 #include <string>
 
 #include <refine/core/compiled.hpp>
-#include <refine/nn/foldable.hpp>
 
 namespace refine::nn {
 

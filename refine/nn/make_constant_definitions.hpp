@@ -2,10 +2,11 @@
 
 // What make_constant.hpp declares.
 
+#include <refine/nn/make_constant.hpp>
+
 #include <refine/core/compiled.hpp>
 #include <refine/nn/channels_last.hpp>
 #include <refine/nn/foldable.hpp>
-#include <refine/nn/make_constant.hpp>
 #include <refine/nn/seeded.hpp>
 
 namespace refine::nn {

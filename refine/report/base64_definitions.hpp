@@ -2,12 +2,13 @@
 
 // What base64.hpp declares.
 
+#include <refine/report/base64.hpp>
+
 #include <cstddef>
 #include <string>
 #include <string_view>
 
 #include <refine/core/compiled.hpp>
-#include <refine/report/base64.hpp>
 
 namespace refine::report {
 

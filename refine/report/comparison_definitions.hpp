@@ -2,6 +2,8 @@
 
 // What comparison.hpp declares.
 
+#include <refine/report/comparison.hpp>
+
 #include <fmt/core.h>
 
 #include <algorithm>
@@ -14,7 +16,6 @@
 
 #include <refine/core/compiled.hpp>
 #include <refine/metrics/der.hpp>
-#include <refine/report/comparison.hpp>
 #include <refine/report/terminal_table.hpp>
 #include <refine/report/words.hpp>
 

@@ -2,10 +2,11 @@
 
 // What defense_report.hpp declares.
 
+#include <refine/report/defense_report.hpp>
+
 #include <cstddef>
 
 #include <refine/core/compiled.hpp>
-#include <refine/report/defense_report.hpp>
 
 namespace refine::report {
 

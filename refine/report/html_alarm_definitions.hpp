@@ -2,13 +2,14 @@
 
 // What html_alarm.hpp declares.
 
+#include <refine/report/html_alarm.hpp>
+
 #include <fmt/core.h>
 
 #include <string>
 #include <string_view>
 
 #include <refine/core/compiled.hpp>
-#include <refine/report/html_alarm.hpp>
 #include <refine/report/html_figures.hpp>
 #include <refine/report/words.hpp>
 

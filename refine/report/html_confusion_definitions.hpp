@@ -2,6 +2,8 @@
 
 // What html_confusion.hpp declares.
 
+#include <refine/report/html_confusion.hpp>
+
 #include <fmt/core.h>
 
 #include <cstdint>
@@ -11,7 +13,6 @@
 #include <vector>
 
 #include <refine/core/compiled.hpp>
-#include <refine/report/html_confusion.hpp>
 #include <refine/report/html_escape.hpp>
 #include <refine/report/words.hpp>
 

@@ -2,6 +2,8 @@
 
 // What html.hpp declares.
 
+#include <refine/report/html.hpp>
+
 #include <fmt/core.h>
 
 #include <algorithm>
@@ -11,7 +13,6 @@
 
 #include <refine/core/compiled.hpp>
 #include <refine/report/base64.hpp>
-#include <refine/report/html.hpp>
 #include <refine/report/html_alarm.hpp>
 #include <refine/report/html_confusion.hpp>
 #include <refine/report/html_escape.hpp>

@@ -2,11 +2,12 @@
 
 // What html_escape.hpp declares.
 
+#include <refine/report/html_escape.hpp>
+
 #include <string>
 #include <string_view>
 
 #include <refine/core/compiled.hpp>
-#include <refine/report/html_escape.hpp>
 
 namespace refine::report {
 

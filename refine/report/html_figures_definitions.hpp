@@ -2,6 +2,8 @@
 
 // What html_figures.hpp declares.
 
+#include <refine/report/html_figures.hpp>
+
 #include <fmt/core.h>
 
 #include <string>
@@ -10,7 +12,6 @@
 #include <refine/core/compiled.hpp>
 #include <refine/metrics/der.hpp>
 #include <refine/report/html_escape.hpp>
-#include <refine/report/html_figures.hpp>
 #include <refine/report/not_measured.hpp>
 #include <refine/report/words.hpp>
 

@@ -2,6 +2,8 @@
 
 // What html_lifts.hpp declares.
 
+#include <refine/report/html_lifts.hpp>
+
 #include <fmt/core.h>
 
 #include <algorithm>
@@ -12,7 +14,6 @@
 
 #include <refine/core/compiled.hpp>
 #include <refine/report/html_escape.hpp>
-#include <refine/report/html_lifts.hpp>
 #include <refine/report/words.hpp>
 
 namespace refine::report {

@@ -2,10 +2,11 @@
 
 // What image_sheet.hpp declares.
 
+#include <refine/report/image_sheet.hpp>
+
 #include <cstddef>
 
 #include <refine/core/compiled.hpp>
-#include <refine/report/image_sheet.hpp>
 
 namespace refine::report {
 

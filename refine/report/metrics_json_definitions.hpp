@@ -2,6 +2,8 @@
 
 // What metrics_json.hpp declares.
 
+#include <refine/report/metrics_json.hpp>
+
 #include <nlohmann/json.hpp>
 
 #include <algorithm>
@@ -13,7 +15,6 @@
 
 #include <refine/core/compiled.hpp>
 #include <refine/metrics/der.hpp>
-#include <refine/report/metrics_json.hpp>
 #include <refine/report/verdict.hpp>
 
 namespace refine::report::detail {

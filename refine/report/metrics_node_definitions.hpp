@@ -2,6 +2,8 @@
 
 // What metrics_node.hpp declares.
 
+#include <refine/report/metrics_node.hpp>
+
 #include <fmt/core.h>
 
 #include <cmath>
@@ -12,7 +14,6 @@
 #include <string>
 
 #include <refine/core/compiled.hpp>
-#include <refine/report/metrics_node.hpp>
 
 namespace refine::report::detail {
 

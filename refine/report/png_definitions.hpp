@@ -2,6 +2,8 @@
 
 // What png.hpp declares.
 
+#include <refine/report/png.hpp>
+
 #include <png.h>
 
 #include <cstddef>
@@ -10,7 +12,6 @@
 #include <string>
 
 #include <refine/core/compiled.hpp>
-#include <refine/report/png.hpp>
 
 namespace refine::report {
 

@@ -2,13 +2,14 @@
 
 // What read_figures.hpp declares.
 
+#include <refine/report/read_figures.hpp>
+
 #include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <vector>
 
 #include <refine/core/compiled.hpp>
-#include <refine/report/read_figures.hpp>
 
 namespace refine::report::detail {
 

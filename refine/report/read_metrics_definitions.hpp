@@ -2,6 +2,8 @@
 
 // What read_metrics.hpp declares.
 
+#include <refine/report/read_metrics.hpp>
+
 #include <cstddef>
 #include <filesystem>
 #include <nlohmann/json.hpp>
@@ -13,7 +15,6 @@
 #include <refine/metrics/der.hpp>
 #include <refine/report/metrics_node.hpp>
 #include <refine/report/read_figures.hpp>
-#include <refine/report/read_metrics.hpp>
 
 namespace refine::report::detail {
 

@@ -2,6 +2,8 @@
 
 // What scan_words.hpp declares.
 
+#include <refine/report/scan_words.hpp>
+
 #include <fmt/core.h>
 
 #include <algorithm>
@@ -10,7 +12,6 @@
 
 #include <refine/core/compiled.hpp>
 #include <refine/metrics/scan_entry.hpp>
-#include <refine/report/scan_words.hpp>
 #include <refine/report/words.hpp>
 
 namespace refine::report {

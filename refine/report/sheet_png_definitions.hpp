@@ -2,6 +2,8 @@
 
 // What sheet_png.hpp declares.
 
+#include <refine/report/sheet_png.hpp>
+
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
@@ -11,7 +13,6 @@
 #include <refine/core/compiled.hpp>
 #include <refine/core/error.hpp>
 #include <refine/report/png.hpp>
-#include <refine/report/sheet_png.hpp>
 
 namespace refine::report {
 

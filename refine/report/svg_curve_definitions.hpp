@@ -2,6 +2,8 @@
 
 // What svg_curve.hpp declares.
 
+#include <refine/report/svg_curve.hpp>
+
 #include <fmt/core.h>
 
 #include <algorithm>
@@ -12,7 +14,6 @@
 
 #include <refine/core/compiled.hpp>
 #include <refine/report/html_escape.hpp>
-#include <refine/report/svg_curve.hpp>
 
 namespace refine::report::detail {
 

@@ -2,6 +2,8 @@
 
 // What terminal_table.hpp declares.
 
+#include <refine/report/terminal_table.hpp>
+
 #include <fmt/core.h>
 
 #include <algorithm>
@@ -18,7 +20,6 @@
 #include <refine/metrics/der.hpp>
 #include <refine/report/not_measured.hpp>
 #include <refine/report/scan_words.hpp>
-#include <refine/report/terminal_table.hpp>
 #include <refine/report/verdict.hpp>
 #include <refine/report/words.hpp>
 

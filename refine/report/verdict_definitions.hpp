@@ -2,6 +2,8 @@
 
 // What verdict.hpp declares.
 
+#include <refine/report/verdict.hpp>
+
 #include <fmt/core.h>
 
 #include <algorithm>
@@ -11,7 +13,6 @@
 
 #include <refine/core/compiled.hpp>
 #include <refine/report/scan_words.hpp>
-#include <refine/report/verdict.hpp>
 #include <refine/report/words.hpp>
 
 namespace refine::report {

@@ -2,6 +2,8 @@
 
 // What words.hpp declares.
 
+#include <refine/report/words.hpp>
+
 #include <fmt/core.h>
 
 #include <cmath>
@@ -11,7 +13,6 @@
 #include <vector>
 
 #include <refine/core/compiled.hpp>
-#include <refine/report/words.hpp>
 
 namespace refine::report::words {
 

@@ -2,13 +2,14 @@
 
 // What batch_augmentation.hpp declares.
 
+#include <refine/training/batch_augmentation.hpp>
+
 #include <ATen/ops/where.h>
 
 #include <cstdint>
 
 #include <refine/core/compiled.hpp>
 #include <refine/core/seed.hpp>
-#include <refine/training/batch_augmentation.hpp>
 
 namespace refine::detail {
 

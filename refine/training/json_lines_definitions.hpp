@@ -2,6 +2,8 @@
 
 // What json_lines.hpp declares.
 
+#include <refine/training/json_lines.hpp>
+
 #include <nlohmann/json.hpp>
 
 #include <cerrno>
@@ -12,7 +14,6 @@
 #include <system_error>
 
 #include <refine/core/compiled.hpp>
-#include <refine/training/json_lines.hpp>
 
 namespace refine {
 

@@ -2,6 +2,8 @@
 
 // What muon.hpp declares.
 
+#include <refine/training/muon.hpp>
+
 #include <ATen/ops/addmm.h>
 #include <ATen/ops/zeros_like.h>
 #include <c10/core/GradMode.h>
@@ -12,7 +14,6 @@
 #include <vector>
 
 #include <refine/core/compiled.hpp>
-#include <refine/training/muon.hpp>
 
 namespace refine {
 

@@ -2,13 +2,14 @@
 
 // What optimization.hpp declares.
 
+#include <refine/training/optimization.hpp>
+
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <numbers>
 
 #include <refine/core/compiled.hpp>
-#include <refine/training/optimization.hpp>
 
 namespace refine {
 

@@ -2,6 +2,8 @@
 
 // What optimizers.hpp declares.
 
+#include <refine/training/optimizers.hpp>
+
 #include <ATen/ops/_fused_adam.h>
 #include <ATen/ops/_fused_sgd.h>
 #include <ATen/ops/empty_strided.h>
@@ -17,7 +19,6 @@
 
 #include <refine/core/compiled.hpp>
 #include <refine/training/muon.hpp>
-#include <refine/training/optimizers.hpp>
 
 namespace refine {
 

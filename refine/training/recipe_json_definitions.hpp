@@ -2,6 +2,8 @@
 
 // What recipe_json.hpp declares.
 
+#include <refine/training/recipe_json.hpp>
+
 #include <algorithm>
 #include <array>
 #include <concepts>
@@ -17,7 +19,6 @@
 #include <refine/core/compiled.hpp>
 #include <refine/core/error.hpp>
 #include <refine/training/recipe.hpp>
-#include <refine/training/recipe_json.hpp>
 
 namespace refine {
 

@@ -2,6 +2,8 @@
 
 // What encoder_decoder.hpp declares.
 
+#include <refine/transforms/encoder_decoder.hpp>
+
 #include <ATen/ops/constant_pad_nd.h>
 #include <ATen/ops/max_pool2d.h>
 #include <ATen/ops/pixel_shuffle.h>
@@ -14,7 +16,6 @@
 
 #include <refine/core/compiled.hpp>
 #include <refine/nn/upsampled.hpp>
-#include <refine/transforms/encoder_decoder.hpp>
 
 namespace refine::transforms::detail {
 

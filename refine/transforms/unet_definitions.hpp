@@ -2,6 +2,8 @@
 
 // What unet.hpp declares.
 
+#include <refine/transforms/unet.hpp>
+
 #include <ATen/ops/cat.h>
 #include <ATen/ops/constant_pad_nd.h>
 #include <ATen/ops/max_pool2d.h>
@@ -18,7 +20,6 @@
 #include <refine/nn/convolve_normed.hpp>
 #include <refine/nn/deep_copy.hpp>
 #include <refine/nn/upsampled.hpp>
-#include <refine/transforms/unet.hpp>
 
 namespace refine::transforms::detail {
 

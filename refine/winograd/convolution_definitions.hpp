@@ -2,6 +2,8 @@
 
 // What convolution.hpp declares.
 
+#include <refine/winograd/convolution.hpp>
+
 #include <ATen/TensorOperators.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/conv_transpose2d.h>
@@ -19,7 +21,6 @@
 
 #include <refine/core/compiled.hpp>
 #include <refine/core/error.hpp>
-#include <refine/winograd/convolution.hpp>
 #include <refine/winograd/passes.hpp>
 
 namespace refine::winograd {

@@ -46,6 +46,13 @@ TEST(Definitions, EndTheirHeaderWhereTheyAreNotCompiledOnce) {
   }
 }
 
+TEST(Definitions, BeginWithTheirHeaderSoThatItIsCompiledAlone) {
+  for (const auto& [header, definitions] : definitions()) {
+    const std::string text = text_of(definitions);
+    EXPECT_EQ(text.find("#include"), text.find(include_of(header))) << definitions << " begins otherwise";
+  }
+}
+
 TEST(Definitions, AreCompiledWithTheirRoom) {
   for (const auto& [header, definitions] : definitions()) {
     const fs::path room = header.parent_path();
