@@ -50,11 +50,13 @@ fs::path environment_path(const char* name) {
   return value == nullptr ? fs::path() : fs::path(value);
 }
 
-/// The interpreter that has the PyTorch that LibTorch came with, where the project made one.
+/// The interpreter that has the PyTorch that LibTorch came with, where tools/bazel installed it.
 std::string interpreter(const std::string& said) {
   if (said.find('/') != std::string::npos) return from_where_the_user_stands(said).string();
   if (!said.empty()) return said;
-  const fs::path made = environment_path("BUILD_WORKSPACE_DIRECTORY") / ".venv" / "bin" / "python";
+  const fs::path cache = environment_path("XDG_CACHE_HOME");
+  const fs::path made = (cache.empty() ? environment_path("HOME") / ".cache" : cache) / "refine" /
+                        ("torch-" TORCH_VERSION) / "bin" / "python";
   return fs::exists(made) ? made.string() : "python3";
 }
 

@@ -1,18 +1,21 @@
 """@libtorch: LibTorch, from where it is on this machine."""
 
-# Looked at in this order: the folder that tools/bazel found, the user's LIBTORCH, the project's
-# .venv, python3's torch.
+# Looked at in this order: the folder that tools/bazel found, the user's LIBTORCH, the one that tools/bazel
+# installed below the user's cache folder, python3's torch.
 def _candidates(ctx):
     for variable in ["REFINE_LIBTORCH", "LIBTORCH"]:
         folder = ctx.os.environ.get(variable, "")
         if folder:
             return [ctx.path(folder)]
     found = []
-    workspace = ctx.path(Label("//:WORKSPACE")).dirname
-    venv_lib = workspace.get_child(".venv").get_child("lib")
-    if venv_lib.exists:
-        for python in venv_lib.readdir():
-            found.append(python.get_child("site-packages").get_child("torch"))
+    home = ctx.os.environ.get("HOME", "")
+    cache = ctx.os.environ.get("XDG_CACHE_HOME", home + "/.cache" if home else "")
+    if cache:
+        pin = ctx.read(Label("//tools/build:requirements.txt")).strip()
+        venv_lib = ctx.path(cache + "/refine/" + pin.replace("==", "-") + "/lib")
+        if venv_lib.exists:
+            for python in venv_lib.readdir():
+                found.append(python.get_child("site-packages").get_child("torch"))
     python3 = ctx.which("python3")
     if python3:
         result = ctx.execute([python3, "-c", "\n".join([
@@ -73,7 +76,7 @@ def _libtorch_impl(ctx):
             torch = candidate
             break
     if not torch:
-        fail("refine: LibTorch is missing; neither LIBTORCH, .venv nor python3 has one; " +
+        fail("refine: LibTorch is missing; neither LIBTORCH, the cache folder nor python3 has one; " +
              "run tools/bazel, or set LIBTORCH to an unpacked LibTorch 2.4 or newer")
 
     # Folder by folder, without the fmt that LibTorch carries: it would hide the system's.
@@ -108,7 +111,7 @@ def _libtorch_impl(ctx):
 
 libtorch_repository = repository_rule(
     implementation = _libtorch_impl,
-    environ = ["REFINE_LIBTORCH", "LIBTORCH", "CUDA_HOME"],
+    environ = ["REFINE_LIBTORCH", "LIBTORCH", "CUDA_HOME", "HOME", "XDG_CACHE_HOME"],
     local = False,
     doc = "Makes @libtorch//:libtorch of the LibTorch on this machine.",
 )
