@@ -1,6 +1,7 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/full.h>
 #include <gtest/gtest.h>
+#include <tests/attacks/images.hpp>
 
 #include <concepts>
 #include <optional>
@@ -20,11 +21,6 @@ namespace {
 using refine::testing::error_of;
 using refine::testing::expect_words;
 
-constexpr Task small = {ImageShape{3, 16, 16}, 5};
-
-data::Dataset clean(std::int64_t n) {
-  return data::Synthetic{.task = small, .train = n, .test = 0}.make().train;
-}
 
 static_assert(Attack<AnyAttack> && std::copyable<AnyAttack>);
 static_assert(Attack<Benign>);

@@ -3,6 +3,7 @@
 #include <ATen/ops/ones.h>
 #include <ATen/ops/tensor.h>
 #include <gtest/gtest.h>
+#include <tests/attacks/images.hpp>
 
 #include <algorithm>
 #include <cmath>
@@ -20,17 +21,12 @@ namespace {
 
 using refine::testing::error_of;
 
-constexpr Task small = {ImageShape{3, 12, 12}, 5};
-
-data::Dataset clean(std::int64_t n) {
-  return data::Synthetic{.task = small, .train = n, .test = 0}.make().train;
-}
 
 TEST(DirtyLabel, PoisonsItsShareOfTheImages) {
-  const data::Dataset set = clean(203);
+  const data::Dataset set = clean<smaller>(203);
   for (const auto& [rate, count] : {std::pair{0.1, 20}, std::pair{0.01, 2}, std::pair{0.5, 102},
                                     std::pair{0., 0}, std::pair{1., 203}}) {  // 20.3, 2.03, 101.5
-    const Poisoned poisoned = BadNets<small>{.rate = rate}.poison(set);
+    const Poisoned poisoned = BadNets<smaller>{.rate = rate}.poison(set);
     EXPECT_EQ(poisoned.indices.size(), static_cast<std::size_t>(count)) << rate;
     EXPECT_EQ(poisoned.size(), 203);
     EXPECT_EQ(poisoned.classes, set.classes);
@@ -41,9 +37,9 @@ TEST(DirtyLabel, PoisonsItsShareOfTheImages) {
 }
 
 TEST(DirtyLabel, StampsAndRelabelsTheChosenAlone) {
-  const data::Dataset set = clean(60);
+  const data::Dataset set = clean<smaller>(60);
   const at::Tensor images = set.images.clone(), labels = set.labels.clone();
-  const Poisoned poisoned = BadNets<small>{.target = 3, .rate = 0.25}.poison(set);
+  const Poisoned poisoned = BadNets<smaller>{.target = 3, .rate = 0.25}.poison(set);
   for (std::int64_t i = 0; i < 60; ++i) {
     at::Tensor expected = images[i].clone();
     std::int64_t label = labels[i].item<std::int64_t>();
@@ -61,10 +57,10 @@ TEST(DirtyLabel, StampsAndRelabelsTheChosenAlone) {
 }
 
 TEST(DirtyLabel, LeavesTheSourceAloneWhateverTheRate) {
-  const data::Dataset set = clean(20);
+  const data::Dataset set = clean<smaller>(20);
   const at::Tensor images = set.images.clone(), labels = set.labels.clone();
-  const Poisoned none = Blended<small>{.rate = 0}.poison(set),
-                 all = Blended<small>{.target = 4, .rate = 1}.poison(set);
+  const Poisoned none = Blended<smaller>{.rate = 0}.poison(set),
+                 all = Blended<smaller>{.target = 4, .rate = 1}.poison(set);
   EXPECT_TRUE(none.images.equal(images) && none.labels.equal(labels));
   none.images.zero_();  // not a view of the source
   none.labels.zero_();
@@ -73,13 +69,13 @@ TEST(DirtyLabel, LeavesTheSourceAloneWhateverTheRate) {
 }
 
 TEST(DirtyLabel, ChoosesByItsSeed) {
-  const data::Dataset set = clean(200);
-  const auto chosen = [&](std::uint64_t seed) { return BadNets<small>{.seed = seed}.poison(set).indices; };
+  const data::Dataset set = clean<smaller>(200);
+  const auto chosen = [&](std::uint64_t seed) { return BadNets<smaller>{.seed = seed}.poison(set).indices; };
   EXPECT_EQ(chosen(1), chosen(1));
   EXPECT_NE(chosen(1), chosen(2));
   std::vector<int> drawn(10);
   for (std::uint64_t seed = 0; seed < 1000; ++seed) {
-    for (const auto i : BadNets<small>{.rate = 0.3, .seed = seed}.poison(set.first(10)).indices) {
+    for (const auto i : BadNets<smaller>{.rate = 0.3, .seed = seed}.poison(set.first(10)).indices) {
       ++drawn[static_cast<std::size_t>(i)];
     }
   }
@@ -87,8 +83,8 @@ TEST(DirtyLabel, ChoosesByItsSeed) {
 }
 
 TEST(DirtyLabel, StampsTestImagesAsItStampsTrainingImages) {
-  const data::Dataset set = clean(30);
-  const auto attack = Blended<small>{.rate = 1};
+  const data::Dataset set = clean<smaller>(30);
+  const auto attack = Blended<smaller>{.rate = 1};
   EXPECT_TRUE(attack.trigger_images(set.images).equal(attack.poison(set).images));
   // Blended by the formula, in double: 0.9·v + 0.1·255·pattern, rounded. Ties and the last digit of a float
   // apart.
@@ -97,15 +93,15 @@ TEST(DirtyLabel, StampsTestImagesAsItStampsTrainingImages) {
 }
 
 TEST(DirtyLabel, RefusesWhatDoesNotFit) {
-  const data::Dataset set = clean(10);
-  EXPECT_EQ(error_of([&] { BadNets<small>{.target = 5}.poison(set); }),
+  const data::Dataset set = clean<smaller>(10);
+  EXPECT_EQ(error_of([&] { BadNets<smaller>{.target = 5}.poison(set); }),
             "refine: target class 5 is none of the data's 5; say 0 to 4 [attack]");
-  EXPECT_EQ(error_of([&] { BadNets<small>{.target = -1}.check(set); }),
+  EXPECT_EQ(error_of([&] { BadNets<smaller>{.target = -1}.check(set); }),
             "refine: target class -1 is none of the data's 5; say 0 to 4 [attack]");
-  EXPECT_EQ(error_of([&] { BadNets<small>{.rate = 1.5}.poison(set); }),
+  EXPECT_EQ(error_of([&] { BadNets<smaller>{.rate = 1.5}.poison(set); }),
             "refine: a poisoning rate of 1.5 was asked for; a rate is 0 to 1 [attack]");
   for (const double rate : {-0.1, std::nan("")})
-    EXPECT_NE(error_of([&] { BadNets<small>{.rate = rate}.check(set); }), "");
+    EXPECT_NE(error_of([&] { BadNets<smaller>{.rate = rate}.check(set); }), "");
   EXPECT_EQ(
       error_of([&] { BadNets<tasks::cifar10>{}.poison(set); }),
       "refine: the trigger is made for 3x32x32 images, the data has 3x12x12; give the attack the task of the "
@@ -113,28 +109,28 @@ TEST(DirtyLabel, RefusesWhatDoesNotFit) {
 }
 
 TEST(DirtyLabel, RefusesATargetThatTheDataLacksAndAPatternOfAnotherShape) {
-  const data::Dataset set = clean(4);  // labels 0 to 3 of 5
-  EXPECT_EQ(error_of([&] { BadNets<small>{.target = 4}.check(set); }),
+  const data::Dataset set = clean<smaller>(4);  // labels 0 to 3 of 5
+  EXPECT_EQ(error_of([&] { BadNets<smaller>{.target = 4}.check(set); }),
             "refine: none of the 4 training images is of the target class 4; choose a class that has some "
             "[attack]");
-  BadNets<small> patch{.trigger = {.pattern = at::ones({3, 4, 4})}};
+  BadNets<smaller> patch{.trigger = {.pattern = at::ones({3, 4, 4})}};
   EXPECT_NE(error_of([&] { patch.check(set); }).find("the patch's pattern"), std::string::npos);
-  Blended<small> blend{.trigger = {.pattern = at::ones({3, 4, 4})}};
+  Blended<smaller> blend{.trigger = {.pattern = at::ones({3, 4, 4})}};
   EXPECT_NE(error_of([&] { blend.check(set); }).find("the blended picture has another shape"),
             std::string::npos);
-  Physical<small> wild;
+  Physical<smaller> wild;
   wild.demand.augmentation.rotation = 200;
   EXPECT_NE(error_of([&] { wild.check(set); }).find("rotation is 200"), std::string::npos);
-  Physical<small> mixed;
+  Physical<smaller> mixed;
   mixed.demand.augmentation.mix = 0.5;
   EXPECT_NE(error_of([&] { mixed.check(set); }).find("mix is 0.5"), std::string::npos);
 }
 
 TEST(DirtyLabel, AsksWhatItsDemandAsks) {
-  const data::Dataset set = clean(40);
-  const Poisoned plain = BadNets<small>{.target = 1}.poison(set),
-                 camera = Physical<small>{.target = 1}.poison(set),
-                 turned = Batt<small>{.target = 1, .rate = 0.25}.poison(set);
+  const data::Dataset set = clean<smaller>(40);
+  const Poisoned plain = BadNets<smaller>{.target = 1}.poison(set),
+                 camera = Physical<smaller>{.target = 1}.poison(set),
+                 turned = Batt<smaller>{.target = 1, .rate = 0.25}.poison(set);
   EXPECT_EQ(plain.augmentation, data::Augmentation{});
   EXPECT_FALSE(plain.exempt.defined() || camera.exempt.defined());
   // As published: flip, brightness 0.1, ±10°, translate 0.1, scale 0.8–0.9; every image.
@@ -147,7 +143,7 @@ TEST(DirtyLabel, AsksWhatItsDemandAsks) {
   // The images of Physical are those of BadNets, and so are its test images.
   EXPECT_TRUE(camera.images.equal(plain.images) && camera.labels.equal(plain.labels));
   EXPECT_TRUE(
-      Physical<small>{}.trigger_images(set.images).equal(BadNets<small>{}.trigger_images(set.images)));
+      Physical<smaller>{}.trigger_images(set.images).equal(BadNets<smaller>{}.trigger_images(set.images)));
   // BATT: ±10° of the clean ones alone.
   EXPECT_EQ(turned.augmentation, data::Augmentation{.rotation = 10});
   for (std::int64_t i = 0; i < 40; ++i)
@@ -155,23 +151,23 @@ TEST(DirtyLabel, AsksWhatItsDemandAsks) {
   EXPECT_TRUE(turned.unflipped.equal(turned.exempt));
   EXPECT_FALSE(plain.unflipped.defined() || camera.unflipped.defined());
   turned.validate();
-  const Poisoned ablation = Batt<small>{.demand = demands::none}.poison(set);
+  const Poisoned ablation = Batt<smaller>{.demand = demands::none}.poison(set);
   EXPECT_EQ(ablation.augmentation, data::Augmentation{});
   EXPECT_FALSE(ablation.exempt.defined() || ablation.unflipped.defined());
 }
 
 TEST(Catalogue, IsTriggerTimesPlan) {
-  static_assert(std::is_same_v<BadNets<small>, DirtyLabel<triggers::Patch<small.image>>>);
-  static_assert(std::is_same_v<Blended<small>, DirtyLabel<triggers::Blend<small.image>>>);
-  static_assert(std::is_same_v<WaNet<small>, DirtyLabel<triggers::Warp<small.image>>>);
-  static_assert(std::is_same_v<Batt<small>, DirtyLabel<triggers::Rotate<small.image>, demands::batt>>);
-  static_assert(std::is_same_v<Physical<small>, DirtyLabel<triggers::Patch<small.image>, demands::physical>>);
-  static_assert(std::is_same_v<LabelConsistent<small>, CleanLabel<triggers::Patch<small.image>>>);
-  static_assert(std::is_same_v<AdaptivePatch<small>, Covered<triggers::Patches<small.image>>>);
-  static_assert(Attack<BadNets<>> && Attack<Blended<small>>);
-  const BadNets<> told{.trigger = {.image = small.image}, .target = 1};
-  const data::Dataset set = clean(40);
-  const Poisoned a = told.poison(set), b = BadNets<small>{.target = 1}.poison(set);
+  static_assert(std::is_same_v<BadNets<smaller>, DirtyLabel<triggers::Patch<smaller.image>>>);
+  static_assert(std::is_same_v<Blended<smaller>, DirtyLabel<triggers::Blend<smaller.image>>>);
+  static_assert(std::is_same_v<WaNet<smaller>, DirtyLabel<triggers::Warp<smaller.image>>>);
+  static_assert(std::is_same_v<Batt<smaller>, DirtyLabel<triggers::Rotate<smaller.image>, demands::batt>>);
+  static_assert(std::is_same_v<Physical<smaller>, DirtyLabel<triggers::Patch<smaller.image>, demands::physical>>);
+  static_assert(std::is_same_v<LabelConsistent<smaller>, CleanLabel<triggers::Patch<smaller.image>>>);
+  static_assert(std::is_same_v<AdaptivePatch<smaller>, Covered<triggers::Patches<smaller.image>>>);
+  static_assert(Attack<BadNets<>> && Attack<Blended<smaller>>);
+  const BadNets<> told{.trigger = {.image = smaller.image}, .target = 1};
+  const data::Dataset set = clean<smaller>(40);
+  const Poisoned a = told.poison(set), b = BadNets<smaller>{.target = 1}.poison(set);
   EXPECT_TRUE(a.images.equal(b.images) && a.labels.equal(b.labels));
 }
 
@@ -188,7 +184,7 @@ using Somersault = DirtyLabel<UpsideDown>;
 static_assert(Attack<Somersault>);
 
 TEST(Readme, MakesAnAttackOfATriggerOfYourOwn) {
-  const data::Dataset set = clean(40);
+  const data::Dataset set = clean<smaller>(40);
   const Poisoned poisoned = Somersault{.target = 2, .rate = 0.5}.poison(set);
   EXPECT_EQ(poisoned.indices.size(), 20u);
   for (const auto i : poisoned.indices) {

@@ -1,5 +1,6 @@
 #include <ATen/TensorOperators.h>
 #include <gtest/gtest.h>
+#include <tests/attacks/images.hpp>
 
 #include <algorithm>
 #include <functional>
@@ -15,31 +16,26 @@ namespace {
 using refine::testing::error_of;
 using refine::testing::expect_words;
 
-constexpr Task small = {ImageShape{3, 12, 12}, 5};
-using Triggered = CleanLabel<triggers::Patch<small.image>>;
-
-data::Dataset clean(std::int64_t n) {
-  return data::Synthetic{.task = small, .train = n, .test = 0}.make().train;
-}
+using Triggered = CleanLabel<triggers::Patch<smaller.image>>;
 
 /// Answers class 2 the more, the brighter the image: perturbing an image of class 2 darkens every pixel.
 at::Tensor brightness(const at::Tensor& images) {
-  at::Tensor logits = images.new_zeros({images.size(0), small.classes});
+  at::Tensor logits = images.new_zeros({images.size(0), smaller.classes});
   logits.select(1, 2).add_(images.flatten(1).mean(1));
   return logits;
 }
 
 TEST(CleanLabel, TouchesItsShareOfTheTargetClassAndNoLabel) {
-  const data::Dataset set = clean(103);  // 20 or 21 a class
+  const data::Dataset set = clean<smaller>(103);  // 20 or 21 a class
   const at::Tensor images = set.images.clone();
   for (const auto& [rate, count] :
        {std::pair{0.25, 5}, std::pair{0., 0}, std::pair{0.1, 2}, std::pair{1., 21}}) {
     const Poisoned all =
-        LabelConsistent<small>{.target = 2, .rate = rate, .perturbation = std::nullopt}.poison(set);
+        LabelConsistent<smaller>{.target = 2, .rate = rate, .perturbation = std::nullopt}.poison(set);
     EXPECT_EQ(all.indices.size(), static_cast<std::size_t>(count)) << rate;
     EXPECT_TRUE(all.labels.equal(set.labels));
     EXPECT_TRUE(std::ranges::is_sorted(all.indices, std::less_equal<>{}));
-    const at::Tensor stamped = BadNets<small>{}.trigger_images(set.images);
+    const at::Tensor stamped = BadNets<smaller>{}.trigger_images(set.images);
     for (std::int64_t i = 0; i < 103; ++i) {
       const bool chosen = std::ranges::binary_search(all.indices, i);
       EXPECT_TRUE(all.images[i].equal(chosen ? stamped[i] : images[i])) << i;
@@ -50,8 +46,8 @@ TEST(CleanLabel, TouchesItsShareOfTheTargetClassAndNoLabel) {
 }
 
 TEST(CleanLabel, PerturbsAndThenStamps) {
-  const data::Dataset set = clean(60);
-  const LabelConsistent<small> attack{.target = 2, .rate = 0.5, .perturbation = Pgd{.model = &brightness}};
+  const data::Dataset set = clean<smaller>(60);
+  const LabelConsistent<smaller> attack{.target = 2, .rate = 0.5, .perturbation = Pgd{.model = &brightness}};
   const Poisoned all = attack.poison(set);
   ASSERT_EQ(all.indices.size(), 6u);
   for (const auto i : all.indices) {  // 8 of 255 darker, but for the patch, which is as ever
@@ -61,7 +57,7 @@ TEST(CleanLabel, PerturbsAndThenStamps) {
 }
 
 TEST(CleanLabel, ChoosesByItsSeed) {
-  const data::Dataset set = clean(200);
+  const data::Dataset set = clean<smaller>(200);
   const auto chosen = [&](std::uint64_t seed) {
     return Triggered{.seed = seed, .perturbation = std::nullopt}.poison(set).indices;
   };
@@ -70,28 +66,28 @@ TEST(CleanLabel, ChoosesByItsSeed) {
 }
 
 TEST(CleanLabel, RefusesWhatDoesNotFitBeforeAnyWork) {
-  const data::Dataset set = clean(10);
+  const data::Dataset set = clean<smaller>(10);
   int calls = 0;
   const auto count = [&](const at::Tensor& images) {
     ++calls;
     return brightness(images);
   };
   const Pgd pgd{.model = count};
-  EXPECT_EQ(error_of([&] { LabelConsistent<small>{}.poison(set); }),
+  EXPECT_EQ(error_of([&] { LabelConsistent<smaller>{}.poison(set); }),
             "refine: images can't be perturbed without a model; train one on clean images with "
             "train_classifier(backbone, train) and give it as .model [pgd]");
-  EXPECT_EQ(error_of([&] { LabelConsistent<small>{.target = 4, .perturbation = pgd}.poison(set.first(4)); }),
+  EXPECT_EQ(error_of([&] { LabelConsistent<smaller>{.target = 4, .perturbation = pgd}.poison(set.first(4)); }),
             "refine: none of the 4 training images is of the target class 4; choose a class that has some "
             "[attack]");
-  expect_words(error_of([&] { LabelConsistent<small>{.target = 5, .perturbation = pgd}.poison(set); }),
+  expect_words(error_of([&] { LabelConsistent<smaller>{.target = 5, .perturbation = pgd}.poison(set); }),
                {"class 5"});
-  expect_words(error_of([&] { LabelConsistent<small>{.rate = 1.5, .perturbation = pgd}.poison(set); }),
+  expect_words(error_of([&] { LabelConsistent<smaller>{.rate = 1.5, .perturbation = pgd}.poison(set); }),
                {"rate of 1.5"});
   expect_words(error_of([&] { LabelConsistent<tasks::cifar10>{.perturbation = pgd}.poison(set); }),
                {"3x32x32"});
   Pgd wild = pgd;
   wild.steps = 0;
-  expect_words(error_of([&] { LabelConsistent<small>{.perturbation = wild}.poison(set); }), {"0 steps"});
+  expect_words(error_of([&] { LabelConsistent<smaller>{.perturbation = wild}.poison(set); }), {"0 steps"});
   EXPECT_EQ(calls, 0);
 }
 

@@ -2,6 +2,7 @@
 #include <ATen/ops/full_like.h>
 #include <ATen/ops/zeros.h>
 #include <gtest/gtest.h>
+#include <tests/attacks/images.hpp>
 
 #include <algorithm>
 #include <cmath>
@@ -18,11 +19,6 @@ namespace {
 using refine::testing::error_of;
 using refine::testing::expect_words;
 
-constexpr Task small = {ImageShape{3, 16, 16}, 5};
-
-data::Dataset clean(std::int64_t n) {
-  return data::Synthetic{.task = small, .train = n, .test = 0}.make().train;
-}
 
 /// Every pixel one value.
 struct Flat {

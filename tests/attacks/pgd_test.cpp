@@ -6,6 +6,7 @@
 #include <ATen/ops/stack.h>
 #include <ATen/ops/zeros.h>
 #include <gtest/gtest.h>
+#include <tests/attacks/images.hpp>
 #include <unistd.h>
 
 #include <cmath>
@@ -29,8 +30,6 @@ namespace {
 using refine::testing::error_of;
 using refine::testing::expect_words;
 using refine::testing::ScratchFolder;
-
-constexpr Task small = {ImageShape{3, 16, 16}, 5};
 
 at::Tensor bytes(std::int64_t n) {
   return at::randint(0, 256, {n, 3, 4, 4}).to(at::kByte);

@@ -1,6 +1,7 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/arange.h>
 #include <gtest/gtest.h>
+#include <tests/attacks/images.hpp>
 
 #include <cmath>
 #include <refine/attacks/attacks.hpp>
@@ -15,7 +16,6 @@
 namespace refine::attacks {
 namespace {
 
-constexpr Task small = {ImageShape{3, 16, 16}, 5};
 using Victim = backbones::ResNet18<small>;
 
 const data::Dataset& clean() {

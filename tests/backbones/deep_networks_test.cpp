@@ -65,7 +65,7 @@ at::Tensor precisely(const B& net, const at::Tensor& images) {
   return wide.forward(images.to(at::kDouble)).to(at::kFloat);
 }
 
-int batch_norms(const torch::nn::Module& module) {
+int batch_norm_layers(const torch::nn::Module& module) {
   int count = 0;
   for (const auto& part : module.modules(/*include_self=*/false)) {
     count += dynamic_cast<const torch::nn::BatchNorm2dImpl*>(part.get()) != nullptr;
@@ -87,7 +87,7 @@ double largest(const at::Tensor& tensor) {
 template <typename B>
 void expect_frozen_alike(const B& net, const at::Tensor& images, int norms_left) {
   const auto frozen = freeze(net);
-  EXPECT_EQ(batch_norms(*frozen.module), norms_left);
+  EXPECT_EQ(batch_norm_layers(*frozen.module), norms_left);
   const auto run = [&](const auto& backbone) {
     at::Tensor x = images.clone().requires_grad_();
     const at::Tensor logits = backbone.forward(x);
@@ -143,7 +143,7 @@ TEST(DenseNet121, HasAsManyParametersAsTorchvisionSays) {
 TEST(DenseNet121, FreezesToTheNormsThatStandBeforeTheirConvolution) {
   const Tensors written = fixture("densenet121");
   const auto net = loaded(DenseNet121<>{.task = small, .width = 4}, written);
-  EXPECT_EQ(batch_norms(*net.module), 121);
+  EXPECT_EQ(batch_norm_layers(*net.module), 121);
   expect_frozen_alike(net, written.at("images"), 58 + 3 + 1);  // one a layer, one a transition, the last
 }
 
@@ -196,7 +196,7 @@ TEST(InceptionV3, HasAsManyParametersAsTorchvisionSays) {
 TEST(InceptionV3, FreezesToConvolutionsAlone) {
   const Tensors written = fixture("inception_v3");
   const auto net = loaded(InceptionV3<>{.task = small, .width = 2}, written);
-  EXPECT_EQ(batch_norms(*net.module), 94);
+  EXPECT_EQ(batch_norm_layers(*net.module), 94);
   expect_frozen_alike(net, written.at("images"), 0);
 }
 

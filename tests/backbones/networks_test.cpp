@@ -45,7 +45,7 @@ std::vector<const Layer*> all_of(const torch::nn::Module& module) {
   return found;
 }
 
-std::size_t batch_norms(const torch::nn::Module& module) {
+std::size_t count_batch_norms(const torch::nn::Module& module) {
   return all_of<torch::nn::BatchNorm2dImpl>(module).size();
 }
 
@@ -85,14 +85,14 @@ TEST(Networks, ComputeWhatTheirAuthorsDo) {
     artifacts::load_state_dict(*network.module, state, file, "network.");
     network.module->eval();
     EXPECT_LT(distance(network.forward(images), logits), 1e-5) << file;
-    EXPECT_EQ(batch_norms(*network.module), norms) << file;
+    EXPECT_EQ(count_batch_norms(*network.module), norms) << file;
     EXPECT_EQ(all_of<torch::nn::Conv2dImpl>(*network.module).size(), norms == 0 ? 13 : norms) << file;
 
     const auto frozen = freeze(network);
     EXPECT_LT(distance(frozen.forward(images), logits), 1e-4) << file;
-    EXPECT_EQ(batch_norms(*frozen.module), 0u) << file;
+    EXPECT_EQ(count_batch_norms(*frozen.module), 0u) << file;
     EXPECT_EQ(frozen.module->buffers().size(), 0u) << file;
-    EXPECT_EQ(batch_norms(*network.module), norms) << file << ": the original stays as it is";
+    EXPECT_EQ(count_batch_norms(*network.module), norms) << file << ": the original stays as it is";
 
     at::Tensor asked = images.clone().requires_grad_();
     frozen.forward(asked).square().sum().backward();

@@ -74,7 +74,7 @@ std::string in_a_log(auto&& use) {
   return text;
 }
 
-class ProgressMeterTest : public testing::Test {
+class ProgressMeterTest : public ::testing::Test {
  protected:
   void SetUp() override {
     ::setenv("TERM", "xterm", 1);

@@ -41,12 +41,12 @@ struct FirstByteOne {
 };
 
 // Victim 0 0 1 2, defended 0 1 1 2. The trigger makes the victim say 1 of all, and leaves the defense alone.
-const at::Tensor four = two_bytes({0, 0, 1, 2}, {0, 1, 1, 2});
+const at::Tensor four_images = two_bytes({0, 0, 1, 2}, {0, 1, 1, 2});
 const std::vector<NamedTrigger> two = {{"first byte 1", FirstByteOne{}},
                                        {"nothing", triggers::None<>{.image = {1, 1, 2}}}};
 
 TEST(Scan, CountsAsByHand) {
-  const auto entries = scan(TwoBytes{}, four, two);
+  const auto entries = scan(TwoBytes{}, four_images, two);
   ASSERT_EQ(entries.size(), 2u);
   EXPECT_EQ(entries[0].trigger, "first byte 1");
   EXPECT_EQ(entries[0].images(), 4);
@@ -62,7 +62,7 @@ TEST(Scan, CountsAsByHand) {
 
 TEST(Scan, LooksAtTheCleanImagesOnce) {
   const TwoBytes defense;
-  scan(defense, four, two);
+  scan(defense, four_images, two);
   EXPECT_EQ(*defense.seen, 4 * (1 + 2));
 }
 
@@ -72,7 +72,7 @@ TEST(Scan, RefusesWhatDoesNotFit) {
                }),
                {"takes 1x1x2 images", "1x2x2"});
   const std::vector<NamedTrigger> wide = {{"wide", triggers::None<>{.image = {1, 1, 3}}}};
-  expect_words(error_of([&] { scan(TwoBytes{}, four, wide); }), {"1x1x3", "1x1x2"});
+  expect_words(error_of([&] { scan(TwoBytes{}, four_images, wide); }), {"1x1x3", "1x1x2"});
 }
 
 TEST(ScanCatalogue, HasSoundTriggersWithNamesOfTheirOwn) {

@@ -3,6 +3,7 @@
 #include <ATen/ops/rand.h>
 #include <ATen/ops/upsample_bilinear2d.h>
 #include <gtest/gtest.h>
+#include <tests/training/task.hpp>
 #include <refine/backbones/any_backbone.hpp>
 #include <refine/backbones/freeze.hpp>
 #include <refine/backbones/normalized.hpp>
@@ -20,8 +21,6 @@
 
 namespace refine {
 namespace {
-
-constexpr Task task{ImageShape{3, 16, 16}, 4};
 
 TEST(Replayable, IsWhatAPolicySaysThroughAllThatHoldsIt) {
   const backbones::ResNet18<task> network{.width = 2};

@@ -8,6 +8,7 @@
 #include <c10/core/GradMode.h>
 #include <fmt/core.h>
 #include <gtest/gtest.h>
+#include <tests/training/task.hpp>
 #include <torch/nn/modules/conv.h>
 #include <unistd.h>
 #include <refine/backbones/freeze.hpp>
@@ -39,7 +40,6 @@ namespace {
 
 using refine::testing::error_of;
 
-constexpr Task task{ImageShape{3, 16, 16}, 4};
 using Victim = backbones::ResNet18<task>;
 using UNet = transforms::UNet<task>;
 

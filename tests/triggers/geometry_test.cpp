@@ -6,6 +6,7 @@
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
 #include <gtest/gtest.h>
+#include <tests/triggers/cifar.hpp>
 
 #include <algorithm>
 #include <cmath>
@@ -25,7 +26,6 @@ using refine::testing::error_of;
 using refine::testing::expect_words;
 using refine::testing::pytorch;
 
-constexpr ImageShape cifar = tasks::cifar10.image;
 static_assert(TriggerPolicy<Warp<>> && TriggerPolicy<Warp<cifar>>);
 static_assert(TriggerPolicy<Rotate<>> && TriggerPolicy<Rotate<cifar>>);
 

@@ -4,6 +4,7 @@
 #include <ATen/ops/rand.h>
 #include <ATen/ops/zeros.h>
 #include <gtest/gtest.h>
+#include <tests/triggers/cifar.hpp>
 
 #include <array>
 #include <cmath>
@@ -21,7 +22,6 @@ namespace {
 using refine::testing::error_of;
 using refine::testing::expect_words;
 
-constexpr ImageShape cifar = tasks::cifar10.image;
 static_assert(TriggerPolicy<Overlay<>> && TriggerPolicy<Overlay<cifar>>);
 static_assert(TriggerInParts<Patches<>> && TriggerInParts<Patches<cifar>>);
 static_assert(!TriggerInParts<Patch<cifar>>);

@@ -6,6 +6,7 @@
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
 #include <gtest/gtest.h>
+#include <tests/triggers/cifar.hpp>
 
 #include <cmath>
 #include <random>
@@ -20,7 +21,6 @@ namespace {
 
 using refine::testing::error_of;
 
-constexpr ImageShape cifar = tasks::cifar10.image;
 
 bool has(const std::string& line, const std::string& words) {
   return line.find(words) != std::string::npos;

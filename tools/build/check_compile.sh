@@ -2,7 +2,8 @@
 # One compiler check, run as a Bazel action by cc_checks.bzl. It succeeds always; the report's
 # first line says how it went, the rest why.
 #
-#   check_compile.sh header   REPORT FILE COMPILER ARGUMENTS...
+#   check_compile.sh header   REPORT FILE COMPILER ARGUMENTS...   the header, and what it instantiates
+#   check_compile.sh parse    REPORT FILE COMPILER ARGUMENTS...   the header alone
 #   check_compile.sh messages REPORT FILE COMPILER ARGUMENTS...
 set -uo pipefail
 export LC_ALL=C
@@ -28,6 +29,17 @@ if [[ $mode == header ]]; then
     finish OK "$output"
   fi
   finish FAILED "$(grep -m 12 . <<<"$output")"
+fi
+
+if [[ $mode == parse ]]; then
+  # At a file's end GCC instantiates the templates of every inline function that it has read, LibTorch's too:
+  # most of the time. It does not get there: the first error is fatal, and the last line is one.
+  end='refine: the end of the header'
+  output=$(printf '#include <%s>\n#include <%s>\nstatic_assert(sizeof(char) != 1, "%s");\n' "$file" "$file" "$end" |
+    "$@" "${quiet[@]}" -Wfatal-errors -fsyntax-only -x c++ - 2>&1) && finish FAILED "the compiler read past the end"
+  errors=$(grep -E '(^|: )(fatal )?error: ' <<<"$output")
+  [[ $errors == *"$end"* && $errors != *$'\n'* ]] || finish FAILED "$(grep -m 12 . <<<"$output")"
+  finish OK "$(grep -F 'warning: ' <<<"$output")"
 fi
 
 mapfile -t expected < <(sed -n 's/.*expect-error:[[:space:]]*//p' "$file" | sed 's/[[:space:]]*$//')

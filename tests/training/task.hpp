@@ -1,0 +1,10 @@
+#pragma once
+
+#include <refine/core/task.hpp>
+
+namespace refine {
+
+/// What the networks of these tests are trained on.
+inline constexpr Task task{ImageShape{3, 16, 16}, 4};
+
+}  // namespace refine

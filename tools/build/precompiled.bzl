@@ -1,0 +1,67 @@
+"""Precompiled headers: what the headers of other projects cost is paid once, not once a file."""
+
+load(":compiler.bzl", "COMPILER_ATTRS", "compiler_for")
+
+PrecompiledInfo = provider(
+    doc = "A precompiled header.",
+    fields = {"header": "the name to include it by"},
+)
+
+def _impl(ctx):
+    compiler = compiler_for(ctx, ctx.attr.deps)
+    header = ctx.actions.declare_file("{0}/{1}".format(ctx.label.name, ctx.file.header.basename))
+    precompiled = ctx.actions.declare_file(header.basename + ".gch", sibling = header)
+    ctx.actions.symlink(output = header, target_file = ctx.file.header)
+    arguments = ctx.actions.args()
+    arguments.add_all(compiler.flags)
+    arguments.add_all(ctx.attr.copts)
+    arguments.add_all(["-fPIC", "-x", "c++-header", header, "-o", precompiled])
+    ctx.actions.run(
+        executable = compiler.path,
+        arguments = [arguments],
+        inputs = depset([header], transitive = [compiler.headers, compiler.tools]),
+        outputs = [precompiled],
+        env = compiler.environment,
+        use_default_shell_env = not compiler.environment,
+        mnemonic = "CppPrecompile",
+        progress_message = "Precompiling %s" % ctx.file.header.short_path,
+    )
+    files = depset([header, precompiled])
+    return [
+        DefaultInfo(files = files),
+        PrecompiledInfo(header = header.basename),
+        # The headers of deps, too: they are what the compiler says that a file depends on.
+        cc_common.merge_cc_infos(cc_infos = [
+            CcInfo(compilation_context = context)
+            for context in [cc_common.create_compilation_context(
+                headers = files,
+                quote_includes = depset([header.dirname]),
+            )] + [dep[CcInfo].compilation_context for dep in ctx.attr.deps]
+        ]),
+    ]
+
+precompiled_header = rule(
+    implementation = _impl,
+    attrs = dict(
+        COMPILER_ATTRS,
+        header = attr.label(
+            doc = "Includes what is to be precompiled.",
+            allow_single_file = [".hpp"],
+            mandatory = True,
+        ),
+        copts = attr.string_list(
+            doc = "Flags in addition to those of .bazelrc, the same as of the files that use the header.",
+        ),
+        deps = attr.label_list(
+            doc = "What the header includes.",
+            providers = [CcInfo],
+        ),
+    ),
+    fragments = ["cpp"],
+    toolchains = ["@bazel_tools//tools/cpp:toolchain_type"],
+    doc = """A header that the compiler has read already.
+
+A target with this in its `deps` and `-include HEADER` in its `copts` does not read the header again. Where
+flags differ, the compiler reads it as text and warns (-Winvalid-pch).
+""",
+)
