@@ -10,6 +10,8 @@
 #include <torch/csrc/jit/api/module.h>
 
 #include <algorithm>
+#include <cstddef>
+#include <cstdint>
 #include <exception>
 #include <filesystem>
 #include <memory>
@@ -33,6 +35,11 @@ struct ScriptedOptions {
   /// Shapes that are tried, in this order, where the image shape is open; the first that works is taken.
   std::vector<ImageShape> candidates = default_candidates();
   formats::Trust trust = formats::Trust::checked;
+  /// Which tensor is the logits where `forward` returns several: its position, or its key or field name
+  /// ("logits", "heads.0"). Empty: the only one that is images×classes.
+  std::string output = {};
+  /// Decides between several such outputs; unlike `task.classes` it is not checked.
+  int likely_classes = dynamic;
 
   static std::vector<ImageShape> default_candidates() {
     std::vector<ImageShape> shapes;
@@ -51,7 +58,8 @@ struct ScriptedOptions {
 ///
 /// The file is checked before anything of it runs (`formats::load_torchscript`), then frozen by LibTorch.
 /// Image shape and number of classes are found by a probe, and checked against what was said. Where `forward`
-/// returns several tensors, the first is taken; where it returns probabilities, their logarithm.
+/// returns several tensors, the only one that is images×classes is taken, and `ScriptedOptions::output` is
+/// required if there are several; where it returns probabilities, their logarithm is taken.
 ///
 /// The file sees the images as they are, in [0, 1]; one that wants normalised images goes into
 /// `backbones::Normalized`, and that into `freeze`.
@@ -112,7 +120,7 @@ class Scripted {
     for (const ImageShape& shape : shapes) {
       for (const bool channels_last : {true, false}) {
         module->use_channels_last(channels_last);
-        const std::optional<Problem> problem = try_shape(shape);
+        const std::optional<Problem> problem = try_shape(shape, name, options);
         if (!problem) {
           require_classes(name, said.classes);
           return;
@@ -140,21 +148,20 @@ class Scripted {
   };
 
   /// Why images of this shape get no logits; the task and the kind of answer where they do.
-  std::optional<Problem> try_shape(const ImageShape& shape) {
+  std::optional<Problem> try_shape(const ImageShape& shape, const std::string& name,
+                                   const ScriptedOptions& options) {
     c10::NoGradGuard no_grad;
     try {
       at::Tensor answer;
+      if (module->needs_selection()) {
+        if (auto problem = select_output(shape, name, options)) return problem;
+      }
       for (std::int64_t n : {2, 1, 3}) {
-        const at::Tensor images = at::linspace(0, 1, n * shape.channels * shape.height * shape.width)
-                                      .view({n, shape.channels, shape.height, shape.width})
-                                      .contiguous(at::MemoryFormat::ChannelsLast);
-        answer = module->forward(images);
-        if (answer.dim() != 2 || answer.size(0) != n || answer.size(1) < 2 || !answer.is_floating_point()) {
-          std::string sizes;
-          for (auto extent : answer.sizes()) sizes += (sizes.empty() ? "" : "×") + std::to_string(extent);
+        answer = module->forward(ramp(n, shape));
+        if (!is_logits(answer, n)) {
           return Problem{
               fmt::format("its answer to {} image(s) has the shape {}, not images×classes, classes 2 or more",
-                          n, sizes.empty() ? "of a scalar" : sizes),
+                          n, shape_of(answer)),
               true};
         }
       }
@@ -162,11 +169,87 @@ class Scripted {
       probabilities_ = answer.min().item<double>() >= 0 &&
                        at::allclose(answer.sum(1), at::ones({answer.size(0)}, answer.options()), 0, 1e-3);
       return std::nullopt;
+    } catch (const Error&) {
+      throw;
     } catch (const c10::Error& error) {
       return Problem{one_line(error.what_without_backtrace()), false};
     } catch (const std::exception& error) {
       return Problem{one_line(error.what()), false};
     }
+  }
+
+  static at::Tensor ramp(std::int64_t n, const ImageShape& shape) {
+    return at::linspace(0, 1, n * shape.channels * shape.height * shape.width)
+        .view({n, shape.channels, shape.height, shape.width})
+        .contiguous(at::MemoryFormat::ChannelsLast);
+  }
+
+  static bool is_logits(const at::Tensor& answer, std::int64_t images) {
+    return answer.dim() == 2 && answer.size(0) == images && answer.size(1) >= 2 && answer.is_floating_point();
+  }
+
+  static std::string shape_of(const at::Tensor& tensor) {
+    std::string sizes;
+    for (auto extent : tensor.sizes()) sizes += (sizes.empty() ? "" : "×") + std::to_string(extent);
+    return sizes.empty() ? "of a scalar" : sizes;
+  }
+
+  /// Selects the logits among the tensors that the file returns for images of this shape.
+  /// \return why none of them can be the logits \throws Error when it must be specified which one they are
+  std::optional<Problem> select_output(const ImageShape& shape, const std::string& name,
+                                       const ScriptedOptions& options) {
+    using Output = detail::ScriptedModule::Output;
+    const std::int64_t n = 2;
+    const std::vector<Output> all = module->outputs(ramp(n, shape));
+    const auto list = [&](auto&& included) {
+      std::string text;
+      for (std::size_t i = 0; i < all.size(); ++i) {
+        if (!included(all[i])) continue;
+        const std::string position = std::to_string(i);
+        text += fmt::format("{}{}{} ({})", text.empty() ? "" : ", ", position,
+                            all[i].name == position || all[i].name.empty() ? "" : " '" + all[i].name + "'",
+                            shape_of(all[i].value));
+      }
+      return text;
+    };
+    const auto every = [](const Output&) { return true; };
+    if (!options.output.empty()) {
+      for (std::size_t i = 0; i < all.size(); ++i) {
+        if (options.output != all[i].name && options.output != std::to_string(i)) continue;
+        module->select_output(all[i]);
+        return std::nullopt;
+      }
+      throw Error("cannot use {}: forward has no output '{}'; specify one of: {}", name, options.output,
+                  list(every));
+    }
+    const int classes = merged(merged(kTask, options.task).classes, options.likely_classes);
+    std::vector<const Output*> fits;
+    for (const bool by_classes : {false, true}) {
+      if (by_classes && (fits.size() < 2 || classes == dynamic)) break;
+      std::vector<const Output*> found;
+      for (const Output& output : all) {
+        if (is_logits(output.value, n) && (!by_classes || output.value.size(1) == classes)) {
+          found.push_back(&output);
+        }
+      }
+      if (!by_classes || !found.empty()) fits = std::move(found);
+    }
+    if (fits.empty()) {
+      return Problem{all.empty() ? "its forward returns no tensor"
+                                 : fmt::format("none of its outputs to {} images is images×classes, classes 2 "
+                                               "or more: {}",
+                                               n, list(every)),
+                     true};
+    }
+    if (fits.size() > 1) {
+      throw Error(
+          "cannot use {}: forward returns several tensors that could be the logits: {}; specify which one, as "
+          "--output {} (ScriptedOptions::output)",
+          name, list([&](const Output& o) { return std::ranges::find(fits, &o) != fits.end(); }),
+          static_cast<std::size_t>(fits.back() - all.data()));
+    }
+    module->select_output(*fits.front());
+    return std::nullopt;
   }
 
   void require_classes(const std::string& name, int said) const {

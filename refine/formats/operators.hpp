@@ -84,6 +84,7 @@ inline constexpr std::string_view aten =
     "trunc type_as unbind unflatten unfold uniform unique_consecutive unique_dim unsafe_chunk "
     "unsafe_split unsafe_split_with_sizes unsqueeze update upper upsample_bicubic2d upsample_bilinear2d "
     "upsample_linear1d upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_trilinear3d "
+    "_autocast_to_full_precision _autocast_to_reduced_precision get_autocast_dtype "
     "values vander var var_mean vdot view view_as view_as_complex view_as_real vsplit vstack warn where "
     "xlogy zero zeros zeros_like zfill";
 

@@ -125,7 +125,7 @@ TEST(Scripted, ComputesWhereItsImagesAre) {
 }
 
 TEST(Scripted, TakesHalfPrecisionAsFloat) {
-  torch::jit::Module m = network(linear), half = m.copy();
+  torch::jit::Module m = network(linear), half = m.deepcopy();  // copy() shares the tensors
   half.to(at::kHalf);
   const backbones::Scripted<> victim(half, "m", {.task = {{3, 16, 16}, 5}});
   EXPECT_TRUE(at::allclose(victim.forward(images(2)), m.forward({images(2)}).toTensor(), 1e-2, 1e-2));
