@@ -3,7 +3,9 @@
 #include <ATen/core/Tensor.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
+#include <limits>
 #include <optional>
 #include <vector>
 
@@ -15,7 +17,8 @@
 
 namespace refine {
 
-/// The alarm's score of each uint8 image N×C×H×W, in [0, 1], in batches.
+/// The alarm's score of each uint8 image N×C×H×W, in [0, 1], in batches. Infinity, which is above any
+/// threshold, if the score is not a number.
 /// \param advance called with the number of images after each batch
 /// \throws Error when the images do not fit the defense
 template <DefendedClassifier D, typename Advance>
@@ -26,7 +29,10 @@ std::vector<double> alarm_scores(const D& defense, const at::Tensor& images, Adv
   if (!scores.defined()) return {};
   const at::Tensor flat = scores.contiguous();
   const auto* begin = flat.const_data_ptr<double>();
-  return {begin, begin + flat.numel()};
+  std::vector<double> numbers(begin, begin + flat.numel());
+  std::ranges::replace_if(
+      numbers, [](double score) { return std::isnan(score); }, std::numeric_limits<double>::infinity());
+  return numbers;
 }
 
 template <DefendedClassifier D>

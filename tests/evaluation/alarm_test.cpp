@@ -8,6 +8,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <limits>
 #include <optional>
 #include <vector>
 
@@ -37,6 +38,19 @@ TEST(AlarmScores, AreTheDefensesOwn) {
   EXPECT_EQ(seen, 3);
   EXPECT_TRUE(alarm_scores(TwoBytes{}, scored({})).empty());
   EXPECT_EQ(alarm_scores(TwoBytes{}, scored(std::vector<int>(600, 255))), std::vector<double>(600, 1));
+}
+
+/// A defense whose answers are not finite, as those to a blank image that is standardised.
+struct NotFinite : TwoBytes {
+  at::Tensor alarm(const at::Tensor& images) const {
+    return TwoBytes::alarm(images) * std::numeric_limits<double>::quiet_NaN();
+  }
+};
+
+TEST(AlarmScores, NaN_IsAnAlarmAtAnyThreshold) {
+  EXPECT_EQ(alarm_scores(NotFinite{}, scored({0, 1})),
+            std::vector<double>(2, std::numeric_limits<double>::infinity()));
+  EXPECT_EQ(measure_alarm(NotFinite{}, 1, 0.05, scored({0, 1, 2})).false_alarms, (metrics::Proportion{3, 3}));
 }
 
 TEST(EvaluateAlarm, SetsItsThresholdOnTheCalibrationImagesAlone) {

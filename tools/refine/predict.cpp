@@ -51,7 +51,7 @@ int run(const Options& options, const Common& common) {
     return about.class_names.empty() ? std::to_string(cls) : about.class_names[static_cast<std::size_t>(cls)];
   };
   const auto told = [&](const Line& line) {
-    const bool raised = about.alarm && line.alarm > about.alarm->threshold;
+    const bool raised = about.alarm && !(line.alarm <= about.alarm->threshold);  // NaN, too
     if (common.json) {
       const auto alarm = about.alarm ? nlohmann::ordered_json(raised) : nlohmann::ordered_json(nullptr);
       const nlohmann::ordered_json json = {{"file", line.file.string()}, {"class", line.cls},
