@@ -1,0 +1,3 @@
+#pragma once
+
+#include <refine/defend/probe.hpp>
