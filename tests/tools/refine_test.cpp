@@ -138,6 +138,41 @@ TEST_F(Command, AttacksAndDefendsANetworkOfAnotherKind) {
   expect_words(page["model"], {"ViT", "16"});
 }
 
+TEST_F(Command, Defend_VictimThatCannotBeDefended_IsRefusedBeforeTraining) {
+  const ScratchFolder here;
+  write_images(here.path / "clean", 40, false);
+  const auto defend = [&](const std::string& name, const std::string& more = "") {
+    const std::string file = fs::absolute("tests/fixtures/programs/" + name + ".pt").string();
+    return refine(here, "defend --images clean --out out.pt --no_scan --epoch 1 --width 4 --levels 1 --model '" + file +
+                            "' " + more);
+  };
+  expect_refusal(defend("noise"), {"noise.pt", "dropout or noise", "model.eval()"});
+  expect_refusal(defend("training_mode"), {"training_mode.pt", "other images", "model.eval()"});
+  expect_refusal(defend("rounded"), {"rounded.pt", "gradient"});
+  expect_refusal(defend("pair"), {"pair.pt", "several tensors", "--output 1"});
+  expect_refusal(defend("pair", "--output 2"), {"no output '2'"});
+  EXPECT_FALSE(fs::exists(here.path / "out.pt"));
+
+  // The names decide; a blank image is named and left out.
+  write_file(here.path / "names.txt", "a\nb\nc\nd\ne\n");
+  EXPECT_EQ(defend("pair", "--class_names names.txt").status, 0);
+  write_file(here.path / "clean/blank.png", report::png(std::vector<std::uint8_t>(40 * 40 * 3, 9), 40, 40));
+  const Outcome blank = defend("standardised");
+  EXPECT_EQ(blank.status, 1) << blank.err;
+  expect_words(blank.err, {"blank.png", "not finite"});
+  const json metrics = json::parse(content(here.path / "out.report/metrics.json"));
+  EXPECT_EQ(metrics["facts"][0]["name"], "probe") << metrics["facts"].dump();
+
+  // Images of several sizes and a victim that takes any.
+  write_file(here.path / "clean/small.png", report::png(std::vector<std::uint8_t>(20 * 20 * 3, 99), 20, 20));
+  expect_refusal(defend("no_grad"), {"no_grad.pt", "3x32x32", "3x224x224", "--image"});
+  EXPECT_EQ(defend("no_grad", "--image 32 --bgr").status, 0);
+  EXPECT_EQ(refine(here, "export --model '" + fs::absolute("tests/fixtures/programs/no_grad.pt").string() +
+                             "' --image 32 --out plain.pt")
+                .status,
+            0);
+}
+
 TEST_F(Command, DefendsByNamesAndReportsAsTheReferenceDoes) {
   const Outcome run =
       refine(*shared, "defend --limit 2000 --epoch 1 --width 4 --precision bfloat16 " + names);

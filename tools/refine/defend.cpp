@@ -24,6 +24,7 @@
 
 #include "tools/refine/command.hpp"
 #include "tools/refine/measure.hpp"
+#include "tools/refine/probing.hpp"
 #include "tools/refine/results.hpp"
 #include "tools/refine/source.hpp"
 #include "tools/refine/training.hpp"
@@ -47,7 +48,7 @@ struct Options {
   std::string fit = "crop", store;
   std::int64_t limit = 0;
   double false_alarms = 0.05;
-  bool no_scan = false, skip_damaged = false;
+  bool no_scan = false, no_probe = false, skip_damaged = false;
 };
 
 /// Where everything comes from and goes to.
@@ -59,6 +60,7 @@ struct Plan {
   Evidence evidence = {};       ///< and everything is measured on these
   std::optional<AttackSpec> attack = {};
   std::size_t left_out = 0;  ///< files that could not be used
+  Probed probed = {};
   fs::path out = {};
 };
 
@@ -96,12 +98,17 @@ void part(const at::Tensor& images, std::uint64_t seed, Plan& plan) {
 /// A file, and a folder of images.
 Plan plan_of_files(const Options& options) {
   const auto files = data::image_files(options.images);
-  Plan plan{.victim = load_victim(options.victim, data::common_shape(files)),
+  const ImageShape common = data::common_shape(files, static_cast<std::int64_t>(files.size()));
+  const data::Fit fit = parse_fit(options.fit);
+  Plan plan{.victim = load_victim(options.victim, common),
             .title = fs::path(options.victim.model).filename().string(),
             .dataset = options.images};
+  const std::uint64_t seed = options.training.seed;
+  choose_size(plan.victim, options.victim, files, common, fit, seed);
+  if (!options.no_probe) plan.probed = probe_victim(plan.victim, options.victim, files, fit, seed);
   const ImageShape shape = plan.victim.backbone.task.image;
-  const Images images = read_images(options.images, shape, parse_fit(options.fit), options.limit,
-                                    options.training.seed, options.store);
+  Images images = read_images(options.images, shape, fit, options.limit, seed, options.store);
+  if (plan.probed.blank_not_finite) remove_images_without_finite_logits(plan.victim, images);
   Message size;
   size << shape;
   std::cerr << fmt::format("refine: {} ({}): {} images, {} classes\n", plan.title, plan.victim.what,
@@ -137,6 +144,9 @@ Plan plan_of_names(Options options) {
           .split;
   if (options.limit > 0 && options.limit < train.size())
     train = train.sample(options.limit, options.training.seed);
+  if (!options.no_probe) {
+    plan.probed = probe_victim(plan.victim, options.victim.model, train.images, options.training.seed);
+  }
   part(train.images, options.training.seed, plan);
   const auto attack = plan.attack->make(shape);
   plan.evidence.clean = test.images;
@@ -221,6 +231,7 @@ int run(const Options& options, const Common& common) {
                 {"recipe", text_of(recipe)},
                 {"training", fmt::format("{:.0f} s", trained.seconds)},
                 {"LibTorch", TORCH_VERSION}};
+  if (!plan.probed.text.empty()) page.facts.insert(page.facts.begin(), {"probe", plan.probed.text});
 
   nlohmann::ordered_json about = {{"victim", fs::path(options.victim.model).filename().string()},
                                   {"model", plan.victim.what},
@@ -270,6 +281,8 @@ void add_defend(CLI::App& app, Common& common) {
       ->add_option("--false_alarms", options->false_alarms, "share of clean images that may raise the alarm")
       ->check(CLI::Range(0.0, 0.999))
       ->capture_default_str();
+  command->add_flag("--no_probe", options->no_probe,
+                    "do not ask the victim about some of the images before training");
   command->add_flag("--no_scan", options->no_scan, "do not try the catalogue of common triggers");
   command
       ->add_option("--dataset", options->dataset,

@@ -16,6 +16,7 @@
 
 #include <refine/artifacts/victim.hpp>
 #include <refine/backbones/any_network.hpp>
+#include <refine/backbones/bgr.hpp>
 #include <refine/backbones/normalized.hpp>
 #include <refine/backbones/scripted.hpp>
 #include <refine/core/file_bytes.hpp>
@@ -45,11 +46,12 @@ std::optional<Normalization> normalization_of(const VictimOptions& options, cons
   }
 }
 
-/// Puts `backbone` behind its normalisation, if it has one.
+/// Puts `backbone` behind its normalisation, if it has one, and that behind the order of its channels.
 template <typename B>
-AnyBackbone behind(const std::optional<Normalization>& by, B backbone) {
-  if (by) return AnyBackbone(backbones::Normalized{std::move(backbone), *by});
-  return AnyBackbone(std::move(backbone));
+AnyBackbone behind(const std::optional<Normalization>& by, bool bgr, B backbone) {
+  const AnyBackbone any = by ? AnyBackbone(backbones::Normalized{std::move(backbone), *by})
+                             : AnyBackbone(std::move(backbone));
+  return bgr ? AnyBackbone(backbones::Bgr{any}) : any;
 }
 
 std::vector<std::string> names_from(const VictimOptions& options, const nlohmann::json& in_file) {
@@ -94,11 +96,17 @@ Victim from_weights(const VictimOptions& options, const ImageShape& images) {
                                : fmt::format(" {}, which its tensors look like", likely));
   }
   const std::string image = said("image");
+  if (!options.output.empty()) {
+    throw Error("cannot use --output {} with {}: a network of weights has one output; leave --output out",
+                options.output, path.string());
+  }
   const ImageShape shape = agreed(options, image.empty() ? ImageShape{} : parse_shape(image));
   auto [bare, width] = stored_network(arch, weights.tensors, shape, images, path.string());
-  return {.backbone = behind(normalization_of(options, said("constants")), std::move(bare)),
+  return {.backbone = behind(normalization_of(options, said("constants")), options.bgr, std::move(bare)),
           .what = fmt::format("{}, width {}", network_name(arch), width),
-          .class_names = names_from(options, parsed(said("class_names")))};
+          .class_names = names_from(options, parsed(said("class_names"))),
+          .image_known = shape.is_static(),
+          .normalization_known = options.mean.empty() && !said("constants").empty()};
 }
 
 Victim from_torchscript(const VictimOptions& options, const ImageShape& images) {
@@ -119,17 +127,22 @@ Victim from_torchscript(const VictimOptions& options, const ImageShape& images) 
     for (const auto& extent : about["image"]) text += (text.empty() ? "" : "x") + extent.dump();
     shape = parse_shape(text);
   }
-  backbones::ScriptedOptions scripted{.task = {agreed(options, shape), dynamic}};
+  const ImageShape known = agreed(options, shape);
+  backbones::ScriptedOptions scripted{.task = {known, dynamic}, .output = options.output};
   // A network that pools its last layer takes any size: then the images' own is the likeliest.
   if (images.is_static()) {
     const ImageShape grey{1, images.height, images.width};
     scripted.candidates.insert(scripted.candidates.begin(), {images, grey});
   }
-  const backbones::Scripted<> network(file.module, options.model, scripted);
   const bool names = about.is_object() && about.contains("class_names");
-  return {.backbone = behind(normalization_of(options, ""), network),
+  std::vector<std::string> class_names = names_from(options, names ? about["class_names"] : nlohmann::json());
+  if (!class_names.empty()) scripted.likely_classes = static_cast<int>(class_names.size());
+  const backbones::Scripted<> network(file.module, options.model, scripted);
+  return {.backbone = behind(normalization_of(options, ""), options.bgr, network),
           .what = network.probabilities() ? "TorchScript, returns probabilities" : "TorchScript",
-          .class_names = names_from(options, names ? about["class_names"] : nlohmann::json())};
+          .class_names = std::move(class_names),
+          .image_known = known.is_static(),
+          .normalization_known = about.is_object() && options.mean.empty()};
 }
 
 }  // namespace
@@ -146,11 +159,22 @@ void VictimOptions::add_to(CLI::App& command) {
   command.add_option("--image", image,
                      "channels, height and width the model takes, as 3x224x224 or 224; left out: "
                      "found out");
+  command.add_flag("--bgr", bgr,
+                   "the model takes blue, green, red; --mean and --std are then in this order");
+  command.add_option("--output", output,
+                     "which output is the logits where a TorchScript file returns several: its position, from 0, "
+                     "or its key");
   command.add_option("--class_names", class_names_file,
                      "a text file with one class name a line, in the model's order");
   command.add_flag(
       "--trust", trust,
       "run a TorchScript file even where its code names operators that are no tensor arithmetic");
+}
+
+std::vector<ImageShape> usual_sizes(const ImageShape& image) {
+  std::vector<ImageShape> sizes;
+  for (int side : {32, 28, 48, 64, 96, 128, 224, 256, 299, 384}) sizes.push_back({image.channels, side, side});
+  return sizes;
 }
 
 ImageShape VictimOptions::image_shape() const {

@@ -22,6 +22,8 @@ struct VictimOptions {
   std::string image = {};  ///< "3x224x224", where the file does not say
   std::vector<double> mean = {}, deviation = {};
   std::string class_names_file = {};
+  std::string output = {};  ///< which tensor of several is the logits; empty: the one that fits
+  bool bgr = false;         ///< the model takes blue, green, red
   bool trust = false;
 
   void add_to(CLI::App& command);
@@ -34,7 +36,12 @@ struct Victim {
   backbones::AnyBackbone backbone;
   std::string what;
   std::vector<std::string> class_names;  ///< empty where nobody told them
+  bool image_known = false;          ///< the image size was specified, or the file has it
+  bool normalization_known = false;  ///< the file has the normalisation
 };
+
+/// Image sizes that are usual for classifiers, of as many channels as `image`.
+std::vector<ImageShape> usual_sizes(const ImageShape& image);
 
 /// Reads a TorchScript file or weights, told apart by their content.
 /// \param images the shape that the images at hand have, open where they differ
