@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <memory>
 #include <string_view>
+#include <vector>
 
 #include <refine/core/error.hpp>
 
@@ -13,7 +14,8 @@ namespace refine {
 /// A file that carries its final name only when it is whole: it grows beside it under a partial name, and
 /// `commit` renames it in one step, over an older file of that name. Not committed, it leaves nothing behind.
 /// Every member throws `Error` (path, reason, what to do) when the disk is full, a folder is in the way, a
-/// permission lacks. A symbolic link is written through: what it points at is replaced.
+/// permission lacks. A symbolic link is written through: what it points at is replaced. A file that is
+/// replaced hands its permissions on, and its owner and group where this process may set them.
 class AtomicFile {
  public:
   /// Creates the parent folders and the partial file.
@@ -33,7 +35,7 @@ class AtomicFile {
   /// \pre not committed
   void write(const void* bytes, std::size_t count);
 
-  /// Flushes to the disk and gives the file its final name. Once.
+  /// Writes the file to the disk and gives it its final name; name and file survive a power cut. Once.
   void commit();
 
  private:
@@ -42,6 +44,10 @@ class AtomicFile {
   };
 
   static std::filesystem::path followed(std::filesystem::path path);
+
+  void create_folders(const std::filesystem::path& folder);
+
+  void open_partial(const std::filesystem::path& folder);
 
   void discard() noexcept;
 
@@ -52,6 +58,7 @@ class AtomicFile {
 
   std::filesystem::path final_path_;
   std::filesystem::path partial_path_;
+  std::vector<std::filesystem::path> changed_folders_;  ///< those that get a new name, the deepest first
   std::unique_ptr<std::FILE, Close> file_;
 };
 

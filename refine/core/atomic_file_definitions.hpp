@@ -6,6 +6,7 @@
 
 #include <fcntl.h>
 #include <fmt/core.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -20,6 +21,20 @@
 
 #include <refine/core/compiled.hpp>
 
+namespace refine::detail {
+
+/// Writes a folder's names to the disk. A folder that may not be read, and a file system that does not sync
+/// folders, are passed over. \return 0, or the reason why the disk failed
+REFINE_DEFINITION int sync_folder(const std::filesystem::path& folder) {
+  const int descriptor = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (descriptor < 0) return 0;
+  const int reason = ::fsync(descriptor) == 0 ? 0 : errno;
+  ::close(descriptor);
+  return reason == EIO || reason == ENOSPC || reason == EDQUOT ? reason : 0;
+}
+
+}  // namespace refine::detail
+
 namespace refine {
 
 REFINE_DEFINITION AtomicFile::AtomicFile(std::filesystem::path final_path)
@@ -31,22 +46,53 @@ REFINE_DEFINITION AtomicFile::AtomicFile(std::filesystem::path final_path)
     throw Error("cannot write {}: it is a device or a pipe; choose another path", final_path_.string());
   }
   const auto folder = final_path_.has_parent_path() ? final_path_.parent_path() : std::filesystem::path(".");
+  create_folders(folder);
+  open_partial(folder);
+}
+
+REFINE_DEFINITION void AtomicFile::create_folders(const std::filesystem::path& folder) {
+  std::error_code error;
+  changed_folders_ = {folder};
+  // A folder that is made is a new name in the one above it.
+  for (auto made = folder; !made.empty() && !std::filesystem::exists(made, error);) {
+    made = made.parent_path();
+    changed_folders_.push_back(made.empty() ? std::filesystem::path(".") : made);
+  }
   std::filesystem::create_directories(folder, error);
   if (error) fail(error.value());
-  // Not mkstemp, whose files are readable by their owner alone: a result is as readable as umask allows.
+}
+
+REFINE_DEFINITION void AtomicFile::open_partial(const std::filesystem::path& folder) {
+  struct ::stat old = {};
+  const bool replaces = ::stat(final_path_.c_str(), &old) == 0 && S_ISREG(old.st_mode);
+  // Not mkstemp, whose files are readable by their owner alone: a new result is as readable as umask allows.
+  // One that replaces a private file is never more readable than that.
+  const ::mode_t mode = replaces ? 0600 : 0666;
   static std::atomic<unsigned> count = 0;
   int descriptor = -1;
   do {
     partial_path_ = folder / fmt::format(".refine-{}-{}.partial", ::getpid(), count++);
-    descriptor = ::open(partial_path_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    descriptor = ::open(partial_path_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode);
   } while (descriptor < 0 && errno == EEXIST);
-  if (descriptor < 0) fail(errno);
+  if (descriptor < 0) {
+    const int reason = errno;
+    partial_path_.clear();
+    fail(reason);
+  }
   file_.reset(::fdopen(descriptor, "wb"));
   if (!file_) {
     const int reason = errno;
     ::close(descriptor);
     fail(reason);
   }
+  if (!replaces) return;
+  // As far as the system and the file system allow; where they do not, the file stays private.
+  struct ::stat now = {};
+  if (::fstat(descriptor, &now) == 0 && (now.st_uid != old.st_uid || now.st_gid != old.st_gid) &&
+      ::fchown(descriptor, old.st_uid, old.st_gid) != 0) {
+    [[maybe_unused]] const int group_alone = ::fchown(descriptor, static_cast<::uid_t>(-1), old.st_gid);
+  }
+  [[maybe_unused]] const int permissions = ::fchmod(descriptor, old.st_mode & 0777);
 }
 
 REFINE_DEFINITION void AtomicFile::write(const void* bytes, std::size_t count) {
@@ -58,6 +104,9 @@ REFINE_DEFINITION void AtomicFile::commit() {
   if (std::fclose(file_.release()) != 0) fail(errno);
   if (::rename(partial_path_.c_str(), final_path_.c_str()) != 0) fail(errno);
   partial_path_.clear();
+  for (const auto& folder : changed_folders_) {
+    if (const int reason = detail::sync_folder(folder); reason != 0) fail(reason);
+  }
 }
 
 REFINE_DEFINITION std::filesystem::path AtomicFile::followed(std::filesystem::path path) {

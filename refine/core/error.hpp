@@ -2,6 +2,7 @@
 
 #include <fmt/core.h>
 
+#include <cstddef>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -22,8 +23,12 @@ class Error : public std::runtime_error {
 
  private:
   static std::string one_line(std::string text) {
-    for (char& c : text) {  // a name from a hostile file may carry a terminal's control sequences
-      if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = ' ';
+    // A name from a hostile file may carry a terminal's control sequences: C0, DEL, and C1 as UTF-8.
+    for (std::size_t i = 0; i < text.size(); ++i) {
+      const auto byte = static_cast<unsigned char>(text[i]);
+      const bool c1 = byte == 0xc2 && i + 1 < text.size() && static_cast<unsigned char>(text[i + 1]) < 0xa0;
+      if (byte < 0x20 || byte == 0x7f || c1) text[i] = ' ';
+      if (c1) text[i + 1] = ' ';
     }
     return text;
   }

@@ -5,8 +5,9 @@
 
 namespace refine {
 
-/// Text that others wrote, for a terminal or a line of a message: control characters, which could steer the
-/// one and break the other, come as \xNN.
+/// Returns foreign text with every byte that could control a terminal or break a line written as \xNN: control
+/// characters (C0, DEL, C1), line separators, marks that change the direction of writing, and bytes that are
+/// no UTF-8.
 std::string printable(std::string_view text);
 
 /// What another library's message of many lines says, in one: the first line, or, of a traceback, the last.

@@ -2,7 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#include <cstdint>
+#include <limits>
 #include <string>
+#include <string_view>
 
 namespace refine {
 namespace {
@@ -30,6 +33,40 @@ TEST(Message, CutsWhatDoesNotFit) {
   Message message;
   message << std::string(1000, 'x');
   EXPECT_EQ(message.view().size(), Message::capacity);
+}
+
+TEST(Message, WritesEveryIntegerOfEveryType) {
+  static_assert((Message{} << std::numeric_limits<long long>::min()).view() == "-9223372036854775808");
+  static_assert((Message{} << std::numeric_limits<long long>::max()).view() == "9223372036854775807");
+  static_assert((Message{} << std::numeric_limits<std::uint64_t>::max()).view() == "18446744073709551615");
+  static_assert((Message{} << (std::uint64_t{1} << 63)).view() == "9223372036854775808");
+  static_assert((Message{} << std::numeric_limits<std::int8_t>::min()).view() == "-128");
+  static_assert((Message{} << std::numeric_limits<std::uint32_t>::max() << " " << true).view() ==
+                "4294967295 1");
+}
+
+TEST(Message, MarksWhereItIsCut) {
+  const std::string full(Message::capacity, 'x');
+  Message message;
+  message << full;
+  EXPECT_EQ(message.view(), full) << "it fits";
+  message << std::string_view();
+  EXPECT_EQ(message.view(), full);
+  message << "y";
+  EXPECT_EQ(message.view(), full.substr(3) + "...");
+  message << "more" << 17;
+  EXPECT_EQ(message.view(), full.substr(3) + "...") << "it stays as it is";
+
+  // "×" is two bytes: neither of them is left alone, wherever the cut falls.
+  for (const std::size_t before : {0u, 1u}) {
+    Message cut;
+    cut << std::string(before, 'a');
+    for (int i = 0; i < 200; ++i) cut << "×";
+    EXPECT_EQ(cut.view().size(), Message::capacity);
+    const std::string kept(cut.view().substr(0, cut.view().find('.')));
+    EXPECT_EQ((kept.size() - before) % 2, 0u);
+    EXPECT_TRUE(cut.view().ends_with("×...") || cut.view().ends_with("×....")) << cut.view();
+  }
 }
 
 TEST(Message, NamesAShapeWithItsOpenExtents) {

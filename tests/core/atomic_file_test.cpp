@@ -2,22 +2,42 @@
 
 #include <gtest/gtest.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <csignal>
+#include <filesystem>
 #include <fstream>
 #include <iterator>
 #include <string>
+#include <vector>
 
 #include "tests/support/error_of.hpp"
+
+namespace fs = std::filesystem;
+
+namespace {
+
+/// What was synced, in this order.
+std::vector<fs::path>& synced() {
+  static std::vector<fs::path> paths;
+  return paths;
+}
+
+}  // namespace
+
+/// In the C library's place: the library's own calls come here.
+extern "C" int fsync(int descriptor) {
+  synced().push_back(fs::read_symlink("/proc/self/fd/" + std::to_string(descriptor)));
+  return static_cast<int>(::syscall(SYS_fsync, descriptor));
+}
 
 namespace refine {
 namespace {
 
 using testing::error_of;
-
-namespace fs = std::filesystem;
 
 class AtomicFileTest : public ::testing::Test {
  protected:
@@ -93,6 +113,54 @@ TEST_F(AtomicFileTest, RefusesAFolderAndAFileInTheWay) {
       fmt::format("cannot write {}: Not a directory; a file stands where a folder is needed; move it away "
                   "or choose another path",
                   path.string()));
+}
+
+TEST_F(AtomicFileTest, KeepsThePermissionsOfTheFileItReplaces) {
+  const auto mode = [](const fs::path& path) { return static_cast<unsigned>(fs::status(path).permissions()); };
+  const auto path = folder_ / "a";
+  for (const unsigned permissions : {0600u, 0640u, 0444u, 0755u, 0666u}) {
+    write_file(path, "old");
+    fs::permissions(path, fs::perms(permissions));
+    AtomicFile file(path);
+    for (const auto& entry : fs::directory_iterator(folder_)) {  // not readable by more people meanwhile, too
+      EXPECT_EQ(mode(entry.path()) & ~permissions, 0u) << entry.path();
+    }
+    file.write("new");
+    file.commit();
+    EXPECT_EQ(mode(path), permissions);
+    EXPECT_EQ(read(path), "new");
+    fs::remove(path);
+  }
+  const mode_t before = ::umask(027);
+  write_file(folder_ / "fresh", "x");
+  ::umask(before);
+  EXPECT_EQ(mode(folder_ / "fresh"), 0640u) << "a new file is as umask has it";
+
+  write_file(folder_ / "real", "old");
+  fs::permissions(folder_ / "real", fs::perms(0600));
+  fs::create_symlink("real", folder_ / "link");
+  write_file(folder_ / "link", "new");
+  EXPECT_EQ(mode(folder_ / "real"), 0600u) << "through a symbolic link";
+}
+
+TEST_F(AtomicFileTest, SyncsTheFileAndThenTheFoldersThatGotANewName) {
+  synced().clear();
+  write_file(folder_ / "one" / "two" / "a", "x");
+  ASSERT_EQ(synced().size(), 4u);
+  const fs::path folder = fs::canonical(folder_);
+  EXPECT_EQ(synced()[0].parent_path(), folder / "one" / "two") << "the file, by its partial name";
+  EXPECT_NE(synced()[0], folder / "one" / "two" / "a");
+  EXPECT_EQ(synced()[1], folder / "one" / "two");
+  EXPECT_EQ(synced()[2], folder / "one");
+  EXPECT_EQ(synced()[3], folder);
+
+  synced().clear();
+  write_file(folder_ / "b", "x");
+  ASSERT_EQ(synced().size(), 2u);
+  EXPECT_EQ(synced()[1], folder);
+  synced().clear();
+  { AtomicFile(folder_ / "c").write("x"); }
+  EXPECT_TRUE(synced().empty());
 }
 
 TEST_F(AtomicFileTest, SaysThatAPermissionLacks) {

@@ -1,0 +1,50 @@
+#pragma once
+
+#include <fmt/format.h>
+#include <openssl/evp.h>
+
+#include <array>
+#include <cstddef>
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include <refine/core/error.hpp>
+
+namespace refine {
+
+/// SHA-256 of bytes that come in parts, computed by OpenSSL. It is in no umbrella header: only a program that
+/// includes it is linked with libcrypto.
+class Sha256 {
+ public:
+  /// \throws Error when OpenSSL is built without SHA-256
+  Sha256() : context_(EVP_MD_CTX_new(), &EVP_MD_CTX_free) {
+    require(context_ != nullptr && EVP_DigestInit_ex(context_.get(), EVP_sha256(), nullptr) == 1);
+  }
+
+  Sha256& add(const void* bytes, std::size_t count) {
+    require(EVP_DigestUpdate(context_.get(), bytes, count) == 1);
+    return *this;
+  }
+
+  Sha256& add(std::string_view bytes) { return add(bytes.data(), bytes.size()); }
+
+  /// Returns the digest of all that was added, as 64 lower-case hexadecimal digits. Once.
+  std::string hex() {
+    std::array<unsigned char, EVP_MAX_MD_SIZE> bytes{};
+    unsigned size = 0;
+    require(EVP_DigestFinal_ex(context_.get(), bytes.data(), &size) == 1);
+    std::string digits;
+    for (unsigned i = 0; i < size; ++i) digits += fmt::format("{:02x}", bytes[i]);
+    return digits;
+  }
+
+ private:
+  static void require(bool done) {
+    if (!done) throw Error("cannot compute a SHA-256: OpenSSL refuses; install OpenSSL with SHA-256");
+  }
+
+  std::unique_ptr<EVP_MD_CTX, void (*)(EVP_MD_CTX*)> context_;
+};
+
+}  // namespace refine
