@@ -8,9 +8,11 @@
 #include <refine/backbones/densenet121.hpp>
 #include <refine/backbones/inception_v3.hpp>
 #include <refine/backbones/network_names.hpp>
+#include <refine/backbones/preact_resnet18.hpp>
 #include <refine/backbones/resnet18.hpp>
 #include <refine/backbones/resnet50.hpp>
 #include <refine/backbones/vgg16.hpp>
+#include <refine/backbones/vgg19.hpp>
 #include <refine/backbones/vit.hpp>
 #include <refine/core/seed.hpp>
 #include <refine/core/task.hpp>
@@ -35,6 +37,7 @@ AnyBackbone made(const Task& task, int width, std::uint64_t seed) {
 inline constexpr std::array network_makers = {
     &made<ResNet18<>>,    &made<ResNet50<>>,    &made<Vgg16<>>,
     &made<DenseNet121<>>, &made<InceptionV3<>>, &made<ViT<>>,
+    &made<PreActResNet18<>>, &made<Vgg19<>>,
 };
 static_assert(network_makers.size() == network_table.size(), "refine: a network's name lacks its maker");
 

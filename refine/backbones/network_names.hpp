@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cstddef>
+#include <optional>
 #include <string_view>
 
 #include <refine/core/error.hpp>
@@ -20,6 +21,17 @@ struct NetworkName {
 inline constexpr std::array network_table = {
     NetworkName{"ResNet18", 64, 16},    NetworkName{"ResNet50", 64, 8},    NetworkName{"VGG16", 64, 16},
     NetworkName{"DenseNet121", 64, 32}, NetworkName{"InceptionV3", 32, 8}, NetworkName{"ViT", 512, 128},
+    NetworkName{"PreActResNet18", 64, 16}, NetworkName{"VGG19", 64, 16},
+};
+
+/// Other names of the same networks, each with the one above.
+struct NetworkAlias {
+  std::string_view alias, name;
+};
+
+inline constexpr std::array network_aliases = {
+    NetworkAlias{"VGG16BN", "VGG16"},
+    NetworkAlias{"VGG19BN", "VGG19"},
 };
 
 }  // namespace detail
@@ -33,7 +45,10 @@ inline constexpr auto network_names() {
 
 namespace detail {
 
-/// Where the name stands in the table. \throws Error when no network has it
+/// Where the name, or what it is an alias of, stands in the table; nothing where no network has it.
+std::optional<std::size_t> find_network(std::string_view name);
+
+/// The same. \throws Error when no network has it
 std::size_t network_number(std::string_view name);
 
 }  // namespace detail
@@ -41,6 +56,9 @@ std::size_t network_number(std::string_view name);
 /// A name in any spelling (upper and lower case are one, hyphens and underscores don't count), as
 /// `network_names()` has it. \throws Error for an unknown one
 std::string_view canonical_network_name(std::string_view name);
+
+/// True if `canonical_network_name` knows the name.
+bool is_network_name(std::string_view name);
 
 /// The `width` that a network was published with. \throws Error for an unknown name
 int published_width(std::string_view name);

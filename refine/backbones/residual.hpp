@@ -9,6 +9,7 @@
 
 #include <array>
 #include <cstdint>
+#include <string_view>
 #include <vector>
 
 #include <refine/backbones/form.hpp>
@@ -22,10 +23,14 @@ struct ResidualPlan {
   std::int64_t channels, classes, width;
   std::array<int, 4> blocks;  ///< in each stage
   bool bottleneck;            ///< 1×1, 3×3, 1×1 convolutions, the last four times as wide; else 3×3, 3×3
-  Form form;
+  Form form;  ///< whose names and draws it has
+  Stem stem;
 
   std::int64_t expansion() const { return bottleneck ? 4 : 1; }
 };
+
+/// \throws Error when no network here begins so
+void require_stem(std::string_view network, const Stem& stem);
 
 class ResidualModule : public torch::nn::Cloneable<ResidualModule>, public nn::Foldable {
  public:

@@ -11,10 +11,12 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <utility>
 
 #include <refine/backbones/fan_out.hpp>
 #include <refine/core/compiled.hpp>
+#include <refine/core/error.hpp>
 #include <refine/nn/convolve.hpp>
 #include <refine/nn/convolve_normed.hpp>
 
@@ -114,14 +116,20 @@ REFINE_DEFINITION const char* ResidualBlock::shortcut_name() const {
   return plan_.form == Form::small ? "shortcut" : "downsample";
 }
 
+REFINE_DEFINITION void require_stem(std::string_view network, const Stem& stem) {
+  if (stem.kernel == 3 || stem.kernel == 7) return;
+  throw Error("{}'s stem must be of 3x3 or 7x7 pixels, got {}x{}", network, stem.kernel, stem.kernel);
+}
+
 REFINE_DEFINITION ResidualModule::ResidualModule(const ResidualPlan& plan) : plan_(plan) {
   reset();
 }
 
 REFINE_DEFINITION void ResidualModule::reset() {
   const bool small = plan_.form == Form::small;
-  conv1_ =
-      register_module("conv1", plain_convolution(plan_.channels, plan_.width, small ? 3 : 7, small ? 1 : 2));
+  const Stem& stem = plan_.stem;
+  conv1_ = register_module(
+      "conv1", plain_convolution(plan_.channels, plan_.width, stem.kernel, stem.kernel == 3 ? 1 : 2));
   bn1_ = register_module("bn1", torch::nn::BatchNorm2d(plan_.width));
   layers_.clear();
   std::int64_t in = plan_.width;
@@ -141,7 +149,7 @@ REFINE_DEFINITION void ResidualModule::reset() {
 
 REFINE_DEFINITION at::Tensor ResidualModule::forward(const at::Tensor& images) {
   at::Tensor x = nn::convolve_normed(conv1_, bn1_, images).relu_();
-  if (plan_.form == Form::large) x = at::max_pool2d(x, {3, 3}, {2, 2}, {1, 1});
+  if (plan_.stem.pooling) x = at::max_pool2d(x, {3, 3}, {2, 2}, {1, 1});
   for (auto& layer : layers_) x = layer->forward(x);
   return last_->forward(x.mean({2, 3}));
 }

@@ -20,7 +20,8 @@ namespace refine::backbones {
 /// `layer1.0.bn1.weight`, …, `layer2.0.shortcut.0.weight`, `linear.weight`, and weights are drawn by
 /// PyTorch's defaults, as there. `Form::large`: a 7×7 stem of stride 2 and 3×3 max pooling, for 32 pixels or
 /// more; names are torchvision's, `layer2.0.downsample.0.weight` and `fc.weight` in place of the last two,
-/// and so is the draw (convolutions normal, by fan-out).
+/// and so is the draw (convolutions normal, by fan-out). Another `stem` makes the variants that people train
+/// on small images: torchvision's network with a 3×3 stem, or without max pooling.
 template <Task kTask = dynamic_task>
 struct ResNet18 {
   static constexpr Task static_task = kTask;
@@ -29,25 +30,29 @@ struct ResNet18 {
   Task task = kTask;
   int width = 64;                 ///< channels of the first stage; the others have 2, 4 and 8 times as many
   std::optional<Form> form = {};  ///< left out: `form_for` the task's images
+  std::optional<Stem> stem = {};      ///< left out: the form's own
   std::uint64_t seed = default_seed;  ///< of the initial weights
-  std::shared_ptr<detail::ResidualModule> module = make(task, width, form, seed);
+  std::shared_ptr<detail::ResidualModule> module = make(task, width, form, stem, seed);
 
   /// Float N×C×H×W → logits N×classes.
   at::Tensor forward(const at::Tensor& images) const { return module->forward(images); }
 
  private:
   static std::shared_ptr<detail::ResidualModule> make(const Task& said, int width, std::optional<Form> form,
-                                                      std::uint64_t seed) {
+                                                      std::optional<Stem> stem, std::uint64_t seed) {
     const Task task = merged(kTask, said);
     const Form chosen = form.value_or(form_for(task.image));
-    detail::require_buildable("ResNet18", kTask, said, chosen == Form::small ? 8 : 32, width);
+    const Stem begin = stem.value_or(stem_of(chosen));
+    detail::require_stem("ResNet18", begin);
+    detail::require_buildable("ResNet18", kTask, said, least_side(begin), width);
     return nn::seeded(seed, [&] {
       return std::make_shared<detail::ResidualModule>(detail::ResidualPlan{.channels = task.image.channels,
                                                                            .classes = task.classes,
                                                                            .width = width,
                                                                            .blocks = {2, 2, 2, 2},
                                                                            .bottleneck = false,
-                                                                           .form = chosen});
+                                                                           .form = chosen,
+                                                                           .stem = begin});
     });
   }
 };

@@ -26,25 +26,29 @@ struct ResNet50 {
   Task task = kTask;
   int width = 64;  ///< channels in the first stage's bottlenecks; its output has 4 times as many
   std::optional<Form> form = {};      ///< left out: `form_for` the task's images
+  std::optional<Stem> stem = {};      ///< left out: the form's own
   std::uint64_t seed = default_seed;  ///< of the initial weights
-  std::shared_ptr<detail::ResidualModule> module = make(task, width, form, seed);
+  std::shared_ptr<detail::ResidualModule> module = make(task, width, form, stem, seed);
 
   /// Float N×C×H×W → logits N×classes.
   at::Tensor forward(const at::Tensor& images) const { return module->forward(images); }
 
  private:
   static std::shared_ptr<detail::ResidualModule> make(const Task& said, int width, std::optional<Form> form,
-                                                      std::uint64_t seed) {
+                                                      std::optional<Stem> stem, std::uint64_t seed) {
     const Task task = merged(kTask, said);
     const Form chosen = form.value_or(form_for(task.image));
-    detail::require_buildable("ResNet50", kTask, said, chosen == Form::small ? 8 : 32, width);
+    const Stem begin = stem.value_or(stem_of(chosen));
+    detail::require_stem("ResNet50", begin);
+    detail::require_buildable("ResNet50", kTask, said, least_side(begin), width);
     return nn::seeded(seed, [&] {
       return std::make_shared<detail::ResidualModule>(detail::ResidualPlan{.channels = task.image.channels,
                                                                            .classes = task.classes,
                                                                            .width = width,
                                                                            .blocks = {3, 4, 6, 3},
                                                                            .bottleneck = true,
-                                                                           .form = chosen});
+                                                                           .form = chosen,
+                                                                           .stem = begin});
     });
   }
 };

@@ -46,6 +46,7 @@ struct Vgg16 {
           detail::VggPlan{.channels = task.image.channels,
                           .classes = task.classes,
                           .width = width,
+                          .groups = {2, 2, 3, 3, 3},
                           .batch_norm = batch_norm,
                           .form = form.value_or(form_for(task.image))});
     });

@@ -4,6 +4,7 @@
 #include <torch/nn/cloneable.h>
 #include <torch/nn/modules/linear.h>
 
+#include <array>
 #include <cstdint>
 #include <memory>
 
@@ -12,9 +13,10 @@
 
 namespace refine::backbones::detail {
 
-/// What a VGG-16 is made of.
+/// What a VGG is made of.
 struct VggPlan {
   std::int64_t channels, classes, width;
+  std::array<int, 5> groups;  ///< convolutions in each
   bool batch_norm;
   Form form;
 };

@@ -12,6 +12,8 @@
 #include <torch/nn/modules/batchnorm.h>
 #include <torch/nn/modules/conv.h>
 
+#include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -25,11 +27,11 @@
 
 namespace refine::backbones::detail {
 
-/// Thirteen 3×3 convolutions, in five groups with max pooling behind each. Children are numbered as in
+/// 3×3 convolutions, in five groups with max pooling behind each. Children are numbered as in
 /// PyTorch's `Sequential` of the same layers, where ReLUs and poolings count too.
 class VggFeatures : public torch::nn::Cloneable<VggFeatures>, public nn::Foldable {
  public:
-  VggFeatures(std::int64_t channels, std::int64_t width, bool batch_norm);
+  explicit VggFeatures(const VggPlan& plan);
 
   REFINE_DEFINITION void reset() override;
 
@@ -38,10 +40,6 @@ class VggFeatures : public torch::nn::Cloneable<VggFeatures>, public nn::Foldabl
   REFINE_DEFINITION void fold() override;
 
  private:
-  struct Group {
-    std::int64_t times;  ///< as wide as the first
-    int count;
-  };
   struct Layer {
     int number;
     bool last_of_group;
@@ -49,8 +47,7 @@ class VggFeatures : public torch::nn::Cloneable<VggFeatures>, public nn::Foldabl
     torch::nn::BatchNorm2d norm{nullptr};
   };
 
-  std::int64_t channels_, width_;
-  bool batch_norm_;
+  VggPlan plan_;
   std::vector<Layer> layers_;
 };
 
@@ -68,23 +65,22 @@ class VggClassifier : public torch::nn::Cloneable<VggClassifier> {
   torch::nn::Linear first_{nullptr}, second_{nullptr}, third_{nullptr};
 };
 
-REFINE_DEFINITION VggFeatures::VggFeatures(std::int64_t channels, std::int64_t width, bool batch_norm)
-    : channels_(channels), width_(width), batch_norm_(batch_norm) {
+REFINE_DEFINITION VggFeatures::VggFeatures(const VggPlan& plan) : plan_(plan) {
   reset();
 }
 
 REFINE_DEFINITION void VggFeatures::reset() {
   layers_.clear();
-  std::int64_t in = channels_;
+  std::int64_t in = plan_.channels;
   int number = 0;
-  for (const auto& [times, count] : {Group{1, 2}, Group{2, 2}, Group{4, 3}, Group{8, 3}, Group{8, 3}}) {
-    for (int i = 0; i < count; ++i) {
-      Layer layer{.number = number, .last_of_group = i + 1 == count};
-      const std::int64_t out = times * width_;
+  for (std::size_t group = 0; group < plan_.groups.size(); ++group) {
+    const std::int64_t out = plan_.width << std::min<std::size_t>(group, 3);
+    for (int i = 0; i < plan_.groups[group]; ++i) {
+      Layer layer{.number = number, .last_of_group = i + 1 == plan_.groups[group]};
       layer.convolution =
           register_module(std::to_string(number++),
                           torch::nn::Conv2d(torch::nn::Conv2dOptions(in, out, 3).padding(1).bias(true)));
-      if (batch_norm_) {
+      if (plan_.batch_norm) {
         layer.norm = register_module(std::to_string(number++), torch::nn::BatchNorm2d(out));
       }
       ++number;  // the ReLU
@@ -135,8 +131,7 @@ REFINE_DEFINITION VggModule::VggModule(const VggPlan& plan) : plan_(plan) {
 
 REFINE_DEFINITION void VggModule::reset() {
   const std::int64_t out = 8 * plan_.width;
-  features_ = register_module("features",
-                              std::make_shared<VggFeatures>(plan_.channels, plan_.width, plan_.batch_norm));
+  features_ = register_module("features", std::make_shared<VggFeatures>(plan_));
   if (plan_.form == Form::small) {
     linear_ = register_module("classifier", torch::nn::Linear(out, plan_.classes));
   } else {

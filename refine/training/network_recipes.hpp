@@ -8,11 +8,11 @@
 namespace refine::recipes {
 
 /// A published victim's own recipe, by the network's name in any spelling that `backbones::network_by_name`
-/// takes: SGD at 0.1, but 0.01 for VGG16 and 0.001 for ViT; 150 epochs. \throws Error for an unknown name
+/// takes: SGD at 0.1, but 0.01 for the VGGs and 0.001 for ViT; 150 epochs. \throws Error for an unknown name
 inline ClassifierRecipe paper_classifier_of(std::string_view network) {
   const std::string_view name = backbones::canonical_network_name(network);
   ClassifierRecipe recipe = paper_classifier;
-  if (name == "VGG16") recipe.optimization.lr = 0.01;
+  if (name == "VGG16" || name == "VGG19") recipe.optimization.lr = 0.01;
   if (name == "ViT") recipe.optimization.lr = 0.001;
   return recipe;
 }

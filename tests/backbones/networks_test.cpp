@@ -197,10 +197,11 @@ TEST(Networks, RefuseTasksThatTheyCantTake) {
   expect_words(error_of([] { (void)Vgg16<>{}; }), {"a VGG16", "channels and classes", ".task"});
 }
 
-TEST(NetworkByName, KnowsTheSix) {
+TEST(NetworkByName, KnowsTheEight) {
   constexpr auto names = network_names();
   EXPECT_EQ(std::vector<std::string>(names.begin(), names.end()),
-            (std::vector<std::string>{"ResNet18", "ResNet50", "VGG16", "DenseNet121", "InceptionV3", "ViT"}));
+            (std::vector<std::string>{"ResNet18", "ResNet50", "VGG16", "DenseNet121", "InceptionV3", "ViT",
+                                      "PreActResNet18", "VGG19"}));
   // The first layer's channels are the width; those of a ViT are its tokens'.
   const std::map<std::string, std::pair<int, std::string>> first = {
       {"ResNet18", {2, "conv1.weight"}},
@@ -209,6 +210,8 @@ TEST(NetworkByName, KnowsTheSix) {
       {"DenseNet121", {4, "features.conv0.weight"}},
       {"InceptionV3", {4, "Conv2d_1a_3x3.conv.weight"}},
       {"ViT", {16, "to_patch_embedding.to_patch_tokens.2.weight"}},
+      {"PreActResNet18", {2, "conv1.weight"}},
+      {"VGG19", {2, "features.0.weight"}},
   };
   for (const auto name : names) {
     const auto& [width, tensor] = first.at(std::string(name));
@@ -225,6 +228,12 @@ TEST(NetworkByName, TakesEverySpelling) {
   EXPECT_EQ(canonical_network_name("resnet-18"), "ResNet18");
   EXPECT_EQ(canonical_network_name("INCEPTION-v3"), "InceptionV3");
   EXPECT_EQ(canonical_network_name("vit"), "ViT");
+  EXPECT_EQ(canonical_network_name("preactresnet18"), "PreActResNet18");
+  EXPECT_EQ(canonical_network_name("vgg19_bn"), "VGG19");
+  EXPECT_EQ(canonical_network_name("VGG16-BN"), "VGG16");
+  EXPECT_TRUE(is_network_name("Vgg19Bn"));
+  EXPECT_FALSE(is_network_name("vgg19_bn2"));
+  EXPECT_FALSE(is_network_name(""));
   for (const auto name : network_names()) EXPECT_EQ(canonical_network_name(name), name);
   expect_words(error_of([] { canonical_network_name("ResNet34"); }), {"'ResNet34'", "ResNet18", "ViT"});
   expect_words(error_of([] { (void)network_by_name("", {}); }), {"''", "say one of"});

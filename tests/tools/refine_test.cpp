@@ -303,6 +303,7 @@ TEST_F(Command, RefusesBadInputInOneLine) {
   expect_refusal(refine(*shared, "report out.txt"), {"out.txt"});
   expect_refusal(refine(*shared, "nonesuch"), {"nonesuch"});
   expect_refusal(refine(*shared, "defend --model a --images b --lr -1"), {"--lr", "-1"});
+  expect_refusal(refine(*shared, "defend --model a --images b --batch_size 1"), {"--batch_size", "1", "2"});
   expect_refusal(refine(*shared, "defend --model a --images b --precision half"), {"--precision", "half"});
   shared->write("typo.toml", "[defend]\nmodle=\"a\"\n");
   expect_refusal(refine(*shared, "--config typo.toml defend --images b"), {"modle"});
@@ -319,6 +320,21 @@ TEST_F(Command, RefusesBadInputInOneLine) {
                             "attack --device tpu", "predict --config nowhere.toml --model a b"}) {
     EXPECT_EQ(refine(*shared, usage).status, 2) << usage;
   }
+}
+
+TEST_F(Command, Export_ReadsBackdoorBenchsDictionary) {
+  const ScratchFolder here;
+  fs::copy_file("tests/fixtures/backdoorbench.pt", here.path / "attack_result.pt");
+  // Its network is in it by name.
+  const Outcome named = refine(here, "export --model attack_result.pt --image 32 --out named.pt");
+  EXPECT_EQ(named.status, 0) << named.err;
+  const Outcome said =
+      refine(here, "export --model attack_result.pt --arch preact-resnet18 --image 32 --out said.pt");
+  EXPECT_EQ(said.status, 0) << said.err;
+  expect_refusal(refine(here, "export --model attack_result.pt --arch ResNet18 --image 32"),
+                 {"attack_result.pt", "look like those of a PreActResNet18", "say --arch PreActResNet18"});
+  expect_refusal(refine(here, "export --model attack_result.pt --stem 3x3 --image 32"),
+                 {"--stem", "a PreActResNet18", "leave it out"});
 }
 
 TEST_F(Command, ServesTheReferencesOwnFiles) {

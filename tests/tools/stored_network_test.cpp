@@ -3,7 +3,10 @@
 #include <ATen/ops/zeros.h>
 #include <gtest/gtest.h>
 
+#include <fmt/core.h>
+
 #include <map>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -27,12 +30,18 @@ constexpr Task task = {{3, 64, 64}, 4};
 
 std::vector<std::pair<std::string, AnyBackbone>> all_kinds() {
   std::vector<std::pair<std::string, AnyBackbone>> all;
+  for (const bool last_norm : {false, true}) {
+    all.emplace_back("PreActResNet18",
+                     AnyBackbone(PreActResNet18<>{.task = task, .width = 2, .last_norm = last_norm}));
+  }
   for (const Form form : {Form::small, Form::large}) {
     all.emplace_back("ResNet18", AnyBackbone(ResNet18<>{.task = task, .width = 2, .form = form}));
     all.emplace_back("ResNet50", AnyBackbone(ResNet50<>{.task = task, .width = 2, .form = form}));
     for (const bool norm : {true, false}) {
       all.emplace_back("VGG16",
                        AnyBackbone(Vgg16<>{.task = task, .width = 2, .batch_norm = norm, .form = form}));
+      all.emplace_back("VGG19",
+                       AnyBackbone(Vgg19<>{.task = task, .width = 2, .batch_norm = norm, .form = form}));
     }
   }
   all.emplace_back("DenseNet121", AnyBackbone(DenseNet121<>{.task = task, .width = 4}));
@@ -48,7 +57,11 @@ TEST(StoredNetwork, FindsEveryExtentInTheTensors) {
     const auto state = artifacts::state_dict(*network.module);
     EXPECT_EQ(network_of(state), name);
     // Only an Inception-v3 does not tell whether it enlarges its images: their own size does.
-    const auto read = stored_network(name, state, {}, {3, 64, 64}, "weights.pth");
+    // Nor does torchvision's ResNet tell whether it pools.
+    const auto stem = state.contains("fc.weight") && name.starts_with("ResNet")
+                          ? std::optional(Stem{.kernel = 7, .pooling = true})
+                          : std::nullopt;
+    const auto read = stored_network(name, state, {}, {3, 64, 64}, "weights.pth", stem);
     EXPECT_TRUE(read.backbone.forward(images).equal(network.forward(images))) << name;
     EXPECT_EQ(read.backbone.task, task) << name;
   }
@@ -84,6 +97,79 @@ TEST(StoredNetwork, RefusesWhatNobodyCouldHaveSaved) {
   expect_words(read(tensors), {"too few"});
   const ResNet18<> network{.task = task, .width = 2};
   expect_words(read(artifacts::state_dict(*network.module), {4, 32, 32}), {"4 channels", "for 3"});
+}
+
+template <typename Network>
+void expect_every_stem(const char* name) {
+  const at::Tensor images = at::rand({2, 3, 64, 64});
+  for (const Form form : {Form::small, Form::large}) {
+    for (const Stem stem : {Stem{3, false}, Stem{3, true}, Stem{7, false}, Stem{7, true}}) {
+      const Network network{.task = task, .width = 2, .form = form, .stem = stem};
+      network.module->eval();
+      const auto state = artifacts::state_dict(*network.module);
+      const auto read = [&](std::optional<Stem> specified, const ImageShape& shape = {3, 64, 64}) {
+        return stored_network(name, state, {}, shape, "weights.pth", specified);
+      };
+      const std::string text = std::string(name) + ", " + std::to_string(stem.kernel) +
+                               (stem.pooling ? " pooled" : " not pooled");
+      EXPECT_TRUE(read(stem).backbone.forward(images).equal(network.forward(images))) << text;
+      EXPECT_FALSE(read(Stem{stem.kernel, !stem.pooling}).backbone.forward(images).equal(network.forward(images)))
+          << text << ": it matters, and no tensor tells it";
+      const int other = stem.kernel == 3 ? 7 : 3;
+      expect_words(error_of([&] { read(Stem{other, stem.pooling}); }),
+                   {"weights.pth", fmt::format("its stem is of {0}x{0}", stem.kernel),
+                    fmt::format("--stem {0}x{0}-pool", stem.kernel)});
+      // Of images of this size, only the reference's own stem goes without saying.
+      if (form == Form::small && stem.kernel == 3) {
+        EXPECT_EQ(read(std::nullopt).stem, "3x3 stem, no max pooling");
+      } else {
+        expect_words(error_of([&] { read(std::nullopt); }),
+                     {"weights.pth", "do not tell whether max pooling follows",
+                      fmt::format("--stem {0}x{0}-pool, or --stem {0}x{0} for none", stem.kernel)});
+      }
+    }
+  }
+  // And of large ones, torchvision's.
+  const Network large{.task = {{3, 224, 224}, 4}, .width = 1};
+  const auto state = artifacts::state_dict(*large.module);
+  EXPECT_EQ(stored_network(name, state, {}, {3, 224, 224}, "weights.pth").stem, "7x7 stem, with max pooling");
+  const Network other{.task = {{3, 224, 224}, 4}, .width = 1, .stem = Stem{3, false}};
+  expect_words(error_of([&] {
+                 stored_network(name, artifacts::state_dict(*other.module), {}, {3, 224, 224}, "weights.pth");
+               }),
+               {"--stem 3x3-pool"});
+}
+
+TEST(StoredNetwork, StemOfAResNet_IsFoundOrAskedFor) {
+  expect_every_stem<ResNet18<>>("ResNet18");
+  expect_every_stem<ResNet50<>>("ResNet50");
+}
+
+TEST(StoredNetwork, OtherStems_AreRefused) {
+  const ResNet18<> network{.task = task, .width = 2};
+  auto state = artifacts::state_dict(*network.module);
+  for (const auto& [height, width] : {std::pair{5, 5}, std::pair{3, 7}, std::pair{1, 1}}) {
+    state["conv1.weight"] = at::zeros({2, 3, height, width});
+    expect_words(error_of([&] { stored_network("ResNet18", state, {}, {}, "weights.pth"); }),
+                 {"weights.pth", fmt::format("its stem is of {}x{} pixels", height, width), "3x3 or 7x7"});
+  }
+  const PreActResNet18<> preact{.task = task, .width = 2};
+  state = artifacts::state_dict(*preact.module);
+  expect_words(error_of([&] {
+                 stored_network("PreActResNet18", state, {}, {}, "weights.pth", Stem{3, false});
+               }),
+               {"--stem", "a PreActResNet18", "leave it out"});
+  state["conv1.weight"] = at::zeros({2, 3, 7, 7});
+  expect_words(error_of([&] { stored_network("PreActResNet18", state, {}, {}, "weights.pth"); }),
+               {"a PreActResNet18", "its stem is not of 3x3 pixels"});
+}
+
+TEST(ParseStem, ReadsTheFourAndRefusesOthers) {
+  EXPECT_EQ(parse_stem("3x3"), (Stem{3, false}));
+  EXPECT_EQ(parse_stem("7x7-pool"), (Stem{7, true}));
+  for (const char* text : {"", "5x5", "7x7-", "7x7 -pool", "7"}) {
+    expect_words(error_of([&] { parse_stem(text); }), {"--stem", "7x7-pool", std::string("'") + text + "'"});
+  }
 }
 
 TEST(StoredNetwork, RefusesAViTThatClaimsManyLayers) {

@@ -7,6 +7,8 @@
 #include <cmath>
 #include <cstdint>
 #include <functional>
+#include <optional>
+#include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -25,12 +27,14 @@ namespace {
 
 using backbones::AnyBackbone;
 using backbones::Form;
+using backbones::Stem;
 
 /// What the tensors of a network tell of it.
 struct Told {
   ImageShape image = {};
   int classes, width;
   std::function<AnyBackbone(const Task&)> make;
+  std::string stem = {};  ///< of a residual network, in words
 };
 
 /// Reads extents off the tensors of a file, which nobody vouches for.
@@ -93,27 +97,69 @@ Told ends(const Reader& read, const char* first, const char* last, const Growth&
   return {.image = {.channels = channels}, .classes = classes, .width = width, .make = {}};
 }
 
+/// The stem of a residual network: its kernel is in the tensors, whether max pooling follows is not. It is
+/// what is specified; else what the names and the images leave no doubt of; else it is asked for.
+Stem stem_by(const Reader& read, Form form, const std::optional<Stem>& specified, const ImageShape& image) {
+  const int kernel = read.extent("conv1.weight", 4, 2);
+  if (kernel != read.extent("conv1.weight", 4, 3) || (kernel != 3 && kernel != 7)) {
+    read.refuse(fmt::format("its stem is of {}x{} pixels, expected 3x3 or 7x7", kernel,
+                            read.extent("conv1.weight", 4, 3)));
+  }
+  const std::string stems = fmt::format("--stem {0}x{0}-pool, or --stem {0}x{0} for none", kernel);
+  if (specified) {
+    if (specified->kernel == kernel) return *specified;
+    read.refuse(fmt::format("its stem is of {0}x{0} pixels, but --stem {1}x{1} was specified", kernel,
+                            specified->kernel),
+                "say " + stems);
+  }
+  // Code with these names has this stem and no other.
+  if (form == Form::small && kernel == 3) return stem_of(form);
+  // torchvision's, for images that are as large as it is made for.
+  if (form == Form::large && kernel == 7 && backbones::form_for(image) == Form::large) return stem_of(form);
+  const bool is_sized = image.height != dynamic || image.width != dynamic;
+  read.refuse(fmt::format("its weights do not tell whether max pooling follows the {0}x{0} stem", kernel),
+              (is_sized ? "say " : "say --image with the size it was trained on; if that is small, ") + stems);
+}
+
 template <template <Task> typename Network>
-Told residual(const Reader& read, std::int64_t inner, std::int64_t last) {
+Told residual(const Reader& read, std::int64_t inner, std::int64_t last, const std::optional<Stem>& specified,
+              const ImageShape& image) {
   const Form form = read.has("fc.weight") ? Form::large : Form::small;
-  Told told = form == Form::large ? ends(read, "conv1.weight", "fc.weight", {49, inner, last})
+  Told told = form == Form::large ? ends(read, "conv1.weight", "fc.weight", {9, inner, last})
                                   : ends(read, "conv1.weight", "linear.weight", {9, inner, last});
-  told.make = [form, width = told.width](const Task& task) {
-    return AnyBackbone(Network<dynamic_task>{.task = task, .width = width, .form = form});
+  const Stem stem = stem_by(read, form, specified, image);
+  told.make = [form, stem, width = told.width](const Task& task) {
+    return AnyBackbone(Network<dynamic_task>{.task = task, .width = width, .form = form, .stem = stem});
+  };
+  told.stem = fmt::format("{0}x{0} stem, {1} max pooling", stem.kernel, stem.pooling ? "with" : "no");
+  return told;
+}
+
+Told preact_resnet18(const Reader& read) {
+  Told told = ends(read, "conv1.weight", "linear.weight", {.first = 9, .inner = 2724, .last = 8});
+  if (read.extent("conv1.weight", 4, 2) != 3 || read.extent("conv1.weight", 4, 3) != 3) {
+    read.refuse("its stem is not of 3x3 pixels");
+  }
+  const bool last_norm = read.has("bn.weight");
+  told.make = [last_norm, width = told.width](const Task& task) {
+    return AnyBackbone(
+        backbones::PreActResNet18<>{.task = task, .width = width, .last_norm = last_norm});
   };
   return told;
 }
 
-Told vgg16(const Reader& read) {
+/// \param small,large weights between the first and the last layer at width 1, of each form
+template <template <Task> typename Network>
+Told vgg(const Reader& read, std::int64_t small, std::int64_t large) {
   const Form form = read.has("classifier.6.weight") ? Form::large : Form::small;
   const bool batch_norm = read.has("features.1.weight");  // the second layer is a ReLU otherwise
   Told told =
       form == Form::large
-          ? ends(read, "features.0.weight", "classifier.6.weight", {.first = 9, .inner = 32775, .last = 64})
-          : ends(read, "features.0.weight", "classifier.weight", {.first = 9, .inner = 3591, .last = 8});
+          ? ends(read, "features.0.weight", "classifier.6.weight", {.first = 9, .inner = large, .last = 64})
+          : ends(read, "features.0.weight", "classifier.weight", {.first = 9, .inner = small, .last = 8});
   told.make = [=, width = told.width](const Task& task) {
     return AnyBackbone(
-        backbones::Vgg16<>{.task = task, .width = width, .batch_norm = batch_norm, .form = form});
+        Network<dynamic_task>{.task = task, .width = width, .batch_norm = batch_norm, .form = form});
   };
   return told;
 }
@@ -194,11 +240,15 @@ Told vit(const Reader& read, const ImageShape& said, const ImageShape& images) {
           }};
 }
 
-Told told_by(std::string_view network, const Reader& read, const ImageShape& said, const ImageShape& images) {
+Told told_by(std::string_view network, const Reader& read, const ImageShape& said, const ImageShape& images,
+             const std::optional<Stem>& stem) {
   using namespace backbones;
-  if (network == "ResNet18") return residual<ResNet18>(read, /*inner=*/2724, /*last=*/8);
-  if (network == "ResNet50") return residual<ResNet50>(read, /*inner=*/5724, /*last=*/32);
-  if (network == "VGG16") return vgg16(read);
+  const ImageShape image = merged(said, images);
+  if (network == "ResNet18") return residual<ResNet18>(read, /*inner=*/2724, /*last=*/8, stem, image);
+  if (network == "ResNet50") return residual<ResNet50>(read, /*inner=*/5724, /*last=*/32, stem, image);
+  if (network == "PreActResNet18") return preact_resnet18(read);
+  if (network == "VGG16") return vgg<Vgg16>(read, /*small=*/3591, /*large=*/32775);
+  if (network == "VGG19") return vgg<Vgg19>(read, /*small=*/4887, /*large=*/34071);
   if (network == "DenseNet121") {
     return by_ends<DenseNet121<>>(read, "features.conv0.weight", "classifier.weight",
                                   {.first = 49, .inner = 1675, .last = 16});
@@ -240,6 +290,12 @@ void rename_old_layers(Tensors& tensors) {
 std::string_view network_of(const Tensors& tensors) {
   const auto has = [&](const char* name) { return tensors.contains(name); };
   if (has("conv1.weight") && has("layer4.1.conv2.weight") && (has("fc.weight") || has("linear.weight"))) {
+    // With pre-activation there is no BatchNorm behind the stem, nor in a shortcut.
+    if (!has("bn1.weight") && !has("layer2.0.shortcut.1.weight") && !has("layer2.0.downsample.1.weight")) {
+      const bool is_18 = !has("layer1.0.conv3.weight") && !has("layer1.2.conv1.weight");
+      return is_18 && has("layer2.0.shortcut.0.weight") && has("linear.weight") ? "PreActResNet18"
+                                                                                : std::string_view();
+    }
     if (!has("layer1.0.conv3.weight") && !has("layer1.2.conv1.weight")) return "ResNet18";
     if (has("layer1.0.conv3.weight") && has("layer3.5.conv1.weight") && !has("layer3.6.conv1.weight")) {
       return "ResNet50";
@@ -251,6 +307,10 @@ std::string_view network_of(const Tensors& tensors) {
     if (has(batch_norm ? "features.40.weight" : "features.28.weight") &&
         !has(batch_norm ? "features.43.weight" : "features.30.weight")) {
       return "VGG16";
+    }
+    if (has(batch_norm ? "features.49.weight" : "features.34.weight") &&
+        !has(batch_norm ? "features.52.weight" : "features.36.weight")) {
+      return "VGG19";
     }
     return {};
   }
@@ -265,20 +325,33 @@ std::string_view network_of(const Tensors& tensors) {
   return {};
 }
 
+Stem parse_stem(const std::string& text) {
+  for (const int kernel : {3, 7}) {
+    for (const bool pooling : {false, true}) {
+      if (text == fmt::format("{0}x{0}{1}", kernel, pooling ? "-pool" : "")) return {kernel, pooling};
+    }
+  }
+  throw Error("--stem must be 3x3, 3x3-pool, 7x7 or 7x7-pool, got '{}'", text);
+}
+
 StoredNetwork stored_network(std::string_view name, Tensors tensors, const ImageShape& said,
-                             const ImageShape& images, const std::string& from) {
+                             const ImageShape& images, const std::string& from,
+                             const std::optional<Stem>& stem) {
   const std::string_view network = backbones::canonical_network_name(name);
   if (network == "InceptionV3") {  // a second classifier, which torchvision trains with the first
     std::erase_if(tensors, [](const auto& entry) { return entry.first.starts_with("AuxLogits."); });
   }
   if (network == "DenseNet121") rename_old_layers(tensors);
   const Reader reader(network, tensors, from);
+  if (stem && network != "ResNet18" && network != "ResNet50") {
+    throw Error("--stem: {}{} has no other stem than its own; leave it out", article(network), network);
+  }
   const auto actual = network_of(tensors);
   if (!actual.empty() && actual != network) {
     throw Error("cannot use {} as {}{}: its tensors look like those of {}{}; say --arch {}", from,
                 article(network), network, article(actual), actual, actual);
   }
-  const Told told = told_by(network, reader, said, images);
+  const Told told = told_by(network, reader, said, images, stem);
   if (!compatible(said.channels, told.image.channels)) {
     throw Error(
         "cannot use {} as {}{} for images of {} channels: its weights are for {}; say another --image", from,
@@ -288,7 +361,7 @@ StoredNetwork stored_network(std::string_view name, Tensors tensors, const Image
   AnyBackbone backbone = told.make({shape, told.classes});
   artifacts::load_state_dict(*backbone.module, tensors, from);
   backbone.module->eval();
-  return {std::move(backbone), told.width};
+  return {std::move(backbone), told.width, told.stem};
 }
 
 }  // namespace refine::cli

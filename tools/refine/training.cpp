@@ -104,7 +104,7 @@ void TrainingOptions::add_to(CLI::App& command, bool is_defense) {
       ->check(CLI::IsMember({"auto", "fast", "paper"}))
       ->capture_default_str();
   command.add_option("--epoch", epoch, "how often the images are seen")->check(CLI::Range(1, 1'000'000));
-  command.add_option("--batch_size", batch_size, "images a step")->check(CLI::Range(1, 1'000'000));
+  command.add_option("--batch_size", batch_size, "images a step")->check(CLI::Range(2, 1'000'000));
   command.add_option("--lr", lr, "learning rate")->check(number(0, /*above=*/true));
   command.add_option("--optim", optim, "SGD, Adam or Muon")->check(CLI::IsMember({"SGD", "Adam", "Muon"}));
   command

@@ -87,7 +87,9 @@ Victim from_weights(const VictimOptions& options, const ImageShape& images) {
     const auto found = weights.metadata.find(key);
     return found == weights.metadata.end() ? std::string() : found->second;
   };
-  const std::string arch = options.arch.empty() ? said("network") : options.arch;
+  std::string arch = options.arch.empty() ? said("network") : options.arch;
+  // BackdoorBench's dictionary has the network's name.
+  if (arch.empty() && backbones::is_network_name(said("model_name"))) arch = said("model_name");
   if (arch.empty()) {
     const std::string_view likely = network_of(weights.tensors);
     throw Error("cannot use {}: it holds weights and does not say of which network; say --arch{}",
@@ -101,9 +103,10 @@ Victim from_weights(const VictimOptions& options, const ImageShape& images) {
                 options.output, path.string());
   }
   const ImageShape shape = agreed(options, image.empty() ? ImageShape{} : parse_shape(image));
-  auto [bare, width] = stored_network(arch, weights.tensors, shape, images, path.string());
+  const auto asked_stem = options.stem.empty() ? std::nullopt : std::optional(parse_stem(options.stem));
+  auto [bare, width, stem] = stored_network(arch, weights.tensors, shape, images, path.string(), asked_stem);
   return {.backbone = behind(normalization_of(options, said("constants")), options.bgr, std::move(bare)),
-          .what = fmt::format("{}, width {}", network_name(arch), width),
+          .what = fmt::format("{}, width {}{}{}", network_name(arch), width, stem.empty() ? "" : ", ", stem),
           .class_names = names_from(options, parsed(said("class_names"))),
           .image_known = shape.is_static(),
           .normalization_known = options.mean.empty() && !said("constants").empty()};
@@ -114,6 +117,10 @@ Victim from_torchscript(const VictimOptions& options, const ImageShape& images) 
     throw Error(
         "cannot use {} as a {}: it is a TorchScript file, which has its network inside; leave --arch out",
         options.model, options.arch);
+  }
+  if (!options.stem.empty()) {
+    throw Error("--stem: {} is a TorchScript file, which has its network inside; leave --stem out",
+                options.model);
   }
   const auto file = formats::load_torchscript(
       options.model, options.trust ? formats::Trust::blind : formats::Trust::checked);
@@ -149,6 +156,9 @@ Victim from_torchscript(const VictimOptions& options, const ImageShape& images) 
 
 void VictimOptions::add_to(CLI::App& command) {
   command.add_option("--arch", arch, "the network that a file of weights belongs to: " + network_names());
+  command.add_option("--stem", stem,
+                     "of a ResNet's weights: 3x3, 3x3-pool, 7x7 or 7x7-pool, the first convolution, and whether "
+                     "max pooling follows; left out: as published, where that leaves no doubt");
   command
       .add_option(
           "--mean", mean,

@@ -19,6 +19,7 @@ namespace refine::cli {
 struct VictimOptions {
   std::string model = {};  ///< a file
   std::string arch = {};   ///< of a file of weights: the network's name
+  std::string stem = {};   ///< of a ResNet's weights: "7x7-pool"
   std::string image = {};  ///< "3x224x224", where the file does not say
   std::vector<double> mean = {}, deviation = {};
   std::string class_names_file = {};
