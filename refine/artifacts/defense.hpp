@@ -21,9 +21,14 @@ namespace refine {
 
 namespace artifacts::detail {
 
-/// Tells one frozen victim from another: FNV-1a over its tensors' names and bytes, and its constants. Folding
-/// is elementwise, so the same weights give the same text on every machine.
+/// Tells one frozen victim from another: "sha256:" and the SHA-256 of its tensors (names, types, shapes and
+/// bytes) and constants. Folding is elementwise, so the same weights give the same text on every machine.
 std::string fingerprint(const torch::nn::Module& module, const std::map<std::string, at::Tensor>& constants);
+
+/// The same as earlier files have it: 64 bits of FNV-1a, as 16 digits. It tells victims apart
+/// that differ by mistake; by intent, another one can be made to match.
+std::string old_fingerprint(const torch::nn::Module& module,
+                            const std::map<std::string, at::Tensor>& constants);
 
 /// What a transform is beside its tensors, where it says so.
 template <typename T>
@@ -61,9 +66,9 @@ void say(const DefenseFacts& facts, const std::string& victim, const Recipe& rec
 std::vector<std::int64_t> fitting_permutation(const std::map<std::string, std::string>& metadata,
                                               const DefenseFacts& here, const std::string& name);
 
-/// \throws Error when the file is of another victim
-void require_victim(const std::map<std::string, std::string>& metadata, const std::string& victim,
-                    const std::string& name);
+/// \throws Error when the file is of another victim, by the kind of fingerprint that the file has
+void require_victim(const std::map<std::string, std::string>& metadata, const torch::nn::Module& module,
+                    const std::map<std::string, at::Tensor>& constants, const std::string& name);
 
 }  // namespace artifacts::detail
 
@@ -90,7 +95,8 @@ std::map<std::string, std::string> load(Pipeline<T, B, R>& defense, const std::f
   const std::string name = path.string();
   auto permutation =
       artifacts::detail::fitting_permutation(content.metadata, artifacts::detail::facts_of(defense), name);
-  artifacts::detail::require_victim(content.metadata, artifacts::detail::victim_of(defense), name);
+  artifacts::detail::require_victim(content.metadata, *defense.backbone().module,
+                                    backbones::constants_of(defense.backbone()), name);
   artifacts::load_state_dict(*defense.transform().module, content.tensors, name, "transform.");
   defense.rename_classes(std::move(permutation));
   return std::move(content.metadata);

@@ -5,7 +5,9 @@
 #include <refine/artifacts/defense.hpp>
 
 #include <ATen/core/Tensor.h>
+#include <c10/core/ScalarType.h>
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <torch/nn/module.h>
 
 #include <algorithm>
@@ -21,6 +23,7 @@
 #include <refine/core/compiled.hpp>
 #include <refine/core/error.hpp>
 #include <refine/core/message.hpp>
+#include <refine/core/sha256.hpp>
 #include <refine/remaps/remapping_strategy.hpp>
 #include <refine/training/recipe_json.hpp>
 
@@ -28,6 +31,21 @@ namespace refine::artifacts::detail {
 
 REFINE_DEFINITION std::string fingerprint(const torch::nn::Module& module,
                                           const std::map<std::string, at::Tensor>& constants) {
+  Sha256 hash;
+  // With its length before it, each text ends where it ends: no two victims give the same bytes.
+  const auto add = [&](std::string_view text) { hash.add(fmt::format("{}:", text.size())).add(text); };
+  for (const auto& [name, tensor] : state_dict(module)) {
+    const at::Tensor host = tensor.detach().to(at::kCPU).contiguous();
+    add(name);
+    add(fmt::format("{} [{}]", c10::toString(host.scalar_type()), fmt::join(host.sizes(), ", ")));
+    add({static_cast<const char*>(host.const_data_ptr()), host.nbytes()});
+  }
+  add(constants_text(constants));
+  return "sha256:" + hash.hex();
+}
+
+REFINE_DEFINITION std::string old_fingerprint(const torch::nn::Module& module,
+                                              const std::map<std::string, at::Tensor>& constants) {
   std::uint64_t hash = 0xcbf29ce484222325u;
   const auto add = [&](std::string_view bytes) {
     for (char c : bytes) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3u;
@@ -100,8 +118,12 @@ REFINE_DEFINITION std::vector<std::int64_t> fitting_permutation(
 }
 
 REFINE_DEFINITION void require_victim(const std::map<std::string, std::string>& metadata,
-                                      const std::string& victim, const std::string& name) {
-  if (value_of(metadata, "victim", name) != victim) {
+                                      const torch::nn::Module& module,
+                                      const std::map<std::string, at::Tensor>& constants,
+                                      const std::string& name) {
+  const std::string& victim = value_of(metadata, "victim", name);
+  const bool is_old = victim.size() == 16 && victim.find_first_not_of("0123456789abcdef") == victim.npos;
+  if (victim != (is_old ? old_fingerprint(module, constants) : fingerprint(module, constants))) {
     throw Error("cannot load {}: it was trained in front of another victim; load it with its own", name);
   }
 }

@@ -3,16 +3,15 @@
 #include <ATen/core/Tensor.h>
 #include <c10/core/GradMode.h>
 #include <torch/csrc/jit/api/module.h>
+#include <torch/nn/module.h>
 
 #include <cstdint>
 #include <filesystem>
-#include <functional>
 #include <memory>
 #include <nlohmann/json_fwd.hpp>
 #include <utility>
 #include <vector>
 
-#include <refine/artifacts/state_dict.hpp>
 #include <refine/artifacts/traced_module.hpp>
 #include <refine/backbones/backbone.hpp>
 #include <refine/pipeline/freeze.hpp>
@@ -25,24 +24,30 @@ namespace artifacts::detail {
 /// What is traced: one image would let LibTorch take the batch for a constant.
 at::Tensor example_of(const Task& task, const std::filesystem::path& path);
 
-/// Networks on the host for as long as this lives, where constants are the tensors that were registered.
-class OnHost {
+/// A module's tensors on `device` for as long as this lives. Those that are there already are not touched, so
+/// that a module on the host may be used by others meanwhile. The other ones get back the very memory they
+/// had: that takes none anew, and does not fail.
+class Moved {
  public:
-  OnHost(std::function<void(at::Device)> move, at::Device back) : move_(std::move(move)), back_(back) {
-    move_(at::kCPU);
-  }
-  OnHost(const OnHost&) = delete;
-  ~OnHost() { move_(back_); }
+  explicit Moved(const torch::nn::Module& module, at::Device device = at::kCPU);
+  Moved(const Moved&) = delete;
+  Moved& operator=(const Moved&) = delete;
+  ~Moved() { give_back(); }
 
  private:
-  std::function<void(at::Device)> move_;
-  at::Device back_;
+  struct Tensor {
+    at::Tensor tensor, data;
+  };
+
+  void give_back() noexcept;
+
+  std::vector<Tensor> moved_;
 };
 
 /// No metadata: an empty object.
 const nlohmann::ordered_json& nothing_said();
 
-/// Writes the module, and beside it `metadata`, `kind`, the permutation where there is one, and the task.
+/// Writes the module, whose tensors may be those of networks in use, and beside it `metadata`, `kind`, the permutation where there is one, and the task.
 void save_module(torch::jit::Module& module, const std::filesystem::path& path, const Task& task,
                  const nlohmann::ordered_json& metadata, const char* kind,
                  const std::vector<std::int64_t>& permutation = {});
@@ -65,6 +70,9 @@ void save_module(torch::jit::Module& module, const std::filesystem::path& path, 
 /// answers the same to rounding. The extra file `refine.json` has `metadata` (to give some, include
 /// <nlohmann/json.hpp>), the task, the permutation and this library's version. \throws Error when the image
 /// shape is not known, or the file can't be written; it is whole or not there
+///
+/// The pipeline stays as it is. Networks on another device are moved to the host meanwhile, so that nothing
+/// else may use them; those on the host are only read.
 template <typename T, typename B, typename R>
 void export_torchscript(const Pipeline<T, B, R>& defense, const std::filesystem::path& path,
                         const nlohmann::ordered_json& metadata = artifacts::detail::nothing_said()) {
@@ -74,26 +82,25 @@ void export_torchscript(const Pipeline<T, B, R>& defense, const std::filesystem:
   }
   const Task task = defense.task();
   const at::Tensor example = artifacts::detail::example_of(task, path);
-  Pipeline<T, B, R> there = defense;
-  const artifacts::detail::OnHost meanwhile([&](at::Device device) { there.to(device); }, defense.device());
-
+  // Tracing wants the networks on the host, where constants are the tensors that are registered.
+  const artifacts::detail::Moved transform(*defense.transform().module), backbone(*defense.backbone().module);
   const auto unit = std::make_shared<torch::jit::CompilationUnit>();
   torch::jit::Module module(c10::QualifiedName("__torch__.refine.Defended"), unit);
   module.register_module("transform_network",
-                         artifacts::detail::mirrored(*there.transform().module, "Transform", unit));
-  module.register_module("backbone", artifacts::detail::mirrored(*there.backbone().module, "Backbone", unit));
-  for (const auto& [name, constant] : there.named_constants()) module.register_buffer(name, constant);
+                         artifacts::detail::mirrored(*defense.transform().module, "Transform", unit));
+  module.register_module("backbone", artifacts::detail::mirrored(*defense.backbone().module, "Backbone", unit));
+  for (const auto& [name, constant] : defense.named_constants()) module.register_buffer(name, constant);
 
   c10::NoGradGuard no_grad;
   artifacts::detail::add_method(module, "forward", example,
-                                [&](const at::Tensor& x) { return there.forward(x); });
+                                [&](const at::Tensor& x) { return defense.forward(x); });
   artifacts::detail::add_method(module, "transform", example,
-                                [&](const at::Tensor& x) { return there.transformed(x); });
+                                [&](const at::Tensor& x) { return defense.transformed(x); });
   artifacts::detail::add_method(module, "undefended", example,
-                                [&](const at::Tensor& x) { return there.undefended(x); });
+                                [&](const at::Tensor& x) { return defense.undefended(x); });
   artifacts::detail::add_method(module, "alarm", example,
-                                [&](const at::Tensor& x) { return there.alarm(x); });
-  artifacts::detail::save_module(module, path, task, metadata, "defended", there.remap().permutation);
+                                [&](const at::Tensor& x) { return defense.alarm(x); });
+  artifacts::detail::save_module(module, path, task, metadata, "defended", defense.remap().permutation);
 }
 
 /// Writes a frozen classifier alone as one TorchScript file: `forward` takes float N×C×H×W in [0, 1] and
@@ -104,10 +111,7 @@ void export_torchscript(const B& victim, const std::filesystem::path& path,
                         const nlohmann::ordered_json& metadata = artifacts::detail::nothing_said()) {
   const Task task = victim.task;
   const at::Tensor example = artifacts::detail::example_of(task, path);
-  const auto state = artifacts::state_dict(*victim.module);
-  const artifacts::detail::OnHost meanwhile(
-      [&](at::Device device) { victim.module->to(device); },
-      state.empty() ? at::Device(at::kCPU) : state.begin()->second.device());
+  const artifacts::detail::Moved backbone(*victim.module);
   const auto unit = std::make_shared<torch::jit::CompilationUnit>();
   torch::jit::Module module(c10::QualifiedName("__torch__.refine.Classifier"), unit);
   module.register_module("backbone", artifacts::detail::mirrored(*victim.module, "Backbone", unit));

@@ -6,7 +6,9 @@
 
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/zeros.h>
+#include <c10/core/GradMode.h>
 #include <torch/csrc/jit/api/module.h>
+#include <torch/nn/module.h>
 
 #include <cstdint>
 #include <filesystem>
@@ -29,6 +31,37 @@ REFINE_DEFINITION at::Tensor example_of(const Task& task, const std::filesystem:
   return at::zeros({2, task.image.channels, task.image.height, task.image.width});
 }
 
+REFINE_DEFINITION Moved::Moved(const torch::nn::Module& module, at::Device device) {
+  const c10::NoGradGuard no_grad;
+  try {
+    for (const auto& tensors : {module.parameters(), module.buffers()}) {
+      for (at::Tensor tensor : tensors) {
+        if (!tensor.defined() || tensor.device() == device) continue;
+        const at::Tensor data = tensor.variable_data();
+        tensor.set_data(data.to(device));
+        moved_.push_back({tensor, data});
+      }
+    }
+  } catch (...) {
+    give_back();
+    throw;
+  }
+}
+
+REFINE_DEFINITION void Moved::give_back() noexcept {
+  for (auto& [tensor, data] : moved_) tensor.set_data(data);
+  moved_.clear();
+}
+
+/// Exchanges a traced module's tensors for others with the same memory that want no gradient: who serves
+/// trains nothing, and the networks that they belong to may go on training.
+REFINE_DEFINITION void detach_tensors(torch::jit::Module& module) {
+  for (const auto& attribute : module.named_attributes(/*recurse=*/false)) {
+    if (attribute.value.isTensor()) module.setattr(attribute.name, attribute.value.toTensor().detach());
+  }
+  for (torch::jit::Module child : module.children()) detach_tensors(child);
+}
+
 REFINE_DEFINITION const nlohmann::ordered_json& nothing_said() {
   static const nlohmann::ordered_json nothing = nlohmann::ordered_json::object();
   return nothing;
@@ -44,17 +77,7 @@ REFINE_DEFINITION void save_module(torch::jit::Module& module, const std::filesy
   about["classes"] = task.classes;
   about["refine_version"] = version;
   module.eval();
-  // Who serves trains nothing; the tensors are those of the networks here, which may go on training.
-  std::vector<at::Tensor> trained;
-  for (at::Tensor parameter : module.parameters()) {
-    if (parameter.requires_grad()) trained.push_back(parameter.requires_grad_(false));
-  }
-  struct Again {
-    std::vector<at::Tensor>& tensors;
-    ~Again() {
-      for (at::Tensor& tensor : tensors) tensor.requires_grad_(true);
-    }
-  } again{trained};
+  detach_tensors(module);
   std::ostringstream bytes;
   module.save(bytes,
               {{"refine.json", about.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace)}});

@@ -27,7 +27,8 @@ class Served {
       : Served(formats::load_torchscript(path, trust), path.string()) {}
 
   Task task() const { return task_; }
-  at::Device device() const { return device_; }
+  /// Where its tensors are, also when a copy, which shares them, has been moved.
+  at::Device device() const;
 
   void to(at::Device device);
 
@@ -60,7 +61,7 @@ class Served {
   torch::jit::Module module_;
   std::shared_ptr<const nlohmann::ordered_json> about_;
   Task task_;
-  at::Device device_ = at::kCPU;
+  at::Device device_ = at::kCPU;  ///< of a file without tensors
   mutable std::array<torch::jit::GraphExecutor, methods.size()> executors_;
 };
 

@@ -25,6 +25,12 @@
 
 namespace refine {
 
+REFINE_DEFINITION at::Device Served::device() const {
+  for (const at::Tensor& parameter : module_.parameters()) return parameter.device();
+  for (const at::Tensor& buffer : module_.buffers()) return buffer.device();
+  return device_;
+}
+
 REFINE_DEFINITION void Served::to(at::Device device) {
   module_.to(device);
   device_ = device;

@@ -13,7 +13,7 @@ namespace refine::data {
 /// The shape of the images of an N×C×H×W tensor. \throws Error when it has other dimensions
 ImageShape image_of(const at::Tensor& images);
 
-/// Labelled images on the host. Copies share their pixels; `select` and its kin make new ones.
+/// Labelled images on the host. Copies share their pixels; `select`, `first` and `sample` make new ones.
 struct Dataset {
   at::Tensor images;                 ///< uint8, N×C×H×W, RGB, 0–255
   at::Tensor labels;                 ///< int64, N, each in [0, classes.size())
@@ -39,8 +39,11 @@ struct Dataset {
   /// \throws Error when the fields do not fit together as said above.
   void validate() const;
 
- private:
+ protected:
   void require_at_least(std::int64_t n) const;
+
+  /// The indices of the images that `sample` takes.
+  at::Tensor drawn(std::int64_t n, std::uint64_t seed) const;
 };
 
 }  // namespace refine::data

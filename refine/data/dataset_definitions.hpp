@@ -33,12 +33,16 @@ REFINE_DEFINITION Dataset Dataset::first(std::int64_t n) const {
 }
 
 REFINE_DEFINITION Dataset Dataset::sample(std::int64_t n, std::uint64_t seed) const {
+  return select(drawn(n, seed));
+}
+
+REFINE_DEFINITION at::Tensor Dataset::drawn(std::int64_t n, std::uint64_t seed) const {
   require_at_least(n);
   Random random(derived_seed(seed, "sample"));
-  auto drawn = random_permutation(random, size());
-  drawn.resize(static_cast<std::size_t>(n));
-  std::sort(drawn.begin(), drawn.end());
-  return select(at::tensor(drawn));
+  auto indices = random_permutation(random, size());
+  indices.resize(static_cast<std::size_t>(n));
+  std::sort(indices.begin(), indices.end());
+  return at::tensor(indices);
 }
 
 REFINE_DEFINITION void Dataset::validate() const {

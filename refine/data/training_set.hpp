@@ -2,6 +2,8 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <cstdint>
+
 #include <refine/core/error.hpp>
 #include <refine/data/augmentation.hpp>
 #include <refine/data/dataset.hpp>
@@ -17,12 +19,27 @@ inline void require_askable(const Augmentation& augmentation) {
   }
 }
 
-/// Images to learn from, and what their maker asks training to do with them besides what the recipe says.
-/// `select` and its kin give the images without it.
+/// Images to learn from, and the augmentation that their maker requires in addition to the recipe's. A part of
+/// them (`select`, `first`, `sample`) requires the same; converted to a `Dataset`, they require nothing.
 struct TrainingSet : Dataset {
   Augmentation augmentation = {};  ///< comes after the recipe's own, by draws of its own
   at::Tensor exempt = {};          ///< bool, N: the images that it leaves alone; undefined: none
   at::Tensor unflipped = {};       ///< bool, N: those that the recipe's flip leaves alone; undefined: none
+
+  /// As those of `Dataset`; each image keeps its entry in the masks.
+  TrainingSet select(const at::Tensor& indices) const {
+    const auto part = [&](const at::Tensor& mask) {
+      return mask.defined() ? mask.index_select(0, indices) : mask;
+    };
+    return {Dataset::select(indices), augmentation, part(exempt), part(unflipped)};
+  }
+
+  TrainingSet first(std::int64_t n) const {
+    const auto part = [&](const at::Tensor& mask) { return mask.defined() ? mask.narrow(0, 0, n) : mask; };
+    return {Dataset::first(n), augmentation, part(exempt), part(unflipped)};
+  }
+
+  TrainingSet sample(std::int64_t n, std::uint64_t seed) const { return select(drawn(n, seed)); }
 
   /// \throws Error when the fields do not fit together
   void validate() const {

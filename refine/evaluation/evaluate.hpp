@@ -20,6 +20,7 @@
 #include <refine/metrics/figures.hpp>
 #include <refine/metrics/predictions.hpp>
 #include <refine/nn/device.hpp>
+#include <refine/nn/device_of.hpp>
 #include <refine/pipeline/defended_classifier.hpp>
 
 namespace refine {
@@ -97,11 +98,9 @@ requires(!DefendedClassifier<B>) metrics::Figures
   detail::require_fit("backbone", victim.task, test.task());
   const auto triggered = detail::triggered_by(attack, test);
   victim.module->eval();
-  const auto parameters =
-      victim.module->parameters();  // a victim that was loaded may stand elsewhere than the rest
+  // A victim that was loaded may be on another device than `default_device()`.
   return detail::measure([&](const at::Tensor& x) { return victim.forward(x); }, test, triggered,
-                         parameters.empty() ? default_device() : parameters.front().device(),
-                         [](std::int64_t) {});
+                         nn::device_of(*victim.module).value_or(default_device()), [](std::int64_t) {});
 }
 
 /// Measures a classifier without and with its defense, on all of `test`, clean and triggered, where the

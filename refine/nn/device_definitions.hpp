@@ -9,6 +9,7 @@
 
 #include <cstddef>
 #include <cstdlib>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <thread>
@@ -17,9 +18,20 @@
 
 namespace refine::detail {
 
-REFINE_DEFINITION std::optional<at::Device>& chosen_device() {
-  static std::optional<at::Device> device;
-  return device;
+/// What the process has chosen; several threads may ask.
+struct ChosenDevice {
+  std::mutex mutex;
+  std::optional<at::Device> device;
+};
+
+REFINE_DEFINITION ChosenDevice& chosen_device() {
+  static ChosenDevice chosen;
+  return chosen;
+}
+
+REFINE_DEFINITION void choose_device(std::optional<at::Device> device) {
+  const std::lock_guard lock(chosen_device().mutex);
+  chosen_device().device = device;
 }
 
 }  // namespace refine::detail
@@ -27,14 +39,15 @@ REFINE_DEFINITION std::optional<at::Device>& chosen_device() {
 namespace refine {
 
 REFINE_DEFINITION at::Device default_device() {
-  auto& device = detail::chosen_device();
+  auto& [mutex, device] = detail::chosen_device();
+  const std::lock_guard lock(mutex);
   if (!device) device = torch::cuda::is_available() ? at::Device(at::kCUDA, 0) : at::Device(at::kCPU);
   return *device;
 }
 
 REFINE_DEFINITION void use_device(const std::string& name) {
   if (name == "auto") {
-    detail::chosen_device().reset();
+    detail::choose_device(std::nullopt);
     return;
   }
   const std::size_t colon = name.find(':');
@@ -46,7 +59,7 @@ REFINE_DEFINITION void use_device(const std::string& name) {
     throw Error("refine: no device is called '{}'; say auto, cpu, cuda or cuda:N", name);
   }
   if (name == "cpu") {
-    detail::chosen_device() = at::Device(at::kCPU);
+    detail::choose_device(at::Device(at::kCPU));
     return;
   }
   const auto present = static_cast<int>(torch::cuda::device_count());
@@ -54,7 +67,7 @@ REFINE_DEFINITION void use_device(const std::string& name) {
     throw Error("refine: device '{}' was asked for, this machine shows {} CUDA device(s); say cpu or auto",
                 name, present);
   }
-  detail::chosen_device() = at::Device(at::kCUDA, static_cast<at::DeviceIndex>(std::stoi(index)));
+  detail::choose_device(at::Device(at::kCUDA, static_cast<at::DeviceIndex>(std::stoi(index))));
 }
 
 REFINE_DEFINITION void use_threads(int threads) {

@@ -7,8 +7,10 @@
 #include <refine/nn/convolve_normed.hpp>
 #include <refine/nn/deep_copy.hpp>
 #include <refine/nn/device.hpp>
+#include <refine/nn/device_of.hpp>
 #include <refine/nn/draws.hpp>
 #include <refine/nn/foldable.hpp>
+#include <refine/nn/free_memory.hpp>
 #include <refine/nn/host_constant.hpp>
 #include <refine/nn/keep_freed_memory.hpp>
 #include <refine/nn/lanes.hpp>

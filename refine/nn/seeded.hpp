@@ -10,19 +10,46 @@
 
 namespace refine::nn {
 
+namespace detail {
+
+/// One for the process, whatever `seeded` makes: the generator is the process's, too. Recursive, since what
+/// it makes may call `seeded`.
+inline std::recursive_mutex& seeded_mutex() {
+  static std::recursive_mutex mutex;
+  return mutex;
+}
+
+/// A generator that is seeded as long as this lives, and has its old state afterwards.
+class SeededGenerator {
+ public:
+  SeededGenerator(at::Generator generator, std::uint64_t seed) : generator_(std::move(generator)) {
+    const std::lock_guard lock(generator_.mutex());
+    state_ = generator_.get_state();
+    generator_.set_current_seed(seed);
+  }
+
+  SeededGenerator(const SeededGenerator&) = delete;
+  SeededGenerator& operator=(const SeededGenerator&) = delete;
+
+  ~SeededGenerator() {
+    const std::lock_guard lock(generator_.mutex());
+    generator_.set_state(state_);
+  }
+
+ private:
+  at::Generator generator_;
+  at::Tensor state_;
+};
+
+}  // namespace detail
+
 /// Runs `make` with LibTorch's default host generator seeded, and puts the generator's state back: the same
-/// seed gives the same initial weights, and nobody else's draws move. Modules are made on the host.
+/// seed gives the same initial weights, and nobody else's draws move. Modules are made on the host. Calls from
+/// several threads take turns; a thread that draws without `seeded` meanwhile disturbs both.
 template <typename Make>
 auto seeded(std::uint64_t seed, Make&& make) {
-  static std::recursive_mutex one_at_a_time;  // the generator is the process's; `make` may come back here
-  const std::lock_guard lock(one_at_a_time);
-  const at::Generator& generator = at::detail::getDefaultCPUGenerator();
-  struct Restore {
-    at::Generator generator;
-    at::Tensor state;
-    ~Restore() { generator.set_state(state); }
-  } restore{generator, generator.get_state()};
-  at::Generator(generator).set_current_seed(seed);
+  const std::lock_guard lock(detail::seeded_mutex());
+  const detail::SeededGenerator seeded_generator(at::detail::getDefaultCPUGenerator(), seed);
   return std::forward<Make>(make)();
 }
 

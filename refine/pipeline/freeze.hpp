@@ -15,7 +15,7 @@ namespace refine {
 template <typename T, typename B, typename R>
 auto freeze(const Pipeline<T, B, R>& defense) {
   Pipeline serving{freeze(defense.transform()), defense.backbone(), defense.remap(), defense.domain()};
-  serving.to(defense.device());  // a victim without parameters does not tell it
+  serving.to(defense.device());  // networks without tensors do not tell it
   return serving;
 }
 

@@ -10,7 +10,9 @@
 
 #include <refine/backbones/backbone.hpp>
 #include <refine/core/agreement.hpp>
+#include <refine/core/error.hpp>
 #include <refine/nn/channels_last.hpp>
+#include <refine/nn/device_of.hpp>
 #include <refine/nn/host_constant.hpp>
 #include <refine/pipeline/alarm_score.hpp>
 #include <refine/pipeline/fit_together.hpp>
@@ -75,8 +77,7 @@ class Pipeline {
           "refine: PixelDomain::reference needs a backbone with a normalisation of its own; wrap it in "
           "backbones::Normalized before freezing [Pipeline]");
     }
-    const auto parameters = backbone_.module->parameters();
-    to(parameters.empty() ? at::Device(at::kCPU) : parameters.front().device());
+    to(nn::device_of(*backbone_.module).value_or(at::kCPU));
     nn::to_channels_last(*transform_.module);
     transform_.module->eval();
   }
@@ -130,12 +131,23 @@ class Pipeline {
 
   /// Moves the networks, which copies share.
   void to(at::Device device) {
-    transform_.module->to(device);
-    backbone_.module->to(device);
+    nn::move_to(*transform_.module, device);
+    nn::move_to(*backbone_.module, device);
     device_ = device;
   }
 
-  at::Device device() const { return device_; }
+  /// Where its networks are, also when something else that shares them has moved them.
+  /// \throws Error when the two are on different devices
+  at::Device device() const {
+    const auto transform = nn::device_of(*transform_.module), backbone = nn::device_of(*backbone_.module);
+    if (transform && backbone && *transform != *backbone) {
+      throw Error(
+          "refine: the pipeline's transform is on {} and its backbone on {}, as one of them is shared and was "
+          "moved; call defense.to(device) [Pipeline]",
+          transform->str(), backbone->str());
+    }
+    return transform ? *transform : backbone.value_or(device_);
+  }
 
   const T& transform() const { return transform_; }
   const B& backbone() const { return backbone_; }
@@ -153,7 +165,7 @@ class Pipeline {
   B backbone_;
   R remap_;
   PixelDomain domain_;
-  at::Device device_ = at::kCPU;
+  at::Device device_ = at::kCPU;  ///< of networks that have no tensors
   nn::HostConstant sources_;
 };
 

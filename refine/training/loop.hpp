@@ -18,6 +18,7 @@
 #include <refine/data/batches.hpp>
 #include <refine/data/pixels.hpp>
 #include <refine/nn/draws.hpp>
+#include <refine/nn/free_memory.hpp>
 #include <refine/nn/repeated.hpp>
 #include <refine/nn/sent.hpp>
 #include <refine/training/batch_augmentation.hpp>
@@ -54,11 +55,11 @@ inline std::vector<at::Tensor> batches_of(const data::Batches& batches, std::int
   return cut;
 }
 
-/// The training images where batches are gathered from: on `device`, or on the host when they are many, so
-/// that each batch travels alone. The batches are the same.
+/// The training images where batches are gathered from: on `device`, or on the host when they are more than
+/// half of the memory that is free there (the network needs the rest), so that each batch travels alone. The
+/// batches are the same.
 inline at::Tensor resident(const at::Tensor& bytes, at::Device device) {
-  constexpr std::size_t most = std::size_t{8} << 30;  // of a device's memory; the network needs the rest
-  return bytes.nbytes() <= most ? bytes.to(device) : bytes;
+  return bytes.nbytes() <= nn::free_memory(device) / 2 ? bytes.to(device) : bytes;
 }
 
 /// The loop that victims and defenses are trained by.

@@ -35,7 +35,7 @@ struct Optimization {
   double warmup = 0.3;                     ///< one_cycle: the share of steps on the way up, in [0, 1)
   std::array<int, 2> milestones = {0, 0};  ///< steps: epochs, 0 for none
   double decay = 0.1;                      ///< steps
-  int batch_size = 128;
+  int batch_size = 128;  ///< 2 or more: BatchNorm needs a second image to compare with
   int epochs = 1;
   Precision precision = Precision::float32;
 

@@ -25,7 +25,8 @@ REFINE_DEFINITION void Optimization::validate() const {
   require(weight_decay >= 0 && std::isfinite(weight_decay), "weight_decay", weight_decay, "0 or more");
   require(warmup >= 0 && warmup < 1, "warmup", warmup, "0 to below 1");
   require(decay > 0 && std::isfinite(decay), "decay", decay, "above 0");
-  require(batch_size >= 1, "batch_size", batch_size, "1 or more");
+  require(batch_size >= 2, "batch_size", batch_size,
+          "2 or more, since BatchNorm learns nothing from one image");
   require(epochs >= 1, "epochs", epochs, "1 or more");
 }
 

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 
 #include <refine/core/seed.hpp>
@@ -36,12 +37,14 @@ struct Recipe {
   void validate() const {
     optimization.validate();
     augmentation.validate();
-    if (!(temperature > 0)) throw Error("refine: the recipe's temperature is {}; it is above 0", temperature);
-    if (!(supcon_temperature > 0)) {
-      throw Error("refine: the recipe's supcon_temperature is {}; it is above 0", supcon_temperature);
+    if (!(temperature > 0 && std::isfinite(temperature)))
+      throw Error("refine: the recipe's temperature is {}; it is above 0 and finite", temperature);
+    if (!(supcon_temperature > 0 && std::isfinite(supcon_temperature))) {
+      throw Error("refine: the recipe's supcon_temperature is {}; it is above 0 and finite",
+                  supcon_temperature);
     }
-    if (!(supcon_weight >= 0))
-      throw Error("refine: the recipe's supcon_weight is {}; it is 0 or more", supcon_weight);
+    if (!(supcon_weight >= 0 && std::isfinite(supcon_weight)))
+      throw Error("refine: the recipe's supcon_weight is {}; it is 0 or more and finite", supcon_weight);
   }
 };
 

@@ -7,7 +7,9 @@
 
 #include <refine/core/agreement.hpp>
 #include <refine/core/error.hpp>
+#include <refine/data/dataset.hpp>
 #include <refine/triggers/patterns.hpp>
+#include <refine/triggers/trigger_policy.hpp>
 
 namespace refine::triggers {
 
@@ -28,6 +30,7 @@ struct Patch {
   /// Float N×C×H×W in [0, 1] → the same with the patch: (1−opacity)·x + opacity·pattern there.
   at::Tensor apply(const at::Tensor& images) const {
     check(image, size, margin, opacity);
+    require_agreement(misfit(image, data::image_of(images)));
     if (pattern.dim() != 3 || pattern.size(0) != image.channels || pattern.size(1) != size ||
         pattern.size(2) != size) {
       Message why;

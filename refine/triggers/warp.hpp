@@ -14,7 +14,9 @@
 #include <refine/core/agreement.hpp>
 #include <refine/core/error.hpp>
 #include <refine/core/seed.hpp>
+#include <refine/data/dataset.hpp>
 #include <refine/triggers/patterns.hpp>
+#include <refine/triggers/trigger_policy.hpp>
 
 namespace refine::triggers {
 
@@ -54,7 +56,8 @@ struct Warp {
 
   /// Float N×C×H×W in [0, 1] → the same, warped; bilinear between pixels.
   at::Tensor apply(const at::Tensor& images) const {
-    if (images.dim() != 4 || grid.dim() != 4 || grid.size(0) != 1 || grid.size(1) != images.size(2) ||
+    require_agreement(misfit(image, data::image_of(images)));
+    if (grid.dim() != 4 || grid.size(0) != 1 || grid.size(1) != images.size(2) ||
         grid.size(2) != images.size(3) || grid.size(3) != 2) {
       throw Error("refine: the warping grid is made for images of another size; give a grid of 1×H×W×2");
     }

@@ -30,7 +30,8 @@ REFINE_DEFINITION bool takes(const at::Tensor& x, const at::Tensor& weight, cons
     return t.dim() == dim && t.is_cpu() && t.scalar_type() == at::kFloat && t.layout() == at::kStrided;
   };
   return plain(x, 4) && plain(weight, 4) && weight.size(2) == 3 && weight.size(3) == 3 &&
-         x.size(1) == weight.size(1) && instruction_set(weight.size(1), weight.size(0)) != nullptr &&
+         x.size(1) == weight.size(1) && weight.size(0) > 0 && weight.size(1) > 0 &&
+         instruction_set(weight.size(1), weight.size(0)) != nullptr &&
          (!bias.defined() || (plain(bias, 1) && bias.size(0) == weight.size(0)));
 }
 

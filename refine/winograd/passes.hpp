@@ -224,6 +224,17 @@ inline void multiply_gradient(const InstructionSet& with, const GradientTiles& t
                 .add = add});
 }
 
+/// The gradient that no image has a share in.
+inline void clear_kernels(const Shape& shape, const KernelStrides& stride, float* w) {
+  for (std::int64_t k = 0; k < shape.out; ++k) {
+    for (std::int64_t c = 0; c < shape.in; ++c) {
+      for (std::int64_t i = 0; i < 9; ++i) {
+        w[k * stride.out + c * stride.in + i / 3 * stride.down + i % 3 * stride.right] = 0;
+      }
+    }
+  }
+}
+
 }  // namespace detail
 
 /// The gradient of w, which is overwritten, from that of y, g: N×H×W×out. The tiles are taken in parts, so
@@ -232,6 +243,7 @@ inline void kernel_gradient(const InstructionSet& with, const Shape& shape, cons
                             const KernelStrides& stride, float* w) {
   using detail::Scratch;
   const std::int64_t total = shape.grid.tiles();
+  if (total == 0) return detail::clear_kernels(shape, stride, w);
   const std::int64_t wide_in = detail::panel_width(with, shape.in), panels = shape.in / wide_in;
   const std::int64_t wide_out = detail::panel_width(with, shape.out);
   // As many tiles as a cache holds, but not so few that the sums are more than what is summed.

@@ -1,6 +1,10 @@
+#include <ATen/ops/empty.h>
 #include <ATen/ops/equal.h>
+#include <ATen/ops/full.h>
 #include <ATen/ops/rand.h>
+#include <ATen/ops/zeros.h>
 #include <c10/core/GradMode.h>
+#include <fmt/core.h>
 #include <gtest/gtest.h>
 #include <refine/artifacts/artifacts.hpp>
 #include <refine/backbones/freeze.hpp>
@@ -11,6 +15,7 @@
 #include <refine/transforms/none.hpp>
 #include <refine/transforms/unet.hpp>
 
+#include <cstdint>
 #include <functional>
 #include <nlohmann/json.hpp>
 
@@ -176,6 +181,73 @@ TEST(Victim, IsRefusedBehindAnotherNormalisation) {
   testing::expect_words(testing::error_of([&] { load(other, path); }), {path.string(), "normalisation"});
   backbones::ResNet18<cifar> none{.width = 4};
   testing::expect_words(testing::error_of([&] { load(none, path); }), {path.string(), "normalisation"});
+}
+
+/// The rule of files before SHA-256, written out: FNV-1a, 64 bits, over names and bytes, then the constants.
+std::string fnv_of(const torch::nn::Module& module, const std::string& constants) {
+  std::uint64_t hash = 14695981039346656037u;
+  const auto add = [&](const std::string& bytes) {
+    for (const char c : bytes) {
+      hash ^= static_cast<unsigned char>(c);
+      hash *= 1099511628211u;
+    }
+  };
+  for (const auto& [name, tensor] : artifacts::state_dict(module)) {
+    const at::Tensor flat = tensor.detach().contiguous();
+    add(name);
+    add(std::string(static_cast<const char*>(flat.const_data_ptr()), flat.nbytes()));
+  }
+  add(constants);
+  return fmt::format("{:016x}", hash);
+}
+
+TEST(SavedDefense, Fingerprint_IsSha256AndOlderOnesLoad) {
+  const ScratchFolder scratch;
+  const auto path = scratch.path / "d";
+  auto defense = defense_of(1);
+  save(defense, path, recipes::fast);
+  auto content = formats::read_safetensors(path);
+  const std::string now = content.metadata.at("victim");
+  EXPECT_TRUE(now.starts_with("sha256:") && now.size() == 7 + 64) << now;
+
+  const std::string old = fnv_of(*defense.backbone().module, "{}");
+  content.metadata["victim"] = old;
+  formats::write_safetensors(path, content);
+  load(defense, path);
+
+  const auto refusal = [&](const std::string& victim) {
+    content.metadata["victim"] = victim;
+    formats::write_safetensors(path, content);
+    return error_of([&] { load(defense, path); });
+  };
+  std::string wrong = old;
+  wrong[3] = wrong[3] == '0' ? '1' : '0';
+  testing::expect_words(refusal(wrong), {path.string(), "another victim"});
+  std::string forged = now;
+  forged.back() = forged.back() == '0' ? '1' : '0';
+  for (const std::string& text : {forged, now.substr(7), now.substr(0, 23), std::string(), "sha256:" + old}) {
+    testing::expect_words(refusal(text), {path.string(), "another victim"});
+  }
+}
+
+TEST(Fingerprint, TellsApartWhatHasTheSameBytesInARow) {
+  struct Module : torch::nn::Module {
+    Module(const std::vector<std::pair<std::string, at::Tensor>>& tensors) {
+      for (const auto& [name, tensor] : tensors) register_buffer(name, tensor);
+    }
+  };
+  const auto of = [](const std::vector<std::pair<std::string, at::Tensor>>& tensors) {
+    return artifacts::detail::fingerprint(Module(tensors), {});
+  };
+  const at::Tensor x = at::rand({2, 3});
+  const std::string one = of({{"x", x}});
+  EXPECT_EQ(one, of({{"x", x.clone()}}));
+  EXPECT_NE(one, of({{"x", x.view({3, 2})}}));
+  EXPECT_NE(one, of({{"x", x.view(at::kInt)}}));
+  EXPECT_NE(one, of({{"y", x}}));
+  EXPECT_NE(one, artifacts::detail::fingerprint(Module({{"x", x}}), {{"mean", at::zeros({1})}}));
+  // "a" with the bytes "b" and no more, against "ab" with none.
+  EXPECT_NE(of({{"a", at::full({1}, 98, at::kByte)}}), of({{"ab", at::empty({0}, at::kByte)}}));
 }
 
 TEST(Defense, IsRefusedInFrontOfAnotherVictimOrInAnotherTransform) {

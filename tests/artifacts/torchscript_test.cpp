@@ -1,8 +1,10 @@
 #include <dlfcn.h>
 #include <gtest/gtest.h>
+#include <torch/cuda.h>
 #include <torch/csrc/jit/serialization/import.h>
 
 #include <ATen/ops/equal.h>
+#include <ATen/ops/full.h>
 #include <ATen/ops/rand.h>
 #include <ATen/ops/randn.h>
 
@@ -151,6 +153,47 @@ TEST(TorchScriptFile, LeavesThePipelineAsItWas) {
   const at::Tensor x = images(2), before = defense.forward(x);
   export_torchscript(defense, folder.path / "defended.pt");
   EXPECT_TRUE(at::equal(before, defense.forward(x)));
+}
+
+/// A transform that notes when it is moved, and refuses it.
+struct Pinned {
+  struct Module : torch::nn::Module {
+    Module() { register_parameter("scale", at::full({1}, 0.5)); }
+    void to(at::Device, bool = false) override { throw Error("the network was moved"); }
+  };
+  ImageShape image = task.image;
+  std::shared_ptr<Module> module = std::make_shared<Module>();
+  at::Tensor forward(const at::Tensor& images) const { return images * module->parameters().front(); }
+};
+
+TEST(TorchScriptFile, Export_OnlyReadsNetworksOnTheHost) {
+  const ScratchFolder folder;
+  const auto victim = freeze(backbones::ResNet18<task>{.width = 4});
+  const Pipeline defense{Pinned{}, victim, remaps::Derangement<task>{}};
+  const at::Tensor scale = defense.transform().module->parameters().front();
+  const void* const memory = scale.const_data_ptr();
+  export_torchscript(defense, folder.path / "defended.pt");
+  EXPECT_EQ(scale.const_data_ptr(), memory);
+  EXPECT_TRUE(scale.requires_grad()) << "it may go on training";
+  torch::jit::Module loaded = torch::jit::load((folder.path / "defended.pt").string());
+  EXPECT_FALSE(loaded.forward({images(2)}).toTensor().requires_grad()) << "what is written does not";
+  export_torchscript(victim, folder.path / "classifier.pt");
+}
+
+TEST(TorchScriptFile, Export_LeavesNetworksOnTheirDevice) {
+  if (!torch::cuda::is_available()) GTEST_SKIP() << "no CUDA device";
+  const ScratchFolder folder;
+  auto defense = defended();
+  const at::Device device(at::kCUDA, 0);
+  defense.to(device);
+  const void* const memory = defense.backbone().module->parameters().front().const_data_ptr();
+  export_torchscript(defense, folder.path / "defended.pt");
+  EXPECT_EQ(defense.device(), device);
+  EXPECT_EQ(defense.backbone().module->parameters().front().const_data_ptr(), memory);
+  Served served(folder.path / "defended.pt");
+  const Served copy = served;
+  served.to(device);
+  EXPECT_EQ(copy.device(), device);
 }
 
 TEST(TorchScriptFile, NeedsAnImageShapeAndAPlace) {

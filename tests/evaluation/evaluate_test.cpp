@@ -58,6 +58,21 @@ struct SecondByte {
   }
 };
 
+/// The same, with tensors that are all buffers, on a device without numbers.
+struct OnlyBuffers {
+  struct Module : torch::nn::Module {
+    Module() { register_buffer("x", at::zeros({2}, at::TensorOptions(at::kMeta))); }
+  };
+  static constexpr Task task = refine::task;
+  std::shared_ptr<Module> module = std::make_shared<Module>();
+  std::shared_ptr<std::vector<at::Device>> asked = std::make_shared<std::vector<at::Device>>();
+
+  at::Tensor forward(const at::Tensor& images) const {
+    asked->push_back(images.device());
+    return at::zeros({images.size(0), 3});
+  }
+};
+
 /// Wipes the trigger out.
 struct Wipe {
   static constexpr ImageShape image = task.image;
@@ -73,6 +88,13 @@ struct Wipe {
 // clean       0  0  1  1  0  2  2  0   right: 0 0 . 1 . 2 2 . → 5 of 8
 // triggered   1  1  1  1  1  2  2  1   of the six that are no 1: 4 said 1, 2 right
 const data::Dataset test_set = dataset({0, 0, 0, 1, 1, 2, 2, 2}, {0, 0, 1, 1, 0, 2, 2, 0});
+
+TEST(Evaluate, VictimOfBuffersAlone_IsAskedOnItsDevice) {
+  const OnlyBuffers victim;
+  evaluate(victim, dataset({0, 1, 2, 0}, {0, 1, 2, 0}), SecondByte{});
+  ASSERT_FALSE(victim.asked->empty());
+  for (const at::Device device : *victim.asked) EXPECT_EQ(device, at::Device(at::kMeta));
+}
 
 TEST(Evaluate, CountsAVictimAsByHand) {
   const metrics::Figures figures = evaluate(Stub{}, test_set, SecondByte{});

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cstddef>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
@@ -60,6 +61,22 @@ TEST(Definitions, AreCompiledWithTheirRoom) {
     EXPECT_NE(text_of(source).find(include_of(definitions)), std::string::npos)
         << source << " lacks " << include_of(definitions);
   }
+}
+
+/// Files of one program may be compiled with and without CUDA graphs: what headers declare is the same.
+TEST(PublicHeaders, DoNotDependOnCudaGraphs) {
+  std::size_t headers = 0;
+  for (const auto& entry : fs::recursive_directory_iterator("refine")) {
+    const fs::path& path = entry.path();
+    if (path.extension() != ".hpp" || path.string().ends_with("_definitions.hpp")) continue;
+    ++headers;
+    const std::string text = text_of(path);
+    for (std::size_t at = text.find("\n#"); at != std::string::npos; at = text.find("\n#", at + 1)) {
+      const std::string line = text.substr(at + 1, text.find('\n', at + 1) - at - 1);
+      EXPECT_EQ(line.find("REFINE_CUDA_GRAPHS"), std::string::npos) << path << ": " << line;
+    }
+  }
+  EXPECT_GT(headers, 200u);
 }
 
 }  // namespace

@@ -1,11 +1,13 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/rand.h>
+#include <ATen/ops/zeros.h>
 #include <gtest/gtest.h>
 #include <torch/nn/cloneable.h>
 
 #include <refine/backbones/backbones.hpp>
 #include <refine/backbones/freeze.hpp>
 #include <refine/backbones/resnet18.hpp>
+#include <refine/nn/device_of.hpp>
 #include <refine/pipeline/pipeline.hpp>
 #include <refine/remaps/derangement.hpp>
 #include <refine/remaps/remaps.hpp>
@@ -54,6 +56,69 @@ static_assert(remaps::RemappingStrategy<Named>);
 void expect_near(const at::Tensor& a, const at::Tensor& b) {
   ASSERT_EQ(a.sizes(), b.sizes());
   EXPECT_LT((a - b).abs().max().item<double>(), 1e-6);
+}
+
+/// A module whose only tensor is a buffer, and which notes that it was moved.
+struct OneBuffer : torch::nn::Cloneable<OneBuffer> {
+  struct Holder : torch::nn::Module {
+    explicit Holder(at::Device device) { register_buffer("x", at::zeros({1}, at::TensorOptions(device))); }
+  };
+  OneBuffer() { reset(); }
+  void reset() override { register_module("holder", std::make_shared<Holder>(at::kCPU)); }
+  void to(at::Device device, bool = false) override {
+    replace_module("holder", std::make_shared<Holder>(device));
+    ++moves;
+  }
+  int moves = 0;
+};
+
+struct BufferedMeans {
+  Task task = {{3, dynamic, dynamic}, 3};
+  std::shared_ptr<OneBuffer> module = std::make_shared<OneBuffer>();
+  at::Tensor forward(const at::Tensor& images) const { return images.mean({2, 3}); }
+};
+
+struct BufferedSquare {
+  ImageShape image = {};
+  std::shared_ptr<OneBuffer> module = std::make_shared<OneBuffer>();
+  at::Tensor forward(const at::Tensor& images) const { return images * images; }
+};
+
+TEST(Pipeline, Device_IsThatOfNetworksOfBuffersAlone) {
+  const auto frozen = freeze(BufferedMeans{});
+  frozen.module->to(at::kMeta);
+  const Pipeline defense{BufferedSquare{}, frozen, Named{}};
+  EXPECT_EQ(defense.device(), at::Device(at::kMeta));
+  EXPECT_EQ(nn::device_of(*defense.transform().module), at::Device(at::kMeta));
+}
+
+TEST(Pipeline, Device_IsWhereACopyWasMoved) {
+  Pipeline defense{BufferedSquare{}, freeze(BufferedMeans{}), Named{}};
+  const Pipeline copy = defense;
+  EXPECT_EQ(copy.device(), at::Device(at::kCPU));
+  defense.to(at::kMeta);
+  EXPECT_EQ(copy.device(), at::Device(at::kMeta));
+
+  // One that shares the victim alone is in two parts now, and says so.
+  defense.to(at::kCPU);
+  Pipeline other{BufferedSquare{}, defense.backbone(), Named{}};
+  defense.to(at::kMeta);
+  const std::string line = error_of([&] { (void)other.device(); });
+  refine::testing::expect_words(line, {"transform is on cpu", "backbone on meta", "defense.to(device)"});
+  other.to(at::kMeta);  // what it says to do
+  EXPECT_EQ(other.device(), at::Device(at::kMeta));
+
+  // Without tensors, where it was sent.
+  Pipeline none{Square{}, freeze(Means{}), Named{}};
+  none.to(at::kMeta);
+  EXPECT_EQ(none.device(), at::Device(at::kMeta));
+}
+
+TEST(Pipeline, To_OnlyReadsNetworksThatAreThere) {
+  Pipeline defense{BufferedSquare{}, freeze(BufferedMeans{}), Named{}};
+  defense.to(at::kCPU);
+  EXPECT_EQ(defense.transform().module->moves, 0);
+  EXPECT_EQ(defense.backbone().module->moves, 0);
 }
 
 TEST(Pipeline, IsRemapOfBackboneOfTransform) {

@@ -172,10 +172,28 @@ TEST(Recipe, SaysWhichFieldIsOutOfRange) {
   EXPECT_NAMES("warmup", o.warmup = 1);
   EXPECT_NAMES("decay", o.decay = 0);
   EXPECT_NAMES("batch_size is 0", o.batch_size = 0);
+  EXPECT_NAMES("batch_size is 1; it is 2 or more", o.batch_size = 1);
   EXPECT_NAMES("epochs is 0", o.epochs = 0);
   EXPECT_NAMES("temperature", r.temperature = 0);
+  EXPECT_NAMES(" temperature is inf", r.temperature = inf);
   EXPECT_NAMES("supcon_temperature", r.supcon_temperature = nan);
+  EXPECT_NAMES("supcon_temperature is inf", r.supcon_temperature = inf);
   EXPECT_NAMES("supcon_weight", r.supcon_weight = -1);
+  EXPECT_NAMES("supcon_weight is inf", r.supcon_weight = inf);
+  // Every number that a recipe has, endless either way.
+  for (const double endless : {inf, -inf}) {
+    EXPECT_NAMES("other_lr", o.other_lr = endless);
+    EXPECT_NAMES("momentum", o.momentum = endless);
+    EXPECT_NAMES("warmup", o.warmup = endless);
+    EXPECT_NAMES("decay is", o.decay = endless);
+    EXPECT_NAMES("grayscale", r.augmentation.grayscale = endless);
+    EXPECT_NAMES("resized_crop_min_scale", r.augmentation.resized_crop_min_scale = endless);
+    EXPECT_NAMES("mix", r.augmentation.mix = endless);
+    EXPECT_NAMES("rotation", r.augmentation.rotation = endless);
+    EXPECT_NAMES("translate", r.augmentation.translate = endless);
+    EXPECT_NAMES("scale_max", r.augmentation.scale_max = endless);
+    EXPECT_NAMES("brightness", r.augmentation.brightness = endless);
+  }
   EXPECT_NAMES("grayscale", r.augmentation.grayscale = 2);
   EXPECT_NAMES("rotation", r.augmentation.rotation = -1);
   EXPECT_NAMES("brightness", r.augmentation.brightness = nan);

@@ -72,6 +72,33 @@ TEST(BatchAugmentation, IsTheRecipesWhereItDoesNotFlip) {
                   .equal(data::augment(images, recipe, derived_seed(7, "augmentation", 3))));
 }
 
+TEST(TrainingSet, Parts_RequireTheSameOfTheSameImages) {
+  const data::TrainingSet set{clean(), {.brightness = 0.5}, clean().labels.eq(1), clean().labels.eq(2)};
+  const auto expect_part = [&](const data::TrainingSet& part, std::int64_t n) {
+    EXPECT_EQ(part.size(), n);
+    EXPECT_EQ(part.augmentation, set.augmentation);
+    EXPECT_TRUE(part.exempt.equal(part.labels.eq(1)));
+    EXPECT_TRUE(part.unflipped.equal(part.labels.eq(2)));
+    EXPECT_EQ(part.classes, set.classes);
+    EXPECT_NO_THROW(part.validate());
+  };
+  expect_part(set.first(11), 11);
+  EXPECT_TRUE(set.first(11).images.equal(clean().first(11).images));
+  const at::Tensor some = at::arange(60, 3, -4);
+  expect_part(set.select(some), some.size(0));
+  EXPECT_TRUE(set.select(some).images.equal(clean().select(some).images));
+  expect_part(set.sample(20, 5), 20);
+  EXPECT_TRUE(set.sample(20, 5).images.equal(clean().sample(20, 5).images));
+  EXPECT_THROW(set.first(65), Error);
+  EXPECT_THROW(set.sample(65, 1), Error);
+
+  const data::TrainingSet plain{clean(), {.rotation = 10}};
+  EXPECT_EQ(plain.first(5).augmentation, plain.augmentation);
+  EXPECT_FALSE(plain.sample(5, 1).exempt.defined());
+  const data::Dataset images_alone = set.first(3);
+  EXPECT_EQ(images_alone.size(), 3);
+}
+
 TEST(TrainingSet, RefusesWhatItCannotAsk) {
   const auto line = [](const data::TrainingSet& set) {
     return error_of([&] { train_classifier(backbones::ResNet18<small>{.width = 4}, set); });

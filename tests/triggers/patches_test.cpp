@@ -67,6 +67,23 @@ TEST(Overlay, RefusesWhatDoesNotFit) {
 
 // ---- Patches ----
 
+TEST(Patch, ImagesOfAnotherShape_AreRefused) {
+  const Patch<cifar> patch;
+  const Patch<> made{.image = {3, 32, 32}};
+  const Warp<cifar> warp;
+  for (const ImageShape& shape : {ImageShape{3, 28, 28}, {3, 64, 64}, {3, 32, 40}, {1, 32, 32}, {4, 32, 32}}) {
+    const at::Tensor images = at::rand({2, shape.channels, shape.height, shape.width});
+    Message text;
+    text << shape;
+    const std::string given(text.view());
+    expect_words(error_of([&] { patch.apply(images); }), {"3x32x32", given});
+    expect_words(error_of([&] { made.apply(images); }), {"3x32x32", given});
+    expect_words(error_of([&] { warp.apply(images); }), {"3x32x32", given});
+  }
+  EXPECT_EQ(patch.apply(at::rand({2, 3, 32, 32})).sizes(), (std::vector<std::int64_t>{2, 3, 32, 32}));
+  expect_words(error_of([&] { patch.apply(at::rand({3, 32, 32})); }), {"3 dimensions"});
+}
+
 TEST(Patches, ShowsTheFirstTwoOpaque) {
   const Patches<cifar> patches;
   const at::Tensor images = at::rand({2, 3, 32, 32}), before = images.clone(), out = patches.apply(images);

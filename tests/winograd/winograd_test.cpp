@@ -139,6 +139,27 @@ TEST_F(Winograd, HasLibTorchsGradients) {
   }
 }
 
+TEST_F(Winograd, NoTiles_HaveAGradientOfZeros) {
+  for (const std::vector<std::int64_t>& shape :
+       {std::vector<std::int64_t>{0, 16, 8, 8}, {2, 16, 0, 8}, {2, 16, 8, 0}, {0, 16, 0, 0}}) {
+    for (const auto format : {at::MemoryFormat::Contiguous, at::MemoryFormat::ChannelsLast}) {
+      const at::Tensor x = at::randn(shape).requires_grad_(true);
+      const at::Tensor weight = at::randn({24, 16, 3, 3}).contiguous(format).requires_grad_(true);
+      const at::Tensor bias = at::randn({24}).requires_grad_(true);
+      ASSERT_TRUE(takes(x, weight, bias));
+      const at::Tensor y = convolution(x, weight, bias);
+      EXPECT_EQ(y.sizes(), (std::vector<std::int64_t>{shape[0], 24, shape[2], shape[3]}));
+      y.sum().backward();
+      EXPECT_EQ(x.grad().sizes(), x.sizes());
+      EXPECT_EQ(weight.grad().abs().max().item<float>(), 0.0F);
+      EXPECT_EQ(bias.grad().abs().max().item<float>(), 0.0F);
+    }
+  }
+  EXPECT_FALSE(takes(at::randn({2, 0, 8, 8}), at::randn({16, 0, 3, 3}))) << "no channels";
+  EXPECT_FALSE(takes(at::randn({2, 16, 8, 8}), at::randn({0, 16, 3, 3})));
+  EXPECT_FALSE(takes(at::randn({2, 0, 8, 8}), at::randn({0, 0, 3, 3})));
+}
+
 TEST_F(Winograd, AsksForNoGradientThatNobodyWants) {
   Layer frozen({2, 16, 16, 8, 8});
   frozen.x.requires_grad_(true);
@@ -230,8 +251,7 @@ TEST_F(Winograd, IsTheSameToTheBitWithAnyNumberOfThreads) {
 }
 
 #if defined(__x86_64__)
-TEST_F(Winograd, WiderVectorsComputeTheSame) {
-  static constexpr InstructionSet wide = InstructionSet::of<detail::SixteenOnAvx2>();
+void expect_computes(const InstructionSet& wide) {
   for (const Case& c : cases) {
     if (c.in % 16 != 0 || c.out % 16 != 0) continue;
     const Layer layer(c);
@@ -251,6 +271,18 @@ TEST_F(Winograd, WiderVectorsComputeTheSame) {
     exact.by_libtorch().backward(g.to(at::kDouble));
     EXPECT_LT(mean_error(of_weight, exact.weight.grad()), 1e-5) << c;
   }
+}
+
+TEST_F(Winograd, WiderVectorsComputeTheSame) {
+  expect_computes(InstructionSet::of<detail::SixteenOnAvx2>());
+}
+
+/// The narrower one, too, which is not chosen where there is a wider one.
+TEST_F(Winograd, EveryInstructionSetOfTheProcessorComputesTheSame) {
+  expect_computes(InstructionSet::of<detail::Avx2>());
+  if (!__builtin_cpu_supports("avx512f")) GTEST_SKIP() << "no AVX-512 on this processor";
+  EXPECT_EQ(instruction_set(16, 16)->lanes, 16);
+  expect_computes(InstructionSet::of<detail::Avx512>());
 }
 #endif
 
