@@ -56,11 +56,11 @@ struct Warp {
 
   /// Float N×C×H×W in [0, 1] → the same, warped; bilinear between pixels.
   at::Tensor apply(const at::Tensor& images) const {
-    require_agreement(misfit(image, data::image_of(images)));
-    if (grid.dim() != 4 || grid.size(0) != 1 || grid.size(1) != images.size(2) ||
+    if (images.dim() != 4 || grid.dim() != 4 || grid.size(0) != 1 || grid.size(1) != images.size(2) ||
         grid.size(2) != images.size(3) || grid.size(3) != 2) {
       throw Error("refine: the warping grid is made for images of another size; give a grid of 1×H×W×2");
     }
+    require_agreement(misfit(image, data::image_of(images)));
     constexpr std::int64_t bilinear = 0, border = 1;
     const at::Tensor here =
         grid.to(images.device(), images.scalar_type()).expand({images.size(0), -1, -1, -1});

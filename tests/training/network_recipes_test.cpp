@@ -11,9 +11,9 @@ using refine::testing::expect_words;
 
 /// As published: SGD at 0.1 for 150 epochs, at 0.01 for VGG-16, at 0.001 for ViT.
 TEST(NetworkRecipes, AreAsPublishedInAnySpelling) {
-  for (const char* name : {"ResNet18", "resnet-50", "DenseNet121", "inception_v3"})
+  for (const char* name : {"ResNet18", "resnet-50", "DenseNet121", "inception_v3", "PreActResNet18"})
     EXPECT_EQ(recipes::paper_classifier_of(name), recipes::paper_classifier) << name;
-  for (const char* name : {"VGG16", "vgg-16", "Vgg_16"}) {
+  for (const char* name : {"VGG16", "vgg-16", "Vgg_16", "VGG19", "vgg19_bn"}) {
     ClassifierRecipe slower = recipes::paper_classifier;
     slower.optimization.lr = 0.01;
     EXPECT_EQ(recipes::paper_classifier_of(name), slower) << name;
