@@ -67,6 +67,13 @@ cc_library(
     linkopts = {linkopts},
     visibility = ["//visibility:public"],
 )
+
+# A file that shows where LibTorch is.
+filegroup(
+    name = "location",
+    srcs = ["include/ATen/ATen.h"],
+    visibility = ["//visibility:public"],
+)
 """
 
 def _libtorch_impl(ctx):
