@@ -65,7 +65,7 @@ struct ProbeOptions {
   std::function<at::Tensor(const ImageShape&)> images_at = {};
   /// Try other normalisations, channel orders and sizes if the answers look wrong.
   bool sweep = true;
-  double max_size_seconds = 5;  ///< sizes that are expected to take longer are not tried
+  double max_size_seconds = 2;  ///< sizes that are expected to take longer are not tried
 };
 
 /// What `probe` found.
@@ -96,8 +96,8 @@ struct Probe {
 /// black and a white image too; and how sure it is. If it is unsure or one-sided, it is asked again under the
 /// usual normalisations, with the channels reversed and at `options.sizes`.
 ///
-/// 16 images are asked about first, up to 24 in the second part; 16 to 64 that are drawn at random are enough.
-/// \param images uint8 N×C×H×W, of the kind that the classifier is for; labels are not needed
+/// \param images uint8 N×C×H×W, of the kind that the classifier is for, drawn at random; the first 16 are used, and
+///   labels are not needed
 /// \throws Error if there are no images, or they do not fit `victim.task`
 Probe probe(const backbones::AnyBackbone& victim, const at::Tensor& images, const ProbeOptions& options = {});
 

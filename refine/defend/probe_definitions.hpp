@@ -21,6 +21,8 @@
 #include <cmath>
 #include <cstddef>
 #include <exception>
+#include <functional>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -35,7 +37,7 @@
 
 namespace refine::detail {
 
-constexpr std::int64_t first_images = 16, batch_images = 64, sweep_images = 24;
+constexpr std::int64_t first_images = 16, batch_images = 64;
 
 /// Logits on the host for float images, without gradients.
 inline at::Tensor probe_logits(const backbones::AnyBackbone& victim, const at::Tensor& images) {
@@ -109,29 +111,38 @@ inline std::string size_option(const ImageShape& shape) {
              : fmt::format("--image {}x{}x{}", shape.channels, shape.height, shape.width);
 }
 
-/// Asks under each of the usual normalisations, RGB and BGR.
+/// Asks under each of the usual normalisations, and in BGR under the two that look best.
 REFINE_DEFINITION void sweep_normalizations(const backbones::AnyBackbone& victim, const ImageShape& shape,
                                             const at::Tensor& images, const std::string& options, bool with_bgr,
                                             std::vector<ProbeSetting>& tried) {
+  const auto ask = [&](ProbeSetting setting) -> std::optional<ProbeSetting> {
+    c10::NoGradGuard no_grad;
+    const at::Tensor ordered = setting.bgr ? images.flip(1) : images;
+    const at::Tensor input =
+        normalized_by(*setting.normalization, ordered).contiguous(at::MemoryFormat::ChannelsLast);
+    const std::string failure = failure_of([&] {
+      setting.answers = answers_of(victim.forward_normalized(input).to(at::kCPU).to(at::kDouble));
+    });
+    return failure.empty() ? std::optional(std::move(setting)) : std::nullopt;
+  };
   const std::int64_t channels = images.size(1);
-  for (const bool bgr : {false, true}) {
-    if (bgr && (channels != 3 || !with_bgr)) continue;
-    for (const CandidateNormalization& candidate : usual_normalizations()) {
-      const bool grey = candidate.by.mean[0] == candidate.by.mean[2];
-      const bool only_grey = candidate.by.mean[0] == 0.1307;
-      if (channels == 3 ? only_grey : !grey) continue;
-      ProbeSetting setting{.image = shape, .normalization = candidate.by, .bgr = bgr};
-      setting.options = fmt::format("{}{}{}", options, options.empty() ? "" : " ", candidate.options);
-      if (bgr) setting.options += " --bgr";
-      c10::NoGradGuard no_grad;
-      const at::Tensor ordered = bgr ? images.flip(1) : images;
-      const at::Tensor input =
-          normalized_by(candidate.by, ordered).contiguous(at::MemoryFormat::ChannelsLast);
-      const std::string failure = failure_of([&] {
-        setting.answers = answers_of(victim.forward_normalized(input).to(at::kCPU).to(at::kDouble));
-      });
-      if (failure.empty()) tried.push_back(std::move(setting));
-    }
+  std::vector<ProbeSetting> rgb;
+  for (const CandidateNormalization& candidate : usual_normalizations()) {
+    const bool grey = candidate.by.mean[0] == candidate.by.mean[2];
+    const bool only_grey = candidate.by.mean[0] == 0.1307;
+    if (channels == 3 ? only_grey : !grey) continue;
+    ProbeSetting setting{.image = shape, .normalization = candidate.by};
+    setting.options = fmt::format("{}{}{}", options, options.empty() ? "" : " ", candidate.options);
+    if (auto asked = ask(std::move(setting))) rgb.push_back(std::move(*asked));
+  }
+  tried.insert(tried.end(), rgb.begin(), rgb.end());
+  if (channels != 3 || !with_bgr) return;
+  std::ranges::stable_sort(rgb, std::greater(), [](const ProbeSetting& s) { return s.answers.information; });
+  rgb.resize(std::min<std::size_t>(rgb.size(), 2));
+  for (ProbeSetting& setting : rgb) {
+    setting.bgr = true;
+    setting.options += " --bgr";
+    if (auto asked = ask(std::move(setting))) tried.push_back(std::move(*asked));
   }
 }
 
@@ -320,8 +331,7 @@ REFINE_DEFINITION std::vector<ProbeSetting> probe_sizes(
     const std::string failure = detail::failure_of([&] {
       if (exceeds(1)) return;
       const at::Tensor bytes = images_at(shape);
-      const std::int64_t n =
-          std::min(bytes.size(0), area(shape) <= 64 * 64 ? detail::sweep_images : detail::first_images);
+      const std::int64_t n = std::min(bytes.size(0), detail::first_images);
       const at::Tensor images = data::to_float(bytes.narrow(0, 0, n), device);
       const Clock::time_point first = Clock::now();
       const at::Tensor one = detail::probe_logits(victim, images.narrow(0, 0, 1));
@@ -413,26 +423,20 @@ REFINE_DEFINITION Probe probe(const backbones::AnyBackbone& victim, const at::Te
     return options.images_at ? options.images_at(other) : data::resized(images, other.height, other.width);
   };
   const auto some_of = [&](const at::Tensor& bytes) {
-    const std::int64_t most =
-        bytes.size(2) * bytes.size(3) <= 64 * 64 ? detail::sweep_images : detail::first_images;
-    return data::to_float(bytes.narrow(0, 0, std::min(bytes.size(0), most)), device);
+    return data::to_float(bytes.narrow(0, 0, std::min(bytes.size(0), detail::first_images)), device);
   };
-  const at::Tensor swept_images = some_of(images);
-  const std::string failure = detail::failure_of([&] {  // of as many as the others
-    const at::Tensor plain = detail::probe_logits(victim, swept_images);
-    const at::Tensor defined = at::isfinite(plain).all(1).nonzero().view({-1});
-    if (defined.size(0) > 0) found.answers = answers_of(plain.index_select(0, defined));
-  });
-  if (!failure.empty() || !found.looks_wrong()) return found;
-  detail::sweep_normalizations(victim, shape, swept_images, "", true, found.tried);
+  detail::sweep_normalizations(victim, shape, first, "", true, found.tried);
   std::vector<ImageShape> others = options.sizes;
   std::erase(others, shape);
   const std::vector<ProbeSetting> at_sizes = probe_sizes(victim, others, at_shape, options.max_size_seconds);
   found.tried.insert(found.tried.end(), at_sizes.begin(), at_sizes.end());
   found.better = detail::better_than(found.answers, found.tried);
-  if (!found.better) {  // both may be wrong; small images cost little
+  if (!found.better) {  // both may be wrong; smaller images cost little
     for (const ProbeSetting& setting : at_sizes) {
-      if (setting.answers.images == 0 || setting.image.height * setting.image.width > 64 * 64) continue;
+      const std::int64_t area = std::int64_t{setting.image.height} * setting.image.width;
+      if (setting.answers.images == 0 || area > std::min<std::int64_t>(64 * 64, images.size(2) * images.size(3))) {
+        continue;
+      }
       detail::sweep_normalizations(victim, setting.image, some_of(at_shape(setting.image)), setting.options,
                                    false, found.tried);
     }

@@ -233,7 +233,7 @@ TEST(Probe, ForgottenNormalisation_IsNamed) {
     ASSERT_TRUE(found.better) << found.describe();
     EXPECT_EQ(found.better->options, options);
     expect_words(found.describe({"c0", "c1", "c2", "c3", "c4", "c5", "c6", "c7", "c8", "c9"}),
-                 {"'c", "% of 24 images", options});
+                 {"'c", "% of 16 images", options});
     if (found.is_surely_wrong()) {
       expect_words(error_of([&] { check_probe(found, "m.pt"); }), {"m.pt", options, "--no_probe"});
     }
@@ -284,7 +284,7 @@ TEST(ProbeSizes, SizesThatAreRefusedOrTakeTooLong_AreLeftOutOrEmpty) {
   ASSERT_EQ(all.size(), 2u);
   EXPECT_EQ(all[0].options, "--image 8");
   EXPECT_EQ(all[1].options, "--image 32");
-  EXPECT_EQ(all[1].answers.images, 24);
+  EXPECT_EQ(all[1].answers.images, 16);
   const std::vector<ProbeSetting> none = probe_sizes(victim, {{3, 8, 8}}, images_at, -1);
   ASSERT_EQ(none.size(), 1u);
   EXPECT_EQ(none[0].answers.images, 0);

@@ -27,7 +27,7 @@ namespace {
 namespace fs = std::filesystem;
 using backbones::AnyBackbone;
 
-constexpr std::int64_t probed_images = 48;
+constexpr std::int64_t probed_images = 16;
 
 AnyBackbone frozen(const Victim& victim) {
   return AnyBackbone(freeze(victim.backbone));
