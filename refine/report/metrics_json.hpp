@@ -8,14 +8,17 @@
 
 namespace refine::report {
 
-/// Every count and figure of the report; the room's README lists the keys. What is not a number, or was not
-/// measured, is null.
+/// Returns every count and figure of the report; the README lists the keys. What is not a number, or was not
+/// measured, is null. With more than 100 classes (schema 2) a matrix lists its counts that are not 0, as
+/// [true class, predicted class, count], and a lift is [with trigger, without, gained, lost, images]: so the
+/// size grows with the images and the classes, not with the classes squared.
 nlohmann::ordered_json metrics_json(const DefenseReport& r);
 
 /// The figures of one classifier under one attack, as they stand in a report's `before` and `after`.
 nlohmann::ordered_json figures_json(const metrics::Figures& figures);
 
-/// The same as text for a file, a line a matrix row.
+/// Returns such JSON as text, indented, with a line a matrix row.
+std::string metrics_text(const nlohmann::ordered_json& json);
 std::string metrics_text(const DefenseReport& r);
 
 }  // namespace refine::report

@@ -21,6 +21,11 @@ namespace refine::report::detail {
 
 using Json = nlohmann::ordered_json;
 
+/// Whether matrices and lifts of so many classes are written in their short form (schema 2).
+inline bool is_sparse(std::size_t classes) {
+  return classes > 100;
+}
+
 inline Json number(double value) {
   return std::isfinite(value) ? Json(value) : Json(nullptr);
 }
@@ -46,12 +51,27 @@ inline Json json(const metrics::Lift& l) {
 
 inline Json json(const std::vector<metrics::Lift>& lifts) {
   Json list = Json::array();
-  for (const auto& lift : lifts) list.push_back(json(lift));
+  const bool rows = is_sparse(lifts.size());
+  for (const auto& lift : lifts) {
+    if (rows) {
+      list.push_back({lift.with_trigger, lift.without_trigger, lift.gained, lift.lost, lift.n});
+    } else {
+      list.push_back(json(lift));
+    }
+  }
   return list;
 }
 
 inline Json json(const metrics::ConfusionMatrix& m) {
   Json rows = Json::array();
+  if (is_sparse(static_cast<std::size_t>(m.rows()))) {
+    for (Eigen::Index r = 0; r < m.rows(); ++r) {
+      for (Eigen::Index c = 0; c < m.cols(); ++c) {
+        if (m(r, c) != 0) rows.push_back({r, c, m(r, c)});
+      }
+    }
+    return rows;
+  }
   for (auto row : m.rowwise()) rows.push_back(std::vector<std::int64_t>(row.begin(), row.end()));
   return rows;
 }
@@ -130,7 +150,7 @@ REFINE_DEFINITION nlohmann::ordered_json metrics_json(const DefenseReport& r) {
     curves.push_back(
         {{"name", c.name}, {"unit", c.unit}, {"x_label", c.x_label}, {"x", c.x}, {"y", std::move(y)}});
   }
-  return {{"schema", 1},
+  return {{"schema", detail::is_sparse(static_cast<std::size_t>(classes_of(r))) ? 2 : 1},
           {"title", r.title},
           {"dataset", r.dataset},
           {"model", r.model},
@@ -153,10 +173,14 @@ REFINE_DEFINITION nlohmann::ordered_json figures_json(const metrics::Figures& fi
   return detail::json(figures);
 }
 
-REFINE_DEFINITION std::string metrics_text(const DefenseReport& r) {
+REFINE_DEFINITION std::string metrics_text(const nlohmann::ordered_json& json) {
   std::string text;
-  detail::print(metrics_json(r), 0, text);
+  detail::print(json, 0, text);
   return text + '\n';
+}
+
+REFINE_DEFINITION std::string metrics_text(const DefenseReport& r) {
+  return metrics_text(metrics_json(r));
 }
 
 }  // namespace refine::report

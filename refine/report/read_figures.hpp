@@ -11,10 +11,12 @@ namespace refine::report::detail {
 
 metrics::Proportion read_proportion(const MetricsNode& node);
 
-/// One a class, in their order.
-std::vector<metrics::Lift> read_lifts(const MetricsNode& node, int classes);
+/// One a class, in their order. \param short_form of schema 2
+std::vector<metrics::Lift> read_lifts(const MetricsNode& node, int classes, bool short_form);
 
-metrics::Figures read_figures(const MetricsNode& node, int classes, std::optional<int> target);
+/// \param short_form of matrices and lifts: that of schema 2
+metrics::Figures read_figures(const MetricsNode& node, int classes, std::optional<int> target,
+                              bool short_form);
 
 }  // namespace refine::report::detail
 

@@ -37,19 +37,55 @@ REFINE_DEFINITION metrics::Lift read_lift(const MetricsNode& node, int classes) 
   return lift;
 }
 
-REFINE_DEFINITION std::vector<metrics::Lift> read_lifts(const MetricsNode& node, int classes) {
+REFINE_DEFINITION metrics::Lift read_lift_row(const MetricsNode& row, int cls) {
+  if (row.size() != 5) row.refuse("has {} entries, not 5", row.size());
+  metrics::Lift lift{.cls = cls};
+  lift.n = row[4].count();
+  lift.with_trigger = row[std::size_t{0}].count(lift.n);
+  lift.without_trigger = row[1].count(lift.n);
+  lift.gained = row[2].count(lift.with_trigger);
+  lift.lost = row[3].count(lift.without_trigger);
+  if (lift.with_trigger - lift.without_trigger != lift.gained - lift.lost) {
+    row.refuse("gains {} and loses {}, but goes from {} to {}", lift.gained, lift.lost, lift.without_trigger,
+               lift.with_trigger);
+  }
+  return lift;
+}
+
+REFINE_DEFINITION std::vector<metrics::Lift> read_lifts(const MetricsNode& node, int classes,
+                                                        bool short_form) {
   if (node.size() != static_cast<std::size_t>(classes)) node.refuse("has not one lift for each class");
   std::vector<metrics::Lift> lifts;
   for (std::size_t c = 0; c < node.size(); ++c) {
+    if (short_form) {
+      lifts.push_back(read_lift_row(node[c], static_cast<int>(c)));
+      continue;
+    }
     lifts.push_back(read_lift(node[c], classes));
     if (lifts.back().cls != static_cast<int>(c)) node[c]["class"].refuse("is not {}", c);
   }
   return lifts;
 }
 
+/// The counts of a matrix that are not 0, in the order of its rows (schema 2).
+REFINE_DEFINITION metrics::ConfusionMatrix read_cells(const MetricsNode& node, int classes) {
+  metrics::ConfusionMatrix counts = metrics::ConfusionMatrix::Zero(classes, classes);
+  std::int64_t before = -1;
+  for (std::size_t i = 0; i < node.size(); ++i) {
+    const MetricsNode cell = node[i];
+    if (cell.size() != 3) cell.refuse("has {} entries, not 3", cell.size());
+    const std::int64_t r = cell[std::size_t{0}].whole(0, classes - 1), c = cell[1].whole(0, classes - 1);
+    if (r * classes + c <= before) cell.refuse("is not in the order of the rows");
+    before = r * classes + c;
+    counts(r, c) = cell[2].count();
+  }
+  return counts;
+}
+
 /// classes × classes, or empty.
-REFINE_DEFINITION metrics::ConfusionMatrix read_matrix(const MetricsNode& node, int classes) {
+REFINE_DEFINITION metrics::ConfusionMatrix read_matrix(const MetricsNode& node, int classes, bool cells) {
   if (node.size() == 0) return {};
+  if (cells) return read_cells(node, classes);
   const auto side = static_cast<std::size_t>(classes);
   if (node.size() != side) node.refuse("has {} rows for {} classes", node.size(), side);
   for (std::size_t r = 0; r < side; ++r) {  // before memory is taken for it
@@ -71,10 +107,10 @@ REFINE_DEFINITION void require_same(const MetricsNode& node, const metrics::Prop
 }
 
 REFINE_DEFINITION metrics::Figures read_figures(const MetricsNode& node, int classes,
-                                                std::optional<int> target) {
+                                                std::optional<int> target, bool short_form) {
   metrics::Figures f{.classes = classes, .target = target};
-  f.clean = read_matrix(node["confusion"]["clean"], classes);
-  f.triggered = read_matrix(node["confusion"]["triggered"], classes);
+  f.clean = read_matrix(node["confusion"]["clean"], classes, short_form);
+  f.triggered = read_matrix(node["confusion"]["triggered"], classes, short_form);
   f.ba = {.hits = f.clean.trace(), .n = f.clean.sum()};
   require_same(node["ba"], f.ba);
   f.ra = {.hits = f.triggered.trace(), .n = f.triggered.sum()};
@@ -94,7 +130,7 @@ REFINE_DEFINITION metrics::Figures read_figures(const MetricsNode& node, int cla
   if (f.triggered.rowwise().sum() != f.clean.rowwise().sum()) {
     node["confusion"].refuse("is not of the same images, clean and triggered");
   }
-  f.lifts = read_lifts(node["lifts"], classes);
+  f.lifts = read_lifts(node["lifts"], classes, short_form);
   const auto others = [&](const metrics::ConfusionMatrix& counts, int c) {
     return counts.col(c).sum() - (target ? counts(*target, c) : 0);
   };

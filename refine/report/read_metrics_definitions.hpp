@@ -38,10 +38,10 @@ REFINE_DEFINITION metrics::AlarmFigures read_alarm(const MetricsNode& node) {
   return a;
 }
 
-REFINE_DEFINITION metrics::ScanEntry read_scan_entry(const MetricsNode& node, int classes) {
+REFINE_DEFINITION metrics::ScanEntry read_scan_entry(const MetricsNode& node, int classes, bool short_form) {
   metrics::ScanEntry entry{.trigger = node["trigger"].text(),
-                           .before = read_lifts(node["before"]["lifts"], classes),
-                           .after = read_lifts(node["after"]["lifts"], classes),
+                           .before = read_lifts(node["before"]["lifts"], classes, short_form),
+                           .after = read_lifts(node["after"]["lifts"], classes, short_form),
                            .local = node["local"].yes()};
   for (std::size_t c = 0; c < entry.before.size(); ++c) {
     if (entry.before[c].n == entry.after[c].n && entry.before[c].without_trigger == 0) continue;
@@ -58,7 +58,9 @@ REFINE_DEFINITION DefenseReport read_metrics(const std::filesystem::path& path) 
   const auto parsed = nlohmann::json::parse(file_bytes(path), nullptr, /*allow_exceptions=*/false);
   const detail::MetricsNode file(path, parsed);
   if (!parsed.is_object()) file.refuse("is no JSON object");
-  if (file["schema"].whole(0, 1'000'000) != 1) file["schema"].refuse("is not 1, the one known here");
+  const auto schema = file["schema"].whole(0, 1'000'000);
+  if (schema != 1 && schema != 2) file["schema"].refuse("is not 1 or 2, which are known here");
+  const bool short_form = schema == 2;
 
   DefenseReport r;
   r.title = file["title"].text();
@@ -67,17 +69,17 @@ REFINE_DEFINITION DefenseReport read_metrics(const std::filesystem::path& path) 
   r.attack = file["attack"].text();
   const auto names = file["class_names"];
   for (std::size_t c = 0; c < names.size(); ++c) r.class_names.push_back(names[c].text());
-  const auto classes = static_cast<int>(file["classes"].whole(0, 10'000'000));
+  const auto classes = static_cast<int>(file["classes"].whole(0, short_form ? 30'000 : 10'000'000));
   std::optional<int> target;
   if (file.tells("target")) target = static_cast<int>(file["target"].whole(0, classes - 1));
-  if (file.tells("before")) r.before = detail::read_figures(file["before"], classes, target);
-  if (file.tells("after")) r.after = detail::read_figures(file["after"], classes, target);
+  if (file.tells("before")) r.before = detail::read_figures(file["before"], classes, target, short_form);
+  if (file.tells("after")) r.after = detail::read_figures(file["after"], classes, target, short_form);
   file["der"].require_figure(metrics::defense_effectiveness(r.before, r.after));
   if (file.tells("agreement")) r.agreement = detail::read_proportion(file["agreement"]);
   if (file.tells("alarm")) r.alarm = detail::read_alarm(file["alarm"]);
   if (file.tells("scan")) {
     const auto scan = file["scan"];
-    for (std::size_t i = 0; i < scan.size(); ++i) r.scan.push_back(detail::read_scan_entry(scan[i], classes));
+    for (std::size_t i = 0; i < scan.size(); ++i) r.scan.push_back(detail::read_scan_entry(scan[i], classes, short_form));
   }
   const auto facts = file["facts"];
   for (std::size_t i = 0; i < facts.size(); ++i) {

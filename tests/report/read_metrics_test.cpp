@@ -6,6 +6,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <functional>
 #include <nlohmann/json.hpp>
@@ -45,6 +46,64 @@ DefenseReport complete() {
   r.curves = {{"loss", "nats", "epoch", {1, 2, 3}, {2.5, std::nan(""), 0.25}}};
   r.facts = {{"seed", "666"}, {"permutation", "1 2 0"}};
   return r;
+}
+
+/// Images of a thousand classes, three each; most answers are right.
+DefenseReport of_a_thousand_classes() {
+  metrics::Predictions before, after;
+  for (int c = 0; c < 1000; ++c) {
+    for (int i = 0; i < 3; ++i) {
+      for (auto* p : {&before, &after}) {
+        p->truth.push_back(c);
+        p->clean.push_back(i == 2 ? (7 * c + 1) % 1000 : c);
+      }
+      before.triggered.push_back(i == 0 ? c : 5);
+      after.triggered.push_back(c);
+    }
+  }
+  before.classes = after.classes = 1000;
+  before.target = after.target = 5;
+  DefenseReport r{.title = "a thousand classes", .dataset = "ImageNet", .model = "m", .attack = "BadNets"};
+  r.before = metrics::figures(before);
+  r.after = metrics::figures(after);
+  for (int t = 0; t < 14; ++t) {
+    const std::vector<std::int64_t> own(1000, 3);
+    r.scan.push_back({"trigger", guessed(own, t, 0.9), guessed(own, t, 0.1)});
+  }
+  return r;
+}
+
+TEST(MetricsJson, GrowsWithTheImagesNotWithTheClassesSquared) {
+  const DefenseReport r = of_a_thousand_classes();
+  const std::string text = metrics_text(r);
+  EXPECT_LT(text.size(), 1'500'000u);
+  EXPECT_LT(std::count(text.begin(), text.end(), '\n'), 60'000);
+  const ScratchFolder folder;
+  const auto file = folder.write("metrics.json", text);
+  const DefenseReport again = read_metrics(file);
+  EXPECT_EQ(metrics_text(again), text);
+  EXPECT_EQ(again.before.clean, r.before.clean);
+  EXPECT_EQ(again.before.lifts, r.before.lifts);
+  EXPECT_EQ(again.scan[3].before, r.scan[3].before);
+
+  Json json = Json::parse(text);
+  EXPECT_EQ(json["schema"], 2);
+  EXPECT_EQ(json["before"]["confusion"]["clean"][0], Json({0, 0, 2}));
+  EXPECT_EQ(json["before"]["confusion"]["clean"][1], Json({0, 1, 1}));
+  const std::vector<std::pair<std::function<void(Json&)>, std::string>> wrong = {
+      {[](Json& j) { j["before"]["confusion"]["clean"][1][1] = 0; }, "clean[1] is not in the order"},
+      {[](Json& j) { j["before"]["confusion"]["clean"][0].push_back(1); }, "clean[0] has 4 entries"},
+      {[](Json& j) { j["before"]["confusion"]["clean"][0][0] = 1000; }, "clean[0][0]"},
+      {[](Json& j) { j["before"]["lifts"][4][2] = 1; }, "before.lifts[4]"},
+      {[](Json& j) { j["scan"][0]["after"]["lifts"].erase(9); }, "not one lift for each class"},
+      {[](Json& j) { j["classes"] = 9'000'000; }, "classes"},
+      {[](Json& j) { j["schema"] = 3; }, "schema is not 1 or 2"}};
+  for (const auto& [change, words] : wrong) {
+    Json changed = json;
+    change(changed);
+    const auto bad = folder.write("bad.json", changed.dump());
+    expect_words(error_of([&] { read_metrics(bad); }), {"bad.json", words});
+  }
 }
 
 TEST(ReadMetrics, GivesThePageAgain) {
@@ -89,7 +148,7 @@ TEST(ReadMetrics, RefusesWhatContradictsItself) {
     std::vector<std::string_view> words;
   };
   const std::vector<Case> cases = {
-      {[](Json& j) { j["schema"] = 2; }, {"its schema", "is not 1"}},
+      {[](Json& j) { j["schema"] = 3; }, {"its schema", "is not 1"}},
       {[](Json& j) { j.erase("schema"); }, {"has no 'schema'"}},
       {[](Json& j) { j["title"] = 3; }, {"its title is no text"}},
       {[](Json& j) { j["target"] = 3; }, {"its target is outside 0 to 2"}},
