@@ -5,6 +5,8 @@
 #include <refine/data/dataset_definitions.hpp>
 #include <refine/data/decode_image_definitions.hpp>
 #include <refine/data/decode_images_definitions.hpp>
+#include <refine/data/decoders_definitions.hpp>
+#include <refine/data/exif_definitions.hpp>
 #include <refine/data/fashion_mnist_definitions.hpp>
 #include <refine/data/idx_definitions.hpp>
 #include <refine/data/image_files_definitions.hpp>
@@ -17,4 +19,6 @@
 #include <refine/data/open_store_definitions.hpp>
 #include <refine/data/place_image_definitions.hpp>
 #include <refine/data/resize_definitions.hpp>
+#include <refine/data/rgb_definitions.hpp>
 #include <refine/data/synthetic_definitions.hpp>
+#include <refine/data/utf8_definitions.hpp>

@@ -24,3 +24,4 @@
 #include <refine/data/split.hpp>
 #include <refine/data/synthetic.hpp>
 #include <refine/data/training_set.hpp>
+#include <refine/data/utf8.hpp>

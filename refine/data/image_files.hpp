@@ -32,11 +32,14 @@ struct LoadedImages {
   std::vector<std::string> skipped = {};          ///< why a file was left out, one line each
 };
 
-/// The images under a folder, at any depth: `*.png`, `*.jpg`, `*.jpeg` in any case, sorted by path. Hidden
+/// Returns the images under a folder, at any depth, sorted by path: `*.png`, `*.jpg`, `*.jpeg`, `*.jpe`,
+/// `*.jfif`, `*.webp`, `*.tif`, `*.tiff`, `*.bmp`, `*.ppm`, `*.pgm`, `*.pbm` and `*.pnm` in any case. Hidden
 /// entries are passed over; links are followed, and a folder that is reached twice is listed once. A path to
-/// a file is that file alone, whatever its name. \throws Error when nothing is there, it cannot be listed, or
-/// holds no image
-std::vector<std::filesystem::path> image_files(const std::filesystem::path& file_or_folder);
+/// a file is that file alone, whatever its name.
+/// \param passed_over gets the other files, which `tell_passed_over` reports; may be null
+/// \throws Error if nothing is there, it cannot be listed, or holds no image
+std::vector<std::filesystem::path> image_files(const std::filesystem::path& file_or_folder,
+                                               std::vector<std::filesystem::path>* passed_over = nullptr);
 
 /// The files as one tensor, decoded in parallel, in their order; whatever the number of threads, and with a
 /// store or without, the result is the same.
@@ -49,7 +52,7 @@ std::vector<std::filesystem::path> image_files(const std::filesystem::path& file
 LoadedImages load_images(std::vector<std::filesystem::path> files, const ImageFilesOptions& options = {});
 
 /// 3×H×W when those of the first `sample` files that are images all have that size, 3×?×? when they have not.
-/// Reads headers and decodes nothing. \throws Error when there is no file
+/// Reads the headers of PNG and JPEG files, and decodes others. \throws Error when there is no file
 ImageShape common_shape(const std::vector<std::filesystem::path>& files, std::int64_t sample = 64);
 
 }  // namespace refine::data

@@ -27,7 +27,7 @@
 namespace refine::data {
 
 REFINE_DEFINITION std::vector<std::filesystem::path> image_files(
-    const std::filesystem::path& file_or_folder) {
+    const std::filesystem::path& file_or_folder, std::vector<std::filesystem::path>* passed_over) {
   std::error_code unknown;
   if (!is_there(file_or_folder)) {
     throw Error("cannot read images from {}: there is no such file or folder; check the path and its rights",
@@ -35,19 +35,22 @@ REFINE_DEFINITION std::vector<std::filesystem::path> image_files(
   }
   if (!std::filesystem::is_directory(file_or_folder, unknown)) return {file_or_folder};
   std::set<std::filesystem::path> seen;
-  std::vector<std::filesystem::path> files;
-  detail::list_images(file_or_folder, seen, files);
+  std::vector<std::filesystem::path> files, others;
+  detail::list_images(file_or_folder, seen, files, &others);
   if (files.empty()) {
-    throw Error(
-        "cannot read images from {}: it holds no .png, .jpg or .jpeg file at any depth; name another folder",
-        file_or_folder.string());
+    throw Error("cannot read images from {}: it holds no {} file at any depth{}; name another folder",
+                file_or_folder.string(), detail::image_extensions(),
+                others.empty() ? std::string()
+                               : fmt::format(" ({} others, as {})", others.size(),
+                                             others.front().filename().string()));
   }
+  if (passed_over) passed_over->insert(passed_over->end(), others.begin(), others.end());
   return files;
 }
 
 REFINE_DEFINITION LoadedImages load_images(std::vector<std::filesystem::path> files,
                                            const ImageFilesOptions& options) {
-  if (files.empty()) throw Error("cannot load images: no file was given; name PNG or JPEG files");
+  if (files.empty()) throw Error("cannot load images: no file was given; name image files");
   if (options.most < 0) {
     throw Error("cannot load {} images at most; ask for 1 or more, or 0 for all", options.most);
   }

@@ -28,9 +28,11 @@ struct ImageFolderOptions {
   unsigned threads = 0;  ///< that decode; 0: as many as the machine has
 };
 
-/// The images `<dir>/<class>/*.{png,jpg,jpeg}`, classes and files sorted by name, decoded in parallel;
-/// whatever the number of threads, and with a store or without, the result is the same. Hidden entries and
-/// loose files are passed over. `options.image` of 1 channel makes them grey (ITU-R 601 luma).
+/// The images below `<dir>/<class>/`, at any depth, with the extensions of `image_files`; classes and files
+/// sorted by name, decoded in parallel; whatever the number of threads, and with a store or without, the
+/// result is the same. Hidden entries are passed over, and so are loose files and those of other extensions,
+/// which standard error is told of. A folder's name that is not UTF-8 gives a class with `\xNN` for each byte
+/// that is not (`to_utf8`). `options.image` of 1 channel makes them grey (ITU-R 601 luma).
 ///
 /// With `options.store`, `images` are a mapping of the file `<store>/<name of dir>.images`: the system reads
 /// what is looked at and forgets it when memory is short. What is written to them takes memory, and does not

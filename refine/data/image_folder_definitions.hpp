@@ -9,7 +9,9 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
-#include <range/v3/algorithm/find.hpp>
+#include <fmt/format.h>
+#include <range/v3/algorithm/find_if.hpp>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -18,6 +20,7 @@
 #include <refine/data/decode_images.hpp>
 #include <refine/data/image_store.hpp>
 #include <refine/data/listing.hpp>
+#include <refine/data/utf8.hpp>
 
 namespace refine::data::detail {
 
@@ -68,27 +71,40 @@ REFINE_DEFINITION Dataset image_folder(const std::filesystem::path& dir, const I
   }
   std::vector<std::string> classes = options.classes;
   if (classes.empty()) {
-    for (const auto& folder : folders) classes.push_back(folder.filename().string());
+    for (const auto& folder : folders) classes.push_back(to_utf8(folder.filename().native()));
   }
 
-  std::vector<std::filesystem::path> files;
+  std::vector<std::filesystem::path> files, passed_over;
+  for (const auto& entry : detail::entries(dir)) {
+    if (!detail::is_folder(entry)) passed_over.push_back(entry.path());
+  }
+  std::set<std::filesystem::path> seen;
   std::vector<std::int64_t> labels;
   for (const auto& folder : folders) {
-    const auto known = ranges::find(classes, folder.filename().string());
+    const auto known = ranges::find_if(classes, [&](const std::string& name) {
+      return name == folder.filename().native() || name == to_utf8(folder.filename().native());
+    });
     if (known == classes.end()) {
       throw Error(
           "cannot read images from {}: none of the {} known classes has that name; rename or remove it",
           folder.string(), classes.size());
     }
-    const auto images = detail::paths(detail::entries(folder), detail::is_image);
+    std::vector<std::filesystem::path> images;
+    const std::size_t others = passed_over.size();
+    detail::list_images(folder, seen, images, &passed_over);
     if (images.empty()) {
-      throw Error("cannot read images from {}: it has no .png, .jpg or .jpeg file; fill or remove it",
-                  folder.string());
+      throw Error("cannot read images from {}: it has no {} file{}; fill or remove it", folder.string(),
+                  detail::image_extensions(),
+                  passed_over.size() == others
+                      ? std::string()
+                      : fmt::format(" ({} others, as {})", passed_over.size() - others,
+                                    passed_over.back().filename().string()));
     }
     files.insert(files.end(), images.begin(), images.end());
     labels.insert(labels.end(), images.size(), known - classes.begin());
   }
 
+  tell_passed_over(passed_over);
   auto decoded = options.store.empty()
                      ? detail::decode_images(files, options.image, options.fit, options.on_bad,
                                              options.threads, dir.string())

@@ -6,8 +6,8 @@
 
 namespace refine::data::detail {
 
-/// What a PNG or JPEG file says of itself before any pixel: 3×H×W. All open when it cannot be read or is
-/// neither: whoever decodes it says why.
+/// Returns the size of an image file as it is read, 3×H×W: of a PNG or JPEG from its header alone. All open
+/// if it cannot be read; decoding it then reports why.
 ImageShape claimed_shape(const std::filesystem::path& file);
 
 }  // namespace refine::data::detail

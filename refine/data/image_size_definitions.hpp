@@ -4,16 +4,17 @@
 
 #include <refine/data/image_size.hpp>
 
-#include <turbojpeg.h>
-
-#include <cstddef>
 #include <filesystem>
-#include <memory>
 #include <string>
+#include <utility>
 
 #include <refine/core/compiled.hpp>
 #include <refine/core/error.hpp>
 #include <refine/core/file_bytes.hpp>
+#include <refine/data/byte_reader.hpp>
+#include <refine/data/decode_image.hpp>
+#include <refine/data/decoders.hpp>
+#include <refine/data/exif.hpp>
 
 namespace refine::data::detail {
 
@@ -24,19 +25,19 @@ REFINE_DEFINITION ImageShape claimed_shape(const std::filesystem::path& file) {
   } catch (const Error&) {
     return {};
   }
-  int width = 0, height = 0, subsampling = 0, colours = 0;
+  int width = 0, height = 0;
   if (bytes.starts_with("\x89PNG\r\n\x1a\n") && bytes.size() >= 24) {
-    const auto number = [&](std::size_t at) {  // big-endian, in the first chunk
-      unsigned value = 0;
-      for (std::size_t i = at; i < at + 4; ++i) value = value << 8 | static_cast<unsigned char>(bytes[i]);
-      return static_cast<int>(value);
-    };
-    width = number(16), height = number(20);
+    const ByteReader header{bytes, /*big=*/true};
+    width = static_cast<int>(header.u32(16)), height = static_cast<int>(header.u32(20));
+    if (png_orientation(bytes) >= 5) std::swap(width, height);
   } else if (bytes.starts_with("\xff\xd8")) {
-    const std::unique_ptr<void, int (*)(tjhandle)> decoder(tjInitDecompress(), &tjDestroy);
-    const auto* data = reinterpret_cast<const unsigned char*>(bytes.data());
-    if (!decoder ||
-        tjDecompressHeader3(decoder.get(), data, bytes.size(), &width, &height, &subsampling, &colours)) {
+    jpeg_size(bytes, height, width);
+  } else {
+    try {
+      Rgb image;
+      decode(bytes, file.string(), image);
+      width = image.width, height = image.height;
+    } catch (const Error&) {
       return {};
     }
   }

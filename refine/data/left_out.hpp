@@ -1,5 +1,6 @@
 #pragma once
 
+#include <filesystem>
 #include <string>
 #include <vector>
 
@@ -13,6 +14,10 @@ enum class OnBad {
 
 /// One line for each file that was left out, on standard error; of very many, how many more.
 void tell_left_out(const std::vector<std::string>& skipped);
+
+/// Reports files that are not read on standard error: one line that counts them by extension. Nothing for
+/// none.
+void tell_passed_over(const std::vector<std::filesystem::path>& files);
 
 }  // namespace refine::data
 

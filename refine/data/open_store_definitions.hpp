@@ -25,7 +25,10 @@
 namespace refine::data::detail {
 
 REFINE_DEFINITION std::uint64_t StoreSource::key() const {
-  std::uint64_t key = static_cast<std::uint64_t>(fit);
+  std::uint64_t key = static_cast<std::uint64_t>(fit.kind);
+  if (fit.shorter_side > 0) {
+    key = derived_seed(key, "shorter side", static_cast<std::uint64_t>(fit.shorter_side));
+  }
   for (const int extent : {wanted.channels, wanted.height, wanted.width}) {
     key = derived_seed(key, "extent", static_cast<std::uint64_t>(extent));
   }

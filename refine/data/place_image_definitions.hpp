@@ -30,7 +30,8 @@ REFINE_DEFINITION void grey(Rgb& image) {
 
 REFINE_DEFINITION void place(Rgb& image, const std::filesystem::path& file, const ImageShape& shape, Fit fit,
                              std::uint8_t* to) {
-  const bool fits = image.height == shape.height && image.width == shape.width;
+  const bool fits =
+      image.height == shape.height && image.width == shape.width && fit.shorter_side == 0;
   if (!fits && fit == Fit::exact) {
     throw Error(
         "cannot use {}: it has {} x {} pixels, wanted are {} x {}; resize or remove it, or say how to fit it "
@@ -38,7 +39,10 @@ REFINE_DEFINITION void place(Rgb& image, const std::filesystem::path& file, cons
         file.string(), image.width, image.height, shape.width, shape.height);
   }
   const std::int64_t h = image.height, w = image.width;
-  if (fit == Fit::crop && std::max(shape.height * w / h, shape.width * h / w) > Rgb::largest_side) {
+  const std::int64_t side = fit.shorter_side;
+  const std::int64_t longest = side > 0 ? side * std::max(h, w) / std::min(h, w)
+                                        : std::max(shape.height * w / h, shape.width * h / w);
+  if (fit.kind == Fit::Kind::crop && longest > Rgb::largest_side) {
     throw Error("cannot crop {}: with {} x {} pixels it is too long and narrow for {} x {}; remove it",
                 file.string(), w, h, shape.width, shape.height);
   }

@@ -6,6 +6,7 @@
 
 #include <ATen/ops/_upsample_bilinear2d_aa.h>
 
+#include <algorithm>
 #include <cstdint>
 
 #include <refine/core/compiled.hpp>
@@ -41,13 +42,23 @@ REFINE_DEFINITION at::Tensor fitted(const at::Tensor& images, Fit fit, std::int6
     throw Error("images of {} x {} pixels are not {} x {}; resize them (Fit::crop or Fit::stretch)", w, h,
                 width, height);
   }
-  if (fit != Fit::crop) return resized(images, height, width);
+  if (fit.kind != Fit::Kind::crop) return resized(images, height, width);
+  const auto begin = [](std::int64_t spare) { return spare / 2 + (spare % 2) * (spare / 2 % 2); };
+  const auto middle = [&](const at::Tensor& larger) {
+    return larger.narrow(2, begin(larger.size(2) - height), height)
+        .narrow(3, begin(larger.size(3) - width), width);
+  };
+  if (const std::int64_t side = fit.shorter_side; side != 0) {
+    if (side < std::max(height, width)) {
+      throw Error("cannot crop {} x {} pixels from images resized to {}; resize them to {} or more", width,
+                  height, side, std::max(height, width));
+    }
+    return middle(h <= w ? resized(images, side, side * w / h) : resized(images, side * h / w, side));
+  }
   const bool by_height = height * w >= width * h;  // the side that decides: the other one has some to spare
   const at::Tensor covering =
       by_height ? resized(images, height, height * w / h) : resized(images, width * h / w, width);
-  const auto begin = [](std::int64_t spare) { return spare / 2 + (spare % 2) * (spare / 2 % 2); };
-  return covering.narrow(2, begin(covering.size(2) - height), height)
-      .narrow(3, begin(covering.size(3) - width), width);
+  return middle(covering);
 }
 
 }  // namespace refine::data

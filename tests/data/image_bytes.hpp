@@ -1,13 +1,16 @@
 #pragma once
 
 #include <png.h>
-#include <turbojpeg.h>
 
 #include <array>
 #include <cstdint>
+#include <cstdio>
+#include <cstdlib>
 #include <refine/core/random.hpp>
 #include <string>
 #include <vector>
+
+#include <jpeglib.h>  // takes FILE for known
 
 /// Image files made on the spot.
 namespace refine::testing {
@@ -45,23 +48,61 @@ inline std::string grey_png(int width, int height, std::uint8_t value) {
   return png(width, height, 8, PNG_COLOR_TYPE_GRAY, Bytes(static_cast<std::size_t>(width * height), value));
 }
 
+/// A JPEG of samples of 1, 3 or 4 channels. \param marker the content of an APP1 marker; empty: none
+inline std::string jpeg_of(int width, int height, const Bytes& pixels, int channels,
+                           const std::string& marker = {}) {
+  jpeg_compress_struct jpeg;
+  jpeg_error_mgr errors;
+  jpeg.err = jpeg_std_error(&errors);
+  jpeg_create_compress(&jpeg);
+  unsigned char* data = nullptr;
+  unsigned long size = 0;
+  jpeg_mem_dest(&jpeg, &data, &size);
+  jpeg.image_width = static_cast<unsigned>(width), jpeg.image_height = static_cast<unsigned>(height);
+  jpeg.input_components = channels;
+  jpeg.in_color_space = channels == 1 ? JCS_GRAYSCALE : channels == 3 ? JCS_RGB : JCS_CMYK;
+  jpeg_set_defaults(&jpeg);
+  jpeg_set_quality(&jpeg, 95, TRUE);
+  for (int c = 0; c < jpeg.num_components; ++c) {  // no subsampling
+    jpeg.comp_info[c].h_samp_factor = jpeg.comp_info[c].v_samp_factor = 1;
+  }
+  jpeg_start_compress(&jpeg, TRUE);
+  if (!marker.empty()) {
+    jpeg_write_marker(&jpeg, JPEG_APP0 + 1, reinterpret_cast<const JOCTET*>(marker.data()),
+                      static_cast<unsigned>(marker.size()));
+  }
+  for (int y = 0; y < height; ++y) {
+    auto* row = const_cast<JSAMPROW>(&pixels[static_cast<std::size_t>(y * width * channels)]);
+    jpeg_write_scanlines(&jpeg, &row, 1);
+  }
+  jpeg_finish_compress(&jpeg);
+  jpeg_destroy_compress(&jpeg);
+  std::string out(reinterpret_cast<char*>(data), size);
+  std::free(data);
+  return out;
+}
+
 /// A JPEG in one colour, but for noise where asked for (which makes it long enough to be cut).
 inline std::string jpeg(int width, int height, std::array<std::uint8_t, 3> rgb, bool noise = false,
                         bool grey = false) {
   Bytes pixels;
   Random random(1);
   for (int i = 0; i < width * height; ++i) {
+    if (grey) {
+      pixels.push_back(noise ? static_cast<std::uint8_t>(random()) : rgb[0]);
+      continue;
+    }
     for (const auto v : rgb) pixels.push_back(static_cast<std::uint8_t>(noise ? random() : v));
   }
-  tjhandle encoder = tjInitCompress();
-  unsigned char* data = nullptr;
-  unsigned long size = 0;
-  tjCompress2(encoder, pixels.data(), width, 0, height, TJPF_RGB, &data, &size,
-              grey ? TJSAMP_GRAY : TJSAMP_444, 95, 0);
-  std::string out(reinterpret_cast<char*>(data), size);
-  tjFree(data);
-  tjDestroy(encoder);
-  return out;
+  return jpeg_of(width, height, pixels, grey ? 1 : 3);
+}
+
+/// An EXIF block with an orientation. \param big the most significant byte comes first
+inline std::string exif(int orientation, bool big = false) {
+  using namespace std::string_literals;
+  const char value = static_cast<char>(orientation);
+  return big ? "Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0"s + value + "\0\0\0\0\0\0"s
+             : "Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0"s + value + "\0\0\0\0\0\0\0"s;
 }
 
 }  // namespace refine::testing

@@ -116,7 +116,23 @@ TEST(Fitted, IsTorchvisionOnFiles) {
     };
     expect_alike(load_images({source}, {.image = {3, 32, 32}, .fit = Fit::crop}).images[0], "crop");
     expect_alike(load_images({source}, {.image = {3, 24, 40}, .fit = Fit::stretch}).images[0], "stretch");
+    expect_alike(load_images({source}, {.image = {3, 32, 32}, .fit = Fit::resize_crop(37)}).images[0],
+                 "resize_crop");
   }
+}
+
+TEST(Fitted, ResizesTheShorterSideThenCropsImagesOfTheWantedSizeToo) {
+  const at::Tensor images = at::rand({1, 3, 8, 16});
+  EXPECT_TRUE(fitted(images, Fit::resize_crop(10), 6, 4).equal(resized(images, 10, 20).narrow(2, 2, 6).narrow(3, 8, 4)));
+  EXPECT_FALSE(fitted(images, Fit::resize_crop(16), 8, 16).equal(images));
+  expect_words(error_of([&] { fitted(images, Fit::resize_crop(9), 10, 4); }), {"4 x 10", "9", "10 or more"});
+  const ScratchFolder scratch;
+  const auto file = scratch.write("a.png", grey_png(32, 32, 9));
+  const at::Tensor image = load_images({file}, {.image = {3, 32, 32}, .fit = Fit::resize_crop(48)}).images;
+  EXPECT_EQ(image.sizes(), (Sizes{1, 3, 32, 32}));
+  expect_words(
+      error_of([&] { load_images({file}, {.image = {3, 32, 32}, .fit = Fit::resize_crop(20)}); }),
+      {"32 x 32", "20"});
 }
 
 TEST(Fitted, CoversOblongsAndStretches) {

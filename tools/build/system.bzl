@@ -12,10 +12,12 @@ _LIBRARIES = {
     "curl": ["-lcurl"],
     "fmt": ["-lfmt"],
     "gtest": ["-lgtest", "-lpthread"],
+    "jpeg": ["-ljpeg"],
     "json": [],
     "png": ["-lpng"],
     "range-v3": [],
-    "turbojpeg": ["-lturbojpeg"],
+    "tiff": ["-ltiff"],
+    "webp": ["-lwebp"],
     "zlib": ["-lz"],
 }
 

@@ -1,0 +1,204 @@
+// Formats, orientations and damage, against Pillow (tests/fixtures/make_image_files.py) and by hand.
+
+#include <gtest/gtest.h>
+
+#include <ATen/ops/stack.h>
+
+#include <filesystem>
+#include <fmt/core.h>
+#include <set>
+#include <string>
+#include <vector>
+
+#include <refine/core/file_bytes.hpp>
+#include <refine/data/decode_image.hpp>
+#include <refine/data/image_files.hpp>
+#include <refine/data/image_folder.hpp>
+#include <refine/data/image_size.hpp>
+#include <refine/data/utf8.hpp>
+
+#include "tests/data/image_bytes.hpp"
+#include "tests/support/error_of.hpp"
+#include "tests/support/scratch_folder.hpp"
+
+namespace refine::data {
+namespace {
+
+namespace fs = std::filesystem;
+using namespace std::string_literals;
+using namespace refine::testing;
+
+const fs::path folder = "tests/fixtures/images";
+
+int distance(const at::Tensor& a, const at::Tensor& b) {
+  return a.to(at::kInt).sub(b.to(at::kInt)).abs().max().item<int>();
+}
+
+TEST(DecodeImage, ReadsEveryFormatAndOrientationAsPillowDoes) {
+  int files = 0;
+  for (const auto& entry : fs::directory_iterator(folder)) {
+    const std::string name = entry.path().filename().string();
+    if (name.ends_with(".expected.png")) continue;
+    ++files;
+    const at::Tensor image = decode_image(entry.path());
+    const at::Tensor pillow = decode_image(folder / (name + ".expected.png"));
+    ASSERT_EQ(image.sizes(), pillow.sizes()) << name;
+    const bool rounds = name.ends_with(".jpg") || name == "sixteen.ppm" || name == "text.ppm";
+    EXPECT_LE(distance(image, pillow), rounds ? 2 : 0) << name;
+    EXPECT_EQ(detail::claimed_shape(entry.path()),
+              (ImageShape{3, static_cast<int>(image.size(1)), static_cast<int>(image.size(2))}))
+        << name;
+  }
+  EXPECT_GE(files, 35);
+}
+
+/// 2×2 pixels, told apart by their red alone: "ab / cd" by rows.
+std::string letters(const at::Tensor& image) {
+  std::string text;
+  for (int y = 0; y < image.size(1); ++y) {
+    for (int x = 0; x < image.size(2); ++x) {
+      text += static_cast<char>('a' + (image[0][y][x].item<int>() + 30) / 60 - 1);
+    }
+    text += '/';
+  }
+  return text;
+}
+
+TEST(DecodeImage, TurnsByOrientationOfEitherByteOrder) {
+  // Large blocks, so that compression does not blur them: a b c over d e f would be 3×2; here 2 rows of 2.
+  Bytes pixels;
+  for (int y = 0; y < 16; ++y) {
+    for (int x = 0; x < 16; ++x) pixels.push_back(static_cast<std::uint8_t>(60 * (1 + x / 8 + 2 * (y / 8))));
+  }
+  const char* upright[] = {"ab/cd/", "ba/dc/", "dc/ba/", "cd/ab/", "ac/bd/", "ca/db/", "db/ca/", "bd/ac/"};
+  for (int orientation = 1; orientation <= 8; ++orientation) {
+    for (const bool big : {false, true}) {
+      const at::Tensor image =
+          decode_image(jpeg_of(16, 16, pixels, 1, exif(orientation, big)), "x.jpg");
+      const at::Tensor corners = image.slice(1, 4, 16, 8).slice(2, 4, 16, 8);
+      EXPECT_EQ(letters(corners), upright[orientation - 1]) << orientation << big;
+    }
+  }
+  for (const std::string& bad : {exif(9), exif(0), exif(6).substr(0, 20), "Exif\0\0"s, "Exif\0\0II*\0\xff\xff\xff\xff"s,
+                                 "Exif\0\0"s + std::string(40, '\xff')}) {
+    const at::Tensor image = decode_image(jpeg_of(16, 16, pixels, 1, bad), "x.jpg");
+    EXPECT_EQ(letters(image.slice(1, 4, 16, 8).slice(2, 4, 16, 8)), "ab/cd/");
+  }
+}
+
+TEST(DecodeImage, ReadsJpegsWithStrayBytesAndRefusesOtherDamage) {
+  const std::string whole = jpeg(16, 16, {}, true);
+  const at::Tensor image = decode_image(whole, "x");
+  const std::string end = whole.substr(whole.size() - 2), rest = whole.substr(0, whole.size() - 2);
+  EXPECT_TRUE(decode_image(rest + std::string(99, '\0') + end, "x").equal(image)) << "before the end";
+  EXPECT_TRUE(decode_image(whole + std::string(50, 'x'), "x").equal(image)) << "behind it";
+  const std::string after_first = whole.substr(0, 2) + "\0\0\0"s + whole.substr(2);
+  EXPECT_TRUE(decode_image(after_first, "x").equal(image)) << "between markers";
+  // A warning that does no harm does not hide one that does.
+  const std::string cut = after_first.substr(0, after_first.size() / 2);
+  expect_words(error_of([&] { decode_image(cut, "x.jpg"); }), {"x.jpg", "remature end"});
+  std::string damaged = whole;
+  const std::size_t within = whole.size() - 120;  // a marker amid the pixels
+  damaged[within] = '\xff', damaged[within + 1] = '\xd3';
+  expect_words(error_of([&] { decode_image(damaged, "x.jpg"); }), {"x.jpg"});
+}
+
+TEST(DecodeImage, ConvertsInksByHand) {
+  // Inverted, as Adobe stores them: 255 is no ink. Cyan alone; half of black; all inks.
+  Bytes inks;
+  for (int i = 0; i < 64; ++i) inks.insert(inks.end(), {0, 255, 255, 255});
+  const at::Tensor cyan = decode_image(jpeg_of(8, 8, inks, 4), "x");
+  EXPECT_LE(distance(cyan, at::stack({at::zeros({8, 8}), at::full({8, 8}, 255), at::full({8, 8}, 255)})), 3);
+  inks.clear();
+  for (int i = 0; i < 64; ++i) inks.insert(inks.end(), {255, 255, 255, 128});
+  EXPECT_LE(distance(decode_image(jpeg_of(8, 8, inks, 4), "x"), at::full({3, 8, 8}, 128)), 3);
+}
+
+TEST(DecodeImage, RefusesEveryCutOfEveryFormat) {
+  for (const char* name : {"colours.bmp", "palette.bmp", "sixteen.bmp", "colours.ppm", "grey.pgm", "bits.pbm",
+                           "sixteen.ppm", "lossless.webp", "lossy.webp", "plain.tif", "lzw.tif", "alpha.tif"}) {
+    const std::string whole = file_bytes(folder / name);
+    const at::Tensor image = decode_image(whole, name);
+    for (std::size_t n = 0; n < whole.size(); ++n) {
+      const std::string line = error_of([&] {
+        // What is left out may be no pixel (a TIFF's date): then the image is whole.
+        if (!decode_image(whole.substr(0, n), name).equal(image)) FAIL() << name << " cut to " << n;
+      });
+      if (!line.empty()) expect_words(line, {"cannot decode", name});
+    }
+    for (std::size_t i = 0; i < whole.size(); ++i) {  // no damage leads further than to an Error
+      std::string damaged = whole;
+      damaged[i] = static_cast<char>(damaged[i] ^ 0xff);
+      error_of([&] { decode_image(damaged, name); });
+    }
+  }
+}
+
+TEST(DecodeImage, SaysWhatAFileIsThatIsNotRead) {
+  const auto line = [](const std::string& bytes) { return error_of([&] { decode_image(bytes, "x.jpg"); }); };
+  expect_words(line("GIF89a\1\0\1\0"s), {"a GIF image"});
+  expect_words(line("\0\0\0\x20" "ftypavif\0\0"s), {"an AVIF image"});
+  expect_words(line("\0\0\0\x20" "ftypheic\0\0"s), {"an HEIC image"});
+  expect_words(line("<!DOCTYPE html><html>"), {"a web page"});
+  std::string packed = file_bytes(folder / "palette.bmp");
+  packed[30] = 1;
+  expect_words(line(packed), {"run-length"});
+}
+
+TEST(ImageFiles, FindsEveryFormatAndNamesWhatItPassesOver) {
+  const ScratchFolder scratch;
+  for (const char* file : {"a.bmp", "b.PPM", "c.webp", "d.tiff", "e.png", "f.gif", "g.gif", "h", ".hidden"}) {
+    scratch.write(file, grey_png(2, 2, 5));
+  }
+  std::vector<fs::path> others;
+  EXPECT_EQ(image_files(scratch.path, &others).size(), 5u);
+  ASSERT_EQ(others.size(), 3u);
+  ::testing::internal::CaptureStderr();
+  tell_passed_over(others);
+  expect_words(::testing::internal::GetCapturedStderr(), {"3 files", "2 .gif", "1 without an extension", "f.gif"});
+  const ScratchFolder gifs;
+  gifs.write("a.gif", "GIF89a");
+  expect_words(error_of([&] { image_files(gifs.path); }), {"1 others", "a.gif"});
+}
+
+TEST(ImageFolder, KeepsClassesOfEveryFormatAndDepth) {
+  const ScratchFolder scratch;
+  const std::string ppm = file_bytes(folder / "colours.ppm"), bmp = file_bytes(folder / "colours.bmp");
+  scratch.write("a/1.ppm", ppm);
+  scratch.write("b/part/deeper/1.bmp", bmp);
+  scratch.write("b/2.bmp", bmp);
+  scratch.write("loose.ppm", ppm);
+  ::testing::internal::CaptureStderr();
+  const auto set = image_folder(scratch.path);
+  expect_words(::testing::internal::GetCapturedStderr(), {"1 file", "loose.ppm"});
+  EXPECT_EQ(set.classes, (std::vector<std::string>{"a", "b"}));
+  EXPECT_EQ(set.size(), 3);
+  scratch.write("c/1.gif", "GIF89a");
+  expect_words(error_of([&] { image_folder(scratch.path); }), {"/c", "1.gif"});
+}
+
+TEST(ImageFolder, NamesClassesInUtf8WhateverTheirFoldersAreCalled) {
+  const ScratchFolder scratch;
+  for (const char* part : {"train", "test"}) {
+    scratch.write(fs::path(part) / "K\xe4" "fer" / "1.png", grey_png(2, 2, 1));
+    scratch.write(fs::path(part) / "Käfer" / "1.png", grey_png(2, 2, 1));
+  }
+  const auto split = image_folders(scratch.path);
+  EXPECT_EQ(split.train.classes, (std::vector<std::string>{"Käfer", "K\\xe4" "fer"}));
+  EXPECT_EQ(split.test.classes, split.train.classes);
+}
+
+TEST(Utf8, FindsWhatIsNotWellFormed) {
+  EXPECT_TRUE(is_utf8(""));
+  EXPECT_TRUE(is_utf8("Käfer 甲虫 🪲"));
+  for (const auto& bad : {"\xe4"s, "a\xc3"s, "\xc0\xaf"s, "\xe0\x80\xaf"s, "\xed\xa0\x80"s, "\xf4\x90\x80\x80"s,
+                          "\xf5\x80\x80\x80"s, "\x80"s, "\xe2\x82"s, "\xff"s}) {
+    EXPECT_FALSE(is_utf8(bad));
+    EXPECT_TRUE(is_utf8(to_utf8(bad)));
+  }
+  EXPECT_EQ(find_invalid_utf8("ä\xe4"), 2u);
+  EXPECT_EQ(to_utf8("K\xe4" "fer"), "K\\xe4" "fer");
+}
+
+}  // namespace
+}  // namespace refine::data
