@@ -28,6 +28,7 @@
 #include <refine/training/recipe_json.hpp>
 
 #include "tools/refine/command.hpp"
+#include "tools/refine/paths.hpp"
 #include "tools/refine/results.hpp"
 #include "tools/refine/source.hpp"
 #include "tools/refine/training.hpp"
@@ -41,7 +42,8 @@ namespace fs = std::filesystem;
 struct Options {
   TrainingOptions training;
   std::string dataset = "CIFAR10", data, model = "ResNet18", attack = "BadNets", attack_root = "attack",
-              image, fit = "crop", benign, store;
+              image, benign, store;
+  FitOptions fit;
   std::vector<double> mean, deviation;
   int tlabel = 0, width = 0;
   double rate = -1;  // the attack's own
@@ -65,13 +67,14 @@ struct Ground {
 
 Ground ground_of(const Options& options) {
   // What is misspelt is refused before any image is read.
-  const ImageShape said = options.image.empty() ? ImageShape{} : parse_shape(options.image);
+  const ImageShape said = options.fit.image(options.image.empty() ? ImageShape{} : parse_shape(options.image));
+  if (!options.image.empty()) options.fit.require(parse_shape(options.image));
   const std::string network = network_name(options.model);
   const auto normalization = parse_normalization(options.mean, options.deviation);
   if (!options.benign.empty() && attacks::canonical_name(options.attack) != "LabelConsistent") {
     throw Error("refine: --benign is for LabelConsistent, which perturbs images against it; leave it out");
   }
-  Source source = read_dataset(options.dataset, options.data, said, parse_fit(options.fit),
+  Source source = read_dataset(options.dataset, options.data, said, options.fit.resolved(),
                                options.skip_damaged ? data::OnBad::skip : data::OnBad::fail, options.store);
   auto& train = source.split.train;
   if (options.limit > 0 && options.limit < train.size())
@@ -114,11 +117,11 @@ Result train(const Ground& ground, const AttackSpec& spec, const attacks::AnyAtt
        {{"network", ground.network},
         {"width", std::to_string(ground.width)},
         {"image", std::string(image.view())},
-        {"class_names", nlohmann::json(train.classes).dump()},
+        {"class_names", text_of_json(train.classes)},
         {"recipe", recipe_text.str()}});
   export_torchscript(freeze(victim), folder / "victim.pt", {{"class_names", train.classes}});
   Result result{evaluate(victim, test, attack), trained.seconds};
-  write_file(folder / "victim.json", report::figures_json(result.figures).dump(2) + "\n");
+  write_file(folder / "victim.json", report::metrics_text(report::figures_json(result.figures)));
   return result;
 }
 
@@ -158,7 +161,20 @@ attacks::Surrogate benign_model(const Ground& ground) {
   return freeze(benign.backbone);
 }
 
+/// No output may be an input.
+void begin_attack(const Options& options, const Common& common) {
+  const fs::path folder = result_folder(options.attack_root, options.dataset, network_name(options.model),
+                                        std::string(attacks::canonical_name(options.attack)));
+  Paths paths{.files = {{"--benign", options.benign}}, .images = dataset_folders(options.dataset)};
+  for (const char* name : {"attack.json", "log.jsonl", "perturbed.safetensors", "victim.json", "victim.pt",
+                           "victim.safetensors"}) {
+    paths.outputs.push_back({"--attack_root", folder / name});
+  }
+  begin(common, std::move(paths));
+}
+
 int run(const Options& options, const Common& common) {
+  begin_attack(options, common);
   AttackSpec spec{.name = std::string(attacks::canonical_name(options.attack)),
                   .target = options.tlabel,
                   .seed = options.training.seed};
@@ -234,7 +250,7 @@ void add_attack(CLI::App& app, Common& common) {
   command->add_option("--limit", options->limit, "use no more than so many training images")
       ->check(number(0));
   command->add_option("--image", options->image, "what a folder's images become, as 3x224x224 or 224");
-  add_fit(*command, options->fit);
+  options->fit.add_to(*command);
   command->add_flag("--skip_damaged", options->skip_damaged,
                     "leave damaged files of a folder out, and say which; without it they end the run");
   command->add_option("--store", options->store,

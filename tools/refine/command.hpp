@@ -4,6 +4,7 @@
 #include <CLI/CLI.hpp>
 
 #include <cmath>
+#include <filesystem>
 #include <functional>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -14,6 +15,8 @@ namespace refine::cli {
 struct Common {
   bool json = false;            ///< results as one JSON document on standard output
   std::function<int()> chosen;  ///< runs the command that the user named; its exit status
+  std::filesystem::path config = {}, save_config = {};  ///< the files of these options; empty: none
+  std::function<void()> write_config = {};              ///< writes `save_config`, once; `begin` calls it
 };
 
 /// Exit statuses: done; done, and there is something to look at; refused (`Error::exit_status`).
@@ -39,12 +42,8 @@ inline auto number(double low, bool above = false) {
   };
 }
 
-/// --fit, for all that read images.
-inline void add_fit(CLI::App& command, std::string& fit) {
-  command.add_option("--fit", fit, "what happens to images of another size: crop, stretch or exact")
-      ->check(CLI::IsMember({"crop", "stretch", "exact"}))
-      ->capture_default_str();
-}
+/// A JSON document in one line; bytes that are not UTF-8, which JSON cannot hold, become U+FFFD.
+std::string text_of_json(const nlohmann::ordered_json& json);
 
 /// Prints one JSON document.
 void print(const nlohmann::ordered_json& json);

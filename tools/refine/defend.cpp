@@ -22,8 +22,10 @@
 #include <refine/remaps/derangement.hpp>
 #include <refine/training/recipe_json.hpp>
 
+#include "tools/refine/class_names.hpp"
 #include "tools/refine/command.hpp"
 #include "tools/refine/measure.hpp"
+#include "tools/refine/paths.hpp"
 #include "tools/refine/probing.hpp"
 #include "tools/refine/results.hpp"
 #include "tools/refine/source.hpp"
@@ -45,7 +47,8 @@ struct Options {
   TrainingOptions training;
   std::string images, dataset, attack = "BadNets", data, attack_root = "attack", refine_res = "refine_res",
                                out;
-  std::string fit = "crop", store;
+  FitOptions fit;
+  std::string store;
   std::int64_t limit = 0;
   double false_alarms = 0.05;
   bool no_scan = false, no_probe = false, skip_damaged = false;
@@ -95,11 +98,43 @@ void part(const at::Tensor& images, std::uint64_t seed, Plan& plan) {
   plan.train = images.narrow(0, 0, left);
 }
 
+/// The file to write. \param network,attack as they are written in papers, where the victim is found by them
+fs::path output_of(const Options& options, const std::string& network, const std::string& attack) {
+  if (!options.out.empty()) return options.out;
+  if (!options.images.empty()) return "defended.pt";
+  return result_folder(options.refine_res, options.dataset, network, attack) / "defended.pt";
+}
+
+/// No output may be an input, and class names that cannot be used are refused before any image is read.
+void begin_defense(const Options& options, const Common& common) {
+  Paths paths{.files = {{"--model", options.victim.model}, {"--class_names", options.victim.class_names_file}}};
+  fs::path out;
+  if (options.images.empty()) {
+    const std::string network = network_name(options.victim.model);
+    const std::string attack(attacks::canonical_name(options.attack));
+    const fs::path folder = result_folder(options.attack_root, options.dataset, network, attack);
+    paths.files[0].path = folder / "victim.safetensors";
+    paths.files.push_back({"--attack", folder / "attack.json"});
+    paths.images = dataset_folders(options.dataset);
+    out = output_of(options, network, attack);
+  } else {
+    paths.images = {{"--images", options.images}};
+    out = output_of(options, "", "");
+  }
+  paths.outputs = report_files("--out", report_folder(out));
+  paths.outputs.push_back({"--out", fs::path(out).replace_extension(".safetensors")});
+  paths.outputs.push_back({"--out", out});
+  begin(common, std::move(paths));
+  options.fit.resolved();
+  if (!options.victim.class_names_file.empty()) read_class_names(options.victim.class_names_file);
+}
+
 /// A file, and a folder of images.
 Plan plan_of_files(const Options& options) {
   const auto files = data::image_files(options.images);
-  const ImageShape common = data::common_shape(files, static_cast<std::int64_t>(files.size()));
-  const data::Fit fit = parse_fit(options.fit);
+  const ImageShape common =
+      options.fit.image(data::common_shape(files, static_cast<std::int64_t>(files.size())));
+  const data::Fit fit = options.fit.resolved();
   Plan plan{.victim = load_victim(options.victim, common),
             .title = fs::path(options.victim.model).filename().string(),
             .dataset = options.images};
@@ -107,6 +142,7 @@ Plan plan_of_files(const Options& options) {
   choose_size(plan.victim, options.victim, files, common, fit, seed);
   if (!options.no_probe) plan.probed = probe_victim(plan.victim, options.victim, files, fit, seed);
   const ImageShape shape = plan.victim.backbone.task.image;
+  options.fit.require(shape);
   Images images = read_images(options.images, shape, fit, options.limit, seed, options.store);
   if (plan.probed.blank_not_finite) remove_images_without_finite_logits(plan.victim, images);
   Message size;
@@ -115,7 +151,7 @@ Plan plan_of_files(const Options& options) {
                            size.view(), plan.victim.backbone.task.classes);
   part(images.images, options.training.seed, plan);
   plan.left_out = images.left_out;
-  plan.out = options.out.empty() ? fs::path("defended.pt") : fs::path(options.out);
+  plan.out = output_of(options, "", "");
   return plan;
 }
 
@@ -139,7 +175,7 @@ Plan plan_of_names(Options options) {
   plan.attack = read_attack(folder / "attack.json");
   const ImageShape shape = plan.victim.backbone.task.image;
   auto [train, test] =
-      read_dataset(options.dataset, options.data, shape, parse_fit(options.fit),
+      read_dataset(options.dataset, options.data, shape, options.fit.resolved(),
                    options.skip_damaged ? data::OnBad::skip : data::OnBad::fail, options.store)
           .split;
   if (options.limit > 0 && options.limit < train.size())
@@ -155,8 +191,7 @@ Plan plan_of_names(Options options) {
     plan.evidence.target = attack.target;
   }
   plan.evidence.test = std::move(test);
-  const fs::path results = result_folder(options.refine_res, options.dataset, network, options.attack);
-  plan.out = options.out.empty() ? results / "defended.pt" : fs::path(options.out);
+  plan.out = output_of(options, network, options.attack);
   return plan;
 }
 
@@ -188,6 +223,7 @@ int run(const Options& options, const Common& common) {
         "refine: say where the clean images are: --images, a folder, or --dataset, whose victim refine "
         "attack has trained");
   }
+  begin_defense(options, common);
   Plan plan = options.images.empty() ? plan_of_names(options) : plan_of_files(options);
   const Task task = plan.victim.backbone.task;
   const Recipe recipe = options.training.defense(plan.train.size(0), task.image);
@@ -240,6 +276,7 @@ int run(const Options& options, const Common& common) {
                                   {"recipe", nlohmann::ordered_json(recipe)},
                                   {"seed", seed},
                                   {"class_names", page.class_names},
+                                  {"preprocessing", json_of(options.fit.resolved())},
                                   {"alarm", json_of(alarm)},
                                   {"figures", headline(page)},
                                   {"libtorch", TORCH_VERSION}};
@@ -250,7 +287,8 @@ int run(const Options& options, const Common& common) {
   save(defense, parts, recipe,
        {{"image", std::string(image.view())},
         {"alarm", json_of(alarm).dump()},
-        {"class_names", nlohmann::json(page.class_names).dump()}});
+        {"preprocessing", json_of(options.fit.resolved()).dump()},
+        {"class_names", text_of_json(page.class_names)}});
   report::write_report(page, folder);
   show(common, page, {{"to serve", plan.out}, {"report", folder / "report.html"}, {"weights", parts}});
   return plan.left_out > 0 ? look : done;
@@ -272,7 +310,7 @@ void add_defend(CLI::App& app, Common& common) {
   command->add_option("--out", options->out,
                       "the file to write; left out: defended.pt, or below --refine_res");
   command->add_option("--limit", options->limit, "use no more than so many images")->check(number(0));
-  add_fit(*command, options->fit);
+  options->fit.add_to(*command);
   command->add_option("--store", options->store,
                       "a folder that keeps a folder's decoded images, for sets larger than memory");
   options->training.add_to(*command, /*defense=*/true);

@@ -15,7 +15,9 @@
 #include <refine/nn/device.hpp>
 
 #include "tools/refine/command.hpp"
+#include "tools/refine/labels.hpp"
 #include "tools/refine/measure.hpp"
+#include "tools/refine/paths.hpp"
 #include "tools/refine/results.hpp"
 #include "tools/refine/served_about.hpp"
 #include "tools/refine/source.hpp"
@@ -26,15 +28,16 @@ namespace {
 namespace fs = std::filesystem;
 
 struct Options {
-  std::string model, images, triggered, attack, fit = "crop", report, class_names_file;
+  std::string model, images, triggered, attack, report, class_names_file;
   bool trust = false;
   int tlabel = -1;
   std::int64_t limit = 0, scanned = 1000;
+  LabelOptions labels;
+  FitOptions fit;
 };
 
 /// The images of both folders that have the same path below them, in one order.
-std::pair<Images, at::Tensor> pairs(const Options& options, const ImageShape& shape) {
-  const data::Fit fit = parse_fit(options.fit);
+std::pair<Images, at::Tensor> pairs(const Options& options, const ImageShape& shape, data::Fit fit) {
   Images clean = read_images(options.images, shape, fit, options.limit);
   const Images with = read_images(options.triggered, shape, fit);
   const auto key = [](const fs::path& file, const std::string& root) {
@@ -60,11 +63,16 @@ std::pair<Images, at::Tensor> pairs(const Options& options, const ImageShape& sh
   return {std::move(clean), with.images.index_select(0, at::tensor(order))};
 }
 
+/// The class that the victim gives each image.
+std::vector<std::int64_t> answers_of_victim(const Served& model, const at::Tensor& clean) {
+  return classify([&](const at::Tensor& x) { return model.undefended(x); }, clean, model.device(),
+                  [](std::int64_t) {});
+}
+
 /// Where nobody gives labels, the victim's own answers to the clean images stand for them.
 data::Dataset labelled_by_victim(const Served& model, const at::Tensor& clean,
                                  std::vector<std::string> names) {
-  const auto own = classify([&](const at::Tensor& x) { return model.undefended(x); }, clean, model.device(),
-                            [](std::int64_t) {});
+  const auto own = answers_of_victim(model, clean);
   if (names.empty()) {
     for (int c = 0; c < model.task().classes; ++c) names.push_back("class " + std::to_string(c));
   }
@@ -72,6 +80,10 @@ data::Dataset labelled_by_victim(const Served& model, const at::Tensor& clean,
 }
 
 int run(const Options& options, const Common& common) {
+  Paths paths{.files = {{"--model", options.model}, {"--class_names", options.class_names_file}},
+              .images = {{"--images", options.images}, {"--triggered", options.triggered}}};
+  if (!options.report.empty()) paths.outputs = report_files("--report", options.report);
+  begin(common, std::move(paths));
   if (!options.triggered.empty() && !options.attack.empty()) {
     throw Error("refine: say either --triggered or --attack, not both");
   }
@@ -79,19 +91,22 @@ int run(const Options& options, const Common& common) {
   model.to(default_device());
   const About about(model.about(), options.class_names_file);
   const Task task = model.task();
+  options.fit.require(task.image);
+  const data::Fit fit = options.fit.resolved(about.preprocessing);
 
   Evidence evidence{.clean = {}, .scanned = options.scanned};
   evidence.alarm = about.alarm;
   Images images;
   if (options.triggered.empty()) {
-    images = read_images(options.images, task.image, parse_fit(options.fit), options.limit);
+    images = read_images(options.images, task.image, fit, options.limit);
   } else {
-    auto [clean, with] = pairs(options, task.image);
+    auto [clean, with] = pairs(options, task.image, fit);
     images = std::move(clean);
     evidence.triggered = std::move(with);
   }
   evidence.clean = images.images;
-  evidence.test = labelled(images, about.class_names, task.classes);
+  evidence.test = labelled(images, about.class_names, task.classes, options.labels,
+                           [&] { return answers_of_victim(model, images.images); });
   if (options.tlabel >= 0) evidence.target = options.tlabel;
   std::string attack_name = options.triggered.empty() ? "" : "given images";
   if (!options.attack.empty()) {
@@ -148,6 +163,7 @@ void add_evaluate(CLI::App& app, Common& common) {
       ->check(number(0));
   command->add_option("--class_names", options->class_names_file,
                       "a text file with one class name a line, in the model's order");
+  options->labels.add_to(*command);
   command->add_option("--limit", options->limit, "use no more than so many images")->check(number(0));
   command
       ->add_option("--scan", options->scanned, "images that the scan for common triggers takes; 0: no scan")
@@ -155,7 +171,7 @@ void add_evaluate(CLI::App& app, Common& common) {
       ->capture_default_str();
   command->add_flag("--trust", options->trust,
                     "use a file even where its code is no tensor arithmetic alone");
-  add_fit(*command, options->fit);
+  options->fit.add_to(*command);
   command->add_option("--report", options->report,
                       "write report.html, metrics.json and images.png into this folder");
   command->callback(

@@ -13,6 +13,7 @@
 #include <refine/remaps/none.hpp>
 
 #include "tools/refine/command.hpp"
+#include "tools/refine/paths.hpp"
 #include "tools/refine/results.hpp"
 #include "tools/refine/transform.hpp"
 #include "tools/refine/victim.hpp"
@@ -88,13 +89,18 @@ void export_defense(VictimOptions victim_options, const Options& options) {
   if (const auto names = saved.parsed("class_names"); victim.class_names.empty() && names.is_array()) {
     about["class_names"] = names;
   }
-  for (const char* key : {"alarm", "recipe", "seed"}) {
+  for (const char* key : {"alarm", "preprocessing", "recipe", "seed"}) {
     if (!saved.said(key).empty()) about[key] = saved.parsed(key);
   }
   export_torchscript(defense, options.out, about);
 }
 
 int run(const Options& options, const Common& common) {
+  begin(common, {.files = {{"--model", options.victim.model},
+                           {"--defense", options.defense},
+                           {"--permutation", options.permutation},
+                           {"--class_names", options.victim.class_names_file}},
+                 .outputs = {{"--out", options.out}}});
   if (options.defense.empty()) {
     const Victim victim = load_victim(options.victim, {});
     export_torchscript(freeze(victim.backbone), options.out, {{"class_names", victim.class_names}});

@@ -15,6 +15,7 @@
 #include <refine/formats/weights.hpp>
 
 #include "tools/refine/command.hpp"
+#include "tools/refine/paths.hpp"
 #include "tools/refine/victim.hpp"
 
 namespace refine::cli {
@@ -111,6 +112,7 @@ void add_inspect(CLI::App& app, Common& common) {
   command->footer("Exit status 1: a program that refine would refuse to run.");
   command->callback([&common, options] {
     common.chosen = [&common, options] {
+      begin(common, {.files = {{"inspect", options->file}}});
       return is_program(options->file) ? inspect_program(*options, common)
                                        : inspect_weights(*options, common);
     };

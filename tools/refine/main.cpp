@@ -86,10 +86,16 @@ int run(int argc, char** argv) {
     }
     throw Error("refine: {}; refine --help and refine COMMAND --help tell what there is", why);
   }
-  if (!save_config.empty()) write_file(save_config, configuration(*app.get_subcommands().front()));
+  common.save_config = save_config;
+  if (const auto* config = app.get_config_ptr(); config->count() > 0) common.config = config->as<std::string>();
+  common.write_config = [&, left = !save_config.empty()]() mutable {
+    if (left) write_file(save_config, configuration(*app.get_subcommands().front()));
+    left = false;
+  };
   use_device(gpu_id.empty() ? device : "cuda:" + gpu_id);
   use_threads(threads);
   const int status = common.chosen();
+  common.write_config();  // of a command that reads and writes no files
   std::cout.flush();
   if (!std::cout)
     throw Error("cannot write the results: standard output is full or closed; send it elsewhere");
@@ -97,6 +103,10 @@ int run(int argc, char** argv) {
 }
 
 }  // namespace
+
+std::string text_of_json(const nlohmann::ordered_json& json) {
+  return json.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
+}
 
 void print(const nlohmann::ordered_json& json) {
   std::cout << json.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) << std::endl;

@@ -8,6 +8,7 @@
 #include <iostream>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <refine/artifacts/served.hpp>
@@ -17,6 +18,7 @@
 #include <refine/nn/device.hpp>
 
 #include "tools/refine/command.hpp"
+#include "tools/refine/paths.hpp"
 #include "tools/refine/served_about.hpp"
 #include "tools/refine/source.hpp"
 
@@ -26,7 +28,8 @@ namespace {
 namespace fs = std::filesystem;
 
 struct Options {
-  std::string model, fit = "crop", class_names_file;
+  std::string model, class_names_file;
+  FitOptions fit;
   std::vector<std::string> images;
   bool trust = false;
 };
@@ -38,14 +41,20 @@ struct Line {
 };
 
 int run(const Options& options, const Common& common) {
+  Paths paths{.files = {{"--model", options.model}, {"--class_names", options.class_names_file}}};
+  for (const std::string& path : options.images) paths.images.push_back({"predict", path});
+  begin(common, std::move(paths));
   Served model(options.model, options.trust ? formats::Trust::blind : formats::Trust::checked);
   model.to(default_device());
   const About about(model.about(), options.class_names_file);
-  std::vector<fs::path> files;
+  options.fit.require(model.task().image);
+  const data::Fit fit = options.fit.resolved(about.preprocessing);
+  std::vector<fs::path> files, passed_over;
   for (const std::string& path : options.images) {
-    const auto found = data::image_files(path);
+    const auto found = data::image_files(path, &passed_over);
     files.insert(files.end(), found.begin(), found.end());
   }
+  data::tell_passed_over(passed_over);
 
   const auto name = [&](int cls) {
     return about.class_names.empty() ? std::to_string(cls) : about.class_names[static_cast<std::size_t>(cls)];
@@ -72,7 +81,7 @@ int run(const Options& options, const Common& common) {
     data::LoadedImages loaded;
     try {
       loaded = data::load_images(
-          some, {.image = model.task().image, .fit = parse_fit(options.fit), .on_bad = data::OnBad::skip});
+          some, {.image = model.task().image, .fit = fit, .on_bad = data::OnBad::skip});
     } catch (const Error& error) {  // none of them can be used
       if (files.size() == 1) throw;
       tell_left_out({error.what()});
@@ -111,7 +120,7 @@ void add_predict(CLI::App& app, Common& common) {
                       "a text file with one class name a line, in the model's order");
   command->add_flag("--trust", options->trust,
                     "use a file even where its code is no tensor arithmetic alone");
-  add_fit(*command, options->fit);
+  options->fit.add_to(*command);
   command->footer(
       "A line an image: file, class, probability, and 'alarm' with its score where the victim's own answer "
       "differs so much that a trigger is likely. Exit status 1: some files could not be read.");

@@ -5,6 +5,7 @@
 #include <iostream>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <refine/core/atomic_file.hpp>
@@ -15,6 +16,7 @@
 #include <refine/report/read_metrics.hpp>
 
 #include "tools/refine/command.hpp"
+#include "tools/refine/paths.hpp"
 #include "tools/refine/results.hpp"
 
 namespace refine::cli {
@@ -50,6 +52,9 @@ void collect(const fs::path& path, std::vector<fs::path>& files) {
 int run(const Options& options, const Common& common) {
   std::vector<fs::path> files;
   for (const std::string& path : options.results) collect(path, files);
+  Paths paths{.outputs = {{"--html", options.html}}};
+  for (const fs::path& file : files) paths.files.push_back({"report", file});
+  begin(common, std::move(paths));
   std::vector<report::DefenseReport> pages;
   for (const fs::path& file : files) pages.push_back(report::read_metrics(file));
   if (!options.html.empty()) {
@@ -62,7 +67,7 @@ int run(const Options& options, const Common& common) {
   if (common.json) {
     auto all = nlohmann::ordered_json::array();
     for (const auto& page : pages) all.push_back(report::metrics_json(page));
-    print(all);
+    std::cout << report::metrics_text(all) << std::flush;
   } else if (pages.size() == 1) {
     show(common, pages.front(), {});
   } else {

@@ -27,7 +27,7 @@ std::string attack_names() {
 void write_attack(const AttackSpec& spec, const fs::path& path) {
   nlohmann::ordered_json json = {{"attack", spec.name}, {"target", spec.target}, {"seed", spec.seed}};
   if (spec.rate) json["rate"] = *spec.rate;
-  write_file(path, json.dump(2) + "\n");
+  write_file(path, json.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n");
 }
 
 AttackSpec read_attack(const fs::path& path) {
@@ -47,12 +47,27 @@ fs::path report_folder(const fs::path& path) {
   return folder.replace_extension(".report");
 }
 
+std::vector<NamedPath> report_files(const std::string& option, const fs::path& folder) {
+  std::vector<NamedPath> files;
+  for (const char* name : {"report.html", "metrics.json", "images.png", "log.jsonl"}) {
+    files.push_back({option, folder / name});
+  }
+  return files;
+}
+
+std::vector<NamedPath> dataset_folders(const std::string& dataset) {
+  std::error_code unknown;
+  if (!fs::is_directory(dataset, unknown)) return {};
+  return {{"--dataset", fs::path(dataset) / "train"}, {"--dataset", fs::path(dataset) / "test"}};
+}
+
 void show(const Common& common, const report::DefenseReport& page,
           const std::vector<std::pair<std::string, fs::path>>& files) {
   if (common.json) {
     auto json = report::metrics_json(page);
     for (const auto& [what, path] : files) json["files"][what] = path.lexically_normal().string();
-    return print(json);
+    std::cout << report::metrics_text(json) << std::flush;
+    return;
   }
   std::cout << page;
   std::size_t width = 0;

@@ -12,6 +12,7 @@
 
 #include "tools/refine/alarm_setting.hpp"
 #include "tools/refine/command.hpp"
+#include "tools/refine/paths.hpp"
 
 namespace refine::cli {
 
@@ -34,6 +35,12 @@ AttackSpec read_attack(const std::filesystem::path& path);
 
 /// `path` without its extension, and `.report` behind it.
 std::filesystem::path report_folder(const std::filesystem::path& path);
+
+/// The files that a report is written to. \param option that names the folder, or that it is derived from
+std::vector<NamedPath> report_files(const std::string& option, const std::filesystem::path& folder);
+
+/// `train` and `test` of a data set that is a folder; none of one that has a name.
+std::vector<NamedPath> dataset_folders(const std::string& dataset);
 
 /// The report to standard output, as a table or, with --json, whole; `files` are named below it.
 void show(const Common& common, const report::DefenseReport& page,

@@ -14,12 +14,10 @@ struct About {
   std::vector<std::string> class_names;  ///< empty where nobody told them
   std::string model;
   std::optional<AlarmSetting> alarm;  ///< where it was set
+  nlohmann::ordered_json preprocessing;  ///< what happened to images of another size; null: not known
 
   /// \param class_names_file replaces the names in the file, where it is given
   About(const nlohmann::ordered_json& json, const std::string& class_names_file);
 };
-
-/// The lines of a text file that are not empty.
-std::vector<std::string> lines_of(const std::string& path);
 
 }  // namespace refine::cli

@@ -1,10 +1,10 @@
 #include "tools/refine/source.hpp"
 
-#include <ATen/ops/tensor.h>
-
 #include <algorithm>
 #include <cctype>
-#include <set>
+#include <iterator>
+#include <nlohmann/json.hpp>
+#include <string_view>
 #include <utility>
 
 #include <refine/data/cifar10.hpp>
@@ -28,8 +28,65 @@ fs::path result_folder(const std::string& root, const std::string& dataset, cons
   return fs::path(root) / dataset_name(dataset) / model / attack;
 }
 
-data::Fit parse_fit(const std::string& name) {
-  return name == "exact" ? data::Fit::exact : name == "stretch" ? data::Fit::stretch : data::Fit::crop;
+void FitOptions::add_to(CLI::App& command) {
+  command
+      .add_option("--fit", fit,
+                  "what happens to images of another size: crop, stretch or exact; left out: as the model's "
+                  "file says, else crop")
+      ->check(CLI::IsMember({"crop", "stretch", "exact"}));
+  command
+      .add_option("--resize", resize,
+                  "the shorter side that every image is resized to before its middle is taken, as "
+                  "torchvision's Resize(256) and CenterCrop(224) do; left out: just enough to cover it")
+      ->check(CLI::Range(1, 1 << 14));
+  command.add_option("--crop", crop, "height and width of that middle; left out: those the model takes")
+      ->check(CLI::Range(1, 1 << 14));
+}
+
+data::Fit FitOptions::resolved(const nlohmann::ordered_json& stored) const {
+  std::string kind = fit;
+  int side = resize;
+  if (fit.empty() && resize == 0 && crop == 0 && stored.is_object()) {
+    const auto known = stored.find("fit");
+    const auto shorter = stored.find("resize");
+    if (known != stored.end() && known->is_string()) kind = known->get<std::string>();
+    if (shorter != stored.end() && shorter->is_number_unsigned()) {
+      side = static_cast<int>(std::min<std::uint64_t>(shorter->get<std::uint64_t>(), 1 << 14));
+    }
+  }
+  if ((resize > 0 || crop > 0) && !fit.empty() && fit != "crop") {
+    throw Error("--fit {}: --resize and --crop crop images (got both); leave --fit out", fit);
+  }
+  if (resize > 0 && resize < crop) {
+    throw Error("--resize: must be at least --crop (got {} and {})", resize, crop);
+  }
+  if (kind == "exact") return data::Fit::exact;
+  if (kind == "stretch") return data::Fit::stretch;
+  return side > 0 ? data::Fit::resize_crop(side) : data::Fit::crop;
+}
+
+ImageShape FitOptions::image(const ImageShape& otherwise) const {
+  return crop > 0 ? ImageShape{3, crop, crop} : otherwise;
+}
+
+void FitOptions::require(const ImageShape& model) const {
+  if (crop > 0 && (model.height != crop || model.width != crop)) {
+    throw Error("--crop: must be the size that the model takes (got {}, expected {} x {})", crop, model.height,
+                model.width);
+  }
+  if (resize > 0 && resize < std::max(model.height, model.width)) {
+    throw Error("--resize: must be at least the size that the model takes (got {}, expected {} or more)",
+                resize, std::max(model.height, model.width));
+  }
+}
+
+nlohmann::ordered_json json_of(const data::Fit& fit) {
+  const auto kind = fit.kind;
+  nlohmann::ordered_json json = {{"fit", kind == data::Fit::Kind::exact     ? "exact"
+                                         : kind == data::Fit::Kind::stretch ? "stretch"
+                                                                            : "crop"}};
+  if (fit.shorter_side > 0) json["resize"] = static_cast<unsigned>(fit.shorter_side);
+  return json;
 }
 
 Source read_dataset(const std::string& name, const fs::path& root, const ImageShape& image, data::Fit fit,
@@ -66,9 +123,24 @@ Source read_dataset(const std::string& name, const fs::path& root, const ImageSh
   return {dataset_name(name), data::image_folders(name, options), std::nullopt};
 }
 
+namespace {
+
+/// True for a file that is an image by its name, of a format that is not read.
+bool is_unread_image(const fs::path& file) {
+  std::string extension = file.extension().string();
+  for (char& c : extension) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+  constexpr std::string_view known[] = {".gif", ".heic", ".heif", ".avif", ".jp2", ".j2k", ".jxl",
+                                        ".tga", ".psd",  ".dng",  ".raw",  ".exr", ".hdr", ".npy"};
+  return std::ranges::find(known, extension) != std::end(known);
+}
+
+}  // namespace
+
 Images read_images(const fs::path& path, const ImageShape& shape, data::Fit fit, std::int64_t most,
                    std::uint64_t seed, const fs::path& store) {
-  const std::vector<fs::path> files = data::image_files(path);
+  std::vector<fs::path> passed_over;
+  const std::vector<fs::path> files = data::image_files(path, &passed_over);
+  data::tell_passed_over(passed_over);
   const auto folder = [&](const fs::path& file) {
     return file.lexically_relative(path).parent_path().string();
   };
@@ -81,36 +153,10 @@ Images read_images(const fs::path& path, const ImageShape& shape, data::Fit fit,
                 .left_out = loaded.skipped.size()};
   for (const fs::path& file : images.files) images.folders.push_back(folder(file));
   for (const fs::path& file : files) images.all_folders.insert(folder(file));
+  for (const fs::path& file : passed_over) {  // a class of images that are not read is a class
+    if (!folder(file).empty() && is_unread_image(file)) images.all_folders.insert(folder(file));
+  }
   return images;
-}
-
-std::optional<data::Dataset> labelled(const Images& images, const std::vector<std::string>& names,
-                                      int classes) {
-  const std::set<std::string>& folders = images.all_folders;
-  if (folders.size() < 2 || folders.contains("") || folders.contains(".")) return std::nullopt;
-  std::vector<std::string> order = names;
-  if (order.empty()) {
-    order.assign(folders.begin(), folders.end());
-    if (order.size() != static_cast<std::size_t>(classes)) {
-      throw Error(
-          "cannot tell the classes: there are {} class folders, the model predicts {} classes; say "
-          "--class_names, a "
-          "file with the model's classes in its order",
-          order.size(), classes);
-    }
-  }
-  std::vector<std::int64_t> labels;
-  for (const std::string& folder : images.folders) {
-    const auto at = std::ranges::find(order, folder);
-    if (at == order.end()) {
-      throw Error(
-          "cannot tell the classes: no class of the model is called '{}'; rename the folder, or say "
-          "--class_names",
-          folder);
-    }
-    labels.push_back(at - order.begin());
-  }
-  return data::Dataset{.images = images.images, .labels = at::tensor(labels), .classes = std::move(order)};
 }
 
 }  // namespace refine::cli

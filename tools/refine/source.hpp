@@ -1,9 +1,11 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <CLI/CLI.hpp>
 
 #include <cstdint>
 #include <filesystem>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <set>
 #include <string>
@@ -53,7 +55,26 @@ struct Images {
 
 using data::tell_left_out;
 
-data::Fit parse_fit(const std::string& name);
+/// What happens to images of another size, for all commands that read images.
+struct FitOptions {
+  std::string fit = {};  ///< empty: what the model's file says, else crop
+  int resize = 0, crop = 0;
+
+  void add_to(CLI::App& command);
+
+  /// \param stored what a defended file says of the images it was made with (`json_of`); null: nothing
+  /// \throws Error if the options contradict each other
+  data::Fit resolved(const nlohmann::ordered_json& stored = nullptr) const;
+
+  /// 3×crop×crop, or, without `--crop`, `otherwise`.
+  ImageShape image(const ImageShape& otherwise) const;
+
+  /// \throws Error if `--crop` is another size than that which the model takes
+  void require(const ImageShape& model) const;
+};
+
+/// What `FitOptions::resolved` reads.
+nlohmann::ordered_json json_of(const data::Fit& fit);
 
 /// Reads the images below `path`; damaged files are told on standard error and left out.
 /// \param most no more than so many, drawn by `seed`; 0: all
@@ -61,11 +82,5 @@ data::Fit parse_fit(const std::string& name);
 Images read_images(const std::filesystem::path& path, const ImageShape& shape, data::Fit fit,
                    std::int64_t most = 0, std::uint64_t seed = default_seed,
                    const std::filesystem::path& store = {});
-
-/// Class folders → labelled images; nothing where there are no class folders.
-/// \param names the model's class names, in its order; empty: the folders, sorted by name
-/// \throws Error when a folder is no class, or there are more folders than classes
-std::optional<data::Dataset> labelled(const Images& images, const std::vector<std::string>& names,
-                                      int classes);
 
 }  // namespace refine::cli

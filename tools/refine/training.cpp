@@ -104,7 +104,13 @@ void TrainingOptions::add_to(CLI::App& command, bool is_defense) {
       ->check(CLI::IsMember({"auto", "fast", "paper"}))
       ->capture_default_str();
   command.add_option("--epoch", epoch, "how often the images are seen")->check(CLI::Range(1, 1'000'000));
-  command.add_option("--batch_size", batch_size, "images a step")->check(CLI::Range(2, 1'000'000));
+  command.add_option("--batch_size", batch_size, "images a step, 2 or more")
+      ->check(CLI::Range(1, 1'000'000))
+      ->check([](const std::string& text) {
+        return text == "1" ? std::string("must be 2 or more, got 1: batch normalisation learns nothing from a "
+                                         "batch of one image")
+                           : std::string();
+      });
   command.add_option("--lr", lr, "learning rate")->check(number(0, /*above=*/true));
   command.add_option("--optim", optim, "SGD, Adam or Muon")->check(CLI::IsMember({"SGD", "Adam", "Muon"}));
   command

@@ -23,7 +23,7 @@
 #include <refine/formats/torchscript.hpp>
 #include <refine/formats/weights.hpp>
 
-#include "tools/refine/served_about.hpp"
+#include "tools/refine/class_names.hpp"
 #include "tools/refine/stored_network.hpp"
 
 namespace refine::cli {
@@ -55,7 +55,7 @@ AnyBackbone behind(const std::optional<Normalization>& by, bool bgr, B backbone)
 }
 
 std::vector<std::string> names_from(const VictimOptions& options, const nlohmann::json& in_file) {
-  if (!options.class_names_file.empty()) return lines_of(options.class_names_file);
+  if (!options.class_names_file.empty()) return read_class_names(options.class_names_file);
   std::vector<std::string> names;
   if (!in_file.is_array()) return names;
   for (const auto& name : in_file) {

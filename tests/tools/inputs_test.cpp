@@ -1,0 +1,329 @@
+// What people hand to the command line: folders, names and paths of all kinds, with a victim that needs no
+// training: it names the colour of an image.
+
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+
+#include <ATen/ops/tensor.h>
+#include <torch/csrc/jit/api/module.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <filesystem>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include <refine/core/atomic_file.hpp>
+#include <refine/report/png.hpp>
+
+#include "tests/support/error_of.hpp"
+#include "tests/support/scratch_folder.hpp"
+
+namespace refine {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+using namespace std::string_literals;
+using testing::content;
+using testing::expect_words;
+using testing::ScratchFolder;
+
+constexpr int classes = 12, side = 16;
+
+/// Class c's colour: far enough from the others.
+std::vector<int> colour(int c) { return {20 + 100 * (c % 3), 20 + 100 * (c / 3 % 2), 20 + 200 * (c / 6)}; }
+
+struct Outcome {
+  int status;
+  std::string out, err;
+};
+
+class Inputs : public ::testing::Test {
+ protected:
+  static void SetUpTestSuite() {
+    here = std::make_unique<ScratchFolder>();
+    torch::jit::Module victim("Colours");
+    std::vector<double> palette;
+    for (int c = 0; c < classes; ++c) {
+      for (const int v : colour(c)) palette.push_back(v / 255.0);
+    }
+    victim.register_buffer("palette", at::tensor(palette, at::kFloat).view({classes, 3}));
+    victim.define(
+        "def forward(self, x):\n"
+        "  mean = x.mean(3).mean(2)\n"
+        "  return 50.0 * (2.0 * mean.matmul(self.palette.t()) - (self.palette * self.palette).sum(1))\n");
+    victim.save((here->path / "victim.pt").string());
+    for (int i = 0; i < 60; ++i) write("clean/" + std::to_string(i) + ".png", i % classes, i);
+    const Outcome run = refine("defend --model victim.pt --images clean --out d.pt" + quick);
+    ASSERT_EQ(run.status, 0) << run.err;
+  }
+  static void TearDownTestSuite() { here.reset(); }
+
+  /// An image of class c, `height` pixels high.
+  static void write(const fs::path& name, int c, int variant = 0, int height = side) {
+    std::vector<std::uint8_t> rows;
+    for (int i = 0; i < height * side; ++i) {
+      for (const int v : colour(c)) rows.push_back(static_cast<std::uint8_t>(v + (i + variant) % 7));
+    }
+    write_file(here->path / name, report::png(rows, height, side));
+  }
+
+  /// `each` images of each of the first `of` classes, in folders by `name`.
+  template <typename Name>
+  static void write_classes(const std::string& root, Name&& name, int each = 4, int of = classes) {
+    for (int c = 0; c < of; ++c) {
+      for (int i = 0; i < each; ++i) write(fs::path(root) / name(c) / (std::to_string(i) + ".png"), c, i);
+    }
+  }
+
+  static Outcome refine(const std::string& arguments) {
+    const std::string folder = "'" + here->path.string() + "'";
+    const std::string program = "'" + fs::absolute("tools/refine").string() + "'";
+    const int result = std::system(("cd " + folder + " && BUILD_WORKING_DIRECTORY=" + folder + " " + program +
+                                    " " + arguments + " >out.txt 2>err.txt")
+                                       .c_str());
+    return {WIFEXITED(result) ? WEXITSTATUS(result) : -1, content(here->path / "out.txt"),
+            content(here->path / "err.txt")};
+  }
+
+  static void expect_refusal(const std::string& arguments, std::initializer_list<std::string_view> words) {
+    const Outcome outcome = refine(arguments);
+    EXPECT_EQ(outcome.status, 2) << arguments << outcome.err;
+    EXPECT_EQ(std::ranges::count(outcome.err, '\n'), 1) << arguments << outcome.err;
+    expect_words(outcome.err, words);
+  }
+
+  /// The victim's accuracy as `evaluate` sees it; −1 where it measures none. \param words of standard error
+  static double accuracy(const std::string& folder, const std::string& more = {},
+                         std::initializer_list<std::string_view> words = {}) {
+    const Outcome run = refine("evaluate --json --scan 0 --model d.pt --images " + folder + " " + more);
+    EXPECT_EQ(run.status, 0) << run.err;
+    expect_words(run.err, words);
+    if (run.status != 0) return -2;
+    const json before = json::parse(run.out)["before"];
+    return before.is_null() ? -1 : before["ba"]["value"].get<double>();
+  }
+
+  static inline std::unique_ptr<ScratchFolder> here;
+  static inline const std::string quick = " --image 16 --epoch 1 --width 2 --levels 1 --no_scan ";
+};
+
+TEST_F(Inputs, NoOutputIsAnInputByAnySpelling) {
+  const fs::path root = here->path;
+  const std::string victim = content(root / "victim.pt");
+  fs::copy_file(root / "victim.pt", root / "other.safetensors");
+  fs::create_symlink("victim.pt", root / "linked.pt");
+  fs::create_hard_link(root / "victim.pt", root / "hard.pt");
+  fs::create_directory_symlink("clean", root / "mirror");
+  here->write("names.txt", "a\n");
+  const std::string defend = "defend --images clean" + quick;
+  for (const char* out : {"victim.pt", "./clean/../victim.pt", "linked.pt", "hard.pt"}) {
+    expect_refusal(defend + "--model victim.pt --out " + out, {out, "--model", "victim.pt", "--out"});
+    expect_refusal("export --image 16 --model victim.pt --out "s + out, {out, "--model"});
+  }
+  expect_refusal(defend + "--model hard.pt --out victim.pt", {"--model", "hard.pt"});
+  expect_refusal(defend + "--model other.safetensors --out other.pt", {"other.safetensors", "--model"});
+  expect_refusal(defend + "--model victim.pt --class_names names.txt --out names.txt", {"--class_names"});
+  expect_refusal(defend + "--model victim.pt --out clean/d.pt", {"images.png", "--images", "clean"});
+  expect_refusal(defend + "--model victim.pt --out mirror/d.pt", {"images.png", "--images", "clean"});
+  expect_refusal(defend + "--model victim.pt --save_config victim.pt", {"victim.pt", "--save_config"});
+  expect_refusal(defend + "--model victim.pt --out e.pt --save_config e.safetensors",
+                 {"e.safetensors", "--save_config"});
+  fs::copy_file(root / "d.pt", root / "defended.pt");  // the default --out
+  expect_refusal("defend --model defended.pt --images clean" + quick, {"defended.pt", "--model", "--out"});
+  EXPECT_EQ(content(root / "victim.pt"), victim);
+  EXPECT_EQ(content(root / "other.safetensors"), victim);
+  EXPECT_FALSE(fs::exists(root / "e.safetensors")) << "before any work";
+}
+
+TEST_F(Inputs, ReportsAndExportsDoNotOverwriteWhatTheyRead) {
+  expect_refusal("evaluate --model d.pt --images clean --report clean", {"images.png", "--images", "--report"});
+  expect_refusal("evaluate --model d.pt --images clean --report clean/new/deep", {"images.png", "--images"});
+  expect_refusal("export --image 16 --model victim.pt --defense d.safetensors --out d.safetensors",
+                 {"--defense", "--out"});
+  const std::string metrics = content(here->path / "d.report/metrics.json");
+  expect_refusal("report d.report --html d.report/metrics.json", {"metrics.json", "--html"});
+  EXPECT_EQ(content(here->path / "d.report/metrics.json"), metrics);
+  const std::string model = content(here->path / "d.pt");
+  expect_refusal("predict --model d.pt clean --save_config d.pt", {"d.pt", "--save_config"});
+  expect_refusal("inspect d.pt --save_config ./d.pt", {"d.pt", "--save_config"});
+  EXPECT_EQ(content(here->path / "d.pt"), model);
+  const Outcome saved = refine("inspect d.pt --save_config kept.toml");
+  EXPECT_EQ(saved.status, 0) << saved.err;
+  EXPECT_TRUE(fs::exists(here->path / "kept.toml"));
+}
+
+TEST_F(Inputs, ClassNamesAreReadInUtf8WhateverEditorWroteThem) {
+  std::string lines;
+  for (int c = 0; c < classes; ++c) lines += "  name " + std::to_string(c) + " \t\r\n\r\n";
+  here->write("bom.txt", "\xef\xbb\xbf" + lines + "\n\n");
+  std::string old = lines;
+  std::erase(old, '\n');
+  here->write("mac.txt", old);
+  write_classes("named", [](int c) { return "name " + std::to_string(c); }, 2);
+  EXPECT_EQ(accuracy("named", "--class_names bom.txt"), 1);
+  EXPECT_EQ(accuracy("named", "--class_names mac.txt"), 1);
+
+  here->write("latin.txt", "c0\nK\xe4" "fer\n");
+  std::string wide = "\xff\xfe";
+  for (const char c : "a\nb\n"s) wide += {c, '\0'};
+  here->write("wide.txt", wide);
+  here->write("bare.txt", wide.substr(2));
+  here->write("empty.txt", "\xef\xbb\xbf\r\n  \n");
+  const std::string defend = "defend --model victim.pt --images nowhere --out n.pt" + quick + "--class_names ";
+  here->write("nowhere/a.png", "no image: it is not read");
+  expect_refusal(defend + "latin.txt", {"latin.txt", "line 2", "0xe4", "UTF-8"});
+  expect_refusal(defend + "wide.txt", {"wide.txt", "UTF-16"});
+  expect_refusal(defend + "bare.txt", {"bare.txt", "UTF-16"});
+  expect_refusal(defend + "empty.txt", {"empty.txt", "no names"});
+  expect_refusal("predict --model d.pt nowhere --class_names latin.txt", {"latin.txt", "line 2"});
+
+  std::string twice = "name 0\n" + lines.substr(0, lines.rfind("name"));
+  here->write("twice.txt", twice);  // 0 and 1 are called alike
+  expect_refusal("evaluate --model d.pt --images named --class_names twice.txt", {"'name 0'", "0 and 1"});
+  EXPECT_EQ(accuracy("named", "--class_names twice.txt --no_labels"), -1);
+}
+
+TEST_F(Inputs, FoldersNamedInAnyBytesAreClasses) {
+  const auto name = [](int c) { return c == 3 ? "K\xe4" "fer"s : "c" + std::to_string(c); };
+  write_classes("bytes/train", name, 6, 4);
+  write_classes("bytes/test", name, 2, 4);
+  const std::string words = " --dataset bytes --model ResNet18 --width 2 --epoch 1 ";
+  const Outcome attack = refine("attack --tlabel 0 --json --rate 0.2" + words);
+  ASSERT_EQ(attack.status, 0) << attack.err;
+  EXPECT_TRUE(fs::exists(here->path / "attack/bytes/ResNet18/BadNets/victim.safetensors"));
+  EXPECT_TRUE(fs::exists(here->path / "attack/bytes/ResNet18/BadNets/victim.json"));
+  const Outcome defense = refine(
+      "defend --dataset bytes --model ResNet18 --epoch 1 --width 2 --levels 1 --no_scan --json --out bytes.pt");
+  ASSERT_EQ(defense.status, 0) << defense.err;
+  EXPECT_EQ(json::parse(defense.out)["class_names"][0], "K\\xe4" "fer");
+  const Outcome known = refine("evaluate --json --scan 0 --model bytes.pt --images bytes/test");
+  ASSERT_EQ(known.status, 0) << known.err;
+  EXPECT_EQ(json::parse(known.out)["before"]["ba"]["n"], 8);
+}
+
+TEST_F(Inputs, ABatchOfOneImageIsRefusedAndALastOneJoinsTheOthers) {
+  const std::string defend = "defend --model victim.pt --images clean --out b.pt" + quick;
+  expect_refusal(defend + "--batch_size 1", {"--batch_size", "2 or more", "got 1"});
+  expect_refusal("attack --dataset nowhere --batch_size 1", {"--batch_size", "2 or more"});
+  here->write("batch.toml", "[defend]\nbatch_size=1\n");
+  expect_refusal("--config batch.toml " + defend, {"2 or more"});
+  for (const char* size : {"2", "47"}) {  // 60 images less 12 held back: 48
+    const Outcome run = refine(defend + "--batch_size " + size);
+    EXPECT_EQ(run.status, 0) << run.err;
+  }
+}
+
+TEST_F(Inputs, FoldersThatAreNumbersAreReadInTheOrderThatFitsTheModel) {
+  write_classes("numbers", [](int c) { return std::to_string(c); });
+  write_classes("padded", [](int c) { return (c < 10 ? "0000" : "000") + std::to_string(c); });
+  write_classes("prefixed", [](int c) { return "class" + std::to_string(c); });
+  write_classes("from_one", [](int c) { return std::to_string(c + 1); });
+  // A model that was trained on folders in text order: class 2 is called 10.
+  const std::vector<std::string> text = {"0", "1", "10", "11", "2", "3", "4", "5", "6", "7", "8", "9"};
+  write_classes("text", [&](int c) { return text[static_cast<std::size_t>(c)]; });
+  for (const int c : {2, 5, 11}) {
+    for (int i = 0; i < 7; ++i) write("some/" + std::to_string(c) + "/" + std::to_string(i) + ".png", c, i);
+  }
+  EXPECT_EQ(accuracy("numbers", "", {"number order", "100 %", "text order"}), 1);
+  EXPECT_EQ(accuracy("prefixed", "", {"number order"}), 1);
+  EXPECT_EQ(accuracy("from_one", "", {"number order"}), 1);
+  EXPECT_EQ(accuracy("text", "", {"in text order"}), 1);
+  EXPECT_EQ(accuracy("padded"), 1);
+  EXPECT_EQ(accuracy("some", "", {"class numbers from 0"}), 1);
+  EXPECT_EQ(accuracy("numbers", "--labels number"), 1);
+  EXPECT_NEAR(accuracy("numbers", "--labels text"), 2.0 / 12, 1e-9);
+  // The model knows names, the folders have numbers.
+  std::string names;
+  for (int c = 0; c < classes; ++c) names += "colour " + std::string(1, static_cast<char>('a' + c)) + "\n";
+  here->write("letters.txt", names);
+  EXPECT_EQ(accuracy("numbers", "--class_names letters.txt", {"number order"}), 1);
+  EXPECT_EQ(accuracy("some", "--class_names letters.txt", {"class numbers from 0"}), 1);
+  // Neither order fits: it asks, and each of its answers works.
+  write_classes("shuffled", [](int c) { return std::to_string((5 * c + 3) % classes); });
+  expect_refusal("evaluate --model d.pt --images shuffled", {"text order", "number order", "--labels"});
+  for (const char* how : {"--labels text", "--labels number", "--labels none", "--no_labels"}) {
+    EXPECT_GE(accuracy("shuffled", how), -1) << how;
+  }
+}
+
+TEST_F(Inputs, FoldersThatAreNoClassesAreNoLabels) {
+  const std::vector<std::string> days = {"monday", "tuesday", "wednesday"};
+  const auto name = [](int c) { return "k" + std::string(1, static_cast<char>('a' + c)); };
+  write_classes("days", [&](int c) { return days[static_cast<std::size_t>(c % 3)] + "/x" + name(c).substr(1); });
+  write_classes("nested", [&](int c) { return name(c) + "/part/deep"; });
+  write_classes("inside", [&](int c) { return (c % 2 ? "left/" : "right/") + name(c); });
+  write_classes("nine", name, 4, 9);
+  write_classes("other", name);
+  write("other/strange/a.png", 1);
+  write_classes("loose", name);
+  write("loose/a.png", 1);
+  std::string lines;
+  for (int c = 0; c < classes; ++c) lines += name(c) + "\n";
+  here->write("k.txt", lines);
+  const std::string known = "--class_names k.txt";
+  EXPECT_EQ(accuracy("nested"), 1);
+  EXPECT_EQ(accuracy("nested", known), 1);
+  EXPECT_EQ(accuracy("inside", known), 1);
+  EXPECT_EQ(accuracy("inside"), 1);
+  EXPECT_EQ(accuracy("nine", known), 1);
+  EXPECT_EQ(accuracy("nine", "", {"9 folders", "12 classes", "--class_names"}), -1);
+  EXPECT_EQ(accuracy("days", known, {"none of the 3 folders", "'monday'"}), -1);
+  EXPECT_EQ(accuracy("loose", known, {"beside the folders"}), -1);
+  EXPECT_EQ(accuracy("clean", known), -1);
+  expect_refusal("evaluate --model d.pt --images other " + known, {"'strange'", "--no_labels"});
+  EXPECT_EQ(accuracy("other", known + " --no_labels"), -1);
+  expect_refusal("evaluate --model d.pt --images nine --labels text", {"12 classes", "9 folders"});
+  expect_refusal("evaluate --model d.pt --images clean --labels names", {"--labels names"});
+  // As many folders as classes, and they are something else.
+  write_classes("hours", [](int c) { return std::string(1, static_cast<char>('a' + (7 * c + 5) % classes)); });
+  accuracy("hours", "", {"about chance", "--class_names"});
+}
+
+TEST_F(Inputs, FormatsAreReadOrNamed) {
+  write_classes("formats", [](int c) { return "f" + std::string(1, static_cast<char>('a' + c)); });
+  fs::remove_all(here->path / "formats/fd");
+  std::string ppm = "P6 16 16 255\n";
+  for (int i = 0; i < side * side; ++i) {
+    for (const int v : colour(3)) ppm += static_cast<char>(v);
+  }
+  here->write("formats/fd/1.ppm", ppm);
+  EXPECT_EQ(accuracy("formats"), 1);
+  // A class of files that are not read is a class: the others do not move up.
+  fs::rename(here->path / "formats/fd/1.ppm", here->path / "formats/fd/1.gif");
+  write("formats/fm/1.png", 3);
+  EXPECT_EQ(accuracy("formats", "", {"1 .gif", "13 folders"}), -1);
+  const Outcome run = refine("predict --model d.pt formats");
+  expect_words(run.err, {"passed over: 1 file", "1.gif"});
+}
+
+TEST_F(Inputs, ResizesAndCropsAsItWasDefended) {
+  for (int i = 0; i < 24; ++i) write("tall/" + std::to_string(i) + ".png", i % classes, i, 24);
+  const std::string defend = "defend --model victim.pt --images tall --epoch 1 --width 2 --levels 1 --no_scan ";
+  const Outcome run = refine(defend + "--resize 20 --crop 16 --out resized.pt");
+  ASSERT_EQ(run.status, 0) << run.err;
+  const Outcome about = refine("inspect --json resized.pt");
+  EXPECT_EQ(json::parse(about.out)["refine"]["preprocessing"], json({{"fit", "crop"}, {"resize", 20}}));
+  EXPECT_EQ(json::parse(about.out)["refine"]["image"], json({3, 16, 16}));
+  const Outcome kept = refine("predict --json --model resized.pt tall");
+  const Outcome said = refine("predict --json --model resized.pt --resize 20 --crop 16 tall");
+  const Outcome other = refine("predict --json --model resized.pt --fit crop tall");
+  ASSERT_EQ(kept.status, 0) << kept.err;
+  EXPECT_EQ(kept.out, said.out);
+  EXPECT_NE(kept.out, other.out);
+  const Outcome exported =
+      refine("export --model victim.pt --image 16 --defense resized.safetensors --out again.pt");
+  ASSERT_EQ(exported.status, 0) << exported.err;
+  EXPECT_EQ(refine("predict --json --model again.pt tall").out, kept.out);
+
+  expect_refusal("predict --model resized.pt --crop 20 tall", {"--crop", "got 20", "16"});
+  expect_refusal("predict --model resized.pt --resize 12 tall", {"--resize", "got 12", "16"});
+  expect_refusal(defend + "--resize 12 --crop 16", {"--resize", "got 12 and 16"});
+  expect_refusal(defend + "--resize 20 --fit stretch", {"--fit", "--resize"});
+}
+
+}  // namespace
+}  // namespace refine
