@@ -49,7 +49,7 @@ bool would_be_read(const fs::path& file, const std::set<fs::path>& folders) {
   return false;
 }
 
-/// "x.safetensors, which --out x.pt stands for": an output, and what to change.
+/// \throws Error: always
 void refuse(const NamedPath& output, const std::string& why) {
   throw Error("cannot write {}: {}; choose another {}", output.path.string(), why, output.option);
 }
