@@ -36,7 +36,7 @@ inline bool is_archive(std::string_view first_bytes) {
 /// archive's directory, and every local header must say the same: two programs can't read two things.
 /// \throws Error naming the file and the entry, when the archive is cut, damaged or larger than `limits`;
 /// when an entry is encrypted, a link, there twice, overlaps another or was packed otherwise than stored or
-/// by DEFLATE; when its name is absolute, leaves its folder (`..`), has a backslash or control characters
+/// by DEFLATE; when it is an archive of another kind (`recognize_archive`); when a name is absolute, leaves its folder (`..`), has a backslash or control characters
 Archive read_archive(const std::filesystem::path& path, const ArchiveLimits& limits = {});
 
 }  // namespace refine::formats

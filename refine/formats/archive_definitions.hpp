@@ -17,6 +17,7 @@
 #include <vector>
 
 #include <refine/core/compiled.hpp>
+#include <refine/formats/foreign_file.hpp>
 #include <refine/formats/zip_directory.hpp>
 
 namespace refine::formats::detail {
@@ -48,6 +49,9 @@ class ArchiveReader {
 
 REFINE_DEFINITION Archive ArchiveReader::read() {
   const std::vector<ZipEntry> entries = directory_.read();
+  std::vector<std::string> names;
+  for (const ZipEntry& entry : entries) names.push_back(entry.name);
+  if (const auto foreign = recognize_archive(names)) refuse_foreign(file_.path(), *foreign);
   std::uint64_t total = 0;
   for (const ZipEntry& entry : entries) {
     require_plain(entry);

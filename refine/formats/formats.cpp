@@ -1,6 +1,7 @@
 // What this room's headers declare, compiled once for a program (core/compiled.hpp).
 
 #include <refine/formats/archive_definitions.hpp>
+#include <refine/formats/foreign_file_definitions.hpp>
 #include <refine/formats/pickle_builder_definitions.hpp>
 #include <refine/formats/pickle_calls_definitions.hpp>
 #include <refine/formats/pickle_machine_definitions.hpp>

@@ -35,7 +35,8 @@ class PickleBuilder {
  public:
   PickleBuilder(const PickleMachine& machine, const Storages& storages);
 
-  Value build(const PickleNode& node) { return built(node, 0).value; }
+  /// \param keep_opaque whether the whole may be one opaque object; else it is refused by its name
+  Value build(const PickleNode& node, bool keep_opaque = false);
 
  private:
   using Kind = PickleNode::Kind;
@@ -55,11 +56,15 @@ class PickleBuilder {
   /// Refuses a text that is a key twice: two readers would take two values.
   Dict dict(List& items) const;
 
+  Built opaque(std::string_view name, const PickleNode& node);
+
+  bool reaches_tensors(const PickleNode& node);
+
   std::vector<std::int64_t> extents(const PickleNode& tuple) const;
 
-  at::Tensor tensor(const PickleNode& node);
+  Value tensor(const PickleNode& node);
 
-  at::Tensor array(const PickleNode& node);
+  Value array(const PickleNode& node);
 
   /// The numbers that `layout` takes from `data`, in memory of their own, contiguous.
   at::Tensor copied(std::string_view data, at::ScalarType type, const Layout& layout);
@@ -71,6 +76,7 @@ class PickleBuilder {
 
   const PickleMachine& machine_;
   const Storages& storages_;
+  std::size_t visits_left_ = 1'000'000;  // of `reaches_tensors`
   std::uint64_t tensor_budget_ = std::uint64_t{64} << 20, text_budget_ = std::uint64_t{1} << 20;
   std::set<std::string> counted_storages_;
   std::map<const PickleNode*, Built> done_;

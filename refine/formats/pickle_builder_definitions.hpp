@@ -42,6 +42,15 @@ REFINE_DEFINITION PickleBuilder::PickleBuilder(const PickleMachine& machine, con
   text_budget_ += machine.size() * copies;
 }
 
+REFINE_DEFINITION Value PickleBuilder::build(const PickleNode& node, bool keep_opaque) {
+  Value value = built(node, 0).value;
+  if (const Opaque* whole = value.as_opaque(); whole && !keep_opaque) {
+    if (whole->name == large_integer) fail("it has an integer of more than 64 bits");
+    machine_.refuse(whole->name);
+  }
+  return value;
+}
+
 REFINE_DEFINITION PickleBuilder::Built PickleBuilder::built(const PickleNode& node, int depth) {
   if (depth > deepest) fail(fmt::format("it is nested deeper than {}, or contains itself", deepest));
   switch (node.kind) {
@@ -59,12 +68,18 @@ REFINE_DEFINITION PickleBuilder::Built PickleBuilder::built(const PickleNode& no
       return {{Bytes{std::string(counted(node.text))}}};
     case Kind::name: {
       if (node.name->callee == Callee::dtype) return {{std::string(node.name->name)}};
+      if (depth > 0) return opaque(node.name->name, node);
       fail(fmt::format("it has {} where a value should be", node.name->name));
     }
     case Kind::storage:
+      if (depth > 0) return opaque(node.name->name, node);
       fail("it has a storage without a tensor");
     case Kind::numpy_dtype:
+      if (depth > 0) return opaque("numpy.dtype", node);
       fail("it has a NumPy type without an array");
+    case Kind::opaque:
+      if (node.entries == nullptr || !reaches_tensors(node)) return opaque(node.text, node);
+      return built(*node.entries, depth);  // a dict of a class of its own
     case Kind::list:
     case Kind::tuple:
     case Kind::dict:
@@ -75,9 +90,9 @@ REFINE_DEFINITION PickleBuilder::Built PickleBuilder::built(const PickleNode& no
   if (const auto at = done_.find(&node); at != done_.end()) return at->second;
   Built made;
   if (node.kind == Kind::tensor) {
-    made.value.content = tensor(node);
+    made.value = tensor(node);
   } else if (node.kind == Kind::array) {
-    made.value.content = array(node);
+    made.value = array(node);
   } else {
     made = container(node, depth);
   }
@@ -102,6 +117,32 @@ REFINE_DEFINITION PickleBuilder::Built PickleBuilder::container(const PickleNode
     made.value.content = std::make_shared<const Dict>(dict(items));
   }
   return made;
+}
+
+REFINE_DEFINITION PickleBuilder::Built PickleBuilder::opaque(std::string_view name, const PickleNode& node) {
+  Opaque made{.name = std::string(counted(name))};
+  made.is_tensor = name.starts_with("torch._utils._rebuild_");
+  made.has_tensors = made.is_tensor || reaches_tensors(node);
+  Built result;
+  result.value.content = std::move(made);
+  return result;
+}
+
+/// What it has is walked without recursion, since nobody knows how deep it is.
+REFINE_DEFINITION bool PickleBuilder::reaches_tensors(const PickleNode& node) {
+  std::set<const PickleNode*> seen = {&node};
+  for (std::vector<const PickleNode*> open = {&node}; !open.empty();) {
+    const PickleNode* next = open.back();
+    open.pop_back();
+    if (next->kind == Kind::tensor || next->kind == Kind::storage) return true;
+    if (visits_left_ == 0) return true;
+    --visits_left_;
+    for (const PickleNode* item : next->items) {
+      if (seen.insert(item).second) open.push_back(item);
+    }
+    if (next->entries != nullptr && seen.insert(next->entries).second) open.push_back(next->entries);
+  }
+  return false;
 }
 
 REFINE_DEFINITION Dict PickleBuilder::dict(List& items) const {
@@ -129,7 +170,7 @@ REFINE_DEFINITION std::vector<std::int64_t> PickleBuilder::extents(const PickleN
   return result;
 }
 
-REFINE_DEFINITION at::Tensor PickleBuilder::tensor(const PickleNode& node) {
+REFINE_DEFINITION Value PickleBuilder::tensor(const PickleNode& node) {
   const PickleNode& storage = *node.items[0];
   const std::string_view key = storage.items[0]->text;
   const std::optional<std::string_view> data = storages_ ? storages_(key) : std::nullopt;
@@ -147,16 +188,16 @@ REFINE_DEFINITION at::Tensor PickleBuilder::tensor(const PickleNode& node) {
   if (layout.sizes.size() != layout.strides.size() || layout.offset < 0) {
     fail("a tensor has not as many strides as sizes");
   }
-  return copied(data->substr(0, static_cast<std::size_t>(bytes)), node.name->type, layout);
+  if (!is_readable(node.name->type)) {
+    return {Opaque{.name = std::string(node.name->name), .is_tensor = true, .has_tensors = true}};
+  }
+  return {copied(data->substr(0, static_cast<std::size_t>(bytes)), node.name->type, layout)};
 }
 
-REFINE_DEFINITION at::Tensor PickleBuilder::array(const PickleNode& node) {
+REFINE_DEFINITION Value PickleBuilder::array(const PickleNode& node) {
   if (node.items.empty()) fail("it has a NumPy array without content");
   const auto type = std::ranges::find(numpy_types, node.items[1]->text, &NumpyType::name);
-  if (type == numpy_types.end()) {
-    fail(fmt::format("it has a NumPy array of the type '{}', which no tensor has",
-                     shown(node.items[1]->text)));
-  }
+  if (type == numpy_types.end()) return {Opaque{.name = "numpy.ndarray"}};  // of texts, dates, uint32 ...
   Layout layout{.sizes = extents(*node.items[0])};
   layout.strides.resize(layout.sizes.size());
   std::int64_t stride = 1;
@@ -167,7 +208,7 @@ REFINE_DEFINITION at::Tensor PickleBuilder::array(const PickleNode& node) {
       fail("a tensor claims more bytes than there are");
     }
   }
-  return copied(node.items[3]->text, type->type, layout);
+  return {copied(node.items[3]->text, type->type, layout)};
 }
 
 REFINE_DEFINITION at::Tensor PickleBuilder::copied(std::string_view data, at::ScalarType type,

@@ -11,8 +11,8 @@
 
 namespace refine::formats::detail {
 
-/// What a pickle may ask to be called. Nothing is: each allowed name is a case here, and any other refuses
-/// the file.
+/// What a pickle may ask to be called. Nothing is: each known name is a case here, and any other makes an
+/// opaque object, which has a name and is never more than that.
 class PickleCalls : public PickleStack {
  public:
   /// \param most_encoded the bytes that texts may have which the pickle asks to encode, together
@@ -27,7 +27,7 @@ class PickleCalls : public PickleStack {
 
   Node* call(const Node& callee, const Node& arguments);
 
-  /// `object.__setstate__`, for the three that have one and need no code for it.
+  /// `object.__setstate__`, for those that need no code for it; of an opaque object the state is kept.
   void build();
 
   /// What a persistent id stands for.

@@ -19,13 +19,17 @@ namespace refine::formats::detail {
 
 REFINE_DEFINITION void PickleCalls::push_name(std::string_view module, std::string_view name) {
   const std::string full = std::string(module) + "." + std::string(name);
+  const PickleName* known = find_pickle_name(full);
+  if (known == nullptr) return push(make_opaque(full));
   Node* node = make(Kind::name);
-  node->name = find_pickle_name(full);
-  if (!node->name) refuse(full);
+  node->name = known;
   push(node);
 }
 
 REFINE_DEFINITION PickleCalls::Node* PickleCalls::call(const Node& callee, const Node& arguments) {
+  if (callee.kind == Kind::opaque && callee.items.empty() && arguments.kind == Kind::tuple) {
+    return make_opaque(std::string(callee.text), arguments.items);
+  }
   if (callee.kind != Kind::name || arguments.kind != Kind::tuple)
     fail("its pickle calls what is no function");
   const auto& items = arguments.items;
@@ -78,8 +82,14 @@ REFINE_DEFINITION PickleCalls::Node* PickleCalls::call(const Node& callee, const
       return node;
     }
     case Callee::parameter: {
-      require(is(0, Kind::tensor));
+      require(is(0, Kind::tensor) || is(0, Kind::opaque));
       return items[0];
+    }
+    case Callee::of_class: {  // function, class, arguments, attributes
+      require(items.size() == 4 && is(2, Kind::tuple));
+      const bool known = is(0, Kind::name) && items[0]->name->callee != Callee::of_class;
+      require(known || is(0, Kind::opaque));
+      return call(*items[0], *items[2]);
     }
     case Callee::array: {
       require(is(0, Kind::name) && items[0]->name->callee == Callee::array_class);
@@ -100,6 +110,8 @@ REFINE_DEFINITION PickleCalls::Node* PickleCalls::call(const Node& callee, const
       return node;
     }
     case Callee::storage:
+      if (!is_readable(callee.name->type)) return make_opaque(std::string(callee.name->name), items);
+      break;
     case Callee::dtype:
     case Callee::array_class:
       break;
@@ -108,18 +120,31 @@ REFINE_DEFINITION PickleCalls::Node* PickleCalls::call(const Node& callee, const
 }
 
 REFINE_DEFINITION void PickleCalls::build() {
-  const Node* state = pop();
+  Node* state = pop();
   Node* object = top();
   const auto& items = state->items;
   const auto is = [&](std::size_t i, Kind kind) { return i < items.size() && items[i]->kind == kind; };
   if (object->kind == Kind::dict) return;  // an OrderedDict's attributes: nn.Module's _metadata
+  if (object->kind == Kind::opaque) {
+    count(1);
+    object->items.push_back(state);
+    return;
+  }
   if (object->kind == Kind::numpy_dtype && state->kind == Kind::tuple) {
     const bool plain = is(1, Kind::text) && is(2, Kind::none) && is(3, Kind::none) && is(4, Kind::none);
-    if (plain && (items[1]->text == "<" || items[1]->text == "|" || items[1]->text == "=")) return;
-    fail("it has a NumPy array that is not of little-endian numbers");
+    if (!plain || (items[1]->text != "<" && items[1]->text != "|" && items[1]->text != "=")) {
+      object->text = {};  // big-endian, or of several fields
+    }
+    return;
   }
   if (object->kind == Kind::array && state->kind == Kind::tuple) {
     const bool fortran = is(3, Kind::boolean) || is(3, Kind::integer);
+    if (items.size() == 5 && is(2, Kind::numpy_dtype) && is(4, Kind::list)) {  // of Python objects
+      static const std::string array = "numpy.ndarray";
+      object->kind = Kind::opaque;
+      object->text = array;
+      return;
+    }
     if (items.size() != 5 || !is(1, Kind::tuple) || !is(2, Kind::numpy_dtype) || !fortran ||
         !(is(4, Kind::bytes) || is(4, Kind::text))) {
       fail("it has a NumPy array of something else than numbers");

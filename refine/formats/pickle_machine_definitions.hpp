@@ -129,6 +129,22 @@ REFINE_DEFINITION void PickleMachine::step(unsigned char code) {
       const Node* callee = pop();
       return push(call(*callee, *arguments));
     }
+    case 0x92: {  // with arguments by name
+      const Node* named = pop();
+      const Node* arguments = pop();
+      const Node* callee = pop();
+      if (callee->kind != Kind::opaque || named->kind != Kind::dict) fail("its pickle calls what is no function");
+      Node* made = call(*callee, *arguments);
+      count(named->items.size());
+      made->items.insert(made->items.end(), named->items.begin(), named->items.end());
+      return push(made);
+    }
+    case 0x8f:
+      return push(make_opaque("builtins.set"));
+    case 0x90:
+      return append(pop_to_mark());
+    case 0x91:
+      return push(make_opaque("builtins.frozenset", pop_to_mark()));
     case 'b':
       return build();
     case 'Q':
@@ -161,7 +177,11 @@ REFINE_DEFINITION void PickleMachine::push_integer(std::int64_t value) {
 
 REFINE_DEFINITION void PickleMachine::push_long(std::uint64_t size) {
   const std::string_view bytes = take(size);
-  if (size > sizeof(std::int64_t)) fail("it has an integer of more than 64 bits");
+  if (size > sizeof(std::int64_t)) {  // the state of a random generator has some
+    Node* node = make(Kind::opaque);
+    node->text = large_integer;
+    return push(node);
+  }
   std::uint64_t value = size > 0 && (bytes.back() & 0x80) ? ~std::uint64_t{0} : 0;
   std::memcpy(&value, bytes.data(), size);
   push_integer(static_cast<std::int64_t>(value));

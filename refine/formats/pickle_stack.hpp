@@ -7,6 +7,8 @@
 #include <deque>
 #include <filesystem>
 #include <map>
+#include <set>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -28,15 +30,20 @@ struct PickleNode {
     storage,      // `name`; items: key, number of elements
     tensor,       // items: the arguments of _rebuild_tensor
     array,        // items: once built, shape, dtype, whether Fortran's order, bytes
-    numpy_dtype,  // text: "f4"
+    numpy_dtype,  // text: "f4"; empty where it is none that a tensor has
+    opaque,       // text: the class, or the function that would make it; items: what it would be made of
   };
   Kind kind = Kind::none;
   std::int64_t integer = 0;
   double real = 0;
   std::string_view text = {};  // of the pickle itself, or of the machine's own copies
   const PickleName* name = nullptr;
+  PickleNode* entries = nullptr;  // of an opaque object: a dict of the items that were set
   std::vector<PickleNode*> items = {};
 };
+
+/// What stands for an integer of more than 64 bits, which is as opaque as an unknown class.
+inline constexpr std::string_view large_integer = "int";
 
 /// Where a pickle puts its things, with limits. All nodes live as long as the stack, so what refers to itself
 /// does no harm here; `PickleBuilder` refuses it.
@@ -49,11 +56,16 @@ class PickleStack {
   explicit PickleStack(const std::filesystem::path& path) : path_(path) {}
   PickleStack(const PickleStack&) = delete;
 
+  /// Every name that the pickle asks for and this reader does not know; none is looked up or called.
+  const std::set<std::string>& unknown_names() const { return unknown_names_; }
+
   [[noreturn]] void fail(std::string_view why) const;
   [[noreturn]] void refuse(std::string_view name) const;
 
  protected:
-  static constexpr std::size_t most_objects = 1'000'000, most_references = 4 * most_objects;
+  // A checkpoint with a record of every image of its data set has some millions.
+  static constexpr std::size_t most_objects = 5'000'000, most_references = 4 * most_objects;
+  static constexpr std::size_t deepest_stack = 1'000'000;
 
   /// Nothing but the instruction that looks for a mark goes below it.
   std::size_t floor() const { return marks_.empty() ? 0 : marks_.back(); }
@@ -73,12 +85,14 @@ class PickleStack {
   void count(std::size_t references);
   void append(const std::vector<Node*>& items);
   void set_items(Node* dict, const std::vector<Node*>& items);
+  Node* make_opaque(const std::string& name, std::vector<Node*> items = {});
   void set_items_below(const std::vector<Node*>& items) { set_items(top(), items); }
 
  private:
   Node* boolean(std::int64_t value);
 
   const std::filesystem::path path_;
+  std::set<std::string> unknown_names_;
   std::deque<Node> nodes_;
   std::uint64_t references_ = 0;
   std::vector<Node*> stack_;

@@ -8,21 +8,35 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include <refine/core/compiled.hpp>
 #include <refine/core/error.hpp>
+#include <refine/formats/objection.hpp>
+#include <refine/formats/pickle_names.hpp>
 #include <refine/formats/zip_directory.hpp>
 
 namespace refine::formats::detail {
 
 REFINE_DEFINITION void PickleStack::fail(std::string_view why) const {
+  // Python runs a pickle as it reads it: that the rest is broken does not make it harmless.
+  for (const std::string& name : unknown_names_) {
+    if (runs_programs(name)) refuse(name);
+  }
   throw Error("cannot load {}: {}; the file is damaged or hostile, get it again from whom you trust",
               path_.string(), why);
 }
 
 REFINE_DEFINITION void PickleStack::refuse(std::string_view name) const {
+  if (runs_programs(name)) {
+    throw ProgramError(
+        "cannot load {}: it asks for {}, which is no tensor but a way to run any program: Python would run it "
+        "while it loads the file; get the weights again from whom you trust",
+        path_.string(), shown(name));
+  }
   throw Error(
       "cannot load {}: it asks for {}, which is no tensor and no container, and could be any program; "
       "save plain tensors, as model.state_dict() has them",
@@ -36,7 +50,7 @@ REFINE_DEFINITION PickleStack::Node* PickleStack::make(Kind kind) {
 }
 
 REFINE_DEFINITION void PickleStack::push(Node* node) {
-  if (stack_.size() >= most_objects) fail("its pickle's stack is too deep");
+  if (stack_.size() >= deepest_stack) fail("its pickle's stack is too deep");
   stack_.push_back(node);
 }
 
@@ -59,7 +73,7 @@ REFINE_DEFINITION std::vector<PickleStack::Node*> PickleStack::pop_many(std::siz
 }
 
 REFINE_DEFINITION void PickleStack::mark() {
-  if (marks_.size() >= most_objects) fail("its pickle's stack is too deep");
+  if (marks_.size() >= deepest_stack) fail("its pickle's stack is too deep");
   marks_.push_back(stack_.size());
 }
 
@@ -96,16 +110,29 @@ REFINE_DEFINITION void PickleStack::count(std::size_t references) {
 
 REFINE_DEFINITION void PickleStack::append(const std::vector<Node*>& items) {
   Node* list = top();
-  if (list->kind != Kind::list) fail("its pickle appends to what is no list");
+  if (list->kind != Kind::list && list->kind != Kind::opaque) fail("its pickle appends to what is no list");
   count(items.size());
   list->items.insert(list->items.end(), items.begin(), items.end());
 }
 
 REFINE_DEFINITION void PickleStack::set_items(Node* dict, const std::vector<Node*>& items) {
+  if (dict->kind == Kind::opaque) {
+    if (dict->entries == nullptr) dict->entries = make(Kind::dict);
+    dict = dict->entries;
+  }
   if (dict->kind != Kind::dict) fail("its pickle sets an item of what is no dict");
   count(items.size());
   dict->items.insert(dict->items.end(), items.begin(), items.end());
   if (dict->items.size() % 2 != 0) fail("its pickle has a key without a value");
+}
+
+REFINE_DEFINITION PickleStack::Node* PickleStack::make_opaque(const std::string& name,
+                                                              std::vector<Node*> items) {
+  Node* node = make(Kind::opaque);
+  node->text = *unknown_names_.insert(name).first;
+  count(items.size());
+  node->items = std::move(items);
+  return node;
 }
 
 REFINE_DEFINITION PickleStack::Node* PickleStack::boolean(std::int64_t value) {

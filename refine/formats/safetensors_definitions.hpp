@@ -26,6 +26,8 @@
 #include <refine/core/error.hpp>
 #include <refine/core/file_bytes.hpp>
 #include <refine/formats/safetensors_header.hpp>
+#include <refine/formats/unread_numbers.hpp>
+#include <refine/formats/zip_directory.hpp>
 
 namespace refine::formats::detail {
 
@@ -91,6 +93,11 @@ REFINE_DEFINITION void SafeTensorsReader::fail(std::string_view why) const {
 REFINE_DEFINITION at::Tensor SafeTensorsReader::read_tensor(const std::string& name,
                                                             const SafeTensorsHeader::Entry& entry) {
   const auto dtype = std::ranges::find(dtypes, entry.dtype, [](const auto& d) { return d.first; });
+  if (dtype == dtypes.end() && is_unread_type(entry.dtype)) {
+    const UnreadNumbers kind = unread_numbers(entry.dtype);
+    throw Error("cannot load {}: '{}' is {} ({}), which refine does not read; {}", path_.string(), shown(name),
+                kind.what, entry.dtype, kind.advice);
+  }
   if (dtype == dtypes.end()) fail(fmt::format("tensor '{}' has the unknown type '{}'", name, entry.dtype));
 
   const std::uint64_t begin = entry.data_offsets[0];

@@ -2,6 +2,7 @@
 
 #include <torch/csrc/jit/frontend/tree.h>
 #include <torch/csrc/jit/frontend/tree_views.h>
+#include <refine/formats/objection.hpp>
 
 #include <functional>
 #include <map>
@@ -19,12 +20,15 @@ struct ClassOutline {
   std::map<std::string, torch::jit::TreeRef> attributes = {};  // name → type
 };
 
+/// The objection to an operator that may not run. \param how the code comes to it, \param path of the source
+Objection objection_to(const std::string& name, std::string_view how, std::string_view path);
+
 /// Goes over the source of an archive, and says what of it is no arithmetic. What it knows not to be harmless
 /// it objects to: a name that is bound nowhere, a callee that may be anything, a syntax that TorchScript's
 /// own writer does not use.
 class CodeCheck {
  public:
-  using Object = std::function<void(std::string)>;
+  using Object = std::function<void(Objection)>;
 
   /// \param object hears of each objection
   CodeCheck(const std::map<std::string, std::string>& code, Object object);

@@ -24,13 +24,27 @@
 
 namespace refine::formats::detail::script {
 
+REFINE_DEFINITION Objection objection_to(const std::string& name, std::string_view how, std::string_view path) {
+  using operators::Nature;
+  const Nature nature = operators::nature_of(name);
+  const std::string_view why = operators::reason(name);
+  std::string text = fmt::format("its code {} the operator {}", how, name);
+  if (!path.empty()) text += fmt::format(" (in {})", path);
+  return {nature == Nature::quantized    ? Objection::Kind::quantized
+          : nature == Nature::of_library ? Objection::Kind::library
+          : nature == Nature::unknown    ? Objection::Kind::unknown
+                                         : Objection::Kind::harmful,
+          text + ", " + std::string(why.empty() ? "which is no tensor arithmetic" : why)};
+}
+
 REFINE_DEFINITION CodeCheck::CodeCheck(const std::map<std::string, std::string>& code, Object object)
     : object_(std::move(object)) {
   for (const auto& [path, text] : code) {
     try {
       files_.emplace_back(path, definitions(text, path));
     } catch (const std::exception& error) {
-      object_(fmt::format("its code can't be read (in {}: {})", path, first_line(error.what())));
+      object_({Objection::Kind::harmful,
+               fmt::format("its code can't be read (in {}: {})", path, first_line(error.what()))});
     }
   }
   each([&](const TreeRef& tree) { outline(tree); });
@@ -75,15 +89,16 @@ REFINE_DEFINITION void CodeCheck::each(const std::function<void(const TreeRef&)>
 }
 
 REFINE_DEFINITION void CodeCheck::refuse(std::string_view what) const {
-  object_(fmt::format("its code {} (in {})", what, path_));
+  // Only PyTorch's own quantised modules have such classes; the rest of what is said of them is beside the point.
+  const bool quantized = what.find("torch.classes.quantized.") != std::string_view::npos ||
+                         what.find("__torch__.torch.classes.quantized") != std::string_view::npos;
+  object_({quantized ? Objection::Kind::quantized : Objection::Kind::harmful,
+           fmt::format("its code {} (in {})", what, path_)});
 }
 
 REFINE_DEFINITION void CodeCheck::name_operator(const std::string& name) {
   operators_.insert(name);
-  if (!operators::permits(name)) {
-    object_(
-        fmt::format("its code names the operator {} (in {}), which is no tensor arithmetic", name, path_));
-  }
+  if (!operators::permits(name)) object_(objection_to(name, "names", path_));
 }
 
 REFINE_DEFINITION void CodeCheck::outline(const TreeRef& tree) {

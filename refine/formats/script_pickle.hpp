@@ -19,6 +19,12 @@
 
 namespace refine::formats::detail::script {
 
+/// A tensor of a kind that refine does not compute with, in a file that is well-formed.
+struct Unread : std::runtime_error {
+  Unread(const std::string& why, bool is_quantized) : std::runtime_error(why), quantized(is_quantized) {}
+  bool quantized;
+};
+
 /// Goes over data.pkl or constants.pkl of a TorchScript file as LibTorch's reader will, builds nothing, and
 /// takes only what that reader's own writer writes. The reader itself looks at little: it believes that a
 /// storage has the bytes that are claimed, that an attribute has the type that its class says, that a memo's
@@ -28,10 +34,12 @@ class PickleCheck {
   using Entries = std::map<std::string, std::string>;
 
   /// \param folder of the storages, "data/"
-  PickleCheck(std::string_view bytes, const Entries& entries, std::string folder, const CodeCheck& code)
-      : rest_(bytes), entries_(entries), folder_(std::move(folder)), code_(code) {}
+  /// \param untyped whether lists and dicts do not say their types, as those of versions 1 and 2 do not
+  PickleCheck(std::string_view bytes, const Entries& entries, std::string folder, const CodeCheck& code,
+              bool untyped = false)
+      : rest_(bytes), entries_(entries), folder_(std::move(folder)), code_(code), untyped_(untyped) {}
 
-  /// \throws std::runtime_error saying what is wrong
+  /// \throws Unread where a tensor is of a kind that is not read, std::runtime_error saying what is wrong
   Pickled::Ref run();
 
   /// The classes that were named until now, whether or not they are permitted.
@@ -112,6 +120,7 @@ class PickleCheck {
   const Entries& entries_;
   const std::string folder_;
   const CodeCheck& code_;
+  const bool untyped_;
   std::vector<Ref> stack_, memo_;
   std::vector<std::size_t> marks_;
   std::set<std::string> named_;

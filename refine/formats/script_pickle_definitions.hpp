@@ -23,6 +23,7 @@
 
 #include <refine/core/compiled.hpp>
 #include <refine/formats/script_source.hpp>
+#include <refine/formats/unread_numbers.hpp>
 
 namespace refine::formats::detail::script {
 
@@ -245,9 +246,18 @@ REFINE_DEFINITION void PickleCheck::name(const std::string& module, const std::s
   if (whole.starts_with("__torch__.")) {
     named_.insert(whole);
     const auto found = code_.classes().find(whole);
+    if (whole.starts_with("__torch__.torch.classes.quantized.")) {
+      throw Unread(fmt::format("has packed weights of a quantised layer ({})", whole), true);
+    }
     if (found == code_.classes().end() || found->second.is_tuple) {
       fail(fmt::format("asks for the class {}, which its code does not define", whole));
     }
+  } else if (const bool is_storage = module == "torch" && last.ends_with("Storage") &&
+                                     !storage_types().contains(last);
+             is_storage || whole.starts_with("torch._utils._rebuild_qtensor") ||
+             whole.starts_with("torch._utils._rebuild_sparse")) {
+    const UnreadNumbers kind = unread_numbers(whole);
+    throw Unread(fmt::format("has {} ({})", kind.what, whole), kind.quantized);
   } else if (!builders.contains(whole) && !(module == "torch" && storage_types().contains(last))) {
     fail(fmt::format("asks for {}, which is no tensor and no container", whole));
   }
@@ -274,7 +284,7 @@ REFINE_DEFINITION void PickleCheck::object() {
   for (const auto& [attribute, type] : code_.classes().at(blank->text).attributes) {
     const auto value = values.find(attribute);
     if (value == values.end()) fail(fmt::format("gives {} no {}", blank->text, attribute));
-    if (!fits(*value->second, type)) {
+    if (!fits(*value->second, type, untyped_)) {
       fail(fmt::format("gives {} a {} that is no {}", blank->text, attribute, spelled(type)));
     }
   }
@@ -322,13 +332,14 @@ REFINE_DEFINITION void PickleCheck::give_type(const Ref& value, const std::strin
   }
   require(code_.is_type(type), "has a list or dict of a type that it does not define");
   value->text = spelled(type);
-  require(fits(*value, type), "has a list or dict of another type than it says");
+  require(fits(*value, type, untyped_), "has a list or dict of another type than it says");
   push(value);
 }
 
 REFINE_DEFINITION void PickleCheck::storage() {
   const Ref id = pop();
-  require(id->kind == Kind::tuple && id->parts.size() == 5);
+  const bool old = id->parts.size() == 6 && id->parts[5]->kind == Kind::none;  // of PyTorch before 1.6
+  require(id->kind == Kind::tuple && (id->parts.size() == 5 || old));
   const auto& [what, type, key, device, count] =
       std::tie(*id->parts[0], *id->parts[1], *id->parts[2], *id->parts[3], *id->parts[4]);
   require(what.kind == Kind::text && what.text == "storage" && type.kind == Kind::name &&

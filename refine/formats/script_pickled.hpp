@@ -39,7 +39,9 @@ struct Pickled {
 };
 
 /// Whether LibTorch may believe that the value is of the type, which it does without a look.
-bool fits(const Pickled& value, const torch::jit::TreeRef& type);
+/// \param untyped whether lists and dicts say no type of their own: LibTorch then gives them the type by which
+/// it comes to them, here the first, and another would be believed of what the first let in
+bool fits(Pickled& value, const torch::jit::TreeRef& type, bool untyped = false);
 
 }  // namespace refine::formats::detail::script
 

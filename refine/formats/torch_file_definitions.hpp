@@ -13,12 +13,16 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 
 #include <refine/core/compiled.hpp>
 #include <refine/core/file_bytes.hpp>
 #include <refine/formats/archive.hpp>
+#include <refine/formats/foreign_file.hpp>
+#include <refine/formats/objection.hpp>
 #include <refine/formats/pickle_builder.hpp>
 #include <refine/formats/pickle_machine.hpp>
+#include <refine/formats/pickle_names.hpp>
 #include <refine/formats/pickle_stack.hpp>
 #include <refine/formats/zip_directory.hpp>
 
@@ -29,7 +33,7 @@ inline constexpr std::string_view legacy_magic{"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46
                                                15};
 
 /// PyTorch's archive: data.pkl, and a storage of key k under data/k.
-REFINE_DEFINITION Value read_zipped(const std::filesystem::path& path) {
+REFINE_DEFINITION TorchFile read_zipped(const std::filesystem::path& path) {
   const Archive archive = read_archive(path);
   const auto fail = [&](std::string_view why) { throw Error("cannot load {}: {}", path.string(), why); };
   const auto is_code = [](const auto& entry) { return entry.first.starts_with("code/"); };
@@ -49,12 +53,12 @@ REFINE_DEFINITION Value read_zipped(const std::filesystem::path& path) {
   PickleMachine machine(path, pickle->second);
   const PickleNode& node = machine.run();
   if (!machine.rest().empty()) machine.fail("there are bytes behind its pickle");
-  return PickleBuilder(machine, storages).build(node);
+  return {PickleBuilder(machine, storages).build(node, /*keep_opaque=*/true), machine.unknown_names()};
 }
 
 /// The file of PyTorch before 1.6: pickles of a magic number, a version, what the machine was, the object and
 /// the storages' keys; then each storage's count of numbers (int64) and its bytes.
-REFINE_DEFINITION Value read_legacy(const std::filesystem::path& path, std::string_view bytes) {
+REFINE_DEFINITION TorchFile read_legacy(const std::filesystem::path& path, std::string_view bytes) {
   std::string_view rest = bytes.substr(legacy_magic.size());
   const auto plain = [&] {
     PickleMachine machine(path, rest);
@@ -105,11 +109,12 @@ REFINE_DEFINITION Value read_legacy(const std::filesystem::path& path, std::stri
     const auto at = data.find(key);
     return at == data.end() ? std::nullopt : std::optional<std::string_view>(at->second);
   };
-  return PickleBuilder(machine, storages).build(node);
+  return {PickleBuilder(machine, storages).build(node, /*keep_opaque=*/true), machine.unknown_names()};
 }
 
-REFINE_DEFINITION Value read_unzipped(const std::filesystem::path& path, std::string_view bytes) {
+REFINE_DEFINITION TorchFile read_unzipped(const std::filesystem::path& path, std::string_view bytes) {
   if (!bytes.starts_with('\x80')) {
+    if (const auto foreign = recognize(bytes.substr(0, 65536), bytes.size())) refuse_foreign(path, *foreign);
     throw Error("cannot load {}: it is no file of torch.save and no pickle; save it with torch.save",
                 path.string());
   }
@@ -118,7 +123,33 @@ REFINE_DEFINITION Value read_unzipped(const std::filesystem::path& path, std::st
   const PickleNode& node = machine.run();
   if (!machine.rest().empty()) machine.fail("there are bytes behind its pickle");
   const Storages none;
-  return PickleBuilder(machine, none).build(node);
+  return {PickleBuilder(machine, none).build(node, /*keep_opaque=*/true), machine.unknown_names()};
+}
+
+[[noreturn]] REFINE_DEFINITION void refuse_program(const std::filesystem::path& path, std::string_view name) {
+  throw ProgramError(
+      "cannot load {}: it asks for {}, which is no tensor but a way to run any program: Python would run it "
+      "while it loads the file; get the weights again from whom you trust",
+      path.string(), shown(name));
+}
+
+REFINE_DEFINITION TorchFile read_any_torch_file(const std::filesystem::path& path) {
+  if (const auto foreign = recognize_file(path)) refuse_foreign(path, *foreign);
+  SeekableFile file(path);
+  TorchFile result = file.size() >= 4 && is_archive(file.read(0, 4)) ? read_zipped(path)
+                                                                    : read_unzipped(path, file_bytes(path));
+  for (const std::string& name : result.unknown_names) {
+    if (runs_programs(name)) refuse_program(path, name);
+  }
+  return result;
+}
+
+REFINE_DEFINITION void refuse_opaque(const std::filesystem::path& path, std::string_view name) {
+  throw Error(
+      "cannot load {}: it asks for {}, which is no tensor and no container but an object that needs Python's "
+      "code, such as a whole module; save model.state_dict() where that code is, or export the model with "
+      "torch.jit.trace",
+      path.string(), shown(name));
 }
 
 }  // namespace refine::formats::detail
@@ -126,10 +157,9 @@ REFINE_DEFINITION Value read_unzipped(const std::filesystem::path& path, std::st
 namespace refine::formats {
 
 REFINE_DEFINITION Value read_torch_file(const std::filesystem::path& path) {
-  if (detail::SeekableFile file(path); file.size() >= 4 && is_archive(file.read(0, 4))) {
-    return detail::read_zipped(path);
-  }
-  return detail::read_unzipped(path, file_bytes(path));
+  detail::TorchFile file = detail::read_any_torch_file(path);
+  if (const Opaque* whole = file.value.as_opaque()) detail::refuse_opaque(path, whole->name);
+  return std::move(file.value);
 }
 
 }  // namespace refine::formats

@@ -14,6 +14,7 @@
 #include <torch/csrc/jit/serialization/import.h>
 
 #include <algorithm>
+#include <array>
 #include <cctype>
 #include <cstddef>
 #include <exception>
@@ -65,7 +66,6 @@ REFINE_DEFINITION bool is_needed(std::string_view name) {
          name.starts_with("constants/") || (name.starts_with("code/") && name.ends_with(".py"));
 }
 
-/// An archive of nothing but what was looked at. It takes the entries, which may be large.
 REFINE_DEFINITION std::string rebuilt(Archive archive) {
   std::string bytes;
   caffe2::serialize::PyTorchStreamWriter writer([&](const void* data, std::size_t size) {
@@ -105,19 +105,52 @@ REFINE_DEFINITION std::set<std::string> foreign_nodes(const torch::jit::Module& 
   return found;
 }
 
-[[noreturn]] REFINE_DEFINITION void refuse(const std::filesystem::path& path,
-                                           const std::vector<std::string>& objections) {
+/// The kinds of objection, those first that decide.
+inline constexpr std::array by_weight = {Objection::Kind::quantized, Objection::Kind::harmful,
+                                         Objection::Kind::library, Objection::Kind::unsupported,
+                                         Objection::Kind::unknown};
+
+REFINE_DEFINITION std::string advice(const TorchScriptListing& listing) {
+  const auto kind = std::ranges::find_if(by_weight, [&](Objection::Kind each) { return listing.has(each); });
+  switch (kind == by_weight.end() ? Objection::Kind::unknown : *kind) {
+    case Objection::Kind::quantized:
+      return "no gradient passes a quantised operator, so no defense can be trained for it, and --trust does not "
+             "change that; export the float model, before it is quantised";
+    case Objection::Kind::library:
+      return "refine has only PyTorch's own operators, and --trust does not change that; export the model "
+             "without it";
+    case Objection::Kind::unsupported:
+      return "export the model again, as float32 and with a PyTorch that this LibTorch can read; --trust does "
+             "not change that";
+    case Objection::Kind::unknown:
+      return "it may well be harmless: --trust runs it, if you trust who made the file";
+    case Objection::Kind::harmful:
+      break;
+  }
+  return "it may be a program that harms: look at it with refine inspect --code, and run it with --trust only "
+         "if you trust who made it";
+}
+
+[[noreturn]] REFINE_DEFINITION void refuse(const std::filesystem::path& path, const TorchScriptListing& listing) {
+  const auto first = *std::ranges::find_if(by_weight, [&](Objection::Kind each) { return listing.has(each); });
+  const Objection& shown = *std::ranges::find(listing.objections, first, &Objection::kind);
   std::string more;
-  if (objections.size() > 1) more = fmt::format(", and {} more", objections.size() - 1);
-  throw Error(
-      "cannot load {}: {}{}; it may be a program that harms: look at it, and load it blindly only if you "
-      "trust who made it",
-      path.string(), objections.front(), more);
+  if (listing.objections.size() > 1) more = fmt::format(", and {} more", listing.objections.size() - 1);
+  throw Error("cannot load {}: {}{}; {}", path.string(), shown.text, more, advice(listing));
+}
+
+/// Whether it is refused whoever made it: it could not be used.
+REFINE_DEFINITION bool is_unusable(const TorchScriptListing& listing) {
+  return listing.has(Objection::Kind::quantized) || listing.has(Objection::Kind::unsupported);
 }
 
 }  // namespace refine::formats::detail::script
 
 namespace refine::formats {
+
+REFINE_DEFINITION bool TorchScriptListing::has(Objection::Kind kind) const {
+  return std::ranges::find(objections, kind, &Objection::kind) != objections.end();
+}
 
 REFINE_DEFINITION TorchScriptListing inspect_torchscript(const Archive& archive) {
   using namespace detail::script;
@@ -127,11 +160,14 @@ REFINE_DEFINITION TorchScriptListing inspect_torchscript(const Archive& archive)
         "weights alone is given to a network of this library");
   }
   TorchScriptListing listing;
-  const auto object = [&](std::string clause) {
-    constexpr std::size_t most = 1000;  // what is told; the first is enough to refuse
+  const auto object = [&](Objection objection) {
+    constexpr std::size_t most = 1000;  // the first is enough to refuse
     if (listing.objections.size() < most &&
-        std::ranges::find(listing.objections, clause) == listing.objections.end())
-      listing.objections.push_back(std::move(clause));
+        std::ranges::find(listing.objections, objection) == listing.objections.end())
+      listing.objections.push_back(std::move(objection));
+  };
+  const auto object_to_file = [&](std::string text) {
+    object({Objection::Kind::harmful, std::move(text)});
   };
   std::set<std::string> folded;
   std::size_t source_bytes = 0;
@@ -142,25 +178,29 @@ REFINE_DEFINITION TorchScriptListing inspect_torchscript(const Archive& archive)
     std::string lower = name;
     std::ranges::transform(lower, lower.begin(), [](unsigned char c) { return std::tolower(c); });
     if (!folded.insert(lower).second)
-      object(fmt::format("its entry {} is there in capitals and without", name));
+      object_to_file(fmt::format("its entry {} is there in capitals and without", name));
     if (!name.starts_with(of_code)) continue;
     source_bytes += bytes.size();
     if (name.find('.') != name.size() - ending.size()) {
-      object(fmt::format("its code lies under a name with a dot ({})", name));
+      object_to_file(fmt::format("its code lies under a name with a dot ({})", name));
     } else {
       listing.code[name] = bytes;
     }
   }
-  constexpr int oldest = 3, newest = caffe2::serialize::kMaxSupportedFileFormatVersion;
-  if (const int number = version(archive); number < oldest || number > newest) {
-    object(
-        fmt::format("its format has the version {}, this LibTorch reads {} to {}", number, oldest, newest));
+  constexpr int oldest = caffe2::serialize::kMinSupportedFileFormatVersion;
+  constexpr int newest = caffe2::serialize::kMaxSupportedFileFormatVersion;
+  constexpr int first_typed = 3;  // before, lists and dicts do not say their types
+  const int number = version(archive);
+  if (number < oldest || number > newest) {
+    object({Objection::Kind::unsupported, fmt::format("its format has the version {}, and this LibTorch reads {} "
+                                                      "to {}",
+                                                      number, oldest, newest)});
   }
   const auto order = archive.entries.find("byteorder");
   if (order != archive.entries.end() && order->second != "little")
-    object("its numbers are not little-endian");
+    object({Objection::Kind::unsupported, "its numbers are not little-endian"});
   if (source_bytes > most_source_bytes) {
-    object(fmt::format("its code has {} bytes, more than the {} allowed", source_bytes, most_source_bytes));
+    object_to_file(fmt::format("its code has {} bytes, more than the {} allowed", source_bytes, most_source_bytes));
     return listing;
   }
 
@@ -168,7 +208,7 @@ REFINE_DEFINITION TorchScriptListing inspect_torchscript(const Archive& archive)
   listing.operators = code.operators();
   for (const std::string part : {"data", "constants"}) {
     const std::string& bytes = archive.entries.at(part + ".pkl");
-    PickleCheck check(bytes, archive.entries, part + "/", code);
+    PickleCheck check(bytes, archive.entries, part + "/", code, number < first_typed);
     try {
       constexpr std::size_t most_pickle_bytes = std::size_t{16} << 20;
       if (bytes.size() > most_pickle_bytes) throw std::runtime_error("is too long");
@@ -177,8 +217,11 @@ REFINE_DEFINITION TorchScriptListing inspect_torchscript(const Archive& archive)
       if (part == "data" ? !is_module : whole->kind != Pickled::Kind::tuple) {
         throw std::runtime_error("does not hold what it should");
       }
+    } catch (const Unread& unread) {
+      object({unread.quantized ? Objection::Kind::quantized : Objection::Kind::unsupported,
+              fmt::format("its {}.pkl {}", part, unread.what())});
     } catch (const std::runtime_error& error) {
-      object(fmt::format("its {}.pkl {}", part, error.what()));
+      object_to_file(fmt::format("its {}.pkl {}", part, error.what()));
     }
     listing.classes.insert(check.classes().begin(), check.classes().end());
   }
@@ -195,24 +238,30 @@ REFINE_DEFINITION TorchScriptFile load_torchscript(const std::filesystem::path& 
         path.string());
   }
   TorchScriptFile file{torch::jit::Module(), inspect_torchscript(archive)};
-  if (trust == Trust::checked && !file.listing.objections.empty()) refuse(path, file.listing.objections);
+  if (is_unusable(file.listing) || (trust == Trust::checked && !file.listing.objections.empty())) {
+    refuse(path, file.listing);
+  }
   try {
     std::istringstream stream(rebuilt(std::move(archive)));
     torch::jit::ExtraFilesMap none;
     file.module = torch::jit::load(stream, c10::Device(c10::kCPU), none, /*load_debug_files=*/false);
   } catch (const c10::Error& error) {
+    if (file.listing.has(Objection::Kind::library)) refuse(path, file.listing);
     throw Error("cannot load {}: LibTorch says: {}; the file is damaged or of another release, get it again",
                 path.string(), first_line(error.what_without_backtrace()));
   } catch (const std::exception& error) {
+    if (file.listing.has(Objection::Kind::library)) refuse(path, file.listing);
     throw Error("cannot load {}: LibTorch says: {}; the file is damaged or of another release, get it again",
                 path.string(), first_line(error.what()));
   }
-  if (trust == Trust::checked) {
-    for (const std::string& kind : foreign_nodes(file.module)) {
-      file.listing.objections.push_back(
-          fmt::format("its code comes to the operator {}, which is no tensor arithmetic", kind));
+  for (const std::string& kind : foreign_nodes(file.module)) {
+    Objection objection = objection_to(kind, "comes to", "");
+    if (trust == Trust::checked || objection.kind == Objection::Kind::quantized) {
+      file.listing.objections.push_back(std::move(objection));
     }
-    if (!file.listing.objections.empty()) refuse(path, file.listing.objections);
+  }
+  if (is_unusable(file.listing) || (trust == Trust::checked && !file.listing.objections.empty())) {
+    refuse(path, file.listing);
   }
   return file;
 }

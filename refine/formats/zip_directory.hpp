@@ -26,6 +26,7 @@ class SeekableFile {
   explicit SeekableFile(const std::filesystem::path& path);
 
   std::uint64_t size() const { return size_; }
+  const std::filesystem::path& path() const { return path_; }
 
   void read(std::uint64_t offset, void* to, std::size_t n);
 

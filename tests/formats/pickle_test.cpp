@@ -247,6 +247,8 @@ TEST(Pickle, RefusesOtherNamesAndWaysIn) {
   expect_words(line_of(global("_codecs", "encode") + text("x") + text("rot13") + "\x86R"),
                {"_codecs.encode"});
   expect_words(line_of("P0\n"), {"instruction 0x50"});
+  expect_words(line_of("(K\1o"), {"instruction 0x6f"});  // OBJ
+  expect_words(line_of(global("torch", "Size") + ")}\x92"), {"calls what is no function"});
   expect_words(line_of("\x82\x01"), {"instruction 0x82"});
   expect_words(line_of("\x97"), {"instruction 0x97"});
   EXPECT_EQ(
@@ -280,7 +282,8 @@ TEST(Pickle, MalformedIsRefused) {
       {"]q\1h\1a", "contains itself"},
       {"}q\1" + text("a") + "h\1s", "contains itself"},
       {repeated("]", 100) + repeated("a", 99), "nested deeper than 64"},
-      {repeated("]", 1'000'001), "more than 1000000 objects"},
+      {repeated("]0", 5'000'001), "more than 5000000 objects"},
+      {repeated("]", 1'000'001), "stack is too deep"},
       {repeated("N", 1'000'001), "stack is too deep"},
       {repeated("(", 1'000'001), "stack is too deep"},
   };

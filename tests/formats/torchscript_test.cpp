@@ -17,10 +17,12 @@
 #include <initializer_list>
 #include <sstream>
 #include <string>
+#include <set>
 #include <string_view>
 #include <vector>
 
 #include <refine/formats/archive.hpp>
+#include <refine/formats/operators.hpp>
 #include <refine/formats/torchscript.hpp>
 
 #include "tests/support/error_of.hpp"
@@ -92,6 +94,45 @@ TEST_P(OfPython, IsLoadedAndAnswersAsItDidThere) {
 
 INSTANTIATE_TEST_SUITE_P(Files, OfPython,
                          ::testing::Values("tests/fixtures/scripted.pt", "tests/fixtures/traced.pt"));
+
+/// Files of PyTorch itself: with operators that are seldom named, and of formats 1 and 2.
+class OtherProgram : public ::testing::TestWithParam<const char*> {};
+
+TEST_P(OtherProgram, IsLoadedAndAnswersAsPyTorchDid) {
+  auto file = load_torchscript("tests/fixtures/programs/" + std::string(GetParam()) + ".pt");
+  EXPECT_TRUE(file.listing.objections.empty());
+  c10::NoGradGuard no_grad;
+  const at::Tensor images = floats(file.listing.extra.at("images"), {2, 3, 8, 8});
+  const at::Tensor answer = file.module.forward({images}).toTensor();
+  const at::Tensor logits = floats(file.listing.extra.at("logits"), {2, answer.size(1)});
+  EXPECT_LT((answer - logits).abs().max().item<float>(), 1e-4);
+}
+
+INSTANTIATE_TEST_SUITE_P(Files, OtherProgram,
+                         ::testing::Values("lift_fresh", "matrix_transpose", "fake_quantize", "complex", "special",
+                                           "linear_algebra", "exported", "gated_scripted", "gated_traced",
+                                           "version1", "version2"));
+
+class QuantizedProgram : public ::testing::TestWithParam<const char*> {};
+
+TEST_P(QuantizedProgram, IsRefusedByNameWhoeverIsTrusted) {
+  const std::string path = "tests/fixtures/programs/quantized_" + std::string(GetParam()) + ".pt";
+  EXPECT_TRUE(inspect_torchscript(read_archive(path)).has(Objection::Kind::quantized));
+  for (const Trust trust : {Trust::checked, Trust::blind}) {
+    expect_words(error_of([&] { load_torchscript(path, trust); }),
+                 {path, "quantised", "no gradient passes", "export the float model"});
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Files, QuantizedProgram,
+                         ::testing::Values("scripted", "traced", "dynamic", "passing", "buffer"));
+
+TEST(Fp8Program, IsRefusedByItsType) {
+  for (const Trust trust : {Trust::checked, Trust::blind}) {
+    expect_words(error_of([&] { load_torchscript("tests/fixtures/programs/fp8.pt", trust); }),
+                 {"8-bit floating-point numbers", "Float8_e4m3fn", "float32"});
+  }
+}
 
 TEST(TorchScriptListing, SaysWhatTheFileWouldRunAndBuild) {
   const auto listing = inspect_torchscript(little_archive());
@@ -217,6 +258,62 @@ INSTANTIATE_TEST_SUITE_P(
                       Code{"    " + repeated("n", 100'000) + " = x\n" + fine, "too long a name"},
                       Code{std::string("    return x\0\n", 14), "a control character"}));
 
+struct Named {
+  std::string body, why;
+  Objection::Kind kind;
+};
+
+class RefusedOperator : public ::testing::TestWithParam<Named> {};
+
+TEST_P(RefusedOperator, IsUnknownOrHarmfulOrOfALibrary) {
+  const auto& [body, why, kind] = GetParam();
+  const Archive archive = with_code(body + fine);
+  const auto listing = inspect_torchscript(archive);
+  ASSERT_FALSE(listing.objections.empty());
+  EXPECT_EQ(listing.objections.front().kind, kind) << listing.objections.front().text;
+  const std::string line = refusal(archive);
+  expect_words(line, {why, "--trust"});
+  EXPECT_EQ(line.find("harms") == std::string::npos, kind != Objection::Kind::harmful) << line;
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Some, RefusedOperator,
+    ::testing::Values(
+        Named{"    y = torch.max_unpool2d(x, x, [2, 2])\n", "which refine does not know", Objection::Kind::unknown},
+        Named{"    y = ops.aten.an_operator_of_tomorrow(x)\n", "does not know", Objection::Kind::unknown},
+        Named{"    y = ops.torchvision.nms(x, x, 0.5)\n", "belongs to another library", Objection::Kind::library},
+        Named{"    y = torch.dequantize(x)\n", "quantised numbers", Objection::Kind::quantized},
+        Named{"    y = ops.quantized.conv2d(x)\n", "quantised numbers", Objection::Kind::quantized},
+        Named{"    torch.save(x, \"m\")\n", "writes files", Objection::Kind::harmful},
+        Named{"    y = torch.set_(x, x)\n", "memory beyond a tensor's own", Objection::Kind::harmful},
+        Named{"    y = torch.as_strided_copy(x, [9], [9])\n", "memory", Objection::Kind::harmful},
+        Named{"    y = ops.prim.rpc_sync(x)\n", "no tensor arithmetic", Objection::Kind::harmful},
+        Named{"    y = ops.prim.PythonOp(x)\n", "no tensor arithmetic", Objection::Kind::harmful}));
+
+TEST(RefusedOperator, ThatIsHarmfulComesBeforeOneThatIsUnknown) {
+  expect_words(refusal(with_code("    y = torch.max_unpool2d(x, x, [2, 2])\n    torch.save(x, \"m\")\n" + fine)),
+               {"aten::save", "harms", "and 1 more"});
+}
+
+TEST(RefusedOperator, OfALibraryThatIsNotThereIsNamedToWhoTrustsIt) {
+  const ScratchFolder folder;
+  write(folder.path / "m.pt", with_code("    y = ops.torchvision.nms(x, x, 0.5)\n" + fine));
+  expect_words(error_of([&] { load_torchscript(folder.path / "m.pt", Trust::blind); }),
+               {"torchvision::nms", "another library", "export the model without it"});
+}
+
+TEST(Operators, ThatReachFilesOrMemoryAreNeverPermitted) {
+  for (const char* name :
+       {"aten::save", "aten::from_file", "aten::set_", "aten::set_data", "aten::resize_", "aten::resize_as_",
+        "aten::as_strided", "aten::as_strided_", "aten::_reshape_alias", "aten::empty_strided", "aten::wait",
+        "prim::rpc_sync", "prim::PythonOp", "prim::Print", "quantized::linear", "aten::quantize_per_tensor"}) {
+    EXPECT_FALSE(operators::permits_node(name)) << name;
+    EXPECT_NE(operators::nature_of(name), operators::Nature::harmless) << name;
+    EXPECT_NE(operators::nature_of(name), operators::Nature::unknown) << name;
+    EXPECT_FALSE(operators::reason(name).empty()) << name;
+  }
+}
+
 TEST(HarmfulCode, OfManyKindsIsCounted) {
   expect_words(refusal(with_code("    torch.save(x, \"m\")\n    print(x)\n    torch.set_(x, x)\n" + fine)),
                {"aten::save", "and 2 more"});
@@ -232,6 +329,7 @@ TEST(HarmfulCode, RunsOnlyForWhoAsksForIt) {
   TorchScriptFile file = load_torchscript(path, Trust::blind);
   EXPECT_TRUE(file.listing.operators.contains("aten::save"));
   EXPECT_EQ(file.listing.objections.size(), 1u);
+  EXPECT_EQ(file.listing.objections.front().kind, Objection::Kind::harmful);
   EXPECT_FALSE(fs::exists(marker));
   file.module.forward({at::ones({2, 3})});
   EXPECT_TRUE(fs::exists(marker));  // that is what it was refused for
@@ -260,7 +358,7 @@ TEST(HarmfulFile, WithTwoEntriesThatAReaderCouldTakeForOne) {
 }
 
 TEST(HarmfulFile, OfAnUnknownVersion) {
-  for (const char* version : {"", "2", "99", "abc", "-1", "99999999999999999999"}) {
+  for (const char* version : {"", "0", "99", "abc", "-1", "99999999999999999999"}) {
     Archive archive = little_archive();
     for (const char* name : {"version", ".data/version"}) {
       if (archive.entries.contains(name)) archive.entries[name] = version;
@@ -349,6 +447,58 @@ TEST(HarmfulPickle, CutOrChangedAnywhereEndsInALine) {
     }
   }
   EXPECT_GT(loaded, 0u);  // requires_grad, a device's name: what may well be otherwise
+}
+
+/// Of format 2: without the types that lists and dicts have since.
+TEST(HarmfulPickle, OfAnOldFormatGivesAListTwoTypes) {
+  Archive archive = read_archive("tests/fixtures/programs/version2.pt");
+  std::string& bytes = archive.entries.at("data.pkl");
+  // `names` is a list of texts; its class now says a list of tensors.
+  std::string& code = archive.entries.at("code/__torch__.py");
+  const std::size_t at = code.find("List[str]");
+  ASSERT_NE(at, std::string::npos);
+  code.replace(at, 9, "List[Tensor]");
+  const auto objections = inspect_torchscript(archive).objections;
+  ASSERT_EQ(objections.size(), 1u);
+  expect_words(objections.front().text, {"names that is no List[Tensor]"});
+  for (std::size_t size = 0; size < bytes.size(); size += 7) {
+    Archive cut = read_archive("tests/fixtures/programs/version2.pt");
+    cut.entries["data.pkl"].resize(size);
+    EXPECT_FALSE(inspect_torchscript(cut).objections.empty()) << size;
+  }
+}
+
+TEST(ProgramFile, WithAnyByteChangedIsLoadedOrRefusedInOneLine) {
+  for (const char* name : {"quantized_buffer", "version2", "fp8"}) {
+    const Archive whole = read_archive("tests/fixtures/programs/" + std::string(name) + ".pt");
+    const std::size_t size = whole.entries.at("data.pkl").size();
+    for (std::size_t i = 0; i < size; i += 3) {
+      for (const int with : {0x01, 0x41}) {
+        Archive archive = whole;
+        archive.entries["data.pkl"][i] ^= static_cast<char>(with);
+        inspect_torchscript(archive);
+      }
+    }
+  }
+}
+
+// pytorch#179581, #185441 and #185442: LibTorch trusts what is there for debugging.
+TEST(HarmfulFile, WithADebugEntryIsLoadedWithoutIt) {
+  for (const std::string_view debug : {"\x80\x02garbage."sv, ""sv, "\x80\x02X\xff\xff\xff\xff."sv}) {
+    Archive archive = little_archive();
+    archive.entries["code/__torch__.py.debug_pkl"] = debug;
+    archive.entries["code/__torch__/other.py.debug_pkl"] = std::string(1000, '\xff');
+    EXPECT_EQ(refusal(archive), "");
+    const std::string rebuilt = detail::script::rebuilt(archive);
+    EXPECT_EQ(rebuilt.find("debug_pkl"), std::string::npos);
+  }
+}
+
+TEST(TorchScriptFile, NamedAsWeightsIsStillAProgram) {
+  const ScratchFolder folder;
+  write(folder.path / "weights.pth", with_code("    torch.save(x, \"m\")\n" + fine));
+  EXPECT_TRUE(is_torchscript(read_archive(folder.path / "weights.pth")));
+  expect_words(error_of([&] { load_torchscript(folder.path / "weights.pth"); }), {"aten::save"});
 }
 
 TEST(TorchScriptFile, IsNotThere) {

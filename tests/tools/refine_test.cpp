@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <set>
 #include <string>
 
 #include <refine/core/atomic_file.hpp>
@@ -278,6 +279,45 @@ TEST_F(Command, InspectsFilesWithoutRunningThem) {
   EXPECT_EQ(weights.status, 0) << weights.err;
   EXPECT_EQ(json::parse(weights.out)["tensors"]["conv1.weight"]["shape"], json({4, 3, 3, 3}));
   EXPECT_EQ(json::parse(weights.out)["metadata"]["network"], "ResNet18");
+}
+
+TEST_F(Command, InspectsSeveralFilesAndFoldersAndWritesSarif) {
+  const ScratchFolder scratch;
+  for (const char* name : {"checkpoints/vision.pth", "checkpoints/two.pth",
+                           "programs/quantized_buffer.pt", "programs/lift_fresh.pt"}) {
+    fs::create_directories((scratch.path / "models" / name).parent_path());
+    scratch.write(std::string("models/") + name, content(std::string("tests/fixtures/") + name));
+  }
+  scratch.write("models/evil file.pth", "\x80\x02" "cposix\nsystem\nX\x01");
+  scratch.write("models/page.pt", "<!DOCTYPE html>");
+  scratch.write("models/notes.txt", "nothing");
+  const Outcome text = refine(scratch, "inspect models --sarif out.sarif");
+  EXPECT_EQ(text.status, 1) << text.err;
+  expect_words(text.out, {"vision.pth: weights at 'model'", "lift_fresh.pt: a TorchScript program", "a web page",
+                          "quantised", "1 other files passed over", "6 files inspected"});
+  const auto sarif = json::parse(content(scratch.path / "out.sarif"));
+  EXPECT_EQ(sarif["version"], "2.1.0");
+  const auto& run = sarif["runs"].at(0);
+  EXPECT_EQ(run["tool"]["driver"]["name"], "refine inspect");
+  ASSERT_FALSE(run["results"].empty());
+  std::set<std::string> seen;
+  for (const auto& result : run["results"]) {
+    seen.insert(result["ruleId"]);
+    EXPECT_EQ(run["tool"]["driver"]["rules"].at(result["ruleIndex"].get<std::size_t>())["id"], result["ruleId"]);
+    EXPECT_TRUE(result["message"]["text"].is_string());
+    const std::string uri = result["locations"].at(0)["physicalLocation"]["artifactLocation"]["uri"];
+    EXPECT_TRUE(uri.starts_with("models/") && uri.find(' ') == std::string::npos) << uri;
+  }
+  for (const char* rule : {"quantized-program", "refused-file", "other-format", "unknown-class"}) {
+    EXPECT_TRUE(seen.contains(rule)) << rule;
+  }
+  const Outcome all = refine(scratch, "inspect --json models/page.pt models/programs");
+  EXPECT_EQ(all.status, 1);
+  EXPECT_EQ(json::parse(all.out)["files"].size(), 3u);
+  expect_refusal(refine(scratch, "inspect models/page.pt"), {"models/page.pt", "a web page"});
+  const Outcome ema = refine(scratch, "inspect --json --key model_ema models/checkpoints/vision.pth");
+  EXPECT_EQ(ema.status, 0) << ema.err;
+  EXPECT_EQ(json::parse(ema.out)["key"], "model_ema");
 }
 
 TEST_F(Command, RefusesBadInputInOneLine) {

@@ -21,6 +21,7 @@
 #include <refine/core/image_shape.hpp>
 #include <refine/core/message.hpp>
 #include <refine/core/task.hpp>
+#include <refine/formats/weights.hpp>
 
 namespace refine::cli {
 namespace {
@@ -287,6 +288,17 @@ void rename_old_layers(Tensors& tensors) {
 
 }  // namespace
 
+namespace {
+
+/// With the names of the network itself, where all of them begin with what a wrapper calls it.
+Tensors unwrapped(Tensors tensors) {
+  Tensors inner = tensors;
+  while (network_of(inner).empty() && formats::strip_shared_prefix(inner)) continue;
+  return network_of(inner).empty() ? tensors : inner;
+}
+
+}  // namespace
+
 std::string_view network_of(const Tensors& tensors) {
   const auto has = [&](const char* name) { return tensors.contains(name); };
   if (has("conv1.weight") && has("layer4.1.conv2.weight") && (has("fc.weight") || has("linear.weight"))) {
@@ -338,6 +350,7 @@ StoredNetwork stored_network(std::string_view name, Tensors tensors, const Image
                              const ImageShape& images, const std::string& from,
                              const std::optional<Stem>& stem) {
   const std::string_view network = backbones::canonical_network_name(name);
+  tensors = unwrapped(std::move(tensors));
   if (network == "InceptionV3") {  // a second classifier, which torchvision trains with the first
     std::erase_if(tensors, [](const auto& entry) { return entry.first.starts_with("AuxLogits."); });
   }

@@ -7,6 +7,7 @@
 #include <charconv>
 #include <filesystem>
 #include <fstream>
+#include <iostream>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -20,6 +21,7 @@
 #include <refine/backbones/normalized.hpp>
 #include <refine/backbones/scripted.hpp>
 #include <refine/core/file_bytes.hpp>
+#include <refine/core/one_line.hpp>
 #include <refine/formats/torchscript.hpp>
 #include <refine/formats/weights.hpp>
 
@@ -82,7 +84,12 @@ ImageShape agreed(const VictimOptions& options, const ImageShape& file) {
 
 Victim from_weights(const VictimOptions& options, const ImageShape& images) {
   const fs::path path = options.model;
-  const formats::Weights weights = formats::read_weights(path);
+  const formats::Weights weights = formats::read_weights(path, options.key);
+  if (options.key.empty() && !weights.other_keys.empty()) {
+    std::cerr << fmt::format("{}: takes the weights {}; --key chooses others: {}\n", printable(path.string()),
+                             weights.key.empty() ? "of the network itself" : "at " + printable(weights.key),
+                             printable(fmt::format("{}", fmt::join(weights.other_keys, ", "))));
+  }
   const auto said = [&](const char* key) {
     const auto found = weights.metadata.find(key);
     return found == weights.metadata.end() ? std::string() : found->second;
@@ -91,7 +98,9 @@ Victim from_weights(const VictimOptions& options, const ImageShape& images) {
   // BackdoorBench's dictionary has the network's name.
   if (arch.empty() && backbones::is_network_name(said("model_name"))) arch = said("model_name");
   if (arch.empty()) {
-    const std::string_view likely = network_of(weights.tensors);
+    Tensors inner = weights.tensors;
+    while (network_of(inner).empty() && formats::strip_shared_prefix(inner)) continue;
+    const std::string_view likely = network_of(inner);
     throw Error("cannot use {}: it holds weights and does not say of which network; say --arch{}",
                 path.string(),
                 likely.empty() ? ", one of " + network_names()
@@ -113,6 +122,10 @@ Victim from_weights(const VictimOptions& options, const ImageShape& images) {
 }
 
 Victim from_torchscript(const VictimOptions& options, const ImageShape& images) {
+  if (!options.key.empty()) {
+    throw Error("cannot use --key {} with {}: it is a TorchScript file, which has one network; leave --key out",
+                options.key, options.model);
+  }
   if (!options.arch.empty()) {
     throw Error(
         "cannot use {} as a {}: it is a TorchScript file, which has its network inside; leave --arch out",
@@ -159,6 +172,9 @@ void VictimOptions::add_to(CLI::App& command) {
   command.add_option("--stem", stem,
                      "of a ResNet's weights: 3x3, 3x3-pool, 7x7 or 7x7-pool, the first convolution, and whether "
                      "max pooling follows; left out: as published, where that leaves no doubt");
+  command.add_option("--key", key,
+                     "which weights of a checkpoint to take, as refine inspect lists them, such as "
+                     "state_dict_ema; left out: found by content");
   command
       .add_option(
           "--mean", mean,

@@ -25,6 +25,7 @@ struct VictimOptions {
   std::string class_names_file = {};
   std::string output = {};  ///< which tensor of several is the logits; empty: the one that fits
   bool bgr = false;         ///< the model takes blue, green, red
+  std::string key = {};  ///< of a checkpoint: which weights in it
   bool trust = false;
 
   void add_to(CLI::App& command);
