@@ -1,6 +1,7 @@
 #include "tools/refine/victim.hpp"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <array>
