@@ -2,7 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <ATen/ops/full.h>
 #include <ATen/ops/stack.h>
+#include <ATen/ops/zeros.h>
 
 #include <filesystem>
 #include <fmt/core.h>
@@ -15,6 +17,7 @@
 #include <refine/data/image_files.hpp>
 #include <refine/data/image_folder.hpp>
 #include <refine/data/image_size.hpp>
+#include <refine/data/left_out.hpp>
 #include <refine/data/utf8.hpp>
 
 #include "tests/data/image_bytes.hpp"
