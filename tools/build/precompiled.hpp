@@ -1,6 +1,5 @@
 // What tests and programs include of other projects, precompiled (precompiled.bzl). Nothing of refine is here:
-// a change of it would precompile all of this again.
-#pragma once
+// a change of it would precompile all of this again. No guard: it is compiled as a main file.
 
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>
