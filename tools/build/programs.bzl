@@ -3,17 +3,17 @@
 load("@rules_cc//cc:defs.bzl", "cc_binary", "cc_library", "cc_test")
 
 # -O0: what is slow to run is in LibTorch and in the compiled library.
-_QUICK = select({
+QUICK = select({
     "//tools/build:optimized": [],
     "//conditions:default": ["-O0"],
 })
 
-_PRECOMPILED = select({
+PRECOMPILED = select({
     "//tools/build:optimized": [],
     "//conditions:default": ["//tools/build:precompiled"],
 })
 
-_INCLUDE_PRECOMPILED = select({
+INCLUDE_PRECOMPILED = select({
     "//tools/build:optimized": [],
     "//conditions:default": ["-include", "precompiled.hpp", "-Winvalid-pch"],
 })
@@ -58,10 +58,10 @@ def _program(rule, name, srcs, deps, copts, units, apart, libtorch, kwargs):
         )
         srcs = [":" + name + "_unity"] + others
         deps = deps + [":" + name + "_sources"]
-    copts = _QUICK + copts
+    copts = QUICK + copts
     if libtorch:
-        copts = _INCLUDE_PRECOMPILED + copts
-        deps = deps + _PRECOMPILED
+        copts = INCLUDE_PRECOMPILED + copts
+        deps = deps + PRECOMPILED
     rule(
         name = name,
         srcs = srcs,
