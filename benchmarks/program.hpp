@@ -15,7 +15,7 @@
 
 #include <refine/core/error.hpp>
 #include <refine/nn/device.hpp>
-#include <refine/nn/keep_freed_memory.hpp>
+#include <refine/nn/device.hpp>
 
 namespace refine::benchmarks {
 

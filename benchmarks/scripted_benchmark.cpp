@@ -11,9 +11,8 @@
 #include <c10/core/GradMode.h>
 #include <string>
 
-#include <refine/backbones/scripted.hpp>
+#include <refine/programs/torchscript.hpp>
 #include <refine/nn/device.hpp>
-#include <refine/nn/keep_freed_memory.hpp>
 
 namespace {
 

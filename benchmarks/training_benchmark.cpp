@@ -8,13 +8,12 @@
 #include <ATen/ops/randint.h>
 
 #include <refine/backbones/freeze.hpp>
-#include <refine/backbones/resnet18.hpp>
+#include <refine/backbones/resnet.hpp>
 #include <refine/data/augmentation.hpp>
 #include <refine/data/synthetic.hpp>
 #include <refine/nn/device.hpp>
-#include <refine/nn/keep_freed_memory.hpp>
-#include <refine/objectives/supcon.hpp>
-#include <refine/remaps/derangement.hpp>
+#include <refine/objectives/objectives.hpp>
+#include <refine/remaps/permutations.hpp>
 #include <refine/training/fit.hpp>
 #include <refine/transforms/unet.hpp>
 

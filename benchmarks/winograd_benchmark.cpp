@@ -9,10 +9,8 @@
 
 #include <cstdint>
 
-#include <refine/nn/channels_last.hpp>
-#include <refine/nn/convolve.hpp>
+#include <refine/nn/conv.hpp>
 #include <refine/nn/device.hpp>
-#include <refine/nn/keep_freed_memory.hpp>
 
 namespace {
 

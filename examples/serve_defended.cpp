@@ -10,7 +10,7 @@
 #include <nlohmann/json.hpp>
 
 #include <refine/data/image_files.hpp>
-#include <refine/data/pixels.hpp>
+#include <refine/data/detail/pixels.hpp>
 
 int main(int argc, char** argv) try {
   using namespace refine;

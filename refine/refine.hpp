@@ -1,6 +1,6 @@
 #pragma once
 
-#include <refine/artifacts/artifacts.hpp>
+#include <refine/export/export.hpp>
 #include <refine/attacks/attacks.hpp>
 #include <refine/backbones/backbones.hpp>
 #include <refine/core/core.hpp>

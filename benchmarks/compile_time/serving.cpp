@@ -1,9 +1,9 @@
 // A service's file: a pipeline that answers.
 
 #include <refine/backbones/freeze.hpp>
-#include <refine/backbones/resnet18.hpp>
+#include <refine/backbones/resnet.hpp>
 #include <refine/pipeline/pipeline.hpp>
-#include <refine/remaps/derangement.hpp>
+#include <refine/remaps/permutations.hpp>
 #include <refine/transforms/unet.hpp>
 
 at::Tensor defended(const refine::backbones::ResNet18<refine::tasks::cifar10>& victim,

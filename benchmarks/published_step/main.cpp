@@ -22,11 +22,10 @@
 #include <string>
 #include <vector>
 
-#include <refine/core/atomic_file.hpp>
+#include <refine/core/file.hpp>
 #include <refine/core/error.hpp>
-#include <refine/core/file_bytes.hpp>
-#include <refine/nn/bfloat16.hpp>
-#include <refine/nn/convolve.hpp>
+#include <refine/nn/autocast.hpp>
+#include <refine/nn/conv.hpp>
 #include <refine/nn/device.hpp>
 
 #include "benchmarks/program.hpp"

@@ -6,25 +6,23 @@
 #include <algorithm>
 #include <cstdint>
 
-#include <refine/artifacts/state_dict.hpp>
+#include <refine/nn/state_dict.hpp>
 #include <refine/backbones/freeze.hpp>
 #include <refine/backbones/normalized.hpp>
-#include <refine/backbones/resnet18.hpp>
-#include <refine/core/atomic_file.hpp>
+#include <refine/backbones/resnet.hpp>
+#include <refine/core/file.hpp>
 #include <refine/data/augmentation.hpp>
-#include <refine/data/pixels.hpp>
+#include <refine/data/detail/pixels.hpp>
 #include <refine/data/synthetic.hpp>
 #include <refine/formats/safetensors.hpp>
 #include <refine/nn/autocast.hpp>
 #include <refine/nn/device.hpp>
-#include <refine/objectives/bce.hpp>
-#include <refine/objectives/supcon.hpp>
-#include <refine/pipeline/freeze.hpp>
+#include <refine/objectives/objectives.hpp>
 #include <refine/pipeline/pipeline.hpp>
-#include <refine/remaps/derangement.hpp>
+#include <refine/remaps/permutations.hpp>
 #include <refine/training/fit.hpp>
-#include <refine/training/history.hpp>
-#include <refine/training/uses_bfloat16.hpp>
+#include <refine/training/observers.hpp>
+#include <refine/training/detail/loop.hpp>
 #include <refine/transforms/unet.hpp>
 
 #include "benchmarks/program.hpp"
@@ -158,7 +156,7 @@ double write_start(const Work& work, const std::filesystem::path& folder) {
   auto defense = defense_of(work);
   defense.to(at::kCPU);
   const auto tensors = [](const torch::nn::Module& module) {
-    auto state = artifacts::state_dict(module);
+    auto state = nn::state_dict(module);
     std::erase_if(state, [](const auto& item) { return item.second.dim() == 0; });  // counts of batches
     return formats::SafeTensors{std::move(state), {}};
   };

@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include <refine/training/optimization.hpp>
+#include <refine/training/detail/optimizers.hpp>
 
 namespace refine::versus {
 

@@ -14,9 +14,8 @@
 #include <string>
 #include <vector>
 
-#include <refine/core/atomic_file.hpp>
+#include <refine/core/file.hpp>
 #include <refine/core/error.hpp>
-#include <refine/core/file_bytes.hpp>
 #include <refine/data/cifar10.hpp>
 #include <refine/data/image_folder.hpp>
 #include <refine/nn/device.hpp>

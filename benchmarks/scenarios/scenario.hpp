@@ -7,7 +7,7 @@
 #include <vector>
 
 #include <refine/backbones/normalized.hpp>
-#include <refine/data/split.hpp>
+#include <refine/data/dataset.hpp>
 #include <refine/training/recipe.hpp>
 
 namespace refine::scenarios {

@@ -8,8 +8,8 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
-#include <refine/report/html_escape.hpp>
-#include <refine/report/words.hpp>
+#include <refine/report/detail/html_parts.hpp>
+#include <refine/report/detail/words.hpp>
 
 namespace refine::scenarios {
 namespace {

@@ -1,4 +1,7 @@
-// What this room's headers declare, compiled once for a program (core/compiled.hpp).
+// The compiled library (core/config.hpp).
 
-#include <refine/attacks/perturbed_store_definitions.hpp>
-#include <refine/attacks/pgd_definitions.hpp>
+#if !defined(REFINE_COMPILED_LIB)
+#error "define REFINE_COMPILED_LIB in every file of the program, or do not compile this one"
+#endif
+
+#include <refine/attacks/impl/pgd.ipp>

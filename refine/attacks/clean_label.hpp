@@ -11,10 +11,9 @@
 #include <vector>
 
 #include <refine/attacks/attack.hpp>
+#include <refine/attacks/dirty_label.hpp>
 #include <refine/attacks/pgd.hpp>
-#include <refine/attacks/plan.hpp>
 #include <refine/core/random.hpp>
-#include <refine/core/seed.hpp>
 
 namespace refine::attacks {
 

@@ -9,11 +9,10 @@
 #include <vector>
 
 #include <refine/attacks/attack.hpp>
-#include <refine/attacks/plan.hpp>
+#include <refine/attacks/dirty_label.hpp>
 #include <refine/core/error.hpp>
 #include <refine/core/random.hpp>
-#include <refine/core/seed.hpp>
-#include <refine/triggers/parts.hpp>
+#include <refine/triggers/trigger.hpp>
 
 namespace refine::attacks {
 

@@ -5,15 +5,76 @@
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
+#include <cmath>
+#include <cstddef>
 #include <cstdint>
+#include <string_view>
 #include <utility>
 #include <vector>
 
 #include <refine/attacks/attack.hpp>
-#include <refine/attacks/demand.hpp>
-#include <refine/attacks/plan.hpp>
+#include <refine/core/error.hpp>
 #include <refine/core/random.hpp>
-#include <refine/core/seed.hpp>
+#include <refine/data/detail/open_store.hpp>
+#include <refine/triggers/trigger.hpp>
+
+/// What the poisoning plans share.
+namespace refine::attacks::detail {
+
+/// \throws Error when the target is no class of the data, or the data has no image of it
+inline void require_target(int target, const data::Dataset& dataset) {
+  const auto classes = static_cast<int>(dataset.classes.size());
+  if (target < 0 || target >= classes) {
+    throw Error("refine: target class {} is none of the data's {}; say 0 to {} [attack]", target, classes,
+                classes - 1);
+  }
+  if (!dataset.labels.eq(target).any().item<bool>()) {
+    throw Error(
+        "refine: none of the {} training images is of the target class {}; choose a class that has some "
+        "[attack]",
+        dataset.size(), target);
+  }
+}
+
+/// \throws Error when the rate is outside [0, 1]
+inline void require_rate(std::string_view what, double rate) {
+  if (!(rate >= 0 && rate <= 1))
+    throw Error("refine: a {} rate of {} was asked for; a rate is 0 to 1 [attack]", what, rate);
+}
+
+/// \throws Error when the trigger is made for other images, or refuses the first of these
+template <triggers::TriggerPolicy Trigger>
+void require_stampable(const Trigger& trigger, const data::Dataset& dataset) {
+  require_agreement(triggers::misfit(trigger.image, dataset.image()));
+  if (dataset.size() > 0) triggers::stamp(trigger, dataset.images.narrow(0, 0, 1));
+}
+
+/// How many of `n` a share is.
+inline std::size_t share_of(double rate, std::int64_t n) {
+  return static_cast<std::size_t>(std::llround(rate * static_cast<double>(n)));
+}
+
+/// The set with pixels and labels of its own, which a plan may change.
+inline Poisoned copy_of(const data::Dataset& clean) {
+  Poisoned copy{{clean}};
+  copy.images = data::private_copy(clean.images);
+  copy.labels = clean.labels.clone();
+  return copy;
+}
+
+/// Puts the trigger on the images at `indices`, part by part, so that few are in memory twice.
+template <triggers::TriggerPolicy Trigger>
+void stamp_at(data::Dataset& set, const std::vector<std::int64_t>& indices, const Trigger& trigger) {
+  if (indices.empty()) return;
+  for (const at::Tensor& at : at::tensor(indices).split(1024))
+    set.images.index_copy_(0, at, triggers::stamp(trigger, set.images.index_select(0, at)));
+}
+
+inline void label_at(data::Dataset& set, const std::vector<std::int64_t>& indices, int target) {
+  if (!indices.empty()) set.labels.index_fill_(0, at::tensor(indices), target);
+}
+
+}  // namespace refine::attacks::detail
 
 namespace refine::attacks {
 

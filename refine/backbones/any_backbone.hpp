@@ -12,7 +12,7 @@
 #include <refine/backbones/backbone.hpp>
 #include <refine/core/error.hpp>
 #include <refine/core/task.hpp>
-#include <refine/nn/repeated.hpp>
+#include <refine/nn/cuda_graph.hpp>
 
 namespace refine::backbones {
 

@@ -10,9 +10,9 @@
 #include <type_traits>
 #include <utility>
 
-#include <refine/core/agreement.hpp>
+#include <refine/core/check.hpp>
 #include <refine/core/task.hpp>
-#include <refine/nn/deep_copy.hpp>
+#include <refine/nn/clone.hpp>
 
 namespace refine::backbones {
 

@@ -1,13 +1,11 @@
-// What this room's headers declare, compiled once for a program (core/compiled.hpp).
+// The compiled library (core/config.hpp).
 
-#include <refine/backbones/densenet121_definitions.hpp>
-#include <refine/backbones/fan_out_definitions.hpp>
-#include <refine/backbones/inception_blocks_definitions.hpp>
-#include <refine/backbones/inception_v3_definitions.hpp>
-#include <refine/backbones/network_names_definitions.hpp>
-#include <refine/backbones/preact_definitions.hpp>
-#include <refine/backbones/residual_definitions.hpp>
-#include <refine/backbones/scripted_module_definitions.hpp>
-#include <refine/backbones/vgg_layers_definitions.hpp>
-#include <refine/backbones/vit_blocks_definitions.hpp>
-#include <refine/backbones/vit_definitions.hpp>
+#if !defined(REFINE_COMPILED_LIB)
+#error "define REFINE_COMPILED_LIB in every file of the program, or do not compile this one"
+#endif
+
+#include <refine/backbones/impl/densenet.ipp>
+#include <refine/backbones/impl/inception.ipp>
+#include <refine/backbones/impl/residual.ipp>
+#include <refine/backbones/impl/vgg_layers.ipp>
+#include <refine/backbones/impl/vit_blocks.ipp>

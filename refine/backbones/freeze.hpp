@@ -4,8 +4,8 @@
 #include <string>
 
 #include <refine/backbones/backbone.hpp>
-#include <refine/nn/make_constant.hpp>
-#include <refine/nn/repeated.hpp>
+#include <refine/nn/cuda_graph.hpp>
+#include <refine/nn/fold.hpp>
 
 namespace refine {
 

@@ -1,25 +1,27 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/randn.h>
+#include <ATen/TensorOperators.h>
 #include <torch/nn/cloneable.h>
 #include <torch/nn/modules/container/sequential.h>
 #include <torch/nn/modules/dropout.h>
+#include <torch/nn/modules/linear.h>
 
 #include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <numeric>
 
-#include <refine/backbones/buildable.hpp>
-#include <refine/backbones/vit_extents.hpp>
-#include <refine/core/agreement.hpp>
-#include <refine/core/compiled.hpp>
+#include <refine/backbones/detail/buildable.hpp>
+#include <refine/backbones/detail/vit_blocks.hpp>
+#include <refine/core/check.hpp>
+#include <refine/core/config.hpp>
 #include <refine/core/error.hpp>
-#include <refine/core/image_shape.hpp>
-#include <refine/core/message.hpp>
-#include <refine/core/seed.hpp>
+#include <refine/core/random.hpp>
 #include <refine/core/task.hpp>
-#include <refine/nn/seeded.hpp>
+#include <refine/nn/torch_random.hpp>
 
 namespace refine::backbones {
 
@@ -32,7 +34,7 @@ class ViTModule : public torch::nn::Cloneable<ViTModule> {
  public:
   explicit ViTModule(const ViTExtents& extents);
 
-  REFINE_DEFINITION void reset() override;
+  REFINE_INLINE void reset() override;
 
   at::Tensor forward(const at::Tensor& images);
 
@@ -134,6 +136,30 @@ struct ViT {
 
 }  // namespace refine::backbones
 
-#if !defined(REFINE_COMPILED)
-#include <refine/backbones/vit_definitions.hpp>
-#endif
+namespace refine::backbones::detail {
+
+inline ViTModule::ViTModule(const ViTExtents& extents) : extents_(extents) {
+  reset();
+}
+
+inline void ViTModule::reset() {
+  const std::int64_t patches = (extents_.height / extents_.patch) * (extents_.width / extents_.patch);
+  to_patch_embedding_ = register_module("to_patch_embedding", std::make_shared<ShiftedPatches>(extents_));
+  pos_embedding_ = register_parameter("pos_embedding", at::randn({1, patches + 1, extents_.dim}));
+  cls_token_ = register_parameter("cls_token", at::randn({1, 1, extents_.dim}));
+  dropout_ = register_module("dropout", torch::nn::Dropout(extents_.dropout));
+  transformer_ = register_module("transformer", std::make_shared<Transformer>(extents_));
+  mlp_head_ = register_module(
+      "mlp_head",
+      torch::nn::Sequential(layer_norm(extents_.dim), torch::nn::Linear(extents_.dim, extents_.classes)));
+}
+
+inline at::Tensor ViTModule::forward(const at::Tensor& images) {
+  const at::Tensor patches = to_patch_embedding_->forward(images);
+  // `expand_as` and not `expand`, so that a trace has no batch size in it.
+  const at::Tensor first = cls_token_.expand_as(patches.narrow(1, 0, 1));
+  const at::Tensor tokens = dropout_->forward(at::cat({first, patches}, 1) + pos_embedding_);
+  return mlp_head_->forward(transformer_->forward(tokens).select(1, 0));
+}
+
+}  // namespace refine::backbones::detail

@@ -1,7 +1,9 @@
-// What this room's headers declare, compiled once for a program (core/compiled.hpp).
+// The compiled library (core/config.hpp).
 
-#include <refine/core/atomic_file_definitions.hpp>
-#include <refine/core/file_bytes_definitions.hpp>
-#include <refine/core/one_line_definitions.hpp>
-#include <refine/core/plain_name_definitions.hpp>
-#include <refine/core/progress_meter_definitions.hpp>
+#if !defined(REFINE_COMPILED_LIB)
+#error "define REFINE_COMPILED_LIB in every file of the program, or do not compile this one"
+#endif
+
+#include <refine/core/impl/file.ipp>
+#include <refine/core/impl/progress_meter.ipp>
+#include <refine/core/impl/text.ipp>

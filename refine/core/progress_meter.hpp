@@ -78,6 +78,6 @@ class ProgressMeter {
 
 }  // namespace refine
 
-#if !defined(REFINE_COMPILED)
-#include <refine/core/progress_meter_definitions.hpp>
+#if !defined(REFINE_COMPILED_LIB)
+#include <refine/core/impl/progress_meter.ipp>
 #endif

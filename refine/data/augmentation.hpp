@@ -1,13 +1,13 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
-#include <refine/core/error.hpp>
-#include <refine/core/random.hpp>
-#include <refine/core/seed.hpp>
 
 #include <cstdint>
 #include <string_view>
 #include <vector>
+
+#include <refine/core/error.hpp>
+#include <refine/core/random.hpp>
 
 namespace refine::data {
 
@@ -90,6 +90,6 @@ at::Tensor mix_rows(const at::Tensor& rows, const Augmentation& augmentation, st
 
 }  // namespace refine::data
 
-#if !defined(REFINE_COMPILED)
-#include <refine/data/augmentation_definitions.hpp>
+#if !defined(REFINE_COMPILED_LIB)
+#include <refine/data/impl/augmentation.ipp>
 #endif

@@ -3,13 +3,13 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/tensor.h>
-#include <refine/core/error.hpp>
-#include <refine/core/random.hpp>
-#include <refine/core/seed.hpp>
 
 #include <algorithm>
 #include <cstdint>
 #include <vector>
+
+#include <refine/core/error.hpp>
+#include <refine/core/random.hpp>
 
 namespace refine::data {
 

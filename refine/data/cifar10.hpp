@@ -1,10 +1,10 @@
 #pragma once
 
-#include <refine/data/split.hpp>
-
 #include <filesystem>
 #include <string>
 #include <vector>
+
+#include <refine/data/dataset.hpp>
 
 namespace refine::data {
 
@@ -25,6 +25,6 @@ Split cifar10(const std::filesystem::path& root);
 
 }  // namespace refine::data
 
-#if !defined(REFINE_COMPILED)
-#include <refine/data/cifar10_definitions.hpp>
+#if !defined(REFINE_COMPILED_LIB)
+#include <refine/data/impl/cifar10.ipp>
 #endif

@@ -1,11 +1,20 @@
 #pragma once
 
-#include <refine/data/split.hpp>
+#include <ATen/core/Tensor.h>
 
 #include <filesystem>
 #include <string>
 
+#include <refine/core/error.hpp>
+#include <refine/data/dataset.hpp>
+
 namespace refine::data {
+
+/// A file of unsigned bytes in the IDX format of MNIST (lecun1998gradient), plain or gzipped, as a uint8
+/// tensor of the extents that its header tells. \throws Error when the header is not of that kind, or the
+/// file is shorter or longer than it says, or damaged.
+at::Tensor idx(const std::filesystem::path& path);
+
 
 /// Fashion-MNIST (xiao2017fashion) as 3×32×32 images: two black pixels around the 28×28 ones, grey repeated
 /// in three channels; ten classes, 60,000 + 10,000 images. The default is where Debian's
@@ -14,6 +23,6 @@ Split fashion_mnist(const std::filesystem::path& root = "/usr/share/datasets/fas
 
 }  // namespace refine::data
 
-#if !defined(REFINE_COMPILED)
-#include <refine/data/fashion_mnist_definitions.hpp>
+#if !defined(REFINE_COMPILED_LIB)
+#include <refine/data/impl/fashion_mnist.ipp>
 #endif

@@ -1,18 +1,58 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
-#include <refine/core/error.hpp>
-#include <refine/core/image_shape.hpp>
-#include <refine/core/seed.hpp>
-#include <refine/data/left_out.hpp>
-#include <refine/data/resize.hpp>
 
 #include <cstdint>
 #include <filesystem>
+#include <set>
 #include <string>
 #include <vector>
 
+#include <refine/core/error.hpp>
+#include <refine/core/random.hpp>
+#include <refine/core/task.hpp>
+#include <refine/data/resize.hpp>
+
+/// What lies in folders: of `image_folder` and `image_files`.
+namespace refine::data::detail {
+
+/// What lies in a folder, hidden entries apart, sorted by name. \throws Error when it cannot be listed
+std::vector<std::filesystem::directory_entry> entries(const std::filesystem::path& folder);
+
+bool is_folder(const std::filesystem::directory_entry& entry);
+
+/// By its name: .png, .jpg, .webp and so on, in any case.
+bool has_image_extension(const std::filesystem::path& file);
+
+/// The extensions that are read, as a sentence lists them.
+std::string image_extensions();
+
+/// By its name. A link that leads nowhere is one too, so that whoever reads it hears of it; a pipe is not.
+bool is_image(const std::filesystem::directory_entry& entry);
+
+/// Each real folder is listed once, under the first of its names: so links cannot lead in circles.
+/// \param passed_over gets the files that are no images by their name
+void list_images(const std::filesystem::path& folder, std::set<std::filesystem::path>& seen,
+                 std::vector<std::filesystem::path>& files,
+                 std::vector<std::filesystem::path>* passed_over = nullptr);
+
+}  // namespace refine::data::detail
+
 namespace refine::data {
+
+/// What a file that cannot be decoded, or does not fit, brings about.
+enum class OnBad {
+  fail,  ///< an `Error` that names it
+  skip,  ///< it is left out, and a line says why
+};
+
+/// One line for each file that was left out, on standard error; of very many, how many more.
+void tell_left_out(const std::vector<std::string>& skipped);
+
+/// Reports files that are not read on standard error: one line that counts them by extension. Nothing for
+/// none.
+void tell_passed_over(const std::vector<std::filesystem::path>& files);
+
 
 struct ImageFilesOptions {
   ImageShape image = {};       ///< what the images become; 1 channel: grey; open extents: the first image's
@@ -57,6 +97,6 @@ ImageShape common_shape(const std::vector<std::filesystem::path>& files, std::in
 
 }  // namespace refine::data
 
-#if !defined(REFINE_COMPILED)
-#include <refine/data/image_files_definitions.hpp>
+#if !defined(REFINE_COMPILED_LIB)
+#include <refine/data/impl/image_files.ipp>
 #endif

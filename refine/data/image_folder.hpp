@@ -1,14 +1,14 @@
 #pragma once
 
-#include <refine/core/error.hpp>
-#include <refine/core/image_shape.hpp>
-#include <refine/data/left_out.hpp>
-#include <refine/data/resize.hpp>
-#include <refine/data/split.hpp>
-
 #include <filesystem>
 #include <string>
 #include <vector>
+
+#include <refine/core/error.hpp>
+#include <refine/core/task.hpp>
+#include <refine/data/dataset.hpp>
+#include <refine/data/image_files.hpp>
+#include <refine/data/resize.hpp>
 
 namespace refine::data {
 
@@ -47,6 +47,6 @@ Split image_folders(const std::filesystem::path& root, ImageFolderOptions option
 
 }  // namespace refine::data
 
-#if !defined(REFINE_COMPILED)
-#include <refine/data/image_folder_definitions.hpp>
+#if !defined(REFINE_COMPILED_LIB)
+#include <refine/data/impl/image_folder.ipp>
 #endif

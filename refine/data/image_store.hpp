@@ -1,13 +1,13 @@
 #pragma once
 
-#include <refine/core/error.hpp>
-#include <refine/data/decode_images.hpp>
-#include <refine/data/left_out.hpp>
-#include <refine/data/open_store.hpp>
-
 #include <filesystem>
 #include <string>
 #include <vector>
+
+#include <refine/core/error.hpp>
+#include <refine/data/decode.hpp>
+#include <refine/data/detail/open_store.hpp>
+#include <refine/data/image_files.hpp>
 
 /// Decoded images in a file, which is mapped and not read: so a set may be larger than memory, and no epoch
 /// and no later run decodes it again.
@@ -29,6 +29,6 @@ std::filesystem::path store_path(const std::filesystem::path& folder, const std:
 
 }  // namespace refine::data::detail
 
-#if !defined(REFINE_COMPILED)
-#include <refine/data/image_store_definitions.hpp>
+#if !defined(REFINE_COMPILED_LIB)
+#include <refine/data/impl/image_store.ipp>
 #endif

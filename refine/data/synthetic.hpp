@@ -1,9 +1,9 @@
 #pragma once
 
-#include <refine/core/seed.hpp>
-#include <refine/data/split.hpp>
-
 #include <cstdint>
+
+#include <refine/core/random.hpp>
+#include <refine/data/dataset.hpp>
 
 namespace refine::data {
 
@@ -33,6 +33,6 @@ struct Synthetic {
 
 }  // namespace refine::data
 
-#if !defined(REFINE_COMPILED)
-#include <refine/data/synthetic_definitions.hpp>
+#if !defined(REFINE_COMPILED_LIB)
+#include <refine/data/impl/synthetic.ipp>
 #endif

@@ -11,7 +11,7 @@
 #include <refine/backbones/any_backbone.hpp>
 #include <refine/backbones/freeze.hpp>
 #include <refine/backbones/normalized.hpp>
-#include <refine/core/image_shape.hpp>
+#include <refine/core/task.hpp>
 
 namespace refine {
 
@@ -126,6 +126,6 @@ std::vector<std::int64_t> images_without_finite_logits(const backbones::AnyBackb
 
 }  // namespace refine
 
-#if !defined(REFINE_COMPILED)
-#include <refine/defend/probe_definitions.hpp>
+#if !defined(REFINE_COMPILED_LIB)
+#include <refine/defend/impl/probe.ipp>
 #endif

@@ -10,10 +10,10 @@
 #include <vector>
 
 #include <refine/evaluation/classify.hpp>
-#include <refine/evaluation/progress.hpp>
-#include <refine/evaluation/require_fit.hpp>
-#include <refine/metrics/alarm_figures.hpp>
-#include <refine/pipeline/defended_classifier.hpp>
+#include <refine/evaluation/detail/check_task.hpp>
+#include <refine/evaluation/detail/progress.hpp>
+#include <refine/metrics/roc.hpp>
+#include <refine/pipeline/pipeline.hpp>
 
 namespace refine {
 

@@ -9,7 +9,7 @@
 #include <functional>
 #include <vector>
 
-#include <refine/data/pixels.hpp>
+#include <refine/data/detail/pixels.hpp>
 
 namespace refine {
 

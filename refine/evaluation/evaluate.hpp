@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <functional>
 #include <optional>
+#include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -14,16 +15,24 @@
 #include <refine/backbones/backbone.hpp>
 #include <refine/data/dataset.hpp>
 #include <refine/evaluation/classify.hpp>
-#include <refine/evaluation/progress.hpp>
-#include <refine/evaluation/require_fit.hpp>
-#include <refine/evaluation/result.hpp>
-#include <refine/metrics/figures.hpp>
-#include <refine/metrics/predictions.hpp>
+#include <refine/evaluation/detail/check_task.hpp>
+#include <refine/evaluation/detail/progress.hpp>
+#include <refine/metrics/attack_metrics.hpp>
+#include <refine/metrics/confusion.hpp>
 #include <refine/nn/device.hpp>
-#include <refine/nn/device_of.hpp>
-#include <refine/pipeline/defended_classifier.hpp>
+#include <refine/pipeline/pipeline.hpp>
 
 namespace refine {
+
+/// A defense measured: the victim's figures without it and with it, on the same images.
+/// `std::cout << evaluation` prints them as a table (`refine/report/terminal.hpp`).
+struct Evaluation {
+  std::vector<std::string> classes;
+  metrics::Figures before = {}, after = {};
+
+  double der() const { return metrics::defense_effectiveness(before, after); }
+};
+
 
 namespace detail {
 

@@ -1,4 +1,7 @@
-// What this room's headers declare, compiled once for a program (core/compiled.hpp).
+// The compiled library (core/config.hpp).
 
-#include <refine/evaluation/require_fit_definitions.hpp>
-#include <refine/evaluation/scan_catalogue_definitions.hpp>
+#if !defined(REFINE_COMPILED_LIB)
+#error "define REFINE_COMPILED_LIB in every file of the program, or do not compile this one"
+#endif
+
+#include <refine/evaluation/impl/scan.ipp>

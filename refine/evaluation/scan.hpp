@@ -5,18 +5,34 @@
 
 #include <cstdint>
 #include <functional>
+#include <string>
 #include <utility>
 #include <vector>
 
+#include <refine/core/random.hpp>
+#include <refine/core/task.hpp>
 #include <refine/evaluation/classify.hpp>
-#include <refine/evaluation/progress.hpp>
-#include <refine/evaluation/require_fit.hpp>
-#include <refine/evaluation/scan_catalogue.hpp>
-#include <refine/metrics/scan_entry.hpp>
-#include <refine/pipeline/defended_classifier.hpp>
-#include <refine/triggers/stamp.hpp>
+#include <refine/evaluation/detail/check_task.hpp>
+#include <refine/evaluation/detail/progress.hpp>
+#include <refine/metrics/lift.hpp>
+#include <refine/pipeline/pipeline.hpp>
+#include <refine/triggers/trigger.hpp>
 
 namespace refine {
+
+/// A trigger to try, and what a report calls it.
+struct NamedTrigger {
+  std::string name;
+  triggers::AnyTrigger trigger;
+  bool local = true;  ///< changes a small part of the image only
+};
+
+/// Fourteen triggers as they were published, for images of one shape: patches, blended noise, warps and
+/// rotations. Noise and warp are drawn from the seed: an attacker's own picture is another, and is missed.
+/// Images too small for the larger patch or the warps do without them.
+/// \throws Error when the shape is not fixed, or too small for a patch
+std::vector<NamedTrigger> scan_catalogue(const ImageShape& image, std::uint64_t seed = default_seed);
+
 
 namespace detail {
 
@@ -80,3 +96,7 @@ std::vector<metrics::ScanEntry> scan(const D& defense, const at::Tensor& images)
 }
 
 }  // namespace refine
+
+#if !defined(REFINE_COMPILED_LIB)
+#include <refine/evaluation/impl/scan.ipp>
+#endif

@@ -1,13 +1,13 @@
 #pragma once
 
-#include <refine/core/error.hpp>
-
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <map>
 #include <string>
 #include <string_view>
+
+#include <refine/core/error.hpp>
 
 namespace refine::formats {
 
@@ -41,6 +41,6 @@ Archive read_archive(const std::filesystem::path& path, const ArchiveLimits& lim
 
 }  // namespace refine::formats
 
-#if !defined(REFINE_COMPILED)
-#include <refine/formats/archive_definitions.hpp>
+#if !defined(REFINE_COMPILED_LIB)
+#include <refine/formats/impl/archive.ipp>
 #endif

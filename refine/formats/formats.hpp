@@ -1,12 +1,7 @@
 #pragma once
 
 #include <refine/formats/archive.hpp>
-#include <refine/formats/foreign_file.hpp>
-#include <refine/formats/objection.hpp>
-#include <refine/formats/operators.hpp>
-#include <refine/formats/pickle.hpp>
+#include <refine/formats/checkpoint.hpp>
+#include <refine/formats/inspect.hpp>
 #include <refine/formats/safetensors.hpp>
-#include <refine/formats/torch_file.hpp>
-#include <refine/formats/torchscript.hpp>
-#include <refine/formats/value.hpp>
-#include <refine/formats/weights.hpp>
+#include <refine/formats/torchscript_check.hpp>

@@ -29,6 +29,6 @@ void write_safetensors(const std::filesystem::path& path, const SafeTensors& con
 
 }  // namespace refine::formats
 
-#if !defined(REFINE_COMPILED)
-#include <refine/formats/safetensors_definitions.hpp>
+#if !defined(REFINE_COMPILED_LIB)
+#include <refine/formats/impl/safetensors.ipp>
 #endif

@@ -1,10 +1,21 @@
 #pragma once
 
+#include <algorithm>
+#include <cmath>
 #include <cstdint>
-
-#include <refine/metrics/interval.hpp>
+#include <limits>
 
 namespace refine::metrics {
+
+/// What the data leave open about a figure, both ends included.
+struct Interval {
+  double low = 0;
+  double high = 0;
+};
+
+/// The standard normal quantile of a two-sided 95 % interval.
+inline constexpr double z95 = 1.959963984540054;
+
 
 /// So many of so many. Of none, it has no value: NaN, and an interval of NaN.
 struct Proportion {
@@ -21,8 +32,22 @@ struct Proportion {
   friend bool operator==(const Proportion&, const Proportion&) = default;
 };
 
-}  // namespace refine::metrics
 
-#if !defined(REFINE_COMPILED)
-#include <refine/metrics/proportion_definitions.hpp>
-#endif
+inline double Proportion::value() const {
+  return n == 0 ? std::numeric_limits<double>::quiet_NaN()
+                : static_cast<double>(hits) / static_cast<double>(n);
+}
+
+inline Interval Proportion::wilson(double z) const {
+  const double count = static_cast<double>(n);
+  const double p = value();
+  const double share = z * z / count;
+  const double middle = p + share / 2;
+  const double half = z * std::sqrt(p * (1 - p) / count + share / (4 * count));
+  if (n == 0) return {p, p};
+  // At the ends the root equals the other term; only rounding would say otherwise.
+  return {hits == 0 ? 0.0 : std::max(0.0, (middle - half) / (1 + share)),
+          hits == n ? 1.0 : std::min(1.0, (middle + half) / (1 + share))};
+}
+
+}  // namespace refine::metrics

@@ -1,10 +1,10 @@
-// What this room's headers declare, compiled once for a program (core/compiled.hpp).
+// The compiled library (core/config.hpp).
 
-#include <refine/nn/convolve_definitions.hpp>
-#include <refine/nn/convolve_normed_definitions.hpp>
-#include <refine/nn/device_definitions.hpp>
-#include <refine/nn/device_of_definitions.hpp>
-#include <refine/nn/foldable_definitions.hpp>
-#include <refine/nn/free_memory_definitions.hpp>
-#include <refine/nn/make_constant_definitions.hpp>
-#include <refine/nn/repeated_definitions.hpp>
+#if !defined(REFINE_COMPILED_LIB)
+#error "define REFINE_COMPILED_LIB in every file of the program, or do not compile this one"
+#endif
+
+#include <refine/nn/impl/conv.ipp>
+#include <refine/nn/impl/cuda_graph.ipp>
+#include <refine/nn/impl/device.ipp>
+#include <refine/nn/impl/state_dict.ipp>

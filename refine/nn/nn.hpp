@@ -1,21 +1,10 @@
 #pragma once
 
 #include <refine/nn/autocast.hpp>
-#include <refine/nn/bfloat16.hpp>
-#include <refine/nn/channels_last.hpp>
-#include <refine/nn/convolve.hpp>
-#include <refine/nn/convolve_normed.hpp>
-#include <refine/nn/deep_copy.hpp>
+#include <refine/nn/clone.hpp>
+#include <refine/nn/conv.hpp>
+#include <refine/nn/cuda_graph.hpp>
 #include <refine/nn/device.hpp>
-#include <refine/nn/device_of.hpp>
-#include <refine/nn/draws.hpp>
-#include <refine/nn/foldable.hpp>
-#include <refine/nn/free_memory.hpp>
-#include <refine/nn/host_constant.hpp>
-#include <refine/nn/keep_freed_memory.hpp>
-#include <refine/nn/lanes.hpp>
-#include <refine/nn/make_constant.hpp>
-#include <refine/nn/repeated.hpp>
-#include <refine/nn/seeded.hpp>
-#include <refine/nn/sent.hpp>
-#include <refine/nn/upsampled.hpp>
+#include <refine/nn/fold.hpp>
+#include <refine/nn/torch_random.hpp>
+#include <refine/nn/transfer.hpp>

@@ -3,7 +3,7 @@
 #include <refine/backbones/any_backbone.hpp>
 #include <refine/backbones/freeze.hpp>
 #include <refine/pipeline/pipeline.hpp>
-#include <refine/remaps/any_remap.hpp>
+#include <refine/remaps/remap.hpp>
 #include <refine/transforms/any_transform.hpp>
 
 namespace refine {

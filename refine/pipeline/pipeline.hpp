@@ -1,25 +1,89 @@
 #pragma once
 
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/minimum.h>
+#include <ATen/ops/softmax.h>
 #include <ATen/ops/tensor.h>
+#include <ATen/TensorOperators.h>
+#include <c10/core/Device.h>
 
+#include <concepts>
 #include <cstdint>
 #include <map>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
 #include <refine/backbones/backbone.hpp>
-#include <refine/core/agreement.hpp>
+#include <refine/core/check.hpp>
 #include <refine/core/error.hpp>
-#include <refine/nn/channels_last.hpp>
-#include <refine/nn/device_of.hpp>
-#include <refine/nn/host_constant.hpp>
-#include <refine/pipeline/alarm_score.hpp>
-#include <refine/pipeline/fit_together.hpp>
-#include <refine/remaps/remapping_strategy.hpp>
-#include <refine/transforms/transform_network.hpp>
+#include <refine/core/task.hpp>
+#include <refine/nn/conv.hpp>
+#include <refine/nn/device.hpp>
+#include <refine/nn/transfer.hpp>
+#include <refine/remaps/remap.hpp>
+#include <refine/transforms/freeze.hpp>
+#include <refine/transforms/transform.hpp>
 
 namespace refine {
+
+/// A victim behind its defense, whether built here (`Pipeline`) or read from an exported file (`Served`). For
+/// `d` of type `D` and float images N×C×H×W in [0, 1]:
+///
+///  1. `d.task()` is its `Task`, `d.device()` where it computes;
+///  2. `d.forward(images)`: defended logits, N×classes;
+///  3. `d.undefended(images)`: the victim's own logits, N×classes;
+///  4. `d.transformed(images)`: the images that the victim sees, N×C×H×W in [0, 1];
+///  5. `d.alarm(images)`: N scores in [0, 1], see `alarm_score`.
+template <typename D>
+concept DefendedClassifier = requires(const D& d, const at::Tensor& images) {
+  { d.task() } -> std::convertible_to<Task>;
+  { d.device() } -> std::convertible_to<at::Device>;
+  { d.forward(images) } -> std::same_as<at::Tensor>;
+  { d.undefended(images) } -> std::same_as<at::Tensor>;
+  { d.transformed(images) } -> std::same_as<at::Tensor>;
+  { d.alarm(images) } -> std::same_as<at::Tensor>;
+};
+
+
+/// How much two answers to the same image disagree: the total variation distance between their class
+/// probabilities, 0 where they say the same and 1 where they share nothing. A trigger moves the undefended
+/// answer and not the defended one, so a triggered image scores high.
+/// \param undefended, defended logits N×classes under the same names \return float N, in [0, 1]
+inline at::Tensor alarm_score(const at::Tensor& undefended, const at::Tensor& defended) {
+  const at::Tensor shared = at::minimum(at::softmax(undefended, 1), at::softmax(defended, 1)).sum(1);
+  return (1 - shared).clamp(0, 1);
+}
+
+
+/// Why a transform, a backbone and a remap can't make a pipeline; empty when they can. Open extents fit
+/// anything.
+constexpr Message fit_together(const ImageShape& transform, const Task& backbone, int remap) {
+  Message why;
+  if (!compatible(transform, backbone.image)) {
+    why << "refine: the transform rewrites " << transform << " images, the backbone takes " << backbone.image
+        << "; give both the same Task [Pipeline]";
+  } else if (!compatible(remap, backbone.classes)) {
+    why << "refine: the remap renames " << remap << " classes, the backbone predicts " << backbone.classes
+        << "; give both the same Task [Pipeline]";
+  }
+  return why;
+}
+
+/// Why a part's fields deny what its type says; empty when they do not.
+constexpr Message denied(std::string_view part, const Task& type, const Task& fields) {
+  Message why;
+  if (!compatible(type.image, fields.image)) {
+    why << "refine: the " << part << "'s type says " << type.image << " images, its field " << fields.image
+        << "; leave the field out [Pipeline]";
+  } else if (!compatible(type.classes, fields.classes)) {
+    why << "refine: the " << part << "'s type says " << type.classes << " classes, its field "
+        << fields.classes << "; leave the field out [Pipeline]";
+  }
+  return why;
+}
+
 
 /// Which pixels the transform and the backbone see.
 enum class PixelDomain {
@@ -168,5 +232,20 @@ class Pipeline {
   at::Device device_ = at::kCPU;  ///< of networks that have no tensors
   nn::HostConstant sources_;
 };
+
+
+/// A trained defense for serving: the same answers, to rounding, by fewer steps; its transform is a frozen
+/// copy, and the victim is shared, since it is frozen already. `export_torchscript` writes this form.
+///
+///     auto serving = freeze(defense);
+///     at::Tensor logits = serving.forward(images);
+///
+/// \throws c10::Error when the transform's module does not say how it is cloned (`transforms::can_freeze`)
+template <typename T, typename B, typename R>
+auto freeze(const Pipeline<T, B, R>& defense) {
+  Pipeline serving{freeze(defense.transform()), defense.backbone(), defense.remap(), defense.domain()};
+  serving.to(defense.device());  // networks without tensors do not tell it
+  return serving;
+}
 
 }  // namespace refine

@@ -14,12 +14,12 @@
 
 #include <refine/attacks/attack.hpp>
 #include <refine/data/dataset.hpp>
-#include <refine/data/pixels.hpp>
+#include <refine/data/detail/pixels.hpp>
 #include <refine/evaluation/classify.hpp>
-#include <refine/evaluation/require_fit.hpp>
-#include <refine/pipeline/defended_classifier.hpp>
-#include <refine/report/image_sheet.hpp>
-#include <refine/report/words.hpp>
+#include <refine/evaluation/detail/check_task.hpp>
+#include <refine/pipeline/pipeline.hpp>
+#include <refine/report/detail/words.hpp>
+#include <refine/report/images.hpp>
 
 namespace refine::report {
 

@@ -36,6 +36,6 @@ Verdict verdict(const DefenseReport& r);
 
 }  // namespace refine::report
 
-#if !defined(REFINE_COMPILED)
-#include <refine/report/verdict_definitions.hpp>
+#if !defined(REFINE_COMPILED_LIB)
+#include <refine/report/impl/verdict.ipp>
 #endif

@@ -1,23 +1,18 @@
 #pragma once
 
-#include <ATen/TensorOperators.h>
 #include <ATen/core/Tensor.h>
+#include <ATen/TensorOperators.h>
 
 #include <utility>
 
 #include <refine/data/dataset.hpp>
 #include <refine/nn/autocast.hpp>
+#include <refine/nn/cuda_graph.hpp>
 #include <refine/nn/device.hpp>
-#include <refine/nn/repeated.hpp>
-#include <refine/objectives/bce.hpp>
-#include <refine/objectives/distillation.hpp>
-#include <refine/objectives/nll.hpp>
-#include <refine/objectives/supcon.hpp>
+#include <refine/objectives/objectives.hpp>
 #include <refine/pipeline/pipeline.hpp>
-#include <refine/training/loop.hpp>
+#include <refine/training/detail/loop.hpp>
 #include <refine/training/recipe.hpp>
-#include <refine/training/teacher_answers.hpp>
-#include <refine/training/uses_bfloat16.hpp>
 
 namespace refine {
 

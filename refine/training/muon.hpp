@@ -1,7 +1,7 @@
 #pragma once
 
-#include <ATen/TensorOperators.h>
 #include <ATen/core/Tensor.h>
+#include <ATen/TensorOperators.h>
 #include <torch/arg.h>
 #include <torch/optim/optimizer.h>
 #include <torch/optim/serialize.h>
@@ -11,7 +11,7 @@
 #include <utility>
 #include <vector>
 
-#include <refine/core/compiled.hpp>
+#include <refine/core/config.hpp>
 
 namespace refine {
 
@@ -30,19 +30,19 @@ struct MuonOptions : torch::optim::OptimizerCloneableOptions<MuonOptions> {
   TORCH_ARG(at::ScalarType, ns_dtype) = at::kBFloat16;
 
  public:
-  REFINE_DEFINITION double get_lr() const override;
-  REFINE_DEFINITION void set_lr(const double rate) override;
+  REFINE_INLINE double get_lr() const override;
+  REFINE_INLINE void set_lr(const double rate) override;
 
-  REFINE_DEFINITION void serialize(torch::serialize::OutputArchive& archive) const override;
-  REFINE_DEFINITION void serialize(torch::serialize::InputArchive& archive) override;
+  REFINE_INLINE void serialize(torch::serialize::OutputArchive& archive) const override;
+  REFINE_INLINE void serialize(torch::serialize::InputArchive& archive) override;
 };
 
 struct MuonState : torch::optim::OptimizerCloneableParamState<MuonState> {
   TORCH_ARG(at::Tensor, momentum_buffer);
 
  public:
-  REFINE_DEFINITION void serialize(torch::serialize::InputArchive& archive) override;
-  REFINE_DEFINITION void serialize(torch::serialize::OutputArchive& archive) const override;
+  REFINE_INLINE void serialize(torch::serialize::InputArchive& archive) override;
+  REFINE_INLINE void serialize(torch::serialize::OutputArchive& archive) const override;
 };
 
 /// The matrix nearest to orthogonal, roughly: U·V^T with singular values of 0.7 to 1.2 for those of `matrix`,
@@ -67,10 +67,10 @@ class Muon : public torch::optim::Optimizer {
   explicit Muon(std::vector<at::Tensor> parameters, MuonOptions defaults = MuonOptions())
       : Muon({torch::optim::OptimizerParamGroup(std::move(parameters))}, defaults) {}
 
-  REFINE_DEFINITION at::Tensor step(LossClosure closure = nullptr) override;
+  REFINE_INLINE at::Tensor step(LossClosure closure = nullptr) override;
 
-  REFINE_DEFINITION void save(torch::serialize::OutputArchive& archive) const override;
-  REFINE_DEFINITION void load(torch::serialize::InputArchive& archive) override;
+  REFINE_INLINE void save(torch::serialize::OutputArchive& archive) const override;
+  REFINE_INLINE void load(torch::serialize::InputArchive& archive) override;
 
  private:
   void update(at::Tensor& parameter, const MuonOptions& options);
@@ -78,6 +78,6 @@ class Muon : public torch::optim::Optimizer {
 
 }  // namespace refine
 
-#if !defined(REFINE_COMPILED)
-#include <refine/training/muon_definitions.hpp>
+#if !defined(REFINE_COMPILED_LIB)
+#include <refine/training/impl/muon.ipp>
 #endif

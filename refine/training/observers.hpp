@@ -1,8 +1,18 @@
 #pragma once
 
+#include <fmt/core.h>
+
 #include <cstdint>
+#include <cstdio>
+#include <filesystem>
+#include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
+
+#include <refine/core/error.hpp>
+#include <refine/core/progress_meter.hpp>
 
 namespace refine {
 
@@ -74,4 +84,79 @@ void notify_end(Observers&... observers) {
 
 }  // namespace detail
 
+
+/// Keeps what each epoch came to.
+struct History {
+  std::vector<EpochInfo> epochs = {};
+
+  void on_epoch(const EpochInfo& info) { epochs.push_back(info); }
+};
+
+
+/// Appends a line of JSON at each epoch:
+/// `{"run":"defense","epoch":1,"loss":…,"accuracy":…,"lr":…,"seconds":…}`. Each line is flushed, so that the
+/// file can be followed while the run goes on.
+class JsonLines {
+ public:
+  /// \throws Error when the file can't be opened for appending
+  explicit JsonLines(const std::filesystem::path& path);
+
+  void on_begin(const RunInfo& info) { run_ = info.name; }
+
+  void on_epoch(const EpochInfo& info);
+
+ private:
+  [[noreturn]] void fail() const;
+
+  struct Close {
+    void operator()(std::FILE* file) const { std::fclose(file); }
+  };
+
+  std::filesystem::path path_;
+  std::unique_ptr<std::FILE, Close> file_;
+  std::string run_;
+};
+
+
+/// Shows a run's progress on standard error: a bar with rate and time left on a terminal, a line now and then
+/// in a log.
+class ProgressBar {
+ public:
+  explicit ProgressBar(std::FILE* out = stderr) : out_(out) {}
+
+  void on_begin(const RunInfo& info) {
+    epochs_ = info.epochs;
+    accuracy_of_ = info.accuracy_of;
+    note_.clear();
+    meter_.emplace(std::string(info.name), info.images * info.epochs, "img", out_);
+    meter_->update(0);
+  }
+
+  void on_step(const StepInfo& info) {
+    if (!meter_) return;
+    const std::string now = fmt::format("epoch {}/{}", info.epoch, epochs_);
+    meter_->update(info.images, note_.empty() ? now : now + " (last: " + note_ + ")");
+  }
+
+  void on_epoch(const EpochInfo& info) {
+    note_ = fmt::format("loss {:.3f}, {} {:.1f} %", info.loss, accuracy_of_, 100 * info.accuracy);
+  }
+
+  void on_end() {
+    if (meter_) meter_->finish(fmt::format("epoch {0}/{0}: {1}", epochs_, note_));
+    meter_.reset();
+  }
+
+ private:
+  std::FILE* out_;
+  int epochs_ = 0;
+  std::string accuracy_of_;
+  std::string note_;
+  std::optional<ProgressMeter> meter_;
+};
+
 }  // namespace refine
+
+#if !defined(REFINE_COMPILED_LIB)
+#include <refine/training/impl/observers.ipp>
+#endif

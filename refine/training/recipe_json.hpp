@@ -1,7 +1,8 @@
 #pragma once
 
-#include <iosfwd>
 #include <nlohmann/json_fwd.hpp>
+
+#include <iosfwd>
 
 #include <refine/training/recipe.hpp>
 
@@ -24,6 +25,6 @@ std::ostream& operator<<(std::ostream& out, const ClassifierRecipe& recipe);
 
 }  // namespace refine
 
-#if !defined(REFINE_COMPILED)
-#include <refine/training/recipe_json_definitions.hpp>
+#if !defined(REFINE_COMPILED_LIB)
+#include <refine/training/impl/recipe_json.ipp>
 #endif

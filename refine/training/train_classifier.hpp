@@ -8,13 +8,11 @@
 #include <refine/data/dataset.hpp>
 #include <refine/data/training_set.hpp>
 #include <refine/nn/autocast.hpp>
-#include <refine/nn/channels_last.hpp>
+#include <refine/nn/conv.hpp>
+#include <refine/nn/cuda_graph.hpp>
 #include <refine/nn/device.hpp>
-#include <refine/nn/repeated.hpp>
-#include <refine/training/batch_augmentation.hpp>
-#include <refine/training/loop.hpp>
+#include <refine/training/detail/loop.hpp>
 #include <refine/training/recipe.hpp>
-#include <refine/training/uses_bfloat16.hpp>
 
 namespace refine {
 

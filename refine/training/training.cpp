@@ -1,8 +1,10 @@
-// What this room's headers declare, compiled once for a program (core/compiled.hpp).
+// The compiled library (core/config.hpp).
 
-#include <refine/training/batch_augmentation_definitions.hpp>
-#include <refine/training/json_lines_definitions.hpp>
-#include <refine/training/muon_definitions.hpp>
-#include <refine/training/optimization_definitions.hpp>
-#include <refine/training/optimizers_definitions.hpp>
-#include <refine/training/recipe_json_definitions.hpp>
+#if !defined(REFINE_COMPILED_LIB)
+#error "define REFINE_COMPILED_LIB in every file of the program, or do not compile this one"
+#endif
+
+#include <refine/training/impl/muon.ipp>
+#include <refine/training/impl/observers.ipp>
+#include <refine/training/impl/optimizers.ipp>
+#include <refine/training/impl/recipe_json.ipp>

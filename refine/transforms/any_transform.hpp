@@ -10,11 +10,10 @@
 #include <utility>
 
 #include <refine/core/error.hpp>
-#include <refine/core/image_shape.hpp>
-#include <refine/nn/deep_copy.hpp>
-#include <refine/nn/repeated.hpp>
-#include <refine/transforms/can_freeze.hpp>
-#include <refine/transforms/transform_network.hpp>
+#include <refine/core/task.hpp>
+#include <refine/nn/clone.hpp>
+#include <refine/nn/cuda_graph.hpp>
+#include <refine/transforms/transform.hpp>
 
 namespace refine::transforms {
 

@@ -9,14 +9,14 @@
 #include <string>
 #include <vector>
 
-#include <refine/core/agreement.hpp>
-#include <refine/core/compiled.hpp>
-#include <refine/core/seed.hpp>
+#include <refine/core/check.hpp>
+#include <refine/core/config.hpp>
+#include <refine/core/random.hpp>
 #include <refine/core/task.hpp>
-#include <refine/nn/convolve_normed.hpp>
-#include <refine/nn/foldable.hpp>
-#include <refine/nn/seeded.hpp>
-#include <refine/transforms/squash.hpp>
+#include <refine/nn/conv.hpp>
+#include <refine/nn/fold.hpp>
+#include <refine/nn/torch_random.hpp>
+#include <refine/transforms/transform.hpp>
 
 namespace refine::transforms {
 
@@ -27,11 +27,11 @@ class ConvolutionUnit : public torch::nn::Cloneable<ConvolutionUnit>, public nn:
  public:
   ConvolutionUnit(std::int64_t in, std::int64_t out, std::int64_t kernel);
 
-  REFINE_DEFINITION void reset() override;
+  REFINE_INLINE void reset() override;
 
   at::Tensor forward(const at::Tensor& x) { return nn::convolve_normed(conv_, norm_, x).relu_(); }
 
-  REFINE_DEFINITION void fold() override;
+  REFINE_INLINE void fold() override;
 
  private:
   std::int64_t in_, out_, kernel_;
@@ -43,7 +43,7 @@ class EncoderDecoderModule : public torch::nn::Cloneable<EncoderDecoderModule> {
  public:
   EncoderDecoderModule(std::int64_t channels, int levels, std::int64_t width, Squash squash);
 
-  REFINE_DEFINITION void reset() override;
+  REFINE_INLINE void reset() override;
 
   at::Tensor forward(const at::Tensor& images);
 
@@ -113,6 +113,6 @@ struct EncoderDecoder {
 
 }  // namespace refine::transforms
 
-#if !defined(REFINE_COMPILED)
-#include <refine/transforms/encoder_decoder_definitions.hpp>
+#if !defined(REFINE_COMPILED_LIB)
+#include <refine/transforms/impl/encoder_decoder.ipp>
 #endif

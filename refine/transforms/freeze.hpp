@@ -5,12 +5,11 @@
 #include <concepts>
 #include <string>
 
-#include <refine/core/agreement.hpp>
-#include <refine/core/image_shape.hpp>
-#include <refine/nn/deep_copy.hpp>
-#include <refine/nn/make_constant.hpp>
-#include <refine/transforms/can_freeze.hpp>
-#include <refine/transforms/transform_network.hpp>
+#include <refine/core/check.hpp>
+#include <refine/core/task.hpp>
+#include <refine/nn/clone.hpp>
+#include <refine/nn/fold.hpp>
+#include <refine/transforms/transform.hpp>
 
 namespace refine {
 

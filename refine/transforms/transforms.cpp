@@ -1,4 +1,8 @@
-// What this room's headers declare, compiled once for a program (core/compiled.hpp).
+// The compiled library (core/config.hpp).
 
-#include <refine/transforms/encoder_decoder_definitions.hpp>
-#include <refine/transforms/unet_definitions.hpp>
+#if !defined(REFINE_COMPILED_LIB)
+#error "define REFINE_COMPILED_LIB in every file of the program, or do not compile this one"
+#endif
+
+#include <refine/transforms/impl/encoder_decoder.ipp>
+#include <refine/transforms/impl/unet.ipp>

@@ -10,13 +10,13 @@
 #include <string>
 #include <vector>
 
-#include <refine/core/agreement.hpp>
-#include <refine/core/compiled.hpp>
-#include <refine/core/seed.hpp>
+#include <refine/core/check.hpp>
+#include <refine/core/config.hpp>
+#include <refine/core/random.hpp>
 #include <refine/core/task.hpp>
-#include <refine/nn/foldable.hpp>
-#include <refine/nn/seeded.hpp>
-#include <refine/transforms/squash.hpp>
+#include <refine/nn/fold.hpp>
+#include <refine/nn/torch_random.hpp>
+#include <refine/transforms/transform.hpp>
 
 namespace refine::transforms {
 
@@ -29,7 +29,7 @@ class DoubleConvolution : public torch::nn::Module, public nn::Foldable {
 
   at::Tensor forward(at::Tensor x);
 
-  REFINE_DEFINITION void fold() override;
+  REFINE_INLINE void fold() override;
 
  private:
   std::shared_ptr<torch::nn::Module> parts_;
@@ -47,7 +47,7 @@ class UNetModule : public torch::nn::Module {
   UNetModule(std::int64_t channels, int levels, std::int64_t width, Squash squash);
 
   /// Its children are named as the reference's by containers that can't be cloned one by one.
-  REFINE_DEFINITION std::shared_ptr<torch::nn::Module> clone(
+  REFINE_INLINE std::shared_ptr<torch::nn::Module> clone(
       const std::optional<at::Device>& device = {}) const override;
 
   at::Tensor forward(const at::Tensor& images);
@@ -109,6 +109,6 @@ struct UNet {
 
 }  // namespace refine::transforms
 
-#if !defined(REFINE_COMPILED)
-#include <refine/transforms/unet_definitions.hpp>
+#if !defined(REFINE_COMPILED_LIB)
+#include <refine/transforms/impl/unet.ipp>
 #endif

@@ -10,10 +10,10 @@
 #include <numbers>
 #include <vector>
 
-#include <refine/core/agreement.hpp>
+#include <refine/core/check.hpp>
 #include <refine/core/error.hpp>
 #include <refine/data/dataset.hpp>
-#include <refine/triggers/trigger_policy.hpp>
+#include <refine/triggers/trigger.hpp>
 
 namespace refine::triggers {
 

@@ -1,22 +1,22 @@
 #pragma once
 
-#include <ATen/TensorOperators.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/grid_sampler.h>
 #include <ATen/ops/linspace.h>
 #include <ATen/ops/stack.h>
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/upsample_bicubic2d.h>
+#include <ATen/TensorOperators.h>
 
 #include <cstdint>
 #include <vector>
 
-#include <refine/core/agreement.hpp>
+#include <refine/core/check.hpp>
 #include <refine/core/error.hpp>
-#include <refine/core/seed.hpp>
+#include <refine/core/random.hpp>
 #include <refine/data/dataset.hpp>
 #include <refine/triggers/patterns.hpp>
-#include <refine/triggers/trigger_policy.hpp>
+#include <refine/triggers/trigger.hpp>
 
 namespace refine::triggers {
 
@@ -86,5 +86,20 @@ struct Warp {
     return warping_grid(patterns::noise({2, control_points, control_points}, seed) * 2 - 1, image, strength);
   }
 };
+
+
+/// The warp with every pixel's source moved besides, by up to one pixel's half either way across and down
+/// (uniform(−1, 1)/W and /H in grid coordinates, clamped to the image): the noise mode of WaNet (Nguyen and
+/// Tran, 2021, `nguyen2021wanet`), as one of its draws. The same seed, the same draw.
+template <ImageShape kImage>
+Warp<kImage> disturbed(Warp<kImage> warp, std::uint64_t seed) {
+  const auto height = static_cast<int>(warp.grid.size(1)), width = static_cast<int>(warp.grid.size(2));
+  const at::Tensor size = at::tensor(std::vector<float>{float(width), float(height)});
+  const at::Tensor moves =
+      (patterns::noise({2, height, width}, derived_seed(seed, "disturbed warp")) * 2 - 1).permute({1, 2, 0}) /
+      size;
+  warp.grid = (warp.grid + moves.unsqueeze(0)).clamp(-1, 1).contiguous();
+  return warp;
+}
 
 }  // namespace refine::triggers

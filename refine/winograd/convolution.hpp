@@ -25,6 +25,6 @@ at::Tensor convolution(const at::Tensor& x, const at::Tensor& weight, const at::
 
 }  // namespace refine::winograd
 
-#if !defined(REFINE_COMPILED)
-#include <refine/winograd/convolution_definitions.hpp>
+#if !defined(REFINE_COMPILED_LIB)
+#include <refine/winograd/impl/convolution.ipp>
 #endif

@@ -14,9 +14,9 @@
 #include <limits>
 #include <refine/attacks/pgd.hpp>
 #include <refine/backbones/freeze.hpp>
-#include <refine/backbones/resnet18.hpp>
+#include <refine/backbones/resnet.hpp>
 #include <refine/core/task.hpp>
-#include <refine/data/pixels.hpp>
+#include <refine/data/detail/pixels.hpp>
 #include <refine/data/synthetic.hpp>
 #include <refine/formats/safetensors.hpp>
 #include <string>

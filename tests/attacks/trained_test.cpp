@@ -5,12 +5,12 @@
 
 #include <cmath>
 #include <refine/attacks/attacks.hpp>
-#include <refine/backbones/resnet18.hpp>
+#include <refine/backbones/resnet.hpp>
 #include <refine/data/synthetic.hpp>
-#include <refine/training/batch_augmentation.hpp>
-#include <refine/training/history.hpp>
+#include <refine/training/detail/loop.hpp>
+#include <refine/training/observers.hpp>
 #include <refine/training/train_classifier.hpp>
-#include <refine/triggers/any_trigger.hpp>
+#include <refine/triggers/trigger.hpp>
 #include <vector>
 
 namespace refine::attacks {

@@ -44,7 +44,7 @@ int batch_norms(const torch::nn::Module& module) {
 }
 
 std::map<std::string, at::Tensor> copied(const torch::nn::Module& module) {
-  auto state = artifacts::state_dict(module);
+  auto state = nn::state_dict(module);
   for (auto& [name, tensor] : state) tensor = tensor.detach().clone();
   return state;
 }

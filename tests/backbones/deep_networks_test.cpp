@@ -14,14 +14,14 @@
 #include <utility>
 #include <vector>
 
-#include <refine/artifacts/state_dict.hpp>
+#include <refine/nn/state_dict.hpp>
 #include <refine/backbones/any_backbone.hpp>
-#include <refine/backbones/densenet121.hpp>
+#include <refine/backbones/densenet.hpp>
 #include <refine/backbones/freeze.hpp>
-#include <refine/backbones/inception_v3.hpp>
+#include <refine/backbones/inception.hpp>
 #include <refine/backbones/vit.hpp>
 #include <refine/formats/safetensors.hpp>
-#include <refine/nn/seeded.hpp>
+#include <refine/nn/torch_random.hpp>
 
 #include "tests/fixtures/pytorch.hpp"
 #include "tests/support/error_of.hpp"
@@ -46,7 +46,7 @@ B loaded(const B& net, const Tensors& written) {
   for (const auto& [name, tensor] : written) {
     if (name.starts_with("network.")) state.emplace(name, tensor);
   }
-  artifacts::load_state_dict(*net.module, state, "the fixture", "network.");
+  nn::load_state_dict(*net.module, state, "the fixture", "network.");
   net.module->eval();
   return net;
 }
@@ -149,7 +149,7 @@ TEST(DenseNet121, FreezesToTheNormsThatStandBeforeTheirConvolution) {
 
 TEST(DenseNet121, StartsAsTorchvisionDoes) {
   const DenseNet121<> net{.task = small, .width = 32};
-  const auto state = artifacts::state_dict(*net.module);
+  const auto state = nn::state_dict(*net.module);
   // He et al.'s normal: √(2 / inputs of one output).
   EXPECT_NEAR(state.at("features.conv0.weight").std().item<double>(), std::sqrt(2.0 / (3 * 49)), 0.01);
   const at::Tensor& last = state.at("features.denseblock4.denselayer16.conv1.weight");
@@ -231,7 +231,7 @@ TEST(InceptionV3, EnlargesSmallImagesOnly) {
 
 TEST(InceptionV3, StartsAsTorchvisionDoesButForTheLastLayer) {
   const InceptionV3<> net{.task = small, .width = 16};
-  const auto state = artifacts::state_dict(*net.module);
+  const auto state = nn::state_dict(*net.module);
   EXPECT_NEAR(state.at("Mixed_7c.branch3x3dbl_2.conv.weight").std().item<double>(), 0.1, 0.001);
   EXPECT_NEAR(state.at("fc.weight").std().item<double>(), 0.01, 0.0005);
 }
@@ -280,7 +280,7 @@ TEST(ViT, HasThePublishedExtents) {
   const std::int64_t attention = 2 * d + 1 + d * 3 * d + d * d + d, mlp = 2 * d + 2 * (d * d + d);
   EXPECT_EQ(numbers(*net.module),
             2 * patch + patch * d + d + 65 * d + d + 6 * (attention + mlp) + 2 * d + 10 * d + 10);
-  EXPECT_NEAR(artifacts::state_dict(*net.module).at("transformer.layers.5.0.fn.temperature").item<double>(),
+  EXPECT_NEAR(nn::state_dict(*net.module).at("transformer.layers.5.0.fn.temperature").item<double>(),
               std::log(1 / 8.0), 1e-6);
 }
 

@@ -14,14 +14,13 @@
 #include <utility>
 #include <vector>
 
-#include <refine/artifacts/state_dict.hpp>
+#include <refine/nn/state_dict.hpp>
 #include <refine/backbones/any_backbone.hpp>
-#include <refine/backbones/form.hpp>
+#include <refine/backbones/detail/buildable.hpp>
 #include <refine/backbones/freeze.hpp>
-#include <refine/backbones/preact_resnet18.hpp>
-#include <refine/backbones/resnet18.hpp>
-#include <refine/backbones/resnet50.hpp>
-#include <refine/backbones/vgg19.hpp>
+#include <refine/backbones/preact_resnet.hpp>
+#include <refine/backbones/resnet.hpp>
+#include <refine/backbones/vgg.hpp>
 #include <refine/formats/safetensors.hpp>
 
 #include "tests/fixtures/pytorch.hpp"
@@ -46,7 +45,7 @@ at::Tensor numbers(std::int64_t index, at::IntArrayRef shape) {
 void fill(torch::nn::Module& module) {
   const c10::NoGradGuard no_grad;
   std::int64_t index = 0;
-  for (const auto& [name, state] : artifacts::state_dict(module)) {
+  for (const auto& [name, state] : nn::state_dict(module)) {
     if (name.ends_with("num_batches_tracked")) continue;
     at::Tensor tensor = state;
     const at::Tensor v = numbers(index++, tensor.sizes());

@@ -12,17 +12,16 @@
 #include <utility>
 #include <vector>
 
-#include <refine/artifacts/state_dict.hpp>
+#include <refine/nn/state_dict.hpp>
 #include <refine/backbones/any_backbone.hpp>
-#include <refine/backbones/any_network.hpp>
-#include <refine/backbones/densenet121.hpp>
-#include <refine/backbones/form.hpp>
+#include <refine/backbones/zoo.hpp>
+#include <refine/backbones/densenet.hpp>
+#include <refine/backbones/detail/buildable.hpp>
 #include <refine/backbones/freeze.hpp>
-#include <refine/backbones/resnet18.hpp>
-#include <refine/backbones/resnet50.hpp>
-#include <refine/backbones/vgg16.hpp>
+#include <refine/backbones/resnet.hpp>
+#include <refine/backbones/vgg.hpp>
 #include <refine/formats/safetensors.hpp>
-#include <refine/nn/seeded.hpp>
+#include <refine/nn/torch_random.hpp>
 
 #include "tests/fixtures/pytorch.hpp"
 #include "tests/support/error_of.hpp"
@@ -50,7 +49,7 @@ std::size_t count_batch_norms(const torch::nn::Module& module) {
 }
 
 bool has(const AnyBackbone& network, const std::string& tensor) {
-  return artifacts::state_dict(*network.module).contains(tensor);
+  return nn::state_dict(*network.module).contains(tensor);
 }
 
 /// A network, and what make_network_files.py wrote of the same one as its own authors have it.
@@ -82,7 +81,7 @@ TEST(Networks, ComputeWhatTheirAuthorsDo) {
     const at::Tensor images = state.at("images"), logits = state.at("logits");
     state.erase("images");
     state.erase("logits");
-    artifacts::load_state_dict(*network.module, state, file, "network.");
+    nn::load_state_dict(*network.module, state, file, "network.");
     network.module->eval();
     EXPECT_LT(distance(network.forward(images), logits), 1e-5) << file;
     EXPECT_EQ(count_batch_norms(*network.module), norms) << file;
@@ -216,7 +215,7 @@ TEST(NetworkByName, KnowsTheEight) {
   for (const auto name : names) {
     const auto& [width, tensor] = first.at(std::string(name));
     const AnyBackbone network = network_by_name(name, {.task = small_task, .width = width, .seed = 3});
-    EXPECT_EQ(artifacts::state_dict(*network.module).at(tensor).size(0), width) << name;
+    EXPECT_EQ(nn::state_dict(*network.module).at(tensor).size(0), width) << name;
     EXPECT_EQ(network.task, small_task) << name;
     network.module->eval();
     EXPECT_EQ(freeze(network).forward(at::rand({2, 3, 32, 32})).sizes(), (std::vector<std::int64_t>{2, 5}))
@@ -250,7 +249,7 @@ TEST(NetworkByName, HasThePublishedWidths) {
   EXPECT_EQ(published_width("ViT"), 512);
   EXPECT_EQ(published_width("InceptionV3"), 32);
   const AnyBackbone network = network_by_name("DenseNet121", {.task = small_task});
-  EXPECT_EQ(artifacts::state_dict(*network.module).at("classifier.weight").size(1), 1024);
+  EXPECT_EQ(nn::state_dict(*network.module).at("classifier.weight").size(1), 1024);
 }
 
 }  // namespace

@@ -12,10 +12,7 @@
 #include <thread>
 
 #include <refine/nn/device.hpp>
-#include <refine/nn/device_of.hpp>
-#include <refine/nn/free_memory.hpp>
-#include <refine/nn/keep_freed_memory.hpp>
-#include <refine/nn/seeded.hpp>
+#include <refine/nn/torch_random.hpp>
 
 namespace refine::nn {
 namespace {

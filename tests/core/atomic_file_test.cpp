@@ -1,4 +1,4 @@
-#include <refine/core/atomic_file.hpp>
+#include <refine/core/file.hpp>
 
 #include <gtest/gtest.h>
 #include <sys/resource.h>

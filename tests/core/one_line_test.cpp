@@ -1,4 +1,4 @@
-#include <refine/core/one_line.hpp>
+#include <refine/core/text.hpp>
 
 #include <gtest/gtest.h>
 

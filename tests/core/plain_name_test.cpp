@@ -1,4 +1,4 @@
-#include <refine/core/plain_name.hpp>
+#include <refine/core/text.hpp>
 
 #include <gtest/gtest.h>
 

@@ -1,5 +1,4 @@
 #include <refine/core/random.hpp>
-#include <refine/core/seed.hpp>
 
 #include <gtest/gtest.h>
 

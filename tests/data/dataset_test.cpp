@@ -6,8 +6,7 @@
 #include <gtest/gtest.h>
 #include <refine/data/batches.hpp>
 #include <refine/data/dataset.hpp>
-#include <refine/data/pixels.hpp>
-#include <refine/data/split.hpp>
+#include <refine/data/detail/pixels.hpp>
 
 #include <algorithm>
 #include <cmath>

@@ -12,13 +12,12 @@
 #include <string>
 #include <vector>
 
-#include <refine/core/file_bytes.hpp>
-#include <refine/data/decode_image.hpp>
+#include <refine/core/file.hpp>
+#include <refine/data/decode.hpp>
 #include <refine/data/image_files.hpp>
 #include <refine/data/image_folder.hpp>
-#include <refine/data/image_size.hpp>
-#include <refine/data/left_out.hpp>
-#include <refine/data/utf8.hpp>
+#include <refine/data/detail/decoders.hpp>
+#include <refine/data/detail/bytes.hpp>
 
 #include "tests/data/image_bytes.hpp"
 #include "tests/support/error_of.hpp"

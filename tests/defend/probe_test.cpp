@@ -23,11 +23,10 @@
 #include <utility>
 
 #include <refine/backbones/any_backbone.hpp>
-#include <refine/backbones/bgr.hpp>
 #include <refine/backbones/normalized.hpp>
-#include <refine/backbones/scripted.hpp>
+#include <refine/programs/torchscript.hpp>
 #include <refine/defend/probe.hpp>
-#include <refine/nn/seeded.hpp>
+#include <refine/nn/torch_random.hpp>
 
 #include "tests/support/error_of.hpp"
 

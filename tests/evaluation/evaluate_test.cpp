@@ -6,8 +6,8 @@
 #include <gtest/gtest.h>
 #include <refine/evaluation/evaluation.hpp>
 #include <refine/pipeline/pipeline.hpp>
-#include <refine/remaps/shift.hpp>
-#include <refine/transforms/none.hpp>
+#include <refine/remaps/permutations.hpp>
+#include <refine/transforms/transform.hpp>
 
 #include <algorithm>
 #include <cmath>

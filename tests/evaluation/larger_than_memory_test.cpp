@@ -5,7 +5,7 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 #include <torch/nn/modules/linear.h>
-#include <refine/attacks/catalogue.hpp>
+#include <refine/attacks/by_name.hpp>
 #include <refine/data/image_folder.hpp>
 #include <refine/evaluation/evaluate.hpp>
 #include <refine/training/train_classifier.hpp>

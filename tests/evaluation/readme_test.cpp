@@ -3,11 +3,11 @@
 #include <gtest/gtest.h>
 #include <refine/attacks/attacks.hpp>
 #include <refine/backbones/freeze.hpp>
-#include <refine/backbones/resnet18.hpp>
+#include <refine/backbones/resnet.hpp>
 #include <refine/data/synthetic.hpp>
 #include <refine/evaluation/evaluation.hpp>
 #include <refine/pipeline/pipeline.hpp>
-#include <refine/remaps/derangement.hpp>
+#include <refine/remaps/permutations.hpp>
 #include <refine/transforms/unet.hpp>
 
 #include <iostream>

@@ -10,7 +10,7 @@
 #include <gtest/gtest.h>
 #include <refine/evaluation/scan.hpp>
 #include <refine/triggers/blend.hpp>
-#include <refine/triggers/none.hpp>
+#include <refine/triggers/trigger.hpp>
 #include <refine/triggers/patterns.hpp>
 
 #include <algorithm>

@@ -9,7 +9,7 @@
 #include <memory>
 #include <vector>
 
-#include <refine/pipeline/defended_classifier.hpp>
+#include <refine/pipeline/pipeline.hpp>
 
 namespace refine::testing {
 

@@ -2,8 +2,8 @@
 #include <archive_entry.h>
 #include <gtest/gtest.h>
 #include <refine/formats/archive.hpp>
-#include <refine/formats/foreign_file.hpp>
-#include <refine/formats/weights.hpp>
+#include <refine/formats/inspect.hpp>
+#include <refine/formats/checkpoint.hpp>
 
 #include <cstdint>
 #include <filesystem>

@@ -1,8 +1,7 @@
 // The snippets of refine/formats/README.md.
 
 #include <gtest/gtest.h>
-#include <refine/formats/torch_file.hpp>
-#include <refine/formats/weights.hpp>
+#include <refine/formats/checkpoint.hpp>
 
 #include <cstdint>
 #include <filesystem>

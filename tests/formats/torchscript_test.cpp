@@ -22,8 +22,8 @@
 #include <vector>
 
 #include <refine/formats/archive.hpp>
-#include <refine/formats/operators.hpp>
-#include <refine/formats/torchscript.hpp>
+#include <refine/formats/detail/operators.hpp>
+#include <refine/formats/torchscript_check.hpp>
 
 #include "tests/support/error_of.hpp"
 #include "tests/support/scratch_folder.hpp"

@@ -4,11 +4,10 @@
 #include <ATen/ops/arange.h>
 #include <ATen/ops/equal.h>
 #include <gtest/gtest.h>
-#include <refine/formats/objection.hpp>
-#include <refine/formats/pickle.hpp>
+#include <refine/formats/detail/objection.hpp>
+#include <refine/formats/detail/pickle_machine.hpp>
 #include <refine/formats/safetensors.hpp>
-#include <refine/formats/torch_file.hpp>
-#include <refine/formats/weights.hpp>
+#include <refine/formats/checkpoint.hpp>
 
 #include <cstddef>
 #include <cstdint>

@@ -1,13 +1,13 @@
 #include <ATen/ops/conv2d.h>
 
-#include <refine/artifacts/served.hpp>
 #include <refine/attacks/by_name.hpp>
-#include <refine/backbones/any_network.hpp>
-#include <refine/backbones/scripted.hpp>
+#include <refine/backbones/zoo.hpp>
+#include <refine/export/exported_classifier.hpp>
 #include <refine/formats/formats.hpp>
+#include <refine/programs/torchscript.hpp>
 #include <refine/refine.hpp>
 #include <refine/report/report.hpp>
-#include <refine/training/network_recipes.hpp>
+#include <refine/training/recipe.hpp>
 #include <refine/winograd/convolution.hpp>
 
 at::Tensor convolved_elsewhere(const at::Tensor& x, const at::Tensor& weight) {

@@ -1,4 +1,4 @@
-// The library as headers alone: this file and header_only_other.cpp are compiled without REFINE_COMPILED, and
+// The library as headers alone: this file and header_only_other.cpp are compiled without REFINE_COMPILED_LIB, and
 // both have all definitions; one that is not inline would be there twice.
 
 #include <ATen/ops/allclose.h>
@@ -6,17 +6,17 @@
 #include <ATen/ops/rand.h>
 #include <gtest/gtest.h>
 
-#include <refine/artifacts/served.hpp>
 #include <refine/attacks/by_name.hpp>
-#include <refine/backbones/any_network.hpp>
-#include <refine/backbones/scripted.hpp>
+#include <refine/backbones/zoo.hpp>
+#include <refine/export/exported_classifier.hpp>
 #include <refine/formats/formats.hpp>
+#include <refine/programs/torchscript.hpp>
 #include <refine/refine.hpp>
 #include <refine/report/report.hpp>
-#include <refine/training/network_recipes.hpp>
+#include <refine/training/recipe.hpp>
 #include <refine/winograd/convolution.hpp>
 
-#if defined(REFINE_COMPILED)
+#if defined(REFINE_COMPILED_LIB)
 #error "this is to be compiled from the headers alone"
 #endif
 

@@ -1,4 +1,4 @@
-#include <refine/metrics/auroc.hpp>
+#include <refine/metrics/roc.hpp>
 
 #include <gtest/gtest.h>
 

@@ -1,4 +1,4 @@
-#include <refine/metrics/scan_entry.hpp>
+#include <refine/metrics/lift.hpp>
 
 #include <gtest/gtest.h>
 

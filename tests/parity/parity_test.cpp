@@ -15,19 +15,16 @@
 #include <utility>
 #include <vector>
 
-#include <refine/artifacts/state_dict.hpp>
+#include <refine/nn/state_dict.hpp>
 #include <refine/backbones/freeze.hpp>
 #include <refine/backbones/normalized.hpp>
-#include <refine/backbones/resnet18.hpp>
-#include <refine/backbones/resnet50.hpp>
-#include <refine/backbones/vgg16.hpp>
+#include <refine/backbones/resnet.hpp>
+#include <refine/backbones/vgg.hpp>
 #include <refine/backbones/vit.hpp>
 #include <refine/core/task.hpp>
-#include <refine/objectives/bce.hpp>
-#include <refine/objectives/supcon.hpp>
+#include <refine/objectives/objectives.hpp>
 #include <refine/pipeline/pipeline.hpp>
-#include <refine/remaps/derangement.hpp>
-#include <refine/remaps/shift.hpp>
+#include <refine/remaps/permutations.hpp>
 #include <refine/training/fit.hpp>
 #include <refine/training/observers.hpp>
 #include <refine/training/recipe.hpp>
@@ -105,7 +102,7 @@ TEST_P(TransformParity, PublishedParameters) {
   const std::string prefix = std::string("shape.") + kind.name + ".";
   const transforms::UNet<task> unet{.levels = kind.levels};
   std::size_t ours = 0, theirs = 0;
-  for (const auto& [name, tensor] : artifacts::state_dict(*unet.module)) {
+  for (const auto& [name, tensor] : nn::state_dict(*unet.module)) {
     if (tensor.dim() == 0) continue;
     ++ours;
     const at::Tensor shape = reference(prefix + name);
@@ -206,7 +203,7 @@ TEST(TrainingParity, TwoSteps) {
   ASSERT_EQ(losses.of_epochs.size(), 2u);
   EXPECT_NEAR(losses.of_epochs[0], reference("training.loss1").item<double>(), 1e-5);
   EXPECT_NEAR(losses.of_epochs[1], reference("training.loss2").item<double>(), 1e-5);
-  for (const auto& [name, tensor] : artifacts::state_dict(*defense.transform().module)) {
+  for (const auto& [name, tensor] : nn::state_dict(*defense.transform().module)) {
     if (tensor.dim() > 0)
       expect_parity(name + " after two steps", tensor, reference("training.after." + name));
   }

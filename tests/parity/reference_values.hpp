@@ -14,7 +14,7 @@
 #include <memory>
 #include <string>
 
-#include <refine/artifacts/state_dict.hpp>
+#include <refine/nn/state_dict.hpp>
 #include <refine/backbones/normalized.hpp>
 #include <refine/core/task.hpp>
 #include <refine/formats/safetensors.hpp>
@@ -65,7 +65,7 @@ inline void fill(torch::nn::Module& module, double last) {
   const auto parameters = module.parameters();
   const at::Tensor last_weight = parameters.at(parameters.size() - 2);
   std::int64_t k = 0;
-  for (const auto& [name, tensor] : artifacts::state_dict(module)) {
+  for (const auto& [name, tensor] : nn::state_dict(module)) {
     const at::Tensor i = at::arange(tensor.numel(), at::kLong) + 7919 * (++k);
     const at::Tensor t = ((i * i).remainder(prime) * i).remainder(prime) * 48271;
     const at::Tensor u =

@@ -9,15 +9,13 @@
 #include <vector>
 
 #include <refine/attacks/pgd.hpp>
-#include <refine/backbones/resnet18.hpp>
+#include <refine/backbones/resnet.hpp>
 #include <refine/core/task.hpp>
-#include <refine/data/pixels.hpp>
+#include <refine/data/detail/pixels.hpp>
 #include <refine/triggers/blend.hpp>
-#include <refine/triggers/overlay.hpp>
 #include <refine/triggers/patch.hpp>
-#include <refine/triggers/patches.hpp>
-#include <refine/triggers/reference_rotate.hpp>
-#include <refine/triggers/stamp.hpp>
+#include <refine/triggers/detail/reference_rotate.hpp>
+#include <refine/triggers/trigger.hpp>
 #include <refine/triggers/warp.hpp>
 
 #include "tests/parity/reference_values.hpp"

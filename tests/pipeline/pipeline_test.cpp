@@ -6,10 +6,10 @@
 
 #include <refine/backbones/backbones.hpp>
 #include <refine/backbones/freeze.hpp>
-#include <refine/backbones/resnet18.hpp>
-#include <refine/nn/device_of.hpp>
+#include <refine/backbones/resnet.hpp>
+#include <refine/nn/device.hpp>
 #include <refine/pipeline/pipeline.hpp>
-#include <refine/remaps/derangement.hpp>
+#include <refine/remaps/permutations.hpp>
 #include <refine/remaps/remaps.hpp>
 #include <refine/transforms/transforms.hpp>
 #include <refine/transforms/unet.hpp>

@@ -1,8 +1,6 @@
-#include <refine/report/comparison.hpp>
+#include <refine/report/terminal.hpp>
 #include <refine/report/html.hpp>
-#include <refine/report/read_metrics.hpp>
-#include <refine/report/terminal_table.hpp>
-#include <refine/report/write_report.hpp>
+#include <refine/report/json.hpp>
 
 #include <gtest/gtest.h>
 

@@ -1,6 +1,6 @@
 #include <refine/report/html.hpp>
-#include <refine/report/metrics_json.hpp>
-#include <refine/report/terminal_table.hpp>
+#include <refine/report/json.hpp>
+#include <refine/report/terminal.hpp>
 #include <refine/report/verdict.hpp>
 
 #include <gtest/gtest.h>

@@ -15,8 +15,8 @@
 #include <string>
 #include <vector>
 
-#include <refine/core/atomic_file.hpp>
-#include <refine/report/png.hpp>
+#include <refine/core/file.hpp>
+#include <refine/report/images.hpp>
 
 #include "tests/support/error_of.hpp"
 #include "tests/support/scratch_folder.hpp"

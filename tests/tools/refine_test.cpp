@@ -10,10 +10,10 @@
 #include <set>
 #include <string>
 
-#include <refine/core/atomic_file.hpp>
+#include <refine/core/file.hpp>
 #include <refine/data/fashion_mnist.hpp>
 #include <refine/data/resize.hpp>
-#include <refine/report/png.hpp>
+#include <refine/report/images.hpp>
 
 #include "tests/support/error_of.hpp"
 #include "tests/support/scratch_folder.hpp"

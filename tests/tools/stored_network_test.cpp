@@ -11,9 +11,8 @@
 #include <utility>
 #include <vector>
 
-#include <refine/artifacts/state_dict.hpp>
-#include <refine/backbones/any_network.hpp>
-#include <refine/core/image_shape.hpp>
+#include <refine/nn/state_dict.hpp>
+#include <refine/backbones/zoo.hpp>
 #include <refine/core/task.hpp>
 
 #include "tests/support/error_of.hpp"
@@ -54,7 +53,7 @@ TEST(StoredNetwork, FindsEveryExtentInTheTensors) {
   const at::Tensor images = at::rand({2, 3, 64, 64});
   for (const auto& [name, network] : all_kinds()) {
     network.module->eval();
-    const auto state = artifacts::state_dict(*network.module);
+    const auto state = nn::state_dict(*network.module);
     EXPECT_EQ(network_of(state), name);
     // Only an Inception-v3 does not tell whether it enlarges its images: their own size does.
     // Nor does torchvision's ResNet tell whether it pools.
@@ -69,7 +68,7 @@ TEST(StoredNetwork, FindsEveryExtentInTheTensors) {
 
 TEST(StoredNetwork, RefusesTheTensorsOfAnotherNetwork) {
   for (const auto& [name, network] : all_kinds()) {
-    const auto state = artifacts::state_dict(*network.module);
+    const auto state = nn::state_dict(*network.module);
     for (const auto other : network_names()) {
       if (other == name) continue;
       expect_words(error_of([&] { (void)stored_network(other, state, {}, {}, "weights.pth"); }),
@@ -96,7 +95,7 @@ TEST(StoredNetwork, RefusesWhatNobodyCouldHaveSaved) {
   tensors["linear.weight"] = at::zeros({2, 8});
   expect_words(read(tensors), {"too few"});
   const ResNet18<> network{.task = task, .width = 2};
-  expect_words(read(artifacts::state_dict(*network.module), {4, 32, 32}), {"4 channels", "for 3"});
+  expect_words(read(nn::state_dict(*network.module), {4, 32, 32}), {"4 channels", "for 3"});
 }
 
 template <typename Network>
@@ -106,7 +105,7 @@ void expect_every_stem(const char* name) {
     for (const Stem stem : {Stem{3, false}, Stem{3, true}, Stem{7, false}, Stem{7, true}}) {
       const Network network{.task = task, .width = 2, .form = form, .stem = stem};
       network.module->eval();
-      const auto state = artifacts::state_dict(*network.module);
+      const auto state = nn::state_dict(*network.module);
       const auto read = [&](std::optional<Stem> specified, const ImageShape& shape = {3, 64, 64}) {
         return stored_network(name, state, {}, shape, "weights.pth", specified);
       };
@@ -131,11 +130,11 @@ void expect_every_stem(const char* name) {
   }
   // And of large ones, torchvision's.
   const Network large{.task = {{3, 224, 224}, 4}, .width = 1};
-  const auto state = artifacts::state_dict(*large.module);
+  const auto state = nn::state_dict(*large.module);
   EXPECT_EQ(stored_network(name, state, {}, {3, 224, 224}, "weights.pth").stem, "7x7 stem, with max pooling");
   const Network other{.task = {{3, 224, 224}, 4}, .width = 1, .stem = Stem{3, false}};
   expect_words(error_of([&] {
-                 stored_network(name, artifacts::state_dict(*other.module), {}, {3, 224, 224}, "weights.pth");
+                 stored_network(name, nn::state_dict(*other.module), {}, {3, 224, 224}, "weights.pth");
                }),
                {"--stem 3x3-pool"});
 }
@@ -147,14 +146,14 @@ TEST(StoredNetwork, StemOfAResNet_IsFoundOrAskedFor) {
 
 TEST(StoredNetwork, OtherStems_AreRefused) {
   const ResNet18<> network{.task = task, .width = 2};
-  auto state = artifacts::state_dict(*network.module);
+  auto state = nn::state_dict(*network.module);
   for (const auto& [height, width] : {std::pair{5, 5}, std::pair{3, 7}, std::pair{1, 1}}) {
     state["conv1.weight"] = at::zeros({2, 3, height, width});
     expect_words(error_of([&] { stored_network("ResNet18", state, {}, {}, "weights.pth"); }),
                  {"weights.pth", fmt::format("its stem is of {}x{} pixels", height, width), "3x3 or 7x7"});
   }
   const PreActResNet18<> preact{.task = task, .width = 2};
-  state = artifacts::state_dict(*preact.module);
+  state = nn::state_dict(*preact.module);
   expect_words(error_of([&] {
                  stored_network("PreActResNet18", state, {}, {}, "weights.pth", Stem{3, false});
                }),
@@ -174,7 +173,7 @@ TEST(ParseStem, ReadsTheFourAndRefusesOthers) {
 
 TEST(StoredNetwork, RefusesAViTThatClaimsManyLayers) {
   const ViT<> network{.task = task, .patch = 16, .width = 128, .depth = 1, .heads = 2, .mlp = 128};
-  auto state = artifacts::state_dict(*network.module);
+  auto state = nn::state_dict(*network.module);
   for (int layer = 1; layer < 5000; ++layer) {  // of 50,000 numbers each, were they made
     state["transformer.layers." + std::to_string(layer) + ".0.norm.weight"] = at::ones({1});
   }
@@ -184,7 +183,7 @@ TEST(StoredNetwork, RefusesAViTThatClaimsManyLayers) {
 
 TEST(StoredNetwork, TellsWhichImagesAViTCuts) {
   const ViT<> network{.task = {{3, 32, 64}, 4}, .patch = 8, .width = 8, .depth = 1};  // 4·8 patches
-  const auto state = artifacts::state_dict(*network.module);
+  const auto state = nn::state_dict(*network.module);
   const auto image = [&](const ImageShape& said, const ImageShape& images) {
     return stored_network("ViT", state, said, images, "weights.pth").backbone.task.image;
   };
@@ -198,7 +197,7 @@ TEST(StoredNetwork, TellsWhichImagesAViTCuts) {
   expect_words(error_of([&] { image({1, dynamic, dynamic}, {}); }), {"of 1 channels", "say --image"});
 
   const ViT<> square{.task = {{3, 32, 32}, 4}, .patch = 8, .width = 8, .depth = 1};
-  const auto of_square = artifacts::state_dict(*square.module);
+  const auto of_square = nn::state_dict(*square.module);
   // Images that do not fit are made to, later.
   EXPECT_EQ(stored_network("ViT", of_square, {}, {3, 40, 60}, "weights.pth").backbone.task.image,
             (ImageShape{3, 32, 32}));
@@ -209,7 +208,7 @@ TEST(StoredNetwork, ReadsTheNamesOfOldFiles) {
   network.module->eval();
   // Names of the layers' children as in torchvision's own file, which has no counts of batches either.
   Tensors old;
-  for (const auto& [name, tensor] : artifacts::state_dict(*network.module)) {
+  for (const auto& [name, tensor] : nn::state_dict(*network.module)) {
     if (name.ends_with("num_batches_tracked")) continue;
     std::string then = name;
     const auto layer = name.find(".denselayer");
@@ -235,7 +234,7 @@ TEST(StoredNetwork, ReadsTheNamesOfOldFiles) {
 
 TEST(StoredNetwork, LeavesOutWhatServesTrainingOnly) {
   const InceptionV3<> network{.task = task, .width = 4};
-  auto state = artifacts::state_dict(*network.module);
+  auto state = nn::state_dict(*network.module);
   state["AuxLogits.fc.weight"] = at::zeros({4, 8});
   EXPECT_EQ(stored_network("inception-v3", state, {}, {3, 64, 64}, "weights.pth").width, 4);
 }

@@ -1,6 +1,6 @@
 #include <gtest/gtest.h>
 
-#include <refine/training/network_recipes.hpp>
+#include <refine/training/recipe.hpp>
 #include "tests/support/error_of.hpp"
 
 namespace refine {

@@ -8,7 +8,7 @@
 #include <torch/optim/adam.h>
 #include <torch/optim/sgd.h>
 #include <refine/training/muon.hpp>
-#include <refine/training/optimizers.hpp>
+#include <refine/training/detail/optimizers.hpp>
 
 #include <algorithm>
 #include <cstddef>

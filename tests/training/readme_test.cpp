@@ -2,9 +2,9 @@
 
 #include <gtest/gtest.h>
 #include <refine/backbones/freeze.hpp>
-#include <refine/backbones/resnet18.hpp>
+#include <refine/backbones/resnet.hpp>
 #include <refine/data/synthetic.hpp>
-#include <refine/remaps/derangement.hpp>
+#include <refine/remaps/permutations.hpp>
 #include <refine/training/training.hpp>
 #include <refine/transforms/unet.hpp>
 

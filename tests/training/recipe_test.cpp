@@ -1,5 +1,5 @@
 #include <gtest/gtest.h>
-#include <refine/training/optimization.hpp>
+#include <refine/training/detail/optimizers.hpp>
 #include <refine/training/recipe.hpp>
 #include <refine/training/recipe_json.hpp>
 

@@ -7,13 +7,13 @@
 #include <refine/backbones/any_backbone.hpp>
 #include <refine/backbones/freeze.hpp>
 #include <refine/backbones/normalized.hpp>
-#include <refine/backbones/resnet18.hpp>
+#include <refine/backbones/resnet.hpp>
 #include <refine/nn/autocast.hpp>
-#include <refine/nn/lanes.hpp>
-#include <refine/nn/repeated.hpp>
-#include <refine/nn/upsampled.hpp>
+#include <refine/nn/transfer.hpp>
+#include <refine/nn/cuda_graph.hpp>
+#include <refine/nn/conv.hpp>
 #include <refine/transforms/any_transform.hpp>
-#include <refine/transforms/none.hpp>
+#include <refine/transforms/transform.hpp>
 #include <refine/transforms/unet.hpp>
 
 #include <cstddef>

@@ -3,12 +3,12 @@
 #include <gtest/gtest.h>
 
 #include <cstdint>
-#include <refine/backbones/resnet18.hpp>
-#include <refine/core/seed.hpp>
+#include <refine/backbones/resnet.hpp>
+#include <refine/core/random.hpp>
 #include <refine/data/augmentation.hpp>
 #include <refine/data/synthetic.hpp>
 #include <refine/data/training_set.hpp>
-#include <refine/training/batch_augmentation.hpp>
+#include <refine/training/detail/loop.hpp>
 #include <refine/training/train_classifier.hpp>
 #include "tests/support/error_of.hpp"
 

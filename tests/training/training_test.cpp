@@ -12,16 +12,15 @@
 #include <torch/nn/modules/conv.h>
 #include <unistd.h>
 #include <refine/backbones/freeze.hpp>
-#include <refine/backbones/resnet18.hpp>
+#include <refine/backbones/resnet.hpp>
 #include <refine/backbones/vit.hpp>
 #include <refine/data/synthetic.hpp>
 #include <refine/nn/autocast.hpp>
-#include <refine/nn/bfloat16.hpp>
-#include <refine/nn/seeded.hpp>
-#include <refine/remaps/derangement.hpp>
-#include <refine/training/teacher_answers.hpp>
+#include <refine/nn/torch_random.hpp>
+#include <refine/remaps/permutations.hpp>
+#include <refine/training/detail/loop.hpp>
 #include <refine/training/training.hpp>
-#include <refine/transforms/none.hpp>
+#include <refine/transforms/transform.hpp>
 #include <refine/transforms/unet.hpp>
 
 #include <algorithm>

@@ -6,7 +6,7 @@
 #include <torch/nn/modules/conv.h>
 #include <torch/nn/modules/linear.h>
 
-#include <refine/nn/seeded.hpp>
+#include <refine/nn/torch_random.hpp>
 #include <refine/transforms/transforms.hpp>
 #include <string>
 #include <tests/fixtures/pytorch.hpp>

@@ -24,7 +24,7 @@
 
 #include <refine/core/error.hpp>
 #include <refine/nn/autocast.hpp>
-#include <refine/nn/convolve.hpp>
+#include <refine/nn/conv.hpp>
 #include <refine/winograd/winograd.hpp>
 
 namespace refine::winograd {

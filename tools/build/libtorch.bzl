@@ -101,7 +101,7 @@ def _libtorch_impl(ctx):
     linkopts = ["-L" + str(lib), "-Wl,-rpath," + str(lib), "-Wl,--no-as-needed", "-Wl,--allow-shlib-undefined"]
     linkopts += ["-l" + name for name in libraries]
     linkopts += ["-lpthread", "-ldl"]
-    # With CUDA's headers the training loop can record its steps and replay them (refine/nn/repeated.hpp).
+    # With CUDA's headers the training loop can record its steps and replay them (refine/nn/cuda_graph.hpp).
     defines = []
     includes = ["include", "include/torch/csrc/api/include"]
     cuda = _cuda_headers(ctx)

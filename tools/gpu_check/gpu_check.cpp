@@ -26,29 +26,26 @@
 #include <utility>
 #include <vector>
 
-#include <refine/artifacts/export_torchscript.hpp>
-#include <refine/artifacts/state_dict.hpp>
+#include <refine/export/torchscript.hpp>
+#include <refine/nn/state_dict.hpp>
 #include <refine/attacks/attacks.hpp>
-#include <refine/backbones/any_network.hpp>
+#include <refine/backbones/zoo.hpp>
 #include <refine/backbones/freeze.hpp>
 #include <refine/backbones/normalized.hpp>
-#include <refine/backbones/resnet18.hpp>
-#include <refine/core/atomic_file.hpp>
+#include <refine/backbones/resnet.hpp>
+#include <refine/core/file.hpp>
 #include <refine/core/error.hpp>
-#include <refine/core/one_line.hpp>
+#include <refine/core/text.hpp>
 #include <refine/data/augmentation.hpp>
-#include <refine/data/pixels.hpp>
+#include <refine/data/detail/pixels.hpp>
 #include <refine/data/synthetic.hpp>
 #include <refine/evaluation/evaluate.hpp>
 #include <refine/formats/safetensors.hpp>
-#include <refine/nn/bfloat16.hpp>
+#include <refine/nn/autocast.hpp>
 #include <refine/nn/device.hpp>
-#include <refine/objectives/bce.hpp>
-#include <refine/objectives/distillation.hpp>
-#include <refine/objectives/nll.hpp>
-#include <refine/objectives/supcon.hpp>
+#include <refine/objectives/objectives.hpp>
 #include <refine/pipeline/pipeline.hpp>
-#include <refine/remaps/derangement.hpp>
+#include <refine/remaps/permutations.hpp>
 #include <refine/training/training.hpp>
 #include <refine/transforms/any_transform.hpp>
 #include <refine/transforms/encoder_decoder.hpp>
@@ -171,7 +168,7 @@ void check_images(Checks& checks) {
 
 std::map<std::string, at::Tensor> copies(const torch::nn::Module& module) {
   std::map<std::string, at::Tensor> all;
-  for (const auto& [name, tensor] : artifacts::state_dict(module))
+  for (const auto& [name, tensor] : nn::state_dict(module))
     all[name] = tensor.detach().to(at::kCPU, at::kDouble).clone();
   return all;
 }

@@ -13,18 +13,17 @@
 #include <utility>
 #include <vector>
 
-#include <refine/artifacts/export_torchscript.hpp>
-#include <refine/artifacts/victim.hpp>
-#include <refine/backbones/any_network.hpp>
+#include <refine/export/torchscript.hpp>
+#include <refine/export/weights.hpp>
+#include <refine/backbones/zoo.hpp>
 #include <refine/backbones/freeze.hpp>
 #include <refine/backbones/normalized.hpp>
-#include <refine/core/atomic_file.hpp>
-#include <refine/core/file_bytes.hpp>
+#include <refine/core/file.hpp>
 #include <refine/evaluation/evaluate.hpp>
-#include <refine/formats/weights.hpp>
+#include <refine/formats/checkpoint.hpp>
 #include <refine/nn/device.hpp>
-#include <refine/report/metrics_json.hpp>
-#include <refine/report/words.hpp>
+#include <refine/report/json.hpp>
+#include <refine/report/detail/words.hpp>
 #include <refine/training/recipe_json.hpp>
 
 #include "tools/refine/command.hpp"

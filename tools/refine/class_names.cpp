@@ -5,8 +5,8 @@
 #include <string_view>
 
 #include <refine/core/error.hpp>
-#include <refine/core/file_bytes.hpp>
-#include <refine/data/utf8.hpp>
+#include <refine/core/file.hpp>
+#include <refine/data/detail/bytes.hpp>
 
 namespace refine::cli {
 namespace {

@@ -12,14 +12,14 @@
 #include <set>
 #include <sstream>
 
-#include <refine/artifacts/defense.hpp>
-#include <refine/artifacts/export_torchscript.hpp>
-#include <refine/core/file_bytes.hpp>
+#include <refine/export/weights.hpp>
+#include <refine/export/torchscript.hpp>
+#include <refine/core/file.hpp>
 #include <refine/core/random.hpp>
 #include <refine/data/image_files.hpp>
 #include <refine/nn/device.hpp>
 #include <refine/pipeline/any_pipeline.hpp>
-#include <refine/remaps/derangement.hpp>
+#include <refine/remaps/permutations.hpp>
 #include <refine/training/recipe_json.hpp>
 
 #include "tools/refine/class_names.hpp"

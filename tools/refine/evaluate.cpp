@@ -11,7 +11,7 @@
 #include <utility>
 #include <vector>
 
-#include <refine/artifacts/served.hpp>
+#include <refine/export/exported_classifier.hpp>
 #include <refine/nn/device.hpp>
 
 #include "tools/refine/command.hpp"

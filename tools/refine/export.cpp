@@ -6,11 +6,11 @@
 #include <memory>
 #include <string>
 
-#include <refine/artifacts/defense.hpp>
-#include <refine/artifacts/export_torchscript.hpp>
-#include <refine/formats/weights.hpp>
+#include <refine/export/weights.hpp>
+#include <refine/export/torchscript.hpp>
+#include <refine/formats/checkpoint.hpp>
 #include <refine/pipeline/any_pipeline.hpp>
-#include <refine/remaps/none.hpp>
+#include <refine/remaps/permutations.hpp>
 
 #include "tools/refine/command.hpp"
 #include "tools/refine/paths.hpp"
@@ -78,7 +78,7 @@ void export_defense(VictimOptions victim_options, const Options& options) {
   if (saved.ours) {
     load(defense, path);
   } else {
-    artifacts::load_state_dict(*defense.transform().module, saved.weights.tensors, path.string());
+    nn::load_state_dict(*defense.transform().module, saved.weights.tensors, path.string());
     defense.rename_classes(formats::read_permutation(options.permutation));
   }
   nlohmann::ordered_json about = {{"victim", fs::path(victim_options.model).filename().string()},

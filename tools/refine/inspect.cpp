@@ -21,12 +21,12 @@
 #include <utility>
 #include <vector>
 
-#include <refine/core/atomic_file.hpp>
-#include <refine/core/one_line.hpp>
-#include <refine/core/version.hpp>
-#include <refine/formats/foreign_file.hpp>
-#include <refine/formats/torchscript.hpp>
-#include <refine/formats/weights.hpp>
+#include <refine/core/file.hpp>
+#include <refine/core/text.hpp>
+#include <refine/core/config.hpp>
+#include <refine/formats/inspect.hpp>
+#include <refine/formats/torchscript_check.hpp>
+#include <refine/formats/checkpoint.hpp>
 
 #include "tools/refine/command.hpp"
 #include "tools/refine/paths.hpp"

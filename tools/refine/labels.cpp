@@ -15,8 +15,8 @@
 #include <utility>
 
 #include <refine/core/error.hpp>
-#include <refine/core/one_line.hpp>
-#include <refine/data/utf8.hpp>
+#include <refine/core/text.hpp>
+#include <refine/data/detail/bytes.hpp>
 
 namespace refine::cli {
 namespace {

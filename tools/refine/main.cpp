@@ -13,12 +13,11 @@
 #include <string>
 #include <vector>
 
-#include <refine/core/atomic_file.hpp>
+#include <refine/core/file.hpp>
 #include <refine/core/error.hpp>
-#include <refine/core/one_line.hpp>
-#include <refine/core/version.hpp>
+#include <refine/core/text.hpp>
+#include <refine/core/config.hpp>
 #include <refine/nn/device.hpp>
-#include <refine/nn/keep_freed_memory.hpp>
 
 #include "tools/refine/command.hpp"
 

@@ -8,7 +8,7 @@
 #include <system_error>
 
 #include <refine/core/error.hpp>
-#include <refine/data/listing.hpp>
+#include <refine/data/image_files.hpp>
 
 namespace refine::cli {
 namespace {

@@ -11,8 +11,8 @@
 #include <utility>
 #include <vector>
 
-#include <refine/artifacts/served.hpp>
-#include <refine/core/one_line.hpp>
+#include <refine/export/exported_classifier.hpp>
+#include <refine/core/text.hpp>
 #include <refine/data/image_files.hpp>
 #include <refine/evaluation/classify.hpp>
 #include <refine/nn/device.hpp>

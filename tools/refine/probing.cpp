@@ -14,10 +14,8 @@
 #include <vector>
 
 #include <refine/core/error.hpp>
-#include <refine/core/message.hpp>
-#include <refine/core/one_line.hpp>
+#include <refine/core/text.hpp>
 #include <refine/core/random.hpp>
-#include <refine/core/seed.hpp>
 #include <refine/data/image_files.hpp>
 #include <refine/defend/probe.hpp>
 

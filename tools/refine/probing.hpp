@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include <refine/core/image_shape.hpp>
+#include <refine/core/task.hpp>
 #include <refine/data/resize.hpp>
 
 #include "tools/refine/source.hpp"

@@ -8,12 +8,10 @@
 #include <utility>
 #include <vector>
 
-#include <refine/core/atomic_file.hpp>
-#include <refine/core/file_bytes.hpp>
-#include <refine/report/comparison.hpp>
+#include <refine/core/file.hpp>
+#include <refine/report/terminal.hpp>
 #include <refine/report/html.hpp>
-#include <refine/report/metrics_json.hpp>
-#include <refine/report/read_metrics.hpp>
+#include <refine/report/json.hpp>
 
 #include "tools/refine/command.hpp"
 #include "tools/refine/paths.hpp"

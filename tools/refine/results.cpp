@@ -2,11 +2,10 @@
 
 #include <iostream>
 
-#include <refine/core/atomic_file.hpp>
+#include <refine/core/file.hpp>
 #include <refine/core/error.hpp>
-#include <refine/core/file_bytes.hpp>
-#include <refine/report/metrics_json.hpp>
-#include <refine/report/terminal_table.hpp>
+#include <refine/report/json.hpp>
+#include <refine/report/terminal.hpp>
 
 namespace refine::cli {
 

@@ -12,11 +12,11 @@
 #include <vector>
 
 #include <refine/backbones/normalized.hpp>
-#include <refine/core/image_shape.hpp>
-#include <refine/core/seed.hpp>
-#include <refine/data/left_out.hpp>
+#include <refine/core/task.hpp>
+#include <refine/core/random.hpp>
+#include <refine/data/image_files.hpp>
 #include <refine/data/resize.hpp>
-#include <refine/data/split.hpp>
+#include <refine/data/dataset.hpp>
 
 namespace refine::cli {
 

@@ -13,15 +13,13 @@
 #include <utility>
 #include <vector>
 
-#include <refine/artifacts/state_dict.hpp>
-#include <refine/backbones/any_network.hpp>
-#include <refine/backbones/buildable.hpp>
-#include <refine/core/article.hpp>
+#include <refine/nn/state_dict.hpp>
+#include <refine/backbones/zoo.hpp>
+#include <refine/backbones/detail/buildable.hpp>
+#include <refine/core/text.hpp>
 #include <refine/core/error.hpp>
-#include <refine/core/image_shape.hpp>
-#include <refine/core/message.hpp>
 #include <refine/core/task.hpp>
-#include <refine/formats/weights.hpp>
+#include <refine/formats/checkpoint.hpp>
 
 namespace refine::cli {
 namespace {
@@ -372,7 +370,7 @@ StoredNetwork stored_network(std::string_view name, Tensors tensors, const Image
   }
   const ImageShape shape = merged(said, merged(told.image, images));
   AnyBackbone backbone = told.make({shape, told.classes});
-  artifacts::load_state_dict(*backbone.module, tensors, from);
+  nn::load_state_dict(*backbone.module, tensors, from);
   backbone.module->eval();
   return {std::move(backbone), told.width, told.stem};
 }

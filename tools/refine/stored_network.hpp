@@ -8,8 +8,8 @@
 #include <string_view>
 
 #include <refine/backbones/any_backbone.hpp>
-#include <refine/backbones/form.hpp>
-#include <refine/core/image_shape.hpp>
+#include <refine/backbones/detail/buildable.hpp>
+#include <refine/core/task.hpp>
 
 namespace refine::cli {
 

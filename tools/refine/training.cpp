@@ -8,10 +8,8 @@
 
 #include <refine/nn/device.hpp>
 #include <refine/training/fit.hpp>
-#include <refine/training/history.hpp>
-#include <refine/training/json_lines.hpp>
-#include <refine/training/network_recipes.hpp>
-#include <refine/training/progress_bar.hpp>
+#include <refine/training/observers.hpp>
+#include <refine/training/recipe.hpp>
 #include <refine/training/train_classifier.hpp>
 
 #include "tools/refine/command.hpp"

@@ -10,7 +10,7 @@
 #include <refine/data/dataset.hpp>
 #include <refine/data/training_set.hpp>
 #include <refine/pipeline/any_pipeline.hpp>
-#include <refine/report/curve.hpp>
+#include <refine/report/detail/curve.hpp>
 #include <refine/training/recipe.hpp>
 
 namespace refine::cli {

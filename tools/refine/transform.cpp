@@ -5,7 +5,7 @@
 #include <algorithm>
 
 #include <refine/core/error.hpp>
-#include <refine/core/seed.hpp>
+#include <refine/core/random.hpp>
 #include <refine/nn/device.hpp>
 #include <refine/transforms/encoder_decoder.hpp>
 #include <refine/transforms/unet.hpp>

@@ -8,9 +8,9 @@
 #include <map>
 #include <string>
 
-#include <refine/core/image_shape.hpp>
+#include <refine/core/task.hpp>
 #include <refine/transforms/any_transform.hpp>
-#include <refine/transforms/squash.hpp>
+#include <refine/transforms/transform.hpp>
 
 namespace refine::cli {
 

@@ -16,15 +16,14 @@
 #include <string_view>
 #include <utility>
 
-#include <refine/artifacts/victim.hpp>
-#include <refine/backbones/any_network.hpp>
-#include <refine/backbones/bgr.hpp>
+#include <refine/export/weights.hpp>
+#include <refine/backbones/zoo.hpp>
 #include <refine/backbones/normalized.hpp>
-#include <refine/backbones/scripted.hpp>
-#include <refine/core/file_bytes.hpp>
-#include <refine/core/one_line.hpp>
-#include <refine/formats/torchscript.hpp>
-#include <refine/formats/weights.hpp>
+#include <refine/programs/torchscript.hpp>
+#include <refine/core/file.hpp>
+#include <refine/core/text.hpp>
+#include <refine/formats/torchscript_check.hpp>
+#include <refine/formats/checkpoint.hpp>
 
 #include "tools/refine/class_names.hpp"
 #include "tools/refine/stored_network.hpp"

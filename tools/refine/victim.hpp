@@ -10,8 +10,8 @@
 
 #include <refine/backbones/any_backbone.hpp>
 #include <refine/backbones/normalized.hpp>
-#include <refine/core/image_shape.hpp>
-#include <refine/core/seed.hpp>
+#include <refine/core/task.hpp>
+#include <refine/core/random.hpp>
 
 namespace refine::cli {
 

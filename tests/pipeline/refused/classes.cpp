@@ -1,8 +1,8 @@
 // expect-error: refine: the remap renames 50 classes, the backbone predicts 10; give both the same Task [Pipeline]
 #include <refine/backbones/freeze.hpp>
-#include <refine/backbones/resnet18.hpp>
+#include <refine/backbones/resnet.hpp>
 #include <refine/pipeline/pipeline.hpp>
-#include <refine/remaps/derangement.hpp>
+#include <refine/remaps/permutations.hpp>
 #include <refine/transforms/unet.hpp>
 
 using namespace refine;

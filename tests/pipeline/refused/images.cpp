@@ -1,8 +1,8 @@
 // expect-error: refine: the transform rewrites 3x224x224 images, the backbone takes 3x32x32; give both the same Task
 #include <refine/backbones/freeze.hpp>
-#include <refine/backbones/resnet18.hpp>
+#include <refine/backbones/resnet.hpp>
 #include <refine/pipeline/pipeline.hpp>
-#include <refine/remaps/derangement.hpp>
+#include <refine/remaps/permutations.hpp>
 #include <refine/transforms/unet.hpp>
 
 using namespace refine;

@@ -2,9 +2,9 @@
 // expect-error: the required expression 't.forward(images)' is invalid
 // expect-error: the required expression '* t.module' is invalid
 #include <refine/backbones/freeze.hpp>
-#include <refine/backbones/resnet18.hpp>
+#include <refine/backbones/resnet.hpp>
 #include <refine/pipeline/pipeline.hpp>
-#include <refine/remaps/derangement.hpp>
+#include <refine/remaps/permutations.hpp>
 #include <refine/transforms/unet.hpp>
 
 using namespace refine;

@@ -1,8 +1,8 @@
 // expect-error: refine: the backbone can still be trained; wrap it as freeze(victim) [Pipeline]
 #include <refine/backbones/freeze.hpp>
-#include <refine/backbones/resnet18.hpp>
+#include <refine/backbones/resnet.hpp>
 #include <refine/pipeline/pipeline.hpp>
-#include <refine/remaps/derangement.hpp>
+#include <refine/remaps/permutations.hpp>
 #include <refine/transforms/unet.hpp>
 
 using namespace refine;

@@ -1,0 +1,80 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <torch/nn/cloneable.h>
+#include <torch/nn/modules/linear.h>
+
+#include <cstdint>
+#include <memory>
+
+#include <refine/backbones/detail/buildable.hpp>
+#include <refine/core/config.hpp>
+#include <refine/core/error.hpp>
+#include <refine/core/random.hpp>
+#include <refine/core/task.hpp>
+#include <refine/nn/torch_random.hpp>
+
+namespace refine::backbones {
+
+namespace detail {
+
+class DenseFeatures;
+
+class DenseNet121Module : public torch::nn::Cloneable<DenseNet121Module> {
+ public:
+  DenseNet121Module(std::int64_t channels, std::int64_t classes, std::int64_t width);
+
+  REFINE_INLINE void reset() override;
+
+  at::Tensor forward(const at::Tensor& images);
+
+ private:
+  std::int64_t channels_, classes_, width_;
+  std::shared_ptr<DenseFeatures> features_;
+  torch::nn::Linear classifier_{nullptr};
+};
+
+}  // namespace detail
+
+/// DenseNet-121 (Huang et al., 2017, `huang2017densenet`): a 7×7 stem of stride 2 and max pooling for images
+/// of every size, then blocks of 6, 12, 24 and 16 layers, each of which adds width/2 channels. Parameter
+/// names and initial weights are torchvision's: `features.conv0.weight`,
+/// `features.denseblock1.denselayer1.norm1.weight`, …, `classifier.weight`. Images C×H×W with H and W of 29
+/// pixels or more.
+///
+/// `freeze` folds the 59 BatchNorms that follow a convolution. The other 62 stand before one, with a ReLU
+/// between; they stay as what they are in evaluation mode, one multiply-add for each channel.
+template <Task kTask = dynamic_task>
+struct DenseNet121 {
+  static constexpr Task static_task = kTask;
+  static constexpr bool replayable = true;
+
+  Task task = kTask;
+  int width = 64;                     ///< channels of the stem, an even number; each layer adds half as many
+  std::uint64_t seed = default_seed;  ///< of the initial weights
+  std::shared_ptr<detail::DenseNet121Module> module = make(task, width, seed);
+
+  /// Float N×C×H×W → logits N×classes.
+  at::Tensor forward(const at::Tensor& images) const { return module->forward(images); }
+
+ private:
+  static std::shared_ptr<detail::DenseNet121Module> make(const Task& task, int width, std::uint64_t seed) {
+    detail::require_buildable("DenseNet121", kTask, task, /*least_side=*/29, width);
+    if (width % 2 != 0) {
+      throw Error(
+          "refine: a DenseNet121 of width {} was asked for; its layers add half of the width, say an even "
+          "one",
+          width);
+    }
+    const Task whole = merged(kTask, task);
+    return nn::seeded(seed, [&] {
+      return std::make_shared<detail::DenseNet121Module>(whole.image.channels, whole.classes, width);
+    });
+  }
+};
+
+}  // namespace refine::backbones
+
+#if !defined(REFINE_COMPILED_LIB)
+#include <refine/backbones/impl/densenet.ipp>
+#endif

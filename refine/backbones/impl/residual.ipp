@@ -1,0 +1,246 @@
+#pragma once
+
+#include <refine/backbones/detail/residual.hpp>
+
+#include <ATen/ops/max_pool2d.h>
+#include <ATen/TensorOperators.h>
+
+#include <cstddef>
+#include <memory>
+#include <string>
+#include <utility>
+
+#include <refine/core/config.hpp>
+#include <refine/core/error.hpp>
+#include <refine/nn/conv.hpp>
+
+namespace refine::backbones::detail {
+
+REFINE_INLINE torch::nn::Conv2d plain_convolution(std::int64_t in, std::int64_t out, std::int64_t kernel,
+                                                      std::int64_t stride) {
+  return torch::nn::Conv2d(
+      torch::nn::Conv2dOptions(in, out, kernel).stride(stride).padding(kernel / 2).bias(false));
+}
+
+/// Convolutions around a shortcut (He et al., 2016, `he2016resnet`). Where a bottleneck strides, its 3×3
+/// convolution does, as in the reference and in torchvision.
+class ResidualBlock : public torch::nn::Cloneable<ResidualBlock>, public nn::Foldable {
+ public:
+  ResidualBlock(const ResidualPlan& plan, std::int64_t in, std::int64_t inner, std::int64_t stride);
+
+  REFINE_INLINE void reset() override;
+
+  at::Tensor forward(const at::Tensor& x);
+
+  REFINE_INLINE void fold() override;
+
+ private:
+  torch::nn::Conv2d shortcut_convolution() const;
+
+  at::Tensor shortened(const at::Tensor& x);
+
+  void add(std::int64_t in, std::int64_t out, std::int64_t kernel, std::int64_t stride);
+
+  const char* shortcut_name() const;
+
+  ResidualPlan plan_;
+  std::int64_t in_, inner_, stride_;
+  std::vector<torch::nn::Conv2d> convolutions_;
+  std::vector<torch::nn::BatchNorm2d> norms_;
+  torch::nn::Sequential shortcut_{nullptr};
+};
+
+REFINE_INLINE ResidualBlock::ResidualBlock(const ResidualPlan& plan, std::int64_t in, std::int64_t inner,
+                                               std::int64_t stride)
+    : plan_(plan), in_(in), inner_(inner), stride_(stride) {
+  reset();
+}
+
+REFINE_INLINE void ResidualBlock::reset() {
+  convolutions_.clear();
+  norms_.clear();
+  const std::int64_t out = inner_ * plan_.expansion();
+  if (plan_.bottleneck) add(in_, inner_, 1, 1);
+  add(plan_.bottleneck ? inner_ : in_, inner_, 3, stride_);
+  add(inner_, out, plan_.bottleneck ? 1 : 3, 1);
+  if (stride_ == 1 && in_ == out) return;
+  shortcut_ = torch::nn::Sequential(plain_convolution(in_, out, 1, stride_), torch::nn::BatchNorm2d(out));
+  register_module(shortcut_name(), shortcut_);
+}
+
+REFINE_INLINE at::Tensor ResidualBlock::forward(const at::Tensor& x) {
+  at::Tensor y = x;
+  for (std::size_t i = 0; i < convolutions_.size(); ++i) {
+    if (i > 0) y.relu_();
+    y = nn::convolve_normed(convolutions_[i], norms_[i], y);
+  }
+  return y.add_(shortened(x)).relu_();
+}
+
+REFINE_INLINE void ResidualBlock::fold() {
+  for (std::size_t i = 0; i < convolutions_.size(); ++i) {
+    const std::string number = std::to_string(i + 1);
+    nn::fold_pair(*this, "conv" + number, convolutions_[i], "bn" + number, norms_[i]);
+  }
+  if (shortcut_.is_empty()) return;
+  const torch::nn::Conv2d convolution = shortcut_convolution();
+  const torch::nn::BatchNorm2d norm(std::dynamic_pointer_cast<torch::nn::BatchNorm2dImpl>(shortcut_->ptr(1)));
+  shortcut_ = replace_module(shortcut_name(), torch::nn::Sequential(nn::folded(convolution, norm)));
+}
+
+REFINE_INLINE torch::nn::Conv2d ResidualBlock::shortcut_convolution() const {
+  return std::dynamic_pointer_cast<torch::nn::Conv2dImpl>(shortcut_->ptr(0));
+}
+
+REFINE_INLINE at::Tensor ResidualBlock::shortened(const at::Tensor& x) {
+  if (shortcut_.is_empty()) return x;
+  torch::nn::Conv2d convolution = shortcut_convolution();
+  const at::Tensor y = nn::convolve(convolution, x);
+  return shortcut_->size() == 1 ? y : shortcut_->ptr(1)->as<torch::nn::BatchNorm2dImpl>()->forward(y);
+}
+
+REFINE_INLINE void ResidualBlock::add(std::int64_t in, std::int64_t out, std::int64_t kernel,
+                                          std::int64_t stride) {
+  const std::string number = std::to_string(convolutions_.size() + 1);
+  convolutions_.push_back(register_module("conv" + number, plain_convolution(in, out, kernel, stride)));
+  norms_.push_back(register_module("bn" + number, torch::nn::BatchNorm2d(out)));
+}
+
+REFINE_INLINE const char* ResidualBlock::shortcut_name() const {
+  return plan_.form == Form::small ? "shortcut" : "downsample";
+}
+
+REFINE_INLINE void require_stem(std::string_view network, const Stem& stem) {
+  if (stem.kernel == 3 || stem.kernel == 7) return;
+  throw Error("{}'s stem must be of 3x3 or 7x7 pixels, got {}x{}", network, stem.kernel, stem.kernel);
+}
+
+REFINE_INLINE ResidualModule::ResidualModule(const ResidualPlan& plan) : plan_(plan) {
+  reset();
+}
+
+REFINE_INLINE void ResidualModule::reset() {
+  const bool small = plan_.form == Form::small;
+  const Stem& stem = plan_.stem;
+  conv1_ = register_module(
+      "conv1", plain_convolution(plan_.channels, plan_.width, stem.kernel, stem.kernel == 3 ? 1 : 2));
+  bn1_ = register_module("bn1", torch::nn::BatchNorm2d(plan_.width));
+  layers_.clear();
+  std::int64_t in = plan_.width;
+  for (std::size_t stage = 0; stage < plan_.blocks.size(); ++stage) {
+    const std::int64_t inner = plan_.width << stage;
+    torch::nn::Sequential layer;
+    for (int block = 0; block < plan_.blocks[stage]; ++block) {
+      const std::int64_t stride = stage > 0 && block == 0 ? 2 : 1;
+      layer->push_back(std::make_shared<ResidualBlock>(plan_, in, inner, stride));
+      in = inner * plan_.expansion();
+    }
+    layers_.push_back(register_module("layer" + std::to_string(stage + 1), std::move(layer)));
+  }
+  last_ = register_module(small ? "linear" : "fc", torch::nn::Linear(in, plan_.classes));
+  if (!small) draw_by_fan_out(*this);
+}
+
+REFINE_INLINE at::Tensor ResidualModule::forward(const at::Tensor& images) {
+  at::Tensor x = nn::convolve_normed(conv1_, bn1_, images).relu_();
+  if (plan_.stem.pooling) x = at::max_pool2d(x, {3, 3}, {2, 2}, {1, 1});
+  for (auto& layer : layers_) x = layer->forward(x);
+  return last_->forward(x.mean({2, 3}));
+}
+
+REFINE_INLINE void ResidualModule::fold() {
+  nn::fold_pair(*this, "conv1", conv1_, "bn1", bn1_);
+}
+
+
+/// Two 3×3 convolutions, each behind its own BatchNorm and ReLU (He et al., 2016, `he2016identity`). Where the
+/// shape changes, the shortcut is a 1×1 convolution of what the first BatchNorm and ReLU give; else it is the
+/// block's input.
+class PreActBlock : public torch::nn::Cloneable<PreActBlock>, public nn::Foldable {
+ public:
+  PreActBlock(std::int64_t in, std::int64_t out, std::int64_t stride);
+
+  REFINE_INLINE void reset() override;
+
+  at::Tensor forward(const at::Tensor& x);
+
+  /// The second BatchNorm goes into the first convolution. The first stays: what it sees is a sum.
+  REFINE_INLINE void fold() override;
+
+ private:
+  torch::nn::Conv2d shortcut_convolution() const;
+
+  std::int64_t in_, out_, stride_;
+  torch::nn::BatchNorm2d bn1_{nullptr}, bn2_{nullptr};
+  torch::nn::Conv2d conv1_{nullptr}, conv2_{nullptr};
+  torch::nn::Sequential shortcut_{nullptr};
+};
+
+REFINE_INLINE torch::nn::Conv2d bare_convolution(std::int64_t in, std::int64_t out, std::int64_t kernel,
+                                                     std::int64_t stride) {
+  return torch::nn::Conv2d(
+      torch::nn::Conv2dOptions(in, out, kernel).stride(stride).padding(kernel / 2).bias(false));
+}
+
+REFINE_INLINE PreActBlock::PreActBlock(std::int64_t in, std::int64_t out, std::int64_t stride)
+    : in_(in), out_(out), stride_(stride) {
+  reset();
+}
+
+REFINE_INLINE void PreActBlock::reset() {
+  bn1_ = register_module("bn1", torch::nn::BatchNorm2d(in_));
+  conv1_ = register_module("conv1", bare_convolution(in_, out_, 3, stride_));
+  bn2_ = register_module("bn2", torch::nn::BatchNorm2d(out_));
+  conv2_ = register_module("conv2", bare_convolution(out_, out_, 3, 1));
+  if (stride_ == 1 && in_ == out_) return;
+  shortcut_ = register_module("shortcut", torch::nn::Sequential(bare_convolution(in_, out_, 1, stride_)));
+}
+
+REFINE_INLINE torch::nn::Conv2d PreActBlock::shortcut_convolution() const {
+  return std::dynamic_pointer_cast<torch::nn::Conv2dImpl>(shortcut_->ptr(0));
+}
+
+REFINE_INLINE at::Tensor PreActBlock::forward(const at::Tensor& x) {
+  const at::Tensor active = bn1_->forward(x).relu_();
+  at::Tensor shortcut = x;
+  if (!shortcut_.is_empty()) {
+    torch::nn::Conv2d convolution = shortcut_convolution();
+    shortcut = nn::convolve(convolution, active);
+  }
+  const at::Tensor y = nn::convolve_normed(conv1_, bn2_, active).relu_();
+  return nn::convolve(conv2_, y).add_(shortcut);
+}
+
+REFINE_INLINE void PreActBlock::fold() {
+  nn::fold_pair(*this, "conv1", conv1_, "bn2", bn2_);
+}
+
+REFINE_INLINE PreActModule::PreActModule(const PreActPlan& plan) : plan_(plan) {
+  reset();
+}
+
+REFINE_INLINE void PreActModule::reset() {
+  conv1_ = register_module("conv1", bare_convolution(plan_.channels, plan_.width, 3, 1));
+  layers_.clear();
+  std::int64_t in = plan_.width;
+  for (std::size_t stage = 0; stage < plan_.blocks.size(); ++stage) {
+    const std::int64_t out = plan_.width << stage;
+    torch::nn::Sequential layer;
+    for (int block = 0; block < plan_.blocks[stage]; ++block) {
+      layer->push_back(std::make_shared<PreActBlock>(in, out, stage > 0 && block == 0 ? 2 : 1));
+      in = out;
+    }
+    layers_.push_back(register_module("layer" + std::to_string(stage + 1), std::move(layer)));
+  }
+  if (plan_.last_norm) last_norm_ = register_module("bn", torch::nn::BatchNorm2d(in));
+  linear_ = register_module("linear", torch::nn::Linear(in, plan_.classes));
+}
+
+REFINE_INLINE at::Tensor PreActModule::forward(const at::Tensor& images) {
+  at::Tensor x = nn::convolve(conv1_, images);
+  for (auto& layer : layers_) x = layer->forward(x);
+  if (!last_norm_.is_empty()) x = last_norm_->forward(x).relu_();
+  return linear_->forward(x.mean({2, 3}));
+}
+
+}  // namespace refine::backbones::detail

@@ -1,0 +1,182 @@
+#pragma once
+
+#include <refine/core/file.hpp>
+
+#include <fcntl.h>
+#include <fmt/core.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cerrno>
+#include <cstring>
+#include <system_error>
+#include <utility>
+
+#include <refine/core/config.hpp>
+
+namespace refine {
+
+REFINE_INLINE bool is_there(const std::filesystem::path& path) {
+  std::error_code unknown;
+  return std::filesystem::exists(path, unknown);
+}
+
+REFINE_INLINE std::string file_bytes(const std::filesystem::path& path) {
+  const auto fail = [&](int code) -> std::string {
+    throw Error("cannot read {}: {}; check the path and its rights", path.string(),
+                std::generic_category().message(code));
+  };
+  const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path.c_str(), "rb"), &std::fclose);
+  if (!file) return fail(errno);
+  std::setbuf(file.get(), nullptr);  // one read of all that is there, straight into its place
+
+  std::error_code unknown;
+  const auto expected = std::filesystem::file_size(path, unknown);
+  if (unknown) return fail(unknown.value());
+  std::string bytes(expected, '\0');
+  const std::size_t got = std::fread(bytes.data(), 1, bytes.size(), file.get());
+  if (std::ferror(file.get())) return fail(errno);
+  bytes.resize(got);
+  return bytes;
+}
+
+}  // namespace refine
+
+namespace refine::detail {
+
+/// Writes a folder's names to the disk. A folder that may not be read, and a file system that does not sync
+/// folders, are passed over. \return 0, or the reason why the disk failed
+REFINE_INLINE int sync_folder(const std::filesystem::path& folder) {
+  const int descriptor = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (descriptor < 0) return 0;
+  const int reason = ::fsync(descriptor) == 0 ? 0 : errno;
+  ::close(descriptor);
+  return reason == EIO || reason == ENOSPC || reason == EDQUOT ? reason : 0;
+}
+
+}  // namespace refine::detail
+
+namespace refine {
+
+REFINE_INLINE AtomicFile::AtomicFile(std::filesystem::path final_path)
+    : final_path_(followed(std::move(final_path))) {
+  std::error_code error;
+  if (!final_path_.has_filename() || std::filesystem::is_directory(final_path_, error)) fail(EISDIR);
+  // A device or a pipe would be replaced by a file.
+  if (std::filesystem::is_other(final_path_, error)) {
+    throw Error("cannot write {}: it is a device or a pipe; choose another path", final_path_.string());
+  }
+  const auto folder = final_path_.has_parent_path() ? final_path_.parent_path() : std::filesystem::path(".");
+  create_folders(folder);
+  open_partial(folder);
+}
+
+REFINE_INLINE void AtomicFile::create_folders(const std::filesystem::path& folder) {
+  std::error_code error;
+  changed_folders_ = {folder};
+  // A folder that is made is a new name in the one above it.
+  for (auto made = folder; !made.empty() && !std::filesystem::exists(made, error);) {
+    made = made.parent_path();
+    changed_folders_.push_back(made.empty() ? std::filesystem::path(".") : made);
+  }
+  std::filesystem::create_directories(folder, error);
+  if (error) fail(error.value());
+}
+
+REFINE_INLINE void AtomicFile::open_partial(const std::filesystem::path& folder) {
+  struct ::stat old = {};
+  const bool replaces = ::stat(final_path_.c_str(), &old) == 0 && S_ISREG(old.st_mode);
+  // Not mkstemp, whose files are readable by their owner alone: a new result is as readable as umask allows.
+  // One that replaces a private file is never more readable than that.
+  const ::mode_t mode = replaces ? 0600 : 0666;
+  static std::atomic<unsigned> count = 0;
+  int descriptor = -1;
+  do {
+    partial_path_ = folder / fmt::format(".refine-{}-{}.partial", ::getpid(), count++);
+    descriptor = ::open(partial_path_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode);
+  } while (descriptor < 0 && errno == EEXIST);
+  if (descriptor < 0) {
+    const int reason = errno;
+    partial_path_.clear();
+    fail(reason);
+  }
+  file_.reset(::fdopen(descriptor, "wb"));
+  if (!file_) {
+    const int reason = errno;
+    ::close(descriptor);
+    fail(reason);
+  }
+  if (!replaces) return;
+  // As far as the system and the file system allow; where they do not, the file stays private.
+  struct ::stat now = {};
+  if (::fstat(descriptor, &now) == 0 && (now.st_uid != old.st_uid || now.st_gid != old.st_gid) &&
+      ::fchown(descriptor, old.st_uid, old.st_gid) != 0) {
+    [[maybe_unused]] const int group_alone = ::fchown(descriptor, static_cast<::uid_t>(-1), old.st_gid);
+  }
+  [[maybe_unused]] const int permissions = ::fchmod(descriptor, old.st_mode & 0777);
+}
+
+REFINE_INLINE void AtomicFile::write(const void* bytes, std::size_t count) {
+  if (count > 0 && std::fwrite(bytes, 1, count, file_.get()) != count) fail(errno);
+}
+
+REFINE_INLINE void AtomicFile::commit() {
+  if (std::fflush(file_.get()) != 0 || ::fsync(::fileno(file_.get())) != 0) fail(errno);
+  if (std::fclose(file_.release()) != 0) fail(errno);
+  if (::rename(partial_path_.c_str(), final_path_.c_str()) != 0) fail(errno);
+  partial_path_.clear();
+  for (const auto& folder : changed_folders_) {
+    if (const int reason = detail::sync_folder(folder); reason != 0) fail(reason);
+  }
+}
+
+REFINE_INLINE std::filesystem::path AtomicFile::followed(std::filesystem::path path) {
+  std::error_code error;
+  if (!std::filesystem::is_symlink(path, error)) return path;
+  auto target = std::filesystem::weakly_canonical(path, error);
+  return error ? path : target;
+}
+
+REFINE_INLINE void AtomicFile::discard() noexcept {
+  file_.reset();
+  if (!partial_path_.empty()) ::unlink(partial_path_.c_str());
+  partial_path_.clear();
+}
+
+REFINE_INLINE const char* AtomicFile::advice(int reason) {
+  switch (reason) {
+    case ENOSPC:
+      return "free some space or write to another disk";
+    case EDQUOT:
+      return "free some space within your quota or write to another disk";
+    case EFBIG:
+      return "raise the file size limit (ulimit -f) or write to another disk";
+    case EISDIR:
+      return "name a file in it";
+    case ENOTDIR:
+    case EEXIST:
+      return "a file stands where a folder is needed; move it away or choose another path";
+    case EACCES:
+    case EPERM:
+    case EROFS:
+      return "choose a folder you may write to";
+    case ENAMETOOLONG:
+      return "choose a shorter path";
+    default:
+      return "check the disk or choose another path";
+  }
+}
+
+REFINE_INLINE void AtomicFile::fail(int reason) {
+  discard();
+  throw Error("cannot write {}: {}; {}", final_path_.string(), std::strerror(reason), advice(reason));
+}
+
+REFINE_INLINE void write_file(const std::filesystem::path& path, std::string_view bytes) {
+  AtomicFile file(path);
+  file.write(bytes);
+  file.commit();
+}
+
+}  // namespace refine

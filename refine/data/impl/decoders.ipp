@@ -1,0 +1,525 @@
+#pragma once
+
+#include <refine/data/detail/decoders.hpp>
+
+#include <fmt/core.h>
+#include <jerror.h>
+#include <jpeglib.h>
+#include <png.h>
+#include <tiffio.h>
+#include <webp/decode.h>
+
+#include <algorithm>
+#include <csetjmp>
+#include <cstdarg>
+#include <cstddef>
+#include <cstdint>
+#include <cstdio>  // before jpeglib.h, which takes FILE for known
+#include <cstring>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include <refine/core/config.hpp>
+#include <refine/core/error.hpp>
+#include <refine/core/file.hpp>
+#include <refine/data/decode.hpp>
+#include <refine/data/detail/bytes.hpp>
+
+namespace refine::data::detail {
+
+/// libjpeg's way to report: it jumps out of an error, and out of a warning that is one.
+struct JpegSource {
+  jpeg_error_mgr errors = {};
+  std::jmp_buf jump = {};
+  char why[JMSG_LENGTH_MAX] = {};
+
+  static JpegSource& of(j_common_ptr jpeg) { return *static_cast<JpegSource*>(jpeg->client_data); }
+
+  [[noreturn]] static void fail(j_common_ptr jpeg) {
+    jpeg->err->format_message(jpeg, of(jpeg).why);
+    std::longjmp(of(jpeg).jump, 1);
+  }
+
+  static void warn(j_common_ptr jpeg, int level) {
+    if (level >= 0) return;  // a trace
+    switch (jpeg->err->msg_code) {
+      case JWRN_EXTRANEOUS_DATA:
+      case JWRN_JFIF_MAJOR:
+      case JWRN_ADOBE_XFORM:
+      case JWRN_NOT_SEQUENTIAL:
+        return;
+      default:
+        fail(jpeg);
+    }
+  }
+};
+
+struct JpegReader {
+  JpegSource source;
+  jpeg_decompress_struct jpeg = {};
+
+  JpegReader() {
+    jpeg.err = jpeg_std_error(&source.errors);
+    source.errors.error_exit = &JpegSource::fail;
+    source.errors.emit_message = &JpegSource::warn;
+    jpeg.client_data = &source;
+  }
+  JpegReader(const JpegReader&) = delete;
+  JpegReader& operator=(const JpegReader&) = delete;
+  ~JpegReader() { jpeg_destroy_decompress(&jpeg); }
+};
+
+/// False where libjpeg jumped out; the reader's source says why. Nothing in this frame has a destructor to be
+/// jumped over, and all that changes belongs to the caller. \param row room for a row of 4 components
+inline bool read_jpeg(JpegReader& reader, std::string_view data, Rgb* image, std::vector<std::uint8_t>& row,
+                      std::string& why, int& orientation) {
+  if (setjmp(reader.source.jump)) return false;
+  jpeg_decompress_struct& jpeg = reader.jpeg;
+  jpeg_create_decompress(&jpeg);
+  jpeg.client_data = &reader.source;  // which creating it has cleared
+  jpeg_mem_src(&jpeg, reinterpret_cast<const unsigned char*>(data.data()), data.size());
+  jpeg_save_markers(&jpeg, JPEG_APP0 + 1, 0xffff);
+  jpeg_read_header(&jpeg, TRUE);
+  for (auto marker = jpeg.marker_list; marker && orientation == 1; marker = marker->next) {
+    const std::string_view bytes(reinterpret_cast<const char*>(marker->data), marker->data_length);
+    if (bytes.substr(0, 5) == std::string_view("Exif\0", 5)) orientation = exif_orientation(bytes);
+  }
+  if (!image) return true;
+  const bool inks = jpeg.jpeg_color_space == JCS_CMYK || jpeg.jpeg_color_space == JCS_YCCK;
+  jpeg.out_color_space = inks ? JCS_CMYK : JCS_RGB;
+  why = image->resize(jpeg.image_height, jpeg.image_width);
+  if (!why.empty()) return true;
+  row.resize(4 * std::size_t{jpeg.image_width});
+  jpeg_start_decompress(&jpeg);
+  while (jpeg.output_scanline < jpeg.output_height) {
+    std::uint8_t* to = image->bytes.data() + 3 * std::size_t{jpeg.output_scanline} * jpeg.output_width;
+    JSAMPROW rows[] = {inks ? row.data() : to};
+    jpeg_read_scanlines(&jpeg, rows, 1);
+    for (std::size_t x = 0; inks && x < jpeg.output_width; ++x) {
+      const unsigned key = row[4 * x + 3];
+      for (std::size_t c = 0; c < 3; ++c) {  // inverted: 255 is no ink; Pillow's rounding
+        const unsigned product = (255u - row[4 * x + c]) * key + 128;
+        const unsigned ink = (product + (product >> 8)) >> 8;
+        to[3 * x + c] = static_cast<std::uint8_t>(key > ink ? key - ink : 0);
+      }
+    }
+  }
+  jpeg_finish_decompress(&jpeg);
+  return true;
+}
+
+REFINE_INLINE std::string decode_jpeg(std::string_view data, Rgb& image) {
+  JpegReader reader;
+  std::vector<std::uint8_t> row;
+  std::string why;
+  int orientation = 1;
+  if (!read_jpeg(reader, data, &image, row, why, orientation)) return reader.source.why;
+  if (why.empty()) make_upright(image, orientation);
+  return why;
+}
+
+REFINE_INLINE void jpeg_size(std::string_view data, int& height, int& width) {
+  JpegReader reader;
+  std::vector<std::uint8_t> row;
+  std::string why;
+  int orientation = 1;
+  height = width = 0;
+  if (!read_jpeg(reader, data, nullptr, row, why, orientation)) return;
+  height = static_cast<int>(reader.jpeg.image_height), width = static_cast<int>(reader.jpeg.image_width);
+  if (orientation >= 5) std::swap(height, width);
+}
+
+struct PngSource {
+  std::string_view rest;
+  char error[128] = {};
+
+  static void fail(png_structp png, png_const_charp why) {
+    auto* source = static_cast<PngSource*>(png_get_error_ptr(png));
+    std::strncpy(source->error, why, sizeof source->error - 1);
+    png_longjmp(png, 1);
+  }
+
+  static void read(png_structp png, png_bytep to, std::size_t n) {
+    auto* source = static_cast<PngSource*>(png_get_io_ptr(png));
+    if (n > source->rest.size()) png_error(png, "the file ends too early");
+    std::memcpy(to, source->rest.data(), n);
+    source->rest.remove_prefix(n);
+  }
+};
+
+/// As `read_jpeg`.
+inline bool read_png(png_structp png, png_infop info, PngSource& source, Rgb& image,
+                     std::vector<png_bytep>& rows, std::string& why) {
+  if (setjmp(png_jmpbuf(png))) return false;
+  png_set_read_fn(png, &source, &PngSource::read);
+  png_read_info(png, info);
+  png_set_palette_to_rgb(png);
+  png_set_expand_gray_1_2_4_to_8(png);
+  png_set_strip_16(png);
+  png_set_strip_alpha(png);
+  png_set_gray_to_rgb(png);
+  png_set_interlace_handling(png);
+  png_read_update_info(png, info);
+  why = image.resize(png_get_image_height(png, info), png_get_image_width(png, info));
+  if (!why.empty()) return true;
+  rows.resize(static_cast<std::size_t>(image.height));
+  for (std::size_t y = 0; y < rows.size(); ++y) {
+    rows[y] = image.bytes.data() + 3 * y * static_cast<std::size_t>(image.width);
+  }
+  png_read_image(png, rows.data());
+  png_read_end(png, nullptr);
+  return true;
+}
+
+REFINE_INLINE std::string decode_png(std::string_view data, Rgb& image) {
+  PngSource source{.rest = data};
+  struct Reader {
+    png_structp png = nullptr;
+    png_infop info = nullptr;
+    ~Reader() { png_destroy_read_struct(&png, &info, nullptr); }
+  } reader;
+  reader.png = png_create_read_struct(PNG_LIBPNG_VER_STRING, &source, &PngSource::fail,
+                                      [](png_structp, png_const_charp) {});
+  if (reader.png) reader.info = png_create_info_struct(reader.png);
+  if (!reader.info) return "the PNG decoder does not start";
+  std::vector<png_bytep> rows;
+  std::string why;
+  if (!read_png(reader.png, reader.info, source, image, rows, why)) return source.error;
+  if (why.empty()) make_upright(image, png_orientation(data));
+  return why;
+}
+
+REFINE_INLINE std::string decode_webp(std::string_view data, Rgb& image) {
+  const auto* bytes = reinterpret_cast<const std::uint8_t*>(data.data());
+  WebPBitstreamFeatures features;
+  if (WebPGetFeatures(bytes, data.size(), &features) != VP8_STATUS_OK) return "its WebP header is damaged";
+  if (features.has_animation) return "it is an animation; save one of its pictures";
+  if (auto why = image.resize(features.height, features.width); !why.empty()) return why;
+  if (!WebPDecodeRGBInto(bytes, data.size(), image.bytes.data(), image.bytes.size(), 3 * image.width)) {
+    return "its WebP data is damaged or ends too early";
+  }
+  make_upright(image, webp_orientation(data));
+  return {};
+}
+
+/// A TIFF file in memory, as libtiff wants it.
+struct TiffSource {
+  std::string_view data;
+  std::size_t at = 0;
+
+  static TiffSource& of(thandle_t handle) { return *static_cast<TiffSource*>(handle); }
+
+  static tmsize_t read(thandle_t handle, void* to, tmsize_t n) {
+    TiffSource& source = of(handle);
+    const std::string_view rest = source.data.substr(std::min(source.at, source.data.size()));
+    const std::size_t count = std::min(static_cast<std::size_t>(n), rest.size());
+    std::memcpy(to, rest.data(), count);
+    source.at += count;
+    return static_cast<tmsize_t>(count);
+  }
+  static tmsize_t write(thandle_t, void*, tmsize_t) { return 0; }
+  static toff_t seek(thandle_t handle, toff_t offset, int whence) {
+    TiffSource& source = of(handle);
+    const toff_t begin = whence == SEEK_SET ? 0 : whence == SEEK_CUR ? source.at : source.data.size();
+    source.at = static_cast<std::size_t>(begin + offset);
+    return source.at;
+  }
+  static int close(thandle_t) { return 0; }
+  static toff_t size(thandle_t handle) { return of(handle).data.size(); }
+  static int map(thandle_t handle, void** base, toff_t* size) {
+    *base = const_cast<char*>(of(handle).data.data());  // libtiff only reads it
+    *size = of(handle).data.size();
+    return 1;
+  }
+  static void unmap(thandle_t, void*, toff_t) {}
+};
+
+inline TIFF* open_tiff(TiffSource& source, std::string& why) {
+#if TIFFLIB_VERSION >= 20221213  // from 4.5 on a file has an error handler of its own
+  const std::unique_ptr<TIFFOpenOptions, void (*)(TIFFOpenOptions*)> options(TIFFOpenOptionsAlloc(),
+                                                                             &TIFFOpenOptionsFree);
+  const auto note = [](TIFF*, void* to, const char*, const char* format, va_list values) {
+    char text[256] = {};
+    std::vsnprintf(text, sizeof text, format, values);
+    if (auto& first = *static_cast<std::string*>(to); first.empty()) first = text;
+    return 1;
+  };
+  TIFFOpenOptionsSetErrorHandlerExtR(options.get(), note, &why);
+  TIFFOpenOptionsSetWarningHandlerExtR(
+      options.get(), [](TIFF*, void*, const char*, const char*, va_list) { return 1; }, nullptr);
+  return TIFFClientOpenExt("TIFF", "r", &source, &TiffSource::read, &TiffSource::write, &TiffSource::seek,
+                           &TiffSource::close, &TiffSource::size, &TiffSource::map, &TiffSource::unmap,
+                           options.get());
+#else
+  static_cast<void>(why);
+  return TIFFClientOpen("TIFF", "r", &source, &TiffSource::read, &TiffSource::write, &TiffSource::seek,
+                        &TiffSource::close, &TiffSource::size, &TiffSource::map, &TiffSource::unmap);
+#endif
+}
+
+/// Rows of RGB and more, whose further samples libtiff would multiply into the colours. False if that fails.
+inline bool read_tiff_rows(TIFF* tiff, std::size_t samples, Rgb& image) {
+  std::vector<std::uint8_t> row(static_cast<std::size_t>(TIFFScanlineSize(tiff)));
+  const auto width = static_cast<std::size_t>(image.width);
+  if (row.size() < samples * width) return false;
+  for (int y = 0; y < image.height; ++y) {
+    if (TIFFReadScanline(tiff, row.data(), static_cast<std::uint32_t>(y)) != 1) return false;
+    std::uint8_t* to = image.bytes.data() + 3 * width * static_cast<std::size_t>(y);
+    for (std::size_t x = 0; x < width; ++x) std::memcpy(to + 3 * x, &row[samples * x], 3);
+  }
+  return true;
+}
+
+/// Whatever libtiff can turn into RGB. False if it cannot.
+inline bool read_tiff_any(TIFF* tiff, std::uint16_t orientation, Rgb& image, std::string& why) {
+  char reason[1024] = {};
+  if (!TIFFRGBAImageOK(tiff, reason)) {
+    why = reason;
+    return false;
+  }
+  std::vector<std::uint32_t> raster(image.bytes.size() / 3);
+  if (!TIFFReadRGBAImageOriented(tiff, static_cast<std::uint32_t>(image.width),
+                                 static_cast<std::uint32_t>(image.height), raster.data(), orientation, 1)) {
+    return false;
+  }
+  for (std::size_t i = 0; i < raster.size(); ++i) {
+    image.bytes[3 * i] = static_cast<std::uint8_t>(TIFFGetR(raster[i]));
+    image.bytes[3 * i + 1] = static_cast<std::uint8_t>(TIFFGetG(raster[i]));
+    image.bytes[3 * i + 2] = static_cast<std::uint8_t>(TIFFGetB(raster[i]));
+  }
+  return true;
+}
+
+REFINE_INLINE std::string decode_tiff(std::string_view data, Rgb& image) {
+  TiffSource source{.data = data};
+  std::string why;
+  const std::unique_ptr<TIFF, void (*)(TIFF*)> file(open_tiff(source, why), &TIFFClose);
+  const auto refused = [&] { return why.empty() ? std::string("its TIFF data is damaged") : why; };
+  if (!file) return refused();
+  std::uint32_t width = 0, height = 0;
+  std::uint16_t bits = 1, samples = 1, photometric = 0, layout = PLANARCONFIG_CONTIG, orientation = 1;
+  TIFFGetField(file.get(), TIFFTAG_IMAGEWIDTH, &width);
+  TIFFGetField(file.get(), TIFFTAG_IMAGELENGTH, &height);
+  TIFFGetField(file.get(), TIFFTAG_PHOTOMETRIC, &photometric);
+  TIFFGetFieldDefaulted(file.get(), TIFFTAG_BITSPERSAMPLE, &bits);
+  TIFFGetFieldDefaulted(file.get(), TIFFTAG_SAMPLESPERPIXEL, &samples);
+  TIFFGetFieldDefaulted(file.get(), TIFFTAG_PLANARCONFIG, &layout);
+  TIFFGetFieldDefaulted(file.get(), TIFFTAG_ORIENTATION, &orientation);
+  if (auto large = image.resize(height, width); !large.empty()) return large;
+  const bool rows = bits == 8 && samples > 3 && photometric == PHOTOMETRIC_RGB &&
+                    layout == PLANARCONFIG_CONTIG && !TIFFIsTiled(file.get());
+  if (rows ? !read_tiff_rows(file.get(), samples, image)
+           : !read_tiff_any(file.get(), orientation, image, why)) {
+    return refused();
+  }
+  make_upright(image, orientation);
+  return {};
+}
+
+REFINE_INLINE std::string decode_bmp(std::string_view data, Rgb& image) {
+  const ByteReader bytes{data};
+  const std::uint32_t pixels = bytes.u32(10), header = bytes.u32(14);
+  const bool old = header == 12;  // of OS/2
+  if (!bytes.has(0, 26) || (!old && (header < 40 || !bytes.has(0, 54)))) return "its BMP header is damaged";
+  const auto claimed = static_cast<std::int32_t>(old ? bytes.u16(20) : bytes.u32(22));
+  const std::int64_t width = old ? bytes.u16(18) : static_cast<std::int32_t>(bytes.u32(18));
+  const std::int64_t height = claimed < 0 ? -std::int64_t{claimed} : claimed;
+  const std::uint32_t bits = bytes.u16(old ? 24 : 28), packing = old ? 0 : bytes.u32(30);
+  const bool masked = packing == 3 || packing == 6;
+  if (packing == 1 || packing == 2) return "its BMP data is run-length encoded, which is not read";
+  if (packing != 0 && !masked) return "its BMP data is compressed in a way that is not read";
+  if (bits != 1 && bits != 4 && bits != 8 && bits != 16 && bits != 24 && bits != 32) {
+    return fmt::format("its BMP data has {} bits a pixel, which is not read", bits);
+  }
+  if (auto why = image.resize(height, width); !why.empty()) return why;
+  const std::uint64_t stride = (std::uint64_t{bits} * static_cast<std::uint64_t>(width) + 31) / 32 * 4;
+  if (!bytes.has(pixels, stride * static_cast<std::uint64_t>(height))) return "the file ends too early";
+
+  const std::uint64_t palette = 14 + std::uint64_t{header} + (masked && header == 40 ? 12 : 0);
+  const std::uint64_t entry = old ? 3 : 4;
+  std::uint32_t masks[] = {0x7c00, 0x03e0, 0x001f};
+  if (bits == 32) masks[0] = 0xff0000, masks[1] = 0xff00, masks[2] = 0xff;
+  for (std::uint64_t c = 0; masked && c < 3; ++c) masks[c] = bytes.u32(54 + 4 * c);
+  const auto scaled = [](std::uint32_t value, std::uint32_t mask) -> std::uint8_t {
+    if (mask == 0) return 0;
+    while ((mask & 1) == 0) mask >>= 1, value >>= 1;
+    return static_cast<std::uint8_t>(std::uint64_t{value & mask} * 255 / mask);
+  };
+  for (std::int64_t y = 0; y < height; ++y) {
+    const std::uint64_t row =
+        pixels + stride * static_cast<std::uint64_t>(claimed < 0 ? y : height - 1 - y);
+    std::uint8_t* to = image.bytes.data() + 3 * y * width;
+    for (std::uint64_t x = 0; x < static_cast<std::uint64_t>(width); ++x, to += 3) {
+      if (bits <= 8) {
+        const std::uint32_t first = bits * static_cast<std::uint32_t>(x) % 8;
+        const std::uint32_t index = (bytes.u8(row + bits * x / 8) >> (8 - bits - first)) & ((1u << bits) - 1);
+        const std::uint64_t colour = palette + entry * index;
+        const bool known = colour + entry <= pixels;
+        for (std::uint64_t c = 0; c < 3; ++c) {
+          to[c] = static_cast<std::uint8_t>(known ? bytes.u8(colour + 2 - c) : 0);
+        }
+      } else if (bits == 24) {
+        for (std::uint64_t c = 0; c < 3; ++c) to[c] = static_cast<std::uint8_t>(bytes.u8(row + 3 * x + 2 - c));
+      } else {
+        const std::uint32_t value = bits == 16 ? bytes.u16(row + 2 * x) : bytes.u32(row + 4 * x);
+        for (std::size_t c = 0; c < 3; ++c) to[c] = scaled(value, masks[c]);
+      }
+    }
+  }
+  return {};
+}
+
+/// The numbers of a PNM file, with blanks and comments between them.
+struct PnmText {
+  std::string_view rest;
+
+  static bool is_blank(char c) { return c == ' ' || (c >= '\t' && c <= '\r'); }
+
+  void skip() {
+    while (!rest.empty() && (is_blank(rest.front()) || rest.front() == '#')) {
+      rest.remove_prefix(rest.front() == '#' ? std::min(rest.find('\n'), rest.size()) : 1);
+    }
+  }
+
+  /// −1 where there is none. \param digits at most
+  std::int64_t number(int digits = 9) {
+    skip();
+    std::int64_t value = -1;
+    for (; digits > 0 && !rest.empty() && rest.front() >= '0' && rest.front() <= '9'; --digits) {
+      value = 10 * (value < 0 ? 0 : value) + (rest.front() - '0');
+      rest.remove_prefix(1);
+    }
+    return value;
+  }
+};
+
+REFINE_INLINE std::string decode_pnm(std::string_view data, Rgb& image) {
+  const char kind = data[1];  // P1 to P3 are text, P4 to P6 bytes; of bits, grey, colours
+  const bool text = kind <= '3', is_bits = kind == '1' || kind == '4', colours = kind == '3' || kind == '6';
+  PnmText head{data.substr(2)};
+  const std::int64_t width = head.number(), height = head.number(), most = is_bits ? 1 : head.number();
+  if (width < 0 || height < 0 || most < 1 || most > 65535) return "its PNM header is damaged";
+  if (auto why = image.resize(height, width); !why.empty()) return why;
+  const auto w = static_cast<std::size_t>(width), h = static_cast<std::size_t>(height);
+  const std::size_t channels = colours ? 3 : 1;
+  const auto level = [&](std::int64_t value) {
+    return static_cast<std::uint8_t>((std::min(value, most) * 255 + most / 2) / most);
+  };
+  if (!text && !head.rest.empty()) head.rest.remove_prefix(1);  // the one blank after the header
+  const ByteReader bytes{head.rest, /*big=*/true};
+  const std::size_t wide = most > 255 ? 2 : 1, stride = is_bits ? (w + 7) / 8 : w * channels * wide;
+  if (!text && !bytes.has(0, stride * h)) return "the file ends too early";
+  for (std::size_t y = 0; y < h; ++y) {
+    for (std::size_t x = 0; x < w; ++x) {
+      std::uint8_t* to = &image.bytes[3 * (y * w + x)];
+      for (std::size_t c = 0; c < channels; ++c) {
+        std::int64_t value = 0;
+        if (text) {
+          value = head.number(is_bits ? 1 : 9);
+          if (value < 0) return "the file ends too early";
+        } else if (is_bits) {
+          value = bytes.u8(y * stride + x / 8) >> (7 - x % 8) & 1;
+        } else {
+          const std::size_t at = y * stride + (x * channels + c) * wide;
+          value = wide == 2 ? bytes.u16(at) : bytes.u8(at);
+        }
+        to[c] = level(is_bits ? 1 - std::min<std::int64_t>(value, 1) : value);
+      }
+      if (channels == 1) to[1] = to[2] = to[0];
+    }
+  }
+  return {};
+}
+
+
+REFINE_INLINE int exif_orientation(std::string_view exif) {
+  using namespace std::string_view_literals;
+  if (exif.starts_with("Exif\0\0"sv)) exif.remove_prefix(6);
+  const bool big = exif.starts_with("MM"sv);
+  if (!big && !exif.starts_with("II"sv)) return 1;
+  const ByteReader bytes{exif, big};
+  const std::uint64_t directory = bytes.u32(4);
+  const std::uint32_t entries = bytes.u16(directory);
+  for (std::uint32_t i = 0; i < entries; ++i) {
+    const std::uint64_t entry = directory + 2 + 12 * std::uint64_t{i};
+    if (!bytes.has(entry, 12)) return 1;
+    if (bytes.u16(entry) != 0x0112) continue;
+    const std::uint32_t kind = bytes.u16(entry + 2);  // SHORT or LONG
+    const std::uint32_t value = kind == 3 ? bytes.u16(entry + 8) : kind == 4 ? bytes.u32(entry + 8) : 1;
+    return value >= 1 && value <= 8 ? static_cast<int>(value) : 1;
+  }
+  return 1;
+}
+
+REFINE_INLINE int png_orientation(std::string_view file) {
+  const ByteReader bytes{file, /*big=*/true};
+  for (std::uint64_t at = 8; bytes.has(at, 12); at += 12 + std::uint64_t{bytes.u32(at)}) {
+    if (file.substr(at + 4, 4) != "eXIf") continue;
+    const std::uint32_t size = bytes.u32(at);
+    return bytes.has(at + 8, size) ? exif_orientation(file.substr(at + 8, size)) : 1;
+  }
+  return 1;
+}
+
+REFINE_INLINE int webp_orientation(std::string_view file) {
+  const ByteReader bytes{file, /*big=*/false};
+  for (std::uint64_t at = 12; bytes.has(at, 8);) {
+    const std::uint64_t size = bytes.u32(at + 4);
+    if (file.substr(at, 4) == "EXIF") {
+      return bytes.has(at + 8, size) ? exif_orientation(file.substr(at + 8, size)) : 1;
+    }
+    at += 8 + size + size % 2;
+  }
+  return 1;
+}
+
+REFINE_INLINE void make_upright(Rgb& image, int orientation) {
+  if (orientation <= 1 || orientation > 8) return;
+  const std::size_t h = static_cast<std::size_t>(image.height), w = static_cast<std::size_t>(image.width);
+  const bool lies = orientation >= 5;  // rows become columns
+  const std::size_t height = lies ? w : h, width = lies ? h : w;
+  const bool flip_y = orientation == 3 || orientation == 4 || orientation == 6 || orientation == 7;
+  const bool flip_x = orientation == 2 || orientation == 3 || orientation == 7 || orientation == 8;
+  std::vector<std::uint8_t> upright(image.bytes.size());
+  std::uint8_t* to = upright.data();
+  for (std::size_t y = 0; y < height; ++y) {
+    for (std::size_t x = 0; x < width; ++x, to += 3) {
+      std::size_t row = lies ? x : y, column = lies ? y : x;
+      if (flip_y) row = h - 1 - row;
+      if (flip_x) column = w - 1 - column;
+      std::memcpy(to, &image.bytes[3 * (row * w + column)], 3);
+    }
+  }
+  image.bytes = std::move(upright);
+  image.height = static_cast<int>(height), image.width = static_cast<int>(width);
+}
+
+
+REFINE_INLINE ImageShape claimed_shape(const std::filesystem::path& file) {
+  std::string bytes;
+  try {
+    bytes = file_bytes(file);
+  } catch (const Error&) {
+    return {};
+  }
+  int width = 0, height = 0;
+  if (bytes.starts_with("\x89PNG\r\n\x1a\n") && bytes.size() >= 24) {
+    const ByteReader header{bytes, /*big=*/true};
+    width = static_cast<int>(header.u32(16)), height = static_cast<int>(header.u32(20));
+    if (png_orientation(bytes) >= 5) std::swap(width, height);
+  } else if (bytes.starts_with("\xff\xd8")) {
+    jpeg_size(bytes, height, width);
+  } else {
+    try {
+      Rgb image;
+      decode(bytes, file.string(), image);
+      width = image.width, height = image.height;
+    } catch (const Error&) {
+      return {};
+    }
+  }
+  return width > 0 && height > 0 ? ImageShape{3, height, width} : ImageShape{};
+}
+
+}  // namespace refine::data::detail

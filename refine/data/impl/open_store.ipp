@@ -1,0 +1,168 @@
+#pragma once
+
+#include <refine/data/detail/open_store.hpp>
+
+#include <ATen/ops/from_blob.h>
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <system_error>
+
+#include <refine/core/config.hpp>
+#include <refine/core/random.hpp>
+
+namespace refine::data::detail {
+
+REFINE_INLINE OpenFile::OpenFile(std::filesystem::path path)
+    : path_(std::move(path)), descriptor_(::open(path_.c_str(), O_RDONLY | O_CLOEXEC)) {
+  struct stat about {};
+  if (descriptor_ >= 0 && ::fstat(descriptor_, &about) == 0) {
+    size_ = static_cast<std::size_t>(about.st_size);
+    return;
+  }
+  const int reason = errno;
+  if (descriptor_ >= 0) ::close(descriptor_);
+  fail(reason);
+}
+
+REFINE_INLINE OpenFile::~OpenFile() {
+  ::close(descriptor_);
+}
+
+REFINE_INLINE std::string OpenFile::read(std::size_t at, std::size_t count) const {
+  std::string bytes(count, '\0');
+  std::size_t got = 0;
+  while (got < count) {
+    const auto more = ::pread(descriptor_, bytes.data() + got, count - got, static_cast<off_t>(at + got));
+    if (more < 0 && errno == EINTR) continue;
+    if (more < 0) fail(errno);
+    if (more == 0) break;
+    got += static_cast<std::size_t>(more);
+  }
+  bytes.resize(got);
+  return bytes;
+}
+
+REFINE_INLINE void OpenFile::fail(int reason) const {
+  throw Error("cannot read {}: {}; check the path and its rights", path_.string(), std::strerror(reason));
+}
+
+REFINE_INLINE Mapping::Mapping(std::shared_ptr<const OpenFile> of) : file(std::move(of)) {
+  // Without MAP_NORESERVE the system refuses a mapping larger than its memory.
+  void* const at = ::mmap(nullptr, file->size(), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE,
+                          file->descriptor(), 0);
+  if (at == MAP_FAILED) {
+    throw Error("cannot map {} ({} bytes): {}; raise the limit on address space or data (ulimit -v, -d)",
+                file->path().string(), file->size(), std::strerror(errno));
+  }
+  begin = static_cast<std::uint8_t*>(at);
+}
+
+REFINE_INLINE Mapping::~Mapping() {
+  ::munmap(begin, file->size());
+}
+
+REFINE_INLINE at::Tensor mapped_tensor(std::unique_ptr<Mapping> mapping, std::size_t offset,
+                                           at::IntArrayRef sizes) {
+  std::uint8_t* const data = mapping->begin + offset;
+  return at::for_blob(data, sizes)
+      .context(mapping.release(), &Mapping::release)
+      .options(at::kByte)
+      .make_tensor();
+}
+
+REFINE_INLINE const Mapping* mapping_of(const at::Tensor& tensor) {
+  return tensor.storage().data_ptr().cast_context<Mapping>(&Mapping::release);
+}
+
+
+REFINE_INLINE std::uint64_t StoreSource::key() const {
+  std::uint64_t key = static_cast<std::uint64_t>(fit.kind);
+  if (fit.shorter_side > 0) {
+    key = derived_seed(key, "shorter side", static_cast<std::uint64_t>(fit.shorter_side));
+  }
+  for (const int extent : {wanted.channels, wanted.height, wanted.width}) {
+    key = derived_seed(key, "extent", static_cast<std::uint64_t>(extent));
+  }
+  for (const auto& file : files) {
+    std::error_code unknown;  // whoever decodes the file says what is wrong with it
+    const auto size = std::filesystem::file_size(file, unknown);
+    const auto time = std::filesystem::last_write_time(file, unknown).time_since_epoch().count();
+    key = derived_seed(key, file.lexically_relative(folder).native(), size);
+    key = derived_seed(key, "time", static_cast<std::uint64_t>(time));
+  }
+  return key;
+}
+
+REFINE_INLINE std::string StoreHead::text() const {
+  std::string text =
+      fmt::format("{}1\n{:016x}\n{}x{}x{} {}\n", name, key, shape.channels, shape.height, shape.width, files);
+  text.resize(bytes, '\0');
+  return text;
+}
+
+REFINE_INLINE std::string StoreTail::text() const {
+  return fmt::format("{:020} {:020} end\n", images, text_bytes);
+}
+
+REFINE_INLINE std::optional<DecodedImages> open_store(const std::filesystem::path& path,
+                                                          const StoreSource& source) {
+  std::error_code unknown;
+  if (!std::filesystem::is_regular_file(path, unknown)) return std::nullopt;
+  const auto file = std::make_shared<const OpenFile>(path);
+  const std::string head_text = file->read(0, StoreHead::bytes);
+  if (!head_text.starts_with(StoreHead::name)) {
+    throw Error("cannot keep images in {}: a file that is no image store lies there; choose another folder",
+                path.string());
+  }
+  StoreHead head{.key = source.key(), .files = source.files.size()};
+  const auto at = head_text.find('\n', StoreHead::name.size() + 2);
+  if (at == head_text.npos || std::sscanf(head_text.c_str() + at, "%dx%dx%d", &head.shape.channels,
+                                          &head.shape.height, &head.shape.width) != 3) {
+    return std::nullopt;
+  }
+  const auto least = StoreHead::bytes + StoreTail::bytes;
+  const auto& [channels, height, width] = head.shape;
+  if (head_text != head.text() || file->size() < least || !compatible(source.wanted, head.shape) ||
+      (channels != 1 && channels != 3) || height < 1 || width < 1) {
+    return std::nullopt;
+  }
+
+  StoreTail tail;
+  const std::string tail_text = file->read(file->size() - StoreTail::bytes, StoreTail::bytes);
+  if (std::sscanf(tail_text.c_str(), "%zu %zu", &tail.images, &tail.text_bytes) != 2 ||
+      tail_text != tail.text() || tail.images < 1 || tail.images > head.files) {
+    return std::nullopt;
+  }
+  const std::size_t room = file->size() - least;
+  const std::size_t image_bytes =
+      static_cast<std::size_t>(channels) * static_cast<std::size_t>(height) * static_cast<std::size_t>(width);
+  if (image_bytes > room / tail.images || tail.text_bytes != room - tail.images * image_bytes)
+    return std::nullopt;
+
+  DecodedImages stored{.images = {}, .bad = std::vector<std::string>(head.files)};
+  std::size_t left_out = 0;
+  const std::string text = file->read(file->size() - StoreTail::bytes - tail.text_bytes, tail.text_bytes);
+  for (std::string_view rest = text; !rest.empty(); ++left_out) {
+    const std::string line(rest.substr(0, rest.find('\n')));
+    std::size_t index = 0;
+    int digits = 0;
+    if (std::sscanf(line.c_str(), "%zu %n", &index, &digits) != 1 || index >= head.files ||
+        !stored.bad[index].empty() || static_cast<std::size_t>(digits) >= line.size()) {
+      return std::nullopt;
+    }
+    stored.bad[index] = line.substr(static_cast<std::size_t>(digits));
+    rest.remove_prefix(std::min(line.size() + 1, rest.size()));
+  }
+  if (tail.images + left_out != head.files) return std::nullopt;
+  stored.images = mapped_tensor(std::make_unique<Mapping>(file), StoreHead::bytes,
+                                {static_cast<std::int64_t>(tail.images), channels, height, width});
+  return stored;
+}
+
+}  // namespace refine::data::detail

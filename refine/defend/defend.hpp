@@ -1,3 +1,0 @@
-#pragma once
-
-#include <refine/defend/probe.hpp>

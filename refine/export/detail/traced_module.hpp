@@ -1,0 +1,53 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <torch/csrc/jit/api/compilation_unit.h>
+#include <torch/csrc/jit/api/module.h>
+#include <torch/csrc/jit/frontend/tracer.h>
+#include <torch/csrc/jit/ir/ir.h>
+#include <torch/nn/module.h>
+
+#include <functional>
+#include <memory>
+#include <string>
+
+/// How a C++ module becomes a TorchScript one.
+namespace refine::detail {
+
+/// The same tensors under the same names, as TorchScript has modules: tracing finds them by identity.
+torch::jit::Module mirrored(const torch::nn::Module& source, const std::string& name,
+                            const std::shared_ptr<torch::jit::CompilationUnit>& unit);
+
+/// Adds the method `name`, from images to a tensor, by tracing `function` once.
+void add_method(torch::jit::Module& module, const std::string& name, const at::Tensor& example,
+                const std::function<at::Tensor(const at::Tensor&)>& function);
+
+
+inline torch::jit::Module mirrored(const torch::nn::Module& source, const std::string& name,
+                                              const std::shared_ptr<torch::jit::CompilationUnit>& unit) {
+  torch::jit::Module mirror(c10::QualifiedName("__torch__.refine." + name), unit, /*shouldMangle=*/true);
+  for (const auto& item : source.named_parameters(/*recurse=*/false)) {
+    mirror.register_parameter(item.key(), item.value(), /*is_buffer=*/false);
+  }
+  for (const auto& item : source.named_buffers(/*recurse=*/false))
+    mirror.register_buffer(item.key(), item.value());
+  for (const auto& item : source.named_children()) {
+    mirror.register_module(item.key(), mirrored(*item.value(), name + "_" + item.key(), unit));
+  }
+  return mirror;
+}
+
+inline void add_method(torch::jit::Module& module, const std::string& name,
+                                  const at::Tensor& example,
+                                  const std::function<at::Tensor(const at::Tensor&)>& function) {
+  const auto traced = torch::jit::tracer::trace(
+      {example},
+      [&](torch::jit::Stack inputs) -> torch::jit::Stack { return {function(inputs.at(0).toTensor())}; },
+      [](const at::Tensor&) { return std::string(); }, /*strict=*/true, /*force_outplace=*/false, &module,
+      {"images"});
+  auto* method = module._ivalue()->compilation_unit()->create_function(
+      c10::QualifiedName(*module.type()->name(), name), traced.first->graph);
+  module.type()->addMethod(method);
+}
+
+}  // namespace refine::detail

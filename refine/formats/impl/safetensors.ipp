@@ -1,0 +1,273 @@
+#pragma once
+
+#include <refine/formats/safetensors.hpp>
+#include <refine/formats/detail/safetensors_header.hpp>
+
+#include <ATen/ops/empty.h>
+#include <fmt/core.h>
+#include <fmt/ranges.h>
+#include <nlohmann/json.hpp>
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <utility>
+#include <vector>
+
+#include <refine/core/config.hpp>
+#include <refine/core/error.hpp>
+#include <refine/core/file.hpp>
+#include <refine/formats/detail/objection.hpp>
+#include <refine/formats/detail/zip_directory.hpp>
+
+namespace refine::formats::detail {
+
+static_assert(std::endian::native == std::endian::little,
+              "refine: safetensors are little-endian, this machine is not");
+
+inline constexpr std::array<std::pair<std::string_view, at::ScalarType>, 10> dtypes = {{
+    {"F64", at::kDouble},
+    {"F32", at::kFloat},
+    {"F16", at::kHalf},
+    {"BF16", at::kBFloat16},
+    {"I64", at::kLong},
+    {"I32", at::kInt},
+    {"I16", at::kShort},
+    {"I8", at::kChar},
+    {"U8", at::kByte},
+    {"BOOL", at::kBool},
+}};
+
+/// The reader trusts nothing that the file says of itself: every size is checked before it is used.
+class SafeTensorsReader {
+ public:
+  SafeTensorsReader(const std::filesystem::path& path, std::string_view bytes) : path_(path), bytes_(bytes) {}
+
+  SafeTensors read();
+
+ private:
+  [[noreturn]] void fail(std::string_view why) const;
+
+  at::Tensor read_tensor(const std::string& name, const SafeTensorsHeader::Entry& entry);
+
+  /// Every byte belongs to one tensor, as the format wants it.
+  void require_cover();
+
+  const std::filesystem::path& path_;
+  std::string_view bytes_, data_;
+  std::vector<std::pair<std::uint64_t, std::uint64_t>> ranges_;
+};
+
+REFINE_INLINE SafeTensors SafeTensorsReader::read() {
+  constexpr std::uint64_t header_limit = 100'000'000;  // as the format has it
+  std::uint64_t header_size = 0;
+  if (bytes_.size() < sizeof header_size) fail("it is shorter than its own header");
+  std::memcpy(&header_size, bytes_.data(), sizeof header_size);
+  if (header_size > header_limit || header_size > bytes_.size() - sizeof header_size) {
+    fail("its header is longer than the file");
+  }
+  SafeTensorsHeader header([this](const std::string& why) { fail(why); });
+  header.read(bytes_.substr(sizeof header_size, header_size));
+  data_ = bytes_.substr(sizeof header_size + header_size);
+
+  SafeTensors result{.metadata = header.metadata()};
+  for (const auto& [name, entry] : header.tensors()) result.tensors.emplace(name, read_tensor(name, entry));
+  require_cover();
+  return result;
+}
+
+REFINE_INLINE void SafeTensorsReader::fail(std::string_view why) const {
+  throw Error("cannot load {}: {}; the file is damaged or no safetensors file, get it again", path_.string(),
+              why);
+}
+
+REFINE_INLINE at::Tensor SafeTensorsReader::read_tensor(const std::string& name,
+                                                            const SafeTensorsHeader::Entry& entry) {
+  const auto dtype = std::ranges::find(dtypes, entry.dtype, [](const auto& d) { return d.first; });
+  if (dtype == dtypes.end() && is_unread_type(entry.dtype)) {
+    const UnreadNumbers kind = unread_numbers(entry.dtype);
+    throw Error("cannot load {}: '{}' is {} ({}), which refine does not read; {}", path_.string(), shown(name),
+                kind.what, entry.dtype, kind.advice);
+  }
+  if (dtype == dtypes.end()) fail(fmt::format("tensor '{}' has the unknown type '{}'", name, entry.dtype));
+
+  const std::uint64_t begin = entry.data_offsets[0];
+  const std::uint64_t end = entry.data_offsets[1];
+  if (begin > end || end > data_.size()) fail(fmt::format("tensor '{}' lies outside the file", name));
+
+  std::vector<std::int64_t> shape;
+  // Bytes, had it no extent of 0: strides are computed of those too, and must not overflow.
+  std::uint64_t span = c10::elementSize(dtype->second);
+  bool empty = false;
+  constexpr std::uint64_t most = std::numeric_limits<std::int64_t>::max();
+  for (const std::uint64_t n : entry.shape) {
+    if (n > 0 && span > most / n) fail(fmt::format("tensor '{}' claims more bytes than the file has", name));
+    empty = empty || n == 0;
+    span *= n > 0 ? n : 1;
+    shape.push_back(static_cast<std::int64_t>(n));
+  }
+  const std::uint64_t size = empty ? 0 : span;
+  if (size != end - begin) {
+    fail(fmt::format("tensor '{}' has {} bytes, its shape and type ask for {}", name, end - begin, size));
+  }
+  if (dtype->second == at::kBool &&
+      std::ranges::any_of(data_.substr(begin, size), [](char c) { return c != 0 && c != 1; })) {
+    fail(fmt::format("tensor '{}' is of truth values, and has others than 0 and 1", name));
+  }
+  ranges_.emplace_back(begin, end);
+  at::Tensor tensor = at::empty(shape, dtype->second);
+  if (size > 0) std::memcpy(tensor.mutable_data_ptr(), data_.data() + begin, size);
+  return tensor;
+}
+
+REFINE_INLINE void SafeTensorsReader::require_cover() {
+  std::ranges::sort(ranges_);
+  std::uint64_t expected = 0;
+  for (const auto& [begin, end] : ranges_) {
+    if (begin != expected) fail(begin < expected ? "tensors overlap" : "there are bytes between tensors");
+    expected = end;
+  }
+  if (expected != data_.size()) fail("there are bytes behind the last tensor");
+}
+
+}  // namespace refine::formats::detail
+
+namespace refine::formats {
+
+REFINE_INLINE SafeTensors read_safetensors(const std::filesystem::path& path) {
+  const std::string bytes = file_bytes(path);
+  return read_safetensors(path, bytes);
+}
+
+REFINE_INLINE SafeTensors read_safetensors(const std::filesystem::path& path, std::string_view bytes) {
+  return detail::SafeTensorsReader(path, bytes).read();
+}
+
+REFINE_INLINE void write_safetensors(const std::filesystem::path& path, const SafeTensors& content) {
+  using Json = nlohmann::json;
+  const auto quoted = [&](const std::string& text) -> std::string {
+    try {
+      return Json(text).dump();
+    } catch (const Json::exception&) {
+      throw Error("cannot save {}: a tensor's name or the metadata is not UTF-8; write it in UTF-8",
+                  path.string());
+    }
+  };
+  std::string metadata;
+  for (const auto& [key, value] : content.metadata) {
+    metadata += fmt::format("{}{}:{}", metadata.empty() ? "" : ",", quoted(key), quoted(value));
+  }
+  std::string header = metadata.empty() ? "" : fmt::format("\"__metadata__\":{{{}}}", metadata);
+  std::vector<at::Tensor> data;
+  std::uint64_t offset = 0;
+  for (const auto& [name, tensor] : content.tensors) {
+    data.push_back(tensor.detach().to(at::kCPU).contiguous());
+    const auto dtype =
+        std::ranges::find(detail::dtypes, tensor.scalar_type(), [](const auto& d) { return d.second; });
+    if (dtype == detail::dtypes.end()) {
+      throw Error("cannot save {}: tensor '{}' has a type that safetensors lack; convert it first",
+                  path.string(), name);
+    }
+    if (name == "__metadata__")
+      throw Error("cannot save {}: no tensor may be called '{}'; rename it", path.string(), name);
+    const std::uint64_t end = offset + data.back().nbytes();
+    header +=
+        fmt::format(R"({}{}:{{"dtype":"{}","shape":[{}],"data_offsets":[{},{}]}})", header.empty() ? "" : ",",
+                    quoted(name), dtype->first, fmt::join(tensor.sizes(), ","), offset, end);
+    offset = end;
+  }
+  std::string text = "{" + header + "}";
+  text.append((8 - text.size() % 8) % 8, ' ');  // so that the data begins at a multiple of 8
+
+  AtomicFile file(path);
+  const std::uint64_t header_size = text.size();
+  file.write(&header_size, sizeof header_size);
+  file.write(text);
+  for (const at::Tensor& tensor : data) file.write(tensor.const_data_ptr(), tensor.nbytes());
+  file.commit();
+}
+
+}  // namespace refine::formats
+
+namespace refine::formats::detail {
+
+REFINE_INLINE void SafeTensorsHeader::read(std::string_view text) {
+  if (!nlohmann::json::sax_parse(text, this)) fail_("its header is not a JSON object");
+}
+
+REFINE_INLINE bool SafeTensorsHeader::number_unsigned(std::uint64_t number) {
+  if (!extents_) return unfit();
+  extents_->push_back(number);
+  return true;
+}
+
+REFINE_INLINE bool SafeTensorsHeader::string(std::string& text) {
+  if (depth_ == 2 && in_metadata()) {
+    metadata_[keys_[1]] = std::move(text);
+  } else if (depth_ == 2 && keys_[1] == "dtype") {
+    entry_.dtype = std::move(text);
+  } else {
+    return unfit();
+  }
+  return true;
+}
+
+REFINE_INLINE bool SafeTensorsHeader::key(std::string& name) {
+  const std::size_t level = depth_ - 1;
+  if (!names_[level].insert(name).second) fail_(fmt::format("its header has '{}' twice", name));
+  keys_[level] = std::move(name);
+  return true;
+}
+
+REFINE_INLINE bool SafeTensorsHeader::start_object(std::size_t) {
+  if (depth_ == 1) entry_ = {};
+  return (depth_ < 2 || unfit()) && deeper();
+}
+
+REFINE_INLINE bool SafeTensorsHeader::end_object() {
+  --depth_;
+  if (depth_ != 1 || in_metadata()) return true;
+  const auto& said = names_[1];
+  if (!said.contains("dtype") || !said.contains("shape") || entry_.data_offsets.size() != 2) malformed();
+  tensors_.emplace(keys_[0], std::move(entry_));
+  return true;
+}
+
+REFINE_INLINE bool SafeTensorsHeader::start_array(std::size_t) {
+  if (depth_ == 2 && !in_metadata()) {
+    if (keys_[1] == "shape") extents_ = &entry_.shape;
+    if (keys_[1] == "data_offsets") extents_ = &entry_.data_offsets;
+  }
+  return (extents_ || unfit()) && deeper();
+}
+
+REFINE_INLINE bool SafeTensorsHeader::end_array() {
+  extents_ = nullptr;
+  --depth_;
+  return true;
+}
+
+REFINE_INLINE bool SafeTensorsHeader::deeper() {
+  if (depth_ == deepest) fail_("its header is nested too deep");
+  names_[depth_++].clear();
+  return true;
+}
+
+REFINE_INLINE bool SafeTensorsHeader::unfit() {
+  if (depth_ == 0) return false;
+  if (in_metadata()) {
+    fail_(depth_ == 1 ? "its metadata is not an object"
+                      : fmt::format("its metadata '{}' is not a string", keys_[1]));
+  }
+  if (depth_ == 1 || keys_[1] == "dtype" || keys_[1] == "shape" || keys_[1] == "data_offsets") malformed();
+  return true;
+}
+
+REFINE_INLINE void SafeTensorsHeader::malformed() {
+  fail_(fmt::format("the entry of tensor '{}' is malformed", keys_[0]));
+}
+
+}  // namespace refine::formats::detail

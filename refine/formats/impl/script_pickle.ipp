@@ -1,0 +1,436 @@
+#pragma once
+
+#include <refine/formats/detail/script_pickle.hpp>
+
+#include <fmt/core.h>
+#include <torch/csrc/jit/frontend/tree_views.h>
+
+#include <algorithm>
+#include <cctype>
+#include <exception>
+#include <iterator>
+#include <tuple>
+
+#include <refine/core/config.hpp>
+#include <refine/formats/detail/objection.hpp>
+#include <refine/formats/detail/script_source.hpp>
+
+namespace refine::formats::detail::script {
+
+REFINE_INLINE bool fits(Pickled& value, const torch::jit::TreeRef& type, bool untyped) {
+  using Kind = Pickled::Kind;
+  using namespace torch::jit;
+  if (type->kind() != TK_SUBSCRIPT) {
+    const std::string name = spelled(type);
+    switch (value.kind) {
+      case Kind::none:
+        return name == "NoneType";
+      case Kind::boolean:
+        return name == "bool" || name == "Scalar" || name == "number";
+      case Kind::integer:
+        return name == "int" || name == "Scalar" || name == "number";
+      case Kind::real:
+        return name == "float" || name == "Scalar" || name == "number";
+      case Kind::text:
+        return name == "str";
+      case Kind::device:
+        return name == "Device";
+      case Kind::tensor:
+        return name == "Tensor";
+      case Kind::object:
+        return name == value.text;
+      default:
+        return false;
+    }
+  }
+  const std::string container = spelled(Subscript(type).value());
+  const torch::jit::TreeList& arguments = arguments_of(type);
+  const auto fits_one = [&](const TreeRef& each) { return fits(value, each, untyped); };
+  if (container == "Optional")
+    return value.kind == Kind::none || (arguments.size() == 1 && fits_one(arguments[0]));
+  if (container == "Union") return std::ranges::any_of(arguments, fits_one);
+  if (container == "Tuple") {
+    const bool is_unit = arguments.size() == 1 && spelled(arguments[0]) == "()";
+    if (value.kind != Kind::tuple || value.parts.size() != (is_unit ? 0 : arguments.size())) return false;
+    for (std::size_t i = 0; i < value.parts.size(); ++i) {
+      if (!fits(*value.parts[i], arguments[i], untyped)) return false;
+    }
+    return true;
+  }
+  const bool is_dict = container == "Dict";
+  if (value.kind != (is_dict ? Kind::dict : Kind::list) || arguments.size() != (is_dict ? 2 : 1))
+    return false;
+  if (untyped && value.text.empty()) value.text = spelled(type);
+  if (value.text != spelled(type)) return false;
+  for (std::size_t i = 0; i < value.parts.size(); ++i) {
+    if (!fits(*value.parts[i], arguments[is_dict ? i % 2 : 0], untyped)) return false;
+  }
+  return true;
+}
+
+
+REFINE_INLINE Pickled::Ref PickleCheck::run() {
+  if (byte() != 0x80 || byte() != 2) fail("is no pickle of protocol 2");
+  while (step()) continue;
+  if (!rest_.empty() || stack_.size() != 1 || !marks_.empty()) fail("is malformed");
+  return stack_.back();
+}
+
+REFINE_INLINE std::string_view PickleCheck::take(std::size_t n) {
+  require(n <= rest_.size(), "is cut");
+  const std::string_view bytes = rest_.substr(0, n);
+  rest_.remove_prefix(n);
+  return bytes;
+}
+
+REFINE_INLINE std::string PickleCheck::line() {
+  const std::size_t end = rest_.find('\n');
+  require(end != std::string_view::npos, "is cut");
+  const std::string text(take(end));
+  take(1);
+  const auto is_name = [](unsigned char c) { return std::isalnum(c) != 0 || c == '_' || c == '.'; };
+  require(std::ranges::all_of(text, is_name), "asks for a name that is none");
+  return text;
+}
+
+REFINE_INLINE PickleCheck::Ref PickleCheck::make(Kind kind, std::string text, std::int64_t number) {
+  return std::make_shared<Pickled>(Pickled{.kind = kind, .text = std::move(text), .number = number});
+}
+
+REFINE_INLINE void PickleCheck::push(Ref value) {
+  constexpr std::size_t most = 100'000'000;
+  require(stack_.size() < most, "is too long");
+  stack_.push_back(std::move(value));
+}
+
+REFINE_INLINE PickleCheck::Ref PickleCheck::pop() {
+  require(stack_.size() > (marks_.empty() ? 0 : marks_.back()));
+  Ref value = std::move(stack_.back());
+  stack_.pop_back();
+  return value;
+}
+
+REFINE_INLINE std::vector<PickleCheck::Ref> PickleCheck::pop_to_mark() {
+  require(!marks_.empty());
+  std::vector<Ref> values(
+      std::make_move_iterator(stack_.begin() + static_cast<std::ptrdiff_t>(marks_.back())),
+      std::make_move_iterator(stack_.end()));
+  stack_.resize(marks_.back());
+  marks_.pop_back();
+  return values;
+}
+
+REFINE_INLINE void PickleCheck::add(const Ref& whole, std::vector<Ref> parts) {
+  constexpr std::size_t most = 1'000'000;  // on all paths, which LibTorch goes, and `fits`
+  require(!whole->is_shared, "changes what it has handed on");
+  for (Ref& part : parts) {
+    whole->depth = std::max(whole->depth, part->depth + 1);
+    whole->size += part->size;
+    require(whole->depth <= deepest, "is nested too deep");
+    require(whole->size <= most, "has too many values");
+    part->is_shared = part->is_shared || part->kind == Kind::list || part->kind == Kind::dict;
+    whole->parts.push_back(std::move(part));
+  }
+}
+
+REFINE_INLINE void PickleCheck::push_whole(Kind kind, std::vector<Ref> parts) {
+  const Ref whole = make(kind);
+  add(whole, std::move(parts));
+  push(whole);
+}
+
+REFINE_INLINE void PickleCheck::push_tuple(std::size_t size) {
+  std::vector<Ref> parts(size);
+  for (std::size_t i = size; i-- > 0;) parts[i] = pop();
+  push_whole(Kind::tuple, std::move(parts));
+}
+
+REFINE_INLINE void PickleCheck::add_to_top(Kind kind, std::vector<Ref> parts) {
+  const Ref whole = pop();
+  require(whole->kind == kind && whole->text.empty());
+  if (kind == Kind::dict) {
+    require(parts.size() % 2 == 0);
+    for (std::size_t i = 0; i < parts.size(); i += 2) {
+      const Kind key = parts[i]->kind;
+      require(key == Kind::text || key == Kind::integer || key == Kind::real || key == Kind::boolean,
+              "has a dict with a key that is no string and no number");
+    }
+  }
+  add(whole, std::move(parts));
+  push(whole);
+}
+
+REFINE_INLINE void PickleCheck::remember(std::size_t at) {
+  require(at <= memo_.size(), "has a gap in its memo");  // LibTorch would fill it, for 4 thousand million
+  require(stack_.size() > (marks_.empty() ? 0 : marks_.back()));
+  stack_.back()->is_shared = true;
+  if (at == memo_.size()) return memo_.push_back(stack_.back());
+  memo_[at] = stack_.back();
+}
+
+REFINE_INLINE void PickleCheck::recall(std::size_t at) {
+  require(at < memo_.size());
+  push(memo_[at]);
+}
+
+REFINE_INLINE bool PickleCheck::step() {
+  switch (byte()) {
+    case '.':
+      return false;
+    case 'c': {
+      std::string module = line();
+      name(module, line());
+      return true;
+    }
+    case '(':
+      marks_.push_back(stack_.size());
+      return true;
+    case 'N':
+      push(make(Kind::none));
+      return true;
+    case 0x88:
+    case 0x89:
+      push(make(Kind::boolean));
+      return true;
+    case 'K':
+      push(make(Kind::integer, {}, byte()));
+      return true;
+    case 'M':
+      push(make(Kind::integer, {}, number<std::uint16_t>()));
+      return true;
+    case 'J':
+      push(make(Kind::integer, {}, number<std::int32_t>()));
+      return true;
+    case 0x8a:
+      require(byte() == 8);
+      push(make(Kind::integer, {}, number<std::int64_t>()));
+      return true;
+    case 'G':
+      take(sizeof(double));
+      push(make(Kind::real));
+      return true;
+    case 'X': {
+      const std::size_t size = number<std::uint32_t>();
+      push(make(Kind::text, std::string(take(size))));
+      return true;
+    }
+    case ')':
+      push(make(Kind::tuple));
+      return true;
+    case ']':
+      push(make(Kind::list));
+      return true;
+    case '}':
+      push(make(Kind::dict));
+      return true;
+    case 't':
+      push_whole(Kind::tuple, pop_to_mark());
+      return true;
+    case 0x85:
+      push_tuple(1);
+      return true;
+    case 0x86:
+      push_tuple(2);
+      return true;
+    case 0x87:
+      push_tuple(3);
+      return true;
+    case 'e':
+      add_to_top(Kind::list, pop_to_mark());
+      return true;
+    case 'u':
+      add_to_top(Kind::dict, pop_to_mark());
+      return true;
+    case 'q':
+      remember(byte());
+      return true;
+    case 'r':
+      remember(number<std::uint32_t>());
+      return true;
+    case 'h':
+      recall(byte());
+      return true;
+    case 'j':
+      recall(number<std::uint32_t>());
+      return true;
+    case 0x81: {
+      const Ref nothing = pop();
+      require(nothing->kind == Kind::tuple && nothing->parts.empty());
+      const Ref type = pop();
+      require(type->kind == Kind::name && code_.classes().contains(type->text));
+      push(make(Kind::blank, type->text));
+      return true;
+    }
+    case 'b':
+      object();
+      return true;
+    case 'R':
+      reduce();
+      return true;
+    case 'Q':
+      storage();
+      return true;
+    default:
+      fail("has an instruction that TorchScript does not write");
+  }
+}
+
+REFINE_INLINE void PickleCheck::name(const std::string& module, const std::string& last) {
+  static const std::set<std::string> builders = {"torch.jit._pickle.build_intlist",
+                                                 "torch.jit._pickle.build_tensorlist",
+                                                 "torch.jit._pickle.build_doublelist",
+                                                 "torch.jit._pickle.build_boollist",
+                                                 "torch.jit._pickle.restore_type_tag",
+                                                 "torch._utils._rebuild_tensor_v2",
+                                                 "collections.OrderedDict",
+                                                 "torch.device"};
+  const std::string whole = module + "." + last;
+  if (whole.starts_with("__torch__.")) {
+    named_.insert(whole);
+    const auto found = code_.classes().find(whole);
+    if (whole.starts_with("__torch__.torch.classes.quantized.")) {
+      throw Unread(fmt::format("has packed weights of a quantised layer ({})", whole), true);
+    }
+    if (found == code_.classes().end() || found->second.is_tuple) {
+      fail(fmt::format("asks for the class {}, which its code does not define", whole));
+    }
+  } else if (const bool is_storage = module == "torch" && last.ends_with("Storage") &&
+                                     !storage_types().contains(last);
+             is_storage || whole.starts_with("torch._utils._rebuild_qtensor") ||
+             whole.starts_with("torch._utils._rebuild_sparse")) {
+    const UnreadNumbers kind = unread_numbers(whole);
+    throw Unread(fmt::format("has {} ({})", kind.what, whole), kind.quantized);
+  } else if (!builders.contains(whole) && !(module == "torch" && storage_types().contains(last))) {
+    fail(fmt::format("asks for {}, which is no tensor and no container", whole));
+  }
+  push(make(Kind::name, whole));
+}
+
+REFINE_INLINE const std::map<std::string, at::ScalarType>& PickleCheck::storage_types() {
+  static const std::map<std::string, at::ScalarType> types = {
+      {"FloatStorage", at::kFloat}, {"DoubleStorage", at::kDouble},     {"HalfStorage", at::kHalf},
+      {"LongStorage", at::kLong},   {"BFloat16Storage", at::kBFloat16}, {"IntStorage", at::kInt},
+      {"ShortStorage", at::kShort}, {"CharStorage", at::kChar},         {"ByteStorage", at::kByte},
+      {"BoolStorage", at::kBool}};
+  return types;
+}
+
+REFINE_INLINE void PickleCheck::object() {
+  const Ref state = pop(), blank = pop();
+  require(state->kind == Kind::dict && blank->kind == Kind::blank);
+  std::map<std::string, Ref> values;
+  for (std::size_t i = 0; i < state->parts.size(); i += 2) {
+    require(state->parts[i]->kind == Kind::text);
+    values.insert_or_assign(state->parts[i]->text, state->parts[i + 1]);
+  }
+  for (const auto& [attribute, type] : code_.classes().at(blank->text).attributes) {
+    const auto value = values.find(attribute);
+    if (value == values.end()) fail(fmt::format("gives {} no {}", blank->text, attribute));
+    if (!fits(*value->second, type, untyped_)) {
+      fail(fmt::format("gives {} a {} that is no {}", blank->text, attribute, spelled(type)));
+    }
+  }
+  const Ref result = make(Kind::object, blank->text);
+  add(result, state->parts);
+  push(result);
+}
+
+REFINE_INLINE void PickleCheck::reduce() {
+  const Ref arguments = pop(), callee = pop();
+  require(arguments->kind == Kind::tuple && callee->kind == Kind::name);
+  const auto& parts = arguments->parts;
+  const std::string_view name = callee->text;
+  constexpr std::string_view lists = "torch.jit._pickle.build_";
+  if (name == "collections.OrderedDict") {
+    require(parts.empty());
+    push(make(Kind::none));  // as LibTorch has it: hooks of a tensor, of which there are none
+  } else if (name == "torch.device") {
+    require(parts.size() == 1 && parts[0]->kind == Kind::text);
+    push(make(Kind::device));
+  } else if (name == "torch._utils._rebuild_tensor_v2") {
+    tensor(parts);
+  } else if (name == "torch.jit._pickle.restore_type_tag") {
+    require(parts.size() == 2 && parts[1]->kind == Kind::text);
+    give_type(parts[0], parts[1]->text);
+  } else if (name.starts_with(lists)) {
+    const std::string_view element = name.substr(lists.size());
+    require(parts.size() == 1 && parts[0]->kind == Kind::list);
+    give_type(parts[0], element == "intlist"      ? "List[int]"
+                        : element == "tensorlist" ? "List[Tensor]"
+                        : element == "doublelist" ? "List[float]"
+                                                  : "List[bool]");
+  } else {
+    fail("is malformed");
+  }
+}
+
+REFINE_INLINE void PickleCheck::give_type(const Ref& value, const std::string& text) {
+  require((value->kind == Kind::list || value->kind == Kind::dict) && value->text.empty());
+  TreeRef type;
+  try {
+    type = type_of(text);
+  } catch (const std::exception&) {
+    fail("has a type that can't be read");
+  }
+  require(code_.is_type(type), "has a list or dict of a type that it does not define");
+  value->text = spelled(type);
+  require(fits(*value, type, untyped_), "has a list or dict of another type than it says");
+  push(value);
+}
+
+REFINE_INLINE void PickleCheck::storage() {
+  const Ref id = pop();
+  const bool old = id->parts.size() == 6 && id->parts[5]->kind == Kind::none;  // of PyTorch before 1.6
+  require(id->kind == Kind::tuple && (id->parts.size() == 5 || old));
+  const auto& [what, type, key, device, count] =
+      std::tie(*id->parts[0], *id->parts[1], *id->parts[2], *id->parts[3], *id->parts[4]);
+  require(what.kind == Kind::text && what.text == "storage" && type.kind == Kind::name &&
+          key.kind == Kind::text && device.kind == Kind::text && count.kind == Kind::integer);
+  constexpr std::size_t prefix = std::string_view("torch.").size();
+  const auto scalar = storage_types().find(type.text.substr(std::min(prefix, type.text.size())));
+  require(scalar != storage_types().end());
+  const auto entry = entries_.find(folder_ + key.text);
+  const std::uint64_t bytes = entry == entries_.end() ? 0 : entry->second.size();
+  if (count.number < 0 ||
+      static_cast<std::uint64_t>(count.number) > bytes / c10::elementSize(scalar->second)) {
+    fail(fmt::format("claims {} elements in {}{}, which has {} bytes", count.number, folder_, key.text,
+                     bytes));
+  }
+  push(make(Kind::storage, {}, count.number));
+}
+
+REFINE_INLINE void PickleCheck::tensor(const std::vector<Ref>& parts) {
+  require(parts.size() == 6 && parts[0]->kind == Kind::storage && parts[1]->kind == Kind::integer &&
+          parts[4]->kind == Kind::boolean && parts[5]->kind == Kind::none);
+  const std::vector<std::int64_t> sizes = naturals(*parts[2]), strides = naturals(*parts[3]);
+  require(sizes.size() == strides.size() && sizes.size() <= 64 && parts[1]->number >= 0);
+  // Where a stride is 0, a tensor has more elements than its storage; so many may be asked for.
+  constexpr std::uint64_t most = std::uint64_t{1} << 40;
+  const auto storage = static_cast<std::uint64_t>(parts[0]->number);
+  const auto offset = static_cast<std::uint64_t>(parts[1]->number);
+  std::uint64_t elements = 1, last = offset;
+  bool reaches_out = offset > storage;
+  const bool is_empty = std::ranges::find(sizes, 0) != sizes.end();
+  for (std::size_t i = 0; i < sizes.size(); ++i) {
+    const auto size = static_cast<std::uint64_t>(std::max<std::int64_t>(sizes[i], 1));
+    const auto stride = static_cast<std::uint64_t>(strides[i]);
+    reaches_out = reaches_out || elements > most / size || stride > most || stride * (size - 1) > most - last;
+    if (reaches_out) break;
+    elements *= size;
+    last += stride * (size - 1);
+  }
+  if (reaches_out || (!is_empty && last >= storage)) fail("has a tensor that reaches beyond its storage");
+  push(make(Kind::tensor));
+}
+
+REFINE_INLINE std::vector<std::int64_t> PickleCheck::naturals(const Pickled& value) {
+  require(value.kind == Kind::tuple);
+  std::vector<std::int64_t> result;
+  for (const Ref& part : value.parts) {
+    require(part->kind == Kind::integer && part->number >= 0, "has a tensor of a negative size");
+    result.push_back(part->number);
+  }
+  return result;
+}
+
+}  // namespace refine::formats::detail::script

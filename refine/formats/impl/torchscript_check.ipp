@@ -1,0 +1,262 @@
+#pragma once
+
+#include <refine/formats/torchscript_check.hpp>
+
+#include <c10/core/Device.h>
+#include <c10/util/Exception.h>
+#include <caffe2/serialize/inline_container.h>
+#include <fmt/core.h>
+#include <torch/csrc/jit/api/compilation_unit.h>
+#include <torch/csrc/jit/api/function_impl.h>
+#include <torch/csrc/jit/ir/ir.h>
+#include <torch/csrc/jit/serialization/import.h>
+
+#include <algorithm>
+#include <array>
+#include <cctype>
+#include <cstddef>
+#include <exception>
+#include <sstream>
+#include <stdexcept>
+#include <string_view>
+#include <utility>
+
+#include <refine/core/config.hpp>
+#include <refine/formats/detail/operators.hpp>
+#include <refine/formats/detail/script_code.hpp>
+#include <refine/formats/detail/script_pickle.hpp>
+#include <refine/formats/detail/script_source.hpp>
+
+namespace refine::formats {
+
+REFINE_INLINE bool is_torchscript(const Archive& archive) {
+  const auto in_code = archive.entries.lower_bound("code/");
+  return archive.entries.contains("data.pkl") && archive.entries.contains("constants.pkl") &&
+         in_code != archive.entries.end() && in_code->first.starts_with("code/");
+}
+
+}  // namespace refine::formats
+
+namespace refine::formats::detail::script {
+
+/// The number in an archive's version file; 0 where there is none.
+REFINE_INLINE int version(const Archive& archive) {
+  for (const auto* name : {".data/version", "version"}) {
+    const auto found = archive.entries.find(name);
+    if (found == archive.entries.end()) continue;
+    std::string_view text = found->second;
+    if (text.ends_with('\n')) text.remove_suffix(1);
+    const bool is_number = !text.empty() && text.size() <= 3 &&
+                           std::ranges::all_of(text, [](unsigned char c) { return std::isdigit(c) != 0; });
+    return is_number ? std::stoi(std::string(text)) : 0;
+  }
+  return 0;
+}
+
+/// Whether LibTorch is to see the entry; the rest is for debugging, or for other programs.
+REFINE_INLINE bool is_needed(std::string_view name) {
+  return name == "data.pkl" || name == "constants.pkl" || name.starts_with("data/") ||
+         name.starts_with("constants/") || (name.starts_with("code/") && name.ends_with(".py"));
+}
+
+REFINE_INLINE std::string rebuilt(Archive archive) {
+  std::string bytes;
+  caffe2::serialize::PyTorchStreamWriter writer([&](const void* data, std::size_t size) {
+    bytes.append(static_cast<const char*>(data), size);
+    return size;
+  });
+  const std::string number = std::to_string(version(archive)) + "\n";
+  for (auto& [name, content] : archive.entries) {
+    if (is_needed(name)) writer.writeRecord(name, content.data(), content.size());
+    content = std::string();
+  }
+  const std::string order = "little";
+  writer.writeRecord("version", number.data(), number.size());
+  writer.writeRecord("byteorder", order.data(), order.size());
+  writer.writeEndOfFile();
+  return bytes;
+}
+
+/// The kinds of the nodes in a block that no source file should have been able to bring about.
+REFINE_INLINE void collect_foreign(const torch::jit::Block* block, std::set<std::string>& found) {
+  for (const torch::jit::Node* node : block->nodes()) {
+    const std::string kind = node->kind().toQualString();
+    if (!operators::permits_node(kind)) found.insert(kind);
+    for (const torch::jit::Block* inner : node->blocks()) collect_foreign(inner, found);
+  }
+}
+
+REFINE_INLINE std::set<std::string> foreign_nodes(const torch::jit::Module& module) {
+  std::set<std::string> found;
+  for (torch::jit::Function* function : module._ivalue()->compilation_unit()->get_functions()) {
+    if (auto* graph = torch::jit::tryToGraphFunction(*function)) {
+      collect_foreign(graph->graph()->block(), found);
+    } else {
+      found.insert(function->qualname().qualifiedName());
+    }
+  }
+  return found;
+}
+
+/// The kinds of objection, those first that decide.
+inline constexpr std::array by_weight = {Objection::Kind::quantized, Objection::Kind::harmful,
+                                         Objection::Kind::library, Objection::Kind::unsupported,
+                                         Objection::Kind::unknown};
+
+REFINE_INLINE std::string advice(const TorchScriptListing& listing) {
+  const auto kind = std::ranges::find_if(by_weight, [&](Objection::Kind each) { return listing.has(each); });
+  switch (kind == by_weight.end() ? Objection::Kind::unknown : *kind) {
+    case Objection::Kind::quantized:
+      return "no gradient passes a quantised operator, so no defense can be trained for it, and --trust does not "
+             "change that; export the float model, before it is quantised";
+    case Objection::Kind::library:
+      return "refine has only PyTorch's own operators, and --trust does not change that; export the model "
+             "without it";
+    case Objection::Kind::unsupported:
+      return "export the model again, as float32 and with a PyTorch that this LibTorch can read; --trust does "
+             "not change that";
+    case Objection::Kind::unknown:
+      return "it may well be harmless: --trust runs it, if you trust who made the file";
+    case Objection::Kind::harmful:
+      break;
+  }
+  return "it may be a program that harms: look at it with refine inspect --code, and run it with --trust only "
+         "if you trust who made it";
+}
+
+[[noreturn]] REFINE_INLINE void refuse(const std::filesystem::path& path, const TorchScriptListing& listing) {
+  const auto first = *std::ranges::find_if(by_weight, [&](Objection::Kind each) { return listing.has(each); });
+  const Objection& shown = *std::ranges::find(listing.objections, first, &Objection::kind);
+  std::string more;
+  if (listing.objections.size() > 1) more = fmt::format(", and {} more", listing.objections.size() - 1);
+  throw Error("cannot load {}: {}{}; {}", path.string(), shown.text, more, advice(listing));
+}
+
+/// Whether it is refused whoever made it: it could not be used.
+REFINE_INLINE bool is_unusable(const TorchScriptListing& listing) {
+  return listing.has(Objection::Kind::quantized) || listing.has(Objection::Kind::unsupported);
+}
+
+}  // namespace refine::formats::detail::script
+
+namespace refine::formats {
+
+REFINE_INLINE bool TorchScriptListing::has(Objection::Kind kind) const {
+  return std::ranges::find(objections, kind, &Objection::kind) != objections.end();
+}
+
+REFINE_INLINE TorchScriptListing inspect_torchscript(const Archive& archive) {
+  using namespace detail::script;
+  if (!is_torchscript(archive)) {
+    throw Error(
+        "cannot read the archive as a TorchScript file: it lacks data.pkl, constants.pkl or code/; a file of "
+        "weights alone is given to a network of this library");
+  }
+  TorchScriptListing listing;
+  const auto object = [&](Objection objection) {
+    constexpr std::size_t most = 1000;  // the first is enough to refuse
+    if (listing.objections.size() < most &&
+        std::ranges::find(listing.objections, objection) == listing.objections.end())
+      listing.objections.push_back(std::move(objection));
+  };
+  const auto object_to_file = [&](std::string text) {
+    object({Objection::Kind::harmful, std::move(text)});
+  };
+  std::set<std::string> folded;
+  std::size_t source_bytes = 0;
+  for (const auto& [name, bytes] : archive.entries) {
+    constexpr std::string_view of_extra = "extra/", of_code = "code/", ending = ".py";
+    if (name.starts_with(of_extra)) listing.extra[name.substr(of_extra.size())] = bytes;
+    if (!is_needed(name)) continue;
+    std::string lower = name;
+    std::ranges::transform(lower, lower.begin(), [](unsigned char c) { return std::tolower(c); });
+    if (!folded.insert(lower).second)
+      object_to_file(fmt::format("its entry {} is there in capitals and without", name));
+    if (!name.starts_with(of_code)) continue;
+    source_bytes += bytes.size();
+    if (name.find('.') != name.size() - ending.size()) {
+      object_to_file(fmt::format("its code lies under a name with a dot ({})", name));
+    } else {
+      listing.code[name] = bytes;
+    }
+  }
+  constexpr int oldest = caffe2::serialize::kMinSupportedFileFormatVersion;
+  constexpr int newest = caffe2::serialize::kMaxSupportedFileFormatVersion;
+  constexpr int first_typed = 3;  // before, lists and dicts do not say their types
+  const int number = version(archive);
+  if (number < oldest || number > newest) {
+    object({Objection::Kind::unsupported, fmt::format("its format has the version {}, and this LibTorch reads {} "
+                                                      "to {}",
+                                                      number, oldest, newest)});
+  }
+  const auto order = archive.entries.find("byteorder");
+  if (order != archive.entries.end() && order->second != "little")
+    object({Objection::Kind::unsupported, "its numbers are not little-endian"});
+  if (source_bytes > most_source_bytes) {
+    object_to_file(fmt::format("its code has {} bytes, more than the {} allowed", source_bytes, most_source_bytes));
+    return listing;
+  }
+
+  const CodeCheck code(listing.code, object);
+  listing.operators = code.operators();
+  for (const std::string part : {"data", "constants"}) {
+    const std::string& bytes = archive.entries.at(part + ".pkl");
+    PickleCheck check(bytes, archive.entries, part + "/", code, number < first_typed);
+    try {
+      constexpr std::size_t most_pickle_bytes = std::size_t{16} << 20;
+      if (bytes.size() > most_pickle_bytes) throw std::runtime_error("is too long");
+      const auto whole = check.run();
+      const bool is_module = whole->kind == Pickled::Kind::object && code.classes().at(whole->text).is_module;
+      if (part == "data" ? !is_module : whole->kind != Pickled::Kind::tuple) {
+        throw std::runtime_error("does not hold what it should");
+      }
+    } catch (const Unread& unread) {
+      object({unread.quantized ? Objection::Kind::quantized : Objection::Kind::unsupported,
+              fmt::format("its {}.pkl {}", part, unread.what())});
+    } catch (const std::runtime_error& error) {
+      object_to_file(fmt::format("its {}.pkl {}", part, error.what()));
+    }
+    listing.classes.insert(check.classes().begin(), check.classes().end());
+  }
+  return listing;
+}
+
+REFINE_INLINE TorchScriptFile load_torchscript(const std::filesystem::path& path, Trust trust) {
+  using namespace detail::script;
+  Archive archive = read_archive(path);
+  if (!is_torchscript(archive)) {
+    throw Error(
+        "cannot load {}: it is no TorchScript file, for it lacks data.pkl, constants.pkl or code/; a file of "
+        "weights alone is given to a network of this library",
+        path.string());
+  }
+  TorchScriptFile file{torch::jit::Module(), inspect_torchscript(archive)};
+  if (is_unusable(file.listing) || (trust == Trust::checked && !file.listing.objections.empty())) {
+    refuse(path, file.listing);
+  }
+  try {
+    std::istringstream stream(rebuilt(std::move(archive)));
+    torch::jit::ExtraFilesMap none;
+    file.module = torch::jit::load(stream, c10::Device(c10::kCPU), none, /*load_debug_files=*/false);
+  } catch (const c10::Error& error) {
+    if (file.listing.has(Objection::Kind::library)) refuse(path, file.listing);
+    throw Error("cannot load {}: LibTorch says: {}; the file is damaged or of another release, get it again",
+                path.string(), first_line(error.what_without_backtrace()));
+  } catch (const std::exception& error) {
+    if (file.listing.has(Objection::Kind::library)) refuse(path, file.listing);
+    throw Error("cannot load {}: LibTorch says: {}; the file is damaged or of another release, get it again",
+                path.string(), first_line(error.what()));
+  }
+  for (const std::string& kind : foreign_nodes(file.module)) {
+    Objection objection = objection_to(kind, "comes to", "");
+    if (trust == Trust::checked || objection.kind == Objection::Kind::quantized) {
+      file.listing.objections.push_back(std::move(objection));
+    }
+  }
+  if (is_unusable(file.listing) || (trust == Trust::checked && !file.listing.objections.empty())) {
+    refuse(path, file.listing);
+  }
+  return file;
+}
+
+}  // namespace refine::formats

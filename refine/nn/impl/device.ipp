@@ -1,0 +1,136 @@
+#pragma once
+
+#include <refine/nn/device.hpp>
+
+#include <ATen/Parallel.h>
+#include <c10/core/Allocator.h>
+#include <c10/core/CachingDeviceAllocator.h>
+#include <torch/cuda.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <exception>
+#include <limits>
+#include <mutex>
+#include <thread>
+#include <utility>
+
+#include <refine/core/config.hpp>
+
+namespace refine::detail {
+
+/// What the process has chosen; several threads may ask.
+struct ChosenDevice {
+  std::mutex mutex;
+  std::optional<at::Device> device;
+};
+
+REFINE_INLINE ChosenDevice& chosen_device() {
+  static ChosenDevice chosen;
+  return chosen;
+}
+
+REFINE_INLINE void choose_device(std::optional<at::Device> device) {
+  const std::lock_guard lock(chosen_device().mutex);
+  chosen_device().device = device;
+}
+
+}  // namespace refine::detail
+
+namespace refine {
+
+REFINE_INLINE at::Device default_device() {
+  auto& [mutex, device] = detail::chosen_device();
+  const std::lock_guard lock(mutex);
+  if (!device) device = torch::cuda::is_available() ? at::Device(at::kCUDA, 0) : at::Device(at::kCPU);
+  return *device;
+}
+
+REFINE_INLINE void use_device(const std::string& name) {
+  if (name == "auto") {
+    detail::choose_device(std::nullopt);
+    return;
+  }
+  const std::size_t colon = name.find(':');
+  const std::string kind = name.substr(0, colon);
+  const std::string index = colon == std::string::npos ? "0" : name.substr(colon + 1);
+  const bool numbered =
+      !index.empty() && index.size() <= 3 && index.find_first_not_of("0123456789") == std::string::npos;
+  if ((kind != "cuda" && name != "cpu") || !numbered) {
+    throw Error("refine: no device is called '{}'; say auto, cpu, cuda or cuda:N", name);
+  }
+  if (name == "cpu") {
+    detail::choose_device(at::Device(at::kCPU));
+    return;
+  }
+  const auto present = static_cast<int>(torch::cuda::device_count());
+  if (std::stoi(index) >= present) {
+    throw Error("refine: device '{}' was asked for, this machine shows {} CUDA device(s); say cpu or auto",
+                name, present);
+  }
+  detail::choose_device(at::Device(at::kCUDA, static_cast<at::DeviceIndex>(std::stoi(index))));
+}
+
+REFINE_INLINE void use_threads(int threads) {
+  if (threads < 0)
+    throw Error("refine: {} threads were asked for; say 0 (as many as there are) or more", threads);
+  if (threads == 0) {
+    const char* said = std::getenv("OMP_NUM_THREADS");
+    threads = said != nullptr ? std::atoi(said) : static_cast<int>(std::thread::hardware_concurrency());
+  }
+  at::set_num_threads(threads > 0 ? threads : 1);
+}
+
+}  // namespace refine
+
+namespace refine::nn {
+
+REFINE_INLINE std::optional<at::Device> device_of(const torch::nn::Module& module) {
+  for (const at::Tensor& parameter : module.parameters()) {
+    if (parameter.defined()) return parameter.device();
+  }
+  for (const at::Tensor& buffer : module.buffers()) {
+    if (buffer.defined()) return buffer.device();
+  }
+  return std::nullopt;
+}
+
+REFINE_INLINE void move_to(torch::nn::Module& module, at::Device device) {
+  const auto is_elsewhere = [&](const at::Tensor& tensor) {
+    return tensor.defined() && tensor.device() != device;
+  };
+  if (std::ranges::any_of(module.parameters(), is_elsewhere) ||
+      std::ranges::any_of(module.buffers(), is_elsewhere)) {
+    module.to(device);
+  }
+}
+
+}  // namespace refine::nn
+
+namespace refine::nn::detail {
+
+/// Free and total memory as LibTorch's own allocator reports them, where this LibTorch has such a report.
+template <typename Allocator>
+std::size_t reported_free_memory(Allocator& allocator, c10::DeviceIndex index, std::size_t otherwise) {
+  if constexpr (requires { allocator.getMemoryInfo(index).first; }) {
+    try {
+      return allocator.getMemoryInfo(index).first;
+    } catch (const std::exception&) {  // this device does not report it
+    }
+  }
+  return otherwise;
+}
+
+}  // namespace refine::nn::detail
+
+namespace refine::nn {
+
+REFINE_INLINE std::size_t free_memory(at::Device device) {
+  if (device.is_cpu()) return std::numeric_limits<std::size_t>::max();
+  constexpr std::size_t assumed = std::size_t{16} << 30;
+  auto* const allocator = dynamic_cast<c10::DeviceAllocator*>(c10::GetAllocator(device.type()));
+  const c10::DeviceIndex index = device.has_index() ? device.index() : c10::DeviceIndex{0};
+  return allocator == nullptr ? assumed : detail::reported_free_memory(*allocator, index, assumed);
+}
+
+}  // namespace refine::nn

@@ -1,0 +1,545 @@
+#pragma once
+
+#include <refine/programs/detail/scripted_module.hpp>
+
+#include <ATen/core/Dict.h>
+#include <ATen/core/jit_type.h>
+#include <ATen/core/List.h>
+#include <c10/core/MemoryFormat.h>
+#include <c10/core/ScalarType.h>
+#include <torch/csrc/jit/frontend/tracer.h>
+#include <torch/csrc/jit/ir/constants.h>
+#include <torch/csrc/jit/passes/dead_code_elimination.h>
+#include <torch/csrc/jit/passes/freeze_module.h>
+#include <torch/csrc/jit/passes/frozen_graph_optimizations.h>
+#include <torch/csrc/jit/passes/inliner.h>
+#include <torch/csrc/jit/passes/lower_tuples.h>
+#include <torch/csrc/jit/runtime/custom_operator.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <utility>
+
+#include <refine/core/config.hpp>
+#include <refine/nn/conv.hpp>
+
+namespace refine::backbones::detail {
+
+/// True for half and double precision, which become float32.
+inline bool is_other_float(at::ScalarType type) {
+  return type == at::kHalf || type == at::kBFloat16 || type == at::kDouble;
+}
+
+/// A value with its tensors of half and double precision as float32; others, of integers say, are unchanged.
+inline c10::IValue to_float32(const c10::IValue& value) {
+  const auto tensor = [](const at::Tensor& t) {
+    return t.defined() && is_other_float(t.scalar_type()) ? t.detach().to(at::kFloat) : t;
+  };
+  if (value.isTensor()) return tensor(value.toTensor());
+  if (value.isTensorList()) {
+    c10::List<at::Tensor> list;
+    for (const at::Tensor& element : value.toTensorVector()) list.push_back(tensor(element));
+    return list;
+  }
+  if (value.isTuple()) {
+    std::vector<c10::IValue> elements;
+    for (const c10::IValue& element : value.toTupleRef().elements()) elements.push_back(to_float32(element));
+    const auto type = value.toTupleRef().type();
+    return type->schema() ? c10::IValue(c10::ivalue::Tuple::createNamed(std::move(elements), type))
+                          : c10::IValue(c10::ivalue::Tuple::create(std::move(elements)));
+  }
+  if (value.isGenericDict()) {
+    for (const auto& item : value.toGenericDict()) item.setValue(to_float32(item.value()));
+  }
+  return value;
+}
+
+REFINE_INLINE ScriptedModule::ScriptedModule(const torch::jit::Module& source, std::string name)
+    : torch::nn::Module("scripted"), name_(std::move(name)), unit_(source._ivalue()->compilation_unit()) {
+  torch::jit::Module constant = source.deepcopy();  // copy() would share the tensors and the training mode
+  constant.eval();
+  for (const torch::jit::Module& part : constant.modules()) {
+    for (const auto& attribute : part.named_attributes(/*recurse=*/false)) {
+      if (!attribute.value.isObject()) part._ivalue()->setAttr(attribute.name, to_float32(attribute.value));
+    }
+  }
+  constant = torch::jit::freeze_module(constant);
+  graph_ = constant.get_method("forward").graph()->copy();
+  let_gradients_pass(*graph_->block());
+  torch::jit::Inline(*graph_);  // the context managers' methods
+  let_gradients_pass(*graph_->block());
+  dissolve_objects(*graph_->block());
+  use_float32(*graph_->block());
+  torch::jit::OptimizeFrozenGraph(graph_);
+  torch::jit::EliminateDeadCode(graph_);
+  make_unary(constant);
+  check_output();
+  spread_lists(*graph_->block());
+  take_out_tensors(*graph_->block());
+  follow_device(*graph_->block());
+  torch::jit::EliminateDeadCode(graph_);
+  compile();
+  eval();
+}
+
+REFINE_INLINE void ScriptedModule::compile() {
+  const std::shared_ptr<torch::jit::Graph> runs = graph_->copy();  // what is exported stays LibTorch's own
+  use_own_convolutions(*runs->block());
+  executor_ = torch::jit::GraphExecutor(runs, name_, torch::jit::ExecutorExecutionMode::SIMPLE);
+}
+
+REFINE_INLINE at::Tensor ScriptedModule::forward(const at::Tensor& images) {
+  const at::Tensor laid_out = channels_last_ ? images : images.contiguous();
+  if (torch::jit::tracer::isTracing()) return forward_traced(laid_out);
+  return run(laid_out);
+}
+
+REFINE_INLINE void ScriptedModule::use_channels_last(bool yes) {
+  channels_last_ = yes;
+  for (auto& buffer : buffers(/*recurse=*/false)) {
+    if (buffer.dim() != 4) continue;
+    buffer.set_data(buffer.contiguous(yes ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous));
+  }
+}
+
+REFINE_INLINE std::shared_ptr<torch::nn::Module> ScriptedModule::clone(
+    const std::optional<torch::Device>& device) const {
+  auto copy = std::shared_ptr<ScriptedModule>(new ScriptedModule(*this, Copy{}));
+  if (device) copy->to(*device);
+  return copy;
+}
+
+REFINE_INLINE ScriptedModule::ScriptedModule(const ScriptedModule& other, Copy)
+    : torch::nn::Module("scripted"),
+      name_(other.name_),
+      unit_(other.unit_),
+      graph_(other.graph_),
+      executor_(other.executor_),
+      channels_last_(other.channels_last_),
+      needs_selection_(other.needs_selection_) {
+  for (const auto& item : other.named_buffers(/*recurse=*/false))
+    register_buffer(item.key(), item.value().clone());
+  eval();
+}
+
+[[noreturn]] REFINE_INLINE void refuse_program(const std::string& name, const std::string& why) {
+  throw Error("cannot use {} as a classifier: {}; export a module whose forward maps images to logits", name,
+              why);
+}
+
+REFINE_INLINE void ScriptedModule::make_unary(const torch::jit::Module& constant) {
+  const auto refuse = [&](const std::string& why) { refuse_program(name_, why); };
+  const auto& arguments = constant.get_method("forward").function().getSchema().arguments();
+  if (graph_->inputs().size() < 2) refuse("its forward takes no images");
+  resolve(*graph_->block(), {{graph_->inputs().at(0), constant._ivalue()}});
+  torch::jit::EliminateDeadCode(graph_);
+  if (graph_->inputs().at(0)->hasUses()) {
+    refuse("it changes its own attributes while it runs, or calls what LibTorch can't inline");
+  }
+  for (std::size_t i = graph_->inputs().size() - 1; i > 1; --i) {
+    if (!arguments.at(i).default_value()) {
+      refuse("its forward also wants '" + arguments.at(i).name() + "'");
+    }
+    torch::jit::WithInsertPoint at(*graph_->nodes().begin());
+    graph_->inputs().at(i)->replaceAllUsesWith(graph_->insertConstant(*arguments.at(i).default_value()));
+    graph_->eraseInput(i);
+  }
+  graph_->eraseInput(0);
+  if (graph_->outputs().size() != 1) refuse("its forward returns nothing");
+}
+
+REFINE_INLINE void ScriptedModule::check_output() {
+  const c10::TypePtr type = graph_->outputs().at(0)->type();
+  if (type->isSubtypeOf(*c10::TensorType::get())) return;
+  switch (type->kind()) {
+    case c10::TypeKind::TupleType:
+    case c10::TypeKind::ListType:
+    case c10::TypeKind::DictType:
+    case c10::TypeKind::OptionalType:
+      needs_selection_ = true;
+      return;
+    default:
+      refuse_program(name_, "its forward returns " + type->repr_str() + ", not a tensor");
+  }
+}
+
+/// Appends the tensors in `value`, the one at `here` without name, path and types.
+REFINE_INLINE void collect_outputs(const c10::IValue& value, const ScriptedModule::Output& here,
+                                       std::vector<ScriptedModule::Output>& found) {
+  constexpr std::size_t max_outputs = 1000;
+  if (found.size() >= max_outputs) return;
+  const auto descend = [&](const std::string& name, const c10::IValue& key, const c10::IValue& element) {
+    ScriptedModule::Output there = here;
+    there.name += (there.name.empty() ? "" : ".") + name;
+    there.path.push_back(key);
+    there.types.push_back(value.type());
+    collect_outputs(element, there, found);
+  };
+  if (value.isTensor()) {
+    if (!value.toTensor().defined()) return;
+    found.push_back(here);
+    found.back().value = value.toTensor();
+  } else if (value.isTuple()) {
+    const auto& elements = value.toTupleRef().elements();
+    const auto& schema = value.toTupleRef().type()->schema();
+    for (std::size_t i = 0; i < elements.size(); ++i) {
+      const bool named = schema && i < schema->arguments().size();
+      descend(named ? schema->arguments()[i].name() : std::to_string(i), static_cast<std::int64_t>(i), elements[i]);
+    }
+  } else if (value.isList()) {
+    std::int64_t i = 0;
+    for (const c10::IValue& element : value.toListRef()) {
+      descend(std::to_string(i), i, element);
+      ++i;
+    }
+  } else if (value.isGenericDict()) {
+    for (const auto& item : value.toGenericDict()) {
+      const c10::IValue& key = item.key();
+      if (key.isString()) descend(key.toStringRef(), key, item.value());
+      if (key.isInt()) descend(std::to_string(key.toInt()), key, item.value());
+    }
+  }
+}
+
+REFINE_INLINE std::vector<ScriptedModule::Output> ScriptedModule::outputs(const at::Tensor& images) {
+  std::vector<Output> found;
+  collect_outputs(run_graph(channels_last_ ? images : images.contiguous()), {}, found);
+  return found;
+}
+
+REFINE_INLINE void ScriptedModule::select_output(const Output& output) {
+  graph_ = graph_->copy();
+  torch::jit::WithInsertPoint at(graph_->return_node());
+  torch::jit::Value* value = graph_->outputs().at(0);
+  const auto unwrapped = [&](torch::jit::Value* maybe) {
+    if (maybe->type()->kind() != c10::TypeKind::OptionalType) return maybe;
+    return graph_->insert(c10::aten::_unwrap_optional, {maybe});
+  };
+  for (std::size_t i = 0; i < output.path.size(); ++i) {
+    const c10::IValue& key = output.path[i];
+    const c10::TypePtr& type = output.types[i];
+    value = unwrapped(value);
+    if (type->kind() == c10::TypeKind::TupleType) {
+      torch::jit::Node* unpack = graph_->insertNode(graph_->createTupleUnpack(value));
+      value = unpack->outputs().at(static_cast<std::size_t>(key.toInt()));
+    } else {
+      value = graph_->insert(c10::aten::__getitem__, {value, graph_->insertConstant(key)});
+    }
+  }
+  graph_->eraseOutput(0);
+  graph_->registerOutput(unwrapped(value));
+  torch::jit::LowerSimpleTuples(graph_);
+  torch::jit::EliminateDeadCode(graph_);
+  needs_selection_ = false;
+  compile();
+}
+
+REFINE_INLINE void ScriptedModule::let_gradients_pass(torch::jit::Block& block) {
+  using torch::jit::Node;
+  static const c10::Symbol set_grad_enabled = c10::Symbol::fromQualString("aten::set_grad_enabled"),
+                           is_grad_enabled = c10::Symbol::fromQualString("aten::is_grad_enabled"),
+                           requires_grad_ = c10::Symbol::fromQualString("aten::requires_grad_"),
+                           detach_copy = c10::Symbol::fromQualString("aten::detach_copy"),
+                           data = c10::Symbol::fromQualString("prim::data");
+  const auto is_library_context = [](const Node& node) {
+    const auto type = node.input(0)->type()->cast<c10::ClassType>();
+    if (!type || !type->name()) return false;
+    const std::string name = type->name()->qualifiedName();
+    return name.starts_with("__torch__.torch.") &&
+           (name.find("grad_mode") != std::string::npos || name.find("autocast") != std::string::npos);
+  };
+  torch::jit::Graph& graph = *block.owningGraph();
+  const std::vector<Node*> nodes(block.nodes().begin(), block.nodes().end());
+  for (Node* node : nodes) {
+    for (torch::jit::Block* inner : node->blocks()) let_gradients_pass(*inner);
+    const c10::Symbol kind = node->kind();
+    torch::jit::WithInsertPoint at(node);
+    if (kind == set_grad_enabled) {
+      node->destroy();
+    } else if (kind == is_grad_enabled) {  // as where the file serves
+      node->output()->replaceAllUsesWith(graph.insertConstant(false));
+      node->destroy();
+    } else if (kind == c10::aten::detach || kind == c10::aten::detach_ || kind == detach_copy ||
+               kind == requires_grad_ || kind == data) {
+      node->output()->replaceAllUsesWith(node->input(0));
+      node->destroy();
+    } else if (kind == c10::prim::Enter || kind == c10::prim::Exit) {
+      if (is_library_context(*node)) {
+        if (kind == c10::prim::Enter && node->output()->hasUses()) continue;
+        if (kind == c10::prim::Exit) node->output()->replaceAllUsesWith(graph.insertConstant(c10::IValue()));
+        node->destroy();
+        continue;
+      }
+      const auto type = node->input(0)->type()->cast<c10::ClassType>();
+      const char* const method = kind == c10::prim::Enter ? "__enter__" : "__exit__";
+      const torch::jit::Function* function = type ? type->findMethod(method) : nullptr;
+      if (!function) continue;
+      std::vector<torch::jit::Value*> inputs = {node->input(0)};
+      while (inputs.size() < function->getSchema().arguments().size()) {
+        inputs.push_back(graph.insertConstant(c10::IValue()));
+      }
+      Node* call = graph.insertNode(graph.create(c10::prim::CallMethod, inputs));
+      call->s_(c10::attr::name, method);
+      call->output()->setType(function->getSchema().returns().at(0).type());
+      node->output()->replaceAllUsesWith(call->output());
+      node->destroy();
+    }
+  }
+}
+
+REFINE_INLINE void ScriptedModule::dissolve_objects(torch::jit::Block& block) {
+  using torch::jit::Node;
+  const std::vector<Node*> nodes(block.nodes().begin(), block.nodes().end());
+  for (Node* node : nodes) {
+    for (torch::jit::Block* inner : node->blocks()) dissolve_objects(*inner);
+  }
+  for (Node* object : nodes) {
+    if (object->kind() != c10::prim::CreateObject) continue;
+    std::vector<Node*> assignments, reads;
+    bool simple = true;
+    for (const torch::jit::Use& use : object->output()->uses()) {
+      if (use.user->kind() == c10::prim::SetAttr && use.offset == 0 && use.user->owningBlock() == &block) {
+        assignments.push_back(use.user);
+      } else if (use.user->kind() == c10::prim::GetAttr) {
+        reads.push_back(use.user);
+      } else {
+        simple = false;
+      }
+    }
+    std::map<Node*, torch::jit::Value*> values;
+    for (Node* read : reads) {
+      Node* from = read;
+      while (from->owningBlock() != &block) from = from->owningBlock()->owningNode();
+      Node* last = nullptr;
+      for (Node* assignment : assignments) {
+        if (assignment->s(c10::attr::name) == read->s(c10::attr::name) && assignment->isBefore(from) &&
+            (!last || last->isBefore(assignment))) {
+          last = assignment;
+        }
+      }
+      if (last) values[read] = last->input(1);
+    }
+    if (!simple || values.size() != reads.size()) continue;
+    for (Node* read : reads) {
+      torch::jit::Value* value = values.at(read);
+      for (auto& [other, replaced] : values) {  // it may have been read from this one
+        if (replaced == read->output()) replaced = value;
+      }
+      read->output()->replaceAllUsesWith(value);
+      read->destroy();
+    }
+    for (Node* assignment : assignments) assignment->destroy();
+    object->destroy();
+  }
+}
+
+REFINE_INLINE void ScriptedModule::use_float32(torch::jit::Block& block) {
+  using torch::jit::Node;
+  static const c10::Symbol reduced = c10::Symbol::fromQualString("aten::_autocast_to_reduced_precision"),
+                           full = c10::Symbol::fromQualString("aten::_autocast_to_full_precision");
+  torch::jit::Graph& graph = *block.owningGraph();
+  const std::vector<Node*> nodes(block.nodes().begin(), block.nodes().end());
+  for (Node* node : nodes) {
+    for (torch::jit::Block* inner : node->blocks()) use_float32(*inner);
+    torch::jit::WithInsertPoint at(node);
+    if (node->kind() == c10::prim::Constant) {
+      const auto value = torch::jit::toIValue(node->output());
+      if (!value || !(value->isTensor() || value->isTensorList() || value->isTuple() || value->isGenericDict())) {
+        continue;
+      }
+      if (value->isTensor() && !(value->toTensor().defined() && is_other_float(value->toTensor().scalar_type()))) {
+        continue;
+      }
+      if (const auto constant = torch::jit::tryInsertConstant(graph, to_float32(*value))) {
+        node->output()->replaceAllUsesWith(*constant);
+        node->destroy();
+      }
+      continue;
+    }
+    if (node->kind() == reduced || node->kind() == full) {
+      node->output()->replaceAllUsesWith(node->input(0));
+      node->destroy();
+      continue;
+    }
+    const c10::FunctionSchema* schema = node->maybeSchema();
+    if (!schema) continue;
+    for (std::size_t i = 0; i < schema->arguments().size() && i < node->inputs().size(); ++i) {
+      const c10::Argument& argument = schema->arguments()[i];
+      c10::TypePtr type = argument.real_type();
+      if (const auto optional = type->cast<c10::OptionalType>()) type = optional->getElementType();
+      if (argument.name() != "dtype" && type->kind() != c10::TypeKind::ScalarTypeType) continue;
+      const auto value = torch::jit::toIValue(node->input(i));
+      if (value && value->isInt() && is_other_float(static_cast<at::ScalarType>(value->toInt()))) {
+        node->replaceInput(i, graph.insertConstant(static_cast<std::int64_t>(at::kFloat)));
+      }
+    }
+  }
+}
+
+REFINE_INLINE void ScriptedModule::resolve(torch::jit::Block& block, Objects known) {
+  for (torch::jit::Node* node : block.nodes()) {
+    if (node->kind() == c10::prim::GetAttr && known.contains(node->input())) {
+      const c10::IValue value = known.at(node->input())->getAttr(node->s(c10::attr::name));
+      if (value.isObject()) {
+        known[node->output()] = value.toObject();
+        continue;
+      }
+      torch::jit::WithInsertPoint at(node);
+      const auto constant = torch::jit::tryInsertConstant(
+          *graph_, value.isTensor() ? c10::IValue(value.toTensor().detach()) : value);
+      if (constant) node->output()->replaceAllUsesWith(*constant);
+    }
+    for (torch::jit::Block* inner : node->blocks()) resolve(*inner, known);
+  }
+}
+
+REFINE_INLINE void ScriptedModule::spread_lists(torch::jit::Block& block) {
+  torch::jit::Graph& graph = *block.owningGraph();
+  const std::vector<torch::jit::Node*> nodes(block.nodes().begin(), block.nodes().end());
+  for (torch::jit::Node* node : nodes) {
+    for (torch::jit::Block* inner : node->blocks()) spread_lists(*inner);
+    if (node->kind() != c10::prim::Constant) continue;
+    const auto type = node->output()->type()->cast<c10::ListType>();
+    if (!type) continue;
+    c10::TypePtr element = type->getElementType();
+    if (const auto optional = element->cast<c10::OptionalType>()) element = optional->getElementType();
+    if (!element->isSubtypeOf(*c10::TensorType::get())) continue;
+    torch::jit::WithInsertPoint at(node);
+    std::vector<torch::jit::Value*> values;
+    for (const c10::IValue& value : torch::jit::toIValue(node->output())->toListRef()) {
+      values.push_back(graph.insertConstant(value));
+    }
+    torch::jit::Node* list = graph.insertNode(graph.createList(type->getElementType(), values));
+    node->output()->replaceAllUsesWith(list->output());
+    node->destroy();
+  }
+}
+
+REFINE_INLINE void ScriptedModule::take_out_tensors(torch::jit::Block& block) {
+  std::vector<torch::jit::Node*> constants;
+  for (torch::jit::Node* node : block.nodes()) {
+    for (torch::jit::Block* inner : node->blocks()) take_out_tensors(*inner);
+    if (node->kind() == c10::prim::Constant && node->outputs().size() == 1 &&
+        node->output()->type()->isSubtypeOf(*c10::TensorType::get()) &&
+        node->hasAttribute(c10::attr::value)) {
+      constants.push_back(node);
+    }
+  }
+  for (torch::jit::Node* node : constants) {
+    // Not the file's own memory, and no gradient of a weight is ever asked for.
+    const at::Tensor tensor = node->t(c10::attr::value).detach().cpu().clone();
+    register_buffer("constant_" + std::to_string(graph_->inputs().size() - 1), tensor);
+    torch::jit::Value* input = graph_->addInput();
+    input->setType(c10::TensorType::get());
+    node->output()->replaceAllUsesWith(input);
+    node->destroy();
+  }
+}
+
+REFINE_INLINE void ScriptedModule::follow_device(torch::jit::Block& block) {
+  static const c10::Symbol cuda = c10::Symbol::fromQualString("aten::cuda"),
+                           cpu = c10::Symbol::fromQualString("aten::cpu");
+  std::vector<torch::jit::Node*> named, moves;
+  for (torch::jit::Node* node : block.nodes()) {
+    for (torch::jit::Block* inner : node->blocks()) follow_device(*inner);
+    if (node->kind() == c10::prim::Constant && node->outputs().size() == 1 &&
+        node->output()->type()->kind() == c10::TypeKind::DeviceObjType) {
+      named.push_back(node);
+    }
+    if (node->kind() == cuda || node->kind() == cpu) moves.push_back(node);
+  }
+  const auto insert_device = [&] {
+    torch::jit::Node* own = graph_->insertNode(graph_->create(c10::prim::device, {graph_->inputs().at(0)}));
+    own->output()->setType(c10::DeviceObjType::get());
+    return own->output();
+  };
+  for (torch::jit::Node* node : named) {
+    torch::jit::WithInsertPoint at(node);
+    node->output()->replaceAllUsesWith(insert_device());
+    node->destroy();
+  }
+  for (torch::jit::Node* node : moves) {
+    torch::jit::WithInsertPoint at(node);
+    torch::jit::Value* const none = graph_->insertConstant(c10::IValue());
+    torch::jit::Value* const no = graph_->insertConstant(false);
+    torch::jit::Value* moved = graph_->insert(c10::aten::to, {node->input(0), insert_device(), none, no, no});
+    node->output()->replaceAllUsesWith(moved);
+    node->destroy();
+  }
+}
+
+REFINE_INLINE void ScriptedModule::use_own_convolutions(torch::jit::Block& block) {
+  const c10::Symbol own = own_convolution();
+  const auto constant = [](const torch::jit::Node& node, const char* name) {
+    return torch::jit::toIValue(node.namedInput(name)).value_or(c10::IValue());
+  };
+  const auto is = [&](const torch::jit::Node& node, const char* name, std::int64_t value) {
+    const c10::IValue said = constant(node, name);
+    return said.isIntList() && said.toIntVector() == std::vector<std::int64_t>{value, value};
+  };
+  std::vector<torch::jit::Node*> found;
+  for (torch::jit::Node* node : block.nodes()) {
+    for (torch::jit::Block* inner : node->blocks()) use_own_convolutions(*inner);
+    const bool scripted = node->kind() == c10::aten::conv2d;
+    if (!scripted && node->kind() != c10::aten::_convolution) continue;
+    if (is(*node, "stride", 1) && is(*node, "padding", 1) && is(*node, "dilation", 1) &&
+        constant(*node, "groups") == c10::IValue(1) &&
+        (scripted || constant(*node, "transposed") == c10::IValue(false))) {
+      found.push_back(node);
+    }
+  }
+  for (torch::jit::Node* node : found) {
+    torch::jit::Node* mine = block.owningGraph()->create(
+        own, {node->namedInput("input"), node->namedInput("weight"), node->namedInput("bias")});
+    mine->insertBefore(node);
+    mine->copyMetadata(node);  // where in the file it is, for messages
+    mine->output()->setType(c10::TensorType::get());
+    node->output()->replaceAllUsesWith(mine->output());
+    node->destroy();
+  }
+}
+
+REFINE_INLINE c10::Symbol ScriptedModule::own_convolution() {
+  static const c10::Symbol name = c10::Symbol::fromQualString("refine::convolution");
+  static const torch::jit::RegisterOperators once({torch::jit::Operator(
+      "refine::convolution(Tensor x, Tensor weight, Tensor? bias) -> Tensor",
+      [](torch::jit::Stack& stack) {
+        const c10::IValue bias = torch::jit::pop(stack);
+        const at::Tensor weight = torch::jit::pop(stack).toTensor(), x = torch::jit::pop(stack).toTensor();
+        stack.emplace_back(nn::convolve(x, weight, bias.isNone() ? at::Tensor() : bias.toTensor()));
+      },
+      c10::AliasAnalysisKind::FROM_SCHEMA)});
+  return name;
+}
+
+REFINE_INLINE c10::IValue ScriptedModule::run_graph(const at::Tensor& images) {
+  torch::jit::Stack stack = {images};
+  for (const auto& buffer : buffers(/*recurse=*/false)) stack.emplace_back(buffer);
+  executor_.run(stack);
+  return stack.at(0);
+}
+
+REFINE_INLINE at::Tensor ScriptedModule::run(const at::Tensor& images) {
+  return run_graph(images).toTensor();
+}
+
+REFINE_INLINE at::Tensor ScriptedModule::forward_traced(const at::Tensor& images) {
+  namespace tracer = torch::jit::tracer;
+  std::vector<torch::jit::Value*> inputs = {tracer::getValueTrace(images)};
+  for (const auto& buffer : buffers(/*recurse=*/false)) inputs.push_back(tracer::getValueTrace(buffer));
+  torch::jit::Graph& outer = *tracer::getTracingState()->graph;
+  torch::jit::Value* result = torch::jit::insertGraph(outer, *graph_, inputs).at(0);
+  const auto resume = tracer::pauseTracing();
+  at::Tensor answer;
+  try {
+    answer = run(images);
+  } catch (...) {
+    resume();
+    throw;
+  }
+  resume();
+  tracer::setValueTrace(answer, result);
+  return answer;
+}
+
+}  // namespace refine::backbones::detail

@@ -1,0 +1,240 @@
+#pragma once
+
+#include <refine/training/recipe_json.hpp>
+
+#include <nlohmann/json.hpp>
+
+#include <algorithm>
+#include <array>
+#include <concepts>
+#include <cstddef>
+#include <cstdint>
+#include <ostream>
+#include <string>
+#include <string_view>
+#include <type_traits>
+#include <utility>
+
+#include <refine/core/config.hpp>
+#include <refine/core/error.hpp>
+
+namespace refine {
+
+namespace detail {
+
+constexpr std::array<std::pair<std::string_view, Objective>, 3> names_of(Objective) {
+  return {{{"bce", Objective::bce}, {"nll", Objective::nll}, {"distillation", Objective::distillation}}};
+}
+constexpr std::array<std::pair<std::string_view, Teacher>, 2> names_of(Teacher) {
+  return {{{"views", Teacher::views}, {"images", Teacher::images}}};
+}
+constexpr std::array<std::pair<std::string_view, OptimizerKind>, 3> names_of(OptimizerKind) {
+  return {{{"sgd", OptimizerKind::sgd}, {"adam", OptimizerKind::adam}, {"muon", OptimizerKind::muon}}};
+}
+constexpr std::array<std::pair<std::string_view, Schedule>, 3> names_of(Schedule) {
+  return {{{"constant", Schedule::constant}, {"steps", Schedule::steps}, {"one_cycle", Schedule::one_cycle}}};
+}
+constexpr std::array<std::pair<std::string_view, Precision>, 3> names_of(Precision) {
+  return {{{"float32", Precision::float32},
+           {"bfloat16", Precision::bfloat16},
+           {"automatic", Precision::automatic}}};
+}
+
+template <typename T, typename Expected>
+concept Is = std::same_as<std::remove_const_t<T>, Expected>;
+
+/// Calls `visit(name, field)` for each field: the one list of what a recipe's JSON has.
+void visit_fields(Is<data::Augmentation> auto& a, auto&& visit) {
+  visit("flip", a.flip);
+  visit("crop_padding", a.crop_padding);
+  visit("resized_crop_min_scale", a.resized_crop_min_scale);
+  visit("grayscale", a.grayscale);
+  visit("mix", a.mix);
+  visit("rotation", a.rotation);
+  visit("translate", a.translate);
+  visit("scale_min", a.scale_min);
+  visit("scale_max", a.scale_max);
+  visit("brightness", a.brightness);
+}
+void visit_fields(Is<Optimization> auto& o, auto&& visit) {
+  visit("optimizer", o.optimizer);
+  visit("lr", o.lr);
+  visit("momentum", o.momentum);
+  visit("nesterov", o.nesterov);
+  visit("weight_decay", o.weight_decay);
+  visit("other_lr", o.other_lr);
+  visit("schedule", o.schedule);
+  visit("warmup", o.warmup);
+  visit("milestones", o.milestones);
+  visit("decay", o.decay);
+  visit("batch_size", o.batch_size);
+  visit("epochs", o.epochs);
+  visit("precision", o.precision);
+}
+void visit_fields(Is<Recipe> auto& r, auto&& visit) {
+  visit("objective", r.objective);
+  visit("teacher", r.teacher);
+  visit("temperature", r.temperature);
+  visit("supcon_weight", r.supcon_weight);
+  visit("supcon_temperature", r.supcon_temperature);
+  visit("optimization", r.optimization);
+  visit("augmentation", r.augmentation);
+  visit("seed", r.seed);
+}
+void visit_fields(Is<ClassifierRecipe> auto& r, auto&& visit) {
+  visit("label_smoothing", r.label_smoothing);
+  visit("optimization", r.optimization);
+  visit("augmentation", r.augmentation);
+  visit("seed", r.seed);
+}
+
+template <typename T>
+concept RecipePart =
+    Is<T, Recipe> || Is<T, ClassifierRecipe> || Is<T, Optimization> || Is<T, data::Augmentation>;
+
+template <typename Json>
+Json recipe_to_json(const RecipePart auto& part) {
+  Json json;
+  visit_fields(part, [&](const char* name, const auto& field) {
+    using Field = std::remove_cvref_t<decltype(field)>;
+    if constexpr (RecipePart<Field>) {
+      json[name] = recipe_to_json<Json>(field);
+    } else if constexpr (std::is_enum_v<Field>) {
+      constexpr auto names = names_of(Field{});
+      json[name] = std::ranges::find(names, field, [](const auto& n) { return n.second; })->first;
+    } else {
+      json[name] = field;
+    }
+  });
+  return json;
+}
+
+/// How a value of the wrong kind is shown. Deep nesting is not followed.
+template <typename Json>
+std::string shown(const Json& value) {
+  return value.is_structured() ? std::string("an ") + value.type_name() : value.dump();
+}
+
+/// Takes a value only where nothing is lost: no fraction for a whole number, no number for a yes or no.
+template <typename Json>
+bool read_exactly(const Json& value, bool& field) {
+  if (value.is_boolean()) field = value.template get<bool>();
+  return value.is_boolean();
+}
+template <typename Json>
+bool read_exactly(const Json& value, double& field) {
+  if (value.is_number()) field = value.template get<double>();
+  return value.is_number();
+}
+template <typename Json, std::integral Number>
+bool read_exactly(const Json& value, Number& field) {
+  if (value.is_number_unsigned()) {
+    const auto number = value.template get<std::uint64_t>();
+    if (!std::in_range<Number>(number)) return false;
+    field = static_cast<Number>(number);
+    return true;
+  }
+  if (!value.is_number_integer()) return false;
+  const auto number = value.template get<std::int64_t>();
+  if (!std::in_range<Number>(number)) return false;
+  field = static_cast<Number>(number);
+  return true;
+}
+template <typename Json, typename Element, std::size_t count>
+bool read_exactly(const Json& value, std::array<Element, count>& field) {
+  if (!value.is_array() || value.size() != count) return false;
+  for (std::size_t i = 0; i < count; ++i) {
+    if (!read_exactly(value[i], field[i])) return false;
+  }
+  return true;
+}
+
+template <RecipePart Part, typename Json>
+Part recipe_from_json(const Json& json) {
+  Part part;
+  std::size_t known = 0;
+  if (!json.is_object())
+    throw Error("cannot read a recipe: a part of it is no JSON object; write {\"lr\": 0.05, …}");
+  visit_fields(part, [&](const char* name, auto& field) {
+    using Field = std::remove_cvref_t<decltype(field)>;
+    if (!json.contains(name)) return;  // keeps its default
+    ++known;
+    const auto& value = json[name];
+    if constexpr (RecipePart<Field>) {
+      field = recipe_from_json<Field>(value);
+    } else if constexpr (std::is_enum_v<Field>) {
+      constexpr auto names = names_of(Field{});
+      const auto found = value.is_string() ? std::ranges::find(names, value.template get<std::string>(),
+                                                               [](const auto& n) { return n.first; })
+                                           : names.end();
+      if (found == names.end()) {
+        std::string all(names.front().first);
+        for (std::size_t i = 1; i < names.size(); ++i) {
+          all += i + 1 < names.size() ? ", " : " or ";
+          all += names[i].first;
+        }
+        throw Error("cannot read a recipe: its {} is {}; say {}", name, shown(value), all);
+      }
+      field = found->second;
+    } else {
+      if (!read_exactly(value, field)) {
+        throw Error("cannot read a recipe: its {} is {}; give it a value of its own kind", name,
+                    shown(value));
+      }
+    }
+  });
+  if (known != json.size()) {
+    for (const auto& item : json.items()) {
+      bool found = false;
+      visit_fields(part, [&](const char* name, auto&) { found = found || item.key() == name; });
+      if (!found)
+        throw Error("cannot read a recipe: it has no field '{}'; take it out, or check its spelling",
+                    item.key());
+    }
+  }
+  return part;
+}
+
+}  // namespace detail
+
+REFINE_INLINE void to_json(nlohmann::json& json, const Recipe& recipe) {
+  json = detail::recipe_to_json<nlohmann::json>(recipe);
+}
+
+REFINE_INLINE void to_json(nlohmann::json& json, const ClassifierRecipe& recipe) {
+  json = detail::recipe_to_json<nlohmann::json>(recipe);
+}
+
+REFINE_INLINE void to_json(nlohmann::ordered_json& json, const Recipe& recipe) {
+  json = detail::recipe_to_json<nlohmann::ordered_json>(recipe);
+}
+
+REFINE_INLINE void to_json(nlohmann::ordered_json& json, const ClassifierRecipe& recipe) {
+  json = detail::recipe_to_json<nlohmann::ordered_json>(recipe);
+}
+
+REFINE_INLINE void from_json(const nlohmann::json& json, Recipe& recipe) {
+  recipe = detail::recipe_from_json<Recipe>(json);
+}
+
+REFINE_INLINE void from_json(const nlohmann::json& json, ClassifierRecipe& recipe) {
+  recipe = detail::recipe_from_json<ClassifierRecipe>(json);
+}
+
+REFINE_INLINE void from_json(const nlohmann::ordered_json& json, Recipe& recipe) {
+  recipe = detail::recipe_from_json<Recipe>(json);
+}
+
+REFINE_INLINE void from_json(const nlohmann::ordered_json& json, ClassifierRecipe& recipe) {
+  recipe = detail::recipe_from_json<ClassifierRecipe>(json);
+}
+
+REFINE_INLINE std::ostream& operator<<(std::ostream& out, const Recipe& recipe) {
+  return out << detail::recipe_to_json<nlohmann::ordered_json>(recipe).dump();
+}
+
+REFINE_INLINE std::ostream& operator<<(std::ostream& out, const ClassifierRecipe& recipe) {
+  return out << detail::recipe_to_json<nlohmann::ordered_json>(recipe).dump();
+}
+
+}  // namespace refine

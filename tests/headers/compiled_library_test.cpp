@@ -1,0 +1,96 @@
+// Each definition in impl/*.ipp is reached both ways (core/config.hpp): from its header, and from its module's source.
+
+#include <gtest/gtest.h>
+
+#include <cstddef>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace fs = std::filesystem;
+
+namespace {
+
+std::string text_of(const fs::path& path) {
+  std::ifstream file(path);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+/// The files below refine/ that end in `extension`.
+std::vector<fs::path> files(std::string_view extension) {
+  std::vector<fs::path> all;
+  for (const auto& entry : fs::recursive_directory_iterator("refine")) {
+    if (entry.path().extension() == extension) all.push_back(entry.path());
+  }
+  return all;
+}
+
+std::string include_of(const fs::path& path) {
+  return "#include <" + path.generic_string() + ">\n";
+}
+
+TEST(CompiledLibrary, Implementations_AreFound) {
+  EXPECT_GT(files(".ipp").size(), 30u);
+}
+
+TEST(CompiledLibrary, HeaderWithImplementation_EndsByIncludingItUnlessCompiled) {
+  std::string headers;
+  for (const auto& header : files(".hpp")) {
+    const std::string text = text_of(header);
+    const std::size_t block = text.find("#if !defined(REFINE_COMPILED_LIB)\n");
+    if (block == std::string::npos) {
+      EXPECT_EQ(text.find(".ipp>"), std::string::npos) << header;
+      continue;
+    }
+    const std::string end = text.substr(block);
+    EXPECT_TRUE(end.starts_with("#if !defined(REFINE_COMPILED_LIB)\n#include <refine/") && end.ends_with(".ipp>\n#endif\n"))
+        << header << " ends with\n" << end;
+    headers += end;
+  }
+  for (const auto& implementation : files(".ipp")) {
+    EXPECT_NE(headers.find(include_of(implementation)), std::string::npos) << "no header includes " << implementation;
+  }
+}
+
+TEST(CompiledLibrary, Implementation_BeginsWithAHeaderOfItsModule) {
+  for (const auto& implementation : files(".ipp")) {
+    const std::string module = implementation.parent_path().parent_path().generic_string();
+    EXPECT_TRUE(text_of(implementation).starts_with("#pragma once\n\n#include <" + module + "/")) << implementation;
+  }
+}
+
+TEST(CompiledLibrary, Source_IncludesEveryImplementationOfItsModule) {
+  for (const auto& implementation : files(".ipp")) {
+    const fs::path module = implementation.parent_path().parent_path();
+    const fs::path source = module / (module.filename().string() + ".cpp");
+    EXPECT_NE(text_of(source).find(include_of(implementation)), std::string::npos)
+        << source << " lacks " << include_of(implementation);
+  }
+}
+
+TEST(CompiledLibrary, Source_RefusesToBeCompiledByHeaderOnlyPrograms) {
+  const auto sources = files(".cpp");
+  EXPECT_GT(sources.size(), 10u);
+  for (const auto& source : sources) {
+    EXPECT_NE(text_of(source).find("#if !defined(REFINE_COMPILED_LIB)\n#error \""), std::string::npos) << source;
+  }
+}
+
+/// Files of one program may be compiled with and without CUDA graphs: what headers declare is the same.
+TEST(PublicHeaders, DoNotDependOnCudaGraphs) {
+  std::size_t headers = 0;
+  for (const auto& path : files(".hpp")) {
+    ++headers;
+    const std::string text = text_of(path);
+    for (std::size_t at = text.find("\n#"); at != std::string::npos; at = text.find("\n#", at + 1)) {
+      const std::string line = text.substr(at + 1, text.find('\n', at + 1) - at - 1);
+      EXPECT_EQ(line.find("REFINE_CUDA_GRAPHS"), std::string::npos) << path << ": " << line;
+    }
+  }
+  EXPECT_GT(headers, 100u);
+}
+
+}  // namespace

@@ -1,0 +1,271 @@
+// Any TorchScript classifier as a backbone: it answers and has the gradients that LibTorch's own module has.
+
+#include <gtest/gtest.h>
+#include <torch/csrc/jit/api/module.h>
+#include <torch/csrc/jit/frontend/tracer.h>
+#include <torch/csrc/jit/ir/ir.h>
+
+#include <ATen/ops/allclose.h>
+#include <ATen/ops/equal.h>
+#include <ATen/ops/rand.h>
+#include <ATen/ops/randn.h>
+#include <ATen/ops/tensor.h>
+#include <c10/core/GradMode.h>
+#include <torch/nn/modules/linear.h>
+#include <string>
+#include <utility>
+
+#include <refine/backbones/any_backbone.hpp>
+#include <refine/backbones/freeze.hpp>
+#include <refine/backbones/normalized.hpp>
+#include <refine/backbones/resnet.hpp>
+#include <refine/programs/torchscript.hpp>
+#include <refine/nn/conv.hpp>
+#include <refine/nn/torch_random.hpp>
+#include <refine/winograd/detail/instruction_set.hpp>
+
+#include "tests/support/error_of.hpp"
+#include "tests/support/scratch_folder.hpp"
+
+namespace refine {
+namespace {
+
+using testing::error_of;
+using testing::expect_words;
+
+static_assert(backbones::FrozenBackbone<backbones::Scripted<>>);
+static_assert(backbones::Backbone<backbones::AnyBackbone>);
+
+/// A convolution with BatchNorm, then `tail`, which maps `x`, N×4×H×W, to what forward returns.
+torch::jit::Module network(const std::string& tail, const std::string& more = "") {
+  return nn::seeded(3, [&] {
+    torch::jit::Module m("network");
+    m.register_parameter("kernel", at::randn({4, 3, 3, 3}), false);
+    m.register_parameter("gain", at::rand({4}) + 0.5, false);
+    m.register_parameter("shift", at::randn({4}), false);
+    m.register_buffer("mean", at::randn({4}));
+    m.register_buffer("var", at::rand({4}) + 0.5);
+    m.register_parameter("weight", at::randn({5, 4}), false);
+    m.define("def forward(self, x" + more + R"():
+    x = torch.conv2d(x, self.kernel, None, [1, 1], [1, 1])
+    x = torch.batch_norm(x, self.gain, self.shift, self.mean, self.var, False, 0.1, 1e-5, False)
+    x = torch.relu(x)
+)" + tail);
+    m.eval();
+    return m;
+  });
+}
+
+const std::string linear = "    return torch.matmul(torch.mean(x, [2, 3]), self.weight.t())\n";
+
+at::Tensor images(std::int64_t n, std::int64_t side = 16) {
+  return nn::seeded(1, [&] { return at::rand({n, 3, side, side}); });
+}
+
+TEST(Scripted, AnswersAndDifferentiatesAsTheFileDoes) {
+  torch::jit::Module m = network(linear);
+  const backbones::Scripted<> victim(m, "m", {.task = {{3, 16, 16}, dynamic}});
+  EXPECT_EQ(victim.task, (Task{{3, 16, 16}, 5}));
+  EXPECT_TRUE(victim.module->parameters().empty()) << "there is nothing to train in it";
+  for (std::int64_t n : {1, 4}) {
+    at::Tensor ours = images(n).requires_grad_(), theirs = images(n).requires_grad_();
+    const at::Tensor answer = victim.forward(ours), expected = m.forward({theirs}).toTensor();
+    EXPECT_TRUE(at::allclose(answer, expected, 1e-5, 1e-5));
+    answer.square().sum().backward();
+    expected.square().sum().backward();
+    EXPECT_TRUE(at::allclose(ours.grad(), theirs.grad(), 1e-4, 1e-5));
+  }
+}
+
+TEST(Scripted, FindsShapeAndClassesByAProbe) {
+  // Only 3×28×28 fits this matrix.
+  torch::jit::Module m = network("    return torch.matmul(torch.flatten(x, 1), torch.ones([3136, 7]))\n");
+  EXPECT_EQ((backbones::Scripted<>(m, "m").task), (Task{{3, 28, 28}, 7}));
+  EXPECT_EQ((backbones::Scripted<Task{{3, 28, 28}, 7}>(m, "m").task), (Task{{3, 28, 28}, 7}));
+  expect_words(error_of([&] {
+                 backbones::Scripted<>(m, "m.pt", {.task = {{3, 32, 32}, dynamic}});
+               }),
+               {"m.pt", "tried 3x32x32"});
+  expect_words(error_of([&] {
+                 backbones::Scripted<>(m, "m.pt", {.task = {{}, 10}});
+               }),
+               {"m.pt", "7 classes", "10 were said"});
+}
+
+TEST(Scripted, KeepsItsControlFlow) {
+  torch::jit::Module m = network(
+      "    y = torch.mean(x, [2, 3])\n"
+      "    if x.size(0) > 2:\n"
+      "        y = y * 2\n"
+      "    return torch.matmul(y, self.weight.t())\n");
+  const backbones::Scripted<> victim(m, "m", {.task = {{3, 16, 16}, 5}});
+  for (std::int64_t n : {1, 2, 3, 5}) {
+    EXPECT_TRUE(at::allclose(victim.forward(images(n)), m.forward({images(n)}).toTensor(), 1e-5, 1e-5)) << n;
+  }
+}
+
+TEST(Scripted, ReadsAttributesThatFreezingLeaves) {
+  // Weights in a list that one branch changes: freeze leaves them where they are.
+  torch::jit::Module m = network(
+      "    weights = [self.weight]\n"
+      "    if x.size(0) > 100:\n"
+      "        weights[0].add_(1)\n"
+      "    return torch.matmul(torch.mean(x, [2, 3]), weights[0].t())\n");
+  const backbones::Scripted<> victim(m, "m", {.task = {{3, 16, 16}, 5}});
+  EXPECT_TRUE(at::allclose(victim.forward(images(2)), m.forward({images(2)}).toTensor(), 1e-5, 1e-5));
+}
+
+TEST(Scripted, ComputesWhereItsImagesAre) {
+  // As a traced torch.zeros has it: the device of the machine it was traced on.
+  torch::jit::Module m = network(
+      "    zeros = torch.zeros([5], dtype=6, device=torch.device('cpu'))\n"
+      "    return torch.matmul(torch.mean(x, [2, 3]), self.weight.t()) + zeros\n");
+  const backbones::Scripted<> victim(m, "m", {.task = {{3, 16, 16}, 5}});
+  EXPECT_TRUE(at::allclose(victim.forward(images(2)), m.forward({images(2)}).toTensor(), 1e-5, 1e-5));
+}
+
+TEST(Scripted, TakesHalfPrecisionAsFloat) {
+  torch::jit::Module m = network(linear), half = m.deepcopy();  // copy() shares the tensors
+  half.to(at::kHalf);
+  const backbones::Scripted<> victim(half, "m", {.task = {{3, 16, 16}, 5}});
+  EXPECT_TRUE(at::allclose(victim.forward(images(2)), m.forward({images(2)}).toTensor(), 1e-2, 1e-2));
+}
+
+TEST(Scripted, TakesTheFirstOfSeveralTensorsAndDefaultArguments) {
+  torch::jit::Module m = network(
+      "    y = torch.matmul(torch.mean(x, [2, 3]), self.weight.t())\n"
+      "    if twice:\n"
+      "        y = y + y\n"
+      "    return (y, x)\n",
+      ", twice: bool = True");
+  const backbones::Scripted<> victim(m, "m", {.task = {{3, 16, 16}, 5}});
+  EXPECT_TRUE(at::allclose(victim.forward(images(2)),
+                           m.forward({images(2)}).toTuple()->elements()[0].toTensor(), 1e-5, 1e-5));
+}
+
+TEST(Scripted, TurnsProbabilitiesIntoLogits) {
+  torch::jit::Module m =
+      network("    return torch.softmax(torch.matmul(torch.mean(x, [2, 3]), self.weight.t()), 1)\n");
+  const backbones::Scripted<> victim(m, "m", {.task = {{3, 16, 16}, 5}});
+  EXPECT_TRUE(victim.probabilities());
+  EXPECT_TRUE(
+      at::allclose(victim.forward(images(2)).softmax(1), m.forward({images(2)}).toTensor(), 1e-5, 1e-6));
+  EXPECT_FALSE(backbones::Scripted<>(network(linear), "m", {.task = {{3, 16, 16}, 5}}).probabilities());
+}
+
+TEST(Scripted, WorksWhereRowsAreWanted) {
+  // A view of N×4×H×W as N×(4·H·W) is refused for channels-last images.
+  torch::jit::Module m = network("    return x.view([x.size(0), 1024])[:, :6]\n");
+  const backbones::Scripted<> victim(m, "m", {.task = {{3, 16, 16}, 6}});
+  const at::Tensor x = images(3).contiguous(at::MemoryFormat::ChannelsLast);
+  EXPECT_TRUE(at::allclose(victim.forward(x), m.forward({images(3)}).toTensor(), 1e-5, 1e-5));
+}
+
+TEST(Scripted, RefusesWhatIsNoClassifierOfBatches) {
+  const auto line = [](const torch::jit::Module& m) {
+    return error_of([&] { backbones::Scripted<>(m, "m.pt", {.task = {{3, 16, 16}, dynamic}}); });
+  };
+  expect_words(line(network("    return 3\n")), {"m.pt", "returns int"});
+  expect_words(line(network("    return x\n")), {"m.pt", "2×4×16×16"});
+  expect_words(line(network(linear, ", other")), {"m.pt", "'other'"});
+  expect_words(line(network("    return torch.flatten(x, 1).view([1, -1])\n")), {"m.pt", "1×2048"});
+  expect_words(line(network("    return torch.squeeze(torch.flatten(x, 1))\n")),
+               {"m.pt", "1 image(s)", "1024"});
+}
+
+TEST(Scripted, ConvolvesByOwnArithmeticWhereThatIsQuicker) {
+  const auto deep = [](const std::string& convolution) {
+    return nn::seeded(3, [&] {
+      torch::jit::Module m("network");
+      m.register_parameter("first", at::randn({16, 3, 3, 3}) / 5, false);
+      m.register_parameter("second", at::randn({16, 16, 3, 3}) / 12, false);
+      m.register_parameter("bias", at::randn({16}), false);
+      m.define("def forward(self, x):\n    x = torch.conv2d(x, self.first, None, [1, 1], [1, 1])\n    x = " +
+               convolution + "\n    return torch.mean(x, [2, 3])\n");
+      m.eval();
+      return m;
+    });
+  };
+  const at::Tensor x = images(64);
+  const auto distances = [&](const torch::jit::Module& m) {  // of answers and of gradients
+    const backbones::Scripted<> victim(m, "m", {.task = {{3, 16, 16}, 16}});
+    const at::Tensor ours = x.clone().requires_grad_(true), theirs = x.clone().requires_grad_(true);
+    const at::Tensor a = victim.forward(ours), b = torch::jit::Module(m).forward({theirs}).toTensor();
+    a.square().sum().backward();
+    b.square().sum().backward();
+    return std::pair{(a - b).abs().max().item<double>(),
+                     ((ours.grad() - theirs.grad()).abs().max() / theirs.grad().abs().max()).item<double>()};
+  };
+  for (const char* convolution :
+       {"torch.conv2d(x, self.second, self.bias, [1, 1], [1, 1])",
+        "torch.conv2d(x, self.second, None, [1, 1], [1, 1], [1, 1], 1)",
+        "torch._convolution(x, self.second, self.bias, [1, 1], [1, 1], [1, 1], False, "
+        "[0, 0], 1, False, False, True, True)"}) {
+    const torch::jit::Module m = deep(convolution);
+    const auto [answers, gradients] = distances(m);
+    EXPECT_LT(answers, 1e-5) << convolution;
+    EXPECT_LT(gradients, 1e-5) << convolution;
+    nn::allow_winograd(false);
+    const backbones::Scripted<> by_libtorch(m, "m", {.task = {{3, 16, 16}, 16}});
+    const at::Tensor plain = by_libtorch.forward(x);
+    nn::allow_winograd(true);
+    const auto traced = torch::jit::tracer::trace(
+        {x},
+        [&](torch::jit::Stack in) -> torch::jit::Stack { return {by_libtorch.forward(in[0].toTensor())}; },
+        [](const at::Tensor&) { return ""; });
+    EXPECT_EQ(traced.first->graph->toString().find("refine::"), std::string::npos)
+        << "others could not load it";
+    EXPECT_EQ(plain.equal(by_libtorch.forward(x)), winograd::instruction_set(16, 16) == nullptr);
+  }
+  // One that is turned around, or has other steps, is LibTorch's.
+  for (const char* convolution : {"torch._convolution(x, self.second, self.bias, [1, 1], [1, 1], [1, 1], "
+                                  "True, [0, 0], 1, False, False, True, "
+                                  "True)",
+                                  "torch.conv2d(x, self.second, self.bias, [2, 2], [1, 1])",
+                                  "torch.conv2d(x, self.second, self.bias, [1, 1], [2, 2], [2, 2])",
+                                  "torch.conv2d(x, self.second, self.bias, [1, 1], \"same\")"}) {
+    const auto [answers, gradients] = distances(deep(convolution));
+    EXPECT_LT(answers, 1e-5) << convolution;
+    EXPECT_LT(gradients, 1e-5) << convolution;
+  }
+}
+
+TEST(Scripted, GoesBehindANormalisationAndIntoFreeze) {
+  torch::jit::Module m = network(linear);
+  const backbones::Scripted<> bare(m, "m", {.task = {{3, 16, 16}, 5}});
+  const auto frozen = freeze(backbones::Normalized{bare, normalizations::cifar10});
+  const auto any = freeze(backbones::AnyBackbone(backbones::Normalized{bare, normalizations::cifar10}));
+  const at::Tensor x = images(2);
+  const at::Tensor mean = at::tensor({0.4914, 0.4822, 0.4465}, at::kFloat).view({1, 3, 1, 1});
+  const at::Tensor deviation = at::tensor({0.2023, 0.1994, 0.2010}, at::kFloat).view({1, 3, 1, 1});
+  const at::Tensor expected = m.forward({(x - mean) / deviation}).toTensor();
+  EXPECT_TRUE(at::allclose(frozen.forward(x), expected, 1e-4, 1e-5));
+  EXPECT_TRUE(at::equal(frozen.forward(x), any.forward(x)));
+  EXPECT_TRUE(at::equal(any.forward_normalized(any.normalize(x)), any.forward(x)));
+  EXPECT_EQ(any.named_constants().size(), 2u);
+  EXPECT_NE(frozen.module, bare.module) << "freeze makes a copy";
+}
+
+TEST(AnyBackbone, IsWhatItHoldsAlsoFrozenAndWithinAnother) {
+  const backbones::ResNet18<> network{.task = {{3, 16, 16}, 5}, .width = 4};
+  network.module->eval();
+  const backbones::Normalized known{network, normalizations::cifar10};
+  const backbones::AnyBackbone any{
+      backbones::Normalized{backbones::AnyBackbone(network), normalizations::cifar10}};
+  const at::Tensor x = images(2);
+  EXPECT_TRUE(at::equal(any.forward(x), known.forward(x)));
+  const auto frozen = freeze(any);
+  EXPECT_TRUE(at::equal(frozen.forward(x), freeze(known).forward(x)));
+  {
+    c10::NoGradGuard no_grad;
+    for (auto& parameter : network.module->parameters()) parameter.zero_();
+  }
+  EXPECT_TRUE(at::equal(frozen.forward(x), freeze(frozen).forward(x))) << "freeze has made a copy";
+  EXPECT_GT(frozen.forward(x).abs().max().item<double>(), 0);
+  EXPECT_EQ(any.forward(x).abs().max().item<double>(), 0) << "without freezing, the network is shared";
+  expect_words(error_of([&] { any.with_module(std::make_shared<torch::nn::LinearImpl>(2, 2)); }),
+               {"kind of module"});
+}
+
+}  // namespace
+}  // namespace refine
