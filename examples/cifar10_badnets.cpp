@@ -85,7 +85,7 @@ fs::path where_the_user_stands() {
 }
 
 Source read(const fs::path& root) {
-  if (is_there(root / "train-images-idx3-ubyte.gz") || is_there(root / "train-images-idx3-ubyte")) {
+  if (file_exists(root / "train-images-idx3-ubyte.gz") || file_exists(root / "train-images-idx3-ubyte")) {
     return {"FashionMNIST", root, data::fashion_mnist(root), normalizations::fashion_mnist};
   }
   return {"CIFAR10", root, data::cifar10(root), normalizations::cifar10};
@@ -101,7 +101,7 @@ Source find_images(const Options& options) {
     data::download_cifar10(root);
   } catch (const Error& error) {
     const fs::path debian = "/usr/share/datasets/fashion-mnist";
-    if (data::download_has_begun(root) || !is_there(debian)) throw;  // the next run goes on from there
+    if (data::download_has_begun(root) || !file_exists(debian)) throw;  // the next run goes on from there
     std::cout << "refine: no CIFAR-10 in data/CIFAR10 and none to be had (" << error.what()
               << "): running on Fashion-MNIST\n";
     return read(debian);

@@ -43,7 +43,7 @@ auto victim_of(const Work& work) {
 
 /// As published in every respect.
 auto defense_of(const Work& work) {
-  return Pipeline{transforms::UNet<task>{.width = work.width, .squash = transforms::Squash::clamp},
+  return Pipeline{transforms::UNet<task>{.width = work.width, .squash = transforms::OutputActivation::clamp},
                   freeze(victim_of(work)), remaps::Derangement<task>{}, PixelDomain::reference};
 }
 
@@ -185,20 +185,20 @@ Seconds measured(const Work& work, Precision precision) {
   Recipe recipe = recipe_of(work, precision);
   Seconds seconds;
   seconds["step"] = last_steps(recipe);
-  recipe.teacher = Teacher::images;
+  recipe.teacher = TeacherInput::original;
   recipe.optimization.epochs = 2;
   seconds["step, victim asked once"] = last_steps(recipe);
   take_parts(defense, dataset.images, work, precision, seconds);
   take_inference(defense, dataset.images, work, precision, seconds);
   if (work.epoch_images > 0) {
-    const auto second_epoch = [&](Teacher teacher) {
+    const auto second_epoch = [&](TeacherInput teacher) {
       recipe.teacher = teacher;
       History history;
       fit(defense, dataset.images.narrow(0, 0, work.epoch_images), recipe, history);
       return std::vector{history.epochs[1].seconds - history.epochs[0].seconds};
     };
-    seconds["epoch"] = second_epoch(Teacher::views);
-    seconds["epoch, victim asked once"] = second_epoch(Teacher::images);
+    seconds["epoch"] = second_epoch(TeacherInput::augmented);
+    seconds["epoch, victim asked once"] = second_epoch(TeacherInput::original);
   }
   return seconds;
 }

@@ -26,7 +26,7 @@ struct Part {
 };
 
 /// `step` is all of training, data and augmentation included, `step, victim asked once` that of
-/// `Teacher::images` from the second epoch on; `inference` is the defended forward, without gradients.
+/// `TeacherInput::original` from the second epoch on; `inference` is the defended forward, without gradients.
 /// `epoch` is the second of two, from the first image to the last, with nothing waited for in between.
 inline constexpr std::array<Part, 12> parts = {{{"batch"},
                                                 {"teacher"},

@@ -73,16 +73,16 @@ void write_table(const Setting& setting) {
 
 Setting setting_of(const Options& options) {
   const fs::path root = fs::weakly_canonical(from_where_the_user_stands(options.data));
-  const bool folders = is_there(root / "train");
-  const bool cifar = data::holds_cifar10(root) && (!folders || is_there(root / "train" / "airplane"));
+  const bool folders = file_exists(root / "train");
+  const bool cifar = data::holds_cifar10(root) && (!folders || file_exists(root / "train" / "airplane"));
   if (!cifar && !folders) {
     throw Error("cannot find images in {}: no CIFAR-10 and no train/<class>/ are there; say --data",
                 root.string());
   }
-  data::ImageFolderOptions fitted;
-  if (options.image > 0) fitted = {.image = {3, options.image, options.image}, .fit = data::Fit::crop};
+  data::ImageFolderOptions resize_to_fit;
+  if (options.image > 0) resize_to_fit = {.image = {3, options.image, options.image}, .fit = data::ResizeMode::crop};
   return {.dataset = cifar ? "CIFAR10" : root.filename().string(),
-          .split = cifar ? data::cifar10(root) : data::image_folders(root, fitted),
+          .split = cifar ? data::cifar10(root) : data::image_folders(root, resize_to_fit),
           .normalization = cifar ? normalizations::cifar10 : normalizations::imagenet,
           .size = size_of(options.size),
           .seed = options.seed,

@@ -62,8 +62,8 @@ std::string defense_key(const Scenario& scenario, const Setting& setting) {
 
 /// What a file of ours says, where it was made with `key`; else null.
 Json done(const fs::path& file, const std::string& key) {
-  if (!is_there(file)) return nullptr;
-  Json json = Json::parse(file_bytes(file), nullptr, /*allow_exceptions=*/false);
+  if (!file_exists(file)) return nullptr;
+  Json json = Json::parse(read_file(file), nullptr, /*allow_exceptions=*/false);
   return json.is_object() && json.value("setting", Json()) == key ? json : nullptr;
 }
 
@@ -298,7 +298,7 @@ void require_possible(const Scenario& scenario, const Setting& setting) {
   attacks::AttackOptions options = options_of(scenario, setting);
   options.benign = [](const at::Tensor& images) { return images; };  // asked for its presence alone
   attacks::by_name(scenario.attack, options).check(setting.split.train);
-  if (is_there(setting.folder(scenario) / "attack.json")) {
+  if (file_exists(setting.folder(scenario) / "attack.json")) {
     throw Error("refine: {} has what refine attack left, which is not to be replaced; say another --out",
                 setting.folder(scenario).string());
   }

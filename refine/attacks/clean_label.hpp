@@ -19,7 +19,7 @@ namespace refine::attacks {
 
 /// Stamps a share of the target class's own images and changes no label. They are perturbed before, so that
 /// what they show is hard to learn and the trigger is not.
-template <triggers::TriggerPolicy Trigger>
+template <triggers::Trigger Trigger>
 struct CleanLabel {
   Trigger trigger = Trigger();  // of {}, GCC 12 says that it may be used uninitialised
   int target = 0;

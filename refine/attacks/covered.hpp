@@ -20,7 +20,7 @@ namespace refine::attacks {
 /// and leaves their labels, so that the stamp alone does not give itself away. The stamps of training may
 /// differ from the trigger of test time. For a trigger that is learnt in parts (`triggers::Patches`), its
 /// parts are what training images get.
-template <triggers::TriggerPolicy Trigger, triggers::TriggerPolicy Stamp = triggers::Part<Trigger>>
+template <triggers::Trigger Trigger, triggers::Trigger Stamp = triggers::Part<Trigger>>
 struct Covered {
   Trigger trigger = {};                                      ///< of test time
   std::vector<Stamp> poisons = triggers::parts_of(trigger);  ///< each poisoned image gets one, by turns

@@ -43,9 +43,9 @@ inline void require_rate(std::string_view what, double rate) {
 }
 
 /// \throws Error when the trigger is made for other images, or refuses the first of these
-template <triggers::TriggerPolicy Trigger>
+template <triggers::Trigger Trigger>
 void require_stampable(const Trigger& trigger, const data::Dataset& dataset) {
-  require_agreement(triggers::misfit(trigger.image, dataset.image()));
+  require_agreement(triggers::check_shape(trigger.image, dataset.image()));
   if (dataset.size() > 0) triggers::stamp(trigger, dataset.images.narrow(0, 0, 1));
 }
 
@@ -57,13 +57,13 @@ inline std::size_t share_of(double rate, std::int64_t n) {
 /// The set with pixels and labels of its own, which a plan may change.
 inline Poisoned copy_of(const data::Dataset& clean) {
   Poisoned copy{{clean}};
-  copy.images = data::private_copy(clean.images);
+  copy.images = data::copy_on_write(clean.images);
   copy.labels = clean.labels.clone();
   return copy;
 }
 
 /// Puts the trigger on the images at `indices`, part by part, so that few are in memory twice.
-template <triggers::TriggerPolicy Trigger>
+template <triggers::Trigger Trigger>
 void stamp_at(data::Dataset& set, const std::vector<std::int64_t>& indices, const Trigger& trigger) {
   if (indices.empty()) return;
   for (const at::Tensor& at : at::tensor(indices).split(1024))
@@ -80,13 +80,13 @@ namespace refine::attacks {
 
 /// Stamps a share of the training images, of any class, and labels them as the target. What it asks of the
 /// victim's training comes with the poisoned set.
-template <triggers::TriggerPolicy Trigger, Demand kDemand = demands::none>
+template <triggers::Trigger Trigger, TrainingAugmentation kDemand = demands::none>
 struct DirtyLabel {
   Trigger trigger = {};
   int target = 0;
   double rate = 0.1;                  ///< share of the training images, in [0, 1]
   std::uint64_t seed = default_seed;  ///< of the choice of images
-  Demand demand = kDemand;            ///< `demands::none` for the ablation
+  TrainingAugmentation demand = kDemand;            ///< `demands::none` for the ablation
 
   /// \throws Error when the target is no class of the data or has no image there, the rate is outside [0, 1],
   ///   the trigger is made for images of another shape, or the demand is none that training can meet
@@ -105,8 +105,8 @@ struct DirtyLabel {
       at::Tensor mask = at::zeros({clean.size()}, at::kBool);
       return chosen.empty() ? mask : mask.index_fill_(0, at::tensor(chosen), true);
     };
-    if (demand.of == Demand::Of::clean_images) poisoned.exempt = stamped();
-    if (!demand.flip_stamped) poisoned.unflipped = stamped();
+    if (demand.of == TrainingAugmentation::Of::clean_images) poisoned.no_augment_mask = stamped();
+    if (!demand.flip_stamped) poisoned.no_flip_mask = stamped();
     poisoned.indices = std::move(chosen);
     return poisoned;
   }

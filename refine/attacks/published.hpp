@@ -37,7 +37,7 @@ Covered<triggers::Warp<kTask.image>> wanet_with_noise(const NoiseMode<kTask.imag
                                               .seed = mode.seed};
   for (int i = 0; i < mode.grids; ++i)
     attack.covers.push_back(
-        triggers::disturbed(mode.warp, derived_seed(mode.warp.seed, "cover", static_cast<std::uint64_t>(i))));
+        triggers::perturbed_warp(mode.warp, derived_seed(mode.warp.seed, "cover", static_cast<std::uint64_t>(i))));
   return attack;
 }
 

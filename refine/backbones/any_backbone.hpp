@@ -27,12 +27,12 @@ class AnyBackbone {
   requires(!std::same_as<std::remove_cvref_t<B>, AnyBackbone> && Backbone<B>) explicit AnyBackbone(B backbone)
       : task(backbone.task),
         module(backbone.module),
-        replayable(nn::is_replayable(backbone)),
+        cuda_graph_safe(nn::is_replayable(backbone)),
         held_(std::make_shared<Model<B>>(std::move(backbone))) {}
 
   Task task;
   std::shared_ptr<torch::nn::Module> module;
-  bool replayable;  ///< whether the held backbone is
+  bool cuda_graph_safe;  ///< whether the held backbone is
 
   /// Float N×C×H×W in [0, 1] → logits N×classes.
   at::Tensor forward(const at::Tensor& images) const { return held_->forward(images); }
@@ -49,7 +49,7 @@ class AnyBackbone {
   /// The same policy around another module, of the same kind. \throws Error when it is of another kind
   AnyBackbone with_module(const std::shared_ptr<torch::nn::Module>& other) const {
     AnyBackbone same = held_->with_module(other);
-    same.replayable = replayable;
+    same.cuda_graph_safe = cuda_graph_safe;
     return same;
   }
 

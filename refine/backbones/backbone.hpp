@@ -24,7 +24,7 @@ namespace refine::backbones {
 ///     `torch::nn::Cloneable` if it is to be frozen;
 ///  4. `B` is copyable; copies share the module.
 ///
-/// Where `b.replayable` is true, training may record its work and replay it (`nn::is_replayable`).
+/// Where `b.cuda_graph_safe` is true, training may record its work and replay it (`nn::is_replayable`).
 ///
 /// Where it computes with tensors that its module does not hold, `b.named_constants()` gives them, on the
 /// host, as a `std::map<std::string, at::Tensor>`: they are compared when weights are loaded, and travel with

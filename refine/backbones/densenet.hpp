@@ -47,7 +47,7 @@ class DenseNet121Module : public torch::nn::Cloneable<DenseNet121Module> {
 template <Task kTask = dynamic_task>
 struct DenseNet121 {
   static constexpr Task static_task = kTask;
-  static constexpr bool replayable = true;
+  static constexpr bool cuda_graph_safe = true;
 
   Task task = kTask;
   int width = 64;                     ///< channels of the stem, an even number; each layer adds half as many
@@ -67,7 +67,7 @@ struct DenseNet121 {
           width);
     }
     const Task whole = merged(kTask, task);
-    return nn::seeded(seed, [&] {
+    return nn::with_torch_seed(seed, [&] {
       return std::make_shared<detail::DenseNet121Module>(whole.image.channels, whole.classes, width);
     });
   }

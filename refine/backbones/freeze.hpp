@@ -23,8 +23,8 @@ class Frozen {
       : inner_(deep_copy(source)),
         task(inner_.task),
         module(inner_.module),
-        replayable(nn::is_replayable(inner_)) {
-    nn::make_constant(*module);
+        cuda_graph_safe(nn::is_replayable(inner_)) {
+    nn::prepare_for_inference(*module);
   }
 
  private:
@@ -33,7 +33,7 @@ class Frozen {
  public:
   Task task;
   decltype(B::module) module;
-  bool replayable;
+  bool cuda_graph_safe;
 
   at::Tensor forward(const at::Tensor& images) const { return inner_.forward(images); }
 

@@ -63,7 +63,7 @@ class InceptionV3Module : public torch::nn::Cloneable<InceptionV3Module> {
 template <Task kTask = dynamic_task>
 struct InceptionV3 {
   static constexpr Task static_task = kTask;
-  static constexpr bool replayable = true;
+  static constexpr bool cuda_graph_safe = true;
 
   Task task = kTask;
   int width = 32;  ///< channels of the first convolution, an even number; all others are in proportion
@@ -101,7 +101,7 @@ struct InceptionV3 {
           resize);
     }
     const Task whole = merged(kTask, task);
-    return nn::seeded(seed, [&] {
+    return nn::with_torch_seed(seed, [&] {
       return std::make_shared<detail::InceptionV3Module>(whole.image.channels, whole.classes, width, resize);
     });
   }

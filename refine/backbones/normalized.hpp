@@ -49,7 +49,7 @@ class Normalized {
   Normalized(B inner, const Normalization& by)
       : task(inner.task),
         module(inner.module),
-        replayable(nn::is_replayable(inner)),
+        cuda_graph_safe(nn::is_replayable(inner)),
         inner_(std::move(inner)),
         by_(by),
         mean_(row(by.mean, task.image.channels)),
@@ -69,7 +69,7 @@ class Normalized {
 
   Task task;
   decltype(B::module) module;
-  bool replayable;
+  bool cuda_graph_safe;
 
   /// Float N×3×H×W in [0, 1] → logits N×classes.
   at::Tensor forward(const at::Tensor& images) const { return inner_.forward(normalize(images)); }
@@ -93,14 +93,14 @@ class Normalized {
   }
 
  private:
-  static nn::HostConstant row(const std::array<double, 3>& values, int channels) {
+  static nn::DeviceCachedTensor row(const std::array<double, 3>& values, int channels) {
     const std::vector<float> floats(values.begin(), channels == 1 ? values.begin() + 1 : values.end());
-    return nn::HostConstant(at::tensor(floats).view({1, -1, 1, 1}));
+    return nn::DeviceCachedTensor(at::tensor(floats).view({1, -1, 1, 1}));
   }
 
   B inner_;
   Normalization by_;
-  nn::HostConstant mean_, deviation_;
+  nn::DeviceCachedTensor mean_, deviation_;
 };
 
 }  // namespace backbones
@@ -121,7 +121,7 @@ class Bgr {
 
   /// \throws Error if the backbone does not take images of 3 channels
   explicit Bgr(B inner)
-      : task(inner.task), module(inner.module), replayable(nn::is_replayable(inner)), inner_(std::move(inner)) {
+      : task(inner.task), module(inner.module), cuda_graph_safe(nn::is_replayable(inner)), inner_(std::move(inner)) {
     if (!compatible(task.image.channels, 3)) {
       throw Error("Bgr: the backbone must take 3 channels, got {}", task.image.channels);
     }
@@ -129,7 +129,7 @@ class Bgr {
 
   Task task;
   decltype(B::module) module;
-  bool replayable;
+  bool cuda_graph_safe;
 
   /// Float N×3×H×W in [0, 1], RGB → logits N×classes.
   at::Tensor forward(const at::Tensor& images) const { return inner_.forward(images.flip(1)); }

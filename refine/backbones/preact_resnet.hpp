@@ -21,7 +21,7 @@ namespace refine::backbones {
 template <Task kTask = dynamic_task>
 struct PreActResNet18 {
   static constexpr Task static_task = kTask;
-  static constexpr bool replayable = true;
+  static constexpr bool cuda_graph_safe = true;
 
   Task task = kTask;
   int width = 64;          ///< channels of the first stage; the others have 2, 4 and 8 times as many
@@ -37,7 +37,7 @@ struct PreActResNet18 {
                                                     std::uint64_t seed) {
     detail::require_buildable("PreActResNet18", kTask, specified, 8, width);
     const Task task = merged(kTask, specified);
-    return nn::seeded(seed, [&] {
+    return nn::with_torch_seed(seed, [&] {
       return std::make_shared<detail::PreActModule>(detail::PreActPlan{.channels = task.image.channels,
                                                                        .classes = task.classes,
                                                                        .width = width,

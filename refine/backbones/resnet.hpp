@@ -14,43 +14,43 @@
 
 namespace refine::backbones {
 
-/// ResNet-18 (He et al., 2016, `he2016resnet`) in two forms. `Form::small`: a 3×3 stem of stride 1 and no max
+/// ResNet-18 (He et al., 2016, `he2016resnet`) in two forms. `Variant::cifar`: a 3×3 stem of stride 1 and no max
 /// pooling, for images of 8 pixels or more a side; parameter names are the reference's, `conv1.weight`,
 /// `layer1.0.bn1.weight`, …, `layer2.0.shortcut.0.weight`, `linear.weight`, and weights are drawn by
-/// PyTorch's defaults, as there. `Form::large`: a 7×7 stem of stride 2 and 3×3 max pooling, for 32 pixels or
+/// PyTorch's defaults, as there. `Variant::imagenet`: a 7×7 stem of stride 2 and 3×3 max pooling, for 32 pixels or
 /// more; names are torchvision's, `layer2.0.downsample.0.weight` and `fc.weight` in place of the last two,
 /// and so is the draw (convolutions normal, by fan-out). Another `stem` makes the variants that people train
 /// on small images: torchvision's network with a 3×3 stem, or without max pooling.
 template <Task kTask = dynamic_task>
 struct ResNet18 {
   static constexpr Task static_task = kTask;
-  static constexpr bool replayable = true;
+  static constexpr bool cuda_graph_safe = true;
 
   Task task = kTask;
   int width = 64;                 ///< channels of the first stage; the others have 2, 4 and 8 times as many
-  std::optional<Form> form = {};  ///< left out: `form_for` the task's images
+  std::optional<Variant> variant = {};  ///< left out: `variant_for` the task's images
   std::optional<Stem> stem = {};      ///< left out: the form's own
   std::uint64_t seed = default_seed;  ///< of the initial weights
-  std::shared_ptr<detail::ResidualModule> module = make(task, width, form, stem, seed);
+  std::shared_ptr<detail::ResidualModule> module = make(task, width, variant, stem, seed);
 
   /// Float N×C×H×W → logits N×classes.
   at::Tensor forward(const at::Tensor& images) const { return module->forward(images); }
 
  private:
-  static std::shared_ptr<detail::ResidualModule> make(const Task& said, int width, std::optional<Form> form,
+  static std::shared_ptr<detail::ResidualModule> make(const Task& said, int width, std::optional<Variant> variant,
                                                       std::optional<Stem> stem, std::uint64_t seed) {
     const Task task = merged(kTask, said);
-    const Form chosen = form.value_or(form_for(task.image));
+    const Variant chosen = variant.value_or(variant_for(task.image));
     const Stem begin = stem.value_or(stem_of(chosen));
     detail::require_stem("ResNet18", begin);
     detail::require_buildable("ResNet18", kTask, said, least_side(begin), width);
-    return nn::seeded(seed, [&] {
+    return nn::with_torch_seed(seed, [&] {
       return std::make_shared<detail::ResidualModule>(detail::ResidualPlan{.channels = task.image.channels,
                                                                            .classes = task.classes,
                                                                            .width = width,
                                                                            .blocks = {2, 2, 2, 2},
                                                                            .bottleneck = false,
-                                                                           .form = chosen,
+                                                                           .variant = chosen,
                                                                            .stem = begin});
     });
   }
@@ -63,33 +63,33 @@ struct ResNet18 {
 template <Task kTask = dynamic_task>
 struct ResNet50 {
   static constexpr Task static_task = kTask;
-  static constexpr bool replayable = true;
+  static constexpr bool cuda_graph_safe = true;
 
   Task task = kTask;
   int width = 64;  ///< channels in the first stage's bottlenecks; its output has 4 times as many
-  std::optional<Form> form = {};      ///< left out: `form_for` the task's images
+  std::optional<Variant> variant = {};      ///< left out: `variant_for` the task's images
   std::optional<Stem> stem = {};      ///< left out: the form's own
   std::uint64_t seed = default_seed;  ///< of the initial weights
-  std::shared_ptr<detail::ResidualModule> module = make(task, width, form, stem, seed);
+  std::shared_ptr<detail::ResidualModule> module = make(task, width, variant, stem, seed);
 
   /// Float N×C×H×W → logits N×classes.
   at::Tensor forward(const at::Tensor& images) const { return module->forward(images); }
 
  private:
-  static std::shared_ptr<detail::ResidualModule> make(const Task& said, int width, std::optional<Form> form,
+  static std::shared_ptr<detail::ResidualModule> make(const Task& said, int width, std::optional<Variant> variant,
                                                       std::optional<Stem> stem, std::uint64_t seed) {
     const Task task = merged(kTask, said);
-    const Form chosen = form.value_or(form_for(task.image));
+    const Variant chosen = variant.value_or(variant_for(task.image));
     const Stem begin = stem.value_or(stem_of(chosen));
     detail::require_stem("ResNet50", begin);
     detail::require_buildable("ResNet50", kTask, said, least_side(begin), width);
-    return nn::seeded(seed, [&] {
+    return nn::with_torch_seed(seed, [&] {
       return std::make_shared<detail::ResidualModule>(detail::ResidualPlan{.channels = task.image.channels,
                                                                            .classes = task.classes,
                                                                            .width = width,
                                                                            .blocks = {3, 4, 6, 3},
                                                                            .bottleneck = true,
-                                                                           .form = chosen,
+                                                                           .variant = chosen,
                                                                            .stem = begin});
     });
   }

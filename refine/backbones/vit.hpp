@@ -62,7 +62,7 @@ class ViTModule : public torch::nn::Cloneable<ViTModule> {
 template <Task kTask = dynamic_task>
 struct ViT {
   static constexpr Task static_task = kTask;
-  static constexpr bool replayable = true;
+  static constexpr bool cuda_graph_safe = true;
 
   Task task = kTask;
   int patch = usual_patch(merged(kTask, task).image);  ///< pixels of its side, see above
@@ -130,7 +130,7 @@ struct ViT {
     extents.height = height;
     extents.width = width;
     extents.classes = whole.classes;
-    return nn::seeded(seed, [&] { return std::make_shared<detail::ViTModule>(extents); });
+    return nn::with_torch_seed(seed, [&] { return std::make_shared<detail::ViTModule>(extents); });
   }
 };
 

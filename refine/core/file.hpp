@@ -14,10 +14,10 @@ namespace refine {
 
 /// Whether something lies at `path`. Not knowing (a folder that may not be entered) is no: who then opens it
 /// hears why.
-bool is_there(const std::filesystem::path& path);
+bool file_exists(const std::filesystem::path& path);
 
 /// The whole content of a file. \throws Error naming the file and the system's reason.
-std::string file_bytes(const std::filesystem::path& path);
+std::string read_file(const std::filesystem::path& path);
 
 
 /// A file that carries its final name only when it is whole: it grows beside it under a partial name, and

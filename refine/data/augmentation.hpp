@@ -40,10 +40,10 @@ struct Augmentation {
 namespace detail {
 
 /// The draws of one kind of change: none moves another's.
-struct Draws {
+struct ScopedTorchSeed {
   Random random;
 
-  Draws(std::uint64_t seed, std::string_view purpose) : random(derived_seed(seed, purpose)) {}
+  ScopedTorchSeed(std::uint64_t seed, std::string_view purpose) : random(derived_seed(seed, purpose)) {}
 
   double between(double low, double high) { return low + (high - low) * uniform_unit(random); }
   std::int64_t below(std::int64_t bound);
@@ -55,7 +55,7 @@ struct CropBox {
 
 /// torchvision's rule: ten tries at a box of that area and ratio, or else all of the image with its ratio
 /// clamped.
-CropBox random_resized_box(Draws& draws, std::int64_t height, std::int64_t width, double min_scale);
+CropBox random_resized_box(ScopedTorchSeed& draws, std::int64_t height, std::int64_t width, double min_scale);
 
 /// How one image is turned, moved and scaled: clockwise degrees, whole pixels to the right and down, factor.
 struct Move {
@@ -65,7 +65,7 @@ struct Move {
 };
 
 /// As torchvision's `RandomAffine` draws it: translations are whole pixels.
-Move random_move(Draws& draws, const Augmentation& how, std::int64_t height, std::int64_t width);
+Move random_move(ScopedTorchSeed& draws, const Augmentation& how, std::int64_t height, std::int64_t width);
 
 /// Image i by the i-th move: scaled and turned about its centre, then moved; the nearest pixel, black
 /// outside.

@@ -37,7 +37,7 @@ at::Tensor decode_image(std::string_view bytes, std::string_view name);
 
 /// The same from a file. \throws Error naming it.
 inline at::Tensor decode_image(const std::filesystem::path& path) {
-  return decode_image(file_bytes(path), path.string());
+  return decode_image(read_file(path), path.string());
 }
 
 }  // namespace refine::data
@@ -50,8 +50,8 @@ namespace refine::data::detail {
 /// \param what   for messages
 /// \throws Error when C is neither 1 nor 3, H or W is open though images are to be fitted, or no size can be
 ///   told; and when the first file is bad and bad files are not to be skipped
-ImageShape decoded_shape(const std::vector<std::filesystem::path>& files, const ImageShape& wanted, Fit fit,
-                         OnBad on_bad, const std::string& what);
+ImageShape decoded_shape(const std::vector<std::filesystem::path>& files, const ImageShape& wanted, ResizeMode fit,
+                         OnDecodeError on_bad, const std::string& what);
 
 /// Decodes files in parallel, the same with any number of threads, and tells how far it is where it takes
 /// long enough to wonder.
@@ -59,7 +59,7 @@ class Decoding {
  public:
   /// \param threads  0: as many as the machine has
   /// \pre `shape` is static, and what is referred to outlives this
-  Decoding(const std::vector<std::filesystem::path>& files, const ImageShape& shape, Fit fit, OnBad on_bad,
+  Decoding(const std::vector<std::filesystem::path>& files, const ImageShape& shape, ResizeMode fit, OnDecodeError on_bad,
            unsigned threads, const std::string& what);
 
   std::size_t image_bytes() const;
@@ -81,8 +81,8 @@ class Decoding {
 
   const std::vector<std::filesystem::path>& files_;
   ImageShape shape_;
-  Fit fit_;
-  OnBad on_bad_;
+  ResizeMode fit_;
+  OnDecodeError on_bad_;
   unsigned threads_;
   const std::string& what_;
   std::optional<ProgressMeter> meter_;
@@ -101,7 +101,7 @@ void require_one(const std::vector<std::string>& bad, std::int64_t good);
 /// The files in memory, as `Decoding` has it. \throws Error as `decoded_shape` and `Decoding`, and when no
 /// file is good
 DecodedImages decode_images(const std::vector<std::filesystem::path>& files, const ImageShape& wanted,
-                            Fit fit, OnBad on_bad, unsigned threads, const std::string& what);
+                            ResizeMode fit, OnDecodeError on_bad, unsigned threads, const std::string& what);
 
 }  // namespace refine::data::detail
 

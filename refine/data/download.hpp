@@ -206,7 +206,7 @@ inline void fetch(const Download& download) {
       for (const fs::path& folder : inner_first) fs::remove(folder, not_empty);
     }
   } made;
-  for (fs::path folder = download.to.parent_path(); !folder.empty() && !is_there(folder);
+  for (fs::path folder = download.to.parent_path(); !folder.empty() && !file_exists(folder);
        folder = folder.parent_path()) {
     made.inner_first.push_back(folder);
   }

@@ -41,23 +41,23 @@ void list_images(const std::filesystem::path& folder, std::set<std::filesystem::
 namespace refine::data {
 
 /// What a file that cannot be decoded, or does not fit, brings about.
-enum class OnBad {
+enum class OnDecodeError {
   fail,  ///< an `Error` that names it
   skip,  ///< it is left out, and a line says why
 };
 
 /// One line for each file that was left out, on standard error; of very many, how many more.
-void tell_left_out(const std::vector<std::string>& skipped);
+void warn_skipped(const std::vector<std::string>& skipped);
 
 /// Reports files that are not read on standard error: one line that counts them by extension. Nothing for
 /// none.
-void tell_passed_over(const std::vector<std::filesystem::path>& files);
+void warn_ignored(const std::vector<std::filesystem::path>& files);
 
 
 struct ImageFilesOptions {
   ImageShape image = {};       ///< what the images become; 1 channel: grey; open extents: the first image's
-  Fit fit = Fit::exact;        ///< what happens to an image of another size
-  OnBad on_bad = OnBad::fail;  ///< `skip`: the file is left out and gets a line in `skipped`
+  ResizeMode fit = ResizeMode::exact;        ///< what happens to an image of another size
+  OnDecodeError on_bad = OnDecodeError::fail;  ///< `skip`: the file is left out and gets a line in `skipped`
   /// A folder that keeps the decoded images, so that a set may be larger than memory; empty: in memory. They
   /// take N·C·H·W bytes there, and are decoded anew only when files, `image` or `fit` have changed.
   std::filesystem::path store = {};
@@ -76,7 +76,7 @@ struct LoadedImages {
 /// `*.jfif`, `*.webp`, `*.tif`, `*.tiff`, `*.bmp`, `*.ppm`, `*.pgm`, `*.pbm` and `*.pnm` in any case. Hidden
 /// entries are passed over; links are followed, and a folder that is reached twice is listed once. A path to
 /// a file is that file alone, whatever its name.
-/// \param passed_over gets the other files, which `tell_passed_over` reports; may be null
+/// \param passed_over gets the other files, which `warn_ignored` reports; may be null
 /// \throws Error if nothing is there, it cannot be listed, or holds no image
 std::vector<std::filesystem::path> image_files(const std::filesystem::path& file_or_folder,
                                                std::vector<std::filesystem::path>* passed_over = nullptr);
@@ -87,7 +87,7 @@ std::vector<std::filesystem::path> image_files(const std::filesystem::path& file
 /// With `options.store`, `images` are a mapping of the file `<store>/<name>.images`, as `image_folder` has
 /// it; the name is that of the innermost folder that all files lie in. Those that `most` draws have a store
 /// of their own, `<name>.most<most>.seed<seed>.images`.
-/// \throws Error when there is no file, none that can be used, or (`OnBad::fail`) one that cannot; when
+/// \throws Error when there is no file, none that can be used, or (`OnDecodeError::fail`) one that cannot; when
 ///   images are to be fitted and `options.image` does not say the size; when the store can't be written
 LoadedImages load_images(std::vector<std::filesystem::path> files, const ImageFilesOptions& options = {});
 

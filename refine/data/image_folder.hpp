@@ -14,9 +14,9 @@ namespace refine::data {
 
 struct ImageFolderOptions {
   ImageShape image = {};  ///< what every image must be or becomes; open extents are those of the first image
-  Fit fit = Fit::exact;   ///< what happens to an image of another size; `image` is then to be told in full
+  ResizeMode fit = ResizeMode::exact;   ///< what happens to an image of another size; `image` is then to be told in full
   /// `skip`: a file that is damaged or does not fit is left out, and told
-  OnBad on_bad = OnBad::fail;
+  OnDecodeError on_bad = OnDecodeError::fail;
   /// Gets a line for each file that was left out; none: standard error does
   std::vector<std::string>* skipped = nullptr;
   /// A folder that keeps the decoded images, so that a set may be larger than memory; empty: in memory. They
@@ -38,7 +38,7 @@ struct ImageFolderOptions {
 /// what is looked at and forgets it when memory is short. What is written to them takes memory, and does not
 /// reach the file.
 /// \throws Error when a class folder is unknown, empty, or has no file that can be used; when a file is
-///   damaged, or has another size and is not to be fitted (`OnBad::fail`); when the store can't be written
+///   damaged, or has another size and is not to be fitted (`OnDecodeError::fail`); when the store can't be written
 Dataset image_folder(const std::filesystem::path& dir, const ImageFolderOptions& options = {});
 
 /// `<root>/train` and `<root>/test`, whatever lies beside them; the classes are those of `train`, and `test`

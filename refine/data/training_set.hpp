@@ -23,20 +23,20 @@ inline void require_askable(const Augmentation& augmentation) {
 /// them (`select`, `first`, `sample`) requires the same; converted to a `Dataset`, they require nothing.
 struct TrainingSet : Dataset {
   Augmentation augmentation = {};  ///< comes after the recipe's own, by draws of its own
-  at::Tensor exempt = {};          ///< bool, N: the images that it leaves alone; undefined: none
-  at::Tensor unflipped = {};       ///< bool, N: those that the recipe's flip leaves alone; undefined: none
+  at::Tensor no_augment_mask = {};          ///< bool, N: the images that it leaves alone; undefined: none
+  at::Tensor no_flip_mask = {};       ///< bool, N: those that the recipe's flip leaves alone; undefined: none
 
   /// As those of `Dataset`; each image keeps its entry in the masks.
   TrainingSet select(const at::Tensor& indices) const {
     const auto part = [&](const at::Tensor& mask) {
       return mask.defined() ? mask.index_select(0, indices) : mask;
     };
-    return {Dataset::select(indices), augmentation, part(exempt), part(unflipped)};
+    return {Dataset::select(indices), augmentation, part(no_augment_mask), part(no_flip_mask)};
   }
 
   TrainingSet first(std::int64_t n) const {
     const auto part = [&](const at::Tensor& mask) { return mask.defined() ? mask.narrow(0, 0, n) : mask; };
-    return {Dataset::first(n), augmentation, part(exempt), part(unflipped)};
+    return {Dataset::first(n), augmentation, part(no_augment_mask), part(no_flip_mask)};
   }
 
   TrainingSet sample(std::int64_t n, std::uint64_t seed) const { return select(drawn(n, seed)); }
@@ -45,8 +45,8 @@ struct TrainingSet : Dataset {
   void validate() const {
     Dataset::validate();
     require_askable(augmentation);
-    require_mask("exempt", exempt);
-    require_mask("unflipped", unflipped);
+    require_mask("exempt", no_augment_mask);
+    require_mask("unflipped", no_flip_mask);
   }
 
  private:

@@ -28,7 +28,7 @@ namespace refine {
 /// `std::cout << evaluation` prints them as a table (`refine/report/terminal.hpp`).
 struct Evaluation {
   std::vector<std::string> classes;
-  metrics::Figures before = {}, after = {};
+  metrics::AttackMetrics before = {}, after = {};
 
   double der() const { return metrics::defense_effectiveness(before, after); }
 };
@@ -56,9 +56,9 @@ auto triggered_by(const A& attack, const data::Dataset& test) {
 
 /// Runs `answer` over clean and triggered images.
 template <typename Answer, typename Stamp>
-metrics::Figures measure(Answer&& answer, const data::Dataset& test, const Triggered<Stamp>& triggered,
+metrics::AttackMetrics measure(Answer&& answer, const data::Dataset& test, const Triggered<Stamp>& triggered,
                          at::Device device, auto&& advance) {
-  return metrics::figures({.truth = to_vector(test.labels),
+  return metrics::attack_metrics({.truth = to_vector(test.labels),
                            .clean = classify(answer, test.images, device, advance),
                            .triggered = classify(answer, triggered.images, device, advance, triggered.stamp),
                            .classes = static_cast<int>(test.classes.size()),
@@ -67,9 +67,9 @@ metrics::Figures measure(Answer&& answer, const data::Dataset& test, const Trigg
 
 /// Runs `answer` over clean images alone: the accuracy, and no figure of an attack.
 template <typename Answer>
-metrics::Figures measure_clean(Answer&& answer, const data::Dataset& test, at::Device device,
+metrics::AttackMetrics measure_clean(Answer&& answer, const data::Dataset& test, at::Device device,
                                auto&& advance) {
-  metrics::Figures result{.classes = static_cast<int>(test.classes.size())};
+  metrics::AttackMetrics result{.classes = static_cast<int>(test.classes.size())};
   result.clean = metrics::confusion_matrix(to_vector(test.labels),
                                            classify(answer, test.images, device, advance), result.classes);
   result.ba = {.hits = result.clean.trace(), .n = result.clean.sum()};
@@ -79,7 +79,7 @@ metrics::Figures measure_clean(Answer&& answer, const data::Dataset& test, at::D
 template <DefendedClassifier D>
 void require_measurable(const D& defense, const data::Dataset& test) {
   test.validate();
-  require_fit("pipeline", defense.task(), test.task());
+  check_task("pipeline", defense.task(), test.task());
 }
 
 template <DefendedClassifier D, typename Stamp>
@@ -101,10 +101,10 @@ Evaluation compare(const D& defense, const data::Dataset& test, const Triggered<
 /// each by itself.
 /// \throws Error when the data does not fit the backbone or the attack
 template <backbones::Backbone B, attacks::Attack A>
-requires(!DefendedClassifier<B>) metrics::Figures
+requires(!DefendedClassifier<B>) metrics::AttackMetrics
     evaluate(const B& victim, const data::Dataset& test, const A& attack) {
   test.validate();
-  detail::require_fit("backbone", victim.task, test.task());
+  detail::check_task("backbone", victim.task, test.task());
   const auto triggered = detail::triggered_by(attack, test);
   victim.module->eval();
   // A victim that was loaded may be on another device than `default_device()`.

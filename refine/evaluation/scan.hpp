@@ -66,7 +66,7 @@ std::vector<metrics::ScanEntry> scan(const D& defense, const at::Tensor& images,
                                      const std::vector<NamedTrigger>& catalogue, bool show = false) {
   detail::require_images("images", defense.task().image, images);
   for (const NamedTrigger& entry : catalogue) {
-    require_agreement(triggers::misfit(entry.trigger.image, data::image_of(images)));
+    require_agreement(triggers::check_shape(entry.trigger.image, data::image_of(images)));
   }
   const int classes = defense.task().classes;
   if (classes < 1) {

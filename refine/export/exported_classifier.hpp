@@ -19,12 +19,12 @@ namespace refine {
 
 /// A defended classifier read from a file that `export_torchscript` wrote: a `DefendedClassifier` without its
 /// parts. It has no gradients; whoever trains takes a `Pipeline`.
-class Served {
+class ExportedClassifier {
  public:
   /// \throws Error when the file can't be read, is refused (`formats::load_torchscript`), or is no defended
   /// classifier
-  explicit Served(const std::filesystem::path& path, formats::Trust trust = formats::Trust::checked)
-      : Served(formats::load_torchscript(path, trust), path.string()) {}
+  explicit ExportedClassifier(const std::filesystem::path& path, formats::Trust trust = formats::Trust::checked)
+      : ExportedClassifier(formats::load_torchscript(path, trust), path.string()) {}
 
   Task task() const { return task_; }
   /// Where its tensors are, also when a copy, which shares them, has been moved.
@@ -51,7 +51,7 @@ class Served {
   static constexpr std::int64_t largest_image = std::int64_t{1} << 26;  // numbers
   static constexpr std::array<const char*, 4> methods = {"forward", "transform", "undefended", "alarm"};
 
-  Served(formats::TorchScriptFile file, const std::string& name);
+  ExportedClassifier(formats::TorchScriptFile file, const std::string& name);
 
   /// What it says of itself must be so: whoever names a class by its number relies on it.
   void probe(const std::function<void(const std::string&)>& refuse) const;

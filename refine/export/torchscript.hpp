@@ -44,7 +44,7 @@ class Moved {
 };
 
 /// No metadata: an empty object.
-const nlohmann::ordered_json& nothing_said();
+const nlohmann::ordered_json& no_metadata();
 
 /// Writes the module, whose tensors may be those of networks in use, and beside it `metadata`, `kind`, the permutation where there is one, and the task.
 void save_module(torch::jit::Module& module, const std::filesystem::path& path, const Task& task,
@@ -74,7 +74,7 @@ void save_module(torch::jit::Module& module, const std::filesystem::path& path, 
 /// else may use them; those on the host are only read.
 template <typename T, typename B, typename R>
 void export_torchscript(const Pipeline<T, B, R>& defense, const std::filesystem::path& path,
-                        const nlohmann::ordered_json& metadata = detail::nothing_said()) {
+                        const nlohmann::ordered_json& metadata = detail::no_metadata()) {
   if constexpr (!transforms::FrozenTransform<T>) {
     if (transforms::can_freeze(defense.transform()))
       return export_torchscript(freeze(defense), path, metadata);
@@ -86,8 +86,8 @@ void export_torchscript(const Pipeline<T, B, R>& defense, const std::filesystem:
   const auto unit = std::make_shared<torch::jit::CompilationUnit>();
   torch::jit::Module module(c10::QualifiedName("__torch__.refine.Defended"), unit);
   module.register_module("transform_network",
-                         detail::mirrored(*defense.transform().module, "Transform", unit));
-  module.register_module("backbone", detail::mirrored(*defense.backbone().module, "Backbone", unit));
+                         detail::to_torchscript(*defense.transform().module, "Transform", unit));
+  module.register_module("backbone", detail::to_torchscript(*defense.backbone().module, "Backbone", unit));
   for (const auto& [name, constant] : defense.named_constants()) module.register_buffer(name, constant);
 
   c10::NoGradGuard no_grad;
@@ -107,13 +107,13 @@ void export_torchscript(const Pipeline<T, B, R>& defense, const std::filesystem:
 /// task. \throws Error as for a pipeline
 template <backbones::FrozenBackbone B>
 void export_torchscript(const B& victim, const std::filesystem::path& path,
-                        const nlohmann::ordered_json& metadata = detail::nothing_said()) {
+                        const nlohmann::ordered_json& metadata = detail::no_metadata()) {
   const Task task = victim.task;
   const at::Tensor example = detail::example_of(task, path);
   const detail::Moved backbone(*victim.module);
   const auto unit = std::make_shared<torch::jit::CompilationUnit>();
   torch::jit::Module module(c10::QualifiedName("__torch__.refine.Classifier"), unit);
-  module.register_module("backbone", detail::mirrored(*victim.module, "Backbone", unit));
+  module.register_module("backbone", detail::to_torchscript(*victim.module, "Backbone", unit));
   for (const auto& [name, constant] : backbones::constants_of(victim)) module.register_buffer(name, constant);
   c10::NoGradGuard no_grad;
   detail::add_method(module, "forward", example,

@@ -13,7 +13,7 @@
 namespace refine::metrics {
 
 /// The figures of one classifier under one attack.
-struct Figures {
+struct AttackMetrics {
   int classes = 0;
   std::optional<int> target = std::nullopt;
   Proportion ba = {};   ///< clean images predicted as their class
@@ -26,12 +26,12 @@ struct Figures {
 };
 
 /// \throws Error when the lengths differ, or a label or the target lies outside [0, classes)
-Figures figures(const Predictions& p);
+AttackMetrics attack_metrics(const Predictions& p);
 
 
 /// The defense effectiveness rating (zhu2023enhancing), in [0, 1]: (max(0, ΔASR) − max(0, ΔBA) + 1) / 2 with
 /// Δ = before − after. 0.5 is a defense that did nothing; NaN without a target.
-inline double defense_effectiveness(const Figures& before, const Figures& after) {
+inline double defense_effectiveness(const AttackMetrics& before, const AttackMetrics& after) {
   const double asr = before.asr.value() - after.asr.value();
   const double ba = before.ba.value() - after.ba.value();
   if (std::isnan(asr) || std::isnan(ba)) return std::numeric_limits<double>::quiet_NaN();
@@ -39,8 +39,8 @@ inline double defense_effectiveness(const Figures& before, const Figures& after)
 }
 
 
-inline Figures figures(const Predictions& p) {
-  Figures result{.classes = p.classes, .target = p.target};
+inline AttackMetrics attack_metrics(const Predictions& p) {
+  AttackMetrics result{.classes = p.classes, .target = p.target};
   result.lifts = lifts(p.truth, p.clean, p.triggered, p.classes, p.target);
   result.largest_lift = largest_lift(result.lifts);
   result.clean = confusion_matrix(p.truth, p.clean, p.classes);

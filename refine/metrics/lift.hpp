@@ -71,7 +71,7 @@ std::vector<Lift> scan_lifts(Labels own, Labels clean, Labels triggered, int cla
 
 /// The lift of the largest share, the lowest class among equals; those over no images count for nothing.
 /// Unlike `largest_lift`, for lifts over different images. Of none, a lift over no images.
-Lift strongest(const std::vector<Lift>& lifts);
+Lift max_lift_by_share(const std::vector<Lift>& lifts);
 
 
 inline double Lift::value() const {
@@ -154,7 +154,7 @@ inline std::vector<Lift> scan_lifts(Labels own, Labels clean, Labels triggered, 
   return lifts;
 }
 
-inline Lift strongest(const std::vector<Lift>& lifts) {
+inline Lift max_lift_by_share(const std::vector<Lift>& lifts) {
   Lift best;
   for (const Lift& lift : lifts) {
     if (lift.n > 0 && (best.n == 0 || lift.value() > best.value())) best = lift;

@@ -61,7 +61,7 @@ template <typename Policy>
 Policy deep_copy(const Policy& policy) {
   // Seeded: a clone draws fresh weights before it overwrites them, and nobody else's draws shall move.
   auto module =
-      seeded(0, [&] { return std::dynamic_pointer_cast<ModuleOf<Policy>>(policy.module->clone()); });
+      with_torch_seed(0, [&] { return std::dynamic_pointer_cast<ModuleOf<Policy>>(policy.module->clone()); });
   if (!module) throw Error("refine: a module's clone is of another kind than the module");
   // `Cloneable` passes over children that are bare modules, and leaves them as they were drawn.
   detail::copy_tensors(policy.module->named_parameters(), module->named_parameters());

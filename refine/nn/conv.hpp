@@ -31,7 +31,7 @@ namespace detail {
 std::atomic<bool>& winograd_allowed();
 
 /// 3×3, stride 1, a border of one zero.
-bool keeps_size(const torch::nn::detail::ConvNdOptions<2>& o);
+bool is_3x3_same(const torch::nn::detail::ConvNdOptions<2>& o);
 
 }  // namespace detail
 
@@ -50,15 +50,15 @@ at::Tensor convolve(const at::Tensor& x, const at::Tensor& weight, const at::Ten
 at::Tensor convolve(torch::nn::Conv2d& convolution, const at::Tensor& x);
 
 
-/// `normed(norm, convolve(convolution, x))` (foldable.hpp, convolve.hpp). While it trains, BatchNorm takes a
+/// `apply_batch_norm(norm, convolve(convolution, x))` (foldable.hpp, convolve.hpp). While it trains, BatchNorm takes a
 /// bias away again with the mean, so none is added: it gets no gradient (which would be 0 but for rounding),
 /// and the running mean is told of it.
-at::Tensor convolve_normed(torch::nn::Conv2d& convolution, torch::nn::BatchNorm2d& norm, const at::Tensor& x);
+at::Tensor conv_bn(torch::nn::Conv2d& convolution, torch::nn::BatchNorm2d& norm, const at::Tensor& x);
 
 
 /// N×C×H×W with both sides `times` as long, bilinear, in the type that `x` has: autocast would have it, and
 /// all that is joined to it, in float32, which a convolution behind it rounds to bfloat16 again.
-inline at::Tensor upsampled(const at::Tensor& x, std::int64_t times, bool align_corners) {
+inline at::Tensor upsample_bilinear(const at::Tensor& x, std::int64_t times, bool align_corners) {
   const c10::impl::ExcludeDispatchKeyGuard without_autocast(c10::autocast_dispatch_keyset);
   return at::upsample_bilinear2d(x, {times * x.size(2), times * x.size(3)}, align_corners);
 }

@@ -13,13 +13,13 @@ namespace refine::nn {
 
 /// Whether a policy says of itself that its `forward` gives a device the same work for every batch of one
 /// shape: no host code in it depends on the images, on a draw or on how often it was called, and nothing
-/// waits for the device. A policy says so by a member `replayable`; one that is silent is not.
+/// waits for the device. A policy says so by a member `cuda_graph_safe`; one that is silent is not.
 template <typename Policy>
 constexpr bool is_replayable(const Policy& policy) {
   if constexpr (requires {
-                  { policy.replayable } -> std::convertible_to<bool>;
+                  { policy.cuda_graph_safe } -> std::convertible_to<bool>;
                 }) {
-    return policy.replayable;
+    return policy.cuda_graph_safe;
   } else {
     return false;
   }
@@ -49,9 +49,9 @@ std::unique_ptr<Recorder> make_recorder(at::Device device);
 
 }  // namespace detail
 
-/// Says once, for the process, whether training may replay what policies say is `replayable`; it may, unless
+/// Says once, for the process, whether training may replay what policies say is `cuda_graph_safe`; it may, unless
 /// this says no. Say no where a graph's memory, as much as a step takes again, is not to be had.
-inline void allow_replay(bool yes) {
+inline void enable_cuda_graphs(bool yes) {
   detail::replay_allowed() = yes;
 }
 
@@ -64,14 +64,14 @@ inline void allow_replay(bool yes) {
 /// What it reads besides its arguments and what it changes must stay where it is in memory. As long as this
 /// lives, the current stream is one of its own, since the default stream can't be recorded.
 template <std::invocable<const at::Tensor&, const at::Tensor&> Work>
-class Repeated {
+class CudaGraphRunner {
  public:
-  Repeated(at::Device device, bool may_replay, Work work)
+  CudaGraphRunner(at::Device device, bool may_replay, Work work)
       : recorder_(may_replay && detail::replay_allowed() ? detail::make_recorder(device) : nullptr),
         work_(std::move(work)) {}
 
-  Repeated(const Repeated&) = delete;
-  Repeated& operator=(const Repeated&) = delete;
+  CudaGraphRunner(const CudaGraphRunner&) = delete;
+  CudaGraphRunner& operator=(const CudaGraphRunner&) = delete;
 
   /// \throws Error when the work can't be recorded, since something in it waits for the device or memory is
   /// short

@@ -27,11 +27,11 @@ struct Foldable {
 torch::nn::Conv2d folded(const torch::nn::Conv2d& convolution, const torch::nn::BatchNorm2d& norm);
 
 /// Replaces `owner`'s children `convolution` and `norm` by the folded convolution, and empties `norm`.
-void fold_pair(torch::nn::Module& owner, const std::string& convolution_name, torch::nn::Conv2d& convolution,
+void fold_conv_bn(torch::nn::Module& owner, const std::string& convolution_name, torch::nn::Conv2d& convolution,
                const std::string& norm_name, torch::nn::BatchNorm2d& norm);
 
 /// `norm(x)`, or `x` where the norm has been folded away.
-inline at::Tensor normed(torch::nn::BatchNorm2d& norm, const at::Tensor& x) {
+inline at::Tensor apply_batch_norm(torch::nn::BatchNorm2d& norm, const at::Tensor& x) {
   return norm.is_empty() ? x : norm->forward(x);
 }
 
@@ -41,7 +41,7 @@ void fold_all(torch::nn::Module& root);
 
 /// Turns a trained module, in place, into its fast and constant form: evaluation mode, BatchNorm folded into
 /// the convolutions, channels-last, no gradient for parameters. It can no longer be trained or cloned.
-void make_constant(torch::nn::Module& module);
+void prepare_for_inference(torch::nn::Module& module);
 
 
 inline torch::nn::Conv2d folded(const torch::nn::Conv2d& convolution,
@@ -66,7 +66,7 @@ inline torch::nn::Conv2d folded(const torch::nn::Conv2d& convolution,
   return merged;
 }
 
-inline void fold_pair(torch::nn::Module& owner, const std::string& convolution_name,
+inline void fold_conv_bn(torch::nn::Module& owner, const std::string& convolution_name,
                                  torch::nn::Conv2d& convolution, const std::string& norm_name,
                                  torch::nn::BatchNorm2d& norm) {
   convolution = owner.replace_module(convolution_name, folded(convolution, norm));
@@ -82,9 +82,9 @@ inline void fold_all(torch::nn::Module& root) {
 }
 
 
-inline void make_constant(torch::nn::Module& module) {
+inline void prepare_for_inference(torch::nn::Module& module) {
   module.eval();
-  seeded(0, [&] { fold_all(module); });  // a new convolution draws weights of its own
+  with_torch_seed(0, [&] { fold_all(module); });  // a new convolution draws weights of its own
   to_channels_last(module);
   for (auto& parameter : module.parameters()) parameter.set_requires_grad(false);
 }

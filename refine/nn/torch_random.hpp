@@ -14,8 +14,8 @@ namespace refine::nn {
 
 namespace detail {
 
-/// One for the process, whatever `seeded` makes: the generator is the process's, too. Recursive, since what
-/// it makes may call `seeded`.
+/// One for the process, whatever `with_torch_seed` makes: the generator is the process's, too. Recursive, since what
+/// it makes may call `with_torch_seed`.
 inline std::recursive_mutex& seeded_mutex() {
   static std::recursive_mutex mutex;
   return mutex;
@@ -47,9 +47,9 @@ class SeededGenerator {
 
 /// Runs `make` with LibTorch's default host generator seeded, and puts the generator's state back: the same
 /// seed gives the same initial weights, and nobody else's draws move. Modules are made on the host. Calls from
-/// several threads take turns; a thread that draws without `seeded` meanwhile disturbs both.
+/// several threads take turns; a thread that draws without `with_torch_seed` meanwhile disturbs both.
 template <typename Make>
-auto seeded(std::uint64_t seed, Make&& make) {
+auto with_torch_seed(std::uint64_t seed, Make&& make) {
   const std::lock_guard lock(detail::seeded_mutex());
   const detail::SeededGenerator seeded_generator(at::detail::getDefaultCPUGenerator(), seed);
   return std::forward<Make>(make)();
@@ -60,17 +60,17 @@ auto seeded(std::uint64_t seed, Make&& make) {
 /// training depends on its own seed alone, and on no draws made before. Gives the generator its old state
 /// back in the end. The generator is the process's: who draws from it in another thread meanwhile disturbs
 /// both.
-class Draws {
+class ScopedTorchSeed {
  public:
-  explicit Draws(at::Device device) : generator_(at::globalContext().defaultGenerator(device)) {
+  explicit ScopedTorchSeed(at::Device device) : generator_(at::globalContext().defaultGenerator(device)) {
     const std::lock_guard lock(generator_.mutex());
     state_ = generator_.get_state();
   }
 
-  Draws(const Draws&) = delete;
-  Draws& operator=(const Draws&) = delete;
+  ScopedTorchSeed(const ScopedTorchSeed&) = delete;
+  ScopedTorchSeed& operator=(const ScopedTorchSeed&) = delete;
 
-  ~Draws() {
+  ~ScopedTorchSeed() {
     const std::lock_guard lock(generator_.mutex());
     generator_.set_state(state_);
   }

@@ -18,7 +18,7 @@ namespace refine::nn {
 
 /// A tensor of the host on `device`. Towards CUDA it goes through pinned memory, so that the host does not
 /// wait for what the device has still to do: a training loop stays ahead of it.
-inline at::Tensor sent(const at::Tensor& host, at::Device device) {
+inline at::Tensor to_device_async(const at::Tensor& host, at::Device device) {
   if (!device.is_cuda() || !host.is_cpu()) return host.to(device);
   return host.pin_memory().to(device, /*non_blocking=*/true);
 }
@@ -26,9 +26,9 @@ inline at::Tensor sent(const at::Tensor& host, at::Device device) {
 
 /// A small tensor made on the host and wanted on whatever device a batch is on. The copy to an accelerator is
 /// made once, for the device last asked for. Safe to use from several threads.
-class HostConstant {
+class DeviceCachedTensor {
  public:
-  explicit HostConstant(at::Tensor host) : state_(std::make_shared<State>(std::move(host))) {}
+  explicit DeviceCachedTensor(at::Tensor host) : state_(std::make_shared<State>(std::move(host))) {}
 
   at::Tensor on(at::Device device) const {
     if (device == state_->host.device()) return state_->host;
@@ -69,9 +69,9 @@ inline c10::Stream numbered_stream(at::Device device, int number) {
 
 /// Pieces of work that do not depend on one another, each too small to fill an accelerator: on CUDA they are
 /// given to a few streams in turn and run side by side, elsewhere one after another.
-class Lanes {
+class StreamPool {
  public:
-  explicit Lanes(at::Device device, int lanes = 8) : device_(device) {
+  explicit StreamPool(at::Device device, int lanes = 8) : device_(device) {
     if (!device.is_cuda()) return;
     for (int lane = 1; lane <= lanes; ++lane) streams_.push_back(detail::numbered_stream(device, lane));
   }

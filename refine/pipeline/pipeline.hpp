@@ -28,7 +28,7 @@
 
 namespace refine {
 
-/// A victim behind its defense, whether built here (`Pipeline`) or read from an exported file (`Served`). For
+/// A victim behind its defense, whether built here (`Pipeline`) or read from an exported file (`ExportedClassifier`). For
 /// `d` of type `D` and float images N×C×H×W in [0, 1]:
 ///
 ///  1. `d.task()` is its `Task`, `d.device()` where it computes;
@@ -59,7 +59,7 @@ inline at::Tensor alarm_score(const at::Tensor& undefended, const at::Tensor& de
 
 /// Why a transform, a backbone and a remap can't make a pipeline; empty when they can. Open extents fit
 /// anything.
-constexpr Message fit_together(const ImageShape& transform, const Task& backbone, int remap) {
+constexpr Message check_parts(const ImageShape& transform, const Task& backbone, int remap) {
   Message why;
   if (!compatible(transform, backbone.image)) {
     why << "refine: the transform rewrites " << transform << " images, the backbone takes " << backbone.image
@@ -112,11 +112,11 @@ constexpr Message not_frozen(bool frozen) {
 ///
 /// As with LibTorch's modules, copies share their networks: training one trains the other. For two
 /// transforms, make two.
-template <transforms::TransformNetwork T, backbones::Backbone B, remaps::RemappingStrategy R>
+template <transforms::Transform T, backbones::Backbone B, remaps::Remap R>
 class Pipeline {
   static_assert(Agreement<detail::not_frozen(backbones::FrozenBackbone<B>)>::holds);
   static_assert(
-      Agreement<fit_together(static_image_of<T>(), static_task_of<B>(), static_classes_of<R>())>::holds);
+      Agreement<check_parts(static_image_of<T>(), static_task_of<B>(), static_classes_of<R>())>::holds);
 
  public:
   static constexpr Task static_task =
@@ -133,8 +133,8 @@ class Pipeline {
     require_agreement(denied("transform", {static_image_of<T>(), dynamic}, {transform_.image, dynamic}));
     require_agreement(denied("backbone", static_task_of<B>(), backbone_.task));
     require_agreement(denied("remap", {{}, static_classes_of<R>()}, {{}, remap_.classes}));
-    require_agreement(fit_together(transform_.image, backbone_.task, remap_.classes));
-    require_agreement(fit_together({}, {{}, merged(remap_.classes, backbone_.task.classes)},
+    require_agreement(check_parts(transform_.image, backbone_.task, remap_.classes));
+    require_agreement(check_parts({}, {{}, merged(remap_.classes, backbone_.task.classes)},
                                    static_cast<int>(remap_.permutation.size())));
     if (domain == PixelDomain::reference && !backbones::NormalizingBackbone<B>) {
       throw Error(
@@ -188,7 +188,7 @@ class Pipeline {
   /// Gives the remap another permutation, as when a saved defense is loaded.
   /// \throws Error when it is no permutation of the pipeline's classes
   void rename_classes(std::vector<std::int64_t> permutation) {
-    require_agreement(fit_together({}, {{}, backbone_.task.classes}, static_cast<int>(permutation.size())));
+    require_agreement(check_parts({}, {{}, backbone_.task.classes}, static_cast<int>(permutation.size())));
     sources_ = sources(permutation);
     remap_.permutation = std::move(permutation);
   }
@@ -220,9 +220,9 @@ class Pipeline {
 
  private:
   /// apply(logits)[:, permutation[j]] = logits[:, j], as a gather.
-  static nn::HostConstant sources(const std::vector<std::int64_t>& permutation) {
+  static nn::DeviceCachedTensor sources(const std::vector<std::int64_t>& permutation) {
     require_agreement(remaps::not_a_bijection(permutation));
-    return nn::HostConstant(at::tensor(remaps::inverse(permutation)));
+    return nn::DeviceCachedTensor(at::tensor(remaps::inverse(permutation)));
   }
 
   T transform_;
@@ -230,7 +230,7 @@ class Pipeline {
   R remap_;
   PixelDomain domain_;
   at::Device device_ = at::kCPU;  ///< of networks that have no tensors
-  nn::HostConstant sources_;
+  nn::DeviceCachedTensor sources_;
 };
 
 

@@ -21,7 +21,7 @@ namespace refine::remaps {
 ///     called `permutation[j]` behind the remap. It can be assigned to, as when a saved defense is loaded;
 ///  3. `R` is copyable.
 template <typename R>
-concept RemappingStrategy = std::copyable<R> && requires(const R& r, R& assignable) {
+concept Remap = std::copyable<R> && requires(const R& r, R& assignable) {
   { r.classes } -> std::convertible_to<int>;
   { r.permutation } -> std::convertible_to<const std::vector<std::int64_t>&>;
   assignable.permutation = std::vector<std::int64_t>{};
@@ -57,13 +57,13 @@ inline std::vector<std::int64_t> inverse(const std::vector<std::int64_t>& permut
 
 /// Logits N×classes in the victim's names → the same logits under their new names:
 /// `apply(r, y)[:, permutation[j]] = y[:, j]`.
-template <RemappingStrategy R>
+template <Remap R>
 at::Tensor apply(const R& remap, const at::Tensor& logits) {
   return logits.index_select(1, at::tensor(inverse(remap.permutation)).to(logits.device()));
 }
 
 /// The way back: `undo(r, apply(r, y)) == y`.
-template <RemappingStrategy R>
+template <Remap R>
 at::Tensor undo(const R& remap, const at::Tensor& logits) {
   require_agreement(not_a_bijection(remap.permutation));
   return logits.index_select(1, at::tensor(remap.permutation).to(logits.device()));
@@ -80,7 +80,7 @@ struct AnyRemap {
   }
 
   template <typename R>
-  requires(!std::same_as<std::remove_cvref_t<R>, AnyRemap> && RemappingStrategy<R>) AnyRemap(const R& remap)
+  requires(!std::same_as<std::remove_cvref_t<R>, AnyRemap> && Remap<R>) AnyRemap(const R& remap)
       : classes(remap.classes), permutation(remap.permutation) {}
 
   int classes;

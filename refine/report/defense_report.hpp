@@ -23,8 +23,8 @@ struct DefenseReport {
   std::string model = {};
   std::string attack = {};
   std::vector<std::string> class_names = {};  ///< one a class, or none: they are numbered then
-  metrics::Figures before = {};               ///< the victim; of 0 classes: not measured
-  metrics::Figures after = {};                ///< the defended model, on the same images
+  metrics::AttackMetrics before = {};               ///< the victim; of 0 classes: not measured
+  metrics::AttackMetrics after = {};                ///< the defended model, on the same images
   std::optional<metrics::AlarmFigures> alarm = std::nullopt;
   std::optional<metrics::Proportion> agreement =
       std::nullopt;                           ///< clean images that both call alike, before and after

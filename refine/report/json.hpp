@@ -18,7 +18,7 @@ namespace refine::report {
 nlohmann::ordered_json metrics_json(const DefenseReport& r);
 
 /// The figures of one classifier under one attack, as they stand in a report's `before` and `after`.
-nlohmann::ordered_json figures_json(const metrics::Figures& figures);
+nlohmann::ordered_json figures_json(const metrics::AttackMetrics& figures);
 
 /// Returns such JSON as text, indented, with a line a matrix row.
 std::string metrics_text(const nlohmann::ordered_json& json);

@@ -44,11 +44,11 @@ void fit(Pipeline<T, B, R>& defense, const at::Tensor& images, const Recipe& rec
 
   const auto objective = [&](const at::Tensor& remapped, const at::Tensor& teacher) {
     switch (recipe.objective) {
-      case Objective::nll:
+      case ObjectiveKind::nll:
         return objectives::Nll{}(remapped, teacher);
-      case Objective::distillation:
+      case ObjectiveKind::distillation:
         return objectives::Distillation{recipe.temperature}(remapped, teacher);
-      case Objective::bce:
+      case ObjectiveKind::bce:
         break;
     }
     return objectives::Bce{}(remapped, teacher);

@@ -12,20 +12,20 @@
 namespace refine {
 
 /// What the transform is trained towards; see `objectives`.
-enum class Objective { bce, nll, distillation };
+enum class ObjectiveKind { bce, nll, distillation };
 
 /// Which images the victim is asked about, as the transform's teacher.
-enum class Teacher {
-  views,   ///< every changed image, at each step, as published
-  images,  ///< each training image once, in the first epoch, as it is: a changed one keeps its answer, a
+enum class TeacherInput {
+  augmented,  ///< every changed image, at each step, as published
+  original,   ///< each training image once, in the first epoch, as it is: a changed one keeps its answer, a
            ///< mixed one mixes the two. A step is cheaper, and no changed image is asked about, which may
            ///< look like a triggered one
 };
 
 /// How a transform is trained: what `fit` takes.
 struct Recipe {
-  Objective objective = Objective::bce;
-  Teacher teacher = Teacher::views;
+  ObjectiveKind objective = ObjectiveKind::bce;
+  TeacherInput teacher = TeacherInput::augmented;
   double temperature = 1;      ///< of distillation
   double supcon_weight = 0.1;  ///< 0 leaves the term out
   double supcon_temperature = 0.07;
@@ -77,9 +77,9 @@ struct ClassifierRecipe {
 namespace recipes {
 
 /// As published: BCE and SupCon, SGD, 150 epochs. For the published figures the pipeline has to be the
-/// published one too: `UNet{.squash = Squash::clamp}`, a `Normalized` victim, `PixelDomain::reference`.
+/// published one too: `UNet{.squash = OutputActivation::clamp}`, a `Normalized` victim, `PixelDomain::reference`.
 inline constexpr Recipe paper = {
-    .objective = Objective::bce,
+    .objective = ObjectiveKind::bce,
     .supcon_weight = 0.1,
     .optimization = {.optimizer = OptimizerKind::sgd,
                      .lr = 0.01,
@@ -96,14 +96,14 @@ inline constexpr Recipe paper = {
 /// The same figures sooner: distillation from the victim, which is asked once, Muon, small batches, mixed
 /// images, bfloat16 where the device has it.
 inline constexpr Recipe fast = {
-    .objective = Objective::distillation,
-    .teacher = Teacher::images,
+    .objective = ObjectiveKind::distillation,
+    .teacher = TeacherInput::original,
     .supcon_weight = 0.1,
     .optimization = {.optimizer = OptimizerKind::muon,
                      .lr = 0.05,
                      .momentum = 0.9,
                      .weight_decay = 0,
-                     .other_lr = 0.005,
+                     .adam_lr = 0.005,
                      .schedule = Schedule::one_cycle,
                      .batch_size = 64,
                      .epochs = 12,
@@ -115,7 +115,7 @@ inline constexpr Recipe fast = {
 inline constexpr Recipe gpu = [] {
   Recipe recipe = fast;
   recipe.optimization.lr = 0.1;
-  recipe.optimization.other_lr = 0.01;
+  recipe.optimization.adam_lr = 0.01;
   recipe.optimization.batch_size = 256;
   recipe.optimization.epochs = 13;
   return recipe;
@@ -149,7 +149,7 @@ inline constexpr ClassifierRecipe fast_classifier = {
                      .lr = 0.05,
                      .momentum = 0.9,
                      .weight_decay = 0,
-                     .other_lr = 0.005,
+                     .adam_lr = 0.005,
                      .schedule = Schedule::one_cycle,
                      .batch_size = 128,
                      .epochs = 15},

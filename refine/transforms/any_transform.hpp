@@ -21,16 +21,16 @@ namespace refine::transforms {
 class AnyTransform {
  public:
   template <typename T>
-  requires(!std::same_as<std::remove_cvref_t<T>, AnyTransform> && TransformNetwork<T>)
+  requires(!std::same_as<std::remove_cvref_t<T>, AnyTransform> && Transform<T>)
       AnyTransform(T transform)
       : image(transform.image),
         module(transform.module),
-        replayable(nn::is_replayable(transform)),
+        cuda_graph_safe(nn::is_replayable(transform)),
         held_(std::make_shared<Model<T>>(std::move(transform))) {}
 
   ImageShape image;
   std::shared_ptr<torch::nn::Module> module;
-  bool replayable;  ///< whether the held transform is
+  bool cuda_graph_safe;  ///< whether the held transform is
 
   /// Float N×C×H×W → float N×C×H×W in [0, 1].
   at::Tensor forward(const at::Tensor& images) const { return held_->forward(images); }
@@ -41,7 +41,7 @@ class AnyTransform {
   /// The same policy around another module, of the same kind. \throws Error when it is of another kind
   AnyTransform with_module(const std::shared_ptr<torch::nn::Module>& other) const {
     AnyTransform same = held_->with_module(other);
-    same.replayable = replayable;
+    same.cuda_graph_safe = cuda_graph_safe;
     return same;
   }
 
@@ -57,7 +57,7 @@ class AnyTransform {
     virtual bool can_freeze() const = 0;
   };
 
-  template <TransformNetwork T>
+  template <Transform T>
   struct Model final : Held {
     explicit Model(T t) : transform(std::move(t)) {}
 

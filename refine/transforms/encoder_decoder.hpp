@@ -29,7 +29,7 @@ class ConvolutionUnit : public torch::nn::Cloneable<ConvolutionUnit>, public nn:
 
   REFINE_INLINE void reset() override;
 
-  at::Tensor forward(const at::Tensor& x) { return nn::convolve_normed(conv_, norm_, x).relu_(); }
+  at::Tensor forward(const at::Tensor& x) { return nn::conv_bn(conv_, norm_, x).relu_(); }
 
   REFINE_INLINE void fold() override;
 
@@ -41,7 +41,7 @@ class ConvolutionUnit : public torch::nn::Cloneable<ConvolutionUnit>, public nn:
 
 class EncoderDecoderModule : public torch::nn::Cloneable<EncoderDecoderModule> {
  public:
-  EncoderDecoderModule(std::int64_t channels, int levels, std::int64_t width, Squash squash);
+  EncoderDecoderModule(std::int64_t channels, int levels, std::int64_t width, OutputActivation squash);
 
   REFINE_INLINE void reset() override;
 
@@ -53,7 +53,7 @@ class EncoderDecoderModule : public torch::nn::Cloneable<EncoderDecoderModule> {
   std::int64_t channels_;
   int levels_;
   std::int64_t width_;
-  Squash squash_;
+  OutputActivation squash_;
   std::vector<std::shared_ptr<ConvolutionUnit>> encoder_, decoder_;
   std::shared_ptr<ConvolutionUnit> bottleneck_;
   torch::nn::Conv2d last_{nullptr};
@@ -72,12 +72,12 @@ class EncoderDecoderModule : public torch::nn::Cloneable<EncoderDecoderModule> {
 template <Task kTask = dynamic_task>
 struct EncoderDecoder {
   static constexpr ImageShape static_image = kTask.image;
-  static constexpr bool replayable = true;
+  static constexpr bool cuda_graph_safe = true;
 
   ImageShape image = kTask.image;
   int levels = 3;   ///< how often the image is halved, 2 at least
   int width = 112;  ///< channels at half of the resolution; 28 beside narrow networks
-  Squash squash = Squash::sigmoid;
+  OutputActivation squash = OutputActivation::sigmoid;
   std::uint64_t seed = default_seed;  ///< of the initial weights
   std::shared_ptr<detail::EncoderDecoderModule> module = make(image, levels, width, squash, seed);
 
@@ -92,7 +92,7 @@ struct EncoderDecoder {
 
  private:
   static std::shared_ptr<detail::EncoderDecoderModule> make(const ImageShape& image, int levels, int width,
-                                                            Squash squash, std::uint64_t seed) {
+                                                            OutputActivation squash, std::uint64_t seed) {
     Message why;
     if (levels < 2 || levels > 8 || width < 2 || width % 2 != 0) {
       why << "refine: an EncoderDecoder of " << levels << " levels and width " << width
@@ -105,7 +105,7 @@ struct EncoderDecoder {
           << image << " is too small; " << (1 << levels) << "x" << (1 << levels) << " is the least";
     }
     require_agreement(why);
-    return nn::seeded(seed, [&] {
+    return nn::with_torch_seed(seed, [&] {
       return std::make_shared<detail::EncoderDecoderModule>(image.channels, levels, width, squash);
     });
   }

@@ -16,7 +16,7 @@ namespace refine {
 namespace transforms {
 
 /// The constant form of a transform, as `freeze` makes it.
-template <TransformNetwork T>
+template <Transform T>
 class Frozen {
  public:
   static constexpr ImageShape static_image = static_image_of<T>();
@@ -27,7 +27,7 @@ class Frozen {
   template <std::same_as<T> Source>
   explicit Frozen(const Source& source)
       : inner_(nn::deep_copy(source)), image(inner_.image), module(inner_.module) {
-    nn::make_constant(*module);
+    nn::prepare_for_inference(*module);
   }
 
  private:
@@ -49,7 +49,7 @@ class Frozen {
 /// into the convolutions, channels-last. What it returns differs from the original's by rounding only. The
 /// original stays as it is, and can be trained on. \throws c10::Error when the module can't be
 /// cloned
-template <transforms::TransformNetwork T>
+template <transforms::Transform T>
 transforms::Frozen<T> freeze(const T& transform) {
   return transforms::Frozen<T>(transform);
 }

@@ -13,19 +13,19 @@
 namespace refine::transforms {
 
 /// How the last layer's output becomes an image in [0, 1].
-enum class Squash {
+enum class OutputActivation {
   sigmoid,  ///< has a gradient everywhere
   clamp,    ///< as published; no gradient where it cuts off
 };
 
 /// `x`, of any range and shape, in [0, 1].
-inline at::Tensor squashed(const at::Tensor& x, Squash squash) {
-  return squash == Squash::sigmoid ? x.sigmoid() : x.clamp(0, 1);
+inline at::Tensor apply_activation(const at::Tensor& x, OutputActivation squash) {
+  return squash == OutputActivation::sigmoid ? x.sigmoid() : x.clamp(0, 1);
 }
 
 /// Its name, as transforms describe themselves.
-inline const char* name_of(Squash squash) {
-  return squash == Squash::sigmoid ? "sigmoid" : "clamp";
+inline const char* name_of(OutputActivation squash) {
+  return squash == OutputActivation::sigmoid ? "sigmoid" : "clamp";
 }
 
 
@@ -39,9 +39,9 @@ inline const char* name_of(Squash squash) {
 ///  by a
 ///     member `with_module(module)` how it is made around another.
 ///
-/// Where `t.replayable` is true, training may record its work and replay it (`nn::is_replayable`).
+/// Where `t.cuda_graph_safe` is true, training may record its work and replay it (`nn::is_replayable`).
 template <typename T>
-concept TransformNetwork = std::copyable<T> && requires(const T& t, const at::Tensor& images) {
+concept Transform = std::copyable<T> && requires(const T& t, const at::Tensor& images) {
   { t.image } -> std::convertible_to<ImageShape>;
   { t.forward(images) } -> std::same_as<at::Tensor>;
   { *t.module } -> std::convertible_to<torch::nn::Module&>;
@@ -62,13 +62,13 @@ struct None {
 
 /// A transform that `freeze` has made constant.
 template <typename T>
-concept FrozenTransform = TransformNetwork<T> && requires {
+concept FrozenTransform = Transform<T> && requires {
   requires T::frozen;
 };
 
 /// Whether `freeze` can copy a transform: it is not frozen, and its module says how it is cloned
 /// (`nn::CanClone`).
-template <TransformNetwork T>
+template <Transform T>
 bool can_freeze(const T& transform) {
   if constexpr (FrozenTransform<T>) {
     return false;

@@ -44,7 +44,7 @@ std::shared_ptr<DoubleConvolution> nested(torch::nn::Module& root, const std::ve
 
 class UNetModule : public torch::nn::Module {
  public:
-  UNetModule(std::int64_t channels, int levels, std::int64_t width, Squash squash);
+  UNetModule(std::int64_t channels, int levels, std::int64_t width, OutputActivation squash);
 
   /// Its children are named as the reference's by containers that can't be cloned one by one.
   REFINE_INLINE std::shared_ptr<torch::nn::Module> clone(
@@ -56,7 +56,7 @@ class UNetModule : public torch::nn::Module {
   std::int64_t channels_;
   int levels_;
   std::int64_t width_;
-  Squash squash_;
+  OutputActivation squash_;
   std::vector<std::shared_ptr<DoubleConvolution>> down_, up_;
   torch::nn::Conv2d last_{nullptr};
 };
@@ -69,12 +69,12 @@ class UNetModule : public torch::nn::Module {
 template <Task kTask = dynamic_task>
 struct UNet {
   static constexpr ImageShape static_image = kTask.image;
-  static constexpr bool replayable = true;
+  static constexpr bool cuda_graph_safe = true;
 
   ImageShape image = kTask.image;
   int levels = 4;  ///< how often the image is halved
   int width = 64;  ///< channels at full resolution
-  Squash squash = Squash::sigmoid;
+  OutputActivation squash = OutputActivation::sigmoid;
   std::uint64_t seed = default_seed;  ///< of the initial weights
   std::shared_ptr<detail::UNetModule> module = make(image, levels, width, squash, seed);
 
@@ -89,7 +89,7 @@ struct UNet {
 
  private:
   static std::shared_ptr<detail::UNetModule> make(const ImageShape& image, int levels, int width,
-                                                  Squash squash, std::uint64_t seed) {
+                                                  OutputActivation squash, std::uint64_t seed) {
     Message why;
     if (levels < 1 || levels > 8 || width < 2 || width % 2 != 0) {
       why << "refine: a UNet of " << levels << " levels and width " << width
@@ -102,7 +102,7 @@ struct UNet {
           << " is too small; " << (1 << levels) << "x" << (1 << levels) << " is the least";
     }
     require_agreement(why);
-    return nn::seeded(
+    return nn::with_torch_seed(
         seed, [&] { return std::make_shared<detail::UNetModule>(image.channels, levels, width, squash); });
   }
 };

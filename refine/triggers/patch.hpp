@@ -34,7 +34,7 @@ struct Patch {
   /// Float N×C×H×W in [0, 1] → the same with the patch: (1−opacity)·x + opacity·pattern there.
   at::Tensor apply(const at::Tensor& images) const {
     check(image, size, margin, opacity);
-    require_agreement(misfit(image, data::image_of(images)));
+    require_agreement(check_shape(image, data::image_of(images)));
     if (pattern.dim() != 3 || pattern.size(0) != image.channels || pattern.size(1) != size ||
         pattern.size(2) != size) {
       Message why;
@@ -112,7 +112,7 @@ struct Patches {
   static std::vector<Overlay<kImage>> published(const ImageShape& image) {
     constexpr double opacities[] = {0.5, 0.5, 0.2, 0.3};
     std::vector<Overlay<kImage>> all;
-    for (const auto& [picture, mask] : figures::four(image)) {
+    for (const auto& [picture, mask] : patterns::four(image)) {
       all.push_back({.image = image, .picture = picture, .mask = mask, .opacity = opacities[all.size()]});
     }
     return all;

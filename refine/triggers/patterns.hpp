@@ -18,7 +18,7 @@
 #include <refine/core/task.hpp>
 
 /// Small coloured figures of our own, each in a place of its own, for triggers of several patches.
-namespace refine::triggers::figures {
+namespace refine::triggers::patterns {
 
 /// A picture of the image's size and where it is to be seen.
 struct Figure {

@@ -29,7 +29,7 @@ struct Rotate {
   /// Float N×C×H×W in [0, 1] → the same, rotated; the nearest pixel, as torchvision's `rotate` takes by
   /// default.
   at::Tensor apply(const at::Tensor& images) const {
-    require_agreement(misfit(image, data::image_of(images)));
+    require_agreement(check_shape(image, data::image_of(images)));
     if (!(degrees >= -180 && degrees <= 180)) {
       throw Error("refine: a rotation by {} degrees was asked for; it is -180 to 180", degrees);
     }

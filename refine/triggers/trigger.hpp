@@ -25,13 +25,13 @@ namespace refine::triggers {
 ///     changing its argument; the same input gives the same output, so whatever is random in it is drawn when
 ///     it is made.
 template <typename T>
-concept TriggerPolicy = std::copyable<T> && requires(const T& t, const at::Tensor& images) {
+concept Trigger = std::copyable<T> && requires(const T& t, const at::Tensor& images) {
   { t.image } -> std::convertible_to<ImageShape>;
   { t.apply(images) } -> std::same_as<at::Tensor>;
 };
 
 /// Why a trigger can't be put on these images; empty when it can.
-constexpr Message misfit(const ImageShape& trigger, const ImageShape& images) {
+constexpr Message check_shape(const ImageShape& trigger, const ImageShape& images) {
   Message why;
   if (!compatible(trigger, images)) {
     why << "refine: the trigger is made for " << trigger << " images, the data has " << images
@@ -47,7 +47,7 @@ class AnyTrigger {
  public:
   /// From any other trigger, without being asked: `std::vector<AnyTrigger>{Patch<>{…}, Blend<>{…}}`.
   template <typename T>
-  requires(!std::same_as<T, AnyTrigger> && TriggerPolicy<T>) AnyTrigger(T trigger)
+  requires(!std::same_as<T, AnyTrigger> && Trigger<T>) AnyTrigger(T trigger)
       : image(trigger.image),
         apply_([held = std::move(trigger)](const at::Tensor& images) { return held.apply(images); }) {}
 
@@ -60,7 +60,7 @@ class AnyTrigger {
   std::function<at::Tensor(const at::Tensor&)> apply_;
 };
 
-static_assert(TriggerPolicy<AnyTrigger>);
+static_assert(Trigger<AnyTrigger>);
 
 
 /// The null policy: images stay as they are.
@@ -77,12 +77,12 @@ struct None {
 /// A trigger that is learnt in parts: `t.parts()` is a vector of triggers, one of which each training image
 /// gets, while `t.apply` shows what test images get.
 template <typename T>
-concept TriggerInParts = TriggerPolicy<T> && requires(const T& t) {
-  requires TriggerPolicy<typename std::remove_cvref_t<decltype(t.parts())>::value_type>;
+concept TriggerInParts = Trigger<T> && requires(const T& t) {
+  requires Trigger<typename std::remove_cvref_t<decltype(t.parts())>::value_type>;
 };
 
 /// `trigger.parts()`, or the trigger itself where it has none.
-template <TriggerPolicy T>
+template <Trigger T>
 auto parts_of(const T& trigger) {
   if constexpr (TriggerInParts<T>) {
     return trigger.parts();
@@ -92,15 +92,15 @@ auto parts_of(const T& trigger) {
 }
 
 /// What `T` is learnt in.
-template <TriggerPolicy T>
+template <Trigger T>
 using Part = typename decltype(parts_of(std::declval<const T&>()))::value_type;
 
 
 /// uint8 N×C×H×W → uint8 N×C×H×W, each image with the trigger on it, rounded to the bytes that a file would
 /// hold. Training and evaluation both stamp through here, so both see the same images.
-template <TriggerPolicy T>
+template <Trigger T>
 at::Tensor stamp(const T& trigger, const at::Tensor& images) {
-  require_agreement(misfit(trigger.image, data::image_of(images)));
+  require_agreement(check_shape(trigger.image, data::image_of(images)));
   at::Tensor stamped = at::empty(images.sizes(), images.options());
   constexpr std::int64_t pixels = 1 << 20;  // bounds the memory that float images take
   const std::int64_t n = images.size(0), area = std::max<std::int64_t>(images.size(2) * images.size(3), 1),

@@ -60,7 +60,7 @@ struct Warp {
         grid.size(2) != images.size(3) || grid.size(3) != 2) {
       throw Error("refine: the warping grid is made for images of another size; give a grid of 1×H×W×2");
     }
-    require_agreement(misfit(image, data::image_of(images)));
+    require_agreement(check_shape(image, data::image_of(images)));
     constexpr std::int64_t bilinear = 0, border = 1;
     const at::Tensor here =
         grid.to(images.device(), images.scalar_type()).expand({images.size(0), -1, -1, -1});
@@ -92,7 +92,7 @@ struct Warp {
 /// (uniform(−1, 1)/W and /H in grid coordinates, clamped to the image): the noise mode of WaNet (Nguyen and
 /// Tran, 2021, `nguyen2021wanet`), as one of its draws. The same seed, the same draw.
 template <ImageShape kImage>
-Warp<kImage> disturbed(Warp<kImage> warp, std::uint64_t seed) {
+Warp<kImage> perturbed_warp(Warp<kImage> warp, std::uint64_t seed) {
   const auto height = static_cast<int>(warp.grid.size(1)), width = static_cast<int>(warp.grid.size(2));
   const at::Tensor size = at::tensor(std::vector<float>{float(width), float(height)});
   const at::Tensor moves =

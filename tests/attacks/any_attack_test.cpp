@@ -31,8 +31,8 @@ void expect_equal(const Poisoned& a, const Poisoned& b) {
   EXPECT_EQ(a.indices, b.indices);
   EXPECT_EQ(a.covers, b.covers);
   EXPECT_EQ(a.augmentation, b.augmentation);
-  EXPECT_EQ(a.exempt.defined(), b.exempt.defined());
-  EXPECT_EQ(a.unflipped.defined(), b.unflipped.defined());
+  EXPECT_EQ(a.no_augment_mask.defined(), b.no_augment_mask.defined());
+  EXPECT_EQ(a.no_flip_mask.defined(), b.no_flip_mask.defined());
   EXPECT_EQ(a.classes, b.classes);
 }
 

@@ -132,7 +132,7 @@ TEST(DirtyLabel, AsksWhatItsDemandAsks) {
                  camera = Physical<smaller>{.target = 1}.poison(set),
                  turned = Batt<smaller>{.target = 1, .rate = 0.25}.poison(set);
   EXPECT_EQ(plain.augmentation, data::Augmentation{});
-  EXPECT_FALSE(plain.exempt.defined() || camera.exempt.defined());
+  EXPECT_FALSE(plain.no_augment_mask.defined() || camera.no_augment_mask.defined());
   // As published: flip, brightness 0.1, ±10°, translate 0.1, scale 0.8–0.9; every image.
   EXPECT_EQ(camera.augmentation, (data::Augmentation{.flip = true,
                                                      .rotation = 10,
@@ -147,13 +147,13 @@ TEST(DirtyLabel, AsksWhatItsDemandAsks) {
   // BATT: ±10° of the clean ones alone.
   EXPECT_EQ(turned.augmentation, data::Augmentation{.rotation = 10});
   for (std::int64_t i = 0; i < 40; ++i)
-    EXPECT_EQ(turned.exempt[i].item<bool>(), std::ranges::binary_search(turned.indices, i)) << i;
-  EXPECT_TRUE(turned.unflipped.equal(turned.exempt));
-  EXPECT_FALSE(plain.unflipped.defined() || camera.unflipped.defined());
+    EXPECT_EQ(turned.no_augment_mask[i].item<bool>(), std::ranges::binary_search(turned.indices, i)) << i;
+  EXPECT_TRUE(turned.no_flip_mask.equal(turned.no_augment_mask));
+  EXPECT_FALSE(plain.no_flip_mask.defined() || camera.no_flip_mask.defined());
   turned.validate();
   const Poisoned ablation = Batt<smaller>{.demand = demands::none}.poison(set);
   EXPECT_EQ(ablation.augmentation, data::Augmentation{});
-  EXPECT_FALSE(ablation.exempt.defined() || ablation.unflipped.defined());
+  EXPECT_FALSE(ablation.no_augment_mask.defined() || ablation.no_flip_mask.defined());
 }
 
 TEST(Catalogue, IsTriggerTimesPlan) {

@@ -49,9 +49,9 @@ TEST(Training, DoesWhatAnAttackAsksFor) {
   EXPECT_TRUE(trained_on(physical).equal(trained_on(physical)));
   Poisoned turned = Batt<small>{.target = 1, .rate = 0.5}.poison(clean());
   EXPECT_FALSE(trained_on(turned).equal(trained_on(plain(turned))));
-  turned.exempt.fill_(true);
+  turned.no_augment_mask.fill_(true);
   EXPECT_FALSE(trained_on(turned).equal(trained_on(plain(turned)))) << "the stamped stay on their side";
-  turned.unflipped.fill_(false);
+  turned.no_flip_mask.fill_(false);
   EXPECT_TRUE(trained_on(turned).equal(trained_on(plain(turned))));
 }
 

@@ -121,7 +121,7 @@ TEST(Seeds, LeaveTheDefaultGeneratorAlone) {
   EXPECT_TRUE(host_generator_state().equal(before)) << "copying it";
   (void)freeze(net);
   EXPECT_TRUE(host_generator_state().equal(before)) << "freezing it";
-  EXPECT_THROW(nn::seeded(1, []() -> int { throw Error("stop"); }), Error);
+  EXPECT_THROW(nn::with_torch_seed(1, []() -> int { throw Error("stop"); }), Error);
   EXPECT_TRUE(host_generator_state().equal(before)) << "failing to make it";
 }
 
@@ -284,8 +284,8 @@ struct Stem : torch::nn::Cloneable<Stem>, nn::Foldable {
     conv = register_module("conv", torch::nn::Conv2d(torch::nn::Conv2dOptions(3, 4, 3)));
     bn = register_module("bn", torch::nn::BatchNorm2d(4));
   }
-  at::Tensor forward(const at::Tensor& x) { return nn::normed(bn, conv->forward(x)); }
-  void fold() override { nn::fold_pair(*this, "conv", conv, "bn", bn); }
+  at::Tensor forward(const at::Tensor& x) { return nn::apply_batch_norm(bn, conv->forward(x)); }
+  void fold() override { nn::fold_conv_bn(*this, "conv", conv, "bn", bn); }
 };
 
 TEST(Readme, FoldsAModuleOfYourOwn) {
@@ -318,7 +318,7 @@ struct Linear {
 
   Task task = tasks::cifar10;
   std::shared_ptr<Module> module =
-      nn::seeded(default_seed, [this] { return std::make_shared<Module>(task); });
+      nn::with_torch_seed(default_seed, [this] { return std::make_shared<Module>(task); });
 
   at::Tensor forward(const at::Tensor& images) const { return module->layer->forward(images.flatten(1)); }
 };

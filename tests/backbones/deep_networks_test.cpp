@@ -110,7 +110,7 @@ void expect_frozen_alike(const B& net, const at::Tensor& images, int norms_left)
 template <typename B>
 void expect_all_trained(const B& net, std::int64_t count) {
   const auto& [channels, height, width] = net.task.image;
-  nn::seeded(1, [&] {  // dropout draws too
+  nn::with_torch_seed(1, [&] {  // dropout draws too
     net.forward(at::rand({count, channels, height, width})).log_softmax(1).square().sum().backward();
   });
   for (const auto& item : net.module->named_parameters()) {
@@ -205,7 +205,7 @@ TEST(InceptionV3, SeesTheLastPixelOfASmallImage) {
   const auto weight_of_the_corner = [](int resize) {
     const InceptionV3<small> net{.width = 4, .resize = resize};
     net.module->eval();
-    at::Tensor images = nn::seeded(1, [] { return at::rand({32, 3, 32, 32}); }).requires_grad_();
+    at::Tensor images = nn::with_torch_seed(1, [] { return at::rand({32, 3, 32, 32}); }).requires_grad_();
     net.forward(images).square().sum().backward();
     const at::Tensor weight = images.grad().abs().sum({0, 1});
     return (weight[31][31] / weight.mean()).item<double>();

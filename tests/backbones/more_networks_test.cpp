@@ -68,10 +68,10 @@ std::vector<std::pair<std::string, AnyBackbone>> all_networks() {
                      AnyBackbone(PreActResNet18<>{.task = open_task, .width = 2, .last_norm = last_norm}));
   }
   for (const bool norm : {false, true}) {
-    for (const Form form : {Form::small, Form::large}) {
+    for (const Variant variant : {Variant::cifar, Variant::imagenet}) {
       all.emplace_back(
-          fmt::format("vgg19{}{}", norm ? ".norm" : "", form == Form::large ? ".large" : ""),
-          AnyBackbone(Vgg19<>{.task = open_task, .width = 1, .batch_norm = norm, .form = form}));
+          fmt::format("vgg19{}{}", norm ? ".norm" : "", variant == Variant::imagenet ? ".large" : ""),
+          AnyBackbone(Vgg19<>{.task = open_task, .width = 1, .batch_norm = norm, .variant = variant}));
     }
   }
   for (const int kernel : {3, 7}) {
@@ -79,11 +79,11 @@ std::vector<std::pair<std::string, AnyBackbone>> all_networks() {
       const std::string stem = fmt::format(".{}{}", kernel, pooling ? ".pool" : "");
       all.emplace_back("resnet18" + stem, AnyBackbone(ResNet18<>{.task = open_task,
                                                                 .width = 2,
-                                                                .form = Form::large,
+                                                                .variant = Variant::imagenet,
                                                                 .stem = Stem{kernel, pooling}}));
       all.emplace_back("resnet50" + stem, AnyBackbone(ResNet50<>{.task = open_task,
                                                                 .width = 1,
-                                                                .form = Form::large,
+                                                                .variant = Variant::imagenet,
                                                                 .stem = Stem{kernel, pooling}}));
     }
   }

@@ -61,16 +61,16 @@ struct Known {
 
 std::vector<Known> known_networks() {
   const Task small = small_task, large = large_task;
-  constexpr auto as_large = Form::large;
+  constexpr auto as_large = Variant::imagenet;
   return {
-      {"resnet18_large", AnyBackbone(ResNet18<>{.task = large, .width = 2, .form = as_large}), 20},
+      {"resnet18_large", AnyBackbone(ResNet18<>{.task = large, .width = 2, .variant = as_large}), 20},
       {"resnet50_small", AnyBackbone(ResNet50<>{.task = small, .width = 2}), 53},
-      {"resnet50_large", AnyBackbone(ResNet50<>{.task = large, .width = 2, .form = as_large}), 53},
+      {"resnet50_large", AnyBackbone(ResNet50<>{.task = large, .width = 2, .variant = as_large}), 53},
       {"vgg16_small", AnyBackbone(Vgg16<>{.task = small, .width = 2}), 13},
       {"vgg16_small_plain", AnyBackbone(Vgg16<>{.task = small, .width = 2, .batch_norm = false}), 0},
-      {"vgg16_large", AnyBackbone(Vgg16<>{.task = large, .width = 1, .form = as_large}), 13},
+      {"vgg16_large", AnyBackbone(Vgg16<>{.task = large, .width = 1, .variant = as_large}), 13},
       {"vgg16_large_plain",
-       AnyBackbone(Vgg16<>{.task = large, .width = 1, .batch_norm = false, .form = as_large}), 0},
+       AnyBackbone(Vgg16<>{.task = large, .width = 1, .batch_norm = false, .variant = as_large}), 0},
   };
 }
 
@@ -101,9 +101,9 @@ TEST(Networks, ComputeWhatTheirAuthorsDo) {
 }
 
 TEST(Networks, TakeTheFormOfTheirTask) {
-  static_assert(form_for({3, 64, 64}) == Form::small && form_for({3, 65, 65}) == Form::large);
-  static_assert(form_for({3, 64, 300}) == Form::small && form_for({3, dynamic, 300}) == Form::large);
-  static_assert(form_for({}) == Form::small);
+  static_assert(variant_for({3, 64, 64}) == Variant::cifar && variant_for({3, 65, 65}) == Variant::imagenet);
+  static_assert(variant_for({3, 64, 300}) == Variant::cifar && variant_for({3, dynamic, 300}) == Variant::imagenet);
+  static_assert(variant_for({}) == Variant::cifar);
   for (const auto& [image, small] :
        {std::pair{ImageShape{3, 32, 32}, true}, std::pair{ImageShape{3, 224, 224}, false}}) {
     const Task task{image, 4};
@@ -118,7 +118,7 @@ TEST(Networks, TakeTheFormOfTheirTask) {
   }
   constexpr Task fixed = {ImageShape{3, 224, 224}, 4};
   EXPECT_TRUE(has(AnyBackbone(ResNet18<fixed>{.width = 1}), "fc.weight"));
-  EXPECT_TRUE(has(AnyBackbone(ResNet18<fixed>{.width = 1, .form = Form::small}), "linear.weight"));
+  EXPECT_TRUE(has(AnyBackbone(ResNet18<fixed>{.width = 1, .variant = Variant::cifar}), "linear.weight"));
 }
 
 TEST(Networks, TakeLargerImagesAndOpenSides) {
@@ -137,9 +137,9 @@ TEST(Networks, TakeLargerImagesAndOpenSides) {
 TEST(Networks, DrawTheirWeightsAsTheirAuthorsDo) {
   const auto deviation = [](const at::Tensor& t) { return t.std().item<double>(); };
   // N(0, 2/(k·k·out)) in both VGGs and the large ResNets; PyTorch's uniform ±1/√(k·k·in) in the small ones.
-  for (const Form form : {Form::small, Form::large}) {
-    const Vgg16<> vgg{.task = large_task, .width = 4, .form = form};
-    const ResNet50<> deep{.task = large_task, .width = 4, .form = form};
+  for (const Variant variant : {Variant::cifar, Variant::imagenet}) {
+    const Vgg16<> vgg{.task = large_task, .width = 4, .variant = variant};
+    const ResNet50<> deep{.task = large_task, .width = 4, .variant = variant};
     for (const auto* layer : all_of<torch::nn::Conv2dImpl>(*vgg.module)) {
       const at::Tensor w = layer->weight;
       const double want = std::sqrt(2.0 / static_cast<double>(9 * w.size(0)));
@@ -154,9 +154,9 @@ TEST(Networks, DrawTheirWeightsAsTheirAuthorsDo) {
       const at::Tensor w = layer->weight;
       const double bound = 1 / std::sqrt(static_cast<double>(w[0].numel()));
       const double large = std::sqrt(2.0 / static_cast<double>(w.numel() / w.size(1)));
-      const double want = form == Form::large ? large : bound / std::sqrt(3.0);
+      const double want = variant == Variant::imagenet ? large : bound / std::sqrt(3.0);
       EXPECT_NEAR(deviation(w) / want, 1, 5 / std::sqrt(2.0 * static_cast<double>(w.numel())));
-      if (form == Form::small) {
+      if (variant == Variant::cifar) {
         EXPECT_LE(w.abs().max().item<double>(), bound * (1 + 1e-6));
       }
     }
@@ -164,11 +164,11 @@ TEST(Networks, DrawTheirWeightsAsTheirAuthorsDo) {
 }
 
 TEST(Networks, DropOutInTrainingOnly) {
-  const Vgg16<> net{.task = large_task, .width = 1, .form = Form::large};
+  const Vgg16<> net{.task = large_task, .width = 1, .variant = Variant::imagenet};
   const at::Tensor images = at::rand({2, 3, 64, 36});
   net.module->eval();
   EXPECT_TRUE(net.forward(images).equal(net.forward(images)));
-  nn::seeded(1, [&] {
+  nn::with_torch_seed(1, [&] {
     net.module->train();
     EXPECT_FALSE(net.forward(images).equal(net.forward(images)));
   });
@@ -180,7 +180,7 @@ TEST(Networks, RefuseTasksThatTheyCantTake) {
             }),
             "refine: a VGG16 halves its images five times, 3x28x28 is too small; 32x32 is the least");
   EXPECT_EQ(error_of([] {
-              (void)ResNet50<>{.task = {{3, 24, 24}, 10}, .form = Form::large};
+              (void)ResNet50<>{.task = {{3, 24, 24}, 10}, .variant = Variant::imagenet};
             }),
             "refine: a ResNet50 halves its images five times, 3x24x24 is too small; 32x32 is the least");
   EXPECT_EQ(error_of([] {

@@ -25,19 +25,19 @@ bool wait_for(const std::atomic<bool>& flag, std::chrono::milliseconds most) {
 
 /// Two lambdas are two types: they must take turns all the same.
 TEST(Seeded, TwoThreads_TakeTurns) {
-  const at::Tensor one = seeded(1, [] { return at::rand({4}); }), two = seeded(2, [] { return at::rand({4}); });
+  const at::Tensor one = with_torch_seed(1, [] { return at::rand({4}); }), two = with_torch_seed(2, [] { return at::rand({4}); });
   const at::Tensor before = at::rand({1});
   std::atomic<bool> first_is_in = false, second_is_in = false, both = false;
   at::Tensor first, second;
   std::thread thread([&] {
-    first = seeded(1, [&] {
+    first = with_torch_seed(1, [&] {
       first_is_in = true;
       both = wait_for(second_is_in, std::chrono::milliseconds(200));
       return at::rand({4});
     });
   });
   EXPECT_TRUE(wait_for(first_is_in, std::chrono::seconds(20)));
-  second = seeded(2, [&] {
+  second = with_torch_seed(2, [&] {
     second_is_in = true;
     return at::rand({4});
   });
@@ -49,14 +49,14 @@ TEST(Seeded, TwoThreads_TakeTurns) {
 
 TEST(Seeded, Nested_GivesTheOuterSeedItsDrawsBack) {
   const auto twice = [](auto&& between) {
-    return seeded(1, [&] {
+    return with_torch_seed(1, [&] {
       at::rand({3});
       between();
       return at::rand({3});
     });
   };
   const at::Tensor alone = twice([] {});
-  EXPECT_TRUE(twice([] { seeded(7, [] { return at::rand({5}); }); }).equal(alone));
+  EXPECT_TRUE(twice([] { with_torch_seed(7, [] { return at::rand({5}); }); }).equal(alone));
 }
 
 /// To be run under a thread sanitizer, too: what is read is what another thread writes.

@@ -34,14 +34,14 @@ float pixel(const at::Tensor& image, std::int64_t c, std::int64_t y, std::int64_
 }
 
 /// One image, pixel by pixel, from the definition.
-at::Tensor moved(const at::Tensor& image, std::int64_t dy, std::int64_t dx, bool mirrored) {
+at::Tensor moved(const at::Tensor& image, std::int64_t dy, std::int64_t dx, bool to_torchscript) {
   auto out = at::empty_like(image);
   auto* to = out.mutable_data_ptr<float>();
   const auto height = image.size(1), width = image.size(2);
   for (std::int64_t c = 0; c < 3; ++c) {
     for (std::int64_t y = 0; y < height; ++y) {
       for (std::int64_t x = 0; x < width; ++x)
-        *to++ = pixel(image, c, y + dy, (mirrored ? width - 1 - x : x) + dx);
+        *to++ = pixel(image, c, y + dy, (to_torchscript ? width - 1 - x : x) + dx);
     }
   }
   return out;
@@ -60,9 +60,9 @@ TEST(Augmentation, FlipsHalfOfTheImages) {
   const auto out = augment(images, {.flip = true}, 1);
   int flipped = 0;
   for (std::int64_t i = 0; i < 400; ++i) {
-    const bool same = out[i].equal(images[i]), mirrored = out[i].equal(moved(images[i], 0, 0, true));
-    ASSERT_NE(same, mirrored);
-    flipped += mirrored;
+    const bool same = out[i].equal(images[i]), to_torchscript = out[i].equal(moved(images[i], 0, 0, true));
+    ASSERT_NE(same, to_torchscript);
+    flipped += to_torchscript;
   }
   EXPECT_NEAR(flipped, 200, 50);  // five standard deviations
   EXPECT_TRUE(images.equal(before));
@@ -90,8 +90,8 @@ TEST(Augmentation, FlipsTheCrop) {
   const auto out = augment(images, {.flip = true, .crop_padding = 1}, 3);
   const auto cropped = augment(images, {.crop_padding = 1}, 3), flipped = augment(images, {.flip = true}, 3);
   for (std::int64_t i = 0; i < 100; ++i) {  // no draw of the one moves a draw of the other
-    const bool mirrored = !flipped[i].equal(images[i]);
-    EXPECT_TRUE(out[i].equal(mirrored ? moved(cropped[i], 0, 0, true) : cropped[i]));
+    const bool to_torchscript = !flipped[i].equal(images[i]);
+    EXPECT_TRUE(out[i].equal(to_torchscript ? moved(cropped[i], 0, 0, true) : cropped[i]));
   }
 }
 
@@ -120,7 +120,7 @@ TEST(Augmentation, ResizesTheCropAsTorchDoes) {
   for (const auto& [height, width] : {std::pair{32, 32}, std::pair{20, 33}, std::pair{9, 40}}) {
     const auto images = images_of(64, height, width);
     const auto out = augment(images, {.resized_crop_min_scale = 0.3}, 5);
-    detail::Draws draws(5, "resized crop");
+    detail::ScopedTorchSeed draws(5, "resized crop");
     for (std::int64_t i = 0; i < 64; ++i) {
       const auto box = detail::random_resized_box(draws, height, width, 0.3);
       const auto cut = images.narrow(0, i, 1).narrow(2, box.top, box.height).narrow(3, box.left, box.width);
@@ -131,7 +131,7 @@ TEST(Augmentation, ResizesTheCropAsTorchDoes) {
 }
 
 TEST(Augmentation, DrawsBoxesWithinTheirBounds) {
-  detail::Draws draws(1, "test");
+  detail::ScopedTorchSeed draws(1, "test");
   double least = 1, most = 0, widest = 0, tallest = 0;
   for (int i = 0; i < 5000; ++i) {
     const auto box = detail::random_resized_box(draws, 100, 100, 0.4);
@@ -223,7 +223,7 @@ TEST(Augmentation, MovesAsTorchvisionDoes) {
 
 TEST(Augmentation, DrawsMovesWithinTheirBounds) {
   const Augmentation how{.rotation = 10, .translate = 0.1, .scale_min = 0.8, .scale_max = 0.9};
-  detail::Draws draws(1, "test");
+  detail::ScopedTorchSeed draws(1, "test");
   double left = 0, right = 0, least = 2, most = 0;
   std::set<std::int64_t> across, down;
   for (int i = 0; i < 2000; ++i) {
@@ -253,7 +253,7 @@ TEST(Augmentation, MovesEachImageByDrawsOfItsOwn) {
     sizes.insert(left);
   }
   EXPECT_GT(sizes.size(), 10u);
-  detail::Draws draws(1, "affine");
+  detail::ScopedTorchSeed draws(1, "affine");
   std::vector<detail::Move> moves;
   for (int i = 0; i < 40; ++i) moves.push_back(detail::random_move(draws, how, 20, 20));
   EXPECT_TRUE(detail::moved(images, moves).equal(out));

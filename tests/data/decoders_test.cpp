@@ -119,7 +119,7 @@ TEST(DecodeImage, ConvertsInksByHand) {
 TEST(DecodeImage, RefusesEveryCutOfEveryFormat) {
   for (const char* name : {"colours.bmp", "palette.bmp", "sixteen.bmp", "colours.ppm", "grey.pgm", "bits.pbm",
                            "sixteen.ppm", "lossless.webp", "lossy.webp", "plain.tif", "lzw.tif", "alpha.tif"}) {
-    const std::string whole = file_bytes(folder / name);
+    const std::string whole = read_file(folder / name);
     const at::Tensor image = decode_image(whole, name);
     for (std::size_t n = 0; n < whole.size(); ++n) {
       const std::string line = error_of([&] {
@@ -142,7 +142,7 @@ TEST(DecodeImage, SaysWhatAFileIsThatIsNotRead) {
   expect_words(line("\0\0\0\x20" "ftypavif\0\0"s), {"an AVIF image"});
   expect_words(line("\0\0\0\x20" "ftypheic\0\0"s), {"an HEIC image"});
   expect_words(line("<!DOCTYPE html><html>"), {"a web page"});
-  std::string packed = file_bytes(folder / "palette.bmp");
+  std::string packed = read_file(folder / "palette.bmp");
   packed[30] = 1;
   expect_words(line(packed), {"run-length"});
 }
@@ -156,7 +156,7 @@ TEST(ImageFiles, FindsEveryFormatAndNamesWhatItPassesOver) {
   EXPECT_EQ(image_files(scratch.path, &others).size(), 5u);
   ASSERT_EQ(others.size(), 3u);
   ::testing::internal::CaptureStderr();
-  tell_passed_over(others);
+  warn_ignored(others);
   expect_words(::testing::internal::GetCapturedStderr(), {"3 files", "2 .gif", "1 without an extension", "f.gif"});
   const ScratchFolder gifs;
   gifs.write("a.gif", "GIF89a");
@@ -165,7 +165,7 @@ TEST(ImageFiles, FindsEveryFormatAndNamesWhatItPassesOver) {
 
 TEST(ImageFolder, KeepsClassesOfEveryFormatAndDepth) {
   const ScratchFolder scratch;
-  const std::string ppm = file_bytes(folder / "colours.ppm"), bmp = file_bytes(folder / "colours.bmp");
+  const std::string ppm = read_file(folder / "colours.ppm"), bmp = read_file(folder / "colours.bmp");
   scratch.write("a/1.ppm", ppm);
   scratch.write("b/part/deeper/1.bmp", bmp);
   scratch.write("b/2.bmp", bmp);

@@ -49,8 +49,8 @@ TEST(Resize, IsPyTorchsAntialiasedBilinear) {
   const at::Tensor images = pytorch().at("odd_images").narrow(0, 0, 1), bytes = to_bytes(images);
   for (const auto& [h, w] : {std::pair{16, 12}, std::pair{45, 33}, std::pair{20, 40}}) {
     const std::string size = fmt::format("{}x{}", h, w);
-    EXPECT_LT(distance(resized(images, h, w), pytorch().at("resize:" + size)), 1e-5) << size;
-    const at::Tensor rounded = resized(bytes, h, w);
+    EXPECT_LT(distance(resize(images, h, w), pytorch().at("resize:" + size)), 1e-5) << size;
+    const at::Tensor rounded = resize(bytes, h, w);
     EXPECT_EQ(rounded.scalar_type(), at::kByte);
     // Its fixed-point weights may differ by one between processors.
     EXPECT_LE(distance(rounded.to(at::kFloat), pytorch().at("resize.bytes:" + size)), 1) << size;
@@ -61,40 +61,40 @@ TEST(Resize, IsTheMeanWhereTheTrianglesSaySo) {
   // To half the width, a triangle of two pixels either side: weights 1/8, 3/8, 3/8, 1/8, cut and made to add
   // up to 1 at the ends, 3/7, 3/7, 1/7.
   const at::Tensor image = at::rand({1, 1, 1, 8});
-  const at::Tensor small = resized(image, 1, 4);
+  const at::Tensor small = resize(image, 1, 4);
   const auto v = [&](int x) { return image[0][0][0][x].item<double>(); };
   EXPECT_NEAR(small[0][0][0][0].item<double>(), (3 * v(0) + 3 * v(1) + v(2)) / 7, 1e-6);
   EXPECT_NEAR(small[0][0][0][1].item<double>(), (v(1) + 3 * v(2) + 3 * v(3) + v(4)) / 8, 1e-6);
-  EXPECT_TRUE(resized(image, 1, 8).equal(image));
-  EXPECT_EQ(resized(at::zeros({0, 3, 4, 4}), 2, 2).sizes(), (Sizes{0, 3, 2, 2}));
-  EXPECT_EQ(resized(at::zeros({2, 3, 4, 4}), 2, 7).sizes(), (Sizes{2, 3, 2, 7}));
+  EXPECT_TRUE(resize(image, 1, 8).equal(image));
+  EXPECT_EQ(resize(at::zeros({0, 3, 4, 4}), 2, 2).sizes(), (Sizes{0, 3, 2, 2}));
+  EXPECT_EQ(resize(at::zeros({2, 3, 4, 4}), 2, 7).sizes(), (Sizes{2, 3, 2, 7}));
 }
 
 TEST(Resize, RefusesWhatHasNoPixels) {
-  expect_words(error_of([] { resized(at::zeros({3, 4, 4}), 2, 2); }), {"3 dimensions", "N×C×H×W"});
-  expect_words(error_of([] { resized(at::zeros({1, 3, 0, 4}), 2, 2); }), {"without pixels"});
-  for (const Fit fit : {Fit::exact, Fit::crop, Fit::stretch}) {
-    expect_words(error_of([&] { fitted(at::zeros({1, 3, 4, 4}), fit, 0, 2); }), {"2 x 0 pixels"});
-    expect_words(error_of([&] { fitted(at::zeros({1, 3, 4, 4}), fit, 4, -2); }), {"-2 x 4 pixels"});
+  expect_words(error_of([] { resize(at::zeros({3, 4, 4}), 2, 2); }), {"3 dimensions", "N×C×H×W"});
+  expect_words(error_of([] { resize(at::zeros({1, 3, 0, 4}), 2, 2); }), {"without pixels"});
+  for (const ResizeMode fit : {ResizeMode::exact, ResizeMode::crop, ResizeMode::stretch}) {
+    expect_words(error_of([&] { resize_to_fit(at::zeros({1, 3, 4, 4}), fit, 0, 2); }), {"2 x 0 pixels"});
+    expect_words(error_of([&] { resize_to_fit(at::zeros({1, 3, 4, 4}), fit, 4, -2); }), {"-2 x 4 pixels"});
   }
   expect_words(error_of([] {
-                 fitted(at::zeros({1, 3, 4, 5}), Fit::exact, 5, 4);
+                 resize_to_fit(at::zeros({1, 3, 4, 5}), ResizeMode::exact, 5, 4);
                }),
                {"5 x 4", "4 x 5", "Fit::crop"});
 }
 
 TEST(Fitted, CropsAsTorchvisionDoes) {
   const at::Tensor images = pytorch().at("odd_images").narrow(0, 0, 1);
-  EXPECT_LT(distance(fitted(images, Fit::crop, 20, 20), pytorch().at("crop:20")), 1e-5);
-  const at::Tensor lying = fitted(images.transpose(2, 3).contiguous(), Fit::crop, 20, 20);
+  EXPECT_LT(distance(resize_to_fit(images, ResizeMode::crop, 20, 20), pytorch().at("crop:20")), 1e-5);
+  const at::Tensor lying = resize_to_fit(images.transpose(2, 3).contiguous(), ResizeMode::crop, 20, 20);
   EXPECT_LT(distance(lying.transpose(2, 3), pytorch().at("crop:20")), 1e-5);
   // Python's round((w - 5) / 2) of 0.5, 1, 1.5, 2, 2.5, 3.5: halves go to the even number.
   const int begins[] = {0, 1, 2, 2, 2, 3, 4};
   for (int spare = 1; spare <= 7; ++spare) {
     const at::Tensor row =
         at::arange(5 + spare).view({1, 1, 1, 5 + spare}).expand({1, 1, 5, 5 + spare}).to(at::kFloat);
-    EXPECT_EQ(fitted(row, Fit::crop, 5, 5)[0][0][0][0].item<int>(), begins[spare - 1]) << spare;
-    EXPECT_EQ(fitted(row.transpose(2, 3), Fit::crop, 5, 5)[0][0][0][0].item<int>(), begins[spare - 1])
+    EXPECT_EQ(resize_to_fit(row, ResizeMode::crop, 5, 5)[0][0][0][0].item<int>(), begins[spare - 1]) << spare;
+    EXPECT_EQ(resize_to_fit(row.transpose(2, 3), ResizeMode::crop, 5, 5)[0][0][0][0].item<int>(), begins[spare - 1])
         << spare;
   }
 }
@@ -114,34 +114,34 @@ TEST(Fitted, IsTorchvisionOnFiles) {
       EXPECT_LT(image.ne(theirs("tensor")).to(at::kFloat).mean().item<double>(), 1e-3)
           << name << ' ' << change;
     };
-    expect_alike(load_images({source}, {.image = {3, 32, 32}, .fit = Fit::crop}).images[0], "crop");
-    expect_alike(load_images({source}, {.image = {3, 24, 40}, .fit = Fit::stretch}).images[0], "stretch");
-    expect_alike(load_images({source}, {.image = {3, 32, 32}, .fit = Fit::resize_crop(37)}).images[0],
+    expect_alike(load_images({source}, {.image = {3, 32, 32}, .fit = ResizeMode::crop}).images[0], "crop");
+    expect_alike(load_images({source}, {.image = {3, 24, 40}, .fit = ResizeMode::stretch}).images[0], "stretch");
+    expect_alike(load_images({source}, {.image = {3, 32, 32}, .fit = ResizeMode::resize_crop(37)}).images[0],
                  "resize_crop");
   }
 }
 
 TEST(Fitted, ResizesTheShorterSideThenCropsImagesOfTheWantedSizeToo) {
   const at::Tensor images = at::rand({1, 3, 8, 16});
-  EXPECT_TRUE(fitted(images, Fit::resize_crop(10), 6, 4).equal(resized(images, 10, 20).narrow(2, 2, 6).narrow(3, 8, 4)));
-  EXPECT_FALSE(fitted(images, Fit::resize_crop(16), 8, 16).equal(images));
-  expect_words(error_of([&] { fitted(images, Fit::resize_crop(9), 10, 4); }), {"4 x 10", "9", "10 or more"});
+  EXPECT_TRUE(resize_to_fit(images, ResizeMode::resize_crop(10), 6, 4).equal(resize(images, 10, 20).narrow(2, 2, 6).narrow(3, 8, 4)));
+  EXPECT_FALSE(resize_to_fit(images, ResizeMode::resize_crop(16), 8, 16).equal(images));
+  expect_words(error_of([&] { resize_to_fit(images, ResizeMode::resize_crop(9), 10, 4); }), {"4 x 10", "9", "10 or more"});
   const ScratchFolder scratch;
   const auto file = scratch.write("a.png", grey_png(32, 32, 9));
-  const at::Tensor image = load_images({file}, {.image = {3, 32, 32}, .fit = Fit::resize_crop(48)}).images;
+  const at::Tensor image = load_images({file}, {.image = {3, 32, 32}, .fit = ResizeMode::resize_crop(48)}).images;
   EXPECT_EQ(image.sizes(), (Sizes{1, 3, 32, 32}));
   expect_words(
-      error_of([&] { load_images({file}, {.image = {3, 32, 32}, .fit = Fit::resize_crop(20)}); }),
+      error_of([&] { load_images({file}, {.image = {3, 32, 32}, .fit = ResizeMode::resize_crop(20)}); }),
       {"32 x 32", "20"});
 }
 
 TEST(Fitted, CoversOblongsAndStretches) {
   const at::Tensor images = at::rand({2, 3, 8, 16});
-  EXPECT_TRUE(fitted(images, Fit::crop, 4, 6).equal(resized(images, 4, 8).narrow(3, 1, 6)));
-  EXPECT_TRUE(fitted(images, Fit::crop, 12, 8).equal(resized(images, 12, 24).narrow(3, 8, 8)));
-  EXPECT_TRUE(fitted(images, Fit::crop, 2, 16).equal(images.narrow(2, 3, 2)));
-  EXPECT_TRUE(fitted(images, Fit::stretch, 12, 8).equal(resized(images, 12, 8)));
-  EXPECT_TRUE(fitted(images, Fit::exact, 8, 16).equal(images));
+  EXPECT_TRUE(resize_to_fit(images, ResizeMode::crop, 4, 6).equal(resize(images, 4, 8).narrow(3, 1, 6)));
+  EXPECT_TRUE(resize_to_fit(images, ResizeMode::crop, 12, 8).equal(resize(images, 12, 24).narrow(3, 8, 8)));
+  EXPECT_TRUE(resize_to_fit(images, ResizeMode::crop, 2, 16).equal(images.narrow(2, 3, 2)));
+  EXPECT_TRUE(resize_to_fit(images, ResizeMode::stretch, 12, 8).equal(resize(images, 12, 8)));
+  EXPECT_TRUE(resize_to_fit(images, ResizeMode::exact, 8, 16).equal(images));
 }
 
 // ---- image_files ----
@@ -179,7 +179,7 @@ TEST(ImageFiles, FollowsLinksAndNoCircles) {
   EXPECT_EQ(image_files(scratch.path),
             (std::vector<fs::path>{in("a/1.png"), in("b/2.png"), in("c.png"), in("d.png")}));
   expect_words(error_of([&] { load_images(image_files(scratch.path)); }), {"d.png", "No such file"});
-  EXPECT_EQ(load_images(image_files(scratch.path), {.on_bad = OnBad::skip}).files.size(), 3u);
+  EXPECT_EQ(load_images(image_files(scratch.path), {.on_bad = OnDecodeError::skip}).files.size(), 3u);
 }
 
 // ---- load_images ----
@@ -207,12 +207,12 @@ TEST(LoadImages, FitsEachImage) {
   const std::pair<int, int> sizes[] = {{40, 30}, {30, 40}, {16, 16}, {9, 50}, {64, 64}};
   for (const auto& [w, h] : sizes)
     files.push_back(scratch.write(fmt::format("{}x{}.png", w, h), noise_png(w, h)));
-  for (const Fit fit : {Fit::crop, Fit::stretch}) {
+  for (const ResizeMode fit : {ResizeMode::crop, ResizeMode::stretch}) {
     const auto loaded = load_images(files, {.image = {3, 16, 16}, .fit = fit, .threads = 2}).images;
     ASSERT_EQ(loaded.sizes(), (Sizes{5, 3, 16, 16}));
     for (int i = 0; i < 5; ++i) {  // one by one, in another memory format
       const at::Tensor image = decode_image(files[static_cast<std::size_t>(i)]).unsqueeze(0);
-      EXPECT_LE(distance(loaded[i].to(at::kInt), fitted(image, fit, 16, 16)[0].to(at::kInt)), 1) << i;
+      EXPECT_LE(distance(loaded[i].to(at::kInt), resize_to_fit(image, fit, 16, 16)[0].to(at::kInt)), 1) << i;
     }
   }
 }
@@ -225,7 +225,7 @@ TEST(LoadImages, MakesGreyByTheLuma) {
   const at::Tensor grey = load_images({file}, {.image = {1, dynamic, dynamic}}).images;
   ASSERT_EQ(grey.sizes(), (Sizes{1, 1, 10, 20}));
   EXPECT_LE(distance(grey[0][0].to(at::kDouble), luma), 0.51);  // to the nearest
-  EXPECT_EQ(load_images({file}, {.image = {1, 5, 5}, .fit = Fit::crop}).images.sizes(), (Sizes{1, 1, 5, 5}));
+  EXPECT_EQ(load_images({file}, {.image = {1, 5, 5}, .fit = ResizeMode::crop}).images.sizes(), (Sizes{1, 1, 5, 5}));
   // Grey stays what it is.
   const auto same = scratch.write("y.png", grey_png(4, 4, 201));
   EXPECT_TRUE(load_images({same}, {.image = {1, 4, 4}}).images.eq(201).all().item<bool>());
@@ -243,7 +243,7 @@ TEST(LoadImages, LeavesBadFilesOutWhereAskedTo) {
     files.push_back(scratch.write(fmt::format("{:03}.png", i), bytes));
   }
   for (const unsigned threads : {1u, 4u}) {
-    const auto loaded = load_images(files, {.on_bad = OnBad::skip, .threads = threads});
+    const auto loaded = load_images(files, {.on_bad = OnDecodeError::skip, .threads = threads});
     ASSERT_EQ(loaded.images.size(0), 96);
     ASSERT_EQ(loaded.files.size(), 96u);
     for (int i = 0; i < 96; ++i) {
@@ -258,9 +258,9 @@ TEST(LoadImages, LeavesBadFilesOutWhereAskedTo) {
     expect_words(loaded.skipped[3], {"099.png", "cannot decode"});
   }
   expect_words(error_of([&] { load_images(files); }), {"000.png"});
-  expect_words(error_of([&] { load_images({files[17], files[0]}, {.on_bad = OnBad::skip}); }), {"000.png"});
+  expect_words(error_of([&] { load_images({files[17], files[0]}, {.on_bad = OnDecodeError::skip}); }), {"000.png"});
   expect_words(error_of([&] {
-                 load_images({files[17], files[0]}, {.image = {3, 4, 4}, .on_bad = OnBad::skip});
+                 load_images({files[17], files[0]}, {.image = {3, 4, 4}, .on_bad = OnDecodeError::skip});
                }),
                {"any of the 2", "017.png"});
 }
@@ -299,8 +299,8 @@ TEST(LoadImages, IsTheSameFromAStore) {
   }
   const auto load = [&](const fs::path& in, std::int64_t most, std::uint64_t seed = 1) {
     return load_images(image_files(folder), {.image = {3, 4, 4},
-                                             .fit = Fit::crop,
-                                             .on_bad = OnBad::skip,
+                                             .fit = ResizeMode::crop,
+                                             .on_bad = OnDecodeError::skip,
                                              .store = in,
                                              .threads = 2,
                                              .most = most,
@@ -360,12 +360,12 @@ TEST(LoadImages, RefusesWhatItCannotDo) {
                  load_images({file}, {.image = {3, 8, 8}});
                }),
                {"x.png", "4 x 4", "8 x 8", "Fit::crop"});
-  for (const Fit fit : {Fit::crop, Fit::stretch}) {
+  for (const ResizeMode fit : {ResizeMode::crop, ResizeMode::stretch}) {
     expect_words(error_of([&] { load_images({file}, {.fit = fit}); }),
                  {"height and width are open", "say .image"});
   }
   expect_words(error_of([&] {
-                 load_images({needle}, {.image = {3, 64, 64}, .fit = Fit::crop});
+                 load_images({needle}, {.image = {3, 64, 64}, .fit = ResizeMode::crop});
                }),
                {"n.png", "1 x 800", "too long and narrow"});
 }
@@ -401,14 +401,14 @@ TEST(ImageFolder, FitsFoldersOfMixedSizes) {
   scratch.write("train/b/1.png", noise_png(20, 33));
   scratch.write("test/b/1.png", noise_png(11, 12));
   expect_words(error_of([&] { image_folders(scratch.path); }), {"2.png", "16 x 16 pixels"});
-  expect_words(error_of([&] { image_folders(scratch.path, {.fit = Fit::crop}); }), {"train", "say .image"});
-  const auto [train, test] = image_folders(scratch.path, {.image = {3, 16, 16}, .fit = Fit::crop});
+  expect_words(error_of([&] { image_folders(scratch.path, {.fit = ResizeMode::crop}); }), {"train", "say .image"});
+  const auto [train, test] = image_folders(scratch.path, {.image = {3, 16, 16}, .fit = ResizeMode::crop});
   train.validate();
   EXPECT_EQ(train.task(), (Task{{3, 16, 16}, 2}));
   EXPECT_EQ(test.images.sizes(), (Sizes{1, 3, 16, 16}));
   EXPECT_TRUE(train.images[1].equal(decode_image(scratch.path / "train/a/2.png")));
   EXPECT_TRUE(train.images.equal(
-      load_images(image_files(scratch.path / "train"), {.image = {3, 16, 16}, .fit = Fit::crop}).images));
+      load_images(image_files(scratch.path / "train"), {.image = {3, 16, 16}, .fit = ResizeMode::crop}).images));
   EXPECT_EQ(image_folder(scratch.path / "test", {.image = {1, dynamic, dynamic}}).image(),
             (ImageShape{1, 12, 11}));
 }

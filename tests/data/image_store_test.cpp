@@ -45,7 +45,7 @@ class ImageStore : public ::testing::Test {
     scratch_.write(fmt::format("train/{}/{:03}.png", "abc"[i / 50], i), bytes);
   }
 
-  Dataset read(OnBad on_bad = OnBad::fail, const ImageShape& image = {}) const {
+  Dataset read(OnDecodeError on_bad = OnDecodeError::fail, const ImageShape& image = {}) const {
     return image_folder(folder_, {.image = image, .on_bad = on_bad, .store = store_, .threads = 2});
   }
 
@@ -111,18 +111,18 @@ TEST_F(ImageStore, IsMadeAnewWhenSomethingChanges) {
   EXPECT_TRUE(made(
       [&] {
         const Dataset small =
-            image_folder(folder_, {.image = {3, 2, 2}, .fit = Fit::stretch, .store = store_});
+            image_folder(folder_, {.image = {3, 2, 2}, .fit = ResizeMode::stretch, .store = store_});
         EXPECT_EQ(small.images.sizes(), (Sizes{150, 3, 2, 2}));
       },
       file_));
   EXPECT_TRUE(made(
       [&] {
-        image_folder(folder_, {.image = {3, 2, 2}, .fit = Fit::crop, .store = store_});
+        image_folder(folder_, {.image = {3, 2, 2}, .fit = ResizeMode::crop, .store = store_});
       },
       file_));
   EXPECT_TRUE(made(
       [&] {
-        EXPECT_EQ(read(OnBad::fail, {1, dynamic, dynamic}).image(), (ImageShape{1, 4, 5}));
+        EXPECT_EQ(read(OnDecodeError::fail, {1, dynamic, dynamic}).image(), (ImageShape{1, 4, 5}));
       },
       file_));
   expect_ascending(old);  // what was mapped before stays what it was
@@ -155,7 +155,7 @@ TEST_F(ImageStore, CutOrDamagedIsMadeAnew) {
   rewrite(whole + "x");
   EXPECT_TRUE(made([&] { expect_ascending(read()); }, file_));
 
-  const auto read_as_told = [&] { expect_ascending(read(OnBad::fail, {3, 4, 5})); };
+  const auto read_as_told = [&] { expect_ascending(read(OnDecodeError::fail, {3, 4, 5})); };
   read_as_told();
   std::string turned = content(file_);
   rewrite(turned.replace(turned.find("3x4x5"), 5, "3x5x4"));  // as many pixels
@@ -171,7 +171,7 @@ TEST_F(ImageStore, KeepsWhatWasLeftOut) {
   EXPECT_EQ(std::distance(fs::directory_iterator(store_), {}), 0) << "not even under another name";
   const Dataset in_memory = [&] {
     ::testing::internal::CaptureStderr();
-    const Dataset set = image_folder(folder_, {.on_bad = OnBad::skip});
+    const Dataset set = image_folder(folder_, {.on_bad = OnDecodeError::skip});
     expect_words(::testing::internal::GetCapturedStderr(),
                  {"left out: ", "020.png", "060.png: it has 9 x 9 pixels", "149.png"});
     return set;
@@ -180,7 +180,7 @@ TEST_F(ImageStore, KeepsWhatWasLeftOut) {
   EXPECT_EQ(in_memory.size(), 147);
   for (int run = 0; run < 2; ++run) {
     ::testing::internal::CaptureStderr();
-    const Dataset stored = read(OnBad::skip);
+    const Dataset stored = read(OnDecodeError::skip);
     const std::string told = ::testing::internal::GetCapturedStderr();
     expect_words(told, {"020.png", "060.png: it has 9 x 9 pixels", "149.png"});
     EXPECT_EQ(std::ranges::count(told, '\n'), 3);
@@ -195,7 +195,7 @@ TEST_F(ImageStore, TellsOfManyLeftOutHowManyMore) {
   for (int i = 0; i < 45; ++i) write(i, "no image");
   for (const fs::path& store : {fs::path(), store_}) {
     ::testing::internal::CaptureStderr();
-    EXPECT_EQ(image_folder(folder_, {.on_bad = OnBad::skip, .store = store}).size(), 105);
+    EXPECT_EQ(image_folder(folder_, {.on_bad = OnDecodeError::skip, .store = store}).size(), 105);
     const std::string told = ::testing::internal::GetCapturedStderr();
     EXPECT_EQ(std::ranges::count(told, '\n'), 21);
     expect_words(told, {"019.png", "left out: 25 more"});
@@ -205,7 +205,7 @@ TEST_F(ImageStore, TellsOfManyLeftOutHowManyMore) {
   // Whoever asks for the lines gets them all, and nothing is printed.
   std::vector<std::string> lines;
   ::testing::internal::CaptureStderr();
-  image_folder(folder_, {.on_bad = OnBad::skip, .skipped = &lines});
+  image_folder(folder_, {.on_bad = OnDecodeError::skip, .skipped = &lines});
   EXPECT_EQ(::testing::internal::GetCapturedStderr(), "");
   EXPECT_EQ(lines.size(), 45u);
 }
@@ -213,13 +213,13 @@ TEST_F(ImageStore, TellsOfManyLeftOutHowManyMore) {
 TEST_F(ImageStore, RefusesAClassOfWhichNothingIsLeft) {
   for (int i = 50; i < 100; ++i) write(i, "no image");
   for (const fs::path& store : {fs::path(), store_}) {
-    expect_words(error_of([&] { image_folder(folder_, {.on_bad = OnBad::skip, .store = store}); }),
+    expect_words(error_of([&] { image_folder(folder_, {.on_bad = OnDecodeError::skip, .store = store}); }),
                  {(folder_ / "b").string(), "none of its 50", "050.png"});
   }
   for (int i = 0; i < 150; ++i) write(i, "no image");
   for (const fs::path& store : {fs::path(), store_}) {
     expect_words(error_of([&] {
-                   image_folder(folder_, {.image = {3, 4, 5}, .on_bad = OnBad::skip, .store = store});
+                   image_folder(folder_, {.image = {3, 4, 5}, .on_bad = OnDecodeError::skip, .store = store});
                  }),
                  {"any of the 150", "000.png"});
   }
@@ -246,7 +246,7 @@ TEST_F(ImageStore, RefusesWhereItCannotLie) {
   }
   expect_words(
       error_of([&] {
-        image_folder(folder_, {.image = {3, 1 << 24, 1 << 24}, .fit = Fit::stretch, .store = store_});
+        image_folder(folder_, {.image = {3, 1 << 24, 1 << 24}, .fit = ResizeMode::stretch, .store = store_});
       }),
       {"126663739.5 GB", "free some space"});
   EXPECT_FALSE(fs::exists(file_));
@@ -280,11 +280,11 @@ TEST_F(ImageStore, HasOneFileForEachPartOfASplit) {
   EXPECT_TRUE(fs::exists(scratch_.path / "train.images") && fs::exists(scratch_.path / "test.images"));
 }
 
-// ---- private_copy ----
+// ---- copy_on_write ----
 
 TEST_F(ImageStore, PrivateCopiesDoNotSeeEachOther) {
   const Dataset set = read();
-  const at::Tensor copy = private_copy(set.images);
+  const at::Tensor copy = copy_on_write(set.images);
   EXPECT_NE(detail::mapping_of(copy), nullptr);
   EXPECT_NE(copy.data_ptr(), set.images.data_ptr());
   EXPECT_TRUE(copy.equal(set.images));
@@ -292,7 +292,7 @@ TEST_F(ImageStore, PrivateCopiesDoNotSeeEachOther) {
   expect_ascending(set);
   expect_ascending(read());
   // What was changed comes along.
-  const at::Tensor second = private_copy(copy);
+  const at::Tensor second = copy_on_write(copy);
   EXPECT_TRUE(second.equal(copy));
   copy.fill_(1);
   EXPECT_TRUE(second[100].eq(255).all().item<bool>());
@@ -301,12 +301,12 @@ TEST_F(ImageStore, PrivateCopiesDoNotSeeEachOther) {
 
 TEST_F(ImageStore, PrivateCopyOfAViewIsOfThoseImages) {
   const Dataset set = read();
-  const at::Tensor middle = private_copy(set.images.narrow(0, 40, 20));
+  const at::Tensor middle = copy_on_write(set.images.narrow(0, 40, 20));
   EXPECT_TRUE(middle.equal(set.images.narrow(0, 40, 20)));
   middle.fill_(0);
-  const at::Tensor first = private_copy(set.first(30).images);
+  const at::Tensor first = copy_on_write(set.first(30).images);
   EXPECT_TRUE(first.equal(set.images.narrow(0, 0, 30)));
-  const at::Tensor odd = private_copy(set.images.slice(0, 0, 150, 2));  // not one piece
+  const at::Tensor odd = copy_on_write(set.images.slice(0, 0, 150, 2));  // not one piece
   EXPECT_TRUE(odd.equal(set.images.slice(0, 0, 150, 2)));
   odd.fill_(0);
   expect_ascending(set);
@@ -316,7 +316,7 @@ TEST_F(ImageStore, IsMappedAsLongAsAnythingLooksAtIt) {
   at::Tensor left;
   {
     const Dataset set = read();
-    left = private_copy(set.images)[149][0];
+    left = copy_on_write(set.images)[149][0];
   }
   fs::remove_all(store_);
   EXPECT_TRUE(left.eq(149).all().item<bool>());
@@ -324,11 +324,11 @@ TEST_F(ImageStore, IsMappedAsLongAsAnythingLooksAtIt) {
 
 TEST(PrivateCopy, OfOtherImagesIsAClone) {
   const at::Tensor images = at::rand({3, 1, 2, 2}).mul(255).to(at::kByte);
-  const at::Tensor copy = private_copy(images);
+  const at::Tensor copy = copy_on_write(images);
   EXPECT_TRUE(copy.equal(images));
   EXPECT_NE(copy.data_ptr(), images.data_ptr());
   EXPECT_EQ(detail::mapping_of(copy), nullptr);
-  EXPECT_EQ(private_copy(images.narrow(0, 0, 0)).size(0), 0);
+  EXPECT_EQ(copy_on_write(images.narrow(0, 0, 0)).size(0), 0);
 }
 
 }  // namespace

@@ -30,15 +30,15 @@ data::Dataset halves(at::Tensor dark, at::Tensor bright) {  // uint8, N×3×32×
 at::Tensor photographs(const std::filesystem::path& folder) {
   const auto loaded = data::load_images(
       data::image_files(folder),
-      {.image = {3, 224, 224}, .fit = data::Fit::crop, .on_bad = data::OnBad::skip, .most = 5000});
+      {.image = {3, 224, 224}, .fit = data::ResizeMode::crop, .on_bad = data::OnDecodeError::skip, .most = 5000});
   for (const std::string& why : loaded.skipped) std::cerr << why << "\n";
   return loaded.images;  // uint8, N×3×224×224; loaded.files says which file each came from
 }
 
 data::Split imagenet50(const std::filesystem::path& root) {  // <root>/train/<class>/*.jpg, …
   return data::image_folders(root, {.image = {3, 224, 224},
-                                    .fit = data::Fit::crop,
-                                    .on_bad = data::OnBad::skip,
+                                    .fit = data::ResizeMode::crop,
+                                    .on_bad = data::OnDecodeError::skip,
                                     .store = root / "decoded"});
 }
 

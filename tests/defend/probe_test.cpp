@@ -73,7 +73,7 @@ at::Tensor reds(std::int64_t n, std::int64_t side = 8) {
 }
 
 at::Tensor noise(std::int64_t n, std::int64_t side = 4) {
-  return nn::seeded(1, [&] { return at::randint(256, {n, 3, side, side}, at::kByte); });
+  return nn::with_torch_seed(1, [&] { return at::randint(256, {n, 3, side, side}, at::kByte); });
 }
 
 Probe probe_of(Function::Forward function, const at::Tensor& images = reds(24), const ProbeOptions& options = {}) {

@@ -97,7 +97,7 @@ TEST(Evaluate, VictimOfBuffersAlone_IsAskedOnItsDevice) {
 }
 
 TEST(Evaluate, CountsAVictimAsByHand) {
-  const metrics::Figures figures = evaluate(Stub{}, test_set, SecondByte{});
+  const metrics::AttackMetrics figures = evaluate(Stub{}, test_set, SecondByte{});
   EXPECT_EQ(figures.ba, (metrics::Proportion{5, 8}));
   EXPECT_EQ(figures.asr, (metrics::Proportion{4, 6}));
   EXPECT_EQ(figures.ra, (metrics::Proportion{2, 6}));
@@ -112,7 +112,7 @@ TEST(Evaluate, CountsAVictimAsByHand) {
 }
 
 TEST(Evaluate, WithoutATargetHasNoSuccessRate) {
-  const metrics::Figures figures = evaluate(Stub{}, test_set, SecondByte{.target = std::nullopt});
+  const metrics::AttackMetrics figures = evaluate(Stub{}, test_set, SecondByte{.target = std::nullopt});
   EXPECT_TRUE(std::isnan(figures.asr.value()));
   EXPECT_EQ(figures.ra, (metrics::Proportion{4, 8}));
 }

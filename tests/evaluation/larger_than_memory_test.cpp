@@ -87,7 +87,7 @@ TEST(LargerThanMemory, IsReadPoisonedTrainedOnAndEvaluated) {
   recipe.optimization.batch_size = 16;
   recipe.augmentation = {};
   const Small victim = train_classifier(Small{}, poisoned, recipe);
-  const metrics::Figures figures = evaluate(victim, test, attack);
+  const metrics::AttackMetrics figures = evaluate(victim, test, attack);
 
   EXPECT_EQ(train.size() + test.size(), 2 * n);
   EXPECT_EQ(poisoned.indices.size(), n / 50u);

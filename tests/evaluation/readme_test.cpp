@@ -35,7 +35,7 @@ TEST(EvaluationReadme, Measures) {
   const metrics::Proportion alike = agreement(defense, images);
   const metrics::AlarmFigures alarm = evaluate_alarm(defense, images.slice(0, 0, 8), images.slice(0, 8));
   for (const metrics::ScanEntry& guess : scan(defense, images, scan_catalogue(task.image))) {
-    const metrics::Lift lift = metrics::strongest(guess.before);
+    const metrics::Lift lift = metrics::max_lift_by_share(guess.before);
     if (lift.interval().low > 0.5)
       std::cout << guess.trigger << " sends images to class " << lift.cls << '\n';
   }

@@ -137,7 +137,7 @@ TEST(Scan, FindsAPublishedTriggerWithoutLabels) {
   const auto entries = scan(Backdoored{}, images);
   ASSERT_EQ(entries.size(), 14u);
   for (const auto& entry : entries) {
-    const metrics::Lift before = metrics::strongest(entry.before), after = metrics::strongest(entry.after);
+    const metrics::Lift before = metrics::max_lift_by_share(entry.before), after = metrics::max_lift_by_share(entry.after);
     // The larger checkerboard ends in the smaller one.
     const bool planted = entry.trigger == "checkerboard 3×3, bottom right" ||
                          entry.trigger == "checkerboard 6×6, bottom right";

@@ -254,17 +254,17 @@ TEST(Defense, IsRefusedInFrontOfAnotherVictimOrInAnotherTransform) {
   const ScratchFolder folder;
   const auto path = folder.path / "defense.safetensors";
   constexpr Task cifar = tasks::cifar10;
-  const auto pipeline = [&](std::uint64_t victim, transforms::Squash squash) {
+  const auto pipeline = [&](std::uint64_t victim, transforms::OutputActivation squash) {
     return Pipeline{transforms::UNet<cifar>{.levels = 2, .width = 4, .squash = squash},
                     freeze(backbones::ResNet18<cifar>{.width = 4, .seed = victim}),
                     remaps::Derangement<cifar>{}};
   };
-  save(pipeline(1, transforms::Squash::sigmoid), path, recipes::fast);
-  auto same = pipeline(1, transforms::Squash::sigmoid);
+  save(pipeline(1, transforms::OutputActivation::sigmoid), path, recipes::fast);
+  auto same = pipeline(1, transforms::OutputActivation::sigmoid);
   load(same, path);
-  auto stranger = pipeline(2, transforms::Squash::sigmoid);
+  auto stranger = pipeline(2, transforms::OutputActivation::sigmoid);
   testing::expect_words(testing::error_of([&] { load(stranger, path); }), {path.string(), "another victim"});
-  auto clamped = pipeline(1, transforms::Squash::clamp);
+  auto clamped = pipeline(1, transforms::OutputActivation::clamp);
   testing::expect_words(testing::error_of([&] { load(clamped, path); }), {path.string(), "sigmoid", "clamp"});
 }
 

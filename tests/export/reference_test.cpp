@@ -33,7 +33,7 @@ TEST(ReferenceCheckpoint, GivesThePredictionsOfTheReference) {
   nn::load_state_dict(
       *network.module, formats::read_weights(folder / "reference_ckpt_epoch_150.pth").tensors, "victim");
   network.module->eval();
-  const transforms::UNet<task> unet{.width = 2, .squash = transforms::Squash::clamp};
+  const transforms::UNet<task> unet{.width = 2, .squash = transforms::OutputActivation::clamp};
   nn::load_state_dict(
       *unet.module, formats::read_weights(folder / "reference_unet_epoch150.pth").tensors, "transform");
   const Pipeline defense{unet, freeze(backbones::Normalized{network, normalizations::cifar10}),
@@ -47,7 +47,7 @@ TEST(ReferenceCheckpoint, GivesThePredictionsOfTheReference) {
 
   const testing::ScratchFolder scratch;
   export_torchscript(defense, scratch.path / "defended.pt");
-  EXPECT_TRUE(at::allclose(Served(scratch.path / "defended.pt").forward(images).softmax(1),
+  EXPECT_TRUE(at::allclose(ExportedClassifier(scratch.path / "defended.pt").forward(images).softmax(1),
                            expected.at("expected"), 1e-5, 1e-5));
 }
 

@@ -45,7 +45,7 @@ auto defended(PixelDomain domain = PixelDomain::image) {
 }
 
 at::Tensor images(std::int64_t n) {
-  return nn::seeded(1, [&] { return at::rand({n, 3, 32, 32}); });
+  return nn::with_torch_seed(1, [&] { return at::rand({n, 3, 32, 32}); });
 }
 
 /// What is exported convolves as LibTorch does: so does the pipeline here, while it is compared to the last
@@ -100,7 +100,7 @@ TEST(TorchScriptFile, HasNoTensorInItsCodeThatWouldStayBehindOnAnotherDevice) {
 }
 
 TEST(TorchScriptFile, HasAForeignVictimInsideWithItsControlFlow) {
-  torch::jit::Module foreign = nn::seeded(3, [] {
+  torch::jit::Module foreign = nn::with_torch_seed(3, [] {
     torch::jit::Module m("foreign");
     m.register_parameter("kernel", at::randn({5, 3, 3, 3}), false);
     m.define(R"(def forward(self, x):
@@ -120,13 +120,13 @@ TEST(TorchScriptFile, HasAForeignVictimInsideWithItsControlFlow) {
       remaps::Derangement<>{.classes = 5}};
   const ScratchFolder folder;
   export_torchscript(defense, folder.path / "defended.pt", {{"note", "a test"}});
-  const Served served(folder.path / "defended.pt");
+  const ExportedClassifier served(folder.path / "defended.pt");
   EXPECT_EQ(served.task(), (Task{shape, 5}));
   EXPECT_EQ(served.about()["note"], "a test");
   c10::NoGradGuard no_grad;
   const auto serving = freeze(defense);  // what is written
   for (std::int64_t n : {1, 2, 3, 6}) {
-    const at::Tensor x = nn::seeded(1, [&] { return at::rand({n, 3, 12, 20}); });
+    const at::Tensor x = nn::with_torch_seed(1, [&] { return at::rand({n, 3, 12, 20}); });
     const ByLibTorch exactly;
     EXPECT_TRUE(at::equal(served.forward(x), serving.forward(x))) << n;
     EXPECT_TRUE(at::equal(served.transformed(x), serving.transformed(x))) << n;
@@ -140,11 +140,11 @@ TEST(TorchScriptFile, IsServedOnlyWhereItIsADefendedClassifier) {
   torch::jit::Module m("m");
   m.define("def forward(self, x):\n    return x\n");
   m.save((folder.path / "m.pt").string());
-  testing::expect_words(error_of([&] { Served(folder.path / "m.pt"); }), {"m.pt", "refine.json"});
+  testing::expect_words(error_of([&] { ExportedClassifier(folder.path / "m.pt"); }), {"m.pt", "refine.json"});
   m.save((folder.path / "n.pt").string(), {{"refine.json", R"({"image": [3, 0, 4], "classes": 5})"}});
-  testing::expect_words(error_of([&] { Served(folder.path / "n.pt"); }), {"n.pt", "image and classes"});
+  testing::expect_words(error_of([&] { ExportedClassifier(folder.path / "n.pt"); }), {"n.pt", "image and classes"});
   m.save((folder.path / "o.pt").string(), {{"refine.json", R"({"image": [3, 4, 4], "classes": 5})"}});
-  testing::expect_words(error_of([&] { Served(folder.path / "o.pt"); }), {"o.pt", "'transform'"});
+  testing::expect_words(error_of([&] { ExportedClassifier(folder.path / "o.pt"); }), {"o.pt", "'transform'"});
 }
 
 TEST(TorchScriptFile, LeavesThePipelineAsItWas) {
@@ -190,8 +190,8 @@ TEST(TorchScriptFile, Export_LeavesNetworksOnTheirDevice) {
   export_torchscript(defense, folder.path / "defended.pt");
   EXPECT_EQ(defense.device(), device);
   EXPECT_EQ(defense.backbone().module->parameters().front().const_data_ptr(), memory);
-  Served served(folder.path / "defended.pt");
-  const Served copy = served;
+  ExportedClassifier served(folder.path / "defended.pt");
+  const ExportedClassifier copy = served;
   served.to(device);
   EXPECT_EQ(copy.device(), device);
 }

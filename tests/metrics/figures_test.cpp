@@ -31,8 +31,8 @@ TEST(ConfusionMatrix, HasARowForEachTrueClass) {
   EXPECT_EQ(confusion_matrix(ten.truth, ten.clean, 3), expected);
 }
 
-TEST(Figures, AgreeWithTheHandWorkedCase) {
-  const Figures f = figures(ten);
+TEST(AttackMetrics, AgreeWithTheHandWorkedCase) {
+  const AttackMetrics f = attack_metrics(ten);
   EXPECT_EQ(f.ba, (Proportion{7, 10}));
   EXPECT_EQ(f.asr, (Proportion{4, 7}));  // images 3, 4, 6, 8 of the seven that are not of class 0
   EXPECT_EQ(f.ra, (Proportion{3, 7}));   // images 5, 7, 9
@@ -47,8 +47,8 @@ TEST(Figures, AgreeWithTheHandWorkedCase) {
   EXPECT_DOUBLE_EQ(f.largest_lift.value(), 3.0 / 7);
 }
 
-TEST(Figures, AreWhatTheReadmeSays) {
-  const auto f = refine::metrics::figures(
+TEST(AttackMetrics, AreWhatTheReadmeSays) {
+  const auto f = refine::metrics::attack_metrics(
       {.truth = {0, 1, 1, 2}, .clean = {0, 1, 1, 1}, .triggered = {0, 0, 1, 0}, .classes = 3, .target = 0});
   EXPECT_EQ(f.asr, (Proportion{2, 3}));
   EXPECT_NEAR(f.asr.wilson().low, 0.208, 5e-4);
@@ -56,10 +56,10 @@ TEST(Figures, AreWhatTheReadmeSays) {
   EXPECT_EQ(f.largest_lift.cls, 0);
 }
 
-TEST(Figures, SpeakOfAllImagesWithoutATarget) {
+TEST(AttackMetrics, SpeakOfAllImagesWithoutATarget) {
   Predictions p = ten;
   p.target.reset();
-  const Figures f = figures(p);
+  const AttackMetrics f = attack_metrics(p);
   EXPECT_EQ(f.asr, (Proportion{0, 0}));
   EXPECT_TRUE(std::isnan(f.asr.value()));
   EXPECT_EQ(f.ra, (Proportion{6, 10}));
@@ -69,7 +69,7 @@ TEST(Figures, SpeakOfAllImagesWithoutATarget) {
 
 // An attack that a permutation merely sent elsewhere: target 0, perm[0] = 2, and without the trigger all is
 // predicted well. Class 2 is kept rare, since its own images cannot add to its lift.
-TEST(Figures, TheLargestLiftSeesAnAttackSentToAnotherClass) {
+TEST(AttackMetrics, TheLargestLiftSeesAnAttackSentToAnotherClass) {
   Predictions p = {.classes = 4, .target = 0};
   const auto add = [&](int count, int truth, int triggered) {
     for (int i = 0; i < count; ++i) {
@@ -82,7 +82,7 @@ TEST(Figures, TheLargestLiftSeesAnAttackSentToAnotherClass) {
   add(75, 1, 2), add(3, 1, 0), add(22, 1, 1);  // 100 of class 1
   add(75, 3, 2), add(3, 3, 0), add(2, 3, 3);   // 80 of class 3
   add(20, 2, 2);                               // 20 of class 2
-  const Figures f = figures(p);
+  const AttackMetrics f = attack_metrics(p);
   EXPECT_DOUBLE_EQ(f.asr.value(), 0.03);  // 6 of 200
   EXPECT_DOUBLE_EQ(f.ra.value(), 44.0 / 200);
   EXPECT_DOUBLE_EQ(f.lifts[0].value(), 0.03);
@@ -123,7 +123,7 @@ TEST(Lift, TheLowestClassWinsAmongEquals) {
 }
 
 TEST(Der, AgreesWithItsDefinition) {
-  Figures before, after;
+  AttackMetrics before, after;
   before.ba = {91, 100}, before.asr = {100, 100};
   after.ba = {90, 100}, after.asr = {1, 100};
   EXPECT_DOUBLE_EQ(defense_effectiveness(before, after), (0.99 - 0.01 + 1) / 2);
@@ -135,29 +135,29 @@ TEST(Der, AgreesWithItsDefinition) {
   EXPECT_TRUE(std::isnan(defense_effectiveness(before, after)));
 }
 
-TEST(Figures, RefuseWhatDoesNotFit) {
+TEST(AttackMetrics, RefuseWhatDoesNotFit) {
   Predictions p = ten;
   p.clean.pop_back();
   EXPECT_EQ(
-      error_of([&] { figures(p); }),
+      error_of([&] { attack_metrics(p); }),
       "cannot count the clean predictions: there are 9 of them for 10 test images; give one for each image, "
       "in one order");
   p = ten;
   p.triggered[4] = 3;
-  EXPECT_EQ(error_of([&] { figures(p); }),
+  EXPECT_EQ(error_of([&] { attack_metrics(p); }),
             "cannot count the triggered predictions: number 4 is class 3, outside 0 to 2; check the number "
             "of classes");
   p = ten;
   p.truth[0] = -1;
-  EXPECT_NE(error_of([&] { figures(p); }).find("the true labels: number 0 is class -1"), std::string::npos);
+  EXPECT_NE(error_of([&] { attack_metrics(p); }).find("the true labels: number 0 is class -1"), std::string::npos);
   p = ten;
   p.target = 3;
-  EXPECT_NE(error_of([&] { figures(p); }).find("its target is class 3, outside 0 to 2"), std::string::npos);
-  EXPECT_NE(error_of([&] { figures({}); }).find("0 classes were said"), std::string::npos);
+  EXPECT_NE(error_of([&] { attack_metrics(p); }).find("its target is class 3, outside 0 to 2"), std::string::npos);
+  EXPECT_NE(error_of([&] { attack_metrics({}); }).find("0 classes were said"), std::string::npos);
 }
 
-TEST(Figures, OfNoImagesAreNaN) {
-  const Figures f = figures({.classes = 2, .target = 1});
+TEST(AttackMetrics, OfNoImagesAreNaN) {
+  const AttackMetrics f = attack_metrics({.classes = 2, .target = 1});
   EXPECT_TRUE(std::isnan(f.ba.value()) && std::isnan(f.asr.value()) && std::isnan(f.largest_lift.value()));
 }
 

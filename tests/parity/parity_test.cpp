@@ -42,7 +42,7 @@ constexpr Task task = tasks::cifar10;
 const std::vector<std::int64_t> shuffle = {5, 7, 0, 9, 3, 4, 8, 1, 6, 2};
 
 transforms::UNet<task> little(int width) {
-  const transforms::UNet<task> unet{.width = width, .squash = transforms::Squash::clamp};
+  const transforms::UNet<task> unet{.width = width, .squash = transforms::OutputActivation::clamp};
   testing::fill(*unet.module, 0.2);
   return unet;
 }
@@ -89,7 +89,7 @@ TEST_P(TransformParity, Outputs) {
   const Kind kind = GetParam();
   const c10::NoGradGuard no_grad;
   const transforms::UNet<> unet{
-      .image = {3, dynamic, dynamic}, .levels = kind.levels, .width = 4, .squash = transforms::Squash::clamp};
+      .image = {3, dynamic, dynamic}, .levels = kind.levels, .width = 4, .squash = transforms::OutputActivation::clamp};
   testing::fill(*unet.module, kind.last);
   for (const char* images : {"normalized", "odd"}) {
     const std::string name = std::string(kind.name) + ":" + images;

@@ -48,10 +48,10 @@ struct Named {
   Names permutation = {1, 2, 0};
 };
 
-static_assert(transforms::TransformNetwork<Square>);
+static_assert(transforms::Transform<Square>);
 static_assert(backbones::Backbone<Means> && !backbones::FrozenBackbone<Means>);
 static_assert(backbones::FrozenBackbone<backbones::Frozen<Means>>);
-static_assert(remaps::RemappingStrategy<Named>);
+static_assert(remaps::Remap<Named>);
 
 void expect_near(const at::Tensor& a, const at::Tensor& b) {
   ASSERT_EQ(a.sizes(), b.sizes());
@@ -173,11 +173,11 @@ TEST(Pipeline, HasThePixelDomainOfTheReference) {
 }
 
 TEST(Pipeline, RefusesAtConstructionInTheCompilersWords) {
-  constexpr Message classes = fit_together({3, 32, 32}, {{3, 32, 32}, 10}, 50);
+  constexpr Message classes = check_parts({3, 32, 32}, {{3, 32, 32}, 10}, 50);
   static_assert(
       classes.view() ==
       "refine: the remap renames 50 classes, the backbone predicts 10; give both the same Task [Pipeline]");
-  constexpr Message shapes = fit_together({3, 28, 28}, {{3, 32, 32}, 10}, 10);
+  constexpr Message shapes = check_parts({3, 28, 28}, {{3, 32, 32}, 10}, 10);
   static_assert(
       shapes.view() ==
       "refine: the transform rewrites 3x28x28 images, the backbone takes 3x32x32; give both the same Task "

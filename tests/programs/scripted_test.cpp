@@ -38,7 +38,7 @@ static_assert(backbones::Backbone<backbones::AnyBackbone>);
 
 /// A convolution with BatchNorm, then `tail`, which maps `x`, N×4×H×W, to what forward returns.
 torch::jit::Module network(const std::string& tail, const std::string& more = "") {
-  return nn::seeded(3, [&] {
+  return nn::with_torch_seed(3, [&] {
     torch::jit::Module m("network");
     m.register_parameter("kernel", at::randn({4, 3, 3, 3}), false);
     m.register_parameter("gain", at::rand({4}) + 0.5, false);
@@ -59,7 +59,7 @@ torch::jit::Module network(const std::string& tail, const std::string& more = ""
 const std::string linear = "    return torch.matmul(torch.mean(x, [2, 3]), self.weight.t())\n";
 
 at::Tensor images(std::int64_t n, std::int64_t side = 16) {
-  return nn::seeded(1, [&] { return at::rand({n, 3, side, side}); });
+  return nn::with_torch_seed(1, [&] { return at::rand({n, 3, side, side}); });
 }
 
 TEST(Scripted, AnswersAndDifferentiatesAsTheFileDoes) {
@@ -175,7 +175,7 @@ TEST(Scripted, RefusesWhatIsNoClassifierOfBatches) {
 
 TEST(Scripted, ConvolvesByOwnArithmeticWhereThatIsQuicker) {
   const auto deep = [](const std::string& convolution) {
-    return nn::seeded(3, [&] {
+    return nn::with_torch_seed(3, [&] {
       torch::jit::Module m("network");
       m.register_parameter("first", at::randn({16, 3, 3, 3}) / 5, false);
       m.register_parameter("second", at::randn({16, 16, 3, 3}) / 12, false);

@@ -108,7 +108,7 @@ TEST(None, LeavesTheNames) {
 
 TEST(Undo, TakesApplyBack) {
   const at::Tensor y = logits(2, 10);
-  const auto there_and_back = [&](const RemappingStrategy auto& remap) {
+  const auto there_and_back = [&](const Remap auto& remap) {
     return undo(remap, apply(remap, y)).equal(y) && apply(remap, undo(remap, y)).equal(y);
   };
   EXPECT_TRUE(there_and_back(Derangement<tasks::cifar10>{}));
@@ -144,7 +144,7 @@ struct Swap {
     return names;
   }
 };
-static_assert(RemappingStrategy<Swap>);
+static_assert(Remap<Swap>);
 
 TEST(Readme, TakesARemapOfYourOwn) {
   EXPECT_EQ((Swap{.classes = 4}.permutation), (Names{1, 0, 3, 2}));

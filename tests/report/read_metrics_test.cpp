@@ -29,12 +29,12 @@ DefenseReport complete() {
   DefenseReport r = unlabelled();
   r.dataset = "CIFAR-3";
   r.attack = "BadNets";
-  r.before = metrics::figures({.truth = {0, 0, 0, 1, 1, 1, 1, 2, 2, 2},
+  r.before = metrics::attack_metrics({.truth = {0, 0, 0, 1, 1, 1, 1, 2, 2, 2},
                                .clean = {0, 0, 1, 1, 1, 1, 0, 2, 2, 1},
                                .triggered = {0, 0, 0, 0, 0, 1, 0, 2, 0, 2},
                                .classes = 3,
                                .target = 0});
-  r.after = metrics::figures({.truth = {0, 0, 0, 1, 1, 1, 1, 2, 2, 2},
+  r.after = metrics::attack_metrics({.truth = {0, 0, 0, 1, 1, 1, 1, 2, 2, 2},
                               .clean = {0, 0, 1, 1, 1, 1, 0, 2, 2, 2},
                               .triggered = {0, 0, 1, 1, 1, 1, 0, 2, 2, 1},
                               .classes = 3,
@@ -62,8 +62,8 @@ DefenseReport of_a_thousand_classes() {
   before.classes = after.classes = 1000;
   before.target = after.target = 5;
   DefenseReport r{.title = "a thousand classes", .dataset = "ImageNet", .model = "m", .attack = "BadNets"};
-  r.before = metrics::figures(before);
-  r.after = metrics::figures(after);
+  r.before = metrics::attack_metrics(before);
+  r.after = metrics::attack_metrics(after);
   for (int t = 0; t < 14; ++t) {
     const std::vector<std::int64_t> own(1000, 3);
     r.scan.push_back({"trigger", guessed(own, t, 0.9), guessed(own, t, 0.1)});
@@ -107,14 +107,14 @@ TEST(MetricsJson, GrowsWithTheImagesNotWithTheClassesSquared) {
 TEST(ReadMetrics, GivesThePageAgain) {
   const ScratchFolder folder;
   DefenseReport without_trigger = complete();
-  without_trigger.before = without_trigger.after = metrics::Figures{.classes = 3};
+  without_trigger.before = without_trigger.after = metrics::AttackMetrics{.classes = 3};
   for (auto* f : {&without_trigger.before, &without_trigger.after}) {
     f->clean = complete().before.clean;
     f->ba = {7, 10};
   }
   DefenseReport without_target = complete();
   for (auto* f : {&without_target.before, &without_target.after}) {
-    *f = metrics::figures({.truth = {0, 1, 2}, .clean = {0, 1, 1}, .triggered = {2, 1, 1}, .classes = 3});
+    *f = metrics::attack_metrics({.truth = {0, 1, 2}, .clean = {0, 1, 1}, .triggered = {2, 1, 1}, .classes = 3});
   }
   for (const DefenseReport& r : {complete(), unlabelled(), without_trigger, without_target,
                                  DefenseReport{.agreement = metrics::Proportion{1, 2}}}) {

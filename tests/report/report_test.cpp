@@ -52,7 +52,7 @@ DefenseReport example() {
   r.model = "ResNet-18";
   r.attack = "BadNets";
   r.class_names = {"cat", "dog", "frog"};
-  r.before = metrics::figures(predictions({{900, 0, 0, 0},
+  r.before = metrics::attack_metrics(predictions({{900, 0, 0, 0},
                                            {100, 0, 1, 0},
                                            {900, 1, 1, 0},
                                            {100, 1, 2, 0},
@@ -60,7 +60,7 @@ DefenseReport example() {
                                            {50, 2, 1, 0},
                                            {50, 2, 1, 2}},
                                           0));
-  r.after = metrics::figures(predictions({{900, 0, 0, 0},
+  r.after = metrics::attack_metrics(predictions({{900, 0, 0, 0},
                                           {100, 0, 1, 0},
                                           {870, 1, 1, 1},
                                           {20, 1, 1, 0},
@@ -305,13 +305,13 @@ TEST(Html, EscapesEveryText) {
 
 TEST(Html, ReadsWellWithNothingButFigures) {
   DefenseReport r;
-  r.before = r.after = metrics::figures(predictions({{10, 0, 0, 1}, {10, 1, 1, 1}}, std::nullopt));
+  r.before = r.after = metrics::attack_metrics(predictions({{10, 0, 0, 1}, {10, 1, 1, 1}}, std::nullopt));
   const auto page = html(r);
   EXPECT_EQ(imbalance(page), "");
   EXPECT_EQ(times(page, "nan"), 0);
   EXPECT_EQ(times(page, "not measured: no target class"), 1);
   EXPECT_EQ(times(page, "<section>"), 3);  // figures, lifts, matrices
-  r.before = r.after = metrics::figures({.classes = 3, .target = 1});
+  r.before = r.after = metrics::attack_metrics({.classes = 3, .target = 1});
   EXPECT_EQ(imbalance(html(r)), "");
   EXPECT_EQ(times(html(r), "nan"), 0);
 }
@@ -324,7 +324,7 @@ TEST(Html, StaysReadableWithManyClasses) {
     p.triggered.push_back(7);
   }
   DefenseReport r;
-  r.before = r.after = metrics::figures(p);
+  r.before = r.after = metrics::attack_metrics(p);
   const auto page = html(r);
   EXPECT_EQ(imbalance(page), "");
   EXPECT_LT(page.size(), 100'000u);

@@ -73,7 +73,7 @@ TEST(ScanVerdict, SaysThatNothingFoundIsNotNothingThere) {
 
 TEST(ScanVerdict, YieldsToATriggerThatWasGiven) {
   DefenseReport r = unlabelled();
-  r.before = metrics::figures(
+  r.before = metrics::attack_metrics(
       {.truth = {0, 1, 2}, .clean = {0, 1, 2}, .triggered = {0, 0, 0}, .classes = 3, .target = 0});
   r.after = r.before;
   EXPECT_EQ(verdict(r).kind, Kind::uncertain);

@@ -56,7 +56,7 @@ void expect_refusal(const Outcome& outcome, std::initializer_list<std::string_vi
 void write_images(const fs::path& root, int n, bool class_folders) {
   const auto [train, test] = data::fashion_mnist("/usr/share/datasets/fashion-mnist");
   const at::Tensor images =
-      data::resized(test.images.slice(0, 0, n), 40, 40).permute({0, 2, 3, 1}).contiguous();
+      data::resize(test.images.slice(0, 0, n), 40, 40).permute({0, 2, 3, 1}).contiguous();
   for (int i = 0; i < n; ++i) {
     const auto* bytes = images[i].const_data_ptr<std::uint8_t>();
     const std::string png = report::png(std::vector<std::uint8_t>(bytes, bytes + 40 * 40 * 3), 40, 40);

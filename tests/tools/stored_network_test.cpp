@@ -33,14 +33,14 @@ std::vector<std::pair<std::string, AnyBackbone>> all_kinds() {
     all.emplace_back("PreActResNet18",
                      AnyBackbone(PreActResNet18<>{.task = task, .width = 2, .last_norm = last_norm}));
   }
-  for (const Form form : {Form::small, Form::large}) {
-    all.emplace_back("ResNet18", AnyBackbone(ResNet18<>{.task = task, .width = 2, .form = form}));
-    all.emplace_back("ResNet50", AnyBackbone(ResNet50<>{.task = task, .width = 2, .form = form}));
+  for (const Variant variant : {Variant::cifar, Variant::imagenet}) {
+    all.emplace_back("ResNet18", AnyBackbone(ResNet18<>{.task = task, .width = 2, .variant = variant}));
+    all.emplace_back("ResNet50", AnyBackbone(ResNet50<>{.task = task, .width = 2, .variant = variant}));
     for (const bool norm : {true, false}) {
       all.emplace_back("VGG16",
-                       AnyBackbone(Vgg16<>{.task = task, .width = 2, .batch_norm = norm, .form = form}));
+                       AnyBackbone(Vgg16<>{.task = task, .width = 2, .batch_norm = norm, .variant = variant}));
       all.emplace_back("VGG19",
-                       AnyBackbone(Vgg19<>{.task = task, .width = 2, .batch_norm = norm, .form = form}));
+                       AnyBackbone(Vgg19<>{.task = task, .width = 2, .batch_norm = norm, .variant = variant}));
     }
   }
   all.emplace_back("DenseNet121", AnyBackbone(DenseNet121<>{.task = task, .width = 4}));
@@ -101,9 +101,9 @@ TEST(StoredNetwork, RefusesWhatNobodyCouldHaveSaved) {
 template <typename Network>
 void expect_every_stem(const char* name) {
   const at::Tensor images = at::rand({2, 3, 64, 64});
-  for (const Form form : {Form::small, Form::large}) {
+  for (const Variant variant : {Variant::cifar, Variant::imagenet}) {
     for (const Stem stem : {Stem{3, false}, Stem{3, true}, Stem{7, false}, Stem{7, true}}) {
-      const Network network{.task = task, .width = 2, .form = form, .stem = stem};
+      const Network network{.task = task, .width = 2, .variant = variant, .stem = stem};
       network.module->eval();
       const auto state = nn::state_dict(*network.module);
       const auto read = [&](std::optional<Stem> specified, const ImageShape& shape = {3, 64, 64}) {
@@ -119,7 +119,7 @@ void expect_every_stem(const char* name) {
                    {"weights.pth", fmt::format("its stem is of {0}x{0}", stem.kernel),
                     fmt::format("--stem {0}x{0}-pool", stem.kernel)});
       // Of images of this size, only the reference's own stem goes without saying.
-      if (form == Form::small && stem.kernel == 3) {
+      if (variant == Variant::cifar && stem.kernel == 3) {
         EXPECT_EQ(read(std::nullopt).stem, "3x3 stem, no max pooling");
       } else {
         expect_words(error_of([&] { read(std::nullopt); }),

@@ -107,7 +107,7 @@ TEST(Optimizers, StepAsLibTorchsAdam) {
 TEST(Optimizers, GiveMuonTheKernelsAndAdamTheRest) {
   const auto start = drawn(1), gradients = drawn(0.5);
   const Optimization how{
-      .optimizer = OptimizerKind::muon, .lr = 0.05, .momentum = 0.9, .weight_decay = 0.1, .other_lr = 0.01};
+      .optimizer = OptimizerKind::muon, .lr = 0.05, .momentum = 0.9, .weight_decay = 0.1, .adam_lr = 0.01};
   auto theirs = leaves(start);
   std::vector<at::Tensor> kernels = {theirs[0]}, others = {theirs[1], theirs[2], theirs[3]};
   Muon muon(kernels, MuonOptions(0.05).momentum(0.9).weight_decay(0.1).ns_dtype(at::kFloat));

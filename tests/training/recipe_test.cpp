@@ -163,7 +163,7 @@ TEST(Recipe, SaysWhichFieldIsOutOfRange) {
   EXPECT_NAMES(" lr is 0", o.lr = 0);
   EXPECT_NAMES(" lr is nan", o.lr = nan);
   EXPECT_NAMES(" lr is inf", o.lr = inf);
-  EXPECT_NAMES("other_lr", o.other_lr = -1);
+  EXPECT_NAMES("other_lr", o.adam_lr = -1);
   EXPECT_NAMES("momentum", o.momentum = 1);
   EXPECT_NAMES("momentum", o.momentum = nan);
   EXPECT_NAMES("with nesterov", (o.optimizer = OptimizerKind::sgd, o.nesterov = true, o.momentum = 0));
@@ -182,7 +182,7 @@ TEST(Recipe, SaysWhichFieldIsOutOfRange) {
   EXPECT_NAMES("supcon_weight is inf", r.supcon_weight = inf);
   // Every number that a recipe has, endless either way.
   for (const double endless : {inf, -inf}) {
-    EXPECT_NAMES("other_lr", o.other_lr = endless);
+    EXPECT_NAMES("other_lr", o.adam_lr = endless);
     EXPECT_NAMES("momentum", o.momentum = endless);
     EXPECT_NAMES("warmup", o.warmup = endless);
     EXPECT_NAMES("decay is", o.decay = endless);

@@ -28,7 +28,7 @@ TEST(Replayable, IsWhatAPolicySaysThroughAllThatHoldsIt) {
   EXPECT_TRUE(nn::is_replayable(freeze(backbones::Normalized{network, normalizations::cifar10})));
   backbones::AnyBackbone any(network);
   EXPECT_TRUE(nn::is_replayable(any));
-  any.replayable = false;
+  any.cuda_graph_safe = false;
   EXPECT_FALSE(nn::is_replayable(any));
   EXPECT_FALSE(nn::is_replayable(freeze(any)));
   EXPECT_FALSE(nn::is_replayable(backbones::AnyBackbone(freeze(any))));
@@ -37,22 +37,22 @@ TEST(Replayable, IsWhatAPolicySaysThroughAllThatHoldsIt) {
   const transforms::UNet<task> transform{.levels = 2, .width = 2};
   EXPECT_TRUE(nn::is_replayable(transforms::AnyTransform(transform)));
   transforms::AnyTransform silent(transform);
-  silent.replayable = false;
+  silent.cuda_graph_safe = false;
   EXPECT_FALSE(nn::is_replayable(silent.with_module(transform.module)));
 }
 
-TEST(Repeated, CallsOnAProcessor) {
+TEST(CudaGraphRunner, CallsOnAProcessor) {
   std::vector<double> sums;
-  nn::Repeated add(at::kCPU, /*may_replay=*/true, [&](const at::Tensor& a, const at::Tensor& b) {
+  nn::CudaGraphRunner add(at::kCPU, /*may_replay=*/true, [&](const at::Tensor& a, const at::Tensor& b) {
     sums.push_back((a + b).sum().item<double>());
   });
   for (int n = 1; n <= 6; ++n) add(at::ones({n}), at::ones({n}));
   EXPECT_EQ(sums, (std::vector<double>{2, 4, 6, 8, 10, 12}));
 }
 
-TEST(Lanes, WorkInOrderOnAProcessor) {
+TEST(StreamPool, WorkInOrderOnAProcessor) {
   std::vector<std::size_t> done;
-  nn::Lanes(at::kCPU).each(11, [&](std::size_t i) { done.push_back(i); });
+  nn::StreamPool(at::kCPU).each(11, [&](std::size_t i) { done.push_back(i); });
   EXPECT_EQ(done, (std::vector<std::size_t>{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10}));
 }
 
@@ -60,8 +60,8 @@ TEST(Upsampled, KeepsBfloat16UnderAutocast) {
   const at::Tensor x = at::rand({2, 8, 5, 3});
   const at::Tensor wanted = at::upsample_bilinear2d(x, {10, 6}, true);
   const nn::Autocast lower(at::kCPU, true);
-  EXPECT_TRUE(nn::upsampled(x, 2, true).equal(wanted));
-  const at::Tensor low = nn::upsampled(x.to(at::kBFloat16), 2, true);
+  EXPECT_TRUE(nn::upsample_bilinear(x, 2, true).equal(wanted));
+  const at::Tensor low = nn::upsample_bilinear(x.to(at::kBFloat16), 2, true);
   EXPECT_EQ(low.scalar_type(), at::kBFloat16);
   EXPECT_TRUE(at::allclose(low.to(at::kFloat), wanted, 0.01, 0.01));
 }

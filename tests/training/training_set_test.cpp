@@ -34,20 +34,20 @@ TEST(BatchAugmentation, ChangesAfterTheRecipeAndLeavesTheExemptAlone) {
   const at::Tensor first = data::augment(images, recipe, derived_seed(7, "augmentation", 3)),
                    second = data::augment(first, set.augmentation, derived_seed(7, "asked augmentation", 3));
   for (std::int64_t i = 0; i < 32; ++i) {
-    const bool exempt = clean().labels[20 + i].item<int>() == 2;
-    EXPECT_TRUE(out[i].equal(exempt ? first[i] : second[i])) << i;
+    const bool no_augment_mask = clean().labels[20 + i].item<int>() == 2;
+    EXPECT_TRUE(out[i].equal(no_augment_mask ? first[i] : second[i])) << i;
   }
   EXPECT_TRUE(detail::BatchAugmentation(recipe)(images, indices, 7, 3).equal(first));
 }
 
-/// By hand: the recipe's crop, mirrored or not. The images that may not be flipped get it as it is.
+/// By hand: the recipe's crop, to_torchscript or not. The images that may not be flipped get it as it is.
 TEST(BatchAugmentation, FlipsAllButTheUnflippedAndCropsThemAlike) {
   const data::TrainingSet set{clean(), {.brightness = 0.5}, clean().labels.eq(1), clean().labels.eq(2)};
   const data::Augmentation recipe{.flip = true, .crop_padding = 2};
   const at::Tensor indices = at::arange(20, 52), images = data::to_float(clean().images.narrow(0, 20, 32));
   const detail::BatchAugmentation kept(recipe, set, at::kCPU),
-      plain(recipe, {clean(), set.augmentation, set.exempt}, at::kCPU);
-  int mirrored = 0;
+      plain(recipe, {clean(), set.augmentation, set.no_augment_mask}, at::kCPU);
+  int to_torchscript = 0;
   for (std::int64_t step = 0; step < 8; ++step) {
     const at::Tensor out = kept(images, indices, 7, step), flipped = plain(images, indices, 7, step);
     const std::uint64_t asked = derived_seed(7, "asked augmentation", static_cast<std::uint64_t>(step));
@@ -58,10 +58,10 @@ TEST(BatchAugmentation, FlipsAllButTheUnflippedAndCropsThemAlike) {
     for (std::int64_t i = 0; i < 32; ++i) {
       const bool stays = clean().labels[20 + i].item<int>() == 2;
       EXPECT_TRUE(out[i].equal(stays ? crops[i] : flipped[i])) << i;
-      if (stays && flipped[i].equal(crops[i].flip({2}))) ++mirrored;
+      if (stays && flipped[i].equal(crops[i].flip({2}))) ++to_torchscript;
     }
   }
-  EXPECT_GT(mirrored, 5) << "the recipe would have";
+  EXPECT_GT(to_torchscript, 5) << "the recipe would have";
 }
 
 TEST(BatchAugmentation, IsTheRecipesWhereItDoesNotFlip) {
@@ -77,8 +77,8 @@ TEST(TrainingSet, Parts_RequireTheSameOfTheSameImages) {
   const auto expect_part = [&](const data::TrainingSet& part, std::int64_t n) {
     EXPECT_EQ(part.size(), n);
     EXPECT_EQ(part.augmentation, set.augmentation);
-    EXPECT_TRUE(part.exempt.equal(part.labels.eq(1)));
-    EXPECT_TRUE(part.unflipped.equal(part.labels.eq(2)));
+    EXPECT_TRUE(part.no_augment_mask.equal(part.labels.eq(1)));
+    EXPECT_TRUE(part.no_flip_mask.equal(part.labels.eq(2)));
     EXPECT_EQ(part.classes, set.classes);
     EXPECT_NO_THROW(part.validate());
   };
@@ -94,7 +94,7 @@ TEST(TrainingSet, Parts_RequireTheSameOfTheSameImages) {
 
   const data::TrainingSet plain{clean(), {.rotation = 10}};
   EXPECT_EQ(plain.first(5).augmentation, plain.augmentation);
-  EXPECT_FALSE(plain.sample(5, 1).exempt.defined());
+  EXPECT_FALSE(plain.sample(5, 1).no_augment_mask.defined());
   const data::Dataset images_alone = set.first(3);
   EXPECT_EQ(images_alone.size(), 3);
 }

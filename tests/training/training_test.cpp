@@ -54,7 +54,7 @@ ClassifierRecipe quick(int epochs) {
   return {.optimization = {.optimizer = OptimizerKind::muon,
                            .lr = 0.05,
                            .weight_decay = 0,
-                           .other_lr = 0.01,
+                           .adam_lr = 0.01,
                            .schedule = Schedule::one_cycle,
                            .batch_size = 32,
                            .epochs = epochs},
@@ -62,7 +62,7 @@ ClassifierRecipe quick(int epochs) {
 }
 
 Recipe quick_defense(int epochs) {
-  Recipe recipe{.objective = Objective::distillation, .optimization = quick(epochs).optimization};
+  Recipe recipe{.objective = ObjectiveKind::distillation, .optimization = quick(epochs).optimization};
   return recipe;
 }
 
@@ -113,7 +113,7 @@ TEST(TrainClassifier, IsTheSameForTheSameSeedAndAnotherForAnother) {
 /// The arithmetic that a network was given, as `scalar_type` of what its first convolution returned.
 struct Spy {
   Task task = refine::task;
-  std::shared_ptr<torch::nn::Conv2dImpl> module = nn::seeded(
+  std::shared_ptr<torch::nn::Conv2dImpl> module = nn::with_torch_seed(
       1, [] { return std::make_shared<torch::nn::Conv2dImpl>(torch::nn::Conv2dOptions(3, 4, 3)); });
   std::shared_ptr<std::vector<at::ScalarType>> seen = std::make_shared<std::vector<at::ScalarType>>();
 
@@ -203,7 +203,7 @@ TEST(TrainClassifier, LearnsWithEveryOptimizer) {
   }
 }
 
-TEST(Fit, LearnsWithoutLabelsAndLeavesTheVictimAlone) {
+TEST(ResizeMode, LearnsWithoutLabelsAndLeavesTheVictimAlone) {
   auto defense = defense_of();
   const std::string victim_before = bytes_of(*defense.backbone().module);
   const std::string transform_before = bytes_of(*defense.transform().module);
@@ -218,8 +218,8 @@ TEST(Fit, LearnsWithoutLabelsAndLeavesTheVictimAlone) {
   EXPECT_LT(history.epochs.back().loss, history.epochs.front().loss);
 }
 
-TEST(Fit, IsTheSameForTheSameSeedWithEveryObjective) {
-  for (const auto objective : {Objective::bce, Objective::nll, Objective::distillation}) {
+TEST(ResizeMode, IsTheSameForTheSameSeedWithEveryObjective) {
+  for (const auto objective : {ObjectiveKind::bce, ObjectiveKind::nll, ObjectiveKind::distillation}) {
     const auto weights = [&](std::uint64_t seed) {
       auto defense = defense_of();
       auto recipe = quick_defense(1);
@@ -238,7 +238,7 @@ TEST(Fit, IsTheSameForTheSameSeedWithEveryObjective) {
 /// A victim that remembers what it was asked without gradient, as a teacher is.
 struct Listening {
   Task task = refine::task;
-  std::shared_ptr<torch::nn::Conv2dImpl> module = nn::seeded(
+  std::shared_ptr<torch::nn::Conv2dImpl> module = nn::with_torch_seed(
       1, [] { return std::make_shared<torch::nn::Conv2dImpl>(torch::nn::Conv2dOptions(3, 4, 16)); });
   std::shared_ptr<std::vector<at::Tensor>> heard = std::make_shared<std::vector<at::Tensor>>();
 
@@ -250,7 +250,7 @@ struct Listening {
   }
 };
 
-std::vector<at::Tensor> heard_by_teacher(Teacher teacher, const at::Tensor& bytes) {
+std::vector<at::Tensor> heard_by_teacher(TeacherInput teacher, const at::Tensor& bytes) {
   const Listening listening;
   Pipeline defense{UNet{.levels = 2, .width = 4}, freeze(listening), remaps::Derangement<task>{}};
   Recipe recipe = quick_defense(3);
@@ -266,24 +266,24 @@ TEST(Teacher, OfImagesIsAskedOnceAboutEachAsItIs) {
   const auto among_plain = [&](const at::Tensor& image) {
     return plain.eq(image).flatten(1).all(1).nonzero().numel() > 0;
   };
-  const auto once = heard_by_teacher(Teacher::images, bytes);
+  const auto once = heard_by_teacher(TeacherInput::original, bytes);
   EXPECT_EQ(once.size(), 50u);
   EXPECT_TRUE(std::ranges::all_of(once, among_plain));
-  const auto always = heard_by_teacher(Teacher::views, bytes);
+  const auto always = heard_by_teacher(TeacherInput::augmented, bytes);
   EXPECT_EQ(always.size(), 150u);
   EXPECT_LT(std::ranges::count_if(always, among_plain), 30);
 }
 
 TEST(Teacher, IsTheSameWhereNothingIsChanged) {
-  const auto weights = [&](Teacher teacher) {
+  const auto weights = [&](TeacherInput teacher) {
     auto defense = defense_of();
     Recipe recipe = quick_defense(2);
-    recipe.objective = Objective::nll;  // of the class alone, which no rounding moves
+    recipe.objective = ObjectiveKind::nll;  // of the class alone, which no rounding moves
     recipe.teacher = teacher;
     fit(defense, images().train.images.narrow(0, 0, 96), recipe);
     return bytes_of(*defense.transform().module);
   };
-  EXPECT_EQ(weights(Teacher::images), weights(Teacher::views));
+  EXPECT_EQ(weights(TeacherInput::original), weights(TeacherInput::augmented));
 }
 
 TEST(Teacher, OfImagesMixesWhatItSaysOfTheTwo) {
@@ -295,7 +295,7 @@ TEST(Teacher, OfImagesMixesWhatItSaysOfTheTwo) {
     const at::Tensor logit = 4 * x.mean({1, 2, 3}) - 2;
     return at::stack({logit, -logit}, 1);
   };
-  const Recipe recipe{.teacher = Teacher::images, .augmentation = {.mix = 1}, .seed = 5};
+  const Recipe recipe{.teacher = TeacherInput::original, .augmentation = {.mix = 1}, .seed = 5};
   const detail::BatchAugmentation augmented(recipe.augmentation);
   detail::TeacherAnswers answers(recipe, n);
   int mixed = 0;
@@ -396,7 +396,7 @@ TEST(Training, ThatDivergesNamesTheRate) {
   const auto line = error_of([&] { train_classifier(Victim{.width = 4}, images().train.first(64), recipe); });
   EXPECT_NE(line.find("training the victim diverged"), std::string::npos) << line;
   EXPECT_NE(line.find("lower the recipe's learning rates, lr is 1e+30"), std::string::npos) << line;
-  for (const auto objective : {Objective::bce, Objective::nll, Objective::distillation}) {
+  for (const auto objective : {ObjectiveKind::bce, ObjectiveKind::nll, ObjectiveKind::distillation}) {
     auto defense = defense_of();
     const Recipe wild{.objective = objective, .optimization = recipe.optimization};
     const auto said = error_of([&] { fit(defense, images().train.images.narrow(0, 0, 64), wild); });

@@ -29,7 +29,7 @@ std::int64_t parameters(const torch::nn::Module& module) {
 }
 
 TEST(UNet, ComputesWhatPyTorchDoes) {
-  const Little soft{.width = 4}, hard{.width = 4, .squash = Squash::clamp};
+  const Little soft{.width = 4}, hard{.width = 4, .squash = OutputActivation::clamp};
   load_from_pytorch(*soft.module, "unet");
   load_from_pytorch(*hard.module, "unet");
   for (const std::string images : {"images", "odd_images"}) {
@@ -42,7 +42,7 @@ TEST(UNet, ComputesWhatPyTorchDoes) {
 
 TEST(UNet, KeepsTheShapeAndTheRange) {
   for (const int levels : {1, 3, 4, 5}) {
-    for (const Squash squash : {Squash::sigmoid, Squash::clamp}) {
+    for (const OutputActivation squash : {OutputActivation::sigmoid, OutputActivation::clamp}) {
       const UNet<> net{.image = {3, dynamic, dynamic}, .levels = levels, .width = 4, .squash = squash};
       for (const auto& [height, width] : {std::pair{32, 32}, std::pair{37, 45}, std::pair{63, 33}}) {
         const at::Tensor images = 40 * at::rand({2, 3, height, width}) - 20;
@@ -133,10 +133,10 @@ TEST(UNet, RefusesWhatItCantHalve) {
 }
 
 TEST(UNet, SaysWhatItsTypeFixes) {
-  static_assert(TransformNetwork<Little> && TransformNetwork<UNet<>> && TransformNetwork<None<>>);
+  static_assert(Transform<Little> && Transform<UNet<>> && Transform<None<>>);
   static_assert(static_image_of<Little>() == ImageShape{3, 32, 32});
   static_assert(static_image_of<UNet<>>() == ImageShape{});
-  static_assert(!TransformNetwork<int>);
+  static_assert(!Transform<int>);
 }
 
 TEST(EncoderDecoder, HasTheParametersOfAHandWorkedCase) {
@@ -149,7 +149,7 @@ TEST(EncoderDecoder, HasTheParametersOfAHandWorkedCase) {
 
 TEST(EncoderDecoder, KeepsTheShapeAndTheRange) {
   for (const int levels : {2, 3, 4}) {
-    for (const Squash squash : {Squash::sigmoid, Squash::clamp}) {
+    for (const OutputActivation squash : {OutputActivation::sigmoid, OutputActivation::clamp}) {
       const EncoderDecoder<> net{
           .image = {3, dynamic, dynamic}, .levels = levels, .width = 4, .squash = squash};
       for (const auto& [height, width] : {std::pair{32, 32}, std::pair{37, 45}, std::pair{63, 33}}) {
@@ -193,9 +193,9 @@ TEST(EncoderDecoder, PassesGradientsToInputAndWeights) {
 TEST(EncoderDecoder, FreezesAndCopies) {
   const EncoderDecoder<tasks::cifar10> net{.width = 8};
   net.module->train();
-  nn::seeded(3, [&] { (void)net.forward(at::rand({8, 3, 32, 32})); });
+  nn::with_torch_seed(3, [&] { (void)net.forward(at::rand({8, 3, 32, 32})); });
   net.module->eval();
-  const at::Tensor images = nn::seeded(1, [] { return at::rand({4, 3, 32, 32}); });
+  const at::Tensor images = nn::with_torch_seed(1, [] { return at::rand({4, 3, 32, 32}); });
   EXPECT_TRUE(nn::deep_copy(net).forward(images).equal(net.forward(images)));
   EXPECT_LT(distance(freeze(net).forward(images), net.forward(images)), 1e-5);
   EXPECT_EQ(net.describe(), "EncoderDecoder, levels 3, width 8, sigmoid");
@@ -221,7 +221,7 @@ TEST(EncoderDecoder, RefusesWhatItCantHalve) {
 Little trained_a_little() {
   const Little net{.width = 4};
   net.module->train();
-  nn::seeded(3, [&] {
+  nn::with_torch_seed(3, [&] {
     for (int i = 0; i < 3; ++i) (void)net.forward(at::rand({8, 3, 32, 32}));
   });
   net.module->eval();
@@ -241,7 +241,7 @@ TEST(Freeze, FoldsEveryBatchNormOfACopy) {
   const auto frozen = freeze(net);
   static_assert(FrozenTransform<Frozen<Little>> && !FrozenTransform<Little>);
   static_assert(static_image_of<Frozen<Little>>() == ImageShape{3, 32, 32});
-  const at::Tensor images = nn::seeded(1, [] { return at::rand({4, 3, 32, 32}); });
+  const at::Tensor images = nn::with_torch_seed(1, [] { return at::rand({4, 3, 32, 32}); });
   const at::Tensor before = net.forward(images);
   EXPECT_LT(distance(frozen.forward(images), before), 1e-5);
   EXPECT_EQ(batch_norms(*net.module), 18);
@@ -262,7 +262,7 @@ TEST(Freeze, TakesAnyTransformAndLeavesTheFrozenAlone) {
   const auto frozen = freeze(any), again = freeze(frozen);
   EXPECT_EQ(batch_norms(*frozen.module), 0);
   EXPECT_EQ(frozen.module, again.module);
-  const at::Tensor images = nn::seeded(1, [] { return at::rand({4, 3, 32, 32}); });
+  const at::Tensor images = nn::with_torch_seed(1, [] { return at::rand({4, 3, 32, 32}); });
   EXPECT_LT(distance(frozen.forward(images), net.forward(images)), 1e-5);
   EXPECT_NE(
       error_of([&] { any.with_module(std::make_shared<torch::nn::LinearImpl>(2, 2)); }).find("another kind"),
@@ -274,7 +274,7 @@ struct Nested : torch::nn::Cloneable<Nested> {
   std::shared_ptr<detail::UNetModule> inner;
   Nested() { reset(); }
   void reset() override {
-    inner = register_module("inner", std::make_shared<detail::UNetModule>(3, 2, 4, Squash::sigmoid));
+    inner = register_module("inner", std::make_shared<detail::UNetModule>(3, 2, 4, OutputActivation::sigmoid));
   }
 };
 struct Wrapped {
@@ -286,7 +286,7 @@ struct Wrapped {
 TEST(Freeze, CopiesNestedModulesWhole) {
   const Wrapped net;
   net.module->eval();
-  const at::Tensor images = nn::seeded(1, [] { return at::rand({2, 3, 32, 32}); });
+  const at::Tensor images = nn::with_torch_seed(1, [] { return at::rand({2, 3, 32, 32}); });
   EXPECT_LT(distance(freeze(net).forward(images), net.forward(images)), 1e-5);
   net.module->to(at::kDouble);
   EXPECT_LT(distance(freeze(net).forward(images.to(at::kDouble)), net.forward(images.to(at::kDouble))), 1e-5);
@@ -310,7 +310,7 @@ TEST(None, LeavesImagesAlone) {
 /// One 3×3 convolution, added to the image.
 struct Residual {
   ImageShape image = {3, dynamic, dynamic};
-  std::shared_ptr<torch::nn::Conv2dImpl> module = nn::seeded(default_seed, [this] {
+  std::shared_ptr<torch::nn::Conv2dImpl> module = nn::with_torch_seed(default_seed, [this] {
     return std::make_shared<torch::nn::Conv2dImpl>(
         torch::nn::Conv2dOptions(image.channels, image.channels, 3).padding(1));
   });
@@ -319,7 +319,7 @@ struct Residual {
     return (images + module->forward(images)).clamp(0, 1);
   }
 };
-static_assert(TransformNetwork<Residual>);
+static_assert(Transform<Residual>);
 
 TEST(Readme, TakesATransformOfYourOwn) {
   const at::Tensor images = at::rand({2, 3, 8, 8});

@@ -26,8 +26,8 @@ using refine::testing::error_of;
 using refine::testing::expect_words;
 using refine::testing::pytorch;
 
-static_assert(TriggerPolicy<Warp<>> && TriggerPolicy<Warp<cifar>>);
-static_assert(TriggerPolicy<Rotate<>> && TriggerPolicy<Rotate<cifar>>);
+static_assert(Trigger<Warp<>> && Trigger<Warp<cifar>>);
+static_assert(Trigger<Rotate<>> && Trigger<Rotate<cifar>>);
 
 // ---- Warp ----
 
@@ -141,7 +141,7 @@ TEST(Rotate, RefusesWhatDoesNotFit) {
 TEST(Geometry, IsPureAndStaysInRange) {
   // Black and white at the highest contrast: any overshoot would leave the range.
   const at::Tensor images = at::rand({4, 3, 32, 32}).round_(), before = images.clone();
-  const auto pure = [&](const TriggerPolicy auto& trigger) {
+  const auto pure = [&](const Trigger auto& trigger) {
     const at::Tensor once = trigger.apply(images), twice = trigger.apply(images);
     return once.equal(twice) && images.equal(before) && once.sizes() == images.sizes() &&
            once.min().item<float>() >= 0 && once.max().item<float>() <= 1;

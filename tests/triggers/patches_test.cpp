@@ -22,7 +22,7 @@ namespace {
 using refine::testing::error_of;
 using refine::testing::expect_words;
 
-static_assert(TriggerPolicy<Overlay<>> && TriggerPolicy<Overlay<cifar>>);
+static_assert(Trigger<Overlay<>> && Trigger<Overlay<cifar>>);
 static_assert(TriggerInParts<Patches<>> && TriggerInParts<Patches<cifar>>);
 static_assert(!TriggerInParts<Patch<cifar>>);
 static_assert(std::is_same_v<Part<Patches<cifar>>, Overlay<cifar>>);
@@ -115,12 +115,12 @@ TEST(Patches, IsLearntInPartsAtThePublishedOpacities) {
   EXPECT_EQ(parts_of(Patch<cifar>{.size = 5}).at(0).size, 5);
 }
 
-TEST(Figures, AreSeenAndGrowWithTheImage) {
+TEST(AttackMetrics, AreSeenAndGrowWithTheImage) {
   for (const ImageShape& image :
        {ImageShape{3, 16, 16}, ImageShape{3, 32, 32}, ImageShape{3, 224, 224}, ImageShape{1, 28, 40}}) {
     const double side = image.height;
     const std::array<double, 4> extents = {side * 3 / 16, side / 8, side * 2 / 5, side / 4};
-    const auto four = figures::four(image);
+    const auto four = patterns::four(image);
     at::Tensor together = at::zeros({image.height, image.width});
     for (std::size_t i = 0; i < 4; ++i) {
       const auto& [picture, mask] = four[i];
@@ -146,14 +146,14 @@ TEST(Figures, AreSeenAndGrowWithTheImage) {
     EXPECT_TRUE(half(four[3].mask, false, false).sum().equal(four[3].mask.sum()));
   }
   expect_words(error_of([] { (void)Patches<>{}; }), {"?x?x?", "say .image"});
-  expect_words(error_of([] { figures::four({3, 12, 32}); }), {"3x12x32", "16x16"});
+  expect_words(error_of([] { patterns::four({3, 12, 32}); }), {"3x12x32", "16x16"});
 }
 
 /// White where row and column are both odd or both even, counted in cells.
-TEST(Figures, HaveChequersOfAsManyCellsAsThereArePixels) {
+TEST(AttackMetrics, HaveChequersOfAsManyCellsAsThereArePixels) {
   for (const auto& [side, pixels, cells] :
        {std::array{16, 2, 2}, {23, 2, 2}, {24, 3, 3}, {32, 4, 4}, {64, 8, 4}}) {
-    const at::Tensor red = figures::four({3, side, side})[1].picture[0];
+    const at::Tensor red = patterns::four({3, side, side})[1].picture[0];
     const int bottom = side - side / 16 - pixels, left = side / 16;
     for (int y = 0; y < pixels; ++y) {
       for (int x = 0; x < pixels; ++x) {
@@ -169,15 +169,15 @@ TEST(Figures, HaveChequersOfAsManyCellsAsThereArePixels) {
 
 TEST(Disturbed, MovesEverySourceByUpToHalfAPixel) {
   const Warp<> warp{.image = {3, 20, 30}};
-  const auto grid = disturbed(warp, 1).grid;
+  const auto grid = perturbed_warp(warp, 1).grid;
   const at::Tensor moved = grid - warp.grid, x = moved.select(3, 0), y = moved.select(3, 1);
   EXPECT_LE(x.abs().max().item<double>(), 1 / 30. + 1e-6);
   EXPECT_LE(y.abs().max().item<double>(), 1 / 20. + 1e-6);
   EXPECT_GT(x.abs().max().item<double>(), 0.97 / 30);
   EXPECT_GT(y.abs().max().item<double>(), 0.97 / 20);
   EXPECT_LE(grid.abs().max().item<double>(), 1);
-  EXPECT_TRUE(disturbed(warp, 1).grid.equal(grid));
-  EXPECT_FALSE(disturbed(warp, 2).grid.equal(grid));
+  EXPECT_TRUE(perturbed_warp(warp, 1).grid.equal(grid));
+  EXPECT_FALSE(perturbed_warp(warp, 2).grid.equal(grid));
 }
 
 // ---- ReferenceRotate ----

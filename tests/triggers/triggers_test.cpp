@@ -160,7 +160,7 @@ TEST(Patterns, AreDrawnFromTheWrittenGenerator) {
 
 TEST(Triggers, ArePure) {
   const at::Tensor images = at::rand({2, 3, 32, 32}), before = images.clone();
-  const auto pure = [&](const TriggerPolicy auto& trigger) {
+  const auto pure = [&](const Trigger auto& trigger) {
     const at::Tensor once = trigger.apply(images), twice = trigger.apply(images);
     return once.equal(twice) && images.equal(before) && once.min().item<float>() >= 0 &&
            once.max().item<float>() <= 1;
@@ -219,7 +219,7 @@ struct Stripes {
     return (images + (x * (2 * M_PI * periods)).sin() * strength).clamp(0, 1);
   }
 };
-static_assert(TriggerPolicy<Stripes>);
+static_assert(Trigger<Stripes>);
 
 TEST(Readme, TakesATriggerOfYourOwn) {
   const at::Tensor bytes = at::full({2, 3, 32, 32}, 100, at::kByte);

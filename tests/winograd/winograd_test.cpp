@@ -25,7 +25,7 @@
 #include <refine/core/error.hpp>
 #include <refine/nn/autocast.hpp>
 #include <refine/nn/conv.hpp>
-#include <refine/winograd/winograd.hpp>
+#include <refine/winograd/convolution.hpp>
 
 namespace refine::winograd {
 

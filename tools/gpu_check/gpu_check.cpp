@@ -209,7 +209,7 @@ void check_learning(Checks& checks) {
 void check_training(Checks& checks, const std::string& device) {
   const auto set = data::Synthetic{.task = task, .train = 256, .test = 1}.make().train;
   for (const auto& [name, teacher] :
-       {std::pair{"asked always", Teacher::views}, std::pair{"asked once", Teacher::images}}) {
+       {std::pair{"asked always", TeacherInput::augmented}, std::pair{"asked once", TeacherInput::original}}) {
     const auto loss_on = [&](const std::string& where) {
       use_device(where);
       auto defense = defense_of(8, transforms::UNet<task>{.width = 8});
@@ -240,15 +240,15 @@ void check_replay(Checks& checks) {
   // Little steps: large ones make another network of a difference in the last bit.
   Optimization how = recipes::fast.optimization;
   how.lr = 1e-3;
-  how.other_lr = 1e-4;
+  how.adam_lr = 1e-4;
   how.epochs = 2;
   how.batch_size = 32;
   how.precision = Precision::float32;
   for (const auto& [name, width] :
        {std::pair{"ResNet18", 8}, {"ResNet50", 8}, {"VGG16", 8}, {"DenseNet121", 8}, {"ViT", 64}}) {
-    same(name, [&](bool replayable) {
+    same(name, [&](bool cuda_graph_safe) {
       auto network = backbones::network_by_name(name, {.task = task, .width = width});
-      network.replayable = replayable;
+      network.cuda_graph_safe = cuda_graph_safe;
       ClassifierRecipe recipe = recipes::fast_classifier;
       recipe.optimization = how;
       History history;
@@ -257,10 +257,10 @@ void check_replay(Checks& checks) {
     });
   }
   const auto defended = [&](auto transform) {
-    return [&, transform](bool replayable) {
+    return [&, transform](bool cuda_graph_safe) {
       const auto fresh = freeze(victim_of(8));
       transforms::AnyTransform rewriting(transform());
-      rewriting.replayable = replayable;
+      rewriting.cuda_graph_safe = cuda_graph_safe;
       Pipeline defense{rewriting, fresh, remaps::Derangement<task>{}};
       Recipe recipe = recipes::fast;
       recipe.optimization = how;
@@ -336,7 +336,7 @@ Json trial(const Options& options, const data::Split& split) {
   fit(defense, split.train.images, options.defense, ProgressBar{}, history);
   const double seconds = clock.take();
   const Evaluation e = evaluate(defense, split.test, attack);
-  const auto side = [](const metrics::Figures& f) {
+  const auto side = [](const metrics::AttackMetrics& f) {
     return Json{{"ba", f.ba.value()},
                 {"asr", f.asr.value()},
                 {"largest_lift", f.largest_lift.value()},

@@ -74,7 +74,7 @@ Ground ground_of(const Options& options) {
     throw Error("refine: --benign is for LabelConsistent, which perturbs images against it; leave it out");
   }
   Source source = read_dataset(options.dataset, options.data, said, options.fit.resolved(),
-                               options.skip_damaged ? data::OnBad::skip : data::OnBad::fail, options.store);
+                               options.skip_damaged ? data::OnDecodeError::skip : data::OnDecodeError::fail, options.store);
   auto& train = source.split.train;
   if (options.limit > 0 && options.limit < train.size())
     train = train.sample(options.limit, options.training.seed);
@@ -90,7 +90,7 @@ Ground ground_of(const Options& options) {
 
 /// What a victim came to.
 struct Result {
-  metrics::Figures figures;
+  metrics::AttackMetrics figures;
   double seconds;
 };
 
@@ -132,15 +132,15 @@ attacks::Surrogate benign_model(const Ground& ground) {
   VictimOptions model{.model = ground.options.benign};
   if (model.model.empty()) {
     const fs::path file = ground.folder("Benign") / "victim.safetensors";
-    if (!is_there(file)) {
+    if (!file_exists(file)) {
       std::cerr << "refine: first, the benign model that the images are perturbed against\n";
       const AttackSpec benign{.name = "Benign", .seed = ground.options.training.seed};
       train(ground, benign, benign.make(task.image));
     }
     model.model = file.string();
   } else {
-    const bool program = is_there(model.model) && is_program(model.model);
-    const auto told = program || !is_there(model.model) ? std::map<std::string, std::string>{}
+    const bool program = file_exists(model.model) && is_program(model.model);
+    const auto told = program || !file_exists(model.model) ? std::map<std::string, std::string>{}
                                                         : formats::read_weights(model.model).metadata;
     if (!program && !told.contains("network")) model.arch = ground.network;
     if (!told.contains("constants")) {

@@ -30,7 +30,7 @@ std::string_view trimmed(std::string_view line) {
 }  // namespace
 
 std::vector<std::string> read_class_names(const std::filesystem::path& path) {
-  std::string text = file_bytes(path);
+  std::string text = read_file(path);
   if (text.starts_with("\xef\xbb\xbf")) text.erase(0, 3);
   if (const auto encoding = encoding_of(text); !encoding.empty()) {
     throw Error("class names {}: the file is not UTF-8 (got {}); save it as UTF-8", path.string(), encoding);

@@ -62,7 +62,7 @@ struct Plan {
   at::Tensor calibration = {};  ///< the alarm is set on these
   Evidence evidence = {};       ///< and everything is measured on these
   std::optional<AttackSpec> attack = {};
-  std::size_t left_out = 0;  ///< files that could not be used
+  std::size_t skipped = 0;  ///< files that could not be used
   Probed probed = {};
   fs::path out = {};
 };
@@ -134,7 +134,7 @@ Plan plan_of_files(const Options& options) {
   const auto files = data::image_files(options.images);
   const ImageShape common =
       options.fit.image(data::common_shape(files, static_cast<std::int64_t>(files.size())));
-  const data::Fit fit = options.fit.resolved();
+  const data::ResizeMode fit = options.fit.resolved();
   Plan plan{.victim = load_victim(options.victim, common),
             .title = fs::path(options.victim.model).filename().string(),
             .dataset = options.images};
@@ -150,7 +150,7 @@ Plan plan_of_files(const Options& options) {
   std::cerr << fmt::format("refine: {} ({}): {} images, {} classes\n", plan.title, plan.victim.what,
                            size.view(), plan.victim.backbone.task.classes);
   part(images.images, options.training.seed, plan);
-  plan.left_out = images.left_out;
+  plan.skipped = images.skipped;
   plan.out = output_of(options, "", "");
   return plan;
 }
@@ -161,7 +161,7 @@ Plan plan_of_names(Options options) {
   options.attack = attacks::canonical_name(options.attack);
   const fs::path folder =
       result_folder(options.attack_root, options.dataset, options.victim.model, options.attack);
-  if (!is_there(folder / "victim.safetensors")) {
+  if (!file_exists(folder / "victim.safetensors")) {
     throw Error(
         "cannot find a victim in {}: run refine attack --dataset {} --model {} --attack {}, or give --model "
         "a file and --images a folder",
@@ -176,7 +176,7 @@ Plan plan_of_names(Options options) {
   const ImageShape shape = plan.victim.backbone.task.image;
   auto [train, test] =
       read_dataset(options.dataset, options.data, shape, options.fit.resolved(),
-                   options.skip_damaged ? data::OnBad::skip : data::OnBad::fail, options.store)
+                   options.skip_damaged ? data::OnDecodeError::skip : data::OnDecodeError::fail, options.store)
           .split;
   if (options.limit > 0 && options.limit < train.size())
     train = train.sample(options.limit, options.training.seed);
@@ -291,7 +291,7 @@ int run(const Options& options, const Common& common) {
         {"class_names", text_of_json(page.class_names)}});
   report::write_report(page, folder);
   show(common, page, {{"to serve", plan.out}, {"report", folder / "report.html"}, {"weights", parts}});
-  return plan.left_out > 0 ? look : done;
+  return plan.skipped > 0 ? look : done;
 }
 
 }  // namespace

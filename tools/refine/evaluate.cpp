@@ -37,7 +37,7 @@ struct Options {
 };
 
 /// The images of both folders that have the same path below them, in one order.
-std::pair<Images, at::Tensor> pairs(const Options& options, const ImageShape& shape, data::Fit fit) {
+std::pair<Images, at::Tensor> pairs(const Options& options, const ImageShape& shape, data::ResizeMode fit) {
   Images clean = read_images(options.images, shape, fit, options.limit);
   const Images with = read_images(options.triggered, shape, fit);
   const auto key = [](const fs::path& file, const std::string& root) {
@@ -64,13 +64,13 @@ std::pair<Images, at::Tensor> pairs(const Options& options, const ImageShape& sh
 }
 
 /// The class that the victim gives each image.
-std::vector<std::int64_t> answers_of_victim(const Served& model, const at::Tensor& clean) {
+std::vector<std::int64_t> answers_of_victim(const ExportedClassifier& model, const at::Tensor& clean) {
   return classify([&](const at::Tensor& x) { return model.undefended(x); }, clean, model.device(),
                   [](std::int64_t) {});
 }
 
 /// Where nobody gives labels, the victim's own answers to the clean images stand for them.
-data::Dataset labelled_by_victim(const Served& model, const at::Tensor& clean,
+data::Dataset labelled_by_victim(const ExportedClassifier& model, const at::Tensor& clean,
                                  std::vector<std::string> names) {
   const auto own = answers_of_victim(model, clean);
   if (names.empty()) {
@@ -87,12 +87,12 @@ int run(const Options& options, const Common& common) {
   if (!options.triggered.empty() && !options.attack.empty()) {
     throw Error("refine: say either --triggered or --attack, not both");
   }
-  Served model(options.model, options.trust ? formats::Trust::blind : formats::Trust::checked);
+  ExportedClassifier model(options.model, options.trust ? formats::Trust::blind : formats::Trust::checked);
   model.to(default_device());
   const About about(model.about(), options.class_names_file);
   const Task task = model.task();
   options.fit.require(task.image);
-  const data::Fit fit = options.fit.resolved(about.preprocessing);
+  const data::ResizeMode fit = options.fit.resolved(about.preprocessing);
 
   Evidence evidence{.clean = {}, .scanned = options.scanned};
   evidence.alarm = about.alarm;
@@ -140,7 +140,7 @@ int run(const Options& options, const Common& common) {
     files.emplace_back("report", fs::path(options.report) / "report.html");
   }
   show(common, page, files);
-  return images.left_out > 0 ? look : done;
+  return images.skipped > 0 ? look : done;
 }
 
 }  // namespace

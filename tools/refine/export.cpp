@@ -72,7 +72,7 @@ void export_defense(VictimOptions victim_options, const Options& options) {
                              : saved.ours                  ? saved.said("pixel_domain")
                                                            : "reference";
   AnyPipeline defense{transform_of(saved.weights.tensors, saved.ours ? "transform." : "", task.image,
-                                   clamps ? transforms::Squash::clamp : transforms::Squash::sigmoid, path),
+                                   clamps ? transforms::OutputActivation::clamp : transforms::OutputActivation::sigmoid, path),
                       freeze(victim.backbone), remaps::None<>{.classes = task.classes},
                       domain == "reference" ? PixelDomain::reference : PixelDomain::image};
   if (saved.ours) {

@@ -44,17 +44,17 @@ int run(const Options& options, const Common& common) {
   Paths paths{.files = {{"--model", options.model}, {"--class_names", options.class_names_file}}};
   for (const std::string& path : options.images) paths.images.push_back({"predict", path});
   begin(common, std::move(paths));
-  Served model(options.model, options.trust ? formats::Trust::blind : formats::Trust::checked);
+  ExportedClassifier model(options.model, options.trust ? formats::Trust::blind : formats::Trust::checked);
   model.to(default_device());
   const About about(model.about(), options.class_names_file);
   options.fit.require(model.task().image);
-  const data::Fit fit = options.fit.resolved(about.preprocessing);
+  const data::ResizeMode fit = options.fit.resolved(about.preprocessing);
   std::vector<fs::path> files, passed_over;
   for (const std::string& path : options.images) {
     const auto found = data::image_files(path, &passed_over);
     files.insert(files.end(), found.begin(), found.end());
   }
-  data::tell_passed_over(passed_over);
+  data::warn_ignored(passed_over);
 
   const auto name = [&](int cls) {
     return about.class_names.empty() ? std::to_string(cls) : about.class_names[static_cast<std::size_t>(cls)];
@@ -73,7 +73,7 @@ int run(const Options& options, const Common& common) {
   };
 
   constexpr std::size_t at_once = 256;  // whatever the number of files, memory stays bounded
-  std::size_t left_out = 0;
+  std::size_t skipped = 0;
   for (std::size_t begin = 0; begin < files.size(); begin += at_once) {
     const std::vector<fs::path> some(
         files.begin() + static_cast<std::ptrdiff_t>(begin),
@@ -81,15 +81,15 @@ int run(const Options& options, const Common& common) {
     data::LoadedImages loaded;
     try {
       loaded = data::load_images(
-          some, {.image = model.task().image, .fit = fit, .on_bad = data::OnBad::skip});
+          some, {.image = model.task().image, .fit = fit, .on_bad = data::OnDecodeError::skip});
     } catch (const Error& error) {  // none of them can be used
       if (files.size() == 1) throw;
-      tell_left_out({error.what()});
-      left_out += some.size();
+      warn_skipped({error.what()});
+      skipped += some.size();
       continue;
     }
-    tell_left_out(loaded.skipped);
-    left_out += loaded.skipped.size();
+    warn_skipped(loaded.skipped);
+    skipped += loaded.skipped.size();
     const auto say = [&](auto&& answer) {
       return in_batches(answer, loaded.images, model.device(), [](std::int64_t) {});
     };
@@ -105,7 +105,7 @@ int run(const Options& options, const Common& common) {
     }
   }
   std::cout << std::flush;
-  return left_out > 0 ? look : done;
+  return skipped > 0 ? look : done;
 }
 
 }  // namespace

@@ -40,7 +40,7 @@ std::string text_of(const ImageShape& shape) {
 /// Some of the files, the same ones at every size.
 class Sample {
  public:
-  Sample(const std::vector<fs::path>& files, data::Fit fit, std::uint64_t seed)
+  Sample(const std::vector<fs::path>& files, data::ResizeMode fit, std::uint64_t seed)
       : files_(files), fit_(fit), seed_(seed) {}
 
   const at::Tensor& at(const ImageShape& shape) {
@@ -49,7 +49,7 @@ class Sample {
     if (found != read_.end()) return found->second;
     return read_[key] = data::load_images(files_, {.image = shape,
                                                    .fit = fit_,
-                                                   .on_bad = data::OnBad::skip,
+                                                   .on_bad = data::OnDecodeError::skip,
                                                    .most = probed_images,
                                                    .seed = derived_seed(seed_, "probe")})
                             .images;
@@ -57,7 +57,7 @@ class Sample {
 
  private:
   const std::vector<fs::path>& files_;
-  data::Fit fit_;
+  data::ResizeMode fit_;
   std::uint64_t seed_;
   std::map<std::string, at::Tensor> read_;
 };
@@ -103,7 +103,7 @@ Probed reported(const Probe& found, const Victim& victim, const std::string& nam
 }  // namespace
 
 void choose_size(Victim& victim, const VictimOptions& options, const std::vector<fs::path>& files,
-                 const ImageShape& common, data::Fit fit, std::uint64_t seed) {
+                 const ImageShape& common, data::ResizeMode fit, std::uint64_t seed) {
   if (victim.image_known || common.is_static()) return;
   Sample sample(files, fit, seed);
   const std::vector<ProbeSetting> settings =
@@ -117,7 +117,7 @@ void choose_size(Victim& victim, const VictimOptions& options, const std::vector
 }
 
 Probed probe_victim(const Victim& victim, const VictimOptions& options, const std::vector<fs::path>& files,
-                    data::Fit fit, std::uint64_t seed) {
+                    data::ResizeMode fit, std::uint64_t seed) {
   Sample sample(files, fit, seed);
   const auto images_at = [&](const ImageShape& shape) { return sample.at(shape); };
   const std::vector<ImageShape> sizes = usual_sizes(victim.backbone.task.image);
@@ -148,7 +148,7 @@ void remove_images_without_finite_logits(const Victim& victim, Images& images) {
                                 "each image is standardised",
                                 images.files[static_cast<std::size_t>(i)].string()));
   }
-  tell_left_out(lines);
+  warn_skipped(lines);
   // The last ones fill their places: the images may be more than memory holds.
   const std::set<std::int64_t> places(bad.begin(), bad.end());
   std::int64_t last = images.images.size(0);
@@ -164,7 +164,7 @@ void remove_images_without_finite_logits(const Victim& victim, Images& images) {
   images.images = images.images.narrow(0, 0, left);
   images.files.resize(static_cast<std::size_t>(left));
   images.folders.resize(static_cast<std::size_t>(left));
-  images.left_out += bad.size();
+  images.skipped += bad.size();
 }
 
 }  // namespace refine::cli

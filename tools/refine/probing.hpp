@@ -23,13 +23,13 @@ struct Probed {
 /// \param common the size of all images; open if they differ
 /// \throws Error if it is not clear which size it is for
 void choose_size(Victim& victim, const VictimOptions& options, const std::vector<std::filesystem::path>& files,
-                 const ImageShape& common, data::Fit fit, std::uint64_t seed);
+                 const ImageShape& common, data::ResizeMode fit, std::uint64_t seed);
 
 /// Probes the victim on some of the images in `files`. Reports what looks wrong on standard error.
 /// \throws Error if the victim cannot be defended, its answers say next to nothing, or it looks right at another size
 ///   than the images have while none was specified
 Probed probe_victim(const Victim& victim, const VictimOptions& options,
-                    const std::vector<std::filesystem::path>& files, data::Fit fit, std::uint64_t seed);
+                    const std::vector<std::filesystem::path>& files, data::ResizeMode fit, std::uint64_t seed);
 
 /// Probes the victim on uint8 images of its own shape, whose normalisation is known.
 Probed probe_victim(const Victim& victim, const std::string& name, const at::Tensor& images, std::uint64_t seed);

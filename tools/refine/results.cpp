@@ -30,7 +30,7 @@ void write_attack(const AttackSpec& spec, const fs::path& path) {
 }
 
 AttackSpec read_attack(const fs::path& path) {
-  const auto json = nlohmann::json::parse(file_bytes(path), nullptr, /*allow_exceptions=*/false);
+  const auto json = nlohmann::json::parse(read_file(path), nullptr, /*allow_exceptions=*/false);
   try {
     AttackSpec spec{.name = json.at("attack"), .target = json.at("target"), .seed = json.at("seed")};
     if (json.contains("rate")) spec.rate = json.at("rate").get<double>();

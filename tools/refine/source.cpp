@@ -43,7 +43,7 @@ void FitOptions::add_to(CLI::App& command) {
       ->check(CLI::Range(1, 1 << 14));
 }
 
-data::Fit FitOptions::resolved(const nlohmann::ordered_json& stored) const {
+data::ResizeMode FitOptions::resolved(const nlohmann::ordered_json& stored) const {
   std::string kind = fit;
   int side = resize;
   if (fit.empty() && resize == 0 && crop == 0 && stored.is_object()) {
@@ -60,9 +60,9 @@ data::Fit FitOptions::resolved(const nlohmann::ordered_json& stored) const {
   if (resize > 0 && resize < crop) {
     throw Error("--resize: must be at least --crop (got {} and {})", resize, crop);
   }
-  if (kind == "exact") return data::Fit::exact;
-  if (kind == "stretch") return data::Fit::stretch;
-  return side > 0 ? data::Fit::resize_crop(side) : data::Fit::crop;
+  if (kind == "exact") return data::ResizeMode::exact;
+  if (kind == "stretch") return data::ResizeMode::stretch;
+  return side > 0 ? data::ResizeMode::resize_crop(side) : data::ResizeMode::crop;
 }
 
 ImageShape FitOptions::image(const ImageShape& otherwise) const {
@@ -80,17 +80,17 @@ void FitOptions::require(const ImageShape& model) const {
   }
 }
 
-nlohmann::ordered_json json_of(const data::Fit& fit) {
+nlohmann::ordered_json json_of(const data::ResizeMode& fit) {
   const auto kind = fit.kind;
-  nlohmann::ordered_json json = {{"fit", kind == data::Fit::Kind::exact     ? "exact"
-                                         : kind == data::Fit::Kind::stretch ? "stretch"
+  nlohmann::ordered_json json = {{"fit", kind == data::ResizeMode::Kind::exact     ? "exact"
+                                         : kind == data::ResizeMode::Kind::stretch ? "stretch"
                                                                             : "crop"}};
   if (fit.shorter_side > 0) json["resize"] = static_cast<unsigned>(fit.shorter_side);
   return json;
 }
 
-Source read_dataset(const std::string& name, const fs::path& root, const ImageShape& image, data::Fit fit,
-                    data::OnBad on_bad, const fs::path& store) {
+Source read_dataset(const std::string& name, const fs::path& root, const ImageShape& image, data::ResizeMode fit,
+                    data::OnDecodeError on_bad, const fs::path& store) {
   if (!store.empty() && (name == "CIFAR10" || name == "FashionMNIST")) {
     throw Error("cannot keep {} in a store: only the images of a folder are; leave --store out", name);
   }
@@ -102,16 +102,16 @@ Source read_dataset(const std::string& name, const fs::path& root, const ImageSh
   }
   if (name == "FashionMNIST") {
     const fs::path folder =
-        place(is_there("data/FashionMNIST") ? "data/FashionMNIST" : "/usr/share/datasets/fashion-mnist");
+        place(file_exists("data/FashionMNIST") ? "data/FashionMNIST" : "/usr/share/datasets/fashion-mnist");
     return {name, data::fashion_mnist(folder), normalizations::fashion_mnist};
   }
-  if (!is_there(name)) {
+  if (!file_exists(name)) {
     throw Error(
         "cannot read the data set {}: it is neither CIFAR10 nor FashionMNIST nor a folder; check its path",
         name);
   }
   data::ImageFolderOptions options{.image = image, .fit = fit, .on_bad = on_bad, .store = store};
-  if (fit != data::Fit::exact && !image.is_static()) {
+  if (fit != data::ResizeMode::exact && !image.is_static()) {
     const ImageShape common = data::common_shape(data::image_files(fs::path(name) / "train"));
     if (!common.is_static()) {
       throw Error(
@@ -136,21 +136,21 @@ bool is_unread_image(const fs::path& file) {
 
 }  // namespace
 
-Images read_images(const fs::path& path, const ImageShape& shape, data::Fit fit, std::int64_t most,
+Images read_images(const fs::path& path, const ImageShape& shape, data::ResizeMode fit, std::int64_t most,
                    std::uint64_t seed, const fs::path& store) {
   std::vector<fs::path> passed_over;
   const std::vector<fs::path> files = data::image_files(path, &passed_over);
-  data::tell_passed_over(passed_over);
+  data::warn_ignored(passed_over);
   const auto folder = [&](const fs::path& file) {
     return file.lexically_relative(path).parent_path().string();
   };
   auto loaded = data::load_images(
       files,
-      {.image = shape, .fit = fit, .on_bad = data::OnBad::skip, .store = store, .most = most, .seed = seed});
-  tell_left_out(loaded.skipped);
+      {.image = shape, .fit = fit, .on_bad = data::OnDecodeError::skip, .store = store, .most = most, .seed = seed});
+  warn_skipped(loaded.skipped);
   Images images{.images = std::move(loaded.images),
                 .files = std::move(loaded.files),
-                .left_out = loaded.skipped.size()};
+                .skipped = loaded.skipped.size()};
   for (const fs::path& file : images.files) images.folders.push_back(folder(file));
   for (const fs::path& file : files) images.all_folders.insert(folder(file));
   for (const fs::path& file : passed_over) {  // a class of images that are not read is a class

@@ -34,7 +34,7 @@ struct Source {
 /// \param store a folder that keeps a folder's decoded images, for sets larger than memory; empty: none
 /// \throws Error when there is no such data set, it cannot be read, or a named one is to be kept in a store
 Source read_dataset(const std::string& name, const std::filesystem::path& root, const ImageShape& image,
-                    data::Fit fit, data::OnBad on_bad = data::OnBad::fail,
+                    data::ResizeMode fit, data::OnDecodeError on_bad = data::OnDecodeError::fail,
                     const std::filesystem::path& store = {});
 
 /// The name that a data set has in folders of results.
@@ -50,10 +50,10 @@ struct Images {
   std::vector<std::filesystem::path> files = {};  ///< where each came from
   std::vector<std::string> folders = {};          ///< the folder of each below the root
   std::set<std::string> all_folders = {};         ///< those of all files there, read or not
-  std::size_t left_out = 0;                       ///< files that could not be used
+  std::size_t skipped = 0;                       ///< files that could not be used
 };
 
-using data::tell_left_out;
+using data::warn_skipped;
 
 /// What happens to images of another size, for all commands that read images.
 struct FitOptions {
@@ -64,7 +64,7 @@ struct FitOptions {
 
   /// \param stored what a defended file says of the images it was made with (`json_of`); null: nothing
   /// \throws Error if the options contradict each other
-  data::Fit resolved(const nlohmann::ordered_json& stored = nullptr) const;
+  data::ResizeMode resolved(const nlohmann::ordered_json& stored = nullptr) const;
 
   /// 3×crop×crop, or, without `--crop`, `otherwise`.
   ImageShape image(const ImageShape& otherwise) const;
@@ -74,12 +74,12 @@ struct FitOptions {
 };
 
 /// What `FitOptions::resolved` reads.
-nlohmann::ordered_json json_of(const data::Fit& fit);
+nlohmann::ordered_json json_of(const data::ResizeMode& fit);
 
 /// Reads the images below `path`; damaged files are told on standard error and left out.
 /// \param most no more than so many, drawn by `seed`; 0: all
 /// \param store a folder that keeps the decoded images, for sets larger than memory; empty: none
-Images read_images(const std::filesystem::path& path, const ImageShape& shape, data::Fit fit,
+Images read_images(const std::filesystem::path& path, const ImageShape& shape, data::ResizeMode fit,
                    std::int64_t most = 0, std::uint64_t seed = default_seed,
                    const std::filesystem::path& store = {});
 

@@ -25,7 +25,7 @@ namespace refine::cli {
 namespace {
 
 using backbones::AnyBackbone;
-using backbones::Form;
+using backbones::Variant;
 using backbones::Stem;
 
 /// What the tensors of a network tell of it.
@@ -98,7 +98,7 @@ Told ends(const Reader& read, const char* first, const char* last, const Growth&
 
 /// The stem of a residual network: its kernel is in the tensors, whether max pooling follows is not. It is
 /// what is specified; else what the names and the images leave no doubt of; else it is asked for.
-Stem stem_by(const Reader& read, Form form, const std::optional<Stem>& specified, const ImageShape& image) {
+Stem stem_by(const Reader& read, Variant variant, const std::optional<Stem>& specified, const ImageShape& image) {
   const int kernel = read.extent("conv1.weight", 4, 2);
   if (kernel != read.extent("conv1.weight", 4, 3) || (kernel != 3 && kernel != 7)) {
     read.refuse(fmt::format("its stem is of {}x{} pixels, expected 3x3 or 7x7", kernel,
@@ -112,9 +112,9 @@ Stem stem_by(const Reader& read, Form form, const std::optional<Stem>& specified
                 "say " + stems);
   }
   // Code with these names has this stem and no other.
-  if (form == Form::small && kernel == 3) return stem_of(form);
+  if (variant == Variant::cifar && kernel == 3) return stem_of(variant);
   // torchvision's, for images that are as large as it is made for.
-  if (form == Form::large && kernel == 7 && backbones::form_for(image) == Form::large) return stem_of(form);
+  if (variant == Variant::imagenet && kernel == 7 && backbones::variant_for(image) == Variant::imagenet) return stem_of(variant);
   const bool is_sized = image.height != dynamic || image.width != dynamic;
   read.refuse(fmt::format("its weights do not tell whether max pooling follows the {0}x{0} stem", kernel),
               (is_sized ? "say " : "say --image with the size it was trained on; if that is small, ") + stems);
@@ -123,12 +123,12 @@ Stem stem_by(const Reader& read, Form form, const std::optional<Stem>& specified
 template <template <Task> typename Network>
 Told residual(const Reader& read, std::int64_t inner, std::int64_t last, const std::optional<Stem>& specified,
               const ImageShape& image) {
-  const Form form = read.has("fc.weight") ? Form::large : Form::small;
-  Told told = form == Form::large ? ends(read, "conv1.weight", "fc.weight", {9, inner, last})
+  const Variant variant = read.has("fc.weight") ? Variant::imagenet : Variant::cifar;
+  Told told = variant == Variant::imagenet ? ends(read, "conv1.weight", "fc.weight", {9, inner, last})
                                   : ends(read, "conv1.weight", "linear.weight", {9, inner, last});
-  const Stem stem = stem_by(read, form, specified, image);
-  told.make = [form, stem, width = told.width](const Task& task) {
-    return AnyBackbone(Network<dynamic_task>{.task = task, .width = width, .form = form, .stem = stem});
+  const Stem stem = stem_by(read, variant, specified, image);
+  told.make = [variant, stem, width = told.width](const Task& task) {
+    return AnyBackbone(Network<dynamic_task>{.task = task, .width = width, .variant = variant, .stem = stem});
   };
   told.stem = fmt::format("{0}x{0} stem, {1} max pooling", stem.kernel, stem.pooling ? "with" : "no");
   return told;
@@ -150,15 +150,15 @@ Told preact_resnet18(const Reader& read) {
 /// \param small,large weights between the first and the last layer at width 1, of each form
 template <template <Task> typename Network>
 Told vgg(const Reader& read, std::int64_t small, std::int64_t large) {
-  const Form form = read.has("classifier.6.weight") ? Form::large : Form::small;
+  const Variant variant = read.has("classifier.6.weight") ? Variant::imagenet : Variant::cifar;
   const bool batch_norm = read.has("features.1.weight");  // the second layer is a ReLU otherwise
   Told told =
-      form == Form::large
+      variant == Variant::imagenet
           ? ends(read, "features.0.weight", "classifier.6.weight", {.first = 9, .inner = large, .last = 64})
           : ends(read, "features.0.weight", "classifier.weight", {.first = 9, .inner = small, .last = 8});
   told.make = [=, width = told.width](const Task& task) {
     return AnyBackbone(
-        Network<dynamic_task>{.task = task, .width = width, .batch_norm = batch_norm, .form = form});
+        Network<dynamic_task>{.task = task, .width = width, .batch_norm = batch_norm, .variant = variant});
   };
   return told;
 }

@@ -140,7 +140,7 @@ Recipe TrainingOptions::defense(std::int64_t images, const ImageShape& shape) co
     // Few images and their mixed answers are learnt by heart; the victim's own answers to the mixtures are
     // new at each step. Not about crops: to some victims they look like their trigger (docs/recipes.md).
     const bool crops = how.augmentation.resized_crop_min_scale < 1 || how.augmentation.crop_padding > 0;
-    if (how.optimization.epochs > 50 && !crops) how.teacher = Teacher::views;
+    if (how.optimization.epochs > 50 && !crops) how.teacher = TeacherInput::augmented;
   }
   override_with(*this, how.optimization);
   if (sup >= 0) how.supcon_weight = sup;

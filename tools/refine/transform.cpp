@@ -20,12 +20,12 @@ struct Kind {
   const char* level;  ///< a tensor of each level, whose number, from 1, is left open
   int levels;         ///< usual ones
   int width;          ///< usual one with CUDA and images of 64 pixels at most
-  transforms::AnyTransform (*make)(const ImageShape&, int levels, int width, transforms::Squash,
+  transforms::AnyTransform (*make)(const ImageShape&, int levels, int width, transforms::OutputActivation,
                                    std::uint64_t seed);
 };
 
 template <typename T>
-transforms::AnyTransform made(const ImageShape& image, int levels, int width, transforms::Squash squash,
+transforms::AnyTransform made(const ImageShape& image, int levels, int width, transforms::OutputActivation squash,
                               std::uint64_t seed) {
   return T{.image = image, .levels = levels, .width = width, .squash = squash, .seed = seed};
 }
@@ -61,12 +61,12 @@ transforms::AnyTransform TransformOptions::make(const ImageShape& image, std::ui
   const int shrunk =
       (default_device().is_cuda() ? 1 : 4) * (std::max(image.height, image.width) > 64 ? 2 : 1);
   return kind.make(image, levels > 0 ? levels : kind.levels, width > 0 ? width : kind.width / shrunk,
-                   transforms::Squash::sigmoid, seed);
+                   transforms::OutputActivation::sigmoid, seed);
 }
 
 transforms::AnyTransform transform_of(const std::map<std::string, at::Tensor>& tensors,
                                       const std::string& prefix, const ImageShape& image,
-                                      transforms::Squash squash, const std::filesystem::path& path) {
+                                      transforms::OutputActivation squash, const std::filesystem::path& path) {
   for (const Kind& kind : kinds) {
     const auto first = tensors.find(prefix + kind.first);
     if (first == tensors.end() || first->second.dim() != 4) continue;

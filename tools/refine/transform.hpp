@@ -28,6 +28,6 @@ struct TransformOptions {
 /// \throws Error when they are no transform's
 transforms::AnyTransform transform_of(const std::map<std::string, at::Tensor>& tensors,
                                       const std::string& prefix, const ImageShape& image,
-                                      transforms::Squash squash, const std::filesystem::path& path);
+                                      transforms::OutputActivation squash, const std::filesystem::path& path);
 
 }  // namespace refine::cli

@@ -269,7 +269,7 @@ std::string network_name(const std::string& name) {
 
 Victim load_victim(const VictimOptions& options, const ImageShape& images) {
   const fs::path path = options.model;
-  if (!is_there(path)) {
+  if (!file_exists(path)) {
     throw Error("cannot read {}: there is no such file; check the path of --model", path.string());
   }
   Victim victim = is_program(path) ? from_torchscript(options, images) : from_weights(options, images);

@@ -62,7 +62,7 @@ inline PerturbedStore::PerturbedStore(std::filesystem::path path, std::string ke
     : path_(std::move(path)), key_(std::move(key)), logits_(logits.detach().to(at::kCPU).to(at::kFloat)) {}
 
 inline std::optional<at::Tensor> PerturbedStore::read(const at::Tensor& like) const {
-  if (!is_there(path_)) return {};
+  if (!file_exists(path_)) return {};
   const formats::SafeTensors content = loaded();
   const auto hash = content.metadata.find(hash_name);
   if (content.metadata.at(name) != key_ || hash == content.metadata.end()) return {};
@@ -82,7 +82,7 @@ inline void PerturbedStore::write(const at::Tensor& images) const {
 }
 
 inline formats::SafeTensors PerturbedStore::loaded() const {
-  const std::string bytes = file_bytes(path_);  // what the system says against it is no damage
+  const std::string bytes = read_file(path_);  // what the system says against it is no damage
   formats::SafeTensors content;
   try {
     content = formats::read_safetensors(path_, bytes);

@@ -18,16 +18,16 @@
 namespace refine::backbones {
 
 /// Two networks that go by one name.
-enum class Form {
-  small,  ///< for images of about 32 pixels, as the reference has it for CIFAR-10
-  large,  ///< for images of about 224 pixels, as torchvision has it
+enum class Variant {
+  cifar,     ///< for images of about 32 pixels, as the reference has it for CIFAR-10
+  imagenet,  ///< for images of about 224 pixels, as torchvision has it
 };
 
 /// The form for images of this shape: large where the shorter side is known to be of more than 64 pixels.
-constexpr Form form_for(const ImageShape& image) {
+constexpr Variant variant_for(const ImageShape& image) {
   const int shorter = image.height == dynamic || image.width == dynamic ? std::max(image.height, image.width)
                                                                         : std::min(image.height, image.width);
-  return shorter > 64 ? Form::large : Form::small;
+  return shorter > 64 ? Variant::imagenet : Variant::cifar;
 }
 
 /// How a residual network begins: a convolution of 3×3 pixels with stride 1, or of 7×7 with stride 2; then
@@ -40,8 +40,8 @@ struct Stem {
 };
 
 /// The stem that a form was published with.
-constexpr Stem stem_of(Form form) {
-  return form == Form::small ? Stem{.kernel = 3, .pooling = false} : Stem{.kernel = 7, .pooling = true};
+constexpr Stem stem_of(Variant variant) {
+  return variant == Variant::cifar ? Stem{.kernel = 3, .pooling = false} : Stem{.kernel = 7, .pooling = true};
 }
 
 /// The shorter side of the smallest images that are left at 1 pixel or more behind a stem and three strides.
@@ -55,7 +55,7 @@ namespace refine::backbones::detail {
 
 /// Why no `network` can be made for `task`; empty where one can.
 /// \param least_side of its images, in pixels
-constexpr Message unfit(std::string_view network, const Task& task, int least_side) {
+constexpr Message check_supported(std::string_view network, const Task& task, int least_side) {
   constexpr std::string_view times[] = {"", "once", "twice", "three times", "four times", "five times"};
   const auto too_small = [&](int side) { return side != dynamic && side < least_side; };
   Message why;
@@ -84,7 +84,7 @@ constexpr Message unfit(std::string_view network, const Task& task, int least_si
 ///   width is no number of channels
 inline void require_buildable(std::string_view network, const Task& fixed, const Task& said, int least_side,
                               int width) {
-  require_agreement(unfit(network, merged(fixed, said), least_side));
+  require_agreement(check_supported(network, merged(fixed, said), least_side));
   if (!compatible(fixed, said)) {
     Message why;
     require_agreement(why << "refine: " << network << "<" << fixed.image << ", " << fixed.classes
@@ -98,10 +98,10 @@ inline void require_buildable(std::string_view network, const Task& fixed, const
 
 /// Draws the weights of all convolutions in `module` from N(0, 2/(k·k·out)), so that gradients keep their
 /// size on the way back through ReLUs (He et al., 2015, `he2015rectifiers`), and sets their biases to 0.
-void draw_by_fan_out(torch::nn::Module& module);
+void kaiming_normal_fan_out_(torch::nn::Module& module);
 
 
-inline void draw_by_fan_out(torch::nn::Module& module) {
+inline void kaiming_normal_fan_out_(torch::nn::Module& module) {
   const c10::NoGradGuard no_grad;
   for (const auto& part : module.modules(/*include_self=*/false)) {
     auto* convolution = dynamic_cast<torch::nn::Conv2dImpl*>(part.get());

@@ -38,7 +38,7 @@ class InceptionConvolution : public torch::nn::Cloneable<InceptionConvolution>, 
 
   REFINE_INLINE void reset() override;
 
-  at::Tensor forward(const at::Tensor& x) { return nn::convolve_normed(conv_, bn_, x).relu_(); }
+  at::Tensor forward(const at::Tensor& x) { return nn::conv_bn(conv_, bn_, x).relu_(); }
 
   REFINE_INLINE void fold() override;
 

@@ -18,7 +18,7 @@ struct VggPlan {
   std::int64_t channels, classes, width;
   std::array<int, 5> groups;  ///< convolutions in each
   bool batch_norm;
-  Form form;
+  Variant variant;
 };
 
 class VggFeatures;

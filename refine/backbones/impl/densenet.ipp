@@ -93,11 +93,11 @@ REFINE_INLINE void DenseLayer::reset() {
 
 REFINE_INLINE at::Tensor DenseLayer::forward(const at::Tensor& x) {
   const at::Tensor y = conv1_->forward(norm1_->forward(x).relu_());
-  return at::cat({x, nn::convolve(conv2_, nn::normed(norm2_, y).relu_())}, 1);
+  return at::cat({x, nn::convolve(conv2_, nn::apply_batch_norm(norm2_, y).relu_())}, 1);
 }
 
 REFINE_INLINE void DenseLayer::fold() {
-  nn::fold_pair(*this, "conv1", conv1_, "norm2", norm2_);
+  nn::fold_conv_bn(*this, "conv1", conv1_, "norm2", norm2_);
 }
 
 REFINE_INLINE DenseTransition::DenseTransition(std::int64_t in) : in_(in) {
@@ -141,7 +141,7 @@ REFINE_INLINE void DenseFeatures::reset() {
 }
 
 REFINE_INLINE at::Tensor DenseFeatures::forward(const at::Tensor& images) {
-  at::Tensor x = nn::normed(norm0_, conv0_->forward(images)).relu_();
+  at::Tensor x = nn::apply_batch_norm(norm0_, conv0_->forward(images)).relu_();
   x = at::max_pool2d(x, {3, 3}, {2, 2}, {1, 1});
   for (std::size_t i = 0; i < blocks_.size(); ++i) {
     x = blocks_[i]->forward(x);
@@ -151,7 +151,7 @@ REFINE_INLINE at::Tensor DenseFeatures::forward(const at::Tensor& images) {
 }
 
 REFINE_INLINE void DenseFeatures::fold() {
-  nn::fold_pair(*this, "conv0", conv0_, "norm0", norm0_);
+  nn::fold_conv_bn(*this, "conv0", conv0_, "norm0", norm0_);
 }
 
 REFINE_INLINE DenseNet121Module::DenseNet121Module(std::int64_t channels, std::int64_t classes,

@@ -98,7 +98,7 @@ REFINE_INLINE void InceptionConvolution::reset() {
 }
 
 REFINE_INLINE void InceptionConvolution::fold() {
-  nn::fold_pair(*this, "conv", conv_, "bn", bn_);
+  nn::fold_conv_bn(*this, "conv", conv_, "bn", bn_);
 }
 
 REFINE_INLINE InceptionPlan inception_a(int pooled) {

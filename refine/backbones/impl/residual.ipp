@@ -72,7 +72,7 @@ REFINE_INLINE at::Tensor ResidualBlock::forward(const at::Tensor& x) {
   at::Tensor y = x;
   for (std::size_t i = 0; i < convolutions_.size(); ++i) {
     if (i > 0) y.relu_();
-    y = nn::convolve_normed(convolutions_[i], norms_[i], y);
+    y = nn::conv_bn(convolutions_[i], norms_[i], y);
   }
   return y.add_(shortened(x)).relu_();
 }
@@ -80,7 +80,7 @@ REFINE_INLINE at::Tensor ResidualBlock::forward(const at::Tensor& x) {
 REFINE_INLINE void ResidualBlock::fold() {
   for (std::size_t i = 0; i < convolutions_.size(); ++i) {
     const std::string number = std::to_string(i + 1);
-    nn::fold_pair(*this, "conv" + number, convolutions_[i], "bn" + number, norms_[i]);
+    nn::fold_conv_bn(*this, "conv" + number, convolutions_[i], "bn" + number, norms_[i]);
   }
   if (shortcut_.is_empty()) return;
   const torch::nn::Conv2d convolution = shortcut_convolution();
@@ -107,7 +107,7 @@ REFINE_INLINE void ResidualBlock::add(std::int64_t in, std::int64_t out, std::in
 }
 
 REFINE_INLINE const char* ResidualBlock::shortcut_name() const {
-  return plan_.form == Form::small ? "shortcut" : "downsample";
+  return plan_.variant == Variant::cifar ? "shortcut" : "downsample";
 }
 
 REFINE_INLINE void require_stem(std::string_view network, const Stem& stem) {
@@ -120,7 +120,7 @@ REFINE_INLINE ResidualModule::ResidualModule(const ResidualPlan& plan) : plan_(p
 }
 
 REFINE_INLINE void ResidualModule::reset() {
-  const bool small = plan_.form == Form::small;
+  const bool small = plan_.variant == Variant::cifar;
   const Stem& stem = plan_.stem;
   conv1_ = register_module(
       "conv1", plain_convolution(plan_.channels, plan_.width, stem.kernel, stem.kernel == 3 ? 1 : 2));
@@ -138,18 +138,18 @@ REFINE_INLINE void ResidualModule::reset() {
     layers_.push_back(register_module("layer" + std::to_string(stage + 1), std::move(layer)));
   }
   last_ = register_module(small ? "linear" : "fc", torch::nn::Linear(in, plan_.classes));
-  if (!small) draw_by_fan_out(*this);
+  if (!small) kaiming_normal_fan_out_(*this);
 }
 
 REFINE_INLINE at::Tensor ResidualModule::forward(const at::Tensor& images) {
-  at::Tensor x = nn::convolve_normed(conv1_, bn1_, images).relu_();
+  at::Tensor x = nn::conv_bn(conv1_, bn1_, images).relu_();
   if (plan_.stem.pooling) x = at::max_pool2d(x, {3, 3}, {2, 2}, {1, 1});
   for (auto& layer : layers_) x = layer->forward(x);
   return last_->forward(x.mean({2, 3}));
 }
 
 REFINE_INLINE void ResidualModule::fold() {
-  nn::fold_pair(*this, "conv1", conv1_, "bn1", bn1_);
+  nn::fold_conv_bn(*this, "conv1", conv1_, "bn1", bn1_);
 }
 
 
@@ -207,12 +207,12 @@ REFINE_INLINE at::Tensor PreActBlock::forward(const at::Tensor& x) {
     torch::nn::Conv2d convolution = shortcut_convolution();
     shortcut = nn::convolve(convolution, active);
   }
-  const at::Tensor y = nn::convolve_normed(conv1_, bn2_, active).relu_();
+  const at::Tensor y = nn::conv_bn(conv1_, bn2_, active).relu_();
   return nn::convolve(conv2_, y).add_(shortcut);
 }
 
 REFINE_INLINE void PreActBlock::fold() {
-  nn::fold_pair(*this, "conv1", conv1_, "bn2", bn2_);
+  nn::fold_conv_bn(*this, "conv1", conv1_, "bn2", bn2_);
 }
 
 REFINE_INLINE PreActModule::PreActModule(const PreActPlan& plan) : plan_(plan) {

@@ -88,7 +88,7 @@ REFINE_INLINE void VggFeatures::reset() {
 
 REFINE_INLINE at::Tensor VggFeatures::forward(at::Tensor x) {
   for (auto& layer : layers_) {
-    x = nn::convolve_normed(layer.convolution, layer.norm, x).relu_();
+    x = nn::conv_bn(layer.convolution, layer.norm, x).relu_();
     if (layer.last_of_group) x = at::max_pool2d(x, {2, 2});
   }
   return x;
@@ -97,7 +97,7 @@ REFINE_INLINE at::Tensor VggFeatures::forward(at::Tensor x) {
 REFINE_INLINE void VggFeatures::fold() {
   for (auto& [number, last_of_group, convolution, norm] : layers_) {
     if (norm.is_empty()) continue;
-    nn::fold_pair(*this, std::to_string(number), convolution, std::to_string(number + 1), norm);
+    nn::fold_conv_bn(*this, std::to_string(number), convolution, std::to_string(number + 1), norm);
   }
 }
 
@@ -127,13 +127,13 @@ REFINE_INLINE VggModule::VggModule(const VggPlan& plan) : plan_(plan) {
 REFINE_INLINE void VggModule::reset() {
   const std::int64_t out = 8 * plan_.width;
   features_ = register_module("features", std::make_shared<VggFeatures>(plan_));
-  if (plan_.form == Form::small) {
+  if (plan_.variant == Variant::cifar) {
     linear_ = register_module("classifier", torch::nn::Linear(out, plan_.classes));
   } else {
     classifier_ = register_module(
         "classifier", std::make_shared<VggClassifier>(out * 7 * 7, 64 * plan_.width, plan_.classes));
   }
-  draw_by_fan_out(*this);
+  kaiming_normal_fan_out_(*this);
   const c10::NoGradGuard no_grad;
   for (const auto& part : modules(/*include_self=*/false)) {
     if (auto* linear = dynamic_cast<torch::nn::LinearImpl*>(part.get())) {
@@ -145,7 +145,7 @@ REFINE_INLINE void VggModule::reset() {
 
 REFINE_INLINE at::Tensor VggModule::forward(const at::Tensor& images) {
   const at::Tensor x = features_->forward(images);
-  if (plan_.form == Form::small) return linear_->forward(x.mean({2, 3}));
+  if (plan_.variant == Variant::cifar) return linear_->forward(x.mean({2, 3}));
   return classifier_->forward(at::adaptive_avg_pool2d(x, {7, 7}).flatten(1));
 }
 

@@ -17,12 +17,12 @@
 
 namespace refine {
 
-REFINE_INLINE bool is_there(const std::filesystem::path& path) {
+REFINE_INLINE bool file_exists(const std::filesystem::path& path) {
   std::error_code unknown;
   return std::filesystem::exists(path, unknown);
 }
 
-REFINE_INLINE std::string file_bytes(const std::filesystem::path& path) {
+REFINE_INLINE std::string read_file(const std::filesystem::path& path) {
   const auto fail = [&](int code) -> std::string {
     throw Error("cannot read {}: {}; check the path and its rights", path.string(),
                 std::generic_category().message(code));

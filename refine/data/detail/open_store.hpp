@@ -74,7 +74,7 @@ namespace refine::data {
 /// on disk (`image_store.hpp`) it is another mapping of that file, copied on write, so that only the images
 /// that were changed take memory; the pages are gone through once. Of others it is `images.clone()`.
 /// \throws Error when the file can't be mapped once more
-inline at::Tensor private_copy(const at::Tensor& images) {
+inline at::Tensor copy_on_write(const at::Tensor& images) {
   const detail::Mapping* const from = detail::mapping_of(images);
   if (!from || !images.is_contiguous()) return images.clone();
   const auto* const old = static_cast<const std::uint8_t*>(images.const_data_ptr());
@@ -102,7 +102,7 @@ struct StoreSource {
   std::filesystem::path folder;              ///< what `files` lie in, which may be moved
   std::vector<std::filesystem::path> files;  ///< one at least
   ImageShape wanted;
-  Fit fit;
+  ResizeMode fit;
 
   /// Changes when a file is added, removed, renamed or written to, or images become something else.
   std::uint64_t key() const;

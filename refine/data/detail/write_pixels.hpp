@@ -23,7 +23,7 @@ at::Tensor pixels_of(Rgb& image);
 void grey(Rgb& image);
 
 /// Writes `image` to `to`, C×H×W bytes of `shape` (1 or 3 channels). \throws Error when it does not fit
-void place(Rgb& image, const std::filesystem::path& file, const ImageShape& shape, Fit fit, std::uint8_t* to);
+void place(Rgb& image, const std::filesystem::path& file, const ImageShape& shape, ResizeMode fit, std::uint8_t* to);
 
 
 inline at::Tensor pixels_of(Rgb& image) {
@@ -39,11 +39,11 @@ inline void grey(Rgb& image) {
   }
 }
 
-inline void place(Rgb& image, const std::filesystem::path& file, const ImageShape& shape, Fit fit,
+inline void place(Rgb& image, const std::filesystem::path& file, const ImageShape& shape, ResizeMode fit,
                              std::uint8_t* to) {
   const bool fits =
       image.height == shape.height && image.width == shape.width && fit.shorter_side == 0;
-  if (!fits && fit == Fit::exact) {
+  if (!fits && fit == ResizeMode::exact) {
     throw Error(
         "cannot use {}: it has {} x {} pixels, wanted are {} x {}; resize or remove it, or say how to fit it "
         "(Fit::crop, Fit::stretch)",
@@ -53,14 +53,14 @@ inline void place(Rgb& image, const std::filesystem::path& file, const ImageShap
   const std::int64_t side = fit.shorter_side;
   const std::int64_t longest = side > 0 ? side * std::max(h, w) / std::min(h, w)
                                         : std::max(shape.height * w / h, shape.width * h / w);
-  if (fit.kind == Fit::Kind::crop && longest > Rgb::largest_side) {
+  if (fit.kind == ResizeMode::Kind::crop && longest > Rgb::largest_side) {
     throw Error("cannot crop {}: with {} x {} pixels it is too long and narrow for {} x {}; remove it",
                 file.string(), w, h, shape.width, shape.height);
   }
   if (shape.channels == 1) grey(image);
   if (fits && shape.channels == 3) return image.planes_to(to);
   at::Tensor place = at::from_blob(to, {1, shape.channels, shape.height, shape.width}, at::kByte);
-  place.copy_(fitted(pixels_of(image), fit, shape.height, shape.width).narrow(1, 0, shape.channels));
+  place.copy_(resize_to_fit(pixels_of(image), fit, shape.height, shape.width).narrow(1, 0, shape.channels));
 }
 
 }  // namespace refine::data::detail

@@ -54,11 +54,11 @@ REFINE_INLINE bool Augmentation::affine() const {
 
 namespace refine::data::detail {
 
-REFINE_INLINE std::int64_t Draws::below(std::int64_t bound) {
+REFINE_INLINE std::int64_t ScopedTorchSeed::below(std::int64_t bound) {
   return static_cast<std::int64_t>(uniform_below(random, static_cast<std::uint64_t>(bound)));
 }
 
-REFINE_INLINE CropBox random_resized_box(Draws& draws, std::int64_t height, std::int64_t width,
+REFINE_INLINE CropBox random_resized_box(ScopedTorchSeed& draws, std::int64_t height, std::int64_t width,
                                              double min_scale) {
   constexpr double least = 3.0 / 4, most = 4.0 / 3;
   for (int attempt = 0; attempt < 10; ++attempt) {
@@ -91,14 +91,14 @@ REFINE_INLINE at::Tensor resized_crop(const at::Tensor& images, double min_scale
   at::Tensor rows = at::empty({n, height, 1}, at::kFloat), columns = at::empty({n, 1, width}, at::kFloat);
   auto* y = rows.mutable_data_ptr<float>();
   auto* x = columns.mutable_data_ptr<float>();
-  Draws draws(seed, "resized crop");
+  ScopedTorchSeed draws(seed, "resized crop");
   for (std::int64_t i = 0; i < n; ++i) {
     const CropBox box = random_resized_box(draws, height, width, min_scale);
     for (std::int64_t r = 0; r < height; ++r) *y++ = grid_position(r, box.top, box.height, height);
     for (std::int64_t c = 0; c < width; ++c) *x++ = grid_position(c, box.left, box.width, width);
   }
-  const auto across = nn::sent(columns, images.device()).expand({n, height, width});
-  const auto down = nn::sent(rows, images.device()).expand({n, height, width});
+  const auto across = nn::to_device_async(columns, images.device()).expand({n, height, width});
+  const auto down = nn::to_device_async(rows, images.device()).expand({n, height, width});
   constexpr std::int64_t bilinear = 0, border = 1;
   return at::grid_sampler(images, at::stack({across, down}, 3).to(images.scalar_type()), bilinear, border,
                           false);
@@ -114,16 +114,16 @@ REFINE_INLINE at::Tensor shifted(const at::Tensor& images, std::int64_t padding,
   at::Tensor rows = at::empty({n, height, 1}, at::kLong), columns = at::empty({n, 1, width}, at::kLong);
   auto* row = rows.mutable_data_ptr<std::int64_t>();
   auto* column = columns.mutable_data_ptr<std::int64_t>();
-  Draws crops(seed, "crop"), flips(seed, "flip");
+  ScopedTorchSeed crops(seed, "crop"), flips(seed, "flip");
   for (std::int64_t i = 0; i < n; ++i) {
     const std::int64_t top = padding > 0 ? crops.below(2 * padding + 1) : 0;
     const std::int64_t left = padding > 0 ? crops.below(2 * padding + 1) : 0;
-    const bool mirrored = flip && flips.below(2) == 1;
+    const bool to_torchscript = flip && flips.below(2) == 1;
     for (std::int64_t r = 0; r < height; ++r) *row++ = (top + r) * padded_width;
-    for (std::int64_t c = 0; c < width; ++c) *column++ = left + (mirrored ? width - 1 - c : c);
+    for (std::int64_t c = 0; c < width; ++c) *column++ = left + (to_torchscript ? width - 1 - c : c);
   }
   const auto from =
-      nn::sent(rows, images.device()).add(nn::sent(columns, images.device())).view({n, 1, height * width});
+      nn::to_device_async(rows, images.device()).add(nn::to_device_async(columns, images.device())).view({n, 1, height * width});
   const auto padded =
       padding > 0 ? at::constant_pad_nd(images, {padding, padding, padding, padding}) : images;
   return at::gather(padded.contiguous().flatten(2), 2, from.expand({n, channels, height * width}))
@@ -134,13 +134,13 @@ REFINE_INLINE at::Tensor shifted(const at::Tensor& images, std::int64_t padding,
 REFINE_INLINE at::Tensor brightened(const at::Tensor& images, double most, std::uint64_t seed) {
   at::Tensor factors = at::empty({images.size(0), 1, 1, 1}, at::kFloat);
   auto* factor = factors.mutable_data_ptr<float>();
-  Draws draws(seed, "brightness");
+  ScopedTorchSeed draws(seed, "brightness");
   for (std::int64_t i = 0; i < images.size(0); ++i)
     factor[i] = static_cast<float>(draws.between(1 - most, 1 + most));
-  return images.mul(nn::sent(factors.to(images.scalar_type()), images.device())).clamp_(0, 1);
+  return images.mul(nn::to_device_async(factors.to(images.scalar_type()), images.device())).clamp_(0, 1);
 }
 
-REFINE_INLINE Move random_move(Draws& draws, const Augmentation& how, std::int64_t height,
+REFINE_INLINE Move random_move(ScopedTorchSeed& draws, const Augmentation& how, std::int64_t height,
                                    std::int64_t width) {
   const double across = how.translate * static_cast<double>(width),
                along = how.translate * static_cast<double>(height);
@@ -168,13 +168,13 @@ REFINE_INLINE at::Tensor moved(const at::Tensor& images, const std::vector<Move>
   }
   const at::Tensor grid = at::affine_grid_generator(back, {n, 1, height, width}, /*align_corners=*/false);
   constexpr std::int64_t nearest = 1, zeros = 0;
-  return at::grid_sampler(images, nn::sent(grid.to(images.scalar_type()), images.device()), nearest, zeros,
+  return at::grid_sampler(images, nn::to_device_async(grid.to(images.scalar_type()), images.device()), nearest, zeros,
                           /*align_corners=*/false);
 }
 
 REFINE_INLINE at::Tensor randomly_moved(const at::Tensor& images, const Augmentation& how,
                                             std::uint64_t seed) {
-  Draws draws(seed, "affine");
+  ScopedTorchSeed draws(seed, "affine");
   std::vector<Move> moves;
   for (std::int64_t i = 0; i < images.size(0); ++i)
     moves.push_back(random_move(draws, how, images.size(2), images.size(3)));
@@ -185,11 +185,11 @@ REFINE_INLINE at::Tensor grayed(const at::Tensor& images, double share, std::uin
   const std::int64_t n = images.size(0);
   at::Tensor chosen = at::empty({n, 1, 1, 1}, at::kBool);
   auto* grey = chosen.mutable_data_ptr<bool>();
-  Draws draws(seed, "grayscale");
+  ScopedTorchSeed draws(seed, "grayscale");
   for (std::int64_t i = 0; i < n; ++i) grey[i] = draws.between(0, 1) < share;
   const auto channel = [&](std::int64_t c) { return images.narrow(1, c, 1); };
   const auto luma = channel(0).mul(0.2989).add_(channel(1).mul(0.587)).add_(channel(2).mul(0.114));
-  return at::where(nn::sent(chosen, images.device()), luma, images);
+  return at::where(nn::to_device_async(chosen, images.device()), luma, images);
 }
 
 REFINE_INLINE at::Tensor mixed(const at::Tensor& images, double share, std::uint64_t seed) {
@@ -198,12 +198,12 @@ REFINE_INLINE at::Tensor mixed(const at::Tensor& images, double share, std::uint
   each.front() = n;
   at::Tensor own = at::empty(each, at::kFloat);
   auto* weight = own.mutable_data_ptr<float>();
-  Draws chosen(seed, "mixed or not"), weights(seed, "mix");
+  ScopedTorchSeed chosen(seed, "mixed or not"), weights(seed, "mix");
   for (std::int64_t i = 0; i < n; ++i) {
     const double drawn = weights.between(0.5, 1);
     weight[i] = chosen.between(0, 1) < share ? static_cast<float>(drawn) : 1.0f;
   }
-  return at::lerp(at::roll(images, 1, 0), images, nn::sent(own.to(images.scalar_type()), images.device()));
+  return at::lerp(at::roll(images, 1, 0), images, nn::to_device_async(own.to(images.scalar_type()), images.device()));
 }
 
 }  // namespace refine::data::detail

@@ -33,7 +33,7 @@ REFINE_INLINE Dataset read(const std::filesystem::path& folder, const std::vecto
   std::int64_t images = 0;
   for (const auto& name : files) {
     const auto path = folder / name;
-    const auto& bytes = contents.emplace_back(file_bytes(path));
+    const auto& bytes = contents.emplace_back(read_file(path));
     const auto size = static_cast<std::int64_t>(bytes.size());
     if (size == 0 || size % record != 0) {
       throw Error(
@@ -65,15 +65,15 @@ REFINE_INLINE Dataset read(const std::filesystem::path& folder, const std::vecto
 }
 
 REFINE_INLINE bool has_binary(const std::filesystem::path& folder) {
-  const auto there = [&](const char* name) { return is_there(folder / name); };
+  const auto there = [&](const char* name) { return file_exists(folder / name); };
   return there(test_file) || std::any_of(training_files.begin(), training_files.end(), there);
 }
 
 REFINE_INLINE Split read_binary(const std::filesystem::path& folder) {
   Split split{.train = read(folder, {training_files.begin(), training_files.end()}),
               .test = read(folder, {test_file})};
-  if (const auto meta = folder / "batches.meta.txt"; is_there(meta)) {
-    std::istringstream words(file_bytes(meta));
+  if (const auto meta = folder / "batches.meta.txt"; file_exists(meta)) {
+    std::istringstream words(read_file(meta));
     const std::vector<std::string> names{std::istream_iterator<std::string>(words), {}};
     if (names.size() != 10) {
       throw Error("cannot read {}: it names {} classes, not 10; fetch it again or remove it", meta.string(),
@@ -90,14 +90,14 @@ namespace refine::data {
 
 REFINE_INLINE bool holds_cifar10(const std::filesystem::path& root) {
   return detail::cifar::has_binary(root) || detail::cifar::has_binary(root / "cifar-10-batches-bin") ||
-         is_there(root / "train");
+         file_exists(root / "train");
 }
 
 REFINE_INLINE Split cifar10(const std::filesystem::path& root) {
   const auto nested = root / "cifar-10-batches-bin";
   const bool in_nested = detail::cifar::has_binary(nested);
   const bool binary = in_nested || detail::cifar::has_binary(root);
-  const bool folders = is_there(root / "train");
+  const bool folders = file_exists(root / "train");
   if (binary && folders) {
     throw Error(
         "cannot tell which CIFAR-10 to read: {} holds both the binary files and image folders; move one "

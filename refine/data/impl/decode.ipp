@@ -75,7 +75,7 @@ REFINE_INLINE at::Tensor decode_image(std::string_view bytes, std::string_view n
 namespace refine::data::detail {
 
 REFINE_INLINE ImageShape decoded_shape(const std::vector<std::filesystem::path>& files,
-                                           const ImageShape& wanted, Fit fit, OnBad on_bad,
+                                           const ImageShape& wanted, ResizeMode fit, OnDecodeError on_bad,
                                            const std::string& what) {
   ImageShape shape = merged(wanted, {3, dynamic, dynamic});
   if (shape.channels != 1 && shape.channels != 3) {
@@ -83,7 +83,7 @@ REFINE_INLINE ImageShape decoded_shape(const std::vector<std::filesystem::path>&
         "cannot read {} as images of {} channels: decoded images have 3, or 1 where grey is asked for", what,
         shape.channels);
   }
-  if (fit != Fit::exact && !shape.is_static()) {
+  if (fit != ResizeMode::exact && !shape.is_static()) {
     throw Error(
         "cannot fit the images of {}: the wanted height and width are open; say .image = ImageShape{{3, 32, "
         "32}}",
@@ -92,17 +92,17 @@ REFINE_INLINE ImageShape decoded_shape(const std::vector<std::filesystem::path>&
   for (std::size_t i = 0; !shape.is_static(); ++i) {
     try {
       Rgb first;
-      decode(file_bytes(files[i]), files[i].string(), first);
+      decode(read_file(files[i]), files[i].string(), first);
       shape = merged(shape, {3, first.height, first.width});
     } catch (const Error&) {
-      if (on_bad == OnBad::fail || i + 1 == files.size()) throw;
+      if (on_bad == OnDecodeError::fail || i + 1 == files.size()) throw;
     }
   }
   return shape;
 }
 
 REFINE_INLINE Decoding::Decoding(const std::vector<std::filesystem::path>& files, const ImageShape& shape,
-                                     Fit fit, OnBad on_bad, unsigned threads, const std::string& what)
+                                     ResizeMode fit, OnDecodeError on_bad, unsigned threads, const std::string& what)
     : files_(files),
       shape_(shape),
       fit_(fit),
@@ -122,10 +122,10 @@ REFINE_INLINE std::size_t Decoding::run(std::size_t begin, std::size_t count, st
     thread_local Rgb image;
     const std::size_t at = begin + static_cast<std::size_t>(i);
     try {
-      decode(file_bytes(files_[at]), files_[at].string(), image);
+      decode(read_file(files_[at]), files_[at].string(), image);
       place(image, files_[at], shape_, fit_, to + static_cast<std::size_t>(i) * bytes);
     } catch (const Error& error) {
-      if (on_bad_ == OnBad::fail) throw;
+      if (on_bad_ == OnDecodeError::fail) throw;
       bad[at] = error.what();
     }
   };
@@ -151,7 +151,7 @@ REFINE_INLINE void require_one(const std::vector<std::string>& bad, std::int64_t
 }
 
 REFINE_INLINE DecodedImages decode_images(const std::vector<std::filesystem::path>& files,
-                                              const ImageShape& wanted, Fit fit, OnBad on_bad,
+                                              const ImageShape& wanted, ResizeMode fit, OnDecodeError on_bad,
                                               unsigned threads, const std::string& what) {
   const ImageShape shape = decoded_shape(files, wanted, fit, on_bad, what);
   DecodedImages decoded{

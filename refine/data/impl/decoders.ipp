@@ -499,7 +499,7 @@ REFINE_INLINE void make_upright(Rgb& image, int orientation) {
 REFINE_INLINE ImageShape claimed_shape(const std::filesystem::path& file) {
   std::string bytes;
   try {
-    bytes = file_bytes(file);
+    bytes = read_file(file);
   } catch (const Error&) {
     return {};
   }

@@ -78,8 +78,8 @@ namespace refine::data::detail::fashion {
 REFINE_INLINE std::filesystem::path plain_or_gzipped(const std::filesystem::path& root,
                                                          const std::string& name) {
   const auto plain = root / name, gzipped = root / (name + ".gz");
-  if (is_there(plain)) return plain;
-  if (is_there(gzipped)) return gzipped;
+  if (file_exists(plain)) return plain;
+  if (file_exists(gzipped)) return gzipped;
   throw Error(
       "cannot read Fashion-MNIST: neither {} nor {}.gz is in {}; install Debian's dataset-fashion-mnist, or "
       "name the folder that has it",

@@ -84,7 +84,7 @@ REFINE_INLINE void list_images(const std::filesystem::path& folder, std::set<std
 
 namespace refine::data {
 
-REFINE_INLINE void tell_left_out(const std::vector<std::string>& skipped) {
+REFINE_INLINE void warn_skipped(const std::vector<std::string>& skipped) {
   constexpr std::size_t most = 20;
   for (std::size_t i = 0; i < std::min(skipped.size(), most); ++i) {
     fmt::print(stderr, "left out: {}\n", printable(skipped[i]));
@@ -92,7 +92,7 @@ REFINE_INLINE void tell_left_out(const std::vector<std::string>& skipped) {
   if (skipped.size() > most) fmt::print(stderr, "left out: {} more\n", skipped.size() - most);
 }
 
-REFINE_INLINE void tell_passed_over(const std::vector<std::filesystem::path>& files) {
+REFINE_INLINE void warn_ignored(const std::vector<std::filesystem::path>& files) {
   if (files.empty()) return;
   std::map<std::string, std::size_t> counts;
   for (const auto& file : files) ++counts[file.extension().string()];
@@ -109,7 +109,7 @@ REFINE_INLINE void tell_passed_over(const std::vector<std::filesystem::path>& fi
 REFINE_INLINE std::vector<std::filesystem::path> image_files(
     const std::filesystem::path& file_or_folder, std::vector<std::filesystem::path>* passed_over) {
   std::error_code unknown;
-  if (!is_there(file_or_folder)) {
+  if (!file_exists(file_or_folder)) {
     throw Error("cannot read images from {}: there is no such file or folder; check the path and its rights",
                 file_or_folder.string());
   }

@@ -98,7 +98,7 @@ REFINE_INLINE Dataset image_folder(const std::filesystem::path& dir, const Image
     labels.insert(labels.end(), images.size(), known - classes.begin());
   }
 
-  tell_passed_over(passed_over);
+  warn_ignored(passed_over);
   auto decoded = options.store.empty()
                      ? detail::decode_images(files, options.image, options.fit, options.on_bad,
                                              options.threads, dir.string())
@@ -113,7 +113,7 @@ REFINE_INLINE Dataset image_folder(const std::filesystem::path& dir, const Image
   if (options.skipped) {
     *options.skipped = std::move(skipped);
   } else {
-    tell_left_out(skipped);
+    warn_skipped(skipped);
   }
   return set;
 }

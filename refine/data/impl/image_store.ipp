@@ -32,7 +32,7 @@ REFINE_INLINE void require_space(const std::filesystem::path& path, double bytes
 
 /// Decodes the source into the store at `path`, whole or not at all.
 /// \throws Error as `decode_images`, and when it can't be written
-REFINE_INLINE void make_store(const std::filesystem::path& path, const StoreSource& source, OnBad on_bad,
+REFINE_INLINE void make_store(const std::filesystem::path& path, const StoreSource& source, OnDecodeError on_bad,
                                   unsigned threads, const std::string& what) {
   const std::size_t n = source.files.size();
   const ImageShape shape = decoded_shape(source.files, source.wanted, source.fit, on_bad, what);
@@ -76,9 +76,9 @@ REFINE_INLINE bool was_unreadable(const DecodedImages& store,
 }
 
 REFINE_INLINE DecodedImages stored_images(const std::filesystem::path& path, const StoreSource& source,
-                                              OnBad on_bad, unsigned threads, const std::string& what) {
+                                              OnDecodeError on_bad, unsigned threads, const std::string& what) {
   const auto usable = [&](const std::optional<DecodedImages>& store) {
-    return store && (on_bad == OnBad::skip || std::ranges::all_of(store->bad, &std::string::empty));
+    return store && (on_bad == OnDecodeError::skip || std::ranges::all_of(store->bad, &std::string::empty));
   };
   if (auto store = open_store(path, source); usable(store) && !was_unreadable(*store, source.files))
     return std::move(*store);

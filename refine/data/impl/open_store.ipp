@@ -146,9 +146,9 @@ REFINE_INLINE std::optional<DecodedImages> open_store(const std::filesystem::pat
     return std::nullopt;
 
   DecodedImages stored{.images = {}, .bad = std::vector<std::string>(head.files)};
-  std::size_t left_out = 0;
+  std::size_t skipped = 0;
   const std::string text = file->read(file->size() - StoreTail::bytes - tail.text_bytes, tail.text_bytes);
-  for (std::string_view rest = text; !rest.empty(); ++left_out) {
+  for (std::string_view rest = text; !rest.empty(); ++skipped) {
     const std::string line(rest.substr(0, rest.find('\n')));
     std::size_t index = 0;
     int digits = 0;
@@ -159,7 +159,7 @@ REFINE_INLINE std::optional<DecodedImages> open_store(const std::filesystem::pat
     stored.bad[index] = line.substr(static_cast<std::size_t>(digits));
     rest.remove_prefix(std::min(line.size() + 1, rest.size()));
   }
-  if (tail.images + left_out != head.files) return std::nullopt;
+  if (tail.images + skipped != head.files) return std::nullopt;
   stored.images = mapped_tensor(std::make_unique<Mapping>(file), StoreHead::bytes,
                                 {static_cast<std::int64_t>(tail.images), channels, height, width});
   return stored;

@@ -414,7 +414,7 @@ REFINE_INLINE Probe probe(const backbones::AnyBackbone& victim, const at::Tensor
   if (!swept) return found;
   const auto at_shape = [&](const ImageShape& other) {
     if (other == shape) return images;
-    return options.images_at ? options.images_at(other) : data::resized(images, other.height, other.width);
+    return options.images_at ? options.images_at(other) : data::resize(images, other.height, other.width);
   };
   const auto some_of = [&](const at::Tensor& bytes) {
     return data::to_float(bytes.narrow(0, 0, std::min(bytes.size(0), detail::first_images)), device);

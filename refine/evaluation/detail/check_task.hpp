@@ -13,7 +13,7 @@
 /// What is refused before any work, not after it.
 namespace refine::detail {
 
-void require_fit(std::string_view what, const Task& wanted, const Task& data);
+void check_task(std::string_view what, const Task& wanted, const Task& data);
 
 void require_target(std::optional<int> target, const data::Dataset& test);
 
@@ -24,7 +24,7 @@ void require_images(std::string_view what, const ImageShape& wanted, const at::T
 void require_triggered(const at::Tensor& triggered, const data::Dataset& test);
 
 
-inline void require_fit(std::string_view what, const Task& wanted, const Task& data) {
+inline void check_task(std::string_view what, const Task& wanted, const Task& data) {
   if (compatible(wanted, data)) return;
   Message why;
   require_agreement(why << "refine: the " << what << " takes " << wanted.image << " images of "

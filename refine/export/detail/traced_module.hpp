@@ -15,7 +15,7 @@
 namespace refine::detail {
 
 /// The same tensors under the same names, as TorchScript has modules: tracing finds them by identity.
-torch::jit::Module mirrored(const torch::nn::Module& source, const std::string& name,
+torch::jit::Module to_torchscript(const torch::nn::Module& source, const std::string& name,
                             const std::shared_ptr<torch::jit::CompilationUnit>& unit);
 
 /// Adds the method `name`, from images to a tensor, by tracing `function` once.
@@ -23,7 +23,7 @@ void add_method(torch::jit::Module& module, const std::string& name, const at::T
                 const std::function<at::Tensor(const at::Tensor&)>& function);
 
 
-inline torch::jit::Module mirrored(const torch::nn::Module& source, const std::string& name,
+inline torch::jit::Module to_torchscript(const torch::nn::Module& source, const std::string& name,
                                               const std::shared_ptr<torch::jit::CompilationUnit>& unit) {
   torch::jit::Module mirror(c10::QualifiedName("__torch__.refine." + name), unit, /*shouldMangle=*/true);
   for (const auto& item : source.named_parameters(/*recurse=*/false)) {
@@ -32,7 +32,7 @@ inline torch::jit::Module mirrored(const torch::nn::Module& source, const std::s
   for (const auto& item : source.named_buffers(/*recurse=*/false))
     mirror.register_buffer(item.key(), item.value());
   for (const auto& item : source.named_children()) {
-    mirror.register_module(item.key(), mirrored(*item.value(), name + "_" + item.key(), unit));
+    mirror.register_module(item.key(), to_torchscript(*item.value(), name + "_" + item.key(), unit));
   }
   return mirror;
 }

@@ -18,18 +18,18 @@
 
 namespace refine {
 
-REFINE_INLINE at::Device Served::device() const {
+REFINE_INLINE at::Device ExportedClassifier::device() const {
   for (const at::Tensor& parameter : module_.parameters()) return parameter.device();
   for (const at::Tensor& buffer : module_.buffers()) return buffer.device();
   return device_;
 }
 
-REFINE_INLINE void Served::to(at::Device device) {
+REFINE_INLINE void ExportedClassifier::to(at::Device device) {
   module_.to(device);
   device_ = device;
 }
 
-REFINE_INLINE Served::Served(formats::TorchScriptFile file, const std::string& name)
+REFINE_INLINE ExportedClassifier::ExportedClassifier(formats::TorchScriptFile file, const std::string& name)
     : module_(std::move(file.module)) {
   const auto refuse = [&](const std::string& why) {
     throw Error(
@@ -66,7 +66,7 @@ REFINE_INLINE Served::Served(formats::TorchScriptFile file, const std::string& n
   probe(refuse);
 }
 
-REFINE_INLINE void Served::probe(const std::function<void(const std::string&)>& refuse) const {
+REFINE_INLINE void ExportedClassifier::probe(const std::function<void(const std::string&)>& refuse) const {
   const auto& [channels, height, width] = task_.image;
   const at::Tensor images = at::zeros({2, channels, height, width});
   const std::array<std::vector<std::int64_t>, methods.size()> wanted = {
@@ -84,7 +84,7 @@ REFINE_INLINE void Served::probe(const std::function<void(const std::string&)>& 
   }
 }
 
-REFINE_INLINE at::Tensor Served::run(std::size_t method, const at::Tensor& images) const {
+REFINE_INLINE at::Tensor ExportedClassifier::run(std::size_t method, const at::Tensor& images) const {
   c10::NoGradGuard no_grad;
   torch::jit::Stack stack = {module_._ivalue(), images};
   executors_[method].run(stack);

@@ -52,7 +52,7 @@ REFINE_INLINE void detach_tensors(torch::jit::Module& module) {
   for (torch::jit::Module child : module.children()) detach_tensors(child);
 }
 
-REFINE_INLINE const nlohmann::ordered_json& nothing_said() {
+REFINE_INLINE const nlohmann::ordered_json& no_metadata() {
   static const nlohmann::ordered_json nothing = nlohmann::ordered_json::object();
   return nothing;
 }

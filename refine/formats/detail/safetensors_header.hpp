@@ -37,11 +37,11 @@ class SafeTensorsHeader {
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
 
   // What the parser calls; false ends it.
-  bool null() { return unfit(); }
-  bool boolean(bool) { return unfit(); }
-  bool number_integer(std::int64_t) { return unfit(); }
-  bool number_float(double, const std::string&) { return unfit(); }
-  bool binary(nlohmann::json::binary_t&) { return unfit(); }
+  bool null() { return check_supported(); }
+  bool boolean(bool) { return check_supported(); }
+  bool number_integer(std::int64_t) { return check_supported(); }
+  bool number_float(double, const std::string&) { return check_supported(); }
+  bool binary(nlohmann::json::binary_t&) { return check_supported(); }
 
   bool number_unsigned(std::uint64_t number);
 
@@ -68,7 +68,7 @@ class SafeTensorsHeader {
 
   /// A value of a kind that does not belong where it stands. Fields that the format does not know may hold
   /// anything.
-  bool unfit();
+  bool check_supported();
 
   void malformed();
 

@@ -136,7 +136,7 @@ REFINE_INLINE TorchFile read_any_torch_file(const std::filesystem::path& path) {
   if (const auto foreign = recognize_file(path)) refuse_foreign(path, *foreign);
   SeekableFile file(path);
   TorchFile result = file.size() >= 4 && is_archive(file.read(0, 4)) ? read_zipped(path)
-                                                                    : read_unzipped(path, file_bytes(path));
+                                                                    : read_unzipped(path, read_file(path));
   for (const std::string& name : result.unknown_names) {
     if (runs_programs(name)) refuse_program(path, name);
   }

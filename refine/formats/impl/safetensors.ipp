@@ -138,7 +138,7 @@ REFINE_INLINE void SafeTensorsReader::require_cover() {
 namespace refine::formats {
 
 REFINE_INLINE SafeTensors read_safetensors(const std::filesystem::path& path) {
-  const std::string bytes = file_bytes(path);
+  const std::string bytes = read_file(path);
   return read_safetensors(path, bytes);
 }
 
@@ -199,7 +199,7 @@ REFINE_INLINE void SafeTensorsHeader::read(std::string_view text) {
 }
 
 REFINE_INLINE bool SafeTensorsHeader::number_unsigned(std::uint64_t number) {
-  if (!extents_) return unfit();
+  if (!extents_) return check_supported();
   extents_->push_back(number);
   return true;
 }
@@ -210,7 +210,7 @@ REFINE_INLINE bool SafeTensorsHeader::string(std::string& text) {
   } else if (depth_ == 2 && keys_[1] == "dtype") {
     entry_.dtype = std::move(text);
   } else {
-    return unfit();
+    return check_supported();
   }
   return true;
 }
@@ -224,7 +224,7 @@ REFINE_INLINE bool SafeTensorsHeader::key(std::string& name) {
 
 REFINE_INLINE bool SafeTensorsHeader::start_object(std::size_t) {
   if (depth_ == 1) entry_ = {};
-  return (depth_ < 2 || unfit()) && deeper();
+  return (depth_ < 2 || check_supported()) && deeper();
 }
 
 REFINE_INLINE bool SafeTensorsHeader::end_object() {
@@ -241,7 +241,7 @@ REFINE_INLINE bool SafeTensorsHeader::start_array(std::size_t) {
     if (keys_[1] == "shape") extents_ = &entry_.shape;
     if (keys_[1] == "data_offsets") extents_ = &entry_.data_offsets;
   }
-  return (extents_ || unfit()) && deeper();
+  return (extents_ || check_supported()) && deeper();
 }
 
 REFINE_INLINE bool SafeTensorsHeader::end_array() {
@@ -256,7 +256,7 @@ REFINE_INLINE bool SafeTensorsHeader::deeper() {
   return true;
 }
 
-REFINE_INLINE bool SafeTensorsHeader::unfit() {
+REFINE_INLINE bool SafeTensorsHeader::check_supported() {
   if (depth_ == 0) return false;
   if (in_metadata()) {
     fail_(depth_ == 1 ? "its metadata is not an object"

@@ -25,7 +25,7 @@ REFINE_INLINE bool has_padding(const torch::nn::detail::ConvNdOptions<2>& o, std
          (zeros == 0 || std::holds_alternative<torch::enumtype::kZeros>(o.padding_mode()));
 }
 
-REFINE_INLINE bool keeps_size(const torch::nn::detail::ConvNdOptions<2>& o) {
+REFINE_INLINE bool is_3x3_same(const torch::nn::detail::ConvNdOptions<2>& o) {
   const auto is = [](const torch::ExpandingArray<2>& pair, std::int64_t value) {
     return pair->at(0) == value && pair->at(1) == value;
   };
@@ -64,7 +64,7 @@ namespace refine::nn {
 
 REFINE_INLINE at::Tensor convolve(torch::nn::Conv2d& convolution, const at::Tensor& x) {
   const auto& o = convolution->options;
-  if (detail::keeps_size(o)) return convolve(x, convolution->weight, convolution->bias);
+  if (detail::is_3x3_same(o)) return convolve(x, convolution->weight, convolution->bias);
   if (detail::has_unsafe_gradient(*convolution, x)) {
     const auto& stride = *o.stride();
     return at::conv2d(x.slice(2, 0, std::nullopt, stride[0]).slice(3, 0, std::nullopt, stride[1]),
@@ -74,13 +74,13 @@ REFINE_INLINE at::Tensor convolve(torch::nn::Conv2d& convolution, const at::Tens
 }
 
 
-REFINE_INLINE at::Tensor convolve_normed(torch::nn::Conv2d& convolution, torch::nn::BatchNorm2d& norm,
+REFINE_INLINE at::Tensor conv_bn(torch::nn::Conv2d& convolution, torch::nn::BatchNorm2d& norm,
                                              const at::Tensor& x) {
   const at::Tensor& bias = convolution->bias;
   const bool adds_nothing = !norm.is_empty() && norm->is_training() && norm->running_mean.defined() &&
                             norm->options.momentum() && bias.defined() &&
-                            detail::keeps_size(convolution->options);
-  if (!adds_nothing) return normed(norm, convolve(convolution, x));
+                            detail::is_3x3_same(convolution->options);
+  if (!adds_nothing) return apply_batch_norm(norm, convolve(convolution, x));
   const at::Tensor y = norm->forward(convolve(x, convolution->weight, {}));
   // As data: autograd has noted the running mean, which the gradient while training does not depend on.
   norm->running_mean.variable_data().add_(bias.variable_data(), *norm->options.momentum());

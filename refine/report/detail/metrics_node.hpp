@@ -72,7 +72,7 @@ metrics::Proportion read_proportion(const MetricsNode& node);
 std::vector<metrics::Lift> read_lifts(const MetricsNode& node, int classes, bool short_form);
 
 /// \param short_form of matrices and lifts: that of schema 2
-metrics::Figures read_figures(const MetricsNode& node, int classes, std::optional<int> target,
+metrics::AttackMetrics read_figures(const MetricsNode& node, int classes, std::optional<int> target,
                               bool short_form);
 
 }  // namespace refine::report::detail

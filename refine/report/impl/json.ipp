@@ -76,7 +76,7 @@ inline Json json(const metrics::ConfusionMatrix& m) {
   return rows;
 }
 
-inline Json json(const metrics::Figures& f) {
+inline Json json(const metrics::AttackMetrics& f) {
   if (f.classes == 0) return nullptr;
   return {
       {"ba", json(f.ba)},       {"asr", json(f.asr)},
@@ -102,7 +102,7 @@ inline Json json(const metrics::AlarmFigures& a) {
 
 inline Json json(const metrics::ScanEntry& e) {
   const auto side = [](const std::vector<metrics::Lift>& lifts) -> Json {
-    return {{"largest_lift", json(metrics::strongest(lifts))}, {"lifts", json(lifts)}};
+    return {{"largest_lift", json(metrics::max_lift_by_share(lifts))}, {"lifts", json(lifts)}};
   };
   return {{"trigger", e.trigger}, {"local", e.local}, {"before", side(e.before)}, {"after", side(e.after)}};
 }
@@ -169,7 +169,7 @@ REFINE_INLINE nlohmann::ordered_json metrics_json(const DefenseReport& r) {
           {"curves", std::move(curves)}};
 }
 
-REFINE_INLINE nlohmann::ordered_json figures_json(const metrics::Figures& figures) {
+REFINE_INLINE nlohmann::ordered_json figures_json(const metrics::AttackMetrics& figures) {
   return detail::json(figures);
 }
 
@@ -224,7 +224,7 @@ REFINE_INLINE metrics::ScanEntry read_scan_entry(const MetricsNode& node, int cl
 namespace refine::report {
 
 REFINE_INLINE DefenseReport read_metrics(const std::filesystem::path& path) {
-  const auto parsed = nlohmann::json::parse(file_bytes(path), nullptr, /*allow_exceptions=*/false);
+  const auto parsed = nlohmann::json::parse(read_file(path), nullptr, /*allow_exceptions=*/false);
   const detail::MetricsNode file(path, parsed);
   if (!parsed.is_object()) file.refuse("is no JSON object");
   const auto schema = file["schema"].whole(0, 1'000'000);
@@ -433,9 +433,9 @@ REFINE_INLINE void require_same(const MetricsNode& node, const metrics::Proporti
   }
 }
 
-REFINE_INLINE metrics::Figures read_figures(const MetricsNode& node, int classes,
+REFINE_INLINE metrics::AttackMetrics read_figures(const MetricsNode& node, int classes,
                                                 std::optional<int> target, bool short_form) {
-  metrics::Figures f{.classes = classes, .target = target};
+  metrics::AttackMetrics f{.classes = classes, .target = target};
   f.clean = read_matrix(node["confusion"]["clean"], classes, short_form);
   f.triggered = read_matrix(node["confusion"]["triggered"], classes, short_form);
   f.ba = {.hits = f.clean.trace(), .n = f.clean.sum()};

@@ -87,9 +87,9 @@ REFINE_INLINE Verdict scan_verdict(const DefenseReport& r) {
   if (r.scan.empty()) return v;
   bool found = false, works = false, left = false, open = false;
   for (const metrics::ScanEntry& entry : r.scan) {
-    const metrics::Lift after = metrics::strongest(entry.after);
+    const metrics::Lift after = metrics::max_lift_by_share(entry.after);
     works = works || report::works(after, entry.local);
-    if (!report::works(metrics::strongest(entry.before), entry.local)) continue;
+    if (!report::works(metrics::max_lift_by_share(entry.before), entry.local)) continue;
     found = true;
     left = left || after.interval().low > Verdict::tolerance;
     open = open || highest(entry.after, -1) > Verdict::tolerance;

@@ -131,10 +131,10 @@ void train(const RunInfo& run, torch::nn::Module& module, at::Device device, con
   module.train();
   notify_begin({run.name, how.epochs, per_epoch, n, run.accuracy_of}, observers...);
 
-  nn::Draws draws(device);
+  nn::ScopedTorchSeed draws(device);
   const at::Tensor loss = at::zeros({}, at::TensorOptions(device).dtype(at::kDouble)),
                    right = at::zeros({}, at::TensorOptions(device).dtype(at::kLong));
-  nn::Repeated take_step(device, may_replay, [&](const at::Tensor& images, const at::Tensor& wanted) {
+  nn::CudaGraphRunner take_step(device, may_replay, [&](const at::Tensor& images, const at::Tensor& wanted) {
     const BatchResult result = learn(images, wanted);
     optimizers.zero_grad();
     result.loss.backward();
@@ -149,9 +149,9 @@ void train(const RunInfo& run, torch::nn::Module& module, at::Device device, con
     double factor = 1;
     std::int64_t in_epoch = 0;
     for (const at::Tensor& indices : batches_of(batches, n, epoch)) {
-      const at::Tensor there = nn::sent(indices, device);
+      const at::Tensor there = nn::to_device_async(indices, device);
       const at::Tensor plain =
-          data::to_float(nn::sent(source.index_select(0, source.is_cpu() ? indices : there), device), device);
+          data::to_float(nn::to_device_async(source.index_select(0, source.is_cpu() ? indices : there), device), device);
       const at::Tensor images =
           augmented(plain, there, seed, step).contiguous(at::MemoryFormat::ChannelsLast);
       const at::Tensor wanted = targets(Batch{images, plain, there, step, epoch == 0});
@@ -191,7 +191,7 @@ class TeacherAnswers {
   template <typename Ask>
   at::Tensor operator()(const Batch& batch, const BatchAugmentation& augmented, Ask&& ask) {
     c10::NoGradGuard no_grad;
-    if (recipe_.teacher == Teacher::views) return ask(batch.images).to(at::kFloat);
+    if (recipe_.teacher == TeacherInput::augmented) return ask(batch.images).to(at::kFloat);
     if (batch.first_epoch) {
       const at::Tensor said = ask(batch.plain.contiguous(at::MemoryFormat::ChannelsLast)).to(at::kFloat);
       if (!known_.defined()) known_ = at::empty({images_, said.size(1)}, said.options());
@@ -215,8 +215,8 @@ class TeacherAnswers {
 inline BatchAugmentation::BatchAugmentation(const data::Augmentation& recipe,
                                                        const data::TrainingSet& set, at::Device device)
     : recipe_(recipe), asked_(set.augmentation) {
-  if (set.exempt.defined() && asked_ != data::Augmentation{}) exempt_ = set.exempt.to(device);
-  if (set.unflipped.defined() && recipe.flip) unflipped_ = set.unflipped.to(device);
+  if (set.no_augment_mask.defined() && asked_ != data::Augmentation{}) exempt_ = set.no_augment_mask.to(device);
+  if (set.no_flip_mask.defined() && recipe.flip) unflipped_ = set.no_flip_mask.to(device);
 }
 
 inline at::Tensor BatchAugmentation::operator()(const at::Tensor& images,

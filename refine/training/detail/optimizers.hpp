@@ -37,7 +37,7 @@ struct Optimization {
   double momentum = 0.9;       ///< of SGD and Muon
   bool nesterov = false;       ///< of SGD; Muon's is always in this form
   double weight_decay = 5e-4;  ///< L2 for SGD and Adam, decoupled for Muon, whose companion Adam has none
-  double other_lr = 0.005;     ///< with Muon: of Adam, which trains what is no hidden kernel
+  double adam_lr = 0.005;     ///< with Muon: of Adam, which trains what is no hidden kernel
   Schedule schedule = Schedule::constant;
   double warmup = 0.3;                     ///< one_cycle: the share of steps on the way up, in [0, 1)
   std::array<int, 2> milestones = {0, 0};  ///< steps: epochs, 0 for none
@@ -109,7 +109,7 @@ class Optimizers {
 
   Optimization how_;
   Part kernels_, others_;
-  std::optional<nn::Lanes> kernel_lanes_;
+  std::optional<nn::StreamPool> kernel_lanes_;
   std::vector<at::Tensor> squares_;  ///< of Adam
   at::Tensor taken_;                 ///< steps, of Adam
 };

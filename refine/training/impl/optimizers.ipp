@@ -26,7 +26,7 @@ REFINE_INLINE void Optimization::validate() const {
     if (!fine) throw Error("refine: the recipe's {} is {}; it is {}", field, value, range);
   };
   require(lr > 0 && std::isfinite(lr), "lr", lr, "above 0");
-  require(other_lr > 0 && std::isfinite(other_lr), "other_lr", other_lr, "above 0");
+  require(adam_lr > 0 && std::isfinite(adam_lr), "other_lr", adam_lr, "above 0");
   require(momentum >= 0 && momentum < 1, "momentum", momentum, "0 to below 1");
   require(!nesterov || optimizer != OptimizerKind::sgd || momentum > 0, "momentum", momentum,
           "above 0 with nesterov");
@@ -71,7 +71,7 @@ REFINE_INLINE Optimizers::Optimizers(const torch::nn::Module& module, const Opti
   }
   kernels_.prepare(how.lr);
   if (!kernels_.empty()) kernel_lanes_.emplace(kernels_.rate.device());
-  others_.prepare(muon ? how.other_lr : how.lr);
+  others_.prepare(muon ? how.adam_lr : how.lr);
   if (!others_.empty() && how.optimizer != OptimizerKind::sgd) {
     for (const at::Tensor& parameter : others_.parameters) squares_.push_back(at::zeros_like(parameter));
     taken_ = at::zeros({}, others_.rate.options());

@@ -22,11 +22,11 @@ namespace refine {
 
 namespace detail {
 
-constexpr std::array<std::pair<std::string_view, Objective>, 3> names_of(Objective) {
-  return {{{"bce", Objective::bce}, {"nll", Objective::nll}, {"distillation", Objective::distillation}}};
+constexpr std::array<std::pair<std::string_view, ObjectiveKind>, 3> names_of(ObjectiveKind) {
+  return {{{"bce", ObjectiveKind::bce}, {"nll", ObjectiveKind::nll}, {"distillation", ObjectiveKind::distillation}}};
 }
-constexpr std::array<std::pair<std::string_view, Teacher>, 2> names_of(Teacher) {
-  return {{{"views", Teacher::views}, {"images", Teacher::images}}};
+constexpr std::array<std::pair<std::string_view, TeacherInput>, 2> names_of(TeacherInput) {
+  return {{{"views", TeacherInput::augmented}, {"images", TeacherInput::original}}};
 }
 constexpr std::array<std::pair<std::string_view, OptimizerKind>, 3> names_of(OptimizerKind) {
   return {{{"sgd", OptimizerKind::sgd}, {"adam", OptimizerKind::adam}, {"muon", OptimizerKind::muon}}};
@@ -62,7 +62,7 @@ void visit_fields(Is<Optimization> auto& o, auto&& visit) {
   visit("momentum", o.momentum);
   visit("nesterov", o.nesterov);
   visit("weight_decay", o.weight_decay);
-  visit("other_lr", o.other_lr);
+  visit("other_lr", o.adam_lr);
   visit("schedule", o.schedule);
   visit("warmup", o.warmup);
   visit("milestones", o.milestones);

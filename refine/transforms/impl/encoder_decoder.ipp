@@ -26,11 +26,11 @@ REFINE_INLINE void ConvolutionUnit::reset() {
 }
 
 REFINE_INLINE void ConvolutionUnit::fold() {
-  nn::fold_pair(*this, "conv", conv_, "norm", norm_);
+  nn::fold_conv_bn(*this, "conv", conv_, "norm", norm_);
 }
 
 REFINE_INLINE EncoderDecoderModule::EncoderDecoderModule(std::int64_t channels, int levels,
-                                                             std::int64_t width, Squash squash)
+                                                             std::int64_t width, OutputActivation squash)
     : channels_(channels), levels_(levels), width_(width), squash_(squash) {
   reset();
 }
@@ -70,12 +70,12 @@ REFINE_INLINE at::Tensor EncoderDecoderModule::forward(const at::Tensor& images)
   }
   x = bottleneck_->forward(x);
   for (const auto& unit : decoder_) {
-    x = nn::upsampled(x, 2, /*align_corners=*/false);
+    x = nn::upsample_bilinear(x, 2, /*align_corners=*/false);
     x = unit->forward(x);
   }
   x = at::pixel_shuffle(last_->forward(x), patch);
   if (!whole) x = x.narrow(2, 0, height).narrow(3, 0, width);
-  return squashed(x, squash_).contiguous(images.suggest_memory_format());
+  return apply_activation(x, squash_).contiguous(images.suggest_memory_format());
 }
 
 }  // namespace refine::transforms::detail

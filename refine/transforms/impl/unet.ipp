@@ -28,13 +28,13 @@ REFINE_INLINE DoubleConvolution::DoubleConvolution(std::int64_t in, std::int64_t
 }
 
 REFINE_INLINE at::Tensor DoubleConvolution::forward(at::Tensor x) {
-  for (int i = 0; i < 2; ++i) x = nn::convolve_normed(convolution_[i], norm_[i], x).relu_();
+  for (int i = 0; i < 2; ++i) x = nn::conv_bn(convolution_[i], norm_[i], x).relu_();
   return x;
 }
 
 REFINE_INLINE void DoubleConvolution::fold() {
   for (int i = 0; i < 2; ++i) {
-    nn::fold_pair(*parts_, std::to_string(3 * i), convolution_[i], std::to_string(3 * i + 1), norm_[i]);
+    nn::fold_conv_bn(*parts_, std::to_string(3 * i), convolution_[i], std::to_string(3 * i + 1), norm_[i]);
   }
 }
 
@@ -49,7 +49,7 @@ REFINE_INLINE std::shared_ptr<DoubleConvolution> nested(torch::nn::Module& root,
   return leaf;
 }
 
-REFINE_INLINE UNetModule::UNetModule(std::int64_t channels, int levels, std::int64_t width, Squash squash)
+REFINE_INLINE UNetModule::UNetModule(std::int64_t channels, int levels, std::int64_t width, OutputActivation squash)
     : channels_(channels), levels_(levels), width_(width), squash_(squash) {
   down_.push_back(nested(*this, {"inc"}, std::make_shared<DoubleConvolution>(channels, width, width)));
   // f, 2f, 4f, … and, at the bottom, as many as the level above: concatenation doubles what comes up.
@@ -90,13 +90,13 @@ REFINE_INLINE at::Tensor UNetModule::forward(const at::Tensor& images) {
   at::Tensor x = skips.back();
   for (std::size_t i = 0; i < up_.size(); ++i) {
     const at::Tensor& skip = skips[skips.size() - 2 - i];
-    x = nn::upsampled(x, 2, /*align_corners=*/true);
+    x = nn::upsample_bilinear(x, 2, /*align_corners=*/true);
     const std::int64_t dy = skip.size(2) - x.size(2), dx = skip.size(3) - x.size(3);
     if (dy != 0 || dx != 0) x = at::constant_pad_nd(x, {dx / 2, dx - dx / 2, dy / 2, dy - dy / 2});
     x = up_[i]->forward(at::cat({skip, x}, 1));
   }
   x = last_->forward(x);
-  return squashed(x, squash_);
+  return apply_activation(x, squash_);
 }
 
 }  // namespace refine::transforms::detail

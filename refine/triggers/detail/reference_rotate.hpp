@@ -63,7 +63,7 @@ struct ReferenceRotate {
   /// where mean + deviation is at most 1. \throws Error when the images are of another shape, or a field is
   ///   out of its range
   at::Tensor apply(const at::Tensor& images) const {
-    require_agreement(misfit(image, data::image_of(images)));
+    require_agreement(check_shape(image, data::image_of(images)));
     if (!(degrees >= -180 && degrees <= 180)) {
       throw Error("refine: a rotation by {} degrees was asked for; it is -180 to 180", degrees);
     }

@@ -1,4 +1,4 @@
-// expect-error: required for the satisfaction of 'TransformNetwork<T>' [with T = Blur]
+// expect-error: required for the satisfaction of 'Transform<T>' [with T = Blur]
 // expect-error: the required expression 't.forward(images)' is invalid
 // expect-error: the required expression '* t.module' is invalid
 #include <refine/backbones/freeze.hpp>
