@@ -15,7 +15,6 @@
 
 #include <refine/core/error.hpp>
 #include <refine/nn/device.hpp>
-#include <refine/nn/device.hpp>
 
 namespace refine::benchmarks {
 

@@ -11,8 +11,8 @@
 #include <c10/core/GradMode.h>
 #include <string>
 
-#include <refine/programs/torchscript.hpp>
 #include <refine/nn/device.hpp>
+#include <refine/programs/torchscript.hpp>
 
 namespace {
 

@@ -9,8 +9,8 @@
 #include <iostream>
 #include <nlohmann/json.hpp>
 
-#include <refine/data/image_files.hpp>
 #include <refine/data/detail/pixels.hpp>
+#include <refine/data/image_files.hpp>
 
 int main(int argc, char** argv) try {
   using namespace refine;

@@ -22,8 +22,8 @@
 #include <string>
 #include <vector>
 
-#include <refine/core/file.hpp>
 #include <refine/core/error.hpp>
+#include <refine/core/file.hpp>
 #include <refine/nn/autocast.hpp>
 #include <refine/nn/conv.hpp>
 #include <refine/nn/device.hpp>
@@ -109,7 +109,8 @@ Json summary(const std::vector<double>& seconds) {
 void run_all(const Options& options) {
   use_device(options.device);
   use_threads(0);
-  if (!options.reference.empty() && !file_exists(from_where_the_user_stands(options.reference) / "refine.py")) {
+  if (!options.reference.empty() &&
+      !file_exists(from_where_the_user_stands(options.reference) / "refine.py")) {
     throw Error("refine: there is no refine.py in {}; say --reference with a checkout of the published code",
                 options.reference);
   }

@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <cstdint>
 
-#include <refine/nn/state_dict.hpp>
 #include <refine/backbones/freeze.hpp>
 #include <refine/backbones/normalized.hpp>
 #include <refine/backbones/resnet.hpp>
@@ -17,12 +16,13 @@
 #include <refine/formats/safetensors.hpp>
 #include <refine/nn/autocast.hpp>
 #include <refine/nn/device.hpp>
+#include <refine/nn/state_dict.hpp>
 #include <refine/objectives/objectives.hpp>
 #include <refine/pipeline/pipeline.hpp>
 #include <refine/remaps/permutations.hpp>
+#include <refine/training/detail/loop.hpp>
 #include <refine/training/fit.hpp>
 #include <refine/training/observers.hpp>
-#include <refine/training/detail/loop.hpp>
 #include <refine/transforms/unet.hpp>
 
 #include "benchmarks/program.hpp"

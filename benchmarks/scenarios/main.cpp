@@ -14,8 +14,8 @@
 #include <string>
 #include <vector>
 
-#include <refine/core/file.hpp>
 #include <refine/core/error.hpp>
+#include <refine/core/file.hpp>
 #include <refine/data/cifar10.hpp>
 #include <refine/data/image_folder.hpp>
 #include <refine/nn/device.hpp>
@@ -80,7 +80,8 @@ Setting setting_of(const Options& options) {
                 root.string());
   }
   data::ImageFolderOptions resize_to_fit;
-  if (options.image > 0) resize_to_fit = {.image = {3, options.image, options.image}, .fit = data::ResizeMode::crop};
+  if (options.image > 0)
+    resize_to_fit = {.image = {3, options.image, options.image}, .fit = data::ResizeMode::crop};
   return {.dataset = cifar ? "CIFAR10" : root.filename().string(),
           .split = cifar ? data::cifar10(root) : data::image_folders(root, resize_to_fit),
           .normalization = cifar ? normalizations::cifar10 : normalizations::imagenet,

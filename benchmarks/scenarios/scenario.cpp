@@ -13,18 +13,18 @@
 #include <system_error>
 #include <utility>
 
-#include <refine/export/weights.hpp>
 #include <refine/attacks/by_name.hpp>
-#include <refine/backbones/zoo.hpp>
 #include <refine/backbones/freeze.hpp>
+#include <refine/backbones/zoo.hpp>
 #include <refine/core/file.hpp>
 #include <refine/evaluation/evaluate.hpp>
+#include <refine/export/weights.hpp>
 #include <refine/nn/device.hpp>
 #include <refine/pipeline/any_pipeline.hpp>
 #include <refine/remaps/permutations.hpp>
+#include <refine/report/html.hpp>
 #include <refine/report/json.hpp>
 #include <refine/report/sample_sheet.hpp>
-#include <refine/report/html.hpp>
 #include <refine/training/fit.hpp>
 #include <refine/training/observers.hpp>
 #include <refine/training/recipe.hpp>

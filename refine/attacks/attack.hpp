@@ -33,11 +33,11 @@ inline constexpr TrainingAugmentation none = {};
 
 /// What a camera does to a printed trigger (Li et al., 2021, `li2021physical`).
 inline constexpr TrainingAugmentation physical = {.augmentation = {.flip = true,
-                                                     .rotation = 10,
-                                                     .translate = 0.1,
-                                                     .scale_min = 0.8,
-                                                     .scale_max = 0.9,
-                                                     .brightness = 0.1}};
+                                                                   .rotation = 10,
+                                                                   .translate = 0.1,
+                                                                   .scale_min = 0.8,
+                                                                   .scale_max = 0.9,
+                                                                   .brightness = 0.1}};
 
 /// Clean images turn a little, so that only the trigger's turn means the target, and that is one way round:
 /// the mirror of a turned image is turned the other way (Xu et al., 2023, `xu2023batt`).
@@ -45,7 +45,6 @@ inline constexpr TrainingAugmentation batt = {
     .augmentation = {.rotation = 10}, .of = TrainingAugmentation::Of::clean_images, .flip_stamped = false};
 
 }  // namespace demands
-
 
 /// A training set after an attack: the data, what the attack asks of training (`train_classifier` sees to
 /// it), and which images were touched.
@@ -66,7 +65,6 @@ concept Attack = requires(const A& a, const data::Dataset& dataset, const at::Te
   { a.trigger_images(images) } -> std::same_as<at::Tensor>;
 };
 
-
 /// The null attack: nothing is poisoned, no class is wanted, test images stay as they are. Its victim is the
 /// zero point of every figure.
 struct Benign {
@@ -82,7 +80,6 @@ struct Benign {
 
   void check(const data::Dataset& dataset) const { dataset.validate(); }
 };
-
 
 /// Any attack, told at run time: `AnyAttack attack = BadNets<task>{.target = 3};`. It meets `Attack` itself.
 /// Copies share the attack that they hold, which nothing changes.

@@ -63,7 +63,6 @@ using LabelConsistent = CleanLabel<triggers::Patch<kTask.image>>;
 template <Task kTask = dynamic_task>
 using AdaptivePatch = Covered<triggers::Patches<kTask.image>>;
 
-
 /// What `by_name` tells an attack. The seed is of the choice of images alone: an attack's picture or grid is
 /// always the same, so that a later run with another seed still evaluates with the trigger that the victim
 /// knows.
@@ -129,7 +128,7 @@ inline const CatalogueEntry& entry(std::string_view name) {
   for (const auto& entry : catalogue) {
     if (same_name(name, entry.name) || same_name(name, entry.other)) return entry;
   }
-  throw Error("refine: there is no attack {}; say one of {} [attack]", name, fmt::join(names(), ", "));
+  throw Error("there is no attack {}; say one of {}", name, fmt::join(names(), ", "));
 }
 
 }  // namespace detail

@@ -63,15 +63,14 @@ struct Covered {
     detail::require_rate("poisoning", rate);
     if (rate + cover_rate > 1) {
       throw Error(
-          "refine: poisoning {} and covering {} of the images was asked for; both together are 1 at most, "
+          "poisoning {} and covering {} of the images was asked for; both together are 1 at most, "
           "and "
           "covers are twice the rate unless said: say a rate up to 1/3, or a cover_rate up to {:.4g} "
           "[attack]",
           rate, cover_rate, 1 - rate);
     }
     detail::require_rate("cover", cover_rate);
-    if (poisons.empty())
-      throw Error("refine: there is nothing to poison with; give .poisons a stamp [attack]");
+    if (poisons.empty()) throw Error("there is nothing to poison with; give .poisons a stamp");
     detail::require_stampable(trigger, dataset);
     for (const Stamp& stamp : poisons) detail::require_stampable(stamp, dataset);
     for (const Stamp& stamp : covers) detail::require_stampable(stamp, dataset);

@@ -25,12 +25,11 @@ namespace refine::attacks::detail {
 inline void require_target(int target, const data::Dataset& dataset) {
   const auto classes = static_cast<int>(dataset.classes.size());
   if (target < 0 || target >= classes) {
-    throw Error("refine: target class {} is none of the data's {}; say 0 to {} [attack]", target, classes,
-                classes - 1);
+    throw Error("target class {} is none of the data's {}; say 0 to {}", target, classes, classes - 1);
   }
   if (!dataset.labels.eq(target).any().item<bool>()) {
     throw Error(
-        "refine: none of the {} training images is of the target class {}; choose a class that has some "
+        "none of the {} training images is of the target class {}; choose a class that has some "
         "[attack]",
         dataset.size(), target);
   }
@@ -38,8 +37,7 @@ inline void require_target(int target, const data::Dataset& dataset) {
 
 /// \throws Error when the rate is outside [0, 1]
 inline void require_rate(std::string_view what, double rate) {
-  if (!(rate >= 0 && rate <= 1))
-    throw Error("refine: a {} rate of {} was asked for; a rate is 0 to 1 [attack]", what, rate);
+  if (!(rate >= 0 && rate <= 1)) throw Error("a {} rate of {} was asked for; a rate is 0 to 1", what, rate);
 }
 
 /// \throws Error when the trigger is made for other images, or refuses the first of these
@@ -84,9 +82,9 @@ template <triggers::Trigger Trigger, TrainingAugmentation kDemand = demands::non
 struct DirtyLabel {
   Trigger trigger = {};
   int target = 0;
-  double rate = 0.1;                  ///< share of the training images, in [0, 1]
-  std::uint64_t seed = default_seed;  ///< of the choice of images
-  TrainingAugmentation demand = kDemand;            ///< `demands::none` for the ablation
+  double rate = 0.1;                      ///< share of the training images, in [0, 1]
+  std::uint64_t seed = default_seed;      ///< of the choice of images
+  TrainingAugmentation demand = kDemand;  ///< `demands::none` for the ablation
 
   /// \throws Error when the target is no class of the data or has no image there, the rate is outside [0, 1],
   ///   the trigger is made for images of another shape, or the demand is none that training can meet

@@ -55,9 +55,8 @@ class Surrogate {
     try {
       return held_->logits(images);
     } catch (const c10::Error& error) {
-      throw Error(
-          "refine: the attacker's model fails on the images: {}; give one that was made for them [pgd]",
-          one_line(error.what_without_backtrace()));
+      throw Error("the attacker's model fails on the images: {}; give one that was made for them",
+                  one_line(error.what_without_backtrace()));
     }
   }
 
@@ -104,7 +103,6 @@ class Surrogate {
 
   std::shared_ptr<const Held> held_;
 };
-
 
 /// Projected gradient descent (Madry et al., 2018, `madry2018pgd`): changes images within ±epsilon so that a
 /// model no longer sees their class. Each step goes along the sign of the gradient of the cross-entropy with

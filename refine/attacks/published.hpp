@@ -28,16 +28,15 @@ struct NoiseMode {
 /// `.trigger` or `.rate` here. \throws Error when there is no grid
 template <Task kTask = dynamic_task>
 Covered<triggers::Warp<kTask.image>> wanet_with_noise(const NoiseMode<kTask.image>& mode = {}) {
-  if (mode.grids < 1)
-    throw Error("refine: {} disturbed grids were asked for; say 1 or more [attack]", mode.grids);
+  if (mode.grids < 1) throw Error("{} disturbed grids were asked for; say 1 or more", mode.grids);
   Covered<triggers::Warp<kTask.image>> attack{.trigger = mode.warp,
                                               .target = mode.target,
                                               .rate = mode.rate,
                                               .cover_rate = mode.cover_rate,
                                               .seed = mode.seed};
   for (int i = 0; i < mode.grids; ++i)
-    attack.covers.push_back(
-        triggers::perturbed_warp(mode.warp, derived_seed(mode.warp.seed, "cover", static_cast<std::uint64_t>(i))));
+    attack.covers.push_back(triggers::perturbed_warp(
+        mode.warp, derived_seed(mode.warp.seed, "cover", static_cast<std::uint64_t>(i))));
   return attack;
 }
 

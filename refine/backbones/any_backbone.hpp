@@ -90,7 +90,7 @@ class AnyBackbone {
     AnyBackbone with_module(const std::shared_ptr<torch::nn::Module>& other) const override {
       using Module = std::remove_cvref_t<decltype(*backbone.module)>;
       auto fitting = std::dynamic_pointer_cast<Module>(other);
-      if (!fitting) throw Error("refine: a backbone was given another kind of module [AnyBackbone]");
+      if (!fitting) throw Error("a backbone was given another kind of module [AnyBackbone]");
       return AnyBackbone(backbones::with_module(backbone, std::move(fitting)));
     }
 

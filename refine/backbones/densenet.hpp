@@ -62,7 +62,7 @@ struct DenseNet121 {
     detail::require_buildable("DenseNet121", kTask, task, /*least_side=*/29, width);
     if (width % 2 != 0) {
       throw Error(
-          "refine: a DenseNet121 of width {} was asked for; its layers add half of the width, say an even "
+          "a DenseNet121 of width {} was asked for; its layers add half of the width, say an even "
           "one",
           width);
     }

@@ -89,13 +89,13 @@ struct InceptionV3 {
     detail::require_buildable("InceptionV3", kTask, task, resize == 0 ? detail::inception_least : 1, width);
     if (width % 2 != 0) {
       throw Error(
-          "refine: an InceptionV3 of width {} was asked for; other layers have 3/2 and 5/2 of the width, say "
+          "an InceptionV3 of width {} was asked for; other layers have 3/2 and 5/2 of the width, say "
           "an even one",
           width);
     }
     if (resize != 0 && resize < detail::inception_least) {
       throw Error(
-          "refine: an InceptionV3 was told to enlarge small images to {} pixels; say 75 or more, or 0 to "
+          "an InceptionV3 was told to enlarge small images to {} pixels; say 75 or more, or 0 to "
           "take "
           "them as they are",
           resize);

@@ -1,8 +1,8 @@
 #pragma once
 
+#include <ATen/TensorOperators.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/tensor.h>
-#include <ATen/TensorOperators.h>
 
 #include <array>
 #include <map>
@@ -57,13 +57,11 @@ class Normalized {
     const auto alike = [](const std::array<double, 3>& v) { return v[0] == v[1] && v[1] == v[2]; };
     const bool grey = task.image.channels == 1 && alike(by.mean) && alike(by.deviation);
     if (!grey && !compatible(task.image.channels, 3)) {
-      throw Error(
-          "refine: a Normalization has 3 channels, the backbone takes {}; normalise in the backbone itself",
-          task.image.channels);
+      throw Error("a Normalization has 3 channels, the backbone takes {}; normalise in the backbone itself",
+                  task.image.channels);
     }
     for (double d : by.deviation) {
-      if (!(d > 0))
-        throw Error("refine: a Normalization was given the deviation {}; deviations are above 0", d);
+      if (!(d > 0)) throw Error("a Normalization was given the deviation {}; deviations are above 0", d);
     }
   }
 
@@ -121,7 +119,10 @@ class Bgr {
 
   /// \throws Error if the backbone does not take images of 3 channels
   explicit Bgr(B inner)
-      : task(inner.task), module(inner.module), cuda_graph_safe(nn::is_replayable(inner)), inner_(std::move(inner)) {
+      : task(inner.task),
+        module(inner.module),
+        cuda_graph_safe(nn::is_replayable(inner)),
+        inner_(std::move(inner)) {
     if (!compatible(task.image.channels, 3)) {
       throw Error("Bgr: the backbone must take 3 channels, got {}", task.image.channels);
     }

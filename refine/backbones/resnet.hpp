@@ -27,17 +27,18 @@ struct ResNet18 {
   static constexpr bool cuda_graph_safe = true;
 
   Task task = kTask;
-  int width = 64;                 ///< channels of the first stage; the others have 2, 4 and 8 times as many
+  int width = 64;  ///< channels of the first stage; the others have 2, 4 and 8 times as many
   std::optional<Variant> variant = {};  ///< left out: `variant_for` the task's images
-  std::optional<Stem> stem = {};      ///< left out: the form's own
-  std::uint64_t seed = default_seed;  ///< of the initial weights
+  std::optional<Stem> stem = {};        ///< left out: the form's own
+  std::uint64_t seed = default_seed;    ///< of the initial weights
   std::shared_ptr<detail::ResidualModule> module = make(task, width, variant, stem, seed);
 
   /// Float N×C×H×W → logits N×classes.
   at::Tensor forward(const at::Tensor& images) const { return module->forward(images); }
 
  private:
-  static std::shared_ptr<detail::ResidualModule> make(const Task& said, int width, std::optional<Variant> variant,
+  static std::shared_ptr<detail::ResidualModule> make(const Task& said, int width,
+                                                      std::optional<Variant> variant,
                                                       std::optional<Stem> stem, std::uint64_t seed) {
     const Task task = merged(kTask, said);
     const Variant chosen = variant.value_or(variant_for(task.image));
@@ -56,7 +57,6 @@ struct ResNet18 {
   }
 };
 
-
 /// ResNet-50 (He et al., 2016, `he2016resnet`): bottlenecks of three convolutions, in the two forms of
 /// `ResNet18`, with the same names, sizes of images and draws. A bottleneck strides in its 3×3 convolution,
 /// as in the reference and in torchvision (the paper has it in the first 1×1).
@@ -67,16 +67,17 @@ struct ResNet50 {
 
   Task task = kTask;
   int width = 64;  ///< channels in the first stage's bottlenecks; its output has 4 times as many
-  std::optional<Variant> variant = {};      ///< left out: `variant_for` the task's images
-  std::optional<Stem> stem = {};      ///< left out: the form's own
-  std::uint64_t seed = default_seed;  ///< of the initial weights
+  std::optional<Variant> variant = {};  ///< left out: `variant_for` the task's images
+  std::optional<Stem> stem = {};        ///< left out: the form's own
+  std::uint64_t seed = default_seed;    ///< of the initial weights
   std::shared_ptr<detail::ResidualModule> module = make(task, width, variant, stem, seed);
 
   /// Float N×C×H×W → logits N×classes.
   at::Tensor forward(const at::Tensor& images) const { return module->forward(images); }
 
  private:
-  static std::shared_ptr<detail::ResidualModule> make(const Task& said, int width, std::optional<Variant> variant,
+  static std::shared_ptr<detail::ResidualModule> make(const Task& said, int width,
+                                                      std::optional<Variant> variant,
                                                       std::optional<Stem> stem, std::uint64_t seed) {
     const Task task = merged(kTask, said);
     const Variant chosen = variant.value_or(variant_for(task.image));

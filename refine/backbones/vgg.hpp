@@ -28,8 +28,8 @@ struct Vgg16 {
   Task task = kTask;
   int width = 64;          ///< channels of the first convolutions; the others have 2, 4 and 8 times as many
   bool batch_norm = true;  ///< behind each convolution; the reference's code leaves it out
-  std::optional<Variant> variant = {};      ///< left out: `variant_for` the task's images
-  std::uint64_t seed = default_seed;  ///< of the initial weights
+  std::optional<Variant> variant = {};  ///< left out: `variant_for` the task's images
+  std::uint64_t seed = default_seed;    ///< of the initial weights
   std::shared_ptr<detail::VggModule> module = make(task, width, batch_norm, variant, seed);
 
   /// Float N×C×H×W → logits N×classes.
@@ -52,7 +52,6 @@ struct Vgg16 {
   }
 };
 
-
 /// VGG-19 (Simonyan and Zisserman, 2015, `simonyan2015vgg`): `Vgg16` with a convolution more in each of the
 /// last three groups, in the same two forms, with the same sizes of images, names and draws. With BatchNorm it
 /// is torchvision's `vgg19_bn` in `Variant::imagenet`, and BackdoorBench's (`wu2022backdoorbench`).
@@ -64,8 +63,8 @@ struct Vgg19 {
   Task task = kTask;
   int width = 64;          ///< channels of the first convolutions; the others have 2, 4 and 8 times as many
   bool batch_norm = true;  ///< behind each convolution
-  std::optional<Variant> variant = {};      ///< left out: `variant_for` the task's images
-  std::uint64_t seed = default_seed;  ///< of the initial weights
+  std::optional<Variant> variant = {};  ///< left out: `variant_for` the task's images
+  std::uint64_t seed = default_seed;    ///< of the initial weights
   std::shared_ptr<detail::VggModule> module = make(task, width, batch_norm, variant, seed);
 
   /// Float N×C×H×W → logits N×classes.

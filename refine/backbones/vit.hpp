@@ -1,9 +1,9 @@
 #pragma once
 
+#include <ATen/TensorOperators.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/randn.h>
-#include <ATen/TensorOperators.h>
 #include <torch/nn/cloneable.h>
 #include <torch/nn/modules/container/sequential.h>
 #include <torch/nn/modules/dropout.h>
@@ -107,23 +107,22 @@ struct ViT {
     const auto& [channels, height, width] = whole.image;
     Message why;
     if (height == dynamic || width == dynamic) {
-      why << "refine: a ViT needs to know the height and width of its images, was told " << whole.image
+      why << "a ViT needs to know the height and width of its images, was told " << whole.image
           << "; say .task = Task{ImageShape{3, 32, 32}, 10}";
     } else if (extents.patch == 0 && usual_patch(whole.image) == 0) {
-      why << "refine: a ViT cuts its images into patches, no square of 2 pixels or more cuts " << whole.image
+      why << "a ViT cuts its images into patches, no square of 2 pixels or more cuts " << whole.image
           << " into 2 to 32 along the shorter side; say a .patch that divides height and width, or resize "
              "the images";
     } else if (extents.patch < 1 || height % extents.patch != 0 || width % extents.patch != 0) {
-      why << "refine: a ViT cuts its images into patches, " << whole.image
-          << " does not divide into those of " << extents.patch << "x" << extents.patch
-          << "; say a .patch that divides height and width";
+      why << "a ViT cuts its images into patches, " << whole.image << " does not divide into those of "
+          << extents.patch << "x" << extents.patch << "; say a .patch that divides height and width";
     } else if (extents.depth < 1 || extents.heads < 1 || extents.head_width < 1 || extents.mlp < 1) {
-      why << "refine: a ViT of depth " << extents.depth << ", " << extents.heads << " heads of width "
+      why << "a ViT of depth " << extents.depth << ", " << extents.heads << " heads of width "
           << extents.head_width << " and mlp " << extents.mlp << " was asked for; each is at least 1";
     }
     require_agreement(why);
     if (!(extents.dropout >= 0 && extents.dropout < 1)) {
-      throw Error("refine: a ViT with dropout {} was asked for; it is a share, 0 or more and below 1",
+      throw Error("a ViT with dropout {} was asked for; it is a share, 0 or more and below 1",
                   extents.dropout);
     }
     extents.channels = channels;

@@ -32,8 +32,8 @@ struct NetworkName {
 };
 
 inline constexpr std::array network_table = {
-    NetworkName{"ResNet18", 64, 16},    NetworkName{"ResNet50", 64, 8},    NetworkName{"VGG16", 64, 16},
-    NetworkName{"DenseNet121", 64, 32}, NetworkName{"InceptionV3", 32, 8}, NetworkName{"ViT", 512, 128},
+    NetworkName{"ResNet18", 64, 16},       NetworkName{"ResNet50", 64, 8},    NetworkName{"VGG16", 64, 16},
+    NetworkName{"DenseNet121", 64, 32},    NetworkName{"InceptionV3", 32, 8}, NetworkName{"ViT", 512, 128},
     NetworkName{"PreActResNet18", 64, 16}, NetworkName{"VGG19", 64, 16},
 };
 
@@ -80,7 +80,6 @@ int published_width(std::string_view name);
 /// for an unknown name
 int narrow_width(std::string_view name);
 
-
 /// What `network_by_name` tells a network. All else is as published, for the task's images.
 struct NetworkOptions {
   Task task = {};
@@ -97,11 +96,10 @@ AnyBackbone made(const Task& task, int width, std::uint64_t seed) {
 
 /// In the order of `network_table`.
 inline constexpr std::array network_makers = {
-    &made<ResNet18<>>,    &made<ResNet50<>>,    &made<Vgg16<>>,
-    &made<DenseNet121<>>, &made<InceptionV3<>>, &made<ViT<>>,
-    &made<PreActResNet18<>>, &made<Vgg19<>>,
+    &made<ResNet18<>>,    &made<ResNet50<>>, &made<Vgg16<>>,          &made<DenseNet121<>>,
+    &made<InceptionV3<>>, &made<ViT<>>,      &made<PreActResNet18<>>, &made<Vgg19<>>,
 };
-static_assert(network_makers.size() == network_table.size(), "refine: a network's name lacks its maker");
+static_assert(network_makers.size() == network_table.size(), "a network's name lacks its maker");
 
 }  // namespace detail
 
@@ -130,7 +128,7 @@ inline std::optional<std::size_t> find_network(std::string_view name) {
 
 inline std::size_t network_number(std::string_view name) {
   if (const auto number = find_network(name)) return *number;
-  throw Error("refine: there is no network '{}'; say one of {}, or export the model as TorchScript", name,
+  throw Error("there is no network '{}'; say one of {}, or export the model as TorchScript", name,
               fmt::join(network_names(), ", "));
 }
 

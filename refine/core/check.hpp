@@ -1,5 +1,6 @@
 #pragma once
 
+#include <source_location>
 #include <string>
 #include <type_traits>
 
@@ -12,15 +13,16 @@ namespace refine {
 /// `Message`, made from run-time extents, goes to `require_agreement`: one text for both.
 template <Message why>
 struct Agreement {
-  static_assert(
-      why.empty(),
-      "refine: these parts do not fit together; the text in Agreement<...> says what, why and where");
+  static_assert(why.empty(),
+                "these parts do not fit together; the text in Agreement<...> says what, why and where");
   static constexpr bool holds = true;
 };
 
-/// The run-time twin of `Agreement`. \throws Error with the same words.
-inline void require_agreement(const Message& why) {
-  if (!why.empty()) throw Error(std::string(why.view()));
+/// Checks at run time what `Agreement` checks at compile time.
+/// \throws Error with `why` as its text unless `why` is empty
+inline void require_agreement(const Message& why,
+                              std::source_location where = std::source_location::current()) {
+  if (!why.empty()) throw Error(std::string(why.view()), where);
 }
 
 namespace detail {

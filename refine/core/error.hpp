@@ -4,9 +4,11 @@
 
 #include <concepts>
 #include <cstddef>
+#include <source_location>
 #include <stdexcept>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <utility>
 
 namespace refine {
@@ -60,30 +62,54 @@ struct Message {
   }
 };
 
+namespace detail {
 
-/// What a user can cause and a user can mend: a missing file, a wrong shape, a full disk. `what()` is one
-/// line that says what, why, where and what to do; a program prints it and exits with `Error::exit_status`.
+/// A format string, and where in the source it is written.
+template <typename... Args>
+struct LocatedFormat {
+  fmt::format_string<Args...> format;
+  std::source_location where;
+
+  template <typename Text>
+  requires std::convertible_to<const Text&, std::string_view>
+  consteval LocatedFormat(const Text& text, std::source_location where = std::source_location::current())
+      : format(text), where(where) {}
+};
+
+}  // namespace detail
+
+/// An error that the user can fix: a missing file, a wrong shape, a full disk.
+///
+/// `what()` is one line, `subject: problem (got X, expected Y); hint`. Control characters, which a name in a hostile
+/// file may contain, are replaced by spaces.
 class Error : public std::runtime_error {
  public:
-  static constexpr int exit_status = 2;
+  static constexpr int exit_status = 2;  ///< of a program that ends with an Error
 
-  explicit Error(std::string line) : std::runtime_error(one_line(std::move(line))) {}
+  explicit Error(std::string line, std::source_location where = std::source_location::current())
+      : std::runtime_error(one_line(std::move(line))), where_(where) {}
 
   template <typename... Args>
-  requires(sizeof...(Args) > 0) explicit Error(fmt::format_string<Args...> format, Args&&... args)
-      : Error(fmt::format(format, std::forward<Args>(args)...)) {}
+  requires(sizeof...(Args) > 0) explicit Error(detail::LocatedFormat<std::type_identity_t<Args>...> format,
+                                               Args&&... args)
+      : Error(fmt::format(format.format, std::forward<Args>(args)...), format.where) {}
+
+  /// Returns the place in the library that raised the error.
+  const std::source_location& where() const { return where_; }
 
  private:
   static std::string one_line(std::string text) {
-    // A name from a hostile file may carry a terminal's control sequences: C0, DEL, and C1 as UTF-8.
     for (std::size_t i = 0; i < text.size(); ++i) {
       const auto byte = static_cast<unsigned char>(text[i]);
+      // C0, DEL, and C1 as UTF-8.
       const bool c1 = byte == 0xc2 && i + 1 < text.size() && static_cast<unsigned char>(text[i + 1]) < 0xa0;
       if (byte < 0x20 || byte == 0x7f || c1) text[i] = ' ';
       if (c1) text[i + 1] = ' ';
     }
     return text;
   }
+
+  std::source_location where_;
 };
 
 }  // namespace refine

@@ -19,7 +19,6 @@ bool file_exists(const std::filesystem::path& path);
 /// The whole content of a file. \throws Error naming the file and the system's reason.
 std::string read_file(const std::filesystem::path& path);
 
-
 /// A file that carries its final name only when it is whole: it grows beside it under a partial name, and
 /// `commit` renames it in one step, over an older file of that name. Not committed, it leaves nothing behind.
 /// Every member throws `Error` (path, reason, what to do) when the disk is full, a folder is in the way, a

@@ -28,7 +28,6 @@ constexpr std::uint64_t derived_seed(std::uint64_t seed, std::string_view purpos
   return hash;
 }
 
-
 /// The host-side generator. Its draws are the same with every standard library, which is why the helpers
 /// below stand in for `std::uniform_int_distribution` and `std::shuffle`, whose results the standard leaves
 /// open.

@@ -50,7 +50,6 @@ constexpr Message& operator<<(Message& message, const ImageShape& shape) {
   return message;
 }
 
-
 /// What a classifier is for: images of one shape, told apart into `classes` classes. A value and a template
 /// argument: `backbones::ResNet18<Task{ImageShape{3, 32, 32}, 10}>`. Any extent may be `dynamic`; what is
 /// known is checked by the compiler, the rest once, when the parts meet, in the same words.

@@ -11,7 +11,6 @@ constexpr std::string_view article(std::string_view name) {
   return vowel ? "an " : "a ";
 }
 
-
 /// Returns foreign text with every byte that could control a terminal or break a line written as \xNN: control
 /// characters (C0, DEL, C1), line separators, marks that change the direction of writing, and bytes that are
 /// no UTF-8.
@@ -19,7 +18,6 @@ std::string printable(std::string_view text);
 
 /// What another library's message of many lines says, in one: the first line, or, of a traceback, the last.
 std::string one_line(std::string_view text);
-
 
 /// A name as it is looked up: in lower case (ASCII), without hyphens and underscores.
 std::string plain_name(std::string_view name);

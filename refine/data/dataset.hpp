@@ -51,17 +51,15 @@ struct Dataset {
   at::Tensor drawn(std::int64_t n, std::uint64_t seed) const;
 };
 
-
 /// What every source of images gives: `auto [train, test] = data::cifar10("data/CIFAR10");`
 struct Split {
   Dataset train;
   Dataset test;
 };
 
-
 inline ImageShape image_of(const at::Tensor& images) {
   if (images.dim() != 4)
-    throw Error("refine: images are N×C×H×W, these have {} dimensions; reshape them", images.dim());
+    throw Error("images are N×C×H×W, these have {} dimensions; reshape them", images.dim());
   return {static_cast<int>(images.size(1)), static_cast<int>(images.size(2)),
           static_cast<int>(images.size(3))};
 }

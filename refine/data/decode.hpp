@@ -50,8 +50,8 @@ namespace refine::data::detail {
 /// \param what   for messages
 /// \throws Error when C is neither 1 nor 3, H or W is open though images are to be fitted, or no size can be
 ///   told; and when the first file is bad and bad files are not to be skipped
-ImageShape decoded_shape(const std::vector<std::filesystem::path>& files, const ImageShape& wanted, ResizeMode fit,
-                         OnDecodeError on_bad, const std::string& what);
+ImageShape decoded_shape(const std::vector<std::filesystem::path>& files, const ImageShape& wanted,
+                         ResizeMode fit, OnDecodeError on_bad, const std::string& what);
 
 /// Decodes files in parallel, the same with any number of threads, and tells how far it is where it takes
 /// long enough to wonder.
@@ -59,8 +59,8 @@ class Decoding {
  public:
   /// \param threads  0: as many as the machine has
   /// \pre `shape` is static, and what is referred to outlives this
-  Decoding(const std::vector<std::filesystem::path>& files, const ImageShape& shape, ResizeMode fit, OnDecodeError on_bad,
-           unsigned threads, const std::string& what);
+  Decoding(const std::vector<std::filesystem::path>& files, const ImageShape& shape, ResizeMode fit,
+           OnDecodeError on_bad, unsigned threads, const std::string& what);
 
   std::size_t image_bytes() const;
 

@@ -44,7 +44,6 @@ inline std::string sha256(const std::filesystem::path& path) {
   return digest.hex();
 }
 
-
 /// A file that lies on a server and is known beforehand.
 struct Download {
   std::string url;                 ///< http or https
@@ -256,7 +255,6 @@ inline void fetch(const Download& download) {
                 download.url, download.sha256);
   }
 }
-
 
 namespace detail::cifar {
 

@@ -15,7 +15,6 @@ namespace refine::data {
 /// file is shorter or longer than it says, or damaged.
 at::Tensor idx(const std::filesystem::path& path);
 
-
 /// Fashion-MNIST (xiao2017fashion) as 3×32×32 images: two black pixels around the 28×28 ones, grey repeated
 /// in three channels; ten classes, 60,000 + 10,000 images. The default is where Debian's
 /// `dataset-fashion-mnist` installs it. \throws Error when a file is missing or damaged.

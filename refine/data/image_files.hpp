@@ -53,10 +53,9 @@ void warn_skipped(const std::vector<std::string>& skipped);
 /// none.
 void warn_ignored(const std::vector<std::filesystem::path>& files);
 
-
 struct ImageFilesOptions {
-  ImageShape image = {};       ///< what the images become; 1 channel: grey; open extents: the first image's
-  ResizeMode fit = ResizeMode::exact;        ///< what happens to an image of another size
+  ImageShape image = {};  ///< what the images become; 1 channel: grey; open extents: the first image's
+  ResizeMode fit = ResizeMode::exact;          ///< what happens to an image of another size
   OnDecodeError on_bad = OnDecodeError::fail;  ///< `skip`: the file is left out and gets a line in `skipped`
   /// A folder that keeps the decoded images, so that a set may be larger than memory; empty: in memory. They
   /// take N·C·H·W bytes there, and are decoded anew only when files, `image` or `fit` have changed.

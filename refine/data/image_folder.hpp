@@ -14,7 +14,8 @@ namespace refine::data {
 
 struct ImageFolderOptions {
   ImageShape image = {};  ///< what every image must be or becomes; open extents are those of the first image
-  ResizeMode fit = ResizeMode::exact;   ///< what happens to an image of another size; `image` is then to be told in full
+  ResizeMode fit =
+      ResizeMode::exact;  ///< what happens to an image of another size; `image` is then to be told in full
   /// `skip`: a file that is damaged or does not fit is left out, and told
   OnDecodeError on_bad = OnDecodeError::fail;
   /// Gets a line for each file that was left out; none: standard error does

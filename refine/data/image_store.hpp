@@ -15,8 +15,8 @@ namespace refine::data::detail {
 
 /// The images of the store at `path`, which is made first where it is not there or not of this source.
 /// \throws Error as `open_store` and `decode_images`, and when it can't be written
-DecodedImages stored_images(const std::filesystem::path& path, const StoreSource& source, OnDecodeError on_bad,
-                            unsigned threads, const std::string& what);
+DecodedImages stored_images(const std::filesystem::path& path, const StoreSource& source,
+                            OnDecodeError on_bad, unsigned threads, const std::string& what);
 
 /// The innermost folder that all of these files lie in; `.` where their names say none.
 /// \pre there is a file

@@ -75,7 +75,7 @@ inline at::Tensor resize(const at::Tensor& images, std::int64_t height, std::int
 }
 
 inline at::Tensor resize_to_fit(const at::Tensor& images, ResizeMode fit, std::int64_t height,
-                                    std::int64_t width) {
+                                std::int64_t width) {
   detail::check_sizes(images, height, width);
   const std::int64_t h = images.size(2), w = images.size(3);
   if (fit == ResizeMode::exact && (h != height || w != width)) {

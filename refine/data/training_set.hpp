@@ -22,9 +22,9 @@ inline void require_askable(const Augmentation& augmentation) {
 /// Images to learn from, and the augmentation that their maker requires in addition to the recipe's. A part of
 /// them (`select`, `first`, `sample`) requires the same; converted to a `Dataset`, they require nothing.
 struct TrainingSet : Dataset {
-  Augmentation augmentation = {};  ///< comes after the recipe's own, by draws of its own
-  at::Tensor no_augment_mask = {};          ///< bool, N: the images that it leaves alone; undefined: none
-  at::Tensor no_flip_mask = {};       ///< bool, N: those that the recipe's flip leaves alone; undefined: none
+  Augmentation augmentation = {};   ///< comes after the recipe's own, by draws of its own
+  at::Tensor no_augment_mask = {};  ///< bool, N: the images that it leaves alone; undefined: none
+  at::Tensor no_flip_mask = {};     ///< bool, N: those that the recipe's flip leaves alone; undefined: none
 
   /// As those of `Dataset`; each image keeps its entry in the masks.
   TrainingSet select(const at::Tensor& indices) const {

@@ -116,7 +116,8 @@ std::vector<ProbeSetting> probe_sizes(const backbones::AnyBackbone& victim, std:
 /// \param name of the classifier, for the message
 /// \throws Error if the classifier cannot be defended, or the answers say next to nothing and another setting is
 ///   clearly right
-void check_probe(const Probe& probe, const std::string& name, const std::vector<std::string>& class_names = {});
+void check_probe(const Probe& probe, const std::string& name,
+                 const std::vector<std::string>& class_names = {});
 
 /// Positions of the images whose logits are not finite: those of a blank image, say, where the classifier
 /// standardises each image. Runs over all images, in batches.

@@ -33,7 +33,6 @@ struct Evaluation {
   double der() const { return metrics::defense_effectiveness(before, after); }
 };
 
-
 namespace detail {
 
 /// The triggered images of a test set, of which a batch at a time is at hand.
@@ -57,18 +56,19 @@ auto triggered_by(const A& attack, const data::Dataset& test) {
 /// Runs `answer` over clean and triggered images.
 template <typename Answer, typename Stamp>
 metrics::AttackMetrics measure(Answer&& answer, const data::Dataset& test, const Triggered<Stamp>& triggered,
-                         at::Device device, auto&& advance) {
-  return metrics::attack_metrics({.truth = to_vector(test.labels),
-                           .clean = classify(answer, test.images, device, advance),
-                           .triggered = classify(answer, triggered.images, device, advance, triggered.stamp),
-                           .classes = static_cast<int>(test.classes.size()),
-                           .target = triggered.target});
+                               at::Device device, auto&& advance) {
+  return metrics::attack_metrics(
+      {.truth = to_vector(test.labels),
+       .clean = classify(answer, test.images, device, advance),
+       .triggered = classify(answer, triggered.images, device, advance, triggered.stamp),
+       .classes = static_cast<int>(test.classes.size()),
+       .target = triggered.target});
 }
 
 /// Runs `answer` over clean images alone: the accuracy, and no figure of an attack.
 template <typename Answer>
 metrics::AttackMetrics measure_clean(Answer&& answer, const data::Dataset& test, at::Device device,
-                               auto&& advance) {
+                                     auto&& advance) {
   metrics::AttackMetrics result{.classes = static_cast<int>(test.classes.size())};
   result.clean = metrics::confusion_matrix(to_vector(test.labels),
                                            classify(answer, test.images, device, advance), result.classes);

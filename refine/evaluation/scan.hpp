@@ -33,7 +33,6 @@ struct NamedTrigger {
 /// \throws Error when the shape is not fixed, or too small for a patch
 std::vector<NamedTrigger> scan_catalogue(const ImageShape& image, std::uint64_t seed = default_seed);
 
-
 namespace detail {
 
 /// The classes that the victim and the defense give uint8 images N×C×H×W, each as `prepare` makes it, in
@@ -70,7 +69,7 @@ std::vector<metrics::ScanEntry> scan(const D& defense, const at::Tensor& images,
   }
   const int classes = defense.task().classes;
   if (classes < 1) {
-    throw Error("refine: the defense does not say how many classes it has; give its Task a number [scan]");
+    throw Error("the defense does not say how many classes it has; give its Task a number");
   }
   const auto passes = static_cast<std::int64_t>(1 + catalogue.size());
   detail::EvaluationProgress progress("scan", passes * images.size(0), show);

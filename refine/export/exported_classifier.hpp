@@ -1,9 +1,9 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
-#include <nlohmann/json_fwd.hpp>
 #include <torch/csrc/jit/api/module.h>
 #include <torch/csrc/jit/runtime/graph_executor.h>
+#include <nlohmann/json_fwd.hpp>
 
 #include <array>
 #include <cstdint>
@@ -23,7 +23,8 @@ class ExportedClassifier {
  public:
   /// \throws Error when the file can't be read, is refused (`formats::load_torchscript`), or is no defended
   /// classifier
-  explicit ExportedClassifier(const std::filesystem::path& path, formats::Trust trust = formats::Trust::checked)
+  explicit ExportedClassifier(const std::filesystem::path& path,
+                              formats::Trust trust = formats::Trust::checked)
       : ExportedClassifier(formats::load_torchscript(path, trust), path.string()) {}
 
   Task task() const { return task_; }

@@ -2,9 +2,9 @@
 
 #include <ATen/core/Tensor.h>
 #include <c10/core/GradMode.h>
-#include <nlohmann/json_fwd.hpp>
 #include <torch/csrc/jit/api/module.h>
 #include <torch/nn/module.h>
+#include <nlohmann/json_fwd.hpp>
 
 #include <cstdint>
 #include <filesystem>
@@ -91,14 +91,12 @@ void export_torchscript(const Pipeline<T, B, R>& defense, const std::filesystem:
   for (const auto& [name, constant] : defense.named_constants()) module.register_buffer(name, constant);
 
   c10::NoGradGuard no_grad;
-  detail::add_method(module, "forward", example,
-                                [&](const at::Tensor& x) { return defense.forward(x); });
+  detail::add_method(module, "forward", example, [&](const at::Tensor& x) { return defense.forward(x); });
   detail::add_method(module, "transform", example,
-                                [&](const at::Tensor& x) { return defense.transformed(x); });
+                     [&](const at::Tensor& x) { return defense.transformed(x); });
   detail::add_method(module, "undefended", example,
-                                [&](const at::Tensor& x) { return defense.undefended(x); });
-  detail::add_method(module, "alarm", example,
-                                [&](const at::Tensor& x) { return defense.alarm(x); });
+                     [&](const at::Tensor& x) { return defense.undefended(x); });
+  detail::add_method(module, "alarm", example, [&](const at::Tensor& x) { return defense.alarm(x); });
   detail::save_module(module, path, task, metadata, "defended", defense.remap().permutation);
 }
 
@@ -116,8 +114,7 @@ void export_torchscript(const B& victim, const std::filesystem::path& path,
   module.register_module("backbone", detail::to_torchscript(*victim.module, "Backbone", unit));
   for (const auto& [name, constant] : backbones::constants_of(victim)) module.register_buffer(name, constant);
   c10::NoGradGuard no_grad;
-  detail::add_method(module, "forward", example,
-                                [&](const at::Tensor& x) { return victim.forward(x); });
+  detail::add_method(module, "forward", example, [&](const at::Tensor& x) { return victim.forward(x); });
   detail::save_module(module, path, task, metadata, "classifier");
 }
 

@@ -57,7 +57,6 @@ std::map<std::string, std::string> load(B& victim, const std::filesystem::path& 
   return std::move(content.metadata);
 }
 
-
 namespace detail {
 
 /// Tells one frozen victim from another: "sha256:" and the SHA-256 of its tensors (names, types, shapes and
@@ -117,8 +116,7 @@ void require_victim(const std::map<std::string, std::string>& metadata, const to
 template <typename T, typename B, typename R>
 void save(const Pipeline<T, B, R>& defense, const std::filesystem::path& path, const Recipe& recipe,
           std::map<std::string, std::string> metadata = {}) {
-  detail::say(detail::facts_of(defense), detail::victim_of(defense), recipe,
-                         metadata);
+  detail::say(detail::facts_of(defense), detail::victim_of(defense), recipe, metadata);
   formats::write_safetensors(
       path, {nn::state_dict(*defense.transform().module, "transform."), std::move(metadata)});
 }
@@ -132,10 +130,9 @@ template <typename T, typename B, typename R>
 std::map<std::string, std::string> load(Pipeline<T, B, R>& defense, const std::filesystem::path& path) {
   auto content = formats::read_safetensors(path);
   const std::string name = path.string();
-  auto permutation =
-      detail::fitting_permutation(content.metadata, detail::facts_of(defense), name);
+  auto permutation = detail::fitting_permutation(content.metadata, detail::facts_of(defense), name);
   detail::require_victim(content.metadata, *defense.backbone().module,
-                                    backbones::constants_of(defense.backbone()), name);
+                         backbones::constants_of(defense.backbone()), name);
   nn::load_state_dict(*defense.transform().module, content.tensors, name, "transform.");
   defense.rename_classes(std::move(permutation));
   return std::move(content.metadata);

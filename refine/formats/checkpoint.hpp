@@ -39,12 +39,11 @@ TorchFile read_any_torch_file(const std::filesystem::path& path);
 /// TorchScript program, or one opaque object as a whole
 Value read_torch_file(const std::filesystem::path& path);
 
-
 /// A model's tensors by their names in its state dict, and text about them.
 struct Weights {
   std::map<std::string, at::Tensor> tensors = {};
   std::map<std::string, std::string> metadata = {};
-  std::string key = {};                      ///< where in a checkpoint they lie; empty: the file is a state dict
+  std::string key = {};  ///< where in a checkpoint they lie; empty: the file is a state dict
   std::vector<std::string> other_keys = {};  ///< other sets of weights in it, as `read_weights` takes them
   std::set<std::string> unknown_names = {};  ///< classes and functions that the file names; none was called
 };

@@ -28,7 +28,6 @@ struct AttackMetrics {
 /// \throws Error when the lengths differ, or a label or the target lies outside [0, classes)
 AttackMetrics attack_metrics(const Predictions& p);
 
-
 /// The defense effectiveness rating (zhu2023enhancing), in [0, 1]: (max(0, ΔASR) − max(0, ΔBA) + 1) / 2 with
 /// Δ = before − after. 0.5 is a defense that did nothing; NaN without a target.
 inline double defense_effectiveness(const AttackMetrics& before, const AttackMetrics& after) {
@@ -37,7 +36,6 @@ inline double defense_effectiveness(const AttackMetrics& before, const AttackMet
   if (std::isnan(asr) || std::isnan(ba)) return std::numeric_limits<double>::quiet_NaN();
   return (std::max(0.0, asr) - std::max(0.0, ba) + 1) / 2;
 }
-
 
 inline AttackMetrics attack_metrics(const Predictions& p) {
   AttackMetrics result{.classes = p.classes, .target = p.target};

@@ -20,7 +20,6 @@ using Labels = std::span<const std::int64_t>;
 /// predictions".
 void require_labels(std::string_view what, Labels labels, std::size_t count, int classes);
 
-
 /// What a classifier said of a test set: one entry an image, in the same order in all three. Triggered
 /// predictions are of all the images; those of the target class are left out of the attack's figures here.
 struct Predictions {
@@ -30,7 +29,6 @@ struct Predictions {
   int classes = 0;
   std::optional<int> target = std::nullopt;  ///< none: no attack, or one without a single target
 };
-
 
 /// Counts, classes × classes: a row for each true class, a column for each predicted one.
 using ConfusionMatrix = Eigen::Matrix<std::int64_t, Eigen::Dynamic, Eigen::Dynamic>;
@@ -43,7 +41,6 @@ inline ConfusionMatrix confusion_matrix(Labels truth, Labels predictions, int cl
   for (std::size_t i = 0; i < truth.size(); ++i) ++counts(truth[i], predictions[i]);
   return counts;
 }
-
 
 inline void require_labels(std::string_view what, Labels labels, std::size_t count, int classes) {
   if (classes < 1) throw Error("cannot count {}: {} classes were said, at least 1 is needed", what, classes);

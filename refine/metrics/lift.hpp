@@ -48,7 +48,6 @@ std::vector<Lift> lifts(Labels truth, Labels clean, Labels triggered, int classe
 /// The largest of the lifts, the lowest class among equals. \pre not empty, all over the same images
 Lift largest_lift(const std::vector<Lift>& lifts);
 
-
 /// One guessed trigger, tried on clean images that nobody labelled.
 struct ScanEntry {
   std::string trigger;            ///< in plain words: "checkerboard 3×3, bottom right"
@@ -73,7 +72,6 @@ std::vector<Lift> scan_lifts(Labels own, Labels clean, Labels triggered, int cla
 /// Unlike `largest_lift`, for lifts over different images. Of none, a lift over no images.
 Lift max_lift_by_share(const std::vector<Lift>& lifts);
 
-
 inline double Lift::value() const {
   if (n == 0) return std::numeric_limits<double>::quiet_NaN();
   return static_cast<double>(with_trigger - without_trigger) / static_cast<double>(n);
@@ -89,7 +87,7 @@ inline Interval Lift::interval(double z) const {
 }
 
 inline std::vector<Lift> lifts(Labels truth, Labels clean, Labels triggered, int classes,
-                                          std::optional<int> target) {
+                               std::optional<int> target) {
   require_labels("the true labels", truth, truth.size(), classes);
   require_labels("the clean predictions", clean, truth.size(), classes);
   require_labels("the triggered predictions", triggered, truth.size(), classes);
@@ -121,7 +119,6 @@ inline std::vector<Lift> lifts(Labels truth, Labels clean, Labels triggered, int
 inline Lift largest_lift(const std::vector<Lift>& lifts) {
   return *ranges::max_element(lifts, {}, [](const Lift& l) { return l.with_trigger - l.without_trigger; });
 }
-
 
 inline std::int64_t ScanEntry::images() const {
   std::int64_t sum = 0;

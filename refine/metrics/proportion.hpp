@@ -16,7 +16,6 @@ struct Interval {
 /// The standard normal quantile of a two-sided 95 % interval.
 inline constexpr double z95 = 1.959963984540054;
 
-
 /// So many of so many. Of none, it has no value: NaN, and an interval of NaN.
 struct Proportion {
   std::int64_t hits = 0;
@@ -31,7 +30,6 @@ struct Proportion {
 
   friend bool operator==(const Proportion&, const Proportion&) = default;
 };
-
 
 inline double Proportion::value() const {
   return n == 0 ? std::numeric_limits<double>::quiet_NaN()

@@ -55,7 +55,6 @@ Auroc auroc(Scores triggered, Scores clean);
 /// \throws Error when a parameter is not so, or a score is not a number
 double threshold_for(Scores clean, double false_alarm_rate);
 
-
 /// An alarm measured: its threshold was set on some clean images, its figures are of other ones.
 struct AlarmFigures {
   double threshold = 0;          ///< a score above it is an alarm
@@ -66,7 +65,6 @@ struct AlarmFigures {
 
   friend bool operator==(const AlarmFigures&, const AlarmFigures&) = default;
 };
-
 
 inline double Auroc::value() const {
   if (triggered == 0 || clean == 0) return std::numeric_limits<double>::quiet_NaN();

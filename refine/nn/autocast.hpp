@@ -18,7 +18,6 @@ inline bool has_bfloat16(at::Device device) {
 #endif
 }
 
-
 /// LibTorch's autocast to bfloat16 on a device's kind, for as long as this lives, in this thread:
 /// convolutions and matrix products of float32 tensors are made in bfloat16, which keeps float32's range and
 /// 8 of its 24 bits; parameters and their gradients stay as they are. Where `on` is false it changes nothing.

@@ -44,7 +44,7 @@ template <typename Tensors>
 void copy_tensors(const Tensors& from, Tensors to) {
   const auto fits = [](const auto& a, const auto& b) { return a.value().sizes() == b.value().sizes(); };
   if (!std::equal(from.begin(), from.end(), to.begin(), to.end(), fits)) {
-    throw Error("refine: a module's clone has other tensors than the module; mend its clone() or reset()");
+    throw Error("a module's clone has other tensors than the module; mend its clone() or reset()");
   }
   for (std::size_t i = 0; i < to.size(); ++i) {
     const at::Tensor& source = from[i].value();
@@ -62,7 +62,7 @@ Policy deep_copy(const Policy& policy) {
   // Seeded: a clone draws fresh weights before it overwrites them, and nobody else's draws shall move.
   auto module =
       with_torch_seed(0, [&] { return std::dynamic_pointer_cast<ModuleOf<Policy>>(policy.module->clone()); });
-  if (!module) throw Error("refine: a module's clone is of another kind than the module");
+  if (!module) throw Error("a module's clone is of another kind than the module");
   // `Cloneable` passes over children that are bare modules, and leaves them as they were drawn.
   detail::copy_tensors(policy.module->named_parameters(), module->named_parameters());
   detail::copy_tensors(policy.module->named_buffers(), module->named_buffers());

@@ -5,8 +5,8 @@
 #include <ATen/ops/upsample_bilinear2d.h>
 #include <c10/core/DispatchKeySet.h>
 #include <c10/core/GradMode.h>
-#include <c10/core/impl/LocalDispatchKeySet.h>
 #include <c10/core/MemoryFormat.h>
+#include <c10/core/impl/LocalDispatchKeySet.h>
 #include <torch/nn/module.h>
 #include <torch/nn/modules/batchnorm.h>
 #include <torch/nn/modules/conv.h>
@@ -24,7 +24,6 @@ inline void to_channels_last(torch::nn::Module& module) {
     if (parameter.dim() == 4) parameter.set_data(parameter.contiguous(at::MemoryFormat::ChannelsLast));
   }
 }
-
 
 namespace detail {
 
@@ -49,12 +48,10 @@ at::Tensor convolve(const at::Tensor& x, const at::Tensor& weight, const at::Ten
 /// `convolution(x)`, which is the above where it is such a one.
 at::Tensor convolve(torch::nn::Conv2d& convolution, const at::Tensor& x);
 
-
 /// `apply_batch_norm(norm, convolve(convolution, x))` (foldable.hpp, convolve.hpp). While it trains, BatchNorm takes a
 /// bias away again with the mean, so none is added: it gets no gradient (which would be 0 but for rounding),
 /// and the running mean is told of it.
 at::Tensor conv_bn(torch::nn::Conv2d& convolution, torch::nn::BatchNorm2d& norm, const at::Tensor& x);
-
 
 /// N×C×H×W with both sides `times` as long, bilinear, in the type that `x` has: autocast would have it, and
 /// all that is joined to it, in float32, which a convolution behind it rounds to bfloat16 again.

@@ -35,7 +35,6 @@ std::optional<at::Device> device_of(const torch::nn::Module& module);
 /// Moves a module. One whose tensors are all there already is only read, so that other threads may use it.
 void move_to(torch::nn::Module& module, at::Device device);
 
-
 /// Returns how many bytes of a device's memory are free for large tensors. The host counts as boundless: what
 /// is there need not be copied. Where LibTorch does not tell (before 2.9, or on a device that it does not ask),
 /// 16 GiB are assumed.

@@ -27,8 +27,8 @@ struct Foldable {
 torch::nn::Conv2d folded(const torch::nn::Conv2d& convolution, const torch::nn::BatchNorm2d& norm);
 
 /// Replaces `owner`'s children `convolution` and `norm` by the folded convolution, and empties `norm`.
-void fold_conv_bn(torch::nn::Module& owner, const std::string& convolution_name, torch::nn::Conv2d& convolution,
-               const std::string& norm_name, torch::nn::BatchNorm2d& norm);
+void fold_conv_bn(torch::nn::Module& owner, const std::string& convolution_name,
+                  torch::nn::Conv2d& convolution, const std::string& norm_name, torch::nn::BatchNorm2d& norm);
 
 /// `norm(x)`, or `x` where the norm has been folded away.
 inline at::Tensor apply_batch_norm(torch::nn::BatchNorm2d& norm, const at::Tensor& x) {
@@ -38,14 +38,11 @@ inline at::Tensor apply_batch_norm(torch::nn::BatchNorm2d& norm, const at::Tenso
 /// Folds every `Foldable` below (and at) `root`.
 void fold_all(torch::nn::Module& root);
 
-
 /// Turns a trained module, in place, into its fast and constant form: evaluation mode, BatchNorm folded into
 /// the convolutions, channels-last, no gradient for parameters. It can no longer be trained or cloned.
 void prepare_for_inference(torch::nn::Module& module);
 
-
-inline torch::nn::Conv2d folded(const torch::nn::Conv2d& convolution,
-                                           const torch::nn::BatchNorm2d& norm) {
+inline torch::nn::Conv2d folded(const torch::nn::Conv2d& convolution, const torch::nn::BatchNorm2d& norm) {
   c10::NoGradGuard no_grad;
   const auto& o = convolution->options;
   torch::nn::Conv2d merged(torch::nn::Conv2dOptions(o.in_channels(), o.out_channels(), o.kernel_size())
@@ -67,8 +64,8 @@ inline torch::nn::Conv2d folded(const torch::nn::Conv2d& convolution,
 }
 
 inline void fold_conv_bn(torch::nn::Module& owner, const std::string& convolution_name,
-                                 torch::nn::Conv2d& convolution, const std::string& norm_name,
-                                 torch::nn::BatchNorm2d& norm) {
+                         torch::nn::Conv2d& convolution, const std::string& norm_name,
+                         torch::nn::BatchNorm2d& norm) {
   convolution = owner.replace_module(convolution_name, folded(convolution, norm));
   owner.unregister_module(norm_name);
   norm = nullptr;
@@ -80,7 +77,6 @@ inline void fold_all(torch::nn::Module& root) {
   }
   if (auto* foldable = dynamic_cast<Foldable*>(&root)) foldable->fold();
 }
-
 
 inline void prepare_for_inference(torch::nn::Module& module) {
   module.eval();

@@ -1,9 +1,9 @@
 #pragma once
 
+#include <ATen/CPUGeneratorImpl.h>
 #include <ATen/Context.h>
 #include <ATen/core/Generator.h>
 #include <ATen/core/Tensor.h>
-#include <ATen/CPUGeneratorImpl.h>
 #include <c10/core/Device.h>
 
 #include <cstdint>
@@ -54,7 +54,6 @@ auto with_torch_seed(std::uint64_t seed, Make&& make) {
   const detail::SeededGenerator seeded_generator(at::detail::getDefaultCPUGenerator(), seed);
   return std::forward<Make>(make)();
 }
-
 
 /// LibTorch's default generator of a device, which dropout draws from, while it is seeded by the step: so
 /// training depends on its own seed alone, and on no draws made before. Gives the generator its old state

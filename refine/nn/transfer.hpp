@@ -3,9 +3,9 @@
 #include <ATen/core/Tensor.h>
 #include <c10/core/Device.h>
 #include <c10/core/Event.h>
-#include <c10/core/impl/VirtualGuardImpl.h>
 #include <c10/core/Stream.h>
 #include <c10/core/StreamGuard.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
 
 #include <cstddef>
 #include <map>
@@ -22,7 +22,6 @@ inline at::Tensor to_device_async(const at::Tensor& host, at::Device device) {
   if (!device.is_cuda() || !host.is_cpu()) return host.to(device);
   return host.pin_memory().to(device, /*non_blocking=*/true);
 }
-
 
 /// A small tensor made on the host and wanted on whatever device a batch is on. The copy to an accelerator is
 /// made once, for the device last asked for. Safe to use from several threads.
@@ -50,7 +49,6 @@ class DeviceCachedTensor {
 
   std::shared_ptr<State> state_;
 };
-
 
 namespace detail {
 

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <ATen/TensorOperators.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/binary_cross_entropy.h>
 #include <ATen/ops/cross_entropy_loss.h>
@@ -8,7 +9,6 @@
 #include <ATen/ops/matmul.h>
 #include <ATen/ops/one_hot.h>
 #include <ATen/ops/softmax.h>
-#include <ATen/TensorOperators.h>
 
 namespace refine::objectives {
 
@@ -25,7 +25,6 @@ struct Bce {
   }
 };
 
-
 /// Negative log-likelihood, the mean over N, of the class that the teacher names.
 struct Nll {
   /// \param remapped logits N×classes, with gradient \param teacher the victim's own logits N×classes
@@ -34,7 +33,6 @@ struct Nll {
     return at::cross_entropy_loss(remapped, teacher.argmax(1));
   }
 };
-
 
 /// Knowledge distillation (Hinton et al., 2015, `hinton2015distilling`): the Kullback–Leibler divergence, the
 /// mean over N, from the teacher's softmax to that of the remapped logits, both at `temperature`, times its
@@ -52,7 +50,6 @@ struct Distillation {
     return divergence * (temperature * temperature / static_cast<double>(remapped.size(0)));
   }
 };
-
 
 /// Supervised contrastive loss (Khosla et al., 2020, `khosla2020supcon`) over two identical views, as the
 /// published method uses it. Two identical views make a 2N×2N matrix out of N×N numbers, so only those are

@@ -1,10 +1,10 @@
 #pragma once
 
+#include <ATen/TensorOperators.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/minimum.h>
 #include <ATen/ops/softmax.h>
 #include <ATen/ops/tensor.h>
-#include <ATen/TensorOperators.h>
 #include <c10/core/Device.h>
 
 #include <concepts>
@@ -46,7 +46,6 @@ concept DefendedClassifier = requires(const D& d, const at::Tensor& images) {
   { d.alarm(images) } -> std::same_as<at::Tensor>;
 };
 
-
 /// How much two answers to the same image disagree: the total variation distance between their class
 /// probabilities, 0 where they say the same and 1 where they share nothing. A trigger moves the undefended
 /// answer and not the defended one, so a triggered image scores high.
@@ -56,16 +55,15 @@ inline at::Tensor alarm_score(const at::Tensor& undefended, const at::Tensor& de
   return (1 - shared).clamp(0, 1);
 }
 
-
 /// Why a transform, a backbone and a remap can't make a pipeline; empty when they can. Open extents fit
 /// anything.
 constexpr Message check_parts(const ImageShape& transform, const Task& backbone, int remap) {
   Message why;
   if (!compatible(transform, backbone.image)) {
-    why << "refine: the transform rewrites " << transform << " images, the backbone takes " << backbone.image
+    why << "the transform rewrites " << transform << " images, the backbone takes " << backbone.image
         << "; give both the same Task [Pipeline]";
   } else if (!compatible(remap, backbone.classes)) {
-    why << "refine: the remap renames " << remap << " classes, the backbone predicts " << backbone.classes
+    why << "the remap renames " << remap << " classes, the backbone predicts " << backbone.classes
         << "; give both the same Task [Pipeline]";
   }
   return why;
@@ -75,15 +73,14 @@ constexpr Message check_parts(const ImageShape& transform, const Task& backbone,
 constexpr Message denied(std::string_view part, const Task& type, const Task& fields) {
   Message why;
   if (!compatible(type.image, fields.image)) {
-    why << "refine: the " << part << "'s type says " << type.image << " images, its field " << fields.image
+    why << "the " << part << "'s type says " << type.image << " images, its field " << fields.image
         << "; leave the field out [Pipeline]";
   } else if (!compatible(type.classes, fields.classes)) {
-    why << "refine: the " << part << "'s type says " << type.classes << " classes, its field "
-        << fields.classes << "; leave the field out [Pipeline]";
+    why << "the " << part << "'s type says " << type.classes << " classes, its field " << fields.classes
+        << "; leave the field out [Pipeline]";
   }
   return why;
 }
-
 
 /// Which pixels the transform and the backbone see.
 enum class PixelDomain {
@@ -96,7 +93,7 @@ namespace detail {
 
 constexpr Message not_frozen(bool frozen) {
   Message why;
-  if (!frozen) why << "refine: the backbone can still be trained; wrap it as freeze(victim) [Pipeline]";
+  if (!frozen) why << "the backbone can still be trained; wrap it as freeze(victim) [Pipeline]";
   return why;
 }
 
@@ -135,10 +132,10 @@ class Pipeline {
     require_agreement(denied("remap", {{}, static_classes_of<R>()}, {{}, remap_.classes}));
     require_agreement(check_parts(transform_.image, backbone_.task, remap_.classes));
     require_agreement(check_parts({}, {{}, merged(remap_.classes, backbone_.task.classes)},
-                                   static_cast<int>(remap_.permutation.size())));
+                                  static_cast<int>(remap_.permutation.size())));
     if (domain == PixelDomain::reference && !backbones::NormalizingBackbone<B>) {
       throw Error(
-          "refine: PixelDomain::reference needs a backbone with a normalisation of its own; wrap it in "
+          "PixelDomain::reference needs a backbone with a normalisation of its own; wrap it in "
           "backbones::Normalized before freezing [Pipeline]");
     }
     to(nn::device_of(*backbone_.module).value_or(at::kCPU));
@@ -206,7 +203,7 @@ class Pipeline {
     const auto transform = nn::device_of(*transform_.module), backbone = nn::device_of(*backbone_.module);
     if (transform && backbone && *transform != *backbone) {
       throw Error(
-          "refine: the pipeline's transform is on {} and its backbone on {}, as one of them is shared and was "
+          "the pipeline's transform is on {} and its backbone on {}, as one of them is shared and was "
           "moved; call defense.to(device) [Pipeline]",
           transform->str(), backbone->str());
     }
@@ -232,7 +229,6 @@ class Pipeline {
   at::Device device_ = at::kCPU;  ///< of networks that have no tensors
   nn::DeviceCachedTensor sources_;
 };
-
 
 /// A trained defense for serving: the same answers, to rounding, by fewer steps; its transform is a frozen
 /// copy, and the victim is shared, since it is frozen already. `export_torchscript` writes this form.

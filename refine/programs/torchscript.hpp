@@ -1,10 +1,10 @@
 #pragma once
 
+#include <ATen/TensorOperators.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/allclose.h>
 #include <ATen/ops/linspace.h>
 #include <ATen/ops/ones.h>
-#include <ATen/TensorOperators.h>
 #include <c10/core/GradMode.h>
 #include <c10/util/Exception.h>
 #include <torch/csrc/jit/api/module.h>
@@ -102,7 +102,7 @@ class Scripted {
     const Task said = merged(kTask, options.task);
     if (!compatible(kTask, options.task)) {
       Message why;
-      require_agreement(why << "refine: Scripted<" << kTask.image << ", " << kTask.classes
+      require_agreement(why << "Scripted<" << kTask.image << ", " << kTask.classes
                             << "> was told another task: " << options.task.image << ", "
                             << options.task.classes << " classes");
     }
@@ -235,10 +235,11 @@ class Scripted {
       if (!by_classes || !found.empty()) fits = std::move(found);
     }
     if (fits.empty()) {
-      return Problem{all.empty() ? "its forward returns no tensor"
-                                 : fmt::format("none of its outputs to {} images is images×classes, classes 2 "
-                                               "or more: {}",
-                                               n, list(every)),
+      return Problem{all.empty()
+                         ? "its forward returns no tensor"
+                         : fmt::format("none of its outputs to {} images is images×classes, classes 2 "
+                                       "or more: {}",
+                                       n, list(every)),
                      true};
     }
     if (fits.size() > 1) {

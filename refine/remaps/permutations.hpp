@@ -20,13 +20,12 @@ struct None {
 
  private:
   static std::vector<std::int64_t> make(int classes) {
-    if (classes < 1) throw Error("refine: a remap needs to know its classes; say .classes = 10");
+    if (classes < 1) throw Error("a remap needs to know its classes; say .classes = 10");
     std::vector<std::int64_t> permutation(static_cast<std::size_t>(classes));
     std::iota(permutation.begin(), permutation.end(), std::int64_t{0});
     return permutation;
   }
 };
-
 
 /// Class j becomes class (j + by) mod classes.
 template <Task kTask = dynamic_task>
@@ -39,20 +38,18 @@ struct Shift {
 
  private:
   static std::vector<std::int64_t> make(int classes, int by) {
-    if (classes < 1) throw Error("refine: a Shift needs to know its classes; say .classes = 10");
+    if (classes < 1) throw Error("a Shift needs to know its classes; say .classes = 10");
     std::vector<std::int64_t> permutation;
     for (int j = 0; j < classes; ++j) permutation.push_back((j + by % classes + classes) % classes);
     return permutation;
   }
 };
 
-
 /// A permutation of 0 … classes-1 that moves every one of them, drawn evenly from all that do.
 /// \throws Error for fewer than two classes, which nothing can move.
 inline std::vector<std::int64_t> random_derangement(int classes, std::uint64_t seed) {
   if (classes < 2) {
-    throw Error("refine: a derangement moves every class, which {} class(es) can't be; it needs 2 at least",
-                classes);
+    throw Error("a derangement moves every class, which {} class(es) can't be; it needs 2 at least", classes);
   }
   Random random(derived_seed(seed, "derangement"));
   for (;;) {  // e tries on average

@@ -33,11 +33,11 @@ inline Message not_a_bijection(const std::vector<std::int64_t>& permutation) {
   Message why;
   for (std::int64_t name : permutation) {
     if (name < 0 || name >= static_cast<std::int64_t>(seen.size())) {
-      return why << "refine: the remap names class " << name << " of " << seen.size()
+      return why << "the remap names class " << name << " of " << seen.size()
                  << "; a permutation names each of 0 to " << static_cast<int>(seen.size()) - 1 << " once";
     }
     if (seen[static_cast<std::size_t>(name)]) {
-      return why << "refine: the remap names class " << name << " twice; a permutation names each of 0 to "
+      return why << "the remap names class " << name << " twice; a permutation names each of 0 to "
                  << static_cast<int>(seen.size()) - 1 << " once";
     }
     seen[static_cast<std::size_t>(name)] = true;
@@ -68,7 +68,6 @@ at::Tensor undo(const R& remap, const at::Tensor& logits) {
   require_agreement(not_a_bijection(remap.permutation));
   return logits.index_select(1, at::tensor(remap.permutation).to(logits.device()));
 }
-
 
 /// Any remapping, by a type that is known only when the program runs: a remap is its permutation, so this one
 /// holds no more.

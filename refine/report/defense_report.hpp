@@ -23,8 +23,8 @@ struct DefenseReport {
   std::string model = {};
   std::string attack = {};
   std::vector<std::string> class_names = {};  ///< one a class, or none: they are numbered then
-  metrics::AttackMetrics before = {};               ///< the victim; of 0 classes: not measured
-  metrics::AttackMetrics after = {};                ///< the defended model, on the same images
+  metrics::AttackMetrics before = {};         ///< the victim; of 0 classes: not measured
+  metrics::AttackMetrics after = {};          ///< the defended model, on the same images
   std::optional<metrics::AlarmFigures> alarm = std::nullopt;
   std::optional<metrics::Proportion> agreement =
       std::nullopt;                           ///< clean images that both call alike, before and after
@@ -48,7 +48,6 @@ bool has_trigger(const DefenseReport& r);
 
 /// \throws Error when the parts do not fit together, or nothing was measured
 void require_complete(const DefenseReport& r);
-
 
 inline int classes_of(const DefenseReport& r) {
   if (r.after.classes > 0) return r.after.classes;

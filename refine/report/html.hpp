@@ -15,7 +15,6 @@ namespace refine::report {
 /// \throws Error when the parts of the report do not fit together
 std::string html(const DefenseReport& r);
 
-
 /// Writes `metrics.json`, `report.html` and, where there are images, `images.png` into a folder, which is
 /// created. Each file is whole or absent. \throws Error when the report's parts do not fit together or the
 /// folder cannot be written

@@ -27,11 +27,9 @@ struct ImageSheet {
 /// none
 void require_complete(const ImageSheet& sheet);
 
-
 /// An 8-bit RGB PNG, the same bytes for the same pixels.
 /// \param pixels  height × width × 3 bytes \throws Error when libpng refuses
 std::string png(std::span<const std::uint8_t> pixels, int height, int width);
-
 
 /// One image of a sheet as interleaved bytes, height × width × 3; grey is repeated.
 std::vector<std::uint8_t> interleaved(const ImageSheet& sheet, const std::vector<std::uint8_t>& planes);

@@ -24,7 +24,6 @@ nlohmann::ordered_json figures_json(const metrics::AttackMetrics& figures);
 std::string metrics_text(const nlohmann::ordered_json& json);
 std::string metrics_text(const DefenseReport& r);
 
-
 /// Reads a `metrics.json` (schema 1) back: all that it holds, which is all of the report but its image sheet.
 /// Figures are made again from the counts; keys that are not known, as of a later version, are passed over.
 /// \throws Error naming the file and the key where it cannot be read, or contradicts itself

@@ -1,7 +1,7 @@
 #pragma once
 
-#include <ATen/core/Tensor.h>
 #include <ATen/TensorOperators.h>
+#include <ATen/core/Tensor.h>
 
 #include <utility>
 
@@ -30,14 +30,14 @@ void fit(Pipeline<T, B, R>& defense, const at::Tensor& images, const Recipe& rec
          Observers&&... observers) {
   recipe.validate();
   if (images.dim() != 4 || images.scalar_type() != at::kByte) {
-    throw Error("refine: fit takes bytes, N×C×H×W; convert float images with data::to_bytes");
+    throw Error("fit takes bytes, N×C×H×W; convert float images with data::to_bytes");
   }
   const ImageShape shape = data::image_of(images);
   const ImageShape wanted = defense.task().image;
   if (!compatible(wanted, shape)) {
     Message why;
-    require_agreement(why << "refine: the pipeline takes " << wanted << " images, the data has " << shape
-                          << "; resize the data, or give the pipeline its task [fit]");
+    require_agreement(why << "the pipeline takes " << wanted << " images, the data has " << shape
+                          << "; resize the data, or give the pipeline its task");
   }
   const at::Device device = default_device();
   defense.to(device);

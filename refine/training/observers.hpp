@@ -84,14 +84,12 @@ void notify_end(Observers&... observers) {
 
 }  // namespace detail
 
-
 /// Keeps what each epoch came to.
 struct History {
   std::vector<EpochInfo> epochs = {};
 
   void on_epoch(const EpochInfo& info) { epochs.push_back(info); }
 };
-
 
 /// Appends a line of JSON at each epoch:
 /// `{"run":"defense","epoch":1,"loss":…,"accuracy":…,"lr":…,"seconds":…}`. Each line is flushed, so that the
@@ -116,7 +114,6 @@ class JsonLines {
   std::unique_ptr<std::FILE, Close> file_;
   std::string run_;
 };
-
 
 /// Shows a run's progress on standard error: a bar with rate and time left on a terminal, a line now and then
 /// in a log.

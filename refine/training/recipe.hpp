@@ -18,8 +18,8 @@ enum class ObjectiveKind { bce, nll, distillation };
 enum class TeacherInput {
   augmented,  ///< every changed image, at each step, as published
   original,   ///< each training image once, in the first epoch, as it is: a changed one keeps its answer, a
-           ///< mixed one mixes the two. A step is cheaper, and no changed image is asked about, which may
-           ///< look like a triggered one
+              ///< mixed one mixes the two. A step is cheaper, and no changed image is asked about, which may
+              ///< look like a triggered one
 };
 
 /// How a transform is trained: what `fit` takes.
@@ -40,13 +40,12 @@ struct Recipe {
     optimization.validate();
     augmentation.validate();
     if (!(temperature > 0 && std::isfinite(temperature)))
-      throw Error("refine: the recipe's temperature is {}; it is above 0 and finite", temperature);
+      throw Error("the recipe's temperature is {}; it is above 0 and finite", temperature);
     if (!(supcon_temperature > 0 && std::isfinite(supcon_temperature))) {
-      throw Error("refine: the recipe's supcon_temperature is {}; it is above 0 and finite",
-                  supcon_temperature);
+      throw Error("the recipe's supcon_temperature is {}; it is above 0 and finite", supcon_temperature);
     }
     if (!(supcon_weight >= 0 && std::isfinite(supcon_weight)))
-      throw Error("refine: the recipe's supcon_weight is {}; it is 0 or more and finite", supcon_weight);
+      throw Error("the recipe's supcon_weight is {}; it is 0 or more and finite", supcon_weight);
   }
 };
 
@@ -63,12 +62,11 @@ struct ClassifierRecipe {
     optimization.validate();
     augmentation.validate();
     if (augmentation.mix > 0) {
-      throw Error(
-          "refine: the recipe's mix is {}; mixed images have no label, a classifier is trained without",
-          augmentation.mix);
+      throw Error("the recipe's mix is {}; mixed images have no label, a classifier is trained without",
+                  augmentation.mix);
     }
     if (!(label_smoothing >= 0 && label_smoothing < 1)) {
-      throw Error("refine: the recipe's label_smoothing is {}; it is 0 to below 1", label_smoothing);
+      throw Error("the recipe's label_smoothing is {}; it is 0 to below 1", label_smoothing);
     }
   }
 };

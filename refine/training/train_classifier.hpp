@@ -20,11 +20,11 @@ namespace refine {
 constexpr Message learnable(const Task& network, const Task& data) {
   Message why;
   if (!compatible(network.image, data.image)) {
-    why << "refine: the backbone takes " << network.image << " images, the data has " << data.image
-        << "; give the backbone the task of the data [train_classifier]";
+    why << "the backbone takes " << network.image << " images, the data has " << data.image
+        << "; give the backbone the task of the data";
   } else if (!compatible(network.classes, data.classes)) {
-    why << "refine: the backbone predicts " << network.classes << " classes, the data has " << data.classes
-        << "; give the backbone the task of the data [train_classifier]";
+    why << "the backbone predicts " << network.classes << " classes, the data has " << data.classes
+        << "; give the backbone the task of the data";
   }
   return why;
 }

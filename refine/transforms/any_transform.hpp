@@ -21,8 +21,7 @@ namespace refine::transforms {
 class AnyTransform {
  public:
   template <typename T>
-  requires(!std::same_as<std::remove_cvref_t<T>, AnyTransform> && Transform<T>)
-      AnyTransform(T transform)
+  requires(!std::same_as<std::remove_cvref_t<T>, AnyTransform> && Transform<T>) AnyTransform(T transform)
       : image(transform.image),
         module(transform.module),
         cuda_graph_safe(nn::is_replayable(transform)),
@@ -73,7 +72,7 @@ class AnyTransform {
 
     AnyTransform with_module(const std::shared_ptr<torch::nn::Module>& other) const override {
       auto fitting = std::dynamic_pointer_cast<nn::ModuleOf<T>>(other);
-      if (!fitting) throw Error("refine: a transform was given another kind of module [AnyTransform]");
+      if (!fitting) throw Error("a transform was given another kind of module [AnyTransform]");
       return AnyTransform(nn::with_module(transform, std::move(fitting)));
     }
 

@@ -95,13 +95,13 @@ struct EncoderDecoder {
                                                             OutputActivation squash, std::uint64_t seed) {
     Message why;
     if (levels < 2 || levels > 8 || width < 2 || width % 2 != 0) {
-      why << "refine: an EncoderDecoder of " << levels << " levels and width " << width
+      why << "an EncoderDecoder of " << levels << " levels and width " << width
           << " was asked for; levels are 2 to 8, width is even and 2 at least";
     } else if (image.channels < 1) {
-      why << "refine: an EncoderDecoder needs to know its channels; say .image = ImageShape{3, 32, 32}";
+      why << "an EncoderDecoder needs to know its channels; say .image = ImageShape{3, 32, 32}";
     } else if ((image.height != dynamic && image.height < 1 << levels) ||
                (image.width != dynamic && image.width < 1 << levels)) {
-      why << "refine: an EncoderDecoder of " << levels << " levels halves its images " << levels << " times, "
+      why << "an EncoderDecoder of " << levels << " levels halves its images " << levels << " times, "
           << image << " is too small; " << (1 << levels) << "x" << (1 << levels) << " is the least";
     }
     require_agreement(why);

@@ -28,7 +28,6 @@ inline const char* name_of(OutputActivation squash) {
   return squash == OutputActivation::sigmoid ? "sigmoid" : "clamp";
 }
 
-
 /// A network that rewrites images. For `t` of type `T`:
 ///
 ///  1. `t.image` is its `ImageShape`: a constant, or a member where an extent is dynamic;
@@ -47,7 +46,6 @@ concept Transform = std::copyable<T> && requires(const T& t, const at::Tensor& i
   { *t.module } -> std::convertible_to<torch::nn::Module&>;
 };
 
-
 /// The null policy: images stay as they are. An ablation, no defense.
 template <ImageShape kImage = ImageShape{}>
 struct None {
@@ -58,7 +56,6 @@ struct None {
 
   at::Tensor forward(const at::Tensor& images) const { return images; }
 };
-
 
 /// A transform that `freeze` has made constant.
 template <typename T>

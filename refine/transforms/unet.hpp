@@ -92,13 +92,13 @@ struct UNet {
                                                   OutputActivation squash, std::uint64_t seed) {
     Message why;
     if (levels < 1 || levels > 8 || width < 2 || width % 2 != 0) {
-      why << "refine: a UNet of " << levels << " levels and width " << width
+      why << "a UNet of " << levels << " levels and width " << width
           << " was asked for; levels are 1 to 8, width is even and 2 at least";
     } else if (image.channels < 1) {
-      why << "refine: a UNet needs to know its channels; say .image = ImageShape{3, 32, 32}";
+      why << "a UNet needs to know its channels; say .image = ImageShape{3, 32, 32}";
     } else if ((image.height != dynamic && image.height < 1 << levels) ||
                (image.width != dynamic && image.width < 1 << levels)) {
-      why << "refine: a UNet of " << levels << " levels halves its images " << levels << " times, " << image
+      why << "a UNet of " << levels << " levels halves its images " << levels << " times, " << image
           << " is too small; " << (1 << levels) << "x" << (1 << levels) << " is the least";
     }
     require_agreement(why);

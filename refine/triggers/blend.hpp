@@ -1,7 +1,7 @@
 #pragma once
 
-#include <ATen/core/Tensor.h>
 #include <ATen/TensorOperators.h>
+#include <ATen/core/Tensor.h>
 
 #include <cstdint>
 
@@ -26,22 +26,20 @@ struct Overlay {
   /// Float N×C×H×W in [0, 1] → (1−opacity·mask)·x + opacity·mask·picture.
   at::Tensor apply(const at::Tensor& images) const {
     if (!(opacity >= 0 && opacity <= 1)) {
-      throw Error("refine: an overlay of opacity {} was asked for; opacity is 0 to 1", opacity);
+      throw Error("an overlay of opacity {} was asked for; opacity is 0 to 1", opacity);
     }
     if (!picture.defined() || picture.sizes() != images.sizes().slice(1)) {
       throw Error(
-          "refine: the overlay's picture has another shape than the images; give a picture of the images' "
+          "the overlay's picture has another shape than the images; give a picture of the images' "
           "C×H×W");
     }
     if (!mask.defined() || mask.sizes() != picture.sizes().slice(1)) {
-      throw Error(
-          "refine: the overlay's mask has another shape than its picture; give a mask of the images' H×W");
+      throw Error("the overlay's mask has another shape than its picture; give a mask of the images' H×W");
     }
     const at::Tensor weight = mask.to(images.device()) * opacity;
     return images * (1 - weight) + picture.to(images.device()) * weight;
   }
 };
-
 
 /// A faint picture over the whole image (Chen et al., 2017, `chen2017blended`).
 template <ImageShape kImage = ImageShape{}>
@@ -56,11 +54,11 @@ struct Blend {
   /// Float N×C×H×W in [0, 1] → (1−opacity)·x + opacity·pattern.
   at::Tensor apply(const at::Tensor& images) const {
     if (!(opacity >= 0 && opacity <= 1)) {
-      throw Error("refine: a blend of opacity {} was asked for; opacity is 0 to 1", opacity);
+      throw Error("a blend of opacity {} was asked for; opacity is 0 to 1", opacity);
     }
     if (pattern.sizes() != images.sizes().slice(1)) {
       throw Error(
-          "refine: the blended picture has another shape than the images; give a pattern of the images' "
+          "the blended picture has another shape than the images; give a pattern of the images' "
           "C×H×W");
     }
     return images * (1 - opacity) + pattern.to(images.device()) * opacity;

@@ -1,7 +1,7 @@
 #pragma once
 
-#include <ATen/core/Tensor.h>
 #include <ATen/TensorOperators.h>
+#include <ATen/core/Tensor.h>
 
 #include <algorithm>
 #include <cstddef>
@@ -38,7 +38,7 @@ struct Patch {
     if (pattern.dim() != 3 || pattern.size(0) != image.channels || pattern.size(1) != size ||
         pattern.size(2) != size) {
       Message why;
-      require_agreement(why << "refine: the patch's pattern has " << pattern.dim()
+      require_agreement(why << "the patch's pattern has " << pattern.dim()
                             << " dimensions or other extents than " << ImageShape{image.channels, size, size}
                             << "; give a pattern of that shape");
     }
@@ -65,19 +65,18 @@ struct Patch {
   static void check(const ImageShape& image, int size, int margin, double opacity) {
     Message why;
     if (image.channels < 1 || image.height < 1 || image.width < 1) {
-      why << "refine: a patch needs to know its images, " << image
+      why << "a patch needs to know its images, " << image
           << " is no shape; say .image = ImageShape{3, 32, 32}";
     } else if (size < 1 || margin < 0 || size > std::min(image.height, image.width) - margin) {
-      why << "refine: a patch of " << size << " pixels with a margin of " << margin << " does not fit in a "
-          << image << " image; give it 1 pixel at least and room for both";
+      why << "a patch of " << size << " pixels with a margin of " << margin << " does not fit in a " << image
+          << " image; give it 1 pixel at least and room for both";
     }
     require_agreement(why);
     if (!(opacity >= 0 && opacity <= 1)) {
-      throw Error("refine: a patch of opacity {} was asked for; opacity is 0 to 1", opacity);
+      throw Error("a patch of opacity {} was asked for; opacity is 0 to 1", opacity);
     }
   }
 };
-
 
 /// Several patches, learnt one an image and shown together (Adaptive-Patch; Qi et al., 2023,
 /// `qi2023adaptive`). The pictures are our own, the number and the opacities the published ones.
@@ -92,9 +91,8 @@ struct Patches {
   /// Float N×C×H×W in [0, 1] → the same with the first `shown` patches, opaque, in turn.
   at::Tensor apply(const at::Tensor& images) const {
     if (shown < 1 || static_cast<std::size_t>(shown) > overlays.size()) {
-      throw Error(
-          "refine: {} patches are to be shown and there are {}; show 1 at least and no more than those",
-          shown, overlays.size());
+      throw Error("{} patches are to be shown and there are {}; show 1 at least and no more than those",
+                  shown, overlays.size());
     }
     at::Tensor stamped = images;
     for (int i = 0; i < shown; ++i) {

@@ -64,8 +64,8 @@ inline std::array<Figure, 4> four(const ImageShape& image) {
   const int side = std::min(image.height, image.width);
   if (image.channels < 1 || side < 16) {
     Message why;
-    throw Error(std::string((why << "refine: four patches need images of 16x16 pixels at least, these are "
-                                 << image << "; say .image = ImageShape{3, 32, 32}")
+    throw Error(std::string((why << "four patches need images of 16x16 pixels at least, these are " << image
+                                 << "; say .image = ImageShape{3, 32, 32}")
                                 .view()));
   }
   using detail::Colour;
@@ -95,7 +95,7 @@ inline std::array<Figure, 4> four(const ImageShape& image) {
       detail::drawn(image, r, inset, w - r - inset, ring), detail::drawn(image, s, inset, inset, stripes)};
 }
 
-}  // namespace refine::triggers::figures
+}  // namespace refine::triggers::patterns
 
 /// Trigger pictures of our own, float C×H×W in [0, 1].
 namespace refine::triggers::patterns {
@@ -105,7 +105,7 @@ namespace detail {
 inline at::Tensor drawn(const ImageShape& shape, auto pixel) {
   if (shape.channels < 1 || shape.height < 1 || shape.width < 1) {
     Message why;
-    throw Error(std::string((why << "refine: a trigger pattern needs a shape, " << shape
+    throw Error(std::string((why << "a trigger pattern needs a shape, " << shape
                                  << " is none; say .image = ImageShape{3, 32, 32}")
                                 .view()));
   }

@@ -31,7 +31,7 @@ struct Rotate {
   at::Tensor apply(const at::Tensor& images) const {
     require_agreement(check_shape(image, data::image_of(images)));
     if (!(degrees >= -180 && degrees <= 180)) {
-      throw Error("refine: a rotation by {} degrees was asked for; it is -180 to 180", degrees);
+      throw Error("a rotation by {} degrees was asked for; it is -180 to 180", degrees);
     }
     const std::int64_t n = images.size(0), height = images.size(2), width = images.size(3);
     const double angle = degrees * std::numbers::pi / 180, cosine = std::cos(angle), sine = std::sin(angle);

@@ -34,12 +34,11 @@ concept Trigger = std::copyable<T> && requires(const T& t, const at::Tensor& ima
 constexpr Message check_shape(const ImageShape& trigger, const ImageShape& images) {
   Message why;
   if (!compatible(trigger, images)) {
-    why << "refine: the trigger is made for " << trigger << " images, the data has " << images
+    why << "the trigger is made for " << trigger << " images, the data has " << images
         << "; give the attack the task of the data";
   }
   return why;
 }
-
 
 /// Any trigger, its type forgotten: for a list of different ones, or a choice made at run time. A trigger
 /// itself; copies share nothing that can change.
@@ -62,7 +61,6 @@ class AnyTrigger {
 
 static_assert(Trigger<AnyTrigger>);
 
-
 /// The null policy: images stay as they are.
 template <ImageShape kImage = ImageShape{}>
 struct None {
@@ -72,7 +70,6 @@ struct None {
 
   at::Tensor apply(const at::Tensor& images) const { return images; }
 };
-
 
 /// A trigger that is learnt in parts: `t.parts()` is a vector of triggers, one of which each training image
 /// gets, while `t.apply` shows what test images get.
@@ -94,7 +91,6 @@ auto parts_of(const T& trigger) {
 /// What `T` is learnt in.
 template <Trigger T>
 using Part = typename decltype(parts_of(std::declval<const T&>()))::value_type;
-
 
 /// uint8 N×C×H×W → uint8 N×C×H×W, each image with the trigger on it, rounded to the bytes that a file would
 /// hold. Training and evaluation both stamp through here, so both see the same images.

@@ -1,12 +1,12 @@
 #pragma once
 
+#include <ATen/TensorOperators.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/grid_sampler.h>
 #include <ATen/ops/linspace.h>
 #include <ATen/ops/stack.h>
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/upsample_bicubic2d.h>
-#include <ATen/TensorOperators.h>
 
 #include <cstdint>
 #include <vector>
@@ -28,8 +28,7 @@ namespace refine::triggers {
 /// \throws Error when the control points have another shape or do not move
 inline at::Tensor warping_grid(const at::Tensor& control, const ImageShape& image, double strength) {
   if (control.dim() != 3 || control.size(0) != 2 || !(control.abs().mean().item<double>() > 0)) {
-    throw Error(
-        "refine: a warping grid is made of 2×k×k control points that are not all 0; give such a tensor");
+    throw Error("a warping grid is made of 2×k×k control points that are not all 0; give such a tensor");
   }
   const at::Tensor scaled = (control / control.abs().mean()).unsqueeze(0);
   const at::Tensor moves = at::upsample_bicubic2d(scaled, {image.height, image.width}, /*align_corners=*/true)
@@ -58,7 +57,7 @@ struct Warp {
   at::Tensor apply(const at::Tensor& images) const {
     if (images.dim() != 4 || grid.dim() != 4 || grid.size(0) != 1 || grid.size(1) != images.size(2) ||
         grid.size(2) != images.size(3) || grid.size(3) != 2) {
-      throw Error("refine: the warping grid is made for images of another size; give a grid of 1×H×W×2");
+      throw Error("the warping grid is made for images of another size; give a grid of 1×H×W×2");
     }
     require_agreement(check_shape(image, data::image_of(images)));
     constexpr std::int64_t bilinear = 0, border = 1;
@@ -72,21 +71,19 @@ struct Warp {
   static at::Tensor drawn(const ImageShape& image, int control_points, double strength, std::uint64_t seed) {
     Message why;
     if (image.channels < 1 || image.height < 1 || image.width < 1) {
-      why << "refine: a warp needs to know its images, " << image
+      why << "a warp needs to know its images, " << image
           << " is no shape; say .image = ImageShape{3, 32, 32}";
     } else if (control_points < 2 || control_points > image.height || control_points > image.width) {
-      why << "refine: a warp of " << control_points << " control points a side was asked for on a " << image
+      why << "a warp of " << control_points << " control points a side was asked for on a " << image
           << " image; give it 2 to the shorter side";
     }
     require_agreement(why);
     if (!(strength > 0 && strength <= image.height && strength <= image.width)) {
-      throw Error("refine: a warp of strength {} was asked for; it is above 0, at most the shorter side",
-                  strength);
+      throw Error("a warp of strength {} was asked for; it is above 0, at most the shorter side", strength);
     }
     return warping_grid(patterns::noise({2, control_points, control_points}, seed) * 2 - 1, image, strength);
   }
 };
-
 
 /// The warp with every pixel's source moved besides, by up to one pixel's half either way across and down
 /// (uniform(−1, 1)/W and /H in grid coordinates, clamped to the image): the noise mode of WaNet (Nguyen and

@@ -21,7 +21,6 @@ namespace {
 using refine::testing::error_of;
 using refine::testing::expect_words;
 
-
 static_assert(Attack<AnyAttack> && std::copyable<AnyAttack>);
 static_assert(Attack<Benign>);
 static_assert(Attack<WaNet<>> && Attack<Batt<small>>);

@@ -21,7 +21,6 @@ namespace {
 
 using refine::testing::error_of;
 
-
 TEST(DirtyLabel, PoisonsItsShareOfTheImages) {
   const data::Dataset set = clean<smaller>(203);
   for (const auto& [rate, count] : {std::pair{0.1, 20}, std::pair{0.01, 2}, std::pair{0.5, 102},
@@ -161,7 +160,8 @@ TEST(Catalogue, IsTriggerTimesPlan) {
   static_assert(std::is_same_v<Blended<smaller>, DirtyLabel<triggers::Blend<smaller.image>>>);
   static_assert(std::is_same_v<WaNet<smaller>, DirtyLabel<triggers::Warp<smaller.image>>>);
   static_assert(std::is_same_v<Batt<smaller>, DirtyLabel<triggers::Rotate<smaller.image>, demands::batt>>);
-  static_assert(std::is_same_v<Physical<smaller>, DirtyLabel<triggers::Patch<smaller.image>, demands::physical>>);
+  static_assert(
+      std::is_same_v<Physical<smaller>, DirtyLabel<triggers::Patch<smaller.image>, demands::physical>>);
   static_assert(std::is_same_v<LabelConsistent<smaller>, CleanLabel<triggers::Patch<smaller.image>>>);
   static_assert(std::is_same_v<AdaptivePatch<smaller>, Covered<triggers::Patches<smaller.image>>>);
   static_assert(Attack<BadNets<>> && Attack<Blended<smaller>>);

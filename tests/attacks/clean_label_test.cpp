@@ -76,9 +76,10 @@ TEST(CleanLabel, RefusesWhatDoesNotFitBeforeAnyWork) {
   EXPECT_EQ(error_of([&] { LabelConsistent<smaller>{}.poison(set); }),
             "refine: images can't be perturbed without a model; train one on clean images with "
             "train_classifier(backbone, train) and give it as .model [pgd]");
-  EXPECT_EQ(error_of([&] { LabelConsistent<smaller>{.target = 4, .perturbation = pgd}.poison(set.first(4)); }),
-            "refine: none of the 4 training images is of the target class 4; choose a class that has some "
-            "[attack]");
+  EXPECT_EQ(
+      error_of([&] { LabelConsistent<smaller>{.target = 4, .perturbation = pgd}.poison(set.first(4)); }),
+      "refine: none of the 4 training images is of the target class 4; choose a class that has some "
+      "[attack]");
   expect_words(error_of([&] { LabelConsistent<smaller>{.target = 5, .perturbation = pgd}.poison(set); }),
                {"class 5"});
   expect_words(error_of([&] { LabelConsistent<smaller>{.rate = 1.5, .perturbation = pgd}.poison(set); }),

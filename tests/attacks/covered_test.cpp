@@ -19,7 +19,6 @@ namespace {
 using refine::testing::error_of;
 using refine::testing::expect_words;
 
-
 /// Every pixel one value.
 struct Flat {
   ImageShape image = {};

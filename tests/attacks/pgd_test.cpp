@@ -6,8 +6,8 @@
 #include <ATen/ops/stack.h>
 #include <ATen/ops/zeros.h>
 #include <gtest/gtest.h>
-#include <tests/attacks/images.hpp>
 #include <unistd.h>
+#include <tests/attacks/images.hpp>
 
 #include <cmath>
 #include <concepts>

@@ -10,8 +10,8 @@
 #include <ATen/ops/tensor.h>
 
 #include <refine/backbones/any_backbone.hpp>
-#include <refine/backbones/normalized.hpp>
 #include <refine/backbones/freeze.hpp>
+#include <refine/backbones/normalized.hpp>
 #include <refine/backbones/resnet.hpp>
 
 #include "tests/support/error_of.hpp"

@@ -14,13 +14,13 @@
 #include <utility>
 #include <vector>
 
-#include <refine/nn/state_dict.hpp>
 #include <refine/backbones/any_backbone.hpp>
 #include <refine/backbones/densenet.hpp>
 #include <refine/backbones/freeze.hpp>
 #include <refine/backbones/inception.hpp>
 #include <refine/backbones/vit.hpp>
 #include <refine/formats/safetensors.hpp>
+#include <refine/nn/state_dict.hpp>
 #include <refine/nn/torch_random.hpp>
 
 #include "tests/fixtures/pytorch.hpp"

@@ -14,7 +14,6 @@
 #include <utility>
 #include <vector>
 
-#include <refine/nn/state_dict.hpp>
 #include <refine/backbones/any_backbone.hpp>
 #include <refine/backbones/detail/buildable.hpp>
 #include <refine/backbones/freeze.hpp>
@@ -22,6 +21,7 @@
 #include <refine/backbones/resnet.hpp>
 #include <refine/backbones/vgg.hpp>
 #include <refine/formats/safetensors.hpp>
+#include <refine/nn/state_dict.hpp>
 
 #include "tests/fixtures/pytorch.hpp"
 #include "tests/support/error_of.hpp"
@@ -38,8 +38,11 @@ constexpr Task open_task = {{3, dynamic, dynamic}, 5};
 /// As make_more_networks_file.py has it.
 at::Tensor numbers(std::int64_t index, at::IntArrayRef shape) {
   const std::int64_t n = c10::multiply_integers(shape);
-  return ((at::arange(n, at::kLong) * 7919 + index * 104729) % 1009).to(at::kDouble).div(1009).to(at::kFloat).view(
-      shape);
+  return ((at::arange(n, at::kLong) * 7919 + index * 104729) % 1009)
+      .to(at::kDouble)
+      .div(1009)
+      .to(at::kFloat)
+      .view(shape);
 }
 
 void fill(torch::nn::Module& module) {
@@ -77,14 +80,14 @@ std::vector<std::pair<std::string, AnyBackbone>> all_networks() {
   for (const int kernel : {3, 7}) {
     for (const bool pooling : {false, true}) {
       const std::string stem = fmt::format(".{}{}", kernel, pooling ? ".pool" : "");
-      all.emplace_back("resnet18" + stem, AnyBackbone(ResNet18<>{.task = open_task,
-                                                                .width = 2,
-                                                                .variant = Variant::imagenet,
-                                                                .stem = Stem{kernel, pooling}}));
-      all.emplace_back("resnet50" + stem, AnyBackbone(ResNet50<>{.task = open_task,
-                                                                .width = 1,
-                                                                .variant = Variant::imagenet,
-                                                                .stem = Stem{kernel, pooling}}));
+      all.emplace_back(
+          "resnet18" + stem,
+          AnyBackbone(ResNet18<>{
+              .task = open_task, .width = 2, .variant = Variant::imagenet, .stem = Stem{kernel, pooling}}));
+      all.emplace_back(
+          "resnet50" + stem,
+          AnyBackbone(ResNet50<>{
+              .task = open_task, .width = 1, .variant = Variant::imagenet, .stem = Stem{kernel, pooling}}));
     }
   }
   return all;
@@ -147,9 +150,8 @@ TEST(MoreNetworks, Make_RefusesWhatItCannotBuild) {
                  (void)Vgg19<>{.task = {{3, 28, 28}, 10}};
                }),
                {"a VGG19", "3x28x28", "32x32 is the least"});
-  for (const auto& [stem, least] :
-       {std::pair{Stem{3, false}, 8}, std::pair{Stem{3, true}, 16}, std::pair{Stem{7, false}, 16},
-        std::pair{Stem{7, true}, 32}}) {
+  for (const auto& [stem, least] : {std::pair{Stem{3, false}, 8}, std::pair{Stem{3, true}, 16},
+                                    std::pair{Stem{7, false}, 16}, std::pair{Stem{7, true}, 32}}) {
     const auto build = [stem = stem](int side) {
       ResNet18<> network{.task = {{3, side, side}, 10}, .width = 1, .stem = stem};
       network.module->eval();

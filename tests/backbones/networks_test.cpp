@@ -12,15 +12,15 @@
 #include <utility>
 #include <vector>
 
-#include <refine/nn/state_dict.hpp>
 #include <refine/backbones/any_backbone.hpp>
-#include <refine/backbones/zoo.hpp>
 #include <refine/backbones/densenet.hpp>
 #include <refine/backbones/detail/buildable.hpp>
 #include <refine/backbones/freeze.hpp>
 #include <refine/backbones/resnet.hpp>
 #include <refine/backbones/vgg.hpp>
+#include <refine/backbones/zoo.hpp>
 #include <refine/formats/safetensors.hpp>
+#include <refine/nn/state_dict.hpp>
 #include <refine/nn/torch_random.hpp>
 
 #include "tests/fixtures/pytorch.hpp"
@@ -102,7 +102,8 @@ TEST(Networks, ComputeWhatTheirAuthorsDo) {
 
 TEST(Networks, TakeTheFormOfTheirTask) {
   static_assert(variant_for({3, 64, 64}) == Variant::cifar && variant_for({3, 65, 65}) == Variant::imagenet);
-  static_assert(variant_for({3, 64, 300}) == Variant::cifar && variant_for({3, dynamic, 300}) == Variant::imagenet);
+  static_assert(variant_for({3, 64, 300}) == Variant::cifar &&
+                variant_for({3, dynamic, 300}) == Variant::imagenet);
   static_assert(variant_for({}) == Variant::cifar);
   for (const auto& [image, small] :
        {std::pair{ImageShape{3, 32, 32}, true}, std::pair{ImageShape{3, 224, 224}, false}}) {

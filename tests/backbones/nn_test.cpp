@@ -25,7 +25,8 @@ bool wait_for(const std::atomic<bool>& flag, std::chrono::milliseconds most) {
 
 /// Two lambdas are two types: they must take turns all the same.
 TEST(Seeded, TwoThreads_TakeTurns) {
-  const at::Tensor one = with_torch_seed(1, [] { return at::rand({4}); }), two = with_torch_seed(2, [] { return at::rand({4}); });
+  const at::Tensor one = with_torch_seed(1, [] { return at::rand({4}); }),
+                   two = with_torch_seed(2, [] { return at::rand({4}); });
   const at::Tensor before = at::rand({1});
   std::atomic<bool> first_is_in = false, second_is_in = false, both = false;
   at::Tensor first, second;

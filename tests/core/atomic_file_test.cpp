@@ -116,7 +116,9 @@ TEST_F(AtomicFileTest, RefusesAFolderAndAFileInTheWay) {
 }
 
 TEST_F(AtomicFileTest, KeepsThePermissionsOfTheFileItReplaces) {
-  const auto mode = [](const fs::path& path) { return static_cast<unsigned>(fs::status(path).permissions()); };
+  const auto mode = [](const fs::path& path) {
+    return static_cast<unsigned>(fs::status(path).permissions());
+  };
   const auto path = folder_ / "a";
   for (const unsigned permissions : {0600u, 0640u, 0444u, 0755u, 0666u}) {
     write_file(path, "old");

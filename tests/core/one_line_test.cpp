@@ -31,12 +31,12 @@ TEST(Printable, LineSeparatorsAndMarksOfDirection_AreEscaped) {
 }
 
 TEST(Printable, BytesThatAreNoUtf8_AreEscaped) {
-  EXPECT_EQ(printable("a\x9b\x32Jb"s), "a\\x9b2Jb");                // C1 of a terminal with 8 bits
-  EXPECT_EQ(printable("caf\xe9"s), "caf\\xe9");                     // Latin-1
-  EXPECT_EQ(printable("\xc0\x9b"s), "\\xc0\\x9b");                  // too long a spelling
-  EXPECT_EQ(printable("\xed\xa0\x80"s), "\\xed\\xa0\\x80");         // half of a surrogate pair
+  EXPECT_EQ(printable("a\x9b\x32Jb"s), "a\\x9b2Jb");                  // C1 of a terminal with 8 bits
+  EXPECT_EQ(printable("caf\xe9"s), "caf\\xe9");                       // Latin-1
+  EXPECT_EQ(printable("\xc0\x9b"s), "\\xc0\\x9b");                    // too long a spelling
+  EXPECT_EQ(printable("\xed\xa0\x80"s), "\\xed\\xa0\\x80");           // half of a surrogate pair
   EXPECT_EQ(printable("\xf4\x90\x80\x80"s), "\\xf4\\x90\\x80\\x80");  // beyond Unicode
-  EXPECT_EQ(printable("x\xe2\x82"s), "x\\xe2\\x82");                // cut in two
+  EXPECT_EQ(printable("x\xe2\x82"s), "x\\xe2\\x82");                  // cut in two
   EXPECT_EQ(printable("\xe2\x82é"s), "\\xe2\\x82é");
 }
 

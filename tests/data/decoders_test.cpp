@@ -6,18 +6,18 @@
 #include <ATen/ops/stack.h>
 #include <ATen/ops/zeros.h>
 
-#include <filesystem>
 #include <fmt/core.h>
+#include <filesystem>
 #include <set>
 #include <string>
 #include <vector>
 
 #include <refine/core/file.hpp>
 #include <refine/data/decode.hpp>
+#include <refine/data/detail/bytes.hpp>
+#include <refine/data/detail/decoders.hpp>
 #include <refine/data/image_files.hpp>
 #include <refine/data/image_folder.hpp>
-#include <refine/data/detail/decoders.hpp>
-#include <refine/data/detail/bytes.hpp>
 
 #include "tests/data/image_bytes.hpp"
 #include "tests/support/error_of.hpp"
@@ -75,14 +75,13 @@ TEST(DecodeImage, TurnsByOrientationOfEitherByteOrder) {
   const char* upright[] = {"ab/cd/", "ba/dc/", "dc/ba/", "cd/ab/", "ac/bd/", "ca/db/", "db/ca/", "bd/ac/"};
   for (int orientation = 1; orientation <= 8; ++orientation) {
     for (const bool big : {false, true}) {
-      const at::Tensor image =
-          decode_image(jpeg_of(16, 16, pixels, 1, exif(orientation, big)), "x.jpg");
+      const at::Tensor image = decode_image(jpeg_of(16, 16, pixels, 1, exif(orientation, big)), "x.jpg");
       const at::Tensor corners = image.slice(1, 4, 16, 8).slice(2, 4, 16, 8);
       EXPECT_EQ(letters(corners), upright[orientation - 1]) << orientation << big;
     }
   }
-  for (const std::string& bad : {exif(9), exif(0), exif(6).substr(0, 20), "Exif\0\0"s, "Exif\0\0II*\0\xff\xff\xff\xff"s,
-                                 "Exif\0\0"s + std::string(40, '\xff')}) {
+  for (const std::string& bad : {exif(9), exif(0), exif(6).substr(0, 20), "Exif\0\0"s,
+                                 "Exif\0\0II*\0\xff\xff\xff\xff"s, "Exif\0\0"s + std::string(40, '\xff')}) {
     const at::Tensor image = decode_image(jpeg_of(16, 16, pixels, 1, bad), "x.jpg");
     EXPECT_EQ(letters(image.slice(1, 4, 16, 8).slice(2, 4, 16, 8)), "ab/cd/");
   }
@@ -117,8 +116,9 @@ TEST(DecodeImage, ConvertsInksByHand) {
 }
 
 TEST(DecodeImage, RefusesEveryCutOfEveryFormat) {
-  for (const char* name : {"colours.bmp", "palette.bmp", "sixteen.bmp", "colours.ppm", "grey.pgm", "bits.pbm",
-                           "sixteen.ppm", "lossless.webp", "lossy.webp", "plain.tif", "lzw.tif", "alpha.tif"}) {
+  for (const char* name :
+       {"colours.bmp", "palette.bmp", "sixteen.bmp", "colours.ppm", "grey.pgm", "bits.pbm", "sixteen.ppm",
+        "lossless.webp", "lossy.webp", "plain.tif", "lzw.tif", "alpha.tif"}) {
     const std::string whole = read_file(folder / name);
     const at::Tensor image = decode_image(whole, name);
     for (std::size_t n = 0; n < whole.size(); ++n) {
@@ -139,8 +139,12 @@ TEST(DecodeImage, RefusesEveryCutOfEveryFormat) {
 TEST(DecodeImage, SaysWhatAFileIsThatIsNotRead) {
   const auto line = [](const std::string& bytes) { return error_of([&] { decode_image(bytes, "x.jpg"); }); };
   expect_words(line("GIF89a\1\0\1\0"s), {"a GIF image"});
-  expect_words(line("\0\0\0\x20" "ftypavif\0\0"s), {"an AVIF image"});
-  expect_words(line("\0\0\0\x20" "ftypheic\0\0"s), {"an HEIC image"});
+  expect_words(line("\0\0\0\x20"
+                    "ftypavif\0\0"s),
+               {"an AVIF image"});
+  expect_words(line("\0\0\0\x20"
+                    "ftypheic\0\0"s),
+               {"an HEIC image"});
   expect_words(line("<!DOCTYPE html><html>"), {"a web page"});
   std::string packed = read_file(folder / "palette.bmp");
   packed[30] = 1;
@@ -157,7 +161,8 @@ TEST(ImageFiles, FindsEveryFormatAndNamesWhatItPassesOver) {
   ASSERT_EQ(others.size(), 3u);
   ::testing::internal::CaptureStderr();
   warn_ignored(others);
-  expect_words(::testing::internal::GetCapturedStderr(), {"3 files", "2 .gif", "1 without an extension", "f.gif"});
+  expect_words(::testing::internal::GetCapturedStderr(),
+               {"3 files", "2 .gif", "1 without an extension", "f.gif"});
   const ScratchFolder gifs;
   gifs.write("a.gif", "GIF89a");
   expect_words(error_of([&] { image_files(gifs.path); }), {"1 others", "a.gif"});
@@ -182,24 +187,33 @@ TEST(ImageFolder, KeepsClassesOfEveryFormatAndDepth) {
 TEST(ImageFolder, NamesClassesInUtf8WhateverTheirFoldersAreCalled) {
   const ScratchFolder scratch;
   for (const char* part : {"train", "test"}) {
-    scratch.write(fs::path(part) / "K\xe4" "fer" / "1.png", grey_png(2, 2, 1));
+    scratch.write(fs::path(part) /
+                      "K\xe4"
+                      "fer" /
+                      "1.png",
+                  grey_png(2, 2, 1));
     scratch.write(fs::path(part) / "Käfer" / "1.png", grey_png(2, 2, 1));
   }
   const auto split = image_folders(scratch.path);
-  EXPECT_EQ(split.train.classes, (std::vector<std::string>{"Käfer", "K\\xe4" "fer"}));
+  EXPECT_EQ(split.train.classes, (std::vector<std::string>{"Käfer",
+                                                           "K\\xe4"
+                                                           "fer"}));
   EXPECT_EQ(split.test.classes, split.train.classes);
 }
 
 TEST(Utf8, FindsWhatIsNotWellFormed) {
   EXPECT_TRUE(is_utf8(""));
   EXPECT_TRUE(is_utf8("Käfer 甲虫 🪲"));
-  for (const auto& bad : {"\xe4"s, "a\xc3"s, "\xc0\xaf"s, "\xe0\x80\xaf"s, "\xed\xa0\x80"s, "\xf4\x90\x80\x80"s,
-                          "\xf5\x80\x80\x80"s, "\x80"s, "\xe2\x82"s, "\xff"s}) {
+  for (const auto& bad : {"\xe4"s, "a\xc3"s, "\xc0\xaf"s, "\xe0\x80\xaf"s, "\xed\xa0\x80"s,
+                          "\xf4\x90\x80\x80"s, "\xf5\x80\x80\x80"s, "\x80"s, "\xe2\x82"s, "\xff"s}) {
     EXPECT_FALSE(is_utf8(bad));
     EXPECT_TRUE(is_utf8(to_utf8(bad)));
   }
   EXPECT_EQ(find_invalid_utf8("ä\xe4"), 2u);
-  EXPECT_EQ(to_utf8("K\xe4" "fer"), "K\\xe4" "fer");
+  EXPECT_EQ(to_utf8("K\xe4"
+                    "fer"),
+            "K\\xe4"
+            "fer");
 }
 
 }  // namespace

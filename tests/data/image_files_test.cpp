@@ -94,7 +94,8 @@ TEST(Fitted, CropsAsTorchvisionDoes) {
     const at::Tensor row =
         at::arange(5 + spare).view({1, 1, 1, 5 + spare}).expand({1, 1, 5, 5 + spare}).to(at::kFloat);
     EXPECT_EQ(resize_to_fit(row, ResizeMode::crop, 5, 5)[0][0][0][0].item<int>(), begins[spare - 1]) << spare;
-    EXPECT_EQ(resize_to_fit(row.transpose(2, 3), ResizeMode::crop, 5, 5)[0][0][0][0].item<int>(), begins[spare - 1])
+    EXPECT_EQ(resize_to_fit(row.transpose(2, 3), ResizeMode::crop, 5, 5)[0][0][0][0].item<int>(),
+              begins[spare - 1])
         << spare;
   }
 }
@@ -115,7 +116,8 @@ TEST(Fitted, IsTorchvisionOnFiles) {
           << name << ' ' << change;
     };
     expect_alike(load_images({source}, {.image = {3, 32, 32}, .fit = ResizeMode::crop}).images[0], "crop");
-    expect_alike(load_images({source}, {.image = {3, 24, 40}, .fit = ResizeMode::stretch}).images[0], "stretch");
+    expect_alike(load_images({source}, {.image = {3, 24, 40}, .fit = ResizeMode::stretch}).images[0],
+                 "stretch");
     expect_alike(load_images({source}, {.image = {3, 32, 32}, .fit = ResizeMode::resize_crop(37)}).images[0],
                  "resize_crop");
   }
@@ -123,16 +125,20 @@ TEST(Fitted, IsTorchvisionOnFiles) {
 
 TEST(Fitted, ResizesTheShorterSideThenCropsImagesOfTheWantedSizeToo) {
   const at::Tensor images = at::rand({1, 3, 8, 16});
-  EXPECT_TRUE(resize_to_fit(images, ResizeMode::resize_crop(10), 6, 4).equal(resize(images, 10, 20).narrow(2, 2, 6).narrow(3, 8, 4)));
+  EXPECT_TRUE(resize_to_fit(images, ResizeMode::resize_crop(10), 6, 4)
+                  .equal(resize(images, 10, 20).narrow(2, 2, 6).narrow(3, 8, 4)));
   EXPECT_FALSE(resize_to_fit(images, ResizeMode::resize_crop(16), 8, 16).equal(images));
-  expect_words(error_of([&] { resize_to_fit(images, ResizeMode::resize_crop(9), 10, 4); }), {"4 x 10", "9", "10 or more"});
+  expect_words(error_of([&] { resize_to_fit(images, ResizeMode::resize_crop(9), 10, 4); }),
+               {"4 x 10", "9", "10 or more"});
   const ScratchFolder scratch;
   const auto file = scratch.write("a.png", grey_png(32, 32, 9));
-  const at::Tensor image = load_images({file}, {.image = {3, 32, 32}, .fit = ResizeMode::resize_crop(48)}).images;
+  const at::Tensor image =
+      load_images({file}, {.image = {3, 32, 32}, .fit = ResizeMode::resize_crop(48)}).images;
   EXPECT_EQ(image.sizes(), (Sizes{1, 3, 32, 32}));
-  expect_words(
-      error_of([&] { load_images({file}, {.image = {3, 32, 32}, .fit = ResizeMode::resize_crop(20)}); }),
-      {"32 x 32", "20"});
+  expect_words(error_of([&] {
+                 load_images({file}, {.image = {3, 32, 32}, .fit = ResizeMode::resize_crop(20)});
+               }),
+               {"32 x 32", "20"});
 }
 
 TEST(Fitted, CoversOblongsAndStretches) {
@@ -225,7 +231,8 @@ TEST(LoadImages, MakesGreyByTheLuma) {
   const at::Tensor grey = load_images({file}, {.image = {1, dynamic, dynamic}}).images;
   ASSERT_EQ(grey.sizes(), (Sizes{1, 1, 10, 20}));
   EXPECT_LE(distance(grey[0][0].to(at::kDouble), luma), 0.51);  // to the nearest
-  EXPECT_EQ(load_images({file}, {.image = {1, 5, 5}, .fit = ResizeMode::crop}).images.sizes(), (Sizes{1, 1, 5, 5}));
+  EXPECT_EQ(load_images({file}, {.image = {1, 5, 5}, .fit = ResizeMode::crop}).images.sizes(),
+            (Sizes{1, 1, 5, 5}));
   // Grey stays what it is.
   const auto same = scratch.write("y.png", grey_png(4, 4, 201));
   EXPECT_TRUE(load_images({same}, {.image = {1, 4, 4}}).images.eq(201).all().item<bool>());
@@ -258,7 +265,10 @@ TEST(LoadImages, LeavesBadFilesOutWhereAskedTo) {
     expect_words(loaded.skipped[3], {"099.png", "cannot decode"});
   }
   expect_words(error_of([&] { load_images(files); }), {"000.png"});
-  expect_words(error_of([&] { load_images({files[17], files[0]}, {.on_bad = OnDecodeError::skip}); }), {"000.png"});
+  expect_words(error_of([&] {
+                 load_images({files[17], files[0]}, {.on_bad = OnDecodeError::skip});
+               }),
+               {"000.png"});
   expect_words(error_of([&] {
                  load_images({files[17], files[0]}, {.image = {3, 4, 4}, .on_bad = OnDecodeError::skip});
                }),
@@ -401,14 +411,16 @@ TEST(ImageFolder, FitsFoldersOfMixedSizes) {
   scratch.write("train/b/1.png", noise_png(20, 33));
   scratch.write("test/b/1.png", noise_png(11, 12));
   expect_words(error_of([&] { image_folders(scratch.path); }), {"2.png", "16 x 16 pixels"});
-  expect_words(error_of([&] { image_folders(scratch.path, {.fit = ResizeMode::crop}); }), {"train", "say .image"});
+  expect_words(error_of([&] { image_folders(scratch.path, {.fit = ResizeMode::crop}); }),
+               {"train", "say .image"});
   const auto [train, test] = image_folders(scratch.path, {.image = {3, 16, 16}, .fit = ResizeMode::crop});
   train.validate();
   EXPECT_EQ(train.task(), (Task{{3, 16, 16}, 2}));
   EXPECT_EQ(test.images.sizes(), (Sizes{1, 3, 16, 16}));
   EXPECT_TRUE(train.images[1].equal(decode_image(scratch.path / "train/a/2.png")));
   EXPECT_TRUE(train.images.equal(
-      load_images(image_files(scratch.path / "train"), {.image = {3, 16, 16}, .fit = ResizeMode::crop}).images));
+      load_images(image_files(scratch.path / "train"), {.image = {3, 16, 16}, .fit = ResizeMode::crop})
+          .images));
   EXPECT_EQ(image_folder(scratch.path / "test", {.image = {1, dynamic, dynamic}}).image(),
             (ImageShape{1, 12, 11}));
 }

@@ -28,9 +28,10 @@ data::Dataset halves(at::Tensor dark, at::Tensor bright) {  // uint8, N×3×32×
 }
 
 at::Tensor photographs(const std::filesystem::path& folder) {
-  const auto loaded = data::load_images(
-      data::image_files(folder),
-      {.image = {3, 224, 224}, .fit = data::ResizeMode::crop, .on_bad = data::OnDecodeError::skip, .most = 5000});
+  const auto loaded = data::load_images(data::image_files(folder), {.image = {3, 224, 224},
+                                                                    .fit = data::ResizeMode::crop,
+                                                                    .on_bad = data::OnDecodeError::skip,
+                                                                    .most = 5000});
   for (const std::string& why : loaded.skipped) std::cerr << why << "\n";
   return loaded.images;  // uint8, N×3×224×224; loaded.files says which file each came from
 }

@@ -24,9 +24,9 @@
 
 #include <refine/backbones/any_backbone.hpp>
 #include <refine/backbones/normalized.hpp>
-#include <refine/programs/torchscript.hpp>
 #include <refine/defend/probe.hpp>
 #include <refine/nn/torch_random.hpp>
+#include <refine/programs/torchscript.hpp>
 
 #include "tests/support/error_of.hpp"
 
@@ -66,7 +66,8 @@ at::Tensor reds(std::int64_t n, std::int64_t side = 8) {
   at::Tensor images = at::empty({n, 3, side, side}, at::kByte);
   images.fill_(20);
   for (std::int64_t i = 0; i < n; ++i) {
-    const double share = static_cast<double>(i * 7 % n) / static_cast<double>(std::max<std::int64_t>(n - 1, 1));
+    const double share =
+        static_cast<double>(i * 7 % n) / static_cast<double>(std::max<std::int64_t>(n - 1, 1));
     images[i][0].fill_(std::round(127 * share));
   }
   return images;
@@ -76,12 +77,14 @@ at::Tensor noise(std::int64_t n, std::int64_t side = 4) {
   return nn::with_torch_seed(1, [&] { return at::randint(256, {n, 3, side, side}, at::kByte); });
 }
 
-Probe probe_of(Function::Forward function, const at::Tensor& images = reds(24), const ProbeOptions& options = {}) {
+Probe probe_of(Function::Forward function, const at::Tensor& images = reds(24),
+               const ProbeOptions& options = {}) {
   return probe(Function{.function = std::move(function)}, images, options);
 }
 
 Probe probe_file(const std::string& name, const at::Tensor& images) {
-  return probe(backbones::Scripted<>{"tests/fixtures/programs/" + name + ".pt", {.task = {{3, 4, 4}, 5}}}, images);
+  return probe(backbones::Scripted<>{"tests/fixtures/programs/" + name + ".pt", {.task = {{3, 4, 4}, 5}}},
+               images);
 }
 
 bool has(const Probe& found, ProbeProblem problem) {
@@ -91,7 +94,9 @@ bool has(const Probe& found, ProbeProblem problem) {
   return false;
 }
 
-at::Tensor red(const at::Tensor& x) { return x.select(1, 0).mean(at::IntArrayRef{1, 2}); }
+at::Tensor red(const at::Tensor& x) {
+  return x.select(1, 0).mean(at::IntArrayRef{1, 2});
+}
 
 TEST(AnswersOf, HandWorkedLogits_GivesTheirConfidenceAndInformation) {
   const Answers sure = answers_of(100 * at::eye(4));
@@ -111,7 +116,8 @@ TEST(AnswersOf, HandWorkedLogits_GivesTheirConfidenceAndInformation) {
 }
 
 TEST(Probe, SoundClassifier_HasNoFindings) {
-  const Probe found = probe_of([](const at::Tensor& x, at::Tensor&) { return nearest(red(x), 0, 0.5, 3000); });
+  const Probe found =
+      probe_of([](const at::Tensor& x, at::Tensor&) { return nearest(red(x), 0, 0.5, 3000); });
   EXPECT_TRUE(found.findings.empty());
   EXPECT_TRUE(found.not_finite.empty());
   EXPECT_FALSE(found.blank_not_finite);
@@ -123,26 +129,29 @@ TEST(Probe, SoundClassifier_HasNoFindings) {
 }
 
 TEST(Probe, SoundTorchScriptFile_HasNoFindings) {
-  for (const char* name : {"no_grad", "detached", "helper_changing", "half_cast", "buffers", "autocast", "on_cuda"}) {
+  for (const char* name :
+       {"no_grad", "detached", "helper_changing", "half_cast", "buffers", "autocast", "on_cuda"}) {
     const Probe found = probe_file(name, noise(24));
     EXPECT_TRUE(found.findings.empty()) << name << ": " << found.findings.front().text;
   }
 }
 
 TEST(Probe, ActiveNoise_IsRandom) {
-  for (const Probe& found : {probe_file("noise", noise(24)), probe_of([](const at::Tensor& x, at::Tensor& calls) {
-                               calls += 1;
-                               return nearest(red(x), 0, 0.5, 3000) + calls * x.sum() * 1e-2 * nearest(red(x), 0, 1, 1);
-                             })}) {
+  for (const Probe& found :
+       {probe_file("noise", noise(24)), probe_of([](const at::Tensor&x, at::Tensor&calls) {
+          calls += 1;
+          return nearest(red(x), 0, 0.5, 3000) + calls * x.sum() * 1e-2 * nearest(red(x), 0, 1, 1);
+        })}) {
     EXPECT_TRUE(has(found, ProbeProblem::random));
     expect_words(error_of([&] { check_probe(found, "m.pt"); }), {"m.pt", "dropout or noise", "model.eval()"});
   }
 }
 
 TEST(Probe, BatchStatistics_IsBatchDependent) {
-  for (const Probe& found : {probe_file("training_mode", noise(24)), probe_of([](const at::Tensor& x, at::Tensor&) {
-                               return nearest(red(x) - red(x).mean() + 0.25, 0, 0.5, 3000);
-                             })}) {
+  for (const Probe& found :
+       {probe_file("training_mode", noise(24)), probe_of([](const at::Tensor&x, at::Tensor&) {
+          return nearest(red(x) - red(x).mean() + 0.25, 0, 0.5, 3000);
+        })}) {
     EXPECT_TRUE(has(found, ProbeProblem::batch_dependent));
     expect_words(error_of([&] { check_probe(found, "m.pt"); }), {"m.pt", "other images", "model.eval()"});
   }
@@ -175,8 +184,8 @@ TEST(Probe, ClassifierThatCounts_ChangesItself) {
 TEST(Probe, NoGradient_IsRefused) {
   for (const Probe& found : {
            probe_file("rounded", noise(24)),
-           probe_of([](const at::Tensor& x, at::Tensor&) { return nearest(red(x).detach(), 0, 0.5, 3000); }),
-           probe_of([](const at::Tensor& x, at::Tensor&) {  // the square root's slope at 0
+           probe_of([](const at::Tensor&x, at::Tensor&) { return nearest(red(x).detach(), 0, 0.5, 3000); }),
+           probe_of([](const at::Tensor&x, at::Tensor&) {  // the square root's slope at 0
              return nearest((red(x) - red(x)).sqrt() + red(x), 0, 0.5, 3000);
            }),
        }) {
@@ -242,7 +251,8 @@ TEST(Probe, ForgottenNormalisation_IsNamed) {
 }
 
 TEST(Probe, DoubledNormalisation_IsNamed) {
-  const Function plain{.function = [](const at::Tensor& x, at::Tensor&) { return nearest(red(x), 0, 0.5, 3000); }};
+  const Function plain{
+      .function = [](const at::Tensor& x, at::Tensor&) { return nearest(red(x), 0, 0.5, 3000); }};
   const Probe found = probe(backbones::Normalized{plain, {{0.5, 0.5, 0.5}, {0.5, 0.5, 0.5}}}, reds(48));
   ASSERT_TRUE(found.better);
   EXPECT_EQ(found.better->options, "without --mean and --std");
@@ -262,8 +272,8 @@ TEST(Probe, ReversedChannels_AreNamed) {
 TEST(Probe, WrongSize_IsNamed) {
   // A sum instead of a mean: right at 8×8 alone.
   const Function sums{.task = {{3, 32, 32}, 10}, .function = [](const at::Tensor& x, at::Tensor&) {
-    return nearest(x.select(1, 0).sum(at::IntArrayRef{1, 2}) / 64, 0, 0.5, 3000);
-  }};
+                        return nearest(x.select(1, 0).sum(at::IntArrayRef{1, 2}) / 64, 0, 0.5, 3000);
+                      }};
   const ProbeOptions options{.sizes = {{3, 8, 8}, {3, 16, 16}, {3, 64, 64}}};
   const Probe found = probe(sums, reds(48, 32), options);
   ASSERT_TRUE(found.better);

@@ -2,9 +2,9 @@
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
 #include <gtest/gtest.h>
-#include <refine/evaluation/label_agreement.hpp>
 #include <refine/evaluation/alarm.hpp>
 #include <refine/evaluation/evaluate.hpp>
+#include <refine/evaluation/label_agreement.hpp>
 
 #include <cmath>
 #include <cstdint>

@@ -10,8 +10,8 @@
 #include <gtest/gtest.h>
 #include <refine/evaluation/scan.hpp>
 #include <refine/triggers/blend.hpp>
-#include <refine/triggers/trigger.hpp>
 #include <refine/triggers/patterns.hpp>
+#include <refine/triggers/trigger.hpp>
 
 #include <algorithm>
 #include <cstdint>
@@ -137,7 +137,8 @@ TEST(Scan, FindsAPublishedTriggerWithoutLabels) {
   const auto entries = scan(Backdoored{}, images);
   ASSERT_EQ(entries.size(), 14u);
   for (const auto& entry : entries) {
-    const metrics::Lift before = metrics::max_lift_by_share(entry.before), after = metrics::max_lift_by_share(entry.after);
+    const metrics::Lift before = metrics::max_lift_by_share(entry.before),
+                        after = metrics::max_lift_by_share(entry.after);
     // The larger checkerboard ends in the smaller one.
     const bool planted = entry.trigger == "checkerboard 3×3, bottom right" ||
                          entry.trigger == "checkerboard 6×6, bottom right";

@@ -6,10 +6,10 @@
 #include <c10/core/GradMode.h>
 #include <fmt/core.h>
 #include <gtest/gtest.h>
-#include <refine/export/export.hpp>
 #include <refine/backbones/freeze.hpp>
 #include <refine/backbones/normalized.hpp>
 #include <refine/backbones/resnet.hpp>
+#include <refine/export/export.hpp>
 #include <refine/remaps/permutations.hpp>
 #include <refine/training/recipe_json.hpp>
 #include <refine/transforms/transform.hpp>

@@ -2,9 +2,9 @@
 
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
-#include <refine/export/export.hpp>
 #include <refine/backbones/freeze.hpp>
 #include <refine/backbones/resnet.hpp>
+#include <refine/export/export.hpp>
 #include <refine/remaps/permutations.hpp>
 #include <refine/training/recipe_json.hpp>
 #include <refine/transforms/unet.hpp>

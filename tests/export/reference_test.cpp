@@ -6,13 +6,13 @@
 #include <c10/core/GradMode.h>
 #include <filesystem>
 
-#include <refine/export/torchscript.hpp>
-#include <refine/export/exported_classifier.hpp>
-#include <refine/nn/state_dict.hpp>
 #include <refine/backbones/freeze.hpp>
 #include <refine/backbones/normalized.hpp>
 #include <refine/backbones/resnet.hpp>
+#include <refine/export/exported_classifier.hpp>
+#include <refine/export/torchscript.hpp>
 #include <refine/formats/checkpoint.hpp>
+#include <refine/nn/state_dict.hpp>
 #include <refine/pipeline/pipeline.hpp>
 #include <refine/remaps/permutations.hpp>
 #include <refine/transforms/unet.hpp>
@@ -30,12 +30,12 @@ TEST(ReferenceCheckpoint, GivesThePredictionsOfTheReference) {
   const auto expected = formats::read_weights(folder / "reference_expected.pth").tensors;
 
   backbones::ResNet18<task> network{.width = 2};
-  nn::load_state_dict(
-      *network.module, formats::read_weights(folder / "reference_ckpt_epoch_150.pth").tensors, "victim");
+  nn::load_state_dict(*network.module, formats::read_weights(folder / "reference_ckpt_epoch_150.pth").tensors,
+                      "victim");
   network.module->eval();
   const transforms::UNet<task> unet{.width = 2, .squash = transforms::OutputActivation::clamp};
-  nn::load_state_dict(
-      *unet.module, formats::read_weights(folder / "reference_unet_epoch150.pth").tensors, "transform");
+  nn::load_state_dict(*unet.module, formats::read_weights(folder / "reference_unet_epoch150.pth").tensors,
+                      "transform");
   const Pipeline defense{unet, freeze(backbones::Normalized{network, normalizations::cifar10}),
                          remaps::Derangement<task>{.permutation = formats::read_permutation(
                                                        folder / "reference_label_shuffle.pth")},

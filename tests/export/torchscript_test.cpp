@@ -1,7 +1,7 @@
 #include <dlfcn.h>
 #include <gtest/gtest.h>
-#include <torch/cuda.h>
 #include <torch/csrc/jit/serialization/import.h>
+#include <torch/cuda.h>
 
 #include <ATen/ops/equal.h>
 #include <ATen/ops/full.h>
@@ -13,16 +13,16 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
-#include <refine/export/torchscript.hpp>
-#include <refine/export/exported_classifier.hpp>
 #include <refine/backbones/any_backbone.hpp>
 #include <refine/backbones/freeze.hpp>
 #include <refine/backbones/normalized.hpp>
 #include <refine/backbones/resnet.hpp>
-#include <refine/programs/torchscript.hpp>
+#include <refine/export/exported_classifier.hpp>
+#include <refine/export/torchscript.hpp>
 #include <refine/nn/conv.hpp>
 #include <refine/nn/torch_random.hpp>
 #include <refine/pipeline/any_pipeline.hpp>
+#include <refine/programs/torchscript.hpp>
 #include <refine/remaps/permutations.hpp>
 #include <refine/transforms/unet.hpp>
 
@@ -142,7 +142,8 @@ TEST(TorchScriptFile, IsServedOnlyWhereItIsADefendedClassifier) {
   m.save((folder.path / "m.pt").string());
   testing::expect_words(error_of([&] { ExportedClassifier(folder.path / "m.pt"); }), {"m.pt", "refine.json"});
   m.save((folder.path / "n.pt").string(), {{"refine.json", R"({"image": [3, 0, 4], "classes": 5})"}});
-  testing::expect_words(error_of([&] { ExportedClassifier(folder.path / "n.pt"); }), {"n.pt", "image and classes"});
+  testing::expect_words(error_of([&] { ExportedClassifier(folder.path / "n.pt"); }),
+                        {"n.pt", "image and classes"});
   m.save((folder.path / "o.pt").string(), {{"refine.json", R"({"image": [3, 4, 4], "classes": 5})"}});
   testing::expect_words(error_of([&] { ExportedClassifier(folder.path / "o.pt"); }), {"o.pt", "'transform'"});
 }

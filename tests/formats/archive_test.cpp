@@ -206,14 +206,16 @@ TEST(Archive, WithHostileEntriesIsRefused) {
 /// What one reader sees and another does not: public scanners were beaten by each.
 TEST(Archive, ThatTwoProgramsWouldReadDifferentlyIsRefused) {
   const ScratchFolder scratch;
-  const std::string plain = zip_of({{.name = "t/data.pkl", .bytes = "good"}, {.name = "t/version", .bytes = "3"}});
+  const std::string plain =
+      zip_of({{.name = "t/data.pkl", .bytes = "good"}, {.name = "t/version", .bytes = "3"}});
   const std::string other = zip_of({{.name = "t/data.pkl", .bytes = "evil"}});
   const auto line = [&](const std::string& file) {
     const auto path = scratch.write("a", file);
     return error_of([&] { read_archive(path); });
   };
   EXPECT_EQ(line(plain), "");
-  std::string flagged = plain;  // encrypted, says the entry; it is not, says the directory: a scanner skips it
+  std::string flagged =
+      plain;  // encrypted, says the entry; it is not, says the directory: a scanner skips it
   flagged[6] = 1;
   expect_words(line(flagged), {"'t/data.pkl' is one thing in the directory"});
   std::string method = plain;
@@ -228,7 +230,8 @@ TEST(Archive, ThatTwoProgramsWouldReadDifferentlyIsRefused) {
   EXPECT_NE(line(plain + other), "") << "an archive behind another";
   EXPECT_NE(line(plain + std::string(30, '\0')), "") << "bytes behind the end";
   EXPECT_NE(line(plain.substr(0, plain.size() - 2) + raw<std::uint16_t>(4) + "PK\5\6"), "") << "a comment";
-  const auto twice = zip_of({{.name = "t/data.pkl", .bytes = "good"}, {.name = "t/data.pkl", .bytes = "evil"}});
+  const auto twice =
+      zip_of({{.name = "t/data.pkl", .bytes = "good"}, {.name = "t/data.pkl", .bytes = "evil"}});
   expect_words(line(twice), {"'t/data.pkl' is there twice"});
 }
 

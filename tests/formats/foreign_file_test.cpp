@@ -2,8 +2,8 @@
 #include <archive_entry.h>
 #include <gtest/gtest.h>
 #include <refine/formats/archive.hpp>
-#include <refine/formats/inspect.hpp>
 #include <refine/formats/checkpoint.hpp>
+#include <refine/formats/inspect.hpp>
 
 #include <cstdint>
 #include <filesystem>
@@ -33,7 +33,8 @@ void write_zip(const std::filesystem::path& path, const std::vector<std::string>
   archive_write_set_format_zip(zip.get());
   ASSERT_EQ(archive_write_open_filename(zip.get(), path.c_str()), ARCHIVE_OK);
   for (const std::string& name : names) {
-    const std::unique_ptr<archive_entry, void (*)(archive_entry*)> entry(archive_entry_new(), &archive_entry_free);
+    const std::unique_ptr<archive_entry, void (*)(archive_entry*)> entry(archive_entry_new(),
+                                                                         &archive_entry_free);
     archive_entry_set_pathname(entry.get(), name.c_str());
     archive_entry_set_filetype(entry.get(), AE_IFREG);
     archive_entry_set_size(entry.get(), 1);
@@ -64,20 +65,34 @@ TEST_P(ForeignContent, IsNamedWithWhatToDo) {
 // The beginnings are those that the formats' own writers give.
 INSTANTIATE_TEST_SUITE_P(
     Of, ForeignContent,
-    ::testing::Values(
-        Case{"\x89HDF\r\n\x1a\n\0"s, "HDF5"}, Case{"\x08\x08\x12\x07pytorch\x1a\x05" "2.1.0:\x20"s, "an ONNX model"},
-        Case{"\x08\x0a" + field('\x12', "skl2onnx"), "an ONNX model"}, Case{"\x08\x07:\x20\x0a\x04node"s, "an ONNX model"},
-        Case{"\x08\x01\x12\x64\x0a\x40\x12\x3e\x0a\x05\x0a\x03" "Add"s, "a TensorFlow SavedModel"},
-        Case{"\x08\x05\x12\x64\x0a\x20\x0a\x05image\x12\x03"s, "a Core ML model"},
-        Case{"\x0a\x20\x0a\x05input\x12\x0bPlaceholder*\x08"s, "a frozen TensorFlow graph"},
-        Case{"\x1c\0\0\0TFL3"s, "TensorFlow Lite"}, Case{"\x1c\0\0\0ET12"s, "ExecuTorch"}, Case{"GGUF\3\0\0\0"s, "GGUF"},
-        Case{"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n", "git lfs pull"},
-        Case{"\n <!DOCTYPE html><html>", "a web page"}, Case{"\xef\xbb\xbf<HTML>", "a web page"},
-        Case{"{\"error\": \"not found\"}", "a JSON document"}, Case{"{\"weight_map\": {}}", "in several files"},
-        Case{"<?xml version=\"1.0\"?>\n<net name=\"a\">", "an OpenVINO model"}, Case{"<?xml version=\"1.0\"?><Error>", "an XML"},
-        Case{"\x1f\x8b\x08", "gunzip"}, Case{"\x93NUMPY\1"s, "a NumPy array"}, Case{"\x89PNG\r\n\x1a\n", "a PNG image"},
-        Case{"\x7f" "ELF\2\1\1"s, "a program"}, Case{"(dp0\nS'a'\np1\nI1\ns.", "protocol 0"},
-        Case{"ccollections\nOrderedDict\np0\n(Rp1\n.", "protocol 0"}, Case{std::string(600, '\0'), "a file of zeros"}));
+    ::testing::Values(Case{"\x89HDF\r\n\x1a\n\0"s, "HDF5"},
+                      Case{"\x08\x08\x12\x07pytorch\x1a\x05"
+                           "2.1.0:\x20"s,
+                           "an ONNX model"},
+                      Case{"\x08\x0a" + field('\x12', "skl2onnx"), "an ONNX model"},
+                      Case{"\x08\x07:\x20\x0a\x04node"s, "an ONNX model"},
+                      Case{"\x08\x01\x12\x64\x0a\x40\x12\x3e\x0a\x05\x0a\x03"
+                           "Add"s,
+                           "a TensorFlow SavedModel"},
+                      Case{"\x08\x05\x12\x64\x0a\x20\x0a\x05image\x12\x03"s, "a Core ML model"},
+                      Case{"\x0a\x20\x0a\x05input\x12\x0bPlaceholder*\x08"s, "a frozen TensorFlow graph"},
+                      Case{"\x1c\0\0\0TFL3"s, "TensorFlow Lite"}, Case{"\x1c\0\0\0ET12"s, "ExecuTorch"},
+                      Case{"GGUF\3\0\0\0"s, "GGUF"},
+                      Case{"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n",
+                           "git lfs pull"},
+                      Case{"\n <!DOCTYPE html><html>", "a web page"},
+                      Case{"\xef\xbb\xbf<HTML>", "a web page"},
+                      Case{"{\"error\": \"not found\"}", "a JSON document"},
+                      Case{"{\"weight_map\": {}}", "in several files"},
+                      Case{"<?xml version=\"1.0\"?>\n<net name=\"a\">", "an OpenVINO model"},
+                      Case{"<?xml version=\"1.0\"?><Error>", "an XML"}, Case{"\x1f\x8b\x08", "gunzip"},
+                      Case{"\x93NUMPY\1"s, "a NumPy array"}, Case{"\x89PNG\r\n\x1a\n", "a PNG image"},
+                      Case{"\x7f"
+                           "ELF\2\1\1"s,
+                           "a program"},
+                      Case{"(dp0\nS'a'\np1\nI1\ns.", "protocol 0"},
+                      Case{"ccollections\nOrderedDict\np0\n(Rp1\n.", "protocol 0"},
+                      Case{std::string(600, '\0'), "a file of zeros"}));
 
 TEST(ForeignContent, OfNothingIsNamedToo) {
   const ScratchFolder scratch;
@@ -88,7 +103,8 @@ TEST(ForeignContent, OfNothingIsNamedToo) {
 }
 
 TEST(ForeignContent, ThatIsNoneIsNotNamed) {
-  for (const std::string& bytes : {"hello, world"s, "\x80\x02}."s, "x"s, "\x08"s, "\x08\x08\x12"s, "\xff\xff\xff\xff"s}) {
+  for (const std::string& bytes :
+       {"hello, world"s, "\x80\x02}."s, "x"s, "\x08"s, "\x08\x08\x12"s, "\xff\xff\xff\xff"s}) {
     EXPECT_FALSE(recognize(bytes, bytes.size()).has_value()) << bytes;
   }
 }

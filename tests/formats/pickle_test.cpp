@@ -5,9 +5,9 @@
 #include <archive.h>
 #include <archive_entry.h>
 #include <gtest/gtest.h>
+#include <refine/formats/checkpoint.hpp>
 #include <refine/formats/detail/pickle_machine.hpp>
 #include <refine/formats/safetensors.hpp>
-#include <refine/formats/checkpoint.hpp>
 
 #include <cstdint>
 #include <filesystem>

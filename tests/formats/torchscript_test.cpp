@@ -15,9 +15,9 @@
 #include <filesystem>
 #include <fstream>
 #include <initializer_list>
+#include <set>
 #include <sstream>
 #include <string>
-#include <set>
 #include <string_view>
 #include <vector>
 
@@ -109,9 +109,9 @@ TEST_P(OtherProgram, IsLoadedAndAnswersAsPyTorchDid) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Files, OtherProgram,
-                         ::testing::Values("lift_fresh", "matrix_transpose", "fake_quantize", "complex", "special",
-                                           "linear_algebra", "exported", "gated_scripted", "gated_traced",
-                                           "version1", "version2"));
+                         ::testing::Values("lift_fresh", "matrix_transpose", "fake_quantize", "complex",
+                                           "special", "linear_algebra", "exported", "gated_scripted",
+                                           "gated_traced", "version1", "version2"));
 
 class QuantizedProgram : public ::testing::TestWithParam<const char*> {};
 
@@ -279,9 +279,11 @@ TEST_P(RefusedOperator, IsUnknownOrHarmfulOrOfALibrary) {
 INSTANTIATE_TEST_SUITE_P(
     Some, RefusedOperator,
     ::testing::Values(
-        Named{"    y = torch.max_unpool2d(x, x, [2, 2])\n", "which refine does not know", Objection::Kind::unknown},
+        Named{"    y = torch.max_unpool2d(x, x, [2, 2])\n", "which refine does not know",
+              Objection::Kind::unknown},
         Named{"    y = ops.aten.an_operator_of_tomorrow(x)\n", "does not know", Objection::Kind::unknown},
-        Named{"    y = ops.torchvision.nms(x, x, 0.5)\n", "belongs to another library", Objection::Kind::library},
+        Named{"    y = ops.torchvision.nms(x, x, 0.5)\n", "belongs to another library",
+              Objection::Kind::library},
         Named{"    y = torch.dequantize(x)\n", "quantised numbers", Objection::Kind::quantized},
         Named{"    y = ops.quantized.conv2d(x)\n", "quantised numbers", Objection::Kind::quantized},
         Named{"    torch.save(x, \"m\")\n", "writes files", Objection::Kind::harmful},
@@ -291,8 +293,9 @@ INSTANTIATE_TEST_SUITE_P(
         Named{"    y = ops.prim.PythonOp(x)\n", "no tensor arithmetic", Objection::Kind::harmful}));
 
 TEST(RefusedOperator, ThatIsHarmfulComesBeforeOneThatIsUnknown) {
-  expect_words(refusal(with_code("    y = torch.max_unpool2d(x, x, [2, 2])\n    torch.save(x, \"m\")\n" + fine)),
-               {"aten::save", "harms", "and 1 more"});
+  expect_words(
+      refusal(with_code("    y = torch.max_unpool2d(x, x, [2, 2])\n    torch.save(x, \"m\")\n" + fine)),
+      {"aten::save", "harms", "and 1 more"});
 }
 
 TEST(RefusedOperator, OfALibraryThatIsNotThereIsNamedToWhoTrustsIt) {
@@ -306,7 +309,8 @@ TEST(Operators, ThatReachFilesOrMemoryAreNeverPermitted) {
   for (const char* name :
        {"aten::save", "aten::from_file", "aten::set_", "aten::set_data", "aten::resize_", "aten::resize_as_",
         "aten::as_strided", "aten::as_strided_", "aten::_reshape_alias", "aten::empty_strided", "aten::wait",
-        "prim::rpc_sync", "prim::PythonOp", "prim::Print", "quantized::linear", "aten::quantize_per_tensor"}) {
+        "prim::rpc_sync", "prim::PythonOp", "prim::Print", "quantized::linear",
+        "aten::quantize_per_tensor"}) {
     EXPECT_FALSE(operators::permits_node(name)) << name;
     EXPECT_NE(operators::nature_of(name), operators::Nature::harmless) << name;
     EXPECT_NE(operators::nature_of(name), operators::Nature::unknown) << name;

@@ -4,10 +4,10 @@
 #include <ATen/ops/arange.h>
 #include <ATen/ops/equal.h>
 #include <gtest/gtest.h>
+#include <refine/formats/checkpoint.hpp>
 #include <refine/formats/detail/objection.hpp>
 #include <refine/formats/detail/pickle_machine.hpp>
 #include <refine/formats/safetensors.hpp>
-#include <refine/formats/checkpoint.hpp>
 
 #include <cstddef>
 #include <cstdint>
@@ -49,8 +49,8 @@ void expect_little_net(const Weights& weights, float shift = 0) {
 
 struct Case {
   const char* name;
-  const char* key = "";   ///< --key
-  const char* found = ""; ///< where they lie
+  const char* key = "";    ///< --key
+  const char* found = "";  ///< where they lie
   float shift = 0;
 };
 
@@ -65,17 +65,17 @@ TEST_P(Checkpoint, ItsStateDictIsFoundByContentOrKey) {
 
 INSTANTIATE_TEST_SUITE_P(
     Of, Checkpoint,
-    ::testing::Values(Case{"vision", "", "model"}, Case{"vision", "model_ema", "model_ema", 100},
-                      Case{"wanet", "", "netC"}, Case{"timm", "", "state_dict"},
-                      Case{"timm", "state_dict_ema", "state_dict_ema", 100}, Case{"averaged"}, Case{"compiled"},
-                      Case{"compiled_inside"}, Case{"lightning", "", "state_dict"},
-                      Case{"lightning", "state_dict/model", "state_dict"}, Case{"lightning_ema", "", "state_dict"},
-                      Case{"lightning_ema", "state_dict.model_ema", "state_dict", 100},
-                      Case{"backdoorbench", "", "model"}, Case{"numbers", "", "net"},
-                      Case{"of_a_class", "", "checkpoint/model"}, Case{"pair", "", "0"}, Case{"pair", "0", "0"},
-                      Case{"mixed"}, Case{"two", "encoder", "encoder"}, Case{"two", "decoder", "decoder", 100},
-                      Case{"best_and_last", "", "run/model"}, Case{"best_and_last", "run.last", "run/last", 100},
-                      Case{"legacy", "", "model"}, Case{"protocol4", "", "model"}, Case{"fp8_beside", "", "model"}));
+    ::testing::Values(
+        Case{"vision", "", "model"}, Case{"vision", "model_ema", "model_ema", 100}, Case{"wanet", "", "netC"},
+        Case{"timm", "", "state_dict"}, Case{"timm", "state_dict_ema", "state_dict_ema", 100},
+        Case{"averaged"}, Case{"compiled"}, Case{"compiled_inside"}, Case{"lightning", "", "state_dict"},
+        Case{"lightning", "state_dict/model", "state_dict"}, Case{"lightning_ema", "", "state_dict"},
+        Case{"lightning_ema", "state_dict.model_ema", "state_dict", 100}, Case{"backdoorbench", "", "model"},
+        Case{"numbers", "", "net"}, Case{"of_a_class", "", "checkpoint/model"}, Case{"pair", "", "0"},
+        Case{"pair", "0", "0"}, Case{"mixed"}, Case{"two", "encoder", "encoder"},
+        Case{"two", "decoder", "decoder", 100}, Case{"best_and_last", "", "run/model"},
+        Case{"best_and_last", "run.last", "run/last", 100}, Case{"legacy", "", "model"},
+        Case{"protocol4", "", "model"}, Case{"fp8_beside", "", "model"}));
 
 TEST(Checkpoint, SaysWhatElseIsInIt) {
   const Weights vision = read_weights(checkpoint("vision"));
@@ -122,8 +122,9 @@ TEST(Checkpoint, OfOtherTensorsIsRefusedByTheirKind) {
       {"unsigned", {"'0.weight' is a tensor of unsigned integers", "torch.uint16"}},
       {"quantized_plain", {"'0.weight' is a quantised tensor", "no gradient passes", "float model"}},
       {"quantized", {"_packed_params' is a quantised tensor", "no gradient passes", "float model"}},
-      {"whole_inside", {"'model' is no tensor but an object of the class torch.nn.modules.container.Sequential",
-                        "model.state_dict()"}},
+      {"whole_inside",
+       {"'model' is no tensor but an object of the class torch.nn.modules.container.Sequential",
+        "model.state_dict()"}},
   };
   for (const auto& [name, words] : cases) {
     const std::string line = error_of([&] { read_weights(checkpoint(name)); });
@@ -174,7 +175,12 @@ TEST(HostilePickle, IsRefusedWhicheverWayItTakes) {
       {"in a dict of weights", "}" + text("a.weight") + system + command + "\x85Rs", "posix.system"},
       {"popped from the stack", system + command + "\x85R0}", "posix.system"},
       {"STACK_GLOBAL", "\x8c\x05posix\x8c\x06system\x93" + command + "\x85R", "posix.system"},
-      {"STACK_GLOBAL by memo", "\x8c\x05posixq\x01" "0\x8c\x06systemq\x02" "0h\x01h\x02\x93" + command + "\x85R", "posix.system"},
+      {"STACK_GLOBAL by memo",
+       "\x8c\x05posixq\x01"
+       "0\x8c\x06systemq\x02"
+       "0h\x01h\x02\x93" +
+           command + "\x85R",
+       "posix.system"},
       {"INST", "(" + command + "iposix\nsystem\n", "posix.system"},
       {"OBJ", "(" + system + command + "o", "posix.system"},
       {"NEWOBJ", system + command + "\x85\x81", "posix.system"},
@@ -186,17 +192,32 @@ TEST(HostilePickle, IsRefusedWhicheverWayItTakes) {
       {"PERSID", "Pposix\n", "instruction 0x50"},
       {"BINPERSID", "(" + text("storage") + system + text("0") + text("cpu") + "K\x01tQ", "posix.system"},
       {"a buffer out of band", "\x97", "instruction 0x97"},
-      {"a dotted name", "\x8c\x08""builtins\x8c\x0d""eval.__self__\x93" + command + "\x85R", "builtins.eval"},
-      {"getattr", global("builtins", "getattr") + global("os", "path") + text("x") + "\x86R", "builtins.getattr"},
+      {"a dotted name",
+       "\x8c\x08"
+       "builtins\x8c\x0d"
+       "eval.__self__\x93" +
+           command + "\x85R",
+       "builtins.eval"},
+      {"getattr", global("builtins", "getattr") + global("os", "path") + text("x") + "\x86R",
+       "builtins.getattr"},
       {"an alias of the module", global("nt", "system") + command + "\x85R", "nt.system"},
       {"an unknown gadget", global("some.library", "run") + command + "\x85R", "some.library.run"},
       {"a tensor's own loader", global("torch.storage", "_load_from_bytes") + command + "\x85R",
        "_load_from_bytes"},
-      {"a second stream", "}." + std::string("\x80\x02") + system + command + "\x85R", "bytes behind its pickle"},
+      {"a second stream", "}." + std::string("\x80\x02") + system + command + "\x85R",
+       "bytes behind its pickle"},
       {"a frame that lies", std::string("\x95\xff\xff\xff\x7f\x00\x00\x00\x00", 9) + "}", "is cut"},
       {"a memo bomb", bomb, "over and over"},
-      {"a memo of 2^32", std::string("}r\xff\xff\xff\xff" "j\xff\xff\xff\xff" "s"), ""},
-      {"a broken end", system + command + "\x85R" "0K", "posix.system"},
+      {"a memo of 2^32",
+       std::string("}r\xff\xff\xff\xff"
+                   "j\xff\xff\xff\xff"
+                   "s"),
+       ""},
+      {"a broken end",
+       system + command +
+           "\x85R"
+           "0K",
+       "posix.system"},
       {"a broken end and an old protocol", "\xff", "instruction 0xff"},
   };
   for (const auto& [way, body, says] : cases) {
@@ -236,12 +257,13 @@ TEST(Cve_2025_32434, DoesNotReachUs) {
 // CVE-2026-24747: SETITEMS on what is no dict, and storages smaller than the tensors say, corrupted memory.
 TEST(Cve_2026_24747, DoesNotReachUs) {
   const ScratchFolder scratch;
-  const std::string storage = "(" + text("storage") + global("torch", "FloatStorage") + text("0") + text("cpu") +
-                              "K\x08tQ";
+  const std::string storage =
+      "(" + text("storage") + global("torch", "FloatStorage") + text("0") + text("cpu") + "K\x08tQ";
   const std::string tensor = global("torch._utils", "_rebuild_tensor_v2") + "(" + storage +
                              std::string("K\x00(K\x08t(K\x01t\x89}tR", 14);
-  for (const std::string& body : {tensor + "K\x01K\x02s", tensor + "(K\x01K\x02u", std::string("](K\x01K\x02u"),
-                                  storage + "(K\x01K\x02u", std::string("K\x01K\x01K\x02s")}) {
+  for (const std::string& body :
+       {tensor + "K\x01K\x02s", tensor + "(K\x01K\x02u", std::string("](K\x01K\x02u"),
+        storage + "(K\x01K\x02u", std::string("K\x01K\x01K\x02s")}) {
     expect_words(error_of([&] { read_weights(scratch.write("a", "\x80\x02" + body + ".")); }),
                  {"sets an item of what is no dict"});
   }
@@ -263,7 +285,8 @@ TEST(SharedPrefix, IsStrippedWhereAllTensorsHaveIt) {
 TEST(SafeTensors, AtAKeyAreThoseWithThatPrefix) {
   const ScratchFolder scratch;
   const at::Tensor two = at::arange(2, at::kFloat);
-  write_safetensors(scratch.path / "a", {.tensors = {{"student.0.weight", two}, {"teacher.0.weight", two + 1}}});
+  write_safetensors(scratch.path / "a",
+                    {.tensors = {{"student.0.weight", two}, {"teacher.0.weight", two + 1}}});
   const Weights weights = read_weights(scratch.path / "a", "teacher");
   EXPECT_TRUE(at::equal(weights.tensors.at("0.weight"), two + 1));
   expect_words(error_of([&] { read_weights(scratch.path / "a", "nothing"); }), {"--key nothing"});

@@ -46,19 +46,23 @@ TEST(CompiledLibrary, HeaderWithImplementation_EndsByIncludingItUnlessCompiled) 
       continue;
     }
     const std::string end = text.substr(block);
-    EXPECT_TRUE(end.starts_with("#if !defined(REFINE_COMPILED_LIB)\n#include <refine/") && end.ends_with(".ipp>\n#endif\n"))
-        << header << " ends with\n" << end;
+    EXPECT_TRUE(end.starts_with("#if !defined(REFINE_COMPILED_LIB)\n#include <refine/") &&
+                end.ends_with(".ipp>\n#endif\n"))
+        << header << " ends with\n"
+        << end;
     headers += end;
   }
   for (const auto& implementation : files(".ipp")) {
-    EXPECT_NE(headers.find(include_of(implementation)), std::string::npos) << "no header includes " << implementation;
+    EXPECT_NE(headers.find(include_of(implementation)), std::string::npos)
+        << "no header includes " << implementation;
   }
 }
 
 TEST(CompiledLibrary, Implementation_BeginsWithAHeaderOfItsModule) {
   for (const auto& implementation : files(".ipp")) {
     const std::string module = implementation.parent_path().parent_path().generic_string();
-    EXPECT_TRUE(text_of(implementation).starts_with("#pragma once\n\n#include <" + module + "/")) << implementation;
+    EXPECT_TRUE(text_of(implementation).starts_with("#pragma once\n\n#include <" + module + "/"))
+        << implementation;
   }
 }
 
@@ -75,7 +79,8 @@ TEST(CompiledLibrary, Source_RefusesToBeCompiledByHeaderOnlyPrograms) {
   const auto sources = files(".cpp");
   EXPECT_GT(sources.size(), 10u);
   for (const auto& source : sources) {
-    EXPECT_NE(text_of(source).find("#if !defined(REFINE_COMPILED_LIB)\n#error \""), std::string::npos) << source;
+    EXPECT_NE(text_of(source).find("#if !defined(REFINE_COMPILED_LIB)\n#error \""), std::string::npos)
+        << source;
   }
 }
 

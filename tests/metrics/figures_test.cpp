@@ -149,10 +149,12 @@ TEST(AttackMetrics, RefuseWhatDoesNotFit) {
             "of classes");
   p = ten;
   p.truth[0] = -1;
-  EXPECT_NE(error_of([&] { attack_metrics(p); }).find("the true labels: number 0 is class -1"), std::string::npos);
+  EXPECT_NE(error_of([&] { attack_metrics(p); }).find("the true labels: number 0 is class -1"),
+            std::string::npos);
   p = ten;
   p.target = 3;
-  EXPECT_NE(error_of([&] { attack_metrics(p); }).find("its target is class 3, outside 0 to 2"), std::string::npos);
+  EXPECT_NE(error_of([&] { attack_metrics(p); }).find("its target is class 3, outside 0 to 2"),
+            std::string::npos);
   EXPECT_NE(error_of([&] { attack_metrics({}); }).find("0 classes were said"), std::string::npos);
 }
 

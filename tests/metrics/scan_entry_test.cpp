@@ -43,7 +43,7 @@ TEST(ScanLifts, CountWhatIsLost) {
   const std::vector<Lift> lifts = scan_lifts(Classes{0, 0}, Classes{1, 1}, Classes{0, 1}, 2);
   EXPECT_EQ(lifts[1], (Lift{.cls = 1, .with_trigger = 1, .without_trigger = 2, .lost = 1, .n = 2}));
   EXPECT_EQ(lifts[0], (Lift{.cls = 0, .n = 0}));  // both are the victim's own
-  EXPECT_EQ(max_lift_by_share(lifts).cls, 1);             // a lift over no images is none
+  EXPECT_EQ(max_lift_by_share(lifts).cls, 1);     // a lift over no images is none
 }
 
 TEST(ScanEntry, KnowsItsImages) {
@@ -53,8 +53,8 @@ TEST(ScanEntry, KnowsItsImages) {
 
 TEST(Strongest, ComparesSharesNotCounts) {
   EXPECT_EQ(max_lift_by_share({{.cls = 0, .with_trigger = 9, .gained = 9, .n = 100},
-                       {.cls = 1, .with_trigger = 5, .gained = 5, .n = 10},
-                       {.cls = 2, .with_trigger = 5, .gained = 5, .n = 10}})
+                               {.cls = 1, .with_trigger = 5, .gained = 5, .n = 10},
+                               {.cls = 2, .with_trigger = 5, .gained = 5, .n = 10}})
                 .cls,
             1);
   EXPECT_EQ(max_lift_by_share({}).n, 0);

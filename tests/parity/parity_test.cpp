@@ -15,13 +15,13 @@
 #include <utility>
 #include <vector>
 
-#include <refine/nn/state_dict.hpp>
 #include <refine/backbones/freeze.hpp>
 #include <refine/backbones/normalized.hpp>
 #include <refine/backbones/resnet.hpp>
 #include <refine/backbones/vgg.hpp>
 #include <refine/backbones/vit.hpp>
 #include <refine/core/task.hpp>
+#include <refine/nn/state_dict.hpp>
 #include <refine/objectives/objectives.hpp>
 #include <refine/pipeline/pipeline.hpp>
 #include <refine/remaps/permutations.hpp>
@@ -88,8 +88,10 @@ class TransformParity : public ::testing::TestWithParam<Kind> {};
 TEST_P(TransformParity, Outputs) {
   const Kind kind = GetParam();
   const c10::NoGradGuard no_grad;
-  const transforms::UNet<> unet{
-      .image = {3, dynamic, dynamic}, .levels = kind.levels, .width = 4, .squash = transforms::OutputActivation::clamp};
+  const transforms::UNet<> unet{.image = {3, dynamic, dynamic},
+                                .levels = kind.levels,
+                                .width = 4,
+                                .squash = transforms::OutputActivation::clamp};
   testing::fill(*unet.module, kind.last);
   for (const char* images : {"normalized", "odd"}) {
     const std::string name = std::string(kind.name) + ":" + images;

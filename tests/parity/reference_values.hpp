@@ -14,10 +14,10 @@
 #include <memory>
 #include <string>
 
-#include <refine/nn/state_dict.hpp>
 #include <refine/backbones/normalized.hpp>
 #include <refine/core/task.hpp>
 #include <refine/formats/safetensors.hpp>
+#include <refine/nn/state_dict.hpp>
 
 namespace refine::testing {
 

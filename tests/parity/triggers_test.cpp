@@ -13,8 +13,8 @@
 #include <refine/core/task.hpp>
 #include <refine/data/detail/pixels.hpp>
 #include <refine/triggers/blend.hpp>
-#include <refine/triggers/patch.hpp>
 #include <refine/triggers/detail/reference_rotate.hpp>
+#include <refine/triggers/patch.hpp>
 #include <refine/triggers/trigger.hpp>
 #include <refine/triggers/warp.hpp>
 

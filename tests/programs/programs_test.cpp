@@ -17,10 +17,10 @@
 #include <string>
 #include <vector>
 
-#include <refine/export/torchscript.hpp>
 #include <refine/backbones/freeze.hpp>
-#include <refine/programs/torchscript.hpp>
+#include <refine/export/torchscript.hpp>
 #include <refine/formats/torchscript_check.hpp>
+#include <refine/programs/torchscript.hpp>
 
 #include "tests/support/error_of.hpp"
 #include "tests/support/scratch_folder.hpp"
@@ -67,7 +67,9 @@ struct Case {
   double tolerance = 1e-4;
 };
 
-void PrintTo(const Case& c, std::ostream* out) { *out << c.name; }
+void PrintTo(const Case& c, std::ostream* out) {
+  *out << c.name;
+}
 
 class Programs : public ::testing::TestWithParam<Case> {};
 
@@ -97,13 +99,14 @@ INSTANTIATE_TEST_SUITE_P(
     All, Programs,
     ::testing::Values(Case{"no_grad"}, Case{"no_grad_nested"}, Case{"detached"}, Case{"detached_traced"},
                       Case{"helper"}, Case{"helper_changing"}, Case{"context"}, Case{"plain"},
-                      Case{"half_cast"}, Case{"half_cast_frozen", 5e-3}, Case{"half_traced"}, Case{"half_frozen", 5e-3},
-                      Case{"half_method"}, Case{"bfloat16_cast"}, Case{"bfloat16_cast_frozen", 3e-2},
-                      Case{"bfloat16_traced"}, Case{"bfloat16_frozen", 3e-2}, Case{"double_cast"},
-                      Case{"double_cast_frozen"}, Case{"double_traced"}, Case{"double_frozen"},
-                      Case{"autocast", 2e-2}, Case{"autocast_frozen", 3e-2}, Case{"autocast_traced", 2e-2},
-                      Case{"buffers"}, Case{"buffers_frozen"}, Case{"buffers_half"}, Case{"on_cuda"},
-                      Case{"pair"}, Case{"named"}, Case{"deep"}, Case{"maybe"}),
+                      Case{"half_cast"}, Case{"half_cast_frozen", 5e-3}, Case{"half_traced"},
+                      Case{"half_frozen", 5e-3}, Case{"half_method"}, Case{"bfloat16_cast"},
+                      Case{"bfloat16_cast_frozen", 3e-2}, Case{"bfloat16_traced"},
+                      Case{"bfloat16_frozen", 3e-2}, Case{"double_cast"}, Case{"double_cast_frozen"},
+                      Case{"double_traced"}, Case{"double_frozen"}, Case{"autocast", 2e-2},
+                      Case{"autocast_frozen", 3e-2}, Case{"autocast_traced", 2e-2}, Case{"buffers"},
+                      Case{"buffers_frozen"}, Case{"buffers_half"}, Case{"on_cuda"}, Case{"pair"},
+                      Case{"named"}, Case{"deep"}, Case{"maybe"}),
     [](const auto& info) { return std::string(info.param.name); });
 
 TEST(Scripted, NoGradOrDetach_HasTheGradientOfThePlainNetwork) {
@@ -147,7 +150,8 @@ TEST(Scripted, SeveralOutputs_TakesTheOneThatFitsOrAsks) {
   expect_words(line("pair", {.task = {image, dynamic}, .likely_classes = 7}), {"several", "--output"});
   expect_words(line("dictionary", {.task = {image, dynamic}}), {"0 'features' (2×4)", "1 'logits' (2×5)"});
   expect_words(line("exits", {.task = {image, 5}}), {"several", "0 (2×5)", "1 (2×5)"});
-  expect_words(line("pair", {.task = {image, dynamic}, .output = "logits"}), {"no output 'logits'", "1 (2×5)"});
+  expect_words(line("pair", {.task = {image, dynamic}, .output = "logits"}),
+               {"no output 'logits'", "1 (2×5)"});
   expect_words(line("deep", {.task = {image, dynamic}, .output = "0"}), {"deep.pt", "2×3×4×4"});
 
   const Program exits = program("exits");

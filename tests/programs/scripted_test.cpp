@@ -19,9 +19,9 @@
 #include <refine/backbones/freeze.hpp>
 #include <refine/backbones/normalized.hpp>
 #include <refine/backbones/resnet.hpp>
-#include <refine/programs/torchscript.hpp>
 #include <refine/nn/conv.hpp>
 #include <refine/nn/torch_random.hpp>
+#include <refine/programs/torchscript.hpp>
 #include <refine/winograd/detail/instruction_set.hpp>
 
 #include "tests/support/error_of.hpp"

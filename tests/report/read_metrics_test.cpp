@@ -1,6 +1,6 @@
-#include <refine/report/terminal.hpp>
 #include <refine/report/html.hpp>
 #include <refine/report/json.hpp>
+#include <refine/report/terminal.hpp>
 
 #include <gtest/gtest.h>
 
@@ -30,15 +30,15 @@ DefenseReport complete() {
   r.dataset = "CIFAR-3";
   r.attack = "BadNets";
   r.before = metrics::attack_metrics({.truth = {0, 0, 0, 1, 1, 1, 1, 2, 2, 2},
-                               .clean = {0, 0, 1, 1, 1, 1, 0, 2, 2, 1},
-                               .triggered = {0, 0, 0, 0, 0, 1, 0, 2, 0, 2},
-                               .classes = 3,
-                               .target = 0});
+                                      .clean = {0, 0, 1, 1, 1, 1, 0, 2, 2, 1},
+                                      .triggered = {0, 0, 0, 0, 0, 1, 0, 2, 0, 2},
+                                      .classes = 3,
+                                      .target = 0});
   r.after = metrics::attack_metrics({.truth = {0, 0, 0, 1, 1, 1, 1, 2, 2, 2},
-                              .clean = {0, 0, 1, 1, 1, 1, 0, 2, 2, 2},
-                              .triggered = {0, 0, 1, 1, 1, 1, 0, 2, 2, 1},
-                              .classes = 3,
-                              .target = 0});
+                                     .clean = {0, 0, 1, 1, 1, 1, 0, 2, 2, 2},
+                                     .triggered = {0, 0, 1, 1, 1, 1, 0, 2, 2, 1},
+                                     .classes = 3,
+                                     .target = 0});
   r.alarm->detections = metrics::Proportion{6, 7};
   r.alarm->auroc = metrics::Auroc{.wins = 65.5, .triggered = 7, .clean = 10};
   r.curves = {{"loss", "nats", "epoch", {1, 2, 3}, {2.5, std::nan(""), 0.25}}};
@@ -114,7 +114,8 @@ TEST(ReadMetrics, GivesThePageAgain) {
   }
   DefenseReport without_target = complete();
   for (auto* f : {&without_target.before, &without_target.after}) {
-    *f = metrics::attack_metrics({.truth = {0, 1, 2}, .clean = {0, 1, 1}, .triggered = {2, 1, 1}, .classes = 3});
+    *f = metrics::attack_metrics(
+        {.truth = {0, 1, 2}, .clean = {0, 1, 1}, .triggered = {2, 1, 1}, .classes = 3});
   }
   for (const DefenseReport& r : {complete(), unlabelled(), without_trigger, without_target,
                                  DefenseReport{.agreement = metrics::Proportion{1, 2}}}) {

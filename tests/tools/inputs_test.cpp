@@ -34,7 +34,9 @@ using testing::ScratchFolder;
 constexpr int classes = 12, side = 16;
 
 /// Class c's colour: far enough from the others.
-std::vector<int> colour(int c) { return {20 + 100 * (c % 3), 20 + 100 * (c / 3 % 2), 20 + 200 * (c / 6)}; }
+std::vector<int> colour(int c) {
+  return {20 + 100 * (c % 3), 20 + 100 * (c / 3 % 2), 20 + 200 * (c / 6)};
+}
 
 struct Outcome {
   int status;
@@ -140,7 +142,8 @@ TEST_F(Inputs, NoOutputIsAnInputByAnySpelling) {
 }
 
 TEST_F(Inputs, ReportsAndExportsDoNotOverwriteWhatTheyRead) {
-  expect_refusal("evaluate --model d.pt --images clean --report clean", {"images.png", "--images", "--report"});
+  expect_refusal("evaluate --model d.pt --images clean --report clean",
+                 {"images.png", "--images", "--report"});
   expect_refusal("evaluate --model d.pt --images clean --report clean/new/deep", {"images.png", "--images"});
   expect_refusal("export --image 16 --model victim.pt --defense d.safetensors --out d.safetensors",
                  {"--defense", "--out"});
@@ -163,17 +166,21 @@ TEST_F(Inputs, ClassNamesAreReadInUtf8WhateverEditorWroteThem) {
   std::string old = lines;
   std::erase(old, '\n');
   here->write("mac.txt", old);
-  write_classes("named", [](int c) { return "name " + std::to_string(c); }, 2);
+  write_classes(
+      "named", [](int c) { return "name " + std::to_string(c); }, 2);
   EXPECT_EQ(accuracy("named", "--class_names bom.txt"), 1);
   EXPECT_EQ(accuracy("named", "--class_names mac.txt"), 1);
 
-  here->write("latin.txt", "c0\nK\xe4" "fer\n");
+  here->write("latin.txt",
+              "c0\nK\xe4"
+              "fer\n");
   std::string wide = "\xff\xfe";
   for (const char c : "a\nb\n"s) wide += {c, '\0'};
   here->write("wide.txt", wide);
   here->write("bare.txt", wide.substr(2));
   here->write("empty.txt", "\xef\xbb\xbf\r\n  \n");
-  const std::string defend = "defend --model victim.pt --images nowhere --out n.pt" + quick + "--class_names ";
+  const std::string defend =
+      "defend --model victim.pt --images nowhere --out n.pt" + quick + "--class_names ";
   here->write("nowhere/a.png", "no image: it is not read");
   expect_refusal(defend + "latin.txt", {"latin.txt", "line 2", "0xe4", "UTF-8"});
   expect_refusal(defend + "wide.txt", {"wide.txt", "UTF-16"});
@@ -188,7 +195,11 @@ TEST_F(Inputs, ClassNamesAreReadInUtf8WhateverEditorWroteThem) {
 }
 
 TEST_F(Inputs, FoldersNamedInAnyBytesAreClasses) {
-  const auto name = [](int c) { return c == 3 ? "K\xe4" "fer"s : "c" + std::to_string(c); };
+  const auto name = [](int c) {
+    return c == 3 ? "K\xe4"
+                    "fer"s
+                  : "c" + std::to_string(c);
+  };
   write_classes("bytes/train", name, 6, 4);
   write_classes("bytes/test", name, 2, 4);
   const std::string words = " --dataset bytes --model ResNet18 --width 2 --epoch 1 ";
@@ -199,7 +210,9 @@ TEST_F(Inputs, FoldersNamedInAnyBytesAreClasses) {
   const Outcome defense = refine(
       "defend --dataset bytes --model ResNet18 --epoch 1 --width 2 --levels 1 --no_scan --json --out bytes.pt");
   ASSERT_EQ(defense.status, 0) << defense.err;
-  EXPECT_EQ(json::parse(defense.out)["class_names"][0], "K\\xe4" "fer");
+  EXPECT_EQ(json::parse(defense.out)["class_names"][0],
+            "K\\xe4"
+            "fer");
   const Outcome known = refine("evaluate --json --scan 0 --model bytes.pt --images bytes/test");
   ASSERT_EQ(known.status, 0) << known.err;
   EXPECT_EQ(json::parse(known.out)["before"]["ba"]["n"], 8);
@@ -253,7 +266,8 @@ TEST_F(Inputs, FoldersThatAreNumbersAreReadInTheOrderThatFitsTheModel) {
 TEST_F(Inputs, FoldersThatAreNoClassesAreNoLabels) {
   const std::vector<std::string> days = {"monday", "tuesday", "wednesday"};
   const auto name = [](int c) { return "k" + std::string(1, static_cast<char>('a' + c)); };
-  write_classes("days", [&](int c) { return days[static_cast<std::size_t>(c % 3)] + "/x" + name(c).substr(1); });
+  write_classes("days",
+                [&](int c) { return days[static_cast<std::size_t>(c % 3)] + "/x" + name(c).substr(1); });
   write_classes("nested", [&](int c) { return name(c) + "/part/deep"; });
   write_classes("inside", [&](int c) { return (c % 2 ? "left/" : "right/") + name(c); });
   write_classes("nine", name, 4, 9);
@@ -279,7 +293,8 @@ TEST_F(Inputs, FoldersThatAreNoClassesAreNoLabels) {
   expect_refusal("evaluate --model d.pt --images nine --labels text", {"12 classes", "9 folders"});
   expect_refusal("evaluate --model d.pt --images clean --labels names", {"--labels names"});
   // As many folders as classes, and they are something else.
-  write_classes("hours", [](int c) { return std::string(1, static_cast<char>('a' + (7 * c + 5) % classes)); });
+  write_classes("hours",
+                [](int c) { return std::string(1, static_cast<char>('a' + (7 * c + 5) % classes)); });
   accuracy("hours", "", {"about chance", "--class_names"});
 }
 
@@ -302,7 +317,8 @@ TEST_F(Inputs, FormatsAreReadOrNamed) {
 
 TEST_F(Inputs, ResizesAndCropsAsItWasDefended) {
   for (int i = 0; i < 24; ++i) write("tall/" + std::to_string(i) + ".png", i % classes, i, 24);
-  const std::string defend = "defend --model victim.pt --images tall --epoch 1 --width 2 --levels 1 --no_scan ";
+  const std::string defend =
+      "defend --model victim.pt --images tall --epoch 1 --width 2 --levels 1 --no_scan ";
   const Outcome run = refine(defend + "--resize 20 --crop 16 --out resized.pt");
   ASSERT_EQ(run.status, 0) << run.err;
   const Outcome about = refine("inspect --json resized.pt");

@@ -127,8 +127,8 @@ TEST_F(Command, AttacksAndDefendsANetworkOfAnotherKind) {
   const Outcome attack = refine(*shared, "attack --width 16 " + words);
   ASSERT_EQ(attack.status, 0) << attack.err;
   expect_words(attack.out, {"BATT on set", "other/set/ViT/BATT/victim.pt"});
-  const Outcome defense =
-      refine(*shared, "defend --transform EncoderDecoder --width 4 --no_scan --refine_res other --json " + words);
+  const Outcome defense = refine(
+      *shared, "defend --transform EncoderDecoder --width 4 --no_scan --refine_res other --json " + words);
   ASSERT_EQ(defense.status, 0) << defense.err;
   const Outcome exported = refine(*shared,
                                   "export --model other/set/ViT/BATT/victim.safetensors --arch ViT --defense "
@@ -144,8 +144,9 @@ TEST_F(Command, Defend_VictimThatCannotBeDefended_IsRefusedBeforeTraining) {
   write_images(here.path / "clean", 40, false);
   const auto defend = [&](const std::string& name, const std::string& more = "") {
     const std::string file = fs::absolute("tests/fixtures/programs/" + name + ".pt").string();
-    return refine(here, "defend --images clean --out out.pt --no_scan --epoch 1 --width 4 --levels 1 --model '" + file +
-                            "' " + more);
+    return refine(
+        here, "defend --images clean --out out.pt --no_scan --epoch 1 --width 4 --levels 1 --model '" + file +
+                  "' " + more);
   };
   expect_refusal(defend("noise"), {"noise.pt", "dropout or noise", "model.eval()"});
   expect_refusal(defend("training_mode"), {"training_mode.pt", "other images", "model.eval()"});
@@ -247,8 +248,7 @@ TEST_F(Command, DefendsAnyTorchScriptFileWithAFolderOfImages) {
              "defend --model attack/FashionMNIST/ResNet18/BadNets/victim.pt --images flat --epoch 51 "
              "--width 4 --levels 2 --out often.pt --no_scan");
   ASSERT_EQ(often.status, 0) << often.err;
-  expect_words(content(shared->path / "often.safetensors"),
-               {R"(\"teacher\":\"views\")", R"(\"mix\":0.5)"});
+  expect_words(content(shared->path / "often.safetensors"), {R"(\"teacher\":\"views\")", R"(\"mix\":0.5)"});
 
   write_images(shared->path / "labelled", 80, true);
   std::string names;
@@ -283,18 +283,20 @@ TEST_F(Command, InspectsFilesWithoutRunningThem) {
 
 TEST_F(Command, InspectsSeveralFilesAndFoldersAndWritesSarif) {
   const ScratchFolder scratch;
-  for (const char* name : {"checkpoints/vision.pth", "checkpoints/two.pth",
-                           "programs/quantized_buffer.pt", "programs/lift_fresh.pt"}) {
+  for (const char* name : {"checkpoints/vision.pth", "checkpoints/two.pth", "programs/quantized_buffer.pt",
+                           "programs/lift_fresh.pt"}) {
     fs::create_directories((scratch.path / "models" / name).parent_path());
     scratch.write(std::string("models/") + name, content(std::string("tests/fixtures/") + name));
   }
-  scratch.write("models/evil file.pth", "\x80\x02" "cposix\nsystem\nX\x01");
+  scratch.write("models/evil file.pth",
+                "\x80\x02"
+                "cposix\nsystem\nX\x01");
   scratch.write("models/page.pt", "<!DOCTYPE html>");
   scratch.write("models/notes.txt", "nothing");
   const Outcome text = refine(scratch, "inspect models --sarif out.sarif");
   EXPECT_EQ(text.status, 1) << text.err;
-  expect_words(text.out, {"vision.pth: weights at 'model'", "lift_fresh.pt: a TorchScript program", "a web page",
-                          "quantised", "1 other files passed over", "6 files inspected"});
+  expect_words(text.out, {"vision.pth: weights at 'model'", "lift_fresh.pt: a TorchScript program",
+                          "a web page", "quantised", "1 other files passed over", "6 files inspected"});
   const auto sarif = json::parse(content(scratch.path / "out.sarif"));
   EXPECT_EQ(sarif["version"], "2.1.0");
   const auto& run = sarif["runs"].at(0);
@@ -303,7 +305,8 @@ TEST_F(Command, InspectsSeveralFilesAndFoldersAndWritesSarif) {
   std::set<std::string> seen;
   for (const auto& result : run["results"]) {
     seen.insert(result["ruleId"]);
-    EXPECT_EQ(run["tool"]["driver"]["rules"].at(result["ruleIndex"].get<std::size_t>())["id"], result["ruleId"]);
+    EXPECT_EQ(run["tool"]["driver"]["rules"].at(result["ruleIndex"].get<std::size_t>())["id"],
+              result["ruleId"]);
     EXPECT_TRUE(result["message"]["text"].is_string());
     const std::string uri = result["locations"].at(0)["physicalLocation"]["artifactLocation"]["uri"];
     EXPECT_TRUE(uri.starts_with("models/") && uri.find(' ') == std::string::npos) << uri;

@@ -11,9 +11,9 @@
 #include <utility>
 #include <vector>
 
-#include <refine/nn/state_dict.hpp>
 #include <refine/backbones/zoo.hpp>
 #include <refine/core/task.hpp>
+#include <refine/nn/state_dict.hpp>
 
 #include "tests/support/error_of.hpp"
 #include "tools/refine/stored_network.hpp"
@@ -37,10 +37,10 @@ std::vector<std::pair<std::string, AnyBackbone>> all_kinds() {
     all.emplace_back("ResNet18", AnyBackbone(ResNet18<>{.task = task, .width = 2, .variant = variant}));
     all.emplace_back("ResNet50", AnyBackbone(ResNet50<>{.task = task, .width = 2, .variant = variant}));
     for (const bool norm : {true, false}) {
-      all.emplace_back("VGG16",
-                       AnyBackbone(Vgg16<>{.task = task, .width = 2, .batch_norm = norm, .variant = variant}));
-      all.emplace_back("VGG19",
-                       AnyBackbone(Vgg19<>{.task = task, .width = 2, .batch_norm = norm, .variant = variant}));
+      all.emplace_back(
+          "VGG16", AnyBackbone(Vgg16<>{.task = task, .width = 2, .batch_norm = norm, .variant = variant}));
+      all.emplace_back(
+          "VGG19", AnyBackbone(Vgg19<>{.task = task, .width = 2, .batch_norm = norm, .variant = variant}));
     }
   }
   all.emplace_back("DenseNet121", AnyBackbone(DenseNet121<>{.task = task, .width = 4}));
@@ -109,13 +109,16 @@ void expect_every_stem(const char* name) {
       const auto read = [&](std::optional<Stem> specified, const ImageShape& shape = {3, 64, 64}) {
         return stored_network(name, state, {}, shape, "weights.pth", specified);
       };
-      const std::string text = std::string(name) + ", " + std::to_string(stem.kernel) +
-                               (stem.pooling ? " pooled" : " not pooled");
+      const std::string text =
+          std::string(name) + ", " + std::to_string(stem.kernel) + (stem.pooling ? " pooled" : " not pooled");
       EXPECT_TRUE(read(stem).backbone.forward(images).equal(network.forward(images))) << text;
-      EXPECT_FALSE(read(Stem{stem.kernel, !stem.pooling}).backbone.forward(images).equal(network.forward(images)))
+      EXPECT_FALSE(
+          read(Stem{stem.kernel, !stem.pooling}).backbone.forward(images).equal(network.forward(images)))
           << text << ": it matters, and no tensor tells it";
       const int other = stem.kernel == 3 ? 7 : 3;
-      expect_words(error_of([&] { read(Stem{other, stem.pooling}); }),
+      expect_words(error_of([&] {
+                     read(Stem{other, stem.pooling});
+                   }),
                    {"weights.pth", fmt::format("its stem is of {0}x{0}", stem.kernel),
                     fmt::format("--stem {0}x{0}-pool", stem.kernel)});
       // Of images of this size, only the reference's own stem goes without saying.

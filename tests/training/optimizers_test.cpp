@@ -7,8 +7,8 @@
 #include <torch/nn/module.h>
 #include <torch/optim/adam.h>
 #include <torch/optim/sgd.h>
-#include <refine/training/muon.hpp>
 #include <refine/training/detail/optimizers.hpp>
+#include <refine/training/muon.hpp>
 
 #include <algorithm>
 #include <cstddef>

@@ -3,18 +3,18 @@
 #include <ATen/ops/rand.h>
 #include <ATen/ops/upsample_bilinear2d.h>
 #include <gtest/gtest.h>
-#include <tests/training/task.hpp>
 #include <refine/backbones/any_backbone.hpp>
 #include <refine/backbones/freeze.hpp>
 #include <refine/backbones/normalized.hpp>
 #include <refine/backbones/resnet.hpp>
 #include <refine/nn/autocast.hpp>
-#include <refine/nn/transfer.hpp>
-#include <refine/nn/cuda_graph.hpp>
 #include <refine/nn/conv.hpp>
+#include <refine/nn/cuda_graph.hpp>
+#include <refine/nn/transfer.hpp>
 #include <refine/transforms/any_transform.hpp>
 #include <refine/transforms/transform.hpp>
 #include <refine/transforms/unet.hpp>
+#include <tests/training/task.hpp>
 
 #include <cstddef>
 #include <vector>

@@ -8,7 +8,6 @@
 #include <c10/core/GradMode.h>
 #include <fmt/core.h>
 #include <gtest/gtest.h>
-#include <tests/training/task.hpp>
 #include <torch/nn/modules/conv.h>
 #include <unistd.h>
 #include <refine/backbones/freeze.hpp>
@@ -22,6 +21,7 @@
 #include <refine/training/training.hpp>
 #include <refine/transforms/transform.hpp>
 #include <refine/transforms/unet.hpp>
+#include <tests/training/task.hpp>
 
 #include <algorithm>
 #include <cmath>

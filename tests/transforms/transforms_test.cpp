@@ -274,7 +274,8 @@ struct Nested : torch::nn::Cloneable<Nested> {
   std::shared_ptr<detail::UNetModule> inner;
   Nested() { reset(); }
   void reset() override {
-    inner = register_module("inner", std::make_shared<detail::UNetModule>(3, 2, 4, OutputActivation::sigmoid));
+    inner =
+        register_module("inner", std::make_shared<detail::UNetModule>(3, 2, 4, OutputActivation::sigmoid));
   }
 };
 struct Wrapped {

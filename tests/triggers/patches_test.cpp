@@ -71,7 +71,8 @@ TEST(Patch, ImagesOfAnotherShape_AreRefused) {
   const Patch<cifar> patch;
   const Patch<> made{.image = {3, 32, 32}};
   const Warp<cifar> warp;
-  for (const ImageShape& shape : {ImageShape{3, 28, 28}, {3, 64, 64}, {3, 32, 40}, {1, 32, 32}, {4, 32, 32}}) {
+  for (const ImageShape& shape :
+       {ImageShape{3, 28, 28}, {3, 64, 64}, {3, 32, 40}, {1, 32, 32}, {4, 32, 32}}) {
     const at::Tensor images = at::rand({2, shape.channels, shape.height, shape.width});
     Message text;
     text << shape;

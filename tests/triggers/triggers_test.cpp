@@ -21,7 +21,6 @@ namespace {
 
 using refine::testing::error_of;
 
-
 bool has(const std::string& line, const std::string& words) {
   return line.find(words) != std::string::npos;
 }

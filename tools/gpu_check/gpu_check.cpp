@@ -26,23 +26,23 @@
 #include <utility>
 #include <vector>
 
-#include <refine/export/torchscript.hpp>
-#include <refine/nn/state_dict.hpp>
 #include <refine/attacks/attacks.hpp>
-#include <refine/backbones/zoo.hpp>
 #include <refine/backbones/freeze.hpp>
 #include <refine/backbones/normalized.hpp>
 #include <refine/backbones/resnet.hpp>
-#include <refine/core/file.hpp>
+#include <refine/backbones/zoo.hpp>
 #include <refine/core/error.hpp>
+#include <refine/core/file.hpp>
 #include <refine/core/text.hpp>
 #include <refine/data/augmentation.hpp>
 #include <refine/data/detail/pixels.hpp>
 #include <refine/data/synthetic.hpp>
 #include <refine/evaluation/evaluate.hpp>
+#include <refine/export/torchscript.hpp>
 #include <refine/formats/safetensors.hpp>
 #include <refine/nn/autocast.hpp>
 #include <refine/nn/device.hpp>
+#include <refine/nn/state_dict.hpp>
 #include <refine/objectives/objectives.hpp>
 #include <refine/pipeline/pipeline.hpp>
 #include <refine/remaps/permutations.hpp>
@@ -208,8 +208,8 @@ void check_learning(Checks& checks) {
 /// The loss of an epoch of training on the device and of the same on the host, in float32.
 void check_training(Checks& checks, const std::string& device) {
   const auto set = data::Synthetic{.task = task, .train = 256, .test = 1}.make().train;
-  for (const auto& [name, teacher] :
-       {std::pair{"asked always", TeacherInput::augmented}, std::pair{"asked once", TeacherInput::original}}) {
+  for (const auto& [name, teacher] : {std::pair{"asked always", TeacherInput::augmented},
+                                      std::pair{"asked once", TeacherInput::original}}) {
     const auto loss_on = [&](const std::string& where) {
       use_device(where);
       auto defense = defense_of(8, transforms::UNet<task>{.width = 8});

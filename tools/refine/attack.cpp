@@ -13,17 +13,17 @@
 #include <utility>
 #include <vector>
 
-#include <refine/export/torchscript.hpp>
-#include <refine/export/weights.hpp>
-#include <refine/backbones/zoo.hpp>
 #include <refine/backbones/freeze.hpp>
 #include <refine/backbones/normalized.hpp>
+#include <refine/backbones/zoo.hpp>
 #include <refine/core/file.hpp>
 #include <refine/evaluation/evaluate.hpp>
+#include <refine/export/torchscript.hpp>
+#include <refine/export/weights.hpp>
 #include <refine/formats/checkpoint.hpp>
 #include <refine/nn/device.hpp>
-#include <refine/report/json.hpp>
 #include <refine/report/detail/words.hpp>
+#include <refine/report/json.hpp>
 #include <refine/training/recipe_json.hpp>
 
 #include "tools/refine/command.hpp"
@@ -66,15 +66,17 @@ struct Ground {
 
 Ground ground_of(const Options& options) {
   // What is misspelt is refused before any image is read.
-  const ImageShape said = options.fit.image(options.image.empty() ? ImageShape{} : parse_shape(options.image));
+  const ImageShape said =
+      options.fit.image(options.image.empty() ? ImageShape{} : parse_shape(options.image));
   if (!options.image.empty()) options.fit.require(parse_shape(options.image));
   const std::string network = network_name(options.model);
   const auto normalization = parse_normalization(options.mean, options.deviation);
   if (!options.benign.empty() && attacks::canonical_name(options.attack) != "LabelConsistent") {
-    throw Error("refine: --benign is for LabelConsistent, which perturbs images against it; leave it out");
+    throw Error("--benign is for LabelConsistent, which perturbs images against it; leave it out");
   }
   Source source = read_dataset(options.dataset, options.data, said, options.fit.resolved(),
-                               options.skip_damaged ? data::OnDecodeError::skip : data::OnDecodeError::fail, options.store);
+                               options.skip_damaged ? data::OnDecodeError::skip : data::OnDecodeError::fail,
+                               options.store);
   auto& train = source.split.train;
   if (options.limit > 0 && options.limit < train.size())
     train = train.sample(options.limit, options.training.seed);
@@ -104,7 +106,7 @@ Result train(const Ground& ground, const AttackSpec& spec, const attacks::AnyAtt
   const ClassifierRecipe recipe = how.victim(ground.network, train.size(), task.image);
   write_attack(spec, folder / "attack.json");
   const auto poisoned = attack.poison(train);
-  std::cerr << fmt::format("refine: {}, {} of {} training images poisoned with {}; {}\n", ground.source.name,
+  std::cerr << fmt::format("{}, {} of {} training images poisoned with {}; {}\n", ground.source.name,
                            poisoned.indices.size(), train.size(), spec.name, default_device().str());
   const Trained trained = run_train(victim, poisoned, recipe, folder / "log.jsonl");
 
@@ -133,7 +135,7 @@ attacks::Surrogate benign_model(const Ground& ground) {
   if (model.model.empty()) {
     const fs::path file = ground.folder("Benign") / "victim.safetensors";
     if (!file_exists(file)) {
-      std::cerr << "refine: first, the benign model that the images are perturbed against\n";
+      std::cerr << "first, the benign model that the images are perturbed against\n";
       const AttackSpec benign{.name = "Benign", .seed = ground.options.training.seed};
       train(ground, benign, benign.make(task.image));
     }
@@ -141,7 +143,7 @@ attacks::Surrogate benign_model(const Ground& ground) {
   } else {
     const bool program = file_exists(model.model) && is_program(model.model);
     const auto told = program || !file_exists(model.model) ? std::map<std::string, std::string>{}
-                                                        : formats::read_weights(model.model).metadata;
+                                                           : formats::read_weights(model.model).metadata;
     if (!program && !told.contains("network")) model.arch = ground.network;
     if (!told.contains("constants")) {
       model.mean.assign(ground.by.mean.begin(), ground.by.mean.end());
@@ -153,9 +155,8 @@ attacks::Surrogate benign_model(const Ground& ground) {
     Message has, wanted;
     has << benign.backbone.task.image << " and " << benign.backbone.task.classes;
     wanted << task.image << " and " << task.classes;
-    throw Error(
-        "refine: the benign model {} is for images of {} classes, the data has {}; say another --benign",
-        model.model, has.view(), wanted.view());
+    throw Error("the benign model {} is for images of {} classes, the data has {}; say another --benign",
+                model.model, has.view(), wanted.view());
   }
   return freeze(benign.backbone);
 }

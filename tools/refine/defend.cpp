@@ -12,11 +12,11 @@
 #include <set>
 #include <sstream>
 
-#include <refine/export/weights.hpp>
-#include <refine/export/torchscript.hpp>
 #include <refine/core/file.hpp>
 #include <refine/core/random.hpp>
 #include <refine/data/image_files.hpp>
+#include <refine/export/torchscript.hpp>
+#include <refine/export/weights.hpp>
 #include <refine/nn/device.hpp>
 #include <refine/pipeline/any_pipeline.hpp>
 #include <refine/remaps/permutations.hpp>
@@ -75,7 +75,7 @@ void part(const at::Tensor& images, std::uint64_t seed, Plan& plan) {
   const std::int64_t held = std::clamp<std::int64_t>(n / 10, 1, 1000);
   if (n < 4) {
     throw Error(
-        "refine: {} clean image(s) are too few: some are held back to set the alarm and to measure; give "
+        "{} clean image(s) are too few: some are held back to set the alarm and to measure; give "
         "as many as there are, {} or more are enough",
         n, enough_images);
   }
@@ -107,7 +107,8 @@ fs::path output_of(const Options& options, const std::string& network, const std
 
 /// No output may be an input, and class names that cannot be used are refused before any image is read.
 void begin_defense(const Options& options, const Common& common) {
-  Paths paths{.files = {{"--model", options.victim.model}, {"--class_names", options.victim.class_names_file}}};
+  Paths paths{
+      .files = {{"--model", options.victim.model}, {"--class_names", options.victim.class_names_file}}};
   fs::path out;
   if (options.images.empty()) {
     const std::string network = network_name(options.victim.model);
@@ -147,8 +148,8 @@ Plan plan_of_files(const Options& options) {
   if (plan.probed.blank_not_finite) remove_images_without_finite_logits(plan.victim, images);
   Message size;
   size << shape;
-  std::cerr << fmt::format("refine: {} ({}): {} images, {} classes\n", plan.title, plan.victim.what,
-                           size.view(), plan.victim.backbone.task.classes);
+  std::cerr << fmt::format("{} ({}): {} images, {} classes\n", plan.title, plan.victim.what, size.view(),
+                           plan.victim.backbone.task.classes);
   part(images.images, options.training.seed, plan);
   plan.skipped = images.skipped;
   plan.out = output_of(options, "", "");
@@ -176,7 +177,8 @@ Plan plan_of_names(Options options) {
   const ImageShape shape = plan.victim.backbone.task.image;
   auto [train, test] =
       read_dataset(options.dataset, options.data, shape, options.fit.resolved(),
-                   options.skip_damaged ? data::OnDecodeError::skip : data::OnDecodeError::fail, options.store)
+                   options.skip_damaged ? data::OnDecodeError::skip : data::OnDecodeError::fail,
+                   options.store)
           .split;
   if (options.limit > 0 && options.limit < train.size())
     train = train.sample(options.limit, options.training.seed);
@@ -220,7 +222,7 @@ void require_writable(const fs::path& out) {
 int run(const Options& options, const Common& common) {
   if (options.images.empty() == options.dataset.empty()) {
     throw Error(
-        "refine: say where the clean images are: --images, a folder, or --dataset, whose victim refine "
+        "say where the clean images are: --images, a folder, or --dataset, whose victim refine "
         "attack has trained");
   }
   begin_defense(options, common);
@@ -230,7 +232,7 @@ int run(const Options& options, const Common& common) {
   const std::int64_t held_back = 2 * plan.calibration.size(0), clean = plan.train.size(0) + held_back;
   if (clean < enough_images) {
     std::cerr << fmt::format(
-        "refine: {} clean images are few; from {} on the defense costs little accuracy "
+        "{} clean images are few; from {} on the defense costs little accuracy "
         "(docs/clean_images.md)\n",
         clean, enough_images);
   }
@@ -254,7 +256,7 @@ int run(const Options& options, const Common& common) {
   measure(defense, plan.evidence, page);
   if (page.agreement->value() < 0.85) {
     std::cerr << fmt::format(
-        "refine: the defended model agrees with the victim on {:.0f} % of clean images; more training, as "
+        "the defended model agrees with the victim on {:.0f} % of clean images; more training, as "
         "--epoch {}, or "
         "more images may raise that\n",
         100 * page.agreement->value(), 2 * recipe.optimization.epochs);

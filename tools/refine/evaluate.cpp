@@ -85,7 +85,7 @@ int run(const Options& options, const Common& common) {
   if (!options.report.empty()) paths.outputs = report_files("--report", options.report);
   begin(common, std::move(paths));
   if (!options.triggered.empty() && !options.attack.empty()) {
-    throw Error("refine: say either --triggered or --attack, not both");
+    throw Error("say either --triggered or --attack, not both");
   }
   ExportedClassifier model(options.model, options.trust ? formats::Trust::blind : formats::Trust::checked);
   model.to(default_device());
@@ -113,14 +113,13 @@ int run(const Options& options, const Common& common) {
     const auto attack =
         attacks::by_name(options.attack, {.image = task.image, .target = std::max(options.tlabel, 0)});
     attack_name = attack.name;
-    if (!attack.target)
-      throw Error("refine: {} has no trigger to put on images; leave --attack out", attack.name);
+    if (!attack.target) throw Error("{} has no trigger to put on images; leave --attack out", attack.name);
     evidence.triggered = attack.trigger_images(images.images);
     if (options.tlabel < 0) evidence.target = attack.target;
   }
   if (evidence.target && *evidence.target >= task.classes) {
-    throw Error("refine: target class {} is none of the model's {}; say 0 to {}", *evidence.target,
-                task.classes, task.classes - 1);
+    throw Error("target class {} is none of the model's {}; say 0 to {}", *evidence.target, task.classes,
+                task.classes - 1);
   }
 
   report::DefenseReport page{.title = fs::path(options.model).filename().string(),

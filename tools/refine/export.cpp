@@ -6,8 +6,8 @@
 #include <memory>
 #include <string>
 
-#include <refine/export/weights.hpp>
 #include <refine/export/torchscript.hpp>
+#include <refine/export/weights.hpp>
 #include <refine/formats/checkpoint.hpp>
 #include <refine/pipeline/any_pipeline.hpp>
 #include <refine/remaps/permutations.hpp>
@@ -71,10 +71,12 @@ void export_defense(VictimOptions victim_options, const Options& options) {
   const std::string domain = !options.pixel_domain.empty() ? options.pixel_domain
                              : saved.ours                  ? saved.said("pixel_domain")
                                                            : "reference";
-  AnyPipeline defense{transform_of(saved.weights.tensors, saved.ours ? "transform." : "", task.image,
-                                   clamps ? transforms::OutputActivation::clamp : transforms::OutputActivation::sigmoid, path),
-                      freeze(victim.backbone), remaps::None<>{.classes = task.classes},
-                      domain == "reference" ? PixelDomain::reference : PixelDomain::image};
+  AnyPipeline defense{
+      transform_of(saved.weights.tensors, saved.ours ? "transform." : "", task.image,
+                   clamps ? transforms::OutputActivation::clamp : transforms::OutputActivation::sigmoid,
+                   path),
+      freeze(victim.backbone), remaps::None<>{.classes = task.classes},
+      domain == "reference" ? PixelDomain::reference : PixelDomain::image};
   if (saved.ours) {
     load(defense, path);
   } else {

@@ -21,12 +21,12 @@
 #include <utility>
 #include <vector>
 
+#include <refine/core/config.hpp>
 #include <refine/core/file.hpp>
 #include <refine/core/text.hpp>
-#include <refine/core/config.hpp>
+#include <refine/formats/checkpoint.hpp>
 #include <refine/formats/inspect.hpp>
 #include <refine/formats/torchscript_check.hpp>
-#include <refine/formats/checkpoint.hpp>
 
 #include "tools/refine/command.hpp"
 #include "tools/refine/paths.hpp"
@@ -58,9 +58,11 @@ constexpr std::array rules = {
     Rule{"library-operator", "warning", "A TorchScript program names an operator of another library."},
     Rule{"quantized-program", "warning", "A TorchScript program is quantised: no gradient passes it."},
     Rule{"unsupported-program", "warning", "A TorchScript program is in a form that refine does not read."},
-    Rule{"pickle-runs-program", "error", "A pickle names a function that runs programs while Python loads it."},
+    Rule{"pickle-runs-program", "error",
+         "A pickle names a function that runs programs while Python loads it."},
     Rule{"unknown-class", "note", "A pickle names classes that are no tensors; refine never calls them."},
-    Rule{"refused-file", "error", "A file cannot be read as a model: it is damaged, hostile or not supported."},
+    Rule{"refused-file", "error",
+         "A file cannot be read as a model: it is damaged, hostile or not supported."},
     Rule{"other-format", "note", "A file is a model of another format."},
 };
 
@@ -96,7 +98,8 @@ struct Report {
   std::exception_ptr error = {};  ///< where it cannot be read
 
   bool is_fine() const {
-    return std::ranges::all_of(findings, [](const Finding& f) { return std::string_view(rules[f.rule].level) == "note"; });
+    return std::ranges::all_of(
+        findings, [](const Finding& f) { return std::string_view(rules[f.rule].level) == "note"; });
   }
 };
 
@@ -120,12 +123,8 @@ void inspect_program(const Options& options, Report& report) {
     objections.push_back(objection.text);
   }
   const bool fine = objections.empty();
-  report.json = {{"file", report.file},
-                 {"kind", "TorchScript"},
-                 {"accepted", fine},
-                 {"objections", objections},
-                 {"operators", listing.operators},
-                 {"classes", listing.classes}};
+  report.json = {{"file", report.file},      {"kind", "TorchScript"},          {"accepted", fine},
+                 {"objections", objections}, {"operators", listing.operators}, {"classes", listing.classes}};
   if (about.is_object()) report.json["refine"] = about;
   if (options.code) report.json["code"] = listing.code;
 
@@ -168,8 +167,9 @@ void inspect_weights(const Options& options, Report& report) {
     report.details += printable(key) + ": " + printable_lines(value);
   }
   if (!weights.other_keys.empty()) {
-    report.details += printable(fmt::format("other weights, which --key takes: {}",
-                                            fmt::join(weights.other_keys, ", "))) + '\n';
+    report.details +=
+        printable(fmt::format("other weights, which --key takes: {}", fmt::join(weights.other_keys, ", "))) +
+        '\n';
   }
   if (!weights.unknown_names.empty()) {
     const std::string names = printable(fmt::format("{}", fmt::join(weights.unknown_names, ", ")));
@@ -207,8 +207,9 @@ bool is_model(const fs::path& path) {
   std::string extension = path.extension().string();
   std::ranges::transform(extension, extension.begin(), [](unsigned char c) { return std::tolower(c); });
   for (const std::string_view usual :
-       {".pt", ".pth", ".ckpt", ".tar", ".pkl", ".pickle", ".bin", ".safetensors", ".pt2", ".onnx", ".h5", ".hdf5",
-        ".keras", ".pb", ".tflite", ".mlmodel", ".gguf", ".ptl", ".joblib", ".dill", ".npz", ".mar", ".t7"}) {
+       {".pt",   ".pth",  ".ckpt",   ".tar",  ".pkl",   ".pickle", ".bin",    ".safetensors",
+        ".pt2",  ".onnx", ".h5",     ".hdf5", ".keras", ".pb",     ".tflite", ".mlmodel",
+        ".gguf", ".ptl",  ".joblib", ".dill", ".npz",   ".mar",    ".t7"}) {
     if (extension == usual) return true;
   }
   std::ifstream file(path, std::ios::binary);
@@ -269,7 +270,8 @@ ordered_json sarif_of(const std::vector<Report>& reports) {
   }
   for (const Report& report : reports) {
     for (const Finding& finding : report.findings) {
-      const ordered_json place = {{"physicalLocation", {{"artifactLocation", {{"uri", uri_of(report.file)}}}}}};
+      const ordered_json place = {
+          {"physicalLocation", {{"artifactLocation", {{"uri", uri_of(report.file)}}}}}};
       results.push_back({{"ruleId", rules[finding.rule].id},
                          {"ruleIndex", finding.rule},
                          {"level", rules[finding.rule].level},
@@ -277,7 +279,8 @@ ordered_json sarif_of(const std::vector<Report>& reports) {
                          {"locations", ordered_json::array({place})}});
     }
   }
-  const ordered_json driver = {{"name", "refine inspect"}, {"version", std::string(version)}, {"rules", listed}};
+  const ordered_json driver = {
+      {"name", "refine inspect"}, {"version", std::string(version)}, {"rules", listed}};
   const ordered_json run = {{"tool", {{"driver", driver}}}, {"results", results}};
   return {{"$schema", "https://json.schemastore.org/sarif-2.1.0.json"},
           {"version", "2.1.0"},
@@ -342,7 +345,8 @@ void add_inspect(CLI::App& app, Common& common) {
       ->add_option("files", options->files,
                    "TorchScript files, safetensors, files of torch.save, or folders with such files")
       ->required();
-  command->add_option("--key", options->key, "which weights of a checkpoint to list; left out: found by content");
+  command->add_option("--key", options->key,
+                      "which weights of a checkpoint to list; left out: found by content");
   command->add_option("--sarif", options->sarif, "write the findings to this file, as SARIF 2.1.0");
   command->add_flag("--code", options->code, "print a program's source too");
   command->footer(

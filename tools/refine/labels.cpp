@@ -32,9 +32,13 @@ struct Candidate {
   Label label;      ///< of each folder
 };
 
-void tell(const std::string& line) { std::cerr << "refine: " << printable(line) << '\n'; }
+void tell(const std::string& line) {
+  std::cerr << "" << printable(line) << '\n';
+}
 
-bool is_digit(char c) { return c >= '0' && c <= '9'; }
+bool is_digit(char c) {
+  return c >= '0' && c <= '9';
+}
 
 /// The number that a whole name is.
 std::optional<std::int64_t> number_of(std::string_view name) {
@@ -77,7 +81,9 @@ Label places(const Folders& order) {
   return label;
 }
 
-Candidate text_order(const Level& level) { return {"text order", places(level.names)}; }
+Candidate text_order(const Level& level) {
+  return {"text order", places(level.names)};
+}
 
 Candidate number_order_of(const Level& level) {
   Folders order = level.names;
@@ -262,8 +268,7 @@ std::optional<data::Dataset> labelled(const Images& images, const std::vector<st
 
   const Level levels[] = {level_of(folders, /*innermost=*/false), level_of(folders, /*innermost=*/true)};
   const auto result = [&](std::vector<std::int64_t> labels, Folders order) {
-    return data::Dataset{
-        .images = images.images, .labels = at::tensor(labels), .classes = std::move(order)};
+    return data::Dataset{.images = images.images, .labels = at::tensor(labels), .classes = std::move(order)};
   };
   if (!names.empty() && (wanted == "auto" || wanted == "names")) {
     std::string refused;
@@ -286,15 +291,15 @@ std::optional<data::Dataset> labelled(const Images& images, const std::vector<st
   }
   for (const Level& level : levels) {
     // Names that the folders do not have: then only numbers can mean the model's classes.
-    const bool numbers = std::ranges::all_of(
-        level.names, [](const std::string& name) { return number_of(name).has_value(); });
+    const bool numbers =
+        std::ranges::all_of(level.names, [](const std::string& name) { return number_of(name).has_value(); });
     if (!names.empty() && !numbers && wanted == "auto") continue;
     const auto candidates = orders_of(level, classes, wanted);
     if (candidates.empty()) continue;
     Folders order = names;
-    const std::vector<std::int64_t> labels =
-        wanted != "auto" && candidates.size() == 1 ? labels_by(candidates.front(), level, images)
-                                                   : fitting(candidates, level, images, classes, answers);
+    const std::vector<std::int64_t> labels = wanted != "auto" && candidates.size() == 1
+                                                 ? labels_by(candidates.front(), level, images)
+                                                 : fitting(candidates, level, images, classes, answers);
     for (int c = 0; order.size() < static_cast<std::size_t>(classes); ++c) {
       order.push_back("class " + std::to_string(c));
     }
@@ -312,14 +317,15 @@ std::optional<data::Dataset> labelled(const Images& images, const std::vector<st
         "folders of these names, or --no_labels",
         wanted, classes, count, quoted(levels[0].names));
   }
-  tell(names.empty()
-           ? fmt::format(
-                 "no accuracy is measured: there are {} folders ({}) and the model predicts {} classes, whose "
-                 "names are not known; --class_names gives them",
-                 count, quoted(levels[0].names), classes)
-           : fmt::format(
-                 "no accuracy is measured: none of the {} folders ({}) is called as a class of the model ({})",
-                 count, quoted(levels[0].names), quoted(names)));
+  tell(
+      names.empty()
+          ? fmt::format(
+                "no accuracy is measured: there are {} folders ({}) and the model predicts {} classes, whose "
+                "names are not known; --class_names gives them",
+                count, quoted(levels[0].names), classes)
+          : fmt::format(
+                "no accuracy is measured: none of the {} folders ({}) is called as a class of the model ({})",
+                count, quoted(levels[0].names), quoted(names)));
   return std::nullopt;
 }
 

@@ -13,10 +13,10 @@
 #include <string>
 #include <vector>
 
-#include <refine/core/file.hpp>
-#include <refine/core/error.hpp>
-#include <refine/core/text.hpp>
 #include <refine/core/config.hpp>
+#include <refine/core/error.hpp>
+#include <refine/core/file.hpp>
+#include <refine/core/text.hpp>
 #include <refine/nn/device.hpp>
 
 #include "tools/refine/command.hpp"
@@ -83,10 +83,11 @@ int run(int argc, char** argv) {
     if (argc > 1 && argv[1][0] != '-' && app.get_subcommands().empty()) {
       why = fmt::format("there is no command '{}'", printable(argv[1]));
     }
-    throw Error("refine: {}; refine --help and refine COMMAND --help tell what there is", why);
+    throw Error("{}; refine --help and refine COMMAND --help tell what there is", why);
   }
   common.save_config = save_config;
-  if (const auto* config = app.get_config_ptr(); config->count() > 0) common.config = config->as<std::string>();
+  if (const auto* config = app.get_config_ptr(); config->count() > 0)
+    common.config = config->as<std::string>();
   common.write_config = [&, left = !save_config.empty()]() mutable {
     if (left) write_file(save_config, configuration(*app.get_subcommands().front()));
     left = false;
@@ -127,9 +128,9 @@ int main(int argc, char** argv) {
               << "; check the path and its rights\n";
     return Error::exit_status;
   } catch (const c10::Error& error) {
-    std::cerr << "refine: LibTorch failed: " << one_line(error.what_without_backtrace()) << '\n';
+    std::cerr << "LibTorch failed: " << one_line(error.what_without_backtrace()) << '\n';
   } catch (const std::exception& error) {
-    std::cerr << "refine: " << one_line(error.what()) << '\n';
+    std::cerr << "" << one_line(error.what()) << '\n';
   }
   return Error::exit_status;
 }

@@ -9,16 +9,16 @@
 #include <vector>
 
 #include <refine/data/dataset.hpp>
-#include <refine/evaluation/label_agreement.hpp>
 #include <refine/evaluation/alarm.hpp>
 #include <refine/evaluation/evaluate.hpp>
+#include <refine/evaluation/label_agreement.hpp>
 #include <refine/evaluation/scan.hpp>
 #include <refine/metrics/roc.hpp>
 #include <refine/report/defense_report.hpp>
+#include <refine/report/html.hpp>
 #include <refine/report/json.hpp>
 #include <refine/report/sample_sheet.hpp>
 #include <refine/report/terminal.hpp>
-#include <refine/report/html.hpp>
 
 #include "tools/refine/alarm_setting.hpp"
 

@@ -11,10 +11,10 @@
 #include <utility>
 #include <vector>
 
-#include <refine/export/exported_classifier.hpp>
 #include <refine/core/text.hpp>
 #include <refine/data/image_files.hpp>
 #include <refine/evaluation/classify.hpp>
+#include <refine/export/exported_classifier.hpp>
 #include <refine/nn/device.hpp>
 
 #include "tools/refine/command.hpp"

@@ -14,8 +14,8 @@
 #include <vector>
 
 #include <refine/core/error.hpp>
-#include <refine/core/text.hpp>
 #include <refine/core/random.hpp>
+#include <refine/core/text.hpp>
 #include <refine/data/image_files.hpp>
 #include <refine/defend/probe.hpp>
 
@@ -70,13 +70,14 @@ ImageShape clearest(std::vector<ProbeSetting> settings, const std::string& name,
   });
   const ProbeSetting &best = settings[0], &second = settings[1];
   constexpr double clear = 0.15;
-  const bool complete = std::ranges::all_of(settings, [](const ProbeSetting& s) { return s.answers.images > 0; });
+  const bool complete =
+      std::ranges::all_of(settings, [](const ProbeSetting& s) { return s.answers.images > 0; });
   if (complete && best.answers.information >= Probe::min_information &&
       best.answers.information >= second.answers.information + clear) {
-    std::cerr << fmt::format("refine: the images have several sizes, and the victim accepts several; taking {}, "
-                             "where it {} (next: {}, {})\n",
-                             best.options, best.answers.describe(classes), second.options,
-                             second.answers.describe(classes));
+    std::cerr << fmt::format(
+        "the images have several sizes, and the victim accepts several; taking {}, "
+        "where it {} (next: {}, {})\n",
+        best.options, best.answers.describe(classes), second.options, second.answers.describe(classes));
     return best.image;
   }
   std::string accepted;
@@ -89,14 +90,16 @@ ImageShape clearest(std::vector<ProbeSetting> settings, const std::string& name,
       "cannot tell the image size that {} was made for: the images have several sizes, and it accepts {}; specify "
       "--image{}",
       name, accepted,
-      unsure ? ", and --mean and --std if it takes normalised images (it is unsure or one-sided at all of these sizes)"
-             : fmt::format(", as {} or {}, where it is surest", best.options.substr(8), second.options.substr(8)));
+      unsure
+          ? ", and --mean and --std if it takes normalised images (it is unsure or one-sided at all of these sizes)"
+          : fmt::format(", as {} or {}, where it is surest", best.options.substr(8),
+                        second.options.substr(8)));
 }
 
 Probed reported(const Probe& found, const Victim& victim, const std::string& name) {
   check_probe(found, name, victim.class_names);
   const std::string text = found.describe(victim.class_names);
-  if (found.looks_wrong()) std::cerr << "refine: warning: " << printable(text) << '\n';
+  if (found.looks_wrong()) std::cerr << "warning: " << printable(text) << '\n';
   return {.text = text, .blank_not_finite = found.blank_not_finite || !found.not_finite.empty()};
 }
 
@@ -123,15 +126,17 @@ Probed probe_victim(const Victim& victim, const VictimOptions& options, const st
   const std::vector<ImageShape> sizes = usual_sizes(victim.backbone.task.image);
   const ImageShape shape = victim.backbone.task.image;
   const bool sweep = !victim.normalization_known;
-  const Probe found = probe(frozen(victim), sample.at(shape), {.sizes = sizes, .images_at = images_at, .sweep = sweep});
+  const Probe found =
+      probe(frozen(victim), sample.at(shape), {.sizes = sizes, .images_at = images_at, .sweep = sweep});
   if (found.findings.empty() && !victim.image_known && found.better && found.better->image != shape) {
-    throw Error("cannot tell the image size that {} was made for: with images of {}, {}; specify --image", options.model,
-                text_of(shape), found.describe(victim.class_names));
+    throw Error("cannot tell the image size that {} was made for: with images of {}, {}; specify --image",
+                options.model, text_of(shape), found.describe(victim.class_names));
   }
   return reported(found, victim, options.model);
 }
 
-Probed probe_victim(const Victim& victim, const std::string& name, const at::Tensor& images, std::uint64_t seed) {
+Probed probe_victim(const Victim& victim, const std::string& name, const at::Tensor& images,
+                    std::uint64_t seed) {
   Random random(derived_seed(seed, "probe"));
   auto order = random_permutation(random, images.size(0));
   order.resize(std::min<std::size_t>(order.size(), probed_images));
@@ -144,9 +149,10 @@ void remove_images_without_finite_logits(const Victim& victim, Images& images) {
   if (bad.empty()) return;
   std::vector<std::string> lines;
   for (const std::int64_t i : bad) {
-    lines.push_back(fmt::format("cannot use {}: the victim's logits for it are not finite, as for a blank image where "
-                                "each image is standardised",
-                                images.files[static_cast<std::size_t>(i)].string()));
+    lines.push_back(
+        fmt::format("cannot use {}: the victim's logits for it are not finite, as for a blank image where "
+                    "each image is standardised",
+                    images.files[static_cast<std::size_t>(i)].string()));
   }
   warn_skipped(lines);
   // The last ones fill their places: the images may be more than memory holds.

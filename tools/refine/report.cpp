@@ -9,9 +9,9 @@
 #include <vector>
 
 #include <refine/core/file.hpp>
-#include <refine/report/terminal.hpp>
 #include <refine/report/html.hpp>
 #include <refine/report/json.hpp>
+#include <refine/report/terminal.hpp>
 
 #include "tools/refine/command.hpp"
 #include "tools/refine/paths.hpp"
@@ -57,8 +57,7 @@ int run(const Options& options, const Common& common) {
   for (const fs::path& file : files) pages.push_back(report::read_metrics(file));
   if (!options.html.empty()) {
     if (pages.size() != 1) {
-      throw Error("refine: --html makes a page of one result, {} were given; name one metrics.json",
-                  pages.size());
+      throw Error("--html makes a page of one result, {} were given; name one metrics.json", pages.size());
     }
     write_file(options.html, report::html(pages.front()));
   }

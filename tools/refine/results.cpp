@@ -2,8 +2,8 @@
 
 #include <iostream>
 
-#include <refine/core/file.hpp>
 #include <refine/core/error.hpp>
+#include <refine/core/file.hpp>
 #include <refine/report/json.hpp>
 #include <refine/report/terminal.hpp>
 

@@ -13,7 +13,7 @@ namespace refine::cli {
 struct About {
   std::vector<std::string> class_names;  ///< empty where nobody told them
   std::string model;
-  std::optional<AlarmSetting> alarm;  ///< where it was set
+  std::optional<AlarmSetting> alarm;     ///< where it was set
   nlohmann::ordered_json preprocessing;  ///< what happened to images of another size; null: not known
 
   /// \param class_names_file replaces the names in the file, where it is given

@@ -71,8 +71,8 @@ ImageShape FitOptions::image(const ImageShape& otherwise) const {
 
 void FitOptions::require(const ImageShape& model) const {
   if (crop > 0 && (model.height != crop || model.width != crop)) {
-    throw Error("--crop: must be the size that the model takes (got {}, expected {} x {})", crop, model.height,
-                model.width);
+    throw Error("--crop: must be the size that the model takes (got {}, expected {} x {})", crop,
+                model.height, model.width);
   }
   if (resize > 0 && resize < std::max(model.height, model.width)) {
     throw Error("--resize: must be at least the size that the model takes (got {}, expected {} or more)",
@@ -84,13 +84,13 @@ nlohmann::ordered_json json_of(const data::ResizeMode& fit) {
   const auto kind = fit.kind;
   nlohmann::ordered_json json = {{"fit", kind == data::ResizeMode::Kind::exact     ? "exact"
                                          : kind == data::ResizeMode::Kind::stretch ? "stretch"
-                                                                            : "crop"}};
+                                                                                   : "crop"}};
   if (fit.shorter_side > 0) json["resize"] = static_cast<unsigned>(fit.shorter_side);
   return json;
 }
 
-Source read_dataset(const std::string& name, const fs::path& root, const ImageShape& image, data::ResizeMode fit,
-                    data::OnDecodeError on_bad, const fs::path& store) {
+Source read_dataset(const std::string& name, const fs::path& root, const ImageShape& image,
+                    data::ResizeMode fit, data::OnDecodeError on_bad, const fs::path& store) {
   if (!store.empty() && (name == "CIFAR10" || name == "FashionMNIST")) {
     throw Error("cannot keep {} in a store: only the images of a folder are; leave --store out", name);
   }
@@ -144,13 +144,15 @@ Images read_images(const fs::path& path, const ImageShape& shape, data::ResizeMo
   const auto folder = [&](const fs::path& file) {
     return file.lexically_relative(path).parent_path().string();
   };
-  auto loaded = data::load_images(
-      files,
-      {.image = shape, .fit = fit, .on_bad = data::OnDecodeError::skip, .store = store, .most = most, .seed = seed});
+  auto loaded = data::load_images(files, {.image = shape,
+                                          .fit = fit,
+                                          .on_bad = data::OnDecodeError::skip,
+                                          .store = store,
+                                          .most = most,
+                                          .seed = seed});
   warn_skipped(loaded.skipped);
-  Images images{.images = std::move(loaded.images),
-                .files = std::move(loaded.files),
-                .skipped = loaded.skipped.size()};
+  Images images{
+      .images = std::move(loaded.images), .files = std::move(loaded.files), .skipped = loaded.skipped.size()};
   for (const fs::path& file : images.files) images.folders.push_back(folder(file));
   for (const fs::path& file : files) images.all_folders.insert(folder(file));
   for (const fs::path& file : passed_over) {  // a class of images that are not read is a class

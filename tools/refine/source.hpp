@@ -12,11 +12,11 @@
 #include <vector>
 
 #include <refine/backbones/normalized.hpp>
-#include <refine/core/task.hpp>
 #include <refine/core/random.hpp>
+#include <refine/core/task.hpp>
+#include <refine/data/dataset.hpp>
 #include <refine/data/image_files.hpp>
 #include <refine/data/resize.hpp>
-#include <refine/data/dataset.hpp>
 
 namespace refine::cli {
 
@@ -50,7 +50,7 @@ struct Images {
   std::vector<std::filesystem::path> files = {};  ///< where each came from
   std::vector<std::string> folders = {};          ///< the folder of each below the root
   std::set<std::string> all_folders = {};         ///< those of all files there, read or not
-  std::size_t skipped = 0;                       ///< files that could not be used
+  std::size_t skipped = 0;                        ///< files that could not be used
 };
 
 using data::warn_skipped;

@@ -13,20 +13,20 @@
 #include <utility>
 #include <vector>
 
-#include <refine/nn/state_dict.hpp>
-#include <refine/backbones/zoo.hpp>
 #include <refine/backbones/detail/buildable.hpp>
-#include <refine/core/text.hpp>
+#include <refine/backbones/zoo.hpp>
 #include <refine/core/error.hpp>
 #include <refine/core/task.hpp>
+#include <refine/core/text.hpp>
 #include <refine/formats/checkpoint.hpp>
+#include <refine/nn/state_dict.hpp>
 
 namespace refine::cli {
 namespace {
 
 using backbones::AnyBackbone;
-using backbones::Variant;
 using backbones::Stem;
+using backbones::Variant;
 
 /// What the tensors of a network tell of it.
 struct Told {
@@ -98,7 +98,8 @@ Told ends(const Reader& read, const char* first, const char* last, const Growth&
 
 /// The stem of a residual network: its kernel is in the tensors, whether max pooling follows is not. It is
 /// what is specified; else what the names and the images leave no doubt of; else it is asked for.
-Stem stem_by(const Reader& read, Variant variant, const std::optional<Stem>& specified, const ImageShape& image) {
+Stem stem_by(const Reader& read, Variant variant, const std::optional<Stem>& specified,
+             const ImageShape& image) {
   const int kernel = read.extent("conv1.weight", 4, 2);
   if (kernel != read.extent("conv1.weight", 4, 3) || (kernel != 3 && kernel != 7)) {
     read.refuse(fmt::format("its stem is of {}x{} pixels, expected 3x3 or 7x7", kernel,
@@ -114,10 +115,12 @@ Stem stem_by(const Reader& read, Variant variant, const std::optional<Stem>& spe
   // Code with these names has this stem and no other.
   if (variant == Variant::cifar && kernel == 3) return stem_of(variant);
   // torchvision's, for images that are as large as it is made for.
-  if (variant == Variant::imagenet && kernel == 7 && backbones::variant_for(image) == Variant::imagenet) return stem_of(variant);
+  if (variant == Variant::imagenet && kernel == 7 && backbones::variant_for(image) == Variant::imagenet)
+    return stem_of(variant);
   const bool is_sized = image.height != dynamic || image.width != dynamic;
-  read.refuse(fmt::format("its weights do not tell whether max pooling follows the {0}x{0} stem", kernel),
-              (is_sized ? "say " : "say --image with the size it was trained on; if that is small, ") + stems);
+  read.refuse(
+      fmt::format("its weights do not tell whether max pooling follows the {0}x{0} stem", kernel),
+      (is_sized ? "say " : "say --image with the size it was trained on; if that is small, ") + stems);
 }
 
 template <template <Task> typename Network>
@@ -125,7 +128,7 @@ Told residual(const Reader& read, std::int64_t inner, std::int64_t last, const s
               const ImageShape& image) {
   const Variant variant = read.has("fc.weight") ? Variant::imagenet : Variant::cifar;
   Told told = variant == Variant::imagenet ? ends(read, "conv1.weight", "fc.weight", {9, inner, last})
-                                  : ends(read, "conv1.weight", "linear.weight", {9, inner, last});
+                                           : ends(read, "conv1.weight", "linear.weight", {9, inner, last});
   const Stem stem = stem_by(read, variant, specified, image);
   told.make = [variant, stem, width = told.width](const Task& task) {
     return AnyBackbone(Network<dynamic_task>{.task = task, .width = width, .variant = variant, .stem = stem});
@@ -141,8 +144,7 @@ Told preact_resnet18(const Reader& read) {
   }
   const bool last_norm = read.has("bn.weight");
   told.make = [last_norm, width = told.width](const Task& task) {
-    return AnyBackbone(
-        backbones::PreActResNet18<>{.task = task, .width = width, .last_norm = last_norm});
+    return AnyBackbone(backbones::PreActResNet18<>{.task = task, .width = width, .last_norm = last_norm});
   };
   return told;
 }

@@ -70,8 +70,7 @@ void override_with(const TrainingOptions& said, Optimization& how) {
   if (!said.precision.empty()) how.precision = precisions.at(said.precision);
   if (said.decay > 0) {
     if (how.schedule != Schedule::steps) {
-      throw Error(
-          "refine: --decay is for a rate that falls at milestones, as --recipe paper has it; leave it out");
+      throw Error("--decay is for a rate that falls at milestones, as --recipe paper has it; leave it out");
     }
     how.decay = said.decay;
   }
@@ -105,8 +104,9 @@ void TrainingOptions::add_to(CLI::App& command, bool is_defense) {
   command.add_option("--batch_size", batch_size, "images a step, 2 or more")
       ->check(CLI::Range(1, 1'000'000))
       ->check([](const std::string& text) {
-        return text == "1" ? std::string("must be 2 or more, got 1: batch normalisation learns nothing from a "
-                                         "batch of one image")
+        return text == "1" ? std::string(
+                                 "must be 2 or more, got 1: batch normalisation learns nothing from a "
+                                 "batch of one image")
                            : std::string();
       });
   command.add_option("--lr", lr, "learning rate")->check(number(0, /*above=*/true));
@@ -171,7 +171,7 @@ Trained run_fit(AnyPipeline& defense, const at::Tensor& images, const Recipe& re
   for (const at::Tensor& weight :
        defense.transform().module->parameters()) {  // the last step may have done it
     if (weight.isfinite().all().item<bool>()) continue;
-    throw Error("refine: training the defense diverged in its last step; lower --lr");
+    throw Error("training the defense diverged in its last step; lower --lr");
   }
   return result_of(history, "defense: agreement with the victim");
 }

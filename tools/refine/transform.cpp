@@ -25,8 +25,8 @@ struct Kind {
 };
 
 template <typename T>
-transforms::AnyTransform made(const ImageShape& image, int levels, int width, transforms::OutputActivation squash,
-                              std::uint64_t seed) {
+transforms::AnyTransform made(const ImageShape& image, int levels, int width,
+                              transforms::OutputActivation squash, std::uint64_t seed) {
   return T{.image = image, .levels = levels, .width = width, .squash = squash, .seed = seed};
 }
 
@@ -66,7 +66,8 @@ transforms::AnyTransform TransformOptions::make(const ImageShape& image, std::ui
 
 transforms::AnyTransform transform_of(const std::map<std::string, at::Tensor>& tensors,
                                       const std::string& prefix, const ImageShape& image,
-                                      transforms::OutputActivation squash, const std::filesystem::path& path) {
+                                      transforms::OutputActivation squash,
+                                      const std::filesystem::path& path) {
   for (const Kind& kind : kinds) {
     const auto first = tensors.find(prefix + kind.first);
     if (first == tensors.end() || first->second.dim() != 4) continue;

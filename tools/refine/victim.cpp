@@ -16,14 +16,14 @@
 #include <string_view>
 #include <utility>
 
-#include <refine/export/weights.hpp>
-#include <refine/backbones/zoo.hpp>
 #include <refine/backbones/normalized.hpp>
-#include <refine/programs/torchscript.hpp>
+#include <refine/backbones/zoo.hpp>
 #include <refine/core/file.hpp>
 #include <refine/core/text.hpp>
-#include <refine/formats/torchscript_check.hpp>
+#include <refine/export/weights.hpp>
 #include <refine/formats/checkpoint.hpp>
+#include <refine/formats/torchscript_check.hpp>
+#include <refine/programs/torchscript.hpp>
 
 #include "tools/refine/class_names.hpp"
 #include "tools/refine/stored_network.hpp"
@@ -51,8 +51,8 @@ std::optional<Normalization> normalization_of(const VictimOptions& options, cons
 /// Puts `backbone` behind its normalisation, if it has one, and that behind the order of its channels.
 template <typename B>
 AnyBackbone behind(const std::optional<Normalization>& by, bool bgr, B backbone) {
-  const AnyBackbone any = by ? AnyBackbone(backbones::Normalized{std::move(backbone), *by})
-                             : AnyBackbone(std::move(backbone));
+  const AnyBackbone any =
+      by ? AnyBackbone(backbones::Normalized{std::move(backbone), *by}) : AnyBackbone(std::move(backbone));
   return bgr ? AnyBackbone(backbones::Bgr{any}) : any;
 }
 
@@ -123,8 +123,9 @@ Victim from_weights(const VictimOptions& options, const ImageShape& images) {
 
 Victim from_torchscript(const VictimOptions& options, const ImageShape& images) {
   if (!options.key.empty()) {
-    throw Error("cannot use --key {} with {}: it is a TorchScript file, which has one network; leave --key out",
-                options.key, options.model);
+    throw Error(
+        "cannot use --key {} with {}: it is a TorchScript file, which has one network; leave --key out",
+        options.key, options.model);
   }
   if (!options.arch.empty()) {
     throw Error(
@@ -169,9 +170,10 @@ Victim from_torchscript(const VictimOptions& options, const ImageShape& images) 
 
 void VictimOptions::add_to(CLI::App& command) {
   command.add_option("--arch", arch, "the network that a file of weights belongs to: " + network_names());
-  command.add_option("--stem", stem,
-                     "of a ResNet's weights: 3x3, 3x3-pool, 7x7 or 7x7-pool, the first convolution, and whether "
-                     "max pooling follows; left out: as published, where that leaves no doubt");
+  command.add_option(
+      "--stem", stem,
+      "of a ResNet's weights: 3x3, 3x3-pool, 7x7 or 7x7-pool, the first convolution, and whether "
+      "max pooling follows; left out: as published, where that leaves no doubt");
   command.add_option("--key", key,
                      "which weights of a checkpoint to take, as refine inspect lists them, such as "
                      "state_dict_ema; left out: found by content");
@@ -185,11 +187,11 @@ void VictimOptions::add_to(CLI::App& command) {
   command.add_option("--image", image,
                      "channels, height and width the model takes, as 3x224x224 or 224; left out: "
                      "found out");
-  command.add_flag("--bgr", bgr,
-                   "the model takes blue, green, red; --mean and --std are then in this order");
-  command.add_option("--output", output,
-                     "which output is the logits where a TorchScript file returns several: its position, from 0, "
-                     "or its key");
+  command.add_flag("--bgr", bgr, "the model takes blue, green, red; --mean and --std are then in this order");
+  command.add_option(
+      "--output", output,
+      "which output is the logits where a TorchScript file returns several: its position, from 0, "
+      "or its key");
   command.add_option("--class_names", class_names_file,
                      "a text file with one class name a line, in the model's order");
   command.add_flag(
@@ -199,7 +201,8 @@ void VictimOptions::add_to(CLI::App& command) {
 
 std::vector<ImageShape> usual_sizes(const ImageShape& image) {
   std::vector<ImageShape> sizes;
-  for (int side : {32, 28, 48, 64, 96, 128, 224, 256, 299, 384}) sizes.push_back({image.channels, side, side});
+  for (int side : {32, 28, 48, 64, 96, 128, 224, 256, 299, 384})
+    sizes.push_back({image.channels, side, side});
   return sizes;
 }
 
@@ -213,14 +216,13 @@ std::optional<Normalization> parse_normalization(const std::vector<double>& mean
   Normalization by;
   const auto read = [](const std::vector<double>& from, std::array<double, 3>& to, const char* flag) {
     if (from.size() != 3 && from.size() != 1) {
-      throw Error("refine: {} was given {} number(s); give three, for red, green and blue, or one for all",
-                  flag, from.size());
+      throw Error("{} was given {} number(s); give three, for red, green and blue, or one for all", flag,
+                  from.size());
     }
     for (std::size_t c = 0; c < to.size(); ++c) {
       to[c] = from[from.size() == 1 ? 0 : c];
       if (to[c] >= 0 && to[c] <= 1) continue;
-      throw Error("refine: {} was given {}; images are in [0, 1], and so is this: divide it by 255", flag,
-                  to[c]);
+      throw Error("{} was given {}; images are in [0, 1], and so is this: divide it by 255", flag, to[c]);
     }
   };
   read(mean, by.mean, "--mean");
@@ -245,7 +247,7 @@ ImageShape parse_shape(const std::string& text) {
     if (*rest != 'x') break;
     at = rest + 1;
   }
-  throw Error("refine: '{}' is no image shape; say channels, height and width as 3x224x224, or 224", text);
+  throw Error("'{}' is no image shape; say channels, height and width as 3x224x224, or 224", text);
 }
 
 bool is_program(const fs::path& path) {

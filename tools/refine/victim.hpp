@@ -10,8 +10,8 @@
 
 #include <refine/backbones/any_backbone.hpp>
 #include <refine/backbones/normalized.hpp>
-#include <refine/core/task.hpp>
 #include <refine/core/random.hpp>
+#include <refine/core/task.hpp>
 
 namespace refine::cli {
 
@@ -25,7 +25,7 @@ struct VictimOptions {
   std::string class_names_file = {};
   std::string output = {};  ///< which tensor of several is the logits; empty: the one that fits
   bool bgr = false;         ///< the model takes blue, green, red
-  std::string key = {};  ///< of a checkpoint: which weights in it
+  std::string key = {};     ///< of a checkpoint: which weights in it
   bool trust = false;
 
   void add_to(CLI::App& command);
@@ -38,8 +38,8 @@ struct Victim {
   backbones::AnyBackbone backbone;
   std::string what;
   std::vector<std::string> class_names;  ///< empty where nobody told them
-  bool image_known = false;          ///< the image size was specified, or the file has it
-  bool normalization_known = false;  ///< the file has the normalisation
+  bool image_known = false;              ///< the image size was specified, or the file has it
+  bool normalization_known = false;      ///< the file has the normalisation
 };
 
 /// Image sizes that are usual for classifiers, of as many channels as `image`.

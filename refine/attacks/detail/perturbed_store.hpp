@@ -1,7 +1,7 @@
 #pragma once
 
-#include <ATen/core/Tensor.h>
 #include <ATen/TensorOperators.h>
+#include <ATen/core/Tensor.h>
 #include <fmt/format.h>
 
 #include <filesystem>
@@ -50,15 +50,13 @@ class PerturbedStore {
   at::Tensor logits_;
 };
 
-
 inline std::string hash_of(const at::Tensor& tensor) {
   const at::Tensor whole = tensor.contiguous();
   return fmt::format("{:016x}",
                      derived_seed(0, {static_cast<const char*>(whole.const_data_ptr()), whole.nbytes()}));
 }
 
-inline PerturbedStore::PerturbedStore(std::filesystem::path path, std::string key,
-                                                 const at::Tensor& logits)
+inline PerturbedStore::PerturbedStore(std::filesystem::path path, std::string key, const at::Tensor& logits)
     : path_(std::move(path)), key_(std::move(key)), logits_(logits.detach().to(at::kCPU).to(at::kFloat)) {}
 
 inline std::optional<at::Tensor> PerturbedStore::read(const at::Tensor& like) const {
@@ -98,7 +96,7 @@ inline formats::SafeTensors PerturbedStore::loaded() const {
 
 inline void PerturbedStore::refuse() const {
   throw Error(
-      "refine: {} is damaged, or no store of perturbed images; delete it, or give .store another path "
+      "{} is damaged, or no store of perturbed images; delete it, or give .store another path "
       "[pgd]",
       path_.string());
 }

@@ -2,12 +2,12 @@
 
 #include <refine/attacks/pgd.hpp>
 
+#include <ATen/TensorOperators.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/clamp.h>
 #include <ATen/ops/cross_entropy_loss.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/ones.h>
-#include <ATen/TensorOperators.h>
 #include <c10/core/GradMode.h>
 #include <fmt/format.h>
 #include <torch/csrc/autograd/autograd.h>
@@ -49,17 +49,17 @@ REFINE_INLINE at::Tensor Pgd::operator()(const at::Tensor& images, const at::Ten
 REFINE_INLINE void Pgd::check() const {
   if (!model) {
     throw Error(
-        "refine: images can't be perturbed without a model; train one on clean images with "
-        "train_classifier(backbone, train) and give it as .model [pgd]");
+        "images can't be perturbed without a model; train one on clean images with "
+        "train_classifier(backbone, train) and give it as .model");
   }
-  if (!(epsilon >= 0 && epsilon <= 1)) throw Error("refine: epsilon is {}; it is 0 to 1 [pgd]", epsilon);
-  if (!(step > 0 && step <= 1)) throw Error("refine: a step is {}; it is above 0, at most 1 [pgd]", step);
-  if (steps < 1) throw Error("refine: {} steps were asked for; take 1 or more [pgd]", steps);
-  if (batch_size < 1) throw Error("refine: the batch size is {}; it is 1 or more [pgd]", batch_size);
+  if (!(epsilon >= 0 && epsilon <= 1)) throw Error("epsilon is {}; it is 0 to 1", epsilon);
+  if (!(step > 0 && step <= 1)) throw Error("a step is {}; it is above 0, at most 1", step);
+  if (steps < 1) throw Error("{} steps were asked for; take 1 or more", steps);
+  if (batch_size < 1) throw Error("the batch size is {}; it is 1 or more", batch_size);
 }
 
 REFINE_INLINE at::Tensor Pgd::perturbed(const at::Tensor& images, const at::Tensor& labels,
-                                            at::Device device) const {
+                                        at::Device device) const {
   const std::int64_t batches = (images.size(0) + batch_size - 1) / batch_size;
   ProgressMeter meter("perturbing images", batches * steps, "steps", show ? stderr : nullptr);
   Random random(derived_seed(seed, "pgd start"));
@@ -94,7 +94,7 @@ REFINE_INLINE at::Tensor Pgd::start(at::IntArrayRef sizes, Random& random) const
 }
 
 REFINE_INLINE at::Tensor Pgd::gradient(const at::Tensor& images, const at::Tensor& labels,
-                                           at::Tensor& finite) const {
+                                       at::Tensor& finite) const {
   c10::AutoGradMode with_gradient(true);
   const at::Tensor at = images.detach().requires_grad_(true);
   const at::Tensor logits = model(at).to(at::kFloat);
@@ -106,8 +106,8 @@ REFINE_INLINE at::Tensor Pgd::gradient(const at::Tensor& images, const at::Tenso
   }
   if (!slope.defined()) {
     throw Error(
-        "refine: the model's logits have no gradient towards its images; give a model that computes "
-        "with tensors that carry one [pgd]");
+        "the model's logits have no gradient towards its images; give a model that computes "
+        "with tensors that carry one");
   }
   finite = finite.logical_and(logits.isfinite().all()).logical_and(slope.isfinite().all());
   return slope;
@@ -116,40 +116,39 @@ REFINE_INLINE at::Tensor Pgd::gradient(const at::Tensor& images, const at::Tenso
 REFINE_INLINE void Pgd::require_finite(const at::Tensor& finite) {
   if (finite.item<bool>()) return;
   throw Error(
-      "refine: the model's logits, or their gradient, are not finite; give a model whose training did not "
-      "diverge [pgd]");
+      "the model's logits, or their gradient, are not finite; give a model whose training did not "
+      "diverge");
 }
 
 REFINE_INLINE void Pgd::require_fitting(const at::Tensor& images, const at::Tensor& labels) const {
   if (!images.defined() || images.dim() != 4 || images.scalar_type() != at::kByte) {
-    throw Error("refine: images to perturb are bytes, N×C×H×W; convert them with data::to_bytes [pgd]");
+    throw Error("images to perturb are bytes, N×C×H×W; convert them with data::to_bytes");
   }
   const std::int64_t n = images.size(0);
   if (!labels.defined() || labels.dim() != 1 || labels.scalar_type() != at::kLong || labels.size(0) != n) {
-    throw Error("refine: labels of images to perturb are one int64 an image; give {} of them [pgd]", n);
+    throw Error("labels of images to perturb are one int64 an image; give {} of them", n);
   }
   if (n > 0 && labels.min().item<std::int64_t>() < 0) {
-    throw Error("refine: a label of the images to perturb is {}; count from 0 [pgd]",
-                labels.min().item<std::int64_t>());
+    throw Error("a label of the images to perturb is {}; count from 0", labels.min().item<std::int64_t>());
   }
   const ImageShape wanted = model.task().image, shape = data::image_of(images);
   Message why;
   if (!compatible(wanted, shape)) {
-    why << "refine: the model takes " << wanted << " images, these are " << shape
-        << "; give one that was trained on such [pgd]";
+    why << "the model takes " << wanted << " images, these are " << shape
+        << "; give one that was trained on such";
   }
   require_agreement(why);
 }
 
 REFINE_INLINE at::Tensor Pgd::fitting_logits(const at::Tensor& images, const at::Tensor& labels,
-                                                 at::Device device) const {
+                                             at::Device device) const {
   c10::NoGradGuard no_gradient;
   const at::Tensor logits = model(data::to_float(images, device).contiguous(at::MemoryFormat::ChannelsLast));
   const auto largest = labels.max().item<std::int64_t>();
   if (!logits.defined() || logits.dim() != 2 || logits.size(0) != images.size(0) ||
       logits.size(1) <= largest) {
     throw Error(
-        "refine: the model gives no logit to class {} of each image; give one of the data's classes "
+        "the model gives no logit to class {} of each image; give one of the data's classes "
         "[pgd]",
         largest);
   }

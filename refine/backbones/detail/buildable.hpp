@@ -60,15 +60,15 @@ constexpr Message check_supported(std::string_view network, const Task& task, in
   const auto too_small = [&](int side) { return side != dynamic && side < least_side; };
   Message why;
   if (task.image.channels == dynamic || task.classes == dynamic) {
-    why << "refine: " << article(network) << network
+    why << "" << article(network) << network
         << " needs to know its channels and classes; say .task = Task{ImageShape{3, 32, 32}, 10}";
   } else if (task.image.channels < 1 || task.classes < 2) {
-    why << "refine: " << article(network) << network << " was asked for " << task.image << " images and "
+    why << "" << article(network) << network << " was asked for " << task.image << " images and "
         << task.classes << " classes; it needs 1 channel and 2 classes at least";
   } else if (too_small(task.image.height) || too_small(task.image.width)) {
     const unsigned side = static_cast<unsigned>(least_side);
     const int halvings = std::has_single_bit(side) ? std::countr_zero(side) : 0;
-    why << "refine: " << article(network) << network;
+    why << "" << article(network) << network;
     if (halvings >= 1 && halvings <= 5) why << " halves its images " << times[halvings] << ",";
     if (halvings < 1 || halvings > 5) why << " makes its images smaller step by step,";
     why << " " << task.image << " is too small; " << least_side << "x" << least_side << " is the least";
@@ -87,19 +87,16 @@ inline void require_buildable(std::string_view network, const Task& fixed, const
   require_agreement(check_supported(network, merged(fixed, said), least_side));
   if (!compatible(fixed, said)) {
     Message why;
-    require_agreement(why << "refine: " << network << "<" << fixed.image << ", " << fixed.classes
+    require_agreement(why << "" << network << "<" << fixed.image << ", " << fixed.classes
                           << "> was told another task: " << said.image << ", " << said.classes << " classes");
   }
   if (width >= 1) return;
-  throw Error("refine: {}{} of width {} was asked for; width is at least 1", article(network), network,
-              width);
+  throw Error("{}{} of width {} was asked for; width is at least 1", article(network), network, width);
 }
-
 
 /// Draws the weights of all convolutions in `module` from N(0, 2/(k·k·out)), so that gradients keep their
 /// size on the way back through ReLUs (He et al., 2015, `he2015rectifiers`), and sets their biases to 0.
 void kaiming_normal_fan_out_(torch::nn::Module& module);
-
 
 inline void kaiming_normal_fan_out_(torch::nn::Module& module) {
   const c10::NoGradGuard no_grad;

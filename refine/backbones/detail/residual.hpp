@@ -23,7 +23,7 @@ struct ResidualPlan {
   std::int64_t channels, classes, width;
   std::array<int, 4> blocks;  ///< in each stage
   bool bottleneck;            ///< 1×1, 3×3, 1×1 convolutions, the last four times as wide; else 3×3, 3×3
-  Variant variant;  ///< whose names and draws it has
+  Variant variant;            ///< whose names and draws it has
   Stem stem;
 
   std::int64_t expansion() const { return bottleneck ? 4 : 1; }
@@ -49,7 +49,6 @@ class ResidualModule : public torch::nn::Cloneable<ResidualModule>, public nn::F
   std::vector<torch::nn::Sequential> layers_;
   torch::nn::Linear last_{nullptr};
 };
-
 
 /// The extents of a residual network with pre-activation.
 struct PreActPlan {

@@ -25,7 +25,6 @@ struct ViTExtents {
   double dropout = 0;
 };
 
-
 torch::nn::LayerNorm layer_norm(std::int64_t extent);
 
 /// Images beside themselves moved by one pixel to the right, left, bottom and top (zeros come in), cut into

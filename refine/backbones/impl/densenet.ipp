@@ -21,7 +21,7 @@
 namespace refine::backbones::detail {
 
 REFINE_INLINE torch::nn::Conv2d dense_convolution(std::int64_t in, std::int64_t out, std::int64_t kernel,
-                                                      std::int64_t stride = 1) {
+                                                  std::int64_t stride = 1) {
   torch::nn::Conv2d convolution(
       torch::nn::Conv2dOptions(in, out, kernel).stride(stride).padding(kernel / 2).bias(false));
   torch::nn::init::kaiming_normal_(convolution->weight);
@@ -155,7 +155,7 @@ REFINE_INLINE void DenseFeatures::fold() {
 }
 
 REFINE_INLINE DenseNet121Module::DenseNet121Module(std::int64_t channels, std::int64_t classes,
-                                                       std::int64_t width)
+                                                   std::int64_t width)
     : channels_(channels), classes_(classes), width_(width) {
   reset();
 }

@@ -1,7 +1,7 @@
 #pragma once
 
-#include <refine/backbones/inception.hpp>
 #include <refine/backbones/detail/inception_blocks.hpp>
+#include <refine/backbones/inception.hpp>
 
 #include <ATen/ops/_upsample_bilinear2d_aa.h>
 #include <ATen/ops/avg_pool2d.h>
@@ -24,7 +24,7 @@ REFINE_INLINE at::Tensor enlarged(const at::Tensor& images, std::int64_t side) {
 }
 
 REFINE_INLINE InceptionV3Module::InceptionV3Module(std::int64_t channels, std::int64_t classes,
-                                                       std::int64_t width, std::int64_t resize)
+                                                   std::int64_t width, std::int64_t resize)
     : channels_(channels), classes_(classes), width_(width), resize_(resize) {
   reset();
 }
@@ -66,7 +66,7 @@ REFINE_INLINE at::Tensor InceptionV3Module::forward(const at::Tensor& images) {
   at::Tensor x = enlarged(images, resize_);
   if (std::min(x.size(2), x.size(3)) < inception_least) {
     throw Error(
-        "refine: an InceptionV3 was given images of {} x {} pixels, 75 x 75 is the least; make it with "
+        "an InceptionV3 was given images of {} x {} pixels, 75 x 75 is the least; make it with "
         ".resize = 75",
         x.size(3), x.size(2));
   }
@@ -78,9 +78,8 @@ REFINE_INLINE at::Tensor InceptionV3Module::forward(const at::Tensor& images) {
   return fc_->forward(dropout_->forward(x.mean({2, 3})));
 }
 
-
 REFINE_INLINE InceptionConvolution::InceptionConvolution(std::int64_t in, const InceptionStep& step,
-                                                             std::int64_t width)
+                                                         std::int64_t width)
     : in_(in), step_(step), width_(width) {
   reset();
 }
@@ -187,7 +186,7 @@ REFINE_INLINE at::Tensor InceptionBlock::forward(const at::Tensor& x) {
 }
 
 REFINE_INLINE std::shared_ptr<InceptionConvolution> InceptionBlock::added(std::int64_t in,
-                                                                              const InceptionStep& step) {
+                                                                          const InceptionStep& step) {
   return register_module(step.name, std::make_shared<InceptionConvolution>(in, step, width_));
 }
 

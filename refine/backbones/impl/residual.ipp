@@ -2,8 +2,8 @@
 
 #include <refine/backbones/detail/residual.hpp>
 
-#include <ATen/ops/max_pool2d.h>
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/max_pool2d.h>
 
 #include <cstddef>
 #include <memory>
@@ -17,7 +17,7 @@
 namespace refine::backbones::detail {
 
 REFINE_INLINE torch::nn::Conv2d plain_convolution(std::int64_t in, std::int64_t out, std::int64_t kernel,
-                                                      std::int64_t stride) {
+                                                  std::int64_t stride) {
   return torch::nn::Conv2d(
       torch::nn::Conv2dOptions(in, out, kernel).stride(stride).padding(kernel / 2).bias(false));
 }
@@ -51,7 +51,7 @@ class ResidualBlock : public torch::nn::Cloneable<ResidualBlock>, public nn::Fol
 };
 
 REFINE_INLINE ResidualBlock::ResidualBlock(const ResidualPlan& plan, std::int64_t in, std::int64_t inner,
-                                               std::int64_t stride)
+                                           std::int64_t stride)
     : plan_(plan), in_(in), inner_(inner), stride_(stride) {
   reset();
 }
@@ -100,7 +100,7 @@ REFINE_INLINE at::Tensor ResidualBlock::shortened(const at::Tensor& x) {
 }
 
 REFINE_INLINE void ResidualBlock::add(std::int64_t in, std::int64_t out, std::int64_t kernel,
-                                          std::int64_t stride) {
+                                      std::int64_t stride) {
   const std::string number = std::to_string(convolutions_.size() + 1);
   convolutions_.push_back(register_module("conv" + number, plain_convolution(in, out, kernel, stride)));
   norms_.push_back(register_module("bn" + number, torch::nn::BatchNorm2d(out)));
@@ -152,7 +152,6 @@ REFINE_INLINE void ResidualModule::fold() {
   nn::fold_conv_bn(*this, "conv1", conv1_, "bn1", bn1_);
 }
 
-
 /// Two 3×3 convolutions, each behind its own BatchNorm and ReLU (He et al., 2016, `he2016identity`). Where the
 /// shape changes, the shortcut is a 1×1 convolution of what the first BatchNorm and ReLU give; else it is the
 /// block's input.
@@ -177,7 +176,7 @@ class PreActBlock : public torch::nn::Cloneable<PreActBlock>, public nn::Foldabl
 };
 
 REFINE_INLINE torch::nn::Conv2d bare_convolution(std::int64_t in, std::int64_t out, std::int64_t kernel,
-                                                     std::int64_t stride) {
+                                                 std::int64_t stride) {
   return torch::nn::Conv2d(
       torch::nn::Conv2dOptions(in, out, kernel).stride(stride).padding(kernel / 2).bias(false));
 }

@@ -2,10 +2,10 @@
 
 #include <refine/backbones/detail/vgg_layers.hpp>
 
+#include <ATen/TensorOperators.h>
 #include <ATen/ops/adaptive_avg_pool2d.h>
 #include <ATen/ops/dropout.h>
 #include <ATen/ops/max_pool2d.h>
-#include <ATen/TensorOperators.h>
 #include <c10/core/GradMode.h>
 #include <torch/nn/modules/batchnorm.h>
 #include <torch/nn/modules/conv.h>

@@ -2,11 +2,11 @@
 
 #include <refine/backbones/detail/vit_blocks.hpp>
 
+#include <ATen/TensorOperators.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/constant_pad_nd.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/scaled_dot_product_attention.h>
-#include <ATen/TensorOperators.h>
 #include <torch/nn/modules/activation.h>
 #include <torch/nn/modules/dropout.h>
 

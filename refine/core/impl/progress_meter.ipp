@@ -16,7 +16,7 @@
 namespace refine {
 
 REFINE_INLINE ProgressMeter::ProgressMeter(std::string label, std::int64_t total, std::string unit,
-                                               std::FILE* out)
+                                           std::FILE* out)
     : label_(std::move(label)), unit_(std::move(unit)), total_(total), out_(out), live_(is_terminal(out)) {
   const char* no_color = std::getenv("NO_COLOR");
   color_ = live_ && !(no_color && *no_color);
@@ -110,7 +110,7 @@ REFINE_INLINE void ProgressMeter::show(Clock::time_point now, std::string_view n
 }
 
 REFINE_INLINE void ProgressMeter::draw(const std::string& before, const std::string& after, int kept,
-                                           double share) {
+                                       double share) {
   const int room = columns() - 1;  // the last column makes some terminals wrap
   const int bar = std::min(24, room - width(before) - kept - 5);
   const bool with_bar = total_ > 0 && bar >= 6;

@@ -39,8 +39,8 @@ REFINE_INLINE bool is_control(std::uint32_t code) {
   const auto within = [code](std::uint32_t first, std::uint32_t last) {
     return code >= first && code <= last;
   };
-  return code < 0x20 || within(0x7f, 0x9f)                // C0, DEL, C1
-         || within(0x2028, 0x202e) || code == 0x061c      // separators of lines; direction of writing
+  return code < 0x20 || within(0x7f, 0x9f)            // C0, DEL, C1
+         || within(0x2028, 0x202e) || code == 0x061c  // separators of lines; direction of writing
          || within(0x200e, 0x200f) || within(0x2066, 0x2069);
 }
 
@@ -73,7 +73,6 @@ REFINE_INLINE std::string one_line(std::string_view text) {
   if (cut != text.npos) text = traceback ? text.substr(cut + 1) : text.substr(0, cut);
   return printable(text);
 }
-
 
 REFINE_INLINE std::string plain_name(std::string_view name) {
   std::string plain;

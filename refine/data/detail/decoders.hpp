@@ -48,7 +48,6 @@ int webp_orientation(std::string_view file);
 /// \param orientation 1 to 8
 void make_upright(Rgb& image, int orientation);
 
-
 /// Returns the size of an image file as it is read, 3×H×W: of a PNG or JPEG from its header alone. All open
 /// if it cannot be read; decoding it then reports why.
 ImageShape claimed_shape(const std::filesystem::path& file);

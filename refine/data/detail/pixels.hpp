@@ -17,7 +17,7 @@ namespace refine::data {
 /// travel, not the floats. Keeps the shape and the memory format. \throws Error when they are no bytes
 inline at::Tensor to_float(const at::Tensor& bytes, at::Device device = at::kCPU) {
   if (bytes.scalar_type() != at::kByte) {
-    throw Error("refine: images come as bytes, 0 to 255; convert floats in [0, 1] with data::to_bytes");
+    throw Error("images come as bytes, 0 to 255; convert floats in [0, 1] with data::to_bytes");
   }
   return bytes.to(device).to(at::kFloat).div_(255);
 }
@@ -43,7 +43,6 @@ struct Rgb {
 
   void planes_to(std::uint8_t* to) const;
 };
-
 
 inline std::string Rgb::resize(std::int64_t h, std::int64_t w) {
   if (h < 1 || w < 1 || h > largest_side || w > largest_side) {

@@ -23,8 +23,8 @@ at::Tensor pixels_of(Rgb& image);
 void grey(Rgb& image);
 
 /// Writes `image` to `to`, C×H×W bytes of `shape` (1 or 3 channels). \throws Error when it does not fit
-void place(Rgb& image, const std::filesystem::path& file, const ImageShape& shape, ResizeMode fit, std::uint8_t* to);
-
+void place(Rgb& image, const std::filesystem::path& file, const ImageShape& shape, ResizeMode fit,
+           std::uint8_t* to);
 
 inline at::Tensor pixels_of(Rgb& image) {
   return at::from_blob(image.bytes.data(), {1, image.height, image.width, 3}, at::kByte)
@@ -40,9 +40,8 @@ inline void grey(Rgb& image) {
 }
 
 inline void place(Rgb& image, const std::filesystem::path& file, const ImageShape& shape, ResizeMode fit,
-                             std::uint8_t* to) {
-  const bool fits =
-      image.height == shape.height && image.width == shape.width && fit.shorter_side == 0;
+                  std::uint8_t* to) {
+  const bool fits = image.height == shape.height && image.width == shape.width && fit.shorter_side == 0;
   if (!fits && fit == ResizeMode::exact) {
     throw Error(
         "cannot use {}: it has {} x {} pixels, wanted are {} x {}; resize or remove it, or say how to fit it "
@@ -51,8 +50,8 @@ inline void place(Rgb& image, const std::filesystem::path& file, const ImageShap
   }
   const std::int64_t h = image.height, w = image.width;
   const std::int64_t side = fit.shorter_side;
-  const std::int64_t longest = side > 0 ? side * std::max(h, w) / std::min(h, w)
-                                        : std::max(shape.height * w / h, shape.width * h / w);
+  const std::int64_t longest =
+      side > 0 ? side * std::max(h, w) / std::min(h, w) : std::max(shape.height * w / h, shape.width * h / w);
   if (fit.kind == ResizeMode::Kind::crop && longest > Rgb::largest_side) {
     throw Error("cannot crop {}: with {} x {} pixels it is too long and narrow for {} x {}; remove it",
                 file.string(), w, h, shape.width, shape.height);

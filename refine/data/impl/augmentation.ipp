@@ -59,7 +59,7 @@ REFINE_INLINE std::int64_t ScopedTorchSeed::below(std::int64_t bound) {
 }
 
 REFINE_INLINE CropBox random_resized_box(ScopedTorchSeed& draws, std::int64_t height, std::int64_t width,
-                                             double min_scale) {
+                                         double min_scale) {
   constexpr double least = 3.0 / 4, most = 4.0 / 3;
   for (int attempt = 0; attempt < 10; ++attempt) {
     const double area = static_cast<double>(height * width) * draws.between(min_scale, 1);
@@ -79,7 +79,7 @@ REFINE_INLINE CropBox random_resized_box(ScopedTorchSeed& draws, std::int64_t he
 /// Where the pixel `i` of a line of `size` comes from, in the coordinates of `grid_sample` (align_corners
 /// false): bilinear stretching of [begin, begin + extent), never looking past its ends.
 REFINE_INLINE float grid_position(std::int64_t i, std::int64_t begin, std::int64_t extent,
-                                      std::int64_t size) {
+                                  std::int64_t size) {
   const double ratio = static_cast<double>(extent) / static_cast<double>(size);
   const double within =
       std::clamp((static_cast<double>(i) + 0.5) * ratio - 0.5, 0.0, static_cast<double>(extent - 1));
@@ -107,7 +107,7 @@ REFINE_INLINE at::Tensor resized_crop(const at::Tensor& images, double min_scale
 /// Padded crop and flip as one gather: row r, column c of an image come from (rows[r], columns[c]) of the
 /// padded one.
 REFINE_INLINE at::Tensor shifted(const at::Tensor& images, std::int64_t padding, bool flip,
-                                     std::uint64_t seed) {
+                                 std::uint64_t seed) {
   const std::int64_t n = images.size(0), channels = images.size(1), height = images.size(2),
                      width = images.size(3);
   const std::int64_t padded_width = width + 2 * padding;
@@ -122,8 +122,9 @@ REFINE_INLINE at::Tensor shifted(const at::Tensor& images, std::int64_t padding,
     for (std::int64_t r = 0; r < height; ++r) *row++ = (top + r) * padded_width;
     for (std::int64_t c = 0; c < width; ++c) *column++ = left + (to_torchscript ? width - 1 - c : c);
   }
-  const auto from =
-      nn::to_device_async(rows, images.device()).add(nn::to_device_async(columns, images.device())).view({n, 1, height * width});
+  const auto from = nn::to_device_async(rows, images.device())
+                        .add(nn::to_device_async(columns, images.device()))
+                        .view({n, 1, height * width});
   const auto padded =
       padding > 0 ? at::constant_pad_nd(images, {padding, padding, padding, padding}) : images;
   return at::gather(padded.contiguous().flatten(2), 2, from.expand({n, channels, height * width}))
@@ -141,7 +142,7 @@ REFINE_INLINE at::Tensor brightened(const at::Tensor& images, double most, std::
 }
 
 REFINE_INLINE Move random_move(ScopedTorchSeed& draws, const Augmentation& how, std::int64_t height,
-                                   std::int64_t width) {
+                               std::int64_t width) {
   const double across = how.translate * static_cast<double>(width),
                along = how.translate * static_cast<double>(height);
   Move move;
@@ -168,12 +169,13 @@ REFINE_INLINE at::Tensor moved(const at::Tensor& images, const std::vector<Move>
   }
   const at::Tensor grid = at::affine_grid_generator(back, {n, 1, height, width}, /*align_corners=*/false);
   constexpr std::int64_t nearest = 1, zeros = 0;
-  return at::grid_sampler(images, nn::to_device_async(grid.to(images.scalar_type()), images.device()), nearest, zeros,
+  return at::grid_sampler(images, nn::to_device_async(grid.to(images.scalar_type()), images.device()),
+                          nearest, zeros,
                           /*align_corners=*/false);
 }
 
 REFINE_INLINE at::Tensor randomly_moved(const at::Tensor& images, const Augmentation& how,
-                                            std::uint64_t seed) {
+                                        std::uint64_t seed) {
   ScopedTorchSeed draws(seed, "affine");
   std::vector<Move> moves;
   for (std::int64_t i = 0; i < images.size(0); ++i)
@@ -203,7 +205,8 @@ REFINE_INLINE at::Tensor mixed(const at::Tensor& images, double share, std::uint
     const double drawn = weights.between(0.5, 1);
     weight[i] = chosen.between(0, 1) < share ? static_cast<float>(drawn) : 1.0f;
   }
-  return at::lerp(at::roll(images, 1, 0), images, nn::to_device_async(own.to(images.scalar_type()), images.device()));
+  return at::lerp(at::roll(images, 1, 0), images,
+                  nn::to_device_async(own.to(images.scalar_type()), images.device()));
 }
 
 }  // namespace refine::data::detail
@@ -211,7 +214,7 @@ REFINE_INLINE at::Tensor mixed(const at::Tensor& images, double share, std::uint
 namespace refine::data {
 
 REFINE_INLINE at::Tensor augment(const at::Tensor& images, const Augmentation& augmentation,
-                                     std::uint64_t seed) {
+                                 std::uint64_t seed) {
   augmentation.validate();
   const auto& how = augmentation;
   if (how.grayscale > 0 && images.size(1) != 3) {
@@ -230,7 +233,7 @@ REFINE_INLINE at::Tensor augment(const at::Tensor& images, const Augmentation& a
 }
 
 REFINE_INLINE at::Tensor mix_rows(const at::Tensor& rows, const Augmentation& augmentation,
-                                      std::uint64_t seed) {
+                                  std::uint64_t seed) {
   return augmentation.mix > 0 && rows.size(0) > 1 ? detail::mixed(rows, augmentation.mix, seed) : rows;
 }
 

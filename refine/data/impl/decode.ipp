@@ -23,7 +23,8 @@ inline std::string_view unread_format(std::string_view data) {
   if (data.starts_with("GIF8"sv)) return "a GIF image";
   if (brand == "avif" || brand == "avis") return "an AVIF image";
   if (brand == "heic" || brand == "heix" || brand == "mif1" || brand == "msf1") return "an HEIC image";
-  if (data.starts_with("\0\0\0\x0cjP  "sv) || data.starts_with("\xff\x4f\xff\x51"sv)) return "a JPEG 2000 image";
+  if (data.starts_with("\0\0\0\x0cjP  "sv) || data.starts_with("\xff\x4f\xff\x51"sv))
+    return "a JPEG 2000 image";
   if (data.starts_with("\xff\x0a"sv) || data.starts_with("\0\0\0\x0cJXL "sv)) return "a JPEG XL image";
   if (data.starts_with("8BPS"sv)) return "a Photoshop file";
   const auto text = data.substr(0, 256);
@@ -75,8 +76,8 @@ REFINE_INLINE at::Tensor decode_image(std::string_view bytes, std::string_view n
 namespace refine::data::detail {
 
 REFINE_INLINE ImageShape decoded_shape(const std::vector<std::filesystem::path>& files,
-                                           const ImageShape& wanted, ResizeMode fit, OnDecodeError on_bad,
-                                           const std::string& what) {
+                                       const ImageShape& wanted, ResizeMode fit, OnDecodeError on_bad,
+                                       const std::string& what) {
   ImageShape shape = merged(wanted, {3, dynamic, dynamic});
   if (shape.channels != 1 && shape.channels != 3) {
     throw Error(
@@ -102,7 +103,8 @@ REFINE_INLINE ImageShape decoded_shape(const std::vector<std::filesystem::path>&
 }
 
 REFINE_INLINE Decoding::Decoding(const std::vector<std::filesystem::path>& files, const ImageShape& shape,
-                                     ResizeMode fit, OnDecodeError on_bad, unsigned threads, const std::string& what)
+                                 ResizeMode fit, OnDecodeError on_bad, unsigned threads,
+                                 const std::string& what)
     : files_(files),
       shape_(shape),
       fit_(fit),
@@ -116,7 +118,7 @@ REFINE_INLINE std::size_t Decoding::image_bytes() const {
 }
 
 REFINE_INLINE std::size_t Decoding::run(std::size_t begin, std::size_t count, std::uint8_t* to,
-                                            std::vector<std::string>& bad) {
+                                        std::vector<std::string>& bad) {
   const std::size_t bytes = image_bytes();
   const auto load = [&](std::int64_t i) {
     thread_local Rgb image;
@@ -151,8 +153,8 @@ REFINE_INLINE void require_one(const std::vector<std::string>& bad, std::int64_t
 }
 
 REFINE_INLINE DecodedImages decode_images(const std::vector<std::filesystem::path>& files,
-                                              const ImageShape& wanted, ResizeMode fit, OnDecodeError on_bad,
-                                              unsigned threads, const std::string& what) {
+                                          const ImageShape& wanted, ResizeMode fit, OnDecodeError on_bad,
+                                          unsigned threads, const std::string& what) {
   const ImageShape shape = decoded_shape(files, wanted, fit, on_bad, what);
   DecodedImages decoded{
       .images = at::empty(

@@ -347,8 +347,7 @@ REFINE_INLINE std::string decode_bmp(std::string_view data, Rgb& image) {
     return static_cast<std::uint8_t>(std::uint64_t{value & mask} * 255 / mask);
   };
   for (std::int64_t y = 0; y < height; ++y) {
-    const std::uint64_t row =
-        pixels + stride * static_cast<std::uint64_t>(claimed < 0 ? y : height - 1 - y);
+    const std::uint64_t row = pixels + stride * static_cast<std::uint64_t>(claimed < 0 ? y : height - 1 - y);
     std::uint8_t* to = image.bytes.data() + 3 * y * width;
     for (std::uint64_t x = 0; x < static_cast<std::uint64_t>(width); ++x, to += 3) {
       if (bits <= 8) {
@@ -360,7 +359,8 @@ REFINE_INLINE std::string decode_bmp(std::string_view data, Rgb& image) {
           to[c] = static_cast<std::uint8_t>(known ? bytes.u8(colour + 2 - c) : 0);
         }
       } else if (bits == 24) {
-        for (std::uint64_t c = 0; c < 3; ++c) to[c] = static_cast<std::uint8_t>(bytes.u8(row + 3 * x + 2 - c));
+        for (std::uint64_t c = 0; c < 3; ++c)
+          to[c] = static_cast<std::uint8_t>(bytes.u8(row + 3 * x + 2 - c));
       } else {
         const std::uint32_t value = bits == 16 ? bytes.u16(row + 2 * x) : bytes.u32(row + 4 * x);
         for (std::size_t c = 0; c < 3; ++c) to[c] = scaled(value, masks[c]);
@@ -432,7 +432,6 @@ REFINE_INLINE std::string decode_pnm(std::string_view data, Rgb& image) {
   return {};
 }
 
-
 REFINE_INLINE int exif_orientation(std::string_view exif) {
   using namespace std::string_view_literals;
   if (exif.starts_with("Exif\0\0"sv)) exif.remove_prefix(6);
@@ -494,7 +493,6 @@ REFINE_INLINE void make_upright(Rgb& image, int orientation) {
   image.bytes = std::move(upright);
   image.height = static_cast<int>(height), image.width = static_cast<int>(width);
 }
-
 
 REFINE_INLINE ImageShape claimed_shape(const std::filesystem::path& file) {
   std::string bytes;

@@ -76,7 +76,7 @@ REFINE_INLINE at::Tensor idx(const std::filesystem::path& path) {
 namespace refine::data::detail::fashion {
 
 REFINE_INLINE std::filesystem::path plain_or_gzipped(const std::filesystem::path& root,
-                                                         const std::string& name) {
+                                                     const std::string& name) {
   const auto plain = root / name, gzipped = root / (name + ".gz");
   if (file_exists(plain)) return plain;
   if (file_exists(gzipped)) return gzipped;

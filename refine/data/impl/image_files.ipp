@@ -44,8 +44,9 @@ REFINE_INLINE bool is_folder(const std::filesystem::directory_entry& entry) {
   return entry.is_directory(unknown);
 }
 
-inline constexpr std::string_view read_extensions[] = {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".tif",
-                                                       ".tiff", ".bmp", ".ppm", ".pgm", ".pbm", ".pnm"};
+inline constexpr std::string_view read_extensions[] = {".png",  ".jpg", ".jpeg", ".jpe", ".jfif",
+                                                       ".webp", ".tif", ".tiff", ".bmp", ".ppm",
+                                                       ".pgm",  ".pbm", ".pnm"};
 
 REFINE_INLINE bool has_image_extension(const std::filesystem::path& file) {
   std::string extension = file.extension().string();
@@ -64,8 +65,8 @@ REFINE_INLINE bool is_image(const std::filesystem::directory_entry& entry) {
 }
 
 REFINE_INLINE void list_images(const std::filesystem::path& folder, std::set<std::filesystem::path>& seen,
-                                   std::vector<std::filesystem::path>& files,
-                                   std::vector<std::filesystem::path>* passed_over) {
+                               std::vector<std::filesystem::path>& files,
+                               std::vector<std::filesystem::path>* passed_over) {
   std::error_code unknown;
   if (const auto real = std::filesystem::canonical(folder, unknown); !unknown && !seen.insert(real).second)
     return;
@@ -105,7 +106,6 @@ REFINE_INLINE void warn_ignored(const std::vector<std::filesystem::path>& files)
              files.size() == 1 ? "" : "s", kinds, printable(files.front().string()));
 }
 
-
 REFINE_INLINE std::vector<std::filesystem::path> image_files(
     const std::filesystem::path& file_or_folder, std::vector<std::filesystem::path>* passed_over) {
   std::error_code unknown;
@@ -120,16 +120,16 @@ REFINE_INLINE std::vector<std::filesystem::path> image_files(
   if (files.empty()) {
     throw Error("cannot read images from {}: it holds no {} file at any depth{}; name another folder",
                 file_or_folder.string(), detail::image_extensions(),
-                others.empty() ? std::string()
-                               : fmt::format(" ({} others, as {})", others.size(),
-                                             others.front().filename().string()));
+                others.empty()
+                    ? std::string()
+                    : fmt::format(" ({} others, as {})", others.size(), others.front().filename().string()));
   }
   if (passed_over) passed_over->insert(passed_over->end(), others.begin(), others.end());
   return files;
 }
 
 REFINE_INLINE LoadedImages load_images(std::vector<std::filesystem::path> files,
-                                           const ImageFilesOptions& options) {
+                                       const ImageFilesOptions& options) {
   if (files.empty()) throw Error("cannot load images: no file was given; name image files");
   if (options.most < 0) {
     throw Error("cannot load {} images at most; ask for 1 or more, or 0 for all", options.most);
@@ -166,8 +166,7 @@ REFINE_INLINE LoadedImages load_images(std::vector<std::filesystem::path> files,
   return loaded;
 }
 
-REFINE_INLINE ImageShape common_shape(const std::vector<std::filesystem::path>& files,
-                                          std::int64_t sample) {
+REFINE_INLINE ImageShape common_shape(const std::vector<std::filesystem::path>& files, std::int64_t sample) {
   if (files.empty())
     throw Error("cannot tell the shape of images: no file was given; name PNG or JPEG files");
   ImageShape common = {3, dynamic, dynamic};

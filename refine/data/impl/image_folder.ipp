@@ -31,9 +31,9 @@ REFINE_INLINE std::vector<std::filesystem::path> paths(
 /// The labels of the files that could be used; the others' lines go to `skipped`.
 /// \throws Error when a class has none
 REFINE_INLINE std::vector<std::int64_t> labels_of_good(const std::vector<std::int64_t>& labels,
-                                                           const std::vector<std::string>& bad,
-                                                           const std::vector<std::filesystem::path>& files,
-                                                           std::vector<std::string>& skipped) {
+                                                       const std::vector<std::string>& bad,
+                                                       const std::vector<std::filesystem::path>& files,
+                                                       std::vector<std::string>& skipped) {
   std::vector<std::int64_t> kept;
   skipped.clear();
   for (std::size_t begin = 0, end; begin < labels.size(); begin = end) {  // class by class

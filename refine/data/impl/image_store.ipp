@@ -32,8 +32,8 @@ REFINE_INLINE void require_space(const std::filesystem::path& path, double bytes
 
 /// Decodes the source into the store at `path`, whole or not at all.
 /// \throws Error as `decode_images`, and when it can't be written
-REFINE_INLINE void make_store(const std::filesystem::path& path, const StoreSource& source, OnDecodeError on_bad,
-                                  unsigned threads, const std::string& what) {
+REFINE_INLINE void make_store(const std::filesystem::path& path, const StoreSource& source,
+                              OnDecodeError on_bad, unsigned threads, const std::string& what) {
   const std::size_t n = source.files.size();
   const ImageShape shape = decoded_shape(source.files, source.wanted, source.fit, on_bad, what);
   Decoding decoding(source.files, shape, source.fit, on_bad, threads, what);
@@ -68,7 +68,7 @@ REFINE_INLINE void make_store(const std::filesystem::path& path, const StoreSour
 /// Whether the store lacks a file that could not be read then and can be read now: rights and mounts change
 /// without a trace in the file.
 REFINE_INLINE bool was_unreadable(const DecodedImages& store,
-                                      const std::vector<std::filesystem::path>& files) {
+                                  const std::vector<std::filesystem::path>& files) {
   for (std::size_t i = 0; i < files.size(); ++i) {
     if (store.bad[i].starts_with("cannot read ") && std::ifstream(files[i]).good()) return true;
   }
@@ -76,7 +76,7 @@ REFINE_INLINE bool was_unreadable(const DecodedImages& store,
 }
 
 REFINE_INLINE DecodedImages stored_images(const std::filesystem::path& path, const StoreSource& source,
-                                              OnDecodeError on_bad, unsigned threads, const std::string& what) {
+                                          OnDecodeError on_bad, unsigned threads, const std::string& what) {
   const auto usable = [&](const std::optional<DecodedImages>& store) {
     return store && (on_bad == OnDecodeError::skip || std::ranges::all_of(store->bad, &std::string::empty));
   };
@@ -102,8 +102,7 @@ REFINE_INLINE std::filesystem::path common_folder(const std::vector<std::filesys
 }
 
 REFINE_INLINE std::filesystem::path store_path(const std::filesystem::path& folder,
-                                                   const std::filesystem::path& store,
-                                                   const std::string& part) {
+                                               const std::filesystem::path& store, const std::string& part) {
   std::error_code unknown;
   std::filesystem::path whole = std::filesystem::absolute(folder, unknown).lexically_normal();
   if (!whole.has_filename()) whole = whole.parent_path();  // it ended in a slash

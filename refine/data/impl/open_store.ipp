@@ -68,7 +68,7 @@ REFINE_INLINE Mapping::~Mapping() {
 }
 
 REFINE_INLINE at::Tensor mapped_tensor(std::unique_ptr<Mapping> mapping, std::size_t offset,
-                                           at::IntArrayRef sizes) {
+                                       at::IntArrayRef sizes) {
   std::uint8_t* const data = mapping->begin + offset;
   return at::for_blob(data, sizes)
       .context(mapping.release(), &Mapping::release)
@@ -79,7 +79,6 @@ REFINE_INLINE at::Tensor mapped_tensor(std::unique_ptr<Mapping> mapping, std::si
 REFINE_INLINE const Mapping* mapping_of(const at::Tensor& tensor) {
   return tensor.storage().data_ptr().cast_context<Mapping>(&Mapping::release);
 }
-
 
 REFINE_INLINE std::uint64_t StoreSource::key() const {
   std::uint64_t key = static_cast<std::uint64_t>(fit.kind);
@@ -111,7 +110,7 @@ REFINE_INLINE std::string StoreTail::text() const {
 }
 
 REFINE_INLINE std::optional<DecodedImages> open_store(const std::filesystem::path& path,
-                                                          const StoreSource& source) {
+                                                      const StoreSource& source) {
   std::error_code unknown;
   if (!std::filesystem::is_regular_file(path, unknown)) return std::nullopt;
   const auto file = std::make_shared<const OpenFile>(path);

@@ -2,13 +2,13 @@
 
 #include <refine/defend/probe.hpp>
 
+#include <ATen/TensorOperators.h>
 #include <ATen/ops/equal.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/isfinite.h>
 #include <ATen/ops/linspace.h>
 #include <ATen/ops/softmax.h>
 #include <ATen/ops/tensor.h>
-#include <ATen/TensorOperators.h>
 #include <c10/core/GradMode.h>
 #include <c10/util/Exception.h>
 #include <fmt/format.h>
@@ -107,16 +107,15 @@ inline std::string size_option(const ImageShape& shape) {
 
 /// Asks under each of the usual normalisations, and in BGR under the two that look best.
 REFINE_INLINE void sweep_normalizations(const backbones::AnyBackbone& victim, const ImageShape& shape,
-                                            const at::Tensor& images, const std::string& options, bool with_bgr,
-                                            std::vector<ProbeSetting>& tried) {
+                                        const at::Tensor& images, const std::string& options, bool with_bgr,
+                                        std::vector<ProbeSetting>& tried) {
   const auto ask = [&](ProbeSetting setting) -> std::optional<ProbeSetting> {
     c10::NoGradGuard no_grad;
     const at::Tensor ordered = setting.bgr ? images.flip(1) : images;
     const at::Tensor input =
         normalized_by(*setting.normalization, ordered).contiguous(at::MemoryFormat::ChannelsLast);
-    const std::string failure = failure_of([&] {
-      setting.answers = answers_of(victim.forward_normalized(input).to(at::kCPU).to(at::kDouble));
-    });
+    const std::string failure = failure_of(
+        [&] { setting.answers = answers_of(victim.forward_normalized(input).to(at::kCPU).to(at::kDouble)); });
     return failure.empty() ? std::optional(std::move(setting)) : std::nullopt;
   };
   const std::int64_t channels = images.size(1);
@@ -142,7 +141,7 @@ REFINE_INLINE void sweep_normalizations(const backbones::AnyBackbone& victim, co
 
 /// The setting under which the answers look right, if there is one and it is clearly better than none.
 REFINE_INLINE std::optional<ProbeSetting> better_than(const Answers& plain,
-                                                          const std::vector<ProbeSetting>& tried) {
+                                                      const std::vector<ProbeSetting>& tried) {
   const ProbeSetting* best = nullptr;
   double best_score = 0;
   for (const ProbeSetting& setting : tried) {
@@ -167,7 +166,7 @@ constexpr const char* export_hint =
 
 /// The answers to a batch, alone and in other batches. \return logits of `images`; undefined if it fails
 REFINE_INLINE at::Tensor probe_batches(const backbones::AnyBackbone& victim, const at::Tensor& images,
-                                           Probe& found) {
+                                       Probe& found) {
   const std::int64_t n = images.size(0);
   const bool exact = images.device().is_cpu();
   at::Tensor first, again;
@@ -181,11 +180,13 @@ REFINE_INLINE at::Tensor probe_batches(const backbones::AnyBackbone& victim, con
   if (!failure.empty() || first.dim() != 2 || first.size(0) != n) {
     add(ProbeProblem::fails,
         failure.empty()
-            ? fmt::format("its answer to {} images has not one row of logits for each; export it for any batch size",
-                          n)
-            : fmt::format("it fails on {} images ({}); specify the image size that it was made for, or export it "
-                          "for any batch size",
-                          n, failure));
+            ? fmt::format(
+                  "its answer to {} images has not one row of logits for each; export it for any batch size",
+                  n)
+            : fmt::format(
+                  "it fails on {} images ({}); specify the image size that it was made for, or export it "
+                  "for any batch size",
+                  n, failure));
     return {};
   }
   // Rows of images without finite logits are compared nowhere.
@@ -200,9 +201,10 @@ REFINE_INLINE at::Tensor probe_batches(const backbones::AnyBackbone& victim, con
   const at::Tensor all = at::linspace(0, static_cast<double>(n - 1), n).round().to(at::kLong);
   if (const double off = distance(again, all); off > (exact ? 1e-4 : 1e-2)) {
     add(ProbeProblem::random,
-        fmt::format("its answer to the same images differs from one call to the next (by {:.2g} of the largest "
-                    "logit): dropout or noise is active; {}",
-                    off, export_hint));
+        fmt::format(
+            "its answer to the same images differs from one call to the next (by {:.2g} of the largest "
+            "logit): dropout or noise is active; {}",
+            off, export_hint));
     return first;
   }
   for (const std::int64_t size : {std::int64_t{1}, std::int64_t{3}, batch_images}) {
@@ -214,17 +216,19 @@ REFINE_INLINE at::Tensor probe_batches(const backbones::AnyBackbone& victim, con
           [&] { logits = probe_logits(victim, images.index_select(0, rows.to(images.device()))); });
       if (!why.empty() || logits.dim() != 2 || logits.size(0) != size || logits.size(1) != first.size(1)) {
         add(ProbeProblem::fails,
-            fmt::format("it answers {} images, but not {}{}: it was exported for one batch size; export it for "
-                        "any: torch.jit.script(model.eval()).save(\"model.pt\")",
-                        n, size, why.empty() ? "" : " (" + why + ")"));
+            fmt::format(
+                "it answers {} images, but not {}{}: it was exported for one batch size; export it for "
+                "any: torch.jit.script(model.eval()).save(\"model.pt\")",
+                n, size, why.empty() ? "" : " (" + why + ")"));
         return first;
       }
       if (const double off = distance(logits, rows); off > (exact ? 1e-3 : 2e-2)) {
         add(ProbeProblem::batch_dependent,
-            fmt::format("its answer to an image depends on the other images of the batch (in one of {} it "
-                        "differs from that in one of {} by {:.2g} of the largest logit): it was exported in "
-                        "training mode, where BatchNorm takes the batch's own statistics, or for one batch size; {}",
-                        size, n, off, export_hint));
+            fmt::format(
+                "its answer to an image depends on the other images of the batch (in one of {} it "
+                "differs from that in one of {} by {:.2g} of the largest logit): it was exported in "
+                "training mode, where BatchNorm takes the batch's own statistics, or for one batch size; {}",
+                size, n, off, export_hint));
         return first;
       }
     }
@@ -233,7 +237,7 @@ REFINE_INLINE at::Tensor probe_batches(const backbones::AnyBackbone& victim, con
 }
 
 REFINE_INLINE void probe_gradient(const backbones::AnyBackbone& victim, const at::Tensor& images,
-                                      Probe& found) {
+                                  Probe& found) {
   constexpr const char* hint =
       "export a model whose forward is differentiable: without round(), argmax(), item() or NumPy on the way from "
       "the images to the logits";
@@ -278,7 +282,8 @@ REFINE_INLINE Answers answers_of(const at::Tensor& logits) {
                   .classes_named = static_cast<int>(counts.size() - std::ranges::count(counts, 0)),
                   .favourite = static_cast<int>(most - counts.begin()),
                   .favourite_share = static_cast<double>(*most) / static_cast<double>(n)};
-  const double most_information = std::log(static_cast<double>(std::max<std::int64_t>(std::min(n, classes), 2)));
+  const double most_information =
+      std::log(static_cast<double>(std::max<std::int64_t>(std::min(n, classes), 2)));
   const double information = (entropy(p.mean(0)) - entropy(p).mean()).item<double>();
   answers.information = std::clamp(information / most_information, 0., 1.);
   return answers;
@@ -286,16 +291,17 @@ REFINE_INLINE Answers answers_of(const at::Tensor& logits) {
 
 REFINE_INLINE std::string Answers::describe(int classes, const std::vector<std::string>& class_names) const {
   const auto at = static_cast<std::size_t>(favourite);
-  return fmt::format("names {} of {} classes, {} for {:.0f} % of {} images, {:.0f} % sure on average",
-                     classes_named, classes,
-                     at < class_names.size() ? "'" + class_names[at] + "'" : "class " + std::to_string(favourite),
-                     100 * favourite_share, images, 100 * confidence);
+  return fmt::format(
+      "names {} of {} classes, {} for {:.0f} % of {} images, {:.0f} % sure on average", classes_named,
+      classes, at < class_names.size() ? "'" + class_names[at] + "'" : "class " + std::to_string(favourite),
+      100 * favourite_share, images, 100 * confidence);
 }
 
 REFINE_INLINE std::string Probe::describe(const std::vector<std::string>& class_names) const {
   std::string text = "the victim " + answers.describe(classes, class_names);
   if (better) {
-    text += fmt::format("; {}, it {}", better->options.starts_with("without") ? better->options : "with " + better->options,
+    text += fmt::format("; {}, it {}",
+                        better->options.starts_with("without") ? better->options : "with " + better->options,
                         better->answers.describe(classes, class_names));
   } else if (!tried.empty()) {
     text += "; no usual normalisation, channel order or size looks better";
@@ -342,8 +348,9 @@ REFINE_INLINE std::vector<ProbeSetting> probe_sizes(
 }
 
 REFINE_INLINE Probe probe(const backbones::AnyBackbone& victim, const at::Tensor& images,
-                              const ProbeOptions& options) {
-  if (images.dim() != 4 || images.size(0) == 0) throw Error("probe: images must be N×C×H×W with N at least 1");
+                          const ProbeOptions& options) {
+  if (images.dim() != 4 || images.size(0) == 0)
+    throw Error("probe: images must be N×C×H×W with N at least 1");
   const ImageShape shape{static_cast<int>(images.size(1)), static_cast<int>(images.size(2)),
                          static_cast<int>(images.size(3))};
   if (!compatible(victim.task.image, shape)) {
@@ -376,7 +383,8 @@ REFINE_INLINE Probe probe(const backbones::AnyBackbone& victim, const at::Tensor
     before.clear();
   }
   const at::Tensor finite = at::isfinite(logits).all(1);
-  for (const std::int64_t i : to_vector(finite.logical_not().nonzero().view({-1}))) found.not_finite.push_back(i);
+  for (const std::int64_t i : to_vector(finite.logical_not().nonzero().view({-1})))
+    found.not_finite.push_back(i);
   if (static_cast<std::int64_t>(found.not_finite.size()) == logits.size(0)) {
     add(ProbeProblem::not_finite,
         "its logits are not finite for any of the images (NaN or infinite); check --mean and --std, and export the "
@@ -401,9 +409,10 @@ REFINE_INLINE Probe probe(const backbones::AnyBackbone& victim, const at::Tensor
   if (rows.size(0) > 1 && !has(ProbeProblem::random) &&
       detail::largest(rows - rows.narrow(0, 0, 1)) <= 1e-6 * std::max(detail::largest(rows), 1e-30)) {
     add(ProbeProblem::constant,
-        fmt::format("its answer is the same for {} different images; check --mean, --std and --image, or export the "
-                    "model anew",
-                    rows.size(0)));
+        fmt::format(
+            "its answer is the same for {} different images; check --mean, --std and --image, or export the "
+            "model anew",
+            rows.size(0)));
   }
   constexpr std::int64_t gradient_images = 8;
   const at::Tensor some = usable.narrow(0, 0, std::min(usable.size(0), gradient_images)).to(device);
@@ -428,7 +437,8 @@ REFINE_INLINE Probe probe(const backbones::AnyBackbone& victim, const at::Tensor
   if (!found.better) {  // both may be wrong; smaller images cost little
     for (const ProbeSetting& setting : at_sizes) {
       const std::int64_t area = std::int64_t{setting.image.height} * setting.image.width;
-      if (setting.answers.images == 0 || area > std::min<std::int64_t>(64 * 64, images.size(2) * images.size(3))) {
+      if (setting.answers.images == 0 ||
+          area > std::min<std::int64_t>(64 * 64, images.size(2) * images.size(3))) {
         continue;
       }
       detail::sweep_normalizations(victim, setting.image, some_of(at_shape(setting.image)), setting.options,
@@ -440,7 +450,7 @@ REFINE_INLINE Probe probe(const backbones::AnyBackbone& victim, const at::Tensor
 }
 
 REFINE_INLINE void check_probe(const Probe& probe, const std::string& name,
-                                   const std::vector<std::string>& class_names) {
+                               const std::vector<std::string>& class_names) {
   if (!probe.findings.empty()) throw Error("cannot defend {}: {}", name, probe.findings.front().text);
   if (probe.is_surely_wrong()) {
     throw Error("cannot defend {}: {}; specify what looks right, or --no_probe to go on unchanged", name,
@@ -449,12 +459,12 @@ REFINE_INLINE void check_probe(const Probe& probe, const std::string& name,
 }
 
 REFINE_INLINE std::vector<std::int64_t> images_without_finite_logits(const backbones::AnyBackbone& victim,
-                                                                         const at::Tensor& images) {
+                                                                     const at::Tensor& images) {
   const at::Device device = default_device();
   victim.module->to(device);
-  const at::Tensor finite = in_batches(
-      [&](const at::Tensor& x) { return at::isfinite(victim.forward(x)).all(1).to(at::kLong); }, images, device,
-      [](std::int64_t) {});
+  const at::Tensor finite =
+      in_batches([&](const at::Tensor& x) { return at::isfinite(victim.forward(x)).all(1).to(at::kLong); },
+                 images, device, [](std::int64_t) {});
   if (!finite.defined()) return {};
   return to_vector(finite.logical_not().nonzero().view({-1}));
 }

@@ -16,15 +16,14 @@ namespace refine::detail {
 
 /// The same tensors under the same names, as TorchScript has modules: tracing finds them by identity.
 torch::jit::Module to_torchscript(const torch::nn::Module& source, const std::string& name,
-                            const std::shared_ptr<torch::jit::CompilationUnit>& unit);
+                                  const std::shared_ptr<torch::jit::CompilationUnit>& unit);
 
 /// Adds the method `name`, from images to a tensor, by tracing `function` once.
 void add_method(torch::jit::Module& module, const std::string& name, const at::Tensor& example,
                 const std::function<at::Tensor(const at::Tensor&)>& function);
 
-
 inline torch::jit::Module to_torchscript(const torch::nn::Module& source, const std::string& name,
-                                              const std::shared_ptr<torch::jit::CompilationUnit>& unit) {
+                                         const std::shared_ptr<torch::jit::CompilationUnit>& unit) {
   torch::jit::Module mirror(c10::QualifiedName("__torch__.refine." + name), unit, /*shouldMangle=*/true);
   for (const auto& item : source.named_parameters(/*recurse=*/false)) {
     mirror.register_parameter(item.key(), item.value(), /*is_buffer=*/false);
@@ -37,9 +36,8 @@ inline torch::jit::Module to_torchscript(const torch::nn::Module& source, const 
   return mirror;
 }
 
-inline void add_method(torch::jit::Module& module, const std::string& name,
-                                  const at::Tensor& example,
-                                  const std::function<at::Tensor(const at::Tensor&)>& function) {
+inline void add_method(torch::jit::Module& module, const std::string& name, const at::Tensor& example,
+                       const std::function<at::Tensor(const at::Tensor&)>& function) {
   const auto traced = torch::jit::tracer::trace(
       {example},
       [&](torch::jit::Stack inputs) -> torch::jit::Stack { return {function(inputs.at(0).toTensor())}; },

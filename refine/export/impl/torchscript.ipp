@@ -58,8 +58,8 @@ REFINE_INLINE const nlohmann::ordered_json& no_metadata() {
 }
 
 REFINE_INLINE void save_module(torch::jit::Module& module, const std::filesystem::path& path,
-                                   const Task& task, const nlohmann::ordered_json& metadata, const char* kind,
-                                   const std::vector<std::int64_t>& permutation) {
+                               const Task& task, const nlohmann::ordered_json& metadata, const char* kind,
+                               const std::vector<std::int64_t>& permutation) {
   nlohmann::ordered_json about = metadata;
   about["refine"] = kind;
   if (!permutation.empty()) about["permutation"] = permutation;

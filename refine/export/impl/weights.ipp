@@ -28,9 +28,8 @@ REFINE_INLINE std::string constants_text(const std::map<std::string, at::Tensor>
   return json.dump();
 }
 
-
 REFINE_INLINE std::string fingerprint(const torch::nn::Module& module,
-                                          const std::map<std::string, at::Tensor>& constants) {
+                                      const std::map<std::string, at::Tensor>& constants) {
   Sha256 hash;
   // With its length before it, each text ends where it ends: no two victims give the same bytes.
   const auto add = [&](std::string_view text) { hash.add(fmt::format("{}:", text.size())).add(text); };
@@ -45,7 +44,7 @@ REFINE_INLINE std::string fingerprint(const torch::nn::Module& module,
 }
 
 REFINE_INLINE std::string old_fingerprint(const torch::nn::Module& module,
-                                              const std::map<std::string, at::Tensor>& constants) {
+                                          const std::map<std::string, at::Tensor>& constants) {
   std::uint64_t hash = 0xcbf29ce484222325u;
   const auto add = [&](std::string_view bytes) {
     for (char c : bytes) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3u;
@@ -64,7 +63,7 @@ inline const char* spelled(PixelDomain domain) {
 }
 
 REFINE_INLINE void say(const DefenseFacts& facts, const std::string& victim, const Recipe& recipe,
-                           std::map<std::string, std::string>& metadata) {
+                       std::map<std::string, std::string>& metadata) {
   metadata["refine"] = "defense";
   metadata["permutation"] = nlohmann::json(facts.permutation).dump();
   metadata["pixel_domain"] = spelled(facts.domain);
@@ -118,9 +117,9 @@ REFINE_INLINE std::vector<std::int64_t> fitting_permutation(
 }
 
 REFINE_INLINE void require_victim(const std::map<std::string, std::string>& metadata,
-                                      const torch::nn::Module& module,
-                                      const std::map<std::string, at::Tensor>& constants,
-                                      const std::string& name) {
+                                  const torch::nn::Module& module,
+                                  const std::map<std::string, at::Tensor>& constants,
+                                  const std::string& name) {
   const std::string& victim = value_of(metadata, "victim", name);
   const bool is_old = victim.size() == 16 && victim.find_first_not_of("0123456789abcdef") == victim.npos;
   if (victim != (is_old ? old_fingerprint(module, constants) : fingerprint(module, constants))) {

@@ -52,7 +52,8 @@ inline UnreadNumbers unread_numbers(std::string_view name) {
             "save the weights of the float model, before it is quantised", true};
   }
   if (has("float8", "Float8", "F8_")) return {"a tensor of 8-bit floating-point numbers", save_as_float};
-  if (has("float4", "Float4", "F4", "F6_")) return {"a tensor of 4-bit floating-point numbers", save_as_float};
+  if (has("float4", "Float4", "F4", "F6_"))
+    return {"a tensor of 4-bit floating-point numbers", save_as_float};
   if (has("omplex", "C64", "C32", "C128")) {
     return {"a tensor of complex numbers", "save its real and imaginary parts: torch.view_as_real(tensor)"};
   }
@@ -60,14 +61,15 @@ inline UnreadNumbers unread_numbers(std::string_view name) {
   if (has("uint16", "uint32", "uint64", "U16", "U32", "U64")) {
     return {"a tensor of unsigned integers", "save it as int64: tensor.long()"};
   }
-  return {"a tensor of another kind", "save plain tensors, as model.state_dict() of the float model has them"};
+  return {"a tensor of another kind",
+          "save plain tensors, as model.state_dict() of the float model has them"};
 }
 
 /// The types of safetensors that are not read.
 inline bool is_unread_type(std::string_view safetensors_type) {
-  constexpr auto types = std::to_array<std::string_view>({"F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ",
-                                                          "F8_E5M2FNUZ", "F6_E2M3", "F6_E3M2", "F4", "C64",
-                                                          "U16", "U32", "U64"});
+  constexpr auto types =
+      std::to_array<std::string_view>({"F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ",
+                                       "F6_E2M3", "F6_E3M2", "F4", "C64", "U16", "U32", "U64"});
   return std::ranges::find(types, safetensors_type) != types.end();
 }
 

@@ -220,7 +220,8 @@ constexpr Nature nature_of(std::string_view qualified) {
   if (detail::has_word("quantized _quantized quantized_decomposed onednn torchao", space)) {
     return Nature::quantized;
   }
-  if (space == "prim" || space == "rpc" || space == "dist_autograd" || space == "cuda") return Nature::harmful;
+  if (space == "prim" || space == "rpc" || space == "dist_autograd" || space == "cuda")
+    return Nature::harmful;
   if (space != "aten") return Nature::of_library;
   if (name.ends_with('_')) name.remove_suffix(1);
   if (detail::has_word(quantized, name)) return Nature::quantized;

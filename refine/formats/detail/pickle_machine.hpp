@@ -112,7 +112,6 @@ class PickleStack {
   Node* const false_ = boolean(0);
 };
 
-
 /// What a pickle may ask to be called. Nothing is: each known name is a case here, and any other makes an
 /// opaque object, which has a name and is never more than that.
 class PickleCalls : public PickleStack {
@@ -145,7 +144,6 @@ class PickleCalls : public PickleStack {
   std::deque<std::string> encoded_;
   std::vector<const Node*> storages_;
 };
-
 
 /// Runs a pickle (protocols 2 to 5) on a stack of its own, and calls nothing.
 class PickleMachine : public PickleCalls {

@@ -52,7 +52,6 @@ struct Pickled {
 /// it comes to them, here the first, and another would be believed of what the first let in
 bool fits(Pickled& value, const torch::jit::TreeRef& type, bool untyped = false);
 
-
 /// A tensor of a kind that refine does not compute with, in a file that is well-formed.
 struct Unread : std::runtime_error {
   Unread(const std::string& why, bool is_quantized) : std::runtime_error(why), quantized(is_quantized) {}

@@ -15,7 +15,7 @@
 namespace refine::formats::detail {
 
 static_assert(std::endian::native == std::endian::little,
-              "refine: ZIP archives are little-endian, this machine is not");
+              "ZIP archives are little-endian, this machine is not");
 
 /// A file's name or a member's, short enough for a line; `Error` takes its control characters out.
 std::string shown(std::string_view name);

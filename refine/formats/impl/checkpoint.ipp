@@ -136,7 +136,7 @@ REFINE_INLINE TorchFile read_any_torch_file(const std::filesystem::path& path) {
   if (const auto foreign = recognize_file(path)) refuse_foreign(path, *foreign);
   SeekableFile file(path);
   TorchFile result = file.size() >= 4 && is_archive(file.read(0, 4)) ? read_zipped(path)
-                                                                    : read_unzipped(path, read_file(path));
+                                                                     : read_unzipped(path, read_file(path));
   for (const std::string& name : result.unknown_names) {
     if (runs_programs(name)) refuse_program(path, name);
   }
@@ -232,7 +232,7 @@ REFINE_INLINE bool is_of_training(std::string_view key) {
 }
 
 REFINE_INLINE void collect_state_dicts(const Value& value, const std::string& key, int depth,
-                                           std::vector<StateDict>& found) {
+                                       std::vector<StateDict>& found) {
   constexpr int deepest = 5;
   constexpr std::size_t longest_list = 16, most = 100;
   if (auto state = as_state_dict(value, key)) return found.push_back(*state);
@@ -255,14 +255,16 @@ REFINE_INLINE bool is_average(std::string_view key) {
   std::ranges::transform(words, words.begin(), [](unsigned char c) {
     return std::isalpha(c) != 0 ? static_cast<char>(std::tolower(c)) : '_';
   });
-  for (const std::string_view word : {"_ema_", "_averaged_", "_average_", "_avg_", "_swa_", "_teacher_", "_shadow_"}) {
+  for (const std::string_view word :
+       {"_ema_", "_averaged_", "_average_", "_avg_", "_swa_", "_teacher_", "_shadow_"}) {
     if (words.find(word) != std::string::npos) return true;
   }
   return false;
 }
 
 /// Which of several is the network's own. \throws Error when that is open
-REFINE_INLINE const StateDict& choose(const std::vector<StateDict>& found, const std::filesystem::path& path) {
+REFINE_INLINE const StateDict& choose(const std::vector<StateDict>& found,
+                                      const std::filesystem::path& path) {
   if (found.size() == 1) return found.front();
   const auto last = [](const StateDict& state) {
     return std::string_view(state.key).substr(state.key.rfind('/') + 1);
@@ -317,7 +319,7 @@ REFINE_INLINE Place follow(const Value& root, std::string_view key) {
 }
 
 [[noreturn]] REFINE_INLINE void refuse_entry(const std::filesystem::path& path, std::string_view name,
-                                                 const Value& entry) {
+                                             const Value& entry) {
   const Opaque* opaque = entry.as_opaque();
   if (opaque && opaque->is_tensor) {
     const UnreadNumbers kind = unread_numbers(opaque->name);
@@ -357,7 +359,7 @@ REFINE_INLINE Place follow(const Value& root, std::string_view key) {
 }
 
 REFINE_INLINE void keep_with_prefix(Weights& weights, std::string_view prefix,
-                                        const std::filesystem::path& path, std::string_view key) {
+                                    const std::filesystem::path& path, std::string_view key) {
   std::map<std::string, at::Tensor> kept;
   for (auto& [name, tensor] : weights.tensors) {
     if (name.size() > prefix.size() && name.starts_with(prefix) && name[prefix.size()] == '.') {
@@ -372,7 +374,7 @@ REFINE_INLINE void keep_with_prefix(Weights& weights, std::string_view prefix,
 }
 
 REFINE_INLINE Weights weights_of(const TorchFile& file, const std::filesystem::path& path,
-                                     std::string_view key) {
+                                 std::string_view key) {
   Weights result{.unknown_names = file.unknown_names};
   const Place place = follow(file.value, key);
   std::vector<StateDict> found;
@@ -439,7 +441,8 @@ REFINE_INLINE void strip_inner_wrappers(std::map<std::string, at::Tensor>& tenso
   std::map<std::string, at::Tensor> renamed;
   for (const auto& [name, tensor] : tensors) {
     std::string now = "." + name;
-    for (const std::string_view part : {"._orig_mod.", "._fsdp_wrapped_module.", "._checkpoint_wrapped_module."}) {
+    for (const std::string_view part :
+         {"._orig_mod.", "._fsdp_wrapped_module.", "._checkpoint_wrapped_module."}) {
       for (std::size_t at; (at = now.find(part)) != std::string::npos;) now.erase(at, part.size() - 1);
     }
     if (!renamed.emplace(now.substr(1), tensor).second) return;  // two would have one name
@@ -452,7 +455,9 @@ REFINE_INLINE void strip_inner_wrappers(std::map<std::string, at::Tensor>& tenso
 REFINE_INLINE std::vector<std::string> drop_companions(std::map<std::string, at::Tensor>& tensors) {
   std::set<std::string, std::less<>> parts;
   for (const auto& [name, tensor] : tensors) parts.emplace(first_part(name));
-  const auto is_wrapper = [](std::string_view part) { return std::ranges::find(wrappers, part) != wrappers.end(); };
+  const auto is_wrapper = [](std::string_view part) {
+    return std::ranges::find(wrappers, part) != wrappers.end();
+  };
   std::vector<std::string> averages;
   std::string wrapped;
   for (const std::string& part : parts) {

@@ -35,21 +35,27 @@ inline constexpr std::array signatures = {
     Signature{4, "TFL3"sv, {"a TensorFlow Lite model", "take the model it was converted from"}},
     Signature{4, "ET12"sv, {"an ExecuTorch program", "take the module it was exported from"}},
     Signature{4, "PTMF"sv, {"a PyTorch Mobile flatbuffer", "take the TorchScript file it was made from"}},
-    Signature{0, "version https://git-lfs"sv,
-              {"a Git LFS pointer and not the file it stands for",
-               "get the file with: git lfs pull"}},
+    Signature{0,
+              "version https://git-lfs"sv,
+              {"a Git LFS pointer and not the file it stands for", "get the file with: git lfs pull"}},
     Signature{0, "\x93NUMPY"sv, {"a NumPy array", "give the whole state dict, saved with torch.save"}},
     Signature{0, "MATLAB 5.0 MAT"sv, {"a MATLAB file", convert}},
     Signature{0, "\x1f\x8b"sv, {"a gzip archive", "unpack it with gunzip or tar, and give the model in it"}},
     Signature{0, "BZh"sv, {"a bzip2 archive", "unpack it, and give the model in it"}},
-    Signature{0, "\xfd" "7zXZ\0"sv, {"an xz archive", "unpack it, and give the model in it"}},
+    Signature{0,
+              "\xfd"
+              "7zXZ\0"sv,
+              {"an xz archive", "unpack it, and give the model in it"}},
     Signature{0, "\x28\xb5\x2f\xfd"sv, {"a zstd archive", "unpack it, and give the model in it"}},
     Signature{0, "7z\xbc\xaf\x27\x1c"sv, {"a 7z archive", "unpack it, and give the model in it"}},
     Signature{0, "Rar!"sv, {"a RAR archive", "unpack it, and give the model in it"}},
     Signature{257, "ustar"sv, {"a tar archive", "unpack it, and give the model in it"}},
     Signature{0, "\x89PNG"sv, {"a PNG image", "give the model; images go to --images"}},
     Signature{0, "\xff\xd8\xff"sv, {"a JPEG image", "give the model; images go to --images"}},
-    Signature{0, "\x7f" "ELF"sv, {"a program or library of this machine", "give the model file"}},
+    Signature{0,
+              "\x7f"
+              "ELF"sv,
+              {"a program or library of this machine", "give the model file"}},
     Signature{0, "MZ"sv, {"a Windows program or library", "give the model file"}},
     Signature{0, "%PDF"sv, {"a PDF document", "give the model file"}},
     Signature{0, "ptrt"sv, {"a TensorRT engine", "take the model it was built from"}},
@@ -124,7 +130,8 @@ REFINE_INLINE std::optional<ForeignFile> recognize_protobuf(std::string_view byt
   if (!inner || inner->type != 2 || inner->number > 10 || inner->value > second->value) return std::nullopt;
   // A SavedModel's description begins with a list of operators, a Core ML model's with its inputs.
   const bool saved_model = first->value == 1 && inner->number == 1 && innermost && innermost->number != 1;
-  return saved_model ? ForeignFile{"a TensorFlow SavedModel", convert} : ForeignFile{"a Core ML model", convert};
+  return saved_model ? ForeignFile{"a TensorFlow SavedModel", convert}
+                     : ForeignFile{"a Core ML model", convert};
 }
 
 REFINE_INLINE std::optional<ForeignFile> recognize_text(std::string_view bytes) {
@@ -176,7 +183,8 @@ REFINE_INLINE std::optional<ForeignFile> recognize(std::string_view beginning, s
     return ForeignFile{"a file of zeros", "the copy or the download has failed: get it again"};
   }
   if (const auto text = detail::recognize_text(beginning)) return text;
-  for (const std::string_view old : {"(dp", "(lp", "ccopy_reg\n", "ccollections\n", "c__builtin__\n", "}q", "]q"}) {
+  for (const std::string_view old :
+       {"(dp", "(lp", "ccopy_reg\n", "ccollections\n", "c__builtin__\n", "}q", "]q"}) {
     if (beginning.starts_with(old)) {
       return ForeignFile{"a pickle of protocol 0 or 1",
                          "save the state dict again with torch.save, where you trust the file"};
@@ -186,7 +194,8 @@ REFINE_INLINE std::optional<ForeignFile> recognize(std::string_view beginning, s
 }
 
 REFINE_INLINE std::optional<ForeignFile> recognize_archive(const std::vector<std::string>& names) {
-  bool pt2 = false, model_json = false, attributes = false, data_pickle = false, package = false, keras = false;
+  bool pt2 = false, model_json = false, attributes = false, data_pickle = false, package = false,
+       keras = false;
   bool handler = false, android = false, office = false;
   std::size_t arrays = 0, models = 0;
   for (const std::string& name : names) {
@@ -222,8 +231,9 @@ REFINE_INLINE std::optional<ForeignFile> recognize_archive(const std::vector<std
                     "load it with PyTorch 1.4 to 1.7, and save it again with torch.jit.save"});
   }
   if (arrays > 0 && arrays == names.size()) {
-    return Foreign({"a file of NumPy arrays (.npz)",
-                    "save them as a state dict: torch.save({k: torch.tensor(v) for k, v in arrays.items()})"});
+    return Foreign(
+        {"a file of NumPy arrays (.npz)",
+         "save them as a state dict: torch.save({k: torch.tensor(v) for k, v in arrays.items()})"});
   }
   if (android || office) return Foreign({"a ZIP archive of another program", "give the model file"});
   if (models > 0) return Foreign({"a ZIP archive with files in it", "unpack it, and give the model in it"});
@@ -239,7 +249,8 @@ REFINE_INLINE std::optional<ForeignFile> recognize_file(const std::filesystem::p
     return ForeignFile{"a folder", "give the model file in it"};
   }
   detail::SeekableFile file(path);
-  const std::string beginning = file.read(0, static_cast<std::size_t>(std::min<std::uint64_t>(file.size(), 65536)));
+  const std::string beginning =
+      file.read(0, static_cast<std::size_t>(std::min<std::uint64_t>(file.size(), 65536)));
   if (beginning.starts_with("PK\3\4")) {
     std::vector<std::string> names;
     for (const detail::ZipEntry& entry : detail::ZipDirectory(path, file, 100'000).read()) {

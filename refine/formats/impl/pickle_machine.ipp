@@ -122,8 +122,7 @@ REFINE_INLINE void PickleStack::set_items(Node* dict, const std::vector<Node*>& 
   if (dict->items.size() % 2 != 0) fail("its pickle has a key without a value");
 }
 
-REFINE_INLINE PickleStack::Node* PickleStack::make_opaque(const std::string& name,
-                                                              std::vector<Node*> items) {
+REFINE_INLINE PickleStack::Node* PickleStack::make_opaque(const std::string& name, std::vector<Node*> items) {
   Node* node = make(Kind::opaque);
   node->text = *unknown_names_.insert(name).first;
   count(items.size());
@@ -136,7 +135,6 @@ REFINE_INLINE PickleStack::Node* PickleStack::boolean(std::int64_t value) {
   node->integer = value;
   return node;
 }
-
 
 REFINE_INLINE void PickleCalls::push_name(std::string_view module, std::string_view name) {
   const std::string full = std::string(module) + "." + std::string(name);
@@ -313,7 +311,6 @@ REFINE_INLINE std::string_view PickleCalls::latin1(std::string_view utf8) {
   return encoded_.emplace_back(std::move(bytes));
 }
 
-
 REFINE_INLINE const PickleMachine::Node& PickleMachine::run() {
   if (take(1) != "\x80") fail("it is no pickle of protocol 2 or newer");
   if (const unsigned protocol = byte(); protocol < 2 || protocol > 5) {
@@ -428,7 +425,8 @@ REFINE_INLINE void PickleMachine::step(unsigned char code) {
       const Node* named = pop();
       const Node* arguments = pop();
       const Node* callee = pop();
-      if (callee->kind != Kind::opaque || named->kind != Kind::dict) fail("its pickle calls what is no function");
+      if (callee->kind != Kind::opaque || named->kind != Kind::dict)
+        fail("its pickle calls what is no function");
       Node* made = call(*callee, *arguments);
       count(named->items.size());
       made->items.insert(made->items.end(), named->items.begin(), named->items.end());
@@ -502,7 +500,6 @@ REFINE_INLINE PickleMachine::Node* PickleMachine::make_pushed(Kind kind, std::ve
   push(node);
   return node;
 }
-
 
 REFINE_INLINE bool Layout::contiguous() const {
   std::int64_t expected = 1;
@@ -689,7 +686,7 @@ REFINE_INLINE Value PickleBuilder::array(const PickleNode& node) {
 }
 
 REFINE_INLINE at::Tensor PickleBuilder::copied(std::string_view data, at::ScalarType type,
-                                                   const Layout& layout) {
+                                               const Layout& layout) {
   const std::int64_t width = static_cast<std::int64_t>(c10::elementSize(type));
   const auto too_large = [&] { fail("a tensor claims more bytes than there are"); };
   // Bytes, had it no extent of 0: strides are computed of those too, and must not overflow.

@@ -1,7 +1,7 @@
 #pragma once
 
-#include <refine/formats/safetensors.hpp>
 #include <refine/formats/detail/safetensors_header.hpp>
+#include <refine/formats/safetensors.hpp>
 
 #include <ATen/ops/empty.h>
 #include <fmt/core.h>
@@ -26,7 +26,7 @@
 namespace refine::formats::detail {
 
 static_assert(std::endian::native == std::endian::little,
-              "refine: safetensors are little-endian, this machine is not");
+              "safetensors are little-endian, this machine is not");
 
 inline constexpr std::array<std::pair<std::string_view, at::ScalarType>, 10> dtypes = {{
     {"F64", at::kDouble},
@@ -85,12 +85,12 @@ REFINE_INLINE void SafeTensorsReader::fail(std::string_view why) const {
 }
 
 REFINE_INLINE at::Tensor SafeTensorsReader::read_tensor(const std::string& name,
-                                                            const SafeTensorsHeader::Entry& entry) {
+                                                        const SafeTensorsHeader::Entry& entry) {
   const auto dtype = std::ranges::find(dtypes, entry.dtype, [](const auto& d) { return d.first; });
   if (dtype == dtypes.end() && is_unread_type(entry.dtype)) {
     const UnreadNumbers kind = unread_numbers(entry.dtype);
-    throw Error("cannot load {}: '{}' is {} ({}), which refine does not read; {}", path_.string(), shown(name),
-                kind.what, entry.dtype, kind.advice);
+    throw Error("cannot load {}: '{}' is {} ({}), which refine does not read; {}", path_.string(),
+                shown(name), kind.what, entry.dtype, kind.advice);
   }
   if (dtype == dtypes.end()) fail(fmt::format("tensor '{}' has the unknown type '{}'", name, entry.dtype));
 

@@ -1,7 +1,7 @@
 #pragma once
 
-#include <refine/formats/detail/script_source.hpp>
 #include <refine/formats/detail/script_code.hpp>
+#include <refine/formats/detail/script_source.hpp>
 
 #include <ATen/core/symbol.h>
 #include <fmt/core.h>
@@ -102,7 +102,7 @@ REFINE_INLINE void DepthGauge::take(const torch::jit::Token& token) {
 
 /// A source that can be parsed without end of stack. \throws std::exception where it can't
 REFINE_INLINE std::shared_ptr<torch::jit::Source> shallow_source(const std::string& text,
-                                                                     const std::string& name) {
+                                                                 const std::string& name) {
   require_dense(text);
   auto source = std::make_shared<torch::jit::Source>(text, name, 0);
   DepthGauge gauge;
@@ -110,8 +110,7 @@ REFINE_INLINE std::shared_ptr<torch::jit::Source> shallow_source(const std::stri
   return source;
 }
 
-REFINE_INLINE std::vector<torch::jit::TreeRef> definitions(const std::string& text,
-                                                               const std::string& name) {
+REFINE_INLINE std::vector<torch::jit::TreeRef> definitions(const std::string& text, const std::string& name) {
   using namespace torch::jit;
   Parser parser(shallow_source(text, name));
   Lexer& lexer = parser.lexer();
@@ -159,7 +158,6 @@ REFINE_INLINE std::string spelled(const torch::jit::TreeRef& tree) {
   text.back() = ']';
   return text;
 }
-
 
 REFINE_INLINE Objection objection_to(const std::string& name, std::string_view how, std::string_view path) {
   using operators::Nature;
@@ -430,8 +428,7 @@ REFINE_INLINE void CodeCheck::bind_all(Scope& scope, const torch::jit::List<torc
   }
 }
 
-REFINE_INLINE void CodeCheck::statements(const torch::jit::List<torch::jit::Stmt>& body,
-                                             const Scope& scope) {
+REFINE_INLINE void CodeCheck::statements(const torch::jit::List<torch::jit::Stmt>& body, const Scope& scope) {
   for (const auto& statement : body) this->statement(statement, scope);
 }
 
@@ -613,7 +610,7 @@ REFINE_INLINE void CodeCheck::method(const std::string& name) {
 }
 
 REFINE_INLINE bool CodeCheck::special(const std::string& name, const torch::jit::Apply& apply,
-                                          const Scope& scope) {
+                                      const Scope& scope) {
   using namespace torch::jit;
   const auto inputs = apply.inputs();
   if (name == "uninitialized" && inputs.size() == 1) return type(inputs[0]), true;

@@ -68,7 +68,6 @@ REFINE_INLINE bool fits(Pickled& value, const torch::jit::TreeRef& type, bool un
   return true;
 }
 
-
 REFINE_INLINE Pickled::Ref PickleCheck::run() {
   if (byte() != 0x80 || byte() != 2) fail("is no pickle of protocol 2");
   while (step()) continue;
@@ -294,8 +293,8 @@ REFINE_INLINE void PickleCheck::name(const std::string& module, const std::strin
     if (found == code_.classes().end() || found->second.is_tuple) {
       fail(fmt::format("asks for the class {}, which its code does not define", whole));
     }
-  } else if (const bool is_storage = module == "torch" && last.ends_with("Storage") &&
-                                     !storage_types().contains(last);
+  } else if (const bool is_storage =
+                 module == "torch" && last.ends_with("Storage") && !storage_types().contains(last);
              is_storage || whole.starts_with("torch._utils._rebuild_qtensor") ||
              whole.starts_with("torch._utils._rebuild_sparse")) {
     const UnreadNumbers kind = unread_numbers(whole);

@@ -125,7 +125,8 @@ REFINE_INLINE std::string advice(const TorchScriptListing& listing) {
 }
 
 [[noreturn]] REFINE_INLINE void refuse(const std::filesystem::path& path, const TorchScriptListing& listing) {
-  const auto first = *std::ranges::find_if(by_weight, [&](Objection::Kind each) { return listing.has(each); });
+  const auto first =
+      *std::ranges::find_if(by_weight, [&](Objection::Kind each) { return listing.has(each); });
   const Objection& shown = *std::ranges::find(listing.objections, first, &Objection::kind);
   std::string more;
   if (listing.objections.size() > 1) more = fmt::format(", and {} more", listing.objections.size() - 1);
@@ -159,9 +160,7 @@ REFINE_INLINE TorchScriptListing inspect_torchscript(const Archive& archive) {
         std::ranges::find(listing.objections, objection) == listing.objections.end())
       listing.objections.push_back(std::move(objection));
   };
-  const auto object_to_file = [&](std::string text) {
-    object({Objection::Kind::harmful, std::move(text)});
-  };
+  const auto object_to_file = [&](std::string text) { object({Objection::Kind::harmful, std::move(text)}); };
   std::set<std::string> folded;
   std::size_t source_bytes = 0;
   for (const auto& [name, bytes] : archive.entries) {
@@ -185,15 +184,17 @@ REFINE_INLINE TorchScriptListing inspect_torchscript(const Archive& archive) {
   constexpr int first_typed = 3;  // before, lists and dicts do not say their types
   const int number = version(archive);
   if (number < oldest || number > newest) {
-    object({Objection::Kind::unsupported, fmt::format("its format has the version {}, and this LibTorch reads {} "
-                                                      "to {}",
-                                                      number, oldest, newest)});
+    object({Objection::Kind::unsupported,
+            fmt::format("its format has the version {}, and this LibTorch reads {} "
+                        "to {}",
+                        number, oldest, newest)});
   }
   const auto order = archive.entries.find("byteorder");
   if (order != archive.entries.end() && order->second != "little")
     object({Objection::Kind::unsupported, "its numbers are not little-endian"});
   if (source_bytes > most_source_bytes) {
-    object_to_file(fmt::format("its code has {} bytes, more than the {} allowed", source_bytes, most_source_bytes));
+    object_to_file(
+        fmt::format("its code has {} bytes, more than the {} allowed", source_bytes, most_source_bytes));
     return listing;
   }
 

@@ -73,9 +73,8 @@ REFINE_INLINE at::Tensor convolve(torch::nn::Conv2d& convolution, const at::Tens
   return convolution->forward(x);
 }
 
-
 REFINE_INLINE at::Tensor conv_bn(torch::nn::Conv2d& convolution, torch::nn::BatchNorm2d& norm,
-                                             const at::Tensor& x) {
+                                 const at::Tensor& x) {
   const at::Tensor& bias = convolution->bias;
   const bool adds_nothing = !norm.is_empty() && norm->is_training() && norm->running_mean.defined() &&
                             norm->options.momentum() && bias.defined() &&

@@ -72,7 +72,7 @@ class GraphRecorder final : public Recorder {
       } catch (...) {
       }
       throw Error(
-          "refine: a training step can't be recorded as a CUDA graph ({}); a policy that waits for the device "
+          "a training step can't be recorded as a CUDA graph ({}); a policy that waits for the device "
           "is not replayable, and where memory is short say nn::allow_replay(false)",
           one_line(error.what()));
     }

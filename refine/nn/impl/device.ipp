@@ -57,7 +57,7 @@ REFINE_INLINE void use_device(const std::string& name) {
   const bool numbered =
       !index.empty() && index.size() <= 3 && index.find_first_not_of("0123456789") == std::string::npos;
   if ((kind != "cuda" && name != "cpu") || !numbered) {
-    throw Error("refine: no device is called '{}'; say auto, cpu, cuda or cuda:N", name);
+    throw Error("no device is called '{}'; say auto, cpu, cuda or cuda:N", name);
   }
   if (name == "cpu") {
     detail::choose_device(at::Device(at::kCPU));
@@ -65,15 +65,14 @@ REFINE_INLINE void use_device(const std::string& name) {
   }
   const auto present = static_cast<int>(torch::cuda::device_count());
   if (std::stoi(index) >= present) {
-    throw Error("refine: device '{}' was asked for, this machine shows {} CUDA device(s); say cpu or auto",
-                name, present);
+    throw Error("device '{}' was asked for, this machine shows {} CUDA device(s); say cpu or auto", name,
+                present);
   }
   detail::choose_device(at::Device(at::kCUDA, static_cast<at::DeviceIndex>(std::stoi(index))));
 }
 
 REFINE_INLINE void use_threads(int threads) {
-  if (threads < 0)
-    throw Error("refine: {} threads were asked for; say 0 (as many as there are) or more", threads);
+  if (threads < 0) throw Error("{} threads were asked for; say 0 (as many as there are) or more", threads);
   if (threads == 0) {
     const char* said = std::getenv("OMP_NUM_THREADS");
     threads = said != nullptr ? std::atoi(said) : static_cast<int>(std::thread::hardware_concurrency());

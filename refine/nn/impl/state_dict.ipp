@@ -12,7 +12,7 @@
 namespace refine::nn {
 
 REFINE_INLINE std::map<std::string, at::Tensor> state_dict(const torch::nn::Module& module,
-                                                               const std::string& prefix) {
+                                                           const std::string& prefix) {
   std::map<std::string, at::Tensor> state;
   for (const auto& item : module.named_parameters()) state[prefix + item.key()] = item.value();
   for (const auto& item : module.named_buffers()) state[prefix + item.key()] = item.value();
@@ -34,9 +34,8 @@ REFINE_INLINE bool is_batch_count(std::string_view name) {
 
 namespace refine::nn {
 
-REFINE_INLINE void load_state_dict(torch::nn::Module& module,
-                                       const std::map<std::string, at::Tensor>& state,
-                                       const std::string& from, const std::string& prefix) {
+REFINE_INLINE void load_state_dict(torch::nn::Module& module, const std::map<std::string, at::Tensor>& state,
+                                   const std::string& from, const std::string& prefix) {
   const auto wanted = state_dict(module, prefix);
   const auto shape = [](const at::Tensor& tensor) {
     std::string text;

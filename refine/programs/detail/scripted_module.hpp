@@ -1,7 +1,7 @@
 #pragma once
 
-#include <ATen/core/ivalue.h>
 #include <ATen/core/Tensor.h>
+#include <ATen/core/ivalue.h>
 #include <torch/csrc/jit/api/compilation_unit.h>
 #include <torch/csrc/jit/api/module.h>
 #include <torch/csrc/jit/ir/ir.h>
@@ -30,8 +30,8 @@ class ScriptedModule : public torch::nn::Module {
  public:
   /// One of the tensors that `forward` returns.
   struct Output {
-    std::string name;                 ///< keys, field names and positions, joined by dots; empty: the only one
-    std::vector<c10::IValue> path;    ///< the same, as keys and positions
+    std::string name;               ///< keys, field names and positions, joined by dots; empty: the only one
+    std::vector<c10::IValue> path;  ///< the same, as keys and positions
     std::vector<c10::TypePtr> types;  ///< what is there at each step
     at::Tensor value;
   };
@@ -112,7 +112,8 @@ class ScriptedModule : public torch::nn::Module {
   at::Tensor forward_traced(const at::Tensor& images);
 
   std::string name_;
-  std::shared_ptr<torch::jit::CompilationUnit> unit_;  ///< owns classes and functions that the graph refers to
+  std::shared_ptr<torch::jit::CompilationUnit>
+      unit_;  ///< owns classes and functions that the graph refers to
   std::shared_ptr<torch::jit::Graph> graph_;
   torch::jit::GraphExecutor executor_;
   bool channels_last_ = false;

@@ -3,8 +3,8 @@
 #include <refine/programs/detail/scripted_module.hpp>
 
 #include <ATen/core/Dict.h>
-#include <ATen/core/jit_type.h>
 #include <ATen/core/List.h>
+#include <ATen/core/jit_type.h>
 #include <c10/core/MemoryFormat.h>
 #include <c10/core/ScalarType.h>
 #include <torch/csrc/jit/frontend/tracer.h>
@@ -165,7 +165,7 @@ REFINE_INLINE void ScriptedModule::check_output() {
 
 /// Appends the tensors in `value`, the one at `here` without name, path and types.
 REFINE_INLINE void collect_outputs(const c10::IValue& value, const ScriptedModule::Output& here,
-                                       std::vector<ScriptedModule::Output>& found) {
+                                   std::vector<ScriptedModule::Output>& found) {
   constexpr std::size_t max_outputs = 1000;
   if (found.size() >= max_outputs) return;
   const auto descend = [&](const std::string& name, const c10::IValue& key, const c10::IValue& element) {
@@ -184,7 +184,8 @@ REFINE_INLINE void collect_outputs(const c10::IValue& value, const ScriptedModul
     const auto& schema = value.toTupleRef().type()->schema();
     for (std::size_t i = 0; i < elements.size(); ++i) {
       const bool named = schema && i < schema->arguments().size();
-      descend(named ? schema->arguments()[i].name() : std::to_string(i), static_cast<std::int64_t>(i), elements[i]);
+      descend(named ? schema->arguments()[i].name() : std::to_string(i), static_cast<std::int64_t>(i),
+              elements[i]);
     }
   } else if (value.isList()) {
     std::int64_t i = 0;
@@ -344,10 +345,12 @@ REFINE_INLINE void ScriptedModule::use_float32(torch::jit::Block& block) {
     torch::jit::WithInsertPoint at(node);
     if (node->kind() == c10::prim::Constant) {
       const auto value = torch::jit::toIValue(node->output());
-      if (!value || !(value->isTensor() || value->isTensorList() || value->isTuple() || value->isGenericDict())) {
+      if (!value ||
+          !(value->isTensor() || value->isTensorList() || value->isTuple() || value->isGenericDict())) {
         continue;
       }
-      if (value->isTensor() && !(value->toTensor().defined() && is_other_float(value->toTensor().scalar_type()))) {
+      if (value->isTensor() &&
+          !(value->toTensor().defined() && is_other_float(value->toTensor().scalar_type()))) {
         continue;
       }
       if (const auto constant = torch::jit::tryInsertConstant(graph, to_float32(*value))) {

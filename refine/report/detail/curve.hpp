@@ -15,7 +15,6 @@ struct Curve {
   std::vector<double> y;
 };
 
-
 namespace detail {
 
 /// Round steps of 1, 2 or 5 times a power of ten, about `wanted` of them, that cover [low, high].

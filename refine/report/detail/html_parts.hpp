@@ -17,10 +17,8 @@ namespace refine::report {
 /// RFC 4648, with padding.
 std::string base64(std::string_view bytes);
 
-
 /// Text as HTML text or attribute value: no markup of its own, and no control characters.
 std::string html_escape(std::string_view text);
-
 
 /// The style of the page: light and dark as the reader's system has it, always light on paper. No external
 /// resource. Colours are told apart by lightness as well as hue.
@@ -121,10 +119,8 @@ h1{font-size:1.4rem}.heat{font-size:.5625rem}.heat td{height:20px}.heat .corner{
 .facts{grid-template-columns:1fr}.facts dd{border-top:0;padding-top:0}.facts dt{padding-bottom:0}}
 )css";
 
-
 /// The table of the alarm: false alarms, and detections and AUROC where there were triggered images.
 std::string html_alarm(const DefenseReport& r);
-
 
 /// Of more classes, a table is a blur and a heavy page.
 inline constexpr int most_confusion_classes = 60;
@@ -132,7 +128,6 @@ inline constexpr int most_confusion_classes = 60;
 /// A confusion matrix as a heat map: a row a true class, shaded by the share of that row.
 std::string html_confusion(std::string_view caption, const metrics::ConfusionMatrix& counts,
                            const std::vector<std::string>& class_names, std::optional<int> target);
-
 
 namespace detail {
 
@@ -144,13 +139,11 @@ std::string html_interval(const metrics::Interval& i);
 /// were measured, and a word on those that were not. Empty when none was.
 std::string html_figures(const DefenseReport& r);
 
-
 /// So many classes have a bar; of more, those with the largest lifts, before or after.
 inline constexpr std::size_t most_lift_bars = 24;
 
 /// A table with the lift of each class as bars, before and after.
 std::string html_lifts(const DefenseReport& r);
-
 
 /// A table with a row for each guessed trigger: the class it lifts most, before and after.
 inline std::string html_scan(const DefenseReport& r) {

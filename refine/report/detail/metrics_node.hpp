@@ -73,7 +73,7 @@ std::vector<metrics::Lift> read_lifts(const MetricsNode& node, int classes, bool
 
 /// \param short_form of matrices and lifts: that of schema 2
 metrics::AttackMetrics read_figures(const MetricsNode& node, int classes, std::optional<int> target,
-                              bool short_form);
+                                    bool short_form);
 
 }  // namespace refine::report::detail
 

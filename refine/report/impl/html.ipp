@@ -1,7 +1,7 @@
 #pragma once
 
-#include <refine/report/html.hpp>
 #include <refine/report/detail/html_parts.hpp>
+#include <refine/report/html.hpp>
 
 #include <fmt/core.h>
 
@@ -159,7 +159,6 @@ REFINE_INLINE std::string html(const DefenseReport& r) {
   return page;
 }
 
-
 REFINE_INLINE std::string base64(std::string_view bytes) {
   constexpr std::string_view alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
   std::string text;
@@ -175,7 +174,6 @@ REFINE_INLINE std::string base64(std::string_view bytes) {
   }
   return text;
 }
-
 
 REFINE_INLINE std::string html_escape(std::string_view text) {
   std::string safe;
@@ -208,7 +206,6 @@ REFINE_INLINE std::string html_escape(std::string_view text) {
   return safe;
 }
 
-
 REFINE_INLINE std::string html_alarm(const DefenseReport& r) {
   if (!r.alarm) return "";
   const metrics::AlarmFigures& alarm = *r.alarm;
@@ -240,10 +237,9 @@ REFINE_INLINE std::string html_alarm(const DefenseReport& r) {
   return html;
 }
 
-
 REFINE_INLINE std::string html_confusion(std::string_view caption, const metrics::ConfusionMatrix& counts,
-                                             const std::vector<std::string>& class_names,
-                                             std::optional<int> target) {
+                                         const std::vector<std::string>& class_names,
+                                         std::optional<int> target) {
   const int classes = static_cast<int>(counts.rows());
   const bool dense = classes > 12;  // no room for numbers
   std::string html = fmt::format(
@@ -283,9 +279,8 @@ REFINE_INLINE std::string html_interval(const metrics::Interval& i) {
   return fmt::format("<small>{} to {}</small>", words::hundredths(i.low), words::hundredths(i.high));
 }
 
-REFINE_INLINE std::string html_row(std::string_view name, std::string_view meaning,
-                                       std::string_view before, std::string_view after,
-                                       std::string_view change) {
+REFINE_INLINE std::string html_row(std::string_view name, std::string_view meaning, std::string_view before,
+                                   std::string_view after, std::string_view change) {
   return fmt::format(
       "<tr><th scope=\"row\">{}<small>{}</small></th><td data-k=\"before\">{}</td><td "
       "data-k=\"after\">{}</td>"
@@ -294,8 +289,7 @@ REFINE_INLINE std::string html_row(std::string_view name, std::string_view meani
 }
 
 REFINE_INLINE std::string html_share(std::string_view name, std::string_view meaning,
-                                         const metrics::Proportion& before,
-                                         const metrics::Proportion& after) {
+                                     const metrics::Proportion& before, const metrics::Proportion& after) {
   const auto cell = [](const metrics::Proportion& p) {
     return words::percent(p.value(), 2) + html_interval(p.wilson());
   };
@@ -352,7 +346,6 @@ REFINE_INLINE std::string html_figures(const DefenseReport& r) {
   const std::string absent = not_measured(r);
   return absent.empty() ? html : html + "<p class=\"absent\">" + absent + "</p>";
 }
-
 
 REFINE_INLINE std::string html_lifts(const DefenseReport& r) {
   const auto& before = r.before.lifts;

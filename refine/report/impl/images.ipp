@@ -36,7 +36,6 @@ REFINE_INLINE void require_complete(const ImageSheet& sheet) {
   }
 }
 
-
 REFINE_INLINE std::string png(std::span<const std::uint8_t> pixels, int height, int width) {
   png_image image{};
   image.version = PNG_IMAGE_VERSION;
@@ -57,9 +56,8 @@ REFINE_INLINE std::string png(std::span<const std::uint8_t> pixels, int height, 
   return bytes;
 }
 
-
 REFINE_INLINE std::vector<std::uint8_t> interleaved(const ImageSheet& sheet,
-                                                        const std::vector<std::uint8_t>& planes) {
+                                                    const std::vector<std::uint8_t>& planes) {
   const auto plane = static_cast<std::size_t>(sheet.height) * static_cast<std::size_t>(sheet.width);
   std::vector<std::uint8_t> pixels(plane * 3);
   for (std::size_t i = 0; i < plane; ++i) {

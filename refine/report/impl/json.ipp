@@ -1,7 +1,7 @@
 #pragma once
 
-#include <refine/report/json.hpp>
 #include <refine/report/detail/metrics_node.hpp>
+#include <refine/report/json.hpp>
 
 #include <nlohmann/json.hpp>
 
@@ -248,7 +248,8 @@ REFINE_INLINE DefenseReport read_metrics(const std::filesystem::path& path) {
   if (file.tells("alarm")) r.alarm = detail::read_alarm(file["alarm"]);
   if (file.tells("scan")) {
     const auto scan = file["scan"];
-    for (std::size_t i = 0; i < scan.size(); ++i) r.scan.push_back(detail::read_scan_entry(scan[i], classes, short_form));
+    for (std::size_t i = 0; i < scan.size(); ++i)
+      r.scan.push_back(detail::read_scan_entry(scan[i], classes, short_form));
   }
   const auto facts = file["facts"];
   for (std::size_t i = 0; i < facts.size(); ++i) {
@@ -339,7 +340,6 @@ REFINE_INLINE void MetricsNode::require_figure(double counted) const {
   refuse("is {}, the counts say {}", said, counted);
 }
 
-
 REFINE_INLINE metrics::Proportion read_proportion(const MetricsNode& node) {
   metrics::Proportion p;
   p.n = node["n"].count();
@@ -379,8 +379,7 @@ REFINE_INLINE metrics::Lift read_lift_row(const MetricsNode& row, int cls) {
   return lift;
 }
 
-REFINE_INLINE std::vector<metrics::Lift> read_lifts(const MetricsNode& node, int classes,
-                                                        bool short_form) {
+REFINE_INLINE std::vector<metrics::Lift> read_lifts(const MetricsNode& node, int classes, bool short_form) {
   if (node.size() != static_cast<std::size_t>(classes)) node.refuse("has not one lift for each class");
   std::vector<metrics::Lift> lifts;
   for (std::size_t c = 0; c < node.size(); ++c) {
@@ -434,7 +433,7 @@ REFINE_INLINE void require_same(const MetricsNode& node, const metrics::Proporti
 }
 
 REFINE_INLINE metrics::AttackMetrics read_figures(const MetricsNode& node, int classes,
-                                                std::optional<int> target, bool short_form) {
+                                                  std::optional<int> target, bool short_form) {
   metrics::AttackMetrics f{.classes = classes, .target = target};
   f.clean = read_matrix(node["confusion"]["clean"], classes, short_form);
   f.triggered = read_matrix(node["confusion"]["triggered"], classes, short_form);

@@ -60,7 +60,7 @@ REFINE_INLINE std::string points(double share) {
 }
 
 REFINE_INLINE std::string share_line(std::string_view name, const metrics::Proportion& before,
-                                         const metrics::Proportion& after) {
+                                     const metrics::Proportion& after) {
   return table_line({name, tally(after.n), words::percent(before.value(), 2), range(before.wilson()),
                      words::percent(after.value(), 2), range(after.wilson()),
                      words::signed_hundredths(after.value() - before.value())});
@@ -145,7 +145,6 @@ REFINE_INLINE std::string terminal_table(const DefenseReport& r) {
   text += '\n' + verdict(r).headline + ".\n";
   return text;
 }
-
 
 REFINE_INLINE std::string comparison_markdown(const std::vector<DefenseReport>& reports) {
   constexpr std::size_t columns = 8;

@@ -56,8 +56,8 @@ REFINE_INLINE bool works(const metrics::Lift& lift, bool local) {
 REFINE_INLINE std::vector<Guess> guesses(const DefenseReport& r) {
   std::vector<Guess> all;
   for (const metrics::ScanEntry& entry : r.scan) {
-    all.push_back(
-        {entry.trigger, metrics::max_lift_by_share(entry.before), metrics::max_lift_by_share(entry.after), entry.local});
+    all.push_back({entry.trigger, metrics::max_lift_by_share(entry.before),
+                   metrics::max_lift_by_share(entry.after), entry.local});
   }
   const auto most = [](const Guess& g) {
     return std::max(g.before.n > 0 ? g.before.value() : -1, g.after.n > 0 ? g.after.value() : -1);

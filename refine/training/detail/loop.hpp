@@ -1,11 +1,11 @@
 #pragma once
 
+#include <ATen/TensorOperators.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/where.h>
 #include <ATen/ops/zeros.h>
-#include <ATen/TensorOperators.h>
 #include <c10/core/Device.h>
 #include <c10/core/GradMode.h>
 #include <torch/nn/module.h>
@@ -68,7 +68,6 @@ class BatchAugmentation {
   at::Tensor exempt_, unflipped_;
 };
 
-
 /// What a step's targets are found by, on the module's device.
 struct Batch {
   at::Tensor images;   ///< float N×C×H×W in [0, 1], augmented, channels last
@@ -113,8 +112,7 @@ void train(const RunInfo& run, torch::nn::Module& module, at::Device device, con
            const Optimization& how, const BatchAugmentation& augmented, std::uint64_t seed, Targets&& targets,
            Learn&& learn, bool may_replay, Observers&... observers) {
   const std::int64_t n = bytes.size(0);
-  if (n < 2)
-    throw Error("refine: {} image(s) are too few to train the {} on; give it two at least", n, run.name);
+  if (n < 2) throw Error("{} image(s) are too few to train the {} on; give it two at least", n, run.name);
   const data::Batches batches{.size = how.batch_size, .seed = derived_seed(seed, "order")};
   const auto per_epoch = static_cast<std::int64_t>(batches_of(batches, n, 0).size()),
              steps = per_epoch * how.epochs;
@@ -122,8 +120,7 @@ void train(const RunInfo& run, torch::nn::Module& module, at::Device device, con
 
   const at::Tensor source = resident(bytes, device);
   Optimizers optimizers(module, how);
-  if (optimizers.empty())
-    throw Error("refine: the {} has no parameters to train; choose another network", run.name);
+  if (optimizers.empty()) throw Error("the {} has no parameters to train; choose another network", run.name);
   struct BackToEvaluation {  // also after a failure
     torch::nn::Module& module;
     ~BackToEvaluation() { module.eval(); }
@@ -150,8 +147,8 @@ void train(const RunInfo& run, torch::nn::Module& module, at::Device device, con
     std::int64_t in_epoch = 0;
     for (const at::Tensor& indices : batches_of(batches, n, epoch)) {
       const at::Tensor there = nn::to_device_async(indices, device);
-      const at::Tensor plain =
-          data::to_float(nn::to_device_async(source.index_select(0, source.is_cpu() ? indices : there), device), device);
+      const at::Tensor plain = data::to_float(
+          nn::to_device_async(source.index_select(0, source.is_cpu() ? indices : there), device), device);
       const at::Tensor images =
           augmented(plain, there, seed, step).contiguous(at::MemoryFormat::ChannelsLast);
       const at::Tensor wanted = targets(Batch{images, plain, there, step, epoch == 0});
@@ -170,7 +167,7 @@ void train(const RunInfo& run, torch::nn::Module& module, at::Device device, con
                          how.lr * factor, elapsed.count()};
     if (!std::isfinite(info.loss)) {
       throw Error(
-          "refine: training the {} diverged, its loss is {} in epoch {}; lower the recipe's learning rates, "
+          "training the {} diverged, its loss is {} in epoch {}; lower the recipe's learning rates, "
           "lr is {}",
           run.name, info.loss, info.epoch, how.lr);
     }
@@ -178,7 +175,6 @@ void train(const RunInfo& run, torch::nn::Module& module, at::Device device, con
   }
   notify_end(observers...);
 }
-
 
 /// What the victim says of a batch, as the recipe's `teacher` asks it: logits N×classes, float, without
 /// gradient.
@@ -211,17 +207,16 @@ class TeacherAnswers {
   at::Tensor known_;
 };
 
-
-inline BatchAugmentation::BatchAugmentation(const data::Augmentation& recipe,
-                                                       const data::TrainingSet& set, at::Device device)
+inline BatchAugmentation::BatchAugmentation(const data::Augmentation& recipe, const data::TrainingSet& set,
+                                            at::Device device)
     : recipe_(recipe), asked_(set.augmentation) {
-  if (set.no_augment_mask.defined() && asked_ != data::Augmentation{}) exempt_ = set.no_augment_mask.to(device);
+  if (set.no_augment_mask.defined() && asked_ != data::Augmentation{})
+    exempt_ = set.no_augment_mask.to(device);
   if (set.no_flip_mask.defined() && recipe.flip) unflipped_ = set.no_flip_mask.to(device);
 }
 
-inline at::Tensor BatchAugmentation::operator()(const at::Tensor& images,
-                                                           const at::Tensor& indices, std::uint64_t seed,
-                                                           std::int64_t step) const {
+inline at::Tensor BatchAugmentation::operator()(const at::Tensor& images, const at::Tensor& indices,
+                                                std::uint64_t seed, std::int64_t step) const {
   const auto where = [&](const at::Tensor& mask, const at::Tensor& yes, const at::Tensor& no) {
     return at::where(mask.index_select(0, indices).view({-1, 1, 1, 1}), yes, no);
   };
@@ -238,12 +233,11 @@ inline at::Tensor BatchAugmentation::operator()(const at::Tensor& images,
 }
 
 inline at::Tensor BatchAugmentation::rows(const at::Tensor& rows, std::uint64_t seed,
-                                                     std::int64_t step) const {
+                                          std::int64_t step) const {
   return data::mix_rows(rows, recipe_, draws(seed, "augmentation", step));
 }
 
-inline std::uint64_t BatchAugmentation::draws(std::uint64_t seed, const char* purpose,
-                                                         std::int64_t step) {
+inline std::uint64_t BatchAugmentation::draws(std::uint64_t seed, const char* purpose, std::int64_t step) {
   return derived_seed(seed, purpose, static_cast<std::uint64_t>(step));
 }
 

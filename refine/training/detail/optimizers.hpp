@@ -37,12 +37,12 @@ struct Optimization {
   double momentum = 0.9;       ///< of SGD and Muon
   bool nesterov = false;       ///< of SGD; Muon's is always in this form
   double weight_decay = 5e-4;  ///< L2 for SGD and Adam, decoupled for Muon, whose companion Adam has none
-  double adam_lr = 0.005;     ///< with Muon: of Adam, which trains what is no hidden kernel
+  double adam_lr = 0.005;      ///< with Muon: of Adam, which trains what is no hidden kernel
   Schedule schedule = Schedule::constant;
   double warmup = 0.3;                     ///< one_cycle: the share of steps on the way up, in [0, 1)
   std::array<int, 2> milestones = {0, 0};  ///< steps: epochs, 0 for none
   double decay = 0.1;                      ///< steps
-  int batch_size = 128;  ///< 2 or more: BatchNorm needs a second image to compare with
+  int batch_size = 128;                    ///< 2 or more: BatchNorm needs a second image to compare with
   int epochs = 1;
   Precision precision = Precision::float32;
 
@@ -55,7 +55,6 @@ struct Optimization {
   /// all epochs
   double rate_factor(std::int64_t step, std::int64_t steps, int epoch) const;
 };
-
 
 /// The optimisers that an `Optimization` asks for, on a module's parameters, stepped as one: LibTorch's fused
 /// SGD and Adam, and Muon. With Muon, kernels larger than one pixel are Muon's and all other parameters

@@ -69,7 +69,7 @@ REFINE_INLINE at::Tensor newton_schulz(const at::Tensor& matrix, std::int64_t st
 }
 
 REFINE_INLINE at::Tensor muon_direction(const at::Tensor& gradient, at::Tensor& buffer,
-                                            const MuonOptions& options) {
+                                        const MuonOptions& options) {
   buffer.lerp_(gradient, 1 - options.momentum());
   const at::Tensor momentum = options.nesterov() ? gradient.lerp(buffer, options.momentum()) : buffer;
   // The order of a matrix's columns changes nothing but the order of the result's: a kernel's is that in
@@ -85,8 +85,7 @@ REFINE_INLINE at::Tensor muon_direction(const at::Tensor& gradient, at::Tensor& 
   return channels_last ? direction.permute({0, 3, 1, 2}) : direction;
 }
 
-REFINE_INLINE Muon::Muon(const std::vector<torch::optim::OptimizerParamGroup>& groups,
-                             MuonOptions defaults)
+REFINE_INLINE Muon::Muon(const std::vector<torch::optim::OptimizerParamGroup>& groups, MuonOptions defaults)
     : Optimizer(groups, std::make_unique<MuonOptions>(defaults)) {
   for (const auto& group : param_groups_) {
     for (const auto& parameter : group.params()) {

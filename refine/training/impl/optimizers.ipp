@@ -23,7 +23,7 @@ namespace refine {
 
 REFINE_INLINE void Optimization::validate() const {
   const auto require = [](bool fine, const char* field, double value, const char* range) {
-    if (!fine) throw Error("refine: the recipe's {} is {}; it is {}", field, value, range);
+    if (!fine) throw Error("the recipe's {} is {}; it is {}", field, value, range);
   };
   require(lr > 0 && std::isfinite(lr), "lr", lr, "above 0");
   require(adam_lr > 0 && std::isfinite(adam_lr), "other_lr", adam_lr, "above 0");
@@ -58,9 +58,7 @@ REFINE_INLINE double Optimization::rate_factor(std::int64_t step, std::int64_t s
   return last > peak ? cosine(1, end, (at - peak) / (last - peak)) : 1;
 }
 
-
-REFINE_INLINE Optimizers::Optimizers(const torch::nn::Module& module, const Optimization& how)
-    : how_(how) {
+REFINE_INLINE Optimizers::Optimizers(const torch::nn::Module& module, const Optimization& how) : how_(how) {
   const bool muon = how.optimizer == OptimizerKind::muon;
   std::set<const at::TensorImpl*> seen;  // one that two modules share is trained once
   for (const auto& [name, parameter] : module.named_parameters().pairs()) {
@@ -102,7 +100,7 @@ REFINE_INLINE void Optimizers::step() {
 REFINE_INLINE void Optimizers::require_plain(const std::string& name, const at::Tensor& parameter) {
   if (parameter.scalar_type() == at::kFloat && parameter.is_non_overlapping_and_dense()) return;
   throw Error(
-      "refine: the parameter {} can't be trained, it is of type {} or a view; keep parameters in float32, "
+      "the parameter {} can't be trained, it is of type {} or a view; keep parameters in float32, "
       "Precision::bfloat16 computes in bfloat16",
       name, c10::toString(parameter.scalar_type()));
 }
@@ -127,8 +125,7 @@ REFINE_INLINE Optimizers::Lists Optimizers::lists() const {
   return lists;
 }
 
-REFINE_INLINE at::Tensor Optimizers::laid_out_as(const at::Tensor& parameter,
-                                                     const at::Tensor& gradient) {
+REFINE_INLINE at::Tensor Optimizers::laid_out_as(const at::Tensor& parameter, const at::Tensor& gradient) {
   if (gradient.strides() == parameter.strides()) return gradient;
   return at::empty_strided(parameter.sizes(), parameter.strides(), gradient.options()).copy_(gradient);
 }

@@ -23,7 +23,9 @@ namespace refine {
 namespace detail {
 
 constexpr std::array<std::pair<std::string_view, ObjectiveKind>, 3> names_of(ObjectiveKind) {
-  return {{{"bce", ObjectiveKind::bce}, {"nll", ObjectiveKind::nll}, {"distillation", ObjectiveKind::distillation}}};
+  return {{{"bce", ObjectiveKind::bce},
+           {"nll", ObjectiveKind::nll},
+           {"distillation", ObjectiveKind::distillation}}};
 }
 constexpr std::array<std::pair<std::string_view, TeacherInput>, 2> names_of(TeacherInput) {
   return {{{"views", TeacherInput::augmented}, {"images", TeacherInput::original}}};

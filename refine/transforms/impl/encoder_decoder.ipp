@@ -30,7 +30,7 @@ REFINE_INLINE void ConvolutionUnit::fold() {
 }
 
 REFINE_INLINE EncoderDecoderModule::EncoderDecoderModule(std::int64_t channels, int levels,
-                                                             std::int64_t width, OutputActivation squash)
+                                                         std::int64_t width, OutputActivation squash)
     : channels_(channels), levels_(levels), width_(width), squash_(squash) {
   reset();
 }

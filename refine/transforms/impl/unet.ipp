@@ -15,8 +15,7 @@
 
 namespace refine::transforms::detail {
 
-REFINE_INLINE DoubleConvolution::DoubleConvolution(std::int64_t in, std::int64_t middle,
-                                                       std::int64_t out) {
+REFINE_INLINE DoubleConvolution::DoubleConvolution(std::int64_t in, std::int64_t middle, std::int64_t out) {
   // The reference numbers the ReLUs between too; they have no state and no place here.
   parts_ = register_module("double_conv", std::make_shared<torch::nn::Module>("double_conv"));
   for (int i = 0; i < 2; ++i) {
@@ -39,8 +38,8 @@ REFINE_INLINE void DoubleConvolution::fold() {
 }
 
 REFINE_INLINE std::shared_ptr<DoubleConvolution> nested(torch::nn::Module& root,
-                                                            const std::vector<std::string>& path,
-                                                            std::shared_ptr<DoubleConvolution> leaf) {
+                                                        const std::vector<std::string>& path,
+                                                        std::shared_ptr<DoubleConvolution> leaf) {
   torch::nn::Module* at = &root;
   for (std::size_t i = 0; i + 1 < path.size(); ++i) {
     at = at->register_module(path[i], std::make_shared<torch::nn::Module>(path[i])).get();
@@ -49,7 +48,8 @@ REFINE_INLINE std::shared_ptr<DoubleConvolution> nested(torch::nn::Module& root,
   return leaf;
 }
 
-REFINE_INLINE UNetModule::UNetModule(std::int64_t channels, int levels, std::int64_t width, OutputActivation squash)
+REFINE_INLINE UNetModule::UNetModule(std::int64_t channels, int levels, std::int64_t width,
+                                     OutputActivation squash)
     : channels_(channels), levels_(levels), width_(width), squash_(squash) {
   down_.push_back(nested(*this, {"inc"}, std::make_shared<DoubleConvolution>(channels, width, width)));
   // f, 2f, 4f, … and, at the bottom, as many as the level above: concatenation doubles what comes up.

@@ -1,9 +1,9 @@
 #pragma once
 
+#include <ATen/TensorOperators.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/tensor.h>
-#include <ATen/TensorOperators.h>
 
 #include <cmath>
 #include <cstdint>
@@ -65,17 +65,17 @@ struct ReferenceRotate {
   at::Tensor apply(const at::Tensor& images) const {
     require_agreement(check_shape(image, data::image_of(images)));
     if (!(degrees >= -180 && degrees <= 180)) {
-      throw Error("refine: a rotation by {} degrees was asked for; it is -180 to 180", degrees);
+      throw Error("a rotation by {} degrees was asked for; it is -180 to 180", degrees);
     }
     const auto channels = static_cast<std::size_t>(images.size(1));
     if (mean.size() != channels || deviation.size() != channels) {
       throw Error(
-          "refine: the rotation has {} means and {} deviations, the images have {} channels; give one "
+          "the rotation has {} means and {} deviations, the images have {} channels; give one "
           "a channel",
           mean.size(), deviation.size(), channels);
     }
     for (const double d : deviation) {
-      if (!(d > 0)) throw Error("refine: a deviation of the rotation is {}; deviations are above 0", d);
+      if (!(d > 0)) throw Error("a deviation of the rotation is {}; deviations are above 0", d);
     }
     const auto constant = [&](const std::vector<double>& v) {
       return at::tensor(v).to(at::kFloat).view({1, -1, 1, 1}).to(images.device());

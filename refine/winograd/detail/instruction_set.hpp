@@ -55,7 +55,6 @@ struct KernelStrides {
   std::int64_t out, in, down, right;
 };
 
-
 /// c = [c +] a·b for the rows of `a` and the panels of `b`: a panel has its rows one behind the other, each
 /// as wide as one or two vectors.
 struct Product {

@@ -2,11 +2,11 @@
 
 #include <refine/winograd/convolution.hpp>
 
+#include <ATen/TensorOperators.h>
 #include <ATen/ops/conv_transpose2d.h>
 #include <ATen/ops/convolution_backward.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
-#include <ATen/TensorOperators.h>
 #include <c10/core/GradMode.h>
 #include <c10/core/MemoryFormat.h>
 #include <torch/csrc/autograd/custom_function.h>
@@ -111,11 +111,10 @@ class Convolution : public torch::autograd::Function<Convolution> {
 
 }  // namespace detail
 
-REFINE_INLINE at::Tensor convolution(const at::Tensor& x, const at::Tensor& weight,
-                                         const at::Tensor& bias) {
+REFINE_INLINE at::Tensor convolution(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
   if (!takes(x, weight, bias)) {
     throw Error(
-        "refine: winograd::convolution takes float32 images on the CPU and 3×3 kernels, with channels in "
+        "winograd::convolution takes float32 images on the CPU and 3×3 kernels, with channels in "
         "multiples of 8; call nn::convolve, which takes any");
   }
   return detail::Convolution::apply(x, weight, bias.defined() ? std::optional(bias) : std::nullopt);
