@@ -18,15 +18,17 @@
 
 namespace refine::benchmarks {
 
-/// A path as the user means it: Bazel runs programs in a folder of its own, and says where the user stands.
-inline std::filesystem::path from_where_the_user_stands(const std::string& path) {
+/// Resolves a path relative to the folder in which the user started Bazel, which runs programs in
+/// another folder.
+inline std::filesystem::path user_path(const std::string& path) {
   const char* folder = std::getenv("BUILD_WORKING_DIRECTORY");
   return folder != nullptr ? std::filesystem::path(folder) / path : std::filesystem::path(path);
 }
 
-/// Seconds since the last call, once the device has done its work.
+/// Measures the time between calls, waiting for the device.
 class Clock {
  public:
+  /// Returns the seconds since the last call, once the device has finished its work.
   double take() {
     if (default_device().is_cuda()) torch::cuda::synchronize(default_device().index());
     const auto now = std::chrono::steady_clock::now();
@@ -39,9 +41,10 @@ class Clock {
   std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
 };
 
-/// A folder of this process's own, which goes with it.
+/// A temporary folder that is removed with the object.
 class Scratch {
  public:
+  /// \param name  start of the folder's name
   explicit Scratch(const std::string& name)
       : path(std::filesystem::temp_directory_path() / (name + "-" + std::to_string(getpid()))) {
     std::filesystem::create_directories(path);
@@ -52,10 +55,12 @@ class Scratch {
     std::filesystem::remove_all(path, ignored);
   }
 
-  const std::filesystem::path path;
+  const std::filesystem::path path;  ///< the folder
 };
 
-/// Parses the command line and calls `body`. \return the exit status; what went wrong is said in one line
+/// Parses the command line and calls `body`.
+///
+/// \return the exit status; an error is printed as one line
 template <typename Body>
 int run_program(CLI::App& app, int argc, char** argv, Body&& body) {
   try {
@@ -67,13 +72,13 @@ int run_program(CLI::App& app, int argc, char** argv, Body&& body) {
   try {
     body();
   } catch (const Error& error) {
-    std::cerr << error.what() << '\n';
+    std::cerr << "error: " << error.what() << '\n';
     return Error::exit_status;
   } catch (const c10::Error& error) {
-    std::cerr << "refine: LibTorch failed: " << error.what_without_backtrace() << '\n';
+    std::cerr << "error: LibTorch failed: " << error.what_without_backtrace() << '\n';
     return 1;
   } catch (const std::exception& error) {
-    std::cerr << "refine: " << error.what() << '\n';
+    std::cerr << "error: " << error.what() << '\n';
     return 1;
   }
   return 0;

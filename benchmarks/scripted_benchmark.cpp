@@ -1,5 +1,5 @@
-// A foreign classifier as its file has it, and as Scripted makes it: eight convolutions with BatchNorm,
-// batches of 64, 3×32×32. Arg 0: LibTorch's module, 1: Scripted.
+// Times a TorchScript classifier: as LibTorch runs its file (Arg 0), and as backbones::Scripted
+// does (Arg 1). Eight convolutions with BatchNorm, batches of 64, 3×32×32.
 
 #include <benchmark/benchmark.h>
 #include <torch/csrc/jit/api/module.h>
@@ -20,7 +20,8 @@ using namespace refine;
 
 constexpr int layers = 8, width = 32;
 
-torch::jit::Module network() {
+/// Makes the classifier.
+torch::jit::Module make_network() {
   torch::jit::Module m("network");
   std::string code = "def forward(self, x):\n";
   for (int i = 0; i < layers; ++i) {
@@ -42,7 +43,7 @@ torch::jit::Module network() {
 void run(benchmark::State& state, bool gradient) {
   use_threads(0);
   keep_freed_memory();
-  torch::jit::Module raw = network();
+  torch::jit::Module raw = make_network();
   const backbones::Scripted<> scripted(raw, "network", {.task = {{3, 32, 32}, width}});
   at::Tensor x = at::rand({64, 3, 32, 32});
   if (state.range(0) == 1) x = x.contiguous(at::MemoryFormat::ChannelsLast);
@@ -52,7 +53,7 @@ void run(benchmark::State& state, bool gradient) {
     const at::Tensor y = state.range(0) == 1 ? scripted.forward(x) : raw.forward({x}).toTensor();
     if (gradient) y.sum().backward();
   };
-  for (int i = 0; i < 3; ++i) step();  // LibTorch's module profiles itself first
+  for (int i = 0; i < 3; ++i) step();  // LibTorch profiles the module in its first runs
   for (auto _ : state) step();
   state.SetItemsProcessed(state.iterations() * 64);
 }

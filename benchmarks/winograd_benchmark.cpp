@@ -1,4 +1,4 @@
-// A 3×3 convolution of a batch of 64 in float32, by LibTorch and by this library.
+// Times a 3×3 convolution of a batch of 64 in float32, by LibTorch and by this library.
 
 #include <benchmark/benchmark.h>
 
@@ -16,6 +16,8 @@ namespace {
 
 using namespace refine;
 
+/// A convolution with its input. The arguments are channels, side, and 1 for this library or 0 for
+/// LibTorch.
 struct Layer {
   torch::nn::Conv2d convolution;
   at::Tensor x;
@@ -31,8 +33,8 @@ struct Layer {
   }
 };
 
-/// Channels and side as in ResNet-18 of width 64 and of width 16.
-void layers(benchmark::internal::Benchmark* benchmark) {
+/// Adds the channels and sides of ResNet-18 of width 64 and of width 16.
+void add_layers(benchmark::internal::Benchmark* benchmark) {
   for (const std::int64_t width : {64, 16}) {
     for (const std::int64_t stage : {1, 2, 4, 8}) {
       for (const std::int64_t ours : {0, 1}) benchmark->Args({stage * width, 32 / stage, ours});
@@ -46,7 +48,7 @@ void Convolve(benchmark::State& state) {
   c10::NoGradGuard no_grad;
   for (auto _ : state) benchmark::DoNotOptimize(nn::convolve(layer.convolution, layer.x));
 }
-BENCHMARK(Convolve)->Apply(layers);
+BENCHMARK(Convolve)->Apply(add_layers);
 
 void Gradients(benchmark::State& state) {
   Layer layer(state);
@@ -54,6 +56,6 @@ void Gradients(benchmark::State& state) {
   const at::Tensor y = nn::convolve(layer.convolution, layer.x), g = at::randn_like(y);
   for (auto _ : state) y.backward(g, /*retain_graph=*/true);
 }
-BENCHMARK(Gradients)->Apply(layers);
+BENCHMARK(Gradients)->Apply(add_layers);
 
 }  // namespace

@@ -28,6 +28,7 @@ using namespace refine;
 
 constexpr Task task = tasks::cifar10;
 
+/// The command line.
 struct Options {
   std::string device = "auto";
   std::string budget = "auto";
@@ -36,25 +37,26 @@ struct Options {
   std::string output = ".";
 };
 
-/// How much work a run is.
+/// The amount of work in a run.
 struct Budget {
-  std::int64_t images;           // of the training set, 0 for all
-  std::int64_t test_images = 0;  // 0 for all
-  int victim_width;
-  int transform_width;
-  ClassifierRecipe victim;
-  Recipe defense;
+  std::int64_t images;           ///< number of training images, 0 for all
+  std::int64_t test_images = 0;  ///< number of test images, 0 for all
+  int victim_width;              ///< width of the ResNet-18
+  int transform_width;           ///< width of the U-Net
+  ClassifierRecipe victim;       ///< training of the victim
+  Recipe defense;                ///< training of the defense
 };
 
-/// What the images are, and how they are normalised.
+/// A data set and its normalization.
 struct Source {
   std::string name;
-  fs::path from;
+  fs::path folder;
   data::Split split;
   Normalization normalization;
 };
 
-Budget budget_of(const std::string& name) {
+/// Returns the budget with this name.
+Budget budget_by_name(const std::string& name) {
   const bool cuda = default_device().is_cuda();
   if (name == "full" || (name == "auto" && cuda)) {
     return {.images = 0,
@@ -78,38 +80,41 @@ Budget budget_of(const std::string& name) {
   return budget;
 }
 
-/// Bazel runs programs in a folder of its own, and says where the user stands.
-fs::path where_the_user_stands() {
+/// Returns the folder in which the user started Bazel, which runs programs in another folder.
+fs::path user_folder() {
   const char* folder = std::getenv("BUILD_WORKING_DIRECTORY");
   return folder != nullptr ? fs::path(folder) : fs::current_path();
 }
 
-Source read(const fs::path& root) {
+/// Reads the data set in a folder.
+Source read_dataset(const fs::path& root) {
   if (file_exists(root / "train-images-idx3-ubyte.gz") || file_exists(root / "train-images-idx3-ubyte")) {
     return {"FashionMNIST", root, data::fashion_mnist(root), normalizations::fashion_mnist};
   }
   return {"CIFAR10", root, data::cifar10(root), normalizations::cifar10};
 }
 
-/// CIFAR-10 from `--data`, from data/CIFAR10, or from the network; where it can't be had, Fashion-MNIST.
+/// Reads the data set of `--data`. Without it, reads CIFAR-10 from data/CIFAR10 or downloads it
+/// there; if that fails, reads Fashion-MNIST.
 Source find_images(const Options& options) {
-  const fs::path here = where_the_user_stands();
-  if (!options.data.empty()) return read(here / options.data);
-  const fs::path root = here / "data" / "CIFAR10";
-  if (data::holds_cifar10(root)) return read(root);
+  const fs::path user = user_folder();
+  if (!options.data.empty()) return read_dataset(user / options.data);
+  const fs::path root = user / "data" / "CIFAR10";
+  if (data::holds_cifar10(root)) return read_dataset(root);
   try {
     data::download_cifar10(root);
   } catch (const Error& error) {
     const fs::path debian = "/usr/share/datasets/fashion-mnist";
-    if (data::download_has_begun(root) || !file_exists(debian)) throw;  // the next run goes on from there
-    std::cout << "refine: no CIFAR-10 in data/CIFAR10 and none to be had (" << error.what()
+    if (data::download_has_begun(root) || !file_exists(debian)) throw;  // the next run continues the download
+    std::cout << "no CIFAR-10 in data/CIFAR10, and the download failed (" << error.what()
               << "): running on Fashion-MNIST\n";
-    return read(debian);
+    return read_dataset(debian);
   }
-  return read(root);
+  return read_dataset(root);
 }
 
-report::Curve curve(const History& history, std::string name) {
+/// Returns the accuracy of each epoch as a curve.
+report::Curve accuracy_curve(const History& history, std::string name) {
   report::Curve result{.name = std::move(name), .unit = "%", .x_label = "epoch", .x = {}, .y = {}};
   for (const EpochInfo& epoch : history.epochs) {
     result.x.push_back(epoch.epoch);
@@ -118,11 +123,13 @@ report::Curve curve(const History& history, std::string name) {
   return result;
 }
 
+/// Returns the duration of a training run.
 double seconds(const History& history) {
   return history.epochs.back().seconds;
 }
 
-std::string text_of(const auto& value) {
+/// Returns what `<<` prints.
+std::string to_text(const auto& value) {
   std::ostringstream out;
   out << value;
   return out.str();
@@ -131,24 +138,24 @@ std::string text_of(const auto& value) {
 void run(const Options& options) {
   use_device(options.device);
   use_threads(0);
-  const Budget budget = budget_of(options.budget);
+  const Budget budget = budget_by_name(options.budget);
 
   const attacks::BadNets<task> attack{.target = 0, .rate = 0.1, .seed = options.seed};
-  const fs::path results = where_the_user_stands() / options.output;
-  auto [dataset, from, split, normalization] = find_images(options);
+  const fs::path results = user_folder() / options.output;
+  auto [dataset, folder, split, normalization] = find_images(options);
   auto& [train, test] = split;
   const fs::path attack_folder = results / "attack" / dataset / "ResNet18" / "BadNets";
   const fs::path defense_folder = results / "refine_res" / dataset / "ResNet18" / "BadNets";
   std::error_code ignored;
-  for (const auto& folder : {attack_folder, defense_folder}) fs::remove(folder / "log.jsonl", ignored);
+  for (const auto& results_folder : {attack_folder, defense_folder})
+    fs::remove(results_folder / "log.jsonl", ignored);
   JsonLines attack_log(attack_folder / "log.jsonl"), defense_log(defense_folder / "log.jsonl");
 
   if (budget.images > 0 && budget.images < train.size()) train = train.sample(budget.images, options.seed);
   if (budget.test_images > 0) test = test.sample(budget.test_images, options.seed);
   std::cout << fmt::format(
-                   "refine: {} from {}, {} of its training images, {} test images; BadNets on '{}', rate {}, "
-                   "seed {}; {}",
-                   dataset, from.lexically_normal().string(), train.size(), test.size(), train.classes[0],
+                   "{} from {}: {} training images, {} test images; BadNets on '{}', rate {}, seed {}; {}",
+                   dataset, folder.lexically_normal().string(), train.size(), test.size(), train.classes[0],
                    attack.rate, options.seed, default_device().str())
             << std::endl;
 
@@ -169,9 +176,9 @@ void run(const Options& options) {
                             normalization},
       poisoned, victim_recipe, bar, attack_log, victim_history);
   save(victim, attack_folder / "victim.safetensors",
-       {{"recipe", text_of(victim_recipe)}, {"width", std::to_string(budget.victim_width)}});
+       {{"recipe", to_text(victim_recipe)}, {"width", std::to_string(budget.victim_width)}});
 
-  // The defense: the same images, clean, and no labels.
+  // The defense: the same images without triggers and without labels.
   Recipe recipe = budget.defense;
   recipe.seed = options.seed;
   auto defense = Pipeline{transforms::UNet<task>{.width = budget.transform_width, .seed = options.seed},
@@ -181,12 +188,12 @@ void run(const Options& options) {
        {{"width", std::to_string(budget.transform_width)}});
 
   export_torchscript(defense, defense_folder / "defended.pt",
-                     {{"dataset", dataset}, {"recipe", text_of(recipe)}});
+                     {{"dataset", dataset}, {"recipe", to_text(recipe)}});
 
   const Evaluation evaluation = evaluate(defense, test, attack, /*show=*/true);
   std::string permutation;
-  for (auto name : defense.remap().permutation)
-    permutation += (permutation.empty() ? "" : " ") + std::to_string(name);
+  for (auto cls : defense.remap().permutation)
+    permutation += (permutation.empty() ? "" : " ") + std::to_string(cls);
   const report::DefenseReport page{
       .title = "BadNets on " + dataset,
       .dataset = dataset,
@@ -195,17 +202,17 @@ void run(const Options& options) {
       .class_names = test.classes,
       .before = evaluation.before,
       .after = evaluation.after,
-      .curves = {curve(victim_history, "victim: training accuracy"),
-                 curve(defense_history, "defense: agreement with the victim")},
+      .curves = {accuracy_curve(victim_history, "victim: training accuracy"),
+                 accuracy_curve(defense_history, "defense: agreement with the victim")},
       .facts = {{"training images", std::to_string(train.size())},
                 {"poisoned images", std::to_string(poisoned.indices.size())},
                 {"device", default_device().str()},
                 {"seed", std::to_string(options.seed)},
                 {"permutation", permutation},
                 {"transform", fmt::format("U-Net, 4 levels, width {}", budget.transform_width)},
-                {"victim's recipe", text_of(victim_recipe)},
+                {"victim's recipe", to_text(victim_recipe)},
                 {"victim's training", fmt::format("{:.0f} s", seconds(victim_history))},
-                {"defense's recipe", text_of(recipe)},
+                {"defense's recipe", to_text(recipe)},
                 {"defense's training", fmt::format("{:.0f} s", seconds(defense_history))}},
       .sheet = report::sample_sheet(defense, test, attack)};
   report::write_report(page, defense_folder);
@@ -224,42 +231,43 @@ int main(int argc, char** argv) {
   app.add_option("--device", options.device, "auto, cpu, cuda or cuda:N")->capture_default_str();
   app.add_option(
          "--budget", options.budget,
-         "full: all images, networks of width 64; small: 50,000 images, width 16, five minutes of two cores; "
-         "tiny: 4,000 images, measured on 2,000, width 8, to see it work; auto: full with CUDA, else small")
+         "full: all images, networks of width 64; small: 50,000 images, width 16, five minutes on two cores; "
+         "tiny: 4,000 images, 2,000 test images, width 8, to try the program; auto: full with CUDA, else small")
       ->check(CLI::IsMember({"auto", "full", "small", "tiny"}))
       ->capture_default_str();
   app.add_option("--seed", options.seed,
-                 "of the poisoning, the weights, the permutation and the order of images")
-      ->check([](const std::string& said) {
-        return said.starts_with('-') ? "seed " + said + " is below 0; say 0 or more" : std::string();
+                 "seed of the poisoning, the weights, the permutation and the order of images")
+      ->check([](const std::string& text) {
+        return text.starts_with('-') ? "must be 0 or more, got " + text : std::string();
       })
       ->capture_default_str();
-  app.add_option("--data", options.data,
-                 "a folder with CIFAR-10 (binary, or image folders) or Fashion-MNIST; left out: "
-                 "data/CIFAR10, downloaded if need be");
-  app.add_option("--output", options.output, "where attack/ and refine_res/ go")->capture_default_str();
+  app.add_option(
+      "--data", options.data,
+      "a folder with CIFAR-10 (binary, or image folders) or Fashion-MNIST (default: data/CIFAR10, downloaded "
+      "if missing)");
+  app.add_option("--output", options.output, "folder for attack/ and refine_res/")->capture_default_str();
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? 0 : Error::exit_status;
   }
 
-  std::signal(SIGXFSZ, SIG_IGN);  // a file-size limit is then an error of write, as a full disk is
+  std::signal(SIGXFSZ, SIG_IGN);  // makes a file-size limit an error of write, like a full disk
   keep_freed_memory();
   try {
     run(options);
   } catch (const Error& error) {
-    std::cerr << error.what() << '\n';
+    std::cerr << "error: " << error.what() << '\n';
     return Error::exit_status;
   } catch (const c10::Error& error) {
-    std::cerr << "refine: LibTorch failed: " << error.what_without_backtrace() << '\n';
+    std::cerr << "error: LibTorch failed: " << error.what_without_backtrace() << '\n';
     return 1;
   } catch (const fs::filesystem_error& error) {
-    std::cerr << "cannot use " << error.path1().string() << ": " << error.code().message()
-              << "; check the path and its rights\n";
+    std::cerr << "error: cannot use " << error.path1().string() << ": " << error.code().message()
+              << "; check the path and its permissions\n";
     return Error::exit_status;
   } catch (const std::exception& error) {
-    std::cerr << "refine: " << error.what() << '\n';
+    std::cerr << "error: " << error.what() << '\n';
     return 1;
   }
   return 0;

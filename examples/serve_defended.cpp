@@ -1,4 +1,4 @@
-// Serves a defended file: a class and an alarm score for each image of a folder.
+// Serves an exported defense: prints a class and an alarm score for each image of a folder.
 //
 //     bazel run //examples:serve_defended -- defended.pt photos/
 
@@ -9,14 +9,15 @@
 #include <iostream>
 #include <nlohmann/json.hpp>
 
-#include <refine/data/detail/pixels.hpp>
+#include <refine/data/dataset.hpp>
 #include <refine/data/image_files.hpp>
 
 int main(int argc, char** argv) try {
   using namespace refine;
   if (argc != 3) throw Error("usage: serve_defended defended.pt folder");
   torch::jit::ExtraFilesMap about{{"refine.json", ""}};
-  torch::jit::Module model = torch::jit::load(argv[1], at::kCPU, about);  // LibTorch alone: no code of ours
+  torch::jit::Module model =
+      torch::jit::load(argv[1], at::kCPU, about);  // LibTorch only: the file needs no code of this library
   const auto json = nlohmann::json::parse(about.at("refine.json"));
   const ImageShape shape{json["image"][0], json["image"][1], json["image"][2]};
 
@@ -29,6 +30,6 @@ int main(int argc, char** argv) try {
     std::cout << file.string() << '\t' << cls << '\t' << alarm << '\n';
   }
 } catch (const std::exception& error) {
-  std::cerr << error.what() << '\n';
+  std::cerr << "error: " << error.what() << '\n';
   return 2;
 }

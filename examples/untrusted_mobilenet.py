@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Makes a classifier that nobody should trust, and what is needed to defend it and to see that it worked.
+"""Makes a classifier with a backdoor, and the images to defend it and to measure the defense.
 
     python untrusted_mobilenet.py --data CIFAR10 --out trial
 
-Needs PyTorch and Pillow; CIFAR10/{train,test}/<class>/*.jpg are the images. It trains a small MobileNet-like network
-whose training set was poisoned with a warping trigger, and writes
+Needs PyTorch, Pillow and the images CIFAR10/{train,test}/<class>/*.jpg. Trains a small MobileNet-like network on images
+that are poisoned with a warping trigger, and writes
 
-    trial/untrusted.pt         the classifier as TorchScript, which takes normalised images
-    trial/clean/*.png          clean images without labels, of the training set
+    trial/untrusted.pt         the classifier as TorchScript, which takes normalized images
+    trial/clean/*.png          clean images of the training set, without labels
     trial/test/<class>/*.png   clean test images
     trial/warped/<class>/*.png the same images with the trigger
 """
@@ -84,11 +84,11 @@ def warp(images, grid):
     return F.grid_sample(images, grid.expand(len(images), -1, -1, -1), align_corners=True)
 
 
-def read(folder, most):
+def read(folder, max_images):
     classes = sorted(p.name for p in folder.iterdir() if p.is_dir())
     files = [(file, label) for label, name in enumerate(classes) for file in sorted((folder / name).iterdir())]
     random.Random(0).shuffle(files)
-    files = files[:most] if most else files
+    files = files[:max_images] if max_images else files
     images = torch.empty(len(files), 3, 32, 32, dtype=torch.uint8)
     for i, (file, _) in enumerate(files):
         pixels = bytearray(Image.open(file).convert("RGB").resize((32, 32)).tobytes())
@@ -110,9 +110,10 @@ def main():
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--target", type=int, default=0)
     parser.add_argument("--rate", type=float, default=0.1, help="share of the training images that are poisoned")
-    parser.add_argument("--strength", type=float, default=2.0, help="of the warping; a pixel moves by half of it")
-    parser.add_argument("--clean", type=int, default=20000, help="how many clean images to write")
-    parser.add_argument("--test", type=int, default=2000, help="how many test images to write")
+    parser.add_argument("--strength", type=float, default=2.0,
+                        help="strength of the warping; a pixel moves by half of it")
+    parser.add_argument("--clean", type=int, default=20000, help="number of clean images to write")
+    parser.add_argument("--test", type=int, default=2000, help="number of test images to write")
     options = parser.parse_args()
 
     torch.manual_seed(0)

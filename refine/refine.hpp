@@ -1,8 +1,23 @@
 #pragma once
 
 /// \file
-/// The whole library but what not every program needs: downloading (`data/download.hpp`), foreign programs
-/// (`programs/`), and the report's pages (`report/`).
+/// Includes the whole library except for what only some programs need: downloads (`data/download.hpp`), foreign
+/// programs (`programs/`), choice by name (`attacks/by_name.hpp`, `backbones/zoo.hpp`), the report's pages
+/// (`report/report.hpp`) and the product as a function (`defend/defend.hpp`).
+
+/// \mainpage refine
+/// REFINE (Chen et al., ICLR 2025) in C++20 on LibTorch: defends an image classifier that may carry a backdoor, with
+/// clean images and no labels.
+///
+/// ```cpp
+/// auto defense = refine::Pipeline{refine::transforms::UNet<task>{}, refine::freeze(victim),
+///                                 refine::remaps::Derangement<task>{}};
+/// refine::fit(defense, images);
+/// refine::export_torchscript(defense, "defended.pt");
+/// ```
+///
+/// Start at the namespaces: `refine::triggers`, `refine::attacks`, `refine::backbones`, `refine::transforms`,
+/// `refine::remaps`, `refine::objectives`, `refine::data`, `refine::metrics`, `refine::report`, `refine::formats`.
 
 #include <refine/attacks/attacks.hpp>
 #include <refine/backbones/backbones.hpp>

@@ -1,7 +1,7 @@
-// What it costs to include this library: processor seconds and peak memory of the compiler, a file each.
+// Measures what an include of this library costs: processor seconds and peak memory of the
+// compiler, for each file.
 //
 //     bazel run //benchmarks:compile_time_benchmark -- --benchmark_repetitions=3
-//     --benchmark_enable_random_interleaving=true
 
 #include <benchmark/benchmark.h>
 #include <fcntl.h>
@@ -25,7 +25,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-std::vector<std::string> lines_of(const fs::path& path) {
+std::vector<std::string> read_lines(const fs::path& path) {
   std::ifstream file(path);
   std::vector<std::string> lines;
   for (std::string line; std::getline(file, line);) lines.push_back(line);
@@ -33,14 +33,15 @@ std::vector<std::string> lines_of(const fs::path& path) {
   return lines;
 }
 
+/// The cost of one run of the compiler.
 struct Cost {
-  double seconds = 0;  ///< of the processor
-  double megabytes = 0;
+  double seconds = 0;    ///< of the processor
+  double megabytes = 0;  ///< peak memory
 };
 
-/// One run of the compiler, optimising; the result is thrown away where nobody asks for it.
-Cost compiled(std::vector<std::string> command, const fs::path& source,
-              const fs::path& output = "/dev/null") {
+/// Runs the compiler with optimization. Discards the result unless `output` is given.
+Cost compile_file(std::vector<std::string> command, const fs::path& source,
+                  const fs::path& output = "/dev/null") {
   for (const char* more : {"-O2", "-w", "-c", "-o"}) command.emplace_back(more);
   command.push_back(output.string());
   command.push_back(source.string());
@@ -55,7 +56,7 @@ Cost compiled(std::vector<std::string> command, const fs::path& source,
   int status = 0;
   rusage usage{};
   if (wait4(child, &status, 0, &usage) != child || status != 0) {
-    throw std::runtime_error("the compiler failed on " + source.string());
+    throw std::runtime_error("cannot compile " + source.string());
   }
   const auto seconds = [](const timeval& time) {
     return static_cast<double>(time.tv_sec) + 1e-6 * static_cast<double>(time.tv_usec);
@@ -79,19 +80,19 @@ void add(const std::string& name, Compile compile) {
 }
 
 void add(const std::string& name, const std::vector<std::string>& command, const fs::path& source) {
-  add(name, [=] { return compiled(command, source); });
+  add(name, [=] { return compile_file(command, source); });
 }
 
-/// Every line by which a header of ours includes one of LibTorch's; those of CUDA are included where there is
-/// CUDA alone.
-std::set<std::string> includes_of_libtorch(const fs::path& headers) {
+/// Returns every line with which a header of this library includes one of LibTorch's, except for
+/// CUDA's, which only a build with CUDA has.
+std::set<std::string> libtorch_includes(const fs::path& headers) {
   std::set<std::string> found;
   for (const auto& entry :
        fs::recursive_directory_iterator(headers, fs::directory_options::follow_directory_symlink)) {
     if (entry.path().extension() != ".hpp") continue;
-    for (const std::string& line : lines_of(entry.path())) {
-      for (const char* room : {"ATen/", "c10/", "torch/"}) {
-        if (line.starts_with("#include <" + std::string(room)) && line.find("/cuda/") == std::string::npos)
+    for (const std::string& line : read_lines(entry.path())) {
+      for (const char* folder : {"ATen/", "c10/", "torch/"}) {
+        if (line.starts_with("#include <" + std::string(folder)) && line.find("/cuda/") == std::string::npos)
           found.insert(line);
       }
     }
@@ -99,7 +100,7 @@ std::set<std::string> includes_of_libtorch(const fs::path& headers) {
   return found;
 }
 
-/// A generated source, in a folder that goes when the program ends.
+/// Generates sources in a temporary folder.
 class Sources {
  public:
   Sources() { fs::create_directories(folder_); }
@@ -120,38 +121,40 @@ class Sources {
   fs::path folder_ = fs::temp_directory_path() / ("refine-compile-" + std::to_string(getpid()));
 };
 
-/// The files of `users`, name and source, with refine.hpp precompiled, as GCC finds it beside the header.
+/// Registers benchmarks of the files of `users` (name and source) with refine.hpp precompiled,
+/// which GCC finds beside the header.
 void add_precompiled(const fs::path& folder, std::vector<std::string> command,
                      const std::vector<std::pair<std::string, fs::path>>& users) {
   fs::create_directories(folder / "refine");
-  // GCC passes over a precompiled header that does not fit, without a word: then it shall meet an error.
-  std::ofstream(folder / "refine/refine.hpp") << "#error the precompiled header was passed over\n";
+  // GCC silently ignores a precompiled header that does not fit; it then reads this header, and
+  // stops.
+  std::ofstream(folder / "refine/refine.hpp") << "#error the precompiled header was ignored\n";
   const fs::path result = folder / "refine/refine.hpp.gch";
   const auto precompile = [=] {
     std::vector<std::string> header = command;
     header.insert(header.end(), {"-x", "c++-header"});
-    return compiled(header, "refine/refine.hpp", result);
+    return compile_file(header, "refine/refine.hpp", result);
   };
   add("Compile/precompiled/refine.hpp", precompile);
   command.insert(command.begin() + 1, "-I" + folder.string());
   for (const auto& [name, source] : users) {
     add("Compile/precompiled/" + name, [=] {
       if (!fs::exists(result)) precompile();
-      return compiled(command, source);
+      return compile_file(command, source);
     });
   }
 }
 
 void add_all(const Sources& source) {
-  // Where Bazel compiles: above what it has built. The flags are meant for there.
+  // The flags are relative to the folder in which Bazel compiles, above bazel-out.
   const fs::path list = fs::canonical("benchmarks/compile_command.txt");
   const std::string text = list.string();
   const fs::path root = text.substr(0, text.find("/bazel-out/"));
-  const auto command = lines_of(list);
+  const auto command = read_lines(list);
   fs::current_path(root);
 
   std::string same;
-  for (const std::string& line : includes_of_libtorch("refine")) same += line + "\n";
+  for (const std::string& line : libtorch_includes("refine")) same += line + "\n";
   add("Compile/libtorch/torch.h", command, source("torch", "#include <torch/torch.h>\n"));
   add("Compile/libtorch/same_headers", command, source("same", same));
   const fs::path everything = "benchmarks/compile_time/user.cpp";
@@ -165,13 +168,14 @@ void add_all(const Sources& source) {
                   {{"everything", everything}, {"umbrella_serving", umbrella}});
 #endif
   add("Compile/refine.hpp", command, source("refine", "#include <refine/refine.hpp>\n"));
-  std::set<std::string> rooms;
+  std::set<std::string> modules;
   for (const auto& entry : fs::directory_iterator("refine")) {
-    const std::string room = entry.path().filename().string();
-    if (fs::exists(entry.path() / (room + ".hpp"))) rooms.insert(room);
+    const std::string module = entry.path().filename().string();
+    if (fs::exists(entry.path() / (module + ".hpp"))) modules.insert(module);
   }
-  for (const std::string& room : rooms) {
-    add("Compile/room/" + room, command, source(room, "#include <refine/" + room + "/" + room + ".hpp>\n"));
+  for (const std::string& module : modules) {
+    add("Compile/module/" + module, command,
+        source(module, "#include <refine/" + module + "/" + module + ".hpp>\n"));
   }
 }
 
@@ -185,7 +189,7 @@ int main(int argc, char** argv) {
     if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;
     benchmark::RunSpecifiedBenchmarks();
   } catch (const std::exception& error) {
-    std::cerr << "refine: " << error.what() << '\n';
+    std::cerr << "error: " << error.what() << '\n';
     return 2;
   }
   return 0;

@@ -1,4 +1,4 @@
-// A service's file: a pipeline that answers.
+// The file of a service: a pipeline that classifies.
 
 #include <refine/backbones/freeze.hpp>
 #include <refine/backbones/resnet.hpp>
@@ -6,7 +6,7 @@
 #include <refine/remaps/permutations.hpp>
 #include <refine/transforms/unet.hpp>
 
-at::Tensor defended(const refine::backbones::ResNet18<refine::tasks::cifar10>& victim,
+at::Tensor classify(const refine::backbones::ResNet18<refine::tasks::cifar10>& victim,
                     const at::Tensor& images) {
   using namespace refine;
   constexpr Task task = tasks::cifar10;

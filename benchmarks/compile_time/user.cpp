@@ -1,8 +1,8 @@
-// A user's file, as the README's first program is.
+// The file of a user, like the first program of the README.
 
 #include <refine/refine.hpp>
 
-refine::Evaluation attacked_and_defended(const refine::data::Split& split) {
+refine::Evaluation attack_and_defend(const refine::data::Split& split) {
   using namespace refine;
   constexpr Task task = tasks::cifar10;
   const auto attack = attacks::BadNets<task>{.target = 0, .rate = 0.1};

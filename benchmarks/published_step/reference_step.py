@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""The published training step in PyTorch, timed part by part; run by `//benchmarks:versus_reference`.
+"""Times the training step of the authors' code in PyTorch, part by part; run by `//benchmarks:versus_reference`.
 
     reference_step.py --folder DIR [--reference DIR] [--width 64] [--batch 64] [--steps 3] [--threads 2] [--device cpu]
 
-It does what the published `refine.py` does, in the same order and the same layout: a loader of four processes that
-changes each image alone, the victim in evaluation mode as it was trained, the U-Net, BCE + 0.1 SupCon over two views,
-SGD. The networks are those that the tests' fixtures are made with; with `--reference`, the published modules themselves.
-Images come from an array instead of files, so that no decoding is timed. DIR has `images.bin` (uint8 N x 3 x 32 x 32),
-`victim.safetensors` and `transform.safetensors`; one JSON object goes to the standard output.
+It does what the authors' `refine.py` does, in the same order and the same layout: a loader of four processes that
+augments each image by itself, the trained victim in evaluation mode, the U-Net, BCE + 0.1 SupCon over two views, SGD.
+The networks are those with which the tests' fixtures are made; with `--reference`, the modules of the authors' code.
+Images come from an array instead of files, so that no decoding is timed. The folder of `--folder` holds `images.bin`
+(uint8 N x 3 x 32 x 32), `victim.safetensors` and `transform.safetensors`. Prints one JSON object.
 """
 
 import argparse
@@ -28,10 +28,14 @@ MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 
 
 class Images(Dataset):
-    """Each image by itself: torchvision's RandomResizedCrop(32, (0.8, 1)), flip, RandomGrayscale(0.2), Normalize."""
+    """Images, each augmented by itself.
 
-    def __init__(self, path, most=None):
-        self.bytes = torch.from_file(str(path), size=path.stat().st_size, dtype=torch.uint8).view(-1, 3, 32, 32)[:most]
+    Does what torchvision's RandomResizedCrop(32, (0.8, 1)), flip, RandomGrayscale(0.2) and Normalize do.
+    """
+
+    def __init__(self, path, max_images=None):
+        images = torch.from_file(str(path), size=path.stat().st_size, dtype=torch.uint8).view(-1, 3, 32, 32)
+        self.bytes = images[:max_images]
         self.mean, self.std = torch.tensor(MEAN).view(3, 1, 1), torch.tensor(STD).view(3, 1, 1)
 
     def __len__(self):
@@ -62,7 +66,10 @@ class Images(Dataset):
 
 
 def sup_con(features, labels, temperature=0.07):
-    """Over N x 2 x D features, as published: a 2N x 2N matrix, an anchor is no pair with itself."""
+    """Computes SupCon of N x 2 x D features as the authors' code does.
+
+    It takes a 2N x 2N matrix, without the pairs of an anchor with itself.
+    """
     n = features.shape[0]
     mask = labels.view(-1, 1).eq(labels.view(1, -1)).float()
     both = torch.cat(torch.unbind(features, 1))
@@ -84,11 +91,11 @@ def module_from(path):
 
 def networks(options):
     if options.reference is None:
-        here = pathlib.Path(__file__).absolute().parent
-        ours = module_from(here.parent.parent / "tests" / "fixtures" / "networks.py")
+        folder = pathlib.Path(__file__).absolute().parent
+        ours = module_from(folder.parent.parent / "tests" / "fixtures" / "networks.py")
         return ours.ResNet18(options.width, CLASSES), ours.LittleUNet(options.width), sup_con
     if options.width != 64:
-        sys.exit("reference_step.py: the published ResNet-18 has width 64 alone; leave out --reference")
+        sys.exit(f"reference_step.py: the authors' ResNet-18 has width 64, got {options.width}; leave out --reference")
     resnet = module_from(options.reference / "core" / "models" / "resnet.py")
     unet = module_from(options.reference / "utils" / "unet.py")
     losses = module_from(options.reference / "utils" / "losses.py")
@@ -97,8 +104,8 @@ def networks(options):
             losses.SupConLoss())
 
 
-def tensors_of(path):
-    """A safetensors file of float32 and int64 tensors."""
+def read_tensors(path):
+    """Reads a safetensors file of float32 and int64 tensors."""
     data = path.read_bytes()
     (length,) = struct.unpack("<Q", data[:8])
     header = json.loads(data[8:8 + length])
@@ -113,7 +120,10 @@ def tensors_of(path):
 
 
 class Clock:
-    """Seconds between calls of `take`, by name; a GPU is waited for. Only names in `wanted` are taken, if there are any."""
+    """Measures the seconds between calls of `take`, by part, and waits for a GPU.
+
+    If `wanted` is not empty, other parts are ignored.
+    """
 
     def __init__(self, device, wanted=()):
         self.device, self.wanted, self.parts = device, wanted, {}
@@ -150,9 +160,10 @@ def main():
 
     victim, transform, supcon = networks(options)
     for module, name in ((victim, "victim"), (transform, "transform")):
-        missing, unexpected = module.load_state_dict(tensors_of(options.folder / f"{name}.safetensors"), strict=False)
+        missing, unexpected = module.load_state_dict(read_tensors(options.folder / f"{name}.safetensors"), strict=False)
         if unexpected or any(not tensor.endswith("num_batches_tracked") for tensor in missing):
-            sys.exit(f"reference_step.py: the {name}'s tensors have other names here")
+            sys.exit(f"reference_step.py: {name}.safetensors does not match the network "
+                     f"(missing {missing}, unexpected {unexpected})")
     victim.to(device).eval()
     transform.to(device).train()
     for parameter in victim.parameters():
@@ -168,15 +179,15 @@ def main():
 
     def step(x, clock):
         teacher = victim(x)
-        named = teacher.argmax(1)
-        truth = torch.zeros_like(teacher).scatter_(1, named.view(-1, 1), 1)
+        labels = teacher.argmax(1)
+        truth = torch.zeros_like(teacher).scatter_(1, labels.view(-1, 1), 1)
         clock.take("teacher")
         rewritten = torch.clamp(transform(x), 0, 1)
         clock.take("transform, forward")
         answer = remapped(victim(rewritten))
         clock.take("victim, forward")
         features = F.normalize(rewritten.view(len(x), -1), dim=1)
-        loss = bce(answer, truth) + 0.1 * supcon(torch.stack([features, features], 1), named)
+        loss = bce(answer, truth) + 0.1 * supcon(torch.stack([features, features], 1), labels)
         clock.take("losses")
         optimizer.zero_grad()
         loss.backward()
@@ -186,11 +197,11 @@ def main():
         return loss
 
     plain = images.bytes[:options.batch].float().div(255).sub(images.mean).div(images.std).to(device)
-    # Before any training: the other side does the same arithmetic where it has the same loss.
-    # In full float32, as the other side computes it on the host.
-    shortened, torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.allow_tf32, False
+    # The loss before any training shows that both sides do the same arithmetic. In full float32, because the other side
+    # computes it on the CPU.
+    allow_tf32, torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.allow_tf32, False
     first_loss = step(plain, Clock(device)).item()
-    torch.backends.cudnn.allow_tf32 = shortened
+    torch.backends.cudnn.allow_tf32 = allow_tf32
 
     def loader_of(dataset):
         return DataLoader(dataset, options.batch, shuffle=True, num_workers=4, drop_last=True,
@@ -206,10 +217,10 @@ def main():
                 clock.take("step")
             if i == options.steps:
                 return clock.parts
-            clock = clock or Clock(device, wanted)  # the loader has started its processes
+            clock = clock or Clock(device, wanted)  # from here on: the loader has started its processes
         sys.exit(f"reference_step.py: {len(images)} images are too few for {options.steps} steps")
 
-    # On a GPU each part waits for the one before; a step by itself is waited for once.
+    # On a GPU, each part waits for the previous one. A step by itself waits once.
     parts = {**epoch("batch", "teacher", "transform, forward", "victim, forward", "losses", "backward", "optimiser"),
              **epoch("step")}
 

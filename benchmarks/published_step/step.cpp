@@ -11,7 +11,7 @@
 #include <refine/backbones/resnet.hpp>
 #include <refine/core/file.hpp>
 #include <refine/data/augmentation.hpp>
-#include <refine/data/detail/pixels.hpp>
+#include <refine/data/dataset.hpp>
 #include <refine/data/synthetic.hpp>
 #include <refine/formats/safetensors.hpp>
 #include <refine/nn/autocast.hpp>
@@ -41,21 +41,21 @@ auto victim_of(const Work& work) {
   return victim;
 }
 
-/// As published in every respect.
+/// Makes the defense as the authors' code does.
 auto defense_of(const Work& work) {
-  return Pipeline{transforms::UNet<task>{.width = work.width, .squash = transforms::OutputActivation::clamp},
+  return Pipeline{transforms::UNet<task>{.width = work.width, .activation = transforms::OutputActivation::clamp},
                   freeze(victim_of(work)), remaps::Derangement<task>{}, PixelDomain::reference};
 }
 
-/// Made once: a program has one work.
+/// Returns the images, which are made once: `work` is the same in the whole program.
 const data::Dataset& images_of(const Work& work) {
-  // The reference's loader makes eight batches ahead: with as many more, it is at work during the steps that
-  // count.
-  static const data::Dataset made = [&] {
+  // The authors' loader prepares eight batches ahead. With that many more batches, it works during
+  // the timed steps, too.
+  static const data::Dataset dataset = [&] {
     const std::int64_t images = std::max<std::int64_t>((work.steps + 10) * work.batch, work.epoch_images);
     return data::Synthetic{.task = task, .train = images, .test = 1}.make().train;
   }();
-  return made;
+  return dataset;
 }
 
 Recipe recipe_of(const Work& work, Precision precision) {
@@ -66,13 +66,14 @@ Recipe recipe_of(const Work& work, Precision precision) {
   return recipe;
 }
 
-/// An observer of `fit`: what each step took.
-struct Steps {
+/// An observer of `fit` that records the time of each step.
+struct StepTimes {
   Clock clock = {};
   std::vector<double> seconds = {};
   void on_step(const StepInfo&) { seconds.push_back(clock.take()); }
 };
 
+/// The outputs of a forward pass.
 struct Forward {
   at::Tensor teacher, rewritten, remapped;
 };
@@ -84,15 +85,15 @@ at::Tensor loss_of(const Forward& forward, const Recipe& recipe) {
          recipe.supcon_weight * supcon(forward.rewritten, forward.teacher.argmax(1));
 }
 
-/// The calls of `fit`, each timed.
+/// Times each of the calls that `fit` makes.
 template <typename Defense>
-void take_parts(const Defense& defense, const at::Tensor& bytes, const Work& work, Precision precision,
-                Seconds& seconds) {
+void measure_parts(const Defense& defense, const at::Tensor& bytes, const Work& work, Precision precision,
+                   Seconds& seconds) {
   const Recipe recipe = recipe_of(work, precision);
   const at::Device device = default_device();
   auto& module = *defense.transform().module;
   module.train();
-  Optimizers optimizers(module, recipe.optimization);
+  detail::Optimizers optimizers(module, recipe.optimization);
   const at::Tensor source = bytes.to(device);
   for (std::int64_t step = 0; step <= work.steps; ++step) {
     Seconds taken;
@@ -103,7 +104,7 @@ void take_parts(const Defense& defense, const at::Tensor& bytes, const Work& wor
     taken["batch"] = {clock.take()};
     Forward forward;
     {
-      const nn::Autocast lower(device, uses_bfloat16(precision, device));
+      const nn::Autocast lower(device, detail::uses_bfloat16(precision, device));
       {
         c10::NoGradGuard no_grad;
         forward.teacher = defense.undefended(images).to(at::kFloat);
@@ -126,15 +127,16 @@ void take_parts(const Defense& defense, const at::Tensor& bytes, const Work& wor
   module.eval();
 }
 
+/// Times the defended forward pass.
 template <typename Defense>
-void take_inference(const Defense& defense, const at::Tensor& bytes, const Work& work, Precision precision,
-                    Seconds& seconds) {
+void measure_inference(const Defense& defense, const at::Tensor& bytes, const Work& work, Precision precision,
+                       Seconds& seconds) {
   const at::Device device = default_device();
   const auto serving = freeze(defense);
   const at::Tensor images =
       data::to_float(bytes.narrow(0, 0, work.batch), device).contiguous(at::MemoryFormat::ChannelsLast);
   c10::NoGradGuard no_grad;
-  const nn::Autocast lower(device, uses_bfloat16(precision, device));
+  const nn::Autocast lower(device, detail::uses_bfloat16(precision, device));
   for (int i = 0; i <= work.steps; ++i) {
     Clock clock;
     (void)serving.forward(images);
@@ -157,7 +159,7 @@ double write_start(const Work& work, const std::filesystem::path& folder) {
   defense.to(at::kCPU);
   const auto tensors = [](const torch::nn::Module& module) {
     auto state = nn::state_dict(module);
-    std::erase_if(state, [](const auto& item) { return item.second.dim() == 0; });  // counts of batches
+    std::erase_if(state, [](const auto& item) { return item.second.dim() == 0; });  // counters of batches
     return formats::SafeTensors{std::move(state), {}};
   };
   formats::write_safetensors(folder / "victim.safetensors", tensors(*victim_of(work).module));
@@ -172,13 +174,13 @@ double write_start(const Work& work, const std::filesystem::path& folder) {
       .item<double>();
 }
 
-Seconds measured(const Work& work, Precision precision) {
+Seconds measure(const Work& work, Precision precision) {
   auto defense = defense_of(work);
   const auto& dataset = images_of(work);
   const at::Tensor images =
       dataset.images.narrow(0, 0, (work.steps + 1) * work.batch);  // one step to warm up
   const auto last_steps = [&](const Recipe& recipe) {
-    Steps steps;
+    StepTimes steps;
     fit(defense, images, recipe, steps);
     return std::vector<double>(steps.seconds.end() - work.steps, steps.seconds.end());
   };
@@ -188,8 +190,8 @@ Seconds measured(const Work& work, Precision precision) {
   recipe.teacher = TeacherInput::original;
   recipe.optimization.epochs = 2;
   seconds["step, victim asked once"] = last_steps(recipe);
-  take_parts(defense, dataset.images, work, precision, seconds);
-  take_inference(defense, dataset.images, work, precision, seconds);
+  measure_parts(defense, dataset.images, work, precision, seconds);
+  measure_inference(defense, dataset.images, work, precision, seconds);
   if (work.epoch_images > 0) {
     const auto second_epoch = [&](TeacherInput teacher) {
       recipe.teacher = teacher;

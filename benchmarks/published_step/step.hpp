@@ -7,27 +7,31 @@
 #include <string>
 #include <vector>
 
-#include <refine/training/detail/optimizers.hpp>
+#include <refine/training/recipe.hpp>
 
 namespace refine::versus {
 
-/// The work of a step: a ResNet-18 and the little U-Net of this width, on 3×32×32 images.
+/// What is timed: steps with a ResNet-18 and the small U-Net, on 3×32×32 images.
 struct Work {
-  int width = 64;
-  int batch = 64;
-  int steps = 3;                  ///< of a round
-  std::int64_t epoch_images = 0;  ///< of a whole epoch, which is timed too; 0: none is
+  int width = 64;                 ///< of both networks
+  int batch = 64;                 ///< images in a step
+  int steps = 3;                  ///< in a round
+  std::int64_t epoch_images = 0;  ///< images of a whole epoch that is timed, too; 0: none
 };
 
-/// A row of the table: what it times here, and what the published code does for it.
+/// A row of the table.
 struct Part {
-  const char* name;
-  const char* published = name;
+  const char* name;              ///< part of this library's step
+  const char* reference = name;  ///< part of the authors' step to compare it with
 };
 
-/// `step` is all of training, data and augmentation included, `step, victim asked once` that of
-/// `TeacherInput::original` from the second epoch on; `inference` is the defended forward, without gradients.
-/// `epoch` is the second of two, from the first image to the last, with nothing waited for in between.
+/// The rows of the table.
+///
+/// - `step`: a whole training step, with data and augmentation
+/// - `step, victim asked once`: that of `TeacherInput::original`, from the second epoch on
+/// - `inference`: the defended forward pass, without gradients
+/// - `epoch`: the second of two epochs, from the first image to the last, without synchronization
+///   in between
 inline constexpr std::array<Part, 12> parts = {{{"batch"},
                                                 {"teacher"},
                                                 {"transform, forward"},
@@ -41,22 +45,25 @@ inline constexpr std::array<Part, 12> parts = {{{"batch"},
                                                 {"epoch"},
                                                 {"epoch, victim asked once", "epoch"}}};
 
-/// What each part took, once a step.
+/// Seconds of each part, one value for each step.
 using Seconds = std::map<std::string, std::vector<double>>;
 
+/// Appends the values of `more` to those of `to`.
 inline void append(Seconds& to, const Seconds& more) {
   for (const auto& [part, seconds] : more) to[part].insert(to[part].end(), seconds.begin(), seconds.end());
 }
 
-/// Writes the images and the weights that both sides start from. \return the loss of the first batch,
-/// unchanged
+/// Writes the images and the weights from which both sides start.
+///
+/// \return the loss of the first batch without augmentation
 double write_start(const Work& work, const std::filesystem::path& folder);
 
-/// The permutation of the classes that both sides use.
+/// Returns the permutation of the classes that both sides use.
 std::vector<std::int64_t> permutation(const Work& work);
 
-/// One round: a step to warm up, then as many as asked; `step` is what `fit` takes for each, the parts are
-/// the same calls by themselves.
-Seconds measured(const Work& work, Precision precision);
+/// Times one round: a step to warm up, then `work.steps` steps.
+///
+/// `step` is the time of a step in `fit`; the other parts time the same calls one by one.
+Seconds measure(const Work& work, Precision precision);
 
 }  // namespace refine::versus

@@ -1,4 +1,4 @@
-// Attacks and defends: every attack on one network, and BadNets on every network; one table of it all.
+// Attacks and defends: every attack on one network, and BadNets on every network. Writes one table.
 //
 //     bazel run //benchmarks:scenarios -- --help
 
@@ -28,8 +28,9 @@ namespace refine::scenarios {
 namespace {
 
 namespace fs = std::filesystem;
-using benchmarks::from_where_the_user_stands;
+using benchmarks::user_path;
 
+/// The command line.
 struct Options {
   std::string data = "data/CIFAR10", out = "scenarios", size = "auto", device = "auto";
   std::vector<std::string> only;
@@ -38,22 +39,24 @@ struct Options {
   bool table_only = false;
 };
 
-std::vector<Scenario> chosen(const std::vector<std::string>& only) {
+/// Returns the scenarios with these names, or all if there are none.
+std::vector<Scenario> select_scenarios(const std::vector<std::string>& only) {
   const auto all = all_scenarios();
   if (only.empty()) return all;
   std::string names;
   for (const Scenario& scenario : all) names += (names.empty() ? "" : ", ") + scenario.name();
   for (const std::string& name : only) {
     if (std::ranges::find(all, name, &Scenario::name) == all.end())
-      throw Error("refine: no scenario is called '{}'; say one of {}", name, names);
+      throw Error("--only: unknown scenario '{}'; use one of {}", name, names);
   }
-  std::vector<Scenario> some;
-  std::ranges::copy_if(all, std::back_inserter(some), [&](const Scenario& scenario) {
+  std::vector<Scenario> selected;
+  std::ranges::copy_if(all, std::back_inserter(selected), [&](const Scenario& scenario) {
     return std::ranges::find(only, scenario.name()) != only.end();
   });
-  return some;
+  return selected;
 }
 
+/// Writes and prints the table of the finished scenarios.
 void write_table(const Setting& setting) {
   const auto rows = collect(all_scenarios(), setting);
   const fs::path folder = setting.out / setting.dataset;
@@ -72,11 +75,11 @@ void write_table(const Setting& setting) {
 }
 
 Setting setting_of(const Options& options) {
-  const fs::path root = fs::weakly_canonical(from_where_the_user_stands(options.data));
+  const fs::path root = fs::weakly_canonical(user_path(options.data));
   const bool folders = file_exists(root / "train");
   const bool cifar = data::holds_cifar10(root) && (!folders || file_exists(root / "train" / "airplane"));
   if (!cifar && !folders) {
-    throw Error("cannot find images in {}: no CIFAR-10 and no train/<class>/ are there; say --data",
+    throw Error("cannot find images in {}: neither CIFAR-10 nor train/<class>/ exists; set --data",
                 root.string());
   }
   data::ImageFolderOptions resize_to_fit;
@@ -85,15 +88,15 @@ Setting setting_of(const Options& options) {
   return {.dataset = cifar ? "CIFAR10" : root.filename().string(),
           .split = cifar ? data::cifar10(root) : data::image_folders(root, resize_to_fit),
           .normalization = cifar ? normalizations::cifar10 : normalizations::imagenet,
-          .size = size_of(options.size),
+          .size = size_by_name(options.size),
           .seed = options.seed,
-          .out = from_where_the_user_stands(options.out)};
+          .out = user_path(options.out)};
 }
 
 void run_all(const Options& options) {
   use_device(options.device);
   use_threads(0);
-  const auto scenarios = chosen(options.only);
+  const auto scenarios = select_scenarios(options.only);
   Setting setting = setting_of(options);
   auto& [train, test] = setting.split;
   if (setting.size.images > 0 && setting.size.images < train.size()) {
@@ -103,10 +106,10 @@ void run_all(const Options& options) {
     test = test.sample(setting.size.tests, setting.seed);
   }
   if (!options.table_only) {
-    for (const Scenario& scenario : scenarios) require_possible(scenario, setting);
+    for (const Scenario& scenario : scenarios) check_possible(scenario, setting);
     for (std::size_t i = 0; i < scenarios.size(); ++i) {
-      std::cerr << fmt::format("refine: scenario {} of {}: {} on {}\n", i + 1, scenarios.size(),
-                               scenarios[i].attack, scenarios[i].network);
+      std::cerr << fmt::format("scenario {} of {}: {} on {}\n", i + 1, scenarios.size(), scenarios[i].attack,
+                               scenarios[i].network);
       run(scenarios[i], setting);
     }
     for (const Scenario& scenario : all_scenarios()) measure_zero_point(scenario, setting);
@@ -121,28 +124,27 @@ int main(int argc, char** argv) {
   using namespace refine;
   scenarios::Options options;
   CLI::App app{
-      "Trains and defends every attack on ResNet-18 and BadNets on every network, and writes one table. "
-      "Stopped, "
-      "it goes on with the training that it was at.",
+      "Trains and defends every attack on ResNet-18 and BadNets on every network, and writes one table. After an "
+      "interruption, it continues with the training that was interrupted.",
       "scenarios"};
   app.add_option("--data", options.data, "CIFAR-10, or a folder with train/<class>/ and test/<class>/")
       ->capture_default_str();
   app.add_option(
          "--image", options.image,
-         "what a folder's images become: so many pixels a side, resized and cropped; left out: they have "
-         "one size")
+         "resize and crop the images of a folder to this many pixels a side (default: they have one size)")
       ->check(CLI::Range(8, 4096));
-  app.add_option("--out", options.out, "where victims, defenses and the table go")->capture_default_str();
-  app.add_option("--size", options.size,
-                 "full: all images, published widths; small: 30,000 images, narrow networks, two or three "
-                 "epochs; tiny: "
-                 "to see it work; auto: full with CUDA, else small")
+  app.add_option("--out", options.out, "folder for victims, defenses and the table")->capture_default_str();
+  app.add_option(
+         "--size", options.size,
+         "full: all images, the authors' widths; small: 30,000 images, narrow networks, two or three epochs; "
+         "tiny: to try the program; auto: full with CUDA, else small")
       ->check(CLI::IsMember({"auto", "full", "small", "tiny"}))
       ->capture_default_str();
-  app.add_option("--only", options.only, "some scenarios, as BadNets/ResNet18,WaNet/ResNet18")
+  app.add_option("--only", options.only,
+                 "run only these scenarios, for example BadNets/ResNet18,WaNet/ResNet18")
       ->delimiter(',');
   app.add_option("--device", options.device, "auto, cpu, cuda or cuda:N")->capture_default_str();
-  app.add_option("--seed", options.seed, "of everything random")->capture_default_str();
-  app.add_flag("--table", options.table_only, "write the table of what is there, and run nothing");
+  app.add_option("--seed", options.seed, "seed of all random choices")->capture_default_str();
+  app.add_flag("--table", options.table_only, "write the table of the finished scenarios, and run nothing");
   return benchmarks::run_program(app, argc, argv, [&] { scenarios::run_all(options); });
 }

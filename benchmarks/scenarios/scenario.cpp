@@ -39,7 +39,7 @@ using Json = nlohmann::ordered_json;
 
 namespace {
 
-/// What a victim's figures must have been made with to be taken as they are.
+/// Describes the setting of a victim. Its results are kept if the description is the same.
 std::string victim_key(const Scenario& scenario, const Setting& setting) {
   Message image;
   image << setting.split.train.image();
@@ -52,7 +52,7 @@ std::string victim_key(const Scenario& scenario, const Setting& setting) {
   return key.str();
 }
 
-/// Likewise a defense's.
+/// Describes the setting of a defense, likewise.
 std::string defense_key(const Scenario& scenario, const Setting& setting) {
   std::ostringstream key;
   key << victim_key(scenario, setting) << "; defense of width " << setting.size.transform_width << ", "
@@ -60,8 +60,8 @@ std::string defense_key(const Scenario& scenario, const Setting& setting) {
   return key.str();
 }
 
-/// What a file of ours says, where it was made with `key`; else null.
-Json done(const fs::path& file, const std::string& key) {
+/// Returns the content of a results file if it was written with `key`, or null.
+Json read_done(const fs::path& file, const std::string& key) {
   if (!file_exists(file)) return nullptr;
   Json json = Json::parse(read_file(file), nullptr, /*allow_exceptions=*/false);
   return json.is_object() && json.value("setting", Json()) == key ? json : nullptr;
@@ -75,18 +75,22 @@ Scenario benign(const Scenario& scenario) {
   return {.attack = "Benign", .network = scenario.network};
 }
 
-/// What was done, and where; `key` is what it must have been done with to be taken as it is.
-void write_done(const fs::path& file, const std::string& key, Json what) {
+/// Writes a results file.
+///
+/// \param file  where it goes
+/// \param key  describes the setting
+/// \param results  the content
+void write_done(const fs::path& file, const std::string& key, Json results) {
   Json json = {{"setting", key}, {"threads", at::get_num_threads()}, {"libtorch", TORCH_VERSION}};
-  json.update(what);
+  json.update(results);
   write_file(file, json.dump(1) + "\n");
 }
 
 bool is_done(const fs::path& file, const std::string& key) {
-  return done(file, key).is_object();
+  return read_done(file, key).is_object();
 }
 
-/// Removes what is made from weights that are about to be replaced.
+/// Removes the results that depend on weights that are about to be replaced.
 void remove_stale(const fs::path& folder, std::initializer_list<const char*> files) {
   for (const char* file : files) {
     std::error_code ignored;
@@ -94,7 +98,8 @@ void remove_stale(const fs::path& folder, std::initializer_list<const char*> fil
   }
 }
 
-backbones::AnyBackbone network_of(const Scenario& scenario, const Setting& setting) {
+/// Makes an untrained network.
+backbones::AnyBackbone make_network(const Scenario& scenario, const Setting& setting) {
   return backbones::AnyBackbone(backbones::Normalized{
       backbones::network_by_name(scenario.network, {.task = setting.split.train.task(),
                                                     .width = setting.size.network_width(scenario.network),
@@ -102,8 +107,9 @@ backbones::AnyBackbone network_of(const Scenario& scenario, const Setting& setti
       setting.normalization});
 }
 
-backbones::AnyBackbone saved_victim(const Scenario& scenario, const Setting& setting) {
-  auto victim = network_of(scenario, setting);
+/// Loads the scenario's victim.
+backbones::AnyBackbone load_victim(const Scenario& scenario, const Setting& setting) {
+  auto victim = make_network(scenario, setting);
   load(victim, setting.folder(scenario) / "victim.safetensors");
   victim.module->to(default_device());
   return victim;
@@ -115,18 +121,20 @@ attacks::AttackOptions options_of(const Scenario& scenario, const Setting& setti
   return options;
 }
 
-/// For its trigger: it may lack what only poisoning needs.
-attacks::AnyAttack attack_of(const Scenario& scenario, const Setting& setting) {
+/// Returns the attack for its trigger, without what only poisoning needs.
+attacks::AnyAttack trigger_attack(const Scenario& scenario, const Setting& setting) {
   return attacks::by_name(scenario.attack, options_of(scenario, setting));
 }
 
 void train_victim(const Scenario& scenario, const Setting& setting);
 
-data::TrainingSet poisoned(const Scenario& scenario, const Setting& setting, std::size_t& count) {
+/// Poisons the training images and sets `count` to the number of poisoned ones. Trains the benign
+/// model that LabelConsistent needs.
+data::TrainingSet poison(const Scenario& scenario, const Setting& setting, std::size_t& count) {
   attacks::AttackOptions options = options_of(scenario, setting);
   if (scenario.attack == "LabelConsistent") {
     train_victim(benign(scenario), setting);
-    options.benign = freeze(saved_victim(benign(scenario), setting));
+    options.benign = freeze(load_victim(benign(scenario), setting));
     options.store = setting.folder(scenario) / "perturbed.safetensors";
     options.show = true;
   }
@@ -135,7 +143,8 @@ data::TrainingSet poisoned(const Scenario& scenario, const Setting& setting, std
   return set;
 }
 
-AnyPipeline pipeline_around(const backbones::AnyBackbone& victim, const Setting& setting) {
+/// Makes an untrained defense of a victim.
+AnyPipeline make_pipeline(const backbones::AnyBackbone& victim, const Setting& setting) {
   const Task task = setting.split.train.task();
   return {
       transforms::UNet<>{.image = task.image, .width = setting.size.transform_width, .seed = setting.seed},
@@ -147,26 +156,26 @@ void train_victim(const Scenario& scenario, const Setting& setting) {
   const std::string key = victim_key(scenario, setting);
   if (is_done(folder / victim_file, key)) return;
   std::size_t count = 0;
-  const auto set = poisoned(scenario, setting, count);
+  const auto set = poison(scenario, setting, count);
   const auto recipe = setting.size.victim_recipe(scenario, setting.seed);
   History history;
-  const auto victim = train_classifier(network_of(scenario, setting), set, recipe, ProgressBar{}, history);
+  const auto victim = train_classifier(make_network(scenario, setting), set, recipe, ProgressBar{}, history);
   remove_stale(folder, {zero_file, defense_file, victim_file});
   save(victim, folder / "victim.safetensors");
   write_done(folder / victim_file, key,
              {{"seconds", history.epochs.back().seconds},
               {"poisoned", count},
-              {"figures",
-               report::figures_json(evaluate(victim, setting.split.test, attack_of(scenario, setting)))}});
+              {"figures", report::figures_json(
+                              evaluate(victim, setting.split.test, trigger_attack(scenario, setting)))}});
 }
 
 void train_defense(const Scenario& scenario, const Setting& setting) {
   const fs::path folder = setting.folder(scenario);
   const std::string key = defense_key(scenario, setting);
   if (is_done(folder / defense_file, key)) return;
-  const auto attack = attack_of(scenario, setting);
+  const auto attack = trigger_attack(scenario, setting);
   const Recipe recipe = setting.size.defense_recipe(setting.seed);
-  auto defense = pipeline_around(saved_victim(scenario, setting), setting);
+  auto defense = make_pipeline(load_victim(scenario, setting), setting);
   History history;
   fit(defense, setting.split.train.images, recipe, ProgressBar{}, history);
   remove_stale(folder, {zero_file, defense_file});
@@ -208,17 +217,18 @@ ClassifierRecipe Size::victim_recipe(const Scenario& scenario, std::uint64_t see
   recipe.seed = seed;
   recipe.optimization.epochs = victim_epochs;
   if (!narrow) return recipe;
-  recipe.augmentation = {.flip = true};  // as published; crops make faint triggers take longer to learn
-  // A faint warp takes longer, and so do images that a camera is said to have moved.
+  recipe.augmentation = {.flip =
+                             true};  // as the authors' code does; crops delay the learning of faint triggers
+  // A faint warp takes longer to learn, and so do the transformed images of Physical.
   if (scenario.attack == "WaNet" || scenario.attack == "Physical") recipe.optimization.epochs = slow_epochs;
-  // Its unpadded convolutions see little of the corner: the trigger is learnt once the images are learnt by
-  // heart.
+  // Its unpadded convolutions see little of the corner. It learns the trigger once it has memorized
+  // the images.
   if (scenario.network == "InceptionV3") {
     recipe.optimization.epochs = corner_epochs;
     recipe.optimization.precision = Precision::automatic;
     recipe.augmentation = {};
   }
-  // Their few poisoned images are learnt when all images are learnt by heart.
+  // The few poisoned images are learnt once the network has memorized all images.
   if (scenario.attack == "LabelConsistent" || scenario.attack == "Adaptive-Patch") {
     recipe.optimization.epochs = std::max(recipe.optimization.epochs, late_epochs);
     recipe.augmentation = {};
@@ -233,7 +243,7 @@ Recipe Size::defense_recipe(std::uint64_t seed) const {
   return recipe;
 }
 
-Size size_of(const std::string& name) {
+Size size_by_name(const std::string& name) {
   if (name == "full" || (name == "auto" && default_device().is_cuda())) {
     return {.name = "full",
             .images = 0,
@@ -273,7 +283,7 @@ Size size_of(const std::string& name) {
             .adaptive_rate = 0.03,
             .narrow = true};
   }
-  throw Error("refine: no size is called '{}'; say auto, full, small or tiny", name);
+  throw Error("--size: unknown size '{}'; use auto, full, small or tiny", name);
 }
 
 std::vector<Scenario> all_scenarios() {
@@ -293,13 +303,13 @@ fs::path Setting::folder(const Scenario& scenario) const {
   return out / dataset / scenario.network / scenario.attack;
 }
 
-void require_possible(const Scenario& scenario, const Setting& setting) {
-  network_of(scenario, setting);
+void check_possible(const Scenario& scenario, const Setting& setting) {
+  make_network(scenario, setting);
   attacks::AttackOptions options = options_of(scenario, setting);
-  options.benign = [](const at::Tensor& images) { return images; };  // asked for its presence alone
+  options.benign = [](const at::Tensor& images) { return images; };  // only its presence is checked
   attacks::by_name(scenario.attack, options).check(setting.split.train);
   if (file_exists(setting.folder(scenario) / "attack.json")) {
-    throw Error("refine: {} has what refine attack left, which is not to be replaced; say another --out",
+    throw Error("--out: {} has results of refine attack, which are not replaced; use another folder",
                 setting.folder(scenario).string());
   }
 }
@@ -318,21 +328,21 @@ void measure_zero_point(const Scenario& scenario, const Setting& setting) {
       !is_done(setting.folder(other) / defense_file, key)) {
     return;
   }
-  auto defense = pipeline_around(saved_victim(other, setting), setting);
+  auto defense = make_pipeline(load_victim(other, setting), setting);
   load(defense, setting.folder(other) / "defense.safetensors");
   defense.to(default_device());
   const Evaluation figures =
-      evaluate(defense, setting.split.test, attack_of(scenario, setting), /*show=*/true);
+      evaluate(defense, setting.split.test, trigger_attack(scenario, setting), /*show=*/true);
   write_done(folder / zero_file, key, {{"figures", report::figures_json(figures.after)}});
 }
 
-Done look_up(const Scenario& scenario, const Setting& setting) {
+Results read_results(const Scenario& scenario, const Setting& setting) {
   const fs::path folder = setting.folder(scenario);
   const Scenario other = benign(scenario);
-  return {.victim = done(folder / victim_file, victim_key(scenario, setting)),
-          .defense = done(folder / defense_file, defense_key(scenario, setting)),
-          .zero_point = done(folder / zero_file, defense_key(other, setting)),
-          .benign_victim = done(setting.folder(other) / victim_file, victim_key(other, setting))};
+  return {.victim = read_done(folder / victim_file, victim_key(scenario, setting)),
+          .defense = read_done(folder / defense_file, defense_key(scenario, setting)),
+          .zero_point = read_done(folder / zero_file, defense_key(other, setting)),
+          .benign_victim = read_done(setting.folder(other) / victim_file, victim_key(other, setting))};
 }
 
 }  // namespace refine::scenarios

@@ -14,66 +14,84 @@ namespace refine::scenarios {
 
 /// One attack on one network.
 struct Scenario {
-  std::string attack, network;
-  bool defended = true;  ///< a benign victim of most networks is there for its accuracy alone
+  std::string attack;    ///< name, as of `attacks::by_name`
+  std::string network;   ///< name, as of `backbones::network_by_name`
+  bool defended = true;  ///< false for benign victims of which only the accuracy is measured
 
+  /// Returns "attack/network".
   std::string name() const { return attack + "/" + network; }
 };
 
-/// How much work each scenario is.
+/// The amount of work in each scenario.
 struct Size {
-  std::string name;
-  std::int64_t images;  ///< of the training set; 0: all
-  std::int64_t tests;   ///< of the test set; 0: all
-  int transform_width;
-  int victim_epochs;
-  int slow_epochs;    ///< of victims that take longer to learn trigger or images
-  int late_epochs;    ///< of victims whose attack is learnt late
-  int corner_epochs;  ///< of a victim that hardly sees a trigger in the corner
-  int defense_epochs;
-  double adaptive_rate;  ///< of Adaptive-Patch, in [0, 1]; twice as many images are covers
-  bool narrow;           ///< networks of a fraction of the published width
+  std::string name;      ///< "full", "small" or "tiny"
+  std::int64_t images;   ///< number of training images; 0: all
+  std::int64_t tests;    ///< number of test images; 0: all
+  int transform_width;   ///< width of the U-Net
+  int victim_epochs;     ///< epochs of a victim
+  int slow_epochs;       ///< epochs of victims that need longer to learn the trigger or the images
+  int late_epochs;       ///< epochs of victims that learn the attack late
+  int corner_epochs;     ///< epochs of a victim that hardly sees a trigger in the corner
+  int defense_epochs;    ///< epochs of a defense
+  double adaptive_rate;  ///< poisoning rate of Adaptive-Patch, in [0, 1]; twice as many images are covers
+  bool narrow;           ///< use networks of a fraction of the authors' width
 
+  /// Returns the width of a network.
   int network_width(const std::string& network) const;
+
+  /// Returns the recipe of the scenario's victim.
   ClassifierRecipe victim_recipe(const Scenario& scenario, std::uint64_t seed) const;
+
+  /// Returns the recipe of a defense.
   Recipe defense_recipe(std::uint64_t seed) const;
 };
 
-/// "small", "full" or "tiny"; "auto": full with CUDA, else small. \throws Error for another name
-Size size_of(const std::string& name);
+/// Returns a size by its name: "full", "small" or "tiny", or "auto", which is full with CUDA and
+/// small without.
+///
+/// \throws Error for another name
+Size size_by_name(const std::string& name);
 
-/// Every attack on ResNet-18, and BadNets on every network; benign victims before those they are compared
-/// with.
+/// Returns every attack on ResNet-18, and BadNets on every network. A benign victim comes before
+/// the victims that are compared with it.
 std::vector<Scenario> all_scenarios();
 
-/// What all scenarios share.
+/// What all scenarios have in common.
 struct Setting {
-  std::string dataset;
-  data::Split split;
-  Normalization normalization;
-  Size size;
-  std::uint64_t seed;
-  std::filesystem::path out;
+  std::string dataset;          ///< name of the data set
+  data::Split split;            ///< training and test images
+  Normalization normalization;  ///< of the victims' inputs
+  Size size;                    ///< amount of work
+  std::uint64_t seed;           ///< of all random choices
+  std::filesystem::path out;    ///< folder for all results
 
-  /// `<out>/<dataset>/<network>/<attack>`
+  /// Returns the scenario's folder, `<out>/<dataset>/<network>/<attack>`.
   std::filesystem::path folder(const Scenario& scenario) const;
 };
 
-/// \throws Error when the network or the attack does not fit the images, before any work
-void require_possible(const Scenario& scenario, const Setting& setting);
+/// Checks a scenario before any work.
+///
+/// \throws Error if the network or the attack does not fit the images, or `refine attack` has
+///   written to the folder
+void check_possible(const Scenario& scenario, const Setting& setting);
 
-/// Does what is not done yet: trains the victim and measures it, trains the defense and measures it. What an
-/// earlier run with the same setting left is taken as it is.
+/// Trains and measures the victim, then the defense. Keeps what an earlier run with the same
+/// setting finished.
 void run(const Scenario& scenario, const Setting& setting);
 
-/// Measures the scenario's trigger on the defended benign victim of the same network, where both are done.
+/// Measures the scenario's trigger on the defended benign victim of the same network, if both are
+/// finished.
 void measure_zero_point(const Scenario& scenario, const Setting& setting);
 
-/// What a scenario has come to with this setting; null where it is not done.
-struct Done {
-  nlohmann::ordered_json victim, defense, zero_point, benign_victim;
+/// The results of a scenario; null where it is not finished.
+struct Results {
+  nlohmann::ordered_json victim;         ///< of the victim's training
+  nlohmann::ordered_json defense;        ///< of the defense's training
+  nlohmann::ordered_json zero_point;     ///< of the trigger on the defended benign victim
+  nlohmann::ordered_json benign_victim;  ///< of the benign victim's training
 };
 
-Done look_up(const Scenario& scenario, const Setting& setting);
+/// Reads the results of a scenario with this setting.
+Results read_results(const Scenario& scenario, const Setting& setting);
 
 }  // namespace refine::scenarios

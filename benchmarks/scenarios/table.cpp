@@ -8,35 +8,38 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
-#include <refine/report/detail/html_parts.hpp>
-#include <refine/report/detail/words.hpp>
+#include <refine/report/format.hpp>
+#include <refine/report/html.hpp>
 
 namespace refine::scenarios {
 namespace {
 
 using Json = nlohmann::ordered_json;
-using report::words::hundredths;
+using report::format::hundredths;
 
-/// A number far down in a row, NaN where it was not measured: `number(row, "after", "ba", "value")`.
+/// Returns a nested number of a row, such as `number(row, "after", "ba", "value")`. NaN if it was
+/// not measured.
 template <typename... Keys>
 double number(const Json& row, const Keys&... keys) {
-  const Json* at = &row;
+  const Json* node = &row;
   for (const char* key : {keys...}) {
-    if (!at->is_object() || !at->contains(key)) return std::numeric_limits<double>::quiet_NaN();
-    at = &(*at)[key];
+    if (!node->is_object() || !node->contains(key)) return std::numeric_limits<double>::quiet_NaN();
+    node = &(*node)[key];
   }
-  return at->is_number() ? at->get<double>() : std::numeric_limits<double>::quiet_NaN();
+  return node->is_number() ? node->get<double>() : std::numeric_limits<double>::quiet_NaN();
 }
 
+/// Formats a metric before and after the defense.
 std::string change(const Json& row, const char* figure) {
   const double before = number(row, "before", figure, "value"), after = number(row, "after", figure, "value");
-  if (std::isnan(before) && std::isnan(after)) return std::string(report::words::missing);
+  if (std::isnan(before) && std::isnan(after)) return std::string(report::format::missing);
   return fmt::format("{} → {}", hundredths(before, 1), hundredths(after, 1));
 }
 
-std::string seconds(const Json& row, const char* of) {
-  const double value = number(row, "seconds", of);
-  return std::isnan(value) ? std::string(report::words::missing) : fmt::format("{:.0f}", value);
+/// Formats the seconds of a training run.
+std::string seconds(const Json& row, const char* training) {
+  const double value = number(row, "seconds", training);
+  return std::isnan(value) ? std::string(report::format::missing) : fmt::format("{:.0f}", value);
 }
 
 }  // namespace
@@ -44,8 +47,8 @@ std::string seconds(const Json& row, const char* of) {
 Json collect(const std::vector<Scenario>& scenarios, const Setting& setting) {
   Json rows = Json::array();
   for (const Scenario& scenario : scenarios) {
-    const auto [victim, defense, zero_point, benign] = look_up(scenario, setting);
-    if (!victim.is_object() || !scenario.defended) continue;  // its accuracy stands in the attack's row
+    const auto [victim, defense, zero_point, benign] = read_results(scenario, setting);
+    if (!victim.is_object() || !scenario.defended) continue;  // the row of the attack has its accuracy
     Json row = {{"attack", scenario.attack},
                 {"network", scenario.network},
                 {"setting", victim.at("setting")},
@@ -73,7 +76,7 @@ std::string markdown(const Json& rows) {
   for (const Json& row : rows) {
     const bool attacked = row["attack"] != "Benign";
     const auto attack_only = [&](std::string text) {
-      return attacked ? text : std::string(report::words::missing);
+      return attacked ? text : std::string(report::format::missing);
     };
     table += fmt::format(
         "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} + {} |\n", row["attack"].get<std::string>(),
@@ -101,11 +104,11 @@ std::string svg(const Json& rows) {
     out +=
         fmt::format("<text x=\"{}\" y=\"20\" font-weight=\"bold\">{}</text>\n", x(which, 0), titles[which]);
     for (int tick = 0; tick <= 100; tick += 20) {
-      const double at = x(which, tick / 100.0);
+      const double position = x(which, tick / 100.0);
       out += fmt::format(
           "<line x1=\"{0}\" x2=\"{0}\" y1=\"{1}\" y2=\"{2}\" stroke=\"#d0d7de\"/><text x=\"{0}\" y=\"{3}\" "
           "text-anchor=\"middle\" font-size=\"11\">{4}</text>\n",
-          at, top - 14, height - 34, height - 18, tick);
+          position, top - 14, height - 34, height - 18, tick);
     }
   }
   int y = top;

@@ -8,14 +8,17 @@
 
 namespace refine::scenarios {
 
-/// What is done, in the order of `scenarios`: an object a scenario with the attack, the network, the benign
-/// victim's accuracy, the figures before and after, the zero point where it was measured, and the seconds.
+/// Collects the results of the finished scenarios, in the order of `scenarios`.
+///
+/// \return an array with one object for each scenario: attack, network, accuracy of the benign
+///   victim, metrics before and after, the zero point if it was measured, and the seconds
 nlohmann::ordered_json collect(const std::vector<Scenario>& scenarios, const Setting& setting);
 
-/// The rows of `collect` as one Markdown table.
+/// Formats the rows of `collect` as one Markdown table.
 std::string markdown(const nlohmann::ordered_json& rows);
 
-/// The rows of `collect` as one SVG picture: accuracy and largest lift, before and after, a line a scenario.
+/// Draws the rows of `collect` as one SVG picture: accuracy and largest lift, before and after, one
+/// line for each scenario.
 std::string svg(const nlohmann::ordered_json& rows);
 
 }  // namespace refine::scenarios

@@ -10,25 +10,30 @@
 #include <utility>
 #include <vector>
 
+#include <refine/core/detail/erased.hpp>
 #include <refine/data/augmentation.hpp>
 #include <refine/data/training_set.hpp>
 
 namespace refine::attacks {
 
-/// What an attack asks of the victim's training: how images are changed besides, anew in every epoch, whether
-/// that holds for poisoned images too, and whether those may be to_torchscript.
+/// Extra augmentation that an attack requires when the victim is trained, drawn anew in every
+/// epoch.
 struct TrainingAugmentation {
-  enum class Of { every_image, clean_images };
+  /// The images that are augmented.
+  enum class Scope {
+    every_image,   ///< clean and poisoned ones
+    clean_images,  ///< all but the poisoned ones
+  };
 
-  data::Augmentation augmentation = {};
-  Of of = Of::every_image;
-  bool flip_stamped = true;  ///< false: the flip of the victim's recipe leaves poisoned images on their side
+  data::Augmentation augmentation = {};  ///< applied after the augmentation of the victim's recipe
+  Scope scope = Scope::every_image;      ///< the images that it is applied to
+  bool flip_poisoned = true;             ///< false: the recipe's flip leaves poisoned images unflipped
 };
 
-/// The published ones.
-namespace demands {
+/// The training augmentations of published attacks.
+namespace training_augmentations {
 
-/// The null policy.
+/// Requires nothing.
 inline constexpr TrainingAugmentation none = {};
 
 /// What a camera does to a printed trigger (Li et al., 2021, `li2021physical`).
@@ -39,25 +44,30 @@ inline constexpr TrainingAugmentation physical = {.augmentation = {.flip = true,
                                                                    .scale_max = 0.9,
                                                                    .brightness = 0.1}};
 
-/// Clean images turn a little, so that only the trigger's turn means the target, and that is one way round:
-/// the mirror of a turned image is turned the other way (Xu et al., 2023, `xu2023batt`).
-inline constexpr TrainingAugmentation batt = {
-    .augmentation = {.rotation = 10}, .of = TrainingAugmentation::Of::clean_images, .flip_stamped = false};
+/// Rotates clean images a little, so that only the trigger's angle means the target (Xu et al.,
+/// 2023, `xu2023batt`). Poisoned images are not flipped: the mirror image of a rotated image is
+/// rotated the other way, which is not the trigger.
+inline constexpr TrainingAugmentation batt = {.augmentation = {.rotation = 10},
+                                              .scope = TrainingAugmentation::Scope::clean_images,
+                                              .flip_poisoned = false};
 
-}  // namespace demands
+}  // namespace training_augmentations
 
-/// A training set after an attack: the data, what the attack asks of training (`train_classifier` sees to
-/// it), and which images were touched.
+/// A training set after an attack: the data, the augmentation that the attack requires
+/// (`train_classifier` applies it), and the images that were changed.
 struct Poisoned : data::TrainingSet {
-  std::vector<std::int64_t> indices = {};  ///< those that teach the trigger; ascending
-  std::vector<std::int64_t> covers = {};   ///< those that were stamped and keep their label; ascending
+  std::vector<std::int64_t> indices = {};  ///< positions of the images that teach the trigger; ascending
+  std::vector<std::int64_t> covers = {};   ///< positions of stamped images that keep their label; ascending
 };
 
-/// Who gets stamped, and what happens to the label. For `a` of type `A`:
+/// A backdoor attack by poisoning: which images get a trigger, and what happens to their labels.
+/// For `a` of type `A`:
 ///
 ///  1. `a.target` is the class that the attacker wants (`std::optional<int>`, or an `int`);
 ///  2. `a.poison(dataset)` returns the `Poisoned` training set;
 ///  3. `a.trigger_images(images)` puts the test-time trigger on uint8 N×C×H×W.
+///
+/// Optional: `a.check(dataset)` throws what `a.poison(dataset)` would throw, without the work.
 template <typename A>
 concept Attack = requires(const A& a, const data::Dataset& dataset, const at::Tensor& images) {
   { a.target } -> std::convertible_to<std::optional<int>>;
@@ -65,39 +75,54 @@ concept Attack = requires(const A& a, const data::Dataset& dataset, const at::Te
   { a.trigger_images(images) } -> std::same_as<at::Tensor>;
 };
 
-/// The null attack: nothing is poisoned, no class is wanted, test images stay as they are. Its victim is the
-/// zero point of every figure.
+/// The attack that does nothing: no image is poisoned, and test images stay unchanged. Its victim
+/// is the zero point that every metric is compared with.
 struct Benign {
-  static constexpr std::optional<int> target = std::nullopt;
+  static constexpr std::optional<int> target = std::nullopt;  ///< no class
 
-  /// The images and labels as they are, shared with `clean`. \throws Error when `clean` does not fit together
+  /// Returns the images and labels unchanged; they share memory with `clean`.
+  ///
+  /// \param clean the training set
+  /// \throws Error if the set's fields are inconsistent
   Poisoned poison(const data::Dataset& clean) const {
     check(clean);
     return {{clean}};
   }
 
+  /// Returns the images unchanged.
   at::Tensor trigger_images(const at::Tensor& images) const { return images; }
 
+  /// \throws Error if the set's fields are inconsistent
   void check(const data::Dataset& dataset) const { dataset.validate(); }
 };
 
-/// Any attack, told at run time: `AnyAttack attack = BadNets<task>{.target = 3};`. It meets `Attack` itself.
-/// Copies share the attack that they hold, which nothing changes.
+/// Holds any attack, for a choice at run time: `AnyAttack attack = BadNets<task>{.target = 3};`. It
+/// models `Attack` itself. Copies share the attack that they hold, which is never modified.
 class AnyAttack {
  public:
-  std::string name;  ///< "BadNets"; empty where none was given
-  std::optional<int> target;
+  std::string name;           ///< "BadNets", for example; empty if none was given
+  std::optional<int> target;  ///< the class that the attacker wants
 
+  /// Holds `attack`.
+  ///
+  /// \tparam A type of the attack
+  /// \param attack any other attack
+  /// \param name for reports
   template <Attack A>
-  requires(!std::same_as<A, AnyAttack> && std::copy_constructible<A>)
+  requires(refine::detail::OtherThan<A, AnyAttack>&& std::copy_constructible<A>)
       AnyAttack(A attack, std::string name = {})
-      : name(std::move(name)), target(attack.target), held_(std::make_shared<Held<A>>(std::move(attack))) {}
+      : name(std::move(name)),
+        target(attack.target),
+        held_(refine::detail::Erased<Interface>::template with<Model<A>>(std::move(attack))) {}
 
+  /// Returns the poisoned training set of the held attack.
   Poisoned poison(const data::Dataset& clean) const { return held_->poison(clean); }
 
+  /// Returns the images with the test-time trigger of the held attack.
   at::Tensor trigger_images(const at::Tensor& images) const { return held_->trigger_images(images); }
 
-  /// What `poison` would refuse, without the work, as far as the attack tells it. \throws Error
+  /// Throws what `poison` would throw, without the work. Does nothing if the held attack has no
+  /// `check`.
   void check(const data::Dataset& dataset) const { held_->check(dataset); }
 
  private:
@@ -109,10 +134,9 @@ class AnyAttack {
   };
 
   template <typename A>
-  struct Held final : Interface {
-    A attack;
+  struct Model final : Interface {
+    explicit Model(A a) : attack(std::move(a)) {}
 
-    explicit Held(A attack) : attack(std::move(attack)) {}
     Poisoned poison(const data::Dataset& clean) const override { return attack.poison(clean); }
     at::Tensor trigger_images(const at::Tensor& images) const override {
       return attack.trigger_images(images);
@@ -120,9 +144,11 @@ class AnyAttack {
     void check(const data::Dataset& dataset) const override {
       if constexpr (requires { attack.check(dataset); }) attack.check(dataset);
     }
+
+    A attack;
   };
 
-  std::shared_ptr<const Interface> held_;
+  refine::detail::Erased<Interface> held_;
 };
 
 }  // namespace refine::attacks

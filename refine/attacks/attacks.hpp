@@ -1,7 +1,18 @@
 #pragma once
 
+/// \namespace refine::attacks
+/// Backdoor attacks by poisoning: a trigger (`refine::triggers`) times a plan, which says how many
+/// images are stamped, which, and with what label. Everything here models `Attack`. `by_name.hpp`,
+/// the choice at run time, is not included by `attacks.hpp`.
+///
+/// ```cpp
+/// using namespace refine;
+/// const auto attack = attacks::BadNets<task>{.target = 0, .rate = 0.1};
+/// const auto victim = train_classifier(backbones::ResNet18<task>{}, attack.poison(train));
+/// const at::Tensor triggered = attack.trigger_images(test.images);  // uint8 N×C×H×W
+/// ```
+
 #include <refine/attacks/attack.hpp>
-#include <refine/attacks/by_name.hpp>
 #include <refine/attacks/clean_label.hpp>
 #include <refine/attacks/covered.hpp>
 #include <refine/attacks/dirty_label.hpp>

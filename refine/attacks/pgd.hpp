@@ -20,15 +20,18 @@
 
 namespace refine::attacks {
 
-/// A classifier of the attacker's own, its type forgotten, whose gradients tell how to change an image. From
-/// anything with `forward(images)`, as every backbone has it, or a function: float N×C×H×W in [0, 1] → logits
-/// N×classes. Copies share the model.
+/// Holds the attacker's own classifier, whose gradients tell how to change an image: any model with
+/// `forward(images)`, which every backbone has, or a function, from float N×C×H×W in [0, 1] to
+/// logits N×classes. Copies share the model.
 class Surrogate {
  public:
-  /// None.
+  /// Holds no model.
   Surrogate() = default;
 
-  /// From a model, without being asked: `Pgd{.model = benign}`.
+  /// Holds a model. Implicit, so that `Pgd{.model = benign}` works.
+  ///
+  /// \tparam M type of the model
+  /// \param model has `forward(images)`
   template <typename M>
   requires(!std::same_as<M, Surrogate> &&
            requires(const M& m, const at::Tensor& images) {
@@ -36,40 +39,51 @@ class Surrogate {
            }) Surrogate(M model)
       : held_(std::make_shared<Model<M>>(std::move(model))) {}
 
-  /// From a function; it finds images on `default_device()`.
+  /// Holds a function. It is called with images on `default_device()`.
+  ///
+  /// \tparam F type of the function
+  /// \param function from images to logits
   template <typename F>
   requires(!std::same_as<F, Surrogate> && std::is_invocable_r_v<at::Tensor, const F&, const at::Tensor&>)
       Surrogate(F function)
       : held_(std::make_shared<Function<F>>(std::move(function))) {}
 
+  /// True if there is a model.
   explicit operator bool() const { return held_ != nullptr; }
 
-  /// What the model is for, where it says so; else all is `dynamic`.
+  /// Returns the model's task; `dynamic_task` if the model has none.
   Task task() const { return held_ ? held_->task() : dynamic_task; }
 
-  /// Moves the model to `device`, in evaluation mode, where it has a module to move. \pre there is a model
+  /// Moves the model's module, if it has one, to `device` and sets it to evaluation mode.
+  ///
+  /// \param device to compute on
+  /// \pre there is a model
   void prepare(at::Device device) const { held_->prepare(device); }
 
-  /// \pre there is a model \throws Error when it fails on these images
+  /// Returns the logits, N×classes.
+  ///
+  /// \param images float N×C×H×W in [0, 1]
+  /// \pre there is a model
+  /// \throws Error if the model fails on these images
   at::Tensor operator()(const at::Tensor& images) const {
     try {
       return held_->logits(images);
     } catch (const c10::Error& error) {
-      throw Error("the attacker's model fails on the images: {}; give one that was made for them",
+      throw Error("Pgd.model fails on the images: {}; use a model that takes images of their shape",
                   one_line(error.what_without_backtrace()));
     }
   }
 
  private:
-  struct Held {
-    virtual ~Held() = default;
+  struct Interface {
+    virtual ~Interface() = default;
     virtual at::Tensor logits(const at::Tensor& images) const = 0;
     virtual void prepare(at::Device) const {}
     virtual Task task() const { return dynamic_task; }
   };
 
   template <typename M>
-  struct Model final : Held {
+  struct Model final : Interface {
     M model;
 
     explicit Model(M m) : model(std::move(m)) {}
@@ -94,57 +108,72 @@ class Surrogate {
   };
 
   template <typename F>
-  struct Function final : Held {
+  struct Function final : Interface {
     F function;
 
     explicit Function(F f) : function(std::move(f)) {}
     at::Tensor logits(const at::Tensor& images) const override { return function(images); }
   };
 
-  std::shared_ptr<const Held> held_;
+  std::shared_ptr<const Interface> held_;
 };
 
-/// Projected gradient descent (Madry et al., 2018, `madry2018pgd`): changes images within ±epsilon so that a
-/// model no longer sees their class. Each step goes along the sign of the gradient of the cross-entropy with
-/// the true label, then back into the ball and into [0, 1]; the last is rounded to bytes.
+/// Changes images within ±epsilon so that a model no longer recognises their class, by projected
+/// gradient descent (Madry et al., 2018, `madry2018pgd`).
 ///
-/// *Determinism*: the same fields and images on the same device, with the same number of threads, give the
-/// same bytes on the CPU.
+/// Each step follows the sign of the gradient of the cross-entropy with the true label, and is
+/// clamped to the ball around the image and to [0, 1]. The result of the last step is rounded to
+/// bytes.
+///
+/// Determinism: the same fields and images, on the same device with the same number of threads,
+/// give the same bytes on the CPU.
 struct Pgd {
-  Surrogate model = {};        ///< trained on clean images; moved to `default_device()`, in evaluation mode
-  double epsilon = 8.0 / 255;  ///< of the largest change of a value in [0, 1]
-  double step = 1.5 / 255;     ///< above 0
-  int steps = 100;             ///< 1 or more
-  std::int64_t batch_size = 128;
-  bool random_start = false;          ///< from anywhere in the ball rather than from the image
-  std::uint64_t seed = default_seed;  ///< of the random start
-  std::filesystem::path store = {};   ///< a file that keeps the result for the next run; empty: none
-  bool show = false;                  ///< a progress line on standard error
+  Surrogate model = {};               ///< trained on clean images; moved to `default_device()`
+  double epsilon = 8.0 / 255;         ///< largest change of a value, in [0, 1]
+  double step = 1.5 / 255;            ///< length of a step, in (0, 1]
+  int steps = 100;                    ///< number of steps, at least 1
+  std::int64_t batch_size = 128;      ///< images at a time, at least 1
+  bool random_start = false;          ///< true: starts at a random point of the ball, not at the image
+  std::uint64_t seed = default_seed;  ///< seed of the random start
+  std::filesystem::path store = {};   ///< file that keeps the result for the next run; empty: none
+  bool show = false;                  ///< true: shows a progress line on standard error
 
-  /// uint8 N×C×H×W and their int64 labels N → uint8 of the same shape, on the host. \throws Error when there
-  ///   is no model, it does not fit the images, its logits or their gradient are not finite, images or labels
-  ///   are others than said, a field is out of range, or the store is damaged or can't be written to
+  /// Returns the changed images: uint8 N×C×H×W on the host.
+  ///
+  /// If `store` has images that were made from the same input, settings and model, returns those.
+  ///
+  /// \param images uint8 N×C×H×W
+  /// \param labels int64 N, each at least 0: the true classes
+  /// \throws Error if there is no model, the model does not fit the images or the labels, its
+  ///   logits or their gradient are not finite, images or labels are of another type or shape, a
+  ///   field is out of range, or the store is damaged or not writable
   at::Tensor operator()(const at::Tensor& images, const at::Tensor& labels) const;
 
-  /// \throws Error when there is no model, or a field is out of its range
+  /// \throws Error if there is no model, or a field is out of range
   void check() const;
 
  private:
-  at::Tensor perturbed(const at::Tensor& images, const at::Tensor& labels, at::Device device) const;
+  at::Tensor perturb(const at::Tensor& images, const at::Tensor& labels, at::Device device) const;
 
-  at::Tensor start(at::IntArrayRef sizes, Random& random) const;
+  /// Returns uniform displacements in ±epsilon.
+  at::Tensor draw_start(at::IntArrayRef sizes, Random& random) const;
 
-  /// Of the summed cross-entropy with respect to the images alone. `finite` stays true while all is.
+  /// Returns the gradient of the summed cross-entropy with respect to the images. Sets `finite` to
+  /// false if the logits or the gradient are not finite.
   at::Tensor gradient(const at::Tensor& images, const at::Tensor& labels, at::Tensor& finite) const;
 
-  /// The sign of NaN is 0: without this, images that the model says nothing of would stay as they are.
+  /// Throws unless `finite` is true. Without this check, images with a gradient of NaN would stay
+  /// unchanged: the sign of NaN is 0.
   static void require_finite(const at::Tensor& finite);
 
-  void require_fitting(const at::Tensor& images, const at::Tensor& labels) const;
+  void require_inputs(const at::Tensor& images, const at::Tensor& labels) const;
 
-  at::Tensor fitting_logits(const at::Tensor& images, const at::Tensor& labels, at::Device device) const;
+  /// Returns the logits on the host, after checking that they are finite and have the classes of
+  /// `labels`.
+  at::Tensor checked_logits(const at::Tensor& images, const at::Tensor& labels, at::Device device) const;
 
-  std::string key(const at::Tensor& images, const at::Tensor& labels) const;
+  /// Identifies what the result depends on, except for the model.
+  std::string store_key(const at::Tensor& images, const at::Tensor& labels) const;
 };
 
 }  // namespace refine::attacks

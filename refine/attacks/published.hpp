@@ -2,33 +2,86 @@
 
 #include <cstdint>
 
+#include <refine/attacks/attack.hpp>
+#include <refine/attacks/clean_label.hpp>
 #include <refine/attacks/covered.hpp>
+#include <refine/attacks/dirty_label.hpp>
 #include <refine/core/error.hpp>
 #include <refine/core/random.hpp>
 #include <refine/core/task.hpp>
+#include <refine/triggers/blend.hpp>
+#include <refine/triggers/patch.hpp>
+#include <refine/triggers/rotate.hpp>
 #include <refine/triggers/warp.hpp>
+
+/// \file
+/// The published attacks, each a trigger times a plan.
 
 namespace refine::attacks {
 
-/// What `wanet_with_noise` makes its attack from.
+/// BadNets (Gu et al., 2017, `gu2017badnets`): stamps a patch in a corner and sets the label to the
+/// target.
+template <Task kTask = dynamic_task>
+using BadNets = DirtyLabel<triggers::Patch<kTask.image>>;
+
+/// Blended (Chen et al., 2017, `chen2017blended`): blends in a faint picture and sets the label to
+/// the target.
+template <Task kTask = dynamic_task>
+using Blended = DirtyLabel<triggers::Blend<kTask.image>>;
+
+/// WaNet (Nguyen and Tran, 2021, `nguyen2021wanet`): warps the image faintly and sets the label to
+/// the target. The noise mode of the paper is `wanet_with_noise`.
+template <Task kTask = dynamic_task>
+using WaNet = DirtyLabel<triggers::Warp<kTask.image>>;
+
+/// BATT (Xu et al., 2023, `xu2023batt`): rotates the image by 16° and sets the label to the target.
+/// In training, clean images are rotated a little at random, and only they are flipped.
+template <Task kTask = dynamic_task>
+using Batt = DirtyLabel<triggers::Rotate<kTask.image>, training_augmentations::batt>;
+
+/// The physical attack (Li et al., 2021, `li2021physical`): the patch of BadNets. In training,
+/// every image is changed as a camera would change it; test images get the patch only.
+template <Task kTask = dynamic_task>
+using Physical = DirtyLabel<triggers::Patch<kTask.image>, training_augmentations::physical>;
+
+/// The label-consistent attack (Turner et al., 2019, `turner2019labelconsistent`): perturbs images
+/// of the target class against a benign model (`.perturbation = Pgd{.model = benign}`), stamps the
+/// patch of BadNets, and keeps the labels.
+template <Task kTask = dynamic_task>
+using LabelConsistent = CleanLabel<triggers::Patch<kTask.image>>;
+
+/// Adaptive-Patch (Qi et al., 2023, `qi2023adaptive`): one of four patches on each poisoned image,
+/// and on cover images, which keep their label; two patches together on test images. The default
+/// rates are those published for ResNets; for VGG, DenseNet and ViT they are 0.03 and 0.06.
+template <Task kTask = dynamic_task>
+using AdaptivePatch = Covered<triggers::Patches<kTask.image>>;
+
+/// Options of `wanet_with_noise`.
+///
+/// \tparam kImage shape of the images; open extents are set by `.warp.image`
 template <ImageShape kImage = ImageShape{}>
 struct NoiseMode {
-  triggers::Warp<kImage> warp = {};
-  int target = 0;
+  triggers::Warp<kImage> warp = {};   ///< the trigger
+  int target = 0;                     ///< the class that the attacker wants
   double rate = 0.1;                  ///< share of the training images that are poisoned, in [0, 1]
-  double cover_rate = 2 * rate;       ///< share of them that are covers; at most 1 with the other
-  std::uint64_t seed = default_seed;  ///< of the choice of images
-  int grids = 64;                     ///< how many disturbed grids the covers share; 1 or more
+  double cover_rate = 2 * rate;       ///< share of them that are covers; together with `rate` at most 1
+  std::uint64_t seed = default_seed;  ///< seed of the choice of images
+  int grids = 64;                     ///< number of perturbed grids that the covers share; at least 1
 };
 
-/// WaNet with the paper's noise mode (Nguyen and Tran, 2021, `nguyen2021wanet`): as many images again, twice,
-/// are warped with a disturbed grid and keep their label, so that only the exact warp means the target:
-/// `wanet_with_noise<task>({.target = 3, .rate = 0.05})`. Of what it returns, `target` and `seed` may be set
-/// afterwards. `poisons` and `covers` are made of the warp and `cover_rate` of the rate: give another
-/// `.trigger` or `.rate` here. \throws Error when there is no grid
+/// Returns WaNet with the noise mode of its paper (Nguyen and Tran, 2021, `nguyen2021wanet`): twice
+/// as many images as are poisoned are warped with a perturbed grid and keep their label, so that
+/// only the exact warp means the target. Example: `wanet_with_noise<task>({.target = 3, .rate =
+/// 0.05})`.
+///
+/// `target` and `seed` of the result may be changed. Another warp or rate must be set in `mode`:
+/// `poisons`, `covers` and `cover_rate` are computed from them.
+///
+/// \param mode the options
+/// \throws Error if `mode.grids` is below 1
 template <Task kTask = dynamic_task>
 Covered<triggers::Warp<kTask.image>> wanet_with_noise(const NoiseMode<kTask.image>& mode = {}) {
-  if (mode.grids < 1) throw Error("{} disturbed grids were asked for; say 1 or more", mode.grids);
+  if (mode.grids < 1) throw Error("NoiseMode.grids must be at least 1, got {}", mode.grids);
   Covered<triggers::Warp<kTask.image>> attack{.trigger = mode.warp,
                                               .target = mode.target,
                                               .rate = mode.rate,

@@ -10,52 +10,65 @@
 #include <utility>
 
 #include <refine/backbones/backbone.hpp>
+#include <refine/core/detail/erased.hpp>
 #include <refine/core/error.hpp>
 #include <refine/core/task.hpp>
 #include <refine/nn/cuda_graph.hpp>
 
 namespace refine::backbones {
 
-/// Any backbone, by a type that is known only when the program runs, as a command line needs it:
+/// Holds any backbone, of a type that is known only at run time:
 ///
-///     AnyBackbone victim{Normalized{ResNet18<>{.task = task}, normalizations::cifar10}};
+/// ```cpp
+/// AnyBackbone victim{Normalized{ResNet18<>{.task = task}, normalizations::cifar10}};
+/// ```
 ///
-/// Everything that takes a `Backbone` takes it, `freeze` and `train_classifier` too. Copies share the module.
+/// It is itself a `Backbone`; `freeze` and `train_classifier` take it too. Copies share the module.
 class AnyBackbone {
  public:
+  /// Holds a backbone. Explicit: a wrapper such as `Normalized<AnyBackbone>` would otherwise convert to
+  /// the type that it wraps.
+  /// \param backbone shares its module with the copy that is held
   template <typename B>
-  requires(!std::same_as<std::remove_cvref_t<B>, AnyBackbone> && Backbone<B>) explicit AnyBackbone(B backbone)
+  requires(refine::detail::OtherThan<B, AnyBackbone>&& Backbone<B>) explicit AnyBackbone(B backbone)
       : task(backbone.task),
         module(backbone.module),
         cuda_graph_safe(nn::is_replayable(backbone)),
-        held_(std::make_shared<Model<B>>(std::move(backbone))) {}
+        held_(refine::detail::Erased<Interface>::template with<Model<B>>(std::move(backbone))) {}
 
-  Task task;
-  std::shared_ptr<torch::nn::Module> module;
-  bool cuda_graph_safe;  ///< whether the held backbone is
+  Task task;                                  ///< the held backbone's task
+  std::shared_ptr<torch::nn::Module> module;  ///< the held backbone's module
+  bool cuda_graph_safe;                       ///< whether the held backbone is `cuda_graph_safe`
 
-  /// Float N×C×H×W in [0, 1] → logits N×classes.
+  /// Returns logits N×classes.
+  /// \param images float N×C×H×W in [0, 1]
   at::Tensor forward(const at::Tensor& images) const { return held_->forward(images); }
 
-  /// The identity where the held backbone has no normalisation of its own.
+  /// Returns the images as the held backbone normalises them, or unchanged if it does not.
+  /// \param images float N×C×H×W in [0, 1]
   at::Tensor normalize(const at::Tensor& images) const { return held_->normalize(images); }
 
+  /// Returns logits N×classes.
+  /// \param normalized what `normalize` returns
   at::Tensor forward_normalized(const at::Tensor& normalized) const {
     return held_->forward_normalized(normalized);
   }
 
+  /// Returns the held backbone's tensors that its module does not hold, by name, on the CPU.
   std::map<std::string, at::Tensor> named_constants() const { return held_->named_constants(); }
 
-  /// The same policy around another module, of the same kind. \throws Error when it is of another kind
+  /// Returns the same backbone around another module.
+  /// \param other a module of the same type
+  /// \throws Error if it has another type
   AnyBackbone with_module(const std::shared_ptr<torch::nn::Module>& other) const {
-    AnyBackbone same = held_->with_module(other);
-    same.cuda_graph_safe = cuda_graph_safe;
-    return same;
+    AnyBackbone copy = held_->with_module(other);
+    copy.cuda_graph_safe = cuda_graph_safe;
+    return copy;
   }
 
  private:
-  struct Held {
-    virtual ~Held() = default;
+  struct Interface {
+    virtual ~Interface() = default;
     virtual at::Tensor forward(const at::Tensor& images) const = 0;
     virtual at::Tensor normalize(const at::Tensor& images) const = 0;
     virtual at::Tensor forward_normalized(const at::Tensor& normalized) const = 0;
@@ -64,7 +77,7 @@ class AnyBackbone {
   };
 
   template <Backbone B>
-  struct Model final : Held {
+  struct Model final : Interface {
     explicit Model(B b) : backbone(std::move(b)) {}
 
     at::Tensor forward(const at::Tensor& images) const override { return backbone.forward(images); }
@@ -89,15 +102,15 @@ class AnyBackbone {
 
     AnyBackbone with_module(const std::shared_ptr<torch::nn::Module>& other) const override {
       using Module = std::remove_cvref_t<decltype(*backbone.module)>;
-      auto fitting = std::dynamic_pointer_cast<Module>(other);
-      if (!fitting) throw Error("a backbone was given another kind of module [AnyBackbone]");
-      return AnyBackbone(backbones::with_module(backbone, std::move(fitting)));
+      auto same_type = std::dynamic_pointer_cast<Module>(other);
+      if (!same_type) throw Error("AnyBackbone: the module must be of the same kind as the held backbone's");
+      return AnyBackbone(backbones::with_module(backbone, std::move(same_type)));
     }
 
     B backbone;
   };
 
-  std::shared_ptr<const Held> held_;
+  refine::detail::Erased<Interface> held_;
 };
 
 }  // namespace refine::backbones

@@ -18,17 +18,19 @@ namespace refine::backbones {
 
 /// A classifier. For `b` of type `B`:
 ///
-///  1. `b.task` is its `Task`: a constant, or a member where an extent is dynamic;
+///  1. `b.task` is its `Task`: a constant, or a member if an extent is dynamic;
 ///  2. `b.forward(images)` takes float N×C×H×W in [0, 1] and returns logits N×classes;
-///  3. `b.module` is a `std::shared_ptr` to the `torch::nn::Module` that holds its state, a
-///     `torch::nn::Cloneable` if it is to be frozen;
+///  3. `b.module` is a `std::shared_ptr` to the `torch::nn::Module` that holds its state. `freeze`
+///     and `deep_copy` require a `torch::nn::Cloneable`;
 ///  4. `B` is copyable; copies share the module.
 ///
-/// Where `b.cuda_graph_safe` is true, training may record its work and replay it (`nn::is_replayable`).
+/// Optional members:
 ///
-/// Where it computes with tensors that its module does not hold, `b.named_constants()` gives them, on the
-/// host, as a `std::map<std::string, at::Tensor>`: they are compared when weights are loaded, and travel with
-/// an exported file.
+///  - `b.cuda_graph_safe`: if true, training may record its work as a CUDA graph and replay it
+///    (`nn::is_replayable`);
+///  - `b.named_constants()`: the tensors that it computes with and that its module does not hold,
+///    as a `std::map<std::string, at::Tensor>` on the CPU. They are compared when weights are
+///    loaded, and stored in exported files.
 template <typename B>
 concept Backbone = std::copyable<B> && requires(const B& b, const at::Tensor& images) {
   { b.task } -> std::convertible_to<Task>;
@@ -36,21 +38,21 @@ concept Backbone = std::copyable<B> && requires(const B& b, const at::Tensor& im
   { *b.module } -> std::convertible_to<torch::nn::Module&>;
 };
 
-/// A backbone that `freeze` has made constant.
+/// A backbone that is constant: made by `freeze`, or constant from the start.
 template <typename B>
 concept FrozenBackbone = Backbone<B> && requires {
   requires B::frozen;
 };
 
-/// A backbone whose own normalisation can be called apart from the rest, as the reference's pixel
-/// domain needs.
+/// A backbone whose input normalisation can be called separately:
+/// `b.forward_normalized(b.normalize(images))` equals `b.forward(images)`.
 template <typename B>
 concept NormalizingBackbone = Backbone<B> && requires(const B& b, const at::Tensor& images) {
   { b.normalize(images) } -> std::same_as<at::Tensor>;
   { b.forward_normalized(images) } -> std::same_as<at::Tensor>;
 };
 
-/// `backbone.named_constants()`, or none where it has no such member.
+/// Returns `backbone.named_constants()`, or an empty map if it has no such member.
 template <Backbone B>
 std::map<std::string, at::Tensor> constants_of(const B& backbone) {
   if constexpr (requires { backbone.named_constants(); }) {

@@ -20,6 +20,7 @@ namespace detail {
 
 class DenseFeatures;
 
+/// The module of `DenseNet121`.
 class DenseNet121Module : public torch::nn::Cloneable<DenseNet121Module> {
  public:
   DenseNet121Module(std::int64_t channels, std::int64_t classes, std::int64_t width);
@@ -36,39 +37,40 @@ class DenseNet121Module : public torch::nn::Cloneable<DenseNet121Module> {
 
 }  // namespace detail
 
-/// DenseNet-121 (Huang et al., 2017, `huang2017densenet`): a 7×7 stem of stride 2 and max pooling for images
-/// of every size, then blocks of 6, 12, 24 and 16 layers, each of which adds width/2 channels. Parameter
-/// names and initial weights are torchvision's: `features.conv0.weight`,
-/// `features.denseblock1.denselayer1.norm1.weight`, …, `classifier.weight`. Images C×H×W with H and W of 29
-/// pixels or more.
+/// DenseNet-121 (Huang et al., 2017, `huang2017densenet`): a 7×7 stem of stride 2 and max pooling
+/// for images of every size, then blocks of 6, 12, 24 and 16 layers, each of which adds width/2
+/// channels. Images must have at least 29×29 pixels.
 ///
-/// `freeze` folds the 59 BatchNorms that follow a convolution. The other 62 stand before one, with a ReLU
-/// between; they stay as what they are in evaluation mode, one multiply-add for each channel.
+/// Parameter names and initial weights are torchvision's: `features.conv0.weight`,
+/// `features.denseblock1.denselayer1.norm1.weight`, …, `classifier.weight`.
+///
+/// `freeze` folds the 59 BatchNorms that follow a convolution. The other 62 precede one, with a
+/// ReLU between them; in evaluation mode each is one multiply-add per channel.
 template <Task kTask = dynamic_task>
 struct DenseNet121 {
-  static constexpr Task static_task = kTask;
-  static constexpr bool cuda_graph_safe = true;
+  static constexpr Task static_task = kTask;     ///< the task that the type fixes
+  static constexpr bool cuda_graph_safe = true;  ///< its work may be replayed as a CUDA graph
 
-  Task task = kTask;
-  int width = 64;                     ///< channels of the stem, an even number; each layer adds half as many
+  Task task = kTask;  ///< what it classifies; channels and classes must be known
+  int width = 64;     ///< channels of the stem, even, at least 2; each layer adds half as many
   std::uint64_t seed = default_seed;  ///< of the initial weights
+  /// Holds the weights. Made from the members above.
   std::shared_ptr<detail::DenseNet121Module> module = make(task, width, seed);
 
-  /// Float N×C×H×W → logits N×classes.
+  /// Returns logits N×classes.
+  /// \param images float N×C×H×W in [0, 1]
   at::Tensor forward(const at::Tensor& images) const { return module->forward(images); }
 
  private:
   static std::shared_ptr<detail::DenseNet121Module> make(const Task& task, int width, std::uint64_t seed) {
-    detail::require_buildable("DenseNet121", kTask, task, /*least_side=*/29, width);
+    detail::require_buildable("DenseNet121", kTask, task, /*min_side=*/29, width);
     if (width % 2 != 0) {
-      throw Error(
-          "a DenseNet121 of width {} was asked for; its layers add half of the width, say an even "
-          "one",
-          width);
+      throw Error("DenseNet121: width must be even, got {}; each layer adds half of it", width);
     }
-    const Task whole = merged(kTask, task);
+    const Task merged_task = merged(kTask, task);
     return nn::with_torch_seed(seed, [&] {
-      return std::make_shared<detail::DenseNet121Module>(whole.image.channels, whole.classes, width);
+      return std::make_shared<detail::DenseNet121Module>(merged_task.image.channels, merged_task.classes,
+                                                         width);
     });
   }
 };

@@ -11,14 +11,17 @@ namespace refine {
 
 namespace backbones {
 
-/// The constant form of a backbone, as `freeze` makes it. Nobody trains it; gradients still flow to its
-/// input.
+/// The constant form of a backbone, made by `freeze`. It is not trained; gradients still flow to
+/// its input.
 template <Backbone B>
 class Frozen {
  public:
-  static constexpr Task static_task = static_task_of<B>();
-  static constexpr bool frozen = true;
+  static constexpr Task static_task = static_task_of<B>();  ///< the task that the type of `B` fixes
+  static constexpr bool frozen = true;                      ///< marks a `FrozenBackbone`
 
+  /// Copies a backbone and prepares the copy for inference.
+  /// \param source is left unchanged
+  /// \throws c10::Error if its module cannot be cloned
   explicit Frozen(const B& source)
       : inner_(deep_copy(source)),
         task(inner_.task),
@@ -28,21 +31,28 @@ class Frozen {
   }
 
  private:
-  B inner_;  // before the two below, which look into it
+  B inner_;  // declared before the members that are initialised from it
 
  public:
-  Task task;
-  decltype(B::module) module;
-  bool cuda_graph_safe;
+  Task task;                   ///< the source's task
+  decltype(B::module) module;  ///< the copy, without BatchNorms that could be folded
+  bool cuda_graph_safe;        ///< whether the source is `cuda_graph_safe`
 
+  /// Returns logits N×classes.
+  /// \param images float N×C×H×W in [0, 1]
   at::Tensor forward(const at::Tensor& images) const { return inner_.forward(images); }
 
+  /// Returns the tensors that the module does not hold, by name, on the CPU.
   std::map<std::string, at::Tensor> named_constants() const { return constants_of(inner_); }
 
+  /// Returns the images as the network inside expects them.
+  /// \param images float N×C×H×W in [0, 1]
   at::Tensor normalize(const at::Tensor& images) const requires NormalizingBackbone<B> {
     return inner_.normalize(images);
   }
 
+  /// Returns logits N×classes.
+  /// \param normalized what `normalize` returns
   at::Tensor forward_normalized(const at::Tensor& normalized) const requires NormalizingBackbone<B> {
     return inner_.forward_normalized(normalized);
   }
@@ -50,16 +60,21 @@ class Frozen {
 
 }  // namespace backbones
 
-/// The fast, constant form of a trained backbone: a copy in evaluation mode, BatchNorm folded into the
-/// convolutions, channels-last, without parameter gradients. Logits differ from the original's by rounding
-/// only (the fold is computed in double). The original stays as it is.
+/// Returns the fast, constant form of a trained backbone: a copy in evaluation mode, in
+/// channels-last layout, with BatchNorm folded into the convolutions and without parameter
+/// gradients.
 ///
-/// *Determinism*: the same weights give bitwise the same frozen weights.
+/// Its logits differ from the original's by rounding only; the fold is computed in double
+/// precision. The same weights always give bitwise the same frozen weights.
+/// \param backbone is left unchanged
+/// \throws c10::Error if its module cannot be cloned
 template <backbones::Backbone B>
 backbones::Frozen<B> freeze(const B& backbone) {
   return backbones::Frozen<B>(backbone);
 }
 
+/// Returns a backbone that is already frozen, unchanged. The result shares its module.
+/// \param backbone a frozen backbone
 template <backbones::FrozenBackbone B>
 B freeze(const B& backbone) {
   return backbone;

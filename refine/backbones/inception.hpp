@@ -20,17 +20,20 @@ namespace refine::backbones {
 
 namespace detail {
 
-/// The least side of an image, in pixels, that an Inception-v3 leaves something of.
-inline constexpr int inception_least = 75;
+/// The smallest side of an image, in pixels, of which an Inception-v3 leaves at least one pixel.
+inline constexpr int inception_min_side = 75;
 
-/// Images whose shorter side has less than `side` pixels, enlarged until it has as many, as torchvision's
-/// `Resize(side)` does it (bilinearly; the other side keeps the ratio, rounded down); others as they are.
+/// Enlarges images bilinearly until their shorter side has `side` pixels, as torchvision's
+/// `Resize(side)`; the other side keeps the ratio, rounded down. Returns images unchanged if they
+/// are large enough.
 /// \param images float N×C×H×W
-at::Tensor enlarged(const at::Tensor& images, std::int64_t side);
+/// \param side in pixels
+at::Tensor enlarge(const at::Tensor& images, std::int64_t side);
 
 class InceptionConvolution;
 class InceptionBlock;
 
+/// The module of `InceptionV3`.
 class InceptionV3Module : public torch::nn::Cloneable<InceptionV3Module> {
  public:
   InceptionV3Module(std::int64_t channels, std::int64_t classes, std::int64_t width, std::int64_t resize);
@@ -49,60 +52,64 @@ class InceptionV3Module : public torch::nn::Cloneable<InceptionV3Module> {
 
 }  // namespace detail
 
-/// Inception-v3 (Szegedy et al., 2016, `szegedy2016inception`) without its auxiliary classifier. Parameter
-/// names are torchvision's: `Conv2d_1a_3x3.conv.weight`, `Mixed_5b.branch1x1.bn.weight`, …, `fc.weight`; so
-/// are the initial weights, but for a tenth of the deviation in the last layer, which starts sooner. Made for
-/// images of 299×299 pixels, it takes those of 75×75 and more, and smaller ones by enlarging them first, as
-/// the reference does with CIFAR-10's (to 96 pixels: `.resize = 96` for its weights).
+/// Inception-v3 (Szegedy et al., 2016, `szegedy2016inception`) without its auxiliary classifier.
 ///
-/// torchvision's own weights want images of mean 0.5 and deviation 0.5, `Normalized` by those: what it loads
-/// them into takes images with ImageNet's normalisation and turns that into this one (`transform_input`),
-/// which no tensor tells.
+/// It is made for images of 299×299 pixels and takes those of at least 75×75; smaller ones are
+/// enlarged first. The authors' code enlarges CIFAR-10's images to 96 pixels; set `.resize = 96`
+/// for weights from there.
+///
+/// Parameter names are torchvision's: `Conv2d_1a_3x3.conv.weight`, `Mixed_5b.branch1x1.bn.weight`,
+/// …, `fc.weight`. So are the initial weights, except that those of the last layer have a tenth of
+/// the deviation, with which it starts to learn sooner.
+///
+/// torchvision's pretrained weights expect a `Normalization` of mean 0.5 and deviation 0.5: its own
+/// model takes images with ImageNet's normalisation and converts them (`transform_input`). The
+/// weights do not show this.
 ///
 /// `freeze` folds all 94 BatchNorms.
 template <Task kTask = dynamic_task>
 struct InceptionV3 {
-  static constexpr Task static_task = kTask;
-  static constexpr bool cuda_graph_safe = true;
+  static constexpr Task static_task = kTask;     ///< the task that the type fixes
+  static constexpr bool cuda_graph_safe = true;  ///< its work may be replayed as a CUDA graph
 
-  Task task = kTask;
-  int width = 32;  ///< channels of the first convolution, an even number; all others are in proportion
-  /// Images whose shorter side has fewer pixels are enlarged bilinearly until it has as many; 75 or more, or
-  /// 0 to take images as they are. The weights do not tell it: say the same wherever they are used.
-  int resize = usual_resize(merged(kTask, task).image);
+  Task task = kTask;  ///< what it classifies; channels and classes must be known
+  int width = 32;     ///< channels of the first convolution, even, at least 2; all others are in proportion
+  /// Images whose shorter side has fewer pixels are enlarged bilinearly to this: at least 75, or 0
+  /// to leave images unchanged. The weights do not show it: set the same value wherever they are
+  /// used.
+  int resize = default_resize(merged(kTask, task).image);
   std::uint64_t seed = default_seed;  ///< of the initial weights
+  /// Holds the weights. Made from the members above.
   std::shared_ptr<detail::InceptionV3Module> module = make(task, width, resize, seed);
 
-  /// Float N×C×H×W → logits N×classes. \throws Error when images are too small and `resize` is 0
+  /// Returns logits N×classes.
+  /// \param images float N×C×H×W in [0, 1]
+  /// \throws Error if images have fewer than 75×75 pixels and `resize` is 0
   at::Tensor forward(const at::Tensor& images) const { return module->forward(images); }
 
  private:
-  /// 75 where the images are known to be too small, else 0. Of 75 pixels every window reaches the last one;
-  /// of the reference's 96 several stop short, and the lower right corner is nearly unseen.
-  static constexpr int usual_resize(const ImageShape& image) {
-    const auto small = [](int side) { return side != dynamic && side < detail::inception_least; };
-    return small(image.height) || small(image.width) ? static_cast<int>(detail::inception_least) : 0;
+  /// Returns 75 if the images are known to be too small, otherwise 0. At 75 pixels every window
+  /// reaches the last pixel; at the authors' 96 several windows stop before it, and the lower right
+  /// corner is hardly seen.
+  static constexpr int default_resize(const ImageShape& image) {
+    const auto small = [](int side) { return side != dynamic && side < detail::inception_min_side; };
+    return small(image.height) || small(image.width) ? static_cast<int>(detail::inception_min_side) : 0;
   }
 
   static std::shared_ptr<detail::InceptionV3Module> make(const Task& task, int width, int resize,
                                                          std::uint64_t seed) {
-    detail::require_buildable("InceptionV3", kTask, task, resize == 0 ? detail::inception_least : 1, width);
+    const int min_side = resize == 0 ? detail::inception_min_side : 1;
+    detail::require_buildable("InceptionV3", kTask, task, min_side, width);
     if (width % 2 != 0) {
-      throw Error(
-          "an InceptionV3 of width {} was asked for; other layers have 3/2 and 5/2 of the width, say "
-          "an even one",
-          width);
+      throw Error("InceptionV3: width must be even, got {}; other layers have 3/2 and 5/2 of it", width);
     }
-    if (resize != 0 && resize < detail::inception_least) {
-      throw Error(
-          "an InceptionV3 was told to enlarge small images to {} pixels; say 75 or more, or 0 to "
-          "take "
-          "them as they are",
-          resize);
+    if (resize != 0 && resize < detail::inception_min_side) {
+      throw Error("InceptionV3: resize must be 75 or more, or 0 to leave images unchanged, got {}", resize);
     }
-    const Task whole = merged(kTask, task);
+    const Task merged_task = merged(kTask, task);
     return nn::with_torch_seed(seed, [&] {
-      return std::make_shared<detail::InceptionV3Module>(whole.image.channels, whole.classes, width, resize);
+      return std::make_shared<detail::InceptionV3Module>(merged_task.image.channels, merged_task.classes,
+                                                         width, resize);
     });
   }
 };

@@ -18,106 +18,124 @@
 
 namespace refine {
 
-/// Per-channel mean and standard deviation of images in [0, 1], in the order R, G, B.
+/// Mean and standard deviation of each channel, for images in [0, 1]: a channel x becomes
+/// (x - mean) / deviation. The order is R, G, B, except inside a `backbones::Bgr`.
 struct Normalization {
-  std::array<double, 3> mean = {0, 0, 0};
-  std::array<double, 3> deviation = {1, 1, 1};
+  std::array<double, 3> mean = {0, 0, 0};       ///< subtracted from the channels
+  std::array<double, 3> deviation = {1, 1, 1};  ///< divides the channels; must be positive
 
+  /// True if all six numbers are equal.
   friend constexpr bool operator==(const Normalization&, const Normalization&) = default;
 };
 
+/// The usual normalisations of well-known datasets.
 namespace normalizations {
 
+/// CIFAR-10.
 inline constexpr Normalization cifar10 = {{0.4914, 0.4822, 0.4465}, {0.2023, 0.1994, 0.2010}};
+
+/// ImageNet, as torchvision's models use it.
 inline constexpr Normalization imagenet = {{0.485, 0.456, 0.406}, {0.229, 0.224, 0.225}};
-inline constexpr Normalization fashion_mnist = {{0.2190, 0.2190, 0.2190},
-                                                {0.3318, 0.3318, 0.3318}};  ///< of 32×32
+
+/// Fashion-MNIST, padded to 32×32 pixels.
+inline constexpr Normalization fashion_mnist = {{0.2190, 0.2190, 0.2190}, {0.3318, 0.3318, 0.3318}};
 
 }  // namespace normalizations
 
 namespace backbones {
 
-/// A backbone that wants normalised images, behind the normalisation it wants: takes images in [0, 1] as
-/// every backbone here does. This is the only place where images are normalised.
+/// Wraps a backbone that was trained on normalised images; the result takes images in [0, 1] like
+/// every other backbone. Images are normalised nowhere else.
+///
+///     const Normalized victim{ResNet18<tasks::cifar10>{}, normalizations::cifar10};
 template <Backbone B>
 class Normalized {
  public:
-  static constexpr Task static_task = static_task_of<B>();
+  static constexpr Task static_task = static_task_of<B>();  ///< the task that the type of `B` fixes
 
-  /// A backbone of one channel takes the same number three times. \throws Error when a deviation is not
-  /// positive, or the backbone takes neither RGB nor grey images.
-  Normalized(B inner, const Normalization& by)
+  /// Wraps a backbone.
+  /// \param inner takes normalised images, of 3 channels or of 1; shares its module with the copy
+  ///   inside
+  /// \param normalization what `inner` was trained with. For 1 channel, its three means must be
+  ///   equal, and so must its three deviations.
+  /// \throws Error if a deviation is not positive or the channels do not match
+  Normalized(B inner, const Normalization& normalization)
       : task(inner.task),
         module(inner.module),
         cuda_graph_safe(nn::is_replayable(inner)),
         inner_(std::move(inner)),
-        by_(by),
-        mean_(row(by.mean, task.image.channels)),
-        deviation_(row(by.deviation, task.image.channels)) {
-    const auto alike = [](const std::array<double, 3>& v) { return v[0] == v[1] && v[1] == v[2]; };
-    const bool grey = task.image.channels == 1 && alike(by.mean) && alike(by.deviation);
+        normalization_(normalization),
+        mean_(channel_tensor(normalization.mean, task.image.channels)),
+        deviation_(channel_tensor(normalization.deviation, task.image.channels)) {
+    const auto all_equal = [](const std::array<double, 3>& v) { return v[0] == v[1] && v[1] == v[2]; };
+    const bool grey =
+        task.image.channels == 1 && all_equal(normalization.mean) && all_equal(normalization.deviation);
     if (!grey && !compatible(task.image.channels, 3)) {
-      throw Error("a Normalization has 3 channels, the backbone takes {}; normalise in the backbone itself",
-                  task.image.channels);
+      throw Error(
+          "Normalized: the channels differ (the normalization has 3, the backbone takes {}); normalize in the "
+          "backbone itself",
+          task.image.channels);
     }
-    for (double d : by.deviation) {
-      if (!(d > 0)) throw Error("a Normalization was given the deviation {}; deviations are above 0", d);
+    for (double d : normalization.deviation) {
+      if (!(d > 0)) throw Error("Normalization: deviations must be positive, got {}", d);
     }
   }
 
-  Task task;
-  decltype(B::module) module;
-  bool cuda_graph_safe;
+  Task task;                   ///< the wrapped backbone's task
+  decltype(B::module) module;  ///< the wrapped backbone's module
+  bool cuda_graph_safe;        ///< whether the wrapped backbone is `cuda_graph_safe`
 
-  /// Float N×3×H×W in [0, 1] → logits N×classes.
+  /// Returns logits N×classes.
+  /// \param images float N×C×H×W in [0, 1]
   at::Tensor forward(const at::Tensor& images) const { return inner_.forward(normalize(images)); }
 
-  /// Images in [0, 1] → what the inner backbone was trained on.
+  /// Returns normalised images.
+  /// \param images float N×C×H×W in [0, 1]
   at::Tensor normalize(const at::Tensor& images) const {
     return (images - mean_.on(images.device())) / deviation_.on(images.device());
   }
 
+  /// Returns logits N×classes.
+  /// \param normalized what `normalize` returns
   at::Tensor forward_normalized(const at::Tensor& normalized) const { return inner_.forward(normalized); }
 
-  /// The tensors that are no parameters, on the host, by name.
+  /// Returns the tensors `mean` and `deviation`, 1×C×1×1, on the CPU.
   std::map<std::string, at::Tensor> named_constants() const {
     return {{"mean", mean_.on_host()}, {"deviation", deviation_.on_host()}};
   }
 
-  const Normalization& normalization() const { return by_; }
+  /// Returns the normalisation that was given to the constructor.
+  const Normalization& normalization() const { return normalization_; }
 
+  /// Returns the same backbone around another module of the same type.
   Normalized with_module(decltype(B::module) other) const {
-    return Normalized(backbones::with_module(inner_, std::move(other)), by_);
+    return Normalized(backbones::with_module(inner_, std::move(other)), normalization_);
   }
 
  private:
-  static nn::DeviceCachedTensor row(const std::array<double, 3>& values, int channels) {
+  static nn::DeviceCachedTensor channel_tensor(const std::array<double, 3>& values, int channels) {
     const std::vector<float> floats(values.begin(), channels == 1 ? values.begin() + 1 : values.end());
     return nn::DeviceCachedTensor(at::tensor(floats).view({1, -1, 1, 1}));
   }
 
   B inner_;
-  Normalization by_;
+  Normalization normalization_;
   nn::DeviceCachedTensor mean_, deviation_;
 };
 
-}  // namespace backbones
-
-}  // namespace refine
-
-namespace refine::backbones {
-
-/// A backbone that was trained on images whose channels are blue, green, red, as OpenCV reads them: takes RGB
-/// images, as every backbone here does. A normalisation belongs inside, with its numbers in the order of the
-/// model's channels:
+/// Wraps a backbone that was trained on images in the channel order blue, green, red, as OpenCV
+/// reads them; the result takes RGB images like every other backbone. A normalisation goes inside,
+/// in the order of the model's channels:
 ///
 ///     Bgr{Normalized{network, {{0.4465, 0.4822, 0.4914}, {0.2010, 0.1994, 0.2023}}}}
 template <Backbone B>
 class Bgr {
  public:
-  static constexpr Task static_task = static_task_of<B>();
+  static constexpr Task static_task = static_task_of<B>();  ///< the task that the type of `B` fixes
 
-  /// \throws Error if the backbone does not take images of 3 channels
+  /// Wraps a backbone.
+  /// \param inner takes BGR images; shares its module with the copy inside
+  /// \throws Error if it does not take images of 3 channels
   explicit Bgr(B inner)
       : task(inner.task),
         module(inner.module),
@@ -128,14 +146,17 @@ class Bgr {
     }
   }
 
-  Task task;
-  decltype(B::module) module;
-  bool cuda_graph_safe;
+  Task task;                   ///< the wrapped backbone's task
+  decltype(B::module) module;  ///< the wrapped backbone's module
+  bool cuda_graph_safe;        ///< whether the wrapped backbone is `cuda_graph_safe`
 
-  /// Float N×3×H×W in [0, 1], RGB → logits N×classes.
+  /// Returns logits N×classes.
+  /// \param images float N×3×H×W in [0, 1], RGB
   at::Tensor forward(const at::Tensor& images) const { return inner_.forward(images.flip(1)); }
 
-  /// RGB images in [0, 1] → what the network inside was trained on.
+  /// Returns the images as the network inside expects them: BGR, and normalised if the wrapped
+  /// backbone normalises.
+  /// \param images float N×3×H×W in [0, 1], RGB
   at::Tensor normalize(const at::Tensor& images) const {
     if constexpr (NormalizingBackbone<B>) {
       return inner_.normalize(images.flip(1));
@@ -144,6 +165,8 @@ class Bgr {
     }
   }
 
+  /// Returns logits N×classes.
+  /// \param normalized what `normalize` returns
   at::Tensor forward_normalized(const at::Tensor& normalized) const {
     if constexpr (NormalizingBackbone<B>) {
       return inner_.forward_normalized(normalized);
@@ -152,13 +175,14 @@ class Bgr {
     }
   }
 
-  /// The inner backbone's, and the order of the channels.
+  /// Returns the wrapped backbone's constants and `channel_order`, on the CPU.
   std::map<std::string, at::Tensor> named_constants() const {
     auto constants = constants_of(inner_);
     constants["channel_order"] = at::tensor({2.0f, 1.0f, 0.0f});
     return constants;
   }
 
+  /// Returns the same backbone around another module of the same type.
   Bgr with_module(decltype(B::module) other) const {
     return Bgr(backbones::with_module(inner_, std::move(other)));
   }
@@ -167,4 +191,6 @@ class Bgr {
   B inner_;
 };
 
-}  // namespace refine::backbones
+}  // namespace backbones
+
+}  // namespace refine

@@ -8,91 +8,79 @@
 
 #include <refine/backbones/detail/buildable.hpp>
 #include <refine/backbones/detail/residual.hpp>
+#include <refine/backbones/variant.hpp>
 #include <refine/core/random.hpp>
 #include <refine/core/task.hpp>
 #include <refine/nn/torch_random.hpp>
 
 namespace refine::backbones {
 
-/// ResNet-18 (He et al., 2016, `he2016resnet`) in two forms. `Variant::cifar`: a 3×3 stem of stride 1 and no max
-/// pooling, for images of 8 pixels or more a side; parameter names are the reference's, `conv1.weight`,
-/// `layer1.0.bn1.weight`, …, `layer2.0.shortcut.0.weight`, `linear.weight`, and weights are drawn by
-/// PyTorch's defaults, as there. `Variant::imagenet`: a 7×7 stem of stride 2 and 3×3 max pooling, for 32 pixels or
-/// more; names are torchvision's, `layer2.0.downsample.0.weight` and `fc.weight` in place of the last two,
-/// and so is the draw (convolutions normal, by fan-out). Another `stem` makes the variants that people train
-/// on small images: torchvision's network with a 3×3 stem, or without max pooling.
+/// ResNet-18 (He et al., 2016, `he2016resnet`), in two variants:
+///
+///  - `Variant::cifar` has a 3×3 stem of stride 1 and no max pooling, for images of at least 8×8
+///    pixels. Parameter names are those of the authors' code: `conv1.weight`,
+///    `layer1.0.bn1.weight`, …, `layer2.0.shortcut.0.weight`, `linear.weight`. Weights are drawn by
+///    PyTorch's defaults, as in that code.
+///  - `Variant::imagenet` has a 7×7 stem of stride 2 and 3×3 max pooling, for images of at least
+///    32×32 pixels. Parameter names are torchvision's (`layer2.0.downsample.0.weight` and
+///    `fc.weight` in place of the last two), and so are the initial weights (convolutions normal,
+///    by fan-out).
+///
+/// Set `stem` for the mixed forms that are common on small images: torchvision's network with a 3×3
+/// stem, or without max pooling.
 template <Task kTask = dynamic_task>
 struct ResNet18 {
-  static constexpr Task static_task = kTask;
-  static constexpr bool cuda_graph_safe = true;
+  static constexpr Task static_task = kTask;     ///< the task that the type fixes
+  static constexpr bool cuda_graph_safe = true;  ///< its work may be replayed as a CUDA graph
 
-  Task task = kTask;
-  int width = 64;  ///< channels of the first stage; the others have 2, 4 and 8 times as many
-  std::optional<Variant> variant = {};  ///< left out: `variant_for` the task's images
-  std::optional<Stem> stem = {};        ///< left out: the form's own
+  Task task = kTask;  ///< what it classifies; channels and classes must be known
+  int width = 64;     ///< channels of the first stage, at least 1; the others have 2, 4 and 8 times as many
+  std::optional<Variant> variant = {};  ///< empty: `variant_for` the task's images
+  std::optional<Stem> stem = {};        ///< empty: `stem_of` the variant
   std::uint64_t seed = default_seed;    ///< of the initial weights
+  /// Holds the weights. Made from the members above.
   std::shared_ptr<detail::ResidualModule> module = make(task, width, variant, stem, seed);
 
-  /// Float N×C×H×W → logits N×classes.
+  /// Returns logits N×classes.
+  /// \param images float N×C×H×W in [0, 1]
   at::Tensor forward(const at::Tensor& images) const { return module->forward(images); }
 
  private:
-  static std::shared_ptr<detail::ResidualModule> make(const Task& said, int width,
+  static std::shared_ptr<detail::ResidualModule> make(const Task& specified, int width,
                                                       std::optional<Variant> variant,
                                                       std::optional<Stem> stem, std::uint64_t seed) {
-    const Task task = merged(kTask, said);
-    const Variant chosen = variant.value_or(variant_for(task.image));
-    const Stem begin = stem.value_or(stem_of(chosen));
-    detail::require_stem("ResNet18", begin);
-    detail::require_buildable("ResNet18", kTask, said, least_side(begin), width);
-    return nn::with_torch_seed(seed, [&] {
-      return std::make_shared<detail::ResidualModule>(detail::ResidualPlan{.channels = task.image.channels,
-                                                                           .classes = task.classes,
-                                                                           .width = width,
-                                                                           .blocks = {2, 2, 2, 2},
-                                                                           .bottleneck = false,
-                                                                           .variant = chosen,
-                                                                           .stem = begin});
-    });
+    return detail::make_residual("ResNet18", kTask, specified, {2, 2, 2, 2}, /*bottleneck=*/false, width,
+                                 variant, stem, seed);
   }
 };
 
-/// ResNet-50 (He et al., 2016, `he2016resnet`): bottlenecks of three convolutions, in the two forms of
-/// `ResNet18`, with the same names, sizes of images and draws. A bottleneck strides in its 3×3 convolution,
-/// as in the reference and in torchvision (the paper has it in the first 1×1).
+/// ResNet-50 (He et al., 2016, `he2016resnet`): bottlenecks of three convolutions, in the two
+/// variants of `ResNet18`, with the same image sizes, parameter names and initial weights. A
+/// bottleneck strides in its 3×3 convolution, as in the authors' code and in torchvision; in the
+/// paper, its first 1×1 convolution does.
 template <Task kTask = dynamic_task>
 struct ResNet50 {
-  static constexpr Task static_task = kTask;
-  static constexpr bool cuda_graph_safe = true;
+  static constexpr Task static_task = kTask;     ///< the task that the type fixes
+  static constexpr bool cuda_graph_safe = true;  ///< its work may be replayed as a CUDA graph
 
-  Task task = kTask;
-  int width = 64;  ///< channels in the first stage's bottlenecks; its output has 4 times as many
-  std::optional<Variant> variant = {};  ///< left out: `variant_for` the task's images
-  std::optional<Stem> stem = {};        ///< left out: the form's own
+  Task task = kTask;  ///< what it classifies; channels and classes must be known
+  int width = 64;  ///< channels in the first stage's bottlenecks, at least 1; its output has 4 times as many
+  std::optional<Variant> variant = {};  ///< empty: `variant_for` the task's images
+  std::optional<Stem> stem = {};        ///< empty: `stem_of` the variant
   std::uint64_t seed = default_seed;    ///< of the initial weights
+  /// Holds the weights. Made from the members above.
   std::shared_ptr<detail::ResidualModule> module = make(task, width, variant, stem, seed);
 
-  /// Float N×C×H×W → logits N×classes.
+  /// Returns logits N×classes.
+  /// \param images float N×C×H×W in [0, 1]
   at::Tensor forward(const at::Tensor& images) const { return module->forward(images); }
 
  private:
-  static std::shared_ptr<detail::ResidualModule> make(const Task& said, int width,
+  static std::shared_ptr<detail::ResidualModule> make(const Task& specified, int width,
                                                       std::optional<Variant> variant,
                                                       std::optional<Stem> stem, std::uint64_t seed) {
-    const Task task = merged(kTask, said);
-    const Variant chosen = variant.value_or(variant_for(task.image));
-    const Stem begin = stem.value_or(stem_of(chosen));
-    detail::require_stem("ResNet50", begin);
-    detail::require_buildable("ResNet50", kTask, said, least_side(begin), width);
-    return nn::with_torch_seed(seed, [&] {
-      return std::make_shared<detail::ResidualModule>(detail::ResidualPlan{.channels = task.image.channels,
-                                                                           .classes = task.classes,
-                                                                           .width = width,
-                                                                           .blocks = {3, 4, 6, 3},
-                                                                           .bottleneck = true,
-                                                                           .variant = chosen,
-                                                                           .stem = begin});
-    });
+    return detail::make_residual("ResNet50", kTask, specified, {3, 4, 6, 3}, /*bottleneck=*/true, width,
+                                 variant, stem, seed);
   }
 };
 

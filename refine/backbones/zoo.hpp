@@ -4,9 +4,7 @@
 
 #include <algorithm>
 #include <array>
-#include <cstddef>
 #include <cstdint>
-#include <optional>
 #include <string_view>
 
 #include <refine/backbones/any_backbone.hpp>
@@ -21,27 +19,48 @@
 #include <refine/core/task.hpp>
 #include <refine/core/text.hpp>
 
+/// \file
+/// Networks whose name is known only at run time. Includes every network, and so takes long to
+/// compile.
+
 namespace refine::backbones {
 
 namespace detail {
 
-struct NetworkName {
-  std::string_view name;
-  int width;   ///< as published
-  int narrow;  ///< that a few minutes of two processor cores can train on small images
+/// Builds a network of type `B`.
+template <typename B>
+AnyBackbone make_network(const Task& task, int width, std::uint64_t seed) {
+  return AnyBackbone(B{.task = task, .width = width, .seed = seed});
+}
+
+/// A network that is known by name.
+struct NamedNetwork {
+  std::string_view name;  ///< as papers write it
+  int published_width;    ///< as published
+  int narrow_width;       ///< trains in minutes on small images without a GPU
+  /// Builds it.
+  AnyBackbone (*make)(const Task& task, int width, std::uint64_t seed);
 };
 
+/// All networks.
 inline constexpr std::array network_table = {
-    NetworkName{"ResNet18", 64, 16},       NetworkName{"ResNet50", 64, 8},    NetworkName{"VGG16", 64, 16},
-    NetworkName{"DenseNet121", 64, 32},    NetworkName{"InceptionV3", 32, 8}, NetworkName{"ViT", 512, 128},
-    NetworkName{"PreActResNet18", 64, 16}, NetworkName{"VGG19", 64, 16},
+    NamedNetwork{"ResNet18", 64, 16, &make_network<ResNet18<>>},
+    NamedNetwork{"ResNet50", 64, 8, &make_network<ResNet50<>>},
+    NamedNetwork{"VGG16", 64, 16, &make_network<Vgg16<>>},
+    NamedNetwork{"DenseNet121", 64, 32, &make_network<DenseNet121<>>},
+    NamedNetwork{"InceptionV3", 32, 8, &make_network<InceptionV3<>>},
+    NamedNetwork{"ViT", 512, 128, &make_network<ViT<>>},
+    NamedNetwork{"PreActResNet18", 64, 16, &make_network<PreActResNet18<>>},
+    NamedNetwork{"VGG19", 64, 16, &make_network<Vgg19<>>},
 };
 
-/// Other names of the same networks, each with the one above.
+/// Another name of a network in `network_table`.
 struct NetworkAlias {
-  std::string_view alias, name;
+  std::string_view alias;  ///< the other name
+  std::string_view name;   ///< as in `network_table`
 };
 
+/// All aliases.
 inline constexpr std::array network_aliases = {
     NetworkAlias{"VGG16BN", "VGG16"},
     NetworkAlias{"VGG19BN", "VGG19"},
@@ -49,107 +68,79 @@ inline constexpr std::array network_aliases = {
 
 }  // namespace detail
 
-/// The published victims' names, as they are written in papers.
-inline constexpr auto network_names() {
-  std::array<std::string_view, detail::network_table.size()> all;
-  std::ranges::transform(detail::network_table, all.begin(), &detail::NetworkName::name);
-  return all;
-}
-
-namespace detail {
-
-/// Where the name, or what it is an alias of, stands in the table; nothing where no network has it.
-std::optional<std::size_t> find_network(std::string_view name);
-
-/// The same. \throws Error when no network has it
-std::size_t network_number(std::string_view name);
-
-}  // namespace detail
-
-/// A name in any spelling (upper and lower case are one, hyphens and underscores don't count), as
-/// `network_names()` has it. \throws Error for an unknown one
-std::string_view canonical_network_name(std::string_view name);
-
-/// True if `canonical_network_name` knows the name.
-bool is_network_name(std::string_view name);
-
-/// The `width` that a network was published with. \throws Error for an unknown name
-int published_width(std::string_view name);
-
-/// A `width` for trials on small images without a GPU: minutes of training instead of hours. \throws Error
-/// for an unknown name
-int narrow_width(std::string_view name);
-
-/// What `network_by_name` tells a network. All else is as published, for the task's images.
+/// Options of `network_by_name`. Everything else has the published value for the task's images.
 struct NetworkOptions {
-  Task task = {};
-  int width = 0;  ///< the network's own `width`; 0: as published
-  std::uint64_t seed = default_seed;
+  Task task = {};                     ///< what the network classifies
+  int width = 0;                      ///< the network's `width`; 0: as published
+  std::uint64_t seed = default_seed;  ///< of the initial weights
 };
+
+/// Returns the names of all networks, as they are written in papers.
+inline constexpr auto network_names() {
+  std::array<std::string_view, detail::network_table.size()> names;
+  std::ranges::transform(detail::network_table, names.begin(), &detail::NamedNetwork::name);
+  return names;
+}
 
 namespace detail {
 
-template <typename B>
-AnyBackbone made(const Task& task, int width, std::uint64_t seed) {
-  return AnyBackbone(B{.task = task, .width = width, .seed = seed});
-}
-
-/// In the order of `network_table`.
-inline constexpr std::array network_makers = {
-    &made<ResNet18<>>,    &made<ResNet50<>>, &made<Vgg16<>>,          &made<DenseNet121<>>,
-    &made<InceptionV3<>>, &made<ViT<>>,      &made<PreActResNet18<>>, &made<Vgg19<>>,
-};
-static_assert(network_makers.size() == network_table.size(), "a network's name lacks its maker");
-
-}  // namespace detail
-
-/// A network by its name: `network_by_name("resnet-50", {.task = task})`; upper and lower case are one, and
-/// hyphens and underscores don't count. \throws Error when no network has that name, or it refuses the task
-/// or the width
-inline AnyBackbone network_by_name(std::string_view name, const NetworkOptions& options) {
-  const auto number = detail::network_number(name);
-  const int width = options.width == 0 ? detail::network_table[number].width : options.width;
-  return detail::network_makers[number](options.task, width, options.seed);
-}
-
-}  // namespace refine::backbones
-
-namespace refine::backbones::detail {
-
-inline std::optional<std::size_t> find_network(std::string_view name) {
+/// Returns the network of a name or alias, or null.
+inline const NamedNetwork* find_network(std::string_view name) {
   for (const auto& [alias, meant] : network_aliases) {
     if (same_name(name, alias)) name = meant;
   }
-  for (std::size_t i = 0; i < network_table.size(); ++i) {
-    if (same_name(name, network_table[i].name)) return i;
+  for (const NamedNetwork& network : network_table) {
+    if (same_name(name, network.name)) return &network;
   }
-  return std::nullopt;
+  return nullptr;
 }
 
-inline std::size_t network_number(std::string_view name) {
-  if (const auto number = find_network(name)) return *number;
-  throw Error("there is no network '{}'; say one of {}, or export the model as TorchScript", name,
-              fmt::join(network_names(), ", "));
+/// Returns the network of a name or alias.
+/// \throws Error if there is none
+inline const NamedNetwork& get_network(std::string_view name) {
+  if (const NamedNetwork* network = find_network(name)) return *network;
+  throw Error("unknown network '{}' (expected one of {}); for any other, export the model as TorchScript",
+              name, fmt::join(network_names(), ", "));
 }
 
-}  // namespace refine::backbones::detail
+}  // namespace detail
 
-namespace refine::backbones {
+/// Builds a network by its name: `network_by_name("resnet-50", {.task = task})`.
+/// \param name in any spelling: case, hyphens and underscores do not matter
+/// \param options task, width and seed
+/// \throws Error if the name is unknown, or the network cannot be built for the task or the width
+inline AnyBackbone network_by_name(std::string_view name, const NetworkOptions& options) {
+  const detail::NamedNetwork& network = detail::get_network(name);
+  return network.make(options.task, options.width == 0 ? network.published_width : options.width,
+                      options.seed);
+}
 
+/// Returns a network's name as `network_names()` spells it.
+/// \param name a name or an alias, in any spelling
+/// \throws Error if it is unknown
 inline std::string_view canonical_network_name(std::string_view name) {
-  return detail::network_table[detail::network_number(name)].name;
+  return detail::get_network(name).name;
 }
 
+/// True if `canonical_network_name` knows the name.
+/// \param name in any spelling
 inline bool is_network_name(std::string_view name) {
-  return detail::find_network(name).has_value();
+  return detail::find_network(name) != nullptr;
 }
 
+/// Returns the `width` that a network was published with.
+/// \param name in any spelling
+/// \throws Error if it is unknown
 inline int published_width(std::string_view name) {
-  return detail::network_table[detail::network_number(name)].width;
+  return detail::get_network(name).published_width;
 }
 
+/// Returns a `width` for trials on small images without a GPU, which trains in minutes instead of
+/// hours.
+/// \param name in any spelling
+/// \throws Error if it is unknown
 inline int narrow_width(std::string_view name) {
-  return detail::network_table[detail::network_number(name)].narrow;
+  return detail::get_network(name).narrow_width;
 }
 
 }  // namespace refine::backbones

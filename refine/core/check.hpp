@@ -9,17 +9,22 @@
 
 namespace refine {
 
-/// Does not compile unless `why` is empty; the compiler prints `why` as the argument of `Agreement`. The same
-/// `Message`, made from run-time extents, goes to `require_agreement`: one text for both.
+/// Fails to compile unless `why` is empty; the compiler then prints `why` as the argument of `Agreement`.
+///
+/// One `constexpr` function writes the text for both times of checking: at compile time it is the argument of
+/// `Agreement`, and for extents that are known only at run time it goes to `require_agreement`.
+///
+/// \tparam why what does not fit and how to fix it; empty if everything fits
 template <Message why>
 struct Agreement {
-  static_assert(why.empty(),
-                "these parts do not fit together; the text in Agreement<...> says what, why and where");
-  static constexpr bool holds = true;
+  static_assert(why.empty(), "these parts do not fit together; Agreement<...> holds the reason");
+  static constexpr bool holds = true;  ///< names the type in an expression, which instantiates it
 };
 
 /// Checks at run time what `Agreement` checks at compile time.
-/// \throws Error with `why` as its text unless `why` is empty
+/// \param why what does not fit and how to fix it; empty if everything fits
+/// \param where the place that the error reports
+/// \throws Error with `why` as its text unless it is empty
 inline void require_agreement(const Message& why,
                               std::source_location where = std::source_location::current()) {
   if (!why.empty()) throw Error(std::string(why.view()), where);
@@ -30,7 +35,8 @@ namespace detail {
 template <auto>
 struct IsConstant;
 
-/// `T::name` is a constant, not a member of each object. The first requirement keeps GCC from a hard error.
+// True if `T::name` is a constant and not a member of each object. The first requirement keeps GCC from a
+// hard error.
 #define REFINE_FIXES(name)                                                           \
   (                                                                                  \
       requires { requires !std::is_member_object_pointer_v<decltype(&T::name)>; } && \
@@ -53,8 +59,8 @@ concept FixesClasses = REFINE_FIXES(classes);
 
 }  // namespace detail
 
-/// The task that a type fixes at compile time: its `static_task`, or its `task` where that is a constant;
-/// `dynamic_task` otherwise.
+/// Returns the task that a type fixes at compile time: its `static_task`, or its `task` if that is a constant.
+/// \return `dynamic_task` if the type fixes none
 template <typename T>
 consteval Task static_task_of() {
   if constexpr (detail::FixesStaticTask<T>) {
@@ -66,7 +72,8 @@ consteval Task static_task_of() {
   }
 }
 
-/// The image shape that a type fixes at compile time, by `static_image`, a constant `image`, or its task.
+/// Returns the image shape that a type fixes at compile time: its `static_image`, its `image` if that is a
+/// constant, or the shape of its task.
 template <typename T>
 consteval ImageShape static_image_of() {
   if constexpr (detail::FixesStaticImage<T>) {
@@ -78,8 +85,8 @@ consteval ImageShape static_image_of() {
   }
 }
 
-/// The number of classes that a type fixes at compile time, by `static_classes`, a constant `classes`, or its
-/// task.
+/// Returns the number of classes that a type fixes at compile time: its `static_classes`, its `classes` if that
+/// is a constant, or the classes of its task.
 template <typename T>
 consteval int static_classes_of() {
   if constexpr (detail::FixesStaticClasses<T>) {

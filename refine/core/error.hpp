@@ -13,16 +13,22 @@
 
 namespace refine {
 
-/// One line of diagnostics, built by `constexpr` code. It is a structural type, so that the very text which
-/// is thrown at run time can also be a template argument, where the compiler prints it (see `Agreement`).
+/// One line of diagnostics, built by `constexpr` code.
+///
+/// A structural type: the text that is thrown at run time can also be a template argument, which the
+/// compiler prints (see `Agreement`).
 struct Message {
-  static constexpr std::size_t capacity = 240;  ///< bytes; a longer text is cut there and ends in dots
+  static constexpr std::size_t capacity = 240;  ///< in bytes; a longer text is cut and ends in dots
 
-  char text[capacity + 1] = {};
+  char text[capacity + 1] = {};  ///< UTF-8, zero-terminated
 
+  /// Returns the text.
   constexpr std::string_view view() const { return text; }
+
+  /// True if there is nothing to report.
   constexpr bool empty() const { return text[0] == '\0'; }
 
+  /// Appends text.
   constexpr Message& operator<<(std::string_view part) {
     std::size_t end = view().size();
     for (char c : part) {
@@ -35,10 +41,11 @@ struct Message {
     return *this;
   }
 
+  /// Appends a number in decimal.
   constexpr Message& operator<<(std::integral auto number) {
     char reversed[24] = {};
     std::size_t digits = 0;
-    // The magnitude, unsigned: that of the smallest number is no `long long`.
+    // Unsigned: the magnitude of the smallest `long long` does not fit one.
     const bool negative = std::signed_integral<decltype(number)> && static_cast<long long>(number) < 0;
     const auto bits = static_cast<unsigned long long>(number);
     auto rest = negative ? 0 - bits : bits;
@@ -54,7 +61,7 @@ struct Message {
   friend constexpr bool operator==(const Message&, const Message&) = default;
 
  private:
-  /// Replaces the end of a full text by three dots or, so that no UTF-8 character is cut in two, some more.
+  /// Replaces the end of a full text by three dots, or by more where a UTF-8 character would be cut in two.
   constexpr void mark_cut() {
     std::size_t from = capacity - 3;
     while (from > 0 && (static_cast<unsigned char>(text[from]) & 0xc0) == 0x80) --from;
@@ -72,8 +79,9 @@ struct LocatedFormat {
 
   template <typename Text>
   requires std::convertible_to<const Text&, std::string_view>
-  consteval LocatedFormat(const Text& text, std::source_location where = std::source_location::current())
-      : format(text), where(where) {}
+  consteval LocatedFormat(const Text& text,
+                          std::source_location location = std::source_location::current())
+      : format(text), where(location) {}
 };
 
 }  // namespace detail
@@ -86,9 +94,13 @@ class Error : public std::runtime_error {
  public:
   static constexpr int exit_status = 2;  ///< of a program that ends with an Error
 
+  /// \brief Constructs an error from its line.
+  /// \param line the message
+  /// \param where the place that raises it
   explicit Error(std::string line, std::source_location where = std::source_location::current())
       : std::runtime_error(one_line(std::move(line))), where_(where) {}
 
+  /// \brief Constructs an error from a format string of fmt and its arguments.
   template <typename... Args>
   requires(sizeof...(Args) > 0) explicit Error(detail::LocatedFormat<std::type_identity_t<Args>...> format,
                                                Args&&... args)

@@ -12,21 +12,26 @@
 
 namespace refine {
 
-/// Whether something lies at `path`. Not knowing (a folder that may not be entered) is no: who then opens it
-/// hears why.
+/// True if `path` exists. Returns false if that cannot be determined; opening the file then reports the reason.
 bool file_exists(const std::filesystem::path& path);
 
-/// The whole content of a file. \throws Error naming the file and the system's reason.
+/// Returns the content of a file.
+/// \throws Error if the file cannot be read, with the path and the reason of the system
 std::string read_file(const std::filesystem::path& path);
 
-/// A file that carries its final name only when it is whole: it grows beside it under a partial name, and
-/// `commit` renames it in one step, over an older file of that name. Not committed, it leaves nothing behind.
-/// Every member throws `Error` (path, reason, what to do) when the disk is full, a folder is in the way, a
-/// permission lacks. A symbolic link is written through: what it points at is replaced. A file that is
-/// replaced hands its permissions on, and its owner and group where this process may set them.
+/// A file that appears under its final name only when it is complete.
+///
+/// It is written beside its final name, under a temporary one, and `commit` renames it in one step, replacing
+/// an older file of that name. Without `commit` nothing is left behind. If the path is a symbolic link, its
+/// target is replaced. The new file takes over the permissions of the file it replaces, and its owner and group
+/// where the process may set them.
+///
+/// All members throw `Error` with the path, the reason and a hint if the disk is full, a permission is missing,
+/// or a folder has the file's name.
 class AtomicFile {
  public:
-  /// Creates the parent folders and the partial file.
+  /// Creates the parent folders and the temporary file.
+  /// \param final_path the name that the file gets by `commit`
   explicit AtomicFile(std::filesystem::path final_path);
 
   AtomicFile(const AtomicFile&) = delete;
@@ -34,16 +39,19 @@ class AtomicFile {
 
   ~AtomicFile() { discard(); }
 
-  /// The name the file will have.
+  /// Returns the final name of the file.
   const std::filesystem::path& path() const { return final_path_; }
 
-  /// \pre not committed
+  /// Appends bytes.
+  /// \pre `commit` has not been called
   void write(std::string_view bytes) { write(bytes.data(), bytes.size()); }
 
-  /// \pre not committed
+  /// Appends `count` bytes.
+  /// \pre `commit` has not been called
   void write(const void* bytes, std::size_t count);
 
-  /// Writes the file to the disk and gives it its final name; name and file survive a power cut. Once.
+  /// Syncs the file, renames it to its final name and syncs the folder: name and content survive a power cut.
+  /// \pre `commit` has not been called
   void commit();
 
  private:
@@ -61,16 +69,17 @@ class AtomicFile {
 
   static const char* advice(int reason);
 
-  // The partial file goes at once, and not only with the object: on a full disk its space is wanted.
+  // Removes the temporary file at once, and not only with the object: on a full disk its space is needed.
   [[noreturn]] void fail(int reason);
 
   std::filesystem::path final_path_;
   std::filesystem::path partial_path_;
-  std::vector<std::filesystem::path> changed_folders_;  ///< those that get a new name, the deepest first
+  std::vector<std::filesystem::path> changed_folders_;  ///< folders with a new entry, deepest first
   std::unique_ptr<std::FILE, Close> file_;
 };
 
-/// Writes a whole file, or leaves what was there before. \throws Error
+/// Writes a whole file, or leaves an older one unchanged.
+/// \throws Error as `AtomicFile`
 void write_file(const std::filesystem::path& path, std::string_view bytes);
 
 }  // namespace refine

@@ -8,15 +8,20 @@
 
 namespace refine {
 
-/// Tells how far a long piece of work is. On a terminal: one line, redrawn at most ten times a second and
-/// never wider than the window. Elsewhere (a log, `TERM=dumb`): whole lines, the last one and before it at
-/// most one in ten seconds, without control characters. Colour only on a terminal and without `NO_COLOR`.
+/// Shows the progress of a long operation.
 ///
-/// The rate counts from the value of the first `update`, so a resumed run does not boast. Not thread-safe.
+/// On a terminal it is one line, redrawn at most ten times a second and never wider than the window. Elsewhere
+/// (a log file, `TERM=dumb`) it writes whole lines without control characters, at most one every ten seconds and
+/// one at the end. Colour is used only on a terminal, and not if `NO_COLOR` is set.
+///
+/// The rate counts from the value of the first `update`, so that a resumed run does not overstate it. The class
+/// is not thread-safe.
 class ProgressMeter {
  public:
-  /// \param total  the `done` of the end; 0: unknown
-  /// \param unit   what is counted, "images"; "B" is shown in MB
+  /// \param label what is done, at the start of the line
+  /// \param total the final value of `done`; 0 if unknown
+  /// \param unit what is counted, such as "images"; "B" is shown in MB
+  /// \param out where the lines go; null shows nothing
   ProgressMeter(std::string label, std::int64_t total, std::string unit, std::FILE* out = stderr);
 
   ProgressMeter(const ProgressMeter&) = delete;
@@ -24,10 +29,13 @@ class ProgressMeter {
 
   ~ProgressMeter() { end_line(); }
 
-  /// \param done  so much of the total, not an increment. One look at the clock, unless it is time to draw.
+  /// Reports progress. Costs one look at the clock, unless the line is due to be redrawn.
+  /// \param done the amount done so far, not an increment
+  /// \param note more to show behind the figures
   void update(std::int64_t done, std::string_view note = {});
 
-  /// The last line, always shown; the cursor stands on a fresh one afterwards.
+  /// Shows the last line and ends it.
+  /// \param note more to show behind the figures
   void finish(std::string_view note = {});
 
  private:
@@ -45,21 +53,21 @@ class ProgressMeter {
 
   std::string amount() const;
 
-  std::string figures(double elapsed) const;
+  std::string amounts(double elapsed) const;
 
   void show(Clock::time_point now, std::string_view note);
 
-  /// \param kept  so much of `after` comes before the bar; the note behind it takes what room is left
+  /// \param kept the columns of `after` that take precedence over the bar; the note is cut to what remains
   void draw(const std::string& before, const std::string& after, int kept, double share);
 
   void end_line();
 
   static bool continues(char c) { return (static_cast<unsigned char>(c) & 0xC0) == 0x80; }
 
-  // Code points, which is as good as columns for the scripts our labels are written in.
+  // Counts code points, which equal columns in the scripts that labels are written in.
   static int width(std::string_view text);
 
-  static std::string cut(const std::string& text, int room);
+  static std::string cut(const std::string& text, int columns);
 
   std::string label_;
   std::string unit_;

@@ -10,12 +10,17 @@
 
 namespace refine {
 
-/// The seed of the published experiments, and our default.
+/// The default seed, which is the one of the authors' experiments.
 inline constexpr std::uint64_t default_seed = 666;
 
-/// An independent seed for one purpose, so that a draw added in one place moves no draw elsewhere:
-/// `derived_seed(seed, "derangement")`, `derived_seed(seed, "epoch", 3)`. FNV-1a of the purpose, mixed with
-/// the finaliser of SplitMix64 (Steele et al., 2014).
+/// Returns an independent seed for one purpose: `derived_seed(seed, "derangement")`.
+///
+/// A draw added in one place therefore changes no draw elsewhere. The purpose is hashed by FNV-1a and mixed with
+/// `seed` and `index` by the finaliser of SplitMix64 (Steele et al., 2014).
+///
+/// \param seed of the whole run
+/// \param purpose what the draws are for
+/// \param index of one of several uses, such as an epoch
 constexpr std::uint64_t derived_seed(std::uint64_t seed, std::string_view purpose, std::uint64_t index = 0) {
   std::uint64_t hash = 0xcbf29ce484222325u;
   for (char c : purpose) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3u;
@@ -28,26 +33,28 @@ constexpr std::uint64_t derived_seed(std::uint64_t seed, std::string_view purpos
   return hash;
 }
 
-/// The host-side generator. Its draws are the same with every standard library, which is why the helpers
-/// below stand in for `std::uniform_int_distribution` and `std::shuffle`, whose results the standard leaves
-/// open.
+/// The random generator of the host. It gives the same values with every standard library. The functions below
+/// replace `std::uniform_int_distribution` and `std::shuffle`, whose results the standard leaves open.
 using Random = std::mt19937_64;
 
-/// A whole number drawn evenly from [0, bound). \pre bound > 0
+/// Draws an integer uniformly from [0, bound).
+/// \pre `bound` is positive
 inline std::uint64_t uniform_below(Random& random, std::uint64_t bound) {
-  const std::uint64_t unfair =
-      (~std::uint64_t{0} % bound + 1) % bound;  // so many values would be drawn too often
+  // 2⁶⁴ mod bound: the first values are skipped, so that each remainder is equally likely.
+  const std::uint64_t unfair = (~std::uint64_t{0} % bound + 1) % bound;
   std::uint64_t value = random();
   while (value < unfair) value = random();
   return value % bound;
 }
 
-/// A number drawn evenly from [0, 1): a multiple of 2⁻⁵³, of one draw.
+/// Draws a number uniformly from the multiples of 2⁻⁵³ in [0, 1), with one draw of the generator.
 inline double uniform_unit(Random& random) {
   return static_cast<double>(random() >> 11) * 0x1p-53;
 }
 
-/// 0 … n-1 in a random order (Fisher–Yates).
+/// Returns 0 … n−1 in a random order (Fisher–Yates).
+/// \param random the generator
+/// \param n not negative
 inline std::vector<std::int64_t> random_permutation(Random& random, std::int64_t n) {
   std::vector<std::int64_t> order(static_cast<std::size_t>(n));
   std::iota(order.begin(), order.end(), std::int64_t{0});

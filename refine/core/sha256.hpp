@@ -13,23 +13,28 @@
 
 namespace refine {
 
-/// SHA-256 of bytes that come in parts, computed by OpenSSL. It is in no umbrella header: only a program that
-/// includes it is linked with libcrypto.
+/// Computes the SHA-256 of bytes that arrive in parts, by OpenSSL.
+///
+/// No umbrella header includes this one: only programs that hash are linked with libcrypto.
 class Sha256 {
  public:
-  /// \throws Error when OpenSSL is built without SHA-256
+  /// Starts a digest.
+  /// \throws Error if OpenSSL was built without SHA-256
   Sha256() : context_(EVP_MD_CTX_new(), &EVP_MD_CTX_free) {
     require(context_ != nullptr && EVP_DigestInit_ex(context_.get(), EVP_sha256(), nullptr) == 1);
   }
 
+  /// Appends `count` bytes.
   Sha256& add(const void* bytes, std::size_t count) {
     require(EVP_DigestUpdate(context_.get(), bytes, count) == 1);
     return *this;
   }
 
+  /// Appends the bytes of a text.
   Sha256& add(std::string_view bytes) { return add(bytes.data(), bytes.size()); }
 
-  /// Returns the digest of all that was added, as 64 lower-case hexadecimal digits. Once.
+  /// Returns the digest as 64 lower-case hexadecimal digits.
+  /// \pre `hex` has not been called
   std::string hex() {
     std::array<unsigned char, EVP_MAX_MD_SIZE> bytes{};
     unsigned size = 0;
@@ -41,7 +46,8 @@ class Sha256 {
 
  private:
   static void require(bool done) {
-    if (!done) throw Error("cannot compute a SHA-256: OpenSSL refuses; install OpenSSL with SHA-256");
+    if (!done)
+      throw Error("cannot compute a SHA-256: OpenSSL does not provide it; install an OpenSSL with SHA-256");
   }
 
   std::unique_ptr<EVP_MD_CTX, void (*)(EVP_MD_CTX*)> context_;

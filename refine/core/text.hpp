@@ -5,24 +5,25 @@
 
 namespace refine {
 
-/// "a " or "an ", as it is said before `name`, one that begins with a capital.
+/// Returns the indefinite article for a capitalised name, with a space: `"a "` or `"an "`.
 constexpr std::string_view article(std::string_view name) {
   const bool vowel = !name.empty() && std::string_view("AEIOU").find(name.front()) != std::string_view::npos;
   return vowel ? "an " : "a ";
 }
 
-/// Returns foreign text with every byte that could control a terminal or break a line written as \xNN: control
-/// characters (C0, DEL, C1), line separators, marks that change the direction of writing, and bytes that are
-/// no UTF-8.
+/// Returns untrusted text in a form that is safe for a terminal and for one line.
+///
+/// Control characters (C0, DEL, C1), line separators, marks that change the direction of writing, and bytes that
+/// are not UTF-8 are written as `\xNN`.
 std::string printable(std::string_view text);
 
-/// What another library's message of many lines says, in one: the first line, or, of a traceback, the last.
+/// Returns the essential line of another library's message: the first line, or the last one of a traceback.
 std::string one_line(std::string_view text);
 
-/// A name as it is looked up: in lower case (ASCII), without hyphens and underscores.
+/// Returns a name in the form that is used for look-up: lower case (ASCII), without hyphens and underscores.
 std::string plain_name(std::string_view name);
 
-/// Whether two spellings are of one name; one without a letter is of none.
+/// True if two spellings denote the same name. A spelling without a letter denotes none.
 bool same_name(std::string_view a, std::string_view b);
 
 }  // namespace refine

@@ -11,84 +11,101 @@
 
 namespace refine::data {
 
-/// What happens to training images before the network sees them: resized crop, padded crop, flip, brightness,
-/// affine (rotation, translation and scale at once), grayscale, mix, in this order. Each is off where not
-/// asked for, and then costs nothing.
+/// Random changes of training images, applied in this order: resized crop, padded crop, flip,
+/// brightness, affine (rotation, translation and scale at once), grayscale, mix. The defaults
+/// change nothing and cost nothing.
 struct Augmentation {
-  bool flip = false;                    ///< left to right, every other image by chance
-  int crop_padding = 0;                 ///< so many black pixels around, then a random crop of the old size
-  double resized_crop_min_scale = 1.0;  ///< torchvision's RandomResizedCrop, scale [this, 1], ratio 3/4–4/3
-  double grayscale = 0.0;               ///< the share of images that lose their colours (ITU-R 601 luma)
-  /// The share of images that are mixed with another of their batch, which weighs 0 to 1/2 (Zhang et al.,
-  /// 2018, `zhang2018mixup`): for a teacher that labels any image, where there are few.
+  bool flip = false;     ///< mirror each image left to right with probability 1/2
+  int crop_padding = 0;  ///< black pixels added on each side before a random crop of the old size
+  /// (0, 1]: torchvision's RandomResizedCrop of scale [this, 1] and ratio 3/4–4/3; 1: off
+  double resized_crop_min_scale = 1.0;
+  double grayscale = 0.0;  ///< [0, 1]: share of images that become grey (ITU-R 601 luma)
+  /// [0, 1]: share of images that are mixed with another of their batch, whose weight is 0 to 1/2
+  /// (`zhang2018mixup`). For a teacher that labels any image, where images are few.
   double mix = 0.0;
-  double rotation = 0.0;    ///< degrees; each image turns by up to so many either way, about its centre
-  double translate = 0.0;   ///< share of a side, up to 1; each image moves by up to so much either way
-  double scale_min = 1.0;   ///< the least factor of an image's size, above 0
-  double scale_max = 1.0;   ///< the largest; what lies outside the image is black
-  double brightness = 0.0;  ///< each image is multiplied by a factor from 1 − this to 1 + this
+  double rotation = 0.0;    ///< degrees, [0, 180]: each image turns by up to this in either direction
+  double translate = 0.0;   ///< [0, 1]: each image moves by up to this share of a side in either direction
+  double scale_min = 1.0;   ///< smallest zoom factor, above 0
+  double scale_max = 1.0;   ///< largest zoom factor; pixels outside the image are black
+  double brightness = 0.0;  ///< [0, 1]: each image is multiplied by a factor from 1 − this to 1 + this
 
+  /// True if all fields are equal.
   friend bool operator==(const Augmentation&, const Augmentation&) = default;
 
-  /// \throws Error when a field is out of its range.
+  /// Checks the fields.
+  /// \throws Error if a field is out of its range
   void validate() const;
 
-  /// Whether rotation, translation or scale changes anything.
-  bool affine() const;
+  /// True if rotation, translation or scale changes anything.
+  bool has_affine() const;
 };
 
-namespace detail {
+/// Changes each image of a batch at random.
+///
+/// Determinism: all draws are made on the host and depend only on `seed` and the position in the
+/// batch. Flip, padded crop and grayscale give the same pixels on every device.
+/// \param images float N×C×H×W in [0, 1], on any device; grayscale requires C = 3
+/// \param augmentation the changes
+/// \param seed of this batch
+/// \return images of the same shape, device and memory format
+/// \throws Error if a field is out of its range, or grayscale is requested for images that are not
+///   RGB
+at::Tensor augment(const at::Tensor& images, const Augmentation& augmentation, std::uint64_t seed);
 
-/// The draws of one kind of change: none moves another's.
-struct ScopedTorchSeed {
+/// Mixes data that belongs to the images of a batch, such as a teacher's outputs, as `augment`
+/// mixes the images.
+/// \param rows float N×K, a row for each image
+/// \param augmentation the changes of the images
+/// \param seed the seed that `augment` was called with
+/// \return the mixed rows; `rows` if nothing is mixed
+at::Tensor mix_rows(const at::Tensor& rows, const Augmentation& augmentation, std::uint64_t seed);
+
+}  // namespace refine::data
+
+namespace refine::data::detail {
+
+/// A stream of random numbers for one kind of change, independent of the other kinds.
+struct RandomStream {
   Random random;
 
-  ScopedTorchSeed(std::uint64_t seed, std::string_view purpose) : random(derived_seed(seed, purpose)) {}
+  RandomStream(std::uint64_t seed, std::string_view purpose) : random(derived_seed(seed, purpose)) {}
 
+  /// Draws a number from [low, high).
   double between(double low, double high) { return low + (high - low) * uniform_unit(random); }
+
+  /// Draws an integer from [0, bound).
   std::int64_t below(std::int64_t bound);
 };
 
+/// A rectangle of an image, in pixels.
 struct CropBox {
   std::int64_t top = 0, left = 0, height = 0, width = 0;
 };
 
-/// torchvision's rule: ten tries at a box of that area and ratio, or else all of the image with its ratio
-/// clamped.
-CropBox random_resized_box(ScopedTorchSeed& draws, std::int64_t height, std::int64_t width, double min_scale);
+/// Draws a box as torchvision's `RandomResizedCrop` does: ten attempts at a random area and ratio,
+/// else the whole image with its ratio clamped.
+CropBox random_resized_box(RandomStream& random, std::int64_t height, std::int64_t width, double min_scale);
 
-/// How one image is turned, moved and scaled: clockwise degrees, whole pixels to the right and down, factor.
-struct Move {
-  double degrees = 0;
-  std::int64_t right = 0, down = 0;
+/// How one image is rotated, scaled and translated.
+struct AffineMove {
+  double degrees = 0;                ///< clockwise
+  std::int64_t right = 0, down = 0;  ///< whole pixels
   double scale = 1;
 };
 
-/// As torchvision's `RandomAffine` draws it: translations are whole pixels.
-Move random_move(ScopedTorchSeed& draws, const Augmentation& how, std::int64_t height, std::int64_t width);
+/// Draws a move as torchvision's `RandomAffine` does: translations are whole pixels.
+AffineMove random_move(RandomStream& random, const Augmentation& augmentation, std::int64_t height,
+                       std::int64_t width);
 
-/// Image i by the i-th move: scaled and turned about its centre, then moved; the nearest pixel, black
-/// outside.
-at::Tensor moved(const at::Tensor& images, const std::vector<Move>& moves);
+/// Applies the i-th move to the i-th image: scales and rotates about the centre, then translates.
+/// Takes the nearest pixel; outside is black.
+at::Tensor apply_moves(const at::Tensor& images, const std::vector<AffineMove>& moves);
 
-/// λ·x + (1−λ)·(the image before it in the batch), λ from [1/2, 1]; N×… of any shape.
-at::Tensor mixed(const at::Tensor& images, double share, std::uint64_t seed);
+/// Mixes a share of the rows: λ·x + (1−λ)·(the row before it in the batch), λ from [1/2, 1].
+/// \param rows float N×…, of any further dimensions
+at::Tensor mix_with_previous(const at::Tensor& rows, double share, std::uint64_t seed);
 
-}  // namespace detail
-
-/// Changes each image of a batch by draws of its own. `images`: float N×C×H×W in [0, 1] on any device
-/// (grayscale needs C = 3); the result is of the same shape, device and memory format.
-///
-/// Determinism: all draws are made on the host and depend on `seed` and a position in the batch alone; flip,
-/// padded crop and grayscale give the same pixels on every device. \throws Error when a field is out of its
-/// range or grayscale meets images that are not RGB.
-at::Tensor augment(const at::Tensor& images, const Augmentation& augmentation, std::uint64_t seed);
-
-/// What belongs to the images of a batch, float N×K, mixed as `augment` mixes those images by the same seed:
-/// a teacher's answers, say. The same where nothing is mixed.
-at::Tensor mix_rows(const at::Tensor& rows, const Augmentation& augmentation, std::uint64_t seed);
-
-}  // namespace refine::data
+}  // namespace refine::data::detail
 
 #if !defined(REFINE_COMPILED_LIB)
 #include <refine/data/impl/augmentation.ipp>

@@ -13,4 +13,5 @@
 #include <refine/data/impl/image_folder.ipp>
 #include <refine/data/impl/image_store.ipp>
 #include <refine/data/impl/open_store.ipp>
+#include <refine/data/impl/parallel_decoder.ipp>
 #include <refine/data/impl/synthetic.ipp>

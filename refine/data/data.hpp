@@ -1,6 +1,23 @@
 #pragma once
 
-// Not <refine/data/download.hpp>: only what fetches data should need an HTTP client.
+/// \namespace refine::data
+///
+/// Images, from files to the batches that a network trains on.
+///
+/// A source is a function that returns a `Split`: two `Dataset`s of uint8 images N×C×H×W, int64
+/// labels and class names. `cifar10`, `fashion_mnist`, `image_folders` and `Synthetic` are sources;
+/// images without labels come from `load_images`. A `Dataset`, or a tensor of images, is iterated
+/// as a range of batches:
+///
+/// ```cpp
+/// auto [train, test] = data::cifar10("data/CIFAR10");
+/// for (const data::Batch& batch : train | views::shuffled(seed, epoch) | views::batches(64)) {
+///   const at::Tensor images = data::augment(data::to_float(batch.images), {.flip = true}, seed);
+/// }
+/// ```
+///
+/// This header exports the module's public headers, except `<refine/data/download.hpp>`: only a
+/// program that downloads needs an HTTP client.
 
 #include <refine/data/augmentation.hpp>
 #include <refine/data/batches.hpp>

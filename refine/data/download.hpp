@@ -25,12 +25,17 @@
 #include <refine/core/progress_meter.hpp>
 #include <refine/core/sha256.hpp>
 
+/// \file
+/// Downloads of data sets. `<refine/data/data.hpp>` does not include this header, and Bazel has it
+/// in a separate target, so that only a program that downloads needs an HTTP client.
+
 namespace refine::data {
 
-/// The SHA-256 of a file, as 64 lower-case hexadecimal digits. \throws Error when it cannot be read.
+/// Returns the SHA-256 of a file, as 64 lower-case hexadecimal digits.
+/// \throws Error if the file cannot be read
 inline std::string sha256(const std::filesystem::path& path) {
-  const auto fail = [&](const std::string& why) {
-    throw Error("cannot read {}: {}; check the path and its rights", path.string(), why);
+  const auto fail = [&](const std::string& reason) {
+    throw Error("cannot read {}: {}; check the path and its permissions", path.string(), reason);
   };
   const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path.c_str(), "rb"), &std::fclose);
   if (!file) fail(std::generic_category().message(errno));
@@ -44,18 +49,18 @@ inline std::string sha256(const std::filesystem::path& path) {
   return digest.hex();
 }
 
-/// A file that lies on a server and is known beforehand.
+/// A file on a server, whose content is known beforehand.
 struct Download {
   std::string url;                 ///< http or https
   std::string sha256;              ///< 64 lower-case hexadecimal digits
-  std::uint64_t bytes = 0;         ///< its length
-  std::filesystem::path to;        ///< its final name
-  std::chrono::seconds stall{30};  ///< give up when nothing comes for so long
+  std::uint64_t bytes = 0;         ///< length of the file
+  std::filesystem::path to;        ///< final path
+  std::chrono::seconds stall{30};  ///< time without data after which the transfer is given up
 };
 
 namespace detail {
 
-/// One request for what `partial` still lacks, appended to it.
+/// One request for the bytes that a partial file lacks, which are appended to it.
 class Transfer {
  public:
   Transfer(const Download& download, const std::filesystem::path& partial, ProgressMeter& meter)
@@ -63,15 +68,16 @@ class Transfer {
     static const CURLcode ready = curl_global_init(CURL_GLOBAL_DEFAULT);
     curl_.reset(ready == CURLE_OK ? curl_easy_init() : nullptr);
     if (!curl_)
-      throw Error("cannot download {}: libcurl does not start; check its installation", download.url);
-    std::error_code none;
-    const auto size = std::filesystem::file_size(partial, none);
-    have_ = begin_ = none ? 0 : size;
+      throw Error("cannot download {}: libcurl cannot be initialised; check its installation", download.url);
+    std::error_code missing;
+    const auto size = std::filesystem::file_size(partial, missing);
+    received_ = begin_ = missing ? 0 : size;
     file_.reset(std::fopen(partial.c_str(), "ab"));
     if (!file_) throw cannot_write(errno);
   }
 
-  /// Empty when the server sent all it wanted to, or else why not.
+  /// Runs the request. Returns an empty string if the server completed its answer, or the reason if
+  /// not.
   std::string run() {
     const std::string range = std::to_string(begin_) + "-";
     set(CURLOPT_URL, download_.url.c_str());
@@ -87,12 +93,12 @@ class Transfer {
     set(CURLOPT_FAILONERROR, 1L);
     set(CURLOPT_NOSIGNAL, 1L);
     set(CURLOPT_CONNECTTIMEOUT, 5L);
-    set(CURLOPT_LOW_SPEED_LIMIT, 100L);  // bytes a second: a trickle; silence is found sooner by `watch`
+    set(CURLOPT_LOW_SPEED_LIMIT, 100L);  // bytes per second; `watch` detects silence sooner
     set(CURLOPT_LOW_SPEED_TIME, static_cast<long>(download_.stall.count()));
     set(CURLOPT_NOPROGRESS, 0L);
     set(CURLOPT_XFERINFOFUNCTION, &Transfer::watch);
     set(CURLOPT_XFERINFODATA, this);
-    set(CURLOPT_ERRORBUFFER, why_);
+    set(CURLOPT_ERRORBUFFER, message_);
     set(CURLOPT_USERAGENT, "refine");
     set(CURLOPT_WRITEFUNCTION, &Transfer::receive);
     set(CURLOPT_WRITEDATA, this);
@@ -102,22 +108,28 @@ class Transfer {
       throw cannot_write(reason);
     }
     if (code == CURLE_OK) return {};
-    if (stalled_) return fmt::format("nothing came for {} s", download_.stall.count());
+    if (stalled_) return fmt::format("no data for {} s", download_.stall.count());
     if (too_long_) return "the server sends more than the expected length";
-    return why_[0] ? why_ : curl_easy_strerror(code);
+    return message_[0] ? message_ : curl_easy_strerror(code);
   }
 
+  /// True if the request continued a partial file.
   bool resumed() const {
     return begin_ > 0;
   }
-  std::uint64_t have() const {
-    return have_;
+
+  /// Returns the length of the partial file.
+  std::uint64_t received() const {
+    return received_;
   }
 
-  /// Whether the server answered, but with something that is not the file: asking again would not help.
+  /// True if the server answered with something other than the file, so that trying again is
+  /// useless.
   bool refused() const {
     return too_long_ || status() >= 400;
   }
+
+  /// Returns the HTTP status.
   long status() const {
     long code = 0;
     curl_easy_getinfo(curl_.get(), CURLINFO_RESPONSE_CODE, &code);
@@ -129,19 +141,19 @@ class Transfer {
 
   void set(CURLoption option, auto value) {
     if (curl_easy_setopt(curl_.get(), option, value) != CURLE_OK) {
-      throw Error("cannot download {}: this libcurl lacks an option; install a newer one", download_.url);
+      throw Error("cannot download {}: libcurl lacks an option; install a newer version", download_.url);
     }
   }
 
   Error cannot_write(int reason) const {
-    return Error("cannot write {}: {}; make room or choose another folder", partial_.string(),
+    return Error("cannot write {}: {}; free some space or use another folder", partial_.string(),
                  std::generic_category().message(reason));
   }
 
-  /// libcurl asks about once a second whether to go on.
+  /// Called by libcurl about once a second; a result other than 0 ends the transfer.
   static int watch(void* self, curl_off_t, curl_off_t, curl_off_t, curl_off_t) {
     auto& transfer = *static_cast<Transfer*>(self);
-    transfer.stalled_ = Clock::now() - transfer.heard_ >= transfer.download_.stall;
+    transfer.stalled_ = Clock::now() - transfer.last_data_ >= transfer.download_.stall;
     return transfer.stalled_ ? 1 : 0;
   }
 
@@ -150,16 +162,16 @@ class Transfer {
   }
 
   std::size_t append(const char* data, std::size_t n) {
-    if (begin_ > 0 && status() == 200) {  // the server knows no ranges and sends all of it
-      begin_ = have_ = 0;
+    if (begin_ > 0 && status() == 200) {  // the server ignores ranges and sends the whole file
+      begin_ = received_ = 0;
       file_.reset(std::fopen(partial_.c_str(), "wb"));
       if (!file_) return write_error_ = errno, 0;
     }
-    if (have_ + n > download_.bytes) return too_long_ = true, 0;
+    if (received_ + n > download_.bytes) return too_long_ = true, 0;
     if (std::fwrite(data, 1, n, file_.get()) != n) return write_error_ = errno, 0;
-    have_ += n;
-    heard_ = Clock::now();
-    meter_.update(static_cast<std::int64_t>(have_));
+    received_ += n;
+    last_data_ = Clock::now();
+    meter_.update(static_cast<std::int64_t>(received_));
     return n;
   }
 
@@ -168,48 +180,52 @@ class Transfer {
   ProgressMeter& meter_;
   std::unique_ptr<CURL, void (*)(CURL*)> curl_{nullptr, &curl_easy_cleanup};
   std::unique_ptr<std::FILE, int (*)(std::FILE*)> file_{nullptr, &std::fclose};
-  std::uint64_t begin_ = 0, have_ = 0;
+  std::uint64_t begin_ = 0, received_ = 0;
   int write_error_ = 0;
   bool too_long_ = false, stalled_ = false;
-  Clock::time_point heard_ = Clock::now();
-  char why_[CURL_ERROR_SIZE] = {};
+  Clock::time_point last_data_ = Clock::now();
+  char message_[CURL_ERROR_SIZE] = {};
 };
 
 }  // namespace detail
 
-/// Brings the file to `download.to`, which it is called only once its length and checksum are right; until
-/// then it is `<to>.partial`. After a break (the line fails, the program is killed) the next call goes on
-/// where it stopped, by HTTP range; where the server knows no ranges, or what lay there was wrong, it begins
-/// again. A right file that is there already costs one checksum. Proxies are those of `http_proxy`,
-/// `https_proxy` and `no_proxy`. \throws Error when the server cannot be reached within 5 s, refuses, stalls
-/// or sends another file, or the disk is full.
+/// Downloads a file to `download.to`.
+///
+/// The file gets its final name once its length and checksum are right; until then it is
+/// `<to>.partial`. After an interruption the next call continues with an HTTP range request. If the
+/// server ignores ranges, or the partial file was wrong, it starts again. An existing file with the
+/// right content costs one checksum. Proxies are taken from `http_proxy`, `https_proxy` and
+/// `no_proxy`.
+/// \param download what to fetch, and where to
+/// \throws Error if the server cannot be reached within 5 s, refuses, stalls or sends another file,
+///   or the disk is full
 inline void fetch(const Download& download) {
   namespace fs = std::filesystem;
   const auto is_right = [&](const fs::path& path) {
-    std::error_code none;
-    return fs::file_size(path, none) == download.bytes && !none && sha256(path) == download.sha256;
+    std::error_code failed;
+    return fs::file_size(path, failed) == download.bytes && !failed && sha256(path) == download.sha256;
   };
   const auto finish = [&](const fs::path& partial) {
     std::error_code failed;
     fs::rename(partial, download.to, failed);
     if (failed) {
-      throw Error("cannot write {}: {}; choose another place", download.to.string(), failed.message());
+      throw Error("cannot write {}: {}; use another path", download.to.string(), failed.message());
     }
   };
   std::error_code failed;
   if (fs::is_regular_file(download.to, failed) && is_right(download.to)) return;
-  struct NewFolders {  // goes away again when nothing came to lie in it
+  struct NewFolders {  // removed again if they stay empty
     std::vector<fs::path> inner_first = {};
     ~NewFolders() {
       std::error_code not_empty;
       for (const fs::path& folder : inner_first) fs::remove(folder, not_empty);
     }
-  } made;
+  } new_folders;
   for (fs::path folder = download.to.parent_path(); !folder.empty() && !file_exists(folder);
        folder = folder.parent_path()) {
-    made.inner_first.push_back(folder);
+    new_folders.inner_first.push_back(folder);
   }
-  if (!made.inner_first.empty()) fs::create_directories(made.inner_first.front(), failed);
+  if (!new_folders.inner_first.empty()) fs::create_directories(new_folders.inner_first.front(), failed);
 
   fs::path partial = download.to;
   partial += ".partial";
@@ -221,37 +237,35 @@ inline void fetch(const Download& download) {
     ProgressMeter meter("downloading " + download.to.filename().string(),
                         static_cast<std::int64_t>(download.bytes), "B");
     detail::Transfer transfer(download, partial, meter);
-    const std::string why = transfer.run();
-    if (why.empty() && is_right(partial)) {
+    const std::string reason = transfer.run();
+    if (reason.empty() && is_right(partial)) {
       meter.finish();
       return finish(partial);
     }
-    if (!why.empty() && !transfer.refused()) {  // it broke off
-      if (transfer.have() == 0) fs::remove(partial, failed);
+    if (!reason.empty() && !transfer.refused()) {  // interrupted
+      if (transfer.received() == 0) fs::remove(partial, failed);
       throw Error(
-          "cannot download {}: {} after {} of {} bytes; check the connection and run again to go on from "
-          "there",
-          download.url, why, transfer.have(), download.bytes);
+          "cannot download {}: {} after {} of {} bytes; check the connection and run again to continue",
+          download.url, reason, transfer.received(), download.bytes);
     }
-    if (why.empty() && transfer.have() < download.bytes && transfer.status() == 206) {
+    if (reason.empty() && transfer.received() < download.bytes && transfer.status() == 206) {
       throw Error(
-          "cannot download {}: the server sent a part that ends at {} of {} bytes; run again to go on from "
-          "there",
-          download.url, transfer.have(), download.bytes);
+          "cannot download {}: the server sent a part that ends at {} of {} bytes; run again to continue",
+          download.url, transfer.received(), download.bytes);
     }
     fs::remove(partial, failed);
-    again =
-        transfer.resumed();  // what lay there may have been of another file: once more, from its beginning
+    again = transfer.resumed();  // the partial file may have been another file: start again, once
     if (again) continue;
-    if (!why.empty()) {
-      throw Error("cannot download {}: {}; check the address, or fetch it by other means to {}", download.url,
-                  why, download.to.string());
+    if (!reason.empty()) {
+      throw Error("cannot download {}: {}; check the address, or download it by other means to {}",
+                  download.url, reason, download.to.string());
     }
-    if (transfer.have() != download.bytes) {
-      throw Error("cannot use {}: it has {} bytes instead of {}, so it was thrown away; check the address",
-                  download.url, transfer.have(), download.bytes);
+    if (transfer.received() != download.bytes) {
+      throw Error(
+          "cannot download {}: wrong length (got {} bytes, expected {}), file removed; check the address",
+          download.url, transfer.received(), download.bytes);
     }
-    throw Error("cannot use {}: its SHA-256 is not {}, so it was thrown away; check the address",
+    throw Error("cannot download {}: wrong SHA-256 (expected {}), file removed; check the address",
                 download.url, download.sha256);
   }
 }
@@ -260,10 +274,11 @@ namespace detail::cifar {
 
 inline constexpr std::string_view folder_name = "cifar-10-batches-bin";
 
+/// A file of the archive.
 struct Member {
   std::string_view name;
-  std::int64_t largest;  // bytes
-  bool needed = true;
+  std::int64_t max_bytes;
+  bool required = true;
 };
 
 inline constexpr std::int64_t batch_bytes = 30'730'000;
@@ -276,8 +291,8 @@ inline constexpr std::array<Member, 8> members = {{{"data_batch_1.bin", batch_by
                                                    {"batches.meta.txt", 1 << 16, false},
                                                    {"readme.html", 1 << 16, false}}};
 
-/// The member of that path, or null: nothing but the eight names, in their folder, leaves the archive.
-inline const Member* member_at(std::string_view path) {
+/// Returns the member with this path, or null. Only the eight names, in their folder, are unpacked.
+inline const Member* find_member(std::string_view path) {
   if (path.starts_with("./")) path.remove_prefix(2);
   if (!path.starts_with(folder_name)) return nullptr;
   path.remove_prefix(folder_name.size());
@@ -288,21 +303,23 @@ inline const Member* member_at(std::string_view path) {
   return nullptr;
 }
 
-inline bool complete(const std::filesystem::path& folder) {
+/// True if the folder contains all required members.
+inline bool is_complete(const std::filesystem::path& folder) {
   return std::all_of(members.begin(), members.end(), [&](const Member& member) {
-    return !member.needed || std::filesystem::is_regular_file(folder / member.name);
+    return !member.required || std::filesystem::is_regular_file(folder / member.name);
   });
 }
 
-/// Unpacks the archive into `<root>/cifar-10-batches-bin`, which appears only when it is whole.
+/// Unpacks the archive into `<root>/cifar-10-batches-bin`, which appears once it is complete.
+/// \throws Error if the archive is damaged or the folder cannot be written
 inline void extract(const std::filesystem::path& archive_file, const std::filesystem::path& root) {
   namespace fs = std::filesystem;
-  const auto fail = [&](std::string_view why) {
-    throw Error("cannot unpack {}: {}; remove it and download it again", archive_file.string(), why);
+  const auto fail = [&](std::string_view reason) {
+    throw Error("cannot unpack {}: {}; remove it and download it again", archive_file.string(), reason);
   };
   std::string pattern = (root / ".cifar-10-XXXXXX").string();
   if (!::mkdtemp(pattern.data())) {
-    throw Error("cannot write to {}: {}; choose another folder", root.string(),
+    throw Error("cannot write to {}: {}; use another folder", root.string(),
                 std::generic_category().message(errno));
   }
   struct Scratch {
@@ -312,68 +329,75 @@ inline void extract(const std::filesystem::path& archive_file, const std::filesy
       fs::remove_all(path, ignored);
     }
   } scratch{pattern};
-  const fs::path folder = scratch.path / folder_name;  // mkdtemp's own folder is closed to other users
+  const fs::path folder = scratch.path / folder_name;  // mkdtemp's folder is closed to other users
   fs::create_directory(folder);
 
   const std::unique_ptr<archive, int (*)(archive*)> tar(archive_read_new(), &archive_read_free);
   archive_read_support_filter_gzip(tar.get());
   archive_read_support_format_tar(tar.get());
-  const auto why = [&] {
+  const auto reason = [&] {
     const char* text = archive_error_string(tar.get());
-    return std::string_view(text ? text : "it is damaged");
+    return std::string_view(text ? text : "damaged archive");
   };
-  if (archive_read_open_filename(tar.get(), archive_file.c_str(), 1 << 16) != ARCHIVE_OK) fail(why());
+  if (archive_read_open_filename(tar.get(), archive_file.c_str(), 1 << 16) != ARCHIVE_OK) fail(reason());
 
   std::set<std::string_view> seen;
   std::vector<char> block(1 << 16);
   archive_entry* entry = nullptr;
   for (int code; (code = archive_read_next_header(tar.get(), &entry)) != ARCHIVE_EOF;) {
-    if (code != ARCHIVE_OK) fail(why());
+    if (code != ARCHIVE_OK) fail(reason());
     const char* path = archive_entry_pathname(entry);
-    const Member* member = path ? member_at(path) : nullptr;
+    const Member* member = path ? find_member(path) : nullptr;
     if (!member) continue;
     if (archive_entry_filetype(entry) != AE_IFREG || archive_entry_hardlink(entry)) {
-      fail(fmt::format("{} is not a plain file", member->name));
+      fail(fmt::format("{} is not a regular file", member->name));
     }
-    if (!seen.insert(member->name).second) fail(fmt::format("{} is there twice", member->name));
+    if (!seen.insert(member->name).second) fail(fmt::format("duplicate file {}", member->name));
     AtomicFile file(folder / member->name);
     std::int64_t written = 0;
     for (la_ssize_t got; (got = archive_read_data(tar.get(), block.data(), block.size())) != 0;) {
-      if (got < 0) fail(why());
-      if ((written += got) > member->largest) fail(fmt::format("{} is too long", member->name));
+      if (got < 0) fail(reason());
+      if ((written += got) > member->max_bytes) fail(fmt::format("{} is too long", member->name));
       file.write(block.data(), static_cast<std::size_t>(got));
     }
     file.commit();
   }
-  if (!complete(folder)) fail("a batch is missing");
+  if (!is_complete(folder)) fail("a required file is missing");
 
   std::error_code failed;
   fs::rename(folder, root / folder_name, failed);
   if (failed) {
-    throw Error("cannot write {}: {}; remove what is there and run again", (root / folder_name).string(),
-                failed.message());
+    throw Error("cannot write {}: {}; remove what exists at this path and run again",
+                (root / folder_name).string(), failed.message());
   }
 }
 
 }  // namespace detail::cifar
 
-/// Whether an earlier `download_cifar10(root)` broke off with a part that the next one goes on from.
+/// True if an earlier `download_cifar10(root)` was interrupted and left a part that the next call
+/// continues.
 inline bool download_has_begun(const std::filesystem::path& root) {
-  std::error_code none;
-  const auto bytes = std::filesystem::file_size(root / "cifar-10-binary.tar.gz.partial", none);
-  return !none && bytes > 0;
+  std::error_code missing;
+  const auto bytes = std::filesystem::file_size(root / "cifar-10-binary.tar.gz.partial", missing);
+  return !missing && bytes > 0;
 }
 
-/// Brings the binary form of CIFAR-10 into `<root>/cifar-10-batches-bin`, where `data::cifar10(root)` finds
-/// it: `fetch` of the archive, its eight files unpacked (nothing else in it is touched), the archive removed.
-/// Does nothing when the batches are there. \throws Error as `fetch`, or when the archive is not what it
-/// should be.
+/// Downloads the binary form of CIFAR-10 into `<root>/cifar-10-batches-bin`, where `cifar10(root)`
+/// finds it.
+///
+/// Calls `fetch` for the archive, unpacks its eight files and nothing else, and removes the
+/// archive. Does nothing if the files exist.
+/// \param root the data set's folder
+/// \param url of the archive
+/// \param sha256 of the archive
+/// \param bytes length of the archive
+/// \throws Error as `fetch` does, and if the archive is damaged
 inline void download_cifar10(
     const std::filesystem::path& root,
     const std::string& url = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
     const std::string& sha256 = "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
     std::uint64_t bytes = 170'052'171) {
-  if (detail::cifar::complete(root / detail::cifar::folder_name)) return;
+  if (detail::cifar::is_complete(root / detail::cifar::folder_name)) return;
   const Download archive{.url = url, .sha256 = sha256, .bytes = bytes, .to = root / "cifar-10-binary.tar.gz"};
   fetch(archive);
   detail::cifar::extract(archive.to, root);
@@ -382,5 +406,3 @@ inline void download_cifar10(
 }
 
 }  // namespace refine::data
-
-// Apart from <refine/data/data.hpp>, so that only what fetches data needs an HTTP client.

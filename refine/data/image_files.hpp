@@ -11,90 +11,109 @@
 #include <refine/core/error.hpp>
 #include <refine/core/random.hpp>
 #include <refine/core/task.hpp>
+#include <refine/data/decode.hpp>
 #include <refine/data/resize.hpp>
-
-/// What lies in folders: of `image_folder` and `image_files`.
-namespace refine::data::detail {
-
-/// What lies in a folder, hidden entries apart, sorted by name. \throws Error when it cannot be listed
-std::vector<std::filesystem::directory_entry> entries(const std::filesystem::path& folder);
-
-bool is_folder(const std::filesystem::directory_entry& entry);
-
-/// By its name: .png, .jpg, .webp and so on, in any case.
-bool has_image_extension(const std::filesystem::path& file);
-
-/// The extensions that are read, as a sentence lists them.
-std::string image_extensions();
-
-/// By its name. A link that leads nowhere is one too, so that whoever reads it hears of it; a pipe is not.
-bool is_image(const std::filesystem::directory_entry& entry);
-
-/// Each real folder is listed once, under the first of its names: so links cannot lead in circles.
-/// \param passed_over gets the files that are no images by their name
-void list_images(const std::filesystem::path& folder, std::set<std::filesystem::path>& seen,
-                 std::vector<std::filesystem::path>& files,
-                 std::vector<std::filesystem::path>* passed_over = nullptr);
-
-}  // namespace refine::data::detail
 
 namespace refine::data {
 
-/// What a file that cannot be decoded, or does not fit, brings about.
-enum class OnDecodeError {
-  fail,  ///< an `Error` that names it
-  skip,  ///< it is left out, and a line says why
-};
-
-/// One line for each file that was left out, on standard error; of very many, how many more.
-void warn_skipped(const std::vector<std::string>& skipped);
-
-/// Reports files that are not read on standard error: one line that counts them by extension. Nothing for
-/// none.
-void warn_ignored(const std::vector<std::filesystem::path>& files);
-
+/// Settings of `load_images`.
 struct ImageFilesOptions {
-  ImageShape image = {};  ///< what the images become; 1 channel: grey; open extents: the first image's
-  ResizeMode fit = ResizeMode::exact;          ///< what happens to an image of another size
-  OnDecodeError on_bad = OnDecodeError::fail;  ///< `skip`: the file is left out and gets a line in `skipped`
-  /// A folder that keeps the decoded images, so that a set may be larger than memory; empty: in memory. They
-  /// take N·C·H·W bytes there, and are decoded anew only when files, `image` or `fit` have changed.
+  /// Shape that all images get. One channel: they become grey. Open extents are taken from the
+  /// first image.
+  ImageShape image = {};
+  ResizeMode fit = ResizeMode::exact;            ///< what happens to an image of another size
+  OnDecodeError on_error = OnDecodeError::fail;  ///< what happens to a file that cannot be used
+  /// Folder that keeps the decoded images, so that a set may be larger than memory; empty: they
+  /// stay in memory. The store takes N·C·H·W bytes. It is rebuilt only if the files, `image` or
+  /// `fit` have changed.
   std::filesystem::path store = {};
-  unsigned threads = 0;   ///< that decode; 0: as many as the machine has
-  std::int64_t most = 0;  ///< read no more than so many files, drawn by `seed`; 0: all
-  std::uint64_t seed = default_seed;
+  unsigned threads = 0;               ///< threads that decode; 0: one for each processor
+  std::int64_t max_images = 0;        ///< number of files to draw at random and read; 0: all
+  std::uint64_t seed = default_seed;  ///< of that draw
 };
 
+/// Images that were read from files, without labels.
 struct LoadedImages {
   at::Tensor images = {};                         ///< uint8, N×C×H×W, RGB or grey, 0–255
-  std::vector<std::filesystem::path> files = {};  ///< where each image came from
-  std::vector<std::string> skipped = {};          ///< why a file was left out, one line each
+  std::vector<std::filesystem::path> files = {};  ///< N: the file of each image
+  std::vector<std::string> skipped = {};  ///< one line for each file that was left out, with the reason
 };
 
-/// Returns the images under a folder, at any depth, sorted by path: `*.png`, `*.jpg`, `*.jpeg`, `*.jpe`,
-/// `*.jfif`, `*.webp`, `*.tif`, `*.tiff`, `*.bmp`, `*.ppm`, `*.pgm`, `*.pbm` and `*.pnm` in any case. Hidden
-/// entries are passed over; links are followed, and a folder that is reached twice is listed once. A path to
-/// a file is that file alone, whatever its name.
-/// \param passed_over gets the other files, which `warn_ignored` reports; may be null
-/// \throws Error if nothing is there, it cannot be listed, or holds no image
-std::vector<std::filesystem::path> image_files(const std::filesystem::path& file_or_folder,
-                                               std::vector<std::filesystem::path>* passed_over = nullptr);
-
-/// The files as one tensor, decoded in parallel, in their order; whatever the number of threads, and with a
-/// store or without, the result is the same.
+/// Lists the image files under a folder, at any depth, sorted by path.
 ///
-/// With `options.store`, `images` are a mapping of the file `<store>/<name>.images`, as `image_folder` has
-/// it; the name is that of the innermost folder that all files lie in. Those that `most` draws have a store
-/// of their own, `<name>.most<most>.seed<seed>.images`.
-/// \throws Error when there is no file, none that can be used, or (`OnDecodeError::fail`) one that cannot; when
-///   images are to be fitted and `options.image` does not say the size; when the store can't be written
+/// Extensions, in any case: `.png`, `.jpg`, `.jpeg`, `.jpe`, `.jfif`, `.webp`, `.tif`, `.tiff`,
+/// `.bmp`, `.ppm`, `.pgm`, `.pbm` and `.pnm`. Hidden entries are ignored. Links are followed, and a
+/// folder that is reached twice is listed once.
+/// \param file_or_folder a folder; or a file, which is returned whatever its extension
+/// \param ignored if not null, receives the files with other extensions, for `warn_ignored`
+/// \return the files, at least one
+/// \throws Error if the path does not exist, cannot be listed, or contains no image
+std::vector<std::filesystem::path> image_files(const std::filesystem::path& file_or_folder,
+                                               std::vector<std::filesystem::path>* ignored = nullptr);
+
+/// Decodes files in parallel into one tensor, in the files' order.
+///
+/// The result is the same for any number of threads, and with or without a store. With
+/// `options.store`, `images` is a mapping of the file `<store>/<name>.images`, as for
+/// `image_folder`, where `<name>` is the innermost folder that contains all files. A draw of
+/// `max_images` has its own store, `<name>.most<max_images>.seed<seed>.images`.
+/// \param files at least one
+/// \param options shape, errors, store, threads and draw
+/// \throws Error if `files` is empty or none can be used; for `OnDecodeError::fail`, if one cannot
+///   be used; if images are to be resized and `options.image` is not complete; if the store cannot
+///   be written
 LoadedImages load_images(std::vector<std::filesystem::path> files, const ImageFilesOptions& options = {});
 
-/// 3×H×W when those of the first `sample` files that are images all have that size, 3×?×? when they have not.
-/// Reads the headers of PNG and JPEG files, and decodes others. \throws Error when there is no file
+/// Returns the size that image files have in common, from the headers of PNG and JPEG files (others
+/// are decoded).
+/// \param files at least one; those that cannot be read are not counted
+/// \param sample number of files to look at, from the first
+/// \return 3×H×W; 3×?×? if the sizes differ or no file can be read
+/// \throws Error if `files` is empty
 ImageShape common_shape(const std::vector<std::filesystem::path>& files, std::int64_t sample = 64);
 
+/// Prints a line on standard error for each file that was left out; after 20 lines, the number of
+/// the others.
+/// \param skipped the reasons, as in `LoadedImages::skipped`
+void warn_skipped(const std::vector<std::string>& skipped);
+
+/// Prints one line on standard error that counts ignored files by extension. Prints nothing for an
+/// empty list.
+/// \param ignored as from `image_files`
+void warn_ignored(const std::vector<std::filesystem::path>& ignored);
+
 }  // namespace refine::data
+
+namespace refine::data::detail {
+
+/// Returns the entries of a folder, except hidden ones, sorted by name.
+/// \throws Error if the folder cannot be listed
+std::vector<std::filesystem::directory_entry> list_folder(const std::filesystem::path& folder);
+
+/// True if the entry is a folder, or a link to one.
+bool is_folder(const std::filesystem::directory_entry& entry);
+
+/// True if the file's name ends in `.png`, `.jpg` and so on, in any case.
+bool has_image_extension(const std::filesystem::path& file);
+
+/// Returns the usual extensions, as a sentence lists them.
+std::string image_extensions();
+
+/// True if the entry is a file with an image extension. So is a broken link, since reading it
+/// reports the reason; a pipe is not.
+bool is_image(const std::filesystem::directory_entry& entry);
+
+/// Lists the images under a folder, at any depth. Each real folder is listed once, under the first
+/// of its names, so that links cannot lead in circles.
+/// \param folder where to begin
+/// \param seen the folders that have been listed
+/// \param files receives the images
+/// \param ignored if not null, receives the other files
+void list_images(const std::filesystem::path& folder, std::set<std::filesystem::path>& seen,
+                 std::vector<std::filesystem::path>& files,
+                 std::vector<std::filesystem::path>* ignored = nullptr);
+
+}  // namespace refine::data::detail
 
 #if !defined(REFINE_COMPILED_LIB)
 #include <refine/data/impl/image_files.ipp>

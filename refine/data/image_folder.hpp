@@ -12,38 +12,48 @@
 
 namespace refine::data {
 
+/// Settings of `image_folder` and `image_folders`.
 struct ImageFolderOptions {
-  ImageShape image = {};  ///< what every image must be or becomes; open extents are those of the first image
-  ResizeMode fit =
-      ResizeMode::exact;  ///< what happens to an image of another size; `image` is then to be told in full
-  /// `skip`: a file that is damaged or does not fit is left out, and told
-  OnDecodeError on_bad = OnDecodeError::fail;
-  /// Gets a line for each file that was left out; none: standard error does
+  /// Shape that all images must have or get. One channel: they become grey. Open extents are taken
+  /// from the first image.
+  ImageShape image = {};
+  ResizeMode fit = ResizeMode::exact;            ///< what happens to an image of another size
+  OnDecodeError on_error = OnDecodeError::fail;  ///< what happens to a file that cannot be used
+  /// If not null, receives one line for each file that was left out; else the lines go to standard
+  /// error
   std::vector<std::string>* skipped = nullptr;
-  /// A folder that keeps the decoded images, so that a set may be larger than memory; empty: in memory. They
-  /// take N·C·H·W bytes there, and are decoded anew only when files, `image` or `fit` have changed. A folder
-  /// of the same name replaces them: give each data set a store of its own.
+  /// Folder that keeps the decoded images, so that a set may be larger than memory; empty: they
+  /// stay in memory. The store takes N·C·H·W bytes. It is rebuilt only if the files, `image` or
+  /// `fit` have changed. Its file is named after the image folder, so give each data set its own
+  /// store.
   std::filesystem::path store = {};
-  /// The classes in label order; empty: the sub-folders, sorted by name
-  std::vector<std::string> classes = {};
-  unsigned threads = 0;  ///< that decode; 0: as many as the machine has
+  std::vector<std::string> classes =
+      {};                ///< class names in label order; empty: the sub-folders, sorted by name
+  unsigned threads = 0;  ///< threads that decode; 0: one for each processor
 };
 
-/// The images below `<dir>/<class>/`, at any depth, with the extensions of `image_files`; classes and files
-/// sorted by name, decoded in parallel; whatever the number of threads, and with a store or without, the
-/// result is the same. Hidden entries are passed over, and so are loose files and those of other extensions,
-/// which standard error is told of. A folder's name that is not UTF-8 gives a class with `\xNN` for each byte
-/// that is not (`to_utf8`). `options.image` of 1 channel makes them grey (ITU-R 601 luma).
+/// Reads labelled images from `<dir>/<class>/`, at any depth, with the extensions of `image_files`.
 ///
-/// With `options.store`, `images` are a mapping of the file `<store>/<name of dir>.images`: the system reads
-/// what is looked at and forgets it when memory is short. What is written to them takes memory, and does not
-/// reach the file.
-/// \throws Error when a class folder is unknown, empty, or has no file that can be used; when a file is
-///   damaged, or has another size and is not to be fitted (`OnDecodeError::fail`); when the store can't be written
+/// Classes and files are sorted by name. The result is the same for any number of threads, and with
+/// or without a store. Hidden entries are ignored; files outside a class folder or with another
+/// extension are reported on standard error. A folder name that is not UTF-8 becomes a class name
+/// with `\xNN` for each invalid byte.
+///
+/// With `options.store`, `images` is a mapping of the file `<store>/<name of dir>.images`: the
+/// system reads the pages that are used, and drops them when memory is short. Writing to the images
+/// takes memory and does not change the file.
+/// \param dir the folder of the class folders
+/// \param options shape, errors, store, classes and threads
+/// \throws Error if a class folder is unknown, empty, or has no usable file; if a file is damaged
+///   or has the wrong size (`OnDecodeError::fail`); if images are to be resized and `options.image`
+///   is not complete; if the store cannot be written
 Dataset image_folder(const std::filesystem::path& dir, const ImageFolderOptions& options = {});
 
-/// `<root>/train` and `<root>/test`, whatever lies beside them; the classes are those of `train`, and `test`
-/// may lack some, but not have others. \throws Error as `image_folder`.
+/// Reads `<root>/train` and `<root>/test` with `image_folder`, and ignores other entries of `root`.
+/// \param root the folder of the two parts
+/// \param options the test part gets the shape and the classes of the training part; it may lack
+///   some of the classes, but not have others
+/// \throws Error as `image_folder` does
 Split image_folders(const std::filesystem::path& root, ImageFolderOptions options = {});
 
 }  // namespace refine::data

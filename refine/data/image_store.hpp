@@ -1,34 +1,49 @@
 #pragma once
 
-#include <filesystem>
-#include <string>
-#include <vector>
+#include <ATen/core/Tensor.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <utility>
 
 #include <refine/core/error.hpp>
-#include <refine/data/decode.hpp>
 #include <refine/data/detail/open_store.hpp>
-#include <refine/data/image_files.hpp>
 
-/// Decoded images in a file, which is mapped and not read: so a set may be larger than memory, and no epoch
-/// and no later run decodes it again.
-namespace refine::data::detail {
+namespace refine::data {
 
-/// The images of the store at `path`, which is made first where it is not there or not of this source.
-/// \throws Error as `open_store` and `decode_images`, and when it can't be written
-DecodedImages stored_images(const std::filesystem::path& path, const StoreSource& source,
-                            OnDecodeError on_bad, unsigned threads, const std::string& what);
+/// Returns a copy of images that may be written to without changing the original.
+///
+/// Images of a store (`ImageFolderOptions::store`) lie in a file that is mapped, not read, so that
+/// a set may be larger than memory. For such images the copy is another mapping of the file, copied
+/// on write: only the images that are changed take memory. The function reads through all pages
+/// once. Other images are cloned.
+///
+/// ```cpp
+/// const data::Dataset clean = data::image_folder("photos/train", {.store = "photos/decoded"});
+/// at::Tensor stamped = data::copy_on_write(clean.images);
+/// stamped[7].fill_(255);  // takes a page or two; clean.images and the file are as before
+/// ```
+/// \param images uint8 of any shape
+/// \throws Error if the file cannot be mapped again
+inline at::Tensor copy_on_write(const at::Tensor& images) {
+  const detail::Mapping* const source = detail::mapping_of(images);
+  if (!source || !images.is_contiguous()) return images.clone();
+  const auto* const original = static_cast<const std::uint8_t*>(images.const_data_ptr());
+  const auto offset = static_cast<std::size_t>(original - source->begin);
+  auto mapping = std::make_unique<detail::Mapping>(source->file);
+  std::uint8_t* const copy = mapping->begin + offset;
+  // What has been written to `images` since they were mapped is not in the file.
+  constexpr std::size_t block = 1 << 14;
+  const std::size_t size = images.nbytes();
+  for (std::size_t begin = 0; begin < size; begin += block) {
+    const std::size_t count = std::min(block, size - begin);
+    if (std::memcmp(copy + begin, original + begin, count) != 0)
+      std::memcpy(copy + begin, original + begin, count);
+  }
+  return detail::mapped_tensor(std::move(mapping), offset, images.sizes());
+}
 
-/// The innermost folder that all of these files lie in; `.` where their names say none.
-/// \pre there is a file
-std::filesystem::path common_folder(const std::vector<std::filesystem::path>& files);
-
-/// Where the store of a folder lies: `<store>/<name of the folder><part>.images`.
-/// \param part  tells the store of some of its images from that of all: ".some"
-std::filesystem::path store_path(const std::filesystem::path& folder, const std::filesystem::path& store,
-                                 const std::string& part = "");
-
-}  // namespace refine::data::detail
-
-#if !defined(REFINE_COMPILED_LIB)
-#include <refine/data/impl/image_store.ipp>
-#endif
+}  // namespace refine::data

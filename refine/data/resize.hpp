@@ -10,25 +10,30 @@
 
 namespace refine::data {
 
-/// What happens to an image of another size than the wanted one: `ResizeMode::exact`, `ResizeMode::crop`, `ResizeMode::stretch` or
-/// `ResizeMode::resize_crop(256)`.
+/// How an image of another size is made to fit: `ResizeMode::exact`, `crop`, `stretch` or
+/// `resize_crop(256)`.
 struct ResizeMode {
+  /// The kinds of mode.
   enum class Kind : std::uint8_t {
-    exact,    ///< it is refused
-    crop,     ///< it is resized, its ratio kept, and its middle is taken
-    stretch,  ///< it is resized to the wanted height and width, whatever its ratio was
+    exact,    ///< another size is an error
+    crop,     ///< the image is resized with its aspect ratio kept, and its centre is cropped
+    stretch,  ///< the image is resized to the target height and width, whatever its aspect ratio
   };
 
-  Kind kind = Kind::exact;
-  /// Of `crop`: what the shorter side is resized to before the middle is taken; 0: just enough to cover the
-  /// wanted size
+  Kind kind = Kind::exact;  ///< what happens to an image of another size
+  /// For `crop`: the size to which the shorter side is resized before the centre is cropped, in
+  /// pixels; 0: just large enough to cover the target
   int shorter_side = 0;
 
-  static const ResizeMode exact, crop, stretch;
+  static const ResizeMode exact;    ///< refuses images of another size
+  static const ResizeMode crop;     ///< resizes just enough to cover the target, then crops the centre
+  static const ResizeMode stretch;  ///< resizes without regard to the aspect ratio
 
-  /// Torchvision's `Resize(shorter_side)` and `CenterCrop`. Images that have the wanted size are resized, too.
+  /// Returns the mode of torchvision's `Resize(shorter_side)` and `CenterCrop`. Images of the
+  /// target size are resized too.
   static constexpr ResizeMode resize_crop(int shorter_side) { return {Kind::crop, shorter_side}; }
 
+  /// True if both fields are equal.
   friend constexpr bool operator==(const ResizeMode&, const ResizeMode&) = default;
 };
 
@@ -36,37 +41,29 @@ inline constexpr ResizeMode ResizeMode::exact{ResizeMode::Kind::exact, 0};
 inline constexpr ResizeMode ResizeMode::crop{ResizeMode::Kind::crop, 0};
 inline constexpr ResizeMode ResizeMode::stretch{ResizeMode::Kind::stretch, 0};
 
-/// `images` at another size: antialiased bilinear, as torchvision's `Resize` does it on tensors. Float on any
-/// device, or uint8 on the host (rounded between the two passes, as Pillow does), N×C×H×W; the same type out.
-/// The result is `images` themselves when they have that size. \throws Error when the images have other
-/// dimensions or a size is less than 1
-at::Tensor resize(const at::Tensor& images, std::int64_t height, std::int64_t width);
-
-/// `images` (as in `resize`) at height×width by `fit`. For a square, `ResizeMode::crop` is torchvision's
-/// `Resize(size)` and `CenterCrop(size)` with their rounding: the longer side is rounded down, and a middle
-/// between two pixels goes to the even one. The result may be a view. \throws Error as `resize`, for
-/// `ResizeMode::exact` when the size is another, and for `ResizeMode::resize_crop` when its side is shorter than the wanted
-/// size.
-at::Tensor resize_to_fit(const at::Tensor& images, ResizeMode fit, std::int64_t height, std::int64_t width);
-
-}  // namespace refine::data
-
-namespace refine::data::detail {
+namespace detail {
 
 inline void check_sizes(const at::Tensor& images, std::int64_t height, std::int64_t width) {
-  if (images.dim() != 4 || images.size(1) < 1 || images.size(2) < 1 || images.size(3) < 1) {
-    throw Error("cannot resize a tensor of {} dimensions or without pixels; give images as N×C×H×W",
-                images.dim());
+  if (images.dim() != 4) throw Error("resize: images must be N×C×H×W, got {} dimensions", images.dim());
+  if (images.size(1) < 1 || images.size(2) < 1 || images.size(3) < 1) {
+    throw Error("resize: images must have pixels, got {}×{}×{}", images.size(1), images.size(2),
+                images.size(3));
   }
   if (height < 1 || width < 1) {
-    throw Error("cannot resize images to {} x {} pixels; ask for 1 x 1 or more", width, height);
+    throw Error("resize: the target must be at least 1 x 1 pixels, got {} x {}", width, height);
   }
 }
 
-}  // namespace refine::data::detail
+}  // namespace detail
 
-namespace refine::data {
-
+/// Resizes images with antialiased bilinear interpolation, as torchvision's `Resize` does on
+/// tensors.
+/// \param images N×C×H×W: float on any device, or uint8 on the host (rounded between the two
+///   passes, as Pillow does)
+/// \param height target height in pixels, at least 1
+/// \param width target width in pixels, at least 1
+/// \return images of the same type; `images` itself if it has the target size
+/// \throws Error if `images` has other dimensions or no pixels, or a target size is less than 1
 inline at::Tensor resize(const at::Tensor& images, std::int64_t height, std::int64_t width) {
   detail::check_sizes(images, height, width);
   if (images.size(0) == 0) return images.new_empty({0, images.size(1), height, width});
@@ -74,31 +71,45 @@ inline at::Tensor resize(const at::Tensor& images, std::int64_t height, std::int
   return at::_upsample_bilinear2d_aa(images, {height, width}, /*align_corners=*/false);
 }
 
+/// Makes images fit a size by a given mode.
+///
+/// For a square target, `ResizeMode::crop` is torchvision's `Resize(size)` and `CenterCrop(size)`,
+/// including its rounding: the longer side is rounded down, and a centre between two pixels goes to
+/// the even one.
+/// \param images N×C×H×W, as for `resize`
+/// \param fit the mode
+/// \param height target height in pixels, at least 1
+/// \param width target width in pixels, at least 1
+/// \return images of the target size; may be a view of `images`
+/// \throws Error as `resize` does, for `ResizeMode::exact` if the size differs, and for
+///   `ResizeMode::resize_crop` if its side is shorter than the target
 inline at::Tensor resize_to_fit(const at::Tensor& images, ResizeMode fit, std::int64_t height,
                                 std::int64_t width) {
   detail::check_sizes(images, height, width);
   const std::int64_t h = images.size(2), w = images.size(3);
   if (fit == ResizeMode::exact && (h != height || w != width)) {
-    throw Error("images of {} x {} pixels are not {} x {}; resize them (Fit::crop or Fit::stretch)", w, h,
-                width, height);
+    throw Error("images: wrong size (got {} x {} pixels, expected {} x {}); use ResizeMode::crop or stretch",
+                w, h, width, height);
   }
   if (fit.kind != ResizeMode::Kind::crop) return resize(images, height, width);
-  const auto begin = [](std::int64_t spare) { return spare / 2 + (spare % 2) * (spare / 2 % 2); };
-  const auto middle = [&](const at::Tensor& larger) {
-    return larger.narrow(2, begin(larger.size(2) - height), height)
-        .narrow(3, begin(larger.size(3) - width), width);
+  // Rounds half to even, as Python's round() does in torchvision's CenterCrop.
+  const auto offset = [](std::int64_t excess) { return excess / 2 + (excess % 2) * (excess / 2 % 2); };
+  const auto centre = [&](const at::Tensor& larger) {
+    return larger.narrow(2, offset(larger.size(2) - height), height)
+        .narrow(3, offset(larger.size(3) - width), width);
   };
   if (const std::int64_t side = fit.shorter_side; side != 0) {
     if (side < std::max(height, width)) {
-      throw Error("cannot crop {} x {} pixels from images resized to {}; resize them to {} or more", width,
-                  height, side, std::max(height, width));
+      throw Error(
+          "resize: cannot crop {} x {} pixels from images whose shorter side is {}; resize it to {} or more",
+          width, height, side, std::max(height, width));
     }
-    return middle(h <= w ? resize(images, side, side * w / h) : resize(images, side * h / w, side));
+    return centre(h <= w ? resize(images, side, side * w / h) : resize(images, side * h / w, side));
   }
-  const bool by_height = height * w >= width * h;  // the side that decides: the other one has some to spare
+  const bool height_decides = height * w >= width * h;  // the width is then cropped
   const at::Tensor covering =
-      by_height ? resize(images, height, height * w / h) : resize(images, width * h / w, width);
-  return middle(covering);
+      height_decides ? resize(images, height, height * w / h) : resize(images, width * h / w, width);
+  return centre(covering);
 }
 
 }  // namespace refine::data

@@ -7,26 +7,38 @@
 
 namespace refine::data {
 
-/// Images drawn on the spot, for tests and first steps: each class has its colour and its shape (disc,
-/// square, ring or cross), at a random place and size, on random grey, under noise. A small convolutional
-/// network learns them within a few dozen steps. Labels go round in a circle, so the classes are balanced.
+/// A source of drawn images, for tests and first steps.
 ///
-/// Determinism: the pixels depend on the fields and on nothing else.
+/// ```cpp
+/// auto [train, test] = data::Synthetic{.train = 1000}.make();
+/// ```
+///
+/// Each class has its own colour and shape (disc, square, ring or cross), drawn at a random
+/// position and size on a random grey background, with noise. A small convolutional network learns
+/// them within a few dozen steps. Labels cycle through the classes, so that the classes are
+/// balanced.
+///
+/// Determinism: the pixels depend only on the fields.
 struct Synthetic {
-  Task task = tasks::cifar10;
-  std::int64_t train = 512;
-  std::int64_t test = 256;
-  std::uint64_t seed = default_seed;
+  Task task = tasks::cifar10;         ///< image shape and number of classes, all known
+  std::int64_t train = 512;           ///< images of the training part, at least 0
+  std::int64_t test = 256;            ///< images of the test part, at least 0
+  std::uint64_t seed = default_seed;  ///< of positions, sizes and noise
 
-  /// \throws Error when the task has an open extent or no class, or a size is negative.
+  /// Checks the fields.
+  /// \throws Error if the task has an open extent or no class, or a size is negative
   void validate() const;
 
+  /// Draws the images.
+  /// \throws Error as `validate` does
   Split make() const;
 
+  /// Same as `make`.
   Split operator()() const { return make(); }
 
  private:
-  static bool inside(int shape, double y, double x);
+  /// True if the point lies in the shape, which is centred on 0 and about one unit in radius.
+  static bool contains(int shape, double y, double x);
 
   Dataset draw(std::int64_t n, std::uint64_t drawing_seed) const;
 };

@@ -10,23 +10,27 @@
 
 namespace refine::data {
 
-/// \throws Error when no training set can ask for this augmentation
-inline void require_askable(const Augmentation& augmentation) {
+/// Checks an augmentation that a training set requests. Mixing is not allowed, because mixed images
+/// have no label.
+/// \throws Error if `augmentation` is invalid or mixes images
+inline void check_requested_augmentation(const Augmentation& augmentation) {
   augmentation.validate();
   if (augmentation.mix > 0) {
-    throw Error("bad training set: its augmentation's mix is {}; mixed images have no label, set 0",
+    throw Error("training set: augmentation.mix is {}, but mixed images have no label; set it to 0",
                 augmentation.mix);
   }
 }
 
-/// Images to learn from, and the augmentation that their maker requires in addition to the recipe's. A part of
-/// them (`select`, `first`, `sample`) requires the same; converted to a `Dataset`, they require nothing.
+/// Images to learn from, with the augmentation that training must add to the recipe's own.
+///
+/// An attack returns its poisoned images as a training set. `select`, `first` and `sample` keep the
+/// augmentation; conversion to `Dataset` drops it.
 struct TrainingSet : Dataset {
-  Augmentation augmentation = {};   ///< comes after the recipe's own, by draws of its own
-  at::Tensor no_augment_mask = {};  ///< bool, N: the images that it leaves alone; undefined: none
-  at::Tensor no_flip_mask = {};     ///< bool, N: those that the recipe's flip leaves alone; undefined: none
+  Augmentation augmentation = {};   ///< applied after the recipe's, with separate draws
+  at::Tensor no_augment_mask = {};  ///< bool, N: images that skip `augmentation`; undefined: none do
+  at::Tensor no_flip_mask = {};     ///< bool, N: images that skip the recipe's flip; undefined: none do
 
-  /// As those of `Dataset`; each image keeps its entry in the masks.
+  /// Like `Dataset::select`; the masks are selected too.
   TrainingSet select(const at::Tensor& indices) const {
     const auto part = [&](const at::Tensor& mask) {
       return mask.defined() ? mask.index_select(0, indices) : mask;
@@ -34,26 +38,29 @@ struct TrainingSet : Dataset {
     return {Dataset::select(indices), augmentation, part(no_augment_mask), part(no_flip_mask)};
   }
 
+  /// Like `Dataset::first`; the masks are shortened too.
   TrainingSet first(std::int64_t n) const {
     const auto part = [&](const at::Tensor& mask) { return mask.defined() ? mask.narrow(0, 0, n) : mask; };
     return {Dataset::first(n), augmentation, part(no_augment_mask), part(no_flip_mask)};
   }
 
-  TrainingSet sample(std::int64_t n, std::uint64_t seed) const { return select(drawn(n, seed)); }
+  /// Like `Dataset::sample`; the masks are selected too.
+  TrainingSet sample(std::int64_t n, std::uint64_t seed) const { return select(sample_indices(n, seed)); }
 
-  /// \throws Error when the fields do not fit together
+  /// Checks the dataset, the augmentation and the masks.
+  /// \throws Error if any is invalid, or a mask does not have one bool for each image
   void validate() const {
     Dataset::validate();
-    require_askable(augmentation);
-    require_mask("exempt", no_augment_mask);
-    require_mask("unflipped", no_flip_mask);
+    check_requested_augmentation(augmentation);
+    check_mask("no_augment_mask", no_augment_mask);
+    check_mask("no_flip_mask", no_flip_mask);
   }
 
  private:
-  void require_mask(const char* name, const at::Tensor& mask) const {
+  void check_mask(const char* name, const at::Tensor& mask) const {
     if (!mask.defined() || (mask.scalar_type() == at::kBool && mask.dim() == 1 && mask.size(0) == size()))
       return;
-    throw Error("bad training set: {} is not one bool an image; give {} of them, or none", name, size());
+    throw Error("training set: {} must be one bool for each of the {} images, or undefined", name, size());
   }
 };
 

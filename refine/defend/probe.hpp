@@ -15,31 +15,34 @@
 
 namespace refine {
 
-/// How a classifier answers a few images, as far as that can be seen without labels.
+/// Statistics of a classifier's answers to a few images, without labels.
 struct Answers {
-  std::int64_t images = 0;
+  std::int64_t images = 0;     ///< number of images
   double confidence = 0;       ///< mean probability of the predicted class
-  int classes_named = 0;       ///< different classes among the predictions
+  int classes_named = 0;       ///< number of distinct predicted classes
   int favourite = 0;           ///< the class that is predicted most often
-  double favourite_share = 0;  ///< of the images
-  /// Mutual information of image and predicted class, divided by the largest possible, in [0, 1]: near 1 if the
-  /// classifier is sure of each image and names many classes, near 0 if it is unsure or always says the same.
+  double favourite_share = 0;  ///< share of the images that get it
+  /// Mutual information of image and predicted class, divided by the largest possible, in [0, 1]:
+  /// near 1 if the classifier is sure of each image and names many classes, near 0 if it is unsure
+  /// or always says the same.
   double information = 0;
 
-  /// "names 1 of 10 classes, one of them for 100 % of 16 images, 96 % sure on average"
+  /// Returns one line: "names 1 of 10 classes, class 3 for 100 % of 16 images, 96 % sure on
+  /// average".
   std::string describe(int classes, const std::vector<std::string>& class_names = {}) const;
 };
 
-/// Summarizes logits N×classes.
+/// Summarizes logits.
+/// \param logits float N×classes
 Answers answers_of(const at::Tensor& logits);
 
-/// One way of asking a classifier.
+/// A setting under which a classifier was asked.
 struct ProbeSetting {
-  ImageShape image = {};
+  ImageShape image = {};                                      ///< shape of the images
   std::optional<Normalization> normalization = std::nullopt;  ///< nothing: unchanged
-  bool bgr = false;
+  bool bgr = false;                                           ///< channels are blue, green, red
   std::string options = {};  ///< of the command line, as "--mean 0.5 --std 0.5"; empty: unchanged
-  Answers answers = {};
+  Answers answers = {};      ///< under this setting
 };
 
 /// Why a classifier cannot be defended.
@@ -53,24 +56,28 @@ enum class ProbeProblem {
   not_finite,       ///< no image gets finite logits
 };
 
+/// A reason to refuse a classifier.
 struct ProbeFinding {
-  ProbeProblem problem;
+  ProbeProblem problem;  ///< its kind
+
   std::string text;  ///< "problem; hint"
 };
 
+/// How a classifier is probed.
 struct ProbeOptions {
-  /// Other image shapes to try if the answers look wrong, such as those that a pooling network accepts.
+  /// Other image shapes to try if the answers look wrong, such as those that a pooling network
+  /// accepts.
   std::vector<ImageShape> sizes = {};
   /// Returns the probed images at another shape, uint8. Empty: they are resized.
   std::function<at::Tensor(const ImageShape&)> images_at = {};
   /// Try other normalisations, channel orders and sizes if the answers look wrong.
   bool sweep = true;
-  double max_size_seconds = 2;  ///< sizes that are expected to take longer are not tried
+  double max_size_seconds = 1.5;  ///< sizes that are expected to take longer are not tried
 };
 
 /// What `probe` found.
 struct Probe {
-  int classes = 0;
+  int classes = 0;                            ///< number of classes
   Answers answers = {};                       ///< to the images unchanged
   std::vector<ProbeFinding> findings = {};    ///< reasons to refuse the classifier
   std::vector<std::int64_t> not_finite = {};  ///< positions of images whose logits are not finite
@@ -81,23 +88,28 @@ struct Probe {
   /// True if the answers look wrong: unsure, or nearly always the same class.
   bool looks_wrong() const { return answers.information < min_information; }
 
-  /// True if they say next to nothing, and another setting is clearly right.
+  /// True if the answers say next to nothing, and another setting is clearly right.
   bool is_surely_wrong() const { return better && answers.information < 0.1; }
 
-  /// One line: what was seen, and which option looks right.
+  /// Returns one line: what was seen, and which option looks right.
+  /// \param class_names in the order of the logits, or none
   std::string describe(const std::vector<std::string>& class_names = {}) const;
 
-  static constexpr double min_information = 0.5;
+  static constexpr double min_information = 0.5;  ///< answers below it look wrong
 };
 
-/// Asks a classifier about a few of the user's own images before anything is trained against it. In this order:
-/// whether it answers the same images alike twice, alone and in batches of 3 and 64; whether it changes itself
-/// meanwhile; whether a finite gradient other than zero reaches the images; whether its logits are finite, for a
-/// black and a white image too; and how sure it is. If it is unsure or one-sided, it is asked again under the
-/// usual normalisations, with the channels reversed and at `options.sizes`.
+/// Asks a classifier about a few of the user's images before anything is trained against it. Tests
+/// in this order: whether it answers the same images alike twice, alone and in batches of 3, 16 and
+/// 64 (of 64 if they take less than 0.6 s); whether its weights change meanwhile; whether a finite
+/// gradient other than zero reaches the images; whether its logits are finite, also for a black and
+/// a white image; and how sure it is. If it is unsure or one-sided, it is asked again under the
+/// usual normalisations, with the channels reversed and, if that leaves doubt, at `options.sizes`.
+/// Where this takes long, 8 images are used, and all 16 under the setting that looks right.
 ///
-/// \param images uint8 N×C×H×W, of the kind that the classifier is for, drawn at random; the first 16 are used, and
-///   labels are not needed
+/// \param victim the classifier
+/// \param images uint8 N×C×H×W, of the kind that the classifier is for, drawn at random; the first
+///   16 are used, and labels are not needed
+/// \param options what is asked
 /// \throws Error if there are no images, or they do not fit `victim.task`
 Probe probe(const backbones::AnyBackbone& victim, const at::Tensor& images, const ProbeOptions& options = {});
 
@@ -107,20 +119,28 @@ Probe probe(const B& victim, const at::Tensor& images, const ProbeOptions& optio
   return probe(backbones::AnyBackbone(freeze(victim)), images, options);
 }
 
-/// Asks `victim` at each of `sizes`, small ones first. Those that it refuses are left out; those that would exceed
-/// `max_seconds` in total have 0 images in their answers.
+/// Asks `victim` at each of `sizes`, small ones first. Sizes that it refuses are left out; sizes
+/// that would exceed `max_seconds` in total have 0 images in their answers.
+/// \param victim the classifier
+/// \param sizes to ask at
+/// \param images_at returns the images at a shape, uint8 N×C×H×W
+/// \param max_seconds for all sizes
 std::vector<ProbeSetting> probe_sizes(const backbones::AnyBackbone& victim, std::vector<ImageShape> sizes,
                                       const std::function<at::Tensor(const ImageShape&)>& images_at,
                                       double max_seconds = 30);
 
+/// Refuses a classifier that cannot be defended.
+/// \param probe the result of `probe`
 /// \param name of the classifier, for the message
-/// \throws Error if the classifier cannot be defended, or the answers say next to nothing and another setting is
-///   clearly right
+/// \param class_names in the order of the logits, or none
+/// \throws Error if the classifier cannot be defended, or the answers say next to nothing and
+///   another setting is clearly right
 void check_probe(const Probe& probe, const std::string& name,
                  const std::vector<std::string>& class_names = {});
 
-/// Positions of the images whose logits are not finite: those of a blank image, say, where the classifier
-/// standardises each image. Runs over all images, in batches.
+/// Returns the positions of images whose logits are not finite, such as blank images if the
+/// classifier standardises each image. Runs over all images, in batches.
+/// \param victim the classifier
 /// \param images uint8 N×C×H×W
 std::vector<std::int64_t> images_without_finite_logits(const backbones::AnyBackbone& victim,
                                                        const at::Tensor& images);

@@ -17,15 +17,18 @@
 
 namespace refine {
 
-/// The alarm's score of each uint8 image N×C×H×W, in [0, 1], in batches. Infinity, which is above any
-/// threshold, if the score is not a number.
+/// Returns the alarm score of each image, see `alarm_score`: high where victim and defense
+/// disagree. A score that is not a number becomes infinity, which exceeds any threshold.
+/// \param defense the defended model
+/// \param images uint8 N×C×H×W
 /// \param advance called with the number of images after each batch
-/// \throws Error when the images do not fit the defense
+/// \return N scores in [0, 1], or infinity
+/// \throws Error if the images do not fit the defense
 template <DefendedClassifier D, typename Advance>
 std::vector<double> alarm_scores(const D& defense, const at::Tensor& images, Advance&& advance) {
-  detail::require_images("images", defense.task().image, images);
-  const at::Tensor scores = in_batches([&](const at::Tensor& x) { return defense.alarm(x).to(at::kDouble); },
-                                       images, defense.device(), advance);
+  detail::check_images("images", defense.task().image, images);
+  const at::Tensor scores = map_batches([&](const at::Tensor& x) { return defense.alarm(x).to(at::kDouble); },
+                                        images, defense.device(), advance);
   if (!scores.defined()) return {};
   const at::Tensor flat = scores.contiguous();
   const auto* begin = flat.const_data_ptr<double>();
@@ -35,6 +38,11 @@ std::vector<double> alarm_scores(const D& defense, const at::Tensor& images, Adv
   return numbers;
 }
 
+/// Returns the alarm score of each image.
+/// \param defense the defended model
+/// \param images uint8 N×C×H×W
+/// \return N scores in [0, 1], or infinity
+/// \throws Error if the images do not fit the defense
 template <DefendedClassifier D>
 std::vector<double> alarm_scores(const D& defense, const at::Tensor& images) {
   return alarm_scores(defense, images, [](std::int64_t) {});
@@ -42,69 +50,80 @@ std::vector<double> alarm_scores(const D& defense, const at::Tensor& images) {
 
 namespace detail {
 
-/// Runs the alarm at a threshold that was set before. \pre the images fit the defense
+/// Measures the alarm at a given threshold. The images must fit the defense.
 template <DefendedClassifier D, typename Advance>
-metrics::AlarmFigures alarm_figures(const D& defense, double threshold, double wanted_rate,
-                                    const at::Tensor& clean, const std::optional<at::Tensor>& triggered,
-                                    Advance& advance) {
-  metrics::AlarmFigures figures{.threshold = threshold, .wanted_rate = wanted_rate};
+metrics::AlarmMetrics measure_alarm_at(const D& defense, double threshold, double wanted_rate,
+                                       const at::Tensor& clean, const std::optional<at::Tensor>& triggered,
+                                       Advance& advance) {
+  metrics::AlarmMetrics figures{.threshold = threshold, .wanted_rate = wanted_rate};
   const auto alarms = [&](const std::vector<double>& scores) {
     return metrics::Proportion{
         .hits = std::ranges::count_if(scores, [&](double score) { return score > threshold; }),
         .n = static_cast<std::int64_t>(scores.size())};
   };
-  const std::vector<double> quiet = alarm_scores(defense, clean, advance);
-  figures.false_alarms = alarms(quiet);
+  const std::vector<double> clean_scores = alarm_scores(defense, clean, advance);
+  figures.false_alarms = alarms(clean_scores);
   if (triggered) {
-    const std::vector<double> loud = alarm_scores(defense, *triggered, advance);
-    figures.detections = alarms(loud);
-    figures.auroc = metrics::auroc(loud, quiet);
+    const std::vector<double> triggered_scores = alarm_scores(defense, *triggered, advance);
+    figures.detections = alarms(triggered_scores);
+    figures.auroc = metrics::auroc(triggered_scores, clean_scores);
   }
   return figures;
 }
 
 }  // namespace detail
 
-/// Measures an alarm whose threshold was set before, as an exported file carries it.
-/// \param wanted_rate of false alarms that it was set to; kept for the report
-/// \param clean, triggered uint8 N×C×H×W; no labels
-/// \param show progress on standard error
-/// \throws Error when images do not fit the defense
+/// Measures an alarm whose threshold is given, as in an exported file.
+/// \param defense the defended model
+/// \param threshold an image with a higher score raises the alarm
+/// \param wanted_rate the rate of false alarms that the threshold was calibrated for; copied into
+///   the result
+/// \param clean uint8 N×C×H×W
+/// \param triggered uint8 M×C×H×W, if there are any
+/// \param show_progress shows a progress bar on standard error
+/// \return false alarms and, with triggered images, detections and AUROC
+/// \throws Error if images do not fit the defense
 template <DefendedClassifier D>
-metrics::AlarmFigures measure_alarm(const D& defense, double threshold, double wanted_rate,
+metrics::AlarmMetrics measure_alarm(const D& defense, double threshold, double wanted_rate,
                                     const at::Tensor& clean,
                                     const std::optional<at::Tensor>& triggered = std::nullopt,
-                                    bool show = false) {
+                                    bool show_progress = false) {
   const ImageShape shape = defense.task().image;
-  detail::require_images("clean images", shape, clean);
-  if (triggered) detail::require_images("triggered images", shape, *triggered);
-  detail::EvaluationProgress progress("alarm", clean.size(0) + (triggered ? triggered->size(0) : 0), show);
-  auto figures = detail::alarm_figures(defense, threshold, wanted_rate, clean, triggered, progress);
+  detail::check_images("clean images", shape, clean);
+  if (triggered) detail::check_images("triggered images", shape, *triggered);
+  detail::EvaluationProgress progress("alarm", clean.size(0) + (triggered ? triggered->size(0) : 0),
+                                      show_progress);
+  auto figures = detail::measure_alarm_at(defense, threshold, wanted_rate, clean, triggered, progress);
   progress.finish();
   return figures;
 }
 
-/// Sets the alarm on clean images alone, as someone must who knows no attack, and measures it on others.
-/// Whoever wants an honest rate of false alarms gives `clean` images that are not among `calibration`, nor
-/// among those that the defense was fitted on.
-/// \param calibration, clean, triggered uint8 N×C×H×W; no labels
-/// \param false_alarm_rate in [0, 1): at most this share of the calibration images raises the alarm
-/// \param show progress on standard error
-/// \throws Error when images do not fit the defense, there is nothing to calibrate on, or the rate is no rate
+/// Calibrates the alarm's threshold on clean images only, without knowledge of the attack, and
+/// measures it on other images. The rate of false alarms is honest only if `clean` shares no image
+/// with `calibration` nor with the images that the defense was fitted on.
+/// \param defense the defended model
+/// \param calibration uint8 N×C×H×W, one or more, clean
+/// \param clean uint8 M×C×H×W
+/// \param triggered uint8 K×C×H×W, if there are any
+/// \param false_alarm_rate in [0, 1): the share of the calibration images that may raise the alarm
+/// \param show_progress shows a progress bar on standard error
+/// \return the threshold, false alarms and, with triggered images, detections and AUROC
+/// \throws Error if images do not fit the defense, `calibration` is empty, or the rate is out of
+///   range
 template <DefendedClassifier D>
-metrics::AlarmFigures evaluate_alarm(const D& defense, const at::Tensor& calibration, const at::Tensor& clean,
+metrics::AlarmMetrics evaluate_alarm(const D& defense, const at::Tensor& calibration, const at::Tensor& clean,
                                      const std::optional<at::Tensor>& triggered = std::nullopt,
-                                     double false_alarm_rate = 0.05, bool show = false) {
+                                     double false_alarm_rate = 0.05, bool show_progress = false) {
   const ImageShape shape = defense.task().image;
-  detail::require_images("calibration images", shape, calibration);
-  detail::require_images("clean images", shape, clean);
-  if (triggered) detail::require_images("triggered images", shape, *triggered);
+  detail::check_images("calibration images", shape, calibration);
+  detail::check_images("clean images", shape, clean);
+  if (triggered) detail::check_images("triggered images", shape, *triggered);
   detail::EvaluationProgress progress(
-      "alarm", calibration.size(0) + clean.size(0) + (triggered ? triggered->size(0) : 0), show);
+      "alarm", calibration.size(0) + clean.size(0) + (triggered ? triggered->size(0) : 0), show_progress);
 
   const double threshold =
       metrics::threshold_for(alarm_scores(defense, calibration, progress), false_alarm_rate);
-  auto figures = detail::alarm_figures(defense, threshold, false_alarm_rate, clean, triggered, progress);
+  auto figures = detail::measure_alarm_at(defense, threshold, false_alarm_rate, clean, triggered, progress);
   progress.finish();
   return figures;
 }

@@ -7,8 +7,6 @@
 #include <functional>
 #include <optional>
 #include <string>
-#include <string_view>
-#include <utility>
 #include <vector>
 
 #include <refine/attacks/attack.hpp>
@@ -24,39 +22,42 @@
 
 namespace refine {
 
-/// A defense measured: the victim's figures without it and with it, on the same images.
-/// `std::cout << evaluation` prints them as a table (`refine/report/terminal.hpp`).
+/// The metrics of a victim without and with its defense, on the same images. A stream prints them
+/// as a table; include `refine/report/terminal.hpp`.
 struct Evaluation {
-  std::vector<std::string> classes;
-  metrics::AttackMetrics before = {}, after = {};
+  std::vector<std::string> classes;    ///< the class names of the data
+  metrics::AttackMetrics before = {};  ///< of the victim alone
+  metrics::AttackMetrics after = {};   ///< of the victim behind the defense
 
+  /// Returns the defense effectiveness rating, see `metrics::defense_effectiveness`.
   double der() const { return metrics::defense_effectiveness(before, after); }
 };
 
 namespace detail {
 
-/// The triggered images of a test set, of which a batch at a time is at hand.
+/// The triggered images of a test set. They are made a batch at a time.
 template <typename Stamp>
-struct Triggered {
+struct TriggeredImages {
   const at::Tensor& images;  ///< uint8 N×C×H×W, before `stamp`
   Stamp stamp;               ///< uint8 images → uint8 images
   std::optional<int> target;
 };
 
-/// \throws Error when the attack does not fit the data: it is asked of one image, before any work
+/// Returns the images that an attack stamps.
+/// \throws Error if the attack does not fit the data, which is tried on one image
 template <attacks::Attack A>
-auto triggered_by(const A& attack, const data::Dataset& test) {
-  require_target(attack.target, test);
+auto make_triggered(const A& attack, const data::Dataset& test) {
+  check_target(attack.target, test);
   const data::Dataset one = test.first(std::min<std::int64_t>(test.size(), 1));
-  require_triggered(attack.trigger_images(one.images), one);
+  check_triggered(attack.trigger_images(one.images), one);
   const auto stamp = [&](const at::Tensor& images) { return attack.trigger_images(images); };
-  return Triggered<decltype(stamp)>{test.images, stamp, attack.target};
+  return TriggeredImages<decltype(stamp)>{test.images, stamp, attack.target};
 }
 
-/// Runs `answer` over clean and triggered images.
+/// Classifies clean and triggered images.
 template <typename Answer, typename Stamp>
-metrics::AttackMetrics measure(Answer&& answer, const data::Dataset& test, const Triggered<Stamp>& triggered,
-                               at::Device device, auto&& advance) {
+metrics::AttackMetrics measure(Answer&& answer, const data::Dataset& test,
+                               const TriggeredImages<Stamp>& triggered, at::Device device, auto&& advance) {
   return metrics::attack_metrics(
       {.truth = to_vector(test.labels),
        .clean = classify(answer, test.images, device, advance),
@@ -65,7 +66,7 @@ metrics::AttackMetrics measure(Answer&& answer, const data::Dataset& test, const
        .target = triggered.target});
 }
 
-/// Runs `answer` over clean images alone: the accuracy, and no figure of an attack.
+/// Classifies clean images only. The metrics of the attack stay empty.
 template <typename Answer>
 metrics::AttackMetrics measure_clean(Answer&& answer, const data::Dataset& test, at::Device device,
                                      auto&& advance) {
@@ -77,15 +78,15 @@ metrics::AttackMetrics measure_clean(Answer&& answer, const data::Dataset& test,
 }
 
 template <DefendedClassifier D>
-void require_measurable(const D& defense, const data::Dataset& test) {
+void check_data(const D& defense, const data::Dataset& test) {
   test.validate();
   check_task("pipeline", defense.task(), test.task());
 }
 
 template <DefendedClassifier D, typename Stamp>
-Evaluation compare(const D& defense, const data::Dataset& test, const Triggered<Stamp>& triggered,
-                   bool show) {
-  EvaluationProgress progress("evaluation", 4 * test.size(), show);
+Evaluation compare(const D& defense, const data::Dataset& test, const TriggeredImages<Stamp>& triggered,
+                   bool show_progress) {
+  EvaluationProgress progress("evaluation", 4 * test.size(), show_progress);
   Evaluation result{.classes = test.classes};
   result.before = measure([&](const at::Tensor& x) { return defense.undefended(x); }, test, triggered,
                           defense.device(), progress);
@@ -97,55 +98,74 @@ Evaluation compare(const D& defense, const data::Dataset& test, const Triggered<
 
 }  // namespace detail
 
-/// Measures a backbone alone, on all of `test`, clean and triggered. Images are stamped a batch at a time, so
-/// each by itself.
-/// \throws Error when the data does not fit the backbone or the attack
+/// Measures a classifier alone, on clean and triggered images. Images are stamped a batch at a
+/// time, so the trigger of an image must not depend on other images.
+/// \param victim the classifier; put into evaluation mode
+/// \param test labelled images; all of them are used
+/// \param attack stamps the images; its target, if known, defines the attack success rate
+/// \return accuracy, attack success rate, robust accuracy and lifts
+/// \throws Error if the data does not fit the classifier or the attack
 template <backbones::Backbone B, attacks::Attack A>
 requires(!DefendedClassifier<B>) metrics::AttackMetrics
     evaluate(const B& victim, const data::Dataset& test, const A& attack) {
   test.validate();
   detail::check_task("backbone", victim.task, test.task());
-  const auto triggered = detail::triggered_by(attack, test);
+  const auto triggered = detail::make_triggered(attack, test);
   victim.module->eval();
   // A victim that was loaded may be on another device than `default_device()`.
   return detail::measure([&](const at::Tensor& x) { return victim.forward(x); }, test, triggered,
                          nn::device_of(*victim.module).value_or(default_device()), [](std::int64_t) {});
 }
 
-/// Measures a classifier without and with its defense, on all of `test`, clean and triggered, where the
-/// triggered images are at hand and not the attack that made them.
-/// \param triggered uint8 N×C×H×W, the images of `test` with the trigger, in the same order
+/// Measures a classifier without and with its defense, on clean images and on triggered images that
+/// exist already.
+/// \param defense the defended model
+/// \param test labelled images; all of them are used
+/// \param triggered uint8 N×C×H×W: the images of `test` with the trigger, in the same order
 /// \param target the class that the attacker wants, if it is known
-/// \param show progress on standard error
-/// \throws Error when the data does not fit the defense, or the triggered images the data
+/// \param show_progress shows a progress bar on standard error
+/// \return the metrics before and after
+/// \throws Error if the data does not fit the defense, or the triggered images do not fit the data
 template <DefendedClassifier D>
 Evaluation evaluate(const D& defense, const data::Dataset& test, const at::Tensor& triggered,
-                    std::optional<int> target, bool show = false) {
-  detail::require_measurable(defense, test);
-  detail::require_target(target, test);
-  detail::require_triggered(triggered, test);
-  const detail::Triggered<std::identity> as_they_are{triggered, {}, target};
-  return detail::compare(defense, test, as_they_are, show);
+                    std::optional<int> target, bool show_progress = false) {
+  detail::check_data(defense, test);
+  detail::check_target(target, test);
+  detail::check_triggered(triggered, test);
+  const detail::TriggeredImages<std::identity> unchanged{triggered, {}, target};
+  return detail::compare(defense, test, unchanged, show_progress);
 }
 
-/// Measures a classifier without and with its defense, on all of `test`, clean and triggered. Images are
-/// stamped a batch at a time, so each by itself.
-/// \param show progress on standard error
-/// \throws Error when the data does not fit the defense or the attack
+/// Measures a classifier without and with its defense, on clean and triggered images. Images are
+/// stamped a batch at a time, so the trigger of an image must not depend on other images.
+///
+///     const Evaluation result = evaluate(defense, test, attacks::BadNets<task>{.target = 0});
+///     std::cout << result.before.asr.value() << " -> " << result.after.asr.value() << '\n';
+///
+/// \param defense the defended model
+/// \param test labelled images; all of them are used
+/// \param attack stamps the images; its target, if known, defines the attack success rate
+/// \param show_progress shows a progress bar on standard error
+/// \return the metrics before and after
+/// \throws Error if the data does not fit the defense or the attack
 template <DefendedClassifier D, attacks::Attack A>
-Evaluation evaluate(const D& defense, const data::Dataset& test, const A& attack, bool show = false) {
-  detail::require_measurable(defense, test);
-  return detail::compare(defense, test, detail::triggered_by(attack, test), show);
+Evaluation evaluate(const D& defense, const data::Dataset& test, const A& attack,
+                    bool show_progress = false) {
+  detail::check_data(defense, test);
+  return detail::compare(defense, test, detail::make_triggered(attack, test), show_progress);
 }
 
-/// Measures the accuracy without and with the defense, on all of `test`, where no trigger is known. The
-/// figures of the attack are of no images.
-/// \param show progress on standard error
-/// \throws Error when the data does not fit the defense
+/// Measures the accuracy without and with the defense, on clean images. The metrics of an attack
+/// stay empty.
+/// \param defense the defended model
+/// \param test labelled images; all of them are used
+/// \param show_progress shows a progress bar on standard error
+/// \return the metrics before and after
+/// \throws Error if the data does not fit the defense
 template <DefendedClassifier D>
-Evaluation evaluate_clean(const D& defense, const data::Dataset& test, bool show = false) {
-  detail::require_measurable(defense, test);
-  detail::EvaluationProgress progress("evaluation", 2 * test.size(), show);
+Evaluation evaluate_clean(const D& defense, const data::Dataset& test, bool show_progress = false) {
+  detail::check_data(defense, test);
+  detail::EvaluationProgress progress("evaluation", 2 * test.size(), show_progress);
   Evaluation result{.classes = test.classes};
   result.before = detail::measure_clean([&](const at::Tensor& x) { return defense.undefended(x); }, test,
                                         defense.device(), progress);

@@ -9,8 +9,11 @@
 #include <utility>
 #include <vector>
 
+#include <refine/core/check.hpp>
+#include <refine/core/error.hpp>
 #include <refine/core/random.hpp>
 #include <refine/core/task.hpp>
+#include <refine/data/dataset.hpp>
 #include <refine/evaluation/classify.hpp>
 #include <refine/evaluation/detail/check_task.hpp>
 #include <refine/evaluation/detail/progress.hpp>
@@ -20,29 +23,32 @@
 
 namespace refine {
 
-/// A trigger to try, and what a report calls it.
+/// A trigger of a scan's catalogue.
 struct NamedTrigger {
-  std::string name;
-  triggers::AnyTrigger trigger;
-  bool local = true;  ///< changes a small part of the image only
+  std::string name;              ///< the name in reports
+  triggers::AnyTrigger trigger;  ///< the trigger
+  bool local = true;             ///< changes only a small part of the image
 };
 
-/// Fourteen triggers as they were published, for images of one shape: patches, blended noise, warps and
-/// rotations. Noise and warp are drawn from the seed: an attacker's own picture is another, and is missed.
-/// Images too small for the larger patch or the warps do without them.
-/// \throws Error when the shape is not fixed, or too small for a patch
+/// Returns fourteen triggers from papers, for images of one shape: patches, blended noise, warps
+/// and rotations. Noise and warps are random, so an attacker's own noise or warp differs and is
+/// missed.
+/// \param image the shape, with all extents known. Images too small for the larger patch or the
+///   warps get a catalogue without them.
+/// \param seed of the noise and the warps
+/// \throws Error if an extent is dynamic, or the image is too small for a patch
 std::vector<NamedTrigger> scan_catalogue(const ImageShape& image, std::uint64_t seed = default_seed);
 
 namespace detail {
 
-/// The classes that the victim and the defense give uint8 images N×C×H×W, each as `prepare` makes it, in
-/// batches.
+/// Returns the classes that the victim and the defense give to uint8 images N×C×H×W, in batches.
+/// \param prepare uint8 images → uint8 images, applied to each batch
 template <DefendedClassifier D, typename Prepare = std::identity>
-std::pair<std::vector<std::int64_t>, std::vector<std::int64_t>> both_classes(const D& defense,
-                                                                             const at::Tensor& images,
-                                                                             EvaluationProgress& progress,
-                                                                             Prepare&& prepare = {}) {
-  const at::Tensor classes = in_batches(
+std::pair<std::vector<std::int64_t>, std::vector<std::int64_t>> classify_both(const D& defense,
+                                                                              const at::Tensor& images,
+                                                                              EvaluationProgress& progress,
+                                                                              Prepare&& prepare = {}) {
+  const at::Tensor classes = map_batches(
       [&](const at::Tensor& x) {
         return at::stack({defense.undefended(x).argmax(1), defense.forward(x).argmax(1)}, 1);
       },
@@ -53,44 +59,55 @@ std::pair<std::vector<std::int64_t>, std::vector<std::int64_t>> both_classes(con
 
 }  // namespace detail
 
-/// Guesses the trigger: stamps clean images with each of a catalogue and looks whether any class is lifted,
-/// without and with the defense. Needs no labels, and no knowledge of the attack. A lift near 1 is a
-/// backdoor found; a small one may be what any such change of the image does; and none says only that the
-/// trigger is not in the catalogue.
+/// Searches for the trigger: stamps each trigger of a catalogue on clean images and measures how
+/// much it lifts each class, without and with the defense. Needs neither labels nor knowledge of
+/// the attack.
+///
+/// A lift near 1 reveals a backdoor. A small lift may be the effect of any such change of the
+/// image. If no trigger lifts a class, the attacker's trigger may still be one that is not in the
+/// catalogue.
+/// \param defense the defended model, with the victim inside
 /// \param images uint8 N×C×H×W, clean
-/// \param show progress on standard error
-/// \throws Error when the images do not fit the defense, or a trigger the images
+/// \param catalogue the triggers
+/// \param show_progress shows a progress bar on standard error
+/// \return one entry per trigger, in the catalogue's order
+/// \throws Error if the images do not fit the defense, a trigger does not fit the images, or the
+///   defense's number of classes is dynamic
 template <DefendedClassifier D>
 std::vector<metrics::ScanEntry> scan(const D& defense, const at::Tensor& images,
-                                     const std::vector<NamedTrigger>& catalogue, bool show = false) {
-  detail::require_images("images", defense.task().image, images);
+                                     const std::vector<NamedTrigger>& catalogue, bool show_progress = false) {
+  detail::check_images("images", defense.task().image, images);
   for (const NamedTrigger& entry : catalogue) {
     require_agreement(triggers::check_shape(entry.trigger.image, data::image_of(images)));
   }
   const int classes = defense.task().classes;
-  if (classes < 1) {
-    throw Error("the defense does not say how many classes it has; give its Task a number");
-  }
+  if (classes < 1)
+    throw Error("scan: the defense's number of classes must be known (got {}); set it in its Task", classes);
   const auto passes = static_cast<std::int64_t>(1 + catalogue.size());
-  detail::EvaluationProgress progress("scan", passes * images.size(0), show);
-  const auto [own, clean] = detail::both_classes(defense, images, progress);
+  detail::EvaluationProgress progress("scan", passes * images.size(0), show_progress);
+  const auto [victim, defended] = detail::classify_both(defense, images, progress);
   std::vector<metrics::ScanEntry> entries;
   for (const auto& [name, trigger, local] : catalogue) {
-    const auto stamp = [&t = trigger](const at::Tensor& some) { return triggers::stamp(t, some); };
-    const auto [before, after] = detail::both_classes(defense, images, progress, stamp);
+    const auto stamp = [&t = trigger](const at::Tensor& batch) { return triggers::stamp(t, batch); };
+    const auto [victim_triggered, defended_triggered] =
+        detail::classify_both(defense, images, progress, stamp);
     entries.push_back({.trigger = name,
-                       .before = metrics::scan_lifts(own, own, before, classes),
-                       .after = metrics::scan_lifts(own, clean, after, classes),
+                       .before = metrics::scan_lifts(victim, victim, victim_triggered, classes),
+                       .after = metrics::scan_lifts(victim, defended, defended_triggered, classes),
                        .local = local});
   }
   progress.finish();
   return entries;
 }
 
-/// With the catalogue of common triggers for images of this shape.
+/// Searches for the trigger with `scan_catalogue` for the shape of the images.
+/// \param defense the defended model, with the victim inside
+/// \param images uint8 N×C×H×W, clean
+/// \return one entry per trigger
+/// \throws Error if the images do not fit the defense, or are too small
 template <DefendedClassifier D>
 std::vector<metrics::ScanEntry> scan(const D& defense, const at::Tensor& images) {
-  detail::require_images("images", defense.task().image, images);
+  detail::check_images("images", defense.task().image, images);
   return scan(defense, images, scan_catalogue(data::image_of(images)));
 }
 

@@ -6,6 +6,7 @@
 #include <nlohmann/json_fwd.hpp>
 
 #include <array>
+#include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <functional>
@@ -17,52 +18,72 @@
 
 namespace refine {
 
-/// A defended classifier read from a file that `export_torchscript` wrote: a `DefendedClassifier` without its
-/// parts. It has no gradients; whoever trains takes a `Pipeline`.
+/// A defended classifier read from a file that `export_torchscript` wrote: a `DefendedClassifier`
+/// that `evaluate`, `scan` and the report take. It has no gradients; train a `Pipeline` instead.
+///
+///     const ExportedClassifier defended("defended.pt");
+///     at::Tensor logits = defended.forward(images);
+///
+/// Copies share their tensors.
 class ExportedClassifier {
  public:
-  /// \throws Error when the file can't be read, is refused (`formats::load_torchscript`), or is no defended
-  /// classifier
+  /// Reads a file, and runs each of its methods on two blank images to check their shapes.
+  /// \param path the file
+  /// \param trust whether the file is checked before it is loaded, see `formats::load_torchscript`
+  /// \throws Error if the file cannot be read, fails the check, or is not a defended classifier
   explicit ExportedClassifier(const std::filesystem::path& path,
                               formats::Trust trust = formats::Trust::checked)
       : ExportedClassifier(formats::load_torchscript(path, trust), path.string()) {}
 
+  /// Returns the image shape and the number of classes.
   Task task() const { return task_; }
-  /// Where its tensors are, also when a copy, which shares them, has been moved.
+
+  /// Returns the device of the tensors, also after a copy, which shares them, was moved.
   at::Device device() const;
 
+  /// Moves the tensors, which copies share.
+  /// \param device where to
   void to(at::Device device);
 
-  /// Float N×C×H×W in [0, 1] → defended logits N×classes.
+  /// Returns the defended logits.
+  /// \param images float N×C×H×W in [0, 1], on `device()`
+  /// \return N×classes
   at::Tensor forward(const at::Tensor& images) const { return run(0, images); }
 
-  /// The images that the victim sees, N×C×H×W in [0, 1].
+  /// Returns the images that the victim sees.
+  /// \param images float N×C×H×W in [0, 1], on `device()`
+  /// \return N×C×H×W in [0, 1]
   at::Tensor transformed(const at::Tensor& images) const { return run(1, images); }
 
-  /// The victim's own logits N×classes.
+  /// Returns the victim's logits, without the defense.
+  /// \param images float N×C×H×W in [0, 1], on `device()`
+  /// \return N×classes
   at::Tensor undefended(const at::Tensor& images) const { return run(2, images); }
 
-  /// N scores in [0, 1], high where the two answers disagree.
+  /// Returns the alarm scores, high where victim and defense disagree; see `alarm_score`.
+  /// \param images float N×C×H×W in [0, 1], on `device()`
+  /// \return N scores in [0, 1]
   at::Tensor alarm(const at::Tensor& images) const { return run(3, images); }
 
-  /// What the file says of itself: `refine.json`.
+  /// Returns the metadata in the file, `refine.json`.
   const nlohmann::ordered_json& about() const { return *about_; }
 
  private:
-  static constexpr std::int64_t largest_image = std::int64_t{1} << 26;  // numbers
+  static constexpr std::int64_t largest_image = std::int64_t{1} << 26;  // pixels × channels
   static constexpr std::array<const char*, 4> methods = {"forward", "transform", "undefended", "alarm"};
 
   ExportedClassifier(formats::TorchScriptFile file, const std::string& name);
 
-  /// What it says of itself must be so: whoever names a class by its number relies on it.
-  void probe(const std::function<void(const std::string&)>& refuse) const;
+  // Checks that the methods return what the metadata promises. Callers look up class names by these
+  // extents.
+  void check_methods(const std::function<void(const std::string&)>& refuse) const;
 
   at::Tensor run(std::size_t method, const at::Tensor& images) const;
 
   torch::jit::Module module_;
   std::shared_ptr<const nlohmann::ordered_json> about_;
   Task task_;
-  at::Device device_ = at::kCPU;  ///< of a file without tensors
+  at::Device device_ = at::kCPU;  // of a file without tensors
   mutable std::array<torch::jit::GraphExecutor, methods.size()> executors_;
 };
 

@@ -9,7 +9,6 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
-#include <utility>
 #include <vector>
 
 #include <refine/backbones/backbone.hpp>
@@ -20,58 +19,63 @@ namespace refine {
 
 namespace detail {
 
-/// What is traced: one image would let LibTorch take the batch for a constant.
-at::Tensor example_of(const Task& task, const std::filesystem::path& path);
+/// Returns the images that methods are traced with. There are two: from one image, LibTorch could
+/// take the batch size for a constant.
+at::Tensor example_images(const Task& task, const std::filesystem::path& path);
 
-/// A module's tensors on `device` for as long as this lives. Those that are there already are not touched, so
-/// that a module on the host may be used by others meanwhile. The other ones get back the very memory they
-/// had: that takes none anew, and does not fail.
-class Moved {
+/// Keeps the tensors of a module on the CPU during its lifetime. Tensors that are there already are
+/// not touched, so that others may use a module on the CPU at the same time. The others get back
+/// the memory they had, which allocates nothing and cannot fail.
+class ScopedCpu {
  public:
-  explicit Moved(const torch::nn::Module& module, at::Device device = at::kCPU);
-  Moved(const Moved&) = delete;
-  Moved& operator=(const Moved&) = delete;
-  ~Moved() { give_back(); }
+  explicit ScopedCpu(const torch::nn::Module& module);
+  ScopedCpu(const ScopedCpu&) = delete;
+  ScopedCpu& operator=(const ScopedCpu&) = delete;
+  ~ScopedCpu() { restore(); }
 
  private:
-  struct Tensor {
+  struct Entry {
     at::Tensor tensor, data;
   };
 
-  void give_back() noexcept;
+  void restore() noexcept;
 
-  std::vector<Tensor> moved_;
+  std::vector<Entry> moved_;
 };
 
-/// No metadata: an empty object.
+/// Returns an empty JSON object: no metadata.
 const nlohmann::ordered_json& no_metadata();
 
-/// Writes the module, whose tensors may be those of networks in use, and beside it `metadata`, `kind`, the permutation where there is one, and the task.
+/// Writes a traced module, which may share its tensors with networks in use, and in `refine.json`
+/// the metadata, the kind of file, the permutation if there is one, and the task.
 void save_module(torch::jit::Module& module, const std::filesystem::path& path, const Task& task,
                  const nlohmann::ordered_json& metadata, const char* kind,
                  const std::vector<std::int64_t>& permutation = {});
 
 }  // namespace detail
 
-/// Writes a defended classifier as one TorchScript file that needs no code of ours, in C++
-/// (`torch::jit::load`) or in Python (`torch.jit.load`), on the CPU or, moved there, on CUDA. Its methods
-/// take float N×C×H×W in [0, 1], any N:
+/// Writes a defended classifier as one TorchScript file. It needs no code of this library: load it
+/// with `torch::jit::load` in C++ or `torch.jit.load` in Python, on the CPU or on CUDA. Its methods
+/// take float images N×C×H×W in [0, 1], for any N:
 ///
-///  - `forward`: logits N×classes under the victim's own class names; normalisation, transform, victim and
-///  remap are
-///    inside;
-///  - `transform`: the image that the victim sees, N×C×H×W in [0, 1];
-///  - `undefended`: the victim's own logits N×classes, for comparison;
-///  - `alarm`: N scores in [0, 1], high where the two answers disagree, as for a triggered image
-///  (`alarm_score`).
+///  - `forward` returns the logits N×classes in the victim's class order, with normalization,
+///    transform, victim and remap inside;
+///  - `transform` returns the images that the victim sees, N×C×H×W in [0, 1];
+///  - `undefended` returns the victim's own logits N×classes, for comparison;
+///  - `alarm` returns N scores in [0, 1], high where the two answers disagree, as for a triggered
+///    image (`alarm_score`).
 ///
-/// The transform is written in its frozen form where `transforms::can_freeze` says yes: BatchNorm folded, the
-/// answers the same to rounding. The extra file `refine.json` has `metadata` (to give some, include
-/// <nlohmann/json.hpp>), the task, the permutation and this library's version. \throws Error when the image
-/// shape is not known, or the file can't be written; it is whole or not there
+/// The transform is written in its frozen form if it has one (`transforms::can_freeze`): BatchNorm
+/// is folded, and results are equal up to rounding.
 ///
-/// The pipeline stays as it is. Networks on another device are moved to the host meanwhile, so that nothing
-/// else may use them; those on the host are only read.
+/// The pipeline stays unchanged. Networks on another device are moved to the CPU and back, so
+/// nothing else may use them meanwhile; networks on the CPU are only read.
+///
+/// \param defense the defended classifier; its image shape must be known
+/// \param path the file; it is complete or not there
+/// \param metadata an object, stored in the extra file `refine.json` beside the task, the
+///   permutation and the version of this library. To pass one, include <nlohmann/json.hpp>.
+/// \throws Error if an extent of the image shape is dynamic, or the file cannot be written
 template <typename T, typename B, typename R>
 void export_torchscript(const Pipeline<T, B, R>& defense, const std::filesystem::path& path,
                         const nlohmann::ordered_json& metadata = detail::no_metadata()) {
@@ -80,9 +84,9 @@ void export_torchscript(const Pipeline<T, B, R>& defense, const std::filesystem:
       return export_torchscript(freeze(defense), path, metadata);
   }
   const Task task = defense.task();
-  const at::Tensor example = detail::example_of(task, path);
-  // Tracing wants the networks on the host, where constants are the tensors that are registered.
-  const detail::Moved transform(*defense.transform().module), backbone(*defense.backbone().module);
+  const at::Tensor example = detail::example_images(task, path);
+  // On the CPU, the constants that tracing sees are the very tensors that are registered.
+  const detail::ScopedCpu transform(*defense.transform().module), backbone(*defense.backbone().module);
   const auto unit = std::make_shared<torch::jit::CompilationUnit>();
   torch::jit::Module module(c10::QualifiedName("__torch__.refine.Defended"), unit);
   module.register_module("transform_network",
@@ -100,15 +104,18 @@ void export_torchscript(const Pipeline<T, B, R>& defense, const std::filesystem:
   detail::save_module(module, path, task, metadata, "defended", defense.remap().permutation);
 }
 
-/// Writes a frozen classifier alone as one TorchScript file: `forward` takes float N×C×H×W in [0, 1] and
-/// gives logits N×classes; its normalisation is inside. The extra file `refine.json` has `metadata` and the
-/// task. \throws Error as for a pipeline
+/// Writes a frozen classifier, without a defense, as one TorchScript file. Its `forward` takes
+/// float images N×C×H×W in [0, 1] and returns logits N×classes, with the normalization inside.
+/// \param victim the classifier, see `freeze`; its image shape must be known
+/// \param path the file; it is complete or not there
+/// \param metadata an object, stored in the extra file `refine.json` beside the task
+/// \throws Error if an extent of the image shape is dynamic, or the file cannot be written
 template <backbones::FrozenBackbone B>
 void export_torchscript(const B& victim, const std::filesystem::path& path,
                         const nlohmann::ordered_json& metadata = detail::no_metadata()) {
   const Task task = victim.task;
-  const at::Tensor example = detail::example_of(task, path);
-  const detail::Moved backbone(*victim.module);
+  const at::Tensor example = detail::example_images(task, path);
+  const detail::ScopedCpu backbone(*victim.module);
   const auto unit = std::make_shared<torch::jit::CompilationUnit>();
   torch::jit::Module module(c10::QualifiedName("__torch__.refine.Classifier"), unit);
   module.register_module("backbone", detail::to_torchscript(*victim.module, "Backbone", unit));

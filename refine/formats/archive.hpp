@@ -11,32 +11,49 @@
 
 namespace refine::formats {
 
-/// What an archive may ask for; each is checked before memory is taken.
+/// What an archive may claim. Each limit is checked before memory is allocated.
 struct ArchiveLimits {
-  std::size_t entries = 100'000;
-  std::uint64_t entry_bytes = std::uint64_t{16} << 30;
-  std::uint64_t total_bytes = std::uint64_t{32} << 30;
-  /// Of an entry's bytes to its compressed bytes, where it has more than 1 MiB. Weights do not compress, and
-  /// TorchScript's source does some tenfold; DEFLATE's most is 1032.
+  std::size_t entries = 100'000;                        ///< number of entries, folders included
+  std::uint64_t entry_bytes = std::uint64_t{16} << 30;  ///< uncompressed bytes of one entry
+  std::uint64_t total_bytes = std::uint64_t{32} << 30;  ///< uncompressed bytes of all entries
+  /// Largest ratio of uncompressed to compressed bytes, for entries of more than 1 MiB. Weights
+  /// hardly compress and TorchScript source compresses about tenfold; DEFLATE reaches at most 1032.
   double ratio = 100;
 };
 
-/// An archive's content: path without the archive's top folder → bytes.
+/// The content of an archive.
 struct Archive {
-  std::map<std::string, std::string> entries = {};
+  std::map<std::string, std::string> entries = {};  ///< path without the archive's top folder → bytes
 };
 
-/// Whether a file that begins so is a ZIP archive, as torch.save and TorchScript write them.
+/// Returns true if a file is a ZIP archive, as torch.save and TorchScript write them.
+/// \param first_bytes at least the first four bytes of the file
 inline bool is_archive(std::string_view first_bytes) {
   return first_bytes.starts_with("PK\3\4");
 }
 
-/// Reads a ZIP archive as torch.save and TorchScript write them: one top folder of any name, which is taken
-/// off the paths; folders are skipped. What an entry is called and where it lies is read once, from the
-/// archive's directory, and every local header must say the same: two programs can't read two things.
-/// \throws Error naming the file and the entry, when the archive is cut, damaged or larger than `limits`;
-/// when an entry is encrypted, a link, there twice, overlaps another or was packed otherwise than stored or
-/// by DEFLATE; when it is an archive of another kind (`recognize_archive`); when a name is absolute, leaves its folder (`..`), has a backslash or control characters
+/// Reads a ZIP archive as torch.save and TorchScript write them: all entries lie in one top folder
+/// of any name, which is removed from the paths. Entries for folders are skipped.
+///
+/// A ZIP archive states the name, size and position of each entry twice: in the central directory
+/// and in front of the data. The reader takes the directory and requires that both agree, so that
+/// no two programs can read different content from one file.
+///
+/// \code{.cpp}
+/// const auto archive = formats::read_archive("model.pt", {.total_bytes = 1 << 30});
+/// const std::string& pickle = archive.entries.at("data.pkl");
+/// \endcode
+///
+/// \param path the file
+/// \param limits what the archive may claim
+/// \return the content of every entry
+/// \throws Error naming the file and the entry if the archive is truncated, damaged or larger than
+///        `limits`
+/// \throws Error if an entry is encrypted, a link or a duplicate, overlaps another entry, or uses a
+///         compression method other than "stored" and DEFLATE
+/// \throws Error if the name of an entry is absolute, leaves its folder (`..`), or contains a
+///        backslash or control characters
+/// \throws ForeignFileError if it is an archive of another kind (`recognize_archive`)
 Archive read_archive(const std::filesystem::path& path, const ArchiveLimits& limits = {});
 
 }  // namespace refine::formats

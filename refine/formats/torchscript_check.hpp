@@ -14,10 +14,10 @@
 
 namespace refine::formats {
 
-/// Whether a file that is a program may run unchecked.
+/// Whether a file that is a program may run without passing the check.
 enum class Trust {
-  checked,  ///< what the file names must be arithmetic on tensors
-  blind,    ///< whatever it names may run with all rights of this process, if its maker is trusted
+  checked,  ///< everything that the file names must be arithmetic on tensors
+  blind,    ///< the file may run anything with all rights of this process
 };
 
 /// What a TorchScript file would run and build.
@@ -25,51 +25,74 @@ struct TorchScriptListing {
   std::map<std::string, std::string> code = {};   ///< source files in the archive, by path
   std::set<std::string> operators = {};           ///< every operator that they name, as "aten::conv2d"
   std::set<std::string> classes = {};             ///< the classes that data.pkl and constants.pkl build
-  std::vector<Objection> objections = {};         ///< what is refused, by name, and where
-  std::map<std::string, std::string> extra = {};  ///< files under extra/
+  std::vector<Objection> objections = {};         ///< why the file is refused; empty if it is accepted
+  std::map<std::string, std::string> extra = {};  ///< content of the files under extra/, by name
 
-  /// Whether one of the objections is of that kind.
+  /// Returns true if one of the objections is of that kind.
   bool has(Objection::Kind kind) const;
 };
 
-/// Whether an archive is a TorchScript file: a program, and no weights alone.
+/// Returns true if an archive is a TorchScript file, that is, a program and not only weights.
 bool is_torchscript(const Archive& archive);
+
+/// Lists what a TorchScript file would run and build. Nothing of the file is executed.
+///
+/// \code{.cpp}
+/// const auto listing = formats::inspect_torchscript(formats::read_archive("model.pt"));
+/// for (const auto& objection : listing.objections) fmt::print("{}\n", objection.text);
+/// \endcode
+///
+/// \param archive the content of the file
+/// \return the listing, with an objection for whatever is not arithmetic on tensors
+/// \throws Error if the archive is not a TorchScript file
+TorchScriptListing inspect_torchscript(const Archive& archive);
+
+/// A TorchScript file that was checked and loaded.
+struct TorchScriptFile {
+  torch::jit::Module module;   ///< the program, on the CPU, in the mode in which it was saved
+  TorchScriptListing listing;  ///< what it runs and builds
+};
+
+/// Loads a TorchScript file, which is a program, onto the CPU.
+///
+/// With `Trust::checked`, the source and everything that the file would build are checked first
+/// (`inspect_torchscript`). If the file names anything but arithmetic on tensors (the list in
+/// `detail/operators.hpp`), nothing of it runs: no file access, no process, no network, no custom
+/// class, no method that runs during loading. LibTorch then reads an archive that is rebuilt from
+/// the checked entries, and the compiled graphs are checked again. The check cannot bound how long
+/// the program runs and how much memory it allocates: if that matters, run it in a process with
+/// limits.
+///
+/// A quantised program is refused at either trust level: no gradient passes through it, and
+/// LibTorch may crash on its packed weights instead of reporting an error. Debug entries
+/// (`.debug_pkl`) are never read.
+///
+/// \code{.cpp}
+/// auto file = formats::load_torchscript("model.pt");
+/// const at::Tensor logits = file.module.forward({images}).toTensor();
+/// \endcode
+///
+/// \param path the file
+/// \param trust whether an unchecked program may run
+/// \return the module and the listing
+/// \throws Error naming the file and the most serious objection, or if the file is damaged
+TorchScriptFile load_torchscript(const std::filesystem::path& path, Trust trust = Trust::checked);
 
 namespace detail::script {
 
-/// How a refusal of these objections ends: what the user can do.
+/// Returns the hint of a refusal: what the user can do about the objections.
 std::string advice(const TorchScriptListing& listing);
 
-/// An archive of nothing but what was looked at, as LibTorch is to see it. It takes the entries, which may be large.
-std::string rebuilt(Archive archive);
+/// Writes the checked entries into a new archive, which LibTorch then reads.
+/// \param archive the entries; taken by value, because they may be large
+/// \return the bytes of the new archive
+std::string rebuild_archive(Archive archive);
 
-std::set<std::string> foreign_nodes(const torch::jit::Module& module);
+/// Returns the kinds of nodes in the compiled graphs of `module` that a checked program may not
+/// contain.
+std::set<std::string> forbidden_nodes(const torch::jit::Module& module);
 
 }  // namespace detail::script
-
-/// What a TorchScript file would run and build, found without running or building any of it.
-/// \throws Error when the archive is no TorchScript file
-TorchScriptListing inspect_torchscript(const Archive& archive);
-
-/// A TorchScript file that was looked at and loaded.
-struct TorchScriptFile {
-  torch::jit::Module module;
-  TorchScriptListing listing;
-};
-
-/// Loads a TorchScript file, which is a program, onto the host; it is in the mode in which it was saved. With
-/// `Trust::checked` all its source and all that it would build is looked at first (`inspect_torchscript`),
-/// and nothing of it runs when it names anything but arithmetic on tensors (`operators`): no file, no
-/// process, no network, no class of somebody else's, no method that runs while it is loaded. LibTorch then
-/// reads an archive that is made afresh of what was looked at, and the graphs that it compiles are looked at
-/// once more. What can't be known beforehand is how long the program runs and how much memory it asks for:
-/// where that matters, run it in a process with limits.
-///
-/// A quantised program is refused with either trust: no gradient passes it, and what LibTorch does with its
-/// packed weights later is no error but a crash. Entries for debugging (`.debug_pkl`) are never read.
-/// \throws Error naming the file and the first of the objections, and when the file is damaged
-TorchScriptFile load_torchscript(const std::filesystem::path& path, Trust trust = Trust::checked);
-
 }  // namespace refine::formats
 
 #if !defined(REFINE_COMPILED_LIB)

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <limits>
 #include <optional>
 #include <vector>
@@ -12,31 +13,27 @@
 
 namespace refine::metrics {
 
-/// The figures of one classifier under one attack.
+/// The metrics of one classifier under one attack.
 struct AttackMetrics {
-  int classes = 0;
-  std::optional<int> target = std::nullopt;
-  Proportion ba = {};   ///< clean images predicted as their class
-  Proportion asr = {};  ///< triggered images of other classes predicted as the target; of none without one
-  Proportion ra = {};   ///< the same images predicted as their class
+  int classes = 0;                           ///< number of classes
+  std::optional<int> target = std::nullopt;  ///< the attack's target class; empty if it has none
+  Proportion ba = {};                        ///< benign accuracy: clean images predicted as their class
+  /// Attack success rate: triggered images of other classes predicted as the target. Without a
+  /// target, 0 of 0.
+  Proportion asr = {};
+  Proportion ra = {};              ///< robust accuracy: the same images predicted as their class
   ConfusionMatrix clean = {};      ///< classes × classes, all test images
-  ConfusionMatrix triggered = {};  ///< the same images with the trigger, those of the target class too
-  std::vector<Lift> lifts = {};    ///< one a class
-  Lift largest_lift = {};
+  ConfusionMatrix triggered = {};  ///< the same images with the trigger, including those of the target class
+  std::vector<Lift> lifts = {};    ///< one per class
+  Lift largest_lift = {};          ///< the largest of `lifts`
 };
 
-/// \throws Error when the lengths differ, or a label or the target lies outside [0, classes)
-AttackMetrics attack_metrics(const Predictions& p);
-
-/// The defense effectiveness rating (zhu2023enhancing), in [0, 1]: (max(0, ΔASR) − max(0, ΔBA) + 1) / 2 with
-/// Δ = before − after. 0.5 is a defense that did nothing; NaN without a target.
-inline double defense_effectiveness(const AttackMetrics& before, const AttackMetrics& after) {
-  const double asr = before.asr.value() - after.asr.value();
-  const double ba = before.ba.value() - after.ba.value();
-  if (std::isnan(asr) || std::isnan(ba)) return std::numeric_limits<double>::quiet_NaN();
-  return (std::max(0.0, asr) - std::max(0.0, ba) + 1) / 2;
-}
-
+/// Computes all metrics from the predictions for a test set.
+///
+/// Without a target, RA and the lifts are over all test images.
+///
+/// \param p the predictions, with and without the trigger
+/// \throws Error if the lengths differ, or a class or the target is not in [0, classes)
 inline AttackMetrics attack_metrics(const Predictions& p) {
   AttackMetrics result{.classes = p.classes, .target = p.target};
   result.lifts = lifts(p.truth, p.clean, p.triggered, p.classes, p.target);
@@ -47,11 +44,27 @@ inline AttackMetrics attack_metrics(const Predictions& p) {
   result.ra = {.hits = result.triggered.trace(), .n = result.triggered.sum()};
   if (p.target) {
     const int t = *p.target;
-    result.ra.hits -= result.triggered(t, t);
+    const std::int64_t target_to_target = result.triggered(t, t);
+    result.ra.hits -= target_to_target;
     result.ra.n -= result.triggered.row(t).sum();
-    result.asr = {.hits = result.triggered.col(t).sum() - result.triggered(t, t), .n = result.ra.n};
+    result.asr = {.hits = result.triggered.col(t).sum() - target_to_target, .n = result.ra.n};
   }
   return result;
+}
+
+/// Returns the defense effectiveness rating (`zhu2023enhancing`), in [0, 1]:
+/// (max(0, ΔASR) − max(0, ΔBA) + 1) / 2 with Δ = before − after.
+///
+/// A defense that changes nothing has 0.5.
+///
+/// \param before metrics of the victim
+/// \param after metrics of the defended model
+/// \return NaN without a target
+inline double defense_effectiveness(const AttackMetrics& before, const AttackMetrics& after) {
+  const double asr = before.asr.value() - after.asr.value();
+  const double ba = before.ba.value() - after.ba.value();
+  if (std::isnan(asr) || std::isnan(ba)) return std::numeric_limits<double>::quiet_NaN();
+  return (std::max(0.0, asr) - std::max(0.0, ba) + 1) / 2;
 }
 
 }  // namespace refine::metrics

@@ -13,48 +13,57 @@
 
 namespace refine::metrics {
 
-/// Class numbers, one an image.
+/// Class numbers, one per image.
 using Labels = std::span<const std::int64_t>;
 
-/// \throws Error unless there are `count` labels, all of them in [0, classes). `what` names them: "the clean
-/// predictions".
-void require_labels(std::string_view what, Labels labels, std::size_t count, int classes);
-
-/// What a classifier said of a test set: one entry an image, in the same order in all three. Triggered
-/// predictions are of all the images; those of the target class are left out of the attack's figures here.
+/// A classifier's predictions for a test set: one entry per image, in the same order in all three
+/// vectors. Triggered predictions cover all images; `attack_metrics` leaves out those of the target
+/// class.
 struct Predictions {
-  std::vector<std::int64_t> truth = {};
-  std::vector<std::int64_t> clean = {};
-  std::vector<std::int64_t> triggered = {};
-  int classes = 0;
-  std::optional<int> target = std::nullopt;  ///< none: no attack, or one without a single target
+  std::vector<std::int64_t> truth = {};      ///< true classes
+  std::vector<std::int64_t> clean = {};      ///< classes predicted without the trigger
+  std::vector<std::int64_t> triggered = {};  ///< classes predicted with the trigger
+  int classes = 0;                           ///< number of classes
+  std::optional<int> target = std::nullopt;  ///< the attack's target class; empty if it has none
 };
 
-/// Counts, classes × classes: a row for each true class, a column for each predicted one.
-using ConfusionMatrix = Eigen::Matrix<std::int64_t, Eigen::Dynamic, Eigen::Dynamic>;
+namespace detail {
 
-/// \throws Error when the lengths differ or a label lies outside [0, classes)
-inline ConfusionMatrix confusion_matrix(Labels truth, Labels predictions, int classes) {
-  require_labels("the true labels", truth, truth.size(), classes);
-  require_labels("the predictions", predictions, truth.size(), classes);
-  ConfusionMatrix counts = ConfusionMatrix::Zero(classes, classes);
-  for (std::size_t i = 0; i < truth.size(); ++i) ++counts(truth[i], predictions[i]);
-  return counts;
-}
-
+/// Throws unless there are `count` labels, all of them in [0, classes). `what` names them: "clean
+/// predictions".
 inline void require_labels(std::string_view what, Labels labels, std::size_t count, int classes) {
-  if (classes < 1) throw Error("cannot count {}: {} classes were said, at least 1 is needed", what, classes);
+  if (classes < 1) throw Error("{}: number of classes must be at least 1, got {}", what, classes);
   if (labels.size() != count) {
-    throw Error(
-        "cannot count {}: there are {} of them for {} test images; give one for each image, in one order",
-        what, labels.size(), count);
+    throw Error("{}: wrong number (got {}, expected {}); give one per test image, in the same order", what,
+                labels.size(), count);
   }
   for (std::size_t i = 0; i < labels.size(); ++i) {
     if (labels[i] < 0 || labels[i] >= classes) {
-      throw Error("cannot count {}: number {} is class {}, outside 0 to {}; check the number of classes",
-                  what, i, labels[i], classes - 1);
+      throw Error(
+          "{}: class of image {} is out of range (got {}, expected 0 to {}); check the number of classes",
+          what, i, labels[i], classes - 1);
     }
   }
+}
+
+}  // namespace detail
+
+/// Counts of images: a row per true class, a column per predicted class.
+using ConfusionMatrix = Eigen::Matrix<std::int64_t, Eigen::Dynamic, Eigen::Dynamic>;
+
+/// Counts the predictions of each class for the images of each class.
+///
+/// \param truth true classes
+/// \param predictions predicted classes, in the same order
+/// \param classes number of classes, at least 1
+/// \return classes × classes
+/// \throws Error if the lengths differ or a class is not in [0, classes)
+inline ConfusionMatrix confusion_matrix(Labels truth, Labels predictions, int classes) {
+  detail::require_labels("true labels", truth, truth.size(), classes);
+  detail::require_labels("predictions", predictions, truth.size(), classes);
+  ConfusionMatrix counts = ConfusionMatrix::Zero(classes, classes);
+  for (std::size_t i = 0; i < truth.size(); ++i) ++counts(truth[i], predictions[i]);
+  return counts;
 }
 
 }  // namespace refine::metrics

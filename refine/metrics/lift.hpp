@@ -1,8 +1,10 @@
 #pragma once
 
+#include <Eigen/Core>
 #include <range/v3/algorithm/max_element.hpp>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -17,140 +19,166 @@
 
 namespace refine::metrics {
 
-/// What the trigger adds to one class: over the same images, the share predicted `cls` with the trigger minus
-/// the share predicted `cls` without it. At the target it is the attack itself; elsewhere it finds an attack
-/// that was merely sent to another class, which the success rate at the target overlooks.
+/// What the trigger adds to one class: the share of images predicted as `cls` with the trigger,
+/// minus the share of the same images predicted as `cls` without it.
+///
+/// At the target, the lift is the attack itself. At other classes, it finds an attack that was
+/// merely redirected to another class, which the attack success rate at the target misses.
 struct Lift {
-  int cls = 0;
-  std::int64_t with_trigger = 0;     ///< images predicted `cls` with the trigger
-  std::int64_t without_trigger = 0;  ///< the same images predicted `cls` without it
-  std::int64_t gained = 0;           ///< predicted `cls` with the trigger only
-  std::int64_t lost = 0;             ///< predicted `cls` without it only
-  std::int64_t n = 0;
+  int cls = 0;                       ///< the class
+  std::int64_t with_trigger = 0;     ///< images predicted as `cls` with the trigger
+  std::int64_t without_trigger = 0;  ///< the same images predicted as `cls` without it
+  std::int64_t gained = 0;           ///< images predicted as `cls` with the trigger only
+  std::int64_t lost = 0;             ///< images predicted as `cls` without the trigger only
+  std::int64_t n = 0;                ///< images
 
-  /// In [-1, 1]; NaN over no images.
-  double value() const;
+  /// Returns the lift, in [-1, 1]; NaN if there are no images.
+  double value() const {
+    if (n == 0) return std::numeric_limits<double>::quiet_NaN();
+    return static_cast<double>(with_trigger - without_trigger) / static_cast<double>(n);
+  }
 
-  /// The two shares are of the same images, so only those that changed sides tell anything. The adjusted Wald
-  /// interval for paired proportions (bonett2012adjusted): one image more is taken as gained, one more as
-  /// lost. Its centre is a little nearer to 0 than `value`.
-  Interval interval(double z = z95) const;
+  /// Returns the adjusted Wald interval for paired proportions (`bonett2012adjusted`).
+  ///
+  /// Both shares are of the same images, so only images whose prediction changed carry information.
+  /// One image is added to those gained and one to those lost; the interval's centre is therefore
+  /// slightly nearer to 0 than `value()`.
+  ///
+  /// \param z normal quantile of the confidence level
+  Interval interval(double z = z95) const {
+    if (n == 0) return {value(), value()};
+    const double count = static_cast<double>(n) + 2;
+    const double up = (static_cast<double>(gained) + 1) / count;
+    const double down = (static_cast<double>(lost) + 1) / count;
+    const double half = z * std::sqrt((up + down - (up - down) * (up - down)) / count);
+    return {std::max(-1.0, up - down - half), std::min(1.0, up - down + half)};
+  }
 
+  /// True if all counts are equal.
   friend bool operator==(const Lift&, const Lift&) = default;
 };
 
-/// The lift of every class, over the test images of classes other than the target; over all of them where no
-/// target is said. The three spans speak of the same images in the same order.
-/// \throws Error when the lengths differ, or a label or the target lies outside [0, classes)
-std::vector<Lift> lifts(Labels truth, Labels clean, Labels triggered, int classes,
-                        std::optional<int> target = std::nullopt);
+namespace detail {
 
-/// The largest of the lifts, the lowest class among equals. \pre not empty, all over the same images
-Lift largest_lift(const std::vector<Lift>& lifts);
+/// One count per class.
+using ClassCounts = Eigen::Array<std::int64_t, Eigen::Dynamic, 1>;
 
-/// One guessed trigger, tried on clean images that nobody labelled.
-struct ScanEntry {
-  std::string trigger;            ///< in plain words: "checkerboard 3×3, bottom right"
-  std::vector<Lift> before = {};  ///< the victim's, one a class
-  std::vector<Lift> after = {};   ///< the defended model's
-  bool local = true;              ///< changes a small part of the image, which should move no sound model
+/// Confusion matrices of the same images: without the trigger, with it, and of the images whose
+/// prediction is the same with and without it.
+using PairedCounts = std::array<ConfusionMatrix, 3>;
 
-  /// How many images it was tried on: each of them counts for all classes but the victim's own.
-  std::int64_t images() const;
-
-  friend bool operator==(const ScanEntry&, const ScanEntry&) = default;
-};
-
-/// The lift of every class c, without labels: over the images that the victim itself does not call c. Each
-/// class has its own `n`, and at the victim nothing is c without the trigger. The three spans speak of the
-/// same images in the same order.
-/// \param own the victim's own clean predictions
-/// \throws Error when the lengths differ or a class lies outside [0, classes)
-std::vector<Lift> scan_lifts(Labels own, Labels clean, Labels triggered, int classes);
-
-/// The lift of the largest share, the lowest class among equals; those over no images count for nothing.
-/// Unlike `largest_lift`, for lifts over different images. Of none, a lift over no images.
-Lift max_lift_by_share(const std::vector<Lift>& lifts);
-
-inline double Lift::value() const {
-  if (n == 0) return std::numeric_limits<double>::quiet_NaN();
-  return static_cast<double>(with_trigger - without_trigger) / static_cast<double>(n);
-}
-
-inline Interval Lift::interval(double z) const {
-  if (n == 0) return {value(), value()};
-  const double count = static_cast<double>(n) + 2;
-  const double up = (static_cast<double>(gained) + 1) / count;
-  const double down = (static_cast<double>(lost) + 1) / count;
-  const double half = z * std::sqrt((up + down - (up - down) * (up - down)) / count);
-  return {std::max(-1.0, up - down - half), std::min(1.0, up - down + half)};
-}
-
-inline std::vector<Lift> lifts(Labels truth, Labels clean, Labels triggered, int classes,
-                               std::optional<int> target) {
-  require_labels("the true labels", truth, truth.size(), classes);
-  require_labels("the clean predictions", clean, truth.size(), classes);
-  require_labels("the triggered predictions", triggered, truth.size(), classes);
-  if (target && (*target < 0 || *target >= classes)) {
-    throw Error("cannot measure the attack: its target is class {}, outside 0 to {}; check the target",
-                *target, classes - 1);
+/// Counts the clean and the triggered predictions. Rows are the classes in `rows`. The labels must
+/// be valid.
+inline PairedCounts count_pairs(Labels rows, Labels clean, Labels triggered, int classes) {
+  const ConfusionMatrix zero = ConfusionMatrix::Zero(classes, classes);
+  PairedCounts counts = {zero, zero, zero};
+  auto& [without, with, unchanged] = counts;
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    ++without(rows[i], clean[i]);
+    ++with(rows[i], triggered[i]);
+    if (clean[i] == triggered[i]) ++unchanged(rows[i], clean[i]);
   }
-  std::vector<Lift> result(static_cast<std::size_t>(classes));
-  std::int64_t n = 0;
-  for (std::size_t i = 0; i < truth.size(); ++i) {
-    if (truth[i] == target) continue;
-    ++n;
-    auto& before = result[static_cast<std::size_t>(clean[i])];
-    auto& after = result[static_cast<std::size_t>(triggered[i])];
-    ++before.without_trigger;
-    ++after.with_trigger;
-    if (clean[i] != triggered[i]) {
-      ++before.lost;
-      ++after.gained;
-    }
-  }
-  for (int c = 0; Lift & lift : result) {
-    lift.cls = c++;
-    lift.n = n;
-  }
-  return result;
+  return counts;
 }
 
-inline Lift largest_lift(const std::vector<Lift>& lifts) {
-  return *ranges::max_element(lifts, {}, [](const Lift& l) { return l.with_trigger - l.without_trigger; });
-}
-
-inline std::int64_t ScanEntry::images() const {
-  std::int64_t sum = 0;
-  for (const Lift& lift : before) sum += lift.n;
-  return before.size() < 2 ? 0 : sum / static_cast<std::int64_t>(before.size() - 1);
-}
-
-inline std::vector<Lift> scan_lifts(Labels own, Labels clean, Labels triggered, int classes) {
-  require_labels("the victim's predictions", own, own.size(), classes);
-  require_labels("the clean predictions", clean, own.size(), classes);
-  require_labels("the triggered predictions", triggered, own.size(), classes);
-  std::vector<Lift> lifts(static_cast<std::size_t>(classes));
-  for (int c = 0; Lift & lift : lifts) {
-    lift.cls = c++;
-    lift.n = static_cast<std::int64_t>(own.size());
-  }
-  const auto at = [&](std::int64_t cls) -> Lift& { return lifts[static_cast<std::size_t>(cls)]; };
-  for (std::size_t i = 0; i < own.size(); ++i) {
-    --at(own[i]).n;
-    const bool changed = clean[i] != triggered[i];
-    if (triggered[i] != own[i]) {
-      ++at(triggered[i]).with_trigger;
-      if (changed) ++at(triggered[i]).gained;
-    }
-    if (clean[i] != own[i]) {
-      ++at(clean[i]).without_trigger;
-      if (changed) ++at(clean[i]).lost;
-    }
+/// Returns the lift of every class over the images in `counts`, whatever their row.
+/// \param n images of each class's lift
+inline std::vector<Lift> lifts_of(const PairedCounts& counts, const ClassCounts& n) {
+  const auto per_class = [](const ConfusionMatrix& matrix) -> ClassCounts {
+    return matrix.colwise().sum().transpose();
+  };
+  const ClassCounts without = per_class(counts[0]), with = per_class(counts[1]),
+                    unchanged = per_class(counts[2]);
+  const ClassCounts gained = with - unchanged, lost = without - unchanged;
+  std::vector<Lift> lifts;
+  lifts.reserve(static_cast<std::size_t>(n.size()));
+  for (Eigen::Index c = 0; c < n.size(); ++c) {
+    lifts.push_back({.cls = static_cast<int>(c),
+                     .with_trigger = with[c],
+                     .without_trigger = without[c],
+                     .gained = gained[c],
+                     .lost = lost[c],
+                     .n = n[c]});
   }
   return lifts;
 }
 
+}  // namespace detail
+
+/// Returns the lift of every class, over the test images of classes other than the target, or over
+/// all of them if there is no target.
+///
+/// \param truth true classes
+/// \param clean classes predicted without the trigger, in the same order
+/// \param triggered classes predicted with the trigger, in the same order
+/// \param classes number of classes, at least 1
+/// \param target class whose images are left out
+/// \throws Error if the lengths differ, or a class or the target is not in [0, classes)
+inline std::vector<Lift> lifts(Labels truth, Labels clean, Labels triggered, int classes,
+                               std::optional<int> target = std::nullopt) {
+  detail::require_labels("true labels", truth, truth.size(), classes);
+  detail::require_labels("clean predictions", clean, truth.size(), classes);
+  detail::require_labels("triggered predictions", triggered, truth.size(), classes);
+  if (target && (*target < 0 || *target >= classes)) {
+    throw Error("attack's target: class is out of range (got {}, expected 0 to {}); check the target",
+                *target, classes - 1);
+  }
+  detail::PairedCounts counts = detail::count_pairs(truth, clean, triggered, classes);
+  if (target) {
+    for (ConfusionMatrix& matrix : counts) matrix.row(*target).setZero();
+  }
+  return detail::lifts_of(counts, detail::ClassCounts::Constant(classes, counts[0].sum()));
+}
+
+/// Returns the largest of the lifts; among equals, that of the lowest class.
+///
+/// \param lifts not empty, all over the same images
+inline Lift largest_lift(const std::vector<Lift>& lifts) {
+  return *ranges::max_element(lifts, {}, [](const Lift& l) { return l.with_trigger - l.without_trigger; });
+}
+
+/// The result of a guessed trigger on clean images without labels.
+struct ScanEntry {
+  std::string trigger;            ///< description: "checkerboard 3×3, bottom right"
+  std::vector<Lift> before = {};  ///< lifts of the victim, one per class
+  std::vector<Lift> after = {};   ///< lifts of the defended model, one per class
+  bool local = true;              ///< true: changes a small part of the image, which no sound model reacts to
+
+  /// Returns the number of images. Each of them counts for all classes except the one that the
+  /// victim predicts.
+  std::int64_t images() const {
+    std::int64_t sum = 0;
+    for (const Lift& lift : before) sum += lift.n;
+    return before.size() < 2 ? 0 : sum / static_cast<std::int64_t>(before.size() - 1);
+  }
+
+  /// True if all fields are equal.
+  friend bool operator==(const ScanEntry&, const ScanEntry&) = default;
+};
+
+/// Returns the lift of every class without labels: over the images that the victim does not predict
+/// as that class. Each class has its own `n`. For the victim itself, `without_trigger` is 0.
+///
+/// \param victim classes that the victim predicts for the clean images
+/// \param clean classes that the measured model predicts without the trigger, in the same order
+/// \param triggered classes that it predicts with the trigger, in the same order
+/// \param classes number of classes, at least 1
+/// \throws Error if the lengths differ or a class is not in [0, classes)
+inline std::vector<Lift> scan_lifts(Labels victim, Labels clean, Labels triggered, int classes) {
+  detail::require_labels("victim's predictions", victim, victim.size(), classes);
+  detail::require_labels("clean predictions", clean, victim.size(), classes);
+  detail::require_labels("triggered predictions", triggered, victim.size(), classes);
+  detail::PairedCounts counts = detail::count_pairs(victim, clean, triggered, classes);
+  const detail::ClassCounts n = counts[0].sum() - counts[0].rowwise().sum().array();
+  for (ConfusionMatrix& matrix : counts) matrix.diagonal().setZero();
+  return detail::lifts_of(counts, n);
+}
+
+/// Returns the lift with the largest `value()`; among equals, that of the lowest class. Unlike
+/// `largest_lift`, compares lifts over different images.
+///
+/// \param lifts those over no images are ignored
+/// \return a lift with `n` = 0 if none is left
 inline Lift max_lift_by_share(const std::vector<Lift>& lifts) {
   Lift best;
   for (const Lift& lift : lifts) {

@@ -7,45 +7,45 @@
 
 namespace refine::metrics {
 
-/// What the data leave open about a figure, both ends included.
+/// A confidence interval; both ends belong to it.
 struct Interval {
-  double low = 0;
-  double high = 0;
+  double low = 0;   ///< lower end
+  double high = 0;  ///< upper end
 };
 
 /// The standard normal quantile of a two-sided 95 % interval.
 inline constexpr double z95 = 1.959963984540054;
 
-/// So many of so many. Of none, it has no value: NaN, and an interval of NaN.
+/// A count out of a total. If the total is 0, its value and interval are NaN.
 struct Proportion {
-  std::int64_t hits = 0;
-  std::int64_t n = 0;
+  std::int64_t hits = 0;  ///< the count
+  std::int64_t n = 0;     ///< the total
 
-  /// In [0, 1].
-  double value() const;
+  /// Returns hits / n, in [0, 1].
+  double value() const {
+    return n == 0 ? std::numeric_limits<double>::quiet_NaN()
+                  : static_cast<double>(hits) / static_cast<double>(n);
+  }
 
-  /// The score interval of Wilson (wilson1927probable), which holds its word near 0 and 1, where the figures
-  /// of a defense lie.
-  Interval wilson(double z = z95) const;
+  /// Returns Wilson's score interval (`wilson1927probable`), which keeps its coverage near 0 and 1,
+  /// where the metrics of a defense lie.
+  ///
+  /// \param z normal quantile of the confidence level
+  Interval wilson(double z = z95) const {
+    const double count = static_cast<double>(n);
+    const double p = value();
+    const double share = z * z / count;
+    const double middle = p + share / 2;
+    const double half = z * std::sqrt(p * (1 - p) / count + share / (4 * count));
+    if (n == 0) return {p, p};
+    // At 0 and 1 the root equals the other term; computing the difference would leave a rounding
+    // error.
+    return {hits == 0 ? 0.0 : std::max(0.0, (middle - half) / (1 + share)),
+            hits == n ? 1.0 : std::min(1.0, (middle + half) / (1 + share))};
+  }
 
+  /// True if counts and totals are equal.
   friend bool operator==(const Proportion&, const Proportion&) = default;
 };
-
-inline double Proportion::value() const {
-  return n == 0 ? std::numeric_limits<double>::quiet_NaN()
-                : static_cast<double>(hits) / static_cast<double>(n);
-}
-
-inline Interval Proportion::wilson(double z) const {
-  const double count = static_cast<double>(n);
-  const double p = value();
-  const double share = z * z / count;
-  const double middle = p + share / 2;
-  const double half = z * std::sqrt(p * (1 - p) / count + share / (4 * count));
-  if (n == 0) return {p, p};
-  // At the ends the root equals the other term; only rounding would say otherwise.
-  return {hits == 0 ? 0.0 : std::max(0.0, (middle - half) / (1 + share)),
-          hits == n ? 1.0 : std::min(1.0, (middle + half) / (1 + share))};
-}
 
 }  // namespace refine::metrics

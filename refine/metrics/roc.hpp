@@ -16,99 +16,76 @@
 
 namespace refine::metrics {
 
-/// One score an image: the higher, the more suspicious.
+/// One score per image: the higher, the more suspicious.
 using Scores = std::span<const double>;
 
-/// The area under the ROC curve of a score: the share of the pairs of a triggered and a clean image in which
-/// the triggered one scores higher, ties counted half (Mann and Whitney). 0.5 is chance, 1 a score that tells
-/// them apart without a mistake. Of no pairs, it has no value: NaN, and an interval of NaN.
+/// The area under the ROC curve of a score: the share of pairs of a triggered and a clean image in
+/// which the triggered image has the higher score, ties counted as one half (Mann and Whitney).
+///
+/// 0.5 is chance; 1 is a score that separates the two without a mistake. If there are no pairs,
+/// value and interval are NaN.
 struct Auroc {
-  double wins = 0;  ///< pairs in which the triggered image scores higher, and half of those with equal scores
-  std::int64_t triggered = 0;  ///< images
-  std::int64_t clean = 0;      ///< images
+  double wins = 0;  ///< pairs in which the triggered image has the higher score, plus half the ties
+  std::int64_t triggered = 0;  ///< number of triggered images
+  std::int64_t clean = 0;      ///< number of clean images
 
-  /// In [0, 1].
-  double value() const;
+  /// Returns the area, in [0, 1].
+  double value() const {
+    if (triggered == 0 || clean == 0) return std::numeric_limits<double>::quiet_NaN();
+    return wins / (static_cast<double>(triggered) * static_cast<double>(clean));
+  }
 
-  /// The standard error of Hanley and McNeil (hanley1982meaning), were `area` the true one.
-  double standard_error(double area) const;
+  /// Returns the standard error of Hanley and McNeil (`hanley1982meaning`).
+  ///
+  /// \param area the true area, in [0, 1]
+  double standard_error(double area) const {
+    const double t = static_cast<double>(triggered), c = static_cast<double>(clean);
+    const double spread = 1 + (t - 1) * (1 - area) / (2 - area) + (c - 1) * area / (1 + area);
+    return std::sqrt(std::max(0.0, area * (1 - area) * spread / (t * c)));
+  }
 
-  /// The areas that the observed one does not reject: |value − area| ≤ z · standard_error(area), which, as
-  /// Wilson's interval does, keeps its width at an observed 1 (newcombe2006confidence).
-  Interval interval(double z = z95) const;
+  /// Returns the areas that the observed one does not reject: |value() − area| ≤ z ·
+  /// standard_error(area). As Wilson's interval does, it keeps its width if the observed area is 1
+  /// (`newcombe2006confidence`).
+  ///
+  /// \param z normal quantile of the confidence level
+  Interval interval(double z = z95) const {
+    const double observed = value();
+    if (std::isnan(observed)) return {observed, observed};
+    const auto end = [&](double rejected) {
+      double accepted = observed;
+      for (int i = 0; i < 60; ++i) {  // bisects down to the precision of double
+        const double middle = (accepted + rejected) / 2;
+        (std::abs(observed - middle) > z * standard_error(middle) ? rejected : accepted) = middle;
+      }
+      return rejected;
+    };
+    return {observed == 0 ? 0.0 : end(0), observed == 1 ? 1.0 : end(1)};
+  }
 
+  /// True if all counts are equal.
   friend bool operator==(const Auroc&, const Auroc&) = default;
 };
 
 namespace detail {
 
-void require_numbers(std::string_view what, Scores scores);
-
-}  // namespace detail
-
-/// \throws Error when a score is not a number
-Auroc auroc(Scores triggered, Scores clean);
-
-/// The smallest threshold that at most `false_alarm_rate` of the scores lie above; a score above it, and not
-/// on it, is an alarm.
-/// \param clean scores of clean images, one at least \param false_alarm_rate in [0, 1)
-/// \throws Error when a parameter is not so, or a score is not a number
-double threshold_for(Scores clean, double false_alarm_rate);
-
-/// An alarm measured: its threshold was set on some clean images, its figures are of other ones.
-struct AlarmFigures {
-  double threshold = 0;          ///< a score above it is an alarm
-  double wanted_rate = 0;        ///< of false alarms, on the images that the threshold was set on
-  Proportion false_alarms = {};  ///< clean images with an alarm
-  std::optional<Proportion> detections = std::nullopt;  ///< triggered images with an alarm
-  std::optional<Auroc> auroc = std::nullopt;            ///< triggered against clean, whatever the threshold
-
-  friend bool operator==(const AlarmFigures&, const AlarmFigures&) = default;
-};
-
-inline double Auroc::value() const {
-  if (triggered == 0 || clean == 0) return std::numeric_limits<double>::quiet_NaN();
-  return wins / (static_cast<double>(triggered) * static_cast<double>(clean));
-}
-
-inline double Auroc::standard_error(double area) const {
-  const double t = static_cast<double>(triggered), c = static_cast<double>(clean);
-  const double spread = 1 + (t - 1) * (1 - area) / (2 - area) + (c - 1) * area / (1 + area);
-  return std::sqrt(std::max(0.0, area * (1 - area) * spread / (t * c)));
-}
-
-inline Interval Auroc::interval(double z) const {
-  const double seen = value();
-  if (std::isnan(seen)) return {seen, seen};
-  const auto end = [&](double far) {
-    double near = seen;
-    for (int i = 0; i < 60; ++i) {  // halving until nothing is left of the distance
-      const double middle = (near + far) / 2;
-      (std::abs(seen - middle) > z * standard_error(middle) ? far : near) = middle;
-    }
-    return far;
-  };
-  return {seen == 0 ? 0.0 : end(0), seen == 1 ? 1.0 : end(1)};
-}
-
-}  // namespace refine::metrics
-
-namespace refine::metrics::detail {
-
+/// Throws if a score is NaN. `what` names the scores' images.
 inline void require_numbers(std::string_view what, Scores scores) {
   for (std::size_t i = 0; i < scores.size(); ++i) {
-    if (!std::isnan(scores[i])) continue;
-    throw Error("cannot compare the scores of {}: number {} is not a number; check that image", what, i);
+    if (std::isnan(scores[i])) throw Error("scores of the {}: score {} is NaN; check that image", what, i);
   }
 }
 
-}  // namespace refine::metrics::detail
+}  // namespace detail
 
-namespace refine::metrics {
-
+/// Compares the scores of triggered and of clean images.
+///
+/// \param triggered scores of triggered images
+/// \param clean scores of clean images
+/// \throws Error if a score is NaN
 inline Auroc auroc(Scores triggered, Scores clean) {
-  detail::require_numbers("the triggered images", triggered);
-  detail::require_numbers("the clean images", clean);
+  detail::require_numbers("triggered images", triggered);
+  detail::require_numbers("clean images", clean);
   std::vector<double> sorted(clean.begin(), clean.end());
   std::ranges::sort(sorted);
   std::int64_t halves = 0;
@@ -121,21 +98,41 @@ inline Auroc auroc(Scores triggered, Scores clean) {
           .clean = static_cast<std::int64_t>(clean.size())};
 }
 
+/// Returns the smallest threshold that at most `false_alarm_rate` of the scores exceed. A score
+/// above the threshold, but not equal to it, is an alarm.
+///
+/// \param clean scores of clean images, at least one
+/// \param false_alarm_rate in [0, 1)
+/// \throws Error if there are no scores, the rate is out of range, or a score is NaN
 inline double threshold_for(Scores clean, double false_alarm_rate) {
   if (!(false_alarm_rate >= 0 && false_alarm_rate < 1)) {
-    throw Error("cannot set the alarm: a false-alarm rate of {} was asked for; say 0 or more, below 1",
+    throw Error("alarm: a false-alarm rate of {} is out of range (expected at least 0 and below 1)",
                 false_alarm_rate);
   }
-  if (clean.empty()) throw Error("cannot set the alarm: there are no clean images to set it on; give some");
-  detail::require_numbers("the clean images", clean);
-  // Not floor(rate · n): 0.29 · 100 is a little less than 29.
+  if (clean.empty()) throw Error("alarm: no clean images to calibrate the threshold on; give at least one");
+  detail::require_numbers("clean images", clean);
+  // Not floor(rate · n): in binary, 0.29 · 100 is slightly less than 29.
   std::size_t allowed = 0;
   const auto n = static_cast<double>(clean.size());
   while (static_cast<double>(allowed + 1) / n <= false_alarm_rate) ++allowed;
   std::vector<double> scores(clean.begin(), clean.end());
-  const auto place = scores.begin() + static_cast<std::ptrdiff_t>(allowed);
-  std::ranges::nth_element(scores, place, std::greater<>());
-  return *place;
+  const auto threshold = scores.begin() + static_cast<std::ptrdiff_t>(allowed);
+  std::ranges::nth_element(scores, threshold, std::greater<>());
+  return *threshold;
 }
+
+/// The metrics of an alarm. Its threshold was calibrated on some clean images; the metrics are
+/// those of others.
+struct AlarmMetrics {
+  double threshold = 0;          ///< a score above it is an alarm
+  double wanted_rate = 0;        ///< rate of false alarms that the threshold was calibrated for
+  Proportion false_alarms = {};  ///< clean images with an alarm
+  std::optional<Proportion> detections = std::nullopt;  ///< triggered images with an alarm
+  /// Triggered against clean images; independent of the threshold.
+  std::optional<Auroc> auroc = std::nullopt;
+
+  /// True if all fields are equal.
+  friend bool operator==(const AlarmMetrics&, const AlarmMetrics&) = default;
+};
 
 }  // namespace refine::metrics

@@ -6,9 +6,10 @@
 
 namespace refine::nn {
 
-/// Whether a device is taken to multiply bfloat16 quicker than float32: an x86 processor with AVX512_BF16,
-/// and any CUDA device, which is so from compute capability 8 on and not asked here. Any device computes with
-/// bfloat16, others slowly.
+/// True if a device multiplies bfloat16 faster than float32: an x86 processor with AVX512_BF16, or a CUDA device.
+///
+/// CUDA devices do so from compute capability 8 on, which is not checked. Other devices compute with bfloat16, too,
+/// but slowly.
 inline bool has_bfloat16(at::Device device) {
   if (device.is_cuda()) return true;
 #if defined(__x86_64__)
@@ -18,12 +19,15 @@ inline bool has_bfloat16(at::Device device) {
 #endif
 }
 
-/// LibTorch's autocast to bfloat16 on a device's kind, for as long as this lives, in this thread:
-/// convolutions and matrix products of float32 tensors are made in bfloat16, which keeps float32's range and
-/// 8 of its 24 bits; parameters and their gradients stay as they are. Where `on` is false it changes nothing.
-/// Losses belong outside, and so does `backward`, which repeats each step's own arithmetic.
+/// Enables LibTorch's autocast to bfloat16 for a kind of device, in this thread, until it is destroyed.
+///
+/// Convolutions and matrix products of float32 tensors are computed in bfloat16, which keeps the range of float32
+/// and 8 of its 24 significant bits. Parameters and their gradients remain float32. Compute losses outside of it,
+/// and call `backward` outside: each step's gradient uses the arithmetic of that step.
 class Autocast {
  public:
+  /// \param device whose kind is affected
+  /// \param on false: changes nothing
   Autocast(at::Device device, bool on) : kind_(device.type()), on_(on) {
     if (!on_) return;
     was_enabled_ = at::autocast::is_autocast_enabled(kind_);
@@ -38,7 +42,7 @@ class Autocast {
 
   ~Autocast() {
     if (!on_) return;
-    // The outermost forgets the weights that it has cast: the optimiser is about to change them.
+    // Drops the cached casts of weights, which the optimiser is about to change.
     if (at::autocast::decrement_nesting() == 0) at::autocast::clear_cache();
     at::autocast::set_autocast_enabled(kind_, was_enabled_);
     at::autocast::set_autocast_dtype(kind_, was_type_);

@@ -15,16 +15,19 @@
 
 namespace refine::nn {
 
-/// The module type of a policy, which holds its module in a `std::shared_ptr` called `module`.
+/// The module type of a policy, which holds its module in a `std::shared_ptr` named `module`.
 template <typename Policy>
 using ModuleOf = typename std::remove_cvref_t<decltype(Policy::module)>::element_type;
 
-/// Whether a module of this static type says how it is cloned, as a `torch::nn::Cloneable` does.
+/// Satisfied if a module type implements `clone`, as a `torch::nn::Cloneable` does.
 template <typename Module>
 concept CanClone = !std::same_as<decltype(&Module::clone), decltype(&torch::nn::Module::clone)>;
 
-/// The same policy around another module of the same type. A policy that holds its module in more places
-/// than `module` says how, by a member `with_module(module)`.
+/// Returns a copy of a policy that holds another module.
+///
+/// A policy that refers to its module from further members implements it by a member `with_module(module)`.
+/// \param policy to copy
+/// \param module of the policy's module type
 template <typename Policy>
 Policy with_module(const Policy& policy, decltype(Policy::module) module) {
   if constexpr (requires { policy.with_module(module); }) {
@@ -38,13 +41,14 @@ Policy with_module(const Policy& policy, decltype(Policy::module) module) {
 
 namespace detail {
 
-/// Gives the tensors of `to` the values, type and device of those of `from`, in their order: a `Sequential`
-/// renames its children when it is cloned. \throws Error when they are not as many or not of the same shapes
+/// Assigns value, type and device of the tensors of `from` to those of `to`, in order: a `Sequential` renames its
+/// children when it is cloned.
+/// \throws Error if the numbers or shapes of tensors differ
 template <typename Tensors>
 void copy_tensors(const Tensors& from, Tensors to) {
   const auto fits = [](const auto& a, const auto& b) { return a.value().sizes() == b.value().sizes(); };
   if (!std::equal(from.begin(), from.end(), to.begin(), to.end(), fits)) {
-    throw Error("a module's clone has other tensors than the module; mend its clone() or reset()");
+    throw Error("cannot copy a module: its clone has other tensors; fix its clone() or reset()");
   }
   for (std::size_t i = 0; i < to.size(); ++i) {
     const at::Tensor& source = from[i].value();
@@ -55,15 +59,16 @@ void copy_tensors(const Tensors& from, Tensors to) {
 
 }  // namespace detail
 
-/// The same policy with its state copied, so that changing one leaves the other alone.
-/// \throws c10::Error when the module does not say how it is cloned, Error when its clone is of another kind
+/// Returns a copy of a policy with its own module: changing one does not affect the other.
+/// \throws c10::Error if the module does not implement `clone`
+/// \throws Error if its clone has another type or other tensors
 template <typename Policy>
 Policy deep_copy(const Policy& policy) {
-  // Seeded: a clone draws fresh weights before it overwrites them, and nobody else's draws shall move.
+  // Seeded: a clone draws fresh weights before it overwrites them, which must not change other draws.
   auto module =
       with_torch_seed(0, [&] { return std::dynamic_pointer_cast<ModuleOf<Policy>>(policy.module->clone()); });
-  if (!module) throw Error("a module's clone is of another kind than the module");
-  // `Cloneable` passes over children that are bare modules, and leaves them as they were drawn.
+  if (!module) throw Error("cannot copy a module: its clone has another type; fix its clone()");
+  // `Cloneable` does not copy children that are bare modules.
   detail::copy_tensors(policy.module->named_parameters(), module->named_parameters());
   detail::copy_tensors(policy.module->named_buffers(), module->named_buffers());
   return with_module(policy, std::move(module));

@@ -16,8 +16,9 @@
 
 namespace refine::nn {
 
-/// Lays every 4-D parameter out channels-last, in place, which is what convolutions are quickest with on the
-/// CPU and on tensor cores. Values and names stay.
+/// Changes the memory layout of all 4-D parameters to channels-last, in place.
+///
+/// Convolutions are fastest in it, on processors and on tensor cores. Values and names do not change.
 inline void to_channels_last(torch::nn::Module& module) {
   c10::NoGradGuard no_grad;
   for (auto& parameter : module.parameters()) {
@@ -27,34 +28,59 @@ inline void to_channels_last(torch::nn::Module& module) {
 
 namespace detail {
 
+/// Returns the process-wide setting of `allow_winograd`.
 std::atomic<bool>& winograd_allowed();
 
-/// 3×3, stride 1, a border of one zero.
+/// True for a 3×3 convolution of stride 1 with zero padding of one pixel.
 bool is_3x3_same(const torch::nn::detail::ConvNdOptions<2>& o);
 
 }  // namespace detail
 
-/// Says once, for the process, whether `convolve` may choose another algorithm than LibTorch's; it may,
-/// unless this says no. Say no to compare with LibTorch to the last bits.
+/// Sets, for the process, whether `convolve` may use `winograd::convolution`. It may by default.
+///
+/// Pass false to get LibTorch's results to the last bit.
 inline void allow_winograd(bool yes) {
   detail::winograd_allowed() = yes;
 }
 
-/// A 3×3 convolution of stride 1 over images with a border of one zero: by `winograd::convolution` where that
-/// is quicker, which is so in float32 on an x86 processor and outside of autocast, else by LibTorch. What is
-/// traced, for export, is LibTorch's own. \param bias may be undefined
+/// Computes a 3×3 convolution of stride 1 with zero padding of one pixel.
+///
+/// Uses `winograd::convolution` where that is faster: in float32, on an x86 processor, outside of autocast. Uses
+/// LibTorch's otherwise, and while tracing for export.
+/// \param x N×in×H×W
+/// \param weight out×in×3×3
+/// \param bias of `out` values, or undefined
+/// \return N×out×H×W
 at::Tensor convolve(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias);
 
-/// `convolution(x)`, which is the above where it is such a one.
+/// Computes `convolution(x)`, by the overload above if the convolution is of that kind.
+/// \param convolution any
+/// \param x N×in×H×W
 at::Tensor convolve(torch::nn::Conv2d& convolution, const at::Tensor& x);
 
-/// `apply_batch_norm(norm, convolve(convolution, x))` (foldable.hpp, convolve.hpp). While it trains, BatchNorm takes a
-/// bias away again with the mean, so none is added: it gets no gradient (which would be 0 but for rounding),
-/// and the running mean is told of it.
+/// Computes `norm(x)`, or returns `x` if the norm was folded into a convolution (`fold_conv_bn`).
+/// \param norm may be empty
+/// \param x N×channels×H×W
+inline at::Tensor apply_batch_norm(torch::nn::BatchNorm2d& norm, const at::Tensor& x) {
+  return norm.is_empty() ? x : norm->forward(x);
+}
+
+/// Computes `apply_batch_norm(norm, convolve(convolution, x))`.
+///
+/// In training mode BatchNorm subtracts the bias of the convolution with the mean. The bias is therefore not added
+/// and gets no gradient (which would be 0 except for rounding); the running mean accounts for it.
+/// \param convolution any
+/// \param norm may be empty
+/// \param x N×in×H×W
 at::Tensor conv_bn(torch::nn::Conv2d& convolution, torch::nn::BatchNorm2d& norm, const at::Tensor& x);
 
-/// N×C×H×W with both sides `times` as long, bilinear, in the type that `x` has: autocast would have it, and
-/// all that is joined to it, in float32, which a convolution behind it rounds to bfloat16 again.
+/// Enlarges images by bilinear interpolation, in the type of `x`.
+///
+/// Autocast would compute it, and all that is concatenated with it, in float32, which the next convolution rounds
+/// to bfloat16 again.
+/// \param x N×C×H×W
+/// \param times the factor for height and width, at least 1
+/// \param align_corners as in LibTorch
 inline at::Tensor upsample_bilinear(const at::Tensor& x, std::int64_t times, bool align_corners) {
   const c10::impl::ExcludeDispatchKeyGuard without_autocast(c10::autocast_dispatch_keyset);
   return at::upsample_bilinear2d(x, {times * x.size(2), times * x.size(3)}, align_corners);

@@ -11,9 +11,11 @@
 
 namespace refine::nn {
 
-/// Whether a policy says of itself that its `forward` gives a device the same work for every batch of one
-/// shape: no host code in it depends on the images, on a draw or on how often it was called, and nothing
-/// waits for the device. A policy says so by a member `cuda_graph_safe`; one that is silent is not.
+/// True if a policy declares that its `forward` can be recorded as a CUDA graph.
+///
+/// A policy declares it by a member `cuda_graph_safe = true`: for every batch of one shape the device gets the same
+/// work; no host code depends on the images, on a random draw or on the number of calls; and nothing waits for the
+/// device.
 template <typename Policy>
 constexpr bool is_replayable(const Policy& policy) {
   if constexpr (requires {
@@ -27,54 +29,59 @@ constexpr bool is_replayable(const Policy& policy) {
 
 namespace detail {
 
-inline std::atomic<bool>& replay_allowed() {
+/// Returns the process-wide setting of `enable_cuda_graphs`.
+inline std::atomic<bool>& cuda_graphs_enabled() {
   static std::atomic<bool> allowed = true;
   return allowed;
 }
 
-/// Records work on two tensors and replays it.
+/// Records a function of two tensors and replays it.
 class Recorder {
  public:
   virtual ~Recorder() = default;
 
-  /// Returns whether the work has been done, by a replay. Tensors of other shapes than the first are left to
-  /// the caller.
+  /// Replays the work if it can.
+  /// \return false if the caller has to do the work, as for tensors of other shapes than those recorded
   virtual bool take(const at::Tensor& first, const at::Tensor& second,
                     const std::function<void(const at::Tensor&, const at::Tensor&)>& work) = 0;
 };
 
-/// Returns a recorder of the device's work, or nothing where there is none: on other devices than CUDA's, and
-/// where the library is built without CUDA graphs. The one place that depends on how it is built.
+/// Returns a recorder for a CUDA device, or null for other devices and without `REFINE_CUDA_GRAPHS`.
 std::unique_ptr<Recorder> make_recorder(at::Device device);
 
 }  // namespace detail
 
-/// Says once, for the process, whether training may replay what policies say is `cuda_graph_safe`; it may, unless
-/// this says no. Say no where a graph's memory, as much as a step takes again, is not to be had.
+/// Sets, for the process, whether training may use CUDA graphs. It may by default.
+///
+/// Pass false to save memory: a graph takes as much again as a step.
 inline void enable_cuda_graphs(bool yes) {
-  detail::replay_allowed() = yes;
+  detail::cuda_graphs_enabled() = yes;
 }
 
-/// Work on two tensors that is done again and again. On a CUDA device, where it `may_replay` and the library
-/// is built with `REFINE_CUDA_GRAPHS` (CUDA's headers are needed, and `libtorch_cuda` when linking), it is
-/// recorded as a CUDA graph once it has been done a few times, and replayed from then on for tensors of the
-/// same shapes: the device need not wait until the host has said each of a thousand small things. Everywhere
-/// else, and for tensors of other shapes than the first, it is called.
+/// Runs a function of two tensors repeatedly, as a CUDA graph where possible.
 ///
-/// What it reads besides its arguments and what it changes must stay where it is in memory. As long as this
-/// lives, the current stream is one of its own, since the default stream can't be recorded.
+/// With a CUDA device and a library built with `REFINE_CUDA_GRAPHS` (which needs CUDA's headers, and `libtorch_cuda`
+/// for linking) the function is recorded after a few calls and replayed from then on for tensors of the same
+/// shapes, which saves the host's time for launching a thousand small kernels. Otherwise, and for other shapes, it is
+/// called.
+///
+/// All other tensors that the function reads or writes must keep their addresses. While the object exists, another
+/// stream is current, since the default stream cannot be recorded.
 template <std::invocable<const at::Tensor&, const at::Tensor&> Work>
 class CudaGraphRunner {
  public:
+  /// \param device where the tensors are
+  /// \param may_replay whether the function is safe to record (`is_replayable`)
+  /// \param work the function
   CudaGraphRunner(at::Device device, bool may_replay, Work work)
-      : recorder_(may_replay && detail::replay_allowed() ? detail::make_recorder(device) : nullptr),
+      : recorder_(may_replay && detail::cuda_graphs_enabled() ? detail::make_recorder(device) : nullptr),
         work_(std::move(work)) {}
 
   CudaGraphRunner(const CudaGraphRunner&) = delete;
   CudaGraphRunner& operator=(const CudaGraphRunner&) = delete;
 
-  /// \throws Error when the work can't be recorded, since something in it waits for the device or memory is
-  /// short
+  /// Runs the function.
+  /// \throws Error if it cannot be recorded: something in it waits for the device, or memory is short
   void operator()(const at::Tensor& first, const at::Tensor& second) {
     if (recorder_ && recorder_->take(first, second, std::ref(work_))) return;
     work_(first, second);

@@ -3,6 +3,10 @@
 #include <c10/core/Device.h>
 #include <torch/nn/module.h>
 
+#if defined(__GLIBC__)
+#include <malloc.h>
+#endif
+
 #include <cstddef>
 #include <optional>
 #include <string>
@@ -11,47 +15,47 @@
 
 namespace refine {
 
-/// Where `train_classifier` and `fit` run (and leave their networks, for evaluation): what `use_device`
-/// chose, otherwise CUDA where there is one, else the CPU.
+/// Returns the device that `train_classifier` and `fit` use, and on which they leave their networks: the one set by
+/// `use_device`, else CUDA if available, else the CPU.
 at::Device default_device();
 
-/// Says once, for the process, where `train_classifier` and `fit` run.
+/// Sets the default device of the process.
 /// \param name `auto`, `cpu`, `cuda` or `cuda:1`
-/// \throws Error when the name is no device, or this machine has no such one
+/// \throws Error if the name is not a device, or this machine does not have it
 void use_device(const std::string& name);
 
-/// Says once how many host threads tensor arithmetic uses; 0 means what OMP_NUM_THREADS says, or one a
-/// hardware thread.
+/// Sets the number of host threads for tensor arithmetic.
+/// \param threads not negative; 0: as `OMP_NUM_THREADS` specifies, or one for each hardware thread
 void use_threads(int threads);
 
 }  // namespace refine
 
 namespace refine::nn {
 
-/// Returns the device of a module's first parameter or, where it has none (a frozen or scripted network may
-/// have buffers alone), of its first buffer; nothing where it has no tensors.
+/// Returns the device of a module's first parameter or, without parameters, of its first buffer, as frozen and
+/// scripted networks have only buffers.
+/// \return nothing for a module without tensors
 std::optional<at::Device> device_of(const torch::nn::Module& module);
 
-/// Moves a module. One whose tensors are all there already is only read, so that other threads may use it.
+/// Moves a module to a device. A module that is there already is only read, so that other threads may use it.
 void move_to(torch::nn::Module& module, at::Device device);
 
-/// Returns how many bytes of a device's memory are free for large tensors. The host counts as boundless: what
-/// is there need not be copied. Where LibTorch does not tell (before 2.9, or on a device that it does not ask),
-/// 16 GiB are assumed.
+/// Returns the free memory of a device in bytes.
+///
+/// The host counts as unlimited, since its tensors need not be copied. If LibTorch does not report it (before 2.9, or
+/// for some devices), the result is 16 GiB.
 std::size_t free_memory(at::Device device);
 
 }  // namespace refine::nn
 
-#if defined(__GLIBC__)
-#include <malloc.h>
-#endif
-
 namespace refine {
 
-/// Tells the C library to keep freed memory for the next batch instead of giving it back to the system, which
-/// zeroes and maps it anew every time. It holds for the whole process and is the program's choice, so no
-/// function here calls it. A training step on two cores gains about a tenth, evaluation a third.
-/// \return false where the C library does not do so: it is not glibc, or refuses such large values
+/// Makes the C library keep freed memory for the next batch instead of returning it to the system, which would zero
+/// and map it again each time.
+///
+/// It affects the whole process, so only programs call it. On two cores a training step becomes about a tenth
+/// faster, evaluation a third.
+/// \return false if the C library is not glibc or refuses the setting
 inline bool keep_freed_memory() {
 #if defined(__GLIBC__)
   return mallopt(M_MMAP_THRESHOLD, 1 << 30) == 1 && mallopt(M_TRIM_THRESHOLD, 1 << 30) == 1;

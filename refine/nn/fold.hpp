@@ -1,6 +1,7 @@
 #pragma once
 
 #include <ATen/TensorOperators.h>
+#include <ATen/core/Tensor.h>
 #include <c10/core/GradMode.h>
 #include <torch/nn/module.h>
 #include <torch/nn/modules/batchnorm.h>
@@ -13,35 +14,17 @@
 
 namespace refine::nn {
 
-/// A module that can merge its BatchNorms into the convolutions before them. `fold_all` finds these.
+/// A module that can fold its BatchNorms into the convolutions before them. `fold_all` finds such modules.
 struct Foldable {
   virtual ~Foldable() = default;
 
-  /// After this the module computes in evaluation mode what it did before, with fewer steps; it can no longer
+  /// Folds all BatchNorms. In evaluation mode the module then computes the same in fewer steps. It can no longer
   /// be trained or cloned.
   virtual void fold() = 0;
 };
 
-/// The convolution that does what `convolution` and then, in evaluation mode, `norm` do:
+/// Returns the convolution that computes what `convolution` and `norm` compute in evaluation mode:
 /// w' = w·γ/√(σ²+ε), b' = (b−μ)·γ/√(σ²+ε) + β.
-torch::nn::Conv2d folded(const torch::nn::Conv2d& convolution, const torch::nn::BatchNorm2d& norm);
-
-/// Replaces `owner`'s children `convolution` and `norm` by the folded convolution, and empties `norm`.
-void fold_conv_bn(torch::nn::Module& owner, const std::string& convolution_name,
-                  torch::nn::Conv2d& convolution, const std::string& norm_name, torch::nn::BatchNorm2d& norm);
-
-/// `norm(x)`, or `x` where the norm has been folded away.
-inline at::Tensor apply_batch_norm(torch::nn::BatchNorm2d& norm, const at::Tensor& x) {
-  return norm.is_empty() ? x : norm->forward(x);
-}
-
-/// Folds every `Foldable` below (and at) `root`.
-void fold_all(torch::nn::Module& root);
-
-/// Turns a trained module, in place, into its fast and constant form: evaluation mode, BatchNorm folded into
-/// the convolutions, channels-last, no gradient for parameters. It can no longer be trained or cloned.
-void prepare_for_inference(torch::nn::Module& module);
-
 inline torch::nn::Conv2d folded(const torch::nn::Conv2d& convolution, const torch::nn::BatchNorm2d& norm) {
   c10::NoGradGuard no_grad;
   const auto& o = convolution->options;
@@ -53,7 +36,7 @@ inline torch::nn::Conv2d folded(const torch::nn::Conv2d& convolution, const torc
                                .padding_mode(o.padding_mode())
                                .bias(true));
   merged->to(convolution->weight.device(), convolution->weight.scalar_type());
-  // In double, so that folding itself costs no accuracy.
+  // In double: folding costs no accuracy.
   const at::Tensor scale =
       norm->weight.to(at::kDouble) / (norm->running_var.to(at::kDouble) + norm->options.eps()).sqrt();
   at::Tensor shift = -norm->running_mean.to(at::kDouble);
@@ -63,6 +46,12 @@ inline torch::nn::Conv2d folded(const torch::nn::Conv2d& convolution, const torc
   return merged;
 }
 
+/// Replaces the children `convolution` and `norm` of `owner` by the folded convolution, and empties `norm`.
+/// \param owner the module that has registered both
+/// \param convolution_name the name it was registered under
+/// \param convolution becomes the folded one
+/// \param norm_name the name it was registered under
+/// \param norm becomes empty
 inline void fold_conv_bn(torch::nn::Module& owner, const std::string& convolution_name,
                          torch::nn::Conv2d& convolution, const std::string& norm_name,
                          torch::nn::BatchNorm2d& norm) {
@@ -71,6 +60,7 @@ inline void fold_conv_bn(torch::nn::Module& owner, const std::string& convolutio
   norm = nullptr;
 }
 
+/// Folds every `Foldable` in a tree of modules, `root` included.
 inline void fold_all(torch::nn::Module& root) {
   for (const auto& module : root.modules(/*include_self=*/false)) {
     if (auto* foldable = dynamic_cast<Foldable*>(module.get())) foldable->fold();
@@ -78,9 +68,11 @@ inline void fold_all(torch::nn::Module& root) {
   if (auto* foldable = dynamic_cast<Foldable*>(&root)) foldable->fold();
 }
 
+/// Turns a trained module, in place, into its fast and constant form: evaluation mode, BatchNorm folded into the
+/// convolutions, channels-last, no gradient for parameters. It can no longer be trained or cloned.
 inline void prepare_for_inference(torch::nn::Module& module) {
   module.eval();
-  with_torch_seed(0, [&] { fold_all(module); });  // a new convolution draws weights of its own
+  with_torch_seed(0, [&] { fold_all(module); });  // a new convolution draws weights first
   to_channels_last(module);
   for (auto& parameter : module.parameters()) parameter.set_requires_grad(false);
 }

@@ -12,56 +12,19 @@
 
 namespace refine::nn {
 
-namespace detail {
-
-/// One for the process, whatever `with_torch_seed` makes: the generator is the process's, too. Recursive, since what
-/// it makes may call `with_torch_seed`.
-inline std::recursive_mutex& seeded_mutex() {
-  static std::recursive_mutex mutex;
-  return mutex;
-}
-
-/// A generator that is seeded as long as this lives, and has its old state afterwards.
-class SeededGenerator {
- public:
-  SeededGenerator(at::Generator generator, std::uint64_t seed) : generator_(std::move(generator)) {
-    const std::lock_guard lock(generator_.mutex());
-    state_ = generator_.get_state();
-    generator_.set_current_seed(seed);
-  }
-
-  SeededGenerator(const SeededGenerator&) = delete;
-  SeededGenerator& operator=(const SeededGenerator&) = delete;
-
-  ~SeededGenerator() {
-    const std::lock_guard lock(generator_.mutex());
-    generator_.set_state(state_);
-  }
-
- private:
-  at::Generator generator_;
-  at::Tensor state_;
-};
-
-}  // namespace detail
-
-/// Runs `make` with LibTorch's default host generator seeded, and puts the generator's state back: the same
-/// seed gives the same initial weights, and nobody else's draws move. Modules are made on the host. Calls from
-/// several threads take turns; a thread that draws without `with_torch_seed` meanwhile disturbs both.
-template <typename Make>
-auto with_torch_seed(std::uint64_t seed, Make&& make) {
-  const std::lock_guard lock(detail::seeded_mutex());
-  const detail::SeededGenerator seeded_generator(at::detail::getDefaultCPUGenerator(), seed);
-  return std::forward<Make>(make)();
-}
-
-/// LibTorch's default generator of a device, which dropout draws from, while it is seeded by the step: so
-/// training depends on its own seed alone, and on no draws made before. Gives the generator its old state
-/// back in the end. The generator is the process's: who draws from it in another thread meanwhile disturbs
-/// both.
+/// Seeds LibTorch's default generator of a device repeatedly, and restores its state when it is destroyed.
+///
+/// Dropout draws from this generator. Training seeds it in each step, so that the result depends on the training's
+/// seed and not on earlier draws. The generator belongs to the process: a thread that draws from it at the same time
+/// affects both.
 class ScopedTorchSeed {
  public:
-  explicit ScopedTorchSeed(at::Device device) : generator_(at::globalContext().defaultGenerator(device)) {
+  /// Remembers the state of the default generator of `device`.
+  explicit ScopedTorchSeed(at::Device device)
+      : ScopedTorchSeed(at::globalContext().defaultGenerator(device)) {}
+
+  /// Remembers the state of `generator`.
+  explicit ScopedTorchSeed(at::Generator generator) : generator_(std::move(generator)) {
     const std::lock_guard lock(generator_.mutex());
     state_ = generator_.get_state();
   }
@@ -74,6 +37,7 @@ class ScopedTorchSeed {
     generator_.set_state(state_);
   }
 
+  /// Seeds the generator.
   void seed(std::uint64_t seed) {
     const std::lock_guard lock(generator_.mutex());
     generator_.set_current_seed(seed);
@@ -83,5 +47,31 @@ class ScopedTorchSeed {
   at::Generator generator_;
   at::Tensor state_;
 };
+
+namespace detail {
+
+/// Returns the mutex of `with_torch_seed`. One for the process, like the generator; recursive, since the function
+/// that is run may call `with_torch_seed` itself.
+inline std::recursive_mutex& torch_seed_mutex() {
+  static std::recursive_mutex mutex;
+  return mutex;
+}
+
+}  // namespace detail
+
+/// Runs a function with LibTorch's default generator of the host seeded, and restores the generator's state.
+///
+/// The same seed gives the same initial weights, and other draws are not affected. Calls from several threads take
+/// turns; a thread that draws without `with_torch_seed` at the same time affects both.
+/// \param seed of the generator
+/// \param make the function, such as one that constructs a module (on the host)
+/// \return what `make` returns
+template <typename Make>
+auto with_torch_seed(std::uint64_t seed, Make&& make) {
+  const std::lock_guard lock(detail::torch_seed_mutex());
+  ScopedTorchSeed scope(at::detail::getDefaultCPUGenerator());
+  scope.seed(seed);
+  return std::forward<Make>(make)();
+}
 
 }  // namespace refine::nn

@@ -16,19 +16,24 @@
 
 namespace refine::nn {
 
-/// A tensor of the host on `device`. Towards CUDA it goes through pinned memory, so that the host does not
-/// wait for what the device has still to do: a training loop stays ahead of it.
+/// Copies a tensor of the host to a device.
+///
+/// A CUDA device gets it through pinned memory: the host does not wait for pending work of the device, so that a
+/// training loop stays ahead of it.
 inline at::Tensor to_device_async(const at::Tensor& host, at::Device device) {
   if (!device.is_cuda() || !host.is_cpu()) return host.to(device);
   return host.pin_memory().to(device, /*non_blocking=*/true);
 }
 
-/// A small tensor made on the host and wanted on whatever device a batch is on. The copy to an accelerator is
-/// made once, for the device last asked for. Safe to use from several threads.
+/// A small tensor of the host that is needed on the device of each batch.
+///
+/// The copy for the device asked for last is cached. Thread-safe. Copies of the object share the cache.
 class DeviceCachedTensor {
  public:
+  /// \param host a tensor on the host
   explicit DeviceCachedTensor(at::Tensor host) : state_(std::make_shared<State>(std::move(host))) {}
 
+  /// Returns the tensor on a device.
   at::Tensor on(at::Device device) const {
     if (device == state_->host.device()) return state_->host;
     const std::lock_guard lock(state_->mutex);
@@ -38,6 +43,7 @@ class DeviceCachedTensor {
     return state_->elsewhere;
   }
 
+  /// Returns the tensor on the host.
   const at::Tensor& on_host() const { return state_->host; }
 
  private:
@@ -52,8 +58,8 @@ class DeviceCachedTensor {
 
 namespace detail {
 
-/// This thread's own stream of a number, on a CUDA device: always the same, since memory and workspaces that
-/// LibTorch keeps for a stream stay with it.
+/// Returns a stream of a CUDA device by number, for this thread. It is always the same one: LibTorch keeps memory and
+/// workspaces for each stream.
 inline c10::Stream numbered_stream(at::Device device, int number) {
   thread_local std::map<std::pair<c10::DeviceIndex, int>, c10::Stream> streams;
   const std::pair key{device.index(), number};
@@ -65,17 +71,23 @@ inline c10::Stream numbered_stream(at::Device device, int number) {
 
 }  // namespace detail
 
-/// Pieces of work that do not depend on one another, each too small to fill an accelerator: on CUDA they are
-/// given to a few streams in turn and run side by side, elsewhere one after another.
+/// Runs independent pieces of work that are each too small to fill an accelerator.
+///
+/// On CUDA they are distributed over a few streams and run side by side; elsewhere they run one after another.
 class StreamPool {
  public:
-  explicit StreamPool(at::Device device, int lanes = 8) : device_(device) {
+  /// \param device where the work runs
+  /// \param streams the number of streams on CUDA
+  explicit StreamPool(at::Device device, int streams = 8) : device_(device) {
     if (!device.is_cuda()) return;
-    for (int lane = 1; lane <= lanes; ++lane) streams_.push_back(detail::numbered_stream(device, lane));
+    for (int number = 1; number <= streams; ++number) {
+      streams_.push_back(detail::numbered_stream(device, number));
+    }
   }
 
-  /// `work(i)` for each i from 0 to n-1. What comes before it on the current stream is done before it, and
-  /// what comes after it, after it.
+  /// Calls `work(i)` for each i from 0 to n−1. Earlier work of the current stream is done before, later work after.
+  /// \param n the number of pieces
+  /// \param work a function of the piece's number
   template <typename Work>
   void each(std::size_t n, Work&& work) const {
     if (streams_.empty()) {
@@ -85,12 +97,12 @@ class StreamPool {
     const c10::Stream current = c10::impl::VirtualGuardImpl(device_.type()).getStream(device_);
     c10::Event begun(device_.type());
     begun.record(current);
-    for (std::size_t lane = 0; lane < streams_.size() && lane < n; ++lane) {
-      begun.block(streams_[lane]);
-      const c10::StreamGuard guard(streams_[lane]);
-      for (std::size_t i = lane; i < n; i += streams_.size()) work(i);
+    for (std::size_t number = 0; number < streams_.size() && number < n; ++number) {
+      begun.block(streams_[number]);
+      const c10::StreamGuard guard(streams_[number]);
+      for (std::size_t i = number; i < n; i += streams_.size()) work(i);
       c10::Event done(device_.type());
-      done.record(streams_[lane]);
+      done.record(streams_[number]);
       done.block(current);
     }
   }

@@ -10,38 +10,87 @@
 #include <ATen/ops/one_hot.h>
 #include <ATen/ops/softmax.h>
 
+#include <concepts>
+
+/// \namespace refine::objectives
+/// The losses that a transform is trained with. An objective compares two sets of logits: those of
+/// the defended pipeline and those of the victim alone, its teacher. None of them takes labels. Any
+/// type that meets `Objective` can be passed to `fit`:
+///
+///     struct SoftLabels {
+///       at::Tensor operator()(const at::Tensor& remapped, const at::Tensor& teacher) const {
+///         return at::cross_entropy_loss(remapped, at::softmax(teacher, 1));
+///       }
+///     };
+///     fit(defense, images, SoftLabels{}, recipes::fast);
 namespace refine::objectives {
 
-/// The published loss (Chen et al., 2025, `chen2025refine`): binary cross-entropy, the mean over N·classes,
-/// between the softmax of the remapped logits and the one-hot form of the class that the teacher names.
+struct SupCon;
+
+/// A loss between the defended logits and the teacher's, as a function object. For a constant `o`
+/// of type `O`:
+///
+///  1. `o(remapped, teacher)` returns the loss: a float tensor without dimensions, differentiable
+///     in `remapped`. Both arguments are float N×classes on one device, N ≥ 1, under the same class
+///     names. `remapped` are the pipeline's logits, with gradient; `teacher` are the victim's,
+///     without;
+///  2. `O` is copyable;
+///  3. optionally, `O` has `static constexpr bool cuda_graph_safe = true;`: on a GPU the call may
+///     then be recorded as a CUDA graph and replayed. It must launch the same work for every batch
+///     of one shape, and neither wait for the device nor read a value from it.
+///
+/// The concept checks the types; `fit` checks the loss that is returned. `SupCon` is excluded by
+/// name: its call looks the same, but it takes features and labels.
+template <typename O>
+concept Objective = std::copy_constructible<O> && !std::same_as<O, SupCon> &&
+                    requires(const O& objective, const at::Tensor& remapped, const at::Tensor& teacher) {
+  { objective(remapped, teacher) } -> std::convertible_to<at::Tensor>;
+};
+
+/// The paper's loss (Chen et al., 2025, `chen2025refine`): binary cross-entropy, averaged over
+/// N·classes, between the softmax of the remapped logits and the one-hot vector of the teacher's
+/// class.
 struct Bce {
-  /// \param remapped logits N×classes, with gradient \param teacher the victim's own logits N×classes
-  /// \return a scalar
+  static constexpr bool cuda_graph_safe = true;  ///< replayed in CUDA graphs
+
+  /// Returns the loss.
+  /// \param remapped logits N×classes, with gradient
+  /// \param teacher the victim's logits N×classes
+  /// \return a tensor without dimensions
   at::Tensor operator()(const at::Tensor& remapped, const at::Tensor& teacher) const {
     const at::Tensor truth = at::one_hot(teacher.argmax(1), teacher.size(1)).to(remapped.scalar_type());
     const at::Tensor probability = at::softmax(remapped, 1);
-    // LibTorch's op aborts on NaN, on a GPU for good. A loss of NaN can be reported.
+    // LibTorch's operator aborts on NaN, and a GPU does not recover from that. A loss of NaN can be
+    // reported.
     return at::binary_cross_entropy(probability.nan_to_num(0), truth) + 0 * probability.sum();
   }
 };
 
-/// Negative log-likelihood, the mean over N, of the class that the teacher names.
+/// Negative log-likelihood of the teacher's class, averaged over N.
 struct Nll {
-  /// \param remapped logits N×classes, with gradient \param teacher the victim's own logits N×classes
-  /// \return a scalar
+  static constexpr bool cuda_graph_safe = true;  ///< replayed in CUDA graphs
+
+  /// Returns the loss.
+  /// \param remapped logits N×classes, with gradient
+  /// \param teacher the victim's logits N×classes
+  /// \return a tensor without dimensions
   at::Tensor operator()(const at::Tensor& remapped, const at::Tensor& teacher) const {
     return at::cross_entropy_loss(remapped, teacher.argmax(1));
   }
 };
 
-/// Knowledge distillation (Hinton et al., 2015, `hinton2015distilling`): the Kullback–Leibler divergence, the
-/// mean over N, from the teacher's softmax to that of the remapped logits, both at `temperature`, times its
-/// square.
+/// Knowledge distillation (Hinton et al., 2015, `hinton2015distilling`): the Kullback–Leibler
+/// divergence of the remapped logits' softmax from the teacher's, both at `temperature`, averaged
+/// over N and multiplied with the square of the temperature.
 struct Distillation {
-  double temperature = 1;  ///< above 0
+  static constexpr bool cuda_graph_safe = true;  ///< replayed in CUDA graphs
 
-  /// \param remapped logits N×classes, with gradient \param teacher the victim's own logits N×classes
-  /// \return a scalar
+  double temperature = 1;  ///< positive; higher values weigh the teacher's smaller logits more
+
+  /// Returns the loss.
+  /// \param remapped logits N×classes, with gradient
+  /// \param teacher the victim's logits N×classes
+  /// \return a tensor without dimensions
   at::Tensor operator()(const at::Tensor& remapped, const at::Tensor& teacher) const {
     constexpr bool log_target = true;
     const at::Tensor divergence =
@@ -51,21 +100,27 @@ struct Distillation {
   }
 };
 
-/// Supervised contrastive loss (Khosla et al., 2020, `khosla2020supcon`) over two identical views, as the
-/// published method uses it. Two identical views make a 2N×2N matrix out of N×N numbers, so only those are
-/// computed: an anchor has itself once as a positive and every other image of its class twice, and its
+/// Supervised contrastive loss (Khosla et al., 2020, `khosla2020supcon`) over two identical views
+/// of each image, as the paper uses it. It pulls the features of images of one class together.
+/// `fit` adds it to the objective, with `Recipe::supcon_weight`.
+///
+/// The 2N×2N similarities of two identical views repeat N×N values, so only those are computed: an
+/// anchor has its other view once as a positive and every other image of its class twice, and its
 /// denominator is 2·Σ_j e^{s_ij} − e^{s_ii}.
 struct SupCon {
-  double temperature = 0.07;       ///< above 0
-  double base_temperature = 0.07;  ///< the loss is scaled by temperature / base_temperature
+  double temperature = 0.07;       ///< divides the similarities, positive
+  double base_temperature = 0.07;  ///< the loss is multiplied with temperature / base_temperature
 
-  /// \param features N×…, flattened and L2-normalised here \param labels int64 N \return a scalar
+  /// Returns the loss.
+  /// \param features N×…, with gradient; they are flattened and L2-normalized
+  /// \param labels int64 N
+  /// \return a tensor without dimensions
   at::Tensor operator()(const at::Tensor& features, const at::Tensor& labels) const {
     constexpr double tiny = 1e-12;  // as in torch.nn.functional.normalize
     at::Tensor unit = features.flatten(1);
     unit = unit / unit.norm(2, 1, /*keepdim=*/true).clamp_min(tiny);
     at::Tensor similarity = at::matmul(unit, unit.t()) / temperature;
-    // Taking a constant from a row changes no ratio and keeps the exponentials small.
+    // Subtracting a constant from a row changes no ratio and keeps the exponentials small.
     similarity = similarity - similarity.detach().amax(1, /*keepdim=*/true);
 
     const at::Tensor itself = similarity.diagonal();
@@ -76,5 +131,7 @@ struct SupCon {
     return (log_denominator - mean_similarity).mean() * (temperature / base_temperature);
   }
 };
+
+static_assert(Objective<Bce> && Objective<Nll> && Objective<Distillation> && !Objective<SupCon>);
 
 }  // namespace refine::objectives

@@ -8,11 +8,17 @@
 
 namespace refine {
 
-/// A pipeline whose parts are known only when the program runs. A program that instantiates `fit`, `evaluate`
-/// and `export_torchscript` for this type alone serves every transform, backbone and remap:
+/// A pipeline whose parts are chosen at run time: by a command line, or from a file.
 ///
-///     AnyPipeline defense{transforms::UNet<>{.image = image}, freeze(backbones::AnyBackbone{victim}),
-///                         remaps::Derangement<>{.classes = 10}};
+/// Its members are those of `Pipeline`; `freeze` and `fit` take it as any other.
+///
+/// `AnyTransform`, `AnyBackbone` and `AnyRemap` hold any policy of their kind. A program that instantiates `fit`, `evaluate` and `export_torchscript` only for this type handles every transform,
+/// backbone and remap. The compiled library contains these instantiations.
+///
+/// ```cpp
+/// AnyPipeline defense{transforms::UNet<>{.image = image}, freeze(backbones::AnyBackbone{victim}),
+///                     remaps::Derangement<>{.classes = 10}};
+/// ```
 using AnyPipeline =
     Pipeline<transforms::AnyTransform, backbones::Frozen<backbones::AnyBackbone>, remaps::AnyRemap>;
 

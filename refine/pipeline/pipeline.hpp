@@ -28,14 +28,14 @@
 
 namespace refine {
 
-/// A victim behind its defense, whether built here (`Pipeline`) or read from an exported file (`ExportedClassifier`). For
-/// `d` of type `D` and float images N×C×H×W in [0, 1]:
+/// A defended classifier: a `Pipeline`, or one read from an exported file (`ExportedClassifier`). For `d` of type `D`
+/// and float images N×C×H×W in [0, 1]:
 ///
-///  1. `d.task()` is its `Task`, `d.device()` where it computes;
-///  2. `d.forward(images)`: defended logits, N×classes;
-///  3. `d.undefended(images)`: the victim's own logits, N×classes;
-///  4. `d.transformed(images)`: the images that the victim sees, N×C×H×W in [0, 1];
-///  5. `d.alarm(images)`: N scores in [0, 1], see `alarm_score`.
+///  1. `d.task()` returns its `Task`, `d.device()` the device that it computes on;
+///  2. `d.forward(images)` returns the defended logits, N×classes;
+///  3. `d.undefended(images)` returns the victim's logits, N×classes;
+///  4. `d.transformed(images)` returns the images that the victim sees, N×C×H×W in [0, 1];
+///  5. `d.alarm(images)` returns N scores in [0, 1] (`alarm_score`).
 template <typename D>
 concept DefendedClassifier = requires(const D& d, const at::Tensor& images) {
   { d.task() } -> std::convertible_to<Task>;
@@ -46,106 +46,132 @@ concept DefendedClassifier = requires(const D& d, const at::Tensor& images) {
   { d.alarm(images) } -> std::same_as<at::Tensor>;
 };
 
-/// How much two answers to the same image disagree: the total variation distance between their class
-/// probabilities, 0 where they say the same and 1 where they share nothing. A trigger moves the undefended
-/// answer and not the defended one, so a triggered image scores high.
-/// \param undefended, defended logits N×classes under the same names \return float N, in [0, 1]
+/// Returns how much two answers to the same images disagree: the total variation distance between their class
+/// probabilities, 0 for equal and 1 for disjoint ones.
+///
+/// A trigger changes the undefended answer and not the defended one, so a triggered image scores high.
+/// \param undefended logits N×classes
+/// \param defended logits N×classes, with the same order of classes
+/// \return float N in [0, 1]
 inline at::Tensor alarm_score(const at::Tensor& undefended, const at::Tensor& defended) {
   const at::Tensor shared = at::minimum(at::softmax(undefended, 1), at::softmax(defended, 1)).sum(1);
   return (1 - shared).clamp(0, 1);
 }
 
-/// Why a transform, a backbone and a remap can't make a pipeline; empty when they can. Open extents fit
-/// anything.
+/// Checks that a transform, a backbone and a remap fit together. A `dynamic` extent fits any.
+/// \param transform the shape that the transform rewrites
+/// \param backbone the task of the victim
+/// \param remap the number of classes that the remap renames
+/// \return the reason if they do not fit; empty otherwise
 constexpr Message check_parts(const ImageShape& transform, const Task& backbone, int remap) {
   Message why;
   if (!compatible(transform, backbone.image)) {
-    why << "the transform rewrites " << transform << " images, the backbone takes " << backbone.image
-        << "; give both the same Task [Pipeline]";
+    why << "Pipeline: the transform rewrites " << transform << " images, but the backbone takes "
+        << backbone.image << "; give both the same Task";
   } else if (!compatible(remap, backbone.classes)) {
-    why << "the remap renames " << remap << " classes, the backbone predicts " << backbone.classes
-        << "; give both the same Task [Pipeline]";
+    why << "Pipeline: the remap renames " << remap << " classes, but the backbone predicts "
+        << backbone.classes << "; give both the same Task";
   }
   return why;
 }
 
-/// Why a part's fields deny what its type says; empty when they do not.
-constexpr Message denied(std::string_view part, const Task& type, const Task& fields) {
+/// Checks that the fields of a part do not contradict its type.
+/// \param part its name in the message
+/// \param type what its type fixes
+/// \param fields what its fields hold
+/// \return the reason if they contradict; empty otherwise
+constexpr Message check_fields(std::string_view part, const Task& type, const Task& fields) {
   Message why;
   if (!compatible(type.image, fields.image)) {
-    why << "the " << part << "'s type says " << type.image << " images, its field " << fields.image
-        << "; leave the field out [Pipeline]";
+    why << "Pipeline: the type of the " << part << " fixes " << type.image << " images, but its field has "
+        << fields.image << "; omit the field";
   } else if (!compatible(type.classes, fields.classes)) {
-    why << "the " << part << "'s type says " << type.classes << " classes, its field " << fields.classes
-        << "; leave the field out [Pipeline]";
+    why << "Pipeline: the type of the " << part << " fixes " << type.classes << " classes, but its field has "
+        << fields.classes << "; omit the field";
   }
   return why;
 }
 
-/// Which pixels the transform and the backbone see.
+/// The range of the pixels that the transform takes and returns.
 enum class PixelDomain {
-  image,      ///< images in [0, 1] everywhere; the backbone normalises what the transform returns
-  reference,  ///< as in the published code: the transform sees normalised images, and what it returns,
-              ///< in [0, 1], goes to the backbone as it is. For checkpoints of the reference.
+  /// Images in [0, 1] everywhere; the backbone normalises the output of the transform.
+  image,
+  /// As in the authors' code: the transform takes normalised images, and its output, in [0, 1], goes to the backbone
+  /// without normalisation. For checkpoints of that code.
+  reference,
 };
 
 namespace detail {
 
-constexpr Message not_frozen(bool frozen) {
+/// Checks that a backbone is frozen.
+constexpr Message check_frozen(bool frozen) {
   Message why;
-  if (!frozen) why << "the backbone can still be trained; wrap it as freeze(victim) [Pipeline]";
+  if (!frozen) why << "Pipeline: the backbone can still be trained; pass freeze(victim)";
   return why;
 }
 
 }  // namespace detail
 
-/// The defended classifier: transform, frozen backbone, remap (Chen et al., 2025, `chen2025refine`).
+/// A defended classifier: a transform, a frozen backbone and a remap (Chen et al., 2025, `chen2025refine`).
 ///
-///     auto defense = Pipeline{transforms::UNet<task>{}, freeze(victim), remaps::Derangement<task>{}};
+/// ```cpp
+/// auto defense = Pipeline{transforms::UNet<task>{}, freeze(victim), remaps::Derangement<task>{}};
+/// ```
 ///
-/// Parts that disagree on the image shape or the number of classes do not compile; what is `dynamic` is
-/// checked at construction, in the same words. The transform moves to the backbone's device and to
-/// channels-last layout.
+/// Parts that disagree on the image shape or on the number of classes do not compile; `dynamic` extents are checked at
+/// construction with the same message. The transform moves to the device of the backbone and to channels-last layout.
 ///
-/// As with LibTorch's modules, copies share their networks: training one trains the other. For two
-/// transforms, make two.
+/// Copies share their networks, as those of LibTorch's modules do: training one trains the other.
+///
+/// \tparam T the transform
+/// \tparam B the backbone, frozen
+/// \tparam R the remap
 template <transforms::Transform T, backbones::Backbone B, remaps::Remap R>
 class Pipeline {
-  static_assert(Agreement<detail::not_frozen(backbones::FrozenBackbone<B>)>::holds);
+  static_assert(Agreement<detail::check_frozen(backbones::FrozenBackbone<B>)>::holds);
   static_assert(
       Agreement<check_parts(static_image_of<T>(), static_task_of<B>(), static_classes_of<R>())>::holds);
 
  public:
+  /// What is known of the task at compile time.
   static constexpr Task static_task =
       merged(static_task_of<B>(), Task{static_image_of<T>(), static_classes_of<R>()});
 
-  /// \throws Error when the parts disagree, the remap is no permutation, or the reference's pixel domain is
-  ///   asked of a backbone that has no normalisation of its own.
+  /// \param transform rewrites the images
+  /// \param backbone the victim, frozen
+  /// \param remap renames the classes
+  /// \param domain which pixels the transform takes
+  /// \throws Error if the parts disagree, if the remap is not a permutation, or if `PixelDomain::reference` is requested
+  ///   for a backbone that does not normalise
   Pipeline(T transform, B backbone, R remap, PixelDomain domain = PixelDomain::image)
       : transform_(std::move(transform)),
         backbone_(std::move(backbone)),
         remap_(std::move(remap)),
         domain_(domain),
         sources_(sources(remap_.permutation)) {
-    require_agreement(denied("transform", {static_image_of<T>(), dynamic}, {transform_.image, dynamic}));
-    require_agreement(denied("backbone", static_task_of<B>(), backbone_.task));
-    require_agreement(denied("remap", {{}, static_classes_of<R>()}, {{}, remap_.classes}));
+    require_agreement(
+        check_fields("transform", {static_image_of<T>(), dynamic}, {transform_.image, dynamic}));
+    require_agreement(check_fields("backbone", static_task_of<B>(), backbone_.task));
+    require_agreement(check_fields("remap", {{}, static_classes_of<R>()}, {{}, remap_.classes}));
     require_agreement(check_parts(transform_.image, backbone_.task, remap_.classes));
     require_agreement(check_parts({}, {{}, merged(remap_.classes, backbone_.task.classes)},
                                   static_cast<int>(remap_.permutation.size())));
     if (domain == PixelDomain::reference && !backbones::NormalizingBackbone<B>) {
       throw Error(
-          "PixelDomain::reference needs a backbone with a normalisation of its own; wrap it in "
-          "backbones::Normalized before freezing [Pipeline]");
+          "Pipeline: PixelDomain::reference needs a backbone that normalises; wrap it in backbones::Normalized "
+          "before freezing it");
     }
     to(nn::device_of(*backbone_.module).value_or(at::kCPU));
     nn::to_channels_last(*transform_.module);
     transform_.module->eval();
   }
 
+  /// Returns the task: images of one shape and the number of classes.
   Task task() const { return merged(backbone_.task, Task{transform_.image, remap_.classes}); }
 
-  /// Images N×C×H×W in [0, 1] → what the transform makes of them, in [0, 1].
+  /// Returns the transform's output.
+  /// \param images float N×C×H×W in [0, 1]
+  /// \return float N×C×H×W in [0, 1]
   at::Tensor transformed(const at::Tensor& images) const {
     if constexpr (backbones::NormalizingBackbone<B>) {
       if (domain_ == PixelDomain::reference) return transform_.forward(backbone_.normalize(images));
@@ -153,7 +179,9 @@ class Pipeline {
     return transform_.forward(images);
   }
 
-  /// What `transformed` returned → logits N×classes, under the names that the remap gives.
+  /// Classifies the output of `transformed`.
+  /// \param images float N×C×H×W in [0, 1]
+  /// \return logits N×classes, with the classes renamed
   at::Tensor classify_transformed(const at::Tensor& images) const {
     at::Tensor logits;
     if constexpr (backbones::NormalizingBackbone<B>) {
@@ -163,60 +191,67 @@ class Pipeline {
     return logits.index_select(1, sources_.on(logits.device()));
   }
 
-  /// Images N×C×H×W in [0, 1] → defended logits N×classes.
+  /// Classifies images with the defense.
+  /// \param images float N×C×H×W in [0, 1]
+  /// \return logits N×classes
   at::Tensor forward(const at::Tensor& images) const { return classify_transformed(transformed(images)); }
 
-  /// The victim alone: images N×C×H×W in [0, 1] → logits N×classes.
+  /// Classifies images with the victim alone.
+  /// \param images float N×C×H×W in [0, 1]
+  /// \return logits N×classes
   at::Tensor undefended(const at::Tensor& images) const { return backbone_.forward(images); }
 
-  /// Images N×C×H×W in [0, 1] → N scores in [0, 1], high where the defense changed the answer much.
+  /// Returns how much the defense changes the answers (`alarm_score`).
+  /// \param images float N×C×H×W in [0, 1]
+  /// \return float N in [0, 1]
   at::Tensor alarm(const at::Tensor& images) const {
     return alarm_score(undefended(images), forward(images));
   }
 
-  /// The tensors that are no parameters, on the host, by name: the backbone's, and where each logit comes
-  /// from.
+  /// Returns the constant tensors by name, on the host: those of the backbone, and `sources`, the victim's class for
+  /// each logit.
   std::map<std::string, at::Tensor> named_constants() const {
     std::map<std::string, at::Tensor> constants = backbones::constants_of(backbone_);
     constants["sources"] = sources_.on_host();
     return constants;
   }
 
-  /// Gives the remap another permutation, as when a saved defense is loaded.
-  /// \throws Error when it is no permutation of the pipeline's classes
+  /// Replaces the permutation of the remap, as when a saved defense is loaded.
+  /// \param permutation the new name of each class
+  /// \throws Error if it is not a permutation of the classes
   void rename_classes(std::vector<std::int64_t> permutation) {
     require_agreement(check_parts({}, {{}, backbone_.task.classes}, static_cast<int>(permutation.size())));
     sources_ = sources(permutation);
     remap_.permutation = std::move(permutation);
   }
 
-  /// Moves the networks, which copies share.
+  /// Moves the networks to a device. Copies share them.
   void to(at::Device device) {
     nn::move_to(*transform_.module, device);
     nn::move_to(*backbone_.module, device);
     device_ = device;
   }
 
-  /// Where its networks are, also when something else that shares them has moved them.
-  /// \throws Error when the two are on different devices
+  /// Returns the device of the networks, also after a copy that shares them has moved them.
+  /// \throws Error if the two networks are on different devices
   at::Device device() const {
     const auto transform = nn::device_of(*transform_.module), backbone = nn::device_of(*backbone_.module);
     if (transform && backbone && *transform != *backbone) {
       throw Error(
-          "the pipeline's transform is on {} and its backbone on {}, as one of them is shared and was "
-          "moved; call defense.to(device) [Pipeline]",
+          "Pipeline: the transform is on {}, but the backbone is on {}; one of them is shared and was moved; call "
+          "defense.to(device)",
           transform->str(), backbone->str());
     }
     return transform ? *transform : backbone.value_or(device_);
   }
 
-  const T& transform() const { return transform_; }
-  const B& backbone() const { return backbone_; }
-  const R& remap() const { return remap_; }
-  PixelDomain domain() const { return domain_; }
+  const T& transform() const { return transform_; }  ///< Returns the transform.
+  const B& backbone() const { return backbone_; }    ///< Returns the frozen victim.
+  const R& remap() const { return remap_; }          ///< Returns the remap.
+  PixelDomain domain() const { return domain_; }     ///< Returns the pixel domain.
 
  private:
-  /// apply(logits)[:, permutation[j]] = logits[:, j], as a gather.
+  // apply(logits)[:, permutation[j]] = logits[:, j], as a gather.
   static nn::DeviceCachedTensor sources(const std::vector<std::int64_t>& permutation) {
     require_agreement(remaps::not_a_bijection(permutation));
     return nn::DeviceCachedTensor(at::tensor(remaps::inverse(permutation)));
@@ -226,21 +261,25 @@ class Pipeline {
   B backbone_;
   R remap_;
   PixelDomain domain_;
-  at::Device device_ = at::kCPU;  ///< of networks that have no tensors
+  at::Device device_ = at::kCPU;  // of networks without tensors
   nn::DeviceCachedTensor sources_;
 };
 
-/// A trained defense for serving: the same answers, to rounding, by fewer steps; its transform is a frozen
-/// copy, and the victim is shared, since it is frozen already. `export_torchscript` writes this form.
+/// Returns a trained defense in the form for serving: the same answers, except for rounding, in fewer steps.
 ///
-///     auto serving = freeze(defense);
-///     at::Tensor logits = serving.forward(images);
+/// Its transform is a frozen copy. The victim is shared, since it is frozen already. `export_torchscript` writes this
+/// form.
 ///
-/// \throws c10::Error when the transform's module does not say how it is cloned (`transforms::can_freeze`)
+/// ```cpp
+/// auto serving = freeze(defense);
+/// at::Tensor logits = serving.forward(images);
+/// ```
+///
+/// \throws c10::Error if the transform's module does not implement `clone` (`transforms::can_freeze`)
 template <typename T, typename B, typename R>
 auto freeze(const Pipeline<T, B, R>& defense) {
   Pipeline serving{freeze(defense.transform()), defense.backbone(), defense.remap(), defense.domain()};
-  serving.to(defense.device());  // networks without tensors do not tell it
+  serving.to(defense.device());  // for networks without tensors
   return serving;
 }
 

@@ -29,18 +29,19 @@
 
 namespace refine::backbones {
 
-/// What is known of a TorchScript classifier beforehand; what is not is found out.
+/// Options of `Scripted`: what is known of a TorchScript classifier. The rest is found by a probe.
 struct ScriptedOptions {
-  Task task = dynamic_task;  ///< checked where it is said
-  /// Shapes that are tried, in this order, where the image shape is open; the first that works is taken.
+  Task task = dynamic_task;  ///< image shape and number of classes; what is specified is checked
+  /// Shapes to try, in this order, if the image shape is open. The first that works is taken.
   std::vector<ImageShape> candidates = default_candidates();
-  formats::Trust trust = formats::Trust::checked;
-  /// Which tensor is the logits where `forward` returns several: its position, or its key or field name
-  /// ("logits", "heads.0"). Empty: the only one that is images×classes.
+  formats::Trust trust = formats::Trust::checked;  ///< which files are loaded
+  /// Which tensor is the logits if `forward` returns several: its position, key or field name ("1",
+  /// "logits", "heads.0"). Empty: the only one that is images×classes.
   std::string output = {};
-  /// Decides between several such outputs; unlike `task.classes` it is not checked.
-  int likely_classes = dynamic;
+  int likely_classes =
+      dynamic;  ///< decides between several outputs; unlike `task.classes`, it is not checked
 
+  /// Returns squares of usual sizes, first with 3 channels, then with 1.
   static std::vector<ImageShape> default_candidates() {
     std::vector<ImageShape> shapes;
     for (int channels : {3, 1}) {
@@ -50,30 +51,39 @@ struct ScriptedOptions {
   }
 };
 
-/// Any TorchScript classifier, traced or scripted, as a frozen backbone: nobody trains it, gradients flow to
-/// its input.
+/// Any TorchScript classifier, traced or scripted, as a frozen backbone. It is not trained;
+/// gradients flow to its input.
 ///
 ///     auto victim = backbones::Scripted<>{"untrusted.pt"};
 ///     auto victim = backbones::Scripted<Task{{3, 224, 224}, 1000}>{"untrusted.pt"};
 ///
-/// The file is checked before anything of it runs (`formats::load_torchscript`), then frozen by LibTorch.
-/// Image shape and number of classes are found by a probe, and checked against what was said. Where `forward`
-/// returns several tensors, the only one that is images×classes is taken, and `ScriptedOptions::output` is
-/// required if there are several; where it returns probabilities, their logarithm is taken.
+/// The file is checked before anything in it runs (`formats::load_torchscript`), then frozen by
+/// LibTorch. A probe finds the image shape and the number of classes, and compares them with those
+/// specified. If `forward` returns several tensors, the only one that is images×classes is taken;
+/// if there are several such tensors, `ScriptedOptions::output` is required. If it returns
+/// probabilities, their logarithm is taken.
 ///
-/// The file sees the images as they are, in [0, 1]; one that wants normalised images goes into
-/// `backbones::Normalized`, and that into `freeze`.
+/// The program gets images in [0, 1]. Wrap it in `Normalized`, and that in `freeze`, if it expects
+/// normalised images.
 template <Task kTask = dynamic_task>
 class Scripted {
  public:
-  static constexpr Task static_task = kTask;
-  static constexpr bool frozen = true;
+  static constexpr Task static_task = kTask;  ///< the task that the type fixes
+  static constexpr bool frozen = true;        ///< marks a `FrozenBackbone`
 
-  /// \throws Error when the file can't be read, is refused, is no classifier, or does not fit what was said
+  /// Loads a file.
+  /// \param path a TorchScript file
+  /// \param options what is known of it
+  /// \throws Error if the file cannot be read, is refused, is not a classifier, or contradicts the
+  ///   options
   explicit Scripted(const std::filesystem::path& path, const ScriptedOptions& options = {})
       : Scripted(formats::load_torchscript(path, options.trust).module, path.string(), options) {}
 
-  /// A module that is loaded already. \param name of it, for messages
+  /// Takes a module that is already loaded.
+  /// \param source is left unchanged
+  /// \param name its name, for messages
+  /// \param options what is known of it; `trust` is not used
+  /// \throws Error if it is not a classifier, or contradicts the options
   Scripted(const torch::jit::Module& source, const std::string& name, const ScriptedOptions& options = {}) {
     try {
       module = std::make_shared<detail::ScriptedModule>(source, name);
@@ -84,45 +94,53 @@ class Scripted {
     probe(name, options);
   }
 
-  Task task = dynamic_task;
-  std::shared_ptr<detail::ScriptedModule> module;
+  Task task = dynamic_task;                        ///< what it classifies; fully known after construction
+  std::shared_ptr<detail::ScriptedModule> module;  ///< holds the program and its tensors
 
-  /// Float N×C×H×W in [0, 1] → logits N×classes.
+  /// Returns logits N×classes.
+  /// \param images float N×C×H×W in [0, 1]
   at::Tensor forward(const at::Tensor& images) const {
-    const at::Tensor answer = module->forward(images);
-    return probabilities_ ? answer.clamp_min(1e-12).log() : answer;
+    const at::Tensor output = module->forward(images);
+    return probabilities_ ? output.clamp_min(1e-12).log() : output;
   }
 
-  /// Whether the file returns probabilities, whose logarithm is taken.
+  /// True if the program returns probabilities, whose logarithm `forward` takes.
   bool probabilities() const { return probabilities_; }
 
  private:
-  /// Runs it on one to three images of each shape in question: some files were traced for one batch size.
+  /// Finds the task. Runs the program on one to three images of each shape in question, because
+  /// some files were traced for one batch size.
   void probe(const std::string& name, const ScriptedOptions& options) {
-    const Task said = merged(kTask, options.task);
+    const Task specified = merged(kTask, options.task);
     if (!compatible(kTask, options.task)) {
       Message why;
       require_agreement(why << "Scripted<" << kTask.image << ", " << kTask.classes
-                            << "> was told another task: " << options.task.image << ", "
-                            << options.task.classes << " classes");
+                            << ">: the task differs from that of the type (got " << options.task.image << ", "
+                            << options.task.classes << " classes)");
     }
     std::vector<ImageShape> shapes;
-    if (said.image.is_static()) {
-      shapes = {said.image};
+    if (specified.image.is_static()) {
+      shapes = {specified.image};
     } else {
       for (const ImageShape& shape : options.candidates) {
         const bool known = std::ranges::find(shapes, shape) != shapes.end();
-        if (shape.is_static() && compatible(said.image, shape) && !known) shapes.push_back(shape);
+        if (shape.is_static() && compatible(specified.image, shape) && !known) shapes.push_back(shape);
       }
     }
-    std::string why = "there was none to try";
-    bool answered = false;  // what it answers says more than why it fails
+    if (shapes.empty()) {
+      Message shape;
+      shape << specified.image;
+      throw Error("cannot use {} as a classifier: no candidate shape matches {}; specify a full image shape",
+                  name, shape.view());
+    }
+    std::string why;
+    bool answered = false;  // a wrong output is more informative than a failure
     for (const ImageShape& shape : shapes) {
       for (const bool channels_last : {true, false}) {
         module->use_channels_last(channels_last);
         const std::optional<Problem> problem = try_shape(shape, name, options);
         if (!problem) {
-          require_classes(name, said.classes);
+          require_classes(name, specified.classes);
           return;
         }
         if (&shape == &shapes.front() || (problem->answered && !answered)) {
@@ -132,11 +150,10 @@ class Scripted {
       }
     }
     Message first;
-    if (!shapes.empty()) first << shapes.front();
+    first << shapes.front();
     throw Error(
-        "cannot use {} as a classifier of batches of images: {} ({}); say the shape it was made for, or "
-        "export it "
-        "anew, for any batch size",
+        "cannot use {} as a classifier of batches of images: {} ({}); specify the shape it was made for, or "
+        "export it again, for any batch size",
         name, why,
         shapes.size() == 1 ? "tried " + std::string(first.view())
                            : fmt::format("tried {} and {} other shapes", first.view(), shapes.size() - 1));
@@ -144,30 +161,32 @@ class Scripted {
 
   struct Problem {
     std::string why;
-    bool answered;  ///< it gave something, but no logits
+    bool answered;  ///< it returned something, but not logits
   };
 
-  /// Why images of this shape get no logits; the task and the kind of answer where they do.
+  /// Sets the task and `probabilities_` if images of a shape get logits; otherwise returns why they
+  /// do not.
   std::optional<Problem> try_shape(const ImageShape& shape, const std::string& name,
                                    const ScriptedOptions& options) {
     c10::NoGradGuard no_grad;
     try {
-      at::Tensor answer;
+      at::Tensor output;
       if (module->needs_selection()) {
         if (auto problem = select_output(shape, name, options)) return problem;
       }
       for (std::int64_t n : {2, 1, 3}) {
-        answer = module->forward(ramp(n, shape));
-        if (!is_logits(answer, n)) {
+        output = module->forward(ramp(n, shape));
+        if (!is_logits(output, n)) {
           return Problem{
-              fmt::format("its answer to {} image(s) has the shape {}, not images×classes, classes 2 or more",
-                          n, shape_of(answer)),
+              fmt::format(
+                  "its output for {} image(s) has shape {} (expected images×classes, at least 2 classes)", n,
+                  shape_of(output)),
               true};
         }
       }
-      task = Task{shape, static_cast<int>(answer.size(1))};
-      probabilities_ = answer.min().item<double>() >= 0 &&
-                       at::allclose(answer.sum(1), at::ones({answer.size(0)}, answer.options()), 0, 1e-3);
+      task = Task{shape, static_cast<int>(output.size(1))};
+      probabilities_ = output.min().item<double>() >= 0 &&
+                       at::allclose(output.sum(1), at::ones({output.size(0)}, output.options()), 0, 1e-3);
       return std::nullopt;
     } catch (const Error&) {
       throw;
@@ -178,24 +197,26 @@ class Scripted {
     }
   }
 
+  /// Returns images whose values rise from 0 to 1.
   static at::Tensor ramp(std::int64_t n, const ImageShape& shape) {
     return at::linspace(0, 1, n * shape.channels * shape.height * shape.width)
         .view({n, shape.channels, shape.height, shape.width})
         .contiguous(at::MemoryFormat::ChannelsLast);
   }
 
-  static bool is_logits(const at::Tensor& answer, std::int64_t images) {
-    return answer.dim() == 2 && answer.size(0) == images && answer.size(1) >= 2 && answer.is_floating_point();
+  static bool is_logits(const at::Tensor& output, std::int64_t images) {
+    return output.dim() == 2 && output.size(0) == images && output.size(1) >= 2 && output.is_floating_point();
   }
 
   static std::string shape_of(const at::Tensor& tensor) {
     std::string sizes;
     for (auto extent : tensor.sizes()) sizes += (sizes.empty() ? "" : "×") + std::to_string(extent);
-    return sizes.empty() ? "of a scalar" : sizes;
+    return sizes.empty() ? "scalar" : sizes;
   }
 
-  /// Selects the logits among the tensors that the file returns for images of this shape.
-  /// \return why none of them can be the logits \throws Error when it must be specified which one they are
+  /// Selects the logits among the tensors that the program returns for images of a shape.
+  /// \return why none of them can be the logits
+  /// \throws Error if it must be specified which one they are
   std::optional<Problem> select_output(const ImageShape& shape, const std::string& name,
                                        const ScriptedOptions& options) {
     using Output = detail::ScriptedModule::Output;
@@ -235,16 +256,17 @@ class Scripted {
       if (!by_classes || !found.empty()) fits = std::move(found);
     }
     if (fits.empty()) {
-      return Problem{all.empty()
-                         ? "its forward returns no tensor"
-                         : fmt::format("none of its outputs to {} images is images×classes, classes 2 "
-                                       "or more: {}",
-                                       n, list(every)),
-                     true};
+      return Problem{
+          all.empty()
+              ? "its forward returns no tensor"
+              : fmt::format(
+                    "none of its outputs for {} images is images×classes, with at least 2 classes: {}", n,
+                    list(every)),
+          true};
     }
     if (fits.size() > 1) {
       throw Error(
-          "cannot use {}: forward returns several tensors that could be the logits: {}; specify which one, as "
+          "cannot use {}: forward returns several tensors that could be the logits: {}; specify one, for example "
           "--output {} (ScriptedOptions::output)",
           name, list([&](const Output& o) { return std::ranges::find(fits, &o) != fits.end(); }),
           static_cast<std::size_t>(fits.back() - all.data()));
@@ -253,10 +275,10 @@ class Scripted {
     return std::nullopt;
   }
 
-  void require_classes(const std::string& name, int said) const {
-    if (compatible(said, task.classes)) return;
-    throw Error("cannot use {}: it has {} classes, {} were said; say the number it has, or nothing", name,
-                task.classes, said);
+  void require_classes(const std::string& name, int specified) const {
+    if (compatible(specified, task.classes)) return;
+    throw Error("cannot use {}: it predicts {} classes, but {} were specified; specify that number, or none",
+                name, task.classes, specified);
   }
 
   bool probabilities_ = false;

@@ -10,15 +10,16 @@
 #include <vector>
 
 #include <refine/core/check.hpp>
+#include <refine/core/detail/erased.hpp>
 #include <refine/core/error.hpp>
 
 namespace refine::remaps {
 
-/// A fixed renaming of the classes. For `r` of type `R`:
+/// A fixed permutation of the classes. For `r` of type `R`:
 ///
-///  1. `r.classes` is the number of classes: a constant, or a member;
-///  2. `r.permutation` is a `std::vector<std::int64_t>` with every class once: what the victim calls `j` is
-///     called `permutation[j]` behind the remap. It can be assigned to, as when a saved defense is loaded;
+///  1. `r.classes` is the number of classes, a constant or a member;
+///  2. `r.permutation` is a `std::vector<std::int64_t>` that contains every class once: the victim's class `j` is
+///     class `permutation[j]` behind the remap. It can be assigned to, as when a saved defense is loaded;
 ///  3. `R` is copyable.
 template <typename R>
 concept Remap = std::copyable<R> && requires(const R& r, R& assignable) {
@@ -27,17 +28,18 @@ concept Remap = std::copyable<R> && requires(const R& r, R& assignable) {
   assignable.permutation = std::vector<std::int64_t>{};
 };
 
-/// Empty when `permutation` names each of 0 … n-1 once.
+/// Checks that a vector is a permutation.
+/// \return the reason if it does not contain each of 0 … n−1 once; empty otherwise
 inline Message not_a_bijection(const std::vector<std::int64_t>& permutation) {
   std::vector<bool> seen(permutation.size(), false);
   Message why;
   for (std::int64_t name : permutation) {
     if (name < 0 || name >= static_cast<std::int64_t>(seen.size())) {
-      return why << "the remap names class " << name << " of " << seen.size()
-                 << "; a permutation names each of 0 to " << static_cast<int>(seen.size()) - 1 << " once";
+      return why << "remap: class " << name << " is out of range; a permutation contains each of 0 to "
+                 << static_cast<int>(seen.size()) - 1 << " once";
     }
     if (seen[static_cast<std::size_t>(name)]) {
-      return why << "the remap names class " << name << " twice; a permutation names each of 0 to "
+      return why << "remap: class " << name << " occurs twice; a permutation contains each of 0 to "
                  << static_cast<int>(seen.size()) - 1 << " once";
     }
     seen[static_cast<std::size_t>(name)] = true;
@@ -45,7 +47,8 @@ inline Message not_a_bijection(const std::vector<std::int64_t>& permutation) {
   return why;
 }
 
-/// `inverse(p)[p[j]] == j`. \throws Error when `p` is no permutation
+/// Returns the inverse permutation: `inverse(p)[p[j]] == j`.
+/// \throws Error if the vector is not a permutation
 inline std::vector<std::int64_t> inverse(const std::vector<std::int64_t>& permutation) {
   require_agreement(not_a_bijection(permutation));
   std::vector<std::int64_t> result(permutation.size());
@@ -55,35 +58,41 @@ inline std::vector<std::int64_t> inverse(const std::vector<std::int64_t>& permut
   return result;
 }
 
-/// Logits N×classes in the victim's names → the same logits under their new names:
-/// `apply(r, y)[:, permutation[j]] = y[:, j]`.
+/// Renames the classes of the victim's logits: `apply(r, y)[:, permutation[j]] = y[:, j]`.
+/// \param remap a permutation
+/// \param logits N×classes
+/// \return N×classes
 template <Remap R>
 at::Tensor apply(const R& remap, const at::Tensor& logits) {
   return logits.index_select(1, at::tensor(inverse(remap.permutation)).to(logits.device()));
 }
 
-/// The way back: `undo(r, apply(r, y)) == y`.
+/// Reverts `apply`: `undo(r, apply(r, y)) == y`.
+/// \param remap a permutation
+/// \param logits N×classes
+/// \return N×classes
 template <Remap R>
 at::Tensor undo(const R& remap, const at::Tensor& logits) {
   require_agreement(not_a_bijection(remap.permutation));
   return logits.index_select(1, at::tensor(remap.permutation).to(logits.device()));
 }
 
-/// Any remapping, by a type that is known only when the program runs: a remap is its permutation, so this one
-/// holds no more.
+/// A remap of any type. A remap is its permutation, so this holds nothing else.
 struct AnyRemap {
-  /// \throws Error when it is no permutation
+  /// \param order the new name of each class
+  /// \throws Error if it is not a permutation
   explicit AnyRemap(std::vector<std::int64_t> order)
       : classes(static_cast<int>(order.size())), permutation(std::move(order)) {
     require_agreement(not_a_bijection(permutation));
   }
 
+  /// Converts any remap.
   template <typename R>
-  requires(!std::same_as<std::remove_cvref_t<R>, AnyRemap> && Remap<R>) AnyRemap(const R& remap)
+  requires(refine::detail::OtherThan<R, AnyRemap>&& Remap<R>) AnyRemap(const R& remap)
       : classes(remap.classes), permutation(remap.permutation) {}
 
-  int classes;
-  std::vector<std::int64_t> permutation;
+  int classes;                            ///< the number of classes
+  std::vector<std::int64_t> permutation;  ///< the new name of each class
 };
 
 }  // namespace refine::remaps

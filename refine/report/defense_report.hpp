@@ -10,84 +10,92 @@
 #include <refine/metrics/attack_metrics.hpp>
 #include <refine/metrics/lift.hpp>
 #include <refine/metrics/roc.hpp>
-#include <refine/report/detail/curve.hpp>
 #include <refine/report/images.hpp>
 
 namespace refine::report {
 
-/// Everything a page about a defense says. One thing measured is enough: the figures before and after, or,
-/// without labels and without a trigger, an alarm, an agreement or a scan.
-struct DefenseReport {
-  std::string title = {};
-  std::string dataset = {};
-  std::string model = {};
-  std::string attack = {};
-  std::vector<std::string> class_names = {};  ///< one a class, or none: they are numbered then
-  metrics::AttackMetrics before = {};         ///< the victim; of 0 classes: not measured
-  metrics::AttackMetrics after = {};          ///< the defended model, on the same images
-  std::optional<metrics::AlarmFigures> alarm = std::nullopt;
-  std::optional<metrics::Proportion> agreement =
-      std::nullopt;                           ///< clean images that both call alike, before and after
-  std::vector<metrics::ScanEntry> scan = {};  ///< guessed triggers
-  std::vector<Curve> curves = {};
-  std::vector<std::pair<std::string, std::string>> facts =
-      {};  ///< recipe, seed, permutation, device, in order
-  ImageSheet sheet = {};
+/// A quantity over the course of a training run. The page draws it as a line.
+struct Curve {
+  std::string name;       ///< for example "defense loss"
+  std::string unit;       ///< of `y`, for example "%" or "nats"; may be empty
+  std::string x_label;    ///< for example "epoch"
+  std::vector<double> x;  ///< positions
+  std::vector<double> y;  ///< values, as many as `x`; a value that is not finite leaves a gap
 };
 
-/// Of whatever was measured; 0 where nothing says.
-int classes_of(const DefenseReport& r);
+/// The content of a report about a defense.
+///
+/// One measurement is enough: the metrics before and after the defense or, without labels and
+/// without a trigger, an alarm, an agreement or a scan.
+struct DefenseReport {
+  std::string title = {};                     ///< heading; may be empty
+  std::string dataset = {};                   ///< name of the data set; may be empty
+  std::string model = {};                     ///< name of the victim's network or file; may be empty
+  std::string attack = {};                    ///< name of the attack; may be empty
+  std::vector<std::string> class_names = {};  ///< one for each class, or empty: classes are then numbered
+  metrics::AttackMetrics before = {};         ///< of the victim; with 0 classes, not measured
+  metrics::AttackMetrics after = {};          ///< of the defended model, on the same images
+  std::optional<metrics::AlarmMetrics> alarm = std::nullopt;  ///< of the defense's alarm
+  /// Share of clean images to which victim and defended model assign the same class.
+  std::optional<metrics::Proportion> agreement = std::nullopt;
+  std::vector<metrics::ScanEntry> scan = {};                    ///< lifts of guessed triggers
+  std::vector<Curve> curves = {};                               ///< of the training runs
+  std::vector<std::pair<std::string, std::string>> facts = {};  ///< recipe, seed, device, …, in this order
+  ImageSheet sheet = {};                                        ///< test images at each stage
+};
 
-/// Whether the figures of clean, labelled images are there.
-inline bool has_labels(const DefenseReport& r) {
-  return r.before.ba.n > 0 && r.after.ba.n > 0;
+/// Returns the number of classes, from whichever measurement has it, or 0 if none does.
+inline int class_count(const DefenseReport& report) {
+  if (report.after.classes > 0) return report.after.classes;
+  return static_cast<int>(report.scan.empty() ? report.class_names.size()
+                                              : report.scan.front().before.size());
 }
 
-/// Whether the figures of triggered, labelled images are there.
-bool has_trigger(const DefenseReport& r);
-
-/// \throws Error when the parts do not fit together, or nothing was measured
-void require_complete(const DefenseReport& r);
-
-inline int classes_of(const DefenseReport& r) {
-  if (r.after.classes > 0) return r.after.classes;
-  return static_cast<int>(r.scan.empty() ? r.class_names.size() : r.scan.front().before.size());
+/// True if the report has metrics of clean, labelled images.
+inline bool has_labels(const DefenseReport& report) {
+  return report.before.ba.n > 0 && report.after.ba.n > 0;
 }
 
-inline bool has_trigger(const DefenseReport& r) {
-  return r.before.largest_lift.n > 0 && r.after.largest_lift.n > 0;
+/// True if the report has metrics of triggered, labelled images.
+inline bool has_trigger(const DefenseReport& report) {
+  return report.before.largest_lift.n > 0 && report.after.largest_lift.n > 0;
 }
 
-inline void require_complete(const DefenseReport& r) {
-  const bool figures = r.before.classes != 0 || r.after.classes != 0;
-  if (!figures && !r.alarm && !r.agreement && r.scan.empty()) {
+/// Checks that something was measured and that the parts of the report agree.
+///
+/// \throws Error if nothing was measured, or if classes, targets, images or curve lengths differ
+inline void check_complete(const DefenseReport& report) {
+  const metrics::AttackMetrics& before = report.before;
+  const metrics::AttackMetrics& after = report.after;
+  const bool has_metrics = before.classes != 0 || after.classes != 0;
+  if (!has_metrics && !report.alarm && !report.agreement && report.scan.empty()) {
     throw Error(
-        "cannot report: nothing was measured, its figures are of 0 classes; give it figures, an alarm, an "
-        "agreement or a scan");
+        "DefenseReport: nothing was measured (metrics of 0 classes, no alarm, agreement or scan); set at least one");
   }
-  if (figures && (r.before.classes < 1 || r.before.classes != r.after.classes ||
-                  r.before.target != r.after.target || r.before.ba.n != r.after.ba.n)) {
+  if (has_metrics && (before.classes < 1 || before.classes != after.classes ||
+                      before.target != after.target || before.ba.n != after.ba.n)) {
     throw Error(
-        "cannot report: the figures before are of {} classes and {} images, those after of {} and {}, or "
-        "their targets differ; measure both on the same test set under the same attack",
-        r.before.classes, r.before.ba.n, r.after.classes, r.after.ba.n);
+        "DefenseReport: before and after must have the same classes, images and target, "
+        "got {} classes and {} images before, {} and {} after; measure both on the same test set under the same attack",
+        before.classes, before.ba.n, after.classes, after.ba.n);
   }
-  const auto classes = static_cast<std::size_t>(classes_of(r));
-  for (const metrics::ScanEntry& entry : r.scan) {
+  const auto classes = static_cast<std::size_t>(class_count(report));
+  for (const metrics::ScanEntry& entry : report.scan) {
     if (entry.before.size() == classes && entry.after.size() == classes) continue;
-    throw Error("cannot report: the scan's '{}' has {} and {} lifts for {} classes; give one for each",
-                entry.trigger, entry.before.size(), entry.after.size(), classes);
+    throw Error(
+        "DefenseReport: scan entry '{}' must have one lift for each of {} classes, got {} before and {} after",
+        entry.trigger, classes, entry.before.size(), entry.after.size());
   }
-  if (!r.class_names.empty() && r.class_names.size() != classes) {
-    throw Error("cannot report: {} class names for {} classes; give one for each, or none",
-                r.class_names.size(), classes);
+  if (!report.class_names.empty() && report.class_names.size() != classes) {
+    throw Error("DefenseReport: got {} class names for {} classes; set one for each class, or none",
+                report.class_names.size(), classes);
   }
-  for (const Curve& curve : r.curves) {
+  for (const Curve& curve : report.curves) {
     if (curve.x.size() == curve.y.size()) continue;
-    throw Error("cannot report: the curve '{}' has {} x and {} y; give one y for each x", curve.name,
+    throw Error("DefenseReport: curve '{}' must have one y for each x, got {} x and {} y", curve.name,
                 curve.x.size(), curve.y.size());
   }
-  require_complete(r.sheet);
+  check_complete(report.sheet);
 }
 
 }  // namespace refine::report

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <string>
+#include <string_view>
 
 #include <refine/core/file.hpp>
 #include <refine/report/defense_report.hpp>
@@ -11,20 +12,28 @@
 
 namespace refine::report {
 
-/// The report as one page that needs nothing else: no script, no external resource, every text escaped.
-/// \throws Error when the parts of the report do not fit together
-std::string html(const DefenseReport& r);
+/// Renders the report as one self-contained page: no script, no external resource, every text
+/// escaped.
+///
+/// \throws Error if the report is not complete (`check_complete`)
+std::string html(const DefenseReport& report);
 
-/// Writes `metrics.json`, `report.html` and, where there are images, `images.png` into a folder, which is
-/// created. Each file is whole or absent. \throws Error when the report's parts do not fit together or the
-/// folder cannot be written
-inline void write_report(const DefenseReport& r, const std::filesystem::path& folder) {
-  require_complete(r);
-  write_file(folder / "metrics.json", metrics_text(r));
-  if (!r.sheet.rows.empty() && !r.sheet.columns.empty()) {
-    write_file(folder / "images.png", sheet_png(r.sheet, std::max(1, 96 / std::max(r.sheet.height, 1))));
+/// Escapes text for use as HTML text or as an attribute's value. Control characters become spaces.
+std::string html_escape(std::string_view text);
+
+/// Writes `metrics.json`, `report.html` and, if the report has images, `images.png`.
+///
+/// \param report  the content
+/// \param folder  where the files go; created if missing. Each file is either complete or absent.
+/// \throws Error if the report is not complete (`check_complete`), or the folder cannot be written
+inline void write_report(const DefenseReport& report, const std::filesystem::path& folder) {
+  check_complete(report);
+  write_file(folder / "metrics.json", metrics_text(report));
+  if (!report.sheet.rows.empty() && !report.sheet.columns.empty()) {
+    const int scale = std::max(1, 96 / std::max(report.sheet.height, 1));
+    write_file(folder / "images.png", sheet_png(report.sheet, scale));
   }
-  write_file(folder / "report.html", html(r));
+  write_file(folder / "report.html", html(report));
 }
 
 }  // namespace refine::report

@@ -11,22 +11,30 @@
 
 namespace refine::report {
 
-/// Returns every count and figure of the report; the README lists the keys. What is not a number, or was not
-/// measured, is null. With more than 100 classes (schema 2) a matrix lists its counts that are not 0, as
-/// [true class, predicted class, count], and a lift is [with trigger, without, gained, lost, images]: so the
-/// size grows with the images and the classes, not with the classes squared.
-nlohmann::ordered_json metrics_json(const DefenseReport& r);
+/// Returns every count and metric of the report; the module's README lists the keys.
+///
+/// A value that is not a number or was not measured is null. With more than 100 classes (schema 2),
+/// a matrix lists its nonzero counts as [true class, predicted class, count], and a lift is
+/// [with_trigger, without_trigger, gained, lost, n]. The size then grows with the images and the
+/// classes instead of with the square of the classes.
+nlohmann::ordered_json metrics_json(const DefenseReport& report);
 
-/// The figures of one classifier under one attack, as they stand in a report's `before` and `after`.
+/// Returns the metrics of one classifier under one attack, as in a report's `before` and `after`.
+/// Null if `figures` has 0 classes.
 nlohmann::ordered_json figures_json(const metrics::AttackMetrics& figures);
 
-/// Returns such JSON as text, indented, with a line a matrix row.
+/// Formats JSON as indented text, with one line for each row of a matrix.
 std::string metrics_text(const nlohmann::ordered_json& json);
-std::string metrics_text(const DefenseReport& r);
 
-/// Reads a `metrics.json` (schema 1) back: all that it holds, which is all of the report but its image sheet.
-/// Figures are made again from the counts; keys that are not known, as of a later version, are passed over.
-/// \throws Error naming the file and the key where it cannot be read, or contradicts itself
+/// Returns `metrics_json(report)` as text: the content of `metrics.json`.
+std::string metrics_text(const DefenseReport& report);
+
+/// Reads a `metrics.json` (schema 1 or 2): the whole report except for its image sheet.
+///
+/// Recomputes every metric from its counts. Ignores unknown keys, which a later version may have
+/// added.
+///
+/// \throws Error, with the file and the key, if the file cannot be read or contradicts itself
 DefenseReport read_metrics(const std::filesystem::path& path);
 
 }  // namespace refine::report

@@ -14,21 +14,22 @@
 
 #include <refine/attacks/attack.hpp>
 #include <refine/data/dataset.hpp>
-#include <refine/data/detail/pixels.hpp>
 #include <refine/evaluation/classify.hpp>
 #include <refine/evaluation/detail/check_task.hpp>
 #include <refine/pipeline/pipeline.hpp>
-#include <refine/report/detail/words.hpp>
+#include <refine/report/format.hpp>
 #include <refine/report/images.hpp>
 
 namespace refine::report {
 
 namespace detail {
 
-/// The first image of each class other than the target, up to `rows` of them.
-inline std::vector<std::int64_t> one_a_class(const data::Dataset& test, std::optional<int> target, int rows) {
+/// Returns the index of the first image of each class other than the target, for at most `rows`
+/// classes.
+inline std::vector<std::int64_t> first_of_each_class(const data::Dataset& test, std::optional<int> target,
+                                                     int rows) {
   std::vector<std::int64_t> chosen;
-  const auto labels = to_vector(test.labels);
+  const auto labels = refine::detail::to_vector(test.labels);
   for (std::int64_t c = 0; c < static_cast<std::int64_t>(test.classes.size()); ++c) {
     if (target == static_cast<int>(c) || static_cast<int>(chosen.size()) == rows) continue;
     const auto found = std::ranges::find(labels, c);
@@ -37,19 +38,23 @@ inline std::vector<std::int64_t> one_a_class(const data::Dataset& test, std::opt
   return chosen;
 }
 
-/// Each of `stages` (uint8, all of the same images), and behind them what the transform makes of each.
+/// Makes a sheet of the given stages, followed by the transform's output for each of them.
+///
+/// \param defense  runs on its device
+/// \param stages  names and uint8 N×C×H×W images, all of the same N images
+/// \param class_names  one for each class, or empty
 template <DefendedClassifier D>
-ImageSheet sheet_of(const D& defense, const std::vector<std::pair<std::string, at::Tensor>>& stages,
-                    const std::vector<std::string>& class_names) {
+ImageSheet make_sheet(const D& defense, const std::vector<std::pair<std::string, at::Tensor>>& stages,
+                      const std::vector<std::string>& class_names) {
   c10::NoGradGuard no_grad;
   const ImageShape shape = data::image_of(stages.front().second);
   ImageSheet sheet{.channels = shape.channels, .height = shape.height, .width = shape.width};
   std::vector<at::Tensor> pictures;
-  std::vector<std::vector<std::int64_t>> said;
+  std::vector<std::vector<std::int64_t>> predictions;
   const auto add = [&](std::string column, const at::Tensor& bytes, const at::Tensor& logits) {
     sheet.columns.push_back(std::move(column));
     pictures.push_back(bytes.to(at::kCPU));
-    said.push_back(to_vector(logits.argmax(1)));
+    predictions.push_back(refine::detail::to_vector(logits.argmax(1)));
   };
   const auto rows = static_cast<std::size_t>(stages.front().second.size(0));
   if (rows > 0) {
@@ -68,7 +73,7 @@ ImageSheet sheet_of(const D& defense, const std::vector<std::pair<std::string, a
       const auto* begin = picture.const_data_ptr<std::uint8_t>();
       cells.images.emplace_back(begin, begin + picture.numel());
       cells.captions.push_back((column < stages.size() ? "victim: " : "defense: ") +
-                               words::class_name(class_names, static_cast<int>(said[column][row])));
+                               format::class_name(class_names, static_cast<int>(predictions[column][row])));
     }
     sheet.rows.push_back(std::move(cells));
   }
@@ -77,36 +82,53 @@ ImageSheet sheet_of(const D& defense, const std::vector<std::pair<std::string, a
 
 }  // namespace detail
 
-/// The first test image of each class other than the target, up to `rows` of them: clean, triggered, and what
-/// the transform makes of both, each with what the model says of it.
+/// Makes a sheet of the first test image of each class other than the target: clean, triggered, and
+/// the transform's output for both, each with the model's prediction.
+///
+/// \param defense  the defended classifier
+/// \param test  labelled test images
+/// \param attack  applies the trigger
+/// \param rows  maximum number of images
 template <DefendedClassifier D, attacks::Attack A>
 ImageSheet sample_sheet(const D& defense, const data::Dataset& test, const A& attack, int rows = 6) {
-  const at::Tensor chosen = at::tensor(detail::one_a_class(test, attack.target, rows), at::kLong);
+  const at::Tensor chosen = at::tensor(detail::first_of_each_class(test, attack.target, rows), at::kLong);
   const at::Tensor clean = test.images.index_select(0, chosen);
-  return detail::sheet_of(defense, {{"clean", clean}, {"triggered", attack.trigger_images(clean)}},
-                          test.classes);
+  return detail::make_sheet(defense, {{"clean", clean}, {"triggered", attack.trigger_images(clean)}},
+                            test.classes);
 }
 
-/// The same where the triggered images are at hand: uint8 N×C×H×W, one for each of `test`, in its order.
-/// \throws Error when they are not
+/// Makes the same sheet from existing triggered images instead of an attack.
+///
+/// \param defense  the defended classifier
+/// \param test  labelled test images
+/// \param triggered  uint8 N×C×H×W, one for each image of `test`, in its order
+/// \param target  class to leave out, if any
+/// \param rows  maximum number of images
+/// \throws Error if `triggered` does not match `test`
 template <DefendedClassifier D>
 ImageSheet sample_sheet(const D& defense, const data::Dataset& test, const at::Tensor& triggered,
                         std::optional<int> target, int rows = 6) {
-  refine::detail::require_triggered(triggered, test);
-  const at::Tensor chosen = at::tensor(detail::one_a_class(test, target, rows), at::kLong);
-  return detail::sheet_of(
+  refine::detail::check_triggered(triggered, test);
+  const at::Tensor chosen = at::tensor(detail::first_of_each_class(test, target, rows), at::kLong);
+  return detail::make_sheet(
       defense,
       {{"clean", test.images.index_select(0, chosen)}, {"triggered", triggered.index_select(0, chosen)}},
       test.classes);
 }
 
-/// The first images, up to `rows` of them, and what the transform makes of them: neither labels nor a
-/// trigger. \param images uint8 N×C×H×W \param class_names one a class, or none
+/// Makes a sheet of the first images and the transform's output for them, without labels or a
+/// trigger.
+///
+/// \param defense  the defended classifier
+/// \param images  uint8 N×C×H×W
+/// \param class_names  one for each class, or empty
+/// \param rows  maximum number of images
+/// \throws Error if the images do not have the shape that the defense takes
 template <DefendedClassifier D>
 ImageSheet sample_sheet(const D& defense, const at::Tensor& images,
                         const std::vector<std::string>& class_names, int rows = 6) {
-  refine::detail::require_images("images", defense.task().image, images);
-  return detail::sheet_of(defense, {{"clean", images.slice(0, 0, rows)}}, class_names);
+  refine::detail::check_images("images", defense.task().image, images);
+  return detail::make_sheet(defense, {{"clean", images.slice(0, 0, rows)}}, class_names);
 }
 
 }  // namespace refine::report

@@ -7,32 +7,49 @@
 
 namespace refine::report {
 
-/// What the figures amount to, in plain words, read off the largest lift alone: ASR watches one class. Where
-/// no trigger was given, read off the scan, if that found one.
+/// A conclusion from a report, in plain words.
+///
+/// It depends on the largest lift, because ASR watches only one class. Without a given trigger it
+/// depends on the scan, if the scan found a trigger.
 struct Verdict {
-  enum class Kind { disarmed, armed, uncertain, harmless, unmeasured };
+  /// The conclusion.
+  enum class Kind {
+    disarmed,    ///< the trigger lifts no class by more than `tolerance`
+    armed,       ///< the trigger still lifts a class
+    uncertain,   ///< the interval of the lift includes both conclusions
+    harmless,    ///< the trigger had no effect on the victim
+    unmeasured,  ///< no trigger was given, and the scan found none
+  };
 
-  /// A trigger that lifts no class by more than this, at the upper end of each class's 95 % interval, is
-  /// disarmed.
+  /// A trigger is disarmed if the upper end of each class's 95 % interval is at most this lift.
   static constexpr double tolerance = 0.05;
 
-  /// Up to this, at the upper end, another class than the attacked one may owe its lift to what the trigger
-  /// does to any image.
+  /// A lift of a class other than the attacked one may be the trigger's effect on any image, if the
+  /// upper end of its interval is at most this.
   static constexpr double corruption = 0.10;
 
-  /// A loss of clean accuracy beyond this is said in the headline.
+  /// The headline mentions a loss of clean accuracy above this.
   static constexpr double high_price = 0.10;
 
-  Kind kind = Kind::unmeasured;
-  bool costly = false;
-  std::string headline;
-  std::string paragraph;  ///< plain text
+  Kind kind = Kind::unmeasured;  ///< the conclusion
+  bool costly = false;           ///< the loss of clean accuracy is above `high_price`
+  std::string headline;          ///< one sentence of plain text, without a full stop
+  std::string paragraph;         ///< the reasons, plain text
 
-  /// A stable word for files.
+  /// Returns the name of `kind`, the stable word that `metrics.json` stores.
   std::string_view word() const;
 };
 
-Verdict verdict(const DefenseReport& r);
+/// A guessed small trigger works if the lower end of its lift's 95 % interval is above this: more
+/// than half of the images move to one class.
+inline constexpr double scan_finding = 0.5;
+
+/// The same for a change of the whole image. Strong noise alone moves most images of some data sets
+/// to one class, without any backdoor.
+inline constexpr double scan_finding_whole = 0.9;
+
+/// Judges a report.
+Verdict verdict(const DefenseReport& report);
 
 }  // namespace refine::report
 

@@ -15,61 +15,99 @@
 
 namespace refine {
 
-/// Fields, names and defaults of PyTorch's `torch.optim.Muon`.
+/// Options of `Muon`, with the names and defaults of PyTorch's `torch.optim.Muon`.
 struct MuonOptions : torch::optim::OptimizerCloneableOptions<MuonOptions> {
+  /// \param lr learning rate, positive
   explicit MuonOptions(double lr = 1e-3) : lr_(lr) {}
 
-  TORCH_ARG(double, lr);
-  TORCH_ARG(double, momentum) = 0.95;
-  TORCH_ARG(bool, nesterov) = true;
-  TORCH_ARG(double, weight_decay) = 0.1;  ///< decoupled
+  TORCH_ARG(double, lr);                  ///< learning rate, positive
+  TORCH_ARG(double, momentum) = 0.95;     ///< share of the old momentum, in [0, 1)
+  TORCH_ARG(bool, nesterov) = true;       ///< looks one step ahead
+  TORCH_ARG(double, weight_decay) = 0.1;  ///< decoupled, 0 or more
   TORCH_ARG(int64_t, ns_steps) = 5;       ///< Newton–Schulz steps
-  TORCH_ARG(double, eps) = 1e-7;
-  /// What Newton–Schulz is computed in: PyTorch takes bfloat16, which pays on accelerators; a processor
-  /// without bfloat16 arithmetic is quicker in float32.
+  TORCH_ARG(double, eps) = 1e-7;          ///< lower bound of the norm that a matrix is divided by
+  /// The type of the Newton–Schulz arithmetic. PyTorch uses bfloat16, which is fast on
+  /// accelerators; a CPU without bfloat16 arithmetic is faster in float32.
   TORCH_ARG(at::ScalarType, ns_dtype) = at::kBFloat16;
 
  public:
+  /// Returns the learning rate.
   REFINE_INLINE double get_lr() const override;
+
+  /// Sets the learning rate.
+  /// \param rate the new learning rate, positive
   REFINE_INLINE void set_lr(const double rate) override;
 
+  /// Writes the options.
+  /// \param archive receives them
   REFINE_INLINE void serialize(torch::serialize::OutputArchive& archive) const override;
+
+  /// Reads the options.
+  /// \param archive an archive that `serialize` wrote
   REFINE_INLINE void serialize(torch::serialize::InputArchive& archive) override;
 };
 
+/// The state that `Muon` keeps for each parameter.
 struct MuonState : torch::optim::OptimizerCloneableParamState<MuonState> {
-  TORCH_ARG(at::Tensor, momentum_buffer);
+  TORCH_ARG(at::Tensor, momentum_buffer);  ///< the momentum, of the gradient's shape
 
  public:
+  /// Reads the state.
+  /// \param archive an archive that `serialize` wrote
   REFINE_INLINE void serialize(torch::serialize::InputArchive& archive) override;
+
+  /// Writes the state.
+  /// \param archive receives it
   REFINE_INLINE void serialize(torch::serialize::OutputArchive& archive) const override;
 };
 
-/// The matrix nearest to orthogonal, roughly: U·V^T with singular values of 0.7 to 1.2 for those of `matrix`,
-/// by the quintic Newton–Schulz iteration (Jordan et al., 2024, `jordan2024muon`). \param matrix
-/// rows×columns, in `dtype`
+/// Returns an approximation of the orthogonal matrix that is nearest to `matrix`, by the quintic
+/// Newton–Schulz iteration (Jordan et al., 2024, `jordan2024muon`). For matrix = U·S·Vᵀ, it is
+/// U·S'·Vᵀ with singular values S' of 0.7 to 1.2.
+/// \param matrix rows×columns, of any floating-point type, which is the type of the arithmetic
+/// \param steps number of iterations; 5 is usual
+/// \param eps lower bound of the norm that `matrix` is divided by
+/// \return a matrix of the same shape and type
 at::Tensor newton_schulz(const at::Tensor& matrix, std::int64_t steps, double eps);
 
-/// One step's direction, to be taken times the learning rate: the momentum `buffer` takes up the gradient, is
-/// made orthogonal as a matrix (first dimension, product of the rest) and scaled by √max(1, rows / columns).
-/// \return of the gradient's shape and type
+/// Computes the direction of one Muon step, to be multiplied with the learning rate. The gradient
+/// is added to the momentum, which is made orthogonal as a matrix (first dimension × product of the
+/// others) and scaled by √max(1, rows / columns).
+/// \param gradient the parameter's gradient, of two or more dimensions
+/// \param buffer the momentum, of the gradient's shape; updated
+/// \param options momentum, nesterov, ns_steps, ns_dtype and eps are used
+/// \return a tensor of the gradient's shape and type
 at::Tensor muon_direction(const at::Tensor& gradient, at::Tensor& buffer, const MuonOptions& options);
 
-/// Muon (Jordan et al., 2024, `jordan2024muon`): momentum whose every step is made orthogonal, for the
-/// kernels of hidden layers; see `muon_direction`. Biases, norms and the last layer belong to another
-/// optimiser.
+/// The Muon optimizer (Jordan et al., 2024, `jordan2024muon`): momentum whose steps are made
+/// orthogonal, see `muon_direction`. It is meant for the kernels of hidden layers; train biases,
+/// norms and the last layer with another optimizer. Differs from PyTorch's `torch.optim.Muon` in
+/// that it also takes kernels of more than two dimensions.
 class Muon : public torch::optim::Optimizer {
  public:
-  /// \throws c10::Error when a parameter has fewer than two dimensions
+  /// \param groups parameters with two or more dimensions each
+  /// \param defaults options of the groups that have none
+  /// \throws c10::Error if a parameter has fewer than two dimensions
   explicit Muon(const std::vector<torch::optim::OptimizerParamGroup>& groups,
                 MuonOptions defaults = MuonOptions());
 
+  /// \param parameters parameters with two or more dimensions each
+  /// \param defaults their options
+  /// \throws c10::Error if a parameter has fewer than two dimensions
   explicit Muon(std::vector<at::Tensor> parameters, MuonOptions defaults = MuonOptions())
       : Muon({torch::optim::OptimizerParamGroup(std::move(parameters))}, defaults) {}
 
+  /// Updates each parameter that has a gradient.
+  /// \param closure if given, computes the gradients and returns the loss
+  /// \return the closure's loss; undefined without a closure
   REFINE_INLINE at::Tensor step(LossClosure closure = nullptr) override;
 
+  /// Writes options and state, to continue a run later.
+  /// \param archive receives them
   REFINE_INLINE void save(torch::serialize::OutputArchive& archive) const override;
+
+  /// Reads options and state.
+  /// \param archive an archive that `save` wrote
   REFINE_INLINE void load(torch::serialize::InputArchive& archive) override;
 
  private:

@@ -4,78 +4,94 @@
 #include <cstdint>
 #include <string_view>
 
-#include <refine/backbones/zoo.hpp>
+#include <refine/core/error.hpp>
 #include <refine/core/random.hpp>
 #include <refine/data/augmentation.hpp>
-#include <refine/training/detail/optimizers.hpp>
+#include <refine/training/optimization.hpp>
 
 namespace refine {
 
-/// What the transform is trained towards; see `objectives`.
-enum class ObjectiveKind { bce, nll, distillation };
-
-/// Which images the victim is asked about, as the transform's teacher.
-enum class TeacherInput {
-  augmented,  ///< every changed image, at each step, as published
-  original,   ///< each training image once, in the first epoch, as it is: a changed one keeps its answer, a
-              ///< mixed one mixes the two. A step is cheaper, and no changed image is asked about, which may
-              ///< look like a triggered one
+/// The built-in objectives by name, for recipes. `fit` also takes an objective as a function object
+/// (see `objectives::Objective`).
+enum class ObjectiveKind {
+  bce,           ///< `objectives::Bce`
+  nll,           ///< `objectives::Nll`
+  distillation,  ///< `objectives::Distillation` at `Recipe::temperature`
 };
 
-/// How a transform is trained: what `fit` takes.
-struct Recipe {
-  ObjectiveKind objective = ObjectiveKind::bce;
-  TeacherInput teacher = TeacherInput::augmented;
-  double temperature = 1;      ///< of distillation
-  double supcon_weight = 0.1;  ///< 0 leaves the term out
-  double supcon_temperature = 0.07;
-  Optimization optimization = {};
-  data::Augmentation augmentation = {};
-  std::uint64_t seed = default_seed;  ///< of the order of images and the augmentation
+/// The images that the victim, as the transform's teacher, answers during `fit`.
+enum class TeacherInput {
+  augmented,  ///< the augmented images, at each step, as in the paper
+  original,   ///< each training image once, in the first epoch, without augmentation. An augmented image
+              ///< keeps the answer to its original; a mixed image gets the mixture of two answers. Steps are
+              ///< cheaper, and the victim never sees an augmented image, which may resemble a triggered one.
+};
 
+/// How `fit` trains a transform.
+struct Recipe {
+  ObjectiveKind objective = ObjectiveKind::bce;    ///< the loss between defended logits and teacher
+  TeacherInput teacher = TeacherInput::augmented;  ///< the images that the teacher answers
+  double temperature = 1;                          ///< of `ObjectiveKind::distillation`, positive
+  double supcon_weight = 0.1;                      ///< weight of `objectives::SupCon`, 0 or more; 0: off
+  double supcon_temperature = 0.07;                ///< of `objectives::SupCon`, positive
+  Optimization optimization = {};                  ///< optimizer, schedule, batches
+  data::Augmentation augmentation = {};            ///< random changes of each batch
+  std::uint64_t seed = default_seed;               ///< of the order of images and the augmentation
+
+  /// True if all fields are equal.
   friend bool operator==(const Recipe&, const Recipe&) = default;
 
+  /// Checks the range of each field.
   /// \throws Error naming the first field that is out of range
   void validate() const {
     optimization.validate();
     augmentation.validate();
     if (!(temperature > 0 && std::isfinite(temperature)))
-      throw Error("the recipe's temperature is {}; it is above 0 and finite", temperature);
-    if (!(supcon_temperature > 0 && std::isfinite(supcon_temperature))) {
-      throw Error("the recipe's supcon_temperature is {}; it is above 0 and finite", supcon_temperature);
-    }
+      throw Error("recipe.temperature must be positive and finite, got {}", temperature);
+    if (!(supcon_temperature > 0 && std::isfinite(supcon_temperature)))
+      throw Error("recipe.supcon_temperature must be positive and finite, got {}", supcon_temperature);
     if (!(supcon_weight >= 0 && std::isfinite(supcon_weight)))
-      throw Error("the recipe's supcon_weight is {}; it is 0 or more and finite", supcon_weight);
+      throw Error("recipe.supcon_weight must be 0 or more and finite, got {}", supcon_weight);
   }
 };
 
-/// How a classifier is trained: what `train_classifier` takes.
+/// How `train_classifier` trains a classifier.
 struct ClassifierRecipe {
-  double label_smoothing = 0;  ///< in [0, 1)
-  Optimization optimization = {};
-  data::Augmentation augmentation = {};
-  std::uint64_t seed = default_seed;
+  double label_smoothing = 0;            ///< of the cross-entropy, in [0, 1)
+  Optimization optimization = {};        ///< optimizer, schedule, batches
+  data::Augmentation augmentation = {};  ///< random changes of each batch; `mix` must be 0
+  std::uint64_t seed = default_seed;     ///< of the order of images, the augmentation and dropout
 
+  /// True if all fields are equal.
   friend bool operator==(const ClassifierRecipe&, const ClassifierRecipe&) = default;
 
+  /// Checks the range of each field.
+  /// \throws Error naming the first field that is out of range
   void validate() const {
     optimization.validate();
     augmentation.validate();
     if (augmentation.mix > 0) {
-      throw Error("the recipe's mix is {}; mixed images have no label, a classifier is trained without",
-                  augmentation.mix);
+      throw Error(
+          "recipe.augmentation.mix must be 0 to train a classifier, got {}; mixed images have no label",
+          augmentation.mix);
     }
-    if (!(label_smoothing >= 0 && label_smoothing < 1)) {
-      throw Error("the recipe's label_smoothing is {}; it is 0 to below 1", label_smoothing);
-    }
+    if (!(label_smoothing >= 0 && label_smoothing < 1))
+      throw Error("recipe.label_smoothing must be in [0, 1), got {}", label_smoothing);
   }
 };
 
-/// The recipes at hand. `docs/recipes.md` has how they were measured.
+/// \namespace refine::recipes
+/// Ready-made recipes. `docs/lab/recipes.md` has their measurements. Change a copy where you need other
+/// values:
+///
+///     Recipe recipe = recipes::fast;
+///     recipe.optimization.epochs = 24;
+///     fit(defense, images, recipe);
 namespace recipes {
 
-/// As published: BCE and SupCon, SGD, 150 epochs. For the published figures the pipeline has to be the
-/// published one too: `UNet{.squash = OutputActivation::clamp}`, a `Normalized` victim, `PixelDomain::reference`.
+/// The paper's training of the transform (Chen et al., 2025, `chen2025refine`): BCE and SupCon,
+/// SGD, 150 epochs. The paper's figures also need the paper's pipeline: a `UNet` with
+/// `.activation = OutputActivation::clamp`, a `Normalized` victim and `PixelDomain::reference`.
 inline constexpr Recipe paper = {
     .objective = ObjectiveKind::bce,
     .supcon_weight = 0.1,
@@ -91,8 +107,9 @@ inline constexpr Recipe paper = {
     .augmentation = {.flip = true, .resized_crop_min_scale = 0.8, .grayscale = 0.2},
 };
 
-/// The same figures sooner: distillation from the victim, which is asked once, Muon, small batches, mixed
-/// images, bfloat16 where the device has it.
+/// The default. Reaches the figures of `paper` in a tenth of the time, on some 20,000 images:
+/// distillation from answers that the victim gives once per image, Muon, small batches, mixed
+/// images, and bfloat16 where the device has it.
 inline constexpr Recipe fast = {
     .objective = ObjectiveKind::distillation,
     .teacher = TeacherInput::original,
@@ -109,7 +126,7 @@ inline constexpr Recipe fast = {
     .augmentation = {.flip = true, .mix = 0.5},
 };
 
-/// `fast`, for tens of thousands of small images on a GPU: batches that fill it.
+/// `fast` with batches that fill a GPU, for tens of thousands of small images.
 inline constexpr Recipe gpu = [] {
   Recipe recipe = fast;
   recipe.optimization.lr = 0.1;
@@ -119,15 +136,16 @@ inline constexpr Recipe gpu = [] {
   return recipe;
 }();
 
-/// `fast`, for 50,000 images and a few minutes of two processor cores.
+/// `fast` in two epochs, for 50,000 images and a few minutes of two CPU cores.
 inline constexpr Recipe two_cores = [] {
   Recipe recipe = fast;
   recipe.optimization.epochs = 2;
-  recipe.augmentation.mix = 0;  // an image that is seen twice can't be learnt by heart
+  recipe.augmentation.mix = 0;  // images that are seen only twice cannot be overfitted
   return recipe;
 }();
 
-/// The victim as published: SGD, 150 epochs.
+/// The paper's training of a victim: SGD, 150 epochs. `paper_classifier_of` has the rates of each
+/// network.
 inline constexpr ClassifierRecipe paper_classifier = {
     .optimization = {.optimizer = OptimizerKind::sgd,
                      .lr = 0.1,
@@ -141,7 +159,7 @@ inline constexpr ClassifierRecipe paper_classifier = {
     .augmentation = {.flip = true},
 };
 
-/// A victim in a tenth of the epochs.
+/// The default. A victim of about the same accuracy in a tenth of the epochs, by Muon.
 inline constexpr ClassifierRecipe fast_classifier = {
     .optimization = {.optimizer = OptimizerKind::muon,
                      .lr = 0.05,
@@ -154,45 +172,36 @@ inline constexpr ClassifierRecipe fast_classifier = {
     .augmentation = {.flip = true, .crop_padding = 2},
 };
 
-/// `fast_classifier` in bfloat16, for a GPU.
+/// `fast_classifier` in bfloat16 where the device has it, for a GPU.
 inline constexpr ClassifierRecipe gpu_classifier = [] {
   ClassifierRecipe recipe = fast_classifier;
   recipe.optimization.precision = Precision::automatic;
   return recipe;
 }();
 
-/// `fast_classifier`, for 50,000 images and two minutes of two processor cores.
+/// `fast_classifier` in two epochs, for 50,000 images and two minutes of two CPU cores.
 inline constexpr ClassifierRecipe two_cores_classifier = [] {
   ClassifierRecipe recipe = fast_classifier;
   recipe.optimization.epochs = 2;
   return recipe;
 }();
 
+/// Returns the paper's recipe for a victim: SGD for 150 epochs at 0.1, at 0.01 for the VGGs and at
+/// 0.001 for ViT.
+/// \param network a name in any spelling that `backbones::network_by_name` takes
+/// \throws Error if the name is unknown
+ClassifierRecipe paper_classifier_of(std::string_view network);
+
+/// Returns a recipe with a tenth of the paper's epochs: `fast_classifier`, but Adam for ViT, which
+/// has no kernels that Muon could train.
+/// \param network a name in any spelling that `backbones::network_by_name` takes
+/// \throws Error if the name is unknown
+ClassifierRecipe fast_classifier_of(std::string_view network);
+
 }  // namespace recipes
 
 }  // namespace refine
 
-namespace refine::recipes {
-
-/// A published victim's own recipe, by the network's name in any spelling that `backbones::network_by_name`
-/// takes: SGD at 0.1, but 0.01 for the VGGs and 0.001 for ViT; 150 epochs. \throws Error for an unknown name
-inline ClassifierRecipe paper_classifier_of(std::string_view network) {
-  const std::string_view name = backbones::canonical_network_name(network);
-  ClassifierRecipe recipe = paper_classifier;
-  if (name == "VGG16" || name == "VGG19") recipe.optimization.lr = 0.01;
-  if (name == "ViT") recipe.optimization.lr = 0.001;
-  return recipe;
-}
-
-/// The same in a tenth of the epochs. A ViT has no kernels that Muon could train: Adam does. \throws Error
-/// for an unknown name
-inline ClassifierRecipe fast_classifier_of(std::string_view network) {
-  ClassifierRecipe recipe = fast_classifier;
-  if (backbones::canonical_network_name(network) == "ViT") {
-    recipe.optimization.optimizer = OptimizerKind::adam;
-    recipe.optimization.lr = 0.001;
-  }
-  return recipe;
-}
-
-}  // namespace refine::recipes
+#if !defined(REFINE_COMPILED_LIB)
+#include <refine/training/impl/recipe.ipp>
+#endif

@@ -1,10 +1,14 @@
 #pragma once
 
+#include <ATen/core/Tensor.h>
 #include <ATen/ops/cross_entropy_loss.h>
 
 #include <utility>
 
 #include <refine/backbones/backbone.hpp>
+#include <refine/core/check.hpp>
+#include <refine/core/error.hpp>
+#include <refine/core/task.hpp>
 #include <refine/data/dataset.hpp>
 #include <refine/data/training_set.hpp>
 #include <refine/nn/autocast.hpp>
@@ -12,59 +16,76 @@
 #include <refine/nn/cuda_graph.hpp>
 #include <refine/nn/device.hpp>
 #include <refine/training/detail/loop.hpp>
+#include <refine/training/observers.hpp>
 #include <refine/training/recipe.hpp>
 
 namespace refine {
 
-/// Why a network can't learn these images; empty when it can.
-constexpr Message learnable(const Task& network, const Task& data) {
+namespace detail {
+
+/// Returns why a network cannot be trained on these images; empty if it can.
+constexpr Message check_training_task(const Task& network, const Task& data) {
   Message why;
   if (!compatible(network.image, data.image)) {
-    why << "the backbone takes " << network.image << " images, the data has " << data.image
-        << "; give the backbone the task of the data";
+    why << "train_classifier: the image shapes differ (the backbone takes " << network.image
+        << ", the data has " << data.image << "); give the backbone the task of the data";
   } else if (!compatible(network.classes, data.classes)) {
-    why << "the backbone predicts " << network.classes << " classes, the data has " << data.classes
-        << "; give the backbone the task of the data";
+    why << "train_classifier: the numbers of classes differ (the backbone predicts " << network.classes
+        << ", the data has " << data.classes << "); give the backbone the task of the data";
   }
   return why;
 }
 
-/// Trains `backbone` on labelled images, on `default_device()`, and returns it (its module is the one passed
-/// in), in evaluation mode. What a `data::TrainingSet` asks for, as an attack's may, comes after the recipe's
-/// own augmentation. \throws Error when the data does not fit the backbone, a field of the recipe or of what
-/// is asked for is out of range, or the loss is not finite
+}  // namespace detail
+
+/// Trains a classifier on labelled images, with cross-entropy. Training takes place on
+/// `default_device()`, to which the network is moved. The augmentation that a `data::TrainingSet`
+/// requires, as that of an attack may, comes after the recipe's.
 ///
-/// *Determinism*: the same seeds on the same device, with the same number of threads, give bitwise the same
-/// weights on the CPU.
-template <backbones::Backbone B, typename... Observers>
+/// *Determinism*: on the CPU, the same seeds and number of threads give bitwise the same weights.
+///
+/// \param backbone the network; its module, which copies share, is trained in place
+/// \param dataset two or more labelled images
+/// \param recipe the optimizer and the augmentation
+/// \param observers follow the run, taken by reference, see `Observer`
+/// \return `backbone`, in evaluation mode
+/// \throws Error if the data does not fit the backbone, a field of the recipe or of the training
+///   set is out of range, the backbone has no parameters to train, or the loss is not finite
+template <backbones::Backbone B, Observer... Observers>
 B train_classifier(B backbone, const data::TrainingSet& dataset,
                    const ClassifierRecipe& recipe = recipes::fast_classifier, Observers&&... observers) {
   recipe.validate();
   dataset.validate();
-  require_agreement(learnable(backbone.task, dataset.task()));
+  require_agreement(detail::check_training_task(backbone.task, dataset.task()));
   const at::Device device = default_device();
   backbone.module->to(device);
   nn::to_channels_last(*backbone.module);
   const at::Tensor labels = dataset.labels.to(device);
-  const bool bfloat16 = uses_bfloat16(recipe.optimization.precision, device);
-  const auto labels_of = [&](const detail::Batch& batch) { return labels.index_select(0, batch.indices); };
-  const auto learn = [&](const at::Tensor& images, const at::Tensor& wanted) -> detail::BatchResult {
+  const bool bfloat16 = detail::uses_bfloat16(recipe.optimization.precision, device);
+  const auto targets = [&](const detail::Batch& batch) { return labels.index_select(0, batch.indices); };
+  const auto learn = [&](const at::Tensor& images, const at::Tensor& truth) -> detail::BatchResult {
     at::Tensor logits;
     {
-      const nn::Autocast lower(device, bfloat16);
+      const nn::Autocast autocast(device, bfloat16);
       logits = backbone.forward(images).to(at::kFloat);
     }
-    return {at::cross_entropy_loss(logits, wanted, {}, at::Reduction::Mean, -100, recipe.label_smoothing),
-            logits.argmax(1).eq(wanted).sum()};
+    return {at::cross_entropy_loss(logits, truth, {}, at::Reduction::Mean, -100, recipe.label_smoothing),
+            logits.argmax(1).eq(truth).sum()};
   };
   detail::train({.name = "victim"}, *backbone.module, device, dataset.images, recipe.optimization,
-                detail::BatchAugmentation(recipe.augmentation, dataset, device), recipe.seed, labels_of,
-                learn, nn::is_replayable(backbone), observers...);
+                detail::BatchAugmentation(recipe.augmentation, dataset, device), recipe.seed, targets, learn,
+                nn::is_replayable(backbone), observers...);
   return backbone;
 }
 
-/// The same for images that ask for nothing.
-template <backbones::Backbone B, typename... Observers>
+/// Trains a classifier on labelled images that require no augmentation beyond the recipe's.
+/// \param backbone the network; its module, which copies share, is trained in place
+/// \param dataset two or more labelled images
+/// \param recipe the optimizer and the augmentation
+/// \param observers follow the run, taken by reference, see `Observer`
+/// \return `backbone`, in evaluation mode
+/// \throws Error as the other overload
+template <backbones::Backbone B, Observer... Observers>
 B train_classifier(B backbone, const data::Dataset& dataset,
                    const ClassifierRecipe& recipe = recipes::fast_classifier, Observers&&... observers) {
   return train_classifier(std::move(backbone), data::TrainingSet{dataset}, recipe,

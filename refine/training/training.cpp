@@ -7,4 +7,5 @@
 #include <refine/training/impl/muon.ipp>
 #include <refine/training/impl/observers.ipp>
 #include <refine/training/impl/optimizers.ipp>
+#include <refine/training/impl/recipe.ipp>
 #include <refine/training/impl/recipe_json.ipp>

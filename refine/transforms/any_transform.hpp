@@ -9,6 +9,7 @@
 #include <type_traits>
 #include <utility>
 
+#include <refine/core/detail/erased.hpp>
 #include <refine/core/error.hpp>
 #include <refine/core/task.hpp>
 #include <refine/nn/clone.hpp>
@@ -17,39 +18,45 @@
 
 namespace refine::transforms {
 
-/// Any transform network, by a type that is known only when the program runs. Copies share the module.
+/// Holds any transform, of a type that is known only at run time. It is itself a `Transform`;
+/// `freeze` takes it too. Copies share the module.
 class AnyTransform {
  public:
+  /// Holds a transform.
+  /// \param transform shares its module with the copy that is held
   template <typename T>
-  requires(!std::same_as<std::remove_cvref_t<T>, AnyTransform> && Transform<T>) AnyTransform(T transform)
+  requires(refine::detail::OtherThan<T, AnyTransform>&& Transform<T>) AnyTransform(T transform)
       : image(transform.image),
         module(transform.module),
         cuda_graph_safe(nn::is_replayable(transform)),
-        held_(std::make_shared<Model<T>>(std::move(transform))) {}
+        held_(refine::detail::Erased<Interface>::template with<Model<T>>(std::move(transform))) {}
 
-  ImageShape image;
-  std::shared_ptr<torch::nn::Module> module;
-  bool cuda_graph_safe;  ///< whether the held transform is
+  ImageShape image;                           ///< the held transform's image shape
+  std::shared_ptr<torch::nn::Module> module;  ///< the held transform's module
+  bool cuda_graph_safe;                       ///< whether the held transform is `cuda_graph_safe`
 
-  /// Float N×C×H×W → float N×C×H×W in [0, 1].
+  /// Returns images in [0, 1] of the same shape.
+  /// \param images float N×C×H×W
   at::Tensor forward(const at::Tensor& images) const { return held_->forward(images); }
 
-  /// What the held transform says of itself; empty where it says nothing.
+  /// Returns the held transform's description, or an empty string if it has none.
   std::string describe() const { return held_->describe(); }
 
-  /// The same policy around another module, of the same kind. \throws Error when it is of another kind
+  /// Returns the same transform around another module.
+  /// \param other a module of the same type
+  /// \throws Error if it has another type
   AnyTransform with_module(const std::shared_ptr<torch::nn::Module>& other) const {
-    AnyTransform same = held_->with_module(other);
-    same.cuda_graph_safe = cuda_graph_safe;
-    return same;
+    AnyTransform copy = held_->with_module(other);
+    copy.cuda_graph_safe = cuda_graph_safe;
+    return copy;
   }
 
-  /// Whether `freeze` can copy the held transform.
+  /// True if `freeze` can copy the held transform.
   bool can_freeze() const { return held_->can_freeze(); }
 
  private:
-  struct Held {
-    virtual ~Held() = default;
+  struct Interface {
+    virtual ~Interface() = default;
     virtual at::Tensor forward(const at::Tensor& images) const = 0;
     virtual std::string describe() const = 0;
     virtual AnyTransform with_module(const std::shared_ptr<torch::nn::Module>& other) const = 0;
@@ -57,7 +64,7 @@ class AnyTransform {
   };
 
   template <Transform T>
-  struct Model final : Held {
+  struct Model final : Interface {
     explicit Model(T t) : transform(std::move(t)) {}
 
     at::Tensor forward(const at::Tensor& images) const override { return transform.forward(images); }
@@ -71,9 +78,10 @@ class AnyTransform {
     }
 
     AnyTransform with_module(const std::shared_ptr<torch::nn::Module>& other) const override {
-      auto fitting = std::dynamic_pointer_cast<nn::ModuleOf<T>>(other);
-      if (!fitting) throw Error("a transform was given another kind of module [AnyTransform]");
-      return AnyTransform(nn::with_module(transform, std::move(fitting)));
+      auto same_type = std::dynamic_pointer_cast<nn::ModuleOf<T>>(other);
+      if (!same_type)
+        throw Error("AnyTransform: the module must be of the same kind as the held transform's");
+      return AnyTransform(nn::with_module(transform, std::move(same_type)));
     }
 
     bool can_freeze() const override { return transforms::can_freeze(transform); }
@@ -81,7 +89,7 @@ class AnyTransform {
     T transform;
   };
 
-  std::shared_ptr<const Held> held_;
+  refine::detail::Erased<Interface> held_;
 };
 
 }  // namespace refine::transforms

@@ -15,15 +15,18 @@ namespace refine {
 
 namespace transforms {
 
-/// The constant form of a transform, as `freeze` makes it.
+/// The constant form of a transform, made by `freeze`.
 template <Transform T>
 class Frozen {
  public:
-  static constexpr ImageShape static_image = static_image_of<T>();
-  static constexpr bool frozen = true;
+  static constexpr ImageShape static_image = static_image_of<T>();  ///< the shape that the type of `T` fixes
+  static constexpr bool frozen = true;                              ///< marks a `FrozenTransform`
 
-  /// From a `T` alone: `AnyTransform` takes whatever is a transform, and asking whether this is one would ask
-  /// whether it can be made from an `AnyTransform` of itself.
+  /// Copies a transform and prepares the copy for inference.
+  /// \param source is left unchanged
+  /// \throws c10::Error if its module cannot be cloned
+  // Takes exactly a `T`: with a conversion, checking whether `AnyTransform` holds a
+  // `Frozen<AnyTransform>` would depend on itself.
   template <std::same_as<T> Source>
   explicit Frozen(const Source& source)
       : inner_(nn::deep_copy(source)), image(inner_.image), module(inner_.module) {
@@ -31,29 +34,35 @@ class Frozen {
   }
 
  private:
-  T inner_;  // before the two below, which look into it
+  T inner_;  // declared before the members that are initialised from it
 
  public:
-  ImageShape image;
-  decltype(T::module) module;
+  ImageShape image;            ///< the source's image shape
+  decltype(T::module) module;  ///< the copy, without BatchNorms that could be folded
 
+  /// Returns images in [0, 1] of the same shape.
+  /// \param images float N×C×H×W
   at::Tensor forward(const at::Tensor& images) const { return inner_.forward(images); }
 
+  /// Returns the source's description.
   std::string describe() const requires requires(const T& t) { t.describe(); }
   { return inner_.describe(); }
 };
 
 }  // namespace transforms
 
-/// The fast, constant form of a trained transform, for serving: a copy in evaluation mode, BatchNorm folded
-/// into the convolutions, channels-last. What it returns differs from the original's by rounding only. The
-/// original stays as it is, and can be trained on. \throws c10::Error when the module can't be
-/// cloned
+/// Returns the fast, constant form of a trained transform, for inference: a copy in evaluation
+/// mode, in channels-last layout, with BatchNorm folded into the convolutions. Its output differs
+/// from the original's by rounding only.
+/// \param transform is left unchanged, and can be trained further
+/// \throws c10::Error if its module cannot be cloned
 template <transforms::Transform T>
 transforms::Frozen<T> freeze(const T& transform) {
   return transforms::Frozen<T>(transform);
 }
 
+/// Returns a transform that is already frozen, unchanged. The result shares its module.
+/// \param transform a frozen transform
 template <transforms::FrozenTransform T>
 T freeze(const T& transform) {
   return transform;

@@ -22,7 +22,8 @@ namespace refine::transforms {
 
 namespace detail {
 
-/// (3×3 convolution, BatchNorm, ReLU) twice. Children are named as in the reference, `double_conv.0` … `.4`.
+/// (3×3 convolution, BatchNorm, ReLU) twice. Children are named as in the authors' code,
+/// `double_conv.0` to `double_conv.4`.
 class DoubleConvolution : public torch::nn::Module, public nn::Foldable {
  public:
   DoubleConvolution(std::int64_t in, std::int64_t middle, std::int64_t out);
@@ -37,16 +38,21 @@ class DoubleConvolution : public torch::nn::Module, public nn::Foldable {
   torch::nn::BatchNorm2d norm_[2] = {nullptr, nullptr};
 };
 
-/// A child module reached through named containers: the reference has
-/// `down1.maxpool_conv.1.double_conv.0.weight`.
-std::shared_ptr<DoubleConvolution> nested(torch::nn::Module& root, const std::vector<std::string>& path,
-                                          std::shared_ptr<DoubleConvolution> leaf);
+/// Registers a module below nested containers and returns it. The authors' code has parameters such
+/// as `down1.maxpool_conv.1.double_conv.0.weight`.
+/// \param root gets the outermost container
+/// \param path names of the containers, then of the module
+/// \param leaf the module
+std::shared_ptr<DoubleConvolution> register_nested(torch::nn::Module& root,
+                                                   const std::vector<std::string>& path,
+                                                   std::shared_ptr<DoubleConvolution> leaf);
 
+/// The module of `UNet`.
 class UNetModule : public torch::nn::Module {
  public:
-  UNetModule(std::int64_t channels, int levels, std::int64_t width, OutputActivation squash);
+  UNetModule(std::int64_t channels, int levels, std::int64_t width, OutputActivation activation);
 
-  /// Its children are named as the reference's by containers that can't be cloned one by one.
+  /// Builds a new module and copies the tensors: the containers cannot be cloned one by one.
   REFINE_INLINE std::shared_ptr<torch::nn::Module> clone(
       const std::optional<at::Device>& device = {}) const override;
 
@@ -56,54 +62,61 @@ class UNetModule : public torch::nn::Module {
   std::int64_t channels_;
   int levels_;
   std::int64_t width_;
-  OutputActivation squash_;
+  OutputActivation activation_;
   std::vector<std::shared_ptr<DoubleConvolution>> down_, up_;
   torch::nn::Conv2d last_{nullptr};
 };
 
 }  // namespace detail
 
-/// A U-Net (Ronneberger et al., 2015, `ronneberger2015unet`) from images to images of the same shape, in
-/// [0, 1]. Four levels and width 64 are the reference's little U-Net, `UNet{.levels = 3}` and 5 its three-
-/// and five-level ones; parameter names are the reference's. Up-sampling is bilinear with aligned corners.
+/// A U-Net (Ronneberger et al., 2015, `ronneberger2015unet`). Up-sampling is bilinear with aligned
+/// corners; odd sizes are padded.
+///
+/// With width 64, four levels are the authors' `UNetLittle`, three and five levels their
+/// `UNet3Layer` and `UNet5Layer`. Their output activation is `OutputActivation::clamp`. Parameter
+/// names are theirs.
 template <Task kTask = dynamic_task>
 struct UNet {
-  static constexpr ImageShape static_image = kTask.image;
-  static constexpr bool cuda_graph_safe = true;
+  static constexpr ImageShape static_image = kTask.image;  ///< the shape that the type fixes
+  static constexpr bool cuda_graph_safe = true;            ///< its work may be replayed as a CUDA graph
 
-  ImageShape image = kTask.image;
-  int levels = 4;  ///< how often the image is halved
-  int width = 64;  ///< channels at full resolution
-  OutputActivation squash = OutputActivation::sigmoid;
-  std::uint64_t seed = default_seed;  ///< of the initial weights
-  std::shared_ptr<detail::UNetModule> module = make(image, levels, width, squash, seed);
+  ImageShape image = kTask.image;  ///< the shape of one image; its channels must be known
+  int levels = 4;                  ///< how often the image is halved, 1 to 8
+  int width = 64;                  ///< channels at full resolution, even, at least 2
+  OutputActivation activation = OutputActivation::sigmoid;  ///< maps the last layer's output into [0, 1]
+  std::uint64_t seed = default_seed;                        ///< of the initial weights
+  /// Holds the weights. Made from the members above.
+  std::shared_ptr<detail::UNetModule> module = make(image, levels, width, activation, seed);
 
-  /// Float N×C×H×W → float N×C×H×W in [0, 1].
+  /// Returns images in [0, 1] of the same shape.
+  /// \param images float N×C×H×W; H and W at least 2^levels
   at::Tensor forward(const at::Tensor& images) const { return module->forward(images); }
 
-  /// What its tensors do not tell, in one line; saved with a defense, and compared when it is loaded.
+  /// Returns what the weights do not show, in one line. It is saved with a defense and compared
+  /// when that is loaded.
   std::string describe() const {
     return "UNet, levels " + std::to_string(levels) + ", width " + std::to_string(width) + ", " +
-           name_of(squash);
+           name_of(activation);
   }
 
  private:
   static std::shared_ptr<detail::UNetModule> make(const ImageShape& image, int levels, int width,
-                                                  OutputActivation squash, std::uint64_t seed) {
+                                                  OutputActivation activation, std::uint64_t seed) {
     Message why;
     if (levels < 1 || levels > 8 || width < 2 || width % 2 != 0) {
-      why << "a UNet of " << levels << " levels and width " << width
-          << " was asked for; levels are 1 to 8, width is even and 2 at least";
+      why << "UNet: levels must be 1 to 8, and width even and at least 2 (got levels " << levels << ", width "
+          << width << ")";
     } else if (image.channels < 1) {
-      why << "a UNet needs to know its channels; say .image = ImageShape{3, 32, 32}";
+      why << "UNet: channels must be known; set .image = ImageShape{3, 32, 32}";
     } else if ((image.height != dynamic && image.height < 1 << levels) ||
                (image.width != dynamic && image.width < 1 << levels)) {
-      why << "a UNet of " << levels << " levels halves its images " << levels << " times, " << image
-          << " is too small; " << (1 << levels) << "x" << (1 << levels) << " is the least";
+      why << "UNet: images are too small for " << levels << " levels (got " << image << ", expected at least "
+          << (1 << levels) << "x" << (1 << levels) << "); each level halves them";
     }
     require_agreement(why);
-    return nn::with_torch_seed(
-        seed, [&] { return std::make_shared<detail::UNetModule>(image.channels, levels, width, squash); });
+    return nn::with_torch_seed(seed, [&] {
+      return std::make_shared<detail::UNetModule>(image.channels, levels, width, activation);
+    });
   }
 };
 

@@ -11,63 +11,121 @@
 #include <cstdint>
 #include <numbers>
 #include <optional>
-#include <string>
 
+#include <refine/core/check.hpp>
 #include <refine/core/error.hpp>
 #include <refine/core/random.hpp>
 #include <refine/core/task.hpp>
 
-/// Small coloured figures of our own, each in a place of its own, for triggers of several patches.
+/// \namespace refine::triggers::patterns
+/// Pictures for triggers, drawn by this library: float C×H×W in [0, 1], the same on every machine.
 namespace refine::triggers::patterns {
 
-/// A picture of the image's size and where it is to be seen.
-struct Figure {
+namespace detail {
+
+/// RGB, each in [0, 1].
+using Colour = std::array<double, 3>;
+
+/// Throws unless all extents are known and positive.
+inline void require_known(const ImageShape& shape) {
+  Message why;
+  if (shape.channels < 1 || shape.height < 1 || shape.width < 1) {
+    why << "trigger pattern needs a fully known image shape, got " << shape
+        << "; set .image = ImageShape{3, 32, 32}";
+  }
+  require_agreement(why);
+}
+
+/// Draws a picture from `value_of(channel, y, x)`, which is called in the order of memory.
+inline at::Tensor draw(const ImageShape& shape, auto value_of) {
+  require_known(shape);
+  at::Tensor picture = at::empty({shape.channels, shape.height, shape.width}, at::kFloat);
+  float* out = picture.mutable_data_ptr<float>();
+  for (int c = 0; c < shape.channels; ++c) {
+    for (int y = 0; y < shape.height; ++y) {
+      for (int x = 0; x < shape.width; ++x) *out++ = value_of(c, y, x);
+    }
+  }
+  return picture;
+}
+
+}  // namespace detail
+
+/// Returns a checkerboard of black and white pixels; the upper left pixel is white.
+///
+/// \param shape of the picture
+/// \throws Error if an extent is unknown or not positive
+inline at::Tensor checkerboard(const ImageShape& shape) {
+  return detail::draw(shape, [](int, int y, int x) { return (y + x) % 2 == 0 ? 1.0f : 0.0f; });
+}
+
+/// Returns uniform noise: each value is drawn from [0, 1).
+///
+/// \param shape of the picture
+/// \param seed the same seed gives the same picture on every machine
+/// \throws Error if an extent is unknown or not positive
+inline at::Tensor noise(const ImageShape& shape, std::uint64_t seed) {
+  Random random(derived_seed(seed, "noise pattern"));
+  return detail::draw(shape, [&](int, int, int) {
+    return static_cast<float>(static_cast<double>(random() >> 40) / static_cast<double>(1 << 24));
+  });
+}
+
+/// A picture of the image's size, and the pixels that belong to it.
+struct MaskedPattern {
   at::Tensor picture;  ///< float C×H×W in [0, 1], black outside the mask
-  at::Tensor mask;     ///< float H×W: 1 on the figure, 0 beside it
+  at::Tensor mask;     ///< float H×W: 1 inside the pattern, 0 outside
 };
 
 namespace detail {
 
-using Colour = std::array<double, 3>;  ///< RGB, 0 to 1
-
-/// Draws in a square of `size` pixels whose upper left one is (top, left). `colour(u, v)` is asked at pixel
-/// centres, u to the right and v down, both from -1 to 1 over the square; no answer leaves the pixel out.
-inline Figure drawn(const ImageShape& image, int size, int top, int left, auto colour) {
-  Figure figure{at::zeros({image.channels, image.height, image.width}),
-                at::zeros({image.height, image.width})};
-  float* picture = figure.picture.mutable_data_ptr<float>();
-  float* mask = figure.mask.mutable_data_ptr<float>();
+/// Draws into a square of `size` pixels whose upper left pixel is (`top`, `left`).
+///
+/// `colour_of(u, v)` returns the colour of a pixel, or nothing for a pixel outside the pattern; u
+/// (to the right) and v (down) are the coordinates of the pixel's centre, from -1 to 1 over the
+/// square.
+inline MaskedPattern draw_masked(const ImageShape& image, int size, int top, int left, auto colour_of) {
+  MaskedPattern pattern{at::zeros({image.channels, image.height, image.width}),
+                        at::zeros({image.height, image.width})};
+  float* picture = pattern.picture.mutable_data_ptr<float>();
+  float* mask = pattern.mask.mutable_data_ptr<float>();
   for (int y = 0; y < size; ++y) {
     for (int x = 0; x < size; ++x) {
-      const std::optional<Colour> here = colour((2 * x + 1.0) / size - 1, (2 * y + 1.0) / size - 1);
-      if (!here) continue;
+      const std::optional<Colour> colour = colour_of((2 * x + 1.0) / size - 1, (2 * y + 1.0) / size - 1);
+      if (!colour) continue;
       const auto pixel = static_cast<std::ptrdiff_t>(top + y) * image.width + left + x;
       mask[pixel] = 1;
-      const double grey = 0.299 * (*here)[0] + 0.587 * (*here)[1] + 0.114 * (*here)[2];
+      const double grey = 0.299 * (*colour)[0] + 0.587 * (*colour)[1] + 0.114 * (*colour)[2];
       for (int c = 0; c < image.channels; ++c) {
-        const double value = image.channels == 3 ? (*here)[static_cast<std::size_t>(c)] : grey;
+        const double value = image.channels == 3 ? (*colour)[static_cast<std::size_t>(c)] : grey;
         picture[static_cast<std::ptrdiff_t>(c) * image.height * image.width + pixel] =
             static_cast<float>(value);
       }
     }
   }
-  return figure;
+  return pattern;
 }
 
 }  // namespace detail
 
-/// Four figures whose sizes go with the image's shorter side s: a disc in four colours, 3/16 s, bottom right;
-/// a chequered square of 4×4 cells, or as many as it has pixels, s/8, bottom left; a ring that runs from red
-/// to yellow, 2/5 s, top right; a striped square, s/4, top left. \throws Error when a side is unknown or
-/// below 16
-inline std::array<Figure, 4> four(const ImageShape& image) {
+/// Returns the four patches of `Patches`, each in its own corner. Their extents are fractions of
+/// the image's shorter side s:
+///
+/// 1. a disc in four colours, 3/16 s, bottom right;
+/// 2. a chequered square of 4×4 cells (fewer if it has fewer pixels), s/8, bottom left;
+/// 3. a ring from red to yellow, 2/5 s, top right;
+/// 4. a striped square, s/4, top left.
+///
+/// \param image shape of the images; if it does not have three channels, the patches are grey
+/// \throws Error if an extent is unknown or the shorter side is below 16
+inline std::array<MaskedPattern, 4> adaptive_patches(const ImageShape& image) {
   const int side = std::min(image.height, image.width);
+  Message why;
   if (image.channels < 1 || side < 16) {
-    Message why;
-    throw Error(std::string((why << "four patches need images of 16x16 pixels at least, these are " << image
-                                 << "; say .image = ImageShape{3, 32, 32}")
-                                .view()));
+    why << "Patches needs images of at least 16x16 pixels, got " << image
+        << "; set .image = ImageShape{3, 32, 32}";
   }
+  require_agreement(why);
   using detail::Colour;
   using Pixel = std::optional<Colour>;
   const auto disc = [](double u, double v) -> Pixel {
@@ -90,48 +148,10 @@ inline std::array<Figure, 4> four(const ImageShape& image) {
   const auto stripes = [](double u, double v) -> Pixel {
     return std::sin((u + v) * 2 * std::numbers::pi) < 0 ? Colour{0.6, 0, 0.9} : Colour{0.2, 1, 0.3};
   };
-  return {
-      detail::drawn(image, d, h - d, w - d, disc), detail::drawn(image, q, h - q - inset, inset, chequers),
-      detail::drawn(image, r, inset, w - r - inset, ring), detail::drawn(image, s, inset, inset, stripes)};
-}
-
-}  // namespace refine::triggers::patterns
-
-/// Trigger pictures of our own, float C×H×W in [0, 1].
-namespace refine::triggers::patterns {
-
-namespace detail {
-
-inline at::Tensor drawn(const ImageShape& shape, auto pixel) {
-  if (shape.channels < 1 || shape.height < 1 || shape.width < 1) {
-    Message why;
-    throw Error(std::string((why << "a trigger pattern needs a shape, " << shape
-                                 << " is none; say .image = ImageShape{3, 32, 32}")
-                                .view()));
-  }
-  at::Tensor picture = at::empty({shape.channels, shape.height, shape.width}, at::kFloat);
-  float* out = picture.mutable_data_ptr<float>();
-  for (int c = 0; c < shape.channels; ++c) {
-    for (int y = 0; y < shape.height; ++y) {
-      for (int x = 0; x < shape.width; ++x) *out++ = pixel(c, y, x);
-    }
-  }
-  return picture;
-}
-
-}  // namespace detail
-
-/// Black and white fields of one pixel, the upper left one white.
-inline at::Tensor checkerboard(const ImageShape& shape) {
-  return detail::drawn(shape, [](int, int y, int x) { return (y + x) % 2 == 0 ? 1.0f : 0.0f; });
-}
-
-/// Every value drawn evenly from [0, 1): the same seed gives the same picture on every machine.
-inline at::Tensor noise(const ImageShape& shape, std::uint64_t seed) {
-  Random random(derived_seed(seed, "noise pattern"));
-  return detail::drawn(shape, [&](int, int, int) {
-    return static_cast<float>(static_cast<double>(random() >> 40) / static_cast<double>(1 << 24));
-  });
+  return {detail::draw_masked(image, d, h - d, w - d, disc),
+          detail::draw_masked(image, q, h - q - inset, inset, chequers),
+          detail::draw_masked(image, r, inset, w - r - inset, ring),
+          detail::draw_masked(image, s, inset, inset, stripes)};
 }
 
 }  // namespace refine::triggers::patterns

@@ -6,79 +6,125 @@
 #include <algorithm>
 #include <concepts>
 #include <cstdint>
-#include <functional>
 #include <type_traits>
 #include <utility>
 #include <vector>
 
 #include <refine/core/check.hpp>
+#include <refine/core/detail/erased.hpp>
 #include <refine/core/task.hpp>
 #include <refine/data/dataset.hpp>
-#include <refine/data/detail/pixels.hpp>
 
 namespace refine::triggers {
 
-/// What stamps an image. For `t` of type `T`:
+/// A change to an image that a backdoored classifier reacts to. For `t` of type `T`:
 ///
-///  1. `t.image` is its `ImageShape`: a constant, or a member where an extent is dynamic;
-///  2. `t.apply(images)` takes float N×C×H×W in [0, 1] and returns the same shape and range, without
-///     changing its argument; the same input gives the same output, so whatever is random in it is drawn when
-///     it is made.
+///  1. `t.image` is its `ImageShape`: a constant, or a member if an extent is dynamic;
+///  2. `t.apply(images)` takes float N×C×H×W in [0, 1] and returns the same shape and range. It
+///     does not change its argument, and the same input gives the same output: random parts are
+///     drawn when the trigger is made.
 template <typename T>
 concept Trigger = std::copyable<T> && requires(const T& t, const at::Tensor& images) {
   { t.image } -> std::convertible_to<ImageShape>;
   { t.apply(images) } -> std::same_as<at::Tensor>;
 };
 
-/// Why a trigger can't be put on these images; empty when it can.
+/// Returns why a trigger cannot be applied to images of this shape; empty if it can.
+///
+/// \param trigger shape that the trigger is made for
+/// \param images shape of the images
 constexpr Message check_shape(const ImageShape& trigger, const ImageShape& images) {
   Message why;
   if (!compatible(trigger, images)) {
-    why << "the trigger is made for " << trigger << " images, the data has " << images
-        << "; give the attack the task of the data";
+    why << "trigger: wrong image shape (got " << images << ", expected " << trigger
+        << "); give the attack the task of the data";
   }
   return why;
 }
 
-/// Any trigger, its type forgotten: for a list of different ones, or a choice made at run time. A trigger
-/// itself; copies share nothing that can change.
+/// Stamps a trigger on images and rounds to bytes, which is what a file would hold. Training and
+/// evaluation both use this function, so that both see the same images.
+///
+/// \param trigger what to stamp
+/// \param images uint8 N×C×H×W
+/// \return uint8 N×C×H×W
+/// \throws Error if the trigger is made for images of another shape, or refuses them
+template <Trigger T>
+at::Tensor stamp(const T& trigger, const at::Tensor& images) {
+  require_agreement(check_shape(trigger.image, data::image_of(images)));
+  at::Tensor stamped = at::empty(images.sizes(), images.options());
+  constexpr std::int64_t pixels_per_chunk = 1 << 20;  // bounds the memory of the float images
+  const std::int64_t n = images.size(0), area = std::max<std::int64_t>(images.size(2) * images.size(3), 1),
+                     chunk = std::max<std::int64_t>(pixels_per_chunk / area, 1);
+  for (std::int64_t begin = 0; begin < n; begin += chunk) {
+    const std::int64_t count = std::min(chunk, n - begin);
+    const at::Tensor part = images.narrow(0, begin, count);
+    stamped.narrow(0, begin, count).copy_(data::to_bytes(trigger.apply(data::to_float(part, part.device()))));
+  }
+  return stamped;
+}
+
+/// The trigger that does nothing: images stay unchanged.
+///
+/// \tparam kImage shape of the images; open extents are set by `.image`
+template <ImageShape kImage = ImageShape{}>
+struct None {
+  static constexpr ImageShape static_image = kImage;  ///< what is known of the shape at compile time
+
+  ImageShape image = kImage;  ///< shape of the images; an open extent fits any
+
+  /// Returns the images unchanged.
+  at::Tensor apply(const at::Tensor& images) const { return images; }
+};
+
+/// Holds any trigger: for a list of different ones, or a choice at run time. It models `Trigger`
+/// itself. Copies share no mutable state.
 class AnyTrigger {
  public:
-  /// From any other trigger, without being asked: `std::vector<AnyTrigger>{Patch<>{…}, Blend<>{…}}`.
+  /// Holds `trigger`. Implicit, so that `std::vector<AnyTrigger>{Patch<>{…}, Blend<>{…}}` works.
+  ///
+  /// \tparam T type of the trigger
+  /// \param trigger any other trigger
   template <typename T>
-  requires(!std::same_as<T, AnyTrigger> && Trigger<T>) AnyTrigger(T trigger)
+  requires(refine::detail::OtherThan<T, AnyTrigger>&& Trigger<T>) AnyTrigger(T trigger)
       : image(trigger.image),
-        apply_([held = std::move(trigger)](const at::Tensor& images) { return held.apply(images); }) {}
+        held_(refine::detail::Erased<Interface>::template with<Model<T>>(std::move(trigger))) {}
 
-  ImageShape image;  ///< the held trigger's
+  ImageShape image;  ///< shape of the images, as the held trigger has it
 
-  /// Float N×C×H×W in [0, 1] → the same with the held trigger. \throws what the held trigger throws
-  at::Tensor apply(const at::Tensor& images) const { return apply_(images); }
+  /// Applies the held trigger, and throws what it throws.
+  ///
+  /// \param images float N×C×H×W in [0, 1]
+  at::Tensor apply(const at::Tensor& images) const { return held_->apply(images); }
 
  private:
-  std::function<at::Tensor(const at::Tensor&)> apply_;
+  struct Interface {
+    virtual ~Interface() = default;
+    virtual at::Tensor apply(const at::Tensor& images) const = 0;
+  };
+
+  template <Trigger T>
+  struct Model final : Interface {
+    explicit Model(T t) : trigger(std::move(t)) {}
+
+    at::Tensor apply(const at::Tensor& images) const override { return trigger.apply(images); }
+
+    T trigger;
+  };
+
+  refine::detail::Erased<Interface> held_;
 };
 
 static_assert(Trigger<AnyTrigger>);
 
-/// The null policy: images stay as they are.
-template <ImageShape kImage = ImageShape{}>
-struct None {
-  static constexpr ImageShape static_image = kImage;
-
-  ImageShape image = kImage;
-
-  at::Tensor apply(const at::Tensor& images) const { return images; }
-};
-
-/// A trigger that is learnt in parts: `t.parts()` is a vector of triggers, one of which each training image
-/// gets, while `t.apply` shows what test images get.
+/// A trigger that the victim learns in parts. `t.parts()` is a vector of triggers, of which each
+/// training image gets one; `t.apply` is what test images get.
 template <typename T>
 concept TriggerInParts = Trigger<T> && requires(const T& t) {
   requires Trigger<typename std::remove_cvref_t<decltype(t.parts())>::value_type>;
 };
 
-/// `trigger.parts()`, or the trigger itself where it has none.
+/// Returns `trigger.parts()`, or a vector of the trigger alone if it has no parts.
 template <Trigger T>
 auto parts_of(const T& trigger) {
   if constexpr (TriggerInParts<T>) {
@@ -88,25 +134,8 @@ auto parts_of(const T& trigger) {
   }
 }
 
-/// What `T` is learnt in.
+/// The type of the parts of `T`; `T` itself if it has none.
 template <Trigger T>
 using Part = typename decltype(parts_of(std::declval<const T&>()))::value_type;
-
-/// uint8 N×C×H×W → uint8 N×C×H×W, each image with the trigger on it, rounded to the bytes that a file would
-/// hold. Training and evaluation both stamp through here, so both see the same images.
-template <Trigger T>
-at::Tensor stamp(const T& trigger, const at::Tensor& images) {
-  require_agreement(check_shape(trigger.image, data::image_of(images)));
-  at::Tensor stamped = at::empty(images.sizes(), images.options());
-  constexpr std::int64_t pixels = 1 << 20;  // bounds the memory that float images take
-  const std::int64_t n = images.size(0), area = std::max<std::int64_t>(images.size(2) * images.size(3), 1),
-                     stretch = std::max<std::int64_t>(pixels / area, 1);
-  for (std::int64_t begin = 0; begin < n; begin += stretch) {
-    const std::int64_t count = std::min(stretch, n - begin);
-    const at::Tensor part = images.narrow(0, begin, count);
-    stamped.narrow(0, begin, count).copy_(data::to_bytes(trigger.apply(data::to_float(part, part.device()))));
-  }
-  return stamped;
-}
 
 }  // namespace refine::triggers

@@ -35,33 +35,33 @@ void expect_equal(const Poisoned& a, const Poisoned& b) {
   EXPECT_EQ(a.classes, b.classes);
 }
 
-/// The least that an attack has: no check.
-struct Renamer {
+/// The smallest type that models Attack: it has no check.
+struct Relabeller {
   std::optional<int> target = std::nullopt;
-  int by = 0;
+  int label = 0;
 
   Poisoned poison(const data::Dataset& set) const {
     Poisoned all{{set}};
-    all.labels = at::full_like(set.labels, by);
+    all.labels = at::full_like(set.labels, label);
     return all;
   }
   at::Tensor trigger_images(const at::Tensor& images) const { return images.flip({3}); }
 };
 
-TEST(AnyAttack, DoesWhatTheAttackDoesThatItHolds) {
+TEST(AnyAttack, HeldAttack_BehavesAlike) {
   const data::Dataset set = clean(40);
   const BadNets<small> badnets{.target = 3, .rate = 0.25, .seed = 5};
   std::optional<AnyAttack> first = AnyAttack(badnets, "corner");
   const AnyAttack any = *first;
-  first.reset();  // the copy stands alone
+  first.reset();  // the copy remains valid
   EXPECT_EQ(any.name, "corner");
   EXPECT_EQ(any.target, 3);
   expect_equal(any.poison(set), badnets.poison(set));
   EXPECT_TRUE(any.trigger_images(set.images).equal(badnets.trigger_images(set.images)));
-  EXPECT_EQ(error_of([&] { AnyAttack(BadNets<small>{.target = 5}).check(set); }),
-            "refine: target class 5 is none of the data's 5; say 0 to 4 [attack]");
+  expect_words(error_of([&] { AnyAttack(BadNets<small>{.target = 5}).check(set); }),
+               {"target", "class of the data", "0 to 4", "got 5"});
 
-  AnyAttack other = Renamer{.by = 2};
+  AnyAttack other = Relabeller{.label = 2};
   EXPECT_EQ(other.target, std::nullopt);
   EXPECT_NO_THROW(other.check(set));
   EXPECT_TRUE(other.poison(set).labels.eq(2).all().item<bool>());
@@ -70,7 +70,7 @@ TEST(AnyAttack, DoesWhatTheAttackDoesThatItHolds) {
   EXPECT_EQ(other.poison(set).indices.size(), 10u);
 }
 
-TEST(Benign, LeavesEverythingAsItIs) {
+TEST(Benign, Poison_ChangesNothing) {
   const data::Dataset set = clean(10);
   const Poisoned poisoned = Benign{}.poison(set);
   EXPECT_TRUE(poisoned.images.equal(set.images) && poisoned.labels.equal(set.labels));
@@ -79,31 +79,32 @@ TEST(Benign, LeavesEverythingAsItIs) {
   EXPECT_EQ(Benign::target, std::nullopt);
   data::Dataset broken = set;
   broken.labels = set.labels.add(1);
-  expect_words(error_of([&] { Benign{}.poison(broken); }), {"bad dataset", "labels run from"});
+  expect_words(error_of([&] { Benign{}.poison(broken); }), {"dataset.labels", "out of range"});
 }
 
-/// A classifier for the attacks that need one.
+/// A classifier, for the attacks that need one.
 at::Tensor first_pixels(const at::Tensor& images) {
   return images.flatten(1).narrow(1, 0, small.classes);
 }
 
-TEST(ByName, MakesEachAttackOfTheCatalogue) {
+TEST(ByName, EachName_MakesItsAttack) {
   const data::Dataset set = clean(50);
   const AttackOptions options{
       .image = small.image, .target = 2, .rate = 0.3, .seed = 9, .benign = &first_pixels};
-  const auto made = [&](std::string_view name) { return by_name(name, options).poison(set); };
-  expect_equal(made("BadNets"), BadNets<small>{.target = 2, .rate = 0.3, .seed = 9}.poison(set));
-  expect_equal(made("blended"), Blended<small>{.target = 2, .rate = 0.3, .seed = 9}.poison(set));
-  expect_equal(made("WANET"), WaNet<small>{.target = 2, .rate = 0.3, .seed = 9}.poison(set));
-  expect_equal(made("batt"), Batt<small>{.target = 2, .rate = 0.3, .seed = 9}.poison(set));
-  expect_equal(made("physical"), Physical<small>{.target = 2, .rate = 0.3, .seed = 9}.poison(set));
+  const auto poisoned_by = [&](std::string_view name) { return by_name(name, options).poison(set); };
+  expect_equal(poisoned_by("BadNets"), BadNets<small>{.target = 2, .rate = 0.3, .seed = 9}.poison(set));
+  expect_equal(poisoned_by("blended"), Blended<small>{.target = 2, .rate = 0.3, .seed = 9}.poison(set));
+  expect_equal(poisoned_by("WANET"), WaNet<small>{.target = 2, .rate = 0.3, .seed = 9}.poison(set));
+  expect_equal(poisoned_by("batt"), Batt<small>{.target = 2, .rate = 0.3, .seed = 9}.poison(set));
+  expect_equal(poisoned_by("physical"), Physical<small>{.target = 2, .rate = 0.3, .seed = 9}.poison(set));
   expect_equal(
-      made("label-consistent"),
+      poisoned_by("label-consistent"),
       LabelConsistent<small>{.target = 2, .rate = 0.3, .seed = 9, .perturbation = Pgd{.model = &first_pixels}}
           .poison(set));
-  expect_equal(made("AdaptivePatch"), AdaptivePatch<small>{.target = 2, .rate = 0.3, .seed = 9}.poison(set));
-  EXPECT_EQ(made("adaptive").covers.size(), 30u) << "twice as many as are poisoned";
-  expect_equal(made("benign"), Benign{}.poison(set));
+  expect_equal(poisoned_by("AdaptivePatch"),
+               AdaptivePatch<small>{.target = 2, .rate = 0.3, .seed = 9}.poison(set));
+  EXPECT_EQ(poisoned_by("adaptive").covers.size(), 30u) << "not twice as many as are poisoned";
+  expect_equal(poisoned_by("benign"), Benign{}.poison(set));
   EXPECT_EQ(by_name("benign", options).target, std::nullopt);
   EXPECT_EQ(by_name("LC", options).name, "LabelConsistent");
   EXPECT_EQ(by_name("Adaptive", options).name, "Adaptive-Patch");
@@ -112,7 +113,7 @@ TEST(ByName, MakesEachAttackOfTheCatalogue) {
     EXPECT_EQ(attack.name, name);
     EXPECT_NO_THROW(attack.check(set));
     EXPECT_EQ(attack.trigger_images(set.images).equal(set.images), name == "Benign") << name;
-    // No two poison alike.
+    // No two attacks poison alike.
     const Poisoned poisoned = attack.poison(set);
     for (const auto other : names()) {
       const Poisoned another = by_name(other, options).poison(set);
@@ -123,7 +124,7 @@ TEST(ByName, MakesEachAttackOfTheCatalogue) {
   }
 }
 
-TEST(ByName, HasThePublishedRateWhereNoneIsSaid) {
+TEST(ByName, NoRate_UsesThePublishedOne) {
   const data::Dataset set = clean(500);
   for (const auto& [name, poisoned, covers] : {std::tuple{"BadNets", 50u, 0u},
                                                {"Blended", 50u, 0u},
@@ -139,26 +140,26 @@ TEST(ByName, HasThePublishedRateWhereNoneIsSaid) {
   }
 }
 
-TEST(ByName, PutsTheTriggerOnWithoutTheModelThatPoisoningNeeds) {
+TEST(ByName, LabelConsistentWithoutModel_StampsButDoesNotPoison) {
   const data::Dataset set = clean(10);
   const AnyAttack attack = by_name("LabelConsistent", {.image = small.image});
   EXPECT_TRUE(attack.trigger_images(set.images).equal(BadNets<small>{}.trigger_images(set.images)));
   for (const auto& line : {error_of([&] { attack.check(set); }), error_of([&] { attack.poison(set); })})
-    expect_words(line, {"without a model", "train_classifier(backbone, train)", ".model"});
+    expect_words(line, {"Pgd.model", "not set", "train_classifier(backbone, train)", ".model"});
 }
 
-TEST(ByName, SaysWhereACoverRateComesFromThatNobodySaid) {
+TEST(ByName, RateTooLargeForDefaultCoverRate_MessageExplainsTheDefault) {
   const data::Dataset set = clean(50);
   const auto line = [&](double rate) {
     return error_of([&] { by_name("Adaptive", {.image = small.image, .rate = rate}).check(set); });
   };
   EXPECT_EQ(line(1. / 3), "");
-  expect_words(line(0.4), {"0.4 and covering 0.8", "twice the rate unless said", "up to 1/3"});
-  expect_words(line(0.6), {"0.6 and covering 1.2", "twice the rate unless said", "up to 1/3"});
-  expect_words(line(1.4), {"poisoning rate of 1.4"});
+  expect_words(line(0.4), {"got 0.4 and 0.8", "twice the rate by default", "at most 1/3"});
+  expect_words(line(0.6), {"got 0.6 and 1.2", "twice the rate by default", "at most 1/3"});
+  expect_words(line(1.4), {"rate must be in [0, 1]", "got 1.4"});
 }
 
-TEST(ByName, HasTheSameTriggerWhateverTheSeed) {
+TEST(ByName, DifferentSeeds_SameTrigger) {
   const data::Dataset set = clean(500);
   for (const auto name : names()) {
     const AnyAttack a = by_name(name, {.image = small.image, .seed = 1, .benign = &first_pixels}),
@@ -168,19 +169,19 @@ TEST(ByName, HasTheSameTriggerWhateverTheSeed) {
   }
 }
 
-TEST(ByName, RefusesWhatItDoesNotKnow) {
-  EXPECT_EQ(error_of([] { by_name("badnet", {.image = small.image}); }),
-            "refine: there is no attack badnet; say one of BadNets, Blended, WaNet, BATT, Physical, "
-            "LabelConsistent, Adaptive-Patch, Benign [attack]");
-  expect_words(error_of([] { by_name("", {.image = small.image}); }), {"there is no attack"});
-  expect_words(error_of([] { by_name("-", {.image = small.image}); }), {"there is no attack -"});
-  expect_words(error_of([] { by_name("BadNets"); }), {"?x?x?", "say .image"});
-  expect_words(error_of([] { by_name("WaNet"); }), {"?x?x?", "say .image"});
+TEST(ByName, UnknownNameOrImageShape_Throws) {
+  expect_words(error_of([] { by_name("badnet", {.image = small.image}); }),
+               {"unknown name 'badnet'",
+                "BadNets, Blended, WaNet, BATT, Physical, LabelConsistent, Adaptive-Patch, Benign"});
+  expect_words(error_of([] { by_name("", {.image = small.image}); }), {"unknown name ''"});
+  expect_words(error_of([] { by_name("-", {.image = small.image}); }), {"unknown name '-'"});
+  expect_words(error_of([] { by_name("BadNets"); }), {"?x?x?", "set .image"});
+  expect_words(error_of([] { by_name("WaNet"); }), {"?x?x?", "set .image"});
 }
 
-// ---- The snippet of refine/attacks/README.md ----
+// ---- The example of refine/attacks/README.md ----
 
-TEST(Readme, MakesAnAttackByItsName) {
+TEST(Readme, AttackByName_PoisonsAndStamps) {
   const data::Dataset train = clean(40), test = clean(10);
   AnyAttack attack = by_name("wanet", {.image = train.image(), .target = 2});
   Poisoned poisoned = attack.poison(train);

@@ -20,8 +20,9 @@ namespace refine::attacks {
 namespace {
 
 using refine::testing::error_of;
+using refine::testing::expect_words;
 
-TEST(DirtyLabel, PoisonsItsShareOfTheImages) {
+TEST(DirtyLabel, Rate_IsTheShareOfPoisonedImages) {
   const data::Dataset set = clean<smaller>(203);
   for (const auto& [rate, count] : {std::pair{0.1, 20}, std::pair{0.01, 2}, std::pair{0.5, 102},
                                     std::pair{0., 0}, std::pair{1., 203}}) {  // 20.3, 2.03, 101.5
@@ -35,7 +36,7 @@ TEST(DirtyLabel, PoisonsItsShareOfTheImages) {
   }
 }
 
-TEST(DirtyLabel, StampsAndRelabelsTheChosenAlone) {
+TEST(DirtyLabel, Poison_StampsAndRelabelsOnlyTheChosenImages) {
   const data::Dataset set = clean<smaller>(60);
   const at::Tensor images = set.images.clone(), labels = set.labels.clone();
   const Poisoned poisoned = BadNets<smaller>{.target = 3, .rate = 0.25}.poison(set);
@@ -55,7 +56,7 @@ TEST(DirtyLabel, StampsAndRelabelsTheChosenAlone) {
   EXPECT_TRUE(set.images.equal(images) && set.labels.equal(labels)) << "the source was changed";
 }
 
-TEST(DirtyLabel, LeavesTheSourceAloneWhateverTheRate) {
+TEST(DirtyLabel, AnyRate_DoesNotChangeTheSource) {
   const data::Dataset set = clean<smaller>(20);
   const at::Tensor images = set.images.clone(), labels = set.labels.clone();
   const Poisoned none = Blended<smaller>{.rate = 0}.poison(set),
@@ -67,65 +68,59 @@ TEST(DirtyLabel, LeavesTheSourceAloneWhateverTheRate) {
   EXPECT_TRUE(set.images.equal(images) && set.labels.equal(labels));
 }
 
-TEST(DirtyLabel, ChoosesByItsSeed) {
+TEST(DirtyLabel, Seed_DeterminesTheChoice) {
   const data::Dataset set = clean<smaller>(200);
   const auto chosen = [&](std::uint64_t seed) { return BadNets<smaller>{.seed = seed}.poison(set).indices; };
   EXPECT_EQ(chosen(1), chosen(1));
   EXPECT_NE(chosen(1), chosen(2));
-  std::vector<int> drawn(10);
+  std::vector<int> counts(10);
   for (std::uint64_t seed = 0; seed < 1000; ++seed) {
     for (const auto i : BadNets<smaller>{.rate = 0.3, .seed = seed}.poison(set.first(10)).indices) {
-      ++drawn[static_cast<std::size_t>(i)];
+      ++counts[static_cast<std::size_t>(i)];
     }
   }
-  for (const int count : drawn) EXPECT_NEAR(count, 300, 5 * std::sqrt(1000 * 0.3 * 0.7));
+  for (const int count : counts) EXPECT_NEAR(count, 300, 5 * std::sqrt(1000 * 0.3 * 0.7));
 }
 
-TEST(DirtyLabel, StampsTestImagesAsItStampsTrainingImages) {
+TEST(DirtyLabel, TriggerImages_SameStampAsInTraining) {
   const data::Dataset set = clean<smaller>(30);
   const auto attack = Blended<smaller>{.rate = 1};
   EXPECT_TRUE(attack.trigger_images(set.images).equal(attack.poison(set).images));
-  // Blended by the formula, in double: 0.9·v + 0.1·255·pattern, rounded. Ties and the last digit of a float
-  // apart.
+  // The formula in double: 0.9·v + 0.1·255·pattern, rounded, except for ties and the last digit of float.
   const at::Tensor exact = set.images.to(at::kDouble) * 0.9 + attack.trigger.pattern.to(at::kDouble) * 25.5;
   EXPECT_LE((attack.trigger_images(set.images).to(at::kDouble) - exact).abs().max().item<double>(), 0.5001);
 }
 
-TEST(DirtyLabel, RefusesWhatDoesNotFit) {
+TEST(DirtyLabel, InvalidTargetRateOrShape_Throws) {
   const data::Dataset set = clean<smaller>(10);
-  EXPECT_EQ(error_of([&] { BadNets<smaller>{.target = 5}.poison(set); }),
-            "refine: target class 5 is none of the data's 5; say 0 to 4 [attack]");
-  EXPECT_EQ(error_of([&] { BadNets<smaller>{.target = -1}.check(set); }),
-            "refine: target class -1 is none of the data's 5; say 0 to 4 [attack]");
-  EXPECT_EQ(error_of([&] { BadNets<smaller>{.rate = 1.5}.poison(set); }),
-            "refine: a poisoning rate of 1.5 was asked for; a rate is 0 to 1 [attack]");
+  expect_words(error_of([&] { BadNets<smaller>{.target = 5}.poison(set); }),
+               {"target", "class of the data", "0 to 4", "got 5"});
+  expect_words(error_of([&] { BadNets<smaller>{.target = -1}.check(set); }),
+               {"target", "class of the data", "0 to 4", "got -1"});
+  expect_words(error_of([&] { BadNets<smaller>{.rate = 1.5}.poison(set); }), {"rate", "[0, 1]", "got 1.5"});
   for (const double rate : {-0.1, std::nan("")})
     EXPECT_NE(error_of([&] { BadNets<smaller>{.rate = rate}.check(set); }), "");
-  EXPECT_EQ(
-      error_of([&] { BadNets<tasks::cifar10>{}.poison(set); }),
-      "refine: the trigger is made for 3x32x32 images, the data has 3x12x12; give the attack the task of the "
-      "data");
+  expect_words(error_of([&] { BadNets<tasks::cifar10>{}.poison(set); }),
+               {"trigger", "got 3x12x12", "expected 3x32x32", "task of the data"});
 }
 
-TEST(DirtyLabel, RefusesATargetThatTheDataLacksAndAPatternOfAnotherShape) {
+TEST(DirtyLabel, TargetWithoutImagesOrInvalidPattern_Throws) {
   const data::Dataset set = clean<smaller>(4);  // labels 0 to 3 of 5
-  EXPECT_EQ(error_of([&] { BadNets<smaller>{.target = 4}.check(set); }),
-            "refine: none of the 4 training images is of the target class 4; choose a class that has some "
-            "[attack]");
+  expect_words(error_of([&] { BadNets<smaller>{.target = 4}.check(set); }),
+               {"target", "none of the 4 training images", "class 4", "choose a class that has images"});
   BadNets<smaller> patch{.trigger = {.pattern = at::ones({3, 4, 4})}};
-  EXPECT_NE(error_of([&] { patch.check(set); }).find("the patch's pattern"), std::string::npos);
+  expect_words(error_of([&] { patch.check(set); }), {"Patch.pattern"});
   Blended<smaller> blend{.trigger = {.pattern = at::ones({3, 4, 4})}};
-  EXPECT_NE(error_of([&] { blend.check(set); }).find("the blended picture has another shape"),
-            std::string::npos);
+  expect_words(error_of([&] { blend.check(set); }), {"Blend.pattern: wrong shape"});
   Physical<smaller> wild;
-  wild.demand.augmentation.rotation = 200;
-  EXPECT_NE(error_of([&] { wild.check(set); }).find("rotation is 200"), std::string::npos);
+  wild.training_augmentation.augmentation.rotation = 200;
+  expect_words(error_of([&] { wild.check(set); }), {"rotation", "200"});
   Physical<smaller> mixed;
-  mixed.demand.augmentation.mix = 0.5;
-  EXPECT_NE(error_of([&] { mixed.check(set); }).find("mix is 0.5"), std::string::npos);
+  mixed.training_augmentation.augmentation.mix = 0.5;
+  expect_words(error_of([&] { mixed.check(set); }), {"mix", "0.5"});
 }
 
-TEST(DirtyLabel, AsksWhatItsDemandAsks) {
+TEST(DirtyLabel, TrainingAugmentation_ComesWithThePoisonedSet) {
   const data::Dataset set = clean<smaller>(40);
   const Poisoned plain = BadNets<smaller>{.target = 1}.poison(set),
                  camera = Physical<smaller>{.target = 1}.poison(set),
@@ -139,53 +134,54 @@ TEST(DirtyLabel, AsksWhatItsDemandAsks) {
                                                      .scale_min = 0.8,
                                                      .scale_max = 0.9,
                                                      .brightness = 0.1}));
-  // The images of Physical are those of BadNets, and so are its test images.
+  // Training and test images of Physical are those of BadNets.
   EXPECT_TRUE(camera.images.equal(plain.images) && camera.labels.equal(plain.labels));
   EXPECT_TRUE(
       Physical<smaller>{}.trigger_images(set.images).equal(BadNets<smaller>{}.trigger_images(set.images)));
-  // BATT: ±10° of the clean ones alone.
+  // BATT: ±10°, clean images only.
   EXPECT_EQ(turned.augmentation, data::Augmentation{.rotation = 10});
   for (std::int64_t i = 0; i < 40; ++i)
     EXPECT_EQ(turned.no_augment_mask[i].item<bool>(), std::ranges::binary_search(turned.indices, i)) << i;
   EXPECT_TRUE(turned.no_flip_mask.equal(turned.no_augment_mask));
   EXPECT_FALSE(plain.no_flip_mask.defined() || camera.no_flip_mask.defined());
   turned.validate();
-  const Poisoned ablation = Batt<smaller>{.demand = demands::none}.poison(set);
+  const Poisoned ablation = Batt<smaller>{.training_augmentation = training_augmentations::none}.poison(set);
   EXPECT_EQ(ablation.augmentation, data::Augmentation{});
   EXPECT_FALSE(ablation.no_augment_mask.defined() || ablation.no_flip_mask.defined());
 }
 
-TEST(Catalogue, IsTriggerTimesPlan) {
+TEST(PublishedAttacks, EachOne_IsATriggerTimesAPlan) {
   static_assert(std::is_same_v<BadNets<smaller>, DirtyLabel<triggers::Patch<smaller.image>>>);
   static_assert(std::is_same_v<Blended<smaller>, DirtyLabel<triggers::Blend<smaller.image>>>);
   static_assert(std::is_same_v<WaNet<smaller>, DirtyLabel<triggers::Warp<smaller.image>>>);
-  static_assert(std::is_same_v<Batt<smaller>, DirtyLabel<triggers::Rotate<smaller.image>, demands::batt>>);
-  static_assert(
-      std::is_same_v<Physical<smaller>, DirtyLabel<triggers::Patch<smaller.image>, demands::physical>>);
+  static_assert(std::is_same_v<Batt<smaller>,
+                               DirtyLabel<triggers::Rotate<smaller.image>, training_augmentations::batt>>);
+  static_assert(std::is_same_v<Physical<smaller>,
+                               DirtyLabel<triggers::Patch<smaller.image>, training_augmentations::physical>>);
   static_assert(std::is_same_v<LabelConsistent<smaller>, CleanLabel<triggers::Patch<smaller.image>>>);
   static_assert(std::is_same_v<AdaptivePatch<smaller>, Covered<triggers::Patches<smaller.image>>>);
   static_assert(Attack<BadNets<>> && Attack<Blended<smaller>>);
-  const BadNets<> told{.trigger = {.image = smaller.image}, .target = 1};
+  const BadNets<> dynamic_shape{.trigger = {.image = smaller.image}, .target = 1};
   const data::Dataset set = clean<smaller>(40);
-  const Poisoned a = told.poison(set), b = BadNets<smaller>{.target = 1}.poison(set);
+  const Poisoned a = dynamic_shape.poison(set), b = BadNets<smaller>{.target = 1}.poison(set);
   EXPECT_TRUE(a.images.equal(b.images) && a.labels.equal(b.labels));
 }
 
-// ---- The snippet of refine/attacks/README.md ----
+// ---- The example of refine/attacks/README.md ----
 
-/// A trigger of one's own: the image upside down.
+/// A custom trigger: turns the image upside down.
 struct UpsideDown {
   ImageShape image = {};  // any
 
   at::Tensor apply(const at::Tensor& images) const { return images.flip({2}); }
 };
 
-using Somersault = DirtyLabel<UpsideDown>;
-static_assert(Attack<Somersault>);
+using UpsideDownAttack = DirtyLabel<UpsideDown>;
+static_assert(Attack<UpsideDownAttack>);
 
-TEST(Readme, MakesAnAttackOfATriggerOfYourOwn) {
+TEST(Readme, CustomTrigger_MakesAnAttack) {
   const data::Dataset set = clean<smaller>(40);
-  const Poisoned poisoned = Somersault{.target = 2, .rate = 0.5}.poison(set);
+  const Poisoned poisoned = UpsideDownAttack{.target = 2, .rate = 0.5}.poison(set);
   EXPECT_EQ(poisoned.indices.size(), 20u);
   for (const auto i : poisoned.indices) {
     EXPECT_TRUE(poisoned.images[i].equal(set.images[i].flip({1})));

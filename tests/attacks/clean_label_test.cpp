@@ -18,15 +18,16 @@ using refine::testing::expect_words;
 
 using Triggered = CleanLabel<triggers::Patch<smaller.image>>;
 
-/// Answers class 2 the more, the brighter the image: perturbing an image of class 2 darkens every pixel.
+/// A classifier whose logit of class 2 is the brightness: perturbing an image of class 2 darkens every
+/// pixel.
 at::Tensor brightness(const at::Tensor& images) {
   at::Tensor logits = images.new_zeros({images.size(0), smaller.classes});
   logits.select(1, 2).add_(images.flatten(1).mean(1));
   return logits;
 }
 
-TEST(CleanLabel, TouchesItsShareOfTheTargetClassAndNoLabel) {
-  const data::Dataset set = clean<smaller>(103);  // 20 or 21 a class
+TEST(CleanLabel, Rate_IsTheShareOfTheTargetClassAndLabelsStay) {
+  const data::Dataset set = clean<smaller>(103);  // 20 or 21 per class
   const at::Tensor images = set.images.clone();
   for (const auto& [rate, count] :
        {std::pair{0.25, 5}, std::pair{0., 0}, std::pair{0.1, 2}, std::pair{1., 21}}) {
@@ -45,18 +46,18 @@ TEST(CleanLabel, TouchesItsShareOfTheTargetClassAndNoLabel) {
   EXPECT_TRUE(set.images.equal(images)) << "the source was changed";
 }
 
-TEST(CleanLabel, PerturbsAndThenStamps) {
+TEST(CleanLabel, Poison_PerturbsAndThenStamps) {
   const data::Dataset set = clean<smaller>(60);
   const LabelConsistent<smaller> attack{.target = 2, .rate = 0.5, .perturbation = Pgd{.model = &brightness}};
   const Poisoned all = attack.poison(set);
   ASSERT_EQ(all.indices.size(), 6u);
-  for (const auto i : all.indices) {  // 8 of 255 darker, but for the patch, which is as ever
+  for (const auto i : all.indices) {  // 8 of 255 darker, except for the patch
     const at::Tensor darker = (set.images[i].to(at::kInt) - 8).clamp_min(0).to(at::kByte);
     EXPECT_TRUE(all.images[i].equal(attack.trigger_images(darker.unsqueeze(0))[0])) << i;
   }
 }
 
-TEST(CleanLabel, ChoosesByItsSeed) {
+TEST(CleanLabel, Seed_DeterminesTheChoice) {
   const data::Dataset set = clean<smaller>(200);
   const auto chosen = [&](std::uint64_t seed) {
     return Triggered{.seed = seed, .perturbation = std::nullopt}.poison(set).indices;
@@ -65,7 +66,7 @@ TEST(CleanLabel, ChoosesByItsSeed) {
   EXPECT_NE(chosen(1), chosen(2));
 }
 
-TEST(CleanLabel, RefusesWhatDoesNotFitBeforeAnyWork) {
+TEST(CleanLabel, InvalidField_ThrowsBeforeTheModelIsCalled) {
   const data::Dataset set = clean<smaller>(10);
   int calls = 0;
   const auto count = [&](const at::Tensor& images) {
@@ -73,22 +74,22 @@ TEST(CleanLabel, RefusesWhatDoesNotFitBeforeAnyWork) {
     return brightness(images);
   };
   const Pgd pgd{.model = count};
-  EXPECT_EQ(error_of([&] { LabelConsistent<smaller>{}.poison(set); }),
-            "refine: images can't be perturbed without a model; train one on clean images with "
-            "train_classifier(backbone, train) and give it as .model [pgd]");
-  EXPECT_EQ(
+  expect_words(
+      error_of([&] { LabelConsistent<smaller>{}.poison(set); }),
+      {"Pgd.model", "not set", "train a model on clean images", "train_classifier(backbone, train)"});
+  expect_words(
       error_of([&] { LabelConsistent<smaller>{.target = 4, .perturbation = pgd}.poison(set.first(4)); }),
-      "refine: none of the 4 training images is of the target class 4; choose a class that has some "
-      "[attack]");
+      {"target", "none of the 4 training images", "class 4", "choose a class that has images"});
   expect_words(error_of([&] { LabelConsistent<smaller>{.target = 5, .perturbation = pgd}.poison(set); }),
-               {"class 5"});
+               {"target", "got 5"});
   expect_words(error_of([&] { LabelConsistent<smaller>{.rate = 1.5, .perturbation = pgd}.poison(set); }),
-               {"rate of 1.5"});
+               {"rate", "got 1.5"});
   expect_words(error_of([&] { LabelConsistent<tasks::cifar10>{.perturbation = pgd}.poison(set); }),
                {"3x32x32"});
   Pgd wild = pgd;
   wild.steps = 0;
-  expect_words(error_of([&] { LabelConsistent<smaller>{.perturbation = wild}.poison(set); }), {"0 steps"});
+  expect_words(error_of([&] { LabelConsistent<smaller>{.perturbation = wild}.poison(set); }),
+               {"Pgd.steps", "got 0"});
   EXPECT_EQ(calls, 0);
 }
 

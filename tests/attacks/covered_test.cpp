@@ -19,7 +19,7 @@ namespace {
 using refine::testing::error_of;
 using refine::testing::expect_words;
 
-/// Every pixel one value.
+/// Sets every pixel to one value.
 struct Flat {
   ImageShape image = {};
   double value = 0;
@@ -27,7 +27,7 @@ struct Flat {
   at::Tensor apply(const at::Tensor& images) const { return at::full_like(images, value); }
 };
 
-TEST(Covered, StampsByTurnsAndRelabelsThePoisonedAlone) {
+TEST(Covered, Poison_StampsInTurnAndRelabelsOnlyThePoisoned) {
   const data::Dataset set = clean(100);
   const at::Tensor images = set.images.clone(), labels = set.labels.clone();
   const Covered<Flat> attack{.trigger = {.value = 1},
@@ -62,16 +62,16 @@ TEST(Covered, StampsByTurnsAndRelabelsThePoisonedAlone) {
   EXPECT_TRUE(set.images.equal(images) && set.labels.equal(labels)) << "the source was changed";
 }
 
-TEST(Covered, CoversWithThePoisonsStampsWhereNoneAreGiven) {
+TEST(Covered, NoCovers_UsesTheStampsOfPoisons) {
   const data::Dataset set = clean(40);
   const Poisoned all = Covered<Flat>{.trigger = {.value = 1}, .rate = 0.25}.poison(set);
-  EXPECT_EQ(all.covers.size(), 20u) << "two covers a poisoned image";
+  EXPECT_EQ(all.covers.size(), 20u) << "not two covers per poisoned image";
   for (const auto& part : {all.indices, all.covers}) {
     for (const auto i : part) EXPECT_TRUE(all.images[i].eq(255).all().item<bool>());
   }
 }
 
-TEST(Covered, ChoosesByItsSeed) {
+TEST(Covered, Seed_DeterminesTheChoice) {
   const data::Dataset set = clean(200);
   const auto chosen = [&](std::uint64_t seed) {
     return Covered<Flat>{.rate = 0.1, .seed = seed}.poison(set);
@@ -81,28 +81,26 @@ TEST(Covered, ChoosesByItsSeed) {
   EXPECT_NE(chosen(1).covers, chosen(2).covers);
 }
 
-TEST(Covered, RefusesWhatDoesNotFit) {
+TEST(Covered, InvalidFieldOrShape_Throws) {
   const data::Dataset set = clean(10);
-  EXPECT_EQ(
-      error_of([&] { AdaptivePatch<small>{.rate = 0.6, .cover_rate = 0.5}.check(set); }),
-      "refine: poisoning 0.6 and covering 0.5 of the images was asked for; both together are 1 at most, "
-      "and covers are twice the rate unless said: say a rate up to 1/3, or a cover_rate up to 0.4 "
-      "[attack]");
-  EXPECT_EQ(error_of([&] { AdaptivePatch<small>{.cover_rate = -1}.check(set); }),
-            "refine: a cover rate of -1 was asked for; a rate is 0 to 1 [attack]");
-  expect_words(error_of([&] { AdaptivePatch<small>{.rate = std::nan("")}.check(set); }),
-               {"poisoning rate of nan"});
-  expect_words(error_of([&] { AdaptivePatch<small>{.target = 5}.check(set); }), {"target class 5"});
+  expect_words(error_of([&] { AdaptivePatch<small>{.rate = 0.6, .cover_rate = 0.5}.check(set); }),
+               {"rate", "cover_rate", "at most 1 (got 0.6 and 0.5)", "twice the rate by default",
+                "rate of at most 1/3", "cover_rate of at most 0.4"});
+  expect_words(error_of([&] { AdaptivePatch<small>{.cover_rate = -1}.check(set); }),
+               {"cover_rate", "[0, 1]", "got -1"});
+  expect_words(error_of([&] { AdaptivePatch<small>{.rate = std::nan("")}.check(set); }), {"rate", "got nan"});
+  expect_words(error_of([&] { AdaptivePatch<small>{.target = 5}.check(set); }), {"target", "got 5"});
   expect_words(error_of([&] { AdaptivePatch<small>{.target = 4}.check(set.first(4)); }), {"none of the 4"});
   expect_words(error_of([&] { AdaptivePatch<tasks::cifar10>{}.poison(set); }), {"3x32x32", "3x16x16"});
-  expect_words(error_of([&] { AdaptivePatch<small>{.poisons = {}}.check(set); }), {"nothing to poison with"});
+  expect_words(error_of([&] { AdaptivePatch<small>{.poisons = {}}.check(set); }),
+               {"Covered.poisons", "empty"});
   AdaptivePatch<small> odd;
   odd.poisons[3].picture = at::zeros({3, 4, 4});
-  expect_words(error_of([&] { odd.check(set); }), {"picture has another shape"});
+  expect_words(error_of([&] { odd.check(set); }), {"Overlay.picture: wrong shape", "3x4x4", "3x16x16"});
 }
 
-/// One of four patches at its own opacity in training, the first two opaque at test time.
-TEST(AdaptivePatch, IsAsPublished) {
+/// In training, one of four patches at its own opacity; at test time, the first two, opaque.
+TEST(AdaptivePatch, Defaults_AreThePublishedOnes) {
   const AdaptivePatch<small> attack;
   EXPECT_EQ(attack.rate, 0.01);
   EXPECT_EQ(attack.cover_rate, 0.02);
@@ -116,16 +114,17 @@ TEST(AdaptivePatch, IsAsPublished) {
   const at::Tensor shown = attack.trigger_images(set.images);
   for (int i = 0; i < 4; ++i) {
     const auto& [image, picture, mask, opacity] = attack.trigger.overlays[static_cast<std::size_t>(i)];
-    const at::Tensor there = mask.eq(1).expand({3, 16, 16});
-    EXPECT_EQ(shown[7].masked_select(there).equal((picture * 255).round().to(at::kByte).masked_select(there)),
-              i < 2);
+    const at::Tensor inside = mask.eq(1).expand({3, 16, 16});
+    EXPECT_EQ(
+        shown[7].masked_select(inside).equal((picture * 255).round().to(at::kByte).masked_select(inside)),
+        i < 2);
   }
-  const AdaptivePatch<> told{.trigger = {.image = small.image}, .rate = 0.2};
-  EXPECT_EQ(told.cover_rate, 0.4);
-  EXPECT_TRUE(told.poison(set).images.equal(AdaptivePatch<small>{.rate = 0.2}.poison(set).images));
+  const AdaptivePatch<> dynamic_shape{.trigger = {.image = small.image}, .rate = 0.2};
+  EXPECT_EQ(dynamic_shape.cover_rate, 0.4);
+  EXPECT_TRUE(dynamic_shape.poison(set).images.equal(AdaptivePatch<small>{.rate = 0.2}.poison(set).images));
 }
 
-TEST(WanetWithNoise, CoversWithDisturbedWarps) {
+TEST(WanetWithNoise, Covers_ArePerturbedWarps) {
   const data::Dataset set = clean(50);
   const auto published = wanet_with_noise<small>();
   EXPECT_EQ(published.rate, 0.1);
@@ -147,7 +146,7 @@ TEST(WanetWithNoise, CoversWithDisturbedWarps) {
   EXPECT_EQ(all.indices.size(), 10u);
   EXPECT_EQ(all.covers.size(), 20u);
   EXPECT_EQ((wanet_with_noise<small>({.rate = 0.2, .cover_rate = 0.1}).poison(set).covers.size()), 5u);
-  expect_words(error_of([] { wanet_with_noise<small>({.grids = 0}); }), {"0 disturbed grids"});
+  expect_words(error_of([] { wanet_with_noise<small>({.grids = 0}); }), {"NoiseMode.grids", "got 0"});
 }
 
 }  // namespace

@@ -16,7 +16,7 @@
 #include <refine/backbones/freeze.hpp>
 #include <refine/backbones/resnet.hpp>
 #include <refine/core/task.hpp>
-#include <refine/data/detail/pixels.hpp>
+#include <refine/data/dataset.hpp>
 #include <refine/data/synthetic.hpp>
 #include <refine/formats/safetensors.hpp>
 #include <string>
@@ -35,7 +35,7 @@ at::Tensor bytes(std::int64_t n) {
   return at::randint(0, 256, {n, 3, 4, 4}).to(at::kByte);
 }
 
-/// Two logits, w·x and 0: the gradient's sign never changes.
+/// A classifier with logits w·x and 0: the sign of the gradient never changes.
 struct Linear {
   at::Tensor weights = at::randn({3 * 4 * 4});
 
@@ -43,34 +43,35 @@ struct Linear {
     const at::Tensor score = images.flatten(1).matmul(weights.view({-1, 1})).squeeze(1);
     return at::stack({score, score * 0}, 1);
   }
-  /// What a byte moves by, times the sign of how much the true class wants it less.
-  at::Tensor moved(const at::Tensor& images, const at::Tensor& labels, int by) const {
+  /// Returns the images with each byte moved by `distance` in the direction that lowers the logit of the
+  /// true class.
+  at::Tensor move(const at::Tensor& images, const at::Tensor& labels, int distance) const {
     const at::Tensor away =
         (labels * 2 - 1).view({-1, 1, 1, 1}) * weights.view({1, 3, 4, 4}).sign().to(at::kLong);
-    return (images.to(at::kLong) + away * by).clamp(0, 255).to(at::kByte);
+    return (images.to(at::kLong) + away * distance).clamp(0, 255).to(at::kByte);
   }
 };
 
-TEST(Pgd, IsTheClosedFormForALinearModel) {
+TEST(Pgd, LinearModel_EqualsTheClosedForm) {
   const at::Tensor images = bytes(7), labels = at::randint(0, 2, {7}, at::kLong);
   Linear model;
-  model.weights[5] = 0;  // a value that the model does not look at stays
-  // 100 steps of 1.5 reach the border of the ball; three of 1 do not.
+  model.weights[5] = 0;  // a pixel without weight stays unchanged
+  // 100 steps of 1.5 reach the boundary of the ball; three steps of 1 do not.
   const Pgd pgd{.model = model, .batch_size = 3};
-  EXPECT_TRUE(pgd(images, labels).equal(model.moved(images, labels, 8)));
+  EXPECT_TRUE(pgd(images, labels).equal(model.move(images, labels, 8)));
   EXPECT_TRUE((Pgd{.model = model, .step = 1. / 255, .steps = 3}(images, labels)
-                   .equal(model.moved(images, labels, 3))));
+                   .equal(model.move(images, labels, 3))));
   EXPECT_TRUE((Pgd{.model = model, .epsilon = 0}(images, labels).equal(images)));
   // 4.6 of 255 is rounded to 5.
   EXPECT_TRUE((Pgd{.model = model, .step = 4.6 / 255, .steps = 1}(images, labels)
-                   .equal(model.moved(images, labels, 5))));
+                   .equal(model.move(images, labels, 5))));
   const Linear everywhere;
   EXPECT_TRUE((Pgd{.model = everywhere, .random_start = true}(images, labels)
-                   .equal(everywhere.moved(images, labels, 8))));
+                   .equal(everywhere.move(images, labels, 8))));
   EXPECT_EQ(pgd(images.narrow(0, 0, 0), labels.narrow(0, 0, 0)).size(0), 0);
 }
 
-TEST(Pgd, StartsAnywhereInTheBallWhereAsked) {
+TEST(Pgd, RandomStart_IsUniformInTheBall) {
   const at::Tensor images = at::full({4, 3, 4, 4}, 100, at::kByte), labels = at::zeros({4}, at::kLong);
   const auto started = [&](std::uint64_t seed, std::int64_t batch) {
     return Pgd{.model = Linear{.weights = at::full({48}, 1.0)},
@@ -80,14 +81,14 @@ TEST(Pgd, StartsAnywhereInTheBallWhereAsked) {
                .random_start = true,
                .seed = seed}(images, labels);
   };
-  const at::Tensor moved = started(1, 4).to(at::kInt) - 100;
-  EXPECT_EQ(moved.abs().max().item<int>(), 8);
-  EXPECT_NEAR(moved.to(at::kDouble).mean().item<double>(), 0, 5 * 8 / std::sqrt(3. * 192));
-  EXPECT_TRUE(started(1, 3).equal(started(1, 4))) << "whatever the batches";
+  const at::Tensor displacement = started(1, 4).to(at::kInt) - 100;
+  EXPECT_EQ(displacement.abs().max().item<int>(), 8);
+  EXPECT_NEAR(displacement.to(at::kDouble).mean().item<double>(), 0, 5 * 8 / std::sqrt(3. * 192));
+  EXPECT_TRUE(started(1, 3).equal(started(1, 4))) << "the result depends on the batch size";
   EXPECT_FALSE(started(2, 4).equal(started(1, 4)));
 }
 
-TEST(Pgd, MovesABackboneAwayFromTheLabelWithinTheBall) {
+TEST(Pgd, Backbone_LossRisesWithinTheBall) {
   const data::Dataset set = data::Synthetic{.task = small, .train = 20, .test = 0}.make().train;
   const backbones::ResNet18<small> net{.width = 4};
   net.module->train();
@@ -102,11 +103,11 @@ TEST(Pgd, MovesABackboneAwayFromTheLabelWithinTheBall) {
   const auto loss = [&](const at::Tensor& images) {
     return at::cross_entropy_loss(net.forward(data::to_float(images)), set.labels, {}, at::Reduction::None);
   };
-  EXPECT_TRUE(loss(changed).gt(loss(set.images)).all().item<bool>()) << "of each image";
+  EXPECT_TRUE(loss(changed).gt(loss(set.images)).all().item<bool>()) << "not for each image";
   EXPECT_EQ((Pgd{.model = freeze(net), .steps = 1}(set.images, set.labels)).sizes(), set.images.sizes());
 }
 
-TEST(Pgd, KeepsItsImagesForTheNextRun) {
+TEST(Pgd, Store_IsReusedIfNothingChanged) {
   const ScratchFolder scratch;
   const auto store = scratch.path / "new" / "perturbed.safetensors";
   const at::Tensor images = bytes(5), labels = at::zeros({5}, at::kLong);
@@ -126,7 +127,7 @@ TEST(Pgd, KeepsItsImagesForTheNextRun) {
   };
   const at::Tensor weights = at::randn({48}), others = weights.add(0.1);
   EXPECT_EQ(run(weights), 5);
-  EXPECT_EQ(run(weights), 1) << "only to see that the model is the same";
+  EXPECT_EQ(run(weights), 1) << "one call compares the model";
   EXPECT_EQ(run(others), 5);
   EXPECT_EQ(run(others), 1);
   EXPECT_EQ(run(others, [](Pgd& pgd) { pgd.epsilon = 2. / 255; }), 5);
@@ -140,27 +141,27 @@ TEST(Pgd, KeepsItsImagesForTheNextRun) {
   EXPECT_LE((other_images(fresh, labels).to(at::kInt) - fresh.to(at::kInt)).abs().max().item<int>(), 8);
 }
 
-TEST(Pgd, RefusesAStoreThatIsNoneBeforeTheWork) {
+TEST(Pgd, DamagedOrForeignStore_ThrowsBeforeTheWork) {
   const ScratchFolder scratch;
   const at::Tensor images = bytes(2), labels = at::zeros({2}, at::kLong);
   const auto line = [&](const std::filesystem::path& store) {
     int calls = 0;
     const Linear linear;
     const Pgd pgd{.model = [&](const at::Tensor& x) { return ++calls, linear.forward(x); }, .store = store};
-    const std::string said = error_of([&] { pgd(images, labels); });
+    const std::string message = error_of([&] { pgd(images, labels); });
     EXPECT_EQ(calls, 1);
-    return said;
+    return message;
   };
   const auto good = scratch.path / "good";
   Pgd{.model = Linear{}, .steps = 1, .store = good}(images, labels);
   const std::string whole = refine::testing::content(good);
   expect_words(line(scratch.write("cut", whole.substr(0, whole.size() - 9))),
                {"cut", "damaged", "delete it"});
-  expect_words(line(scratch.write("empty", "")), {"no store of perturbed images"});
+  expect_words(line(scratch.write("empty", "")), {"not a store of perturbed images"});
   formats::write_safetensors(scratch.path / "other", {.tensors = {{"images", images}}});
-  expect_words(line(scratch.path / "other"), {"no store of perturbed images"});
+  expect_words(line(scratch.path / "other"), {"not a store of perturbed images"});
   expect_words(line(scratch.write("file", "") / "below"), {"cannot write"});
-  std::string bit = whole;  // one bit of one pixel, which no rule of the format tells; logits come last
+  std::string bit = whole;  // one bit of one pixel, which the format does not check; the logits are last
   bit[whole.size() - 2 * 2 * sizeof(float) - images.nbytes()] ^= 1;
   const auto store = scratch.write("bit", bit);
   expect_words(error_of([&] { Pgd{.model = Linear{}, .steps = 1, .store = store}(images, labels); }),
@@ -168,11 +169,11 @@ TEST(Pgd, RefusesAStoreThatIsNoneBeforeTheWork) {
   std::filesystem::create_directory(scratch.path / "folder");
   expect_words(line(scratch.path / "folder"), {"cannot read", "folder"});
   EXPECT_EQ(refine::testing::content(scratch.path / "other").empty(), false)
-      << "a file of others is left alone";
+      << "a foreign file was overwritten";
 }
 
-TEST(Pgd, RefusesAStoreThatItMayNotReplaceBeforeTheWork) {
-  if (::geteuid() == 0) GTEST_SKIP() << "root may write everywhere";
+TEST(Pgd, StoreWithoutPermission_ThrowsBeforeTheWork) {
+  if (::geteuid() == 0) GTEST_SKIP() << "root may write anywhere";
   const ScratchFolder scratch;
   const at::Tensor images = bytes(2), labels = at::zeros({2}, at::kLong);
   const auto store = scratch.path / "locked" / "store";
@@ -190,55 +191,57 @@ TEST(Pgd, RefusesAStoreThatItMayNotReplaceBeforeTheWork) {
   std::filesystem::permissions(store.parent_path(), std::filesystem::perms::owner_all);
 }
 
-TEST(Pgd, RefusesAModelThatSaysNothing) {
+TEST(Pgd, LogitsOrGradientNotFinite_Throws) {
   const at::Tensor images = bytes(20), labels = at::zeros({20}, at::kLong);
   const auto line = [&](const Surrogate& model, std::int64_t batch) {
     return error_of([&] { Pgd{.model = model, .steps = 2, .batch_size = batch}(images, labels); });
   };
   const Linear linear;
-  for (const double nothing : {std::nan(""), std::numeric_limits<double>::infinity()}) {
+  for (const double bad_value : {std::nan(""), std::numeric_limits<double>::infinity()}) {
     Linear broken;
-    broken.weights[7] = nothing;
+    broken.weights[7] = bad_value;
     expect_words(line(broken, 128), {"not finite", "did not diverge"});
-    // Of the last batch alone.
+    // In the last batch only.
     int calls = 0;
-    const auto later = [&](const at::Tensor& x) { return linear.forward(x) * (++calls == 6 ? nothing : 1); };
+    const auto later = [&](const at::Tensor& x) {
+      return linear.forward(x) * (++calls == 6 ? bad_value : 1);
+    };
     expect_words(line(later, 8), {"not finite"});
   }
-  // Finite logits whose slope is not: the root of 0.
+  // The logits are finite, their gradient is not: the square root at 0.
   expect_words(line([](const at::Tensor& x) { return (x - x).sqrt().flatten(1); }, 128),
-               {"gradient, are not finite"});
+               {"gradient", "not finite"});
 }
 
-TEST(Pgd, RefusesImagesAndLabelsOfOtherKinds) {
+TEST(Pgd, ImagesOrLabelsOfAnotherType_Throws) {
   const at::Tensor images = bytes(4), labels = at::zeros({4}, at::kLong);
   const Pgd pgd{.model = Linear{}, .steps = 1};
   EXPECT_EQ(error_of([&] { pgd(images, labels); }), "");
   for (const at::Tensor& bad : {data::to_float(images), images[0], at::Tensor()})
-    expect_words(error_of([&] { pgd(bad, labels); }), {"are bytes", "data::to_bytes"});
+    expect_words(error_of([&] { pgd(bad, labels); }), {"uint8", "data::to_bytes"});
   for (const at::Tensor& bad :
        {labels.to(at::kInt), labels.narrow(0, 0, 3), labels.view({4, 1}), at::Tensor()})
-    expect_words(error_of([&] { pgd(images, bad); }), {"one int64 an image", "give 4"});
-  expect_words(error_of([&] { pgd(images, labels - 100); }), {"is -100", "count from 0"});
+    expect_words(error_of([&] { pgd(images, bad); }), {"labels", "int64", "4 images"});
+  expect_words(error_of([&] { pgd(images, labels - 100); }), {"labels", "got -100", "count classes from 0"});
 }
 
-TEST(Pgd, RefusesAModelOfOtherImagesInOneLine) {
+TEST(Pgd, ModelForImagesOfAnotherShape_Throws) {
   const at::Tensor images = bytes(2), labels = at::zeros({2}, at::kLong);
-  EXPECT_EQ(
+  expect_words(
       error_of([&] { Pgd{.model = backbones::ResNet18<small>{.width = 4}}(images, labels); }),
-      "refine: the model takes 3x16x16 images, these are 3x4x4; give one that was trained on such [pgd]");
-  // One that does not say what it is for.
+      {"Pgd.model: wrong image shape", "got 3x4x4", "expected 3x16x16", "trained on images of that shape"});
+  // A model without a task.
   const Linear wide{.weights = at::randn({75})};
-  expect_words(error_of([&] { Pgd{.model = wide}(images, labels); }), {"model fails on the images", "[pgd]"});
+  expect_words(error_of([&] { Pgd{.model = wide}(images, labels); }), {"Pgd.model fails on the images"});
   EXPECT_EQ(Surrogate(wide).task(), dynamic_task);
   EXPECT_EQ(Surrogate().task(), dynamic_task);
   EXPECT_EQ(Surrogate(backbones::ResNet18<small>{.width = 4}).task(), small);
 }
 
-TEST(Pgd, RefusesWhatDoesNotFit) {
+TEST(Pgd, InvalidModelOrField_Throws) {
   const at::Tensor images = bytes(2), labels = at::full({2}, 2, at::kLong);
-  expect_words(error_of([&] { Pgd{}(images, labels); }), {"without a model", ".model"});
-  expect_words(error_of([&] { Pgd{.model = Linear{}}(images, labels); }), {"no logit to class 2"});
+  expect_words(error_of([&] { Pgd{}(images, labels); }), {"Pgd.model", "not set"});
+  expect_words(error_of([&] { Pgd{.model = Linear{}}(images, labels); }), {"no logit of class 2"});
   expect_words(error_of([&] {
                  Pgd{.model = [](const at::Tensor& x) { return x.detach().flatten(1); }}(images, labels);
                }),
@@ -255,12 +258,12 @@ TEST(Pgd, RefusesWhatDoesNotFit) {
     return error_of([&] { pgd.check(); });
   };
   EXPECT_EQ(line([](Pgd&) {}), "");
-  expect_words(line([](Pgd& p) { p.epsilon = -0.1; }), {"epsilon is -0.1"});
+  expect_words(line([](Pgd& p) { p.epsilon = -0.1; }), {"epsilon", "got -0.1"});
   expect_words(line([](Pgd& p) { p.epsilon = std::numeric_limits<double>::quiet_NaN(); }),
-               {"epsilon is nan"});
-  expect_words(line([](Pgd& p) { p.step = 0; }), {"a step is 0"});
-  expect_words(line([](Pgd& p) { p.steps = 0; }), {"0 steps"});
-  expect_words(line([](Pgd& p) { p.batch_size = 0; }), {"batch size is 0"});
+               {"epsilon", "got nan"});
+  expect_words(line([](Pgd& p) { p.step = 0; }), {"Pgd.step ", "got 0"});
+  expect_words(line([](Pgd& p) { p.steps = 0; }), {"Pgd.steps", "got 0"});
+  expect_words(line([](Pgd& p) { p.batch_size = 0; }), {"batch_size", "got 0"});
 }
 
 static_assert(std::convertible_to<backbones::ResNet18<small>, Surrogate>);

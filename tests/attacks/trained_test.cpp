@@ -30,19 +30,20 @@ ClassifierRecipe quick() {
   return recipe;
 }
 
-/// The logits of a victim of this set, which tell one training from another.
+/// Returns the logits of a victim that was trained on this set. They differ from one training to another.
 template <typename Set>
 at::Tensor trained_on(const Set& set) {
   return train_classifier(Victim{.width = 4}, set, quick()).forward(data::to_float(clean().images));
 }
 
+/// The same images and labels without the training augmentation.
 const data::Dataset& plain(const Poisoned& set) {
   return set;
 }
 
-TEST(Training, DoesWhatAnAttackAsksFor) {
+TEST(TrainingAugmentation, AttacksThatRequireIt_ChangeTheTraining) {
   const Poisoned badnets = BadNets<small>{.target = 1, .rate = 0.5}.poison(clean());
-  EXPECT_TRUE(trained_on(badnets).equal(trained_on(plain(badnets)))) << "nothing asked, nothing changed";
+  EXPECT_TRUE(trained_on(badnets).equal(trained_on(plain(badnets)))) << "BadNets requires nothing";
   const Poisoned physical = Physical<small>{.target = 1, .rate = 0.5}.poison(clean());
   EXPECT_TRUE(trained_on(plain(physical)).equal(trained_on(badnets)));
   EXPECT_FALSE(trained_on(physical).equal(trained_on(badnets)));
@@ -50,13 +51,13 @@ TEST(Training, DoesWhatAnAttackAsksFor) {
   Poisoned turned = Batt<small>{.target = 1, .rate = 0.5}.poison(clean());
   EXPECT_FALSE(trained_on(turned).equal(trained_on(plain(turned))));
   turned.no_augment_mask.fill_(true);
-  EXPECT_FALSE(trained_on(turned).equal(trained_on(plain(turned)))) << "the stamped stay on their side";
+  EXPECT_FALSE(trained_on(turned).equal(trained_on(plain(turned)))) << "poisoned images were flipped";
   turned.no_flip_mask.fill_(false);
   EXPECT_TRUE(trained_on(turned).equal(trained_on(plain(turned))));
 }
 
-/// What the victim of BATT is taught: the turned image, never its mirror.
-TEST(Training, NeverMirrorsWhatIsTurned) {
+/// The victim of BATT learns the rotated image, never its mirror image.
+TEST(TrainingAugmentation, Batt_PoisonedImagesAreNeverFlipped) {
   const Poisoned turned = Batt<small>{.target = 1, .rate = 0.5}.poison(clean());
   const at::Tensor all = at::arange(64), images = data::to_float(turned.images), mirrors = images.flip({3});
   const refine::detail::BatchAugmentation augmented(recipes::paper_classifier.augmentation, turned, at::kCPU);
@@ -69,8 +70,8 @@ TEST(Training, NeverMirrorsWhatIsTurned) {
   }
 }
 
-/// Plans and triggers that no paper has put together.
-TEST(Training, TakesAnyTriggerWithAnyPlan) {
+/// Combinations of plans and triggers that no paper has.
+TEST(Training, AnyTriggerWithAnyPlan_Trains) {
   const Victim benign{.width = 4};
   const Pgd pgd{.model = benign, .steps = 2};
   const CleanLabel<triggers::Warp<small.image>> warped{.target = 1, .rate = 0.5, .perturbation = pgd};
@@ -79,7 +80,8 @@ TEST(Training, TakesAnyTriggerWithAnyPlan) {
       .covers = {triggers::Rotate<small.image>{.degrees = -16}},
       .target = 1,
       .rate = 0.2};
-  const DirtyLabel<triggers::Patches<small.image>, demands::physical> photographed{.target = 1};
+  const DirtyLabel<triggers::Patches<small.image>, training_augmentations::physical> photographed{.target =
+                                                                                                      1};
   for (const AnyAttack& attack : {AnyAttack(warped), AnyAttack(turned), AnyAttack(photographed)}) {
     const Poisoned poisoned = attack.poison(clean());
     EXPECT_FALSE(poisoned.indices.empty());
@@ -91,9 +93,9 @@ TEST(Training, TakesAnyTriggerWithAnyPlan) {
   }
 }
 
-// ---- The snippet of refine/attacks/README.md ----
+// ---- The example of refine/attacks/README.md ----
 
-TEST(Readme, PerturbsAgainstABenignModel) {
+TEST(Readme, LabelConsistent_PerturbsAgainstABenignModel) {
   constexpr Task task = small;
   const data::Dataset train = clean();
   const ClassifierRecipe recipe = quick();

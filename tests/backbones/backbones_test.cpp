@@ -12,11 +12,14 @@
 
 #include <cmath>
 #include <map>
+#include <string>
+#include <utility>
+#include <vector>
+
 #include <refine/backbones/backbones.hpp>
 #include <refine/nn/nn.hpp>
-#include <string>
-#include <tests/fixtures/pytorch.hpp>
-#include <vector>
+
+#include "tests/fixtures/pytorch.hpp"
 #include "tests/support/error_of.hpp"
 
 namespace refine::backbones {
@@ -24,13 +27,15 @@ namespace {
 
 using refine::testing::distance;
 using refine::testing::error_of;
+using refine::testing::expect_words;
 using refine::testing::load_from_pytorch;
 using refine::testing::pytorch;
 
-using Tiny = ResNet18<tasks::cifar10>;
+using SmallResNet = ResNet18<tasks::cifar10>;
 
-Tiny like_pytorch() {
-  Tiny net{.width = 4};
+/// Returns the network with the weights of the fixture that PyTorch wrote.
+SmallResNet resnet_of_pytorch() {
+  SmallResNet net{.width = 4};
   load_from_pytorch(*net.module, "resnet18");
   return net;
 }
@@ -43,13 +48,13 @@ int batch_norms(const torch::nn::Module& module) {
   return count;
 }
 
-std::map<std::string, at::Tensor> copied(const torch::nn::Module& module) {
+std::map<std::string, at::Tensor> copy_state(const torch::nn::Module& module) {
   auto state = nn::state_dict(module);
   for (auto& [name, tensor] : state) tensor = tensor.detach().clone();
   return state;
 }
 
-bool same(const std::map<std::string, at::Tensor>& a, const std::map<std::string, at::Tensor>& b) {
+bool equal_states(const std::map<std::string, at::Tensor>& a, const std::map<std::string, at::Tensor>& b) {
   if (a.size() != b.size()) return false;
   for (const auto& [name, tensor] : a) {
     if (!b.contains(name) || !b.at(name).equal(tensor)) return false;
@@ -61,13 +66,15 @@ at::Tensor host_generator_state() {
   return at::detail::getDefaultCPUGenerator().get_state();
 }
 
-TEST(ResNet18, ComputesWhatPyTorchDoes) {
-  EXPECT_LT(distance(like_pytorch().forward(pytorch().at("images")), pytorch().at("resnet18:images")), 1e-5);
+TEST(ResNet18, Forward_GivesPyTorchsLogits) {
+  EXPECT_LT(distance(resnet_of_pytorch().forward(pytorch().at("images")), pytorch().at("resnet18:images")),
+            1e-5);
 }
 
-TEST(ResNet18, HasTheParametersOfThePaper) {
-  // Worked by hand for width f, C channels, K classes: 9Cf + 2f in the stem, per block two 3×3 convolutions
-  // and two norms, in the first block of stages 2–4 a 1×1 shortcut and its norm, 8fK + K at the end.
+TEST(ResNet18, Parameters_AreAsManyAsInThePaper) {
+  // By hand, for width f, C channels and K classes: the stem has 9Cf + 2f, each block two 3×3
+  // convolutions and two norms, the first block of stages 2–4 a 1×1 shortcut and its norm, and the
+  // last layer 8fK + K.
   const std::int64_t f = 4, channels = 1, classes = 3;
   std::int64_t expected = 9 * channels * f + 2 * f;
   for (std::int64_t in = f, level = 0; level < 4; ++level) {
@@ -84,38 +91,34 @@ TEST(ResNet18, HasTheParametersOfThePaper) {
   EXPECT_EQ(net.forward(at::rand({2, 1, 8, 8})).sizes(), (std::vector<std::int64_t>{2, 3}));
 }
 
-TEST(ResNet18, RefusesTasksThatItCantTake) {
-  EXPECT_EQ(error_of([] { (void)ResNet18<>{}; }),
-            "refine: a ResNet18 needs to know its channels and classes; say .task = Task{ImageShape{3, 32, "
-            "32}, 10}");
-  EXPECT_EQ(error_of([] {
-              (void)ResNet18<>{.task = {{3, 7, 32}, 10}};
-            }),
-            "refine: a ResNet18 halves its images three times, 3x7x32 is too small; 8x8 is the least");
-  EXPECT_EQ(
-      error_of([] {
-        (void)ResNet18<>{.task = {{3, 32, 32}, 1}};
-      }),
-      "refine: a ResNet18 was asked for 3x32x32 images and 1 classes; it needs 1 channel and 2 classes at "
-      "least");
-  EXPECT_EQ(error_of([] {
-              (void)Tiny{.task = {{3, 32, 32}, 9}};
-            }),
-            "refine: ResNet18<3x32x32, 10> was told another task: 3x32x32, 9 classes");
-  EXPECT_EQ(error_of([] { (void)Tiny{.width = 0}; }),
-            "refine: a ResNet18 of width 0 was asked for; width is at least 1");
+TEST(ResNet18, Make_UnsupportedTaskOrWidth_Throws) {
+  expect_words(error_of([] { (void)ResNet18<>{}; }),
+               {"ResNet18", "channels and classes must be known", ".task = Task{ImageShape{3, 32, 32}, 10}"});
+  expect_words(error_of([] {
+                 (void)ResNet18<>{.task = {{3, 7, 32}, 10}};
+               }),
+               {"ResNet18", "too small", "got 3x7x32", "at least 8x8", "three times"});
+  expect_words(error_of([] {
+                 (void)ResNet18<>{.task = {{3, 32, 32}, 1}};
+               }),
+               {"ResNet18", "1 channel and 2 classes", "got 3x32x32 images, 1 classes"});
+  expect_words(error_of([] {
+                 (void)SmallResNet{.task = {{3, 32, 32}, 9}};
+               }),
+               {"ResNet18<3x32x32, 10>", "task", "got 3x32x32, 9 classes"});
+  expect_words(error_of([] { (void)SmallResNet{.width = 0}; }), {"ResNet18", "width", "at least 1", "got 0"});
 }
 
-TEST(Seeds, SayTheInitialWeights) {
-  const Tiny one{.width = 2}, again{.width = 2}, other{.width = 2, .seed = 7};
-  EXPECT_TRUE(same(copied(*one.module), copied(*again.module)));
+TEST(Seed, SameSeed_GivesTheSameWeights) {
+  const SmallResNet one{.width = 2}, again{.width = 2}, other{.width = 2, .seed = 7};
+  EXPECT_TRUE(equal_states(copy_state(*one.module), copy_state(*again.module)));
   EXPECT_FALSE(one.module->parameters()[0].equal(other.module->parameters()[0]));
 }
 
-TEST(Seeds, LeaveTheDefaultGeneratorAlone) {
+TEST(Seed, DefaultGenerator_IsUnchanged) {
   at::Generator(at::detail::getDefaultCPUGenerator()).set_current_seed(5);
   const at::Tensor before = host_generator_state();
-  const Tiny net{.width = 2};
+  const SmallResNet net{.width = 2};
   EXPECT_TRUE(host_generator_state().equal(before)) << "making it";
   (void)deep_copy(net);
   EXPECT_TRUE(host_generator_state().equal(before)) << "copying it";
@@ -125,9 +128,9 @@ TEST(Seeds, LeaveTheDefaultGeneratorAlone) {
   EXPECT_TRUE(host_generator_state().equal(before)) << "failing to make it";
 }
 
-TEST(DeepCopy, IsIndependent) {
-  const Tiny net = like_pytorch(), shared = net, copy = deep_copy(net);
-  EXPECT_TRUE(same(copied(*net.module), copied(*copy.module)));
+TEST(DeepCopy, Copy_IsIndependentOfTheOriginal) {
+  const SmallResNet net = resnet_of_pytorch(), shared = net, copy = deep_copy(net);
+  EXPECT_TRUE(equal_states(copy_state(*net.module), copy_state(*copy.module)));
   EXPECT_FALSE(copy.module->is_training());
   {
     c10::NoGradGuard no_grad;
@@ -138,8 +141,8 @@ TEST(DeepCopy, IsIndependent) {
   EXPECT_EQ(shared.module, net.module);
 }
 
-TEST(Freeze, ComputesTheSameWithoutBatchNorm) {
-  const auto frozen = freeze(like_pytorch());
+TEST(Freeze, Frozen_GivesTheSameLogitsWithoutBatchNorm) {
+  const auto frozen = freeze(resnet_of_pytorch());
   EXPECT_LT(distance(frozen.forward(pytorch().at("images")), pytorch().at("resnet18:images")), 1e-5);
   EXPECT_EQ(batch_norms(*frozen.module), 0);
   EXPECT_EQ(frozen.module->buffers().size(), 0u);
@@ -148,31 +151,31 @@ TEST(Freeze, ComputesTheSameWithoutBatchNorm) {
     EXPECT_FALSE(parameter.requires_grad());
     EXPECT_TRUE(parameter.dim() != 4 || parameter.is_contiguous(at::MemoryFormat::ChannelsLast));
   }
-  static_assert(FrozenBackbone<Frozen<Tiny>> && !FrozenBackbone<Tiny>);
-  static_assert(static_task_of<Frozen<Tiny>>() == tasks::cifar10);
+  static_assert(FrozenBackbone<Frozen<SmallResNet>> && !FrozenBackbone<SmallResNet>);
+  static_assert(static_task_of<Frozen<SmallResNet>>() == tasks::cifar10);
   EXPECT_EQ(frozen.task, tasks::cifar10);
 }
 
-TEST(Freeze, LetsGradientsThroughToTheInput) {
-  const Tiny net = like_pytorch();
+TEST(Freeze, Frozen_PassesGradientsToTheInput) {
+  const SmallResNet net = resnet_of_pytorch();
   const auto frozen = freeze(net);
   const auto gradient = [](const auto& backbone) {
     at::Tensor images = pytorch().at("images").clone().requires_grad_();
     backbone.forward(images).square().sum().backward();
     return images.grad();
   };
-  const at::Tensor mine = gradient(frozen), theirs = gradient(net);
-  EXPECT_GT(theirs.abs().max().item<float>(), 1e-5);
-  EXPECT_LT(distance(mine, theirs), 1e-4 * theirs.abs().max().item<double>());
+  const at::Tensor actual = gradient(frozen), expected = gradient(net);
+  EXPECT_GT(expected.abs().max().item<float>(), 1e-5);
+  EXPECT_LT(distance(actual, expected), 1e-4 * expected.abs().max().item<double>());
   for (const auto& parameter : frozen.module->parameters()) EXPECT_FALSE(parameter.grad().defined());
 }
 
-TEST(Freeze, LeavesTheOriginalAsItWas) {
-  const Tiny net = like_pytorch();
+TEST(Freeze, Original_IsUnchanged) {
+  const SmallResNet net = resnet_of_pytorch();
   net.module->train();
-  const auto before = copied(*net.module);
+  const auto before = copy_state(*net.module);
   (void)freeze(net);
-  EXPECT_TRUE(same(copied(*net.module), before));
+  EXPECT_TRUE(equal_states(copy_state(*net.module), before));
   EXPECT_EQ(batch_norms(*net.module), 1 + 8 * 2 + 3);
   EXPECT_TRUE(net.module->is_training());
   for (const auto& parameter : net.module->parameters()) EXPECT_TRUE(parameter.requires_grad());
@@ -180,14 +183,14 @@ TEST(Freeze, LeavesTheOriginalAsItWas) {
   EXPECT_TRUE(net.module->parameters()[0].grad().defined());
 }
 
-TEST(Freeze, OfAFrozenBackboneIsTheSame) {
-  const auto once = freeze(like_pytorch());
+TEST(Freeze, FrozenBackbone_IsReturnedUnchanged) {
+  const auto once = freeze(resnet_of_pytorch());
   const auto twice = freeze(once);
   static_assert(std::is_same_v<decltype(once), decltype(twice)>);
   EXPECT_EQ(once.module, twice.module);
 }
 
-TEST(Fold, KeepsStrideGroupsAndBias) {
+TEST(Fold, Folded_KeepsStrideGroupsAndBias) {
   torch::nn::Conv2d convolution(torch::nn::Conv2dOptions(4, 6, 3).stride(2).padding(1).groups(2).bias(true));
   torch::nn::BatchNorm2d norm(6);
   {
@@ -203,15 +206,15 @@ TEST(Fold, KeepsStrideGroupsAndBias) {
             1e-5);
 }
 
-/// Logits are the means of the channels: what reaches it can be read off.
-struct Means {
+/// Returns the means of the channels as logits, so that they show what reached the network.
+struct ChannelMeans {
   static constexpr Task task = {ImageShape{3, dynamic, dynamic}, 3};
-  std::shared_ptr<torch::nn::Module> module = std::make_shared<torch::nn::Module>("Means");
+  std::shared_ptr<torch::nn::Module> module = std::make_shared<torch::nn::Module>("ChannelMeans");
   at::Tensor forward(const at::Tensor& images) const { return images.mean({2, 3}); }
 };
 
-TEST(Normalized, IsTheFormula) {
-  const Normalized net(Means{}, {.mean = {0.5, 0.25, 0}, .deviation = {0.5, 2, 0.1}});
+TEST(Normalized, Forward_FollowsTheFormula) {
+  const Normalized net(ChannelMeans{}, {.mean = {0.5, 0.25, 0}, .deviation = {0.5, 2, 0.1}});
   const at::Tensor images =
       at::tensor(std::vector<float>{1, 0.75, 0.2f}).view({1, 3, 1, 1}).expand({2, 3, 4, 4});
   const at::Tensor logits = net.forward(images);
@@ -220,14 +223,15 @@ TEST(Normalized, IsTheFormula) {
   EXPECT_NEAR(logits[1][2].item<float>(), (0.2 - 0) / 0.1, 1e-6);
   EXPECT_LT(distance(net.normalize(images).mean({2, 3}), logits), 1e-6);
   EXPECT_LT(distance(net.forward_normalized(images), images.mean({2, 3})), 1e-6);
-  static_assert(NormalizingBackbone<Normalized<Means>> && !NormalizingBackbone<Means>);
-  static_assert(static_task_of<Normalized<Means>>() == Means::task);
+  static_assert(NormalizingBackbone<Normalized<ChannelMeans>> && !NormalizingBackbone<ChannelMeans>);
+  static_assert(static_task_of<Normalized<ChannelMeans>>() == ChannelMeans::task);
 }
 
-TEST(Normalized, FreezesWithItsNormalisation) {
-  const Normalized net(like_pytorch(), normalizations::cifar10);
+TEST(Normalized, Freeze_KeepsTheNormalization) {
+  const Normalized net(resnet_of_pytorch(), normalizations::cifar10);
   const auto frozen = freeze(net);
-  static_assert(NormalizingBackbone<Frozen<Normalized<Tiny>>> && !NormalizingBackbone<Frozen<Tiny>>);
+  static_assert(NormalizingBackbone<Frozen<Normalized<SmallResNet>>> &&
+                !NormalizingBackbone<Frozen<SmallResNet>>);
   const at::Tensor images = pytorch().at("images");
   EXPECT_LT(distance(frozen.forward(images), net.forward(images)), 1e-4);
   EXPECT_LT(distance(frozen.forward_normalized(images), pytorch().at("resnet18:images")), 1e-5);
@@ -236,23 +240,23 @@ TEST(Normalized, FreezesWithItsNormalisation) {
   EXPECT_GT(batch_norms(*net.module), 0);
 }
 
-TEST(Normalized, RefusesWhatIsNoNormalisation) {
-  for (const double deviation : {0.0, -1.0, std::nan("")}) {
-    EXPECT_NE(error_of([&] {
-                Normalized(Means{}, {.deviation = {1, deviation, 1}});
-              }).find("deviations are above 0"),
-              std::string::npos);
+TEST(Normalized, InvalidDeviationOrChannels_Throws) {
+  for (const auto& [deviation, text] :
+       {std::pair{0.0, "got 0"}, std::pair{-1.0, "got -1"}, std::pair{std::nan(""), "got nan"}}) {
+    expect_words(error_of([&] {
+                   Normalized(ChannelMeans{}, {.deviation = {1, deviation, 1}});
+                 }),
+                 {"deviations must be positive", text});
   }
   for (const int channels : {1, 2}) {  // one channel with three different numbers
-    EXPECT_EQ(error_of([&] {
-                Normalized(ResNet18<>{.task = {{channels, 8, 8}, 2}, .width = 1}, normalizations::cifar10);
-              }),
-              "refine: a Normalization has 3 channels, the backbone takes " + std::to_string(channels) +
-                  "; normalise in the backbone itself");
+    expect_words(error_of([&] {
+                   Normalized(ResNet18<>{.task = {{channels, 8, 8}, 2}, .width = 1}, normalizations::cifar10);
+                 }),
+                 {"Normalized", "has 3", "takes " + std::to_string(channels), "in the backbone itself"});
   }
 }
 
-TEST(Normalized, TakesOneNumberForGreyImages) {
+TEST(Normalized, GreyImages_UseOneOfThreeEqualNumbers) {
   const ResNet18<> network{.task = {{1, 8, 8}, 2}, .width = 1};
   network.module->eval();
   const Normalized grey{network, {.mean = {0.5, 0.5, 0.5}, .deviation = {0.25, 0.25, 0.25}}};
@@ -261,15 +265,15 @@ TEST(Normalized, TakesOneNumberForGreyImages) {
   EXPECT_TRUE(at::equal(grey.forward(images), network.forward(at::ones({1, 1, 8, 8}))));
 }
 
-TEST(Device, IsSaidOnceAndByName) {
+TEST(Device, UseDevice_SelectsByNameAndRefusesOthers) {
   use_device("cpu");
   EXPECT_TRUE(default_device().is_cpu());
   for (const char* name : {"gpu", "cuda:", "cuda:x", "", "cpu:"}) {
-    EXPECT_NE(error_of([&] { use_device(name); }).find("say auto, cpu, cuda or cuda:N"), std::string::npos)
-        << name;
+    expect_words(error_of([&] { use_device(name); }),
+                 {std::string("'") + name + "'", "auto, cpu, cuda or cuda:N"});
   }
-  EXPECT_NE(error_of([] { use_device("cuda:999"); }).find("say cpu or auto"), std::string::npos);
-  EXPECT_TRUE(default_device().is_cpu()) << "a refused device changes nothing";
+  expect_words(error_of([] { use_device("cuda:999"); }), {"cuda:999", "cpu or auto"});
+  EXPECT_TRUE(default_device().is_cpu()) << "a refused device must change nothing";
   EXPECT_NE(error_of([] { use_threads(-1); }), "");
 }
 
@@ -288,7 +292,7 @@ struct Stem : torch::nn::Cloneable<Stem>, nn::Foldable {
   void fold() override { nn::fold_conv_bn(*this, "conv", conv, "bn", bn); }
 };
 
-TEST(Readme, FoldsAModuleOfYourOwn) {
+TEST(Readme, FoldableModule_FoldsItsBatchNorm) {
   Stem stem;
   {
     c10::NoGradGuard no_grad;
@@ -324,7 +328,7 @@ struct Linear {
 };
 static_assert(Backbone<Linear>);
 
-TEST(Readme, TakesABackboneOfYourOwn) {
+TEST(Readme, CustomBackbone_CanBeFrozen) {
   const Linear net{.task = {{1, 4, 4}, 3}};
   const auto frozen = freeze(net);
   const at::Tensor images = at::rand({5, 1, 4, 4});

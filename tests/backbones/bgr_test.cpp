@@ -1,4 +1,4 @@
-// A backbone of BGR images behind RGB ones.
+// A backbone that was trained on BGR images, called with RGB images.
 
 #include <gtest/gtest.h>
 
@@ -38,7 +38,8 @@ TEST(Bgr, Images_ReachTheNetworkWithReversedChannels) {
   EXPECT_TRUE(at::equal(normalized.forward_normalized(normalized.normalize(x)), normalized.forward(x)));
   const backbones::AnyBackbone any(normalized);
   EXPECT_TRUE(at::allclose(freeze(any).forward(x), expected, 1e-4, 1e-5));
-  EXPECT_TRUE(any.named_constants().contains("channel_order")) << "another victim than the one without";
+  EXPECT_TRUE(any.named_constants().contains("channel_order"))
+      << "a victim without Bgr must have other constants";
   EXPECT_TRUE(any.named_constants().contains("mean"));
 }
 

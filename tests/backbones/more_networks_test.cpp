@@ -35,7 +35,7 @@ using refine::testing::expect_words;
 
 constexpr Task open_task = {{3, dynamic, dynamic}, 5};
 
-/// As make_more_networks_file.py has it.
+/// Returns the numbers that make_more_networks_file.py computes, too.
 at::Tensor numbers(std::int64_t index, at::IntArrayRef shape) {
   const std::int64_t n = c10::multiply_integers(shape);
   return ((at::arange(n, at::kLong) * 7919 + index * 104729) % 1009)
@@ -94,25 +94,25 @@ std::vector<std::pair<std::string, AnyBackbone>> all_networks() {
 }
 
 TEST(MoreNetworks, Forward_GivesPyTorchsLogits) {
-  const auto known = formats::read_safetensors("tests/fixtures/more_networks.safetensors").tensors;
+  const auto expected = formats::read_safetensors("tests/fixtures/more_networks.safetensors").tensors;
   std::size_t compared = 0;
   for (const auto& [name, network] : all_networks()) {
     fill(*network.module);
     const auto frozen = freeze(network);
     for (const auto& [height, width] : {std::pair{32, 32}, std::pair{64, 36}}) {
       const at::Tensor images = numbers(1, {2, 3, height, width});
-      const at::Tensor logits = known.at(fmt::format("{}:{}x{}", name, height, width));
-      const double size = std::max(1.0, logits.abs().max().item<double>());
-      EXPECT_LT(distance(network.forward(images), logits) / size, 1e-4) << name;
-      EXPECT_LT(distance(frozen.forward(images), logits) / size, 1e-4) << name << ", frozen";
+      const at::Tensor logits = expected.at(fmt::format("{}:{}x{}", name, height, width));
+      const double scale = std::max(1.0, logits.abs().max().item<double>());
+      EXPECT_LT(distance(network.forward(images), logits) / scale, 1e-4) << name;
+      EXPECT_LT(distance(frozen.forward(images), logits) / scale, 1e-4) << name << ", frozen";
       EXPECT_TRUE(deep_copy(network).forward(images).equal(network.forward(images))) << name;
       ++compared;
     }
-    at::Tensor asked = numbers(2, {2, 3, 32, 32}).requires_grad_();
-    frozen.forward(asked).square().sum().backward();
-    EXPECT_GT(asked.grad().abs().max().item<float>(), 1e-6f) << name;
+    at::Tensor input = numbers(2, {2, 3, 32, 32}).requires_grad_();
+    frozen.forward(input).square().sum().backward();
+    EXPECT_GT(input.grad().abs().max().item<float>(), 1e-6f) << name;
   }
-  EXPECT_EQ(compared, known.size());
+  EXPECT_EQ(compared, expected.size());
 }
 
 std::size_t batch_norms(const torch::nn::Module& module) {
@@ -122,7 +122,7 @@ std::size_t batch_norms(const torch::nn::Module& module) {
   }));
 }
 
-TEST(PreActResNet18, Fold_LeavesTheNormsThatSeeASum) {
+TEST(PreActResNet18, Freeze_LeavesTheNormsAfterAnAddition) {
   const PreActResNet18<> plain{.task = open_task, .width = 1};
   EXPECT_EQ(batch_norms(*plain.module), 16u);
   EXPECT_EQ(batch_norms(*freeze(plain).module), 8u);
@@ -130,7 +130,7 @@ TEST(PreActResNet18, Fold_LeavesTheNormsThatSeeASum) {
   EXPECT_EQ(batch_norms(*freeze(last).module), 9u);
 }
 
-TEST(PreActResNet18, Forward_LearnsAndTakesSmallImages) {
+TEST(PreActResNet18, SmallImages_ReachEveryParameter) {
   const PreActResNet18<> network{.task = {{1, 8, 8}, 3}, .width = 2};
   network.module->train();
   const at::Tensor logits = network.forward(numbers(3, {4, 1, 8, 8}));
@@ -141,29 +141,29 @@ TEST(PreActResNet18, Forward_LearnsAndTakesSmallImages) {
   }
 }
 
-TEST(MoreNetworks, Make_RefusesWhatItCannotBuild) {
+TEST(MoreNetworks, Make_UnsupportedSizeOrStem_Throws) {
   expect_words(error_of([] {
                  (void)PreActResNet18<>{.task = {{3, 7, 32}, 10}};
                }),
-               {"a PreActResNet18", "3x7x32", "8x8 is the least"});
+               {"PreActResNet18", "3x7x32", "at least 8x8"});
   expect_words(error_of([] {
                  (void)Vgg19<>{.task = {{3, 28, 28}, 10}};
                }),
-               {"a VGG19", "3x28x28", "32x32 is the least"});
-  for (const auto& [stem, least] : {std::pair{Stem{3, false}, 8}, std::pair{Stem{3, true}, 16},
-                                    std::pair{Stem{7, false}, 16}, std::pair{Stem{7, true}, 32}}) {
+               {"VGG19", "3x28x28", "at least 32x32"});
+  for (const auto& [stem, min_side] : {std::pair{Stem{3, false}, 8}, std::pair{Stem{3, true}, 16},
+                                       std::pair{Stem{7, false}, 16}, std::pair{Stem{7, true}, 32}}) {
     const auto build = [stem = stem](int side) {
       ResNet18<> network{.task = {{3, side, side}, 10}, .width = 1, .stem = stem};
       network.module->eval();
       EXPECT_EQ(network.forward(numbers(1, {1, 3, side, side})).size(1), 10);
     };
-    build(least);
-    expect_words(error_of([&] { build(least - 1); }), {fmt::format("{0}x{0} is the least", least)});
+    build(min_side);
+    expect_words(error_of([&] { build(min_side - 1); }), {fmt::format("at least {0}x{0}", min_side)});
   }
   expect_words(error_of([] {
                  (void)ResNet50<>{.task = {{3, 32, 32}, 10}, .stem = Stem{5, false}};
                }),
-               {"ResNet50's stem", "3x3 or 7x7", "got 5x5"});
+               {"ResNet50", "stem", "3x3 or 7x7", "got 5x5"});
 }
 
 }  // namespace

@@ -36,7 +36,7 @@ using refine::testing::expect_words;
 constexpr Task small_task = {{3, 32, 32}, 5}, large_task = {{3, 64, 36}, 5};
 
 template <typename Layer>
-std::vector<const Layer*> all_of(const torch::nn::Module& module) {
+std::vector<const Layer*> layers_of(const torch::nn::Module& module) {
   std::vector<const Layer*> found;
   for (const auto& part : module.modules(/*include_self=*/false)) {
     if (const auto* layer = dynamic_cast<const Layer*>(part.get())) found.push_back(layer);
@@ -45,36 +45,36 @@ std::vector<const Layer*> all_of(const torch::nn::Module& module) {
 }
 
 std::size_t count_batch_norms(const torch::nn::Module& module) {
-  return all_of<torch::nn::BatchNorm2dImpl>(module).size();
+  return layers_of<torch::nn::BatchNorm2dImpl>(module).size();
 }
 
 bool has(const AnyBackbone& network, const std::string& tensor) {
   return nn::state_dict(*network.module).contains(tensor);
 }
 
-/// A network, and what make_network_files.py wrote of the same one as its own authors have it.
+/// A network, and the file that make_network_files.py wrote with its authors' code.
 struct Known {
   const char* file;
   AnyBackbone network;
-  std::size_t norms;  ///< counted in the paper's table, one for each convolution
+  std::size_t norms;  ///< number of BatchNorms in the paper's table, one for each convolution
 };
 
 std::vector<Known> known_networks() {
   const Task small = small_task, large = large_task;
-  constexpr auto as_large = Variant::imagenet;
+  constexpr auto imagenet = Variant::imagenet;
   return {
-      {"resnet18_large", AnyBackbone(ResNet18<>{.task = large, .width = 2, .variant = as_large}), 20},
+      {"resnet18_large", AnyBackbone(ResNet18<>{.task = large, .width = 2, .variant = imagenet}), 20},
       {"resnet50_small", AnyBackbone(ResNet50<>{.task = small, .width = 2}), 53},
-      {"resnet50_large", AnyBackbone(ResNet50<>{.task = large, .width = 2, .variant = as_large}), 53},
+      {"resnet50_large", AnyBackbone(ResNet50<>{.task = large, .width = 2, .variant = imagenet}), 53},
       {"vgg16_small", AnyBackbone(Vgg16<>{.task = small, .width = 2}), 13},
       {"vgg16_small_plain", AnyBackbone(Vgg16<>{.task = small, .width = 2, .batch_norm = false}), 0},
-      {"vgg16_large", AnyBackbone(Vgg16<>{.task = large, .width = 1, .variant = as_large}), 13},
+      {"vgg16_large", AnyBackbone(Vgg16<>{.task = large, .width = 1, .variant = imagenet}), 13},
       {"vgg16_large_plain",
-       AnyBackbone(Vgg16<>{.task = large, .width = 1, .batch_norm = false, .variant = as_large}), 0},
+       AnyBackbone(Vgg16<>{.task = large, .width = 1, .batch_norm = false, .variant = imagenet}), 0},
   };
 }
 
-TEST(Networks, ComputeWhatTheirAuthorsDo) {
+TEST(Networks, Forward_GivesTheAuthorsLogits) {
   for (const auto& [file, network, norms] : known_networks()) {
     const auto known = formats::read_safetensors(std::string("tests/fixtures/") + file + ".safetensors");
     std::map<std::string, at::Tensor> state = known.tensors;
@@ -85,22 +85,22 @@ TEST(Networks, ComputeWhatTheirAuthorsDo) {
     network.module->eval();
     EXPECT_LT(distance(network.forward(images), logits), 1e-5) << file;
     EXPECT_EQ(count_batch_norms(*network.module), norms) << file;
-    EXPECT_EQ(all_of<torch::nn::Conv2dImpl>(*network.module).size(), norms == 0 ? 13 : norms) << file;
+    EXPECT_EQ(layers_of<torch::nn::Conv2dImpl>(*network.module).size(), norms == 0 ? 13 : norms) << file;
 
     const auto frozen = freeze(network);
     EXPECT_LT(distance(frozen.forward(images), logits), 1e-4) << file;
     EXPECT_EQ(count_batch_norms(*frozen.module), 0u) << file;
     EXPECT_EQ(frozen.module->buffers().size(), 0u) << file;
-    EXPECT_EQ(count_batch_norms(*network.module), norms) << file << ": the original stays as it is";
+    EXPECT_EQ(count_batch_norms(*network.module), norms) << file << ": the original must be unchanged";
 
-    at::Tensor asked = images.clone().requires_grad_();
-    frozen.forward(asked).square().sum().backward();
-    EXPECT_GT(asked.grad().abs().max().item<float>(), 1e-6f) << file;
+    at::Tensor input = images.clone().requires_grad_();
+    frozen.forward(input).square().sum().backward();
+    EXPECT_GT(input.grad().abs().max().item<float>(), 1e-6f) << file;
     EXPECT_TRUE(deep_copy(network).forward(images).equal(network.forward(images))) << file;
   }
 }
 
-TEST(Networks, TakeTheFormOfTheirTask) {
+TEST(Networks, DefaultVariant_FollowsFromTheTask) {
   static_assert(variant_for({3, 64, 64}) == Variant::cifar && variant_for({3, 65, 65}) == Variant::imagenet);
   static_assert(variant_for({3, 64, 300}) == Variant::cifar &&
                 variant_for({3, dynamic, 300}) == Variant::imagenet);
@@ -122,7 +122,7 @@ TEST(Networks, TakeTheFormOfTheirTask) {
   EXPECT_TRUE(has(AnyBackbone(ResNet18<fixed>{.width = 1, .variant = Variant::cifar}), "linear.weight"));
 }
 
-TEST(Networks, TakeLargerImagesAndOpenSides) {
+TEST(Networks, LargerImagesAndOpenSides_AreAccepted) {
   const AnyBackbone open(Vgg16<>{.task = {{1, dynamic, dynamic}, 3}, .width = 1});
   open.module->eval();
   const at::Tensor left = at::rand({2, 1, 32, 32}), right = at::rand({2, 1, 64, 48});
@@ -135,28 +135,29 @@ TEST(Networks, TakeLargerImagesAndOpenSides) {
             (std::vector<std::int64_t>{2, 3}));
 }
 
-TEST(Networks, DrawTheirWeightsAsTheirAuthorsDo) {
+TEST(Networks, InitialWeights_AreDrawnAsByTheAuthors) {
   const auto deviation = [](const at::Tensor& t) { return t.std().item<double>(); };
-  // N(0, 2/(k·k·out)) in both VGGs and the large ResNets; PyTorch's uniform ±1/√(k·k·in) in the small ones.
+  // N(0, 2/(k·k·out)) in both VGGs and in ResNets of
+  // Variant::imagenet; PyTorch's uniform ±1/√(k·k·in) in those of Variant::cifar.
   for (const Variant variant : {Variant::cifar, Variant::imagenet}) {
     const Vgg16<> vgg{.task = large_task, .width = 4, .variant = variant};
     const ResNet50<> deep{.task = large_task, .width = 4, .variant = variant};
-    for (const auto* layer : all_of<torch::nn::Conv2dImpl>(*vgg.module)) {
+    for (const auto* layer : layers_of<torch::nn::Conv2dImpl>(*vgg.module)) {
       const at::Tensor w = layer->weight;
-      const double want = std::sqrt(2.0 / static_cast<double>(9 * w.size(0)));
-      EXPECT_NEAR(deviation(w) / want, 1, 5 / std::sqrt(2.0 * static_cast<double>(w.numel())));
+      const double expected = std::sqrt(2.0 / static_cast<double>(9 * w.size(0)));
+      EXPECT_NEAR(deviation(w) / expected, 1, 5 / std::sqrt(2.0 * static_cast<double>(w.numel())));
       EXPECT_EQ(layer->bias.abs().max().item<float>(), 0.0f);
     }
-    for (const auto* layer : all_of<torch::nn::LinearImpl>(*vgg.module)) {
+    for (const auto* layer : layers_of<torch::nn::LinearImpl>(*vgg.module)) {
       EXPECT_NEAR(deviation(layer->weight), 0.01, 0.002);
       EXPECT_EQ(layer->bias.abs().max().item<float>(), 0.0f);
     }
-    for (const auto* layer : all_of<torch::nn::Conv2dImpl>(*deep.module)) {
+    for (const auto* layer : layers_of<torch::nn::Conv2dImpl>(*deep.module)) {
       const at::Tensor w = layer->weight;
       const double bound = 1 / std::sqrt(static_cast<double>(w[0].numel()));
       const double large = std::sqrt(2.0 / static_cast<double>(w.numel() / w.size(1)));
-      const double want = variant == Variant::imagenet ? large : bound / std::sqrt(3.0);
-      EXPECT_NEAR(deviation(w) / want, 1, 5 / std::sqrt(2.0 * static_cast<double>(w.numel())));
+      const double expected = variant == Variant::imagenet ? large : bound / std::sqrt(3.0);
+      EXPECT_NEAR(deviation(w) / expected, 1, 5 / std::sqrt(2.0 * static_cast<double>(w.numel())));
       if (variant == Variant::cifar) {
         EXPECT_LE(w.abs().max().item<double>(), bound * (1 + 1e-6));
       }
@@ -164,7 +165,7 @@ TEST(Networks, DrawTheirWeightsAsTheirAuthorsDo) {
   }
 }
 
-TEST(Networks, DropOutInTrainingOnly) {
+TEST(Networks, Dropout_ActsInTrainingOnly) {
   const Vgg16<> net{.task = large_task, .width = 1, .variant = Variant::imagenet};
   const at::Tensor images = at::rand({2, 3, 64, 36});
   net.module->eval();
@@ -175,34 +176,34 @@ TEST(Networks, DropOutInTrainingOnly) {
   });
 }
 
-TEST(Networks, RefuseTasksThatTheyCantTake) {
-  EXPECT_EQ(error_of([] {
-              (void)Vgg16<>{.task = {{3, 28, 28}, 10}};
-            }),
-            "refine: a VGG16 halves its images five times, 3x28x28 is too small; 32x32 is the least");
-  EXPECT_EQ(error_of([] {
-              (void)ResNet50<>{.task = {{3, 24, 24}, 10}, .variant = Variant::imagenet};
-            }),
-            "refine: a ResNet50 halves its images five times, 3x24x24 is too small; 32x32 is the least");
-  EXPECT_EQ(error_of([] {
-              (void)ResNet50<>{.task = {{3, 24, 7}, 10}};
-            }),
-            "refine: a ResNet50 halves its images three times, 3x24x7 is too small; 8x8 is the least");
-  EXPECT_EQ(error_of([] {
-              (void)Vgg16<small_task>{.task = {{3, 32, 32}, 9}};
-            }),
-            "refine: VGG16<3x32x32, 5> was told another task: 3x32x32, 9 classes");
-  EXPECT_EQ(error_of([] { (void)ResNet50<small_task>{.width = -1}; }),
-            "refine: a ResNet50 of width -1 was asked for; width is at least 1");
-  expect_words(error_of([] { (void)Vgg16<>{}; }), {"a VGG16", "channels and classes", ".task"});
+TEST(Networks, Make_UnsupportedTaskOrWidth_Throws) {
+  expect_words(error_of([] {
+                 (void)Vgg16<>{.task = {{3, 28, 28}, 10}};
+               }),
+               {"VGG16", "too small", "got 3x28x28", "at least 32x32", "five times"});
+  expect_words(error_of([] {
+                 (void)ResNet50<>{.task = {{3, 24, 24}, 10}, .variant = Variant::imagenet};
+               }),
+               {"ResNet50", "too small", "got 3x24x24", "at least 32x32", "five times"});
+  expect_words(error_of([] {
+                 (void)ResNet50<>{.task = {{3, 24, 7}, 10}};
+               }),
+               {"ResNet50", "too small", "got 3x24x7", "at least 8x8", "three times"});
+  expect_words(error_of([] {
+                 (void)Vgg16<small_task>{.task = {{3, 32, 32}, 9}};
+               }),
+               {"VGG16<3x32x32, 5>", "task", "got 3x32x32, 9 classes"});
+  expect_words(error_of([] { (void)ResNet50<small_task>{.width = -1}; }),
+               {"ResNet50", "width", "at least 1", "got -1"});
+  expect_words(error_of([] { (void)Vgg16<>{}; }), {"VGG16", "channels and classes", ".task"});
 }
 
-TEST(NetworkByName, KnowsTheEight) {
+TEST(NetworkByName, EveryName_BuildsItsNetwork) {
   constexpr auto names = network_names();
   EXPECT_EQ(std::vector<std::string>(names.begin(), names.end()),
             (std::vector<std::string>{"ResNet18", "ResNet50", "VGG16", "DenseNet121", "InceptionV3", "ViT",
                                       "PreActResNet18", "VGG19"}));
-  // The first layer's channels are the width; those of a ViT are its tokens'.
+  // The width is the number of channels of the first layer; in a ViT, the length of a token.
   const std::map<std::string, std::pair<int, std::string>> first = {
       {"ResNet18", {2, "conv1.weight"}},
       {"ResNet50", {2, "conv1.weight"}},
@@ -224,7 +225,7 @@ TEST(NetworkByName, KnowsTheEight) {
   }
 }
 
-TEST(NetworkByName, TakesEverySpelling) {
+TEST(NetworkByName, AnySpelling_IsAcceptedAndOthersThrow) {
   EXPECT_EQ(canonical_network_name("resnet-18"), "ResNet18");
   EXPECT_EQ(canonical_network_name("INCEPTION-v3"), "InceptionV3");
   EXPECT_EQ(canonical_network_name("vit"), "ViT");
@@ -236,14 +237,14 @@ TEST(NetworkByName, TakesEverySpelling) {
   EXPECT_FALSE(is_network_name(""));
   for (const auto name : network_names()) EXPECT_EQ(canonical_network_name(name), name);
   expect_words(error_of([] { canonical_network_name("ResNet34"); }), {"'ResNet34'", "ResNet18", "ViT"});
-  expect_words(error_of([] { (void)network_by_name("", {}); }), {"''", "say one of"});
+  expect_words(error_of([] { (void)network_by_name("", {}); }), {"''", "expected one of"});
   expect_words(error_of([] {
                  (void)network_by_name("vgg16", {.task = {{3, 8, 8}, 10}});
                }),
-               {"a VGG16", "3x8x8", "32x32 is the least"});
+               {"VGG16", "3x8x8", "at least 32x32"});
 }
 
-TEST(NetworkByName, HasThePublishedWidths) {
+TEST(NetworkByName, PublishedWidth_IsThatOfTheNetwork) {
   EXPECT_EQ(published_width("ResNet18"), ResNet18<>{.task = small_task}.width);
   EXPECT_EQ(published_width("VGG-16"), Vgg16<>{.task = small_task}.width);
   EXPECT_EQ(published_width("DenseNet121"), DenseNet121<>{.task = small_task}.width);

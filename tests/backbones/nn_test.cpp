@@ -17,51 +17,51 @@
 namespace refine::nn {
 namespace {
 
-bool wait_for(const std::atomic<bool>& flag, std::chrono::milliseconds most) {
-  const auto end = std::chrono::steady_clock::now() + most;
+bool wait_for(const std::atomic<bool>& flag, std::chrono::milliseconds timeout) {
+  const auto end = std::chrono::steady_clock::now() + timeout;
   while (!flag && std::chrono::steady_clock::now() < end) std::this_thread::yield();
   return flag;
 }
 
-/// Two lambdas are two types: they must take turns all the same.
-TEST(Seeded, TwoThreads_TakeTurns) {
+/// Two lambdas have two types; they must exclude each other nevertheless.
+TEST(WithTorchSeed, TwoThreads_ExcludeEachOther) {
   const at::Tensor one = with_torch_seed(1, [] { return at::rand({4}); }),
                    two = with_torch_seed(2, [] { return at::rand({4}); });
   const at::Tensor before = at::rand({1});
-  std::atomic<bool> first_is_in = false, second_is_in = false, both = false;
+  std::atomic<bool> first_entered = false, second_entered = false, overlap = false;
   at::Tensor first, second;
   std::thread thread([&] {
     first = with_torch_seed(1, [&] {
-      first_is_in = true;
-      both = wait_for(second_is_in, std::chrono::milliseconds(200));
+      first_entered = true;
+      overlap = wait_for(second_entered, std::chrono::milliseconds(200));
       return at::rand({4});
     });
   });
-  EXPECT_TRUE(wait_for(first_is_in, std::chrono::seconds(20)));
+  EXPECT_TRUE(wait_for(first_entered, std::chrono::seconds(20)));
   second = with_torch_seed(2, [&] {
-    second_is_in = true;
+    second_entered = true;
     return at::rand({4});
   });
   thread.join();
-  EXPECT_FALSE(both);
+  EXPECT_FALSE(overlap);
   EXPECT_TRUE(first.equal(one));
   EXPECT_TRUE(second.equal(two));
 }
 
-TEST(Seeded, Nested_GivesTheOuterSeedItsDrawsBack) {
-  const auto twice = [](auto&& between) {
+TEST(WithTorchSeed, Nested_RestoresTheOuterGenerator) {
+  const auto draw_around = [](auto&& between) {
     return with_torch_seed(1, [&] {
       at::rand({3});
       between();
       return at::rand({3});
     });
   };
-  const at::Tensor alone = twice([] {});
-  EXPECT_TRUE(twice([] { with_torch_seed(7, [] { return at::rand({5}); }); }).equal(alone));
+  const at::Tensor alone = draw_around([] {});
+  EXPECT_TRUE(draw_around([] { with_torch_seed(7, [] { return at::rand({5}); }); }).equal(alone));
 }
 
-/// To be run under a thread sanitizer, too: what is read is what another thread writes.
-TEST(DefaultDevice, MayBeChosenWhileOthersAsk) {
+/// Also meant for a thread sanitizer: one thread reads the device that another one sets.
+TEST(DefaultDevice, ConcurrentUseDevice_IsSafe) {
   const at::Device before = default_device();
   std::atomic<bool> done = false;
   std::thread chooser([&] {
@@ -81,7 +81,7 @@ struct Buffers : torch::nn::Module {
   explicit Buffers(at::Device device) { register_buffer("x", at::zeros({2}, at::TensorOptions(device))); }
 };
 
-TEST(DeviceOf, IsThatOfParametersAndElseOfBuffers) {
+TEST(DeviceOf, Module_IsTheDeviceOfParametersOtherwiseOfBuffers) {
   EXPECT_EQ(device_of(torch::nn::LinearImpl(2, 2)), at::Device(at::kCPU));
   EXPECT_EQ(device_of(Buffers(at::kCPU)), at::Device(at::kCPU));
   EXPECT_EQ(device_of(Buffers(at::kMeta)), at::Device(at::kMeta));
@@ -92,9 +92,9 @@ TEST(DeviceOf, IsThatOfParametersAndElseOfBuffers) {
   EXPECT_EQ(device_of(Deep()), at::Device(at::kMeta));
 }
 
-TEST(FreeMemory, IsWhatTheDeviceReports) {
+TEST(FreeMemory, Device_ReportsItsFreeMemory) {
   EXPECT_EQ(free_memory(at::kCPU), std::numeric_limits<std::size_t>::max());
-  EXPECT_EQ(free_memory(at::kMeta), std::size_t{16} << 30) << "it reports nothing";
+  EXPECT_EQ(free_memory(at::kMeta), std::size_t{16} << 30) << "the meta device reports nothing";
   if (!torch::cuda::is_available()) GTEST_SKIP() << "no CUDA device";
   const at::Device device(at::kCUDA, 0);
   const std::size_t before = free_memory(device);
@@ -102,7 +102,7 @@ TEST(FreeMemory, IsWhatTheDeviceReports) {
   EXPECT_LT(free_memory(device), before);
 }
 
-TEST(KeepFreedMemory, SaysWhetherTheCLibraryDoes) {
+TEST(KeepFreedMemory, CLibrary_DecidesTheResult) {
 #if defined(__GLIBC__)
   EXPECT_TRUE(keep_freed_memory());
 #else

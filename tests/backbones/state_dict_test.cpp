@@ -22,22 +22,22 @@ namespace {
 using refine::testing::error_of;
 using refine::testing::expect_words;
 
-/// A state dict as PyTorch before 0.4.1 wrote it.
+/// Returns a state dict as PyTorch before 0.4.1 wrote it.
 std::map<std::string, at::Tensor> old_state(const std::string& prefix = "") {
   return {{prefix + "0.weight", at::full({2, 3}, 5)},    {prefix + "0.bias", at::full({2}, 6)},
           {prefix + "1.weight", at::full({2}, 7)},       {prefix + "1.bias", at::full({2}, 8)},
           {prefix + "1.running_mean", at::full({2}, 9)}, {prefix + "1.running_var", at::full({2}, 10)}};
 }
 
-torch::nn::Sequential normed_layer() {
+torch::nn::Sequential linear_with_norm() {
   torch::nn::Sequential module(torch::nn::Linear(3, 2), torch::nn::BatchNorm1d(2));
   module->forward(at::ones({4, 3}));  // the count is 1
   return module;
 }
 
-TEST(StateDict, MayLackCountsOfBatchesWhichAre0Then) {
+TEST(StateDict, MissingBatchCounts_AreSetToZero) {
   for (const std::string prefix : {"", "network."}) {
-    auto module = normed_layer();
+    auto module = linear_with_norm();
     load_state_dict(*module, old_state(prefix), "old.pth", prefix);
     const auto state = state_dict(*module, prefix);
     EXPECT_EQ(state.at(prefix + "1.num_batches_tracked").item<std::int64_t>(), 0);
@@ -45,7 +45,7 @@ TEST(StateDict, MayLackCountsOfBatchesWhichAre0Then) {
       EXPECT_TRUE(at::equal(state.at(name), tensor.to(at::kFloat))) << name;
     }
   }
-  // A module that is a BatchNorm itself.
+  // The module itself is a BatchNorm.
   torch::nn::BatchNorm1d norm(2);
   norm->forward(at::ones({4, 2}));
   auto state = state_dict(*norm);
@@ -54,21 +54,21 @@ TEST(StateDict, MayLackCountsOfBatchesWhichAre0Then) {
   EXPECT_EQ(norm->num_batches_tracked.item<std::int64_t>(), 0);
 }
 
-TEST(StateDict, KeepsCountsOfBatchesThatItHas) {
-  auto module = normed_layer();
+TEST(StateDict, BatchCounts_AreLoaded) {
+  auto module = linear_with_norm();
   auto state = old_state();
   state["1.num_batches_tracked"] = at::full({}, 12, at::kLong);
   load_state_dict(*module, state, "new.pth");
   EXPECT_EQ(state_dict(*module).at("1.num_batches_tracked").item<std::int64_t>(), 12);
 }
 
-TEST(StateDict, MayLackNothingElseAndChangesNothingThen) {
-  auto module = normed_layer();
+TEST(StateDict, OtherMissingTensor_ThrowsAndChangesNothing) {
+  auto module = linear_with_norm();
   for (const auto& [name, tensor] : old_state()) {
     auto state = old_state();
     state.erase(name);
     expect_words(error_of([&] { load_state_dict(*module, state, "old.pth"); }),
-                 {"old.pth", "'" + name + "' is not in it"});
+                 {"old.pth", "'" + name + "'"});
   }
   EXPECT_EQ(state_dict(*module).at("1.num_batches_tracked").item<std::int64_t>(), 1);
 }

@@ -1,4 +1,4 @@
-// The program that attacks and defends everything, as a user runs it, at its smallest.
+// Runs the scenarios program as a user does, at its smallest size.
 
 #include <gtest/gtest.h>
 #include <sys/wait.h>
@@ -22,47 +22,48 @@ using nlohmann::json;
 using testing::content;
 using testing::ScratchFolder;
 
+/// How a run ended.
 struct Outcome {
   int status;
   std::string out, err;
 };
 
-Outcome scenarios(const ScratchFolder& here, const std::string& arguments) {
-  const std::string folder = "'" + here.path.string() + "'";
+Outcome scenarios(const ScratchFolder& scratch, const std::string& arguments) {
+  const std::string folder = "'" + scratch.path.string() + "'";
   const std::string program = "'" + fs::absolute("benchmarks/scenarios").string() + "'";
   const int result = std::system(("cd " + folder + " && BUILD_WORKING_DIRECTORY=" + folder + " " + program +
                                   " --size tiny " + arguments + " >out.txt 2>err.txt")
                                      .c_str());
-  return {WIFEXITED(result) ? WEXITSTATUS(result) : -1, content(here.path / "out.txt"),
-          content(here.path / "err.txt")};
+  return {WIFEXITED(result) ? WEXITSTATUS(result) : -1, content(scratch.path / "out.txt"),
+          content(scratch.path / "err.txt")};
 }
 
-/// Three classes of one colour each.
-void write_images(const ScratchFolder& here) {
+/// Writes images of three classes, each of one color.
+void write_images(const ScratchFolder& scratch) {
   for (const char* part : {"train", "test"}) {
     for (std::uint8_t c = 0; c < 3; ++c) {
       for (std::uint8_t i = 0; i < 12; ++i) {
         const auto v = static_cast<std::uint8_t>(40 + 8 * i);
-        here.write(fs::path("shades") / part / std::string(1, static_cast<char>('a' + c)) /
-                       (std::to_string(i) + ".jpg"),
-                   testing::jpeg(32, 32,
-                                 {c == 0 ? v : std::uint8_t{0}, c == 1 ? v : std::uint8_t{0},
-                                  c == 2 ? v : std::uint8_t{0}}));
+        scratch.write(fs::path("shades") / part / std::string(1, static_cast<char>('a' + c)) /
+                          (std::to_string(i) + ".jpg"),
+                      testing::jpeg(32, 32,
+                                    {c == 0 ? v : std::uint8_t{0}, c == 1 ? v : std::uint8_t{0},
+                                     c == 2 ? v : std::uint8_t{0}}));
       }
     }
   }
 }
 
-TEST(Scenarios, RunsResumesAndWritesOneTable) {
-  const ScratchFolder here;
-  write_images(here);
+TEST(Scenarios, RunAndRerun_WriteOneTable) {
+  const ScratchFolder scratch;
+  write_images(scratch);
   const std::string command = "--data shades --only Benign/ResNet18,BadNets/ResNet18 ";
-  const Outcome first = scenarios(here, command);
+  const Outcome first = scenarios(scratch, command);
   ASSERT_EQ(first.status, 0) << first.err;
   testing::expect_words(first.err,
                         {"scenario 1 of 2", "scenario 2 of 2: BadNets on ResNet18", "victim", "defense"});
 
-  const fs::path root = here.path / "scenarios/shades", folder = root / "ResNet18/BadNets";
+  const fs::path root = scratch.path / "scenarios/shades", folder = root / "ResNet18/BadNets";
   const auto table = json::parse(content(root / "scenarios.json"));
   ASSERT_EQ(table["scenarios"].size(), 2u);
   const auto& row = table["scenarios"][1];
@@ -77,55 +78,56 @@ TEST(Scenarios, RunsResumesAndWritesOneTable) {
   testing::expect_words(content(root / "scenarios.svg"), {"<svg", "BadNets, ResNet18", "</svg>"});
   EXPECT_TRUE(fs::exists(folder / "report.html"));
 
-  // Another run finds all there is and trains nothing; what is missing is made again from the same victim.
+  // A second run finds all results and trains nothing. A missing result is made again from the same
+  // victim.
   testing::expect_words(first.err, {"epoch 1/1"});
   const auto written = fs::last_write_time(folder / "victim.safetensors");
-  const Outcome again = scenarios(here, command);
+  const Outcome again = scenarios(scratch, command);
   EXPECT_EQ(again.status, 0);
   EXPECT_EQ(again.err.find("epoch"), std::string::npos) << again.err;
   EXPECT_EQ(json::parse(content(root / "scenarios.json")), table);
   fs::remove(folder / "defended.json");
-  const Outcome rest = scenarios(here, command);
+  const Outcome rest = scenarios(scratch, command);
   EXPECT_EQ(rest.status, 0) << rest.err;
   EXPECT_EQ(fs::last_write_time(folder / "victim.safetensors"), written);
-  auto made = json::parse(content(root / "scenarios.json"))["scenarios"][1];
-  EXPECT_EQ(made["after"], row["after"]);
+  auto remade = json::parse(content(root / "scenarios.json"))["scenarios"][1];
+  EXPECT_EQ(remade["after"], row["after"]);
 
-  // Another seed is another setting: nothing of it is there yet, and nothing of the old one is mixed in.
-  EXPECT_EQ(scenarios(here, command + "--seed 1 --table").status, 0);
+  // Another seed is another setting: it has no results yet, and takes none of the old ones.
+  EXPECT_EQ(scenarios(scratch, command + "--seed 1 --table").status, 0);
   EXPECT_EQ(json::parse(content(root / "scenarios.json"))["scenarios"].size(), 0u);
-  EXPECT_EQ(scenarios(here, command + "--seed 1").status, 0);
-  made = json::parse(content(root / "scenarios.json"))["scenarios"][1];
-  EXPECT_NE(made["setting"].get<std::string>().find("seed 1"), std::string::npos);
+  EXPECT_EQ(scenarios(scratch, command + "--seed 1").status, 0);
+  remade = json::parse(content(root / "scenarios.json"))["scenarios"][1];
+  EXPECT_NE(remade["setting"].get<std::string>().find("seed 1"), std::string::npos);
   EXPECT_NE(fs::last_write_time(folder / "victim.safetensors"), written);
 }
 
-TEST(Scenarios, TrainsTheBenignModelThatLabelConsistentNeeds) {
-  const ScratchFolder here;
-  write_images(here);
-  const Outcome run = scenarios(here, "--data shades/ --only LabelConsistent/ResNet18");
+TEST(Scenarios, LabelConsistent_TrainsItsBenignModel) {
+  const ScratchFolder scratch;
+  write_images(scratch);
+  const Outcome run = scenarios(scratch, "--data shades/ --only LabelConsistent/ResNet18");
   ASSERT_EQ(run.status, 0) << run.err;
-  const fs::path root = here.path / "scenarios/shades/ResNet18";
+  const fs::path root = scratch.path / "scenarios/shades/ResNet18";
   EXPECT_TRUE(fs::exists(root / "Benign/victim.safetensors"));
   EXPECT_TRUE(fs::exists(root / "LabelConsistent/perturbed.safetensors"));
   EXPECT_TRUE(fs::exists(root / "LabelConsistent/defended.json"));
 }
 
-TEST(Scenarios, RefusesBadInputInOneLine) {
-  const ScratchFolder here;
-  const auto refused = [&](const std::string& arguments, std::initializer_list<std::string_view> words) {
-    const Outcome outcome = scenarios(here, arguments);
+TEST(Scenarios, BadInput_EndsWithOneLine) {
+  const ScratchFolder scratch;
+  const auto expect_error = [&](const std::string& arguments, std::initializer_list<std::string_view> words) {
+    const Outcome outcome = scenarios(scratch, arguments);
     EXPECT_EQ(outcome.status, 2) << outcome.err;
     EXPECT_EQ(std::ranges::count(outcome.err, '\n'), 1) << outcome.err;
     testing::expect_words(outcome.err, words);
   };
-  refused("--data nowhere", {"nowhere", "--data"});
-  refused("--only BadNets/AlexNet", {"BadNets/AlexNet", "BadNets/ResNet18"});
-  refused("--device tpu", {"tpu"});
+  expect_error("--data nowhere", {"nowhere", "--data"});
+  expect_error("--only BadNets/AlexNet", {"BadNets/AlexNet", "BadNets/ResNet18"});
+  expect_error("--device tpu", {"tpu"});
 
-  write_images(here);
-  here.write("scenarios/shades/ResNet18/BadNets/attack.json", "{}");
-  refused("--data shades", {"refine attack", "--out"});
+  write_images(scratch);
+  scratch.write("scenarios/shades/ResNet18/BadNets/attack.json", "{}");
+  expect_error("--data shades", {"refine attack", "--out"});
 }
 
 }  // namespace

@@ -82,7 +82,7 @@ class ProgressMeterTest : public ::testing::Test {
   }
 };
 
-TEST_F(ProgressMeterTest, DrawsOneLineOnATerminal) {
+TEST_F(ProgressMeterTest, Terminal_DrawsOneLine) {
   Terminal terminal(100);
   {
     ProgressMeter meter("fit", 200, "images", terminal.out());
@@ -109,7 +109,7 @@ TEST_F(ProgressMeterTest, DrawsOneLineOnATerminal) {
   EXPECT_EQ(draws[4], "\n");  // the terminal makes \r\n of our \n
 }
 
-TEST_F(ProgressMeterTest, IsNeverWiderThanTheWindow) {
+TEST_F(ProgressMeterTest, NarrowWindow_IsNotExceeded) {
   for (unsigned short columns : {20, 40, 60}) {
     Terminal terminal(columns);
     {
@@ -124,7 +124,7 @@ TEST_F(ProgressMeterTest, IsNeverWiderThanTheWindow) {
   }
 }
 
-TEST_F(ProgressMeterTest, LeavesAFreshLineWhenTheWorkIsCutShort) {
+TEST_F(ProgressMeterTest, DestroyedEarly_EndsTheLine) {
   Terminal terminal(80);
   {
     ProgressMeter meter("fit", 200, "images", terminal.out());
@@ -133,13 +133,13 @@ TEST_F(ProgressMeterTest, LeavesAFreshLineWhenTheWorkIsCutShort) {
   EXPECT_TRUE(terminal.close_and_read().ends_with("\r\n"));
 }
 
-TEST_F(ProgressMeterTest, DrewNothingSaysNothing) {
+TEST_F(ProgressMeterTest, NoUpdate_WritesNothing) {
   Terminal terminal(80);
   { ProgressMeter meter("fit", 200, "images", terminal.out()); }
   EXPECT_EQ(terminal.close_and_read(), "");
 }
 
-TEST_F(ProgressMeterTest, RespectsNoColorAndDumbTerminals) {
+TEST_F(ProgressMeterTest, NoColorOrDumbTerminal_HasNoEscapes) {
   {
     ::setenv("NO_COLOR", "1", 1);
     Terminal terminal(80);
@@ -156,7 +156,7 @@ TEST_F(ProgressMeterTest, RespectsNoColorAndDumbTerminals) {
   EXPECT_EQ(terminal.close_and_read(), "fit   0%  0/200 images  0:00\r\n");
 }
 
-TEST_F(ProgressMeterTest, WritesFewWholeLinesInALog) {
+TEST_F(ProgressMeterTest, Log_GetsFewWholeLines) {
   const auto text = in_a_log([](std::FILE* out) {
     ProgressMeter meter("download", 170'000'000, "B", out);
     for (int i = 0; i <= 170; ++i) meter.update(i * 1'000'000);
@@ -167,7 +167,7 @@ TEST_F(ProgressMeterTest, WritesFewWholeLinesInALog) {
       << text;
 }
 
-TEST_F(ProgressMeterTest, KnowsNoShareOfAnUnknownTotal) {
+TEST_F(ProgressMeterTest, UnknownTotal_ShowsNoShare) {
   const auto text = in_a_log([](std::FILE* out) {
     ProgressMeter meter("scan", 0, "files", out);
     meter.update(12);
@@ -176,7 +176,7 @@ TEST_F(ProgressMeterTest, KnowsNoShareOfAnUnknownTotal) {
   EXPECT_EQ(text, "scan  12 files  0:00\n");
 }
 
-TEST_F(ProgressMeterTest, RateCountsFromWhereAResumedRunBegan) {
+TEST_F(ProgressMeterTest, ResumedRun_RateCountsFromItsStart) {
   const auto text = in_a_log([](std::FILE* out) {
     ProgressMeter meter("fit", 1'000'100, "images", out);
     meter.update(1'000'000);

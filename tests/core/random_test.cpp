@@ -9,7 +9,7 @@
 namespace refine {
 namespace {
 
-TEST(Seed, DiffersByPurposeIndexAndSeed) {
+TEST(DerivedSeed, OtherPurposeIndexOrSeed_Differs) {
   std::set<std::uint64_t> seeds;
   for (std::uint64_t seed : {0u, 1u, 666u}) {
     for (const char* purpose : {"", "derangement", "epoch", "epochs"}) {
@@ -19,18 +19,18 @@ TEST(Seed, DiffersByPurposeIndexAndSeed) {
   EXPECT_EQ(seeds.size(), 3u * 4u * 50u);
 }
 
-TEST(Seed, IsAConstant) {
+TEST(DerivedSeed, Constexpr_IsAConstant) {
   static_assert(derived_seed(666, "epoch", 3) == derived_seed(666, "epoch", 3));
   static_assert(derived_seed(1, "x", 2) != derived_seed(2, "x", 1));
 }
 
-TEST(Random, GeneratorIsTheStandardOne) {
+TEST(Random, TenThousandthDraw_IsTheStandards) {
   Random random;  // [rand.predef]: the 10000th draw of a default mt19937_64
   random.discard(9999);
   EXPECT_EQ(random(), 9981545732273789042u);
 }
 
-TEST(Random, UniformBelowStaysBelowAndIsEven) {
+TEST(UniformBelow, ManyDraws_AreBelowAndUniform) {
   Random random(1);
   std::array<int, 7> counts{};
   for (int i = 0; i < 70000; ++i) ++counts.at(uniform_below(random, 7));
@@ -38,7 +38,7 @@ TEST(Random, UniformBelowStaysBelowAndIsEven) {
   EXPECT_EQ(uniform_below(random, 1), 0u);
 }
 
-TEST(Random, UniformUnitIsTheUpperBitsOfOneDraw) {
+TEST(UniformUnit, OneDraw_IsItsUpperBits) {
   Random random(3), same(3);
   double sum = 0;
   for (int i = 0; i < 12000; ++i) {
@@ -50,7 +50,7 @@ TEST(Random, UniformUnitIsTheUpperBitsOfOneDraw) {
   EXPECT_NEAR(sum, 6000, 5 * std::sqrt(12000 / 12.));
 }
 
-TEST(Random, PermutationHasEachNumberOnceAndEveryOrderAlikely) {
+TEST(RandomPermutation, ManyDraws_AreUniform) {
   Random random(2);
   std::array<int, 6> orders{};
   for (int i = 0; i < 6000; ++i) {
@@ -62,7 +62,7 @@ TEST(Random, PermutationHasEachNumberOnceAndEveryOrderAlikely) {
   EXPECT_TRUE(random_permutation(random, 0).empty());
 }
 
-TEST(Random, SameSeedSamePermutation) {
+TEST(RandomPermutation, SameSeed_IsEqual) {
   Random a(666), b(666);
   EXPECT_EQ(random_permutation(a, 100), random_permutation(b, 100));
 }

@@ -1,4 +1,5 @@
-// Formats, orientations and damage, against Pillow (tests/fixtures/make_image_files.py) and by hand.
+// Formats, orientations and damage, compared with Pillow (tests/fixtures/make_image_files.py) and
+// with images made by hand.
 
 #include <gtest/gtest.h>
 
@@ -36,7 +37,7 @@ int distance(const at::Tensor& a, const at::Tensor& b) {
   return a.to(at::kInt).sub(b.to(at::kInt)).abs().max().item<int>();
 }
 
-TEST(DecodeImage, ReadsEveryFormatAndOrientationAsPillowDoes) {
+TEST(DecodeImage, EveryFormatAndOrientation_MatchesPillow) {
   int files = 0;
   for (const auto& entry : fs::directory_iterator(folder)) {
     const std::string name = entry.path().filename().string();
@@ -47,14 +48,14 @@ TEST(DecodeImage, ReadsEveryFormatAndOrientationAsPillowDoes) {
     ASSERT_EQ(image.sizes(), pillow.sizes()) << name;
     const bool rounds = name.ends_with(".jpg") || name == "sixteen.ppm" || name == "text.ppm";
     EXPECT_LE(distance(image, pillow), rounds ? 2 : 0) << name;
-    EXPECT_EQ(detail::claimed_shape(entry.path()),
+    EXPECT_EQ(detail::shape_in_header(entry.path()),
               (ImageShape{3, static_cast<int>(image.size(1)), static_cast<int>(image.size(2))}))
         << name;
   }
   EXPECT_GE(files, 35);
 }
 
-/// 2×2 pixels, told apart by their red alone: "ab / cd" by rows.
+/// Names the 2×2 pixels by their red value, row by row: "ab/cd/".
 std::string letters(const at::Tensor& image) {
   std::string text;
   for (int y = 0; y < image.size(1); ++y) {
@@ -66,18 +67,19 @@ std::string letters(const at::Tensor& image) {
   return text;
 }
 
-TEST(DecodeImage, TurnsByOrientationOfEitherByteOrder) {
-  // Large blocks, so that compression does not blur them: a b c over d e f would be 3×2; here 2 rows of 2.
+TEST(DecodeImage, ExifOrientationOfEitherByteOrder_IsApplied) {
+  // Four blocks of 8×8 pixels, so that compression does not blur them.
   Bytes pixels;
   for (int y = 0; y < 16; ++y) {
     for (int x = 0; x < 16; ++x) pixels.push_back(static_cast<std::uint8_t>(60 * (1 + x / 8 + 2 * (y / 8))));
   }
   const char* upright[] = {"ab/cd/", "ba/dc/", "dc/ba/", "cd/ab/", "ac/bd/", "ca/db/", "db/ca/", "bd/ac/"};
   for (int orientation = 1; orientation <= 8; ++orientation) {
-    for (const bool big : {false, true}) {
-      const at::Tensor image = decode_image(jpeg_of(16, 16, pixels, 1, exif(orientation, big)), "x.jpg");
+    for (const bool big_endian : {false, true}) {
+      const at::Tensor image =
+          decode_image(jpeg_of(16, 16, pixels, 1, exif(orientation, big_endian)), "x.jpg");
       const at::Tensor corners = image.slice(1, 4, 16, 8).slice(2, 4, 16, 8);
-      EXPECT_EQ(letters(corners), upright[orientation - 1]) << orientation << big;
+      EXPECT_EQ(letters(corners), upright[orientation - 1]) << orientation << big_endian;
     }
   }
   for (const std::string& bad : {exif(9), exif(0), exif(6).substr(0, 20), "Exif\0\0"s,
@@ -87,25 +89,25 @@ TEST(DecodeImage, TurnsByOrientationOfEitherByteOrder) {
   }
 }
 
-TEST(DecodeImage, ReadsJpegsWithStrayBytesAndRefusesOtherDamage) {
+TEST(DecodeImage, JpegWithStrayBytes_IsReadAndOtherDamageThrows) {
   const std::string whole = jpeg(16, 16, {}, true);
   const at::Tensor image = decode_image(whole, "x");
   const std::string end = whole.substr(whole.size() - 2), rest = whole.substr(0, whole.size() - 2);
   EXPECT_TRUE(decode_image(rest + std::string(99, '\0') + end, "x").equal(image)) << "before the end";
-  EXPECT_TRUE(decode_image(whole + std::string(50, 'x'), "x").equal(image)) << "behind it";
+  EXPECT_TRUE(decode_image(whole + std::string(50, 'x'), "x").equal(image)) << "after the end";
   const std::string after_first = whole.substr(0, 2) + "\0\0\0"s + whole.substr(2);
   EXPECT_TRUE(decode_image(after_first, "x").equal(image)) << "between markers";
-  // A warning that does no harm does not hide one that does.
+  // A harmless warning does not hide a serious one.
   const std::string cut = after_first.substr(0, after_first.size() / 2);
   expect_words(error_of([&] { decode_image(cut, "x.jpg"); }), {"x.jpg", "remature end"});
   std::string damaged = whole;
-  const std::size_t within = whole.size() - 120;  // a marker amid the pixels
+  const std::size_t within = whole.size() - 120;  // a marker among the pixels
   damaged[within] = '\xff', damaged[within + 1] = '\xd3';
   expect_words(error_of([&] { decode_image(damaged, "x.jpg"); }), {"x.jpg"});
 }
 
-TEST(DecodeImage, ConvertsInksByHand) {
-  // Inverted, as Adobe stores them: 255 is no ink. Cyan alone; half of black; all inks.
+TEST(DecodeImage, CmykJpeg_IsConvertedToRgb) {
+  // Inverted, as Adobe stores them: 255 means without ink. First cyan alone, then half of black.
   Bytes inks;
   for (int i = 0; i < 64; ++i) inks.insert(inks.end(), {0, 255, 255, 255});
   const at::Tensor cyan = decode_image(jpeg_of(8, 8, inks, 4), "x");
@@ -115,7 +117,7 @@ TEST(DecodeImage, ConvertsInksByHand) {
   EXPECT_LE(distance(decode_image(jpeg_of(8, 8, inks, 4), "x"), at::full({3, 8, 8}, 128)), 3);
 }
 
-TEST(DecodeImage, RefusesEveryCutOfEveryFormat) {
+TEST(DecodeImage, TruncatedFileOfEveryFormat_Throws) {
   for (const char* name :
        {"colours.bmp", "palette.bmp", "sixteen.bmp", "colours.ppm", "grey.pgm", "bits.pbm", "sixteen.ppm",
         "lossless.webp", "lossy.webp", "plain.tif", "lzw.tif", "alpha.tif"}) {
@@ -123,12 +125,13 @@ TEST(DecodeImage, RefusesEveryCutOfEveryFormat) {
     const at::Tensor image = decode_image(whole, name);
     for (std::size_t n = 0; n < whole.size(); ++n) {
       const std::string line = error_of([&] {
-        // What is left out may be no pixel (a TIFF's date): then the image is whole.
+        // The missing part may hold other data than pixels (a TIFF's date): then the image must be
+        // complete.
         if (!decode_image(whole.substr(0, n), name).equal(image)) FAIL() << name << " cut to " << n;
       });
       if (!line.empty()) expect_words(line, {"cannot decode", name});
     }
-    for (std::size_t i = 0; i < whole.size(); ++i) {  // no damage leads further than to an Error
+    for (std::size_t i = 0; i < whole.size(); ++i) {  // damage must not cause anything worse than an Error
       std::string damaged = whole;
       damaged[i] = static_cast<char>(damaged[i] ^ 0xff);
       error_of([&] { decode_image(damaged, name); });
@@ -136,7 +139,7 @@ TEST(DecodeImage, RefusesEveryCutOfEveryFormat) {
   }
 }
 
-TEST(DecodeImage, SaysWhatAFileIsThatIsNotRead) {
+TEST(DecodeImage, UnsupportedFormat_IsNamedInTheError) {
   const auto line = [](const std::string& bytes) { return error_of([&] { decode_image(bytes, "x.jpg"); }); };
   expect_words(line("GIF89a\1\0\1\0"s), {"a GIF image"});
   expect_words(line("\0\0\0\x20"
@@ -151,24 +154,24 @@ TEST(DecodeImage, SaysWhatAFileIsThatIsNotRead) {
   expect_words(line(packed), {"run-length"});
 }
 
-TEST(ImageFiles, FindsEveryFormatAndNamesWhatItPassesOver) {
+TEST(ImageFiles, MixedExtensions_ListsImagesAndReportsIgnoredFiles) {
   const ScratchFolder scratch;
   for (const char* file : {"a.bmp", "b.PPM", "c.webp", "d.tiff", "e.png", "f.gif", "g.gif", "h", ".hidden"}) {
     scratch.write(file, grey_png(2, 2, 5));
   }
-  std::vector<fs::path> others;
-  EXPECT_EQ(image_files(scratch.path, &others).size(), 5u);
-  ASSERT_EQ(others.size(), 3u);
+  std::vector<fs::path> ignored;
+  EXPECT_EQ(image_files(scratch.path, &ignored).size(), 5u);
+  ASSERT_EQ(ignored.size(), 3u);
   ::testing::internal::CaptureStderr();
-  warn_ignored(others);
+  warn_ignored(ignored);
   expect_words(::testing::internal::GetCapturedStderr(),
                {"3 files", "2 .gif", "1 without an extension", "f.gif"});
   const ScratchFolder gifs;
   gifs.write("a.gif", "GIF89a");
-  expect_words(error_of([&] { image_files(gifs.path); }), {"1 others", "a.gif"});
+  expect_words(error_of([&] { image_files(gifs.path); }), {"1 other", "a.gif"});
 }
 
-TEST(ImageFolder, KeepsClassesOfEveryFormatAndDepth) {
+TEST(ImageFolder, AnyFormatAndDepth_KeepsClasses) {
   const ScratchFolder scratch;
   const std::string ppm = read_file(folder / "colours.ppm"), bmp = read_file(folder / "colours.bmp");
   scratch.write("a/1.ppm", ppm);
@@ -184,7 +187,7 @@ TEST(ImageFolder, KeepsClassesOfEveryFormatAndDepth) {
   expect_words(error_of([&] { image_folder(scratch.path); }), {"/c", "1.gif"});
 }
 
-TEST(ImageFolder, NamesClassesInUtf8WhateverTheirFoldersAreCalled) {
+TEST(ImageFolders, FolderNameNotUtf8_IsEscapedInTheClassName) {
   const ScratchFolder scratch;
   for (const char* part : {"train", "test"}) {
     scratch.write(fs::path(part) /
@@ -201,7 +204,7 @@ TEST(ImageFolder, NamesClassesInUtf8WhateverTheirFoldersAreCalled) {
   EXPECT_EQ(split.test.classes, split.train.classes);
 }
 
-TEST(Utf8, FindsWhatIsNotWellFormed) {
+TEST(Utf8, InvalidBytes_AreFoundAndEscaped) {
   EXPECT_TRUE(is_utf8(""));
   EXPECT_TRUE(is_utf8("Käfer 甲虫 🪲"));
   for (const auto& bad : {"\xe4"s, "a\xc3"s, "\xc0\xaf"s, "\xe0\x80\xaf"s, "\xed\xa0\x80"s,

@@ -25,7 +25,7 @@ using refine::testing::expect_words;
 using refine::testing::LoopbackServer;
 using refine::testing::ScratchFolder;
 
-/// A million times "a", the long test vector of FIPS 180-2, with its published digest.
+/// A million times "a", the long test vector of FIPS 180-2, with the digest published there.
 const std::string body(1'000'000, 'a');
 const std::string digest = "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0";
 
@@ -42,6 +42,7 @@ class Fetch : public ::testing::Test {
   fs::path partial = scratch.path / "sub" / "file.partial";
 };
 
+/// Answers a range request. \param sent bytes after which the answer breaks off
 std::string ranged(const std::string& request, std::string_view whole,
                    std::size_t sent = std::string_view::npos) {
   const auto begin = LoopbackServer::begin_of(request);
@@ -51,7 +52,7 @@ std::string ranged(const std::string& request, std::string_view whole,
   return LoopbackServer::ok(whole.substr(begin), "206 Partial Content", range, sent);
 }
 
-TEST_F(Fetch, BringsAWholeFileOnce) {
+TEST_F(Fetch, ExistingFile_IsDownloadedOnlyIfWrong) {
   LoopbackServer server([](const auto& request) { return ranged(request, body); });
   fetch(from(server.url()));
   EXPECT_EQ(content(to), body);
@@ -64,7 +65,7 @@ TEST_F(Fetch, BringsAWholeFileOnce) {
   EXPECT_EQ(content(to), body);
 }
 
-TEST_F(Fetch, GoesOnAfterABreak) {
+TEST_F(Fetch, InterruptedTransfer_IsContinued) {
   std::vector<std::size_t> begins;
   LoopbackServer server([&](const auto& request) {
     begins.push_back(LoopbackServer::begin_of(request));
@@ -81,7 +82,7 @@ TEST_F(Fetch, GoesOnAfterABreak) {
   EXPECT_FALSE(fs::exists(partial));
 }
 
-TEST_F(Fetch, TakesAllOfItFromAServerWithoutRanges) {
+TEST_F(Fetch, ServerWithoutRanges_IsReadFromTheStart) {
   scratch.write("sub/file.partial", body.substr(0, 300'000));
   LoopbackServer server([](const auto&) { return LoopbackServer::ok(body); });
   fetch(from(server.url()));
@@ -89,7 +90,7 @@ TEST_F(Fetch, TakesAllOfItFromAServerWithoutRanges) {
   EXPECT_EQ(server.requests(), 1);
 }
 
-TEST_F(Fetch, BeginsAgainWhenThePartWasOfAnotherFile) {
+TEST_F(Fetch, WrongPartialFile_IsDownloadedAgain) {
   LoopbackServer server([](const auto& request) { return ranged(request, body); });
   for (const auto& part :
        {std::string(5000, 'b'), std::string(1'000'000, 'b'), std::string(1'000'001, 'a')}) {
@@ -99,23 +100,23 @@ TEST_F(Fetch, BeginsAgainWhenThePartWasOfAnotherFile) {
     EXPECT_EQ(content(to), body);
   }
   fs::remove(to);
-  scratch.write("sub/file.partial", body);  // killed before the renaming
+  scratch.write("sub/file.partial", body);  // the program was killed before it renamed the file
   const int before = server.requests();
   fetch(from(server.url()));
   EXPECT_EQ(server.requests(), before);
 
-  LoopbackServer unwilling([](const auto& request) {
+  LoopbackServer refusing([](const auto& request) {
     return LoopbackServer::begin_of(request) > 0 ? LoopbackServer::ok("", "416 Range Not Satisfiable")
                                                  : LoopbackServer::ok(body);
   });
   fs::remove(to);
   scratch.write("sub/file.partial", "aaa");
-  fetch(from(unwilling.url()));
+  fetch(from(refusing.url()));
   EXPECT_EQ(content(to), body);
-  EXPECT_EQ(unwilling.requests(), 2);
+  EXPECT_EQ(refusing.requests(), 2);
 }
 
-TEST_F(Fetch, ThrowsAWrongFileAway) {
+TEST_F(Fetch, WrongContent_ThrowsAndLeavesNoFile) {
   std::string reply;
   LoopbackServer server([&](const auto&) { return reply; });
   const auto refuses = [&](std::string answer, std::initializer_list<std::string_view> words) {
@@ -126,14 +127,14 @@ TEST_F(Fetch, ThrowsAWrongFileAway) {
     EXPECT_FALSE(fs::exists(to));
     EXPECT_FALSE(fs::exists(partial));
   };
-  refuses(LoopbackServer::ok(std::string(1'000'000, 'b')), {"SHA-256 is not " + digest});
-  refuses(LoopbackServer::ok("short"), {"5 bytes instead of 1000000"});
+  refuses(LoopbackServer::ok(std::string(1'000'000, 'b')), {"SHA-256", digest});
+  refuses(LoopbackServer::ok("short"), {"length", "5 bytes", "1000000"});
   refuses(LoopbackServer::ok(body + "a"), {"more than the expected length"});
   refuses(LoopbackServer::ok("gone", "404 Not Found"), {"404", "check the address"});
   refuses(LoopbackServer::ok("", "302 Found", "Location: file:///etc/passwd\r\n"), {"rotocol"});
 }
 
-TEST_F(Fetch, FollowsRedirections) {
+TEST_F(Fetch, Redirection_IsFollowed) {
   LoopbackServer server([](const auto& request) {
     return request.starts_with("GET /new") ? LoopbackServer::ok(body)
                                            : LoopbackServer::ok("", "301 Moved", "Location: /new\r\n");
@@ -142,16 +143,16 @@ TEST_F(Fetch, FollowsRedirections) {
   EXPECT_EQ(content(to), body);
 }
 
-TEST_F(Fetch, GivesUpOnAStalledLine) {
+TEST_F(Fetch, StalledTransfer_ThrowsAfterTheTimeout) {
   LoopbackServer server([](const auto&) { return LoopbackServer::ok(body, "200 OK", {}, 1000); }, true);
   const auto start = std::chrono::steady_clock::now();
   expect_words(error_of([&] { fetch(from(server.url())); }),
-               {server.url(), "nothing came for 2 s", "1000 of 1000000"});
+               {server.url(), "no data for 2 s", "1000 of 1000000"});
   EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(6));
   EXPECT_EQ(fs::file_size(partial), 1000u);
 }
 
-TEST_F(Fetch, SaysWhenNobodyListensOrNothingCanBeWritten) {
+TEST_F(Fetch, UnreachableServerOrUnwritablePath_Throws) {
   std::string url;
   {
     LoopbackServer server([](const auto&) { return ""; });
@@ -208,7 +209,7 @@ std::vector<std::string> names_in(const fs::path& folder) {
   return names;
 }
 
-TEST(DownloadCifar10, FetchesUnpacksAndTidiesUp) {
+TEST(DownloadCifar10, GoodArchive_IsUnpackedAndRemoved) {
   ::setenv("no_proxy", "127.0.0.1", 1);
   const ScratchFolder scratch, elsewhere;
   auto entries = good_entries();
@@ -231,7 +232,7 @@ TEST(DownloadCifar10, FetchesUnpacksAndTidiesUp) {
   EXPECT_EQ(server.requests(), 1);
 }
 
-TEST(DownloadCifar10, LeavesNothingOfABadArchive) {
+TEST(DownloadCifar10, BadArchive_ThrowsAndLeavesNothing) {
   const ScratchFolder scratch;
   const auto file = scratch.path / "x.tar.gz";
   const auto refuses = [&](std::initializer_list<std::string_view> words) {
@@ -246,14 +247,14 @@ TEST(DownloadCifar10, LeavesNothingOfABadArchive) {
   refuses({"missing"});
   entries.push_back({inner + "data_batch_5.bin", "/etc/passwd", AE_IFLNK});
   tar_of(file, entries);
-  refuses({"data_batch_5.bin is not a plain file"});
+  refuses({"data_batch_5.bin", "regular file"});
   entries.back() = {inner + "data_batch_5.bin", std::string(30'730'001, 'x')};
   tar_of(file, entries);
-  refuses({"data_batch_5.bin is too long"});
+  refuses({"data_batch_5.bin", "too long"});
   entries = good_entries();
   entries.push_back(entries.back());
   tar_of(file, entries);
-  refuses({"data_batch_5.bin is there twice"});
+  refuses({"duplicate", "data_batch_5.bin"});
   tar_of(file, good_entries());
   const auto whole = content(file);
   scratch.write("x.tar.gz", whole.substr(0, whole.size() / 2));
@@ -262,7 +263,7 @@ TEST(DownloadCifar10, LeavesNothingOfABadArchive) {
   refuses({});
 }
 
-TEST(Sha256, IsThatOfThePublishedVectors) {
+TEST(Sha256, FipsVectors_Match) {
   const ScratchFolder scratch;
   EXPECT_EQ(sha256(scratch.write("a", "abc")),
             "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");

@@ -10,14 +10,14 @@
 #include <string>
 #include <vector>
 
-#include <jpeglib.h>  // takes FILE for known
+#include <jpeglib.h>  // after <cstdio>, since it uses FILE without including it
 
-/// Image files made on the spot.
+// Image files that tests make.
 namespace refine::testing {
 
 using Bytes = std::vector<std::uint8_t>;
 
-/// A PNG of these samples. `palette`: RGB triples.
+/// Encodes samples as a PNG. \param palette RGB triples
 inline std::string png(int width, int height, int depth, int colour_type, Bytes rows,
                        const Bytes& palette = {}, int interlace = PNG_INTERLACE_NONE) {
   std::string out;
@@ -44,11 +44,13 @@ inline std::string png(int width, int height, int depth, int colour_type, Bytes 
   return out;
 }
 
+/// Encodes a PNG of one grey.
 inline std::string grey_png(int width, int height, std::uint8_t value) {
   return png(width, height, 8, PNG_COLOR_TYPE_GRAY, Bytes(static_cast<std::size_t>(width * height), value));
 }
 
-/// A JPEG of samples of 1, 3 or 4 channels. \param marker the content of an APP1 marker; empty: none
+/// Encodes samples of 1, 3 or 4 channels as a JPEG. \param marker content of an APP1 marker; empty:
+/// none
 inline std::string jpeg_of(int width, int height, const Bytes& pixels, int channels,
                            const std::string& marker = {}) {
   jpeg_compress_struct jpeg;
@@ -82,7 +84,7 @@ inline std::string jpeg_of(int width, int height, const Bytes& pixels, int chann
   return out;
 }
 
-/// A JPEG in one colour, but for noise where asked for (which makes it long enough to be cut).
+/// Encodes a JPEG of one colour, or of noise, which makes it long enough to be truncated.
 inline std::string jpeg(int width, int height, std::array<std::uint8_t, 3> rgb, bool noise = false,
                         bool grey = false) {
   Bytes pixels;
@@ -97,12 +99,13 @@ inline std::string jpeg(int width, int height, std::array<std::uint8_t, 3> rgb, 
   return jpeg_of(width, height, pixels, grey ? 1 : 3);
 }
 
-/// An EXIF block with an orientation. \param big the most significant byte comes first
-inline std::string exif(int orientation, bool big = false) {
+/// Returns an EXIF block with an orientation. \param big_endian the most significant byte comes
+/// first
+inline std::string exif(int orientation, bool big_endian = false) {
   using namespace std::string_literals;
   const char value = static_cast<char>(orientation);
-  return big ? "Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0"s + value + "\0\0\0\0\0\0"s
-             : "Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0"s + value + "\0\0\0\0\0\0\0"s;
+  return big_endian ? "Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0"s + value + "\0\0\0\0\0\0"s
+                    : "Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0"s + value + "\0\0\0\0\0\0\0"s;
 }
 
 }  // namespace refine::testing

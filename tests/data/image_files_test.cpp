@@ -43,23 +43,23 @@ std::string noise_png(int width, int height, std::uint64_t seed = 1) {
   return png(width, height, 8, PNG_COLOR_TYPE_RGB, rows);
 }
 
-// ---- resized, fitted ----
+// ---- resize, resize_to_fit ----
 
-TEST(Resize, IsPyTorchsAntialiasedBilinear) {
+TEST(Resize, FloatsAndBytes_MatchPyTorchAntialiasedBilinear) {
   const at::Tensor images = pytorch().at("odd_images").narrow(0, 0, 1), bytes = to_bytes(images);
   for (const auto& [h, w] : {std::pair{16, 12}, std::pair{45, 33}, std::pair{20, 40}}) {
     const std::string size = fmt::format("{}x{}", h, w);
     EXPECT_LT(distance(resize(images, h, w), pytorch().at("resize:" + size)), 1e-5) << size;
     const at::Tensor rounded = resize(bytes, h, w);
     EXPECT_EQ(rounded.scalar_type(), at::kByte);
-    // Its fixed-point weights may differ by one between processors.
+    // The fixed-point weights may differ by one between processors.
     EXPECT_LE(distance(rounded.to(at::kFloat), pytorch().at("resize.bytes:" + size)), 1) << size;
   }
 }
 
-TEST(Resize, IsTheMeanWhereTheTrianglesSaySo) {
-  // To half the width, a triangle of two pixels either side: weights 1/8, 3/8, 3/8, 1/8, cut and made to add
-  // up to 1 at the ends, 3/7, 3/7, 1/7.
+TEST(Resize, HalfWidth_IsTheTriangleWeightedMean) {
+  // At half the width, the triangle filter reaches two pixels in either direction: weights 1/8,
+  // 3/8, 3/8, 1/8. At the ends it is cut off and normalised: 3/7, 3/7, 1/7.
   const at::Tensor image = at::rand({1, 1, 1, 8});
   const at::Tensor small = resize(image, 1, 4);
   const auto v = [&](int x) { return image[0][0][0][x].item<double>(); };
@@ -70,49 +70,50 @@ TEST(Resize, IsTheMeanWhereTheTrianglesSaySo) {
   EXPECT_EQ(resize(at::zeros({2, 3, 4, 4}), 2, 7).sizes(), (Sizes{2, 3, 2, 7}));
 }
 
-TEST(Resize, RefusesWhatHasNoPixels) {
+TEST(Resize, WrongDimensionsOrNoPixels_Throws) {
   expect_words(error_of([] { resize(at::zeros({3, 4, 4}), 2, 2); }), {"3 dimensions", "N×C×H×W"});
-  expect_words(error_of([] { resize(at::zeros({1, 3, 0, 4}), 2, 2); }), {"without pixels"});
+  expect_words(error_of([] { resize(at::zeros({1, 3, 0, 4}), 2, 2); }), {"pixels", "3×0×4"});
   for (const ResizeMode fit : {ResizeMode::exact, ResizeMode::crop, ResizeMode::stretch}) {
-    expect_words(error_of([&] { resize_to_fit(at::zeros({1, 3, 4, 4}), fit, 0, 2); }), {"2 x 0 pixels"});
-    expect_words(error_of([&] { resize_to_fit(at::zeros({1, 3, 4, 4}), fit, 4, -2); }), {"-2 x 4 pixels"});
+    expect_words(error_of([&] { resize_to_fit(at::zeros({1, 3, 4, 4}), fit, 0, 2); }), {"pixels", "2 x 0"});
+    expect_words(error_of([&] { resize_to_fit(at::zeros({1, 3, 4, 4}), fit, 4, -2); }), {"pixels", "-2 x 4"});
   }
   expect_words(error_of([] {
                  resize_to_fit(at::zeros({1, 3, 4, 5}), ResizeMode::exact, 5, 4);
                }),
-               {"5 x 4", "4 x 5", "Fit::crop"});
+               {"5 x 4", "4 x 5", "ResizeMode::crop"});
 }
 
-TEST(Fitted, CropsAsTorchvisionDoes) {
+TEST(ResizeToFit, Crop_MatchesTorchvision) {
   const at::Tensor images = pytorch().at("odd_images").narrow(0, 0, 1);
   EXPECT_LT(distance(resize_to_fit(images, ResizeMode::crop, 20, 20), pytorch().at("crop:20")), 1e-5);
-  const at::Tensor lying = resize_to_fit(images.transpose(2, 3).contiguous(), ResizeMode::crop, 20, 20);
-  EXPECT_LT(distance(lying.transpose(2, 3), pytorch().at("crop:20")), 1e-5);
-  // Python's round((w - 5) / 2) of 0.5, 1, 1.5, 2, 2.5, 3.5: halves go to the even number.
+  const at::Tensor transposed = resize_to_fit(images.transpose(2, 3).contiguous(), ResizeMode::crop, 20, 20);
+  EXPECT_LT(distance(transposed.transpose(2, 3), pytorch().at("crop:20")), 1e-5);
+  // Python's round((w - 5) / 2): halves go to the even number.
   const int begins[] = {0, 1, 2, 2, 2, 3, 4};
-  for (int spare = 1; spare <= 7; ++spare) {
+  for (int excess = 1; excess <= 7; ++excess) {
     const at::Tensor row =
-        at::arange(5 + spare).view({1, 1, 1, 5 + spare}).expand({1, 1, 5, 5 + spare}).to(at::kFloat);
-    EXPECT_EQ(resize_to_fit(row, ResizeMode::crop, 5, 5)[0][0][0][0].item<int>(), begins[spare - 1]) << spare;
+        at::arange(5 + excess).view({1, 1, 1, 5 + excess}).expand({1, 1, 5, 5 + excess}).to(at::kFloat);
+    EXPECT_EQ(resize_to_fit(row, ResizeMode::crop, 5, 5)[0][0][0][0].item<int>(), begins[excess - 1])
+        << excess;
     EXPECT_EQ(resize_to_fit(row.transpose(2, 3), ResizeMode::crop, 5, 5)[0][0][0][0].item<int>(),
-              begins[spare - 1])
-        << spare;
+              begins[excess - 1])
+        << excess;
   }
 }
 
-TEST(Fitted, IsTorchvisionOnFiles) {
+TEST(ResizeToFit, ImageFiles_MatchTorchvision) {
   // tests/fixtures/make_resize_files.py
   for (const char* name : {"lying", "standing", "small", "square"}) {
     const fs::path folder = "tests/fixtures/resize", source = folder / fmt::format("{}.png", name);
     const auto expect_alike = [&](const at::Tensor& image, const char* change) {
-      const auto theirs = [&](const char* how) {
-        return decode_image(folder / fmt::format("{}.{}.{}.png", name, change, how));
+      const auto expected = [&](const char* program) {
+        return decode_image(folder / fmt::format("{}.{}.{}.png", name, change, program));
       };
-      // Pillow rounds to bytes between the passes too, with weights of another precision.
-      for (const char* how : {"tensor", "pillow"})
-        EXPECT_LE(distance(image.to(at::kInt), theirs(how).to(at::kInt)), 1) << name << ' ' << change;
-      // Where processors differ, a byte in a thousand may.
-      EXPECT_LT(image.ne(theirs("tensor")).to(at::kFloat).mean().item<double>(), 1e-3)
+      // Pillow also rounds to bytes between the passes, with weights of another precision.
+      for (const char* program : {"tensor", "pillow"})
+        EXPECT_LE(distance(image.to(at::kInt), expected(program).to(at::kInt)), 1) << name << ' ' << change;
+      // Between processors, one byte in a thousand may differ.
+      EXPECT_LT(image.ne(expected("tensor")).to(at::kFloat).mean().item<double>(), 1e-3)
           << name << ' ' << change;
     };
     expect_alike(load_images({source}, {.image = {3, 32, 32}, .fit = ResizeMode::crop}).images[0], "crop");
@@ -123,7 +124,7 @@ TEST(Fitted, IsTorchvisionOnFiles) {
   }
 }
 
-TEST(Fitted, ResizesTheShorterSideThenCropsImagesOfTheWantedSizeToo) {
+TEST(ResizeToFit, ResizeCrop_ResizesImagesOfTheTargetSizeToo) {
   const at::Tensor images = at::rand({1, 3, 8, 16});
   EXPECT_TRUE(resize_to_fit(images, ResizeMode::resize_crop(10), 6, 4)
                   .equal(resize(images, 10, 20).narrow(2, 2, 6).narrow(3, 8, 4)));
@@ -141,7 +142,7 @@ TEST(Fitted, ResizesTheShorterSideThenCropsImagesOfTheWantedSizeToo) {
                {"32 x 32", "20"});
 }
 
-TEST(Fitted, CoversOblongsAndStretches) {
+TEST(ResizeToFit, OblongTarget_IsCoveredOrStretched) {
   const at::Tensor images = at::rand({2, 3, 8, 16});
   EXPECT_TRUE(resize_to_fit(images, ResizeMode::crop, 4, 6).equal(resize(images, 4, 8).narrow(3, 1, 6)));
   EXPECT_TRUE(resize_to_fit(images, ResizeMode::crop, 12, 8).equal(resize(images, 12, 24).narrow(3, 8, 8)));
@@ -152,7 +153,7 @@ TEST(Fitted, CoversOblongsAndStretches) {
 
 // ---- image_files ----
 
-TEST(ImageFiles, ListsAnyLayoutSorted) {
+TEST(ImageFiles, AnyLayout_IsListedSorted) {
   const ScratchFolder scratch;
   for (const char* name : {"b/2.png", "b/1.JPG", "b/deep/er/x.jpeg", "a.png", "c.txt", ".hidden.png",
                            ".git/y.png", "b/.thumbs/z.png", "empty/notes.md", "d.png/inside.PNG"}) {
@@ -164,12 +165,12 @@ TEST(ImageFiles, ListsAnyLayoutSorted) {
                                    in("d.png/inside.PNG")}));
   EXPECT_EQ(image_files(in("b/2.png")), (std::vector<fs::path>{in("b/2.png")}));
   EXPECT_EQ(image_files(in("c.txt")), (std::vector<fs::path>{in("c.txt")}))
-      << "told by its content, when it is read";
+      << "its content is checked when it is read";
   expect_words(error_of([&] { image_files(in("empty")); }), {in("empty").string(), "no .png"});
   expect_words(error_of([&] { image_files(in("none")); }), {in("none").string(), "no such"});
 }
 
-TEST(ImageFiles, FollowsLinksAndNoCircles) {
+TEST(ImageFiles, Links_AreFollowedWithoutCycles) {
   const ScratchFolder scratch, elsewhere;
   scratch.write("a/1.png", grey_png(2, 2, 1));
   elsewhere.write("2.png", grey_png(2, 2, 1));
@@ -181,16 +182,16 @@ TEST(ImageFiles, FollowsLinksAndNoCircles) {
   fs::create_directory_symlink(in("a"), in("z"));  // the same folder again
   fs::create_symlink(in("a/1.png"), in("c.png"));
   fs::create_symlink("nowhere.png", in("d.png"));
-  ASSERT_EQ(::mkfifo(in("pipe.png").c_str(), 0600), 0);  // would never end
+  ASSERT_EQ(::mkfifo(in("pipe.png").c_str(), 0600), 0);  // reading it would never end
   EXPECT_EQ(image_files(scratch.path),
             (std::vector<fs::path>{in("a/1.png"), in("b/2.png"), in("c.png"), in("d.png")}));
   expect_words(error_of([&] { load_images(image_files(scratch.path)); }), {"d.png", "No such file"});
-  EXPECT_EQ(load_images(image_files(scratch.path), {.on_bad = OnDecodeError::skip}).files.size(), 3u);
+  EXPECT_EQ(load_images(image_files(scratch.path), {.on_error = OnDecodeError::skip}).files.size(), 3u);
 }
 
 // ---- load_images ----
 
-TEST(LoadImages, KeepsTheOrderOnAnyNumberOfThreads) {
+TEST(LoadImages, AnyNumberOfThreads_KeepsTheOrder) {
   const ScratchFolder scratch;
   std::vector<fs::path> files;
   for (int i = 0; i < 200; ++i) {
@@ -207,7 +208,7 @@ TEST(LoadImages, KeepsTheOrderOnAnyNumberOfThreads) {
   }
 }
 
-TEST(LoadImages, FitsEachImage) {
+TEST(LoadImages, MixedSizes_AreResizedOneByOne) {
   const ScratchFolder scratch;
   std::vector<fs::path> files;
   const std::pair<int, int> sizes[] = {{40, 30}, {30, 40}, {16, 16}, {9, 50}, {64, 64}};
@@ -216,14 +217,14 @@ TEST(LoadImages, FitsEachImage) {
   for (const ResizeMode fit : {ResizeMode::crop, ResizeMode::stretch}) {
     const auto loaded = load_images(files, {.image = {3, 16, 16}, .fit = fit, .threads = 2}).images;
     ASSERT_EQ(loaded.sizes(), (Sizes{5, 3, 16, 16}));
-    for (int i = 0; i < 5; ++i) {  // one by one, in another memory format
+    for (int i = 0; i < 5; ++i) {  // compare with one at a time, in another memory format
       const at::Tensor image = decode_image(files[static_cast<std::size_t>(i)]).unsqueeze(0);
       EXPECT_LE(distance(loaded[i].to(at::kInt), resize_to_fit(image, fit, 16, 16)[0].to(at::kInt)), 1) << i;
     }
   }
 }
 
-TEST(LoadImages, MakesGreyByTheLuma) {
+TEST(LoadImages, OneChannel_IsTheLuma) {
   const ScratchFolder scratch;
   const auto file = scratch.write("x.png", noise_png(20, 10));
   const at::Tensor rgb = decode_image(file).to(at::kDouble);
@@ -233,12 +234,12 @@ TEST(LoadImages, MakesGreyByTheLuma) {
   EXPECT_LE(distance(grey[0][0].to(at::kDouble), luma), 0.51);  // to the nearest
   EXPECT_EQ(load_images({file}, {.image = {1, 5, 5}, .fit = ResizeMode::crop}).images.sizes(),
             (Sizes{1, 1, 5, 5}));
-  // Grey stays what it is.
+  // Grey images do not change.
   const auto same = scratch.write("y.png", grey_png(4, 4, 201));
   EXPECT_TRUE(load_images({same}, {.image = {1, 4, 4}}).images.eq(201).all().item<bool>());
 }
 
-TEST(LoadImages, LeavesBadFilesOutWhereAskedTo) {
+TEST(LoadImages, BadFiles_AreSkippedOrThrow) {
   const ScratchFolder scratch;
   std::vector<fs::path> files;
   for (int i = 0; i < 100; ++i) {
@@ -250,7 +251,7 @@ TEST(LoadImages, LeavesBadFilesOutWhereAskedTo) {
     files.push_back(scratch.write(fmt::format("{:03}.png", i), bytes));
   }
   for (const unsigned threads : {1u, 4u}) {
-    const auto loaded = load_images(files, {.on_bad = OnDecodeError::skip, .threads = threads});
+    const auto loaded = load_images(files, {.on_error = OnDecodeError::skip, .threads = threads});
     ASSERT_EQ(loaded.images.size(0), 96);
     ASSERT_EQ(loaded.files.size(), 96u);
     for (int i = 0; i < 96; ++i) {
@@ -259,47 +260,47 @@ TEST(LoadImages, LeavesBadFilesOutWhereAskedTo) {
     }
     EXPECT_TRUE(std::ranges::is_sorted(loaded.files));
     ASSERT_EQ(loaded.skipped.size(), 4u);
-    expect_words(loaded.skipped[0], {"000.png", "neither a JPEG nor a PNG"});
+    expect_words(loaded.skipped[0], {"000.png", "unsupported format"});
     expect_words(loaded.skipped[1], {"017.png", "cannot decode"});
     expect_words(loaded.skipped[2], {"018.png", "5 x 4 pixels", "4 x 4"});
     expect_words(loaded.skipped[3], {"099.png", "cannot decode"});
   }
   expect_words(error_of([&] { load_images(files); }), {"000.png"});
   expect_words(error_of([&] {
-                 load_images({files[17], files[0]}, {.on_bad = OnDecodeError::skip});
+                 load_images({files[17], files[0]}, {.on_error = OnDecodeError::skip});
                }),
                {"000.png"});
   expect_words(error_of([&] {
-                 load_images({files[17], files[0]}, {.image = {3, 4, 4}, .on_bad = OnDecodeError::skip});
+                 load_images({files[17], files[0]}, {.image = {3, 4, 4}, .on_error = OnDecodeError::skip});
                }),
-               {"any of the 2", "017.png"});
+               {"2 files", "017.png"});
 }
 
-TEST(LoadImages, DrawsBeforeItDecodes) {
+TEST(LoadImages, MaxImages_DrawsBeforeDecoding) {
   const ScratchFolder scratch;
   std::vector<fs::path> files;
   for (int i = 0; i < 30; ++i) {
     files.push_back(scratch.write(fmt::format("{:02}.png", i), grey_png(2, 2, static_cast<std::uint8_t>(i))));
   }
-  const auto drawn = [&](std::uint64_t seed) { return load_images(files, {.most = 7, .seed = seed}); };
+  const auto drawn = [&](std::uint64_t seed) { return load_images(files, {.max_images = 7, .seed = seed}); };
   const auto once = drawn(1);
   EXPECT_EQ(once.files.size(), 7u);
   EXPECT_TRUE(std::ranges::is_sorted(once.files));
   EXPECT_EQ(std::ranges::adjacent_find(once.files), once.files.end());
   EXPECT_TRUE(once.images.equal(drawn(1).images));
   EXPECT_NE(once.files, drawn(2).files);
-  EXPECT_EQ(load_images(files, {.most = 30}).files, files);
-  EXPECT_EQ(load_images(files, {.most = 31}).files, files);
+  EXPECT_EQ(load_images(files, {.max_images = 30}).files, files);
+  EXPECT_EQ(load_images(files, {.max_images = 31}).files, files);
   std::vector<bool> chosen(30);
   for (std::size_t i = 0; i < 30; ++i)
     chosen[i] = std::ranges::find(once.files, files[i]) != once.files.end();
-  for (std::size_t i = 0; i < 30; ++i) {  // what is not drawn is not read
+  for (std::size_t i = 0; i < 30; ++i) {  // files that are not drawn are not read
     if (!chosen[i]) fs::remove(files[i]);
   }
   EXPECT_TRUE(drawn(1).images.equal(once.images));
 }
 
-TEST(LoadImages, IsTheSameFromAStore) {
+TEST(LoadImages, WithStore_GivesTheSameImages) {
   const ScratchFolder scratch;
   const fs::path folder = scratch.path / "clean", store = scratch.path / "kept";
   for (int i = 0; i < 60; ++i) {
@@ -310,10 +311,10 @@ TEST(LoadImages, IsTheSameFromAStore) {
   const auto load = [&](const fs::path& in, std::int64_t most, std::uint64_t seed = 1) {
     return load_images(image_files(folder), {.image = {3, 4, 4},
                                              .fit = ResizeMode::crop,
-                                             .on_bad = OnDecodeError::skip,
+                                             .on_error = OnDecodeError::skip,
                                              .store = in,
                                              .threads = 2,
-                                             .most = most,
+                                             .max_images = most,
                                              .seed = seed});
   };
   const auto expect_same = [&](std::int64_t most) {
@@ -334,7 +335,8 @@ TEST(LoadImages, IsTheSameFromAStore) {
   std::ranges::sort(names);
   EXPECT_EQ(names, (std::vector<std::string>{"clean.images", "clean.most20.seed1.images",
                                              "clean.most20.seed2.images"}));
-  // It is mapped, and not decoded again: decoding would fail now, and name, size and time are the same.
+  // The store is mapped, not decoded again: decoding would fail now, while name, size and time are
+  // the same.
   const auto file = folder / "0/2/02.png";
   const at::Tensor before = load(store, 0).images;
   const auto time = fs::last_write_time(file);
@@ -342,37 +344,36 @@ TEST(LoadImages, IsTheSameFromAStore) {
   fs::last_write_time(file, time);
   EXPECT_TRUE(load(store, 0).images.equal(before));
   EXPECT_EQ(load({}, 0).files.size(), 57u);
-  // What is written to the images does not reach the file.
+  // Writing to the images does not change the file.
   load(store, 0).images.fill_(7);
   EXPECT_TRUE(load(store, 0).images.equal(before));
   expect_words(error_of([&] { load_images(image_files(folder), {.store = store}); }), {"00.png"});
 }
 
-TEST(LoadImages, NamesAStoreAfterTheFolderOfAllItsFiles) {
+TEST(CommonFolder, SeveralFiles_IsTheInnermostFolderOfAll) {
   const auto common = [](const std::vector<fs::path>& files) { return detail::common_folder(files); };
   EXPECT_EQ(common({"/a/b/1.png"}), "/a/b");
   EXPECT_EQ(common({"/a/b/1.png", "/a/b/c/2.png"}), "/a/b");
   EXPECT_EQ(common({"/a/b/c/1.png", "/a/bc/2.png", "/a/b/3.png"}), "/a");
   EXPECT_EQ(common({"/a/1.png", "/b/2.png"}), "/");
   EXPECT_EQ(common({"1.png", "a/2.png"}), ".");
-  const fs::path here = fs::current_path().filename();
-  EXPECT_EQ(detail::store_path(".", "kept"), fs::path("kept") / (here.string() + ".images"));
+  const fs::path current = fs::current_path().filename();
+  EXPECT_EQ(detail::store_path(".", "kept"), fs::path("kept") / (current.string() + ".images"));
 }
 
-TEST(LoadImages, RefusesWhatItCannotDo) {
+TEST(LoadImages, InvalidOptionsOrFiles_Throw) {
   const ScratchFolder scratch;
   const auto file = scratch.write("x.png", grey_png(4, 4, 1)),
              needle = scratch.write("n.png", grey_png(1, 800, 1));
-  expect_words(error_of([] { load_images({}); }), {"no file was given"});
-  expect_words(error_of([&] { load_images({file}, {.most = -1}); }), {"-1 images"});
-  expect_words(error_of([&] { load_images({file}, {.image = {2, 4, 4}}); }), {"2 channels", "3"});
+  expect_words(error_of([] { load_images({}); }), {"files", "empty"});
+  expect_words(error_of([&] { load_images({file}, {.max_images = -1}); }), {"max_images", "-1"});
+  expect_words(error_of([&] { load_images({file}, {.image = {2, 4, 4}}); }), {"channels", "3", "got 2"});
   expect_words(error_of([&] {
                  load_images({file}, {.image = {3, 8, 8}});
                }),
-               {"x.png", "4 x 4", "8 x 8", "Fit::crop"});
+               {"x.png", "4 x 4", "8 x 8", "ResizeMode::crop"});
   for (const ResizeMode fit : {ResizeMode::crop, ResizeMode::stretch}) {
-    expect_words(error_of([&] { load_images({file}, {.fit = fit}); }),
-                 {"height and width are open", "say .image"});
+    expect_words(error_of([&] { load_images({file}, {.fit = fit}); }), {"height", "width", ".image"});
   }
   expect_words(error_of([&] {
                  load_images({needle}, {.image = {3, 64, 64}, .fit = ResizeMode::crop});
@@ -382,12 +383,12 @@ TEST(LoadImages, RefusesWhatItCannotDo) {
 
 // ---- common_shape ----
 
-TEST(CommonShape, LooksAtHeadersOfTheFirstFew) {
+TEST(CommonShape, FirstFiles_GiveTheShapeFromTheirHeaders) {
   const ScratchFolder scratch;
   const std::vector<fs::path> files = {
       scratch.write("0.png", grey_png(6, 4, 1)),
       scratch.write("1.jpg", jpeg(6, 4, {1, 2, 3}, true)),
-      scratch.write("2.png", noise_png(6, 4).substr(0, 60)),  // cut: its header is whole
+      scratch.write("2.png", noise_png(6, 4).substr(0, 60)),  // truncated after its header
       scratch.write("3.png", "no image"),
       scratch.write("4.jpg", jpeg(6, 4, {}).substr(0, 30)),
       scratch.path / "missing.png",
@@ -399,12 +400,12 @@ TEST(CommonShape, LooksAtHeadersOfTheFirstFew) {
   EXPECT_EQ(common_shape(files), (ImageShape{3, dynamic, dynamic}));
   EXPECT_EQ(common_shape({files[7], files[7]}), (ImageShape{3, 4, 7}));
   EXPECT_EQ(common_shape({files[3], files[5]}), (ImageShape{3, dynamic, dynamic}));
-  expect_words(error_of([] { common_shape({}); }), {"no file was given"});
+  expect_words(error_of([] { common_shape({}); }), {"files", "empty"});
 }
 
 // ---- image_folder ----
 
-TEST(ImageFolder, FitsFoldersOfMixedSizes) {
+TEST(ImageFolders, MixedSizes_AreResized) {
   const ScratchFolder scratch;
   scratch.write("train/a/1.png", noise_png(40, 30));
   scratch.write("train/a/2.png", noise_png(16, 16));
@@ -412,7 +413,7 @@ TEST(ImageFolder, FitsFoldersOfMixedSizes) {
   scratch.write("test/b/1.png", noise_png(11, 12));
   expect_words(error_of([&] { image_folders(scratch.path); }), {"2.png", "16 x 16 pixels"});
   expect_words(error_of([&] { image_folders(scratch.path, {.fit = ResizeMode::crop}); }),
-               {"train", "say .image"});
+               {"train", ".image"});
   const auto [train, test] = image_folders(scratch.path, {.image = {3, 16, 16}, .fit = ResizeMode::crop});
   train.validate();
   EXPECT_EQ(train.task(), (Task{{3, 16, 16}, 2}));

@@ -34,7 +34,8 @@ using refine::testing::ScratchFolder;
 
 using Sizes = std::vector<std::int64_t>;
 
-/// 3 classes of 50 images of 5 x 4 pixels, image i all of grey i; a store beside them.
+/// Three classes of 50 images of 5 x 4 pixels, where image i is filled with grey i, and a store
+/// beside them.
 class ImageStore : public ::testing::Test {
  protected:
   ImageStore() {
@@ -45,11 +46,12 @@ class ImageStore : public ::testing::Test {
     scratch_.write(fmt::format("train/{}/{:03}.png", "abc"[i / 50], i), bytes);
   }
 
-  Dataset read(OnDecodeError on_bad = OnDecodeError::fail, const ImageShape& image = {}) const {
-    return image_folder(folder_, {.image = image, .on_bad = on_bad, .store = store_, .threads = 2});
+  Dataset read(OnDecodeError on_error = OnDecodeError::fail, const ImageShape& image = {}) const {
+    return image_folder(folder_, {.image = image, .on_error = on_error, .store = store_, .threads = 2});
   }
 
-  static bool made(const auto& act, const fs::path& file) {  // by its content being another file now
+  /// True if `act` replaces the file.
+  static bool rebuilds(const auto& act, const fs::path& file) {
     const auto before = std::make_shared<const detail::OpenFile>(file);
     act();
     struct stat old {
@@ -71,7 +73,7 @@ void expect_ascending(const Dataset& set) {
   EXPECT_TRUE(set.labels.equal(at::arange(150).div(50, "floor")));
 }
 
-TEST_F(ImageStore, HoldsWhatWouldBeInMemory) {
+TEST_F(ImageStore, NewStore_HoldsTheDecodedImages) {
   for (int run = 0; run < 2; ++run) {
     const Dataset set = read();
     expect_ascending(set);
@@ -83,52 +85,52 @@ TEST_F(ImageStore, HoldsWhatWouldBeInMemory) {
   EXPECT_EQ(std::distance(fs::directory_iterator(store_), {}), 1);
 }
 
-TEST_F(ImageStore, IsMadeOnceAndOutlivesItsImages) {
+TEST_F(ImageStore, UnchangedFiles_AreNotDecodedAgain) {
   read();
-  EXPECT_FALSE(made([&] { read(); }, file_));
-  // Decoding would fail now, and the listing is the same.
+  EXPECT_FALSE(rebuilds([&] { read(); }, file_));
+  // Decoding would fail now, while the listing is the same.
   const auto time = fs::last_write_time(folder_ / "a/007.png");
   write(7, std::string(fs::file_size(folder_ / "a/007.png"), 'x'));
   fs::last_write_time(folder_ / "a/007.png", time);
   expect_ascending(read());
-  // The whole set may be moved.
+  // The folder may be moved.
   fs::rename(folder_, scratch_.path / "moved");
   fs::create_directory(folder_);
   fs::rename(scratch_.path / "moved", folder_ / "train");
   expect_ascending(image_folder(folder_ / "train/", {.store = store_}));
 }
 
-TEST_F(ImageStore, IsMadeAnewWhenSomethingChanges) {
+TEST_F(ImageStore, ChangedFilesOrOptions_RebuildIt) {
   const Dataset old = read();
-  write(3, grey_png(5, 4, 200));  // written to
-  EXPECT_TRUE(made([&] { EXPECT_EQ(read().images[3][0][0][0].item<int>(), 200); }, file_));
+  write(3, grey_png(5, 4, 200));  // modified
+  EXPECT_TRUE(rebuilds([&] { EXPECT_EQ(read().images[3][0][0][0].item<int>(), 200); }, file_));
   scratch_.write("train/a/new.png", grey_png(5, 4, 1));  // added
-  EXPECT_TRUE(made([&] { EXPECT_EQ(read().size(), 151); }, file_));
+  EXPECT_TRUE(rebuilds([&] { EXPECT_EQ(read().size(), 151); }, file_));
   fs::rename(folder_ / "a/new.png", folder_ / "b/new.png");  // moved
-  EXPECT_TRUE(made([&] { EXPECT_EQ(read().labels.eq(1).sum().item<int>(), 51); }, file_));
+  EXPECT_TRUE(rebuilds([&] { EXPECT_EQ(read().labels.eq(1).sum().item<int>(), 51); }, file_));
   fs::remove(folder_ / "b/new.png");  // removed
-  EXPECT_TRUE(made([&] { EXPECT_EQ(read().size(), 150); }, file_));
-  EXPECT_TRUE(made(
+  EXPECT_TRUE(rebuilds([&] { EXPECT_EQ(read().size(), 150); }, file_));
+  EXPECT_TRUE(rebuilds(
       [&] {
         const Dataset small =
             image_folder(folder_, {.image = {3, 2, 2}, .fit = ResizeMode::stretch, .store = store_});
         EXPECT_EQ(small.images.sizes(), (Sizes{150, 3, 2, 2}));
       },
       file_));
-  EXPECT_TRUE(made(
+  EXPECT_TRUE(rebuilds(
       [&] {
         image_folder(folder_, {.image = {3, 2, 2}, .fit = ResizeMode::crop, .store = store_});
       },
       file_));
-  EXPECT_TRUE(made(
+  EXPECT_TRUE(rebuilds(
       [&] {
         EXPECT_EQ(read(OnDecodeError::fail, {1, dynamic, dynamic}).image(), (ImageShape{1, 4, 5}));
       },
       file_));
-  expect_ascending(old);  // what was mapped before stays what it was
+  expect_ascending(old);  // the earlier mapping is unchanged
 }
 
-TEST_F(ImageStore, CutOrDamagedIsMadeAnew) {
+TEST_F(ImageStore, TruncatedOrDamagedFile_IsRebuilt) {
   read();
   const std::string whole = content(file_);
   const auto rewrite = [&](const std::string& bytes) {
@@ -138,42 +140,42 @@ TEST_F(ImageStore, CutOrDamagedIsMadeAnew) {
   for (const std::size_t size : {std::size_t{21}, std::size_t{30}, std::size_t{4096}, std::size_t{4100},
                                  std::size_t{9000}, whole.size() - 60, whole.size() - 1}) {
     rewrite(whole.substr(0, size));
-    EXPECT_TRUE(made([&] { expect_ascending(read()); }, file_)) << size;
+    EXPECT_TRUE(rebuilds([&] { expect_ascending(read()); }, file_)) << size;
     EXPECT_EQ(content(file_), whole);
   }
   const auto damaged = [&](std::size_t at, std::string_view with) {
     std::string bytes = whole;
     rewrite(bytes.replace(at, with.size(), with));
-    EXPECT_TRUE(made([&] { expect_ascending(read()); }, file_)) << at << ' ' << with;
+    EXPECT_TRUE(rebuilds([&] { expect_ascending(read()); }, file_)) << at << ' ' << with;
   };
-  damaged(19, "2");  // another version
+  damaged(19, "2");  // the version
   damaged(whole.find("3x4x5"), "9x4x5");
-  damaged(whole.find("3x4x5") + 6, "9");               // of how many files
-  damaged(whole.size() - 46, "00000000000000000149");  // how many images
+  damaged(whole.find("3x4x5") + 6, "9");               // the number of files
+  damaged(whole.size() - 46, "00000000000000000149");  // the number of images
   damaged(whole.size() - 46, "99999999999999999999");
-  damaged(whole.size() - 25, "00000000000000000060");  // how much text
+  damaged(whole.size() - 25, "00000000000000000060");  // the length of the text
   rewrite(whole + "x");
-  EXPECT_TRUE(made([&] { expect_ascending(read()); }, file_));
+  EXPECT_TRUE(rebuilds([&] { expect_ascending(read()); }, file_));
 
-  const auto read_as_told = [&] { expect_ascending(read(OnDecodeError::fail, {3, 4, 5})); };
-  read_as_told();
-  std::string turned = content(file_);
-  rewrite(turned.replace(turned.find("3x4x5"), 5, "3x5x4"));  // as many pixels
-  EXPECT_TRUE(made(read_as_told, file_));
+  const auto read_with_shape = [&] { expect_ascending(read(OnDecodeError::fail, {3, 4, 5})); };
+  read_with_shape();
+  std::string transposed = content(file_);
+  rewrite(transposed.replace(transposed.find("3x4x5"), 5, "3x5x4"));  // the same number of pixels
+  EXPECT_TRUE(rebuilds(read_with_shape, file_));
 }
 
-TEST_F(ImageStore, KeepsWhatWasLeftOut) {
+TEST_F(ImageStore, SkippedFiles_AreReportedAgain) {
   write(20, "no image");
   write(149, grey_png(5, 4, 149).substr(0, 50));
   write(60, grey_png(9, 9, 1));
-  expect_words(error_of([&] { read(); }), {"020.png", "neither a JPEG nor a PNG"});
-  EXPECT_FALSE(fs::exists(file_)) << "half a store";
-  EXPECT_EQ(std::distance(fs::directory_iterator(store_), {}), 0) << "not even under another name";
+  expect_words(error_of([&] { read(); }), {"020.png", "unsupported format"});
+  EXPECT_FALSE(fs::exists(file_)) << "an incomplete store";
+  EXPECT_EQ(std::distance(fs::directory_iterator(store_), {}), 0) << "nor a temporary file";
   const Dataset in_memory = [&] {
     ::testing::internal::CaptureStderr();
-    const Dataset set = image_folder(folder_, {.on_bad = OnDecodeError::skip});
+    const Dataset set = image_folder(folder_, {.on_error = OnDecodeError::skip});
     expect_words(::testing::internal::GetCapturedStderr(),
-                 {"left out: ", "020.png", "060.png: it has 9 x 9 pixels", "149.png"});
+                 {"skipped: ", "020.png", "060.png", "9 x 9 pixels", "149.png"});
     return set;
   }();
   in_memory.validate();
@@ -181,68 +183,71 @@ TEST_F(ImageStore, KeepsWhatWasLeftOut) {
   for (int run = 0; run < 2; ++run) {
     ::testing::internal::CaptureStderr();
     const Dataset stored = read(OnDecodeError::skip);
-    const std::string told = ::testing::internal::GetCapturedStderr();
-    expect_words(told, {"020.png", "060.png: it has 9 x 9 pixels", "149.png"});
-    EXPECT_EQ(std::ranges::count(told, '\n'), 3);
+    const std::string output = ::testing::internal::GetCapturedStderr();
+    expect_words(output, {"020.png", "060.png", "9 x 9 pixels", "149.png"});
+    EXPECT_EQ(std::ranges::count(output, '\n'), 3);
     EXPECT_TRUE(stored.images.equal(in_memory.images));
     EXPECT_TRUE(stored.labels.equal(in_memory.labels));
   }
-  EXPECT_FALSE(made([&] { expect_words(error_of([&] { read(); }), {"020.png"}); }, file_))
-      << "whoever bears no bad file hears of it, and what is there stays";
+  EXPECT_FALSE(rebuilds([&] { expect_words(error_of([&] { read(); }), {"020.png"}); }, file_))
+      << "OnDecodeError::fail reports the file and keeps the store";
 }
 
-TEST_F(ImageStore, TellsOfManyLeftOutHowManyMore) {
+TEST_F(ImageStore, ManySkippedFiles_PrintTwentyLinesAndACount) {
   for (int i = 0; i < 45; ++i) write(i, "no image");
   for (const fs::path& store : {fs::path(), store_}) {
     ::testing::internal::CaptureStderr();
-    EXPECT_EQ(image_folder(folder_, {.on_bad = OnDecodeError::skip, .store = store}).size(), 105);
-    const std::string told = ::testing::internal::GetCapturedStderr();
-    EXPECT_EQ(std::ranges::count(told, '\n'), 21);
-    expect_words(told, {"019.png", "left out: 25 more"});
-    EXPECT_EQ(told.find("020.png"), told.npos);
+    EXPECT_EQ(image_folder(folder_, {.on_error = OnDecodeError::skip, .store = store}).size(), 105);
+    const std::string output = ::testing::internal::GetCapturedStderr();
+    EXPECT_EQ(std::ranges::count(output, '\n'), 21);
+    expect_words(output, {"019.png", "25 more"});
+    EXPECT_EQ(output.find("020.png"), output.npos);
   }
 
-  // Whoever asks for the lines gets them all, and nothing is printed.
+  // With `skipped` the caller gets all lines, and nothing is printed.
   std::vector<std::string> lines;
   ::testing::internal::CaptureStderr();
-  image_folder(folder_, {.on_bad = OnDecodeError::skip, .skipped = &lines});
+  image_folder(folder_, {.on_error = OnDecodeError::skip, .skipped = &lines});
   EXPECT_EQ(::testing::internal::GetCapturedStderr(), "");
   EXPECT_EQ(lines.size(), 45u);
 }
 
-TEST_F(ImageStore, RefusesAClassOfWhichNothingIsLeft) {
+TEST_F(ImageStore, ClassWithoutUsableFiles_Throws) {
   for (int i = 50; i < 100; ++i) write(i, "no image");
   for (const fs::path& store : {fs::path(), store_}) {
-    expect_words(error_of([&] { image_folder(folder_, {.on_bad = OnDecodeError::skip, .store = store}); }),
+    expect_words(error_of([&] { image_folder(folder_, {.on_error = OnDecodeError::skip, .store = store}); }),
                  {(folder_ / "b").string(), "none of its 50", "050.png"});
   }
   for (int i = 0; i < 150; ++i) write(i, "no image");
   for (const fs::path& store : {fs::path(), store_}) {
-    expect_words(error_of([&] {
-                   image_folder(folder_, {.image = {3, 4, 5}, .on_bad = OnDecodeError::skip, .store = store});
-                 }),
-                 {"any of the 150", "000.png"});
+    expect_words(
+        error_of([&] {
+          image_folder(folder_, {.image = {3, 4, 5}, .on_error = OnDecodeError::skip, .store = store});
+        }),
+        {"150 files", "000.png"});
   }
   fs::remove_all(folder_ / "c");
   fs::create_directory(folder_ / "c");
   expect_words(error_of([&] { read(); }), {(folder_ / "c").string(), "no .png"});
 }
 
-TEST_F(ImageStore, RefusesWhereItCannotLie) {
-  const auto at = [&](const fs::path& store) {
+TEST_F(ImageStore, UnusablePath_Throws) {
+  const auto error_at = [&](const fs::path& store) {
     return error_of([&] { image_folder(folder_, {.store = store}); });
   };
   scratch_.write("file", "");
-  expect_words(at(scratch_.path / "file"), {"cannot write", "file/train.images", "a file stands where"});
+  expect_words(error_at(scratch_.path / "file"),
+               {"cannot write", "file/train.images", "Not a directory"});
   scratch_.write("mine/train.images", "the only copy of something");
-  expect_words(at(scratch_.path / "mine"), {"mine/train.images", "no image store", "another folder"});
+  expect_words(error_at(scratch_.path / "mine"),
+               {"mine/train.images", "not an image store", "another folder"});
   EXPECT_EQ(content(scratch_.path / "mine/train.images"), "the only copy of something");
   fs::create_directories(scratch_.path / "taken/train.images");
-  expect_words(at(scratch_.path / "taken"), {"cannot write", "taken/train.images"});
+  expect_words(error_at(scratch_.path / "taken"), {"cannot write", "taken/train.images"});
   if (::geteuid() != 0) {
     fs::create_directory(scratch_.path / "locked");
     fs::permissions(scratch_.path / "locked", fs::perms::owner_read | fs::perms::owner_exec);
-    expect_words(at(scratch_.path / "locked"), {"Permission denied", "a folder you may write to"});
+    expect_words(error_at(scratch_.path / "locked"), {"Permission denied", "a folder with write permission"});
   }
   expect_words(
       error_of([&] {
@@ -252,8 +257,8 @@ TEST_F(ImageStore, RefusesWhereItCannotLie) {
   EXPECT_FALSE(fs::exists(file_));
 }
 
-TEST_F(ImageStore, OnADiskThatGetsFullLeavesNothing) {
-  // The limit binds the whole process, so a child bears it; it reports by its exit status.
+TEST_F(ImageStore, FullDisk_ThrowsAndLeavesNothing) {
+  // The limit holds for the whole process, so a child sets it and reports by its exit status.
   const pid_t child = ::fork();
   if (child == 0) {
     std::signal(SIGXFSZ, SIG_IGN);
@@ -267,9 +272,9 @@ TEST_F(ImageStore, OnADiskThatGetsFullLeavesNothing) {
   EXPECT_EQ(status, 0);
 }
 
-TEST_F(ImageStore, HasOneFileForEachPartOfASplit) {
+TEST_F(ImageStore, Split_HasOneFileForEachPart) {
   scratch_.write("test/b/0.png", grey_png(5, 4, 9));
-  scratch_.write("test_remove_0/b/0.png", "of no concern");
+  scratch_.write("test_remove_0/b/0.png", "ignored");
   for (int run = 0; run < 2; ++run) {
     const auto [train, test] = image_folders(scratch_.path, {.store = scratch_.path});
     expect_ascending(train);
@@ -282,7 +287,7 @@ TEST_F(ImageStore, HasOneFileForEachPartOfASplit) {
 
 // ---- copy_on_write ----
 
-TEST_F(ImageStore, PrivateCopiesDoNotSeeEachOther) {
+TEST_F(ImageStore, CopyOnWrite_IsIndependentOfTheOriginal) {
   const Dataset set = read();
   const at::Tensor copy = copy_on_write(set.images);
   EXPECT_NE(detail::mapping_of(copy), nullptr);
@@ -291,7 +296,7 @@ TEST_F(ImageStore, PrivateCopiesDoNotSeeEachOther) {
   copy[100].fill_(255);
   expect_ascending(set);
   expect_ascending(read());
-  // What was changed comes along.
+  // Changes are copied too.
   const at::Tensor second = copy_on_write(copy);
   EXPECT_TRUE(second.equal(copy));
   copy.fill_(1);
@@ -299,20 +304,20 @@ TEST_F(ImageStore, PrivateCopiesDoNotSeeEachOther) {
   EXPECT_TRUE(second[149].eq(149).all().item<bool>());
 }
 
-TEST_F(ImageStore, PrivateCopyOfAViewIsOfThoseImages) {
+TEST_F(ImageStore, CopyOnWriteOfAView_HoldsItsImages) {
   const Dataset set = read();
   const at::Tensor middle = copy_on_write(set.images.narrow(0, 40, 20));
   EXPECT_TRUE(middle.equal(set.images.narrow(0, 40, 20)));
   middle.fill_(0);
   const at::Tensor first = copy_on_write(set.first(30).images);
   EXPECT_TRUE(first.equal(set.images.narrow(0, 0, 30)));
-  const at::Tensor odd = copy_on_write(set.images.slice(0, 0, 150, 2));  // not one piece
+  const at::Tensor odd = copy_on_write(set.images.slice(0, 0, 150, 2));  // not contiguous
   EXPECT_TRUE(odd.equal(set.images.slice(0, 0, 150, 2)));
   odd.fill_(0);
   expect_ascending(set);
 }
 
-TEST_F(ImageStore, IsMappedAsLongAsAnythingLooksAtIt) {
+TEST_F(ImageStore, LastView_KeepsTheMapping) {
   at::Tensor left;
   {
     const Dataset set = read();
@@ -322,7 +327,7 @@ TEST_F(ImageStore, IsMappedAsLongAsAnythingLooksAtIt) {
   EXPECT_TRUE(left.eq(149).all().item<bool>());
 }
 
-TEST(PrivateCopy, OfOtherImagesIsAClone) {
+TEST(CopyOnWrite, TensorInMemory_IsCloned) {
   const at::Tensor images = at::rand({3, 1, 2, 2}).mul(255).to(at::kByte);
   const at::Tensor copy = copy_on_write(images);
   EXPECT_TRUE(copy.equal(images));

@@ -19,8 +19,8 @@
 
 namespace refine::testing {
 
-/// A web server of one page on the loopback address: `answer(request)` is sent as it stands, then the line is
-/// closed. `hold` keeps it open and silent instead.
+/// A web server on the loopback address that sends `answer(request)` unchanged and closes the
+/// connection. With `hold` it keeps the connection open and silent instead.
 class LoopbackServer {
  public:
   using Answer = std::function<std::string(const std::string& request)>;
@@ -43,7 +43,7 @@ class LoopbackServer {
   ~LoopbackServer() {
     stop_ = true;
     thread_.join();
-    for (const int line : held_) ::close(line);
+    for (const int connection : held_) ::close(connection);
     ::close(socket_);
   }
 
@@ -52,23 +52,23 @@ class LoopbackServer {
   }
   int requests() const { return requests_; }
 
-  /// A whole answer, or its beginning: `sent` bytes of what the header promises.
+  /// Returns an answer, or its first part: `sent` bytes of the length in its header.
   static std::string ok(std::string_view body, std::string_view status = "200 OK", std::string_view more = {},
                         std::size_t sent = std::string_view::npos) {
     return "HTTP/1.1 " + std::string(status) + "\r\nContent-Length: " + std::to_string(body.size()) + "\r\n" +
            std::string(more) + "Connection: close\r\n\r\n" + std::string(body.substr(0, sent));
   }
 
-  /// Where the request wants the file to begin; 0 when it does not say.
+  /// Returns the offset at which the requested range begins; 0 without a range.
   static std::size_t begin_of(const std::string& request) {
-    const auto at = request.find("Range: bytes=");
-    return at == std::string::npos ? 0 : std::strtoul(request.c_str() + at + 13, nullptr, 10);
+    const auto header = request.find("Range: bytes=");
+    return header == std::string::npos ? 0 : std::strtoul(request.c_str() + header + 13, nullptr, 10);
   }
 
  private:
-  bool readable(int line) const {
+  bool is_readable(int descriptor) const {
     for (int i = 0; i < 500 && !stop_; ++i) {
-      pollfd one{line, POLLIN, 0};
+      pollfd one{descriptor, POLLIN, 0};
       if (::poll(&one, 1, 10) > 0) return true;
     }
     return false;
@@ -76,27 +76,27 @@ class LoopbackServer {
 
   void serve() {
     while (!stop_) {
-      if (!readable(socket_)) continue;
-      const int line = ::accept(socket_, nullptr, nullptr);
+      if (!is_readable(socket_)) continue;
+      const int connection = ::accept(socket_, nullptr, nullptr);
       std::string request;
       char block[4096];
-      while (request.find("\r\n\r\n") == std::string::npos && readable(line)) {
-        const auto got = ::recv(line, block, sizeof block, 0);
+      while (request.find("\r\n\r\n") == std::string::npos && is_readable(connection)) {
+        const auto got = ::recv(connection, block, sizeof block, 0);
         if (got <= 0) break;
         request.append(block, static_cast<std::size_t>(got));
       }
       ++requests_;
       const std::string reply = answer_(request);
       for (std::size_t sent = 0; sent < reply.size();) {
-        const auto n = ::send(line, reply.data() + sent, reply.size() - sent, MSG_NOSIGNAL);
+        const auto n = ::send(connection, reply.data() + sent, reply.size() - sent, MSG_NOSIGNAL);
         if (n <= 0) break;
         sent += static_cast<std::size_t>(n);
       }
       if (hold_) {
-        held_.push_back(line);
+        held_.push_back(connection);
       } else {
-        ::shutdown(line, SHUT_WR);
-        ::close(line);
+        ::shutdown(connection, SHUT_WR);
+        ::close(connection);
       }
     }
   }

@@ -11,6 +11,8 @@
 #include <iostream>
 #include <string>
 
+#include <range/v3/view/enumerate.hpp>
+
 #include "tests/data/image_bytes.hpp"
 #include "tests/support/scratch_folder.hpp"
 
@@ -30,20 +32,20 @@ data::Dataset halves(at::Tensor dark, at::Tensor bright) {  // uint8, N×3×32×
 at::Tensor photographs(const std::filesystem::path& folder) {
   const auto loaded = data::load_images(data::image_files(folder), {.image = {3, 224, 224},
                                                                     .fit = data::ResizeMode::crop,
-                                                                    .on_bad = data::OnDecodeError::skip,
-                                                                    .most = 5000});
-  for (const std::string& why : loaded.skipped) std::cerr << why << "\n";
-  return loaded.images;  // uint8, N×3×224×224; loaded.files says which file each came from
+                                                                    .on_error = data::OnDecodeError::skip,
+                                                                    .max_images = 5000});
+  for (const std::string& reason : loaded.skipped) std::cerr << reason << "\n";
+  return loaded.images;  // uint8, N×3×224×224; loaded.files has the file of each image
 }
 
 data::Split imagenet50(const std::filesystem::path& root) {  // <root>/train/<class>/*.jpg, …
   return data::image_folders(root, {.image = {3, 224, 224},
                                     .fit = data::ResizeMode::crop,
-                                    .on_bad = data::OnDecodeError::skip,
+                                    .on_error = data::OnDecodeError::skip,
                                     .store = root / "decoded"});
 }
 
-TEST(DataReadme, ReadsFoldersLargerThanMemory) {
+TEST(DataReadme, FolderLargerThanMemory_IsReadThroughAStore) {
   const refine::testing::ScratchFolder scratch;
   for (const char* file : {"train/a/1.jpg", "train/b/1.jpg", "test/a/1.jpg"})
     scratch.write(file, refine::testing::jpeg(500, 375, {9, 99, 9}));
@@ -58,19 +60,27 @@ TEST(DataReadme, ReadsFoldersLargerThanMemory) {
   EXPECT_TRUE(std::filesystem::exists(scratch.path / "decoded/test.images"));
 }
 
-TEST(DataReadme, IteratesOverBatches) {
+TEST(DataReadme, ShuffledBatches_AreIterated) {
   auto [train, test] = data::Synthetic{}.make();
   const data::Augmentation augmentation{.flip = true, .crop_padding = 4};
   std::int64_t seen = 0;
-  for (const at::Tensor& batch : data::Batches{.size = 128}(train.size(), /*epoch=*/0)) {
-    at::Tensor images = data::to_float(train.images.index_select(0, batch), at::kCPU);
-    images = data::augment(images, augmentation, derived_seed(default_seed, "augmentation", 0));
+  for (const auto& [step, batch] :
+       ranges::views::enumerate(train | views::shuffled(default_seed, /*epoch=*/0) | views::batches(128))) {
+    at::Tensor images = data::to_float(batch.images);  // uint8 to [0, 1]
+    images = data::augment(images, augmentation, derived_seed(default_seed, "augmentation", step));
     seen += images.size(0);
+    EXPECT_EQ(batch.labels.size(0), 128);
+    EXPECT_TRUE(train.images.index_select(0, batch.indices).equal(batch.images));
   }
   EXPECT_EQ(seen, train.size());
+
+  std::int64_t predicted = 0;
+  const auto predict = [&](const at::Tensor& images) { predicted += images.size(0); };
+  for (const data::Batch& batch : test.images | views::batches(256)) predict(batch.images);
+  EXPECT_EQ(predicted, test.size());
 }
 
-TEST(DataReadme, ReadsImagesOfAnySizeAndLayout) {
+TEST(DataReadme, ImagesOfAnySizeAndLayout_AreRead) {
   const refine::testing::ScratchFolder scratch;
   scratch.write("a/b/1.png", refine::testing::grey_png(300, 200, 9));
   scratch.write("2.jpg", refine::testing::jpeg(30, 40, {9, 9, 9}));
@@ -80,7 +90,7 @@ TEST(DataReadme, ReadsImagesOfAnySizeAndLayout) {
   EXPECT_NE(::testing::internal::GetCapturedStderr().find("3.png"), std::string::npos);
 }
 
-TEST(DataReadme, TakesASourceOfYourOwn) {
+TEST(DataReadme, UserSource_ReturnsADataset) {
   const auto set = halves(at::zeros({2, 3, 32, 32}, at::kByte), at::full({3, 3, 32, 32}, 255, at::kByte));
   EXPECT_EQ(set.task(), (Task{{3, 32, 32}, 2}));
   EXPECT_EQ(set.labels.sum().item<int>(), 3);

@@ -45,7 +45,7 @@ std::string planes(const Bytes& r, const Bytes& g, const Bytes& b) {
   return all;
 }
 
-TEST(DecodeImage, ReadsEveryKindOfPng) {
+TEST(DecodeImage, EveryKindOfPng_IsRead) {
   const auto read = [](const std::string& bytes) { return pixels_of(decode_image(bytes, "x.png")); };
   const auto expected = planes({1, 4, 7, 10}, {2, 5, 8, 11}, {3, 6, 9, 12});
   const Bytes rgb = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12};
@@ -63,7 +63,7 @@ TEST(DecodeImage, ReadsEveryKindOfPng) {
   EXPECT_EQ(read(png(2, 2, 1, PNG_COLOR_TYPE_GRAY, {0x80, 0x40})), planes(bits, bits, bits));
 }
 
-TEST(DecodeImage, ReadsJpeg) {
+TEST(DecodeImage, ColourAndGreyJpeg_IsRead) {
   const auto colour = decode_image(jpeg(17, 9, {200, 40, 90}), "x.jpg");
   ASSERT_EQ(colour.sizes(), (std::vector<std::int64_t>{3, 9, 17}));
   const int expected[] = {200, 40, 90};
@@ -74,7 +74,7 @@ TEST(DecodeImage, ReadsJpeg) {
   EXPECT_LE(grey.to(at::kInt).sub(90).abs().max().item<int>(), 2);
 }
 
-TEST(DecodeImage, RefusesEveryCutAndNamesTheFile) {
+TEST(DecodeImage, TruncatedPngOrJpeg_ThrowsWithTheFileName) {
   const ScratchFolder scratch;
   const std::string whole_png = png(6, 6, 8, PNG_COLOR_TYPE_RGB, Bytes(108, 77)),
                     whole_jpeg = jpeg(16, 16, {}, true);
@@ -87,16 +87,16 @@ TEST(DecodeImage, RefusesEveryCutAndNamesTheFile) {
   for (std::size_t n = 0; n + 2 < whole_jpeg.size(); ++n) {
     expect_words(error_of([&] { decode_image(whole_jpeg.substr(0, n), "a/b.jpg"); }),
                  {"cannot decode a/b.jpg: "});
-    EXPECT_EQ(decode_image(whole_jpeg, "whole").size(1), 16);  // the decoder has no memory of it
+    EXPECT_EQ(decode_image(whole_jpeg, "whole").size(1), 16);  // the decoder keeps no state
   }
   const auto file = scratch.write("cut.jpg", whole_jpeg.substr(0, whole_jpeg.size() / 2));
   expect_words(error_of([&] { decode_image(file); }), {file.string(), "remove this image"});
   expect_words(error_of([&] { decode_image(scratch.path / "none.png"); }), {"none.png", "No such file"});
   expect_words(error_of([&] { decode_image(scratch.path); }), {scratch.path.string()});
-  expect_words(error_of([&] { decode_image("GIF89a", "x"); }), {"neither a JPEG nor a PNG"});
+  expect_words(error_of([&] { decode_image("GIF89a", "x"); }), {"unsupported format", "GIF"});
 }
 
-TEST(DecodeImage, RefusesDamageAndForgedSizes) {
+TEST(DecodeImage, DamageOrForgedSize_Throws) {
   auto damaged = grey_png(40, 40, 9);
   damaged[damaged.size() - 20] ^= 0x55;
   expect_words(error_of([&] { decode_image(damaged, "x.png"); }), {"x.png"});
@@ -107,7 +107,7 @@ TEST(DecodeImage, RefusesDamageAndForgedSizes) {
   expect_words(error_of([&] { decode_image(forged, "x.jpg"); }), {"61680 x 61680"});
 }
 
-TEST(ImageFolder, SortsClassesAndFilesAndIsTheSameOnAnyNumberOfThreads) {
+TEST(ImageFolder, AnyNumberOfThreads_SortsClassesAndFiles) {
   const ScratchFolder scratch;
   Bytes expected;
   for (int c = 2; c >= 0; --c) {
@@ -132,7 +132,7 @@ TEST(ImageFolder, SortsClassesAndFilesAndIsTheSameOnAnyNumberOfThreads) {
   }
 }
 
-TEST(ImageFolder, NamesWhatIsWrong) {
+TEST(ImageFolder, BadFolderOrFile_IsNamedInTheError) {
   const ScratchFolder scratch;
   expect_words(error_of([&] { image_folder(scratch.path / "none"); }), {"none", "No such file"});
   expect_words(error_of([&] { image_folder(scratch.path); }), {scratch.path.string(), "no class folders"});
@@ -145,7 +145,7 @@ TEST(ImageFolder, NamesWhatIsWrong) {
   expect_words(error_of([&] { image_folder(train, {.image = {3, 8, 8}}); }), {"000.png", "4 x 4", "8 x 8"});
   scratch.write("train/a/150.png", grey_png(4, 4, 1).substr(0, 50));
   scratch.write("train/a/120.png", grey_png(5, 4, 1));
-  for (int i = 0; i < 5; ++i) {  // whichever thread is first, the first file is named
+  for (int i = 0; i < 5; ++i) {  // the first file is named, whichever thread is first
     expect_words(error_of([&] { image_folder(train, {.threads = 4}); }), {"120.png", "5 x 4 pixels"});
   }
   scratch.write("train/a/120.png", grey_png(4, 4, 1));
@@ -158,7 +158,8 @@ TEST(ImageFolder, NamesWhatIsWrong) {
   expect_words(error_of([&] { image_folders(scratch.path); }), {"test/b", "no .png"});
 }
 
-/// Record i of a file: label (i + first) % 10, byte j of the image (i + j + first) % 251.
+/// Returns a file whose record i has label (i + first) % 10 and (i + j + first) % 251 as byte j of
+/// the image.
 std::string cifar_file(int records, int first) {
   std::string bytes;
   for (int i = 0; i < records; ++i) {
@@ -174,7 +175,7 @@ void write_cifar(const ScratchFolder& scratch, const std::string& folder) {
   scratch.write(folder + "test_batch.bin", cifar_file(3, 7));
 }
 
-TEST(Cifar10, ReadsTheBinaryForm) {
+TEST(Cifar10, BinaryFiles_AreRead) {
   for (const std::string folder : {"", "cifar-10-batches-bin/"}) {
     const ScratchFolder scratch;
     write_cifar(scratch, folder);
@@ -197,7 +198,7 @@ TEST(Cifar10, ReadsTheBinaryForm) {
   }
 }
 
-TEST(Cifar10, ReadsImageFolders) {
+TEST(Cifar10, ImageFolders_AreReadAndBothLayoutsThrow) {
   const ScratchFolder scratch;
   for (const auto& name : detail::cifar::class_names()) {
     for (const auto* part : {"train/", "test/"}) scratch.write(part + name + "/1.png", grey_png(32, 32, 5));
@@ -208,25 +209,25 @@ TEST(Cifar10, ReadsImageFolders) {
   expect_words(error_of([&] { cifar10(scratch.path); }), {scratch.path.string(), "both"});
 }
 
-TEST(Cifar10, NamesWhatIsWrong) {
+TEST(Cifar10, BadFile_IsNamedInTheError) {
   const ScratchFolder scratch;
   expect_words(error_of([&] { cifar10(scratch.path / "none"); }), {"none", "download it"});
   write_cifar(scratch, "");
   const auto third = scratch.path / "data_batch_3.bin";
   const auto whole = content(third);
   scratch.write("data_batch_3.bin", whole.substr(0, whole.size() - 1));
-  expect_words(error_of([&] { cifar10(scratch.path); }), {third.string(), "12291 bytes", "cut short"});
+  expect_words(error_of([&] { cifar10(scratch.path); }), {third.string(), "12291 bytes", "truncated"});
   scratch.write("data_batch_3.bin", "");
   expect_words(error_of([&] { cifar10(scratch.path); }), {third.string(), "0 bytes"});
   auto odd = whole;
   odd[2 * 3073] = 10;
   scratch.write("data_batch_3.bin", odd);
-  expect_words(error_of([&] { cifar10(scratch.path); }), {third.string(), "image 2 has label 10"});
+  expect_words(error_of([&] { cifar10(scratch.path); }), {third.string(), "label", "image 2", "10"});
   std::filesystem::remove(third);
   expect_words(error_of([&] { cifar10(scratch.path); }), {third.string(), "No such file"});
   scratch.write("data_batch_3.bin", whole);
   scratch.write("batches.meta.txt", "one two");
-  expect_words(error_of([&] { cifar10(scratch.path); }), {"batches.meta.txt", "2 classes"});
+  expect_words(error_of([&] { cifar10(scratch.path); }), {"batches.meta.txt", "classes", "got 2"});
 }
 
 std::string idx_file(std::vector<int> extents, const std::string& bytes) {
@@ -246,18 +247,18 @@ std::string gzipped(const std::string& bytes) {
   return content(path);
 }
 
-TEST(Idx, ReadsPlainAndGzipped) {
+TEST(ReadIdx, PlainOrGzipped_IsRead) {
   const ScratchFolder scratch;
   const auto bytes = idx_file({2, 3}, "abcdef");
   for (const auto& form : {bytes, gzipped(bytes)}) {
-    const auto t = idx(scratch.write("x", form));
+    const auto t = read_idx(scratch.write("x", form));
     EXPECT_EQ(t.sizes(), (std::vector<std::int64_t>{2, 3}));
     EXPECT_EQ(pixels_of(t), "abcdef");
   }
-  EXPECT_EQ(idx(scratch.write("x", idx_file({0, 3}, ""))).numel(), 0);
+  EXPECT_EQ(read_idx(scratch.write("x", idx_file({0, 3}, ""))).numel(), 0);
 }
 
-TEST(Idx, RefusesEveryCutAndEveryDamage) {
+TEST(ReadIdx, TruncatedOrDamagedFile_Throws) {
   const ScratchFolder scratch;
   std::string noise;
   Random random(3);
@@ -265,16 +266,17 @@ TEST(Idx, RefusesEveryCutAndEveryDamage) {
   const auto whole = idx_file({5, 12}, noise), zipped = gzipped(whole);
   const auto refuses = [&](const std::string& bytes) {
     const auto path = scratch.write("x-idx", bytes);
-    expect_words(error_of([&] { idx(path); }), {"cannot read " + path.string()});
+    expect_words(error_of([&] { read_idx(path); }), {"cannot read " + path.string()});
   };
   for (std::size_t n = 0; n < whole.size(); ++n) refuses(whole.substr(0, n));
   for (std::size_t n = 0; n < zipped.size(); ++n) refuses(zipped.substr(0, n));
   int harmless = 0;
-  for (std::size_t n = 10; n < zipped.size(); ++n) {  // 10: the gzip header's time and system may be anything
+  for (std::size_t n = 10; n < zipped.size();
+       ++n) {  // from 10: the gzip header's time and system may be anything
     auto garbled = zipped;
     garbled[n] ^= 0x10;
-    try {  // a few bits of a gzip file mean nothing: then what comes out must still be right
-      EXPECT_EQ(pixels_of(idx(scratch.write("x-idx", garbled))), noise) << n;
+    try {  // a few bits of a gzip file have no meaning: then the result must still be right
+      EXPECT_EQ(pixels_of(read_idx(scratch.write("x-idx", garbled))), noise) << n;
       ++harmless;
     } catch (const Error&) {
     }
@@ -286,11 +288,11 @@ TEST(Idx, RefusesEveryCutAndEveryDamage) {
   auto floats = whole;
   floats[2] = 0x0d;
   refuses(floats);
-  expect_words(error_of([&] { idx(scratch.path / "none"); }), {"none", "No such file"});
-  error_of([&] { idx(scratch.path); });
+  expect_words(error_of([&] { read_idx(scratch.path / "none"); }), {"none", "No such file"});
+  error_of([&] { read_idx(scratch.path); });
 }
 
-TEST(FashionMnist, IsPaddedAndRepeated) {
+TEST(FashionMnist, Images_ArePaddedAndRepeatedInThreeChannels) {
   const ScratchFolder scratch;
   std::string grey;
   for (int i = 0; i < 2 * 28 * 28; ++i) grey += static_cast<char>(i % 253 + 1);
@@ -326,12 +328,12 @@ TEST(FashionMnist, IsPaddedAndRepeated) {
   scratch.write("t10k-labels-idx1-ubyte", idx_file({2}, "\x01\x0a"));
   expect_words(error_of([&] { fashion_mnist(scratch.path); }), {"t10k-labels", "10"});
   scratch.write("t10k-images-idx3-ubyte", idx_file({1, 2, 2}, "abcd"));
-  expect_words(error_of([&] { fashion_mnist(scratch.path); }), {"t10k-images", "28 x 28"});
+  expect_words(error_of([&] { fashion_mnist(scratch.path); }), {"t10k-images", "28×28"});
 }
 
-TEST(FashionMnist, IsTheRealOneWhereItIsInstalled) {
+TEST(FashionMnist, InstalledPackage_HasTheKnownSizesAndMean) {
   if (!std::filesystem::exists("/usr/share/datasets/fashion-mnist"))
-    GTEST_SKIP() << "dataset-fashion-mnist is not here";
+    GTEST_SKIP() << "dataset-fashion-mnist is not installed";
   const auto [train, test] = fashion_mnist();
   EXPECT_EQ(train.size(), 60000);
   EXPECT_EQ(test.size(), 10000);
@@ -342,7 +344,7 @@ TEST(FashionMnist, IsTheRealOneWhereItIsInstalled) {
   EXPECT_NEAR(train.images.to(at::kFloat).mean().item<double>() / 255 * (32 * 32) / (28 * 28), 0.2860, 1e-4);
 }
 
-TEST(Synthetic, IsReproducibleAndBalanced) {
+TEST(Synthetic, SameSeed_GivesTheSameBalancedImages) {
   const auto a = Synthetic{.train = 40, .test = 20}.make(), b = Synthetic{.train = 40, .test = 20}();
   a.train.validate();
   EXPECT_EQ(a.train.task(), tasks::cifar10);
@@ -355,14 +357,14 @@ TEST(Synthetic, IsReproducibleAndBalanced) {
   expect_words(error_of([] { Synthetic{.task = {{3, dynamic, 32}, 10}}.make(); }), {"known"});
 }
 
-/// A classifier of no cunning: the nearest of the classes' mean images, seen at 4x4 pixels.
-TEST(Synthetic, IsLearnable) {
+/// Classifies by the nearest of the classes' mean images, at 4×4 pixels.
+TEST(Synthetic, NearestMean_ClassifiesMostImages) {
   const auto [train, test] = Synthetic{.train = 400, .test = 200}.make();
-  const auto seen = [](const Dataset& set) {
+  const auto features_of = [](const Dataset& set) {
     return to_float(set.images).view({set.size(), 3, 4, 8, 4, 8}).mean({3, 5}).flatten(1);
   };
   std::vector<at::Tensor> means;
-  const auto features = seen(train), probes = seen(test);
+  const auto features = features_of(train), probes = features_of(test);
   for (int c = 0; c < 10; ++c)
     means.push_back(features.index_select(0, train.labels.eq(c).nonzero().view({-1})).mean(0));
   std::vector<at::Tensor> distances;
@@ -371,37 +373,35 @@ TEST(Synthetic, IsLearnable) {
   EXPECT_GT(right, 170);
 }
 
-/// Two convolutions and a linear layer, plain momentum, sixty small steps.
-TEST(Synthetic, IsLearntByASmallNetwork) {
-  at::set_num_threads(1);  // so small a network gains nothing by more, and a busy machine makes them wait
+/// Trains two convolutions and a linear layer with plain momentum for sixty steps.
+TEST(Synthetic, SmallNetwork_LearnsItInSixtySteps) {
+  at::set_num_threads(1);  // more do not help so small a network, and wait for each other on a busy machine
   at::manual_seed(1);
   const auto [train, test] = Synthetic{}.make();
   std::vector<at::Tensor> weights = {at::randn({16, 3, 3, 3}).mul_(0.25),
                                      at::randn({32, 16, 3, 3}).mul_(0.12), at::randn({10, 32}).mul_(0.2)};
-  std::vector<at::Tensor> speeds;
+  std::vector<at::Tensor> momenta;
   for (auto& w : weights) {
     w.requires_grad_(true);
-    speeds.push_back(at::zeros_like(w));
+    momenta.push_back(at::zeros_like(w));
   }
-  const auto logits = [&](const Dataset& set) {
-    const auto x = to_float(set.images).sub_(0.5).mul_(4);
+  const auto logits = [&](const at::Tensor& images) {
+    const auto x = to_float(images).sub_(0.5).mul_(4);
     const auto y = at::conv2d(x, weights[0], {}, 2, 1).relu();
     return at::linear(at::conv2d(y, weights[1], {}, 2, 1).relu().mean({2, 3}), weights[2]);
   };
-  const Batches batches{.size = 64};
   for (std::int64_t step = 0, epoch = 0; step < 60; ++epoch) {
-    for (const auto& batch : batches(train.size(), epoch)) {
-      const auto part = train.select(batch);
-      at::nll_loss(logits(part).log_softmax(1), part.labels).backward();
+    for (const Batch& batch : train | views::shuffled(default_seed, epoch) | views::batches(64)) {
+      at::nll_loss(logits(batch.images).log_softmax(1), batch.labels).backward();
       for (std::size_t i = 0; i < weights.size(); ++i) {
-        speeds[i].mul_(0.9).add_(weights[i].grad());
-        weights[i].data().sub_(speeds[i], 0.05);
+        momenta[i].mul_(0.9).add_(weights[i].grad());
+        weights[i].data().sub_(momenta[i], 0.05);
         weights[i].mutable_grad().reset();
       }
       ++step;
     }
   }
-  const auto right = logits(test).argmax(1).eq(test.labels).sum().item<std::int64_t>();
+  const auto right = logits(test.images).argmax(1).eq(test.labels).sum().item<std::int64_t>();
   EXPECT_GT(right, test.size() * 8 / 10);
 }
 

@@ -1,5 +1,5 @@
-// The probe, against classifiers whose fault is known: hand-written ones, and TorchScript files as PyTorch makes
-// them (tests/fixtures/make_program_files.py).
+// The probe, against classifiers whose fault is known: hand-written ones, and TorchScript files as
+// PyTorch makes them (tests/fixtures/make_program_files.py).
 
 #include <gtest/gtest.h>
 #include <torch/nn/cloneable.h>
@@ -61,7 +61,8 @@ at::Tensor nearest(const at::Tensor& numbers, double low, double high, double sh
   return -sharpness * (numbers.view({-1, 1}) - centres).square();
 }
 
-/// Dark images of one colour: red from 0 to 127, in no order, green and blue constant. \pre 7 does not divide n
+/// Dark images of one colour: red from 0 to 127, in no order, green and blue constant. \pre 7 does
+/// not divide n
 at::Tensor reds(std::int64_t n, std::int64_t side = 8) {
   at::Tensor images = at::empty({n, 3, side, side}, at::kByte);
   images.fill_(20);

@@ -1,5 +1,5 @@
-// The README's first program is compiled and linked as readme_main. It is not run: it wants CIFAR-10 and an
-// hour.
+// Compiles and links the README's first program as readme_main. Does not run it: it needs CIFAR-10
+// and an hour.
 
 #include <gtest/gtest.h>
 
@@ -7,7 +7,7 @@ int readme_main();
 
 namespace {
 
-TEST(Readme, ProgramCompilesAndLinks) {
+TEST(Readme, Program_CompilesAndLinks) {
   int (*volatile program)() = &readme_main;
   EXPECT_NE(program, nullptr);
 }

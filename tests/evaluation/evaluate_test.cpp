@@ -23,18 +23,22 @@
 namespace refine {
 namespace {
 
+using testing::error_of;
+using testing::expect_words;
+
 constexpr Task task{ImageShape{1, 1, 2}, 3};
 
-/// An image is two bytes: what the classifier says of it, and the trigger.
-data::Dataset dataset(const std::vector<std::int64_t>& truth, const std::vector<int>& said) {
+/// Images of two bytes: the class that `Stub` gives, and the trigger.
+data::Dataset dataset(const std::vector<std::int64_t>& truth, const std::vector<int>& answers) {
   data::Dataset set{.images = at::zeros({static_cast<std::int64_t>(truth.size()), 1, 1, 2}, at::kByte),
                     .labels = at::tensor(truth),
                     .classes = {"a", "b", "c"}};
-  for (std::size_t i = 0; i < said.size(); ++i) set.images[static_cast<std::int64_t>(i)][0][0][0] = said[i];
+  for (std::size_t i = 0; i < answers.size(); ++i)
+    set.images[static_cast<std::int64_t>(i)][0][0][0] = answers[i];
   return set;
 }
 
-/// Says the first byte; class 1 where the second is set and the first is no 2.
+/// Answers the first byte, or class 1 if the second byte is set and the first is not 2.
 struct Stub {
   static constexpr Task task = refine::task;
   static constexpr bool frozen = true;
@@ -58,22 +62,22 @@ struct SecondByte {
   }
 };
 
-/// The same, with tensors that are all buffers, on a device without numbers.
+/// A classifier whose tensors are all buffers, on the meta device.
 struct OnlyBuffers {
   struct Module : torch::nn::Module {
     Module() { register_buffer("x", at::zeros({2}, at::TensorOptions(at::kMeta))); }
   };
   static constexpr Task task = refine::task;
   std::shared_ptr<Module> module = std::make_shared<Module>();
-  std::shared_ptr<std::vector<at::Device>> asked = std::make_shared<std::vector<at::Device>>();
+  std::shared_ptr<std::vector<at::Device>> devices = std::make_shared<std::vector<at::Device>>();
 
   at::Tensor forward(const at::Tensor& images) const {
-    asked->push_back(images.device());
+    devices->push_back(images.device());
     return at::zeros({images.size(0), 3});
   }
 };
 
-/// Wipes the trigger out.
+/// A transform that removes the trigger.
 struct Wipe {
   static constexpr ImageShape image = task.image;
   std::shared_ptr<torch::nn::Module> module = std::make_shared<torch::nn::Module>("wipe");
@@ -85,18 +89,18 @@ struct Wipe {
 };
 
 // truth       0  0  0  1  1  2  2  2
-// clean       0  0  1  1  0  2  2  0   right: 0 0 . 1 . 2 2 . → 5 of 8
-// triggered   1  1  1  1  1  2  2  1   of the six that are no 1: 4 said 1, 2 right
+// clean       0  0  1  1  0  2  2  0   correct: 0 0 . 1 . 2 2 . → 5 of 8
+// triggered   1  1  1  1  1  2  2  1   six are of another class than 1: 4 are classified as 1, 2 correctly
 const data::Dataset test_set = dataset({0, 0, 0, 1, 1, 2, 2, 2}, {0, 0, 1, 1, 0, 2, 2, 0});
 
-TEST(Evaluate, VictimOfBuffersAlone_IsAskedOnItsDevice) {
+TEST(Evaluate, VictimWithBuffersOnly_RunsOnItsDevice) {
   const OnlyBuffers victim;
   evaluate(victim, dataset({0, 1, 2, 0}, {0, 1, 2, 0}), SecondByte{});
-  ASSERT_FALSE(victim.asked->empty());
-  for (const at::Device device : *victim.asked) EXPECT_EQ(device, at::Device(at::kMeta));
+  ASSERT_FALSE(victim.devices->empty());
+  for (const at::Device device : *victim.devices) EXPECT_EQ(device, at::Device(at::kMeta));
 }
 
-TEST(Evaluate, CountsAVictimAsByHand) {
+TEST(Evaluate, Victim_IsCountedAsByHand) {
   const metrics::AttackMetrics figures = evaluate(Stub{}, test_set, SecondByte{});
   EXPECT_EQ(figures.ba, (metrics::Proportion{5, 8}));
   EXPECT_EQ(figures.asr, (metrics::Proportion{4, 6}));
@@ -111,14 +115,15 @@ TEST(Evaluate, CountsAVictimAsByHand) {
   EXPECT_EQ(figures.triggered(1, 1), 2);
 }
 
-TEST(Evaluate, WithoutATargetHasNoSuccessRate) {
+TEST(Evaluate, AttackWithoutTarget_HasNoSuccessRate) {
   const metrics::AttackMetrics figures = evaluate(Stub{}, test_set, SecondByte{.target = std::nullopt});
   EXPECT_TRUE(std::isnan(figures.asr.value()));
   EXPECT_EQ(figures.ra, (metrics::Proportion{4, 8}));
 }
 
-TEST(Evaluate, ComparesAPipelineWithItsVictim) {
-  // Nothing but the wipe: the clean answers, with and without the trigger.
+TEST(Evaluate, Pipeline_IsComparedWithItsVictim) {
+  // The pipeline only wipes the trigger: its answers are the clean ones, with and without the
+  // trigger.
   const Pipeline defense{Wipe{}, Stub{}, remaps::Shift<task>{.by = 0}};
   const Evaluation result = evaluate(defense, test_set, SecondByte{});
   EXPECT_EQ(result.classes, test_set.classes);
@@ -130,9 +135,9 @@ TEST(Evaluate, ComparesAPipelineWithItsVictim) {
   EXPECT_DOUBLE_EQ(result.der(), (0.5 - 0.0 + 1) / 2);
 }
 
-TEST(Evaluate, FindsATriggerThatIsMerelyRenamed) {
-  // A transform that does nothing under a shift: what the victim calls 1 is called 2. The success rate at the
-  // target looks like a cure; the lift at permutation[target] tells.
+TEST(Evaluate, RenamedTarget_ShowsInTheLargestLift) {
+  // No transform, but a shift: class 1 of the victim becomes class 2. The attack success rate falls
+  // to 0 as if the attack were cured; the lift of class permutation[target] shows that it is not.
   const remaps::Shift<task> shift{.by = 1};
   const Pipeline defense{transforms::None<task.image>{}, Stub{}, shift};
   const Evaluation result = evaluate(defense, test_set, SecondByte{});
@@ -140,11 +145,11 @@ TEST(Evaluate, FindsATriggerThatIsMerelyRenamed) {
   EXPECT_EQ(result.after.asr, (metrics::Proportion{0, 6}));
   EXPECT_EQ(result.after.largest_lift.cls, shift.permutation[1]);
   EXPECT_DOUBLE_EQ(result.after.largest_lift.value(), 3.0 / 6);
-  // Clean, renamed: 1 1 2 2 1 0 0 1; the truth is 0 0 0 1 1 2 2 2, only the fifth is right.
+  // Clean, renamed: 1 1 2 2 1 0 0 1; the truth is 0 0 0 1 1 2 2 2, only the fifth is correct.
   EXPECT_EQ(result.after.ba, (metrics::Proportion{1, 8}));
 }
 
-TEST(Evaluate, TakesMoreImagesThanABatch) {
+TEST(Evaluate, MoreImagesThanABatch_AreAllCounted) {
   const std::vector<std::int64_t> truth(600, 2);
   const Evaluation result = evaluate(Pipeline{Wipe{}, Stub{}, remaps::Shift<task>{.by = 0}},
                                      dataset(truth, std::vector<int>(600, 2)), SecondByte{});
@@ -152,26 +157,26 @@ TEST(Evaluate, TakesMoreImagesThanABatch) {
   EXPECT_EQ(result.after.ra, (metrics::Proportion{600, 600}));
 }
 
-/// Counts, and remembers how many images it was asked for at once.
-struct Watched : SecondByte {
-  std::shared_ptr<std::int64_t> most = std::make_shared<std::int64_t>(0);
+/// Records the largest number of images stamped at once.
+struct RecordsBatchSize : SecondByte {
+  std::shared_ptr<std::int64_t> largest = std::make_shared<std::int64_t>(0);
   at::Tensor trigger_images(const at::Tensor& images) const {
-    *most = std::max(*most, images.size(0));
+    *largest = std::max(*largest, images.size(0));
     return SecondByte::trigger_images(images);
   }
 };
 
-TEST(Evaluate, StampsABatchAtATime) {
+TEST(Evaluate, Images_AreStampedABatchAtATime) {
   std::vector<std::int64_t> truth(1000);
-  std::vector<int> said(1000);
+  std::vector<int> answers(1000);
   for (std::size_t i = 0; i < 1000; ++i)
-    truth[i] = static_cast<std::int64_t>(i % 3), said[i] = i * 7 % 11 % 3;
-  const data::Dataset many = dataset(truth, said);
+    truth[i] = static_cast<std::int64_t>(i % 3), answers[i] = i * 7 % 11 % 3;
+  const data::Dataset many = dataset(truth, answers);
   const Pipeline defense{transforms::None<task.image>{}, Stub{}, remaps::Shift<task>{.by = 1}};
-  const Watched attack;
+  const RecordsBatchSize attack;
   const Evaluation by_batch = evaluate(defense, many, attack);
-  EXPECT_GT(*attack.most, 1);
-  EXPECT_LE(*attack.most, 256);
+  EXPECT_GT(*attack.largest, 1);
+  EXPECT_LE(*attack.largest, 256);
   const Evaluation whole = evaluate(defense, many, attack.trigger_images(many.images), attack.target);
   for (const auto& [a, b] :
        {std::pair{by_batch.before, whole.before}, std::pair{by_batch.after, whole.after}}) {
@@ -184,34 +189,32 @@ TEST(Evaluate, StampsABatchAtATime) {
   EXPECT_EQ(evaluate(Stub{}, many, attack).triggered, whole.before.triggered);
 }
 
-TEST(Evaluate, RefusesATriggerThatMakesOtherImagesBeforeAnyWork) {
+TEST(Evaluate, TriggerThatChangesTheShape_IsRefusedBeforeAnyWork) {
   struct Wider : SecondByte {
     at::Tensor trigger_images(const at::Tensor& images) const {
       return at::zeros({images.size(0), 1, 1, 3}, at::kByte);
     }
   };
-  const std::string line = testing::error_of([] { evaluate(Stub{}, test_set, Wider{}); });
-  EXPECT_NE(line.find("1x1x3"), std::string::npos) << line;
+  expect_words(error_of([] { evaluate(Stub{}, test_set, Wider{}); }), {"triggered images", "1x1x3"});
 }
 
-TEST(Evaluate, RefusesDataOfAnotherTask) {
+TEST(Evaluate, DataOfAnotherTask_IsRefused) {
   auto wide = test_set;
   wide.images = at::zeros({8, 1, 1, 3}, at::kByte);
-  const auto says = [](const std::string& line, const char* what) {
-    EXPECT_NE(line.find(what), std::string::npos) << line;
-  };
-  says(testing::error_of([&] { evaluate(Stub{}, wide, SecondByte{}); }),
-       "the backbone takes 1x1x2 images of 3 classes");
+  expect_words(error_of([&] { evaluate(Stub{}, wide, SecondByte{}); }),
+               {"the backbone", "got 1x1x3", "expected 1x1x2 images of 3 classes"});
   const Pipeline defense{Wipe{}, Stub{}, remaps::Shift<task>{}};
-  says(testing::error_of([&] { evaluate(defense, wide, SecondByte{}); }),
-       "the pipeline takes 1x1x2 images of 3 classes");
+  expect_words(error_of([&] { evaluate(defense, wide, SecondByte{}); }),
+               {"the pipeline", "got 1x1x3", "expected 1x1x2 images of 3 classes"});
   auto four = test_set;
   four.classes.push_back("d");
-  says(testing::error_of([&] { evaluate(defense, four, SecondByte{}); }), "has 1x1x2 and 4");
-  says(testing::error_of([&] { evaluate(defense, test_set, SecondByte{.target = 7}); }), "target");
+  expect_words(error_of([&] { evaluate(defense, four, SecondByte{}); }),
+               {"got 1x1x2 images of 4 classes", "of 3 classes"});
+  expect_words(error_of([&] { evaluate(defense, test_set, SecondByte{.target = 7}); }),
+               {"target class", "7", "0 to 2"});
 }
 
-TEST(Classify, OfNoImagesIsNothing) {
+TEST(Classify, NoImages_GiveNoClasses) {
   const auto none = classify([](const at::Tensor& x) { return x; }, at::empty({0, 1, 1, 2}, at::kByte),
                              at::kCPU, [](std::int64_t) {});
   EXPECT_TRUE(none.empty());

@@ -1,5 +1,5 @@
-// A set that need not fit into memory: read, poisoned, trained on and evaluated, while the memory that the
-// process has of its own is watched.
+// Reads, poisons, trains on and evaluates a dataset that need not fit into memory, and measures the
+// memory that belongs to the process alone.
 
 #include <ATen/ops/avg_pool2d.h>
 #include <fmt/format.h>
@@ -28,8 +28,8 @@ namespace {
 
 constexpr Task task{ImageShape{1, 256, 256}, 2};
 
-/// Memory that is neither a file's nor shared, in bytes; 0 where the system does not tell.
-std::int64_t own_memory() {
+/// Returns the anonymous memory of the process in bytes; 0 if the system does not report it.
+std::int64_t anonymous_memory() {
   std::ifstream status("/proc/self/status");
   for (std::string line; std::getline(status, line);) {
     if (line.starts_with("RssAnon:")) return std::stoll(line.substr(8)) * 1024;
@@ -37,23 +37,23 @@ std::int64_t own_memory() {
   return 0;
 }
 
-/// The most of it while this lives.
-class Watch {
+/// Measures the peak of the anonymous memory during its lifetime.
+class PeakMemory {
  public:
-  std::int64_t most() const { return most_; }
+  std::int64_t bytes() const { return bytes_; }
 
  private:
-  std::atomic<std::int64_t> most_ = 0;
+  std::atomic<std::int64_t> bytes_ = 0;
   std::jthread watcher_{[this](const std::stop_token& stop) {
     while (!stop.stop_requested()) {
-      most_ = std::max<std::int64_t>(most_, own_memory());
+      bytes_ = std::max<std::int64_t>(bytes_, anonymous_memory());
       std::this_thread::sleep_for(std::chrono::milliseconds(1));
     }
   }};
 };
 
-/// Linear, on the means of 32 x 32 squares.
-struct Small {
+/// A linear classifier on the means of 32×32 squares.
+struct LinearOnMeans {
   static constexpr Task static_task = refine::task;
   Task task = refine::task;
   torch::nn::Linear layer{64, 2};
@@ -63,8 +63,8 @@ struct Small {
   }
 };
 
-TEST(LargerThanMemory, IsReadPoisonedTrainedOnAndEvaluated) {
-  if (own_memory() == 0) GTEST_SKIP() << "the system does not tell the memory of a process";
+TEST(LargerThanMemory, Dataset_IsReadPoisonedTrainedOnAndEvaluated) {
+  if (anonymous_memory() == 0) GTEST_SKIP() << "the system does not report the memory of a process";
   const testing::ScratchFolder scratch;
   constexpr int n = 1200;
   constexpr std::int64_t decoded = std::int64_t{n} * 256 * 256;
@@ -76,8 +76,8 @@ TEST(LargerThanMemory, IsReadPoisonedTrainedOnAndEvaluated) {
   for (int i = 0; i < n; ++i) scratch.write(fmt::format("train/{}/{:04}.jpg", i % 2, i), shades[i / 2 % 16]);
   std::filesystem::create_directory_symlink(scratch.path / "train", scratch.path / "test");
 
-  const std::int64_t before = own_memory();
-  const Watch watch;
+  const std::int64_t before = anonymous_memory();
+  const PeakMemory peak;
   const auto [train, test] = data::image_folders(
       scratch.path, {.image = {1, 256, 256}, .store = scratch.path / "store", .threads = 2});
   const attacks::BadNets<task> attack{.target = 1, .rate = 0.02};
@@ -86,16 +86,16 @@ TEST(LargerThanMemory, IsReadPoisonedTrainedOnAndEvaluated) {
   recipe.optimization.epochs = 1;
   recipe.optimization.batch_size = 16;
   recipe.augmentation = {};
-  const Small victim = train_classifier(Small{}, poisoned, recipe);
+  const LinearOnMeans victim = train_classifier(LinearOnMeans{}, poisoned, recipe);
   const metrics::AttackMetrics figures = evaluate(victim, test, attack);
 
   EXPECT_EQ(train.size() + test.size(), 2 * n);
   EXPECT_EQ(poisoned.indices.size(), n / 50u);
   EXPECT_EQ(figures.ba.n, n);
   EXPECT_EQ(figures.asr.n, n / 2);
-  // Four sets were at hand: training images, those poisoned, test images, those triggered.
-  const std::int64_t grown = watch.most() - before;
-  EXPECT_LT(grown, decoded * 3 / 4) << "of " << decoded << " bytes a set";
+  // Four sets were used: training images, poisoned images, test images, triggered images.
+  const std::int64_t grown = peak.bytes() - before;
+  EXPECT_LT(grown, decoded * 3 / 4) << "of " << decoded << " bytes per set";
   RecordProperty("grown", std::to_string(grown));
 }
 

@@ -1,4 +1,4 @@
-// The snippets of refine/evaluation/README.md.
+// The examples of refine/evaluation/README.md.
 
 #include <gtest/gtest.h>
 #include <refine/attacks/attacks.hpp>
@@ -18,32 +18,32 @@ namespace {
 
 constexpr Task task{ImageShape{3, 8, 8}, 4};
 
-TEST(EvaluationReadme, Measures) {
+TEST(EvaluationReadme, Examples_Run) {
   const auto split = data::Synthetic{.task = task, .train = 0, .test = 16}.make();
   const Pipeline defense{transforms::UNet<task>{.levels = 2, .width = 4},
                          freeze(backbones::ResNet18<task>{.width = 4}), remaps::Derangement<task>{}};
 
   const attacks::BadNets<task> attack{.target = 0};
   const Evaluation result = evaluate(defense, split.test, attack);
-  const double gone = result.before.asr.value() - result.after.asr.value();
-  const metrics::Interval sure = result.after.ba.wilson();
+  const double asr_reduction = result.before.asr.value() - result.after.asr.value();
+  const metrics::Interval accuracy = result.after.ba.wilson();
   if (result.after.largest_lift.interval().low > 0.05) {
-    // the trigger still moves images, to class result.after.largest_lift.cls
+    // the trigger still moves images to class result.after.largest_lift.cls
   }
 
   const at::Tensor& images = split.test.images;
-  const metrics::Proportion alike = agreement(defense, images);
-  const metrics::AlarmFigures alarm = evaluate_alarm(defense, images.slice(0, 0, 8), images.slice(0, 8));
-  for (const metrics::ScanEntry& guess : scan(defense, images, scan_catalogue(task.image))) {
-    const metrics::Lift lift = metrics::max_lift_by_share(guess.before);
+  const metrics::Proportion agreement = label_agreement(defense, images);
+  const metrics::AlarmMetrics alarm = evaluate_alarm(defense, images.slice(0, 0, 8), images.slice(0, 8));
+  for (const metrics::ScanEntry& entry : scan(defense, images, scan_catalogue(task.image))) {
+    const metrics::Lift lift = metrics::max_lift_by_share(entry.before);
     if (lift.interval().low > 0.5)
-      std::cout << guess.trigger << " sends images to class " << lift.cls << '\n';
+      std::cout << entry.trigger << " sends images to class " << lift.cls << '\n';
   }
 
-  EXPECT_EQ(alike.n, 16);
+  EXPECT_EQ(agreement.n, 16);
   EXPECT_EQ(alarm.false_alarms.n, 8);
-  EXPECT_GE(gone, -1);
-  EXPECT_LE(sure.low, sure.high);
+  EXPECT_GE(asr_reduction, -1);
+  EXPECT_LE(accuracy.low, accuracy.high);
   EXPECT_EQ(result.after.ba.n, 16);
 }
 

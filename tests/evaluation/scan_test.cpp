@@ -30,7 +30,7 @@ using testing::expect_words;
 using testing::two_bytes;
 using testing::TwoBytes;
 
-/// Writes the victim's answer, 1, over every image.
+/// Makes the victim answer 1 for every image, by writing its first byte.
 struct FirstByteOne {
   ImageShape image{1, 1, 2};
   at::Tensor apply(const at::Tensor& images) const {
@@ -40,42 +40,44 @@ struct FirstByteOne {
   }
 };
 
-// Victim 0 0 1 2, defended 0 1 1 2. The trigger makes the victim say 1 of all, and leaves the defense alone.
+// Victim 0 0 1 2, defended 0 1 1 2. The trigger changes the victim's answers to 1 and not the
+// defense's.
 const at::Tensor four_images = two_bytes({0, 0, 1, 2}, {0, 1, 1, 2});
 const std::vector<NamedTrigger> two = {{"first byte 1", FirstByteOne{}},
                                        {"nothing", triggers::None<>{.image = {1, 1, 2}}}};
 
-TEST(Scan, CountsAsByHand) {
+TEST(Scan, FourImages_AreCountedAsByHand) {
   const auto entries = scan(TwoBytes{}, four_images, two);
   ASSERT_EQ(entries.size(), 2u);
   EXPECT_EQ(entries[0].trigger, "first byte 1");
   EXPECT_EQ(entries[0].images(), 4);
-  // Class 1, over the three images that the victim calls otherwise: all of them with the trigger.
+  // Class 1, over the three images to which the victim gives another class: all of them with the
+  // trigger.
   EXPECT_EQ(entries[0].before[1], (metrics::Lift{.cls = 1, .with_trigger = 3, .gained = 3, .n = 3}));
   EXPECT_EQ(entries[0].before[0], (metrics::Lift{.cls = 0, .n = 2}));
-  // The defense calls the second image 1 either way.
+  // The defense gives the second image class 1 with and without the trigger.
   EXPECT_EQ(entries[0].after[1], (metrics::Lift{.cls = 1, .with_trigger = 1, .without_trigger = 1, .n = 3}));
   EXPECT_EQ(entries[1].trigger, "nothing");
   for (const auto& lift : entries[1].before) EXPECT_EQ(lift.value(), 0);
   EXPECT_EQ(entries[1].after, entries[0].after);
 }
 
-TEST(Scan, LooksAtTheCleanImagesOnce) {
+TEST(Scan, CleanImages_AreClassifiedOnce) {
   const TwoBytes defense;
   scan(defense, four_images, two);
   EXPECT_EQ(*defense.seen, 4 * (1 + 2));
 }
 
-TEST(Scan, RefusesWhatDoesNotFit) {
+TEST(Scan, ImagesOrTriggersThatDoNotFit_AreRefused) {
   expect_words(error_of([] {
                  scan(TwoBytes{}, at::zeros({1, 1, 2, 2}, at::kByte), two);
                }),
-               {"takes 1x1x2 images", "1x2x2"});
+               {"images", "got 1x2x2", "expected 1x1x2"});
   const std::vector<NamedTrigger> wide = {{"wide", triggers::None<>{.image = {1, 1, 3}}}};
   expect_words(error_of([&] { scan(TwoBytes{}, four_images, wide); }), {"1x1x3", "1x1x2"});
 }
 
-TEST(ScanCatalogue, HasSoundTriggersWithNamesOfTheirOwn) {
+TEST(ScanCatalogue, Triggers_ChangeImagesAndHaveUniqueNames) {
   for (const ImageShape& image : {ImageShape{3, 32, 32}, ImageShape{1, 28, 20}}) {
     const at::Tensor images = at::rand({2, image.channels, image.height, image.width}),
                      before = images.clone();
@@ -99,24 +101,24 @@ TEST(ScanCatalogue, HasSoundTriggersWithNamesOfTheirOwn) {
   }
 }
 
-TEST(ScanCatalogue, TakesSmallAndLargeImages) {
-  EXPECT_EQ(scan_catalogue({3, 5, 4}).size(), 13u);  // no room for the larger patch
-  EXPECT_EQ(scan_catalogue({3, 3, 3}).size(), 11u);  // nor for a warp
+TEST(ScanCatalogue, SmallAndLargeImages_GetFittingTriggers) {
+  EXPECT_EQ(scan_catalogue({3, 5, 4}).size(), 13u);  // too small for the larger patch
+  EXPECT_EQ(scan_catalogue({3, 3, 3}).size(), 11u);  // and for a warp
   EXPECT_EQ(scan_catalogue({3, 224, 224})[0].name, "checkerboard 20×20, bottom right");
   expect_words(error_of([] { scan_catalogue({3, 2, 2}); }), {"does not fit"});
   expect_words(error_of([] { scan_catalogue({}); }), {"?x?x?"});
 }
 
-/// Calls an image by its brightness, and 3 whatever bears BadNets' checkerboard in its last corner. The
-/// defense does not see that corner.
+/// Classifies images by their brightness, and as 3 if BadNets' checkerboard is in the bottom right
+/// corner. The defense does not look at that corner.
 struct Backdoored {
   Task task() const { return {ImageShape{3, 16, 16}, 4}; }
   at::Device device() const { return at::kCPU; }
   at::Tensor undefended(const at::Tensor& images) const {
     const at::Tensor corner = images.slice(2, 13).slice(3, 13);
-    const at::Tensor bears =
+    const at::Tensor triggered =
         (corner - triggers::patterns::checkerboard({3, 3, 3})).abs().amax({1, 2, 3}).lt(0.01);
-    return at::one_hot(at::where(bears, at::full_like(bears, 3, at::kLong), brightness(images)), 4)
+    return at::one_hot(at::where(triggered, at::full_like(triggered, 3, at::kLong), brightness(images)), 4)
         .to(at::kFloat);
   }
   at::Tensor forward(const at::Tensor& images) const {
@@ -131,7 +133,7 @@ struct Backdoored {
   }
 };
 
-TEST(Scan, FindsAPublishedTriggerWithoutLabels) {
+TEST(Scan, BadNetsCheckerboard_IsFoundWithoutLabels) {
   const at::Tensor images =
       (at::arange(0, 240, 4).view({60, 1, 1, 1}) * at::ones({1, 3, 16, 16})).clamp(0, 255).to(at::kByte);
   const auto entries = scan(Backdoored{}, images);
@@ -139,7 +141,7 @@ TEST(Scan, FindsAPublishedTriggerWithoutLabels) {
   for (const auto& entry : entries) {
     const metrics::Lift before = metrics::max_lift_by_share(entry.before),
                         after = metrics::max_lift_by_share(entry.after);
-    // The larger checkerboard ends in the smaller one.
+    // The larger checkerboard contains the smaller one.
     const bool planted = entry.trigger == "checkerboard 3×3, bottom right" ||
                          entry.trigger == "checkerboard 6×6, bottom right";
     EXPECT_EQ(before.cls == 3 && before.value() == 1, planted) << entry.trigger;
@@ -147,7 +149,7 @@ TEST(Scan, FindsAPublishedTriggerWithoutLabels) {
   }
 }
 
-TEST(AnyTrigger, IsWhatItHolds) {
+TEST(AnyTrigger, Copies_ApplyTheTriggerTheyHold) {
   const triggers::Blend<> blend{.image = {3, 4, 4}, .opacity = 0.3};
   const triggers::AnyTrigger any = blend;
   triggers::AnyTrigger copy = any;

@@ -1,4 +1,4 @@
-// The snippet of refine/export/README.md.
+// The example of refine/export/README.md.
 
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
@@ -22,12 +22,12 @@ auto make_defense(const std::filesystem::path& folder) {
   load(victim, folder / "victim.safetensors");
   Pipeline defense{transforms::UNet<task>{.levels = 2, .width = 4}, freeze(victim),
                    remaps::Derangement<task>{}};
-  const auto metadata = load(defense, folder / "defense.safetensors");  // brings the permutation
+  const auto metadata = load(defense, folder / "defense.safetensors");  // sets the permutation as well
   const Recipe recipe = nlohmann::json::parse(metadata.at("recipe"));
   return std::pair{defense, recipe};
 }
 
-TEST(ArtifactsReadme, LoadsWhatWasSaved) {
+TEST(ExportReadme, SavedDefense_Loads) {
   const refine::testing::ScratchFolder scratch;
   const backbones::ResNet18<task> victim{.width = 4};
   const Pipeline defense{transforms::UNet<task>{.levels = 2, .width = 4, .seed = 3}, freeze(victim),

@@ -1,4 +1,5 @@
-// Checkpoints of the reference implementation, as PyTorch wrote them, load and give its predictions.
+// Checkpoints of the authors' code (https://github.com/WhitolfChen/REFINE), as PyTorch wrote them,
+// load and give its predictions.
 
 #include <gtest/gtest.h>
 
@@ -24,7 +25,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-TEST(ReferenceCheckpoint, GivesThePredictionsOfTheReference) {
+TEST(AuthorsCheckpoint, Loaded_GivesTheAuthorsPredictions) {
   constexpr Task task = tasks::cifar10;
   const fs::path folder = "tests/fixtures";
   const auto expected = formats::read_weights(folder / "reference_expected.pth").tensors;
@@ -33,7 +34,7 @@ TEST(ReferenceCheckpoint, GivesThePredictionsOfTheReference) {
   nn::load_state_dict(*network.module, formats::read_weights(folder / "reference_ckpt_epoch_150.pth").tensors,
                       "victim");
   network.module->eval();
-  const transforms::UNet<task> unet{.width = 2, .squash = transforms::OutputActivation::clamp};
+  const transforms::UNet<task> unet{.width = 2, .activation = transforms::OutputActivation::clamp};
   nn::load_state_dict(*unet.module, formats::read_weights(folder / "reference_unet_epoch150.pth").tensors,
                       "transform");
   const Pipeline defense{unet, freeze(backbones::Normalized{network, normalizations::cifar10}),

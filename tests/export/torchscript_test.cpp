@@ -48,16 +48,15 @@ at::Tensor images(std::int64_t n) {
   return nn::with_torch_seed(1, [&] { return at::rand({n, 3, 32, 32}); });
 }
 
-/// What is exported convolves as LibTorch does: so does the pipeline here, while it is compared to the last
-/// bit.
-struct ByLibTorch {
-  ByLibTorch() { nn::allow_winograd(false); }
-  ~ByLibTorch() { nn::allow_winograd(true); }
+/// Makes the pipeline convolve with LibTorch, as exported files do, to compare the last bit.
+struct ScopedLibTorchConvolutions {
+  ScopedLibTorchConvolutions() { nn::allow_winograd(false); }
+  ~ScopedLibTorchConvolutions() { nn::allow_winograd(true); }
 };
 
 class TorchScript : public ::testing::TestWithParam<PixelDomain> {};
 
-TEST_P(TorchScript, AnswersAsThePipelineDoesForAnyBatchSize) {
+TEST_P(TorchScript, AnyBatchSize_MatchesThePipeline) {
   const ScratchFolder folder;
   const auto defense = defended(GetParam());
   export_torchscript(defense, folder.path / "defended.pt", {{"note", "a test"}});
@@ -65,12 +64,12 @@ TEST_P(TorchScript, AnswersAsThePipelineDoesForAnyBatchSize) {
   torch::jit::ExtraFilesMap extra{{"refine.json", ""}};
   torch::jit::Module loaded = torch::jit::load((folder.path / "defended.pt").string(), at::kCPU, extra);
   c10::NoGradGuard no_grad;
-  const auto serving = freeze(defense);  // what is written
+  const auto serving = freeze(defense);  // the form that is written
   for (std::int64_t n : {1, 2, 7}) {
     const at::Tensor x = images(n);
     EXPECT_TRUE(at::allclose(loaded.forward({x}).toTensor(), serving.forward(x), 1e-4, 1e-4)) << n;
     EXPECT_TRUE(at::allclose(loaded.forward({x}).toTensor(), defense.forward(x), 1e-4, 1e-4)) << n;
-    const ByLibTorch exactly;
+    const ScopedLibTorchConvolutions same_arithmetic;
     EXPECT_TRUE(at::equal(loaded.forward({x}).toTensor(), serving.forward(x))) << n;
     EXPECT_TRUE(at::equal(loaded.get_method("transform")({x}).toTensor(), serving.transformed(x))) << n;
     EXPECT_TRUE(at::equal(loaded.get_method("undefended")({x}).toTensor(), serving.undefended(x))) << n;
@@ -85,9 +84,10 @@ TEST_P(TorchScript, AnswersAsThePipelineDoesForAnyBatchSize) {
 
 INSTANTIATE_TEST_SUITE_P(Domains, TorchScript, ::testing::Values(PixelDomain::image, PixelDomain::reference));
 
-TEST(TorchScriptFile, HasNoTensorInItsCodeThatWouldStayBehindOnAnotherDevice) {
+TEST(ExportTorchScript, Code_HasNoTensorConstants) {
   const ScratchFolder folder;
   export_torchscript(defended(), folder.path / "defended.pt");
+  // A constant would stay behind when the module is moved to another device.
   torch::jit::Module loaded = torch::jit::load((folder.path / "defended.pt").string());
   for (const auto& method : loaded.get_methods()) {
     for (const auto* node : method.graph()->nodes()) {
@@ -99,7 +99,7 @@ TEST(TorchScriptFile, HasNoTensorInItsCodeThatWouldStayBehindOnAnotherDevice) {
   EXPECT_EQ(loaded.get_methods().size(), 4u);
 }
 
-TEST(TorchScriptFile, HasAForeignVictimInsideWithItsControlFlow) {
+TEST(ExportTorchScript, ForeignVictim_KeepsItsControlFlow) {
   torch::jit::Module foreign = nn::with_torch_seed(3, [] {
     torch::jit::Module m("foreign");
     m.register_parameter("kernel", at::randn({5, 3, 3, 3}), false);
@@ -124,10 +124,10 @@ TEST(TorchScriptFile, HasAForeignVictimInsideWithItsControlFlow) {
   EXPECT_EQ(served.task(), (Task{shape, 5}));
   EXPECT_EQ(served.about()["note"], "a test");
   c10::NoGradGuard no_grad;
-  const auto serving = freeze(defense);  // what is written
+  const auto serving = freeze(defense);  // the form that is written
   for (std::int64_t n : {1, 2, 3, 6}) {
     const at::Tensor x = nn::with_torch_seed(1, [&] { return at::rand({n, 3, 12, 20}); });
-    const ByLibTorch exactly;
+    const ScopedLibTorchConvolutions same_arithmetic;
     EXPECT_TRUE(at::equal(served.forward(x), serving.forward(x))) << n;
     EXPECT_TRUE(at::equal(served.transformed(x), serving.transformed(x))) << n;
     EXPECT_TRUE(at::equal(served.undefended(x), defense.undefended(x))) << n;
@@ -135,7 +135,7 @@ TEST(TorchScriptFile, HasAForeignVictimInsideWithItsControlFlow) {
   }
 }
 
-TEST(TorchScriptFile, IsServedOnlyWhereItIsADefendedClassifier) {
+TEST(ExportedClassifier, OtherTorchScriptFile_IsRefused) {
   const ScratchFolder folder;
   torch::jit::Module m("m");
   m.define("def forward(self, x):\n    return x\n");
@@ -148,7 +148,7 @@ TEST(TorchScriptFile, IsServedOnlyWhereItIsADefendedClassifier) {
   testing::expect_words(error_of([&] { ExportedClassifier(folder.path / "o.pt"); }), {"o.pt", "'transform'"});
 }
 
-TEST(TorchScriptFile, LeavesThePipelineAsItWas) {
+TEST(ExportTorchScript, Pipeline_StaysUnchanged) {
   const ScratchFolder folder;
   const auto defense = defended();
   const at::Tensor x = images(2), before = defense.forward(x);
@@ -156,7 +156,7 @@ TEST(TorchScriptFile, LeavesThePipelineAsItWas) {
   EXPECT_TRUE(at::equal(before, defense.forward(x)));
 }
 
-/// A transform that notes when it is moved, and refuses it.
+/// A transform whose module throws when it is moved.
 struct Pinned {
   struct Module : torch::nn::Module {
     Module() { register_parameter("scale", at::full({1}, 0.5)); }
@@ -167,7 +167,7 @@ struct Pinned {
   at::Tensor forward(const at::Tensor& images) const { return images * module->parameters().front(); }
 };
 
-TEST(TorchScriptFile, Export_OnlyReadsNetworksOnTheHost) {
+TEST(ExportTorchScript, NetworksOnTheCpu_AreOnlyRead) {
   const ScratchFolder folder;
   const auto victim = freeze(backbones::ResNet18<task>{.width = 4});
   const Pipeline defense{Pinned{}, victim, remaps::Derangement<task>{}};
@@ -175,13 +175,14 @@ TEST(TorchScriptFile, Export_OnlyReadsNetworksOnTheHost) {
   const void* const memory = scale.const_data_ptr();
   export_torchscript(defense, folder.path / "defended.pt");
   EXPECT_EQ(scale.const_data_ptr(), memory);
-  EXPECT_TRUE(scale.requires_grad()) << "it may go on training";
+  EXPECT_TRUE(scale.requires_grad()) << "training can go on";
   torch::jit::Module loaded = torch::jit::load((folder.path / "defended.pt").string());
-  EXPECT_FALSE(loaded.forward({images(2)}).toTensor().requires_grad()) << "what is written does not";
+  EXPECT_FALSE(loaded.forward({images(2)}).toTensor().requires_grad())
+      << "the file's tensors need no gradient";
   export_torchscript(victim, folder.path / "classifier.pt");
 }
 
-TEST(TorchScriptFile, Export_LeavesNetworksOnTheirDevice) {
+TEST(ExportTorchScript, NetworksOnAGpu_StayThere) {
   if (!torch::cuda::is_available()) GTEST_SKIP() << "no CUDA device";
   const ScratchFolder folder;
   auto defense = defended();
@@ -197,19 +198,20 @@ TEST(TorchScriptFile, Export_LeavesNetworksOnTheirDevice) {
   EXPECT_EQ(copy.device(), device);
 }
 
-TEST(TorchScriptFile, NeedsAnImageShapeAndAPlace) {
+TEST(ExportTorchScript, DynamicShapeOrBadPath_IsRefused) {
   const ScratchFolder folder;
   const auto victim = freeze(backbones::ResNet18<>{.task = {{3, dynamic, dynamic}, 10}, .width = 4});
   const Pipeline open{transforms::UNet<>{.image = {3, dynamic, dynamic}, .levels = 2, .width = 4}, victim,
                       remaps::Derangement<>{.classes = 10}};
   testing::expect_words(error_of([&] { export_torchscript(open, folder.path / "a.pt"); }),
-                        {"a.pt", "image shape"});
+                        {"a.pt", "image shape", "3x?x?"});
   const auto file = folder.write("file", "");
   testing::expect_words(error_of([&] { export_torchscript(defended(), file / "a.pt"); }),
                         {"a.pt", "Not a directory"});
 }
 
-/// The Python that has the PyTorch we are linked with; empty when LibTorch did not come from one.
+/// Returns the Python whose PyTorch this test is linked with; empty if LibTorch did not come from
+/// one.
 std::string python() {
   Dl_info info;
   if (dladdr(reinterpret_cast<void*>(&c10::GradMode::is_enabled), &info) == 0) return {};
@@ -218,7 +220,7 @@ std::string python() {
   return fs::exists(program) && fs::exists(site / "torch" / "__init__.py") ? program.string() : std::string();
 }
 
-TEST(TorchScriptFile, GivesTheSameAnswersInPython) {
+TEST(ExportTorchScript, Python_GivesTheSameLogits) {
   const std::string interpreter = python();
   if (interpreter.empty()) GTEST_SKIP() << "this LibTorch did not come with a Python";
   const ScratchFolder folder;
@@ -226,7 +228,7 @@ TEST(TorchScriptFile, GivesTheSameAnswersInPython) {
   export_torchscript(defense, folder.path / "defended.pt");
   const at::Tensor x = images(5);
   c10::NoGradGuard no_grad;
-  // Raw floats are what both sides can read without a library.
+  // Both sides can read raw floats without a library.
   const auto raw = [](const at::Tensor& t) {
     const at::Tensor flat = t.contiguous();
     return std::string(static_cast<const char*>(flat.const_data_ptr()), flat.nbytes());

@@ -26,7 +26,8 @@ using refine::testing::error_of;
 using refine::testing::expect_words;
 using refine::testing::ScratchFolder;
 
-std::string deflated(const std::string& bytes) {
+/// Compresses bytes with DEFLATE.
+std::string deflate_bytes(const std::string& bytes) {
   z_stream stream{};
   deflateInit2(&stream, 9, Z_DEFLATED, -MAX_WBITS, 9, Z_DEFAULT_STRATEGY);
   std::string packed(deflateBound(&stream, bytes.size()), '\0');
@@ -45,12 +46,12 @@ std::string raw(Number value) {
   return {reinterpret_cast<const char*>(&value), sizeof value};
 }
 
-/// An entry as the ZIP specification lays it out, and what it may lie about.
+/// An entry in the layout of the ZIP specification; the optional fields replace the true values.
 struct Member {
   std::string name = {}, bytes = {};
   bool deflate = false, zip64 = false;
-  std::optional<std::string> name_in_front = {};
-  std::optional<std::uint32_t> claimed = {}, claimed_in_front = {}, crc = {}, offset = {};
+  std::optional<std::string> local_name = {};
+  std::optional<std::uint32_t> claimed = {}, local_claimed = {}, crc = {}, offset = {};
   std::uint16_t flags = 0, made_by = 20, method = 0;
   std::uint32_t attributes = 0;
 };
@@ -58,9 +59,9 @@ struct Member {
 std::string zip_of(const std::vector<Member>& members, std::optional<std::uint16_t> count = {}) {
   std::string file, directory;
   for (const Member& m : members) {
-    const std::string packed = m.deflate ? deflated(m.bytes) : m.bytes;
+    const std::string packed = m.deflate ? deflate_bytes(m.bytes) : m.bytes;
     const std::uint16_t method = m.deflate ? 8 : m.method;
-    const auto told = static_cast<std::uint32_t>(m.bytes.size());
+    const auto true_size = static_cast<std::uint32_t>(m.bytes.size());
     const std::uint32_t crc = m.crc.value_or(static_cast<std::uint32_t>(
         crc32(0, reinterpret_cast<const Bytef*>(m.bytes.data()), static_cast<uInt>(m.bytes.size()))));
     const auto common = [&](std::uint32_t size, const std::string& name, std::size_t extra) {
@@ -69,17 +70,18 @@ std::string zip_of(const std::vector<Member>& members, std::optional<std::uint16
              raw(m.zip64 ? 0xffff'ffff : size_packed) + raw(m.zip64 ? 0xffff'ffff : size) +
              raw(static_cast<std::uint16_t>(name.size())) + raw(static_cast<std::uint16_t>(extra));
     };
-    const std::string front = m.name_in_front.value_or(m.name);
-    const auto at = m.offset.value_or(static_cast<std::uint32_t>(file.size()));
+    const std::string local_name = m.local_name.value_or(m.name);
+    const auto offset = m.offset.value_or(static_cast<std::uint32_t>(file.size()));
     const std::string wide =  // uncompressed size, compressed size, offset
-        !m.zip64
-            ? ""
-            : raw<std::uint16_t>(1) + raw<std::uint16_t>(24) + raw<std::uint64_t>(m.claimed.value_or(told)) +
-                  raw<std::uint64_t>(packed.size()) + raw<std::uint64_t>(at);
-    directory += "PK\1\2" + raw(m.made_by) + common(m.claimed.value_or(told), m.name, wide.size()) +
-                 std::string(6, '\0') + raw(m.attributes) + raw(m.zip64 ? 0xffff'ffff : at) + m.name + wide;
-    file +=
-        "PK\3\4" + common(m.claimed_in_front.value_or(m.claimed.value_or(told)), front, 0) + front + packed;
+        !m.zip64 ? ""
+                 : raw<std::uint16_t>(1) + raw<std::uint16_t>(24) +
+                       raw<std::uint64_t>(m.claimed.value_or(true_size)) + raw<std::uint64_t>(packed.size()) +
+                       raw<std::uint64_t>(offset);
+    directory += "PK\1\2" + raw(m.made_by) + common(m.claimed.value_or(true_size), m.name, wide.size()) +
+                 std::string(6, '\0') + raw(m.attributes) + raw(m.zip64 ? 0xffff'ffff : offset) + m.name +
+                 wide;
+    file += "PK\3\4" + common(m.local_claimed.value_or(m.claimed.value_or(true_size)), local_name, 0) +
+            local_name + packed;
   }
   const auto n = count.value_or(static_cast<std::uint16_t>(members.size()));
   return file + directory + "PK\5\6" + std::string(4, '\0') + raw(n) + raw(n) +
@@ -87,7 +89,7 @@ std::string zip_of(const std::vector<Member>& members, std::optional<std::uint16
          raw<std::uint16_t>(0);
 }
 
-TEST(Archive, OfPyTorchIsRead) {
+TEST(ReadArchive, PyTorchFile_ReturnsEntries) {
   const auto entries = read_archive("tests/fixtures/state_dict.pth").entries;
   EXPECT_EQ(entries.at("byteorder"), "little");
   EXPECT_TRUE(entries.at("data.pkl").starts_with("\x80\x02"));
@@ -98,7 +100,7 @@ TEST(Archive, OfPyTorchIsRead) {
   EXPECT_FALSE(is_archive("PK"));
 }
 
-TEST(Archive, OfLibarchiveIsRead) {
+TEST(ReadArchive, LibarchiveFile_ReturnsEntries) {
   const ScratchFolder scratch;
   const std::string long_text(300'000, 'x');
   const std::unique_ptr<::archive, int (*)(::archive*)> zip(archive_write_new(), &archive_write_free);
@@ -121,7 +123,7 @@ TEST(Archive, OfLibarchiveIsRead) {
   EXPECT_EQ(read_archive(path).entries, expected);
 }
 
-TEST(Archive, IsReadAsTheSpecificationHasIt) {
+TEST(ReadArchive, HandMadeFile_ReturnsEntries) {
   const ScratchFolder scratch;
   const std::string half(100'000, '\0');
   const auto path = scratch.write("a", zip_of({{.name = "t/"},
@@ -132,7 +134,7 @@ TEST(Archive, IsReadAsTheSpecificationHasIt) {
   EXPECT_EQ(read_archive(path).entries, expected);
 }
 
-TEST(Archive, CutAnywhereIsRefused) {
+TEST(ReadArchive, TruncatedAnywhere_Throws) {
   const ScratchFolder scratch;
   const std::string whole = content("tests/fixtures/label_shuffle.pth");
   ASSERT_GT(whole.size(), 1000u);
@@ -146,7 +148,7 @@ TEST(Archive, CutAnywhereIsRefused) {
   }
 }
 
-TEST(Archive, WithHostileEntriesIsRefused) {
+TEST(ReadArchive, MaliciousEntry_Throws) {
   const ScratchFolder scratch;
   const Member good{.name = "t/good", .bytes = "abc"};
   const auto name = [&](std::string text) {
@@ -154,126 +156,129 @@ TEST(Archive, WithHostileEntriesIsRefused) {
   };
   const std::string zeros(4'000'000, '\0');
   const struct {
-    std::string file, says;
+    std::string file, expected;
   } cases[] = {
-      {name("t/../evil"), "'t/../evil' is a path that leaves its folder"},
-      {name("../evil"), "'../evil' is a path"},
-      {name("t/.."), "is a path"},
-      {name("t/./evil"), "is a path"},
-      {name("t//evil"), "is a path"},
-      {name("/etc/passwd"), "'/etc/passwd' is a path"},
+      {name("t/../evil"), "'t/../evil' is an absolute path or leaves its folder"},
+      {name("../evil"), "'../evil' is an absolute path"},
+      {name("t/.."), "is an absolute path or leaves its folder"},
+      {name("t/./evil"), "is an absolute path or leaves its folder"},
+      {name("t//evil"), "is an absolute path or leaves its folder"},
+      {name("/etc/passwd"), "'/etc/passwd' is an absolute path"},
       {name("t\\..\\evil"), "backslash"},
       {name(std::string("t/a\0b", 5)), "control character"},
       {name("t/a\x1b[2J"), "control character"},
-      {name(""), "without a name"},
-      {name("t/" + std::string(1023, 'a')), "more than 1 kB"},
+      {name(""), "has an empty name"},
+      {name("t/" + std::string(1023, 'a')), "has a name of 1025 bytes, more than the 1024 allowed"},
       {name("u/evil"), "'u/evil' lies outside the archive's top folder"},
       {name("t"), "'t' lies outside"},
-      {name("t/good"), "'t/good' is there twice"},
-      {zip_of({good, {.name = "t/a", .bytes = "abc", .name_in_front = "t/b"}}), "'t/a' has another name"},
+      {name("t/good"), "'t/good' is a duplicate"},
+      {zip_of({good, {.name = "t/a", .bytes = "abc", .local_name = "t/b"}}), "'t/a' has another name"},
       {zip_of({good, {.name = "t/l", .bytes = "abc", .made_by = 3 << 8, .attributes = 0120777u << 16}}),
-       "'t/l' is no regular file"},
+       "'t/l' is not a regular file"},
       {zip_of({good, {.name = "t/f/", .bytes = "abc"}}), "a folder with content"},
       {zip_of({good, {.name = "t/e", .bytes = "abc", .flags = 1}}), "'t/e' is encrypted"},
-      {zip_of({good, {.name = "t/m", .bytes = "abc", .method = 14}}), "packed in a way"},
-      {zip_of({good, {.name = "t/s", .bytes = "abc", .claimed = 4}}), "'t/s' lies about its size"},
-      {zip_of({good, {.name = "t/s", .bytes = "abc", .claimed_in_front = 4}}), "one thing in the directory"},
+      {zip_of({good, {.name = "t/m", .bytes = "abc", .method = 14}}),
+       "compression method that PyTorch does not use (method 14"},
+      {zip_of({good, {.name = "t/s", .bytes = "abc", .claimed = 4}}),
+       "'t/s' is stored uncompressed but claims 4 bytes for 3 bytes"},
+      {zip_of({good, {.name = "t/s", .bytes = "abc", .local_claimed = 4}}),
+       "differs between the directory and its local header"},
       {zip_of({good, {.name = "t/s", .bytes = "abc", .deflate = true, .claimed = 2}}), "more bytes than"},
       {zip_of({good, {.name = "t/s", .bytes = "abc", .deflate = true, .claimed = 4}}), "fewer bytes than"},
       {zip_of({good, {.name = "t/s", .bytes = "abc", .deflate = true, .claimed = 0xffff'fffe}}), "bomb"},
       {zip_of({good, {.name = "t/z", .bytes = zeros, .deflate = true}}), "'t/z' is a compression bomb"},
       {zip_of({good, {.name = "t/z", .bytes = zeros, .deflate = true, .claimed = 100'000}}),
        "more bytes than"},
-      {zip_of({good, {.name = "t/c", .bytes = "abc", .crc = 7}}), "'t/c' does not have the checksum"},
+      {zip_of({good, {.name = "t/c", .bytes = "abc", .crc = 7}}), "'t/c' has the wrong checksum"},
       {zip_of({good, {.name = "t/good", .bytes = "abc", .offset = 0}}), "overlaps another entry"},
       {zip_of({good, {.name = "t/o", .bytes = "abc", .offset = 20}}), "overlaps another entry"},
       {zip_of({good, {.name = "t/o", .bytes = "abc", .offset = 0x7fff'ffff}}), "overlaps another entry"},
-      {zip_of({good}, 2), "its directory is malformed"},
+      {zip_of({good}, 2), "the directory is malformed"},
       {zip_of({good}, 0), "longer than its entries"},
       {zip_of({good}, 0xffff), "malformed"},
-      {zip_of({}), "no ZIP archive"},
+      {zip_of({}), "not a ZIP archive"},
       {zip_of({good}) + zip_of({}), "outside the file"},
-      {"\x1f\x8b", "no ZIP archive"},
+      {"\x1f\x8b", "not a ZIP archive"},
   };
-  for (const auto& [file, says] : cases) {
+  for (const auto& [file, expected] : cases) {
     const auto path = scratch.write("bad", file);
-    expect_words(error_of([&] { read_archive(path); }), {says, path.string()});
+    expect_words(error_of([&] { read_archive(path); }), {expected, path.string()});
   }
   expect_words(error_of([&] { read_archive(scratch.path / "none"); }), {"No such file"});
   EXPECT_NE(error_of([&] { read_archive(scratch.path); }), "");
 }
 
-/// What one reader sees and another does not: public scanners were beaten by each.
-TEST(Archive, ThatTwoProgramsWouldReadDifferentlyIsRefused) {
+// Each of these files evaded a public scanner, which read other content than the loader.
+TEST(ReadArchive, AmbiguousFile_Throws) {
   const ScratchFolder scratch;
   const std::string plain =
       zip_of({{.name = "t/data.pkl", .bytes = "good"}, {.name = "t/version", .bytes = "3"}});
   const std::string other = zip_of({{.name = "t/data.pkl", .bytes = "evil"}});
-  const auto line = [&](const std::string& file) {
+  const auto error = [&](const std::string& file) {
     const auto path = scratch.write("a", file);
     return error_of([&] { read_archive(path); });
   };
-  EXPECT_EQ(line(plain), "");
-  std::string flagged =
-      plain;  // encrypted, says the entry; it is not, says the directory: a scanner skips it
+  EXPECT_EQ(error(plain), "");
+  std::string flagged = plain;  // encrypted by its local header only: a scanner skips the entry
   flagged[6] = 1;
-  expect_words(line(flagged), {"'t/data.pkl' is one thing in the directory"});
+  expect_words(error(flagged), {"'t/data.pkl' differs between the directory and its local header"});
   std::string method = plain;
   method[8] = 14;
-  expect_words(line(method), {"'t/data.pkl' is one thing in the directory"});
+  expect_words(error(method), {"'t/data.pkl' differs between the directory and its local header"});
   std::string crc = plain;
   crc[14] = static_cast<char>(crc[14] ^ 1);
-  expect_words(line(crc), {"'t/data.pkl' is one thing in the directory"});
-  expect_words(line("x" + plain), {"no ZIP archive"});
-  expect_words(line("#!/bin/sh\n" + plain), {"no ZIP archive"});
-  EXPECT_NE(line(other + plain), "") << "an archive in front of another";
-  EXPECT_NE(line(plain + other), "") << "an archive behind another";
-  EXPECT_NE(line(plain + std::string(30, '\0')), "") << "bytes behind the end";
-  EXPECT_NE(line(plain.substr(0, plain.size() - 2) + raw<std::uint16_t>(4) + "PK\5\6"), "") << "a comment";
+  expect_words(error(crc), {"'t/data.pkl' differs between the directory and its local header"});
+  expect_words(error("x" + plain), {"not a ZIP archive"});
+  expect_words(error("#!/bin/sh\n" + plain), {"not a ZIP archive"});
+  EXPECT_NE(error(other + plain), "") << "an archive before another";
+  EXPECT_NE(error(plain + other), "") << "an archive after another";
+  EXPECT_NE(error(plain + std::string(30, '\0')), "") << "bytes after the end";
+  EXPECT_NE(error(plain.substr(0, plain.size() - 2) + raw<std::uint16_t>(4) + "PK\5\6"), "") << "a comment";
   const auto twice =
       zip_of({{.name = "t/data.pkl", .bytes = "good"}, {.name = "t/data.pkl", .bytes = "evil"}});
-  expect_words(line(twice), {"'t/data.pkl' is there twice"});
+  expect_words(error(twice), {"'t/data.pkl' is a duplicate"});
 }
 
-TEST(Archive, LargerThanAllowedIsRefused) {
+TEST(ReadArchive, ExceedsLimits_Throws) {
   const ScratchFolder scratch;
   const auto path = scratch.write("a", zip_of({{.name = "t/a", .bytes = std::string(100, 'a')},
                                                {.name = "t/b", .bytes = std::string(100, 'b')}}));
-  const auto line = [&](const ArchiveLimits& limits) {
+  const auto error = [&](const ArchiveLimits& limits) {
     return error_of([&] { read_archive(path, limits); });
   };
-  EXPECT_EQ(line({.entries = 2, .entry_bytes = 100, .total_bytes = 200}), "");
-  expect_words(line({.entries = 1}), {"2 entries, more than the 1 allowed"});
-  expect_words(line({.entry_bytes = 99}), {"'t/a' claims 100 bytes"});
-  expect_words(line({.total_bytes = 199}), {"'t/b' makes it larger"});
+  EXPECT_EQ(error({.entries = 2, .entry_bytes = 100, .total_bytes = 200}), "");
+  expect_words(error({.entries = 1}), {"2 entries, more than the 1 allowed"});
+  expect_words(error({.entry_bytes = 99}), {"'t/a' claims 100 bytes"});
+  expect_words(error({.total_bytes = 199}),
+               {"'t/b' brings the archive to 200 bytes, more than the 199 allowed"});
 
   const std::string bytes(2'000'000, '\0');
   const auto packed = scratch.write("z", zip_of({{.name = "t/z", .bytes = bytes, .deflate = true}}));
   EXPECT_EQ(read_archive(packed, {.ratio = 1032}).entries.at("z"), bytes);
 }
 
-TEST(Archive, WithAnyByteChangedIsTheSameOrRefused) {
+TEST(ReadArchive, AnyByteChanged_SameContentOrThrows) {
   const ScratchFolder scratch;
   const std::string whole = content("tests/fixtures/label_shuffle.pth");
   const auto entries = read_archive("tests/fixtures/label_shuffle.pth").entries;
   const auto path = scratch.write("changed", whole);
   std::fstream file(path, std::ios::in | std::ios::out | std::ios::binary);
-  const auto put = [&](std::size_t i, char c) {
+  const auto write_byte = [&](std::size_t i, char c) {
     file.seekp(static_cast<std::streamoff>(i)).put(c).flush();
     ASSERT_TRUE(file);
   };
   for (std::size_t i = 0; i < whole.size(); ++i) {
-    put(i, static_cast<char>(whole[i] ^ 0x41));
+    write_byte(i, static_cast<char>(whole[i] ^ 0x41));
     const std::string line = error_of([&] {
       for (const auto& [name, bytes] : read_archive(path).entries) {
-        const auto at = entries.find(name);
-        if (at != entries.end()) {
-          EXPECT_EQ(bytes, at->second) << i;
+        const auto found = entries.find(name);
+        if (found != entries.end()) {
+          EXPECT_EQ(bytes, found->second) << i;
         }
       }
     });
     if (!line.empty()) expect_words(line, {path.string()});
-    put(i, whole[i]);
+    write_byte(i, whole[i]);
   }
 }
 

@@ -39,7 +39,7 @@ std::string raw(Number value) {
   return {reinterpret_cast<const char*>(&value), sizeof value};
 }
 
-// Pickle instructions, as pickletools describes them.
+// Pickle instructions, encoded as pickletools documents them.
 std::string text(std::string_view value) {
   return "X" + raw(static_cast<std::uint32_t>(value.size())) + std::string(value);
 }
@@ -71,7 +71,7 @@ std::string tensor_call(const std::string& from, std::int64_t offset, const std:
          tuple_of(strides) + "\x89" + global("collections", "OrderedDict") + ")RtR";
 }
 
-/// Eight floats 0 … 7 under the key "0".
+/// Returns the floats 0 … 7 under the key "0".
 std::optional<std::string_view> eight(std::string_view key) {
   static const float numbers[] = {0, 1, 2, 3, 4, 5, 6, 7};
   if (key != "0") return std::nullopt;
@@ -81,11 +81,11 @@ std::optional<std::string_view> eight(std::string_view key) {
 Value read(const std::string& instructions) {
   return read_pickle(pickle(instructions), "p", eight);
 }
-std::string line_of(const std::string& instructions) {
+std::string error_in(const std::string& instructions) {
   return error_of([&] { read(instructions); });
 }
 
-/// An archive as torch.save lays it out, by another writer.
+/// Writes an archive with the layout of torch.save, with libarchive.
 void write_torch_file(const std::filesystem::path& path, const std::map<std::string, std::string>& entries) {
   const std::unique_ptr<::archive, int (*)(::archive*)> zip(archive_write_new(), &archive_write_free);
   archive_write_set_format_zip(zip.get());
@@ -113,9 +113,9 @@ void expect_tensor(const Value* value, const at::Tensor& expected) {
   EXPECT_TRUE(at::equal(tensor, expected)) << tensor;
 }
 
-class KindsOfTorchSave : public ::testing::TestWithParam<const char*> {};
+class ReadTorchFile : public ::testing::TestWithParam<const char*> {};
 
-TEST_P(KindsOfTorchSave, AreRead) {
+TEST_P(ReadTorchFile, EveryKindOfObject_IsRead) {
   const Value kinds = read_torch_file(fixtures / GetParam());
   const at::Tensor numbers = at::arange(6, at::kFloat).view({2, 3});
   const auto floats = [](std::vector<double> values) { return at::tensor(values, at::kDouble); };
@@ -153,9 +153,9 @@ TEST_P(KindsOfTorchSave, AreRead) {
   EXPECT_EQ(*kinds.as_dict()->front().first.as_text(), "plain") << "the order of insertion";
 }
 
-INSTANTIATE_TEST_SUITE_P(Forms, KindsOfTorchSave, ::testing::Values("kinds.pth", "kinds_legacy.pth"));
+INSTANTIATE_TEST_SUITE_P(Forms, ReadTorchFile, ::testing::Values("kinds.pth", "kinds_legacy.pth"));
 
-TEST(Pickle, OfNumpyArraysIsReadInEachProtocol) {
+TEST(ReadTorchFile, NumpyArraysOfEachProtocol_AreRead) {
   for (const char* name : {"arrays_protocol2.pth", "arrays_protocol4.pth", "arrays_protocol5.pth"}) {
     const Value value = read_torch_file(fixtures / name);
     const List& arrays = *value.as_list();
@@ -168,7 +168,7 @@ TEST(Pickle, OfNumpyArraysIsReadInEachProtocol) {
   }
 }
 
-TEST(Pickle, HandMadeIsReadAsPickletoolsHasIt) {
+TEST(ReadPickle, HandMadeInstructions_GiveTheirValues) {
   EXPECT_EQ(*read("K\x07").as_integer(), 7);
   EXPECT_EQ(*read("J\xff\xff\xff\xff").as_integer(), -1);
   EXPECT_EQ(*read("\x8a\x01\xff").as_integer(), -1);
@@ -184,13 +184,61 @@ TEST(Pickle, HandMadeIsReadAsPickletoolsHasIt) {
             0u);
 }
 
-TEST(Pickle, SharesWhatIsShared) {
+// Where a frame ends inside an instruction, Python's unpickler of files reads other bytes.
+TEST(ReadPickle, FrameThatEndsInsideInstruction_Throws) {
+  const auto frame = [](std::uint64_t bytes) { return "\x95" + raw(bytes); };
+  EXPECT_EQ(error_in(frame(3) + "K\1."), "");
+  EXPECT_EQ(error_in(frame(2) + "K\1"), "");
+  EXPECT_EQ(error_in(frame(1) + "]" + frame(3) + "K\1a"), "");
+  EXPECT_EQ(error_in(frame(0) + "K\1"), "");
+  expect_words(error_in(frame(1) + "K\1"), {"beyond its frame"});
+  expect_words(error_in(frame(6) + text("abc")), {"beyond its frame"});
+  expect_words(error_in(frame(14) + "K\1" + frame(2) + "0K\2"), {"a frame inside a frame"});
+  expect_words(error_in(frame(100) + "K\1"), {"is truncated"});
+}
+
+TEST(RunsPrograms, NamesOfPrograms_DifferFromThoseOfTorchScript) {
+  EXPECT_TRUE(detail::runs_programs("pathlib.os.system"));
+  EXPECT_TRUE(detail::runs_programs("collections.OrderedDict.__init__.__globals__"));
+  EXPECT_TRUE(detail::runs_programs("torch.jit._pickle.build_intlist.__globals__"));
+  EXPECT_TRUE(detail::runs_programs("torch.jit._script.load"));
+  EXPECT_FALSE(detail::runs_programs("torch.jit._pickle.build_intlist"));
+  EXPECT_FALSE(detail::runs_programs("argparse.Namespace"));
+}
+
+TEST(RunsPrograms, TextThatIsNotDottedIdentifier_ReturnsFalse) {
+  for (const char* name : {"os.name: system.epochs: 10", "os .system", "os.system ", "pathlib/.os.system",
+                           "builtins.eval is.unsafe", "os-system.os.x"}) {
+    EXPECT_FALSE(detail::runs_programs(name)) << name;
+  }
+  EXPECT_TRUE(detail::runs_programs("os.system"));
+  EXPECT_TRUE(detail::runs_programs("os.\xc3\xa9.system"));  // a letter outside ASCII
+}
+
+TEST(ReadPickle, Protocols0And1_GiveSameContentAsPython) {
+  const auto read_old = [](const std::string& bytes) { return read_pickle(bytes, "p"); };
+  // pickle.dumps({"n": 7, "r": -0.5, "big": 2**40, "t": True, "u": "é\u20ac\n", "l": [None]}, 0)
+  const Value old = read_old(
+      "(dp0\nVn\np1\nI7\nsVr\np2\nF-0.5\nsVbig\np3\nL1099511627776L\nsVt\np4\nI01\nsVu\np5\n"
+      "V\xe9\\u20ac\\u000a\np6\nsVl\np7\n(lp8\nNas.");
+  EXPECT_EQ(*old.find("n")->as_integer(), 7);
+  EXPECT_EQ(std::get<double>(old.find("r")->content), -0.5);
+  EXPECT_EQ(*old.find("big")->as_integer(), std::int64_t{1} << 40);
+  EXPECT_TRUE(*old.find("t")->as_boolean());
+  EXPECT_EQ(*old.find("u")->as_text(), "\xc3\xa9\xe2\x82\xac\n");
+  EXPECT_TRUE(old.find("l")->as_list()->at(0).is_none());
+  EXPECT_EQ(*read_old("}q\1(U\1aK\1u.").find("a")->as_integer(), 1);            // protocol 1
+  EXPECT_EQ(*read_old("S'a\\x41\\101\\n\\\\\\q'\n.").as_text(), "aAA\n\\\\q");  // text of Python 2
+  EXPECT_EQ(read_old("(I1\nI2\ntp0\n0g0\n.").as_list()->size(), 2u);
+}
+
+TEST(ReadPickle, SharedObject_IsShared) {
   const Value value = read("]q\1K\1a(h\1h\1t");
   const List& both = *value.as_list();
   EXPECT_EQ(both[0].as_list(), both[1].as_list());
 }
 
-TEST(Pickle, ThatAsksForAProgramIsRefusedAndRunsNothing) {
+TEST(ReadWeights, NameThatRunsPrograms_ThrowsWithoutRunningIt) {
   const ScratchFolder scratch;
   const auto marker = scratch.path / "marker";
   const std::string command = text("touch " + marker.string());
@@ -209,15 +257,28 @@ TEST(Pickle, ThatAsksForAProgramIsRefusedAndRunsNothing) {
     const auto zipped = scratch.path / "zipped.pth";
     write_torch_file(zipped, {{"data.pkl", pickle(bodies[i])}});
     for (const auto& path : {bare, zipped}) {
-      const std::string words = std::string("it asks for ") + names[i] + ", which is no tensor";
+      const std::string words = std::string("asks for ") + names[i] + ", which can run any program";
       expect_words(error_of([&] { read_weights(path); }), {path.string(), words});
       expect_words(error_of([&] { read_permutation(path); }), {path.string(), words});
     }
   }
+  const std::string quoted = "S'touch " + marker.string() + "'\n";
+  const std::string old[] = {
+      "cos\nsystem\n(" + quoted + "tR.",                     // protocol 0
+      "(" + quoted + "ios\nsystem\n.",                       // INST
+      "(cos\nsystem\n" + quoted + "o.",                      // OBJ
+      "V\\u006fs\nVsy\\u0073tem\n\x93" + quoted + "\x85R.",  // names in escapes
+      "I1\n.\x80\2cos\nsystem\n" + quoted + "\x85R.",        // in the second pickle
+      "(dp0\ncos\nsystem\n" + quoted + "\x85RZ",             // broken afterwards
+  };
+  for (const std::string& bytes : old) {
+    const auto path = scratch.write("old.pkl", bytes);
+    expect_words(error_of([&] { read_weights(path); }), {path.string(), "asks for os.system"});
+  }
   EXPECT_FALSE(std::filesystem::exists(marker));
 }
 
-TEST(Pickle, RefusesOtherNamesAndWaysIn) {
+TEST(ReadPickle, UnknownNameOrInstruction_Throws) {
   const std::string reduce = text("x") + "\x85R";
   for (const auto& [module, name] :
        std::vector<std::pair<std::string, std::string>>{{"builtins", "getattr"},
@@ -233,157 +294,166 @@ TEST(Pickle, RefusesOtherNamesAndWaysIn) {
                                                         {"_codecs", "decode"},
                                                         {"", ""},
                                                         {"builtins", "set"}}) {
-    expect_words(line_of(global(module, name) + reduce),
-                 {"cannot load p: it asks for " + module + "." + name});
+    expect_words(error_in(global(module, name) + reduce),
+                 {"cannot load p: the file asks for " + module + "." + name});
   }
-  expect_words(line_of(global("torch", "FloatStorage") + ")R"), {"torch.FloatStorage, which is no function"});
-  expect_words(line_of(global("numpy", "ndarray") + ")R"), {"numpy.ndarray, which is no function"});
-  expect_words(line_of(global("torch", "Size")), {"torch.Size where a value should be"});
-  expect_words(line_of(global("torch", "Size") + "K\1\x85R"), {"gives torch.Size what it does not take"});
-  expect_words(line_of(text("os.system") + reduce), {"calls what is no function"});
-  expect_words(line_of("]K\1b"), {"sets the state"});
-  expect_words(line_of(storage("FloatStorage", "0", 8) + "}b"), {"sets the state"});
-  expect_words(line_of(global("_codecs", "encode") + text("x") + text("rot13") + "\x86R"),
+  expect_words(error_in(global("torch", "FloatStorage") + ")R"),
+               {"torch.FloatStorage, which is not a function"});
+  expect_words(error_in(global("numpy", "ndarray") + ")R"), {"numpy.ndarray, which is not a function"});
+  expect_words(error_in(global("torch", "Size")), {"torch.Size, not a value"});
+  expect_words(error_in(global("torch", "Size") + "K\1\x85R"), {"calls torch.Size with invalid arguments"});
+  expect_words(error_in(text("os.system") + reduce), {"calls an object that is not a function"});
+  expect_words(error_in("]K\1b"), {"sets the state"});
+  expect_words(error_in(storage("FloatStorage", "0", 8) + "}b"), {"sets the state"});
+  expect_words(error_in(global("_codecs", "encode") + text("x") + text("rot13") + "\x86R"),
                {"_codecs.encode"});
-  expect_words(line_of("P0\n"), {"instruction 0x50"});
-  expect_words(line_of("(K\1o"), {"instruction 0x6f"});  // OBJ
-  expect_words(line_of(global("torch", "Size") + ")}\x92"), {"calls what is no function"});
-  expect_words(line_of("\x82\x01"), {"instruction 0x82"});
-  expect_words(line_of("\x97"), {"instruction 0x97"});
+  expect_words(error_in("P0\n"), {"a storage has an unknown kind of persistent id"});
+  expect_words(error_in("(K\1o"), {"calls an object that is not a function"});  // OBJ
+  expect_words(error_in("(o"), {"calls an object that is not a function"});
+  expect_words(error_in("(" + global("nn", "Net") + "o"), {"asks for nn.Net"});
+  expect_words(error_in(global("torch", "Size") + ")}\x92"), {"calls an object that is not a function"});
+  expect_words(error_in("\x82\x01"), {"instruction 0x82"});
+  expect_words(error_in("\x97"), {"instruction 0x97"});
   EXPECT_EQ(
       read(global("collections", "OrderedDict") + ")R}" + text("_metadata") + "K\1sb").as_dict()->size(), 0u);
 }
 
-TEST(Pickle, MalformedIsRefused) {
+TEST(ReadPickle, Malformed_Throws) {
   const std::string cases[][2] = {
-      {"", "takes more than it gave"},
-      {"0", "takes more than it gave"},
+      {"", "pops an empty stack"},
+      {"0", "pops an empty stack"},
       {"t", "lacks a mark"},
-      {"NK\1a", "appends to what"},
-      {"]((K\1e", "takes more than it gave"},
-      {"]K\1K\2s", "item of what is no dict"},
+      {"NK\1a", "appends to an object that is not a list"},
+      {"]((K\1e", "pops an empty stack"},
+      {"]K\1K\2s", "item of an object that is not a dict"},
       {"}(K\1u", "key without a value"},
       {"}(K\1K\2"
        "a",
-       "appends to what"},
-      {"h\1", "recalls what"},
-      {"K", "pickle is cut"},
-      {"X\xff\xff\xff\xff", "pickle is cut"},
-      {"B\xff\xff\xff\xff", "pickle is cut"},
-      {"\x8e" + std::string(8, '\xff'), "pickle is cut"},
-      {"\x8d" + std::string(7, '\0') + "\x10", "pickle is cut"},
-      {"\x95" + std::string(8, '\x7f'), "pickle is cut"},
-      {"\x8b\xff\xff\xff\xff", "pickle is cut"},
-      {"cos", "pickle is cut"},
+       "appends to an object that is not a list"},
+      {"h\1", "recalls a memo entry that does not exist"},
+      {"K", "pickle is truncated"},
+      {"X\xff\xff\xff\xff", "pickle is truncated"},
+      {"B\xff\xff\xff\xff", "pickle is truncated"},
+      {"\x8e" + std::string(8, '\xff'), "pickle is truncated"},
+      {"\x8d" + std::string(7, '\0') + "\x10", "pickle is truncated"},
+      {"\x95" + std::string(8, '\x7f'), "pickle is truncated"},
+      {"\x8b\xff\xff\xff\xff", "pickle is truncated"},
+      {"cos", "pickle is truncated"},
       {"\x8a\x09" + std::string(9, '\1'), "more than 64 bits"},
       {std::string("\x8b\x09\0\0\0", 5) + std::string(9, '\1'), "more than 64 bits"},
-      {"}(" + text("a") + "K\1" + text("a") + "K\2u", "the key 'a' twice"},
+      {"}(" + text("a") + "K\1" + text("a") + "K\2u", "duplicate key 'a'"},
       {"]q\1h\1a", "contains itself"},
       {"}q\1" + text("a") + "h\1s", "contains itself"},
       {repeated("]", 100) + repeated("a", 99), "nested deeper than 64"},
       {repeated("]0", 5'000'001), "more than 5000000 objects"},
-      {repeated("]", 1'000'001), "stack is too deep"},
-      {repeated("N", 1'000'001), "stack is too deep"},
-      {repeated("(", 1'000'001), "stack is too deep"},
+      {repeated("]", 1'000'001), "stack of the pickle is too deep"},
+      {repeated("N", 1'000'001), "stack of the pickle is too deep"},
+      {repeated("(", 1'000'001), "stack of the pickle is too deep"},
   };
-  for (const auto& [body, says] : cases) expect_words(line_of(body), {"cannot load p: ", says});
-  EXPECT_EQ(line_of(repeated("]", 64) + repeated("a", 63)), "");
-  for (const std::string bytes : {"", "\x80", "\x80\x01K\1.", "\x80\x06K\1.", "hello", "(dp0\n."}) {
+  for (const auto& [body, expected] : cases) expect_words(error_in(body), {"cannot load p: ", expected});
+  EXPECT_EQ(error_in(repeated("]", 64) + repeated("a", 63)), "");
+  for (const std::string bytes : {"", "\x80", "\x80\x06K\1.", "hello", "(dp\n.", "Ix\n.", "S'a\n.",
+                                  "S'\\x1'\n.", "V\\u12\n.", "F\n.", "K\1", "gx\n."}) {
     EXPECT_NE(error_of([&] { read_pickle(bytes, "p"); }), "") << bytes;
   }
 }
 
-TEST(Pickle, ThatGrowsIsRefused) {
-  // Each line holds the one before twice: 2^60 of them from a few hundred bytes.
+TEST(ReadPickle, GrowsBeyondLimits_Throws) {
+  // Each list contains the previous one twice: 2^60 references from a few hundred bytes.
   std::string doubling = "]q\1";
   for (int i = 0; i < 60; ++i) doubling += "0(h\1h\1tq\1";
-  expect_words(line_of(doubling), {"the same things over and over"});
+  expect_words(error_in(doubling), {"repeats the same objects too often"});
 
   const std::string megabyte = text(std::string(1'000'000, 'a')) + "q\1" + "0";
-  expect_words(line_of(megabyte + "](" + repeated("h\1", 1000) + "e"), {"the same text over and over"});
-  expect_words(line_of(megabyte + global("_codecs", "encode") +
-                       "q\2"
-                       "0" +
-                       "](" + repeated("h\2h\1" + text("latin1") + "\x86R", 1000) + "e"),
-               {"encodes the same text over and over"});
+  expect_words(error_in(megabyte + "](" + repeated("h\1", 1000) + "e"), {"repeats the same text too often"});
+  expect_words(error_in(megabyte + global("_codecs", "encode") +
+                        "q\2"
+                        "0" +
+                        "](" + repeated("h\2h\1" + text("latin1") + "\x86R", 1000) + "e"),
+               {"encodes the same text too often"});
   const std::string longest = "](" + repeated("N", 900'000) +
                               "eq\1"
                               "0";
-  expect_words(line_of(longest + repeated(global("torch", "Size") + "h\1\x85R", 100)),
-               {"copies the same things"});
+  expect_words(error_in(longest + repeated(global("torch", "Size") + "h\1\x85R", 100)),
+               {"copies the same objects too often"});
 }
 
-TEST(Pickle, TensorsKeepWithinTheirStorage) {
+TEST(ReadPickle, TensorOutsideStorage_Throws) {
   constexpr std::int64_t huge = std::int64_t{1} << 60;
   const std::string numbers = storage("FloatStorage", "0", 8);
-  const auto line = [&](const std::string& from, std::int64_t offset, const std::vector<std::int64_t>& sizes,
-                        const std::vector<std::int64_t>& strides) {
-    return line_of(tensor_call(from, offset, sizes, strides));
+  const auto error = [&](const std::string& from, std::int64_t offset, const std::vector<std::int64_t>& sizes,
+                         const std::vector<std::int64_t>& strides) {
+    return error_in(tensor_call(from, offset, sizes, strides));
   };
   const Value window = read(tensor_call(numbers, 1, {2, 3}, {1, 2}));
   expect_tensor(&window, at::tensor(std::vector<float>{1, 3, 5, 2, 4, 6}).view({2, 3}));
-  EXPECT_EQ(line(numbers, 0, {8}, {1}), "");
-  EXPECT_EQ(line(numbers, 7, {}, {}), "");
-  EXPECT_EQ(line(numbers, 0, {0, 5}, {5, 1}), "");
+  EXPECT_EQ(error(numbers, 0, {8}, {1}), "");
+  EXPECT_EQ(error(numbers, 7, {}, {}), "");
+  EXPECT_EQ(error(numbers, 0, {0, 5}, {5, 1}), "");
 
-  const char* const too_large = "claims more bytes than there are";
-  expect_words(line(numbers, 0, {9}, {1}), {too_large});
-  expect_words(line(numbers, 1, {8}, {1}), {too_large});
-  expect_words(line(numbers, 8, {}, {}), {too_large});
-  expect_words(line(numbers, 0, {2, 2}, {7, 1}), {too_large});
-  expect_words(line(numbers, 0, {huge}, {1}), {too_large});
-  expect_words(line(numbers, 0, {huge / 4}, {1}), {too_large});
-  expect_words(line(numbers, 0, {huge}, {0}), {"far more memory"});
-  expect_words(line(numbers, 0, {1 << 30, 1 << 30, 1 << 30}, {0, 0, 0}), {too_large});
-  expect_words(line(numbers, 0, {0, huge, huge}, {0, 0, 0}), {too_large});
-  expect_words(line(numbers, 0, {3}, {huge * 4}), {too_large});
-  expect_words(line(numbers, std::numeric_limits<std::int64_t>::max(), {2}, {1}), {too_large});
-  expect_words(line(numbers, 0, {huge / 8}, {0}), {"far more memory than the file has"});
-  expect_words(line(numbers, 0, {100'000'000}, {0}), {"far more memory"});
-  expect_words(line(numbers, 7, {2}, {-1}), {"no natural number"});
-  expect_words(line(numbers, 0, {-1}, {1}), {"no natural number"});
-  expect_words(line(numbers, -1, {1}, {1}), {"cannot load p"});
-  expect_words(line(numbers, 0, {2, 2}, {1}), {"not as many strides as sizes"});
-  expect_words(line(numbers, 0, std::vector<std::int64_t>(65, 1), std::vector<std::int64_t>(65, 1)),
+  const char* const too_large = "claims more bytes than its storage has";
+  expect_words(error(numbers, 0, {9}, {1}), {too_large});
+  expect_words(error(numbers, 1, {8}, {1}), {too_large});
+  expect_words(error(numbers, 8, {}, {}), {too_large});
+  expect_words(error(numbers, 0, {2, 2}, {7, 1}), {too_large});
+  expect_words(error(numbers, 0, {huge}, {1}), {too_large});
+  expect_words(error(numbers, 0, {huge / 4}, {1}), {too_large});
+  expect_words(error(numbers, 0, {huge}, {0}), {"far more memory"});
+  expect_words(error(numbers, 0, {1 << 30, 1 << 30, 1 << 30}, {0, 0, 0}), {too_large});
+  expect_words(error(numbers, 0, {0, huge, huge}, {0, 0, 0}), {too_large});
+  expect_words(error(numbers, 0, {3}, {huge * 4}), {too_large});
+  expect_words(error(numbers, std::numeric_limits<std::int64_t>::max(), {2}, {1}), {too_large});
+  expect_words(error(numbers, 0, {huge / 8}, {0}), {"far more memory than the file has bytes"});
+  expect_words(error(numbers, 0, {100'000'000}, {0}), {"far more memory"});
+  expect_words(error(numbers, 7, {2}, {-1}), {"not a natural number"});
+  expect_words(error(numbers, 0, {-1}, {1}), {"not a natural number"});
+  expect_words(error(numbers, -1, {1}, {1}), {"cannot load p"});
+  expect_words(error(numbers, 0, {2, 2}, {1}), {"a different number of strides and sizes"});
+  expect_words(error(numbers, 0, std::vector<std::int64_t>(65, 1), std::vector<std::int64_t>(65, 1)),
                {"64 dimensions"});
 
-  expect_words(line(storage("FloatStorage", "0", 9), 0, {1}, {1}), {"claims 9 numbers and has 32 bytes"});
-  expect_words(line(storage("DoubleStorage", "0", 8), 0, {1}, {1}), {"claims 8 numbers"});
-  expect_words(line(storage("FloatStorage", "0", huge * 4), 0, {1}, {1}),
-               {"claims 4611686018427387904 numbers"});
-  expect_words(line(storage("FloatStorage", "0", -1), 0, {1}, {1}), {"claims -1 numbers"});
-  expect_words(line(storage("FloatStorage", "../0", 8), 0, {1}, {1}), {"no storage '../0'"});
-  expect_words(line(storage("FloatStorage", "/etc/passwd", 8), 0, {1}, {1}), {"no storage '/etc/passwd'"});
-  expect_words(line(storage("BoolStorage", "0", 32), 0, {32}, {1}), {"truth values"});
-  // Many views of few bytes: together they are bound as well.
+  expect_words(error(storage("FloatStorage", "0", 9), 0, {1}, {1}), {"claims 9 elements but has 32 bytes"});
+  expect_words(error(storage("DoubleStorage", "0", 8), 0, {1}, {1}), {"claims 8 elements"});
+  expect_words(error(storage("FloatStorage", "0", huge * 4), 0, {1}, {1}),
+               {"claims 4611686018427387904 elements"});
+  expect_words(error(storage("FloatStorage", "0", -1), 0, {1}, {1}), {"claims -1 elements"});
+  expect_words(error(storage("FloatStorage", "../0", 8), 0, {1}, {1}), {"no storage '../0'"});
+  expect_words(error(storage("FloatStorage", "/etc/passwd", 8), 0, {1}, {1}), {"no storage '/etc/passwd'"});
+  expect_words(error(storage("BoolStorage", "0", 32), 0, {32}, {1}), {"boolean"});
+  // Many views of few bytes share one budget.
   const std::string view = tensor_call(numbers, 0, {1'000'000}, {0});
-  expect_words(line_of("](" + repeated(view, 20) + "e"), {"far more memory"});
+  expect_words(error_in("](" + repeated(view, 20) + "e"), {"far more memory"});
 }
 
-TEST(TorchFile, IsRefusedWhenItIsSomethingElse) {
+TEST(ReadTorchFile, OtherContent_Throws) {
   const ScratchFolder scratch;
   const auto path = scratch.path / "a.pth";
-  const auto line = [&](const std::map<std::string, std::string>& entries) {
+  const auto error = [&](const std::map<std::string, std::string>& entries) {
     write_torch_file(path, entries);
     return error_of([&] { read_torch_file(path); });
   };
-  EXPECT_EQ(line({{"data.pkl", pickle("K\1")}}), "");
-  expect_words(line({{"data.pkl", pickle("K\1") + "x"}}), {"bytes behind its pickle"});
-  expect_words(line({{"data.pkl", pickle("K\1")}, {"byteorder", "big"}}), {"not little-endian"});
-  expect_words(line({{"model.json", "{}"}}), {"no data.pkl"});
+  EXPECT_EQ(error({{"data.pkl", pickle("K\1")}}), "");
+  expect_words(error({{"data.pkl", pickle("K\1") + "x"}}), {"extra bytes after the pickle"});
+  expect_words(error({{"data.pkl", pickle("K\1")}, {"byteorder", "big"}}), {"not little-endian"});
+  expect_words(error({{"model.json", "{}"}}), {"no data.pkl"});
+  const std::string call = global("os", "system") + text("true") + "\x85R";
+  for (const char* name : {"data/payload", "extra/payload.pkl", "notes/payload"}) {
+    expect_words(error({{"data.pkl", pickle("K\1")}, {name, pickle(call)}}), {"asks for os.system"});
+  }
   for (const char* name : {"constants.pkl", "code/__torch__/net.py"}) {
-    expect_words(line({{"data.pkl", pickle("K\1")}, {name, ""}}),
+    expect_words(error({{"data.pkl", pickle("K\1")}, {name, ""}}),
                  {"is a TorchScript program", "load it as a model"});
   }
-  expect_words(line({{"data.pkl", pickle(tensor_call(storage("FloatStorage", "../version", 1), 0, {1}, {1}))},
-                     {"version", "3333"}}),
-               {"no storage '../version'"});
-  expect_words(error_of([&] { read_torch_file(scratch.write("t", "hello")); }), {"no file of torch.save"});
-  expect_words(error_of([&] { read_torch_file(scratch.write("e", "")); }), {"no file of torch.save"});
+  expect_words(
+      error({{"data.pkl", pickle(tensor_call(storage("FloatStorage", "../version", 1), 0, {1}, {1}))},
+             {"version", "3333"}}),
+      {"no storage '../version'"});
+  expect_words(error_of([&] { read_torch_file(scratch.write("t", "hello")); }), {"not a file of torch.save"});
+  expect_words(error_of([&] { read_torch_file(scratch.write("e", "")); }), {"is empty"});
   expect_words(error_of([&] { read_torch_file(scratch.path / "none"); }), {"No such file"});
 }
 
-TEST(TorchFile, CutAnywhereIsRefused) {
+TEST(ReadTorchFile, TruncatedAnywhere_Throws) {
   const ScratchFolder scratch;
   for (const char* name : {"kinds_legacy.pth", "arrays_protocol4.pth"}) {
     const std::string whole = content(fixtures / name);
@@ -395,20 +465,20 @@ TEST(TorchFile, CutAnywhereIsRefused) {
   }
 }
 
-TEST(TorchFile, WithAnyByteChangedIsReadOrRefusedInOneLine) {
+TEST(ReadTorchFile, AnyByteChanged_ReadsOrThrows) {
   for (const char* name : {"kinds_legacy.pth", "arrays_protocol2.pth", "arrays_protocol5.pth"}) {
     const std::string whole = content(fixtures / name);
     for (const int with : {0x01, 0x41, 0xff}) {
       for (std::size_t i = 0; i < whole.size(); ++i) {
         std::string changed = whole;
         changed[i] = static_cast<char>(changed[i] ^ with);
-        error_of([&] { detail::read_unzipped("changed", changed); });  // anything but an Error fails the test
+        error_of([&] { detail::read_unzipped("changed", changed); });  // any other exception fails the test
       }
     }
   }
 }
 
-TEST(Weights, AreThoseOfTheStateDict) {
+TEST(ReadWeights, StateDictOrCheckpoint_ReturnsTensors) {
   const auto check = [](const Weights& weights) {
     EXPECT_EQ(weights.tensors.size(), 7u);
     const at::Tensor two = at::arange(2, at::kFloat);
@@ -431,23 +501,23 @@ TEST(Weights, AreThoseOfTheStateDict) {
   EXPECT_EQ(safe.metadata.at("k"), "v");
 }
 
-TEST(Weights, AreRefusedWhenTheyAreNone) {
+TEST(ReadWeights, NoWeights_Throws) {
   expect_words(error_of([] { read_weights(fixtures / "module.pth"); }),
-               {"module.pth", "it asks for torch.nn.modules.container.Sequential", "model.state_dict()"});
+               {"module.pth", "an object of torch.nn.modules.container.Sequential", "model.state_dict()"});
   expect_words(error_of([] { read_weights(fixtures / "label_shuffle.pth"); }),
-               {"no dict of tensors by name"});
-  expect_words(error_of([] { read_weights(fixtures / "kinds.pth"); }), {"'numbers' is no tensor"});
+               {"not a dict of tensors by name"});
+  expect_words(error_of([] { read_weights(fixtures / "kinds.pth"); }), {"'numbers' is not a tensor"});
   const ScratchFolder scratch;
-  const auto line = [&](const std::string& body) {
+  const auto error = [&](const std::string& body) {
     const auto path = scratch.write("a", pickle(body));
     return error_of([&] { read_weights(path); });
   };
-  expect_words(line("}"), {"it has no tensors"});
-  expect_words(line("}K\1K\2s"), {"an entry without a name is no tensor"});
-  expect_words(line("}" + text("model") + "K\2s"), {"'model' is no tensor"});
+  expect_words(error("}"), {"has no tensors"});
+  expect_words(error("}K\1K\2s"), {"an entry has a key that is not text"});
+  expect_words(error("}" + text("model") + "K\2s"), {"'model' is not a tensor"});
 }
 
-TEST(Permutation, IsReadWhoeverWroteIt) {
+TEST(ReadPermutation, ArrayListOrTuple_ReturnsIt) {
   const std::vector<std::int64_t> expected{2, 0, 3, 1};
   EXPECT_EQ(read_permutation(fixtures / "label_shuffle.pth"), expected);
   EXPECT_EQ(read_permutation(fixtures / "label_shuffle_list.pth"), expected);
@@ -455,20 +525,20 @@ TEST(Permutation, IsReadWhoeverWroteIt) {
   EXPECT_EQ(read_permutation(scratch.write("a", pickle(std::string("(K\2K\0K\3K\1t", 10)))), expected);
 }
 
-TEST(Permutation, IsRefusedWhenItIsNone) {
+TEST(ReadPermutation, NotAPermutation_Throws) {
   const ScratchFolder scratch;
-  const auto line = [&](const std::string& body) {
+  const auto error = [&](const std::string& body) {
     const auto path = scratch.write("a", pickle(body));
     return error_of([&] { read_permutation(path); });
   };
-  expect_words(line("(K\1K\1l"), {"it names 1 twice", "0 to n-1"});
-  expect_words(line("(K\1K\2l"), {"it has 2 numbers, and 2 among them"});
-  expect_words(line("(K\1J\xff\xff\xff\xffl"), {"and -1 among them"});
-  expect_words(line("]"), {"it is empty"});
-  expect_words(line("(" + text("0") + "l"), {"something else than integers"});
-  expect_words(line("(\x88l"), {"something else than integers"});
-  expect_words(line("K\1"), {"no list of integers"});
-  expect_words(error_of([] { read_permutation(fixtures / "state_dict.pth"); }), {"no list of integers"});
+  expect_words(error("(K\1K\1l"), {"has 1 twice", "0 to n-1"});
+  expect_words(error("(K\1K\2l"), {"has 2 elements and the value 2"});
+  expect_words(error("(K\1J\xff\xff\xff\xffl"), {"the value -1"});
+  expect_words(error("]"), {"the list is empty"});
+  expect_words(error("(" + text("0") + "l"), {"an element that is not an integer"});
+  expect_words(error("(\x88l"), {"an element that is not an integer"});
+  expect_words(error("K\1"), {"not a list of integers"});
+  expect_words(error_of([] { read_permutation(fixtures / "state_dict.pth"); }), {"not a list of integers"});
 }
 
 }  // namespace

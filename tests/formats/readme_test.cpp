@@ -18,16 +18,16 @@ std::int64_t parameters(const std::filesystem::path& checkpoint) {
 
 std::int64_t epoch(const std::filesystem::path& checkpoint) {
   const formats::Value file = formats::read_torch_file(checkpoint);
-  const formats::Value* found = file.find("epoch");  // null when it is no dict or has no such key
+  const formats::Value* found = file.find("epoch");  // null if there is no such key
   return found && found->as_integer() ? *found->as_integer() : 0;
 }
 
-TEST(FormatsReadme, CountsParameters) {
-  // A 1×1 convolution of 2 channels with bias, and BatchNorm: weight, bias, mean, variance, a counter.
+TEST(FormatsReadme, Parameters_AreCounted) {
+  // A 1×1 convolution of 2 channels with bias, and BatchNorm (weight, bias, mean, variance, count).
   EXPECT_EQ(parameters("tests/fixtures/checkpoint.pth"), 2 + 2 + 4 * 2 + 1);
 }
 
-TEST(FormatsReadme, FindsTheEpoch) {
+TEST(FormatsReadme, Epoch_IsFound) {
   EXPECT_EQ(epoch("tests/fixtures/checkpoint.pth"), 90);
   EXPECT_EQ(epoch("tests/fixtures/state_dict.pth"), 0);
 }

@@ -1,4 +1,5 @@
-// Each definition in impl/*.ipp is reached both ways (core/config.hpp): from its header, and from its module's source.
+// Checks that both modes (core/config.hpp) include every impl/*.ipp: its header, and its module's
+// source.
 
 #include <gtest/gtest.h>
 
@@ -14,12 +15,13 @@ namespace fs = std::filesystem;
 
 namespace {
 
+/// Returns the content of a file.
 std::string text_of(const fs::path& path) {
   std::ifstream file(path);
   return {std::istreambuf_iterator<char>(file), {}};
 }
 
-/// The files below refine/ that end in `extension`.
+/// Returns the files below refine/ with this extension.
 std::vector<fs::path> files(std::string_view extension) {
   std::vector<fs::path> all;
   for (const auto& entry : fs::recursive_directory_iterator("refine")) {
@@ -28,6 +30,7 @@ std::vector<fs::path> files(std::string_view extension) {
   return all;
 }
 
+/// Returns the line that includes a file.
 std::string include_of(const fs::path& path) {
   return "#include <" + path.generic_string() + ">\n";
 }
@@ -84,14 +87,15 @@ TEST(CompiledLibrary, Source_RefusesToBeCompiledByHeaderOnlyPrograms) {
   }
 }
 
-/// Files of one program may be compiled with and without CUDA graphs: what headers declare is the same.
-TEST(PublicHeaders, DoNotDependOnCudaGraphs) {
+// Files of one program may be compiled with and without CUDA graphs, so headers must declare the
+// same in both cases.
+TEST(PublicHeaders, CudaGraphs_DoNotChangeDeclarations) {
   std::size_t headers = 0;
   for (const auto& path : files(".hpp")) {
     ++headers;
     const std::string text = text_of(path);
-    for (std::size_t at = text.find("\n#"); at != std::string::npos; at = text.find("\n#", at + 1)) {
-      const std::string line = text.substr(at + 1, text.find('\n', at + 1) - at - 1);
+    for (std::size_t i = text.find("\n#"); i != std::string::npos; i = text.find("\n#", i + 1)) {
+      const std::string line = text.substr(i + 1, text.find('\n', i + 1) - i - 1);
       EXPECT_EQ(line.find("REFINE_CUDA_GRAPHS"), std::string::npos) << path << ": " << line;
     }
   }

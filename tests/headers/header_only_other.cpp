@@ -10,7 +10,7 @@
 #include <refine/training/recipe.hpp>
 #include <refine/winograd/convolution.hpp>
 
-at::Tensor convolved_elsewhere(const at::Tensor& x, const at::Tensor& weight) {
+at::Tensor convolve_in_other_file(const at::Tensor& x, const at::Tensor& weight) {
   return refine::winograd::takes(x, weight) ? refine::winograd::convolution(x, weight, {})
                                             : at::conv2d(x, weight, {}, 1, 1);
 }

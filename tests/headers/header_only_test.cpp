@@ -1,5 +1,5 @@
-// The library as headers alone: this file and header_only_other.cpp are compiled without REFINE_COMPILED_LIB, and
-// both have all definitions; one that is not inline would be there twice.
+// The header-only library: this file and header_only_other.cpp are compiled without
+// REFINE_COMPILED_LIB. Both contain all definitions, so that linking fails if one is not inline.
 
 #include <ATen/ops/allclose.h>
 #include <ATen/ops/conv2d.h>
@@ -17,20 +17,20 @@
 #include <refine/winograd/convolution.hpp>
 
 #if defined(REFINE_COMPILED_LIB)
-#error "this is to be compiled from the headers alone"
+#error "compile this test without REFINE_COMPILED_LIB"
 #endif
 
-at::Tensor convolved_elsewhere(const at::Tensor& x, const at::Tensor& weight);
+at::Tensor convolve_in_other_file(const at::Tensor& x, const at::Tensor& weight);
 
 namespace refine {
 namespace {
 
-TEST(HeaderOnly, CompilesInTwoFilesOfAProgram) {
+TEST(HeaderOnly, TwoFilesOfAProgram_CompileAndLink) {
   const at::Tensor x = at::rand({2, 16, 8, 8}), weight = at::rand({16, 16, 3, 3});
-  const at::Tensor elsewhere = convolved_elsewhere(x, weight);
-  EXPECT_TRUE(at::allclose(elsewhere, at::conv2d(x, weight, {}, 1, 1), 1e-3, 1e-3));
+  const at::Tensor result = convolve_in_other_file(x, weight);
+  EXPECT_TRUE(at::allclose(result, at::conv2d(x, weight, {}, 1, 1), 1e-3, 1e-3));
   if (winograd::takes(x, weight)) {
-    EXPECT_TRUE(elsewhere.equal(winograd::convolution(x, weight, {})));
+    EXPECT_TRUE(result.equal(winograd::convolution(x, weight, {})));
   }
 }
 

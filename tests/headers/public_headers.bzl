@@ -1,6 +1,6 @@
-"""The public headers that a library declares, as files: a header added to a module is checked by itself.
+"""Lists the public headers of a library, so that a header added to a module is checked.
 
-Private ones, in detail/, are reached through them.
+Private headers, in detail/, are checked through the public ones that include them.
 """
 
 def _impl(ctx):

@@ -7,7 +7,7 @@
 namespace refine::metrics {
 namespace {
 
-TEST(Proportion, WilsonAgreesWithPublishedValues) {
+TEST(Proportion, Wilson_EqualsPublishedValues) {
   // Newcombe (1998), Table I, method 3.
   struct Case {
     Proportion proportion;
@@ -20,7 +20,7 @@ TEST(Proportion, WilsonAgreesWithPublishedValues) {
   }
 }
 
-TEST(Proportion, WilsonEndsSolveTheScoreEquation) {
+TEST(Proportion, WilsonEnds_SolveTheScoreEquation) {
   // The ends are the p0 at which the test of p0 just rejects: (p - p0)^2 = z^2 p0 (1 - p0) / n.
   for (const Proportion p :
        {Proportion{1, 2}, Proportion{7, 9}, Proportion{70, 9000}, Proportion{9139, 10000}}) {
@@ -35,7 +35,7 @@ TEST(Proportion, WilsonEndsSolveTheScoreEquation) {
   }
 }
 
-TEST(Proportion, WilsonIsExactAtTheEndsAndMirrored) {
+TEST(Proportion, WilsonAtZeroAndOne_IsExactAndSymmetric) {
   for (std::int64_t n : {1, 3, 10, 9000}) {
     EXPECT_EQ((Proportion{0, n}.wilson().low), 0.0);
     EXPECT_EQ((Proportion{n, n}.wilson().high), 1.0);
@@ -44,7 +44,7 @@ TEST(Proportion, WilsonIsExactAtTheEndsAndMirrored) {
   }
 }
 
-TEST(Proportion, OfNothingIsNaN) {
+TEST(Proportion, TotalOfZero_IsNaN) {
   EXPECT_TRUE(std::isnan(Proportion{}.value()));
   EXPECT_TRUE(std::isnan(Proportion{}.wilson().low));
   EXPECT_TRUE(std::isnan(Proportion{}.wilson().high));

@@ -1,4 +1,4 @@
-// The snippet of refine/objectives/README.md.
+// The example of refine/objectives/README.md.
 
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/cross_entropy_loss.h>
@@ -12,16 +12,16 @@ using namespace refine;
 
 namespace {
 
-/// Cross-entropy against the victim's own doubts.
+/// Cross-entropy against the victim's probabilities instead of its class.
 struct SoftLabels {
   at::Tensor operator()(const at::Tensor& remapped, const at::Tensor& teacher) const {
     return at::cross_entropy_loss(remapped, at::softmax(teacher, 1));
   }
 };
+static_assert(objectives::Objective<SoftLabels>);
 
-TEST(ObjectivesReadme, TakesAnObjectiveOfYourOwn) {
+TEST(ObjectivesReadme, SoftLabels_DifferFromDistillationByTheTeachersEntropy) {
   const at::Tensor remapped = at::randn({5, 3}, at::kDouble), teacher = at::randn({5, 3}, at::kDouble);
-  // It is distillation plus the teacher's entropy, which no weight changes.
   const at::Tensor entropy = -(at::softmax(teacher, 1) * at::log_softmax(teacher, 1)).sum(1).mean();
   EXPECT_NEAR(SoftLabels{}(remapped, teacher).item<double>(),
               (objectives::Distillation{}(remapped, teacher) + entropy).item<double>(), 1e-12);

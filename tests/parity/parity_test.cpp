@@ -1,4 +1,5 @@
-// Losses, transforms, the defended forward and training, against the reference implementation's own.
+// Compares losses, transforms, the defended forward pass and training with values that the authors'
+// code computed.
 
 #include <gtest/gtest.h>
 
@@ -41,12 +42,14 @@ using testing::reference;
 constexpr Task task = tasks::cifar10;
 const std::vector<std::int64_t> shuffle = {5, 7, 0, 9, 3, 4, 8, 1, 6, 2};
 
-transforms::UNet<task> little(int width) {
-  const transforms::UNet<task> unet{.width = width, .squash = transforms::OutputActivation::clamp};
+/// Returns the small U-Net with the fixtures' weights.
+transforms::UNet<task> little_unet(int width) {
+  const transforms::UNet<task> unet{.width = width, .activation = transforms::OutputActivation::clamp};
   testing::fill(*unet.module, 0.2);
   return unet;
 }
 
+/// Fills a backbone with the fixtures' weights and freezes it.
 template <typename B>
 auto victim(const B& backbone, double last) {
   testing::fill(*backbone.module, last);
@@ -57,7 +60,7 @@ auto vit() {
   return victim(backbones::ViT<task>{.width = 16, .depth = 2, .heads = 2, .head_width = 8, .mlp = 24}, 1);
 }
 
-TEST(Parity, Losses) {
+TEST(LossParity, ValuesAndGradients_MatchReference) {
   at::Tensor logits = reference("loss.logits").clone().requires_grad_();
   at::Tensor features = reference("loss.features").clone().requires_grad_();
   const at::Tensor teacher = reference("loss.teacher");
@@ -75,23 +78,24 @@ TEST(Parity, Losses) {
   }
 }
 
+/// A U-Net of the authors' code.
 struct Kind {
-  const char* name;  ///< the reference's class
-  int levels;
-  double last;  ///< see `testing::fill`
+  const char* name;  ///< its class
+  int levels;        ///< depth
+  double last;       ///< for `testing::fill`
 
   friend void PrintTo(const Kind& kind, std::ostream* out) { *out << kind.name; }
 };
 
 class TransformParity : public ::testing::TestWithParam<Kind> {};
 
-TEST_P(TransformParity, Outputs) {
+TEST_P(TransformParity, Outputs_MatchReference) {
   const Kind kind = GetParam();
   const c10::NoGradGuard no_grad;
   const transforms::UNet<> unet{.image = {3, dynamic, dynamic},
                                 .levels = kind.levels,
                                 .width = 4,
-                                .squash = transforms::OutputActivation::clamp};
+                                .activation = transforms::OutputActivation::clamp};
   testing::fill(*unet.module, kind.last);
   for (const char* images : {"normalized", "odd"}) {
     const std::string name = std::string(kind.name) + ":" + images;
@@ -99,7 +103,7 @@ TEST_P(TransformParity, Outputs) {
   }
 }
 
-TEST_P(TransformParity, PublishedParameters) {
+TEST_P(TransformParity, ParameterShapes_MatchReference) {
   const Kind kind = GetParam();
   const std::string prefix = std::string("shape.") + kind.name + ".";
   const transforms::UNet<task> unet{.levels = kind.levels};
@@ -122,13 +126,14 @@ INSTANTIATE_TEST_SUITE_P(Reference, TransformParity,
                                            Kind{"UNet3Layer", 3, 0.6}, Kind{"UNet5Layer", 5, 0.3}),
                          [](const auto& info) { return std::string(info.param.name); });
 
+/// Compares the victim's and the defended probabilities, with both remappings.
 template <typename B>
 void expect_defended(const std::string& name, const B& frozen) {
   const c10::NoGradGuard no_grad;
   const at::Tensor images = testing::reference_images();
-  const Pipeline permuted{little(4), frozen, remaps::Derangement<task>{.permutation = shuffle},
+  const Pipeline permuted{little_unet(4), frozen, remaps::Derangement<task>{.permutation = shuffle},
                           PixelDomain::reference};
-  const Pipeline shifted{little(4), frozen, remaps::Shift<task>{}, PixelDomain::reference};
+  const Pipeline shifted{little_unet(4), frozen, remaps::Shift<task>{}, PixelDomain::reference};
   expect_parity(name + " alone", permuted.undefended(images).softmax(1), reference("victim." + name));
   expect_parity(name + ", permuted", permuted.forward(images).softmax(1),
                 reference("defended." + name + ".permuted"));
@@ -136,27 +141,27 @@ void expect_defended(const std::string& name, const B& frozen) {
                 reference("defended." + name + ".shifted"));
 }
 
-TEST(DefendedParity, ResNet18) {
+TEST(DefendedParity, ResNet18_MatchesReference) {
   expect_defended("ResNet18", victim(backbones::ResNet18<task>{.width = 4}, 0.3));
 }
 
-TEST(DefendedParity, ResNet50) {
+TEST(DefendedParity, ResNet50_MatchesReference) {
   expect_defended("ResNet50", victim(backbones::ResNet50<task>{.width = 4}, 0.01));
 }
 
-TEST(DefendedParity, Vgg16) {
+TEST(DefendedParity, Vgg16_MatchesReference) {
   expect_defended("VGG16", victim(backbones::Vgg16<task>{.width = 4, .batch_norm = false}, 3));
   expect_defended("VGG16_bn", victim(backbones::Vgg16<task>{.width = 4}, 3));
 }
 
-TEST(DefendedParity, ViT) {
+TEST(DefendedParity, ViT_MatchesReference) {
   expect_defended("ViT", vit());
 }
 
-/// The gradient of the whole loss after one batch, by the names of the transform's parameters; the loss as
-/// "".
+/// Returns the gradient of the whole loss after one batch, by the names of the transform's
+/// parameters, and the loss under the empty name.
 std::map<std::string, at::Tensor> gradients(at::ScalarType precision) {
-  const Pipeline defense{little(2), vit(), remaps::Derangement<task>{.permutation = shuffle},
+  const Pipeline defense{little_unet(2), vit(), remaps::Derangement<task>{.permutation = shuffle},
                          PixelDomain::reference};
   auto& transform = *defense.transform().module;
   transform.to(precision);
@@ -169,42 +174,43 @@ std::map<std::string, at::Tensor> gradients(at::ScalarType precision) {
   loss.backward();
   std::map<std::string, at::Tensor> found = {{"", loss.to(at::kFloat)}};
   for (const auto& item : transform.named_parameters()) {
-    const at::Tensor& gradient = item.value().grad();  // none is as good as 0
+    const at::Tensor& gradient = item.value().grad();  // undefined means 0
     found[item.key()] =
         gradient.defined() ? gradient.to(at::kFloat) : at::zeros_like(item.value(), at::kFloat);
   }
   return found;
 }
 
-TEST(TrainingParity, Gradient) {
+TEST(TrainingParity, Gradient_MatchesReference) {
   for (const auto& [name, ours] : gradients(at::kDouble)) {
     if (name.empty()) {
       expect_parity("the loss", ours, reference("training.loss1"));
       continue;
     }
-    // A bias ahead of BatchNorm has no gradient but rounding.
+    // The gradient of a bias before BatchNorm is only rounding.
     const at::Tensor theirs = reference("training.gradient." + name);
     expect_parity("the gradient of " + name, ours, theirs, std::max(theirs.abs().max().item<double>(), 1e-6));
   }
 }
 
-struct Losses {
-  std::vector<double> of_epochs = {};
-  void on_epoch(const EpochInfo& info) { of_epochs.push_back(info.loss); }
+/// An observer that records the loss of each epoch.
+struct EpochLosses {
+  std::vector<double> values = {};
+  void on_epoch(const EpochInfo& info) { values.push_back(info.loss); }
 };
 
-TEST(TrainingParity, TwoSteps) {
-  Pipeline defense{little(2), vit(), remaps::Derangement<task>{.permutation = shuffle},
+TEST(TrainingParity, TwoSteps_MatchReference) {
+  Pipeline defense{little_unet(2), vit(), remaps::Derangement<task>{.permutation = shuffle},
                    PixelDomain::reference};
   Recipe recipe = recipes::paper;
   recipe.augmentation = {};
   recipe.optimization.batch_size = 5;
   recipe.optimization.epochs = 2;
-  Losses losses;
+  EpochLosses losses;
   fit(defense, testing::reference_bytes(), recipe, losses);
-  ASSERT_EQ(losses.of_epochs.size(), 2u);
-  EXPECT_NEAR(losses.of_epochs[0], reference("training.loss1").item<double>(), 1e-5);
-  EXPECT_NEAR(losses.of_epochs[1], reference("training.loss2").item<double>(), 1e-5);
+  ASSERT_EQ(losses.values.size(), 2u);
+  EXPECT_NEAR(losses.values[0], reference("training.loss1").item<double>(), 1e-5);
+  EXPECT_NEAR(losses.values[1], reference("training.loss2").item<double>(), 1e-5);
   for (const auto& [name, tensor] : nn::state_dict(*defense.transform().module)) {
     if (tensor.dim() > 0)
       expect_parity(name + " after two steps", tensor, reference("training.after." + name));

@@ -21,35 +21,39 @@
 
 namespace refine::testing {
 
-/// What make_reference_values.py wrote, by name.
+/// Returns the tensors that make_reference_values.py wrote, by name.
 inline const std::map<std::string, at::Tensor>& reference_values() {
   static const auto read = formats::read_safetensors("tests/fixtures/reference_values.safetensors");
   return read.tensors;
 }
 
+/// Returns one of these tensors.
 inline const at::Tensor& reference(const std::string& name) {
   return reference_values().at(name);
 }
 
-/// Bytes, N×3×32×32, and the same in [0, 1].
+/// Returns the fixtures' images as uint8, N×3×32×32.
 inline at::Tensor reference_bytes() {
   return reference("bytes").to(at::kByte);
 }
+
+/// Returns the same images in [0, 1].
 inline at::Tensor reference_images() {
   return reference("bytes") / 255;
 }
 
-/// Images in [0, 1] as the victims get them.
+/// Normalizes images in [0, 1] as the victims do.
 inline at::Tensor normalized(const at::Tensor& images) {
-  struct Nothing {
+  struct Identity {
     Task task = {ImageShape{3, 32, 32}, 10};
     std::shared_ptr<torch::nn::Module> module = std::make_shared<torch::nn::Module>();
     at::Tensor forward(const at::Tensor& x) const { return x; }
   };
-  return backbones::Normalized{Nothing{}, normalizations::cifar10}.normalize(images);
+  return backbones::Normalized{Identity{}, normalizations::cifar10}.normalize(images);
 }
 
-/// Fails unless the greatest difference, as a share of `scale`, is at most 1e-5.
+/// Fails unless the largest difference, divided by `scale`, is at most 1e-5. Records the
+/// difference.
 inline void expect_parity(const std::string& what, const at::Tensor& ours, const at::Tensor& theirs,
                           double scale = 1) {
   ASSERT_EQ(ours.sizes(), theirs.sizes()) << what;
@@ -58,7 +62,10 @@ inline void expect_parity(const std::string& what, const at::Tensor& ours, const
   ::testing::Test::RecordProperty("difference of " + what, std::to_string(difference * 1e6) + "e-6");
 }
 
-/// The rule that make_reference_values.py fills its networks by; `last` multiplies the last layer's weights.
+/// Fills a network with the weights that make_reference_values.py gives to its networks.
+///
+/// \param module  any network
+/// \param last  factor for the weights of the last layer
 inline void fill(torch::nn::Module& module, double last) {
   const c10::NoGradGuard no_grad;
   constexpr std::int64_t prime = 2147483647;

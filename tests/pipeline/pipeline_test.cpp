@@ -22,6 +22,7 @@ namespace refine {
 namespace {
 
 using refine::testing::error_of;
+using refine::testing::expect_words;
 using Names = std::vector<std::int64_t>;
 
 // The parts of this test: a few lines each, and of known arithmetic.
@@ -84,7 +85,7 @@ struct BufferedSquare {
   at::Tensor forward(const at::Tensor& images) const { return images * images; }
 };
 
-TEST(Pipeline, Device_IsThatOfNetworksOfBuffersAlone) {
+TEST(PipelineDevice, NetworksOfBuffersOnly_IsTheirDevice) {
   const auto frozen = freeze(BufferedMeans{});
   frozen.module->to(at::kMeta);
   const Pipeline defense{BufferedSquare{}, frozen, Named{}};
@@ -92,7 +93,7 @@ TEST(Pipeline, Device_IsThatOfNetworksOfBuffersAlone) {
   EXPECT_EQ(nn::device_of(*defense.transform().module), at::Device(at::kMeta));
 }
 
-TEST(Pipeline, Device_IsWhereACopyWasMoved) {
+TEST(PipelineDevice, CopyWasMoved_IsItsDevice) {
   Pipeline defense{BufferedSquare{}, freeze(BufferedMeans{}), Named{}};
   const Pipeline copy = defense;
   EXPECT_EQ(copy.device(), at::Device(at::kCPU));
@@ -104,7 +105,7 @@ TEST(Pipeline, Device_IsWhereACopyWasMoved) {
   Pipeline other{BufferedSquare{}, defense.backbone(), Named{}};
   defense.to(at::kMeta);
   const std::string line = error_of([&] { (void)other.device(); });
-  refine::testing::expect_words(line, {"transform is on cpu", "backbone on meta", "defense.to(device)"});
+  refine::testing::expect_words(line, {"transform is on cpu", "backbone is on meta", "defense.to(device)"});
   other.to(at::kMeta);  // what it says to do
   EXPECT_EQ(other.device(), at::Device(at::kMeta));
 
@@ -114,14 +115,14 @@ TEST(Pipeline, Device_IsWhereACopyWasMoved) {
   EXPECT_EQ(none.device(), at::Device(at::kMeta));
 }
 
-TEST(Pipeline, To_OnlyReadsNetworksThatAreThere) {
+TEST(PipelineTo, NetworksAreOnTheDevice_OnlyReadsThem) {
   Pipeline defense{BufferedSquare{}, freeze(BufferedMeans{}), Named{}};
   defense.to(at::kCPU);
   EXPECT_EQ(defense.transform().module->moves, 0);
   EXPECT_EQ(defense.backbone().module->moves, 0);
 }
 
-TEST(Pipeline, IsRemapOfBackboneOfTransform) {
+TEST(Pipeline, Forward_IsRemapOfBackboneOfTransform) {
   const Pipeline defense{Square{}, freeze(Means{}), Named{}};
   const at::Tensor images = at::rand({4, 3, 6, 5});
   const at::Tensor logits = defense.forward(images);
@@ -135,13 +136,13 @@ TEST(Pipeline, IsRemapOfBackboneOfTransform) {
   expect_near(defense.undefended(images), images.mean({2, 3}));
 }
 
-TEST(Pipeline, WithNullPoliciesIsTheBackbone) {
+TEST(Pipeline, NullPolicies_IsTheBackbone) {
   const Pipeline plain{transforms::None<>{}, freeze(Means{}), remaps::None<>{.classes = 3}};
   const at::Tensor images = at::rand({4, 3, 6, 5});
   expect_near(plain.forward(images), images.mean({2, 3}));
 }
 
-TEST(Pipeline, HasThePixelDomainOfTheReference) {
+TEST(Pipeline, ReferencePixelDomain_NormalisesBeforeTheTransform) {
   const Normalization by = {.mean = {0.1, 0.2, 0.3}, .deviation = {0.5, 0.6, 0.7}};
   const auto frozen = freeze(backbones::Normalized(Means{}, by));
   const at::Tensor images = at::rand({4, 3, 6, 5});
@@ -167,21 +168,19 @@ TEST(Pipeline, HasThePixelDomainOfTheReference) {
     EXPECT_NEAR(logits[0][(c + 1) % 3].item<double>(), (mean - by.mean[channel]) / by.deviation[channel],
                 1e-5);
   }
-  EXPECT_EQ(error_of([] { Pipeline(Square{}, freeze(Means{}), Named{}, PixelDomain::reference); }),
-            "refine: PixelDomain::reference needs a backbone with a normalisation of its own; wrap it in "
-            "backbones::Normalized before freezing [Pipeline]");
+  expect_words(error_of([] { Pipeline(Square{}, freeze(Means{}), Named{}, PixelDomain::reference); }),
+               {"PixelDomain::reference", "backbones::Normalized"});
 }
 
-TEST(Pipeline, RefusesAtConstructionInTheCompilersWords) {
+TEST(Pipeline, PartsDisagree_ThrowsTheMessageOfTheCompiler) {
   constexpr Message classes = check_parts({3, 32, 32}, {{3, 32, 32}, 10}, 50);
   static_assert(
       classes.view() ==
-      "refine: the remap renames 50 classes, the backbone predicts 10; give both the same Task [Pipeline]");
+      "Pipeline: the remap renames 50 classes, but the backbone predicts 10; give both the same Task");
   constexpr Message shapes = check_parts({3, 28, 28}, {{3, 32, 32}, 10}, 10);
   static_assert(
       shapes.view() ==
-      "refine: the transform rewrites 3x28x28 images, the backbone takes 3x32x32; give both the same Task "
-      "[Pipeline]");
+      "Pipeline: the transform rewrites 3x28x28 images, but the backbone takes 3x32x32; give both the same Task");
   const auto victim = freeze(Means{.task = {{3, 32, 32}, 10}});
   EXPECT_EQ(error_of([&] { Pipeline(Square{}, victim, remaps::Shift<>{.classes = 50}); }), classes.view());
   EXPECT_EQ(error_of([&] {
@@ -191,22 +190,20 @@ TEST(Pipeline, RefusesAtConstructionInTheCompilersWords) {
   EXPECT_NO_THROW(Pipeline(Square{.image = {3, dynamic, 32}}, victim, remaps::Shift<>{.classes = 10}));
 }
 
-TEST(Pipeline, RefusesWhatIsNoPermutation) {
+TEST(Pipeline, NotAPermutation_Throws) {
   const auto refused = [](Named remap) {
     return error_of([&] { Pipeline(Square{}, freeze(Means{}), remap); });
   };
-  EXPECT_EQ(refused({.permutation = {0, 1, 1}}),
-            "refine: the remap names class 1 twice; a permutation names each of 0 to 2 once");
-  EXPECT_EQ(refused({.permutation = {0, 1, 3}}),
-            "refine: the remap names class 3 of 3; a permutation names each of 0 to 2 once");
-  EXPECT_NE(refused({.permutation = {0, 1}}).find("renames 2 classes, the backbone predicts 3"),
+  expect_words(refused({.permutation = {0, 1, 1}}), {"class 1", "twice", "0 to 2"});
+  expect_words(refused({.permutation = {0, 1, 3}}), {"class 3", "out of range", "0 to 2"});
+  EXPECT_NE(refused({.permutation = {0, 1}}).find("renames 2 classes, but the backbone predicts 3"),
             std::string::npos);
   EXPECT_NE(refused({.classes = dynamic, .permutation = {0, 1}}).find("renames 2 classes"),
             std::string::npos);
   EXPECT_EQ(refused({}), "");
 }
 
-TEST(Pipeline, TakesAnotherPermutation) {
+TEST(Pipeline, RenameClasses_ReplacesThePermutation) {
   Pipeline defense{Square{}, freeze(Means{}), Named{}};
   const Pipeline copy = defense;
   const at::Tensor images = at::rand({2, 3, 4, 4}), victims = images.square().mean({2, 3});
@@ -223,7 +220,7 @@ TEST(Pipeline, TakesAnotherPermutation) {
   expect_near(defense.forward(images), renamed);
 }
 
-TEST(Pipeline, KnowsItsTask) {
+TEST(Pipeline, Task_MergesWhatThePartsKnow) {
   constexpr Task task = tasks::cifar10;
   using Fixed = Pipeline<transforms::UNet<task>, backbones::Frozen<backbones::ResNet18<task>>,
                          remaps::Derangement<task>>;
@@ -237,7 +234,7 @@ TEST(Pipeline, KnowsItsTask) {
             (Task{{3, 8, dynamic}, 3}));
 }
 
-TEST(Pipeline, TrainsItsTransformAlone) {
+TEST(Pipeline, Backward_ReachesOnlyTheTransform) {
   constexpr Task task = {ImageShape{3, 8, 8}, 4};
   const Pipeline defense{transforms::UNet<task>{.levels = 1, .width = 2},
                          freeze(backbones::ResNet18<task>{.width = 1}), remaps::Derangement<task>{}};
@@ -263,20 +260,19 @@ at::Tensor defended(const backbones::ResNet18<task>& victim, const at::Tensor& i
   return defense.forward(images);  // logits, under their new names
 }
 
-TEST(Readme, BuildsAPipeline) {
+TEST(Readme, Pipeline_IsBuilt) {
   EXPECT_EQ(defended(backbones::ResNet18<task>{.width = 2}, at::rand({2, 3, 16, 16})).sizes(),
             (std::vector<std::int64_t>{2, 10}));
 }
 
-TEST(PipelineParts, MayNotDenyInAFieldWhatTheirTypeSays) {
+TEST(Pipeline, FieldContradictsType_Throws) {
   constexpr Task cifar = tasks::cifar10;
   const auto victim = freeze(backbones::ResNet18<>{.task = {{3, 64, 64}, 10}, .width = 4});
   const transforms::UNet<cifar> transform{.image = {3, 64, 64}, .levels = 2, .width = 4};
-  EXPECT_EQ(
-      testing::error_of([&] {
-        Pipeline{transform, victim, remaps::Derangement<>{.classes = 10}};
-      }),
-      "refine: the transform's type says 3x32x32 images, its field 3x64x64; leave the field out [Pipeline]");
+  expect_words(error_of([&] {
+                 Pipeline{transform, victim, remaps::Derangement<>{.classes = 10}};
+               }),
+               {"type of the transform", "3x32x32", "3x64x64", "omit the field"});
 }
 
 }  // namespace

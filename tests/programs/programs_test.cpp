@@ -1,5 +1,5 @@
-// TorchScript files as people export them (tests/fixtures/make_program_files.py): each answers as PyTorch does
-// in float32, and lets gradients reach its images.
+// TorchScript files as users export them (tests/fixtures/make_program_files.py): each gives the
+// logits that PyTorch gives in float32, and passes gradients to its images.
 
 #include <gtest/gtest.h>
 #include <torch/csrc/jit/api/module.h>
@@ -40,7 +40,7 @@ constexpr Task task{{3, 4, 4}, 5};
 
 struct Program {
   torch::jit::Module module;
-  at::Tensor images, logits;  ///< what PyTorch makes of which images
+  at::Tensor images, logits;  ///< images, and the logits that PyTorch gives for them
 };
 
 Program program(const std::string& name) {
@@ -73,28 +73,29 @@ void PrintTo(const Case& c, std::ostream* out) {
 
 class Programs : public ::testing::TestWithParam<Case> {};
 
-TEST_P(Programs, Scripted_AnyExport_AnswersAsPyTorchInFloat32) {
+TEST_P(Programs, Scripted_AnyExport_GivesPyTorchsLogitsInFloat32) {
   const auto [name, tolerance] = GetParam();
   const Program file = program(name);
   const backbones::Scripted<> victim = victim_of(name);
   for (int i = 0; i < 2; ++i) {
-    const at::Tensor answer = victim.forward(file.images);
-    EXPECT_EQ(answer.scalar_type(), at::kFloat);
-    EXPECT_LT((answer - file.logits).abs().max().item<double>(), tolerance);
+    const at::Tensor output = victim.forward(file.images);
+    EXPECT_EQ(output.scalar_type(), at::kFloat);
+    EXPECT_LT((output - file.logits).abs().max().item<double>(), tolerance);
   }
   const at::Tensor slope = gradient(victim, file.images);
   ASSERT_TRUE(slope.defined());
   EXPECT_GT(slope.abs().max().item<double>(), 1e-3);
 
-  // What is exported from it answers the same, after it is gone.
-  ScratchFolder here;
-  export_torchscript(freeze(victim), here.path / "again.pt");
-  torch::jit::Module again = formats::load_torchscript(here.path / "again.pt").module;
-  EXPECT_TRUE(at::allclose(again.forward({file.images}).toTensor(), victim.forward(file.images), 1e-4, 1e-5));
+  // A file that is exported from it gives the same logits.
+  ScratchFolder folder;
+  export_torchscript(freeze(victim), folder.path / "again.pt");
+  torch::jit::Module exported = formats::load_torchscript(folder.path / "again.pt").module;
+  EXPECT_TRUE(
+      at::allclose(exported.forward({file.images}).toTensor(), victim.forward(file.images), 1e-4, 1e-5));
 }
 
-// Where weights were folded in half precision when the file was frozen, or are cast by autocast, the tolerance is
-// that of rounding.
+// The tolerance is that of rounding if weights were folded in half precision when the file was
+// frozen, or are cast by autocast.
 INSTANTIATE_TEST_SUITE_P(
     All, Programs,
     ::testing::Values(Case{"no_grad"}, Case{"no_grad_nested"}, Case{"detached"}, Case{"detached_traced"},
@@ -123,23 +124,23 @@ TEST(Scripted, ModuleInterface_IsInlined) {
   EXPECT_TRUE(at::allclose(victim.forward(images), program("plain").logits, 1e-4, 1e-5));
 }
 
-TEST(Scripted, SeveralOutputs_TakesTheOneThatFitsOrAsks) {
+TEST(Scripted, SeveralOutputs_TakesTheFittingOneOrThrows) {
   const auto classes = [](const std::string& name, const backbones::ScriptedOptions& options) {
     return backbones::Scripted<>(path_of(name), options).task.classes;
   };
   const ImageShape image = task.image;
-  // By the number of classes, which may be a guess.
+  // Selected by the number of classes, which may be a guess.
   EXPECT_EQ(classes("pair", {.task = {image, 5}}), 5);
   EXPECT_EQ(classes("pair", {.task = {image, 4}}), 4);
   EXPECT_EQ(classes("pair", {.task = {image, dynamic}, .likely_classes = 5}), 5);
   EXPECT_EQ(classes("dictionary", {.task = {image, dynamic}, .likely_classes = 5}), 5);
-  // By position, key or field.
+  // Selected by position, key or field.
   EXPECT_EQ(classes("pair", {.task = {image, dynamic}, .output = "1"}), 5);
   EXPECT_EQ(classes("dictionary", {.task = {image, dynamic}, .output = "logits"}), 5);
   EXPECT_EQ(classes("dictionary", {.task = {image, dynamic}, .output = "aux"}), 3);
   EXPECT_EQ(classes("named", {.task = {image, dynamic}, .output = "logits"}), 5);
   EXPECT_EQ(classes("deep", {.task = {image, dynamic}, .output = "1.1.out"}), 5);
-  // Where a single output is images×classes there is nothing to ask.
+  // Only one output is images×classes.
   EXPECT_EQ(classes("named", {.task = {image, dynamic}}), 5);
 
   const auto line = [&](const std::string& name, const backbones::ScriptedOptions& options) {

@@ -1,4 +1,4 @@
-// Any TorchScript classifier as a backbone: it answers and has the gradients that LibTorch's own module has.
+// Any TorchScript classifier as a backbone: outputs and gradients equal those of LibTorch's module.
 
 #include <gtest/gtest.h>
 #include <torch/csrc/jit/api/module.h>
@@ -36,7 +36,9 @@ using testing::expect_words;
 static_assert(backbones::FrozenBackbone<backbones::Scripted<>>);
 static_assert(backbones::Backbone<backbones::AnyBackbone>);
 
-/// A convolution with BatchNorm, then `tail`, which maps `x`, N×4×H×W, to what forward returns.
+/// Returns a network of a convolution with BatchNorm, followed by `tail`.
+/// \param tail code that maps `x`, N×4×H×W, to what forward returns
+/// \param more further arguments of forward
 torch::jit::Module network(const std::string& tail, const std::string& more = "") {
   return nn::with_torch_seed(3, [&] {
     torch::jit::Module m("network");
@@ -62,22 +64,22 @@ at::Tensor images(std::int64_t n, std::int64_t side = 16) {
   return nn::with_torch_seed(1, [&] { return at::rand({n, 3, side, side}); });
 }
 
-TEST(Scripted, AnswersAndDifferentiatesAsTheFileDoes) {
+TEST(Scripted, ForwardAndBackward_EqualThoseOfTheModule) {
   torch::jit::Module m = network(linear);
   const backbones::Scripted<> victim(m, "m", {.task = {{3, 16, 16}, dynamic}});
   EXPECT_EQ(victim.task, (Task{{3, 16, 16}, 5}));
-  EXPECT_TRUE(victim.module->parameters().empty()) << "there is nothing to train in it";
+  EXPECT_TRUE(victim.module->parameters().empty()) << "it must have nothing to train";
   for (std::int64_t n : {1, 4}) {
     at::Tensor ours = images(n).requires_grad_(), theirs = images(n).requires_grad_();
-    const at::Tensor answer = victim.forward(ours), expected = m.forward({theirs}).toTensor();
-    EXPECT_TRUE(at::allclose(answer, expected, 1e-5, 1e-5));
-    answer.square().sum().backward();
+    const at::Tensor output = victim.forward(ours), expected = m.forward({theirs}).toTensor();
+    EXPECT_TRUE(at::allclose(output, expected, 1e-5, 1e-5));
+    output.square().sum().backward();
     expected.square().sum().backward();
     EXPECT_TRUE(at::allclose(ours.grad(), theirs.grad(), 1e-4, 1e-5));
   }
 }
 
-TEST(Scripted, FindsShapeAndClassesByAProbe) {
+TEST(Scripted, OpenTask_IsFoundByAProbe) {
   // Only 3×28×28 fits this matrix.
   torch::jit::Module m = network("    return torch.matmul(torch.flatten(x, 1), torch.ones([3136, 7]))\n");
   EXPECT_EQ((backbones::Scripted<>(m, "m").task), (Task{{3, 28, 28}, 7}));
@@ -89,10 +91,14 @@ TEST(Scripted, FindsShapeAndClassesByAProbe) {
   expect_words(error_of([&] {
                  backbones::Scripted<>(m, "m.pt", {.task = {{}, 10}});
                }),
-               {"m.pt", "7 classes", "10 were said"});
+               {"m.pt", "7 classes", "10 were specified"});
+  expect_words(error_of([&] {
+                 backbones::Scripted<>(m, "m.pt", {.task = {{4, dynamic, dynamic}, dynamic}});
+               }),
+               {"m.pt", "no candidate shape", "4x?x?"});
 }
 
-TEST(Scripted, KeepsItsControlFlow) {
+TEST(Scripted, ControlFlow_IsKept) {
   torch::jit::Module m = network(
       "    y = torch.mean(x, [2, 3])\n"
       "    if x.size(0) > 2:\n"
@@ -104,8 +110,8 @@ TEST(Scripted, KeepsItsControlFlow) {
   }
 }
 
-TEST(Scripted, ReadsAttributesThatFreezingLeaves) {
-  // Weights in a list that one branch changes: freeze leaves them where they are.
+TEST(Scripted, AttributesThatFreezingLeaves_AreInlined) {
+  // A branch changes a list of weights, so freezing leaves them as attributes.
   torch::jit::Module m = network(
       "    weights = [self.weight]\n"
       "    if x.size(0) > 100:\n"
@@ -115,8 +121,8 @@ TEST(Scripted, ReadsAttributesThatFreezingLeaves) {
   EXPECT_TRUE(at::allclose(victim.forward(images(2)), m.forward({images(2)}).toTensor(), 1e-5, 1e-5));
 }
 
-TEST(Scripted, ComputesWhereItsImagesAre) {
-  // As a traced torch.zeros has it: the device of the machine it was traced on.
+TEST(Scripted, NamedDevice_IsReplacedByThatOfTheImages) {
+  // A traced torch.zeros names the device of the machine it was traced on.
   torch::jit::Module m = network(
       "    zeros = torch.zeros([5], dtype=6, device=torch.device('cpu'))\n"
       "    return torch.matmul(torch.mean(x, [2, 3]), self.weight.t()) + zeros\n");
@@ -124,14 +130,14 @@ TEST(Scripted, ComputesWhereItsImagesAre) {
   EXPECT_TRUE(at::allclose(victim.forward(images(2)), m.forward({images(2)}).toTensor(), 1e-5, 1e-5));
 }
 
-TEST(Scripted, TakesHalfPrecisionAsFloat) {
+TEST(Scripted, HalfPrecision_IsConvertedToFloat32) {
   torch::jit::Module m = network(linear), half = m.deepcopy();  // copy() shares the tensors
   half.to(at::kHalf);
   const backbones::Scripted<> victim(half, "m", {.task = {{3, 16, 16}, 5}});
   EXPECT_TRUE(at::allclose(victim.forward(images(2)), m.forward({images(2)}).toTensor(), 1e-2, 1e-2));
 }
 
-TEST(Scripted, TakesTheFirstOfSeveralTensorsAndDefaultArguments) {
+TEST(Scripted, SeveralTensorsAndDefaultArguments_AreAccepted) {
   torch::jit::Module m = network(
       "    y = torch.matmul(torch.mean(x, [2, 3]), self.weight.t())\n"
       "    if twice:\n"
@@ -143,7 +149,7 @@ TEST(Scripted, TakesTheFirstOfSeveralTensorsAndDefaultArguments) {
                            m.forward({images(2)}).toTuple()->elements()[0].toTensor(), 1e-5, 1e-5));
 }
 
-TEST(Scripted, TurnsProbabilitiesIntoLogits) {
+TEST(Scripted, Probabilities_AreConvertedToLogits) {
   torch::jit::Module m =
       network("    return torch.softmax(torch.matmul(torch.mean(x, [2, 3]), self.weight.t()), 1)\n");
   const backbones::Scripted<> victim(m, "m", {.task = {{3, 16, 16}, 5}});
@@ -153,15 +159,15 @@ TEST(Scripted, TurnsProbabilitiesIntoLogits) {
   EXPECT_FALSE(backbones::Scripted<>(network(linear), "m", {.task = {{3, 16, 16}, 5}}).probabilities());
 }
 
-TEST(Scripted, WorksWhereRowsAreWanted) {
-  // A view of N×4×H×W as N×(4·H·W) is refused for channels-last images.
+TEST(Scripted, ProgramForContiguousImages_TakesChannelsLast) {
+  // LibTorch refuses to view channels-last N×4×H×W as N×(4·H·W).
   torch::jit::Module m = network("    return x.view([x.size(0), 1024])[:, :6]\n");
   const backbones::Scripted<> victim(m, "m", {.task = {{3, 16, 16}, 6}});
   const at::Tensor x = images(3).contiguous(at::MemoryFormat::ChannelsLast);
   EXPECT_TRUE(at::allclose(victim.forward(x), m.forward({images(3)}).toTensor(), 1e-5, 1e-5));
 }
 
-TEST(Scripted, RefusesWhatIsNoClassifierOfBatches) {
+TEST(Scripted, NoClassifierOfBatches_Throws) {
   const auto line = [](const torch::jit::Module& m) {
     return error_of([&] { backbones::Scripted<>(m, "m.pt", {.task = {{3, 16, 16}, dynamic}}); });
   };
@@ -173,7 +179,7 @@ TEST(Scripted, RefusesWhatIsNoClassifierOfBatches) {
                {"m.pt", "1 image(s)", "1024"});
 }
 
-TEST(Scripted, ConvolvesByOwnArithmeticWhereThatIsQuicker) {
+TEST(Scripted, Convolutions_UseWinogradWherePossible) {
   const auto deep = [](const std::string& convolution) {
     return nn::with_torch_seed(3, [&] {
       torch::jit::Module m("network");
@@ -187,7 +193,7 @@ TEST(Scripted, ConvolvesByOwnArithmeticWhereThatIsQuicker) {
     });
   };
   const at::Tensor x = images(64);
-  const auto distances = [&](const torch::jit::Module& m) {  // of answers and of gradients
+  const auto distances = [&](const torch::jit::Module& m) {  // of outputs and of gradients
     const backbones::Scripted<> victim(m, "m", {.task = {{3, 16, 16}, 16}});
     const at::Tensor ours = x.clone().requires_grad_(true), theirs = x.clone().requires_grad_(true);
     const at::Tensor a = victim.forward(ours), b = torch::jit::Module(m).forward({theirs}).toTensor();
@@ -202,8 +208,8 @@ TEST(Scripted, ConvolvesByOwnArithmeticWhereThatIsQuicker) {
         "torch._convolution(x, self.second, self.bias, [1, 1], [1, 1], [1, 1], False, "
         "[0, 0], 1, False, False, True, True)"}) {
     const torch::jit::Module m = deep(convolution);
-    const auto [answers, gradients] = distances(m);
-    EXPECT_LT(answers, 1e-5) << convolution;
+    const auto [outputs, gradients] = distances(m);
+    EXPECT_LT(outputs, 1e-5) << convolution;
     EXPECT_LT(gradients, 1e-5) << convolution;
     nn::allow_winograd(false);
     const backbones::Scripted<> by_libtorch(m, "m", {.task = {{3, 16, 16}, 16}});
@@ -214,23 +220,23 @@ TEST(Scripted, ConvolvesByOwnArithmeticWhereThatIsQuicker) {
         [&](torch::jit::Stack in) -> torch::jit::Stack { return {by_libtorch.forward(in[0].toTensor())}; },
         [](const at::Tensor&) { return ""; });
     EXPECT_EQ(traced.first->graph->toString().find("refine::"), std::string::npos)
-        << "others could not load it";
+        << "other programs could not load it";
     EXPECT_EQ(plain.equal(by_libtorch.forward(x)), winograd::instruction_set(16, 16) == nullptr);
   }
-  // One that is turned around, or has other steps, is LibTorch's.
+  // LibTorch computes transposed convolutions and other strides, dilations and paddings.
   for (const char* convolution : {"torch._convolution(x, self.second, self.bias, [1, 1], [1, 1], [1, 1], "
                                   "True, [0, 0], 1, False, False, True, "
                                   "True)",
                                   "torch.conv2d(x, self.second, self.bias, [2, 2], [1, 1])",
                                   "torch.conv2d(x, self.second, self.bias, [1, 1], [2, 2], [2, 2])",
                                   "torch.conv2d(x, self.second, self.bias, [1, 1], \"same\")"}) {
-    const auto [answers, gradients] = distances(deep(convolution));
-    EXPECT_LT(answers, 1e-5) << convolution;
+    const auto [outputs, gradients] = distances(deep(convolution));
+    EXPECT_LT(outputs, 1e-5) << convolution;
     EXPECT_LT(gradients, 1e-5) << convolution;
   }
 }
 
-TEST(Scripted, GoesBehindANormalisationAndIntoFreeze) {
+TEST(Scripted, NormalizedAndFrozen_GivesTheSameLogits) {
   torch::jit::Module m = network(linear);
   const backbones::Scripted<> bare(m, "m", {.task = {{3, 16, 16}, 5}});
   const auto frozen = freeze(backbones::Normalized{bare, normalizations::cifar10});
@@ -243,10 +249,10 @@ TEST(Scripted, GoesBehindANormalisationAndIntoFreeze) {
   EXPECT_TRUE(at::equal(frozen.forward(x), any.forward(x)));
   EXPECT_TRUE(at::equal(any.forward_normalized(any.normalize(x)), any.forward(x)));
   EXPECT_EQ(any.named_constants().size(), 2u);
-  EXPECT_NE(frozen.module, bare.module) << "freeze makes a copy";
+  EXPECT_NE(frozen.module, bare.module) << "freeze must copy";
 }
 
-TEST(AnyBackbone, IsWhatItHoldsAlsoFrozenAndWithinAnother) {
+TEST(AnyBackbone, HeldFrozenAndNested_GivesTheSameLogits) {
   const backbones::ResNet18<> network{.task = {{3, 16, 16}, 5}, .width = 4};
   network.module->eval();
   const backbones::Normalized known{network, normalizations::cifar10};
@@ -260,11 +266,11 @@ TEST(AnyBackbone, IsWhatItHoldsAlsoFrozenAndWithinAnother) {
     c10::NoGradGuard no_grad;
     for (auto& parameter : network.module->parameters()) parameter.zero_();
   }
-  EXPECT_TRUE(at::equal(frozen.forward(x), freeze(frozen).forward(x))) << "freeze has made a copy";
+  EXPECT_TRUE(at::equal(frozen.forward(x), freeze(frozen).forward(x))) << "freeze must copy";
   EXPECT_GT(frozen.forward(x).abs().max().item<double>(), 0);
-  EXPECT_EQ(any.forward(x).abs().max().item<double>(), 0) << "without freezing, the network is shared";
+  EXPECT_EQ(any.forward(x).abs().max().item<double>(), 0) << "without freeze, the network must be shared";
   expect_words(error_of([&] { any.with_module(std::make_shared<torch::nn::LinearImpl>(2, 2)); }),
-               {"kind of module"});
+               {"AnyBackbone", "same kind"});
 }
 
 }  // namespace

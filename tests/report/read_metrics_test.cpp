@@ -24,8 +24,8 @@ using refine::testing::expect_words;
 using refine::testing::ScratchFolder;
 using Json = nlohmann::ordered_json;
 
-// Ten images of three classes, target 0; see tests/metrics/figures_test.cpp.
-DefenseReport complete() {
+/// Ten images of three classes, target 0, as in tests/metrics/figures_test.cpp.
+DefenseReport complete_report() {
   DefenseReport r = unlabelled();
   r.dataset = "CIFAR-3";
   r.attack = "BadNets";
@@ -46,8 +46,8 @@ DefenseReport complete() {
   return r;
 }
 
-/// Images of a thousand classes, three each; most answers are right.
-DefenseReport of_a_thousand_classes() {
+/// A thousand classes with three images each; most predictions are right.
+DefenseReport thousand_classes_report() {
   metrics::Predictions before, after;
   for (int c = 0; c < 1000; ++c) {
     for (int i = 0; i < 3; ++i) {
@@ -65,37 +65,39 @@ DefenseReport of_a_thousand_classes() {
   r.before = metrics::attack_metrics(before);
   r.after = metrics::attack_metrics(after);
   for (int t = 0; t < 14; ++t) {
-    const std::vector<std::int64_t> own(1000, 3);
-    r.scan.push_back({"trigger", guessed(own, t, 0.9), guessed(own, t, 0.1)});
+    const std::vector<std::int64_t> per_class(1000, 3);
+    r.scan.push_back({"trigger", guessed(per_class, t, 0.9), guessed(per_class, t, 0.1)});
   }
   return r;
 }
 
-TEST(MetricsJson, GrowsWithTheImagesNotWithTheClassesSquared) {
-  const DefenseReport r = of_a_thousand_classes();
+TEST(MetricsJson, ManyClasses_GrowsWithImagesNotWithClassesSquared) {
+  const DefenseReport r = thousand_classes_report();
   const std::string text = metrics_text(r);
   EXPECT_LT(text.size(), 1'500'000u);
   EXPECT_LT(std::count(text.begin(), text.end(), '\n'), 60'000);
   const ScratchFolder folder;
   const auto file = folder.write("metrics.json", text);
-  const DefenseReport again = read_metrics(file);
-  EXPECT_EQ(metrics_text(again), text);
-  EXPECT_EQ(again.before.clean, r.before.clean);
-  EXPECT_EQ(again.before.lifts, r.before.lifts);
-  EXPECT_EQ(again.scan[3].before, r.scan[3].before);
+  const DefenseReport reread = read_metrics(file);
+  EXPECT_EQ(metrics_text(reread), text);
+  EXPECT_EQ(reread.before.clean, r.before.clean);
+  EXPECT_EQ(reread.before.lifts, r.before.lifts);
+  EXPECT_EQ(reread.scan[3].before, r.scan[3].before);
 
   Json json = Json::parse(text);
   EXPECT_EQ(json["schema"], 2);
   EXPECT_EQ(json["before"]["confusion"]["clean"][0], Json({0, 0, 2}));
   EXPECT_EQ(json["before"]["confusion"]["clean"][1], Json({0, 1, 1}));
   const std::vector<std::pair<std::function<void(Json&)>, std::string>> wrong = {
-      {[](Json& j) { j["before"]["confusion"]["clean"][1][1] = 0; }, "clean[1] is not in the order"},
-      {[](Json& j) { j["before"]["confusion"]["clean"][0].push_back(1); }, "clean[0] has 4 entries"},
+      {[](Json& j) { j["before"]["confusion"]["clean"][1][1] = 0; }, "clean[1]: is not in row order"},
+      {[](Json& j) { j["before"]["confusion"]["clean"][0].push_back(1); },
+       "clean[0]: must have 3 entries, got 4"},
       {[](Json& j) { j["before"]["confusion"]["clean"][0][0] = 1000; }, "clean[0][0]"},
       {[](Json& j) { j["before"]["lifts"][4][2] = 1; }, "before.lifts[4]"},
-      {[](Json& j) { j["scan"][0]["after"]["lifts"].erase(9); }, "not one lift for each class"},
+      {[](Json& j) { j["scan"][0]["after"]["lifts"].erase(9); },
+       "one lift for each of 1000 classes, got 999"},
       {[](Json& j) { j["classes"] = 9'000'000; }, "classes"},
-      {[](Json& j) { j["schema"] = 3; }, "schema is not 1 or 2"}};
+      {[](Json& j) { j["schema"] = 3; }, "schema: must be 1 or 2, got 3"}};
   for (const auto& [change, words] : wrong) {
     Json changed = json;
     change(changed);
@@ -104,34 +106,34 @@ TEST(MetricsJson, GrowsWithTheImagesNotWithTheClassesSquared) {
   }
 }
 
-TEST(ReadMetrics, GivesThePageAgain) {
+TEST(ReadMetrics, WrittenReport_GivesTheSameOutputs) {
   const ScratchFolder folder;
-  DefenseReport without_trigger = complete();
+  DefenseReport without_trigger = complete_report();
   without_trigger.before = without_trigger.after = metrics::AttackMetrics{.classes = 3};
   for (auto* f : {&without_trigger.before, &without_trigger.after}) {
-    f->clean = complete().before.clean;
+    f->clean = complete_report().before.clean;
     f->ba = {7, 10};
   }
-  DefenseReport without_target = complete();
+  DefenseReport without_target = complete_report();
   for (auto* f : {&without_target.before, &without_target.after}) {
     *f = metrics::attack_metrics(
         {.truth = {0, 1, 2}, .clean = {0, 1, 1}, .triggered = {2, 1, 1}, .classes = 3});
   }
-  for (const DefenseReport& r : {complete(), unlabelled(), without_trigger, without_target,
+  for (const DefenseReport& r : {complete_report(), unlabelled(), without_trigger, without_target,
                                  DefenseReport{.agreement = metrics::Proportion{1, 2}}}) {
     write_report(r, folder.path);
-    const DefenseReport again = read_metrics(folder.path / "metrics.json");
-    EXPECT_EQ(html(again), html(r));
-    EXPECT_EQ(metrics_text(again), metrics_text(r));
-    EXPECT_EQ(terminal_table(again), terminal_table(r));
-    EXPECT_EQ(again.scan, r.scan);
-    EXPECT_EQ(again.alarm, r.alarm);
+    const DefenseReport reread = read_metrics(folder.path / "metrics.json");
+    EXPECT_EQ(html(reread), html(r));
+    EXPECT_EQ(metrics_text(reread), metrics_text(r));
+    EXPECT_EQ(terminal_table(reread), terminal_table(r));
+    EXPECT_EQ(reread.scan, r.scan);
+    EXPECT_EQ(reread.alarm, r.alarm);
   }
 }
 
-TEST(ReadMetrics, TakesFilesOfBeforeTheAlarmAndOfLater) {
+TEST(ReadMetrics, EarlierAndLaterVersions_AreRead) {
   const ScratchFolder folder;
-  Json j = metrics_json(complete());
+  Json j = metrics_json(complete_report());
   for (const char* key : {"alarm", "agreement", "scan"}) j.erase(key);
   j["of a later version"] = {1, 2};
   const DefenseReport r = read_metrics(folder.write("m.json", j.dump()));
@@ -140,50 +142,56 @@ TEST(ReadMetrics, TakesFilesOfBeforeTheAlarmAndOfLater) {
   EXPECT_TRUE(r.scan.empty());
 }
 
-TEST(ReadMetrics, RefusesWhatContradictsItself) {
+TEST(ReadMetrics, ContradictoryFile_IsRefused) {
   const ScratchFolder folder;
   struct Case {
     std::function<void(Json&)> spoil;
     std::vector<std::string_view> words;
   };
   const std::vector<Case> cases = {
-      {[](Json& j) { j["schema"] = 3; }, {"its schema", "is not 1"}},
-      {[](Json& j) { j.erase("schema"); }, {"has no 'schema'"}},
-      {[](Json& j) { j["title"] = 3; }, {"its title is no text"}},
-      {[](Json& j) { j["target"] = 3; }, {"its target is outside 0 to 2"}},
-      {[](Json& j) { j["classes"] = 4; }, {"before.confusion.clean has 3 rows for 4 classes"}},
-      {[](Json& j) { j["before"]["ba"]["hits"] = 11; }, {"before.ba.hits is outside 0 to 10"}},
-      {[](Json& j) { j["before"]["ba"]["hits"] = -1; }, {"before.ba.hits is outside"}},
-      {[](Json& j) { j["before"]["ba"]["hits"] = 1.5; }, {"before.ba.hits is no whole number"}},
-      {[](Json& j) { j["before"]["ba"]["hits"] = 18446744073709551615u; }, {"before.ba.hits is outside"}},
-      {[](Json& j) { j["before"]["ba"]["value"] = 0.8; }, {"before.ba.value is 0.8, the counts say 0.7"}},
-      {[](Json& j) { j["before"]["asr"]["value"] = nullptr; }, {"before.asr.value is nan"}},
+      {[](Json& j) { j["schema"] = 3; }, {"schema: must be 1 or 2, got 3"}},
+      {[](Json& j) { j.erase("schema"); }, {"has no key 'schema'"}},
+      {[](Json& j) { j["title"] = 3; }, {"title: not a string"}},
+      {[](Json& j) { j["target"] = 3; }, {"target: must be between 0 and 2, got 3"}},
+      {[](Json& j) { j["classes"] = 4; },
+       {"before.confusion.clean: must have one row for each of 4 classes, got 3"}},
+      {[](Json& j) { j["before"]["ba"]["hits"] = 11; }, {"before.ba.hits: must be between 0 and 10, got 11"}},
+      {[](Json& j) { j["before"]["ba"]["hits"] = -1; }, {"before.ba.hits: must be between", "got -1"}},
+      {[](Json& j) { j["before"]["ba"]["hits"] = 1.5; }, {"before.ba.hits: not an integer"}},
+      {[](Json& j) { j["before"]["ba"]["hits"] = 18446744073709551615u; },
+       {"before.ba.hits: must be between", "got 18446744073709551615"}},
+      {[](Json& j) { j["before"]["ba"]["value"] = 0.8; },
+       {"before.ba.value: is 0.8, but the counts give 0.7"}},
+      {[](Json& j) { j["before"]["asr"]["value"] = nullptr; }, {"before.asr.value: is nan"}},
       {[](Json& j) { j["before"]["asr"]["hits"] = 3, j["before"]["asr"]["value"] = 3.0 / 7; },
-       {"before.asr is 3 of 7, the confusion matrices say 4 of 7"}},
+       {"before.asr: is 3 of 7, but the confusion matrices give 4 of 7"}},
       {[](Json& j) { j["after"]["confusion"]["triggered"][1][1] = 9; },
-       {"after.asr is 1 of 7, the confusion matrices say 1 of 13"}},
+       {"after.asr: is 1 of 7, but the confusion matrices give 1 of 13"}},
       {[](Json& j) { j["after"]["confusion"]["clean"][1].erase(0); }, {"after.confusion.clean[1]"}},
       {[](Json& j) { j["after"]["confusion"]["clean"][1][0] = std::int64_t{1} << 40; },
-       {"clean[1][0] is outside"}},
-      {[](Json& j) { j["before"]["lifts"][1]["gained"] = 1; }, {"before.lifts[1] gains 1 and loses 3"}},
-      {[](Json& j) { j["before"]["lifts"].erase(1); }, {"before.lifts has not one lift for each class"}},
+       {"clean[1][0]: must be between 0 and 4294967296, got 1099511627776"}},
+      {[](Json& j) { j["before"]["lifts"][1]["gained"] = 1; }, {"before.lifts[1]: gains 1 and loses 3"}},
+      {[](Json& j) { j["before"]["lifts"].erase(1); },
+       {"before.lifts: must have one lift for each of 3 classes, got 2"}},
       {[](Json& j) { std::swap(j["before"]["lifts"][0], j["before"]["lifts"][1]); },
-       {"lifts[0].class is not 0"}},
+       {"lifts[0].class: must be 0, got 1"}},
       {[](Json& j) { j["before"]["largest_lift"] = j["before"]["lifts"][1]; },
        {"is not the largest of the lifts"}},
-      {[](Json& j) { j["der"] = 0.5; }, {"its der is 0.5"}},
-      {[](Json& j) { j["before"] = nullptr; }, {"its der"}},
-      {[](Json& j) { j["alarm"]["wanted_rate"] = 1; }, {"alarm.wanted_rate is no rate"}},
-      {[](Json& j) { j["alarm"]["auroc"]["wins"] = 71; }, {"alarm.auroc.wins is not 0 to 70"}},
-      {[](Json& j) { j["alarm"]["auroc"]["value"] = 0.5; }, {"alarm.auroc.value is 0.5"}},
+      {[](Json& j) { j["der"] = 0.5; }, {"der: is 0.5"}},
+      {[](Json& j) { j["before"] = nullptr; }, {"der: is"}},
+      {[](Json& j) { j["alarm"]["wanted_rate"] = 1; },
+       {"alarm.wanted_rate: must be a rate in [0, 1), got 1"}},
+      {[](Json& j) { j["alarm"]["auroc"]["wins"] = 71; },
+       {"alarm.auroc.wins: must be between 0 and 70, got 71"}},
+      {[](Json& j) { j["alarm"]["auroc"]["value"] = 0.5; }, {"alarm.auroc.value: is 0.5"}},
       {[](Json& j) { j["scan"][1]["before"]["lifts"][1]["n"] = 1999; }, {"scan[1].before.lifts[1]"}},
-      {[](Json& j) { j["scan"] = "none"; }, {"its scan is no array"}},
-      {[](Json& j) { j["curves"][0]["y"].erase(0); }, {"'loss' has 3 x and 2 y", "m.json"}},
+      {[](Json& j) { j["scan"] = "none"; }, {"scan: not an array"}},
+      {[](Json& j) { j["curves"][0]["y"].erase(0); }, {"'loss'", "3 x and 2 y", "m.json"}},
       {[](Json& j) { j["class_names"].erase(0); }, {"2 class names for 3 classes", "m.json"}},
-      {[](Json& j) { j = Json::array(); }, {"is no JSON object"}},
+      {[](Json& j) { j = Json::array(); }, {"not a JSON object"}},
   };
   for (const Case& c : cases) {
-    Json j = metrics_json(complete());
+    Json j = metrics_json(complete_report());
     c.spoil(j);
     const auto file = folder.write("m.json", j.dump());
     const std::string line = error_of([&] { read_metrics(file); });
@@ -192,32 +200,31 @@ TEST(ReadMetrics, RefusesWhatContradictsItself) {
   }
 }
 
-TEST(ReadMetrics, RefusesWhatIsNoMetricsFile) {
+TEST(ReadMetrics, OtherFile_IsRefused) {
   const ScratchFolder folder;
   expect_words(error_of([&] { read_metrics(folder.path / "absent.json"); }), {"absent.json", "No such file"});
-  const std::string whole = metrics_text(complete());
-  for (const std::string& bytes : {std::string(), std::string("{"), whole.substr(0, whole.size() / 2),
+  const std::string complete = metrics_text(complete_report());
+  for (const std::string& bytes : {std::string(), std::string("{"), complete.substr(0, complete.size() / 2),
                                    std::string(100'000, '['), std::string("\0\xff", 2)}) {
     expect_words(error_of([&] { read_metrics(folder.write("m.json", bytes)); }),
-                 {"m.json", "is no JSON object"});
+                 {"m.json", "not a JSON object"});
   }
 }
 
-// Of the images of other classes one, the last, goes to class 1 with the trigger: 1 of 7 is the largest lift
-// after.
-TEST(Comparison, IsAMarkdownTableThatLinesUp) {
+// After the defense, the largest lift is 1 of 7: of the images of other classes, the trigger moves
+// the last to class 1.
+TEST(ComparisonMarkdown, Reports_AreAlignedRows) {
   DefenseReport other = unlabelled();
   other.model = "a|b\nc";
   EXPECT_EQ(
-      comparison_markdown({complete(), other}),
+      comparison_markdown({complete_report(), other}),
       "| attack  | model         |       BA, % |      ASR, % |       RA, % | largest lift | DER, % |   n |\n"
       "| ------- | ------------- | ----------: | ----------: | ----------: | -----------: | -----: | --: |\n"
       "| BadNets | classifier.pt | 70.0 → 80.0 | 57.1 → 14.3 | 42.9 → 71.4 |  42.9 → 14.3 |   71.4 |  10 |\n"
-      "| –       | a\\|b c        |           – |           – |           – |            – |      – |   – "
-      "|\n");
+      "| –       | a\\|b c        |           – |           – |           – |            – |      – |   – |\n");
 }
 
-TEST(Comparison, OfNothingIsItsHead) {
+TEST(ComparisonMarkdown, NoReports_IsTheHeader) {
   EXPECT_EQ(comparison_markdown({}),
             "| attack | model | BA, % | ASR, % | RA, % | largest lift | DER, % |   n |\n"
             "| ------ | ----- | ----: | -----: | ----: | -----------: | -----: | --: |\n");

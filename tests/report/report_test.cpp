@@ -1,3 +1,4 @@
+#include <refine/report/detail/html_parts.hpp>
 #include <refine/report/report.hpp>
 
 #include <gtest/gtest.h>
@@ -24,15 +25,18 @@ namespace refine::report {
 namespace {
 
 using refine::testing::error_of;
+using refine::testing::expect_words;
 
 namespace fs = std::filesystem;
 
-int times(const std::string& text, std::string_view part) {
+/// Returns the number of occurrences of `part`.
+int occurrences(const std::string& text, std::string_view part) {
   int count = 0;
-  for (auto at = text.find(part); at != std::string::npos; at = text.find(part, at + part.size())) ++count;
+  for (auto i = text.find(part); i != std::string::npos; i = text.find(part, i + part.size())) ++count;
   return count;
 }
 
+/// Expands groups of {count, truth, clean prediction, triggered prediction}.
 metrics::Predictions predictions(const std::vector<std::array<int, 4>>& groups, std::optional<int> target) {
   metrics::Predictions p{.classes = 3, .target = target};
   for (auto [count, truth, clean, triggered] : groups) {
@@ -43,9 +47,10 @@ metrics::Predictions predictions(const std::vector<std::array<int, 4>>& groups, 
   return p;
 }
 
-// 3000 images of three classes, target 0. Before: 2700 right, 1950 of 2000 go to the target.
-// After: 2640 right; 40 of 2000 at the target, where 20 of them are without the trigger.
-DefenseReport example() {
+/// 3000 images of three classes, target 0. Before: 2700 are right, and the trigger sends 1950 of
+/// 2000 to the target. After: 2640 are right; 40 of 2000 are predicted as the target, 20 of them
+/// without the trigger, too.
+DefenseReport example_report() {
   DefenseReport r;
   r.title = "REFINE against BadNets";
   r.dataset = "CIFAR-3";
@@ -80,18 +85,18 @@ DefenseReport example() {
   return r;
 }
 
-/// Says what is wrong with the nesting of the tags, if anything.
+/// Returns the first error in the nesting of the tags, or an empty text.
 std::string imbalance(const std::string& html) {
   const std::set<std::string> empty = {"meta", "img", "br", "!doctype"};
   std::vector<std::string> open;
-  std::size_t at = 0;
-  while ((at = html.find('<', at)) != std::string::npos) {
-    const auto end = html.find('>', at);
+  std::size_t begin = 0;
+  while ((begin = html.find('<', begin)) != std::string::npos) {
+    const auto end = html.find('>', begin);
     if (end == std::string::npos) return "a tag without end";
-    const std::string tag = html.substr(at + 1, end - at - 1);
-    if (times(tag, "<") != 0) return "a tag in a tag: " + tag;
-    if (times(tag, "\"") % 2 != 0) return "an open quote: " + tag;
-    at = end + 1;
+    const std::string tag = html.substr(begin + 1, end - begin - 1);
+    if (occurrences(tag, "<") != 0) return "a tag in a tag: " + tag;
+    if (occurrences(tag, "\"") % 2 != 0) return "an open quote: " + tag;
+    begin = end + 1;
     const bool closing = tag.starts_with("/");
     std::string name;
     for (char c : tag.substr(closing ? 1 : 0)) {
@@ -109,8 +114,8 @@ std::string imbalance(const std::string& html) {
   return open.empty() ? "" : open.back() + " is left open";
 }
 
-TEST(TerminalTable, SaysTheHandWorkedFigures) {
-  const auto text = terminal_table(example());
+TEST(TerminalTable, Report_HasHandComputedMetrics) {
+  const auto text = terminal_table(example_report());
   // BA: 2700 and 2640 of 3000; ASR: 1950 and 40 of 2000; DER = (0.955 - 0.02 + 1) / 2.
   std::istringstream lines(text);
   std::vector<std::vector<std::string>> words;
@@ -136,12 +141,12 @@ TEST(TerminalTable, SaysTheHandWorkedFigures) {
   EXPECT_EQ(words[8], (Words{"DER", "96.75", "%"}));
   EXPECT_EQ(words[10], (Words{"The", "trigger", "is", "disarmed."}));
   std::ostringstream out;
-  out << example();
+  out << example_report();
   EXPECT_EQ(out.str(), text);
 }
 
-TEST(TerminalTable, ReadsWellWithoutATargetAndWithLongNames) {
-  DefenseReport r = example();
+TEST(TerminalTable, NoTargetAndLongNames_IsReadable) {
+  DefenseReport r = example_report();
   r.before.target = r.after.target = std::nullopt;
   r.before.asr = r.after.asr = {};
   r.class_names = {std::string(60, 'x') + "é", "dög", "frog"};
@@ -151,21 +156,21 @@ TEST(TerminalTable, ReadsWellWithoutATargetAndWithLongNames) {
   EXPECT_NE(text.find("xxxxxxxxxxxxxxxx…  "), std::string::npos) << text;
 }
 
-TEST(Words, SayNumbers) {
-  EXPECT_EQ(words::count(0), "0");
-  EXPECT_EQ(words::count(999), "999");
-  EXPECT_EQ(words::count(1000), "1,000");
-  EXPECT_EQ(words::count(-1234567), "-1,234,567");
-  EXPECT_EQ(words::signed_hundredths(0.00001), "0.00");
-  EXPECT_EQ(words::signed_hundredths(-0.00001), "0.00");
-  EXPECT_EQ(words::signed_hundredths(0.004), "+0.40");
-  EXPECT_EQ(words::signed_hundredths(-1), "−100.00");
-  EXPECT_EQ(words::percent(std::nan("")), "–");
+TEST(Format, Numbers_AreRounded) {
+  EXPECT_EQ(format::count(0), "0");
+  EXPECT_EQ(format::count(999), "999");
+  EXPECT_EQ(format::count(1000), "1,000");
+  EXPECT_EQ(format::count(-1234567), "-1,234,567");
+  EXPECT_EQ(format::signed_hundredths(0.00001), "0.00");
+  EXPECT_EQ(format::signed_hundredths(-0.00001), "0.00");
+  EXPECT_EQ(format::signed_hundredths(0.004), "+0.40");
+  EXPECT_EQ(format::signed_hundredths(-1), "−100.00");
+  EXPECT_EQ(format::percent(std::nan("")), "–");
 }
 
-TEST(Verdict, FollowsTheLargestLift) {
+TEST(Verdict, LargestLift_DecidesKind) {
   using Kind = Verdict::Kind;
-  DefenseReport r = example();
+  DefenseReport r = example_report();
   EXPECT_EQ(verdict(r).kind, Kind::disarmed);
 
   const auto with = [&](std::int64_t gained, int cls, std::int64_t n) {
@@ -174,25 +179,25 @@ TEST(Verdict, FollowsTheLargestLift) {
   };
   EXPECT_EQ(with(1500, 0, 2000).headline, "The trigger still works");
   EXPECT_EQ(with(1500, 2, 2000).headline, "The attack was moved, not stopped");
-  EXPECT_EQ(with(140, 2, 2000).headline, "Nearly disarmed, or disarmed");  // 7 points, 5.9 to 8.2
+  EXPECT_EQ(with(140, 2, 2000).headline, "Disarmed, or nearly so");  // 7 points, 5.9 to 8.2
   EXPECT_EQ(with(140, 2, 2000).kind, Kind::uncertain);
-  EXPECT_EQ(with(140, 0, 2000).kind, Kind::armed) << "at the attacked class it is the attack";
+  EXPECT_EQ(with(140, 0, 2000).kind, Kind::armed) << "a lift of the attacked class is the attack";
   EXPECT_EQ(with(200, 2, 2000).kind, Kind::armed);
   EXPECT_NE(with(1500, 2, 2000).paragraph.find("lifts “frog” by 75.0 points"), std::string::npos);
   EXPECT_EQ(with(1, 0, 20).kind, Kind::uncertain);
   EXPECT_EQ(with(0, 0, 0).kind, Kind::unmeasured);
-  r = example();
-  r.after.ba.hits = 2401;  // 90 % before, 80.03 % after; then one that costs more than ten points
+  r = example_report();
+  r.after.ba.hits = 2401;  // 90 % before, 80.03 % after; below, more than ten points less
   EXPECT_EQ(verdict(r).headline, "The trigger is disarmed");
   r.after.ba.hits = 2399;
   EXPECT_EQ(verdict(r).headline, "The trigger is disarmed, and the defense costs much accuracy");
-  r = example();
+  r = example_report();
   r.before = r.after;
   EXPECT_EQ(verdict(r).kind, Kind::harmless);
 }
 
-TEST(MetricsJson, HasTheCountsAndTheFigures) {
-  const auto j = nlohmann::json::parse(metrics_text(example()));
+TEST(MetricsJson, Report_HasCountsAndMetrics) {
+  const auto j = nlohmann::json::parse(metrics_text(example_report()));
   EXPECT_EQ(j["schema"], 1);
   EXPECT_EQ(j["target"], 0);
   EXPECT_EQ(j["verdict"], "disarmed");
@@ -215,8 +220,8 @@ TEST(MetricsJson, HasTheCountsAndTheFigures) {
   EXPECT_TRUE(j["curves"][0]["y"][1].is_null());
 }
 
-TEST(MetricsJson, HasNullForWhatIsNotANumberAndSurvivesBadText) {
-  DefenseReport r = example();
+TEST(MetricsJson, NanAndInvalidUtf8_AreWritten) {
+  DefenseReport r = example_report();
   r.before.target = r.after.target = std::nullopt;
   r.before.asr = r.after.asr = {};
   r.title = "bad \xff utf-8";
@@ -227,8 +232,8 @@ TEST(MetricsJson, HasNullForWhatIsNotANumberAndSurvivesBadText) {
   EXPECT_EQ(j["after"]["asr"]["n"], 0);
 }
 
-TEST(Png, DecodesBackToThePixelsOfTheSheet) {
-  ImageSheet sheet = example().sheet;
+TEST(SheetPng, Decoded_HasThePixelsOfTheSheet) {
+  ImageSheet sheet = example_report().sheet;
   const auto bytes = sheet_png(sheet, 2);
   png_image image{};
   image.version = PNG_IMAGE_VERSION;
@@ -238,25 +243,25 @@ TEST(Png, DecodesBackToThePixelsOfTheSheet) {
   image.format = PNG_FORMAT_RGB;
   std::vector<std::uint8_t> pixels(PNG_IMAGE_SIZE(image));
   ASSERT_TRUE(png_image_finish_read(&image, nullptr, pixels.data(), 0, nullptr)) << image.message;
-  const auto at = [&](std::size_t y, std::size_t x) {
+  const auto pixel = [&](std::size_t y, std::size_t x) {
     const auto* p = &pixels[(y * image.width + x) * 3];
     return std::vector<int>{p[0], p[1], p[2]};
   };
   using Rgb = std::vector<int>;
-  EXPECT_EQ(at(8, 8), (Rgb{1, 3, 5}));
-  EXPECT_EQ(at(9, 9), (Rgb{1, 3, 5}));
-  EXPECT_EQ(at(9, 10), (Rgb{2, 4, 6}));
-  EXPECT_EQ(at(8, 8 + 4 + 8), (Rgb{10, 30, 50}));
-  EXPECT_EQ(at(9, 8 + 4 + 8 + 3), (Rgb{20, 40, 60}));
+  EXPECT_EQ(pixel(8, 8), (Rgb{1, 3, 5}));
+  EXPECT_EQ(pixel(9, 9), (Rgb{1, 3, 5}));
+  EXPECT_EQ(pixel(9, 10), (Rgb{2, 4, 6}));
+  EXPECT_EQ(pixel(8, 8 + 4 + 8), (Rgb{10, 30, 50}));
+  EXPECT_EQ(pixel(9, 8 + 4 + 8 + 3), (Rgb{20, 40, 60}));
   for (auto [y, x] : {std::pair{0, 0}, {7, 8}, {8, 7}, {8, 12}, {10, 8}, {17, 31}}) {
-    EXPECT_EQ(at(static_cast<std::size_t>(y), static_cast<std::size_t>(x)), (Rgb{255, 255, 255}))
+    EXPECT_EQ(pixel(static_cast<std::size_t>(y), static_cast<std::size_t>(x)), (Rgb{255, 255, 255}))
         << y << ' ' << x;
   }
-  EXPECT_EQ(interleaved({.channels = 1, .height = 1, .width = 2}, {7, 9}),
+  EXPECT_EQ(detail::interleave_rgb({.channels = 1, .height = 1, .width = 2}, {7, 9}),
             (std::vector<std::uint8_t>{7, 7, 7, 9, 9, 9}));
 }
 
-TEST(Base64, AgreesWithTheRfc) {
+TEST(Base64, TestVectors_MatchRfc4648) {
   for (auto [plain, coded] : {std::pair{"", ""},
                               {"f", "Zg=="},
                               {"fo", "Zm8="},
@@ -264,30 +269,30 @@ TEST(Base64, AgreesWithTheRfc) {
                               {"foob", "Zm9vYg=="},
                               {"fooba", "Zm9vYmE="},
                               {"foobar", "Zm9vYmFy"}}) {
-    EXPECT_EQ(base64(plain), coded);
+    EXPECT_EQ(detail::base64(plain), coded);
   }
-  EXPECT_EQ(base64("\xff\xff\xfe"), "///+");
+  EXPECT_EQ(detail::base64("\xff\xff\xfe"), "///+");
 }
 
-TEST(Html, IsWellFormedAndNeedsNothingElse) {
-  const auto page = html(example());
+TEST(Html, Report_IsWellFormedAndSelfContained) {
+  const auto page = html(example_report());
   EXPECT_EQ(imbalance(page), "");
   for (const char* part : {"http:", "https:", "<script", "<link", "@import", "url(", "nan", "inf "}) {
-    EXPECT_EQ(times(page, part), 0) << part;
+    EXPECT_EQ(occurrences(page, part), 0) << part;
   }
-  EXPECT_EQ(times(page, "<img"), 2);
-  EXPECT_EQ(times(page, "src=\"data:image/png;base64,iVBORw0KGgo"), 2);
-  EXPECT_EQ(times(page, "<svg class=\"chart\""), 1);
-  EXPECT_EQ(times(page, "class=\"heat\""), 4);
-  EXPECT_EQ(times(page, "The trigger is disarmed"), 1);
+  EXPECT_EQ(occurrences(page, "<img"), 2);
+  EXPECT_EQ(occurrences(page, "src=\"data:image/png;base64,iVBORw0KGgo"), 2);
+  EXPECT_EQ(occurrences(page, "<svg class=\"chart\""), 1);
+  EXPECT_EQ(occurrences(page, "class=\"heat\""), 4);
+  EXPECT_EQ(occurrences(page, "The trigger is disarmed"), 1);
   for (const char* part :
        {"97.50 %", "2.00 %", "96.75 %", "+83.50", "−95.50", "1 2 0", "prefers-color-scheme:dark"}) {
-    EXPECT_GE(times(page, part), 1) << part;
+    EXPECT_GE(occurrences(page, part), 1) << part;
   }
 }
 
-TEST(Html, EscapesEveryText) {
-  DefenseReport r = example();
+TEST(Html, MarkupInTexts_IsEscaped) {
+  DefenseReport r = example_report();
   const std::string evil = "<script>alert('&\"')</script>";
   r.title = r.dataset = r.model = r.attack = evil;
   for (auto& name : r.class_names) name = evil;
@@ -297,26 +302,27 @@ TEST(Html, EscapesEveryText) {
   r.facts = {{evil, evil}};
   const auto page = html(r);
   EXPECT_EQ(imbalance(page), "");
-  EXPECT_EQ(times(page, "<script"), 0);
-  EXPECT_EQ(times(page, "alert("), times(page, "&lt;script&gt;alert(&#39;&amp;&quot;&#39;)&lt;/script&gt;"));
-  EXPECT_GE(times(page, "alert("), 20);
+  EXPECT_EQ(occurrences(page, "<script"), 0);
+  EXPECT_EQ(occurrences(page, "alert("),
+            occurrences(page, "&lt;script&gt;alert(&#39;&amp;&quot;&#39;)&lt;/script&gt;"));
+  EXPECT_GE(occurrences(page, "alert("), 20);
   EXPECT_EQ(html_escape("a\x01\x1b[31m\n"), "a  [31m\n");
 }
 
-TEST(Html, ReadsWellWithNothingButFigures) {
+TEST(Html, MetricsOnly_IsReadable) {
   DefenseReport r;
   r.before = r.after = metrics::attack_metrics(predictions({{10, 0, 0, 1}, {10, 1, 1, 1}}, std::nullopt));
   const auto page = html(r);
   EXPECT_EQ(imbalance(page), "");
-  EXPECT_EQ(times(page, "nan"), 0);
-  EXPECT_EQ(times(page, "not measured: no target class"), 1);
-  EXPECT_EQ(times(page, "<section>"), 3);  // figures, lifts, matrices
+  EXPECT_EQ(occurrences(page, "nan"), 0);
+  EXPECT_EQ(occurrences(page, "not measured: no target class"), 1);
+  EXPECT_EQ(occurrences(page, "<section>"), 3);  // metrics, lifts, matrices
   r.before = r.after = metrics::attack_metrics({.classes = 3, .target = 1});
   EXPECT_EQ(imbalance(html(r)), "");
-  EXPECT_EQ(times(html(r), "nan"), 0);
+  EXPECT_EQ(occurrences(html(r), "nan"), 0);
 }
 
-TEST(Html, StaysReadableWithManyClasses) {
+TEST(Html, ManyClasses_StaysSmall) {
   metrics::Predictions p{.classes = 200, .target = 7};
   for (int i = 0; i < 400; ++i) {
     p.truth.push_back(i % 200);
@@ -328,58 +334,56 @@ TEST(Html, StaysReadableWithManyClasses) {
   const auto page = html(r);
   EXPECT_EQ(imbalance(page), "");
   EXPECT_LT(page.size(), 100'000u);
-  EXPECT_EQ(times(page, "<th scope=\"row\" title=\"class 7\">class 7<small>target"), 1);
+  EXPECT_EQ(occurrences(page, "<th scope=\"row\" title=\"class 7\">class 7<small>target"), 1);
 }
 
-TEST(Curve, OfOnePointOrNoneIsDrawnOrLeftOut) {
-  EXPECT_EQ(svg_curve({"a", "", "epoch", {}, {}}), "");
-  EXPECT_EQ(svg_curve({"a", "", "epoch", {1}, {std::numeric_limits<double>::infinity()}}), "");
+TEST(SvgCurve, OnePointOrNone_IsDrawnOrEmpty) {
+  EXPECT_EQ(detail::svg_curve({"a", "", "epoch", {}, {}}), "");
+  EXPECT_EQ(detail::svg_curve({"a", "", "epoch", {1}, {std::numeric_limits<double>::infinity()}}), "");
   for (const Curve& curve : {Curve{"a", "", "epoch", {1}, {0}}, Curve{"a", "", "epoch", {1, 2}, {5, 5}},
                              Curve{"a", "", "epoch", {0, 1e-9}, {-1e300, 1e300}}}) {
-    const auto svg = svg_curve(curve);
+    const auto svg = detail::svg_curve(curve);
     EXPECT_EQ(imbalance(svg), "");
-    EXPECT_EQ(times(svg, "nan"), 0) << svg;
-    EXPECT_EQ(times(svg, "<circle"), 1);
+    EXPECT_EQ(occurrences(svg, "nan"), 0) << svg;
+    EXPECT_EQ(occurrences(svg, "<circle"), 1);
     EXPECT_LT(svg.size(), 10'000u);
   }
 }
 
-TEST(Ticks, AreRoundAndCoverTheRange) {
+TEST(Ticks, Range_IsCoveredByRoundSteps) {
   const detail::Ticks ticks(3.2, 96.1, 4);
   EXPECT_EQ(ticks.first, 0);
   EXPECT_EQ(ticks.step, 50);
   EXPECT_EQ(ticks.count, 3);
 }
 
-TEST(WriteReport, WritesThreeFilesOrSaysWhyNot) {
+TEST(WriteReport, Folder_GetsThreeFilesOrAnError) {
   const fs::path folder = fs::path(::testing::TempDir()) / fmt::format("report-{}", ::getpid());
-  write_report(example(), folder / "deep");
+  write_report(example_report(), folder / "deep");
   for (const char* name : {"metrics.json", "report.html", "images.png"}) {
     EXPECT_GT(fs::file_size(folder / "deep" / name), 100u) << name;
   }
   EXPECT_EQ(std::distance(fs::directory_iterator(folder / "deep"), {}), 3);
   std::ofstream(folder / "file") << "x";
-  EXPECT_NE(error_of([&] {
-              write_report(example(), folder / "file");
-            }).find("a file stands where a folder is needed"),
-            std::string::npos);
+  expect_words(error_of([&] { write_report(example_report(), folder / "file"); }),
+               {"cannot write", (folder / "file").string(), "folder that is needed"});
   fs::remove_all(folder);
 }
 
-TEST(DefenseReport, RefusesWhatDoesNotFit) {
-  DefenseReport r = example();
+TEST(DefenseReport, MismatchedParts_AreRefused) {
+  DefenseReport r = example_report();
   r.class_names.pop_back();
-  EXPECT_EQ(error_of([&] { html(r); }),
-            "cannot report: 2 class names for 3 classes; give one for each, or none");
-  r = example();
+  expect_words(error_of([&] { html(r); }),
+               {"DefenseReport", "2 class names for 3 classes", "one for each class, or none"});
+  r = example_report();
   r.curves[0].y.pop_back();
-  EXPECT_NE(error_of([&] { html(r); }).find("'defense loss' has 3 x and 2 y"), std::string::npos);
-  r = example();
+  expect_words(error_of([&] { html(r); }), {"curve 'defense loss'", "got 3 x and 2 y"});
+  r = example_report();
   r.sheet.rows[0].images[1].pop_back();
-  EXPECT_NE(error_of([&] { html(r); }).find("an image of row 0 has 5 bytes, 3x1x2 are 6"), std::string::npos);
-  r = example();
+  expect_words(error_of([&] { html(r); }), {"image of row 0", "got 5 bytes", "expected 6", "3x1x2"});
+  r = example_report();
   r.after.target = 1;
-  EXPECT_NE(error_of([&] { html(r); }).find("same test set under the same attack"), std::string::npos);
+  expect_words(error_of([&] { html(r); }), {"target", "same test set under the same attack"});
 }
 
 }  // namespace

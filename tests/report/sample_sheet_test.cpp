@@ -19,8 +19,8 @@ namespace {
 using refine::testing::error_of;
 using refine::testing::expect_words;
 
-/// An image is one grey byte: the victim says it, of three; the transform takes one off, and the defended
-/// model says what is left.
+/// A defense of images of one grey byte. The victim predicts the byte as the class, of three. The
+/// transform subtracts one, and the defended model predicts the rest.
 struct OneLess {
   Task task() const { return {ImageShape{1, 1, 1}, 3}; }
   at::Device device() const { return at::kCPU; }
@@ -37,7 +37,8 @@ at::Tensor images(const std::vector<int>& bytes) {
   return at::tensor(bytes).to(at::kByte).view({-1, 1, 1, 1});
 }
 
-struct Two {
+/// An attack whose trigger sets every byte to two.
+struct SetToTwo {
   std::optional<int> target = 2;
   attacks::Poisoned poison(const data::Dataset& clean) const { return {clean, {}}; }
   at::Tensor trigger_images(const at::Tensor& images) const { return images.clone().fill_(2); }
@@ -50,20 +51,20 @@ const data::Dataset four{.images = images({1, 0, 1, 2}),
 using Bytes = std::vector<std::vector<std::uint8_t>>;
 using Texts = std::vector<std::string>;
 
-TEST(SampleSheet, HasAnImageOfEachClassButTheTarget) {
-  const ImageSheet sheet = sample_sheet(OneLess{}, four, Two{});
+TEST(SampleSheet, Attack_ShowsOneImageOfEachOtherClass) {
+  const ImageSheet sheet = sample_sheet(OneLess{}, four, SetToTwo{});
   EXPECT_EQ(sheet.columns, (Texts{"clean", "triggered", "clean, transformed", "triggered, transformed"}));
   ASSERT_EQ(sheet.rows.size(), 2u);  // the third image, of class a, and the first, of class b
   EXPECT_EQ(sheet.rows[0].images, (Bytes{{1}, {2}, {0}, {1}}));
   EXPECT_EQ(sheet.rows[0].captions, (Texts{"victim: b", "victim: c", "defense: a", "defense: b"}));
   EXPECT_EQ(sheet.rows[1].images, (Bytes{{1}, {2}, {0}, {1}}));
-  require_complete(sheet);
-  EXPECT_EQ(sample_sheet(OneLess{}, four, Two{}, 1).rows.size(), 1u);
-  EXPECT_EQ(sample_sheet(OneLess{}, four, Two{.target = std::nullopt}).rows.size(), 3u);
-  EXPECT_TRUE(sample_sheet(OneLess{}, four.first(0), Two{}).rows.empty());
+  check_complete(sheet);
+  EXPECT_EQ(sample_sheet(OneLess{}, four, SetToTwo{}, 1).rows.size(), 1u);
+  EXPECT_EQ(sample_sheet(OneLess{}, four, SetToTwo{.target = std::nullopt}).rows.size(), 3u);
+  EXPECT_TRUE(sample_sheet(OneLess{}, four.first(0), SetToTwo{}).rows.empty());
 }
 
-TEST(SampleSheet, TakesTriggeredImagesInsteadOfAnAttack) {
+TEST(SampleSheet, TriggeredImages_ReplaceTheAttack) {
   const ImageSheet sheet = sample_sheet(OneLess{}, four, images({0, 1, 2, 2}), 0);
   ASSERT_EQ(sheet.rows.size(), 2u);  // the first image, of class b, and the last, of class c
   EXPECT_EQ(sheet.rows[0].images, (Bytes{{1}, {0}, {0}, {0}}));
@@ -71,7 +72,7 @@ TEST(SampleSheet, TakesTriggeredImagesInsteadOfAnAttack) {
   expect_words(error_of([] { sample_sheet(OneLess{}, four, images({0}), 0); }), {"1 triggered images for 4"});
 }
 
-TEST(SampleSheet, NeedsNeitherLabelsNorATrigger) {
+TEST(SampleSheet, CleanImages_NeedNoLabelsOrTrigger) {
   const ImageSheet sheet = sample_sheet(OneLess{}, images({2, 1, 0}), {}, 2);
   EXPECT_EQ(sheet.columns, (Texts{"clean", "clean, transformed"}));
   ASSERT_EQ(sheet.rows.size(), 2u);
@@ -80,7 +81,7 @@ TEST(SampleSheet, NeedsNeitherLabelsNorATrigger) {
   expect_words(error_of([] {
                  sample_sheet(OneLess{}, at::zeros({2, 1, 2, 2}, at::kByte), {});
                }),
-               {"takes 1x1x1 images", "1x2x2"});
+               {"1x1x1", "1x2x2"});
 }
 
 }  // namespace

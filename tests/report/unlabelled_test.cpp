@@ -21,15 +21,15 @@ using refine::testing::error_of;
 using refine::testing::expect_words;
 using Kind = Verdict::Kind;
 
-TEST(ScanVerdict, FollowsTheGuessedTriggersThatWork) {
+TEST(ScanVerdict, WorkingGuessedTrigger_DecidesKind) {
   DefenseReport r = unlabelled();
   EXPECT_EQ(verdict(r).kind, Kind::disarmed);
-  EXPECT_EQ(verdict(r).headline, "A common trigger works on the victim, and is disarmed");
+  EXPECT_EQ(verdict(r).headline, "A common trigger works on the victim and is disarmed");
   expect_words(
       verdict(r).paragraph,
       {"Of 2 common triggers, one works on the victim",
        "checkerboard 3×3, bottom right, lifts “ship” by 97.0 points before and “ship” by 0.4 points after",
-       "calls 96.0 % of 3,000 clean images as the victim does"});
+       "agrees with the victim on 96.0 % of 3,000 clean images"});
   r = unlabelled(0.2);
   EXPECT_EQ(verdict(r).kind, Kind::armed);
   expect_words(verdict(r).headline, {"still lifts a class"});
@@ -39,17 +39,17 @@ TEST(ScanVerdict, FollowsTheGuessedTriggersThatWork) {
   EXPECT_EQ(verdict(r).headline, "A common trigger works on the defended model");
   expect_words(verdict(r).paragraph, {"Do not rely on this model"});
 
-  // One that works on the defended model alone: a defense that makes a backdoor is no defense.
+  // A trigger that works only on the defended model: the defense made a backdoor.
   r = unlabelled();
   std::swap(r.scan[1].before, r.scan[1].after);
   EXPECT_EQ(verdict(r).kind, Kind::armed);
 }
 
-// Strong noise sends most of some data's images to one class of a sound model.
-TEST(ScanVerdict, AsksMoreOfAChangeOfTheWholeImage) {
+// Strong noise sends most images of some data sets to one class of a benign model.
+TEST(ScanVerdict, ChangeOfTheWholeImage_NeedsALargerLift) {
   DefenseReport r = unlabelled();
   r.scan[1].local = false;
-  EXPECT_EQ(verdict(r).kind, Kind::disarmed);  // 97 points are a backdoor all the same
+  EXPECT_EQ(verdict(r).kind, Kind::disarmed);  // 97 points are a backdoor in any case
   r.scan[1].before = guessed({1000, 1000, 1000}, 1, 0.77);
   EXPECT_EQ(verdict(r).kind, Kind::unmeasured);
   EXPECT_EQ(html(r).find("class=\"found\""), std::string::npos);
@@ -57,30 +57,30 @@ TEST(ScanVerdict, AsksMoreOfAChangeOfTheWholeImage) {
   EXPECT_EQ(verdict(r).kind, Kind::disarmed);
 }
 
-TEST(ScanVerdict, SaysThatNothingFoundIsNotNothingThere) {
+TEST(ScanVerdict, NoFinding_IsUnmeasured) {
   DefenseReport r = unlabelled();
   r.scan.pop_back();
   EXPECT_EQ(verdict(r).kind, Kind::unmeasured);
   EXPECT_EQ(verdict(r).headline, "No common trigger was found to work");
-  expect_words(
-      verdict(r).paragraph,
-      {"whether a backdoor is there was not measured", "Of 1 common trigger, tried on 3,000 clean images",
-       "by more than 3.0 points (warp, strength 0.5, “frog”)", "Another trigger may be there."});
+  expect_words(verdict(r).paragraph,
+               {"whether the victim has a backdoor was not measured",
+                "Of 1 common trigger, tried on 3,000 clean images",
+                "by more than 3.0 points (warp, strength 0.5, “frog”)", "Another trigger may exist."});
   r.scan.clear();
   EXPECT_EQ(verdict(r).headline, "Not measured: no trigger was given");
   EXPECT_EQ(verdict(r).kind, Kind::unmeasured);
 }
 
-TEST(ScanVerdict, YieldsToATriggerThatWasGiven) {
+TEST(ScanVerdict, GivenTrigger_TakesPrecedence) {
   DefenseReport r = unlabelled();
   r.before = metrics::attack_metrics(
       {.truth = {0, 1, 2}, .clean = {0, 1, 2}, .triggered = {0, 0, 0}, .classes = 3, .target = 0});
   r.after = r.before;
   EXPECT_EQ(verdict(r).kind, Kind::uncertain);
-  expect_words(verdict(r).paragraph, {"Before the defense the trigger lifted “cat”", "Of 2 common triggers"});
+  expect_words(verdict(r).paragraph, {"Before the defense, the trigger lifts “cat”", "Of 2 common triggers"});
 }
 
-TEST(TerminalTable, SaysWhatIsMeasuredWithoutLabels) {
+TEST(TerminalTable, NoLabels_ShowsAlarmAgreementAndScan) {
   const auto text = terminal_table(unlabelled());
   std::istringstream lines(text);
   for (std::string line; std::getline(lines, line);) {
@@ -89,31 +89,31 @@ TEST(TerminalTable, SaysWhatIsMeasuredWithoutLabels) {
   }
   expect_words(text, {"agreement        3,000", "96.00 %  95.24 to 96.64", "false alarms     3,000", "5.10 %",
                       "checkerboard 3×3, bottom right        97.00 pt  ship",
-                      "Not measured, without labels: BA, ASR, RA",
-                      "\n\nA common trigger works on the victim, and is disarmed.\n"});
-  EXPECT_LT(text.find("checkerboard"), text.find("warp")) << text;  // the strongest first
+                      "Not measured without labels: BA, ASR, RA",
+                      "\n\nA common trigger works on the victim and is disarmed.\n"});
+  EXPECT_LT(text.find("checkerboard"), text.find("warp")) << text;  // the largest lift first
   EXPECT_EQ(text.find("nan"), std::string::npos) << text;
   EXPECT_EQ(text.find("DER  "), std::string::npos) << text;
 }
 
-TEST(TerminalTable, SaysHowManyTriggersItLeavesOut) {
+TEST(TerminalTable, ManyTriggers_CountsThoseLeftOut) {
   DefenseReport r = unlabelled();
   for (int i = 0; i < 12; ++i) r.scan.push_back(r.scan.front());
   expect_words(terminal_table(r), {"\nand 8 more\n"});
 }
 
-TEST(TerminalTable, KeepsControlSequencesOffTheTerminal) {
+TEST(TerminalTable, ControlSequences_AreReplaced) {
   DefenseReport r = unlabelled();
   r.class_names[1] = "\x1b[31mship";
   r.scan[0].trigger = "\x1b]0;x\x07";
   EXPECT_EQ(terminal_table(r).find('\x1b'), std::string::npos);
 }
 
-TEST(Html, SaysWhatIsMeasuredWithoutLabels) {
+TEST(Html, NoLabels_ShowsAlarmAgreementAndScan) {
   const auto page = html(unlabelled());
   expect_words(page, {"<h2>Scan</h2>", "<h2>Alarm</h2>", "Agreement", "class=\"found\">97.0 pt",
-                      "0.25, was set for 5.0", "Not measured, without labels",
-                      "Not measured, without a trigger: detections, AUROC."});
+                      "0.25, was set for 5.0", "Not measured without labels",
+                      "Not measured without a trigger: detections, AUROC."});
   EXPECT_EQ(page.find("nan"), std::string::npos);
   EXPECT_EQ(page.find("<h2>Confusion"), std::string::npos);
   EXPECT_EQ(page.find("<h2>What the trigger adds"), std::string::npos);
@@ -122,7 +122,7 @@ TEST(Html, SaysWhatIsMeasuredWithoutLabels) {
   EXPECT_EQ(html(evil).find("<script"), std::string::npos);
 }
 
-TEST(Html, ShowsDetectionsWhereThereWereTriggeredImages) {
+TEST(Html, TriggeredImages_ShowsDetections) {
   DefenseReport r = unlabelled();
   r.alarm->detections = metrics::Proportion{990, 1000};
   r.alarm->auroc = metrics::Auroc{.wins = 2'985'000, .triggered = 1000, .clean = 3000};
@@ -130,7 +130,7 @@ TEST(Html, ShowsDetectionsWhereThereWereTriggeredImages) {
   expect_words(terminal_table(r), {"detections       1,000", "AUROC            1,000", "99.50 %"});
 }
 
-TEST(Html, ShowsAccuracyWithoutATrigger) {
+TEST(Html, NoTrigger_ShowsAccuracy) {
   DefenseReport r;
   r.before.classes = r.after.classes = 2;
   r.before.clean = metrics::ConfusionMatrix::Identity(2, 2) * 50;
@@ -139,12 +139,12 @@ TEST(Html, ShowsAccuracyWithoutATrigger) {
   EXPECT_EQ(verdict(r).kind, Kind::unmeasured);
   const auto page = html(r);
   expect_words(page,
-               {"accuracy on clean images", "Clean images, after", "Not measured, without a trigger: ASR"});
+               {"accuracy on clean images", "Clean images, after", "Not measured without a trigger: ASR"});
   EXPECT_EQ(page.find("Triggered images"), std::string::npos);
-  expect_words(terminal_table(r), {"BA                 100", "Not measured, without a trigger"});
+  expect_words(terminal_table(r), {"BA                 100", "Not measured without a trigger"});
 }
 
-TEST(MetricsJson, HasTheAlarmTheAgreementAndTheScan) {
+TEST(MetricsJson, NoLabels_HasAlarmAgreementAndScan) {
   const auto j = nlohmann::json::parse(metrics_text(unlabelled()));
   EXPECT_EQ(j["classes"], 3);
   EXPECT_EQ(j["verdict"], "disarmed");
@@ -161,16 +161,16 @@ TEST(MetricsJson, HasTheAlarmTheAgreementAndTheScan) {
   EXPECT_EQ(j["scan"][1]["after"]["lifts"][1]["with_trigger"], 8);
 }
 
-TEST(DefenseReport, NeedsOneThingMeasured) {
-  expect_words(error_of([] { require_complete(DefenseReport{}); }), {"nothing was measured"});
-  require_complete(DefenseReport{.agreement = metrics::Proportion{1, 2}});
+TEST(DefenseReport, NothingMeasured_IsRefused) {
+  expect_words(error_of([] { check_complete(DefenseReport{}); }), {"nothing was measured"});
+  check_complete(DefenseReport{.agreement = metrics::Proportion{1, 2}});
   DefenseReport r = unlabelled();
   r.scan[1].after.pop_back();
-  expect_words(error_of([&] { require_complete(r); }),
-               {"'checkerboard 3×3, bottom right' has 3 and 2 lifts"});
+  expect_words(error_of([&] { check_complete(r); }),
+               {"'checkerboard 3×3, bottom right'", "each of 3 classes", "got 3 before and 2 after"});
   r = unlabelled();
   r.class_names.pop_back();
-  expect_words(error_of([&] { require_complete(r); }), {"2 class names for 3 classes"});
+  expect_words(error_of([&] { check_complete(r); }), {"2 class names for 3 classes"});
 }
 
 }  // namespace

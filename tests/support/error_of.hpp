@@ -11,7 +11,10 @@
 
 namespace refine::testing {
 
-/// The line of the `Error` that `act` throws; empty when it throws none. Anything else passes through.
+/// Calls `act` and returns the line of the `Error` that it throws. Empty if it throws none; other
+/// exceptions propagate.
+///
+/// Fails unless the message is one line.
 template <typename Act>
 std::string error_of(Act&& act) {
   try {
@@ -24,6 +27,7 @@ std::string error_of(Act&& act) {
   return {};
 }
 
+/// Checks that a text contains each of `words`.
 inline void expect_words(const std::string& line, std::initializer_list<std::string_view> words) {
   for (const auto word : words) {
     EXPECT_NE(line.find(word), std::string::npos) << "'" << word << "' not in: " << line;

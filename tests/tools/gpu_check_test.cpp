@@ -38,7 +38,7 @@ Outcome gpu_check(const ScratchFolder& here, const std::string& arguments) {
   return {WIFEXITED(result) ? WEXITSTATUS(result) : -1, content(here.path / "err.txt")};
 }
 
-TEST(GpuCheck, PassesOnTheHostAndWritesItsFigures) {
+TEST(GpuCheck, OnTheHost_PassesAndWritesFigures) {
   const ScratchFolder here;
   const auto split = data::Synthetic{.task = tasks::cifar10, .train = 200, .test = 100}.make();
   formats::write_safetensors(here.path / "images.safetensors",
@@ -69,12 +69,12 @@ TEST(GpuCheck, PassesOnTheHostAndWritesItsFigures) {
   }
 }
 
-TEST(GpuCheck, RefusesWhatItCannotUse) {
+TEST(GpuCheck, UnusableInputs_AreRefused) {
   const ScratchFolder here;
   formats::write_safetensors(here.path / "empty.safetensors", {});
   const Outcome empty = gpu_check(here, "--device cpu --images empty.safetensors");
   EXPECT_EQ(empty.status, 2);
-  expect_words(empty.err, {"empty.safetensors", "no 'train.images'", "pack_images"});
+  expect_words(empty.err, {"empty.safetensors", "no tensor 'train.images'", "pack_images"});
   const Outcome missing = gpu_check(here, "--device cpu --images nowhere.safetensors");
   EXPECT_EQ(missing.status, 2);
   expect_words(missing.err, {"nowhere.safetensors"});

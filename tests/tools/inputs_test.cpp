@@ -1,5 +1,5 @@
-// What people hand to the command line: folders, names and paths of all kinds, with a victim that needs no
-// training: it names the colour of an image.
+// Inputs of the command line: folders, names and paths of all kinds. The victim needs no training:
+// it recognizes the colour of an image.
 
 #include <gtest/gtest.h>
 #include <sys/wait.h>
@@ -33,7 +33,7 @@ using testing::ScratchFolder;
 
 constexpr int classes = 12, side = 16;
 
-/// Class c's colour: far enough from the others.
+/// Returns the colour of class c, far from the others.
 std::vector<int> colour(int c) {
   return {20 + 100 * (c % 3), 20 + 100 * (c / 3 % 2), 20 + 200 * (c / 6)};
 }
@@ -64,7 +64,7 @@ class Inputs : public ::testing::Test {
   }
   static void TearDownTestSuite() { here.reset(); }
 
-  /// An image of class c, `height` pixels high.
+  /// Writes an image of class c, `height` pixels high.
   static void write(const fs::path& name, int c, int variant = 0, int height = side) {
     std::vector<std::uint8_t> rows;
     for (int i = 0; i < height * side; ++i) {
@@ -73,7 +73,7 @@ class Inputs : public ::testing::Test {
     write_file(here->path / name, report::png(rows, height, side));
   }
 
-  /// `each` images of each of the first `of` classes, in folders by `name`.
+  /// Writes `each` images of each of the first `of` classes, in folders by `name`.
   template <typename Name>
   static void write_classes(const std::string& root, Name&& name, int each = 4, int of = classes) {
     for (int c = 0; c < of; ++c) {
@@ -98,7 +98,8 @@ class Inputs : public ::testing::Test {
     expect_words(outcome.err, words);
   }
 
-  /// The victim's accuracy as `evaluate` sees it; −1 where it measures none. \param words of standard error
+  /// Returns the victim's accuracy as `evaluate` measures it, or −1 if it measures none.
+  /// \param words on standard error
   static double accuracy(const std::string& folder, const std::string& more = {},
                          std::initializer_list<std::string_view> words = {}) {
     const Outcome run = refine("evaluate --json --scan 0 --model d.pt --images " + folder + " " + more);
@@ -113,7 +114,7 @@ class Inputs : public ::testing::Test {
   static inline const std::string quick = " --image 16 --epoch 1 --width 2 --levels 1 --no_scan ";
 };
 
-TEST_F(Inputs, NoOutputIsAnInputByAnySpelling) {
+TEST_F(Inputs, Outputs_ThatAreInputs_AreRefused) {
   const fs::path root = here->path;
   const std::string victim = content(root / "victim.pt");
   fs::copy_file(root / "victim.pt", root / "other.safetensors");
@@ -141,7 +142,7 @@ TEST_F(Inputs, NoOutputIsAnInputByAnySpelling) {
   EXPECT_FALSE(fs::exists(root / "e.safetensors")) << "before any work";
 }
 
-TEST_F(Inputs, ReportsAndExportsDoNotOverwriteWhatTheyRead) {
+TEST_F(Inputs, ReportsAndExports_OntoTheirInputs_AreRefused) {
   expect_refusal("evaluate --model d.pt --images clean --report clean",
                  {"images.png", "--images", "--report"});
   expect_refusal("evaluate --model d.pt --images clean --report clean/new/deep", {"images.png", "--images"});
@@ -159,7 +160,7 @@ TEST_F(Inputs, ReportsAndExportsDoNotOverwriteWhatTheyRead) {
   EXPECT_TRUE(fs::exists(here->path / "kept.toml"));
 }
 
-TEST_F(Inputs, ClassNamesAreReadInUtf8WhateverEditorWroteThem) {
+TEST_F(Inputs, ClassNames_Utf8OfAnyEditor_AreRead) {
   std::string lines;
   for (int c = 0; c < classes; ++c) lines += "  name " + std::to_string(c) + " \t\r\n\r\n";
   here->write("bom.txt", "\xef\xbb\xbf" + lines + "\n\n");
@@ -181,7 +182,7 @@ TEST_F(Inputs, ClassNamesAreReadInUtf8WhateverEditorWroteThem) {
   here->write("empty.txt", "\xef\xbb\xbf\r\n  \n");
   const std::string defend =
       "defend --model victim.pt --images nowhere --out n.pt" + quick + "--class_names ";
-  here->write("nowhere/a.png", "no image: it is not read");
+  here->write("nowhere/a.png", "not an image: it is not read");
   expect_refusal(defend + "latin.txt", {"latin.txt", "line 2", "0xe4", "UTF-8"});
   expect_refusal(defend + "wide.txt", {"wide.txt", "UTF-16"});
   expect_refusal(defend + "bare.txt", {"bare.txt", "UTF-16"});
@@ -189,12 +190,12 @@ TEST_F(Inputs, ClassNamesAreReadInUtf8WhateverEditorWroteThem) {
   expect_refusal("predict --model d.pt nowhere --class_names latin.txt", {"latin.txt", "line 2"});
 
   std::string twice = "name 0\n" + lines.substr(0, lines.rfind("name"));
-  here->write("twice.txt", twice);  // 0 and 1 are called alike
+  here->write("twice.txt", twice);  // 0 and 1 have the same name
   expect_refusal("evaluate --model d.pt --images named --class_names twice.txt", {"'name 0'", "0 and 1"});
   EXPECT_EQ(accuracy("named", "--class_names twice.txt --no_labels"), -1);
 }
 
-TEST_F(Inputs, FoldersNamedInAnyBytesAreClasses) {
+TEST_F(Inputs, ClassFolders_NamesInAnyBytes_AreClasses) {
   const auto name = [](int c) {
     return c == 3 ? "K\xe4"
                     "fer"s
@@ -218,7 +219,7 @@ TEST_F(Inputs, FoldersNamedInAnyBytesAreClasses) {
   EXPECT_EQ(json::parse(known.out)["before"]["ba"]["n"], 8);
 }
 
-TEST_F(Inputs, ABatchOfOneImageIsRefusedAndALastOneJoinsTheOthers) {
+TEST_F(Inputs, BatchSize_OneImage_IsRefused) {
   const std::string defend = "defend --model victim.pt --images clean --out b.pt" + quick;
   expect_refusal(defend + "--batch_size 1", {"--batch_size", "2 or more", "got 1"});
   expect_refusal("attack --dataset nowhere --batch_size 1", {"--batch_size", "2 or more"});
@@ -230,7 +231,7 @@ TEST_F(Inputs, ABatchOfOneImageIsRefusedAndALastOneJoinsTheOthers) {
   }
 }
 
-TEST_F(Inputs, FoldersThatAreNumbersAreReadInTheOrderThatFitsTheModel) {
+TEST_F(Inputs, ClassFolders_Numbers_AreReadInTheOrderThatFitsTheModel) {
   write_classes("numbers", [](int c) { return std::to_string(c); });
   write_classes("padded", [](int c) { return (c < 10 ? "0000" : "000") + std::to_string(c); });
   write_classes("prefixed", [](int c) { return "class" + std::to_string(c); });
@@ -255,7 +256,7 @@ TEST_F(Inputs, FoldersThatAreNumbersAreReadInTheOrderThatFitsTheModel) {
   here->write("letters.txt", names);
   EXPECT_EQ(accuracy("numbers", "--class_names letters.txt", {"number order"}), 1);
   EXPECT_EQ(accuracy("some", "--class_names letters.txt", {"class numbers from 0"}), 1);
-  // Neither order fits: it asks, and each of its answers works.
+  // Neither order fits: an option is required, and each of its values works.
   write_classes("shuffled", [](int c) { return std::to_string((5 * c + 3) % classes); });
   expect_refusal("evaluate --model d.pt --images shuffled", {"text order", "number order", "--labels"});
   for (const char* how : {"--labels text", "--labels number", "--labels none", "--no_labels"}) {
@@ -263,7 +264,7 @@ TEST_F(Inputs, FoldersThatAreNumbersAreReadInTheOrderThatFitsTheModel) {
   }
 }
 
-TEST_F(Inputs, FoldersThatAreNoClassesAreNoLabels) {
+TEST_F(Inputs, ClassFolders_ThatAreNotClasses_GiveNoLabels) {
   const std::vector<std::string> days = {"monday", "tuesday", "wednesday"};
   const auto name = [](int c) { return "k" + std::string(1, static_cast<char>('a' + c)); };
   write_classes("days",
@@ -292,13 +293,13 @@ TEST_F(Inputs, FoldersThatAreNoClassesAreNoLabels) {
   EXPECT_EQ(accuracy("other", known + " --no_labels"), -1);
   expect_refusal("evaluate --model d.pt --images nine --labels text", {"12 classes", "9 folders"});
   expect_refusal("evaluate --model d.pt --images clean --labels names", {"--labels names"});
-  // As many folders as classes, and they are something else.
+  // As many folders as classes, of other classes.
   write_classes("hours",
                 [](int c) { return std::string(1, static_cast<char>('a' + (7 * c + 5) % classes)); });
   accuracy("hours", "", {"about chance", "--class_names"});
 }
 
-TEST_F(Inputs, FormatsAreReadOrNamed) {
+TEST_F(Inputs, Images_UnreadFormats_AreReported) {
   write_classes("formats", [](int c) { return "f" + std::string(1, static_cast<char>('a' + c)); });
   fs::remove_all(here->path / "formats/fd");
   std::string ppm = "P6 16 16 255\n";
@@ -307,15 +308,15 @@ TEST_F(Inputs, FormatsAreReadOrNamed) {
   }
   here->write("formats/fd/1.ppm", ppm);
   EXPECT_EQ(accuracy("formats"), 1);
-  // A class of files that are not read is a class: the others do not move up.
+  // A class whose files are not read is a class: the numbers of the others stay.
   fs::rename(here->path / "formats/fd/1.ppm", here->path / "formats/fd/1.gif");
   write("formats/fm/1.png", 3);
   EXPECT_EQ(accuracy("formats", "", {"1 .gif", "13 folders"}), -1);
   const Outcome run = refine("predict --model d.pt formats");
-  expect_words(run.err, {"passed over: 1 file", "1.gif"});
+  expect_words(run.err, {"ignored: 1 file", "1.gif"});
 }
 
-TEST_F(Inputs, ResizesAndCropsAsItWasDefended) {
+TEST_F(Inputs, Resize_StoredInTheFile_IsRepeated) {
   for (int i = 0; i < 24; ++i) write("tall/" + std::to_string(i) + ".png", i % classes, i, 24);
   const std::string defend =
       "defend --model victim.pt --images tall --epoch 1 --width 2 --levels 1 --no_scan ";
@@ -325,10 +326,10 @@ TEST_F(Inputs, ResizesAndCropsAsItWasDefended) {
   EXPECT_EQ(json::parse(about.out)["refine"]["preprocessing"], json({{"fit", "crop"}, {"resize", 20}}));
   EXPECT_EQ(json::parse(about.out)["refine"]["image"], json({3, 16, 16}));
   const Outcome kept = refine("predict --json --model resized.pt tall");
-  const Outcome said = refine("predict --json --model resized.pt --resize 20 --crop 16 tall");
+  const Outcome specified = refine("predict --json --model resized.pt --resize 20 --crop 16 tall");
   const Outcome other = refine("predict --json --model resized.pt --fit crop tall");
   ASSERT_EQ(kept.status, 0) << kept.err;
-  EXPECT_EQ(kept.out, said.out);
+  EXPECT_EQ(kept.out, specified.out);
   EXPECT_NE(kept.out, other.out);
   const Outcome exported =
       refine("export --model victim.pt --image 16 --defense resized.safetensors --out again.pt");
@@ -339,6 +340,24 @@ TEST_F(Inputs, ResizesAndCropsAsItWasDefended) {
   expect_refusal("predict --model resized.pt --resize 12 tall", {"--resize", "got 12", "16"});
   expect_refusal(defend + "--resize 12 --crop 16", {"--resize", "got 12 and 16"});
   expect_refusal(defend + "--resize 20 --fit stretch", {"--fit", "--resize"});
+}
+
+TEST_F(Inputs, Resize_StoredByAttack_IsUsedByDefend) {
+  for (const char* part : {"train", "test"}) {
+    for (int i = 0; i < 24; ++i) {
+      write("wide/"s + part + "/c" + std::to_string(i % 4) + "/" + std::to_string(i) + ".png", i % 4, i, 24);
+    }
+  }
+  const std::string words = " --dataset wide --model ResNet18 --width 2 --epoch 1 ";
+  const Outcome attack = refine("attack --tlabel 0 --rate 0.2 --resize 20 --crop 16" + words);
+  ASSERT_EQ(attack.status, 0) << attack.err;
+  const auto stored = [&](const std::string& options) {
+    const Outcome run = refine("defend --levels 1 --no_scan --out wide.pt" + words + options);
+    EXPECT_EQ(run.status, 0) << run.err;
+    return json::parse(refine("inspect --json wide.pt").out)["refine"]["preprocessing"];
+  };
+  EXPECT_EQ(stored(""), json({{"fit", "crop"}, {"resize", 20}}));
+  EXPECT_EQ(stored("--resize 24 --crop 16"), json({{"fit", "crop"}, {"resize", 24}}));
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-// The command line as a user has it: the program itself, on real images and real files.
+// The command line: the program itself, on real images and real files.
 
 #include <gtest/gtest.h>
 #include <sys/wait.h>
@@ -34,7 +34,7 @@ struct Outcome {
   std::string out, err;
 };
 
-/// The program, started where a user stands.
+/// Runs the program in a folder.
 Outcome refine(const ScratchFolder& here, const std::string& arguments, const std::string& before = "") {
   const std::string folder = "'" + here.path.string() + "'";
   const std::string program = "'" + fs::absolute("tools/refine").string() + "'";
@@ -52,7 +52,8 @@ void expect_refusal(const Outcome& outcome, std::initializer_list<std::string_vi
   expect_words(outcome.err, words);
 }
 
-/// The first test images as PNG files of 40×40 pixels, `<root>/<class>/<i>.png`, or all in one folder.
+/// The first test images as PNG files of 40×40 pixels, `<root>/<class>/<i>.png`, or all in one
+/// folder.
 void write_images(const fs::path& root, int n, bool class_folders) {
   const auto [train, test] = data::fashion_mnist("/usr/share/datasets/fashion-mnist");
   const at::Tensor images =
@@ -83,7 +84,7 @@ class Command : public ::testing::Test {
   const std::string names = std::string("--model ResNet18 ") + fashion;
 };
 
-TEST_F(Command, AttackTrainsAVictimAndSaysWhatItIs) {
+TEST_F(Command, Attack_NamedDataset_WritesVictimAndFigures) {
   const fs::path folder = shared->path / "attack/FashionMNIST/ResNet18/BadNets";
   for (const char* file : {"victim.safetensors", "victim.pt", "victim.json", "attack.json", "log.jsonl"}) {
     EXPECT_TRUE(fs::exists(folder / file)) << file;
@@ -100,7 +101,7 @@ std::string small_set(const ScratchFolder& here) {
   return " --dataset set ";
 }
 
-TEST_F(Command, LabelConsistentTrainsTheBenignModelThatItNeedsOnce) {
+TEST_F(Command, Attack_LabelConsistent_TrainsTheBenignModelOnce) {
   const std::string command =
       "attack --attack lc --json --width 4 --epoch 1 --rate 0.3 --attack_root lc" + small_set(*shared);
   const Outcome first = refine(*shared, command);
@@ -115,14 +116,14 @@ TEST_F(Command, LabelConsistentTrainsTheBenignModelThatItNeedsOnce) {
   EXPECT_EQ(again.err.find("perturbing images"), std::string::npos) << "the images were kept";
   EXPECT_EQ(fs::last_write_time(folder / "Benign/victim.safetensors"), written);
 
-  // Any model of these images will do.
+  // Any model of these images is accepted.
   const Outcome given = refine(*shared, command + "--benign lc/set/ResNet18/Benign/victim.pt ");
   EXPECT_EQ(given.status, 0) << given.err;
   expect_refusal(refine(*shared, command + "--benign nowhere.pt "), {"nowhere.pt"});
   expect_refusal(refine(*shared, "attack --dataset set --benign a.pt"), {"--benign", "LabelConsistent"});
 }
 
-TEST_F(Command, AttacksAndDefendsANetworkOfAnotherKind) {
+TEST_F(Command, Defend_ViTAndEncoderDecoder_CanBeExportedFromParts) {
   const std::string words = "--model vit --attack BATT --epoch 1 --attack_root other" + small_set(*shared);
   const Outcome attack = refine(*shared, "attack --width 16 " + words);
   ASSERT_EQ(attack.status, 0) << attack.err;
@@ -155,7 +156,7 @@ TEST_F(Command, Defend_VictimThatCannotBeDefended_IsRefusedBeforeTraining) {
   expect_refusal(defend("pair", "--output 2"), {"no output '2'"});
   EXPECT_FALSE(fs::exists(here.path / "out.pt"));
 
-  // The names decide; a blank image is named and left out.
+  // The class names decide which output is used; a blank image is reported and left out.
   write_file(here.path / "names.txt", "a\nb\nc\nd\ne\n");
   EXPECT_EQ(defend("pair", "--class_names names.txt").status, 0);
   write_file(here.path / "clean/blank.png", report::png(std::vector<std::uint8_t>(40 * 40 * 3, 9), 40, 40));
@@ -165,7 +166,7 @@ TEST_F(Command, Defend_VictimThatCannotBeDefended_IsRefusedBeforeTraining) {
   const json metrics = json::parse(content(here.path / "out.report/metrics.json"));
   EXPECT_EQ(metrics["facts"][0]["name"], "probe") << metrics["facts"].dump();
 
-  // Images of several sizes and a victim that takes any.
+  // Images of several sizes, and a victim that takes any size.
   write_file(here.path / "clean/small.png", report::png(std::vector<std::uint8_t>(20 * 20 * 3, 99), 20, 20));
   expect_refusal(defend("no_grad"), {"no_grad.pt", "3x32x32", "3x224x224", "--image"});
   EXPECT_EQ(defend("no_grad", "--image 32 --bgr").status, 0);
@@ -175,7 +176,7 @@ TEST_F(Command, Defend_VictimThatCannotBeDefended_IsRefusedBeforeTraining) {
             0);
 }
 
-TEST_F(Command, DefendsByNamesAndReportsAsTheReferenceDoes) {
+TEST_F(Command, Defend_ByNames_MeasuresTheAttack) {
   const Outcome run =
       refine(*shared, "defend --limit 2000 --epoch 1 --width 4 --precision bfloat16 " + names);
   ASSERT_EQ(run.status, 0) << run.err;
@@ -189,7 +190,7 @@ TEST_F(Command, DefendsByNamesAndReportsAsTheReferenceDoes) {
   EXPECT_EQ(metrics["target"], 3);
   EXPECT_EQ(metrics["alarm"]["false_alarms"]["n"], 10'000);
 
-  // The saved parts make the same file again, and the file says the same of the same images.
+  // The saved parts give the same file again, with the same predictions.
   const Outcome again = refine(*shared,
                                "export --model attack/FashionMNIST/ResNet18/BadNets/victim.safetensors "
                                "--defense refine_res/FashionMNIST/ResNet18/BadNets/defended.safetensors "
@@ -209,15 +210,15 @@ TEST_F(Command, DefendsByNamesAndReportsAsTheReferenceDoes) {
   EXPECT_EQ(line["file"], "flat/0.png");
   EXPECT_TRUE(line["name"].is_string());
   EXPECT_TRUE(line["alarm"].is_boolean());
-  EXPECT_EQ(line["alarm"], other["alarm"]) << "the threshold travels with the saved parts";
+  EXPECT_EQ(line["alarm"], other["alarm"]) << "the threshold is stored with the saved parts";
 
-  // Reports of before, as a page and as a table.
+  // Earlier reports, as a page.
   const Outcome page = refine(*shared, "report --html page.html refine_res");
   ASSERT_EQ(page.status, 0) << page.err;
   expect_words(content(shared->path / "page.html"), {"</html>", "BadNets"});
 }
 
-TEST_F(Command, DefendsAnyTorchScriptFileWithAFolderOfImages) {
+TEST_F(Command, Defend_TorchScriptFileAndFolder_WritesAServingFile) {
   write_images(shared->path / "clean", 300, false);
   write_images(shared->path / "flat", 80, false);
   write_file(shared->path / "clean/broken.png", "no image");
@@ -230,17 +231,17 @@ TEST_F(Command, DefendsAnyTorchScriptFileWithAFolderOfImages) {
   const json result = json::parse(run.out);
   EXPECT_EQ(result["files"]["to serve"], "foreign.pt");
   EXPECT_EQ(result["agreement"]["n"], 30);
-  EXPECT_TRUE(result["before"].is_null()) << "nobody gave labels";
+  EXPECT_TRUE(result["before"].is_null()) << "there are no labels";
   EXPECT_GE(result["scan"].size(), 10u);
 
-  // The same options from the file give the same file but for the time it was made.
+  // The same options from a file give the same figures.
   const Outcome same = refine(*shared, "--config run.toml defend --out foreign2.pt --json --store kept");
   ASSERT_EQ(same.status, 1) << same.err;
   expect_words(same.err, {"broken.png"});
   EXPECT_TRUE(fs::exists(shared->path / "kept/clean.images"));
   EXPECT_EQ(json::parse(same.out)["agreement"], result["agreement"]);
 
-  // The rest of the recipe follows from how often the images are seen, also where that was said.
+  // The rest of the recipe follows from the number of epochs, also if that is specified.
   expect_words(content(shared->path / "foreign.safetensors"),
                {R"(\"teacher\":\"images\")", R"(\"mix\":0.0)"});
   const Outcome often =
@@ -262,7 +263,7 @@ TEST_F(Command, DefendsAnyTorchScriptFileWithAFolderOfImages) {
   EXPECT_EQ(json::parse(known.out)["before"]["ba"]["n"], 80);
   EXPECT_TRUE(json::parse(known.out)["alarm"]["auroc"].is_object());
   EXPECT_TRUE(fs::exists(shared->path / "measured/report.html"));
-  // Without labels the victim's own answers stand for them; nothing was triggered here.
+  // Without labels, the victim's own answers are used; these images have no trigger.
   const Outcome pairs =
       refine(*shared, "evaluate --json --model foreign.pt --images flat --triggered flat --tlabel 3");
   ASSERT_EQ(pairs.status, 0) << pairs.err;
@@ -270,7 +271,7 @@ TEST_F(Command, DefendsAnyTorchScriptFileWithAFolderOfImages) {
   EXPECT_EQ(json::parse(pairs.out)["before"]["largest_lift"]["value"], 0);
 }
 
-TEST_F(Command, InspectsFilesWithoutRunningThem) {
+TEST_F(Command, Inspect_OneFile_ListsItsContent) {
   const Outcome program = refine(*shared, "inspect attack/FashionMNIST/ResNet18/BadNets/victim.pt");
   EXPECT_EQ(program.status, 0) << program.err;
   expect_words(program.out, {"aten::relu", "nothing in it but tensor arithmetic"});
@@ -281,7 +282,7 @@ TEST_F(Command, InspectsFilesWithoutRunningThem) {
   EXPECT_EQ(json::parse(weights.out)["metadata"]["network"], "ResNet18");
 }
 
-TEST_F(Command, InspectsSeveralFilesAndFoldersAndWritesSarif) {
+TEST_F(Command, Inspect_FilesAndFolders_WritesSarif) {
   const ScratchFolder scratch;
   for (const char* name : {"checkpoints/vision.pth", "checkpoints/two.pth", "programs/quantized_buffer.pt",
                            "programs/lift_fresh.pt"}) {
@@ -323,7 +324,7 @@ TEST_F(Command, InspectsSeveralFilesAndFoldersAndWritesSarif) {
   EXPECT_EQ(json::parse(ema.out)["key"], "model_ema");
 }
 
-TEST_F(Command, RefusesBadInputInOneLine) {
+TEST_F(Command, AnyCommand_BadInput_IsRefusedInOneLine) {
   shared->write("images/a.png", "no image");
   expect_refusal(refine(*shared, "defend --model nowhere.pt --images images"), {"nowhere.pt"});
   expect_refusal(refine(*shared, "defend --model ResNet18 --dataset nowhere"), {"refine attack"});
@@ -365,22 +366,36 @@ TEST_F(Command, RefusesBadInputInOneLine) {
   }
 }
 
-TEST_F(Command, Export_ReadsBackdoorBenchsDictionary) {
+TEST_F(Command, Export_BackdoorBenchsDictionary_IsRead) {
   const ScratchFolder here;
   fs::copy_file("tests/fixtures/backdoorbench.pt", here.path / "attack_result.pt");
-  // Its network is in it by name.
+  // The file has the name of its network.
   const Outcome named = refine(here, "export --model attack_result.pt --image 32 --out named.pt");
   EXPECT_EQ(named.status, 0) << named.err;
-  const Outcome said =
-      refine(here, "export --model attack_result.pt --arch preact-resnet18 --image 32 --out said.pt");
-  EXPECT_EQ(said.status, 0) << said.err;
+  const Outcome specified =
+      refine(here, "export --model attack_result.pt --arch preact-resnet18 --image 32 --out specified.pt");
+  EXPECT_EQ(specified.status, 0) << specified.err;
   expect_refusal(refine(here, "export --model attack_result.pt --arch ResNet18 --image 32"),
-                 {"attack_result.pt", "look like those of a PreActResNet18", "say --arch PreActResNet18"});
+                 {"attack_result.pt", "look like those of a PreActResNet18", "--arch PreActResNet18"});
   expect_refusal(refine(here, "export --model attack_result.pt --stem 3x3 --image 32"),
                  {"--stem", "a PreActResNet18", "leave it out"});
 }
 
-TEST_F(Command, ServesTheReferencesOwnFiles) {
+TEST_F(Command, Export_UnknownImageSize_IsRefused) {
+  const ScratchFolder here;
+  fs::copy_file("tests/fixtures/backdoorbench.pt", here.path / "attack_result.pt");
+  fs::copy_file("tests/fixtures/programs/plain.pt", here.path / "pools.pt");
+  expect_refusal(refine(here, "export --model attack_result.pt --out named.pt"),
+                 {"attack_result.pt", "specify --image"});
+  expect_refusal(refine(here, "export --model pools.pt --out out.pt"),
+                 {"pools.pt", "3x32x32", "3x224x224", "specify --image"});
+  EXPECT_FALSE(fs::exists(here.path / "out.pt"));
+  EXPECT_EQ(refine(here, "export --model pools.pt --image 48 --out out.pt").status, 0);
+  // What refine exports has its size.
+  EXPECT_EQ(refine(here, "export --model out.pt --out again.pt").status, 0);
+}
+
+TEST_F(Command, Export_FilesOfTheAuthorsCode_GiveAServingFile) {
   for (const char* file : {"ckpt_epoch_150", "unet_epoch150", "label_shuffle"}) {
     shared->write(std::string(file) + ".pth",
                   content(std::string("tests/fixtures/reference_") + file + ".pth"));

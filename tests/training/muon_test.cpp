@@ -16,46 +16,48 @@ namespace {
 
 using refine::testing::pytorch;
 
-/// The largest difference, over three steps, from what torch.optim.Muon came to.
-double off_by(const std::string& name, MuonOptions options, double scale = 1) {
+/// The largest difference, over three steps, from the values of torch.optim.Muon.
+double max_difference(const std::string& name, MuonOptions options, double scale = 1) {
   at::Tensor p = pytorch().at("muon." + name + ".start").clone();
   Muon muon({p}, options.lr(0.05));
-  double worst = 0;
+  double largest = 0;
   for (int i = 0; i < 3; ++i) {
     const std::string step = std::to_string(i);
     p.mutable_grad() = pytorch().at("muon." + name + ".grad" + step).clone();
     const at::Tensor before = p.clone();
     muon.step();
     if (scale != 1) p.copy_(before * (1 - 0.05 * 0.1) + (p - before * (1 - 0.05 * 0.1)) * scale);
-    worst = std::max(worst, (p - pytorch().at("muon." + name + ".after" + step)).abs().max().item<double>());
+    largest =
+        std::max(largest, (p - pytorch().at("muon." + name + ".after" + step)).abs().max().item<double>());
   }
-  return worst;
+  return largest;
 }
 
-MuonOptions published() {
+MuonOptions recipe_options() {
   return MuonOptions().momentum(0.9).weight_decay(0.1);
 }
 
-TEST(Muon, StepsAsPyTorchs) {
+TEST(Muon, Steps_MatchPyTorch) {
   constexpr double tolerance = 1e-3;  // bfloat16 has three digits, a step's entries are about 0.02
   for (const char* name : {"tall", "wide", "square"}) {
-    EXPECT_LT(off_by(name, published()), tolerance) << name;
-    EXPECT_LT(off_by(name, published().ns_dtype(at::kFloat)), 2 * tolerance) << name;
-    // What a mistake would come to.
-    EXPECT_GT(off_by(name, published().nesterov(false)), 2 * tolerance) << name;
-    EXPECT_GT(off_by(name, published().weight_decay(0)), 2 * tolerance) << name;
-    EXPECT_GT(off_by(name, published().momentum(0.95)), 2 * tolerance) << name;
-    EXPECT_GT(off_by(name, published().momentum(0)), 2 * tolerance) << name;
-    EXPECT_GT(off_by(name, published().ns_steps(4)), 2 * tolerance) << name;
+    EXPECT_LT(max_difference(name, recipe_options()), tolerance) << name;
+    EXPECT_LT(max_difference(name, recipe_options().ns_dtype(at::kFloat)), 2 * tolerance) << name;
+    // Mistakes that the tolerance must reveal.
+    EXPECT_GT(max_difference(name, recipe_options().nesterov(false)), 2 * tolerance) << name;
+    EXPECT_GT(max_difference(name, recipe_options().weight_decay(0)), 2 * tolerance) << name;
+    EXPECT_GT(max_difference(name, recipe_options().momentum(0.95)), 2 * tolerance) << name;
+    EXPECT_GT(max_difference(name, recipe_options().momentum(0)), 2 * tolerance) << name;
+    EXPECT_GT(max_difference(name, recipe_options().ns_steps(4)), 2 * tolerance) << name;
   }
-  EXPECT_GT(off_by("tall", published(), 1 / std::sqrt(24.0 / 6)), 2 * tolerance);  // without √(rows/columns)
+  EXPECT_GT(max_difference("tall", recipe_options(), 1 / std::sqrt(24.0 / 6)),
+            2 * tolerance);  // without √(rows/columns)
 }
 
-TEST(NewtonSchulz, BringsSingularValuesNearOne) {
+TEST(NewtonSchulz, SingularValues_ComeNearOne) {
   for (const auto& shape : {std::vector<std::int64_t>{32, 8}, {8, 32}, {16, 16}}) {
     const at::Tensor matrix = at::randn(shape) * 100;
     const at::Tensor values = at::linalg_svdvals(newton_schulz(matrix, 5, 1e-7));
-    // Of a square random matrix the smallest value may be as near to 0 as it likes.
+    // The smallest singular value of a square random matrix may be arbitrarily near 0.
     EXPECT_LE(values.max().item<double>(), 1.3);
     if (shape[0] != shape[1]) {
       EXPECT_GE(values.min().item<double>(), 0.6);
@@ -64,10 +66,10 @@ TEST(NewtonSchulz, BringsSingularValuesNearOne) {
   EXPECT_EQ(newton_schulz(at::zeros_like(at::randn({3, 4})), 5, 1e-7).abs().max().item<double>(), 0);
 }
 
-TEST(Muon, StepsAKernelAsAMatrix) {
+TEST(Muon, Kernel_IsSteppedAsAMatrix) {
   const at::Tensor start = at::randn({8, 3, 2, 2}), gradient = at::randn({8, 3, 2, 2});
   at::Tensor kernel = start.clone(), matrix = start.reshape({8, 12}).clone();
-  Muon a({kernel}, published()), b({matrix}, published());
+  Muon a({kernel}, recipe_options()), b({matrix}, recipe_options());
   for (int i = 0; i < 2; ++i) {
     kernel.mutable_grad() = gradient.clone();
     matrix.mutable_grad() = gradient.reshape({8, 12}).clone();
@@ -77,7 +79,7 @@ TEST(Muon, StepsAKernelAsAMatrix) {
   EXPECT_TRUE(at::equal(kernel.reshape({8, 12}), matrix));
   // Channels-last strides change nothing.
   at::Tensor last = start.contiguous(at::MemoryFormat::ChannelsLast).clone();
-  Muon c({last}, published());
+  Muon c({last}, recipe_options());
   for (int i = 0; i < 2; ++i) {
     last.mutable_grad() = gradient.contiguous(at::MemoryFormat::ChannelsLast).clone();
     c.step();
@@ -85,14 +87,14 @@ TEST(Muon, StepsAKernelAsAMatrix) {
   EXPECT_TRUE(at::allclose(last, kernel, 1e-5, 1e-6));
 }
 
-TEST(Muon, TakesNoVectors) {
+TEST(Muon, Vector_IsRefused) {
   EXPECT_ANY_THROW(Muon({at::randn({3})}));
 }
 
-TEST(Muon, GoesOnFromASavedStateBitwise) {
+TEST(Muon, SavedState_ContinuesBitwise) {
   for (const auto dtype : {at::kFloat, at::kBFloat16}) {
     at::Tensor p = at::randn({6, 4});
-    Muon muon({p}, published().ns_dtype(dtype));
+    Muon muon({p}, recipe_options().ns_dtype(dtype));
     const auto step = [](Muon& with, at::Tensor& on, const at::Tensor& gradient) {
       on.mutable_grad() = gradient.clone();
       with.step();
@@ -104,7 +106,7 @@ TEST(Muon, GoesOnFromASavedStateBitwise) {
     std::stringstream bytes;
     out.save_to(bytes);
     at::Tensor q = p.clone();
-    Muon other({q}, MuonOptions(7));  // other options, which the archive overrules
+    Muon other({q}, MuonOptions(7));  // other options, which the archive replaces
     torch::serialize::InputArchive in;
     in.load_from(bytes);
     other.load(in);

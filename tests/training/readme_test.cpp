@@ -1,5 +1,6 @@
-// The snippet of refine/training/README.md.
+// The examples of refine/training/README.md.
 
+#include <ATen/ops/multi_margin_loss.h>
 #include <gtest/gtest.h>
 #include <refine/backbones/freeze.hpp>
 #include <refine/backbones/resnet.hpp>
@@ -14,7 +15,7 @@ namespace {
 
 constexpr Task task{ImageShape{3, 16, 16}, 4};
 
-/// Remembers the best epoch.
+/// Keeps the best epoch.
 struct Best {
   EpochInfo best;
   void on_epoch(const EpochInfo& info) {
@@ -22,7 +23,7 @@ struct Best {
   }
 };
 
-TEST(TrainingReadme, TakesAnObserverOfYourOwn) {
+TEST(TrainingReadme, UsersObserver_IsCalled) {
   const auto train = data::Synthetic{.task = task, .train = 64, .test = 0}.make().train;
   Pipeline defense{transforms::UNet<task>{.levels = 2, .width = 4},
                    freeze(backbones::ResNet18<task>{.width = 4}), remaps::Derangement<task>{}};
@@ -35,6 +36,26 @@ TEST(TrainingReadme, TakesAnObserverOfYourOwn) {
 
   EXPECT_EQ(history.epochs.size(), 2u);
   EXPECT_GT(best.best.epoch, 0);
+}
+
+/// Hinge loss: the logit of the teacher's class must lead by 1.
+struct Margin {
+  at::Tensor operator()(const at::Tensor& remapped, const at::Tensor& teacher) const {
+    return at::multi_margin_loss(remapped, teacher.argmax(1));
+  }
+};
+
+TEST(TrainingReadme, UsersObjective_IsTrainedTowards) {
+  const auto train = data::Synthetic{.task = task, .train = 64, .test = 0}.make().train;
+  Pipeline defense{transforms::UNet<task>{.levels = 2, .width = 4},
+                   freeze(backbones::ResNet18<task>{.width = 4}), remaps::Derangement<task>{}};
+  History history;
+  Recipe recipe = recipes::fast;
+  recipe.optimization.epochs = 2;
+
+  fit(defense, train.images, Margin{}, recipe, history);
+
+  EXPECT_EQ(history.epochs.size(), 2u);
 }
 
 }  // namespace

@@ -4,7 +4,7 @@
 
 namespace refine {
 
-/// What the networks of these tests are trained on.
+/// The task that the networks of these tests are trained on.
 inline constexpr Task task{ImageShape{3, 16, 16}, 4};
 
 }  // namespace refine

@@ -25,8 +25,8 @@ const data::Dataset& clean() {
   return set;
 }
 
-/// By hand: the recipe's augmentation, then what is asked for, kept for the images that are not exempt.
-TEST(BatchAugmentation, ChangesAfterTheRecipeAndLeavesTheExemptAlone) {
+/// By hand: the recipe's augmentation, then the set's, which is dropped for exempt images.
+TEST(BatchAugmentation, SetsAugmentation_FollowsTheRecipesExceptForExemptImages) {
   const data::TrainingSet set{clean(), {.rotation = 30, .brightness = 0.5}, clean().labels.eq(2)};
   const data::Augmentation recipe{.flip = true};
   const at::Tensor indices = at::arange(20, 52), images = data::to_float(clean().images.narrow(0, 20, 32));
@@ -34,37 +34,39 @@ TEST(BatchAugmentation, ChangesAfterTheRecipeAndLeavesTheExemptAlone) {
   const at::Tensor first = data::augment(images, recipe, derived_seed(7, "augmentation", 3)),
                    second = data::augment(first, set.augmentation, derived_seed(7, "asked augmentation", 3));
   for (std::int64_t i = 0; i < 32; ++i) {
-    const bool no_augment_mask = clean().labels[20 + i].item<int>() == 2;
-    EXPECT_TRUE(out[i].equal(no_augment_mask ? first[i] : second[i])) << i;
+    const bool exempt = clean().labels[20 + i].item<int>() == 2;
+    EXPECT_TRUE(out[i].equal(exempt ? first[i] : second[i])) << i;
   }
   EXPECT_TRUE(detail::BatchAugmentation(recipe)(images, indices, 7, 3).equal(first));
 }
 
-/// By hand: the recipe's crop, to_torchscript or not. The images that may not be flipped get it as it is.
-TEST(BatchAugmentation, FlipsAllButTheUnflippedAndCropsThemAlike) {
+/// By hand: the recipe's crop, flipped or not. Images that must not be flipped get the crop
+/// unflipped.
+TEST(BatchAugmentation, NoFlipMask_KeepsCropsButNotFlips) {
   const data::TrainingSet set{clean(), {.brightness = 0.5}, clean().labels.eq(1), clean().labels.eq(2)};
   const data::Augmentation recipe{.flip = true, .crop_padding = 2};
   const at::Tensor indices = at::arange(20, 52), images = data::to_float(clean().images.narrow(0, 20, 32));
-  const detail::BatchAugmentation kept(recipe, set, at::kCPU),
-      plain(recipe, {clean(), set.augmentation, set.no_augment_mask}, at::kCPU);
-  int to_torchscript = 0;
+  const detail::BatchAugmentation with_mask(recipe, set, at::kCPU),
+      without_mask(recipe, {clean(), set.augmentation, set.no_augment_mask}, at::kCPU);
+  int kept_unflipped = 0;
   for (std::int64_t step = 0; step < 8; ++step) {
-    const at::Tensor out = kept(images, indices, 7, step), flipped = plain(images, indices, 7, step);
-    const std::uint64_t asked = derived_seed(7, "asked augmentation", static_cast<std::uint64_t>(step));
+    const at::Tensor out = with_mask(images, indices, 7, step),
+                     flipped = without_mask(images, indices, 7, step);
+    const std::uint64_t set_seed = derived_seed(7, "asked augmentation", static_cast<std::uint64_t>(step));
     const at::Tensor crops =
         data::augment(data::augment(images, {.crop_padding = 2},
                                     derived_seed(7, "augmentation", static_cast<std::uint64_t>(step))),
-                      set.augmentation, asked);
+                      set.augmentation, set_seed);
     for (std::int64_t i = 0; i < 32; ++i) {
       const bool stays = clean().labels[20 + i].item<int>() == 2;
       EXPECT_TRUE(out[i].equal(stays ? crops[i] : flipped[i])) << i;
-      if (stays && flipped[i].equal(crops[i].flip({2}))) ++to_torchscript;
+      if (stays && flipped[i].equal(crops[i].flip({2}))) ++kept_unflipped;
     }
   }
-  EXPECT_GT(to_torchscript, 5) << "the recipe would have";
+  EXPECT_GT(kept_unflipped, 5) << "images that the recipe alone would have flipped";
 }
 
-TEST(BatchAugmentation, IsTheRecipesWhereItDoesNotFlip) {
+TEST(BatchAugmentation, NoFlipMaskWithoutFlips_ChangesNothing) {
   const data::TrainingSet set{clean(), {}, {}, clean().labels.ge(0)};
   const data::Augmentation recipe{.crop_padding = 2};
   const at::Tensor indices = at::arange(64), images = data::to_float(clean().images);
@@ -99,16 +101,16 @@ TEST(TrainingSet, Parts_RequireTheSameOfTheSameImages) {
   EXPECT_EQ(images_alone.size(), 3);
 }
 
-TEST(TrainingSet, RefusesWhatItCannotAsk) {
+TEST(TrainingSet, BadAugmentationOrMask_IsRefused) {
   const auto line = [](const data::TrainingSet& set) {
     return error_of([&] { train_classifier(backbones::ResNet18<small>{.width = 4}, set); });
   };
-  expect_words(line({clean(), {.mix = 0.5}}), {"bad training set", "mix is 0.5"});
-  expect_words(line({clean(), {.rotation = -5}}), {"rotation is -5"});
+  expect_words(line({clean(), {.mix = 0.5}}), {"training set", "mix", "0.5"});
+  expect_words(line({clean(), {.rotation = -5}}), {"rotation", "-5"});
   expect_words(line({clean(), {}, clean().labels}),
-               {"bad training set", "exempt", "one bool an image", "64"});
-  expect_words(line({clean(), {}, clean().labels.eq(1).narrow(0, 0, 9)}), {"one bool an image"});
-  expect_words(line({clean(), {}, {}, clean().labels}), {"unflipped is not one bool an image", "64"});
+               {"training set", "no_augment_mask", "one bool", "64"});
+  expect_words(line({clean(), {}, clean().labels.eq(1).narrow(0, 0, 9)}), {"one bool"});
+  expect_words(line({clean(), {}, {}, clean().labels}), {"no_flip_mask", "one bool", "64"});
 }
 
 }  // namespace

@@ -1,5 +1,7 @@
 #include <ATen/Context.h>
+#include <ATen/TensorOperators.h>
 #include <ATen/ops/arange.h>
+#include <ATen/ops/cross_entropy_loss.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/equal.h>
 #include <ATen/ops/rand.h>
@@ -27,9 +29,11 @@
 #include <cmath>
 #include <filesystem>
 #include <fstream>
+#include <initializer_list>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "tests/support/error_of.hpp"
@@ -38,6 +42,7 @@ namespace refine {
 namespace {
 
 using refine::testing::error_of;
+using refine::testing::expect_words;
 
 using Victim = backbones::ResNet18<task>;
 using UNet = transforms::UNet<task>;
@@ -66,7 +71,7 @@ Recipe quick_defense(int epochs) {
   return recipe;
 }
 
-/// Trained once, for all tests here.
+/// Trained once, for all tests of this file.
 const Victim& victim() {
   static const Victim trained = train_classifier(Victim{.width = 4}, images().train, quick(4));
   return trained;
@@ -91,14 +96,14 @@ double share(const at::Tensor& logits, const at::Tensor& labels) {
   return logits.argmax(1).eq(labels).to(at::kDouble).mean().item<double>();
 }
 
-TEST(TrainClassifier, Learns) {
+TEST(TrainClassifier, SyntheticImages_AreLearned) {
   const auto& test = images().test;
   EXPECT_FALSE(victim().module->is_training());
   EXPECT_GT(share(victim().forward(data::to_float(test.images, at::kCPU)), test.labels),
             0.8);  // chance: 0.25
 }
 
-TEST(TrainClassifier, IsTheSameForTheSameSeedAndAnotherForAnother) {
+TEST(TrainClassifier, Seed_DeterminesWeightsBitwise) {
   const auto few = images().train.first(96);
   const auto weights = [&](std::uint64_t seed) {
     auto recipe = quick(2);
@@ -110,8 +115,8 @@ TEST(TrainClassifier, IsTheSameForTheSameSeedAndAnotherForAnother) {
   EXPECT_NE(weights(2), one);
 }
 
-/// The arithmetic that a network was given, as `scalar_type` of what its first convolution returned.
-struct Spy {
+/// A network that records the type of the results of its first convolution.
+struct RecordsPrecision {
   Task task = refine::task;
   std::shared_ptr<torch::nn::Conv2dImpl> module = nn::with_torch_seed(
       1, [] { return std::make_shared<torch::nn::Conv2dImpl>(torch::nn::Conv2dOptions(3, 4, 3)); });
@@ -124,26 +129,26 @@ struct Spy {
   }
 };
 
-TEST(Precision, IsWhatTheRecipeAsksFor) {
+TEST(TrainClassifier, Precision_IsTheRecipes) {
   const auto few = images().train.first(64);
   const at::Device device = default_device();
   const bool has = nn::has_bfloat16(device);
-  for (const auto& [asked, wanted] :
+  for (const auto& [precision, expected] :
        {std::pair{Precision::float32, at::kFloat}, std::pair{Precision::bfloat16, at::kBFloat16},
         std::pair{Precision::automatic, has ? at::kBFloat16 : at::kFloat}}) {
     ClassifierRecipe recipe = quick(1);
-    recipe.optimization.precision = asked;
-    const Spy spy = train_classifier(Spy{}, few, recipe);
-    ASSERT_EQ(spy.seen->size(), 2u);
-    for (const at::ScalarType type : *spy.seen) EXPECT_EQ(type, wanted);
-    EXPECT_EQ(spy.module->weight.scalar_type(), at::kFloat);
-    EXPECT_EQ(spy.module->weight.grad().scalar_type(), at::kFloat);
+    recipe.optimization.precision = precision;
+    const RecordsPrecision network = train_classifier(RecordsPrecision{}, few, recipe);
+    ASSERT_EQ(network.seen->size(), 2u);
+    for (const at::ScalarType type : *network.seen) EXPECT_EQ(type, expected);
+    EXPECT_EQ(network.module->weight.scalar_type(), at::kFloat);
+    EXPECT_EQ(network.module->weight.grad().scalar_type(), at::kFloat);
     EXPECT_FALSE(at::autocast::is_autocast_enabled(device.type()));
   }
 }
 
-TEST(Precision, OfBfloat16TrainsADefenseAsWell) {
-  const auto agreement = [](Precision precision) {
+TEST(Fit, Bfloat16_TrainsAsWellAsFloat32) {
+  const auto last_epoch = [](Precision precision) {
     auto defense = defense_of();
     Recipe recipe = quick_defense(6);
     recipe.optimization.precision = precision;
@@ -152,13 +157,13 @@ TEST(Precision, OfBfloat16TrainsADefenseAsWell) {
     EXPECT_EQ(defense.forward(at::rand({2, 3, 16, 16}, default_device())).scalar_type(), at::kFloat);
     return history.epochs.back();
   };
-  const EpochInfo precise = agreement(Precision::float32), quick = agreement(Precision::bfloat16);
-  EXPECT_NE(precise.loss, quick.loss);
-  EXPECT_NEAR(quick.loss, precise.loss, 0.3 * precise.loss);
-  EXPECT_NEAR(quick.accuracy, precise.accuracy, 0.15);
+  const EpochInfo float32 = last_epoch(Precision::float32), bfloat16 = last_epoch(Precision::bfloat16);
+  EXPECT_NE(float32.loss, bfloat16.loss);
+  EXPECT_NEAR(bfloat16.loss, float32.loss, 0.3 * float32.loss);
+  EXPECT_NEAR(bfloat16.accuracy, float32.accuracy, 0.15);
 }
 
-TEST(Autocast, LeavesWhatTheUserHasSet) {
+TEST(Autocast, Destruction_RestoresUserSettings) {
   at::autocast::set_autocast_enabled(at::kCPU, true);
   at::autocast::set_autocast_dtype(at::kCPU, at::kHalf);
   { const nn::Autocast off(at::kCPU, false); }
@@ -174,8 +179,8 @@ TEST(Autocast, LeavesWhatTheUserHasSet) {
   at::autocast::set_autocast_dtype(at::kCPU, at::kBFloat16);
 }
 
-/// Dropout draws from LibTorch's generator, which belongs to everybody.
-TEST(TrainClassifier, DropsOutTheSameWhateverWasDrawnBefore) {
+/// Dropout draws from LibTorch's global generator, which the program shares.
+TEST(TrainClassifier, Dropout_IsIndependentOfTheGlobalGenerator) {
   const auto trained = [] {
     const backbones::ViT<> fresh{.task = {{3, 16, 16}, 3}, .width = 16, .depth = 1, .dropout = 0.5};
     const auto set = data::Synthetic{.task = fresh.task, .train = 24, .test = 0}.make().train;
@@ -188,10 +193,10 @@ TEST(TrainClassifier, DropsOutTheSameWhateverWasDrawnBefore) {
   const auto second = trained();
   for (std::size_t i = 0; i < first.size(); ++i) EXPECT_TRUE(first[i].equal(second[i])) << i;
   at::manual_seed(1);
-  EXPECT_TRUE(at::rand({8}).equal(after)) << "nobody else's draws move";
+  EXPECT_TRUE(at::rand({8}).equal(after)) << "training leaves the global generator unchanged";
 }
 
-TEST(TrainClassifier, LearnsWithEveryOptimizer) {
+TEST(TrainClassifier, EveryOptimizer_LowersTheLoss) {
   for (const auto& [kind, lr] : {std::pair{OptimizerKind::sgd, 0.05}, {OptimizerKind::adam, 0.005}}) {
     auto recipe = quick(2);
     recipe.optimization.optimizer = kind;
@@ -203,22 +208,22 @@ TEST(TrainClassifier, LearnsWithEveryOptimizer) {
   }
 }
 
-TEST(ResizeMode, LearnsWithoutLabelsAndLeavesTheVictimAlone) {
+TEST(Fit, ImagesWithoutLabels_TrainTheTransformOnly) {
   auto defense = defense_of();
   const std::string victim_before = bytes_of(*defense.backbone().module);
   const std::string transform_before = bytes_of(*defense.transform().module);
   History history;
-  fit(defense, images().train.images, quick_defense(6), history);  // images: there is no place for labels
+  fit(defense, images().train.images, quick_defense(6), history);
   EXPECT_EQ(bytes_of(*defense.backbone().module), victim_before);
   EXPECT_NE(bytes_of(*defense.transform().module), transform_before);
   EXPECT_FALSE(defense.transform().module->is_training());
   const at::Tensor test = data::to_float(images().test.images, at::kCPU);
-  // Untrained it agrees with the victim hardly ever: every class is renamed.
+  // Without training, the agreement is near 0, since every class is renamed.
   EXPECT_GT(share(defense.forward(test), defense.undefended(test).argmax(1)), 0.6);
   EXPECT_LT(history.epochs.back().loss, history.epochs.front().loss);
 }
 
-TEST(ResizeMode, IsTheSameForTheSameSeedWithEveryObjective) {
+TEST(Fit, SeedWithEveryObjective_DeterminesWeightsBitwise) {
   for (const auto objective : {ObjectiveKind::bce, ObjectiveKind::nll, ObjectiveKind::distillation}) {
     const auto weights = [&](std::uint64_t seed) {
       auto defense = defense_of();
@@ -235,50 +240,132 @@ TEST(ResizeMode, IsTheSameForTheSameSeedWithEveryObjective) {
   }
 }
 
-/// A victim that remembers what it was asked without gradient, as a teacher is.
-struct Listening {
+/// The weights after `fit` with these arguments, which follow the images.
+template <typename... Arguments>
+std::string fitted_weights(Arguments&&... arguments) {
+  auto defense = defense_of();
+  fit(defense, images().train.images.narrow(0, 0, 96), arguments...);
+  return bytes_of(*defense.transform().module);
+}
+
+/// The built-in `objectives::Nll`, written by a user.
+struct MyNll {
+  at::Tensor operator()(const at::Tensor& remapped, const at::Tensor& teacher) const {
+    return at::cross_entropy_loss(remapped, teacher.argmax(1));
+  }
+};
+
+/// An objective that is not built in: the distance of the probabilities.
+struct Brier {
+  at::Tensor operator()(const at::Tensor& remapped, const at::Tensor& teacher) const {
+    return (remapped.softmax(1) - teacher.softmax(1)).square().sum(1).mean();
+  }
+};
+
+TEST(Fit, ObjectiveEqualToABuiltInOne_GivesItsWeightsBitwise) {
+  Recipe recipe = quick_defense(2);
+  recipe.augmentation = {.flip = true};
+  recipe.objective = ObjectiveKind::nll;
+  const std::string nll = fitted_weights(recipe);
+  recipe.objective = ObjectiveKind::bce;  // has no effect where an objective is passed
+  EXPECT_NE(fitted_weights(recipe), nll);
+  EXPECT_EQ(fitted_weights(MyNll{}, recipe), nll);
+  EXPECT_EQ(fitted_weights(objectives::Nll{}, recipe), nll);
+  EXPECT_EQ(fitted_weights(
+                [](const at::Tensor& remapped, const at::Tensor& teacher) {
+                  return at::cross_entropy_loss(remapped, teacher.argmax(1));
+                },
+                recipe),
+            nll);
+}
+
+TEST(Fit, BuiltInObjectivePassed_GivesTheWeightsOfItsName) {
+  Recipe recipe = quick_defense(1);
+  recipe.temperature = 2;
+  recipe.objective = ObjectiveKind::distillation;
+  EXPECT_EQ(fitted_weights(objectives::Distillation{.temperature = 2}, recipe), fitted_weights(recipe));
+  EXPECT_NE(fitted_weights(objectives::Distillation{.temperature = 4}, recipe), fitted_weights(recipe));
+  recipe.objective = ObjectiveKind::bce;
+  EXPECT_EQ(fitted_weights(objectives::Bce{}, recipe), fitted_weights(recipe));
+}
+
+TEST(Fit, AnotherObjective_TrainsToAnotherResult) {
+  auto defense = defense_of();
+  History history;
+  fit(defense, images().train.images, Brier{}, quick_defense(6), history);
+  EXPECT_LT(history.epochs.back().loss, history.epochs.front().loss);
+  const at::Tensor test = data::to_float(images().test.images, at::kCPU);
+  EXPECT_GT(share(defense.forward(test), defense.undefended(test).argmax(1)), 0.6);
+
+  const std::string brier = fitted_weights(Brier{}, quick_defense(1));
+  EXPECT_EQ(fitted_weights(Brier{}, quick_defense(1)), brier);
+  for (const auto kind : {ObjectiveKind::bce, ObjectiveKind::nll, ObjectiveKind::distillation}) {
+    Recipe recipe = quick_defense(1);
+    recipe.objective = kind;
+    EXPECT_NE(fitted_weights(recipe), brier);
+  }
+}
+
+TEST(Fit, ObjectiveThatReturnsNoLoss_IsRefused) {
+  const auto line = [](const auto& objective) {
+    return error_of([&] { fitted_weights(objective, quick_defense(1)); });
+  };
+  expect_words(line([](const at::Tensor& remapped, const at::Tensor& teacher) {
+                 return (remapped - teacher).square().sum(1);
+               }),
+               {"objective", "no dimensions", "got 1", ".mean()"});
+  expect_words(line([](const at::Tensor&, const at::Tensor& teacher) { return teacher.sum(); }),
+               {"objective", "no gradient", "remapped"});
+  expect_words(line([](const at::Tensor&, const at::Tensor&) { return at::Tensor(); }),
+               {"objective", "undefined"});
+  expect_words(line([](const at::Tensor& remapped, const at::Tensor&) { return remapped.sum() * NAN; }),
+               {"training the defense diverged", "nan"});
+}
+
+/// A victim that records the images that it sees without gradient, as a teacher does.
+struct RecordsImages {
   Task task = refine::task;
   std::shared_ptr<torch::nn::Conv2dImpl> module = nn::with_torch_seed(
       1, [] { return std::make_shared<torch::nn::Conv2dImpl>(torch::nn::Conv2dOptions(3, 4, 16)); });
-  std::shared_ptr<std::vector<at::Tensor>> heard = std::make_shared<std::vector<at::Tensor>>();
+  std::shared_ptr<std::vector<at::Tensor>> seen = std::make_shared<std::vector<at::Tensor>>();
 
   at::Tensor forward(const at::Tensor& x) const {
     if (!at::GradMode::is_enabled()) {
-      for (const at::Tensor& image : x.detach().cpu().unbind(0)) heard->push_back(image.clone());
+      for (const at::Tensor& image : x.detach().cpu().unbind(0)) seen->push_back(image.clone());
     }
     return module->forward(x).flatten(1);
   }
 };
 
-std::vector<at::Tensor> heard_by_teacher(TeacherInput teacher, const at::Tensor& bytes) {
-  const Listening listening;
-  Pipeline defense{UNet{.levels = 2, .width = 4}, freeze(listening), remaps::Derangement<task>{}};
+std::vector<at::Tensor> seen_by_teacher(TeacherInput teacher, const at::Tensor& bytes) {
+  const RecordsImages victim;
+  Pipeline defense{UNet{.levels = 2, .width = 4}, freeze(victim), remaps::Derangement<task>{}};
   Recipe recipe = quick_defense(3);
   recipe.teacher = teacher;
   recipe.augmentation = {.flip = true, .crop_padding = 2, .mix = 0.5};
   fit(defense, bytes, recipe);
-  return *listening.heard;
+  return *victim.seen;
 }
 
-TEST(Teacher, OfImagesIsAskedOnceAboutEachAsItIs) {
+TEST(Fit, TeacherInputOriginal_SeesEachImageOnceUnchanged) {
   const at::Tensor bytes = images().train.images.narrow(0, 0, 50);
   const at::Tensor plain = data::to_float(bytes, at::kCPU);
   const auto among_plain = [&](const at::Tensor& image) {
     return plain.eq(image).flatten(1).all(1).nonzero().numel() > 0;
   };
-  const auto once = heard_by_teacher(TeacherInput::original, bytes);
+  const auto once = seen_by_teacher(TeacherInput::original, bytes);
   EXPECT_EQ(once.size(), 50u);
   EXPECT_TRUE(std::ranges::all_of(once, among_plain));
-  const auto always = heard_by_teacher(TeacherInput::augmented, bytes);
+  const auto always = seen_by_teacher(TeacherInput::augmented, bytes);
   EXPECT_EQ(always.size(), 150u);
   EXPECT_LT(std::ranges::count_if(always, among_plain), 30);
 }
 
-TEST(Teacher, IsTheSameWhereNothingIsChanged) {
+TEST(Fit, TeacherInputWithoutAugmentation_MakesNoDifference) {
   const auto weights = [&](TeacherInput teacher) {
     auto defense = defense_of();
     Recipe recipe = quick_defense(2);
-    recipe.objective = ObjectiveKind::nll;  // of the class alone, which no rounding moves
+    recipe.objective = ObjectiveKind::nll;  // depends on the class only, which rounding does not change
     recipe.teacher = teacher;
     fit(defense, images().train.images.narrow(0, 0, 96), recipe);
     return bytes_of(*defense.transform().module);
@@ -286,40 +373,42 @@ TEST(Teacher, IsTheSameWhereNothingIsChanged) {
   EXPECT_EQ(weights(TeacherInput::original), weights(TeacherInput::augmented));
 }
 
-TEST(Teacher, OfImagesMixesWhatItSaysOfTheTwo) {
+TEST(TeacherAnswers, MixedImage_GetsTheMixtureOfTwoAnswers) {
   constexpr std::int64_t n = 12;
   const at::Tensor bytes = at::arange(n).mul(20).to(at::kByte).view({n, 1, 1, 1}).repeat({1, 3, 2, 2});
   const auto grey = [](std::int64_t which) { return static_cast<double>(which * 20) / 255; };
   const auto truth = [&](std::int64_t which) { return 1 / (1 + std::exp(-2 * (4 * grey(which) - 2))); };
-  const auto ask = [](const at::Tensor& x) {
+  const auto forward = [](const at::Tensor& x) {
     const at::Tensor logit = 4 * x.mean({1, 2, 3}) - 2;
     return at::stack({logit, -logit}, 1);
   };
   const Recipe recipe{.teacher = TeacherInput::original, .augmentation = {.mix = 1}, .seed = 5};
-  const detail::BatchAugmentation augmented(recipe.augmentation);
+  const detail::BatchAugmentation augmentation(recipe.augmentation);
   detail::TeacherAnswers answers(recipe, n);
   int mixed = 0;
   for (std::int64_t step = 0; step < 3; ++step) {
     const at::Tensor indices = at::arange(n).mul(5).add(step).remainder(n);  // another order at each step
     const at::Tensor plain = data::to_float(bytes.index_select(0, indices), at::kCPU);
-    const at::Tensor changed = augmented(plain, indices, recipe.seed, step);
-    const at::Tensor said = answers({changed, plain, indices, step, step == 0}, augmented, ask).softmax(1);
+    const at::Tensor changed = augmentation(plain, indices, recipe.seed, step);
+    const at::Tensor answer =
+        answers({changed, plain, indices, step, step == 0}, augmentation, forward).softmax(1);
     for (std::int64_t i = 0; i < n; ++i) {
-      const auto own = indices[i].item<std::int64_t>(), other = indices[(i + n - 1) % n].item<std::int64_t>();
-      const double share = (changed[i][0][0][0].item<double>() - grey(other)) / (grey(own) - grey(other));
-      EXPECT_NEAR(said[i][0].item<double>(), share * truth(own) + (1 - share) * truth(other), 1e-4);
+      const auto first = indices[i].item<std::int64_t>(),
+                 second = indices[(i + n - 1) % n].item<std::int64_t>();
+      const double share = (changed[i][0][0][0].item<double>() - grey(second)) / (grey(first) - grey(second));
+      EXPECT_NEAR(answer[i][0].item<double>(), share * truth(first) + (1 - share) * truth(second), 1e-4);
       mixed += share < 0.95;
     }
   }
   EXPECT_GT(mixed, n);
 }
 
-struct EpochsAlone {
+struct CountsEpochs {
   int epochs = 0;
   void on_epoch(const EpochInfo&) { ++epochs; }
 };
 
-struct Everything {
+struct RecordsEvents {
   std::vector<std::string> events;
   void on_begin(const RunInfo& info) {
     events.push_back(fmt::format("begin {} {} {} {}", info.name, info.epochs, info.batches, info.images));
@@ -331,9 +420,32 @@ struct Everything {
   void on_end() { events.push_back("end"); }
 };
 
-TEST(Observers, HearTheEventsTheyAskForInOrder) {
-  EpochsAlone epochs;
-  Everything all;
+// An observer has at least one event; objectives are not observers, nor observers objectives.
+struct NoEvents {};
+struct WrongEvent {
+  void on_epoch(int) {}
+};
+static_assert(Observer<CountsEpochs> && Observer<RecordsEvents&> && Observer<History> && Observer<JsonLines>);
+static_assert(Observer<ProgressBar&>);
+static_assert(!Observer<NoEvents> && !Observer<WrongEvent> && !Observer<Recipe>);
+static_assert(!Observer<const CountsEpochs&>, "on_epoch changes it");
+static_assert(!Observer<MyNll> && !Observer<objectives::Nll&> && !objectives::Objective<History>);
+static_assert(!objectives::Objective<ProgressBar> && !objectives::Objective<Recipe>);
+
+using Defense = decltype(defense_of());
+template <typename... Arguments>
+concept Fits = requires(Defense& defense, const at::Tensor& bytes, Arguments... arguments) {
+  fit(defense, bytes, arguments...);
+};
+static_assert(Fits<> && Fits<Recipe> && Fits<Recipe, History> && Fits<Recipe, History, ProgressBar>);
+static_assert(Fits<MyNll> && Fits<MyNll, Recipe> && Fits<MyNll, Recipe, History, ProgressBar>);
+static_assert(!Fits<History> && !Fits<History, Recipe>, "an observer is not taken for an objective");
+static_assert(!Fits<Recipe, MyNll> && !Fits<MyNll, Recipe, Brier>, "an objective among observers is refused");
+static_assert(!Fits<objectives::SupCon, Recipe>);
+
+TEST(Observer, Events_ArriveInOrder) {
+  CountsEpochs epochs;
+  RecordsEvents all;
   train_classifier(Victim{.width = 4}, images().train.first(80), quick(2), epochs, all);
   EXPECT_EQ(epochs.epochs, 2);
   EXPECT_EQ(all.events, (std::vector<std::string>{"begin victim 2 3 80", "step 1 1 32", "step 1 2 64",
@@ -341,7 +453,7 @@ TEST(Observers, HearTheEventsTheyAskForInOrder) {
                                                   "step 2 3 160", "epoch 2", "end"}));
 }
 
-TEST(Observers, WriteJsonLines) {
+TEST(JsonLines, TwoRuns_AppendOneLinePerEpoch) {
   const auto folder =
       std::filesystem::path(::testing::TempDir()) / fmt::format("refine-lines-{}", ::getpid());
   const auto path = folder / "deep" / "log.jsonl";
@@ -362,19 +474,17 @@ TEST(Observers, WriteJsonLines) {
     ++lines;
   }
   EXPECT_EQ(lines, 4) << "the second run appends";
-  EXPECT_NE(error_of([&] { JsonLines lines_of(folder); }).find("cannot write " + folder.string()),
-            std::string::npos);
-  EXPECT_NE(error_of([&] { JsonLines lines_of(path / "below"); }).find("cannot write"), std::string::npos);
+  expect_words(error_of([&] { JsonLines lines_of(folder); }), {"cannot write " + folder.string()});
+  expect_words(error_of([&] { JsonLines lines_of(path / "below"); }), {"cannot write"});
   std::filesystem::remove_all(folder);
 }
 
-TEST(Observers, SayOnAFullDiskThatItIsFull) {
+TEST(JsonLines, FullDisk_IsReported) {
   JsonLines full("/dev/full");
-  EXPECT_NE(error_of([&] { full.on_epoch({.epoch = 1}); }).find("cannot write /dev/full: No space"),
-            std::string::npos);
+  expect_words(error_of([&] { full.on_epoch({.epoch = 1}); }), {"cannot write /dev/full", "No space"});
 }
 
-TEST(Observers, DrawNoControlCharactersInAFile) {
+TEST(ProgressBar, File_GetsNoControlCharacters) {
   std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::tmpfile(), &std::fclose);
   train_classifier(Victim{.width = 4}, images().train.first(64), quick(2), ProgressBar(file.get()));
   std::string text(static_cast<std::size_t>(std::ftell(file.get())), '\0');
@@ -388,58 +498,62 @@ TEST(Observers, DrawNoControlCharactersInAFile) {
   })) << text;
 }
 
-TEST(Training, ThatDivergesNamesTheRate) {
+TEST(Training, Divergence_NamesTheLearningRate) {
   auto recipe = quick(2);
   recipe.optimization.optimizer = OptimizerKind::sgd;
   recipe.optimization.schedule = Schedule::constant;
   recipe.optimization.lr = 1e30;
-  const auto line = error_of([&] { train_classifier(Victim{.width = 4}, images().train.first(64), recipe); });
-  EXPECT_NE(line.find("training the victim diverged"), std::string::npos) << line;
-  EXPECT_NE(line.find("lower the recipe's learning rates, lr is 1e+30"), std::string::npos) << line;
+  expect_words(error_of([&] { train_classifier(Victim{.width = 4}, images().train.first(64), recipe); }),
+               {"training the victim diverged", "lower the recipe's learning rates", "lr is 1e+30"});
   for (const auto objective : {ObjectiveKind::bce, ObjectiveKind::nll, ObjectiveKind::distillation}) {
     auto defense = defense_of();
     const Recipe wild{.objective = objective, .optimization = recipe.optimization};
-    const auto said = error_of([&] { fit(defense, images().train.images.narrow(0, 0, 64), wild); });
-    EXPECT_NE(said.find("training the defense diverged"), std::string::npos) << said;
+    expect_words(error_of([&] { fit(defense, images().train.images.narrow(0, 0, 64), wild); }),
+                 {"training the defense diverged"});
   }
 }
 
-TEST(Training, RefusesWhatDoesNotFit) {
-  const auto says = [](const std::string& line, const char* what) {
-    EXPECT_NE(line.find(what), std::string::npos) << line;
-  };
+TEST(Fit, ImagesThatDoNotFit_AreRefused) {
   auto defense = defense_of();
-  says(error_of([&] {
-         fit(defense, at::zeros({4, 3, 8, 8}, at::kByte));
-       }),
-       "takes 3x16x16 images, the data has 3x8x8");
-  says(error_of([&] { fit(defense, at::zeros({4, 3, 16, 16})); }), "fit takes bytes");
-  says(error_of([&] { fit(defense, at::zeros({3, 16, 16}, at::kByte)); }), "fit takes bytes");
-  says(error_of([&] { fit(defense, at::Tensor()); }), "fit takes bytes");
-  says(error_of([&] {
-         fit(defense, at::empty({0, 3, 16, 16}, at::kByte));
-       }),
-       "0 image(s) are too few to train the defense");
-  auto wrong = recipes::fast;
-  wrong.optimization.batch_size = 0;
-  says(error_of([&] { fit(defense, images().train.images, wrong); }), "batch_size");
-  Pipeline nothing{transforms::None<task.image>{}, freeze(victim()), remaps::Derangement<task>{}};
-  says(error_of([&] { fit(nothing, images().train.images); }), "no parameters to train");
-
-  const auto other = data::Synthetic{.task = {ImageShape{3, 8, 8}, 4}, .train = 4, .test = 0}.make().train;
-  says(error_of([&] { train_classifier(Victim{.width = 4}, other); }),
-       "the backbone takes 3x16x16 images, the data has 3x8x8");
-  auto classes = images().train;
-  classes.classes.push_back("more");
-  says(error_of([&] { train_classifier(Victim{.width = 4}, classes); }),
-       "predicts 4 classes, the data has 5");
-  says(error_of([&] { train_classifier(Victim{.width = 4}, images().train.first(0)); }),
-       "0 image(s) are too few");
-  says(error_of([&] { train_classifier(freeze(victim()), images().train); }), "no parameters to train");
+  expect_words(error_of([&] {
+                 fit(defense, at::zeros({4, 3, 8, 8}, at::kByte));
+               }),
+               {"the pipeline takes 3x16x16", "the data has 3x8x8"});
+  const std::initializer_list<std::string_view> bytes = {"fit", "uint8 N×C×H×W", "data::to_bytes"};
+  expect_words(error_of([&] { fit(defense, at::zeros({4, 3, 16, 16})); }), bytes);
+  expect_words(error_of([&] { fit(defense, at::zeros({3, 16, 16}, at::kByte)); }), bytes);
+  expect_words(error_of([&] { fit(defense, at::Tensor()); }), bytes);
+  expect_words(error_of([&] {
+                 fit(defense, at::empty({0, 3, 16, 16}, at::kByte));
+               }),
+               {"the defense", "too few images", "got 0"});
 }
 
-TEST(TrainClassifier, LearnsFromALastBatchOfOneImage) {
-  // 8×8 images shrink to one pixel: a batch of one would leave BatchNorm a single value a channel.
+TEST(Fit, BadRecipeOrTransform_IsRefused) {
+  auto defense = defense_of();
+  auto wrong = recipes::fast;
+  wrong.optimization.batch_size = 0;
+  expect_words(error_of([&] { fit(defense, images().train.images, wrong); }), {"batch_size"});
+  Pipeline nothing{transforms::None<task.image>{}, freeze(victim()), remaps::Derangement<task>{}};
+  expect_words(error_of([&] { fit(nothing, images().train.images); }), {"no parameters to train"});
+}
+
+TEST(TrainClassifier, DataThatDoesNotFit_IsRefused) {
+  const auto other = data::Synthetic{.task = {ImageShape{3, 8, 8}, 4}, .train = 4, .test = 0}.make().train;
+  expect_words(error_of([&] { train_classifier(Victim{.width = 4}, other); }),
+               {"the backbone takes 3x16x16", "the data has 3x8x8"});
+  auto classes = images().train;
+  classes.classes.push_back("more");
+  expect_words(error_of([&] { train_classifier(Victim{.width = 4}, classes); }),
+               {"predicts 4", "the data has 5"});
+  expect_words(error_of([&] { train_classifier(Victim{.width = 4}, images().train.first(0)); }),
+               {"too few images", "got 0"});
+  expect_words(error_of([&] { train_classifier(freeze(victim()), images().train); }),
+               {"no parameters to train"});
+}
+
+TEST(TrainClassifier, LastBatchOfOneImage_JoinsTheOneBefore) {
+  // 8×8 images shrink to one pixel: a batch of one would give BatchNorm a single value per channel.
   constexpr Task small{{3, 8, 8}, 10};
   const auto [train, test] = data::Synthetic{.task = small, .train = 33, .test = 4}.make();
   ClassifierRecipe recipe = recipes::two_cores_classifier;
@@ -451,10 +565,9 @@ TEST(TrainClassifier, LearnsFromALastBatchOfOneImage) {
   } count{seen};
   train_classifier(backbones::ResNet18<small>{.width = 4}, train, recipe, count);
   EXPECT_EQ(seen, 33 * recipe.optimization.epochs);
-  testing::expect_words(testing::error_of([&] {
-                          train_classifier(backbones::ResNet18<small>{.width = 4}, train.first(1), recipe);
-                        }),
-                        {"1 image", "two"});
+  expect_words(
+      error_of([&] { train_classifier(backbones::ResNet18<small>{.width = 4}, train.first(1), recipe); }),
+      {"too few images", "got 1", "expected 2"});
 }
 
 }  // namespace

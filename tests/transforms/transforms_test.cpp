@@ -6,10 +6,12 @@
 #include <torch/nn/modules/conv.h>
 #include <torch/nn/modules/linear.h>
 
+#include <string>
+
 #include <refine/nn/torch_random.hpp>
 #include <refine/transforms/transforms.hpp>
-#include <string>
-#include <tests/fixtures/pytorch.hpp>
+
+#include "tests/fixtures/pytorch.hpp"
 #include "tests/support/error_of.hpp"
 
 namespace refine::transforms {
@@ -17,33 +19,35 @@ namespace {
 
 using refine::testing::distance;
 using refine::testing::error_of;
+using refine::testing::expect_words;
 using refine::testing::load_from_pytorch;
 using refine::testing::pytorch;
 
-using Little = UNet<tasks::cifar10>;
+using CifarUNet = UNet<tasks::cifar10>;
 
-std::int64_t parameters(const torch::nn::Module& module) {
+std::int64_t count_parameters(const torch::nn::Module& module) {
   std::int64_t count = 0;
   for (const auto& parameter : module.parameters()) count += parameter.numel();
   return count;
 }
 
-TEST(UNet, ComputesWhatPyTorchDoes) {
-  const Little soft{.width = 4}, hard{.width = 4, .squash = OutputActivation::clamp};
-  load_from_pytorch(*soft.module, "unet");
-  load_from_pytorch(*hard.module, "unet");
+TEST(UNet, Forward_GivesPyTorchsImages) {
+  const CifarUNet sigmoid{.width = 4}, clamp{.width = 4, .activation = OutputActivation::clamp};
+  load_from_pytorch(*sigmoid.module, "unet");
+  load_from_pytorch(*clamp.module, "unet");
   for (const std::string images : {"images", "odd_images"}) {
     const at::Tensor raw = pytorch().at("unet:" + images);
-    EXPECT_LT(raw.min().item<float>(), 0) << "the fixture must reach beyond the clamp to show it";
-    EXPECT_LT(distance(soft.forward(pytorch().at(images)), 1 / (1 + (-raw).exp())), 1e-5) << images;
-    EXPECT_LT(distance(hard.forward(pytorch().at(images)), raw.clamp(0, 1)), 1e-5) << images;
+    EXPECT_LT(raw.min().item<float>(), 0) << "the fixture must have values that the clamp cuts off";
+    EXPECT_LT(distance(sigmoid.forward(pytorch().at(images)), 1 / (1 + (-raw).exp())), 1e-5) << images;
+    EXPECT_LT(distance(clamp.forward(pytorch().at(images)), raw.clamp(0, 1)), 1e-5) << images;
   }
 }
 
-TEST(UNet, KeepsTheShapeAndTheRange) {
+TEST(UNet, Forward_KeepsShapeAndRange) {
   for (const int levels : {1, 3, 4, 5}) {
-    for (const OutputActivation squash : {OutputActivation::sigmoid, OutputActivation::clamp}) {
-      const UNet<> net{.image = {3, dynamic, dynamic}, .levels = levels, .width = 4, .squash = squash};
+    for (const OutputActivation activation : {OutputActivation::sigmoid, OutputActivation::clamp}) {
+      const UNet<> net{
+          .image = {3, dynamic, dynamic}, .levels = levels, .width = 4, .activation = activation};
       for (const auto& [height, width] : {std::pair{32, 32}, std::pair{37, 45}, std::pair{63, 33}}) {
         const at::Tensor images = 40 * at::rand({2, 3, height, width}) - 20;
         const at::Tensor out = net.forward(images);
@@ -57,31 +61,33 @@ TEST(UNet, KeepsTheShapeAndTheRange) {
   EXPECT_EQ(grey.forward(at::rand({1, 1, 16, 16})).size(1), 1);
 }
 
-TEST(UNet, HasTheParametersOfAHandWorkedCase) {
-  // One level, width 2, 3 channels. Down: (3·2·9+2) + 4 + (2·2·9+2) + 4 = 102. Bottom: 2 · (38 + 4) = 84.
-  // Up, from 4 by 2 to 2: (4·2·9+2) + 4 + 38 + 4 = 120. Last: 2·3 + 3 = 9.
+TEST(UNet, Parameters_AreAsManyAsComputedByHand) {
+  // One level, width 2, 3 channels. Down: (3·2·9+2) + 4 + (2·2·9+2) + 4 = 102.
+  // Bottom: 2 · (38 + 4) = 84. Up, from 4 by 2 to 2: (4·2·9+2) + 4 + 38 + 4 = 120. Last: 2·3 + 3 = 9.
   const UNet<> net{.image = {3, 8, 8}, .levels = 1, .width = 2};
-  EXPECT_EQ(parameters(*net.module), 102 + 84 + 120 + 9);
-  // The published widths, f 2f 4f 4f | 2f f f, for three levels and f = 2: each double convolution of a → m →
-  // b has 9am + m + 2m + 9mb + b + 2b.
-  const auto twice = [](int a, int m, int b) { return 9 * a * m + 3 * m + 9 * m * b + 3 * b; };
+  EXPECT_EQ(count_parameters(*net.module), 102 + 84 + 120 + 9);
+  // The published widths, f 2f 4f 4f | 2f f f, for three levels and f = 2: each double convolution
+  // of a → m → b has 9am + m + 2m + 9mb + b + 2b.
+  const auto double_convolution = [](int a, int m, int b) { return 9 * a * m + 3 * m + 9 * m * b + 3 * b; };
   const UNet<> three{.image = {3, 8, 8}, .levels = 3, .width = 2};
-  EXPECT_EQ(parameters(*three.module), twice(3, 2, 2) + twice(2, 4, 4) + twice(4, 8, 8) + twice(8, 8, 8) +
-                                           twice(16, 8, 4) + twice(8, 4, 2) + twice(4, 2, 2) + 9);
+  EXPECT_EQ(count_parameters(*three.module), double_convolution(3, 2, 2) + double_convolution(2, 4, 4) +
+                                                 double_convolution(4, 8, 8) + double_convolution(8, 8, 8) +
+                                                 double_convolution(16, 8, 4) + double_convolution(8, 4, 2) +
+                                                 double_convolution(4, 2, 2) + 9);
 }
 
-TEST(UNet, FollowsItsSeedAlone) {
+TEST(UNet, Seed_DeterminesTheWeights) {
   at::Generator(at::detail::getDefaultCPUGenerator()).set_current_seed(5);
   const at::Tensor before = at::detail::getDefaultCPUGenerator().get_state();
-  const Little one{.width = 2}, again{.width = 2}, other{.width = 2, .seed = 7};
+  const CifarUNet one{.width = 2}, again{.width = 2}, other{.width = 2, .seed = 7};
   EXPECT_TRUE(at::detail::getDefaultCPUGenerator().get_state().equal(before));
   const auto a = one.module->parameters(), b = again.module->parameters(), c = other.module->parameters();
   for (std::size_t i = 0; i < a.size(); ++i) EXPECT_TRUE(a[i].equal(b[i]));
   EXPECT_FALSE(a[0].equal(c[0]));
 }
 
-TEST(UNet, PassesGradientsToInputAndWeights) {
-  const Little net{.width = 2};
+TEST(UNet, Backward_ReachesInputAndWeights) {
+  const CifarUNet net{.width = 2};
   net.module->eval();
   at::Tensor images = at::rand({2, 3, 32, 32}).requires_grad_();
   net.forward(images).square().sum().backward();
@@ -90,68 +96,69 @@ TEST(UNet, PassesGradientsToInputAndWeights) {
     EXPECT_TRUE(item.value().grad().defined()) << item.key();
 }
 
-TEST(UNet, TrainsAsWithTheBiasesThatItLeavesOut) {
-  // BatchNorm takes a bias away again: the outputs are those of PyTorch's own modules, which tests of parity
-  // compare, and only what is remembered of the mean tells of it.
-  const Little net{.width = 2};
+TEST(UNet, BiasBeforeBatchNorm_OnlyChangesTheRunningMean) {
+  // BatchNorm removes a bias again, so outputs equal those of PyTorch's modules, which tests of
+  // parity compare. Only the running mean shows the bias.
+  const CifarUNet net{.width = 2};
   net.module->train();
-  const auto named = [&](const std::string& name) { return net.module->named_parameters()[name]; };
+  const auto parameter = [&](const std::string& name) { return net.module->named_parameters()[name]; };
   const auto mean = [&] { return net.module->named_buffers()["inc.double_conv.1.running_mean"].clone(); };
   const at::Tensor images = at::rand({2, 3, 32, 32});
-  at::Tensor bias = named("inc.double_conv.0.bias");
+  at::Tensor bias = parameter("inc.double_conv.0.bias");
   {
     const c10::NoGradGuard no_grad;
     const at::Tensor before = mean();
     bias.zero_();
-    const at::Tensor without = net.forward(images), told = mean() - 0.9 * before;
+    const at::Tensor without = net.forward(images), change = mean() - 0.9 * before;
     bias.fill_(3);
     const at::Tensor start = mean(), with = net.forward(images);
     EXPECT_TRUE(with.equal(without));
-    EXPECT_LT((mean() - 0.9 * start - (told + 0.1 * 3)).abs().max().item<double>(), 1e-5);
+    EXPECT_LT((mean() - 0.9 * start - (change + 0.1 * 3)).abs().max().item<double>(), 1e-5);
   }
   net.forward(images).square().sum().backward();
   EXPECT_FALSE(bias.grad().defined());
-  EXPECT_TRUE(named("inc.double_conv.0.weight").grad().defined());
-  EXPECT_TRUE(named("outc.conv.bias").grad().defined());
+  EXPECT_TRUE(parameter("inc.double_conv.0.weight").grad().defined());
+  EXPECT_TRUE(parameter("outc.conv.bias").grad().defined());
 }
 
-TEST(UNet, RefusesWhatItCantHalve) {
-  EXPECT_EQ(error_of([] {
-              (void)UNet<>{.image = {3, 32, 16}, .levels = 5};
-            }),
-            "refine: a UNet of 5 levels halves its images 5 times, 3x32x16 is too small; 32x32 is the least");
-  EXPECT_EQ(error_of([] {
-              (void)UNet<>{.image = {3, 15, dynamic}};
-            }),
-            "refine: a UNet of 4 levels halves its images 4 times, 3x15x? is too small; 16x16 is the least");
-  EXPECT_EQ(error_of([] { (void)UNet<>{}; }),
-            "refine: a UNet needs to know its channels; say .image = ImageShape{3, 32, 32}");
+TEST(UNet, Make_UnsupportedShapeOrExtent_Throws) {
+  expect_words(error_of([] {
+                 (void)UNet<>{.image = {3, 32, 16}, .levels = 5};
+               }),
+               {"UNet", "too small", "5 levels", "got 3x32x16", "at least 32x32", "halves"});
+  expect_words(error_of([] {
+                 (void)UNet<>{.image = {3, 15, dynamic}};
+               }),
+               {"UNet", "too small", "4 levels", "got 3x15x?", "at least 16x16", "halves"});
+  expect_words(error_of([] { (void)UNet<>{}; }),
+               {"UNet", "channels must be known", ".image = ImageShape{3, 32, 32}"});
   for (const auto& [levels, width] : {std::pair{0, 64}, std::pair{9, 64}, std::pair{4, 3}, std::pair{4, 0}}) {
-    EXPECT_NE(error_of([&] { (void)Little{.levels = levels, .width = width}; }).find("levels are 1 to 8"),
-              std::string::npos);
+    expect_words(
+        error_of([&] { (void)CifarUNet{.levels = levels, .width = width}; }),
+        {"levels must be 1 to 8", "levels " + std::to_string(levels), "width " + std::to_string(width)});
   }
 }
 
-TEST(UNet, SaysWhatItsTypeFixes) {
-  static_assert(Transform<Little> && Transform<UNet<>> && Transform<None<>>);
-  static_assert(static_image_of<Little>() == ImageShape{3, 32, 32});
+TEST(UNet, StaticImage_IsThatOfTheType) {
+  static_assert(Transform<CifarUNet> && Transform<UNet<>> && Transform<None<>>);
+  static_assert(static_image_of<CifarUNet>() == ImageShape{3, 32, 32});
   static_assert(static_image_of<UNet<>>() == ImageShape{});
   static_assert(!Transform<int>);
 }
 
-TEST(EncoderDecoder, HasTheParametersOfAHandWorkedCase) {
-  // Two levels, width 4, 3 channels: a unit of a → b with a kernel of k has k·a·b + 2b.
+TEST(EncoderDecoder, Parameters_AreAsManyAsComputedByHand) {
+  // Two levels, width 4, 3 channels: a unit of a → b with k pixels in its kernel has k·a·b + 2b.
   const auto unit = [](int a, int b, int k) { return k * a * b + 2 * b; };
   const EncoderDecoder<> net{.image = {3, 8, 8}, .levels = 2, .width = 4};
-  EXPECT_EQ(parameters(*net.module), unit(12, 4, 9) + unit(4, 4, 9) + unit(4, 8, 9) + unit(8, 8, 9) +
-                                         unit(8, 4, 1) + unit(4, 2, 9) + 2 * 12 + 12);
+  EXPECT_EQ(count_parameters(*net.module), unit(12, 4, 9) + unit(4, 4, 9) + unit(4, 8, 9) + unit(8, 8, 9) +
+                                               unit(8, 4, 1) + unit(4, 2, 9) + 2 * 12 + 12);
 }
 
-TEST(EncoderDecoder, KeepsTheShapeAndTheRange) {
+TEST(EncoderDecoder, Forward_KeepsShapeAndRange) {
   for (const int levels : {2, 3, 4}) {
-    for (const OutputActivation squash : {OutputActivation::sigmoid, OutputActivation::clamp}) {
+    for (const OutputActivation activation : {OutputActivation::sigmoid, OutputActivation::clamp}) {
       const EncoderDecoder<> net{
-          .image = {3, dynamic, dynamic}, .levels = levels, .width = 4, .squash = squash};
+          .image = {3, dynamic, dynamic}, .levels = levels, .width = 4, .activation = activation};
       for (const auto& [height, width] : {std::pair{32, 32}, std::pair{37, 45}, std::pair{63, 33}}) {
         const at::Tensor images = 40 * at::rand({2, 3, height, width}) - 20;
         const at::Tensor out = net.forward(images);
@@ -163,7 +170,7 @@ TEST(EncoderDecoder, KeepsTheShapeAndTheRange) {
   }
 }
 
-TEST(EncoderDecoder, DrawsFromCoarseFeaturesAlone) {
+TEST(EncoderDecoder, Decoder_SeesCoarseFeaturesOnly) {
   const EncoderDecoder<tasks::cifar10> net{.width = 8};
   net.module->eval();
   const at::Tensor features =
@@ -172,7 +179,7 @@ TEST(EncoderDecoder, DrawsFromCoarseFeaturesAlone) {
   EXPECT_EQ(features.sizes(), (std::vector<std::int64_t>{1, 8, 4, 4}));
   std::int64_t inputs = 0;
   for (const auto& item : net.module->named_parameters()) {
-    // A skip would make a decoder's convolution wider than the bottleneck.
+    // A skip connection would make a decoder's convolution wider than the bottleneck.
     if (item.key().starts_with("decoder") && item.value().dim() == 4) {
       EXPECT_EQ(item.value().size(1), 8) << item.key();
       ++inputs;
@@ -181,7 +188,7 @@ TEST(EncoderDecoder, DrawsFromCoarseFeaturesAlone) {
   EXPECT_EQ(inputs, 2);
 }
 
-TEST(EncoderDecoder, PassesGradientsToInputAndWeights) {
+TEST(EncoderDecoder, Backward_ReachesInputAndWeights) {
   const EncoderDecoder<tasks::cifar10> net{.width = 4};
   at::Tensor images = at::rand({2, 3, 32, 32}).requires_grad_();
   net.forward(images).square().sum().backward();
@@ -190,7 +197,7 @@ TEST(EncoderDecoder, PassesGradientsToInputAndWeights) {
     EXPECT_TRUE(item.value().grad().defined()) << item.key();
 }
 
-TEST(EncoderDecoder, FreezesAndCopies) {
+TEST(EncoderDecoder, FreezeAndDeepCopy_GiveTheSameImages) {
   const EncoderDecoder<tasks::cifar10> net{.width = 8};
   net.module->train();
   nn::with_torch_seed(3, [&] { (void)net.forward(at::rand({8, 3, 32, 32})); });
@@ -201,25 +208,23 @@ TEST(EncoderDecoder, FreezesAndCopies) {
   EXPECT_EQ(net.describe(), "EncoderDecoder, levels 3, width 8, sigmoid");
 }
 
-TEST(EncoderDecoder, RefusesWhatItCantHalve) {
-  EXPECT_EQ(error_of([] {
-              (void)EncoderDecoder<>{.image = {3, 32, 7}};
-            }),
-            "refine: an EncoderDecoder of 3 levels halves its images 3 times, 3x32x7 is too small; 8x8 is "
-            "the least");
-  EXPECT_EQ(error_of([] { (void)EncoderDecoder<>{}; }),
-            "refine: an EncoderDecoder needs to know its channels; say .image = ImageShape{3, 32, 32}");
+TEST(EncoderDecoder, Make_UnsupportedShapeOrExtent_Throws) {
+  expect_words(error_of([] {
+                 (void)EncoderDecoder<>{.image = {3, 32, 7}};
+               }),
+               {"EncoderDecoder", "too small", "3 levels", "got 3x32x7", "at least 8x8", "halves"});
+  expect_words(error_of([] { (void)EncoderDecoder<>{}; }),
+               {"EncoderDecoder", "channels must be known", ".image = ImageShape{3, 32, 32}"});
   for (const auto& [levels, width] : {std::pair{1, 64}, std::pair{9, 64}, std::pair{3, 3}, std::pair{3, 0}}) {
-    EXPECT_NE(error_of([&] {
-                (void)EncoderDecoder<tasks::cifar10>{.levels = levels, .width = width};
-              }).find("levels are 2 to 8"),
-              std::string::npos);
+    expect_words(
+        error_of([&] { (void)EncoderDecoder<tasks::cifar10>{.levels = levels, .width = width}; }),
+        {"levels must be 2 to 8", "levels " + std::to_string(levels), "width " + std::to_string(width)});
   }
 }
 
-/// A U-Net whose BatchNorms have something to fold.
-Little trained_a_little() {
-  const Little net{.width = 4};
+/// Returns a U-Net whose BatchNorms have running statistics.
+CifarUNet briefly_trained() {
+  const CifarUNet net{.width = 4};
   net.module->train();
   nn::with_torch_seed(3, [&] {
     for (int i = 0; i < 3; ++i) (void)net.forward(at::rand({8, 3, 32, 32}));
@@ -236,11 +241,11 @@ std::int64_t batch_norms(const torch::nn::Module& module) {
   return count;
 }
 
-TEST(Freeze, FoldsEveryBatchNormOfACopy) {
-  const Little net = trained_a_little();
+TEST(Freeze, Copy_HasEveryBatchNormFolded) {
+  const CifarUNet net = briefly_trained();
   const auto frozen = freeze(net);
-  static_assert(FrozenTransform<Frozen<Little>> && !FrozenTransform<Little>);
-  static_assert(static_image_of<Frozen<Little>>() == ImageShape{3, 32, 32});
+  static_assert(FrozenTransform<Frozen<CifarUNet>> && !FrozenTransform<CifarUNet>);
+  static_assert(static_image_of<Frozen<CifarUNet>>() == ImageShape{3, 32, 32});
   const at::Tensor images = nn::with_torch_seed(1, [] { return at::rand({4, 3, 32, 32}); });
   const at::Tensor before = net.forward(images);
   EXPECT_LT(distance(frozen.forward(images), before), 1e-5);
@@ -252,11 +257,11 @@ TEST(Freeze, FoldsEveryBatchNormOfACopy) {
     c10::NoGradGuard no_grad;
     for (auto& parameter : net.module->parameters()) parameter.add_(1);
   }
-  EXPECT_LT(distance(frozen.forward(images), before), 1e-5) << "the copy followed the original";
+  EXPECT_LT(distance(frozen.forward(images), before), 1e-5) << "the copy must not follow the original";
 }
 
-TEST(Freeze, TakesAnyTransformAndLeavesTheFrozenAlone) {
-  const Little net = trained_a_little();
+TEST(Freeze, AnyTransform_IsFrozenOnce) {
+  const CifarUNet net = briefly_trained();
   const AnyTransform any{net};
   ASSERT_TRUE(can_freeze(net) && can_freeze(any));
   const auto frozen = freeze(any), again = freeze(frozen);
@@ -264,12 +269,11 @@ TEST(Freeze, TakesAnyTransformAndLeavesTheFrozenAlone) {
   EXPECT_EQ(frozen.module, again.module);
   const at::Tensor images = nn::with_torch_seed(1, [] { return at::rand({4, 3, 32, 32}); });
   EXPECT_LT(distance(frozen.forward(images), net.forward(images)), 1e-5);
-  EXPECT_NE(
-      error_of([&] { any.with_module(std::make_shared<torch::nn::LinearImpl>(2, 2)); }).find("another kind"),
-      std::string::npos);
+  expect_words(error_of([&] { any.with_module(std::make_shared<torch::nn::LinearImpl>(2, 2)); }),
+               {"AnyTransform", "same kind"});
 }
 
-/// `Cloneable` copies its children only where they say how.
+/// `Cloneable` copies only those children that can be cloned.
 struct Nested : torch::nn::Cloneable<Nested> {
   std::shared_ptr<detail::UNetModule> inner;
   Nested() { reset(); }
@@ -284,7 +288,7 @@ struct Wrapped {
   at::Tensor forward(const at::Tensor& images) const { return module->inner->forward(images); }
 };
 
-TEST(Freeze, CopiesNestedModulesWhole) {
+TEST(Freeze, NestedModule_IsCopiedWhole) {
   const Wrapped net;
   net.module->eval();
   const at::Tensor images = nn::with_torch_seed(1, [] { return at::rand({2, 3, 32, 32}); });
@@ -293,14 +297,14 @@ TEST(Freeze, CopiesNestedModulesWhole) {
   EXPECT_LT(distance(freeze(net).forward(images.to(at::kDouble)), net.forward(images.to(at::kDouble))), 1e-5);
 }
 
-TEST(Freeze, SaysWhatItCantCopy) {
-  EXPECT_FALSE(can_freeze(freeze(trained_a_little())));
-  EXPECT_FALSE(can_freeze(AnyTransform{freeze(trained_a_little())}));
+TEST(Freeze, CanFreeze_FalseForFrozenAndUnclonable) {
+  EXPECT_FALSE(can_freeze(freeze(briefly_trained())));
+  EXPECT_FALSE(can_freeze(AnyTransform{freeze(briefly_trained())}));
   EXPECT_FALSE(can_freeze(None<>{}));  // a bare torch::nn::Module
   EXPECT_FALSE(can_freeze(AnyTransform{None<>{}}));
 }
 
-TEST(None, LeavesImagesAlone) {
+TEST(None, Forward_ReturnsTheImages) {
   const at::Tensor images = at::rand({2, 3, 4, 5});
   EXPECT_TRUE(None<>{}.forward(images).equal(images));
   EXPECT_EQ(None<>{}.module->parameters().size(), 0u);
@@ -322,7 +326,7 @@ struct Residual {
 };
 static_assert(Transform<Residual>);
 
-TEST(Readme, TakesATransformOfYourOwn) {
+TEST(Readme, CustomTransform_RewritesImages) {
   const at::Tensor images = at::rand({2, 3, 8, 8});
   const at::Tensor out = Residual{}.forward(images);
   EXPECT_EQ(out.sizes(), images.sizes());

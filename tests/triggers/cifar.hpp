@@ -4,7 +4,7 @@
 
 namespace refine::triggers {
 
-/// The images that most tests stamp.
+/// Shape of the images in most tests.
 inline constexpr ImageShape cifar = tasks::cifar10.image;
 
 }  // namespace refine::triggers

@@ -26,6 +26,9 @@
 #include <refine/nn/autocast.hpp>
 #include <refine/nn/conv.hpp>
 #include <refine/winograd/convolution.hpp>
+#include <refine/winograd/detail/instruction_set.hpp>
+#include <refine/winograd/detail/parallel.hpp>
+#include <refine/winograd/detail/passes.hpp>
 
 namespace refine::winograd {
 
@@ -39,7 +42,7 @@ namespace detail {
 #define REFINE_TARGET "avx2,fma"
 #define REFINE_LANES 16
 #define REFINE_GRANULE 4
-#include <refine/winograd/lanes.inc>
+#include <refine/winograd/detail/lanes.inc>
 #undef REFINE_OPTIMIZED
 }  // namespace detail
 #endif
@@ -112,7 +115,7 @@ class Winograd : public ::testing::Test {
   }
 };
 
-TEST_F(Winograd, ConvolvesAsLibTorchDoes) {
+TEST_F(Winograd, Convolution_EqualsLibTorchs) {
   for (const Case& c : cases) {
     const Layer layer(c);
     const at::Tensor exact = layer.in_double().by_libtorch();
@@ -123,7 +126,7 @@ TEST_F(Winograd, ConvolvesAsLibTorchDoes) {
   }
 }
 
-TEST_F(Winograd, HasLibTorchsGradients) {
+TEST_F(Winograd, Gradients_EqualLibTorchs) {
   for (const Case& c : cases) {
     Layer ours(c);
     Layer exact = ours.in_double();
@@ -139,7 +142,7 @@ TEST_F(Winograd, HasLibTorchsGradients) {
   }
 }
 
-TEST_F(Winograd, NoTiles_HaveAGradientOfZeros) {
+TEST_F(Winograd, EmptyBatch_HasZeroGradient) {
   for (const std::vector<std::int64_t>& shape :
        {std::vector<std::int64_t>{0, 16, 8, 8}, {2, 16, 0, 8}, {2, 16, 8, 0}, {0, 16, 0, 0}}) {
     for (const auto format : {at::MemoryFormat::Contiguous, at::MemoryFormat::ChannelsLast}) {
@@ -160,7 +163,7 @@ TEST_F(Winograd, NoTiles_HaveAGradientOfZeros) {
   EXPECT_FALSE(takes(at::randn({2, 0, 8, 8}), at::randn({0, 0, 3, 3})));
 }
 
-TEST_F(Winograd, AsksForNoGradientThatNobodyWants) {
+TEST_F(Winograd, GradientNotRequired_IsNotComputed) {
   Layer frozen({2, 16, 16, 8, 8});
   frozen.x.requires_grad_(true);
   convolution(frozen.x, frozen.weight, frozen.bias).sum().backward();
@@ -169,7 +172,7 @@ TEST_F(Winograd, AsksForNoGradientThatNobodyWants) {
   EXPECT_FALSE(convolution(frozen.x.detach(), frozen.weight, frozen.bias).requires_grad());
 }
 
-TEST_F(Winograd, HasTheGradientsThatAreAskedFor) {
+TEST_F(Winograd, SomeGradientsRequired_AreComputed) {
   const Case c{2, 16, 24, 8, 8};
   const auto gradients = [&](bool of_x, bool of_weight, bool of_bias, bool with_bias) {
     Layer layer(c);
@@ -198,7 +201,7 @@ TEST_F(Winograd, HasTheGradientsThatAreAskedFor) {
   gradients(true, true, false, false);
 }
 
-TEST_F(Winograd, RefusesWhatDoesNotFit) {
+TEST_F(Winograd, UnsupportedTensors_Throw) {
   const Layer layer({2, 16, 16, 8, 8});
   EXPECT_THROW(convolution(layer.x, layer.weight, at::randn({1})), Error);
   EXPECT_THROW(convolution(layer.x, layer.weight, at::randn({16}, at::kDouble)), Error);
@@ -210,7 +213,7 @@ TEST_F(Winograd, RefusesWhatDoesNotFit) {
       << "LibTorch says so";
 }
 
-TEST_F(Winograd, ItsGradientCanBeDifferentiated) {
+TEST_F(Winograd, DoubleBackward_EqualsLibTorchs) {
   Layer ours({2, 16, 16, 8, 8}), theirs = ours;
   for (at::Tensor* t : {&theirs.x, &theirs.weight, &theirs.bias}) *t = t->clone();
   const auto twice = [](const at::Tensor& y, Layer& layer) {
@@ -225,7 +228,7 @@ TEST_F(Winograd, ItsGradientCanBeDifferentiated) {
   EXPECT_LT(mean_error(ours.weight.grad(), theirs.weight.grad().to(at::kDouble)), 1e-5);
 }
 
-TEST_F(Winograd, IsTheSameToTheBitWithAnyNumberOfThreads) {
+TEST_F(Winograd, AnyNumberOfThreads_IsBitwiseEqual) {
   const int before = at::get_num_threads();
   for (const Case& c : cases) {
     std::optional<at::Tensor> y, of_x, of_weight;
@@ -273,12 +276,12 @@ void expect_computes(const InstructionSet& wide) {
   }
 }
 
-TEST_F(Winograd, WiderVectorsComputeTheSame) {
+TEST_F(Winograd, WiderVectors_AreEqual) {
   expect_computes(InstructionSet::of<detail::SixteenOnAvx2>());
 }
 
 /// The narrower one, too, which is not chosen where there is a wider one.
-TEST_F(Winograd, EveryInstructionSetOfTheProcessorComputesTheSame) {
+TEST_F(Winograd, EveryInstructionSet_IsEqual) {
   expect_computes(InstructionSet::of<detail::Avx2>());
   if (!__builtin_cpu_supports("avx512f")) GTEST_SKIP() << "no AVX-512 on this processor";
   EXPECT_EQ(instruction_set(16, 16)->lanes, 16);
@@ -286,7 +289,7 @@ TEST_F(Winograd, EveryInstructionSetOfTheProcessorComputesTheSame) {
 }
 #endif
 
-TEST_F(Winograd, SuitsWhatItIsQuickerFor) {
+TEST_F(Winograd, Suits_LargeConvolutions_IsTrue) {
   const auto suit = [](const Case& c) { return suits(Layer(c).x, Layer(c).weight); };
   EXPECT_TRUE(suit({64, 64, 64, 32, 32}));
   EXPECT_TRUE(suit({64, 512, 512, 4, 4}));
@@ -324,7 +327,7 @@ class Convolve : public Winograd {
   }
 };
 
-TEST_F(Convolve, TakesOwnArithmeticWhereItSuits) {
+TEST_F(Convolve, Suitable_UsesWinograd) {
   const torch::nn::Conv2dOptions plain = torch::nn::Conv2dOptions(16, 16, 3).padding(1);
   EXPECT_TRUE(is_ours(layer_of(plain)));
   EXPECT_TRUE(is_ours(layer_of(torch::nn::Conv2dOptions(plain).bias(false))));
@@ -336,7 +339,7 @@ TEST_F(Convolve, TakesOwnArithmeticWhereItSuits) {
   EXPECT_FALSE(is_ours(layer_of(torch::nn::Conv2dOptions(16, 16, 1))));
 }
 
-TEST_F(Convolve, StridesOverFewChannelsAsLibTorchDoes) {
+TEST_F(Convolve, StridedFewChannels_EqualsLibTorchs) {
   torch::nn::Conv2d layer = layer_of(torch::nn::Conv2dOptions(4, 8, 1).stride(2));
   const at::Tensor few = at::randn({3, 4, 9, 8});
   Layer exact({1, 1, 1, 1, 1});
@@ -349,18 +352,18 @@ TEST_F(Convolve, StridesOverFewChannelsAsLibTorchDoes) {
   EXPECT_LT(mean_error(layer->weight.grad(), exact.weight.grad()), 1e-5);
 }
 
-TEST_F(Convolve, LeavesItToLibTorchWhenTold) {
+TEST_F(Convolve, WinogradNotAllowed_UsesLibTorch) {
   nn::allow_winograd(false);
   EXPECT_FALSE(is_ours(layer_of(torch::nn::Conv2dOptions(16, 16, 3).padding(1))));
 }
 
-TEST_F(Convolve, ObeysAutocast) {
+TEST_F(Convolve, Autocast_ComputesInBfloat16) {
   torch::nn::Conv2d layer = layer_of(torch::nn::Conv2dOptions(16, 16, 3).padding(1));
   const nn::Autocast lower(at::kCPU, true);
   EXPECT_EQ(nn::convolve(layer, x).scalar_type(), at::kBFloat16);
 }
 
-TEST_F(Convolve, IsTracedAsLibTorchsOwn) {
+TEST_F(Convolve, Tracing_UsesLibTorch) {
   torch::nn::Conv2d layer = layer_of(torch::nn::Conv2dOptions(16, 16, 3).padding(1));
   for (auto& parameter : layer->parameters()) parameter.set_requires_grad(false);
   const auto [state, result] = torch::jit::tracer::trace(
@@ -377,7 +380,7 @@ TEST_F(Convolve, IsTracedAsLibTorchsOwn) {
   EXPECT_EQ(convolutions, 1);
 }
 
-TEST(Parallel, GivesEachPartOnce) {
+TEST(Parallel, Parts_AreVisitedOnce) {
   const int before = at::get_num_threads();
   for (const int threads : {1, 3}) {
     at::set_num_threads(threads);
@@ -393,7 +396,7 @@ TEST(Parallel, GivesEachPartOnce) {
   at::set_num_threads(before);
 }
 
-TEST(Parallel, HasSeveralThreads) {
+TEST(Parallel, ManyParts_RunOnSeveralThreads) {
   const int before = at::get_num_threads();
   at::set_num_threads(2);
   std::atomic<int> here = 0;
@@ -409,7 +412,7 @@ TEST(Parallel, HasSeveralThreads) {
   at::set_num_threads(before);
 }
 
-TEST(Parallel, PassesAnErrorOn) {
+TEST(Parallel, Exception_IsRethrown) {
   const int before = at::get_num_threads();
   for (const int threads : {1, 3}) {
     at::set_num_threads(threads);

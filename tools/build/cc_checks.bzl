@@ -1,7 +1,7 @@
-"""Tests of what the compiler says: headers that stand alone, and the texts of compile errors.
+"""Tests of the compiler's output: headers that compile by themselves, and the texts of compile errors.
 
-The compiler runs in build actions, one a file, with -fsyntax-only: in parallel, and cached. The
-test itself only shows the reports, a line a file, as GoogleTest does.
+The compiler runs with -fsyntax-only in build actions, one for each file: in parallel, and cached. The test itself only
+prints the reports, one line for each file, as GoogleTest does.
 """
 
 load(":compiler.bzl", "COMPILER_ATTRS", "compiler_for")
@@ -13,7 +13,7 @@ def _is_cpp_source(file):
 def _impl(ctx, mode, files, precompiled = []):
     compiler = compiler_for(ctx, ctx.attr.deps + precompiled)
 
-    # Nothing is generated, and without optimisation it is quicker.
+    # No code is generated, and the compiler is faster without optimization.
     flags = compiler.flags + ["-O0"]
     for target in precompiled:
         flags += ["-fPIC", "-include", target[PrecompiledInfo].header, "-Winvalid-pch"]
@@ -74,7 +74,7 @@ def _messages_impl(ctx):
 
 _COMMON = dict(COMPILER_ATTRS, **{
     "deps": attr.label_list(
-        doc = "What the files include.",
+        doc = "The libraries that the files include.",
         providers = [CcInfo],
     ),
     "_check": attr.label(
@@ -90,20 +90,20 @@ headers_compile_alone_test = rule(
     attrs = dict(
         _COMMON,
         hdrs = attr.label_list(
-            doc = "Headers, each compiled by itself, included twice.",
+            doc = "Headers; each is compiled by itself, included twice.",
             allow_files = True,
             mandatory = True,
         ),
         precompiled = attr.label(
-            doc = "Where given, a precompiled header that is included first, and the compiler stops at the header's " +
-                  "end: a second instead of eight, which finds what a header lacks of this repository's headers.",
+            doc = "A precompiled header to include first, if any. The compiler then stops at the end of the header, after one " +
+                  "second instead of eight. This finds missing includes of this repository's headers.",
             providers = [PrecompiledInfo],
         ),
     ),
     fragments = ["cpp"],
     test = True,
     toolchains = ["@bazel_tools//tools/cpp:toolchain_type"],
-    doc = "Passes when every header compiles with nothing included before it.",
+    doc = "Passes if every header compiles with nothing included before it.",
 )
 
 compile_messages_test = rule(
@@ -123,7 +123,7 @@ compile_messages_test = rule(
     fragments = ["cpp"],
     test = True,
     toolchains = ["@bazel_tools//tools/cpp:toolchain_type"],
-    doc = "Passes when every source fails to compile, with the expected texts and no other error.",
+    doc = "Passes if every source fails to compile, with the expected texts and no other error.",
 )
 
 def _command_impl(ctx):
@@ -140,11 +140,12 @@ compile_command = rule(
     attrs = dict(
         COMPILER_ATTRS,
         deps = attr.label_list(
-            doc = "What a file that is compiled by the command includes.",
+            doc = "The libraries that a file compiled by the command may include.",
             providers = [CcInfo],
         ),
     ),
     fragments = ["cpp"],
     toolchains = ["@bazel_tools//tools/cpp:toolchain_type"],
-    doc = "A file with the compiler and its flags, one a line, for the execution root; no optimisation is said.",
+    doc = "Writes the compiler and its flags, one on each line, without an optimization level. They are relative to " +
+          "the execution root.",
 )

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# One compiler check, run as a Bazel action by cc_checks.bzl. It succeeds always; the report's
-# first line says how it went, the rest why.
+# Runs one compiler check as a Bazel action of cc_checks.bzl. It always succeeds. The first line of
+# the report is the outcome, the rest is the reason.
 #
-#   check_compile.sh header   REPORT FILE COMPILER ARGUMENTS...   the header, and what it instantiates
-#   check_compile.sh parse    REPORT FILE COMPILER ARGUMENTS...   the header alone
-#   check_compile.sh messages REPORT FILE COMPILER ARGUMENTS...
+#   check_compile.sh header   REPORT FILE COMPILER ARGUMENTS...   the header with its instantiations
+#   check_compile.sh parse    REPORT FILE COMPILER ARGUMENTS...   the header without instantiations
+#   check_compile.sh messages REPORT FILE COMPILER ARGUMENTS...   a source that must not compile
 set -uo pipefail
 export LC_ALL=C
 
@@ -23,7 +23,7 @@ finish() { # OK or FAILED, text
 }
 
 if [[ $mode == header ]]; then
-  # Twice, for its include guard.
+  # Twice, to check its include guard.
   if output=$(printf '#include <%s>\n#include <%s>\n' "$file" "$file" |
     "$@" "${quiet[@]}" -fsyntax-only -x c++ - 2>&1); then
     finish OK "$output"
@@ -32,8 +32,9 @@ if [[ $mode == header ]]; then
 fi
 
 if [[ $mode == parse ]]; then
-  # At a file's end GCC instantiates the templates of every inline function that it has read, LibTorch's too:
-  # most of the time. It does not get there: the first error is fatal, and the last line is one.
+  # At the end of a file, GCC instantiates the templates of every inline function, including
+  # LibTorch's, which takes most of the time. A failing assertion on the last line stops it before
+  # that, because the first error is fatal.
   end='refine: the end of the header'
   output=$(printf '#include <%s>\n#include <%s>\nstatic_assert(sizeof(char) != 1, "%s");\n' "$file" "$file" "$end" |
     "$@" "${quiet[@]}" -Wfatal-errors -fsyntax-only -x c++ - 2>&1) && finish FAILED "the compiler read past the end"
@@ -43,10 +44,10 @@ if [[ $mode == parse ]]; then
 fi
 
 mapfile -t expected < <(sed -n 's/.*expect-error:[[:space:]]*//p' "$file" | sed 's/[[:space:]]*$//')
-((${#expected[@]})) || finish FAILED "no line of it says what to expect: // expect-error: TEXT"
+((${#expected[@]})) || finish FAILED "the file has no expectation; add // expect-error: TEXT"
 
 # Without source lines in the output: they would show the expectations themselves.
-output=$("$@" "${quiet[@]}" -fsyntax-only -x c++ "$file" 2>&1) && finish FAILED "it compiles, and should not"
+output=$("$@" "${quiet[@]}" -fsyntax-only -x c++ "$file" 2>&1) && finish FAILED "it compiles, but must not"
 
 problems=
 for text in "${expected[@]}"; do
@@ -65,12 +66,12 @@ while IFS= read -r line; do
 done < <(grep -E '(^|: )(fatal )?error: ' <<<"$output")
 
 if ((named)); then
-  [[ -z $others ]] || problems+="errors that are not expected:"$'\n'"$others"
+  [[ -z $others ]] || problems+="unexpected errors:"$'\n'"$others"
 elif ((errors != ${#expected[@]})); then
-  problems+="$errors errors, where ${#expected[@]} are expected"$'\n'
+  problems+="$errors errors, expected ${#expected[@]}"$'\n'
 fi
 if ((assertions && assertions != ${#expected[@]})); then
-  problems+="$assertions failed static assertions, where ${#expected[@]} are expected"$'\n'
+  problems+="$assertions failed static assertions, expected ${#expected[@]}"$'\n'
 fi
 
 [[ -z $problems ]] && finish OK ""

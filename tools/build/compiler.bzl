@@ -1,4 +1,4 @@
-"""The compiler as Bazel's own rules call it, for rules that call it themselves."""
+"""The compiler with the flags of Bazel's rules, for rules that call it directly."""
 
 load("@bazel_tools//tools/build_defs/cc:action_names.bzl", "CPP_COMPILE_ACTION_NAME")
 load("@bazel_tools//tools/cpp:toolchain_utils.bzl", "find_cpp_toolchain")
@@ -8,7 +8,7 @@ COMPILER_ATTRS = {
 }
 
 def compiler_for(ctx, deps):
-    """Returns the compiler, its flags for what `deps` need, and what an action needs to run it."""
+    """Returns the compiler, the flags for `deps`, and the files that an action needs to run it."""
     toolchain = find_cpp_toolchain(ctx)
     features = cc_common.configure_features(
         ctx = ctx,

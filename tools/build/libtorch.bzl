@@ -1,7 +1,7 @@
-"""@libtorch: LibTorch, from where it is on this machine."""
+"""@libtorch: the LibTorch of this machine."""
 
-# Looked at in this order: the folder that tools/bazel found, the user's LIBTORCH, the one that tools/bazel
-# installed below the user's cache folder, python3's torch.
+# In this order: the folder that tools/bazel found, the user's LIBTORCH, the one that tools/bazel
+# installed in the user's cache folder, the torch of python3.
 def _candidates(ctx):
     for variable in ["REFINE_LIBTORCH", "LIBTORCH"]:
         folder = ctx.os.environ.get(variable, "")
@@ -68,7 +68,7 @@ cc_library(
     visibility = ["//visibility:public"],
 )
 
-# A file that shows where LibTorch is.
+# A file by which programs find the folder of LibTorch.
 filegroup(
     name = "location",
     srcs = ["include/ATen/ATen.h"],
@@ -83,16 +83,16 @@ def _libtorch_impl(ctx):
             torch = candidate
             break
     if not torch:
-        fail("refine: LibTorch is missing; neither LIBTORCH, the cache folder nor python3 has one; " +
+        fail("LibTorch is missing (not in LIBTORCH, the cache folder or python3); " +
              "run tools/bazel, or set LIBTORCH to an unpacked LibTorch 2.4 or newer")
 
-    # Folder by folder, without the fmt that LibTorch carries: it would hide the system's.
+    # Folder by folder, without LibTorch's own fmt, which would hide the system's.
     for child in torch.get_child("include").readdir():
         if child.basename != "fmt":
             ctx.symlink(child, "include/" + child.basename)
 
-    # The libraries stay where they are and are found there at run time: they find each other,
-    # and CUDA's, by their own place.
+    # The libraries stay where they are, because they find each other and CUDA's by their own path
+    # at run time.
     lib = torch.get_child("lib")
     libraries = ["torch", "torch_cpu", "c10"]
     for name in ["torch_cuda", "c10_cuda"]:
@@ -101,13 +101,14 @@ def _libtorch_impl(ctx):
     linkopts = ["-L" + str(lib), "-Wl,-rpath," + str(lib), "-Wl,--no-as-needed", "-Wl,--allow-shlib-undefined"]
     linkopts += ["-l" + name for name in libraries]
     linkopts += ["-lpthread", "-ldl"]
-    # With CUDA's headers the training loop can record its steps and replay them (refine/nn/cuda_graph.hpp).
+    # With CUDA's headers, the training loop can record and replay its steps
+    # (refine/nn/cuda_graph.hpp).
     defines = []
     includes = ["include", "include/torch/csrc/api/include"]
     cuda = _cuda_headers(ctx)
     if cuda and "torch_cuda" in libraries:
         defines.append("REFINE_CUDA_GRAPHS")
-        if str(cuda) != "/usr/include":  # a distribution's own, which compilers find by themselves
+        if str(cuda) != "/usr/include":  # compilers find a distribution's headers by themselves
             ctx.symlink(cuda, "cuda")
             includes.append("cuda")
     ctx.file("BUILD.bazel", _BUILD.format(
@@ -120,5 +121,5 @@ libtorch_repository = repository_rule(
     implementation = _libtorch_impl,
     environ = ["REFINE_LIBTORCH", "LIBTORCH", "CUDA_HOME", "HOME", "XDG_CACHE_HOME"],
     local = False,
-    doc = "Makes @libtorch//:libtorch of the LibTorch on this machine.",
+    doc = "Makes @libtorch//:libtorch from the LibTorch of this machine.",
 )

@@ -1,10 +1,10 @@
-"""Precompiled headers: what the headers of other projects cost is paid once, not once a file."""
+"""Precompiled headers: the headers of other projects are compiled once instead of once for each file."""
 
 load(":compiler.bzl", "COMPILER_ATTRS", "compiler_for")
 
 PrecompiledInfo = provider(
     doc = "A precompiled header.",
-    fields = {"header": "the name to include it by"},
+    fields = {"header": "the name under which it is included"},
 )
 
 def _impl(ctx):
@@ -30,7 +30,7 @@ def _impl(ctx):
     return [
         DefaultInfo(files = files),
         PrecompiledInfo(header = header.basename),
-        # The headers of deps, too: they are what the compiler says that a file depends on.
+        # The headers of deps, too, because the compiler reports them as the dependencies of a file.
         cc_common.merge_cc_infos(cc_infos = [
             CcInfo(compilation_context = context)
             for context in [cc_common.create_compilation_context(
@@ -45,23 +45,23 @@ precompiled_header = rule(
     attrs = dict(
         COMPILER_ATTRS,
         header = attr.label(
-            doc = "Includes what is to be precompiled.",
+            doc = "Includes the headers to precompile.",
             allow_single_file = [".hpp"],
             mandatory = True,
         ),
         copts = attr.string_list(
-            doc = "Flags in addition to those of .bazelrc, the same as of the files that use the header.",
+            doc = "Flags in addition to those of .bazelrc; must be those of the files that use the header.",
         ),
         deps = attr.label_list(
-            doc = "What the header includes.",
+            doc = "The libraries that the header includes.",
             providers = [CcInfo],
         ),
     ),
     fragments = ["cpp"],
     toolchains = ["@bazel_tools//tools/cpp:toolchain_type"],
-    doc = """A header that the compiler has read already.
+    doc = """Precompiles a header.
 
-A target with this in its `deps` and `-include HEADER` in its `copts` does not read the header again. Where
-flags differ, the compiler reads it as text and warns (-Winvalid-pch).
+A target with this in its `deps` and `-include HEADER` in its `copts` does not read the header again. If the flags
+differ, the compiler reads it as text and warns (-Winvalid-pch).
 """,
 )

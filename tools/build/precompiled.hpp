@@ -1,5 +1,6 @@
-// What tests and programs include of other projects, precompiled (precompiled.bzl). Nothing of refine is here:
-// a change of it would precompile all of this again. No guard: it is compiled as a main file.
+// The headers of other projects that tests and programs include, precompiled (precompiled.bzl). No
+// header of refine, because each change of it would precompile all of these again. No include
+// guard, because it is compiled as a main file.
 
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>

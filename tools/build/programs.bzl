@@ -1,8 +1,8 @@
-"""How tests and programs are declared: as few, quickly compiled translation units."""
+"""Declares tests and programs as a few translation units that compile quickly."""
 
 load("@rules_cc//cc:defs.bzl", "cc_binary", "cc_library", "cc_test")
 
-# -O0: what is slow to run is in LibTorch and in the compiled library.
+# -O0: the slow code is in LibTorch and in the compiled library.
 QUICK = select({
     "//tools/build:optimized": [],
     "//conditions:default": ["-O0"],
@@ -36,7 +36,7 @@ _unity = rule(
         "srcs": attr.label_list(allow_files = [".cpp"]),
         "units": attr.int(default = 1),
     },
-    doc = "Translation units that include `srcs`, dealt out in turns.",
+    doc = "Makes translation units that include `srcs`, distributed in turn.",
 )
 
 def _program(rule, name, srcs, deps, copts, units, apart, libtorch, kwargs):
@@ -73,31 +73,31 @@ def _program(rule, name, srcs, deps, copts, units, apart, libtorch, kwargs):
 def refine_test(name, srcs, deps = [], copts = [], units = 1, apart = [], libtorch = True, **kwargs):
     """A cc_test whose files are compiled together, with other projects' headers precompiled.
 
-    Files share a translation unit: their helpers must not have the same name, or a file has to be `apart`.
+    Files that share a translation unit must not have helpers of the same name; list a file in `apart` otherwise.
 
     Args:
-      name: of the target.
+      name: name of the target.
       srcs: .cpp files and headers.
       deps: as for cc_test.
       copts: as for cc_test.
-      units: the number of translation units; 0 for one a file.
-      apart: those of `srcs` that are compiled by themselves.
-      libtorch: whether LibTorch is linked, so that its headers may be precompiled.
+      units: number of translation units; 0 for one for each file.
+      apart: files of `srcs` that are compiled by themselves.
+      libtorch: True if LibTorch is linked, so that its headers can be precompiled.
       **kwargs: as for cc_test.
     """
     _program(cc_test, name, srcs, deps, copts, units, apart, libtorch, kwargs)
 
 def refine_binary(name, srcs, deps = [], copts = [], units = 1, apart = [], libtorch = True, **kwargs):
-    """A cc_binary in the manner of refine_test.
+    """A cc_binary that is compiled like a refine_test.
 
     Args:
-      name: of the target.
+      name: name of the target.
       srcs: .cpp files and headers.
       deps: as for cc_binary.
       copts: as for cc_binary.
-      units: the number of translation units; 0 for one a file.
-      apart: those of `srcs` that are compiled by themselves.
-      libtorch: whether LibTorch is linked, so that its headers may be precompiled.
+      units: number of translation units; 0 for one for each file.
+      apart: files of `srcs` that are compiled by themselves.
+      libtorch: True if LibTorch is linked, so that its headers can be precompiled.
       **kwargs: as for cc_binary.
     """
     _program(cc_binary, name, srcs, deps, copts, units, apart, libtorch, kwargs)

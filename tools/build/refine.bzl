@@ -1,7 +1,13 @@
-"""How a module of refine is declared."""
+"""Declares the modules of refine."""
 
 load(":programs.bzl", "INCLUDE_PRECOMPILED", "PRECOMPILED", "QUICK")
 load("@rules_cc//cc:defs.bzl", "cc_library")
+
+# Of the library's own files; tests and programs have those of .bazelrc.
+_WARNINGS = [
+    "-Wshadow=local",
+    "-Wconversion",
+]
 
 def _compiled_impl(ctx):
     headers = ctx.attr.headers[CcInfo]
@@ -17,35 +23,35 @@ _compiled = rule(
     implementation = _compiled_impl,
     attrs = {
         "compiled": attr.label(
-            doc = "What is linked.",
+            doc = "The library to link.",
             providers = [CcInfo],
         ),
         "headers": attr.label(
-            doc = "What is included.",
+            doc = "The library to include.",
             providers = [CcInfo],
         ),
     },
     provides = [CcInfo],
-    doc = "A library whose users do not see the files that it is compiled from, and are not compiled anew for them.",
+    doc = "A library that hides its sources from its users, so that a change of them does not recompile the users.",
 )
 
 def refine_library(name, srcs = [], hdrs = None, textual_hdrs = [], deps = [], quick = False, **kwargs):
-    """A module whose headers are included as <refine/module/header.hpp>.
+    """Declares a module whose headers are included as <refine/module/header.hpp>.
 
-    With `srcs` it is compiled (core/config.hpp): users see its headers, and link what `srcs` make of
+    With `srcs`, the module is compiled (core/config.hpp): users include its headers and link `srcs`, which include
     impl/*.ipp. `<name>_files` has all of its files, for //refine:header_only.
 
-    Inside this repository .bazelrc has the root on the include path, with warnings; used from
-    another repository, the headers come as system headers.
+    In this repository, .bazelrc puts the root on the include path, with warnings. For other repositories, the headers
+    are system headers.
 
     Args:
-      name: of the target; the folder's name for the module's main one.
-      srcs: the file that compiles impl/*.ipp, if any.
-      hdrs: the headers; all of the folder and its detail/ when left out.
+      name: name of the target; the folder's name for the main target of the module.
+      srcs: the source that compiles impl/*.ipp, if any.
+      hdrs: the headers (default: all of the folder and its detail/).
       textual_hdrs: files that headers include in the middle.
-      deps: the libraries that the headers, or impl/*.ipp, include.
-      quick: whether its own file is compiled as tests are (programs.bzl): what is slow to run in it is LibTorch.
-        In this repository, and not with -c opt.
+      deps: the libraries that the headers and impl/*.ipp include.
+      quick: True to compile the source like a test (programs.bzl), because its slow code is in LibTorch. Only in this
+        repository, and not with -c opt.
       **kwargs: as for cc_library.
     """
     kwargs.setdefault("visibility", ["//visibility:public"])
@@ -76,7 +82,7 @@ def refine_library(name, srcs = [], hdrs = None, textual_hdrs = [], deps = [], q
         )
         return
 
-    # //tests/headers reads them.
+    # For //tests/headers.
     native.exports_files(srcs, visibility = ["//tests/headers:__pkg__"])
     private = dict(kwargs, visibility = ["//visibility:private"])
     cc_library(
@@ -90,7 +96,7 @@ def refine_library(name, srcs = [], hdrs = None, textual_hdrs = [], deps = [], q
         name = name + "_compiled",
         srcs = srcs,
         textual_hdrs = sources,
-        copts = copts,
+        copts = _WARNINGS + copts,
         deps = [":" + name + "_headers"] + deps + own_deps,
         **private
     )

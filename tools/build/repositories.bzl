@@ -1,4 +1,4 @@
-"""Bazel's own repositories, without a download where Debian's Bazel 4 is used."""
+"""Bazel's own repositories; with Debian's Bazel 4, without a download."""
 
 load("@bazel_tools//tools/build_defs/repo:http.bzl", "http_archive")
 
@@ -10,10 +10,10 @@ _DEBIAN = {
 }
 
 def bazel_repositories():
-    """Declares the repositories that Bazel's rules load from.
+    """Declares the repositories from which Bazel's rules are loaded.
 
-    Debian's Bazel is 4.2.3 and gives no version. Newer ones bring their own definitions of all
-    but rules_cc.
+    Debian's Bazel is 4.2.3 and reports no version. Newer versions bring their own definitions of all of them except for
+    rules_cc.
     """
     version = getattr(native, "bazel_version", "")
     major = version.split(".")[0]

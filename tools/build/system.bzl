@@ -1,7 +1,6 @@
-"""@system: the libraries that the system's packages bring.
+"""@system: the libraries of the system's packages.
 
-Their headers are where the compiler looks by itself, so that a target is little more than what to
-link; Eigen alone has a folder of its own.
+The compiler finds their headers by itself, so that a target only says what to link. Only Eigen needs an include path.
 """
 
 _LIBRARIES = {
@@ -21,7 +20,7 @@ _LIBRARIES = {
     "zlib": ["-lz"],
 }
 
-# These come before the library that they need.
+# These are linked before the library that they need.
 _ON_TOP = {
     "benchmark_main": ("benchmark", ["-lbenchmark_main"]),
     "gtest_main": ("gtest", ["-lgtest_main"]),
@@ -48,7 +47,7 @@ cc_library(
 """
 
 def _find_header(ctx, header):
-    """The first of the compiler's usual folders that has this header, or None."""
+    """Returns the header in the first of the compiler's default folders that has it, or None."""
     for folder in ["/usr/include", "/usr/local/include"]:
         path = ctx.path(folder + "/" + header)
         if path.exists:
@@ -72,7 +71,7 @@ def _system_impl(ctx):
         if not _find_header(ctx, header):
             missing.append(words[0])
     if missing:
-        fail("refine: missing: {0}; the build needs their headers; run tools/bazel, or: apt-get install {0}".format(
+        fail("missing packages: {0}; the build needs their headers; run tools/bazel, or: apt-get install {0}".format(
             " ".join(missing),
         ))
 
@@ -86,5 +85,5 @@ def _system_impl(ctx):
 
 system_repository = repository_rule(
     implementation = _system_impl,
-    doc = "Makes @system of the libraries of the system's packages.",
+    doc = "Makes @system from the libraries of the system's packages.",
 )

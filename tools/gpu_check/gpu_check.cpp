@@ -1,4 +1,5 @@
-// What a GPU does, checked against the host, timed, and tried on CIFAR-10 at full size; one JSON of figures.
+// Checks a GPU against the CPU, times it, and defends CIFAR-10 on it at full size. Writes one JSON
+// file.
 //
 //     tools/gpu_check/run figures.json --images cifar10.safetensors
 
@@ -35,7 +36,7 @@
 #include <refine/core/file.hpp>
 #include <refine/core/text.hpp>
 #include <refine/data/augmentation.hpp>
-#include <refine/data/detail/pixels.hpp>
+#include <refine/data/dataset.hpp>
 #include <refine/data/synthetic.hpp>
 #include <refine/evaluation/evaluate.hpp>
 #include <refine/export/torchscript.hpp>
@@ -61,6 +62,7 @@ using Json = nlohmann::ordered_json;
 
 constexpr Task task = tasks::cifar10;
 
+/// The command line.
 struct Options {
   std::string device = "cuda", name, images, json;
   int width = 64;
@@ -71,34 +73,50 @@ struct Options {
   Recipe defense = recipes::gpu;
 };
 
-auto victim_of(int width) {
+/// Makes an untrained victim.
+auto make_victim(int width) {
   return backbones::Normalized{backbones::ResNet18<task>{.width = width}, normalizations::cifar10};
 }
 
+/// Makes an untrained defense of an untrained victim.
 template <typename Transform>
-auto defense_of(int width, Transform transform) {
-  const auto victim = victim_of(width);
+auto make_defense(int width, Transform transform) {
+  const auto victim = make_victim(width);
   victim.module->eval();
   return Pipeline{std::move(transform), freeze(victim), remaps::Derangement<task>{}};
 }
 
-/// The outcomes, as JSON and as lines on the standard error.
+/// Collects the outcomes as JSON and prints them to the standard error.
 class Checks {
  public:
-  void that(const std::string& name, bool passed, const std::string& figure) {
-    std::cerr << fmt::format("refine: {:<6} {}: {}\n", passed ? "ok" : "FAILED", name, figure);
+  /// Records an outcome.
+  ///
+  /// \param name  of the check
+  /// \param passed  true if it passed
+  /// \param figure  what was measured
+  void record(const std::string& name, bool passed, const std::string& figure) {
+    std::cerr << fmt::format("{:<6} {}: {}\n", passed ? "ok" : "FAILED", name, figure);
     list_.push_back({{"name", name}, {"passed", passed}, {"figure", figure}});
     failed_ += !passed;
   }
 
-  void same(const std::string& name, const at::Tensor& host, const at::Tensor& device, double most) {
+  /// Compares the results of CPU and device.
+  ///
+  /// \param name  of the check
+  /// \param host  result of the CPU
+  /// \param device  result of the device
+  /// \param max  largest difference that passes
+  void compare(const std::string& name, const at::Tensor& host, const at::Tensor& device, double max) {
     const double difference =
         (host.to(at::kDouble) - device.to(at::kCPU, at::kDouble)).abs().max().item<double>();
-    that(name, difference <= most,
-         fmt::format("largest difference from the host {:.1e}, at most {:.0e}", difference, most));
+    record(name, difference <= max,
+           fmt::format("largest difference from the CPU {:.1e}, at most {:.0e}", difference, max));
   }
 
+  /// Returns all outcomes.
   const Json& list() const { return list_; }
+
+  /// Returns the number of failed checks.
   int failed() const { return failed_; }
 
  private:
@@ -106,28 +124,29 @@ class Checks {
   int failed_ = 0;
 };
 
-/// A forward pass of each transform, on the host and on the device, and as the exported file that LibTorch
-/// loads there by itself.
+/// Compares the forward pass of a transform on CPU and device, and that of the exported file on the
+/// device.
 template <typename Transform>
 void check_pipeline(Checks& checks, const std::string& name, const Transform& transform,
                     const fs::path& folder) {
-  auto defense = defense_of(8, transform);
+  auto defense = make_defense(8, transform);
   const at::Tensor images = at::rand({16, 3, 32, 32});
   c10::NoGradGuard no_grad;
   const at::Tensor host = defense.forward(images), alarm = defense.alarm(images);
   defense.to(default_device());
-  const at::Tensor there = images.to(default_device());
-  checks.same(name + ", logits", host, defense.forward(there), 1e-3);
-  checks.same(name + ", alarm", alarm, defense.alarm(there), 1e-3);
+  const at::Tensor on_device = images.to(default_device());
+  checks.compare(name + ", logits", host, defense.forward(on_device), 1e-3);
+  checks.compare(name + ", alarm", alarm, defense.alarm(on_device), 1e-3);
   export_torchscript(defense, folder / "defended.pt");
-  auto served = torch::jit::load((folder / "defended.pt").string(), default_device());
-  checks.same(name + ", exported", host, served.forward({there}).toTensor(), 1e-3);
+  auto exported = torch::jit::load((folder / "defended.pt").string(), default_device());
+  checks.compare(name + ", exported", host, exported.forward({on_device}).toTensor(), 1e-3);
 }
 
+/// Compares values and gradients of the losses.
 void check_losses(Checks& checks) {
   const at::Tensor remapped = at::rand({32, 10}) * 8, teacher = at::rand({32, 10}) * 8,
-                   rewritten = at::rand({32, 3, 8, 8}), named = at::randint(10, {32}, at::kLong);
-  const auto both = [&](const std::string& name, const at::Tensor& input, auto&& loss) {
+                   rewritten = at::rand({32, 3, 8, 8}), labels = at::randint(10, {32}, at::kLong);
+  const auto compare = [&](const std::string& name, const at::Tensor& input, auto&& loss) {
     const auto with_gradient = [&](at::Device device) {
       const at::Tensor leaf = input.to(device).detach().clone().requires_grad_();
       const at::Tensor value = loss(leaf, device);
@@ -135,45 +154,49 @@ void check_losses(Checks& checks) {
       return std::pair{value.detach(), leaf.grad()};
     };
     const auto host = with_gradient(at::kCPU), device = with_gradient(default_device());
-    checks.same(name + ", value", host.first, device.first, 1e-4);
-    checks.same(name + ", gradient", host.second, device.second, 1e-5);
+    checks.compare(name + ", value", host.first, device.first, 1e-4);
+    checks.compare(name + ", gradient", host.second, device.second, 1e-5);
   };
-  both("BCE", remapped,
-       [&](const at::Tensor& x, at::Device device) { return objectives::Bce{}(x, teacher.to(device)); });
-  both("distillation", remapped, [&](const at::Tensor& x, at::Device device) {
+  compare("BCE", remapped,
+          [&](const at::Tensor& x, at::Device device) { return objectives::Bce{}(x, teacher.to(device)); });
+  compare("distillation", remapped, [&](const at::Tensor& x, at::Device device) {
     return objectives::Distillation{}(x, teacher.to(device));
   });
-  both("NLL", remapped,
-       [&](const at::Tensor& x, at::Device device) { return objectives::Nll{}(x, teacher.to(device)); });
-  both("SupCon", rewritten,
-       [&](const at::Tensor& x, at::Device device) { return objectives::SupCon{}(x, named.to(device)); });
+  compare("NLL", remapped,
+          [&](const at::Tensor& x, at::Device device) { return objectives::Nll{}(x, teacher.to(device)); });
+  compare("SupCon", rewritten,
+          [&](const at::Tensor& x, at::Device device) { return objectives::SupCon{}(x, labels.to(device)); });
 }
 
+/// Compares augmentation and triggers.
 void check_images(Checks& checks) {
   const at::Tensor images = at::rand({64, 3, 32, 32});
-  const at::Tensor there = images.to(default_device());
-  const auto augmented = [&](const std::string& name, const data::Augmentation& how, double most) {
-    checks.same("augmentation, " + name, data::augment(images, how, 7), data::augment(there, how, 7), most);
+  const at::Tensor on_device = images.to(default_device());
+  const auto augment = [&](const std::string& name, const data::Augmentation& augmentation, double max) {
+    checks.compare("augmentation, " + name, data::augment(images, augmentation, 7),
+                   data::augment(on_device, augmentation, 7), max);
   };
-  augmented("flip and crop", {.flip = true, .crop_padding = 2}, 0);
-  augmented("mix", {.mix = 0.5}, 1e-6);
-  augmented("resized crop, grayscale", {.resized_crop_min_scale = 0.8, .grayscale = 0.2}, 1e-4);
-  const auto stamped = [&](const std::string& name, const auto& attack) {
-    checks.same("trigger, " + name, attack.trigger.apply(images), attack.trigger.apply(there), 1e-4);
+  augment("flip and crop", {.flip = true, .crop_padding = 2}, 0);
+  augment("mix", {.mix = 0.5}, 1e-6);
+  augment("resized crop, grayscale", {.resized_crop_min_scale = 0.8, .grayscale = 0.2}, 1e-4);
+  const auto stamp = [&](const std::string& name, const auto& attack) {
+    checks.compare("trigger, " + name, attack.trigger.apply(images), attack.trigger.apply(on_device), 1e-4);
   };
-  stamped("BadNets", attacks::BadNets<task>{});
-  stamped("Blended", attacks::Blended<task>{});
-  stamped("WaNet", attacks::WaNet<task>{});
+  stamp("BadNets", attacks::BadNets<task>{});
+  stamp("Blended", attacks::Blended<task>{});
+  stamp("WaNet", attacks::WaNet<task>{});
 }
 
-std::map<std::string, at::Tensor> copies(const torch::nn::Module& module) {
+/// Copies the state of a module to the CPU.
+std::map<std::string, at::Tensor> copy_state(const torch::nn::Module& module) {
   std::map<std::string, at::Tensor> all;
   for (const auto& [name, tensor] : nn::state_dict(module))
     all[name] = tensor.detach().to(at::kCPU, at::kDouble).clone();
   return all;
 }
 
-/// That training learns there, in each precision, and leaves the victim as it was.
+/// Checks that training on the device lowers the loss in each precision and does not change the
+/// victim.
 void check_learning(Checks& checks) {
   const auto set = data::Synthetic{.task = task, .train = 512, .test = 1}.make().train;
   std::vector<std::pair<std::string, Precision>> precisions = {{"float32", Precision::float32}};
@@ -181,38 +204,38 @@ void check_learning(Checks& checks) {
   for (const auto& [name, precision] : precisions) {
     ClassifierRecipe classifier = recipes::fast_classifier;
     Recipe recipe = recipes::fast;
-    for (Optimization* how : {&classifier.optimization, &recipe.optimization}) {
-      how->epochs = 4;
-      how->batch_size = 32;
-      how->precision = precision;
+    for (Optimization* optimization : {&classifier.optimization, &recipe.optimization}) {
+      optimization->epochs = 4;
+      optimization->batch_size = 32;
+      optimization->precision = precision;
     }
     History victim_history, history;
     const auto victim =
         train_classifier(backbones::ResNet18<task>{.width = 8}, set, classifier, victim_history);
     Pipeline defense{transforms::UNet<task>{.width = 8}, freeze(victim), remaps::Derangement<task>{}};
-    const auto before = copies(*defense.backbone().module);
+    const auto before = copy_state(*defense.backbone().module);
     fit(defense, set.images, recipe, history);
-    const auto falls = [&](const std::string& what, const History& all) {
-      checks.that(name + ", " + what, all.epochs.back().loss < all.epochs.front().loss,
-                  fmt::format("loss {:.3f} → {:.3f}", all.epochs.front().loss, all.epochs.back().loss));
+    const auto check_loss = [&](const std::string& what, const History& run) {
+      checks.record(name + ", " + what, run.epochs.back().loss < run.epochs.front().loss,
+                    fmt::format("loss {:.3f} → {:.3f}", run.epochs.front().loss, run.epochs.back().loss));
     };
-    falls("a victim learns", victim_history);
-    falls("a defense learns", history);
-    bool stays = true;
-    for (const auto& [tensor, now] : copies(*defense.backbone().module))
-      stays = stays && now.equal(before.at(tensor));
-    checks.that(name + ", the victim stays", stays, fmt::format("{} tensors", before.size()));
+    check_loss("a victim learns", victim_history);
+    check_loss("a defense learns", history);
+    bool unchanged = true;
+    for (const auto& [tensor, now] : copy_state(*defense.backbone().module))
+      unchanged = unchanged && now.equal(before.at(tensor));
+    checks.record(name + ", the victim is unchanged", unchanged, fmt::format("{} tensors", before.size()));
   }
 }
 
-/// The loss of an epoch of training on the device and of the same on the host, in float32.
+/// Compares the loss of training in float32 on CPU and device.
 void check_training(Checks& checks, const std::string& device) {
   const auto set = data::Synthetic{.task = task, .train = 256, .test = 1}.make().train;
   for (const auto& [name, teacher] : {std::pair{"asked always", TeacherInput::augmented},
                                       std::pair{"asked once", TeacherInput::original}}) {
-    const auto loss_on = [&](const std::string& where) {
-      use_device(where);
-      auto defense = defense_of(8, transforms::UNet<task>{.width = 8});
+    const auto loss_on = [&](const std::string& name_of_device) {
+      use_device(name_of_device);
+      auto defense = make_defense(8, transforms::UNet<task>{.width = 8});
       Recipe recipe = recipes::fast;
       recipe.teacher = teacher;
       recipe.optimization.epochs = 2;
@@ -222,67 +245,67 @@ void check_training(Checks& checks, const std::string& device) {
       fit(defense, set.images, recipe, history);
       return history.epochs.back().loss;
     };
-    const double host = loss_on("cpu"), there = loss_on(device);
-    checks.that(std::string("training, the victim ") + name, std::abs(there - host) <= 0.02 * host,
-                fmt::format("loss {:.4f}, on the host {:.4f}, at most 2 % apart", there, host));
+    const double host = loss_on("cpu"), on_device = loss_on(device);
+    checks.record(std::string("training, the victim ") + name, std::abs(on_device - host) <= 0.02 * host,
+                  fmt::format("loss {:.4f}, on the CPU {:.4f}, at most 2 % apart", on_device, host));
   }
 }
 
-/// Every network is trained to the same loss whether its steps are replayed or called one by one, dropout
-/// included.
+/// Checks that every network, dropout included, reaches the same loss with replayed steps and with
+/// called steps.
 void check_replay(Checks& checks) {
   const auto set = data::Synthetic{.task = task, .train = 512, .test = 1}.make().train;
-  const auto same = [&](const std::string& name, auto&& loss_of) {
+  const auto compare = [&](const std::string& name, auto&& loss_of) {
     const double called = loss_of(false), replayed = loss_of(true);
-    checks.that("replayed, " + name, std::abs(replayed - called) <= 0.02 * called,
-                fmt::format("loss {:.4f}, called {:.4f}, at most 2 % apart", replayed, called));
+    checks.record("replayed, " + name, std::abs(replayed - called) <= 0.02 * called,
+                  fmt::format("loss {:.4f}, called {:.4f}, at most 2 % apart", replayed, called));
   };
-  // Little steps: large ones make another network of a difference in the last bit.
-  Optimization how = recipes::fast.optimization;
-  how.lr = 1e-3;
-  how.adam_lr = 1e-4;
-  how.epochs = 2;
-  how.batch_size = 32;
-  how.precision = Precision::float32;
+  // Small steps: large ones amplify a difference in the last bit to another network.
+  Optimization optimization = recipes::fast.optimization;
+  optimization.lr = 1e-3;
+  optimization.adam_lr = 1e-4;
+  optimization.epochs = 2;
+  optimization.batch_size = 32;
+  optimization.precision = Precision::float32;
   for (const auto& [name, width] :
        {std::pair{"ResNet18", 8}, {"ResNet50", 8}, {"VGG16", 8}, {"DenseNet121", 8}, {"ViT", 64}}) {
-    same(name, [&](bool cuda_graph_safe) {
+    compare(name, [&](bool cuda_graph_safe) {
       auto network = backbones::network_by_name(name, {.task = task, .width = width});
       network.cuda_graph_safe = cuda_graph_safe;
       ClassifierRecipe recipe = recipes::fast_classifier;
-      recipe.optimization = how;
+      recipe.optimization = optimization;
       History history;
       train_classifier(network, set, recipe, history);
       return history.epochs.back().loss;
     });
   }
-  const auto defended = [&](auto transform) {
+  const auto defense_loss = [&](auto transform) {
     return [&, transform](bool cuda_graph_safe) {
-      const auto fresh = freeze(victim_of(8));
-      transforms::AnyTransform rewriting(transform());
-      rewriting.cuda_graph_safe = cuda_graph_safe;
-      Pipeline defense{rewriting, fresh, remaps::Derangement<task>{}};
+      const auto victim = freeze(make_victim(8));
+      transforms::AnyTransform any_transform(transform());
+      any_transform.cuda_graph_safe = cuda_graph_safe;
+      Pipeline defense{any_transform, victim, remaps::Derangement<task>{}};
       Recipe recipe = recipes::fast;
-      recipe.optimization = how;
+      recipe.optimization = optimization;
       History history;
       fit(defense, set.images, recipe, history);
       return history.epochs.back().loss;
     };
   };
-  same("U-Net", defended([] { return transforms::UNet<task>{.width = 8}; }));
-  same("encoder-decoder", defended([] { return transforms::EncoderDecoder<task>{.width = 28}; }));
+  compare("U-Net", defense_loss([] { return transforms::UNet<task>{.width = 8}; }));
+  compare("encoder-decoder", defense_loss([] { return transforms::EncoderDecoder<task>{.width = 28}; }));
 }
 
-/// Epochs of `fast` at full width, data and augmentation included: the first, in which the victim is asked
-/// about each image, and the three after it, once the device is warm.
-Json epochs(const Options& options) {
+/// Times epochs of `recipes::fast` at full width, with data and augmentation: the first, in which
+/// the victim classifies each image, and the next three. Warms up the device before.
+Json time_epochs(const Options& options) {
   const auto set = data::Synthetic{.task = task, .train = options.epoch_images, .test = 1}.make().train;
   Json list = Json::array();
   for (const int batch : options.batches) {
     for (const auto& [name, precision] :
          {std::pair{"float32", Precision::float32}, std::pair{"bfloat16", Precision::bfloat16}}) {
       if (precision == Precision::bfloat16 && !nn::has_bfloat16(default_device())) continue;
-      auto defense = defense_of(options.width, transforms::UNet<task>{.width = options.width});
+      auto defense = make_defense(options.width, transforms::UNet<task>{.width = options.width});
       Recipe recipe = recipes::fast;
       recipe.optimization.batch_size = batch;
       recipe.optimization.precision = precision;
@@ -294,9 +317,8 @@ Json epochs(const Options& options) {
       std::vector<double> seconds;
       for (std::size_t i = 1; i < history.epochs.size(); ++i)
         seconds.push_back(history.epochs[i].seconds - history.epochs[i - 1].seconds);
-      std::cerr << fmt::format(
-          "refine: batches of {}, {}: the first epoch of {} images {:.2f} s, then {:.2f} s\n", batch, name,
-          set.size(), history.epochs[0].seconds, fmt::join(seconds, ", "));
+      std::cerr << fmt::format("batches of {}, {}: the first epoch of {} images {:.2f} s, then {:.2f} s\n",
+                               batch, name, set.size(), history.epochs[0].seconds, fmt::join(seconds, ", "));
       list.push_back({{"batch", batch},
                       {"precision", name},
                       {"images", set.size()},
@@ -307,12 +329,14 @@ Json epochs(const Options& options) {
   return list;
 }
 
-data::Split split_of(const std::string& path) {
+/// Reads what pack_images wrote.
+data::Split read_images(const std::string& path) {
   auto file = formats::read_safetensors(path);
   const auto take = [&](const std::string& name) {
     const auto found = file.tensors.find(name);
     if (found == file.tensors.end())
-      throw Error("refine: {} has no '{}'; make it with bazel run //tools:pack_images", path, name);
+      throw Error("cannot read {}: no tensor '{}'; make the file with bazel run //tools:pack_images", path,
+                  name);
     return found->second;
   };
   std::vector<std::string> classes;
@@ -324,12 +348,12 @@ data::Split split_of(const std::string& path) {
   return split;
 }
 
-/// The whole job on real images: attack, victim, defense, figures.
-Json trial(const Options& options, const data::Split& split) {
+/// Runs attack, victim, defense and evaluation on real images.
+Json run_trial(const Options& options, const data::Split& split) {
   const attacks::BadNets<task> attack{};
   benchmarks::Clock clock;
   History victim_history, history;
-  const auto victim = train_classifier(victim_of(options.width), attack.poison(split.train), options.victim,
+  const auto victim = train_classifier(make_victim(options.width), attack.poison(split.train), options.victim,
                                        ProgressBar{}, victim_history);
   Pipeline defense{transforms::UNet<task>{.width = options.width}, freeze(victim),
                    remaps::Derangement<task>{}};
@@ -351,20 +375,20 @@ Json trial(const Options& options, const data::Split& split) {
                  {"both_seconds", seconds},
                  {"before", side(e.before)},
                  {"after", side(e.after)}};
-  std::cerr << fmt::format("refine: trial: {}\n", result.dump());
+  std::cerr << fmt::format("trial: {}\n", result.dump());
   return result;
 }
 
 void run(const Options& options) {
   use_device(options.device);
   use_threads(0);
-  std::optional<data::Split> split;  // read first: what can't be read is refused at once
-  if (!options.images.empty()) split = split_of(options.images);
+  std::optional<data::Split> split;  // first, so that an unreadable file fails at once
+  if (!options.images.empty()) split = read_images(options.images);
   const benchmarks::Scratch scratch("refine-gpu-check");
 
   Checks checks;
   Json out = {{"device", default_device().str()}, {"name", options.name}, {"libtorch", TORCH_VERSION}};
-  // After each part: a run that is cut off keeps what it has found.
+  // After each part, so that an interrupted run keeps its results.
   const auto write = [&] {
     out["checks"] = checks.list();
     if (!options.json.empty()) write_file(options.json, out.dump(1) + "\n");
@@ -373,13 +397,13 @@ void run(const Options& options) {
     try {
       check();
     } catch (const std::exception& error) {
-      checks.that(name, false, one_line(error.what()));
+      checks.record(name, false, one_line(error.what()));
     }
     write();
   };
-  const auto asked = [&](const char* part) { return std::ranges::count(options.parts, part) > 0; };
-  if (asked("checks")) {
-    // The host computes in float32; a GPU's convolutions have ten bits fewer unless told so.
+  const auto is_selected = [&](const char* part) { return std::ranges::count(options.parts, part) > 0; };
+  if (is_selected("checks")) {
+    // The CPU computes in float32; by default, a GPU's convolutions have a shorter mantissa.
     auto& context = at::globalContext();
     const bool convolutions = context.allowTF32CuDNN(), products = context.allowTF32CuBLAS();
     context.setAllowTF32CuDNN(false);
@@ -398,13 +422,13 @@ void run(const Options& options) {
     context.setAllowTF32CuBLAS(products);
     attempt("learning", [&] { check_learning(checks); });
   }
-  if (asked("epochs")) out["epochs"] = epochs(options);
+  if (is_selected("epochs")) out["epochs"] = time_epochs(options);
   write();
-  if (asked("trial") && split) out["trial"] = trial(options, *split);
+  if (is_selected("trial") && split) out["trial"] = run_trial(options, *split);
   write();
   if (checks.failed() > 0)
-    throw Error("refine: {} of {} checks failed", checks.failed(), checks.list().size());
-  std::cerr << fmt::format("refine: all {} checks passed\n", checks.list().size());
+    throw Error("gpu_check: {} of {} checks failed", checks.failed(), checks.list().size());
+  std::cerr << fmt::format("all {} checks passed\n", checks.list().size());
 }
 
 }  // namespace
@@ -413,15 +437,14 @@ void run(const Options& options) {
 int main(int argc, char** argv) {
   using namespace refine;
   gpu_check::Options options;
-  CLI::App app{"Checks a GPU against the host, times it, and defends CIFAR-10 on it.", "gpu_check"};
+  CLI::App app{"Checks a GPU against the CPU, times it, and defends CIFAR-10 on it.", "gpu_check"};
   app.add_option("--device", options.device, "cuda, cuda:N, or cpu to try this program")
       ->capture_default_str();
-  app.add_option("--name", options.name, "of the device, for the JSON");
+  app.add_option("--name", options.name, "name of the device, for the JSON file");
   app.add_option("--images", options.images,
-                 "CIFAR-10 as `bazel run //tools:pack_images` wrote it; "
-                 "left out: no trial");
-  app.add_option("--json", options.json, "write the figures there");
-  app.add_option("--width", options.width, "of victim and U-Net")
+                 "CIFAR-10, as written by `bazel run //tools:pack_images` (default: no trial)");
+  app.add_option("--json", options.json, "write the results to this file");
+  app.add_option("--width", options.width, "width of victim and U-Net")
       ->check(CLI::Range(2, 1024))
       ->capture_default_str();
   app.add_option("--epoch_images", options.epoch_images, "images of a timed epoch")
@@ -431,17 +454,17 @@ int main(int argc, char** argv) {
       ->check(CLI::Range(2, 65'536))
       ->delimiter(',')
       ->capture_default_str();
-  app.add_option("--parts", options.parts, "what to do, of checks,epochs,trial")
+  app.add_option("--parts", options.parts, "parts to run, of checks,epochs,trial")
       ->check(CLI::IsMember({"checks", "epochs", "trial"}))
       ->delimiter(',')
       ->capture_default_str();
-  app.add_option("--victim_epochs", options.victim.optimization.epochs, "of the trial")
+  app.add_option("--victim_epochs", options.victim.optimization.epochs, "epochs of the trial's victim")
       ->check(CLI::Range(1, 10'000))
       ->capture_default_str();
-  app.add_option("--defense_epochs", options.defense.optimization.epochs, "of the trial")
+  app.add_option("--defense_epochs", options.defense.optimization.epochs, "epochs of the trial's defense")
       ->check(CLI::Range(1, 10'000))
       ->capture_default_str();
-  app.add_option("--batch", options.defense.optimization.batch_size, "of the trial's defense")
+  app.add_option("--batch", options.defense.optimization.batch_size, "batch size of the trial's defense")
       ->check(CLI::Range(2, 65'536))
       ->capture_default_str();
   return benchmarks::run_program(app, argc, argv, [&] { gpu_check::run(options); });

@@ -1,5 +1,5 @@
-// pack_images DATA OUT: CIFAR-10 as one safetensors file, for machines that have nothing to decode images
-// with.
+// pack_images DATA OUT: writes CIFAR-10 as one safetensors file, for machines without image
+// libraries.
 
 #include <exception>
 #include <iostream>
@@ -20,7 +20,7 @@ int main(int argc, char** argv) {
                                                              {"test.images", split.test.images},
                                                              {"test.labels", split.test.labels}}});
   } catch (const std::exception& error) {
-    std::cerr << error.what() << '\n';
+    std::cerr << "error: " << error.what() << '\n';
     return refine::Error::exit_status;
   }
   return 0;

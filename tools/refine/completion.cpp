@@ -1,9 +1,10 @@
-// refine completion: what Bash needs to complete commands and options; files are completed as ever.
+// refine completion: a script with which Bash completes commands and options; files are completed
+// as usual.
 
 #include <iostream>
 #include <string>
 
-#include "tools/refine/command.hpp"
+#include "tools/refine/options.hpp"
 
 namespace refine::cli {
 namespace {

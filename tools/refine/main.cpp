@@ -19,18 +19,18 @@
 #include <refine/core/text.hpp>
 #include <refine/nn/device.hpp>
 
-#include "tools/refine/command.hpp"
+#include "tools/refine/options.hpp"
 
 namespace refine::cli {
 namespace {
 
 namespace fs = std::filesystem;
 
-/// The command's options as `--config` reads them.
+/// Returns the command's options in the form that `--config` reads.
 std::string configuration(const CLI::App& command) {
   std::istringstream all(command.config_to_str(/*default_also=*/true));
   std::string text;
-  for (const char* name : {"--device", "--gpu_id", "--threads", "--json"}) {  // what is said of all commands
+  for (const char* name : {"--device", "--gpu_id", "--threads", "--json"}) {  // options of all commands
     const CLI::Option* option = command.get_parent()->get_option(name);
     if (option->count() == 0) continue;
     const bool quoted = option->get_expected_max() > 0 && std::string(name) != "--threads";
@@ -39,23 +39,22 @@ std::string configuration(const CLI::App& command) {
   }
   text += "[" + command.get_name() + "]\n";
   for (std::string line; std::getline(all, line);) {
-    if (!line.empty() && !line.ends_with("=\"\"")) text += line + '\n';  // what was left out stays so
+    if (!line.empty() && !line.ends_with("=\"\"")) text += line + '\n';  // options that were left out stay so
   }
   return text;
 }
 
 int run(int argc, char** argv) {
-  // Bazel runs programs in a folder of its own, and says where the user stands.
+  // Bazel runs programs in another folder, and tells where the user is.
   if (const char* folder = std::getenv("BUILD_WORKING_DIRECTORY")) fs::current_path(folder);
 
   CLI::App app{
-      "REFINE (Chen et al., ICLR 2025): defends an image classifier that may carry a backdoor, with clean "
-      "images "
-      "and no labels.",
+      "REFINE (Chen et al., ICLR 2025): defends an image classifier that may carry a backdoor, with clean images and no "
+      "labels.",
       "refine"};
   app.footer(
-      "Results go to standard output, progress to standard error. Exit status: 0 done; 1 done, and there is "
-      "something to look at; 2 refused, with one line that says why.");
+      "Results go to standard output, progress to standard error. Exit status: 0 done; 1 done, with something to look "
+      "at; 2 refused, with one line that gives the reason.");
   app.set_version_flag("--version", std::string(version));
   Common common;
   std::string device = "auto", gpu_id, save_config;
@@ -65,11 +64,11 @@ int run(int argc, char** argv) {
   app.set_config("--config", "", "read options from a TOML file, as --save_config writes it")
       ->check(CLI::ExistingFile);
   app.allow_config_extras(CLI::config_extras_mode::error);
-  app.add_option("--save_config", save_config, "write this command's options to a TOML file, and go on")
+  app.add_option("--save_config", save_config, "write this command's options to a TOML file, and continue")
       ->configurable(false);
   app.add_option("--device", device, "auto, cpu, cuda or cuda:N")->capture_default_str();
   app.add_option("--gpu_id", gpu_id, "the same as --device cuda:N");
-  app.add_option("--threads", threads, "of the host; 0: as many as there are")->capture_default_str();
+  app.add_option("--threads", threads, "of the host; 0: all")->capture_default_str();
   app.add_flag("--json", common.json, "print results as JSON");
   for (const auto add : {add_defend, add_predict, add_evaluate, add_inspect, add_export, add_report,
                          add_attack, add_completion}) {
@@ -78,12 +77,12 @@ int run(int argc, char** argv) {
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
-    if (error.get_exit_code() == 0) return app.exit(error, std::cout, std::cerr);  // --help and its like
+    if (error.get_exit_code() == 0) return app.exit(error, std::cout, std::cerr);  // --help and --version
     std::string why = one_line(error.what());
     if (argc > 1 && argv[1][0] != '-' && app.get_subcommands().empty()) {
-      why = fmt::format("there is no command '{}'", printable(argv[1]));
+      why = fmt::format("unknown command '{}'", printable(argv[1]));
     }
-    throw Error("{}; refine --help and refine COMMAND --help tell what there is", why);
+    throw Error("{}; see refine --help and refine COMMAND --help", why);
   }
   common.save_config = save_config;
   if (const auto* config = app.get_config_ptr(); config->count() > 0)
@@ -95,42 +94,33 @@ int run(int argc, char** argv) {
   use_device(gpu_id.empty() ? device : "cuda:" + gpu_id);
   use_threads(threads);
   const int status = common.chosen();
-  common.write_config();  // of a command that reads and writes no files
+  common.write_config();  // for commands that do not call `begin`
   std::cout.flush();
-  if (!std::cout)
-    throw Error("cannot write the results: standard output is full or closed; send it elsewhere");
+  if (!std::cout) throw Error("cannot write the results: standard output is full or closed; redirect it");
   return status;
 }
 
 }  // namespace
 
-std::string text_of_json(const nlohmann::ordered_json& json) {
-  return json.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
-}
-
-void print(const nlohmann::ordered_json& json) {
-  std::cout << json.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) << std::endl;
-}
-
 }  // namespace refine::cli
 
 int main(int argc, char** argv) {
   using namespace refine;
-  std::signal(SIGXFSZ, SIG_IGN);  // a file-size limit is then an error of write, as a full disk is
+  std::signal(SIGXFSZ, SIG_IGN);  // a file-size limit then shows as a failed write, as a full disk does
   keep_freed_memory();
   try {
     return cli::run(argc, argv);
   } catch (const Error& error) {
-    std::cerr << printable(error.what()) << '\n';
+    std::cerr << "error: " << printable(error.what()) << '\n';
     return Error::exit_status;
   } catch (const std::filesystem::filesystem_error& error) {
-    std::cerr << "cannot use " << error.path1().string() << ": " << error.code().message()
-              << "; check the path and its rights\n";
+    std::cerr << "error: cannot use " << printable(error.path1().string()) << ": " << error.code().message()
+              << "; check the path and its permissions\n";
     return Error::exit_status;
   } catch (const c10::Error& error) {
-    std::cerr << "LibTorch failed: " << one_line(error.what_without_backtrace()) << '\n';
+    std::cerr << "error: LibTorch failed: " << one_line(error.what_without_backtrace()) << '\n';
   } catch (const std::exception& error) {
-    std::cerr << "" << one_line(error.what()) << '\n';
+    std::cerr << "error: " << one_line(error.what()) << '\n';
   }
   return Error::exit_status;
 }

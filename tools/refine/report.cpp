@@ -1,21 +1,21 @@
-// refine report: results that were written before, as one table or as pages.
+// refine report: results that were written before, as a table or a page.
 
-#include <algorithm>
 #include <filesystem>
 #include <iostream>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include <refine/core/error.hpp>
 #include <refine/core/file.hpp>
+#include <refine/defend/results.hpp>
 #include <refine/report/html.hpp>
 #include <refine/report/json.hpp>
 #include <refine/report/terminal.hpp>
 
-#include "tools/refine/command.hpp"
-#include "tools/refine/paths.hpp"
-#include "tools/refine/results.hpp"
+#include "tools/refine/options.hpp"
 
 namespace refine::cli {
 namespace {
@@ -27,37 +27,20 @@ struct Options {
   std::string html;
 };
 
-/// The metrics files that a path means: itself, or all below it.
-void collect(const fs::path& path, std::vector<fs::path>& files) {
-  std::error_code unknown;
-  if (!fs::is_directory(path, unknown)) {
-    files.push_back(path);
-    return;
-  }
-  std::vector<fs::path> found;
-  for (fs::recursive_directory_iterator at(path, unknown), end; !unknown && at != end;
-       at.increment(unknown)) {
-    if (at->path().filename() == "metrics.json") found.push_back(at->path());
-  }
-  if (found.empty()) {
-    throw Error("cannot report on {}: there is no metrics.json below it; name a folder of results",
-                path.string());
-  }
-  std::ranges::sort(found);
-  files.insert(files.end(), found.begin(), found.end());
-}
-
 int run(const Options& options, const Common& common) {
-  std::vector<fs::path> files;
-  for (const std::string& path : options.results) collect(path, files);
-  Paths paths{.outputs = {{"--html", options.html}}};
-  for (const fs::path& file : files) paths.files.push_back({"report", file});
+  std::vector<fs::path> metrics;
+  for (const std::string& path : options.results) {
+    const auto found = find_metrics(path);
+    metrics.insert(metrics.end(), found.begin(), found.end());
+  }
+  files::Paths paths{.outputs = {{"--html", options.html}}};
+  for (const fs::path& file : metrics) paths.files.push_back({"report", file});
   begin(common, std::move(paths));
   std::vector<report::DefenseReport> pages;
-  for (const fs::path& file : files) pages.push_back(report::read_metrics(file));
+  for (const fs::path& file : metrics) pages.push_back(report::read_metrics(file));
   if (!options.html.empty()) {
     if (pages.size() != 1) {
-      throw Error("--html makes a page of one result, {} were given; name one metrics.json", pages.size());
+      throw Error("--html writes the page of one result, got {}; name one metrics.json", pages.size());
     }
     write_file(options.html, report::html(pages.front()));
   }

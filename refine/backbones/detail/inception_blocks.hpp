@@ -16,18 +16,18 @@
 
 namespace refine::backbones::detail {
 
-/// One convolution of an Inception-v3, as published: its name, its channels at width 32, its kernel.
+/// One convolution of an Inception-v3.
 struct InceptionStep {
-  const char* name;
-  int out;
+  const char* name;           ///< as in torchvision
+  int out;                    ///< its channels in the published network, of width 32
   std::array<int, 2> kernel;  ///< height, width
   int stride = 1;
-  bool padded = true;  ///< so that stride 1 keeps the size
+  bool padded = true;  ///< whether stride 1 keeps the size
 };
 
-/// Channels of a network whose first convolution has `width` instead of 32. Published numbers are multiples
-/// of 16, so an even width keeps every one whole.
-inline std::int64_t scaled(std::int64_t published, std::int64_t width) {
+/// Returns the number of channels in a network whose first convolution has `width` channels instead
+/// of 32. Published numbers are multiples of 16, so an even width gives integers.
+inline std::int64_t scale_channels(std::int64_t published, std::int64_t width) {
   return published * width / 32;
 }
 
@@ -42,7 +42,7 @@ class InceptionConvolution : public torch::nn::Cloneable<InceptionConvolution>, 
 
   REFINE_INLINE void fold() override;
 
-  std::int64_t out() const { return scaled(step_.out, width_); }
+  std::int64_t out() const { return scale_channels(step_.out, width_); }
 
  private:
   std::int64_t in_;
@@ -52,36 +52,41 @@ class InceptionConvolution : public torch::nn::Cloneable<InceptionConvolution>, 
   torch::nn::BatchNorm2d bn_{nullptr};
 };
 
-/// What happens to a block's input first.
+/// The pooling at the start of a path.
 enum class InceptionPool {
-  none,
+  none,     ///< no pooling
   average,  ///< 3×3 of stride 1
   maximum,  ///< 3×3 of stride 2
 };
 
-/// One of the paths through a block: pooling, convolutions one after another, then, where there is a fork,
-/// convolutions beside each other.
+/// One of the paths through a block: pooling, then the convolutions of `chain` in sequence, then
+/// those of `fork`, if any, in parallel.
 struct InceptionBranch {
   std::vector<InceptionStep> chain, fork = {};
   InceptionPool pool = InceptionPool::none;
 };
 
-/// The paths of one block, in the order in which their channels are put together.
+/// The paths of one block, in the order in which their channels are concatenated.
 using InceptionPlan = std::vector<InceptionBranch>;
 
+/// Returns the plan of `Mixed_5b` to `Mixed_5d`.
+/// \param pooled channels of the path with pooling
 InceptionPlan inception_a(int pooled);
 
-/// Halves the sides.
+/// Returns the plan of `Mixed_6a`, which halves the sides.
 InceptionPlan inception_b();
 
+/// Returns the plan of `Mixed_6b` to `Mixed_6e`.
+/// \param inner channels of the inner 7×1 and 1×7 convolutions
 InceptionPlan inception_c(int inner);
 
-/// Halves the sides.
+/// Returns the plan of `Mixed_7a`, which halves the sides.
 InceptionPlan inception_d();
 
+/// Returns the plan of `Mixed_7b` and `Mixed_7c`.
 InceptionPlan inception_e();
 
-/// The paths of a plan beside each other, their channels put together.
+/// The paths of a plan in parallel; concatenates their channels.
 class InceptionBlock : public torch::nn::Cloneable<InceptionBlock> {
  public:
   InceptionBlock(std::int64_t in, InceptionPlan plan, std::int64_t width);
@@ -98,7 +103,7 @@ class InceptionBlock : public torch::nn::Cloneable<InceptionBlock> {
     std::vector<std::shared_ptr<InceptionConvolution>> chain, fork;
   };
 
-  std::shared_ptr<InceptionConvolution> added(std::int64_t in, const InceptionStep& step);
+  std::shared_ptr<InceptionConvolution> add_convolution(std::int64_t in, const InceptionStep& step);
 
   std::int64_t in_;
   InceptionPlan plan_;

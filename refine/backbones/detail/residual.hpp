@@ -9,29 +9,31 @@
 
 #include <array>
 #include <cstdint>
+#include <memory>
+#include <optional>
 #include <string_view>
 #include <vector>
 
-#include <refine/backbones/detail/buildable.hpp>
+#include <refine/backbones/variant.hpp>
 #include <refine/core/config.hpp>
+#include <refine/core/task.hpp>
 #include <refine/nn/fold.hpp>
 
 namespace refine::backbones::detail {
 
-/// What a residual network is made of.
+/// The structure of a residual network.
 struct ResidualPlan {
   std::int64_t channels, classes, width;
-  std::array<int, 4> blocks;  ///< in each stage
+  std::array<int, 4> blocks;  ///< number of blocks in each stage
   bool bottleneck;            ///< 1×1, 3×3, 1×1 convolutions, the last four times as wide; else 3×3, 3×3
-  Variant variant;            ///< whose names and draws it has
-  Stem stem;
+  Variant variant;            ///< selects parameter names and initial weights
+  Stem stem;                  ///< the first layers
 
+  /// Returns how many times wider the output of a block is than its inner convolutions.
   std::int64_t expansion() const { return bottleneck ? 4 : 1; }
 };
 
-/// \throws Error when no network here begins so
-void require_stem(std::string_view network, const Stem& stem);
-
+/// A residual network (He et al., 2016, `he2016resnet`).
 class ResidualModule : public torch::nn::Cloneable<ResidualModule>, public nn::Foldable {
  public:
   explicit ResidualModule(const ResidualPlan& plan);
@@ -50,13 +52,30 @@ class ResidualModule : public torch::nn::Cloneable<ResidualModule>, public nn::F
   torch::nn::Linear last_{nullptr};
 };
 
-/// The extents of a residual network with pre-activation.
+/// Builds a residual network.
+/// \param network its name, for messages
+/// \param fixed the task that its type fixes
+/// \param specified the task given at run time
+/// \param blocks number of blocks in each stage
+/// \param bottleneck as in `ResidualPlan`
+/// \param width channels of the first stage
+/// \param variant empty: `variant_for` the task's images
+/// \param stem empty: `stem_of` the variant
+/// \param seed of the initial weights
+/// \throws Error if the stem's kernel is neither 3 nor 7, or as `require_buildable`
+std::shared_ptr<ResidualModule> make_residual(std::string_view network, const Task& fixed,
+                                              const Task& specified, const std::array<int, 4>& blocks,
+                                              bool bottleneck, int width, std::optional<Variant> variant,
+                                              std::optional<Stem> stem, std::uint64_t seed);
+
+/// The structure of a residual network with pre-activation.
 struct PreActPlan {
   std::int64_t channels, classes, width;
-  std::array<int, 4> blocks;  ///< in each stage
-  bool last_norm;             ///< BatchNorm and ReLU behind the last stage
+  std::array<int, 4> blocks;  ///< number of blocks in each stage
+  bool last_norm;             ///< BatchNorm and ReLU after the last stage
 };
 
+/// A residual network with pre-activation (He et al., 2016, `he2016identity`).
 class PreActModule : public torch::nn::Cloneable<PreActModule> {
  public:
   explicit PreActModule(const PreActPlan& plan);

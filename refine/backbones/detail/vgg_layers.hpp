@@ -8,22 +8,23 @@
 #include <cstdint>
 #include <memory>
 
-#include <refine/backbones/detail/buildable.hpp>
+#include <refine/backbones/variant.hpp>
 #include <refine/core/config.hpp>
 
 namespace refine::backbones::detail {
 
-/// What a VGG is made of.
+/// The structure of a VGG.
 struct VggPlan {
   std::int64_t channels, classes, width;
-  std::array<int, 5> groups;  ///< convolutions in each
-  bool batch_norm;
-  Variant variant;
+  std::array<int, 5> groups;  ///< number of convolutions in each group
+  bool batch_norm;            ///< BatchNorm after each convolution
+  Variant variant;            ///< selects the classifier
 };
 
 class VggFeatures;
 class VggClassifier;
 
+/// A VGG (Simonyan and Zisserman, 2015, `simonyan2015vgg`).
 class VggModule : public torch::nn::Cloneable<VggModule> {
  public:
   explicit VggModule(const VggPlan& plan);

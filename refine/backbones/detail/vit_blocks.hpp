@@ -3,6 +3,7 @@
 #include <ATen/core/Tensor.h>
 #include <torch/nn/cloneable.h>
 #include <torch/nn/modules/container/sequential.h>
+#include <torch/nn/modules/dropout.h>
 #include <torch/nn/modules/linear.h>
 #include <torch/nn/modules/normalization.h>
 
@@ -13,23 +14,27 @@
 
 namespace refine::backbones::detail {
 
-/// The extents of a vision transformer.
+/// The extents of a vision transformer, as in `ViT`.
 struct ViTExtents {
   std::int64_t channels = 0, height = 0, width = 0;  ///< of an image
   std::int64_t classes = 0;
-  std::int64_t patch = 0;  ///< pixels of a patch's side
-  std::int64_t dim = 0;    ///< numbers of a token
-  std::int64_t depth = 0;
+  std::int64_t patch = 0;  ///< side of a patch, in pixels
+  std::int64_t dim = 0;    ///< length of a token
+  std::int64_t depth = 0;  ///< number of attention layers
   std::int64_t heads = 0, head_width = 0;
-  std::int64_t mlp = 0;  ///< of the hidden layer after an attention
+  std::int64_t mlp = 0;  ///< length of the hidden layer after an attention
   double dropout = 0;
 };
 
+/// Returns a layer normalisation over the last dimension, of length `extent`.
 torch::nn::LayerNorm layer_norm(std::int64_t extent);
 
-/// Images beside themselves moved by one pixel to the right, left, bottom and top (zeros come in), cut into
-/// patches, each of which becomes one token: N×C×H×W → N×patches×dim. (Lee et al., 2021, `lee2021vit_small`,
-/// move by half a patch, diagonally; the reference as it is here.)
+/// Concatenates the images with four copies that are shifted by one pixel to the right, left,
+/// bottom and top (zeros come in), cuts the result into patches and makes each one a token: N×C×H×W
+/// → N×patches×dim.
+///
+/// This is what the authors' code does. Lee et al. (2021, `lee2021vit_small`) shift by half a
+/// patch, diagonally.
 class ShiftedPatches : public torch::nn::Cloneable<ShiftedPatches> {
  public:
   explicit ShiftedPatches(const ViTExtents& extents);
@@ -47,15 +52,16 @@ class ShiftedPatches : public torch::nn::Cloneable<ShiftedPatches> {
   torch::nn::Sequential to_patch_tokens_{nullptr};
 };
 
-/// Attention (Vaswani et al., 2017, `vaswani2017attention`) with a learnt temperature, in which no token
-/// looks at itself (`lee2021vit_small`).
+/// Attention (Vaswani et al., 2017, `vaswani2017attention`) with a learnt temperature, in which no
+/// token attends to itself (`lee2021vit_small`).
 class LocalAttention : public torch::nn::Cloneable<LocalAttention> {
  public:
   explicit LocalAttention(const ViTExtents& extents);
 
   REFINE_INLINE void reset() override;
 
-  /// N×tokens×dim → the same.
+  /// Returns tokens of the same shape.
+  /// \param x N×tokens×dim
   at::Tensor forward(const at::Tensor& x);
 
  private:
@@ -65,7 +71,7 @@ class LocalAttention : public torch::nn::Cloneable<LocalAttention> {
   torch::nn::Sequential to_out_{nullptr};
 };
 
-/// Two linear layers with a GELU between, on each token.
+/// Two linear layers with a GELU between them, applied to each token.
 class TokenMlp : public torch::nn::Cloneable<TokenMlp> {
  public:
   explicit TokenMlp(const ViTExtents& extents);
@@ -79,7 +85,7 @@ class TokenMlp : public torch::nn::Cloneable<TokenMlp> {
   torch::nn::Sequential net_{nullptr};
 };
 
-/// x + fn(norm(x)).
+/// Computes x + fn(norm(x)).
 template <typename Fn>
 class Residual : public torch::nn::Cloneable<Residual<Fn>> {
  public:
@@ -98,7 +104,7 @@ class Residual : public torch::nn::Cloneable<Residual<Fn>> {
   std::shared_ptr<Fn> fn_;
 };
 
-/// One attention and what follows it.
+/// One attention and the hidden layer after it.
 class TransformerLayer : public torch::nn::Cloneable<TransformerLayer> {
  public:
   explicit TransformerLayer(const ViTExtents& extents);
@@ -113,6 +119,7 @@ class TransformerLayer : public torch::nn::Cloneable<TransformerLayer> {
   std::shared_ptr<Residual<TokenMlp>> mlp_;
 };
 
+/// The transformer's layers in sequence.
 class Transformer : public torch::nn::Cloneable<Transformer> {
  public:
   explicit Transformer(const ViTExtents& extents);
@@ -124,6 +131,24 @@ class Transformer : public torch::nn::Cloneable<Transformer> {
  private:
   ViTExtents extents_;
   torch::nn::Sequential layers_{nullptr};
+};
+
+/// The module of `ViT`.
+class ViTModule : public torch::nn::Cloneable<ViTModule> {
+ public:
+  explicit ViTModule(const ViTExtents& extents);
+
+  REFINE_INLINE void reset() override;
+
+  at::Tensor forward(const at::Tensor& images);
+
+ private:
+  ViTExtents extents_;
+  std::shared_ptr<ShiftedPatches> to_patch_embedding_;
+  at::Tensor pos_embedding_, cls_token_;
+  torch::nn::Dropout dropout_{nullptr};
+  std::shared_ptr<Transformer> transformer_;
+  torch::nn::Sequential mlp_head_{nullptr};
 };
 
 }  // namespace refine::backbones::detail

@@ -20,6 +20,8 @@
 
 namespace refine::backbones::detail {
 
+/// Returns a convolution without bias, padded so that stride 1 keeps the size, with torchvision's
+/// initial weights.
 REFINE_INLINE torch::nn::Conv2d dense_convolution(std::int64_t in, std::int64_t out, std::int64_t kernel,
                                                   std::int64_t stride = 1) {
   torch::nn::Conv2d convolution(
@@ -28,8 +30,8 @@ REFINE_INLINE torch::nn::Conv2d dense_convolution(std::int64_t in, std::int64_t 
   return convolution;
 }
 
-/// (BatchNorm, ReLU, convolution) twice, 1×1 to four times the growth, then 3×3 to the growth; what comes in
-/// goes out again, with the result behind it.
+/// (BatchNorm, ReLU, convolution) twice: 1×1 to four times the growth, then 3×3 to the growth.
+/// Returns its input with the result appended as further channels.
 class DenseLayer : public torch::nn::Cloneable<DenseLayer>, public nn::Foldable {
  public:
   DenseLayer(std::int64_t in, std::int64_t growth);
@@ -61,7 +63,7 @@ class DenseTransition : public torch::nn::Cloneable<DenseTransition> {
   torch::nn::Conv2d conv_{nullptr};
 };
 
-/// All but the last layer: images N×C×H×W → features N×16·width×H/32×W/32, roughly.
+/// All layers but the last: images N×C×H×W → features N×16·width×H/32×W/32, roughly.
 class DenseFeatures : public torch::nn::Cloneable<DenseFeatures>, public nn::Foldable {
  public:
   DenseFeatures(std::int64_t channels, std::int64_t width);

@@ -16,7 +16,7 @@
 
 namespace refine::backbones::detail {
 
-REFINE_INLINE at::Tensor enlarged(const at::Tensor& images, std::int64_t side) {
+REFINE_INLINE at::Tensor enlarge(const at::Tensor& images, std::int64_t side) {
   const std::int64_t height = images.size(2), width = images.size(3), shorter = std::min(height, width);
   if (shorter >= side) return images;
   return at::_upsample_bilinear2d_aa(images, {side * height / shorter, side * width / shorter},
@@ -57,17 +57,16 @@ REFINE_INLINE void InceptionV3Module::reset() {
   add("Mixed_7c", inception_e());
   dropout_ = register_module("dropout", torch::nn::Dropout(0.5));
   fc_ = register_module("fc", torch::nn::Linear(in, classes_));
-  // torchvision has 0.1, which behind the dropout says so much at first that an epoch passes in unlearning
-  // it.
+  // torchvision's deviation is 0.1. After the dropout, that makes the first logits so large that
+  // the first epoch is spent on reducing them.
   torch::nn::init::normal_(fc_->weight, 0, 0.01);
 }
 
 REFINE_INLINE at::Tensor InceptionV3Module::forward(const at::Tensor& images) {
-  at::Tensor x = enlarged(images, resize_);
-  if (std::min(x.size(2), x.size(3)) < inception_least) {
+  at::Tensor x = enlarge(images, resize_);
+  if (std::min(x.size(2), x.size(3)) < inception_min_side) {
     throw Error(
-        "an InceptionV3 was given images of {} x {} pixels, 75 x 75 is the least; make it with "
-        ".resize = 75",
+        "InceptionV3: images are too small (got {} x {} pixels, expected at least 75 x 75); set .resize = 75",
         x.size(3), x.size(2));
   }
   for (int i = 0; i < 3; ++i) x = stem_[i]->forward(x);
@@ -85,14 +84,15 @@ REFINE_INLINE InceptionConvolution::InceptionConvolution(std::int64_t in, const 
 }
 
 REFINE_INLINE void InceptionConvolution::reset() {
-  const auto [high, wide] = step_.kernel;
-  const int on = step_.padded ? 1 : 0;
-  conv_ = register_module("conv", torch::nn::Conv2d(torch::nn::Conv2dOptions(in_, out(), {high, wide})
-                                                        .stride(step_.stride)
-                                                        .padding({on * (high / 2), on * (wide / 2)})
-                                                        .bias(false)));
+  const auto [height, width] = step_.kernel;
+  const int padded = step_.padded ? 1 : 0;
+  conv_ =
+      register_module("conv", torch::nn::Conv2d(torch::nn::Conv2dOptions(in_, out(), {height, width})
+                                                    .stride(step_.stride)
+                                                    .padding({padded * (height / 2), padded * (width / 2)})
+                                                    .bias(false)));
   bn_ = register_module("bn", torch::nn::BatchNorm2d(torch::nn::BatchNorm2dOptions(out()).eps(1e-3)));
-  // torchvision cuts this normal off at ±2, which is twenty deviations away.
+  // torchvision truncates this normal at ±2, which is twenty deviations away.
   torch::nn::init::normal_(conv_->weight, 0, 0.1);
 }
 
@@ -161,11 +161,11 @@ REFINE_INLINE void InceptionBlock::reset() {
     path.pool = branch.pool;
     std::int64_t channels = in_;
     for (const auto& step : branch.chain) {
-      path.chain.push_back(added(channels, step));
+      path.chain.push_back(add_convolution(channels, step));
       channels = path.chain.back()->out();
     }
     for (const auto& step : branch.fork) {
-      path.fork.push_back(added(channels, step));
+      path.fork.push_back(add_convolution(channels, step));
       out_ += path.fork.back()->out();
     }
     if (branch.fork.empty()) out_ += channels;
@@ -185,8 +185,8 @@ REFINE_INLINE at::Tensor InceptionBlock::forward(const at::Tensor& x) {
   return at::cat(results, 1);
 }
 
-REFINE_INLINE std::shared_ptr<InceptionConvolution> InceptionBlock::added(std::int64_t in,
-                                                                          const InceptionStep& step) {
+REFINE_INLINE std::shared_ptr<InceptionConvolution> InceptionBlock::add_convolution(
+    std::int64_t in, const InceptionStep& step) {
   return register_module(step.name, std::make_shared<InceptionConvolution>(in, step, width_));
 }
 

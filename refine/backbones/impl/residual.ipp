@@ -6,24 +6,26 @@
 #include <ATen/ops/max_pool2d.h>
 
 #include <cstddef>
-#include <memory>
 #include <string>
 #include <utility>
 
+#include <refine/backbones/detail/buildable.hpp>
 #include <refine/core/config.hpp>
 #include <refine/core/error.hpp>
 #include <refine/nn/conv.hpp>
+#include <refine/nn/torch_random.hpp>
 
 namespace refine::backbones::detail {
 
+/// Returns a convolution without bias, padded so that stride 1 keeps the size.
 REFINE_INLINE torch::nn::Conv2d plain_convolution(std::int64_t in, std::int64_t out, std::int64_t kernel,
                                                   std::int64_t stride) {
   return torch::nn::Conv2d(
       torch::nn::Conv2dOptions(in, out, kernel).stride(stride).padding(kernel / 2).bias(false));
 }
 
-/// Convolutions around a shortcut (He et al., 2016, `he2016resnet`). Where a bottleneck strides, its 3×3
-/// convolution does, as in the reference and in torchvision.
+/// Convolutions with a shortcut (He et al., 2016, `he2016resnet`). In a bottleneck of stride 2, the
+/// 3×3 convolution strides, as in the authors' code and in torchvision.
 class ResidualBlock : public torch::nn::Cloneable<ResidualBlock>, public nn::Foldable {
  public:
   ResidualBlock(const ResidualPlan& plan, std::int64_t in, std::int64_t inner, std::int64_t stride);
@@ -37,7 +39,7 @@ class ResidualBlock : public torch::nn::Cloneable<ResidualBlock>, public nn::Fol
  private:
   torch::nn::Conv2d shortcut_convolution() const;
 
-  at::Tensor shortened(const at::Tensor& x);
+  at::Tensor apply_shortcut(const at::Tensor& x);
 
   void add(std::int64_t in, std::int64_t out, std::int64_t kernel, std::int64_t stride);
 
@@ -74,7 +76,7 @@ REFINE_INLINE at::Tensor ResidualBlock::forward(const at::Tensor& x) {
     if (i > 0) y.relu_();
     y = nn::conv_bn(convolutions_[i], norms_[i], y);
   }
-  return y.add_(shortened(x)).relu_();
+  return y.add_(apply_shortcut(x)).relu_();
 }
 
 REFINE_INLINE void ResidualBlock::fold() {
@@ -92,7 +94,7 @@ REFINE_INLINE torch::nn::Conv2d ResidualBlock::shortcut_convolution() const {
   return std::dynamic_pointer_cast<torch::nn::Conv2dImpl>(shortcut_->ptr(0));
 }
 
-REFINE_INLINE at::Tensor ResidualBlock::shortened(const at::Tensor& x) {
+REFINE_INLINE at::Tensor ResidualBlock::apply_shortcut(const at::Tensor& x) {
   if (shortcut_.is_empty()) return x;
   torch::nn::Conv2d convolution = shortcut_convolution();
   const at::Tensor y = nn::convolve(convolution, x);
@@ -110,17 +112,12 @@ REFINE_INLINE const char* ResidualBlock::shortcut_name() const {
   return plan_.variant == Variant::cifar ? "shortcut" : "downsample";
 }
 
-REFINE_INLINE void require_stem(std::string_view network, const Stem& stem) {
-  if (stem.kernel == 3 || stem.kernel == 7) return;
-  throw Error("{}'s stem must be of 3x3 or 7x7 pixels, got {}x{}", network, stem.kernel, stem.kernel);
-}
-
 REFINE_INLINE ResidualModule::ResidualModule(const ResidualPlan& plan) : plan_(plan) {
   reset();
 }
 
 REFINE_INLINE void ResidualModule::reset() {
-  const bool small = plan_.variant == Variant::cifar;
+  const bool cifar = plan_.variant == Variant::cifar;
   const Stem& stem = plan_.stem;
   conv1_ = register_module(
       "conv1", plain_convolution(plan_.channels, plan_.width, stem.kernel, stem.kernel == 3 ? 1 : 2));
@@ -137,8 +134,8 @@ REFINE_INLINE void ResidualModule::reset() {
     }
     layers_.push_back(register_module("layer" + std::to_string(stage + 1), std::move(layer)));
   }
-  last_ = register_module(small ? "linear" : "fc", torch::nn::Linear(in, plan_.classes));
-  if (!small) kaiming_normal_fan_out_(*this);
+  last_ = register_module(cifar ? "linear" : "fc", torch::nn::Linear(in, plan_.classes));
+  if (!cifar) kaiming_normal_fan_out_(*this);
 }
 
 REFINE_INLINE at::Tensor ResidualModule::forward(const at::Tensor& images) {
@@ -152,9 +149,32 @@ REFINE_INLINE void ResidualModule::fold() {
   nn::fold_conv_bn(*this, "conv1", conv1_, "bn1", bn1_);
 }
 
-/// Two 3×3 convolutions, each behind its own BatchNorm and ReLU (He et al., 2016, `he2016identity`). Where the
-/// shape changes, the shortcut is a 1×1 convolution of what the first BatchNorm and ReLU give; else it is the
-/// block's input.
+REFINE_INLINE std::shared_ptr<ResidualModule> make_residual(std::string_view network, const Task& fixed,
+                                                            const Task& specified,
+                                                            const std::array<int, 4>& blocks, bool bottleneck,
+                                                            int width, std::optional<Variant> variant,
+                                                            std::optional<Stem> stem, std::uint64_t seed) {
+  const Task task = merged(fixed, specified);
+  const Variant chosen = variant.value_or(variant_for(task.image));
+  const Stem first = stem.value_or(stem_of(chosen));
+  if (first.kernel != 3 && first.kernel != 7) {
+    throw Error("{}: the stem must be of 3x3 or 7x7 pixels, got {}x{}", network, first.kernel, first.kernel);
+  }
+  require_buildable(network, fixed, specified, min_side(first), width);
+  return nn::with_torch_seed(seed, [&] {
+    return std::make_shared<ResidualModule>(ResidualPlan{.channels = task.image.channels,
+                                                         .classes = task.classes,
+                                                         .width = width,
+                                                         .blocks = blocks,
+                                                         .bottleneck = bottleneck,
+                                                         .variant = chosen,
+                                                         .stem = first});
+  });
+}
+
+/// Two 3×3 convolutions, each after its BatchNorm and ReLU (He et al., 2016, `he2016identity`). If
+/// the shape changes, the shortcut is a 1×1 convolution of the first ReLU's output; otherwise it is
+/// the block's input.
 class PreActBlock : public torch::nn::Cloneable<PreActBlock>, public nn::Foldable {
  public:
   PreActBlock(std::int64_t in, std::int64_t out, std::int64_t stride);
@@ -163,7 +183,8 @@ class PreActBlock : public torch::nn::Cloneable<PreActBlock>, public nn::Foldabl
 
   at::Tensor forward(const at::Tensor& x);
 
-  /// The second BatchNorm goes into the first convolution. The first stays: what it sees is a sum.
+  /// Folds the second BatchNorm into the first convolution. The first BatchNorm stays, because it
+  /// follows an addition.
   REFINE_INLINE void fold() override;
 
  private:
@@ -175,12 +196,6 @@ class PreActBlock : public torch::nn::Cloneable<PreActBlock>, public nn::Foldabl
   torch::nn::Sequential shortcut_{nullptr};
 };
 
-REFINE_INLINE torch::nn::Conv2d bare_convolution(std::int64_t in, std::int64_t out, std::int64_t kernel,
-                                                 std::int64_t stride) {
-  return torch::nn::Conv2d(
-      torch::nn::Conv2dOptions(in, out, kernel).stride(stride).padding(kernel / 2).bias(false));
-}
-
 REFINE_INLINE PreActBlock::PreActBlock(std::int64_t in, std::int64_t out, std::int64_t stride)
     : in_(in), out_(out), stride_(stride) {
   reset();
@@ -188,11 +203,11 @@ REFINE_INLINE PreActBlock::PreActBlock(std::int64_t in, std::int64_t out, std::i
 
 REFINE_INLINE void PreActBlock::reset() {
   bn1_ = register_module("bn1", torch::nn::BatchNorm2d(in_));
-  conv1_ = register_module("conv1", bare_convolution(in_, out_, 3, stride_));
+  conv1_ = register_module("conv1", plain_convolution(in_, out_, 3, stride_));
   bn2_ = register_module("bn2", torch::nn::BatchNorm2d(out_));
-  conv2_ = register_module("conv2", bare_convolution(out_, out_, 3, 1));
+  conv2_ = register_module("conv2", plain_convolution(out_, out_, 3, 1));
   if (stride_ == 1 && in_ == out_) return;
-  shortcut_ = register_module("shortcut", torch::nn::Sequential(bare_convolution(in_, out_, 1, stride_)));
+  shortcut_ = register_module("shortcut", torch::nn::Sequential(plain_convolution(in_, out_, 1, stride_)));
 }
 
 REFINE_INLINE torch::nn::Conv2d PreActBlock::shortcut_convolution() const {
@@ -219,7 +234,7 @@ REFINE_INLINE PreActModule::PreActModule(const PreActPlan& plan) : plan_(plan) {
 }
 
 REFINE_INLINE void PreActModule::reset() {
-  conv1_ = register_module("conv1", bare_convolution(plan_.channels, plan_.width, 3, 1));
+  conv1_ = register_module("conv1", plain_convolution(plan_.channels, plan_.width, 3, 1));
   layers_.clear();
   std::int64_t in = plan_.width;
   for (std::size_t stage = 0; stage < plan_.blocks.size(); ++stage) {

@@ -16,14 +16,15 @@
 #include <utility>
 #include <vector>
 
+#include <refine/backbones/detail/buildable.hpp>
 #include <refine/core/config.hpp>
 #include <refine/nn/conv.hpp>
 #include <refine/nn/fold.hpp>
 
 namespace refine::backbones::detail {
 
-/// 3×3 convolutions, in five groups with max pooling behind each. Children are numbered as in
-/// PyTorch's `Sequential` of the same layers, where ReLUs and poolings count too.
+/// 3×3 convolutions in five groups, each followed by max pooling. Children have the numbers that
+/// they have in PyTorch's `Sequential` of the same layers, where ReLUs and poolings count too.
 class VggFeatures : public torch::nn::Cloneable<VggFeatures>, public nn::Foldable {
  public:
   explicit VggFeatures(const VggPlan& plan);
@@ -46,7 +47,7 @@ class VggFeatures : public torch::nn::Cloneable<VggFeatures>, public nn::Foldabl
   std::vector<Layer> layers_;
 };
 
-/// Three linear layers with ReLU and dropout between, which children `0`, `3` and `6` are.
+/// Three linear layers, named `0`, `3` and `6`, with ReLU and dropout between them.
 class VggClassifier : public torch::nn::Cloneable<VggClassifier> {
  public:
   VggClassifier(std::int64_t in, std::int64_t hidden, std::int64_t classes);
@@ -113,11 +114,11 @@ REFINE_INLINE void VggClassifier::reset() {
 }
 
 REFINE_INLINE at::Tensor VggClassifier::forward(const at::Tensor& x) {
-  const auto dropped = [this](const at::Tensor& y) {
+  const auto drop_out = [this](const at::Tensor& y) {
     return is_training() ? at::dropout(y, 0.5, /*train=*/true) : y;
   };
-  const at::Tensor y = dropped(first_->forward(x).relu_());
-  return third_->forward(dropped(second_->forward(y).relu_()));
+  const at::Tensor y = drop_out(first_->forward(x).relu_());
+  return third_->forward(drop_out(second_->forward(y).relu_()));
 }
 
 REFINE_INLINE VggModule::VggModule(const VggPlan& plan) : plan_(plan) {

@@ -6,9 +6,9 @@
 #include <ATen/ops/cat.h>
 #include <ATen/ops/constant_pad_nd.h>
 #include <ATen/ops/full.h>
+#include <ATen/ops/randn.h>
 #include <ATen/ops/scaled_dot_product_attention.h>
 #include <torch/nn/modules/activation.h>
-#include <torch/nn/modules/dropout.h>
 
 #include <cmath>
 #include <limits>
@@ -27,11 +27,11 @@ REFINE_INLINE ShiftedPatches::ShiftedPatches(const ViTExtents& extents) : extent
 }
 
 REFINE_INLINE void ShiftedPatches::reset() {
-  const std::int64_t numbers = 5 * extents_.channels * extents_.patch * extents_.patch;
-  // The reference's own first child only rearranges.
+  const std::int64_t length = 5 * extents_.channels * extents_.patch * extents_.patch;
+  // Child 0 only rearranges in the authors' code, and has no weights.
   torch::nn::Sequential tokens;
-  tokens->push_back("1", layer_norm(numbers));
-  tokens->push_back("2", torch::nn::Linear(numbers, extents_.dim));
+  tokens->push_back("1", layer_norm(length));
+  tokens->push_back("2", torch::nn::Linear(length, extents_.dim));
   to_patch_tokens_ = register_module("to_patch_tokens", tokens);
 }
 
@@ -68,14 +68,14 @@ REFINE_INLINE at::Tensor LocalAttention::forward(const at::Tensor& x) {
     return part.unflatten(-1, {extents_.heads, extents_.head_width}).transpose(1, 2);
   };
   const at::Tensor query = by_head(parts[0]) * temperature_.exp();
-  // Made from a tensor without options of its own, so that a trace has no device in it.
-  const at::Tensor others = query.new_zeros({x.size(1), x.size(1)});
-  others.diagonal().fill_(-std::numeric_limits<double>::infinity());
-  constexpr double as_it_is = 1;  // the temperature has scaled the query
-  const at::Tensor seen =
-      at::scaled_dot_product_attention(query, by_head(parts[1]), by_head(parts[2]), others,
-                                       /*dropout_p=*/0, /*is_causal=*/false, as_it_is);
-  return to_out_->forward(seen.transpose(1, 2).flatten(2));
+  // `new_zeros` without options, so that no device is written into a trace.
+  const at::Tensor mask = query.new_zeros({x.size(1), x.size(1)});
+  mask.diagonal().fill_(-std::numeric_limits<double>::infinity());
+  constexpr double scale = 1;  // the temperature has already scaled the query
+  const at::Tensor attended =
+      at::scaled_dot_product_attention(query, by_head(parts[1]), by_head(parts[2]), mask,
+                                       /*dropout_p=*/0, /*is_causal=*/false, scale);
+  return to_out_->forward(attended.transpose(1, 2).flatten(2));
 }
 
 REFINE_INLINE TokenMlp::TokenMlp(const ViTExtents& extents) : extents_(extents) {
@@ -108,6 +108,30 @@ REFINE_INLINE void Transformer::reset() {
     layers->push_back(std::make_shared<TransformerLayer>(extents_));
   }
   layers_ = register_module("layers", layers);
+}
+
+REFINE_INLINE ViTModule::ViTModule(const ViTExtents& extents) : extents_(extents) {
+  reset();
+}
+
+REFINE_INLINE void ViTModule::reset() {
+  const std::int64_t patches = (extents_.height / extents_.patch) * (extents_.width / extents_.patch);
+  to_patch_embedding_ = register_module("to_patch_embedding", std::make_shared<ShiftedPatches>(extents_));
+  pos_embedding_ = register_parameter("pos_embedding", at::randn({1, patches + 1, extents_.dim}));
+  cls_token_ = register_parameter("cls_token", at::randn({1, 1, extents_.dim}));
+  dropout_ = register_module("dropout", torch::nn::Dropout(extents_.dropout));
+  transformer_ = register_module("transformer", std::make_shared<Transformer>(extents_));
+  mlp_head_ = register_module(
+      "mlp_head",
+      torch::nn::Sequential(layer_norm(extents_.dim), torch::nn::Linear(extents_.dim, extents_.classes)));
+}
+
+REFINE_INLINE at::Tensor ViTModule::forward(const at::Tensor& images) {
+  const at::Tensor patches = to_patch_embedding_->forward(images);
+  // Not `expand`, which would write the batch size into a trace.
+  const at::Tensor first = cls_token_.expand_as(patches.narrow(1, 0, 1));
+  const at::Tensor tokens = dropout_->forward(at::cat({first, patches}, 1) + pos_embedding_);
+  return mlp_head_->forward(transformer_->forward(tokens).select(1, 0));
 }
 
 }  // namespace refine::backbones::detail

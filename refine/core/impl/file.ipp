@@ -24,12 +24,12 @@ REFINE_INLINE bool file_exists(const std::filesystem::path& path) {
 
 REFINE_INLINE std::string read_file(const std::filesystem::path& path) {
   const auto fail = [&](int code) -> std::string {
-    throw Error("cannot read {}: {}; check the path and its rights", path.string(),
+    throw Error("cannot read {}: {}; check the path and its permissions", path.string(),
                 std::generic_category().message(code));
   };
   const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path.c_str(), "rb"), &std::fclose);
   if (!file) return fail(errno);
-  std::setbuf(file.get(), nullptr);  // one read of all that is there, straight into its place
+  std::setbuf(file.get(), nullptr);  // a single read, without a copy through a buffer
 
   std::error_code unknown;
   const auto expected = std::filesystem::file_size(path, unknown);
@@ -45,8 +45,9 @@ REFINE_INLINE std::string read_file(const std::filesystem::path& path) {
 
 namespace refine::detail {
 
-/// Writes a folder's names to the disk. A folder that may not be read, and a file system that does not sync
-/// folders, are passed over. \return 0, or the reason why the disk failed
+/// Writes a folder's entries to the disk. Ignores folders that cannot be opened, and file systems that do not
+/// sync folders.
+/// \return 0, or the `errno` of a failing disk
 REFINE_INLINE int sync_folder(const std::filesystem::path& folder) {
   const int descriptor = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (descriptor < 0) return 0;
@@ -75,7 +76,7 @@ REFINE_INLINE AtomicFile::AtomicFile(std::filesystem::path final_path)
 REFINE_INLINE void AtomicFile::create_folders(const std::filesystem::path& folder) {
   std::error_code error;
   changed_folders_ = {folder};
-  // A folder that is made is a new name in the one above it.
+  // A new folder is an entry of its parent.
   for (auto made = folder; !made.empty() && !std::filesystem::exists(made, error);) {
     made = made.parent_path();
     changed_folders_.push_back(made.empty() ? std::filesystem::path(".") : made);
@@ -87,8 +88,8 @@ REFINE_INLINE void AtomicFile::create_folders(const std::filesystem::path& folde
 REFINE_INLINE void AtomicFile::open_partial(const std::filesystem::path& folder) {
   struct ::stat old = {};
   const bool replaces = ::stat(final_path_.c_str(), &old) == 0 && S_ISREG(old.st_mode);
-  // Not mkstemp, whose files are readable by their owner alone: a new result is as readable as umask allows.
-  // One that replaces a private file is never more readable than that.
+  // Not mkstemp, whose files only the owner can read: a new file gets the permissions that umask allows. One
+  // that replaces a private file is private from the start.
   const ::mode_t mode = replaces ? 0600 : 0666;
   static std::atomic<unsigned> count = 0;
   int descriptor = -1;
@@ -108,7 +109,7 @@ REFINE_INLINE void AtomicFile::open_partial(const std::filesystem::path& folder)
     fail(reason);
   }
   if (!replaces) return;
-  // As far as the system and the file system allow; where they do not, the file stays private.
+  // Where the system does not allow it, the file stays private.
   struct ::stat now = {};
   if (::fstat(descriptor, &now) == 0 && (now.st_uid != old.st_uid || now.st_gid != old.st_gid) &&
       ::fchown(descriptor, old.st_uid, old.st_gid) != 0) {
@@ -156,11 +157,11 @@ REFINE_INLINE const char* AtomicFile::advice(int reason) {
       return "name a file in it";
     case ENOTDIR:
     case EEXIST:
-      return "a file stands where a folder is needed; move it away or choose another path";
+      return "a file has the name of a folder that is needed; move it away or choose another path";
     case EACCES:
     case EPERM:
     case EROFS:
-      return "choose a folder you may write to";
+      return "choose a folder with write permission";
     case ENAMETOOLONG:
       return "choose a shorter path";
     default:

@@ -28,7 +28,7 @@ REFINE_INLINE void ProgressMeter::update(std::int64_t done, std::string_view not
     started_ = true;
     start_ = now;
     first_ = done;
-    drawn_ = live_ ? now - redraw_every : now;  // a log need not hear of work that is done in ten seconds
+    drawn_ = live_ ? now - redraw_every : now;  // short work writes no intermediate line to a log
   }
   done_ = done;
   if (now - drawn_ >= (live_ ? Clock::duration(redraw_every) : Clock::duration(log_every))) show(now, note);
@@ -74,7 +74,7 @@ REFINE_INLINE std::string ProgressMeter::amount() const {
   return total_ > 0 ? fmt::format("{}/{} {}", done_, total_, unit_) : fmt::format("{} {}", done_, unit_);
 }
 
-REFINE_INLINE std::string ProgressMeter::figures(double elapsed) const {
+REFINE_INLINE std::string ProgressMeter::amounts(double elapsed) const {
   std::string text = amount();
   const double moved = static_cast<double>(done_ - first_);
   const bool moving = moved > 0 && elapsed > 0;
@@ -91,18 +91,18 @@ REFINE_INLINE void ProgressMeter::show(Clock::time_point now, std::string_view n
   drawn_ = now;
   const double elapsed = std::chrono::duration<double>(now - start_).count();
   std::string before = label_;
-  const std::string told = figures(elapsed);
-  std::string after = told;
+  const std::string amounts = this->amounts(elapsed);
+  std::string after = amounts;
   if (!note.empty()) after.append("  ").append(note);
   const double share =
       total_ > 0 ? std::clamp(static_cast<double>(done_) / static_cast<double>(total_), 0.0, 1.0) : 0;
   if (total_ > 0) before += fmt::format(" {:3}%", static_cast<int>(share * 100));
-  for (std::string* text : {&before, &after}) {  // a note from outside shall not move the cursor
+  for (std::string* text : {&before, &after}) {  // a note may contain control characters
     std::replace_if(
         text->begin(), text->end(), [](unsigned char c) { return c < 32 || c == 127; }, ' ');
   }
   if (live_) {
-    draw(before, after, width(told), share);
+    draw(before, after, width(amounts), share);
   } else {
     fmt::print(out_, "{}  {}\n", before, after);
   }

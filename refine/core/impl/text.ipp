@@ -11,7 +11,7 @@
 
 namespace refine::detail {
 
-/// A character at the beginning of a text, and how many bytes it has; 0 where it is no valid UTF-8.
+/// The first character of a text and its number of bytes, which is 0 for invalid UTF-8.
 struct Utf8Character {
   std::uint32_t code;
   std::size_t bytes;

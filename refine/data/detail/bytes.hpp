@@ -9,47 +9,31 @@
 
 namespace refine::data::detail {
 
-/// Numbers from a file's bytes. What lies behind the end reads as 0.
+/// Reads integers from a file's bytes. Bytes beyond the end read as 0.
 struct ByteReader {
   std::string_view bytes;
-  bool big = false;  ///< the most significant byte comes first
+  bool big_endian = false;  ///< the most significant byte comes first
 
-  bool has(std::uint64_t at, std::uint64_t count) const {
-    return at <= bytes.size() && count <= bytes.size() - at;
+  /// True if the bytes [offset, offset + count) exist.
+  bool has(std::uint64_t offset, std::uint64_t count) const {
+    return offset <= bytes.size() && count <= bytes.size() - offset;
   }
 
-  std::uint32_t u8(std::uint64_t at) const { return has(at, 1) ? static_cast<std::uint8_t>(bytes[at]) : 0; }
-
-  std::uint32_t u16(std::uint64_t at) const {
-    return big ? u8(at) << 8 | u8(at + 1) : u8(at + 1) << 8 | u8(at);
+  std::uint32_t u8(std::uint64_t offset) const {
+    return has(offset, 1) ? static_cast<std::uint8_t>(bytes[offset]) : 0;
   }
 
-  std::uint32_t u32(std::uint64_t at) const {
-    return big ? u16(at) << 16 | u16(at + 2) : u16(at + 2) << 16 | u16(at);
+  std::uint32_t u16(std::uint64_t offset) const {
+    return big_endian ? u8(offset) << 8 | u8(offset + 1) : u8(offset + 1) << 8 | u8(offset);
+  }
+
+  std::uint32_t u32(std::uint64_t offset) const {
+    return big_endian ? u16(offset) << 16 | u16(offset + 2) : u16(offset + 2) << 16 | u16(offset);
   }
 };
 
-}  // namespace refine::data::detail
-
-namespace refine::data {
-
-/// Returns the index of the first byte that is not well-formed UTF-8 (RFC 3629: no overlong forms, no
-/// surrogates, nothing above U+10FFFF), or `npos` where all of it is.
-std::size_t find_invalid_utf8(std::string_view text);
-
-inline bool is_utf8(std::string_view text) {
-  return find_invalid_utf8(text) == std::string_view::npos;
-}
-
-/// Returns `text` as UTF-8: unchanged if it is, else with each byte that is not as `\xNN`. A folder's name may
-/// be any bytes; a name in JSON may not.
-std::string to_utf8(std::string_view text);
-
-}  // namespace refine::data
-
-namespace refine::data::detail {
-
-/// The bytes of the character that `text` begins with; 0 if they are not well-formed.
+/// Returns the length in bytes of the UTF-8 character that `text` begins with; 0 if it is not
+/// well-formed.
 inline std::size_t utf8_length(std::string_view text) {
   const auto byte = [&](std::size_t i) { return static_cast<std::uint8_t>(text[i]); };
   const std::uint8_t first = byte(0);
@@ -69,6 +53,8 @@ inline std::size_t utf8_length(std::string_view text) {
 
 namespace refine::data {
 
+/// Returns the index of the first byte that is not well-formed UTF-8 (RFC 3629: no overlong forms,
+/// no surrogates, nothing above U+10FFFF), or `npos` if all are.
 inline std::size_t find_invalid_utf8(std::string_view text) {
   for (std::size_t i = 0; i < text.size();) {
     const std::size_t length = detail::utf8_length(text.substr(i));
@@ -78,13 +64,20 @@ inline std::size_t find_invalid_utf8(std::string_view text) {
   return std::string_view::npos;
 }
 
+/// True if `text` is well-formed UTF-8.
+inline bool is_utf8(std::string_view text) {
+  return find_invalid_utf8(text) == std::string_view::npos;
+}
+
+/// Returns `text` with each byte that is not well-formed UTF-8 written as `\xNN`. A folder's name
+/// may be any bytes; a name in JSON may not.
 inline std::string to_utf8(std::string_view text) {
   std::string valid;
-  for (std::size_t bad; !text.empty(); text.remove_prefix(bad + 1)) {
-    bad = find_invalid_utf8(text);
-    valid += text.substr(0, bad);
-    if (bad == std::string_view::npos) break;
-    valid += fmt::format("\\x{:02x}", static_cast<std::uint8_t>(text[bad]));
+  for (std::size_t invalid; !text.empty(); text.remove_prefix(invalid + 1)) {
+    invalid = find_invalid_utf8(text);
+    valid += text.substr(0, invalid);
+    if (invalid == std::string_view::npos) break;
+    valid += fmt::format("\\x{:02x}", static_cast<std::uint8_t>(text[invalid]));
   }
   return valid;
 }

@@ -10,25 +10,29 @@
 
 namespace refine::data::detail {
 
-/// Calls `work(i)` for each i below n, on several threads; `idle(done)` now and then on this one. Where calls
-/// throw, the exception of the lowest i comes out: with one thread or many, the user reads the same line.
-inline void for_each_index(std::int64_t n, unsigned threads, auto&& work, auto&& idle) {
+/// Calls a function for each index on several threads. If calls throw, the exception of the lowest
+/// index is rethrown, so that the user reads the same message for any number of threads.
+/// \param n number of indices, from 0
+/// \param threads number of threads, including the calling one
+/// \param work called as `work(i)`
+/// \param progress called as `progress(done)` on the calling thread, now and then
+inline void for_each_index(std::int64_t n, unsigned threads, auto&& work, auto&& progress) {
   constexpr std::int64_t chunk = 8;
-  std::atomic<std::int64_t> next = 0, done = 0, failed_at = n;
+  std::atomic<std::int64_t> next = 0, done = 0, failed_index = n;
   std::exception_ptr failure;
-  std::mutex guard;
+  std::mutex mutex;
   const auto run = [&](bool reports) {
-    for (std::int64_t begin; (begin = next.fetch_add(chunk)) < failed_at;) {
-      for (std::int64_t i = begin; i < std::min(begin + chunk, n) && i < failed_at; ++i) {
+    for (std::int64_t begin; (begin = next.fetch_add(chunk)) < failed_index;) {
+      for (std::int64_t i = begin; i < std::min(begin + chunk, n) && i < failed_index; ++i) {
         try {
           work(i);
         } catch (...) {
-          const std::scoped_lock lock(guard);
-          if (i < failed_at) failed_at = i, failure = std::current_exception();
+          const std::scoped_lock lock(mutex);
+          if (i < failed_index) failed_index = i, failure = std::current_exception();
         }
       }
       done += std::min(chunk, n - begin);
-      if (reports) idle(done.load());
+      if (reports) progress(done.load());
     }
   };
   {

@@ -2,10 +2,8 @@
 
 #include <ATen/core/Tensor.h>
 
-#include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <filesystem>
 #include <memory>
 #include <optional>
@@ -16,15 +14,17 @@
 
 #include <refine/core/error.hpp>
 #include <refine/core/task.hpp>
-#include <refine/data/decode.hpp>
+#include <refine/data/detail/parallel_decoder.hpp>
 #include <refine/data/resize.hpp>
 
-/// Files as tensors, without reading them into memory.
 namespace refine::data::detail {
+
+// ---- files as tensors, without reading them into memory ----
 
 /// A file that is open for reading.
 class OpenFile {
  public:
+  /// \throws Error if the file cannot be opened
   explicit OpenFile(std::filesystem::path path);
   OpenFile(const OpenFile&) = delete;
   OpenFile& operator=(const OpenFile&) = delete;
@@ -34,9 +34,10 @@ class OpenFile {
   int descriptor() const { return descriptor_; }
   std::size_t size() const { return size_; }
 
-  /// `count` bytes from `at` on; fewer at the end of the file.
-  std::string read(std::size_t at, std::size_t count) const;
+  /// Reads up to `count` bytes from `offset`; fewer at the end of the file.
+  std::string read(std::size_t offset, std::size_t count) const;
 
+  /// Throws an `Error` for a value of `errno`.
   [[noreturn]] void fail(int reason) const;
 
  private:
@@ -45,14 +46,15 @@ class OpenFile {
   std::size_t size_ = 0;
 };
 
-/// The whole of a file in memory, copied on write: a page takes memory of its own once it is written to, and
-/// the file never changes.
+/// A whole file, mapped copy-on-write: a page takes memory once it is written to, and the file
+/// never changes.
 struct Mapping {
   std::shared_ptr<const OpenFile> file;
   std::uint8_t* begin = nullptr;
 
-  /// \pre the file has bytes
-  explicit Mapping(std::shared_ptr<const OpenFile> of);
+  /// \pre the file is not empty
+  /// \throws Error if the system refuses
+  explicit Mapping(std::shared_ptr<const OpenFile> source);
   Mapping(const Mapping&) = delete;
   Mapping& operator=(const Mapping&) = delete;
   ~Mapping();
@@ -60,79 +62,78 @@ struct Mapping {
   static void release(void* mapping) { delete static_cast<Mapping*>(mapping); }
 };
 
-/// The bytes of a mapped file from `offset` on, as uint8 of these sizes; unmapped with the last tensor.
+/// Returns the bytes of a mapped file from `offset` as uint8 of these sizes. Unmaps the file with
+/// the last tensor.
 at::Tensor mapped_tensor(std::unique_ptr<Mapping> mapping, std::size_t offset, at::IntArrayRef sizes);
 
-/// The mapping that a tensor, or what it is a view of, lies in; none for other tensors.
+/// Returns the mapping that holds a tensor or the tensor that it is a view of; null for other
+/// tensors.
 const Mapping* mapping_of(const at::Tensor& tensor);
 
-}  // namespace refine::data::detail
-
-namespace refine::data {
-
-/// A copy of `images` that may be written to: neither sees what is changed in the other. Of images in a store
-/// on disk (`image_store.hpp`) it is another mapping of that file, copied on write, so that only the images
-/// that were changed take memory; the pages are gone through once. Of others it is `images.clone()`.
-/// \throws Error when the file can't be mapped once more
-inline at::Tensor copy_on_write(const at::Tensor& images) {
-  const detail::Mapping* const from = detail::mapping_of(images);
-  if (!from || !images.is_contiguous()) return images.clone();
-  const auto* const old = static_cast<const std::uint8_t*>(images.const_data_ptr());
-  auto mapping = std::make_unique<detail::Mapping>(from->file);
-  std::uint8_t* const fresh = mapping->begin + (old - from->begin);
-  // What was written to `images` since they were mapped is not in the file.
-  constexpr std::size_t stretch = 1 << 14;
-  const std::size_t size = images.nbytes();
-  for (std::size_t at = 0; at < size; at += stretch) {
-    const std::size_t count = std::min(stretch, size - at);
-    if (std::memcmp(fresh + at, old + at, count) != 0) std::memcpy(fresh + at, old + at, count);
-  }
-  return detail::mapped_tensor(std::move(mapping), static_cast<std::size_t>(old - from->begin),
-                               images.sizes());
-}
-
-}  // namespace refine::data
-
-/// The file of an image store: a page that says what it is of; the pixels, N×C×H×W bytes; a line for each
-/// file that was left out ("<its index> <why>"); a last line that says how much there is of both.
-namespace refine::data::detail {
+// ---- the store: decoded images in a file, so that they are decoded only once ----
+//
+// The file has a page that identifies the source; the pixels, N×C×H×W bytes; a line for each file
+// that was left out ("<index> <reason>"); and a last line with the sizes of both.
 
 /// What a store is made of.
 struct StoreSource {
-  std::filesystem::path folder;              ///< what `files` lie in, which may be moved
-  std::vector<std::filesystem::path> files;  ///< one at least
-  ImageShape wanted;
-  ResizeMode fit;
+  std::filesystem::path folder;              ///< folder of `files`, which may be moved
+  std::vector<std::filesystem::path> files;  ///< at least one
+  ImageShape wanted;                         ///< shape from the options
+  ResizeMode fit;                            ///< how images are resized
 
-  /// Changes when a file is added, removed, renamed or written to, or images become something else.
+  /// Returns a hash that changes when a file is added, removed, renamed or written to, or another
+  /// shape or mode is wanted.
   std::uint64_t key() const;
 };
 
-struct StoreHead {
-  static constexpr std::size_t bytes = 4096;  // the pixels begin on a page
+/// The first page of a store.
+struct StoreHeader {
+  static constexpr std::size_t bytes = 4096;  ///< so that the pixels begin on a page
   static constexpr std::string_view name = "refine image store ";
 
-  std::uint64_t key = 0;
-  ImageShape shape = {};
-  std::size_t files = 0;
+  std::uint64_t key = 0;  ///< of the source
+  ImageShape shape = {};  ///< of the images
+  std::size_t files = 0;  ///< of the source
 
   std::string text() const;
 };
 
-struct StoreTail {
+/// The last line of a store.
+struct StoreFooter {
   static constexpr std::size_t bytes = 46;
 
-  std::size_t images = 0, text_bytes = 0;
+  std::size_t images = 0;      ///< decoded images
+  std::size_t text_bytes = 0;  ///< bytes of the lines before this one
 
   std::string text() const;
 };
 
-/// What the store at `path` holds; nothing where there is none, or one that is cut or of something else.
-/// \throws Error when another file lies there, or it can't be read
+/// Opens the store at `path`.
+/// \return its images; nothing if the file is missing, or a store that is incomplete or of another
+///   source
+/// \throws Error if the file is not a store or cannot be read
 std::optional<DecodedImages> open_store(const std::filesystem::path& path, const StoreSource& source);
+
+/// Opens the store at `path`, and builds it first if it is missing or of another source.
+/// \throws Error as `open_store` and `decode_images` do, and if the store cannot be written
+DecodedImages open_or_build_store(const std::filesystem::path& path, const StoreSource& source,
+                                  OnDecodeError on_error, unsigned threads, const std::string& what);
+
+/// Returns the innermost folder that contains all files; `.` if their paths have no common folder.
+/// \param files at least one
+std::filesystem::path common_folder(const std::vector<std::filesystem::path>& files);
+
+/// Returns the path of a folder's store: `<store>/<name of the folder><part>.images`.
+/// \param folder the images' folder
+/// \param store the folder of stores
+/// \param part distinguishes the store of some of the images: ".some"
+std::filesystem::path store_path(const std::filesystem::path& folder, const std::filesystem::path& store,
+                                 const std::string& part = "");
 
 }  // namespace refine::data::detail
 
 #if !defined(REFINE_COMPILED_LIB)
+#include <refine/data/impl/image_store.ipp>
 #include <refine/data/impl/open_store.ipp>
 #endif

@@ -10,28 +10,20 @@
 
 #include <refine/core/error.hpp>
 #include <refine/core/task.hpp>
-#include <refine/data/decode.hpp>
+#include <refine/data/detail/pixels.hpp>
 #include <refine/data/resize.hpp>
 
-/// From a decoded file to its place in a tensor of images.
 namespace refine::data::detail {
 
-/// The rows of `image` as a view, 1×3×H×W: good as long as `image` is.
-at::Tensor pixels_of(Rgb& image);
-
-/// RGB to grey where it lies, all three channels alike: ITU-R 601 luma in 16-bit fixed point, to the nearest.
-void grey(Rgb& image);
-
-/// Writes `image` to `to`, C×H×W bytes of `shape` (1 or 3 channels). \throws Error when it does not fit
-void place(Rgb& image, const std::filesystem::path& file, const ImageShape& shape, ResizeMode fit,
-           std::uint8_t* to);
-
-inline at::Tensor pixels_of(Rgb& image) {
+/// Returns an image's pixels as a view, 1×3×H×W, which is valid as long as `image` is.
+inline at::Tensor view_as_tensor(RgbImage& image) {
   return at::from_blob(image.bytes.data(), {1, image.height, image.width, 3}, at::kByte)
       .permute({0, 3, 1, 2});
 }
 
-inline void grey(Rgb& image) {
+/// Sets all three channels to the ITU-R 601 luma, in place: 16-bit fixed point, rounded to the
+/// nearest.
+inline void convert_to_grey(RgbImage& image) {
   for (std::size_t i = 0; i + 2 < image.bytes.size(); i += 3) {
     std::uint8_t* p = &image.bytes[i];
     p[0] = p[1] = p[2] =
@@ -39,27 +31,35 @@ inline void grey(Rgb& image) {
   }
 }
 
-inline void place(Rgb& image, const std::filesystem::path& file, const ImageShape& shape, ResizeMode fit,
-                  std::uint8_t* to) {
+/// Writes a decoded image into a tensor of images, resized and grey as required.
+/// \param image may be changed
+/// \param file named in messages
+/// \param shape of the result, of 1 or 3 channels
+/// \param fit how the image is resized
+/// \param to C·H·W bytes
+/// \throws Error if the image does not fit
+inline void write_pixels(RgbImage& image, const std::filesystem::path& file, const ImageShape& shape,
+                         ResizeMode fit, std::uint8_t* to) {
   const bool fits = image.height == shape.height && image.width == shape.width && fit.shorter_side == 0;
   if (!fits && fit == ResizeMode::exact) {
     throw Error(
-        "cannot use {}: it has {} x {} pixels, wanted are {} x {}; resize or remove it, or say how to fit it "
-        "(Fit::crop, Fit::stretch)",
+        "{}: wrong size (got {} x {} pixels, expected {} x {}); resize or remove it, or use ResizeMode::crop "
+        "or ResizeMode::stretch",
         file.string(), image.width, image.height, shape.width, shape.height);
   }
   const std::int64_t h = image.height, w = image.width;
   const std::int64_t side = fit.shorter_side;
   const std::int64_t longest =
       side > 0 ? side * std::max(h, w) / std::min(h, w) : std::max(shape.height * w / h, shape.width * h / w);
-  if (fit.kind == ResizeMode::Kind::crop && longest > Rgb::largest_side) {
-    throw Error("cannot crop {}: with {} x {} pixels it is too long and narrow for {} x {}; remove it",
-                file.string(), w, h, shape.width, shape.height);
+  if (fit.kind == ResizeMode::Kind::crop && longest > RgbImage::max_side) {
+    throw Error("{}: too long and narrow to crop ({} x {} pixels, to {} x {}); remove it", file.string(), w,
+                h, shape.width, shape.height);
   }
-  if (shape.channels == 1) grey(image);
-  if (fits && shape.channels == 3) return image.planes_to(to);
-  at::Tensor place = at::from_blob(to, {1, shape.channels, shape.height, shape.width}, at::kByte);
-  place.copy_(resize_to_fit(pixels_of(image), fit, shape.height, shape.width).narrow(1, 0, shape.channels));
+  if (shape.channels == 1) convert_to_grey(image);
+  if (fits && shape.channels == 3) return image.copy_planes_to(to);
+  at::Tensor target = at::from_blob(to, {1, shape.channels, shape.height, shape.width}, at::kByte);
+  target.copy_(
+      resize_to_fit(view_as_tensor(image), fit, shape.height, shape.width).narrow(1, 0, shape.channels));
 }
 
 }  // namespace refine::data::detail

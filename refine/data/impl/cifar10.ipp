@@ -37,14 +37,13 @@ REFINE_INLINE Dataset read(const std::filesystem::path& folder, const std::vecto
     const auto size = static_cast<std::int64_t>(bytes.size());
     if (size == 0 || size % record != 0) {
       throw Error(
-          "cannot read {}: {} bytes are not a whole number of {}-byte images, so it is cut short or not "
-          "CIFAR-10; fetch it again",
+          "cannot read {}: truncated or not CIFAR-10 (got {} bytes, not a multiple of {}); fetch it again",
           path.string(), size, record);
     }
-    for (std::int64_t at = 0; at < size; at += record) {
-      if (const int label = static_cast<unsigned char>(bytes[at]); label > 9) {
-        throw Error("cannot read {}: image {} has label {}, but labels are 0 to 9; fetch it again",
-                    path.string(), at / record, label);
+    for (std::int64_t begin = 0; begin < size; begin += record) {
+      if (const int label = static_cast<unsigned char>(bytes[static_cast<std::size_t>(begin)]); label > 9) {
+        throw Error("cannot read {}: bad label of image {} (got {}, expected 0 to 9); fetch it again",
+                    path.string(), begin / record, label);
       }
     }
     images += size / record;
@@ -56,17 +55,17 @@ REFINE_INLINE Dataset read(const std::filesystem::path& folder, const std::vecto
   auto* to = set.images.mutable_data_ptr<std::uint8_t>();
   auto* label = set.labels.mutable_data_ptr<std::int64_t>();
   for (const auto& bytes : contents) {
-    for (std::size_t at = 0; at < bytes.size(); at += record, to += pixels) {
-      *label++ = static_cast<unsigned char>(bytes[at]);
-      std::memcpy(to, bytes.data() + at + 1, pixels);
+    for (std::size_t begin = 0; begin < bytes.size(); begin += record, to += pixels) {
+      *label++ = static_cast<unsigned char>(bytes[begin]);
+      std::memcpy(to, bytes.data() + begin + 1, pixels);
     }
   }
   return set;
 }
 
 REFINE_INLINE bool has_binary(const std::filesystem::path& folder) {
-  const auto there = [&](const char* name) { return file_exists(folder / name); };
-  return there(test_file) || std::any_of(training_files.begin(), training_files.end(), there);
+  const auto exists = [&](const char* name) { return file_exists(folder / name); };
+  return exists(test_file) || std::any_of(training_files.begin(), training_files.end(), exists);
 }
 
 REFINE_INLINE Split read_binary(const std::filesystem::path& folder) {
@@ -76,8 +75,9 @@ REFINE_INLINE Split read_binary(const std::filesystem::path& folder) {
     std::istringstream words(read_file(meta));
     const std::vector<std::string> names{std::istream_iterator<std::string>(words), {}};
     if (names.size() != 10) {
-      throw Error("cannot read {}: it names {} classes, not 10; fetch it again or remove it", meta.string(),
-                  names.size());
+      throw Error(
+          "cannot read {}: wrong number of classes (got {}, expected 10); fetch it again or remove it",
+          meta.string(), names.size());
     }
     split.train.classes = split.test.classes = names;
   }
@@ -99,22 +99,20 @@ REFINE_INLINE Split cifar10(const std::filesystem::path& root) {
   const bool binary = in_nested || detail::cifar::has_binary(root);
   const bool folders = file_exists(root / "train");
   if (binary && folders) {
-    throw Error(
-        "cannot tell which CIFAR-10 to read: {} holds both the binary files and image folders; move one "
-        "of the two elsewhere",
-        root.string());
+    throw Error("{}: contains CIFAR-10 both as binary files and as image folders; move one of them elsewhere",
+                root.string());
   }
   if (binary) return detail::cifar::read_binary(in_nested ? nested : root);
   if (!folders) {
     throw Error(
-        "cannot read CIFAR-10: neither cifar-10-batches-bin nor train and test folders lie in {}; "
-        "download it there, or name the folder that has it",
+        "{}: contains no CIFAR-10 (expected cifar-10-batches-bin, or folders train and test); download it "
+        "there, or specify another folder",
         root.string());
   }
   Split split = image_folders(root, {.image = tasks::cifar10.image});
   if (split.train.classes.size() != 10) {
     throw Error(
-        "cannot read CIFAR-10: {} has {} class folders, not 10; use data::image_folders for other images",
+        "{}: wrong number of class folders (got {}, expected 10); read other images with data::image_folders",
         (root / "train").string(), split.train.classes.size());
   }
   return split;

@@ -14,7 +14,7 @@
 #include <cstdarg>
 #include <cstddef>
 #include <cstdint>
-#include <cstdio>  // before jpeglib.h, which takes FILE for known
+#include <cstdio>
 #include <cstring>
 #include <memory>
 #include <utility>
@@ -28,16 +28,16 @@
 
 namespace refine::data::detail {
 
-/// libjpeg's way to report: it jumps out of an error, and out of a warning that is one.
-struct JpegSource {
+/// Error handling for libjpeg: jumps out at an error, and at a warning that is treated as one.
+struct JpegErrors {
   jpeg_error_mgr errors = {};
   std::jmp_buf jump = {};
-  char why[JMSG_LENGTH_MAX] = {};
+  char reason[JMSG_LENGTH_MAX] = {};
 
-  static JpegSource& of(j_common_ptr jpeg) { return *static_cast<JpegSource*>(jpeg->client_data); }
+  static JpegErrors& of(j_common_ptr jpeg) { return *static_cast<JpegErrors*>(jpeg->client_data); }
 
   [[noreturn]] static void fail(j_common_ptr jpeg) {
-    jpeg->err->format_message(jpeg, of(jpeg).why);
+    jpeg->err->format_message(jpeg, of(jpeg).reason);
     std::longjmp(of(jpeg).jump, 1);
   }
 
@@ -56,28 +56,35 @@ struct JpegSource {
 };
 
 struct JpegReader {
-  JpegSource source;
+  JpegErrors errors;
   jpeg_decompress_struct jpeg = {};
 
   JpegReader() {
-    jpeg.err = jpeg_std_error(&source.errors);
-    source.errors.error_exit = &JpegSource::fail;
-    source.errors.emit_message = &JpegSource::warn;
-    jpeg.client_data = &source;
+    jpeg.err = jpeg_std_error(&errors.errors);
+    errors.errors.error_exit = &JpegErrors::fail;
+    errors.errors.emit_message = &JpegErrors::warn;
+    jpeg.client_data = &errors;
   }
   JpegReader(const JpegReader&) = delete;
   JpegReader& operator=(const JpegReader&) = delete;
   ~JpegReader() { jpeg_destroy_decompress(&jpeg); }
 };
 
-/// False where libjpeg jumped out; the reader's source says why. Nothing in this frame has a destructor to be
-/// jumped over, and all that changes belongs to the caller. \param row room for a row of 4 components
-inline bool read_jpeg(JpegReader& reader, std::string_view data, Rgb* image, std::vector<std::uint8_t>& row,
-                      std::string& why, int& orientation) {
-  if (setjmp(reader.source.jump)) return false;
+/// Reads a JPEG. Nothing in this frame has a destructor that a jump would skip, and everything that
+/// changes belongs to the caller.
+/// \param reader receives libjpeg's message
+/// \param data the file's content
+/// \param image receives the pixels; null: only the header is read
+/// \param row buffer for a row of 4 components
+/// \param reason receives the reason if the size is not allowed
+/// \param orientation receives the EXIF orientation
+/// \return false if libjpeg jumped out
+inline bool read_jpeg(JpegReader& reader, std::string_view data, RgbImage* image,
+                      std::vector<std::uint8_t>& row, std::string& reason, int& orientation) {
+  if (setjmp(reader.errors.jump)) return false;
   jpeg_decompress_struct& jpeg = reader.jpeg;
   jpeg_create_decompress(&jpeg);
-  jpeg.client_data = &reader.source;  // which creating it has cleared
+  jpeg.client_data = &reader.errors;  // jpeg_create_decompress clears it
   jpeg_mem_src(&jpeg, reinterpret_cast<const unsigned char*>(data.data()), data.size());
   jpeg_save_markers(&jpeg, JPEG_APP0 + 1, 0xffff);
   jpeg_read_header(&jpeg, TRUE);
@@ -86,19 +93,19 @@ inline bool read_jpeg(JpegReader& reader, std::string_view data, Rgb* image, std
     if (bytes.substr(0, 5) == std::string_view("Exif\0", 5)) orientation = exif_orientation(bytes);
   }
   if (!image) return true;
-  const bool inks = jpeg.jpeg_color_space == JCS_CMYK || jpeg.jpeg_color_space == JCS_YCCK;
-  jpeg.out_color_space = inks ? JCS_CMYK : JCS_RGB;
-  why = image->resize(jpeg.image_height, jpeg.image_width);
-  if (!why.empty()) return true;
+  const bool is_cmyk = jpeg.jpeg_color_space == JCS_CMYK || jpeg.jpeg_color_space == JCS_YCCK;
+  jpeg.out_color_space = is_cmyk ? JCS_CMYK : JCS_RGB;
+  reason = image->resize(jpeg.image_height, jpeg.image_width);
+  if (!reason.empty()) return true;
   row.resize(4 * std::size_t{jpeg.image_width});
   jpeg_start_decompress(&jpeg);
   while (jpeg.output_scanline < jpeg.output_height) {
     std::uint8_t* to = image->bytes.data() + 3 * std::size_t{jpeg.output_scanline} * jpeg.output_width;
-    JSAMPROW rows[] = {inks ? row.data() : to};
+    JSAMPROW rows[] = {is_cmyk ? row.data() : to};
     jpeg_read_scanlines(&jpeg, rows, 1);
-    for (std::size_t x = 0; inks && x < jpeg.output_width; ++x) {
+    for (std::size_t x = 0; is_cmyk && x < jpeg.output_width; ++x) {
       const unsigned key = row[4 * x + 3];
-      for (std::size_t c = 0; c < 3; ++c) {  // inverted: 255 is no ink; Pillow's rounding
+      for (std::size_t c = 0; c < 3; ++c) {  // inverted: 255 means without ink; rounded as in Pillow
         const unsigned product = (255u - row[4 * x + c]) * key + 128;
         const unsigned ink = (product + (product >> 8)) >> 8;
         to[3 * x + c] = static_cast<std::uint8_t>(key > ink ? key - ink : 0);
@@ -109,34 +116,35 @@ inline bool read_jpeg(JpegReader& reader, std::string_view data, Rgb* image, std
   return true;
 }
 
-REFINE_INLINE std::string decode_jpeg(std::string_view data, Rgb& image) {
+REFINE_INLINE std::string decode_jpeg(std::string_view data, RgbImage& image) {
   JpegReader reader;
   std::vector<std::uint8_t> row;
-  std::string why;
+  std::string reason;
   int orientation = 1;
-  if (!read_jpeg(reader, data, &image, row, why, orientation)) return reader.source.why;
-  if (why.empty()) make_upright(image, orientation);
-  return why;
+  if (!read_jpeg(reader, data, &image, row, reason, orientation)) return reader.errors.reason;
+  if (reason.empty()) make_upright(image, orientation);
+  return reason;
 }
 
 REFINE_INLINE void jpeg_size(std::string_view data, int& height, int& width) {
   JpegReader reader;
   std::vector<std::uint8_t> row;
-  std::string why;
+  std::string reason;
   int orientation = 1;
   height = width = 0;
-  if (!read_jpeg(reader, data, nullptr, row, why, orientation)) return;
+  if (!read_jpeg(reader, data, nullptr, row, reason, orientation)) return;
   height = static_cast<int>(reader.jpeg.image_height), width = static_cast<int>(reader.jpeg.image_width);
   if (orientation >= 5) std::swap(height, width);
 }
 
+/// The bytes of a PNG and libpng's message.
 struct PngSource {
   std::string_view rest;
   char error[128] = {};
 
-  static void fail(png_structp png, png_const_charp why) {
+  static void fail(png_structp png, png_const_charp reason) {
     auto* source = static_cast<PngSource*>(png_get_error_ptr(png));
-    std::strncpy(source->error, why, sizeof source->error - 1);
+    std::strncpy(source->error, reason, sizeof source->error - 1);
     png_longjmp(png, 1);
   }
 
@@ -148,9 +156,10 @@ struct PngSource {
   }
 };
 
-/// As `read_jpeg`.
-inline bool read_png(png_structp png, png_infop info, PngSource& source, Rgb& image,
-                     std::vector<png_bytep>& rows, std::string& why) {
+/// Reads a PNG, with the same care for destructors as `read_jpeg`. Returns false if libpng jumped
+/// out.
+inline bool read_png(png_structp png, png_infop info, PngSource& source, RgbImage& image,
+                     std::vector<png_bytep>& rows, std::string& reason) {
   if (setjmp(png_jmpbuf(png))) return false;
   png_set_read_fn(png, &source, &PngSource::read);
   png_read_info(png, info);
@@ -161,8 +170,8 @@ inline bool read_png(png_structp png, png_infop info, PngSource& source, Rgb& im
   png_set_gray_to_rgb(png);
   png_set_interlace_handling(png);
   png_read_update_info(png, info);
-  why = image.resize(png_get_image_height(png, info), png_get_image_width(png, info));
-  if (!why.empty()) return true;
+  reason = image.resize(png_get_image_height(png, info), png_get_image_width(png, info));
+  if (!reason.empty()) return true;
   rows.resize(static_cast<std::size_t>(image.height));
   for (std::size_t y = 0; y < rows.size(); ++y) {
     rows[y] = image.bytes.data() + 3 * y * static_cast<std::size_t>(image.width);
@@ -172,7 +181,7 @@ inline bool read_png(png_structp png, png_infop info, PngSource& source, Rgb& im
   return true;
 }
 
-REFINE_INLINE std::string decode_png(std::string_view data, Rgb& image) {
+REFINE_INLINE std::string decode_png(std::string_view data, RgbImage& image) {
   PngSource source{.rest = data};
   struct Reader {
     png_structp png = nullptr;
@@ -182,48 +191,48 @@ REFINE_INLINE std::string decode_png(std::string_view data, Rgb& image) {
   reader.png = png_create_read_struct(PNG_LIBPNG_VER_STRING, &source, &PngSource::fail,
                                       [](png_structp, png_const_charp) {});
   if (reader.png) reader.info = png_create_info_struct(reader.png);
-  if (!reader.info) return "the PNG decoder does not start";
+  if (!reader.info) return "the PNG decoder cannot be initialised";
   std::vector<png_bytep> rows;
-  std::string why;
-  if (!read_png(reader.png, reader.info, source, image, rows, why)) return source.error;
-  if (why.empty()) make_upright(image, png_orientation(data));
-  return why;
+  std::string reason;
+  if (!read_png(reader.png, reader.info, source, image, rows, reason)) return source.error;
+  if (reason.empty()) make_upright(image, png_orientation(data));
+  return reason;
 }
 
-REFINE_INLINE std::string decode_webp(std::string_view data, Rgb& image) {
+REFINE_INLINE std::string decode_webp(std::string_view data, RgbImage& image) {
   const auto* bytes = reinterpret_cast<const std::uint8_t*>(data.data());
   WebPBitstreamFeatures features;
-  if (WebPGetFeatures(bytes, data.size(), &features) != VP8_STATUS_OK) return "its WebP header is damaged";
-  if (features.has_animation) return "it is an animation; save one of its pictures";
-  if (auto why = image.resize(features.height, features.width); !why.empty()) return why;
+  if (WebPGetFeatures(bytes, data.size(), &features) != VP8_STATUS_OK) return "the WebP header is damaged";
+  if (features.has_animation) return "an animation is not supported (save one of its frames)";
+  if (auto reason = image.resize(features.height, features.width); !reason.empty()) return reason;
   if (!WebPDecodeRGBInto(bytes, data.size(), image.bytes.data(), image.bytes.size(), 3 * image.width)) {
-    return "its WebP data is damaged or ends too early";
+    return "the WebP data is damaged or ends too early";
   }
   make_upright(image, webp_orientation(data));
   return {};
 }
 
-/// A TIFF file in memory, as libtiff wants it.
+/// A TIFF file in memory, with the callbacks that libtiff requires.
 struct TiffSource {
   std::string_view data;
-  std::size_t at = 0;
+  std::size_t position = 0;
 
   static TiffSource& of(thandle_t handle) { return *static_cast<TiffSource*>(handle); }
 
   static tmsize_t read(thandle_t handle, void* to, tmsize_t n) {
     TiffSource& source = of(handle);
-    const std::string_view rest = source.data.substr(std::min(source.at, source.data.size()));
+    const std::string_view rest = source.data.substr(std::min(source.position, source.data.size()));
     const std::size_t count = std::min(static_cast<std::size_t>(n), rest.size());
     std::memcpy(to, rest.data(), count);
-    source.at += count;
+    source.position += count;
     return static_cast<tmsize_t>(count);
   }
   static tmsize_t write(thandle_t, void*, tmsize_t) { return 0; }
   static toff_t seek(thandle_t handle, toff_t offset, int whence) {
     TiffSource& source = of(handle);
-    const toff_t begin = whence == SEEK_SET ? 0 : whence == SEEK_CUR ? source.at : source.data.size();
-    source.at = static_cast<std::size_t>(begin + offset);
-    return source.at;
+    const toff_t begin = whence == SEEK_SET ? 0 : whence == SEEK_CUR ? source.position : source.data.size();
+    source.position = static_cast<std::size_t>(begin + offset);
+    return source.position;
   }
   static int close(thandle_t) { return 0; }
   static toff_t size(thandle_t handle) { return of(handle).data.size(); }
@@ -235,31 +244,34 @@ struct TiffSource {
   static void unmap(thandle_t, void*, toff_t) {}
 };
 
-inline TIFF* open_tiff(TiffSource& source, std::string& why) {
-#if TIFFLIB_VERSION >= 20221213  // from 4.5 on a file has an error handler of its own
+/// Opens a TIFF. Null if that fails; `reason` then has libtiff's first message, if its version can
+/// report one.
+inline TIFF* open_tiff(TiffSource& source, std::string& reason) {
+#if TIFFLIB_VERSION >= 20221213  // since 4.5 each file can have an error handler
   const std::unique_ptr<TIFFOpenOptions, void (*)(TIFFOpenOptions*)> options(TIFFOpenOptionsAlloc(),
                                                                              &TIFFOpenOptionsFree);
-  const auto note = [](TIFF*, void* to, const char*, const char* format, va_list values) {
+  const auto keep_first = [](TIFF*, void* to, const char*, const char* format, va_list values) {
     char text[256] = {};
     std::vsnprintf(text, sizeof text, format, values);
     if (auto& first = *static_cast<std::string*>(to); first.empty()) first = text;
     return 1;
   };
-  TIFFOpenOptionsSetErrorHandlerExtR(options.get(), note, &why);
+  TIFFOpenOptionsSetErrorHandlerExtR(options.get(), keep_first, &reason);
   TIFFOpenOptionsSetWarningHandlerExtR(
       options.get(), [](TIFF*, void*, const char*, const char*, va_list) { return 1; }, nullptr);
   return TIFFClientOpenExt("TIFF", "r", &source, &TiffSource::read, &TiffSource::write, &TiffSource::seek,
                            &TiffSource::close, &TiffSource::size, &TiffSource::map, &TiffSource::unmap,
                            options.get());
 #else
-  static_cast<void>(why);
+  static_cast<void>(reason);
   return TIFFClientOpen("TIFF", "r", &source, &TiffSource::read, &TiffSource::write, &TiffSource::seek,
                         &TiffSource::close, &TiffSource::size, &TiffSource::map, &TiffSource::unmap);
 #endif
 }
 
-/// Rows of RGB and more, whose further samples libtiff would multiply into the colours. False if that fails.
-inline bool read_tiff_rows(TIFF* tiff, std::size_t samples, Rgb& image) {
+/// Reads rows of RGB with further samples, which libtiff's RGBA interface would multiply into the
+/// colours. Returns false if that fails.
+inline bool read_tiff_rows(TIFF* tiff, std::size_t samples, RgbImage& image) {
   std::vector<std::uint8_t> row(static_cast<std::size_t>(TIFFScanlineSize(tiff)));
   const auto width = static_cast<std::size_t>(image.width);
   if (row.size() < samples * width) return false;
@@ -271,11 +283,11 @@ inline bool read_tiff_rows(TIFF* tiff, std::size_t samples, Rgb& image) {
   return true;
 }
 
-/// Whatever libtiff can turn into RGB. False if it cannot.
-inline bool read_tiff_any(TIFF* tiff, std::uint16_t orientation, Rgb& image, std::string& why) {
-  char reason[1024] = {};
-  if (!TIFFRGBAImageOK(tiff, reason)) {
-    why = reason;
+/// Reads whatever libtiff can convert to RGB. Returns false if it cannot.
+inline bool read_tiff_any(TIFF* tiff, std::uint16_t orientation, RgbImage& image, std::string& reason) {
+  char message[1024] = {};
+  if (!TIFFRGBAImageOK(tiff, message)) {
+    reason = message;
     return false;
   }
   std::vector<std::uint32_t> raster(image.bytes.size() / 3);
@@ -291,12 +303,12 @@ inline bool read_tiff_any(TIFF* tiff, std::uint16_t orientation, Rgb& image, std
   return true;
 }
 
-REFINE_INLINE std::string decode_tiff(std::string_view data, Rgb& image) {
+REFINE_INLINE std::string decode_tiff(std::string_view data, RgbImage& image) {
   TiffSource source{.data = data};
-  std::string why;
-  const std::unique_ptr<TIFF, void (*)(TIFF*)> file(open_tiff(source, why), &TIFFClose);
-  const auto refused = [&] { return why.empty() ? std::string("its TIFF data is damaged") : why; };
-  if (!file) return refused();
+  std::string reason;
+  const std::unique_ptr<TIFF, void (*)(TIFF*)> file(open_tiff(source, reason), &TIFFClose);
+  const auto failure = [&] { return reason.empty() ? std::string("the TIFF data is damaged") : reason; };
+  if (!file) return failure();
   std::uint32_t width = 0, height = 0;
   std::uint16_t bits = 1, samples = 1, photometric = 0, layout = PLANARCONFIG_CONTIG, orientation = 1;
   TIFFGetField(file.get(), TIFFTAG_IMAGEWIDTH, &width);
@@ -306,38 +318,38 @@ REFINE_INLINE std::string decode_tiff(std::string_view data, Rgb& image) {
   TIFFGetFieldDefaulted(file.get(), TIFFTAG_SAMPLESPERPIXEL, &samples);
   TIFFGetFieldDefaulted(file.get(), TIFFTAG_PLANARCONFIG, &layout);
   TIFFGetFieldDefaulted(file.get(), TIFFTAG_ORIENTATION, &orientation);
-  if (auto large = image.resize(height, width); !large.empty()) return large;
-  const bool rows = bits == 8 && samples > 3 && photometric == PHOTOMETRIC_RGB &&
-                    layout == PLANARCONFIG_CONTIG && !TIFFIsTiled(file.get());
-  if (rows ? !read_tiff_rows(file.get(), samples, image)
-           : !read_tiff_any(file.get(), orientation, image, why)) {
-    return refused();
-  }
+  if (auto too_large = image.resize(height, width); !too_large.empty()) return too_large;
+  const bool has_extra_samples = bits == 8 && samples > 3 && photometric == PHOTOMETRIC_RGB &&
+                                 layout == PLANARCONFIG_CONTIG && !TIFFIsTiled(file.get());
+  const bool done = has_extra_samples ? read_tiff_rows(file.get(), samples, image)
+                                      : read_tiff_any(file.get(), orientation, image, reason);
+  if (!done) return failure();
   make_upright(image, orientation);
   return {};
 }
 
-REFINE_INLINE std::string decode_bmp(std::string_view data, Rgb& image) {
+REFINE_INLINE std::string decode_bmp(std::string_view data, RgbImage& image) {
   const ByteReader bytes{data};
   const std::uint32_t pixels = bytes.u32(10), header = bytes.u32(14);
-  const bool old = header == 12;  // of OS/2
-  if (!bytes.has(0, 26) || (!old && (header < 40 || !bytes.has(0, 54)))) return "its BMP header is damaged";
-  const auto claimed = static_cast<std::int32_t>(old ? bytes.u16(20) : bytes.u32(22));
-  const std::int64_t width = old ? bytes.u16(18) : static_cast<std::int32_t>(bytes.u32(18));
+  const bool is_os2 = header == 12;
+  if (!bytes.has(0, 26) || (!is_os2 && (header < 40 || !bytes.has(0, 54))))
+    return "the BMP header is damaged";
+  const auto claimed = static_cast<std::int32_t>(is_os2 ? bytes.u16(20) : bytes.u32(22));
+  const std::int64_t width = is_os2 ? bytes.u16(18) : static_cast<std::int32_t>(bytes.u32(18));
   const std::int64_t height = claimed < 0 ? -std::int64_t{claimed} : claimed;
-  const std::uint32_t bits = bytes.u16(old ? 24 : 28), packing = old ? 0 : bytes.u32(30);
-  const bool masked = packing == 3 || packing == 6;
-  if (packing == 1 || packing == 2) return "its BMP data is run-length encoded, which is not read";
-  if (packing != 0 && !masked) return "its BMP data is compressed in a way that is not read";
+  const std::uint32_t bits = bytes.u16(is_os2 ? 24 : 28), compression = is_os2 ? 0 : bytes.u32(30);
+  const bool masked = compression == 3 || compression == 6;
+  if (compression == 1 || compression == 2) return "run-length encoded BMP data is not supported";
+  if (compression != 0 && !masked) return fmt::format("BMP compression {} is not supported", compression);
   if (bits != 1 && bits != 4 && bits != 8 && bits != 16 && bits != 24 && bits != 32) {
-    return fmt::format("its BMP data has {} bits a pixel, which is not read", bits);
+    return fmt::format("BMP data of {} bits per pixel is not supported", bits);
   }
-  if (auto why = image.resize(height, width); !why.empty()) return why;
+  if (auto reason = image.resize(height, width); !reason.empty()) return reason;
   const std::uint64_t stride = (std::uint64_t{bits} * static_cast<std::uint64_t>(width) + 31) / 32 * 4;
   if (!bytes.has(pixels, stride * static_cast<std::uint64_t>(height))) return "the file ends too early";
 
   const std::uint64_t palette = 14 + std::uint64_t{header} + (masked && header == 40 ? 12 : 0);
-  const std::uint64_t entry = old ? 3 : 4;
+  const std::uint64_t entry = is_os2 ? 3 : 4;
   std::uint32_t masks[] = {0x7c00, 0x03e0, 0x001f};
   if (bits == 32) masks[0] = 0xff0000, masks[1] = 0xff00, masks[2] = 0xff;
   for (std::uint64_t c = 0; masked && c < 3; ++c) masks[c] = bytes.u32(54 + 4 * c);
@@ -354,9 +366,9 @@ REFINE_INLINE std::string decode_bmp(std::string_view data, Rgb& image) {
         const std::uint32_t first = bits * static_cast<std::uint32_t>(x) % 8;
         const std::uint32_t index = (bytes.u8(row + bits * x / 8) >> (8 - bits - first)) & ((1u << bits) - 1);
         const std::uint64_t colour = palette + entry * index;
-        const bool known = colour + entry <= pixels;
+        const bool in_palette = colour + entry <= pixels;
         for (std::uint64_t c = 0; c < 3; ++c) {
-          to[c] = static_cast<std::uint8_t>(known ? bytes.u8(colour + 2 - c) : 0);
+          to[c] = static_cast<std::uint8_t>(in_palette ? bytes.u8(colour + 2 - c) : 0);
         }
       } else if (bits == 24) {
         for (std::uint64_t c = 0; c < 3; ++c)
@@ -370,7 +382,7 @@ REFINE_INLINE std::string decode_bmp(std::string_view data, Rgb& image) {
   return {};
 }
 
-/// The numbers of a PNM file, with blanks and comments between them.
+/// Reads the numbers of a PNM file, which are separated by blanks and comments.
 struct PnmText {
   std::string_view rest;
 
@@ -382,7 +394,7 @@ struct PnmText {
     }
   }
 
-  /// −1 where there is none. \param digits at most
+  /// Reads the next number, of at most `digits` digits; −1 if none follows.
   std::int64_t number(int digits = 9) {
     skip();
     std::int64_t value = -1;
@@ -394,35 +406,37 @@ struct PnmText {
   }
 };
 
-REFINE_INLINE std::string decode_pnm(std::string_view data, Rgb& image) {
-  const char kind = data[1];  // P1 to P3 are text, P4 to P6 bytes; of bits, grey, colours
-  const bool text = kind <= '3', is_bits = kind == '1' || kind == '4', colours = kind == '3' || kind == '6';
+REFINE_INLINE std::string decode_pnm(std::string_view data, RgbImage& image) {
+  const char kind = data[1];  // P1 to P3 are text, P4 to P6 binary: black and white, grey, colour
+  const bool is_text = kind <= '3', is_bits = kind == '1' || kind == '4',
+             is_colour = kind == '3' || kind == '6';
   PnmText head{data.substr(2)};
-  const std::int64_t width = head.number(), height = head.number(), most = is_bits ? 1 : head.number();
-  if (width < 0 || height < 0 || most < 1 || most > 65535) return "its PNM header is damaged";
-  if (auto why = image.resize(height, width); !why.empty()) return why;
+  const std::int64_t width = head.number(), height = head.number(), max_value = is_bits ? 1 : head.number();
+  if (width < 0 || height < 0 || max_value < 1 || max_value > 65535) return "the PNM header is damaged";
+  if (auto reason = image.resize(height, width); !reason.empty()) return reason;
   const auto w = static_cast<std::size_t>(width), h = static_cast<std::size_t>(height);
-  const std::size_t channels = colours ? 3 : 1;
+  const std::size_t channels = is_colour ? 3 : 1;
   const auto level = [&](std::int64_t value) {
-    return static_cast<std::uint8_t>((std::min(value, most) * 255 + most / 2) / most);
+    return static_cast<std::uint8_t>((std::min(value, max_value) * 255 + max_value / 2) / max_value);
   };
-  if (!text && !head.rest.empty()) head.rest.remove_prefix(1);  // the one blank after the header
-  const ByteReader bytes{head.rest, /*big=*/true};
-  const std::size_t wide = most > 255 ? 2 : 1, stride = is_bits ? (w + 7) / 8 : w * channels * wide;
-  if (!text && !bytes.has(0, stride * h)) return "the file ends too early";
+  if (!is_text && !head.rest.empty()) head.rest.remove_prefix(1);  // one blank ends the header
+  const ByteReader bytes{head.rest, /*big_endian=*/true};
+  const std::size_t sample_bytes = max_value > 255 ? 2 : 1,
+                    stride = is_bits ? (w + 7) / 8 : w * channels * sample_bytes;
+  if (!is_text && !bytes.has(0, stride * h)) return "the file ends too early";
   for (std::size_t y = 0; y < h; ++y) {
     for (std::size_t x = 0; x < w; ++x) {
       std::uint8_t* to = &image.bytes[3 * (y * w + x)];
       for (std::size_t c = 0; c < channels; ++c) {
         std::int64_t value = 0;
-        if (text) {
+        if (is_text) {
           value = head.number(is_bits ? 1 : 9);
           if (value < 0) return "the file ends too early";
         } else if (is_bits) {
           value = bytes.u8(y * stride + x / 8) >> (7 - x % 8) & 1;
         } else {
-          const std::size_t at = y * stride + (x * channels + c) * wide;
-          value = wide == 2 ? bytes.u16(at) : bytes.u8(at);
+          const std::size_t offset = y * stride + (x * channels + c) * sample_bytes;
+          value = sample_bytes == 2 ? bytes.u16(offset) : bytes.u8(offset);
         }
         to[c] = level(is_bits ? 1 - std::min<std::int64_t>(value, 1) : value);
       }
@@ -435,9 +449,9 @@ REFINE_INLINE std::string decode_pnm(std::string_view data, Rgb& image) {
 REFINE_INLINE int exif_orientation(std::string_view exif) {
   using namespace std::string_view_literals;
   if (exif.starts_with("Exif\0\0"sv)) exif.remove_prefix(6);
-  const bool big = exif.starts_with("MM"sv);
-  if (!big && !exif.starts_with("II"sv)) return 1;
-  const ByteReader bytes{exif, big};
+  const bool big_endian = exif.starts_with("MM"sv);
+  if (!big_endian && !exif.starts_with("II"sv)) return 1;
+  const ByteReader bytes{exif, big_endian};
   const std::uint64_t directory = bytes.u32(4);
   const std::uint32_t entries = bytes.u16(directory);
   for (std::uint32_t i = 0; i < entries; ++i) {
@@ -452,39 +466,39 @@ REFINE_INLINE int exif_orientation(std::string_view exif) {
 }
 
 REFINE_INLINE int png_orientation(std::string_view file) {
-  const ByteReader bytes{file, /*big=*/true};
-  for (std::uint64_t at = 8; bytes.has(at, 12); at += 12 + std::uint64_t{bytes.u32(at)}) {
-    if (file.substr(at + 4, 4) != "eXIf") continue;
-    const std::uint32_t size = bytes.u32(at);
-    return bytes.has(at + 8, size) ? exif_orientation(file.substr(at + 8, size)) : 1;
+  const ByteReader bytes{file, /*big_endian=*/true};
+  for (std::uint64_t chunk = 8; bytes.has(chunk, 12); chunk += 12 + std::uint64_t{bytes.u32(chunk)}) {
+    if (file.substr(chunk + 4, 4) != "eXIf") continue;
+    const std::uint32_t size = bytes.u32(chunk);
+    return bytes.has(chunk + 8, size) ? exif_orientation(file.substr(chunk + 8, size)) : 1;
   }
   return 1;
 }
 
 REFINE_INLINE int webp_orientation(std::string_view file) {
-  const ByteReader bytes{file, /*big=*/false};
-  for (std::uint64_t at = 12; bytes.has(at, 8);) {
-    const std::uint64_t size = bytes.u32(at + 4);
-    if (file.substr(at, 4) == "EXIF") {
-      return bytes.has(at + 8, size) ? exif_orientation(file.substr(at + 8, size)) : 1;
+  const ByteReader bytes{file, /*big_endian=*/false};
+  for (std::uint64_t chunk = 12; bytes.has(chunk, 8);) {
+    const std::uint64_t size = bytes.u32(chunk + 4);
+    if (file.substr(chunk, 4) == "EXIF") {
+      return bytes.has(chunk + 8, size) ? exif_orientation(file.substr(chunk + 8, size)) : 1;
     }
-    at += 8 + size + size % 2;
+    chunk += 8 + size + size % 2;
   }
   return 1;
 }
 
-REFINE_INLINE void make_upright(Rgb& image, int orientation) {
+REFINE_INLINE void make_upright(RgbImage& image, int orientation) {
   if (orientation <= 1 || orientation > 8) return;
   const std::size_t h = static_cast<std::size_t>(image.height), w = static_cast<std::size_t>(image.width);
-  const bool lies = orientation >= 5;  // rows become columns
-  const std::size_t height = lies ? w : h, width = lies ? h : w;
+  const bool transposed = orientation >= 5;
+  const std::size_t height = transposed ? w : h, width = transposed ? h : w;
   const bool flip_y = orientation == 3 || orientation == 4 || orientation == 6 || orientation == 7;
   const bool flip_x = orientation == 2 || orientation == 3 || orientation == 7 || orientation == 8;
   std::vector<std::uint8_t> upright(image.bytes.size());
   std::uint8_t* to = upright.data();
   for (std::size_t y = 0; y < height; ++y) {
     for (std::size_t x = 0; x < width; ++x, to += 3) {
-      std::size_t row = lies ? x : y, column = lies ? y : x;
+      std::size_t row = transposed ? x : y, column = transposed ? y : x;
       if (flip_y) row = h - 1 - row;
       if (flip_x) column = w - 1 - column;
       std::memcpy(to, &image.bytes[3 * (row * w + column)], 3);
@@ -494,7 +508,7 @@ REFINE_INLINE void make_upright(Rgb& image, int orientation) {
   image.height = static_cast<int>(height), image.width = static_cast<int>(width);
 }
 
-REFINE_INLINE ImageShape claimed_shape(const std::filesystem::path& file) {
+REFINE_INLINE ImageShape shape_in_header(const std::filesystem::path& file) {
   std::string bytes;
   try {
     bytes = read_file(file);
@@ -503,14 +517,14 @@ REFINE_INLINE ImageShape claimed_shape(const std::filesystem::path& file) {
   }
   int width = 0, height = 0;
   if (bytes.starts_with("\x89PNG\r\n\x1a\n") && bytes.size() >= 24) {
-    const ByteReader header{bytes, /*big=*/true};
+    const ByteReader header{bytes, /*big_endian=*/true};
     width = static_cast<int>(header.u32(16)), height = static_cast<int>(header.u32(20));
     if (png_orientation(bytes) >= 5) std::swap(width, height);
   } else if (bytes.starts_with("\xff\xd8")) {
     jpeg_size(bytes, height, width);
   } else {
     try {
-      Rgb image;
+      RgbImage image;
       decode(bytes, file.string(), image);
       width = image.width, height = image.height;
     } catch (const Error&) {

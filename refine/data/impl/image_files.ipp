@@ -18,22 +18,21 @@
 #include <refine/core/config.hpp>
 #include <refine/core/file.hpp>
 #include <refine/core/text.hpp>
-#include <refine/data/decode.hpp>
 #include <refine/data/detail/decoders.hpp>
-#include <refine/data/image_store.hpp>
+#include <refine/data/detail/open_store.hpp>
+#include <refine/data/detail/parallel_decoder.hpp>
 
 namespace refine::data::detail {
 
-REFINE_INLINE std::vector<std::filesystem::directory_entry> entries(const std::filesystem::path& folder) {
+REFINE_INLINE std::vector<std::filesystem::directory_entry> list_folder(const std::filesystem::path& folder) {
   std::error_code failed;
   std::vector<std::filesystem::directory_entry> found;
-  for (std::filesystem::directory_iterator at(folder, failed), end; !failed && at != end;
-       at.increment(failed)) {
-    if (!at->path().filename().native().starts_with('.')) found.push_back(*at);
+  for (std::filesystem::directory_iterator entry(folder, failed), end; !failed && entry != end;
+       entry.increment(failed)) {
+    if (!entry->path().filename().native().starts_with('.')) found.push_back(*entry);
   }
   if (failed) {
-    throw Error("cannot list {}: {}; name a folder of images that may be read", folder.string(),
-                failed.message());
+    throw Error("cannot list {}: {}; specify a readable folder of images", folder.string(), failed.message());
   }
   std::ranges::sort(found, {}, [](const auto& entry) { return entry.path().native(); });
   return found;
@@ -44,14 +43,14 @@ REFINE_INLINE bool is_folder(const std::filesystem::directory_entry& entry) {
   return entry.is_directory(unknown);
 }
 
-inline constexpr std::string_view read_extensions[] = {".png",  ".jpg", ".jpeg", ".jpe", ".jfif",
-                                                       ".webp", ".tif", ".tiff", ".bmp", ".ppm",
-                                                       ".pgm",  ".pbm", ".pnm"};
+inline constexpr std::string_view supported_extensions[] = {".png",  ".jpg", ".jpeg", ".jpe", ".jfif",
+                                                            ".webp", ".tif", ".tiff", ".bmp", ".ppm",
+                                                            ".pgm",  ".pbm", ".pnm"};
 
 REFINE_INLINE bool has_image_extension(const std::filesystem::path& file) {
   std::string extension = file.extension().string();
   for (char& c : extension) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
-  return std::ranges::find(read_extensions, extension) != std::end(read_extensions);
+  return std::ranges::find(supported_extensions, extension) != std::end(supported_extensions);
 }
 
 REFINE_INLINE std::string image_extensions() {
@@ -66,17 +65,17 @@ REFINE_INLINE bool is_image(const std::filesystem::directory_entry& entry) {
 
 REFINE_INLINE void list_images(const std::filesystem::path& folder, std::set<std::filesystem::path>& seen,
                                std::vector<std::filesystem::path>& files,
-                               std::vector<std::filesystem::path>* passed_over) {
+                               std::vector<std::filesystem::path>* ignored) {
   std::error_code unknown;
   if (const auto real = std::filesystem::canonical(folder, unknown); !unknown && !seen.insert(real).second)
     return;
-  for (const auto& entry : entries(folder)) {
+  for (const auto& entry : list_folder(folder)) {
     if (is_folder(entry)) {
-      list_images(entry.path(), seen, files, passed_over);
+      list_images(entry.path(), seen, files, ignored);
     } else if (is_image(entry)) {
       files.push_back(entry.path());
-    } else if (passed_over) {
-      passed_over->push_back(entry.path());
+    } else if (ignored) {
+      ignored->push_back(entry.path());
     }
   }
 }
@@ -86,31 +85,31 @@ REFINE_INLINE void list_images(const std::filesystem::path& folder, std::set<std
 namespace refine::data {
 
 REFINE_INLINE void warn_skipped(const std::vector<std::string>& skipped) {
-  constexpr std::size_t most = 20;
-  for (std::size_t i = 0; i < std::min(skipped.size(), most); ++i) {
-    fmt::print(stderr, "left out: {}\n", printable(skipped[i]));
+  constexpr std::size_t max_lines = 20;
+  for (std::size_t i = 0; i < std::min(skipped.size(), max_lines); ++i) {
+    fmt::print(stderr, "skipped: {}\n", printable(skipped[i]));
   }
-  if (skipped.size() > most) fmt::print(stderr, "left out: {} more\n", skipped.size() - most);
+  if (skipped.size() > max_lines) fmt::print(stderr, "skipped: {} more\n", skipped.size() - max_lines);
 }
 
-REFINE_INLINE void warn_ignored(const std::vector<std::filesystem::path>& files) {
-  if (files.empty()) return;
+REFINE_INLINE void warn_ignored(const std::vector<std::filesystem::path>& ignored) {
+  if (ignored.empty()) return;
   std::map<std::string, std::size_t> counts;
-  for (const auto& file : files) ++counts[file.extension().string()];
+  for (const auto& file : ignored) ++counts[file.extension().string()];
   std::string kinds;
   for (const auto& [extension, count] : counts) {
     kinds += fmt::format("{}{} {}", kinds.empty() ? "" : ", ", count,
                          extension.empty() ? "without an extension" : printable(extension));
   }
-  fmt::print(stderr, "passed over: {} file{} not read as an image ({}), the first {}\n", files.size(),
-             files.size() == 1 ? "" : "s", kinds, printable(files.front().string()));
+  fmt::print(stderr, "ignored: {} file{} without an image extension ({}); the first: {}\n", ignored.size(),
+             ignored.size() == 1 ? "" : "s", kinds, printable(ignored.front().string()));
 }
 
-REFINE_INLINE std::vector<std::filesystem::path> image_files(
-    const std::filesystem::path& file_or_folder, std::vector<std::filesystem::path>* passed_over) {
+REFINE_INLINE std::vector<std::filesystem::path> image_files(const std::filesystem::path& file_or_folder,
+                                                             std::vector<std::filesystem::path>* ignored) {
   std::error_code unknown;
   if (!file_exists(file_or_folder)) {
-    throw Error("cannot read images from {}: there is no such file or folder; check the path and its rights",
+    throw Error("cannot read images from {}: no such file or folder; check the path and its permissions",
                 file_or_folder.string());
   }
   if (!std::filesystem::is_directory(file_or_folder, unknown)) return {file_or_folder};
@@ -118,60 +117,60 @@ REFINE_INLINE std::vector<std::filesystem::path> image_files(
   std::vector<std::filesystem::path> files, others;
   detail::list_images(file_or_folder, seen, files, &others);
   if (files.empty()) {
-    throw Error("cannot read images from {}: it holds no {} file at any depth{}; name another folder",
+    throw Error("cannot read images from {}: contains no {} file at any depth{}; specify another folder",
                 file_or_folder.string(), detail::image_extensions(),
-                others.empty()
-                    ? std::string()
-                    : fmt::format(" ({} others, as {})", others.size(), others.front().filename().string()));
+                others.empty() ? std::string()
+                               : fmt::format(" (got {} other files, such as {})", others.size(),
+                                             others.front().filename().string()));
   }
-  if (passed_over) passed_over->insert(passed_over->end(), others.begin(), others.end());
+  if (ignored) ignored->insert(ignored->end(), others.begin(), others.end());
   return files;
 }
 
 REFINE_INLINE LoadedImages load_images(std::vector<std::filesystem::path> files,
                                        const ImageFilesOptions& options) {
-  if (files.empty()) throw Error("cannot load images: no file was given; name image files");
-  if (options.most < 0) {
-    throw Error("cannot load {} images at most; ask for 1 or more, or 0 for all", options.most);
+  if (files.empty()) throw Error("images: the list of files is empty; specify at least one");
+  if (options.max_images < 0) {
+    throw Error("images: max_images must be at least 0 (all), got {}", options.max_images);
   }
   const auto n = static_cast<std::int64_t>(files.size());
-  const std::filesystem::path folder =  // of all: a draw may happen to lie further in
+  // Of all files, since those that are drawn may happen to lie in a folder further down.
+  const std::filesystem::path folder =
       options.store.empty() ? std::filesystem::path() : detail::common_folder(files);
   std::string part;
-  if (options.most > 0 && options.most < n) {
-    part = fmt::format(".most{}.seed{}", options.most, options.seed);
+  if (options.max_images > 0 && options.max_images < n) {
+    part = fmt::format(".most{}.seed{}", options.max_images, options.seed);
     Random random(derived_seed(options.seed, "image files"));
     auto drawn = random_permutation(random, n);
-    drawn.resize(static_cast<std::size_t>(options.most));
+    drawn.resize(static_cast<std::size_t>(options.max_images));
     std::ranges::sort(drawn);
     std::vector<std::filesystem::path> chosen;
     for (const auto i : drawn) chosen.push_back(std::move(files[static_cast<std::size_t>(i)]));
     files = std::move(chosen);
   }
   auto decoded = options.store.empty()
-                     ? detail::decode_images(files, options.image, options.fit, options.on_bad,
+                     ? detail::decode_images(files, options.image, options.fit, options.on_error,
                                              options.threads, "the image files")
-                     : detail::stored_images(
+                     : detail::open_or_build_store(
                            detail::store_path(folder, options.store, part),
                            {.folder = folder, .files = files, .wanted = options.image, .fit = options.fit},
-                           options.on_bad, options.threads, "the image files");
+                           options.on_error, options.threads, "the image files");
   LoadedImages loaded{.images = std::move(decoded.images)};
   for (std::size_t i = 0; i < files.size(); ++i) {
-    if (decoded.bad[i].empty()) {
+    if (decoded.errors[i].empty()) {
       loaded.files.push_back(std::move(files[i]));
     } else {
-      loaded.skipped.push_back(std::move(decoded.bad[i]));
+      loaded.skipped.push_back(std::move(decoded.errors[i]));
     }
   }
   return loaded;
 }
 
 REFINE_INLINE ImageShape common_shape(const std::vector<std::filesystem::path>& files, std::int64_t sample) {
-  if (files.empty())
-    throw Error("cannot tell the shape of images: no file was given; name PNG or JPEG files");
+  if (files.empty()) throw Error("images: the list of files is empty; specify PNG or JPEG files");
   ImageShape common = {3, dynamic, dynamic};
   for (std::int64_t i = 0; i < std::min(sample, static_cast<std::int64_t>(files.size())); ++i) {
-    const ImageShape shape = detail::claimed_shape(files[static_cast<std::size_t>(i)]);
+    const ImageShape shape = detail::shape_in_header(files[static_cast<std::size_t>(i)]);
     if (!compatible(common, shape)) return {3, dynamic, dynamic};
     common = merged(common, shape);
   }

@@ -1,6 +1,6 @@
 #pragma once
 
-#include <refine/data/image_store.hpp>
+#include <refine/data/detail/open_store.hpp>
 
 #include <fmt/format.h>
 
@@ -19,72 +19,74 @@
 
 namespace refine::data::detail {
 
-/// Before hours of decoding, not after them.
-REFINE_INLINE void require_space(const std::filesystem::path& path, double bytes) {
+/// Throws an `Error` if the disk has too little space, before hours of decoder.
+REFINE_INLINE void check_space(const std::filesystem::path& path, double bytes) {
   std::error_code unknown;
   const auto space = std::filesystem::space(path.has_parent_path() ? path.parent_path() : ".", unknown);
   if (unknown || static_cast<double>(space.available) >= bytes) return;
   throw Error(
-      "cannot write {}: it takes {:.1f} GB and {:.1f} GB are free there; free some space or choose "
-      "another folder for the store",
-      path.string(), bytes / 1e9, static_cast<double>(space.available) / 1e9);
+      "cannot write {}: too little space (got {:.1f} GB, expected {:.1f} GB); free some space or use another "
+      "folder for the store",
+      path.string(), static_cast<double>(space.available) / 1e9, bytes / 1e9);
 }
 
-/// Decodes the source into the store at `path`, whole or not at all.
-/// \throws Error as `decode_images`, and when it can't be written
-REFINE_INLINE void make_store(const std::filesystem::path& path, const StoreSource& source,
-                              OnDecodeError on_bad, unsigned threads, const std::string& what) {
+/// Decodes the source into a store at `path`, which appears once it is complete.
+/// \throws Error as `decode_images` does, and if the store cannot be written
+REFINE_INLINE void build_store(const std::filesystem::path& path, const StoreSource& source,
+                               OnDecodeError on_error, unsigned threads, const std::string& what) {
   const std::size_t n = source.files.size();
-  const ImageShape shape = decoded_shape(source.files, source.wanted, source.fit, on_bad, what);
-  Decoding decoding(source.files, shape, source.fit, on_bad, threads, what);
-  const std::size_t image_bytes = decoding.image_bytes();
+  const ImageShape shape = resolve_shape(source.files, source.wanted, source.fit, on_error, what);
+  ParallelDecoder decoder(source.files, shape, source.fit, on_error, threads, what);
+  const std::size_t image_bytes = decoder.image_bytes();
   AtomicFile file(path);
-  require_space(file.path(), static_cast<double>(image_bytes) * static_cast<double>(n));
-  file.write(StoreHead{.key = source.key(), .shape = shape, .files = n}.text());
+  check_space(file.path(), static_cast<double>(image_bytes) * static_cast<double>(n));
+  file.write(StoreHeader{.key = source.key(), .shape = shape, .files = n}.text());
 
-  constexpr std::size_t most_bytes = 64 << 20;  // enough images that no thread waits long for the others
-  const std::size_t stretch =
-      std::clamp<std::size_t>(most_bytes / image_bytes, 1, 32 * std::size_t{decoding.threads()});
-  std::vector<std::uint8_t> pixels(std::min(stretch, n) * image_bytes);
-  std::vector<std::string> bad(n);
-  StoreTail tail;
-  for (std::size_t begin = 0; begin < n; begin += stretch) {
-    const std::size_t good = decoding.run(begin, std::min(stretch, n - begin), pixels.data(), bad);
-    file.write(pixels.data(), good * image_bytes);
-    tail.images += good;
+  constexpr std::size_t max_bytes = 64 << 20;  // enough images that no thread waits long for the others
+  const std::size_t block =
+      std::clamp<std::size_t>(max_bytes / image_bytes, 1, 32 * std::size_t{decoder.threads()});
+  std::vector<std::uint8_t> pixels(std::min(block, n) * image_bytes);
+  std::vector<std::string> errors(n);
+  StoreFooter footer;
+  for (std::size_t begin = 0; begin < n; begin += block) {
+    const std::size_t decoded = decoder.run(begin, std::min(block, n - begin), pixels.data(), errors);
+    file.write(pixels.data(), decoded * image_bytes);
+    footer.images += decoded;
   }
-  require_one(bad, static_cast<std::int64_t>(tail.images));
+  check_any_decoded(errors, static_cast<std::int64_t>(footer.images));
   std::string text;
   for (std::size_t i = 0; i < n; ++i) {
-    if (!bad[i].empty()) text += fmt::format("{} {}\n", i, printable(bad[i]));
+    if (!errors[i].empty()) text += fmt::format("{} {}\n", i, printable(errors[i]));
   }
-  tail.text_bytes = text.size();
+  footer.text_bytes = text.size();
   file.write(text);
-  file.write(tail.text());
+  file.write(footer.text());
   file.commit();
-  decoding.finish();
+  decoder.finish();
 }
 
-/// Whether the store lacks a file that could not be read then and can be read now: rights and mounts change
-/// without a trace in the file.
-REFINE_INLINE bool was_unreadable(const DecodedImages& store,
-                                  const std::vector<std::filesystem::path>& files) {
+/// True if the store lacks a file that could not be read when it was built and can be read now:
+/// permissions and mounts change without a trace in the file.
+REFINE_INLINE bool has_become_readable(const DecodedImages& store,
+                                       const std::vector<std::filesystem::path>& files) {
   for (std::size_t i = 0; i < files.size(); ++i) {
-    if (store.bad[i].starts_with("cannot read ") && std::ifstream(files[i]).good()) return true;
+    if (store.errors[i].starts_with("cannot read ") && std::ifstream(files[i]).good()) return true;
   }
   return false;
 }
 
-REFINE_INLINE DecodedImages stored_images(const std::filesystem::path& path, const StoreSource& source,
-                                          OnDecodeError on_bad, unsigned threads, const std::string& what) {
+REFINE_INLINE DecodedImages open_or_build_store(const std::filesystem::path& path, const StoreSource& source,
+                                                OnDecodeError on_error, unsigned threads,
+                                                const std::string& what) {
   const auto usable = [&](const std::optional<DecodedImages>& store) {
-    return store && (on_bad == OnDecodeError::skip || std::ranges::all_of(store->bad, &std::string::empty));
+    return store &&
+           (on_error == OnDecodeError::skip || std::ranges::all_of(store->errors, &std::string::empty));
   };
-  if (auto store = open_store(path, source); usable(store) && !was_unreadable(*store, source.files))
+  if (auto store = open_store(path, source); usable(store) && !has_become_readable(*store, source.files))
     return std::move(*store);
-  make_store(path, source, on_bad, threads, what);
+  build_store(path, source, on_error, threads, what);
   if (auto store = open_store(path, source); usable(store)) return std::move(*store);
-  throw Error("cannot use the images of {}: they changed while they were read; let them be, and try again",
+  throw Error("{}: the images changed while they were read; try again without changing them",
               source.folder.string());
 }
 

@@ -9,8 +9,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
+#include <cstring>
 #include <system_error>
 
 #include <refine/core/config.hpp>
@@ -34,11 +36,11 @@ REFINE_INLINE OpenFile::~OpenFile() {
   ::close(descriptor_);
 }
 
-REFINE_INLINE std::string OpenFile::read(std::size_t at, std::size_t count) const {
+REFINE_INLINE std::string OpenFile::read(std::size_t offset, std::size_t count) const {
   std::string bytes(count, '\0');
   std::size_t got = 0;
   while (got < count) {
-    const auto more = ::pread(descriptor_, bytes.data() + got, count - got, static_cast<off_t>(at + got));
+    const auto more = ::pread(descriptor_, bytes.data() + got, count - got, static_cast<off_t>(offset + got));
     if (more < 0 && errno == EINTR) continue;
     if (more < 0) fail(errno);
     if (more == 0) break;
@@ -49,18 +51,19 @@ REFINE_INLINE std::string OpenFile::read(std::size_t at, std::size_t count) cons
 }
 
 REFINE_INLINE void OpenFile::fail(int reason) const {
-  throw Error("cannot read {}: {}; check the path and its rights", path_.string(), std::strerror(reason));
+  throw Error("cannot read {}: {}; check the path and its permissions", path_.string(),
+              std::strerror(reason));
 }
 
-REFINE_INLINE Mapping::Mapping(std::shared_ptr<const OpenFile> of) : file(std::move(of)) {
+REFINE_INLINE Mapping::Mapping(std::shared_ptr<const OpenFile> source) : file(std::move(source)) {
   // Without MAP_NORESERVE the system refuses a mapping larger than its memory.
-  void* const at = ::mmap(nullptr, file->size(), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE,
-                          file->descriptor(), 0);
-  if (at == MAP_FAILED) {
+  void* const address = ::mmap(nullptr, file->size(), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE,
+                               file->descriptor(), 0);
+  if (address == MAP_FAILED) {
     throw Error("cannot map {} ({} bytes): {}; raise the limit on address space or data (ulimit -v, -d)",
                 file->path().string(), file->size(), std::strerror(errno));
   }
-  begin = static_cast<std::uint8_t*>(at);
+  begin = static_cast<std::uint8_t*>(address);
 }
 
 REFINE_INLINE Mapping::~Mapping() {
@@ -89,7 +92,7 @@ REFINE_INLINE std::uint64_t StoreSource::key() const {
     key = derived_seed(key, "extent", static_cast<std::uint64_t>(extent));
   }
   for (const auto& file : files) {
-    std::error_code unknown;  // whoever decodes the file says what is wrong with it
+    std::error_code unknown;  // decoding the file reports what is wrong with it
     const auto size = std::filesystem::file_size(file, unknown);
     const auto time = std::filesystem::last_write_time(file, unknown).time_since_epoch().count();
     key = derived_seed(key, file.lexically_relative(folder).native(), size);
@@ -98,14 +101,14 @@ REFINE_INLINE std::uint64_t StoreSource::key() const {
   return key;
 }
 
-REFINE_INLINE std::string StoreHead::text() const {
+REFINE_INLINE std::string StoreHeader::text() const {
   std::string text =
       fmt::format("{}1\n{:016x}\n{}x{}x{} {}\n", name, key, shape.channels, shape.height, shape.width, files);
   text.resize(bytes, '\0');
   return text;
 }
 
-REFINE_INLINE std::string StoreTail::text() const {
+REFINE_INLINE std::string StoreFooter::text() const {
   return fmt::format("{:020} {:020} end\n", images, text_bytes);
 }
 
@@ -114,53 +117,56 @@ REFINE_INLINE std::optional<DecodedImages> open_store(const std::filesystem::pat
   std::error_code unknown;
   if (!std::filesystem::is_regular_file(path, unknown)) return std::nullopt;
   const auto file = std::make_shared<const OpenFile>(path);
-  const std::string head_text = file->read(0, StoreHead::bytes);
-  if (!head_text.starts_with(StoreHead::name)) {
-    throw Error("cannot keep images in {}: a file that is no image store lies there; choose another folder",
+  const std::string header_text = file->read(0, StoreHeader::bytes);
+  if (!header_text.starts_with(StoreHeader::name)) {
+    throw Error("cannot keep images in {}: the existing file is not an image store; use another folder",
                 path.string());
   }
-  StoreHead head{.key = source.key(), .files = source.files.size()};
-  const auto at = head_text.find('\n', StoreHead::name.size() + 2);
-  if (at == head_text.npos || std::sscanf(head_text.c_str() + at, "%dx%dx%d", &head.shape.channels,
-                                          &head.shape.height, &head.shape.width) != 3) {
+  StoreHeader header{.key = source.key(), .files = source.files.size()};
+  const auto line_end = header_text.find('\n', StoreHeader::name.size() + 2);
+  if (line_end == header_text.npos ||
+      std::sscanf(header_text.c_str() + line_end, "%dx%dx%d", &header.shape.channels, &header.shape.height,
+                  &header.shape.width) != 3) {
     return std::nullopt;
   }
-  const auto least = StoreHead::bytes + StoreTail::bytes;
-  const auto& [channels, height, width] = head.shape;
-  if (head_text != head.text() || file->size() < least || !compatible(source.wanted, head.shape) ||
+  const auto min_bytes = StoreHeader::bytes + StoreFooter::bytes;
+  const auto& [channels, height, width] = header.shape;
+  if (header_text != header.text() || file->size() < min_bytes || !compatible(source.wanted, header.shape) ||
       (channels != 1 && channels != 3) || height < 1 || width < 1) {
     return std::nullopt;
   }
 
-  StoreTail tail;
-  const std::string tail_text = file->read(file->size() - StoreTail::bytes, StoreTail::bytes);
-  if (std::sscanf(tail_text.c_str(), "%zu %zu", &tail.images, &tail.text_bytes) != 2 ||
-      tail_text != tail.text() || tail.images < 1 || tail.images > head.files) {
+  StoreFooter footer;
+  const std::string footer_text = file->read(file->size() - StoreFooter::bytes, StoreFooter::bytes);
+  if (std::sscanf(footer_text.c_str(), "%zu %zu", &footer.images, &footer.text_bytes) != 2 ||
+      footer_text != footer.text() || footer.images < 1 || footer.images > header.files) {
     return std::nullopt;
   }
-  const std::size_t room = file->size() - least;
+  const std::size_t content_bytes = file->size() - min_bytes;
   const std::size_t image_bytes =
       static_cast<std::size_t>(channels) * static_cast<std::size_t>(height) * static_cast<std::size_t>(width);
-  if (image_bytes > room / tail.images || tail.text_bytes != room - tail.images * image_bytes)
+  if (image_bytes > content_bytes / footer.images ||
+      footer.text_bytes != content_bytes - footer.images * image_bytes)
     return std::nullopt;
 
-  DecodedImages stored{.images = {}, .bad = std::vector<std::string>(head.files)};
+  DecodedImages stored{.images = {}, .errors = std::vector<std::string>(header.files)};
   std::size_t skipped = 0;
-  const std::string text = file->read(file->size() - StoreTail::bytes - tail.text_bytes, tail.text_bytes);
+  const std::string text =
+      file->read(file->size() - StoreFooter::bytes - footer.text_bytes, footer.text_bytes);
   for (std::string_view rest = text; !rest.empty(); ++skipped) {
     const std::string line(rest.substr(0, rest.find('\n')));
     std::size_t index = 0;
     int digits = 0;
-    if (std::sscanf(line.c_str(), "%zu %n", &index, &digits) != 1 || index >= head.files ||
-        !stored.bad[index].empty() || static_cast<std::size_t>(digits) >= line.size()) {
+    if (std::sscanf(line.c_str(), "%zu %n", &index, &digits) != 1 || index >= header.files ||
+        !stored.errors[index].empty() || static_cast<std::size_t>(digits) >= line.size()) {
       return std::nullopt;
     }
-    stored.bad[index] = line.substr(static_cast<std::size_t>(digits));
+    stored.errors[index] = line.substr(static_cast<std::size_t>(digits));
     rest.remove_prefix(std::min(line.size() + 1, rest.size()));
   }
-  if (tail.images + skipped != head.files) return std::nullopt;
-  stored.images = mapped_tensor(std::make_unique<Mapping>(file), StoreHead::bytes,
-                                {static_cast<std::int64_t>(tail.images), channels, height, width});
+  if (footer.images + skipped != header.files) return std::nullopt;
+  stored.images = mapped_tensor(std::make_unique<Mapping>(file), StoreHeader::bytes,
+                                {static_cast<std::int64_t>(footer.images), channels, height, width});
   return stored;
 }
 

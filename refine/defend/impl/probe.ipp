@@ -4,11 +4,11 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/equal.h>
-#include <ATen/ops/full.h>
 #include <ATen/ops/isfinite.h>
 #include <ATen/ops/linspace.h>
 #include <ATen/ops/softmax.h>
 #include <ATen/ops/tensor.h>
+#include <ATen/ops/zeros.h>
 #include <c10/core/GradMode.h>
 #include <c10/util/Exception.h>
 #include <fmt/format.h>
@@ -24,14 +24,21 @@
 #include <refine/core/config.hpp>
 #include <refine/core/error.hpp>
 #include <refine/core/text.hpp>
-#include <refine/data/detail/pixels.hpp>
+#include <refine/data/dataset.hpp>
 #include <refine/data/resize.hpp>
 #include <refine/evaluation/classify.hpp>
 #include <refine/nn/device.hpp>
 
 namespace refine::detail {
 
-constexpr std::int64_t first_images = 16, batch_images = 64;
+constexpr std::int64_t first_images = 16, few_images = 8, batch_images = 64;
+
+/// Limits of the time that parts of the probe take. Where more is expected, fewer images are used.
+constexpr double max_batch_seconds = 0.6, max_sweep_seconds = 1.5;
+
+inline double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
 
 /// Logits on the host for float images, without gradients.
 inline at::Tensor probe_logits(const backbones::AnyBackbone& victim, const at::Tensor& images) {
@@ -105,19 +112,52 @@ inline std::string size_option(const ImageShape& shape) {
              : fmt::format("--image {}x{}x{}", shape.channels, shape.height, shape.width);
 }
 
-/// Asks under each of the usual normalisations, and in BGR under the two that look best.
-REFINE_INLINE void sweep_normalizations(const backbones::AnyBackbone& victim, const ImageShape& shape,
-                                        const at::Tensor& images, const std::string& options, bool with_bgr,
-                                        std::vector<ProbeSetting>& tried) {
-  const auto ask = [&](ProbeSetting setting) -> std::optional<ProbeSetting> {
+/// True if the victim normalises by `by` itself. Asking under it again would give the same answers.
+inline bool is_own_normalization(const backbones::AnyBackbone& victim, const Normalization& by,
+                                 const at::Tensor& images) {
+  const at::Tensor one = images.narrow(0, 0, 1);
+  const at::Tensor normalized = victim.normalize(one);
+  return normalized.defined() && normalized.sizes() == one.sizes() &&
+         largest(normalized.to(at::kFloat) - normalized_by(by, one)) <= 1e-5;
+}
+
+/// Asks the victim under a setting.
+/// \return the setting with the answers; nothing if the victim fails
+REFINE_INLINE std::optional<ProbeSetting> ask(const backbones::AnyBackbone& victim, const at::Tensor& images,
+                                              ProbeSetting setting) {
+  const std::string failure = failure_of([&] {
     c10::NoGradGuard no_grad;
     const at::Tensor ordered = setting.bgr ? images.flip(1) : images;
+    if (!setting.normalization) {
+      setting.answers = answers_of(probe_logits(victim, ordered));
+      return;
+    }
     const at::Tensor input =
         normalized_by(*setting.normalization, ordered).contiguous(at::MemoryFormat::ChannelsLast);
-    const std::string failure = failure_of(
-        [&] { setting.answers = answers_of(victim.forward_normalized(input).to(at::kCPU).to(at::kDouble)); });
-    return failure.empty() ? std::optional(std::move(setting)) : std::nullopt;
-  };
+    setting.answers = answers_of(victim.forward_normalized(input).to(at::kCPU).to(at::kDouble));
+  });
+  return failure.empty() ? std::optional(std::move(setting)) : std::nullopt;
+}
+
+/// True if a setting scales images to 0 to 255. Contrast makes any network sure, and a poor one
+/// diverse; such a setting is considered only where the plain answers have at most
+/// `max_information_for_bytes`.
+inline bool makes_bytes(const ProbeSetting& setting) {
+  return setting.normalization && setting.normalization->deviation[0] < 0.01;
+}
+
+constexpr double max_information_for_bytes = 0.25;
+
+/// Asks under each of the usual normalisations, and in BGR under the two that look best.
+/// \param plain answers to `images` under the victim's normalisation, which is not asked again
+/// \param options of the command line that a setting adds its options to
+/// \param with_bgr true: also in BGR
+/// \param with_bytes true: also with images from 0 to 255
+/// \param tried receives the settings
+REFINE_INLINE void sweep_normalizations(const backbones::AnyBackbone& victim, const ImageShape& shape,
+                                        const at::Tensor& images, const Answers& plain,
+                                        const std::string& options, bool with_bgr, bool with_bytes,
+                                        std::vector<ProbeSetting>& tried) {
   const std::int64_t channels = images.size(1);
   std::vector<ProbeSetting> rgb;
   for (const CandidateNormalization& candidate : usual_normalizations()) {
@@ -125,8 +165,14 @@ REFINE_INLINE void sweep_normalizations(const backbones::AnyBackbone& victim, co
     const bool only_grey = candidate.by.mean[0] == 0.1307;
     if (channels == 3 ? only_grey : !grey) continue;
     ProbeSetting setting{.image = shape, .normalization = candidate.by};
+    if (makes_bytes(setting) && !with_bytes) continue;
     setting.options = fmt::format("{}{}{}", options, options.empty() ? "" : " ", candidate.options);
-    if (auto asked = ask(std::move(setting))) rgb.push_back(std::move(*asked));
+    if (is_own_normalization(victim, candidate.by, images)) {
+      setting.answers = plain;
+      rgb.push_back(std::move(setting));
+    } else if (auto answered = ask(victim, images, std::move(setting))) {
+      rgb.push_back(std::move(*answered));
+    }
   }
   tried.insert(tried.end(), rgb.begin(), rgb.end());
   if (channels != 3 || !with_bgr) return;
@@ -135,7 +181,7 @@ REFINE_INLINE void sweep_normalizations(const backbones::AnyBackbone& victim, co
   for (ProbeSetting& setting : rgb) {
     setting.bgr = true;
     setting.options += " --bgr";
-    if (auto asked = ask(std::move(setting))) tried.push_back(std::move(*asked));
+    if (auto answered = ask(victim, images, std::move(setting))) tried.push_back(std::move(*answered));
   }
 }
 
@@ -147,9 +193,7 @@ REFINE_INLINE std::optional<ProbeSetting> better_than(const Answers& plain,
   for (const ProbeSetting& setting : tried) {
     double score = setting.answers.information;
     if (setting.bgr) score -= 0.05;  // a network that hardly looks at colours does not show its order
-    // Contrast makes any network sure, and a poor one diverse: bytes only where the answers said nothing.
-    const bool bytes = setting.normalization && setting.normalization->deviation[0] < 0.01;
-    if (bytes && plain.information > 0.25) continue;
+    if (makes_bytes(setting) && plain.information > max_information_for_bytes) continue;
     if (best && score <= best_score) continue;
     best = &setting;
     best_score = score;
@@ -164,16 +208,19 @@ REFINE_INLINE std::optional<ProbeSetting> better_than(const Answers& plain,
 constexpr const char* export_hint =
     "export it in evaluation mode: torch.jit.trace(model.eval(), images).save(\"model.pt\")";
 
-/// The answers to a batch, alone and in other batches. \return logits of `images`; undefined if it fails
+/// Compares the answers to a batch with those to one of its images alone, to 3 images, and to 64 if
+/// they take less than `max_batch_seconds`.
+/// \param found receives the findings
+/// \param seconds_an_image is set to the time that the victim takes for an image
+/// \return logits of `images`; undefined if the victim fails
 REFINE_INLINE at::Tensor probe_batches(const backbones::AnyBackbone& victim, const at::Tensor& images,
-                                       Probe& found) {
+                                       Probe& found, double& seconds_an_image) {
   const std::int64_t n = images.size(0);
   const bool exact = images.device().is_cpu();
-  at::Tensor first, again;
-  const std::string failure = failure_of([&] {
-    first = probe_logits(victim, images);
-    again = probe_logits(victim, images);
-  });
+  at::Tensor first;
+  const auto start = std::chrono::steady_clock::now();
+  const std::string failure = failure_of([&] { first = probe_logits(victim, images); });
+  seconds_an_image = seconds_since(start) / static_cast<double>(n);
   const auto add = [&](ProbeProblem problem, std::string text) {
     found.findings.push_back({problem, std::move(text)});
   };
@@ -191,46 +238,50 @@ REFINE_INLINE at::Tensor probe_batches(const backbones::AnyBackbone& victim, con
   }
   // Rows of images without finite logits are compared nowhere.
   const at::Tensor finite = at::isfinite(first).all(1);
-  const at::Tensor reference = centered(first.nan_to_num(0, 0, 0));
-  const double scale = std::max(largest(reference), 1e-30);
-  const auto distance = [&](const at::Tensor& logits, const at::Tensor& rows) {
+  const double scale = std::max(largest(centered(first.nan_to_num(0, 0, 0))), 1e-30);
+  const auto distance = [&](const at::Tensor& logits, const at::Tensor& other, const at::Tensor& rows) {
     const at::Tensor use = finite.index_select(0, rows);
-    const at::Tensor difference = centered(logits.nan_to_num(0, 0, 0)) - reference.index_select(0, rows);
+    const at::Tensor difference = centered(logits.nan_to_num(0, 0, 0)) - centered(other.nan_to_num(0, 0, 0));
     return largest(difference * use.unsqueeze(1).to(at::kDouble)) / scale;
   };
   const at::Tensor all = at::linspace(0, static_cast<double>(n - 1), n).round().to(at::kLong);
-  if (const double off = distance(again, all); off > (exact ? 1e-4 : 1e-2)) {
-    add(ProbeProblem::random,
-        fmt::format(
-            "its answer to the same images differs from one call to the next (by {:.2g} of the largest "
-            "logit): dropout or noise is active; {}",
-            off, export_hint));
-    return first;
-  }
-  for (const std::int64_t size : {std::int64_t{1}, std::int64_t{3}, batch_images}) {
-    const int rounds = size == 1 ? static_cast<int>(std::min<std::int64_t>(n, 3)) : 1;
-    for (int round = 0; round < rounds; ++round) {
-      const at::Tensor rows = all.repeat({size / n + 2}).narrow(0, round, size);
-      at::Tensor logits;
-      const std::string why = failure_of(
-          [&] { logits = probe_logits(victim, images.index_select(0, rows.to(images.device()))); });
-      if (!why.empty() || logits.dim() != 2 || logits.size(0) != size || logits.size(1) != first.size(1)) {
-        add(ProbeProblem::fails,
+  for (const std::int64_t size : {std::int64_t{3}, std::int64_t{1}, batch_images}) {
+    if (size == batch_images && seconds_an_image * batch_images > max_batch_seconds) continue;
+    const at::Tensor rows = all.repeat({size / n + 2}).narrow(0, size == 1 ? 1 : 0, size);
+    const at::Tensor batch = images.index_select(0, rows.to(images.device()));
+    at::Tensor logits, again;
+    const std::string why = failure_of([&] {
+      logits = probe_logits(victim, batch);
+      if (size != 3) return;
+      const auto before = std::chrono::steady_clock::now();
+      again = probe_logits(victim, batch);
+      seconds_an_image = std::min(seconds_an_image, seconds_since(before) / static_cast<double>(size));
+    });
+    if (!why.empty() || logits.dim() != 2 || logits.size(0) != size || logits.size(1) != first.size(1)) {
+      add(ProbeProblem::fails,
+          fmt::format("it answers {} images, but not {}{}: it was exported for one batch size; export it for "
+                      "any: torch.jit.script(model.eval()).save(\"model.pt\")",
+                      n, size, why.empty() ? "" : " (" + why + ")"));
+      return first;
+    }
+    if (again.defined()) {
+      if (const double off = distance(again, logits, rows); off > (exact ? 1e-4 : 1e-2)) {
+        add(ProbeProblem::random,
             fmt::format(
-                "it answers {} images, but not {}{}: it was exported for one batch size; export it for "
-                "any: torch.jit.script(model.eval()).save(\"model.pt\")",
-                n, size, why.empty() ? "" : " (" + why + ")"));
+                "its answer to the same images differs from one call to the next (by {:.2g} of the largest "
+                "logit): dropout or noise is active; {}",
+                off, export_hint));
         return first;
       }
-      if (const double off = distance(logits, rows); off > (exact ? 1e-3 : 2e-2)) {
-        add(ProbeProblem::batch_dependent,
-            fmt::format(
-                "its answer to an image depends on the other images of the batch (in one of {} it "
-                "differs from that in one of {} by {:.2g} of the largest logit): it was exported in "
-                "training mode, where BatchNorm takes the batch's own statistics, or for one batch size; {}",
-                size, n, off, export_hint));
-        return first;
-      }
+    }
+    if (const double off = distance(logits, first.index_select(0, rows), rows); off > (exact ? 1e-3 : 2e-2)) {
+      add(ProbeProblem::batch_dependent,
+          fmt::format(
+              "its answer to an image depends on the other images of the batch (in one of {} it "
+              "differs from that in one of {} by {:.2g} of the largest logit): it was exported in "
+              "training mode, where BatchNorm takes the batch's own statistics, or for one batch size; {}",
+              size, n, off, export_hint));
+      return first;
     }
   }
   return first;
@@ -275,7 +326,7 @@ REFINE_INLINE Answers answers_of(const at::Tensor& logits) {
   const at::Tensor p = at::softmax(logits.to(at::kCPU).to(at::kDouble), 1).nan_to_num(0, 0, 0);
   const auto entropy = [](const at::Tensor& q) { return -(q * q.clamp_min(1e-300).log()).sum(-1); };
   std::vector<std::int64_t> counts(static_cast<std::size_t>(classes), 0);
-  for (const std::int64_t cls : to_vector(p.argmax(1))) ++counts[static_cast<std::size_t>(cls)];
+  for (const std::int64_t cls : detail::to_vector(p.argmax(1))) ++counts[static_cast<std::size_t>(cls)];
   const auto most = std::ranges::max_element(counts);
   Answers answers{.images = n,
                   .confidence = p.amax(1).mean().item<double>(),
@@ -313,9 +364,7 @@ REFINE_INLINE std::vector<ProbeSetting> probe_sizes(
     const backbones::AnyBackbone& victim, std::vector<ImageShape> sizes,
     const std::function<at::Tensor(const ImageShape&)>& images_at, double max_seconds) {
   using Clock = std::chrono::steady_clock;
-  const auto seconds_since = [](Clock::time_point start) {
-    return std::chrono::duration<double>(Clock::now() - start).count();
-  };
+  using detail::seconds_since;
   const auto area = [](const ImageShape& shape) { return static_cast<double>(shape.height) * shape.width; };
   std::ranges::stable_sort(sizes, {}, area);
   const at::Device device = default_device();
@@ -366,7 +415,8 @@ REFINE_INLINE Probe probe(const backbones::AnyBackbone& victim, const at::Tensor
 
   std::vector<at::Tensor> before;
   for (const at::Tensor& tensor : detail::state_of(victim)) before.push_back(tensor.detach().clone());
-  const at::Tensor logits = detail::probe_batches(victim, first, found);
+  double seconds_an_image = 0;
+  const at::Tensor logits = detail::probe_batches(victim, first, found, seconds_an_image);
   if (!logits.defined()) return found;
   found.classes = static_cast<int>(logits.size(1));
   const auto add = [&](ProbeProblem problem, std::string text) {
@@ -383,7 +433,7 @@ REFINE_INLINE Probe probe(const backbones::AnyBackbone& victim, const at::Tensor
     before.clear();
   }
   const at::Tensor finite = at::isfinite(logits).all(1);
-  for (const std::int64_t i : to_vector(finite.logical_not().nonzero().view({-1})))
+  for (const std::int64_t i : detail::to_vector(finite.logical_not().nonzero().view({-1})))
     found.not_finite.push_back(i);
   if (static_cast<std::int64_t>(found.not_finite.size()) == logits.size(0)) {
     add(ProbeProblem::not_finite,
@@ -391,14 +441,12 @@ REFINE_INLINE Probe probe(const backbones::AnyBackbone& victim, const at::Tensor
         "model in float32");
     return found;
   }
-  for (const double grey : {0., 1.}) {
-    const auto& sizes = first.sizes();
-    const std::string failure = detail::failure_of([&] {
-      const at::Tensor blank = at::full({1, sizes[1], sizes[2], sizes[3]}, grey, first.options());
-      if (!detail::is_finite(detail::probe_logits(victim, blank))) found.blank_not_finite = true;
-    });
-    if (!failure.empty()) found.blank_not_finite = true;
-  }
+  const std::string blank_failure = detail::failure_of([&] {
+    at::Tensor blank = at::zeros({2, shape.channels, shape.height, shape.width}, first.options());
+    blank[1].fill_(1);
+    found.blank_not_finite = !detail::is_finite(detail::probe_logits(victim, blank));
+  });
+  if (!blank_failure.empty()) found.blank_not_finite = true;
   const at::Tensor usable = finite.nonzero().view({-1});
   const at::Tensor good = logits.index_select(0, usable);
   found.answers = answers_of(good);
@@ -414,7 +462,7 @@ REFINE_INLINE Probe probe(const backbones::AnyBackbone& victim, const at::Tensor
             "model anew",
             rows.size(0)));
   }
-  constexpr std::int64_t gradient_images = 8;
+  constexpr std::int64_t gradient_images = 4;
   const at::Tensor some = usable.narrow(0, 0, std::min(usable.size(0), gradient_images)).to(device);
   detail::probe_gradient(victim, first.index_select(0, some), found);
 
@@ -425,27 +473,47 @@ REFINE_INLINE Probe probe(const backbones::AnyBackbone& victim, const at::Tensor
     if (other == shape) return images;
     return options.images_at ? options.images_at(other) : data::resize(images, other.height, other.width);
   };
-  const auto some_of = [&](const at::Tensor& bytes) {
-    return data::to_float(bytes.narrow(0, 0, std::min(bytes.size(0), detail::first_images)), device);
+  constexpr double usual_settings = 7;
+  const bool costly =
+      usual_settings * static_cast<double>(first.size(0)) * seconds_an_image > detail::max_sweep_seconds;
+  const auto some_of = [&](const at::Tensor& bytes, std::int64_t max_images) {
+    return data::to_float(bytes.narrow(0, 0, std::min(bytes.size(0), max_images)), device);
   };
-  detail::sweep_normalizations(victim, shape, first, "", true, found.tried);
+  const std::int64_t max_images = costly ? detail::few_images : detail::first_images;
+  const bool with_bytes = found.answers.information <= detail::max_information_for_bytes;
+  const auto choose = [&] {
+    found.better = detail::better_than(found.answers, found.tried);
+    if (!found.better || found.better->answers.images >= found.answers.images) return;
+    const at::Tensor all = some_of(at_shape(found.better->image), detail::first_images);
+    const auto confirmed = detail::ask(victim, all, *found.better);
+    found.better =
+        confirmed ? detail::better_than(found.answers, {*confirmed}) : std::optional<ProbeSetting>();
+  };
+  const at::Tensor plain = logits.narrow(0, 0, std::min(logits.size(0), max_images));
+  detail::sweep_normalizations(victim, shape, first.narrow(0, 0, plain.size(0)), answers_of(plain), "", true,
+                               with_bytes, found.tried);
+  choose();
+  constexpr double clear = 0.8;
+  if (found.better && found.better->answers.information >= clear && !detail::makes_bytes(*found.better))
+    return found;
+  const auto start = std::chrono::steady_clock::now();
   std::vector<ImageShape> others = options.sizes;
   std::erase(others, shape);
   const std::vector<ProbeSetting> at_sizes = probe_sizes(victim, others, at_shape, options.max_size_seconds);
   found.tried.insert(found.tried.end(), at_sizes.begin(), at_sizes.end());
-  found.better = detail::better_than(found.answers, found.tried);
-  if (!found.better) {  // both may be wrong; smaller images cost little
-    for (const ProbeSetting& setting : at_sizes) {
-      const std::int64_t area = std::int64_t{setting.image.height} * setting.image.width;
-      if (setting.answers.images == 0 ||
-          area > std::min<std::int64_t>(64 * 64, images.size(2) * images.size(3))) {
-        continue;
-      }
-      detail::sweep_normalizations(victim, setting.image, some_of(at_shape(setting.image)), setting.options,
-                                   false, found.tried);
+  choose();
+  if (found.better) return found;
+  for (const ProbeSetting& setting : at_sizes) {  // both may be wrong; smaller images cost little
+    const std::int64_t area = std::int64_t{setting.image.height} * setting.image.width;
+    if (setting.answers.images == 0 ||
+        area > std::min<std::int64_t>(64 * 64, images.size(2) * images.size(3))) {
+      continue;
     }
-    found.better = detail::better_than(found.answers, found.tried);
+    if (detail::seconds_since(start) > options.max_size_seconds) break;
+    detail::sweep_normalizations(victim, setting.image, some_of(at_shape(setting.image), max_images),
+                                 setting.answers, setting.options, false, with_bytes, found.tried);
   }
+  choose();
   return found;
 }
 
@@ -463,10 +531,10 @@ REFINE_INLINE std::vector<std::int64_t> images_without_finite_logits(const backb
   const at::Device device = default_device();
   victim.module->to(device);
   const at::Tensor finite =
-      in_batches([&](const at::Tensor& x) { return at::isfinite(victim.forward(x)).all(1).to(at::kLong); },
-                 images, device, [](std::int64_t) {});
+      map_batches([&](const at::Tensor& x) { return at::isfinite(victim.forward(x)).all(1).to(at::kLong); },
+                  images, device, [](std::int64_t) {});
   if (!finite.defined()) return {};
-  return to_vector(finite.logical_not().nonzero().view({-1}));
+  return detail::to_vector(finite.logical_not().nonzero().view({-1}));
 }
 
 }  // namespace refine

@@ -10,50 +10,53 @@
 #include <refine/core/task.hpp>
 #include <refine/data/dataset.hpp>
 
-/// What is refused before any work, not after it.
+/// Checks of the arguments of evaluations, made before any work.
 namespace refine::detail {
 
-void check_task(std::string_view what, const Task& wanted, const Task& data);
-
-void require_target(std::optional<int> target, const data::Dataset& test);
-
-/// Images without labels. \param what names them: "clean images"
-void require_images(std::string_view what, const ImageShape& wanted, const at::Tensor& images);
-
-/// Triggered images that belong to `test`, one for each, in its order.
-void require_triggered(const at::Tensor& triggered, const data::Dataset& test);
-
-inline void check_task(std::string_view what, const Task& wanted, const Task& data) {
-  if (compatible(wanted, data)) return;
+/// Checks that a model and labelled data have the same task.
+/// \param model its name in messages: "pipeline", "backbone"
+/// \throws Error if they do not
+inline void check_task(std::string_view model, const Task& expected, const Task& data) {
+  if (compatible(expected, data)) return;
   Message why;
-  require_agreement(why << "the " << what << " takes " << wanted.image << " images of " << wanted.classes
-                        << " classes, the data has " << data.image << " and " << data.classes
-                        << "; evaluate it on data of its task");
+  require_agreement(why << "the data does not fit the " << model << " (got " << data.image << " images of "
+                        << data.classes << " classes, expected " << expected.image << " images of "
+                        << expected.classes << " classes); evaluate the " << model << " on data of its task");
 }
 
-inline void require_target(std::optional<int> target, const data::Dataset& test) {
+/// Checks that a target class, if there is one, is a class of the data.
+/// \throws Error if it is not
+inline void check_target(std::optional<int> target, const data::Dataset& test) {
   const auto classes = static_cast<int>(test.classes.size());
   if (target && (*target < 0 || *target >= classes)) {
-    throw Error("target class {} is none of the data's {}; say 0 to {}", *target, classes, classes - 1);
+    throw Error("target class: the data has no class {} (it has {}, expected 0 to {})", *target, classes,
+                classes - 1);
   }
 }
 
-inline void require_images(std::string_view what, const ImageShape& wanted, const at::Tensor& images) {
-  if (!images.defined() || images.dim() != 4 || images.scalar_type() != at::kByte) {
-    throw Error("the {} are not an N×C×H×W tensor of bytes; convert them with data::to_bytes", what);
-  }
+/// Checks images without labels.
+/// \param name their name in messages: "clean images"
+/// \param expected the shape that the defense takes
+/// \throws Error if they are not uint8 N×C×H×W of this shape
+inline void check_images(std::string_view name, const ImageShape& expected, const at::Tensor& images) {
+  if (!images.defined() || images.dim() != 4 || images.scalar_type() != at::kByte)
+    throw Error("{}: must be uint8 N×C×H×W; convert them with data::to_bytes", name);
   const ImageShape shape = data::image_of(images);
-  if (compatible(wanted, shape)) return;
+  if (compatible(expected, shape)) return;
   Message why;
-  require_agreement(why << "the defense takes " << wanted << " images, the " << what << " are " << shape
-                        << "; resize them, or give it images of its shape");
+  require_agreement(why << name << ": wrong shape (got " << shape << ", expected " << expected
+                        << "); resize them to the shape that the defense takes");
 }
 
-inline void require_triggered(const at::Tensor& triggered, const data::Dataset& test) {
-  require_images("triggered images", test.image(), triggered);
+/// Checks that there is one triggered image for each image of `test`.
+/// \throws Error if the numbers or the shapes differ
+inline void check_triggered(const at::Tensor& triggered, const data::Dataset& test) {
+  check_images("triggered images", test.image(), triggered);
   if (triggered.size(0) == test.size()) return;
-  throw Error("there are {} triggered images for {} test images; give one for each, in one order",
-              triggered.size(0), test.size());
+  throw Error(
+      "triggered images: there must be one for each test image, in the same order "
+      "(got {} triggered images for {} test images)",
+      triggered.size(0), test.size());
 }
 
 }  // namespace refine::detail

@@ -23,8 +23,8 @@ REFINE_INLINE std::vector<NamedTrigger> scan_catalogue(const ImageShape& image, 
   const auto square = [&](int side, float shade) {
     return at::full({image.channels, side, side}, shade, at::kFloat);
   };
-  const auto name = [](const char* what, int side, const char* where) {
-    return fmt::format("{} {}×{}, {}", what, side, side, where);
+  const auto name = [](const char* kind, int side, const char* corner) {
+    return fmt::format("{} {}×{}, {}", kind, side, side, corner);
   };
   constexpr std::pair<Corner, const char*> corners[] = {{Corner::bottom_right, "bottom right"},
                                                         {Corner::bottom_left, "bottom left"},
@@ -50,7 +50,7 @@ REFINE_INLINE std::vector<NamedTrigger> scan_catalogue(const ImageShape& image, 
                          triggers::Blend<>{.image = image, .opacity = opacity, .seed = seed}, false});
   }
   for (const double strength : {0.5, 1.0}) {
-    if (std::min(image.height, image.width) < 4) break;  // fewer pixels than control points
+    if (std::min(image.height, image.width) < 4) break;  // fewer pixels than the warp has control points
     catalogue.push_back({fmt::format("warp, strength {}", strength),
                          triggers::Warp<>{.image = image, .strength = strength, .seed = seed}, false});
   }

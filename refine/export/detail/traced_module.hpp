@@ -11,31 +11,24 @@
 #include <memory>
 #include <string>
 
-/// How a C++ module becomes a TorchScript one.
+/// Conversion of a C++ module to a TorchScript module.
 namespace refine::detail {
 
-/// The same tensors under the same names, as TorchScript has modules: tracing finds them by identity.
-torch::jit::Module to_torchscript(const torch::nn::Module& source, const std::string& name,
-                                  const std::shared_ptr<torch::jit::CompilationUnit>& unit);
-
-/// Adds the method `name`, from images to a tensor, by tracing `function` once.
-void add_method(torch::jit::Module& module, const std::string& name, const at::Tensor& example,
-                const std::function<at::Tensor(const at::Tensor&)>& function);
-
+/// Returns a TorchScript module with the same tensors under the same names. The tensors are shared:
+/// tracing finds them by identity.
 inline torch::jit::Module to_torchscript(const torch::nn::Module& source, const std::string& name,
                                          const std::shared_ptr<torch::jit::CompilationUnit>& unit) {
-  torch::jit::Module mirror(c10::QualifiedName("__torch__.refine." + name), unit, /*shouldMangle=*/true);
-  for (const auto& item : source.named_parameters(/*recurse=*/false)) {
-    mirror.register_parameter(item.key(), item.value(), /*is_buffer=*/false);
-  }
+  torch::jit::Module result(c10::QualifiedName("__torch__.refine." + name), unit, /*shouldMangle=*/true);
+  for (const auto& item : source.named_parameters(/*recurse=*/false))
+    result.register_parameter(item.key(), item.value(), /*is_buffer=*/false);
   for (const auto& item : source.named_buffers(/*recurse=*/false))
-    mirror.register_buffer(item.key(), item.value());
-  for (const auto& item : source.named_children()) {
-    mirror.register_module(item.key(), to_torchscript(*item.value(), name + "_" + item.key(), unit));
-  }
-  return mirror;
+    result.register_buffer(item.key(), item.value());
+  for (const auto& item : source.named_children())
+    result.register_module(item.key(), to_torchscript(*item.value(), name + "_" + item.key(), unit));
+  return result;
 }
 
+/// Adds a method `name`, from images to a tensor, by tracing `function` once.
 inline void add_method(torch::jit::Module& module, const std::string& name, const at::Tensor& example,
                        const std::function<at::Tensor(const at::Tensor&)>& function) {
   const auto traced = torch::jit::tracer::trace(

@@ -5,6 +5,7 @@
 #include <ATen/ops/zeros.h>
 #include <c10/core/GradMode.h>
 #include <c10/util/Exception.h>
+#include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
 #include <cstddef>
@@ -41,40 +42,43 @@ REFINE_INLINE ExportedClassifier::ExportedClassifier(formats::TorchScriptFile fi
   about_ = std::make_shared<const nlohmann::ordered_json>(
       nlohmann::ordered_json::parse(found->second, nullptr, /*allow_exceptions=*/false));
   const nlohmann::ordered_json& about = *about_;
-  const auto natural = [](const nlohmann::ordered_json& value) {
+  const auto is_positive = [](const nlohmann::ordered_json& value) {
     if (!value.is_number_unsigned()) return false;
     const auto number = value.get<std::uint64_t>();
     return number > 0 && number < (1 << 20);
   };
   if (!about.is_object() || !about.contains("image") || !about["image"].is_array() ||
-      about["image"].size() != 3 || !about.contains("classes") || !natural(about["classes"]) ||
-      !natural(about["image"][0]) || !natural(about["image"][1]) || !natural(about["image"][2])) {
-    refuse("its refine.json does not tell image and classes");
+      about["image"].size() != 3 || !about.contains("classes") || !is_positive(about["classes"]) ||
+      !is_positive(about["image"][0]) || !is_positive(about["image"][1]) || !is_positive(about["image"][2])) {
+    refuse("its refine.json lacks a valid image and classes");
   }
   task_ = {{about["image"][0], about["image"][1], about["image"][2]}, about["classes"]};
   const auto& [channels, height, width] = task_.image;
-  if (std::int64_t{channels} * height * width > largest_image)
-    refuse("its refine.json claims an absurd image");
+  if (std::int64_t{channels} * height * width > largest_image) {
+    refuse(fmt::format("the image in its refine.json is too large (got {}x{}x{}, expected up to {} values)",
+                       channels, height, width, largest_image));
+  }
   module_.eval();
   for (std::size_t i = 0; i < methods.size(); ++i) {
     const auto method = module_.find_method(methods[i]);
     if (!method) refuse(std::string("it has no method '") + methods[i] + "'");
-    // The plain interpreter: LibTorch's other one spends its first calls on profiling.
+    // The simple interpreter: the default one profiles during its first calls.
     executors_[i] =
         torch::jit::GraphExecutor(method->graph(), methods[i], torch::jit::ExecutorExecutionMode::SIMPLE);
   }
-  probe(refuse);
+  check_methods(refuse);
 }
 
-REFINE_INLINE void ExportedClassifier::probe(const std::function<void(const std::string&)>& refuse) const {
+REFINE_INLINE void ExportedClassifier::check_methods(
+    const std::function<void(const std::string&)>& refuse) const {
   const auto& [channels, height, width] = task_.image;
   const at::Tensor images = at::zeros({2, channels, height, width});
-  const std::array<std::vector<std::int64_t>, methods.size()> wanted = {
+  const std::array<std::vector<std::int64_t>, methods.size()> expected = {
       {{2, task_.classes}, images.sizes().vec(), {2, task_.classes}, {2}}};
   for (std::size_t i = 0; i < methods.size(); ++i) {
     std::string why;
     try {
-      if (run(i, images).sizes() != wanted[i]) why = "does not return what its refine.json says";
+      if (run(i, images).sizes() != expected[i]) why = "returns another shape than its refine.json promises";
     } catch (const c10::Error& error) {
       why = "fails: " + one_line(error.what_without_backtrace());
     } catch (const std::exception& error) {

@@ -13,38 +13,41 @@
 
 namespace refine::detail {
 
-REFINE_INLINE at::Tensor example_of(const Task& task, const std::filesystem::path& path) {
+REFINE_INLINE at::Tensor example_images(const Task& task, const std::filesystem::path& path) {
   if (!task.image.is_static()) {
-    throw Error("cannot export {}: the model does not know its image shape; give one of its parts a Task",
-                path.string());
+    Message shape;
+    shape << task.image;
+    throw Error(
+        "cannot export {}: the model's image shape must be known (got {}); give one of its parts a Task",
+        path.string(), shape.view());
   }
   return at::zeros({2, task.image.channels, task.image.height, task.image.width});
 }
 
-REFINE_INLINE Moved::Moved(const torch::nn::Module& module, at::Device device) {
+REFINE_INLINE ScopedCpu::ScopedCpu(const torch::nn::Module& module) {
   const c10::NoGradGuard no_grad;
   try {
     for (const auto& tensors : {module.parameters(), module.buffers()}) {
       for (at::Tensor tensor : tensors) {
-        if (!tensor.defined() || tensor.device() == device) continue;
+        if (!tensor.defined() || tensor.device() == at::kCPU) continue;
         const at::Tensor data = tensor.variable_data();
-        tensor.set_data(data.to(device));
+        tensor.set_data(data.to(at::kCPU));
         moved_.push_back({tensor, data});
       }
     }
   } catch (...) {
-    give_back();
+    restore();
     throw;
   }
 }
 
-REFINE_INLINE void Moved::give_back() noexcept {
+REFINE_INLINE void ScopedCpu::restore() noexcept {
   for (auto& [tensor, data] : moved_) tensor.set_data(data);
   moved_.clear();
 }
 
-/// Exchanges a traced module's tensors for others with the same memory that want no gradient: who serves
-/// trains nothing, and the networks that they belong to may go on training.
+/// Replaces the tensors of a traced module by tensors with the same memory that require no
+/// gradient. The networks that share them can go on training.
 REFINE_INLINE void detach_tensors(torch::jit::Module& module) {
   for (const auto& attribute : module.named_attributes(/*recurse=*/false)) {
     if (attribute.value.isTensor()) module.setattr(attribute.name, attribute.value.toTensor().detach());
@@ -53,8 +56,8 @@ REFINE_INLINE void detach_tensors(torch::jit::Module& module) {
 }
 
 REFINE_INLINE const nlohmann::ordered_json& no_metadata() {
-  static const nlohmann::ordered_json nothing = nlohmann::ordered_json::object();
-  return nothing;
+  static const nlohmann::ordered_json empty = nlohmann::ordered_json::object();
+  return empty;
 }
 
 REFINE_INLINE void save_module(torch::jit::Module& module, const std::filesystem::path& path,

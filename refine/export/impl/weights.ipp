@@ -18,7 +18,7 @@
 
 namespace refine::detail {
 
-REFINE_INLINE std::string constants_text(const std::map<std::string, at::Tensor>& constants) {
+REFINE_INLINE std::string constants_json(const std::map<std::string, at::Tensor>& constants) {
   nlohmann::json json = nlohmann::json::object();
   for (const auto& [name, constant] : constants) {
     const at::Tensor flat = constant.to(at::kDouble).contiguous();
@@ -31,7 +31,7 @@ REFINE_INLINE std::string constants_text(const std::map<std::string, at::Tensor>
 REFINE_INLINE std::string fingerprint(const torch::nn::Module& module,
                                       const std::map<std::string, at::Tensor>& constants) {
   Sha256 hash;
-  // With its length before it, each text ends where it ends: no two victims give the same bytes.
+  // The length before each text keeps two victims from giving the same sequence of bytes.
   const auto add = [&](std::string_view text) { hash.add(fmt::format("{}:", text.size())).add(text); };
   for (const auto& [name, tensor] : nn::state_dict(module)) {
     const at::Tensor host = tensor.detach().to(at::kCPU).contiguous();
@@ -39,12 +39,12 @@ REFINE_INLINE std::string fingerprint(const torch::nn::Module& module,
     add(fmt::format("{} [{}]", c10::toString(host.scalar_type()), fmt::join(host.sizes(), ", ")));
     add({static_cast<const char*>(host.const_data_ptr()), host.nbytes()});
   }
-  add(constants_text(constants));
+  add(constants_json(constants));
   return "sha256:" + hash.hex();
 }
 
-REFINE_INLINE std::string old_fingerprint(const torch::nn::Module& module,
-                                          const std::map<std::string, at::Tensor>& constants) {
+REFINE_INLINE std::string legacy_fingerprint(const torch::nn::Module& module,
+                                             const std::map<std::string, at::Tensor>& constants) {
   std::uint64_t hash = 0xcbf29ce484222325u;
   const auto add = [&](std::string_view bytes) {
     for (char c : bytes) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3u;
@@ -54,76 +54,81 @@ REFINE_INLINE std::string old_fingerprint(const torch::nn::Module& module,
     add(name);
     add({static_cast<const char*>(host.const_data_ptr()), host.nbytes()});
   }
-  add(constants_text(constants));
+  add(constants_json(constants));
   return fmt::format("{:016x}", hash);
 }
 
-inline const char* spelled(PixelDomain domain) {
+inline const char* domain_name(PixelDomain domain) {
   return domain == PixelDomain::image ? "image" : "reference";
 }
 
-REFINE_INLINE void say(const DefenseFacts& facts, const std::string& victim, const Recipe& recipe,
-                       std::map<std::string, std::string>& metadata) {
+REFINE_INLINE void add_metadata(const DefenseInfo& info, const std::string& victim, const Recipe& recipe,
+                                std::map<std::string, std::string>& metadata) {
   metadata["refine"] = "defense";
-  metadata["permutation"] = nlohmann::json(facts.permutation).dump();
-  metadata["pixel_domain"] = spelled(facts.domain);
+  metadata["permutation"] = nlohmann::json(info.permutation).dump();
+  metadata["pixel_domain"] = domain_name(info.domain);
   metadata["victim"] = victim;
-  metadata["transform"] = facts.transform;
+  metadata["transform"] = info.transform;
   metadata["recipe"] = nlohmann::json(recipe).dump();
   metadata["seed"] = std::to_string(recipe.seed);
 }
 
-inline const std::string& value_of(const std::map<std::string, std::string>& metadata, const std::string& key,
-                                   const std::string& name) {
+inline const std::string& metadata_value(const std::map<std::string, std::string>& metadata,
+                                         const std::string& key, const std::string& name) {
   const auto found = metadata.find(key);
   if (found == metadata.end()) {
-    throw Error("cannot load {}: its metadata has no '{}'; it is no defense that refine saved", name, key);
+    throw Error("cannot load {}: its metadata lacks '{}'; give it a defense that refine saved", name, key);
   }
   return found->second;
 }
 
-REFINE_INLINE std::vector<std::int64_t> fitting_permutation(
-    const std::map<std::string, std::string>& metadata, const DefenseFacts& here, const std::string& name) {
-  const auto said = [&](const std::string& key) -> const std::string& {
-    return value_of(metadata, key, name);
+REFINE_INLINE std::vector<std::int64_t> read_permutation(const std::map<std::string, std::string>& metadata,
+                                                         const DefenseInfo& pipeline,
+                                                         const std::string& name) {
+  const auto value = [&](const std::string& key) -> const std::string& {
+    return metadata_value(metadata, key, name);
   };
-  if (said("pixel_domain") != spelled(here.domain)) {
+  if (value("pixel_domain") != domain_name(pipeline.domain)) {
     throw Error(
-        "cannot load {}: it was trained in the pixel domain '{}', the pipeline is in another; give the "
-        "pipeline that one",
-        name, said("pixel_domain"));
+        "cannot load {}: its pixel domain differs from the pipeline's (got '{}', expected '{}'); "
+        "give the pipeline the file's",
+        name, value("pixel_domain"), domain_name(pipeline.domain));
   }
-  if (said("transform") != here.transform) {
-    throw Error("cannot load {}: its transform is {}, the pipeline's is {}; give the pipeline that one", name,
-                said("transform"), here.transform);
-  }
-  const auto permutation = nlohmann::json::parse(said("permutation"), nullptr, false);
-  const auto integer = [](const nlohmann::json& value) { return value.is_number_integer(); };
-  if (!permutation.is_array() || !std::ranges::all_of(permutation, integer)) {
+  if (value("transform") != pipeline.transform) {
     throw Error(
-        "cannot load {}: its permutation is no list of whole numbers; the file is damaged, get it again",
+        "cannot load {}: its transform differs from the pipeline's (got {}, expected {}); "
+        "give the pipeline the file's",
+        name, value("transform"), pipeline.transform);
+  }
+  const auto permutation = nlohmann::json::parse(value("permutation"), nullptr, false);
+  const auto is_integer = [](const nlohmann::json& entry) { return entry.is_number_integer(); };
+  if (!permutation.is_array() || !std::ranges::all_of(permutation, is_integer)) {
+    throw Error(
+        "cannot load {}: its permutation is not a list of whole numbers; the file is damaged, get it again",
         name);
   }
   auto order = permutation.get<std::vector<std::int64_t>>();
-  if (order.size() != here.permutation.size()) {
-    throw Error("cannot load {}: it renames {} classes, the pipeline {}; load it with its own victim", name,
-                order.size(), here.permutation.size());
+  if (order.size() != pipeline.permutation.size()) {
+    throw Error(
+        "cannot load {}: its permutation has the wrong number of classes (got {}, expected {}); "
+        "load it with its own victim",
+        name, order.size(), pipeline.permutation.size());
   }
   if (const Message why = remaps::not_a_bijection(order); !why.empty()) {
-    throw Error("cannot load {}: its permutation is none ({}); the file is damaged, get it again", name,
+    throw Error("cannot load {}: its permutation is invalid ({}); the file is damaged, get it again", name,
                 why.view());
   }
   return order;
 }
 
-REFINE_INLINE void require_victim(const std::map<std::string, std::string>& metadata,
-                                  const torch::nn::Module& module,
-                                  const std::map<std::string, at::Tensor>& constants,
-                                  const std::string& name) {
-  const std::string& victim = value_of(metadata, "victim", name);
-  const bool is_old = victim.size() == 16 && victim.find_first_not_of("0123456789abcdef") == victim.npos;
-  if (victim != (is_old ? old_fingerprint(module, constants) : fingerprint(module, constants))) {
-    throw Error("cannot load {}: it was trained in front of another victim; load it with its own", name);
+REFINE_INLINE void check_victim(const std::map<std::string, std::string>& metadata,
+                                const torch::nn::Module& module,
+                                const std::map<std::string, at::Tensor>& constants, const std::string& name) {
+  const std::string& victim = metadata_value(metadata, "victim", name);
+  const bool is_legacy = victim.size() == 16 && victim.find_first_not_of("0123456789abcdef") == victim.npos;
+  if (victim != (is_legacy ? legacy_fingerprint(module, constants) : fingerprint(module, constants))) {
+    throw Error("cannot load {}: it was trained in front of another victim; load it with its own victim",
+                name);
   }
 }
 

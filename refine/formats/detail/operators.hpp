@@ -3,16 +3,18 @@
 #include <cstddef>
 #include <string_view>
 
-namespace refine::formats {
+/// The operators that a TorchScript image classifier may name: arithmetic on tensors, numbers,
+/// strings, lists and dicts, and queries of a tensor's properties. They touch no file, process or
+/// network, and no memory except that of their tensors.
+///
+/// An operator that is missing here is refused. Add an operator only for what it does. Never add
+/// those of `file_access` and `memory_access`, nor quantised, sparse and custom operators, which
+/// validate their arguments less. tools/operator_survey.py lists the operators of torchvision's
+/// classifiers.
+namespace refine::formats::operators {
 
-/// The operators that an image classifier in TorchScript may name: arithmetic on tensors, numbers, strings,
-/// lists and dicts, and what asks a tensor about itself. They touch no file, no process, no network and no
-/// memory but their tensors'. What is missing is refused, so a name is added for what it does only: never
-/// those of `files` and `memory`, nor quantised, sparse and custom operators, whose code checks less.
-/// tools/operator_survey.py lists what torchvision's classifiers name.
-namespace operators {
-
-/// Of the namespace `aten`, without overloads; an in-place form (`add_`) goes with its name.
+/// Permitted operators of the namespace `aten`, without overloads. The in-place form (`add_`) is
+/// included.
 inline constexpr std::string_view aten =
     "Bool Complex ComplexImplicit Delete Float FloatImplicit Int IntImplicit ScalarImplicit "
     "Size __and__ __contains__ __derive_index __getitem__ __iand__ __ilshift__ __interpolate "
@@ -129,14 +131,15 @@ inline constexpr std::string_view aten =
     "vander var var_mean vdot view view_as view_as_complex view_as_complex_copy view_as_real "
     "view_as_real_copy view_copy vsplit vstack warn where xlogy zero zeros zeros_like zfill";
 
-/// Of the namespace `prim`, as a source file names them.
+/// Permitted operators of the namespace `prim` in source files.
 inline constexpr std::string_view prim =
     "NumToTensor RaiseException abs data device dtype grad index is_cpu is_cuda is_ipu is_maia "
     "is_meta is_mkldnn is_mps is_mtia is_nested is_quantized is_sparse is_sparse_csr is_vulkan "
     "is_xla is_xpu itemsize layout max min name nbytes ndim rangelist requires_grad shape type "
     "unchecked_unwrap_optional";
 
-/// Of the namespace `prim`, as only LibTorch's compiler makes them: a source file has a syntax for them.
+/// Permitted operators of the namespace `prim` in compiled graphs only: source files have a syntax
+/// for them.
 inline constexpr std::string_view structure =
     "CallFunction CallMethod Constant CreateObject DictConstruct Enter Exit GetAttr If ListConstruct "
     "ListUnpack Loop Param Return SetAttr TupleConstruct TupleIndex TupleSlice TupleUnpack Uninitialized "
@@ -144,19 +147,20 @@ inline constexpr std::string_view structure =
 
 namespace detail {
 
-/// Whether `word` is one of the words that spaces part in `words`.
+/// Returns true if `word` is one of the space-separated `words`.
 constexpr bool has_word(std::string_view words, std::string_view word) {
   if (word.empty() || word.find(' ') != std::string_view::npos) return false;
-  for (std::size_t at = words.find(word); at != std::string_view::npos; at = words.find(word, at + 1)) {
-    const std::size_t end = at + word.size();
-    if ((at == 0 || words[at - 1] == ' ') && (end == words.size() || words[end] == ' ')) return true;
+  for (std::size_t i = words.find(word); i != std::string_view::npos; i = words.find(word, i + 1)) {
+    const std::size_t end = i + word.size();
+    if ((i == 0 || words[i - 1] == ' ') && (end == words.size() || words[end] == ' ')) return true;
   }
   return false;
 }
 
 }  // namespace detail
 
-/// Whether a source file may name the operator, such as "aten::conv2d".
+/// Returns true if a source file may name the operator.
+/// \param qualified the name with its namespace: "aten::conv2d"
 constexpr bool permits(std::string_view qualified) {
   constexpr std::string_view of_aten = "aten::", of_prim = "prim::";
   if (qualified.starts_with(of_prim)) return detail::has_word(prim, qualified.substr(of_prim.size()));
@@ -167,25 +171,28 @@ constexpr bool permits(std::string_view qualified) {
          (in_place && detail::has_word(aten, name.substr(0, name.size() - 1)));
 }
 
-/// Whether a compiled graph may have a node of this kind.
+/// Returns true if a compiled graph may have a node of this kind.
+/// \param qualified the kind with its namespace: "prim::If"
 constexpr bool permits_node(std::string_view qualified) {
   constexpr std::string_view of_prim = "prim::";
   return permits(qualified) ||
          (qualified.starts_with(of_prim) && detail::has_word(structure, qualified.substr(of_prim.size())));
 }
 
-/// What an operator is to a reader that runs foreign programs.
-enum class Nature {
-  harmless,    ///< arithmetic: it may run
-  quantized,   ///< computes with quantised numbers: harmless, but no gradient passes it
-  harmful,     ///< reaches files, memory, other processes or Python
-  of_library,  ///< belongs to another library, which has to be loaded before it can run
-  unknown,     ///< one of LibTorch's own that is in no list here
+/// What refine knows about an operator.
+enum class Kind {
+  harmless,   ///< arithmetic: it may run
+  quantized,  ///< computes with quantised numbers: harmless, but no gradient passes through it
+  harmful,    ///< reaches files, memory, other processes or Python
+  library,    ///< belongs to another library, which must be loaded before it can run
+  unknown,    ///< an operator of PyTorch that is in none of the lists
 };
 
-/// Of the namespace `aten`: reach files, or memory beyond a tensor's own.
-inline constexpr std::string_view files = "from_file save";
-inline constexpr std::string_view memory =
+/// Operators of the namespace `aten` that read or write files.
+inline constexpr std::string_view file_access = "from_file save";
+
+/// Operators of the namespace `aten` that reach memory beyond their tensors.
+inline constexpr std::string_view memory_access =
     "_copy_from _copy_from_and_resize _nested_view_from_buffer _nested_view_from_buffer_copy "
     "_nested_view_from_jagged _reshape_alias _reshape_alias_copy _resize_output _sparse_bsc_tensor_unsafe "
     "_sparse_bsr_tensor_unsafe _sparse_compressed_tensor_unsafe _sparse_coo_tensor_unsafe "
@@ -193,8 +200,9 @@ inline constexpr std::string_view memory =
     "as_strided_copy as_strided_scatter data_ptr empty_strided new_empty_strided resize resize_as "
     "resize_as_sparse set set_data sparse_resize sparse_resize_and_clear storage";
 
-/// Of the namespace `aten`: make, take or compute with quantised numbers. Those that only imitate it
-/// (`fake_quantize_per_tensor_affine`) have a gradient.
+/// Operators of the namespace `aten` that create, take or compute with quantised numbers. Those
+/// that only imitate quantisation (`fake_quantize_per_tensor_affine`) have a gradient and are
+/// permitted.
 inline constexpr std::string_view quantized =
     "_choose_qparams_per_tensor _convert_weight_to_int4pack _convert_weight_to_int4pack_for_cpu "
     "_dyn_quant_matmul_4bit _dyn_quant_pack_4bit_weight _empty_affine_quantized "
@@ -210,51 +218,53 @@ inline constexpr std::string_view quantized =
     "quantized_lstm_cell quantized_max_pool1d quantized_max_pool2d quantized_max_pool3d "
     "quantized_rnn_relu_cell quantized_rnn_tanh_cell";
 
-/// What an operator that a source file or a graph names is, such as "aten::conv2d".
-constexpr Nature nature_of(std::string_view qualified) {
-  if (permits_node(qualified)) return Nature::harmless;
+/// Returns the kind of an operator that a source file or a graph names.
+/// \param qualified the name with its namespace: "aten::conv2d"
+constexpr Kind classify(std::string_view qualified) {
+  if (permits_node(qualified)) return Kind::harmless;
   const std::size_t colons = qualified.find("::");
-  if (colons == std::string_view::npos) return Nature::harmful;  // a callee that may be anything
+  if (colons == std::string_view::npos) return Kind::harmful;  // not an operator of LibTorch
   const std::string_view space = qualified.substr(0, colons);
   std::string_view name = qualified.substr(colons + 2);
   if (detail::has_word("quantized _quantized quantized_decomposed onednn torchao", space)) {
-    return Nature::quantized;
+    return Kind::quantized;
   }
-  if (space == "prim" || space == "rpc" || space == "dist_autograd" || space == "cuda")
-    return Nature::harmful;
-  if (space != "aten") return Nature::of_library;
+  if (space == "prim" || space == "rpc" || space == "dist_autograd" || space == "cuda") {
+    return Kind::harmful;
+  }
+  if (space != "aten") return Kind::library;
   if (name.ends_with('_')) name.remove_suffix(1);
-  if (detail::has_word(quantized, name)) return Nature::quantized;
-  if (detail::has_word(files, name) || detail::has_word(memory, name) || name == "wait") {
-    return Nature::harmful;
+  if (detail::has_word(quantized, name)) return Kind::quantized;
+  if (detail::has_word(file_access, name) || detail::has_word(memory_access, name) || name == "wait") {
+    return Kind::harmful;
   }
-  return Nature::unknown;
+  return Kind::unknown;
 }
 
-/// Why an operator does not run, as the end of a sentence that names it; empty for a harmless one.
-constexpr std::string_view reason(std::string_view qualified) {
-  switch (nature_of(qualified)) {
-    case Nature::harmless:
+/// Returns why an operator does not run, as a relative clause that follows its name.
+/// \param qualified the name with its namespace: "aten::save"
+/// \return the clause; empty for a harmless operator
+constexpr std::string_view refusal_reason(std::string_view qualified) {
+  switch (classify(qualified)) {
+    case Kind::harmless:
       return "";
-    case Nature::quantized:
+    case Kind::quantized:
       return "which computes with quantised numbers";
-    case Nature::of_library:
+    case Kind::library:
       return "which belongs to another library and is not part of PyTorch";
-    case Nature::unknown:
+    case Kind::unknown:
       return "which refine does not know";
-    case Nature::harmful:
+    case Kind::harmful:
       break;
   }
   constexpr std::string_view of_aten = "aten::";
   if (qualified.starts_with(of_aten)) {
     std::string_view name = qualified.substr(of_aten.size());
     if (name.ends_with('_')) name.remove_suffix(1);
-    if (detail::has_word(files, name)) return "which reads or writes files";
-    if (detail::has_word(memory, name)) return "which reaches memory beyond a tensor's own";
+    if (detail::has_word(file_access, name)) return "which reads or writes files";
+    if (detail::has_word(memory_access, name)) return "which reaches memory outside its tensors";
   }
-  return "which is no tensor arithmetic";
+  return "which is not tensor arithmetic";
 }
 
-}  // namespace operators
-
-}  // namespace refine::formats
+}  // namespace refine::formats::operators

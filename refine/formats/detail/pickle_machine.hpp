@@ -17,64 +17,84 @@
 #include <utility>
 #include <vector>
 
-#include <refine/formats/detail/pickle_value.hpp>
+#include <refine/formats/detail/pickle_names.hpp>
+#include <refine/formats/value.hpp>
+
+namespace refine::formats {
+
+/// Returns the bytes of the storage with this key; empty if the file lacks it. The bytes must
+/// outlive the reading.
+using Storages = std::function<std::optional<std::string_view>(std::string_view key)>;
+
+}  // namespace refine::formats
 
 namespace refine::formats::detail {
 
-/// Something that a pickle built, or is about to: no tensor yet, only what was said of it.
+/// An object that a pickle describes. A tensor is only a description here: nothing is allocated
+/// yet.
 struct PickleNode {
+  /// What the node is.
   enum class Kind {
-    none,
-    boolean,
-    integer,
-    real,
-    text,
-    bytes,
-    list,
-    tuple,
-    dict,         // items: key, value, key, value
-    name,         // `name`
-    storage,      // `name`; items: key, number of elements
-    tensor,       // items: the arguments of _rebuild_tensor
-    array,        // items: once built, shape, dtype, whether Fortran's order, bytes
-    numpy_dtype,  // text: "f4"; empty where it is none that a tensor has
-    opaque,       // text: the class, or the function that would make it; items: what it would be made of
+    none,         ///< None
+    boolean,      ///< `integer` is 0 or 1
+    integer,      ///< `integer`
+    real,         ///< `real`
+    text,         ///< `text` in UTF-8
+    bytes,        ///< `text`
+    list,         ///< `items`
+    tuple,        ///< `items`
+    dict,         ///< `items`: key, value, key, value, …
+    name,         ///< `name`
+    storage,      ///< `name`; items: key, number of elements
+    tensor,       ///< `name` has the dtype; items: the arguments of `_rebuild_tensor`
+    array,        ///< items, once built: shape, dtype, whether in Fortran order, bytes
+    numpy_dtype,  ///< `text`: "f4"; empty for a dtype that PyTorch lacks
+    opaque,       ///< `text`: the class, or the function that would build it; items: its arguments and state
   };
-  Kind kind = Kind::none;
-  std::int64_t integer = 0;
-  double real = 0;
-  std::string_view text = {};  // of the pickle itself, or of the machine's own copies
-  const PickleName* name = nullptr;
-  PickleNode* entries = nullptr;  // of an opaque object: a dict of the items that were set
-  std::vector<PickleNode*> items = {};
+
+  Kind kind = Kind::none;               ///< the kind
+  std::int64_t integer = 0;             ///< an integer or bool
+  double real = 0;                      ///< a float
+  std::string_view text = {};           ///< part of the pickle, or of the machine's copies
+  const PickleName* name = nullptr;     ///< a known name
+  PickleNode* entries = nullptr;        ///< of an opaque object: a dict of the items that were set
+  std::vector<PickleNode*> items = {};  ///< the parts
 };
 
-/// What stands for an integer of more than 64 bits, which is as opaque as an unknown class.
+/// The name of the opaque object that stands for an integer of more than 64 bits.
 inline constexpr std::string_view large_integer = "int";
 
-/// Where a pickle puts its things, with limits. All nodes live as long as the stack, so what refers to itself
-/// does no harm here; `PickleBuilder` refuses it.
+/// The stack and the memo of a pickle, with limits. All nodes live as long as the stack, so a node
+/// may contain itself here; `PickleBuilder` refuses it.
 class PickleStack {
  public:
-  using Node = PickleNode;
-  using Kind = PickleNode::Kind;
+  using Node = PickleNode;        ///< shorthand
+  using Kind = PickleNode::Kind;  ///< shorthand
 
   /// \param path where the pickle comes from, for messages
   explicit PickleStack(const std::filesystem::path& path) : path_(path) {}
   PickleStack(const PickleStack&) = delete;
 
-  /// Every name that the pickle asks for and this reader does not know; none is looked up or called.
+  /// Returns the names that the pickle uses and the reader does not know. None is looked up or
+  /// called.
   const std::set<std::string>& unknown_names() const { return unknown_names_; }
 
+  /// Throws the Error for a damaged pickle.
+  /// \param why a clause that names the problem
+  /// \throws ProgramError if the pickle has named a function that runs programs, else Error
   [[noreturn]] void fail(std::string_view why) const;
+
+  /// Throws the Error for a pickle that needs an unknown name.
+  /// \throws ProgramError if `name` runs programs, else Error
   [[noreturn]] void refuse(std::string_view name) const;
 
  protected:
-  // A checkpoint with a record of every image of its data set has some millions.
-  static constexpr std::size_t most_objects = 5'000'000, most_references = 4 * most_objects;
-  static constexpr std::size_t deepest_stack = 1'000'000;
+  // A checkpoint that records every image of its dataset has some millions of objects.
+  static constexpr std::size_t max_objects = 5'000'000, max_references = 4 * max_objects;
+  static constexpr std::size_t max_stack = 1'000'000;
 
-  /// Nothing but the instruction that looks for a mark goes below it.
+  /// Returns the height of the topmost mark. Only the instructions that look for a mark go below
+  /// it.
   std::size_t floor() const { return marks_.empty() ? 0 : marks_.back(); }
   Node* make(Kind kind);
   void push(Node* node);
@@ -84,19 +104,19 @@ class PickleStack {
   void mark();
   std::vector<Node*> pop_to_mark();
   void drop();
-  void remember(std::uint64_t key);
-  void remember() { remember(memo_.size()); }
+  void memoize(std::uint64_t key);
+  void memoize() { memoize(memo_.size()); }
   void recall(std::uint64_t key);
 
-  /// A few bytes can ask to copy a long list again and again.
+  /// Limits the references in all containers: a few bytes can copy a long list again and again.
   void count(std::size_t references);
   void append(const std::vector<Node*>& items);
   void set_items(Node* dict, const std::vector<Node*>& items);
   Node* make_opaque(const std::string& name, std::vector<Node*> items = {});
-  void set_items_below(const std::vector<Node*>& items) { set_items(top(), items); }
+  void set_items_of_top(const std::vector<Node*>& items) { set_items(top(), items); }
 
  private:
-  Node* boolean(std::int64_t value);
+  Node* make_boolean(std::int64_t value);
 
   const std::filesystem::path path_;
   std::set<std::string> unknown_names_;
@@ -108,19 +128,21 @@ class PickleStack {
 
  protected:
   Node* const none_ = make(Kind::none);
-  Node* const true_ = boolean(1);
-  Node* const false_ = boolean(0);
+  Node* const true_ = make_boolean(1);
+  Node* const false_ = make_boolean(0);
 };
 
-/// What a pickle may ask to be called. Nothing is: each known name is a case here, and any other makes an
-/// opaque object, which has a name and is never more than that.
+/// The calls that a pickle asks for. Nothing is called: each known name is a case here, and any
+/// other name makes an opaque object, which consists of that name and its arguments.
 class PickleCalls : public PickleStack {
  public:
-  /// \param most_encoded the bytes that texts may have which the pickle asks to encode, together
-  PickleCalls(const std::filesystem::path& path, std::uint64_t most_encoded)
-      : PickleStack(path), most_encoded_(most_encoded) {}
+  /// \param path where the pickle comes from, for messages
+  /// \param max_encoded total bytes of text that the pickle may ask to encode
+  PickleCalls(const std::filesystem::path& path, std::uint64_t max_encoded)
+      : PickleStack(path), max_encoded_(max_encoded) {}
 
-  /// All storages that the pickle names: `name` has the type; items: key, number of elements.
+  /// Returns all storages that the pickle names: `name` has the dtype; items: key, number of
+  /// elements.
   const std::vector<const Node*>& storages() const { return storages_; }
 
  protected:
@@ -128,37 +150,46 @@ class PickleCalls : public PickleStack {
 
   Node* call(const Node& callee, const Node& arguments);
 
-  /// `object.__setstate__`, for those that need no code for it; of an opaque object the state is kept.
+  /// Performs `object.__setstate__` for objects that need no code for it. Of an opaque object, the
+  /// state is kept as an item.
   void build();
 
-  /// What a persistent id stands for.
-  Node* storage(const Node& id);
+  /// Returns the storage that a persistent id names.
+  Node* make_storage(const Node& id);
 
  private:
-  /// UTF-8 of characters up to U+00FF → one byte each. All that is made so is no longer than the pickle,
-  /// since a file that says a text once and encodes it often would otherwise take any memory.
-  std::string_view latin1(std::string_view utf8);
+  /// Encodes UTF-8 with characters up to U+00FF as one byte each. The total is limited by the size
+  /// of the pickle: a file that stores a text once and encodes it often could otherwise allocate
+  /// any amount.
+  std::string_view encode_latin1(std::string_view utf8);
 
-  const std::uint64_t most_encoded_;
+  const std::uint64_t max_encoded_;
   std::uint64_t encoded_size_ = 0;
   std::deque<std::string> encoded_;
   std::vector<const Node*> storages_;
 };
 
-/// Runs a pickle (protocols 2 to 5) on a stack of its own, and calls nothing.
+/// Interprets a pickle of protocol 0 to 5 and calls nothing.
 class PickleMachine : public PickleCalls {
  public:
-  /// \param path where it comes from, for messages
+  /// \param path where the pickle comes from, for messages
   /// \param bytes begin with the pickle; must outlive the machine
   PickleMachine(const std::filesystem::path& path, std::string_view bytes)
-      : PickleCalls(path, bytes.size()), rest_(bytes), all_(bytes.size()) {}
+      : PickleCalls(path, bytes.size()), rest_(bytes), total_size_(bytes.size()) {}
 
-  /// What the pickle builds. Nothing of it was checked but that it is well-formed.
+  /// Interprets the pickle.
+  /// \return what it describes; only its form has been checked
+  /// \throws Error if the pickle is malformed
   const Node& run();
 
-  /// What follows the pickle.
+  /// Returns the bytes after the pickle.
   std::string_view rest() const { return rest_; }
-  std::size_t size() const { return all_ - rest_.size(); }
+
+  /// Returns the size of the pickle in bytes.
+  std::size_t size() const { return total_size_ - rest_.size(); }
+
+  /// Returns true if the pickle was refused because the bytes end in the middle of it.
+  bool is_truncated() const { return truncated_; }
 
  private:
   void step(unsigned char code);
@@ -172,6 +203,20 @@ class PickleMachine : public PickleCalls {
   }
   unsigned byte() { return number<std::uint8_t>(); }
   std::string_view line();
+  [[noreturn]] void fail_truncated();
+
+  void check_protocol();
+
+  // Instructions of protocol 0, whose arguments are lines of text.
+  void push_decimal_integer(std::string_view digits);
+  void push_decimal_real();
+  void push_quoted_text();
+  void push_escaped_text();
+  std::uint64_t read_key();
+  void push_decoded(std::string text);
+
+  /// Pushes the result of a call, for the instructions INST and OBJ.
+  void push_instance(const Node* callee, std::vector<Node*> arguments);
 
   void push_integer(std::int64_t value);
   void push_long(std::uint64_t size);
@@ -181,68 +226,72 @@ class PickleMachine : public PickleCalls {
   void push_collection(Kind kind, std::vector<Node*> items) { make_pushed(kind, std::move(items)); }
 
   std::string_view rest_;
-  const std::size_t all_;
+  const std::size_t total_size_;
+  std::size_t frame_end_ = 0;  // of the current frame; 0 outside a frame
+  bool truncated_ = false;
+  std::deque<std::string> decoded_;  // texts with escapes; together no longer than the pickle
 };
-
-}  // namespace refine::formats::detail
-
-namespace refine::formats {
-
-/// The bytes of the storage of that key; none when the file lacks it. They must outlive the reading.
-using Storages = std::function<std::optional<std::string_view>(std::string_view key)>;
-
-namespace detail {
 
 /// Sizes and strides that a file claims, in elements.
 struct Layout {
-  std::vector<std::int64_t> sizes = {}, strides = {};
-  std::int64_t offset = 0;
+  std::vector<std::int64_t> sizes = {};    ///< extent of each dimension
+  std::vector<std::int64_t> strides = {};  ///< stride of each dimension
+  std::int64_t offset = 0;                 ///< index of the first element in the storage
 
-  bool contiguous() const;
+  /// Returns true if the elements lie in row-major order without gaps.
+  bool is_contiguous() const;
 };
 
-/// Makes values of what a `PickleMachine` has; nothing that a tensor claims is believed before it was
-/// compared with the bytes that are there.
+/// Builds values from what a `PickleMachine` has interpreted. What a tensor claims is compared with
+/// the bytes of its storage before memory is allocated.
 class PickleBuilder {
  public:
+  /// \param machine has run; must outlive the builder
+  /// \param storages the bytes of the storages; must outlive the builder
   PickleBuilder(const PickleMachine& machine, const Storages& storages);
 
-  /// \param keep_opaque whether the whole may be one opaque object; else it is refused by its name
+  /// Builds the value of a node.
+  /// \param node the node
+  /// \param keep_opaque whether the whole may be one opaque object; otherwise it is refused by its
+  ///        name
+  /// \throws Error if the value is malformed or exceeds a limit
   Value build(const PickleNode& node, bool keep_opaque = false);
 
  private:
   using Kind = PickleNode::Kind;
   struct Built {
     Value value;
-    std::uint64_t weight = 1;  // how much is under it, what is shared counted as often as it is named
+    std::uint64_t weight = 1;  // values in it; a shared one counts as often as it is referenced
   };
 
-  // What is shared or expanded takes a little of the file and much of the memory, so there is a limit.
-  static constexpr std::uint64_t copies = 16, most_weight = 10'000'000;
-  static constexpr int deepest = 64;
+  // Shared and expanded data takes few bytes of the file and much memory, therefore the limits.
+  static constexpr std::uint64_t copies_per_byte = 16, max_weight = 10'000'000;
+  static constexpr int max_depth = 64;
 
-  Built built(const PickleNode& node, int depth);
+  Built build_node(const PickleNode& node, int depth);
 
-  Built container(const PickleNode& node, int depth);
+  Built build_container(const PickleNode& node, int depth);
 
-  /// Refuses a text that is a key twice: two readers would take two values.
-  Dict dict(List& items) const;
+  /// Refuses a duplicate text key: two readers would take two values.
+  Dict build_dict(List& items) const;
 
-  Built opaque(std::string_view name, const PickleNode& node);
+  Built build_opaque(std::string_view name, const PickleNode& node);
 
   bool reaches_tensors(const PickleNode& node);
 
-  std::vector<std::int64_t> extents(const PickleNode& tuple) const;
+  std::vector<std::int64_t> read_extents(const PickleNode& tuple) const;
 
-  Value tensor(const PickleNode& node);
+  Value build_tensor(const PickleNode& node);
 
-  Value array(const PickleNode& node);
+  Value build_array(const PickleNode& node);
 
-  /// The numbers that `layout` takes from `data`, in memory of their own, contiguous.
-  at::Tensor copied(std::string_view data, at::ScalarType type, const Layout& layout);
+  /// Copies the elements that `layout` selects from `data` into a contiguous tensor.
+  at::Tensor copy_tensor(std::string_view data, at::ScalarType type, const Layout& layout);
 
-  void spend(std::uint64_t bytes);
-  std::string_view counted(std::string_view text);
+  void spend_tensor_bytes(std::uint64_t bytes);
+
+  /// Charges the text to the budget, and returns it.
+  std::string_view spend_text(std::string_view text);
 
   [[noreturn]] void fail(std::string_view why) const { machine_.fail(why); }
 
@@ -254,21 +303,28 @@ class PickleBuilder {
   std::map<const PickleNode*, Built> done_;
 };
 
-}  // namespace detail
+}  // namespace refine::formats::detail
 
-/// Reads a Python pickle of protocol 2 to 5 as data: nothing that it names is looked up or called. What an
-/// unknown name would make comes as `Opaque`; it must not be the whole. Else it holds what `Value` says; torch.Tensor, nn.Parameter and NumPy arrays of little-endian numbers (bool, 8 to
-/// 64 bits, signed or uint8) come as contiguous tensors on the host with memory of their own, an OrderedDict
-/// as a dict without its attributes, torch.Size as a tuple, torch.device and a dtype as text.
+namespace refine::formats {
+
+/// Reads a Python pickle of protocol 0 to 5 as data. No name in it is looked up or called.
 ///
-/// Limits: 5,000,000 objects, nesting of 64, and for all tensors together 64 MiB plus 16 times the bytes of
-/// the storages and the pickle, so that views and expanded tensors can't ask for any amount of memory.
+/// torch.Tensor, nn.Parameter and NumPy arrays of little-endian numbers (bool, 8 to 64 bits, signed
+/// or uint8) become contiguous tensors on the CPU, each with its own memory. An OrderedDict becomes
+/// a dict without its attributes, torch.Size a tuple, torch.device and a dtype text. An object of
+/// an unknown class becomes `Opaque`; it must not be the whole.
 ///
-/// \param bytes begin with the pickle; what follows it is not looked at
-/// \param path where it comes from, for messages
-/// \param storages the bytes of tensors, by key, when the pickle has tensors
-/// \throws Error naming the file, when the pickle is cut or malformed, is an opaque object as a whole (whose
-/// name the message has), contains itself, or has a tensor that reaches beyond its storage
+/// Limits: 5,000,000 objects, 64 levels of nesting, and for all tensors together 64 MiB plus 16
+/// times the bytes of the storages and the pickle, so that views and expanded tensors cannot
+/// allocate any amount.
+///
+/// \param bytes begin with the pickle; what follows it is ignored
+/// \param path where the bytes come from, for messages
+/// \param storages the bytes of the tensors, by key; may be empty if the pickle has no tensors
+/// \return the content
+/// \throws Error naming the file if the pickle is truncated or malformed, is one opaque object as a
+///        whole (named in the message), contains itself, or has a tensor that exceeds its storage
+/// \throws ProgramError if that object's name, or a name in a damaged pickle, runs programs
 inline Value read_pickle(std::string_view bytes, const std::filesystem::path& path,
                          const Storages& storages = {}) {
   detail::PickleMachine machine(path, bytes);

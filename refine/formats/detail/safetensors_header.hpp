@@ -15,71 +15,73 @@
 
 namespace refine::formats::detail {
 
-/// The header of a safetensors file, an event of the JSON parser at a time: no tree of a stranger's JSON is
-/// ever held. Refuses what a JSON library lets pass: a name given twice, nesting deeper than the format has,
-/// a number that is no extent.
+/// Parses the header of a safetensors file from the events of the JSON parser, so that no JSON tree
+/// of an untrusted file is held in memory. It refuses what a JSON library accepts but the format
+/// does not: a duplicate name, deeper nesting, a number that is not an extent.
 class SafeTensorsHeader {
  public:
-  using Extents = std::vector<std::uint64_t>;
+  using Extents = std::vector<std::uint64_t>;  ///< a list of unsigned numbers
 
-  /// What the header says of one tensor.
+  /// The entry of one tensor.
   struct Entry {
-    std::string dtype;
-    Extents shape, data_offsets;
+    std::string dtype;     ///< "F32"
+    Extents shape;         ///< extent of each dimension
+    Extents data_offsets;  ///< first byte and end in the data
   };
 
-  /// \param fail throws, given what is wrong
+  /// \param fail is called with the problem, and throws
   explicit SafeTensorsHeader(std::function<void(const std::string&)> fail) : fail_(std::move(fail)) {}
 
+  /// Parses the header.
+  /// \param text the JSON text
   void read(std::string_view text);
 
+  /// Returns the entry of each tensor.
   const std::map<std::string, Entry>& tensors() const { return tensors_; }
+
+  /// Returns the metadata.
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
 
-  // What the parser calls; false ends it.
-  bool null() { return check_supported(); }
-  bool boolean(bool) { return check_supported(); }
-  bool number_integer(std::int64_t) { return check_supported(); }
-  bool number_float(double, const std::string&) { return check_supported(); }
-  bool binary(nlohmann::json::binary_t&) { return check_supported(); }
-
-  bool number_unsigned(std::uint64_t number);
-
-  bool string(std::string& text);
-
-  bool key(std::string& name);
-
-  bool start_object(std::size_t);
-
-  bool end_object();
-
-  bool start_array(std::size_t);
-
-  bool end_array();
-
+  /// \name Events of nlohmann::json's SAX parser
+  /// Each returns false to stop the parser.
+  /// \{
+  bool null() { return check_supported(); }                                    ///< a null
+  bool boolean(bool) { return check_supported(); }                             ///< a bool
+  bool number_integer(std::int64_t) { return check_supported(); }              ///< a negative integer
+  bool number_float(double, const std::string&) { return check_supported(); }  ///< a float
+  bool binary(nlohmann::json::binary_t&) { return check_supported(); }  ///< does not occur in JSON text
+  bool number_unsigned(std::uint64_t number);                           ///< an element of a list
+  bool string(std::string& text);                                       ///< a text
+  bool key(std::string& name);                                          ///< the key of the next value
+  bool start_object(std::size_t);                                       ///< `{`
+  bool end_object();                                                    ///< `}`
+  bool start_array(std::size_t);                                        ///< `[`
+  bool end_array();                                                     ///< `]`
+  /// Stops the parser; `read` reports the error.
   bool parse_error(std::size_t, const std::string&, const nlohmann::json::exception&) { return false; }
+  /// \}
 
  private:
-  static constexpr std::size_t deepest = 3;  // the header, an entry, its shape
+  static constexpr std::size_t max_depth = 3;  // the header, an entry, its shape
 
   bool in_metadata() const { return keys_[0] == "__metadata__"; }
 
-  bool deeper();
+  bool enter();
 
-  /// A value of a kind that does not belong where it stands. Fields that the format does not know may hold
-  /// anything.
+  /// Fails if a value of a kind other than a number list or a text belongs here. Fields that the
+  /// format does not define may hold anything.
   bool check_supported();
 
-  void malformed();
+  void fail_malformed();
 
   std::function<void(const std::string&)> fail_;
   std::map<std::string, Entry> tensors_;
   std::map<std::string, std::string> metadata_;
-  Entry entry_;                            // the one that is being read
-  Extents* extents_ = nullptr;             // its list that is being read
-  std::size_t depth_ = 0;                  // of the objects and arrays that are open
-  std::array<std::string, deepest> keys_;  // the last at each depth
-  std::array<std::set<std::string>, deepest> names_;
+  Entry entry_;                              // the entry being parsed
+  Extents* extents_ = nullptr;               // its list being parsed
+  std::size_t depth_ = 0;                    // number of open objects and arrays
+  std::array<std::string, max_depth> keys_;  // the last key at each depth
+  std::array<std::set<std::string>, max_depth> names_;
 };
 
 }  // namespace refine::formats::detail

@@ -15,36 +15,46 @@
 
 namespace refine::formats::detail::script {
 
-/// A class that the archive defines.
+/// What the source of an archive says about a class.
 struct ClassOutline {
-  bool is_module = false, is_tuple = false;
-  std::map<std::string, torch::jit::TreeRef> attributes = {};  // name → type
+  bool is_module = false;                                      ///< derived from `Module`
+  bool is_tuple = false;                                       ///< derived from `NamedTuple`
+  std::map<std::string, torch::jit::TreeRef> attributes = {};  ///< name → type
 };
 
-/// The objection to an operator that may not run. \param how the code comes to it, \param path of the source
-Objection objection_to(const std::string& name, std::string_view how, std::string_view path);
+/// Returns the objection to an operator.
+/// \param name the operator with its namespace: "aten::save"
+/// \param verb how the code refers to it: "names"
+/// \param path the source file; may be empty
+Objection objection_to(const std::string& name, std::string_view verb, std::string_view path);
 
-/// Goes over the source of an archive, and says what of it is no arithmetic. What it knows not to be harmless
-/// it objects to: a name that is bound nowhere, a callee that may be anything, a syntax that TorchScript's
-/// own writer does not use.
+/// Checks the source of an archive and reports whatever is not arithmetic on tensors. What is not
+/// known to be harmless is reported: an undefined name, a callee that may be anything, syntax that
+/// TorchScript's own writer does not produce.
 class CodeCheck {
  public:
-  using Object = std::function<void(Objection)>;
+  using Report = std::function<void(Objection)>;  ///< receives each objection
 
-  /// \param object hears of each objection
-  CodeCheck(const std::map<std::string, std::string>& code, Object object);
+  /// Checks all source files.
+  /// \param code source files by path
+  /// \param report receives each objection
+  CodeCheck(const std::map<std::string, std::string>& code, Report report);
 
+  /// Returns the classes that the source defines, by qualified name.
   const std::map<std::string, ClassOutline>& classes() const { return classes_; }
+
+  /// Returns every operator that the source names.
   const std::set<std::string>& operators() const { return operators_; }
 
-  /// Whether it is a type of values that can do no harm.
+  /// Returns true if the expression is a type whose values are harmless.
   bool is_type(const torch::jit::TreeRef& tree) const;
 
  private:
   using TreeRef = torch::jit::TreeRef;
   using Names = std::set<std::string, std::less<>>;
-  /// What a name in a function stands for: an archive's function or class, or a value.
-  using Scope = std::map<std::string, bool>;  // → whether it may be called
+  /// The names of a function → whether they may be called. A name stands for a function or class of
+  /// the archive, or for a value.
+  using Scope = std::map<std::string, bool>;
 
   inline static const Names plain_types = {"Tensor",  "int",    "float",  "bool",   "str",
                                            "complex", "number", "Scalar", "Device", "Any"};
@@ -59,70 +69,75 @@ class CodeCheck {
 
   static std::string qualifier(std::string_view path);
 
-  void each(const std::function<void(const TreeRef&)>& look);
+  void for_each_definition(const std::function<void(const TreeRef&)>& check);
 
   void refuse(std::string_view what) const;
 
-  void name_operator(const std::string& name);
+  void add_operator(const std::string& name);
 
-  // --- what there is -------------------------------------------------------------------------------------
+  // --- definitions ---------------------------------------------------------------------------------------
 
-  void outline(const TreeRef& tree);
+  void collect(const TreeRef& tree);
 
-  /// `__annotations__["0"]`, for names that are no identifiers.
+  /// True for `__annotations__["0"]`, which declares names that are not identifiers.
   static bool is_annotation(const torch::jit::Expr& target);
 
   // --- classes -------------------------------------------------------------------------------------------
 
-  void body_of(const TreeRef& tree);
+  void check_class(const TreeRef& tree);
 
-  void field(const std::string& name, const torch::jit::Assign& assign);
+  void check_field(const std::string& name, const torch::jit::Assign& assign);
 
-  void field_type(const std::string& name, const TreeRef& tree);
+  void check_field_type(const std::string& name, const TreeRef& tree);
 
   static bool is_literal(const TreeRef& tree);
 
   // --- functions -----------------------------------------------------------------------------------------
 
-  void function(const TreeRef& tree);
+  void check_function(const TreeRef& tree);
 
-  /// A name may be called when it is never bound to anything but the archive's own functions.
+  /// Adds a name to the scope. It may be called if it is bound only to functions and classes of the
+  /// archive.
   void bind(Scope& scope, const std::string& name, bool may_be_called);
 
   void bind_target(Scope& scope, const TreeRef& target, bool may_be_called);
 
   void bind_all(Scope& scope, const torch::jit::List<torch::jit::Stmt>& body);
 
-  bool is_ours(const std::string& name) const { return functions_.contains(name) || classes_.contains(name); }
+  bool is_defined(const std::string& name) const {
+    return functions_.contains(name) || classes_.contains(name);
+  }
 
-  void statements(const torch::jit::List<torch::jit::Stmt>& body, const Scope& scope);
+  void check_statements(const torch::jit::List<torch::jit::Stmt>& body, const Scope& scope);
 
-  void statement(const torch::jit::Stmt& tree, const Scope& scope);
+  void check_statement(const torch::jit::Stmt& tree, const Scope& scope);
 
-  void type(const TreeRef& tree);
+  void check_type(const TreeRef& tree);
 
   // --- expressions ---------------------------------------------------------------------------------------
 
-  void expression(const TreeRef& tree, const Scope& scope);
+  void check_expression(const TreeRef& tree, const Scope& scope);
 
   static std::string root(const std::string& dotted) { return dotted.substr(0, dotted.find('.')); }
 
-  void selection(const TreeRef& tree, const Scope& scope);
+  void check_selection(const TreeRef& tree, const Scope& scope);
 
-  void call(const TreeRef& tree, const Scope& scope);
+  void check_call(const TreeRef& tree, const Scope& scope);
 
-  /// `value.name()`: the archive's own method, or an operator, whichever the value has. A method that is
-  /// called as an operator is could hide it.
-  void method(const std::string& name);
+  /// Checks `value.name()`, which calls a method of the archive or an operator, depending on the
+  /// value. If an operator has this name it must be permitted: a method of the archive could hide
+  /// it.
+  void check_method(const std::string& name);
 
-  /// What takes a type or a name among its arguments. \returns whether it was one
-  bool special(const std::string& name, const torch::jit::Apply& apply, const Scope& scope);
+  /// Checks a call that takes a type or a name as an argument.
+  /// \return true if it was such a call
+  bool check_special_call(const std::string& name, const torch::jit::Apply& apply, const Scope& scope);
 
-  /// Whether LibTorch looks at every such value before it uses it. Of an object or a tuple it believes the
-  /// type, and reads beyond its end where there is another.
+  /// Returns true if LibTorch verifies every value of the type before using it. It does not verify
+  /// objects and tuples, and reads out of bounds if the value has another type.
   bool is_scalar(const TreeRef& tree) const;
 
-  Object object_;
+  Report report_;
   std::string path_;
   std::vector<std::pair<std::string, std::vector<TreeRef>>> files_;
   std::map<std::string, ClassOutline> classes_;

@@ -19,68 +19,87 @@
 
 namespace refine::formats::detail::script {
 
-/// What a pickle would build, as far as it must be known to tell that it fits.
-struct Pickled {
+/// What a pickle of a TorchScript file would build, in as much detail as the check of its types
+/// needs.
+struct PickleItem {
+  /// What the item is.
   enum class Kind {
-    none,
-    boolean,
-    integer,
-    real,
-    text,
-    device,
-    tuple,
-    list,
-    dict,
-    name,
-    blank,
-    object,
-    storage,
-    tensor
+    none,     ///< None
+    boolean,  ///< a bool
+    integer,  ///< an int64
+    real,     ///< a float
+    text,     ///< a string
+    device,   ///< a `torch.device`
+    tuple,    ///< a tuple
+    list,     ///< a list; `text` is its type
+    dict,     ///< a dict; `text` is its type
+    name,     ///< a class or function
+    blank,    ///< an object whose attributes are not set yet
+    object,   ///< an object
+    storage,  ///< a storage
+    tensor    ///< a tensor
   };
-  using Ref = std::shared_ptr<Pickled>;
+  using Ref = std::shared_ptr<PickleItem>;  ///< a shared item
 
-  Kind kind = Kind::none;
-  std::string text = {};    ///< a string, a name, an object's class, the type that a list or dict was given
-  std::int64_t number = 0;  ///< an integer; of a storage its elements
-  std::vector<Ref> parts = {};      ///< of a dict keys and values in turn
-  std::size_t depth = 0, size = 1;  ///< levels below; values in it, on all paths
-  bool is_shared = false;           ///< the memo has it: it must not change any more
+  Kind kind = Kind::none;       ///< the kind
+  std::string text = {};        ///< a string, a name, the class of an object, the type of a list or dict
+  std::int64_t number = 0;      ///< an integer; the number of elements of a storage
+  std::vector<Ref> parts = {};  ///< the elements; of a dict, keys and values in turn
+  std::size_t depth = 0;        ///< levels of nesting below
+  std::size_t size = 1;         ///< values in it, on all paths
+  bool is_shared = false;       ///< the memo refers to it, so it must not change any more
 };
 
-/// Whether LibTorch may believe that the value is of the type, which it does without a look.
-/// \param untyped whether lists and dicts say no type of their own: LibTorch then gives them the type by which
-/// it comes to them, here the first, and another would be believed of what the first let in
-bool fits(Pickled& value, const torch::jit::TreeRef& type, bool untyped = false);
+/// Returns true if a value has the type that LibTorch will assume for it without a check.
+/// \param value the value
+/// \param type the type that the source declares
+/// \param untyped true if lists and dicts carry no type (formats 1 and 2). LibTorch then gives them
+///        the type by which it first reaches them, and so does this function: a second, different
+///        type does not match
+bool matches_type(PickleItem& value, const torch::jit::TreeRef& type, bool untyped = false);
 
-/// A tensor of a kind that refine does not compute with, in a file that is well-formed.
-struct Unread : std::runtime_error {
-  Unread(const std::string& why, bool is_quantized) : std::runtime_error(why), quantized(is_quantized) {}
-  bool quantized;
+/// Reports a tensor of a kind that refine does not compute with, in a well-formed file.
+struct UnsupportedTensorError : std::runtime_error {
+  /// \param why a clause that names the tensor's kind
+  /// \param is_quantized true for quantised tensors
+  UnsupportedTensorError(const std::string& why, bool is_quantized)
+      : std::runtime_error(why), quantized(is_quantized) {}
+
+  bool quantized;  ///< true for quantised tensors
 };
 
-/// Goes over data.pkl or constants.pkl of a TorchScript file as LibTorch's reader will, builds nothing, and
-/// takes only what that reader's own writer writes. The reader itself looks at little: it believes that a
-/// storage has the bytes that are claimed, that an attribute has the type that its class says, that a memo's
-/// number is small, and in older releases that a tensor lies within its storage.
+/// Interprets data.pkl or constants.pkl of a TorchScript file as LibTorch's reader does, builds
+/// nothing, and accepts only what LibTorch's writer produces.
+///
+/// LibTorch's reader verifies little: it assumes that a storage has the claimed bytes, that an
+/// attribute has the type that its class declares, that a memo index is small, and in older
+/// releases that a tensor lies within its storage.
 class PickleCheck {
  public:
-  using Entries = std::map<std::string, std::string>;
+  using Entries = std::map<std::string, std::string>;  ///< the content of an archive, by path
 
-  /// \param folder of the storages, "data/"
-  /// \param untyped whether lists and dicts do not say their types, as those of versions 1 and 2 do not
+  /// \param bytes the pickle
+  /// \param entries the archive
+  /// \param folder where the storages lie: "data/"
+  /// \param code the checked source
+  /// \param untyped true if lists and dicts carry no type (formats 1 and 2)
   PickleCheck(std::string_view bytes, const Entries& entries, std::string folder, const CodeCheck& code,
               bool untyped = false)
       : rest_(bytes), entries_(entries), folder_(std::move(folder)), code_(code), untyped_(untyped) {}
 
-  /// \throws Unread where a tensor is of a kind that is not read, std::runtime_error saying what is wrong
-  Pickled::Ref run();
+  /// Checks the pickle.
+  /// \return what it would build
+  /// \throws UnsupportedTensorError if it has a tensor of a kind that refine does not compute with
+  /// \throws std::runtime_error, with a clause as its text, if it is malformed or refers to
+  ///        something forbidden
+  PickleItem::Ref run();
 
-  /// The classes that were named until now, whether or not they are permitted.
-  const std::set<std::string>& classes() const { return named_; }
+  /// Returns the classes that the pickle has named so far, permitted or not.
+  const std::set<std::string>& classes() const { return named_classes_; }
 
  private:
-  using Kind = Pickled::Kind;
-  using Ref = Pickled::Ref;
+  using Kind = PickleItem::Kind;
+  using Ref = PickleItem::Ref;
   using TreeRef = torch::jit::TreeRef;
 
   [[noreturn]] static void fail(std::string_view why) { throw std::runtime_error(std::string(why)); }
@@ -113,41 +132,43 @@ class PickleCheck {
 
   std::vector<Ref> pop_to_mark();
 
-  /// What has parts is finished before another has it, so nothing can lie within itself.
+  /// Adds parts to a container. A container is complete before another contains it, so none
+  /// contains itself.
   static void add(const Ref& whole, std::vector<Ref> parts);
 
-  void push_whole(Kind kind, std::vector<Ref> parts);
+  void push_container(Kind kind, std::vector<Ref> parts);
 
   void push_tuple(std::size_t size);
 
   void add_to_top(Kind kind, std::vector<Ref> parts);
 
-  void remember(std::size_t at);
+  void memoize(std::size_t index);
 
-  void recall(std::size_t at);
+  void recall(std::size_t index);
 
   bool step();
 
   // --- names ---------------------------------------------------------------------------------------------
 
-  void name(const std::string& module, const std::string& last);
+  void push_name(const std::string& module, const std::string& last);
 
   static const std::map<std::string, at::ScalarType>& storage_types();
 
-  // --- what is built -------------------------------------------------------------------------------------
+  // --- objects -------------------------------------------------------------------------------------------
 
-  void object();
+  void build_object();
 
-  void reduce();
+  void call();
 
-  /// A list or dict has one type for good: of two, one could be believed of what the other let in.
-  void give_type(const Ref& value, const std::string& text);
+  /// Gives a list or dict its type, once: with two types, LibTorch could assume one that was
+  /// checked against the other.
+  void set_type(const Ref& value, const std::string& text);
 
-  void storage();
+  void push_storage();
 
-  void tensor(const std::vector<Ref>& parts);
+  void push_tensor(const std::vector<Ref>& parts);
 
-  static std::vector<std::int64_t> naturals(const Pickled& value);
+  static std::vector<std::int64_t> read_extents(const PickleItem& value);
 
   std::string_view rest_;
   const Entries& entries_;
@@ -156,7 +177,7 @@ class PickleCheck {
   const bool untyped_;
   std::vector<Ref> stack_, memo_;
   std::vector<std::size_t> marks_;
-  std::set<std::string> named_;
+  std::set<std::string> named_classes_;
 };
 
 }  // namespace refine::formats::detail::script

@@ -9,33 +9,40 @@
 
 namespace refine::formats::detail::script {
 
-/// LibTorch's parser and compiler go down a tree by recursion. So deep is what they get; the deepest that
-/// TorchScript writes of a classifier is some ten.
-inline constexpr std::size_t deepest = 200;
-inline constexpr std::size_t most_source_bytes = std::size_t{16} << 20;
+/// Deepest nesting that is passed to LibTorch, whose parser and compiler recurse over the tree. The
+/// source of a TorchScript classifier has about ten levels.
+inline constexpr std::size_t max_depth = 200;
 
-/// The first line of what LibTorch says, without where in LibTorch it was said.
+/// Largest size of all source files together.
+inline constexpr std::size_t max_source_bytes = std::size_t{16} << 20;
+
+/// Returns the first line of a LibTorch message; the rest is its place in LibTorch's sources.
 inline std::string first_line(std::string_view what) {
   return std::string(what.substr(0, what.find('\n')));
 }
 
-/// The classes and functions of a file under code/, as LibTorch's importer reads them; nothing is compiled.
-/// \throws std::exception where it can't be parsed
-std::vector<torch::jit::TreeRef> definitions(const std::string& text, const std::string& name);
+/// Parses the classes and functions of a source file as LibTorch's importer does. Nothing is
+/// compiled.
+/// \param text the source
+/// \param name its path, for messages
+/// \return a tree for each class and function
+/// \throws std::exception if the source cannot be parsed
+std::vector<torch::jit::TreeRef> parse_definitions(const std::string& text, const std::string& name);
 
-/// A type that stands in a string, such as "List[int]". \throws std::exception where it can't be parsed
-torch::jit::TreeRef type_of(const std::string& text);
+/// Parses a type in a string, such as "List[int]".
+/// \throws std::exception if it cannot be parsed
+torch::jit::TreeRef parse_type(const std::string& text);
 
-/// `a.b.c` of names only; empty where the expression is something else.
-std::string dotted(const torch::jit::TreeRef& tree);
+/// Returns `a.b.c` for an expression of names only, else an empty string.
+std::string dotted_name(const torch::jit::TreeRef& tree);
 
-/// What stands in the brackets of `a[b, c]`.
-inline const torch::jit::TreeList& arguments_of(const torch::jit::TreeRef& subscript) {
+/// Returns the expressions in the brackets of `a[b, c]`.
+inline const torch::jit::TreeList& subscript_arguments(const torch::jit::TreeRef& subscript) {
   return subscript->trees().at(1)->trees();
 }
 
-/// A type as text, without spaces; empty where it is none.
-std::string spelled(const torch::jit::TreeRef& tree);
+/// Returns a type as text without spaces, or an empty string if the expression is not a type.
+std::string type_text(const torch::jit::TreeRef& tree);
 
 }  // namespace refine::formats::detail::script
 

@@ -15,21 +15,30 @@
 namespace refine::formats::detail {
 
 static_assert(std::endian::native == std::endian::little,
-              "ZIP archives are little-endian, this machine is not");
+              "ZIP archives are little-endian and need a little-endian machine");
 
-/// A file's name or a member's, short enough for a line; `Error` takes its control characters out.
-std::string shown(std::string_view name);
+/// Returns a name from a file, shortened for a message. `Error` replaces its control characters.
+std::string shorten(std::string_view name);
 
-/// A file that is read here and there; every read is of bytes that are known to be in it.
+/// A file with random access. Every read must lie within the file.
 class SeekableFile {
  public:
+  /// Opens the file.
+  /// \throws Error if it cannot be opened
   explicit SeekableFile(const std::filesystem::path& path);
 
+  /// Returns the size of the file in bytes.
   std::uint64_t size() const { return size_; }
+
+  /// Returns the path of the file.
   const std::filesystem::path& path() const { return path_; }
 
+  /// Reads `n` bytes at `offset` into `to`.
+  /// \throws Error if they cannot be read
   void read(std::uint64_t offset, void* to, std::size_t n);
 
+  /// Returns `n` bytes at `offset`.
+  /// \throws Error if they cannot be read
   std::string read(std::uint64_t offset, std::size_t n);
 
  private:
@@ -40,57 +49,72 @@ class SeekableFile {
   std::uint64_t size_ = 0;
 };
 
-/// What a ZIP archive's directory says of one entry.
+/// An entry in the directory of a ZIP archive.
 struct ZipEntry {
-  std::string name;
-  std::uint16_t flags = 0, method = 0, made_by = 0;
-  std::uint32_t crc = 0, attributes = 0;
-  std::uint64_t packed = 0, bytes = 0, offset = 0;  // offset: of its local header; later, of its data
+  std::string name;              ///< path, including the top folder
+  std::uint16_t flags = 0;       ///< general purpose bit flags
+  std::uint16_t method = 0;      ///< compression method: 0 stored, 8 DEFLATE
+  std::uint16_t made_by = 0;     ///< the writing system in the upper byte
+  std::uint32_t crc = 0;         ///< CRC-32 of the uncompressed bytes
+  std::uint32_t attributes = 0;  ///< of the file; the Unix mode in the upper 16 bits
+  std::uint64_t packed = 0;      ///< size of the compressed data in bytes
+  std::uint64_t bytes = 0;       ///< size of the uncompressed data in bytes
+  std::uint64_t offset = 0;      ///< position of the local header; after the check, of the data
 };
 
-/// Reads a ZIP archive's central directory and requires that the local headers say the same and that no two
-/// entries share a byte, so that there is one way to read the archive. Archives of several volumes, with a
-/// comment or with bytes behind the end are refused: PyTorch writes none.
+/// Reads the central directory of a ZIP archive. It requires that the local headers agree with it
+/// and that no two entries share a byte, so that there is only one way to read the archive.
+/// Archives of several volumes, with a comment or with trailing bytes are refused: PyTorch writes
+/// none.
 class ZipDirectory {
  public:
-  ZipDirectory(const std::filesystem::path& path, SeekableFile& file, std::size_t most_entries)
-      : path_(path), file_(file), most_entries_(most_entries) {}
+  /// \param path the file, for messages; must outlive the directory
+  /// \param file the same file; must outlive the directory
+  /// \param max_entries largest number of entries
+  ZipDirectory(const std::filesystem::path& path, SeekableFile& file, std::size_t max_entries)
+      : path_(path), file_(file), max_entries_(max_entries) {}
 
-  /// In the order of their data in the file.
+  /// Returns the entries in the order of their data in the file.
+  /// \throws Error if the archive is malformed
   std::vector<ZipEntry> read();
 
+  /// Throws the Error for a damaged archive.
+  /// \param why a clause that names the problem
+  /// \throws Error always
   [[noreturn]] void fail(std::string_view why) const;
 
  private:
   template <typename Number>
-  static Number number(std::string_view bytes, std::size_t at) {
+  static Number number(std::string_view bytes, std::size_t offset) {
     Number value = 0;
-    std::memcpy(&value, bytes.data() + at, sizeof value);
+    std::memcpy(&value, bytes.data() + offset, sizeof value);
     return value;
   }
-  static std::uint16_t u16(std::string_view bytes, std::size_t at) {
-    return number<std::uint16_t>(bytes, at);
+  static std::uint16_t u16(std::string_view bytes, std::size_t offset) {
+    return number<std::uint16_t>(bytes, offset);
   }
-  static std::uint32_t u32(std::string_view bytes, std::size_t at) {
-    return number<std::uint32_t>(bytes, at);
+  static std::uint32_t u32(std::string_view bytes, std::size_t offset) {
+    return number<std::uint32_t>(bytes, offset);
   }
-  static std::uint64_t u64(std::string_view bytes, std::size_t at) {
-    return number<std::uint64_t>(bytes, at);
+  static std::uint64_t u64(std::string_view bytes, std::size_t offset) {
+    return number<std::uint64_t>(bytes, offset);
   }
 
-  void find();
+  /// Finds the directory from the end of the file.
+  void locate();
 
-  ZipEntry next(std::string_view& rest) const;
+  ZipEntry next_entry(std::string_view& rest) const;
 
-  /// What did not fit in 32 bits stands in the field of type 1, in this order.
+  /// Reads the 64-bit values, which follow in this order in the extra field of type 1.
   void read_extra(std::string_view extra, ZipEntry& entry) const;
 
-  /// Requires that the local header agrees and that the entry ends before `end`; `offset` moves to its data.
-  void require_same(ZipEntry& entry, std::uint64_t end) const;
+  /// Requires that the local header agrees and that the entry ends before `end`. Moves `offset` to
+  /// the data.
+  void check_local_header(ZipEntry& entry, std::uint64_t end) const;
 
   const std::filesystem::path& path_;
   SeekableFile& file_;
-  std::uint64_t most_entries_, count_ = 0, size_ = 0, begin_ = 0;
+  std::uint64_t max_entries_, count_ = 0, size_ = 0, begin_ = 0;
 };
 
 }  // namespace refine::formats::detail

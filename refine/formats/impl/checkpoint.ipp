@@ -27,128 +27,241 @@
 
 namespace refine::formats::detail {
 
-/// The first pickle of what torch.save wrote before 1.6: a number of ten bytes.
+/// The first pickle of a file of torch.save before PyTorch 1.6: a number of ten bytes.
 inline constexpr std::string_view legacy_magic{"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.",
                                                15};
 
-/// PyTorch's archive: data.pkl, and a storage of key k under data/k.
+/// Throws the ProgramError for a file that names a function which runs programs.
+[[noreturn]] REFINE_INLINE void refuse_program(const std::filesystem::path& path, std::string_view name) {
+  throw ProgramError(
+      "cannot load {}: the file asks for {}, which can run any program; "
+      "Python would call it while loading the file; get the weights again from a trusted source",
+      path.string(), shorten(name));
+}
+
+/// Throws the ProgramError if one of the names runs programs.
+REFINE_INLINE void refuse_programs(const std::filesystem::path& path, const std::set<std::string>& names) {
+  for (const std::string& name : names) {
+    if (runs_programs(name)) refuse_program(path, name);
+  }
+}
+
+REFINE_INLINE ProgramSearch find_program(std::string_view bytes) {
+  while (!bytes.empty()) {
+    PickleMachine machine({}, bytes);
+    bool is_pickle = true;
+    try {
+      machine.run();
+    } catch (const Error&) {
+      is_pickle = false;
+    }
+    const auto& names = machine.unknown_names();
+    const auto found = std::ranges::find_if(names, runs_programs);
+    if (found != names.end()) return {.name = *found};
+    if (!is_pickle) return {.is_truncated = machine.is_truncated()};
+    bytes = machine.rest();
+  }
+  return {};
+}
+
+REFINE_INLINE ProgramSearch find_program_in_entry(std::string_view name, std::string_view bytes) {
+  const bool is_pickle =
+      name.ends_with("pkl") || name.ends_with(".pickle") ||
+      (bytes.size() > 2 && bytes[0] == '\x80' && static_cast<unsigned char>(bytes[1]) <= 5);
+  return is_pickle ? find_program(bytes) : ProgramSearch();
+}
+
+/// Refuses bytes that Python would run as pickles.
+/// \return true if the bytes end in the middle of a pickle
+REFINE_INLINE bool refuse_programs_in(const std::filesystem::path& path, std::string_view bytes) {
+  const ProgramSearch search = find_program(bytes);
+  if (!search.name.empty()) refuse_program(path, search.name);
+  return search.is_truncated;
+}
+
+/// Refuses a tar archive with such pickles. torch.save wrote tar archives before PyTorch 0.1.10.
+REFINE_INLINE void refuse_programs_in_tar(const std::filesystem::path& path, SeekableFile& file) {
+  constexpr std::uint64_t block = 512, max_bytes = 1 << 28;
+  constexpr int max_entries = 1000;
+  std::uint64_t offset = 0;
+  for (int i = 0; i < max_entries && offset + block < file.size(); ++i) {
+    const std::string header = file.read(offset, block);
+    std::uint64_t bytes = 0;
+    const std::size_t digits = header.find_first_not_of(' ', 124);
+    if (digits >= 136) return;
+    const auto [end, error] = std::from_chars(header.data() + digits, header.data() + 136, bytes, 8);
+    if (error != std::errc() || bytes > file.size() - offset - block) return;
+    std::string content =
+        file.read(offset + block, static_cast<std::size_t>(std::min<std::uint64_t>(bytes, 65536)));
+    if (refuse_programs_in(path, content) && bytes > content.size() && bytes <= max_bytes) {
+      content = file.read(offset + block, static_cast<std::size_t>(bytes));
+      refuse_programs_in(path, content);
+    }
+    offset += block + (bytes + block - 1) / block * block;
+  }
+}
+
+REFINE_INLINE void refuse_hidden_programs(const std::filesystem::path& path) {
+  SeekableFile file(path);
+  const auto beginning_size = static_cast<std::size_t>(std::min<std::uint64_t>(file.size(), 65536));
+  const std::string beginning = file.read(0, beginning_size);
+  if (is_archive(beginning) || beginning.starts_with('\x80')) return;
+  if (beginning.size() > 263 && std::string_view(beginning).substr(257, 5) == "ustar") {
+    refuse_programs_in_tar(path, file);
+  }
+  std::size_t pickle = 0;  // where a pickle would begin
+  if (beginning.starts_with("\x93NUMPY") && beginning.size() > 12) {
+    const auto byte = [&](std::size_t i) {
+      return static_cast<std::size_t>(static_cast<unsigned char>(beginning[i]));
+    };
+    pickle =
+        beginning[6] == 1 ? 10 + byte(8) + 256 * byte(9) : 12 + byte(8) + 256 * byte(9) + 65536 * byte(10);
+    const std::string_view header = std::string_view(beginning).substr(0, pickle);
+    if (pickle >= beginning.size() || header.find("|O") == std::string_view::npos) {
+      return;  // an array without Python objects
+    }
+  }
+  if (refuse_programs_in(path, std::string_view(beginning).substr(pickle)) && file.size() > beginning_size) {
+    refuse_programs_in(path, std::string_view(read_file(path)).substr(pickle));
+  }
+}
+
+/// Reads one pickle that takes all of `bytes`.
+REFINE_INLINE TorchFile read_whole_pickle(const std::filesystem::path& path, std::string_view bytes,
+                                          const Storages& storages) {
+  PickleMachine machine(path, bytes);
+  const PickleNode& node = machine.run();
+  if (!machine.rest().empty()) {
+    refuse_programs_in(path, machine.rest());
+    machine.fail("there are extra bytes after the pickle");
+  }
+  return {PickleBuilder(machine, storages).build(node, /*keep_opaque=*/true), machine.unknown_names()};
+}
+
+/// Reads an archive of torch.save: data.pkl, and the storage with key k under data/k.
 REFINE_INLINE TorchFile read_zipped(const std::filesystem::path& path) {
   const Archive archive = read_archive(path);
   const auto fail = [&](std::string_view why) { throw Error("cannot load {}: {}", path.string(), why); };
   const auto is_code = [](const auto& entry) { return entry.first.starts_with("code/"); };
   if (archive.entries.contains("constants.pkl") || std::ranges::any_of(archive.entries, is_code)) {
-    fail("it is a TorchScript program, not a file of tensors; load it as a model");
+    fail("the file is a TorchScript program, not a file of tensors; load it as a model");
   }
   const auto order = archive.entries.find("byteorder");
   if (order != archive.entries.end() && order->second != "little") {
-    fail("its numbers are not little-endian; save it again on a machine of that order");
+    fail("its byte order is not little-endian; save it again on a little-endian machine");
   }
   const auto pickle = archive.entries.find("data.pkl");
   if (pickle == archive.entries.end()) fail("the archive has no data.pkl; save it with torch.save");
+  for (const auto& [name, bytes] : archive.entries) {
+    if (name == "data.pkl") continue;
+    const ProgramSearch search = find_program_in_entry(name, bytes);
+    if (!search.name.empty()) refuse_program(path, search.name);
+  }
   const Storages storages = [&](std::string_view key) -> std::optional<std::string_view> {
-    const auto at = archive.entries.find("data/" + std::string(key));
-    return at == archive.entries.end() ? std::nullopt : std::optional<std::string_view>(at->second);
+    const auto found = archive.entries.find("data/" + std::string(key));
+    return found == archive.entries.end() ? std::nullopt : std::optional<std::string_view>(found->second);
   };
-  PickleMachine machine(path, pickle->second);
-  const PickleNode& node = machine.run();
-  if (!machine.rest().empty()) machine.fail("there are bytes behind its pickle");
-  return {PickleBuilder(machine, storages).build(node, /*keep_opaque=*/true), machine.unknown_names()};
+  return read_whole_pickle(path, pickle->second, storages);
 }
 
-/// The file of PyTorch before 1.6: pickles of a magic number, a version, what the machine was, the object and
-/// the storages' keys; then each storage's count of numbers (int64) and its bytes.
+/// Reads a file of torch.save before PyTorch 1.6: pickles of a magic number, a version, the
+/// machine, the object and the keys of the storages; then, for each storage, the number of elements
+/// (int64) and its bytes.
 REFINE_INLINE TorchFile read_legacy(const std::filesystem::path& path, std::string_view bytes) {
   std::string_view rest = bytes.substr(legacy_magic.size());
-  const auto plain = [&] {
+  const auto read_plain = [&] {
     PickleMachine machine(path, rest);
     const PickleNode& node = machine.run();
+    refuse_programs(path, machine.unknown_names());
     rest = machine.rest();
     const Storages none;
     return PickleBuilder(machine, none).build(node);
   };
-  const Value version = plain(), system = plain();
+  const Value version = read_plain(), machine_info = read_plain();
   PickleMachine machine(path, rest);
   if (const auto* number = version.as_integer(); !number || *number != 1001) {
-    machine.fail("it has an unknown version of PyTorch's older format");
+    machine.fail("the file has an unknown version of the legacy PyTorch format");
   }
-  const Value* little = system.find("little_endian");
-  if (little && little->as_boolean() && !*little->as_boolean())
-    machine.fail("its numbers are not little-endian");
+  const Value* little = machine_info.find("little_endian");
+  if (little && little->as_boolean() && !*little->as_boolean()) {
+    machine.fail("its byte order is not little-endian");
+  }
   const PickleNode& node = machine.run();
+  refuse_programs(path, machine.unknown_names());
   rest = machine.rest();
-  const Value keys = plain();
+  const Value keys = read_plain();
 
   std::map<std::string_view, const PickleNode*> claims;
   for (const PickleNode* storage : machine.storages()) {
-    const auto [at, is_new] = claims.emplace(storage->items[0]->text, storage);
-    if (!is_new && (at->second->name->type != storage->name->type ||
-                    at->second->items[1]->integer != storage->items[1]->integer)) {
-      machine.fail("it names one storage in two ways");
+    const auto [claim, is_new] = claims.emplace(storage->items[0]->text, storage);
+    if (!is_new && (claim->second->name->type != storage->name->type ||
+                    claim->second->items[1]->integer != storage->items[1]->integer)) {
+      machine.fail("two references to one storage disagree");
     }
   }
   std::map<std::string, std::string_view, std::less<>> data;
-  if (!keys.as_list()) machine.fail("it has no list of storages");
+  if (!keys.as_list()) machine.fail("the list of storages is missing");
   for (const Value& key : *keys.as_list()) {
     const auto claim = key.as_text() ? claims.find(*key.as_text()) : claims.end();
     std::int64_t count = 0;
-    if (claim == claims.end() || data.contains(*key.as_text()))
-      machine.fail("it lists storages that it does not name");
-    if (rest.size() < sizeof count) machine.fail("it is cut");
+    if (claim == claims.end() || data.contains(*key.as_text())) {
+      machine.fail("a listed storage is a duplicate or is not referenced");
+    }
+    if (rest.size() < sizeof count) machine.fail("the file is truncated");
     std::memcpy(&count, rest.data(), sizeof count);
     rest.remove_prefix(sizeof count);
     const std::uint64_t width = c10::elementSize(claim->second->name->type);
-    if (count != claim->second->items[1]->integer)
-      machine.fail("a storage has another size than its tensors say");
-    if (count < 0 || static_cast<std::uint64_t>(count) > rest.size() / width) machine.fail("it is cut");
+    if (count != claim->second->items[1]->integer) {
+      machine.fail(fmt::format("a storage has {} elements, but its tensors claim {}", count,
+                               claim->second->items[1]->integer));
+    }
+    if (count < 0 || static_cast<std::uint64_t>(count) > rest.size() / width) {
+      machine.fail("the file is truncated");
+    }
     data.emplace(*key.as_text(), rest.substr(0, static_cast<std::uint64_t>(count) * width));
     rest.remove_prefix(static_cast<std::uint64_t>(count) * width);
   }
-  if (!rest.empty()) machine.fail("there are bytes behind its last storage");
+  if (!rest.empty()) machine.fail("there are extra bytes after the last storage");
   const Storages storages = [&](std::string_view key) -> std::optional<std::string_view> {
-    const auto at = data.find(key);
-    return at == data.end() ? std::nullopt : std::optional<std::string_view>(at->second);
+    const auto found = data.find(key);
+    return found == data.end() ? std::nullopt : std::optional<std::string_view>(found->second);
   };
   return {PickleBuilder(machine, storages).build(node, /*keep_opaque=*/true), machine.unknown_names()};
 }
 
 REFINE_INLINE TorchFile read_unzipped(const std::filesystem::path& path, std::string_view bytes) {
-  if (!bytes.starts_with('\x80')) {
-    if (const auto foreign = recognize(bytes.substr(0, 65536), bytes.size())) refuse_foreign(path, *foreign);
-    throw Error("cannot load {}: it is no file of torch.save and no pickle; save it with torch.save",
+  const Storages none;
+  if (bytes.starts_with(legacy_magic)) return read_legacy(path, bytes);
+  if (bytes.starts_with('\x80')) return read_whole_pickle(path, bytes, none);
+  if (const auto foreign = recognize(bytes.substr(0, 65536), bytes.size())) refuse_foreign(path, *foreign);
+  try {  // protocols 0 and 1 have no signature
+    return read_whole_pickle(path, bytes, none);
+  } catch (const ProgramError&) {
+    throw;
+  } catch (const Error&) {
+    throw Error("cannot load {}: not a file of torch.save or a pickle; save it with torch.save",
                 path.string());
   }
-  if (bytes.starts_with(legacy_magic)) return read_legacy(path, bytes);
-  PickleMachine machine(path, bytes);
-  const PickleNode& node = machine.run();
-  if (!machine.rest().empty()) machine.fail("there are bytes behind its pickle");
-  const Storages none;
-  return {PickleBuilder(machine, none).build(node, /*keep_opaque=*/true), machine.unknown_names()};
-}
-
-[[noreturn]] REFINE_INLINE void refuse_program(const std::filesystem::path& path, std::string_view name) {
-  throw ProgramError(
-      "cannot load {}: it asks for {}, which is no tensor but a way to run any program: Python would run it "
-      "while it loads the file; get the weights again from whom you trust",
-      path.string(), shown(name));
 }
 
 REFINE_INLINE TorchFile read_any_torch_file(const std::filesystem::path& path) {
-  if (const auto foreign = recognize_file(path)) refuse_foreign(path, *foreign);
+  if (const auto foreign = recognize_file(path)) {
+    std::error_code unknown;
+    if (!std::filesystem::is_directory(path, unknown)) refuse_hidden_programs(path);
+    refuse_foreign(path, *foreign);
+  }
   SeekableFile file(path);
   TorchFile result = file.size() >= 4 && is_archive(file.read(0, 4)) ? read_zipped(path)
                                                                      : read_unzipped(path, read_file(path));
-  for (const std::string& name : result.unknown_names) {
-    if (runs_programs(name)) refuse_program(path, name);
-  }
+  refuse_programs(path, result.unknown_names);
   return result;
 }
 
 REFINE_INLINE void refuse_opaque(const std::filesystem::path& path, std::string_view name) {
   throw Error(
-      "cannot load {}: it asks for {}, which is no tensor and no container but an object that needs Python's "
-      "code, such as a whole module; save model.state_dict() where that code is, or export the model with "
-      "torch.jit.trace",
-      path.string(), shown(name));
+      "cannot load {}: the file is an object of {}, which needs Python code, such as a whole module; "
+      "save model.state_dict() where that code is available, or export the model with torch.jit.trace",
+      path.string(), shorten(name));
 }
 
 }  // namespace refine::formats::detail
@@ -165,35 +278,36 @@ REFINE_INLINE Value read_torch_file(const std::filesystem::path& path) {
 
 namespace refine::formats::detail {
 
-/// Whether a file begins as safetensors do: the header's size in eight bytes, then the header.
-REFINE_INLINE bool begins_like_safetensors(SeekableFile& file) {
-  constexpr std::uint64_t header_limit = 100'000'000;
+/// Returns true if a file begins like safetensors: the size of the header in eight bytes, then the
+/// header.
+REFINE_INLINE bool looks_like_safetensors(SeekableFile& file) {
+  constexpr std::uint64_t max_header = 100'000'000;
   std::uint64_t header_size = 0;
   if (file.size() <= sizeof header_size) return false;
   const std::string start = file.read(0, sizeof header_size + 1);
   std::memcpy(&header_size, start.data(), sizeof header_size);
-  return header_size <= header_limit && start.back() == '{';
+  return header_size <= max_header && start.back() == '{';
 }
 
-/// A dict with tensors by name, and where it lies.
+/// A dict of tensors by name.
 struct StateDict {
-  std::string key = {};
-  const Dict* dict = nullptr;
-  std::size_t tensors = 0;
-  bool has_weights = false;  ///< one is called "weight", as a layer's is
+  std::string key = {};        ///< its keys in the file, separated by "/"
+  const Dict* dict = nullptr;  ///< the dict
+  std::size_t tensors = 0;     ///< number of tensors in it
+  bool has_weights = false;    ///< true if the name of one ends in "weight", as in a layer
 };
 
-/// Whether it is one tensor, of whichever kind.
+/// Returns true if the value is one tensor of any kind.
 REFINE_INLINE bool is_tensor(const Value& value) {
   return value.as_tensor() || (value.as_opaque() && value.as_opaque()->is_tensor);
 }
 
-/// Whether it has tensors anywhere in it, down to a few levels.
+/// Returns true if tensors are nested in the value, down to a few levels.
 REFINE_INLINE bool has_tensors(const Value& value, int depth = 0) {
-  constexpr int deepest = 4;
+  constexpr int max_depth = 4;
   if (value.as_tensor()) return true;
   if (const Opaque* opaque = value.as_opaque()) return opaque->has_tensors;
-  if (depth == deepest) return false;
+  if (depth == max_depth) return false;
   if (const Dict* dict = value.as_dict()) {
     return std::ranges::any_of(*dict, [&](const auto& item) { return has_tensors(item.second, depth + 1); });
   }
@@ -201,7 +315,8 @@ REFINE_INLINE bool has_tensors(const Value& value, int depth = 0) {
   return list && std::ranges::any_of(*list, [&](const Value& item) { return has_tensors(item, depth + 1); });
 }
 
-/// A dict of tensors by name, or one that has a network's tensors among other things.
+/// Returns the value as a state dict: a dict of tensors by name, or one with the tensors of a
+/// network among other entries.
 REFINE_INLINE std::optional<StateDict> as_state_dict(const Value& value, const std::string& key) {
   const Dict* dict = value.as_dict();
   if (!dict || dict->empty()) return std::nullopt;
@@ -221,8 +336,9 @@ REFINE_INLINE std::optional<StateDict> as_state_dict(const Value& value, const s
   return result;
 }
 
-/// What has tensors by name, too, and is no network's: an optimiser's moments and the like.
-REFINE_INLINE bool is_of_training(std::string_view key) {
+/// Returns true for the key of training state, which has tensors by name, too: the moments of an
+/// optimiser and the like.
+REFINE_INLINE bool is_training_state(std::string_view key) {
   std::string lower(key);
   std::ranges::transform(lower, lower.begin(), [](unsigned char c) { return std::tolower(c); });
   for (const std::string_view word : {"optim", "sched", "scaler", "sampler", "rng", "callback", "loops"}) {
@@ -231,25 +347,26 @@ REFINE_INLINE bool is_of_training(std::string_view key) {
   return false;
 }
 
+/// Collects the state dicts in a value, searching dicts and short lists.
 REFINE_INLINE void collect_state_dicts(const Value& value, const std::string& key, int depth,
                                        std::vector<StateDict>& found) {
-  constexpr int deepest = 5;
-  constexpr std::size_t longest_list = 16, most = 100;
+  constexpr int max_depth = 5;
+  constexpr std::size_t max_list = 16, max_found = 100;
   if (auto state = as_state_dict(value, key)) return found.push_back(*state);
-  if (depth == deepest || found.size() >= most) return;
-  const auto below = [&](const std::string& name, const Value& inner) {
+  if (depth == max_depth || found.size() >= max_found) return;
+  const auto descend = [&](const std::string& name, const Value& inner) {
     collect_state_dicts(inner, key.empty() ? name : key + "/" + name, depth + 1, found);
   };
   if (const Dict* dict = value.as_dict()) {
     for (const auto& [name, inner] : *dict) {
-      if (name.as_text() && !is_of_training(*name.as_text())) below(*name.as_text(), inner);
+      if (name.as_text() && !is_training_state(*name.as_text())) descend(*name.as_text(), inner);
     }
-  } else if (const List* list = value.as_list(); list && list->size() <= longest_list) {
-    for (std::size_t i = 0; i < list->size(); ++i) below(std::to_string(i), (*list)[i]);
+  } else if (const List* list = value.as_list(); list && list->size() <= max_list) {
+    for (std::size_t i = 0; i < list->size(); ++i) descend(std::to_string(i), (*list)[i]);
   }
 }
 
-/// Whether a key is of weights that were averaged over training.
+/// Returns true for the key of weights that were averaged over the training.
 REFINE_INLINE bool is_average(std::string_view key) {
   std::string words = "_" + std::string(key.substr(key.rfind('/') + 1)) + "_";
   std::ranges::transform(words, words.begin(), [](unsigned char c) {
@@ -262,36 +379,38 @@ REFINE_INLINE bool is_average(std::string_view key) {
   return false;
 }
 
-/// Which of several is the network's own. \throws Error when that is open
-REFINE_INLINE const StateDict& choose(const std::vector<StateDict>& found,
-                                      const std::filesystem::path& path) {
+/// Returns the one of several state dicts that is the network itself.
+/// \throws Error if that is ambiguous
+REFINE_INLINE const StateDict& choose_state_dict(const std::vector<StateDict>& found,
+                                                 const std::filesystem::path& path) {
   if (found.size() == 1) return found.front();
-  const auto last = [](const StateDict& state) {
+  const auto last_key = [](const StateDict& state) {
     return std::string_view(state.key).substr(state.key.rfind('/') + 1);
   };
   for (const std::string_view usual : {"state_dict", "model_state_dict", "model", "net", "weights", "netC"}) {
-    const auto at = std::ranges::find(found, usual, last);
-    if (at != found.end()) return *at;
+    const auto match = std::ranges::find(found, usual, last_key);
+    if (match != found.end()) return *match;
   }
-  const auto is_own = [](const StateDict& state) { return !is_average(state.key); };
-  if (std::ranges::count_if(found, is_own) == 1) return *std::ranges::find_if(found, is_own);
+  const auto is_not_average = [](const StateDict& state) { return !is_average(state.key); };
+  if (std::ranges::count_if(found, is_not_average) == 1) return *std::ranges::find_if(found, is_not_average);
   std::string all;
   for (const StateDict& state : found) {
-    all += fmt::format("{}'{}' ({} tensors)", all.empty() ? "" : ", ", shown(state.key), state.tensors);
+    all += fmt::format("{}'{}' ({} tensors)", all.empty() ? "" : ", ", shorten(state.key), state.tensors);
     if (&state - found.data() == 4) break;
   }
-  throw Error("cannot load {}: it has {} sets of weights: {}; choose one with --key", path.string(),
+  throw Error("cannot load {}: the file has {} sets of weights: {}; choose one with --key", path.string(),
               found.size(), all);
 }
 
-/// What lies at `key`, and the rest of the key, which then is what names begin with.
-struct Place {
-  const Value* value;
-  std::string_view rest;
-  std::string path = {};  ///< the keys up to there, parted by "/"
+/// The result of following a key into a value.
+struct ResolvedKey {
+  const Value* value;     ///< the value that was reached
+  std::string_view rest;  ///< the rest of the key, which is a prefix of the names in that value
+  std::string path = {};  ///< the keys that were followed, separated by "/"
 };
 
-REFINE_INLINE Place follow(const Value& root, std::string_view key) {
+/// Follows a key as far as possible. Keys are separated by "/" or "."; a list takes an index.
+REFINE_INLINE ResolvedKey resolve_key(const Value& root, std::string_view key) {
   const Value* value = &root;
   std::string path;
   while (!key.empty()) {
@@ -318,46 +437,61 @@ REFINE_INLINE Place follow(const Value& root, std::string_view key) {
   return {value, key, path};
 }
 
+/// Throws the Error for an entry of a state dict that is not a tensor of a supported kind.
 [[noreturn]] REFINE_INLINE void refuse_entry(const std::filesystem::path& path, std::string_view name,
                                              const Value& entry) {
   const Opaque* opaque = entry.as_opaque();
   if (opaque && opaque->is_tensor) {
-    const UnreadNumbers kind = unread_numbers(opaque->name);
-    throw Error("cannot load {}: '{}' is {} ({}), which refine does not read; {}", path.string(), shown(name),
-                kind.what, shown(opaque->name), kind.advice);
+    const UnsupportedTensor kind = describe_unsupported_tensor(opaque->name);
+    throw Error("cannot load {}: '{}' is {} ({}), which refine does not read; {}", path.string(),
+                shorten(name), kind.what, shorten(opaque->name), kind.advice);
   }
   if (opaque) {
     throw Error(
-        "cannot load {}: '{}' is no tensor but an object of the class {}, which needs Python's code; save "
-        "model.state_dict(), or export the model with torch.jit.trace",
-        path.string(), shown(name), shown(opaque->name));
+        "cannot load {}: '{}' is not a tensor but an object of class {}, which needs Python code; "
+        "save model.state_dict(), or export the model with torch.jit.trace",
+        path.string(), shorten(name), shorten(opaque->name));
   }
-  throw Error("cannot load {}: '{}' is no tensor; save model.state_dict()", path.string(), shown(name));
+  throw Error("cannot load {}: '{}' is not a tensor; save model.state_dict()", path.string(), shorten(name));
 }
 
-/// Without weights: says what there is in their place.
-[[noreturn]] REFINE_INLINE void refuse_weightless(const Value& value, const std::filesystem::path& path) {
+/// Throws the Error for a file without weights, which says what it has instead.
+[[noreturn]] REFINE_INLINE void explain_weightless(const Value& value, const std::filesystem::path& path) {
   if (const Opaque* whole = value.as_opaque()) refuse_opaque(path, whole->name);
   const Dict* dict = value.as_dict();
   if (!dict) {
-    throw Error("cannot load {}: it is no dict of tensors by name; save model.state_dict()", path.string());
+    throw Error("cannot load {}: not a dict of tensors by name; save model.state_dict()", path.string());
   }
   if (dict->empty()) {
-    throw Error("cannot load {}: it has no tensors; save model.state_dict()", path.string());
+    throw Error("cannot load {}: the file has no tensors; save model.state_dict()", path.string());
   }
-  for (const auto& [name, entry] : *dict) {  // a module that was saved whole says most
+  for (const auto& [name, entry] : *dict) {  // a whole module explains the file best
     if (name.as_text() && entry.as_opaque() && has_tensors(entry)) refuse_entry(path, *name.as_text(), entry);
   }
   for (const auto& [name, entry] : *dict) {
     if (!name.as_text()) {
-      throw Error("cannot load {}: an entry without a name is no tensor; save model.state_dict()",
+      throw Error("cannot load {}: an entry has a key that is not text; save model.state_dict()",
                   path.string());
     }
     if (!is_tensor(entry)) refuse_entry(path, *name.as_text(), entry);
   }
-  throw Error("cannot load {}: it has no weights of a network; save model.state_dict()", path.string());
+  throw Error("cannot load {}: the file has no weights of a network; save model.state_dict()", path.string());
 }
 
+/// Throws the Error for a file without weights.
+/// \throws NoWeightsError if the file has only plain values
+/// \throws Error otherwise
+[[noreturn]] REFINE_INLINE void refuse_weightless(const TorchFile& file, const std::filesystem::path& path) {
+  try {
+    explain_weightless(file.value, path);
+  } catch (const Error& error) {
+    if (file.unknown_names.empty()) throw NoWeightsError("{}", error.what());
+    throw;
+  }
+}
+
+/// Keeps the tensors whose names begin with `prefix` and a dot, and removes the prefix.
+/// \throws Error if none does
 REFINE_INLINE void keep_with_prefix(Weights& weights, std::string_view prefix,
                                     const std::filesystem::path& path, std::string_view key) {
   std::map<std::string, at::Tensor> kept;
@@ -367,68 +501,71 @@ REFINE_INLINE void keep_with_prefix(Weights& weights, std::string_view prefix,
     }
   }
   if (kept.empty()) {
-    throw Error("cannot load {}: it has no weights at --key {}; refine inspect {} lists what it has",
-                path.string(), shown(key), path.string());
+    throw Error("cannot load {}: the file has no weights at --key {}; list them with: refine inspect {}",
+                path.string(), shorten(key), path.string());
   }
   weights.tensors = std::move(kept);
 }
 
-REFINE_INLINE Weights weights_of(const TorchFile& file, const std::filesystem::path& path,
-                                 std::string_view key) {
+REFINE_INLINE Weights extract_weights(const TorchFile& file, const std::filesystem::path& path,
+                                      std::string_view key) {
   Weights result{.unknown_names = file.unknown_names};
-  const Place place = follow(file.value, key);
+  const ResolvedKey resolved = resolve_key(file.value, key);
   std::vector<StateDict> found;
-  // What is left of the key is a prefix of names, which only a state dict has.
-  if (place.rest.empty() || as_state_dict(*place.value, "")) {
-    collect_state_dicts(*place.value, place.path, 0, found);
+  // The rest of the key is a prefix of names, which only a state dict has.
+  if (resolved.rest.empty() || as_state_dict(*resolved.value, "")) {
+    collect_state_dicts(*resolved.value, resolved.path, 0, found);
   }
   if (std::ranges::any_of(found, &StateDict::has_weights)) {
     std::erase_if(found, [](const StateDict& state) { return !state.has_weights; });
   }
   if (found.empty() && !key.empty()) {
-    throw Error("cannot load {}: it has no weights at --key {}; refine inspect {} lists what it has",
-                path.string(), shown(key), path.string());
+    throw Error("cannot load {}: the file has no weights at --key {}; list them with: refine inspect {}",
+                path.string(), shorten(key), path.string());
   }
-  if (found.empty()) refuse_weightless(file.value, path);
-  const StateDict& state = choose(found, path);
+  if (found.empty()) refuse_weightless(file, path);
+  const StateDict& state = choose_state_dict(found, path);
   result.key = state.key;
   for (const StateDict& other : found) {
     if (other.dict != state.dict) result.other_keys.push_back(other.key);
   }
-  const auto describe = [&](const Dict& dict) {
-    for (const auto& [name, about] : dict) {
+  const auto add_metadata = [&](const Dict& dict) {
+    for (const auto& [name, value] : dict) {
       if (!name.as_text()) continue;
-      if (about.as_text()) result.metadata.emplace(*name.as_text(), *about.as_text());
-      if (about.as_integer()) result.metadata.emplace(*name.as_text(), std::to_string(*about.as_integer()));
+      if (value.as_text()) result.metadata.emplace(*name.as_text(), *value.as_text());
+      if (value.as_integer()) result.metadata.emplace(*name.as_text(), std::to_string(*value.as_integer()));
     }
   };
   for (const auto& [name, entry] : *state.dict) {
     if (const at::Tensor* tensor = entry.as_tensor()) {
       result.tensors.emplace(*name.as_text(), *tensor);
-    } else if (has_tensors(entry)) {  // of packed parameters the tensors say what they are
+    } else if (has_tensors(entry)) {  // packed parameters: report the tensor among them
       const List* parts = entry.as_list();
-      const auto kind = [](const Value& part) { return part.as_opaque() && part.as_opaque()->is_tensor; };
-      const auto part = parts ? std::ranges::find_if(*parts, kind) : List::const_iterator();
+      const auto is_opaque_tensor = [](const Value& part) {
+        return part.as_opaque() && part.as_opaque()->is_tensor;
+      };
+      const auto part = parts ? std::ranges::find_if(*parts, is_opaque_tensor) : List::const_iterator();
       refuse_entry(path, *name.as_text(), parts && part != parts->end() ? *part : entry);
     }
   }
-  describe(*state.dict);
-  if (const Dict* root = file.value.as_dict(); root && root != state.dict) describe(*root);
-  if (!place.rest.empty()) keep_with_prefix(result, place.rest, path, key);
+  add_metadata(*state.dict);
+  if (const Dict* root = file.value.as_dict(); root && root != state.dict) add_metadata(*root);
+  if (!resolved.rest.empty()) keep_with_prefix(result, resolved.rest, path, key);
   return result;
 }
 
-/// What wrappers call the network that they wrap.
-inline constexpr auto wrappers = std::to_array<std::string_view>(
+/// The attribute names under which wrappers hold the network.
+inline constexpr auto wrapper_names = std::to_array<std::string_view>(
     {"module", "_orig_mod", "model", "net", "netC", "network", "backbone", "base_model", "_forward_module",
      "ema_model", "averaged_model", "wrapped_model", "classifier_model"});
 
+/// Returns the part of a name before the first dot, or an empty string.
 REFINE_INLINE std::string_view first_part(std::string_view name) {
   const std::size_t dot = name.find('.');
   return dot == std::string_view::npos ? std::string_view() : name.substr(0, dot);
 }
 
-/// The part of all names up to a dot; empty where they do not share it.
+/// Returns the first part that all names share, or an empty string.
 REFINE_INLINE std::string shared_part(const std::map<std::string, at::Tensor>& tensors) {
   if (tensors.empty()) return {};
   const std::string first(first_part(tensors.begin()->first));
@@ -436,27 +573,29 @@ REFINE_INLINE std::string shared_part(const std::map<std::string, at::Tensor>& t
   return std::ranges::all_of(tensors, has_it) ? first : std::string();
 }
 
-/// torch.compile and FSDP put their names between others'.
+/// Removes the names that torch.compile and FSDP insert in the middle of names, unless two names
+/// would become equal.
 REFINE_INLINE void strip_inner_wrappers(std::map<std::string, at::Tensor>& tensors) {
   std::map<std::string, at::Tensor> renamed;
   for (const auto& [name, tensor] : tensors) {
-    std::string now = "." + name;
+    std::string stripped = "." + name;
     for (const std::string_view part :
          {"._orig_mod.", "._fsdp_wrapped_module.", "._checkpoint_wrapped_module."}) {
-      for (std::size_t at; (at = now.find(part)) != std::string::npos;) now.erase(at, part.size() - 1);
+      for (std::size_t i; (i = stripped.find(part)) != std::string::npos;) stripped.erase(i, part.size() - 1);
     }
-    if (!renamed.emplace(now.substr(1), tensor).second) return;  // two would have one name
+    if (!renamed.emplace(stripped.substr(1), tensor).second) return;
   }
   tensors = std::move(renamed);
 }
 
-/// Drops what lies beside a wrapped network and is no part of it: a count of averages, the weights of a loss,
-/// the averages of the network itself. \returns the keys of those averages
+/// Drops tensors that lie beside a wrapped network: a count of averages, the weights of a loss, the
+/// averages of the network.
+/// \return the keys of those averages
 REFINE_INLINE std::vector<std::string> drop_companions(std::map<std::string, at::Tensor>& tensors) {
   std::set<std::string, std::less<>> parts;
   for (const auto& [name, tensor] : tensors) parts.emplace(first_part(name));
   const auto is_wrapper = [](std::string_view part) {
-    return std::ranges::find(wrappers, part) != wrappers.end();
+    return std::ranges::find(wrapper_names, part) != wrapper_names.end();
   };
   std::vector<std::string> averages;
   std::string wrapped;
@@ -497,22 +636,24 @@ REFINE_INLINE Weights read_weights(const std::filesystem::path& path, std::strin
   if (std::filesystem::is_directory(path, unknown)) {
     if (const auto foreign = recognize_file(path)) detail::refuse_foreign(path, *foreign);
   }
-  if (detail::SeekableFile file(path); detail::begins_like_safetensors(file)) {
+  if (detail::SeekableFile file(path); detail::looks_like_safetensors(file)) {
+    detail::refuse_hidden_programs(path);
     SafeTensors read = read_safetensors(path);
     result.tensors = std::move(read.tensors);
     result.metadata = std::move(read.metadata);
     if (!key.empty()) detail::keep_with_prefix(result, key, path, key);
   } else {
-    result = detail::weights_of(detail::read_any_torch_file(path), path, key);
+    result = detail::extract_weights(detail::read_any_torch_file(path), path, key);
   }
   if (result.tensors.empty()) {
-    throw Error("cannot load {}: it has no tensors; save model.state_dict()", path.string());
+    throw Error("cannot load {}: the file has no tensors; save model.state_dict()", path.string());
   }
   detail::strip_inner_wrappers(result.tensors);
   for (const std::string& average : detail::drop_companions(result.tensors)) {
     result.other_keys.push_back(result.key.empty() ? average : result.key + "/" + average);
   }
-  while (std::ranges::find(detail::wrappers, detail::shared_part(result.tensors)) != detail::wrappers.end()) {
+  while (std::ranges::find(detail::wrapper_names, detail::shared_part(result.tensors)) !=
+         detail::wrapper_names.end()) {
     strip_shared_prefix(result.tensors);
   }
   return result;
@@ -521,7 +662,7 @@ REFINE_INLINE Weights read_weights(const std::filesystem::path& path, std::strin
 REFINE_INLINE std::vector<std::int64_t> read_permutation(const std::filesystem::path& path) {
   const Value value = read_torch_file(path);
   const auto fail = [&](std::string_view why) {
-    throw Error("cannot load {}: {}; a permutation names each of 0 to n-1 once", path.string(), why);
+    throw Error("cannot load {}: {}; a permutation has each of 0 to n-1 once", path.string(), why);
   };
   const auto is_integral = [](const at::Tensor& tensor) {
     return c10::isIntegralType(tensor.scalar_type(), /*includeBool=*/false);
@@ -539,19 +680,19 @@ REFINE_INLINE std::vector<std::int64_t> read_permutation(const std::filesystem::
       } else if (scalar && is_integral(*scalar) && scalar->dim() == 0) {
         permutation.push_back(scalar->item().toLong());
       } else {
-        fail("it lists something else than integers");
+        fail("the list has an element that is not an integer");
       }
     }
   } else {
-    fail("it is no list of integers");
+    fail("not a list of integers");
   }
-  if (permutation.empty()) fail("it is empty");
+  if (permutation.empty()) fail("the list is empty");
   std::vector<bool> seen(permutation.size(), false);
   for (const std::int64_t name : permutation) {
     if (name < 0 || name >= static_cast<std::int64_t>(seen.size())) {
-      fail(fmt::format("it has {} numbers, and {} among them", seen.size(), name));
+      fail(fmt::format("the list has {} elements and the value {}", seen.size(), name));
     }
-    if (seen[static_cast<std::size_t>(name)]) fail(fmt::format("it names {} twice", name));
+    if (seen[static_cast<std::size_t>(name)]) fail(fmt::format("the list has {} twice", name));
     seen[static_cast<std::size_t>(name)] = true;
   }
   return permutation;

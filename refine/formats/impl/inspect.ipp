@@ -13,59 +13,63 @@
 
 namespace refine::formats::detail {
 
-inline constexpr std::string_view retrace =
-    "load it in Python with its own library, and if it is a PyTorch module there, save it with "
+inline constexpr std::string_view retrace_advice =
+    "load it in Python with its library; if it is a PyTorch module, save it with "
     "torch.jit.trace(model.eval(), images).save(\"model.pt\")";
-inline constexpr std::string_view convert =
-    "convert it to PyTorch, and save that with torch.jit.trace(model.eval(), images).save(\"model.pt\")";
-inline constexpr std::string_view fetch_again = "download the model file itself";
+inline constexpr std::string_view convert_advice =
+    "convert it to PyTorch and save it with torch.jit.trace(model.eval(), images).save(\"model.pt\")";
+inline constexpr std::string_view download_advice = "download the model file itself";
 
-/// What a file begins with, from `offset` on.
+/// The bytes that identify a kind of file.
 struct Signature {
-  std::size_t offset;
-  std::string_view bytes;
-  ForeignFile kind;
+  std::size_t offset;      ///< where they lie
+  std::string_view bytes;  ///< the bytes
+  ForeignFile kind;        ///< what they identify
 };
 
 using namespace std::string_view_literals;
 
 inline constexpr std::array signatures = {
-    Signature{0, "\x89HDF\r\n\x1a\n"sv, {"an HDF5 file, as Keras writes models", convert}},
-    Signature{0, "GGUF"sv, {"a GGUF file of a language model", "give refine an image classifier"}},
-    Signature{4, "TFL3"sv, {"a TensorFlow Lite model", "take the model it was converted from"}},
-    Signature{4, "ET12"sv, {"an ExecuTorch program", "take the module it was exported from"}},
-    Signature{4, "PTMF"sv, {"a PyTorch Mobile flatbuffer", "take the TorchScript file it was made from"}},
+    Signature{0, "\x89HDF\r\n\x1a\n"sv, {"an HDF5 file, as Keras writes models", convert_advice}},
+    Signature{0, "GGUF"sv, {"a GGUF file of a language model", "provide an image classifier"}},
+    Signature{4, "TFL3"sv, {"a TensorFlow Lite model", "use the model that it was converted from"}},
+    Signature{4, "ET12"sv, {"an ExecuTorch program", "use the module that it was exported from"}},
+    Signature{4, "PTMF"sv, {"a PyTorch Mobile flatbuffer", "use the TorchScript file that it was made from"}},
     Signature{0,
               "version https://git-lfs"sv,
-              {"a Git LFS pointer and not the file it stands for", "get the file with: git lfs pull"}},
-    Signature{0, "\x93NUMPY"sv, {"a NumPy array", "give the whole state dict, saved with torch.save"}},
-    Signature{0, "MATLAB 5.0 MAT"sv, {"a MATLAB file", convert}},
-    Signature{0, "\x1f\x8b"sv, {"a gzip archive", "unpack it with gunzip or tar, and give the model in it"}},
-    Signature{0, "BZh"sv, {"a bzip2 archive", "unpack it, and give the model in it"}},
+              {"a Git LFS pointer instead of the file", "fetch the file with: git lfs pull"}},
+    Signature{0, "\x93NUMPY"sv, {"a NumPy array", "provide the whole state dict, saved with torch.save"}},
+    Signature{0, "MATLAB 5.0 MAT"sv, {"a MATLAB file", convert_advice}},
+    Signature{0, "\x1f\x8b"sv, {"a gzip archive", "unpack it with gunzip or tar, and use the model in it"}},
+    Signature{0, "BZh"sv, {"a bzip2 archive", "unpack it, and use the model in it"}},
     Signature{0,
               "\xfd"
               "7zXZ\0"sv,
-              {"an xz archive", "unpack it, and give the model in it"}},
-    Signature{0, "\x28\xb5\x2f\xfd"sv, {"a zstd archive", "unpack it, and give the model in it"}},
-    Signature{0, "7z\xbc\xaf\x27\x1c"sv, {"a 7z archive", "unpack it, and give the model in it"}},
-    Signature{0, "Rar!"sv, {"a RAR archive", "unpack it, and give the model in it"}},
-    Signature{257, "ustar"sv, {"a tar archive", "unpack it, and give the model in it"}},
-    Signature{0, "\x89PNG"sv, {"a PNG image", "give the model; images go to --images"}},
-    Signature{0, "\xff\xd8\xff"sv, {"a JPEG image", "give the model; images go to --images"}},
+              {"an xz archive", "unpack it, and use the model in it"}},
+    Signature{0, "\x28\xb5\x2f\xfd"sv, {"a zstd archive", "unpack it, and use the model in it"}},
+    Signature{0, "7z\xbc\xaf\x27\x1c"sv, {"a 7z archive", "unpack it, and use the model in it"}},
+    Signature{0, "Rar!"sv, {"a RAR archive", "unpack it, and use the model in it"}},
+    Signature{257, "ustar"sv, {"a tar archive", "unpack it, and use the model in it"}},
+    Signature{0, "\x89PNG"sv, {"a PNG image", "provide a model here; images go to --images"}},
+    Signature{0, "\xff\xd8\xff"sv, {"a JPEG image", "provide a model here; images go to --images"}},
     Signature{0,
               "\x7f"
               "ELF"sv,
-              {"a program or library of this machine", "give the model file"}},
-    Signature{0, "MZ"sv, {"a Windows program or library", "give the model file"}},
-    Signature{0, "%PDF"sv, {"a PDF document", "give the model file"}},
-    Signature{0, "ptrt"sv, {"a TensorRT engine", "take the model it was built from"}},
-    Signature{0, "ftrt"sv, {"a TensorRT engine", "take the model it was built from"}},
+              {"an executable or shared library", "provide the model file"}},
+    Signature{0, "MZ"sv, {"a Windows executable or library", "provide the model file"}},
+    Signature{0, "%PDF"sv, {"a PDF document", "provide the model file"}},
+    Signature{0, "ptrt"sv, {"a TensorRT engine", "use the model that it was built from"}},
+    Signature{0, "ftrt"sv, {"a TensorRT engine", "use the model that it was built from"}},
 };
 
-/// A field of protobuf's wire format at the front of `bytes`.
+/// A field in protobuf's wire format.
 struct ProtobufField {
-  std::uint64_t number = 0, type = 0, value = 0;  // value: of a varint, or the length of what follows
+  std::uint64_t number = 0;  ///< field number
+  std::uint64_t type = 0;    ///< wire type: 0 varint, 2 length-delimited
+  std::uint64_t value = 0;   ///< the varint, or the length of the data that follows
 };
+
+/// Removes a varint from the front of `bytes`. \return its value; empty if it is malformed
 
 REFINE_INLINE std::optional<std::uint64_t> take_varint(std::string_view& bytes) {
   std::uint64_t value = 0;
@@ -78,6 +82,8 @@ REFINE_INLINE std::optional<std::uint64_t> take_varint(std::string_view& bytes) 
   return std::nullopt;
 }
 
+/// Removes a field's key and value (or length) from the front of `bytes`.
+/// \return the field; empty if it is not one that a model begins with
 REFINE_INLINE std::optional<ProtobufField> take_field(std::string_view& bytes) {
   const auto key = take_varint(bytes);
   if (!key) return std::nullopt;
@@ -89,7 +95,7 @@ REFINE_INLINE std::optional<ProtobufField> take_field(std::string_view& bytes) {
   return field;
 }
 
-/// Models that are protobuf messages: told apart by the types of their first fields.
+/// Recognizes models that are protobuf messages, by the types of their first fields.
 REFINE_INLINE std::optional<ForeignFile> recognize_protobuf(std::string_view bytes, std::uint64_t size) {
   const auto is_text = [](std::string_view text) {
     return std::ranges::all_of(text, [](unsigned char c) { return c >= 0x20 && c < 0x7f; });
@@ -97,7 +103,7 @@ REFINE_INLINE std::optional<ForeignFile> recognize_protobuf(std::string_view byt
   std::string_view rest = bytes;
   const auto first = take_field(rest);
   if (!first || first->number != 1) return std::nullopt;
-  if (first->type == 2) {  // a GraphDef's first node, whose first fields are its name and its operator
+  if (first->type == 2) {  // the first node of a GraphDef begins with its name and its operator
     if (first->value > size || first->value < 8) return std::nullopt;
     const auto name = take_field(rest);
     if (!name || name->number != 1 || name->type != 2 || name->value > 200 || name->value > rest.size()) {
@@ -110,17 +116,17 @@ REFINE_INLINE std::optional<ForeignFile> recognize_protobuf(std::string_view byt
         !is_text(rest.substr(0, type->value))) {
       return std::nullopt;
     }
-    return ForeignFile{"a frozen TensorFlow graph", convert};
+    return ForeignFile{"a frozen TensorFlow graph", convert_advice};
   }
   if (first->value == 0 || first->value > 1000) return std::nullopt;
   const auto second = take_field(rest);
   if (!second || (second->type == 2 && second->value > size)) return std::nullopt;
   const ForeignFile onnx{"an ONNX model",
-                         "convert it to PyTorch, for instance with onnx2torch, and save that with "
+                         "convert it to PyTorch, for instance with onnx2torch, and save it with "
                          "torch.jit.trace(model.eval(), images).save(\"model.pt\")"};
   if (second->number != 2) {  // opset imports, the producer's version, the graph
-    const bool of_onnx = second->type == 2 && second->number >= 3 && second->number <= 26;
-    return of_onnx ? std::optional(onnx) : std::nullopt;
+    const bool is_onnx = second->type == 2 && second->number >= 3 && second->number <= 26;
+    return is_onnx ? std::optional(onnx) : std::nullopt;
   }
   if (second->type != 2) return std::nullopt;
   if (second->value <= rest.size() && second->value <= 200 && is_text(rest.substr(0, second->value))) {
@@ -130,10 +136,11 @@ REFINE_INLINE std::optional<ForeignFile> recognize_protobuf(std::string_view byt
   if (!inner || inner->type != 2 || inner->number > 10 || inner->value > second->value) return std::nullopt;
   // A SavedModel's description begins with a list of operators, a Core ML model's with its inputs.
   const bool saved_model = first->value == 1 && inner->number == 1 && innermost && innermost->number != 1;
-  return saved_model ? ForeignFile{"a TensorFlow SavedModel", convert}
-                     : ForeignFile{"a Core ML model", convert};
+  return saved_model ? ForeignFile{"a TensorFlow SavedModel", convert_advice}
+                     : ForeignFile{"a Core ML model", convert_advice};
 }
 
+/// Recognizes web pages, XML and JSON.
 REFINE_INLINE std::optional<ForeignFile> recognize_text(std::string_view bytes) {
   if (bytes.starts_with("\xef\xbb\xbf")) bytes.remove_prefix(3);
   const std::size_t first = bytes.find_first_not_of(" \t\r\n");
@@ -142,25 +149,25 @@ REFINE_INLINE std::optional<ForeignFile> recognize_text(std::string_view bytes) 
   std::ranges::transform(lower, lower.begin(), [](unsigned char c) { return std::tolower(c); });
   for (const std::string_view tag : {"<!doctype html", "<html", "<head", "<body", "<!--"}) {
     if (lower.starts_with(tag)) {
-      return ForeignFile{"a web page that was downloaded in place of a model", fetch_again};
+      return ForeignFile{"a web page instead of a model", download_advice};
     }
   }
   if (lower.starts_with("<?xml") || lower.starts_with("<net ")) {
     const bool openvino = bytes.substr(0, 4096).find("<net ") != std::string_view::npos;
-    return openvino ? ForeignFile{"an OpenVINO model", "take the model it was converted from"}
-                    : ForeignFile{"an XML document", fetch_again};
+    return openvino ? ForeignFile{"an OpenVINO model", "use the model that it was converted from"}
+                    : ForeignFile{"an XML document", download_advice};
   }
   if (lower.starts_with("{\"") || lower.starts_with("{\n") || lower.starts_with("[{") ||
       lower.starts_with("{ \"")) {
     const bool index = bytes.find("\"weight_map\"") != std::string_view::npos;
-    return index ? ForeignFile{"an index of a model in several files", "join them into one file of weights"}
-                 : ForeignFile{"a JSON document", fetch_again};
+    return index ? ForeignFile{"the index of a model in several files", "join the files into one"}
+                 : ForeignFile{"a JSON document", download_advice};
   }
   return std::nullopt;
 }
 
 REFINE_INLINE void refuse_foreign(const std::filesystem::path& path, const ForeignFile& foreign) {
-  throw ForeignFileError("cannot load {}: it is {}; {}", path.string(), foreign.what, foreign.advice);
+  throw ForeignFileError("cannot load {}: the file is {}; {}", path.string(), foreign.what, foreign.advice);
 }
 
 }  // namespace refine::formats::detail
@@ -169,8 +176,7 @@ namespace refine::formats {
 
 REFINE_INLINE std::optional<ForeignFile> recognize(std::string_view beginning, std::uint64_t size) {
   if (size == 0) {
-    return ForeignFile{"empty, and no file of torch.save or safetensors",
-                       "the copy or the download has failed: get it again"};
+    return ForeignFile{"empty", "the copy or the download has failed, get it again"};
   }
   for (const detail::Signature& signature : detail::signatures) {
     if (beginning.size() > signature.offset &&
@@ -180,16 +186,9 @@ REFINE_INLINE std::optional<ForeignFile> recognize(std::string_view beginning, s
   }
   if (beginning.size() >= 512 &&
       std::ranges::all_of(beginning.substr(0, 512), [](char c) { return c == '\0'; })) {
-    return ForeignFile{"a file of zeros", "the copy or the download has failed: get it again"};
+    return ForeignFile{"a file of zeros", "the copy or the download has failed, get it again"};
   }
   if (const auto text = detail::recognize_text(beginning)) return text;
-  for (const std::string_view old :
-       {"(dp", "(lp", "ccopy_reg\n", "ccollections\n", "c__builtin__\n", "}q", "]q"}) {
-    if (beginning.starts_with(old)) {
-      return ForeignFile{"a pickle of protocol 0 or 1",
-                         "save the state dict again with torch.save, where you trust the file"};
-    }
-  }
   return detail::recognize_protobuf(beginning, size);
 }
 
@@ -220,23 +219,23 @@ REFINE_INLINE std::optional<ForeignFile> recognize_archive(const std::vector<std
   if (data_pickle && !package) return std::nullopt;
   if (pt2) {
     return Foreign({"an exported program (.pt2) of torch.export",
-                    "where you trust it, load it in Python and save it with "
+                    "if you trust it, load it in Python and save it with "
                     "torch.jit.trace(torch.export.load(\"model.pt2\").module(), images).save(\"model.pt\")"});
   }
-  if (package) return Foreign({"a torch.package archive, which runs its own Python code", detail::retrace});
-  if (keras) return Foreign({"a Keras model", detail::convert});
-  if (handler) return Foreign({"a TorchServe archive", "unpack it, and give the model in it"});
+  if (package) return Foreign({"a torch.package archive, which runs Python code", detail::retrace_advice});
+  if (keras) return Foreign({"a Keras model", detail::convert_advice});
+  if (handler) return Foreign({"a TorchServe archive", "unpack it, and use the model in it"});
   if (model_json && attributes) {
     return Foreign({"a TorchScript file of PyTorch 1.0 to 1.3",
-                    "load it with PyTorch 1.4 to 1.7, and save it again with torch.jit.save"});
+                    "load it with PyTorch 1.4 to 1.7 and save it again with torch.jit.save"});
   }
   if (arrays > 0 && arrays == names.size()) {
     return Foreign(
         {"a file of NumPy arrays (.npz)",
          "save them as a state dict: torch.save({k: torch.tensor(v) for k, v in arrays.items()})"});
   }
-  if (android || office) return Foreign({"a ZIP archive of another program", "give the model file"});
-  if (models > 0) return Foreign({"a ZIP archive with files in it", "unpack it, and give the model in it"});
+  if (android || office) return Foreign({"a ZIP archive of another application", "provide the model file"});
+  if (models > 0) return Foreign({"a ZIP archive with files in it", "unpack it, and use the model in it"});
   return std::nullopt;
 }
 
@@ -244,9 +243,11 @@ REFINE_INLINE std::optional<ForeignFile> recognize_file(const std::filesystem::p
   std::error_code unknown;
   if (std::filesystem::is_directory(path, unknown)) {
     const auto has = [&](const char* name) { return std::filesystem::exists(path / name, unknown); };
-    if (has("saved_model.pb")) return ForeignFile{"a folder of a TensorFlow SavedModel", detail::convert};
-    if (has("Manifest.json")) return ForeignFile{"a Core ML package", detail::convert};
-    return ForeignFile{"a folder", "give the model file in it"};
+    if (has("saved_model.pb")) {
+      return ForeignFile{"a folder of a TensorFlow SavedModel", detail::convert_advice};
+    }
+    if (has("Manifest.json")) return ForeignFile{"a Core ML package", detail::convert_advice};
+    return ForeignFile{"a folder", "provide the model file in it"};
   }
   detail::SeekableFile file(path);
   const std::string beginning =

@@ -26,8 +26,9 @@
 namespace refine::formats::detail {
 
 static_assert(std::endian::native == std::endian::little,
-              "safetensors are little-endian, this machine is not");
+              "safetensors files are little-endian and need a little-endian machine");
 
+/// The dtypes that the format shares with PyTorch.
 inline constexpr std::array<std::pair<std::string_view, at::ScalarType>, 10> dtypes = {{
     {"F64", at::kDouble},
     {"F32", at::kFloat},
@@ -41,7 +42,7 @@ inline constexpr std::array<std::pair<std::string_view, at::ScalarType>, 10> dty
     {"BOOL", at::kBool},
 }};
 
-/// The reader trusts nothing that the file says of itself: every size is checked before it is used.
+/// Reads a safetensors file. Every size that the file claims is checked before it is used.
 class SafeTensorsReader {
  public:
   SafeTensorsReader(const std::filesystem::path& path, std::string_view bytes) : path_(path), bytes_(bytes) {}
@@ -53,8 +54,8 @@ class SafeTensorsReader {
 
   at::Tensor read_tensor(const std::string& name, const SafeTensorsHeader::Entry& entry);
 
-  /// Every byte belongs to one tensor, as the format wants it.
-  void require_cover();
+  /// Requires that every byte belongs to exactly one tensor, as the format demands.
+  void check_coverage();
 
   const std::filesystem::path& path_;
   std::string_view bytes_, data_;
@@ -62,12 +63,12 @@ class SafeTensorsReader {
 };
 
 REFINE_INLINE SafeTensors SafeTensorsReader::read() {
-  constexpr std::uint64_t header_limit = 100'000'000;  // as the format has it
+  constexpr std::uint64_t max_header = 100'000'000;  // as in the format's own library
   std::uint64_t header_size = 0;
-  if (bytes_.size() < sizeof header_size) fail("it is shorter than its own header");
+  if (bytes_.size() < sizeof header_size) fail("the file is shorter than its header");
   std::memcpy(&header_size, bytes_.data(), sizeof header_size);
-  if (header_size > header_limit || header_size > bytes_.size() - sizeof header_size) {
-    fail("its header is longer than the file");
+  if (header_size > max_header || header_size > bytes_.size() - sizeof header_size) {
+    fail(fmt::format("the header claims {} bytes, more than the file has or the format allows", header_size));
   }
   SafeTensorsHeader header([this](const std::string& why) { fail(why); });
   header.read(bytes_.substr(sizeof header_size, header_size));
@@ -75,47 +76,49 @@ REFINE_INLINE SafeTensors SafeTensorsReader::read() {
 
   SafeTensors result{.metadata = header.metadata()};
   for (const auto& [name, entry] : header.tensors()) result.tensors.emplace(name, read_tensor(name, entry));
-  require_cover();
+  check_coverage();
   return result;
 }
 
 REFINE_INLINE void SafeTensorsReader::fail(std::string_view why) const {
-  throw Error("cannot load {}: {}; the file is damaged or no safetensors file, get it again", path_.string(),
-              why);
+  throw Error("cannot load {}: {}; the file is damaged or not a safetensors file, get it again",
+              path_.string(), why);
 }
 
 REFINE_INLINE at::Tensor SafeTensorsReader::read_tensor(const std::string& name,
                                                         const SafeTensorsHeader::Entry& entry) {
   const auto dtype = std::ranges::find(dtypes, entry.dtype, [](const auto& d) { return d.first; });
-  if (dtype == dtypes.end() && is_unread_type(entry.dtype)) {
-    const UnreadNumbers kind = unread_numbers(entry.dtype);
+  if (dtype == dtypes.end() && is_unsupported_dtype(entry.dtype)) {
+    const UnsupportedTensor kind = describe_unsupported_tensor(entry.dtype);
     throw Error("cannot load {}: '{}' is {} ({}), which refine does not read; {}", path_.string(),
-                shown(name), kind.what, entry.dtype, kind.advice);
+                shorten(name), kind.what, entry.dtype, kind.advice);
   }
-  if (dtype == dtypes.end()) fail(fmt::format("tensor '{}' has the unknown type '{}'", name, entry.dtype));
+  if (dtype == dtypes.end()) fail(fmt::format("tensor '{}' has the unknown dtype '{}'", name, entry.dtype));
 
   const std::uint64_t begin = entry.data_offsets[0];
   const std::uint64_t end = entry.data_offsets[1];
   if (begin > end || end > data_.size()) fail(fmt::format("tensor '{}' lies outside the file", name));
 
   std::vector<std::int64_t> shape;
-  // Bytes, had it no extent of 0: strides are computed of those too, and must not overflow.
+  // Bytes without the extents of 0: strides are products of the others and must not overflow.
   std::uint64_t span = c10::elementSize(dtype->second);
   bool empty = false;
-  constexpr std::uint64_t most = std::numeric_limits<std::int64_t>::max();
+  constexpr std::uint64_t max_span = std::numeric_limits<std::int64_t>::max();
   for (const std::uint64_t n : entry.shape) {
-    if (n > 0 && span > most / n) fail(fmt::format("tensor '{}' claims more bytes than the file has", name));
+    if (n > 0 && span > max_span / n) {
+      fail(fmt::format("tensor '{}' claims more bytes than the file has", name));
+    }
     empty = empty || n == 0;
     span *= n > 0 ? n : 1;
     shape.push_back(static_cast<std::int64_t>(n));
   }
   const std::uint64_t size = empty ? 0 : span;
   if (size != end - begin) {
-    fail(fmt::format("tensor '{}' has {} bytes, its shape and type ask for {}", name, end - begin, size));
+    fail(fmt::format("tensor '{}' has {} bytes, but its shape and dtype need {}", name, end - begin, size));
   }
   if (dtype->second == at::kBool &&
       std::ranges::any_of(data_.substr(begin, size), [](char c) { return c != 0 && c != 1; })) {
-    fail(fmt::format("tensor '{}' is of truth values, and has others than 0 and 1", name));
+    fail(fmt::format("tensor '{}' is boolean but has values other than 0 and 1", name));
   }
   ranges_.emplace_back(begin, end);
   at::Tensor tensor = at::empty(shape, dtype->second);
@@ -123,14 +126,16 @@ REFINE_INLINE at::Tensor SafeTensorsReader::read_tensor(const std::string& name,
   return tensor;
 }
 
-REFINE_INLINE void SafeTensorsReader::require_cover() {
+REFINE_INLINE void SafeTensorsReader::check_coverage() {
   std::ranges::sort(ranges_);
   std::uint64_t expected = 0;
   for (const auto& [begin, end] : ranges_) {
-    if (begin != expected) fail(begin < expected ? "tensors overlap" : "there are bytes between tensors");
+    if (begin != expected) {
+      fail(begin < expected ? "tensors overlap" : "there are unused bytes between tensors");
+    }
     expected = end;
   }
-  if (expected != data_.size()) fail("there are bytes behind the last tensor");
+  if (expected != data_.size()) fail("there are extra bytes after the last tensor");
 }
 
 }  // namespace refine::formats::detail
@@ -152,7 +157,7 @@ REFINE_INLINE void write_safetensors(const std::filesystem::path& path, const Sa
     try {
       return Json(text).dump();
     } catch (const Json::exception&) {
-      throw Error("cannot save {}: a tensor's name or the metadata is not UTF-8; write it in UTF-8",
+      throw Error("cannot save {}: a tensor's name or the metadata is not UTF-8; encode it in UTF-8",
                   path.string());
     }
   };
@@ -168,11 +173,12 @@ REFINE_INLINE void write_safetensors(const std::filesystem::path& path, const Sa
     const auto dtype =
         std::ranges::find(detail::dtypes, tensor.scalar_type(), [](const auto& d) { return d.second; });
     if (dtype == detail::dtypes.end()) {
-      throw Error("cannot save {}: tensor '{}' has a type that safetensors lack; convert it first",
-                  path.string(), name);
+      throw Error("cannot save {}: tensor '{}' has the dtype {}, which safetensors lacks; convert it first",
+                  path.string(), name, c10::toString(tensor.scalar_type()));
     }
-    if (name == "__metadata__")
-      throw Error("cannot save {}: no tensor may be called '{}'; rename it", path.string(), name);
+    if (name == "__metadata__") {
+      throw Error("cannot save {}: the tensor name '{}' is reserved; rename it", path.string(), name);
+    }
     const std::uint64_t end = offset + data.back().nbytes();
     header +=
         fmt::format(R"({}{}:{{"dtype":"{}","shape":[{}],"data_offsets":[{},{}]}})", header.empty() ? "" : ",",
@@ -180,7 +186,7 @@ REFINE_INLINE void write_safetensors(const std::filesystem::path& path, const Sa
     offset = end;
   }
   std::string text = "{" + header + "}";
-  text.append((8 - text.size() % 8) % 8, ' ');  // so that the data begins at a multiple of 8
+  text.append((8 - text.size() % 8) % 8, ' ');  // aligns the data to 8 bytes
 
   AtomicFile file(path);
   const std::uint64_t header_size = text.size();
@@ -195,7 +201,7 @@ REFINE_INLINE void write_safetensors(const std::filesystem::path& path, const Sa
 namespace refine::formats::detail {
 
 REFINE_INLINE void SafeTensorsHeader::read(std::string_view text) {
-  if (!nlohmann::json::sax_parse(text, this)) fail_("its header is not a JSON object");
+  if (!nlohmann::json::sax_parse(text, this)) fail_("the header is not a JSON object");
 }
 
 REFINE_INLINE bool SafeTensorsHeader::number_unsigned(std::uint64_t number) {
@@ -217,21 +223,21 @@ REFINE_INLINE bool SafeTensorsHeader::string(std::string& text) {
 
 REFINE_INLINE bool SafeTensorsHeader::key(std::string& name) {
   const std::size_t level = depth_ - 1;
-  if (!names_[level].insert(name).second) fail_(fmt::format("its header has '{}' twice", name));
+  if (!names_[level].insert(name).second) fail_(fmt::format("the header has the duplicate key '{}'", name));
   keys_[level] = std::move(name);
   return true;
 }
 
 REFINE_INLINE bool SafeTensorsHeader::start_object(std::size_t) {
   if (depth_ == 1) entry_ = {};
-  return (depth_ < 2 || check_supported()) && deeper();
+  return (depth_ < 2 || check_supported()) && enter();
 }
 
 REFINE_INLINE bool SafeTensorsHeader::end_object() {
   --depth_;
   if (depth_ != 1 || in_metadata()) return true;
-  const auto& said = names_[1];
-  if (!said.contains("dtype") || !said.contains("shape") || entry_.data_offsets.size() != 2) malformed();
+  const auto& keys = names_[1];
+  if (!keys.contains("dtype") || !keys.contains("shape") || entry_.data_offsets.size() != 2) fail_malformed();
   tensors_.emplace(keys_[0], std::move(entry_));
   return true;
 }
@@ -241,7 +247,7 @@ REFINE_INLINE bool SafeTensorsHeader::start_array(std::size_t) {
     if (keys_[1] == "shape") extents_ = &entry_.shape;
     if (keys_[1] == "data_offsets") extents_ = &entry_.data_offsets;
   }
-  return (extents_ || check_supported()) && deeper();
+  return (extents_ || check_supported()) && enter();
 }
 
 REFINE_INLINE bool SafeTensorsHeader::end_array() {
@@ -250,8 +256,8 @@ REFINE_INLINE bool SafeTensorsHeader::end_array() {
   return true;
 }
 
-REFINE_INLINE bool SafeTensorsHeader::deeper() {
-  if (depth_ == deepest) fail_("its header is nested too deep");
+REFINE_INLINE bool SafeTensorsHeader::enter() {
+  if (depth_ == max_depth) fail_("the header is nested too deep");
   names_[depth_++].clear();
   return true;
 }
@@ -259,14 +265,16 @@ REFINE_INLINE bool SafeTensorsHeader::deeper() {
 REFINE_INLINE bool SafeTensorsHeader::check_supported() {
   if (depth_ == 0) return false;
   if (in_metadata()) {
-    fail_(depth_ == 1 ? "its metadata is not an object"
-                      : fmt::format("its metadata '{}' is not a string", keys_[1]));
+    fail_(depth_ == 1 ? "the metadata is not an object"
+                      : fmt::format("the metadata '{}' is not a string", keys_[1]));
   }
-  if (depth_ == 1 || keys_[1] == "dtype" || keys_[1] == "shape" || keys_[1] == "data_offsets") malformed();
+  if (depth_ == 1 || keys_[1] == "dtype" || keys_[1] == "shape" || keys_[1] == "data_offsets") {
+    fail_malformed();
+  }
   return true;
 }
 
-REFINE_INLINE void SafeTensorsHeader::malformed() {
+REFINE_INLINE void SafeTensorsHeader::fail_malformed() {
   fail_(fmt::format("the entry of tensor '{}' is malformed", keys_[0]));
 }
 

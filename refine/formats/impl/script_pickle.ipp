@@ -17,11 +17,11 @@
 
 namespace refine::formats::detail::script {
 
-REFINE_INLINE bool fits(Pickled& value, const torch::jit::TreeRef& type, bool untyped) {
-  using Kind = Pickled::Kind;
+REFINE_INLINE bool matches_type(PickleItem& value, const torch::jit::TreeRef& type, bool untyped) {
+  using Kind = PickleItem::Kind;
   using namespace torch::jit;
   if (type->kind() != TK_SUBSCRIPT) {
-    const std::string name = spelled(type);
+    const std::string name = type_text(type);
     switch (value.kind) {
       case Kind::none:
         return name == "NoneType";
@@ -43,40 +43,42 @@ REFINE_INLINE bool fits(Pickled& value, const torch::jit::TreeRef& type, bool un
         return false;
     }
   }
-  const std::string container = spelled(Subscript(type).value());
-  const torch::jit::TreeList& arguments = arguments_of(type);
-  const auto fits_one = [&](const TreeRef& each) { return fits(value, each, untyped); };
-  if (container == "Optional")
-    return value.kind == Kind::none || (arguments.size() == 1 && fits_one(arguments[0]));
-  if (container == "Union") return std::ranges::any_of(arguments, fits_one);
+  const std::string container = type_text(Subscript(type).value());
+  const torch::jit::TreeList& arguments = subscript_arguments(type);
+  const auto matches_one = [&](const TreeRef& each) { return matches_type(value, each, untyped); };
+  if (container == "Optional") {
+    return value.kind == Kind::none || (arguments.size() == 1 && matches_one(arguments[0]));
+  }
+  if (container == "Union") return std::ranges::any_of(arguments, matches_one);
   if (container == "Tuple") {
-    const bool is_unit = arguments.size() == 1 && spelled(arguments[0]) == "()";
+    const bool is_unit = arguments.size() == 1 && type_text(arguments[0]) == "()";
     if (value.kind != Kind::tuple || value.parts.size() != (is_unit ? 0 : arguments.size())) return false;
     for (std::size_t i = 0; i < value.parts.size(); ++i) {
-      if (!fits(*value.parts[i], arguments[i], untyped)) return false;
+      if (!matches_type(*value.parts[i], arguments[i], untyped)) return false;
     }
     return true;
   }
   const bool is_dict = container == "Dict";
-  if (value.kind != (is_dict ? Kind::dict : Kind::list) || arguments.size() != (is_dict ? 2 : 1))
+  if (value.kind != (is_dict ? Kind::dict : Kind::list) || arguments.size() != (is_dict ? 2 : 1)) {
     return false;
-  if (untyped && value.text.empty()) value.text = spelled(type);
-  if (value.text != spelled(type)) return false;
+  }
+  if (untyped && value.text.empty()) value.text = type_text(type);
+  if (value.text != type_text(type)) return false;
   for (std::size_t i = 0; i < value.parts.size(); ++i) {
-    if (!fits(*value.parts[i], arguments[is_dict ? i % 2 : 0], untyped)) return false;
+    if (!matches_type(*value.parts[i], arguments[is_dict ? i % 2 : 0], untyped)) return false;
   }
   return true;
 }
 
-REFINE_INLINE Pickled::Ref PickleCheck::run() {
-  if (byte() != 0x80 || byte() != 2) fail("is no pickle of protocol 2");
+REFINE_INLINE PickleItem::Ref PickleCheck::run() {
+  if (byte() != 0x80 || byte() != 2) fail("is not a pickle of protocol 2");
   while (step()) continue;
   if (!rest_.empty() || stack_.size() != 1 || !marks_.empty()) fail("is malformed");
   return stack_.back();
 }
 
 REFINE_INLINE std::string_view PickleCheck::take(std::size_t n) {
-  require(n <= rest_.size(), "is cut");
+  require(n <= rest_.size(), "is truncated");
   const std::string_view bytes = rest_.substr(0, n);
   rest_.remove_prefix(n);
   return bytes;
@@ -84,21 +86,21 @@ REFINE_INLINE std::string_view PickleCheck::take(std::size_t n) {
 
 REFINE_INLINE std::string PickleCheck::line() {
   const std::size_t end = rest_.find('\n');
-  require(end != std::string_view::npos, "is cut");
+  require(end != std::string_view::npos, "is truncated");
   const std::string text(take(end));
   take(1);
   const auto is_name = [](unsigned char c) { return std::isalnum(c) != 0 || c == '_' || c == '.'; };
-  require(std::ranges::all_of(text, is_name), "asks for a name that is none");
+  require(std::ranges::all_of(text, is_name), "has an invalid name");
   return text;
 }
 
 REFINE_INLINE PickleCheck::Ref PickleCheck::make(Kind kind, std::string text, std::int64_t number) {
-  return std::make_shared<Pickled>(Pickled{.kind = kind, .text = std::move(text), .number = number});
+  return std::make_shared<PickleItem>(PickleItem{.kind = kind, .text = std::move(text), .number = number});
 }
 
 REFINE_INLINE void PickleCheck::push(Ref value) {
-  constexpr std::size_t most = 100'000'000;
-  require(stack_.size() < most, "is too long");
+  constexpr std::size_t max_stack = 100'000'000;
+  require(stack_.size() < max_stack, "is too long");
   stack_.push_back(std::move(value));
 }
 
@@ -120,19 +122,19 @@ REFINE_INLINE std::vector<PickleCheck::Ref> PickleCheck::pop_to_mark() {
 }
 
 REFINE_INLINE void PickleCheck::add(const Ref& whole, std::vector<Ref> parts) {
-  constexpr std::size_t most = 1'000'000;  // on all paths, which LibTorch goes, and `fits`
-  require(!whole->is_shared, "changes what it has handed on");
+  constexpr std::size_t max_size = 1'000'000;  // on all paths, which LibTorch and `matches_type` walk
+  require(!whole->is_shared, "changes a value that is already shared");
   for (Ref& part : parts) {
     whole->depth = std::max(whole->depth, part->depth + 1);
     whole->size += part->size;
-    require(whole->depth <= deepest, "is nested too deep");
-    require(whole->size <= most, "has too many values");
+    require(whole->depth <= max_depth, "is nested too deep");
+    require(whole->size <= max_size, "has too many values");
     part->is_shared = part->is_shared || part->kind == Kind::list || part->kind == Kind::dict;
     whole->parts.push_back(std::move(part));
   }
 }
 
-REFINE_INLINE void PickleCheck::push_whole(Kind kind, std::vector<Ref> parts) {
+REFINE_INLINE void PickleCheck::push_container(Kind kind, std::vector<Ref> parts) {
   const Ref whole = make(kind);
   add(whole, std::move(parts));
   push(whole);
@@ -141,7 +143,7 @@ REFINE_INLINE void PickleCheck::push_whole(Kind kind, std::vector<Ref> parts) {
 REFINE_INLINE void PickleCheck::push_tuple(std::size_t size) {
   std::vector<Ref> parts(size);
   for (std::size_t i = size; i-- > 0;) parts[i] = pop();
-  push_whole(Kind::tuple, std::move(parts));
+  push_container(Kind::tuple, std::move(parts));
 }
 
 REFINE_INLINE void PickleCheck::add_to_top(Kind kind, std::vector<Ref> parts) {
@@ -152,24 +154,25 @@ REFINE_INLINE void PickleCheck::add_to_top(Kind kind, std::vector<Ref> parts) {
     for (std::size_t i = 0; i < parts.size(); i += 2) {
       const Kind key = parts[i]->kind;
       require(key == Kind::text || key == Kind::integer || key == Kind::real || key == Kind::boolean,
-              "has a dict with a key that is no string and no number");
+              "has a dict with a key that is neither a string nor a number");
     }
   }
   add(whole, std::move(parts));
   push(whole);
 }
 
-REFINE_INLINE void PickleCheck::remember(std::size_t at) {
-  require(at <= memo_.size(), "has a gap in its memo");  // LibTorch would fill it, for 4 thousand million
+REFINE_INLINE void PickleCheck::memoize(std::size_t index) {
+  // LibTorch would fill the gap with up to 2^32 values.
+  require(index <= memo_.size(), "has a gap in its memo");
   require(stack_.size() > (marks_.empty() ? 0 : marks_.back()));
   stack_.back()->is_shared = true;
-  if (at == memo_.size()) return memo_.push_back(stack_.back());
-  memo_[at] = stack_.back();
+  if (index == memo_.size()) return memo_.push_back(stack_.back());
+  memo_[index] = stack_.back();
 }
 
-REFINE_INLINE void PickleCheck::recall(std::size_t at) {
-  require(at < memo_.size());
-  push(memo_[at]);
+REFINE_INLINE void PickleCheck::recall(std::size_t index) {
+  require(index < memo_.size());
+  push(memo_[index]);
 }
 
 REFINE_INLINE bool PickleCheck::step() {
@@ -178,7 +181,7 @@ REFINE_INLINE bool PickleCheck::step() {
       return false;
     case 'c': {
       std::string module = line();
-      name(module, line());
+      push_name(module, line());
       return true;
     }
     case '(':
@@ -223,7 +226,7 @@ REFINE_INLINE bool PickleCheck::step() {
       push(make(Kind::dict));
       return true;
     case 't':
-      push_whole(Kind::tuple, pop_to_mark());
+      push_container(Kind::tuple, pop_to_mark());
       return true;
     case 0x85:
       push_tuple(1);
@@ -241,10 +244,10 @@ REFINE_INLINE bool PickleCheck::step() {
       add_to_top(Kind::dict, pop_to_mark());
       return true;
     case 'q':
-      remember(byte());
+      memoize(byte());
       return true;
     case 'r':
-      remember(number<std::uint32_t>());
+      memoize(number<std::uint32_t>());
       return true;
     case 'h':
       recall(byte());
@@ -253,28 +256,28 @@ REFINE_INLINE bool PickleCheck::step() {
       recall(number<std::uint32_t>());
       return true;
     case 0x81: {
-      const Ref nothing = pop();
-      require(nothing->kind == Kind::tuple && nothing->parts.empty());
+      const Ref arguments = pop();
+      require(arguments->kind == Kind::tuple && arguments->parts.empty());
       const Ref type = pop();
       require(type->kind == Kind::name && code_.classes().contains(type->text));
       push(make(Kind::blank, type->text));
       return true;
     }
     case 'b':
-      object();
+      build_object();
       return true;
     case 'R':
-      reduce();
+      call();
       return true;
     case 'Q':
-      storage();
+      push_storage();
       return true;
     default:
       fail("has an instruction that TorchScript does not write");
   }
 }
 
-REFINE_INLINE void PickleCheck::name(const std::string& module, const std::string& last) {
+REFINE_INLINE void PickleCheck::push_name(const std::string& module, const std::string& last) {
   static const std::set<std::string> builders = {"torch.jit._pickle.build_intlist",
                                                  "torch.jit._pickle.build_tensorlist",
                                                  "torch.jit._pickle.build_doublelist",
@@ -285,10 +288,10 @@ REFINE_INLINE void PickleCheck::name(const std::string& module, const std::strin
                                                  "torch.device"};
   const std::string whole = module + "." + last;
   if (whole.starts_with("__torch__.")) {
-    named_.insert(whole);
+    named_classes_.insert(whole);
     const auto found = code_.classes().find(whole);
     if (whole.starts_with("__torch__.torch.classes.quantized.")) {
-      throw Unread(fmt::format("has packed weights of a quantised layer ({})", whole), true);
+      throw UnsupportedTensorError(fmt::format("has packed weights of a quantised layer ({})", whole), true);
     }
     if (found == code_.classes().end() || found->second.is_tuple) {
       fail(fmt::format("asks for the class {}, which its code does not define", whole));
@@ -297,10 +300,10 @@ REFINE_INLINE void PickleCheck::name(const std::string& module, const std::strin
                  module == "torch" && last.ends_with("Storage") && !storage_types().contains(last);
              is_storage || whole.starts_with("torch._utils._rebuild_qtensor") ||
              whole.starts_with("torch._utils._rebuild_sparse")) {
-    const UnreadNumbers kind = unread_numbers(whole);
-    throw Unread(fmt::format("has {} ({})", kind.what, whole), kind.quantized);
+    const UnsupportedTensor kind = describe_unsupported_tensor(whole);
+    throw UnsupportedTensorError(fmt::format("has {} ({})", kind.what, whole), kind.quantized);
   } else if (!builders.contains(whole) && !(module == "torch" && storage_types().contains(last))) {
-    fail(fmt::format("asks for {}, which is no tensor and no container", whole));
+    fail(fmt::format("asks for {}, which is neither a tensor nor a container", whole));
   }
   push(make(Kind::name, whole));
 }
@@ -314,7 +317,7 @@ REFINE_INLINE const std::map<std::string, at::ScalarType>& PickleCheck::storage_
   return types;
 }
 
-REFINE_INLINE void PickleCheck::object() {
+REFINE_INLINE void PickleCheck::build_object() {
   const Ref state = pop(), blank = pop();
   require(state->kind == Kind::dict && blank->kind == Kind::blank);
   std::map<std::string, Ref> values;
@@ -324,9 +327,12 @@ REFINE_INLINE void PickleCheck::object() {
   }
   for (const auto& [attribute, type] : code_.classes().at(blank->text).attributes) {
     const auto value = values.find(attribute);
-    if (value == values.end()) fail(fmt::format("gives {} no {}", blank->text, attribute));
-    if (!fits(*value->second, type, untyped_)) {
-      fail(fmt::format("gives {} a {} that is no {}", blank->text, attribute, spelled(type)));
+    if (value == values.end()) {
+      fail(fmt::format("does not set the attribute {1} of {0}", blank->text, attribute));
+    }
+    if (!matches_type(*value->second, type, untyped_)) {
+      fail(fmt::format("sets the attribute {1} of {0} to a value that is not a {2}", blank->text, attribute,
+                       type_text(type)));
     }
   }
   const Ref result = make(Kind::object, blank->text);
@@ -334,7 +340,7 @@ REFINE_INLINE void PickleCheck::object() {
   push(result);
 }
 
-REFINE_INLINE void PickleCheck::reduce() {
+REFINE_INLINE void PickleCheck::call() {
   const Ref arguments = pop(), callee = pop();
   require(arguments->kind == Kind::tuple && callee->kind == Kind::name);
   const auto& parts = arguments->parts;
@@ -342,48 +348,48 @@ REFINE_INLINE void PickleCheck::reduce() {
   constexpr std::string_view lists = "torch.jit._pickle.build_";
   if (name == "collections.OrderedDict") {
     require(parts.empty());
-    push(make(Kind::none));  // as LibTorch has it: hooks of a tensor, of which there are none
+    push(make(Kind::none));  // the backward hooks of a tensor, which LibTorch reads as None
   } else if (name == "torch.device") {
     require(parts.size() == 1 && parts[0]->kind == Kind::text);
     push(make(Kind::device));
   } else if (name == "torch._utils._rebuild_tensor_v2") {
-    tensor(parts);
+    push_tensor(parts);
   } else if (name == "torch.jit._pickle.restore_type_tag") {
     require(parts.size() == 2 && parts[1]->kind == Kind::text);
-    give_type(parts[0], parts[1]->text);
+    set_type(parts[0], parts[1]->text);
   } else if (name.starts_with(lists)) {
     const std::string_view element = name.substr(lists.size());
     require(parts.size() == 1 && parts[0]->kind == Kind::list);
-    give_type(parts[0], element == "intlist"      ? "List[int]"
-                        : element == "tensorlist" ? "List[Tensor]"
-                        : element == "doublelist" ? "List[float]"
-                                                  : "List[bool]");
+    set_type(parts[0], element == "intlist"      ? "List[int]"
+                       : element == "tensorlist" ? "List[Tensor]"
+                       : element == "doublelist" ? "List[float]"
+                                                 : "List[bool]");
   } else {
     fail("is malformed");
   }
 }
 
-REFINE_INLINE void PickleCheck::give_type(const Ref& value, const std::string& text) {
+REFINE_INLINE void PickleCheck::set_type(const Ref& value, const std::string& text) {
   require((value->kind == Kind::list || value->kind == Kind::dict) && value->text.empty());
   TreeRef type;
   try {
-    type = type_of(text);
+    type = parse_type(text);
   } catch (const std::exception&) {
-    fail("has a type that can't be read");
+    fail("has a type that cannot be parsed");
   }
-  require(code_.is_type(type), "has a list or dict of a type that it does not define");
-  value->text = spelled(type);
-  require(fits(*value, type, untyped_), "has a list or dict of another type than it says");
+  require(code_.is_type(type), "has a list or dict of an undefined type");
+  value->text = type_text(type);
+  require(matches_type(*value, type, untyped_), "has a list or dict whose content does not match its type");
   push(value);
 }
 
-REFINE_INLINE void PickleCheck::storage() {
+REFINE_INLINE void PickleCheck::push_storage() {
   const Ref id = pop();
-  const bool old = id->parts.size() == 6 && id->parts[5]->kind == Kind::none;  // of PyTorch before 1.6
-  require(id->kind == Kind::tuple && (id->parts.size() == 5 || old));
-  const auto& [what, type, key, device, count] =
+  const bool is_old = id->parts.size() == 6 && id->parts[5]->kind == Kind::none;  // before PyTorch 1.6
+  require(id->kind == Kind::tuple && (id->parts.size() == 5 || is_old));
+  const auto& [label, type, key, device, count] =
       std::tie(*id->parts[0], *id->parts[1], *id->parts[2], *id->parts[3], *id->parts[4]);
-  require(what.kind == Kind::text && what.text == "storage" && type.kind == Kind::name &&
+  require(label.kind == Kind::text && label.text == "storage" && type.kind == Kind::name &&
           key.kind == Kind::text && device.kind == Kind::text && count.kind == Kind::integer);
   constexpr std::size_t prefix = std::string_view("torch.").size();
   const auto scalar = storage_types().find(type.text.substr(std::min(prefix, type.text.size())));
@@ -398,31 +404,32 @@ REFINE_INLINE void PickleCheck::storage() {
   push(make(Kind::storage, {}, count.number));
 }
 
-REFINE_INLINE void PickleCheck::tensor(const std::vector<Ref>& parts) {
+REFINE_INLINE void PickleCheck::push_tensor(const std::vector<Ref>& parts) {
   require(parts.size() == 6 && parts[0]->kind == Kind::storage && parts[1]->kind == Kind::integer &&
           parts[4]->kind == Kind::boolean && parts[5]->kind == Kind::none);
-  const std::vector<std::int64_t> sizes = naturals(*parts[2]), strides = naturals(*parts[3]);
+  const std::vector<std::int64_t> sizes = read_extents(*parts[2]), strides = read_extents(*parts[3]);
   require(sizes.size() == strides.size() && sizes.size() <= 64 && parts[1]->number >= 0);
-  // Where a stride is 0, a tensor has more elements than its storage; so many may be asked for.
-  constexpr std::uint64_t most = std::uint64_t{1} << 40;
+  // Strides of 0 give a tensor more elements than its storage, up to this number.
+  constexpr std::uint64_t max_elements = std::uint64_t{1} << 40;
   const auto storage = static_cast<std::uint64_t>(parts[0]->number);
   const auto offset = static_cast<std::uint64_t>(parts[1]->number);
   std::uint64_t elements = 1, last = offset;
-  bool reaches_out = offset > storage;
+  bool exceeds = offset > storage;
   const bool is_empty = std::ranges::find(sizes, 0) != sizes.end();
   for (std::size_t i = 0; i < sizes.size(); ++i) {
     const auto size = static_cast<std::uint64_t>(std::max<std::int64_t>(sizes[i], 1));
     const auto stride = static_cast<std::uint64_t>(strides[i]);
-    reaches_out = reaches_out || elements > most / size || stride > most || stride * (size - 1) > most - last;
-    if (reaches_out) break;
+    exceeds = exceeds || elements > max_elements / size || stride > max_elements ||
+              stride * (size - 1) > max_elements - last;
+    if (exceeds) break;
     elements *= size;
     last += stride * (size - 1);
   }
-  if (reaches_out || (!is_empty && last >= storage)) fail("has a tensor that reaches beyond its storage");
+  if (exceeds || (!is_empty && last >= storage)) fail("has a tensor that exceeds its storage");
   push(make(Kind::tensor));
 }
 
-REFINE_INLINE std::vector<std::int64_t> PickleCheck::naturals(const Pickled& value) {
+REFINE_INLINE std::vector<std::int64_t> PickleCheck::read_extents(const PickleItem& value) {
   require(value.kind == Kind::tuple);
   std::vector<std::int64_t> result;
   for (const Ref& part : value.parts) {

@@ -22,6 +22,7 @@
 #include <utility>
 
 #include <refine/core/config.hpp>
+#include <refine/formats/checkpoint.hpp>
 #include <refine/formats/detail/operators.hpp>
 #include <refine/formats/detail/script_code.hpp>
 #include <refine/formats/detail/script_pickle.hpp>
@@ -39,7 +40,7 @@ REFINE_INLINE bool is_torchscript(const Archive& archive) {
 
 namespace refine::formats::detail::script {
 
-/// The number in an archive's version file; 0 where there is none.
+/// Returns the number in the version file of an archive; 0 if it is missing or malformed.
 REFINE_INLINE int version(const Archive& archive) {
   for (const auto* name : {".data/version", "version"}) {
     const auto found = archive.entries.find(name);
@@ -53,13 +54,13 @@ REFINE_INLINE int version(const Archive& archive) {
   return 0;
 }
 
-/// Whether LibTorch is to see the entry; the rest is for debugging, or for other programs.
+/// Returns true if LibTorch needs the entry; the others are for debugging or for other programs.
 REFINE_INLINE bool is_needed(std::string_view name) {
   return name == "data.pkl" || name == "constants.pkl" || name.starts_with("data/") ||
          name.starts_with("constants/") || (name.starts_with("code/") && name.ends_with(".py"));
 }
 
-REFINE_INLINE std::string rebuilt(Archive archive) {
+REFINE_INLINE std::string rebuild_archive(Archive archive) {
   std::string bytes;
   caffe2::serialize::PyTorchStreamWriter writer([&](const void* data, std::size_t size) {
     bytes.append(static_cast<const char*>(data), size);
@@ -77,20 +78,20 @@ REFINE_INLINE std::string rebuilt(Archive archive) {
   return bytes;
 }
 
-/// The kinds of the nodes in a block that no source file should have been able to bring about.
-REFINE_INLINE void collect_foreign(const torch::jit::Block* block, std::set<std::string>& found) {
+/// Collects the kinds of nodes in a block that a checked source file cannot produce.
+REFINE_INLINE void collect_forbidden(const torch::jit::Block* block, std::set<std::string>& found) {
   for (const torch::jit::Node* node : block->nodes()) {
     const std::string kind = node->kind().toQualString();
     if (!operators::permits_node(kind)) found.insert(kind);
-    for (const torch::jit::Block* inner : node->blocks()) collect_foreign(inner, found);
+    for (const torch::jit::Block* inner : node->blocks()) collect_forbidden(inner, found);
   }
 }
 
-REFINE_INLINE std::set<std::string> foreign_nodes(const torch::jit::Module& module) {
+REFINE_INLINE std::set<std::string> forbidden_nodes(const torch::jit::Module& module) {
   std::set<std::string> found;
   for (torch::jit::Function* function : module._ivalue()->compilation_unit()->get_functions()) {
     if (auto* graph = torch::jit::tryToGraphFunction(*function)) {
-      collect_foreign(graph->graph()->block(), found);
+      collect_forbidden(graph->graph()->block(), found);
     } else {
       found.insert(function->qualname().qualifiedName());
     }
@@ -98,42 +99,43 @@ REFINE_INLINE std::set<std::string> foreign_nodes(const torch::jit::Module& modu
   return found;
 }
 
-/// The kinds of objection, those first that decide.
-inline constexpr std::array by_weight = {Objection::Kind::quantized, Objection::Kind::harmful,
-                                         Objection::Kind::library, Objection::Kind::unsupported,
-                                         Objection::Kind::unknown};
+/// The kinds of objection, the most serious first.
+inline constexpr std::array by_severity = {Objection::Kind::quantized, Objection::Kind::harmful,
+                                           Objection::Kind::library, Objection::Kind::unsupported,
+                                           Objection::Kind::unknown};
 
 REFINE_INLINE std::string advice(const TorchScriptListing& listing) {
-  const auto kind = std::ranges::find_if(by_weight, [&](Objection::Kind each) { return listing.has(each); });
-  switch (kind == by_weight.end() ? Objection::Kind::unknown : *kind) {
+  const auto kind =
+      std::ranges::find_if(by_severity, [&](Objection::Kind each) { return listing.has(each); });
+  switch (kind == by_severity.end() ? Objection::Kind::unknown : *kind) {
     case Objection::Kind::quantized:
-      return "no gradient passes a quantised operator, so no defense can be trained for it, and --trust does not "
-             "change that; export the float model, before it is quantised";
+      return "no gradient passes through a quantised operator, so no defense can be trained, even with --trust; "
+             "export the float model, before it is quantised";
     case Objection::Kind::library:
-      return "refine has only PyTorch's own operators, and --trust does not change that; export the model "
-             "without it";
+      return "refine has only the operators of PyTorch, even with --trust; export the model without it";
     case Objection::Kind::unsupported:
-      return "export the model again, as float32 and with a PyTorch that this LibTorch can read; --trust does "
-             "not change that";
+      return "export the model again as float32, with a PyTorch release that this LibTorch reads; "
+             "--trust does not help";
     case Objection::Kind::unknown:
-      return "it may well be harmless: --trust runs it, if you trust who made the file";
+      return "it may be harmless: if you trust the source of the file, run it with --trust";
     case Objection::Kind::harmful:
       break;
   }
-  return "it may be a program that harms: look at it with refine inspect --code, and run it with --trust only "
-         "if you trust who made it";
+  return "it may be a harmful program: look at it with refine inspect --code, "
+         "and run it with --trust only if you trust the source of the file";
 }
 
+/// Throws the Error with the most serious objection.
 [[noreturn]] REFINE_INLINE void refuse(const std::filesystem::path& path, const TorchScriptListing& listing) {
   const auto first =
-      *std::ranges::find_if(by_weight, [&](Objection::Kind each) { return listing.has(each); });
-  const Objection& shown = *std::ranges::find(listing.objections, first, &Objection::kind);
+      *std::ranges::find_if(by_severity, [&](Objection::Kind each) { return listing.has(each); });
+  const Objection& objection = *std::ranges::find(listing.objections, first, &Objection::kind);
   std::string more;
   if (listing.objections.size() > 1) more = fmt::format(", and {} more", listing.objections.size() - 1);
-  throw Error("cannot load {}: {}{}; {}", path.string(), shown.text, more, advice(listing));
+  throw Error("cannot load {}: {}{}; {}", path.string(), objection.text, more, advice(listing));
 }
 
-/// Whether it is refused whoever made it: it could not be used.
+/// Returns true if the file is refused even if it is trusted, because it could not be used.
 REFINE_INLINE bool is_unusable(const TorchScriptListing& listing) {
   return listing.has(Objection::Kind::quantized) || listing.has(Objection::Kind::unsupported);
 }
@@ -150,72 +152,79 @@ REFINE_INLINE TorchScriptListing inspect_torchscript(const Archive& archive) {
   using namespace detail::script;
   if (!is_torchscript(archive)) {
     throw Error(
-        "cannot read the archive as a TorchScript file: it lacks data.pkl, constants.pkl or code/; a file of "
-        "weights alone is given to a network of this library");
+        "cannot read the archive: not a TorchScript file, data.pkl, constants.pkl or code/ is missing; "
+        "load a file of weights into a network of this library");
   }
   TorchScriptListing listing;
-  const auto object = [&](Objection objection) {
-    constexpr std::size_t most = 1000;  // the first is enough to refuse
-    if (listing.objections.size() < most &&
-        std::ranges::find(listing.objections, objection) == listing.objections.end())
+  const auto report = [&](Objection objection) {
+    constexpr std::size_t max_objections = 1000;  // one is enough to refuse
+    if (listing.objections.size() < max_objections &&
+        std::ranges::find(listing.objections, objection) == listing.objections.end()) {
       listing.objections.push_back(std::move(objection));
+    }
   };
-  const auto object_to_file = [&](std::string text) { object({Objection::Kind::harmful, std::move(text)}); };
-  std::set<std::string> folded;
+  const auto report_harmful = [&](std::string text) { report({Objection::Kind::harmful, std::move(text)}); };
+  std::set<std::string> lower_names;
   std::size_t source_bytes = 0;
   for (const auto& [name, bytes] : archive.entries) {
-    constexpr std::string_view of_extra = "extra/", of_code = "code/", ending = ".py";
-    if (name.starts_with(of_extra)) listing.extra[name.substr(of_extra.size())] = bytes;
+    constexpr std::string_view extra_folder = "extra/", code_folder = "code/", ending = ".py";
+    if (name.starts_with(extra_folder)) listing.extra[name.substr(extra_folder.size())] = bytes;
+    if (name != "data.pkl" && name != "constants.pkl") {
+      const detail::ProgramSearch search = detail::find_program_in_entry(name, bytes);
+      if (!search.name.empty()) report_harmful(fmt::format("its entry {} asks for {}", name, search.name));
+    }
     if (!is_needed(name)) continue;
     std::string lower = name;
     std::ranges::transform(lower, lower.begin(), [](unsigned char c) { return std::tolower(c); });
-    if (!folded.insert(lower).second)
-      object_to_file(fmt::format("its entry {} is there in capitals and without", name));
-    if (!name.starts_with(of_code)) continue;
+    if (!lower_names.insert(lower).second) {
+      report_harmful(fmt::format("its entry {} exists twice, in upper and lower case", name));
+    }
+    if (!name.starts_with(code_folder)) continue;
     source_bytes += bytes.size();
     if (name.find('.') != name.size() - ending.size()) {
-      object_to_file(fmt::format("its code lies under a name with a dot ({})", name));
+      report_harmful(fmt::format("its code has a file name with a dot ({})", name));
     } else {
       listing.code[name] = bytes;
     }
   }
   constexpr int oldest = caffe2::serialize::kMinSupportedFileFormatVersion;
   constexpr int newest = caffe2::serialize::kMaxSupportedFileFormatVersion;
-  constexpr int first_typed = 3;  // before, lists and dicts do not say their types
+  constexpr int first_typed = 3;  // before, lists and dicts carry no type
   const int number = version(archive);
   if (number < oldest || number > newest) {
-    object({Objection::Kind::unsupported,
-            fmt::format("its format has the version {}, and this LibTorch reads {} "
-                        "to {}",
-                        number, oldest, newest)});
+    report(
+        {Objection::Kind::unsupported,
+         fmt::format("its format has version {}, but this LibTorch reads {} to {}", number, oldest, newest)});
   }
   const auto order = archive.entries.find("byteorder");
-  if (order != archive.entries.end() && order->second != "little")
-    object({Objection::Kind::unsupported, "its numbers are not little-endian"});
-  if (source_bytes > most_source_bytes) {
-    object_to_file(
-        fmt::format("its code has {} bytes, more than the {} allowed", source_bytes, most_source_bytes));
+  if (order != archive.entries.end() && order->second != "little") {
+    report({Objection::Kind::unsupported, "its byte order is not little-endian"});
+  }
+  if (source_bytes > max_source_bytes) {
+    report_harmful(
+        fmt::format("its code has {} bytes, more than the {} allowed", source_bytes, max_source_bytes));
     return listing;
   }
 
-  const CodeCheck code(listing.code, object);
+  const CodeCheck code(listing.code, report);
   listing.operators = code.operators();
   for (const std::string part : {"data", "constants"}) {
     const std::string& bytes = archive.entries.at(part + ".pkl");
     PickleCheck check(bytes, archive.entries, part + "/", code, number < first_typed);
     try {
-      constexpr std::size_t most_pickle_bytes = std::size_t{16} << 20;
-      if (bytes.size() > most_pickle_bytes) throw std::runtime_error("is too long");
+      constexpr std::size_t max_pickle_bytes = std::size_t{16} << 20;
+      if (bytes.size() > max_pickle_bytes) throw std::runtime_error("is too long");
       const auto whole = check.run();
-      const bool is_module = whole->kind == Pickled::Kind::object && code.classes().at(whole->text).is_module;
-      if (part == "data" ? !is_module : whole->kind != Pickled::Kind::tuple) {
-        throw std::runtime_error("does not hold what it should");
+      const bool is_module =
+          whole->kind == PickleItem::Kind::object && code.classes().at(whole->text).is_module;
+      if (part == "data" ? !is_module : whole->kind != PickleItem::Kind::tuple) {
+        throw std::runtime_error("has content of the wrong type");
       }
-    } catch (const Unread& unread) {
-      object({unread.quantized ? Objection::Kind::quantized : Objection::Kind::unsupported,
-              fmt::format("its {}.pkl {}", part, unread.what())});
+    } catch (const UnsupportedTensorError& error) {
+      report({error.quantized ? Objection::Kind::quantized : Objection::Kind::unsupported,
+              fmt::format("its {}.pkl {}", part, error.what())});
     } catch (const std::runtime_error& error) {
-      object_to_file(fmt::format("its {}.pkl {}", part, error.what()));
+      report_harmful(fmt::format("its {}.pkl {}", part, error.what()));
     }
     listing.classes.insert(check.classes().begin(), check.classes().end());
   }
@@ -227,8 +236,8 @@ REFINE_INLINE TorchScriptFile load_torchscript(const std::filesystem::path& path
   Archive archive = read_archive(path);
   if (!is_torchscript(archive)) {
     throw Error(
-        "cannot load {}: it is no TorchScript file, for it lacks data.pkl, constants.pkl or code/; a file of "
-        "weights alone is given to a network of this library",
+        "cannot load {}: not a TorchScript file, data.pkl, constants.pkl or code/ is missing; "
+        "load a file of weights into a network of this library",
         path.string());
   }
   TorchScriptFile file{torch::jit::Module(), inspect_torchscript(archive)};
@@ -236,20 +245,22 @@ REFINE_INLINE TorchScriptFile load_torchscript(const std::filesystem::path& path
     refuse(path, file.listing);
   }
   try {
-    std::istringstream stream(rebuilt(std::move(archive)));
+    std::istringstream stream(rebuild_archive(std::move(archive)));
     torch::jit::ExtraFilesMap none;
     file.module = torch::jit::load(stream, c10::Device(c10::kCPU), none, /*load_debug_files=*/false);
   } catch (const c10::Error& error) {
     if (file.listing.has(Objection::Kind::library)) refuse(path, file.listing);
-    throw Error("cannot load {}: LibTorch says: {}; the file is damaged or of another release, get it again",
-                path.string(), first_line(error.what_without_backtrace()));
+    throw Error(
+        "cannot load {}: LibTorch reports: {}; the file is damaged or of another PyTorch release, get it again",
+        path.string(), first_line(error.what_without_backtrace()));
   } catch (const std::exception& error) {
     if (file.listing.has(Objection::Kind::library)) refuse(path, file.listing);
-    throw Error("cannot load {}: LibTorch says: {}; the file is damaged or of another release, get it again",
-                path.string(), first_line(error.what()));
+    throw Error(
+        "cannot load {}: LibTorch reports: {}; the file is damaged or of another PyTorch release, get it again",
+        path.string(), first_line(error.what()));
   }
-  for (const std::string& kind : foreign_nodes(file.module)) {
-    Objection objection = objection_to(kind, "comes to", "");
+  for (const std::string& kind : forbidden_nodes(file.module)) {
+    Objection objection = objection_to(kind, "compiles to", "");
     if (trust == Trust::checked || objection.kind == Objection::Kind::quantized) {
       file.listing.objections.push_back(std::move(objection));
     }

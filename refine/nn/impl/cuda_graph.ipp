@@ -31,9 +31,9 @@ class GraphRecorder final : public Recorder {
   GraphRecorder& operator=(const GraphRecorder&) = delete;
 
   ~GraphRecorder() override {
-    try {  // what was made on this stream is used on the other one from here on
+    try {  // results of this stream are used on the other one from here on
       guard_.current_stream().synchronize();
-    } catch (...) {  // the device is lost; whoever asks it next is told so
+    } catch (...) {  // the device is lost; its next use reports it
     }
   }
 
@@ -55,11 +55,11 @@ class GraphRecorder final : public Recorder {
   }
 
  private:
-  // LibTorch and its libraries make their workspaces, and choose algorithms, in the first calls.
+  // LibTorch and its libraries allocate workspaces and choose algorithms in the first calls.
   static constexpr int calls_before_recording = 3;
 
   void record(const std::function<void(const at::Tensor&, const at::Tensor&)>& work) {
-    // What the calls before have left is of no use to the graph, which has memory of its own.
+    // Cached memory of earlier calls is of no use to the graph, which has its own pool.
     guard_.current_stream().synchronize();
     c10::cuda::CUDACachingAllocator::emptyCache();
     graph_.emplace();
@@ -72,8 +72,8 @@ class GraphRecorder final : public Recorder {
       } catch (...) {
       }
       throw Error(
-          "a training step can't be recorded as a CUDA graph ({}); a policy that waits for the device "
-          "is not replayable, and where memory is short say nn::allow_replay(false)",
+          "CUDA graph: the training step cannot be recorded ({}); a policy that waits for the device must not be "
+          "cuda_graph_safe, and if memory is short call nn::enable_cuda_graphs(false)",
           one_line(error.what()));
     }
     graph_->capture_end();
@@ -83,7 +83,7 @@ class GraphRecorder final : public Recorder {
     return recorded.sizes() == given.sizes() && recorded.scalar_type() == given.scalar_type();
   }
 
-  /// A stream that can be recorded, once what was asked of the device's current one is done.
+  /// Returns a stream that can be recorded, after waiting for the work of the current one.
   static c10::Stream after_the_current(at::Device device) {
     c10::impl::VirtualGuardImpl(device.type()).getStream(device).synchronize();
     return detail::numbered_stream(device, 0);

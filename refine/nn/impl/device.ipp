@@ -19,7 +19,7 @@
 
 namespace refine::detail {
 
-/// What the process has chosen; several threads may ask.
+/// The default device of the process, guarded for use from several threads.
 struct ChosenDevice {
   std::mutex mutex;
   std::optional<at::Device> device;
@@ -57,7 +57,7 @@ REFINE_INLINE void use_device(const std::string& name) {
   const bool numbered =
       !index.empty() && index.size() <= 3 && index.find_first_not_of("0123456789") == std::string::npos;
   if ((kind != "cuda" && name != "cpu") || !numbered) {
-    throw Error("no device is called '{}'; say auto, cpu, cuda or cuda:N", name);
+    throw Error("device: unknown name '{}' (expected auto, cpu, cuda or cuda:N)", name);
   }
   if (name == "cpu") {
     detail::choose_device(at::Device(at::kCPU));
@@ -65,17 +65,18 @@ REFINE_INLINE void use_device(const std::string& name) {
   }
   const auto present = static_cast<int>(torch::cuda::device_count());
   if (std::stoi(index) >= present) {
-    throw Error("device '{}' was asked for, this machine shows {} CUDA device(s); say cpu or auto", name,
+    throw Error("device: '{}' is not available, this machine has {} CUDA device(s); use cpu or auto", name,
                 present);
   }
   detail::choose_device(at::Device(at::kCUDA, static_cast<at::DeviceIndex>(std::stoi(index))));
 }
 
 REFINE_INLINE void use_threads(int threads) {
-  if (threads < 0) throw Error("{} threads were asked for; say 0 (as many as there are) or more", threads);
+  if (threads < 0) throw Error("threads: must not be negative, got {}; 0 uses all", threads);
   if (threads == 0) {
-    const char* said = std::getenv("OMP_NUM_THREADS");
-    threads = said != nullptr ? std::atoi(said) : static_cast<int>(std::thread::hardware_concurrency());
+    const char* variable = std::getenv("OMP_NUM_THREADS");
+    threads =
+        variable != nullptr ? std::atoi(variable) : static_cast<int>(std::thread::hardware_concurrency());
   }
   at::set_num_threads(threads > 0 ? threads : 1);
 }
@@ -108,13 +109,13 @@ REFINE_INLINE void move_to(torch::nn::Module& module, at::Device device) {
 
 namespace refine::nn::detail {
 
-/// Free and total memory as LibTorch's own allocator reports them, where this LibTorch has such a report.
+/// Returns the free memory that LibTorch's allocator reports, or `otherwise` if it reports none.
 template <typename Allocator>
 std::size_t reported_free_memory(Allocator& allocator, c10::DeviceIndex index, std::size_t otherwise) {
   if constexpr (requires { allocator.getMemoryInfo(index).first; }) {
     try {
       return allocator.getMemoryInfo(index).first;
-    } catch (const std::exception&) {  // this device does not report it
+    } catch (const std::exception&) {  // not reported for this device
     }
   }
   return otherwise;

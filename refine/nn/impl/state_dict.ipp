@@ -23,7 +23,7 @@ REFINE_INLINE std::map<std::string, at::Tensor> state_dict(const torch::nn::Modu
 
 namespace refine::nn::detail {
 
-/// A BatchNorm's count of its batches, which PyTorch's files have since 0.4.1.
+/// True for the number of batches of a BatchNorm, which PyTorch's files contain since 0.4.1.
 REFINE_INLINE bool is_batch_count(std::string_view name) {
   constexpr std::string_view count = "num_batches_tracked";
   return name.ends_with(count) &&
@@ -46,20 +46,21 @@ REFINE_INLINE void load_state_dict(torch::nn::Module& module, const std::map<std
     const auto found = state.find(name);
     if (found == state.end()) {
       if (detail::is_batch_count(name)) continue;
-      throw Error("cannot load {}: tensor '{}' is not in it; it is of another network, or of other options",
-                  from, name);
+      throw Error(
+          "cannot load {}: tensor '{}' is missing; the file belongs to another network or to other options",
+          from, name);
     }
     if (found->second.sizes() != tensor.sizes()) {
       throw Error(
-          "cannot load {}: tensor '{}' is {}, the network's is {}; give the network the width and task it "
-          "was trained with",
+          "cannot load {}: tensor '{}' has shape {}, expected {}; construct the network with the width and task it was "
+          "trained with",
           from, name, shape(found->second), shape(tensor));
     }
   }
   for (const auto& [name, tensor] : state) {
     if (name.starts_with(prefix) && !wanted.contains(name)) {
       throw Error(
-          "cannot load {}: the network has no tensor '{}'; it is of another network, or of other options",
+          "cannot load {}: tensor '{}' is unexpected; the file belongs to another network or to other options",
           from, name);
     }
   }

@@ -19,42 +19,50 @@
 
 namespace refine::backbones::detail {
 
-/// A TorchScript classifier in its constant form: `torch::jit::freeze` has inlined it and folded its
-/// BatchNorms and multiplications, and its tensors were then taken out of the graph and became inputs of it,
-/// and buffers of this module. So `to(device)` moves them, gradients flow to the images, and tracing finds
-/// them by identity, as with every other module here.
+/// A TorchScript classifier in its constant form.
 ///
-/// It computes in float32, whatever precision the file has, and on the device of its images. What only keeps
-/// gradients from passing (`no_grad`, `detach`) is taken out of the graph.
+/// `torch::jit::freeze_module` inlines it and folds its BatchNorms and multiplications. Its tensors
+/// then become inputs of the graph and buffers of this module, so that `to(device)` moves them,
+/// gradients flow to the images, and tracing finds them by identity, as with every other module
+/// here.
+///
+/// It computes in float32, whatever precision the file has, on the device of its images. Operators
+/// that only stop gradients (`no_grad`, `detach`) are removed from the graph.
 class ScriptedModule : public torch::nn::Module {
  public:
   /// One of the tensors that `forward` returns.
   struct Output {
-    std::string name;               ///< keys, field names and positions, joined by dots; empty: the only one
-    std::vector<c10::IValue> path;  ///< the same, as keys and positions
-    std::vector<c10::TypePtr> types;  ///< what is there at each step
-    at::Tensor value;
+    std::string name;  ///< keys, field names and positions, joined by dots; empty if it is the only tensor
+    std::vector<c10::IValue> path;    ///< the same, as keys and positions
+    std::vector<c10::TypePtr> types;  ///< the type of the container at each step of the path
+    at::Tensor value;                 ///< the tensor for the images at hand
   };
 
-  /// Leaves `source` unchanged.
-  /// \param name the file, for messages \throws Error when its `forward` is no function of one tensor
+  /// Prepares a copy of a module.
+  /// \param source is left unchanged
+  /// \param name the file's name, for messages
+  /// \throws Error if its `forward` does not map one tensor to tensors
   ScriptedModule(const torch::jit::Module& source, std::string name);
 
-  /// Float N×C×H×W → the tensor that the file's `forward` returns, or the one that was selected.
+  /// Returns the tensor that the file's `forward` returns, or the one that was selected.
+  /// \param images float N×C×H×W
   /// \pre `forward` returns a single tensor, or `select_output` was called
   at::Tensor forward(const at::Tensor& images);
 
-  /// True if `forward` returns a tuple, a list or a dict, and none of its tensors has been selected.
+  /// True if `forward` returns a tuple, a list, a dict or an optional, and no output has been
+  /// selected.
   bool needs_selection() const { return needs_selection_; }
 
-  /// Returns every tensor that the file's `forward` returns for `images`. \pre `needs_selection()`
+  /// Returns every tensor that the file's `forward` returns for the images.
+  /// \pre `needs_selection()`
   std::vector<Output> outputs(const at::Tensor& images);
 
-  /// Makes `forward` return this one of `outputs`. \pre `needs_selection()`
+  /// Makes `forward` return one of `outputs`.
+  /// \pre `needs_selection()`
   void select_output(const Output& output);
 
-  /// Not every file computes the same in every memory layout: one that was traced with `view` may need plain
-  /// rows.
+  /// Selects the memory layout of images and weights: channels-last, or contiguous. Not every
+  /// program works with both; one that was traced with `view` may need contiguous images.
   void use_channels_last(bool yes);
 
   REFINE_INLINE std::shared_ptr<torch::nn::Module> clone(
@@ -65,55 +73,65 @@ class ScriptedModule : public torch::nn::Module {
 
   ScriptedModule(const ScriptedModule& other, Copy);
 
-  /// Leaves the graph one input, the images, and one output.
+  /// Removes all inputs of the graph but the images.
+  /// \throws Error if the program cannot do without them, or returns nothing
   void make_unary(const torch::jit::Module& constant);
 
-  /// Refuses what `forward` returns if no tensor can be in it.
+  /// Checks that what `forward` returns can hold a tensor.
+  /// \throws Error otherwise
   void check_output();
 
   using Objects = std::map<const torch::jit::Value*, c10::intrusive_ptr<c10::ivalue::Object>>;
 
-  /// Reads what `freeze` leaves of the module's attributes, as it does where they might be changed (those of
-  /// attention layers). \param known the modules that values stand for
-  void resolve(torch::jit::Block& block, Objects known);
+  /// Replaces the attributes that freezing leaves by constants. Freezing leaves those that might be
+  /// changed, such as the ones of attention layers.
+  /// \param block the part of the graph
+  /// \param objects the modules that values of the graph stand for
+  void inline_attributes(torch::jit::Block& block, Objects objects);
 
-  /// Removes what keeps gradients from passing and does nothing else, and turns the context managers of the
-  /// file itself into calls.
-  static void let_gradients_pass(torch::jit::Block& block);
+  /// Removes operators that only stop gradients, and replaces the file's context managers by calls
+  /// of their methods.
+  static void remove_gradient_barriers(torch::jit::Block& block);
 
-  /// Replaces the attributes of objects that the graph itself makes by the values that were assigned to them.
-  static void dissolve_objects(torch::jit::Block& block);
+  /// Replaces the attributes of objects that the graph creates by the values that it assigns to
+  /// them.
+  static void eliminate_objects(torch::jit::Block& block);
 
-  /// Makes tensors of half and double precision, and casts to them, float32.
+  /// Converts tensors of half and double precision, and casts to these, to float32.
   static void use_float32(torch::jit::Block& block);
 
-  /// Makes lists of constant tensors anew from tensors, which are then taken out.
-  static void spread_lists(torch::jit::Block& block);
+  /// Replaces constant lists of tensors by lists that the graph makes of constant tensors.
+  static void expand_tensor_lists(torch::jit::Block& block);
 
-  void take_out_tensors(torch::jit::Block& block);
+  /// Turns constant tensors into inputs of the graph and buffers of this module.
+  void lift_constants(torch::jit::Block& block);
 
-  /// A file may name the device that it was made on, and `cuda()` and `cpu()`: makes that the images' own.
+  /// Replaces every device that the file names, `cuda()` and `cpu()` included, by the device of the
+  /// images.
   void follow_device(torch::jit::Block& block);
 
-  /// Hands the convolutions that `nn::convolve` knows to it.
-  static void use_own_convolutions(torch::jit::Block& block);
+  /// Replaces the 3×3 convolutions that `nn::convolve` can compute by calls of it.
+  static void use_nn_convolutions(torch::jit::Block& block);
 
-  /// The operator's name, known to LibTorch from here on. Kernels of another size go to LibTorch, by it too.
-  static c10::Symbol own_convolution();
+  /// Registers the operator that calls `nn::convolve`, once, and returns its name. For kernels of
+  /// other sizes `nn::convolve` calls LibTorch.
+  static c10::Symbol convolution_symbol();
 
-  /// Compiles the graph as it is now.
+  /// Compiles the current graph.
   void compile();
 
+  /// Returns what the graph returns.
   c10::IValue run_graph(const at::Tensor& images);
 
+  /// Returns the only tensor that the graph returns.
   at::Tensor run(const at::Tensor& images);
 
-  /// Puts the graph itself into what is traced, control flow and all; the answer is computed beside it.
+  /// Inserts the graph, with its control flow, into the trace, and computes the output outside of
+  /// the trace.
   at::Tensor forward_traced(const at::Tensor& images);
 
   std::string name_;
-  std::shared_ptr<torch::jit::CompilationUnit>
-      unit_;  ///< owns classes and functions that the graph refers to
+  std::shared_ptr<torch::jit::CompilationUnit> unit_;  ///< owns what the graph refers to
   std::shared_ptr<torch::jit::Graph> graph_;
   torch::jit::GraphExecutor executor_;
   bool channels_last_ = false;

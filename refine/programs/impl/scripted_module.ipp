@@ -25,20 +25,21 @@
 
 namespace refine::backbones::detail {
 
-/// True for half and double precision, which become float32.
-inline bool is_other_float(at::ScalarType type) {
+/// True for half and double precision, which are converted to float32.
+inline bool is_converted(at::ScalarType type) {
   return type == at::kHalf || type == at::kBFloat16 || type == at::kDouble;
 }
 
-/// A value with its tensors of half and double precision as float32; others, of integers say, are unchanged.
+/// Returns a value with its tensors of half and double precision converted to float32. Other
+/// tensors, such as those of integers, are unchanged.
 inline c10::IValue to_float32(const c10::IValue& value) {
-  const auto tensor = [](const at::Tensor& t) {
-    return t.defined() && is_other_float(t.scalar_type()) ? t.detach().to(at::kFloat) : t;
+  const auto convert = [](const at::Tensor& t) {
+    return t.defined() && is_converted(t.scalar_type()) ? t.detach().to(at::kFloat) : t;
   };
-  if (value.isTensor()) return tensor(value.toTensor());
+  if (value.isTensor()) return convert(value.toTensor());
   if (value.isTensorList()) {
     c10::List<at::Tensor> list;
-    for (const at::Tensor& element : value.toTensorVector()) list.push_back(tensor(element));
+    for (const at::Tensor& element : value.toTensorVector()) list.push_back(convert(element));
     return list;
   }
   if (value.isTuple()) {
@@ -56,7 +57,7 @@ inline c10::IValue to_float32(const c10::IValue& value) {
 
 REFINE_INLINE ScriptedModule::ScriptedModule(const torch::jit::Module& source, std::string name)
     : torch::nn::Module("scripted"), name_(std::move(name)), unit_(source._ivalue()->compilation_unit()) {
-  torch::jit::Module constant = source.deepcopy();  // copy() would share the tensors and the training mode
+  torch::jit::Module constant = source.deepcopy();  // copy() shares the tensors and the training mode
   constant.eval();
   for (const torch::jit::Module& part : constant.modules()) {
     for (const auto& attribute : part.named_attributes(/*recurse=*/false)) {
@@ -65,17 +66,17 @@ REFINE_INLINE ScriptedModule::ScriptedModule(const torch::jit::Module& source, s
   }
   constant = torch::jit::freeze_module(constant);
   graph_ = constant.get_method("forward").graph()->copy();
-  let_gradients_pass(*graph_->block());
-  torch::jit::Inline(*graph_);  // the context managers' methods
-  let_gradients_pass(*graph_->block());
-  dissolve_objects(*graph_->block());
+  remove_gradient_barriers(*graph_->block());
+  torch::jit::Inline(*graph_);  // the methods of context managers, which may stop gradients too
+  remove_gradient_barriers(*graph_->block());
+  eliminate_objects(*graph_->block());
   use_float32(*graph_->block());
   torch::jit::OptimizeFrozenGraph(graph_);
   torch::jit::EliminateDeadCode(graph_);
   make_unary(constant);
   check_output();
-  spread_lists(*graph_->block());
-  take_out_tensors(*graph_->block());
+  expand_tensor_lists(*graph_->block());
+  lift_constants(*graph_->block());
   follow_device(*graph_->block());
   torch::jit::EliminateDeadCode(graph_);
   compile();
@@ -83,15 +84,16 @@ REFINE_INLINE ScriptedModule::ScriptedModule(const torch::jit::Module& source, s
 }
 
 REFINE_INLINE void ScriptedModule::compile() {
-  const std::shared_ptr<torch::jit::Graph> runs = graph_->copy();  // what is exported stays LibTorch's own
-  use_own_convolutions(*runs->block());
-  executor_ = torch::jit::GraphExecutor(runs, name_, torch::jit::ExecutorExecutionMode::SIMPLE);
+  // A copy, so that the graph that is exported uses LibTorch's operators only.
+  const std::shared_ptr<torch::jit::Graph> compiled = graph_->copy();
+  use_nn_convolutions(*compiled->block());
+  executor_ = torch::jit::GraphExecutor(compiled, name_, torch::jit::ExecutorExecutionMode::SIMPLE);
 }
 
 REFINE_INLINE at::Tensor ScriptedModule::forward(const at::Tensor& images) {
-  const at::Tensor laid_out = channels_last_ ? images : images.contiguous();
-  if (torch::jit::tracer::isTracing()) return forward_traced(laid_out);
-  return run(laid_out);
+  const at::Tensor x = channels_last_ ? images : images.contiguous();
+  if (torch::jit::tracer::isTracing()) return forward_traced(x);
+  return run(x);
 }
 
 REFINE_INLINE void ScriptedModule::use_channels_last(bool yes) {
@@ -122,30 +124,31 @@ REFINE_INLINE ScriptedModule::ScriptedModule(const ScriptedModule& other, Copy)
   eval();
 }
 
-[[noreturn]] REFINE_INLINE void refuse_program(const std::string& name, const std::string& why) {
+/// \throws Error always
+[[noreturn]] REFINE_INLINE void throw_unusable(const std::string& name, const std::string& why) {
   throw Error("cannot use {} as a classifier: {}; export a module whose forward maps images to logits", name,
               why);
 }
 
 REFINE_INLINE void ScriptedModule::make_unary(const torch::jit::Module& constant) {
-  const auto refuse = [&](const std::string& why) { refuse_program(name_, why); };
+  const auto fail = [&](const std::string& why) { throw_unusable(name_, why); };
   const auto& arguments = constant.get_method("forward").function().getSchema().arguments();
-  if (graph_->inputs().size() < 2) refuse("its forward takes no images");
-  resolve(*graph_->block(), {{graph_->inputs().at(0), constant._ivalue()}});
+  if (graph_->inputs().size() < 2) fail("its forward takes no images");
+  inline_attributes(*graph_->block(), {{graph_->inputs().at(0), constant._ivalue()}});
   torch::jit::EliminateDeadCode(graph_);
   if (graph_->inputs().at(0)->hasUses()) {
-    refuse("it changes its own attributes while it runs, or calls what LibTorch can't inline");
+    fail("it changes its own attributes while it runs, or calls something that LibTorch cannot inline");
   }
   for (std::size_t i = graph_->inputs().size() - 1; i > 1; --i) {
     if (!arguments.at(i).default_value()) {
-      refuse("its forward also wants '" + arguments.at(i).name() + "'");
+      fail("its forward requires another argument, '" + arguments.at(i).name() + "'");
     }
-    torch::jit::WithInsertPoint at(*graph_->nodes().begin());
+    torch::jit::WithInsertPoint insert_point(*graph_->nodes().begin());
     graph_->inputs().at(i)->replaceAllUsesWith(graph_->insertConstant(*arguments.at(i).default_value()));
     graph_->eraseInput(i);
   }
   graph_->eraseInput(0);
-  if (graph_->outputs().size() != 1) refuse("its forward returns nothing");
+  if (graph_->outputs().size() != 1) fail("its forward returns nothing");
 }
 
 REFINE_INLINE void ScriptedModule::check_output() {
@@ -159,25 +162,28 @@ REFINE_INLINE void ScriptedModule::check_output() {
       needs_selection_ = true;
       return;
     default:
-      refuse_program(name_, "its forward returns " + type->repr_str() + ", not a tensor");
+      throw_unusable(name_, "its forward returns " + type->repr_str() + ", not a tensor");
   }
 }
 
-/// Appends the tensors in `value`, the one at `here` without name, path and types.
-REFINE_INLINE void collect_outputs(const c10::IValue& value, const ScriptedModule::Output& here,
+/// Appends every tensor in a value.
+/// \param value a tensor, or containers that hold tensors
+/// \param location name, path and types of the value
+/// \param found the tensors that have been found, at most 1000
+REFINE_INLINE void collect_outputs(const c10::IValue& value, const ScriptedModule::Output& location,
                                    std::vector<ScriptedModule::Output>& found) {
   constexpr std::size_t max_outputs = 1000;
   if (found.size() >= max_outputs) return;
   const auto descend = [&](const std::string& name, const c10::IValue& key, const c10::IValue& element) {
-    ScriptedModule::Output there = here;
-    there.name += (there.name.empty() ? "" : ".") + name;
-    there.path.push_back(key);
-    there.types.push_back(value.type());
-    collect_outputs(element, there, found);
+    ScriptedModule::Output child = location;
+    child.name += (child.name.empty() ? "" : ".") + name;
+    child.path.push_back(key);
+    child.types.push_back(value.type());
+    collect_outputs(element, child, found);
   };
   if (value.isTensor()) {
     if (!value.toTensor().defined()) return;
-    found.push_back(here);
+    found.push_back(location);
     found.back().value = value.toTensor();
   } else if (value.isTuple()) {
     const auto& elements = value.toTupleRef().elements();
@@ -210,16 +216,16 @@ REFINE_INLINE std::vector<ScriptedModule::Output> ScriptedModule::outputs(const 
 
 REFINE_INLINE void ScriptedModule::select_output(const Output& output) {
   graph_ = graph_->copy();
-  torch::jit::WithInsertPoint at(graph_->return_node());
+  torch::jit::WithInsertPoint insert_point(graph_->return_node());
   torch::jit::Value* value = graph_->outputs().at(0);
-  const auto unwrapped = [&](torch::jit::Value* maybe) {
+  const auto unwrap = [&](torch::jit::Value* maybe) {
     if (maybe->type()->kind() != c10::TypeKind::OptionalType) return maybe;
     return graph_->insert(c10::aten::_unwrap_optional, {maybe});
   };
   for (std::size_t i = 0; i < output.path.size(); ++i) {
     const c10::IValue& key = output.path[i];
     const c10::TypePtr& type = output.types[i];
-    value = unwrapped(value);
+    value = unwrap(value);
     if (type->kind() == c10::TypeKind::TupleType) {
       torch::jit::Node* unpack = graph_->insertNode(graph_->createTupleUnpack(value));
       value = unpack->outputs().at(static_cast<std::size_t>(key.toInt()));
@@ -228,14 +234,14 @@ REFINE_INLINE void ScriptedModule::select_output(const Output& output) {
     }
   }
   graph_->eraseOutput(0);
-  graph_->registerOutput(unwrapped(value));
+  graph_->registerOutput(unwrap(value));
   torch::jit::LowerSimpleTuples(graph_);
   torch::jit::EliminateDeadCode(graph_);
   needs_selection_ = false;
   compile();
 }
 
-REFINE_INLINE void ScriptedModule::let_gradients_pass(torch::jit::Block& block) {
+REFINE_INLINE void ScriptedModule::remove_gradient_barriers(torch::jit::Block& block) {
   using torch::jit::Node;
   static const c10::Symbol set_grad_enabled = c10::Symbol::fromQualString("aten::set_grad_enabled"),
                            is_grad_enabled = c10::Symbol::fromQualString("aten::is_grad_enabled"),
@@ -252,12 +258,12 @@ REFINE_INLINE void ScriptedModule::let_gradients_pass(torch::jit::Block& block) 
   torch::jit::Graph& graph = *block.owningGraph();
   const std::vector<Node*> nodes(block.nodes().begin(), block.nodes().end());
   for (Node* node : nodes) {
-    for (torch::jit::Block* inner : node->blocks()) let_gradients_pass(*inner);
+    for (torch::jit::Block* inner : node->blocks()) remove_gradient_barriers(*inner);
     const c10::Symbol kind = node->kind();
-    torch::jit::WithInsertPoint at(node);
+    torch::jit::WithInsertPoint insert_point(node);
     if (kind == set_grad_enabled) {
       node->destroy();
-    } else if (kind == is_grad_enabled) {  // as where the file serves
+    } else if (kind == is_grad_enabled) {  // false, as in inference
       node->output()->replaceAllUsesWith(graph.insertConstant(false));
       node->destroy();
     } else if (kind == c10::aten::detach || kind == c10::aten::detach_ || kind == detach_copy ||
@@ -288,11 +294,11 @@ REFINE_INLINE void ScriptedModule::let_gradients_pass(torch::jit::Block& block) 
   }
 }
 
-REFINE_INLINE void ScriptedModule::dissolve_objects(torch::jit::Block& block) {
+REFINE_INLINE void ScriptedModule::eliminate_objects(torch::jit::Block& block) {
   using torch::jit::Node;
   const std::vector<Node*> nodes(block.nodes().begin(), block.nodes().end());
   for (Node* node : nodes) {
-    for (torch::jit::Block* inner : node->blocks()) dissolve_objects(*inner);
+    for (torch::jit::Block* inner : node->blocks()) eliminate_objects(*inner);
   }
   for (Node* object : nodes) {
     if (object->kind() != c10::prim::CreateObject) continue;
@@ -342,7 +348,7 @@ REFINE_INLINE void ScriptedModule::use_float32(torch::jit::Block& block) {
   const std::vector<Node*> nodes(block.nodes().begin(), block.nodes().end());
   for (Node* node : nodes) {
     for (torch::jit::Block* inner : node->blocks()) use_float32(*inner);
-    torch::jit::WithInsertPoint at(node);
+    torch::jit::WithInsertPoint insert_point(node);
     if (node->kind() == c10::prim::Constant) {
       const auto value = torch::jit::toIValue(node->output());
       if (!value ||
@@ -350,7 +356,7 @@ REFINE_INLINE void ScriptedModule::use_float32(torch::jit::Block& block) {
         continue;
       }
       if (value->isTensor() &&
-          !(value->toTensor().defined() && is_other_float(value->toTensor().scalar_type()))) {
+          !(value->toTensor().defined() && is_converted(value->toTensor().scalar_type()))) {
         continue;
       }
       if (const auto constant = torch::jit::tryInsertConstant(graph, to_float32(*value))) {
@@ -372,42 +378,42 @@ REFINE_INLINE void ScriptedModule::use_float32(torch::jit::Block& block) {
       if (const auto optional = type->cast<c10::OptionalType>()) type = optional->getElementType();
       if (argument.name() != "dtype" && type->kind() != c10::TypeKind::ScalarTypeType) continue;
       const auto value = torch::jit::toIValue(node->input(i));
-      if (value && value->isInt() && is_other_float(static_cast<at::ScalarType>(value->toInt()))) {
+      if (value && value->isInt() && is_converted(static_cast<at::ScalarType>(value->toInt()))) {
         node->replaceInput(i, graph.insertConstant(static_cast<std::int64_t>(at::kFloat)));
       }
     }
   }
 }
 
-REFINE_INLINE void ScriptedModule::resolve(torch::jit::Block& block, Objects known) {
+REFINE_INLINE void ScriptedModule::inline_attributes(torch::jit::Block& block, Objects objects) {
   for (torch::jit::Node* node : block.nodes()) {
-    if (node->kind() == c10::prim::GetAttr && known.contains(node->input())) {
-      const c10::IValue value = known.at(node->input())->getAttr(node->s(c10::attr::name));
+    if (node->kind() == c10::prim::GetAttr && objects.contains(node->input())) {
+      const c10::IValue value = objects.at(node->input())->getAttr(node->s(c10::attr::name));
       if (value.isObject()) {
-        known[node->output()] = value.toObject();
+        objects[node->output()] = value.toObject();
         continue;
       }
-      torch::jit::WithInsertPoint at(node);
+      torch::jit::WithInsertPoint insert_point(node);
       const auto constant = torch::jit::tryInsertConstant(
           *graph_, value.isTensor() ? c10::IValue(value.toTensor().detach()) : value);
       if (constant) node->output()->replaceAllUsesWith(*constant);
     }
-    for (torch::jit::Block* inner : node->blocks()) resolve(*inner, known);
+    for (torch::jit::Block* inner : node->blocks()) inline_attributes(*inner, objects);
   }
 }
 
-REFINE_INLINE void ScriptedModule::spread_lists(torch::jit::Block& block) {
+REFINE_INLINE void ScriptedModule::expand_tensor_lists(torch::jit::Block& block) {
   torch::jit::Graph& graph = *block.owningGraph();
   const std::vector<torch::jit::Node*> nodes(block.nodes().begin(), block.nodes().end());
   for (torch::jit::Node* node : nodes) {
-    for (torch::jit::Block* inner : node->blocks()) spread_lists(*inner);
+    for (torch::jit::Block* inner : node->blocks()) expand_tensor_lists(*inner);
     if (node->kind() != c10::prim::Constant) continue;
     const auto type = node->output()->type()->cast<c10::ListType>();
     if (!type) continue;
     c10::TypePtr element = type->getElementType();
     if (const auto optional = element->cast<c10::OptionalType>()) element = optional->getElementType();
     if (!element->isSubtypeOf(*c10::TensorType::get())) continue;
-    torch::jit::WithInsertPoint at(node);
+    torch::jit::WithInsertPoint insert_point(node);
     std::vector<torch::jit::Value*> values;
     for (const c10::IValue& value : torch::jit::toIValue(node->output())->toListRef()) {
       values.push_back(graph.insertConstant(value));
@@ -418,10 +424,10 @@ REFINE_INLINE void ScriptedModule::spread_lists(torch::jit::Block& block) {
   }
 }
 
-REFINE_INLINE void ScriptedModule::take_out_tensors(torch::jit::Block& block) {
+REFINE_INLINE void ScriptedModule::lift_constants(torch::jit::Block& block) {
   std::vector<torch::jit::Node*> constants;
   for (torch::jit::Node* node : block.nodes()) {
-    for (torch::jit::Block* inner : node->blocks()) take_out_tensors(*inner);
+    for (torch::jit::Block* inner : node->blocks()) lift_constants(*inner);
     if (node->kind() == c10::prim::Constant && node->outputs().size() == 1 &&
         node->output()->type()->isSubtypeOf(*c10::TensorType::get()) &&
         node->hasAttribute(c10::attr::value)) {
@@ -429,7 +435,7 @@ REFINE_INLINE void ScriptedModule::take_out_tensors(torch::jit::Block& block) {
     }
   }
   for (torch::jit::Node* node : constants) {
-    // Not the file's own memory, and no gradient of a weight is ever asked for.
+    // A copy without the file's memory and without gradients, which no weight needs.
     const at::Tensor tensor = node->t(c10::attr::value).detach().cpu().clone();
     register_buffer("constant_" + std::to_string(graph_->inputs().size() - 1), tensor);
     torch::jit::Value* input = graph_->addInput();
@@ -452,17 +458,18 @@ REFINE_INLINE void ScriptedModule::follow_device(torch::jit::Block& block) {
     if (node->kind() == cuda || node->kind() == cpu) moves.push_back(node);
   }
   const auto insert_device = [&] {
-    torch::jit::Node* own = graph_->insertNode(graph_->create(c10::prim::device, {graph_->inputs().at(0)}));
-    own->output()->setType(c10::DeviceObjType::get());
-    return own->output();
+    torch::jit::Node* device =
+        graph_->insertNode(graph_->create(c10::prim::device, {graph_->inputs().at(0)}));
+    device->output()->setType(c10::DeviceObjType::get());
+    return device->output();
   };
   for (torch::jit::Node* node : named) {
-    torch::jit::WithInsertPoint at(node);
+    torch::jit::WithInsertPoint insert_point(node);
     node->output()->replaceAllUsesWith(insert_device());
     node->destroy();
   }
   for (torch::jit::Node* node : moves) {
-    torch::jit::WithInsertPoint at(node);
+    torch::jit::WithInsertPoint insert_point(node);
     torch::jit::Value* const none = graph_->insertConstant(c10::IValue());
     torch::jit::Value* const no = graph_->insertConstant(false);
     torch::jit::Value* moved = graph_->insert(c10::aten::to, {node->input(0), insert_device(), none, no, no});
@@ -471,18 +478,18 @@ REFINE_INLINE void ScriptedModule::follow_device(torch::jit::Block& block) {
   }
 }
 
-REFINE_INLINE void ScriptedModule::use_own_convolutions(torch::jit::Block& block) {
-  const c10::Symbol own = own_convolution();
+REFINE_INLINE void ScriptedModule::use_nn_convolutions(torch::jit::Block& block) {
+  const c10::Symbol symbol = convolution_symbol();
   const auto constant = [](const torch::jit::Node& node, const char* name) {
     return torch::jit::toIValue(node.namedInput(name)).value_or(c10::IValue());
   };
   const auto is = [&](const torch::jit::Node& node, const char* name, std::int64_t value) {
-    const c10::IValue said = constant(node, name);
-    return said.isIntList() && said.toIntVector() == std::vector<std::int64_t>{value, value};
+    const c10::IValue given = constant(node, name);
+    return given.isIntList() && given.toIntVector() == std::vector<std::int64_t>{value, value};
   };
   std::vector<torch::jit::Node*> found;
   for (torch::jit::Node* node : block.nodes()) {
-    for (torch::jit::Block* inner : node->blocks()) use_own_convolutions(*inner);
+    for (torch::jit::Block* inner : node->blocks()) use_nn_convolutions(*inner);
     const bool scripted = node->kind() == c10::aten::conv2d;
     if (!scripted && node->kind() != c10::aten::_convolution) continue;
     if (is(*node, "stride", 1) && is(*node, "padding", 1) && is(*node, "dilation", 1) &&
@@ -492,19 +499,19 @@ REFINE_INLINE void ScriptedModule::use_own_convolutions(torch::jit::Block& block
     }
   }
   for (torch::jit::Node* node : found) {
-    torch::jit::Node* mine = block.owningGraph()->create(
-        own, {node->namedInput("input"), node->namedInput("weight"), node->namedInput("bias")});
-    mine->insertBefore(node);
-    mine->copyMetadata(node);  // where in the file it is, for messages
-    mine->output()->setType(c10::TensorType::get());
-    node->output()->replaceAllUsesWith(mine->output());
+    torch::jit::Node* replacement = block.owningGraph()->create(
+        symbol, {node->namedInput("input"), node->namedInput("weight"), node->namedInput("bias")});
+    replacement->insertBefore(node);
+    replacement->copyMetadata(node);  // its place in the source, for messages
+    replacement->output()->setType(c10::TensorType::get());
+    node->output()->replaceAllUsesWith(replacement->output());
     node->destroy();
   }
 }
 
-REFINE_INLINE c10::Symbol ScriptedModule::own_convolution() {
+REFINE_INLINE c10::Symbol ScriptedModule::convolution_symbol() {
   static const c10::Symbol name = c10::Symbol::fromQualString("refine::convolution");
-  static const torch::jit::RegisterOperators once({torch::jit::Operator(
+  static const torch::jit::RegisterOperators registration({torch::jit::Operator(
       "refine::convolution(Tensor x, Tensor weight, Tensor? bias) -> Tensor",
       [](torch::jit::Stack& stack) {
         const c10::IValue bias = torch::jit::pop(stack);
@@ -533,16 +540,16 @@ REFINE_INLINE at::Tensor ScriptedModule::forward_traced(const at::Tensor& images
   torch::jit::Graph& outer = *tracer::getTracingState()->graph;
   torch::jit::Value* result = torch::jit::insertGraph(outer, *graph_, inputs).at(0);
   const auto resume = tracer::pauseTracing();
-  at::Tensor answer;
+  at::Tensor output;
   try {
-    answer = run(images);
+    output = run(images);
   } catch (...) {
     resume();
     throw;
   }
   resume();
-  tracer::setValueTrace(answer, result);
-  return answer;
+  tracer::setValueTrace(output, result);
+  return output;
 }
 
 }  // namespace refine::backbones::detail

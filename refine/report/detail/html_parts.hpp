@@ -1,7 +1,5 @@
 #pragma once
 
-#include <fmt/core.h>
-
 #include <cstddef>
 #include <optional>
 #include <string>
@@ -10,18 +8,17 @@
 
 #include <refine/metrics/confusion.hpp>
 #include <refine/report/defense_report.hpp>
-#include <refine/report/detail/words.hpp>
 
-namespace refine::report {
+namespace refine::report::detail {
 
-/// RFC 4648, with padding.
-std::string base64(std::string_view bytes);
+/// A confusion matrix of more classes is not shown: unreadable, and a heavy page.
+inline constexpr int max_confusion_classes = 60;
 
-/// Text as HTML text or attribute value: no markup of its own, and no control characters.
-std::string html_escape(std::string_view text);
+/// The lift table has at most this many classes: those with the largest lifts, before or after.
+inline constexpr std::size_t max_lift_bars = 24;
 
-/// The style of the page: light and dark as the reader's system has it, always light on paper. No external
-/// resource. Colours are told apart by lightness as well as hue.
+/// The page's style sheet. Light or dark as the reader's system is set, always light on paper. No
+/// external resource. Colors differ in lightness as well as in hue.
 inline constexpr std::string_view html_style = R"css(
 :root{color-scheme:light dark;--bg:#f6f7f9;--card:#fff;--ink:#1b2430;--soft:#5b6675;--line:#dde2e9;
 --before:#b9744f;--after:#2563a8;--heat:37 99 168;--good:#1d7a46;--bad:#b3261e;--warn:#8a5a00;--hi:#fff}
@@ -119,54 +116,59 @@ h1{font-size:1.4rem}.heat{font-size:.5625rem}.heat td{height:20px}.heat .corner{
 .facts{grid-template-columns:1fr}.facts dd{border-top:0;padding-top:0}.facts dt{padding-bottom:0}}
 )css";
 
-/// The table of the alarm: false alarms, and detections and AUROC where there were triggered images.
-std::string html_alarm(const DefenseReport& r);
+/// Encodes bytes in base64 with padding (RFC 4648).
+std::string base64(std::string_view bytes);
 
-/// Of more classes, a table is a blur and a heavy page.
-inline constexpr int most_confusion_classes = 60;
+/// Renders the table of metrics before and after: the largest lift, ASR, BA, RA, DER and the
+/// agreement, and a note on those that were not measured. Empty if none was.
+std::string html_figures(const DefenseReport& report);
 
-/// A confusion matrix as a heat map: a row a true class, shaded by the share of that row.
+/// Renders a table with the lift of each class as bars, before and after. Empty without a trigger.
+std::string html_lifts(const DefenseReport& report);
+
+/// Renders a table with one row for each guessed trigger: the class that it lifts most, before and
+/// after. Empty without a scan.
+std::string html_scan(const DefenseReport& report);
+
+/// Renders the table of the alarm: false alarms and, with triggered images, detections and AUROC.
+/// Empty without an alarm.
+std::string html_alarm(const DefenseReport& report);
+
+/// Renders a confusion matrix as a heat map: one row for each true class, shaded by the share of
+/// the row.
+///
+/// \param caption  plain text
+/// \param counts  classes × classes
+/// \param class_names  one for each class, or empty
+/// \param target  class to underline, if any
 std::string html_confusion(std::string_view caption, const metrics::ConfusionMatrix& counts,
                            const std::vector<std::string>& class_names, std::optional<int> target);
 
-namespace detail {
+/// Positions of the labels on an axis: round steps of 1, 2 or 5 times a power of ten that cover a
+/// range.
+struct Ticks {
+  double first = 0;  ///< position of the first label
+  double step = 1;   ///< distance between labels
+  int count = 1;     ///< number of labels
 
-std::string html_interval(const metrics::Interval& i);
+  /// \param low  start of the range
+  /// \param high  end of the range
+  /// \param intervals  about how many steps to make
+  /// \param integers_only  true for a step of at least 1
+  Ticks(double low, double high, int intervals, bool integers_only = false);
 
-}  // namespace detail
+  /// Returns the position of label `i`.
+  double position(int i) const { return first + i * step; }
 
-/// The table of the largest lift, ASR, BA, RA and DER, before and after, and of the agreement: those that
-/// were measured, and a word on those that were not. Empty when none was.
-std::string html_figures(const DefenseReport& r);
+  /// Returns the position of the last label.
+  double last() const { return position(count - 1); }
+};
 
-/// So many classes have a bar; of more, those with the largest lifts, before or after.
-inline constexpr std::size_t most_lift_bars = 24;
+/// Draws a curve as inline SVG of 440 × 230 units, which scales with the page. Empty if no point is
+/// finite.
+std::string svg_curve(const Curve& curve);
 
-/// A table with the lift of each class as bars, before and after.
-std::string html_lifts(const DefenseReport& r);
-
-/// A table with a row for each guessed trigger: the class it lifts most, before and after.
-inline std::string html_scan(const DefenseReport& r) {
-  if (r.scan.empty()) return "";
-  const auto cell = [&](const metrics::Lift& lift, bool found, const char* side) {
-    if (lift.n == 0) return fmt::format("<td data-k=\"{}\">{}</td><td></td>", side, words::missing);
-    const auto name = html_escape(words::class_name(r.class_names, lift.cls));
-    return fmt::format("<td data-k=\"{0}\"{1}>{2} pt{3}</td><td data-k=\"at class\" title=\"{4}\">{4}</td>",
-                       side, found ? " class=\"found\"" : "", words::hundredths(lift.value(), 1),
-                       detail::html_interval(lift.interval()), name);
-  };
-  std::string html =
-      "<table class=\"figures scan\"><thead><tr><th>trigger</th><th>lift before</th><th>at class</th>"
-      "<th>lift after</th><th>at class</th></tr></thead><tbody>";
-  for (const Guess& guess : guesses(r)) {
-    html += fmt::format("<tr><th scope=\"row\">{}</th>{}{}</tr>", html_escape(guess.trigger),
-                        cell(guess.before, guess.works_before(), "lift before"),
-                        cell(guess.after, guess.works_after(), "lift after"));
-  }
-  return html + "</tbody></table>";
-}
-
-}  // namespace refine::report
+}  // namespace refine::report::detail
 
 #if !defined(REFINE_COMPILED_LIB)
 #include <refine/report/impl/html.ipp>

@@ -17,12 +17,14 @@
 #include <refine/core/file.hpp>
 #include <refine/report/verdict.hpp>
 
-namespace refine::report::detail {
+namespace refine::report {
+
+namespace detail {
 
 using Json = nlohmann::ordered_json;
 
-/// Whether matrices and lifts of so many classes are written in their short form (schema 2).
-inline bool is_sparse(std::size_t classes) {
+/// True if matrices and lifts of this many classes are written in the short form of schema 2.
+inline bool uses_short_form(std::size_t classes) {
   return classes > 100;
 }
 
@@ -51,7 +53,7 @@ inline Json json(const metrics::Lift& l) {
 
 inline Json json(const std::vector<metrics::Lift>& lifts) {
   Json list = Json::array();
-  const bool rows = is_sparse(lifts.size());
+  const bool rows = uses_short_form(lifts.size());
   for (const auto& lift : lifts) {
     if (rows) {
       list.push_back({lift.with_trigger, lift.without_trigger, lift.gained, lift.lost, lift.n});
@@ -64,7 +66,7 @@ inline Json json(const std::vector<metrics::Lift>& lifts) {
 
 inline Json json(const metrics::ConfusionMatrix& m) {
   Json rows = Json::array();
-  if (is_sparse(static_cast<std::size_t>(m.rows()))) {
+  if (uses_short_form(static_cast<std::size_t>(m.rows()))) {
     for (Eigen::Index r = 0; r < m.rows(); ++r) {
       for (Eigen::Index c = 0; c < m.cols(); ++c) {
         if (m(r, c) != 0) rows.push_back({r, c, m(r, c)});
@@ -84,7 +86,7 @@ inline Json json(const metrics::AttackMetrics& f) {
       {"lifts", json(f.lifts)}, {"confusion", {{"clean", json(f.clean)}, {"triggered", json(f.triggered)}}}};
 }
 
-inline Json json(const metrics::AlarmFigures& a) {
+inline Json json(const metrics::AlarmMetrics& a) {
   Json auroc = nullptr;
   if (a.auroc) {
     auroc = {{"wins", a.auroc->wins},
@@ -111,7 +113,8 @@ inline std::string compact(const Json& j) {
   return j.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 
-/// Indented, but what holds no object stays on its line: a matrix row, an interval.
+/// Appends indented JSON to `text`. A value without objects, such as a matrix row or an interval,
+/// stays on one line.
 inline void print(const Json& j, int depth, std::string& text) {
   const bool flat =
       j.is_primitive() || j.empty() ||
@@ -133,37 +136,267 @@ inline void print(const Json& j, int depth, std::string& text) {
   text += '\n' + std::string(static_cast<std::size_t>(depth) * 2, ' ') + (j.is_array() ? ']' : '}');
 }
 
-}  // namespace refine::report::detail
+REFINE_INLINE bool MetricsNode::is_null() const {
+  return value_.is_null();
+}
 
-namespace refine::report {
+REFINE_INLINE bool MetricsNode::has(const char* key) const {
+  return value_.is_object() && value_.contains(key);
+}
 
-REFINE_INLINE nlohmann::ordered_json metrics_json(const DefenseReport& r) {
+REFINE_INLINE bool MetricsNode::has_value(const char* key) const {
+  return has(key) && !value_[key].is_null();
+}
+
+REFINE_INLINE MetricsNode MetricsNode::operator[](const char* key) const {
+  if (!has(key)) refuse("has no key '{}'", key);
+  return {file_, value_[key], path_.empty() ? key : fmt::format("{}.{}", path_, key)};
+}
+
+REFINE_INLINE std::size_t MetricsNode::size() const {
+  if (!value_.is_array()) refuse("not an array");
+  return value_.size();
+}
+
+REFINE_INLINE MetricsNode MetricsNode::operator[](std::size_t i) const {
+  if (i >= size()) refuse("has {} entries", size());
+  return {file_, value_[i], fmt::format("{}[{}]", path_, i)};
+}
+
+REFINE_INLINE std::string MetricsNode::text() const {
+  if (!value_.is_string()) refuse("not a string");
+  return value_.get<std::string>();
+}
+
+REFINE_INLINE bool MetricsNode::boolean() const {
+  if (!value_.is_boolean()) refuse("must be true or false");
+  return value_.get<bool>();
+}
+
+REFINE_INLINE double MetricsNode::number() const {
+  if (value_.is_null()) return std::numeric_limits<double>::quiet_NaN();
+  if (!value_.is_number()) refuse("not a number");
+  return value_.get<double>();
+}
+
+REFINE_INLINE std::int64_t MetricsNode::integer(std::int64_t low, std::int64_t high) const {
+  if (!value_.is_number_integer()) refuse("not an integer");
+  const auto number = value_.get<std::int64_t>();
+  if ((value_.is_number_unsigned() && value_.get<std::uint64_t>() > std::uint64_t(high)) || number < low ||
+      number > high) {
+    refuse("must be between {} and {}, got {}", low, high, value_.dump());
+  }
+  return number;
+}
+
+REFINE_INLINE void MetricsNode::check_equals(double computed) const {
+  const double stored = number();
+  if (std::isnan(stored) == std::isnan(computed) && !(std::abs(stored - computed) > 1e-9)) return;
+  refuse("is {}, but the counts give {}", stored, computed);
+}
+
+REFINE_INLINE metrics::Proportion read_proportion(const MetricsNode& node) {
+  metrics::Proportion p;
+  p.n = node["n"].count();
+  p.hits = node["hits"].count(p.n);
+  node["value"].check_equals(p.value());
+  return p;
+}
+
+REFINE_INLINE metrics::Lift read_lift(const MetricsNode& node, int classes) {
+  metrics::Lift lift;
+  lift.n = node["n"].count();
+  lift.cls = static_cast<int>(node["class"].integer(0, classes - 1));
+  lift.with_trigger = node["with_trigger"].count(lift.n);
+  lift.without_trigger = node["without_trigger"].count(lift.n);
+  lift.gained = node["gained"].count(lift.with_trigger);
+  lift.lost = node["lost"].count(lift.without_trigger);
+  if (lift.with_trigger - lift.without_trigger != lift.gained - lift.lost) {
+    node.refuse("gains {} and loses {}, but goes from {} to {}", lift.gained, lift.lost, lift.without_trigger,
+                lift.with_trigger);
+  }
+  node["value"].check_equals(lift.value());
+  return lift;
+}
+
+REFINE_INLINE metrics::Lift read_lift_row(const MetricsNode& row, int cls) {
+  if (row.size() != 5) row.refuse("must have 5 entries, got {}", row.size());
+  metrics::Lift lift{.cls = cls};
+  lift.n = row[4].count();
+  lift.with_trigger = row[std::size_t{0}].count(lift.n);
+  lift.without_trigger = row[1].count(lift.n);
+  lift.gained = row[2].count(lift.with_trigger);
+  lift.lost = row[3].count(lift.without_trigger);
+  if (lift.with_trigger - lift.without_trigger != lift.gained - lift.lost) {
+    row.refuse("gains {} and loses {}, but goes from {} to {}", lift.gained, lift.lost, lift.without_trigger,
+               lift.with_trigger);
+  }
+  return lift;
+}
+
+REFINE_INLINE std::vector<metrics::Lift> read_lifts(const MetricsNode& node, int classes, bool short_form) {
+  if (node.size() != static_cast<std::size_t>(classes))
+    node.refuse("must have one lift for each of {} classes, got {}", classes, node.size());
+  std::vector<metrics::Lift> lifts;
+  for (std::size_t c = 0; c < node.size(); ++c) {
+    if (short_form) {
+      lifts.push_back(read_lift_row(node[c], static_cast<int>(c)));
+      continue;
+    }
+    lifts.push_back(read_lift(node[c], classes));
+    if (lifts.back().cls != static_cast<int>(c))
+      node[c]["class"].refuse("must be {}, got {}", c, lifts.back().cls);
+  }
+  return lifts;
+}
+
+/// Reads a matrix from its nonzero counts, listed in row order (schema 2).
+REFINE_INLINE metrics::ConfusionMatrix read_cells(const MetricsNode& node, int classes) {
+  metrics::ConfusionMatrix counts = metrics::ConfusionMatrix::Zero(classes, classes);
+  std::int64_t before = -1;
+  for (std::size_t i = 0; i < node.size(); ++i) {
+    const MetricsNode cell = node[i];
+    if (cell.size() != 3) cell.refuse("must have 3 entries, got {}", cell.size());
+    const std::int64_t r = cell[std::size_t{0}].integer(0, classes - 1), c = cell[1].integer(0, classes - 1);
+    if (r * classes + c <= before) cell.refuse("is not in row order");
+    before = r * classes + c;
+    counts(r, c) = cell[2].count();
+  }
+  return counts;
+}
+
+/// Reads a classes × classes matrix, or an empty one.
+REFINE_INLINE metrics::ConfusionMatrix read_matrix(const MetricsNode& node, int classes, bool short_form) {
+  if (node.size() == 0) return {};
+  if (short_form) return read_cells(node, classes);
+  const auto side = static_cast<std::size_t>(classes);
+  if (node.size() != side) node.refuse("must have one row for each of {} classes, got {}", side, node.size());
+  for (std::size_t r = 0; r < side; ++r) {  // before memory is allocated for it
+    if (node[r].size() != side)
+      node[r].refuse("must have one count for each of {} classes, got {}", side, node[r].size());
+  }
+  metrics::ConfusionMatrix counts(classes, classes);
+  for (int r = 0; r < classes; ++r) {
+    const MetricsNode row = node[static_cast<std::size_t>(r)];
+    for (int c = 0; c < classes; ++c) counts(r, c) = row[static_cast<std::size_t>(c)].count();
+  }
+  return counts;
+}
+
+REFINE_INLINE void check_same(const MetricsNode& node, const metrics::Proportion& computed) {
+  if (const auto stored = read_proportion(node); stored != computed) {
+    node.refuse("is {} of {}, but the confusion matrices give {} of {}", stored.hits, stored.n, computed.hits,
+                computed.n);
+  }
+}
+
+REFINE_INLINE metrics::AttackMetrics read_figures(const MetricsNode& node, int classes,
+                                                  std::optional<int> target, bool short_form) {
+  metrics::AttackMetrics f{.classes = classes, .target = target};
+  f.clean = read_matrix(node["confusion"]["clean"], classes, short_form);
+  f.triggered = read_matrix(node["confusion"]["triggered"], classes, short_form);
+  f.ba = {.hits = f.clean.trace(), .n = f.clean.sum()};
+  check_same(node["ba"], f.ba);
+  f.ra = {.hits = f.triggered.trace(), .n = f.triggered.sum()};
+  if (target && f.triggered.size() > 0) {
+    const std::int64_t right = f.triggered(*target, *target);
+    f.ra.hits -= right;
+    f.ra.n -= f.triggered.row(*target).sum();
+    f.asr = {.hits = f.triggered.col(*target).sum() - right, .n = f.ra.n};
+  }
+  check_same(node["asr"], f.asr);
+  check_same(node["ra"], f.ra);
+  if (f.triggered.size() == 0) {
+    if (node["lifts"].size() > 0) node["lifts"].refuse("must be empty without triggered images");
+    return f;
+  }
+  if (f.clean.size() == 0) node.refuse("has triggered images but no clean images");
+  if (f.triggered.rowwise().sum() != f.clean.rowwise().sum()) {
+    node["confusion"].refuse("counts different images, clean and triggered");
+  }
+  f.lifts = read_lifts(node["lifts"], classes, short_form);
+  const auto others = [&](const metrics::ConfusionMatrix& counts, int c) {
+    return counts.col(c).sum() - (target ? counts(*target, c) : 0);
+  };
+  for (int c = 0; c < classes; ++c) {
+    const metrics::Lift& lift = f.lifts[static_cast<std::size_t>(c)];
+    if (lift.n != f.ra.n || lift.with_trigger != others(f.triggered, c) ||
+        lift.without_trigger != others(f.clean, c)) {
+      node["lifts"][static_cast<std::size_t>(c)].refuse("contradicts the confusion matrices");
+    }
+  }
+  f.largest_lift = metrics::largest_lift(f.lifts);
+  if (read_lift(node["largest_lift"], classes) != f.largest_lift) {
+    node["largest_lift"].refuse("is not the largest of the lifts");
+  }
+  return f;
+}
+
+REFINE_INLINE metrics::AlarmMetrics read_alarm(const MetricsNode& node) {
+  metrics::AlarmMetrics a;
+  a.threshold = node["threshold"].number();
+  a.wanted_rate = node["wanted_rate"].number();
+  if (!(a.wanted_rate >= 0 && a.wanted_rate < 1))
+    node["wanted_rate"].refuse("must be a rate in [0, 1), got {}", a.wanted_rate);
+  if (!(a.threshold >= 0 && a.threshold <= 1))
+    node["threshold"].refuse("must be a score in [0, 1], got {}", a.threshold);
+  a.false_alarms = read_proportion(node["false_alarms"]);
+  if (node.has_value("detections")) a.detections = read_proportion(node["detections"]);
+  if (node.has_value("auroc")) {
+    const MetricsNode area = node["auroc"];
+    a.auroc = {.wins = area["wins"].number(),
+               .triggered = area["triggered"].count(),
+               .clean = area["clean"].count()};
+    const double pairs = static_cast<double>(a.auroc->triggered) * static_cast<double>(a.auroc->clean);
+    if (!(a.auroc->wins >= 0 && a.auroc->wins <= pairs))
+      area["wins"].refuse("must be between 0 and {}, got {}", pairs, a.auroc->wins);
+    area["value"].check_equals(a.auroc->value());
+  }
+  return a;
+}
+
+REFINE_INLINE metrics::ScanEntry read_scan_entry(const MetricsNode& node, int classes, bool short_form) {
+  metrics::ScanEntry entry{.trigger = node["trigger"].text(),
+                           .before = read_lifts(node["before"]["lifts"], classes, short_form),
+                           .after = read_lifts(node["after"]["lifts"], classes, short_form),
+                           .local = node["local"].boolean()};
+  for (std::size_t c = 0; c < entry.before.size(); ++c) {
+    if (entry.before[c].n == entry.after[c].n && entry.before[c].without_trigger == 0) continue;
+    node["before"]["lifts"][c].refuse(
+        "must cover the images that the victim assigns to other classes, the same images as after");
+  }
+  return entry;
+}
+
+}  // namespace detail
+
+REFINE_INLINE nlohmann::ordered_json metrics_json(const DefenseReport& report) {
   using detail::Json;
   Json facts = Json::array();
-  for (const auto& [name, value] : r.facts) facts.push_back({{"name", name}, {"value", value}});
+  for (const auto& [name, value] : report.facts) facts.push_back({{"name", name}, {"value", value}});
   Json scan = Json::array();
-  for (const auto& entry : r.scan) scan.push_back(detail::json(entry));
+  for (const auto& entry : report.scan) scan.push_back(detail::json(entry));
   Json curves = Json::array();
-  for (const auto& c : r.curves) {
+  for (const auto& c : report.curves) {
     Json y = Json::array();
     for (double value : c.y) y.push_back(detail::number(value));
     curves.push_back(
         {{"name", c.name}, {"unit", c.unit}, {"x_label", c.x_label}, {"x", c.x}, {"y", std::move(y)}});
   }
-  return {{"schema", detail::is_sparse(static_cast<std::size_t>(classes_of(r))) ? 2 : 1},
-          {"title", r.title},
-          {"dataset", r.dataset},
-          {"model", r.model},
-          {"attack", r.attack},
-          {"classes", classes_of(r)},
-          {"class_names", r.class_names},
-          {"target", r.after.target ? Json(*r.after.target) : Json(nullptr)},
-          {"verdict", verdict(r).word()},
-          {"der", detail::number(metrics::defense_effectiveness(r.before, r.after))},
-          {"before", detail::json(r.before)},
-          {"after", detail::json(r.after)},
-          {"agreement", r.agreement ? detail::json(*r.agreement) : Json(nullptr)},
-          {"alarm", r.alarm ? detail::json(*r.alarm) : Json(nullptr)},
+  return {{"schema", detail::uses_short_form(static_cast<std::size_t>(class_count(report))) ? 2 : 1},
+          {"title", report.title},
+          {"dataset", report.dataset},
+          {"model", report.model},
+          {"attack", report.attack},
+          {"classes", class_count(report)},
+          {"class_names", report.class_names},
+          {"target", report.after.target ? Json(*report.after.target) : Json(nullptr)},
+          {"verdict", verdict(report).word()},
+          {"der", detail::number(metrics::defense_effectiveness(report.before, report.after))},
+          {"before", detail::json(report.before)},
+          {"after", detail::json(report.after)},
+          {"agreement", report.agreement ? detail::json(*report.agreement) : Json(nullptr)},
+          {"alarm", report.alarm ? detail::json(*report.alarm) : Json(nullptr)},
           {"scan", std::move(scan)},
           {"facts", std::move(facts)},
           {"curves", std::move(curves)}};
@@ -179,81 +412,43 @@ REFINE_INLINE std::string metrics_text(const nlohmann::ordered_json& json) {
   return text + '\n';
 }
 
-REFINE_INLINE std::string metrics_text(const DefenseReport& r) {
-  return metrics_text(metrics_json(r));
+REFINE_INLINE std::string metrics_text(const DefenseReport& report) {
+  return metrics_text(metrics_json(report));
 }
-
-}  // namespace refine::report
-
-namespace refine::report::detail {
-
-REFINE_INLINE metrics::AlarmFigures read_alarm(const MetricsNode& node) {
-  metrics::AlarmFigures a;
-  a.threshold = node["threshold"].number();
-  a.wanted_rate = node["wanted_rate"].number();
-  if (!(a.wanted_rate >= 0 && a.wanted_rate < 1)) node["wanted_rate"].refuse("is no rate");
-  if (!(a.threshold >= 0 && a.threshold <= 1)) node["threshold"].refuse("is no score");
-  a.false_alarms = read_proportion(node["false_alarms"]);
-  if (node.tells("detections")) a.detections = read_proportion(node["detections"]);
-  if (node.tells("auroc")) {
-    const MetricsNode area = node["auroc"];
-    a.auroc = {.wins = area["wins"].number(),
-               .triggered = area["triggered"].count(),
-               .clean = area["clean"].count()};
-    const double pairs = static_cast<double>(a.auroc->triggered) * static_cast<double>(a.auroc->clean);
-    if (!(a.auroc->wins >= 0 && a.auroc->wins <= pairs)) area["wins"].refuse("is not 0 to {}", pairs);
-    area["value"].require_figure(a.auroc->value());
-  }
-  return a;
-}
-
-REFINE_INLINE metrics::ScanEntry read_scan_entry(const MetricsNode& node, int classes, bool short_form) {
-  metrics::ScanEntry entry{.trigger = node["trigger"].text(),
-                           .before = read_lifts(node["before"]["lifts"], classes, short_form),
-                           .after = read_lifts(node["after"]["lifts"], classes, short_form),
-                           .local = node["local"].yes()};
-  for (std::size_t c = 0; c < entry.before.size(); ++c) {
-    if (entry.before[c].n == entry.after[c].n && entry.before[c].without_trigger == 0) continue;
-    node["before"]["lifts"][c].refuse("is not of images that the victim calls otherwise, the same as after");
-  }
-  return entry;
-}
-
-}  // namespace refine::report::detail
-
-namespace refine::report {
 
 REFINE_INLINE DefenseReport read_metrics(const std::filesystem::path& path) {
   const auto parsed = nlohmann::json::parse(read_file(path), nullptr, /*allow_exceptions=*/false);
   const detail::MetricsNode file(path, parsed);
-  if (!parsed.is_object()) file.refuse("is no JSON object");
-  const auto schema = file["schema"].whole(0, 1'000'000);
-  if (schema != 1 && schema != 2) file["schema"].refuse("is not 1 or 2, which are known here");
+  if (!parsed.is_object()) file.refuse("not a JSON object");
+  const auto schema = file["schema"].integer(0, 1'000'000);
+  if (schema != 1 && schema != 2) file["schema"].refuse("must be 1 or 2, got {}", schema);
   const bool short_form = schema == 2;
 
-  DefenseReport r;
-  r.title = file["title"].text();
-  r.dataset = file["dataset"].text();
-  r.model = file["model"].text();
-  r.attack = file["attack"].text();
+  DefenseReport report;
+  report.title = file["title"].text();
+  report.dataset = file["dataset"].text();
+  report.model = file["model"].text();
+  report.attack = file["attack"].text();
   const auto names = file["class_names"];
-  for (std::size_t c = 0; c < names.size(); ++c) r.class_names.push_back(names[c].text());
-  const auto classes = static_cast<int>(file["classes"].whole(0, short_form ? 30'000 : 10'000'000));
+  for (std::size_t c = 0; c < names.size(); ++c) report.class_names.push_back(names[c].text());
+  const auto classes = static_cast<int>(file["classes"].integer(0, short_form ? 30'000 : 10'000'000));
   std::optional<int> target;
-  if (file.tells("target")) target = static_cast<int>(file["target"].whole(0, classes - 1));
-  if (file.tells("before")) r.before = detail::read_figures(file["before"], classes, target, short_form);
-  if (file.tells("after")) r.after = detail::read_figures(file["after"], classes, target, short_form);
-  file["der"].require_figure(metrics::defense_effectiveness(r.before, r.after));
-  if (file.tells("agreement")) r.agreement = detail::read_proportion(file["agreement"]);
-  if (file.tells("alarm")) r.alarm = detail::read_alarm(file["alarm"]);
-  if (file.tells("scan")) {
+  if (file.has_value("target")) target = static_cast<int>(file["target"].integer(0, classes - 1));
+  if (file.has_value("before"))
+    report.before = detail::read_figures(file["before"], classes, target, short_form);
+  if (file.has_value("after"))
+    report.after = detail::read_figures(file["after"], classes, target, short_form);
+  file["der"].check_equals(metrics::defense_effectiveness(report.before, report.after));
+  if (file.has_value("agreement")) report.agreement = detail::read_proportion(file["agreement"]);
+  if (file.has_value("alarm")) report.alarm = detail::read_alarm(file["alarm"]);
+  if (file.has_value("scan")) {
     const auto scan = file["scan"];
     for (std::size_t i = 0; i < scan.size(); ++i)
-      r.scan.push_back(detail::read_scan_entry(scan[i], classes, short_form));
+      report.scan.push_back(detail::read_scan_entry(scan[i], classes, short_form));
   }
   const auto facts = file["facts"];
   for (std::size_t i = 0; i < facts.size(); ++i) {
-    r.facts.emplace_back(facts[i]["name"].text(), facts[i]["value"].text());
+    report.facts.emplace_back(facts[i]["name"].text(), facts[i]["value"].text());
   }
   const auto curves = file["curves"];
   for (std::size_t i = 0; i < curves.size(); ++i) {
@@ -263,215 +458,18 @@ REFINE_INLINE DefenseReport read_metrics(const std::filesystem::path& path) {
       for (std::size_t k = 0; k < list.size(); ++k) values.push_back(list[k].number());
       return values;
     };
-    r.curves.push_back({.name = curves[i]["name"].text(),
-                        .unit = curves[i]["unit"].text(),
-                        .x_label = curves[i]["x_label"].text(),
-                        .x = numbers("x"),
-                        .y = numbers("y")});
+    report.curves.push_back({.name = curves[i]["name"].text(),
+                             .unit = curves[i]["unit"].text(),
+                             .x_label = curves[i]["x_label"].text(),
+                             .x = numbers("x"),
+                             .y = numbers("y")});
   }
   try {
-    require_complete(r);
+    check_complete(report);
   } catch (const Error& error) {
-    throw Error("{} [{}]", error.what(), path.string());
+    throw Error("cannot read {}: {}", path.string(), error.what());
   }
-  return r;
+  return report;
 }
 
 }  // namespace refine::report
-
-namespace refine::report::detail {
-
-REFINE_INLINE bool MetricsNode::is_null() const {
-  return value_.is_null();
-}
-
-REFINE_INLINE bool MetricsNode::has(const char* key) const {
-  return value_.is_object() && value_.contains(key);
-}
-
-REFINE_INLINE bool MetricsNode::tells(const char* key) const {
-  return has(key) && !value_[key].is_null();
-}
-
-REFINE_INLINE MetricsNode MetricsNode::operator[](const char* key) const {
-  if (!has(key)) refuse("has no '{}'", key);
-  return {file_, value_[key], way_.empty() ? key : fmt::format("{}.{}", way_, key)};
-}
-
-REFINE_INLINE std::size_t MetricsNode::size() const {
-  if (!value_.is_array()) refuse("is no array");
-  return value_.size();
-}
-
-REFINE_INLINE MetricsNode MetricsNode::operator[](std::size_t i) const {
-  if (i >= size()) refuse("has {} entries", size());
-  return {file_, value_[i], fmt::format("{}[{}]", way_, i)};
-}
-
-REFINE_INLINE std::string MetricsNode::text() const {
-  if (!value_.is_string()) refuse("is no text");
-  return value_.get<std::string>();
-}
-
-REFINE_INLINE bool MetricsNode::yes() const {
-  if (!value_.is_boolean()) refuse("is neither true nor false");
-  return value_.get<bool>();
-}
-
-REFINE_INLINE double MetricsNode::number() const {
-  if (value_.is_null()) return std::numeric_limits<double>::quiet_NaN();
-  if (!value_.is_number()) refuse("is no number");
-  return value_.get<double>();
-}
-
-REFINE_INLINE std::int64_t MetricsNode::whole(std::int64_t low, std::int64_t high) const {
-  if (!value_.is_number_integer()) refuse("is no whole number");
-  const auto number = value_.get<std::int64_t>();
-  if ((value_.is_number_unsigned() && value_.get<std::uint64_t>() > std::uint64_t(high)) || number < low ||
-      number > high) {
-    refuse("is outside {} to {}", low, high);
-  }
-  return number;
-}
-
-REFINE_INLINE void MetricsNode::require_figure(double counted) const {
-  const double said = number();
-  if (std::isnan(said) == std::isnan(counted) && !(std::abs(said - counted) > 1e-9)) return;
-  refuse("is {}, the counts say {}", said, counted);
-}
-
-REFINE_INLINE metrics::Proportion read_proportion(const MetricsNode& node) {
-  metrics::Proportion p;
-  p.n = node["n"].count();
-  p.hits = node["hits"].count(p.n);
-  node["value"].require_figure(p.value());
-  return p;
-}
-
-REFINE_INLINE metrics::Lift read_lift(const MetricsNode& node, int classes) {
-  metrics::Lift lift;
-  lift.n = node["n"].count();
-  lift.cls = static_cast<int>(node["class"].whole(0, classes - 1));
-  lift.with_trigger = node["with_trigger"].count(lift.n);
-  lift.without_trigger = node["without_trigger"].count(lift.n);
-  lift.gained = node["gained"].count(lift.with_trigger);
-  lift.lost = node["lost"].count(lift.without_trigger);
-  if (lift.with_trigger - lift.without_trigger != lift.gained - lift.lost) {
-    node.refuse("gains {} and loses {}, but goes from {} to {}", lift.gained, lift.lost, lift.without_trigger,
-                lift.with_trigger);
-  }
-  node["value"].require_figure(lift.value());
-  return lift;
-}
-
-REFINE_INLINE metrics::Lift read_lift_row(const MetricsNode& row, int cls) {
-  if (row.size() != 5) row.refuse("has {} entries, not 5", row.size());
-  metrics::Lift lift{.cls = cls};
-  lift.n = row[4].count();
-  lift.with_trigger = row[std::size_t{0}].count(lift.n);
-  lift.without_trigger = row[1].count(lift.n);
-  lift.gained = row[2].count(lift.with_trigger);
-  lift.lost = row[3].count(lift.without_trigger);
-  if (lift.with_trigger - lift.without_trigger != lift.gained - lift.lost) {
-    row.refuse("gains {} and loses {}, but goes from {} to {}", lift.gained, lift.lost, lift.without_trigger,
-               lift.with_trigger);
-  }
-  return lift;
-}
-
-REFINE_INLINE std::vector<metrics::Lift> read_lifts(const MetricsNode& node, int classes, bool short_form) {
-  if (node.size() != static_cast<std::size_t>(classes)) node.refuse("has not one lift for each class");
-  std::vector<metrics::Lift> lifts;
-  for (std::size_t c = 0; c < node.size(); ++c) {
-    if (short_form) {
-      lifts.push_back(read_lift_row(node[c], static_cast<int>(c)));
-      continue;
-    }
-    lifts.push_back(read_lift(node[c], classes));
-    if (lifts.back().cls != static_cast<int>(c)) node[c]["class"].refuse("is not {}", c);
-  }
-  return lifts;
-}
-
-/// The counts of a matrix that are not 0, in the order of its rows (schema 2).
-REFINE_INLINE metrics::ConfusionMatrix read_cells(const MetricsNode& node, int classes) {
-  metrics::ConfusionMatrix counts = metrics::ConfusionMatrix::Zero(classes, classes);
-  std::int64_t before = -1;
-  for (std::size_t i = 0; i < node.size(); ++i) {
-    const MetricsNode cell = node[i];
-    if (cell.size() != 3) cell.refuse("has {} entries, not 3", cell.size());
-    const std::int64_t r = cell[std::size_t{0}].whole(0, classes - 1), c = cell[1].whole(0, classes - 1);
-    if (r * classes + c <= before) cell.refuse("is not in the order of the rows");
-    before = r * classes + c;
-    counts(r, c) = cell[2].count();
-  }
-  return counts;
-}
-
-/// classes × classes, or empty.
-REFINE_INLINE metrics::ConfusionMatrix read_matrix(const MetricsNode& node, int classes, bool cells) {
-  if (node.size() == 0) return {};
-  if (cells) return read_cells(node, classes);
-  const auto side = static_cast<std::size_t>(classes);
-  if (node.size() != side) node.refuse("has {} rows for {} classes", node.size(), side);
-  for (std::size_t r = 0; r < side; ++r) {  // before memory is taken for it
-    if (node[r].size() != side) node[r].refuse("has not one count for each class");
-  }
-  metrics::ConfusionMatrix counts(classes, classes);
-  for (int r = 0; r < classes; ++r) {
-    const MetricsNode row = node[static_cast<std::size_t>(r)];
-    for (int c = 0; c < classes; ++c) counts(r, c) = row[static_cast<std::size_t>(c)].count();
-  }
-  return counts;
-}
-
-REFINE_INLINE void require_same(const MetricsNode& node, const metrics::Proportion& counted) {
-  if (const auto said = read_proportion(node); said != counted) {
-    node.refuse("is {} of {}, the confusion matrices say {} of {}", said.hits, said.n, counted.hits,
-                counted.n);
-  }
-}
-
-REFINE_INLINE metrics::AttackMetrics read_figures(const MetricsNode& node, int classes,
-                                                  std::optional<int> target, bool short_form) {
-  metrics::AttackMetrics f{.classes = classes, .target = target};
-  f.clean = read_matrix(node["confusion"]["clean"], classes, short_form);
-  f.triggered = read_matrix(node["confusion"]["triggered"], classes, short_form);
-  f.ba = {.hits = f.clean.trace(), .n = f.clean.sum()};
-  require_same(node["ba"], f.ba);
-  f.ra = {.hits = f.triggered.trace(), .n = f.triggered.sum()};
-  if (target && f.triggered.size() > 0) {
-    const std::int64_t right = f.triggered(*target, *target);
-    f.ra.hits -= right;
-    f.ra.n -= f.triggered.row(*target).sum();
-    f.asr = {.hits = f.triggered.col(*target).sum() - right, .n = f.ra.n};
-  }
-  require_same(node["asr"], f.asr);
-  require_same(node["ra"], f.ra);
-  if (f.triggered.size() == 0) {
-    if (node["lifts"].size() > 0) node["lifts"].refuse("is there without triggered images");
-    return f;
-  }
-  if (f.clean.size() == 0) node.refuse("has triggered images and no clean ones");
-  if (f.triggered.rowwise().sum() != f.clean.rowwise().sum()) {
-    node["confusion"].refuse("is not of the same images, clean and triggered");
-  }
-  f.lifts = read_lifts(node["lifts"], classes, short_form);
-  const auto others = [&](const metrics::ConfusionMatrix& counts, int c) {
-    return counts.col(c).sum() - (target ? counts(*target, c) : 0);
-  };
-  for (int c = 0; c < classes; ++c) {
-    const metrics::Lift& lift = f.lifts[static_cast<std::size_t>(c)];
-    if (lift.n != f.ra.n || lift.with_trigger != others(f.triggered, c) ||
-        lift.without_trigger != others(f.clean, c)) {
-      node["lifts"][static_cast<std::size_t>(c)].refuse("is not what the confusion matrices say");
-    }
-  }
-  f.largest_lift = metrics::largest_lift(f.lifts);
-  if (read_lift(node["largest_lift"], classes) != f.largest_lift) {
-    node["largest_lift"].refuse("is not the largest of the lifts");
-  }
-  return f;
-}
-
-}  // namespace refine::report::detail

@@ -8,135 +8,139 @@
 #include <vector>
 
 #include <refine/core/config.hpp>
-#include <refine/report/detail/words.hpp>
+#include <refine/report/detail/scan_summary.hpp>
+#include <refine/report/format.hpp>
 
 namespace refine::report {
 
-REFINE_INLINE std::string_view Verdict::word() const {
-  constexpr std::string_view all[] = {"disarmed", "armed", "uncertain", "harmless", "unmeasured"};
-  return all[static_cast<int>(kind)];
-}
+namespace detail {
 
-}  // namespace refine::report
-
-namespace refine::report::detail {
-
-/// Not the largest lift's interval alone: that class was chosen for being largest, and another's may be
-/// wider.
-REFINE_INLINE double highest(const std::vector<metrics::Lift>& lifts, double least) {
+/// Returns the largest upper end of the lifts' intervals, at least `least`.
+///
+/// The interval of the largest lift is not enough: that class was selected for being the largest,
+/// and the interval of another may be wider.
+REFINE_INLINE double max_upper_end(const std::vector<metrics::Lift>& lifts, double least) {
   for (const metrics::Lift& lift : lifts) least = std::max(least, lift.n > 0 ? lift.interval().high : -1);
   return least;
 }
 
-/// Of a trigger that was given.
-REFINE_INLINE Verdict trigger_verdict(const DefenseReport& r) {
-  const metrics::Lift& before = r.before.largest_lift;
-  const metrics::Lift& after = r.after.largest_lift;
-  const metrics::Interval left = after.interval();
-  const std::string was = "Before the defense the trigger lifted " + lifted(r, before);
-  const std::string is = fmt::format("{} (95 % interval {} to {})", lifted(r, after),
-                                     words::hundredths(left.low, 1), words::hundredths(left.high, 1));
-  const bool moved = after.cls != before.cls && before.interval().low > Verdict::tolerance;
+/// Judges a trigger that was given.
+REFINE_INLINE Verdict trigger_verdict(const DefenseReport& report) {
+  const metrics::Lift& before = report.before.largest_lift;
+  const metrics::Lift& after = report.after.largest_lift;
+  const metrics::Interval interval = after.interval();
+  const std::string effect_before = "Before the defense, the trigger lifts " + describe_lift(report, before);
+  const std::string interval_text = fmt::format("95 % interval {} to {}", format::hundredths(interval.low, 1),
+                                                format::hundredths(interval.high, 1));
+  const std::string effect_after = fmt::format("{} ({})", describe_lift(report, after), interval_text);
+  const std::string largest_after =
+      fmt::format("{} ({})", describe_largest_lift(report, after), interval_text);
+  const bool is_other_class = after.cls != before.cls && before.interval().low > Verdict::tolerance;
   Verdict v;
-  if (left.low > Verdict::tolerance && moved && left.high <= Verdict::corruption) {
+  if (interval.low > Verdict::tolerance && is_other_class && interval.high <= Verdict::corruption) {
     v.kind = Verdict::Kind::uncertain;
-    v.headline = "Nearly disarmed, or disarmed";
+    v.headline = "Disarmed, or nearly so";
     v.paragraph = fmt::format(
-        "{}; defended, it lifts another class, {}. A trigger over the whole image shifts so many predictions "
-        "by itself: "
-        "measure the same images on a benign model, defended alike.",
-        was, is);
-  } else if (left.low > Verdict::tolerance) {
+        "{}; after the defense, it lifts {} instead. A trigger that changes the whole image can shift this many "
+        "predictions by itself. To find out, measure the same images on a benign model with the same defense.",
+        effect_before, effect_after);
+  } else if (interval.low > Verdict::tolerance) {
     v.kind = Verdict::Kind::armed;
     v.headline = "The trigger still works";
-    v.paragraph = fmt::format("{}; defended, it still lifts {}.", was, is);
-    if (moved) {
+    v.paragraph = fmt::format("{}; after the defense, it still lifts {}.", effect_before, effect_after);
+    if (is_other_class) {
       v.headline = "The attack was moved, not stopped";
       v.paragraph += fmt::format(
-          " The class it favours has changed, so the success rate at “{}” looks better than the model is.",
-          words::class_name(r.class_names, before.cls));
+          " The attack now targets another class, so the success rate at “{}” makes the model look better than it is.",
+          format::class_name(report.class_names, before.cls));
     }
-    v.paragraph += " Do not rely on this model where a trigger can reach it.";
-  } else if (highest(r.after.lifts, left.high) > Verdict::tolerance) {
+    v.paragraph += " Do not rely on this model where an attacker can show it the trigger.";
+  } else if (max_upper_end(report.after.lifts, interval.high) > Verdict::tolerance) {
     v.kind = Verdict::Kind::uncertain;
     v.headline = "Too close to call";
     v.paragraph = fmt::format(
-        "{}; defended, the most it lifts is {}. With {} images that may be nothing or more than {} points: "
+        "{}; after the defense, the largest lift is {}. With {} images, the effect may be zero or more than {} points; "
         "measure on more test images.",
-        was, is, words::count(after.n), words::hundredths(Verdict::tolerance, 1));
+        effect_before, largest_after, format::count(after.n), format::hundredths(Verdict::tolerance, 1));
   } else if (before.interval().high <= Verdict::tolerance) {
     v.kind = Verdict::Kind::harmless;
     v.headline = "There was nothing to disarm";
-    v.paragraph =
-        fmt::format("{}, too little to call it a backdoor; defended, the most it lifts is {}.", was, is);
+    v.paragraph = fmt::format("{}, too little for a backdoor; after the defense, the largest lift is {}.",
+                              effect_before, largest_after);
   } else {
     v.kind = Verdict::Kind::disarmed;
     v.headline = "The trigger is disarmed";
-    v.paragraph = fmt::format("{}; defended, the most it lifts any class is {}.", was, is);
+    v.paragraph = fmt::format("{}; after the defense, the largest lift is {}.", effect_before, largest_after);
   }
-  if (!r.after.target) v.paragraph += " No target class was stated, so the lifts speak of all test images.";
+  if (!report.after.target)
+    v.paragraph += " No target class was specified, so the lifts cover all test images.";
   return v;
 }
 
-/// Of guessed triggers, where none was given. Those that work on the victim are judged as a given one is;
-/// that none was found says little.
-REFINE_INLINE Verdict scan_verdict(const DefenseReport& r) {
+/// Judges guessed triggers, where none was given. Those that work on the victim are judged as a
+/// given one. A scan without a finding proves little.
+REFINE_INLINE Verdict scan_verdict(const DefenseReport& report) {
   Verdict v;
   v.headline = "Not measured: no trigger was given";
-  v.paragraph = "No trigger was given: whether a backdoor is there was not measured.";
-  if (r.scan.empty()) return v;
-  bool found = false, works = false, left = false, open = false;
-  for (const metrics::ScanEntry& entry : r.scan) {
+  v.paragraph = "No trigger was given, so whether the victim has a backdoor was not measured.";
+  if (report.scan.empty()) return v;
+  bool works_before = false, works_after = false, lifts_after = false, may_lift_after = false;
+  for (const metrics::ScanEntry& entry : report.scan) {
     const metrics::Lift after = metrics::max_lift_by_share(entry.after);
-    works = works || report::works(after, entry.local);
-    if (!report::works(metrics::max_lift_by_share(entry.before), entry.local)) continue;
-    found = true;
-    left = left || after.interval().low > Verdict::tolerance;
-    open = open || highest(entry.after, -1) > Verdict::tolerance;
+    works_after = works_after || is_scan_finding(after, entry.local);
+    if (!is_scan_finding(metrics::max_lift_by_share(entry.before), entry.local)) continue;
+    works_before = true;
+    lifts_after = lifts_after || after.interval().low > Verdict::tolerance;
+    may_lift_after = may_lift_after || max_upper_end(entry.after, -1) > Verdict::tolerance;
   }
-  if (works) {
+  if (works_after) {
     v.kind = Verdict::Kind::armed;
     v.headline = "A common trigger works on the defended model";
-  } else if (left) {
+  } else if (lifts_after) {
     v.kind = Verdict::Kind::armed;
-    v.headline = "A common trigger works on the victim, and still lifts a class";
-  } else if (found && open) {
+    v.headline = "A common trigger works on the victim and still lifts a class after the defense";
+  } else if (works_before && may_lift_after) {
     v.kind = Verdict::Kind::uncertain;
     v.headline = "A common trigger works on the victim; whether it is disarmed is too close to call";
-  } else if (found) {
+  } else if (works_before) {
     v.kind = Verdict::Kind::disarmed;
-    v.headline = "A common trigger works on the victim, and is disarmed";
+    v.headline = "A common trigger works on the victim and is disarmed";
   } else {
     v.headline = "No common trigger was found to work";
-    v.paragraph += ' ' + scan_sentence(r) + " Another trigger may be there.";
+    v.paragraph += ' ' + scan_sentence(report) + " Another trigger may exist.";
     return v;
   }
-  v.paragraph = scan_sentence(r) + " The triggers were guessed, not given, and there may be others.";
+  v.paragraph = scan_sentence(report) + " The triggers were guessed, not given; others may exist.";
   if (v.kind == Verdict::Kind::armed) {
-    v.paragraph += " Do not rely on this model where a trigger can reach it.";
+    v.paragraph += " Do not rely on this model where an attacker can show it the trigger.";
   } else if (v.kind == Verdict::Kind::uncertain) {
-    v.paragraph += " Scan with more images.";
+    v.paragraph += " Scan more images.";
   }
   return v;
 }
 
-}  // namespace refine::report::detail
+}  // namespace detail
 
-namespace refine::report {
+REFINE_INLINE std::string_view Verdict::word() const {
+  constexpr std::string_view words[] = {"disarmed", "armed", "uncertain", "harmless", "unmeasured"};
+  return words[static_cast<int>(kind)];
+}
 
-REFINE_INLINE Verdict verdict(const DefenseReport& r) {
-  Verdict v = has_trigger(r) ? detail::trigger_verdict(r) : detail::scan_verdict(r);
-  v.costly = r.before.ba.value() - r.after.ba.value() > Verdict::high_price;
+REFINE_INLINE Verdict verdict(const DefenseReport& report) {
+  Verdict v = has_trigger(report) ? detail::trigger_verdict(report) : detail::scan_verdict(report);
+  const double ba_before = report.before.ba.value(), ba_after = report.after.ba.value();
+  v.costly = ba_before - ba_after > Verdict::high_price;
   if (v.costly) v.headline += ", and the defense costs much accuracy";
-  if (has_labels(r)) {
-    v.paragraph += fmt::format(" Clean accuracy went from {} to {}, a change of {} points.",
-                               words::percent(r.before.ba.value()), words::percent(r.after.ba.value()),
-                               words::signed_hundredths(r.after.ba.value() - r.before.ba.value(), 1));
-  } else if (r.agreement && r.agreement->n > 0) {
-    v.paragraph += fmt::format(" The defended model calls {} of {} clean images as the victim does.",
-                               words::percent(r.agreement->value()), words::count(r.agreement->n));
+  if (has_labels(report)) {
+    v.paragraph +=
+        fmt::format(" Clean accuracy changes from {} to {}, by {} points.", format::percent(ba_before),
+                    format::percent(ba_after), format::signed_hundredths(ba_after - ba_before, 1));
+  } else if (report.agreement && report.agreement->n > 0) {
+    v.paragraph +=
+        fmt::format(" The defended model agrees with the victim on {} of {} clean images.",
+                    format::percent(report.agreement->value()), format::count(report.agreement->n));
   }
-  if (has_trigger(r) && !r.scan.empty()) v.paragraph += ' ' + scan_sentence(r);
+  if (has_trigger(report) && !report.scan.empty()) v.paragraph += ' ' + detail::scan_sentence(report);
   return v;
 }
 

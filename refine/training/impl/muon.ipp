@@ -72,8 +72,8 @@ REFINE_INLINE at::Tensor muon_direction(const at::Tensor& gradient, at::Tensor& 
                                         const MuonOptions& options) {
   buffer.lerp_(gradient, 1 - options.momentum());
   const at::Tensor momentum = options.nesterov() ? gradient.lerp(buffer, options.momentum()) : buffer;
-  // The order of a matrix's columns changes nothing but the order of the result's: a kernel's is that in
-  // memory.
+  // Permuting the columns of a matrix only permutes those of the result, so a channels-last kernel
+  // keeps its order in memory.
   const bool channels_last =
       gradient.dim() == 4 && gradient.suggest_memory_format() == at::MemoryFormat::ChannelsLast;
   const at::Tensor ordered = channels_last ? momentum.permute({0, 2, 3, 1}) : momentum;
@@ -89,8 +89,8 @@ REFINE_INLINE Muon::Muon(const std::vector<torch::optim::OptimizerParamGroup>& g
     : Optimizer(groups, std::make_unique<MuonOptions>(defaults)) {
   for (const auto& group : param_groups_) {
     for (const auto& parameter : group.params()) {
-      TORCH_CHECK(parameter.dim() >= 2, "Muon takes matrices and kernels, not a parameter of ",
-                  parameter.dim(), " dimension(s)");
+      TORCH_CHECK(parameter.dim() >= 2, "Muon: a parameter must have 2 or more dimensions, got ",
+                  parameter.dim());
     }
   }
 }

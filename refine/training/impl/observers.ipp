@@ -33,8 +33,8 @@ REFINE_INLINE void JsonLines::on_epoch(const EpochInfo& info) {
 }
 
 REFINE_INLINE void JsonLines::fail() const {
-  throw Error("cannot write {}: {}; choose a folder that can be written to, with room on its disk",
-              path_.string(), std::strerror(errno));
+  throw Error("cannot write {}: {}; choose a writable folder on a disk that is not full", path_.string(),
+              std::strerror(errno));
 }
 
 }  // namespace refine

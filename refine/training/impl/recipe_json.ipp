@@ -2,6 +2,7 @@
 
 #include <refine/training/recipe_json.hpp>
 
+#include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
 #include <algorithm>
@@ -9,6 +10,7 @@
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <ostream>
 #include <string>
 #include <string_view>
@@ -21,6 +23,8 @@
 namespace refine {
 
 namespace detail {
+
+// The enumerators as they are stored. Files hold these words: do not change them.
 
 constexpr std::array<std::pair<std::string_view, ObjectiveKind>, 3> names_of(ObjectiveKind) {
   return {{{"bce", ObjectiveKind::bce},
@@ -45,7 +49,7 @@ constexpr std::array<std::pair<std::string_view, Precision>, 3> names_of(Precisi
 template <typename T, typename Expected>
 concept Is = std::same_as<std::remove_const_t<T>, Expected>;
 
-/// Calls `visit(name, field)` for each field: the one list of what a recipe's JSON has.
+/// Calls `visit(name, field)` for each field. The names are the keys of the JSON.
 void visit_fields(Is<data::Augmentation> auto& a, auto&& visit) {
   visit("flip", a.flip);
   visit("crop_padding", a.crop_padding);
@@ -111,13 +115,33 @@ Json recipe_to_json(const RecipePart auto& part) {
   return json;
 }
 
-/// How a value of the wrong kind is shown. Deep nesting is not followed.
+/// Returns a value of the wrong type as text for a message, without the elements of arrays and
+/// objects, which may be nested deeply.
 template <typename Json>
-std::string shown(const Json& value) {
+std::string describe_value(const Json& value) {
   return value.is_structured() ? std::string("an ") + value.type_name() : value.dump();
 }
 
-/// Takes a value only where nothing is lost: no fraction for a whole number, no number for a yes or no.
+/// Returns the values that a field takes as text for a message.
+inline std::string expected_values(bool) {
+  return "true or false";
+}
+inline std::string expected_values(double) {
+  return "a number";
+}
+template <std::integral Number>
+std::string expected_values(Number) {
+  return fmt::format("a whole number from {} to {}", std::numeric_limits<Number>::min(),
+                     std::numeric_limits<Number>::max());
+}
+template <typename Element, std::size_t count>
+std::string expected_values(const std::array<Element, count>&) {
+  return fmt::format("an array of {} elements, each {}", count, expected_values(Element{}));
+}
+
+/// Assigns a JSON value to a field if nothing is lost: a fraction does not become a whole number,
+/// nor a number true or false.
+/// \return false if the value does not fit; the field may then be changed in part
 template <typename Json>
 bool read_exactly(const Json& value, bool& field) {
   if (value.is_boolean()) field = value.template get<bool>();
@@ -155,11 +179,13 @@ template <RecipePart Part, typename Json>
 Part recipe_from_json(const Json& json) {
   Part part;
   std::size_t known = 0;
-  if (!json.is_object())
-    throw Error("cannot read a recipe: a part of it is no JSON object; write {\"lr\": 0.05, …}");
+  if (!json.is_object()) {
+    throw Error("cannot read a recipe: each part must be a JSON object (got {}); write {{\"lr\": 0.05, …}}",
+                describe_value(json));
+  }
   visit_fields(part, [&](const char* name, auto& field) {
     using Field = std::remove_cvref_t<decltype(field)>;
-    if (!json.contains(name)) return;  // keeps its default
+    if (!json.contains(name)) return;
     ++known;
     const auto& value = json[name];
     if constexpr (RecipePart<Field>) {
@@ -175,13 +201,14 @@ Part recipe_from_json(const Json& json) {
           all += i + 1 < names.size() ? ", " : " or ";
           all += names[i].first;
         }
-        throw Error("cannot read a recipe: its {} is {}; say {}", name, shown(value), all);
+        throw Error("cannot read a recipe: unknown value of '{}' (got {}, expected {})", name,
+                    describe_value(value), all);
       }
       field = found->second;
     } else {
       if (!read_exactly(value, field)) {
-        throw Error("cannot read a recipe: its {} is {}; give it a value of its own kind", name,
-                    shown(value));
+        throw Error("cannot read a recipe: '{}' has the wrong type or is out of range (got {}, expected {})",
+                    name, describe_value(value), expected_values(field));
       }
     }
   });
@@ -190,8 +217,7 @@ Part recipe_from_json(const Json& json) {
       bool found = false;
       visit_fields(part, [&](const char* name, auto&) { found = found || item.key() == name; });
       if (!found)
-        throw Error("cannot read a recipe: it has no field '{}'; take it out, or check its spelling",
-                    item.key());
+        throw Error("cannot read a recipe: unknown field '{}'; remove it, or check its spelling", item.key());
     }
   }
   return part;

@@ -30,8 +30,8 @@ REFINE_INLINE void ConvolutionUnit::fold() {
 }
 
 REFINE_INLINE EncoderDecoderModule::EncoderDecoderModule(std::int64_t channels, int levels,
-                                                         std::int64_t width, OutputActivation squash)
-    : channels_(channels), levels_(levels), width_(width), squash_(squash) {
+                                                         std::int64_t width, OutputActivation activation)
+    : channels_(channels), levels_(levels), width_(width), activation_(activation) {
   reset();
 }
 
@@ -59,10 +59,10 @@ REFINE_INLINE void EncoderDecoderModule::reset() {
 
 REFINE_INLINE at::Tensor EncoderDecoderModule::forward(const at::Tensor& images) {
   const std::int64_t multiple = std::int64_t{1} << levels_, height = images.size(2), width = images.size(3);
-  const std::int64_t below = (multiple - height % multiple) % multiple,
-                     beside = (multiple - width % multiple) % multiple;
-  const bool whole = below == 0 && beside == 0;
-  at::Tensor x = whole ? images : at::constant_pad_nd(images, {0, beside, 0, below});
+  const std::int64_t bottom = (multiple - height % multiple) % multiple,
+                     right = (multiple - width % multiple) % multiple;
+  const bool divisible = bottom == 0 && right == 0;
+  at::Tensor x = divisible ? images : at::constant_pad_nd(images, {0, right, 0, bottom});
   x = at::pixel_unshuffle(x, patch).contiguous(images.suggest_memory_format());
   for (std::size_t i = 0; i < encoder_.size(); ++i) {
     if (i > 0 && i % 2 == 0) x = at::max_pool2d(x, {2, 2});
@@ -74,8 +74,8 @@ REFINE_INLINE at::Tensor EncoderDecoderModule::forward(const at::Tensor& images)
     x = unit->forward(x);
   }
   x = at::pixel_shuffle(last_->forward(x), patch);
-  if (!whole) x = x.narrow(2, 0, height).narrow(3, 0, width);
-  return apply_activation(x, squash_).contiguous(images.suggest_memory_format());
+  if (!divisible) x = x.narrow(2, 0, height).narrow(3, 0, width);
+  return apply_activation(x, activation_).contiguous(images.suggest_memory_format());
 }
 
 }  // namespace refine::transforms::detail

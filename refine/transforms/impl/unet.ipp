@@ -16,7 +16,7 @@
 namespace refine::transforms::detail {
 
 REFINE_INLINE DoubleConvolution::DoubleConvolution(std::int64_t in, std::int64_t middle, std::int64_t out) {
-  // The reference numbers the ReLUs between too; they have no state and no place here.
+  // The numbers count the ReLUs too, as in the authors' code.
   parts_ = register_module("double_conv", std::make_shared<torch::nn::Module>("double_conv"));
   for (int i = 0; i < 2; ++i) {
     const std::int64_t from = i == 0 ? in : middle, to = i == 0 ? middle : out;
@@ -37,35 +37,37 @@ REFINE_INLINE void DoubleConvolution::fold() {
   }
 }
 
-REFINE_INLINE std::shared_ptr<DoubleConvolution> nested(torch::nn::Module& root,
-                                                        const std::vector<std::string>& path,
-                                                        std::shared_ptr<DoubleConvolution> leaf) {
-  torch::nn::Module* at = &root;
+REFINE_INLINE std::shared_ptr<DoubleConvolution> register_nested(torch::nn::Module& root,
+                                                                 const std::vector<std::string>& path,
+                                                                 std::shared_ptr<DoubleConvolution> leaf) {
+  torch::nn::Module* parent = &root;
   for (std::size_t i = 0; i + 1 < path.size(); ++i) {
-    at = at->register_module(path[i], std::make_shared<torch::nn::Module>(path[i])).get();
+    parent = parent->register_module(path[i], std::make_shared<torch::nn::Module>(path[i])).get();
   }
-  at->register_module(path.back(), leaf);
+  parent->register_module(path.back(), leaf);
   return leaf;
 }
 
 REFINE_INLINE UNetModule::UNetModule(std::int64_t channels, int levels, std::int64_t width,
-                                     OutputActivation squash)
-    : channels_(channels), levels_(levels), width_(width), squash_(squash) {
-  down_.push_back(nested(*this, {"inc"}, std::make_shared<DoubleConvolution>(channels, width, width)));
-  // f, 2f, 4f, … and, at the bottom, as many as the level above: concatenation doubles what comes up.
+                                     OutputActivation activation)
+    : channels_(channels), levels_(levels), width_(width), activation_(activation) {
+  down_.push_back(
+      register_nested(*this, {"inc"}, std::make_shared<DoubleConvolution>(channels, width, width)));
+  // f, 2f, 4f, … The bottom level has as many as the one above, because concatenation doubles them
+  // on the way up.
   std::vector<std::int64_t> widths = {width};
   for (int level = 1; level <= levels; ++level) {
     widths.push_back(width << std::min(level, levels - 1));
-    down_.push_back(
-        nested(*this, {"down" + std::to_string(level), "maxpool_conv", "1"},
-               std::make_shared<DoubleConvolution>(widths[level - 1], widths[level], widths[level])));
+    down_.push_back(register_nested(
+        *this, {"down" + std::to_string(level), "maxpool_conv", "1"},
+        std::make_shared<DoubleConvolution>(widths[level - 1], widths[level], widths[level])));
   }
   std::int64_t below = widths.back();
   for (int level = levels - 1; level >= 0; --level) {
     const std::int64_t in = below + widths[level];
     const std::int64_t out = level == 0 ? width : widths[level] / 2;
-    up_.push_back(nested(*this, {"up" + std::to_string(levels - level), "conv"},
-                         std::make_shared<DoubleConvolution>(in, in / 2, out)));
+    up_.push_back(register_nested(*this, {"up" + std::to_string(levels - level), "conv"},
+                                  std::make_shared<DoubleConvolution>(in, in / 2, out)));
     below = out;
   }
   auto outc = register_module("outc", std::make_shared<torch::nn::Module>("outc"));
@@ -74,7 +76,7 @@ REFINE_INLINE UNetModule::UNetModule(std::int64_t channels, int levels, std::int
 
 REFINE_INLINE std::shared_ptr<torch::nn::Module> UNetModule::clone(
     const std::optional<at::Device>& device) const {
-  auto copy = std::make_shared<UNetModule>(channels_, levels_, width_, squash_);
+  auto copy = std::make_shared<UNetModule>(channels_, levels_, width_, activation_);
   nn::detail::copy_tensors(named_parameters(), copy->named_parameters());
   nn::detail::copy_tensors(named_buffers(), copy->named_buffers());
   copy->train(is_training());
@@ -96,7 +98,7 @@ REFINE_INLINE at::Tensor UNetModule::forward(const at::Tensor& images) {
     x = up_[i]->forward(at::cat({skip, x}, 1));
   }
   x = last_->forward(x);
-  return apply_activation(x, squash_);
+  return apply_activation(x, activation_);
 }
 
 }  // namespace refine::transforms::detail

@@ -19,9 +19,9 @@ namespace refine::triggers {
 
 namespace detail {
 
-/// Where each pixel of a turned H×W image comes from, y·W + x; -1 for outside. As Pillow's `Image.rotate`
-/// (nearest) computes it, in 16.16 fixed point.
-inline at::Tensor turned_pixels(std::int64_t height, std::int64_t width, double degrees) {
+/// Returns the source of each pixel of a rotated H×W image, y·W + x, or -1 if it lies outside:
+/// int64 H·W. Computed as Pillow's `Image.rotate` (nearest) does, in 16.16 fixed point.
+inline at::Tensor rotated_pixels(std::int64_t height, std::int64_t width, double degrees) {
   const auto rounded = [](double v) { return std::round(v * 1e15) / 1e15; };
   const auto fixed = [](double v) { return static_cast<std::int64_t>(std::floor(v * 65536 + 0.5)); };
   const double angle = -degrees * std::numbers::pi / 180;
@@ -31,63 +31,68 @@ inline at::Tensor turned_pixels(std::int64_t height, std::int64_t width, double 
   const std::int64_t along = fixed(cosine), across = fixed(sine), back = fixed(-sine);
   const std::int64_t x0 = fixed(left + cosine * 0.5 + sine * 0.5),
                      y0 = fixed(top - sine * 0.5 + cosine * 0.5);
-  at::Tensor from = at::empty({height * width}, at::kLong);
-  auto* to = from.mutable_data_ptr<std::int64_t>();
+  at::Tensor sources = at::empty({height * width}, at::kLong);
+  auto* out = sources.mutable_data_ptr<std::int64_t>();
   for (std::int64_t y = 0; y < height; ++y) {
     for (std::int64_t x = 0; x < width; ++x) {
       const std::int64_t i = (x0 + along * x + across * y) >> 16, j = (y0 + back * x + along * y) >> 16;
-      *to++ = i >= 0 && i < width && j >= 0 && j < height ? j * width + i : -1;
+      *out++ = i >= 0 && i < width && j >= 0 && j < height ? j * width + i : -1;
     }
   }
-  return from;
+  return sources;
 }
 
 }  // namespace detail
 
-/// BATT as the reference implementation computes it, for figures that are to be compared with its own: the
-/// *normalised* image is scaled by 255, cut to bytes that wrap around at 256, turned, divided by 255, and
-/// then goes into the network as if it were normalised. Here that is an image again: mean + deviation times
-/// it. `stamp` rounds that to bytes of the image; after normalising, a byte of the image is about five of the
-/// reference's (1/deviation), so that its levels come back to within two and a half. `Rotate` is what the
-/// paper means.
+/// BATT as the authors' code computes it, for comparing metrics with theirs. `Rotate` is what the
+/// paper describes.
+///
+/// The authors' code scales the *normalised* image by 255, converts it to bytes that wrap at 256,
+/// rotates it, divides by 255, and gives the result to the network as if it were normalised. Here
+/// the result becomes an image again: mean + deviation · result. `stamp` rounds that to bytes.
+/// After normalisation, one byte of the image is about five of the authors' levels (1/deviation),
+/// so the levels are reproduced to within two and a half.
+///
+/// \tparam kImage shape of the images; open extents are set by `.image`
 template <ImageShape kImage = ImageShape{}>
 struct ReferenceRotate {
-  static constexpr ImageShape static_image = kImage;
+  static constexpr ImageShape static_image = kImage;  ///< what is known of the shape at compile time
 
-  ImageShape image = kImage;                                 ///< any, where it is left open
-  double degrees = 16;                                       ///< counter-clockwise, -180 to 180
+  ImageShape image = kImage;                                 ///< shape of the images; an open extent fits any
+  double degrees = 16;                                       ///< angle, counter-clockwise, in [-180, 180]
   std::vector<double> mean = {0.4914, 0.4822, 0.4465};       ///< one a channel, in the images' order
-  std::vector<double> deviation = {0.2023, 0.1994, 0.2010};  ///< one a channel, above 0
+  std::vector<double> deviation = {0.2023, 0.1994, 0.2010};  ///< one a channel, positive
 
-  /// Float N×C×H×W in [0, 1] → what the network's normalisation turns into the reference's input; in [0, 1]
-  /// where mean + deviation is at most 1. \throws Error when the images are of another shape, or a field is
-  ///   out of its range
+  /// Returns images that the network's normalisation turns into the input of the authors' network.
+  /// They are in [0, 1] if mean + deviation is at most 1.
+  ///
+  /// \param images float N×C×H×W in [0, 1]
+  /// \throws Error if the images' shape is not `image`, or a field is out of range
   at::Tensor apply(const at::Tensor& images) const {
     require_agreement(check_shape(image, data::image_of(images)));
     if (!(degrees >= -180 && degrees <= 180)) {
-      throw Error("a rotation by {} degrees was asked for; it is -180 to 180", degrees);
+      throw Error("ReferenceRotate.degrees must be in [-180, 180], got {}", degrees);
     }
     const auto channels = static_cast<std::size_t>(images.size(1));
     if (mean.size() != channels || deviation.size() != channels) {
       throw Error(
-          "the rotation has {} means and {} deviations, the images have {} channels; give one "
-          "a channel",
+          "ReferenceRotate needs one mean and one deviation a channel (got {} means and {} deviations for {} channels)",
           mean.size(), deviation.size(), channels);
     }
     for (const double d : deviation) {
-      if (!(d > 0)) throw Error("a deviation of the rotation is {}; deviations are above 0", d);
+      if (!(d > 0)) throw Error("ReferenceRotate.deviation must be positive, got {}", d);
     }
-    const auto constant = [&](const std::vector<double>& v) {
+    const auto per_channel = [&](const std::vector<double>& v) {
       return at::tensor(v).to(at::kFloat).view({1, -1, 1, 1}).to(images.device());
     };
-    const at::Tensor shift = constant(mean), scale = constant(deviation);
-    // Floor division of the truncated number: bytes wrap as in two's complement.
+    const at::Tensor shift = per_channel(mean), scale = per_channel(deviation);
+    // Truncation, then floor division: bytes wrap as in two's complement.
     const at::Tensor bytes = ((images - shift) / scale * 255).trunc().remainder(256);
-    const at::Tensor from =
-        detail::turned_pixels(images.size(2), images.size(3), degrees).to(images.device());
-    const at::Tensor turned =
-        bytes.flatten(2).index_select(2, from.clamp(0)).mul_(from.ge(0)).view_as(images).div_(255);
-    return turned.mul_(scale).add_(shift);
+    const at::Tensor sources =
+        detail::rotated_pixels(images.size(2), images.size(3), degrees).to(images.device());
+    const at::Tensor rotated =
+        bytes.flatten(2).index_select(2, sources.clamp(0)).mul_(sources.ge(0)).view_as(images).div_(255);
+    return rotated.mul_(scale).add_(shift);
   }
 };
 

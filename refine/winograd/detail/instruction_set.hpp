@@ -4,19 +4,19 @@
 
 namespace refine::winograd {
 
-/// Where the polynomials of F(4×4, 3×3) (Lavin and Gray, 2016, `lavin2016winograd`) are evaluated: 0, ±a, ±b
-/// and infinity. With a² = ½ and b² = 2 an output's error is two to three times a plain sum's; with the usual
-/// a = 1 and b = 2 it is twice as much again.
+/// The points at which the polynomials of F(4×4, 3×3) (Lavin and Gray, 2016, `lavin2016winograd`) are evaluated: 0,
+/// ±a, ±b and infinity. With a² = ½ and b² = 2 the error is two to three times that of a plain sum; with the usual
+/// a = 1 and b = 2 it is twice as large.
 struct Points {
   float a2 = 0.5F, b2 = 2;  ///< squares
   float a = 0.70710678118654752F, b = 1.4142135623730951F;
-  float g0 = 1 / (a2 * b2);  ///< the kernel's shares
+  float g0 = 1 / (a2 * b2);  ///< factors of the kernel's transform
   float ga = 1 / (2 * a2 * (a2 - b2)), gb = 1 / (2 * b2 * (b2 - a2));
 };
 
 inline constexpr Points points;
 
-/// An output tile is 4×4 pixels, its input 6×6, and a kernel has as many values: 36 in all.
+/// The values of a tile: an output tile of 4×4 pixels has an input of 6×6, and a transformed kernel 6×6 values.
 inline constexpr std::int64_t tile_side = 4, values = 36;
 
 /// A batch of images, N×H×W×channels, cut into tiles that overlap by the kernel's border.
@@ -34,14 +34,14 @@ struct Grid {
     return {index / (down * right), in_image / right * tile_side, in_image % right * tile_side};
   }
 
-  /// Where a pixel's channels begin.
+  /// Returns the offset of a pixel's channels.
   constexpr std::int64_t pixel(std::int64_t image, std::int64_t y, std::int64_t x,
                                std::int64_t channels) const {
     return ((image * height + y) * width + x) * channels;
   }
 };
 
-/// Where the 36 values of tiles are kept: value, then panel of channels, then tile, then channel.
+/// The layout of the 36 values of tiles: value, then panel of channels, then tile, then channel.
 struct TileLayout {
   std::int64_t value, panel, tile, panel_width;
 
@@ -55,8 +55,8 @@ struct KernelStrides {
   std::int64_t out, in, down, right;
 };
 
-/// c = [c +] a·b for the rows of `a` and the panels of `b`: a panel has its rows one behind the other, each
-/// as wide as one or two vectors.
+/// A product c = [c +] a·b for the rows of `a` and the panels of `b`. The rows of a panel are contiguous, each as wide
+/// as one or two vectors.
 struct Product {
   const float* a;
   std::int64_t a_row, a_term, rows;
@@ -71,8 +71,8 @@ namespace detail {
 
 #if defined(__x86_64__)
 
-// In a program that is compiled to be debugged these would take ten times as long as LibTorch's own. Clang
-// has no such attribute: there, such a program does without them.
+// Optimised also in programs compiled for debugging, where they would take ten times as long as LibTorch's. Clang lacks
+// the attribute; such programs then use LibTorch's.
 #ifdef __clang__
 #define REFINE_OPTIMIZED
 #else
@@ -97,28 +97,28 @@ namespace detail {
 
 }  // namespace detail
 
-/// The room's arithmetic on vectors, for one kind of processor.
+/// The vector arithmetic for one kind of processor.
 struct InstructionSet {
-  std::int64_t lanes;    ///< floats in a vector; channels come in whole vectors
-  std::int64_t granule;  ///< a product has two granules of rows at least, and no part of one
+  std::int64_t lanes;    ///< floats in a vector; channels are whole vectors
+  std::int64_t granule;  ///< the rows of a product are a multiple of it, at least two
 
   void (*product)(const Product&);
 
-  /// Kernels w → u = G·w·Gᵀ, for the output channels [begin, end), which are whole panels.
+  /// Transforms kernels, u = G·w·Gᵀ, for the output channels [begin, end), which are whole panels.
   void (*kernel_values)(const float* w, const KernelStrides& stride, std::int64_t in, std::int64_t begin,
                         std::int64_t end, const TileLayout& to, float* u);
-  /// Its adjoint, for the input channels [begin, end). \param u values × in × out, `value` apart
+  /// The adjoint of `kernel_values`, for the input channels [begin, end); u is values × in × out.
   void (*kernel_gradient)(const float* u, std::int64_t value, std::int64_t out, std::int64_t begin,
                           std::int64_t end, const KernelStrides& stride, float* w);
 
-  /// Tiles d of images → v = Bᵀ·d·B, for the tiles [begin, end). \param patch memory for a tile
+  /// Transforms tiles of images, v = Bᵀ·d·B, for the tiles [begin, end); `patch` is memory for a tile.
   void (*image_values)(const float* x, const Grid& grid, std::int64_t channels, std::int64_t begin,
                        std::int64_t end, float* patch, const TileLayout& to, float* v);
-  /// Products m → y = Aᵀ·m·A + bias, for the tiles [begin, end) and `channels` of the `pixel` channels of y.
+  /// Transforms products back, y = Aᵀ·m·A + bias, for the tiles [begin, end) and `channels` of the `pixel` channels of y.
   void (*output_pixels)(const float* m, const TileLayout& from, std::int64_t channels, const Grid& grid,
                         std::int64_t begin, std::int64_t end, const float* bias, std::int64_t pixel,
                         float* y);
-  /// The adjoint of that without bias.
+  /// The adjoint of that, without bias.
   void (*gradient_values)(const float* g, const Grid& grid, std::int64_t channels, std::int64_t begin,
                           std::int64_t end, float* patch, const TileLayout& to, float* z);
 
@@ -135,7 +135,7 @@ struct InstructionSet {
   }
 };
 
-/// What this processor has for so many channels, or nothing.
+/// Returns the arithmetic of this processor for numbers of channels, or null.
 inline const InstructionSet* instruction_set(std::int64_t in, std::int64_t out) {
 #if defined(__x86_64__) && (!defined(__clang__) || defined(__OPTIMIZE__))
   static constexpr InstructionSet avx2 = InstructionSet::of<detail::Avx2>();

@@ -15,10 +15,10 @@ namespace refine::winograd {
 
 namespace detail {
 
-/// A region of OpenMP, as compilers call it: `run(data)` on so many threads at once.
+/// The function by which compilers start a parallel region of OpenMP: `run(data)` on a number of threads.
 using Region = void (*)(void (*run)(void*), void* data, unsigned threads, unsigned flags);
 
-/// That of the OpenMP that LibTorch has brought along, or nothing.
+/// Returns that of LibTorch's OpenMP library, or null.
 inline Region region() {
 #if defined(__linux__)
   static const auto found = reinterpret_cast<Region>(dlsym(RTLD_DEFAULT, "GOMP_parallel"));
@@ -30,9 +30,14 @@ inline Region region() {
 
 }  // namespace detail
 
-/// `work(begin, end)` for parts of [0, n) of `part` each but the last, on LibTorch's own threads, each of
-/// which takes the next part as it is done with one. `at::parallel_for` does this only in programs that are
-/// compiled with `-fopenmp`; threads of our own would wait for a processor on which LibTorch's still spin.
+/// Calls `work(begin, end)` for consecutive parts of [0, n) on LibTorch's threads, each of which takes the next part
+/// when it is done with one.
+///
+/// `at::parallel_for` does this only in programs that are compiled with `-fopenmp`. Further threads would wait for
+/// processors on which LibTorch's threads still spin.
+/// \param n the number of items
+/// \param part the size of a part; the last may be smaller
+/// \param work a function of the range
 template <typename Work>
 void parallel(std::int64_t n, std::int64_t part, const Work& work) {
   const std::int64_t parts = (n + part - 1) / part;

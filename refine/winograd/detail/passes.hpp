@@ -13,7 +13,7 @@
 
 namespace refine::winograd {
 
-/// A 3×3 convolution of stride 1 that keeps the images' size, channels last.
+/// The extents of a 3×3 convolution of stride 1 that keeps the size of the images, channels-last.
 struct Shape {
   Grid grid;
   std::int64_t in, out;
@@ -21,7 +21,7 @@ struct Shape {
 
 namespace detail {
 
-/// Memory that a thread keeps for its next call; it begins where a line of the cache does.
+/// Memory that a thread keeps for its next call, aligned to a cache line.
 class Scratch {
  public:
   enum Use { images, results, kernels, patch, count };
@@ -31,7 +31,7 @@ class Scratch {
     Scratch& own = scratch[use];
     if (floats > own.size_) {
       own.size_ = 0;
-      own.data_.reset();  // before the larger one
+      own.data_.reset();  // before the larger block is allocated
       own.data_.reset(new Line[static_cast<std::size_t>(floats / floats_of_line + 1)]);
       own.size_ = floats;
     }
@@ -50,8 +50,7 @@ constexpr std::int64_t rounded_up(std::int64_t n, std::int64_t to) {
   return (n + to - 1) / to * to;
 }
 
-/// The distance of a tile's 36 values: not a power of two, by which they would all fall into one set of a
-/// cache.
+/// Returns the distance between the 36 values of a tile: not a power of two, which would map them to one cache set.
 constexpr std::int64_t spread(std::int64_t floats) {
   return floats + 16;
 }
@@ -60,14 +59,14 @@ inline std::int64_t panel_width(const InstructionSet& with, std::int64_t channel
   return channels % (2 * with.lanes) == 0 ? 2 * with.lanes : with.lanes;
 }
 
-/// Some tiles and their values.
+/// A range of tiles and their values.
 struct Tiles {
   const float* v;
   TileLayout layout;
   std::int64_t first, count;
 };
 
-/// Some panels of output channels and the values of their kernels.
+/// A range of panels of output channels and the values of their kernels.
 struct Panels {
   const float* u;
   TileLayout layout;
@@ -79,12 +78,12 @@ inline TileLayout panel_layout(const InstructionSet& with, const Shape& shape, s
   return {spread(panels * shape.in * width), shape.in * width, width, width};
 }
 
-/// Memory for the pixels of a tile at an image's edge.
+/// Returns memory for the pixels of a tile at the edge of an image.
 inline float* patch_of(std::int64_t channels) {
   return Scratch::of_thread(Scratch::patch, values * channels);
 }
 
-/// So many tiles as a matrix, padded to what a product takes.
+/// Returns the layout of tiles as a matrix, padded to the granule of a product.
 inline TileLayout rows_layout(std::int64_t rows, std::int64_t channels) {
   return {spread(rows * channels), channels, channels, channels};
 }
@@ -93,7 +92,7 @@ inline std::int64_t padded(const InstructionSet& with, std::int64_t tiles) {
   return std::max(rounded_up(tiles, with.granule), 2 * with.granule);
 }
 
-/// The padding's products are never read; it shall not be slow numbers.
+/// Clears the padding: its products are never read, but denormal numbers would be slow.
 inline void clear_padding(const InstructionSet& with, const TileLayout& layout, std::int64_t tiles,
                           float* v) {
   for (std::int64_t i = 0; i < values; ++i) {
@@ -102,11 +101,11 @@ inline void clear_padding(const InstructionSet& with, const TileLayout& layout, 
   }
 }
 
-/// The output of some tiles in some channels.
+/// Computes the output of a range of tiles for a range of channels.
 inline void multiply(const InstructionSet& with, const Shape& shape, const Tiles& tiles, const Panels& panels,
                      const float* bias, float* y) {
-  constexpr std::int64_t most = 64;  // channels at once, so that their values stay in a cache
-  const std::int64_t width = panels.layout.panel_width, step = std::min(panels.count, most / width);
+  constexpr std::int64_t max_channels = 64;  // at a time, so that their values stay in a cache
+  const std::int64_t width = panels.layout.panel_width, step = std::min(panels.count, max_channels / width);
   const std::int64_t rows = padded(with, tiles.count);
   const TileLayout out = rows_layout(rows, step * width);
   float* m = Scratch::of_thread(Scratch::results, values * out.value);
@@ -132,8 +131,7 @@ inline void multiply(const InstructionSet& with, const Shape& shape, const Tiles
   }
 }
 
-/// Prepares all kernels first; then each thread takes some tiles through all steps, as many as its cache
-/// holds.
+/// Transforms all kernels first; each thread then takes as many tiles as its cache holds through all steps.
 inline void convolve_by_tiles(const InstructionSet& with, const Shape& shape, const float* x, const float* w,
                               const KernelStrides& stride, const float* bias, float* y) {
   const std::int64_t width = panel_width(with, shape.out), panels = shape.out / width;
@@ -144,9 +142,9 @@ inline void convolve_by_tiles(const InstructionSet& with, const Shape& shape, co
   });
   constexpr std::int64_t cached = 98304;  // floats
   const std::int64_t total = shape.grid.tiles();
-  const std::int64_t most = std::clamp<std::int64_t>(
+  const std::int64_t max_channels = std::clamp<std::int64_t>(
       cached / (values * (shape.in + std::min<std::int64_t>(shape.out, 64))), 24, 96);
-  const std::int64_t jobs = rounded_up((total + most - 1) / most, at::get_num_threads());
+  const std::int64_t jobs = rounded_up((total + max_channels - 1) / max_channels, at::get_num_threads());
   const std::int64_t each = padded(with, (total + jobs - 1) / jobs);
   parallel((total + each - 1) / each, 1, [&](std::int64_t begin, std::int64_t end) {
     const TileLayout layout = rows_layout(each, shape.in);
@@ -160,8 +158,8 @@ inline void convolve_by_tiles(const InstructionSet& with, const Shape& shape, co
   });
 }
 
-/// Prepares all tiles first; then each thread takes some output channels through all steps. So the kernels'
-/// values, where there are more of them than of the tiles', need not leave its cache either.
+/// Transforms all tiles first; each thread then takes a range of output channels through all steps. The values of the
+/// kernels stay in its cache where they outnumber those of the tiles.
 inline void convolve_by_panels(const InstructionSet& with, const Shape& shape, const float* x, const float* w,
                                const KernelStrides& stride, const float* bias, float* y) {
   const std::int64_t total = shape.grid.tiles();
@@ -185,8 +183,8 @@ inline void convolve_by_panels(const InstructionSet& with, const Shape& shape, c
 
 }  // namespace detail
 
-/// y = x ∗ w + bias.
-/// \param with for whole vectors of both kinds of channels
+/// Computes y = x ∗ w + bias.
+/// \param with the arithmetic, for channels that are whole vectors
 /// \param x N×H×W×in
 /// \param w,stride out×in×3×3, in any layout
 /// \param bias out values
@@ -200,14 +198,14 @@ inline void convolve(const InstructionSet& with, const Shape& shape, const float
 
 namespace detail {
 
-/// What the gradient of the kernels is made from: the values of some tiles, in panels.
+/// The values of a range of tiles, in panels, from which the gradient of the kernels is computed.
 struct GradientTiles {
   const float *v, *z;
   TileLayout in, out;
   std::int64_t count;
 };
 
-/// u = [u +] vᵀ·z for one of the 36 values and one panel of input channels.
+/// Computes u = [u +] vᵀ·z for one of the 36 values and one panel of input channels.
 inline void multiply_gradient(const InstructionSet& with, const GradientTiles& tiles, std::int64_t value,
                               std::int64_t panel, std::int64_t out, float* u, bool add) {
   with.product({.a = tiles.v + value * tiles.in.value + panel * tiles.in.panel,
@@ -224,7 +222,7 @@ inline void multiply_gradient(const InstructionSet& with, const GradientTiles& t
                 .add = add});
 }
 
-/// The gradient that no image has a share in.
+/// Clears the gradient, for an empty batch.
 inline void clear_kernels(const Shape& shape, const KernelStrides& stride, float* w) {
   for (std::int64_t k = 0; k < shape.out; ++k) {
     for (std::int64_t c = 0; c < shape.in; ++c) {
@@ -237,8 +235,8 @@ inline void clear_kernels(const Shape& shape, const KernelStrides& stride, float
 
 }  // namespace detail
 
-/// The gradient of w, which is overwritten, from that of y, g: N×H×W×out. The tiles are taken in parts, so
-/// that memory is bounded, and each sum is one thread's: the result is the same with any number of threads.
+/// Computes the gradient of w, which is overwritten, from that of y (g, N×H×W×out). Tiles are taken in parts, which
+/// bounds the memory, and each sum belongs to one thread: the result is the same with any number of threads.
 inline void kernel_gradient(const InstructionSet& with, const Shape& shape, const float* x, const float* g,
                             const KernelStrides& stride, float* w) {
   using detail::Scratch;
@@ -246,11 +244,11 @@ inline void kernel_gradient(const InstructionSet& with, const Shape& shape, cons
   if (total == 0) return detail::clear_kernels(shape, stride, w);
   const std::int64_t wide_in = detail::panel_width(with, shape.in), panels = shape.in / wide_in;
   const std::int64_t wide_out = detail::panel_width(with, shape.out);
-  // As many tiles as a cache holds, but not so few that the sums are more than what is summed.
+  // As many tiles as a cache holds, but enough that the partial sums are fewer than the values.
   constexpr std::int64_t cached = 1 << 20;  // floats
-  const std::int64_t most =
+  const std::int64_t max_channels =
       std::max(cached / (values * (shape.in + shape.out)), 2 * shape.in * shape.out / (shape.in + shape.out));
-  const std::int64_t parts = (total + most - 1) / most, each = (total + parts - 1) / parts;
+  const std::int64_t parts = (total + max_channels - 1) / max_channels, each = (total + parts - 1) / parts;
   const TileLayout in{detail::spread(each * shape.in), each * wide_in, wide_in, wide_in};
   const TileLayout out{detail::spread(each * shape.out), each * wide_out, wide_out, wide_out};
   float* v = Scratch::of_thread(Scratch::images, values * in.value);
@@ -265,7 +263,7 @@ inline void kernel_gradient(const InstructionSet& with, const Shape& shape, cons
     return detail::GradientTiles{v, z, in, out, count};
   };
 
-  if (parts == 1) {  // the sums need not leave a thread's cache
+  if (parts == 1) {  // the sums stay in a thread's cache
     const detail::GradientTiles tiles = prepare(0, total);
     const std::int64_t sum = detail::spread(wide_in * shape.out);
     parallel(panels, 1, [&](std::int64_t begin, std::int64_t end) {

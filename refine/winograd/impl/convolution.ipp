@@ -36,7 +36,7 @@ REFINE_INLINE bool suits(const at::Tensor& x, const at::Tensor& weight, const at
   if (!takes(x, weight, bias) || weight.size(0) < 16 || weight.size(1) < 16) return false;
   if (detail::region() == nullptr && at::get_num_threads() > 1) return false;
   const Grid grid{x.size(0), x.size(2), x.size(3)};
-  // Multiplications for each pair of channels, and what preparing the pair's kernel comes to, measured.
+  // Multiplications for each pair of channels, and the measured cost of preparing the kernel of a pair.
   const std::int64_t direct = 9 * grid.images * grid.height * grid.width;
   return direct >= 2 * (values * grid.tiles() + 1000);
 }
@@ -83,12 +83,12 @@ class Convolution : public torch::autograd::Function<Convolution> {
     const torch::autograd::variable_list saved = context->get_saved_variables();
     const at::Tensor &x = saved[0], &weight = saved[1], g = channels_last(gradients[0]);
     const bool again =
-        c10::GradMode::is_enabled();  // this gradient is to be differentiated itself: by LibTorch
+        c10::GradMode::is_enabled();  // a gradient of the gradient is needed, which LibTorch computes
     at::Tensor of_x, of_weight, of_bias;
     if (context->needs_input_grad(0) && again) {
       of_x = at::conv_transpose2d(g, weight, {}, 1, 1);
     } else if (context->needs_input_grad(0)) {
-      // The same convolution, with the kernels turned by half a circle and their channels exchanged.
+      // The same convolution with the kernels rotated by 180° and their channels exchanged.
       const KernelStrides stride = strides_of(weight);
       const float* last = weight.const_data_ptr<float>() + 2 * stride.down + 2 * stride.right;
       of_x =
@@ -114,8 +114,8 @@ class Convolution : public torch::autograd::Function<Convolution> {
 REFINE_INLINE at::Tensor convolution(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
   if (!takes(x, weight, bias)) {
     throw Error(
-        "winograd::convolution takes float32 images on the CPU and 3×3 kernels, with channels in "
-        "multiples of 8; call nn::convolve, which takes any");
+        "winograd::convolution: unsupported tensors (expected float32 on the CPU, 3×3 kernels, channels in multiples "
+        "of 8); call nn::convolve");
   }
   return detail::Convolution::apply(x, weight, bias.defined() ? std::optional(bias) : std::nullopt);
 }

@@ -1,4 +1,4 @@
-// expect-error: refine: the remap renames 50 classes, the backbone predicts 10; give both the same Task [Pipeline]
+// expect-error: Pipeline: the remap renames 50 classes, but the backbone predicts 10; give both the same Task
 #include <refine/backbones/freeze.hpp>
 #include <refine/backbones/resnet.hpp>
 #include <refine/pipeline/pipeline.hpp>

@@ -1,4 +1,4 @@
-// expect-error: refine: the transform rewrites 3x224x224 images, the backbone takes 3x32x32; give both the same Task
+// expect-error: Pipeline: the transform rewrites 3x224x224 images, but the backbone takes 3x32x32; give both the same Task
 #include <refine/backbones/freeze.hpp>
 #include <refine/backbones/resnet.hpp>
 #include <refine/pipeline/pipeline.hpp>

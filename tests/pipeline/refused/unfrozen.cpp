@@ -1,4 +1,4 @@
-// expect-error: refine: the backbone can still be trained; wrap it as freeze(victim) [Pipeline]
+// expect-error: Pipeline: the backbone can still be trained; pass freeze(victim)
 #include <refine/backbones/freeze.hpp>
 #include <refine/backbones/resnet.hpp>
 #include <refine/pipeline/pipeline.hpp>

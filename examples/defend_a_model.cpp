@@ -1,0 +1,25 @@
+// Defends a classifier that you cannot trust, with a folder of clean images.
+//
+//     bazel run //examples:defend_a_model -- model.pt clean/ defended.pt
+
+#include <exception>
+#include <iostream>
+
+#include <refine/data/image_files.hpp>
+#include <refine/defend/defend.hpp>
+#include <refine/report/terminal.hpp>
+
+int main(int argc, char** argv) try {
+  using namespace refine;
+  if (argc != 4) throw Error("usage: defend_a_model model.pt clean/ defended.pt");
+  const ImageShape size = data::common_shape(data::image_files(argv[2]));
+  const LoadedClassifier victim = load_classifier(argv[1], {.images = size});
+  const FolderImages clean = read_folder_images(argv[2], victim.task().image);
+
+  const Defended defended = defend(victim, clean.images, {.training = {.epochs = 10}}, ProgressBar{});
+  std::cout << defended.report;
+  defended.save(argv[3]);
+} catch (const std::exception& error) {
+  std::cerr << "error: " << error.what() << '\n';
+  return 2;
+}

@@ -1,0 +1,112 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+
+#include <refine/core/random.hpp>
+#include <refine/data/resize.hpp>
+#include <refine/defend/detail/any_observer.hpp>
+#include <refine/defend/load_classifier.hpp>
+#include <refine/defend/measure.hpp>
+#include <refine/defend/notice.hpp>
+#include <refine/defend/probe_victim.hpp>
+#include <refine/defend/results.hpp>
+#include <refine/defend/sizing.hpp>
+#include <refine/pipeline/any_pipeline.hpp>
+#include <refine/report/defense_report.hpp>
+#include <refine/training/observers.hpp>
+#include <refine/training/recipe.hpp>
+
+/// \file
+/// The product as functions: load a classifier that is not trusted, defend it with clean images,
+/// save one file.
+///
+///     const LoadedClassifier victim = load_classifier("untrusted.pt");
+///     const FolderImages clean = read_folder_images("clean/", victim.task().image);
+///     defend(victim, clean.images).save("defended.pt");
+
+namespace refine {
+
+/// Fewer clean images than this cost noticeably more accuracy (docs/lab/clean_images.md).
+inline constexpr std::int64_t enough_clean_images = 5'000;
+
+/// How `defend` works. All fields have a default.
+struct DefendOptions {
+  TrainingOptions training = {};                ///< recipe, by default sized for the images and the machine
+  std::optional<Recipe> recipe = std::nullopt;  ///< replaces `training`, and is used unchanged
+  TransformOptions transform = {};              ///< which transform, by default a U-Net
+  std::uint64_t seed = default_seed;  ///< of held-back images, weights, permutation and training order
+  double false_alarm_rate = 0.05;     ///< share of clean images that may raise the alarm, in [0, 1)
+  bool scan = true;                   ///< try the catalogue of common triggers
+  bool probe = true;                  ///< probe the victim on 16 images before training
+  std::optional<ProbeSummary> probed =
+      std::nullopt;  ///< an earlier probe, which is reported instead of a new one
+  std::optional<Evidence> evidence = std::nullopt;  ///< what is measured on, instead of held-back images
+  data::ResizeMode resize =
+      data::ResizeMode::crop;  ///< how the images were resized; stored for those who serve
+  std::string title = {};      ///< of the report; empty: the victim's name
+  std::string dataset = {};    ///< for the report: where the images come from
+  std::string attack = {};     ///< for the report: the attack, if it is known
+  bool show = false;           ///< show the progress of measuring on standard error
+  Notify notify = {};          ///< receives warnings: few images, low agreement
+};
+
+/// A defended classifier, measured.
+struct Defended {
+  AnyPipeline pipeline;               ///< float N×C×H×W in [0, 1] → logits, by `forward`
+  Recipe recipe;                      ///< that was used
+  AlarmSetting alarm;                 ///< calibrated on held-back images
+  report::DefenseReport report;       ///< `std::cout << report` prints it (report/terminal.hpp)
+  std::string victim;                 ///< name of the victim's file
+  std::int64_t fitted_images = 0;     ///< number of images that the transform was fitted on
+  std::uint64_t seed = default_seed;  ///< of the defense
+  data::ResizeMode resize = data::ResizeMode::crop;  ///< how the images were resized
+
+  /// Writes the serving file, and weights and report beside it. Folders are created; each file is
+  /// whole or absent.
+  /// \throws Error if a file cannot be written
+  DefendedFiles save(const std::filesystem::path& serving) const;
+};
+
+namespace detail {
+
+Defended defend(const LoadedClassifier& victim, at::Tensor images, const DefendOptions& options,
+                AnyObserver& observer);
+
+}  // namespace detail
+
+/// Defends a classifier with clean, unlabelled images (Chen et al., 2025, `chen2025refine`).
+///
+/// Probes the victim, holds back a tenth of the images to calibrate the alarm and a tenth to
+/// measure on (at most 1,000 each), sizes the recipe, fits the transform on the others, calibrates
+/// the alarm, and measures.
+///
+///     const Defended defended = defend(victim, images, {.training = {.epochs = 12}}, ProgressBar{});
+///     defended.save("defended.pt");
+///
+/// The same seed gives bitwise the same weights on the CPU, with the same number of threads.
+///
+/// \param images uint8 N×C×H×W of the victim's shape, 4 or more. The tensor is written to: the last
+///   images take the places of those that are held back, as all of them may be more than fits into
+///   memory twice.
+/// \param victim the classifier, as `load_classifier` returns it
+/// \param options how it is defended
+/// \param observers of the training, such as `ProgressBar` and `JsonLines`
+/// \throws Error if the victim cannot be defended, the images do not fit it or are too few, or
+///   training diverges
+template <typename... Observers>
+Defended defend(const LoadedClassifier& victim, const at::Tensor& images, const DefendOptions& options = {},
+                Observers&&... observers) {
+  detail::AllObservers<Observers...> all(observers...);
+  return detail::defend(victim, images, options, all);
+}
+
+}  // namespace refine
+
+#if !defined(REFINE_COMPILED_LIB)
+#include <refine/defend/impl/defend.ipp>
+#endif

@@ -1,0 +1,80 @@
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <refine/data/resize.hpp>
+#include <refine/defend/measure.hpp>
+#include <refine/metrics/lift.hpp>
+#include <refine/metrics/proportion.hpp>
+#include <refine/report/defense_report.hpp>
+
+/// What defended files store about themselves, as JSON.
+namespace refine::detail {
+
+/// Returns a JSON document in one line. Bytes that are not UTF-8, which JSON cannot hold, become
+/// U+FFFD.
+inline std::string json_line(const nlohmann::ordered_json& json) {
+  return json.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
+}
+
+/// Returns "0 3 1 2".
+inline std::string numbers_text(const std::vector<std::int64_t>& numbers) {
+  std::string text;
+  for (const auto number : numbers) text += (text.empty() ? "" : " ") + std::to_string(number);
+  return text;
+}
+
+inline nlohmann::ordered_json json_of(const AlarmSetting& alarm) {
+  return {{"threshold", alarm.threshold}, {"false_alarm_rate", alarm.rate}};
+}
+
+/// Returns {"fit": "crop", "resize": 256}.
+inline nlohmann::ordered_json json_of(const data::ResizeMode& resize) {
+  using Kind = data::ResizeMode::Kind;
+  nlohmann::ordered_json json = {{"fit", resize.kind == Kind::exact     ? "exact"
+                                         : resize.kind == Kind::stretch ? "stretch"
+                                                                        : "crop"}};
+  if (resize.shorter_side > 0) json["resize"] = static_cast<unsigned>(resize.shorter_side);
+  return json;
+}
+
+/// Returns the mode that `json_of` wrote; nothing if `json` is not an object.
+inline std::optional<data::ResizeMode> resize_mode_of(const nlohmann::ordered_json& json) {
+  if (!json.is_object()) return std::nullopt;
+  const auto kind = json.find("fit"), side = json.find("resize");
+  if (kind != json.end() && *kind == "exact") return data::ResizeMode::exact;
+  if (kind != json.end() && *kind == "stretch") return data::ResizeMode::stretch;
+  if (side == json.end() || !side->is_number_unsigned()) return data::ResizeMode::crop;
+  const auto pixels = std::min<std::uint64_t>(side->get<std::uint64_t>(), 1 << 14);
+  return pixels > 0 ? data::ResizeMode::resize_crop(static_cast<int>(pixels)) : data::ResizeMode::crop;
+}
+
+/// Returns the few figures that are stored in an exported file.
+inline nlohmann::ordered_json headline(const report::DefenseReport& report) {
+  const auto share = [](const metrics::Proportion& p) {
+    return nlohmann::ordered_json{{"value", p.value()}, {"n", p.n}};
+  };
+  nlohmann::ordered_json json = nlohmann::ordered_json::object();
+  if (report.agreement) json["agreement"] = share(*report.agreement);
+  if (report.alarm) json["false_alarms"] = share(report.alarm->false_alarms);
+  if (report::has_labels(report)) {
+    json["ba"] = {{"before", share(report.before.ba)}, {"after", share(report.after.ba)}};
+  }
+  if (report::has_trigger(report)) {
+    json["attack"] = report.attack;
+    const auto lift = [&](const metrics::Lift& l) {
+      return nlohmann::ordered_json{{"class", l.cls}, {"value", l.value()}, {"n", l.n}};
+    };
+    json["largest_lift"] = {{"before", lift(report.before.largest_lift)},
+                            {"after", lift(report.after.largest_lift)}};
+    if (report.alarm && report.alarm->auroc) json["alarm_auroc"] = report.alarm->auroc->value();
+  }
+  return json;
+}
+
+}  // namespace refine::detail

@@ -1,0 +1,252 @@
+#pragma once
+
+#include <refine/defend/inspect.hpp>
+
+#include <ATen/core/Tensor.h>
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <cctype>
+#include <cstdint>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+#include <string_view>
+#include <system_error>
+#include <utility>
+
+#include <refine/core/config.hpp>
+#include <refine/core/error.hpp>
+#include <refine/core/text.hpp>
+#include <refine/defend/load_classifier.hpp>
+#include <refine/formats/archive.hpp>
+#include <refine/formats/checkpoint.hpp>
+#include <refine/formats/detail/objection.hpp>
+#include <refine/formats/inspect.hpp>
+#include <refine/formats/torchscript_check.hpp>
+
+namespace refine::detail::inspection {
+
+using nlohmann::ordered_json;
+
+/// Returns the number of the rule for an objection.
+inline std::size_t rule_of(formats::Objection::Kind kind) {
+  switch (kind) {
+    case formats::Objection::Kind::harmful:
+      return 0;
+    case formats::Objection::Kind::unknown:
+      return 1;
+    case formats::Objection::Kind::library:
+      return 2;
+    case formats::Objection::Kind::quantized:
+      return 3;
+    case formats::Objection::Kind::unsupported:
+      return 4;
+  }
+  return 0;
+}
+/// Numbers of the other rules.
+constexpr std::size_t runs_program = 5, unknown_class = 6, refused_file = 7, other_format = 8, no_weights = 9;
+
+/// Makes each line safe to print.
+inline std::string printable_lines(const std::string& text) {
+  std::istringstream all(text);
+  std::string shown;
+  for (std::string line; std::getline(all, line);) shown += printable(line) + '\n';
+  return shown;
+}
+
+inline void inspect_program(const InspectOptions& options, Inspection& report) {
+  const auto listing = formats::inspect_torchscript(formats::read_archive(report.file));
+  const auto extra = listing.extra.find("refine.json");
+  const auto about = extra == listing.extra.end()
+                         ? ordered_json()
+                         : ordered_json::parse(extra->second, nullptr, /*allow_exceptions=*/false);
+  std::vector<std::string> objections;
+  for (const formats::Objection& objection : listing.objections) {
+    report.findings.push_back({rule_of(objection.kind), objection.text});
+    objections.push_back(objection.text);
+  }
+  const bool fine = objections.empty();
+  report.json = {{"file", report.file},      {"kind", "TorchScript"},          {"accepted", fine},
+                 {"objections", objections}, {"operators", listing.operators}, {"classes", listing.classes}};
+  if (about.is_object()) report.json["refine"] = about;
+  if (options.code) report.json["code"] = listing.code;
+
+  report.summary = fmt::format("a TorchScript program, {} source files, {} operators", listing.code.size(),
+                               listing.operators.size());
+  for (const auto& name : listing.operators) report.details += "  " + printable(name) + '\n';
+  if (about.is_object()) report.details += "refine.json\n" + printable_lines(about.dump(2));
+  if (options.code) {
+    for (const auto& [path, code] : listing.code) {
+      report.details += "\n--- " + printable(path) + '\n' + printable_lines(code);
+    }
+  }
+  for (const auto& objection : objections) report.details += "objection: " + printable(objection) + '\n';
+  report.details += fine ? "nothing in it but tensor arithmetic\n"
+                         : "refused: " + formats::detail::script::advice(listing) + "\n";
+}
+
+inline void inspect_weights(const InspectOptions& options, Inspection& report) {
+  const auto weights = formats::read_weights(report.file, options.key);
+  std::int64_t numbers = 0;
+  ordered_json tensors = ordered_json::object();
+  for (const auto& [name, tensor] : weights.tensors) {
+    numbers += tensor.numel();
+    tensors[name] = {{"dtype", c10::toString(tensor.scalar_type())}, {"shape", tensor.sizes().vec()}};
+    report.details += fmt::format(
+        "  {}  {} {}\n", printable(name), c10::toString(tensor.scalar_type()),
+        tensor.dim() == 0 ? std::string("scalar") : fmt::format("{}", fmt::join(tensor.sizes(), "×")));
+  }
+  report.json = {{"file", report.file}, {"kind", "weights"}, {"numbers", numbers}};
+  if (!weights.key.empty()) report.json["key"] = weights.key;
+  if (!weights.other_keys.empty()) report.json["other_keys"] = weights.other_keys;
+  if (!weights.unknown_names.empty()) report.json["unknown_names"] = weights.unknown_names;
+  report.json["metadata"] = weights.metadata;
+  report.json["tensors"] = std::move(tensors);
+
+  report.summary = fmt::format("weights{}, {} tensors, {} numbers",
+                               weights.key.empty() ? "" : " at '" + printable(weights.key) + "'",
+                               weights.tensors.size(), numbers);
+  for (const auto& [key, value] : weights.metadata) {
+    report.details += printable(key) + ": " + printable_lines(value);
+  }
+  if (!weights.other_keys.empty()) {
+    report.details += printable(fmt::format("other weights, which --key selects: {}",
+                                            fmt::join(weights.other_keys, ", "))) +
+                      '\n';
+  }
+  if (!weights.unknown_names.empty()) {
+    const std::string names = printable(fmt::format("{}", fmt::join(weights.unknown_names, ", ")));
+    report.details += "names, and refine never calls: " + names + '\n';
+    report.findings.push_back({unknown_class, "names classes other than tensors: " + names});
+  }
+}
+
+/// True if a file of a folder is a model, by its extension or because it is a pickle.
+inline bool is_model(const std::filesystem::path& path) {
+  std::string extension = path.extension().string();
+  std::ranges::transform(extension, extension.begin(), [](unsigned char c) { return std::tolower(c); });
+  for (const std::string_view usual :
+       {".pt",   ".pth",  ".ckpt",   ".tar",  ".pkl",   ".pickle", ".bin",    ".safetensors",
+        ".pt2",  ".onnx", ".h5",     ".hdf5", ".keras", ".pb",     ".tflite", ".mlmodel",
+        ".gguf", ".ptl",  ".joblib", ".dill", ".npz",   ".mar",    ".t7"}) {
+    if (extension == usual) return true;
+  }
+  std::ifstream file(path, std::ios::binary);
+  std::string first(128, '\0');
+  file.read(first.data(), static_cast<std::streamsize>(first.size()));
+  first.resize(static_cast<std::size_t>(file.gcount()));
+  // An array of objects contains a pickle.
+  if (first.starts_with("\x93NUMPY")) return first.find("|O") != std::string::npos;
+  if (first.size() < 2) return false;
+  return first[0] == '\x80' && first[1] >= 2 && first[1] <= 5;  // a pickle
+}
+
+/// Returns a path as a URI, with escapes.
+inline std::string uri_of(const std::string& path) {
+  std::string uri = path.starts_with('/') ? "file://" : "";
+  for (const char c : path) {
+    const auto byte = static_cast<unsigned char>(c);
+    if (std::isalnum(byte) != 0 || std::string_view("/-_.~").find(c) != std::string_view::npos) {
+      uri += c;
+    } else {
+      uri += fmt::format("%{:02X}", byte);
+    }
+  }
+  return uri;
+}
+
+}  // namespace refine::detail::inspection
+
+namespace refine {
+
+REFINE_INLINE bool Inspection::is_fine() const {
+  return std::ranges::all_of(findings, [](const InspectionFinding& finding) {
+    return std::string_view(finding.rule_of().level) == "note";
+  });
+}
+
+REFINE_INLINE Inspection inspect_file(const std::string& file, const InspectOptions& options) {
+  Inspection report{.file = file};
+  const auto refuse = [&](std::size_t rule, const char* why) {
+    report.error = std::current_exception();
+    report.findings.push_back({rule, why});
+    report.summary = why;
+    report.json = {{"file", file}, {"kind", "refused"}, {"rule", inspection_rules[rule].id}, {"error", why}};
+  };
+  try {
+    if (is_program(file)) {
+      detail::inspection::inspect_program(options, report);
+    } else {
+      detail::inspection::inspect_weights(options, report);
+    }
+  } catch (const formats::ProgramError& error) {
+    refuse(detail::inspection::runs_program, error.what());
+  } catch (const formats::ForeignFileError& error) {
+    refuse(detail::inspection::other_format, error.what());
+  } catch (const formats::NoWeightsError& error) {
+    refuse(detail::inspection::no_weights, error.what());
+  } catch (const Error& error) {
+    refuse(detail::inspection::refused_file, error.what());
+  }
+  return report;
+}
+
+REFINE_INLINE ModelFiles find_model_files(const std::vector<std::string>& files_and_folders) {
+  ModelFiles result;
+  for (const std::string& each : files_and_folders) {
+    std::error_code unknown;
+    if (!std::filesystem::is_directory(each, unknown)) {
+      result.files.push_back(each);
+      continue;
+    }
+    std::vector<std::string> found;
+    for (const auto& entry : std::filesystem::recursive_directory_iterator(
+             each, std::filesystem::directory_options::skip_permission_denied)) {
+      if (entry.is_symlink() || !entry.is_regular_file()) continue;
+      if (detail::inspection::is_model(entry.path())) {
+        found.push_back(entry.path().string());
+      } else {
+        ++result.ignored;
+      }
+    }
+    std::ranges::sort(found);
+    if (found.empty()) {
+      throw Error("cannot inspect {}: the folder contains no model file; name the file, or another folder",
+                  each);
+    }
+    result.files.insert(result.files.end(), found.begin(), found.end());
+  }
+  return result;
+}
+
+REFINE_INLINE nlohmann::ordered_json sarif(const std::vector<Inspection>& inspections) {
+  using nlohmann::ordered_json;
+  ordered_json listed = ordered_json::array(), results = ordered_json::array();
+  for (const InspectionRule& rule : inspection_rules) {
+    listed.push_back({{"id", rule.id},
+                      {"shortDescription", {{"text", rule.text}}},
+                      {"defaultConfiguration", {{"level", rule.level}}}});
+  }
+  for (const Inspection& report : inspections) {
+    for (const InspectionFinding& finding : report.findings) {
+      const ordered_json place = {
+          {"physicalLocation", {{"artifactLocation", {{"uri", detail::inspection::uri_of(report.file)}}}}}};
+      results.push_back({{"ruleId", finding.rule_of().id},
+                         {"ruleIndex", finding.rule},
+                         {"level", finding.rule_of().level},
+                         {"message", {{"text", printable(finding.text)}}},
+                         {"locations", ordered_json::array({place})}});
+    }
+  }
+  const ordered_json driver = {
+      {"name", "refine inspect"}, {"version", std::string(version)}, {"rules", listed}};
+  const ordered_json run = {{"tool", {{"driver", driver}}}, {"results", results}};
+  return {{"$schema", "https://json.schemastore.org/sarif-2.1.0.json"},
+          {"version", "2.1.0"},
+          {"runs", ordered_json::array({run})}};
+}
+
+}  // namespace refine

@@ -1,0 +1,261 @@
+#pragma once
+
+#include <refine/defend/load_classifier.hpp>
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <array>
+#include <charconv>
+#include <cstddef>
+#include <fstream>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <string_view>
+#include <system_error>
+#include <utility>
+
+#include <refine/backbones/zoo.hpp>
+#include <refine/core/config.hpp>
+#include <refine/core/error.hpp>
+#include <refine/core/file.hpp>
+#include <refine/core/text.hpp>
+#include <refine/defend/detail/result_json.hpp>
+#include <refine/defend/detail/stored_network.hpp>
+#include <refine/formats/archive.hpp>
+#include <refine/formats/checkpoint.hpp>
+#include <refine/formats/torchscript_check.hpp>
+#include <refine/programs/torchscript.hpp>
+
+namespace refine::detail {
+
+/// Returns null if the text is not JSON.
+inline nlohmann::json parse_json(const std::string& text) {
+  auto json = nlohmann::json::parse(text, nullptr, /*allow_exceptions=*/false);
+  return json.is_discarded() ? nlohmann::json() : json;
+}
+
+/// \param constants of the file: JSON with mean and deviation, or empty
+inline std::optional<Normalization> normalization_of(const LoadOptions& options, const std::string& constants,
+                                                     const std::string& file) {
+  if (options.normalization) return options.normalization;
+  const auto json = parse_json(constants);
+  if (!json.is_object() || json.empty()) return std::nullopt;
+  try {
+    return parse_normalization(json.at("mean").get<std::vector<double>>(),
+                               json.at("deviation").get<std::vector<double>>());
+  } catch (const nlohmann::json::exception&) {
+    throw Error("cannot use {}: its constants are not a mean and a deviation; specify --mean and --std",
+                file);
+  }
+}
+
+/// Puts the normalisation, if there is one, and the order of channels before `backbone`.
+template <typename B>
+backbones::AnyBackbone with_input_of(const std::optional<Normalization>& normalization, bool bgr,
+                                     B backbone) {
+  const backbones::AnyBackbone any =
+      normalization ? backbones::AnyBackbone(backbones::Normalized{std::move(backbone), *normalization})
+                    : backbones::AnyBackbone(std::move(backbone));
+  return bgr ? backbones::AnyBackbone(backbones::Bgr{any}) : any;
+}
+
+inline std::vector<std::string> class_names_of(const LoadOptions& options, const nlohmann::json& in_file,
+                                               const std::string& file) {
+  if (!options.class_names.empty()) return options.class_names;
+  std::vector<std::string> names;
+  if (!in_file.is_array()) return names;
+  for (const auto& name : in_file) {
+    if (!name.is_string()) {
+      throw Error("cannot use {}: its class_names are not all strings; specify --class_names", file);
+    }
+    names.push_back(name);
+  }
+  return names;
+}
+
+/// Returns the shape that the caller and the file specify together.
+inline ImageShape merge_shapes(const LoadOptions& options, const ImageShape& in_file,
+                               const std::string& file) {
+  if (compatible(options.image, in_file)) return merged(options.image, in_file);
+  Message specified, stored;
+  specified << options.image;
+  stored << in_file;
+  throw Error("cannot use {} for images of {}: its own images are {}; leave --image out", file,
+              specified.view(), stored.view());
+}
+
+inline LoadedClassifier load_weights(const std::filesystem::path& path, const LoadOptions& options) {
+  const std::string file = path.string();
+  const formats::Weights weights = formats::read_weights(path, options.key);
+  if (options.key.empty() && !weights.other_keys.empty()) {
+    note(options.notify, fmt::format("{}: uses the weights {}; --key selects others: {}", file,
+                                     weights.key.empty() ? "of the network itself" : "at " + weights.key,
+                                     fmt::join(weights.other_keys, ", ")));
+  }
+  const auto metadata = [&](const char* key) {
+    const auto found = weights.metadata.find(key);
+    return found == weights.metadata.end() ? std::string() : found->second;
+  };
+  std::string arch = options.arch.empty() ? metadata("network") : options.arch;
+  // BackdoorBench's dictionary has the network's name.
+  if (arch.empty() && backbones::is_network_name(metadata("model_name"))) arch = metadata("model_name");
+  if (arch.empty()) {
+    Tensors inner = weights.tensors;
+    while (network_of(inner).empty() && formats::strip_shared_prefix(inner)) continue;
+    const std::string_view likely = network_of(inner);
+    throw Error("cannot use {}: it holds weights and does not say of which network; specify --arch{}", file,
+                likely.empty() ? ", one of " + network_names_text()
+                               : fmt::format(" {}, which its tensors look like", likely));
+  }
+  if (!options.output.empty()) {
+    throw Error("cannot use --output {} with {}: a network of weights has one output; leave --output out",
+                options.output, file);
+  }
+  const std::string image = metadata("image");
+  const ImageShape shape = merge_shapes(options, image.empty() ? ImageShape{} : parse_shape(image), file);
+  auto [bare, width, stem] = stored_network(arch, weights.tensors, shape, options.images, file, options.stem);
+  const std::string constants = metadata("constants");
+  return {.backbone = with_input_of(normalization_of(options, constants, file), options.bgr, std::move(bare)),
+          .name = path.filename().string(),
+          .description = fmt::format("{}, width {}{}{}", backbones::canonical_network_name(arch), width,
+                                     stem.empty() ? "" : ", ", stem),
+          .class_names = class_names_of(options, parse_json(metadata("class_names")), file),
+          .is_image_known = shape.is_static(),
+          .is_normalization_known = !options.normalization && !constants.empty(),
+          .resize = resize_mode_of(parse_json(metadata("preprocessing")))};
+}
+
+/// \throws Error if an option is specified that only files of weights have
+inline void check_program_options(const LoadOptions& options, const std::string& file) {
+  if (!options.key.empty()) {
+    throw Error(
+        "cannot use --key {} with {}: it is a TorchScript file, which has one network; leave --key out",
+        options.key, file);
+  }
+  if (!options.arch.empty()) {
+    throw Error(
+        "cannot use {} as {}{}: it is a TorchScript file, which contains its network; leave --arch out", file,
+        article(options.arch), options.arch);
+  }
+  if (options.stem) {
+    throw Error("--stem: {} is a TorchScript file, which contains its network; leave --stem out", file);
+  }
+}
+
+inline LoadedClassifier load_program(const std::filesystem::path& path, const LoadOptions& options) {
+  const std::string name = path.string();
+  check_program_options(options, name);
+  const auto file =
+      formats::load_torchscript(path, options.trust ? formats::Trust::blind : formats::Trust::checked);
+  // A file that refine wrote has a description.
+  const auto extra = file.listing.extra.find("refine.json");
+  const auto about = extra == file.listing.extra.end() ? nlohmann::json() : parse_json(extra->second);
+  ImageShape shape;
+  if (about.is_object() && about.contains("image") && about["image"].is_array() &&
+      about["image"].size() == 3) {
+    std::string text;
+    for (const auto& extent : about["image"]) text += (text.empty() ? "" : "x") + extent.dump();
+    shape = parse_shape(text);
+  }
+  const ImageShape known = merge_shapes(options, shape, name);
+  backbones::ScriptedOptions scripted{.task = {known, dynamic}, .output = options.output};
+  // A network that pools its last layer takes any size; then the size of the images at hand is the
+  // likeliest.
+  if (options.images.is_static()) {
+    const ImageShape grey{1, options.images.height, options.images.width};
+    scripted.candidates.insert(scripted.candidates.begin(), {options.images, grey});
+  }
+  const bool has_resize = about.is_object() && about.contains("preprocessing");
+  const bool has_names = about.is_object() && about.contains("class_names");
+  std::vector<std::string> class_names =
+      class_names_of(options, has_names ? about["class_names"] : nlohmann::json(), name);
+  if (!class_names.empty()) scripted.likely_classes = static_cast<int>(class_names.size());
+  const backbones::Scripted<> network(file.module, name, scripted);
+  return {.backbone = with_input_of(options.normalization, options.bgr, network),
+          .name = path.filename().string(),
+          .description = network.probabilities() ? "TorchScript, returns probabilities" : "TorchScript",
+          .class_names = std::move(class_names),
+          .is_image_known = known.is_static(),
+          .is_normalization_known = about.is_object() && !options.normalization,
+          .resize = has_resize ? resize_mode_of(about["preprocessing"]) : std::nullopt};
+}
+
+}  // namespace refine::detail
+
+namespace refine {
+
+REFINE_INLINE LoadedClassifier load_classifier(const std::filesystem::path& path,
+                                               const LoadOptions& options) {
+  if (!file_exists(path))
+    throw Error("cannot read {}: the file does not exist; check the path", path.string());
+  LoadedClassifier loaded =
+      is_program(path) ? detail::load_program(path, options) : detail::load_weights(path, options);
+  const auto classes = static_cast<std::size_t>(loaded.task().classes);
+  if (!loaded.class_names.empty() && loaded.class_names.size() != classes) {
+    throw Error("cannot use {} class names: {} predicts {} classes; give one name for each",
+                loaded.class_names.size(), path.string(), classes);
+  }
+  return loaded;
+}
+
+REFINE_INLINE bool is_program(const std::filesystem::path& path) {
+  std::ifstream file(path, std::ios::binary);  // the first bytes decide for most files, which may be large
+  std::string first(4, '\0');
+  return file.read(first.data(), 4) && formats::is_archive(first) &&
+         formats::is_torchscript(formats::read_archive(path));
+}
+
+REFINE_INLINE ImageShape parse_shape(const std::string& text) {
+  std::vector<int> numbers;
+  const char* begin = text.data();
+  const char* const end = begin + text.size();
+  for (;;) {
+    int number = 0;
+    const auto [rest, failed] = std::from_chars(begin, end, number);
+    if (failed != std::errc() || number < 1 || number > (1 << 14)) break;
+    numbers.push_back(number);
+    if (rest == end) {
+      if (numbers.size() == 1) return {3, numbers[0], numbers[0]};
+      if (numbers.size() == 3) return {numbers[0], numbers[1], numbers[2]};
+      break;
+    }
+    if (*rest != 'x') break;
+    begin = rest + 1;
+  }
+  throw Error("'{}' is not an image shape; give channels, height and width as 3x224x224, or 224", text);
+}
+
+REFINE_INLINE backbones::Stem parse_stem(const std::string& text) {
+  for (const int kernel : {3, 7}) {
+    for (const bool pooling : {false, true}) {
+      if (text == fmt::format("{0}x{0}{1}", kernel, pooling ? "-pool" : "")) return {kernel, pooling};
+    }
+  }
+  throw Error("--stem must be 3x3, 3x3-pool, 7x7 or 7x7-pool, got '{}'", text);
+}
+
+REFINE_INLINE std::optional<Normalization> parse_normalization(const std::vector<double>& mean,
+                                                               const std::vector<double>& deviation) {
+  if (mean.empty() && deviation.empty()) return std::nullopt;
+  Normalization normalization;
+  const auto read = [](const std::vector<double>& from, std::array<double, 3>& to, const char* option) {
+    if (from.size() != 3 && from.size() != 1) {
+      throw Error("{} must be three numbers, one a channel, or one for all (got {})", option, from.size());
+    }
+    for (std::size_t c = 0; c < to.size(); ++c) {
+      to[c] = from[from.size() == 1 ? 0 : c];
+      if (to[c] >= 0 && to[c] <= 1) continue;
+      throw Error("{} must be in [0, 1], as images are, got {}; divide it by 255", option, to[c]);
+    }
+  };
+  read(mean, normalization.mean, "--mean");
+  read(deviation, normalization.deviation, "--std");
+  return normalization;
+}
+
+REFINE_INLINE std::string network_names_text() {
+  return fmt::format("{}", fmt::join(backbones::network_names(), ", "));
+}
+
+}  // namespace refine

@@ -1,0 +1,82 @@
+#pragma once
+
+#include <refine/defend/results.hpp>
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+#include <system_error>
+
+#include <refine/core/config.hpp>
+#include <refine/core/error.hpp>
+#include <refine/core/file.hpp>
+#include <refine/defend/named_dataset.hpp>
+
+namespace refine {
+
+REFINE_INLINE DefendedFiles DefendedFiles::beside(const std::filesystem::path& serving) {
+  return {.serving = serving,
+          .weights = std::filesystem::path(serving).replace_extension(".safetensors"),
+          .report = std::filesystem::path(serving).replace_extension(".report")};
+}
+
+REFINE_INLINE void DefendedFiles::check_writable() const {
+  if (serving.extension() == ".safetensors" || serving.extension() == ".report" || !serving.has_filename()) {
+    throw Error(
+        "cannot write {}: the weights and the report, which are beside it, have that name; specify --out defended.pt",
+        serving.string());
+  }
+  std::error_code unknown;
+  if (std::filesystem::exists(serving, unknown) && !std::filesystem::is_regular_file(serving, unknown)) {
+    throw Error("cannot write {}: a folder or a device is in the way; specify another --out",
+                serving.string());
+  }
+}
+
+REFINE_INLINE std::filesystem::path result_folder(const std::filesystem::path& root,
+                                                  const std::string& dataset, const std::string& network,
+                                                  const std::string& attack) {
+  return root / dataset_name(dataset) / network / attack;
+}
+
+REFINE_INLINE std::vector<std::filesystem::path> find_metrics(const std::filesystem::path& path) {
+  std::error_code unknown;
+  if (!std::filesystem::is_directory(path, unknown)) return {path};
+  std::vector<std::filesystem::path> found;
+  for (std::filesystem::recursive_directory_iterator entry(path, unknown), end; !unknown && entry != end;
+       entry.increment(unknown)) {
+    if (entry->path().filename() == "metrics.json") found.push_back(entry->path());
+  }
+  if (found.empty()) {
+    throw Error("cannot report on {}: no metrics.json is below it; name a folder of results", path.string());
+  }
+  std::ranges::sort(found);
+  return found;
+}
+
+REFINE_INLINE attacks::AttackOptions AttackSpec::options(const ImageShape& image) const {
+  return {.image = image, .target = target, .rate = rate, .seed = seed};
+}
+
+REFINE_INLINE attacks::AnyAttack AttackSpec::make(const ImageShape& image) const {
+  return attacks::by_name(name, options(image));
+}
+
+REFINE_INLINE void write_attack(const AttackSpec& spec, const std::filesystem::path& path) {
+  nlohmann::ordered_json json = {{"attack", spec.name}, {"target", spec.target}, {"seed", spec.seed}};
+  if (spec.rate) json["rate"] = *spec.rate;
+  write_file(path, json.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n");
+}
+
+REFINE_INLINE AttackSpec read_attack(const std::filesystem::path& path) {
+  const auto json = nlohmann::json::parse(read_file(path), nullptr, /*allow_exceptions=*/false);
+  try {
+    AttackSpec spec{.name = json.at("attack"), .target = json.at("target"), .seed = json.at("seed")};
+    if (json.contains("rate")) spec.rate = json.at("rate").get<double>();
+    return spec;
+  } catch (const nlohmann::json::exception&) {
+    throw Error("cannot read {}: attack, target or seed is missing; write it with refine attack",
+                path.string());
+  }
+}
+
+}  // namespace refine

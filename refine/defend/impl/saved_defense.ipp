@@ -1,0 +1,170 @@
+#pragma once
+
+#include <refine/defend/saved_defense.hpp>
+
+#include <ATen/ops/zeros.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <nlohmann/json.hpp>
+#include <utility>
+
+#include <refine/backbones/freeze.hpp>
+#include <refine/core/config.hpp>
+#include <refine/core/error.hpp>
+#include <refine/defend/detail/result_json.hpp>
+#include <refine/defend/detail/transform_kinds.hpp>
+#include <refine/defend/probe.hpp>
+#include <refine/defend/probe_victim.hpp>
+#include <refine/export/torchscript.hpp>
+#include <refine/export/weights.hpp>
+#include <refine/formats/checkpoint.hpp>
+#include <refine/nn/state_dict.hpp>
+#include <refine/remaps/permutations.hpp>
+
+namespace refine::detail {
+
+/// Returns the text under a key. Empty if there is none.
+inline std::string text_under(const std::map<std::string, std::string>& metadata, const std::string& key) {
+  const auto found = metadata.find(key);
+  return found == metadata.end() ? std::string() : found->second;
+}
+
+/// Returns the JSON under a key. Null if there is none.
+inline nlohmann::ordered_json json_under(const std::map<std::string, std::string>& metadata,
+                                         const std::string& key) {
+  auto json = nlohmann::ordered_json::parse(text_under(metadata, key), nullptr, /*allow_exceptions=*/false);
+  return json.is_discarded() ? nlohmann::ordered_json(nullptr) : json;
+}
+
+/// Checks that the image size of a classifier is clear: it was specified, the file has it, or the
+/// classifier accepts one usual size only.
+/// \throws Error if it accepts several, or weights do not have it
+inline void check_image_size(const LoadedClassifier& victim, const std::string& file, const Notify& notify) {
+  if (victim.is_image_known) return;
+  const ImageShape image = victim.task().image;
+  if (!image.is_static()) {
+    throw Error(
+        "cannot export {}: its weights do not have the image size that it was made for; specify --image, as 32 or 224",
+        file);
+  }
+  std::vector<ImageShape> sizes = usual_image_sizes(image);
+  if (std::ranges::find(sizes, image) == sizes.end()) sizes.push_back(image);
+  const auto blank = [](const ImageShape& shape) {
+    return at::zeros({1, shape.channels, shape.height, shape.width}, at::kByte);
+  };
+  std::string accepted;
+  const std::vector<ProbeSetting> settings = probe_sizes(victim.backbone, std::move(sizes), blank);
+  for (const ProbeSetting& setting : settings) {
+    accepted += (accepted.empty() ? "" : ", ") + shape_text(setting.image);
+  }
+  if (settings.size() > 1) {
+    throw Error("cannot tell the image size that {} was made for: it accepts {}; specify --image", file,
+                accepted);
+  }
+  note(notify, fmt::format("{}: accepts {} and no other usual image size; it is exported for that size", file,
+                           shape_text(image)));
+}
+
+}  // namespace refine::detail
+
+namespace refine {
+
+REFINE_INLINE SavedDefense load_saved_defense(const std::filesystem::path& model,
+                                              const std::filesystem::path& weights,
+                                              const SavedDefenseOptions& options) {
+  const formats::Weights stored = formats::read_weights(weights);
+  const bool is_own = stored.metadata.contains("permutation");  // else of the authors' code
+  LoadOptions load_options = options.victim;
+  if (const std::string image = detail::text_under(stored.metadata, "image"); !image.empty()) {
+    if (!compatible(load_options.image, parse_shape(image))) {
+      Message specified;
+      specified << load_options.image;
+      throw Error("cannot export {} for images of {}: it was fitted to {}; leave --image out",
+                  weights.string(), specified.view(), image);
+    }
+    load_options.image = parse_shape(image);
+  }
+  LoadedClassifier victim = load_classifier(model, load_options);
+  const Task task = victim.task();
+  if (!is_own && options.permutation.empty()) {
+    throw Error(
+        "cannot export {}: it does not hold the permutation of its classes; specify --permutation, label_shuffle.pth of "
+        "the authors' code",
+        weights.string());
+  }
+  const bool clamps = !is_own || detail::text_under(stored.metadata, "transform").ends_with("clamp");
+  const bool in_reference_domain = options.pixel_domain ? *options.pixel_domain == PixelDomain::reference
+                                   : is_own
+                                       ? detail::text_under(stored.metadata, "pixel_domain") == "reference"
+                                       : true;
+  AnyPipeline pipeline{
+      detail::transform_of(
+          stored.tensors, is_own ? "transform." : "", task.image,
+          clamps ? transforms::OutputActivation::clamp : transforms::OutputActivation::sigmoid, weights),
+      freeze(victim.backbone), remaps::None<>{.classes = task.classes},
+      in_reference_domain ? PixelDomain::reference : PixelDomain::image};
+  if (is_own) {
+    load(pipeline, weights);
+  } else {
+    nn::load_state_dict(*pipeline.transform().module, stored.tensors, weights.string());
+    pipeline.rename_classes(formats::read_permutation(options.permutation));
+  }
+  return {std::move(pipeline), std::move(victim), stored.metadata};
+}
+
+REFINE_INLINE void SavedDefense::save(const std::filesystem::path& serving) const {
+  nlohmann::ordered_json about = {
+      {"victim", victim.name},
+      {"model", victim.description},
+      {"transform", pipeline.transform().describe()},
+      {"pixel_domain", pipeline.domain() == PixelDomain::reference ? "reference" : "image"},
+      {"class_names", victim.class_names}};
+  if (const auto names = detail::json_under(metadata, "class_names");
+      victim.class_names.empty() && names.is_array()) {
+    about["class_names"] = names;
+  }
+  for (const char* key : {"alarm", "preprocessing", "recipe", "seed"}) {
+    if (!detail::text_under(metadata, key).empty()) about[key] = detail::json_under(metadata, key);
+  }
+  export_torchscript(pipeline, serving, about);
+}
+
+REFINE_INLINE void export_classifier(const std::filesystem::path& model, const std::filesystem::path& serving,
+                                     const LoadOptions& options) {
+  const LoadedClassifier victim = load_classifier(model, options);
+  detail::check_image_size(victim, model.string(), options.notify);
+  nlohmann::ordered_json about = {{"class_names", victim.class_names}};
+  if (victim.resize) about["preprocessing"] = detail::json_of(*victim.resize);
+  export_torchscript(freeze(victim.backbone), serving, about);
+}
+
+REFINE_INLINE ExportedInfo exported_info(const nlohmann::ordered_json& about,
+                                         const std::vector<std::string>& class_names) {
+  ExportedInfo info;
+  try {
+    if (about.contains("class_names"))
+      info.class_names = about["class_names"].get<std::vector<std::string>>();
+    if (about.contains("model")) info.model = about["model"].get<std::string>();
+    if (about.contains("alarm") && !about["alarm"].is_null()) {
+      info.alarm = AlarmSetting{.threshold = about["alarm"].at("threshold"),
+                                .rate = about["alarm"].at("false_alarm_rate")};
+    }
+  } catch (const nlohmann::ordered_json::exception&) {
+    throw Error(
+        "cannot use the file's refine.json: class_names, model or alarm are not as refine writes them; export it again");
+  }
+  if (const auto stored = about.find("preprocessing"); stored != about.end()) {
+    info.resize = detail::resize_mode_of(*stored);
+  }
+  if (!class_names.empty()) info.class_names = class_names;
+  const std::size_t classes = about.at("classes");
+  if (!info.class_names.empty() && info.class_names.size() != classes) {
+    throw Error("cannot use {} class names: the model predicts {} classes; give one name for each",
+                info.class_names.size(), classes);
+  }
+  return info;
+}
+
+}  // namespace refine

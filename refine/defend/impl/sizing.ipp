@@ -1,0 +1,128 @@
+#pragma once
+
+#include <refine/defend/sizing.hpp>
+
+#include <algorithm>
+
+#include <refine/core/config.hpp>
+#include <refine/core/error.hpp>
+#include <refine/data/augmentation.hpp>
+#include <refine/defend/detail/transform_kinds.hpp>
+#include <refine/nn/device.hpp>
+
+namespace refine::detail {
+
+/// Numbers of images to see in all epochs together.
+struct ImageBudget {
+  std::int64_t by_gpu;
+  std::int64_t by_cpu;  ///< of 32×32 pixels: a few minutes
+};
+
+/// True if `recipes::gpu` suits the images. Its large batches were measured with many small images
+/// only, and large images would not fit into memory.
+inline bool suits_gpu_recipe(std::int64_t images, const ImageShape& shape) {
+  return default_device().is_cuda() && images >= 20'000 && std::max(shape.height, shape.width) <= 64;
+}
+
+/// Returns the number of epochs, unless it is specified: on a GPU what was measured to suffice, on
+/// a CPU fewer for large images.
+inline int size_epochs(std::optional<int> specified, std::int64_t images, const ImageShape& shape,
+                       ImageBudget budget) {
+  if (specified) return *specified;
+  std::int64_t seen = budget.by_gpu;
+  if (!default_device().is_cuda()) {
+    const double ratio = 32.0 * 32.0 / (static_cast<double>(shape.height) * shape.width);
+    seen = std::clamp(static_cast<std::int64_t>(static_cast<double>(budget.by_cpu) * ratio),
+                      std::int64_t{10'000}, budget.by_cpu);
+  }
+  const std::int64_t epochs = (seen + images - 1) / std::max<std::int64_t>(images, 1);
+  return static_cast<int>(std::clamp<std::int64_t>(epochs, 2, 200));
+}
+
+/// Returns the augmentation for images of this shape. Images that are seen often are mixed, where
+/// no labels are needed.
+inline data::Augmentation size_augmentation(const ImageShape& shape, int epochs, bool has_labels) {
+  data::Augmentation augmentation{.flip = true};
+  if (std::min(shape.height, shape.width) > 64) {
+    augmentation.resized_crop_min_scale = 0.8;
+  } else if (has_labels && epochs > 2) {  // a defense of small images is better without (docs/lab/recipes.md)
+    augmentation.crop_padding = 2;
+  }
+  if (!has_labels && epochs >= 10) augmentation.mix = 0.5;
+  return augmentation;
+}
+
+inline void override_with(const TrainingOptions& options, Optimization& optimization) {
+  if (options.optimizer) optimization.optimizer = *options.optimizer;
+  if (options.epochs) optimization.epochs = *options.epochs;
+  if (options.batch_size) optimization.batch_size = *options.batch_size;
+  if (options.lr) optimization.lr = *options.lr;
+  if (options.precision) optimization.precision = *options.precision;
+  if (options.decay) {
+    if (optimization.schedule != Schedule::steps) {
+      throw Error(
+          "--decay: the recipe has no milestones, at which the rate falls; leave it out or use --recipe paper");
+    }
+    optimization.decay = *options.decay;
+  }
+}
+
+}  // namespace refine::detail
+
+namespace refine {
+
+REFINE_INLINE Recipe defense_recipe(const TrainingOptions& options, std::int64_t images,
+                                    const ImageShape& shape, std::uint64_t seed) {
+  const bool is_automatic = options.recipe == RecipeChoice::automatic;
+  const bool by_gpu = is_automatic && detail::suits_gpu_recipe(images, shape);
+  Recipe recipe = by_gpu                                  ? recipes::gpu
+                  : options.recipe == RecipeChoice::paper ? recipes::paper
+                                                          : recipes::fast;
+  if (is_automatic) {
+    recipe.optimization.epochs = detail::size_epochs(
+        options.epochs, images, shape, {.by_gpu = by_gpu ? 650'000 : 600'000, .by_cpu = 250'000});
+    recipe.augmentation = detail::size_augmentation(shape, recipe.optimization.epochs, /*has_labels=*/false);
+    // Few images and their mixed answers are memorized; the victim's answers to the mixtures are
+    // new at each step. The victim is not asked about crops: to some victims they look like their
+    // trigger (docs/lab/recipes.md).
+    const bool crops = recipe.augmentation.resized_crop_min_scale < 1 || recipe.augmentation.crop_padding > 0;
+    if (recipe.optimization.epochs > 50 && !crops) recipe.teacher = TeacherInput::augmented;
+  }
+  detail::override_with(options, recipe.optimization);
+  if (options.supcon_weight) recipe.supcon_weight = *options.supcon_weight;
+  recipe.seed = seed;
+  recipe.validate();
+  return recipe;
+}
+
+REFINE_INLINE ClassifierRecipe victim_recipe(const TrainingOptions& options, std::string_view network,
+                                             std::int64_t images, const ImageShape& shape,
+                                             std::uint64_t seed) {
+  ClassifierRecipe recipe = options.recipe == RecipeChoice::paper ? recipes::paper_classifier_of(network)
+                                                                  : recipes::fast_classifier_of(network);
+  if (options.recipe == RecipeChoice::automatic) {
+    recipe.optimization.epochs =
+        detail::size_epochs(options.epochs, images, shape, {.by_gpu = 750'000, .by_cpu = 100'000});
+    recipe.augmentation = detail::size_augmentation(shape, recipe.optimization.epochs, /*has_labels=*/true);
+  }
+  detail::override_with(options, recipe.optimization);
+  recipe.seed = seed;
+  recipe.validate();
+  return recipe;
+}
+
+REFINE_INLINE transforms::AnyTransform make_transform(const TransformOptions& options,
+                                                      const ImageShape& image, std::uint64_t seed) {
+  const auto kind = std::ranges::find(detail::transform_kinds, options.name,
+                                      [](const detail::TransformKind& k) { return std::string(k.name); });
+  if (kind == detail::transform_kinds.end()) {
+    throw Error("--transform must be UNet or EncoderDecoder, got '{}'", options.name);
+  }
+  const int divisor =
+      (default_device().is_cuda() ? 1 : 4) * (std::max(image.height, image.width) > 64 ? 2 : 1);
+  return kind->make(image, options.levels > 0 ? options.levels : kind->levels,
+                    options.width > 0 ? options.width : kind->width / divisor,
+                    transforms::OutputActivation::sigmoid, seed);
+}
+
+}  // namespace refine

@@ -1,0 +1,90 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <optional>
+
+#include <refine/data/dataset.hpp>
+#include <refine/evaluation/alarm.hpp>
+#include <refine/evaluation/evaluate.hpp>
+#include <refine/evaluation/label_agreement.hpp>
+#include <refine/evaluation/scan.hpp>
+#include <refine/metrics/roc.hpp>
+#include <refine/report/defense_report.hpp>
+#include <refine/report/sample_sheet.hpp>
+
+namespace refine {
+
+/// The threshold of the alarm, and how it was chosen.
+struct AlarmSetting {
+  double threshold = 1;  ///< scores above it raise the alarm
+  double rate = 0.05;    ///< share of clean images that may raise it
+};
+
+/// What a defense is measured on. All images are uint8 N×C×H×W of the classifier's shape, and none
+/// of them was used to fit the defense.
+struct Evidence {
+  at::Tensor clean = {};                               ///< clean images
+  std::optional<data::Dataset> test = std::nullopt;    ///< the same images with labels
+  std::optional<at::Tensor> triggered = std::nullopt;  ///< the same images with the trigger
+  std::optional<int> target = std::nullopt;            ///< class that the attacker wants, if it is known
+  std::optional<AlarmSetting> alarm = std::nullopt;    ///< nothing: the alarm is not measured
+  std::int64_t scanned = 1000;  ///< images that the scan for common triggers takes; 0: no scan
+  bool show = false;            ///< show progress on standard error
+};
+
+/// Calibrates the alarm on clean images only.
+/// \param defense the defended classifier
+/// \param clean uint8 N×C×H×W, not among those that the defense was fitted on
+/// \param rate share of clean images that may raise the alarm, in [0, 1)
+template <DefendedClassifier D>
+AlarmSetting calibrate_alarm(const D& defense, const at::Tensor& clean, double rate) {
+  return {metrics::threshold_for(alarm_scores(defense, clean), rate), rate};
+}
+
+namespace detail {
+
+/// Returns the triggered images that the trigger changes: where labels and target are known, those
+/// of other classes.
+inline at::Tensor triggered_of_other_classes(const Evidence& evidence) {
+  if (!evidence.test || !evidence.target) return *evidence.triggered;
+  return evidence.triggered->index_select(0, evidence.test->labels.ne(*evidence.target).nonzero().squeeze(1));
+}
+
+}  // namespace detail
+
+/// Measures a defense as far as the evidence allows: agreement with the victim, the alarm, accuracy
+/// and attack figures, the scan for common triggers, and sample images. Fills in these parts of
+/// `report`; title and facts are the caller's.
+/// \throws Error if the images do not fit the defense
+template <DefendedClassifier D>
+void measure_defense(const D& defense, const Evidence& evidence, report::DefenseReport& report) {
+  if (evidence.alarm) {
+    report.alarm = measure_alarm(
+        defense, evidence.alarm->threshold, evidence.alarm->rate, evidence.clean,
+        evidence.triggered ? std::optional(detail::triggered_of_other_classes(evidence)) : std::nullopt,
+        evidence.show);
+  }
+  report.agreement = label_agreement(defense, evidence.clean, evidence.show);
+
+  if (evidence.test) {
+    report.class_names = evidence.test->classes;
+    const Evaluation evaluation = evidence.triggered ? evaluate(defense, *evidence.test, *evidence.triggered,
+                                                                evidence.target, evidence.show)
+                                                     : evaluate_clean(defense, *evidence.test, evidence.show);
+    report.before = evaluation.before;
+    report.after = evaluation.after;
+  }
+  if (evidence.test && evidence.triggered) {
+    report.sheet = report::sample_sheet(defense, *evidence.test, *evidence.triggered, evidence.target);
+  } else {
+    report.sheet = report::sample_sheet(defense, evidence.clean, report.class_names);
+  }
+  if (evidence.scanned > 0 && !evidence.triggered) {
+    const at::Tensor some = evidence.clean.slice(0, 0, evidence.scanned);
+    report.scan = scan(defense, some, scan_catalogue(data::image_of(some)), evidence.show);
+  }
+}
+
+}  // namespace refine

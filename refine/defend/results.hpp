@@ -1,0 +1,67 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <refine/attacks/by_name.hpp>
+#include <refine/core/random.hpp>
+#include <refine/core/task.hpp>
+
+namespace refine {
+
+/// The files that `Defended::save` writes.
+struct DefendedFiles {
+  std::filesystem::path serving;  ///< "defended.pt": TorchScript that needs nothing of refine
+  std::filesystem::path weights;  ///< "defended.safetensors": the transform alone, for `load_saved_defense`
+  std::filesystem::path report;   ///< "defended.report": folder of report.html, metrics.json and images.png
+
+  /// Returns the files that belong to a serving file: beside it, with its name and other
+  /// extensions.
+  static DefendedFiles beside(const std::filesystem::path& serving);
+
+  /// \throws Error if the serving file cannot be written, as when its name is that of the weights
+  void check_writable() const;
+};
+
+/// Returns the folder of one attack's results, `<root>/<dataset>/<network>/<attack>`, as in the
+/// authors' code.
+/// \param root the folder of all results
+/// \param dataset a name, or a folder, whose own name is taken
+/// \param network,attack names
+std::filesystem::path result_folder(const std::filesystem::path& root, const std::string& dataset,
+                                    const std::string& network, const std::string& attack);
+
+/// Returns the metrics files that a path means: itself, or every `metrics.json` below a folder,
+/// sorted by path. `report::read_metrics` reads them.
+/// \throws Error if a folder contains none
+std::vector<std::filesystem::path> find_metrics(const std::filesystem::path& path);
+
+/// An attack with its numbers, as it is stored beside its victim, so that it can be made again.
+struct AttackSpec {
+  std::string name;  ///< as in `attacks::names`
+  int target = 0;    ///< the class that the attacker wants
+  std::optional<double> rate =
+      std::nullopt;  ///< share of poisoned images; nothing: the attack's published rate
+  std::uint64_t seed = default_seed;  ///< of the choice of images
+
+  /// Returns the options of `attacks::by_name`.
+  attacks::AttackOptions options(const ImageShape& image) const;
+
+  /// Makes the attack for images of one shape.
+  attacks::AnyAttack make(const ImageShape& image) const;
+};
+
+/// Writes an attack as JSON. \throws Error if the file cannot be written
+void write_attack(const AttackSpec& spec, const std::filesystem::path& path);
+
+/// Reads what `write_attack` wrote. \throws Error if the file cannot be read or lacks a field
+AttackSpec read_attack(const std::filesystem::path& path);
+
+}  // namespace refine
+
+#if !defined(REFINE_COMPILED_LIB)
+#include <refine/defend/impl/results.ipp>
+#endif

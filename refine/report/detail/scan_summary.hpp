@@ -1,0 +1,56 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include <refine/metrics/lift.hpp>
+#include <refine/report/defense_report.hpp>
+
+namespace refine::report::detail {
+
+/// True if a guessed trigger moves more images to one class than coincidence explains, at the lower
+/// end of the lift's interval (`scan_finding`, `scan_finding_whole`).
+///
+/// \param lift  of the trigger
+/// \param local  true if the trigger changes only a small part of the image
+bool is_scan_finding(const metrics::Lift& lift, bool local);
+
+/// A guessed trigger with the class that it lifts most, without and with the defense.
+struct GuessedTrigger {
+  std::string name;           ///< what the trigger is
+  metrics::Lift before = {};  ///< largest lift on the victim
+  metrics::Lift after = {};   ///< largest lift on the defended model
+  bool local = true;          ///< changes only a small part of the image
+
+  /// True if the trigger works on the victim.
+  bool works_before() const { return is_scan_finding(before, local); }
+
+  /// True if the trigger works on the defended model.
+  bool works_after() const { return is_scan_finding(after, local); }
+};
+
+/// Returns one entry for each trigger of the scan. Those with the largest lift, before or after,
+/// come first.
+std::vector<GuessedTrigger> guessed_triggers(const DefenseReport& report);
+
+/// Describes a lift: "“ship” by 97.0 points".
+std::string describe_lift(const DefenseReport& report, const metrics::Lift& lift);
+
+/// Describes a largest lift: "97.0 points, at “ship”".
+std::string describe_largest_lift(const DefenseReport& report, const metrics::Lift& lift);
+
+/// Summarizes the scan in one or two sentences of plain text. Empty if there was no scan.
+std::string scan_sentence(const DefenseReport& report);
+
+/// Lists the metrics that were not measured and why. Empty if all were.
+inline std::string missing_metrics_note(const DefenseReport& report) {
+  if (!has_labels(report)) return "Not measured without labels: BA, ASR, RA, lift of a given trigger, DER.";
+  if (!has_trigger(report)) return "Not measured without a trigger: ASR, RA, its largest lift, DER.";
+  return "";
+}
+
+}  // namespace refine::report::detail
+
+#if !defined(REFINE_COMPILED_LIB)
+#include <refine/report/impl/scan_summary.ipp>
+#endif

@@ -1,0 +1,195 @@
+#include <refine/core/file.hpp>
+
+#include <gtest/gtest.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <string>
+#include <vector>
+
+#include "tests/support/error_of.hpp"
+
+namespace fs = std::filesystem;
+
+namespace {
+
+/// What was synced, in this order.
+std::vector<fs::path>& synced() {
+  static std::vector<fs::path> paths;
+  return paths;
+}
+
+}  // namespace
+
+/// In the C library's place: the library's own calls come here.
+extern "C" int fsync(int descriptor) {
+  synced().push_back(fs::read_symlink("/proc/self/fd/" + std::to_string(descriptor)));
+  return static_cast<int>(::syscall(SYS_fsync, descriptor));
+}
+
+namespace refine {
+namespace {
+
+using testing::error_of;
+using testing::expect_words;
+
+class AtomicFileTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    folder_ = fs::path(::testing::TempDir()) /
+              fmt::format("atomic-{}-{}", ::getpid(),
+                          ::testing::UnitTest::GetInstance()->current_test_info()->name());
+    fs::create_directories(folder_);
+  }
+  void TearDown() override { fs::remove_all(folder_); }
+
+  static std::string read(const fs::path& path) {
+    std::ifstream in(path, std::ios::binary);
+    return {std::istreambuf_iterator<char>(in), {}};
+  }
+  std::ptrdiff_t files() const { return std::distance(fs::directory_iterator(folder_), {}); }
+
+  fs::path folder_;
+};
+
+TEST_F(AtomicFileTest, BeforeCommit_HasNotItsFinalName) {
+  const auto path = folder_ / "deep" / "er" / "a.bin";
+  {
+    AtomicFile file(path);
+    file.write("one ");
+    const char more[] = {'t', '\0', 'o'};
+    file.write(more, sizeof more);
+    EXPECT_FALSE(fs::exists(path));
+    file.commit();
+    EXPECT_EQ(read(path), std::string("one t\0o", 7));
+  }
+  EXPECT_EQ(read(path), std::string("one t\0o", 7));
+  EXPECT_EQ(std::distance(fs::directory_iterator(path.parent_path()), {}), 1);
+}
+
+TEST_F(AtomicFileTest, NotCommitted_LeavesTheOldFile) {
+  write_file(folder_ / "a", "old");
+  {
+    AtomicFile file(folder_ / "a");
+    file.write("new");
+  }
+  EXPECT_EQ(read(folder_ / "a"), "old");
+  EXPECT_EQ(files(), 1);
+  write_file(folder_ / "a", "new");
+  EXPECT_EQ(read(folder_ / "a"), "new");
+  EXPECT_EQ(files(), 1);
+}
+
+TEST_F(AtomicFileTest, TwoWritersOfOneName_DoNotMix) {
+  AtomicFile first(folder_ / "a"), second(folder_ / "a");
+  first.write("first");
+  second.write("second");
+  second.commit();
+  first.commit();
+  EXPECT_EQ(read(folder_ / "a"), "first");
+}
+
+TEST_F(AtomicFileTest, SymbolicLink_ReplacesItsTarget) {
+  write_file(folder_ / "real", "old");
+  fs::create_symlink("real", folder_ / "link");
+  write_file(folder_ / "link", "new");
+  EXPECT_TRUE(fs::is_symlink(folder_ / "link"));
+  EXPECT_EQ(read(folder_ / "real"), "new");
+}
+
+TEST_F(AtomicFileTest, FolderOrFileInTheWay_Throws) {
+  expect_words(error_of([&] { write_file(folder_, "x"); }),
+               {"cannot write " + folder_.string(), "Is a directory", "name a file in it"});
+  write_file(folder_ / "file", "x");
+  const auto path = folder_ / "file" / "a";
+  expect_words(error_of([&] { write_file(path, "x"); }),
+               {"cannot write " + path.string(), "Not a directory", "choose another path"});
+}
+
+TEST_F(AtomicFileTest, ExistingFile_KeepsItsPermissions) {
+  const auto mode = [](const fs::path& path) {
+    return static_cast<unsigned>(fs::status(path).permissions());
+  };
+  const auto path = folder_ / "a";
+  for (const unsigned permissions : {0600u, 0640u, 0444u, 0755u, 0666u}) {
+    write_file(path, "old");
+    fs::permissions(path, fs::perms(permissions));
+    AtomicFile file(path);
+    for (const auto& entry : fs::directory_iterator(folder_)) {  // not readable by more people meanwhile, too
+      EXPECT_EQ(mode(entry.path()) & ~permissions, 0u) << entry.path();
+    }
+    file.write("new");
+    file.commit();
+    EXPECT_EQ(mode(path), permissions);
+    EXPECT_EQ(read(path), "new");
+    fs::remove(path);
+  }
+  const mode_t before = ::umask(027);
+  write_file(folder_ / "fresh", "x");
+  ::umask(before);
+  EXPECT_EQ(mode(folder_ / "fresh"), 0640u) << "a new file is as umask has it";
+
+  write_file(folder_ / "real", "old");
+  fs::permissions(folder_ / "real", fs::perms(0600));
+  fs::create_symlink("real", folder_ / "link");
+  write_file(folder_ / "link", "new");
+  EXPECT_EQ(mode(folder_ / "real"), 0600u) << "through a symbolic link";
+}
+
+TEST_F(AtomicFileTest, Commit_SyncsTheFileThenItsFolders) {
+  synced().clear();
+  write_file(folder_ / "one" / "two" / "a", "x");
+  ASSERT_EQ(synced().size(), 4u);
+  const fs::path folder = fs::canonical(folder_);
+  EXPECT_EQ(synced()[0].parent_path(), folder / "one" / "two") << "the file, by its partial name";
+  EXPECT_NE(synced()[0], folder / "one" / "two" / "a");
+  EXPECT_EQ(synced()[1], folder / "one" / "two");
+  EXPECT_EQ(synced()[2], folder / "one");
+  EXPECT_EQ(synced()[3], folder);
+
+  synced().clear();
+  write_file(folder_ / "b", "x");
+  ASSERT_EQ(synced().size(), 2u);
+  EXPECT_EQ(synced()[1], folder);
+  synced().clear();
+  { AtomicFile(folder_ / "c").write("x"); }
+  EXPECT_TRUE(synced().empty());
+}
+
+TEST_F(AtomicFileTest, MissingPermission_Throws) {
+  if (::geteuid() == 0) GTEST_SKIP() << "root may write everywhere";
+  fs::permissions(folder_, fs::perms::owner_read | fs::perms::owner_exec);
+  const auto message = error_of([&] { write_file(folder_ / "a", "x"); });
+  fs::permissions(folder_, fs::perms::owner_all);
+  expect_words(message, {"Permission denied", "choose a folder with write permission"});
+}
+
+TEST_F(AtomicFileTest, FullDisk_ThrowsAndLeavesNothing) {
+  write_file(folder_ / "a", "old");
+  // The limit binds the whole process, so a child bears it; it reports by its exit status.
+  const pid_t child = ::fork();
+  if (child == 0) {
+    std::signal(SIGXFSZ, SIG_IGN);
+    const rlimit limit{100'000, 100'000};
+    ::setrlimit(RLIMIT_FSIZE, &limit);
+    const auto message = error_of([&] { write_file(folder_ / "a", std::string(1'000'000, 'x')); });
+    const bool reported = message.find((folder_ / "a").string() +
+                                       ": File too large; raise the file size limit") != std::string::npos;
+    ::_exit(reported ? 0 : 1);
+  }
+  int status = -1;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  EXPECT_EQ(status, 0);
+  EXPECT_EQ(read(folder_ / "a"), "old");
+  EXPECT_EQ(files(), 1);
+}
+
+}  // namespace
+}  // namespace refine

@@ -1,0 +1,217 @@
+// The product as a function, on a tiny TorchScript file (tests/fixtures/make_program_files.py).
+
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/randint.h>
+#include <c10/core/GradMode.h>
+
+#include <algorithm>
+#include <array>
+#include <cstdlib>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include <refine/core/file.hpp>
+#include <refine/defend/class_folders.hpp>
+#include <refine/defend/defend.hpp>
+#include <refine/defend/detail/check_outputs.hpp>
+#include <refine/defend/saved_defense.hpp>
+#include <refine/export/exported_classifier.hpp>
+#include <refine/nn/torch_random.hpp>
+#include <refine/report/images.hpp>
+
+#include "tests/support/error_of.hpp"
+#include "tests/support/scratch_folder.hpp"
+
+#include "tests/defend/readme_defend.inc"
+
+namespace refine {
+namespace {
+
+namespace fs = std::filesystem;
+using testing::content;
+using testing::error_of;
+using testing::expect_words;
+using testing::ScratchFolder;
+
+constexpr const char* plain = "tests/fixtures/programs/plain.pt";
+
+at::Tensor noise(std::int64_t n, std::int64_t side) {
+  return nn::with_torch_seed(1, [&] { return at::randint(256, {n, 3, side, side}, at::kByte); });
+}
+
+/// Writes noise as PNG files.
+void write_images(const fs::path& folder, std::int64_t n, int side) {
+  const at::Tensor rows = noise(n, side).permute({0, 2, 3, 1}).contiguous();
+  for (std::int64_t i = 0; i < n; ++i) {
+    const at::Tensor image = rows[i];
+    const auto* bytes = image.const_data_ptr<std::uint8_t>();
+    write_file(folder / (std::to_string(i) + ".png"),
+               report::png(std::vector<std::uint8_t>(bytes, bytes + image.numel()), side, side));
+  }
+}
+
+DefendOptions quick_options(std::uint64_t seed = 7) {
+  return {.training = {.epochs = 1, .batch_size = 16},
+          .transform = {.levels = 1, .width = 2},
+          .seed = seed,
+          .scan = false};
+}
+
+LoadedClassifier small_victim() {
+  return load_classifier(plain, {.image = {3, 16, 16}});
+}
+
+TEST(LoadClassifier, TorchScriptFile_IsDescribed) {
+  const LoadedClassifier victim =
+      load_classifier(plain, {.image = {3, 16, 16}, .class_names = {"a", "b", "c", "d", "e"}});
+  EXPECT_EQ(victim.task().classes, 5);
+  EXPECT_EQ(victim.task().image, (ImageShape{3, 16, 16}));
+  EXPECT_EQ(victim.name, "plain.pt");
+  EXPECT_TRUE(victim.is_image_known);
+  EXPECT_FALSE(victim.is_normalization_known);
+  EXPECT_EQ(victim.class_names.size(), 5u);
+}
+
+TEST(LoadClassifier, OptionsThatDoNotFit_AreRefused) {
+  expect_words(error_of([] { load_classifier("nowhere.pt"); }), {"nowhere.pt", "does not exist"});
+  expect_words(error_of([] { load_classifier(plain, {.arch = "ResNet18"}); }),
+               {"plain.pt", "ResNet18", "--arch"});
+  expect_words(error_of([] { load_classifier(plain, {.key = "model"}); }), {"plain.pt", "--key model"});
+  expect_words(error_of([] { load_classifier(plain, {.stem = backbones::Stem{}}); }), {"plain.pt", "--stem"});
+  expect_words(error_of([] {
+                 load_classifier(plain, {.image = {3, 16, 16}, .class_names = {"a"}});
+               }),
+               {"1 class names", "5 classes"});
+}
+
+TEST(ParseShape, OneOrThreeNumbers_AreAShape) {
+  EXPECT_EQ(parse_shape("224"), (ImageShape{3, 224, 224}));
+  EXPECT_EQ(parse_shape("1x28x32"), (ImageShape{1, 28, 32}));
+  for (const char* text : {"", "x", "3x4", "3x4x5x6", "0", "-1", "3x224x224 ", "99999"}) {
+    expect_words(error_of([&] { parse_shape(text); }), {std::string("'") + text + "'", "3x224x224"});
+  }
+}
+
+TEST(ParseNormalization, OneOrThreeNumbers_AreANormalization) {
+  EXPECT_EQ(parse_normalization({}, {}), std::nullopt);
+  EXPECT_EQ(parse_normalization({0.5}, {0.25})->deviation, (std::array{0.25, 0.25, 0.25}));
+  expect_words(error_of([] { parse_normalization({0.5, 0.5}, {1}); }), {"--mean", "got 2"});
+  expect_words(error_of([] { parse_normalization({0.5}, {58}); }), {"--std", "got 58", "255"});
+}
+
+TEST(Defend, TinyClassifier_IsDefendedMeasuredAndSaved) {
+  const ScratchFolder scratch;
+  std::vector<std::string> warnings;
+  DefendOptions options = quick_options();
+  options.dataset = "noise";
+  options.notify = [&](const Notice& notice) {
+    if (notice.kind == Notice::Kind::warning) warnings.push_back(notice.text);
+  };
+  History history;
+  const Defended defended = defend(small_victim(), noise(40, 16), options, history);
+  EXPECT_EQ(history.epochs.size(), 1u);
+  EXPECT_EQ(defended.fitted_images, 32);
+  EXPECT_EQ(defended.report.agreement->n, 4);
+  EXPECT_EQ(defended.report.alarm->false_alarms.n, 4);
+  EXPECT_EQ(defended.report.title, "plain.pt");
+  EXPECT_EQ(defended.report.facts.front().first, "probe");
+  ASSERT_FALSE(warnings.empty());
+  EXPECT_TRUE(std::ranges::any_of(warnings, [](const std::string& text) {
+    return text.find("40 clean images are few") != std::string::npos;
+  }));
+
+  const DefendedFiles files = defended.save(scratch.path / "defended.pt");
+  for (const fs::path& file : {files.serving, files.weights, files.report / "report.html",
+                               files.report / "metrics.json", files.report / "images.png"}) {
+    EXPECT_TRUE(fs::exists(file)) << file;
+  }
+  const ExportedClassifier exported(files.serving);
+  const ExportedInfo info = exported_info(exported.about());
+  EXPECT_EQ(info.model, "TorchScript");
+  EXPECT_EQ(info.alarm->threshold, defended.alarm.threshold);
+  EXPECT_EQ(info.resize, data::ResizeMode::crop);
+
+  // The parts give the same file again.
+  const SavedDefense again = load_saved_defense(plain, files.weights);
+  const at::Tensor x = noise(3, 16).to(at::kFloat) / 255;
+  c10::NoGradGuard no_grad;
+  EXPECT_TRUE(again.pipeline.forward(x).equal(defended.pipeline.forward(x)));
+}
+
+TEST(Defend, SameSeed_GivesTheSameDefense) {
+  const at::Tensor x = noise(3, 16).to(at::kFloat) / 255;
+  c10::NoGradGuard no_grad;
+  const auto logits = [&](std::uint64_t seed) {
+    c10::AutoGradMode with_grad(true);
+    const Defended defended = defend(small_victim(), noise(40, 16), quick_options(seed));
+    c10::NoGradGuard none;
+    return defended.pipeline.forward(x);
+  };
+  const at::Tensor first = logits(7);
+  EXPECT_TRUE(first.equal(logits(7)));
+  EXPECT_FALSE(first.equal(logits(8)));
+}
+
+TEST(Defend, TooFewImagesOrUnfitVictim_AreRefused) {
+  expect_words(error_of([] { defend(small_victim(), noise(3, 16), quick_options()); }),
+               {"3 clean image(s)", "5000"});
+  const LoadedClassifier rounded =
+      load_classifier("tests/fixtures/programs/rounded.pt", {.image = {3, 16, 16}});
+  expect_words(error_of([&] { defend(rounded, noise(40, 16), quick_options()); }),
+               {"rounded.pt", "gradient"});
+}
+
+TEST(DefendedFiles, NamesOfOtherOutputs_AreRefused) {
+  for (const char* name : {"out.safetensors", "out.report", "folder/"}) {
+    expect_words(error_of([&] { DefendedFiles::beside(name).check_writable(); }), {name, "--out"});
+  }
+}
+
+TEST(CheckOutputs, OutputThatIsAnInput_IsRefused) {
+  const ScratchFolder scratch;
+  const fs::path file = scratch.path / "a.pt";
+  write_file(file, "x");
+  fs::create_symlink("a.pt", scratch.path / "b.pt");
+  expect_words(
+      error_of([&] {
+        files::check_outputs({.files = {{"--model", file}}, .outputs = {{"--out", scratch.path / "b.pt"}}});
+      }),
+      {"b.pt", "--model", "--out"});
+  files::check_outputs({.files = {{"--model", file}}, .outputs = {{"--out", scratch.path / "c.pt"}}});
+}
+
+TEST(Defend, ReadmeExample_WritesADefendedFile) {
+  const ScratchFolder scratch;
+  write_images(scratch.path / "clean", 24, 16);
+  defend_folder(plain, scratch.path / "clean", scratch.path / "out.pt");
+  EXPECT_TRUE(fs::exists(scratch.path / "out.pt"));
+}
+
+TEST(DefendAModel, TinyModelAndFewImages_GiveAServingFileAndAReport) {
+  const ScratchFolder scratch;
+  write_images(scratch.path / "clean", 24, 16);
+  const std::string program = fs::absolute("examples/defend_a_model").string();
+  const auto run = [&](const std::string& arguments) {
+    const int status =
+        std::system(("'" + program + "' " + arguments + " >'" + (scratch.path / "out.txt").string() +
+                     "' 2>'" + (scratch.path / "err.txt").string() + "'")
+                        .c_str());
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+  };
+  ASSERT_EQ(run(std::string(plain) + " '" + (scratch.path / "clean").string() + "' '" +
+                (scratch.path / "defended.pt").string() + "'"),
+            0)
+      << content(scratch.path / "err.txt");
+  expect_words(content(scratch.path / "out.txt"), {"plain.pt", "agree"});
+  EXPECT_TRUE(fs::exists(scratch.path / "defended.pt"));
+  EXPECT_TRUE(fs::exists(scratch.path / "defended.report/report.html"));
+  EXPECT_EQ(run("nowhere.pt"), 2);
+  expect_words(content(scratch.path / "err.txt"), {"error: ", "usage"});
+}
+
+}  // namespace
+}  // namespace refine

@@ -1,0 +1,115 @@
+#include <refine/metrics/roc.hpp>
+
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include "tests/support/error_of.hpp"
+
+namespace refine::metrics {
+namespace {
+
+using refine::testing::error_of;
+using refine::testing::expect_words;
+
+using List = std::vector<double>;
+
+TEST(Auroc, SmallCase_CountsPairsAsByHand) {
+  // 0.9 beats all three, 0.5 beats 0.2 and 0.4 and ties with 0.5, 0.1 beats none: 3 + 2.5 + 0 of 9 pairs.
+  const Auroc area = auroc(List{0.5, 0.1, 0.9}, List{0.4, 0.5, 0.2});
+  EXPECT_EQ(area, (Auroc{.wins = 5.5, .triggered = 3, .clean = 3}));
+  EXPECT_DOUBLE_EQ(area.value(), 5.5 / 9);
+  EXPECT_EQ(auroc(List{1, 1, 1}, List{0, 0}).value(), 1);
+  EXPECT_EQ(auroc(List{0, 0}, List{1, 1, 1}).value(), 0);
+  EXPECT_EQ(auroc(List{0.5, 0.5}, List{0.5, 0.5, 0.5}).value(), 0.5);
+}
+
+TEST(Auroc, ManyScores_EqualsTheDefinitionOverAllPairs) {
+  List triggered, clean;
+  for (int i = 0; i < 97; ++i) triggered.push_back(i * 37 % 50 / 49.0);
+  for (int i = 0; i < 113; ++i) clean.push_back(i * 53 % 31 / 40.0);
+  double wins = 0;
+  for (double t : triggered) {
+    for (double c : clean) wins += t > c ? 1 : t == c ? 0.5 : 0;
+  }
+  EXPECT_EQ(wins, 6794);  // scikit-learn's area, times 97 · 113
+  EXPECT_EQ(auroc(triggered, clean).wins, wins);
+}
+
+// Hanley and McNeil (1982): an area of 0.893 from 51 abnormal and 58 normal images has a standard
+// error of 0.032.
+TEST(Auroc, StandardError_EqualsThePublishedOne) {
+  EXPECT_NEAR((Auroc{.triggered = 51, .clean = 58}.standard_error(0.893)), 0.032, 6e-4);
+}
+
+TEST(Auroc, IntervalEnds_AreTheAreasThatAreJustRejected) {
+  for (const Auroc area : {Auroc{90, 10, 10}, Auroc{55, 10, 10}, Auroc{2641.5, 51, 58}, Auroc{9, 3000, 2000},
+                           Auroc{5'999'000, 3000, 2000}}) {
+    for (const double z : {1.0, z95, 3.0}) {
+      const Interval i = area.interval(z);
+      EXPECT_LT(0, i.low);
+      EXPECT_LT(i.low, area.value());
+      EXPECT_LT(area.value(), i.high);
+      EXPECT_LT(i.high, 1);
+      EXPECT_NEAR(area.value() - i.low, z * area.standard_error(i.low), 1e-12);
+      EXPECT_NEAR(i.high - area.value(), z * area.standard_error(i.high), 1e-12);
+    }
+  }
+}
+
+TEST(Auroc, IntervalAtZeroAndOne_KeepsItsWidth) {
+  const Auroc all{.wins = 100, .triggered = 10, .clean = 10};
+  EXPECT_EQ(all.interval().high, 1);
+  EXPECT_LT(all.interval().low, 0.9);
+  EXPECT_GT(all.interval().low, 0.5);
+  const Auroc none{.wins = 0, .triggered = 10, .clean = 10};
+  EXPECT_EQ(none.interval().low, 0);
+  EXPECT_NEAR(none.interval().high, 1 - all.interval().low, 1e-12);
+}
+
+TEST(Auroc, NoImages_IsNaN) {
+  for (const Auroc area : {auroc(List{}, List{1}), auroc(List{1}, List{}), Auroc{}}) {
+    EXPECT_TRUE(std::isnan(area.value()));
+    EXPECT_TRUE(std::isnan(area.interval().low) && std::isnan(area.interval().high));
+  }
+}
+
+TEST(ThresholdFor, SmallCases_AreExact) {
+  const List five = {0.3, 0.1, 0.5, 0.2, 0.4};
+  EXPECT_EQ(threshold_for(five, 0), 0.5);     // none above
+  EXPECT_EQ(threshold_for(five, 0.19), 0.5);  // a fifth is too many
+  EXPECT_EQ(threshold_for(five, 0.2), 0.4);
+  EXPECT_EQ(threshold_for(five, 0.5), 0.3);  // two fifths
+  EXPECT_EQ(threshold_for(five, 0.99), 0.1);
+  // Equal scores all raise an alarm or none does: one of four is above 0.7, all are above anything less.
+  EXPECT_EQ(threshold_for(List{0.7, 0.9, 0.7, 0.7}, 0.5), 0.7);
+  EXPECT_EQ(threshold_for(List{0.7, 0.9, 0.7, 0.7}, 0.2), 0.9);
+  EXPECT_EQ(threshold_for(List{0.25}, 0.9), 0.25);
+}
+
+TEST(ThresholdFor, AnyRate_SmallestThatKeepsIt) {
+  List scores;
+  for (int i = 0; i < 100; ++i) scores.push_back(i * 61 % 100 / 100.0);
+  for (int percent = 0; percent < 100; ++percent) {  // 0.07 · 100 and 0.29 · 100 are not whole in binary
+    const double rate = percent / 100.0, threshold = threshold_for(scores, rate);
+    EXPECT_EQ(std::ranges::count_if(scores, [&](double s) { return s > threshold; }), percent);
+  }
+}
+
+TEST(Scores, NaNEmptyOrBadRate_Throws) {
+  const double nan = std::numeric_limits<double>::quiet_NaN();
+  expect_words(error_of([&] { auroc(List{0, nan}, List{0}); }), {"triggered images", "score 1", "NaN"});
+  expect_words(error_of([&] { threshold_for(List{nan}, 0.1); }), {"clean images", "score 0", "NaN"});
+  expect_words(error_of([] { threshold_for(List{}, 0.1); }), {"no clean images"});
+  for (double rate : {-0.1, 1.0, nan}) {
+    expect_words(error_of([&] { threshold_for(List{0.5}, rate); }),
+                 {"false-alarm rate", fmt::format("of {} ", rate), "below 1"});
+  }
+}
+
+}  // namespace
+}  // namespace refine::metrics

@@ -1,0 +1,274 @@
+#include "tools/refine/options.hpp"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <cmath>
+#include <iostream>
+#include <map>
+#include <system_error>
+
+#include <refine/attacks/by_name.hpp>
+#include <refine/core/error.hpp>
+#include <refine/core/text.hpp>
+#include <refine/data/download.hpp>
+#include <refine/nn/device.hpp>
+#include <refine/report/json.hpp>
+#include <refine/report/terminal.hpp>
+
+namespace refine::cli {
+
+namespace fs = std::filesystem;
+
+void VictimOptions::add_to(CLI::App& command) {
+  command.add_option("--arch", arch, "network that a file of weights belongs to: " + network_names_text());
+  command.add_option(
+      "--stem", stem,
+      "of a ResNet's weights: 3x3, 3x3-pool, 7x7 or 7x7-pool, the first convolution, and whether max "
+      "pooling follows; left out: as published, where that leaves no doubt");
+  command.add_option(
+      "--key", key,
+      "which weights of a checkpoint to use, as refine inspect lists them, such as state_dict_ema; left "
+      "out: found by content");
+  command
+      .add_option(
+          "--mean", mean,
+          "mean of the images that the model expects, three numbers or one for all channels, for images in "
+          "[0, 1]; left out: the model takes images in [0, 1]")
+      ->delimiter(',');
+  command.add_option("--std", deviation, "standard deviation of these images, likewise")->delimiter(',');
+  command.add_option(
+      "--image", image,
+      "channels, height and width that the model takes, as 3x224x224 or 224; left out: found out");
+  command.add_flag("--bgr", bgr, "the model takes blue, green, red; --mean and --std are then in this order");
+  command.add_option(
+      "--output", output,
+      "which output is the logits where a TorchScript file returns several: its position, from 0, or "
+      "its key");
+  command.add_option("--class_names", class_names,
+                     "text file with one class name a line, in the model's order");
+  command.add_flag("--trust", trust,
+                   "run a TorchScript file even if its code names operators other than tensor arithmetic");
+}
+
+LoadOptions VictimOptions::load_options() const {
+  LoadOptions options{.arch = arch, .key = key};
+  if (!stem.empty()) options.stem = parse_stem(stem);
+  if (!image.empty()) options.image = parse_shape(image);
+  options.normalization = parse_normalization(mean, deviation);
+  options.bgr = bgr;
+  options.output = output;
+  if (!class_names.empty()) options.class_names = read_class_names(class_names);
+  options.trust = trust;
+  options.notify = print_notices();
+  return options;
+}
+
+void ResizeOptions::add_to(CLI::App& command) {
+  command
+      .add_option(
+          "--fit", fit,
+          "what happens to images of another size: crop, stretch or exact; left out: as the model's file says, "
+          "else crop")
+      ->check(CLI::IsMember({"crop", "stretch", "exact"}));
+  command
+      .add_option(
+          "--resize", resize,
+          "shorter side that every image is resized to before its middle is taken, as torchvision's Resize(256) "
+          "and CenterCrop(224) do; left out: just enough to cover it")
+      ->check(CLI::Range(1, 1 << 14));
+  command.add_option("--crop", crop, "height and width of that middle; left out: those that the model takes")
+      ->check(CLI::Range(1, 1 << 14));
+}
+
+std::optional<data::ResizeMode> ResizeOptions::mode(const std::optional<data::ResizeMode>& stored) const {
+  if ((resize > 0 || crop > 0) && !fit.empty() && fit != "crop") {
+    throw Error("--fit {}: --resize and --crop crop images (got both); leave --fit out", fit);
+  }
+  if (resize > 0 && resize < crop) {
+    throw Error("--resize: must be at least --crop (got {} and {})", resize, crop);
+  }
+  if (fit.empty() && resize == 0 && crop == 0) return stored;
+  if (fit == "exact") return data::ResizeMode::exact;
+  if (fit == "stretch") return data::ResizeMode::stretch;
+  return resize > 0 ? data::ResizeMode::resize_crop(resize) : data::ResizeMode::crop;
+}
+
+ImageShape ResizeOptions::image(const ImageShape& other) const {
+  return crop > 0 ? ImageShape{3, crop, crop} : other;
+}
+
+void ResizeOptions::check(const ImageShape& model) const {
+  if (crop > 0 && (model.height != crop || model.width != crop)) {
+    throw Error("--crop: must be the size that the model takes (got {}, expected {} x {})", crop,
+                model.height, model.width);
+  }
+  if (resize > 0 && resize < std::max(model.height, model.width)) {
+    throw Error("--resize: must be at least the size that the model takes (got {}, expected {} or more)",
+                resize, std::max(model.height, model.width));
+  }
+}
+
+void LabelOptions::add_to(CLI::App& command) {
+  command
+      .add_option(
+          "--labels", order,
+          "how class folders become labels: names (the model's class names), text or number (their place in "
+          "text or number order, as 0, 1, 10, 2 or 0, 1, 2, 10), none; auto: names, or the order that fits the "
+          "model's answers")
+      ->check(CLI::IsMember({"auto", "names", "text", "number", "none"}))
+      ->capture_default_str();
+  command.add_flag("--no_labels", none, "folders are not classes; the same as --labels none");
+}
+
+FolderLabels LabelOptions::labels() const {
+  if (none) return FolderLabels::none;
+  for (const FolderLabels labels :
+       {FolderLabels::names, FolderLabels::text, FolderLabels::number, FolderLabels::none}) {
+    if (order == to_text(labels)) return labels;
+  }
+  return FolderLabels::automatic;
+}
+
+void TrainOptions::add_to(CLI::App& command, bool is_defense) {
+  command
+      .add_option(
+          "--recipe", recipe,
+          "fast; paper: as published, 150 epochs; auto: fast (on a GPU, for many small images: gpu), sized for "
+          "this machine and these images")
+      ->check(CLI::IsMember({"auto", "fast", "paper"}))
+      ->capture_default_str();
+  command.add_option("--epoch", epoch, "how often the images are seen")->check(CLI::Range(1, 1'000'000));
+  command.add_option("--batch_size", batch_size, "images a step, 2 or more")
+      ->check(CLI::Range(1, 1'000'000))
+      ->check([](const std::string& text) {
+        return text == "1"
+                   ? std::string(
+                         "must be 2 or more, got 1: batch normalisation learns nothing from a batch of one image")
+                   : std::string();
+      });
+  command.add_option("--lr", lr, "learning rate")->check(number(0, /*above=*/true));
+  command.add_option("--optim", optim, "SGD, Adam or Muon")->check(CLI::IsMember({"SGD", "Adam", "Muon"}));
+  command
+      .add_option(
+          "--precision", precision,
+          "precision of convolutions and matrix products in training: float32, bfloat16, or automatic, which is "
+          "bfloat16 where the device has instructions for it; left out: as the recipe has it")
+      ->check(CLI::IsMember({"float32", "bfloat16", "automatic"}));
+  command.add_option("--decay", decay, "factor of the learning rate at the recipe's milestones")
+      ->check(number(0, /*above=*/true));
+  if (is_defense) {
+    command.add_option("--sup", sup, "weight of the SupCon loss; 0 leaves it out")->check(number(0));
+  }
+  command.add_option("--seed", seed, "of the weights, the permutation and the order of images")
+      ->check([](const std::string& text) {
+        return text.starts_with('-') ? "seed must be 0 or more, got " + text : std::string();
+      })
+      ->capture_default_str();
+}
+
+TrainingOptions TrainOptions::training() const {
+  static const std::map<std::string, OptimizerKind> optimizers = {
+      {"SGD", OptimizerKind::sgd}, {"Adam", OptimizerKind::adam}, {"Muon", OptimizerKind::muon}};
+  static const std::map<std::string, Precision> precisions = {{"float32", Precision::float32},
+                                                              {"bfloat16", Precision::bfloat16},
+                                                              {"automatic", Precision::automatic}};
+  TrainingOptions options{.recipe = recipe == "auto"   ? RecipeChoice::automatic
+                                    : recipe == "fast" ? RecipeChoice::fast
+                                                       : RecipeChoice::paper};
+  if (epoch > 0) options.epochs = epoch;
+  if (batch_size > 0) options.batch_size = batch_size;
+  if (lr > 0) options.lr = lr;
+  if (!optim.empty()) options.optimizer = optimizers.at(optim);
+  if (!precision.empty()) options.precision = precisions.at(precision);
+  if (decay > 0) options.decay = decay;
+  if (sup >= 0) options.supcon_weight = sup;
+  return options;
+}
+
+std::function<std::string(const std::string&)> number(double low, bool above) {
+  return [low, above](const std::string& text) -> std::string {
+    double value = 0;
+    if (!CLI::detail::lexical_cast(text, value) || !std::isfinite(value))
+      return "must be a number, got " + text;
+    if (above ? value > low : value >= low) return "";
+    return fmt::format("must be {} {}, got {}", above ? "above" : "at least", low, text);
+  };
+}
+
+void begin(const Common& common, files::Paths paths) {
+  paths.files.push_back({"--config", common.config});
+  paths.outputs.push_back({"--save_config", common.save_config});
+  files::check_outputs(std::move(paths));
+  if (common.write_config) common.write_config();
+}
+
+Notify print_notices() {
+  return [](const Notice& notice) {
+    std::cerr << (notice.kind == Notice::Kind::warning ? "warning: " : "") << printable(notice.text) << '\n';
+  };
+}
+
+void print(const nlohmann::ordered_json& json) {
+  std::cout << json.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) << std::endl;
+}
+
+void show(const Common& common, const report::DefenseReport& page,
+          const std::vector<std::pair<std::string, fs::path>>& files) {
+  if (common.json) {
+    auto json = report::metrics_json(page);
+    for (const auto& [name, path] : files) json["files"][name] = path.lexically_normal().string();
+    std::cout << report::metrics_text(json) << std::flush;
+    return;
+  }
+  std::cout << page;
+  std::size_t width = 0;
+  for (const auto& [name, path] : files) width = std::max(width, name.size());
+  if (!files.empty()) std::cout << '\n';
+  for (const auto& [name, path] : files) {
+    std::cout << name << std::string(width + 2 - name.size(), ' ') << path.lexically_normal().string()
+              << '\n';
+  }
+  std::cout << std::flush;
+}
+
+std::string attack_names() {
+  return fmt::format("{}", fmt::join(attacks::names(), ", "));
+}
+
+std::vector<files::NamedPath> report_files(const std::string& option, const fs::path& folder) {
+  std::vector<files::NamedPath> files;
+  for (const char* name : {"report.html", "metrics.json", "images.png", "log.jsonl"}) {
+    files.push_back({option, folder / name});
+  }
+  return files;
+}
+
+std::vector<files::NamedPath> dataset_folders(const std::string& dataset) {
+  std::error_code unknown;
+  if (!fs::is_directory(dataset, unknown)) return {};
+  return {{"--dataset", fs::path(dataset) / "train"}, {"--dataset", fs::path(dataset) / "test"}};
+}
+
+NamedDataset read_data(const std::string& dataset, const std::string& root, const ImageShape& image,
+                       data::ResizeMode resize, bool skip_damaged, const std::string& store) {
+  return read_dataset(dataset,
+                      {.root = root,
+                       .image = image,
+                       .resize = resize,
+                       .on_error = skip_damaged ? data::OnDecodeError::skip : data::OnDecodeError::fail,
+                       .store = store,
+                       .download = [](const fs::path& folder) { data::download_cifar10(folder); }});
+}
+
+std::pair<ExportedClassifier, ExportedInfo> load_exported(const std::string& model,
+                                                          const std::string& class_names, bool trust) {
+  ExportedClassifier loaded(model, trust ? formats::Trust::blind : formats::Trust::checked);
+  loaded.to(default_device());
+  ExportedInfo info = exported_info(
+      loaded.about(), class_names.empty() ? std::vector<std::string>{} : read_class_names(class_names));
+  return {std::move(loaded), std::move(info)};
+}
+
+}  // namespace refine::cli

@@ -1,0 +1,139 @@
+#pragma once
+
+#include <CLI/CLI.hpp>
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <refine/backbones/normalized.hpp>
+#include <refine/core/random.hpp>
+#include <refine/core/task.hpp>
+#include <refine/data/resize.hpp>
+#include <refine/defend/class_folders.hpp>
+#include <refine/defend/detail/check_outputs.hpp>
+#include <refine/defend/load_classifier.hpp>
+#include <refine/defend/named_dataset.hpp>
+#include <refine/defend/notice.hpp>
+#include <refine/defend/saved_defense.hpp>
+#include <refine/defend/sizing.hpp>
+#include <refine/export/exported_classifier.hpp>
+#include <refine/report/defense_report.hpp>
+
+namespace refine::cli {
+
+/// Options of all commands.
+struct Common {
+  bool json = false;            ///< results as one JSON document on standard output
+  std::function<int()> chosen;  ///< runs the command that the user named; returns its exit status
+  std::filesystem::path config = {}, save_config = {};  ///< files of these options; empty: none
+  std::function<void()> write_config = {};              ///< writes `save_config`, once; `begin` calls it
+};
+
+/// Exit statuses: done; done, with something to look at; refused (`Error::exit_status`).
+enum Status { done = 0, look = 1, refused = 2 };
+
+// Each adds its command to `app`; when the user names it, `common.chosen` runs it.
+void add_attack(CLI::App& app, Common& common);
+void add_completion(CLI::App& app, Common& common);
+void add_defend(CLI::App& app, Common& common);
+void add_evaluate(CLI::App& app, Common& common);
+void add_export(CLI::App& app, Common& common);
+void add_inspect(CLI::App& app, Common& common);
+void add_predict(CLI::App& app, Common& common);
+void add_report(CLI::App& app, Common& common);
+
+/// Options of a classifier that is not trusted.
+struct VictimOptions {
+  std::string model, arch, stem, image, class_names, output, key;
+  std::vector<double> mean, deviation;
+  bool bgr = false, trust = false;
+
+  void add_to(CLI::App& command);
+
+  /// \throws Error if an option cannot be parsed, or the file of class names cannot be read
+  LoadOptions load_options() const;
+};
+
+/// Options of what happens to images of another size.
+struct ResizeOptions {
+  std::string fit = {};  ///< empty: as the model's file says, else crop
+  int resize = 0, crop = 0;
+
+  void add_to(CLI::App& command);
+
+  /// Returns the mode of the options, else `stored`, the mode in a model's file.
+  /// \throws Error if the options contradict each other
+  std::optional<data::ResizeMode> mode(const std::optional<data::ResizeMode>& stored = std::nullopt) const;
+
+  /// Returns 3×crop×crop; without --crop, `other`.
+  ImageShape image(const ImageShape& other) const;
+
+  /// \throws Error if --crop or --resize do not fit the size that the model takes
+  void check(const ImageShape& model) const;
+};
+
+/// Options of how class folders become labels.
+struct LabelOptions {
+  std::string order = "auto";
+  bool none = false;
+
+  void add_to(CLI::App& command);
+  FolderLabels labels() const;
+};
+
+/// Options of how a network is trained. Each replaces a number of the recipe.
+struct TrainOptions {
+  std::string recipe = "auto", optim, precision;
+  int epoch = 0, batch_size = 0;
+  double lr = 0, decay = 0, sup = -1;
+  std::uint64_t seed = default_seed;
+
+  /// \param is_defense true: the transform is trained, which has a SupCon loss
+  void add_to(CLI::App& command, bool is_defense);
+  TrainingOptions training() const;
+};
+
+/// A check that a number is at least `low`, or above it.
+std::function<std::string(const std::string&)> number(double low, bool above = false);
+
+/// Every command calls this before any work: checks the outputs, then writes --save_config.
+/// \throws Error if an output is an input
+void begin(const Common& common, files::Paths paths);
+
+/// Prints notices on standard error: notes as they are, warnings as `warning: …`.
+Notify print_notices();
+
+/// Prints one JSON document.
+void print(const nlohmann::ordered_json& json);
+
+/// Prints a report, as a table or, with --json, in full; `files` are listed below it.
+void show(const Common& common, const report::DefenseReport& page,
+          const std::vector<std::pair<std::string, std::filesystem::path>>& files);
+
+/// Returns the names of the attacks, in one line.
+std::string attack_names();
+
+/// Returns the files that a report is written to.
+/// \param option that names the folder, or that it is derived from
+std::vector<files::NamedPath> report_files(const std::string& option, const std::filesystem::path& folder);
+
+/// Returns `train` and `test` of a data set that is a folder; nothing for one that has a name.
+std::vector<files::NamedPath> dataset_folders(const std::string& dataset);
+
+/// Reads a data set by name, or a folder. CIFAR-10 is downloaded if it is not there.
+NamedDataset read_data(const std::string& dataset, const std::string& root, const ImageShape& image,
+                       data::ResizeMode resize, bool skip_damaged, const std::string& store);
+
+/// Loads an exported file onto the default device, with its description.
+/// \param class_names file of class names that replace the file's; empty: none
+/// \param trust true: use it even if its code contains more than tensor arithmetic
+std::pair<ExportedClassifier, ExportedInfo> load_exported(const std::string& model,
+                                                          const std::string& class_names, bool trust);
+
+}  // namespace refine::cli
