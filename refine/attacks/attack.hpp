@@ -107,11 +107,11 @@ class AnyAttack {
   ///
   /// \tparam A type of the attack
   /// \param attack any other attack
-  /// \param name for reports
+  /// \param report_name the value of `name`
   template <Attack A>
   requires(refine::detail::OtherThan<A, AnyAttack>&& std::copy_constructible<A>)
-      AnyAttack(A attack, std::string name = {})
-      : name(std::move(name)),
+      AnyAttack(A attack, std::string report_name = {})
+      : name(std::move(report_name)),
         target(attack.target),
         held_(refine::detail::Erased<Interface>::template with<Model<A>>(std::move(attack))) {}
 

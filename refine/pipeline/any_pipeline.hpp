@@ -12,8 +12,9 @@ namespace refine {
 ///
 /// Its members are those of `Pipeline`; `freeze` and `fit` take it as any other.
 ///
-/// `AnyTransform`, `AnyBackbone` and `AnyRemap` hold any policy of their kind. A program that instantiates `fit`, `evaluate` and `export_torchscript` only for this type handles every transform,
-/// backbone and remap. The compiled library contains these instantiations.
+/// `AnyTransform`, `AnyBackbone` and `AnyRemap` hold any policy of their kind. A program that
+/// instantiates `fit`, `evaluate` and `export_torchscript` only for this type handles every
+/// transform, backbone and remap.
 ///
 /// ```cpp
 /// AnyPipeline defense{transforms::UNet<>{.image = image}, freeze(backbones::AnyBackbone{victim}),

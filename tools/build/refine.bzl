@@ -5,7 +5,7 @@ load("@rules_cc//cc:defs.bzl", "cc_library")
 
 # Of the library's own files; tests and programs have those of .bazelrc.
 _WARNINGS = [
-    "-Wshadow=local",
+    "-Wshadow",
     "-Wconversion",
 ]
 
