@@ -202,7 +202,7 @@ TEST(Stamp, ImagesOfAnotherShape_Throws) {
 
 /// A sine over the width of the image (Barni et al., 2019).
 struct Stripes {
-  ImageShape image = tasks::cifar10.image;
+  refine::ImageShape image = refine::tasks::cifar10.image;
   double strength = 0.08;
   double periods = 6;
 
@@ -211,7 +211,7 @@ struct Stripes {
     return (images + (x * (2 * M_PI * periods)).sin() * strength).clamp(0, 1);
   }
 };
-static_assert(Trigger<Stripes>);
+static_assert(refine::triggers::Trigger<Stripes>);
 
 TEST(Readme, CustomTrigger_IsStamped) {
   const at::Tensor bytes = at::full({2, 3, 32, 32}, 100, at::kByte);
