@@ -21,7 +21,8 @@ namespace refine::backbones {
 ///  1. `b.task` is its `Task`: a constant, or a member if an extent is dynamic;
 ///  2. `b.forward(images)` takes float N×C×H×W in [0, 1] and returns logits N×classes;
 ///  3. `b.module` is a `std::shared_ptr` to the `torch::nn::Module` that holds its state. `freeze`
-///     and `deep_copy` require a `torch::nn::Cloneable`;
+///     and `deep_copy` require that its type implements `clone` (`nn::CanClone`), as a
+///     `torch::nn::Cloneable` does;
 ///  4. `B` is copyable; copies share the module.
 ///
 /// Optional members:

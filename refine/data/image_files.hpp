@@ -64,8 +64,8 @@ std::vector<std::filesystem::path> image_files(const std::filesystem::path& file
 ///   be written
 LoadedImages load_images(std::vector<std::filesystem::path> files, const ImageFilesOptions& options = {});
 
-/// Returns the size that image files have in common, from the headers of PNG and JPEG files (others
-/// are decoded).
+/// Returns the size that image files have in common. The files are read as a whole; of PNG and JPEG
+/// files only the headers are decoded.
 /// \param files at least one; those that cannot be read are not counted
 /// \param sample number of files to look at, from the first
 /// \return 3×H×W; 3×?×? if the sizes differ or no file can be read

@@ -41,7 +41,7 @@ struct DefendOptions {
   TransformOptions transform = {};              ///< which transform, by default a U-Net
   std::uint64_t seed = default_seed;  ///< of held-back images, weights, permutation and training order
   double false_alarm_rate = 0.05;     ///< share of clean images that may raise the alarm, in [0, 1)
-  bool scan = true;                   ///< try the catalogue of common triggers
+  bool scan = true;                   ///< try common triggers, if `evidence` has no triggered images
   bool probe = true;                  ///< probe the victim on 16 images before training
   std::optional<ProbeSummary> probed =
       std::nullopt;  ///< an earlier probe, which is reported instead of a new one

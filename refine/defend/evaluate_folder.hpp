@@ -23,7 +23,7 @@ struct FolderEvaluation {
   std::optional<int> target =
       std::nullopt;  ///< class that the attacker wants; nothing: the attack's, if one is named
   FolderLabels labels = FolderLabels::automatic;  ///< how class folders become labels
-  std::int64_t scanned = 1000;  ///< images that the scan for common triggers takes; 0: no scan
+  std::int64_t scanned = 1000;  ///< images that the scan takes, if no trigger is given; 0: no scan
   bool show = false;            ///< show progress on standard error
   Notify notify = {};           ///< receives notes about the labels
 };

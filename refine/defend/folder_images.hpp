@@ -33,8 +33,10 @@ struct FolderImages {
   at::Tensor images = {};                         ///< uint8 N×C×H×W
   std::vector<std::filesystem::path> files = {};  ///< the file of each image
   std::vector<std::string> folders = {};          ///< the folder of each image, relative to the root
-  std::set<std::string> all_folders = {};  ///< folders of all files below the root, whether read or not
-  std::size_t skipped = 0;                 ///< number of files that could not be used
+  /// Folders of all image files below the root, whether read or not. Image files of formats that are
+  /// not read, such as GIF, count if they are in a subfolder.
+  std::set<std::string> all_folders = {};
+  std::size_t skipped = 0;  ///< number of files that could not be used
 };
 
 /// Reads the images below `path` at one shape. Damaged files are left out; they are counted in

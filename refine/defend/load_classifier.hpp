@@ -71,7 +71,8 @@ struct LoadedClassifier {
 ///   options
 LoadedClassifier load_classifier(const std::filesystem::path& path, const LoadOptions& options = {});
 
-/// True if a file is a TorchScript program, by its content. False if it cannot be read.
+/// True if a file is a TorchScript program, by its content. False if it cannot be opened.
+/// \throws Error if the file is a ZIP archive that is damaged or cannot be read
 bool is_program(const std::filesystem::path& path);
 
 /// Returns the shape that a text means: "3x224x224", or "224" for 3×224×224.

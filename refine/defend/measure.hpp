@@ -30,7 +30,7 @@ struct Evidence {
   std::optional<at::Tensor> triggered = std::nullopt;  ///< the same images with the trigger
   std::optional<int> target = std::nullopt;            ///< class that the attacker wants, if it is known
   std::optional<AlarmSetting> alarm = std::nullopt;    ///< nothing: the alarm is not measured
-  std::int64_t scanned = 1000;  ///< images that the scan for common triggers takes; 0: no scan
+  std::int64_t scanned = 1000;  ///< images that the scan takes, if there is no `triggered`; 0: no scan
   bool show = false;            ///< show progress on standard error
 };
 
@@ -55,8 +55,8 @@ inline at::Tensor triggered_of_other_classes(const Evidence& evidence) {
 }  // namespace detail
 
 /// Measures a defense as far as the evidence allows: agreement with the victim, the alarm, accuracy
-/// and attack figures, the scan for common triggers, and sample images. Fills in these parts of
-/// `report`; title and facts are the caller's.
+/// and attack figures, the scan for common triggers if no triggered images are given, and sample
+/// images. Fills in these parts of `report`; title and facts are the caller's.
 /// \throws Error if the images do not fit the defense
 template <DefendedClassifier D>
 void measure_defense(const D& defense, const Evidence& evidence, report::DefenseReport& report) {

@@ -24,7 +24,7 @@ using refine::testing::expect_words;
 using refine::testing::ScratchFolder;
 using Json = nlohmann::ordered_json;
 
-/// Ten images of three classes, target 0, as in tests/metrics/figures_test.cpp.
+/// Ten images of three classes, target 0, as in tests/metrics/attack_metrics_test.cpp.
 DefenseReport complete_report() {
   DefenseReport r = unlabelled();
   r.dataset = "CIFAR-3";

@@ -102,7 +102,8 @@ struct TrainOptions {
 /// A check that a number is at least `low`, or above it.
 std::function<std::string(const std::string&)> number(double low, bool above = false);
 
-/// Every command calls this before any work: checks the outputs, then writes --save_config.
+/// Checks the outputs, then writes --save_config. Commands with inputs call it before their work;
+/// only folders may have been listed before.
 /// \throws Error if an output is an input
 void begin(const Common& common, files::Paths paths);
 

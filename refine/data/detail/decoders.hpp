@@ -61,9 +61,9 @@ int webp_orientation(std::string_view file);
 /// \param orientation 1 to 8
 void make_upright(RgbImage& image, int orientation);
 
-/// Returns the size 3×H×W that an image file has once it is decoded. Reads only the header of PNG
-/// and JPEG files. All extents are open if the file cannot be read; decoding it then reports the
-/// reason.
+/// Returns the size 3×H×W that an image file has once it is decoded. Reads the whole file, and
+/// decodes only the header of PNG and JPEG files. All extents are open if the file cannot be read;
+/// decoding it then reports the reason.
 ImageShape shape_in_header(const std::filesystem::path& file);
 
 }  // namespace refine::data::detail

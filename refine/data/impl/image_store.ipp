@@ -19,7 +19,7 @@
 
 namespace refine::data::detail {
 
-/// Throws an `Error` if the disk has too little space, before hours of decoder.
+/// Throws an `Error` if the disk has too little space, before hours of decoding.
 REFINE_INLINE void check_space(const std::filesystem::path& path, double bytes) {
   std::error_code unknown;
   const auto space = std::filesystem::space(path.has_parent_path() ? path.parent_path() : ".", unknown);

@@ -110,7 +110,8 @@ class ScriptedModule : public torch::nn::Module {
   /// images.
   void follow_device(torch::jit::Block& block);
 
-  /// Replaces the 3×3 convolutions that `nn::convolve` can compute by calls of it.
+  /// Replaces the convolutions of stride 1, padding 1 and dilation 1, without groups, by calls of
+  /// `nn::convolve`.
   static void use_nn_convolutions(torch::jit::Block& block);
 
   /// Registers the operator that calls `nn::convolve`, once, and returns its name. For kernels of
