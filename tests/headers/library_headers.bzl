@@ -1,17 +1,12 @@
-"""Lists the public headers of a library, so that a header added to a module is checked.
+"""Lists all headers of a library, so that a header added to a module is checked.
 
-Private headers, in detail/, are checked through the public ones that include them.
+Private headers, in detail/, are checked as well: an implementation may include one that no public header includes.
 """
 
 def _impl(ctx):
-    headers = ctx.attr.library[CcInfo].compilation_context.direct_public_headers
-    return [DefaultInfo(files = depset([
-        header
-        for header in headers
-        if "/detail/" not in header.short_path
-    ]))]
+    return [DefaultInfo(files = depset(ctx.attr.library[CcInfo].compilation_context.direct_public_headers))]
 
-public_headers = rule(
+library_headers = rule(
     implementation = _impl,
     attrs = {"library": attr.label(mandatory = True, providers = [CcInfo])},
 )
