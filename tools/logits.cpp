@@ -8,43 +8,23 @@
 #include <ATen/ops/from_blob.h>
 #include <c10/core/GradMode.h>
 
-#include <charconv>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <exception>
-#include <fstream>
 #include <iostream>
 #include <string>
-#include <string_view>
-#include <system_error>
-#include <vector>
 
 #include <refine/backbones/freeze.hpp>
 #include <refine/core/error.hpp>
 #include <refine/core/file.hpp>
 #include <refine/core/task.hpp>
+#include <refine/defend/load_classifier.hpp>
 #include <refine/nn/device.hpp>
 #include <refine/programs/torchscript.hpp>
 
 namespace {
 
 using namespace refine;
-
-/// Reads "3x224x224".
-/// \throws Error for any other text
-ImageShape shape_of(std::string_view text) {
-  int extents[3] = {};
-  const char* next = text.data();
-  const char* const end = next + text.size();
-  for (int& extent : extents) {
-    const auto [rest, failed] = std::from_chars(next, end, extent);
-    if (failed != std::errc() || extent < 1 || (rest != end && *rest != 'x')) break;
-    next = rest == end ? end : rest + 1;
-  }
-  if (extents[2] < 1) throw Error("the image shape must be as 3x224x224, got '{}'", text);
-  return {extents[0], extents[1], extents[2]};
-}
 
 void run(const std::string& model, const ImageShape& shape, const std::string& from, const std::string& to) {
   use_threads(1);
@@ -63,10 +43,7 @@ void run(const std::string& model, const ImageShape& shape, const std::string& f
       at::from_blob(bytes.data(), {n, shape.channels, shape.height, shape.width}, at::kFloat);
   const at::Tensor logits =
       victim.forward(images.contiguous(at::MemoryFormat::ChannelsLast)).to(at::kFloat).contiguous();
-  std::ofstream file(to, std::ios::binary);
-  file.write(static_cast<const char*>(logits.const_data_ptr()),
-             static_cast<std::streamsize>(logits.nbytes()));
-  if (!file.flush()) throw Error("cannot write {}; check the folder and the free space on its disk", to);
+  write_file(to, {static_cast<const char*>(logits.const_data_ptr()), logits.nbytes()});
 }
 
 }  // namespace
@@ -77,7 +54,7 @@ int main(int count, char** arguments) {
     return 2;
   }
   try {
-    run(arguments[1], shape_of(arguments[2]), arguments[3], arguments[4]);
+    run(arguments[1], parse_shape(arguments[2]), arguments[3], arguments[4]);
   } catch (const std::exception& error) {
     std::cerr << "error: " << error.what() << '\n';
     return 2;

@@ -201,8 +201,7 @@ def main():
             cells += [str(len(seen["operators"])), str(len(seen["objections"]))]
             operators.update(seen["operators"])
             for objection in seen["objections"]:
-                text = objection if isinstance(objection, str) else objection["text"]
-                objections[text].append(f"{name} {form}")
+                objections[objection].append(f"{name} {form}")
             if not options.keep:
                 path.unlink()
         print("| " + " | ".join([name, *cells]) + " |", flush=True)

@@ -110,7 +110,8 @@ TEST_F(AtomicFileTest, FolderOrFileInTheWay_Throws) {
   write_file(folder_ / "file", "x");
   const auto path = folder_ / "file" / "a";
   expect_words(error_of([&] { write_file(path, "x"); }),
-               {"cannot write " + path.string(), "Not a directory", "choose another path"});
+               {"cannot write " + path.string(), "Not a directory",
+                "a file has the name of a folder that is needed", "move it away", "choose another path"});
 }
 
 TEST_F(AtomicFileTest, ExistingFile_KeepsItsPermissions) {

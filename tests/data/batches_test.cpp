@@ -16,6 +16,7 @@
 #include <range/v3/view/take.hpp>
 #include <range/v3/view/zip.hpp>
 
+#include "tests/data/numbered.hpp"
 #include "tests/support/error_of.hpp"
 
 namespace refine::data {
@@ -23,30 +24,15 @@ namespace {
 
 using refine::testing::error_of;
 using refine::testing::expect_words;
-
-using Indices = std::vector<std::int64_t>;
+using refine::testing::Indices;
+using refine::testing::numbered;
+using refine::testing::numbers;
+using refine::testing::values;
 
 static_assert(ranges::view_<BatchView> && ranges::view_<ExampleView>);
 static_assert(ranges::random_access_range<const BatchView> && ranges::sized_range<const BatchView>);
 static_assert(ranges::random_access_range<const ExampleView> && ranges::sized_range<const ExampleView>);
 static_assert(std::ranges::random_access_range<BatchView> && std::ranges::random_access_range<ExampleView>);
-
-/// Returns a dataset whose image i is filled with i and has label i % 3.
-Dataset numbered(std::int64_t n) {
-  return {.images = at::arange(n).to(at::kByte).view({n, 1, 1, 1}).expand({n, 3, 4, 5}).contiguous(),
-          .labels = at::arange(n).remainder(3),
-          .classes = {"a", "b", "c"}};
-}
-
-Indices values(const at::Tensor& t) {
-  const auto longs = t.to(at::kLong).contiguous();
-  return {longs.const_data_ptr<std::int64_t>(), longs.const_data_ptr<std::int64_t>() + longs.numel()};
-}
-
-/// Returns the number that each image is filled with.
-Indices numbers(const at::Tensor& images) {
-  return values(images.select(1, 0).select(1, 0).select(1, 0));
-}
 
 /// Returns the indices of each batch.
 std::vector<Indices> indices_of(const BatchView& batches) {

@@ -10,6 +10,7 @@
 #include <limits>
 #include <vector>
 
+#include "tests/data/numbered.hpp"
 #include "tests/support/error_of.hpp"
 #include "tests/support/scratch_folder.hpp"
 
@@ -18,22 +19,9 @@ namespace {
 
 using refine::testing::error_of;
 using refine::testing::expect_words;
-
-/// Returns a dataset whose image i is filled with i and has label i % 3.
-Dataset numbered(std::int64_t n) {
-  return {.images = at::arange(n).to(at::kByte).view({n, 1, 1, 1}).expand({n, 3, 4, 5}).contiguous(),
-          .labels = at::arange(n).remainder(3),
-          .classes = {"a", "b", "c"}};
-}
-
-std::vector<std::int64_t> values(const at::Tensor& t) {
-  const auto longs = t.to(at::kLong).contiguous();
-  return {longs.const_data_ptr<std::int64_t>(), longs.const_data_ptr<std::int64_t>() + longs.numel()};
-}
-
-std::vector<std::int64_t> numbers(const Dataset& set) {
-  return values(set.images.select(1, 0).select(1, 0).select(1, 0));
-}
+using refine::testing::numbered;
+using refine::testing::numbers;
+using refine::testing::values;
 
 TEST(Dataset, SizeImageTask_DescribeTheImages) {
   const auto set = numbered(7);

@@ -237,7 +237,8 @@ TEST_F(ImageStore, UnusablePath_Throws) {
   };
   scratch_.write("file", "");
   expect_words(error_at(scratch_.path / "file"),
-               {"cannot write", "file/train.images", "Not a directory"});
+               {"cannot write", "file/train.images", "Not a directory",
+                "a file has the name of a folder that is needed", "move it away"});
   scratch_.write("mine/train.images", "the only copy of something");
   expect_words(error_at(scratch_.path / "mine"),
                {"mine/train.images", "not an image store", "another folder"});

@@ -113,11 +113,11 @@ TEST(LoadVictim, FileOfAnotherNetwork_IsRefusedAndChangesNothing) {
     return message;
   };
   testing::expect_words(line([](auto& c) { c.tensors.erase("layer3.0.bn1.running_var"); }),
-                        {"'layer3.0.bn1.running_var'"});
+                        {"'layer3.0.bn1.running_var' is missing"});
   testing::expect_words(line([](auto& c) { c.tensors["layer9.weight"] = at::rand({1}); }),
-                        {"'layer9.weight'"});
+                        {"'layer9.weight' is unexpected"});
   testing::expect_words(line([](auto& c) { c.tensors = nn::state_dict(*Victim{.width = 8}.module); }),
-                        {"8", "4", "width"});
+                        {"has shape 8", "expected 4", "width"});
   EXPECT_EQ(bytes_of(*other.module), before);
 }
 
@@ -145,9 +145,9 @@ TEST(LoadDefense, FileOfAnotherPipeline_IsRefusedAndChangesNothing) {
            {"[0,1,2,3.5,4]", "not a list"},
            {"[[0],1,2,3,4]", "not a list"},
            {"[1,0]", "got 2, expected 5"},
-           {"[0,1,2,3,3]", "class 3"},
-           {"[0,1,2,3,-4]", "class -4"},
-           {"[0,1,2,3,18446744073709551615]", "class -1"}}) {
+           {"[0,1,2,3,3]", "class 3 occurs twice"},
+           {"[0,1,2,3,-4]", "class -4 is out of range; a permutation contains each of 0 to 4"},
+           {"[0,1,2,3,18446744073709551615]", "class -1 is out of range"}}) {
     auto changed = content;
     changed.metadata["permutation"] = text;
     formats::write_safetensors(path, changed);

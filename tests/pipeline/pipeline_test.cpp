@@ -169,7 +169,8 @@ TEST(Pipeline, ReferencePixelDomain_NormalisesBeforeTheTransform) {
                 1e-5);
   }
   expect_words(error_of([] { Pipeline(Square{}, freeze(Means{}), Named{}, PixelDomain::reference); }),
-               {"PixelDomain::reference", "backbones::Normalized"});
+               {"PixelDomain::reference", "a backbone that normalises", "backbones::Normalized",
+                "before freezing it"});
 }
 
 TEST(Pipeline, PartsDisagree_ThrowsTheMessageOfTheCompiler) {

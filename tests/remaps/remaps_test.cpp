@@ -61,8 +61,9 @@ TEST(Derangement, SameSeed_IsEqual) {
 
 TEST(Derangement, FewerThanTwoClasses_Throws) {
   for (const int classes : {1, 0, dynamic}) {
-    expect_words(error_of([&] { (void)Derangement<>{.classes = classes}; }),
-                 {"derangement: classes", "at least 2", "got " + std::to_string(classes)});
+    expect_words(
+        error_of([&] { (void)Derangement<>{.classes = classes}; }),
+        {"derangement: classes", "at least 2", "got " + std::to_string(classes), "renames every class"});
   }
 }
 
@@ -95,14 +96,14 @@ TEST(Shift, ExtremeDistance_DoesNotOverflow) {
                 (((j + wide) % 10) + 10) % 10);
     }
   }
-  expect_words(error_of([] { (void)Shift<>{}; }), {"Shift", "got -1", ".classes = 10"});
+  expect_words(error_of([] { (void)Shift<>{}; }), {"Shift", "must be positive", "got -1", ".classes = 10"});
 }
 
 TEST(None, Logits_AreUnchanged) {
   const at::Tensor y = logits(2, 10);
   EXPECT_TRUE(apply(None<tasks::cifar10>{}, y).equal(y));
   EXPECT_EQ((None<>{.classes = 3}.permutation), (Names{0, 1, 2}));
-  expect_words(error_of([] { (void)None<>{}; }), {"remap", "got -1", ".classes = 10"});
+  expect_words(error_of([] { (void)None<>{}; }), {"remap", "must be positive", "got -1", ".classes = 10"});
 }
 
 TEST(Undo, AfterApply_IsIdentity) {

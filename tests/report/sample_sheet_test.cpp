@@ -81,7 +81,7 @@ TEST(SampleSheet, CleanImages_NeedNoLabelsOrTrigger) {
   expect_words(error_of([] {
                  sample_sheet(OneLess{}, at::zeros({2, 1, 2, 2}, at::kByte), {});
                }),
-               {"1x1x1", "1x2x2"});
+               {"got 1x2x2", "expected 1x1x1"});
 }
 
 }  // namespace

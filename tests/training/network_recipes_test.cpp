@@ -32,8 +32,8 @@ TEST(PaperClassifierOf, AnySpelling_GivesThePapersRecipe) {
 
 TEST(PaperClassifierOf, UnknownNetwork_IsRefused) {
   for (const char* name : {"ResNet34", "", "-"}) {
-    expect_words(error_of([&] { recipes::paper_classifier_of(name); }), {"network", "VGG16"});
-    expect_words(error_of([&] { recipes::fast_classifier_of(name); }), {"network", "ViT"});
+    expect_words(error_of([&] { recipes::paper_classifier_of(name); }), {"unknown network", "VGG16"});
+    expect_words(error_of([&] { recipes::fast_classifier_of(name); }), {"unknown network", "ViT"});
   }
 }
 

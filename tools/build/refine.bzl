@@ -63,6 +63,11 @@ def refine_library(name, srcs = [], hdrs = None, textual_hdrs = [], deps = [], q
         srcs = hdrs + textual_hdrs + sources,
         visibility = ["//visibility:public"],
     )
+    native.filegroup(
+        name = name + "_source",
+        srcs = srcs,
+        visibility = ["//tests/headers:__pkg__"],
+    )
     if native.repository_name().strip("@") and native.package_name():
         up = "/".join([".."] * len(native.package_name().split("/")))
         kwargs.setdefault("includes", [up])
@@ -82,8 +87,6 @@ def refine_library(name, srcs = [], hdrs = None, textual_hdrs = [], deps = [], q
         )
         return
 
-    # For //tests/headers.
-    native.exports_files(srcs, visibility = ["//tests/headers:__pkg__"])
     private = dict(kwargs, visibility = ["//visibility:private"])
     cc_library(
         name = name + "_headers",

@@ -64,6 +64,12 @@ struct PickleNode {
 /// The name of the opaque object that stands for an integer of more than 64 bits.
 inline constexpr std::string_view large_integer = "int";
 
+/// Throws the ProgramError for a file that names a function which runs programs.
+/// \param path the file
+/// \param name the function
+/// \throws ProgramError always
+[[noreturn]] void refuse_program(const std::filesystem::path& path, std::string_view name);
+
 /// The stack and the memo of a pickle, with limits. All nodes live as long as the stack, so a node
 /// may contain itself here; `PickleBuilder` refuses it.
 class PickleStack {

@@ -20,6 +20,9 @@ namespace refine::formats::detail {
 /// does not: a duplicate name, deeper nesting, a number that is not an extent.
 class SafeTensorsHeader {
  public:
+  /// The largest size that the format's own library accepts.
+  static constexpr std::uint64_t max_bytes = 100'000'000;
+
   using Extents = std::vector<std::uint64_t>;  ///< a list of unsigned numbers
 
   /// The entry of one tensor.

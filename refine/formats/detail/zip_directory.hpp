@@ -68,11 +68,9 @@ struct ZipEntry {
 /// none.
 class ZipDirectory {
  public:
-  /// \param path the file, for messages; must outlive the directory
-  /// \param file the same file; must outlive the directory
+  /// \param file the archive; must outlive the directory
   /// \param max_entries largest number of entries
-  ZipDirectory(const std::filesystem::path& path, SeekableFile& file, std::size_t max_entries)
-      : path_(path), file_(file), max_entries_(max_entries) {}
+  ZipDirectory(SeekableFile& file, std::size_t max_entries) : file_(file), max_entries_(max_entries) {}
 
   /// Returns the entries in the order of their data in the file.
   /// \throws Error if the archive is malformed
@@ -112,7 +110,6 @@ class ZipDirectory {
   /// the data.
   void check_local_header(ZipEntry& entry, std::uint64_t end) const;
 
-  const std::filesystem::path& path_;
   SeekableFile& file_;
   std::uint64_t max_entries_, count_ = 0, size_ = 0, begin_ = 0;
 };

@@ -22,7 +22,7 @@ namespace refine::formats::detail {
 class ArchiveReader {
  public:
   ArchiveReader(const std::filesystem::path& path, const ArchiveLimits& limits)
-      : limits_(limits), file_(path), directory_(path, file_, limits.entries) {}
+      : limits_(limits), file_(path), directory_(file_, limits.entries) {}
 
   Archive read();
 
@@ -236,7 +236,7 @@ REFINE_INLINE std::vector<ZipEntry> ZipDirectory::read() {
 
 REFINE_INLINE void ZipDirectory::fail(std::string_view why) const {
   throw Error("cannot load {}: {}; the file is damaged or malicious, get it again from a trusted source",
-              path_.string(), why);
+              file_.path().string(), why);
 }
 
 REFINE_INLINE void ZipDirectory::locate() {

@@ -21,6 +21,7 @@
 #include <refine/formats/archive.hpp>
 #include <refine/formats/detail/objection.hpp>
 #include <refine/formats/detail/pickle_machine.hpp>
+#include <refine/formats/detail/safetensors_header.hpp>
 #include <refine/formats/detail/zip_directory.hpp>
 #include <refine/formats/inspect.hpp>
 #include <refine/formats/safetensors.hpp>
@@ -30,14 +31,6 @@ namespace refine::formats::detail {
 /// The first pickle of a file of torch.save before PyTorch 1.6: a number of ten bytes.
 inline constexpr std::string_view legacy_magic{"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.",
                                                15};
-
-/// Throws the ProgramError for a file that names a function which runs programs.
-[[noreturn]] REFINE_INLINE void refuse_program(const std::filesystem::path& path, std::string_view name) {
-  throw ProgramError(
-      "cannot load {}: the file asks for {}, which can run any program; "
-      "Python would call it while loading the file; get the weights again from a trusted source",
-      path.string(), shorten(name));
-}
 
 /// Throws the ProgramError if one of the names runs programs.
 REFINE_INLINE void refuse_programs(const std::filesystem::path& path, const std::set<std::string>& names) {
@@ -281,12 +274,11 @@ namespace refine::formats::detail {
 /// Returns true if a file begins like safetensors: the size of the header in eight bytes, then the
 /// header.
 REFINE_INLINE bool looks_like_safetensors(SeekableFile& file) {
-  constexpr std::uint64_t max_header = 100'000'000;
   std::uint64_t header_size = 0;
   if (file.size() <= sizeof header_size) return false;
   const std::string start = file.read(0, sizeof header_size + 1);
   std::memcpy(&header_size, start.data(), sizeof header_size);
-  return header_size <= max_header && start.back() == '{';
+  return header_size <= SafeTensorsHeader::max_bytes && start.back() == '{';
 }
 
 /// A dict of tensors by name.

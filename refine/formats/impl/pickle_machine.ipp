@@ -20,6 +20,13 @@
 
 namespace refine::formats::detail {
 
+REFINE_INLINE void refuse_program(const std::filesystem::path& path, std::string_view name) {
+  throw ProgramError(
+      "cannot load {}: the file asks for {}, which can run any program; "
+      "Python would call it while loading the file; get the weights again from a trusted source",
+      path.string(), shorten(name));
+}
+
 REFINE_INLINE void PickleStack::fail(std::string_view why) const {
   // Python executes a pickle while it reads it: a broken end does not make the beginning harmless.
   for (const std::string& name : unknown_names_) {
@@ -30,12 +37,7 @@ REFINE_INLINE void PickleStack::fail(std::string_view why) const {
 }
 
 REFINE_INLINE void PickleStack::refuse(std::string_view name) const {
-  if (runs_programs(name)) {
-    throw ProgramError(
-        "cannot load {}: the file asks for {}, which can run any program; "
-        "Python would call it while loading the file; get the weights again from a trusted source",
-        path_.string(), shorten(name));
-  }
+  if (runs_programs(name)) refuse_program(path_, name);
   throw Error(
       "cannot load {}: the file asks for {}, which is neither a tensor nor a container and could be any program; "
       "save plain tensors, as in model.state_dict()",

@@ -63,11 +63,10 @@ class SafeTensorsReader {
 };
 
 REFINE_INLINE SafeTensors SafeTensorsReader::read() {
-  constexpr std::uint64_t max_header = 100'000'000;  // as in the format's own library
   std::uint64_t header_size = 0;
   if (bytes_.size() < sizeof header_size) fail("the file is shorter than its header");
   std::memcpy(&header_size, bytes_.data(), sizeof header_size);
-  if (header_size > max_header || header_size > bytes_.size() - sizeof header_size) {
+  if (header_size > SafeTensorsHeader::max_bytes || header_size > bytes_.size() - sizeof header_size) {
     fail(fmt::format("the header claims {} bytes, more than the file has or the format allows", header_size));
   }
   SafeTensorsHeader header([this](const std::string& why) { fail(why); });

@@ -244,20 +244,20 @@ REFINE_INLINE TorchScriptFile load_torchscript(const std::filesystem::path& path
   if (is_unusable(file.listing) || (trust == Trust::checked && !file.listing.objections.empty())) {
     refuse(path, file.listing);
   }
+  const auto fail = [&](const char* problem) {
+    if (file.listing.has(Objection::Kind::library)) refuse(path, file.listing);
+    throw Error(
+        "cannot load {}: LibTorch reports: {}; the file is damaged or of another PyTorch release, get it again",
+        path.string(), first_line(problem));
+  };
   try {
     std::istringstream stream(rebuild_archive(std::move(archive)));
     torch::jit::ExtraFilesMap none;
     file.module = torch::jit::load(stream, c10::Device(c10::kCPU), none, /*load_debug_files=*/false);
   } catch (const c10::Error& error) {
-    if (file.listing.has(Objection::Kind::library)) refuse(path, file.listing);
-    throw Error(
-        "cannot load {}: LibTorch reports: {}; the file is damaged or of another PyTorch release, get it again",
-        path.string(), first_line(error.what_without_backtrace()));
+    fail(error.what_without_backtrace());
   } catch (const std::exception& error) {
-    if (file.listing.has(Objection::Kind::library)) refuse(path, file.listing);
-    throw Error(
-        "cannot load {}: LibTorch reports: {}; the file is damaged or of another PyTorch release, get it again",
-        path.string(), first_line(error.what()));
+    fail(error.what());
   }
   for (const std::string& kind : forbidden_nodes(file.module)) {
     Objection objection = objection_to(kind, "compiles to", "");
