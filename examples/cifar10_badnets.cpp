@@ -11,7 +11,6 @@
 #include <exception>
 #include <filesystem>
 #include <iostream>
-#include <map>
 #include <nlohmann/json.hpp>
 #include <sstream>
 #include <string>
@@ -123,11 +122,6 @@ report::Curve accuracy_curve(const History& history, std::string name) {
   return result;
 }
 
-/// Returns the duration of a training run.
-double seconds(const History& history) {
-  return history.epochs.back().seconds;
-}
-
 /// Returns what `<<` prints.
 std::string to_text(const auto& value) {
   std::ostringstream out;
@@ -211,9 +205,9 @@ void run(const Options& options) {
                 {"permutation", permutation},
                 {"transform", fmt::format("U-Net, 4 levels, width {}", budget.transform_width)},
                 {"victim's recipe", to_text(victim_recipe)},
-                {"victim's training", fmt::format("{:.0f} s", seconds(victim_history))},
+                {"victim's training", fmt::format("{:.0f} s", victim_history.seconds())},
                 {"defense's recipe", to_text(recipe)},
-                {"defense's training", fmt::format("{:.0f} s", seconds(defense_history))}},
+                {"defense's training", fmt::format("{:.0f} s", defense_history.seconds())}},
       .sheet = report::sample_sheet(defense, test, attack)};
   report::write_report(page, defense_folder);
   std::cout << page << "\nvictim   " << (attack_folder / "victim.safetensors").lexically_normal().string()

@@ -6,12 +6,10 @@
 #include <memory>
 #include <optional>
 
-#include <refine/backbones/detail/buildable.hpp>
 #include <refine/backbones/detail/vgg_layers.hpp>
 #include <refine/backbones/variant.hpp>
 #include <refine/core/random.hpp>
 #include <refine/core/task.hpp>
-#include <refine/nn/torch_random.hpp>
 
 namespace refine::backbones {
 
@@ -45,17 +43,7 @@ struct Vgg16 {
  private:
   static std::shared_ptr<detail::VggModule> make(const Task& specified, int width, bool batch_norm,
                                                  std::optional<Variant> variant, std::uint64_t seed) {
-    detail::require_buildable("VGG16", kTask, specified, /*min_side=*/32, width);
-    const Task task = merged(kTask, specified);
-    return nn::with_torch_seed(seed, [&] {
-      return std::make_shared<detail::VggModule>(
-          detail::VggPlan{.channels = task.image.channels,
-                          .classes = task.classes,
-                          .width = width,
-                          .groups = {2, 2, 3, 3, 3},
-                          .batch_norm = batch_norm,
-                          .variant = variant.value_or(variant_for(task.image))});
-    });
+    return detail::make_vgg("VGG16", kTask, specified, {2, 2, 3, 3, 3}, width, batch_norm, variant, seed);
   }
 };
 
@@ -83,17 +71,7 @@ struct Vgg19 {
  private:
   static std::shared_ptr<detail::VggModule> make(const Task& specified, int width, bool batch_norm,
                                                  std::optional<Variant> variant, std::uint64_t seed) {
-    detail::require_buildable("VGG19", kTask, specified, /*min_side=*/32, width);
-    const Task task = merged(kTask, specified);
-    return nn::with_torch_seed(seed, [&] {
-      return std::make_shared<detail::VggModule>(
-          detail::VggPlan{.channels = task.image.channels,
-                          .classes = task.classes,
-                          .width = width,
-                          .groups = {2, 2, 4, 4, 4},
-                          .batch_norm = batch_norm,
-                          .variant = variant.value_or(variant_for(task.image))});
-    });
+    return detail::make_vgg("VGG19", kTask, specified, {2, 2, 4, 4, 4}, width, batch_norm, variant, seed);
   }
 };
 

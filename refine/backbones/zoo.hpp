@@ -40,30 +40,19 @@ struct NamedNetwork {
   int narrow_width;       ///< trains in minutes on small images without a GPU
   /// Builds it.
   AnyBackbone (*make)(const Task& task, int width, std::uint64_t seed);
+  std::string_view alias = {};  ///< another name; empty: none
 };
 
 /// All networks.
 inline constexpr std::array network_table = {
     NamedNetwork{"ResNet18", 64, 16, &make_network<ResNet18<>>},
     NamedNetwork{"ResNet50", 64, 8, &make_network<ResNet50<>>},
-    NamedNetwork{"VGG16", 64, 16, &make_network<Vgg16<>>},
+    NamedNetwork{"VGG16", 64, 16, &make_network<Vgg16<>>, "VGG16BN"},
     NamedNetwork{"DenseNet121", 64, 32, &make_network<DenseNet121<>>},
     NamedNetwork{"InceptionV3", 32, 8, &make_network<InceptionV3<>>},
     NamedNetwork{"ViT", 512, 128, &make_network<ViT<>>},
     NamedNetwork{"PreActResNet18", 64, 16, &make_network<PreActResNet18<>>},
-    NamedNetwork{"VGG19", 64, 16, &make_network<Vgg19<>>},
-};
-
-/// Another name of a network in `network_table`.
-struct NetworkAlias {
-  std::string_view alias;  ///< the other name
-  std::string_view name;   ///< as in `network_table`
-};
-
-/// All aliases.
-inline constexpr std::array network_aliases = {
-    NetworkAlias{"VGG16BN", "VGG16"},
-    NetworkAlias{"VGG19BN", "VGG19"},
+    NamedNetwork{"VGG19", 64, 16, &make_network<Vgg19<>>, "VGG19BN"},
 };
 
 }  // namespace detail
@@ -86,11 +75,8 @@ namespace detail {
 
 /// Returns the network of a name or alias, or null.
 inline const NamedNetwork* find_network(std::string_view name) {
-  for (const auto& [alias, meant] : network_aliases) {
-    if (same_name(name, alias)) name = meant;
-  }
   for (const NamedNetwork& network : network_table) {
-    if (same_name(name, network.name)) return &network;
+    if (same_name(name, network.name) || same_name(name, network.alias)) return &network;
   }
   return nullptr;
 }

@@ -93,6 +93,9 @@ std::vector<std::filesystem::directory_entry> list_folder(const std::filesystem:
 /// True if the entry is a folder, or a link to one.
 bool is_folder(const std::filesystem::directory_entry& entry);
 
+/// Returns the extension of a file's name in lower case (ASCII), with its dot: ".png".
+std::string lower_extension(const std::filesystem::path& file);
+
 /// True if the file's name ends in `.png`, `.jpg` and so on, in any case.
 bool has_image_extension(const std::filesystem::path& file);
 

@@ -36,6 +36,11 @@ std::string fingerprint(const torch::nn::Module& module, const std::map<std::str
 std::string legacy_fingerprint(const torch::nn::Module& module,
                                const std::map<std::string, at::Tensor>& constants);
 
+/// Returns the word for a pixel domain in files.
+constexpr const char* domain_name(PixelDomain domain) {
+  return domain == PixelDomain::image ? "image" : "reference";
+}
+
 /// The facts about a defense that its file holds beside tensors and victim.
 struct DefenseInfo {
   std::vector<std::int64_t> permutation;

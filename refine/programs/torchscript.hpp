@@ -20,7 +20,7 @@
 #include <utility>
 #include <vector>
 
-#include <refine/core/check.hpp>
+#include <refine/backbones/detail/buildable.hpp>
 #include <refine/core/error.hpp>
 #include <refine/core/task.hpp>
 #include <refine/core/text.hpp>
@@ -112,12 +112,7 @@ class Scripted {
   /// some files were traced for one batch size.
   void probe(const std::string& name, const ScriptedOptions& options) {
     const Task specified = merged(kTask, options.task);
-    if (!compatible(kTask, options.task)) {
-      Message why;
-      require_agreement(why << "Scripted<" << kTask.image << ", " << kTask.classes
-                            << ">: the task differs from that of the type (got " << options.task.image << ", "
-                            << options.task.classes << " classes)");
-    }
+    detail::require_task_of_type("Scripted", kTask, options.task);
     std::vector<ImageShape> shapes;
     if (specified.image.is_static()) {
       shapes = {specified.image};
@@ -128,10 +123,8 @@ class Scripted {
       }
     }
     if (shapes.empty()) {
-      Message shape;
-      shape << specified.image;
       throw Error("cannot use {} as a classifier: no candidate shape matches {}; specify a full image shape",
-                  name, shape.view());
+                  name, specified.image);
     }
     std::string why;
     bool answered = false;  // a wrong output is more informative than a failure
@@ -149,14 +142,12 @@ class Scripted {
         }
       }
     }
-    Message first;
-    first << shapes.front();
     throw Error(
         "cannot use {} as a classifier of batches of images: {} ({}); specify the shape it was made for, or "
         "export it again, for any batch size",
         name, why,
-        shapes.size() == 1 ? "tried " + std::string(first.view())
-                           : fmt::format("tried {} and {} other shapes", first.view(), shapes.size() - 1));
+        shapes.size() == 1 ? fmt::format("tried {}", shapes.front())
+                           : fmt::format("tried {} and {} other shapes", shapes.front(), shapes.size() - 1));
   }
 
   struct Problem {

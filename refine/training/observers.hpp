@@ -126,6 +126,9 @@ struct History {
   /// Appends an entry.
   /// \param info the epoch's results
   void on_epoch(const EpochInfo& info) { epochs.push_back(info); }
+
+  /// Returns the duration of the run in seconds; 0 before the end of the first epoch.
+  double seconds() const { return epochs.empty() ? 0 : epochs.back().seconds; }
 };
 
 /// An `Observer` that appends a line of JSON to a file after each epoch:

@@ -106,6 +106,15 @@ TEST(ResNet18, Make_UnsupportedTaskOrWidth_Throws) {
                  (void)SmallResNet{.task = {{3, 32, 32}, 9}};
                }),
                {"ResNet18<3x32x32, 10>", "task", "got 3x32x32, 9 classes"});
+  // An open extent.
+  expect_words(error_of([] {
+                 (void)ResNet18<Task{{3, 32, dynamic}, dynamic}>{.task = {{1, 32, 32}, 9}};
+               }),
+               {"ResNet18<3x32x?, ?>", "task", "got 1x32x32, 9 classes"});
+  expect_words(error_of([] {
+                 (void)SmallResNet{.task = {{1, 32, dynamic}, dynamic}};
+               }),
+               {"ResNet18<3x32x32, 10>", "task", "got 1x32x?, ? classes"});
   expect_words(error_of([] { (void)SmallResNet{.width = 0}; }), {"ResNet18", "width", "at least 1", "got 0"});
 }
 

@@ -74,6 +74,12 @@ TEST(Message, DynamicExtent_IsAQuestionMark) {
   static_assert(name_of(ImageShape{3, dynamic, 32}).view() == "3x?x32");
 }
 
+TEST(Error, ShapeAndTask_AreFormatted) {
+  const ImageShape shape{3, dynamic, 32};
+  EXPECT_STREQ(Error("{}; {}; {}", shape, Task{shape, 10}, Task{{1, 28, 28}, dynamic}).what(),
+               "3x?x32; 3x?x32, 10 classes; 1x28x28, ? classes");
+}
+
 TEST(ImageShape, DynamicExtents_AreCompatibleAndMerged) {
   constexpr ImageShape full = {3, 32, 32};
   static_assert(full.is_static() && !ImageShape{3, dynamic, 32}.is_static());

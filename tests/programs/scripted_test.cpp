@@ -98,6 +98,18 @@ TEST(Scripted, OpenTask_IsFoundByAProbe) {
                {"m.pt", "no candidate shape", "4x?x?"});
 }
 
+TEST(Scripted, TaskOtherThanThatOfTheType_Throws) {
+  torch::jit::Module m = network(linear);
+  expect_words(error_of([&] {
+                 backbones::Scripted<Task{{3, 16, dynamic}, dynamic}>(m, "m.pt", {.task = {{1, 16, 16}, 5}});
+               }),
+               {"Scripted<3x16x?, ?>", "task", "got 1x16x16, 5 classes"});
+  expect_words(error_of([&] {
+                 backbones::Scripted<Task{{3, 16, 16}, 5}>(m, "m.pt", {.task = {{1, 16, dynamic}, dynamic}});
+               }),
+               {"Scripted<3x16x16, 5>", "task", "got 1x16x?, ? classes"});
+}
+
 TEST(Scripted, ControlFlow_IsKept) {
   torch::jit::Module m = network(
       "    y = torch.mean(x, [2, 3])\n"

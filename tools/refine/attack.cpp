@@ -131,13 +131,9 @@ attacks::Surrogate benign_model(const Setting& setting) {
   }
   const LoadedClassifier benign = load_classifier(file, load);
   if (!compatible(benign.task(), task)) {
-    Message actual, expected;
-    actual << benign.task().image << " and " << benign.task().classes;
-    expected << task.image << " and " << task.classes;
     throw Error(
-        "the benign model {} does not fit the data: images and classes are {}, expected {}; specify another "
-        "--benign",
-        file.string(), actual.view(), expected.view());
+        "the benign model {} does not fit the data: images and classes are {} and {}, expected {} and {}; specify another --benign",
+        file.string(), benign.task().image, benign.task().classes, task.image, task.classes);
   }
   return freeze(benign.backbone);
 }
@@ -248,8 +244,7 @@ void add_attack(CLI::App& app, Common& common) {
   command->add_option("--std", options->deviation, "likewise")->delimiter(',');
   options->training.add_to(*command, /*is_defense=*/false);
   command->add_option("--attack_root", options->attack_root, "where results go")->capture_default_str();
-  command->callback(
-      [&common, options] { common.chosen = [&common, options] { return run(*options, common); }; });
+  run_when_chosen(*command, common, options, run);
 }
 
 }  // namespace refine::cli

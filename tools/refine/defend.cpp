@@ -34,14 +34,19 @@ struct Options {
   bool no_scan = false, no_probe = false, skip_damaged = false;
 };
 
-/// What `defend` takes, and where its results go.
+/// What `defend` takes.
 struct Inputs {
   LoadedClassifier victim;
   at::Tensor images = {};  ///< uint8, clean
   std::size_t skipped = 0;
   DefendOptions defend = {};
-  fs::path out = {};
 };
+
+/// Returns the folder below `root` for the data set, the network and the attack that the options name.
+fs::path named_folder(const Options& options, const std::string& root) {
+  const std::string network(backbones::canonical_network_name(options.victim.model));
+  return result_folder(root, options.dataset, network, std::string(attacks::canonical_name(options.attack)));
+}
 
 DefendOptions defend_options(const Options& options, const LoadedClassifier& victim) {
   return {.training = options.training.training(),
@@ -61,14 +66,11 @@ fs::path begin_defense(const Options& options, const Common& common) {
       .files = {{"--model", options.victim.model}, {"--class_names", options.victim.class_names}}};
   fs::path out = options.out;
   if (options.images.empty()) {
-    const std::string network(backbones::canonical_network_name(options.victim.model));
-    const std::string attack(attacks::canonical_name(options.attack));
-    const fs::path folder = result_folder(options.attack_root, options.dataset, network, attack);
+    const fs::path folder = named_folder(options, options.attack_root);
     paths.files[0].path = folder / "victim.safetensors";
     paths.files.push_back({"--attack", folder / "attack.json"});
     paths.images = dataset_folders(options.dataset);
-    if (out.empty())
-      out = result_folder(options.refine_res, options.dataset, network, attack) / "defended.pt";
+    if (out.empty()) out = named_folder(options, options.refine_res) / "defended.pt";
   } else {
     paths.images = {{"--images", options.images}};
     if (out.empty()) out = "defended.pt";
@@ -100,10 +102,8 @@ Inputs inputs_of_files(const Options& options) {
   folder.resize = inputs.defend.resize;
   FolderImages images = read_folder_images(options.images, shape, folder);
   if (probe && probe->blank_not_finite) remove_images_without_finite_logits(inputs.victim, images);
-  Message size;
-  size << shape;
   std::cerr << fmt::format("{} ({}): {} images, {} classes\n", inputs.victim.name, inputs.victim.description,
-                           size.view(), inputs.victim.task().classes);
+                           shape, inputs.victim.task().classes);
   inputs.images = std::move(images.images);
   inputs.skipped = images.skipped;
   inputs.defend.probed = std::move(probe);
@@ -113,15 +113,15 @@ Inputs inputs_of_files(const Options& options) {
 
 /// What `refine attack` left under these names, and the data set that the victim was trained on.
 Inputs inputs_of_names(const Options& options) {
-  const std::string network(backbones::canonical_network_name(options.victim.model));
   const std::string attack_name(attacks::canonical_name(options.attack));
-  const fs::path folder = result_folder(options.attack_root, options.dataset, network, attack_name);
+  const fs::path folder = named_folder(options, options.attack_root);
   const fs::path file = folder / "victim.safetensors";
   if (!file_exists(file)) {
     throw Error(
         "cannot find a victim in {}: run refine attack --dataset {} --model {} --attack {}, or give --model a file and "
         "--images a folder",
-        folder.string(), options.dataset, network, attack_name);
+        folder.string(), options.dataset, backbones::canonical_network_name(options.victim.model),
+        attack_name);
   }
   Inputs inputs{.victim = load_classifier(file, options.victim.load_options())};
   inputs.defend = defend_options(options, inputs.victim);
@@ -231,8 +231,7 @@ void add_defend(CLI::App& app, Common& common) {
   command->add_option("--refine_res", options->refine_res, "where results go")
       ->capture_default_str()
       ->group(by_names);
-  command->callback(
-      [&common, options] { common.chosen = [&common, options] { return run(*options, common); }; });
+  run_when_chosen(*command, common, options, run);
 }
 
 }  // namespace refine::cli

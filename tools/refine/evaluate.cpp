@@ -83,8 +83,7 @@ void add_evaluate(CLI::App& app, Common& common) {
   options->resize.add_to(*command);
   command->add_option("--report", options->report,
                       "write report.html, metrics.json and images.png into this folder");
-  command->callback(
-      [&common, options] { common.chosen = [&common, options] { return run(*options, common); }; });
+  run_when_chosen(*command, common, options, run);
 }
 
 }  // namespace refine::cli

@@ -64,8 +64,7 @@ void add_export(CLI::App& app, Common& common) {
           "out: as the defense says, and reference for files of the authors' code")
       ->check(CLI::IsMember({"image", "reference"}));
   command->add_option("--out", options->out, "file to write")->capture_default_str();
-  command->callback(
-      [&common, options] { common.chosen = [&common, options] { return run(*options, common); }; });
+  run_when_chosen(*command, common, options, run);
 }
 
 }  // namespace refine::cli

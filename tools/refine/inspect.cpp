@@ -93,8 +93,7 @@ void add_inspect(CLI::App& app, Common& common) {
   command->add_flag("--code", options->inspect.code, "print a program's source, too");
   command->footer(
       "Exit status 1: a program that refine would refuse to run, or, of several files, one that it cannot read.");
-  command->callback(
-      [&common, options] { common.chosen = [&common, options] { return run(*options, common); }; });
+  run_when_chosen(*command, common, options, run);
 }
 
 }  // namespace refine::cli

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
@@ -47,6 +48,13 @@ void add_export(CLI::App& app, Common& common);
 void add_inspect(CLI::App& app, Common& common);
 void add_predict(CLI::App& app, Common& common);
 void add_report(CLI::App& app, Common& common);
+
+/// Makes `run` what the program does if the user names the command.
+template <typename Options>
+void run_when_chosen(CLI::App& command, Common& common, const std::shared_ptr<Options>& options,
+                     int (*run)(const Options&, const Common&)) {
+  command.callback([=, &common] { common.chosen = [=, &common] { return run(*options, common); }; });
+}
 
 /// Options of a classifier that is not trusted.
 struct VictimOptions {

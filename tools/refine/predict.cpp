@@ -80,8 +80,7 @@ void add_predict(CLI::App& app, Common& common) {
   command->footer(
       "A line an image: file, class, probability, and 'alarm' with its score where the victim's own answer differs so "
       "much that a trigger is likely. Exit status 1: some files could not be read.");
-  command->callback(
-      [&common, options] { common.chosen = [&common, options] { return run(*options, common); }; });
+  run_when_chosen(*command, common, options, run);
 }
 
 }  // namespace refine::cli

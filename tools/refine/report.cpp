@@ -64,8 +64,7 @@ void add_report(CLI::App& app, Common& common) {
   command->add_option("results", options->results, "metrics.json files, or folders with some below")
       ->required();
   command->add_option("--html", options->html, "write the page of a single result to this file");
-  command->callback(
-      [&common, options] { common.chosen = [&common, options] { return run(*options, common); }; });
+  run_when_chosen(*command, common, options, run);
 }
 
 }  // namespace refine::cli

@@ -7,6 +7,7 @@
 
 #include <bit>
 #include <cmath>
+#include <string>
 #include <string_view>
 
 #include <refine/backbones/variant.hpp>
@@ -46,6 +47,17 @@ constexpr Message check_supported(std::string_view network, const Task& task, in
   return why;
 }
 
+/// Checks that a task given at run time agrees with the one that a type fixes.
+/// \param type its name, for the message
+/// \param fixed the task that the type fixes
+/// \param specified the task given at run time
+/// \throws Error if an extent that both know differs
+inline void require_task_of_type(std::string_view type, const Task& fixed, const Task& specified) {
+  if (compatible(fixed, specified)) return;
+  throw Error("{}<{}, {}>: the task differs from that of the type (got {})", type, fixed.image,
+              fixed.classes == dynamic ? "?" : std::to_string(fixed.classes), specified);
+}
+
 /// Checks what every network here requires before it is built.
 /// \param network its name, for messages
 /// \param fixed the task that its type fixes
@@ -57,12 +69,7 @@ constexpr Message check_supported(std::string_view network, const Task& task, in
 inline void require_buildable(std::string_view network, const Task& fixed, const Task& specified,
                               int min_side, int width) {
   require_agreement(check_supported(network, merged(fixed, specified), min_side));
-  if (!compatible(fixed, specified)) {
-    Message why;
-    require_agreement(why << network << "<" << fixed.image << ", " << fixed.classes
-                          << ">: the task differs from that of the type (got " << specified.image << ", "
-                          << specified.classes << " classes)");
-  }
+  require_task_of_type(network, fixed, specified);
   if (width < 1) throw Error("{}: width must be at least 1, got {}", network, width);
 }
 

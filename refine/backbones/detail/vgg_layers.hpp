@@ -7,9 +7,12 @@
 #include <array>
 #include <cstdint>
 #include <memory>
+#include <optional>
+#include <string_view>
 
 #include <refine/backbones/variant.hpp>
 #include <refine/core/config.hpp>
+#include <refine/core/task.hpp>
 
 namespace refine::backbones::detail {
 
@@ -39,6 +42,20 @@ class VggModule : public torch::nn::Cloneable<VggModule> {
   std::shared_ptr<VggClassifier> classifier_;
   torch::nn::Linear linear_{nullptr};
 };
+
+/// Builds a VGG.
+/// \param network its name, for messages
+/// \param fixed the task that its type fixes
+/// \param specified the task given at run time
+/// \param groups number of convolutions in each group
+/// \param width channels of the first group
+/// \param batch_norm as in `VggPlan`
+/// \param variant empty: `variant_for` the task's images
+/// \param seed of the initial weights
+/// \throws Error as `require_buildable`
+std::shared_ptr<VggModule> make_vgg(std::string_view network, const Task& fixed, const Task& specified,
+                                    const std::array<int, 5>& groups, int width, bool batch_norm,
+                                    std::optional<Variant> variant, std::uint64_t seed);
 
 }  // namespace refine::backbones::detail
 

@@ -20,6 +20,7 @@
 #include <refine/core/config.hpp>
 #include <refine/nn/conv.hpp>
 #include <refine/nn/fold.hpp>
+#include <refine/nn/torch_random.hpp>
 
 namespace refine::backbones::detail {
 
@@ -148,6 +149,22 @@ REFINE_INLINE at::Tensor VggModule::forward(const at::Tensor& images) {
   const at::Tensor x = features_->forward(images);
   if (plan_.variant == Variant::cifar) return linear_->forward(x.mean({2, 3}));
   return classifier_->forward(at::adaptive_avg_pool2d(x, {7, 7}).flatten(1));
+}
+
+REFINE_INLINE std::shared_ptr<VggModule> make_vgg(std::string_view network, const Task& fixed,
+                                                  const Task& specified, const std::array<int, 5>& groups,
+                                                  int width, bool batch_norm, std::optional<Variant> variant,
+                                                  std::uint64_t seed) {
+  require_buildable(network, fixed, specified, /*min_side=*/32, width);
+  const Task task = merged(fixed, specified);
+  return nn::with_torch_seed(seed, [&] {
+    return std::make_shared<VggModule>(VggPlan{.channels = task.image.channels,
+                                               .classes = task.classes,
+                                               .width = width,
+                                               .groups = groups,
+                                               .batch_norm = batch_norm,
+                                               .variant = variant.value_or(variant_for(task.image))});
+  });
 }
 
 }  // namespace refine::backbones::detail

@@ -47,10 +47,14 @@ inline constexpr std::string_view supported_extensions[] = {".png",  ".jpg", ".j
                                                             ".webp", ".tif", ".tiff", ".bmp", ".ppm",
                                                             ".pgm",  ".pbm", ".pnm"};
 
-REFINE_INLINE bool has_image_extension(const std::filesystem::path& file) {
+REFINE_INLINE std::string lower_extension(const std::filesystem::path& file) {
   std::string extension = file.extension().string();
   for (char& c : extension) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
-  return std::ranges::find(supported_extensions, extension) != std::end(supported_extensions);
+  return extension;
+}
+
+REFINE_INLINE bool has_image_extension(const std::filesystem::path& file) {
+  return std::ranges::find(supported_extensions, lower_extension(file)) != std::end(supported_extensions);
 }
 
 REFINE_INLINE std::string image_extensions() {

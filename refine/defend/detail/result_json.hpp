@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <sstream>
 #include <string>
 #include <vector>
 
@@ -20,6 +22,31 @@ namespace refine::detail {
 /// U+FFFD.
 inline std::string json_line(const nlohmann::ordered_json& json) {
   return json.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
+}
+
+/// Returns the JSON of a text; null if the text is not JSON.
+inline nlohmann::ordered_json parse_json(const std::string& text) {
+  auto json = nlohmann::ordered_json::parse(text, nullptr, /*allow_exceptions=*/false);
+  return json.is_discarded() ? nlohmann::ordered_json(nullptr) : json;
+}
+
+/// Returns the text under a key; empty if there is none.
+inline std::string text_under(const std::map<std::string, std::string>& texts, const std::string& key) {
+  const auto found = texts.find(key);
+  return found == texts.end() ? std::string() : found->second;
+}
+
+/// Returns the JSON under a key; null if there is none.
+inline nlohmann::ordered_json json_under(const std::map<std::string, std::string>& texts,
+                                         const std::string& key) {
+  return parse_json(text_under(texts, key));
+}
+
+/// Returns what `<<` prints of a recipe.
+inline std::string recipe_text(const auto& recipe) {
+  std::ostringstream out;
+  out << recipe;
+  return out.str();
 }
 
 /// Returns "0 3 1 2".

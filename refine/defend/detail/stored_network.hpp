@@ -8,7 +8,7 @@
 #include <string_view>
 
 #include <refine/backbones/any_backbone.hpp>
-#include <refine/backbones/detail/buildable.hpp>
+#include <refine/backbones/variant.hpp>
 #include <refine/core/task.hpp>
 
 namespace refine::detail {
@@ -26,6 +26,10 @@ struct StoredNetwork {
 /// Returns the name of the network that has tensors of these names. Empty if no known network has
 /// them.
 std::string_view network_of(const Tensors& tensors);
+
+/// Removes the prefix that wrappers put before all names. Returns the tensors unchanged if no known
+/// network has the names without it.
+Tensors strip_wrappers(Tensors tensors);
 
 /// Builds the network `name` and loads its tensors. Its variant, width and other extents are read
 /// from the shapes of the tensors. torchvision's files are accepted with the tensor names of their

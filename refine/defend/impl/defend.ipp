@@ -9,7 +9,6 @@
 #include <algorithm>
 #include <cstddef>
 #include <nlohmann/json.hpp>
-#include <sstream>
 #include <utility>
 
 #include <refine/backbones/freeze.hpp>
@@ -86,12 +85,6 @@ inline void check_weights(const AnyPipeline& defense) {
   }
 }
 
-inline std::string recipe_text(const Recipe& recipe) {
-  std::ostringstream out;
-  out << recipe;
-  return out.str();
-}
-
 REFINE_INLINE Defended defend(const LoadedClassifier& victim, at::Tensor images, const DefendOptions& options,
                               AnyObserver& observer) {
   const Task task = victim.task();
@@ -105,10 +98,11 @@ REFINE_INLINE Defended defend(const LoadedClassifier& victim, at::Tensor images,
   const Recipe recipe =
       options.recipe ? *options.recipe : defense_recipe(options.training, fitted, task.image, options.seed);
   if (fitted + held_back < enough_clean_images) {
-    warn(options.notify,
-         fmt::format(
-             "{} clean images are few; from {} on, the defense costs little accuracy (docs/lab/clean_images.md)",
-             fitted + held_back, enough_clean_images));
+    warn(
+        options.notify,
+        fmt::format(
+            "{} clean images are few; from {} on, the defense costs little accuracy (docs/lab/clean_images.md)",
+            fitted + held_back, enough_clean_images));
   }
 
   AnyPipeline pipeline{make_transform(options.transform, task.image, options.seed), freeze(victim.backbone),
@@ -146,15 +140,14 @@ REFINE_INLINE Defended defend(const LoadedClassifier& victim, at::Tensor images,
             "{}, or more images may raise that",
             100 * report.agreement->value(), 2 * recipe.optimization.epochs));
   }
-  report.facts = {
-      {"clean images", fmt::format("{} to fit on, {} held back", fitted, held_back)},
-      {"device", default_device().str()},
-      {"seed", std::to_string(options.seed)},
-      {"permutation", numbers_text(result.pipeline.remap().permutation)},
-      {"transform", result.pipeline.transform().describe()},
-      {"recipe", recipe_text(recipe)},
-      {"training", fmt::format("{:.0f} s", history.epochs.empty() ? 0 : history.epochs.back().seconds)},
-      {"LibTorch", TORCH_VERSION}};
+  report.facts = {{"clean images", fmt::format("{} to fit on, {} held back", fitted, held_back)},
+                  {"device", default_device().str()},
+                  {"seed", std::to_string(options.seed)},
+                  {"permutation", numbers_text(result.pipeline.remap().permutation)},
+                  {"transform", result.pipeline.transform().describe()},
+                  {"recipe", recipe_text(recipe)},
+                  {"training", fmt::format("{:.0f} s", history.seconds())},
+                  {"LibTorch", TORCH_VERSION}};
   if (probed) report.facts.insert(report.facts.begin(), {"probe", probed->text});
   return result;
 }
@@ -178,10 +171,8 @@ REFINE_INLINE DefendedFiles Defended::save(const std::filesystem::path& serving)
                                         {"figures", detail::headline(report)},
                                         {"libtorch", TORCH_VERSION}};
   export_torchscript(pipeline, files.serving, about);
-  Message image;
-  image << pipeline.task().image;
   refine::save(pipeline, files.weights, recipe,
-               {{"image", std::string(image.view())},
+               {{"image", fmt::format("{}", pipeline.task().image)},
                 {"alarm", detail::json_of(alarm).dump()},
                 {"preprocessing", detail::json_of(resize).dump()},
                 {"class_names", detail::json_line(report.class_names)}});

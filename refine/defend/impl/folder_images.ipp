@@ -5,7 +5,6 @@
 #include <ATen/ops/tensor.h>
 
 #include <algorithm>
-#include <cctype>
 #include <iterator>
 #include <map>
 #include <string_view>
@@ -18,11 +17,9 @@ namespace refine::detail {
 
 /// True for a file that is an image by its name, of a format that is not read.
 inline bool is_unread_image(const std::filesystem::path& file) {
-  std::string extension = file.extension().string();
-  for (char& c : extension) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
   constexpr std::string_view known[] = {".gif", ".heic", ".heif", ".avif", ".jp2", ".j2k", ".jxl",
                                         ".tga", ".psd",  ".dng",  ".raw",  ".exr", ".hdr", ".npy"};
-  return std::ranges::find(known, extension) != std::end(known);
+  return std::ranges::find(known, data::detail::lower_extension(file)) != std::end(known);
 }
 
 }  // namespace refine::detail

@@ -19,6 +19,8 @@
 #include <refine/core/config.hpp>
 #include <refine/core/error.hpp>
 #include <refine/core/text.hpp>
+#include <refine/data/image_files.hpp>
+#include <refine/defend/detail/result_json.hpp>
 #include <refine/defend/load_classifier.hpp>
 #include <refine/formats/archive.hpp>
 #include <refine/formats/checkpoint.hpp>
@@ -59,10 +61,7 @@ inline std::string printable_lines(const std::string& text) {
 
 inline void inspect_program(const InspectOptions& options, Inspection& report) {
   const auto listing = formats::inspect_torchscript(formats::read_archive(report.file));
-  const auto extra = listing.extra.find("refine.json");
-  const auto about = extra == listing.extra.end()
-                         ? ordered_json()
-                         : ordered_json::parse(extra->second, nullptr, /*allow_exceptions=*/false);
+  const ordered_json about = json_under(listing.extra, "refine.json");
   std::vector<std::string> objections;
   for (const formats::Objection& objection : listing.objections) {
     report.findings.push_back({rule_of(objection.kind), objection.text});
@@ -126,8 +125,7 @@ inline void inspect_weights(const InspectOptions& options, Inspection& report) {
 
 /// True if a file of a folder is a model, by its extension or because it is a pickle.
 inline bool is_model(const std::filesystem::path& path) {
-  std::string extension = path.extension().string();
-  std::ranges::transform(extension, extension.begin(), [](unsigned char c) { return std::tolower(c); });
+  const std::string extension = data::detail::lower_extension(path);
   for (const std::string_view usual :
        {".pt",   ".pth",  ".ckpt",   ".tar",  ".pkl",   ".pickle", ".bin",    ".safetensors",
         ".pt2",  ".onnx", ".h5",     ".hdf5", ".keras", ".pb",     ".tflite", ".mlmodel",

@@ -29,12 +29,6 @@
 
 namespace refine::detail {
 
-/// Returns null if the text is not JSON.
-inline nlohmann::json parse_json(const std::string& text) {
-  auto json = nlohmann::json::parse(text, nullptr, /*allow_exceptions=*/false);
-  return json.is_discarded() ? nlohmann::json() : json;
-}
-
 /// \param constants of the file: JSON with mean and deviation, or empty
 inline std::optional<Normalization> normalization_of(const LoadOptions& options, const std::string& constants,
                                                      const std::string& file) {
@@ -44,7 +38,7 @@ inline std::optional<Normalization> normalization_of(const LoadOptions& options,
   try {
     return parse_normalization(json.at("mean").get<std::vector<double>>(),
                                json.at("deviation").get<std::vector<double>>());
-  } catch (const nlohmann::json::exception&) {
+  } catch (const nlohmann::ordered_json::exception&) {
     throw Error("cannot use {}: its constants are not a mean and a deviation; specify --mean and --std",
                 file);
   }
@@ -60,7 +54,8 @@ backbones::AnyBackbone with_input_of(const std::optional<Normalization>& normali
   return bgr ? backbones::AnyBackbone(backbones::Bgr{any}) : any;
 }
 
-inline std::vector<std::string> class_names_of(const LoadOptions& options, const nlohmann::json& in_file,
+inline std::vector<std::string> class_names_of(const LoadOptions& options,
+                                               const nlohmann::ordered_json& in_file,
                                                const std::string& file) {
   if (!options.class_names.empty()) return options.class_names;
   std::vector<std::string> names;
@@ -78,11 +73,8 @@ inline std::vector<std::string> class_names_of(const LoadOptions& options, const
 inline ImageShape merge_shapes(const LoadOptions& options, const ImageShape& in_file,
                                const std::string& file) {
   if (compatible(options.image, in_file)) return merged(options.image, in_file);
-  Message specified, stored;
-  specified << options.image;
-  stored << in_file;
-  throw Error("cannot use {} for images of {}: its own images are {}; leave --image out", file,
-              specified.view(), stored.view());
+  throw Error("cannot use {} for images of {}: its own images are {}; leave --image out", file, options.image,
+              in_file);
 }
 
 inline LoadedClassifier load_weights(const std::filesystem::path& path, const LoadOptions& options) {
@@ -93,17 +85,12 @@ inline LoadedClassifier load_weights(const std::filesystem::path& path, const Lo
                                      weights.key.empty() ? "of the network itself" : "at " + weights.key,
                                      fmt::join(weights.other_keys, ", ")));
   }
-  const auto metadata = [&](const char* key) {
-    const auto found = weights.metadata.find(key);
-    return found == weights.metadata.end() ? std::string() : found->second;
-  };
+  const auto metadata = [&](const char* key) { return text_under(weights.metadata, key); };
   std::string arch = options.arch.empty() ? metadata("network") : options.arch;
   // BackdoorBench's dictionary has the network's name.
   if (arch.empty() && backbones::is_network_name(metadata("model_name"))) arch = metadata("model_name");
   if (arch.empty()) {
-    Tensors inner = weights.tensors;
-    while (network_of(inner).empty() && formats::strip_shared_prefix(inner)) continue;
-    const std::string_view likely = network_of(inner);
+    const std::string_view likely = network_of(strip_wrappers(weights.tensors));
     throw Error("cannot use {}: it holds weights and does not say of which network; specify --arch{}", file,
                 likely.empty() ? ", one of " + network_names_text()
                                : fmt::format(" {}, which its tensors look like", likely));
@@ -120,10 +107,10 @@ inline LoadedClassifier load_weights(const std::filesystem::path& path, const Lo
           .name = path.filename().string(),
           .description = fmt::format("{}, width {}{}{}", backbones::canonical_network_name(arch), width,
                                      stem.empty() ? "" : ", ", stem),
-          .class_names = class_names_of(options, parse_json(metadata("class_names")), file),
+          .class_names = class_names_of(options, json_under(weights.metadata, "class_names"), file),
           .is_image_known = shape.is_static(),
           .is_normalization_known = !options.normalization && !constants.empty(),
-          .resize = resize_mode_of(parse_json(metadata("preprocessing")))};
+          .resize = resize_mode_of(json_under(weights.metadata, "preprocessing"))};
 }
 
 /// \throws Error if an option is specified that only files of weights have
@@ -149,8 +136,7 @@ inline LoadedClassifier load_program(const std::filesystem::path& path, const Lo
   const auto file =
       formats::load_torchscript(path, options.trust ? formats::Trust::blind : formats::Trust::checked);
   // A file that refine wrote has a description.
-  const auto extra = file.listing.extra.find("refine.json");
-  const auto about = extra == file.listing.extra.end() ? nlohmann::json() : parse_json(extra->second);
+  const nlohmann::ordered_json about = json_under(file.listing.extra, "refine.json");
   ImageShape shape;
   if (about.is_object() && about.contains("image") && about["image"].is_array() &&
       about["image"].size() == 3) {
@@ -169,7 +155,7 @@ inline LoadedClassifier load_program(const std::filesystem::path& path, const Lo
   const bool has_resize = about.is_object() && about.contains("preprocessing");
   const bool has_names = about.is_object() && about.contains("class_names");
   std::vector<std::string> class_names =
-      class_names_of(options, has_names ? about["class_names"] : nlohmann::json(), name);
+      class_names_of(options, has_names ? about["class_names"] : nlohmann::ordered_json(), name);
   if (!class_names.empty()) scripted.likely_classes = static_cast<int>(class_names.size());
   const backbones::Scripted<> network(file.module, name, scripted);
   return {.backbone = with_input_of(options.normalization, options.bgr, network),

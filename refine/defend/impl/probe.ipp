@@ -107,9 +107,8 @@ inline at::Tensor normalized_by(const Normalization& by, const at::Tensor& image
 }
 
 inline std::string size_option(const ImageShape& shape) {
-  return shape.channels == 3 && shape.height == shape.width
-             ? fmt::format("--image {}", shape.height)
-             : fmt::format("--image {}x{}x{}", shape.channels, shape.height, shape.width);
+  return shape.channels == 3 && shape.height == shape.width ? fmt::format("--image {}", shape.height)
+                                                            : fmt::format("--image {}", shape);
 }
 
 /// True if the victim normalises by `by` itself. Asking under it again would give the same answers.
@@ -400,12 +399,9 @@ REFINE_INLINE Probe probe(const backbones::AnyBackbone& victim, const at::Tensor
                           const ProbeOptions& options) {
   if (images.dim() != 4 || images.size(0) == 0)
     throw Error("probe: images must be N×C×H×W with N at least 1");
-  const ImageShape shape{static_cast<int>(images.size(1)), static_cast<int>(images.size(2)),
-                         static_cast<int>(images.size(3))};
+  const ImageShape shape = data::image_of(images);
   if (!compatible(victim.task.image, shape)) {
-    Message text;
-    text << "probe: images must be " << victim.task.image << ", got " << shape;
-    throw Error(std::string(text.view()));
+    throw Error("probe: images must be {}, got {}", victim.task.image, shape);
   }
   Probe found;
   const at::Device device = default_device();

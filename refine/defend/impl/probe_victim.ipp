@@ -26,12 +26,6 @@ inline backbones::AnyBackbone frozen_form(const LoadedClassifier& victim) {
   return backbones::AnyBackbone(freeze(victim.backbone));
 }
 
-inline std::string shape_text(const ImageShape& shape) {
-  Message text;
-  text << shape;
-  return std::string(text.view());
-}
-
 /// Some of the files, the same ones at every size.
 class ImageSample {
  public:
@@ -39,7 +33,7 @@ class ImageSample {
       : files_(std::move(files)), resize_(resize), seed_(derived_seed(seed, "probe")) {}
 
   const at::Tensor& of_shape(const ImageShape& shape) {
-    const std::string key = shape_text(shape);
+    const std::string key = fmt::format("{}", shape);
     const auto found = loaded_.find(key);
     if (found != loaded_.end()) return found->second;
     return loaded_[key] = data::load_images(files_, {.image = shape,
@@ -81,7 +75,7 @@ inline ImageShape clearest_size(std::vector<ProbeSetting> settings, const std::s
   std::string accepted;
   std::ranges::sort(settings, {}, [](const ProbeSetting& s) { return s.image.height; });
   for (const ProbeSetting& setting : settings) {
-    accepted += fmt::format("{}{}", accepted.empty() ? "" : ", ", shape_text(setting.image));
+    accepted += fmt::format("{}{}", accepted.empty() ? "" : ", ", setting.image);
   }
   const bool unsure = best.answers.information < Probe::min_information;
   throw Error(
@@ -109,7 +103,7 @@ namespace refine {
 REFINE_INLINE ProbedClassifier load_and_probe(const std::filesystem::path& model,
                                               const std::filesystem::path& folder, const LoadOptions& load,
                                               const FolderOptions& images, bool probe) {
-  const auto files = data::image_files(folder);
+  std::vector<std::filesystem::path> files = data::image_files(folder);
   LoadOptions options = load;
   if (!options.images.is_static()) {
     options.images = data::common_shape(files, static_cast<std::int64_t>(files.size()));
@@ -117,8 +111,8 @@ REFINE_INLINE ProbedClassifier load_and_probe(const std::filesystem::path& model
   const std::string name = model.string();
   LoadedClassifier victim = load_classifier(model, options);
   const data::ResizeMode resize = images.resize.value_or(victim.resize.value_or(data::ResizeMode::crop));
+  detail::ImageSample sample(std::move(files), resize, images.seed);
   if (!victim.is_image_known && !options.images.is_static()) {
-    detail::ImageSample sample(files, resize, images.seed);
     const std::vector<ProbeSetting> settings =
         probe_sizes(detail::frozen_form(victim), usual_image_sizes(victim.task().image),
                     [&](const ImageShape& shape) { return sample.of_shape(shape); });
@@ -130,7 +124,6 @@ REFINE_INLINE ProbedClassifier load_and_probe(const std::filesystem::path& model
   }
   if (!probe) return {std::move(victim), std::nullopt};
 
-  detail::ImageSample sample(files, resize, images.seed);
   const ImageShape shape = victim.task().image;
   const Probe found =
       refine::probe(detail::frozen_form(victim), sample.of_shape(shape),
@@ -139,7 +132,7 @@ REFINE_INLINE ProbedClassifier load_and_probe(const std::filesystem::path& model
                      .sweep = !victim.is_normalization_known});
   if (found.findings.empty() && !victim.is_image_known && found.better && found.better->image != shape) {
     throw Error("cannot tell the image size that {} was made for: with images of {}, {}; specify --image",
-                name, detail::shape_text(shape), found.describe(victim.class_names));
+                name, shape, found.describe(victim.class_names));
   }
   const ProbeSummary summary = detail::summarize(found, victim, name, load.notify);
   return {std::move(victim), summary};

@@ -25,19 +25,6 @@
 
 namespace refine::detail {
 
-/// Returns the text under a key. Empty if there is none.
-inline std::string text_under(const std::map<std::string, std::string>& metadata, const std::string& key) {
-  const auto found = metadata.find(key);
-  return found == metadata.end() ? std::string() : found->second;
-}
-
-/// Returns the JSON under a key. Null if there is none.
-inline nlohmann::ordered_json json_under(const std::map<std::string, std::string>& metadata,
-                                         const std::string& key) {
-  auto json = nlohmann::ordered_json::parse(text_under(metadata, key), nullptr, /*allow_exceptions=*/false);
-  return json.is_discarded() ? nlohmann::ordered_json(nullptr) : json;
-}
-
 /// Checks that the image size of a classifier is clear: it was specified, the file has it, or the
 /// classifier accepts one usual size only.
 /// \throws Error if it accepts several, or weights do not have it
@@ -57,14 +44,14 @@ inline void check_image_size(const LoadedClassifier& victim, const std::string& 
   std::string accepted;
   const std::vector<ProbeSetting> settings = probe_sizes(victim.backbone, std::move(sizes), blank);
   for (const ProbeSetting& setting : settings) {
-    accepted += (accepted.empty() ? "" : ", ") + shape_text(setting.image);
+    accepted += fmt::format("{}{}", accepted.empty() ? "" : ", ", setting.image);
   }
   if (settings.size() > 1) {
     throw Error("cannot tell the image size that {} was made for: it accepts {}; specify --image", file,
                 accepted);
   }
   note(notify, fmt::format("{}: accepts {} and no other usual image size; it is exported for that size", file,
-                           shape_text(image)));
+                           image));
 }
 
 }  // namespace refine::detail
@@ -79,10 +66,8 @@ REFINE_INLINE SavedDefense load_saved_defense(const std::filesystem::path& model
   LoadOptions load_options = options.victim;
   if (const std::string image = detail::text_under(stored.metadata, "image"); !image.empty()) {
     if (!compatible(load_options.image, parse_shape(image))) {
-      Message specified;
-      specified << load_options.image;
       throw Error("cannot export {} for images of {}: it was fitted to {}; leave --image out",
-                  weights.string(), specified.view(), image);
+                  weights.string(), load_options.image, image);
     }
     load_options.image = parse_shape(image);
   }
@@ -95,16 +80,14 @@ REFINE_INLINE SavedDefense load_saved_defense(const std::filesystem::path& model
         weights.string());
   }
   const bool clamps = !is_own || detail::text_under(stored.metadata, "transform").ends_with("clamp");
-  const bool in_reference_domain = options.pixel_domain ? *options.pixel_domain == PixelDomain::reference
-                                   : is_own
-                                       ? detail::text_under(stored.metadata, "pixel_domain") == "reference"
-                                       : true;
+  const bool is_stored_reference = !is_own || detail::text_under(stored.metadata, "pixel_domain") ==
+                                                  detail::domain_name(PixelDomain::reference);
   AnyPipeline pipeline{
       detail::transform_of(
           stored.tensors, is_own ? "transform." : "", task.image,
           clamps ? transforms::OutputActivation::clamp : transforms::OutputActivation::sigmoid, weights),
       freeze(victim.backbone), remaps::None<>{.classes = task.classes},
-      in_reference_domain ? PixelDomain::reference : PixelDomain::image};
+      options.pixel_domain.value_or(is_stored_reference ? PixelDomain::reference : PixelDomain::image)};
   if (is_own) {
     load(pipeline, weights);
   } else {
@@ -115,12 +98,11 @@ REFINE_INLINE SavedDefense load_saved_defense(const std::filesystem::path& model
 }
 
 REFINE_INLINE void SavedDefense::save(const std::filesystem::path& serving) const {
-  nlohmann::ordered_json about = {
-      {"victim", victim.name},
-      {"model", victim.description},
-      {"transform", pipeline.transform().describe()},
-      {"pixel_domain", pipeline.domain() == PixelDomain::reference ? "reference" : "image"},
-      {"class_names", victim.class_names}};
+  nlohmann::ordered_json about = {{"victim", victim.name},
+                                  {"model", victim.description},
+                                  {"transform", pipeline.transform().describe()},
+                                  {"pixel_domain", detail::domain_name(pipeline.domain())},
+                                  {"class_names", victim.class_names}};
   if (const auto names = detail::json_under(metadata, "class_names");
       victim.class_names.empty() && names.is_array()) {
     about["class_names"] = names;

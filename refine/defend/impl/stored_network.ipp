@@ -198,12 +198,10 @@ inline ImageShape patched_image(const Reader& read, int patch, int patches, cons
   int rows = std::max(1, static_cast<int>(std::sqrt(patches)));
   while (patches % rows != 0) --rows;
   const ImageShape tried = merged(specified, images);
-  Message shape;
-  shape << tried;
   const bool is_sized = tried.height != dynamic && tried.width != dynamic;
   read.refuse(
       fmt::format("it has {} patches of {}x{} pixels, {}", patches, patch, patch,
-                  is_sized ? fmt::format("which do not make up images of {}", shape.view())
+                  is_sized ? fmt::format("which do not make up images of {}", tried)
                            : "which do not make up a square"),
       fmt::format("specify --image with the height and width of its images, as {}x{}x{}",
                   merged(specified.channels, 3), patch * rows, std::int64_t{patch} * (patches / rows)));
@@ -299,13 +297,6 @@ inline void rename_old_layers(Tensors& tensors) {
   }
 }
 
-/// Removes the prefix that a wrapper put before all names.
-inline Tensors strip_wrappers(Tensors tensors) {
-  Tensors inner = tensors;
-  while (network_of(inner).empty() && formats::strip_shared_prefix(inner)) continue;
-  return network_of(inner).empty() ? tensors : inner;
-}
-
 }  // namespace refine::detail::extents
 
 namespace refine::detail {
@@ -348,12 +339,18 @@ REFINE_INLINE std::string_view network_of(const Tensors& tensors) {
   return {};
 }
 
+REFINE_INLINE Tensors strip_wrappers(Tensors tensors) {
+  Tensors inner = tensors;
+  while (network_of(inner).empty() && formats::strip_shared_prefix(inner)) continue;
+  return network_of(inner).empty() ? tensors : inner;
+}
+
 REFINE_INLINE StoredNetwork stored_network(std::string_view name, Tensors tensors,
                                            const ImageShape& specified, const ImageShape& images,
                                            const std::string& file,
                                            const std::optional<backbones::Stem>& stem) {
   const std::string_view network = backbones::canonical_network_name(name);
-  tensors = extents::strip_wrappers(std::move(tensors));
+  tensors = strip_wrappers(std::move(tensors));
   for (const auto& [weight, tensor] : tensors) {
     const bool is_split =
         weight.find("parametrizations.") != std::string::npos || weight.ends_with("_orig") ||

@@ -2,8 +2,9 @@
 
 #include <refine/defend/train_victim.hpp>
 
+#include <fmt/core.h>
+
 #include <nlohmann/json.hpp>
-#include <sstream>
 #include <utility>
 
 #include <refine/backbones/freeze.hpp>
@@ -38,22 +39,18 @@ REFINE_INLINE TrainedVictim detail::train_victim(const data::TrainingSet& images
           .width = width,
           .recipe = recipe,
           .classes = images.classes,
-          .seconds = history.epochs.empty() ? 0 : history.epochs.back().seconds,
+          .seconds = history.seconds(),
           .resize = options.resize};
 }
 
 REFINE_INLINE void TrainedVictim::save(const std::filesystem::path& folder) const {
-  Message image;
-  image << backbone.task.image;
-  std::ostringstream recipe_text;
-  recipe_text << recipe;
   refine::save(backbone, folder / "victim.safetensors",
                {{"network", network},
                 {"width", std::to_string(width)},
-                {"image", std::string(image.view())},
+                {"image", fmt::format("{}", backbone.task.image)},
                 {"class_names", detail::json_line(classes)},
                 {"preprocessing", detail::json_of(resize).dump()},
-                {"recipe", recipe_text.str()}});
+                {"recipe", detail::recipe_text(recipe)}});
   export_torchscript(freeze(backbone), folder / "victim.pt",
                      {{"class_names", classes}, {"preprocessing", detail::json_of(resize)}});
 }

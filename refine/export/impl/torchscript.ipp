@@ -15,11 +15,9 @@ namespace refine::detail {
 
 REFINE_INLINE at::Tensor example_images(const Task& task, const std::filesystem::path& path) {
   if (!task.image.is_static()) {
-    Message shape;
-    shape << task.image;
     throw Error(
         "cannot export {}: the model's image shape must be known (got {}); give one of its parts a Task",
-        path.string(), shape.view());
+        path.string(), task.image);
   }
   return at::zeros({2, task.image.channels, task.image.height, task.image.width});
 }

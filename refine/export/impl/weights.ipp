@@ -58,10 +58,6 @@ REFINE_INLINE std::string legacy_fingerprint(const torch::nn::Module& module,
   return fmt::format("{:016x}", hash);
 }
 
-inline const char* domain_name(PixelDomain domain) {
-  return domain == PixelDomain::image ? "image" : "reference";
-}
-
 REFINE_INLINE void add_metadata(const DefenseInfo& info, const std::string& victim, const Recipe& recipe,
                                 std::map<std::string, std::string>& metadata) {
   metadata["refine"] = "defense";

@@ -142,9 +142,9 @@ inline void convolve_by_tiles(const InstructionSet& with, const Shape& shape, co
   });
   constexpr std::int64_t cached = 98304;  // floats
   const std::int64_t total = shape.grid.tiles();
-  const std::int64_t max_channels = std::clamp<std::int64_t>(
+  const std::int64_t max_tiles = std::clamp<std::int64_t>(
       cached / (values * (shape.in + std::min<std::int64_t>(shape.out, 64))), 24, 96);
-  const std::int64_t jobs = rounded_up((total + max_channels - 1) / max_channels, at::get_num_threads());
+  const std::int64_t jobs = rounded_up((total + max_tiles - 1) / max_tiles, at::get_num_threads());
   const std::int64_t each = padded(with, (total + jobs - 1) / jobs);
   parallel((total + each - 1) / each, 1, [&](std::int64_t begin, std::int64_t end) {
     const TileLayout layout = rows_layout(each, shape.in);
@@ -246,9 +246,9 @@ inline void kernel_gradient(const InstructionSet& with, const Shape& shape, cons
   const std::int64_t wide_out = detail::panel_width(with, shape.out);
   // As many tiles as a cache holds, but enough that the partial sums are fewer than the values.
   constexpr std::int64_t cached = 1 << 20;  // floats
-  const std::int64_t max_channels =
+  const std::int64_t max_tiles =
       std::max(cached / (values * (shape.in + shape.out)), 2 * shape.in * shape.out / (shape.in + shape.out));
-  const std::int64_t parts = (total + max_channels - 1) / max_channels, each = (total + parts - 1) / parts;
+  const std::int64_t parts = (total + max_tiles - 1) / max_tiles, each = (total + parts - 1) / parts;
   const TileLayout in{detail::spread(each * shape.in), each * wide_in, wide_in, wide_in};
   const TileLayout out{detail::spread(each * shape.out), each * wide_out, wide_out, wide_out};
   float* v = Scratch::of_thread(Scratch::images, values * in.value);
