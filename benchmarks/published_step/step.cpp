@@ -12,14 +12,14 @@
 #include <refine/core/file.hpp>
 #include <refine/data/augmentation.hpp>
 #include <refine/data/dataset.hpp>
-#include <refine/data/synthetic.hpp>
+#include <refine/data/sources.hpp>
 #include <refine/formats/safetensors.hpp>
 #include <refine/nn/autocast.hpp>
 #include <refine/nn/device.hpp>
-#include <refine/nn/state_dict.hpp>
+#include <refine/nn/module.hpp>
 #include <refine/objectives/objectives.hpp>
 #include <refine/pipeline/pipeline.hpp>
-#include <refine/remaps/permutations.hpp>
+#include <refine/remaps/remaps.hpp>
 #include <refine/training/detail/loop.hpp>
 #include <refine/training/fit.hpp>
 #include <refine/training/observers.hpp>

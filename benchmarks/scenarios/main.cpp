@@ -16,8 +16,8 @@
 
 #include <refine/core/error.hpp>
 #include <refine/core/file.hpp>
-#include <refine/data/cifar10.hpp>
 #include <refine/data/image_folder.hpp>
+#include <refine/data/sources.hpp>
 #include <refine/nn/device.hpp>
 
 #include "benchmarks/program.hpp"

@@ -20,10 +20,9 @@
 #include <refine/evaluation/evaluate.hpp>
 #include <refine/export/weights.hpp>
 #include <refine/nn/device.hpp>
-#include <refine/pipeline/any_pipeline.hpp>
-#include <refine/remaps/permutations.hpp>
-#include <refine/report/html.hpp>
-#include <refine/report/json.hpp>
+#include <refine/pipeline/pipeline.hpp>
+#include <refine/remaps/remaps.hpp>
+#include <refine/report/render.hpp>
 #include <refine/report/sample_sheet.hpp>
 #include <refine/training/fit.hpp>
 #include <refine/training/observers.hpp>

@@ -10,7 +10,6 @@
 #include <refine/backbones/any_backbone.hpp>
 #include <refine/backbones/densenet.hpp>
 #include <refine/backbones/inception.hpp>
-#include <refine/backbones/preact_resnet.hpp>
 #include <refine/backbones/resnet.hpp>
 #include <refine/backbones/vgg.hpp>
 #include <refine/backbones/vit.hpp>

@@ -14,7 +14,6 @@
 #include <vector>
 
 #include <refine/core/file.hpp>
-#include <refine/data/decode.hpp>
 #include <refine/data/detail/bytes.hpp>
 #include <refine/data/detail/decoders.hpp>
 #include <refine/data/image_files.hpp>

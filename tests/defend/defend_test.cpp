@@ -15,9 +15,9 @@
 #include <vector>
 
 #include <refine/core/file.hpp>
-#include <refine/defend/class_folders.hpp>
 #include <refine/defend/defend.hpp>
 #include <refine/defend/detail/check_outputs.hpp>
+#include <refine/defend/images.hpp>
 #include <refine/defend/saved_defense.hpp>
 #include <refine/export/exported_classifier.hpp>
 #include <refine/nn/torch_random.hpp>

@@ -11,8 +11,8 @@
 #include <string>
 
 #include <refine/core/file.hpp>
-#include <refine/data/fashion_mnist.hpp>
 #include <refine/data/resize.hpp>
+#include <refine/data/sources.hpp>
 #include <refine/report/images.hpp>
 
 #include "tests/support/error_of.hpp"

@@ -18,14 +18,14 @@
 #include <refine/backbones/zoo.hpp>
 #include <refine/core/error.hpp>
 #include <refine/core/file.hpp>
-#include <refine/defend/named_dataset.hpp>
+#include <refine/defend/images.hpp>
 #include <refine/defend/results.hpp>
 #include <refine/defend/train_victim.hpp>
 #include <refine/evaluation/evaluate.hpp>
 #include <refine/formats/checkpoint.hpp>
 #include <refine/nn/device.hpp>
-#include <refine/report/format.hpp>
-#include <refine/report/json.hpp>
+#include <refine/report/detail/format.hpp>
+#include <refine/report/render.hpp>
 #include <refine/training/observers.hpp>
 
 #include "tools/refine/options.hpp"

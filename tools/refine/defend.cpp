@@ -13,7 +13,7 @@
 #include <refine/core/error.hpp>
 #include <refine/core/file.hpp>
 #include <refine/defend/defend.hpp>
-#include <refine/defend/named_dataset.hpp>
+#include <refine/defend/images.hpp>
 
 #include "tools/refine/options.hpp"
 

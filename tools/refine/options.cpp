@@ -14,8 +14,7 @@
 #include <refine/core/text.hpp>
 #include <refine/data/download.hpp>
 #include <refine/nn/device.hpp>
-#include <refine/report/json.hpp>
-#include <refine/report/terminal.hpp>
+#include <refine/report/render.hpp>
 
 namespace refine::cli {
 

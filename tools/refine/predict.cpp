@@ -12,7 +12,7 @@
 
 #include <refine/core/text.hpp>
 #include <refine/data/image_files.hpp>
-#include <refine/defend/predict_files.hpp>
+#include <refine/defend/saved_defense.hpp>
 
 #include "tools/refine/options.hpp"
 

@@ -11,9 +11,7 @@
 #include <refine/core/error.hpp>
 #include <refine/core/file.hpp>
 #include <refine/defend/results.hpp>
-#include <refine/report/html.hpp>
-#include <refine/report/json.hpp>
-#include <refine/report/terminal.hpp>
+#include <refine/report/render.hpp>
 
 #include "tools/refine/options.hpp"
 

@@ -2,12 +2,14 @@
 
 #include <refine/data/image_files.hpp>
 
+#include <ATen/ops/empty.h>
 #include <fmt/core.h>
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <cctype>
 #include <cstddef>
+#include <cstdint>
 #include <cstdio>
 #include <iterator>
 #include <map>
@@ -87,6 +89,14 @@ REFINE_INLINE void list_images(const std::filesystem::path& folder, std::set<std
 }  // namespace refine::data::detail
 
 namespace refine::data {
+
+REFINE_INLINE at::Tensor decode_image(std::string_view bytes, std::string_view name) {
+  detail::RgbImage image;
+  detail::decode(bytes, name, image);
+  auto planes = at::empty({3, image.height, image.width}, at::kByte);
+  image.copy_planes_to(planes.mutable_data_ptr<std::uint8_t>());
+  return planes;
+}
 
 REFINE_INLINE void warn_skipped(const std::vector<std::string>& skipped) {
   constexpr std::size_t max_lines = 20;

@@ -9,7 +9,7 @@
 #include <refine/core/config.hpp>
 #include <refine/core/error.hpp>
 #include <refine/core/file.hpp>
-#include <refine/defend/named_dataset.hpp>
+#include <refine/defend/images.hpp>
 
 namespace refine {
 

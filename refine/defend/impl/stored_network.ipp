@@ -20,7 +20,7 @@
 #include <refine/core/error.hpp>
 #include <refine/core/text.hpp>
 #include <refine/formats/checkpoint.hpp>
-#include <refine/nn/state_dict.hpp>
+#include <refine/nn/module.hpp>
 
 /// Reads the extents of a network from the shapes of its tensors.
 namespace refine::detail::extents {

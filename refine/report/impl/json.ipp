@@ -1,7 +1,7 @@
 #pragma once
 
 #include <refine/report/detail/metrics_node.hpp>
-#include <refine/report/json.hpp>
+#include <refine/report/render.hpp>
 
 #include <nlohmann/json.hpp>
 
