@@ -34,3 +34,7 @@
 #include <refine/training/training.hpp>
 #include <refine/transforms/transforms.hpp>
 #include <refine/triggers/triggers.hpp>
+
+#if defined(REFINE_COMPILED_LIB)
+#include <refine/detail/any_pipeline_instances.hpp>
+#endif

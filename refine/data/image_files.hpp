@@ -34,7 +34,7 @@ at::Tensor decode_image(std::string_view bytes, std::string_view name);
 /// \return uint8, 3×H×W
 /// \throws Error as above, and if the file cannot be read
 inline at::Tensor decode_image(const std::filesystem::path& path) {
-  return decode_image(read_file(path), path.string());
+  return decode_image(files::read(path), path.string());
 }
 
 /// Settings of `load_images`.

@@ -59,12 +59,12 @@ std::string html_escape(std::string_view text);
 /// \throws Error if the report is not complete (`check_complete`), or the folder cannot be written
 inline void write_report(const DefenseReport& report, const std::filesystem::path& folder) {
   check_complete(report);
-  write_file(folder / "metrics.json", metrics_text(report));
+  files::write(folder / "metrics.json", metrics_text(report));
   if (!report.sheet.rows.empty() && !report.sheet.columns.empty()) {
     const int scale = std::max(1, 96 / std::max(report.sheet.height, 1));
-    write_file(folder / "images.png", sheet_png(report.sheet, scale));
+    files::write(folder / "images.png", sheet_png(report.sheet, scale));
   }
-  write_file(folder / "report.html", html(report));
+  files::write(folder / "report.html", html(report));
 }
 
 /// Formats the metrics before and after the defense for a terminal: UTF-8, lines of at most 100

@@ -205,7 +205,8 @@ void begin(const Common& common, files::Paths paths) {
 
 Notify print_notices() {
   return [](const Notice& notice) {
-    std::cerr << (notice.kind == Notice::Kind::warning ? "warning: " : "") << printable(notice.text) << '\n';
+    std::cerr << (notice.kind == Notice::Kind::warning ? "warning: " : "") << text::printable(notice.text)
+              << '\n';
   };
 }
 

@@ -40,7 +40,7 @@ int run(const Options& options, const Common& common) {
     if (pages.size() != 1) {
       throw Error("--html writes the page of one result, got {}; name one metrics.json", pages.size());
     }
-    write_file(options.html, report::html(pages.front()));
+    files::write(options.html, report::html(pages.front()));
   }
   if (common.json) {
     auto all = nlohmann::ordered_json::array();

@@ -510,7 +510,7 @@ REFINE_INLINE void make_upright(RgbImage& image, int orientation) {
 REFINE_INLINE ImageShape shape_in_header(const std::filesystem::path& file) {
   std::string bytes;
   try {
-    bytes = read_file(file);
+    bytes = files::read(file);
   } catch (const Error&) {
     return {};
   }

@@ -101,7 +101,7 @@ REFINE_INLINE at::Tensor decode_image(std::string_view bytes, std::string_view n
 REFINE_INLINE void warn_skipped(const std::vector<std::string>& skipped) {
   constexpr std::size_t max_lines = 20;
   for (std::size_t i = 0; i < std::min(skipped.size(), max_lines); ++i) {
-    fmt::print(stderr, "skipped: {}\n", printable(skipped[i]));
+    fmt::print(stderr, "skipped: {}\n", text::printable(skipped[i]));
   }
   if (skipped.size() > max_lines) fmt::print(stderr, "skipped: {} more\n", skipped.size() - max_lines);
 }
@@ -113,16 +113,16 @@ REFINE_INLINE void warn_ignored(const std::vector<std::filesystem::path>& ignore
   std::string kinds;
   for (const auto& [extension, count] : counts) {
     kinds += fmt::format("{}{} {}", kinds.empty() ? "" : ", ", count,
-                         extension.empty() ? "without an extension" : printable(extension));
+                         extension.empty() ? "without an extension" : text::printable(extension));
   }
   fmt::print(stderr, "ignored: {} file{} without an image extension ({}); the first: {}\n", ignored.size(),
-             ignored.size() == 1 ? "" : "s", kinds, printable(ignored.front().string()));
+             ignored.size() == 1 ? "" : "s", kinds, text::printable(ignored.front().string()));
 }
 
 REFINE_INLINE std::vector<std::filesystem::path> image_files(const std::filesystem::path& file_or_folder,
                                                              std::vector<std::filesystem::path>* ignored) {
   std::error_code unknown;
-  if (!file_exists(file_or_folder)) {
+  if (!files::exists(file_or_folder)) {
     throw Error("cannot read images from {}: no such file or folder; check the path and its permissions",
                 file_or_folder.string());
   }

@@ -215,7 +215,7 @@ REFINE_INLINE void build_store(const std::filesystem::path& path, const StoreSou
   check_any_decoded(errors, static_cast<std::int64_t>(footer.images));
   std::string text;
   for (std::size_t i = 0; i < n; ++i) {
-    if (!errors[i].empty()) text += fmt::format("{} {}\n", i, printable(errors[i]));
+    if (!errors[i].empty()) text += fmt::format("{} {}\n", i, text::printable(errors[i]));
   }
   footer.text_bytes = text.size();
   file.write(text);

@@ -43,7 +43,7 @@ REFINE_INLINE Dataset read(const std::filesystem::path& folder, const std::vecto
   std::int64_t images = 0;
   for (const auto& name : files) {
     const auto path = folder / name;
-    const auto& bytes = contents.emplace_back(read_file(path));
+    const auto& bytes = contents.emplace_back(files::read(path));
     const auto size = static_cast<std::int64_t>(bytes.size());
     if (size == 0 || size % record != 0) {
       throw Error(
@@ -74,15 +74,15 @@ REFINE_INLINE Dataset read(const std::filesystem::path& folder, const std::vecto
 }
 
 REFINE_INLINE bool has_binary(const std::filesystem::path& folder) {
-  const auto exists = [&](const char* name) { return file_exists(folder / name); };
+  const auto exists = [&](const char* name) { return files::exists(folder / name); };
   return exists(test_file) || std::any_of(training_files.begin(), training_files.end(), exists);
 }
 
 REFINE_INLINE Split read_binary(const std::filesystem::path& folder) {
   Split split{.train = read(folder, {training_files.begin(), training_files.end()}),
               .test = read(folder, {test_file})};
-  if (const auto meta = folder / "batches.meta.txt"; file_exists(meta)) {
-    std::istringstream words(read_file(meta));
+  if (const auto meta = folder / "batches.meta.txt"; files::exists(meta)) {
+    std::istringstream words(files::read(meta));
     const std::vector<std::string> names{std::istream_iterator<std::string>(words), {}};
     if (names.size() != 10) {
       throw Error(
@@ -100,14 +100,14 @@ namespace refine::data {
 
 REFINE_INLINE bool holds_cifar10(const std::filesystem::path& root) {
   return detail::cifar::has_binary(root) || detail::cifar::has_binary(root / "cifar-10-batches-bin") ||
-         file_exists(root / "train");
+         files::exists(root / "train");
 }
 
 REFINE_INLINE Split cifar10(const std::filesystem::path& root) {
   const auto nested = root / "cifar-10-batches-bin";
   const bool in_nested = detail::cifar::has_binary(nested);
   const bool binary = in_nested || detail::cifar::has_binary(root);
-  const bool folders = file_exists(root / "train");
+  const bool folders = files::exists(root / "train");
   if (binary && folders) {
     throw Error("{}: contains CIFAR-10 both as binary files and as image folders; move one of them elsewhere",
                 root.string());
@@ -188,8 +188,8 @@ namespace refine::data::detail::fashion {
 REFINE_INLINE std::filesystem::path plain_or_gzipped(const std::filesystem::path& root,
                                                      const std::string& name) {
   const auto plain = root / name, gzipped = root / (name + ".gz");
-  if (file_exists(plain)) return plain;
-  if (file_exists(gzipped)) return gzipped;
+  if (files::exists(plain)) return plain;
+  if (files::exists(gzipped)) return gzipped;
   throw Error(
       "{}: contains no Fashion-MNIST (expected {} or {}.gz); install Debian's dataset-fashion-mnist, or "
       "specify another folder",

@@ -262,7 +262,7 @@ REFINE_INLINE const char* to_text(FolderLabels labels) {
 }
 
 REFINE_INLINE std::vector<std::string> read_class_names(const std::filesystem::path& path) {
-  std::string text = read_file(path);
+  std::string text = files::read(path);
   if (text.starts_with("\xef\xbb\xbf")) text.erase(0, 3);
   if (const auto encoding = detail::class_folders::encoding_of(text); !encoding.empty()) {
     throw Error("class names {}: the file is not UTF-8 (got {}); save it as UTF-8", path.string(), encoding);
@@ -481,11 +481,11 @@ REFINE_INLINE NamedDataset read_dataset(const std::string& name, const NamedData
     return {name, data::cifar10(folder), normalizations::cifar10};
   }
   if (name == "FashionMNIST") {
-    const std::filesystem::path folder =
-        root_or(file_exists("data/FashionMNIST") ? "data/FashionMNIST" : "/usr/share/datasets/fashion-mnist");
+    const std::filesystem::path folder = root_or(
+        files::exists("data/FashionMNIST") ? "data/FashionMNIST" : "/usr/share/datasets/fashion-mnist");
     return {name, data::fashion_mnist(folder), normalizations::fashion_mnist};
   }
-  if (!file_exists(name)) {
+  if (!files::exists(name)) {
     throw Error(
         "cannot read the data set {}: it is neither CIFAR10 nor FashionMNIST nor a folder; check the path",
         name);

@@ -70,9 +70,9 @@ std::string failure_of(Call&& call) {
     call();
     return "";
   } catch (const c10::Error& error) {
-    return one_line(error.what_without_backtrace());
+    return text::one_line(error.what_without_backtrace());
   } catch (const std::exception& error) {
-    return one_line(error.what());
+    return text::one_line(error.what());
   }
 }
 
