@@ -4,7 +4,6 @@
 
 #include <filesystem>
 #include <iostream>
-#include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -109,8 +108,8 @@ Result train(const Setting& setting, const AttackSpec& spec, const attacks::AnyA
 }
 
 /// Returns the model that LabelConsistent perturbs its images against: a file, or the benign victim
-/// of the same network and data set, which is trained if there is none. A file without a
-/// normalisation gets that of the data.
+/// of the same network and data set, which is trained if there is none. A state dict without a
+/// normalisation gets that of the data; a program has its own.
 attacks::Surrogate benign_model(const Setting& setting) {
   const Task task = setting.data.split.train.task();
   fs::path file = setting.options.benign;
@@ -123,11 +122,11 @@ attacks::Surrogate benign_model(const Setting& setting) {
       train(setting, benign, benign.make(task.image));
     }
   } else if (files::exists(file)) {
-    const bool program = is_program(file);
-    const auto metadata =
-        program ? std::map<std::string, std::string>{} : formats::read_weights(file).metadata;
-    if (!program && !metadata.contains("network")) load.arch = setting.victim.network;
-    if (!metadata.contains("constants")) load.normalization = setting.victim.normalization;
+    if (!is_program(file)) {
+      const auto metadata = formats::read_weights(file).metadata;
+      if (!metadata.contains("network")) load.arch = setting.victim.network;
+      if (!metadata.contains("constants")) load.normalization = setting.victim.normalization;
+    }
   }
   const LoadedClassifier benign = load_classifier(file, load);
   if (!compatible(benign.task(), task)) {

@@ -132,9 +132,6 @@ Inputs inputs_of_names(const Options& options) {
                                  options.skip_damaged, options.store)
                            .split;
   if (options.limit > 0 && options.limit < train.size()) train = train.sample(options.limit, seed);
-  if (!options.no_probe) {
-    inputs.defend.probed = probe_victim(inputs.victim, train.images, seed, inputs.defend.notify);
-  }
   inputs.defend.title = attack_name + " on " + dataset_name(options.dataset);
   inputs.defend.dataset = dataset_name(options.dataset);
   inputs.defend.attack = spec.name;

@@ -2,8 +2,10 @@
 
 #include <fmt/core.h>
 
+#include <cmath>
 #include <filesystem>
 #include <iostream>
+#include <limits>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -40,9 +42,11 @@ std::string line_of(const FilePrediction& prediction, const ExportedInfo& info, 
         {"probability", prediction.probability}, {"alarm_score", prediction.alarm}, {"alarm", alarm}};
     return json.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
   }
+  // Without the sign that NaN may have: "alarm nan".
+  const double score =
+      std::isnan(prediction.alarm) ? std::numeric_limits<double>::quiet_NaN() : prediction.alarm;
   return fmt::format("{}\t{}\t{:.1f} %{}", text::printable(prediction.file.string()), text::printable(name),
-                     100 * prediction.probability,
-                     raised ? fmt::format("\talarm {:.2f}", prediction.alarm) : "");
+                     100 * prediction.probability, raised ? fmt::format("\talarm {:.2f}", score) : "");
 }
 
 int run(const Options& options, const Common& common) {

@@ -59,11 +59,19 @@ inline DividedImages hold_back(const at::Tensor& images, std::uint64_t seed) {
 }
 
 /// Removes images without finite logits from a tensor, in place.
-inline at::Tensor remove_not_finite(const LoadedClassifier& victim, const at::Tensor& images) {
+inline at::Tensor remove_not_finite(const LoadedClassifier& victim, const at::Tensor& images,
+                                    const Notify& notify) {
   const auto bad = images_without_finite_logits(backbones::AnyBackbone(freeze(victim.backbone)), images);
   const std::int64_t kept = compact(
       images.size(0), {bad.begin(), bad.end()},
       [&](std::int64_t to, std::int64_t from) { images.select(0, to).copy_(images.select(0, from)); });
+  if (!bad.empty()) {
+    warn(
+        notify,
+        fmt::format("{} of {} images are left out: the victim's logits for them are not finite, as for blank "
+                    "images where each image is standardised",
+                    bad.size(), images.size(0)));
+  }
   return images.narrow(0, 0, kept);
 }
 
@@ -91,7 +99,7 @@ REFINE_INLINE Defended defend(const LoadedClassifier& victim, at::Tensor images,
   std::optional<ProbeSummary> probed = options.probed;
   if (!probed && options.probe) {
     probed = probe_victim(victim, images, options.seed, options.notify, !victim.is_normalization_known);
-    if (probed->blank_not_finite) images = remove_not_finite(victim, images);
+    if (probed->blank_not_finite) images = remove_not_finite(victim, images, options.notify);
   }
   const DividedImages divided = hold_back(images, options.seed);
   const std::int64_t held_back = 2 * divided.calibration.size(0), fitted = divided.fitted.size(0);
