@@ -57,13 +57,13 @@ struct DefendOptions {
 
 /// A defended classifier, measured.
 struct Defended {
-  AnyPipeline pipeline;               ///< float N×C×H×W in [0, 1] → logits, by `forward`
-  Recipe recipe;                      ///< that was used
-  AlarmSetting alarm;                 ///< calibrated on held-back images
-  report::DefenseReport report;       ///< `std::cout << report` prints it (report/render.hpp)
-  std::string victim;                 ///< name of the victim's file
-  std::int64_t fitted_images = 0;     ///< number of images that the transform was fitted on
-  std::uint64_t seed = default_seed;  ///< of the defense
+  AnyPipeline pipeline;                              ///< float N×C×H×W in [0, 1] → logits, by `forward`
+  Recipe recipe;                                     ///< that was used
+  AlarmSetting alarm;                                ///< calibrated on held-back images
+  report::DefenseReport report;                      ///< `std::cout << report` prints it (report/render.hpp)
+  std::string victim;                                ///< name of the victim's file
+  std::int64_t fitted_images = 0;                    ///< number of images that the transform was fitted on
+  std::uint64_t seed = default_seed;                 ///< of the defense
   data::ResizeMode resize = data::ResizeMode::crop;  ///< how the images were resized
 
   /// Writes the serving file, and weights and report beside it. Folders are created; each file is
