@@ -222,7 +222,7 @@ TEST(CheckOutputs, OutputThatIsAnInput_IsRefused) {
 TEST(Defend, ReadmeExample_WritesADefendedFile) {
   const ScratchFolder scratch;
   write_images(scratch.path / "clean", 24, 16);
-  defend_folder(plain, scratch.path / "clean", scratch.path / "out.pt");
+  defend_folder(plain, scratch.path / "clean", scratch.path / "out.pt", {.training = {.epochs = 2}});
   EXPECT_TRUE(fs::exists(scratch.path / "out.pt"));
 }
 
