@@ -166,7 +166,8 @@ struct ProbedClassifier {
 /// work.
 ///
 /// The image size is the first of: `load.image`, the file's, the size that all images have, the
-/// size at which the classifier is clearly surest of several that it accepts.
+/// size at which the classifier is clearly surest of several that it accepts. A note reports that it
+/// is the images' size, unless the classifier accepts no other.
 ///
 ///     const auto [victim, found] = load_and_probe("untrusted.pt", "clean/");
 ///     const FolderImages images = read_folder_images("clean/", victim.task().image);
@@ -174,7 +175,7 @@ struct ProbedClassifier {
 /// \param model the classifier's file
 /// \param folder clean images in any layout; labels are not needed
 /// \param load what the file does not say. `load.images` replaces the images' common size;
-///   `load.notify` receives a warning if the answers look wrong.
+///   `load.notify` receives notes, and a warning if the answers look wrong.
 /// \param images how the folder is read; `resize` and `seed` are used. Without `resize`, that of the
 ///   classifier's file is used, else `crop`.
 /// \param probe false: the classifier is not probed

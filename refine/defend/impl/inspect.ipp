@@ -119,7 +119,7 @@ inline void inspect_weights(const InspectOptions& options, Inspection& report) {
   }
   if (!weights.unknown_names.empty()) {
     const std::string names = text::printable(fmt::format("{}", fmt::join(weights.unknown_names, ", ")));
-    report.details += "names, and refine never calls: " + names + '\n';
+    report.details += "named in the file, never called: " + names + '\n';
     report.findings.push_back({unknown_class, "names classes other than tensors: " + names});
   }
 }

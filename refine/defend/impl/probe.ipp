@@ -610,6 +610,18 @@ inline ImageShape clearest_size(std::vector<ProbeSetting> settings, const std::s
                         second.options.substr(8)));
 }
 
+/// True if a classifier accepts images of another size than its task's, so that nothing in its file settles the
+/// size. A ViT or a layer behind `flatten` refuses them.
+inline bool accepts_other_sizes(const LoadedClassifier& victim) {
+  const ImageShape image = victim.task().image;
+  constexpr int step = 32;  // less could leave the last feature map unchanged
+  const ImageShape larger{image.channels, image.height + step, image.width + step};
+  const auto blank = [](const ImageShape& shape) {
+    return at::zeros({1, shape.channels, shape.height, shape.width}, at::kByte);
+  };
+  return !probe_sizes(frozen_form(victim), {larger}, blank).empty();
+}
+
 inline ProbeSummary summarize(const Probe& found, const LoadedClassifier& victim, const std::string& name,
                               const Notify& notify) {
   check_probe(found, name, victim.class_names);
@@ -644,9 +656,18 @@ REFINE_INLINE ProbedClassifier load_and_probe(const std::filesystem::path& model
       victim = load_classifier(model, options);
     }
   }
+  const ImageShape shape = victim.task().image;
+  const bool is_size_of_images = !victim.is_image_known && !load.images.is_static() &&
+                                 shape.height == options.images.height && shape.width == options.images.width;
+  if (is_size_of_images && shape.is_static() && detail::accepts_other_sizes(victim)) {
+    detail::note(
+        load.notify,
+        fmt::format("the image size {} is that of the images; the file does not have the size that the "
+                    "model was trained with: specify --image if it is another",
+                    shape));
+  }
   if (!probe) return {std::move(victim), std::nullopt};
 
-  const ImageShape shape = victim.task().image;
   const Probe found =
       refine::probe(detail::frozen_form(victim), sample.of_shape(shape),
                     {.sizes = usual_image_sizes(shape),

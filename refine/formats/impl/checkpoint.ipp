@@ -253,7 +253,7 @@ REFINE_INLINE TorchFile read_any_torch_file(const std::filesystem::path& path) {
 REFINE_INLINE void refuse_opaque(const std::filesystem::path& path, std::string_view name) {
   throw Error(
       "cannot load {}: the file is an object of {}, which needs Python code, such as a whole module; "
-      "save model.state_dict() where that code is available, or export the model with torch.jit.trace",
+      "ask for model.state_dict(), or convert it in a sandbox: opening it in Python can run its code",
       path.string(), shorten(name));
 }
 
@@ -441,7 +441,7 @@ REFINE_INLINE ResolvedKey resolve_key(const Value& root, std::string_view key) {
   if (opaque) {
     throw Error(
         "cannot load {}: '{}' is not a tensor but an object of class {}, which needs Python code; "
-        "save model.state_dict(), or export the model with torch.jit.trace",
+        "ask for model.state_dict(), or convert it in a sandbox: opening it in Python can run its code",
         path.string(), shorten(name), shorten(opaque->name));
   }
   throw Error("cannot load {}: '{}' is not a tensor; save model.state_dict()", path.string(), shorten(name));
