@@ -87,7 +87,7 @@ fs::path user_folder() {
 
 /// Reads the data set in a folder.
 Source read_dataset(const fs::path& root) {
-  if (file_exists(root / "train-images-idx3-ubyte.gz") || file_exists(root / "train-images-idx3-ubyte")) {
+  if (files::exists(root / "train-images-idx3-ubyte.gz") || files::exists(root / "train-images-idx3-ubyte")) {
     return {"FashionMNIST", root, data::fashion_mnist(root), normalizations::fashion_mnist};
   }
   return {"CIFAR10", root, data::cifar10(root), normalizations::cifar10};
@@ -104,7 +104,8 @@ Source find_images(const Options& options) {
     data::download_cifar10(root);
   } catch (const Error& error) {
     const fs::path debian = "/usr/share/datasets/fashion-mnist";
-    if (data::download_has_begun(root) || !file_exists(debian)) throw;  // the next run continues the download
+    if (data::download_has_begun(root) || !files::exists(debian))
+      throw;  // the next run continues the download
     std::cout << "no CIFAR-10 in data/CIFAR10, and the download failed (" << error.what()
               << "): running on Fashion-MNIST\n";
     return read_dataset(debian);

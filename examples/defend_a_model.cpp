@@ -7,7 +7,7 @@
 
 #include <refine/data/image_files.hpp>
 #include <refine/defend/defend.hpp>
-#include <refine/report/terminal.hpp>
+#include <refine/report/render.hpp>
 
 int main(int argc, char** argv) try {
   using namespace refine;

@@ -2,8 +2,8 @@
 
 /// \file
 /// Includes the whole library except for what only some programs need: downloads (`data/download.hpp`), foreign
-/// programs (`programs/`), choice by name (`attacks/by_name.hpp`, `backbones/zoo.hpp`), the report's pages
-/// (`report/report.hpp`) and the product as a function (`defend/defend.hpp`).
+/// programs (`programs/`), choice by name (`attacks/by_name.hpp`, `backbones/zoo.hpp`), the report's verdict and
+/// sample images (`report/report.hpp`) and the product as a function (`defend/defend.hpp`).
 
 /// \mainpage refine
 /// REFINE (Chen et al., ICLR 2025) in C++20 on LibTorch: defends an image classifier that may carry a backdoor, with
@@ -28,10 +28,13 @@
 #include <refine/metrics/metrics.hpp>
 #include <refine/nn/nn.hpp>
 #include <refine/objectives/objectives.hpp>
-#include <refine/pipeline/any_pipeline.hpp>
 #include <refine/pipeline/pipeline.hpp>
 #include <refine/remaps/remaps.hpp>
-#include <refine/report/terminal.hpp>
+#include <refine/report/render.hpp>
 #include <refine/training/training.hpp>
 #include <refine/transforms/transforms.hpp>
 #include <refine/triggers/triggers.hpp>
+
+#if defined(REFINE_COMPILED_LIB)
+#include <refine/detail/any_pipeline_instances.hpp>
+#endif

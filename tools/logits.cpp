@@ -30,7 +30,7 @@ void run(const std::string& model, const ImageShape& shape, const std::string& f
   use_threads(1);
   const backbones::Scripted<> network(model, {.task = {shape, dynamic}});
   const auto victim = freeze(network);
-  std::string bytes = read_file(from);
+  std::string bytes = files::read(from);
   const std::size_t row = sizeof(float) * static_cast<std::size_t>(shape.channels) *
                           static_cast<std::size_t>(shape.height) * static_cast<std::size_t>(shape.width);
   if (bytes.empty() || bytes.size() % row != 0) {
@@ -43,7 +43,7 @@ void run(const std::string& model, const ImageShape& shape, const std::string& f
       at::from_blob(bytes.data(), {n, shape.channels, shape.height, shape.width}, at::kFloat);
   const at::Tensor logits =
       victim.forward(images.contiguous(at::MemoryFormat::ChannelsLast)).to(at::kFloat).contiguous();
-  write_file(to, {static_cast<const char*>(logits.const_data_ptr()), logits.nbytes()});
+  files::write(to, {static_cast<const char*>(logits.const_data_ptr()), logits.nbytes()});
 }
 
 }  // namespace

@@ -3,7 +3,7 @@
 #include <refine/backbones/freeze.hpp>
 #include <refine/backbones/resnet.hpp>
 #include <refine/pipeline/pipeline.hpp>
-#include <refine/remaps/permutations.hpp>
+#include <refine/remaps/remaps.hpp>
 #include <refine/transforms/unet.hpp>
 
 at::Tensor classify(const refine::backbones::ResNet18<refine::tasks::cifar10>& victim,

@@ -117,7 +117,7 @@ Json summary(const std::vector<double>& seconds) {
 void run_all(const Options& options) {
   use_device(options.device);
   use_threads(0);
-  if (!options.reference.empty() && !file_exists(user_path(options.reference) / "refine.py")) {
+  if (!options.reference.empty() && !files::exists(user_path(options.reference) / "refine.py")) {
     throw Error("--reference: no refine.py in {}; set it to a checkout of the authors' code",
                 options.reference);
   }
@@ -190,7 +190,7 @@ void run_all(const Options& options) {
       options.work.batch, options.rounds, options.work.steps, loss, reference_loss, table);
   if (!options.json.empty()) {
     const fs::path path = user_path(options.json);
-    write_file(path, out.dump(1) + "\n");
+    files::write(path, out.dump(1) + "\n");
   }
 }
 

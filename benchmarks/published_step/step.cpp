@@ -12,14 +12,14 @@
 #include <refine/core/file.hpp>
 #include <refine/data/augmentation.hpp>
 #include <refine/data/dataset.hpp>
-#include <refine/data/synthetic.hpp>
+#include <refine/data/sources.hpp>
 #include <refine/formats/safetensors.hpp>
 #include <refine/nn/autocast.hpp>
 #include <refine/nn/device.hpp>
-#include <refine/nn/state_dict.hpp>
+#include <refine/nn/module.hpp>
 #include <refine/objectives/objectives.hpp>
 #include <refine/pipeline/pipeline.hpp>
-#include <refine/remaps/permutations.hpp>
+#include <refine/remaps/remaps.hpp>
 #include <refine/training/detail/loop.hpp>
 #include <refine/training/fit.hpp>
 #include <refine/training/observers.hpp>
@@ -43,8 +43,9 @@ auto victim_of(const Work& work) {
 
 /// Makes the defense as the authors' code does.
 auto defense_of(const Work& work) {
-  return Pipeline{transforms::UNet<task>{.width = work.width, .activation = transforms::OutputActivation::clamp},
-                  freeze(victim_of(work)), remaps::Derangement<task>{}, PixelDomain::reference};
+  return Pipeline{
+      transforms::UNet<task>{.width = work.width, .activation = transforms::OutputActivation::clamp},
+      freeze(victim_of(work)), remaps::Derangement<task>{}, PixelDomain::reference};
 }
 
 /// Returns the images, which are made once: `work` is the same in the whole program.
@@ -154,7 +155,7 @@ std::vector<std::int64_t> permutation(const Work& work) {
 double write_start(const Work& work, const std::filesystem::path& folder) {
   const auto& dataset = images_of(work);
   const at::Tensor bytes = dataset.images.contiguous();
-  write_file(folder / "images.bin", {static_cast<const char*>(bytes.const_data_ptr()), bytes.nbytes()});
+  files::write(folder / "images.bin", {static_cast<const char*>(bytes.const_data_ptr()), bytes.nbytes()});
   auto defense = defense_of(work);
   defense.to(at::kCPU);
   const auto tensors = [](const torch::nn::Module& module) {

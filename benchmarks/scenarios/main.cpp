@@ -16,8 +16,8 @@
 
 #include <refine/core/error.hpp>
 #include <refine/core/file.hpp>
-#include <refine/data/cifar10.hpp>
 #include <refine/data/image_folder.hpp>
+#include <refine/data/sources.hpp>
 #include <refine/nn/device.hpp>
 
 #include "benchmarks/program.hpp"
@@ -66,9 +66,9 @@ void write_table(const Setting& setting) {
                                       {"training_images", setting.split.train.size()},
                                       {"test_images", setting.split.test.size()},
                                       {"scenarios", rows}};
-  write_file(folder / "scenarios.json", all.dump(1) + "\n");
-  write_file(folder / "scenarios.md", markdown(rows));
-  write_file(folder / "scenarios.svg", svg(rows));
+  files::write(folder / "scenarios.json", all.dump(1) + "\n");
+  files::write(folder / "scenarios.md", markdown(rows));
+  files::write(folder / "scenarios.svg", svg(rows));
   std::cout << markdown(rows) << "\ntable    " << (folder / "scenarios.md").lexically_normal().string()
             << "\nfigures  " << (folder / "scenarios.json").lexically_normal().string() << "\nplot     "
             << (folder / "scenarios.svg").lexically_normal().string() << std::endl;
@@ -76,8 +76,8 @@ void write_table(const Setting& setting) {
 
 Setting setting_of(const Options& options) {
   const fs::path root = fs::weakly_canonical(user_path(options.data));
-  const bool folders = file_exists(root / "train");
-  const bool cifar = data::holds_cifar10(root) && (!folders || file_exists(root / "train" / "airplane"));
+  const bool folders = files::exists(root / "train");
+  const bool cifar = data::holds_cifar10(root) && (!folders || files::exists(root / "train" / "airplane"));
   if (!cifar && !folders) {
     throw Error("cannot find images in {}: neither CIFAR-10 nor train/<class>/ exists; set --data",
                 root.string());

@@ -20,10 +20,9 @@
 #include <refine/evaluation/evaluate.hpp>
 #include <refine/export/weights.hpp>
 #include <refine/nn/device.hpp>
-#include <refine/pipeline/any_pipeline.hpp>
-#include <refine/remaps/permutations.hpp>
-#include <refine/report/html.hpp>
-#include <refine/report/json.hpp>
+#include <refine/pipeline/pipeline.hpp>
+#include <refine/remaps/remaps.hpp>
+#include <refine/report/render.hpp>
 #include <refine/report/sample_sheet.hpp>
 #include <refine/training/fit.hpp>
 #include <refine/training/observers.hpp>
@@ -62,8 +61,8 @@ std::string defense_key(const Scenario& scenario, const Setting& setting) {
 
 /// Returns the content of a results file if it was written with `key`, or null.
 Json read_done(const fs::path& file, const std::string& key) {
-  if (!file_exists(file)) return nullptr;
-  Json json = Json::parse(read_file(file), nullptr, /*allow_exceptions=*/false);
+  if (!files::exists(file)) return nullptr;
+  Json json = Json::parse(files::read(file), nullptr, /*allow_exceptions=*/false);
   return json.is_object() && json.value("setting", Json()) == key ? json : nullptr;
 }
 
@@ -83,7 +82,7 @@ Scenario benign(const Scenario& scenario) {
 void write_done(const fs::path& file, const std::string& key, Json results) {
   Json json = {{"setting", key}, {"threads", at::get_num_threads()}, {"libtorch", TORCH_VERSION}};
   json.update(results);
-  write_file(file, json.dump(1) + "\n");
+  files::write(file, json.dump(1) + "\n");
 }
 
 bool is_done(const fs::path& file, const std::string& key) {
@@ -308,7 +307,7 @@ void check_possible(const Scenario& scenario, const Setting& setting) {
   attacks::AttackOptions options = options_of(scenario, setting);
   options.benign = [](const at::Tensor& images) { return images; };  // only its presence is checked
   attacks::by_name(scenario.attack, options).check(setting.split.train);
-  if (file_exists(setting.folder(scenario) / "attack.json")) {
+  if (files::exists(setting.folder(scenario) / "attack.json")) {
     throw Error("--out: {} has results of refine attack, which are not replaced; use another folder",
                 setting.folder(scenario).string());
   }

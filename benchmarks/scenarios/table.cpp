@@ -8,8 +8,8 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
-#include <refine/report/format.hpp>
-#include <refine/report/html.hpp>
+#include <refine/report/detail/format.hpp>
+#include <refine/report/render.hpp>
 
 namespace refine::scenarios {
 namespace {

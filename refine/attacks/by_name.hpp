@@ -84,7 +84,7 @@ namespace detail {
 /// Returns the entry of a name in any spelling; throws an Error for an unknown name.
 inline const CatalogueEntry& find_entry(std::string_view name) {
   for (const auto& entry : catalogue) {
-    if (same_name(name, entry.name) || same_name(name, entry.alias)) return entry;
+    if (text::same_name(name, entry.name) || text::same_name(name, entry.alias)) return entry;
   }
   throw Error("attack: unknown name '{}'; choose one of {}", name, fmt::join(names(), ", "));
 }

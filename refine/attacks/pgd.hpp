@@ -70,7 +70,7 @@ class Surrogate {
       return held_->logits(images);
     } catch (const c10::Error& error) {
       throw Error("Pgd.model fails on the images: {}; use a model that takes images of their shape",
-                  one_line(error.what_without_backtrace()));
+                  text::one_line(error.what_without_backtrace()));
     }
   }
 

@@ -3,9 +3,7 @@
 #include <cstdint>
 
 #include <refine/attacks/attack.hpp>
-#include <refine/attacks/clean_label.hpp>
-#include <refine/attacks/covered.hpp>
-#include <refine/attacks/dirty_label.hpp>
+#include <refine/attacks/plans.hpp>
 #include <refine/core/error.hpp>
 #include <refine/core/random.hpp>
 #include <refine/core/task.hpp>

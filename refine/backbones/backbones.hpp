@@ -21,8 +21,6 @@
 #include <refine/backbones/freeze.hpp>
 #include <refine/backbones/inception.hpp>
 #include <refine/backbones/normalized.hpp>
-#include <refine/backbones/preact_resnet.hpp>
 #include <refine/backbones/resnet.hpp>
-#include <refine/backbones/variant.hpp>
 #include <refine/backbones/vgg.hpp>
 #include <refine/backbones/vit.hpp>

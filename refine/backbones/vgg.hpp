@@ -6,8 +6,8 @@
 #include <memory>
 #include <optional>
 
+#include <refine/backbones/backbone.hpp>
 #include <refine/backbones/detail/vgg_layers.hpp>
-#include <refine/backbones/variant.hpp>
 #include <refine/core/random.hpp>
 #include <refine/core/task.hpp>
 

@@ -10,7 +10,6 @@
 #include <refine/backbones/any_backbone.hpp>
 #include <refine/backbones/densenet.hpp>
 #include <refine/backbones/inception.hpp>
-#include <refine/backbones/preact_resnet.hpp>
 #include <refine/backbones/resnet.hpp>
 #include <refine/backbones/vgg.hpp>
 #include <refine/backbones/vit.hpp>
@@ -76,7 +75,7 @@ namespace detail {
 /// Returns the network of a name or alias, or null.
 inline const NamedNetwork* find_network(std::string_view name) {
   for (const NamedNetwork& network : network_table) {
-    if (same_name(name, network.name) || same_name(name, network.alias)) return &network;
+    if (text::same_name(name, network.name) || text::same_name(name, network.alias)) return &network;
   }
   return nullptr;
 }

@@ -12,13 +12,6 @@
 
 namespace refine {
 
-/// True if `path` exists. Returns false if that cannot be determined; opening the file then reports the reason.
-bool file_exists(const std::filesystem::path& path);
-
-/// Returns the content of a file.
-/// \throws Error if the file cannot be read, with the path and the reason of the system
-std::string read_file(const std::filesystem::path& path);
-
 /// A file that appears under its final name only when it is complete.
 ///
 /// It is written beside its final name, under a temporary one, and `commit` renames it in one step, replacing
@@ -78,9 +71,21 @@ class AtomicFile {
   std::unique_ptr<std::FILE, Close> file_;
 };
 
+/// Whole files.
+namespace files {
+
+/// True if `path` exists. Returns false if that cannot be determined; opening the file then reports the reason.
+bool exists(const std::filesystem::path& path);
+
+/// Returns the content of a file.
+/// \throws Error if the file cannot be read, with the path and the reason of the system
+std::string read(const std::filesystem::path& path);
+
 /// Writes a whole file, or leaves an older one unchanged.
 /// \throws Error as `AtomicFile`
-void write_file(const std::filesystem::path& path, std::string_view bytes);
+void write(const std::filesystem::path& path, std::string_view bytes);
+
+}  // namespace files
 
 }  // namespace refine
 

@@ -3,7 +3,8 @@
 #include <string>
 #include <string_view>
 
-namespace refine {
+/// Text for people: untrusted bytes, names, messages of other libraries.
+namespace refine::text {
 
 /// Returns the indefinite article for a capitalised name, with a space: `"a "` or `"an "`.
 constexpr std::string_view article(std::string_view name) {
@@ -26,7 +27,7 @@ std::string plain_name(std::string_view name);
 /// True if two spellings denote the same name. A spelling without a letter denotes none.
 bool same_name(std::string_view a, std::string_view b);
 
-}  // namespace refine
+}  // namespace refine::text
 
 #if !defined(REFINE_COMPILED_LIB)
 #include <refine/core/impl/text.ipp>

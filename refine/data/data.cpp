@@ -5,13 +5,9 @@
 #endif
 
 #include <refine/data/impl/augmentation.ipp>
-#include <refine/data/impl/cifar10.ipp>
-#include <refine/data/impl/decode.ipp>
 #include <refine/data/impl/decoders.ipp>
-#include <refine/data/impl/fashion_mnist.ipp>
 #include <refine/data/impl/image_files.ipp>
 #include <refine/data/impl/image_folder.ipp>
-#include <refine/data/impl/image_store.ipp>
 #include <refine/data/impl/open_store.ipp>
 #include <refine/data/impl/parallel_decoder.ipp>
-#include <refine/data/impl/synthetic.ipp>
+#include <refine/data/impl/sources.ipp>

@@ -221,7 +221,7 @@ inline void fetch(const Download& download) {
       for (const fs::path& folder : inner_first) fs::remove(folder, not_empty);
     }
   } new_folders;
-  for (fs::path folder = download.to.parent_path(); !folder.empty() && !file_exists(folder);
+  for (fs::path folder = download.to.parent_path(); !folder.empty() && !files::exists(folder);
        folder = folder.parent_path()) {
     new_folders.inner_first.push_back(folder);
   }

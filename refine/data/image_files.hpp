@@ -6,15 +6,36 @@
 #include <filesystem>
 #include <set>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include <refine/core/error.hpp>
+#include <refine/core/file.hpp>
 #include <refine/core/random.hpp>
 #include <refine/core/task.hpp>
-#include <refine/data/decode.hpp>
 #include <refine/data/resize.hpp>
 
 namespace refine::data {
+
+/// Decodes a JPEG, PNG, WebP, TIFF, BMP or PNM image; the format is recognised by content.
+///
+/// Grey and palette images are expanded to RGB, CMYK is converted, alpha is dropped, 16 bits become
+/// 8, and colour profiles are ignored. The EXIF orientation is applied, as Pillow's
+/// `ImageOps.exif_transpose` does.
+/// \param bytes the content of the file
+/// \param name used in messages
+/// \return uint8, 3×H×W
+/// \throws Error if the format is not supported, the image is damaged or incomplete, or a side
+///   exceeds 16,384 pixels
+at::Tensor decode_image(std::string_view bytes, std::string_view name);
+
+/// Decodes an image file.
+/// \param path the file
+/// \return uint8, 3×H×W
+/// \throws Error as above, and if the file cannot be read
+inline at::Tensor decode_image(const std::filesystem::path& path) {
+  return decode_image(files::read(path), path.string());
+}
 
 /// Settings of `load_images`.
 struct ImageFilesOptions {

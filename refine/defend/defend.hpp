@@ -13,10 +13,10 @@
 #include <refine/defend/load_classifier.hpp>
 #include <refine/defend/measure.hpp>
 #include <refine/defend/notice.hpp>
-#include <refine/defend/probe_victim.hpp>
+#include <refine/defend/probe.hpp>
 #include <refine/defend/results.hpp>
 #include <refine/defend/sizing.hpp>
-#include <refine/pipeline/any_pipeline.hpp>
+#include <refine/pipeline/pipeline.hpp>
 #include <refine/report/defense_report.hpp>
 #include <refine/training/observers.hpp>
 #include <refine/training/recipe.hpp>
@@ -60,7 +60,7 @@ struct Defended {
   AnyPipeline pipeline;               ///< float N×C×H×W in [0, 1] → logits, by `forward`
   Recipe recipe;                      ///< that was used
   AlarmSetting alarm;                 ///< calibrated on held-back images
-  report::DefenseReport report;       ///< `std::cout << report` prints it (report/terminal.hpp)
+  report::DefenseReport report;       ///< `std::cout << report` prints it (report/render.hpp)
   std::string victim;                 ///< name of the victim's file
   std::int64_t fitted_images = 0;     ///< number of images that the transform was fitted on
   std::uint64_t seed = default_seed;  ///< of the defense

@@ -6,8 +6,8 @@
 #include <vector>
 
 #include <refine/backbones/any_backbone.hpp>
+#include <refine/backbones/backbone.hpp>
 #include <refine/backbones/normalized.hpp>
-#include <refine/backbones/variant.hpp>
 #include <refine/core/task.hpp>
 #include <refine/data/resize.hpp>
 #include <refine/defend/notice.hpp>

@@ -8,7 +8,6 @@
 #include <refine/data/dataset.hpp>
 #include <refine/evaluation/alarm.hpp>
 #include <refine/evaluation/evaluate.hpp>
-#include <refine/evaluation/label_agreement.hpp>
 #include <refine/evaluation/scan.hpp>
 #include <refine/metrics/roc.hpp>
 #include <refine/report/defense_report.hpp>

@@ -6,7 +6,7 @@
 
 namespace refine {
 
-/// One line about what happens, for a person. It may contain bytes of file names; `printable` makes
+/// One line about what happens, for a person. It may contain bytes of file names; `text::printable` makes
 /// them safe to print.
 struct Notice {
   /// How much attention a notice deserves.

@@ -2,17 +2,23 @@
 
 #include <nlohmann/json_fwd.hpp>
 
+#include <cstddef>
+#include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include <refine/data/resize.hpp>
+#include <refine/defend/images.hpp>
 #include <refine/defend/load_classifier.hpp>
 #include <refine/defend/measure.hpp>
-#include <refine/pipeline/any_pipeline.hpp>
+#include <refine/defend/notice.hpp>
+#include <refine/export/exported_classifier.hpp>
 #include <refine/pipeline/pipeline.hpp>
+#include <refine/report/defense_report.hpp>
 
 namespace refine {
 
@@ -74,6 +80,62 @@ struct ExportedInfo {
 ///   class
 ExportedInfo exported_info(const nlohmann::ordered_json& about,
                            const std::vector<std::string>& class_names = {});
+
+/// The prediction for one image file.
+struct FilePrediction {
+  std::filesystem::path file;  ///< the image file
+  int cls;                     ///< the class with the largest probability
+  double probability;          ///< of that class
+  double alarm;                ///< alarm score in [0, 1]; NaN if a logit is not finite
+};
+
+/// Classifies image files in chunks, so that memory stays bounded for any number of files.
+///
+///     const std::size_t skipped = predict_files(model, data::image_files("photos/"), data::ResizeMode::crop,
+///                                               [](const FilePrediction& p) { std::cout << p.file << ' ' << p.cls; });
+///
+/// Files that cannot be used are left out, and reported on standard error.
+/// \param model is used on the device where it is
+/// \param files image files
+/// \param resize what happens to images of another size; `ExportedInfo::resize` has what the
+///   defense was fitted with
+/// \param receive is called for each image, in the order of `files`
+/// \return the number of files that were left out
+/// \throws Error if there is only one file, and it cannot be used
+std::size_t predict_files(const ExportedClassifier& model, const std::vector<std::filesystem::path>& files,
+                          data::ResizeMode resize, const std::function<void(const FilePrediction&)>& receive);
+
+/// What an exported file is measured with.
+struct FolderEvaluation {
+  FolderOptions images = {};             ///< how images are read
+  std::filesystem::path triggered = {};  ///< folder with the same images with the trigger; empty: none
+  std::string attack = {};               ///< attack whose trigger is put on the images; empty: none
+  std::optional<int> target =
+      std::nullopt;  ///< class that the attacker wants; nothing: the attack's, if one is named
+  FolderLabels labels = FolderLabels::automatic;  ///< how class folders become labels
+  std::int64_t scanned = 1000;  ///< images that the scan takes, if no trigger is given; 0: no scan
+  bool show = false;            ///< show progress on standard error
+  Notify notify = {};           ///< receives notes about the labels
+};
+
+/// An exported file, measured.
+struct EvaluatedFolder {
+  report::DefenseReport report;  ///< without a title
+  std::size_t skipped = 0;       ///< number of files that could not be used
+};
+
+/// Measures an exported file on the images of a folder, with a trigger or without knowing one.
+///
+///     const EvaluatedFolder result = evaluate_folder(model, exported_info(model.about()), "test/");
+///
+/// \param model the exported file
+/// \param info of the file; its class names and alarm are used
+/// \param folder clean images; class folders (`CLASS/IMAGE`) give accuracy. If a trigger is known
+///   and there are no labels, the victim's own answers to the clean images are used as labels.
+/// \param options what it is measured with
+/// \throws Error if images cannot be read, paired or labelled, or the target is not a class
+EvaluatedFolder evaluate_folder(const ExportedClassifier& model, const ExportedInfo& info,
+                                const std::filesystem::path& folder, const FolderEvaluation& options = {});
 
 }  // namespace refine
 

@@ -23,7 +23,7 @@
 namespace refine {
 
 /// The metrics of a victim without and with its defense, on the same images. A stream prints them
-/// as a table; include `refine/report/terminal.hpp`.
+/// as a table; include `refine/report/render.hpp`.
 struct Evaluation {
   std::vector<std::string> classes;    ///< the class names of the data
   metrics::AttackMetrics before = {};  ///< of the victim alone

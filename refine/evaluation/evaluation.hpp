@@ -3,7 +3,6 @@
 #include <refine/evaluation/alarm.hpp>
 #include <refine/evaluation/classify.hpp>
 #include <refine/evaluation/evaluate.hpp>
-#include <refine/evaluation/label_agreement.hpp>
 #include <refine/evaluation/scan.hpp>
 
 /// \file

@@ -2,7 +2,7 @@
 
 #include <refine/export/torchscript.hpp>
 #include <refine/export/weights.hpp>
-#include <refine/nn/state_dict.hpp>
+#include <refine/nn/module.hpp>
 
 /// \file
 /// Victims and defenses as files. `save` and `load` keep the weights as safetensors, to go on in

@@ -14,7 +14,7 @@
 #include <refine/core/error.hpp>
 #include <refine/core/task.hpp>
 #include <refine/formats/safetensors.hpp>
-#include <refine/nn/state_dict.hpp>
+#include <refine/nn/module.hpp>
 #include <refine/pipeline/pipeline.hpp>
 #include <refine/training/recipe.hpp>
 

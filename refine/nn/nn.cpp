@@ -7,4 +7,4 @@
 #include <refine/nn/impl/conv.ipp>
 #include <refine/nn/impl/cuda_graph.ipp>
 #include <refine/nn/impl/device.ipp>
-#include <refine/nn/impl/state_dict.ipp>
+#include <refine/nn/impl/module.ipp>

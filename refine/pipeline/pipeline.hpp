@@ -15,14 +15,17 @@
 #include <utility>
 #include <vector>
 
+#include <refine/backbones/any_backbone.hpp>
 #include <refine/backbones/backbone.hpp>
+#include <refine/backbones/freeze.hpp>
 #include <refine/core/check.hpp>
 #include <refine/core/error.hpp>
 #include <refine/core/task.hpp>
 #include <refine/nn/conv.hpp>
 #include <refine/nn/device.hpp>
 #include <refine/nn/transfer.hpp>
-#include <refine/remaps/remap.hpp>
+#include <refine/remaps/remaps.hpp>
+#include <refine/transforms/any_transform.hpp>
 #include <refine/transforms/freeze.hpp>
 #include <refine/transforms/transform.hpp>
 
@@ -281,5 +284,20 @@ auto freeze(const Pipeline<T, B, R>& defense) {
   serving.to(defense.device());  // for networks without tensors
   return serving;
 }
+
+/// A pipeline whose parts are chosen at run time: by a command line, or from a file.
+///
+/// Its members are those of `Pipeline`; `freeze` and `fit` take it as any other.
+///
+/// `AnyTransform`, `AnyBackbone` and `AnyRemap` hold any policy of their kind. A program that
+/// instantiates `fit`, `evaluate` and `export_torchscript` only for this type handles every
+/// transform, backbone and remap.
+///
+/// ```cpp
+/// AnyPipeline defense{transforms::UNet<>{.image = image}, freeze(backbones::AnyBackbone{victim}),
+///                     remaps::Derangement<>{.classes = 10}};
+/// ```
+using AnyPipeline =
+    Pipeline<transforms::AnyTransform, backbones::Frozen<backbones::AnyBackbone>, remaps::AnyRemap>;
 
 }  // namespace refine

@@ -259,9 +259,9 @@ class ExportedProgram {
     try {
       output = module->forward(images);
     } catch (const c10::Error& error) {
-      return one_line(error.what_without_backtrace());
+      return text::one_line(error.what_without_backtrace());
     } catch (const std::exception& error) {
-      return one_line(error.what());
+      return text::one_line(error.what());
     }
     if (output.dim() == 2 && output.size(0) == images.size(0) && output.size(1) >= 2 &&
         output.is_floating_point()) {

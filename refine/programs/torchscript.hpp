@@ -89,7 +89,7 @@ class Scripted {
       module = std::make_shared<detail::ScriptedModule>(source, name);
     } catch (const c10::Error& error) {
       throw Error("cannot use {} as a classifier: {}; export it again, in evaluation mode", name,
-                  one_line(error.what_without_backtrace()));
+                  text::one_line(error.what_without_backtrace()));
     }
     probe(name, options);
   }
@@ -182,9 +182,9 @@ class Scripted {
     } catch (const Error&) {
       throw;
     } catch (const c10::Error& error) {
-      return Problem{one_line(error.what_without_backtrace()), false};
+      return Problem{text::one_line(error.what_without_backtrace()), false};
     } catch (const std::exception& error) {
-      return Problem{one_line(error.what()), false};
+      return Problem{text::one_line(error.what()), false};
     }
   }
 

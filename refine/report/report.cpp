@@ -4,7 +4,6 @@
 #error "define REFINE_COMPILED_LIB in every file of the program, or do not compile this one"
 #endif
 
-#include <refine/report/impl/format.ipp>
 #include <refine/report/impl/html.ipp>
 #include <refine/report/impl/images.ipp>
 #include <refine/report/impl/json.ipp>

@@ -16,10 +16,7 @@
 ///     refine::report::write_report(report, "run");  // metrics.json, report.html, images.png
 
 #include <refine/report/defense_report.hpp>
-#include <refine/report/format.hpp>
-#include <refine/report/html.hpp>
 #include <refine/report/images.hpp>
-#include <refine/report/json.hpp>
+#include <refine/report/render.hpp>
 #include <refine/report/sample_sheet.hpp>
-#include <refine/report/terminal.hpp>
 #include <refine/report/verdict.hpp>

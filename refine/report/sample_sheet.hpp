@@ -17,7 +17,7 @@
 #include <refine/evaluation/classify.hpp>
 #include <refine/evaluation/detail/check_task.hpp>
 #include <refine/pipeline/pipeline.hpp>
-#include <refine/report/format.hpp>
+#include <refine/report/detail/format.hpp>
 #include <refine/report/images.hpp>
 
 namespace refine::report {

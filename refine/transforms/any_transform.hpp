@@ -12,8 +12,8 @@
 #include <refine/core/detail/erased.hpp>
 #include <refine/core/error.hpp>
 #include <refine/core/task.hpp>
-#include <refine/nn/clone.hpp>
 #include <refine/nn/cuda_graph.hpp>
+#include <refine/nn/module.hpp>
 #include <refine/transforms/transform.hpp>
 
 namespace refine::transforms {

@@ -7,8 +7,8 @@
 
 #include <refine/core/check.hpp>
 #include <refine/core/task.hpp>
-#include <refine/nn/clone.hpp>
 #include <refine/nn/fold.hpp>
+#include <refine/nn/module.hpp>
 #include <refine/transforms/transform.hpp>
 
 namespace refine {

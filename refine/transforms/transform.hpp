@@ -8,7 +8,7 @@
 
 #include <refine/core/check.hpp>
 #include <refine/core/task.hpp>
-#include <refine/nn/clone.hpp>
+#include <refine/nn/module.hpp>
 
 namespace refine::transforms {
 

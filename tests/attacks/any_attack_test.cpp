@@ -7,7 +7,7 @@
 #include <optional>
 #include <refine/attacks/attacks.hpp>
 #include <refine/attacks/by_name.hpp>
-#include <refine/data/synthetic.hpp>
+#include <refine/data/sources.hpp>
 #include <string>
 #include <string_view>
 #include <tuple>

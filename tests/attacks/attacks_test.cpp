@@ -9,7 +9,7 @@
 #include <cmath>
 #include <functional>
 #include <refine/attacks/attacks.hpp>
-#include <refine/data/synthetic.hpp>
+#include <refine/data/sources.hpp>
 #include <string>
 #include <type_traits>
 #include <utility>

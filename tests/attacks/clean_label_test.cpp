@@ -6,7 +6,7 @@
 #include <functional>
 #include <optional>
 #include <refine/attacks/attacks.hpp>
-#include <refine/data/synthetic.hpp>
+#include <refine/data/sources.hpp>
 #include <utility>
 #include "tests/support/error_of.hpp"
 

@@ -8,7 +8,7 @@
 #include <cmath>
 #include <functional>
 #include <refine/attacks/attacks.hpp>
-#include <refine/data/synthetic.hpp>
+#include <refine/data/sources.hpp>
 #include <string>
 #include <vector>
 #include "tests/support/error_of.hpp"

@@ -4,7 +4,7 @@
 
 #include <refine/core/task.hpp>
 #include <refine/data/dataset.hpp>
-#include <refine/data/synthetic.hpp>
+#include <refine/data/sources.hpp>
 
 namespace refine::attacks {
 

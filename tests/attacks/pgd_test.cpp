@@ -17,7 +17,7 @@
 #include <refine/backbones/resnet.hpp>
 #include <refine/core/task.hpp>
 #include <refine/data/dataset.hpp>
-#include <refine/data/synthetic.hpp>
+#include <refine/data/sources.hpp>
 #include <refine/formats/safetensors.hpp>
 #include <string>
 #include <vector>

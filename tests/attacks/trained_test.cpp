@@ -6,7 +6,7 @@
 #include <cmath>
 #include <refine/attacks/attacks.hpp>
 #include <refine/backbones/resnet.hpp>
-#include <refine/data/synthetic.hpp>
+#include <refine/data/sources.hpp>
 #include <refine/training/detail/loop.hpp>
 #include <refine/training/observers.hpp>
 #include <refine/training/train_classifier.hpp>

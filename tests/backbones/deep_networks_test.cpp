@@ -20,7 +20,7 @@
 #include <refine/backbones/inception.hpp>
 #include <refine/backbones/vit.hpp>
 #include <refine/formats/safetensors.hpp>
-#include <refine/nn/state_dict.hpp>
+#include <refine/nn/module.hpp>
 #include <refine/nn/torch_random.hpp>
 
 #include "tests/fixtures/pytorch.hpp"

@@ -17,11 +17,10 @@
 #include <refine/backbones/any_backbone.hpp>
 #include <refine/backbones/detail/buildable.hpp>
 #include <refine/backbones/freeze.hpp>
-#include <refine/backbones/preact_resnet.hpp>
 #include <refine/backbones/resnet.hpp>
 #include <refine/backbones/vgg.hpp>
 #include <refine/formats/safetensors.hpp>
-#include <refine/nn/state_dict.hpp>
+#include <refine/nn/module.hpp>
 
 #include "tests/fixtures/pytorch.hpp"
 #include "tests/support/error_of.hpp"

@@ -20,7 +20,7 @@
 #include <refine/backbones/vgg.hpp>
 #include <refine/backbones/zoo.hpp>
 #include <refine/formats/safetensors.hpp>
-#include <refine/nn/state_dict.hpp>
+#include <refine/nn/module.hpp>
 #include <refine/nn/torch_random.hpp>
 
 #include "tests/fixtures/pytorch.hpp"

@@ -12,7 +12,7 @@
 #include <map>
 #include <string>
 
-#include <refine/nn/state_dict.hpp>
+#include <refine/nn/module.hpp>
 
 #include "tests/support/error_of.hpp"
 

@@ -75,14 +75,14 @@ TEST_F(AtomicFileTest, BeforeCommit_HasNotItsFinalName) {
 }
 
 TEST_F(AtomicFileTest, NotCommitted_LeavesTheOldFile) {
-  write_file(folder_ / "a", "old");
+  files::write(folder_ / "a", "old");
   {
     AtomicFile file(folder_ / "a");
     file.write("new");
   }
   EXPECT_EQ(read(folder_ / "a"), "old");
   EXPECT_EQ(files(), 1);
-  write_file(folder_ / "a", "new");
+  files::write(folder_ / "a", "new");
   EXPECT_EQ(read(folder_ / "a"), "new");
   EXPECT_EQ(files(), 1);
 }
@@ -97,19 +97,19 @@ TEST_F(AtomicFileTest, TwoWritersOfOneName_DoNotMix) {
 }
 
 TEST_F(AtomicFileTest, SymbolicLink_ReplacesItsTarget) {
-  write_file(folder_ / "real", "old");
+  files::write(folder_ / "real", "old");
   fs::create_symlink("real", folder_ / "link");
-  write_file(folder_ / "link", "new");
+  files::write(folder_ / "link", "new");
   EXPECT_TRUE(fs::is_symlink(folder_ / "link"));
   EXPECT_EQ(read(folder_ / "real"), "new");
 }
 
 TEST_F(AtomicFileTest, FolderOrFileInTheWay_Throws) {
-  expect_words(error_of([&] { write_file(folder_, "x"); }),
+  expect_words(error_of([&] { files::write(folder_, "x"); }),
                {"cannot write " + folder_.string(), "Is a directory", "name a file in it"});
-  write_file(folder_ / "file", "x");
+  files::write(folder_ / "file", "x");
   const auto path = folder_ / "file" / "a";
-  expect_words(error_of([&] { write_file(path, "x"); }),
+  expect_words(error_of([&] { files::write(path, "x"); }),
                {"cannot write " + path.string(), "Not a directory",
                 "a file has the name of a folder that is needed", "move it away", "choose another path"});
 }
@@ -120,7 +120,7 @@ TEST_F(AtomicFileTest, ExistingFile_KeepsItsPermissions) {
   };
   const auto path = folder_ / "a";
   for (const unsigned permissions : {0600u, 0640u, 0444u, 0755u, 0666u}) {
-    write_file(path, "old");
+    files::write(path, "old");
     fs::permissions(path, fs::perms(permissions));
     AtomicFile file(path);
     for (const auto& entry : fs::directory_iterator(folder_)) {  // not readable by more people meanwhile, too
@@ -133,20 +133,20 @@ TEST_F(AtomicFileTest, ExistingFile_KeepsItsPermissions) {
     fs::remove(path);
   }
   const mode_t before = ::umask(027);
-  write_file(folder_ / "fresh", "x");
+  files::write(folder_ / "fresh", "x");
   ::umask(before);
   EXPECT_EQ(mode(folder_ / "fresh"), 0640u) << "a new file is as umask has it";
 
-  write_file(folder_ / "real", "old");
+  files::write(folder_ / "real", "old");
   fs::permissions(folder_ / "real", fs::perms(0600));
   fs::create_symlink("real", folder_ / "link");
-  write_file(folder_ / "link", "new");
+  files::write(folder_ / "link", "new");
   EXPECT_EQ(mode(folder_ / "real"), 0600u) << "through a symbolic link";
 }
 
 TEST_F(AtomicFileTest, Commit_SyncsTheFileThenItsFolders) {
   synced().clear();
-  write_file(folder_ / "one" / "two" / "a", "x");
+  files::write(folder_ / "one" / "two" / "a", "x");
   ASSERT_EQ(synced().size(), 4u);
   const fs::path folder = fs::canonical(folder_);
   EXPECT_EQ(synced()[0].parent_path(), folder / "one" / "two") << "the file, by its partial name";
@@ -156,7 +156,7 @@ TEST_F(AtomicFileTest, Commit_SyncsTheFileThenItsFolders) {
   EXPECT_EQ(synced()[3], folder);
 
   synced().clear();
-  write_file(folder_ / "b", "x");
+  files::write(folder_ / "b", "x");
   ASSERT_EQ(synced().size(), 2u);
   EXPECT_EQ(synced()[1], folder);
   synced().clear();
@@ -167,20 +167,20 @@ TEST_F(AtomicFileTest, Commit_SyncsTheFileThenItsFolders) {
 TEST_F(AtomicFileTest, MissingPermission_Throws) {
   if (::geteuid() == 0) GTEST_SKIP() << "root may write everywhere";
   fs::permissions(folder_, fs::perms::owner_read | fs::perms::owner_exec);
-  const auto message = error_of([&] { write_file(folder_ / "a", "x"); });
+  const auto message = error_of([&] { files::write(folder_ / "a", "x"); });
   fs::permissions(folder_, fs::perms::owner_all);
   expect_words(message, {"Permission denied", "choose a folder with write permission"});
 }
 
 TEST_F(AtomicFileTest, FullDisk_ThrowsAndLeavesNothing) {
-  write_file(folder_ / "a", "old");
+  files::write(folder_ / "a", "old");
   // The limit binds the whole process, so a child bears it; it reports by its exit status.
   const pid_t child = ::fork();
   if (child == 0) {
     std::signal(SIGXFSZ, SIG_IGN);
     const rlimit limit{100'000, 100'000};
     ::setrlimit(RLIMIT_FSIZE, &limit);
-    const auto message = error_of([&] { write_file(folder_ / "a", std::string(1'000'000, 'x')); });
+    const auto message = error_of([&] { files::write(folder_ / "a", std::string(1'000'000, 'x')); });
     const bool reported = message.find((folder_ / "a").string() +
                                        ": File too large; raise the file size limit") != std::string::npos;
     ::_exit(reported ? 0 : 1);

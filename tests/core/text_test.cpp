@@ -13,31 +13,31 @@ using namespace std::string_literals;
 
 TEST(Printable, TextOfAnyLanguage_IsUnchanged) {
   for (const std::string text : {"plain text", "ÄÖÜ ñ é", "日本語", "עברית", "🐈 𝒳", "~\u00a0¡", ""}) {
-    EXPECT_EQ(printable(text), text);
+    EXPECT_EQ(text::printable(text), text);
   }
 }
 
 TEST(Printable, ControlCharacters_AreEscaped) {
-  EXPECT_EQ(printable("a\x1b[2Jb\nc\0d\x7f"s), "a\\x1b[2Jb\\x0ac\\x00d\\x7f");
+  EXPECT_EQ(text::printable("a\x1b[2Jb\nc\0d\x7f"s), "a\\x1b[2Jb\\x0ac\\x00d\\x7f");
   // C1, as UTF-8: U+009B begins a terminal's command as ESC [ does, U+0085 ends a line.
-  EXPECT_EQ(printable("a\u009b2Jb"), "a\\xc2\\x9b2Jb");
-  EXPECT_EQ(printable("\u0080\u0085\u009f"), "\\xc2\\x80\\xc2\\x85\\xc2\\x9f");
+  EXPECT_EQ(text::printable("a\u009b2Jb"), "a\\xc2\\x9b2Jb");
+  EXPECT_EQ(text::printable("\u0080\u0085\u009f"), "\\xc2\\x80\\xc2\\x85\\xc2\\x9f");
 }
 
 TEST(Printable, LineSeparatorsAndDirectionMarks_AreEscaped) {
-  EXPECT_EQ(printable("a\u2028b\u2029c"), "a\\xe2\\x80\\xa8b\\xe2\\x80\\xa9c");
-  EXPECT_EQ(printable("\u202etp.exe"), "\\xe2\\x80\\xaetp.exe");
-  EXPECT_EQ(printable("\u2066\u061c"), "\\xe2\\x81\\xa6\\xd8\\x9c");
+  EXPECT_EQ(text::printable("a\u2028b\u2029c"), "a\\xe2\\x80\\xa8b\\xe2\\x80\\xa9c");
+  EXPECT_EQ(text::printable("\u202etp.exe"), "\\xe2\\x80\\xaetp.exe");
+  EXPECT_EQ(text::printable("\u2066\u061c"), "\\xe2\\x81\\xa6\\xd8\\x9c");
 }
 
 TEST(Printable, InvalidUtf8_AreEscaped) {
-  EXPECT_EQ(printable("a\x9b\x32Jb"s), "a\\x9b2Jb");                  // C1 of a terminal with 8 bits
-  EXPECT_EQ(printable("caf\xe9"s), "caf\\xe9");                       // Latin-1
-  EXPECT_EQ(printable("\xc0\x9b"s), "\\xc0\\x9b");                    // too long a spelling
-  EXPECT_EQ(printable("\xed\xa0\x80"s), "\\xed\\xa0\\x80");           // half of a surrogate pair
-  EXPECT_EQ(printable("\xf4\x90\x80\x80"s), "\\xf4\\x90\\x80\\x80");  // beyond Unicode
-  EXPECT_EQ(printable("x\xe2\x82"s), "x\\xe2\\x82");                  // cut in two
-  EXPECT_EQ(printable("\xe2\x82é"s), "\\xe2\\x82é");
+  EXPECT_EQ(text::printable("a\x9b\x32Jb"s), "a\\x9b2Jb");                  // C1 of a terminal with 8 bits
+  EXPECT_EQ(text::printable("caf\xe9"s), "caf\\xe9");                       // Latin-1
+  EXPECT_EQ(text::printable("\xc0\x9b"s), "\\xc0\\x9b");                    // too long a spelling
+  EXPECT_EQ(text::printable("\xed\xa0\x80"s), "\\xed\\xa0\\x80");           // half of a surrogate pair
+  EXPECT_EQ(text::printable("\xf4\x90\x80\x80"s), "\\xf4\\x90\\x80\\x80");  // beyond Unicode
+  EXPECT_EQ(text::printable("x\xe2\x82"s), "x\\xe2\\x82");                  // cut in two
+  EXPECT_EQ(text::printable("\xe2\x82é"s), "\\xe2\\x82é");
 }
 
 TEST(Error, ControlCharacters_BecomeSpaces) {

@@ -14,7 +14,6 @@
 #include <vector>
 
 #include <refine/core/file.hpp>
-#include <refine/data/decode.hpp>
 #include <refine/data/detail/bytes.hpp>
 #include <refine/data/detail/decoders.hpp>
 #include <refine/data/image_files.hpp>
@@ -121,7 +120,7 @@ TEST(DecodeImage, TruncatedFileOfEveryFormat_Throws) {
   for (const char* name :
        {"colours.bmp", "palette.bmp", "sixteen.bmp", "colours.ppm", "grey.pgm", "bits.pbm", "sixteen.ppm",
         "lossless.webp", "lossy.webp", "plain.tif", "lzw.tif", "alpha.tif"}) {
-    const std::string whole = read_file(folder / name);
+    const std::string whole = files::read(folder / name);
     const at::Tensor image = decode_image(whole, name);
     for (std::size_t n = 0; n < whole.size(); ++n) {
       const std::string line = error_of([&] {
@@ -149,7 +148,7 @@ TEST(DecodeImage, UnsupportedFormat_IsNamedInTheError) {
                     "ftypheic\0\0"s),
                {"an HEIC image"});
   expect_words(line("<!DOCTYPE html><html>"), {"a web page"});
-  std::string packed = read_file(folder / "palette.bmp");
+  std::string packed = files::read(folder / "palette.bmp");
   packed[30] = 1;
   expect_words(line(packed), {"run-length"});
 }
@@ -173,7 +172,7 @@ TEST(ImageFiles, MixedExtensions_ListsImagesAndReportsIgnoredFiles) {
 
 TEST(ImageFolder, AnyFormatAndDepth_KeepsClasses) {
   const ScratchFolder scratch;
-  const std::string ppm = read_file(folder / "colours.ppm"), bmp = read_file(folder / "colours.bmp");
+  const std::string ppm = files::read(folder / "colours.ppm"), bmp = files::read(folder / "colours.bmp");
   scratch.write("a/1.ppm", ppm);
   scratch.write("b/part/deeper/1.bmp", bmp);
   scratch.write("b/2.bmp", bmp);

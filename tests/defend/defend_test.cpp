@@ -15,9 +15,9 @@
 #include <vector>
 
 #include <refine/core/file.hpp>
-#include <refine/defend/class_folders.hpp>
 #include <refine/defend/defend.hpp>
 #include <refine/defend/detail/check_outputs.hpp>
+#include <refine/defend/images.hpp>
 #include <refine/defend/saved_defense.hpp>
 #include <refine/export/exported_classifier.hpp>
 #include <refine/nn/torch_random.hpp>
@@ -49,8 +49,8 @@ void write_images(const fs::path& folder, std::int64_t n, int side) {
   for (std::int64_t i = 0; i < n; ++i) {
     const at::Tensor image = rows[i];
     const auto* bytes = image.const_data_ptr<std::uint8_t>();
-    write_file(folder / (std::to_string(i) + ".png"),
-               report::png(std::vector<std::uint8_t>(bytes, bytes + image.numel()), side, side));
+    files::write(folder / (std::to_string(i) + ".png"),
+                 report::png(std::vector<std::uint8_t>(bytes, bytes + image.numel()), side, side));
   }
 }
 
@@ -174,7 +174,7 @@ TEST(DefendedFiles, NamesOfOtherOutputs_AreRefused) {
 TEST(CheckOutputs, OutputThatIsAnInput_IsRefused) {
   const ScratchFolder scratch;
   const fs::path file = scratch.path / "a.pt";
-  write_file(file, "x");
+  files::write(file, "x");
   fs::create_symlink("a.pt", scratch.path / "b.pt");
   expect_words(
       error_of([&] {

@@ -15,7 +15,7 @@
 #include <refine/core/task.hpp>
 #include <refine/defend/detail/stored_network.hpp>
 #include <refine/defend/load_classifier.hpp>
-#include <refine/nn/state_dict.hpp>
+#include <refine/nn/module.hpp>
 
 #include "tests/support/error_of.hpp"
 

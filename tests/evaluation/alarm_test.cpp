@@ -4,7 +4,6 @@
 #include <gtest/gtest.h>
 #include <refine/evaluation/alarm.hpp>
 #include <refine/evaluation/evaluate.hpp>
-#include <refine/evaluation/label_agreement.hpp>
 
 #include <cmath>
 #include <cstdint>

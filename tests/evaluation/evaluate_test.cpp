@@ -6,7 +6,7 @@
 #include <gtest/gtest.h>
 #include <refine/evaluation/evaluation.hpp>
 #include <refine/pipeline/pipeline.hpp>
-#include <refine/remaps/permutations.hpp>
+#include <refine/remaps/remaps.hpp>
 #include <refine/transforms/transform.hpp>
 
 #include <algorithm>

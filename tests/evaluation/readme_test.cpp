@@ -4,10 +4,10 @@
 #include <refine/attacks/attacks.hpp>
 #include <refine/backbones/freeze.hpp>
 #include <refine/backbones/resnet.hpp>
-#include <refine/data/synthetic.hpp>
+#include <refine/data/sources.hpp>
 #include <refine/evaluation/evaluation.hpp>
 #include <refine/pipeline/pipeline.hpp>
-#include <refine/remaps/permutations.hpp>
+#include <refine/remaps/remaps.hpp>
 #include <refine/transforms/unet.hpp>
 
 #include <iostream>

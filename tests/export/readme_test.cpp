@@ -5,7 +5,7 @@
 #include <refine/backbones/freeze.hpp>
 #include <refine/backbones/resnet.hpp>
 #include <refine/export/export.hpp>
-#include <refine/remaps/permutations.hpp>
+#include <refine/remaps/remaps.hpp>
 #include <refine/training/recipe_json.hpp>
 #include <refine/transforms/unet.hpp>
 

@@ -13,9 +13,9 @@
 #include <refine/export/exported_classifier.hpp>
 #include <refine/export/torchscript.hpp>
 #include <refine/formats/checkpoint.hpp>
-#include <refine/nn/state_dict.hpp>
+#include <refine/nn/module.hpp>
 #include <refine/pipeline/pipeline.hpp>
-#include <refine/remaps/permutations.hpp>
+#include <refine/remaps/remaps.hpp>
 #include <refine/transforms/unet.hpp>
 
 #include "tests/support/scratch_folder.hpp"

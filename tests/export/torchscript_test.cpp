@@ -21,9 +21,9 @@
 #include <refine/export/torchscript.hpp>
 #include <refine/nn/conv.hpp>
 #include <refine/nn/torch_random.hpp>
-#include <refine/pipeline/any_pipeline.hpp>
+#include <refine/pipeline/pipeline.hpp>
 #include <refine/programs/torchscript.hpp>
-#include <refine/remaps/permutations.hpp>
+#include <refine/remaps/remaps.hpp>
 #include <refine/transforms/unet.hpp>
 
 #include "tests/support/error_of.hpp"

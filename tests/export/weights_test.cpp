@@ -10,7 +10,7 @@
 #include <refine/backbones/normalized.hpp>
 #include <refine/backbones/resnet.hpp>
 #include <refine/export/export.hpp>
-#include <refine/remaps/permutations.hpp>
+#include <refine/remaps/remaps.hpp>
 #include <refine/training/recipe_json.hpp>
 #include <refine/transforms/transform.hpp>
 #include <refine/transforms/unet.hpp>

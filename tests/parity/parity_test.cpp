@@ -22,10 +22,10 @@
 #include <refine/backbones/vgg.hpp>
 #include <refine/backbones/vit.hpp>
 #include <refine/core/task.hpp>
-#include <refine/nn/state_dict.hpp>
+#include <refine/nn/module.hpp>
 #include <refine/objectives/objectives.hpp>
 #include <refine/pipeline/pipeline.hpp>
-#include <refine/remaps/permutations.hpp>
+#include <refine/remaps/remaps.hpp>
 #include <refine/training/fit.hpp>
 #include <refine/training/observers.hpp>
 #include <refine/training/recipe.hpp>

@@ -17,7 +17,7 @@
 #include <refine/backbones/normalized.hpp>
 #include <refine/core/task.hpp>
 #include <refine/formats/safetensors.hpp>
-#include <refine/nn/state_dict.hpp>
+#include <refine/nn/module.hpp>
 
 namespace refine::testing {
 

@@ -9,7 +9,6 @@
 #include <refine/backbones/resnet.hpp>
 #include <refine/nn/device.hpp>
 #include <refine/pipeline/pipeline.hpp>
-#include <refine/remaps/permutations.hpp>
 #include <refine/remaps/remaps.hpp>
 #include <refine/transforms/transforms.hpp>
 #include <refine/transforms/unet.hpp>

@@ -1,6 +1,4 @@
-#include <refine/report/html.hpp>
-#include <refine/report/json.hpp>
-#include <refine/report/terminal.hpp>
+#include <refine/report/render.hpp>
 
 #include <gtest/gtest.h>
 

@@ -9,7 +9,7 @@
 #include <set>
 #include <string>
 
-#include <refine/data/synthetic.hpp>
+#include <refine/data/sources.hpp>
 #include <refine/formats/safetensors.hpp>
 
 #include "tests/support/error_of.hpp"

@@ -70,7 +70,7 @@ class Inputs : public ::testing::Test {
     for (int i = 0; i < height * side; ++i) {
       for (const int v : colour(c)) rows.push_back(static_cast<std::uint8_t>(v + (i + variant) % 7));
     }
-    write_file(here->path / name, report::png(rows, height, side));
+    files::write(here->path / name, report::png(rows, height, side));
   }
 
   /// Writes `each` images of each of the first `of` classes, in folders by `name`.

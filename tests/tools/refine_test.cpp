@@ -11,8 +11,8 @@
 #include <string>
 
 #include <refine/core/file.hpp>
-#include <refine/data/fashion_mnist.hpp>
 #include <refine/data/resize.hpp>
+#include <refine/data/sources.hpp>
 #include <refine/report/images.hpp>
 
 #include "tests/support/error_of.hpp"
@@ -63,7 +63,7 @@ void write_images(const fs::path& root, int n, bool class_folders) {
     const std::string png = report::png(std::vector<std::uint8_t>(bytes, bytes + 40 * 40 * 3), 40, 40);
     fs::path folder = root;
     if (class_folders) folder /= "class" + std::to_string(test.labels[i].item<std::int64_t>());
-    write_file(folder / (std::to_string(i) + ".png"), png);
+    files::write(folder / (std::to_string(i) + ".png"), png);
   }
 }
 
@@ -157,9 +157,9 @@ TEST_F(Command, Defend_VictimThatCannotBeDefended_IsRefusedBeforeTraining) {
   EXPECT_FALSE(fs::exists(here.path / "out.pt"));
 
   // The class names decide which output is used; a blank image is reported and left out.
-  write_file(here.path / "names.txt", "a\nb\nc\nd\ne\n");
+  files::write(here.path / "names.txt", "a\nb\nc\nd\ne\n");
   EXPECT_EQ(defend("pair", "--class_names names.txt").status, 0);
-  write_file(here.path / "clean/blank.png", report::png(std::vector<std::uint8_t>(40 * 40 * 3, 9), 40, 40));
+  files::write(here.path / "clean/blank.png", report::png(std::vector<std::uint8_t>(40 * 40 * 3, 9), 40, 40));
   const Outcome blank = defend("standardised");
   EXPECT_EQ(blank.status, 1) << blank.err;
   expect_words(blank.err, {"blank.png", "not finite"});
@@ -167,7 +167,8 @@ TEST_F(Command, Defend_VictimThatCannotBeDefended_IsRefusedBeforeTraining) {
   EXPECT_EQ(metrics["facts"][0]["name"], "probe") << metrics["facts"].dump();
 
   // Images of several sizes, and a victim that takes any size.
-  write_file(here.path / "clean/small.png", report::png(std::vector<std::uint8_t>(20 * 20 * 3, 99), 20, 20));
+  files::write(here.path / "clean/small.png",
+               report::png(std::vector<std::uint8_t>(20 * 20 * 3, 99), 20, 20));
   expect_refusal(defend("no_grad"), {"no_grad.pt", "3x32x32", "3x224x224", "--image"});
   EXPECT_EQ(defend("no_grad", "--image 32 --bgr").status, 0);
   EXPECT_EQ(refine(here, "export --model '" + fs::absolute("tests/fixtures/programs/no_grad.pt").string() +
@@ -221,7 +222,7 @@ TEST_F(Command, Defend_ByNames_MeasuresTheAttack) {
 TEST_F(Command, Defend_TorchScriptFileAndFolder_WritesAServingFile) {
   write_images(shared->path / "clean", 300, false);
   write_images(shared->path / "flat", 80, false);
-  write_file(shared->path / "clean/broken.png", "no image");
+  files::write(shared->path / "clean/broken.png", "no image");
   const Outcome run =
       refine(*shared,
              "defend --model attack/FashionMNIST/ResNet18/BadNets/victim.pt --images clean --image 32 "

@@ -4,8 +4,8 @@
 #include <gtest/gtest.h>
 #include <refine/backbones/freeze.hpp>
 #include <refine/backbones/resnet.hpp>
-#include <refine/data/synthetic.hpp>
-#include <refine/remaps/permutations.hpp>
+#include <refine/data/sources.hpp>
+#include <refine/remaps/remaps.hpp>
 #include <refine/training/training.hpp>
 #include <refine/transforms/unet.hpp>
 

@@ -6,7 +6,7 @@
 #include <refine/backbones/resnet.hpp>
 #include <refine/core/random.hpp>
 #include <refine/data/augmentation.hpp>
-#include <refine/data/synthetic.hpp>
+#include <refine/data/sources.hpp>
 #include <refine/data/training_set.hpp>
 #include <refine/training/detail/loop.hpp>
 #include <refine/training/train_classifier.hpp>

@@ -15,10 +15,10 @@
 #include <refine/backbones/freeze.hpp>
 #include <refine/backbones/resnet.hpp>
 #include <refine/backbones/vit.hpp>
-#include <refine/data/synthetic.hpp>
+#include <refine/data/sources.hpp>
 #include <refine/nn/autocast.hpp>
 #include <refine/nn/torch_random.hpp>
-#include <refine/remaps/permutations.hpp>
+#include <refine/remaps/remaps.hpp>
 #include <refine/training/detail/loop.hpp>
 #include <refine/training/training.hpp>
 #include <refine/transforms/transform.hpp>

@@ -37,16 +37,16 @@
 #include <refine/core/text.hpp>
 #include <refine/data/augmentation.hpp>
 #include <refine/data/dataset.hpp>
-#include <refine/data/synthetic.hpp>
+#include <refine/data/sources.hpp>
 #include <refine/evaluation/evaluate.hpp>
 #include <refine/export/torchscript.hpp>
 #include <refine/formats/safetensors.hpp>
 #include <refine/nn/autocast.hpp>
 #include <refine/nn/device.hpp>
-#include <refine/nn/state_dict.hpp>
+#include <refine/nn/module.hpp>
 #include <refine/objectives/objectives.hpp>
 #include <refine/pipeline/pipeline.hpp>
-#include <refine/remaps/permutations.hpp>
+#include <refine/remaps/remaps.hpp>
 #include <refine/training/training.hpp>
 #include <refine/transforms/any_transform.hpp>
 #include <refine/transforms/encoder_decoder.hpp>
@@ -67,6 +67,7 @@ struct Options {
   std::string device = "cuda", name, images, json;
   int width = 64;
   std::int64_t epoch_images = 50'000;
+  std::int64_t check_images = 512;
   std::vector<int> batches = {64, 256};
   std::vector<std::string> parts = {"checks", "epochs", "trial"};
   ClassifierRecipe victim = recipes::gpu_classifier;
@@ -197,8 +198,8 @@ std::map<std::string, at::Tensor> copy_state(const torch::nn::Module& module) {
 
 /// Checks that training on the device lowers the loss in each precision and does not change the
 /// victim.
-void check_learning(Checks& checks) {
-  const auto set = data::Synthetic{.task = task, .train = 512, .test = 1}.make().train;
+void check_learning(Checks& checks, std::int64_t images) {
+  const auto set = data::Synthetic{.task = task, .train = images, .test = 1}.make().train;
   std::vector<std::pair<std::string, Precision>> precisions = {{"float32", Precision::float32}};
   if (nn::has_bfloat16(default_device())) precisions.emplace_back("bfloat16", Precision::bfloat16);
   for (const auto& [name, precision] : precisions) {
@@ -229,8 +230,8 @@ void check_learning(Checks& checks) {
 }
 
 /// Compares the loss of training in float32 on CPU and device.
-void check_training(Checks& checks, const std::string& device) {
-  const auto set = data::Synthetic{.task = task, .train = 256, .test = 1}.make().train;
+void check_training(Checks& checks, const std::string& device, std::int64_t images) {
+  const auto set = data::Synthetic{.task = task, .train = images, .test = 1}.make().train;
   for (const auto& [name, teacher] : {std::pair{"asked always", TeacherInput::augmented},
                                       std::pair{"asked once", TeacherInput::original}}) {
     const auto loss_on = [&](const std::string& name_of_device) {
@@ -253,8 +254,8 @@ void check_training(Checks& checks, const std::string& device) {
 
 /// Checks that every network, dropout included, reaches the same loss with replayed steps and with
 /// called steps.
-void check_replay(Checks& checks) {
-  const auto set = data::Synthetic{.task = task, .train = 512, .test = 1}.make().train;
+void check_replay(Checks& checks, std::int64_t images) {
+  const auto set = data::Synthetic{.task = task, .train = images, .test = 1}.make().train;
   const auto compare = [&](const std::string& name, auto&& loss_of) {
     const double called = loss_of(false), replayed = loss_of(true);
     checks.record("replayed, " + name, std::abs(replayed - called) <= 0.02 * called,
@@ -391,13 +392,13 @@ void run(const Options& options) {
   // After each part, so that an interrupted run keeps its results.
   const auto write = [&] {
     out["checks"] = checks.list();
-    if (!options.json.empty()) write_file(options.json, out.dump(1) + "\n");
+    if (!options.json.empty()) files::write(options.json, out.dump(1) + "\n");
   };
   const auto attempt = [&](const std::string& name, auto&& check) {
     try {
       check();
     } catch (const std::exception& error) {
-      checks.record(name, false, one_line(error.what()));
+      checks.record(name, false, text::one_line(error.what()));
     }
     write();
   };
@@ -415,12 +416,12 @@ void run(const Options& options) {
     });
     attempt("losses", [&] { check_losses(checks); });
     attempt("images", [&] { check_images(checks); });
-    attempt("training", [&] { check_training(checks, options.device); });
+    attempt("training", [&] { check_training(checks, options.device, options.check_images / 2); });
     use_device(options.device);
-    attempt("replay", [&] { check_replay(checks); });
+    attempt("replay", [&] { check_replay(checks, options.check_images); });
     context.setAllowTF32CuDNN(convolutions);
     context.setAllowTF32CuBLAS(products);
-    attempt("learning", [&] { check_learning(checks); });
+    attempt("learning", [&] { check_learning(checks, options.check_images); });
   }
   if (is_selected("epochs")) out["epochs"] = time_epochs(options);
   write();
@@ -449,6 +450,10 @@ int main(int argc, char** argv) {
       ->capture_default_str();
   app.add_option("--epoch_images", options.epoch_images, "images of a timed epoch")
       ->check(CLI::Range(64, 10'000'000))
+      ->capture_default_str();
+  app.add_option("--check_images", options.check_images,
+                 "images that the checks train on; half of them where the CPU trains, too")
+      ->check(CLI::Range(128, 65'536))
       ->capture_default_str();
   app.add_option("--batches", options.batches, "batch sizes whose epochs are timed")
       ->check(CLI::Range(2, 65'536))

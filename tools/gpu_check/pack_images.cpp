@@ -5,7 +5,7 @@
 #include <iostream>
 
 #include <refine/core/error.hpp>
-#include <refine/data/cifar10.hpp>
+#include <refine/data/sources.hpp>
 #include <refine/formats/safetensors.hpp>
 
 int main(int argc, char** argv) {

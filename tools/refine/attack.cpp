@@ -18,14 +18,14 @@
 #include <refine/backbones/zoo.hpp>
 #include <refine/core/error.hpp>
 #include <refine/core/file.hpp>
-#include <refine/defend/named_dataset.hpp>
+#include <refine/defend/images.hpp>
 #include <refine/defend/results.hpp>
 #include <refine/defend/train_victim.hpp>
 #include <refine/evaluation/evaluate.hpp>
 #include <refine/formats/checkpoint.hpp>
 #include <refine/nn/device.hpp>
-#include <refine/report/format.hpp>
-#include <refine/report/json.hpp>
+#include <refine/report/detail/format.hpp>
+#include <refine/report/render.hpp>
 #include <refine/training/observers.hpp>
 
 #include "tools/refine/options.hpp"
@@ -104,7 +104,7 @@ Result train(const Setting& setting, const AttackSpec& spec, const attacks::AnyA
   const TrainedVictim victim = train_victim(poisoned, setting.victim, ProgressBar{}, lines);
   victim.save(folder);
   const metrics::AttackMetrics figures = evaluate(victim.backbone, test, attack);
-  write_file(folder / "victim.json", report::metrics_text(report::figures_json(figures)));
+  files::write(folder / "victim.json", report::metrics_text(report::figures_json(figures)));
   return {figures, victim.seconds};
 }
 
@@ -117,12 +117,12 @@ attacks::Surrogate benign_model(const Setting& setting) {
   LoadOptions load{.images = task.image, .notify = print_notices()};
   if (file.empty()) {
     file = setting.folder("Benign") / "victim.safetensors";
-    if (!file_exists(file)) {
+    if (!files::exists(file)) {
       std::cerr << "first, the benign model that the images are perturbed against\n";
       const AttackSpec benign{.name = "Benign", .seed = setting.options.training.seed};
       train(setting, benign, benign.make(task.image));
     }
-  } else if (file_exists(file)) {
+  } else if (files::exists(file)) {
     const bool program = is_program(file);
     const auto metadata =
         program ? std::map<std::string, std::string>{} : formats::read_weights(file).metadata;

@@ -13,7 +13,7 @@
 #include <refine/core/error.hpp>
 #include <refine/core/file.hpp>
 #include <refine/defend/defend.hpp>
-#include <refine/defend/named_dataset.hpp>
+#include <refine/defend/images.hpp>
 
 #include "tools/refine/options.hpp"
 
@@ -116,7 +116,7 @@ Inputs inputs_of_names(const Options& options) {
   const std::string attack_name(attacks::canonical_name(options.attack));
   const fs::path folder = named_folder(options, options.attack_root);
   const fs::path file = folder / "victim.safetensors";
-  if (!file_exists(file)) {
+  if (!files::exists(file)) {
     throw Error(
         "cannot find a victim in {}: run refine attack --dataset {} --model {} --attack {}, or give --model a file and "
         "--images a folder",
@@ -160,7 +160,7 @@ int run(const Options& options, const Common& common) {
   const DefendedFiles files = DefendedFiles::beside(out);
   files.check_writable();
   const fs::path log = files.report / "log.jsonl";
-  write_file(log, "");  // that the folder cannot be written is found before training
+  files::write(log, "");  // that the folder cannot be written is found before training
   JsonLines lines(log);
   const Defended defended = defend(inputs.victim, inputs.images, inputs.defend, ProgressBar{}, lines);
   defended.save(out);

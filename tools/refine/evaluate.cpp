@@ -6,8 +6,8 @@
 #include <utility>
 #include <vector>
 
-#include <refine/defend/evaluate_folder.hpp>
-#include <refine/report/html.hpp>
+#include <refine/defend/saved_defense.hpp>
+#include <refine/report/render.hpp>
 
 #include "tools/refine/options.hpp"
 

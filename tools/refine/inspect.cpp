@@ -32,16 +32,16 @@ struct Options {
 void print_text(const std::vector<Inspection>& inspections, bool brief, std::size_t ignored) {
   for (const Inspection& inspection : inspections) {
     if (inspection.error) {
-      std::cout << printable(inspection.summary) << '\n';
+      std::cout << text::printable(inspection.summary) << '\n';
       continue;
     }
-    std::cout << printable(inspection.file) << ": " << inspection.summary << '\n';
+    std::cout << text::printable(inspection.file) << ": " << inspection.summary << '\n';
     if (!brief) {
       std::cout << inspection.details;
       continue;
     }
     for (const InspectionFinding& finding : inspection.findings) {
-      std::cout << fmt::format("  {}: {}\n", finding.rule_of().level, printable(finding.text));
+      std::cout << fmt::format("  {}: {}\n", finding.rule_of().level, text::printable(finding.text));
     }
   }
   if (brief) {
@@ -61,8 +61,8 @@ int run(const Options& options, const Common& common) {
   std::vector<Inspection> inspections;
   for (const std::string& file : files) inspections.push_back(inspect_file(file, options.inspect));
   if (!options.sarif.empty()) {
-    write_file(options.sarif,
-               sarif(inspections).dump(2, ' ', false, ordered_json::error_handler_t::replace) + "\n");
+    files::write(options.sarif,
+                 sarif(inspections).dump(2, ' ', false, ordered_json::error_handler_t::replace) + "\n");
   }
   std::error_code unknown;
   const bool is_one =

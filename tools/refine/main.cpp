@@ -78,9 +78,9 @@ int run(int argc, char** argv) {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return app.exit(error, std::cout, std::cerr);  // --help and --version
-    std::string why = one_line(error.what());
+    std::string why = text::one_line(error.what());
     if (argc > 1 && argv[1][0] != '-' && app.get_subcommands().empty()) {
-      why = fmt::format("unknown command '{}'", printable(argv[1]));
+      why = fmt::format("unknown command '{}'", text::printable(argv[1]));
     }
     throw Error("{}; see refine --help and refine COMMAND --help", why);
   }
@@ -88,7 +88,7 @@ int run(int argc, char** argv) {
   if (const auto* config = app.get_config_ptr(); config->count() > 0)
     common.config = config->as<std::string>();
   common.write_config = [&, left = !save_config.empty()]() mutable {
-    if (left) write_file(save_config, configuration(*app.get_subcommands().front()));
+    if (left) files::write(save_config, configuration(*app.get_subcommands().front()));
     left = false;
   };
   use_device(gpu_id.empty() ? device : "cuda:" + gpu_id);
@@ -111,16 +111,16 @@ int main(int argc, char** argv) {
   try {
     return cli::run(argc, argv);
   } catch (const Error& error) {
-    std::cerr << "error: " << printable(error.what()) << '\n';
+    std::cerr << "error: " << text::printable(error.what()) << '\n';
     return Error::exit_status;
   } catch (const std::filesystem::filesystem_error& error) {
-    std::cerr << "error: cannot use " << printable(error.path1().string()) << ": " << error.code().message()
-              << "; check the path and its permissions\n";
+    std::cerr << "error: cannot use " << text::printable(error.path1().string()) << ": "
+              << error.code().message() << "; check the path and its permissions\n";
     return Error::exit_status;
   } catch (const c10::Error& error) {
-    std::cerr << "error: LibTorch failed: " << one_line(error.what_without_backtrace()) << '\n';
+    std::cerr << "error: LibTorch failed: " << text::one_line(error.what_without_backtrace()) << '\n';
   } catch (const std::exception& error) {
-    std::cerr << "error: " << one_line(error.what()) << '\n';
+    std::cerr << "error: " << text::one_line(error.what()) << '\n';
   }
   return Error::exit_status;
 }

@@ -14,8 +14,7 @@
 #include <refine/core/text.hpp>
 #include <refine/data/download.hpp>
 #include <refine/nn/device.hpp>
-#include <refine/report/json.hpp>
-#include <refine/report/terminal.hpp>
+#include <refine/report/render.hpp>
 
 namespace refine::cli {
 
@@ -206,7 +205,8 @@ void begin(const Common& common, files::Paths paths) {
 
 Notify print_notices() {
   return [](const Notice& notice) {
-    std::cerr << (notice.kind == Notice::Kind::warning ? "warning: " : "") << printable(notice.text) << '\n';
+    std::cerr << (notice.kind == Notice::Kind::warning ? "warning: " : "") << text::printable(notice.text)
+              << '\n';
   };
 }
 

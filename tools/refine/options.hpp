@@ -16,10 +16,9 @@
 #include <refine/core/random.hpp>
 #include <refine/core/task.hpp>
 #include <refine/data/resize.hpp>
-#include <refine/defend/class_folders.hpp>
 #include <refine/defend/detail/check_outputs.hpp>
+#include <refine/defend/images.hpp>
 #include <refine/defend/load_classifier.hpp>
-#include <refine/defend/named_dataset.hpp>
 #include <refine/defend/notice.hpp>
 #include <refine/defend/saved_defense.hpp>
 #include <refine/defend/sizing.hpp>

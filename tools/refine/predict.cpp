@@ -12,7 +12,7 @@
 
 #include <refine/core/text.hpp>
 #include <refine/data/image_files.hpp>
-#include <refine/defend/predict_files.hpp>
+#include <refine/defend/saved_defense.hpp>
 
 #include "tools/refine/options.hpp"
 
@@ -40,7 +40,7 @@ std::string line_of(const FilePrediction& prediction, const ExportedInfo& info, 
         {"probability", prediction.probability}, {"alarm_score", prediction.alarm}, {"alarm", alarm}};
     return json.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
   }
-  return fmt::format("{}\t{}\t{:.1f} %{}", printable(prediction.file.string()), printable(name),
+  return fmt::format("{}\t{}\t{:.1f} %{}", text::printable(prediction.file.string()), text::printable(name),
                      100 * prediction.probability,
                      raised ? fmt::format("\talarm {:.2f}", prediction.alarm) : "");
 }

@@ -11,9 +11,7 @@
 #include <refine/core/error.hpp>
 #include <refine/core/file.hpp>
 #include <refine/defend/results.hpp>
-#include <refine/report/html.hpp>
-#include <refine/report/json.hpp>
-#include <refine/report/terminal.hpp>
+#include <refine/report/render.hpp>
 
 #include "tools/refine/options.hpp"
 
@@ -42,7 +40,7 @@ int run(const Options& options, const Common& common) {
     if (pages.size() != 1) {
       throw Error("--html writes the page of one result, got {}; name one metrics.json", pages.size());
     }
-    write_file(options.html, report::html(pages.front()));
+    files::write(options.html, report::html(pages.front()));
   }
   if (common.json) {
     auto all = nlohmann::ordered_json::array();

@@ -39,7 +39,7 @@ class PerturbedStore {
   /// \param like images of the expected shape
   /// \throws Error if the file cannot be read, is not such a store, or is damaged
   std::optional<at::Tensor> read(const at::Tensor& like) const {
-    if (!file_exists(path_)) return {};
+    if (!files::exists(path_)) return {};
     const formats::SafeTensors content = load();
     const auto hash = content.metadata.find(hash_name);
     if (content.metadata.at(name) != key_ || hash == content.metadata.end()) return {};
@@ -68,7 +68,7 @@ class PerturbedStore {
   static constexpr const char* hash_name = "hash";
 
   formats::SafeTensors load() const {
-    const std::string bytes = read_file(path_);  // outside the try block: an unreadable file is not damaged
+    const std::string bytes = files::read(path_);  // outside the try block: an unreadable file is not damaged
     formats::SafeTensors content;
     try {
       content = formats::read_safetensors(path_, bytes);

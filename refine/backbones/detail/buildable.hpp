@@ -10,7 +10,7 @@
 #include <string>
 #include <string_view>
 
-#include <refine/backbones/variant.hpp>
+#include <refine/backbones/backbone.hpp>
 #include <refine/core/check.hpp>
 #include <refine/core/error.hpp>
 #include <refine/core/task.hpp>

@@ -14,7 +14,7 @@
 #include <string_view>
 #include <vector>
 
-#include <refine/backbones/variant.hpp>
+#include <refine/backbones/backbone.hpp>
 #include <refine/core/config.hpp>
 #include <refine/core/task.hpp>
 #include <refine/nn/fold.hpp>

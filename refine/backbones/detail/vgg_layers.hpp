@@ -10,7 +10,7 @@
 #include <optional>
 #include <string_view>
 
-#include <refine/backbones/variant.hpp>
+#include <refine/backbones/backbone.hpp>
 #include <refine/core/config.hpp>
 #include <refine/core/task.hpp>
 

@@ -15,14 +15,14 @@
 
 #include <refine/core/config.hpp>
 
-namespace refine {
+namespace refine::files {
 
-REFINE_INLINE bool file_exists(const std::filesystem::path& path) {
+REFINE_INLINE bool exists(const std::filesystem::path& path) {
   std::error_code unknown;
   return std::filesystem::exists(path, unknown);
 }
 
-REFINE_INLINE std::string read_file(const std::filesystem::path& path) {
+REFINE_INLINE std::string read(const std::filesystem::path& path) {
   const auto fail = [&](int code) -> std::string {
     throw Error("cannot read {}: {}; check the path and its permissions", path.string(),
                 std::generic_category().message(code));
@@ -41,7 +41,7 @@ REFINE_INLINE std::string read_file(const std::filesystem::path& path) {
   return bytes;
 }
 
-}  // namespace refine
+}  // namespace refine::files
 
 namespace refine::detail {
 
@@ -174,10 +174,14 @@ REFINE_INLINE void AtomicFile::fail(int reason) {
   throw Error("cannot write {}: {}; {}", final_path_.string(), std::strerror(reason), advice(reason));
 }
 
-REFINE_INLINE void write_file(const std::filesystem::path& path, std::string_view bytes) {
+}  // namespace refine
+
+namespace refine::files {
+
+REFINE_INLINE void write(const std::filesystem::path& path, std::string_view bytes) {
   AtomicFile file(path);
   file.write(bytes);
   file.commit();
 }
 
-}  // namespace refine
+}  // namespace refine::files

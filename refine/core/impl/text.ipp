@@ -46,7 +46,7 @@ REFINE_INLINE bool is_control(std::uint32_t code) {
 
 }  // namespace refine::detail
 
-namespace refine {
+namespace refine::text {
 
 REFINE_INLINE std::string printable(std::string_view text) {
   std::string shown;
@@ -88,4 +88,4 @@ REFINE_INLINE bool same_name(std::string_view a, std::string_view b) {
   return !plain.empty() && plain == plain_name(b);
 }
 
-}  // namespace refine
+}  // namespace refine::text

@@ -134,6 +134,5 @@ std::filesystem::path store_path(const std::filesystem::path& folder, const std:
 }  // namespace refine::data::detail
 
 #if !defined(REFINE_COMPILED_LIB)
-#include <refine/data/impl/image_store.ipp>
 #include <refine/data/impl/open_store.ipp>
 #endif

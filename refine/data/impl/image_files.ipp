@@ -2,12 +2,14 @@
 
 #include <refine/data/image_files.hpp>
 
+#include <ATen/ops/empty.h>
 #include <fmt/core.h>
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <cctype>
 #include <cstddef>
+#include <cstdint>
 #include <cstdio>
 #include <iterator>
 #include <map>
@@ -88,10 +90,18 @@ REFINE_INLINE void list_images(const std::filesystem::path& folder, std::set<std
 
 namespace refine::data {
 
+REFINE_INLINE at::Tensor decode_image(std::string_view bytes, std::string_view name) {
+  detail::RgbImage image;
+  detail::decode(bytes, name, image);
+  auto planes = at::empty({3, image.height, image.width}, at::kByte);
+  image.copy_planes_to(planes.mutable_data_ptr<std::uint8_t>());
+  return planes;
+}
+
 REFINE_INLINE void warn_skipped(const std::vector<std::string>& skipped) {
   constexpr std::size_t max_lines = 20;
   for (std::size_t i = 0; i < std::min(skipped.size(), max_lines); ++i) {
-    fmt::print(stderr, "skipped: {}\n", printable(skipped[i]));
+    fmt::print(stderr, "skipped: {}\n", text::printable(skipped[i]));
   }
   if (skipped.size() > max_lines) fmt::print(stderr, "skipped: {} more\n", skipped.size() - max_lines);
 }
@@ -103,16 +113,16 @@ REFINE_INLINE void warn_ignored(const std::vector<std::filesystem::path>& ignore
   std::string kinds;
   for (const auto& [extension, count] : counts) {
     kinds += fmt::format("{}{} {}", kinds.empty() ? "" : ", ", count,
-                         extension.empty() ? "without an extension" : printable(extension));
+                         extension.empty() ? "without an extension" : text::printable(extension));
   }
   fmt::print(stderr, "ignored: {} file{} without an image extension ({}); the first: {}\n", ignored.size(),
-             ignored.size() == 1 ? "" : "s", kinds, printable(ignored.front().string()));
+             ignored.size() == 1 ? "" : "s", kinds, text::printable(ignored.front().string()));
 }
 
 REFINE_INLINE std::vector<std::filesystem::path> image_files(const std::filesystem::path& file_or_folder,
                                                              std::vector<std::filesystem::path>* ignored) {
   std::error_code unknown;
-  if (!file_exists(file_or_folder)) {
+  if (!files::exists(file_or_folder)) {
     throw Error("cannot read images from {}: no such file or folder; check the path and its permissions",
                 file_or_folder.string());
   }

@@ -8,7 +8,7 @@
 #include <string_view>
 
 #include <refine/backbones/any_backbone.hpp>
-#include <refine/backbones/variant.hpp>
+#include <refine/backbones/backbone.hpp>
 #include <refine/core/task.hpp>
 
 namespace refine::detail {

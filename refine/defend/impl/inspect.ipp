@@ -55,7 +55,7 @@ constexpr std::size_t runs_program = 5, unknown_class = 6, refused_file = 7, oth
 inline std::string printable_lines(const std::string& text) {
   std::istringstream all(text);
   std::string shown;
-  for (std::string line; std::getline(all, line);) shown += printable(line) + '\n';
+  for (std::string line; std::getline(all, line);) shown += text::printable(line) + '\n';
   return shown;
 }
 
@@ -75,14 +75,15 @@ inline void inspect_program(const InspectOptions& options, Inspection& report) {
 
   report.summary = fmt::format("a TorchScript program, {} source files, {} operators", listing.code.size(),
                                listing.operators.size());
-  for (const auto& name : listing.operators) report.details += "  " + printable(name) + '\n';
+  for (const auto& name : listing.operators) report.details += "  " + text::printable(name) + '\n';
   if (about.is_object()) report.details += "refine.json\n" + printable_lines(about.dump(2));
   if (options.code) {
     for (const auto& [path, code] : listing.code) {
-      report.details += "\n--- " + printable(path) + '\n' + printable_lines(code);
+      report.details += "\n--- " + text::printable(path) + '\n' + printable_lines(code);
     }
   }
-  for (const auto& objection : objections) report.details += "objection: " + printable(objection) + '\n';
+  for (const auto& objection : objections)
+    report.details += "objection: " + text::printable(objection) + '\n';
   report.details += fine ? "nothing in it but tensor arithmetic\n"
                          : "refused: " + formats::detail::script::advice(listing) + "\n";
 }
@@ -95,7 +96,7 @@ inline void inspect_weights(const InspectOptions& options, Inspection& report) {
     numbers += tensor.numel();
     tensors[name] = {{"dtype", c10::toString(tensor.scalar_type())}, {"shape", tensor.sizes().vec()}};
     report.details += fmt::format(
-        "  {}  {} {}\n", printable(name), c10::toString(tensor.scalar_type()),
+        "  {}  {} {}\n", text::printable(name), c10::toString(tensor.scalar_type()),
         tensor.dim() == 0 ? std::string("scalar") : fmt::format("{}", fmt::join(tensor.sizes(), "×")));
   }
   report.json = {{"file", report.file}, {"kind", "weights"}, {"numbers", numbers}};
@@ -106,18 +107,18 @@ inline void inspect_weights(const InspectOptions& options, Inspection& report) {
   report.json["tensors"] = std::move(tensors);
 
   report.summary = fmt::format("weights{}, {} tensors, {} numbers",
-                               weights.key.empty() ? "" : " at '" + printable(weights.key) + "'",
+                               weights.key.empty() ? "" : " at '" + text::printable(weights.key) + "'",
                                weights.tensors.size(), numbers);
   for (const auto& [key, value] : weights.metadata) {
-    report.details += printable(key) + ": " + printable_lines(value);
+    report.details += text::printable(key) + ": " + printable_lines(value);
   }
   if (!weights.other_keys.empty()) {
-    report.details += printable(fmt::format("other weights, which --key selects: {}",
-                                            fmt::join(weights.other_keys, ", "))) +
+    report.details += text::printable(fmt::format("other weights, which --key selects: {}",
+                                                  fmt::join(weights.other_keys, ", "))) +
                       '\n';
   }
   if (!weights.unknown_names.empty()) {
-    const std::string names = printable(fmt::format("{}", fmt::join(weights.unknown_names, ", ")));
+    const std::string names = text::printable(fmt::format("{}", fmt::join(weights.unknown_names, ", ")));
     report.details += "names, and refine never calls: " + names + '\n';
     report.findings.push_back({unknown_class, "names classes other than tensors: " + names});
   }
@@ -235,7 +236,7 @@ REFINE_INLINE nlohmann::ordered_json sarif(const std::vector<Inspection>& inspec
       results.push_back({{"ruleId", finding.rule_of().id},
                          {"ruleIndex", finding.rule},
                          {"level", finding.rule_of().level},
-                         {"message", {{"text", printable(finding.text)}}},
+                         {"message", {{"text", text::printable(finding.text)}}},
                          {"locations", ordered_json::array({place})}});
     }
   }

@@ -123,7 +123,7 @@ inline void check_program_options(const LoadOptions& options, const std::string&
   if (!options.arch.empty()) {
     throw Error(
         "cannot use {} as {}{}: it is a TorchScript file, which contains its network; leave --arch out", file,
-        article(options.arch), options.arch);
+        text::article(options.arch), options.arch);
   }
   if (options.stem) {
     throw Error("--stem: {} is a TorchScript file, which contains its network; leave --stem out", file);
@@ -173,7 +173,7 @@ namespace refine {
 
 REFINE_INLINE LoadedClassifier load_classifier(const std::filesystem::path& path,
                                                const LoadOptions& options) {
-  if (!file_exists(path))
+  if (!files::exists(path))
     throw Error("cannot read {}: the file does not exist; check the path", path.string());
   LoadedClassifier loaded =
       is_program(path) ? detail::load_program(path, options) : detail::load_weights(path, options);

@@ -9,7 +9,7 @@
 #include <refine/core/config.hpp>
 #include <refine/core/error.hpp>
 #include <refine/core/file.hpp>
-#include <refine/defend/named_dataset.hpp>
+#include <refine/defend/images.hpp>
 
 namespace refine {
 
@@ -64,11 +64,11 @@ REFINE_INLINE attacks::AnyAttack AttackSpec::make(const ImageShape& image) const
 REFINE_INLINE void write_attack(const AttackSpec& spec, const std::filesystem::path& path) {
   nlohmann::ordered_json json = {{"attack", spec.name}, {"target", spec.target}, {"seed", spec.seed}};
   if (spec.rate) json["rate"] = *spec.rate;
-  write_file(path, json.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n");
+  files::write(path, json.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n");
 }
 
 REFINE_INLINE AttackSpec read_attack(const std::filesystem::path& path) {
-  const auto json = nlohmann::json::parse(read_file(path), nullptr, /*allow_exceptions=*/false);
+  const auto json = nlohmann::json::parse(files::read(path), nullptr, /*allow_exceptions=*/false);
   try {
     AttackSpec spec{.name = json.at("attack"), .target = json.at("target"), .seed = json.at("seed")};
     if (json.contains("rate")) spec.rate = json.at("rate").get<double>();

@@ -2,26 +2,34 @@
 
 #include <refine/defend/saved_defense.hpp>
 
+#include <ATen/ops/softmax.h>
+#include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <cstddef>
+#include <cstdint>
 #include <nlohmann/json.hpp>
 #include <utility>
+#include <vector>
 
+#include <refine/attacks/by_name.hpp>
 #include <refine/backbones/freeze.hpp>
 #include <refine/core/config.hpp>
 #include <refine/core/error.hpp>
+#include <refine/data/image_files.hpp>
 #include <refine/defend/detail/result_json.hpp>
 #include <refine/defend/detail/transform_kinds.hpp>
+#include <refine/defend/measure.hpp>
 #include <refine/defend/probe.hpp>
-#include <refine/defend/probe_victim.hpp>
+#include <refine/evaluation/classify.hpp>
 #include <refine/export/torchscript.hpp>
 #include <refine/export/weights.hpp>
 #include <refine/formats/checkpoint.hpp>
-#include <refine/nn/state_dict.hpp>
-#include <refine/remaps/permutations.hpp>
+#include <refine/nn/device.hpp>
+#include <refine/nn/module.hpp>
+#include <refine/remaps/remaps.hpp>
 
 namespace refine::detail {
 
@@ -147,6 +155,101 @@ REFINE_INLINE ExportedInfo exported_info(const nlohmann::ordered_json& about,
                 info.class_names.size(), classes);
   }
   return info;
+}
+
+REFINE_INLINE std::size_t predict_files(const ExportedClassifier& model,
+                                        const std::vector<std::filesystem::path>& files,
+                                        data::ResizeMode resize,
+                                        const std::function<void(const FilePrediction&)>& receive) {
+  constexpr std::size_t chunk = 256;
+  std::size_t skipped = 0;
+  for (std::size_t begin = 0; begin < files.size(); begin += chunk) {
+    const std::vector<std::filesystem::path> some(
+        files.begin() + static_cast<std::ptrdiff_t>(begin),
+        files.begin() + static_cast<std::ptrdiff_t>(std::min(begin + chunk, files.size())));
+    data::LoadedImages loaded;
+    try {
+      loaded = data::load_images(
+          some, {.image = model.task().image, .fit = resize, .on_error = data::OnDecodeError::skip});
+    } catch (const Error& error) {  // none of them can be used
+      if (files.size() == 1) throw;
+      data::warn_skipped({error.what()});
+      skipped += some.size();
+      continue;
+    }
+    data::warn_skipped(loaded.skipped);
+    skipped += loaded.skipped.size();
+    const auto run = [&](auto&& call) {
+      return map_batches(call, loaded.images, model.device(), [](std::int64_t) {});
+    };
+    const at::Tensor probabilities =
+        run([&](const at::Tensor& x) { return at::softmax(model.forward(x), 1); });
+    const auto [p, c] = probabilities.max(1);
+    const at::Tensor alarm = run([&](const at::Tensor& x) { return model.alarm(x); });
+    for (std::size_t i = 0; i < loaded.files.size(); ++i) {
+      const auto row = static_cast<std::int64_t>(i);
+      receive({loaded.files[i], static_cast<int>(c[row].item<std::int64_t>()), p[row].item<double>(),
+               alarm[row].item<double>()});
+    }
+  }
+  return skipped;
+}
+
+REFINE_INLINE EvaluatedFolder evaluate_folder(const ExportedClassifier& model, const ExportedInfo& info,
+                                              const std::filesystem::path& folder,
+                                              const FolderEvaluation& options) {
+  if (!options.triggered.empty() && !options.attack.empty()) {
+    throw Error("specify either --triggered or --attack, not both");
+  }
+  const Task task = model.task();
+  Evidence evidence{.alarm = info.alarm, .scanned = options.scanned, .show = options.show};
+  FolderImages images;
+  if (options.triggered.empty()) {
+    images = read_folder_images(folder, task.image, options.images);
+  } else {
+    auto [clean, triggered] = read_image_pairs(folder, options.triggered, task.image, options.images);
+    images = std::move(clean);
+    evidence.triggered = std::move(triggered);
+  }
+  evidence.clean = images.images;
+  const auto predictions = [&] {
+    return classify([&](const at::Tensor& x) { return model.undefended(x); }, images.images, model.device(),
+                    [](std::int64_t) {});
+  };
+  evidence.test = label_by_folders(images, {.labels = options.labels,
+                                            .class_names = info.class_names,
+                                            .classes = task.classes,
+                                            .predictions = predictions,
+                                            .notify = options.notify});
+  evidence.target = options.target;
+  EvaluatedFolder result{
+      .report = {.dataset = folder.string(), .model = info.model, .class_names = info.class_names},
+      .skipped = images.skipped};
+  if (!options.triggered.empty()) result.report.attack = "given images";
+  if (!options.attack.empty()) {
+    const auto attack =
+        attacks::by_name(options.attack, {.image = task.image, .target = options.target.value_or(0)});
+    result.report.attack = attack.name;
+    if (!attack.target) throw Error("{} has no trigger to put on images; leave --attack out", attack.name);
+    evidence.triggered = attack.trigger_images(images.images);
+    if (!options.target) evidence.target = attack.target;
+  }
+  if (evidence.target && *evidence.target >= task.classes) {
+    throw Error("--tlabel must be less than the model's {} classes, got {}", task.classes, *evidence.target);
+  }
+  result.report.facts = {{"images", std::to_string(evidence.clean.size(0))},
+                         {"device", default_device().str()}};
+  if (evidence.triggered && !evidence.test) {
+    std::vector<std::string> names = info.class_names;
+    for (int c = static_cast<int>(names.size()); c < task.classes; ++c)
+      names.push_back("class " + std::to_string(c));
+    evidence.test = data::Dataset{
+        .images = evidence.clean, .labels = at::tensor(predictions()), .classes = std::move(names)};
+    result.report.facts.emplace_back("labels",
+                                     "none: the victim's own answers to the clean images stand for them");
+  }
+  measure_defense(model, evidence, result.report);
+  return result;
 }
 
 }  // namespace refine

@@ -20,7 +20,7 @@
 #include <refine/core/error.hpp>
 #include <refine/core/text.hpp>
 #include <refine/formats/checkpoint.hpp>
-#include <refine/nn/state_dict.hpp>
+#include <refine/nn/module.hpp>
 
 /// Reads the extents of a network from the shapes of its tensors.
 namespace refine::detail::extents {
@@ -71,7 +71,7 @@ class Reader {
   [[noreturn]] void refuse(
       const std::string& why,
       const std::string& advice = "specify another --arch, or export the model as TorchScript") const {
-    throw Error("cannot use {} as {}{}: {}; {}", file_, article(network_), network_, why, advice);
+    throw Error("cannot use {} as {}{}: {}; {}", file_, text::article(network_), network_, why, advice);
   }
 
   /// The largest extent. Products of three extents and a small number do not overflow.
@@ -360,7 +360,7 @@ REFINE_INLINE StoredNetwork stored_network(std::string_view name, Tensors tensor
         "cannot use {} as {}{}: '{}' is a part of a weight that weight_norm, spectral_norm or pruning has split; save it after "
         "torch.nn.utils.parametrize.remove_parametrizations (remove_weight_norm, remove_spectral_norm, prune.remove), or export "
         "the model as TorchScript",
-        file, article(network), network, weight);
+        file, text::article(network), network, weight);
   }
   if (network == "InceptionV3") {  // a second classifier, which torchvision trains with the first
     std::erase_if(tensors, [](const auto& entry) { return entry.first.starts_with("AuxLogits."); });
@@ -368,18 +368,18 @@ REFINE_INLINE StoredNetwork stored_network(std::string_view name, Tensors tensor
   if (network == "DenseNet121") extents::rename_old_layers(tensors);
   const extents::Reader reader(network, tensors, file);
   if (stem && network != "ResNet18" && network != "ResNet50") {
-    throw Error("--stem: {}{} has a fixed stem; leave it out", article(network), network);
+    throw Error("--stem: {}{} has a fixed stem; leave it out", text::article(network), network);
   }
   const auto actual = network_of(tensors);
   if (!actual.empty() && actual != network) {
     throw Error("cannot use {} as {}{}: its tensors look like those of {}{}; specify --arch {}", file,
-                article(network), network, article(actual), actual, actual);
+                text::article(network), network, text::article(actual), actual, actual);
   }
   const extents::Plan plan = extents::plan_of(network, reader, specified, images, stem);
   if (!compatible(specified.channels, plan.image.channels)) {
     throw Error(
         "cannot use {} as {}{} for images of {} channels: its weights are for {}; specify another --image",
-        file, article(network), network, specified.channels, plan.image.channels);
+        file, text::article(network), network, specified.channels, plan.image.channels);
   }
   const ImageShape shape = merged(specified, merged(plan.image, images));
   backbones::AnyBackbone backbone = plan.make({shape, plan.classes});

@@ -80,9 +80,9 @@ REFINE_INLINE void ExportedClassifier::check_methods(
     try {
       if (run(i, images).sizes() != expected[i]) why = "returns another shape than its refine.json promises";
     } catch (const c10::Error& error) {
-      why = "fails: " + one_line(error.what_without_backtrace());
+      why = "fails: " + text::one_line(error.what_without_backtrace());
     } catch (const std::exception& error) {
-      why = "fails: " + one_line(error.what());
+      why = "fails: " + text::one_line(error.what());
     }
     if (!why.empty()) refuse(std::string("its method '") + methods[i] + "' " + why);
   }

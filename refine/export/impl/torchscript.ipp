@@ -72,7 +72,7 @@ REFINE_INLINE void save_module(torch::jit::Module& module, const std::filesystem
   std::ostringstream bytes;
   module.save(bytes,
               {{"refine.json", about.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace)}});
-  write_file(path, bytes.view());
+  files::write(path, bytes.view());
 }
 
 }  // namespace refine::detail

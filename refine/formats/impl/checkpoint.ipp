@@ -116,7 +116,7 @@ REFINE_INLINE void refuse_hidden_programs(const std::filesystem::path& path) {
     }
   }
   if (refuse_programs_in(path, std::string_view(beginning).substr(pickle)) && file.size() > beginning_size) {
-    refuse_programs_in(path, std::string_view(read_file(path)).substr(pickle));
+    refuse_programs_in(path, std::string_view(files::read(path)).substr(pickle));
   }
 }
 
@@ -247,7 +247,7 @@ REFINE_INLINE TorchFile read_any_torch_file(const std::filesystem::path& path) {
   }
   SeekableFile file(path);
   TorchFile result = file.size() >= 4 && is_archive(file.read(0, 4)) ? read_zipped(path, read_archive(path))
-                                                                     : read_unzipped(path, read_file(path));
+                                                                     : read_unzipped(path, files::read(path));
   refuse_programs(path, result.unknown_names);
   return result;
 }

@@ -142,7 +142,7 @@ REFINE_INLINE void SafeTensorsReader::check_coverage() {
 namespace refine::formats {
 
 REFINE_INLINE SafeTensors read_safetensors(const std::filesystem::path& path) {
-  const std::string bytes = read_file(path);
+  const std::string bytes = files::read(path);
   return read_safetensors(path, bytes);
 }
 

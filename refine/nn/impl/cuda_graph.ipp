@@ -74,7 +74,7 @@ class GraphRecorder final : public Recorder {
       throw Error(
           "CUDA graph: the training step cannot be recorded ({}); a policy that waits for the device must not be "
           "cuda_graph_safe, and if memory is short call nn::enable_cuda_graphs(false)",
-          one_line(error.what()));
+          text::one_line(error.what()));
     }
     graph_->capture_end();
   }

@@ -1,7 +1,7 @@
 #pragma once
 
 #include <refine/report/detail/html_parts.hpp>
-#include <refine/report/html.hpp>
+#include <refine/report/render.hpp>
 
 #include <fmt/core.h>
 
@@ -15,8 +15,8 @@
 
 #include <refine/core/config.hpp>
 #include <refine/metrics/attack_metrics.hpp>
+#include <refine/report/detail/format.hpp>
 #include <refine/report/detail/scan_summary.hpp>
-#include <refine/report/format.hpp>
 #include <refine/report/verdict.hpp>
 
 namespace refine::report {

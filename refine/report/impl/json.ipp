@@ -1,7 +1,7 @@
 #pragma once
 
 #include <refine/report/detail/metrics_node.hpp>
-#include <refine/report/json.hpp>
+#include <refine/report/render.hpp>
 
 #include <nlohmann/json.hpp>
 
@@ -417,7 +417,7 @@ REFINE_INLINE std::string metrics_text(const DefenseReport& report) {
 }
 
 REFINE_INLINE DefenseReport read_metrics(const std::filesystem::path& path) {
-  const auto parsed = nlohmann::json::parse(read_file(path), nullptr, /*allow_exceptions=*/false);
+  const auto parsed = nlohmann::json::parse(files::read(path), nullptr, /*allow_exceptions=*/false);
   const detail::MetricsNode file(path, parsed);
   if (!parsed.is_object()) file.refuse("not a JSON object");
   const auto schema = file["schema"].integer(0, 1'000'000);

@@ -8,7 +8,7 @@
 
 #include <refine/core/config.hpp>
 #include <refine/metrics/lift.hpp>
-#include <refine/report/format.hpp>
+#include <refine/report/detail/format.hpp>
 #include <refine/report/verdict.hpp>
 
 namespace refine::report::detail {

@@ -1,6 +1,6 @@
 #pragma once
 
-#include <refine/report/terminal.hpp>
+#include <refine/report/render.hpp>
 
 #include <fmt/core.h>
 
@@ -12,9 +12,10 @@
 #include <ranges>
 
 #include <refine/core/config.hpp>
+#include <refine/evaluation/evaluate.hpp>
 #include <refine/metrics/attack_metrics.hpp>
+#include <refine/report/detail/format.hpp>
 #include <refine/report/detail/scan_summary.hpp>
-#include <refine/report/format.hpp>
 #include <refine/report/verdict.hpp>
 
 namespace refine::report::detail {
@@ -208,3 +209,12 @@ REFINE_INLINE std::string comparison_markdown(const std::vector<DefenseReport>& 
 }
 
 }  // namespace refine::report
+
+namespace refine {
+
+REFINE_INLINE std::ostream& operator<<(std::ostream& out, const Evaluation& evaluation) {
+  return out << report::terminal_table(
+             {.class_names = evaluation.classes, .before = evaluation.before, .after = evaluation.after});
+}
+
+}  // namespace refine

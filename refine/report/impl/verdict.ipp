@@ -8,8 +8,8 @@
 #include <vector>
 
 #include <refine/core/config.hpp>
+#include <refine/report/detail/format.hpp>
 #include <refine/report/detail/scan_summary.hpp>
-#include <refine/report/format.hpp>
 
 namespace refine::report {
 

@@ -10,8 +10,8 @@
 #include <cstddef>
 
 #include <refine/core/config.hpp>
-#include <refine/nn/clone.hpp>
 #include <refine/nn/conv.hpp>
+#include <refine/nn/module.hpp>
 
 namespace refine::transforms::detail {
 

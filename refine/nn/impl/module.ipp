@@ -1,6 +1,6 @@
 #pragma once
 
-#include <refine/nn/state_dict.hpp>
+#include <refine/nn/module.hpp>
 
 #include <ATen/ops/zeros_like.h>
 #include <c10/core/GradMode.h>

@@ -6,7 +6,9 @@
 #include <algorithm>
 #include <concepts>
 #include <cstddef>
+#include <map>
 #include <memory>
+#include <string>
 #include <type_traits>
 #include <utility>
 
@@ -74,4 +76,27 @@ Policy deep_copy(const Policy& policy) {
   return with_module(policy, std::move(module));
 }
 
+/// Returns the parameters and buffers of a module by name, like PyTorch's `state_dict`.
+///
+/// The tensors are shared, not copied.
+/// \param module the module
+/// \param prefix put before each name
+std::map<std::string, at::Tensor> state_dict(const torch::nn::Module& module, const std::string& prefix = "");
+
+/// Copies tensors into a module.
+///
+/// The names must be exactly those of the module, with the same shapes. Only `num_batches_tracked` of a BatchNorm may
+/// be missing, as in PyTorch; it becomes 0.
+/// \param module receives the values
+/// \param state tensors by name
+/// \param from the source of the tensors, for messages
+/// \param prefix that the names in `state` have before those of the module
+/// \throws Error that names the first tensor that does not fit; the module is then unchanged
+void load_state_dict(torch::nn::Module& module, const std::map<std::string, at::Tensor>& state,
+                     const std::string& from, const std::string& prefix = "");
+
 }  // namespace refine::nn
+
+#if !defined(REFINE_COMPILED_LIB)
+#include <refine/nn/impl/module.ipp>
+#endif

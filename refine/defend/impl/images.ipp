@@ -1,6 +1,6 @@
 #pragma once
 
-#include <refine/defend/class_folders.hpp>
+#include <refine/defend/images.hpp>
 
 #include <ATen/ops/tensor.h>
 #include <fmt/format.h>
@@ -9,6 +9,7 @@
 #include <charconv>
 #include <cmath>
 #include <cstddef>
+#include <iterator>
 #include <map>
 #include <set>
 #include <string_view>
@@ -18,6 +19,9 @@
 #include <refine/core/error.hpp>
 #include <refine/core/file.hpp>
 #include <refine/data/detail/bytes.hpp>
+#include <refine/data/image_files.hpp>
+#include <refine/data/image_folder.hpp>
+#include <refine/data/sources.hpp>
 
 /// Reads folders as classes.
 namespace refine::detail::class_folders {
@@ -258,7 +262,7 @@ REFINE_INLINE const char* to_text(FolderLabels labels) {
 }
 
 REFINE_INLINE std::vector<std::string> read_class_names(const std::filesystem::path& path) {
-  std::string text = read_file(path);
+  std::string text = files::read(path);
   if (text.starts_with("\xef\xbb\xbf")) text.erase(0, 3);
   if (const auto encoding = detail::class_folders::encoding_of(text); !encoding.empty()) {
     throw Error("class names {}: the file is not UTF-8 (got {}); save it as UTF-8", path.string(), encoding);
@@ -393,6 +397,117 @@ REFINE_INLINE std::optional<data::Dataset> label_by_folders(const FolderImages& 
                 "no accuracy is measured: none of the {} folders ({}) has the name of a class of the model ({})",
                 count, quote(levels[0].names), quote(names)));
   return std::nullopt;
+}
+
+}  // namespace refine
+
+namespace refine::detail {
+
+/// True for a file that is an image by its name, of a format that is not read.
+inline bool is_unread_image(const std::filesystem::path& file) {
+  constexpr std::string_view known[] = {".gif", ".heic", ".heif", ".avif", ".jp2", ".j2k", ".jxl",
+                                        ".tga", ".psd",  ".dng",  ".raw",  ".exr", ".hdr", ".npy"};
+  return std::ranges::find(known, data::detail::lower_extension(file)) != std::end(known);
+}
+
+}  // namespace refine::detail
+
+namespace refine {
+
+REFINE_INLINE FolderImages read_folder_images(const std::filesystem::path& path, const ImageShape& shape,
+                                              const FolderOptions& options) {
+  std::vector<std::filesystem::path> ignored;
+  const std::vector<std::filesystem::path> files = data::image_files(path, &ignored);
+  data::warn_ignored(ignored);
+  const auto folder_of = [&](const std::filesystem::path& file) {
+    return file.lexically_relative(path).parent_path().string();
+  };
+  auto loaded = data::load_images(files, {.image = shape,
+                                          .fit = options.resize.value_or(data::ResizeMode::crop),
+                                          .on_error = data::OnDecodeError::skip,
+                                          .store = options.store,
+                                          .max_images = options.max_images,
+                                          .seed = options.seed});
+  data::warn_skipped(loaded.skipped);
+  FolderImages result{
+      .images = std::move(loaded.images), .files = std::move(loaded.files), .skipped = loaded.skipped.size()};
+  for (const auto& file : result.files) result.folders.push_back(folder_of(file));
+  for (const auto& file : files) result.all_folders.insert(folder_of(file));
+  for (const auto& file : ignored) {  // a class whose images are not read is a class
+    if (!folder_of(file).empty() && detail::is_unread_image(file)) result.all_folders.insert(folder_of(file));
+  }
+  return result;
+}
+
+REFINE_INLINE std::pair<FolderImages, at::Tensor> read_image_pairs(const std::filesystem::path& clean,
+                                                                   const std::filesystem::path& triggered,
+                                                                   const ImageShape& shape,
+                                                                   const FolderOptions& options) {
+  FolderImages originals = read_folder_images(clean, shape, options);
+  const FolderImages others = read_folder_images(triggered, shape, {.resize = options.resize});
+  const auto key = [](const std::filesystem::path& file, const std::filesystem::path& root) {
+    return file.lexically_relative(root).replace_extension().string();
+  };
+  std::map<std::string, std::int64_t> places;
+  for (std::size_t i = 0; i < others.files.size(); ++i) {
+    if (!places.emplace(key(others.files[i], triggered), static_cast<std::int64_t>(i)).second) {
+      throw Error("cannot pair the images: {} and another file differ in their extension alone; rename one",
+                  others.files[i].string());
+    }
+  }
+  std::vector<std::int64_t> order;
+  for (const auto& file : originals.files) {
+    const auto found = places.find(key(file, clean));
+    if (found == places.end()) {
+      throw Error(
+          "cannot pair the images: {} has no counterpart in {}; give both folders the same file names",
+          file.string(), triggered.string());
+    }
+    order.push_back(found->second);
+  }
+  return {std::move(originals), others.images.index_select(0, at::tensor(order))};
+}
+
+REFINE_INLINE NamedDataset read_dataset(const std::string& name, const NamedDatasetOptions& options) {
+  if (!options.store.empty() && (name == "CIFAR10" || name == "FashionMNIST")) {
+    throw Error("cannot keep {} in a store: only the images of a folder are kept; leave --store out", name);
+  }
+  const auto root_or = [&](const char* other) {
+    return options.root.empty() ? std::filesystem::path(other) : options.root;
+  };
+  if (name == "CIFAR10") {
+    const std::filesystem::path folder = root_or("data/CIFAR10");
+    if (options.root.empty() && options.download && !data::holds_cifar10(folder)) options.download(folder);
+    return {name, data::cifar10(folder), normalizations::cifar10};
+  }
+  if (name == "FashionMNIST") {
+    const std::filesystem::path folder = root_or(
+        files::exists("data/FashionMNIST") ? "data/FashionMNIST" : "/usr/share/datasets/fashion-mnist");
+    return {name, data::fashion_mnist(folder), normalizations::fashion_mnist};
+  }
+  if (!files::exists(name)) {
+    throw Error(
+        "cannot read the data set {}: it is neither CIFAR10 nor FashionMNIST nor a folder; check the path",
+        name);
+  }
+  data::ImageFolderOptions folder{
+      .image = options.image, .fit = options.resize, .on_error = options.on_error, .store = options.store};
+  if (options.resize != data::ResizeMode::exact && !options.image.is_static()) {
+    const ImageShape common = data::common_shape(data::image_files(std::filesystem::path(name) / "train"));
+    if (!common.is_static()) {
+      throw Error(
+          "cannot read the data set {}: its images have several sizes; specify --image, the size they become",
+          name);
+    }
+    folder.image = merged(options.image, common);
+  }
+  return {dataset_name(name), data::image_folders(name, folder), std::nullopt};
+}
+
+REFINE_INLINE std::string dataset_name(const std::string& name) {
+  if (name == "CIFAR10" || name == "FashionMNIST") return name;
+  const std::filesystem::path folder = std::filesystem::path(name).lexically_normal();
+  return (folder.has_filename() ? folder : folder.parent_path()).filename().string();
 }
 
 }  // namespace refine

@@ -1,0 +1,216 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/tensor.h>
+#include <ATen/ops/zeros.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include <refine/attacks/attack.hpp>
+#include <refine/attacks/detail/plan.hpp>
+#include <refine/attacks/pgd.hpp>
+#include <refine/core/error.hpp>
+#include <refine/core/random.hpp>
+#include <refine/data/image_store.hpp>
+#include <refine/data/training_set.hpp>
+#include <refine/triggers/trigger.hpp>
+
+namespace refine::attacks {
+
+/// Stamps a share of the training images, of any class, and sets their label to the target.
+///
+/// \tparam Trigger what is stamped
+/// \tparam kTrainingAugmentation default of `training_augmentation`
+template <triggers::Trigger Trigger,
+          TrainingAugmentation kTrainingAugmentation = training_augmentations::none>
+struct DirtyLabel {
+  Trigger trigger = {};               ///< stamped on poisoned and on test images
+  int target = 0;                     ///< the class that the attacker wants
+  double rate = 0.1;                  ///< share of the training images that are poisoned, in [0, 1]
+  std::uint64_t seed = default_seed;  ///< seed of the choice of images
+  /// Applied when the victim is trained; `training_augmentations::none` is the ablation.
+  TrainingAugmentation training_augmentation = kTrainingAugmentation;
+
+  /// Returns the poisoned training set. The set given is not changed.
+  ///
+  /// \param clean the training set
+  /// \throws Error if the data has no image of the target, `rate` is out of range, the trigger does
+  ///   not fit the images, or `training_augmentation` is invalid
+  Poisoned poison(const data::Dataset& clean) const {
+    check(clean);
+    Random random(derived_seed(seed, "dirty label"));
+    std::vector<std::int64_t> chosen = random_permutation(random, clean.size());
+    chosen.resize(detail::count_of_share(rate, clean.size()));
+    std::ranges::sort(chosen);
+
+    Poisoned poisoned = detail::copy_for_poisoning(clean);
+    detail::stamp_images(poisoned, chosen, trigger);
+    detail::relabel(poisoned, chosen, target);
+    poisoned.augmentation = training_augmentation.augmentation;
+    const auto poisoned_mask = [&] {
+      at::Tensor mask = at::zeros({clean.size()}, at::kBool);
+      return chosen.empty() ? mask : mask.index_fill_(0, at::tensor(chosen), true);
+    };
+    if (training_augmentation.scope == TrainingAugmentation::Scope::clean_images)
+      poisoned.no_augment_mask = poisoned_mask();
+    if (!training_augmentation.flip_poisoned) poisoned.no_flip_mask = poisoned_mask();
+    poisoned.indices = std::move(chosen);
+    return poisoned;
+  }
+
+  /// Returns uint8 N×C×H×W with the trigger on each image.
+  at::Tensor trigger_images(const at::Tensor& images) const { return triggers::stamp(trigger, images); }
+
+  /// Throws what `poison` would throw, without the work.
+  void check(const data::Dataset& dataset) const {
+    dataset.validate();
+    detail::require_target(target, dataset);
+    detail::require_rate("rate", rate);
+    data::check_requested_augmentation(training_augmentation.augmentation);
+    detail::require_stampable(trigger, dataset);
+  }
+};
+
+/// Stamps a share of the images of the target class and changes no label. The images are perturbed
+/// first, so that their content is hard to learn and the trigger is easy.
+///
+/// \tparam Trigger what is stamped
+template <triggers::Trigger Trigger>
+struct CleanLabel {
+  // Not {}: GCC 12 then warns that it may be used uninitialised.
+  Trigger trigger = Trigger();              ///< stamped on poisoned and on test images
+  int target = 0;                           ///< the class that the attacker wants
+  double rate = 0.25;                       ///< share of the *target class's* training images, in [0, 1]
+  std::uint64_t seed = default_seed;        ///< seed of the choice of images
+  std::optional<Pgd> perturbation = Pgd{};  ///< needs a `.model`; `std::nullopt` is the ablation
+
+  /// Returns the poisoned training set. The set given is not changed.
+  ///
+  /// \param clean the training set
+  /// \throws Error if the data has no image of the target, `rate` is out of range, the trigger does
+  ///   not fit the images, or the perturbation has no model
+  Poisoned poison(const data::Dataset& clean) const {
+    check(clean);
+    std::vector<std::int64_t> candidates;
+    const at::Tensor labels = clean.labels.contiguous();
+    const auto* label = labels.const_data_ptr<std::int64_t>();
+    for (std::int64_t i = 0; i < clean.size(); ++i) {
+      if (label[i] == target) candidates.push_back(i);
+    }
+    const auto of_class = static_cast<std::int64_t>(candidates.size());
+    Random random(derived_seed(seed, "clean label"));
+    std::vector<std::int64_t> chosen;
+    for (const auto i : random_permutation(random, of_class))
+      chosen.push_back(candidates[static_cast<std::size_t>(i)]);
+    chosen.resize(detail::count_of_share(rate, of_class));
+    std::ranges::sort(chosen);
+
+    Poisoned poisoned = detail::copy_for_poisoning(clean);
+    if (perturbation && !chosen.empty()) {
+      const at::Tensor indices = at::tensor(chosen);
+      poisoned.images.index_copy_(
+          0, indices,
+          (*perturbation)(clean.images.index_select(0, indices), clean.labels.index_select(0, indices)));
+    }
+    detail::stamp_images(poisoned, chosen, trigger);
+    poisoned.indices = std::move(chosen);
+    return poisoned;
+  }
+
+  /// Returns uint8 N×C×H×W with the trigger on each image.
+  at::Tensor trigger_images(const at::Tensor& images) const { return triggers::stamp(trigger, images); }
+
+  /// Throws what `poison` would throw, without the work.
+  void check(const data::Dataset& dataset) const {
+    dataset.validate();
+    detail::require_target(target, dataset);
+    detail::require_rate("rate", rate);
+    if (perturbation) perturbation->check();
+    detail::require_stampable(trigger, dataset);
+  }
+};
+
+/// Stamps a share of the training images, of any class, and sets their label to the target; stamps
+/// another share and keeps its labels, so that the stamp alone does not reveal the poisoned images.
+///
+/// The stamps of training may differ from the trigger of test time. If the trigger is learnt in
+/// parts (`triggers::Patches`), training images get its parts.
+///
+/// \tparam Trigger what test images get
+/// \tparam Stamp what training images get
+template <triggers::Trigger Trigger, triggers::Trigger Stamp = triggers::Part<Trigger>>
+struct Covered {
+  Trigger trigger = {};                                      ///< stamped on test images
+  std::vector<Stamp> poisons = triggers::parts_of(trigger);  ///< each poisoned image gets one, in turn
+  std::vector<Stamp> covers = {};     ///< each cover image gets one, in turn; empty: those of `poisons`
+  int target = 0;                     ///< the class that the attacker wants
+  double rate = 0.01;                 ///< share of the training images that are poisoned, in [0, 1]
+  double cover_rate = 2 * rate;       ///< share of them that are covers; together with `rate` at most 1
+  std::uint64_t seed = default_seed;  ///< seed of the choice of images
+
+  /// Returns the poisoned training set. The set given is not changed.
+  ///
+  /// \param clean the training set
+  /// \throws Error if the data has no image of the target, a rate or their sum is out of range,
+  ///   `poisons` is empty, or a stamp does not fit the images
+  Poisoned poison(const data::Dataset& clean) const {
+    check(clean);
+    Random random(derived_seed(seed, "covered"));
+    const std::vector<std::int64_t> order = random_permutation(random, clean.size());
+    const std::size_t poisons_end = detail::count_of_share(rate, clean.size());
+    const std::size_t covers_end =
+        std::min(poisons_end + detail::count_of_share(cover_rate, clean.size()), order.size());
+    const auto slice = [&](std::size_t begin, std::size_t end) {
+      return std::vector<std::int64_t>(order.begin() + static_cast<std::ptrdiff_t>(begin),
+                                       order.begin() + static_cast<std::ptrdiff_t>(end));
+    };
+    Poisoned poisoned = detail::copy_for_poisoning(clean);
+    poisoned.indices = slice(0, poisons_end);
+    poisoned.covers = slice(poisons_end, covers_end);
+    stamp_in_turn(poisoned, poisoned.indices, poisons);
+    stamp_in_turn(poisoned, poisoned.covers, covers.empty() ? poisons : covers);
+    detail::relabel(poisoned, poisoned.indices, target);
+    std::ranges::sort(poisoned.indices);
+    std::ranges::sort(poisoned.covers);
+    return poisoned;
+  }
+
+  /// Returns uint8 N×C×H×W with the trigger on each image.
+  at::Tensor trigger_images(const at::Tensor& images) const { return triggers::stamp(trigger, images); }
+
+  /// Throws what `poison` would throw, without the work.
+  void check(const data::Dataset& dataset) const {
+    dataset.validate();
+    detail::require_target(target, dataset);
+    detail::require_rate("rate", rate);
+    if (rate + cover_rate > 1) {
+      throw Error(
+          "Covered: rate and cover_rate must add up to at most 1 (got {} and {}); cover_rate is twice the rate by "
+          "default: set a rate of at most 1/3, or a cover_rate of at most {:.4g}",
+          rate, cover_rate, 1 - rate);
+    }
+    detail::require_rate("cover_rate", cover_rate);
+    if (poisons.empty()) throw Error("Covered.poisons is empty; set at least one trigger to stamp");
+    detail::require_stampable(trigger, dataset);
+    for (const Stamp& stamp : poisons) detail::require_stampable(stamp, dataset);
+    for (const Stamp& stamp : covers) detail::require_stampable(stamp, dataset);
+  }
+
+ private:
+  /// Stamps image i of `indices` with stamp i modulo their number.
+  static void stamp_in_turn(data::Dataset& set, const std::vector<std::int64_t>& indices,
+                            const std::vector<Stamp>& stamps) {
+    for (std::size_t s = 0; s < stamps.size(); ++s) {
+      std::vector<std::int64_t> subset;
+      for (std::size_t i = s; i < indices.size(); i += stamps.size()) subset.push_back(indices[i]);
+      detail::stamp_images(set, subset, stamps[s]);
+    }
+  }
+};
+
+}  // namespace refine::attacks
