@@ -42,6 +42,7 @@ std::string_view element_name(ElementType type);
 struct ValueName {
   std::string name;  ///< unique in the graph
 
+  /// True if the names are equal.
   bool operator==(const ValueName&) const = default;
 };
 
@@ -53,12 +54,18 @@ enum class GraphMemoryFormat { contiguous = 1, channels_last = 2, channels_last_
 
 /// A device, as "cuda" and 0. A program of this library runs on the device of its images instead.
 struct GraphDevice {
-  std::string type;               ///< "cpu", "cuda"
-  std::optional<int> index = {};  ///< which of them
+  std::string type;                         ///< "cpu", "cuda"
+  std::optional<int> index = std::nullopt;  ///< which of them
+
+  /// True if type and index are equal.
+  bool operator==(const GraphDevice&) const = default;
 };
 
 /// The layout of a dense tensor, the only one that a program here may have.
-struct GraphStrided {};
+struct GraphStrided {
+  /// True: all are alike.
+  bool operator==(const GraphStrided&) const = default;
+};
 
 /// An argument of a node. Nothing is `std::monostate`; a tensor or an integer that another node
 /// computes is a `ValueName`.

@@ -298,6 +298,8 @@ REFINE_INLINE bool is_plain_expression(std::string_view text) {
 }
 
 REFINE_INLINE bool is_plain_guard(std::string_view text) {
+  constexpr std::string_view properties = "size stride storage_offset shape",
+                             torch_functions = "sym_max sym_min sym_not sym_int sym_float";
   const auto parts = split(text);
   for (std::size_t i = 0; i < parts.size(); ++i) {
     const std::string_view part = parts[i];
@@ -307,10 +309,14 @@ REFINE_INLINE bool is_plain_guard(std::string_view text) {
       if (last != "[" || next != "]") return false;
     } else if (part == ".") {  // a property of a tensor, or a number such as 0.5
       const bool is_number = !last.empty() && last.front() >= '0' && last.front() <= '9';
-      if (!is_number && !operators::detail::has_word("size stride storage_offset shape", next)) return false;
+      const bool is_function = last == "torch" && operators::detail::has_word(torch_functions, next);
+      if (!is_number && !is_function && !operators::detail::has_word(properties, next)) return false;
     } else if (is_name(part)) {
       const bool is_property =
-          last == "." && operators::detail::has_word("size stride storage_offset shape", part);
+          last == "." && i > 1 &&
+          (parts[i - 2] == "torch" ? next == "(" && operators::detail::has_word(torch_functions, part)
+                                   : operators::detail::has_word(properties, part));
+      if (part == "torch" && next == "." && last != ".") continue;
       const bool is_call = next == "(" && operators::detail::has_word(arithmetic_functions, part);
       const bool is_word = next != "(" && operators::detail::has_word("L and or not True False", part);
       const bool is_infix = next == "(" && operators::detail::has_word("and or not", part);
@@ -347,7 +353,7 @@ class Reader {
 
   json document(const std::string& entry);
 
-  /// Looks for code for Python in what is no part of the program.
+  /// Looks for code in the entries that the program does not use.
   void check_other_entries();
   void check_sample_inputs(const std::string& entry, const std::string& bytes);
   void check_expressions(const json& value);
@@ -359,6 +365,10 @@ class Reader {
                                           const std::string& folder);
   void read_inputs(const json& graph, const json& signature);
   void read_nodes(const json& graph);
+
+  /// Reads a graph inside a node that only sets whether gradients are recorded, or the precision. Its
+  /// nodes are added as if they stood outside.
+  void read_inner_graph(const json& node, const std::string& name);
   void read_outputs(const json& graph_module, const json& signature);
   void read_shapes(const json& graph);
 
@@ -366,13 +376,16 @@ class Reader {
   GraphArgument argument(const json& object, const std::string& node);
   GraphInteger integer(const json& object, const char* constant);
   std::string use(const std::string& value, Kind kind);
-  void define(const std::string& value, Kind kind);
+  std::string define(const std::string& value, Kind kind);
   GraphArgument output(const json& object, const std::string& node);
 
   Archive archive_;
   std::filesystem::path name_;
   ExportedProgramListing listing_;
   std::map<std::string, Kind> values_;
+  std::string prefix_;                          // of the names in the inner graph that is being read
+  std::map<std::string, std::string> renamed_;  // the names in that graph → those outside
+  std::size_t inner_graphs_ = 0;
   std::set<std::string> used_entries_;
   std::size_t json_bytes_ = 0;
   std::uint64_t tensor_bytes_ = 0, entry_bytes_ = 0;
@@ -420,6 +433,7 @@ REFINE_INLINE ExportedProgramListing Reader::read() {
   for (const std::string& model : find_models()) {  // torch.export.load reads all of them
     listing_.program = {};
     values_.clear();
+    renamed_.clear();
     read_program(model);
   }
   check_other_entries();
@@ -666,15 +680,20 @@ REFINE_INLINE std::optional<StoredTensor> Reader::read_stored(const std::string&
   return tensor;
 }
 
-REFINE_INLINE void Reader::define(const std::string& value, Kind kind) {
+REFINE_INLINE std::string Reader::define(const std::string& value, Kind kind) {
   if (value.empty()) fail("a value of the graph has no name");
-  if (!values_.emplace(value, kind).second) {
+  const std::string unique = prefix_ + value;
+  if (!values_.emplace(unique, kind).second) {
     fail(fmt::format("the value '{}' of the graph is defined twice", shorten(value)));
   }
+  if (!prefix_.empty()) renamed_[value] = unique;
+  return unique;
 }
 
 REFINE_INLINE std::string Reader::use(const std::string& value, Kind kind) {
-  const auto found = values_.find(value);
+  const auto outside = renamed_.find(value);
+  const bool is_inside = !prefix_.empty() && outside == renamed_.end();
+  const auto found = is_inside ? values_.end() : values_.find(prefix_.empty() ? value : outside->second);
   if (found == values_.end()) fail(fmt::format("the graph uses '{}' before it is defined", shorten(value)));
   if (found->second != kind) {
     fail(fmt::format(
@@ -834,9 +853,7 @@ REFINE_INLINE GraphArgument Reader::argument(const json& object, const std::stri
 REFINE_INLINE GraphArgument Reader::output(const json& object, const std::string& node) {
   const auto [kind, value] = choice_of(object, "an output");
   const auto tensor = [&](const json& argument) {
-    ValueName name{text_of(argument, "name")};
-    define(name.name, Kind::tensor);
-    return name;
+    return ValueName{define(text_of(argument, "name"), Kind::tensor)};
   };
   if (kind == "as_none") return std::monostate();
   if (kind == "as_tensor") return tensor(value);
@@ -847,9 +864,7 @@ REFINE_INLINE GraphArgument Reader::output(const json& object, const std::string
     return names;
   }
   if (kind == "as_sym_int" && value.is_object() && value.contains("as_name")) {
-    ValueName name{text_of(value, "as_name")};
-    define(name.name, Kind::integer);
-    return name;
+    return ValueName{define(text_of(value, "as_name"), Kind::integer)};
   }
   object_unsupported(fmt::format("the node '{}' has an output of the kind {}", shorten(node), shorten(kind)));
   return std::monostate();
@@ -906,12 +921,74 @@ REFINE_INLINE void Reader::read_nodes(const json& graph) {
     const json& outputs = list_of(each, "outputs");
     if (const json* name = optional_member(each, "name")) node.name = text_from(*name, "a name");
     if (node.name.empty()) node.name = std::to_string(listing_.program.nodes.size());
+    if (node.target == "higher_order::wrap_with_set_grad_enabled" ||
+        node.target == "higher_order::wrap_with_autocast") {
+      listing_.operators.insert(node.target);
+      read_inner_graph(each, node.name);
+      continue;
+    }
     check_target(node.name, node.target);
     for (const json& input : list_of(each, "inputs")) {
       node.inputs.emplace_back(text_of(input, "name"), argument(member(input, "arg"), node.name));
     }
     for (const json& value : outputs) node.outputs.push_back(output(value, node.name));
     listing_.program.nodes.push_back(std::move(node));
+  }
+}
+
+REFINE_INLINE void Reader::read_inner_graph(const json& node, const std::string& name) {
+  const auto malformed = [&] { fail(fmt::format("the graph in the node '{}' is malformed", shorten(name))); };
+  const json* graph = nullptr;
+  std::vector<std::string> arguments;
+  for (const json& input : list_of(node, "inputs")) {
+    const auto [kind, value] = choice_of(member(input, "arg"), "an argument");
+    if (kind == "as_graph") {
+      if (graph) malformed();
+      graph = &object_of(value, "graph");
+    } else if (graph) {
+      const GraphArgument operand = argument(member(input, "arg"), name);
+      const auto* used = std::get_if<ValueName>(&operand);
+      if (!used) malformed();
+      arguments.push_back(used->name);
+    }
+  }
+  if (!graph || list_of(*graph, "inputs").size() != arguments.size()) malformed();
+  std::string outer_prefix = fmt::format("{}graph {}: ", prefix_, inner_graphs_++);
+  std::map<std::string, std::string> outer_names;
+  std::swap(prefix_, outer_prefix);
+  std::swap(renamed_, outer_names);
+  for (std::size_t i = 0; i < arguments.size(); ++i) {
+    const auto [kind, value] = choice_of(list_of(*graph, "inputs")[i], "an input");
+    const bool is_tensor = kind == "as_tensor";
+    const std::string inner = text_of(value, is_tensor ? "name" : "as_name");
+    if (is_tensor != (values_.at(arguments[i]) == Kind::tensor)) malformed();
+    renamed_[inner] = arguments[i];
+  }
+  read_nodes(*graph);
+  std::vector<ValueName> results;
+  for (const json& output : list_of(*graph, "outputs")) {
+    const auto [kind, value] = choice_of(output, "an output");
+    if (kind != "as_tensor") malformed();
+    results.push_back({use(text_of(value, "name"), Kind::tensor)});
+  }
+  std::swap(prefix_, outer_prefix);
+  std::swap(renamed_, outer_names);
+  std::vector<ValueName> outputs;
+  for (const json& each : list_of(node, "outputs")) {
+    const GraphArgument names = output(each, name);
+    if (const auto* one = std::get_if<ValueName>(&names)) outputs.push_back(*one);
+    if (const auto* list = std::get_if<std::vector<ValueName>>(&names)) {
+      outputs.insert(outputs.end(), list->begin(), list->end());
+    }
+  }
+  if (outputs.size() != results.size()) malformed();
+  for (std::size_t i = 0; i < outputs.size(); ++i) {
+    GraphNode same;
+    same.name = name;
+    same.target = "_operator.getitem";
+    same.inputs = {{"a", std::vector<ValueName>{results[i]}}, {"b", std::int64_t{0}}};
+    same.outputs = {outputs[i]};
+    listing_.program.nodes.push_back(std::move(same));
   }
 }
 

@@ -189,11 +189,10 @@ REFINE_INLINE at::Tensor ExportedCompiler::load(const formats::StoredTensor& sto
   if (stored.count() == 0) return at::zeros(stored.sizes, computed_type(stored.type));
   const auto bytes = program_.bytes.find(stored.entry);
   if (bytes == program_.bytes.end()) fail("its file '" + stored.entry + "' is missing");
-  // The reader has compared sizes, strides and offset with the bytes.
-  std::string aligned(
-      bytes->second.data() + static_cast<std::size_t>(stored.offset) * c10::elementSize(type),
-      bytes->second.size() - static_cast<std::size_t>(stored.offset) * c10::elementSize(type));
-  const at::Tensor view = at::from_blob(aligned.data(), stored.sizes, stored.strides, type);
+  // The reader has compared sizes, strides and offset with the bytes. They are copied below.
+  const std::size_t offset = static_cast<std::size_t>(stored.offset) * c10::elementSize(type);
+  const at::Tensor view =
+      at::from_blob(const_cast<char*>(bytes->second.data()) + offset, stored.sizes, stored.strides, type);
   return view.to(computed_type(stored.type), /*non_blocking=*/false, /*copy=*/true).contiguous();
 }
 
@@ -351,7 +350,7 @@ REFINE_INLINE void ExportedCompiler::add_outputs(const formats::GraphNode& node,
 /// Follows which values share memory with the images and the tensors of the file, so that an
 /// operator in place changes neither.
 REFINE_INLINE void ExportedCompiler::guard_memory(const formats::GraphNode& node, const Step& step) {
-  // They may return their operand, but their schema does not say so.
+  // They may return their operand, without an annotation in their schema.
   static const std::set<std::string> may_alias = {"aten::dropout",         "aten::feature_dropout",
                                                   "aten::alpha_dropout",   "aten::feature_alpha_dropout",
                                                   "aten::type_as",         "aten::pad",
