@@ -380,7 +380,6 @@ class Reader {
   GraphArgument output(const json& object, const std::string& node);
 
   Archive archive_;
-  std::filesystem::path name_;
   ExportedProgramListing listing_;
   std::map<std::string, Kind> values_;
   std::string prefix_;                          // of the names in the inner graph that is being read
@@ -517,7 +516,7 @@ REFINE_INLINE void Reader::check_other_entries() {
 
 REFINE_INLINE void Reader::check_sample_inputs(const std::string& entry, const std::string& bytes) {
   if (bytes.empty()) return;
-  const std::filesystem::path inner = name_ / entry;
+  const std::filesystem::path inner = entry;
   try {
     const TorchFile file = is_archive(bytes) ? read_zipped(inner, read_nested_archive(bytes, inner))
                                              : read_unzipped(inner, bytes);
@@ -1122,7 +1121,7 @@ namespace refine::formats {
 REFINE_INLINE ExportedProgramListing inspect_exported_program(Archive archive,
                                                               const std::filesystem::path& name) {
   try {
-    return detail::exported::Reader(std::move(archive), name).read();
+    return detail::exported::Reader(std::move(archive)).read();
   } catch (const detail::exported::Malformed& error) {
     throw Error("cannot load {}: {}; export it again with PyTorch 2.9 or newer", name.string(), error.what());
   }
