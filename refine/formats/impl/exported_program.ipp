@@ -333,8 +333,7 @@ REFINE_INLINE bool is_plain_guard(std::string_view text) {
 /// Reads the documents of one program and lists what is wrong with it.
 class Reader {
  public:
-  Reader(Archive archive, std::filesystem::path name)
-      : archive_(std::move(archive)), name_(std::move(name)) {}
+  explicit Reader(Archive archive) : archive_(std::move(archive)) {}
 
   ExportedProgramListing read();
 
