@@ -18,16 +18,11 @@ struct InspectionRule {
 
 /// The rules, in the order of their numbers.
 inline constexpr std::array inspection_rules = {
-    InspectionRule{"harmful-program", "error",
-                   "A TorchScript program asks for more than arithmetic on tensors."},
-    InspectionRule{"unknown-operator", "warning",
-                   "A TorchScript program names an operator that refine does not know."},
-    InspectionRule{"library-operator", "warning",
-                   "A TorchScript program names an operator of another library."},
-    InspectionRule{"quantized-program", "warning",
-                   "A TorchScript program is quantised: no gradient passes it."},
-    InspectionRule{"unsupported-program", "warning",
-                   "A TorchScript program is in a form that refine does not read."},
+    InspectionRule{"harmful-program", "error", "A program asks for more than arithmetic on tensors."},
+    InspectionRule{"unknown-operator", "warning", "A program names an operator that refine does not know."},
+    InspectionRule{"library-operator", "warning", "A program names an operator of another library."},
+    InspectionRule{"quantized-program", "warning", "A program is quantised: no gradient passes it."},
+    InspectionRule{"unsupported-program", "warning", "A program is in a form that refine does not read."},
     InspectionRule{"pickle-runs-program", "error",
                    "A pickle names a function that runs programs while Python loads it."},
     InspectionRule{"unknown-class", "note",

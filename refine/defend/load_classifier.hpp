@@ -29,13 +29,11 @@ struct LoadOptions {
   /// Normalisation that the classifier expects, in the order of its channels. Nothing: that of the
   /// file, if it has one; else images stay in [0, 1].
   std::optional<Normalization> normalization = std::nullopt;
-  bool bgr = false;  ///< the classifier takes channels in the order blue, green, red
-  std::string output =
-      {};  ///< of a TorchScript file that returns several tensors: position or key of the logits
+  bool bgr = false;         ///< the classifier takes channels in the order blue, green, red
+  std::string output = {};  ///< of a program that returns several tensors: position or key of the logits
   std::vector<std::string> class_names =
-      {};  ///< in the classifier's order; empty: those of the file, if it has any
-  bool trust =
-      false;  ///< run a TorchScript file even if its code names operators that are not tensor arithmetic
+      {};              ///< in the classifier's order; empty: those of the file, if it has any
+  bool trust = false;  ///< run a program even if its code names operators that are not tensor arithmetic
   Notify notify = {};  ///< receives a note if a checkpoint has several sets of weights
 };
 
@@ -58,6 +56,8 @@ struct LoadedClassifier {
 ///
 /// - a TorchScript program, traced or scripted. Its code is checked before it runs
 ///   (`formats::load_torchscript`); image shape and number of classes are found by trying shapes.
+/// - a program of torch.export (.pt2). The whole file is checked before anything in it runs
+///   (`formats::read_exported_program`); it knows its image shape and number of classes.
 /// - weights of a known network: safetensors, or a file of `torch.save` with a state dict or a
 ///   checkpoint that contains one. Width, variant and number of classes are read from the shapes of
 ///   the tensors.
@@ -71,7 +71,8 @@ struct LoadedClassifier {
 ///   options
 LoadedClassifier load_classifier(const std::filesystem::path& path, const LoadOptions& options = {});
 
-/// True if a file is a TorchScript program, by its content. False if it cannot be opened.
+/// True if a file is a program (TorchScript or torch.export), by its content. False if it cannot be
+/// opened.
 /// \throws Error if the file is a ZIP archive that is damaged or cannot be read
 bool is_program(const std::filesystem::path& path);
 
@@ -92,6 +93,21 @@ std::optional<Normalization> parse_normalization(const std::vector<double>& mean
 
 /// Returns the names of the networks whose weights `load_classifier` reads, in one line.
 std::string network_names_text();
+
+namespace detail {
+
+/// What kind of program a file is.
+enum class ProgramKind {
+  none,         ///< not a program, or it cannot be opened
+  torchscript,  ///< TorchScript
+  exported,     ///< torch.export (.pt2)
+};
+
+/// Returns the kind of a file, by its content.
+/// \throws Error if the file is a ZIP archive that is damaged or cannot be read
+ProgramKind program_kind(const std::filesystem::path& path);
+
+}  // namespace detail
 
 }  // namespace refine
 

@@ -32,7 +32,7 @@ inline bool is_archive(std::string_view first_bytes) {
   return first_bytes.starts_with("PK\3\4");
 }
 
-/// Reads a ZIP archive as torch.save and TorchScript write them: all entries lie in one top folder
+/// Reads a ZIP archive as torch.save, TorchScript and torch.export write them: all entries lie in one top folder
 /// of any name, which is removed from the paths. Entries for folders are skipped.
 ///
 /// A ZIP archive states the name, size and position of each entry twice: in the central directory
@@ -55,6 +55,15 @@ inline bool is_archive(std::string_view first_bytes) {
 ///        backslash or control characters
 /// \throws ForeignFileError if it is an archive of another kind (`recognize_archive`)
 Archive read_archive(const std::filesystem::path& path, const ArchiveLimits& limits = {});
+
+/// Reads an archive that is in memory, such as one in another archive.
+/// \param bytes the whole archive
+/// \param name a name, for messages
+/// \param limits what the archive may claim
+/// \return the content of every entry
+/// \throws Error as `read_archive`
+Archive read_nested_archive(std::string_view bytes, const std::filesystem::path& name,
+                            const ArchiveLimits& limits = {});
 
 }  // namespace refine::formats
 

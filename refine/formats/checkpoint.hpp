@@ -11,6 +11,7 @@
 #include <vector>
 
 #include <refine/core/error.hpp>
+#include <refine/formats/archive.hpp>
 #include <refine/formats/value.hpp>
 
 namespace refine::formats {
@@ -95,6 +96,13 @@ struct TorchFile {
 /// \return the content
 /// \throws Error if the file is malformed
 TorchFile read_unzipped(const std::filesystem::path& path, std::string_view bytes);
+
+/// Reads an archive of torch.save: data.pkl, and the storage with key k under data/k.
+/// \param path where the archive comes from, for messages
+/// \param archive its content
+/// \return the content
+/// \throws Error if it is malformed or of another kind
+TorchFile read_zipped(const std::filesystem::path& path, const Archive& archive);
 
 /// Reads any file of torch.save.
 /// \param path the file

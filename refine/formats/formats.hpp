@@ -3,7 +3,7 @@
 /// \namespace refine::formats
 ///
 /// Readers of model and weight files from untrusted sources: safetensors, PyTorch checkpoints,
-/// pickles, ZIP archives and TorchScript. A reader never executes what a file contains. A file of
+/// pickles, ZIP archives, TorchScript and torch.export. A reader never executes what a file contains. A file of
 /// the wrong kind, a truncated, damaged or malicious file ends in one `refine::Error` that names
 /// it, before memory is allocated for what the file claims. `recognize_file` names files of other
 /// formats; limits are in `ArchiveLimits`.
@@ -14,10 +14,13 @@
 ///
 /// auto program = formats::load_torchscript("model.pt");     // checked before it is loaded
 /// program.module.forward({images});
+///
+/// auto exported = formats::read_exported_program("model.pt2");  // nodes and tensors; programs/ runs it
 /// \endcode
 
 #include <refine/formats/archive.hpp>
 #include <refine/formats/checkpoint.hpp>
+#include <refine/formats/exported_program.hpp>
 #include <refine/formats/inspect.hpp>
 #include <refine/formats/safetensors.hpp>
 #include <refine/formats/torchscript_check.hpp>

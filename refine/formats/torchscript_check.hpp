@@ -14,12 +14,6 @@
 
 namespace refine::formats {
 
-/// Whether a file that is a program may run without passing the check.
-enum class Trust {
-  checked,  ///< everything that the file names must be arithmetic on tensors
-  blind,    ///< the file may run anything with all rights of this process
-};
-
 /// What a TorchScript file would run and build.
 struct TorchScriptListing {
   std::map<std::string, std::string> code = {};   ///< source files in the archive, by path

@@ -79,6 +79,46 @@ TEST(LoadClassifier, TorchScriptFile_IsDescribed) {
   EXPECT_EQ(victim.class_names.size(), 5u);
 }
 
+constexpr const char* exported_victim = "tests/fixtures/exported/mixed.pt2";
+
+TEST(LoadClassifier, ExportedProgram_HasItsImageSizeAndClasses) {
+  const LoadedClassifier victim = load_classifier(exported_victim);
+  EXPECT_EQ(victim.task(), (Task{{3, 8, 8}, 5}));
+  EXPECT_TRUE(victim.is_image_known);
+  EXPECT_FALSE(victim.is_normalization_known);
+  expect_words(victim.description, {"torch.export", "PyTorch 2."});
+  expect_words(error_of([] { load_classifier(exported_victim, {.arch = "ResNet18"}); }),
+               {"mixed.pt2", ".pt2", "--arch"});
+  const LoadedClassifier open =
+      load_classifier("tests/fixtures/exported/resizable.pt2", {.images = {3, 10, 12}, .output = "0"});
+  EXPECT_EQ(open.task().image, (ImageShape{3, 10, 12}));
+  EXPECT_FALSE(open.is_image_known);
+}
+
+TEST(LoadClassifier, HostileExportedProgram_IsRefusedUnlessTrusted) {
+  constexpr const char* hostile = "tests/fixtures/exported/hostile_guard.pt2";
+  expect_words(error_of([] { load_classifier(hostile); }), {"hostile_guard.pt2", "guards_code", "--trust"});
+  EXPECT_EQ(load_classifier(hostile, {.trust = true}).task().classes, 5);
+  EXPECT_FALSE(fs::exists("ran_guard"));
+}
+
+TEST(Defend, ExportedProgram_IsDefendedAndServed) {
+  const ScratchFolder scratch;
+  const LoadedClassifier victim = load_classifier(exported_victim);
+  const Defended defended = defend(victim, noise(40, 8), quick_options());
+  const DefendedFiles files = defended.save(scratch.path / "defended.pt");
+  const ExportedClassifier exported(files.serving);
+  for (const std::int64_t n : {1, 5}) {  // for any batch size
+    const at::Tensor x = noise(n, 8).to(at::kFloat) / 255;
+    const c10::NoGradGuard no_grad;
+    EXPECT_LT((exported.undefended(x) - victim.backbone.forward(x)).abs().max().item<double>(), 1e-5);
+    EXPECT_EQ(exported.forward(x).sizes(), (std::vector<std::int64_t>{n, 5}));
+  }
+  // The parts give the same file again.
+  const SavedDefense again = load_saved_defense(exported_victim, files.weights);
+  EXPECT_EQ(again.pipeline.task(), victim.task());
+}
+
 TEST(LoadClassifier, OptionsThatDoNotFit_AreRefused) {
   expect_words(error_of([] { load_classifier("nowhere.pt"); }), {"nowhere.pt", "does not exist"});
   expect_words(error_of([] { load_classifier(plain, {.arch = "ResNet18"}); }),

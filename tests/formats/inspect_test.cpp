@@ -148,7 +148,7 @@ TEST(RecognizeArchive, ForeignEntries_NamesKind) {
     std::vector<std::string> names;
     std::string_view what;
   } cases[] = {
-      {{"m/models/model.json", "m/archive_format", "m/data/weights/weight_0"}, "(.pt2)"},
+      {{"m/archive_format", "m/data/aotinductor/model/c.so"}, "AOTInductor"},
       {{"serialized_exported_program.json", "version", "serialized_state_dict.pt"}, "(.pt2)"},
       {{"metadata.json", "config.json", "model.weights.h5"}, "a Keras model"},
       {{"MAR-INF/MANIFEST.json", "model.pt"}, "TorchServe"},

@@ -2,9 +2,12 @@
 
 #include <gtest/gtest.h>
 #include <refine/formats/checkpoint.hpp>
+#include <refine/formats/exported_program.hpp>
 
 #include <cstdint>
 #include <filesystem>
+#include <set>
+#include <string>
 
 using namespace refine;
 
@@ -20,6 +23,15 @@ std::int64_t epoch(const std::filesystem::path& checkpoint) {
   const formats::Value file = formats::read_torch_file(checkpoint);
   const formats::Value* found = file.find("epoch");  // null if there is no such key
   return found && found->as_integer() ? *found->as_integer() : 0;
+}
+
+std::set<std::string> operators(const std::filesystem::path& file) {
+  return formats::inspect_exported_program(formats::read_archive(file), file).operators;
+}
+
+TEST(FormatsReadme, Operators_AreListed) {
+  EXPECT_EQ(operators("tests/fixtures/exported/linear.pt2"),
+            (std::set<std::string>{"aten::linear.default", "aten::mean.dim"}));
 }
 
 TEST(FormatsReadme, Parameters_AreCounted) {

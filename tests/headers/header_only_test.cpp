@@ -10,6 +10,7 @@
 #include <refine/backbones/zoo.hpp>
 #include <refine/export/exported_classifier.hpp>
 #include <refine/formats/formats.hpp>
+#include <refine/programs/exported_program.hpp>
 #include <refine/programs/torchscript.hpp>
 #include <refine/refine.hpp>
 #include <refine/report/report.hpp>

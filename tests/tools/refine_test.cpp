@@ -290,6 +290,23 @@ TEST_F(Command, Inspect_OneFile_ListsItsContent) {
   EXPECT_EQ(json::parse(weights.out)["metadata"]["network"], "ResNet18");
 }
 
+TEST_F(Command, Inspect_ExportedProgram_ListsOperatorsShapesAndDangers) {
+  const ScratchFolder scratch;
+  for (const char* name : {"mixed", "hostile_opaque"}) {
+    scratch.write(std::string(name) + ".pt2",
+                  content(std::string("tests/fixtures/exported/") + name + ".pt2"));
+  }
+  const Outcome fine = refine(scratch, "inspect mixed.pt2");
+  EXPECT_EQ(fine.status, 0) << fine.err;
+  expect_words(fine.out, {"a program of torch.export", "aten::conv2d.default", "input x  float32 ?×3×8×8",
+                          "head.weight  float32 5×8", "nothing in it but tensor arithmetic"});
+  const Outcome listed = refine(scratch, "inspect --json mixed.pt2");
+  EXPECT_EQ(json::parse(listed.out)["output"].at(0)["shape"], json({nullptr, 5}));
+  const Outcome hostile = refine(scratch, "inspect hostile_opaque.pt2");
+  EXPECT_EQ(hostile.status, 1);
+  expect_words(hostile.out, {"objection", "opaque_obj_0", "do not load it in Python"});
+}
+
 TEST_F(Command, Inspect_FilesAndFolders_WritesSarif) {
   const ScratchFolder scratch;
   for (const char* name : {"checkpoints/vision.pth", "checkpoints/two.pth", "programs/quantized_buffer.pt",

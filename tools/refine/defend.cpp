@@ -174,7 +174,7 @@ void add_defend(CLI::App& app, Common& common) {
   command
       ->add_option(
           "--model", options->victim.model,
-          "a TorchScript file, a file of weights (with --arch), or, with --dataset, a network's name")
+          "a TorchScript file, a .pt2 of torch.export, a file of weights (with --arch), or, with --dataset, a network's name")
       ->required();
   command->add_option("--images", options->images,
                       "folder of clean images, in any layout; labels are not needed");

@@ -49,7 +49,8 @@ void add_export(CLI::App& app, Common& common) {
       app.add_subcommand("export", "a trained defense, or a classifier alone, as one TorchScript file");
   const auto options = std::make_shared<Options>();
   command
-      ->add_option("--model", options->victim.model, "the victim: a TorchScript file, or weights with --arch")
+      ->add_option("--model", options->victim.model,
+                   "the victim: a TorchScript file, a .pt2, or weights with --arch")
       ->required();
   options->victim.add_to(*command);
   command->add_option(

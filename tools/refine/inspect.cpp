@@ -84,8 +84,9 @@ void add_inspect(CLI::App& app, Common& common) {
   auto* command = app.add_subcommand("inspect", "what model files contain, without running any of it");
   const auto options = std::make_shared<Options>();
   command
-      ->add_option("files", options->files,
-                   "TorchScript files, safetensors, files of torch.save, or folders with such files")
+      ->add_option(
+          "files", options->files,
+          "TorchScript files, .pt2 of torch.export, safetensors, files of torch.save, or folders with such files")
       ->required();
   command->add_option("--key", options->inspect.key,
                       "which weights of a checkpoint to list; left out: found by content");

@@ -41,14 +41,13 @@ void VictimOptions::add_to(CLI::App& command) {
       "--image", image,
       "channels, height and width that the model takes, as 3x224x224 or 224; left out: found out");
   command.add_flag("--bgr", bgr, "the model takes blue, green, red; --mean and --std are then in this order");
-  command.add_option(
-      "--output", output,
-      "which output is the logits where a TorchScript file returns several: its position, from 0, or "
-      "its key");
+  command.add_option("--output", output,
+                     "which output is the logits where a program returns several: its position, from 0, or "
+                     "its key");
   command.add_option("--class_names", class_names,
                      "text file with one class name a line, in the model's order");
   command.add_flag("--trust", trust,
-                   "run a TorchScript file even if its code names operators other than tensor arithmetic");
+                   "run a program even if its code names operators other than tensor arithmetic");
 }
 
 LoadOptions VictimOptions::load_options() const {

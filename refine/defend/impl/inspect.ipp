@@ -25,6 +25,7 @@
 #include <refine/formats/archive.hpp>
 #include <refine/formats/checkpoint.hpp>
 #include <refine/formats/detail/objection.hpp>
+#include <refine/formats/exported_program.hpp>
 #include <refine/formats/inspect.hpp>
 #include <refine/formats/torchscript_check.hpp>
 
@@ -86,6 +87,66 @@ inline void inspect_program(const InspectOptions& options, Inspection& report) {
     report.details += "objection: " + text::printable(objection) + '\n';
   report.details += fine ? "nothing in it but tensor arithmetic\n"
                          : "refused: " + formats::detail::script::advice(listing) + "\n";
+}
+
+inline void inspect_exported(formats::Archive archive, const InspectOptions& options, Inspection& report) {
+  const auto listing = formats::inspect_exported_program(std::move(archive), report.file);
+  const formats::ExportedProgram& program = listing.program;
+  std::vector<std::string> objections;
+  for (const formats::Objection& objection : listing.objections) {
+    report.findings.push_back({rule_of(objection.kind), objection.text});
+    objections.push_back(objection.text);
+  }
+  const bool fine = objections.empty();
+  report.json = {{"file", report.file}, {"kind", "torch.export"},   {"torch_version", program.torch_version},
+                 {"accepted", fine},    {"objections", objections}, {"operators", listing.operators}};
+  report.summary = text::printable(fmt::format(
+      "a program of torch.export (PyTorch {}, schema {}.{}), {} calls of {} operators", program.torch_version,
+      program.schema.first, program.schema.second, program.nodes.size(), listing.operators.size()));
+  const auto list_shape = [&](const char* what, const std::string& name, const std::string& value) {
+    const auto shape = program.shapes.find(value);
+    if (shape == program.shapes.end()) return;
+    std::string sizes;
+    ordered_json json = ordered_json::array();
+    for (const auto& size : shape->second.sizes) {
+      sizes += (sizes.empty() ? "" : "×") + (size ? std::to_string(*size) : "?");
+      json.push_back(size ? ordered_json(*size) : ordered_json(nullptr));
+    }
+    const std::string_view type = formats::element_name(shape->second.type);
+    report.json[what].push_back({{"name", name}, {"dtype", type}, {"shape", json}});
+    report.details += text::printable(fmt::format("{} {}  {} {}", what, name, type, sizes)) + '\n';
+  };
+  for (const formats::GraphInput& input : program.inputs) {
+    if (input.kind == formats::GraphInput::Kind::images) list_shape("input", input.name, input.name);
+  }
+  for (const formats::GraphOutput& output : program.outputs) list_shape("output", output.name, output.value);
+  for (const auto& name : listing.operators) report.details += "  " + text::printable(name) + '\n';
+  std::int64_t numbers = 0;
+  ordered_json tensors = ordered_json::object();
+  for (const auto& [name, tensor] : program.tensors) {
+    numbers += tensor.count();
+    const std::string_view type = formats::element_name(tensor.type);
+    tensors[name] = {{"dtype", type}, {"shape", tensor.sizes}};
+    report.details +=
+        text::printable(fmt::format(
+            "  {}  {} {}", name, type,
+            tensor.sizes.empty() ? std::string("scalar") : fmt::format("{}", fmt::join(tensor.sizes, "×")))) +
+        '\n';
+  }
+  report.json["numbers"] = numbers;
+  report.json["tensors"] = std::move(tensors);
+  if (options.code) {
+    ordered_json code = ordered_json::array();
+    for (const formats::GraphNode& node : program.nodes) {
+      code.push_back(node.name + " = " + node.target);
+      report.details += text::printable(node.name + " = " + node.target) + '\n';
+    }
+    report.json["code"] = std::move(code);
+  }
+  for (const auto& objection : objections)
+    report.details += "objection: " + text::printable(objection) + '\n';
+  report.details += fine ? "nothing in it but tensor arithmetic\n"
+                         : "refused: " + formats::detail::exported::advice(listing) + "\n";
 }
 
 inline void inspect_weights(const InspectOptions& options, Inspection& report) {
@@ -176,10 +237,15 @@ REFINE_INLINE Inspection inspect_file(const std::string& file, const InspectOpti
     report.json = {{"file", file}, {"kind", "refused"}, {"rule", inspection_rules[rule].id}, {"error", why}};
   };
   try {
-    if (is_program(file)) {
-      detail::inspection::inspect_program(options, report);
-    } else {
-      detail::inspection::inspect_weights(options, report);
+    switch (detail::program_kind(file)) {
+      case detail::ProgramKind::torchscript:
+        detail::inspection::inspect_program(options, report);
+        break;
+      case detail::ProgramKind::exported:
+        detail::inspection::inspect_exported(formats::read_archive(file), options, report);
+        break;
+      case detail::ProgramKind::none:
+        detail::inspection::inspect_weights(options, report);
     }
   } catch (const formats::ProgramError& error) {
     refuse(detail::inspection::runs_program, error.what());

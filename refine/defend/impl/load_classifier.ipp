@@ -24,7 +24,9 @@
 #include <refine/defend/detail/stored_network.hpp>
 #include <refine/formats/archive.hpp>
 #include <refine/formats/checkpoint.hpp>
+#include <refine/formats/exported_program.hpp>
 #include <refine/formats/torchscript_check.hpp>
+#include <refine/programs/exported_program.hpp>
 #include <refine/programs/torchscript.hpp>
 
 namespace refine::detail {
@@ -114,25 +116,26 @@ inline LoadedClassifier load_weights(const std::filesystem::path& path, const Lo
 }
 
 /// \throws Error if an option is specified that only files of weights have
-inline void check_program_options(const LoadOptions& options, const std::string& file) {
+/// \param kind of the file, with its article: "a TorchScript file"
+inline void check_program_options(const LoadOptions& options, const std::string& file,
+                                  std::string_view kind) {
   if (!options.key.empty()) {
-    throw Error(
-        "cannot use --key {} with {}: it is a TorchScript file, which has one network; leave --key out",
-        options.key, file);
+    throw Error("cannot use --key {} with {}: it is {}, which has one network; leave --key out", options.key,
+                file, kind);
   }
   if (!options.arch.empty()) {
-    throw Error(
-        "cannot use {} as {}{}: it is a TorchScript file, which contains its network; leave --arch out", file,
-        text::article(options.arch), options.arch);
+    throw Error("cannot use {} as {}{}: it is {}, which contains its network; leave --arch out", file,
+                text::article(options.arch), options.arch, kind);
   }
   if (options.stem) {
-    throw Error("--stem: {} is a TorchScript file, which contains its network; leave --stem out", file);
+    throw Error("--stem: {} is {}, which contains its network; leave --stem out", file, kind);
   }
 }
 
-inline LoadedClassifier load_program(const std::filesystem::path& path, const LoadOptions& options) {
+inline LoadedClassifier load_torchscript_program(const std::filesystem::path& path,
+                                                 const LoadOptions& options) {
   const std::string name = path.string();
-  check_program_options(options, name);
+  check_program_options(options, name, "a TorchScript file");
   const auto file =
       formats::load_torchscript(path, options.trust ? formats::Trust::blind : formats::Trust::checked);
   // A file that refine wrote has a description.
@@ -167,6 +170,48 @@ inline LoadedClassifier load_program(const std::filesystem::path& path, const Lo
           .resize = has_resize ? resize_mode_of(about["preprocessing"]) : std::nullopt};
 }
 
+inline LoadedClassifier load_exported_program(const std::filesystem::path& path, const LoadOptions& options) {
+  const std::string name = path.string();
+  check_program_options(options, name, "an exported program (.pt2)");
+  const auto program =
+      formats::read_exported_program(path, options.trust ? formats::Trust::blind : formats::Trust::checked);
+  std::vector<std::string> class_names = options.class_names;
+  const backbones::ExportedProgram<> network(
+      program, name,
+      {.task = {options.image, dynamic},
+       .likely_image = options.images,
+       .output = options.output,
+       .likely_classes = class_names.empty() ? dynamic : static_cast<int>(class_names.size())});
+  const auto& sizes = network.module->images().sizes;
+  return {.backbone = with_input_of(options.normalization, options.bgr, network),
+          .name = path.filename().string(),
+          .description = fmt::format("torch.export program of PyTorch {}{}", program.torch_version,
+                                     network.probabilities() ? ", returns probabilities" : ""),
+          .class_names = std::move(class_names),
+          .is_image_known = options.image.is_static() || (sizes[2].has_value() && sizes[3].has_value())};
+}
+
+REFINE_INLINE ProgramKind program_kind(const std::filesystem::path& path) {
+  std::ifstream file(path, std::ios::binary);  // the first bytes decide for most files, which may be large
+  std::string first(4, '\0');
+  if (!file.read(first.data(), 4) || !formats::is_archive(first)) return ProgramKind::none;
+  const formats::Archive archive = formats::read_archive(path);
+  if (formats::is_exported_program(archive)) return ProgramKind::exported;
+  return formats::is_torchscript(archive) ? ProgramKind::torchscript : ProgramKind::none;
+}
+
+inline LoadedClassifier load_any(const std::filesystem::path& path, const LoadOptions& options) {
+  switch (program_kind(path)) {
+    case ProgramKind::torchscript:
+      return load_torchscript_program(path, options);
+    case ProgramKind::exported:
+      return load_exported_program(path, options);
+    case ProgramKind::none:
+      break;
+  }
+  return load_weights(path, options);
+}
+
 }  // namespace refine::detail
 
 namespace refine {
@@ -175,8 +220,7 @@ REFINE_INLINE LoadedClassifier load_classifier(const std::filesystem::path& path
                                                const LoadOptions& options) {
   if (!files::exists(path))
     throw Error("cannot read {}: the file does not exist; check the path", path.string());
-  LoadedClassifier loaded =
-      is_program(path) ? detail::load_program(path, options) : detail::load_weights(path, options);
+  LoadedClassifier loaded = detail::load_any(path, options);
   const auto classes = static_cast<std::size_t>(loaded.task().classes);
   if (!loaded.class_names.empty() && loaded.class_names.size() != classes) {
     throw Error("cannot use {} class names: {} predicts {} classes; give one name for each",
@@ -186,10 +230,7 @@ REFINE_INLINE LoadedClassifier load_classifier(const std::filesystem::path& path
 }
 
 REFINE_INLINE bool is_program(const std::filesystem::path& path) {
-  std::ifstream file(path, std::ios::binary);  // the first bytes decide for most files, which may be large
-  std::string first(4, '\0');
-  return file.read(first.data(), 4) && formats::is_archive(first) &&
-         formats::is_torchscript(formats::read_archive(path));
+  return detail::program_kind(path) != detail::ProgramKind::none;
 }
 
 REFINE_INLINE ImageShape parse_shape(const std::string& text) {

@@ -7,6 +7,12 @@
 
 namespace refine::formats {
 
+/// Whether a file that is a program may run without passing the check.
+enum class Trust {
+  checked,  ///< everything that the file names must be arithmetic on tensors
+  blind,    ///< the file may run anything with all rights of this process
+};
+
 /// A reason why refine does not run a program.
 struct Objection {
   /// What kind of reason it is.

@@ -20,12 +20,18 @@ static_assert(std::endian::native == std::endian::little,
 /// Returns a name from a file, shortened for a message. `Error` replaces its control characters.
 std::string shorten(std::string_view name);
 
-/// A file with random access. Every read must lie within the file.
+/// A file with random access, on disk or in memory. Every read must lie within the file.
 class SeekableFile {
  public:
   /// Opens the file.
   /// \throws Error if it cannot be opened
   explicit SeekableFile(const std::filesystem::path& path);
+
+  /// Takes bytes in memory, such as an archive in an archive.
+  /// \param path a name, for messages
+  /// \param bytes must outlive the file
+  SeekableFile(const std::filesystem::path& path, std::string_view bytes)
+      : path_(path), file_(nullptr, &std::fclose), bytes_(bytes), size_(bytes.size()) {}
 
   /// Returns the size of the file in bytes.
   std::uint64_t size() const { return size_; }
@@ -45,7 +51,8 @@ class SeekableFile {
   [[noreturn]] void fail(int code) const;
 
   std::filesystem::path path_;
-  std::unique_ptr<std::FILE, int (*)(std::FILE*)> file_;
+  std::unique_ptr<std::FILE, int (*)(std::FILE*)> file_;  // null in memory
+  std::string_view bytes_ = {};                           // of a file in memory
   std::uint64_t size_ = 0;
 };
 

@@ -9,8 +9,10 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstddef>
+#include <cstring>
 #include <new>
 #include <system_error>
+#include <utility>
 #include <vector>
 
 #include <refine/core/config.hpp>
@@ -21,8 +23,8 @@ namespace refine::formats::detail {
 /// Reads an archive without trusting the sizes and names that it claims.
 class ArchiveReader {
  public:
-  ArchiveReader(const std::filesystem::path& path, const ArchiveLimits& limits)
-      : limits_(limits), file_(path), directory_(file_, limits.entries) {}
+  ArchiveReader(SeekableFile file, const ArchiveLimits& limits)
+      : limits_(limits), file_(std::move(file)), directory_(file_, limits.entries) {}
 
   Archive read();
 
@@ -181,7 +183,12 @@ REFINE_INLINE std::string ArchiveReader::decompress(const ZipEntry& entry) {
 namespace refine::formats {
 
 REFINE_INLINE Archive read_archive(const std::filesystem::path& path, const ArchiveLimits& limits) {
-  return detail::ArchiveReader(path, limits).read();
+  return detail::ArchiveReader(detail::SeekableFile(path), limits).read();
+}
+
+REFINE_INLINE Archive read_nested_archive(std::string_view bytes, const std::filesystem::path& name,
+                                          const ArchiveLimits& limits) {
+  return detail::ArchiveReader(detail::SeekableFile(name, bytes), limits).read();
 }
 
 }  // namespace refine::formats
@@ -202,6 +209,11 @@ REFINE_INLINE SeekableFile::SeekableFile(const std::filesystem::path& path)
 }
 
 REFINE_INLINE void SeekableFile::read(std::uint64_t offset, void* to, std::size_t n) {
+  if (!file_) {
+    if (offset > size_ || n > size_ - offset) fail(EIO);
+    if (n > 0) std::memcpy(to, bytes_.data() + offset, n);
+    return;
+  }
   errno = 0;
   if (::fseeko(file_.get(), static_cast<off_t>(offset), SEEK_SET) != 0 ||
       std::fread(to, 1, n, file_.get()) != n) {

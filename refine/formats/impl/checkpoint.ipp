@@ -23,6 +23,7 @@
 #include <refine/formats/detail/pickle_machine.hpp>
 #include <refine/formats/detail/safetensors_header.hpp>
 #include <refine/formats/detail/zip_directory.hpp>
+#include <refine/formats/exported_program.hpp>
 #include <refine/formats/inspect.hpp>
 #include <refine/formats/safetensors.hpp>
 
@@ -131,13 +132,14 @@ REFINE_INLINE TorchFile read_whole_pickle(const std::filesystem::path& path, std
   return {PickleBuilder(machine, storages).build(node, /*keep_opaque=*/true), machine.unknown_names()};
 }
 
-/// Reads an archive of torch.save: data.pkl, and the storage with key k under data/k.
-REFINE_INLINE TorchFile read_zipped(const std::filesystem::path& path) {
-  const Archive archive = read_archive(path);
+REFINE_INLINE TorchFile read_zipped(const std::filesystem::path& path, const Archive& archive) {
   const auto fail = [&](std::string_view why) { throw Error("cannot load {}: {}", path.string(), why); };
   const auto is_code = [](const auto& entry) { return entry.first.starts_with("code/"); };
   if (archive.entries.contains("constants.pkl") || std::ranges::any_of(archive.entries, is_code)) {
     fail("the file is a TorchScript program, not a file of tensors; load it as a model");
+  }
+  if (is_exported_program(archive)) {
+    fail("the file is an exported program (.pt2), not a file of tensors; load it as a model");
   }
   const auto order = archive.entries.find("byteorder");
   if (order != archive.entries.end() && order->second != "little") {
@@ -244,7 +246,7 @@ REFINE_INLINE TorchFile read_any_torch_file(const std::filesystem::path& path) {
     refuse_foreign(path, *foreign);
   }
   SeekableFile file(path);
-  TorchFile result = file.size() >= 4 && is_archive(file.read(0, 4)) ? read_zipped(path)
+  TorchFile result = file.size() >= 4 && is_archive(file.read(0, 4)) ? read_zipped(path, read_archive(path))
                                                                      : read_unzipped(path, files::read(path));
   refuse_programs(path, result.unknown_names);
   return result;

@@ -18,6 +18,9 @@ inline constexpr std::string_view retrace_advice =
     "torch.jit.trace(model.eval(), images).save(\"model.pt\")";
 inline constexpr std::string_view convert_advice =
     "convert it to PyTorch and save it with torch.jit.trace(model.eval(), images).save(\"model.pt\")";
+inline constexpr std::string_view export_advice =
+    "export the module itself, with PyTorch 2.9 or newer: "
+    "torch.export.save(torch.export.export(model.eval(), (images,)), \"model.pt2\")";
 inline constexpr std::string_view download_advice = "download the model file itself";
 
 /// The bytes that identify a kind of file.
@@ -33,7 +36,7 @@ inline constexpr std::array signatures = {
     Signature{0, "\x89HDF\r\n\x1a\n"sv, {"an HDF5 file, as Keras writes models", convert_advice}},
     Signature{0, "GGUF"sv, {"a GGUF file of a language model", "provide an image classifier"}},
     Signature{4, "TFL3"sv, {"a TensorFlow Lite model", "use the model that it was converted from"}},
-    Signature{4, "ET12"sv, {"an ExecuTorch program", "use the module that it was exported from"}},
+    Signature{4, "ET12"sv, {"an ExecuTorch program (.pte)", export_advice}},
     Signature{4, "PTMF"sv, {"a PyTorch Mobile flatbuffer", "use the TorchScript file that it was made from"}},
     Signature{0,
               "version https://git-lfs"sv,
@@ -58,8 +61,8 @@ inline constexpr std::array signatures = {
               {"an executable or shared library", "provide the model file"}},
     Signature{0, "MZ"sv, {"a Windows executable or library", "provide the model file"}},
     Signature{0, "%PDF"sv, {"a PDF document", "provide the model file"}},
-    Signature{0, "ptrt"sv, {"a TensorRT engine", "use the model that it was built from"}},
-    Signature{0, "ftrt"sv, {"a TensorRT engine", "use the model that it was built from"}},
+    Signature{0, "ptrt"sv, {"a TensorRT engine, which has no gradients", export_advice}},
+    Signature{0, "ftrt"sv, {"a TensorRT engine, which has no gradients", export_advice}},
 };
 
 /// A field in protobuf's wire format.
@@ -193,14 +196,16 @@ REFINE_INLINE std::optional<ForeignFile> recognize(std::string_view beginning, s
 }
 
 REFINE_INLINE std::optional<ForeignFile> recognize_archive(const std::vector<std::string>& names) {
-  bool pt2 = false, model_json = false, attributes = false, data_pickle = false, package = false,
-       keras = false;
+  bool exported = false, old_exported = false, compiled = false, model_json = false, attributes = false,
+       data_pickle = false, package = false, keras = false;
   bool handler = false, android = false, office = false;
   std::size_t arrays = 0, models = 0;
   for (const std::string& name : names) {
     const std::string_view inner = std::string_view(name).substr(name.find('/') + 1);
-    pt2 = pt2 || inner == "archive_format" || inner == "models/model.json" ||
-          inner == "serialized_exported_program.json" || name == "serialized_exported_program.json";
+    exported = exported || (inner.starts_with("models/") && inner.ends_with(".json"));
+    old_exported = old_exported || inner == "serialized_exported_program.json" ||
+                   name == "serialized_exported_program.json";
+    compiled = compiled || inner.starts_with("data/aotinductor/");
     data_pickle = data_pickle || inner == "data.pkl";
     model_json = model_json || inner == "model.json";
     attributes = attributes || inner == "attributes.pkl" || inner.starts_with("tensors/");
@@ -217,10 +222,13 @@ REFINE_INLINE std::optional<ForeignFile> recognize_archive(const std::vector<std
   }
   using Foreign = std::optional<ForeignFile>;
   if (data_pickle && !package) return std::nullopt;
-  if (pt2) {
-    return Foreign({"an exported program (.pt2) of torch.export",
-                    "if you trust it, load it in Python and save it with "
-                    "torch.jit.trace(torch.export.load(\"model.pt2\").module(), images).save(\"model.pt\")"});
+  if (exported) return std::nullopt;  // formats/exported_program.hpp
+  if (old_exported) {
+    return Foreign({"an exported program (.pt2) of PyTorch 2.8 or older", detail::export_advice});
+  }
+  if (compiled) {
+    return Foreign(
+        {"a compiled library of AOTInductor (.pt2), which runs as machine code", detail::export_advice});
   }
   if (package) return Foreign({"a torch.package archive, which runs Python code", detail::retrace_advice});
   if (keras) return Foreign({"a Keras model", detail::convert_advice});

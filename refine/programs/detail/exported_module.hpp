@@ -1,0 +1,163 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <ATen/core/ivalue.h>
+#include <torch/csrc/jit/ir/ir.h>
+#include <torch/nn/module.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+#include <refine/core/config.hpp>
+#include <refine/core/error.hpp>
+#include <refine/formats/exported_program.hpp>
+
+namespace refine::backbones::detail {
+
+/// The position of a value in the memory of a running program.
+struct Slot {
+  std::size_t index = 0;  ///< from 0
+};
+
+/// A tensor made from an integer value, where an operator takes a tensor.
+struct ScalarOf {
+  Slot slot;  ///< the integer
+};
+
+/// The device of the images.
+struct ImageDevice {};
+
+/// A list of tensors, each a value or None.
+struct TensorListOperand {
+  std::vector<std::optional<Slot>> slots = {};  ///< the elements
+  bool is_optional = false;                     ///< the operator takes a list of optional tensors
+};
+
+/// An integer that is constant or a value.
+using IntegerOperand = std::variant<std::int64_t, Slot>;
+
+/// An argument of a call: a constant, or something that is known while the program runs.
+using Operand =
+    std::variant<c10::IValue, Slot, ScalarOf, ImageDevice, std::vector<IntegerOperand>, TensorListOperand>;
+
+/// One step of a program.
+struct Step {
+  /// What the step does.
+  enum class Kind {
+    call,        ///< calls an operator of LibTorch
+    same,        ///< names its first operand anew, without a copy
+    size,        ///< the extent of a tensor; operands: tensor, dimension
+    arithmetic,  ///< of two integers, `sign`
+  };
+
+  Kind kind = Kind::call;                                ///< what it does
+  std::string name = {};                                 ///< of the node, for messages
+  std::optional<c10::OperatorHandle> op = std::nullopt;  ///< the operator of a call
+  char sign = '+';                                       ///< of arithmetic: + - * or /, which rounds down
+  std::vector<Operand> operands = {};                    ///< in the order of the operator's schema
+  std::vector<std::optional<Slot>> outputs = {};         ///< where the results go; empty: nowhere
+  bool returns_list = false;                             ///< the results are the elements of one list
+  bool writes = false;                                   ///< changes one of its operands
+  bool is_convolution = false;                           ///< may be computed by `nn::convolve`
+  std::vector<Slot> dead = {};                           ///< values that no later step uses
+};
+
+/// An exported program as a module: a list of calls that go through LibTorch's dispatcher, so that
+/// autograd, autocast and CUDA work as for any other code.
+///
+/// It computes in float32, whatever precision the file has, on the device of its images. Operators
+/// that only stop gradients (`detach`) pass their operand on. BatchNorms are folded into the
+/// convolutions before them, and 3×3 convolutions go through `nn::convolve`. The tensors of the file
+/// are buffers, so that `to(device)` moves them and tracing finds them by identity.
+class ExportedModule : public torch::nn::Module {
+ public:
+  /// Prepares a program.
+  /// \param program is left unchanged
+  /// \param name the file's name, for messages
+  /// \throws Error if it takes anything but images, names an operator that this LibTorch lacks, calls
+  ///   one with arguments of the wrong kind, was exported in training mode, or changes its tensors
+  ExportedModule(const formats::ExportedProgram& program, std::string name);
+
+  /// Returns what the file says about the images.
+  const formats::GraphShape& images() const { return images_; }
+
+  /// One of the tensors that the program returns.
+  struct Output {
+    std::string name = {};           ///< position, key or field: "logits"
+    formats::GraphShape shape = {};  ///< what the file says about its shape
+    Slot slot = {};                  ///< where it is
+  };
+
+  /// Returns the tensors that the program returns.
+  const std::vector<Output>& outputs() const { return outputs_; }
+
+  /// Makes `forward` return one of `outputs`, removes the steps that it does not need, and registers
+  /// the tensors that the others need as buffers.
+  /// \pre it was not called before
+  void select_output(std::size_t index);
+
+  /// Returns the selected output.
+  /// \param images float N×C×H×W
+  /// \pre `select_output` was called
+  at::Tensor forward(const at::Tensor& images);
+
+  /// Selects the memory layout of images and weights: channels-last, or contiguous. A program with
+  /// `view` may need contiguous images.
+  void use_channels_last(bool yes);
+
+  /// Makes `forward` split images into batches of n, the last one filled up with zeros.
+  /// \param n the batch size that the program was exported with; 0: run all images at once
+  void use_batches_of(std::int64_t n) { batch_ = n; }
+
+  REFINE_INLINE std::shared_ptr<torch::nn::Module> clone(
+      const std::optional<torch::Device>& device = std::nullopt) const override;
+
+ private:
+  friend class ExportedCompiler;
+  struct Copy {};
+
+  ExportedModule(const ExportedModule& other, Copy);
+
+  /// Runs the steps.
+  at::Tensor run(const at::Tensor& images) const;
+
+  /// Runs the steps on batches of the fixed size, if there is one.
+  at::Tensor run_batches(const at::Tensor& images) const;
+
+  /// Inserts the steps into the trace, and computes the output outside of the trace.
+  at::Tensor forward_traced(const at::Tensor& images);
+
+  /// Inserts the steps into a graph.
+  torch::jit::Value* insert(torch::jit::Graph& graph, torch::jit::Value* images,
+                            const std::vector<torch::jit::Value*>& tensors) const;
+
+  /// Inserts a loop over batches of the fixed size into a graph.
+  torch::jit::Value* insert_batches(torch::jit::Graph& graph, torch::jit::Value* images,
+                                    const std::vector<torch::jit::Value*>& tensors) const;
+
+  std::string name_;
+  std::shared_ptr<const std::vector<Step>> steps_;
+  std::map<std::size_t, at::Tensor> tensors_;  // by slot, until an output is selected
+  std::vector<Slot> tensor_slots_;             // of the buffers, in their order
+  std::size_t slots_ = 0;                      // number of slots
+  Slot image_slot_, output_slot_;
+  formats::GraphShape images_;
+  std::vector<Output> outputs_;
+  bool copies_images_ = false;  // the program changes its images
+  bool channels_last_ = false;
+  std::int64_t batch_ = 0;
+};
+
+}  // namespace refine::backbones::detail
+
+#if !defined(REFINE_COMPILED_LIB)
+#include <refine/programs/impl/exported_module.ipp>
+#endif

@@ -1,0 +1,278 @@
+#pragma once
+
+#include <ATen/TensorOperators.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/allclose.h>
+#include <ATen/ops/linspace.h>
+#include <ATen/ops/ones.h>
+#include <c10/core/GradMode.h>
+#include <c10/util/Exception.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <exception>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include <refine/backbones/detail/buildable.hpp>
+#include <refine/core/error.hpp>
+#include <refine/core/task.hpp>
+#include <refine/core/text.hpp>
+#include <refine/formats/exported_program.hpp>
+#include <refine/programs/detail/exported_module.hpp>
+
+namespace refine::backbones {
+
+/// Options of `ExportedProgram`: what is known of a classifier of torch.export. The rest is in the
+/// file.
+struct ExportedProgramOptions {
+  Task task = dynamic_task;  ///< image shape and number of classes; what is specified is checked
+  ImageShape likely_image =
+      {};  ///< shape for extents that the file leaves open; unlike `task.image`, not checked
+  formats::Trust trust = formats::Trust::checked;  ///< which files are loaded
+  /// Which tensor is the logits if `forward` returns several: its position, key or field name ("1",
+  /// "logits"). Empty: the only one that is images×classes.
+  std::string output = {};
+  int likely_classes =
+      dynamic;  ///< decides between several outputs; unlike `task.classes`, it is not checked
+};
+
+/// Any classifier that `torch.export.save` wrote (.pt2), as a frozen backbone. It is not trained;
+/// gradients flow to its input.
+///
+///     auto victim = backbones::ExportedProgram<>{"untrusted.pt2"};
+///     auto victim = backbones::ExportedProgram<Task{{3, 224, 224}, 1000}>{"untrusted.pt2"};
+///
+/// The file is checked before anything in it runs (`formats::read_exported_program`). Its operators
+/// are then called one after the other through LibTorch's dispatcher; no Python is needed, and the
+/// deprecated TorchScript is not used. The image shape comes from the file; extents that it leaves
+/// open are those of the options, else those that it was exported with. A program that was exported
+/// for one batch size gets batches of that size, the last one filled up, if it cannot do otherwise.
+/// If it returns probabilities, their logarithm is taken.
+///
+/// The program gets images in [0, 1]. Wrap it in `Normalized`, and that in `freeze`, if it expects
+/// normalised images.
+template <Task kTask = dynamic_task>
+class ExportedProgram {
+ public:
+  static constexpr Task static_task = kTask;  ///< the task that the type fixes
+  static constexpr bool frozen = true;        ///< marks a `FrozenBackbone`
+
+  /// Loads a file.
+  /// \param path a file of torch.export.save
+  /// \param options what is known of it
+  /// \throws Error if the file cannot be read, is refused, is not a classifier, or contradicts the
+  ///   options
+  explicit ExportedProgram(const std::filesystem::path& path, const ExportedProgramOptions& options = {})
+      : ExportedProgram(formats::read_exported_program(path, options.trust), path.string(), options) {}
+
+  /// Takes a program that is already read.
+  /// \param program is left unchanged
+  /// \param name its name, for messages
+  /// \param options what is known of it; `trust` is not used
+  /// \throws Error if it is not a classifier, or contradicts the options
+  ExportedProgram(const formats::ExportedProgram& program, const std::string& name,
+                  const ExportedProgramOptions& options = {})
+      : module(std::make_shared<detail::ExportedModule>(program, name)), name_(name) {
+    detail::require_task_of_type("ExportedProgram", kTask, options.task);
+    task.image = image_shape(options);
+    module->select_output(choose_output(options));
+    probe(merged(kTask, options.task).classes);
+  }
+
+  Task task = dynamic_task;                        ///< what it classifies; fully known after construction
+  std::shared_ptr<detail::ExportedModule> module;  ///< holds the program and its tensors
+
+  /// Returns logits N×classes.
+  /// \param images float N×C×H×W in [0, 1]
+  at::Tensor forward(const at::Tensor& images) const {
+    const at::Tensor output = module->forward(images);
+    return probabilities_ ? output.clamp_min(1e-12).log() : output;
+  }
+
+  /// True if the program returns probabilities, whose logarithm `forward` takes.
+  bool probabilities() const { return probabilities_; }
+
+ private:
+  [[noreturn]] void fail(const std::string& why) const {
+    throw Error("cannot use {} as a classifier: {}; export a module whose forward maps images to logits",
+                name_, why);
+  }
+
+  /// Returns the shape of the images: what was specified, the file's, or the one it was exported
+  /// with.
+  ImageShape image_shape(const ExportedProgramOptions& options) const {
+    constexpr std::int64_t max_extent = 1 << 14;
+    const formats::GraphShape& images = module->images();
+    if (images.sizes.size() != 4) {
+      fail(fmt::format("its forward takes a tensor of {} dimensions, not images N×C×H×W",
+                       images.sizes.size()));
+    }
+    const std::string_view type = formats::element_name(images.type);
+    if (type.find("float") == std::string_view::npos) {
+      fail(fmt::format("its forward takes images of {}, expected float in [0, 1]", type));
+    }
+    ImageShape in_file, example;
+    int* const extents[] = {&in_file.channels, &in_file.height, &in_file.width};
+    int* const examples[] = {&example.channels, &example.height, &example.width};
+    for (std::size_t i = 0; i < 3; ++i) {
+      const auto known = images.sizes[i + 1];
+      if (known && (*known < 1 || *known > max_extent)) fail("its images have an extent out of range");
+      if (known) *extents[i] = static_cast<int>(*known);
+      const std::int64_t usual = images.example[i + 1];
+      if (usual >= 1 && usual <= max_extent) *examples[i] = static_cast<int>(usual);
+    }
+    const ImageShape specified = merged(kTask, options.task).image;
+    if (!compatible(specified, in_file)) {
+      throw Error("cannot use {} for images of {}: its own images are {}; leave --image out", name_,
+                  specified, in_file);
+    }
+    ImageShape shape = merged(specified, in_file);
+    if (compatible(options.likely_image, shape)) shape = merged(shape, options.likely_image);
+    shape = merged(shape, example);
+    if (!shape.is_static()) {
+      throw Error("cannot use {}: it does not say how large its images are (got {}); specify --image", name_,
+                  shape);
+    }
+    return shape;
+  }
+
+  static bool is_logits(const formats::GraphShape& shape) {
+    return shape.sizes.size() == 2 && !(shape.sizes[1] && *shape.sizes[1] < 2) &&
+           formats::element_name(shape.type).find("float") != std::string_view::npos;
+  }
+
+  /// Returns the position of the logits among the outputs.
+  std::size_t choose_output(const ExportedProgramOptions& options) const {
+    const auto& all = module->outputs();
+    const auto list = [&](auto&& included) {
+      std::string text;
+      for (std::size_t i = 0; i < all.size(); ++i) {
+        if (!included(i)) continue;
+        const std::string position = std::to_string(i);
+        std::string sizes;
+        for (const auto& size : all[i].shape.sizes) {
+          sizes += (sizes.empty() ? "" : "×") + (size ? std::to_string(*size) : "N");
+        }
+        text += fmt::format("{}{}{} ({})", text.empty() ? "" : ", ", position,
+                            all[i].name == position || all[i].name.empty() ? "" : " '" + all[i].name + "'",
+                            sizes.empty() ? "scalar" : sizes);
+      }
+      return text;
+    };
+    const auto every = [](std::size_t) { return true; };
+    if (!options.output.empty()) {
+      for (std::size_t i = 0; i < all.size(); ++i) {
+        if (options.output == all[i].name || options.output == std::to_string(i)) return i;
+      }
+      throw Error("cannot use {}: forward has no output '{}'; specify one of: {}", name_, options.output,
+                  list(every));
+    }
+    const int classes = merged(merged(kTask, options.task).classes, options.likely_classes);
+    std::vector<std::size_t> fits, exact;
+    for (std::size_t i = 0; i < all.size(); ++i) {
+      if (!is_logits(all[i].shape)) continue;
+      fits.push_back(i);
+      if (all[i].shape.sizes[1] == classes) exact.push_back(i);
+    }
+    if (fits.size() > 1 && !exact.empty()) fits = exact;
+    if (fits.empty()) {
+      fail("none of its outputs is images×classes, with at least 2 classes: " + list(every));
+    }
+    if (fits.size() > 1) {
+      throw Error(
+          "cannot use {}: forward returns several tensors that could be the logits: {}; specify one, for example "
+          "--output {} (ExportedProgramOptions::output)",
+          name_, list([&](std::size_t i) { return std::ranges::find(fits, i) != fits.end(); }), fits.back());
+    }
+    return fits.front();
+  }
+
+  /// Returns n images whose values rise from 0 to 1.
+  at::Tensor ramp(std::int64_t n) const {
+    const auto& [channels, height, width] = task.image;
+    return at::linspace(0, 1, n * channels * height * width)
+        .view({n, channels, height, width})
+        .contiguous(at::MemoryFormat::ChannelsLast);
+  }
+
+  /// Runs the program on a few images, in both memory layouts if necessary, and sets the number of
+  /// classes.
+  void probe(int specified_classes) {
+    const c10::NoGradGuard no_grad;
+    std::string why;
+    for (const bool channels_last : {true, false}) {
+      module->use_channels_last(channels_last);
+      const std::string problem = try_batches();
+      if (problem.empty()) {
+        if (compatible(specified_classes, task.classes)) return;
+        throw Error(
+            "cannot use {}: it predicts {} classes, but {} were specified; specify that number, or none",
+            name_, task.classes, specified_classes);
+      }
+      why = problem;
+    }
+    throw Error(
+        "cannot use {} as a classifier of images of {}: {}; export it again, for any batch size: "
+        "torch.export.export(model.eval(), (images,), dynamic_shapes=({{0: torch.export.Dim.DYNAMIC}},))",
+        name_, task.image, why);
+  }
+
+  /// Tries several batch sizes. A program that was exported for one of them may fail for others, or
+  /// mix up the images, and then gets batches of that size.
+  /// \return why the program cannot be used; empty if it can
+  std::string try_batches() {
+    constexpr std::int64_t max_fixed = 4096;
+    const auto fixed = module->images().sizes[0];
+    if (fixed && (*fixed < 1 || *fixed > max_fixed)) return "it has a batch size out of range";
+    const at::Tensor images = ramp(3);
+    module->use_batches_of(fixed.value_or(0));
+    at::Tensor expected;
+    for (const std::int64_t n : {2, 1, 3}) {
+      at::Tensor output;
+      std::string why = try_images(images.narrow(0, 0, n), output);
+      if (!why.empty()) return why;
+      if (n == 3) expected = output;
+    }
+    task.classes = static_cast<int>(expected.size(1));
+    probabilities_ = expected.min().item<double>() >= 0 &&
+                     at::allclose(expected.sum(1), at::ones({3}, expected.options()), 0, 1e-3);
+    if (!fixed) return {};
+    module->use_batches_of(0);
+    for (const std::int64_t n : {1, 2, 3}) {
+      at::Tensor output;
+      if (!try_images(images.narrow(0, 0, n), output).empty() ||
+          !at::allclose(output, expected.narrow(0, 0, n), 1e-3, 1e-4)) {
+        module->use_batches_of(*fixed);
+        break;
+      }
+    }
+    return {};
+  }
+
+  /// Runs the program.
+  /// \return why the output is not logits; empty if it is
+  std::string try_images(const at::Tensor& images, at::Tensor& output) const {
+    try {
+      output = module->forward(images);
+    } catch (const c10::Error& error) {
+      return text::one_line(error.what_without_backtrace());
+    } catch (const std::exception& error) {
+      return text::one_line(error.what());
+    }
+    if (output.dim() == 2 && output.size(0) == images.size(0) && output.size(1) >= 2 &&
+        output.is_floating_point()) {
+      return {};
+    }
+    return fmt::format("its output for {} image(s) has {} dimensions and {} numbers, expected images×classes",
+                       images.size(0), output.dim(), output.numel());
+  }
+
+  std::string name_;
+  bool probabilities_ = false;
+};
+
+}  // namespace refine::backbones

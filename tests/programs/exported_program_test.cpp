@@ -1,0 +1,231 @@
+// Programs of torch.export as backbones: logits and gradients equal PyTorch's
+// (tests/fixtures/make_exported_program_files.py).
+
+#include <gtest/gtest.h>
+#include <torch/csrc/jit/api/module.h>
+
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/allclose.h>
+#include <ATen/ops/equal.h>
+#include <ATen/ops/from_blob.h>
+#include <ATen/ops/rand.h>
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <refine/backbones/any_backbone.hpp>
+#include <refine/backbones/freeze.hpp>
+#include <refine/backbones/normalized.hpp>
+#include <refine/export/torchscript.hpp>
+#include <refine/formats/exported_program.hpp>
+#include <refine/formats/torchscript_check.hpp>
+#include <refine/nn/conv.hpp>
+#include <refine/programs/exported_program.hpp>
+
+#include "tests/support/error_of.hpp"
+#include "tests/support/scratch_folder.hpp"
+
+namespace refine {
+namespace {
+
+using testing::error_of;
+using testing::expect_words;
+using testing::ScratchFolder;
+
+static_assert(backbones::FrozenBackbone<backbones::ExportedProgram<>>);
+
+std::string exported_path(const std::string& name) {
+  return "tests/fixtures/exported/" + name + ".pt2";
+}
+
+/// Images, PyTorch's logits, and the gradient of the sum of their squares.
+struct Answers {
+  at::Tensor images, logits, gradient;
+};
+
+Answers answers_of(const std::string& name) {
+  const auto extra = formats::read_exported_program(exported_path(name)).extra;
+  const auto floats = [&](const char* entry, std::vector<std::int64_t> shape) {
+    std::string bytes = extra.at(entry);
+    return at::from_blob(bytes.data(), shape, at::kFloat).clone();
+  };
+  return {floats("images", {5, 3, 8, 8}), floats("logits", {5, 5}), floats("gradient", {5, 3, 8, 8})};
+}
+
+double largest_difference(const at::Tensor& a, const at::Tensor& b) {
+  return (a - b).abs().max().item<double>();
+}
+
+struct ExportedCase {
+  const char* name;
+  const char* output = "";
+};
+
+void PrintTo(const ExportedCase& c, std::ostream* out) {
+  *out << c.name;
+}
+
+class ExportedPrograms : public ::testing::TestWithParam<ExportedCase> {};
+
+// Images, logits and gradients are of order 1, and five images are another batch than was exported.
+TEST_P(ExportedPrograms, AnyExport_HasPyTorchsLogitsAndGradients) {
+  const auto& [name, output] = GetParam();
+  const Answers answers = answers_of(name);
+  const backbones::ExportedProgram<> victim(exported_path(name), {.output = output});
+  EXPECT_EQ(victim.task, (Task{{3, 8, 8}, 5}));
+  for (const bool winograd : {true, false}) {
+    nn::allow_winograd(winograd);
+    const at::Tensor images = answers.images.clone().requires_grad_();
+    const at::Tensor logits = victim.forward(images);
+    EXPECT_EQ(logits.scalar_type(), at::kFloat);
+    EXPECT_LT(largest_difference(logits, answers.logits), 1e-5);
+    logits.square().sum().backward();
+    EXPECT_LT(largest_difference(images.grad(), answers.gradient), 1e-5);
+  }
+  nn::allow_winograd(true);
+  EXPECT_TRUE(at::equal(answers.images, answers_of(name).images));  // not changed in place
+  for (const std::int64_t n : {1, 2, 3, 4}) {
+    const at::Tensor few = victim.forward(answers.images.narrow(0, 5 - n, n));
+    EXPECT_LT(largest_difference(few, answers.logits.narrow(0, 5 - n, n)), 1e-5) << n;
+  }
+}
+
+TEST_P(ExportedPrograms, ExportedAgain_HasTheSameLogitsForAnyBatch) {
+  const auto& [name, output] = GetParam();
+  const Answers answers = answers_of(name);
+  const backbones::ExportedProgram<> victim(exported_path(name), {.output = output});
+  const ScratchFolder folder;
+  export_torchscript(victim, folder.path / "again.pt");
+  torch::jit::Module again = formats::load_torchscript(folder.path / "again.pt").module;
+  for (const std::int64_t n : {5, 1, 2, 4}) {
+    const at::Tensor images = answers.images.narrow(0, 0, n);
+    EXPECT_LT(largest_difference(again.forward({images}).toTensor(), answers.logits.narrow(0, 0, n)), 1e-5)
+        << n;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(All, ExportedPrograms,
+                         ::testing::Values(ExportedCase{"mixed"}, ExportedCase{"fixed"},
+                                           ExportedCase{"fixed_any", "logits"}, ExportedCase{"decomposed"},
+                                           ExportedCase{"in_place"}, ExportedCase{"several", "logits"},
+                                           ExportedCase{"half"}, ExportedCase{"no_grad"},
+                                           ExportedCase{"probabilities"}, ExportedCase{"resizable"},
+                                           ExportedCase{"linear"}),
+                         [](const auto& info) { return std::string(info.param.name); });
+
+TEST(ExportedProgram, InAPipeline_PassesGradientsToTheTransform) {
+  const backbones::AnyBackbone victim{backbones::Normalized{
+      backbones::ExportedProgram<>{exported_path("mixed")}, Normalization{{0.5, 0.5, 0.5}, {0.5, 0.5, 0.5}}}};
+  const auto frozen = freeze(victim);
+  const Answers answers = answers_of("mixed");
+  EXPECT_LT(largest_difference(frozen.forward(answers.images * 0.5 + 0.5), answers.logits), 1e-4);
+  // A copy has its own tensors.
+  EXPECT_NE(frozen.module.get(), victim.module.get());
+  EXPECT_FALSE(frozen.module->buffers().empty());
+  EXPECT_FALSE(frozen.module->buffers()[0].is_same(victim.module->buffers()[0]));
+  for (const at::Tensor& tensor : frozen.module->buffers()) EXPECT_FALSE(tensor.requires_grad());
+}
+
+TEST(ExportedProgram, BatchNorms_AreFoldedIntoConvolutions) {
+  // The weights and biases of six convolutions and four linear layers, two LayerNorms beside one, and the
+  // mean of the images; nothing of the two BatchNorms.
+  const backbones::ExportedProgram<> victim(exported_path("mixed"));
+  const auto program = formats::read_exported_program(exported_path("mixed"));
+  std::size_t of_norms = 0;
+  for (const auto& [name, tensor] : program.tensors) {
+    of_norms += name.starts_with("norm1.") || name.starts_with("norm2.") ? 1 : 0;
+  }
+  EXPECT_EQ(of_norms, 10u);
+  // Folding adds a bias to the first convolution.
+  EXPECT_EQ(victim.module->buffers().size(), program.tensors.size() - of_norms + 1);
+}
+
+TEST(ExportedProgram, FullFile_IsCheckedAgainstTheOptions) {
+  const auto line = [](const std::string& name, const backbones::ExportedProgramOptions& options) {
+    return error_of([&] { backbones::ExportedProgram<>(exported_path(name), options); });
+  };
+  expect_words(line("mixed", {.task = {{3, 32, 32}, dynamic}}), {"mixed.pt2", "3x32x32", "3x8x8"});
+  expect_words(line("mixed", {.task = {{}, 7}}), {"5 classes", "7"});
+  expect_words(line("several", {}), {"several", "1 'logits' (N×5)", "2 'aux' (N×3)", "--output 2"});
+  expect_words(line("several", {.output = "other"}), {"no output 'other'", "0 'features' (N×4×3×3)"});
+  expect_words(line("masked", {}), {"requires another argument", "mask"});
+  EXPECT_EQ(backbones::ExportedProgram<>(exported_path("several"), {.task = {{}, 3}}).task.classes, 3);
+  EXPECT_EQ(backbones::ExportedProgram<>(exported_path("several"), {.likely_classes = 5}).task.classes, 5);
+  EXPECT_EQ(backbones::ExportedProgram<>(exported_path("several"), {.output = "2"}).task.classes, 3);
+}
+
+TEST(ExportedProgram, OpenSize_ComesFromTheOptionsOrTheFile) {
+  const auto image = [](const backbones::ExportedProgramOptions& options) {
+    return backbones::ExportedProgram<>(exported_path("resizable"), options).task.image;
+  };
+  EXPECT_EQ(image({}), (ImageShape{3, 8, 8}));
+  EXPECT_EQ(image({.likely_image = {3, 12, 9}}), (ImageShape{3, 12, 9}));
+  EXPECT_EQ(image({.task = {{3, 10, 10}, dynamic}, .likely_image = {3, 12, 9}}), (ImageShape{3, 10, 10}));
+}
+
+TEST(ExportedProgram, Probabilities_AreTurnedIntoLogits) {
+  EXPECT_TRUE(backbones::ExportedProgram<>(exported_path("probabilities")).probabilities());
+  EXPECT_FALSE(backbones::ExportedProgram<>(exported_path("linear")).probabilities());
+}
+
+/// A program of one node, whose arguments are not what its operator takes.
+formats::ExportedProgram one_node(const std::string& target,
+                                  std::vector<std::pair<std::string, formats::GraphArgument>> inputs) {
+  formats::ExportedProgram program;
+  program.inputs = {{formats::GraphInput::Kind::images, "x", ""}};
+  program.shapes["x"] = {formats::ElementType::float32, {std::nullopt, 3, 8, 8}, {2, 3, 8, 8}};
+  program.nodes = {{"n", target, std::move(inputs), {formats::ValueName{"y"}}}};
+  program.outputs = {{"0", "y"}};
+  program.shapes["y"] = {formats::ElementType::float32, {std::nullopt, 5}, {2, 5}};
+  return program;
+}
+
+TEST(ExportedProgram, WrongArguments_ThrowBeforeAnythingRuns) {
+  const auto line = [](const std::string& target,
+                       std::vector<std::pair<std::string, formats::GraphArgument>> inputs) {
+    return error_of([&] { backbones::ExportedProgram<>(one_node(target, std::move(inputs)), "one"); });
+  };
+  const formats::GraphArgument x = formats::ValueName{"x"};
+  expect_words(line("aten::relu.default", {{"self", std::int64_t{1}}, {"other", x}}),
+               {"'n'", "unknown argument", "other"});
+  expect_words(line("aten::relu.default", {{"self", std::string("x")}}), {"aten::relu", "a text", "Tensor"});
+  expect_words(line("aten::relu.default", {}), {"lacks the argument 'self'"});
+  expect_words(line("aten::relu.of_the_future", {{"self", x}}), {"lacks", "relu.of_the_future"});
+  expect_words(line("aten::flatten.using_ints", {{"self", x}, {"start_dim", 0.5}}),
+               {"start_dim", "a number"});
+  expect_words(line("aten::cat.default", {{"tensors", x}}), {"tensors", "a value"});
+  expect_words(line("aten::dropout.default", {{"input", x}, {"p", 0.5}, {"train", true}}), {"training mode"});
+  expect_words(line("aten::relu.default", {{"self", x}}), {"4 dimensions", "images×classes"});
+}
+
+TEST(ExportedProgram, IntegerArithmetic_RoundsDownAsPython) {
+  formats::ExportedProgram program = one_node("aten::flatten.using_ints", {});
+  using formats::GraphArgument;
+  using formats::ValueName;
+  const auto value = [](const char* name) { return GraphArgument(ValueName{name}); };
+  // y = x.view(n, ((0 - 3) // 2) * -6 * 16): 0-3 = -3, rounded down -2, 12 * 16 = 192
+  program.nodes = {
+      {"n", "aten::sym_size.int", {{"self", value("x")}, {"dim", std::int64_t{0}}}, {value("n")}},
+      {"c", "aten::sym_size.int", {{"self", value("x")}, {"dim", std::int64_t{1}}}, {value("c")}},
+      {"a", "_operator.sub", {{"a", std::int64_t{0}}, {"b", value("c")}}, {value("a")}},
+      {"b", "_operator.floordiv", {{"a", value("a")}, {"b", std::int64_t{2}}}, {value("b")}},
+      {"d", "_operator.mul", {{"a", value("b")}, {"b", std::int64_t{-96}}}, {value("d")}},
+      {"y",
+       "aten::view.default",
+       {{"self", value("x")}, {"size", std::vector<formats::GraphInteger>{ValueName{"n"}, ValueName{"d"}}}},
+       {value("y")}},
+  };
+  program.shapes["y"].sizes = {std::nullopt, 192};
+  const backbones::ExportedProgram<> victim(program, "arithmetic");
+  const at::Tensor images = at::rand({4, 3, 8, 8});
+  EXPECT_TRUE(at::equal(victim.forward(images), images.flatten(1)));
+  program.nodes[3].inputs[1].second = std::int64_t{0};
+  expect_words(error_of([&] { backbones::ExportedProgram<>(program, "arithmetic"); }),
+               {"'b'", "cannot be computed"});
+}
+
+}  // namespace
+}  // namespace refine
