@@ -34,6 +34,10 @@ class ProgressMeter {
   /// \param note more to show behind the figures
   void update(std::int64_t done, std::string_view note = {});
 
+  /// Writes a line of text, above the progress line on a terminal.
+  /// \param text one line, without a line end
+  void print(std::string_view text);
+
   /// Shows the last line and ends it.
   /// \param note more to show behind the figures
   void finish(std::string_view note = {});

@@ -95,9 +95,10 @@ Defended defend(const LoadedClassifier& victim, at::Tensor images, const DefendO
 ///   memory twice.
 /// \param victim the classifier, as `load_classifier` returns it
 /// \param options how it is defended
-/// \param observers of the training, such as `ProgressBar` and `JsonLines`
+/// \param observers of the training, such as `ProgressBar`, `JsonLines` and `Checkpoint`
 /// \throws Error if the victim cannot be defended, the images do not fit it or are too few, or
 ///   training diverges
+/// \throws Stopped if an observer requests it
 template <typename... Observers>
 Defended defend(const LoadedClassifier& victim, const at::Tensor& images, const DefendOptions& options = {},
                 Observers&&... observers) {

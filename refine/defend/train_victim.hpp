@@ -55,8 +55,9 @@ TrainedVictim train_victim(const data::TrainingSet& images, const VictimTraining
 ///
 /// \param images labelled images
 /// \param options which victim, and how it is trained
-/// \param observers of the training, such as `ProgressBar` and `JsonLines`
+/// \param observers of the training, such as `ProgressBar`, `JsonLines` and `Checkpoint`
 /// \throws Error if the network is unknown, does not fit the images, or training diverges
+/// \throws Stopped if an observer requests it
 template <typename... Observers>
 TrainedVictim train_victim(const data::TrainingSet& images, const VictimTraining& options = {},
                            Observers&&... observers) {

@@ -2,18 +2,30 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/Tensor.h>
+#include <ATen/ops/tensor.h>
 
+#include <concepts>
+#include <cstdint>
+#include <map>
+#include <sstream>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <refine/backbones/backbone.hpp>
 #include <refine/core/check.hpp>
 #include <refine/core/error.hpp>
 #include <refine/data/dataset.hpp>
 #include <refine/nn/autocast.hpp>
 #include <refine/nn/cuda_graph.hpp>
 #include <refine/nn/device.hpp>
+#include <refine/nn/state_dict.hpp>
 #include <refine/objectives/objectives.hpp>
 #include <refine/pipeline/pipeline.hpp>
 #include <refine/training/detail/loop.hpp>
 #include <refine/training/observers.hpp>
 #include <refine/training/recipe.hpp>
+#include <refine/training/recipe_json.hpp>
 
 namespace refine {
 
@@ -74,27 +86,55 @@ void fit_transform(Pipeline<T, B, R>& defense, const at::Tensor& images, const O
   const bool bfloat16 = uses_bfloat16(recipe.optimization.precision, device);
   const BatchAugmentation augmentation(recipe.augmentation);
   TeacherAnswers answers(recipe, images.size(0));
+  const auto teacher = [&](const at::Tensor& x) { return defense.undefended(x); };
   const auto targets = [&](const Batch& batch) {
     const nn::Autocast autocast(device, bfloat16);
-    return answers(batch, augmentation, [&](const at::Tensor& x) { return defense.undefended(x); });
+    return answers(batch, augmentation, teacher);
   };
-  const auto learn = [&](const at::Tensor& batch, const at::Tensor& teacher) -> BatchResult {
+  double classes = 1;
+  const auto learn = [&](const at::Tensor& batch, const at::Tensor& answer) -> BatchResult {
     at::Tensor rewritten, remapped;
     {
       const nn::Autocast autocast(device, bfloat16);
       rewritten = defense.transformed(batch).to(at::kFloat);
       remapped = defense.classify_transformed(rewritten).to(at::kFloat);
     }
-    const at::Tensor teacher_classes = teacher.argmax(1);
-    at::Tensor loss = objective(remapped, teacher);
+    const at::Tensor teacher_classes = answer.argmax(1), predicted = remapped.detach().argmax(1);
+    classes = static_cast<double>(answer.size(1));
+    at::Tensor loss = objective(remapped, answer);
     check_loss(loss);
     if (recipe.supcon_weight > 0) loss = loss + recipe.supcon_weight * supcon(rewritten, teacher_classes);
-    return {loss, remapped.detach().argmax(1).eq(teacher_classes).sum()};
+    return {loss, predicted.eq(teacher_classes).sum(), predicted};
   };
   const bool graph_safe = nn::is_replayable(defense.transform()) && nn::is_replayable(defense.backbone()) &&
                           nn::is_replayable(objective);
-  train({.name = "defense", .accuracy_of = "agreement"}, *defense.transform().module, device, images,
-        recipe.optimization, augmentation, recipe.seed, targets, learn, graph_safe, observers...);
+  TrainingRun run{
+      .info = {.name = "defense", .accuracy_of = "agreement"},
+      .identity =
+          [&] {
+            std::map<std::string, at::Tensor> victim = nn::state_dict(*defense.backbone().module, "module.");
+            for (const auto& [name, constant] : backbones::constants_of(defense.backbone()))
+              victim["constant." + name] = constant;
+            const std::vector<std::int64_t> permutation(defense.remap().permutation.begin(),
+                                                        defense.remap().permutation.end());
+            victim["permutation"] = at::tensor(permutation);
+            return RunIdentity{.run = "defense",
+                               .recipe = (std::ostringstream() << recipe).str(),
+                               .objective = std::same_as<O, RecipeObjective> ? "recipe" : "caller",
+                               .data = {{"images", images}},
+                               .victim = std::move(victim)};
+          },
+      .chance = [&] { return 1 / classes; },
+      .can_collapse = true,
+      .after_warning = "check how the victim's images are normalised, or lower the learning rate"};
+  if (recipe.teacher == TeacherInput::original) {
+    run.recall = [&](const Batch& batch) {
+      const nn::Autocast autocast(device, bfloat16);
+      answers.remember(batch, teacher);
+    };
+  }
+  train(run, *defense.transform().module, device, images, recipe.optimization, augmentation, recipe.seed,
+        targets, learn, graph_safe, observers...);
 }
 
 }  // namespace detail
@@ -110,7 +150,9 @@ void fit_transform(Pipeline<T, B, R>& defense, const at::Tensor& images, const O
 /// \param recipe the objective, the optimizer and the augmentation
 /// \param observers follow the run, taken by reference, see `Observer`
 /// \throws Error if the images do not fit the pipeline, a field of the recipe is out of range, the
-///   transform has no parameters, or the loss is not finite
+///   transform has no parameters, the loss is not finite, or the transform has collapsed: it makes
+///   the victim predict one class for all images
+/// \throws Stopped if an observer requests it
 template <typename T, typename B, typename R, Observer... Observers>
 void fit(Pipeline<T, B, R>& defense, const at::Tensor& images, const Recipe& recipe = recipes::fast,
          Observers&&... observers) {

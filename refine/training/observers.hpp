@@ -2,6 +2,7 @@
 
 #include <fmt/core.h>
 
+#include <concepts>
 #include <cstdint>
 #include <cstdio>
 #include <filesystem>
@@ -10,6 +11,7 @@
 #include <string>
 #include <string_view>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include <refine/core/error.hpp>
@@ -24,6 +26,7 @@ struct RunInfo {
   std::int64_t batches = 0;                   ///< batches per epoch
   std::int64_t images = 0;                    ///< images per epoch
   std::string_view accuracy_of = "accuracy";  ///< one word for `EpochInfo::accuracy`: "accuracy", "agreement"
+  std::int64_t done = 0;  ///< images seen before the run was interrupted; 0 unless it is resumed
 };
 
 /// The position of a run after a step.
@@ -40,10 +43,41 @@ struct EpochInfo {
   double accuracy = 0;  ///< in [0, 1], during training: the share of images classified as the label says
                         ///< (`train_classifier`) or as the teacher does (`fit`)
   double lr = 0;        ///< the learning rate of the epoch's last step
-  double seconds = 0;   ///< since the run began
+  double seconds = 0;   ///< since the run began; of a resumed run, without the time between
+};
+
+/// Thrown by `fit` and `train_classifier` when an observer has requested to stop. The step was
+/// completed; with a `Checkpoint`, it was saved.
+class Stopped : public Error {
+ public:
+  /// \param run "victim" or "defense"
+  /// \param step steps taken so far
+  /// \param steps steps of the whole run
+  /// \param checkpoint the file that the run can be resumed from; empty: none
+  Stopped(std::string_view run, std::int64_t step, std::int64_t steps, std::filesystem::path checkpoint)
+      : Error(fmt::format("training the {} ended after step {} of {}, {}", run, step, steps,
+                          checkpoint.empty() ? "not saved" : "saved in " + checkpoint.string())),
+        step_(step),
+        steps_(steps),
+        checkpoint_(std::move(checkpoint)) {}
+
+  /// Returns the number of steps taken so far.
+  std::int64_t step() const { return step_; }
+
+  /// Returns the number of steps of the whole run.
+  std::int64_t steps() const { return steps_; }
+
+  /// Returns the file that the run can be resumed from; empty without a `Checkpoint`.
+  const std::filesystem::path& checkpoint() const { return checkpoint_; }
+
+ private:
+  std::int64_t step_, steps_;
+  std::filesystem::path checkpoint_;
 };
 
 namespace detail {
+
+class RunStore;  // run_state.hpp
 
 template <typename O>
 concept ObservesBegin = requires(O& observer, const RunInfo& info) {
@@ -61,6 +95,22 @@ template <typename O>
 concept ObservesEnd = requires(O& observer) {
   observer.on_end();
 };
+template <typename O>
+concept ObservesNotes = requires(O& observer, std::string_view text) {
+  observer.on_note(text);
+};
+template <typename O>
+concept ObservesWarnings = requires(O& observer, std::string_view text) {
+  observer.on_warning(text);
+};
+template <typename O>
+concept RequestsStop = requires(O& observer) {
+  { observer.stop_requested() } -> std::convertible_to<bool>;
+};
+template <typename O>
+concept OpensStore = requires(O& observer) {
+  { observer.open() } -> std::same_as<std::unique_ptr<RunStore>>;
+};
 
 }  // namespace detail
 
@@ -70,14 +120,22 @@ concept ObservesEnd = requires(O& observer) {
 ///
 ///  1. `o.on_begin(RunInfo)`: before the first step;
 ///  2. `o.on_step(StepInfo)`: after each step;
-///  3. `o.on_epoch(EpochInfo)`: after each epoch;
-///  4. `o.on_end()`: after the last epoch.
+///  3. `o.on_epoch(EpochInfo)`: after each epoch; a resumed run reports the earlier epochs again,
+///     after `on_begin`;
+///  4. `o.on_end()`: after the last epoch;
+///  5. `o.on_note(std::string_view)`, `o.on_warning(std::string_view)`: one line for a person;
+///  6. `o.stop_requested()`, after each step: true ends the run, which throws `Stopped`.
+///     `std::stop_token` has it.
+///
+/// A `Checkpoint` is passed as an observer, too.
 ///
 /// \tparam O a type or, as arguments deduce it, a reference to one
 template <typename O>
-concept Observer =
-    detail::ObservesBegin<std::remove_reference_t<O>> || detail::ObservesStep<std::remove_reference_t<O>> ||
-    detail::ObservesEpoch<std::remove_reference_t<O>> || detail::ObservesEnd<std::remove_reference_t<O>>;
+concept Observer = detail::ObservesBegin<std::remove_reference_t<O>> ||
+    detail::ObservesStep<std::remove_reference_t<O>> || detail::ObservesEpoch<std::remove_reference_t<O>> ||
+    detail::ObservesEnd<std::remove_reference_t<O>> || detail::ObservesNotes<std::remove_reference_t<O>> ||
+    detail::ObservesWarnings<std::remove_reference_t<O>> ||
+    detail::RequestsStop<std::remove_reference_t<O>> || detail::OpensStore<std::remove_reference_t<O>>;
 
 namespace detail {
 
@@ -115,6 +173,54 @@ void notify_end(Observers&... observers) {
         if constexpr (ObservesEnd<std::remove_reference_t<decltype(observer)>>) observer.on_end();
       }(observers),
       ...);
+}
+
+template <typename... Observers>
+void notify_note([[maybe_unused]] std::string_view text, Observers&... observers) {
+  (
+      [&](auto& observer) {
+        if constexpr (ObservesNotes<std::remove_reference_t<decltype(observer)>>) observer.on_note(text);
+      }(observers),
+      ...);
+}
+
+template <typename... Observers>
+void notify_warning([[maybe_unused]] std::string_view text, Observers&... observers) {
+  (
+      [&](auto& observer) {
+        if constexpr (ObservesWarnings<std::remove_reference_t<decltype(observer)>>)
+          observer.on_warning(text);
+      }(observers),
+      ...);
+}
+
+template <typename... Observers>
+bool stop_requested(Observers&... observers) {
+  bool stop = false;
+  (
+      [&](auto& observer) {
+        if constexpr (RequestsStop<std::remove_reference_t<decltype(observer)>>)
+          stop = observer.stop_requested() || stop;
+      }(observers),
+      ...);
+  return stop;
+}
+
+/// Opens the store of the `Checkpoint` among the observers. Null if there is none.
+/// \throws Error if there are several, or as `RunStore`
+template <typename... Observers>
+std::unique_ptr<RunStore> open_store(Observers&... observers) {
+  std::unique_ptr<RunStore> store;
+  (
+      [&](auto& observer) {
+        if constexpr (OpensStore<std::remove_reference_t<decltype(observer)>>) {
+          auto opened = observer.open();
+          if (store && opened) throw Error("checkpoints: two are specified for one run; pass one Checkpoint");
+          if (opened) store = std::move(opened);
+        }
+      }(observers),
+      ...);
+  return store;
 }
 
 }  // namespace detail
@@ -163,7 +269,7 @@ class JsonLines {
 };
 
 /// An `Observer` that shows the progress of a run: on a terminal a bar with rate and remaining
-/// time, in a file a line from time to time.
+/// time, in a file a line from time to time. Notes and warnings are lines above it.
 class ProgressBar {
  public:
   /// \param out where the bar is drawn
@@ -176,7 +282,7 @@ class ProgressBar {
     accuracy_of_ = info.accuracy_of;
     note_.clear();
     meter_.emplace(std::string(info.name), info.images * info.epochs, "img", out_);
-    meter_->update(0);
+    meter_->update(info.done);
   }
 
   /// Advances the bar.
@@ -192,6 +298,16 @@ class ProgressBar {
   void on_epoch(const EpochInfo& info) {
     note_ = fmt::format("loss {:.3f}, {} {:.1f} %", info.loss, accuracy_of_, 100 * info.accuracy);
   }
+
+  /// Prints a line.
+  /// \param text the note
+  void on_note(std::string_view text) {
+    if (meter_) meter_->print(text);
+  }
+
+  /// Prints a line, `warning: …`.
+  /// \param text the warning
+  void on_warning(std::string_view text) { on_note("warning: " + std::string(text)); }
 
   /// Ends the bar's line.
   void on_end() {

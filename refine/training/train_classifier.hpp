@@ -1,8 +1,11 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <ATen/ops/bincount.h>
 #include <ATen/ops/cross_entropy_loss.h>
 
+#include <cstdint>
+#include <sstream>
 #include <utility>
 
 #include <refine/backbones/backbone.hpp>
@@ -18,6 +21,7 @@
 #include <refine/training/detail/loop.hpp>
 #include <refine/training/observers.hpp>
 #include <refine/training/recipe.hpp>
+#include <refine/training/recipe_json.hpp>
 
 namespace refine {
 
@@ -51,6 +55,7 @@ constexpr Message check_training_task(const Task& network, const Task& data) {
 /// \return `backbone`, in evaluation mode
 /// \throws Error if the data does not fit the backbone, a field of the recipe or of the training
 ///   set is out of range, the backbone has no parameters to train, or the loss is not finite
+/// \throws Stopped if an observer requests it
 template <backbones::Backbone B, Observer... Observers>
 B train_classifier(B backbone, const data::TrainingSet& dataset,
                    const ClassifierRecipe& recipe = recipes::fast_classifier, Observers&&... observers) {
@@ -69,10 +74,31 @@ B train_classifier(B backbone, const data::TrainingSet& dataset,
       const nn::Autocast autocast(device, bfloat16);
       logits = backbone.forward(images).to(at::kFloat);
     }
+    const at::Tensor predicted = logits.detach().argmax(1);
     return {at::cross_entropy_loss(logits, truth, {}, at::Reduction::Mean, -100, recipe.label_smoothing),
-            logits.argmax(1).eq(truth).sum()};
+            predicted.eq(truth).sum(), predicted};
   };
-  detail::train({.name = "victim"}, *backbone.module, device, dataset.images, recipe.optimization,
+  const detail::TrainingRun run{
+      .info = {.name = "victim"},
+      .identity =
+          [&] {
+            const ClassifierRecipe required{.augmentation = dataset.augmentation};
+            return detail::RunIdentity{.run = "victim",
+                                       .recipe = (std::ostringstream() << recipe).str(),
+                                       .objective = "recipe",
+                                       .required = (std::ostringstream() << required).str(),
+                                       .data = {{"images", dataset.images},
+                                                {"labels", dataset.labels},
+                                                {"no_augment_mask", dataset.no_augment_mask},
+                                                {"no_flip_mask", dataset.no_flip_mask}}};
+          },
+      .chance =  // of the most frequent class
+      [&] {
+        const at::Tensor counts = at::bincount(labels);
+        return static_cast<double>(counts.max().item<std::int64_t>()) / static_cast<double>(dataset.size());
+      },
+      .after_warning = "check the labels, or lower the learning rate"};
+  detail::train(run, *backbone.module, device, dataset.images, recipe.optimization,
                 detail::BatchAugmentation(recipe.augmentation, dataset, device), recipe.seed, targets, learn,
                 nn::is_replayable(backbone), observers...);
   return backbone;

@@ -4,6 +4,7 @@
 #error "define REFINE_COMPILED_LIB in every file of the program, or do not compile this one"
 #endif
 
+#include <refine/training/impl/checkpoint.ipp>
 #include <refine/training/impl/muon.ipp>
 #include <refine/training/impl/observers.ipp>
 #include <refine/training/impl/optimizers.ipp>

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <refine/training/checkpoint.hpp>
 #include <refine/training/fit.hpp>
 #include <refine/training/muon.hpp>
 #include <refine/training/observers.hpp>

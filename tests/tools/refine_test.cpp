@@ -279,6 +279,55 @@ TEST_F(Command, Defend_TorchScriptFileAndFolder_WritesAServingFile) {
   EXPECT_EQ(json::parse(pairs.out)["before"]["largest_lift"]["value"], 0);
 }
 
+/// Runs the program, and sends it a signal once there is a file in a folder. The shell stays, so
+/// that a program that the signal kills is reported as shells do.
+Outcome refine_and_signal(const ScratchFolder& here, const std::string& arguments, const fs::path& files) {
+  const std::string folder = "'" + here.path.string() + "'";
+  const std::string program = "'" + fs::absolute("tools/refine").string() + "'";
+  const int result = std::system(
+      ("cd " + folder + "; BUILD_WORKING_DIRECTORY=" + folder + " " + program + " " + arguments +
+       " >out.txt 2>err.txt & pid=$!; while kill -0 $pid && ! ls '" + files.string() +
+       "'/*.safetensors; do sleep 0.05; done >/dev/null 2>&1; kill -TERM $pid; wait $pid")
+          .c_str());
+  return {WIFEXITED(result) ? WEXITSTATUS(result) : -1, content(here.path / "out.txt"),
+          content(here.path / "err.txt")};
+}
+
+TEST_F(Command, Defend_Interrupted_IsResumedBitForBit) {
+  write_images(shared->path / "long", 120, false);
+  const std::string command =
+      "defend --model attack/FashionMNIST/ResNet18/BadNets/victim.pt --images long --image 32 --epoch 40 --no_scan "
+      "--no_probe --width 4 --levels 1 --threads 1 --checkpoint_every 0.05 --out ";
+  const Outcome undisturbed = refine(*shared, command + "whole.pt");
+  ASSERT_EQ(undisturbed.status, 0) << undisturbed.err;
+  EXPECT_FALSE(fs::exists(shared->path / "whole.report/checkpoints")) << "removed after success";
+
+  const Outcome stopped = refine_and_signal(*shared, command + "parts.pt", "parts.report/checkpoints");
+  ASSERT_EQ(stopped.status, 143) << stopped.err;
+  expect_words(stopped.err, {"stopped: training the defense ended after step", "parts.report/checkpoints/",
+                             "go on with: ", "--out parts.pt --resume"});
+  EXPECT_FALSE(fs::exists(shared->path / "parts.pt"));
+
+  expect_refusal(refine(*shared, command + "parts.pt"),
+                 {"error: checkpoints in parts.report/checkpoints", "--resume"});
+  const Outcome other = refine(*shared, command + "parts.pt --resume --lr 0.01");
+  EXPECT_EQ(other.status, 2);
+  expect_words(other.err, {"recipe.optimization.lr is 0.01, the checkpoint has 0.05"});
+
+  const Outcome resumed = refine(*shared, command + "parts.pt --resume");
+  ASSERT_EQ(resumed.status, 0) << resumed.err;
+  expect_words(resumed.err, {"resumed after step"});
+  for (const char* name : {".pt", ".safetensors"}) {
+    EXPECT_TRUE(content(shared->path / ("parts" + std::string(name))) ==
+                content(shared->path / ("whole" + std::string(name))))
+        << name;
+  }
+  const std::string log = content(shared->path / "parts.report/log.jsonl");
+  EXPECT_EQ(std::ranges::count(log, '\n'), 40) << "each epoch once";
+  EXPECT_FALSE(fs::exists(shared->path / "parts.report/checkpoints"));
+  expect_refusal(refine(*shared, command + "parts.pt --resume --checkpoint_every 0"), {"--resume"});
+}
+
 TEST_F(Command, Inspect_OneFile_ListsItsContent) {
   const Outcome program = refine(*shared, "inspect attack/FashionMNIST/ResNet18/BadNets/victim.pt");
   EXPECT_EQ(program.status, 0) << program.err;

@@ -28,6 +28,7 @@
 #include <refine/training/observers.hpp>
 
 #include "tools/refine/options.hpp"
+#include "tools/refine/stop_on_signal.hpp"
 
 namespace refine::cli {
 namespace {
@@ -37,6 +38,7 @@ namespace fs = std::filesystem;
 struct Options {
   TrainOptions training;
   ResizeOptions resize;
+  CheckpointOptions checkpoints;
   std::string dataset = "CIFAR10", data, model = "ResNet18", attack = "BadNets", attack_root = "attack",
               image, benign, store;
   std::vector<double> mean, deviation;
@@ -49,6 +51,7 @@ struct Options {
 /// What all trainings of a run have in common.
 struct Setting {
   const Options& options;
+  const Common& common;
   NamedDataset data;
   VictimTraining victim;
 
@@ -57,7 +60,7 @@ struct Setting {
   }
 };
 
-Setting make_setting(const Options& options) {
+Setting make_setting(const Options& options, const Common& common) {
   // Misspelt options are refused before any image is read.
   const ImageShape image = options.image.empty() ? ImageShape{} : parse_shape(options.image);
   if (!options.image.empty()) options.resize.check(image);
@@ -80,7 +83,7 @@ Setting make_setting(const Options& options) {
       .training = options.training.training(),
       .seed = options.training.seed,
       .resize = options.resize.mode().value_or(data::ResizeMode::crop)};
-  return {.options = options, .data = std::move(data), .victim = std::move(victim)};
+  return {.options = options, .common = common, .data = std::move(data), .victim = std::move(victim)};
 }
 
 /// A trained victim's figures.
@@ -100,10 +103,14 @@ Result train(const Setting& setting, const AttackSpec& spec, const attacks::AnyA
   std::error_code ignored;
   fs::remove(log, ignored);
   JsonLines lines(log);
-  const TrainedVictim victim = train_victim(poisoned, setting.victim, ProgressBar{}, lines);
+  const OptionalCheckpoint checkpoint = setting.options.checkpoints.below(folder);
+  StopOnSignal signals(setting.common.resume_command, checkpoint.checkpoint.has_value());
+  const TrainedVictim victim =
+      train_victim(poisoned, setting.victim, ProgressBar{}, lines, checkpoint, signals);
   victim.save(folder);
   const metrics::AttackMetrics figures = evaluate(victim.backbone, test, attack);
   files::write(folder / "victim.json", report::metrics_text(report::figures_json(figures)));
+  checkpoint.remove();
   return {figures, victim.seconds};
 }
 
@@ -147,6 +154,7 @@ void begin_attack(const Options& options, const Common& common) {
     paths.outputs.push_back({"--attack_root", folder / name});
   }
   begin(common, std::move(paths));
+  options.checkpoints.below(folder).check();
 }
 
 void print_result(const Setting& setting, const AttackSpec& spec, bool has_target, const Result& result,
@@ -180,7 +188,7 @@ int run(const Options& options, const Common& common) {
   AttackSpec spec{.name = std::string(attacks::canonical_name(options.attack)),
                   .target = options.tlabel,
                   .seed = options.training.seed};
-  const Setting setting = make_setting(options);
+  const Setting setting = make_setting(options, common);
   if (options.rate >= 0) spec.rate = options.rate;
   attacks::AttackOptions attack_options = spec.options(setting.data.split.train.image());
   if (spec.name == "LabelConsistent") {
@@ -242,6 +250,7 @@ void add_attack(CLI::App& app, Common& common) {
       ->delimiter(',');
   command->add_option("--std", options->deviation, "likewise")->delimiter(',');
   options->training.add_to(*command, /*is_defense=*/false);
+  options->checkpoints.add_to(*command);
   command->add_option("--attack_root", options->attack_root, "where results go")->capture_default_str();
   run_when_chosen(*command, common, options, run);
 }

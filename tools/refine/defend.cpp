@@ -16,6 +16,7 @@
 #include <refine/defend/images.hpp>
 
 #include "tools/refine/options.hpp"
+#include "tools/refine/stop_on_signal.hpp"
 
 namespace refine::cli {
 namespace {
@@ -27,6 +28,7 @@ struct Options {
   TransformOptions transform;
   TrainOptions training;
   ResizeOptions resize;
+  CheckpointOptions checkpoints;
   std::string images, dataset, attack = "BadNets", data, attack_root = "attack", refine_res = "refine_res",
                                out, store;
   std::int64_t limit = 0;
@@ -80,6 +82,7 @@ fs::path begin_defense(const Options& options, const Common& common) {
   paths.outputs.push_back({"--out", files.weights});
   paths.outputs.push_back({"--out", out});
   begin(common, std::move(paths));
+  options.checkpoints.below(files.report).check();
   options.resize.mode();
   if (!options.victim.class_names.empty()) read_class_names(options.victim.class_names);
   return out;
@@ -159,8 +162,12 @@ int run(const Options& options, const Common& common) {
   const fs::path log = files.report / "log.jsonl";
   files::write(log, "");  // that the folder cannot be written is found before training
   JsonLines lines(log);
-  const Defended defended = defend(inputs.victim, inputs.images, inputs.defend, ProgressBar{}, lines);
+  const OptionalCheckpoint checkpoint = options.checkpoints.below(files.report);
+  StopOnSignal signals(common.resume_command, checkpoint.checkpoint.has_value());
+  const Defended defended =
+      defend(inputs.victim, inputs.images, inputs.defend, ProgressBar{}, lines, checkpoint, signals);
   defended.save(out);
+  checkpoint.remove();
   show(common, defended.report,
        {{"to serve", files.serving}, {"report", files.report / "report.html"}, {"weights", files.weights}});
   return inputs.skipped > 0 ? look : done;
@@ -185,6 +192,7 @@ void add_defend(CLI::App& app, Common& common) {
   command->add_option("--store", options->store,
                       "folder that keeps a folder's decoded images, for sets larger than memory");
   options->training.add_to(*command, /*is_defense=*/true);
+  options->checkpoints.add_to(*command);
   command
       ->add_option("--transform", options->transform.name,
                    "UNet, as published; EncoderDecoder, which has no skip connections and costs a quarter")

@@ -11,6 +11,7 @@
 #include <iostream>
 #include <sstream>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include <refine/core/config.hpp>
@@ -18,8 +19,10 @@
 #include <refine/core/file.hpp>
 #include <refine/core/text.hpp>
 #include <refine/nn/device.hpp>
+#include <refine/training/observers.hpp>
 
 #include "tools/refine/options.hpp"
+#include "tools/refine/stop_on_signal.hpp"
 
 namespace refine::cli {
 namespace {
@@ -44,6 +47,25 @@ std::string configuration(const CLI::App& command) {
   return text;
 }
 
+/// Returns a word of a command line as a shell reads it.
+std::string quoted(std::string_view word) {
+  constexpr std::string_view plain =
+      "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_=+./,:@%";
+  if (!word.empty() && word.find_first_not_of(plain) == std::string_view::npos) return std::string(word);
+  std::string text = "'";
+  for (const char c : word) text += c == '\'' ? std::string("'\\''") : std::string(1, c);
+  return text + "'";
+}
+
+/// Returns the command line that resumes this one.
+std::string resume_command(int argc, char** argv) {
+  std::string text;
+  for (int i = 0; i < argc; ++i) {
+    if (std::string_view(argv[i]) != "--resume") text += quoted(argv[i]) + " ";
+  }
+  return text + "--resume";
+}
+
 int run(int argc, char** argv) {
   // Bazel runs programs in another folder, and tells where the user is.
   if (const char* folder = std::getenv("BUILD_WORKING_DIRECTORY")) fs::current_path(folder);
@@ -54,9 +76,10 @@ int run(int argc, char** argv) {
       "refine"};
   app.footer(
       "Results go to standard output, progress to standard error. Exit status: 0 done; 1 done, with something to look "
-      "at; 2 refused, with one line that gives the reason.");
+      "at; 2 refused, with one line that gives the reason; 130 or 143 stopped by SIGINT or SIGTERM.");
   app.set_version_flag("--version", std::string(version));
   Common common;
+  common.resume_command = resume_command(argc, argv);
   std::string device = "auto", gpu_id, save_config;
   int threads = 0;
   app.require_subcommand(1);
@@ -93,7 +116,15 @@ int run(int argc, char** argv) {
   };
   use_device(gpu_id.empty() ? device : "cuda:" + gpu_id);
   use_threads(threads);
-  const int status = common.chosen();
+  int status = done;
+  try {
+    status = common.chosen();
+  } catch (const Stopped& stopped) {
+    std::cerr << "stopped: " << printable(stopped.what()) << '\n';
+    if (!stopped.checkpoint().empty())
+      std::cerr << "go on with: " << printable(common.resume_command) << '\n';
+    return StopOnSignal::exit_status();
+  }
   common.write_config();  // for commands that do not call `begin`
   std::cout.flush();
   if (!std::cout) throw Error("cannot write the results: standard output is full or closed; redirect it");

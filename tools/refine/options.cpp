@@ -4,6 +4,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <iostream>
 #include <map>
@@ -183,6 +184,30 @@ TrainingOptions TrainOptions::training() const {
   if (decay > 0) options.decay = decay;
   if (sup >= 0) options.supcon_weight = sup;
   return options;
+}
+
+void CheckpointOptions::add_to(CLI::App& command) {
+  command
+      .add_flag("--resume", resume,
+                "continue an interrupted run of the same options, bit for bit; start if there is none")
+      ->configurable(false);
+  command
+      .add_option("--checkpoint_every", every,
+                  "seconds between two checkpoints of the training, which are removed at the end; 0: none")
+      ->check(number(0))
+      ->capture_default_str();
+}
+
+OptionalCheckpoint CheckpointOptions::below(const fs::path& results) const {
+  if (every == 0 && resume) {
+    throw Error("--resume: checkpoints are off (--checkpoint_every 0); leave one of the two out");
+  }
+  if (every == 0) return {};
+  constexpr double longest = 1e6;  // eleven days; the sum with a time must not overflow
+  const auto interval = std::chrono::duration<double>(std::min(every, longest));
+  return {Checkpoint{.path = results / "checkpoints",
+                     .every = std::chrono::duration_cast<std::chrono::milliseconds>(interval),
+                     .resume = resume}};
 }
 
 std::function<std::string(const std::string&)> number(double low, bool above) {

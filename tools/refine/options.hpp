@@ -24,6 +24,7 @@
 #include <refine/defend/sizing.hpp>
 #include <refine/export/exported_classifier.hpp>
 #include <refine/report/defense_report.hpp>
+#include <refine/training/checkpoint.hpp>
 
 namespace refine::cli {
 
@@ -32,10 +33,12 @@ struct Common {
   bool json = false;            ///< results as one JSON document on standard output
   std::function<int()> chosen;  ///< runs the command that the user named; returns its exit status
   std::filesystem::path config = {}, save_config = {};  ///< files of these options; empty: none
+  std::string resume_command = {};                      ///< the command line, with --resume
   std::function<void()> write_config = {};              ///< writes `save_config`, once; `begin` calls it
 };
 
-/// Exit statuses: done; done, with something to look at; refused (`Error::exit_status`).
+/// Exit statuses: done; done, with something to look at; refused (`Error::exit_status`). A signal
+/// ends the program with 128 and its number.
 enum Status { done = 0, look = 1, refused = 2 };
 
 // Each adds its command to `app`; when the user names it, `common.chosen` runs it.
@@ -104,6 +107,35 @@ struct TrainOptions {
   /// \param is_defense true: the transform is trained, which has a SupCon loss
   void add_to(CLI::App& command, bool is_defense);
   TrainingOptions training() const;
+};
+
+/// A `Checkpoint` that may be off. An observer, like it.
+struct OptionalCheckpoint {
+  std::optional<Checkpoint> checkpoint = {};
+
+  std::unique_ptr<refine::detail::RunStore> open() const { return checkpoint ? checkpoint->open() : nullptr; }
+
+  /// \throws Error as `Checkpoint::check`
+  void check() const {
+    if (checkpoint) checkpoint->check();
+  }
+
+  /// Deletes the checkpoints, once the results are saved.
+  void remove() const {
+    if (checkpoint) checkpoint->remove();
+  }
+};
+
+/// Options of the checkpoints of a training.
+struct CheckpointOptions {
+  double every = 60;  ///< seconds; 0: none
+  bool resume = false;
+
+  void add_to(CLI::App& command);
+
+  /// \param results the folder of the results
+  /// \throws Error if the options contradict each other
+  OptionalCheckpoint below(const std::filesystem::path& results) const;
 };
 
 /// A check that a number is at least `low`, or above it.

@@ -34,6 +34,12 @@ REFINE_INLINE void ProgressMeter::update(std::int64_t done, std::string_view not
   if (now - drawn_ >= (live_ ? Clock::duration(redraw_every) : Clock::duration(log_every))) show(now, note);
 }
 
+REFINE_INLINE void ProgressMeter::print(std::string_view text) {
+  if (!out_) return;
+  fmt::print(out_, "{}{}\n", std::exchange(open_line_, false) ? "\r\x1b[K" : "", text);
+  std::fflush(out_);
+}
+
 REFINE_INLINE void ProgressMeter::finish(std::string_view note) {
   if (finished_) return;
   if (!started_) update(done_, note);

@@ -1,7 +1,10 @@
 #pragma once
 
+#include <memory>
+#include <string_view>
 #include <tuple>
 
+#include <refine/training/detail/run_state.hpp>
 #include <refine/training/observers.hpp>
 
 namespace refine::detail {
@@ -13,6 +16,10 @@ struct AnyObserver {
   virtual void on_step(const StepInfo& info) = 0;
   virtual void on_epoch(const EpochInfo& info) = 0;
   virtual void on_end() = 0;
+  virtual void on_note(std::string_view text) = 0;
+  virtual void on_warning(std::string_view text) = 0;
+  virtual bool stop_requested() = 0;
+  virtual std::unique_ptr<RunStore> open() = 0;
 };
 
 /// Forwards to several observers, which may lack members.
@@ -31,6 +38,18 @@ struct AllObservers final : AnyObserver {
   }
   void on_end() override {
     std::apply([&](auto&... each) { notify_end(each...); }, observers);
+  }
+  void on_note(std::string_view text) override {
+    std::apply([&](auto&... each) { notify_note(text, each...); }, observers);
+  }
+  void on_warning(std::string_view text) override {
+    std::apply([&](auto&... each) { notify_warning(text, each...); }, observers);
+  }
+  bool stop_requested() override {
+    return std::apply([&](auto&... each) { return detail::stop_requested(each...); }, observers);
+  }
+  std::unique_ptr<RunStore> open() override {
+    return std::apply([&](auto&... each) { return open_store(each...); }, observers);
   }
 
   std::tuple<Observers&...> observers;

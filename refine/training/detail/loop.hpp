@@ -3,17 +3,26 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/maximum.h>
+#include <ATen/ops/minimum.h>
 #include <ATen/ops/where.h>
 #include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
 #include <c10/core/Device.h>
 #include <c10/core/GradMode.h>
+#include <fmt/format.h>
 #include <torch/nn/module.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <filesystem>
+#include <functional>
 #include <limits>
+#include <memory>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -26,9 +35,11 @@
 #include <refine/nn/autocast.hpp>
 #include <refine/nn/cuda_graph.hpp>
 #include <refine/nn/device.hpp>
+#include <refine/nn/state_dict.hpp>
 #include <refine/nn/torch_random.hpp>
 #include <refine/nn/transfer.hpp>
 #include <refine/training/detail/optimizers.hpp>
+#include <refine/training/detail/run_state.hpp>
 #include <refine/training/observers.hpp>
 #include <refine/training/recipe.hpp>
 
@@ -101,8 +112,9 @@ struct Batch {
 
 /// The results of a step.
 struct BatchResult {
-  at::Tensor loss;     ///< no dimensions, with gradient
-  at::Tensor correct;  ///< number of correct answers, as a tensor so that nothing waits for the device
+  at::Tensor loss;       ///< no dimensions, with gradient
+  at::Tensor correct;    ///< number of correct answers, as a tensor so that nothing waits for the device
+  at::Tensor predicted;  ///< int64 N: the predicted classes
 };
 
 /// The teacher's answers to the batches of a run, as `Recipe::teacher` has it.
@@ -118,12 +130,7 @@ class TeacherAnswers {
   at::Tensor operator()(const Batch& batch, const BatchAugmentation& augmentation, Forward&& forward) {
     c10::NoGradGuard no_grad;
     if (recipe_.teacher == TeacherInput::augmented) return forward(batch.images).to(at::kFloat);
-    if (batch.first_epoch) {
-      const at::Tensor logits =
-          forward(batch.plain.contiguous(at::MemoryFormat::ChannelsLast)).to(at::kFloat);
-      if (!answers_.defined()) answers_ = at::empty({images_, logits.size(1)}, logits.options());
-      answers_.index_copy_(0, batch.indices, logits);
-    }
+    if (batch.first_epoch) remember(batch, forward);
     const at::Tensor logits = answers_.index_select(0, batch.indices);
     if (recipe_.augmentation.mix == 0) return logits;
     // Mix probabilities, at temperature 1 whatever the objective's; their logarithms are logits
@@ -131,6 +138,16 @@ class TeacherAnswers {
     return augmentation.mix_rows(logits.softmax(1), recipe_.seed, batch.step)
         .clamp_min_(std::numeric_limits<float>::min())
         .log_();
+  }
+
+  /// Stores the teacher's answers to the original images of a batch.
+  /// \param forward float images in [0, 1] → logits
+  template <typename Forward>
+  void remember(const Batch& batch, Forward&& forward) {
+    c10::NoGradGuard no_grad;
+    const at::Tensor logits = forward(batch.plain.contiguous(at::MemoryFormat::ChannelsLast)).to(at::kFloat);
+    if (!answers_.defined()) answers_ = at::empty({images_, logits.size(1)}, logits.options());
+    answers_.index_copy_(0, batch.indices, logits);
   }
 
  private:
@@ -146,80 +163,231 @@ inline at::Tensor place_images(const at::Tensor& bytes, at::Device device) {
   return bytes.nbytes() <= nn::free_memory(device) / 2 ? bytes.to(device) : bytes;
 }
 
-/// Trains a module: the loop of `fit` and `train_classifier`.
+/// What `train` needs to know of a run, apart from how a step is computed.
+struct TrainingRun {
+  RunInfo info;
+  std::function<RunIdentity()> identity;          ///< called if the run has checkpoints
+  std::function<double()> chance;                 ///< accuracy of a guess; called after the first step
+  std::function<void(const Batch&)> recall = {};  ///< computes again what the run keeps of a batch of the
+                                                  ///< first epoch, when it is resumed; empty: nothing
+  bool can_collapse = false;                      ///< whether a collapsed network ends the run
+  const char* after_warning = "";                 ///< what to try if there is no progress
+};
+
+/// Leaves training mode also when an exception is thrown.
+struct ScopedTraining {
+  torch::nn::Module& module;
+  explicit ScopedTraining(torch::nn::Module& m) : module(m) { module.train(); }
+  ~ScopedTraining() { module.eval(); }
+};
+
+/// The running sums of an epoch, on the device. They are updated without waiting for it.
+struct EpochSums {
+  at::Tensor loss, correct, lowest, highest;
+
+  explicit EpochSums(at::Device device)
+      : loss(at::zeros({}, at::TensorOptions(device).dtype(at::kDouble))),
+        correct(at::zeros({}, at::TensorOptions(device).dtype(at::kLong))),
+        lowest(at::zeros_like(correct)),
+        highest(at::zeros_like(correct)) {}
+
+  void clear() {
+    loss.zero_();
+    correct.zero_();
+    lowest.fill_(std::numeric_limits<std::int64_t>::max());
+    highest.fill_(-1);
+  }
+
+  void add(const BatchResult& result, std::int64_t images) {
+    loss.add_(result.loss.detach(), static_cast<double>(images));
+    correct.add_(result.correct);
+    lowest.copy_(at::minimum(lowest, result.predicted.min()));
+    highest.copy_(at::maximum(highest, result.predicted.max()));
+  }
+
+  double mean_loss(std::int64_t images) const { return loss.item<double>() / static_cast<double>(images); }
+
+  double accuracy(std::int64_t images) const {
+    return static_cast<double>(correct.item<std::int64_t>()) / static_cast<double>(images);
+  }
+
+  /// True if all images of the epoch so far were predicted as one class.
+  bool has_one_class() const { return lowest.item<std::int64_t>() == highest.item<std::int64_t>(); }
+};
+
+/// Returns a part of a message that names the newest checkpoint; empty if there is none.
+inline std::string last_checkpoint(RunStore* store) {
+  const std::filesystem::path file = store ? store->newest() : std::filesystem::path();
+  return file.empty() ? "" : "; the last good checkpoint is " + file.string();
+}
+
+/// Trains a module: the loop of `fit` and `train_classifier`. All random draws are functions of the
+/// seed, the epoch and the step, so a run that is resumed at a step draws what the first would have
+/// drawn.
 /// \param targets `Batch` → tensor with one row per image, without gradient
 /// \param learn (images, targets) → `BatchResult`
 /// \param cuda_graph_safe whether `learn` may be recorded as a CUDA graph and replayed
 template <typename Targets, typename Learn, typename... Observers>
-void train(const RunInfo& run, torch::nn::Module& module, at::Device device, const at::Tensor& bytes,
+void train(const TrainingRun& run, torch::nn::Module& module, at::Device device, const at::Tensor& bytes,
            const Optimization& optimization, const BatchAugmentation& augmentation, std::uint64_t seed,
            Targets&& targets, Learn&& learn, bool cuda_graph_safe, Observers&... observers) {
+  const std::string_view name = run.info.name;
   const std::int64_t n = bytes.size(0);
-  if (n < 2) throw Error("cannot train the {}: too few images (got {}, expected 2 or more)", run.name, n);
+  if (n < 2) throw Error("cannot train the {}: too few images (got {}, expected 2 or more)", name, n);
   // BatchNorm cannot learn from a single value per channel.
   const auto batches = data::views::batches(optimization.batch_size, data::LastBatch::join_single);
   const std::int64_t per_epoch = (bytes | batches).size(), steps = per_epoch * optimization.epochs;
   const auto begin = std::chrono::steady_clock::now();
 
   const at::Tensor source = place_images(bytes, device);
+  const auto order = [&](int epoch) {
+    return source | data::views::shuffled(derived_seed(seed, "order"), epoch) | batches;
+  };
   Optimizers optimizers(module, optimization);
   if (optimizers.empty()) {
-    throw Error("cannot train the {}: its network has no parameters to train; choose another network",
-                run.name);
+    throw Error("cannot train the {}: its network has no parameters to train; choose another network", name);
   }
-  struct ScopedTraining {  // leaves training mode also when an exception is thrown
-    torch::nn::Module& module;
-    explicit ScopedTraining(torch::nn::Module& m) : module(m) { module.train(); }
-    ~ScopedTraining() { module.eval(); }
-  } scoped_training(module);
-  notify_begin({run.name, optimization.epochs, per_epoch, n, run.accuracy_of}, observers...);
+  const ScopedTraining scoped_training(module);
+  EpochSums sums(device);
+  sums.clear();
+
+  RunState state{.steps = steps};
+  const std::unique_ptr<RunStore> store = open_store(observers...);
+  if (store) {
+    state.tensors = nn::state_dict(module, "module.");
+    for (const auto& [key, tensor] : optimizers.state()) state.tensors["optimizer." + key] = tensor;
+    state.tensors["epoch.loss"] = sums.loss;
+    state.tensors["epoch.correct"] = sums.correct;
+    state.tensors["epoch.lowest"] = sums.lowest;
+    state.tensors["epoch.highest"] = sums.highest;
+    store->restore(state, run.identity());
+  }
+  const std::int64_t first_step = state.step;
+  const double seconds_before = state.seconds;
+  const auto send_messages = [&] {
+    if (!store) return;
+    for (const RunMessage& message : store->take_messages()) {
+      message.is_warning ? notify_warning(message.text, observers...)
+                         : notify_note(message.text, observers...);
+    }
+  };
+  const auto seen_after = [&](std::int64_t step) {  // only the last batch of an epoch has another size
+    return step / per_epoch * n + step % per_epoch * optimization.batch_size;
+  };
+  RunInfo info = run.info;
+  info.epochs = optimization.epochs;
+  info.batches = per_epoch;
+  info.images = n;
+  info.done = seen_after(first_step);
+  notify_begin(info, observers...);
+  send_messages();
+  for (const EpochInfo& earlier : state.history) notify_epoch(earlier, observers...);
 
   nn::ScopedTorchSeed torch_seed(device);
-  const at::Tensor loss = at::zeros({}, at::TensorOptions(device).dtype(at::kDouble)),
-                   correct = at::zeros({}, at::TensorOptions(device).dtype(at::kLong));
+  const auto make_batch = [&](const data::Batch& batch, std::int64_t step, bool augmented) {
+    const at::Tensor device_indices = nn::to_device_async(batch.indices, device);
+    const at::Tensor plain = data::to_float(nn::to_device_async(batch.images, device), device);
+    const at::Tensor images =
+        augmented ? augmentation(plain, device_indices, seed, step).contiguous(at::MemoryFormat::ChannelsLast)
+                  : plain;
+    return Batch{images, plain, device_indices, step, step < per_epoch};
+  };
+  if (run.recall && first_step > 0) {
+    const auto first_epoch = order(0);
+    for (std::int64_t step = 0; step < std::min(first_step, per_epoch); ++step)
+      run.recall(make_batch(first_epoch[step], step, /*augmented=*/false));
+  }
+
   const auto work = [&](const at::Tensor& images, const at::Tensor& target) {
     const BatchResult result = learn(images, target);
     optimizers.zero_grad();
     result.loss.backward();
     optimizers.step();
-    loss.add_(result.loss.detach(), static_cast<double>(images.size(0)));
-    correct.add_(result.correct);
+    sums.add(result, images.size(0));
+  };
+  const auto fail_diverged = [&](std::string_view what, double got, int epoch) {
+    throw Error(
+        "training the {} diverged: {} not finite (got {} in epoch {}); "
+        "lower the recipe's learning rates, lr is {}{}",
+        name, what, got, epoch, optimization.lr, last_checkpoint(store.get()));
   };
   nn::CudaGraphRunner take_step(device, cuda_graph_safe, work);
-  std::int64_t step = 0, seen = 0;
-  for (int epoch = 0; epoch < optimization.epochs; ++epoch) {
-    loss.zero_();
-    correct.zero_();
-    double factor = 1;
-    std::int64_t in_epoch = 0;
-    for (const data::Batch& batch :
-         source | data::views::shuffled(derived_seed(seed, "order"), epoch) | batches) {
-      const at::Tensor device_indices = nn::to_device_async(batch.indices, device);
-      const at::Tensor plain = data::to_float(nn::to_device_async(batch.images, device), device);
-      const at::Tensor images =
-          augmentation(plain, device_indices, seed, step).contiguous(at::MemoryFormat::ChannelsLast);
-      const at::Tensor target = targets(Batch{images, plain, device_indices, step, epoch == 0});
-      torch_seed.seed(derived_seed(seed, "dropout", static_cast<std::uint64_t>(step)));
+  bool knows_progress = first_step * 10 > steps;
+  for (int epoch = static_cast<int>(first_step / per_epoch); epoch < optimization.epochs; ++epoch) {
+    std::int64_t in_epoch = state.step % per_epoch;
+    if (in_epoch == 0) sums.clear();
+    const auto batches_of_epoch = order(epoch);
+    std::int64_t seen = seen_after(state.step);
+    while (in_epoch < per_epoch) {
+      const data::Batch batch = batches_of_epoch[in_epoch];
+      const Batch inputs = make_batch(batch, state.step, /*augmented=*/true);
+      const at::Tensor target = targets(inputs);
+      torch_seed.seed(derived_seed(seed, "dropout", static_cast<std::uint64_t>(state.step)));
 
-      factor = optimization.rate_factor(step, steps, epoch);
+      const double factor = optimization.rate_factor(state.step, steps, epoch);
       optimizers.set_rate_factor(factor);
-      take_step(images, target);
-      ++step;
+      take_step(inputs.images, target);
+      ++state.step;
+      ++in_epoch;
       seen += batch.size();
-      notify_step({epoch + 1, ++in_epoch, seen}, observers...);
+      notify_step({epoch + 1, in_epoch, seen}, observers...);
+
+      const bool is_epoch_end = in_epoch == per_epoch, is_due = store && store->is_due(),
+                 must_stop = stop_requested(observers...);
+      const std::int64_t images = seen - static_cast<std::int64_t>(epoch) * n;  // of the epoch
+      const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - begin;
+      state.seconds = seconds_before + elapsed.count();
+      // On other devices it is looked at only when they must be waited for.
+      if (device.is_cpu() || is_epoch_end || is_due || must_stop) {
+        const double loss = sums.mean_loss(images);
+        if (!std::isfinite(loss)) fail_diverged("the loss is", loss, epoch + 1);
+      }
+      if (store && store->has_diverged()) {
+        fail_diverged("the weights are", std::numeric_limits<double>::quiet_NaN(), epoch + 1);
+      }
+      if (!knows_progress && state.step * 10 >= steps && (is_epoch_end || images >= 500)) {
+        knows_progress = true;
+        const double chance = run.chance(), accuracy = sums.accuracy(images);
+        const double spread = 2 * std::sqrt(chance * (1 - chance) / static_cast<double>(images));
+        if (images >= 100 && accuracy <= chance + spread) {
+          notify_warning(
+              fmt::format(
+                  "after a tenth of the steps the {} answers no better than chance ({} {:.1f} % on {} "
+                  "images, chance {:.1f} %); if it does not improve, {}, lr is {}",
+                  name, info.accuracy_of, 100 * accuracy, images, 100 * chance, run.after_warning,
+                  optimization.lr),
+              observers...);
+        }
+      }
+      if (is_epoch_end) {
+        const EpochInfo result{epoch + 1, sums.mean_loss(n), sums.accuracy(n), optimization.lr * factor,
+                               state.seconds};
+        state.history.push_back(result);
+        notify_epoch(result, observers...);
+        // Some images of every data set are of one class; few of them show nothing.
+        state.collapsed = sums.has_one_class() && result.accuracy < 0.9 ? state.collapsed + n : 0;
+        if (run.can_collapse && state.collapsed >= 1000 && state.step * 10 >= steps) {
+          throw Error(
+              "training the {} has collapsed: all images of epoch {} are predicted as one class ({} {:.1f} %); lower "
+              "the recipe's learning rates, lr is {}, or use another seed{}",
+              name, result.epoch, info.accuracy_of, 100 * result.accuracy, optimization.lr,
+              last_checkpoint(store.get()));
+        }
+      }
+      if (must_stop) {
+        if (store) store->save(state);
+        if (store && store->has_diverged()) {
+          fail_diverged("the weights are", std::numeric_limits<double>::quiet_NaN(), epoch + 1);
+        }
+        send_messages();
+        throw Stopped(name, state.step, steps, store ? store->newest() : std::filesystem::path());
+      }
+      if (is_due) store->begin_save(state);
+      send_messages();
     }
-    const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - begin;
-    const EpochInfo info{epoch + 1, loss.item<double>() / static_cast<double>(n),
-                         static_cast<double>(correct.item<std::int64_t>()) / static_cast<double>(n),
-                         optimization.lr * factor, elapsed.count()};
-    if (!std::isfinite(info.loss)) {
-      throw Error(
-          "training the {} diverged: the loss is not finite (got {} in epoch {}); "
-          "lower the recipe's learning rates, lr is {}",
-          run.name, info.loss, info.epoch, optimization.lr);
-    }
-    notify_epoch(info, observers...);
   }
+  if (store) store->save(state);
+  send_messages();
   notify_end(observers...);
 }
 

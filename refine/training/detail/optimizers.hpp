@@ -3,6 +3,7 @@
 #include <ATen/core/Tensor.h>
 #include <torch/nn/module.h>
 
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -36,12 +37,18 @@ class Optimizers {
   /// Updates each parameter that has a gradient.
   void step();
 
+  /// Returns the tensors that `step` changes apart from the parameters, by name: `momentum.NAME`
+  /// and `square.NAME` for each parameter, `steps` of Adam. Values that are copied into them
+  /// continue an earlier run.
+  std::map<std::string, at::Tensor> state() const;
+
  private:
   /// Checks what the fused operators require.
   static void check_parameter(const std::string& name, const at::Tensor& parameter);
 
   /// The parameters that one optimizer trains.
   struct Part {
+    std::vector<std::string> names = {};  ///< of the parameters
     std::vector<at::Tensor> parameters = {}, momenta = {};
     double lr = 0;
     at::Tensor rate = {};  ///< `lr` times the schedule's factor

@@ -27,7 +27,9 @@ REFINE_INLINE Optimizers::Optimizers(const torch::nn::Module& module, const Opti
     if (!parameter.requires_grad() || !seen.insert(parameter.unsafeGetTensorImpl()).second) continue;
     check_parameter(name, parameter);
     const bool kernel = parameter.dim() == 4 && parameter.size(2) * parameter.size(3) > 1;
-    (muon && kernel ? kernels_ : others_).parameters.push_back(parameter);
+    Part& part = muon && kernel ? kernels_ : others_;
+    part.names.push_back(name);
+    part.parameters.push_back(parameter);
   }
   kernels_.prepare(optimization.lr);
   if (!kernels_.empty()) kernel_streams_.emplace(kernels_.rate.device());
@@ -57,6 +59,17 @@ REFINE_INLINE void Optimizers::step() {
   } else {
     step_adam();
   }
+}
+
+REFINE_INLINE std::map<std::string, at::Tensor> Optimizers::state() const {
+  std::map<std::string, at::Tensor> state;
+  for (const Part* part : {&kernels_, &others_}) {
+    for (std::size_t i = 0; i < part->names.size(); ++i)
+      state["momentum." + part->names[i]] = part->momenta[i];
+  }
+  for (std::size_t i = 0; i < squares_.size(); ++i) state["square." + others_.names[i]] = squares_[i];
+  if (steps_taken_.defined()) state["steps"] = steps_taken_;
+  return state;
 }
 
 REFINE_INLINE void Optimizers::check_parameter(const std::string& name, const at::Tensor& parameter) {

@@ -1,0 +1,52 @@
+#pragma once
+
+#include <chrono>
+#include <filesystem>
+#include <memory>
+
+#include <refine/core/config.hpp>
+#include <refine/training/detail/run_state.hpp>
+
+namespace refine {
+
+/// Saves a training run, so that it survives the process, and resumes it. Passed to `fit` and
+/// `train_classifier` among the observers:
+///
+///     fit(defense, images, recipe, ProgressBar{}, Checkpoint{.path = "run/checkpoints", .resume = true});
+///
+/// A thread writes a copy of the state as `path/STEP.safetensors`, while training continues. The
+/// file appears under its name only when it is complete and on the disk. A last one is written at
+/// the end of the run, and when an observer requests a stop. A write that fails becomes a warning
+/// (`on_warning`), and the next one is due after the same time.
+///
+/// *Determinism*: on the CPU, with the same number of threads, a resumed run gives bitwise the
+/// weights of an uninterrupted one. Objectives and networks that hold a random generator are the
+/// exception.
+struct Checkpoint {
+  std::filesystem::path path;  ///< the folder of one run; created if missing, locked during the run
+  std::chrono::milliseconds every = std::chrono::seconds(60);  ///< time between two files, 0 or more
+  int keep = 2;  ///< number of files that are kept, the newest ones, 1 or more
+  /// True: continue from the newest file that is intact, or start if there is none. False: a folder
+  /// that holds files of an earlier run is refused.
+  bool resume = false;
+
+  /// Checks the fields and the folder, as the run will. For programs that want to report it before
+  /// other work.
+  /// \throws Error if a field is out of range, another process uses the folder, or it holds an
+  ///   earlier run that is not to be resumed
+  REFINE_INLINE void check() const;
+
+  /// Deletes the files of the run, and the folder if nothing else is in it.
+  /// \throws Error if another process uses the folder, or a file cannot be deleted
+  REFINE_INLINE void remove() const;
+
+  /// Locks the folder. For `fit` and `train_classifier`.
+  /// \throws Error as `check`, or if the folder cannot be written to
+  REFINE_INLINE std::unique_ptr<detail::RunStore> open() const;
+};
+
+}  // namespace refine
+
+#if !defined(REFINE_COMPILED_LIB)
+#include <refine/training/impl/checkpoint.ipp>
+#endif

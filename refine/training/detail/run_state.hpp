@@ -1,0 +1,73 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <string>
+#include <vector>
+
+#include <refine/training/observers.hpp>
+
+namespace refine::detail {
+
+/// What determines a run. A checkpoint is resumed only by a run of the same identity.
+struct RunIdentity {
+  std::string run = {};                           ///< "victim" or "defense"
+  std::string recipe = {};                        ///< one line of JSON
+  std::string objective = {};                     ///< "recipe", or "caller" for one passed to `fit`
+  std::string required = {};                      ///< the augmentation that the training set requires
+  std::map<std::string, at::Tensor> data = {};    ///< images, labels, masks
+  std::map<std::string, at::Tensor> victim = {};  ///< what the teacher computes with; empty: no teacher
+};
+
+/// All that a run changes. The tensors are those that the run computes with: reading them saves the
+/// run, copying into them resumes it. Random draws need no state: they are functions of the seed,
+/// the epoch and the step.
+struct RunState {
+  std::map<std::string, at::Tensor> tensors = {};  ///< `module.…`, `optimizer.…` and `epoch.…`
+  std::int64_t step = 0;                           ///< steps taken, over all epochs
+  std::int64_t steps = 0;                          ///< of the whole run
+  std::int64_t collapsed = 0;                      ///< latest images that were all predicted as one class
+  std::vector<EpochInfo> history = {};             ///< the results of completed epochs
+  double seconds = 0;                              ///< duration so far
+};
+
+/// A line for a person.
+struct RunMessage {
+  bool is_warning = false;
+  std::string text = {};
+};
+
+/// Keeps the state of a run where it survives the process.
+class RunStore {
+ public:
+  virtual ~RunStore() = default;
+
+  /// Copies an earlier run's state into `state`, if the store has one.
+  /// \return true if the run is resumed
+  /// \throws Error if the earlier run has another identity, or cannot be read
+  virtual bool restore(RunState& state, const RunIdentity& identity) = 0;
+
+  /// True if it is time to save.
+  virtual bool is_due() = 0;
+
+  /// Copies the state and returns; the copy is saved in the background. A failure becomes a message.
+  virtual void begin_save(const RunState& state) = 0;
+
+  /// Saves the state and waits for it.
+  /// \throws Error if it cannot be written
+  virtual void save(const RunState& state) = 0;
+
+  /// True if the weights of a saved state were not finite. That state was not written.
+  virtual bool has_diverged() = 0;
+
+  /// Returns the newest saved state; empty if there is none.
+  virtual std::filesystem::path newest() = 0;
+
+  /// Returns the messages since the last call.
+  virtual std::vector<RunMessage> take_messages() = 0;
+};
+
+}  // namespace refine::detail

@@ -1,0 +1,568 @@
+#pragma once
+
+#include <refine/training/checkpoint.hpp>
+
+#include <ATen/Parallel.h>
+#include <c10/core/GradMode.h>
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <torch/version.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cerrno>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <exception>
+#include <future>
+#include <mutex>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+#include <refine/core/error.hpp>
+#include <refine/core/file.hpp>
+#include <refine/core/sha256.hpp>
+#include <refine/formats/safetensors.hpp>
+#include <refine/nn/device.hpp>
+
+namespace refine::detail {
+
+namespace fs = std::filesystem;
+
+/// Adds a text to a digest, with its length before it: two sequences of texts never give the same bytes.
+inline void add_text(Sha256& hash, std::string_view text) {
+  hash.add(fmt::format("{}:", text.size())).add(text);
+}
+
+/// Adds tensors to a digest: names, types, shapes and values. Tensors on a device, and those that
+/// are not contiguous, are copied in parts.
+inline void add_tensors(Sha256& hash, const std::map<std::string, at::Tensor>& tensors) {
+  const c10::NoGradGuard no_grad;
+  for (const auto& [name, tensor] : tensors) {
+    if (!tensor.defined()) continue;
+    add_text(hash, name);
+    add_text(hash,
+             fmt::format("{} [{}]", c10::toString(tensor.scalar_type()), fmt::join(tensor.sizes(), ", ")));
+    const auto add = [&](const at::Tensor& part) {
+      const at::Tensor host = part.detach().to(at::kCPU).contiguous();
+      if (host.numel() > 0) hash.add(host.const_data_ptr(), host.nbytes());
+    };
+    if (tensor.dim() == 0 || tensor.numel() == 0) {
+      add(tensor);
+      continue;
+    }
+    constexpr std::int64_t part_bytes = 64 << 20;
+    const std::int64_t rows = tensor.size(0);
+    const std::int64_t row_bytes =
+        std::max<std::int64_t>(static_cast<std::int64_t>(tensor.nbytes()) / rows, 1);
+    const std::int64_t count = std::max<std::int64_t>(part_bytes / row_bytes, 1);
+    for (std::int64_t row = 0; row < rows; row += count)
+      add(tensor.narrow(0, row, std::min(count, rows - row)));
+  }
+}
+
+inline std::string sha256_of(const std::map<std::string, at::Tensor>& tensors, std::string_view more = {}) {
+  Sha256 hash;
+  add_tensors(hash, tensors);
+  add_text(hash, more);
+  return hash.hex();
+}
+
+/// Returns the digest of a checkpoint's content, without the digest itself.
+inline std::string digest_of(const formats::SafeTensors& content) {
+  Sha256 hash;
+  for (const auto& [key, value] : content.metadata) {
+    if (key == "sha256") continue;
+    add_text(hash, key);
+    add_text(hash, value);
+  }
+  add_tensors(hash, content.tensors);
+  return hash.hex();
+}
+
+/// The step in the name of a checkpoint; nothing for other files.
+inline std::optional<std::int64_t> step_of(const fs::path& file) {
+  const std::string stem = file.stem().string();
+  if (file.extension() != ".safetensors" || stem.size() != 10) return std::nullopt;
+  if (!std::ranges::all_of(stem, [](unsigned char c) { return c >= '0' && c <= '9'; })) return std::nullopt;
+  return std::stoll(stem);
+}
+
+/// Returns the checkpoints of a folder, the newest first.
+inline std::vector<fs::path> checkpoints_in(const fs::path& folder) {
+  std::vector<std::pair<std::int64_t, fs::path>> found;
+  std::error_code unknown;
+  for (fs::directory_iterator entry(folder, unknown), end; !unknown && entry != end;
+       entry.increment(unknown)) {
+    if (const auto step = step_of(entry->path())) found.emplace_back(*step, entry->path());
+  }
+  std::ranges::sort(found, [](const auto& a, const auto& b) { return a.first > b.first; });
+  std::vector<fs::path> files;
+  for (auto& [step, file] : found) files.push_back(std::move(file));
+  return files;
+}
+
+/// Deletes what killed writers left behind. Only for the holder of the lock.
+inline void remove_partial_files(const fs::path& folder) {
+  std::error_code ignored;
+  std::vector<fs::path> partial;
+  for (fs::directory_iterator entry(folder, ignored), end; !ignored && entry != end;
+       entry.increment(ignored)) {
+    const std::string name = entry->path().filename().string();
+    if (name.starts_with(".refine-") && name.ends_with(".partial")) partial.push_back(entry->path());
+  }
+  for (const fs::path& file : partial) fs::remove(file, ignored);
+}
+
+/// A lock on a folder: an `flock`, which the system releases when the process ends, however it ends.
+class FolderLock {
+ public:
+  /// Takes the lock.
+  /// \param create whether a missing folder is created; if not, nothing is locked
+  /// \throws Error if another process holds it, or the folder cannot be written to
+  FolderLock(const fs::path& folder, bool create) : file_(folder / "lock") {
+    std::error_code error;
+    if (create) {
+      fs::create_directories(folder, error);
+    } else if (!fs::exists(folder, error)) {
+      return;
+    }
+    if (error) fail(error.value());
+    // The holder may delete the file that is opened here: the lock is on the file that has the name.
+    for (bool is_current = false; !is_current;) {
+      release();
+      descriptor_ = ::open(file_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+      if (descriptor_ < 0) fail(errno);
+      if (::flock(descriptor_, LOCK_EX | LOCK_NB) != 0) {
+        if (errno != EWOULDBLOCK) break;  // a file system without locks
+        const std::string holder = read_holder();
+        release();
+        throw Error(
+            "checkpoints in {}: another process uses the folder{}; wait for it, or specify another folder",
+            folder.string(), holder);
+      }
+      struct ::stat opened = {}, named = {};
+      is_current = ::fstat(descriptor_, &opened) == 0 && ::stat(file_.c_str(), &named) == 0 &&
+                   opened.st_ino == named.st_ino && opened.st_dev == named.st_dev;
+    }
+    const std::string mine = std::to_string(::getpid()) + "\n";
+    [[maybe_unused]] const bool noted =
+        ::ftruncate(descriptor_, 0) == 0 && ::pwrite(descriptor_, mine.data(), mine.size(), 0) > 0;
+  }
+
+  FolderLock(const FolderLock&) = delete;
+  FolderLock& operator=(const FolderLock&) = delete;
+
+  ~FolderLock() { release(); }
+
+  /// Deletes the file of the lock, while it is held.
+  void remove_file() const {
+    std::error_code ignored;
+    if (descriptor_ >= 0) fs::remove(file_, ignored);
+  }
+
+ private:
+  void release() {
+    if (descriptor_ >= 0) ::close(descriptor_);
+    descriptor_ = -1;
+  }
+
+  std::string read_holder() const {
+    char text[16] = {};
+    const ::ssize_t size = ::pread(descriptor_, text, sizeof text - 1, 0);
+    const std::string_view digits(text, size > 0 ? static_cast<std::size_t>(size) : 0);
+    const auto end = digits.find_first_not_of("0123456789");
+    return digits.empty() || end == 0 ? "" : fmt::format(" (process {})", digits.substr(0, end));
+  }
+
+  [[noreturn]] void fail(int reason) const {
+    throw Error("checkpoints: cannot use {}: {}; choose a folder with write permission",
+                file_.parent_path().string(), std::strerror(reason));
+  }
+
+  fs::path file_;
+  int descriptor_ = -1;
+};
+
+/// Describes the first field in which two recipes differ, for a message.
+inline std::string describe_difference(const std::string& run, const std::string& checkpoint) {
+  const auto parse = [](const std::string& text) {
+    const auto json = nlohmann::json::parse(text, nullptr, /*allow_exceptions=*/false);
+    return json.is_object() ? json.flatten() : nlohmann::json::object();
+  };
+  const nlohmann::json now = parse(run), then = parse(checkpoint);
+  const auto text = [](const nlohmann::json& json, const std::string& key) {
+    return json.contains(key) ? json[key].dump() : std::string("missing");
+  };
+  for (const auto* side : {&now, &then}) {
+    for (const auto& item : side->items()) {
+      if (text(now, item.key()) == text(then, item.key())) continue;
+      std::string field = "recipe" + item.key();
+      std::ranges::replace(field, '/', '.');
+      return fmt::format("{} is {}, the checkpoint has {}", field, text(now, item.key()),
+                         text(then, item.key()));
+    }
+  }
+  return "the recipes differ";
+}
+
+inline nlohmann::json history_json(const std::vector<EpochInfo>& history) {
+  nlohmann::json json = nlohmann::json::array();
+  for (const EpochInfo& e : history) json.push_back({e.epoch, e.loss, e.accuracy, e.lr, e.seconds});
+  return json;
+}
+
+/// The store of a `Checkpoint`.
+class CheckpointStore final : public RunStore {
+ public:
+  explicit CheckpointStore(const Checkpoint& options)
+      : options_(options), lock_(options.path, /*create=*/true) {
+    remove_partial_files(options_.path);
+  }
+
+  ~CheckpointStore() override {
+    if (writing_.valid()) writing_.wait();
+  }
+
+  bool restore(RunState& state, const RunIdentity& identity) override;
+
+  bool is_due() override {
+    return std::chrono::steady_clock::now() - last_ >= options_.every && !is_writing();
+  }
+
+  void begin_save(const RunState& state) override {
+    finish_writing();
+    last_ = std::chrono::steady_clock::now();
+    writing_ = std::async(std::launch::async, [this, copy = snapshot(state), step = state.step] {
+      try {
+        write(copy, step);
+      } catch (const std::exception& error) {
+        add_message(true, fmt::format("{}; training continues, and the next checkpoint is tried after {}",
+                                      error.what(), duration()));
+      }
+    });
+  }
+
+  void save(const RunState& state) override {
+    finish_writing();
+    if (written_ != state.step) write(snapshot(state), state.step);
+  }
+
+  bool has_diverged() override { return diverged_; }
+
+  fs::path newest() override {
+    finish_writing();
+    return newest_;
+  }
+
+  std::vector<RunMessage> take_messages() override {
+    if (!has_messages_) return {};
+    const std::lock_guard lock(mutex_);
+    has_messages_ = false;
+    return std::exchange(messages_, {});
+  }
+
+ private:
+  fs::path file_of(std::int64_t step) const {
+    return options_.path / fmt::format("{:010}.safetensors", step);
+  }
+
+  std::string duration() const {
+    return fmt::format("{} s", std::chrono::duration<double>(options_.every).count());
+  }
+
+  bool is_writing() const {
+    return writing_.valid() && writing_.wait_for(std::chrono::seconds(0)) != std::future_status::ready;
+  }
+
+  void finish_writing() {
+    if (writing_.valid()) writing_.get();
+  }
+
+  void add_message(bool is_warning, std::string text) {
+    const std::lock_guard lock(mutex_);
+    messages_.push_back({is_warning, std::move(text)});
+    has_messages_ = true;
+  }
+
+  formats::SafeTensors snapshot(const RunState& state) const;
+
+  /// Writes a snapshot, and deletes files that are not kept. Uses no parallel operators of LibTorch:
+  /// they would start another team of threads.
+  void write(formats::SafeTensors content, std::int64_t step);
+
+  /// Reads a checkpoint.
+  /// \throws Error if it is damaged
+  static formats::SafeTensors read(const fs::path& file);
+
+  void check_identity(const fs::path& file, const formats::SafeTensors& content) const;
+  void apply(const fs::path& file, const formats::SafeTensors& content, RunState& state) const;
+  void note_other_machine(const std::map<std::string, std::string>& metadata);
+
+  Checkpoint options_;
+  FolderLock lock_;
+  std::map<std::string, std::string> identity_;  ///< metadata that all checkpoints of the run share
+  std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
+  std::future<void> writing_;
+  std::atomic<bool> diverged_ = false, has_messages_ = false;
+  std::mutex mutex_;
+  std::vector<RunMessage> messages_;
+  fs::path newest_;            ///< read and written while nothing is being written
+  std::int64_t written_ = -1;  ///< its step, likewise
+};
+
+REFINE_INLINE bool CheckpointStore::restore(RunState& state, const RunIdentity& identity) {
+  std::map<std::string, at::Tensor> start;
+  for (const auto& [name, tensor] : state.tensors) {
+    if (name.starts_with("module.")) start.emplace(name, tensor);
+  }
+  identity_ = {{"refine", "checkpoint"},
+               {"version", std::string(version)},
+               {"run", identity.run},
+               {"recipe", identity.recipe},
+               {"objective", identity.objective},
+               {"data", sha256_of(identity.data, identity.required)},
+               {"victim", identity.victim.empty() ? "" : sha256_of(identity.victim)},
+               {"start", sha256_of(start)},
+               {"device", default_device().str()},
+               {"threads", std::to_string(at::get_num_threads())},
+               {"libtorch", TORCH_VERSION}};
+
+  const std::vector<fs::path> files = checkpoints_in(options_.path);
+  if (files.empty()) return false;
+  std::vector<std::pair<fs::path, std::string>> damaged;
+  for (const fs::path& file : files) {
+    formats::SafeTensors content;
+    try {
+      content = read(file);
+    } catch (const Error& error) {
+      damaged.emplace_back(file, error.what());
+      continue;
+    }
+    check_identity(file, content);
+    apply(file, content, state);
+    newest_ = file;
+    written_ = state.step;
+    for (const auto& [other, why] : damaged) {
+      std::error_code ignored;
+      fs::rename(other, fs::path(other).concat(".damaged"), ignored);
+      add_message(true, fmt::format("{}; {} is used instead", why, file.string()));
+    }
+    add_message(false,
+                fmt::format("resumed after step {} of {} from {}", state.step, state.steps, file.string()));
+    note_other_machine(content.metadata);
+    return true;
+  }
+  throw Error("cannot resume from {}: no checkpoint is intact; delete the folder to start again ({})",
+              options_.path.string(), damaged.front().second);
+}
+
+REFINE_INLINE formats::SafeTensors CheckpointStore::read(const fs::path& file) {
+  formats::SafeTensors content = formats::read_safetensors(file);
+  const auto digest = content.metadata.find("sha256");
+  const auto kind = content.metadata.find("refine");
+  if (digest == content.metadata.end() || kind == content.metadata.end() || kind->second != "checkpoint") {
+    throw Error("cannot load {}: it is not a checkpoint of a training run; remove it", file.string());
+  }
+  if (digest->second != digest_of(content)) {
+    throw Error("cannot load {}: its SHA-256 does not match, the file is damaged", file.string());
+  }
+  return content;
+}
+
+REFINE_INLINE void CheckpointStore::check_identity(const fs::path& file,
+                                                   const formats::SafeTensors& content) const {
+  const auto then = [&](const char* key) {
+    const auto found = content.metadata.find(key);
+    return found == content.metadata.end() ? std::string("nothing") : found->second;
+  };
+  const auto same = [&](const char* key) { return then(key) == identity_.at(key); };
+  const auto refuse = [&](const std::string& why, const char* hint) {
+    throw Error("cannot resume from {}: {}; {}", file.string(), why, hint);
+  };
+  const auto digests = [&](const char* what, const char* key) {
+    return fmt::format("the {} (SHA-256 {}, the checkpoint has {})", what, identity_.at(key).substr(0, 12),
+                       then(key).substr(0, 12));
+  };
+  constexpr const char* same_options =
+      "give the options of the interrupted run, or delete the folder to start again";
+  if (!same("version")) {
+    refuse(fmt::format("this is refine {}, the checkpoint is of {}", version, then("version")),
+           "resume with that version, or delete the folder to start again");
+  }
+  if (!same("run")) {
+    refuse(fmt::format("this run trains a {}, the checkpoint's a {}", identity_.at("run"), then("run")),
+           "specify another folder");
+  }
+  if (!same("recipe")) refuse(describe_difference(identity_.at("recipe"), then("recipe")), same_options);
+  if (!same("objective")) {
+    refuse("one of the two runs has the recipe's objective, the other the caller's own",
+           "pass the same objective");
+  }
+  if (!same("data")) {
+    refuse(digests("training images or labels differ", "data"), "give the images of the interrupted run");
+  }
+  if (!same("victim")) refuse(digests("victim differs", "victim"), "give the victim of the interrupted run");
+  if (!same("start")) {
+    refuse(digests("network, or its initial weights, differ", "start"),
+           "construct it as for the interrupted run, with the same seed");
+  }
+}
+
+REFINE_INLINE void CheckpointStore::apply(const fs::path& file, const formats::SafeTensors& content,
+                                          RunState& state) const {
+  const c10::NoGradGuard no_grad;
+  const auto malformed = [&](const std::string& what) {
+    throw Error("cannot resume from {}: {}; delete the folder to start again", file.string(), what);
+  };
+  if (content.tensors.size() != state.tensors.size()) malformed("it has other tensors than the run");
+  for (const auto& [name, tensor] : state.tensors) {
+    const auto found = content.tensors.find(name);
+    if (found == content.tensors.end() || found->second.sizes() != tensor.sizes() ||
+        found->second.scalar_type() != tensor.scalar_type()) {
+      malformed(fmt::format("tensor '{}' is missing or has another shape", name));
+    }
+  }
+  try {
+    const auto number = [&](const char* key) { return std::stoll(content.metadata.at(key)); };
+    const std::int64_t step = number("step");
+    if (number("steps") != state.steps || step < 1 || step > state.steps)
+      malformed("its step is out of range");
+    state.step = step;
+    state.collapsed = number("collapsed");
+    state.seconds = std::stod(content.metadata.at("seconds"));
+    state.history.clear();
+    for (const auto& e : nlohmann::json::parse(content.metadata.at("history"))) {
+      state.history.push_back({.epoch = e.at(0).get<int>(),
+                               .loss = e.at(1).get<double>(),
+                               .accuracy = e.at(2).get<double>(),
+                               .lr = e.at(3).get<double>(),
+                               .seconds = e.at(4).get<double>()});
+    }
+  } catch (const Error&) {
+    throw;
+  } catch (const std::exception&) {
+    malformed("its step or history is missing");
+  }
+  for (const auto& [name, tensor] : state.tensors) at::Tensor(tensor).copy_(content.tensors.at(name));
+}
+
+REFINE_INLINE void CheckpointStore::note_other_machine(const std::map<std::string, std::string>& metadata) {
+  for (const char* key : {"device", "threads", "libtorch"}) {
+    const auto found = metadata.find(key);
+    const std::string then = found == metadata.end() ? "unknown" : found->second;
+    if (then == identity_.at(key)) continue;
+    add_message(
+        false,
+        fmt::format("{}: {}, when the checkpoint was written: {}; the result may differ in the last bits",
+                    key, identity_.at(key), then));
+  }
+}
+
+REFINE_INLINE formats::SafeTensors CheckpointStore::snapshot(const RunState& state) const {
+  const c10::NoGradGuard no_grad;
+  formats::SafeTensors content{.metadata = identity_};
+  content.metadata["step"] = std::to_string(state.step);
+  content.metadata["steps"] = std::to_string(state.steps);
+  content.metadata["collapsed"] = std::to_string(state.collapsed);
+  content.metadata["seconds"] = fmt::format("{}", state.seconds);
+  content.metadata["history"] = history_json(state.history).dump();
+  for (const auto& [name, tensor] : state.tensors) {
+    const at::Tensor source = tensor.detach();
+    content.tensors[name] =
+        source.is_cpu() ? source.clone(at::MemoryFormat::Contiguous) : source.to(at::kCPU).contiguous();
+  }
+  return content;
+}
+
+REFINE_INLINE void CheckpointStore::write(formats::SafeTensors content, std::int64_t step) {
+  for (const auto& [name, tensor] : content.tensors) {
+    if (!name.starts_with("module.") || tensor.scalar_type() != at::kFloat) continue;
+    const float* begin = tensor.const_data_ptr<float>();
+    if (std::all_of(begin, begin + tensor.numel(), [](float value) { return std::isfinite(value); }))
+      continue;
+    diverged_ = true;
+    return;
+  }
+  content.metadata["sha256"] = digest_of(content);
+  const fs::path file = file_of(step);
+  formats::write_safetensors(file, content);
+  newest_ = file;
+  written_ = step;
+  std::vector<fs::path> files = checkpoints_in(options_.path);
+  std::erase_if(files, [&](const fs::path& other) { return step_of(other) > step; });
+  for (std::size_t i = static_cast<std::size_t>(options_.keep); i < files.size(); ++i) {
+    std::error_code ignored;
+    fs::remove(files[i], ignored);
+  }
+}
+
+inline void check_options(const Checkpoint& options) {
+  if (options.path.empty()) throw Error("checkpoint.path must name a folder, got an empty path");
+  if (options.keep < 1) throw Error("checkpoint.keep must be 1 or more, got {}", options.keep);
+  if (options.every.count() < 0) {
+    throw Error("checkpoint.every must be 0 or more, got {} ms", options.every.count());
+  }
+}
+
+/// \throws Error if the folder holds an earlier run that is not to be resumed
+inline void check_unused(const Checkpoint& options) {
+  if (options.resume) return;
+  const std::vector<fs::path> files = checkpoints_in(options.path);
+  if (files.empty()) return;
+  throw Error(
+      "checkpoints in {}: an interrupted run is there, saved after step {}; resume it (--resume, .resume = true), or "
+      "delete the folder to start again",
+      options.path.string(), *step_of(files.front()));
+}
+
+}  // namespace refine::detail
+
+namespace refine {
+
+REFINE_INLINE void Checkpoint::check() const {
+  detail::check_options(*this);
+  std::error_code unknown;
+  if (!std::filesystem::exists(path, unknown)) return;
+  const detail::FolderLock lock(path, /*create=*/false);
+  detail::check_unused(*this);
+}
+
+REFINE_INLINE std::unique_ptr<detail::RunStore> Checkpoint::open() const {
+  detail::check_options(*this);
+  auto store = std::make_unique<detail::CheckpointStore>(*this);
+  detail::check_unused(*this);
+  return store;
+}
+
+REFINE_INLINE void Checkpoint::remove() const {
+  std::error_code error;
+  if (!std::filesystem::exists(path, error)) return;
+  const detail::FolderLock lock(path, /*create=*/false);
+  detail::remove_partial_files(path);
+  std::vector<std::filesystem::path> files = detail::checkpoints_in(path);
+  for (std::filesystem::directory_iterator entry(path, error), end; !error && entry != end;
+       entry.increment(error)) {
+    if (entry->path().extension() == ".damaged") files.push_back(entry->path());
+  }
+  for (const auto& file : files) {
+    if (!std::filesystem::remove(file, error) && error) {
+      throw Error("cannot delete {}: {}; delete the folder", file.string(), error.message());
+    }
+  }
+  lock.remove_file();
+  std::filesystem::remove(path, error);  // fails if something else is in it
+}
+
+}  // namespace refine

@@ -1,0 +1,587 @@
+// A run that is interrupted and resumed is compared with one that never was, which has no checkpoints.
+
+#include <ATen/Parallel.h>
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/arange.h>
+#include <ATen/ops/ones.h>
+#include <ATen/ops/zeros.h>
+#include <fmt/core.h>
+#include <gtest/gtest.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <torch/nn/module.h>
+#include <unistd.h>
+#include <refine/backbones/freeze.hpp>
+#include <refine/backbones/resnet.hpp>
+#include <refine/backbones/vit.hpp>
+#include <refine/core/sha256.hpp>
+#include <refine/data/synthetic.hpp>
+#include <refine/formats/safetensors.hpp>
+#include <refine/remaps/permutations.hpp>
+#include <refine/training/training.hpp>
+#include <refine/transforms/unet.hpp>
+#include <tests/training/task.hpp>
+
+#include <algorithm>
+#include <csignal>
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <fstream>
+#include <limits>
+#include <memory>
+#include <stdexcept>
+#include <stop_token>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "tests/support/error_of.hpp"
+#include "tests/support/scratch_folder.hpp"
+
+namespace refine {
+namespace {
+
+namespace fs = std::filesystem;
+using refine::testing::content;
+using refine::testing::error_of;
+using refine::testing::expect_words;
+using refine::testing::ScratchFolder;
+using std::chrono_literals::operator""ms;
+
+using Network = backbones::ResNet18<task>;
+
+/// Three steps an epoch, of 32, 32 and 17 images.
+constexpr std::int64_t image_count = 81;
+constexpr int epoch_count = 3, step_count = 9;
+
+const data::Dataset& dataset() {
+  static const data::Dataset set = [] {
+    use_threads(1);
+    return data::Synthetic{.task = task, .train = image_count, .test = 0}.make().train;
+  }();
+  return set;
+}
+
+Optimization optimization_of(OptimizerKind kind) {
+  return {.optimizer = kind,
+          .lr = kind == OptimizerKind::adam ? 0.003 : 0.05,
+          .nesterov = kind == OptimizerKind::sgd,
+          .adam_lr = 0.01,
+          .schedule = Schedule::one_cycle,
+          .batch_size = 32,
+          .epochs = epoch_count};
+}
+
+ClassifierRecipe victim_recipe(OptimizerKind kind = OptimizerKind::muon) {
+  return {.label_smoothing = 0.1,
+          .optimization = optimization_of(kind),
+          .augmentation = {.flip = true, .crop_padding = 2, .rotation = 10}};
+}
+
+Recipe defense_recipe(OptimizerKind kind = OptimizerKind::muon) {
+  return {.objective = ObjectiveKind::distillation,
+          .teacher = TeacherInput::original,
+          .optimization = optimization_of(kind),
+          .augmentation = {.flip = true, .mix = 0.5}};
+}
+
+std::string bytes_of(const torch::nn::Module& module) {
+  std::string all;
+  for (const auto& [name, tensor] : nn::state_dict(module)) {
+    const at::Tensor flat = tensor.detach().contiguous();
+    all += name;
+    all.append(static_cast<const char*>(flat.const_data_ptr()), flat.nbytes());
+  }
+  return all;
+}
+
+/// Requests a stop after a number of steps.
+struct StopAfter {
+  std::int64_t steps;
+  std::int64_t taken = 0;
+  void on_step(const StepInfo&) { ++taken; }
+  bool stop_requested() const { return taken >= steps; }
+};
+
+/// Ends the process' run as a crash would, as far as that is possible in a test: nothing is saved.
+struct FailAfter {
+  std::int64_t steps;
+  void on_step(const StepInfo&) {
+    if (--steps == 0) throw std::runtime_error("crash");
+  }
+};
+
+struct Lines {
+  std::vector<std::string> notes, warnings;
+  void on_note(std::string_view text) { notes.emplace_back(text); }
+  void on_warning(std::string_view text) { warnings.emplace_back(text); }
+};
+
+static_assert(Observer<Checkpoint> && Observer<const Checkpoint&> && Observer<std::stop_token>);
+static_assert(Observer<StopAfter> && Observer<Lines>);
+
+/// What a run leaves: weights, and the results of its epochs without the times.
+struct Outcome {
+  std::string weights;
+  std::vector<double> results;
+  bool operator==(const Outcome&) const = default;
+};
+
+Outcome outcome_of(const torch::nn::Module& module, const History& history) {
+  Outcome outcome{.weights = bytes_of(module), .results = {}};
+  for (const EpochInfo& e : history.epochs)
+    outcome.results.insert(outcome.results.end(), {e.loss, e.accuracy, e.lr, static_cast<double>(e.epoch)});
+  return outcome;
+}
+
+/// Half of the images ask for more augmentation, as an attack's do.
+data::TrainingSet training_set() {
+  data::TrainingSet set{dataset()};
+  set.augmentation = {.brightness = 0.3};
+  set.no_augment_mask = at::arange(image_count).remainder(2).to(at::kBool);
+  return set;
+}
+
+template <typename... Observers>
+Outcome train_victim(const ClassifierRecipe& recipe, Observers&&... observers) {
+  History history;
+  const Network network =
+      train_classifier(Network{.width = 4}, training_set(), recipe, history, observers...);
+  return outcome_of(*network.module, history);
+}
+
+const Network& victim() {
+  static const Network trained = train_classifier(Network{.width = 4}, dataset(), victim_recipe());
+  return trained;
+}
+
+auto make_defense() {
+  return Pipeline{transforms::UNet<task>{.levels = 2, .width = 4}, freeze(victim()),
+                  remaps::Derangement<task>{}};
+}
+
+template <typename... Observers>
+Outcome train_defense(const Recipe& recipe, Observers&&... observers) {
+  History history;
+  auto defense = make_defense();
+  fit(defense, dataset().images, recipe, history, observers...);
+  return outcome_of(*defense.transform().module, history);
+}
+
+std::vector<std::string> files_in(const fs::path& folder) {
+  std::vector<std::string> names;
+  for (const auto& entry : fs::directory_iterator(folder)) names.push_back(entry.path().filename().string());
+  std::ranges::sort(names);
+  return names;
+}
+
+TEST(Checkpoint, Victim_ResumedAtAnyStep_IsTheUninterruptedOne) {
+  for (const OptimizerKind kind : {OptimizerKind::sgd, OptimizerKind::adam, OptimizerKind::muon}) {
+    const Outcome expected = train_victim(victim_recipe(kind));
+    for (const std::int64_t step : {1, 2, 3, 4, 7, 9}) {
+      const ScratchFolder folder;
+      const Checkpoint checkpoint{.path = folder.path / "run", .resume = true};
+      try {
+        train_victim(victim_recipe(kind), checkpoint, StopAfter{step});
+        ADD_FAILURE() << "it was not stopped";
+      } catch (const Stopped& stopped) {
+        EXPECT_EQ(stopped.step(), step);
+        EXPECT_EQ(stopped.steps(), step_count);
+        EXPECT_TRUE(fs::exists(stopped.checkpoint()));
+      }
+      Lines lines;
+      EXPECT_EQ(train_victim(victim_recipe(kind), checkpoint, lines), expected)
+          << "optimizer " << static_cast<int>(kind) << ", step " << step;
+      ASSERT_EQ(lines.notes.size(), 1u);
+      expect_words(lines.notes[0], {fmt::format("resumed after step {} of {}", step, step_count)});
+      EXPECT_TRUE(lines.warnings.empty());
+    }
+  }
+}
+
+TEST(Checkpoint, Defense_ResumedAtAnyStep_IsTheUninterruptedOne) {
+  for (const TeacherInput teacher : {TeacherInput::original, TeacherInput::augmented}) {
+    Recipe recipe =
+        defense_recipe(teacher == TeacherInput::original ? OptimizerKind::muon : OptimizerKind::sgd);
+    recipe.teacher = teacher;
+    const Outcome expected = train_defense(recipe);
+    for (const std::int64_t step : {1, 2, 3, 4, 8, 9}) {
+      const ScratchFolder folder;
+      const Checkpoint checkpoint{.path = folder.path, .resume = true};
+      EXPECT_THROW(train_defense(recipe, checkpoint, StopAfter{step}), Stopped);
+      EXPECT_EQ(train_defense(recipe, checkpoint), expected) << "step " << step;
+    }
+  }
+}
+
+TEST(Checkpoint, Dropout_IsDrawnAsInTheUninterruptedRun) {
+  const auto train = [](auto&&... observers) {
+    const auto network =
+        train_classifier(backbones::ViT<task>{.patch = 4, .width = 16, .depth = 1, .heads = 2}, dataset(),
+                         victim_recipe(OptimizerKind::adam), observers...);
+    return bytes_of(*network.module);
+  };
+  const std::string expected = train();
+  const ScratchFolder folder;
+  const Checkpoint checkpoint{.path = folder.path, .resume = true};
+  EXPECT_THROW(train(checkpoint, StopAfter{4}), Stopped);
+  EXPECT_EQ(train(checkpoint), expected);
+}
+
+TEST(Checkpoint, EveryStepStopped_IsTheUninterruptedRun) {
+  const Outcome expected = train_victim(victim_recipe());
+  const ScratchFolder folder;
+  const Checkpoint checkpoint{.path = folder.path, .resume = true};
+  for (int step = 1; step <= step_count; ++step)
+    EXPECT_THROW(train_victim(victim_recipe(), checkpoint, StopAfter{1}), Stopped);
+  EXPECT_EQ(train_victim(victim_recipe(), checkpoint), expected);
+  EXPECT_EQ(files_in(folder.path),
+            (std::vector<std::string>{"0000000008.safetensors", "0000000009.safetensors", "lock"}));
+  EXPECT_EQ(train_victim(victim_recipe(), checkpoint), expected) << "a finished run is its result";
+  checkpoint.remove();
+  EXPECT_FALSE(fs::exists(folder.path));
+  fs::create_directory(folder.path);
+}
+
+TEST(Checkpoint, BackgroundWriter_SurvivesACrash) {
+  const Outcome expected = train_victim(victim_recipe());
+  const ScratchFolder folder;
+  const Checkpoint checkpoint{.path = folder.path, .every = 0ms, .resume = true};
+  EXPECT_THROW(train_victim(victim_recipe(), checkpoint, FailAfter{5}), std::runtime_error);
+  const auto files = files_in(folder.path);
+  EXPECT_TRUE(files.size() >= 2 && files.size() <= 3) << files.size();
+  folder.write(".refine-1-1.partial", "left by a killed writer");
+  Lines lines;
+  EXPECT_EQ(train_victim(victim_recipe(), checkpoint, lines), expected);
+  ASSERT_EQ(lines.notes.size(), 1u);
+  EXPECT_FALSE(fs::exists(folder.path / ".refine-1-1.partial"));
+}
+
+TEST(Checkpoint, Without_ChangesNothing) {
+  const ScratchFolder folder;
+  EXPECT_EQ(train_defense(defense_recipe(), Checkpoint{.path = folder.path, .every = 0ms}),
+            train_defense(defense_recipe()));
+}
+
+TEST(Checkpoint, StopToken_EndsTheRunAfterTheStep) {
+  std::stop_source source;
+  source.request_stop();
+  try {
+    train_victim(victim_recipe(), source.get_token());
+    ADD_FAILURE() << "it was not stopped";
+  } catch (const Stopped& stopped) {
+    EXPECT_EQ(stopped.step(), 1);
+    EXPECT_TRUE(stopped.checkpoint().empty());
+    expect_words(stopped.what(), {"victim", "step 1 of 9", "not saved"});
+  }
+}
+
+/// A folder with a victim's run that was stopped after four steps.
+struct InterruptedVictim : ScratchFolder {
+  Checkpoint checkpoint{.path = path, .resume = true};
+  InterruptedVictim() {
+    for (int part = 0; part < 2; ++part)
+      EXPECT_THROW(train_victim(victim_recipe(), checkpoint, StopAfter{2}), Stopped);
+  }
+};
+
+TEST(Checkpoint, OtherRun_IsRefusedByName) {
+  const InterruptedVictim run;
+  const auto refusal = [&](const ClassifierRecipe& recipe, const data::TrainingSet& set, Network network) {
+    return error_of([&] { train_classifier(network, set, recipe, run.checkpoint); });
+  };
+  ClassifierRecipe other = victim_recipe();
+  other.optimization.lr = 0.04;
+  expect_words(refusal(other, training_set(), {.width = 4}),
+               {"cannot resume", "recipe.optimization.lr is 0.04", "the checkpoint has 0.05"});
+  other = victim_recipe();
+  other.seed = 1;
+  expect_words(refusal(other, training_set(), {.width = 4}), {"recipe.seed is 1", "666"});
+
+  data::TrainingSet set = training_set();
+  set.images = set.images.clone();
+  set.images[3][1][2][5] += 1;
+  expect_words(refusal(victim_recipe(), set, {.width = 4}), {"images or labels differ", "SHA-256"});
+  set = training_set();
+  set.labels = set.labels.clone();
+  set.labels[0] = (set.labels[0] + 1).remainder(4);
+  expect_words(refusal(victim_recipe(), set, {.width = 4}), {"images or labels differ"});
+  set = training_set();
+  set.augmentation.brightness = 0.2;
+  expect_words(refusal(victim_recipe(), set, {.width = 4}), {"images or labels differ"});
+
+  expect_words(refusal(victim_recipe(), training_set(), {.width = 8}), {"network, or its initial weights"});
+  expect_words(refusal(victim_recipe(), training_set(), {.width = 4, .seed = 1}),
+               {"network, or its initial weights"});
+  expect_words(error_of([&] { train_defense(defense_recipe(), run.checkpoint); }),
+               {"this run trains a defense, the checkpoint's a victim"});
+  EXPECT_EQ(refusal(victim_recipe(), training_set(), {.width = 4}), "") << "the run itself is not refused";
+}
+
+TEST(Checkpoint, OtherVictimOrObjective_IsRefusedByName) {
+  const ScratchFolder folder;
+  const Checkpoint checkpoint{.path = folder.path, .resume = true};
+  EXPECT_THROW(train_defense(defense_recipe(), checkpoint, StopAfter{2}), Stopped);
+  const Network other = train_classifier(Network{.width = 4, .seed = 3}, dataset(), victim_recipe());
+  Pipeline defense{transforms::UNet<task>{.levels = 2, .width = 4}, freeze(other),
+                   remaps::Derangement<task>{}};
+  expect_words(error_of([&] { fit(defense, dataset().images, defense_recipe(), checkpoint); }),
+               {"victim differs"});
+  Pipeline permuted{transforms::UNet<task>{.levels = 2, .width = 4}, freeze(victim()),
+                    remaps::Derangement<task>{.seed = 5}};
+  expect_words(error_of([&] { fit(permuted, dataset().images, defense_recipe(), checkpoint); }),
+               {"victim differs"});
+  auto same = make_defense();
+  expect_words(
+      error_of([&] { fit(same, dataset().images, objectives::Bce{}, defense_recipe(), checkpoint); }),
+      {"objective"});
+}
+
+TEST(Checkpoint, OtherVersion_IsRefusedByName) {
+  const InterruptedVictim run;
+  const fs::path file = run.path / "0000000004.safetensors";
+  const std::string bytes = content(file);
+  std::string other = bytes;
+  const std::string key = "\"version\":\"";
+  const auto at_version = other.find(key);
+  ASSERT_NE(at_version, std::string::npos);
+  other[at_version + key.size()] = '7';
+  std::ofstream(file, std::ios::binary) << other;
+  fs::remove(run.path / "0000000002.safetensors");
+  expect_words(error_of([&] { train_victim(victim_recipe(), run.checkpoint); }),
+               {"no checkpoint is intact", "SHA-256"});
+
+  // With a digest that fits, as the other version would have written it.
+  auto forged = formats::read_safetensors(file);
+  Sha256 hash;
+  const auto add = [&](std::string_view text) { hash.add(fmt::format("{}:", text.size())).add(text); };
+  for (const auto& [name, value] : forged.metadata) {
+    if (name == "sha256") continue;
+    add(name);
+    add(value);
+  }
+  for (const auto& [name, tensor] : forged.tensors) {
+    std::string shape;
+    for (const auto extent : tensor.sizes()) shape += (shape.empty() ? "" : ", ") + std::to_string(extent);
+    add(name);
+    add(fmt::format("{} [{}]", c10::toString(tensor.scalar_type()), shape));
+    hash.add(tensor.const_data_ptr(), tensor.nbytes());
+  }
+  forged.metadata["sha256"] = hash.hex();
+  formats::write_safetensors(file, forged);
+  const std::string then = "7" + std::string(version.substr(1));
+  expect_words(error_of([&] { train_victim(victim_recipe(), run.checkpoint); }),
+               {"this is refine " + std::string(version), "the checkpoint is of " + then});
+}
+
+TEST(Checkpoint, WithoutResume_AnInterruptedRunIsRefused) {
+  const InterruptedVictim run;
+  const Checkpoint fresh{.path = run.path};
+  for (const std::string& line :
+       {error_of([&] { train_victim(victim_recipe(), fresh); }), error_of([&] { fresh.check(); })}) {
+    expect_words(line, {run.path.string(), "step 4", "--resume", "delete the folder"});
+  }
+  EXPECT_EQ(error_of([&] { run.checkpoint.check(); }), "");
+  run.checkpoint.remove();
+  fs::create_directory(run.path);
+  EXPECT_EQ(error_of([&] { fresh.check(); }), "");
+}
+
+TEST(Checkpoint, BadFields_AreRefused) {
+  const ScratchFolder folder;
+  expect_words(error_of([] { Checkpoint{}.check(); }), {"checkpoint.path"});
+  expect_words(error_of([&] { Checkpoint{.path = folder.path, .keep = 0}.check(); }),
+               {"checkpoint.keep", "got 0"});
+  expect_words(error_of([&] { Checkpoint{.path = folder.path, .every = -1ms}.check(); }),
+               {"checkpoint.every"});
+  const Checkpoint one{.path = folder.path / "a"}, two{.path = folder.path / "b"};
+  expect_words(error_of([&] { train_victim(victim_recipe(), one, two); }), {"two are specified"});
+  const fs::path file = folder.write("file", "");
+  expect_words(error_of([&] { train_victim(victim_recipe(), Checkpoint{.path = file}); }), {file.string()});
+}
+
+TEST(Checkpoint, Damage_IsNoticedAndThePreviousOneUsed) {
+  const Outcome expected = train_victim(victim_recipe());
+  const InterruptedVictim run;
+  const fs::path newest = run.path / "0000000004.safetensors", previous = run.path / "0000000002.safetensors";
+  const std::string good = content(newest), older = content(previous);
+  const auto restore = [&] {
+    for (const auto& entry : fs::directory_iterator(run.path)) fs::remove(entry.path());
+    std::ofstream(previous, std::ios::binary) << older;
+  };
+  int tried = 0;
+  const auto expect_previous = [&](const std::string& damaged) {
+    restore();
+    std::ofstream(newest, std::ios::binary) << damaged;
+    Lines lines;
+    EXPECT_THROW(train_victim(victim_recipe(), run.checkpoint, lines, StopAfter{1}), Stopped);
+    ASSERT_EQ(lines.warnings.size(), 1u);
+    expect_words(lines.warnings[0], {newest.string(), previous.string()});
+    EXPECT_EQ(lines.warnings[0].find('\n'), std::string::npos);
+    expect_words(lines.notes.at(0), {"resumed after step 2"});
+    EXPECT_TRUE(fs::exists(newest.string() + ".damaged"));
+    ++tried;
+  };
+  for (const double share : {0.0, 0.01, 0.5, 0.999}) {
+    expect_previous(good.substr(0, static_cast<std::size_t>(share * static_cast<double>(good.size()))));
+  }
+  const std::size_t header = good.find("                ") != std::string::npos ? 0 : 1;
+  for (std::size_t i = header; i < good.size(); i += good.size() / 24) {
+    std::string flipped = good;
+    flipped[i] = static_cast<char>(flipped[i] ^ (1 << (i % 8)));
+    expect_previous(flipped);
+  }
+  EXPECT_GE(tried, 24);
+  EXPECT_EQ(train_victim(victim_recipe(), run.checkpoint), expected);
+}
+
+TEST(Checkpoint, Folder_IsUsedByOneRun) {
+  const ScratchFolder folder;
+  const Checkpoint checkpoint{.path = folder.path, .resume = true};
+  {
+    const auto store = checkpoint.open();
+    for (const std::string& line :
+         {error_of([&] { train_victim(victim_recipe(), checkpoint); }), error_of([&] { checkpoint.check(); }),
+          error_of([&] { checkpoint.remove(); })}) {
+      expect_words(line, {folder.path.string(), "another process", fmt::format("process {}", ::getpid())});
+    }
+  }
+  EXPECT_EQ(error_of([&] { checkpoint.check(); }), "");
+
+  int ready[2];
+  ASSERT_EQ(::pipe(ready), 0);
+  const ::pid_t child = ::fork();
+  if (child == 0) {
+    const auto store = checkpoint.open();
+    [[maybe_unused]] const auto written = ::write(ready[1], "x", 1);
+    for (;;) ::pause();
+  }
+  char byte = 0;
+  ASSERT_EQ(::read(ready[0], &byte, 1), 1);
+  expect_words(error_of([&] { checkpoint.check(); }), {fmt::format("process {}", child)});
+  ASSERT_EQ(::kill(child, SIGKILL), 0);
+  int status = 0;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  EXPECT_EQ(error_of([&] { checkpoint.check(); }), "") << "a crash releases the lock";
+  ::close(ready[0]);
+  ::close(ready[1]);
+}
+
+/// Limits the size of files while it exists: writing then fails as on a full disk.
+class FileSizeLimit {
+ public:
+  explicit FileSizeLimit(std::size_t bytes) {
+    ::getrlimit(RLIMIT_FSIZE, &old_);
+    handler_ = std::signal(SIGXFSZ, SIG_IGN);
+    ::rlimit limit = old_;
+    limit.rlim_cur = bytes;
+    ::setrlimit(RLIMIT_FSIZE, &limit);
+  }
+  FileSizeLimit(const FileSizeLimit&) = delete;
+  ~FileSizeLimit() {
+    ::setrlimit(RLIMIT_FSIZE, &old_);
+    std::signal(SIGXFSZ, handler_);
+  }
+
+ private:
+  ::rlimit old_ = {};
+  void (*handler_)(int) = SIG_DFL;
+};
+
+TEST(Checkpoint, FullDisk_LeavesNoHalfWrittenFile) {
+  const Outcome expected = train_victim(victim_recipe());
+  const ScratchFolder folder;
+  const Checkpoint checkpoint{.path = folder.path, .every = 0ms, .resume = true};
+  EXPECT_THROW(train_victim(victim_recipe(), checkpoint, StopAfter{2}), Stopped);
+  const std::string good = content(folder.path / "0000000002.safetensors");
+  const auto before = files_in(folder.path);
+  for (const std::size_t bytes : {std::size_t{0}, std::size_t{5'000}, good.size() - 1}) {
+    const FileSizeLimit limit(bytes);
+    Lines lines;
+    EXPECT_THROW(train_victim(victim_recipe(), checkpoint, lines, FailAfter{4}), std::runtime_error);
+    ASSERT_FALSE(lines.warnings.empty()) << "training continues with a warning";
+    expect_words(lines.warnings[0], {"cannot write", "File too large", "training continues"});
+    expect_words(error_of([&] { train_victim(victim_recipe(), checkpoint, StopAfter{2}); }),
+                 {"cannot write", "0000000004.safetensors", "File too large"});
+    EXPECT_EQ(files_in(folder.path), before);
+    EXPECT_EQ(content(folder.path / "0000000002.safetensors"), good);
+  }
+  EXPECT_EQ(train_victim(victim_recipe(), checkpoint), expected) << "there is room again";
+}
+
+/// An objective that is not a number after some steps.
+struct BecomesNan {
+  std::shared_ptr<int> steps;
+  at::Tensor operator()(const at::Tensor& remapped, const at::Tensor& teacher) const {
+    const at::Tensor loss = objectives::Bce{}(remapped, teacher);
+    return --*steps < 0 ? loss * std::numeric_limits<double>::quiet_NaN() : loss;
+  }
+};
+
+TEST(Checkpoint, Divergence_NamesTheLastGoodFile) {
+  const ScratchFolder folder;
+  auto defense = make_defense();
+  const Checkpoint checkpoint{.path = folder.path, .every = 0ms};
+  const std::string line = error_of([&] {
+    fit(defense, dataset().images, BecomesNan{std::make_shared<int>(4)}, defense_recipe(), checkpoint);
+  });
+  expect_words(line,
+               {"diverged", "not finite", "got nan in epoch 2", "lr is 0.05", "last good checkpoint is"});
+  const auto path = line.find(folder.path.string());
+  ASSERT_NE(path, std::string::npos);
+  const auto file = formats::read_safetensors(line.substr(path));
+  EXPECT_TRUE(std::isfinite(file.tensors.at("epoch.loss").item<double>()));
+  for (const auto& [name, tensor] : file.tensors) EXPECT_TRUE(tensor.isfinite().all().item<bool>()) << name;
+  EXPECT_LE(std::stoi(file.metadata.at("step")), 4);
+}
+
+/// A module of one number.
+struct OneNumber : torch::nn::Module {
+  at::Tensor value = register_parameter("value", at::zeros({1}));
+};
+
+/// A transform that has collapsed: all images become the same one.
+struct Collapsed {
+  static constexpr ImageShape image = task.image;
+  std::shared_ptr<OneNumber> module = std::make_shared<OneNumber>();
+  at::Tensor forward(const at::Tensor& x) const {
+    return (at::ones_like(x) * 0.5 + module->value.view({1, 1, 1, 1})).clamp(0, 1);
+  }
+};
+
+TEST(Fit, CollapsedTransform_EndsTheRun) {
+  const ScratchFolder folder;
+  Pipeline defense{Collapsed{}, freeze(victim()), remaps::Derangement<task>{}};
+  Recipe recipe = defense_recipe(OptimizerKind::sgd);
+  recipe.optimization.epochs = 30;
+  History history;
+  expect_words(error_of([&] {
+                 fit(defense, dataset().images, recipe, history,
+                     Checkpoint{.path = folder.path, .every = 0ms});
+               }),
+               {"collapsed", "one class", "lr is 0.05", "last good checkpoint is", folder.path.string()});
+  EXPECT_GE(history.epochs.size() * image_count, 1000u) << "few images of one class show nothing";
+  EXPECT_LE(history.epochs.size(), 15u);
+}
+
+TEST(TrainClassifier, NoProgress_IsAWarning) {
+  const data::Dataset many = data::Synthetic{.task = task, .train = 160, .test = 0}.make().train;
+  ClassifierRecipe recipe = victim_recipe(OptimizerKind::sgd);
+  recipe.optimization.epochs = 2;
+  recipe.optimization.lr = 1e-9;
+  Lines lines;
+  train_classifier(Network{.width = 4}, many, recipe, lines);
+  ASSERT_EQ(lines.warnings.size(), 1u);
+  expect_words(lines.warnings[0], {"victim", "chance", "labels", "lr is 1e-09"});
+
+  recipe = victim_recipe();
+  recipe.optimization.epochs = 8;
+  recipe.augmentation = {};
+  Lines none;
+  train_classifier(Network{.width = 4}, many, recipe, none);
+  EXPECT_TRUE(none.warnings.empty()) << none.warnings.front();
+}
+
+}  // namespace
+}  // namespace refine

@@ -1,0 +1,40 @@
+#pragma once
+
+#include <string>
+
+#include <refine/training/observers.hpp>
+
+namespace refine::cli {
+
+/// An observer that ends a training after the current step when the process gets SIGINT or SIGTERM.
+/// A second signal ends the process at once, and so does one that arrives before or after the
+/// training. One object at a time; its destructor restores the old handlers. A signal that is
+/// ignored, as SIGINT in a background job of a script, stays ignored.
+class StopOnSignal {
+ public:
+  /// \param resume_command printed if a signal arrives after the training
+  /// \param has_checkpoints false: the command is not printed
+  StopOnSignal(const std::string& resume_command, bool has_checkpoints);
+
+  StopOnSignal(const StopOnSignal&) = delete;
+  StopOnSignal& operator=(const StopOnSignal&) = delete;
+
+  ~StopOnSignal();
+
+  /// From now on, a signal waits for the end of the step.
+  void on_begin(const RunInfo& info);
+
+  /// The training is complete, and saved.
+  void on_end();
+
+  /// True if a signal has arrived.
+  bool stop_requested() const;
+
+  /// Returns the exit status that belongs to the signal: 130 for SIGINT, 143 for SIGTERM.
+  static int exit_status();
+
+ private:
+  bool has_checkpoints_;
+};
+
+}  // namespace refine::cli
