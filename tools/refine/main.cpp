@@ -120,9 +120,9 @@ int run(int argc, char** argv) {
   try {
     status = common.chosen();
   } catch (const Stopped& stopped) {
-    std::cerr << "stopped: " << printable(stopped.what()) << '\n';
+    std::cerr << "stopped: " << text::printable(stopped.what()) << '\n';
     if (!stopped.checkpoint().empty())
-      std::cerr << "go on with: " << printable(common.resume_command) << '\n';
+      std::cerr << "go on with: " << text::printable(common.resume_command) << '\n';
     return StopOnSignal::exit_status();
   }
   common.write_config();  // for commands that do not call `begin`

@@ -34,7 +34,7 @@ extern "C" void handle_signal(int number) {
 
 StopOnSignal::StopOnSignal(const std::string& resume_command, bool has_checkpoints)
     : has_checkpoints_(has_checkpoints) {
-  farewell = "\nstopped: training is complete and saved\ngo on with: " + printable(resume_command) + "\n";
+  farewell = "\nstopped: training is complete and saved\ngo on with: " + text::printable(resume_command) + "\n";
   is_training = is_trained = false;
   received = 0;
   for (std::size_t i = 0; i < signals.size(); ++i) {
