@@ -11,8 +11,13 @@
 ///
 /// ```cpp
 /// auto [train, test] = data::cifar10("data/CIFAR10");
-/// for (const data::Batch& batch : train | views::shuffled(seed, epoch) | views::batches(64)) {
-///   const at::Tensor images = data::augment(data::to_float(batch.images), {.flip = true}, seed);
+/// std::uint64_t step = 0;  // counts over all epochs, so that each batch is augmented differently
+/// for (int epoch = 0; epoch < epochs; ++epoch) {
+///   for (const data::Batch& batch :
+///        train | data::views::shuffled(seed, epoch) | data::views::batches(64)) {
+///     const at::Tensor images = data::augment(data::to_float(batch.images), {.flip = true},
+///                                             derived_seed(seed, "augmentation", step++));
+///   }
 /// }
 /// ```
 ///
