@@ -26,10 +26,11 @@
 
 #include <refine/data/augmentation.hpp>
 #include <refine/data/batches.hpp>
+#include <refine/data/copy_on_write.hpp>
 #include <refine/data/dataset.hpp>
 #include <refine/data/image_files.hpp>
 #include <refine/data/image_folder.hpp>
-#include <refine/data/image_store.hpp>
+#include <refine/data/on_decode_error.hpp>
 #include <refine/data/resize.hpp>
 #include <refine/data/sources.hpp>
 #include <refine/data/training_set.hpp>

@@ -30,7 +30,7 @@ data::Dataset halves(at::Tensor dark, at::Tensor bright) {  // uint8, N×3×32×
 
 at::Tensor photographs(const std::filesystem::path& folder) {
   const auto loaded = data::load_images(data::image_files(folder), {.image = {3, 224, 224},
-                                                                    .fit = data::ResizeMode::crop,
+                                                                    .resize_mode = data::ResizeMode::crop,
                                                                     .on_error = data::OnDecodeError::skip,
                                                                     .max_images = 5000});
   for (const std::string& reason : loaded.skipped) std::cerr << reason << "\n";
@@ -39,7 +39,7 @@ at::Tensor photographs(const std::filesystem::path& folder) {
 
 data::Split imagenet50(const std::filesystem::path& root) {  // <root>/train/<class>/*.jpg, …
   return data::image_folders(root, {.image = {3, 224, 224},
-                                    .fit = data::ResizeMode::crop,
+                                    .resize_mode = data::ResizeMode::crop,
                                     .on_error = data::OnDecodeError::skip,
                                     .store = root / "decoded"});
 }
