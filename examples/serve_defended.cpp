@@ -23,7 +23,8 @@ int main(int argc, char** argv) try {
 
   c10::NoGradGuard no_grad;
   for (const auto& file : data::image_files(argv[2])) {
-    const auto image = data::load_images({file}, {.image = shape, .fit = data::ResizeMode::crop}).images;
+    const auto image =
+        data::load_images({file}, {.image = shape, .resize_mode = data::ResizeMode::crop}).images;
     const at::Tensor x = data::to_float(image, at::kCPU);
     const auto cls = model.forward({x}).toTensor().argmax(1).item<std::int64_t>();
     const auto alarm = model.get_method("alarm")({x}).toTensor().item<double>();

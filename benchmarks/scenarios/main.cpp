@@ -84,7 +84,7 @@ Setting setting_of(const Options& options) {
   }
   data::ImageFolderOptions resize_to_fit;
   if (options.image > 0)
-    resize_to_fit = {.image = {3, options.image, options.image}, .fit = data::ResizeMode::crop};
+    resize_to_fit = {.image = {3, options.image, options.image}, .resize_mode = data::ResizeMode::crop};
   return {.dataset = cifar ? "CIFAR10" : root.filename().string(),
           .split = cifar ? data::cifar10(root) : data::image_folders(root, resize_to_fit),
           .normalization = cifar ? normalizations::cifar10 : normalizations::imagenet,

@@ -16,7 +16,6 @@
 #include <refine/attacks/pgd.hpp>
 #include <refine/core/error.hpp>
 #include <refine/core/random.hpp>
-#include <refine/data/image_store.hpp>
 #include <refine/data/training_set.hpp>
 #include <refine/triggers/trigger.hpp>
 

@@ -77,6 +77,9 @@ namespace files {
 /// True if `path` exists. Returns false if that cannot be determined; opening the file then reports the reason.
 bool exists(const std::filesystem::path& path);
 
+/// Returns the extension of a file's name in lower case (ASCII), with its dot: ".png".
+std::string lower_extension(const std::filesystem::path& file);
+
 /// Returns the content of a file.
 /// \throws Error if the file cannot be read, with the path and the reason of the system
 std::string read(const std::filesystem::path& path);

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <string>
 #include <string_view>
 
@@ -17,6 +18,17 @@ constexpr std::string_view article(std::string_view name) {
 /// Control characters (C0, DEL, C1), line separators, marks that change the direction of writing, and bytes that
 /// are not UTF-8 are written as `\xNN`.
 std::string printable(std::string_view text);
+
+/// Returns the index of the first byte that is not well-formed UTF-8 (RFC 3629: no overlong forms,
+/// no surrogates, nothing above U+10FFFF), or `npos` if all are.
+std::size_t find_invalid_utf8(std::string_view text);
+
+/// True if `text` is well-formed UTF-8.
+bool is_utf8(std::string_view text);
+
+/// Returns `text` with each byte that is not well-formed UTF-8 written as `\xNN`. A folder's name
+/// may be any bytes; a name in JSON may not.
+std::string to_utf8(std::string_view text);
 
 /// Returns the essential line of another library's message: the first line, or the last one of a traceback.
 std::string one_line(std::string_view text);

@@ -4,7 +4,7 @@
 #include <ATen/ops/arange.h>
 #include <ATen/ops/tensor.h>
 
-#include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <utility>
 
@@ -181,10 +181,12 @@ struct MakeBatches {
 /// `ExampleView`; the result is a view that range-v3's own adaptors accept:
 ///
 /// ```cpp
-/// for (const data::Batch& batch : train | views::shuffled(seed, epoch) | views::batches(64)) {
+/// for (const data::Batch& batch :
+///      train | data::views::shuffled(seed, epoch) | data::views::batches(64)) {
 ///   step(data::to_float(batch.images, device), batch.labels.to(device));
 /// }
-/// for (const auto& [i, batch] : ranges::views::enumerate(test.images | views::batches(256))) …
+/// const auto batches = test.images | data::views::batches(256);
+/// for (const auto& [i, batch] : ranges::views::enumerate(batches)) …
 /// ```
 namespace views {
 
@@ -263,9 +265,3 @@ inline Batch BatchView::read(std::int64_t batch) const {
 }
 
 }  // namespace refine::data
-
-namespace refine {
-
-namespace views = data::views;
-
-}  // namespace refine

@@ -11,8 +11,13 @@
 ///
 /// ```cpp
 /// auto [train, test] = data::cifar10("data/CIFAR10");
-/// for (const data::Batch& batch : train | views::shuffled(seed, epoch) | views::batches(64)) {
-///   const at::Tensor images = data::augment(data::to_float(batch.images), {.flip = true}, seed);
+/// std::uint64_t step = 0;  // counts over all epochs, so that each batch is augmented differently
+/// for (int epoch = 0; epoch < epochs; ++epoch) {
+///   for (const data::Batch& batch :
+///        train | data::views::shuffled(seed, epoch) | data::views::batches(64)) {
+///     const at::Tensor images = data::augment(data::to_float(batch.images), {.flip = true},
+///                                             derived_seed(seed, "augmentation", step++));
+///   }
 /// }
 /// ```
 ///
@@ -21,10 +26,11 @@
 
 #include <refine/data/augmentation.hpp>
 #include <refine/data/batches.hpp>
+#include <refine/data/copy_on_write.hpp>
 #include <refine/data/dataset.hpp>
 #include <refine/data/image_files.hpp>
 #include <refine/data/image_folder.hpp>
-#include <refine/data/image_store.hpp>
+#include <refine/data/on_decode_error.hpp>
 #include <refine/data/resize.hpp>
 #include <refine/data/sources.hpp>
 #include <refine/data/training_set.hpp>

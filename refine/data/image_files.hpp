@@ -9,10 +9,10 @@
 #include <string_view>
 #include <vector>
 
-#include <refine/core/error.hpp>
 #include <refine/core/file.hpp>
 #include <refine/core/random.hpp>
 #include <refine/core/task.hpp>
+#include <refine/data/on_decode_error.hpp>
 #include <refine/data/resize.hpp>
 
 namespace refine::data {
@@ -27,14 +27,14 @@ namespace refine::data {
 /// \return uint8, 3×H×W
 /// \throws Error if the format is not supported, the image is damaged or incomplete, or a side
 ///   exceeds 16,384 pixels
-at::Tensor decode_image(std::string_view bytes, std::string_view name);
+at::Tensor decode_image_bytes(std::string_view bytes, std::string_view name);
 
 /// Decodes an image file.
 /// \param path the file
 /// \return uint8, 3×H×W
-/// \throws Error as above, and if the file cannot be read
+/// \throws Error as `decode_image_bytes` does, and if the file cannot be read
 inline at::Tensor decode_image(const std::filesystem::path& path) {
-  return decode_image(files::read(path), path.string());
+  return decode_image_bytes(files::read(path), path.string());
 }
 
 /// Settings of `load_images`.
@@ -42,11 +42,11 @@ struct ImageFilesOptions {
   /// Shape that all images get. One channel: they become grey. Open extents are taken from the
   /// first image.
   ImageShape image = {};
-  ResizeMode fit = ResizeMode::exact;            ///< what happens to an image of another size
+  ResizeMode resize_mode = ResizeMode::exact;    ///< what happens to an image of another size
   OnDecodeError on_error = OnDecodeError::fail;  ///< what happens to a file that cannot be used
   /// Folder that keeps the decoded images, so that a set may be larger than memory; empty: they
   /// stay in memory. The store takes N·C·H·W bytes. It is rebuilt only if the files, `image` or
-  /// `fit` have changed.
+  /// `resize_mode` have changed.
   std::filesystem::path store = {};
   unsigned threads = 0;               ///< threads that decode; 0: one for each processor
   std::int64_t max_images = 0;        ///< number of files to draw at random and read; 0: all
@@ -71,6 +71,15 @@ struct LoadedImages {
 /// \throws Error if the path does not exist, cannot be listed, or contains no image
 std::vector<std::filesystem::path> image_files(const std::filesystem::path& file_or_folder,
                                                std::vector<std::filesystem::path>* ignored = nullptr);
+
+/// Returns the real folders that `image_files` looks into: a folder and all below it, also through
+/// links, except hidden ones.
+/// \param file_or_folder a folder; for anything else the result is empty
+/// \throws Error if a folder cannot be listed
+std::set<std::filesystem::path> searched_folders(const std::filesystem::path& file_or_folder);
+
+/// True if the file's name has one of the extensions that `image_files` looks for.
+bool has_image_extension(const std::filesystem::path& file);
 
 /// Decodes files in parallel into one tensor, in the files' order.
 ///
@@ -104,40 +113,6 @@ void warn_skipped(const std::vector<std::string>& skipped);
 void warn_ignored(const std::vector<std::filesystem::path>& ignored);
 
 }  // namespace refine::data
-
-namespace refine::data::detail {
-
-/// Returns the entries of a folder, except hidden ones, sorted by name.
-/// \throws Error if the folder cannot be listed
-std::vector<std::filesystem::directory_entry> list_folder(const std::filesystem::path& folder);
-
-/// True if the entry is a folder, or a link to one.
-bool is_folder(const std::filesystem::directory_entry& entry);
-
-/// Returns the extension of a file's name in lower case (ASCII), with its dot: ".png".
-std::string lower_extension(const std::filesystem::path& file);
-
-/// True if the file's name ends in `.png`, `.jpg` and so on, in any case.
-bool has_image_extension(const std::filesystem::path& file);
-
-/// Returns the usual extensions, as a sentence lists them.
-std::string image_extensions();
-
-/// True if the entry is a file with an image extension. So is a broken link, since reading it
-/// reports the reason; a pipe is not.
-bool is_image(const std::filesystem::directory_entry& entry);
-
-/// Lists the images under a folder, at any depth. Each real folder is listed once, under the first
-/// of its names, so that links cannot lead in circles.
-/// \param folder where to begin
-/// \param seen the folders that have been listed
-/// \param files receives the images
-/// \param ignored if not null, receives the other files
-void list_images(const std::filesystem::path& folder, std::set<std::filesystem::path>& seen,
-                 std::vector<std::filesystem::path>& files,
-                 std::vector<std::filesystem::path>* ignored = nullptr);
-
-}  // namespace refine::data::detail
 
 #if !defined(REFINE_COMPILED_LIB)
 #include <refine/data/impl/image_files.ipp>

@@ -4,10 +4,10 @@
 #include <string>
 #include <vector>
 
-#include <refine/core/error.hpp>
 #include <refine/core/task.hpp>
 #include <refine/data/dataset.hpp>
 #include <refine/data/image_files.hpp>
+#include <refine/data/on_decode_error.hpp>
 #include <refine/data/resize.hpp>
 
 namespace refine::data {
@@ -17,18 +17,15 @@ struct ImageFolderOptions {
   /// Shape that all images must have or get. One channel: they become grey. Open extents are taken
   /// from the first image.
   ImageShape image = {};
-  ResizeMode fit = ResizeMode::exact;            ///< what happens to an image of another size
+  ResizeMode resize_mode = ResizeMode::exact;    ///< what happens to an image of another size
   OnDecodeError on_error = OnDecodeError::fail;  ///< what happens to a file that cannot be used
-  /// If not null, receives one line for each file that was left out; else the lines go to standard
-  /// error
-  std::vector<std::string>* skipped = nullptr;
   /// Folder that keeps the decoded images, so that a set may be larger than memory; empty: they
   /// stay in memory. The store takes N·C·H·W bytes. It is rebuilt only if the files, `image` or
-  /// `fit` have changed. Its file is named after the image folder, so give each data set its own
+  /// `resize_mode` have changed. Its file is named after the image folder, so give each data set its own
   /// store.
   std::filesystem::path store = {};
-  std::vector<std::string> classes =
-      {};                ///< class names in label order; empty: the sub-folders, sorted by name
+  /// Class names in label order; empty: the sub-folders, sorted by name
+  std::vector<std::string> classes = {};
   unsigned threads = 0;  ///< threads that decode; 0: one for each processor
 };
 
@@ -44,17 +41,22 @@ struct ImageFolderOptions {
 /// takes memory and does not change the file.
 /// \param dir the folder of the class folders
 /// \param options shape, errors, store, classes and threads
+/// \param skipped if not null, receives one line for each file that was left out, after the lines
+///   that it has; else the lines go to standard error
 /// \throws Error if a class folder is unknown, empty, or has no usable file; if a file is damaged
 ///   or has the wrong size (`OnDecodeError::fail`); if images are to be resized and `options.image`
 ///   is not complete; if the store cannot be written
-Dataset image_folder(const std::filesystem::path& dir, const ImageFolderOptions& options = {});
+Dataset image_folder(const std::filesystem::path& dir, const ImageFolderOptions& options = {},
+                     std::vector<std::string>* skipped = nullptr);
 
 /// Reads `<root>/train` and `<root>/test` with `image_folder`, and ignores other entries of `root`.
 /// \param root the folder of the two parts
 /// \param options the test part gets the shape and the classes of the training part; it may lack
 ///   some of the classes, but not have others
+/// \param skipped as for `image_folder`
 /// \throws Error as `image_folder` does
-Split image_folders(const std::filesystem::path& root, ImageFolderOptions options = {});
+Split image_folders(const std::filesystem::path& root, ImageFolderOptions options = {},
+                    std::vector<std::string>* skipped = nullptr);
 
 }  // namespace refine::data
 

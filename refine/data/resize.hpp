@@ -41,12 +41,6 @@ inline constexpr ResizeMode ResizeMode::exact{ResizeMode::Kind::exact, 0};
 inline constexpr ResizeMode ResizeMode::crop{ResizeMode::Kind::crop, 0};
 inline constexpr ResizeMode ResizeMode::stretch{ResizeMode::Kind::stretch, 0};
 
-/// What happens to a file that cannot be decoded, or that has the wrong size.
-enum class OnDecodeError {
-  fail,  ///< an `Error` that names the file is thrown
-  skip,  ///< the file is left out, and a line gives the reason
-};
-
 namespace detail {
 
 inline void check_sizes(const at::Tensor& images, std::int64_t height, std::int64_t width) {
@@ -83,28 +77,28 @@ inline at::Tensor resize(const at::Tensor& images, std::int64_t height, std::int
 /// including its rounding: the longer side is rounded down, and a centre between two pixels goes to
 /// the even one.
 /// \param images N×C×H×W, as for `resize`
-/// \param fit the mode
+/// \param mode what happens to images of another size
 /// \param height target height in pixels, at least 1
 /// \param width target width in pixels, at least 1
 /// \return images of the target size; may be a view of `images`
 /// \throws Error as `resize` does, for `ResizeMode::exact` if the size differs, and for
 ///   `ResizeMode::resize_crop` if its side is shorter than the target
-inline at::Tensor resize_to_fit(const at::Tensor& images, ResizeMode fit, std::int64_t height,
+inline at::Tensor resize_to_fit(const at::Tensor& images, ResizeMode mode, std::int64_t height,
                                 std::int64_t width) {
   detail::check_sizes(images, height, width);
   const std::int64_t h = images.size(2), w = images.size(3);
-  if (fit == ResizeMode::exact && (h != height || w != width)) {
+  if (mode == ResizeMode::exact && (h != height || w != width)) {
     throw Error("images: wrong size (got {} x {} pixels, expected {} x {}); use ResizeMode::crop or stretch",
                 w, h, width, height);
   }
-  if (fit.kind != ResizeMode::Kind::crop) return resize(images, height, width);
+  if (mode.kind != ResizeMode::Kind::crop) return resize(images, height, width);
   // Rounds half to even, as Python's round() does in torchvision's CenterCrop.
   const auto offset = [](std::int64_t excess) { return excess / 2 + (excess % 2) * (excess / 2 % 2); };
   const auto centre = [&](const at::Tensor& larger) {
     return larger.narrow(2, offset(larger.size(2) - height), height)
         .narrow(3, offset(larger.size(3) - width), width);
   };
-  if (const std::int64_t side = fit.shorter_side; side != 0) {
+  if (const std::int64_t side = mode.shorter_side; side != 0) {
     if (side < std::max(height, width)) {
       throw Error(
           "resize: cannot crop {} x {} pixels from images whose shorter side is {}; resize it to {} or more",

@@ -4,11 +4,9 @@
 
 #include <cstdint>
 #include <filesystem>
-#include <string>
-#include <vector>
 
-#include <refine/core/error.hpp>
 #include <refine/core/random.hpp>
+#include <refine/core/task.hpp>
 #include <refine/data/dataset.hpp>
 
 namespace refine::data {
@@ -27,13 +25,6 @@ Split cifar10(const std::filesystem::path& root);
 
 /// True if `root` contains a file or folder that `cifar10(root)` would read.
 bool holds_cifar10(const std::filesystem::path& root);
-
-namespace detail::cifar {
-
-/// Returns the ten class names, in label order.
-std::vector<std::string> class_names();
-
-}  // namespace detail::cifar
 
 /// Reads Fashion-MNIST (`xiao2017fashion`) as images 3×32×32: ten classes, 60,000 + 10,000 images.
 ///
@@ -76,9 +67,6 @@ struct Synthetic {
   /// Draws the images.
   /// \throws Error as `validate` does
   Split make() const;
-
-  /// Same as `make`.
-  Split operator()() const { return make(); }
 
  private:
   /// True if the point lies in the shape, which is centred on 0 and about one unit in radius.

@@ -40,6 +40,21 @@ TEST(Printable, InvalidUtf8_AreEscaped) {
   EXPECT_EQ(text::printable("\xe2\x82é"s), "\\xe2\\x82é");
 }
 
+TEST(Utf8, InvalidBytes_AreFoundAndEscaped) {
+  EXPECT_TRUE(text::is_utf8(""));
+  EXPECT_TRUE(text::is_utf8("Käfer 甲虫 🪲"));
+  for (const auto& bad : {"\xe4"s, "a\xc3"s, "\xc0\xaf"s, "\xe0\x80\xaf"s, "\xed\xa0\x80"s,
+                          "\xf4\x90\x80\x80"s, "\xf5\x80\x80\x80"s, "\x80"s, "\xe2\x82"s, "\xff"s}) {
+    EXPECT_FALSE(text::is_utf8(bad));
+    EXPECT_TRUE(text::is_utf8(text::to_utf8(bad)));
+  }
+  EXPECT_EQ(text::find_invalid_utf8("ä\xe4"), 2u);
+  EXPECT_EQ(text::to_utf8("K\xe4"
+                          "fer"),
+            "K\\xe4"
+            "fer");
+}
+
 TEST(Error, ControlCharacters_BecomeSpaces) {
   EXPECT_STREQ(Error("a\x1b[2Jb\u009b2Jc é\xc2").what(), "a [2Jb  2Jc é\xc2");
 }

@@ -7,6 +7,7 @@
 #include <ATen/ops/zeros.h>
 #include <gtest/gtest.h>
 #include <refine/data/augmentation.hpp>
+#include <refine/data/detail/random_changes.hpp>
 
 #include <algorithm>
 #include <cmath>

@@ -14,7 +14,6 @@
 #include <vector>
 
 #include <refine/core/file.hpp>
-#include <refine/data/detail/bytes.hpp>
 #include <refine/data/detail/decoders.hpp>
 #include <refine/data/image_files.hpp>
 #include <refine/data/image_folder.hpp>
@@ -76,44 +75,44 @@ TEST(DecodeImage, ExifOrientationOfEitherByteOrder_IsApplied) {
   for (int orientation = 1; orientation <= 8; ++orientation) {
     for (const bool big_endian : {false, true}) {
       const at::Tensor image =
-          decode_image(jpeg_of(16, 16, pixels, 1, exif(orientation, big_endian)), "x.jpg");
+          decode_image_bytes(jpeg_of(16, 16, pixels, 1, exif(orientation, big_endian)), "x.jpg");
       const at::Tensor corners = image.slice(1, 4, 16, 8).slice(2, 4, 16, 8);
       EXPECT_EQ(letters(corners), upright[orientation - 1]) << orientation << big_endian;
     }
   }
   for (const std::string& bad : {exif(9), exif(0), exif(6).substr(0, 20), "Exif\0\0"s,
                                  "Exif\0\0II*\0\xff\xff\xff\xff"s, "Exif\0\0"s + std::string(40, '\xff')}) {
-    const at::Tensor image = decode_image(jpeg_of(16, 16, pixels, 1, bad), "x.jpg");
+    const at::Tensor image = decode_image_bytes(jpeg_of(16, 16, pixels, 1, bad), "x.jpg");
     EXPECT_EQ(letters(image.slice(1, 4, 16, 8).slice(2, 4, 16, 8)), "ab/cd/");
   }
 }
 
 TEST(DecodeImage, JpegWithStrayBytes_IsReadAndOtherDamageThrows) {
   const std::string whole = jpeg(16, 16, {}, true);
-  const at::Tensor image = decode_image(whole, "x");
+  const at::Tensor image = decode_image_bytes(whole, "x");
   const std::string end = whole.substr(whole.size() - 2), rest = whole.substr(0, whole.size() - 2);
-  EXPECT_TRUE(decode_image(rest + std::string(99, '\0') + end, "x").equal(image)) << "before the end";
-  EXPECT_TRUE(decode_image(whole + std::string(50, 'x'), "x").equal(image)) << "after the end";
+  EXPECT_TRUE(decode_image_bytes(rest + std::string(99, '\0') + end, "x").equal(image)) << "before the end";
+  EXPECT_TRUE(decode_image_bytes(whole + std::string(50, 'x'), "x").equal(image)) << "after the end";
   const std::string after_first = whole.substr(0, 2) + "\0\0\0"s + whole.substr(2);
-  EXPECT_TRUE(decode_image(after_first, "x").equal(image)) << "between markers";
+  EXPECT_TRUE(decode_image_bytes(after_first, "x").equal(image)) << "between markers";
   // A harmless warning does not hide a serious one.
   const std::string cut = after_first.substr(0, after_first.size() / 2);
-  expect_words(error_of([&] { decode_image(cut, "x.jpg"); }), {"x.jpg", "remature end"});
+  expect_words(error_of([&] { decode_image_bytes(cut, "x.jpg"); }), {"x.jpg", "remature end"});
   std::string damaged = whole;
   const std::size_t within = whole.size() - 120;  // a marker among the pixels
   damaged[within] = '\xff', damaged[within + 1] = '\xd3';
-  expect_words(error_of([&] { decode_image(damaged, "x.jpg"); }), {"x.jpg"});
+  expect_words(error_of([&] { decode_image_bytes(damaged, "x.jpg"); }), {"x.jpg"});
 }
 
 TEST(DecodeImage, CmykJpeg_IsConvertedToRgb) {
   // Inverted, as Adobe stores them: 255 means without ink. First cyan alone, then half of black.
   Bytes inks;
   for (int i = 0; i < 64; ++i) inks.insert(inks.end(), {0, 255, 255, 255});
-  const at::Tensor cyan = decode_image(jpeg_of(8, 8, inks, 4), "x");
+  const at::Tensor cyan = decode_image_bytes(jpeg_of(8, 8, inks, 4), "x");
   EXPECT_LE(distance(cyan, at::stack({at::zeros({8, 8}), at::full({8, 8}, 255), at::full({8, 8}, 255)})), 3);
   inks.clear();
   for (int i = 0; i < 64; ++i) inks.insert(inks.end(), {255, 255, 255, 128});
-  EXPECT_LE(distance(decode_image(jpeg_of(8, 8, inks, 4), "x"), at::full({3, 8, 8}, 128)), 3);
+  EXPECT_LE(distance(decode_image_bytes(jpeg_of(8, 8, inks, 4), "x"), at::full({3, 8, 8}, 128)), 3);
 }
 
 TEST(DecodeImage, TruncatedFileOfEveryFormat_Throws) {
@@ -121,25 +120,27 @@ TEST(DecodeImage, TruncatedFileOfEveryFormat_Throws) {
        {"colours.bmp", "palette.bmp", "sixteen.bmp", "colours.ppm", "grey.pgm", "bits.pbm", "sixteen.ppm",
         "lossless.webp", "lossy.webp", "plain.tif", "lzw.tif", "alpha.tif"}) {
     const std::string whole = files::read(folder / name);
-    const at::Tensor image = decode_image(whole, name);
+    const at::Tensor image = decode_image_bytes(whole, name);
     for (std::size_t n = 0; n < whole.size(); ++n) {
       const std::string line = error_of([&] {
         // The missing part may hold other data than pixels (a TIFF's date): then the image must be
         // complete.
-        if (!decode_image(whole.substr(0, n), name).equal(image)) FAIL() << name << " cut to " << n;
+        if (!decode_image_bytes(whole.substr(0, n), name).equal(image)) FAIL() << name << " cut to " << n;
       });
       if (!line.empty()) expect_words(line, {"cannot decode", name});
     }
     for (std::size_t i = 0; i < whole.size(); ++i) {  // damage must not cause anything worse than an Error
       std::string damaged = whole;
       damaged[i] = static_cast<char>(damaged[i] ^ 0xff);
-      error_of([&] { decode_image(damaged, name); });
+      error_of([&] { decode_image_bytes(damaged, name); });
     }
   }
 }
 
 TEST(DecodeImage, UnsupportedFormat_IsNamedInTheError) {
-  const auto line = [](const std::string& bytes) { return error_of([&] { decode_image(bytes, "x.jpg"); }); };
+  const auto line = [](const std::string& bytes) {
+    return error_of([&] { decode_image_bytes(bytes, "x.jpg"); });
+  };
   expect_words(line("GIF89a\1\0\1\0"s), {"a GIF image"});
   expect_words(line("\0\0\0\x20"
                     "ftypavif\0\0"s),
@@ -201,21 +202,6 @@ TEST(ImageFolders, FolderNameNotUtf8_IsEscapedInTheClassName) {
                                                            "K\\xe4"
                                                            "fer"}));
   EXPECT_EQ(split.test.classes, split.train.classes);
-}
-
-TEST(Utf8, InvalidBytes_AreFoundAndEscaped) {
-  EXPECT_TRUE(is_utf8(""));
-  EXPECT_TRUE(is_utf8("Käfer 甲虫 🪲"));
-  for (const auto& bad : {"\xe4"s, "a\xc3"s, "\xc0\xaf"s, "\xe0\x80\xaf"s, "\xed\xa0\x80"s,
-                          "\xf4\x90\x80\x80"s, "\xf5\x80\x80\x80"s, "\x80"s, "\xe2\x82"s, "\xff"s}) {
-    EXPECT_FALSE(is_utf8(bad));
-    EXPECT_TRUE(is_utf8(to_utf8(bad)));
-  }
-  EXPECT_EQ(find_invalid_utf8("ä\xe4"), 2u);
-  EXPECT_EQ(to_utf8("K\xe4"
-                    "fer"),
-            "K\\xe4"
-            "fer");
 }
 
 }  // namespace

@@ -116,11 +116,13 @@ TEST(ResizeToFit, ImageFiles_MatchTorchvision) {
       EXPECT_LT(image.ne(expected("tensor")).to(at::kFloat).mean().item<double>(), 1e-3)
           << name << ' ' << change;
     };
-    expect_alike(load_images({source}, {.image = {3, 32, 32}, .fit = ResizeMode::crop}).images[0], "crop");
-    expect_alike(load_images({source}, {.image = {3, 24, 40}, .fit = ResizeMode::stretch}).images[0],
+    expect_alike(load_images({source}, {.image = {3, 32, 32}, .resize_mode = ResizeMode::crop}).images[0],
+                 "crop");
+    expect_alike(load_images({source}, {.image = {3, 24, 40}, .resize_mode = ResizeMode::stretch}).images[0],
                  "stretch");
-    expect_alike(load_images({source}, {.image = {3, 32, 32}, .fit = ResizeMode::resize_crop(37)}).images[0],
-                 "resize_crop");
+    expect_alike(
+        load_images({source}, {.image = {3, 32, 32}, .resize_mode = ResizeMode::resize_crop(37)}).images[0],
+        "resize_crop");
   }
 }
 
@@ -134,10 +136,10 @@ TEST(ResizeToFit, ResizeCrop_ResizesImagesOfTheTargetSizeToo) {
   const ScratchFolder scratch;
   const auto file = scratch.write("a.png", grey_png(32, 32, 9));
   const at::Tensor image =
-      load_images({file}, {.image = {3, 32, 32}, .fit = ResizeMode::resize_crop(48)}).images;
+      load_images({file}, {.image = {3, 32, 32}, .resize_mode = ResizeMode::resize_crop(48)}).images;
   EXPECT_EQ(image.sizes(), (Sizes{1, 3, 32, 32}));
   expect_words(error_of([&] {
-                 load_images({file}, {.image = {3, 32, 32}, .fit = ResizeMode::resize_crop(20)});
+                 load_images({file}, {.image = {3, 32, 32}, .resize_mode = ResizeMode::resize_crop(20)});
                }),
                {"32 x 32", "20"});
 }
@@ -215,7 +217,7 @@ TEST(LoadImages, MixedSizes_AreResizedOneByOne) {
   for (const auto& [w, h] : sizes)
     files.push_back(scratch.write(fmt::format("{}x{}.png", w, h), noise_png(w, h)));
   for (const ResizeMode fit : {ResizeMode::crop, ResizeMode::stretch}) {
-    const auto loaded = load_images(files, {.image = {3, 16, 16}, .fit = fit, .threads = 2}).images;
+    const auto loaded = load_images(files, {.image = {3, 16, 16}, .resize_mode = fit, .threads = 2}).images;
     ASSERT_EQ(loaded.sizes(), (Sizes{5, 3, 16, 16}));
     for (int i = 0; i < 5; ++i) {  // compare with one at a time, in another memory format
       const at::Tensor image = decode_image(files[static_cast<std::size_t>(i)]).unsqueeze(0);
@@ -232,7 +234,7 @@ TEST(LoadImages, OneChannel_IsTheLuma) {
   const at::Tensor grey = load_images({file}, {.image = {1, dynamic, dynamic}}).images;
   ASSERT_EQ(grey.sizes(), (Sizes{1, 1, 10, 20}));
   EXPECT_LE(distance(grey[0][0].to(at::kDouble), luma), 0.51);  // to the nearest
-  EXPECT_EQ(load_images({file}, {.image = {1, 5, 5}, .fit = ResizeMode::crop}).images.sizes(),
+  EXPECT_EQ(load_images({file}, {.image = {1, 5, 5}, .resize_mode = ResizeMode::crop}).images.sizes(),
             (Sizes{1, 1, 5, 5}));
   // Grey images do not change.
   const auto same = scratch.write("y.png", grey_png(4, 4, 201));
@@ -310,7 +312,7 @@ TEST(LoadImages, WithStore_GivesTheSameImages) {
   }
   const auto load = [&](const fs::path& in, std::int64_t most, std::uint64_t seed = 1) {
     return load_images(image_files(folder), {.image = {3, 4, 4},
-                                             .fit = ResizeMode::crop,
+                                             .resize_mode = ResizeMode::crop,
                                              .on_error = OnDecodeError::skip,
                                              .store = in,
                                              .threads = 2,
@@ -373,10 +375,10 @@ TEST(LoadImages, InvalidOptionsOrFiles_Throw) {
                }),
                {"x.png", "got 4 x 4", "expected 8 x 8", "ResizeMode::crop"});
   for (const ResizeMode fit : {ResizeMode::crop, ResizeMode::stretch}) {
-    expect_words(error_of([&] { load_images({file}, {.fit = fit}); }), {"height", "width", ".image"});
+    expect_words(error_of([&] { load_images({file}, {.resize_mode = fit}); }), {"height", "width", ".image"});
   }
   expect_words(error_of([&] {
-                 load_images({needle}, {.image = {3, 64, 64}, .fit = ResizeMode::crop});
+                 load_images({needle}, {.image = {3, 64, 64}, .resize_mode = ResizeMode::crop});
                }),
                {"n.png", "1 x 800", "too long and narrow"});
 }
@@ -412,16 +414,17 @@ TEST(ImageFolders, MixedSizes_AreResized) {
   scratch.write("train/b/1.png", noise_png(20, 33));
   scratch.write("test/b/1.png", noise_png(11, 12));
   expect_words(error_of([&] { image_folders(scratch.path); }), {"2.png", "16 x 16 pixels"});
-  expect_words(error_of([&] { image_folders(scratch.path, {.fit = ResizeMode::crop}); }),
+  expect_words(error_of([&] { image_folders(scratch.path, {.resize_mode = ResizeMode::crop}); }),
                {"train", ".image"});
-  const auto [train, test] = image_folders(scratch.path, {.image = {3, 16, 16}, .fit = ResizeMode::crop});
+  const auto [train, test] =
+      image_folders(scratch.path, {.image = {3, 16, 16}, .resize_mode = ResizeMode::crop});
   train.validate();
   EXPECT_EQ(train.task(), (Task{{3, 16, 16}, 2}));
   EXPECT_EQ(test.images.sizes(), (Sizes{1, 3, 16, 16}));
   EXPECT_TRUE(train.images[1].equal(decode_image(scratch.path / "train/a/2.png")));
-  EXPECT_TRUE(train.images.equal(
-      load_images(image_files(scratch.path / "train"), {.image = {3, 16, 16}, .fit = ResizeMode::crop})
-          .images));
+  EXPECT_TRUE(train.images.equal(load_images(image_files(scratch.path / "train"),
+                                             {.image = {3, 16, 16}, .resize_mode = ResizeMode::crop})
+                                     .images));
   EXPECT_EQ(image_folder(scratch.path / "test", {.image = {1, dynamic, dynamic}}).image(),
             (ImageShape{1, 12, 11}));
 }

@@ -113,13 +113,13 @@ TEST_F(ImageStore, ChangedFilesOrOptions_RebuildIt) {
   EXPECT_TRUE(rebuilds(
       [&] {
         const Dataset small =
-            image_folder(folder_, {.image = {3, 2, 2}, .fit = ResizeMode::stretch, .store = store_});
+            image_folder(folder_, {.image = {3, 2, 2}, .resize_mode = ResizeMode::stretch, .store = store_});
         EXPECT_EQ(small.images.sizes(), (Sizes{150, 3, 2, 2}));
       },
       file_));
   EXPECT_TRUE(rebuilds(
       [&] {
-        image_folder(folder_, {.image = {3, 2, 2}, .fit = ResizeMode::crop, .store = store_});
+        image_folder(folder_, {.image = {3, 2, 2}, .resize_mode = ResizeMode::crop, .store = store_});
       },
       file_));
   EXPECT_TRUE(rebuilds(
@@ -207,7 +207,7 @@ TEST_F(ImageStore, ManySkippedFiles_PrintTwentyLinesAndACount) {
   // With `skipped` the caller gets all lines, and nothing is printed.
   std::vector<std::string> lines;
   ::testing::internal::CaptureStderr();
-  image_folder(folder_, {.on_error = OnDecodeError::skip, .skipped = &lines});
+  image_folder(folder_, {.on_error = OnDecodeError::skip}, &lines);
   EXPECT_EQ(::testing::internal::GetCapturedStderr(), "");
   EXPECT_EQ(lines.size(), 45u);
 }
@@ -250,11 +250,12 @@ TEST_F(ImageStore, UnusablePath_Throws) {
     fs::permissions(scratch_.path / "locked", fs::perms::owner_read | fs::perms::owner_exec);
     expect_words(error_at(scratch_.path / "locked"), {"Permission denied", "a folder with write permission"});
   }
-  expect_words(
-      error_of([&] {
-        image_folder(folder_, {.image = {3, 1 << 24, 1 << 24}, .fit = ResizeMode::stretch, .store = store_});
-      }),
-      {"126663739.5 GB", "free some space"});
+  expect_words(error_of([&] {
+                 image_folder(
+                     folder_,
+                     {.image = {3, 1 << 24, 1 << 24}, .resize_mode = ResizeMode::stretch, .store = store_});
+               }),
+               {"126663739.5 GB", "free some space"});
   EXPECT_FALSE(fs::exists(file_));
 }
 

@@ -7,11 +7,10 @@
 #include <gtest/gtest.h>
 #include <refine/data/data.hpp>
 
+#include <cstdint>
 #include <filesystem>
 #include <iostream>
 #include <string>
-
-#include <range/v3/view/enumerate.hpp>
 
 #include "tests/data/image_bytes.hpp"
 #include "tests/support/scratch_folder.hpp"
@@ -31,7 +30,7 @@ data::Dataset halves(at::Tensor dark, at::Tensor bright) {  // uint8, N×3×32×
 
 at::Tensor photographs(const std::filesystem::path& folder) {
   const auto loaded = data::load_images(data::image_files(folder), {.image = {3, 224, 224},
-                                                                    .fit = data::ResizeMode::crop,
+                                                                    .resize_mode = data::ResizeMode::crop,
                                                                     .on_error = data::OnDecodeError::skip,
                                                                     .max_images = 5000});
   for (const std::string& reason : loaded.skipped) std::cerr << reason << "\n";
@@ -40,7 +39,7 @@ at::Tensor photographs(const std::filesystem::path& folder) {
 
 data::Split imagenet50(const std::filesystem::path& root) {  // <root>/train/<class>/*.jpg, …
   return data::image_folders(root, {.image = {3, 224, 224},
-                                    .fit = data::ResizeMode::crop,
+                                    .resize_mode = data::ResizeMode::crop,
                                     .on_error = data::OnDecodeError::skip,
                                     .store = root / "decoded"});
 }
@@ -64,19 +63,21 @@ TEST(DataReadme, ShuffledBatches_AreIterated) {
   auto [train, test] = data::Synthetic{}.make();
   const data::Augmentation augmentation{.flip = true, .crop_padding = 4};
   std::int64_t seen = 0;
-  for (const auto& [step, batch] :
-       ranges::views::enumerate(train | views::shuffled(default_seed, /*epoch=*/0) | views::batches(128))) {
-    at::Tensor images = data::to_float(batch.images);  // uint8 to [0, 1]
-    images = data::augment(images, augmentation, derived_seed(default_seed, "augmentation", step));
-    seen += images.size(0);
-    EXPECT_EQ(batch.labels.size(0), 128);
-    EXPECT_TRUE(train.images.index_select(0, batch.indices).equal(batch.images));
+  std::uint64_t step = 0;  // counts over all epochs, so that each batch is augmented differently
+  for (int epoch = 0; epoch < 2; ++epoch) {
+    for (const auto& batch : train | data::views::shuffled(default_seed, epoch) | data::views::batches(128)) {
+      at::Tensor images = data::to_float(batch.images);  // uint8 to [0, 1]
+      images = data::augment(images, augmentation, derived_seed(default_seed, "augmentation", step++));
+      seen += images.size(0);
+      EXPECT_EQ(batch.labels.size(0), 128);
+      EXPECT_TRUE(train.images.index_select(0, batch.indices).equal(batch.images));
+    }
   }
-  EXPECT_EQ(seen, train.size());
+  EXPECT_EQ(seen, 2 * train.size());
 
   std::int64_t predicted = 0;
   const auto predict = [&](const at::Tensor& images) { predicted += images.size(0); };
-  for (const data::Batch& batch : test.images | views::batches(256)) predict(batch.images);
+  for (const auto& batch : test.images | data::views::batches(256)) predict(batch.images);
   EXPECT_EQ(predicted, test.size());
 }
 

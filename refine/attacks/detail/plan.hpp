@@ -12,8 +12,8 @@
 #include <refine/attacks/attack.hpp>
 #include <refine/core/check.hpp>
 #include <refine/core/error.hpp>
+#include <refine/data/copy_on_write.hpp>
 #include <refine/data/dataset.hpp>
-#include <refine/data/image_store.hpp>
 #include <refine/triggers/trigger.hpp>
 
 /// \namespace refine::attacks::detail

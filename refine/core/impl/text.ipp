@@ -65,6 +65,30 @@ REFINE_INLINE std::string printable(std::string_view text) {
   return shown;
 }
 
+REFINE_INLINE std::size_t find_invalid_utf8(std::string_view text) {
+  for (std::size_t i = 0; i < text.size();) {
+    const std::size_t bytes = detail::utf8_character(text.substr(i)).bytes;
+    if (bytes == 0) return i;
+    i += bytes;
+  }
+  return std::string_view::npos;
+}
+
+REFINE_INLINE bool is_utf8(std::string_view text) {
+  return find_invalid_utf8(text) == std::string_view::npos;
+}
+
+REFINE_INLINE std::string to_utf8(std::string_view text) {
+  std::string valid;
+  for (std::size_t invalid; !text.empty(); text.remove_prefix(invalid + 1)) {
+    invalid = find_invalid_utf8(text);
+    valid += text.substr(0, invalid);
+    if (invalid == std::string_view::npos) break;
+    valid += fmt::format("\\x{:02x}", static_cast<unsigned char>(text[invalid]));
+  }
+  return valid;
+}
+
 REFINE_INLINE std::string one_line(std::string_view text) {
   while (text.ends_with('\n')) text.remove_suffix(1);
   const bool traceback =

@@ -15,6 +15,7 @@
 #include <refine/core/error.hpp>
 #include <refine/core/task.hpp>
 #include <refine/data/detail/parallel_decoder.hpp>
+#include <refine/data/on_decode_error.hpp>
 #include <refine/data/resize.hpp>
 
 namespace refine::data::detail {
@@ -80,7 +81,7 @@ struct StoreSource {
   std::filesystem::path folder;              ///< folder of `files`, which may be moved
   std::vector<std::filesystem::path> files;  ///< at least one
   ImageShape wanted;                         ///< shape from the options
-  ResizeMode fit;                            ///< how images are resized
+  ResizeMode resize_mode;                    ///< how images are resized
 
   /// Returns a hash that changes when a file is added, removed, renamed or written to, or another
   /// shape or mode is wanted.
@@ -130,6 +131,25 @@ std::filesystem::path common_folder(const std::vector<std::filesystem::path>& fi
 /// \param part distinguishes the store of some of the images: ".some"
 std::filesystem::path store_path(const std::filesystem::path& folder, const std::filesystem::path& store,
                                  const std::string& part = "");
+
+/// Decodes files into memory or, if `options.store` is specified, into the store of their folder.
+/// \param files at least one
+/// \param options an `ImageFilesOptions` or `ImageFolderOptions`
+/// \param folder contains the files; names the store
+/// \param part as for `store_path`
+/// \param what the source, for messages
+/// \throws Error as `decode_images` and `open_or_build_store` do
+DecodedImages decode_files(const std::vector<std::filesystem::path>& files, const auto& options,
+                           const std::filesystem::path& folder, const std::string& part,
+                           const std::string& what) {
+  if (options.store.empty()) {
+    return decode_images(files, options.image, options.resize_mode, options.on_error, options.threads, what);
+  }
+  return open_or_build_store(
+      store_path(folder, options.store, part),
+      {.folder = folder, .files = files, .wanted = options.image, .resize_mode = options.resize_mode},
+      options.on_error, options.threads, what);
+}
 
 }  // namespace refine::data::detail
 

@@ -12,6 +12,7 @@
 
 #include <refine/core/progress_meter.hpp>
 #include <refine/core/task.hpp>
+#include <refine/data/on_decode_error.hpp>
 #include <refine/data/resize.hpp>
 
 // What `image_folder` and `load_images` share.
@@ -21,13 +22,13 @@ namespace refine::data::detail {
 /// can be read.
 /// \param files at least one
 /// \param wanted shape from the options
-/// \param fit how images are resized
+/// \param resize_mode how images are resized
 /// \param on_error whether unreadable files are skipped
 /// \param what the source, for messages
 /// \throws Error if the number of channels is neither 1 nor 3; if images are to be resized and H or
 ///   W is open; if no file can be read; for `OnDecodeError::fail`, if the first cannot
 ImageShape resolve_shape(const std::vector<std::filesystem::path>& files, const ImageShape& wanted,
-                         ResizeMode fit, OnDecodeError on_error, const std::string& what);
+                         ResizeMode resize_mode, OnDecodeError on_error, const std::string& what);
 
 /// Decodes files in parallel, with the same result for any number of threads. Shows progress if
 /// that takes more than a second.
@@ -36,12 +37,12 @@ class ParallelDecoder {
   /// The decoder refers to `files` and `what`.
   /// \param files what to decode
   /// \param shape of the decoded images; must be static
-  /// \param fit how images are resized
+  /// \param resize_mode how images are resized
   /// \param on_error what happens to a file that cannot be used
   /// \param threads 0: one for each processor
   /// \param what the source, for the progress line
-  ParallelDecoder(const std::vector<std::filesystem::path>& files, const ImageShape& shape, ResizeMode fit,
-                  OnDecodeError on_error, unsigned threads, const std::string& what);
+  ParallelDecoder(const std::vector<std::filesystem::path>& files, const ImageShape& shape,
+                  ResizeMode resize_mode, OnDecodeError on_error, unsigned threads, const std::string& what);
 
   /// Returns the bytes of one decoded image.
   std::size_t image_bytes() const;
@@ -69,7 +70,7 @@ class ParallelDecoder {
 
   const std::vector<std::filesystem::path>& files_;
   ImageShape shape_;
-  ResizeMode fit_;
+  ResizeMode resize_mode_;
   OnDecodeError on_error_;
   unsigned threads_;
   const std::string& what_;
@@ -90,7 +91,7 @@ void check_any_decoded(const std::vector<std::string>& errors, std::int64_t deco
 /// Decodes files into memory.
 /// \throws Error as `resolve_shape` and `ParallelDecoder::run` do, and if no file can be decoded
 DecodedImages decode_images(const std::vector<std::filesystem::path>& files, const ImageShape& wanted,
-                            ResizeMode fit, OnDecodeError on_error, unsigned threads,
+                            ResizeMode resize_mode, OnDecodeError on_error, unsigned threads,
                             const std::string& what);
 
 }  // namespace refine::data::detail

@@ -35,23 +35,23 @@ inline void convert_to_grey(RgbImage& image) {
 /// \param image may be changed
 /// \param file named in messages
 /// \param shape of the result, of 1 or 3 channels
-/// \param fit how the image is resized
+/// \param mode how the image is resized
 /// \param to C·H·W bytes
 /// \throws Error if the image does not fit
 inline void write_pixels(RgbImage& image, const std::filesystem::path& file, const ImageShape& shape,
-                         ResizeMode fit, std::uint8_t* to) {
-  const bool fits = image.height == shape.height && image.width == shape.width && fit.shorter_side == 0;
-  if (!fits && fit == ResizeMode::exact) {
+                         ResizeMode mode, std::uint8_t* to) {
+  const bool fits = image.height == shape.height && image.width == shape.width && mode.shorter_side == 0;
+  if (!fits && mode == ResizeMode::exact) {
     throw Error(
         "{}: wrong size (got {} x {} pixels, expected {} x {}); resize or remove it, or use ResizeMode::crop "
         "or ResizeMode::stretch",
         file.string(), image.width, image.height, shape.width, shape.height);
   }
   const std::int64_t h = image.height, w = image.width;
-  const std::int64_t side = fit.shorter_side;
+  const std::int64_t side = mode.shorter_side;
   const std::int64_t longest =
       side > 0 ? side * std::max(h, w) / std::min(h, w) : std::max(shape.height * w / h, shape.width * h / w);
-  if (fit.kind == ResizeMode::Kind::crop && longest > RgbImage::max_side) {
+  if (mode.kind == ResizeMode::Kind::crop && longest > RgbImage::max_side) {
     throw Error("{}: too long and narrow to crop ({} x {} pixels, to {} x {}); remove it", file.string(), w,
                 h, shape.width, shape.height);
   }
@@ -59,7 +59,7 @@ inline void write_pixels(RgbImage& image, const std::filesystem::path& file, con
   if (fits && shape.channels == 3) return image.copy_planes_to(to);
   at::Tensor target = at::from_blob(to, {1, shape.channels, shape.height, shape.width}, at::kByte);
   target.copy_(
-      resize_to_fit(view_as_tensor(image), fit, shape.height, shape.width).narrow(1, 0, shape.channels));
+      resize_to_fit(view_as_tensor(image), mode, shape.height, shape.width).narrow(1, 0, shape.channels));
 }
 
 }  // namespace refine::data::detail

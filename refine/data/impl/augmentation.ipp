@@ -18,6 +18,8 @@
 #include <numbers>
 
 #include <refine/core/config.hpp>
+#include <refine/core/error.hpp>
+#include <refine/data/detail/random_changes.hpp>
 #include <refine/nn/transfer.hpp>
 
 namespace refine::data {

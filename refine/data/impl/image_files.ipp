@@ -7,7 +7,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cctype>
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
@@ -18,9 +17,11 @@
 #include <utility>
 
 #include <refine/core/config.hpp>
+#include <refine/core/error.hpp>
 #include <refine/core/file.hpp>
 #include <refine/core/text.hpp>
 #include <refine/data/detail/decoders.hpp>
+#include <refine/data/detail/list_images.hpp>
 #include <refine/data/detail/open_store.hpp>
 #include <refine/data/detail/parallel_decoder.hpp>
 
@@ -49,21 +50,13 @@ inline constexpr std::string_view supported_extensions[] = {".png",  ".jpg", ".j
                                                             ".webp", ".tif", ".tiff", ".bmp", ".ppm",
                                                             ".pgm",  ".pbm", ".pnm"};
 
-REFINE_INLINE std::string lower_extension(const std::filesystem::path& file) {
-  std::string extension = file.extension().string();
-  for (char& c : extension) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
-  return extension;
-}
-
-REFINE_INLINE bool has_image_extension(const std::filesystem::path& file) {
-  return std::ranges::find(supported_extensions, lower_extension(file)) != std::end(supported_extensions);
-}
-
 REFINE_INLINE std::string image_extensions() {
   return ".png, .jpg, .jpeg, .webp, .tiff, .bmp or .ppm";
 }
 
-REFINE_INLINE bool is_image(const std::filesystem::directory_entry& entry) {
+/// True if the entry is a file with an image extension. So is a broken link, since reading it
+/// reports the reason; a pipe is not.
+inline bool is_image(const std::filesystem::directory_entry& entry) {
   if (!has_image_extension(entry.path())) return false;
   std::error_code unknown;
   return entry.is_regular_file(unknown) || (entry.is_symlink(unknown) && !entry.exists(unknown));
@@ -90,7 +83,12 @@ REFINE_INLINE void list_images(const std::filesystem::path& folder, std::set<std
 
 namespace refine::data {
 
-REFINE_INLINE at::Tensor decode_image(std::string_view bytes, std::string_view name) {
+REFINE_INLINE bool has_image_extension(const std::filesystem::path& file) {
+  return std::ranges::find(detail::supported_extensions, files::lower_extension(file)) !=
+         std::end(detail::supported_extensions);
+}
+
+REFINE_INLINE at::Tensor decode_image_bytes(std::string_view bytes, std::string_view name) {
   detail::RgbImage image;
   detail::decode(bytes, name, image);
   auto planes = at::empty({3, image.height, image.width}, at::kByte);
@@ -141,6 +139,16 @@ REFINE_INLINE std::vector<std::filesystem::path> image_files(const std::filesyst
   return files;
 }
 
+REFINE_INLINE std::set<std::filesystem::path> searched_folders(const std::filesystem::path& file_or_folder) {
+  std::set<std::filesystem::path> folders;
+  std::vector<std::filesystem::path> files;
+  std::error_code unknown;
+  if (std::filesystem::is_directory(file_or_folder, unknown)) {
+    detail::list_images(file_or_folder, folders, files);
+  }
+  return folders;
+}
+
 REFINE_INLINE LoadedImages load_images(std::vector<std::filesystem::path> files,
                                        const ImageFilesOptions& options) {
   if (files.empty()) throw Error("images: the list of files is empty; specify at least one");
@@ -162,13 +170,7 @@ REFINE_INLINE LoadedImages load_images(std::vector<std::filesystem::path> files,
     for (const auto i : drawn) chosen.push_back(std::move(files[static_cast<std::size_t>(i)]));
     files = std::move(chosen);
   }
-  auto decoded = options.store.empty()
-                     ? detail::decode_images(files, options.image, options.fit, options.on_error,
-                                             options.threads, "the image files")
-                     : detail::open_or_build_store(
-                           detail::store_path(folder, options.store, part),
-                           {.folder = folder, .files = files, .wanted = options.image, .fit = options.fit},
-                           options.on_error, options.threads, "the image files");
+  auto decoded = detail::decode_files(files, options, folder, part, "the image files");
   LoadedImages loaded{.images = std::move(decoded.images)};
   for (std::size_t i = 0; i < files.size(); ++i) {
     if (decoded.errors[i].empty()) {

@@ -12,7 +12,9 @@
 #include <utility>
 
 #include <refine/core/config.hpp>
-#include <refine/data/detail/bytes.hpp>
+#include <refine/core/error.hpp>
+#include <refine/core/text.hpp>
+#include <refine/data/detail/list_images.hpp>
 #include <refine/data/detail/open_store.hpp>
 #include <refine/data/detail/parallel_decoder.hpp>
 
@@ -56,7 +58,8 @@ REFINE_INLINE std::vector<std::int64_t> labels_of_decoded(const std::vector<std:
 
 namespace refine::data {
 
-REFINE_INLINE Dataset image_folder(const std::filesystem::path& dir, const ImageFolderOptions& options) {
+REFINE_INLINE Dataset image_folder(const std::filesystem::path& dir, const ImageFolderOptions& options,
+                                   std::vector<std::string>* skipped) {
   const auto folders = detail::folders_of(detail::list_folder(dir));
   if (folders.empty()) {
     throw Error(
@@ -65,7 +68,7 @@ REFINE_INLINE Dataset image_folder(const std::filesystem::path& dir, const Image
   }
   std::vector<std::string> classes = options.classes;
   if (classes.empty()) {
-    for (const auto& folder : folders) classes.push_back(to_utf8(folder.filename().native()));
+    for (const auto& folder : folders) classes.push_back(text::to_utf8(folder.filename().native()));
   }
 
   std::vector<std::filesystem::path> files, ignored;
@@ -76,7 +79,7 @@ REFINE_INLINE Dataset image_folder(const std::filesystem::path& dir, const Image
   std::vector<std::int64_t> labels;
   for (const auto& folder : folders) {
     const auto known = ranges::find_if(classes, [&](const std::string& name) {
-      return name == folder.filename().native() || name == to_utf8(folder.filename().native());
+      return name == folder.filename().native() || name == text::to_utf8(folder.filename().native());
     });
     if (known == classes.end()) {
       throw Error("cannot read images from {}: not one of the {} known classes; rename or remove the folder",
@@ -98,34 +101,26 @@ REFINE_INLINE Dataset image_folder(const std::filesystem::path& dir, const Image
   }
 
   warn_ignored(ignored);
-  auto decoded = options.store.empty()
-                     ? detail::decode_images(files, options.image, options.fit, options.on_error,
-                                             options.threads, dir.string())
-                     : detail::open_or_build_store(
-                           detail::store_path(dir, options.store),
-                           {.folder = dir, .files = files, .wanted = options.image, .fit = options.fit},
-                           options.on_error, options.threads, dir.string());
-  std::vector<std::string> skipped;
+  auto decoded = detail::decode_files(files, options, dir, "", dir.string());
+  std::vector<std::string> reasons;
   Dataset set{.images = std::move(decoded.images),
-              .labels = at::tensor(detail::labels_of_decoded(labels, decoded.errors, files, skipped)),
+              .labels = at::tensor(detail::labels_of_decoded(labels, decoded.errors, files, reasons)),
               .classes = std::move(classes)};
-  if (options.skipped) {
-    *options.skipped = std::move(skipped);
+  if (skipped) {
+    skipped->insert(skipped->end(), reasons.begin(), reasons.end());
   } else {
-    warn_skipped(skipped);
+    warn_skipped(reasons);
   }
   return set;
 }
 
-REFINE_INLINE Split image_folders(const std::filesystem::path& root, ImageFolderOptions options) {
+REFINE_INLINE Split image_folders(const std::filesystem::path& root, ImageFolderOptions options,
+                                  std::vector<std::string>* skipped) {
   Split split;
-  split.train = image_folder(root / "train", options);
+  split.train = image_folder(root / "train", options, skipped);
   options.image = split.train.image();
   options.classes = split.train.classes;
-  std::vector<std::string> skipped_test;
-  auto* const skipped = std::exchange(options.skipped, options.skipped ? &skipped_test : nullptr);
-  split.test = image_folder(root / "test", options);
-  if (skipped) skipped->insert(skipped->end(), skipped_test.begin(), skipped_test.end());
+  split.test = image_folder(root / "test", options, skipped);
   return split;
 }
 

@@ -92,9 +92,9 @@ REFINE_INLINE const Mapping* mapping_of(const at::Tensor& tensor) {
 }
 
 REFINE_INLINE std::uint64_t StoreSource::key() const {
-  std::uint64_t key = static_cast<std::uint64_t>(fit.kind);
-  if (fit.shorter_side > 0) {
-    key = derived_seed(key, "shorter side", static_cast<std::uint64_t>(fit.shorter_side));
+  std::uint64_t key = static_cast<std::uint64_t>(resize_mode.kind);
+  if (resize_mode.shorter_side > 0) {
+    key = derived_seed(key, "shorter side", static_cast<std::uint64_t>(resize_mode.shorter_side));
   }
   for (const int extent : {wanted.channels, wanted.height, wanted.width}) {
     key = derived_seed(key, "extent", static_cast<std::uint64_t>(extent));
@@ -194,8 +194,8 @@ REFINE_INLINE void check_space(const std::filesystem::path& path, double bytes) 
 REFINE_INLINE void build_store(const std::filesystem::path& path, const StoreSource& source,
                                OnDecodeError on_error, unsigned threads, const std::string& what) {
   const std::size_t n = source.files.size();
-  const ImageShape shape = resolve_shape(source.files, source.wanted, source.fit, on_error, what);
-  ParallelDecoder decoder(source.files, shape, source.fit, on_error, threads, what);
+  const ImageShape shape = resolve_shape(source.files, source.wanted, source.resize_mode, on_error, what);
+  ParallelDecoder decoder(source.files, shape, source.resize_mode, on_error, threads, what);
   const std::size_t image_bytes = decoder.image_bytes();
   AtomicFile file(path);
   check_space(file.path(), static_cast<double>(image_bytes) * static_cast<double>(n));

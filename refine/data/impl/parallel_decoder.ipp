@@ -18,13 +18,13 @@
 namespace refine::data::detail {
 
 REFINE_INLINE ImageShape resolve_shape(const std::vector<std::filesystem::path>& files,
-                                       const ImageShape& wanted, ResizeMode fit, OnDecodeError on_error,
-                                       const std::string& what) {
+                                       const ImageShape& wanted, ResizeMode resize_mode,
+                                       OnDecodeError on_error, const std::string& what) {
   ImageShape shape = merged(wanted, {3, dynamic, dynamic});
   if (shape.channels != 1 && shape.channels != 3) {
     throw Error("{}: the image shape must have 1 or 3 channels, got {}", what, shape.channels);
   }
-  if (fit != ResizeMode::exact && !shape.is_static()) {
+  if (resize_mode != ResizeMode::exact && !shape.is_static()) {
     throw Error("{}: resizing requires a height and a width; set .image = ImageShape{{3, 32, 32}}", what);
   }
   for (std::size_t i = 0; !shape.is_static(); ++i) {
@@ -40,12 +40,12 @@ REFINE_INLINE ImageShape resolve_shape(const std::vector<std::filesystem::path>&
 }
 
 REFINE_INLINE ParallelDecoder::ParallelDecoder(const std::vector<std::filesystem::path>& files,
-                                               const ImageShape& shape, ResizeMode fit,
+                                               const ImageShape& shape, ResizeMode resize_mode,
                                                OnDecodeError on_error, unsigned threads,
                                                const std::string& what)
     : files_(files),
       shape_(shape),
-      fit_(fit),
+      resize_mode_(resize_mode),
       on_error_(on_error),
       threads_(threads ? threads : std::max(1u, std::thread::hardware_concurrency())),
       what_(what) {}
@@ -63,7 +63,7 @@ REFINE_INLINE std::size_t ParallelDecoder::run(std::size_t begin, std::size_t co
     const std::size_t index = begin + static_cast<std::size_t>(i);
     try {
       decode(files::read(files_[index]), files_[index].string(), image);
-      write_pixels(image, files_[index], shape_, fit_, to + static_cast<std::size_t>(i) * bytes);
+      write_pixels(image, files_[index], shape_, resize_mode_, to + static_cast<std::size_t>(i) * bytes);
     } catch (const Error& error) {
       if (on_error_ == OnDecodeError::fail) throw;
       errors[index] = error.what();
@@ -94,14 +94,14 @@ REFINE_INLINE void check_any_decoded(const std::vector<std::string>& errors, std
 }
 
 REFINE_INLINE DecodedImages decode_images(const std::vector<std::filesystem::path>& files,
-                                          const ImageShape& wanted, ResizeMode fit, OnDecodeError on_error,
-                                          unsigned threads, const std::string& what) {
-  const ImageShape shape = resolve_shape(files, wanted, fit, on_error, what);
+                                          const ImageShape& wanted, ResizeMode resize_mode,
+                                          OnDecodeError on_error, unsigned threads, const std::string& what) {
+  const ImageShape shape = resolve_shape(files, wanted, resize_mode, on_error, what);
   DecodedImages decoded{
       .images = at::empty(
           {static_cast<std::int64_t>(files.size()), shape.channels, shape.height, shape.width}, at::kByte),
       .errors = std::vector<std::string>(files.size())};
-  ParallelDecoder decoder(files, shape, fit, on_error, threads, what);
+  ParallelDecoder decoder(files, shape, resize_mode, on_error, threads, what);
   const auto count = static_cast<std::int64_t>(
       decoder.run(0, files.size(), decoded.images.mutable_data_ptr<std::uint8_t>(), decoded.errors));
   decoder.finish();

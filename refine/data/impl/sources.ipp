@@ -34,7 +34,7 @@ inline constexpr std::array training_files = {"data_batch_1.bin", "data_batch_2.
                                               "data_batch_4.bin", "data_batch_5.bin"};
 inline constexpr const char* test_file = "test_batch.bin";
 
-REFINE_INLINE std::vector<std::string> class_names() {
+inline std::vector<std::string> class_names() {
   return {"airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"};
 }
 

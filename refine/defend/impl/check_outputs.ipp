@@ -29,18 +29,9 @@ inline bool is_same_file(const std::filesystem::path& a, const std::filesystem::
   return resolve(a) == resolve(b);
 }
 
-/// Returns the real folders in which a program looks for images.
-inline std::set<std::filesystem::path> folders_below(const std::filesystem::path& folder) {
-  std::set<std::filesystem::path> folders;
-  std::vector<std::filesystem::path> files;
-  std::error_code unknown;
-  if (std::filesystem::is_directory(folder, unknown)) data::detail::list_images(folder, folders, files);
-  return folders;
-}
-
 /// True if a run over `folders` would read the file as an image, now or once it exists.
 inline bool would_be_read(const std::filesystem::path& file, const std::set<std::filesystem::path>& folders) {
-  if (!data::detail::has_image_extension(file)) return false;
+  if (!data::has_image_extension(file)) return false;
   const auto is_hidden = [](const std::filesystem::path& path) {
     return path.filename().native().starts_with('.');
   };
@@ -68,7 +59,7 @@ REFINE_INLINE void check_outputs(Paths paths) {
     }
   }
   for (const NamedPath& input : paths.images) {
-    const std::set<std::filesystem::path> folders = folders_below(input.path);
+    const std::set<std::filesystem::path> folders = data::searched_folders(input.path);
     for (const NamedPath& output : paths.outputs) {
       if (!would_be_read(output.path, folders)) continue;
       refuse_output(output, fmt::format("{} reads the images of {}, and would read it as one of them",

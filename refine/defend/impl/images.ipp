@@ -18,7 +18,7 @@
 #include <refine/core/config.hpp>
 #include <refine/core/error.hpp>
 #include <refine/core/file.hpp>
-#include <refine/data/detail/bytes.hpp>
+#include <refine/core/text.hpp>
 #include <refine/data/image_files.hpp>
 #include <refine/data/image_folder.hpp>
 #include <refine/data/sources.hpp>
@@ -87,7 +87,7 @@ inline Level level_of(const std::set<std::string>& folders, bool innermost) {
   for (const std::string& folder : folders) {
     const std::filesystem::path path(folder);
     const std::filesystem::path part = innermost ? path.filename() : *path.begin();
-    names.insert(level.part_of[folder] = data::to_utf8(part.native()));
+    names.insert(level.part_of[folder] = text::to_utf8(part.native()));
   }
   level.names.assign(names.begin(), names.end());
   return level;
@@ -267,7 +267,7 @@ REFINE_INLINE std::vector<std::string> read_class_names(const std::filesystem::p
   if (const auto encoding = detail::class_folders::encoding_of(text); !encoding.empty()) {
     throw Error("class names {}: the file is not UTF-8 (got {}); save it as UTF-8", path.string(), encoding);
   }
-  if (const std::size_t bad = data::find_invalid_utf8(text); bad != std::string::npos) {
+  if (const std::size_t bad = text::find_invalid_utf8(text); bad != std::string::npos) {
     const auto line = 1 + std::count(text.begin(), text.begin() + static_cast<std::ptrdiff_t>(bad), '\n');
     throw Error(
         "class names {}: line {} is not UTF-8 (got the byte 0x{:02x}, as in Latin-1 and Windows-1252); "
@@ -407,7 +407,7 @@ namespace refine::detail {
 inline bool is_unread_image(const std::filesystem::path& file) {
   constexpr std::string_view known[] = {".gif", ".heic", ".heif", ".avif", ".jp2", ".j2k", ".jxl",
                                         ".tga", ".psd",  ".dng",  ".raw",  ".exr", ".hdr", ".npy"};
-  return std::ranges::find(known, data::detail::lower_extension(file)) != std::end(known);
+  return std::ranges::find(known, files::lower_extension(file)) != std::end(known);
 }
 
 }  // namespace refine::detail
@@ -423,7 +423,7 @@ REFINE_INLINE FolderImages read_folder_images(const std::filesystem::path& path,
     return file.lexically_relative(path).parent_path().string();
   };
   auto loaded = data::load_images(files, {.image = shape,
-                                          .fit = options.resize.value_or(data::ResizeMode::crop),
+                                          .resize_mode = options.resize.value_or(data::ResizeMode::crop),
                                           .on_error = data::OnDecodeError::skip,
                                           .store = options.store,
                                           .max_images = options.max_images,
@@ -490,8 +490,10 @@ REFINE_INLINE NamedDataset read_dataset(const std::string& name, const NamedData
         "cannot read the data set {}: it is neither CIFAR10 nor FashionMNIST nor a folder; check the path",
         name);
   }
-  data::ImageFolderOptions folder{
-      .image = options.image, .fit = options.resize, .on_error = options.on_error, .store = options.store};
+  data::ImageFolderOptions folder{.image = options.image,
+                                  .resize_mode = options.resize,
+                                  .on_error = options.on_error,
+                                  .store = options.store};
   if (options.resize != data::ResizeMode::exact && !options.image.is_static()) {
     const ImageShape common = data::common_shape(data::image_files(std::filesystem::path(name) / "train"));
     if (!common.is_static()) {

@@ -18,8 +18,8 @@
 
 #include <refine/core/config.hpp>
 #include <refine/core/error.hpp>
+#include <refine/core/file.hpp>
 #include <refine/core/text.hpp>
-#include <refine/data/image_files.hpp>
 #include <refine/defend/detail/result_json.hpp>
 #include <refine/defend/load_classifier.hpp>
 #include <refine/formats/archive.hpp>
@@ -187,7 +187,7 @@ inline void inspect_weights(const InspectOptions& options, Inspection& report) {
 
 /// True if a file of a folder is a model, by its extension or because it is a pickle.
 inline bool is_model(const std::filesystem::path& path) {
-  const std::string extension = data::detail::lower_extension(path);
+  const std::string extension = files::lower_extension(path);
   for (const std::string_view usual :
        {".pt",   ".pth",  ".ckpt",   ".tar",  ".pkl",   ".pickle", ".bin",    ".safetensors",
         ".pt2",  ".onnx", ".h5",     ".hdf5", ".keras", ".pb",     ".tflite", ".mlmodel",

@@ -559,7 +559,7 @@ class ImageSample {
     const auto found = loaded_.find(key);
     if (found != loaded_.end()) return found->second;
     return loaded_[key] = data::load_images(files_, {.image = shape,
-                                                     .fit = resize_,
+                                                     .resize_mode = resize_,
                                                      .on_error = data::OnDecodeError::skip,
                                                      .max_images = probed_images,
                                                      .seed = seed_})

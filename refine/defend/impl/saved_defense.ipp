@@ -170,7 +170,7 @@ REFINE_INLINE std::size_t predict_files(const ExportedClassifier& model,
     data::LoadedImages loaded;
     try {
       loaded = data::load_images(
-          some, {.image = model.task().image, .fit = resize, .on_error = data::OnDecodeError::skip});
+          some, {.image = model.task().image, .resize_mode = resize, .on_error = data::OnDecodeError::skip});
     } catch (const Error& error) {  // none of them can be used
       if (files.size() == 1) throw;
       data::warn_skipped({error.what()});
