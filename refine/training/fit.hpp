@@ -19,7 +19,7 @@
 #include <refine/nn/autocast.hpp>
 #include <refine/nn/cuda_graph.hpp>
 #include <refine/nn/device.hpp>
-#include <refine/nn/state_dict.hpp>
+#include <refine/nn/module.hpp>
 #include <refine/objectives/objectives.hpp>
 #include <refine/pipeline/pipeline.hpp>
 #include <refine/training/detail/loop.hpp>

@@ -10,3 +10,4 @@
 #include <refine/training/impl/optimizers.ipp>
 #include <refine/training/impl/recipe.ipp>
 #include <refine/training/impl/recipe_json.ipp>
+#include <refine/training/impl/stop_on_signal.ipp>

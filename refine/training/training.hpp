@@ -7,6 +7,7 @@
 #include <refine/training/optimization.hpp>
 #include <refine/training/recipe.hpp>
 #include <refine/training/recipe_json.hpp>
+#include <refine/training/stop_on_signal.hpp>
 #include <refine/training/train_classifier.hpp>
 
 /// \file

@@ -15,9 +15,9 @@
 #include <refine/backbones/resnet.hpp>
 #include <refine/backbones/vit.hpp>
 #include <refine/core/sha256.hpp>
-#include <refine/data/synthetic.hpp>
+#include <refine/data/sources.hpp>
 #include <refine/formats/safetensors.hpp>
-#include <refine/remaps/permutations.hpp>
+#include <refine/remaps/remaps.hpp>
 #include <refine/training/training.hpp>
 #include <refine/transforms/unet.hpp>
 #include <tests/training/task.hpp>

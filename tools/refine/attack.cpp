@@ -26,9 +26,9 @@
 #include <refine/report/detail/format.hpp>
 #include <refine/report/render.hpp>
 #include <refine/training/observers.hpp>
+#include <refine/training/stop_on_signal.hpp>
 
 #include "tools/refine/options.hpp"
-#include "tools/refine/stop_on_signal.hpp"
 
 namespace refine::cli {
 namespace {

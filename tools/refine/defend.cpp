@@ -14,9 +14,9 @@
 #include <refine/core/file.hpp>
 #include <refine/defend/defend.hpp>
 #include <refine/defend/images.hpp>
+#include <refine/training/stop_on_signal.hpp>
 
 #include "tools/refine/options.hpp"
-#include "tools/refine/stop_on_signal.hpp"
 
 namespace refine::cli {
 namespace {

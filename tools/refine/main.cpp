@@ -20,9 +20,9 @@
 #include <refine/core/text.hpp>
 #include <refine/nn/device.hpp>
 #include <refine/training/observers.hpp>
+#include <refine/training/stop_on_signal.hpp>
 
 #include "tools/refine/options.hpp"
-#include "tools/refine/stop_on_signal.hpp"
 
 namespace refine::cli {
 namespace {

@@ -35,7 +35,7 @@
 #include <refine/nn/autocast.hpp>
 #include <refine/nn/cuda_graph.hpp>
 #include <refine/nn/device.hpp>
-#include <refine/nn/state_dict.hpp>
+#include <refine/nn/module.hpp>
 #include <refine/nn/torch_random.hpp>
 #include <refine/nn/transfer.hpp>
 #include <refine/training/detail/optimizers.hpp>

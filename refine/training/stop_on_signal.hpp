@@ -4,12 +4,15 @@
 
 #include <refine/training/observers.hpp>
 
-namespace refine::cli {
+namespace refine {
 
 /// An observer that ends a training after the current step when the process gets SIGINT or SIGTERM.
 /// A second signal ends the process at once, and so does one that arrives before or after the
-/// training. One object at a time; its destructor restores the old handlers. A signal that is
+/// training. One object at a time in a process; its destructor restores the old handlers. A signal that is
 /// ignored, as SIGINT in a background job of a script, stays ignored.
+///
+///     StopOnSignal signals("my_program --resume", true);
+///     fit(defense, images, recipe, Checkpoint{.path = "run"}, signals);  // throws Stopped
 class StopOnSignal {
  public:
   /// \param resume_command printed if a signal arrives after the training
@@ -37,4 +40,8 @@ class StopOnSignal {
   bool has_checkpoints_;
 };
 
-}  // namespace refine::cli
+}  // namespace refine
+
+#if !defined(REFINE_COMPILED_LIB)
+#include <refine/training/impl/stop_on_signal.ipp>
+#endif

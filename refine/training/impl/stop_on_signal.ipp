@@ -1,0 +1,82 @@
+#pragma once
+
+#include <refine/training/stop_on_signal.hpp>
+
+#include <signal.h>
+#include <unistd.h>
+
+#include <array>
+#include <atomic>
+#include <cstddef>
+#include <string>
+
+#include <refine/core/config.hpp>
+#include <refine/core/text.hpp>
+
+namespace refine::detail::signals {
+
+// What the handler reads. It may call only functions that are safe in a handler.
+inline std::atomic<int> received = 0;          // number of the signal
+inline std::atomic<bool> is_training = false;  // a signal waits for the end of the step
+inline std::atomic<bool> is_trained = false;   // the farewell is true
+inline std::string farewell;                   // constant while the handlers are installed
+inline constexpr std::array<int, 2> numbers = {SIGINT, SIGTERM};
+inline std::array<struct sigaction, numbers.size()> old_actions;
+
+static_assert(std::atomic<int>::is_always_lock_free && std::atomic<bool>::is_always_lock_free);
+
+extern "C" inline void refine_handle_signal(int number) {
+  if (is_training && received.exchange(number) == 0) return;
+  if (is_trained && !is_training) {
+    [[maybe_unused]] const ::ssize_t written = ::write(STDERR_FILENO, farewell.data(), farewell.size());
+  }
+  ::_exit(128 + number);
+}
+
+}  // namespace refine::detail::signals
+
+namespace refine {
+
+REFINE_INLINE StopOnSignal::StopOnSignal(const std::string& resume_command, bool has_checkpoints)
+    : has_checkpoints_(has_checkpoints) {
+  detail::signals::farewell =
+      "\nstopped: training is complete and saved\ngo on with: " + text::printable(resume_command) + "\n";
+  detail::signals::is_training = detail::signals::is_trained = false;
+  detail::signals::received = 0;
+  for (std::size_t i = 0; i < detail::signals::numbers.size(); ++i) {
+    struct sigaction action = {};
+    action.sa_handler = detail::signals::refine_handle_signal;
+    action.sa_flags = SA_RESTART;
+    ::sigaction(detail::signals::numbers[i], nullptr, &detail::signals::old_actions[i]);
+    if (detail::signals::old_actions[i].sa_handler != SIG_IGN)
+      ::sigaction(detail::signals::numbers[i], &action, nullptr);
+  }
+}
+
+REFINE_INLINE StopOnSignal::~StopOnSignal() {
+  for (std::size_t i = 0; i < detail::signals::numbers.size(); ++i)
+    ::sigaction(detail::signals::numbers[i], &detail::signals::old_actions[i], nullptr);
+}
+
+REFINE_INLINE void StopOnSignal::on_begin(const RunInfo&) {
+  detail::signals::is_training = true;
+}
+
+REFINE_INLINE void StopOnSignal::on_end() {
+  detail::signals::is_trained = has_checkpoints_;
+  detail::signals::is_training = false;
+  // Between the last question of the training and here.
+  if (const int number = detail::signals::received; number != 0) {
+    ::raise(number);
+  }
+}
+
+REFINE_INLINE bool StopOnSignal::stop_requested() const {
+  return detail::signals::received != 0;
+}
+
+REFINE_INLINE int StopOnSignal::exit_status() {
+  return 128 + detail::signals::received;
+}
+
+}  // namespace refine
