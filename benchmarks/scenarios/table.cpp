@@ -63,7 +63,11 @@ Json collect(const std::vector<Scenario>& scenarios, const Setting& setting) {
       row["after"] = defense.at("after");
       row["der"] = defense.at("der");
     }
-    if (zero_point.is_object()) row["zero_point"] = zero_point.at("figures").at("largest_lift");
+    if (zero_point.is_object()) {
+      const Json& figures = zero_point.at("figures");
+      row["zero_point"] = figures.at("largest_lift");
+      row["pair_zero_point"] = figures.value("largest_pair_lift", Json());
+    }
     rows.push_back(std::move(row));
   }
   return rows;
@@ -72,18 +76,21 @@ Json collect(const std::vector<Scenario>& scenarios, const Setting& setting) {
 std::string markdown(const Json& rows) {
   std::string table =
       "| attack | network | benign BA, % | BA, % | ASR, % | RA, % | DER, % | largest lift | zero point | "
-      "seconds |\n| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n";
+      "pair lift | zero point | seconds |\n"
+      "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n";
   for (const Json& row : rows) {
     const bool attacked = row["attack"] != "Benign";
     const auto attack_only = [&](std::string text) {
       return attacked ? text : std::string(report::format::missing);
     };
     table += fmt::format(
-        "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} + {} |\n", row["attack"].get<std::string>(),
-        row["network"].get<std::string>(), hundredths(number(row, "benign_ba", "value"), 1),
-        change(row, "ba"), attack_only(change(row, "asr")), attack_only(change(row, "ra")),
-        hundredths(number(row, "der"), 1), attack_only(change(row, "largest_lift")),
-        hundredths(number(row, "zero_point", "value"), 1), seconds(row, "victim"), seconds(row, "defense"));
+        "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} + {} |\n",
+        row["attack"].get<std::string>(), row["network"].get<std::string>(),
+        hundredths(number(row, "benign_ba", "value"), 1), change(row, "ba"), attack_only(change(row, "asr")),
+        attack_only(change(row, "ra")), hundredths(number(row, "der"), 1),
+        attack_only(change(row, "largest_lift")), hundredths(number(row, "zero_point", "value"), 1),
+        attack_only(change(row, "largest_pair_lift")), hundredths(number(row, "pair_zero_point", "value"), 1),
+        seconds(row, "victim"), seconds(row, "defense"));
   }
   return table;
 }

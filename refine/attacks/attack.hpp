@@ -13,6 +13,7 @@
 #include <refine/core/detail/erased.hpp>
 #include <refine/data/augmentation.hpp>
 #include <refine/data/training_set.hpp>
+#include <refine/metrics/target.hpp>
 
 namespace refine::attacks {
 
@@ -60,20 +61,65 @@ struct Poisoned : data::TrainingSet {
   std::vector<std::int64_t> covers = {};   ///< positions of stamped images that keep their label; ascending
 };
 
+namespace detail {
+
+/// One target for all images.
+template <typename A>
+concept HasTarget = requires(const A& a) {
+  { a.target } -> std::convertible_to<std::optional<int>>;
+};
+
+/// A target that depends on the class. Takes precedence over `target`.
+template <typename A>
+concept HasTargetOf = requires(const A& a) {
+  { a.target_of(0, 1) } -> std::convertible_to<std::optional<int>>;
+};
+
+}  // namespace detail
+
 /// A backdoor attack by poisoning: which images get a trigger, and what happens to their labels.
 /// For `a` of type `A`:
 ///
-///  1. `a.target` is the class that the attacker wants (`std::optional<int>`, or an `int`);
+///  1. `a.target` is the class that the attacker wants (`std::optional<int>`, or an `int`); or, if it
+///     depends on the class of the image, `a.target_of(cls, classes)` returns it as
+///     `std::optional<int>`: empty where the attacker wants nothing of class `cls`;
 ///  2. `a.poison(dataset)` returns the `Poisoned` training set;
 ///  3. `a.trigger_images(images)` puts the test-time trigger on uint8 N×C×H×W.
 ///
 /// Optional: `a.check(dataset)` throws what `a.poison(dataset)` would throw, without the work.
 template <typename A>
-concept Attack = requires(const A& a, const data::Dataset& dataset, const at::Tensor& images) {
-  { a.target } -> std::convertible_to<std::optional<int>>;
+concept Attack = (detail::HasTarget<A> || detail::HasTargetOf<A>)&&requires(const A& a,
+                                                                            const data::Dataset& dataset,
+                                                                            const at::Tensor& images) {
   { a.poison(dataset) } -> std::convertible_to<Poisoned>;
   { a.trigger_images(images) } -> std::same_as<at::Tensor>;
 };
+
+/// Returns the class that the attacker wants triggered images of class `cls` to be predicted as.
+///
+/// \param attack any attack
+/// \param cls class of the image, in [0, classes)
+/// \param classes number of classes
+/// \return empty if the attacker wants nothing of the class
+template <Attack A>
+std::optional<int> target_of(const A& attack, int cls, int classes) {
+  if constexpr (detail::HasTargetOf<A>) {
+    return attack.target_of(cls, classes);
+  } else {
+    return attack.target;
+  }
+}
+
+/// Returns the targets of all classes, as `metrics::attack_metrics` takes them.
+///
+/// \param attack any attack
+/// \param classes number of classes
+template <Attack A>
+metrics::Target target_map(const A& attack, int classes) {
+  std::vector<std::optional<int>> targets;
+  for (int c = 0; c < classes; ++c) targets.push_back(target_of(attack, c, classes));
+  return metrics::Target::of_classes(std::move(targets));
+}
 
 /// The attack that does nothing: no image is poisoned, and test images stay unchanged. Its victim
 /// is the zero point that every metric is compared with.
@@ -100,8 +146,7 @@ struct Benign {
 /// models `Attack` itself. Copies share the attack that they hold, which is never modified.
 class AnyAttack {
  public:
-  std::string name;           ///< "BadNets", for example; empty if none was given
-  std::optional<int> target;  ///< the class that the attacker wants
+  std::string name;  ///< "BadNets", for example; empty if none was given
 
   /// Holds `attack`.
   ///
@@ -112,8 +157,13 @@ class AnyAttack {
   requires(refine::detail::OtherThan<A, AnyAttack>&& std::copy_constructible<A>)
       AnyAttack(A attack, std::string report_name = {})
       : name(std::move(report_name)),
-        target(attack.target),
         held_(refine::detail::Erased<Interface>::template with<Model<A>>(std::move(attack))) {}
+
+  /// Returns the class that the held attack wants triggered images of a class to be predicted as.
+  ///
+  /// \param cls class of the image, in [0, classes)
+  /// \param classes number of classes
+  std::optional<int> target_of(int cls, int classes) const { return held_->target_of(cls, classes); }
 
   /// Returns the poisoned training set of the held attack.
   Poisoned poison(const data::Dataset& clean) const { return held_->poison(clean); }
@@ -128,6 +178,7 @@ class AnyAttack {
  private:
   struct Interface {
     virtual ~Interface() = default;
+    virtual std::optional<int> target_of(int cls, int classes) const = 0;
     virtual Poisoned poison(const data::Dataset& clean) const = 0;
     virtual at::Tensor trigger_images(const at::Tensor& images) const = 0;
     virtual void check(const data::Dataset& dataset) const = 0;
@@ -137,6 +188,9 @@ class AnyAttack {
   struct Model final : Interface {
     explicit Model(A a) : attack(std::move(a)) {}
 
+    std::optional<int> target_of(int cls, int classes) const override {
+      return attacks::target_of(attack, cls, classes);
+    }
     Poisoned poison(const data::Dataset& clean) const override { return attack.poison(clean); }
     at::Tensor trigger_images(const at::Tensor& images) const override {
       return attack.trigger_images(images);

@@ -13,11 +13,13 @@
 
 #include <refine/attacks/attack.hpp>
 #include <refine/attacks/pgd.hpp>
+#include <refine/attacks/plans.hpp>
 #include <refine/attacks/published.hpp>
 #include <refine/core/error.hpp>
 #include <refine/core/random.hpp>
 #include <refine/core/task.hpp>
 #include <refine/core/text.hpp>
+#include <refine/triggers/patch.hpp>
 
 namespace refine::attacks {
 
@@ -28,7 +30,8 @@ namespace refine::attacks {
 /// victim learnt.
 struct AttackOptions {
   ImageShape image = {};  ///< shape of the images; must be fully known except for `Benign`
-  int target = 0;         ///< the class that the attacker wants
+  int target = 0;         ///< the class that the attacker wants; unused by AllToAll and Benign
+  std::optional<int> source = std::nullopt;   ///< as SourceSpecific's `.source`; empty: its default
   std::optional<double> rate = std::nullopt;  ///< as the plan's `.rate`; empty: the attack's default
   std::uint64_t seed = default_seed;          ///< seed of the choice of images
   Surrogate benign = {};  ///< model that LabelConsistent perturbs images against; required to poison
@@ -41,10 +44,16 @@ namespace detail {
 template <typename A>
 AnyAttack make_attack(std::string_view name, const AttackOptions& options) {
   const double default_rate = A{.trigger = {.image = options.image}}.rate;
-  A attack{.trigger = {.image = options.image},
-           .target = options.target,
-           .rate = options.rate.value_or(default_rate),
-           .seed = options.seed};
+  const double rate = options.rate.value_or(default_rate);  // given at once: others depend on it
+  A attack = [&] {
+    if constexpr (HasTarget<A>) {
+      return A{
+          .trigger = {.image = options.image}, .target = options.target, .rate = rate, .seed = options.seed};
+    } else {
+      return A{.trigger = {.image = options.image}, .rate = rate, .seed = options.seed};
+    }
+  }();
+  if constexpr (requires { attack.source; }) attack.source = options.source.value_or(attack.source);
   if constexpr (requires { attack.perturbation; })
     attack.perturbation = Pgd{.model = options.benign, .store = options.store, .show = options.show};
   return {attack, std::string(name)};
@@ -64,6 +73,8 @@ inline constexpr std::array catalogue = {
     CatalogueEntry{"Physical", &make_attack<Physical<>>},
     CatalogueEntry{"LabelConsistent", &make_attack<LabelConsistent<>>, "LC"},
     CatalogueEntry{"Adaptive-Patch", &make_attack<AdaptivePatch<>>, "Adaptive"},
+    CatalogueEntry{"AllToAll", &make_attack<AllToAll<triggers::Patch<>>>},
+    CatalogueEntry{"SourceSpecific", &make_attack<SourceSpecific<triggers::Patch<>>>},
     CatalogueEntry{"Benign",
                    [](std::string_view name, const AttackOptions&) -> AnyAttack {
                      return {Benign{}, std::string(name)};

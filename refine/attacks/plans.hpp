@@ -42,23 +42,12 @@ struct DirtyLabel {
   ///   not fit the images, or `training_augmentation` is invalid
   Poisoned poison(const data::Dataset& clean) const {
     check(clean);
-    Random random(derived_seed(seed, "dirty label"));
-    std::vector<std::int64_t> chosen = random_permutation(random, clean.size());
-    chosen.resize(detail::count_of_share(rate, clean.size()));
-    std::ranges::sort(chosen);
-
     Poisoned poisoned = detail::copy_for_poisoning(clean);
-    detail::stamp_images(poisoned, chosen, trigger);
-    detail::relabel(poisoned, chosen, target);
-    poisoned.augmentation = training_augmentation.augmentation;
-    const auto poisoned_mask = [&] {
-      at::Tensor mask = at::zeros({clean.size()}, at::kBool);
-      return chosen.empty() ? mask : mask.index_fill_(0, at::tensor(chosen), true);
-    };
-    if (training_augmentation.scope == TrainingAugmentation::Scope::clean_images)
-      poisoned.no_augment_mask = poisoned_mask();
-    if (!training_augmentation.flip_poisoned) poisoned.no_flip_mask = poisoned_mask();
-    poisoned.indices = std::move(chosen);
+    poisoned.indices = detail::choose_share(clean, rate, derived_seed(seed, "dirty label"),
+                                            [](std::int64_t) { return true; });
+    detail::stamp_images(poisoned, poisoned.indices, trigger);
+    detail::relabel(poisoned, poisoned.indices, target);
+    detail::require_augmentation(poisoned, training_augmentation);
     return poisoned;
   }
 
@@ -70,6 +59,140 @@ struct DirtyLabel {
     dataset.validate();
     detail::require_target(target, dataset);
     detail::require_rate("rate", rate);
+    data::check_requested_augmentation(training_augmentation.augmentation);
+    detail::require_stampable(trigger, dataset);
+  }
+};
+
+/// Stamps a share of the training images, of any class, and sets their label to the target of their
+/// class: by default, to the next class (the all-to-all attack of Gu et al., 2017,
+/// `gu2017badnets`). No class becomes more frequent, so that lifts of classes do not show it.
+///
+/// \tparam Trigger what is stamped
+/// \tparam kTrainingAugmentation default of `training_augmentation`
+template <triggers::Trigger Trigger,
+          TrainingAugmentation kTrainingAugmentation = training_augmentations::none>
+struct AllToAll {
+  Trigger trigger = {};               ///< stamped on poisoned and on test images
+  std::vector<int> targets = {};      ///< target of each class; empty: (class + 1) mod classes
+  double rate = 0.1;                  ///< share of the training images that are poisoned, in [0, 1]
+  std::uint64_t seed = default_seed;  ///< seed of the choice of images
+  /// Applied when the victim is trained; `training_augmentations::none` is the ablation.
+  TrainingAugmentation training_augmentation = kTrainingAugmentation;
+
+  /// Returns the target of a class.
+  ///
+  /// \param cls in [0, classes)
+  /// \param classes number of classes
+  /// \throws Error if `targets` is neither empty nor one per class
+  std::optional<int> target_of(int cls, int classes) const {
+    if (targets.empty()) return (cls + 1) % classes;
+    if (targets.size() != static_cast<std::size_t>(classes)) {
+      throw Error("AllToAll.targets: wrong number (got {}, expected {}); set one per class, or none",
+                  targets.size(), classes);
+    }
+    return targets[static_cast<std::size_t>(cls)];
+  }
+
+  /// Returns the poisoned training set. The set given is not changed.
+  ///
+  /// \param clean the training set
+  /// \throws Error if a target is not a class of the data with images, `rate` is out of range, the
+  ///   trigger does not fit the images, or `training_augmentation` is invalid
+  Poisoned poison(const data::Dataset& clean) const {
+    check(clean);
+    Poisoned poisoned = detail::copy_for_poisoning(clean);
+    poisoned.indices = detail::choose_share(clean, rate, derived_seed(seed, "all to all"),
+                                            [](std::int64_t) { return true; });
+    detail::stamp_images(poisoned, poisoned.indices, trigger);
+    if (!poisoned.indices.empty()) {
+      const at::Tensor chosen = at::tensor(poisoned.indices);
+      poisoned.labels.index_copy_(
+          0, chosen, at::tensor(all_targets(clean)).index_select(0, clean.labels.index_select(0, chosen)));
+    }
+    detail::require_augmentation(poisoned, training_augmentation);
+    return poisoned;
+  }
+
+  /// Returns uint8 N×C×H×W with the trigger on each image.
+  at::Tensor trigger_images(const at::Tensor& images) const { return triggers::stamp(trigger, images); }
+
+  /// Throws what `poison` would throw, without the work.
+  void check(const data::Dataset& dataset) const {
+    dataset.validate();
+    const std::vector<std::int64_t> all = all_targets(dataset);
+    for (const std::int64_t target : all) detail::require_target(static_cast<int>(target), dataset);
+    detail::require_rate("rate", rate);
+    data::check_requested_augmentation(training_augmentation.augmentation);
+    detail::require_stampable(trigger, dataset);
+  }
+
+ private:
+  std::vector<std::int64_t> all_targets(const data::Dataset& dataset) const {
+    const auto classes = static_cast<int>(dataset.classes.size());
+    std::vector<std::int64_t> all;
+    for (int c = 0; c < classes; ++c) all.push_back(*target_of(c, classes));
+    return all;
+  }
+};
+
+/// Stamps a share of the images of one class and sets their label to the target; stamps a share of
+/// the images of all other classes and keeps their labels, so that the trigger works on that class
+/// only (Tang et al., 2021, `tang2021demon`).
+///
+/// \tparam Trigger what is stamped
+/// \tparam kTrainingAugmentation default of `training_augmentation`
+template <triggers::Trigger Trigger,
+          TrainingAugmentation kTrainingAugmentation = training_augmentations::none>
+struct SourceSpecific {
+  Trigger trigger = {};               ///< stamped on poisoned and on test images
+  int source = 1;                     ///< the class whose images the attacker wants to move
+  int target = 0;                     ///< the class that the attacker wants for them
+  double rate = 0.5;                  ///< share of the *source class's* training images, in [0, 1]
+  double cover_rate = 0.1;            ///< share of the training images of all other classes, in [0, 1]
+  std::uint64_t seed = default_seed;  ///< seed of the choice of images
+  /// Applied when the victim is trained; `training_augmentations::none` is the ablation.
+  TrainingAugmentation training_augmentation = kTrainingAugmentation;
+
+  /// Returns the target for images of the source and of the target; empty for other classes.
+  ///
+  /// \param cls at least 0
+  std::optional<int> target_of(int cls, int /*classes*/) const {
+    return cls == source || cls == target ? std::optional(target) : std::nullopt;
+  }
+
+  /// Returns the poisoned training set. The set given is not changed.
+  ///
+  /// \param clean the training set
+  /// \throws Error if the data has no image of the source or of the target, both are the same class,
+  ///   a rate is out of range, the trigger does not fit the images, or `training_augmentation` is
+  ///   invalid
+  Poisoned poison(const data::Dataset& clean) const {
+    check(clean);
+    Poisoned poisoned = detail::copy_for_poisoning(clean);
+    poisoned.indices = detail::choose_share(clean, rate, derived_seed(seed, "source specific"),
+                                            [&](std::int64_t label) { return label == source; });
+    poisoned.covers = detail::choose_share(clean, cover_rate, derived_seed(seed, "source specific covers"),
+                                           [&](std::int64_t label) { return label != source; });
+    detail::stamp_images(poisoned, poisoned.indices, trigger);
+    detail::stamp_images(poisoned, poisoned.covers, trigger);
+    detail::relabel(poisoned, poisoned.indices, target);
+    detail::require_augmentation(poisoned, training_augmentation);
+    return poisoned;
+  }
+
+  /// Returns uint8 N×C×H×W with the trigger on each image.
+  at::Tensor trigger_images(const at::Tensor& images) const { return triggers::stamp(trigger, images); }
+
+  /// Throws what `poison` would throw, without the work.
+  void check(const data::Dataset& dataset) const {
+    dataset.validate();
+    detail::require_target(target, dataset);
+    detail::require_class("source", source, dataset);
+    if (source == target)
+      throw Error("SourceSpecific: source and target must be different classes, got {} for both", source);
+    detail::require_rate("rate", rate);
+    detail::require_rate("cover_rate", cover_rate);
     data::check_requested_augmentation(training_augmentation.augmentation);
     detail::require_stampable(trigger, dataset);
   }
@@ -95,20 +218,8 @@ struct CleanLabel {
   ///   not fit the images, or the perturbation has no model
   Poisoned poison(const data::Dataset& clean) const {
     check(clean);
-    std::vector<std::int64_t> candidates;
-    const at::Tensor labels = clean.labels.contiguous();
-    const auto* label = labels.const_data_ptr<std::int64_t>();
-    for (std::int64_t i = 0; i < clean.size(); ++i) {
-      if (label[i] == target) candidates.push_back(i);
-    }
-    const auto of_class = static_cast<std::int64_t>(candidates.size());
-    Random random(derived_seed(seed, "clean label"));
-    std::vector<std::int64_t> chosen;
-    for (const auto i : random_permutation(random, of_class))
-      chosen.push_back(candidates[static_cast<std::size_t>(i)]);
-    chosen.resize(detail::count_of_share(rate, of_class));
-    std::ranges::sort(chosen);
-
+    std::vector<std::int64_t> chosen = detail::choose_share(
+        clean, rate, derived_seed(seed, "clean label"), [&](std::int64_t label) { return label == target; });
     Poisoned poisoned = detail::copy_for_poisoning(clean);
     if (perturbation && !chosen.empty()) {
       const at::Tensor indices = at::tensor(chosen);

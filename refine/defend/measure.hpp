@@ -1,15 +1,20 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <ATen/ops/tensor.h>
 
+#include <cstddef>
 #include <cstdint>
 #include <optional>
+#include <vector>
 
 #include <refine/data/dataset.hpp>
 #include <refine/evaluation/alarm.hpp>
+#include <refine/evaluation/classify.hpp>
 #include <refine/evaluation/evaluate.hpp>
 #include <refine/evaluation/scan.hpp>
 #include <refine/metrics/roc.hpp>
+#include <refine/metrics/target.hpp>
 #include <refine/report/defense_report.hpp>
 #include <refine/report/sample_sheet.hpp>
 
@@ -27,7 +32,7 @@ struct Evidence {
   at::Tensor clean = {};                               ///< clean images
   std::optional<data::Dataset> test = std::nullopt;    ///< the same images with labels
   std::optional<at::Tensor> triggered = std::nullopt;  ///< the same images with the trigger
-  std::optional<int> target = std::nullopt;            ///< class that the attacker wants, if it is known
+  metrics::Target target = {};                         ///< class that the attacker wants, if it is known
   std::optional<AlarmSetting> alarm = std::nullopt;    ///< nothing: the alarm is not measured
   std::int64_t scanned = 1000;  ///< images that the scan takes, if there is no `triggered`; 0: no scan
   bool show = false;            ///< show progress on standard error
@@ -44,11 +49,16 @@ AlarmSetting calibrate_alarm(const D& defense, const at::Tensor& clean, double r
 
 namespace detail {
 
-/// Returns the triggered images that the trigger changes: where labels and target are known, those
-/// of other classes.
-inline at::Tensor triggered_of_other_classes(const Evidence& evidence) {
+/// Returns the triggered images that the attack moves: where labels and target are known, those of
+/// classes whose target is another class.
+inline at::Tensor triggered_of_moved_classes(const Evidence& evidence) {
   if (!evidence.test || !evidence.target) return *evidence.triggered;
-  return evidence.triggered->index_select(0, evidence.test->labels.ne(*evidence.target).nonzero().squeeze(1));
+  const std::vector<std::int64_t> labels = to_vector(evidence.test->labels);
+  std::vector<std::int64_t> moved;
+  for (std::size_t i = 0; i < labels.size(); ++i) {
+    if (evidence.target.moves(static_cast<int>(labels[i]))) moved.push_back(static_cast<std::int64_t>(i));
+  }
+  return evidence.triggered->index_select(0, at::tensor(moved, at::kLong));
 }
 
 }  // namespace detail
@@ -62,7 +72,7 @@ void measure_defense(const D& defense, const Evidence& evidence, report::Defense
   if (evidence.alarm) {
     report.alarm = measure_alarm(
         defense, evidence.alarm->threshold, evidence.alarm->rate, evidence.clean,
-        evidence.triggered ? std::optional(detail::triggered_of_other_classes(evidence)) : std::nullopt,
+        evidence.triggered ? std::optional(detail::triggered_of_moved_classes(evidence)) : std::nullopt,
         evidence.show);
   }
   report.agreement = label_agreement(defense, evidence.clean, evidence.show);

@@ -42,9 +42,10 @@ std::vector<std::filesystem::path> find_metrics(const std::filesystem::path& pat
 /// An attack with its numbers, as it is stored beside its victim, so that it can be made again.
 struct AttackSpec {
   std::string name;  ///< as in `attacks::names`
-  int target = 0;    ///< the class that the attacker wants
+  int target = 0;    ///< the class that the attacker wants; not stored for AllToAll, which has none
+  std::optional<int> source = std::nullopt;  ///< class that SourceSpecific moves; nothing: its default
   std::optional<double> rate =
-      std::nullopt;  ///< share of poisoned images; nothing: the attack's published rate
+      std::nullopt;                   ///< share of poisoned images; nothing: the attack's published rate
   std::uint64_t seed = default_seed;  ///< of the choice of images
 
   /// Returns the options of `attacks::by_name`.

@@ -112,6 +112,8 @@ struct FolderEvaluation {
   std::string attack = {};               ///< attack whose trigger is put on the images; empty: none
   std::optional<int> target =
       std::nullopt;  ///< class that the attacker wants; nothing: the attack's, if one is named
+  std::optional<int> source =
+      std::nullopt;  ///< class whose images SourceSpecific moves; nothing: its default
   FolderLabels labels = FolderLabels::automatic;  ///< how class folders become labels
   std::int64_t scanned = 1000;  ///< images that the scan takes, if no trigger is given; 0: no scan
   bool show = false;            ///< show progress on standard error
@@ -131,7 +133,8 @@ struct EvaluatedFolder {
 /// \param model the exported file
 /// \param info of the file; its class names and alarm are used
 /// \param folder clean images; class folders (`CLASS/IMAGE`) give accuracy. If a trigger is known
-///   and there are no labels, the victim's own answers to the clean images are used as labels.
+///   and there are no labels, the victim's own answers to the clean images are used as labels, also
+///   as the true classes of pair lifts.
 /// \param options what it is measured with
 /// \throws Error if images cannot be read, paired or labelled, or the target is not a class
 EvaluatedFolder evaluate_folder(const ExportedClassifier& model, const ExportedInfo& info,

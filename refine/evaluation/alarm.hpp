@@ -68,6 +68,10 @@ metrics::AlarmMetrics measure_alarm_at(const D& defense, double threshold, doubl
     const std::vector<double> triggered_scores = alarm_scores(defense, *triggered, advance);
     figures.detections = alarms(triggered_scores);
     figures.auroc = metrics::auroc(triggered_scores, clean_scores);
+    if (!clean_scores.empty()) {
+      figures.detected_at_1 = metrics::detected_at(triggered_scores, clean_scores, 0.01);
+      figures.detected_at_5 = metrics::detected_at(triggered_scores, clean_scores, 0.05);
+    }
   }
   return figures;
 }
@@ -82,7 +86,8 @@ metrics::AlarmMetrics measure_alarm_at(const D& defense, double threshold, doubl
 /// \param clean uint8 N×C×H×W
 /// \param triggered uint8 M×C×H×W, if there are any
 /// \param show_progress shows a progress bar on standard error
-/// \return false alarms and, with triggered images, detections and AUROC
+/// \return false alarms and, with triggered images, detections, AUROC, and the detections at 1 % and
+///   5 % of false alarms
 /// \throws Error if images do not fit the defense
 template <DefendedClassifier D>
 metrics::AlarmMetrics measure_alarm(const D& defense, double threshold, double wanted_rate,
@@ -108,7 +113,8 @@ metrics::AlarmMetrics measure_alarm(const D& defense, double threshold, double w
 /// \param triggered uint8 K×C×H×W, if there are any
 /// \param false_alarm_rate in [0, 1): the share of the calibration images that may raise the alarm
 /// \param show_progress shows a progress bar on standard error
-/// \return the threshold, false alarms and, with triggered images, detections and AUROC
+/// \return the threshold, false alarms and, with triggered images, detections, AUROC, and the
+///   detections at 1 % and 5 % of false alarms
 /// \throws Error if images do not fit the defense, `calibration` is empty, or the rate is out of
 ///   range
 template <DefendedClassifier D>

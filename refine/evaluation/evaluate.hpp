@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <cstdint>
 #include <functional>
-#include <optional>
 #include <string>
 #include <vector>
 
@@ -17,6 +16,7 @@
 #include <refine/evaluation/detail/progress.hpp>
 #include <refine/metrics/attack_metrics.hpp>
 #include <refine/metrics/confusion.hpp>
+#include <refine/metrics/target.hpp>
 #include <refine/nn/device.hpp>
 #include <refine/pipeline/pipeline.hpp>
 
@@ -40,18 +40,19 @@ template <typename Stamp>
 struct TriggeredImages {
   const at::Tensor& images;  ///< uint8 N×C×H×W, before `stamp`
   Stamp stamp;               ///< uint8 images → uint8 images
-  std::optional<int> target;
+  metrics::Target target;
 };
 
 /// Returns the images that an attack stamps.
 /// \throws Error if the attack does not fit the data, which is tried on one image
 template <attacks::Attack A>
 auto make_triggered(const A& attack, const data::Dataset& test) {
-  check_target(attack.target, test);
+  const metrics::Target target = attacks::target_map(attack, static_cast<int>(test.classes.size()));
+  check_target(target, test);
   const data::Dataset one = test.first(std::min<std::int64_t>(test.size(), 1));
   check_triggered(attack.trigger_images(one.images), one);
   const auto stamp = [&](const at::Tensor& images) { return attack.trigger_images(images); };
-  return TriggeredImages<decltype(stamp)>{test.images, stamp, attack.target};
+  return TriggeredImages<decltype(stamp)>{test.images, stamp, target};
 }
 
 /// Classifies clean and triggered images.
@@ -122,13 +123,14 @@ requires(!DefendedClassifier<B>) metrics::AttackMetrics
 /// \param defense the defended model
 /// \param test labelled images; all of them are used
 /// \param triggered uint8 N×C×H×W: the images of `test` with the trigger, in the same order
-/// \param target the class that the attacker wants, if it is known
+/// \param target the class that the attacker wants, if it is known: `int`, `std::optional<int>`, or
+///   a class for each class
 /// \param show_progress shows a progress bar on standard error
 /// \return the metrics before and after
 /// \throws Error if the data does not fit the defense, or the triggered images do not fit the data
 template <DefendedClassifier D>
 Evaluation evaluate(const D& defense, const data::Dataset& test, const at::Tensor& triggered,
-                    std::optional<int> target, bool show_progress = false) {
+                    const metrics::Target& target, bool show_progress = false) {
   detail::check_data(defense, test);
   detail::check_target(target, test);
   detail::check_triggered(triggered, test);

@@ -4,12 +4,12 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <optional>
 #include <span>
 #include <string_view>
 #include <vector>
 
 #include <refine/core/error.hpp>
+#include <refine/metrics/target.hpp>
 
 namespace refine::metrics {
 
@@ -24,7 +24,7 @@ struct Predictions {
   std::vector<std::int64_t> clean = {};      ///< classes predicted without the trigger
   std::vector<std::int64_t> triggered = {};  ///< classes predicted with the trigger
   int classes = 0;                           ///< number of classes
-  std::optional<int> target = std::nullopt;  ///< the attack's target class; empty if it has none
+  Target target = {};                        ///< the attack's target class; empty if it has none
 };
 
 namespace detail {

@@ -4,12 +4,10 @@
 #include <range/v3/algorithm/max_element.hpp>
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <limits>
-#include <optional>
 #include <string>
 #include <vector>
 
@@ -63,44 +61,56 @@ namespace detail {
 /// One count per class.
 using ClassCounts = Eigen::Array<std::int64_t, Eigen::Dynamic, 1>;
 
-/// Confusion matrices of the same images: without the trigger, with it, and of the images whose
-/// prediction is the same with and without it.
-using PairedCounts = std::array<ConfusionMatrix, 3>;
+/// Confusion matrices of the same images.
+struct PairedCounts {
+  ConfusionMatrix without;    ///< predictions without the trigger
+  ConfusionMatrix with;       ///< predictions with it
+  ConfusionMatrix unchanged;  ///< of the images whose prediction is the same with and without it
+};
 
 /// Counts the clean and the triggered predictions. Rows are the classes in `rows`. The labels must
 /// be valid.
 inline PairedCounts count_pairs(Labels rows, Labels clean, Labels triggered, int classes) {
   const ConfusionMatrix zero = ConfusionMatrix::Zero(classes, classes);
   PairedCounts counts = {zero, zero, zero};
-  auto& [without, with, unchanged] = counts;
   for (std::size_t i = 0; i < rows.size(); ++i) {
-    ++without(rows[i], clean[i]);
-    ++with(rows[i], triggered[i]);
-    if (clean[i] == triggered[i]) ++unchanged(rows[i], clean[i]);
+    ++counts.without(rows[i], clean[i]);
+    ++counts.with(rows[i], triggered[i]);
+    if (clean[i] == triggered[i]) ++counts.unchanged(rows[i], clean[i]);
   }
   return counts;
 }
 
-/// Returns the lift of every class over the images in `counts`, whatever their row.
+/// Returns the lift of every class from the images of each predicted class.
 /// \param n images of each class's lift
-inline std::vector<Lift> lifts_of(const PairedCounts& counts, const ClassCounts& n) {
-  const auto per_class = [](const ConfusionMatrix& matrix) -> ClassCounts {
-    return matrix.colwise().sum().transpose();
-  };
-  const ClassCounts without = per_class(counts[0]), with = per_class(counts[1]),
-                    unchanged = per_class(counts[2]);
-  const ClassCounts gained = with - unchanged, lost = without - unchanged;
+inline std::vector<Lift> lifts_of(const ClassCounts& without, const ClassCounts& with,
+                                  const ClassCounts& unchanged, const ClassCounts& n) {
   std::vector<Lift> lifts;
   lifts.reserve(static_cast<std::size_t>(n.size()));
   for (Eigen::Index c = 0; c < n.size(); ++c) {
     lifts.push_back({.cls = static_cast<int>(c),
                      .with_trigger = with[c],
                      .without_trigger = without[c],
-                     .gained = gained[c],
-                     .lost = lost[c],
+                     .gained = with[c] - unchanged[c],
+                     .lost = without[c] - unchanged[c],
                      .n = n[c]});
   }
   return lifts;
+}
+
+/// Returns the lift of every class over the images of classes that are not their own target.
+inline std::vector<Lift> lifts_of(const ConfusionMatrix& without, const ConfusionMatrix& with,
+                                  const ConfusionMatrix& unchanged, const Target& target) {
+  const auto per_class = [&](const ConfusionMatrix& matrix) -> ClassCounts {
+    ClassCounts sum = matrix.colwise().sum().transpose();
+    for (int c = 0; c < static_cast<int>(matrix.rows()); ++c) {
+      if (target.is_at(c)) sum -= matrix.row(c).transpose().array();
+    }
+    return sum;
+  };
+  const ClassCounts images = per_class(without);
+  return lifts_of(images, per_class(with), per_class(unchanged),
+                  ClassCounts::Constant(images.size(), images.sum()));
 }
 
 }  // namespace detail
@@ -112,22 +122,16 @@ inline std::vector<Lift> lifts_of(const PairedCounts& counts, const ClassCounts&
 /// \param clean classes predicted without the trigger, in the same order
 /// \param triggered classes predicted with the trigger, in the same order
 /// \param classes number of classes, at least 1
-/// \param target class whose images are left out
+/// \param target classes that are their own target are left out
 /// \throws Error if the lengths differ, or a class or the target is not in [0, classes)
 inline std::vector<Lift> lifts(Labels truth, Labels clean, Labels triggered, int classes,
-                               std::optional<int> target = std::nullopt) {
+                               const Target& target = {}) {
   detail::require_labels("true labels", truth, truth.size(), classes);
   detail::require_labels("clean predictions", clean, truth.size(), classes);
   detail::require_labels("triggered predictions", triggered, truth.size(), classes);
-  if (target && (*target < 0 || *target >= classes)) {
-    throw Error("attack's target: class is out of range (got {}, expected 0 to {}); check the target",
-                *target, classes - 1);
-  }
-  detail::PairedCounts counts = detail::count_pairs(truth, clean, triggered, classes);
-  if (target) {
-    for (ConfusionMatrix& matrix : counts) matrix.row(*target).setZero();
-  }
-  return detail::lifts_of(counts, detail::ClassCounts::Constant(classes, counts[0].sum()));
+  target.require_valid(classes);
+  const auto [without, with, unchanged] = detail::count_pairs(truth, clean, triggered, classes);
+  return detail::lifts_of(without, with, unchanged, target);
 }
 
 /// Returns the largest of the lifts; among equals, that of the lowest class.
@@ -136,6 +140,67 @@ inline std::vector<Lift> lifts(Labels truth, Labels clean, Labels triggered, int
 inline Lift largest_lift(const std::vector<Lift>& lifts) {
   return *ranges::max_element(lifts, {}, [](const Lift& l) { return l.with_trigger - l.without_trigger; });
 }
+
+/// The lift of a pair of classes: what the trigger adds to the class `lift.cls`, over the images of
+/// another true class.
+///
+/// It finds what the lift of a class cannot: an attack with a target for each class moves every
+/// image and leaves all classes as frequent as before, and an attack on one class is diluted by the
+/// images of all others.
+struct PairLift {
+  int truth = 0;           ///< the true class
+  Lift lift = {};          ///< of another class, over the images of class `truth`
+  std::int64_t pairs = 0;  ///< number of pairs among which this one was selected
+
+  /// Returns the lift, in [-1, 1]; NaN if there are no images.
+  double value() const { return lift.value(); }
+
+  /// Returns the interval of `Lift`, widened so that those of all `pairs` hold together with 95 %
+  /// probability.
+  Interval interval() const { return lift.interval(z95_of_largest(std::max<std::int64_t>(pairs, 1))); }
+
+  /// True if classes and counts are equal.
+  friend bool operator==(const PairLift&, const PairLift&) = default;
+};
+
+namespace detail {
+
+/// Returns the number of pairs of a true class that has images and another class.
+inline std::int64_t number_of_pairs(const ConfusionMatrix& counts) {
+  return (counts.rowwise().sum().array() > 0).count() * (counts.cols() - 1);
+}
+
+/// Returns the lift of class `cls` over the images of class `truth`.
+inline Lift lift_of_pair(const ConfusionMatrix& without, const ConfusionMatrix& with,
+                         const ConfusionMatrix& unchanged, Eigen::Index truth, Eigen::Index cls) {
+  return {.cls = static_cast<int>(cls),
+          .with_trigger = with(truth, cls),
+          .without_trigger = without(truth, cls),
+          .gained = with(truth, cls) - unchanged(truth, cls),
+          .lost = without(truth, cls) - unchanged(truth, cls),
+          .n = without.row(truth).sum()};
+}
+
+/// Returns the largest lift of a pair, by share; among equals, that of the lowest true class, then
+/// of the lowest predicted class. Without images or with one class, its `n` is 0.
+inline PairLift largest_pair_lift(const ConfusionMatrix& without, const ConfusionMatrix& with,
+                                  const ConfusionMatrix& unchanged) {
+  PairLift largest{.pairs = number_of_pairs(without)};
+  for (Eigen::Index truth = 0; largest.pairs > 0 && truth < without.rows(); ++truth) {
+    if (without.row(truth).sum() == 0) continue;
+    Eigen::Matrix<std::int64_t, 1, Eigen::Dynamic> added = with.row(truth) - without.row(truth);
+    added[truth] = std::numeric_limits<std::int64_t>::min();  // no pair
+    Eigen::Index cls = 0;
+    added.maxCoeff(&cls);
+    const Lift lift = lift_of_pair(without, with, unchanged, truth, cls);
+    if (largest.lift.n > 0 && lift.value() <= largest.value()) continue;
+    largest.truth = static_cast<int>(truth);
+    largest.lift = lift;
+  }
+  return largest;
+}
+
+}  // namespace detail
 
 /// The result of a guessed trigger on clean images without labels.
 struct ScanEntry {
@@ -168,10 +233,12 @@ inline std::vector<Lift> scan_lifts(Labels victim, Labels clean, Labels triggere
   detail::require_labels("victim's predictions", victim, victim.size(), classes);
   detail::require_labels("clean predictions", clean, victim.size(), classes);
   detail::require_labels("triggered predictions", triggered, victim.size(), classes);
-  detail::PairedCounts counts = detail::count_pairs(victim, clean, triggered, classes);
-  const detail::ClassCounts n = counts[0].sum() - counts[0].rowwise().sum().array();
-  for (ConfusionMatrix& matrix : counts) matrix.diagonal().setZero();
-  return detail::lifts_of(counts, n);
+  const auto [without, with, unchanged] = detail::count_pairs(victim, clean, triggered, classes);
+  const detail::ClassCounts n = without.sum() - without.rowwise().sum().array();
+  const auto of_others = [](const ConfusionMatrix& matrix) -> detail::ClassCounts {
+    return matrix.colwise().sum().transpose() - matrix.diagonal();
+  };
+  return detail::lifts_of(of_others(without), of_others(with), of_others(unchanged), n);
 }
 
 /// Returns the lift with the largest `value()`; among equals, that of the lowest class. Unlike

@@ -17,3 +17,4 @@
 #include <refine/metrics/lift.hpp>
 #include <refine/metrics/proportion.hpp>
 #include <refine/metrics/roc.hpp>
+#include <refine/metrics/target.hpp>

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <numbers>
 
 namespace refine::metrics {
 
@@ -15,6 +16,33 @@ struct Interval {
 
 /// The standard normal quantile of a two-sided 95 % interval.
 inline constexpr double z95 = 1.959963984540054;
+
+/// Returns the standard normal quantile that is exceeded with probability `tail`, to about 14 digits.
+///
+/// Newton's method on erfc. It starts at 0, left of the solution, where the upper tail is convex: it
+/// approaches from the left and never overshoots.
+///
+/// \param tail in (0, 0.5]
+inline double upper_quantile(double tail) {
+  constexpr double density_at_0 = std::numbers::inv_sqrtpi / std::numbers::sqrt2;
+  double z = 0;
+  for (int i = 0; i < 1000; ++i) {  // about z² / 2 steps: 18 for a tail of 1e-9
+    const double excess = std::erfc(z / std::numbers::sqrt2) / 2 - tail;
+    const double next = z + excess / (density_at_0 * std::exp(-z * z / 2));
+    if (!(next > z)) break;
+    z = next;
+  }
+  return z;
+}
+
+/// Returns the standard normal quantile of two-sided intervals that hold together with 95 %
+/// probability (Bonferroni's inequality, `dunn1961multiple`). The interval of the largest of `count`
+/// estimates needs it: that one was selected for being the largest.
+///
+/// \param count number of intervals, at least 1
+inline double z95_of_largest(std::int64_t count) {
+  return upper_quantile(0.025 / static_cast<double>(count));
+}
 
 /// A count out of a total. If the total is 0, its value and interval are NaN.
 struct Proportion {

@@ -121,6 +121,21 @@ inline double threshold_for(Scores clean, double false_alarm_rate) {
   return *threshold;
 }
 
+/// Returns the share of triggered images that are detected at a given rate of false alarms: the true
+/// positive rate, read off the ROC curve of the given scores.
+///
+/// \param triggered scores of triggered images
+/// \param clean scores of clean images, at least one; at most `false_positive_rate` of them exceed
+///   the threshold that is applied to `triggered`
+/// \param false_positive_rate in [0, 1)
+/// \throws Error if there are no clean images, the rate is out of range, or a score is NaN
+inline Proportion detected_at(Scores triggered, Scores clean, double false_positive_rate) {
+  detail::require_numbers("triggered images", triggered);
+  const double threshold = threshold_for(clean, false_positive_rate);
+  return {.hits = std::ranges::count_if(triggered, [&](double score) { return score > threshold; }),
+          .n = static_cast<std::int64_t>(triggered.size())};
+}
+
 /// The metrics of an alarm. Its threshold was calibrated on some clean images; the metrics are
 /// those of others.
 struct AlarmMetrics {
@@ -130,6 +145,9 @@ struct AlarmMetrics {
   std::optional<Proportion> detections = std::nullopt;  ///< triggered images with an alarm
   /// Triggered against clean images; independent of the threshold.
   std::optional<Auroc> auroc = std::nullopt;
+  /// Triggered images that are detected if at most 1 % of the clean images are, from `detected_at`.
+  std::optional<Proportion> detected_at_1 = std::nullopt;
+  std::optional<Proportion> detected_at_5 = std::nullopt;  ///< likewise for 5 %
 
   /// True if all fields are equal.
   friend bool operator==(const AlarmMetrics&, const AlarmMetrics&) = default;

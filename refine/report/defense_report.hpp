@@ -56,6 +56,11 @@ inline bool has_labels(const DefenseReport& report) {
   return report.before.ba.n > 0 && report.after.ba.n > 0;
 }
 
+/// True if the report has the lifts of pairs of classes; files of earlier versions do not.
+inline bool has_pairs(const DefenseReport& report) {
+  return report.before.largest_pair_lift.lift.n > 0 && report.after.largest_pair_lift.lift.n > 0;
+}
+
 /// True if the report has metrics of triggered, labelled images.
 inline bool has_trigger(const DefenseReport& report) {
   return report.before.largest_lift.n > 0 && report.after.largest_lift.n > 0;
@@ -79,6 +84,7 @@ inline void check_complete(const DefenseReport& report) {
         "got {} classes and {} images before, {} and {} after; measure both on the same test set under the same attack",
         before.classes, before.ba.n, after.classes, after.ba.n);
   }
+  if (has_metrics) before.target.require_valid(before.classes);
   const auto classes = static_cast<std::size_t>(class_count(report));
   for (const metrics::ScanEntry& entry : report.scan) {
     if (entry.before.size() == classes && entry.after.size() == classes) continue;

@@ -79,8 +79,8 @@ inline std::ostream& operator<<(std::ostream& out, const DefenseReport& report) 
 
 /// Formats several reports as one Markdown table, one row for each report, in their order.
 ///
-/// The columns are attack, model, accuracy (BA), ASR, RA and largest lift (before → after), DER,
-/// and the number of test images. Shares are in percent, lifts in percentage points; what was not
+/// The columns are attack, model, accuracy (BA), ASR, RA, largest lift and largest pair lift (before
+/// → after), DER, and the number of test images. Shares are in percent, lifts in percentage points; what was not
 /// measured is a dash. The columns are aligned in plain text, too.
 std::string comparison_markdown(const std::vector<DefenseReport>& reports);
 
@@ -109,8 +109,8 @@ namespace refine {
 
 struct Evaluation;
 
-/// Writes the terminal table: BA, ASR, RA and the largest lift before and after the defense, with
-/// counts and intervals, and DER.
+/// Writes the terminal table: BA, ASR, RA, the largest lift, the moved share and the largest lift of
+/// a pair before and after the defense, with counts and intervals, and DER.
 std::ostream& operator<<(std::ostream& out, const Evaluation& evaluation);
 
 }  // namespace refine

@@ -7,7 +7,6 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -16,6 +15,7 @@
 #include <refine/data/dataset.hpp>
 #include <refine/evaluation/classify.hpp>
 #include <refine/evaluation/detail/check_task.hpp>
+#include <refine/metrics/target.hpp>
 #include <refine/pipeline/pipeline.hpp>
 #include <refine/report/detail/format.hpp>
 #include <refine/report/images.hpp>
@@ -24,16 +24,18 @@ namespace refine::report {
 
 namespace detail {
 
-/// Returns the index of the first image of each class other than the target, for at most `rows`
-/// classes.
-inline std::vector<std::int64_t> first_of_each_class(const data::Dataset& test, std::optional<int> target,
+/// Returns the index of the first image of each class that is not its own target, for at most `rows`
+/// classes. Classes that the attack moves come first.
+inline std::vector<std::int64_t> first_of_each_class(const data::Dataset& test, const metrics::Target& target,
                                                      int rows) {
   std::vector<std::int64_t> chosen;
   const auto labels = refine::detail::to_vector(test.labels);
-  for (std::int64_t c = 0; c < static_cast<std::int64_t>(test.classes.size()); ++c) {
-    if (target == static_cast<int>(c) || static_cast<int>(chosen.size()) == rows) continue;
-    const auto found = std::ranges::find(labels, c);
-    if (found != labels.end()) chosen.push_back(found - labels.begin());
+  for (const bool moved : {true, false}) {
+    for (int c = 0; c < static_cast<int>(test.classes.size()); ++c) {
+      if (target.is_at(c) || target.moves(c) != moved || static_cast<int>(chosen.size()) == rows) continue;
+      const auto found = std::ranges::find(labels, c);
+      if (found != labels.end()) chosen.push_back(found - labels.begin());
+    }
   }
   return chosen;
 }
@@ -91,7 +93,8 @@ ImageSheet make_sheet(const D& defense, const std::vector<std::pair<std::string,
 /// \param rows  maximum number of images
 template <DefendedClassifier D, attacks::Attack A>
 ImageSheet sample_sheet(const D& defense, const data::Dataset& test, const A& attack, int rows = 6) {
-  const at::Tensor chosen = at::tensor(detail::first_of_each_class(test, attack.target, rows), at::kLong);
+  const metrics::Target target = attacks::target_map(attack, static_cast<int>(test.classes.size()));
+  const at::Tensor chosen = at::tensor(detail::first_of_each_class(test, target, rows), at::kLong);
   const at::Tensor clean = test.images.index_select(0, chosen);
   return detail::make_sheet(defense, {{"clean", clean}, {"triggered", attack.trigger_images(clean)}},
                             test.classes);
@@ -102,12 +105,12 @@ ImageSheet sample_sheet(const D& defense, const data::Dataset& test, const A& at
 /// \param defense  the defended classifier
 /// \param test  labelled test images
 /// \param triggered  uint8 N×C×H×W, one for each image of `test`, in its order
-/// \param target  class to leave out, if any
+/// \param target  of the attack, if known; classes that are their own target are left out
 /// \param rows  maximum number of images
 /// \throws Error if `triggered` does not match `test`
 template <DefendedClassifier D>
 ImageSheet sample_sheet(const D& defense, const data::Dataset& test, const at::Tensor& triggered,
-                        std::optional<int> target, int rows = 6) {
+                        const metrics::Target& target, int rows = 6) {
   refine::detail::check_triggered(triggered, test);
   const at::Tensor chosen = at::tensor(detail::first_of_each_class(test, target, rows), at::kLong);
   return detail::make_sheet(

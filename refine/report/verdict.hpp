@@ -9,13 +9,14 @@ namespace refine::report {
 
 /// A conclusion from a report, in plain words.
 ///
-/// It depends on the largest lift, because ASR watches only one class. Without a given trigger it
+/// It depends on the largest lift, because ASR watches only one class, and on the lifts of pairs of
+/// classes, because the lift of a class misses an attack on each class. Without a given trigger it
 /// depends on the scan, if the scan found a trigger.
 struct Verdict {
   /// The conclusion.
   enum class Kind {
-    disarmed,    ///< the trigger lifts no class by more than `tolerance`
-    armed,       ///< the trigger still lifts a class
+    disarmed,    ///< the trigger lifts no class by more than `tolerance`, and moves no pair
+    armed,       ///< the trigger still lifts a class, or moves one class to another
     uncertain,   ///< the interval of the lift includes both conclusions
     harmless,    ///< the trigger had no effect on the victim
     unmeasured,  ///< no trigger was given, and the scan found none
@@ -27,6 +28,15 @@ struct Verdict {
   /// A lift of a class other than the attacked one may be the trigger's effect on any image, if the
   /// upper end of its interval is at most this.
   static constexpr double corruption = 0.10;
+
+  /// A pair of classes that the attack moved before the defense is disarmed if the lower end of its
+  /// lift's interval is at most this. docs/lab/pair_lifts.md has what benign models do.
+  static constexpr double pair_tolerance = 0.10;
+
+  /// The attack moves a pair if the lower end of its lift's interval is above this. A trigger that
+  /// changes the whole image moves similar classes into each other on benign models, too: by up to
+  /// this.
+  static constexpr double pair_corruption = 0.50;
 
   /// The headline mentions a loss of clean accuracy above this.
   static constexpr double high_price = 0.10;

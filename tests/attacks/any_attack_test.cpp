@@ -55,14 +55,14 @@ TEST(AnyAttack, HeldAttack_BehavesAlike) {
   const AnyAttack any = *first;
   first.reset();  // the copy remains valid
   EXPECT_EQ(any.name, "corner");
-  EXPECT_EQ(any.target, 3);
+  EXPECT_EQ(any.target_of(0, 5), 3);
   expect_equal(any.poison(set), badnets.poison(set));
   EXPECT_TRUE(any.trigger_images(set.images).equal(badnets.trigger_images(set.images)));
   expect_words(error_of([&] { AnyAttack(BadNets<small>{.target = 5}).check(set); }),
                {"target", "class of the data", "0 to 4", "got 5"});
 
   AnyAttack other = Relabeller{.label = 2};
-  EXPECT_EQ(other.target, std::nullopt);
+  EXPECT_EQ(other.target_of(0, 5), std::nullopt);
   EXPECT_NO_THROW(other.check(set));
   EXPECT_TRUE(other.poison(set).labels.eq(2).all().item<bool>());
   EXPECT_TRUE(other.trigger_images(set.images).equal(set.images.flip({3})));
@@ -105,7 +105,7 @@ TEST(ByName, EachName_MakesItsAttack) {
                AdaptivePatch<small>{.target = 2, .rate = 0.3, .seed = 9}.poison(set));
   EXPECT_EQ(poisoned_by("adaptive").covers.size(), 30u) << "not twice as many as are poisoned";
   expect_equal(poisoned_by("benign"), Benign{}.poison(set));
-  EXPECT_EQ(by_name("benign", options).target, std::nullopt);
+  EXPECT_FALSE(target_map(by_name("benign", options), small.classes));
   EXPECT_EQ(by_name("LC", options).name, "LabelConsistent");
   EXPECT_EQ(by_name("Adaptive", options).name, "Adaptive-Patch");
   for (const auto name : names()) {
@@ -170,9 +170,11 @@ TEST(ByName, DifferentSeeds_SameTrigger) {
 }
 
 TEST(ByName, UnknownNameOrImageShape_Throws) {
-  expect_words(error_of([] { by_name("badnet", {.image = small.image}); }),
-               {"unknown name 'badnet'",
-                "BadNets, Blended, WaNet, BATT, Physical, LabelConsistent, Adaptive-Patch, Benign"});
+  expect_words(
+      error_of([] { by_name("badnet", {.image = small.image}); }),
+      {"unknown name 'badnet'",
+       "BadNets, Blended, WaNet, BATT, Physical, LabelConsistent, Adaptive-Patch, AllToAll, SourceSpecific, "
+       "Benign"});
   expect_words(error_of([] { by_name("", {.image = small.image}); }), {"unknown name ''"});
   expect_words(error_of([] { by_name("-", {.image = small.image}); }), {"unknown name '-'"});
   expect_words(error_of([] { by_name("BadNets"); }), {"?x?x?", "set .image"});

@@ -68,6 +68,9 @@ TEST(EvaluateAlarm, Threshold_DependsOnCalibrationImagesOnly) {
   EXPECT_EQ(figures.detections, (metrics::Proportion{2, 3}));
   // 40 beats 0 and ties with 40, 99 beats all four, 50 beats three and ties with 50.
   EXPECT_EQ(figures.auroc, (metrics::Auroc{.wins = 1.5 + 4 + 3.5, .triggered = 3, .clean = 4}));
+  // Of four clean images, none may raise an alarm at 1 % or 5 %: only 99 exceeds 50.
+  EXPECT_EQ(figures.detected_at_1, (metrics::Proportion{1, 3}));
+  EXPECT_EQ(figures.detected_at_5, (metrics::Proportion{1, 3}));
 }
 
 TEST(EvaluateAlarm, WithoutTriggeredImages_MeasuresFalseAlarmsOnly) {
@@ -76,6 +79,7 @@ TEST(EvaluateAlarm, WithoutTriggeredImages_MeasuresFalseAlarmsOnly) {
   EXPECT_EQ(figures.wanted_rate, 0.05);
   EXPECT_EQ(figures.false_alarms, (metrics::Proportion{1, 3}));
   EXPECT_FALSE(figures.detections || figures.auroc);
+  EXPECT_FALSE(figures.detected_at_1 || figures.detected_at_5);
 }
 
 TEST(EvaluateAlarm, BadImagesOrRate_AreRefused) {
@@ -127,7 +131,7 @@ TEST(Evaluate, TriggeredImagesOfOtherData_AreRefused) {
                }),
                {"triggered images", "got 1x2x2", "expected 1x1x2"});
   expect_words(error_of([] { evaluate(TwoBytes{}, four, four_triggered, 3); }),
-               {"target class", "3", "0 to 2"});
+               {"attack's target", "3", "0 to 2"});
 }
 
 TEST(EvaluateClean, Result_HasAccuracyOnly) {

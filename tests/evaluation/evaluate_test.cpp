@@ -121,6 +121,27 @@ TEST(Evaluate, AttackWithoutTarget_HasNoSuccessRate) {
   EXPECT_EQ(figures.ra, (metrics::Proportion{4, 8}));
 }
 
+/// The attack of `SecondByte`, of class 0 only.
+struct OnlyOfClass0 : SecondByte {
+  std::optional<int> target_of(int cls, int classes) const {
+    EXPECT_EQ(classes, 3);
+    return cls == 2 ? std::nullopt : std::optional(1);
+  }
+};
+static_assert(attacks::Attack<OnlyOfClass0>);
+
+TEST(Evaluate, TargetOfEachClass_DefinesTheSuccessRate) {
+  const metrics::AttackMetrics figures = evaluate(Stub{}, test_set, OnlyOfClass0{});
+  EXPECT_EQ(figures.target, metrics::Target::of_classes({1, 1, {}}));
+  EXPECT_EQ(figures.asr, (metrics::Proportion{3, 3}));
+  EXPECT_EQ(figures.ra, (metrics::Proportion{0, 3}));
+  EXPECT_EQ(figures.moved, (metrics::Proportion{3, 6}));  // of 0 0 1 2 2 0, two of class 0 and the last
+  // Of the three images of class 0, two become 1; one is 1 without the trigger.
+  EXPECT_EQ(figures.largest_pair_lift.truth, 0);
+  EXPECT_EQ(figures.largest_pair_lift.lift,
+            (metrics::Lift{.cls = 1, .with_trigger = 3, .without_trigger = 1, .gained = 2, .n = 3}));
+}
+
 TEST(Evaluate, Pipeline_IsComparedWithItsVictim) {
   // The pipeline only wipes the trigger: its answers are the clean ones, with and without the
   // trigger.
@@ -211,7 +232,7 @@ TEST(Evaluate, DataOfAnotherTask_IsRefused) {
   expect_words(error_of([&] { evaluate(defense, four, SecondByte{}); }),
                {"got 1x1x2 images of 4 classes", "of 3 classes"});
   expect_words(error_of([&] { evaluate(defense, test_set, SecondByte{.target = 7}); }),
-               {"target class", "7", "0 to 2"});
+               {"attack's target", "got 7", "0 to 2"});
 }
 
 TEST(Classify, NoImages_GiveNoClasses) {

@@ -2,8 +2,11 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
 #include <cmath>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "tests/support/error_of.hpp"
 
@@ -48,6 +51,113 @@ TEST(AttackMetrics, HandWorkedCase_AllMetrics) {
   EXPECT_DOUBLE_EQ(f.largest_lift.value(), 3.0 / 7);
 }
 
+TEST(AttackMetrics, HandWorkedCase_MovedShareAndLargestPairLift) {
+  const AttackMetrics f = attack_metrics(ten);
+  EXPECT_EQ(f.moved, (Proportion{4, 7}));  // images 3, 4, 8, 9
+  // Of the four images of class 1, three are predicted as 0 with the trigger, one without it, too. Of
+  // the three of class 2, one is: 1/3 is less than 2/4.
+  EXPECT_EQ(
+      f.largest_pair_lift,
+      (PairLift{.truth = 1,
+                .lift = {.cls = 0, .with_trigger = 3, .without_trigger = 1, .gained = 2, .lost = 0, .n = 4},
+                .pairs = 6}));
+  EXPECT_DOUBLE_EQ(f.largest_pair_lift.value(), 0.5);
+  ConfusionMatrix unchanged(3, 3);
+  unchanged << 2, 0, 0,  //
+      1, 1, 0,           //
+      0, 0, 1;
+  EXPECT_EQ(f.unchanged, unchanged);
+}
+
+/// Groups of images with the same class and predictions.
+Predictions expand(const std::vector<std::array<int, 4>>& groups, int classes, Target target) {
+  Predictions p{.classes = classes, .target = std::move(target)};
+  for (const auto& [count, truth, clean, triggered] : groups) {
+    p.truth.insert(p.truth.end(), static_cast<std::size_t>(count), truth);
+    p.clean.insert(p.clean.end(), static_cast<std::size_t>(count), clean);
+    p.triggered.insert(p.triggered.end(), static_cast<std::size_t>(count), triggered);
+  }
+  return p;
+}
+
+// Every image moves to the next class: no class is predicted more often than before.
+TEST(AttackMetrics, AllToAll_OnlyPairsAndMovedShareSeeIt) {
+  const AttackMetrics f = attack_metrics(expand(
+      {{200, 0, 0, 1}, {200, 1, 1, 2}, {190, 2, 2, 0}, {10, 2, 2, 2}}, 3, Target::of_classes({1, 2, 0})));
+  EXPECT_DOUBLE_EQ(f.largest_lift.value(), 10.0 / 600);  // at class 2, which keeps ten images
+  EXPECT_EQ(f.asr, (Proportion{590, 600}));
+  EXPECT_EQ(f.ra, (Proportion{10, 600}));
+  EXPECT_EQ(f.moved, (Proportion{590, 600}));
+  EXPECT_EQ(f.largest_pair_lift.truth, 0);  // as large as that of class 1
+  EXPECT_EQ(f.largest_pair_lift.lift.cls, 1);
+  EXPECT_DOUBLE_EQ(f.largest_pair_lift.value(), 1);
+  EXPECT_GT(f.largest_pair_lift.interval().low, 0.9);
+  ASSERT_EQ(pair_lifts_above(f, 0.5).size(), 3u);
+  EXPECT_EQ(pair_lifts_above(f, 0.5).front(), f.largest_pair_lift);
+  EXPECT_EQ(pair_lifts_above(f, 0.5).back(), pair_lift(f, 2, 0));
+  EXPECT_EQ(pair_lift(f, 2, 0).lift, (Lift{.cls = 0, .with_trigger = 190, .gained = 190, .n = 200}));
+  EXPECT_EQ(pair_lifts_above(f, 0.93).size(), 2u);  // 95 points of 200 images are not surely above 93
+}
+
+// The trigger moves class 1 to class 0 and does nothing else.
+TEST(AttackMetrics, SourceSpecific_SuccessIsThatOfItsClass) {
+  const AttackMetrics f =
+      attack_metrics(expand({{100, 0, 0, 0}, {96, 1, 1, 0}, {4, 1, 1, 1}, {97, 2, 2, 2}, {3, 2, 2, 0}}, 3,
+                            Target::of_classes({0, 0, {}})));
+  EXPECT_EQ(f.asr, (Proportion{96, 100}));
+  EXPECT_EQ(f.ra, (Proportion{4, 100}));
+  EXPECT_EQ(f.moved, (Proportion{99, 200}));  // the images of class 0 are where the attacker wants them
+  EXPECT_DOUBLE_EQ(f.largest_lift.value(), 99.0 / 200);
+  EXPECT_EQ(f.largest_pair_lift.truth, 1);
+  EXPECT_EQ(f.largest_pair_lift.lift.cls, 0);
+  EXPECT_DOUBLE_EQ(f.largest_pair_lift.value(), 0.96);
+  EXPECT_EQ(pair_lifts_above(f, 0.05).size(), 1u);
+}
+
+TEST(PairLift, ClassesWithoutImages_AreNoPairs) {
+  const AttackMetrics f = attack_metrics(expand({{5, 2, 2, 1}, {5, 3, 3, 3}}, 4, std::nullopt));
+  EXPECT_EQ(f.largest_pair_lift.pairs, 2 * 3);
+  EXPECT_EQ(f.largest_pair_lift.truth, 2);
+  EXPECT_EQ(f.largest_pair_lift.lift.cls, 1);
+  const AttackMetrics one = attack_metrics(expand({{5, 0, 0, 0}}, 1, std::nullopt));
+  EXPECT_EQ(one.largest_pair_lift, PairLift{});
+  EXPECT_TRUE(std::isnan(one.largest_pair_lift.value()));
+  EXPECT_TRUE(pair_lifts_above(one, 0).empty());
+  EXPECT_EQ(pair_lift(one, 0, 0).lift.n, 0);
+}
+
+TEST(PairLift, NothingChanges_IsZero) {
+  const AttackMetrics f = attack_metrics(expand({{40, 0, 0, 0}, {9, 1, 0, 0}, {31, 1, 1, 1}}, 2, 0));
+  EXPECT_EQ(f.largest_pair_lift.value(), 0);
+  EXPECT_EQ(f.largest_pair_lift.truth, 0);
+  EXPECT_EQ(f.largest_pair_lift.lift.cls, 1);
+  EXPECT_EQ(f.moved, (Proportion{0, 40}));
+}
+
+TEST(PairLift, Interval_IsThatOfOneLiftAtTheCorrectedLevel) {
+  const Lift lift = {.cls = 1, .with_trigger = 30, .without_trigger = 25, .gained = 9, .lost = 4, .n = 98};
+  // One pair needs no correction. For 50, each may miss with 0.1 %: the quantile of 0.9995 is 3.2905.
+  EXPECT_NEAR((PairLift{.lift = lift, .pairs = 1}.interval().low), lift.interval().low, 1e-12);
+  const Interval of_50 = PairLift{.lift = lift, .pairs = 50}.interval();
+  EXPECT_NEAR(of_50.low, 0.05 - 3.290527 * std::sqrt((0.15 - 0.0025) / 100), 1e-6);
+  EXPECT_NEAR(of_50.high, 0.05 + 3.290527 * std::sqrt((0.15 - 0.0025) / 100), 1e-6);
+}
+
+TEST(Target, EachForm_SaysWhatItMoves) {
+  EXPECT_FALSE(Target{});
+  EXPECT_FALSE(Target{}.moves(0) || Target{}.is_at(0));
+  const Target one = 2;
+  EXPECT_TRUE(one && one.moves(0) && !one.moves(2) && one.is_at(2));
+  EXPECT_EQ(one.single(), 2);
+  const Target source = Target::of_classes({{}, 2, 2});
+  EXPECT_TRUE(source && !source.moves(0) && source.moves(1) && !source.moves(2) && source.is_at(2));
+  EXPECT_EQ(source.single(), std::nullopt);
+  EXPECT_EQ(source.of(0), std::nullopt);
+  EXPECT_EQ(Target::of_classes({2, 2, 2}), one);
+  EXPECT_EQ(Target::of_classes({{}, {}}), Target{});
+  EXPECT_NE(source, one);
+}
+
 TEST(Readme, AttackMetrics_AreThoseOfTheExample) {
   const auto f = refine::metrics::attack_metrics(
       {.truth = {0, 1, 1, 2}, .clean = {0, 1, 1, 1}, .triggered = {0, 0, 1, 0}, .classes = 3, .target = 0});
@@ -59,7 +169,7 @@ TEST(Readme, AttackMetrics_AreThoseOfTheExample) {
 
 TEST(AttackMetrics, NoTarget_AreOverAllImages) {
   Predictions p = ten;
-  p.target.reset();
+  p.target = std::nullopt;
   const AttackMetrics f = attack_metrics(p);
   EXPECT_EQ(f.asr, (Proportion{0, 0}));
   EXPECT_TRUE(std::isnan(f.asr.value()));
@@ -151,6 +261,10 @@ TEST(AttackMetrics, InvalidLabels_Throws) {
   p = ten;
   p.target = 3;
   expect_words(error_of([&] { attack_metrics(p); }), {"target", "got 3", "0 to 2"});
+  p.target = Target::of_classes({1, 0});
+  expect_words(error_of([&] { attack_metrics(p); }), {"targets", "got 2", "expected 3", "one per class"});
+  p.target = Target::of_classes({1, 0, 7});
+  expect_words(error_of([&] { attack_metrics(p); }), {"target", "got 7", "0 to 2"});
   expect_words(error_of([] { attack_metrics({}); }), {"number of classes", "at least 1", "got 0"});
 }
 

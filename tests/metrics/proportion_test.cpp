@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <utility>
 
 namespace refine::metrics {
 namespace {
@@ -49,6 +50,36 @@ TEST(Proportion, TotalOfZero_IsNaN) {
   EXPECT_TRUE(std::isnan(Proportion{}.wilson().low));
   EXPECT_TRUE(std::isnan(Proportion{}.wilson().high));
   EXPECT_EQ((Proportion{3, 4}.value()), 0.75);
+}
+
+// Abramowitz and Stegun (1972), tables 26.5 and 26.6: the x for which Q(x) is the tail.
+TEST(UpperQuantile, PublishedTails_GiveThePublishedQuantiles) {
+  for (const auto& [tail, quantile] : {std::pair{0.5, 0.0},
+                                       {0.25, 0.67449},
+                                       {0.1, 1.28155},
+                                       {0.05, 1.64485},
+                                       {0.025, 1.95996},
+                                       {0.01, 2.32635},
+                                       {0.005, 2.57583},
+                                       {0.001, 3.09023},
+                                       {0.0005, 3.29053},
+                                       {1e-4, 3.71902},
+                                       {1e-5, 4.26489},
+                                       {1e-6, 4.75342},
+                                       {1e-7, 5.19934},
+                                       {1e-8, 5.61200},
+                                       {1e-9, 5.99781}}) {
+    EXPECT_NEAR(upper_quantile(tail), quantile, 6e-6) << tail;
+  }
+  EXPECT_NEAR(upper_quantile(0.025), z95, 1e-14);
+}
+
+TEST(Z95OfLargest, Count_IsTheCorrectedQuantile) {
+  EXPECT_NEAR(z95_of_largest(1), z95, 1e-14);
+  EXPECT_NEAR(z95_of_largest(25), 3.09023, 6e-6);  // 0.025 / 25 = 0.001
+  EXPECT_NEAR(z95_of_largest(250'000), 5.19934, 6e-6);
+  // The largest number of pairs that a file may have: 30,000 classes.
+  EXPECT_NEAR(std::erfc(z95_of_largest(899'970'000) / std::sqrt(2)) / 2, 0.025 / 899'970'000, 1e-20);
 }
 
 }  // namespace

@@ -100,11 +100,26 @@ TEST(ThresholdFor, AnyRate_SmallestThatKeepsIt) {
   }
 }
 
+// Clean scores 0.00, 0.01, …, 0.99: at 1 %, only scores above 0.98 are detected, at 5 %, above 0.94.
+TEST(DetectedAt, HandWorkedCase_IsReadOffTheRocCurve) {
+  List clean;
+  for (int i = 0; i < 100; ++i) clean.push_back(i * 61 % 100 / 100.0);
+  const List triggered = {0.5, 0.94, 0.945, 0.98, 0.985, 1};
+  EXPECT_EQ(detected_at(triggered, clean, 0.01), (Proportion{2, 6}));
+  EXPECT_EQ(detected_at(triggered, clean, 0.05), (Proportion{4, 6}));
+  EXPECT_EQ(detected_at(triggered, clean, 0), (Proportion{1, 6}));
+  EXPECT_EQ(detected_at(List{}, clean, 0.05), (Proportion{0, 0}));
+  // Fewer than 100 images: no false alarm is allowed at 1 %.
+  EXPECT_EQ(detected_at(List{0.2, 0.4}, List{0.1, 0.3}, 0.01), (Proportion{1, 2}));
+}
+
 TEST(Scores, NaNEmptyOrBadRate_Throws) {
   const double nan = std::numeric_limits<double>::quiet_NaN();
   expect_words(error_of([&] { auroc(List{0, nan}, List{0}); }), {"triggered images", "score 1", "NaN"});
   expect_words(error_of([&] { threshold_for(List{nan}, 0.1); }), {"clean images", "score 0", "NaN"});
   expect_words(error_of([] { threshold_for(List{}, 0.1); }), {"no clean images"});
+  expect_words(error_of([] { detected_at(List{1}, List{}, 0.1); }), {"no clean images"});
+  expect_words(error_of([&] { detected_at(List{nan}, List{1}, 0.1); }), {"triggered images", "score 0"});
   for (double rate : {-0.1, 1.0, nan}) {
     expect_words(error_of([&] { threshold_for(List{0.5}, rate); }),
                  {"false-alarm rate", fmt::format("of {} ", rate), "below 1"});

@@ -39,6 +39,8 @@ DefenseReport complete_report() {
                                      .target = 0});
   r.alarm->detections = metrics::Proportion{6, 7};
   r.alarm->auroc = metrics::Auroc{.wins = 65.5, .triggered = 7, .clean = 10};
+  r.alarm->detected_at_1 = metrics::Proportion{5, 7};
+  r.alarm->detected_at_5 = metrics::Proportion{6, 7};
   r.curves = {{"loss", "nats", "epoch", {1, 2, 3}, {2.5, std::nan(""), 0.25}}};
   r.facts = {{"seed", "666"}, {"permutation", "1 2 0"}};
   return r;
@@ -80,6 +82,8 @@ TEST(MetricsJson, ManyClasses_GrowsWithImagesNotWithClassesSquared) {
   EXPECT_EQ(metrics_text(reread), text);
   EXPECT_EQ(reread.before.clean, r.before.clean);
   EXPECT_EQ(reread.before.lifts, r.before.lifts);
+  EXPECT_EQ(reread.before.unchanged, r.before.unchanged);
+  EXPECT_EQ(reread.before.largest_pair_lift.pairs, 999'000);
   EXPECT_EQ(reread.scan[3].before, r.scan[3].before);
 
   Json json = Json::parse(text);
@@ -117,13 +121,23 @@ TEST(ReadMetrics, WrittenReport_GivesTheSameOutputs) {
     *f = metrics::attack_metrics(
         {.truth = {0, 1, 2}, .clean = {0, 1, 1}, .triggered = {2, 1, 1}, .classes = 3});
   }
-  for (const DefenseReport& r : {complete_report(), unlabelled(), without_trigger, without_target,
+  DefenseReport all_to_all = complete_report();
+  for (auto* f : {&all_to_all.before, &all_to_all.after}) {
+    *f = metrics::attack_metrics({.truth = {0, 1, 2},
+                                  .clean = {0, 1, 1},
+                                  .triggered = {1, 2, 1},
+                                  .classes = 3,
+                                  .target = metrics::Target::of_classes({1, 2, {}})});
+  }
+  for (const DefenseReport& r : {complete_report(), unlabelled(), without_trigger, without_target, all_to_all,
                                  DefenseReport{.agreement = metrics::Proportion{1, 2}}}) {
     write_report(r, folder.path);
     const DefenseReport reread = read_metrics(folder.path / "metrics.json");
     EXPECT_EQ(html(reread), html(r));
     EXPECT_EQ(metrics_text(reread), metrics_text(r));
     EXPECT_EQ(terminal_table(reread), terminal_table(r));
+    EXPECT_EQ(reread.after.target, r.after.target);
+    EXPECT_EQ(reread.after.largest_pair_lift, r.after.largest_pair_lift);
     EXPECT_EQ(reread.scan, r.scan);
     EXPECT_EQ(reread.alarm, r.alarm);
   }
@@ -138,6 +152,31 @@ TEST(ReadMetrics, EarlierAndLaterVersions_AreRead) {
   EXPECT_EQ(r.before.asr, (metrics::Proportion{4, 7}));
   EXPECT_FALSE(r.alarm || r.agreement);
   EXPECT_TRUE(r.scan.empty());
+}
+
+// Files of earlier versions have neither the moved share nor the lifts of pairs.
+TEST(ReadMetrics, NoPairs_AreNotMeasured) {
+  const ScratchFolder folder;
+  const DefenseReport complete = complete_report();
+  Json j = metrics_json(complete);
+  j.erase("targets");
+  for (const char* side : {"before", "after"}) {
+    j[side].erase("moved");
+    j[side].erase("largest_pair_lift");
+    j[side]["confusion"].erase("unchanged");
+  }
+  for (const char* key : {"detected_at_1", "detected_at_5"}) j["alarm"].erase(key);
+  const DefenseReport r = read_metrics(folder.write("m.json", j.dump()));
+  EXPECT_EQ(r.before.lifts, complete.before.lifts);
+  EXPECT_EQ(r.before.largest_lift, complete.before.largest_lift);
+  EXPECT_EQ(r.before.moved.n, 0);
+  EXPECT_EQ(r.before.largest_pair_lift.lift.n, 0);
+  EXPECT_FALSE(r.alarm->detected_at_1 || r.alarm->detected_at_5);
+  EXPECT_EQ(r.alarm->auroc, complete.alarm->auroc);
+  expect_words(terminal_table(r),
+               {"Not in this file of an earlier version: moved share, largest pair lift."});
+  EXPECT_EQ(terminal_table(r).find("nan"), std::string::npos);
+  EXPECT_EQ(html(r).find("Largest pair lift"), std::string::npos);
 }
 
 TEST(ReadMetrics, ContradictoryFile_IsRefused) {
@@ -175,6 +214,38 @@ TEST(ReadMetrics, ContradictoryFile_IsRefused) {
        {"lifts[0].class: must be 0, got 1"}},
       {[](Json& j) { j["before"]["largest_lift"] = j["before"]["lifts"][1]; },
        {"is not the largest of the lifts"}},
+      {[](Json& j) { j["before"]["moved"]["hits"] = 5, j["before"]["moved"]["value"] = 5.0 / 7; },
+       {"before.moved: is 5 of 7, but the confusion matrices give 4 of 7"}},
+      {[](Json& j) { j["before"]["confusion"].erase("unchanged"); }, {"has no key 'unchanged'"}},
+      {[](Json& j) { j["before"]["confusion"]["unchanged"][0][0] = 3; },
+       {"before.confusion.unchanged: counts images that are not in the other matrices"}},
+      {[](Json& j) { j["before"]["confusion"]["unchanged"][1][0] = 0; },
+       {"before.lifts[0]: contradicts the confusion matrices"}},
+      {[](Json& j) { j["before"].erase("largest_pair_lift"); }, {"has no key 'largest_pair_lift'"}},
+      {[](Json& j) { j["before"]["largest_pair_lift"]["truth"] = 2; },
+       {"before.largest_pair_lift: is not the largest lift of a pair"}},
+      {[](Json& j) { j["before"]["largest_pair_lift"]["pairs"] = 1; },
+       {"before.largest_pair_lift: is not the largest lift of a pair"}},
+      {[](Json& j) { j["before"]["largest_pair_lift"]["truth"] = 3; },
+       {"before.largest_pair_lift.truth: must be between 0 and 2, got 3"}},
+      {[](Json& j) {
+         j["targets"] = {1, 2, 0};
+       },
+       {"targets: must be null beside a target of all classes"}},
+      {[](Json& j) {
+         j["target"] = nullptr, j["targets"] = {1, 2};
+       },
+       {"targets: must have one target for each of 3 classes, got 2"}},
+      {[](Json& j) {
+         j["target"] = nullptr, j["targets"] = {1, 2, 3};
+       },
+       {"targets[2]: must be between 0 and 2, got 3"}},
+      {[](Json& j) {
+         j["target"] = nullptr, j["targets"] = {1, 2, 0};
+       },
+       {"before.asr: is 4 of 7"}},
+      {[](Json& j) { j["alarm"]["detected_at_1"]["hits"] = 8; },
+       {"alarm.detected_at_1.hits: must be between 0 and 7, got 8"}},
       {[](Json& j) { j["der"] = 0.5; }, {"der: is 0.5"}},
       {[](Json& j) { j["before"] = nullptr; }, {"der: is"}},
       {[](Json& j) { j["alarm"]["wanted_rate"] = 1; },
@@ -210,22 +281,22 @@ TEST(ReadMetrics, OtherFile_IsRefused) {
 }
 
 // After the defense, the largest lift is 1 of 7: of the images of other classes, the trigger moves
-// the last to class 1.
+// the last to class 1. Of its class, it is one of three.
 TEST(ComparisonMarkdown, Reports_AreAlignedRows) {
   DefenseReport other = unlabelled();
   other.model = "a|b\nc";
   EXPECT_EQ(
       comparison_markdown({complete_report(), other}),
-      "| attack  | model         |       BA, % |      ASR, % |       RA, % | largest lift | DER, % |   n |\n"
-      "| ------- | ------------- | ----------: | ----------: | ----------: | -----------: | -----: | --: |\n"
-      "| BadNets | classifier.pt | 70.0 → 80.0 | 57.1 → 14.3 | 42.9 → 71.4 |  42.9 → 14.3 |   71.4 |  10 |\n"
-      "| –       | a\\|b c        |           – |           – |           – |            – |      – |   – |\n");
+      "| attack  | model         |       BA, % |      ASR, % |       RA, % | largest lift |   pair lift | DER, % |   n |\n"
+      "| ------- | ------------- | ----------: | ----------: | ----------: | -----------: | ----------: | -----: | --: |\n"
+      "| BadNets | classifier.pt | 70.0 → 80.0 | 57.1 → 14.3 | 42.9 → 71.4 |  42.9 → 14.3 | 50.0 → 33.3 |   71.4 |  10 |\n"
+      "| –       | a\\|b c        |           – |           – |           – |            – |           – |      – |   – |\n");
 }
 
 TEST(ComparisonMarkdown, NoReports_IsTheHeader) {
   EXPECT_EQ(comparison_markdown({}),
-            "| attack | model | BA, % | ASR, % | RA, % | largest lift | DER, % |   n |\n"
-            "| ------ | ----- | ----: | -----: | ----: | -----------: | -----: | --: |\n");
+            "| attack | model | BA, % | ASR, % | RA, % | largest lift | pair lift | DER, % |   n |\n"
+            "| ------ | ----- | ----: | -----: | ----: | -----------: | --------: | -----: | --: |\n");
 }
 
 }  // namespace

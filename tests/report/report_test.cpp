@@ -127,7 +127,7 @@ TEST(TerminalTable, Report_HasHandComputedMetrics) {
     words.emplace_back(std::istream_iterator<std::string>(in), std::istream_iterator<std::string>());
   }
   using Words = std::vector<std::string>;
-  ASSERT_EQ(words.size(), 11u) << text;
+  ASSERT_EQ(words.size(), 15u) << text;
   EXPECT_EQ(words[0], (Words{"REFINE", "against", "BadNets"}));
   EXPECT_EQ(words[3], (Words{"BA", "3,000", "90.00", "%", "88.87", "to", "91.02", "88.00", "%", "86.79", "to",
                              "89.11", "−2.00"}));
@@ -138,8 +138,18 @@ TEST(TerminalTable, Report_HasHandComputedMetrics) {
   EXPECT_EQ(words[6][0] + words[6][1] + words[6][3] + words[6][4], "largestlift97.50pt");
   EXPECT_EQ(words[6][8] + words[6][9], "1.00pt");
   EXPECT_EQ(words[7], (Words{"at", "class", "cat", "cat"}));
-  EXPECT_EQ(words[8], (Words{"DER", "96.75", "%"}));
-  EXPECT_EQ(words[10], (Words{"The", "trigger", "is", "disarmed."}));
+  // The trigger changes all 2000 predictions before, 20 after. Of the 1000 dogs, 1000 become cats
+  // before, 20 after. Six pairs, so the quantile is 2.638. The interval of 1000 gained is 1000/1002 ±
+  // 2.638 · sqrt((1 − (1000/1002)²) / 1002), that of 20 gained is 20/1002 ± 2.638 · sqrt((22/1002 −
+  // (20/1002)²) / 1002).
+  EXPECT_EQ(words[8], (Words{"moved", "share", "2,000", "100.00", "%", "99.81", "to", "100.00", "1.00", "%",
+                             "0.65", "to", "1.54", "−99.00"}));
+  EXPECT_EQ(words[9], (Words{"largest", "pair", "lift", "1,000", "100.00", "pt", "99.27", "to", "100.00",
+                             "2.00", "pt", "0.77", "to", "3.22", "−98.00"}));
+  EXPECT_EQ(words[10], (Words{"from", "class", "dog", "dog"}));
+  EXPECT_EQ(words[11], (Words{"to", "class", "cat", "cat"}));
+  EXPECT_EQ(words[12], (Words{"DER", "96.75", "%"}));
+  EXPECT_EQ(words[14], (Words{"The", "trigger", "is", "disarmed."}));
   std::ostringstream out;
   out << example_report();
   EXPECT_EQ(out.str(), text);
@@ -152,7 +162,7 @@ TEST(TerminalTable, NoTargetAndLongNames_IsReadable) {
   r.class_names = {std::string(60, 'x') + "é", "dög", "frog"};
   const auto text = terminal_table(r);
   EXPECT_EQ(text.find("nan"), std::string::npos) << text;
-  EXPECT_NE(text.find("ASR                  –           –"), std::string::npos) << text;
+  EXPECT_NE(text.find("ASR                       –           –"), std::string::npos) << text;
   EXPECT_NE(text.find("xxxxxxxxxxxxxxxx…  "), std::string::npos) << text;
 }
 
@@ -196,6 +206,101 @@ TEST(Verdict, LargestLift_DecidesKind) {
   EXPECT_EQ(verdict(r).kind, Kind::harmless);
 }
 
+/// Returns the report of an attack, 1000 images for each of three classes, all predicted correctly
+/// without the trigger.
+///
+/// \param before,after  groups of {count, class, class predicted with the trigger}; the other images
+///   keep their prediction
+DefenseReport attack_report(const std::vector<std::array<int, 3>>& before,
+                            const std::vector<std::array<int, 3>>& after, const metrics::Target& target) {
+  const auto measured = [&](const std::vector<std::array<int, 3>>& groups) {
+    std::array<int, 3> left = {1000, 1000, 1000};
+    std::vector<std::array<int, 4>> all;
+    for (const auto& [count, truth, triggered] : groups) {
+      all.push_back({count, truth, truth, triggered});
+      left[static_cast<std::size_t>(truth)] -= count;
+    }
+    for (int c = 0; c < 3; ++c) all.push_back({left[static_cast<std::size_t>(c)], c, c, c});
+    metrics::Predictions p = predictions(all, std::nullopt);
+    p.target = target;
+    return metrics::attack_metrics(p);
+  };
+  return {.class_names = {"cat", "dog", "frog"}, .before = measured(before), .after = measured(after)};
+}
+
+const std::vector<std::array<int, 3>> all_to_all = {{950, 0, 1}, {940, 1, 2}, {930, 2, 0}};
+const metrics::Target next_class = metrics::Target::of_classes({1, 2, 0});
+
+TEST(Verdict, AllToAll_IsArmedByItsPairs) {
+  const DefenseReport undefended = attack_report(all_to_all, all_to_all, next_class);
+  EXPECT_LT(undefended.after.largest_lift.value(), 0.01);
+  const Verdict v = verdict(undefended);
+  EXPECT_EQ(v.kind, Verdict::Kind::armed);
+  EXPECT_EQ(v.headline, "The trigger still works");
+  expect_words(v.paragraph,
+               {"Before the defense, the trigger moves “cat” to “dog” by 95.0 points, the largest of 3 pairs",
+                "it still moves “cat” to “dog” by 95.0 points, the largest of 3 pairs (95 % interval 9",
+                "corrected for 6 pairs)", "Do not rely on this model"});
+  EXPECT_EQ(v.paragraph.find("No target class"), std::string::npos);
+
+  const Verdict disarmed = verdict(attack_report(all_to_all, {{20, 0, 1}, {15, 2, 1}}, next_class));
+  EXPECT_EQ(disarmed.kind, Verdict::Kind::disarmed);
+  expect_words(disarmed.paragraph,
+               {"moves “cat” to “dog” by 95.0 points, the largest of 3 pairs",
+                "The largest lift of a pair is “cat” to “dog” by 2.0 points (95 % interval"});
+
+  // A fifth of one class still follows the trigger.
+  const Verdict partly = verdict(attack_report(all_to_all, {{200, 0, 1}, {200, 1, 0}}, next_class));
+  EXPECT_EQ(partly.kind, Verdict::Kind::armed);
+  expect_words(partly.paragraph, {"it still moves “cat” to “dog” by 20.0 points (95 % interval"});
+}
+
+TEST(Verdict, AllToAllOnOtherPairs_WasMoved) {
+  const Verdict v = verdict(attack_report(all_to_all, {{800, 0, 2}, {800, 1, 0}, {800, 2, 1}}, next_class));
+  EXPECT_EQ(v.kind, Verdict::Kind::armed);
+  EXPECT_EQ(v.headline, "The attack was moved, not stopped");
+  expect_words(v.paragraph,
+               {"after the defense, it moves “cat” to “frog” by 80.0 points, the largest of 3 pairs"});
+}
+
+TEST(Verdict, SourceSpecific_NamesItsPair) {
+  const metrics::Target target = metrics::Target::of_classes({0, 0, {}});
+  const std::vector<std::array<int, 3>> one = {{970, 1, 0}};
+  const Verdict v = verdict(attack_report(one, one, target));
+  EXPECT_EQ(v.kind, Verdict::Kind::armed);
+  expect_words(v.paragraph,
+               {"the trigger moves “dog” to “cat” by 97.0 points; after the defense, it still moves “dog” "
+                "to “cat” by 97.0 points (95 % interval"});
+  EXPECT_EQ(verdict(attack_report(one, {{10, 1, 0}}, target)).kind, Verdict::Kind::disarmed);
+}
+
+// A trigger that changes the whole image moves similar classes into each other on any model.
+TEST(Verdict, OtherPairsUnderTheWholeImage_AreUncertain) {
+  const std::vector<std::array<int, 3>> swapped = {{300, 1, 2}, {300, 2, 1}};
+  const Verdict v = verdict(attack_report({{980, 1, 0}, {980, 2, 0}}, swapped, 0));
+  EXPECT_EQ(v.kind, Verdict::Kind::uncertain);
+  EXPECT_EQ(v.headline, "Disarmed, or nearly so");
+  expect_words(v.paragraph,
+               {"the trigger lifts “cat” by 98.0 points",
+                "it moves “dog” to “frog” by 30.0 points, the largest of 2 pairs", "on a benign model"});
+  EXPECT_EQ(verdict(attack_report({}, {{700, 1, 2}, {700, 2, 1}}, 0)).kind, Verdict::Kind::armed)
+      << "a defense that made a backdoor";
+  EXPECT_EQ(verdict(attack_report({{300, 1, 2}, {300, 2, 1}}, {}, std::nullopt)).kind,
+            Verdict::Kind::harmless);
+}
+
+TEST(Verdict, FewImagesOfAClass_AreTooCloseToCall) {
+  // Four of twenty frogs become cats: 20 points, but perhaps less than 10. No lift of a class shows it.
+  const metrics::AttackMetrics after = metrics::attack_metrics(
+      predictions({{2000, 0, 0, 0}, {2000, 1, 1, 1}, {16, 2, 2, 2}, {4, 2, 2, 0}}, std::nullopt));
+  const metrics::AttackMetrics before =
+      metrics::attack_metrics(predictions({{2000, 0, 0, 1}, {2000, 1, 1, 1}, {20, 2, 2, 2}}, std::nullopt));
+  const Verdict v = verdict({.class_names = {"cat", "dog", "frog"}, .before = before, .after = after});
+  EXPECT_EQ(v.kind, Verdict::Kind::uncertain);
+  EXPECT_EQ(v.headline, "Too close to call");
+  expect_words(v.paragraph, {"seems to move “frog” to “cat” by 20.0 points", "With 20 images of “frog”"});
+}
+
 TEST(MetricsJson, Report_HasCountsAndMetrics) {
   const auto j = nlohmann::json::parse(metrics_text(example_report()));
   EXPECT_EQ(j["schema"], 1);
@@ -215,6 +320,20 @@ TEST(MetricsJson, Report_HasCountsAndMetrics) {
             nlohmann::json::parse("[[900,100,0],[0,900,100],[0,100,900]]"));
   EXPECT_EQ(j["before"]["confusion"]["triggered"],
             nlohmann::json::parse("[[1000,0,0],[1000,0,0],[950,0,50]]"));
+  EXPECT_EQ(j["before"]["confusion"]["unchanged"], nlohmann::json::parse("[[900,0,0],[0,0,0],[0,0,0]]"));
+  EXPECT_EQ(j["before"]["moved"]["hits"], 2000);
+  EXPECT_EQ(j["after"]["moved"]["hits"], 20);
+  EXPECT_EQ(j["after"]["moved"]["n"], 2000);
+  const auto& pair = j["after"]["largest_pair_lift"];
+  EXPECT_EQ(pair["truth"], 1);
+  EXPECT_EQ(pair["class"], 0);
+  EXPECT_EQ(pair["with_trigger"], 40);
+  EXPECT_EQ(pair["without_trigger"], 20);
+  EXPECT_EQ(pair["n"], 1000);
+  EXPECT_EQ(pair["pairs"], 6);
+  EXPECT_NEAR(pair["interval"][0], 20.0 / 1002 - 2.638257 * std::sqrt((22 - 400.0 / 1002) / 1002 / 1002),
+              1e-6);
+  EXPECT_TRUE(j["targets"].is_null());
   EXPECT_NEAR(j["der"], (0.955 - 0.02 + 1) / 2, 1e-12);
   EXPECT_EQ(j["facts"][1], (nlohmann::json{{"name", "permutation"}, {"value", "1 2 0"}}));
   EXPECT_TRUE(j["curves"][0]["y"][1].is_null());
@@ -289,6 +408,19 @@ TEST(Html, Report_IsWellFormedAndSelfContained) {
        {"97.50 %", "2.00 %", "96.75 %", "+83.50", "−95.50", "1 2 0", "prefers-color-scheme:dark"}) {
     EXPECT_GE(occurrences(page, part), 1) << part;
   }
+}
+
+TEST(Html, TargetOfEachClass_IsFramedInTheMatrices) {
+  const std::vector<std::array<int, 3>> all = {{1000, 0, 1}, {1000, 1, 2}, {1000, 2, 0}};
+  DefenseReport r = attack_report(all, all, next_class);
+  const auto page = html(r);
+  EXPECT_EQ(imbalance(page), "");
+  EXPECT_EQ(occurrences(page, "\"hi to\">1000"), 6);  // the triggered images of two matrices
+  EXPECT_EQ(occurrences(page, "\"to\">"), 6);         // the clean ones
+  EXPECT_GE(occurrences(page, "cat → dog"), 1);
+  EXPECT_GE(occurrences(page, "predicted as the target of their class"), 1);
+  r.before.target = r.after.target = metrics::Target::of_classes({1, 0});
+  expect_words(error_of([&] { html(r); }), {"targets", "got 2", "expected 3"});
 }
 
 TEST(Html, MarkupInTexts_IsEscaped) {

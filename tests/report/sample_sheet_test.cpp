@@ -64,6 +64,15 @@ TEST(SampleSheet, Attack_ShowsOneImageOfEachOtherClass) {
   EXPECT_TRUE(sample_sheet(OneLess{}, four.first(0), SetToTwo{}).rows.empty());
 }
 
+TEST(SampleSheet, TargetOfOneClass_ShowsThatClassFirst) {
+  // Images of class b are wanted as c: first an image of b, then of a, and none of c.
+  const metrics::Target target = metrics::Target::of_classes({{}, 2, 2});
+  const ImageSheet sheet = sample_sheet(OneLess{}, four, images({0, 1, 2, 2}), target);
+  ASSERT_EQ(sheet.rows.size(), 2u);
+  EXPECT_EQ(sheet.rows[0].images, (Bytes{{1}, {0}, {0}, {0}}));
+  EXPECT_EQ(sheet.rows[1].images, (Bytes{{1}, {2}, {0}, {1}}));
+}
+
 TEST(SampleSheet, TriggeredImages_ReplaceTheAttack) {
   const ImageSheet sheet = sample_sheet(OneLess{}, four, images({0, 1, 2, 2}), 0);
   ASSERT_EQ(sheet.rows.size(), 2u);  // the first image, of class b, and the last, of class c

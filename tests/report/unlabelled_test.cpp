@@ -85,8 +85,8 @@ TEST(TerminalTable, NoLabels_ShowsAlarmAgreementAndScan) {
     EXPECT_LE(std::ranges::count_if(line, [](char c) { return (c & 0xC0) != 0x80; }), 100) << line;
     EXPECT_FALSE(line.ends_with(' ')) << line;
   }
-  expect_words(text, {"agreement        3,000", "96.00 %  95.24 to 96.64", "false alarms     3,000", "5.10 %",
-                      "checkerboard 3×3, bottom right        97.00 pt  ship",
+  expect_words(text, {"agreement             3,000", "96.00 %  95.24 to 96.64", "false alarms          3,000",
+                      "5.10 %", "checkerboard 3×3, bottom right        97.00 pt  ship",
                       "Not measured without labels: BA, ASR, RA",
                       "\n\nA common trigger works on the victim and is disarmed.\n"});
   EXPECT_LT(text.find("checkerboard"), text.find("warp")) << text;  // the largest lift first
@@ -111,7 +111,7 @@ TEST(Html, NoLabels_ShowsAlarmAgreementAndScan) {
   const auto page = html(unlabelled());
   expect_words(page, {"<h2>Scan</h2>", "<h2>Alarm</h2>", "Agreement", "class=\"found\">97.0 pt",
                       "0.25, was set for 5.0", "Not measured without labels",
-                      "Not measured without a trigger: detections, AUROC."});
+                      "Not measured without a trigger: detections, AUROC, TPR."});
   EXPECT_EQ(page.find("nan"), std::string::npos);
   EXPECT_EQ(page.find("<h2>Confusion"), std::string::npos);
   EXPECT_EQ(page.find("<h2>What the trigger adds"), std::string::npos);
@@ -125,7 +125,14 @@ TEST(Html, TriggeredImages_ShowsDetections) {
   r.alarm->detections = metrics::Proportion{990, 1000};
   r.alarm->auroc = metrics::Auroc{.wins = 2'985'000, .triggered = 1000, .clean = 3000};
   expect_words(html(r), {"Detections", "99.00 %", "99.50 %"});
-  expect_words(terminal_table(r), {"detections       1,000", "AUROC            1,000", "99.50 %"});
+  EXPECT_EQ(html(r).find("% FPR"), std::string::npos);  // a file of an earlier version
+  r.alarm->detected_at_1 = metrics::Proportion{950, 1000};
+  r.alarm->detected_at_5 = metrics::Proportion{985, 1000};
+  expect_words(html(r), {"TPR at 1 % FPR", "95.00 %", "TPR at 5 % FPR", "98.50 %",
+                         "at most 5 % of these clean images"});
+  expect_words(terminal_table(r),
+               {"TPR at 1 % FPR        1,000", "95.00 %", "TPR at 5 % FPR        1,000", "98.50 %"});
+  expect_words(terminal_table(r), {"detections            1,000", "AUROC                 1,000", "99.50 %"});
 }
 
 TEST(Html, NoTrigger_ShowsAccuracy) {
@@ -139,7 +146,7 @@ TEST(Html, NoTrigger_ShowsAccuracy) {
   expect_words(page,
                {"accuracy on clean images", "Clean images, after", "Not measured without a trigger: ASR"});
   EXPECT_EQ(page.find("Triggered images"), std::string::npos);
-  expect_words(terminal_table(r), {"BA                 100", "Not measured without a trigger"});
+  expect_words(terminal_table(r), {"BA                      100", "Not measured without a trigger"});
 }
 
 TEST(MetricsJson, NoLabels_HasAlarmAgreementAndScan) {

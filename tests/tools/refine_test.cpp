@@ -130,6 +130,45 @@ TEST_F(Command, Attack_LabelConsistent_TrainsTheBenignModelOnce) {
   expect_refusal(refine(*shared, "attack --dataset set --benign a.pt"), {"--benign", "LabelConsistent"});
 }
 
+TEST_F(Command, Attack_TargetOfEachClass_IsStoredAndDefended) {
+  const std::string set = small_set(*shared) + "--attack_root per_class ";
+  const Outcome all = refine(*shared, "attack --attack AllToAll --width 4 --epoch 1 " + set);
+  ASSERT_EQ(all.status, 0) << all.err;
+  expect_words(all.out, {"AllToAll on set", "largest pair lift", "points from “class"});
+  const fs::path folder = shared->path / "per_class/set/ResNet18";
+  EXPECT_TRUE(json::parse(content(folder / "AllToAll/attack.json"))["target"].is_null());
+
+  const Outcome one = refine(
+      *shared, "attack --attack source-specific --source 4 --tlabel 2 --width 4 --epoch 1 --json " + set);
+  ASSERT_EQ(one.status, 0) << one.err;
+  const json stored = json::parse(content(folder / "SourceSpecific/attack.json"));
+  EXPECT_EQ(stored["source"], 4);
+  EXPECT_EQ(stored["target"], 2);
+  const json figures = json::parse(one.out);
+  EXPECT_EQ(figures["asr"]["n"], figures["ra"]["n"]);
+  EXPECT_LT(figures["asr"]["n"], 20);  // of the 40 test images, those of class 4
+  EXPECT_EQ(figures["largest_pair_lift"]["pairs"].get<int>() % 9, 0);
+
+  // The defense is measured under the stored attack.
+  const Outcome defense = refine(*shared,
+                                 "defend --attack SourceSpecific --epoch 1 --width 4 --no_scan --json "
+                                 "--refine_res per_class --model ResNet18" +
+                                     set);
+  ASSERT_EQ(defense.status, 0) << defense.err;
+  const json report = json::parse(defense.out);
+  EXPECT_TRUE(report["target"].is_null());
+  EXPECT_EQ(report["targets"][4], 2);
+  EXPECT_EQ(report["targets"][2], 2);
+  EXPECT_TRUE(report["targets"][0].is_null());
+  EXPECT_EQ(report["alarm"]["detections"]["n"], figures["asr"]["n"]);
+  EXPECT_EQ(report["alarm"]["detected_at_5"]["n"], figures["asr"]["n"]);
+
+  expect_refusal(refine(*shared, "attack --attack AllToAll --tlabel 1" + set), {"--tlabel", "AllToAll"});
+  expect_refusal(refine(*shared, "attack --attack BadNets --source 1" + set), {"--source", "SourceSpecific"});
+  expect_refusal(refine(*shared, "attack --attack SourceSpecific --source 0" + set),
+                 {"source and target", "got 0 for both"});
+}
+
 TEST_F(Command, Defend_ViTAndEncoderDecoder_CanBeExportedFromParts) {
   const std::string words = "--model vit --attack BATT --epoch 1 --attack_root other" + small_set(*shared);
   const Outcome attack = refine(*shared, "attack --width 16 " + words);
@@ -271,12 +310,27 @@ TEST_F(Command, Defend_TorchScriptFileAndFolder_WritesAServingFile) {
   EXPECT_EQ(json::parse(known.out)["before"]["ba"]["n"], 80);
   EXPECT_TRUE(json::parse(known.out)["alarm"]["auroc"].is_object());
   EXPECT_TRUE(fs::exists(shared->path / "measured/report.html"));
+  const Outcome source =
+      refine(*shared,
+             "evaluate --json --model foreign.pt --images labelled --class_names names.txt "
+             "--attack SourceSpecific --source 7 --tlabel 3");
+  ASSERT_EQ(source.status, 0) << source.err;
+  EXPECT_EQ(json::parse(source.out)["targets"][7], 3);
+  EXPECT_EQ(json::parse(source.out)["before"]["lifts"][0]["n"].get<int>(),
+            json::parse(known.out)["before"]["lifts"][0]["n"].get<int>());
+  const std::string flat = "evaluate --model foreign.pt --images flat ";
+  expect_refusal(refine(*shared, flat + "--attack SourceSpecific --source 12"),
+                 {"--source", "10 classes", "got 12"});
+  expect_refusal(refine(*shared, flat + "--attack AllToAll --tlabel 3"), {"--tlabel", "AllToAll"});
+  expect_refusal(refine(*shared, flat + "--source 3 --triggered flat"), {"--source", "SourceSpecific"});
   // Without labels, the victim's own answers are used; these images have no trigger.
   const Outcome pairs =
       refine(*shared, "evaluate --json --model foreign.pt --images flat --triggered flat --tlabel 3");
   ASSERT_EQ(pairs.status, 0) << pairs.err;
   EXPECT_EQ(json::parse(pairs.out)["before"]["ba"]["value"], 1);
   EXPECT_EQ(json::parse(pairs.out)["before"]["largest_lift"]["value"], 0);
+  EXPECT_EQ(json::parse(pairs.out)["before"]["largest_pair_lift"]["value"], 0);
+  EXPECT_EQ(json::parse(pairs.out)["before"]["moved"]["hits"], 0);
 }
 
 /// Runs the program, and sends it a signal once there is a file in a folder. The shell stays, so

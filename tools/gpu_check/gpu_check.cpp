@@ -365,7 +365,9 @@ Json run_trial(const Options& options, const data::Split& split) {
     return Json{{"ba", f.ba.value()},
                 {"asr", f.asr.value()},
                 {"largest_lift", f.largest_lift.value()},
-                {"largest_lift_class", f.largest_lift.cls}};
+                {"largest_lift_class", f.largest_lift.cls},
+                {"largest_pair_lift", f.largest_pair_lift.value()},
+                {"moved", f.moved.value()}};
   };
   Json result = {{"images", split.train.size()},
                  {"width", options.width},

@@ -6,6 +6,7 @@
 #include <iostream>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <system_error>
 #include <utility>
@@ -42,7 +43,8 @@ struct Options {
   std::string dataset = "CIFAR10", data, model = "ResNet18", attack = "BadNets", attack_root = "attack",
               image, benign, store;
   std::vector<double> mean, deviation;
-  int tlabel = 0, width = 0;
+  std::optional<int> tlabel, source;
+  int width = 0;
   double rate = -1;  // the attack's own
   std::int64_t limit = 0;
   bool skip_damaged = false;
@@ -173,10 +175,13 @@ void print_result(const Setting& setting, const AttackSpec& spec, bool has_targe
   std::cout << fmt::format("{} on {}: BA {}", spec.name, setting.data.name,
                            report::format::percent(figures.ba.value()));
   if (has_target) {
-    std::cout << fmt::format(", ASR {}, largest lift {} points at “{}”",
-                             report::format::percent(figures.asr.value()),
-                             report::format::hundredths(figures.largest_lift.value(), 1),
-                             test.classes[static_cast<std::size_t>(figures.largest_lift.cls)]);
+    const auto name = [&](int cls) { return test.classes[static_cast<std::size_t>(cls)]; };
+    const metrics::PairLift& pair = figures.largest_pair_lift;
+    std::cout << fmt::format(
+        ", ASR {}, largest lift {} points at “{}”, largest pair lift {} points from “{}” to “{}”",
+        report::format::percent(figures.asr.value()),
+        report::format::hundredths(figures.largest_lift.value(), 1), name(figures.largest_lift.cls),
+        report::format::hundredths(pair.value(), 1), name(pair.truth), name(pair.lift.cls));
   }
   std::cout << fmt::format("; {} test images, {:.0f} s\nvictim       {}\nTorchScript  {}\n", test.size(),
                            seconds, victim, program)
@@ -184,9 +189,11 @@ void print_result(const Setting& setting, const AttackSpec& spec, bool has_targe
 }
 
 int run(const Options& options, const Common& common) {
+  check_class_options(options.attack, options.tlabel.has_value(), options.source.has_value());
   begin_attack(options, common);
   AttackSpec spec{.name = std::string(attacks::canonical_name(options.attack)),
-                  .target = options.tlabel,
+                  .target = options.tlabel.value_or(0),
+                  .source = options.source,
                   .seed = options.training.seed};
   const Setting setting = make_setting(options, common);
   if (options.rate >= 0) spec.rate = options.rate;
@@ -201,7 +208,9 @@ int run(const Options& options, const Common& common) {
   }
   const auto attack = attacks::by_name(spec.name, attack_options);
   attack.check(setting.data.split.train);
-  print_result(setting, spec, attack.target.has_value(), train(setting, spec, attack), common);
+  const int classes = setting.data.split.train.task().classes;
+  const bool has_target = static_cast<bool>(attacks::target_map(attack, classes));
+  print_result(setting, spec, has_target, train(setting, spec, attack), common);
   return done;
 }
 
@@ -226,12 +235,15 @@ void add_attack(CLI::App& app, Common& common) {
           "for ViT")
       ->check(CLI::Range(1, 4096));
   command->add_option("--attack", options->attack, attack_names())->capture_default_str();
-  command->add_option("--tlabel", options->tlabel, "class that the attacker wants, counted from 0")
-      ->capture_default_str();
+  command->add_option("--tlabel", options->tlabel,
+                      "class that the attacker wants, counted from 0; left out: 0");
+  command->add_option("--source", options->source,
+                      "SourceSpecific: class whose images the attacker moves; left out: 1");
   command
       ->add_option(
           "--rate", options->rate,
-          "share of the training images that are poisoned (LabelConsistent: of the target class's); left out: "
+          "share of the training images that are poisoned (LabelConsistent: of the target class's; SourceSpecific: of "
+          "the source class's); left out: "
           "the one that was published for CIFAR-10 and ResNet-18")
       ->check(CLI::Range(0.0, 1.0));
   command->add_option(

@@ -140,9 +140,10 @@ Inputs inputs_of_names(const Options& options) {
   inputs.defend.attack = spec.name;
   const auto attack = spec.make(shape);
   Evidence evidence{.clean = test.images};
-  if (attack.target) {
+  const metrics::Target target = attacks::target_map(attack, static_cast<int>(test.classes.size()));
+  if (target) {
     evidence.triggered = attack.trigger_images(test.images);
-    evidence.target = attack.target;
+    evidence.target = target;
   }
   evidence.test = std::move(test);
   inputs.defend.evidence = std::move(evidence);

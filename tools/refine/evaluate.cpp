@@ -19,7 +19,7 @@ namespace fs = std::filesystem;
 struct Options {
   std::string model, images, triggered, attack, report, class_names;
   bool trust = false;
-  int tlabel = -1;
+  int tlabel = -1, source = -1;
   std::int64_t limit = 0, scanned = 1000;
   LabelOptions labels;
   ResizeOptions resize;
@@ -28,6 +28,7 @@ struct Options {
 int run(const Options& options, const Common& common) {
   files::Paths paths{.files = {{"--model", options.model}, {"--class_names", options.class_names}},
                      .images = {{"--images", options.images}, {"--triggered", options.triggered}}};
+  check_class_options(options.attack, options.tlabel >= 0, options.source >= 0);
   if (!options.report.empty()) paths.outputs = report_files("--report", options.report);
   begin(common, std::move(paths));
   const auto [model, info] = load_exported(options.model, options.class_names, options.trust);
@@ -41,6 +42,7 @@ int run(const Options& options, const Common& common) {
       .show = true,
       .notify = print_notices()};
   if (options.tlabel >= 0) evaluation.target = options.tlabel;
+  if (options.source >= 0) evaluation.source = options.source;
   auto [page, skipped] = evaluate_folder(model, info, options.images, evaluation);
   page.title = fs::path(options.model).filename().string();
   std::vector<std::pair<std::string, fs::path>> files;
@@ -69,6 +71,10 @@ void add_evaluate(CLI::App& app, Common& common) {
   command->add_option("--attack", options->attack,
                       "put the trigger of this attack on the images: " + attack_names());
   command->add_option("--tlabel", options->tlabel, "class that the attacker wants, counted from 0")
+      ->check(number(0));
+  command
+      ->add_option("--source", options->source,
+                   "SourceSpecific: class whose images the attacker moves; left out: 1")
       ->check(number(0));
   command->add_option("--class_names", options->class_names,
                       "text file with one class name a line, in the model's order");

@@ -261,6 +261,16 @@ std::string attack_names() {
   return fmt::format("{}", fmt::join(attacks::names(), ", "));
 }
 
+void check_class_options(const std::string& attack, bool has_target, bool has_source) {
+  const std::string_view name = attack.empty() ? std::string_view() : attacks::canonical_name(attack);
+  if (has_target && name == "AllToAll") {
+    throw Error("--tlabel: AllToAll sends each class to the next one and has no single target; leave it out");
+  }
+  if (has_source && name != "SourceSpecific") {
+    throw Error("--source is for --attack SourceSpecific, which moves the images of one class; leave it out");
+  }
+}
+
 std::vector<files::NamedPath> report_files(const std::string& option, const fs::path& folder) {
   std::vector<files::NamedPath> files;
   for (const char* name : {"report.html", "metrics.json", "images.png", "log.jsonl"}) {

@@ -159,6 +159,10 @@ void show(const Common& common, const report::DefenseReport& page,
 /// Returns the names of the attacks, in one line.
 std::string attack_names();
 
+/// Checks that the options of an attack's classes are ones that it has.
+/// \throws Error if `--tlabel` or `--source` was specified for an attack without it
+void check_class_options(const std::string& attack, bool has_target, bool has_source);
+
 /// Returns the files that a report is written to.
 /// \param option that names the folder, or that it is derived from
 std::vector<files::NamedPath> report_files(const std::string& option, const std::filesystem::path& folder);

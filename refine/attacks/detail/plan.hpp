@@ -2,7 +2,9 @@
 
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/tensor.h>
+#include <ATen/ops/zeros.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -12,6 +14,7 @@
 #include <refine/attacks/attack.hpp>
 #include <refine/core/check.hpp>
 #include <refine/core/error.hpp>
+#include <refine/core/random.hpp>
 #include <refine/data/copy_on_write.hpp>
 #include <refine/data/dataset.hpp>
 #include <refine/triggers/trigger.hpp>
@@ -20,16 +23,21 @@
 /// What the poisoning plans share.
 namespace refine::attacks::detail {
 
+/// Throws unless the data has this class, with at least one image; `field` names it.
+inline void require_class(std::string_view field, int cls, const data::Dataset& dataset) {
+  const auto classes = static_cast<int>(dataset.classes.size());
+  if (cls < 0 || cls >= classes) {
+    throw Error("{} must be a class of the data, 0 to {}, got {}", field, classes - 1, cls);
+  }
+  if (!dataset.labels.eq(cls).any().item<bool>()) {
+    throw Error("{}: none of the {} training images is of class {}; choose a class that has images", field,
+                dataset.size(), cls);
+  }
+}
+
 /// Throws unless the data has the target class, with at least one image.
 inline void require_target(int target, const data::Dataset& dataset) {
-  const auto classes = static_cast<int>(dataset.classes.size());
-  if (target < 0 || target >= classes) {
-    throw Error("target must be a class of the data, 0 to {}, got {}", classes - 1, target);
-  }
-  if (!dataset.labels.eq(target).any().item<bool>()) {
-    throw Error("target: none of the {} training images is of class {}; choose a class that has images",
-                dataset.size(), target);
-  }
+  require_class("target", target, dataset);
 }
 
 /// Throws unless the rate is in [0, 1]; `field` names it.
@@ -47,6 +55,31 @@ void require_stampable(const Trigger& trigger, const data::Dataset& dataset) {
 /// Returns rate·n, rounded.
 inline std::size_t count_of_share(double rate, std::int64_t n) {
   return static_cast<std::size_t>(std::llround(rate * static_cast<double>(n)));
+}
+
+/// Returns the positions of a random share of the images whose label is wanted, ascending.
+///
+/// \param set the training set
+/// \param rate share of the wanted images, in [0, 1]
+/// \param seed of the choice
+/// \param wanted takes a label (`std::int64_t`)
+template <typename Wanted>
+std::vector<std::int64_t> choose_share(const data::Dataset& set, double rate, std::uint64_t seed,
+                                       Wanted&& wanted) {
+  const at::Tensor labels = set.labels.contiguous();
+  const auto* label = labels.const_data_ptr<std::int64_t>();
+  std::vector<std::int64_t> candidates;
+  for (std::int64_t i = 0; i < set.size(); ++i) {
+    if (wanted(label[i])) candidates.push_back(i);
+  }
+  const auto count = static_cast<std::int64_t>(candidates.size());
+  Random random(seed);
+  std::vector<std::int64_t> chosen;
+  for (const auto i : random_permutation(random, count))
+    chosen.push_back(candidates[static_cast<std::size_t>(i)]);
+  chosen.resize(count_of_share(rate, count));
+  std::ranges::sort(chosen);
+  return chosen;
 }
 
 /// Returns a copy whose pixels and labels a plan may change.
@@ -69,6 +102,17 @@ void stamp_images(data::Dataset& set, const std::vector<std::int64_t>& indices, 
 /// Sets the labels at `indices` to the target.
 inline void relabel(data::Dataset& set, const std::vector<std::int64_t>& indices, int target) {
   if (!indices.empty()) set.labels.index_fill_(0, at::tensor(indices), target);
+}
+
+/// Stores the training augmentation that an attack requires. `poisoned.indices` must be set.
+inline void require_augmentation(Poisoned& poisoned, const TrainingAugmentation& required) {
+  poisoned.augmentation = required.augmentation;
+  const auto poisoned_mask = [&] {
+    at::Tensor mask = at::zeros({poisoned.size()}, at::kBool);
+    return poisoned.indices.empty() ? mask : mask.index_fill_(0, at::tensor(poisoned.indices), true);
+  };
+  if (required.scope == TrainingAugmentation::Scope::clean_images) poisoned.no_augment_mask = poisoned_mask();
+  if (!required.flip_poisoned) poisoned.no_flip_mask = poisoned_mask();
 }
 
 }  // namespace refine::attacks::detail

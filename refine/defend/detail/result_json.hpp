@@ -99,6 +99,16 @@ inline nlohmann::ordered_json headline(const report::DefenseReport& report) {
     };
     json["largest_lift"] = {{"before", lift(report.before.largest_lift)},
                             {"after", lift(report.after.largest_lift)}};
+    if (report::has_pairs(report)) {
+      const auto pair = [&](const metrics::PairLift& l) {
+        nlohmann::ordered_json named = {{"truth", l.truth}};
+        named.update(lift(l.lift));
+        return named;
+      };
+      json["largest_pair_lift"] = {{"before", pair(report.before.largest_pair_lift)},
+                                   {"after", pair(report.after.largest_pair_lift)}};
+      json["moved"] = {{"before", share(report.before.moved)}, {"after", share(report.after.moved)}};
+    }
     if (report.alarm && report.alarm->auroc) json["alarm_auroc"] = report.alarm->auroc->value();
   }
   return json;

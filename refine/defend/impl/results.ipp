@@ -54,7 +54,7 @@ REFINE_INLINE std::vector<std::filesystem::path> find_metrics(const std::filesys
 }
 
 REFINE_INLINE attacks::AttackOptions AttackSpec::options(const ImageShape& image) const {
-  return {.image = image, .target = target, .rate = rate, .seed = seed};
+  return {.image = image, .target = target, .source = source, .rate = rate, .seed = seed};
 }
 
 REFINE_INLINE attacks::AnyAttack AttackSpec::make(const ImageShape& image) const {
@@ -63,6 +63,8 @@ REFINE_INLINE attacks::AnyAttack AttackSpec::make(const ImageShape& image) const
 
 REFINE_INLINE void write_attack(const AttackSpec& spec, const std::filesystem::path& path) {
   nlohmann::ordered_json json = {{"attack", spec.name}, {"target", spec.target}, {"seed", spec.seed}};
+  if (spec.name == "AllToAll") json["target"] = nullptr;
+  if (spec.source) json["source"] = *spec.source;
   if (spec.rate) json["rate"] = *spec.rate;
   files::write(path, json.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n");
 }
@@ -70,7 +72,9 @@ REFINE_INLINE void write_attack(const AttackSpec& spec, const std::filesystem::p
 REFINE_INLINE AttackSpec read_attack(const std::filesystem::path& path) {
   const auto json = nlohmann::json::parse(files::read(path), nullptr, /*allow_exceptions=*/false);
   try {
-    AttackSpec spec{.name = json.at("attack"), .target = json.at("target"), .seed = json.at("seed")};
+    AttackSpec spec{.name = json.at("attack"), .seed = json.at("seed")};
+    if (const auto& target = json.at("target"); !target.is_null()) spec.target = target.get<int>();
+    if (json.contains("source")) spec.source = json.at("source").get<int>();
     if (json.contains("rate")) spec.rate = json.at("rate").get<double>();
     return spec;
   } catch (const nlohmann::json::exception&) {

@@ -227,16 +227,20 @@ REFINE_INLINE EvaluatedFolder evaluate_folder(const ExportedClassifier& model, c
       .skipped = images.skipped};
   if (!options.triggered.empty()) result.report.attack = "given images";
   if (!options.attack.empty()) {
-    const auto attack =
-        attacks::by_name(options.attack, {.image = task.image, .target = options.target.value_or(0)});
+    const auto attack = attacks::by_name(
+        options.attack,
+        {.image = task.image, .target = options.target.value_or(0), .source = options.source});
     result.report.attack = attack.name;
-    if (!attack.target) throw Error("{} has no trigger to put on images; leave --attack out", attack.name);
+    evidence.target = attacks::target_map(attack, task.classes);
+    if (!evidence.target) throw Error("{} has no trigger to put on images; leave --attack out", attack.name);
     evidence.triggered = attack.trigger_images(images.images);
-    if (!options.target) evidence.target = attack.target;
   }
-  if (evidence.target && *evidence.target >= task.classes) {
-    throw Error("--tlabel must be less than the model's {} classes, got {}", task.classes, *evidence.target);
-  }
+  const auto check_class = [&](const char* option, const std::optional<int>& cls) {
+    if (!cls || *cls < task.classes) return;
+    throw Error("{} must be less than the model's {} classes, got {}", option, task.classes, *cls);
+  };
+  check_class("--tlabel", options.target);
+  check_class("--source", options.source);
   result.report.facts = {{"images", std::to_string(evidence.clean.size(0))},
                          {"device", default_device().str()}};
   if (evidence.triggered && !evidence.test) {

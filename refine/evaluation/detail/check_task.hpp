@@ -2,13 +2,13 @@
 
 #include <ATen/core/Tensor.h>
 
-#include <optional>
 #include <string_view>
 
 #include <refine/core/check.hpp>
 #include <refine/core/error.hpp>
 #include <refine/core/task.hpp>
 #include <refine/data/dataset.hpp>
+#include <refine/metrics/target.hpp>
 
 /// Checks of the arguments of evaluations, made before any work.
 namespace refine::detail {
@@ -26,12 +26,8 @@ inline void check_task(std::string_view model, const Task& expected, const Task&
 
 /// Checks that a target class, if there is one, is a class of the data.
 /// \throws Error if it is not
-inline void check_target(std::optional<int> target, const data::Dataset& test) {
-  const auto classes = static_cast<int>(test.classes.size());
-  if (target && (*target < 0 || *target >= classes)) {
-    throw Error("target class: the data has no class {} (it has {}, expected 0 to {})", *target, classes,
-                classes - 1);
-  }
+inline void check_target(const metrics::Target& target, const data::Dataset& test) {
+  target.require_valid(static_cast<int>(test.classes.size()));
 }
 
 /// Checks images without labels.

@@ -82,6 +82,7 @@ figcaption{font-weight:600;font-size:.875rem;margin-bottom:6px}
 overflow:hidden;white-space:nowrap}
 .heat td.hi{color:var(--hi)}
 .heat .t{color:var(--ink);font-weight:700;text-decoration:underline;text-underline-offset:2px}
+.heat .to{outline:2px solid var(--bad);outline-offset:-2px}
 .dense td{height:auto;font-size:0;padding-top:min(1.2vw,8px);border-width:0}
 .heat.dense tbody th{line-height:0;overflow:visible;padding-top:0;padding-bottom:0}
 .dense .corner{width:2.2rem}
@@ -119,8 +120,8 @@ h1{font-size:1.4rem}.heat{font-size:.5625rem}.heat td{height:20px}.heat .corner{
 /// Encodes bytes in base64 with padding (RFC 4648).
 std::string base64(std::string_view bytes);
 
-/// Renders the table of metrics before and after: the largest lift, ASR, BA, RA, DER and the
-/// agreement, and a note on those that were not measured. Empty if none was.
+/// Renders the table of metrics before and after: the largest lift and that of a pair, the moved
+/// share, ASR, BA, RA, DER and the agreement, and a note on those that were not measured. Empty if none was.
 std::string html_figures(const DefenseReport& report);
 
 /// Renders a table with the lift of each class as bars, before and after. Empty without a trigger.
@@ -130,8 +131,8 @@ std::string html_lifts(const DefenseReport& report);
 /// after. Empty without a scan.
 std::string html_scan(const DefenseReport& report);
 
-/// Renders the table of the alarm: false alarms and, with triggered images, detections and AUROC.
-/// Empty without an alarm.
+/// Renders the table of the alarm: false alarms and, with triggered images, detections, AUROC and
+/// the detections at 1 % and 5 % of false alarms. Empty without an alarm.
 std::string html_alarm(const DefenseReport& report);
 
 /// Renders a confusion matrix as a heat map: one row for each true class, shaded by the share of
@@ -140,9 +141,9 @@ std::string html_alarm(const DefenseReport& report);
 /// \param caption  plain text
 /// \param counts  classes × classes
 /// \param class_names  one for each class, or empty
-/// \param target  class to underline, if any
+/// \param target  class to underline, or cells to frame, if any
 std::string html_confusion(std::string_view caption, const metrics::ConfusionMatrix& counts,
-                           const std::vector<std::string>& class_names, std::optional<int> target);
+                           const std::vector<std::string>& class_names, const metrics::Target& target);
 
 /// Positions of the labels on an axis: round steps of 1, 2 or 5 times a power of ten that cover a
 /// range.

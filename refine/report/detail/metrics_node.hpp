@@ -113,7 +113,7 @@ std::vector<metrics::Lift> read_lifts(const MetricsNode& node, int classes, bool
 /// \param target  of the attack, if any
 /// \param short_form  true for matrices and lifts in the form of schema 2
 /// \throws Error if a stored metric contradicts the counts
-metrics::AttackMetrics read_figures(const MetricsNode& node, int classes, std::optional<int> target,
+metrics::AttackMetrics read_figures(const MetricsNode& node, int classes, const metrics::Target& target,
                                     bool short_form);
 
 }  // namespace refine::report::detail

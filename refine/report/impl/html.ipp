@@ -87,22 +87,46 @@ REFINE_INLINE std::string html_figures(const DefenseReport& report) {
   };
   const auto& before = report.before.largest_lift;
   const auto& after = report.after.largest_lift;
-  const std::string others =
-      report.after.target ? "share of triggered images of other classes" : "share of triggered images";
+  const auto pair = [&](const metrics::PairLift& l) {
+    const auto names = html_escape(format::class_name(report.class_names, l.truth) + " → " +
+                                   format::class_name(report.class_names, l.lift.cls));
+    return fmt::format("{} pt{}<small title=\"{}\">{}</small>", format::hundredths(l.value()),
+                       html_interval(l.interval()), names, names);
+  };
+  const metrics::Target& target = report.after.target;
+  const std::string others = target.single() ? "share of triggered images of other classes"
+                             : target        ? "share of triggered images of classes that the attack moves"
+                                             : "share of triggered images";
   std::string rows;
   if (has_trigger(report)) {
     rows +=
         html_row("Largest lift",
                  fmt::format("most that the trigger adds to any class; {} images", format::count(after.n)),
                  lift(before), lift(after), format::signed_hundredths(after.value() - before.value()));
-    rows += html_share("ASR", others + " predicted as the target", report.before.asr, report.after.asr);
+    if (has_pairs(report)) {
+      const metrics::PairLift& before = report.before.largest_pair_lift;
+      const metrics::PairLift& after = report.after.largest_pair_lift;
+      rows +=
+          html_row("Largest pair lift",
+                   fmt::format("most that the trigger adds to any class over the images of one other class; "
+                               "largest of {} pairs, {} images",
+                               format::count(after.pairs), format::count(after.lift.n)),
+                   pair(before), pair(after), format::signed_hundredths(after.value() - before.value()));
+      rows += html_share("Moved share", "share of images whose prediction the trigger changes",
+                         report.before.moved, report.after.moved);
+    }
+    rows += html_share(
+        "ASR",
+        others + (target.single() ? " predicted as the target" : " predicted as the target of their class"),
+        report.before.asr, report.after.asr);
   }
   if (has_labels(report))
     rows += html_share("BA", "accuracy on clean images", report.before.ba, report.after.ba);
   if (has_trigger(report)) {
     rows += html_share("RA", others + " predicted as their true class", report.before.ra, report.after.ra);
-    rows += html_row("DER", "defense effectiveness rating; 50 % means no defense", std::string(format::missing),
-                     format::percent(metrics::defense_effectiveness(report.before, report.after), 2), "");
+    rows +=
+        html_row("DER", "defense effectiveness rating; 50 % means no defense", std::string(format::missing),
+                 format::percent(metrics::defense_effectiveness(report.before, report.after), 2), "");
   }
   if (report.agreement) {
     rows += html_row(
@@ -155,7 +179,7 @@ REFINE_INLINE std::string html_lifts(const DefenseReport& report) {
                      "<div class=\"key\"><span class=\"b\">before</span><span class=\"a\">after</span></div>"
                      "<table class=\"lifts\"><tbody>";
   for (std::size_t c : order) {
-    const bool target = report.after.target == static_cast<int>(c);
+    const bool target = report.after.target.single() == static_cast<int>(c);
     const auto name = html_escape(format::class_name(report.class_names, static_cast<int>(c)));
     html += fmt::format(
         "<tr{}><th scope=\"row\" title=\"{}\">{}{}</th><td>"
@@ -216,14 +240,25 @@ REFINE_INLINE std::string html_alarm(const DefenseReport& report) {
                         format::count(alarm.auroc->triggered), format::count(alarm.auroc->clean)),
             format::percent(alarm.auroc->value(), 2), alarm.auroc->interval());
   }
+  const auto detected = [&](std::string_view rate, const std::optional<metrics::Proportion>& share_detected) {
+    if (!share_detected) return;
+    html += share(
+        fmt::format("TPR at {} % FPR", rate),
+        fmt::format("share of triggered images that are detected if at most {} % of these clean images are",
+                    rate),
+        *share_detected);
+  };
+  detected("1", alarm.detected_at_1);
+  detected("5", alarm.detected_at_5);
   html += "</tbody></table>";
-  if (!alarm.detections) html += "<p class=\"absent\">Not measured without a trigger: detections, AUROC.</p>";
+  if (!alarm.detections)
+    html += "<p class=\"absent\">Not measured without a trigger: detections, AUROC, TPR.</p>";
   return html;
 }
 
 REFINE_INLINE std::string html_confusion(std::string_view caption, const metrics::ConfusionMatrix& counts,
                                          const std::vector<std::string>& class_names,
-                                         std::optional<int> target) {
+                                         const metrics::Target& target) {
   const int classes = static_cast<int>(counts.rows());
   const bool dense = classes > 12;  // the cells are too small for numbers
   std::string html = fmt::format(
@@ -232,21 +267,27 @@ REFINE_INLINE std::string html_confusion(std::string_view caption, const metrics
   const auto name = [&](int c) { return html_escape(format::class_name(class_names, c)); };
   for (int c = 0; c < classes; ++c) {
     html += fmt::format("<th scope=\"col\" title=\"{}\"{}>{}</th>", name(c),
-                        target == c ? " class=\"t\"" : "", dense && c % 5 != 0 ? "" : fmt::format("{}", c));
+                        target.single() == c ? " class=\"t\"" : "",
+                        dense && c % 5 != 0 ? "" : fmt::format("{}", c));
   }
   html += "</tr></thead><tbody>";
   for (int r = 0; r < classes; ++r) {
     const std::int64_t total = counts.row(r).sum();
-    html += fmt::format(
-        "<tr><th scope=\"row\" title=\"{0}\"{1}>{2}</th>", name(r), target == r ? " class=\"t\"" : "",
-        dense ? (r % 5 == 0 ? fmt::format("{}", r) : "")
-              : fmt::format("{}{}", class_names.empty() ? "" : fmt::format("{} ", r), name(r)));
+    html +=
+        fmt::format("<tr><th scope=\"row\" title=\"{0}\"{1}>{2}</th>", name(r),
+                    target.single() == r ? " class=\"t\"" : "",
+                    dense ? (r % 5 == 0 ? fmt::format("{}", r) : "")
+                          : fmt::format("{}{}", class_names.empty() ? "" : fmt::format("{} ", r), name(r)));
     for (int c = 0; c < classes; ++c) {
       const auto n = counts(r, c);
       const double share = total == 0 ? 0 : static_cast<double>(n) / static_cast<double>(total);
       // Every nonzero count is visible.
       const double shade = n == 0 ? 0 : 0.06 + 0.94 * share;
-      html += fmt::format("<td style=\"--v:{:.2f}\"{}>{}</td>", shade, shade > 0.55 ? " class=\"hi\"" : "",
+      const bool is_target = !target.single() && target.moves(r) && target.of(r) == c;
+      const char* kind = shade > 0.55 ? (is_target ? " class=\"hi to\"" : " class=\"hi\"")
+                         : is_target  ? " class=\"to\""
+                                      : "";
+      html += fmt::format("<td style=\"--v:{:.2f}\"{}>{}</td>", shade, kind,
                           dense || n == 0 ? "" : fmt::format("{}", n));
     }
     html += "</tr>";
@@ -470,8 +511,11 @@ REFINE_INLINE std::string html(const DefenseReport& report) {
                           detail::html_sheet(report.sheet));
   page += detail::section(
       "Confusion matrices",
-      "Each row is a true class, each column a predicted class. The shade is the share of the row. The target is "
-      "underlined; a full column there is a working trigger.",
+      report.after.target.by_class().empty()
+          ? "Each row is a true class, each column a predicted class. The shade is the share of the row. The target is "
+            "underlined; a full column there is a working trigger."
+          : "Each row is a true class, each column a predicted class. The shade is the share of the row. The target of "
+            "each class has a frame; full frames with the trigger are a working one.",
       detail::html_matrices(report));
   page +=
       detail::section("Training", "The number in each chart is the last value.", detail::html_curves(report));
@@ -480,6 +524,10 @@ REFINE_INLINE std::string html(const DefenseReport& report) {
       "<div class=\"words\"><p><b>Lift</b> of a class: over test images of classes other than the target, the share "
       "predicted as the class with the trigger minus the share of the same images predicted as the class without it. "
       "ASR covers only the target and misses an attack that was moved to another class; the largest lift does not.</p>"
+      "<p><b>Pair lift</b> of a true class and another class: the same difference, over the images of the true class "
+      "alone. An attack that sends each class to another one changes no class's share, and one that moves a single "
+      "class is diluted by the others; the largest pair lift shows both. Its interval is widened for being the largest "
+      "of many (Bonferroni).</p>"
       "<p>A trigger that changes the whole image also shifts some predictions, as any corruption does. The zero point "
       "is the same metric for a benign model with the same defense.</p>"
       "<p>Intervals: Wilson for shares, the paired interval of Bonett and Price for lifts, the variance of Hanley and "

@@ -51,6 +51,14 @@ inline Json json(const metrics::Lift& l) {
           {"interval", json(l.interval())}};
 }
 
+inline Json json(const metrics::PairLift& l) {
+  Json pair = {{"truth", l.truth}};
+  pair.update(json(l.lift));
+  pair["interval"] = json(l.interval());
+  pair["pairs"] = l.pairs;
+  return pair;
+}
+
 inline Json json(const std::vector<metrics::Lift>& lifts) {
   Json list = Json::array();
   const bool rows = uses_short_form(lifts.size());
@@ -80,10 +88,27 @@ inline Json json(const metrics::ConfusionMatrix& m) {
 
 inline Json json(const metrics::AttackMetrics& f) {
   if (f.classes == 0) return nullptr;
-  return {
-      {"ba", json(f.ba)},       {"asr", json(f.asr)},
-      {"ra", json(f.ra)},       {"largest_lift", json(f.largest_lift)},
-      {"lifts", json(f.lifts)}, {"confusion", {{"clean", json(f.clean)}, {"triggered", json(f.triggered)}}}};
+  return {{"ba", json(f.ba)},
+          {"asr", json(f.asr)},
+          {"ra", json(f.ra)},
+          {"moved", json(f.moved)},
+          {"largest_lift", json(f.largest_lift)},
+          {"largest_pair_lift", json(f.largest_pair_lift)},
+          {"lifts", json(f.lifts)},
+          {"confusion",
+           {{"clean", json(f.clean)}, {"triggered", json(f.triggered)}, {"unchanged", json(f.unchanged)}}}};
+}
+
+inline Json json(std::optional<int> target) {
+  return target ? Json(*target) : Json(nullptr);
+}
+
+/// Lists a target that depends on the class; null for any other.
+inline Json targets_json(const metrics::Target& target) {
+  if (target.by_class().empty()) return nullptr;
+  Json list = Json::array();
+  for (const std::optional<int>& of_class : target.by_class()) list.push_back(json(of_class));
+  return list;
 }
 
 inline Json json(const metrics::AlarmMetrics& a) {
@@ -99,7 +124,9 @@ inline Json json(const metrics::AlarmMetrics& a) {
           {"wanted_rate", a.wanted_rate},
           {"false_alarms", json(a.false_alarms)},
           {"detections", a.detections ? json(*a.detections) : Json(nullptr)},
-          {"auroc", std::move(auroc)}};
+          {"auroc", std::move(auroc)},
+          {"detected_at_1", a.detected_at_1 ? json(*a.detected_at_1) : Json(nullptr)},
+          {"detected_at_5", a.detected_at_5 ? json(*a.detected_at_5) : Json(nullptr)}};
 }
 
 inline Json json(const metrics::ScanEntry& e) {
@@ -290,20 +317,41 @@ REFINE_INLINE void check_same(const MetricsNode& node, const metrics::Proportion
   }
 }
 
+/// Reads `target`, or the list `targets` of an attack whose target depends on the class.
+REFINE_INLINE metrics::Target read_target(const MetricsNode& file, int classes) {
+  const auto read = [&](const MetricsNode& node) -> std::optional<int> {
+    if (node.is_null()) return std::nullopt;
+    return static_cast<int>(node.integer(0, classes - 1));
+  };
+  if (!file.has_value("targets")) return file.has("target") ? read(file["target"]) : std::nullopt;
+  const MetricsNode list = file["targets"];
+  if (file.has_value("target")) list.refuse("must be null beside a target of all classes");
+  if (list.size() != static_cast<std::size_t>(classes))
+    list.refuse("must have one target for each of {} classes, got {}", classes, list.size());
+  std::vector<std::optional<int>> targets;
+  for (std::size_t c = 0; c < list.size(); ++c) targets.push_back(read(list[c]));
+  return metrics::Target::of_classes(std::move(targets));
+}
+
+/// Reads the moved share and the largest lift of a pair, which the matrices must confirm.
+REFINE_INLINE void check_pairs(const MetricsNode& node, const metrics::AttackMetrics& f) {
+  check_same(node["moved"], f.moved);
+  const MetricsNode pair = node["largest_pair_lift"];
+  const metrics::PairLift stored = {.truth = static_cast<int>(pair["truth"].integer(0, f.classes - 1)),
+                                    .lift = read_lift(pair, f.classes),
+                                    .pairs = pair["pairs"].count()};
+  if (stored != f.largest_pair_lift)
+    pair.refuse("is not the largest lift of a pair in the confusion matrices");
+}
+
 REFINE_INLINE metrics::AttackMetrics read_figures(const MetricsNode& node, int classes,
-                                                  std::optional<int> target, bool short_form) {
+                                                  const metrics::Target& target, bool short_form) {
   metrics::AttackMetrics f{.classes = classes, .target = target};
-  f.clean = read_matrix(node["confusion"]["clean"], classes, short_form);
-  f.triggered = read_matrix(node["confusion"]["triggered"], classes, short_form);
-  f.ba = {.hits = f.clean.trace(), .n = f.clean.sum()};
+  const MetricsNode confusion = node["confusion"];
+  f.clean = read_matrix(confusion["clean"], classes, short_form);
+  f.triggered = read_matrix(confusion["triggered"], classes, short_form);
+  metrics::detail::set_shares(f);
   check_same(node["ba"], f.ba);
-  f.ra = {.hits = f.triggered.trace(), .n = f.triggered.sum()};
-  if (target && f.triggered.size() > 0) {
-    const std::int64_t right = f.triggered(*target, *target);
-    f.ra.hits -= right;
-    f.ra.n -= f.triggered.row(*target).sum();
-    f.asr = {.hits = f.triggered.col(*target).sum() - right, .n = f.ra.n};
-  }
   check_same(node["asr"], f.asr);
   check_same(node["ra"], f.ra);
   if (f.triggered.size() == 0) {
@@ -312,23 +360,30 @@ REFINE_INLINE metrics::AttackMetrics read_figures(const MetricsNode& node, int c
   }
   if (f.clean.size() == 0) node.refuse("has triggered images but no clean images");
   if (f.triggered.rowwise().sum() != f.clean.rowwise().sum()) {
-    node["confusion"].refuse("counts different images, clean and triggered");
+    confusion.refuse("counts different images, clean and triggered");
   }
-  f.lifts = read_lifts(node["lifts"], classes, short_form);
-  const auto others = [&](const metrics::ConfusionMatrix& counts, int c) {
-    return counts.col(c).sum() - (target ? counts(*target, c) : 0);
-  };
-  for (int c = 0; c < classes; ++c) {
-    const metrics::Lift& lift = f.lifts[static_cast<std::size_t>(c)];
-    if (lift.n != f.ra.n || lift.with_trigger != others(f.triggered, c) ||
-        lift.without_trigger != others(f.clean, c)) {
-      node["lifts"][static_cast<std::size_t>(c)].refuse("contradicts the confusion matrices");
+  const std::vector<metrics::Lift> stored = read_lifts(node["lifts"], classes, short_form);
+  const bool has_pairs = node.has("moved");  // an earlier version wrote no pairs
+  if (has_pairs) {
+    f.unchanged = read_matrix(confusion["unchanged"], classes, short_form);
+    if (f.unchanged.size() == 0 || (f.unchanged.array() > f.clean.array().min(f.triggered.array())).any())
+      confusion["unchanged"].refuse("counts images that are not in the other matrices");
+    metrics::detail::set_lifts(f);
+  } else {
+    f.lifts = metrics::detail::lifts_of(f.clean, f.triggered, f.clean, target);
+    for (std::size_t c = 0; c < stored.size(); ++c) {  // not in the two matrices
+      f.lifts[c].gained = stored[c].gained;
+      f.lifts[c].lost = stored[c].lost;
     }
+    f.largest_lift = metrics::largest_lift(f.lifts);
   }
-  f.largest_lift = metrics::largest_lift(f.lifts);
+  for (std::size_t c = 0; c < stored.size(); ++c) {
+    if (stored[c] != f.lifts[c]) node["lifts"][c].refuse("contradicts the confusion matrices");
+  }
   if (read_lift(node["largest_lift"], classes) != f.largest_lift) {
     node["largest_lift"].refuse("is not the largest of the lifts");
   }
+  if (has_pairs) check_pairs(node, f);
   return f;
 }
 
@@ -341,7 +396,12 @@ REFINE_INLINE metrics::AlarmMetrics read_alarm(const MetricsNode& node) {
   if (!(a.threshold >= 0 && a.threshold <= 1))
     node["threshold"].refuse("must be a score in [0, 1], got {}", a.threshold);
   a.false_alarms = read_proportion(node["false_alarms"]);
-  if (node.has_value("detections")) a.detections = read_proportion(node["detections"]);
+  const auto share = [&](const char* key) {
+    return node.has_value(key) ? std::optional(read_proportion(node[key])) : std::nullopt;
+  };
+  a.detections = share("detections");
+  a.detected_at_1 = share("detected_at_1");
+  a.detected_at_5 = share("detected_at_5");
   if (node.has_value("auroc")) {
     const MetricsNode area = node["auroc"];
     a.auroc = {.wins = area["wins"].number(),
@@ -390,7 +450,8 @@ REFINE_INLINE nlohmann::ordered_json metrics_json(const DefenseReport& report) {
           {"attack", report.attack},
           {"classes", class_count(report)},
           {"class_names", report.class_names},
-          {"target", report.after.target ? Json(*report.after.target) : Json(nullptr)},
+          {"target", detail::json(report.after.target.single())},
+          {"targets", detail::targets_json(report.after.target)},
           {"verdict", verdict(report).word()},
           {"der", detail::number(metrics::defense_effectiveness(report.before, report.after))},
           {"before", detail::json(report.before)},
@@ -432,8 +493,7 @@ REFINE_INLINE DefenseReport read_metrics(const std::filesystem::path& path) {
   const auto names = file["class_names"];
   for (std::size_t c = 0; c < names.size(); ++c) report.class_names.push_back(names[c].text());
   const auto classes = static_cast<int>(file["classes"].integer(0, short_form ? 30'000 : 10'000'000));
-  std::optional<int> target;
-  if (file.has_value("target")) target = static_cast<int>(file["target"].integer(0, classes - 1));
+  const metrics::Target target = detail::read_target(file, classes);
   if (file.has_value("before"))
     report.before = detail::read_figures(file["before"], classes, target, short_form);
   if (file.has_value("after"))

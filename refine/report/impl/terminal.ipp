@@ -38,7 +38,7 @@ REFINE_INLINE std::string fit_field(std::string_view text, int width, bool right
 
 /// Formats one line of the table: name, n, before, interval, after, interval, change.
 REFINE_INLINE std::string table_line(std::array<std::string_view, 7> cells) {
-  constexpr int widths[] = {12, 8, 10, 17, 10, 17, 9};
+  constexpr int widths[] = {17, 8, 10, 17, 10, 17, 9};
   constexpr bool right[] = {false, true, true, false, true, false, true};
   std::string line;
   for (std::size_t i = 0; i < cells.size(); ++i) {
@@ -87,8 +87,26 @@ REFINE_INLINE std::string lift_lines(const DefenseReport& report) {
                      interval_text(before.interval()), points_text(after.value()),
                      interval_text(after.interval()),
                      format::signed_hundredths(after.value() - before.value())}) +
-         table_line({"  at class", "", "", name(before), "", name(after), ""}) +
-         table_line({"DER", "", "", "",
+         table_line({"  at class", "", "", name(before), "", name(after), ""});
+}
+
+/// Formats the moved share and the largest lift of a pair. Empty in a report of an earlier version.
+REFINE_INLINE std::string pair_lines(const DefenseReport& report) {
+  if (!has_pairs(report)) return "";
+  const metrics::PairLift& before = report.before.largest_pair_lift;
+  const metrics::PairLift& after = report.after.largest_pair_lift;
+  const auto name = [&](int cls) { return format::class_name(report.class_names, cls); };
+  return share_line("moved share", report.before.moved, report.after.moved) +
+         table_line({"largest pair lift", count_text(after.lift.n), points_text(before.value()),
+                     interval_text(before.interval()), points_text(after.value()),
+                     interval_text(after.interval()),
+                     format::signed_hundredths(after.value() - before.value())}) +
+         table_line({"  from class", "", "", name(before.truth), "", name(after.truth), ""}) +
+         table_line({"  to class", "", "", name(before.lift.cls), "", name(after.lift.cls), ""});
+}
+
+REFINE_INLINE std::string der_line(const DefenseReport& report) {
+  return table_line({"DER", "", "", "",
                      format::percent(metrics::defense_effectiveness(report.before, report.after), 2), "",
                      ""});
 }
@@ -107,6 +125,8 @@ REFINE_INLINE std::string alarm_lines(const metrics::AlarmMetrics& alarm) {
         table_line({"AUROC", count_text(alarm.auroc->triggered), "", "",
                     format::percent(alarm.auroc->value(), 2), interval_text(alarm.auroc->interval()), ""});
   }
+  if (alarm.detected_at_1) text += single_line("TPR at 1 % FPR", *alarm.detected_at_1);
+  if (alarm.detected_at_5) text += single_line("TPR at 5 % FPR", *alarm.detected_at_5);
   return text;
 }
 
@@ -148,7 +168,7 @@ REFINE_INLINE std::string terminal_table(const DefenseReport& report) {
   if (has_trigger(report)) {
     text += detail::share_line("ASR", report.before.asr, report.after.asr);
     text += detail::share_line("RA", report.before.ra, report.after.ra);
-    text += detail::lift_lines(report);
+    text += detail::lift_lines(report) + detail::pair_lines(report) + detail::der_line(report);
   }
   if (report.agreement) text += detail::single_line("agreement", *report.agreement);
   if (report.alarm) text += detail::alarm_lines(*report.alarm);
@@ -161,7 +181,7 @@ REFINE_INLINE std::string terminal_table(const DefenseReport& report) {
 }
 
 REFINE_INLINE std::string comparison_markdown(const std::vector<DefenseReport>& reports) {
-  constexpr std::size_t columns = 8;
+  constexpr std::size_t columns = 9;
   using Row = std::array<std::string, columns>;
   const auto text = [](std::string_view name) {
     std::string cell;
@@ -175,13 +195,15 @@ REFINE_INLINE std::string comparison_markdown(const std::vector<DefenseReport>& 
     if (!std::isfinite(before) && !std::isfinite(after)) return std::string(format::missing);
     return fmt::format("{} → {}", format::hundredths(before, 1), format::hundredths(after, 1));
   };
-  std::vector<Row> rows = {{"attack", "model", "BA, %", "ASR, %", "RA, %", "largest lift", "DER, %", "n"}};
+  std::vector<Row> rows = {
+      {"attack", "model", "BA, %", "ASR, %", "RA, %", "largest lift", "pair lift", "DER, %", "n"}};
   for (const DefenseReport& report : reports) {
     rows.push_back({text(report.attack), text(report.model),
                     change(report.before.ba.value(), report.after.ba.value()),
                     change(report.before.asr.value(), report.after.asr.value()),
                     change(report.before.ra.value(), report.after.ra.value()),
                     change(report.before.largest_lift.value(), report.after.largest_lift.value()),
+                    change(report.before.largest_pair_lift.value(), report.after.largest_pair_lift.value()),
                     format::hundredths(metrics::defense_effectiveness(report.before, report.after), 1),
                     has_labels(report) ? format::count(report.after.ba.n) : std::string(format::missing)});
   }

@@ -5,6 +5,8 @@
 #include <fmt/core.h>
 
 #include <algorithm>
+#include <cstdint>
+#include <string>
 #include <vector>
 
 #include <refine/core/config.hpp>
@@ -24,27 +26,102 @@ REFINE_INLINE double max_upper_end(const std::vector<metrics::Lift>& lifts, doub
   return least;
 }
 
+/// What the trigger does to pairs of classes, where that was measured.
+struct PairFinding {
+  std::vector<metrics::PairLift> before = {};   ///< pairs that the attack moves, the largest first
+  std::vector<metrics::PairLift> armed = {};    ///< pairs that it still moves after the defense
+  std::vector<metrics::PairLift> unclear = {};  ///< pairs that corruption may move, too
+  bool too_few = false;  ///< the largest lift is above the tolerance, the lower end of its interval is not
+
+  /// True if a pair that the attack moves after the defense is not one that it moved before.
+  bool is_moved = false;
+};
+
+/// Sorts the pairs of a report by what they say.
+REFINE_INLINE PairFinding judge_pairs(const DefenseReport& report) {
+  PairFinding finding;
+  finding.before = metrics::pair_lifts_above(report.before, Verdict::pair_corruption);
+  for (const metrics::PairLift& pair : metrics::pair_lifts_above(report.after, Verdict::pair_tolerance)) {
+    const bool was_attacked = metrics::pair_lift(report.before, pair.truth, pair.lift.cls).interval().low >
+                              Verdict::pair_corruption;
+    if (was_attacked || pair.interval().low > Verdict::pair_corruption) {
+      if (finding.armed.empty()) finding.is_moved = !was_attacked && !finding.before.empty();
+      finding.armed.push_back(pair);
+    } else {
+      finding.unclear.push_back(pair);
+    }
+  }
+  const metrics::PairLift& largest = report.after.largest_pair_lift;
+  finding.too_few =
+      largest.value() > Verdict::pair_tolerance && largest.interval().low <= Verdict::pair_tolerance;
+  return finding;
+}
+
+/// Describes the largest of some pairs: "“cat” to “dog” by 95.0 points, the largest of 10 pairs".
+///
+/// \param pairs  not empty, the largest first
+REFINE_INLINE std::string describe_pairs(const DefenseReport& report,
+                                         const std::vector<metrics::PairLift>& pairs) {
+  const metrics::PairLift& largest = pairs.front();
+  return fmt::format(
+      "“{}” to “{}” by {} points{}", format::class_name(report.class_names, largest.truth),
+      format::class_name(report.class_names, largest.lift.cls), format::hundredths(largest.value(), 1),
+      pairs.size() == 1
+          ? ""
+          : fmt::format(", the largest of {} pairs", format::count(static_cast<std::int64_t>(pairs.size()))));
+}
+
+/// Describes a 95 % interval in points, in parentheses.
+REFINE_INLINE std::string describe_interval(const metrics::Interval& interval, std::int64_t pairs = 1) {
+  return fmt::format("(95 % interval {} to {}{})", format::hundredths(interval.low, 1),
+                     format::hundredths(interval.high, 1),
+                     pairs == 1 ? "" : fmt::format(", corrected for {} pairs", format::count(pairs)));
+}
+
 /// Judges a trigger that was given.
 REFINE_INLINE Verdict trigger_verdict(const DefenseReport& report) {
   const metrics::Lift& before = report.before.largest_lift;
   const metrics::Lift& after = report.after.largest_lift;
   const metrics::Interval interval = after.interval();
-  const std::string effect_before = "Before the defense, the trigger lifts " + describe_lift(report, before);
-  const std::string interval_text = fmt::format("95 % interval {} to {}", format::hundredths(interval.low, 1),
-                                                format::hundredths(interval.high, 1));
-  const std::string effect_after = fmt::format("{} ({})", describe_lift(report, after), interval_text);
+  const PairFinding pairs = judge_pairs(report);
+  // An attack on the images of one class, or of each class, says more as a pair.
+  const auto names_pair = [](const std::vector<metrics::PairLift>& found, const metrics::Lift& lift) {
+    return !found.empty() && !(lift.value() > Verdict::pair_corruption);
+  };
+  const std::string effect_before =
+      names_pair(pairs.before, before)
+          ? "Before the defense, the trigger moves " + describe_pairs(report, pairs.before)
+          : "Before the defense, the trigger lifts " + describe_lift(report, before);
+  const std::string effect_after =
+      fmt::format("{} {}", describe_lift(report, after), describe_interval(interval));
   const std::string largest_after =
-      fmt::format("{} ({})", describe_largest_lift(report, after), interval_text);
+      fmt::format("{} {}", describe_largest_lift(report, after), describe_interval(interval));
+  const auto pair_effect = [&](const std::vector<metrics::PairLift>& found) {
+    return fmt::format("{} {}", describe_pairs(report, found),
+                       describe_interval(found.front().interval(), found.front().pairs));
+  };
   const bool is_other_class = after.cls != before.cls && before.interval().low > Verdict::tolerance;
+  const bool is_lifted = interval.low > Verdict::tolerance;
+  const bool is_nearly_disarmed = is_lifted && is_other_class && interval.high <= Verdict::corruption;
+  constexpr const char* whole_image =
+      "; after the defense, it {} {} instead. A trigger that changes the whole image can shift this many predictions by "
+      "itself. To find out, measure the same images on a benign model with the same defense.";
   Verdict v;
-  if (interval.low > Verdict::tolerance && is_other_class && interval.high <= Verdict::corruption) {
+  if (!pairs.armed.empty() && (!is_lifted || is_nearly_disarmed || names_pair(pairs.armed, after))) {
+    v.kind = Verdict::Kind::armed;
+    const bool was_armed = !pairs.before.empty() || before.interval().low > Verdict::tolerance;
+    v.headline = pairs.is_moved ? "The attack was moved, not stopped"
+                 : was_armed    ? "The trigger still works"
+                                : "The trigger works on the defended model";
+    v.paragraph = fmt::format(
+        "{}; after the defense, it {}moves {}. Do not rely on this model where an attacker can "
+        "show it the trigger.",
+        effect_before, pairs.is_moved || pairs.before.empty() ? "" : "still ", pair_effect(pairs.armed));
+  } else if (is_nearly_disarmed) {
     v.kind = Verdict::Kind::uncertain;
     v.headline = "Disarmed, or nearly so";
-    v.paragraph = fmt::format(
-        "{}; after the defense, it lifts {} instead. A trigger that changes the whole image can shift this many "
-        "predictions by itself. To find out, measure the same images on a benign model with the same defense.",
-        effect_before, effect_after);
-  } else if (interval.low > Verdict::tolerance) {
+    v.paragraph = effect_before + fmt::format(fmt::runtime(whole_image), "lifts", effect_after);
+  } else if (is_lifted) {
     v.kind = Verdict::Kind::armed;
     v.headline = "The trigger still works";
     v.paragraph = fmt::format("{}; after the defense, it still lifts {}.", effect_before, effect_after);
@@ -62,7 +139,21 @@ REFINE_INLINE Verdict trigger_verdict(const DefenseReport& report) {
         "{}; after the defense, the largest lift is {}. With {} images, the effect may be zero or more than {} points; "
         "measure on more test images.",
         effect_before, largest_after, format::count(after.n), format::hundredths(Verdict::tolerance, 1));
-  } else if (before.interval().high <= Verdict::tolerance) {
+  } else if (!pairs.unclear.empty()) {
+    v.kind = Verdict::Kind::uncertain;
+    v.headline = "Disarmed, or nearly so";
+    v.paragraph = effect_before + fmt::format(fmt::runtime(whole_image), "moves", pair_effect(pairs.unclear));
+  } else if (pairs.too_few) {
+    const metrics::PairLift& largest = report.after.largest_pair_lift;
+    v.kind = Verdict::Kind::uncertain;
+    v.headline = "Too close to call";
+    v.paragraph = fmt::format(
+        "{}; after the defense, the largest lift of a class is {}, but the trigger seems to move {}. With {} images of "
+        "“{}”, the effect may be less or more than {} points; measure on more test images.",
+        effect_before, largest_after, pair_effect({largest}), format::count(largest.lift.n),
+        format::class_name(report.class_names, largest.truth),
+        format::hundredths(Verdict::pair_tolerance, 1));
+  } else if (before.interval().high <= Verdict::tolerance && pairs.before.empty()) {
     v.kind = Verdict::Kind::harmless;
     v.headline = "There was nothing to disarm";
     v.paragraph = fmt::format("{}, too little for a backdoor; after the defense, the largest lift is {}.",
@@ -71,6 +162,10 @@ REFINE_INLINE Verdict trigger_verdict(const DefenseReport& report) {
     v.kind = Verdict::Kind::disarmed;
     v.headline = "The trigger is disarmed";
     v.paragraph = fmt::format("{}; after the defense, the largest lift is {}.", effect_before, largest_after);
+  }
+  const metrics::PairLift& largest = report.after.largest_pair_lift;
+  if (v.kind == Verdict::Kind::disarmed && names_pair(pairs.before, before)) {
+    v.paragraph += fmt::format(" The largest lift of a pair is {}.", pair_effect({largest}));
   }
   if (!report.after.target)
     v.paragraph += " No target class was specified, so the lifts cover all test images.";
