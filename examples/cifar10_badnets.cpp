@@ -104,7 +104,7 @@ Source find_images(const Options& options) {
     data::download_cifar10(root);
   } catch (const Error& error) {
     const fs::path debian = "/usr/share/datasets/fashion-mnist";
-    if (data::download_has_begun(root) || !files::exists(debian))
+    if (data::cifar10_download_has_begun(root) || !files::exists(debian))
       throw;  // the next run continues the download
     std::cout << "no CIFAR-10 in data/CIFAR10, and the download failed (" << error.what()
               << "): running on Fashion-MNIST\n";

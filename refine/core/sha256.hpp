@@ -4,10 +4,15 @@
 #include <openssl/evp.h>
 
 #include <array>
+#include <cerrno>
 #include <cstddef>
+#include <cstdio>
+#include <filesystem>
 #include <memory>
 #include <string>
 #include <string_view>
+#include <system_error>
+#include <vector>
 
 #include <refine/core/error.hpp>
 
@@ -54,3 +59,25 @@ class Sha256 {
 };
 
 }  // namespace refine
+
+namespace refine::files {
+
+/// Returns the SHA-256 of a file, as 64 lower-case hexadecimal digits.
+/// \throws Error if the file cannot be read
+inline std::string sha256(const std::filesystem::path& path) {
+  const auto fail = [&](const std::string& reason) {
+    throw Error("cannot read {}: {}; check the path and its permissions", path.string(), reason);
+  };
+  const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path.c_str(), "rb"), &std::fclose);
+  if (!file) fail(std::generic_category().message(errno));
+
+  Sha256 digest;
+  std::vector<unsigned char> block(1 << 16);
+  while (const std::size_t got = std::fread(block.data(), 1, block.size(), file.get())) {
+    digest.add(block.data(), got);
+  }
+  if (std::ferror(file.get())) fail(std::generic_category().message(errno));
+  return digest.hex();
+}
+
+}  // namespace refine::files

@@ -12,7 +12,6 @@
 #include <refine/core/file.hpp>
 #include <refine/core/random.hpp>
 #include <refine/core/task.hpp>
-#include <refine/data/on_decode_error.hpp>
 #include <refine/data/resize.hpp>
 
 namespace refine::data {

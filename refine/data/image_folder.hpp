@@ -7,7 +7,6 @@
 #include <refine/core/task.hpp>
 #include <refine/data/dataset.hpp>
 #include <refine/data/image_files.hpp>
-#include <refine/data/on_decode_error.hpp>
 #include <refine/data/resize.hpp>
 
 namespace refine::data {

@@ -41,6 +41,12 @@ inline constexpr ResizeMode ResizeMode::exact{ResizeMode::Kind::exact, 0};
 inline constexpr ResizeMode ResizeMode::crop{ResizeMode::Kind::crop, 0};
 inline constexpr ResizeMode ResizeMode::stretch{ResizeMode::Kind::stretch, 0};
 
+/// What happens to a file that cannot be decoded, or that has the wrong size.
+enum class OnDecodeError : std::uint8_t {
+  fail,  ///< an `Error` that names the file is thrown
+  skip,  ///< the file is left out, and a line gives the reason
+};
+
 namespace detail {
 
 inline void check_sizes(const at::Tensor& images, std::int64_t height, std::int64_t width) {

@@ -1,6 +1,5 @@
 #pragma once
 
-#include <ATen/TensorOperators.h>
 #include <ATen/core/Tensor.h>
 #include <torch/arg.h>
 #include <torch/optim/optimizer.h>
@@ -15,14 +14,15 @@
 
 namespace refine {
 
-/// Options of `Muon`, with the names and defaults of PyTorch's `torch.optim.Muon`.
+/// Options of `Muon`: those of PyTorch's `torch.optim.Muon`, with its names and defaults, except
+/// `ns_coefficients` and `adjust_lr_fn`, which are always its defaults; and `ns_dtype`.
 struct MuonOptions : torch::optim::OptimizerCloneableOptions<MuonOptions> {
   /// \param lr learning rate, positive
   explicit MuonOptions(double lr = 1e-3) : lr_(lr) {}
 
   TORCH_ARG(double, lr);                  ///< learning rate, positive
   TORCH_ARG(double, momentum) = 0.95;     ///< share of the old momentum, in [0, 1)
-  TORCH_ARG(bool, nesterov) = true;       ///< looks one step ahead
+  TORCH_ARG(bool, nesterov) = true;       ///< uses Nesterov momentum
   TORCH_ARG(double, weight_decay) = 0.1;  ///< decoupled, 0 or more
   TORCH_ARG(int64_t, ns_steps) = 5;       ///< Newton–Schulz steps
   TORCH_ARG(double, eps) = 1e-7;          ///< lower bound of the norm that a matrix is divided by
@@ -61,27 +61,10 @@ struct MuonState : torch::optim::OptimizerCloneableParamState<MuonState> {
   REFINE_INLINE void serialize(torch::serialize::OutputArchive& archive) const override;
 };
 
-/// Returns an approximation of the orthogonal matrix that is nearest to `matrix`, by the quintic
-/// Newton–Schulz iteration (Jordan et al., 2024, `jordan2024muon`). For matrix = U·S·Vᵀ, it is
-/// U·S'·Vᵀ with singular values S' of 0.7 to 1.2.
-/// \param matrix rows×columns, of any floating-point type, which is the type of the arithmetic
-/// \param steps number of iterations; 5 is usual
-/// \param eps lower bound of the norm that `matrix` is divided by
-/// \return a matrix of the same shape and type
-at::Tensor newton_schulz(const at::Tensor& matrix, std::int64_t steps, double eps);
-
-/// Computes the direction of one Muon step, to be multiplied with the learning rate. The gradient
-/// is added to the momentum, which is made orthogonal as a matrix (first dimension × product of the
-/// others) and scaled by √max(1, rows / columns).
-/// \param gradient the parameter's gradient, of two or more dimensions
-/// \param buffer the momentum, of the gradient's shape; updated
-/// \param options momentum, nesterov, ns_steps, ns_dtype and eps are used
-/// \return a tensor of the gradient's shape and type
-at::Tensor muon_direction(const at::Tensor& gradient, at::Tensor& buffer, const MuonOptions& options);
-
-/// The Muon optimizer (Jordan et al., 2024, `jordan2024muon`): momentum whose steps are made
-/// orthogonal, see `muon_direction`. It is meant for the kernels of hidden layers; train biases,
-/// norms and the last layer with another optimizer. Differs from PyTorch's `torch.optim.Muon` in
+/// The Muon optimizer (Jordan et al., 2024, `jordan2024muon`): the gradient is added to the momentum,
+/// which is made orthogonal as a matrix (first dimension × product of the others) and scaled by
+/// √max(1, rows / columns). It is meant for the kernels of hidden layers; train biases, norms and
+/// the last layer with another optimizer. Differs from PyTorch's `torch.optim.Muon` in
 /// that it also takes kernels of more than two dimensions.
 class Muon : public torch::optim::Optimizer {
  public:

@@ -26,15 +26,18 @@ enum class Schedule {
 };
 
 /// The arithmetic of convolutions and matrix products, including those of the teacher. Weights,
-/// losses and the optimizer's state stay float32.
+/// losses and the optimizer's state stay float32. Exception: on CUDA devices the Newton–Schulz
+/// iteration of Muon always computes in bfloat16.
 enum class Precision {
-  float32,    ///< float32, or whatever an autocast that the program has set up selects
-  bfloat16,   ///< bfloat16 by autocast
-  automatic,  ///< bfloat16 if the device has instructions for it (`nn::has_bfloat16`), else float32
+  float32,   ///< float32, or whatever an autocast that the program has set up selects
+  bfloat16,  ///< bfloat16 by autocast
+  /// bfloat16 on any CUDA device and on x86 processors with AVX512_BF16 (`nn::has_bfloat16`), else
+  /// float32. CUDA devices before compute capability 8 are slow in bfloat16: use `float32` there.
+  automatic,
 };
 
-/// The optimizer, its schedule and the batches: plain values that are compared, printed and saved
-/// with the result. Part of `Recipe` and `ClassifierRecipe`.
+/// The optimizer, its schedule and the batches, as plain values. Part of `Recipe` and
+/// `ClassifierRecipe`, which are saved with the result (`recipe_json.hpp`).
 struct Optimization {
   OptimizerKind optimizer = OptimizerKind::sgd;  ///< the optimizer
   double lr = 0.1;                               ///< peak learning rate, positive
@@ -58,7 +61,7 @@ struct Optimization {
   /// \throws Error naming the first field that is out of range
   void validate() const {
     const auto check = [](bool in_range, const char* field, double value, const char* range) {
-      if (!in_range) throw Error("recipe.{} must be {}, got {}", field, range, value);
+      if (!in_range) throw Error("recipe.optimization.{} must be {}, got {}", field, range, value);
     };
     check(lr > 0 && std::isfinite(lr), "lr", lr, "positive and finite");
     check(adam_lr > 0 && std::isfinite(adam_lr), "adam_lr (\"other_lr\" in JSON)", adam_lr,
@@ -69,6 +72,9 @@ struct Optimization {
     check(weight_decay >= 0 && std::isfinite(weight_decay), "weight_decay", weight_decay,
           "0 or more and finite");
     check(warmup >= 0 && warmup < 1, "warmup", warmup, "in [0, 1)");
+    for (const int milestone : milestones) {
+      check(milestone >= 0, "milestones", milestone, "epochs from 1 (or 0: unused)");
+    }
     check(decay > 0 && std::isfinite(decay), "decay", decay, "positive and finite");
     check(batch_size >= 2, "batch_size", batch_size, "2 or more (BatchNorm learns nothing from one image)");
     check(epochs >= 1, "epochs", epochs, "1 or more");

@@ -2,7 +2,6 @@
 
 #include <refine/training/checkpoint.hpp>
 #include <refine/training/fit.hpp>
-#include <refine/training/muon.hpp>
 #include <refine/training/observers.hpp>
 #include <refine/training/optimization.hpp>
 #include <refine/training/recipe.hpp>
@@ -11,7 +10,8 @@
 #include <refine/training/train_classifier.hpp>
 
 /// \file
-/// All of training. `train_classifier` trains a victim on labelled images; `fit` trains the
+/// All of training, except the optimizer `Muon` by itself (`muon.hpp`), which needs
+/// `torch::optim`. `train_classifier` trains a victim on labelled images; `fit` trains the
 /// transform of a `Pipeline` on images alone, with the frozen victim as teacher. Both take a recipe
 /// of plain values (`Recipe`, `ClassifierRecipe`, namespace `refine::recipes`) and any number of
 /// observers (concept `Observer`); `fit` also takes an objective (concept `objectives::Objective`).

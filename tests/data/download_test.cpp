@@ -1,6 +1,8 @@
 #include <archive.h>
 #include <archive_entry.h>
 #include <gtest/gtest.h>
+#include <refine/core/sha256.hpp>
+#include <refine/data/detail/cifar10_archive.hpp>
 #include <refine/data/download.hpp>
 
 #include <algorithm>
@@ -29,7 +31,7 @@ using refine::testing::ScratchFolder;
 const std::string body(1'000'000, 'a');
 const std::string digest = "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0";
 
-class Fetch : public ::testing::Test {
+class DownloadTest : public ::testing::Test {
  protected:
   void SetUp() override { ::setenv("no_proxy", "127.0.0.1", 1); }
 
@@ -52,57 +54,57 @@ std::string ranged(const std::string& request, std::string_view whole,
   return LoopbackServer::ok(whole.substr(begin), "206 Partial Content", range, sent);
 }
 
-TEST_F(Fetch, ExistingFile_IsDownloadedOnlyIfWrong) {
+TEST_F(DownloadTest, ExistingFile_IsDownloadedOnlyIfWrong) {
   LoopbackServer server([](const auto& request) { return ranged(request, body); });
-  fetch(from(server.url()));
+  download(from(server.url()));
   EXPECT_EQ(content(to), body);
   EXPECT_FALSE(fs::exists(partial));
-  fetch(from(server.url()));
+  download(from(server.url()));
   EXPECT_EQ(server.requests(), 1);
 
   scratch.write("sub/file", "something old");
-  fetch(from(server.url()));
+  download(from(server.url()));
   EXPECT_EQ(content(to), body);
 }
 
-TEST_F(Fetch, InterruptedTransfer_IsContinued) {
+TEST_F(DownloadTest, InterruptedTransfer_IsContinued) {
   std::vector<std::size_t> begins;
   LoopbackServer server([&](const auto& request) {
     begins.push_back(LoopbackServer::begin_of(request));
     return ranged(request, body, begins.size() < 3 ? 400'000 : std::string_view::npos);
   });
-  expect_words(error_of([&] { fetch(from(server.url())); }),
+  expect_words(error_of([&] { download(from(server.url())); }),
                {server.url(), "400000 of 1000000", "run again"});
   EXPECT_EQ(fs::file_size(partial), 400'000u);
   EXPECT_FALSE(fs::exists(to));
-  error_of([&] { fetch(from(server.url())); });
-  fetch(from(server.url()));
+  error_of([&] { download(from(server.url())); });
+  download(from(server.url()));
   EXPECT_EQ(begins, (std::vector<std::size_t>{0, 400'000, 800'000}));
   EXPECT_EQ(content(to), body);
   EXPECT_FALSE(fs::exists(partial));
 }
 
-TEST_F(Fetch, ServerWithoutRanges_IsReadFromTheStart) {
+TEST_F(DownloadTest, ServerWithoutRanges_IsReadFromTheStart) {
   scratch.write("sub/file.partial", body.substr(0, 300'000));
   LoopbackServer server([](const auto&) { return LoopbackServer::ok(body); });
-  fetch(from(server.url()));
+  download(from(server.url()));
   EXPECT_EQ(content(to), body);
   EXPECT_EQ(server.requests(), 1);
 }
 
-TEST_F(Fetch, WrongPartialFile_IsDownloadedAgain) {
+TEST_F(DownloadTest, WrongPartialFile_IsDownloadedAgain) {
   LoopbackServer server([](const auto& request) { return ranged(request, body); });
   for (const auto& part :
        {std::string(5000, 'b'), std::string(1'000'000, 'b'), std::string(1'000'001, 'a')}) {
     fs::remove(to);
     scratch.write("sub/file.partial", part);
-    fetch(from(server.url()));
+    download(from(server.url()));
     EXPECT_EQ(content(to), body);
   }
   fs::remove(to);
   scratch.write("sub/file.partial", body);  // the program was killed before it renamed the file
   const int before = server.requests();
-  fetch(from(server.url()));
+  download(from(server.url()));
   EXPECT_EQ(server.requests(), before);
 
   LoopbackServer refusing([](const auto& request) {
@@ -111,17 +113,17 @@ TEST_F(Fetch, WrongPartialFile_IsDownloadedAgain) {
   });
   fs::remove(to);
   scratch.write("sub/file.partial", "aaa");
-  fetch(from(refusing.url()));
+  download(from(refusing.url()));
   EXPECT_EQ(content(to), body);
   EXPECT_EQ(refusing.requests(), 2);
 }
 
-TEST_F(Fetch, WrongContent_ThrowsAndLeavesNoFile) {
+TEST_F(DownloadTest, WrongContent_ThrowsAndLeavesNoFile) {
   std::string reply;
   LoopbackServer server([&](const auto&) { return reply; });
   const auto refuses = [&](std::string answer, std::initializer_list<std::string_view> words) {
     reply = std::move(answer);
-    const auto line = error_of([&] { fetch(from(server.url())); });
+    const auto line = error_of([&] { download(from(server.url())); });
     expect_words(line, words);
     expect_words(line, {server.url()});
     EXPECT_FALSE(fs::exists(to));
@@ -134,37 +136,37 @@ TEST_F(Fetch, WrongContent_ThrowsAndLeavesNoFile) {
   refuses(LoopbackServer::ok("", "302 Found", "Location: file:///etc/passwd\r\n"), {"rotocol"});
 }
 
-TEST_F(Fetch, Redirection_IsFollowed) {
+TEST_F(DownloadTest, Redirection_IsFollowed) {
   LoopbackServer server([](const auto& request) {
     return request.starts_with("GET /new") ? LoopbackServer::ok(body)
                                            : LoopbackServer::ok("", "301 Moved", "Location: /new\r\n");
   });
-  fetch(from(server.url()));
+  download(from(server.url()));
   EXPECT_EQ(content(to), body);
 }
 
-TEST_F(Fetch, StalledTransfer_ThrowsAfterTheTimeout) {
+TEST_F(DownloadTest, StalledTransfer_ThrowsAfterTheTimeout) {
   LoopbackServer server([](const auto&) { return LoopbackServer::ok(body, "200 OK", {}, 1000); }, true);
   const auto start = std::chrono::steady_clock::now();
-  expect_words(error_of([&] { fetch(from(server.url())); }),
+  expect_words(error_of([&] { download(from(server.url())); }),
                {server.url(), "no data for 2 s", "1000 of 1000000"});
   EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(6));
   EXPECT_EQ(fs::file_size(partial), 1000u);
 }
 
-TEST_F(Fetch, UnreachableServerOrUnwritablePath_Throws) {
+TEST_F(DownloadTest, UnreachableServerOrUnwritablePath_Throws) {
   std::string url;
   {
     LoopbackServer server([](const auto&) { return ""; });
     url = server.url();
   }
-  expect_words(error_of([&] { fetch(from(url)); }), {url, "0 of 1000000", "connection"});
+  expect_words(error_of([&] { download(from(url)); }), {url, "0 of 1000000", "connection"});
   EXPECT_FALSE(fs::exists(partial));
-  expect_words(error_of([&] { fetch(from("file:///etc/passwd")); }), {"file:///etc/passwd"});
+  expect_words(error_of([&] { download(from("file:///etc/passwd")); }), {"file:///etc/passwd"});
 
-  auto download = from(url);
-  download.to = scratch.write("plain", "") / "file";
-  expect_words(error_of([&] { fetch(download); }), {"cannot write", "plain/file.partial"});
+  auto file = from(url);
+  file.to = scratch.write("plain", "") / "file";
+  expect_words(error_of([&] { download(file); }), {"cannot write", "plain/file.partial"});
 }
 
 struct Entry {
@@ -220,7 +222,7 @@ TEST(DownloadCifar10, GoodArchive_IsUnpackedAndRemoved) {
   const auto bytes = content(tar);
   LoopbackServer server([&](const auto&) { return LoopbackServer::ok(bytes); });
   const auto root = scratch.path / "data" / "CIFAR10";
-  download_cifar10(root, server.url(), sha256(tar), bytes.size());
+  download_cifar10(root, server.url(), files::sha256(tar), bytes.size());
   EXPECT_EQ(names_in(root), (std::vector<std::string>{"cifar-10-batches-bin"}));
   EXPECT_EQ(names_in(scratch.path / "data"), (std::vector<std::string>{"CIFAR10"}));
   EXPECT_EQ(
@@ -228,7 +230,7 @@ TEST(DownloadCifar10, GoodArchive_IsUnpackedAndRemoved) {
       (std::vector<std::string>{"data_batch_1.bin", "data_batch_2.bin", "data_batch_3.bin",
                                 "data_batch_4.bin", "data_batch_5.bin", "readme.html", "test_batch.bin"}));
   EXPECT_EQ(content(root / inner / "data_batch_3.bin"), "xxx");
-  download_cifar10(root, server.url(), sha256(tar), bytes.size());
+  download_cifar10(root, server.url(), files::sha256(tar), bytes.size());
   EXPECT_EQ(server.requests(), 1);
 }
 
@@ -261,16 +263,6 @@ TEST(DownloadCifar10, BadArchive_ThrowsAndLeavesNothing) {
   refuses({});
   scratch.write("x.tar.gz", "not an archive at all");
   refuses({});
-}
-
-TEST(Sha256, FipsVectors_Match) {
-  const ScratchFolder scratch;
-  EXPECT_EQ(sha256(scratch.write("a", "abc")),
-            "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
-  EXPECT_EQ(sha256(scratch.write("a", "")),
-            "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
-  EXPECT_EQ(sha256(scratch.write("a", body)), digest);
-  expect_words(error_of([&] { sha256(scratch.path / "none"); }), {"none"});
 }
 
 }  // namespace

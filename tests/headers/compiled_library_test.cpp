@@ -92,7 +92,9 @@ TEST(CompiledLibrary, Implementation_BeginsWithItsOwnHeader) {
 TEST(CompiledLibrary, Source_IncludesEveryImplementationOfItsModule) {
   for (const auto& implementation : files(".ipp")) {
     const fs::path module = implementation.parent_path().parent_path();
-    const fs::path source = module / (module.filename().string() + ".cpp");
+    fs::path source = module / (module.filename().string() + ".cpp");
+    if (implementation == "refine/data/impl/download.ipp")
+      source = module / "download.cpp";  // a target apart
     EXPECT_NE(text_of(source).find(include_of(implementation)), std::string::npos)
         << source << " lacks " << include_of(implementation);
   }

@@ -4,6 +4,7 @@
 #include <ATen/ops/randn.h>
 #include <ATen/ops/zeros_like.h>
 #include <gtest/gtest.h>
+#include <refine/training/detail/muon_step.hpp>
 #include <refine/training/muon.hpp>
 
 #include <cmath>
@@ -56,14 +57,14 @@ TEST(Muon, Steps_MatchPyTorch) {
 TEST(NewtonSchulz, SingularValues_ComeNearOne) {
   for (const auto& shape : {std::vector<std::int64_t>{32, 8}, {8, 32}, {16, 16}}) {
     const at::Tensor matrix = at::randn(shape) * 100;
-    const at::Tensor values = at::linalg_svdvals(newton_schulz(matrix, 5, 1e-7));
+    const at::Tensor values = at::linalg_svdvals(detail::newton_schulz(matrix, 5, 1e-7));
     // The smallest singular value of a square random matrix may be arbitrarily near 0.
     EXPECT_LE(values.max().item<double>(), 1.3);
     if (shape[0] != shape[1]) {
       EXPECT_GE(values.min().item<double>(), 0.6);
     }
   }
-  EXPECT_EQ(newton_schulz(at::zeros_like(at::randn({3, 4})), 5, 1e-7).abs().max().item<double>(), 0);
+  EXPECT_EQ(detail::newton_schulz(at::zeros_like(at::randn({3, 4})), 5, 1e-7).abs().max().item<double>(), 0);
 }
 
 TEST(Muon, Kernel_IsSteppedAsAMatrix) {

@@ -166,9 +166,9 @@ TEST(Recipe, FieldOutOfRange_IsNamed) {
                }),                                    \
                {__VA_ARGS__})
   EXPECT_EQ(line([](Recipe&, Optimization&) {}), "");
-  EXPECT_NAMES(o.lr = 0, "recipe.lr must", "got 0");
-  EXPECT_NAMES(o.lr = nan, "recipe.lr must", "got nan");
-  EXPECT_NAMES(o.lr = inf, "recipe.lr must", "got inf");
+  EXPECT_NAMES(o.lr = 0, "recipe.optimization.lr must", "got 0");
+  EXPECT_NAMES(o.lr = nan, "recipe.optimization.lr must", "got nan");
+  EXPECT_NAMES(o.lr = inf, "recipe.optimization.lr must", "got inf");
   EXPECT_NAMES(o.adam_lr = -1, "adam_lr", "other_lr", "got -1");
   EXPECT_NAMES(o.momentum = 1, "momentum", "got 1");
   EXPECT_NAMES(o.momentum = nan, "momentum", "got nan");
@@ -177,7 +177,8 @@ TEST(Recipe, FieldOutOfRange_IsNamed) {
   EXPECT_NAMES(o.weight_decay = -1e-9, "weight_decay", "got -1e-09");
   EXPECT_NAMES(o.weight_decay = inf, "weight_decay", "got inf");
   EXPECT_NAMES(o.warmup = 1, "warmup", "got 1");
-  EXPECT_NAMES(o.decay = 0, "recipe.decay", "got 0");
+  EXPECT_NAMES(o.decay = 0, "recipe.optimization.decay", "got 0");
+  EXPECT_NAMES((o.milestones = {0, -5}), "recipe.optimization.milestones", "got -5");
   EXPECT_NAMES(o.batch_size = 0, "batch_size", "got 0");
   EXPECT_NAMES(o.batch_size = 1, "batch_size", "2 or more", "got 1");
   EXPECT_NAMES(o.epochs = 0, "epochs", "got 0");
@@ -192,7 +193,7 @@ TEST(Recipe, FieldOutOfRange_IsNamed) {
     EXPECT_NAMES(o.adam_lr = infinite, "other_lr");
     EXPECT_NAMES(o.momentum = infinite, "momentum");
     EXPECT_NAMES(o.warmup = infinite, "warmup");
-    EXPECT_NAMES(o.decay = infinite, "recipe.decay");
+    EXPECT_NAMES(o.decay = infinite, "recipe.optimization.decay");
     EXPECT_NAMES(r.augmentation.grayscale = infinite, "grayscale");
     EXPECT_NAMES(r.augmentation.resized_crop_min_scale = infinite, "resized_crop_min_scale");
     EXPECT_NAMES(r.augmentation.mix = infinite, "mix");

@@ -35,7 +35,7 @@ _compiled = rule(
     doc = "A library that hides its sources from its users, so that a change of them does not recompile the users.",
 )
 
-def refine_library(name, srcs = [], hdrs = None, textual_hdrs = [], deps = [], quick = False, **kwargs):
+def refine_library(name, srcs = [], hdrs = None, impls = None, textual_hdrs = [], deps = [], quick = False, **kwargs):
     """Declares a module whose headers are included as <refine/module/header.hpp>.
 
     With `srcs`, the module is compiled (core/config.hpp): users include its headers and link `srcs`, which include
@@ -48,6 +48,7 @@ def refine_library(name, srcs = [], hdrs = None, textual_hdrs = [], deps = [], q
       name: name of the target; the folder's name for the main target of the module.
       srcs: the source that compiles impl/*.ipp, if any.
       hdrs: the headers (default: all of the folder and its detail/).
+      impls: the files that srcs include (default: all of impl/).
       textual_hdrs: files that headers include in the middle.
       deps: the libraries that the headers and impl/*.ipp include.
       quick: True to compile the source like a test (programs.bzl), because its slow code is in LibTorch. Only in this
@@ -57,7 +58,9 @@ def refine_library(name, srcs = [], hdrs = None, textual_hdrs = [], deps = [], q
     kwargs.setdefault("visibility", ["//visibility:public"])
     if hdrs == None:
         hdrs = native.glob(["*.hpp", "detail/*.hpp"])
-    sources = native.glob(["impl/*.ipp"]) if srcs else []
+    if impls == None:
+        impls = native.glob(["impl/*.ipp"])
+    sources = impls if srcs else []
     native.filegroup(
         name = name + "_files",
         srcs = hdrs + textual_hdrs + sources,

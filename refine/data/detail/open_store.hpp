@@ -15,7 +15,6 @@
 #include <refine/core/error.hpp>
 #include <refine/core/task.hpp>
 #include <refine/data/detail/parallel_decoder.hpp>
-#include <refine/data/on_decode_error.hpp>
 #include <refine/data/resize.hpp>
 
 namespace refine::data::detail {

@@ -12,7 +12,6 @@
 
 #include <refine/core/progress_meter.hpp>
 #include <refine/core/task.hpp>
-#include <refine/data/on_decode_error.hpp>
 #include <refine/data/resize.hpp>
 
 // What `image_folder` and `load_images` share.

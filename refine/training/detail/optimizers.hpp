@@ -22,7 +22,8 @@ namespace refine::detail {
 class Optimizers {
  public:
   /// Collects the parameters of `module` that require a gradient.
-  /// \throws Error if such a parameter is not float32, or is a view
+  /// \throws Error if such a parameter is not float32, dense and non-overlapping (every element of its
+  ///   memory belongs to one index)
   Optimizers(const torch::nn::Module& module, const Optimization& optimization);
 
   /// True if there is nothing to train.

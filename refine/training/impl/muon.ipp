@@ -2,14 +2,14 @@
 
 #include <refine/training/muon.hpp>
 
-#include <ATen/ops/addmm.h>
+#include <ATen/ops/full.h>
 #include <ATen/ops/zeros_like.h>
 #include <c10/core/GradMode.h>
 
-#include <cmath>
 #include <memory>
 
 #include <refine/core/config.hpp>
+#include <refine/training/detail/muon_step.hpp>
 
 namespace refine {
 
@@ -56,35 +56,6 @@ REFINE_INLINE void MuonState::serialize(torch::serialize::OutputArchive& archive
   archive.write("momentum_buffer", momentum_buffer());
 }
 
-REFINE_INLINE at::Tensor newton_schulz(const at::Tensor& matrix, std::int64_t steps, double eps) {
-  constexpr double a = 3.4445, b = -4.7750, c = 2.0315;
-  const bool tall = matrix.size(0) > matrix.size(1);
-  at::Tensor x = tall ? matrix.t() : matrix;
-  x = x / x.norm().clamp_min(eps);
-  for (std::int64_t i = 0; i < steps; ++i) {
-    const at::Tensor gram = x.matmul(x.t());
-    x = at::addmm(x, at::addmm(gram, gram, gram, b, c), x, a, 1);
-  }
-  return tall ? x.t() : x;
-}
-
-REFINE_INLINE at::Tensor muon_direction(const at::Tensor& gradient, at::Tensor& buffer,
-                                        const MuonOptions& options) {
-  buffer.lerp_(gradient, 1 - options.momentum());
-  const at::Tensor momentum = options.nesterov() ? gradient.lerp(buffer, options.momentum()) : buffer;
-  // Permuting the columns of a matrix only permutes those of the result, so a channels-last kernel
-  // keeps its order in memory.
-  const bool channels_last =
-      gradient.dim() == 4 && gradient.suggest_memory_format() == at::MemoryFormat::ChannelsLast;
-  const at::Tensor ordered = channels_last ? momentum.permute({0, 2, 3, 1}) : momentum;
-  const at::Tensor matrix = ordered.reshape({ordered.size(0), -1});
-  at::Tensor direction = newton_schulz(matrix.to(options.ns_dtype()), options.ns_steps(), options.eps());
-  const double shape = static_cast<double>(matrix.size(0)) / static_cast<double>(matrix.size(1));
-  direction = direction.to(gradient.scalar_type()).reshape(ordered.sizes());
-  if (shape > 1) direction = direction * std::sqrt(shape);
-  return channels_last ? direction.permute({0, 3, 1, 2}) : direction;
-}
-
 REFINE_INLINE Muon::Muon(const std::vector<torch::optim::OptimizerParamGroup>& groups, MuonOptions defaults)
     : Optimizer(groups, std::make_unique<MuonOptions>(defaults)) {
   for (const auto& group : param_groups_) {
@@ -128,9 +99,13 @@ REFINE_INLINE void Muon::update(at::Tensor& parameter, const MuonOptions& option
     state = std::move(fresh);
   }
   at::Tensor buffer = static_cast<MuonState&>(*state).momentum_buffer();
-  const at::Tensor direction = muon_direction(gradient, buffer, options);
-  parameter.mul_(1 - options.lr() * options.weight_decay());
-  parameter.add_(direction, -options.lr());
+  detail::muon_update(parameter, buffer, at::full({}, options.lr(), parameter.options()),
+                      options.weight_decay(),
+                      {.momentum = options.momentum(),
+                       .nesterov = options.nesterov(),
+                       .ns_steps = options.ns_steps(),
+                       .eps = options.eps(),
+                       .ns_dtype = options.ns_dtype()});
 }
 
 }  // namespace refine

@@ -15,7 +15,7 @@
 
 #include <refine/core/config.hpp>
 #include <refine/core/error.hpp>
-#include <refine/training/muon.hpp>
+#include <refine/training/detail/muon_step.hpp>
 
 namespace refine::detail {
 
@@ -75,10 +75,10 @@ REFINE_INLINE std::map<std::string, at::Tensor> Optimizers::state() const {
 REFINE_INLINE void Optimizers::check_parameter(const std::string& name, const at::Tensor& parameter) {
   if (parameter.scalar_type() == at::kFloat && parameter.is_non_overlapping_and_dense()) return;
   throw Error(
-      "parameter '{}' cannot be trained: must be float32 and no view (got {}, {}); "
+      "parameter '{}' cannot be trained: must be float32, dense and non-overlapping (got {}, {}); "
       "keep parameters in float32, Precision::bfloat16 computes in bfloat16",
       name, c10::toString(parameter.scalar_type()),
-      parameter.is_non_overlapping_and_dense() ? "dense" : "a view");
+      parameter.is_non_overlapping_and_dense() ? "dense" : "with gaps or overlaps");
 }
 
 REFINE_INLINE void Optimizers::Part::prepare(double learning_rate) {
@@ -133,13 +133,11 @@ REFINE_INLINE void Optimizers::step_adam() {
 REFINE_INLINE void Optimizers::step_muon() {
   // A CPU may lack bfloat16 arithmetic; these matrices are small.
   const auto dtype = kernels_.parameters.front().is_cuda() ? at::kBFloat16 : at::kFloat;
-  const MuonOptions options = MuonOptions().momentum(optimization_.momentum).ns_dtype(dtype);
+  const MuonStep step{.momentum = optimization_.momentum, .ns_dtype = dtype};
   kernel_streams_->each(kernels_.parameters.size(), [&](std::size_t i) {
     at::Tensor& parameter = kernels_.parameters[i];
     if (!parameter.grad().defined()) return;
-    const at::Tensor direction = muon_direction(parameter.grad(), kernels_.momenta[i], options);
-    if (optimization_.weight_decay > 0) parameter.mul_(1 - kernels_.rate * optimization_.weight_decay);
-    parameter.addcmul_(direction, kernels_.rate, -1);
+    muon_update(parameter, kernels_.momenta[i], kernels_.rate, optimization_.weight_decay, step);
   });
 }
 
