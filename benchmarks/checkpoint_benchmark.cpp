@@ -14,9 +14,9 @@
 
 #include <refine/backbones/freeze.hpp>
 #include <refine/backbones/resnet.hpp>
-#include <refine/data/synthetic.hpp>
+#include <refine/data/sources.hpp>
 #include <refine/nn/device.hpp>
-#include <refine/remaps/permutations.hpp>
+#include <refine/remaps/remaps.hpp>
 #include <refine/training/training.hpp>
 #include <refine/transforms/unet.hpp>
 
