@@ -17,6 +17,7 @@
 #include <refine/data/sources.hpp>
 #include <refine/nn/device.hpp>
 #include <refine/remaps/remaps.hpp>
+#include <refine/training/checkpoint.hpp>
 #include <refine/training/training.hpp>
 #include <refine/transforms/unet.hpp>
 

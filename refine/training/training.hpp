@@ -1,6 +1,7 @@
 #pragma once
 
-#include <refine/training/checkpoint.hpp>
+// Not <refine/training/checkpoint.hpp>, which needs libcrypto.
+
 #include <refine/training/fit.hpp>
 #include <refine/training/observers.hpp>
 #include <refine/training/optimization.hpp>

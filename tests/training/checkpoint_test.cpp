@@ -18,6 +18,7 @@
 #include <refine/data/sources.hpp>
 #include <refine/formats/safetensors.hpp>
 #include <refine/remaps/remaps.hpp>
+#include <refine/training/checkpoint.hpp>
 #include <refine/training/training.hpp>
 #include <refine/transforms/unet.hpp>
 #include <tests/training/task.hpp>
