@@ -33,10 +33,10 @@ struct Verdict {
   /// lift's interval is at most this. docs/lab/pair_lifts.md has what benign models do.
   static constexpr double pair_tolerance = 0.10;
 
-  /// The attack moves a pair if the lower end of its lift's interval is above this. A trigger that
-  /// changes the whole image moves similar classes into each other on benign models, too: by up to
-  /// this.
-  static constexpr double pair_corruption = 0.50;
+  /// The attack moves a pair if the lower end of its lift's interval is above this. Between
+  /// `pair_tolerance` and this, a trigger that changes the whole image may move similar classes into
+  /// each other, as it does on benign models.
+  static constexpr double pair_corruption = 0.20;
 
   /// The headline mentions a loss of clean accuracy above this.
   static constexpr double high_price = 0.10;

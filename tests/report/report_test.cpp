@@ -276,17 +276,16 @@ TEST(Verdict, SourceSpecific_NamesItsPair) {
 
 // A trigger that changes the whole image moves similar classes into each other on any model.
 TEST(Verdict, OtherPairsUnderTheWholeImage_AreUncertain) {
-  const std::vector<std::array<int, 3>> swapped = {{300, 1, 2}, {300, 2, 1}};
+  const std::vector<std::array<int, 3>> swapped = {{180, 1, 2}, {180, 2, 1}};
   const Verdict v = verdict(attack_report({{980, 1, 0}, {980, 2, 0}}, swapped, 0));
   EXPECT_EQ(v.kind, Verdict::Kind::uncertain);
   EXPECT_EQ(v.headline, "Disarmed, or nearly so");
   expect_words(v.paragraph,
                {"the trigger lifts “cat” by 98.0 points",
-                "it moves “dog” to “frog” by 30.0 points, the largest of 2 pairs", "on a benign model"});
-  EXPECT_EQ(verdict(attack_report({}, {{700, 1, 2}, {700, 2, 1}}, 0)).kind, Verdict::Kind::armed)
+                "it moves “dog” to “frog” by 18.0 points, the largest of 2 pairs", "on a benign model"});
+  EXPECT_EQ(verdict(attack_report({}, {{300, 1, 2}, {300, 2, 1}}, 0)).kind, Verdict::Kind::armed)
       << "a defense that made a backdoor";
-  EXPECT_EQ(verdict(attack_report({{300, 1, 2}, {300, 2, 1}}, {}, std::nullopt)).kind,
-            Verdict::Kind::harmless);
+  EXPECT_EQ(verdict(attack_report(swapped, {}, std::nullopt)).kind, Verdict::Kind::harmless);
 }
 
 TEST(Verdict, FewImagesOfAClass_AreTooCloseToCall) {

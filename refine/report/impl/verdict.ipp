@@ -84,9 +84,9 @@ REFINE_INLINE Verdict trigger_verdict(const DefenseReport& report) {
   const metrics::Lift& after = report.after.largest_lift;
   const metrics::Interval interval = after.interval();
   const PairFinding pairs = judge_pairs(report);
-  // An attack on the images of one class, or of each class, says more as a pair.
+  // An attack on the images of one class, or of each class, shows more clearly as a pair.
   const auto names_pair = [](const std::vector<metrics::PairLift>& found, const metrics::Lift& lift) {
-    return !found.empty() && !(lift.value() > Verdict::pair_corruption);
+    return !found.empty() && found.front().value() > 1.5 * lift.value();
   };
   const std::string effect_before =
       names_pair(pairs.before, before)
@@ -103,9 +103,12 @@ REFINE_INLINE Verdict trigger_verdict(const DefenseReport& report) {
   const bool is_other_class = after.cls != before.cls && before.interval().low > Verdict::tolerance;
   const bool is_lifted = interval.low > Verdict::tolerance;
   const bool is_nearly_disarmed = is_lifted && is_other_class && interval.high <= Verdict::corruption;
-  constexpr const char* whole_image =
-      "; after the defense, it {} {} instead. A trigger that changes the whole image can shift this many predictions by "
-      "itself. To find out, measure the same images on a benign model with the same defense.";
+  const auto instead = [&](std::string_view verb, const std::string& effect) {
+    return fmt::format(
+        "{}; after the defense, it {} {} instead. A trigger that changes the whole image can shift this many "
+        "predictions by itself. To find out, measure the same images on a benign model with the same defense.",
+        effect_before, verb, effect);
+  };
   Verdict v;
   if (!pairs.armed.empty() && (!is_lifted || is_nearly_disarmed || names_pair(pairs.armed, after))) {
     v.kind = Verdict::Kind::armed;
@@ -120,7 +123,7 @@ REFINE_INLINE Verdict trigger_verdict(const DefenseReport& report) {
   } else if (is_nearly_disarmed) {
     v.kind = Verdict::Kind::uncertain;
     v.headline = "Disarmed, or nearly so";
-    v.paragraph = effect_before + fmt::format(fmt::runtime(whole_image), "lifts", effect_after);
+    v.paragraph = instead("lifts", effect_after);
   } else if (is_lifted) {
     v.kind = Verdict::Kind::armed;
     v.headline = "The trigger still works";
@@ -142,7 +145,7 @@ REFINE_INLINE Verdict trigger_verdict(const DefenseReport& report) {
   } else if (!pairs.unclear.empty()) {
     v.kind = Verdict::Kind::uncertain;
     v.headline = "Disarmed, or nearly so";
-    v.paragraph = effect_before + fmt::format(fmt::runtime(whole_image), "moves", pair_effect(pairs.unclear));
+    v.paragraph = instead("moves", pair_effect(pairs.unclear));
   } else if (pairs.too_few) {
     const metrics::PairLift& largest = report.after.largest_pair_lift;
     v.kind = Verdict::Kind::uncertain;
