@@ -10,6 +10,7 @@
 #include <ATen/ops/from_blob.h>
 #include <ATen/ops/rand.h>
 
+#include <cstddef>
 #include <cstdint>
 #include <map>
 #include <string>
@@ -49,7 +50,11 @@ struct Answers {
 Answers answers_of(const std::string& name) {
   const auto extra = formats::read_exported_program(exported_path(name)).extra;
   const auto floats = [&](const char* entry, std::vector<std::int64_t> shape) {
-    std::string bytes = extra.at(entry);
+    const std::string& digits = extra.at(entry);  // hexadecimal: PyTorch reads extra files as text
+    std::string bytes;
+    for (std::size_t i = 0; i + 1 < digits.size(); i += 2) {
+      bytes += static_cast<char>(std::stoi(digits.substr(i, 2), nullptr, 16));
+    }
     return at::from_blob(bytes.data(), shape, at::kFloat).clone();
   };
   return {floats("images", {5, 3, 8, 8}), floats("logits", {5, 5}), floats("gradient", {5, 3, 8, 8})};
@@ -152,6 +157,7 @@ TEST(ExportedProgram, FullFile_IsCheckedAgainstTheOptions) {
   expect_words(line("several", {}), {"several", "1 'logits' (N×5)", "2 'aux' (N×3)", "--output 2"});
   expect_words(line("several", {.output = "other"}), {"no output 'other'", "0 'features' (N×4×3×3)"});
   expect_words(line("masked", {}), {"requires another argument", "mask"});
+  expect_words(line("training", {}), {"training.pt2", "evaluation mode"});
   EXPECT_EQ(backbones::ExportedProgram<>(exported_path("several"), {.task = {{}, 3}}).task.classes, 3);
   EXPECT_EQ(backbones::ExportedProgram<>(exported_path("several"), {.likely_classes = 5}).task.classes, 5);
   EXPECT_EQ(backbones::ExportedProgram<>(exported_path("several"), {.output = "2"}).task.classes, 3);

@@ -519,9 +519,15 @@ REFINE_INLINE void Reader::check_sample_inputs(const std::string& entry, const s
   try {
     const TorchFile file = is_archive(bytes) ? read_zipped(inner, read_nested_archive(bytes, inner))
                                              : read_unzipped(inner, bytes);
-    if (file.unknown_names.empty()) return;
-    object_harmful(fmt::format("its sample inputs ({}) are a pickle that asks for {}, not plain tensors",
-                               shorten(entry), shorten(*file.unknown_names.begin())));
+    // A sample input that was marked as dynamic is a tensor with plain attributes.
+    static const std::set<std::string> harmless = {"torch.Tensor", "torch.nn.parameter.Parameter",
+                                                   "builtins.set", "__builtin__.set"};
+    for (const std::string& asked : file.unknown_names) {
+      if (harmless.contains(asked)) continue;
+      object_harmful(fmt::format("its sample inputs ({}) are a pickle that asks for {}, not plain tensors",
+                                 shorten(entry), shorten(asked)));
+      return;
+    }
   } catch (const Error& error) {
     object_harmful(fmt::format("its sample inputs ({}) are not plain tensors: {}", shorten(entry),
                                shorten(error.what())));
@@ -698,7 +704,7 @@ REFINE_INLINE std::string Reader::use(const std::string& value, Kind kind) {
         "the graph uses '{}' as {}", shorten(value),
         kind == Kind::tensor ? "a tensor, but it is an integer" : "an integer, but it is a tensor"));
   }
-  return value;
+  return found->first;
 }
 
 REFINE_INLINE void Reader::read_inputs(const json& graph, const json& signature) {
