@@ -8,8 +8,10 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
+#include <refine/core/check.hpp>
 #include <refine/core/error.hpp>
 #include <refine/core/random.hpp>
 #include <refine/core/task.hpp>
@@ -25,6 +27,21 @@ inline ImageShape image_of(const at::Tensor& images) {
   }
   return {static_cast<int>(images.size(1)), static_cast<int>(images.size(2)),
           static_cast<int>(images.size(3))};
+}
+
+/// Checks images without labels.
+/// \param name their name in messages: "clean images"
+/// \param expected the shape of one image; `dynamic` extents fit any
+/// \param images what is checked
+/// \throws Error if they are not uint8 N×C×H×W of this shape
+inline void check_images(std::string_view name, const ImageShape& expected, const at::Tensor& images) {
+  if (!images.defined() || images.dim() != 4 || images.scalar_type() != at::kByte)
+    throw Error("{}: must be uint8 N×C×H×W; convert them with data::to_bytes", name);
+  const ImageShape shape = image_of(images);
+  if (compatible(expected, shape)) return;
+  Message why;
+  require_agreement(why << name << ": wrong shape (got " << shape << ", expected " << expected
+                        << "); resize them to the expected shape");
 }
 
 /// Labelled images on the host. Copies share their pixels.

@@ -127,7 +127,7 @@ ImageSheet sample_sheet(const D& defense, const data::Dataset& test, const at::T
 template <DefendedClassifier D>
 ImageSheet sample_sheet(const D& defense, const at::Tensor& images,
                         const std::vector<std::string>& class_names, int rows = 6) {
-  refine::detail::check_images("images", defense.task().image, images);
+  data::check_images("images", defense.task().image, images);
   return detail::make_sheet(defense, {{"clean", images.slice(0, 0, rows)}}, class_names);
 }
 
