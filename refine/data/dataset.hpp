@@ -20,7 +20,7 @@ namespace refine::data {
 
 /// Returns the shape of one image of a tensor N×C×H×W.
 /// \throws Error if `images` does not have four dimensions
-inline ImageShape image_of(const at::Tensor& images) {
+inline ImageShape image_shape_of(const at::Tensor& images) {
   if (images.dim() != 4) {
     throw Error("images: wrong number of dimensions (got {}, expected 4); reshape them to N×C×H×W",
                 images.dim());
@@ -37,7 +37,7 @@ inline ImageShape image_of(const at::Tensor& images) {
 inline void check_images(std::string_view name, const ImageShape& expected, const at::Tensor& images) {
   if (!images.defined() || images.dim() != 4 || images.scalar_type() != at::kByte)
     throw Error("{}: must be uint8 N×C×H×W; convert them with data::to_bytes", name);
-  const ImageShape shape = image_of(images);
+  const ImageShape shape = image_shape_of(images);
   if (compatible(expected, shape)) return;
   Message why;
   require_agreement(why << name << ": wrong shape (got " << shape << ", expected " << expected
@@ -54,10 +54,10 @@ struct Dataset {
   std::int64_t size() const { return images.defined() ? images.size(0) : 0; }
 
   /// Returns the shape of one image; every extent is `dynamic` if `images` is undefined.
-  ImageShape image() const { return images.defined() ? image_of(images) : ImageShape{}; }
+  ImageShape image_shape() const { return images.defined() ? image_shape_of(images) : ImageShape{}; }
 
   /// Returns the image shape and the number of classes.
-  Task task() const { return {image(), static_cast<int>(classes.size())}; }
+  Task task() const { return {image_shape(), static_cast<int>(classes.size())}; }
 
   /// Returns a copy of the images at the given positions, with their labels.
   /// \param indices int64, in any order, with or without repeats

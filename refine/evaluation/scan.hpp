@@ -77,7 +77,7 @@ std::vector<metrics::ScanEntry> scan(const D& defense, const at::Tensor& images,
                                      const std::vector<NamedTrigger>& catalogue, bool show_progress = false) {
   data::check_images("images", defense.task().image, images);
   for (const NamedTrigger& entry : catalogue) {
-    require_agreement(triggers::check_shape(entry.trigger.image, data::image_of(images)));
+    require_agreement(triggers::check_shape(entry.trigger.image, data::image_shape_of(images)));
   }
   const int classes = defense.task().classes;
   if (classes < 1)
@@ -107,7 +107,7 @@ std::vector<metrics::ScanEntry> scan(const D& defense, const at::Tensor& images,
 template <DefendedClassifier D>
 std::vector<metrics::ScanEntry> scan(const D& defense, const at::Tensor& images) {
   data::check_images("images", defense.task().image, images);
-  return scan(defense, images, scan_catalogue(data::image_of(images)));
+  return scan(defense, images, scan_catalogue(data::image_shape_of(images)));
 }
 
 }  // namespace refine

@@ -47,7 +47,7 @@ template <DefendedClassifier D>
 ImageSheet make_sheet(const D& defense, const std::vector<std::pair<std::string, at::Tensor>>& stages,
                       const std::vector<std::string>& class_names) {
   c10::NoGradGuard no_grad;
-  const ImageShape shape = data::image_of(stages.front().second);
+  const ImageShape shape = data::image_shape_of(stages.front().second);
   ImageSheet sheet{.channels = shape.channels, .height = shape.height, .width = shape.width};
   std::vector<at::Tensor> pictures;
   std::vector<std::vector<std::int64_t>> predictions;

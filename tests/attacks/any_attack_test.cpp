@@ -192,7 +192,7 @@ TEST(ByName, UnknownNameOrImageShape_Throws) {
 
 TEST(Readme, AttackByName_PoisonsAndStamps) {
   const data::Dataset train = clean(40), test = clean(10);
-  AnyAttack attack = by_name("wanet", {.image = train.image(), .target = 2});
+  AnyAttack attack = by_name("wanet", {.image = train.image_shape(), .target = 2});
   Poisoned poisoned = attack.poison(train);
   at::Tensor triggered = attack.trigger_images(test.images);
   EXPECT_EQ(poisoned.indices.size(), 4u);

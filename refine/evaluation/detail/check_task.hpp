@@ -37,7 +37,7 @@ inline void check_target(std::optional<int> target, const data::Dataset& test) {
 /// Checks that there is one triggered image for each image of `test`.
 /// \throws Error if the numbers or the shapes differ
 inline void check_triggered(const at::Tensor& triggered, const data::Dataset& test) {
-  data::check_images("triggered images", test.image(), triggered);
+  data::check_images("triggered images", test.image_shape(), triggered);
   if (triggered.size(0) == test.size()) return;
   throw Error(
       "triggered images: there must be one for each test image, in the same order "
