@@ -41,7 +41,7 @@ namespace {
 /// Describes the setting of a victim. Its results are kept if the description is the same.
 std::string victim_key(const Scenario& scenario, const Setting& setting) {
   Message image;
-  image << setting.split.train.image();
+  image << setting.split.train.image_shape();
   std::ostringstream key;
   key << scenario.name() << ", " << setting.size.name << ", seed " << setting.seed << ", "
       << (default_device().is_cuda() ? "CUDA" : "CPU") << ", " << setting.split.train.size() << " + "
@@ -115,7 +115,8 @@ backbones::AnyBackbone load_victim(const Scenario& scenario, const Setting& sett
 }
 
 attacks::AttackOptions options_of(const Scenario& scenario, const Setting& setting) {
-  attacks::AttackOptions options{.image = setting.split.train.image(), .target = 0, .seed = setting.seed};
+  attacks::AttackOptions options{
+      .image = setting.split.train.image_shape(), .target = 0, .seed = setting.seed};
   if (scenario.attack == "Adaptive-Patch") options.rate = setting.size.adaptive_rate;
   return options;
 }

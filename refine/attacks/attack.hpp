@@ -135,6 +135,10 @@ struct Benign {
     return {{clean}};
   }
 
+  /// Would drop the augmentation and the masks of a set that is poisoned already.
+  template <std::derived_from<data::TrainingSet> S>
+  Poisoned poison(const S& training_set) const = delete;
+
   /// Returns the images unchanged.
   at::Tensor trigger_images(const at::Tensor& images) const { return images; }
 
@@ -167,6 +171,10 @@ class AnyAttack {
 
   /// Returns the poisoned training set of the held attack.
   Poisoned poison(const data::Dataset& clean) const { return held_->poison(clean); }
+
+  /// Would drop the augmentation and the masks of a set that is poisoned already.
+  template <std::derived_from<data::TrainingSet> S>
+  Poisoned poison(const S& training_set) const = delete;
 
   /// Returns the images with the test-time trigger of the held attack.
   at::Tensor trigger_images(const at::Tensor& images) const { return held_->trigger_images(images); }

@@ -5,6 +5,7 @@
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
@@ -50,6 +51,10 @@ struct DirtyLabel {
     detail::require_augmentation(poisoned, training_augmentation);
     return poisoned;
   }
+
+  /// Would drop the augmentation and the masks of a set that is poisoned already.
+  template <std::derived_from<data::TrainingSet> S>
+  Poisoned poison(const S& training_set) const = delete;
 
   /// Returns uint8 N×C×H×W with the trigger on each image.
   at::Tensor trigger_images(const at::Tensor& images) const { return triggers::stamp(trigger, images); }
@@ -232,6 +237,10 @@ struct CleanLabel {
     return poisoned;
   }
 
+  /// Would drop the augmentation and the masks of a set that is poisoned already.
+  template <std::derived_from<data::TrainingSet> S>
+  Poisoned poison(const S& training_set) const = delete;
+
   /// Returns uint8 N×C×H×W with the trigger on each image.
   at::Tensor trigger_images(const at::Tensor& images) const { return triggers::stamp(trigger, images); }
 
@@ -289,6 +298,10 @@ struct Covered {
     std::ranges::sort(poisoned.covers);
     return poisoned;
   }
+
+  /// Would drop the augmentation and the masks of a set that is poisoned already.
+  template <std::derived_from<data::TrainingSet> S>
+  Poisoned poison(const S& training_set) const = delete;
 
   /// Returns uint8 N×C×H×W with the trigger on each image.
   at::Tensor trigger_images(const at::Tensor& images) const { return triggers::stamp(trigger, images); }

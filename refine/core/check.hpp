@@ -9,10 +9,12 @@
 
 namespace refine {
 
-/// Fails to compile unless `why` is empty; the compiler then prints `why` as the argument of `Agreement`.
+/// Fails to compile unless `why` is empty; the compiler then prints `why` as the argument of
+/// `Agreement`.
 ///
-/// One `constexpr` function writes the text for both times of checking: at compile time it is the argument of
-/// `Agreement`, and for extents that are known only at run time it goes to `require_agreement`.
+/// One `constexpr` function writes the text for both times of checking: at compile time it is the
+/// argument of `Agreement`, and for extents that are known only at run time it goes to
+/// `require_agreement`.
 ///
 /// \tparam why what does not fit and how to fix it; empty if everything fits
 template <Message why>
@@ -35,8 +37,8 @@ namespace detail {
 template <auto>
 struct IsConstant;
 
-// True if `T::name` is a constant and not a member of each object. The first requirement keeps GCC from a
-// hard error.
+// True if `T::name` is a constant and not a member of each object. The first requirement keeps GCC
+// from a hard error.
 #define REFINE_FIXES(name)                                                           \
   (                                                                                  \
       requires { requires !std::is_member_object_pointer_v<decltype(&T::name)>; } && \
@@ -59,7 +61,8 @@ concept FixesClasses = REFINE_FIXES(classes);
 
 }  // namespace detail
 
-/// Returns the task that a type fixes at compile time: its `static_task`, or its `task` if that is a constant.
+/// Returns the task that a type fixes at compile time: its `static_task`, or its `task` if that is
+/// a constant.
 /// \return `dynamic_task` if the type fixes none
 template <typename T>
 consteval Task static_task_of() {
@@ -72,8 +75,8 @@ consteval Task static_task_of() {
   }
 }
 
-/// Returns the image shape that a type fixes at compile time: its `static_image`, its `image` if that is a
-/// constant, or the shape of its task.
+/// Returns the image shape that a type fixes at compile time: its `static_image`, its `image` if
+/// that is a constant, or the shape of its task.
 template <typename T>
 consteval ImageShape static_image_of() {
   if constexpr (detail::FixesStaticImage<T>) {
@@ -85,8 +88,8 @@ consteval ImageShape static_image_of() {
   }
 }
 
-/// Returns the number of classes that a type fixes at compile time: its `static_classes`, its `classes` if that
-/// is a constant, or the classes of its task.
+/// Returns the number of classes that a type fixes at compile time: its `static_classes`, its
+/// `classes` if that is a constant, or the classes of its task.
 template <typename T>
 consteval int static_classes_of() {
   if constexpr (detail::FixesStaticClasses<T>) {

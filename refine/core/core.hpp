@@ -1,8 +1,9 @@
 #pragma once
 
 /// \namespace refine
-/// The library's types and functions. `refine/core` holds what all modules share and includes no LibTorch header:
-/// tasks and shapes, errors and compile-time checks, seeds, files, text and progress.
+/// The library's types and functions. `refine/core` holds what all modules share and includes no
+/// LibTorch header: tasks and shapes, errors and compile-time checks, seeds, files, text and
+/// progress.
 ///
 /// Errors that a user can fix are `Error`s; checks that the compiler can make are `Agreement`s.
 ///

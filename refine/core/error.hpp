@@ -15,8 +15,8 @@ namespace refine {
 
 /// One line of diagnostics, built by `constexpr` code.
 ///
-/// A structural type: the text that is thrown at run time can also be a template argument, which the
-/// compiler prints (see `Agreement`).
+/// A structural type: the text that is thrown at run time can also be a template argument, which
+/// the compiler prints (see `Agreement`).
 struct Message {
   static constexpr std::size_t capacity = 240;  ///< in bytes; a longer text is cut and ends in dots
 
@@ -61,7 +61,8 @@ struct Message {
   friend constexpr bool operator==(const Message&, const Message&) = default;
 
  private:
-  /// Replaces the end of a full text by three dots, or by more where a UTF-8 character would be cut in two.
+  /// Replaces the end of a full text by three dots, or by more where a UTF-8 character would be cut
+  /// in two.
   constexpr void mark_cut() {
     std::size_t from = capacity - 3;
     while (from > 0 && (static_cast<unsigned char>(text[from]) & 0xc0) == 0x80) --from;
@@ -88,8 +89,8 @@ struct LocatedFormat {
 
 /// An error that the user can fix: a missing file, a wrong shape, a full disk.
 ///
-/// `what()` is one line, `subject: problem (got X, expected Y); hint`. Control characters, which a name in a hostile
-/// file may contain, are replaced by spaces.
+/// `what()` is one line, `subject: problem (got X, expected Y); hint`. Control characters, which a
+/// name in a hostile file may contain, are replaced by spaces.
 class Error : public std::runtime_error {
  public:
   static constexpr int exit_status = 2;  ///< of a program that ends with an Error

@@ -14,13 +14,13 @@ namespace refine {
 
 /// A file that appears under its final name only when it is complete.
 ///
-/// It is written beside its final name, under a temporary one, and `commit` renames it in one step, replacing
-/// an older file of that name. Without `commit` nothing is left behind. If the path is a symbolic link, its
-/// target is replaced. The new file takes over the permissions of the file it replaces, and its owner and group
-/// where the process may set them.
+/// It is written beside its final name, under a temporary one, and `commit` renames it in one step,
+/// replacing an older file of that name. Without `commit` nothing is left behind. If the path is a
+/// symbolic link, its target is replaced. The new file takes over the permissions of the file it
+/// replaces, and its owner and group where the process may set them.
 ///
-/// All members throw `Error` with the path, the reason and a hint if the disk is full, a permission is missing,
-/// or a folder has the file's name.
+/// All members throw `Error` with the path, the reason and a hint if the disk is full, a permission
+/// is missing, or a folder has the file's name.
 class AtomicFile {
  public:
   /// Creates the parent folders and the temporary file.
@@ -43,7 +43,8 @@ class AtomicFile {
   /// \pre `commit` has not been called
   void write(const void* bytes, std::size_t count);
 
-  /// Syncs the file, renames it to its final name and syncs the folder: name and content survive a power cut.
+  /// Syncs the file, renames it to its final name and syncs the folder: name and content survive a
+  /// power cut.
   /// \pre `commit` has not been called
   void commit();
 
@@ -62,7 +63,8 @@ class AtomicFile {
 
   static const char* advice(int reason);
 
-  // Removes the temporary file at once, and not only with the object: on a full disk its space is needed.
+  // Removes the temporary file at once, and not only with the object: on a full disk its space is
+  // needed.
   [[noreturn]] void fail(int reason);
 
   std::filesystem::path final_path_;
@@ -74,7 +76,8 @@ class AtomicFile {
 /// Whole files.
 namespace files {
 
-/// True if `path` exists. Returns false if that cannot be determined; opening the file then reports the reason.
+/// True if `path` exists. Returns false if that cannot be determined; opening the file then reports
+/// the reason.
 bool exists(const std::filesystem::path& path);
 
 /// Returns the extension of a file's name in lower case (ASCII), with its dot: ".png".

@@ -10,12 +10,13 @@ namespace refine {
 
 /// Shows the progress of a long operation.
 ///
-/// On a terminal it is one line, redrawn at most ten times a second and never wider than the window. Elsewhere
-/// (a log file, `TERM=dumb`) it writes whole lines without control characters, at most one every ten seconds and
-/// one at the end. Colour is used only on a terminal, and not if `NO_COLOR` is set.
+/// On a terminal it is one line, redrawn at most ten times a second and never wider than the
+/// window. Elsewhere (a log file, `TERM=dumb`) it writes whole lines without control characters, at
+/// most one every ten seconds and one at the end. Colour is used only on a terminal, and not if
+/// `NO_COLOR` is set.
 ///
-/// The rate counts from the value of the first `update`, so that a resumed run does not overstate it. The class
-/// is not thread-safe.
+/// The rate counts from the value of the first `update`, so that a resumed run does not overstate
+/// it. The class is not thread-safe.
 class ProgressMeter {
  public:
   /// \param label what is done, at the start of the line
@@ -61,7 +62,8 @@ class ProgressMeter {
 
   void show(Clock::time_point now, std::string_view note);
 
-  /// \param kept the columns of `after` that take precedence over the bar; the note is cut to what remains
+  /// \param kept the columns of `after` that take precedence over the bar; the note is cut to what
+  ///   remains
   void draw(const std::string& before, const std::string& after, int kept, double share);
 
   void end_line();

@@ -15,8 +15,8 @@ inline constexpr std::uint64_t default_seed = 666;
 
 /// Returns an independent seed for one purpose: `derived_seed(seed, "derangement")`.
 ///
-/// A draw added in one place therefore changes no draw elsewhere. The purpose is hashed by FNV-1a and mixed with
-/// `seed` and `index` by the finaliser of SplitMix64 (Steele et al., 2014).
+/// A draw added in one place therefore changes no draw elsewhere. The purpose is hashed by FNV-1a
+/// and mixed with `seed` and `index` by the finaliser of SplitMix64 (Steele et al., 2014).
 ///
 /// \param seed of the whole run
 /// \param purpose what the draws are for
@@ -33,8 +33,9 @@ constexpr std::uint64_t derived_seed(std::uint64_t seed, std::string_view purpos
   return hash;
 }
 
-/// The random generator of the host. It gives the same values with every standard library. The functions below
-/// replace `std::uniform_int_distribution` and `std::shuffle`, whose results the standard leaves open.
+/// The random generator of the host. It gives the same values with every standard library. The
+/// functions below replace `std::uniform_int_distribution` and `std::shuffle`, whose results the
+/// standard leaves open.
 using Random = std::mt19937_64;
 
 /// Draws an integer uniformly from [0, bound).

@@ -59,8 +59,9 @@ constexpr Message& operator<<(Message& message, const ImageShape& shape) {
 
 /// What a classifier does: it assigns images of one shape to `classes` classes.
 ///
-/// A value, and a template argument: `backbones::ResNet18<Task{ImageShape{3, 32, 32}, 10}>`. Any extent may be
-/// `dynamic`. Known extents are checked by the compiler, the others once, when a pipeline is put together.
+/// A value, and a template argument: `backbones::ResNet18<Task{ImageShape{3, 32, 32}, 10}>`. Any
+/// extent may be `dynamic`. Known extents are checked by the compiler, the others once, when a
+/// pipeline is put together.
 struct Task {
   ImageShape image = {};  ///< of the images that the classifier takes
   int classes = dynamic;  ///< at least 2

@@ -15,8 +15,8 @@ constexpr std::string_view article(std::string_view name) {
 
 /// Returns untrusted text in a form that is safe for a terminal and for one line.
 ///
-/// Control characters (C0, DEL, C1), line separators, marks that change the direction of writing, and bytes that
-/// are not UTF-8 are written as `\xNN`.
+/// Control characters (C0, DEL, C1), line separators, marks that change the direction of writing,
+/// and bytes that are not UTF-8 are written as `\xNN`.
 std::string printable(std::string_view text);
 
 /// Returns the index of the first byte that is not well-formed UTF-8 (RFC 3629: no overlong forms,
@@ -30,10 +30,12 @@ bool is_utf8(std::string_view text);
 /// may be any bytes; a name in JSON may not.
 std::string to_utf8(std::string_view text);
 
-/// Returns the essential line of another library's message: the first line, or the last one of a traceback.
+/// Returns the essential line of another library's message: the first line, or the last one of a
+/// traceback.
 std::string one_line(std::string_view text);
 
-/// Returns a name in the form that is used for look-up: lower case (ASCII), without hyphens and underscores.
+/// Returns a name in the form that is used for look-up: lower case (ASCII), without hyphens and
+/// underscores.
 std::string plain_name(std::string_view name);
 
 /// True if two spellings denote the same name. A spelling without a letter denotes none.

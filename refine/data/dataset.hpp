@@ -8,8 +8,10 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
+#include <refine/core/check.hpp>
 #include <refine/core/error.hpp>
 #include <refine/core/random.hpp>
 #include <refine/core/task.hpp>
@@ -18,13 +20,28 @@ namespace refine::data {
 
 /// Returns the shape of one image of a tensor N×C×H×W.
 /// \throws Error if `images` does not have four dimensions
-inline ImageShape image_of(const at::Tensor& images) {
+inline ImageShape image_shape_of(const at::Tensor& images) {
   if (images.dim() != 4) {
     throw Error("images: wrong number of dimensions (got {}, expected 4); reshape them to N×C×H×W",
                 images.dim());
   }
   return {static_cast<int>(images.size(1)), static_cast<int>(images.size(2)),
           static_cast<int>(images.size(3))};
+}
+
+/// Checks images without labels.
+/// \param name their name in messages: "clean images"
+/// \param expected the shape of one image; `dynamic` extents fit any
+/// \param images what is checked
+/// \throws Error if they are not uint8 N×C×H×W of this shape
+inline void check_images(std::string_view name, const ImageShape& expected, const at::Tensor& images) {
+  if (!images.defined() || images.dim() != 4 || images.scalar_type() != at::kByte)
+    throw Error("{}: must be uint8 N×C×H×W; convert them with data::to_bytes", name);
+  const ImageShape shape = image_shape_of(images);
+  if (compatible(expected, shape)) return;
+  Message why;
+  require_agreement(why << name << ": wrong shape (got " << shape << ", expected " << expected
+                        << "); resize them to the expected shape");
 }
 
 /// Labelled images on the host. Copies share their pixels.
@@ -37,10 +54,10 @@ struct Dataset {
   std::int64_t size() const { return images.defined() ? images.size(0) : 0; }
 
   /// Returns the shape of one image; every extent is `dynamic` if `images` is undefined.
-  ImageShape image() const { return images.defined() ? image_of(images) : ImageShape{}; }
+  ImageShape image_shape() const { return images.defined() ? image_shape_of(images) : ImageShape{}; }
 
   /// Returns the image shape and the number of classes.
-  Task task() const { return {image(), static_cast<int>(classes.size())}; }
+  Task task() const { return {image_shape(), static_cast<int>(classes.size())}; }
 
   /// Returns a copy of the images at the given positions, with their labels.
   /// \param indices int64, in any order, with or without repeats

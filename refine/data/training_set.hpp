@@ -24,7 +24,10 @@ inline void check_requested_augmentation(const Augmentation& augmentation) {
 /// Images to learn from, with the augmentation that training must add to the recipe's own.
 ///
 /// An attack returns its poisoned images as a training set. `select`, `first` and `sample` keep the
-/// augmentation; conversion to `Dataset` drops it.
+/// augmentation and the masks; conversion to `Dataset` drops them without a warning. So does
+/// `poison ? attack.poison(clean) : clean`, whose type is `Dataset`: convert the other side with
+/// `TrainingSet{clean}`. The attacks of this library do not compile for a `TrainingSet`, whose
+/// augmentation they would drop.
 struct TrainingSet : Dataset {
   Augmentation augmentation = {};   ///< applied after the recipe's, with separate draws
   at::Tensor no_augment_mask = {};  ///< bool, N: images that skip `augmentation`; undefined: none do

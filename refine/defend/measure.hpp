@@ -92,7 +92,7 @@ void measure_defense(const D& defense, const Evidence& evidence, report::Defense
   }
   if (evidence.scanned > 0 && !evidence.triggered) {
     const at::Tensor some = evidence.clean.slice(0, 0, evidence.scanned);
-    report.scan = scan(defense, some, scan_catalogue(data::image_of(some)), evidence.show);
+    report.scan = scan(defense, some, scan_catalogue(data::image_shape_of(some)), evidence.show);
   }
 }
 

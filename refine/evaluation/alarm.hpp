@@ -9,8 +9,8 @@
 #include <optional>
 #include <vector>
 
+#include <refine/data/dataset.hpp>
 #include <refine/evaluation/classify.hpp>
-#include <refine/evaluation/detail/check_task.hpp>
 #include <refine/evaluation/detail/progress.hpp>
 #include <refine/metrics/proportion.hpp>
 #include <refine/metrics/roc.hpp>
@@ -27,7 +27,7 @@ namespace refine {
 /// \throws Error if the images do not fit the defense
 template <DefendedClassifier D, typename Advance>
 std::vector<double> alarm_scores(const D& defense, const at::Tensor& images, Advance&& advance) {
-  detail::check_images("images", defense.task().image, images);
+  data::check_images("images", defense.task().image, images);
   const at::Tensor scores = map_batches([&](const at::Tensor& x) { return defense.alarm(x).to(at::kDouble); },
                                         images, defense.device(), advance);
   if (!scores.defined()) return {};
@@ -95,8 +95,8 @@ metrics::AlarmMetrics measure_alarm(const D& defense, double threshold, double w
                                     const std::optional<at::Tensor>& triggered = std::nullopt,
                                     bool show_progress = false) {
   const ImageShape shape = defense.task().image;
-  detail::check_images("clean images", shape, clean);
-  if (triggered) detail::check_images("triggered images", shape, *triggered);
+  data::check_images("clean images", shape, clean);
+  if (triggered) data::check_images("triggered images", shape, *triggered);
   detail::EvaluationProgress progress("alarm", clean.size(0) + (triggered ? triggered->size(0) : 0),
                                       show_progress);
   auto figures = detail::measure_alarm_at(defense, threshold, wanted_rate, clean, triggered, progress);
@@ -122,9 +122,9 @@ metrics::AlarmMetrics evaluate_alarm(const D& defense, const at::Tensor& calibra
                                      const std::optional<at::Tensor>& triggered = std::nullopt,
                                      double false_alarm_rate = 0.05, bool show_progress = false) {
   const ImageShape shape = defense.task().image;
-  detail::check_images("calibration images", shape, calibration);
-  detail::check_images("clean images", shape, clean);
-  if (triggered) detail::check_images("triggered images", shape, *triggered);
+  data::check_images("calibration images", shape, calibration);
+  data::check_images("clean images", shape, clean);
+  if (triggered) data::check_images("triggered images", shape, *triggered);
   detail::EvaluationProgress progress(
       "alarm", calibration.size(0) + clean.size(0) + (triggered ? triggered->size(0) : 0), show_progress);
 
@@ -149,7 +149,7 @@ metrics::AlarmMetrics evaluate_alarm(const D& defense, const at::Tensor& calibra
 /// \throws Error if the images do not fit the defense
 template <DefendedClassifier D>
 metrics::Proportion label_agreement(const D& defense, const at::Tensor& images, bool show_progress = false) {
-  detail::check_images("images", defense.task().image, images);
+  data::check_images("images", defense.task().image, images);
   detail::EvaluationProgress progress("agreement", images.size(0), show_progress);
   const at::Tensor same = map_batches(
       [&](const at::Tensor& x) { return defense.undefended(x).argmax(1).eq(defense.forward(x).argmax(1)); },

@@ -15,7 +15,6 @@
 #include <refine/core/task.hpp>
 #include <refine/data/dataset.hpp>
 #include <refine/evaluation/classify.hpp>
-#include <refine/evaluation/detail/check_task.hpp>
 #include <refine/evaluation/detail/progress.hpp>
 #include <refine/metrics/lift.hpp>
 #include <refine/pipeline/pipeline.hpp>
@@ -76,9 +75,9 @@ std::pair<std::vector<std::int64_t>, std::vector<std::int64_t>> classify_both(co
 template <DefendedClassifier D>
 std::vector<metrics::ScanEntry> scan(const D& defense, const at::Tensor& images,
                                      const std::vector<NamedTrigger>& catalogue, bool show_progress = false) {
-  detail::check_images("images", defense.task().image, images);
+  data::check_images("images", defense.task().image, images);
   for (const NamedTrigger& entry : catalogue) {
-    require_agreement(triggers::check_shape(entry.trigger.image, data::image_of(images)));
+    require_agreement(triggers::check_shape(entry.trigger.image, data::image_shape_of(images)));
   }
   const int classes = defense.task().classes;
   if (classes < 1)
@@ -107,8 +106,8 @@ std::vector<metrics::ScanEntry> scan(const D& defense, const at::Tensor& images,
 /// \throws Error if the images do not fit the defense, or are too small
 template <DefendedClassifier D>
 std::vector<metrics::ScanEntry> scan(const D& defense, const at::Tensor& images) {
-  detail::check_images("images", defense.task().image, images);
-  return scan(defense, images, scan_catalogue(data::image_of(images)));
+  data::check_images("images", defense.task().image, images);
+  return scan(defense, images, scan_catalogue(data::image_shape_of(images)));
 }
 
 }  // namespace refine

@@ -144,7 +144,7 @@ std::map<std::string, std::string> load(Pipeline<T, B, R>& defense, const std::f
   detail::check_victim(content.metadata, *defense.backbone().module,
                        backbones::constants_of(defense.backbone()), name);
   nn::load_state_dict(*defense.transform().module, content.tensors, name, "transform.");
-  defense.rename_classes(std::move(permutation));
+  defense.set_permutation(std::move(permutation));
   return std::move(content.metadata);
 }
 

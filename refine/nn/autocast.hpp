@@ -6,10 +6,11 @@
 
 namespace refine::nn {
 
-/// True if a device multiplies bfloat16 faster than float32: an x86 processor with AVX512_BF16, or a CUDA device.
+/// True if a device multiplies bfloat16 faster than float32: an x86 processor with AVX512_BF16, or
+/// a CUDA device.
 ///
-/// CUDA devices do so from compute capability 8 on, which is not checked. Other devices compute with bfloat16, too,
-/// but slowly.
+/// CUDA devices do so from compute capability 8 on, which is not checked. Other devices compute
+/// with bfloat16, too, but slowly.
 inline bool has_bfloat16(at::Device device) {
   if (device.is_cuda()) return true;
 #if defined(__x86_64__)
@@ -19,11 +20,13 @@ inline bool has_bfloat16(at::Device device) {
 #endif
 }
 
-/// Enables LibTorch's autocast to bfloat16 for a kind of device, in this thread, until it is destroyed.
+/// Enables LibTorch's autocast to bfloat16 for a kind of device, in this thread, until it is
+/// destroyed.
 ///
-/// Convolutions and matrix products of float32 tensors are computed in bfloat16, which keeps the range of float32
-/// and 8 of its 24 significant bits. Parameters and their gradients remain float32. Compute losses outside of it,
-/// and call `backward` outside: each step's gradient uses the arithmetic of that step.
+/// Convolutions and matrix products of float32 tensors are computed in bfloat16, which keeps the
+/// range of float32 and 8 of its 24 significant bits. Parameters and their gradients remain
+/// float32. Compute losses outside of it, and call `backward` outside: each step's gradient uses
+/// the arithmetic of that step.
 class Autocast {
  public:
   /// \param device whose kind is affected

@@ -18,7 +18,8 @@ namespace refine::nn {
 
 /// Changes the memory layout of all 4-D parameters to channels-last, in place.
 ///
-/// Convolutions are fastest in it, on processors and on tensor cores. Values and names do not change.
+/// Convolutions are fastest in it, on processors and on tensor cores. Values and names do not
+/// change.
 inline void to_channels_last(torch::nn::Module& module) {
   c10::NoGradGuard no_grad;
   for (auto& parameter : module.parameters()) {
@@ -45,8 +46,8 @@ inline void allow_winograd(bool yes) {
 
 /// Computes a 3×3 convolution of stride 1 with zero padding of one pixel.
 ///
-/// Uses `winograd::convolution` where that is faster: in float32, on an x86 processor, outside of autocast. Uses
-/// LibTorch's otherwise, and while tracing for export.
+/// Uses `winograd::convolution` where that is faster: in float32, on an x86 processor, outside of
+/// autocast. Uses LibTorch's otherwise, and while tracing for export.
 /// \param x N×in×H×W
 /// \param weight out×in×3×3
 /// \param bias of `out` values, or undefined
@@ -67,8 +68,9 @@ inline at::Tensor apply_batch_norm(torch::nn::BatchNorm2d& norm, const at::Tenso
 
 /// Computes `apply_batch_norm(norm, convolve(convolution, x))`.
 ///
-/// In training mode BatchNorm subtracts the bias of the convolution with the mean. The bias is therefore not added
-/// and gets no gradient (which would be 0 except for rounding); the running mean accounts for it.
+/// In training mode BatchNorm subtracts the bias of the convolution with the mean. The bias is
+/// therefore not added and gets no gradient (which would be 0 except for rounding); the running
+/// mean accounts for it.
 /// \param convolution any
 /// \param norm may be empty
 /// \param x N×in×H×W
@@ -76,8 +78,8 @@ at::Tensor conv_bn(torch::nn::Conv2d& convolution, torch::nn::BatchNorm2d& norm,
 
 /// Enlarges images by bilinear interpolation, in the type of `x`.
 ///
-/// Autocast would compute it, and all that is concatenated with it, in float32, which the next convolution rounds
-/// to bfloat16 again.
+/// Autocast would compute it, and all that is concatenated with it, in float32, which the next
+/// convolution rounds to bfloat16 again.
 /// \param x N×C×H×W
 /// \param times the factor for height and width, at least 1
 /// \param align_corners as in LibTorch

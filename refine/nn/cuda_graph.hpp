@@ -13,9 +13,9 @@ namespace refine::nn {
 
 /// True if a policy declares that its `forward` can be recorded as a CUDA graph.
 ///
-/// A policy declares it by a member `cuda_graph_safe = true`: for every batch of one shape the device gets the same
-/// work; no host code depends on the images, on a random draw or on the number of calls; and nothing waits for the
-/// device.
+/// A policy declares it by a member `cuda_graph_safe = true`: for every batch of one shape the
+/// device gets the same work; no host code depends on the images, on a random draw or on the number
+/// of calls; and nothing waits for the device.
 template <typename Policy>
 constexpr bool is_replayable(const Policy& policy) {
   if constexpr (requires {
@@ -41,12 +41,14 @@ class Recorder {
   virtual ~Recorder() = default;
 
   /// Replays the work if it can.
-  /// \return false if the caller has to do the work, as for tensors of other shapes than those recorded
+  /// \return false if the caller has to do the work, as for tensors of other shapes than those
+  ///   recorded
   virtual bool take(const at::Tensor& first, const at::Tensor& second,
                     const std::function<void(const at::Tensor&, const at::Tensor&)>& work) = 0;
 };
 
-/// Returns a recorder for a CUDA device, or null for other devices and without `REFINE_CUDA_GRAPHS`.
+/// Returns a recorder for a CUDA device, or null for other devices and without
+/// `REFINE_CUDA_GRAPHS`.
 std::unique_ptr<Recorder> make_recorder(at::Device device);
 
 }  // namespace detail
@@ -60,13 +62,13 @@ inline void enable_cuda_graphs(bool yes) {
 
 /// Runs a function of two tensors repeatedly, as a CUDA graph where possible.
 ///
-/// With a CUDA device and a library built with `REFINE_CUDA_GRAPHS` (which needs CUDA's headers, and `libtorch_cuda`
-/// for linking) the function is recorded after a few calls and replayed from then on for tensors of the same
-/// shapes, which saves the host's time for launching a thousand small kernels. Otherwise, and for other shapes, it is
-/// called.
+/// With a CUDA device and a library built with `REFINE_CUDA_GRAPHS` (which needs CUDA's headers,
+/// and `libtorch_cuda` for linking) the function is recorded after a few calls and replayed from
+/// then on for tensors of the same shapes, which saves the host's time for launching a thousand
+/// small kernels. Otherwise, and for other shapes, it is called.
 ///
-/// All other tensors that the function reads or writes must keep their addresses. While the object exists, another
-/// stream is current, since the default stream cannot be recorded.
+/// All other tensors that the function reads or writes must keep their addresses. While the object
+/// exists, another stream is current, since the default stream cannot be recorded.
 template <std::invocable<const at::Tensor&, const at::Tensor&> Work>
 class CudaGraphRunner {
  public:
@@ -81,7 +83,8 @@ class CudaGraphRunner {
   CudaGraphRunner& operator=(const CudaGraphRunner&) = delete;
 
   /// Runs the function.
-  /// \throws Error if it cannot be recorded: something in it waits for the device, or memory is short
+  /// \throws Error if it cannot be recorded: something in it waits for the device, or memory is
+  ///   short
   void operator()(const at::Tensor& first, const at::Tensor& second) {
     if (recorder_ && recorder_->take(first, second, std::ref(work_))) return;
     work_(first, second);

@@ -15,8 +15,8 @@
 
 namespace refine {
 
-/// Returns the device that `train_classifier` and `fit` use, and on which they leave their networks: the one set by
-/// `use_device`, else CUDA if available, else the CPU.
+/// Returns the device that `train_classifier` and `fit` use, and on which they leave their
+/// networks: the one set by `use_device`, else CUDA if available, else the CPU.
 at::Device default_device();
 
 /// Sets the default device of the process.
@@ -32,29 +32,30 @@ void use_threads(int threads);
 
 namespace refine::nn {
 
-/// Returns the device of a module's first parameter or, without parameters, of its first buffer, as frozen and
-/// scripted networks have only buffers.
+/// Returns the device of a module's first parameter or, without parameters, of its first buffer, as
+/// frozen and scripted networks have only buffers.
 /// \return nothing for a module without tensors
 std::optional<at::Device> device_of(const torch::nn::Module& module);
 
-/// Moves a module to a device. A module that is there already is only read, so that other threads may use it.
+/// Moves a module to a device. A module that is there already is only read, so that other threads
+/// may use it.
 void move_to(torch::nn::Module& module, at::Device device);
 
 /// Returns the free memory of a device in bytes.
 ///
-/// The host counts as unlimited, since its tensors need not be copied. If LibTorch does not report it (before 2.9, or
-/// for some devices), the result is 16 GiB.
+/// The host counts as unlimited, since its tensors need not be copied. If LibTorch does not report
+/// it (before 2.9, or for some devices), the result is 16 GiB.
 std::size_t free_memory(at::Device device);
 
 }  // namespace refine::nn
 
 namespace refine {
 
-/// Makes the C library keep freed memory for the next batch instead of returning it to the system, which would zero
-/// and map it again each time.
+/// Makes the C library keep freed memory for the next batch instead of returning it to the system,
+/// which would zero and map it again each time.
 ///
-/// It affects the whole process, so only programs call it. On two cores a training step becomes about a tenth
-/// faster, evaluation a third.
+/// It affects the whole process, so only programs call it. On two cores a training step becomes
+/// about a tenth faster, evaluation a third.
 /// \return false if the C library is not glibc or refuses the setting
 inline bool keep_freed_memory() {
 #if defined(__GLIBC__)

@@ -14,12 +14,13 @@
 
 namespace refine::nn {
 
-/// A module that can fold its BatchNorms into the convolutions before them. `fold_all` finds such modules.
+/// A module that can fold its BatchNorms into the convolutions before them. `fold_all` finds such
+/// modules.
 struct Foldable {
   virtual ~Foldable() = default;
 
-  /// Folds all BatchNorms. In evaluation mode the module then computes the same in fewer steps. It can no longer
-  /// be trained or cloned.
+  /// Folds all BatchNorms. In evaluation mode the module then computes the same in fewer steps. It
+  /// can no longer be trained or cloned.
   virtual void fold() = 0;
 };
 
@@ -46,7 +47,8 @@ inline torch::nn::Conv2d folded(const torch::nn::Conv2d& convolution, const torc
   return merged;
 }
 
-/// Replaces the children `convolution` and `norm` of `owner` by the folded convolution, and empties `norm`.
+/// Replaces the children `convolution` and `norm` of `owner` by the folded convolution, and empties
+/// `norm`.
 /// \param owner the module that has registered both
 /// \param convolution_name the name it was registered under
 /// \param convolution becomes the folded one
@@ -68,8 +70,9 @@ inline void fold_all(torch::nn::Module& root) {
   if (auto* foldable = dynamic_cast<Foldable*>(&root)) foldable->fold();
 }
 
-/// Turns a trained module, in place, into its fast and constant form: evaluation mode, BatchNorm folded into the
-/// convolutions, channels-last, no gradient for parameters. It can no longer be trained or cloned.
+/// Turns a trained module, in place, into its fast and constant form: evaluation mode, BatchNorm
+/// folded into the convolutions, channels-last, no gradient for parameters. It can no longer be
+/// trained or cloned.
 inline void prepare_for_inference(torch::nn::Module& module) {
   module.eval();
   with_torch_seed(0, [&] { fold_all(module); });  // a new convolution draws weights first

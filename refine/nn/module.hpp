@@ -27,7 +27,8 @@ concept CanClone = !std::same_as<decltype(&Module::clone), decltype(&torch::nn::
 
 /// Returns a copy of a policy that holds another module.
 ///
-/// A policy that refers to its module from further members implements it by a member `with_module(module)`.
+/// A policy that refers to its module from further members implements it by a member
+/// `with_module(module)`.
 /// \param policy to copy
 /// \param module of the policy's module type
 template <typename Policy>
@@ -43,8 +44,8 @@ Policy with_module(const Policy& policy, decltype(Policy::module) module) {
 
 namespace detail {
 
-/// Assigns value, type and device of the tensors of `from` to those of `to`, in order: a `Sequential` renames its
-/// children when it is cloned.
+/// Assigns value, type and device of the tensors of `from` to those of `to`, in order: a
+/// `Sequential` renames its children when it is cloned.
 /// \throws Error if the numbers or shapes of tensors differ
 template <typename Tensors>
 void copy_tensors(const Tensors& from, Tensors to) {
@@ -66,7 +67,8 @@ void copy_tensors(const Tensors& from, Tensors to) {
 /// \throws Error if its clone has another type or other tensors
 template <typename Policy>
 Policy deep_copy(const Policy& policy) {
-  // Seeded: a clone draws fresh weights before it overwrites them, which must not change other draws.
+  // Seeded: a clone draws fresh weights before it overwrites them, which must not change other
+  // draws.
   auto module =
       with_torch_seed(0, [&] { return std::dynamic_pointer_cast<ModuleOf<Policy>>(policy.module->clone()); });
   if (!module) throw Error("cannot copy a module: its clone has another type; fix its clone()");
@@ -85,8 +87,8 @@ std::map<std::string, at::Tensor> state_dict(const torch::nn::Module& module, co
 
 /// Copies tensors into a module.
 ///
-/// The names must be exactly those of the module, with the same shapes. Only `num_batches_tracked` of a BatchNorm may
-/// be missing, as in PyTorch; it becomes 0.
+/// The names must be exactly those of the module, with the same shapes. Only `num_batches_tracked`
+/// of a BatchNorm may be missing, as in PyTorch; it becomes 0.
 /// \param module receives the values
 /// \param state tensors by name
 /// \param from the source of the tensors, for messages

@@ -1,11 +1,12 @@
 #pragma once
 
 /// \namespace refine::nn
-/// What the modules with networks share: the device, convolutions, seeded construction, folding of BatchNorm, autocast
-/// and CUDA graphs.
+/// What the modules with networks share: the device, convolutions, seeded construction, folding of
+/// BatchNorm, autocast and CUDA graphs.
 ///
-/// A module that derives from `Foldable` can be frozen; a policy whose `forward` can be recorded as a CUDA graph has
-/// a member `cuda_graph_safe`. Networks call `convolve` and `conv_bn`, which choose the fastest arithmetic.
+/// A module that derives from `Foldable` can be frozen; a policy whose `forward` can be recorded as
+/// a CUDA graph has a member `cuda_graph_safe`. Networks call `convolve` and `conv_bn`, which
+/// choose the fastest arithmetic.
 ///
 /// The device and the number of threads are settings of the process.
 ///

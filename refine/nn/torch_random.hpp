@@ -12,11 +12,12 @@
 
 namespace refine::nn {
 
-/// Seeds LibTorch's default generator of a device repeatedly, and restores its state when it is destroyed.
+/// Seeds LibTorch's default generator of a device repeatedly, and restores its state when it is
+/// destroyed.
 ///
-/// Dropout draws from this generator. Training seeds it in each step, so that the result depends on the training's
-/// seed and not on earlier draws. The generator belongs to the process: a thread that draws from it at the same time
-/// affects both.
+/// Dropout draws from this generator. Training seeds it in each step, so that the result depends on
+/// the training's seed and not on earlier draws. The generator belongs to the process: a thread
+/// that draws from it at the same time affects both.
 class ScopedTorchSeed {
  public:
   /// Remembers the state of the default generator of `device`.
@@ -50,8 +51,8 @@ class ScopedTorchSeed {
 
 namespace detail {
 
-/// Returns the mutex of `with_torch_seed`. One for the process, like the generator; recursive, since the function
-/// that is run may call `with_torch_seed` itself.
+/// Returns the mutex of `with_torch_seed`. One for the process, like the generator; recursive,
+/// since the function that is run may call `with_torch_seed` itself.
 inline std::recursive_mutex& torch_seed_mutex() {
   static std::recursive_mutex mutex;
   return mutex;
@@ -59,10 +60,12 @@ inline std::recursive_mutex& torch_seed_mutex() {
 
 }  // namespace detail
 
-/// Runs a function with LibTorch's default generator of the host seeded, and restores the generator's state.
+/// Runs a function with LibTorch's default generator of the host seeded, and restores the
+/// generator's state.
 ///
-/// The same seed gives the same initial weights, and other draws are not affected. Calls from several threads take
-/// turns; a thread that draws without `with_torch_seed` at the same time affects both.
+/// The same seed gives the same initial weights, and other draws are not affected. Calls from
+/// several threads take turns; a thread that draws without `with_torch_seed` at the same time
+/// affects both.
 /// \param seed of the generator
 /// \param make the function, such as one that constructs a module (on the host)
 /// \return what `make` returns

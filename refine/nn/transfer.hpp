@@ -18,8 +18,8 @@ namespace refine::nn {
 
 /// Copies a tensor of the host to a device.
 ///
-/// A CUDA device gets it through pinned memory: the host does not wait for pending work of the device, so that a
-/// training loop stays ahead of it.
+/// A CUDA device gets it through pinned memory: the host does not wait for pending work of the
+/// device, so that a training loop stays ahead of it.
 inline at::Tensor to_device_async(const at::Tensor& host, at::Device device) {
   if (!device.is_cuda() || !host.is_cpu()) return host.to(device);
   return host.pin_memory().to(device, /*non_blocking=*/true);
@@ -27,7 +27,8 @@ inline at::Tensor to_device_async(const at::Tensor& host, at::Device device) {
 
 /// A small tensor of the host that is needed on the device of each batch.
 ///
-/// The copy for the device asked for last is cached. Thread-safe. Copies of the object share the cache.
+/// The copy for the device asked for last is cached. Thread-safe. Copies of the object share the
+/// cache.
 class DeviceCachedTensor {
  public:
   /// \param host a tensor on the host
@@ -58,8 +59,8 @@ class DeviceCachedTensor {
 
 namespace detail {
 
-/// Returns a stream of a CUDA device by number, for this thread. It is always the same one: LibTorch keeps memory and
-/// workspaces for each stream.
+/// Returns a stream of a CUDA device by number, for this thread. It is always the same one:
+/// LibTorch keeps memory and workspaces for each stream.
 inline c10::Stream numbered_stream(at::Device device, int number) {
   thread_local std::map<std::pair<c10::DeviceIndex, int>, c10::Stream> streams;
   const std::pair key{device.index(), number};
@@ -73,7 +74,8 @@ inline c10::Stream numbered_stream(at::Device device, int number) {
 
 /// Runs independent pieces of work that are each too small to fill an accelerator.
 ///
-/// On CUDA they are distributed over a few streams and run side by side; elsewhere they run one after another.
+/// On CUDA they are distributed over a few streams and run side by side; elsewhere they run one
+/// after another.
 class StreamPool {
  public:
   /// \param device where the work runs
@@ -85,7 +87,8 @@ class StreamPool {
     }
   }
 
-  /// Calls `work(i)` for each i from 0 to n−1. Earlier work of the current stream is done before, later work after.
+  /// Calls `work(i)` for each i from 0 to n−1. Earlier work of the current stream is done before,
+  /// later work after.
   /// \param n the number of pieces
   /// \param work a function of the piece's number
   template <typename Work>

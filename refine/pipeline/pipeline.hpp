@@ -31,8 +31,8 @@
 
 namespace refine {
 
-/// A defended classifier: a `Pipeline`, or one read from an exported file (`ExportedClassifier`). For `d` of type `D`
-/// and float images N×C×H×W in [0, 1]:
+/// A defended classifier: a `Pipeline`, or one read from an exported file (`ExportedClassifier`).
+/// For `d` of type `D` and float images N×C×H×W in [0, 1] on `d.device()`:
 ///
 ///  1. `d.task()` returns its `Task`, `d.device()` the device that it computes on;
 ///  2. `d.forward(images)` returns the defended logits, N×classes;
@@ -49,10 +49,11 @@ concept DefendedClassifier = requires(const D& d, const at::Tensor& images) {
   { d.alarm(images) } -> std::same_as<at::Tensor>;
 };
 
-/// Returns how much two answers to the same images disagree: the total variation distance between their class
-/// probabilities, 0 for equal and 1 for disjoint ones.
+/// Returns how much two answers to the same images disagree: the total variation distance between
+/// their class probabilities, 0 for equal and 1 for disjoint ones.
 ///
-/// A trigger changes the undefended answer and not the defended one, so a triggered image scores high.
+/// A trigger changes the undefended answer and not the defended one, so a triggered image scores
+/// high.
 /// \param undefended logits N×classes
 /// \param defended logits N×classes, with the same order of classes
 /// \return float N in [0, 1]
@@ -60,6 +61,17 @@ inline at::Tensor alarm_score(const at::Tensor& undefended, const at::Tensor& de
   const at::Tensor shared = at::minimum(at::softmax(undefended, 1), at::softmax(defended, 1)).sum(1);
   return (1 - shared).clamp(0, 1);
 }
+
+/// The range of the pixels that the transform takes and returns.
+enum class PixelDomain {
+  /// Images in [0, 1] everywhere; the backbone normalises the output of the transform.
+  image,
+  /// As in the authors' code: the transform takes normalised images, and its output, in [0, 1],
+  /// goes to the backbone without normalisation. For checkpoints of that code.
+  reference,
+};
+
+namespace detail {
 
 /// Checks that a transform, a backbone and a remap fit together. A `dynamic` extent fits any.
 /// \param transform the shape that the transform rewrites
@@ -95,17 +107,6 @@ constexpr Message check_fields(std::string_view part, const Task& type, const Ta
   return why;
 }
 
-/// The range of the pixels that the transform takes and returns.
-enum class PixelDomain {
-  /// Images in [0, 1] everywhere; the backbone normalises the output of the transform.
-  image,
-  /// As in the authors' code: the transform takes normalised images, and its output, in [0, 1], goes to the backbone
-  /// without normalisation. For checkpoints of that code.
-  reference,
-};
-
-namespace detail {
-
 /// Checks that a backbone is frozen.
 constexpr Message check_frozen(bool frozen) {
   Message why;
@@ -115,16 +116,21 @@ constexpr Message check_frozen(bool frozen) {
 
 }  // namespace detail
 
-/// A defended classifier: a transform, a frozen backbone and a remap (Chen et al., 2025, `chen2025refine`).
+/// A defended classifier: a transform, a frozen backbone and a remap (Chen et al., 2025,
+/// `chen2025refine`).
 ///
 /// ```cpp
 /// auto defense = Pipeline{transforms::UNet<task>{}, freeze(victim), remaps::Derangement<task>{}};
 /// ```
 ///
-/// Parts that disagree on the image shape or on the number of classes do not compile; `dynamic` extents are checked at
-/// construction with the same message. The transform moves to the device of the backbone and to channels-last layout.
+/// Parts that disagree on the image shape or on the number of classes do not compile; `dynamic`
+/// extents are checked at construction with the same message.
 ///
 /// Copies share their networks, as those of LibTorch's modules do: training one trains the other.
+///
+/// The functions of images take them on `device()` and do not move them. While the transform is
+/// trainable, they record what is needed for gradients: use `c10::InferenceMode` or `freeze` for
+/// inference.
 ///
 /// \tparam T the transform
 /// \tparam B the backbone, frozen
@@ -132,33 +138,35 @@ constexpr Message check_frozen(bool frozen) {
 template <transforms::Transform T, backbones::Backbone B, remaps::Remap R>
 class Pipeline {
   static_assert(Agreement<detail::check_frozen(backbones::FrozenBackbone<B>)>::holds);
-  static_assert(
-      Agreement<check_parts(static_image_of<T>(), static_task_of<B>(), static_classes_of<R>())>::holds);
+  static_assert(Agreement<detail::check_parts(static_image_of<T>(), static_task_of<B>(),
+                                              static_classes_of<R>())>::holds);
 
  public:
   /// What is known of the task at compile time.
   static constexpr Task static_task =
       merged(static_task_of<B>(), Task{static_image_of<T>(), static_classes_of<R>()});
 
+  /// Combines three parts. The module of the transform, which copies of the transform share, moves
+  /// to the device of the backbone, to channels-last layout and to evaluation mode.
   /// \param transform rewrites the images
   /// \param backbone the victim, frozen
   /// \param remap renames the classes
   /// \param domain which pixels the transform takes
-  /// \throws Error if the parts disagree, if the remap is not a permutation, or if `PixelDomain::reference` is requested
-  ///   for a backbone that does not normalise
+  /// \throws Error if the parts disagree, if the remap is not a permutation, or if
+  ///   `PixelDomain::reference` is requested for a backbone that does not normalise
   Pipeline(T transform, B backbone, R remap, PixelDomain domain = PixelDomain::image)
       : transform_(std::move(transform)),
         backbone_(std::move(backbone)),
         remap_(std::move(remap)),
         domain_(domain),
-        sources_(sources(remap_.permutation)) {
+        victim_classes_(victim_classes(remap_.permutation)) {
     require_agreement(
-        check_fields("transform", {static_image_of<T>(), dynamic}, {transform_.image, dynamic}));
-    require_agreement(check_fields("backbone", static_task_of<B>(), backbone_.task));
-    require_agreement(check_fields("remap", {{}, static_classes_of<R>()}, {{}, remap_.classes}));
-    require_agreement(check_parts(transform_.image, backbone_.task, remap_.classes));
-    require_agreement(check_parts({}, {{}, merged(remap_.classes, backbone_.task.classes)},
-                                  static_cast<int>(remap_.permutation.size())));
+        detail::check_fields("transform", {static_image_of<T>(), dynamic}, {transform_.image, dynamic}));
+    require_agreement(detail::check_fields("backbone", static_task_of<B>(), backbone_.task));
+    require_agreement(detail::check_fields("remap", {{}, static_classes_of<R>()}, {{}, remap_.classes}));
+    require_agreement(detail::check_parts(transform_.image, backbone_.task, remap_.classes));
+    require_agreement(detail::check_parts({}, {{}, merged(remap_.classes, backbone_.task.classes)},
+                                          static_cast<int>(remap_.permutation.size())));
     if (domain == PixelDomain::reference && !backbones::NormalizingBackbone<B>) {
       throw Error(
           "Pipeline: PixelDomain::reference needs a backbone that normalises; wrap it in backbones::Normalized "
@@ -173,7 +181,7 @@ class Pipeline {
   Task task() const { return merged(backbone_.task, Task{transform_.image, remap_.classes}); }
 
   /// Returns the transform's output.
-  /// \param images float N×C×H×W in [0, 1]
+  /// \param images float N×C×H×W in [0, 1], on `device()`
   /// \return float N×C×H×W in [0, 1]
   at::Tensor transformed(const at::Tensor& images) const {
     if constexpr (backbones::NormalizingBackbone<B>) {
@@ -183,7 +191,7 @@ class Pipeline {
   }
 
   /// Classifies the output of `transformed`.
-  /// \param images float N×C×H×W in [0, 1]
+  /// \param images float N×C×H×W in [0, 1], on `device()`
   /// \return logits N×classes, with the classes renamed
   at::Tensor classify_transformed(const at::Tensor& images) const {
     at::Tensor logits;
@@ -191,40 +199,41 @@ class Pipeline {
       if (domain_ == PixelDomain::reference) logits = backbone_.forward_normalized(images);
     }
     if (!logits.defined()) logits = backbone_.forward(images);
-    return logits.index_select(1, sources_.on(logits.device()));
+    return logits.index_select(1, victim_classes_.on(logits.device()));
   }
 
   /// Classifies images with the defense.
-  /// \param images float N×C×H×W in [0, 1]
+  /// \param images float N×C×H×W in [0, 1], on `device()`
   /// \return logits N×classes
   at::Tensor forward(const at::Tensor& images) const { return classify_transformed(transformed(images)); }
 
   /// Classifies images with the victim alone.
-  /// \param images float N×C×H×W in [0, 1]
+  /// \param images float N×C×H×W in [0, 1], on `device()`
   /// \return logits N×classes
   at::Tensor undefended(const at::Tensor& images) const { return backbone_.forward(images); }
 
   /// Returns how much the defense changes the answers (`alarm_score`).
-  /// \param images float N×C×H×W in [0, 1]
+  /// \param images float N×C×H×W in [0, 1], on `device()`
   /// \return float N in [0, 1]
   at::Tensor alarm(const at::Tensor& images) const {
     return alarm_score(undefended(images), forward(images));
   }
 
-  /// Returns the constant tensors by name, on the host: those of the backbone, and `sources`, the victim's class for
-  /// each logit.
+  /// Returns the constant tensors by name, on the host: those of the backbone, and `sources`, the
+  /// victim's class for each logit.
   std::map<std::string, at::Tensor> named_constants() const {
     std::map<std::string, at::Tensor> constants = backbones::constants_of(backbone_);
-    constants["sources"] = sources_.on_host();
+    constants["sources"] = victim_classes_.on_host();
     return constants;
   }
 
   /// Replaces the permutation of the remap, as when a saved defense is loaded.
   /// \param permutation the new name of each class
   /// \throws Error if it is not a permutation of the classes
-  void rename_classes(std::vector<std::int64_t> permutation) {
-    require_agreement(check_parts({}, {{}, backbone_.task.classes}, static_cast<int>(permutation.size())));
-    sources_ = sources(permutation);
+  void set_permutation(std::vector<std::int64_t> permutation) {
+    require_agreement(
+        detail::check_parts({}, {{}, backbone_.task.classes}, static_cast<int>(permutation.size())));
+    victim_classes_ = victim_classes(permutation);
     remap_.permutation = std::move(permutation);
   }
 
@@ -255,7 +264,7 @@ class Pipeline {
 
  private:
   // apply(logits)[:, permutation[j]] = logits[:, j], as a gather.
-  static nn::DeviceCachedTensor sources(const std::vector<std::int64_t>& permutation) {
+  static nn::DeviceCachedTensor victim_classes(const std::vector<std::int64_t>& permutation) {
     return nn::DeviceCachedTensor(at::tensor(remaps::inverse(permutation)));
   }
 
@@ -264,20 +273,23 @@ class Pipeline {
   R remap_;
   PixelDomain domain_;
   at::Device device_ = at::kCPU;  // of networks without tensors
-  nn::DeviceCachedTensor sources_;
+  nn::DeviceCachedTensor victim_classes_;
 };
 
-/// Returns a trained defense in the form for serving: the same answers, except for rounding, in fewer steps.
+/// Returns a trained defense in the form for serving: the same answers, except for rounding, in
+/// fewer steps.
 ///
-/// Its transform is a frozen copy. The victim is shared, since it is frozen already. `export_torchscript` writes this
-/// form.
+/// Its transform is a frozen copy, or shared if it is frozen already. The victim is shared, since
+/// it is frozen already. `export_torchscript` writes this form.
 ///
 /// ```cpp
 /// auto serving = freeze(defense);
 /// at::Tensor logits = serving.forward(images);
 /// ```
 ///
-/// \throws c10::Error if the transform's module does not implement `clone` (`transforms::can_freeze`)
+/// \param defense is left unchanged, and can be trained further
+/// \return the pipeline of frozen parts, on the same device
+/// \throws c10::Error if the transform is not frozen and its module does not implement `clone`
 template <typename T, typename B, typename R>
 auto freeze(const Pipeline<T, B, R>& defense) {
   Pipeline serving{freeze(defense.transform()), defense.backbone(), defense.remap(), defense.domain()};

@@ -49,7 +49,7 @@ template <DefendedClassifier D>
 ImageSheet make_sheet(const D& defense, const std::vector<std::pair<std::string, at::Tensor>>& stages,
                       const std::vector<std::string>& class_names) {
   c10::NoGradGuard no_grad;
-  const ImageShape shape = data::image_of(stages.front().second);
+  const ImageShape shape = data::image_shape_of(stages.front().second);
   ImageSheet sheet{.channels = shape.channels, .height = shape.height, .width = shape.width};
   std::vector<at::Tensor> pictures;
   std::vector<std::vector<std::int64_t>> predictions;
@@ -130,7 +130,7 @@ ImageSheet sample_sheet(const D& defense, const data::Dataset& test, const at::T
 template <DefendedClassifier D>
 ImageSheet sample_sheet(const D& defense, const at::Tensor& images,
                         const std::vector<std::string>& class_names, int rows = 6) {
-  refine::detail::check_images("images", defense.task().image, images);
+  data::check_images("images", defense.task().image, images);
   return detail::make_sheet(defense, {{"clean", images.slice(0, 0, rows)}}, class_names);
 }
 

@@ -71,7 +71,7 @@ void fit_transform(Pipeline<T, B, R>& defense, const at::Tensor& images, const O
   recipe.validate();
   if (images.dim() != 4 || images.scalar_type() != at::kByte)
     throw Error("fit: images must be uint8 N×C×H×W; convert float images with data::to_bytes");
-  const ImageShape data_shape = data::image_of(images), pipeline_shape = defense.task().image;
+  const ImageShape data_shape = data::image_shape_of(images), pipeline_shape = defense.task().image;
   if (!compatible(pipeline_shape, data_shape)) {
     Message why;
     require_agreement(why << "fit: the image shapes differ (the pipeline takes " << pipeline_shape

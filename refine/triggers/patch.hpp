@@ -47,7 +47,7 @@ struct Patch {
   ///   shape is not C×size×size
   at::Tensor apply(const at::Tensor& images) const {
     check(image, size, margin, opacity);
-    require_agreement(check_shape(image, data::image_of(images)));
+    require_agreement(check_shape(image, data::image_shape_of(images)));
     if (pattern.dim() != 3 || pattern.size(0) != image.channels || pattern.size(1) != size ||
         pattern.size(2) != size) {
       Message why;

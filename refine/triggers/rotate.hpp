@@ -34,7 +34,7 @@ struct Rotate {
   /// \param images float N×C×H×W in [0, 1]
   /// \throws Error if `degrees` is out of range or the images' shape is not `image`
   at::Tensor apply(const at::Tensor& images) const {
-    require_agreement(check_shape(image, data::image_of(images)));
+    require_agreement(check_shape(image, data::image_shape_of(images)));
     if (!(degrees >= -180 && degrees <= 180)) {
       throw Error("Rotate.degrees must be in [-180, 180], got {}", degrees);
     }

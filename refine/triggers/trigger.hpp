@@ -51,7 +51,7 @@ constexpr Message check_shape(const ImageShape& trigger, const ImageShape& image
 /// \throws Error if the trigger is made for images of another shape, or refuses them
 template <Trigger T>
 at::Tensor stamp(const T& trigger, const at::Tensor& images) {
-  require_agreement(check_shape(trigger.image, data::image_of(images)));
+  require_agreement(check_shape(trigger.image, data::image_shape_of(images)));
   at::Tensor stamped = at::empty(images.sizes(), images.options());
   constexpr std::int64_t pixels_per_chunk = 1 << 20;  // bounds the memory of the float images
   const std::int64_t n = images.size(0), area = std::max<std::int64_t>(images.size(2) * images.size(3), 1),

@@ -76,7 +76,7 @@ struct Warp {
           "Warp.grid: wrong shape (got {} for images of {}, expected 1×H×W×2); give the warp a grid of that size",
           detail::shape_text(grid), detail::shape_text(images));
     }
-    require_agreement(check_shape(image, data::image_of(images)));
+    require_agreement(check_shape(image, data::image_shape_of(images)));
     constexpr std::int64_t bilinear = 0, border = 1;
     const at::Tensor grids =
         grid.to(images.device(), images.scalar_type()).expand({images.size(0), -1, -1, -1});

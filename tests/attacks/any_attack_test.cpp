@@ -25,6 +25,15 @@ static_assert(Attack<AnyAttack> && std::copyable<AnyAttack>);
 static_assert(Attack<Benign>);
 static_assert(Attack<WaNet<>> && Attack<Batt<small>>);
 
+// A second attack would drop the augmentation that the first requires, and does not compile.
+template <typename A, typename Set>
+concept CanPoison = requires(const A& attack, const Set& set) {
+  attack.poison(set);
+};
+static_assert(CanPoison<AnyAttack, data::Dataset> && !CanPoison<AnyAttack, Poisoned>);
+static_assert(CanPoison<WaNet<>, data::Dataset> && !CanPoison<WaNet<>, data::TrainingSet>);
+static_assert(CanPoison<Benign, data::Dataset> && !CanPoison<Benign, Poisoned>);
+
 void expect_equal(const Poisoned& a, const Poisoned& b) {
   EXPECT_TRUE(a.images.equal(b.images) && a.labels.equal(b.labels));
   EXPECT_EQ(a.indices, b.indices);
@@ -185,7 +194,7 @@ TEST(ByName, UnknownNameOrImageShape_Throws) {
 
 TEST(Readme, AttackByName_PoisonsAndStamps) {
   const data::Dataset train = clean(40), test = clean(10);
-  AnyAttack attack = by_name("wanet", {.image = train.image(), .target = 2});
+  AnyAttack attack = by_name("wanet", {.image = train.image_shape(), .target = 2});
   Poisoned poisoned = attack.poison(train);
   at::Tensor triggered = attack.trigger_images(test.images);
   EXPECT_EQ(poisoned.indices.size(), 4u);

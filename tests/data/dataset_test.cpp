@@ -26,10 +26,10 @@ using refine::testing::values;
 TEST(Dataset, SizeImageTask_DescribeTheImages) {
   const auto set = numbered(7);
   EXPECT_EQ(set.size(), 7);
-  EXPECT_EQ(set.image(), (ImageShape{3, 4, 5}));
+  EXPECT_EQ(set.image_shape(), (ImageShape{3, 4, 5}));
   EXPECT_EQ(set.task(), (Task{{3, 4, 5}, 3}));
   EXPECT_EQ(Dataset{}.size(), 0);
-  EXPECT_EQ(Dataset{}.image(), ImageShape{});
+  EXPECT_EQ(Dataset{}.image_shape(), ImageShape{});
   set.validate();
 }
 

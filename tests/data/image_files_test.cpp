@@ -425,7 +425,7 @@ TEST(ImageFolders, MixedSizes_AreResized) {
   EXPECT_TRUE(train.images.equal(load_images(image_files(scratch.path / "train"),
                                              {.image = {3, 16, 16}, .resize_mode = ResizeMode::crop})
                                      .images));
-  EXPECT_EQ(image_folder(scratch.path / "test", {.image = {1, dynamic, dynamic}}).image(),
+  EXPECT_EQ(image_folder(scratch.path / "test", {.image = {1, dynamic, dynamic}}).image_shape(),
             (ImageShape{1, 12, 11}));
 }
 

@@ -124,7 +124,7 @@ TEST_F(ImageStore, ChangedFilesOrOptions_RebuildIt) {
       file_));
   EXPECT_TRUE(rebuilds(
       [&] {
-        EXPECT_EQ(read(OnDecodeError::fail, {1, dynamic, dynamic}).image(), (ImageShape{1, 4, 5}));
+        EXPECT_EQ(read(OnDecodeError::fail, {1, dynamic, dynamic}).image_shape(), (ImageShape{1, 4, 5}));
       },
       file_));
   expect_ascending(old);  // the earlier mapping is unchanged

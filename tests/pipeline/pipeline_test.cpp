@@ -173,11 +173,11 @@ TEST(Pipeline, ReferencePixelDomain_NormalisesBeforeTheTransform) {
 }
 
 TEST(Pipeline, PartsDisagree_ThrowsTheMessageOfTheCompiler) {
-  constexpr Message classes = check_parts({3, 32, 32}, {{3, 32, 32}, 10}, 50);
+  constexpr Message classes = detail::check_parts({3, 32, 32}, {{3, 32, 32}, 10}, 50);
   static_assert(
       classes.view() ==
       "Pipeline: the remap renames 50 classes, but the backbone predicts 10; give both the same Task");
-  constexpr Message shapes = check_parts({3, 28, 28}, {{3, 32, 32}, 10}, 10);
+  constexpr Message shapes = detail::check_parts({3, 28, 28}, {{3, 32, 32}, 10}, 10);
   static_assert(
       shapes.view() ==
       "Pipeline: the transform rewrites 3x28x28 images, but the backbone takes 3x32x32; give both the same Task");
@@ -203,19 +203,19 @@ TEST(Pipeline, NotAPermutation_Throws) {
   EXPECT_EQ(refused({}), "");
 }
 
-TEST(Pipeline, RenameClasses_ReplacesThePermutation) {
+TEST(Pipeline, SetPermutation_ReplacesThePermutation) {
   Pipeline defense{Square{}, freeze(Means{}), Named{}};
   const Pipeline copy = defense;
   const at::Tensor images = at::rand({2, 3, 4, 4}), victims = images.square().mean({2, 3});
-  defense.rename_classes({2, 0, 1});
+  defense.set_permutation({2, 0, 1});
   EXPECT_EQ(defense.remap().permutation, (Names{2, 0, 1}));
   const at::Tensor renamed = defense.forward(images);
   expect_near(renamed.select(1, 2), victims.select(1, 0));
   expect_near(renamed.select(1, 0), victims.select(1, 1));
   expect_near(copy.forward(images).select(1, 1), victims.select(1, 0));
 
-  EXPECT_NE(error_of([&] { defense.rename_classes({0, 1}); }), "");
-  EXPECT_NE(error_of([&] { defense.rename_classes({0, 1, 1}); }), "");
+  EXPECT_NE(error_of([&] { defense.set_permutation({0, 1}); }), "");
+  EXPECT_NE(error_of([&] { defense.set_permutation({0, 1, 1}); }), "");
   EXPECT_EQ(defense.remap().permutation, (Names{2, 0, 1})) << "a refused permutation changes nothing";
   expect_near(defense.forward(images), renamed);
 }

@@ -197,7 +197,7 @@ int run(const Options& options, const Common& common) {
                   .seed = options.training.seed};
   const Setting setting = make_setting(options, common);
   if (options.rate >= 0) spec.rate = options.rate;
-  attacks::AttackOptions attack_options = spec.options(setting.data.split.train.image());
+  attacks::AttackOptions attack_options = spec.options(setting.data.split.train.image_shape());
   if (spec.name == "LabelConsistent") {
     // An attack that would be refused is refused before the benign model is trained.
     attack_options.benign = [](const at::Tensor& images) { return images; };

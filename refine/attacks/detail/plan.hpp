@@ -48,7 +48,7 @@ inline void require_rate(std::string_view field, double rate) {
 /// Throws if the trigger is made for images of another shape, or refuses the first image.
 template <triggers::Trigger Trigger>
 void require_stampable(const Trigger& trigger, const data::Dataset& dataset) {
-  require_agreement(triggers::check_shape(trigger.image, dataset.image()));
+  require_agreement(triggers::check_shape(trigger.image, dataset.image_shape()));
   if (dataset.size() > 0) triggers::stamp(trigger, dataset.images.narrow(0, 0, 1));
 }
 

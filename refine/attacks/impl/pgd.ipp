@@ -130,7 +130,7 @@ REFINE_INLINE void Pgd::require_inputs(const at::Tensor& images, const at::Tenso
     throw Error("Pgd: labels must not be negative, got {}; count classes from 0",
                 labels.min().item<std::int64_t>());
   }
-  const ImageShape expected = model.task().image, shape = data::image_of(images);
+  const ImageShape expected = model.task().image, shape = data::image_shape_of(images);
   Message why;
   if (!compatible(expected, shape)) {
     why << "Pgd.model: wrong image shape (got " << shape << ", expected " << expected

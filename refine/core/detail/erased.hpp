@@ -8,7 +8,8 @@
 /// What the types that hold any policy (`AnyTrigger`, `AnyBackbone` …) have in common.
 namespace refine::detail {
 
-/// Satisfied if `Policy` is not the type `Any` itself: what a constructor of `Any` from a policy takes.
+/// Satisfied if `Policy` is not the type `Any` itself: what a constructor of `Any` from a policy
+/// takes.
 template <typename Policy, typename Any>
 concept OtherThan = !std::same_as<std::remove_cvref_t<Policy>, Any>;
 

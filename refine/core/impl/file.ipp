@@ -52,8 +52,8 @@ REFINE_INLINE std::string read(const std::filesystem::path& path) {
 
 namespace refine::detail {
 
-/// Writes a folder's entries to the disk. Ignores folders that cannot be opened, and file systems that do not
-/// sync folders.
+/// Writes a folder's entries to the disk. Ignores folders that cannot be opened, and file systems
+/// that do not sync folders.
 /// \return 0, or the `errno` of a failing disk
 REFINE_INLINE int sync_folder(const std::filesystem::path& folder) {
   const int descriptor = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -95,8 +95,8 @@ REFINE_INLINE void AtomicFile::create_folders(const std::filesystem::path& folde
 REFINE_INLINE void AtomicFile::open_partial(const std::filesystem::path& folder) {
   struct ::stat old = {};
   const bool replaces = ::stat(final_path_.c_str(), &old) == 0 && S_ISREG(old.st_mode);
-  // Not mkstemp, whose files only the owner can read: a new file gets the permissions that umask allows. One
-  // that replaces a private file is private from the start.
+  // Not mkstemp, whose files only the owner can read: a new file gets the permissions that umask
+  // allows. One that replaces a private file is private from the start.
   const ::mode_t mode = replaces ? 0600 : 0666;
   static std::atomic<unsigned> count = 0;
   int descriptor = -1;

@@ -118,7 +118,7 @@ REFINE_INLINE Split image_folders(const std::filesystem::path& root, ImageFolder
                                   std::vector<std::string>* skipped) {
   Split split;
   split.train = image_folder(root / "train", options, skipped);
-  options.image = split.train.image();
+  options.image = split.train.image_shape();
   options.classes = split.train.classes;
   split.test = image_folder(root / "test", options, skipped);
   return split;

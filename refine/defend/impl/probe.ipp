@@ -403,7 +403,7 @@ REFINE_INLINE Probe probe(const backbones::AnyBackbone& victim, const at::Tensor
                           const ProbeOptions& options) {
   if (images.dim() != 4 || images.size(0) == 0)
     throw Error("probe: images must be N×C×H×W with N at least 1");
-  const ImageShape shape = data::image_of(images);
+  const ImageShape shape = data::image_shape_of(images);
   if (!compatible(victim.task.image, shape)) {
     throw Error("probe: images must be {}, got {}", victim.task.image, shape);
   }

@@ -100,7 +100,7 @@ REFINE_INLINE SavedDefense load_saved_defense(const std::filesystem::path& model
     load(pipeline, weights);
   } else {
     nn::load_state_dict(*pipeline.transform().module, stored.tensors, weights.string());
-    pipeline.rename_classes(formats::read_permutation(options.permutation));
+    pipeline.set_permutation(formats::read_permutation(options.permutation));
   }
   return {std::move(pipeline), std::move(victim), stored.metadata};
 }

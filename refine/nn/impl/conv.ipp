@@ -48,8 +48,8 @@ REFINE_INLINE at::Tensor convolve(const at::Tensor& x, const at::Tensor& weight,
 
 namespace refine::nn::detail {
 
-/// True where oneDNN writes past the end of a kernel's gradient (LibTorch 2.13, processors with only AVX2): strided
-/// 1×1 kernels over fewer than eight channels.
+/// True where oneDNN writes past the end of a kernel's gradient (LibTorch 2.13, processors with
+/// only AVX2): strided 1×1 kernels over fewer than eight channels.
 REFINE_INLINE bool has_unsafe_gradient(const torch::nn::Conv2dImpl& convolution, const at::Tensor& x) {
   const auto& o = convolution.options;
   return o.kernel_size()->at(0) == 1 && o.kernel_size()->at(1) == 1 && o.stride()->at(0) > 1 &&
@@ -80,7 +80,8 @@ REFINE_INLINE at::Tensor conv_bn(torch::nn::Conv2d& convolution, torch::nn::Batc
                             detail::is_3x3_same(convolution->options);
   if (!adds_nothing) return apply_batch_norm(norm, convolve(convolution, x));
   const at::Tensor y = norm->forward(convolve(x, convolution->weight, {}));
-  // As data: autograd tracks the version of the running mean, which the gradient does not depend on in training.
+  // As data: autograd tracks the version of the running mean, which the gradient does not depend on
+  // in training.
   norm->running_mean.variable_data().add_(bias.variable_data(), *norm->options.momentum());
   return y;
 }

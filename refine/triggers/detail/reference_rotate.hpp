@@ -69,7 +69,7 @@ struct ReferenceRotate {
   /// \param images float N×C×H×W in [0, 1]
   /// \throws Error if the images' shape is not `image`, or a field is out of range
   at::Tensor apply(const at::Tensor& images) const {
-    require_agreement(check_shape(image, data::image_of(images)));
+    require_agreement(check_shape(image, data::image_shape_of(images)));
     if (!(degrees >= -180 && degrees <= 180)) {
       throw Error("ReferenceRotate.degrees must be in [-180, 180], got {}", degrees);
     }

@@ -4,9 +4,9 @@
 
 namespace refine::winograd {
 
-/// The points at which the polynomials of F(4×4, 3×3) (Lavin and Gray, 2016, `lavin2016winograd`) are evaluated: 0,
-/// ±a, ±b and infinity. With a² = ½ and b² = 2 the error is two to three times that of a plain sum; with the usual
-/// a = 1 and b = 2 it is twice as large.
+/// The points at which the polynomials of F(4×4, 3×3) (Lavin and Gray, 2016, `lavin2016winograd`)
+/// are evaluated: 0, ±a, ±b and infinity. With a² = ½ and b² = 2 the error is two to three times
+/// that of a plain sum; with the usual a = 1 and b = 2 it is twice as large.
 struct Points {
   float a2 = 0.5F, b2 = 2;  ///< squares
   float a = 0.70710678118654752F, b = 1.4142135623730951F;
@@ -16,7 +16,8 @@ struct Points {
 
 inline constexpr Points points;
 
-/// The values of a tile: an output tile of 4×4 pixels has an input of 6×6, and a transformed kernel 6×6 values.
+/// The values of a tile: an output tile of 4×4 pixels has an input of 6×6, and a transformed kernel
+/// 6×6 values.
 inline constexpr std::int64_t tile_side = 4, values = 36;
 
 /// A batch of images, N×H×W×channels, cut into tiles that overlap by the kernel's border.
@@ -55,8 +56,8 @@ struct KernelStrides {
   std::int64_t out, in, down, right;
 };
 
-/// A product c = [c +] a·b for the rows of `a` and the panels of `b`. The rows of a panel are contiguous, each as wide
-/// as one or two vectors.
+/// A product c = [c +] a·b for the rows of `a` and the panels of `b`. The rows of a panel are
+/// contiguous, each as wide as one or two vectors.
 struct Product {
   const float* a;
   std::int64_t a_row, a_term, rows;
@@ -71,8 +72,8 @@ namespace detail {
 
 #if defined(__x86_64__)
 
-// Optimised also in programs compiled for debugging, where they would take ten times as long as LibTorch's. Clang lacks
-// the attribute; such programs then use LibTorch's.
+// Optimised also in programs compiled for debugging, where they would take ten times as long as
+// LibTorch's. Clang lacks the attribute; such programs then use LibTorch's.
 #ifdef __clang__
 #define REFINE_OPTIMIZED
 #else
@@ -111,10 +112,12 @@ struct InstructionSet {
   void (*kernel_gradient)(const float* u, std::int64_t value, std::int64_t out, std::int64_t begin,
                           std::int64_t end, const KernelStrides& stride, float* w);
 
-  /// Transforms tiles of images, v = Bᵀ·d·B, for the tiles [begin, end); `patch` is memory for a tile.
+  /// Transforms tiles of images, v = Bᵀ·d·B, for the tiles [begin, end); `patch` is memory for a
+  /// tile.
   void (*image_values)(const float* x, const Grid& grid, std::int64_t channels, std::int64_t begin,
                        std::int64_t end, float* patch, const TileLayout& to, float* v);
-  /// Transforms products back, y = Aᵀ·m·A + bias, for the tiles [begin, end) and `channels` of the `pixel` channels of y.
+  /// Transforms products back, y = Aᵀ·m·A + bias, for the tiles [begin, end) and `channels` of the
+  /// `pixel` channels of y.
   void (*output_pixels)(const float* m, const TileLayout& from, std::int64_t channels, const Grid& grid,
                         std::int64_t begin, std::int64_t end, const float* bias, std::int64_t pixel,
                         float* y);

@@ -15,7 +15,8 @@ namespace refine::winograd {
 
 namespace detail {
 
-/// The function by which compilers start a parallel region of OpenMP: `run(data)` on a number of threads.
+/// The function by which compilers start a parallel region of OpenMP: `run(data)` on a number of
+/// threads.
 using Region = void (*)(void (*run)(void*), void* data, unsigned threads, unsigned flags);
 
 /// Returns that of LibTorch's OpenMP library, or null.
@@ -30,11 +31,11 @@ inline Region region() {
 
 }  // namespace detail
 
-/// Calls `work(begin, end)` for consecutive parts of [0, n) on LibTorch's threads, each of which takes the next part
-/// when it is done with one.
+/// Calls `work(begin, end)` for consecutive parts of [0, n) on LibTorch's threads, each of which
+/// takes the next part when it is done with one.
 ///
-/// `at::parallel_for` does this only in programs that are compiled with `-fopenmp`. Further threads would wait for
-/// processors on which LibTorch's threads still spin.
+/// `at::parallel_for` does this only in programs that are compiled with `-fopenmp`. Further threads
+/// would wait for processors on which LibTorch's threads still spin.
 /// \param n the number of items
 /// \param part the size of a part; the last may be smaller
 /// \param work a function of the range

@@ -50,7 +50,8 @@ constexpr std::int64_t rounded_up(std::int64_t n, std::int64_t to) {
   return (n + to - 1) / to * to;
 }
 
-/// Returns the distance between the 36 values of a tile: not a power of two, which would map them to one cache set.
+/// Returns the distance between the 36 values of a tile: not a power of two, which would map them
+/// to one cache set.
 constexpr std::int64_t spread(std::int64_t floats) {
   return floats + 16;
 }
@@ -131,7 +132,8 @@ inline void multiply(const InstructionSet& with, const Shape& shape, const Tiles
   }
 }
 
-/// Transforms all kernels first; each thread then takes as many tiles as its cache holds through all steps.
+/// Transforms all kernels first; each thread then takes as many tiles as its cache holds through
+/// all steps.
 inline void convolve_by_tiles(const InstructionSet& with, const Shape& shape, const float* x, const float* w,
                               const KernelStrides& stride, const float* bias, float* y) {
   const std::int64_t width = panel_width(with, shape.out), panels = shape.out / width;
@@ -158,8 +160,8 @@ inline void convolve_by_tiles(const InstructionSet& with, const Shape& shape, co
   });
 }
 
-/// Transforms all tiles first; each thread then takes a range of output channels through all steps. The values of the
-/// kernels stay in its cache where they outnumber those of the tiles.
+/// Transforms all tiles first; each thread then takes a range of output channels through all steps.
+/// The values of the kernels stay in its cache where they outnumber those of the tiles.
 inline void convolve_by_panels(const InstructionSet& with, const Shape& shape, const float* x, const float* w,
                                const KernelStrides& stride, const float* bias, float* y) {
   const std::int64_t total = shape.grid.tiles();
@@ -235,8 +237,9 @@ inline void clear_kernels(const Shape& shape, const KernelStrides& stride, float
 
 }  // namespace detail
 
-/// Computes the gradient of w, which is overwritten, from that of y (g, N×H×W×out). Tiles are taken in parts, which
-/// bounds the memory, and each sum belongs to one thread: the result is the same with any number of threads.
+/// Computes the gradient of w, which is overwritten, from that of y (g, N×H×W×out). Tiles are taken
+/// in parts, which bounds the memory, and each sum belongs to one thread: the result is the same
+/// with any number of threads.
 inline void kernel_gradient(const InstructionSet& with, const Shape& shape, const float* x, const float* g,
                             const KernelStrides& stride, float* w) {
   using detail::Scratch;

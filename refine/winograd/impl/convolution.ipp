@@ -36,7 +36,8 @@ REFINE_INLINE bool suits(const at::Tensor& x, const at::Tensor& weight, const at
   if (!takes(x, weight, bias) || weight.size(0) < 16 || weight.size(1) < 16) return false;
   if (detail::region() == nullptr && at::get_num_threads() > 1) return false;
   const Grid grid{x.size(0), x.size(2), x.size(3)};
-  // Multiplications for each pair of channels, and the measured cost of preparing the kernel of a pair.
+  // Multiplications for each pair of channels, and the measured cost of preparing the kernel of a
+  // pair.
   const std::int64_t direct = 9 * grid.images * grid.height * grid.width;
   return direct >= 2 * (values * grid.tiles() + 1000);
 }
