@@ -80,8 +80,7 @@ struct LocatedFormat {
 
   template <typename Text>
   requires std::convertible_to<const Text&, std::string_view>
-  consteval LocatedFormat(const Text& text,
-                          std::source_location location = std::source_location::current())
+  consteval LocatedFormat(const Text& text, std::source_location location = std::source_location::current())
       : format(text), where(location) {}
 };
 

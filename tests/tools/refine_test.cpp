@@ -338,11 +338,11 @@ TEST_F(Command, Defend_TorchScriptFileAndFolder_WritesAServingFile) {
 Outcome refine_and_signal(const ScratchFolder& here, const std::string& arguments, const fs::path& files) {
   const std::string folder = "'" + here.path.string() + "'";
   const std::string program = "'" + fs::absolute("tools/refine").string() + "'";
-  const int result = std::system(
-      ("cd " + folder + "; BUILD_WORKING_DIRECTORY=" + folder + " " + program + " " + arguments +
-       " >out.txt 2>err.txt & pid=$!; while kill -0 $pid && ! ls '" + files.string() +
-       "'/*.safetensors; do sleep 0.05; done >/dev/null 2>&1; kill -TERM $pid; wait $pid")
-          .c_str());
+  const int result =
+      std::system(("cd " + folder + "; BUILD_WORKING_DIRECTORY=" + folder + " " + program + " " + arguments +
+                   " >out.txt 2>err.txt & pid=$!; while kill -0 $pid && ! ls '" + files.string() +
+                   "'/*.safetensors; do sleep 0.05; done >/dev/null 2>&1; kill -TERM $pid; wait $pid")
+                      .c_str());
   return {WIFEXITED(result) ? WEXITSTATUS(result) : -1, content(here.path / "out.txt"),
           content(here.path / "err.txt")};
 }
