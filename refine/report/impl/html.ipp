@@ -104,14 +104,15 @@ REFINE_INLINE std::string html_figures(const DefenseReport& report) {
                  fmt::format("most that the trigger adds to any class; {} images", format::count(after.n)),
                  lift(before), lift(after), format::signed_hundredths(after.value() - before.value()));
     if (has_pairs(report)) {
-      const metrics::PairLift& before = report.before.largest_pair_lift;
-      const metrics::PairLift& after = report.after.largest_pair_lift;
+      const metrics::PairLift& pair_before = report.before.largest_pair_lift;
+      const metrics::PairLift& pair_after = report.after.largest_pair_lift;
       rows +=
           html_row("Largest pair lift",
                    fmt::format("most that the trigger adds to any class over the images of one other class; "
                                "largest of {} pairs, {} images",
-                               format::count(after.pairs), format::count(after.lift.n)),
-                   pair(before), pair(after), format::signed_hundredths(after.value() - before.value()));
+                               format::count(pair_after.pairs), format::count(pair_after.lift.n)),
+                   pair(pair_before), pair(pair_after),
+                   format::signed_hundredths(pair_after.value() - pair_before.value()));
       rows += html_share("Moved share", "share of images whose prediction the trigger changes",
                          report.before.moved, report.after.moved);
     }
