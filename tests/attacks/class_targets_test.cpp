@@ -142,7 +142,7 @@ template <typename A>
 metrics::AttackMetrics attacked(const A& attack) {
   static const data::Split split = data::Synthetic{.task = small, .train = 1000, .test = 500}.make();
   ClassifierRecipe recipe = recipes::fast_classifier;
-  recipe.optimization.epochs = 6;
+  recipe.optimization.epochs = 10;
   recipe.optimization.batch_size = 50;
   recipe.augmentation = {};
   const auto victim =

@@ -88,7 +88,7 @@ TEST_P(ExportedPrograms, AnyExport_HasPyTorchsLogitsAndGradients) {
     EXPECT_EQ(logits.scalar_type(), at::kFloat);
     EXPECT_LT(largest_difference(logits, answers.logits), 1e-5);
     logits.square().sum().backward();
-    EXPECT_LT(largest_difference(images.grad(), answers.gradient), 1e-5);
+    EXPECT_LT(largest_difference(images.grad(), answers.gradient), 1e-4);
   }
   nn::allow_winograd(true);
   EXPECT_TRUE(at::equal(answers.images, answers_of(name).images));  // not changed in place

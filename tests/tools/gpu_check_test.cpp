@@ -30,11 +30,12 @@ struct Outcome {
 
 Outcome gpu_check(const ScratchFolder& here, const std::string& arguments) {
   const std::string program = "'" + std::filesystem::absolute("tools/gpu_check").string() + "'";
-  const int result = std::system(("cd '" + here.path.string() + "' && " + program +
-                                  " --width 4 --epoch_images 128 --batches 64 --victim_epochs 1 "
-                                  "--defense_epochs 1 --batch 64 " +
-                                  arguments + " 2>err.txt")
-                                     .c_str());
+  const int result =
+      std::system(("cd '" + here.path.string() + "' && " + program +
+                   " --width 4 --epoch_images 128 --check_images 128 --batches 64 --victim_epochs 1 "
+                   "--defense_epochs 1 --batch 64 " +
+                   arguments + " 2>err.txt")
+                      .c_str());
   return {WIFEXITED(result) ? WEXITSTATUS(result) : -1, content(here.path / "err.txt")};
 }
 

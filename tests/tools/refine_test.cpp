@@ -349,9 +349,10 @@ Outcome refine_and_signal(const ScratchFolder& here, const std::string& argument
 
 TEST_F(Command, Defend_Interrupted_IsResumedBitForBit) {
   write_images(shared->path / "long", 120, false);
-  const std::string command =
+  const std::string options =
       "defend --model attack/FashionMNIST/ResNet18/BadNets/victim.pt --images long --image 32 --epoch 40 --no_scan "
-      "--no_probe --width 4 --levels 1 --threads 1 --checkpoint_every 0.05 --out ";
+      "--no_probe --width 4 --levels 1 --threads 1 ";
+  const std::string command = options + "--checkpoint_every 0.05 --out ";
   const Outcome undisturbed = refine(*shared, command + "whole.pt");
   ASSERT_EQ(undisturbed.status, 0) << undisturbed.err;
   EXPECT_FALSE(fs::exists(shared->path / "whole.report/checkpoints")) << "removed after success";
@@ -379,7 +380,7 @@ TEST_F(Command, Defend_Interrupted_IsResumedBitForBit) {
   const std::string log = content(shared->path / "parts.report/log.jsonl");
   EXPECT_EQ(std::ranges::count(log, '\n'), 40) << "each epoch once";
   EXPECT_FALSE(fs::exists(shared->path / "parts.report/checkpoints"));
-  expect_refusal(refine(*shared, command + "parts.pt --resume --checkpoint_every 0"), {"--resume"});
+  expect_refusal(refine(*shared, options + "--out parts.pt --resume --checkpoint_every 0"), {"--resume"});
 }
 
 TEST_F(Command, Inspect_OneFile_ListsItsContent) {

@@ -577,7 +577,7 @@ TEST(TrainClassifier, NoProgress_IsAWarning) {
   expect_words(lines.warnings[0], {"victim", "chance", "labels", "lr is 1e-09"});
 
   recipe = victim_recipe();
-  recipe.optimization.epochs = 8;
+  recipe.optimization.epochs = 30;
   recipe.augmentation = {};
   Lines none;
   train_classifier(Network{.width = 4}, many, recipe, none);

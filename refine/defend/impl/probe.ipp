@@ -659,14 +659,19 @@ REFINE_INLINE ProbedClassifier load_and_probe(const std::filesystem::path& model
   const ImageShape shape = victim.task().image;
   const bool is_size_of_images = !victim.is_image_known && !load.images.is_static() &&
                                  shape.height == options.images.height && shape.width == options.images.width;
-  if (is_size_of_images && shape.is_static() && detail::accepts_other_sizes(victim)) {
+  // Last, so that a refusal is one line.
+  const auto note_size = [&] {
+    if (!is_size_of_images || !shape.is_static() || !detail::accepts_other_sizes(victim)) return;
     detail::note(
         load.notify,
         fmt::format("the image size {} is that of the images; the file does not have the size that the "
                     "model was trained with: specify --image if it is another",
                     shape));
+  };
+  if (!probe) {
+    note_size();
+    return {std::move(victim), std::nullopt};
   }
-  if (!probe) return {std::move(victim), std::nullopt};
 
   const Probe found =
       refine::probe(detail::frozen_form(victim), sample.of_shape(shape),
@@ -678,6 +683,7 @@ REFINE_INLINE ProbedClassifier load_and_probe(const std::filesystem::path& model
                 name, shape, found.describe(victim.class_names));
   }
   const ProbeSummary summary = detail::summarize(found, victim, name, load.notify);
+  note_size();
   return {std::move(victim), summary};
 }
 
