@@ -93,7 +93,7 @@ TEST(LoadClassifier, ExportedProgram_HasItsImageSizeAndClasses) {
 }
 
 TEST(LoadClassifier, HostileExportedProgram_IsRefusedUnlessTrusted) {
-  constexpr const char* hostile = "tests/fixtures/exported/hostile_guard.pt2";
+  static constexpr const char* hostile = "tests/fixtures/exported/hostile_guard.pt2";
   expect_words(error_of([] { load_classifier(hostile); }), {"hostile_guard.pt2", "guards_code", "--trust"});
   EXPECT_EQ(load_classifier(hostile, {.trust = true}).task().classes, 5);
   EXPECT_FALSE(fs::exists("ran_guard"));
