@@ -8,8 +8,10 @@
 Each classifier has random weights, and BatchNorm statistics of random images (operator_survey.py). It is exported in
 evaluation mode, for any batch size ("dynamic") and for batches of two ("fixed"), and answers four images of the smallest
 usual size that it accepts. Prints the largest difference of a logit, divided by the largest distance of a logit from
-its row's mean, and that of the gradient of the sum of squared logits, divided by its largest value. The exit status is
-1 if a difference is above 1e-4, or a file was refused.
+its row's mean, and that of the gradient of the sum of squared logits, divided by its largest value. An activation near
+the kink of a ReLU makes a gradient jump by rounding alone, so the gradient is compared with that in double precision,
+and PyTorch's own difference from it is in parentheses. The exit status is 1 if a difference of logits is above 1e-4,
+one of gradients is above 1e-4 and above three times PyTorch's, or a file was refused.
 
 `--time` also prints how long logits and gradient take, compared with the same classifier as TorchScript. `--only NAME`
 (repeatable) selects classifiers. `--versions 2.9.1+0.24.1 ...` builds a virtual environment for each pair of releases of
@@ -17,6 +19,7 @@ PyTorch and torchvision, runs itself in it, and prints a table for each.
 """
 
 import argparse
+import copy
 import pathlib
 import subprocess
 import sys
@@ -62,6 +65,11 @@ def survey(program, names, folder, timed):
         images = operator_survey.pictures(4, side).requires_grad_()
         expected = net(images)
         (slope,) = torch.autograd.grad(expected.square().sum(), images)
+        exact_images = images.detach().double().requires_grad_()
+        logits = copy.deepcopy(net).double()(exact_images)
+        (exact,) = torch.autograd.grad(logits.square().sum(), exact_images)
+        exact = exact.float()
+        theirs = ((slope - exact).abs().max() / exact.abs().max()).item()
         expected, images = expected.detach(), images.detach()
         scale = (expected - expected.mean(1, keepdim=True)).abs().max()
         (folder / "images").write_bytes(images.numpy().tobytes())
@@ -89,17 +97,17 @@ def survey(program, names, folder, timed):
                 bad += 1
                 cells += [run.stderr.strip(), ""]
                 continue
-            differences = [off(folder / "logits", expected, scale),
-                           off(folder / "gradient", slope, slope.abs().max())]
-            bad += not max(differences) < 1e-4
-            worst = max(worst, *differences)
-            cells += [f"{difference:.1e}" for difference in differences]
+            logits_off = off(folder / "logits", expected, scale)
+            gradient_off = off(folder / "gradient", exact, exact.abs().max())
+            bad += not (logits_off < 1e-4 and gradient_off < max(1e-4, 3 * theirs))
+            worst = max(worst, logits_off)
+            cells += [f"{logits_off:.1e}", f"{gradient_off:.1e} ({theirs:.1e})"]
         if timed:
             operator_survey.write("traced", net, images, folder / f"{name}.pt")
             answer(folder / f"{name}.pt")
             cells += [times[0] if times else "", times[-1] if len(times) > 1 else ""]
         print("| " + " | ".join([name, str(side), *cells]) + " |", flush=True)
-    print(f"\nlargest difference {worst:.1e}; {bad} files above 1e-4 or refused")
+    print(f"\nlargest difference of logits {worst:.1e}; {bad} files with larger differences or refused")
     return bad
 
 
