@@ -14,12 +14,15 @@
 #include <string>
 #include <vector>
 
+#include <refine/backbones/vit.hpp>
 #include <refine/core/file.hpp>
 #include <refine/defend/defend.hpp>
 #include <refine/defend/detail/check_outputs.hpp>
 #include <refine/defend/images.hpp>
+#include <refine/defend/probe.hpp>
 #include <refine/defend/saved_defense.hpp>
 #include <refine/export/exported_classifier.hpp>
+#include <refine/export/weights.hpp>
 #include <refine/nn/torch_random.hpp>
 #include <refine/report/images.hpp>
 
@@ -93,8 +96,8 @@ TEST(LoadClassifier, ExportedProgram_HasItsImageSizeAndClasses) {
 }
 
 TEST(LoadClassifier, HostileExportedProgram_IsRefusedUnlessTrusted) {
-  static constexpr const char* hostile = "tests/fixtures/exported/hostile_guard.pt2";
-  expect_words(error_of([] { load_classifier(hostile); }), {"hostile_guard.pt2", "guards_code", "--trust"});
+  constexpr const char* hostile = "tests/fixtures/exported/hostile_guard.pt2";
+  expect_words(error_of([&] { load_classifier(hostile); }), {"hostile_guard.pt2", "guards_code", "--trust"});
   EXPECT_EQ(load_classifier(hostile, {.trust = true}).task().classes, 5);
   EXPECT_FALSE(fs::exists("ran_guard"));
 }
@@ -141,6 +144,38 @@ TEST(ParseNormalization, OneOrThreeNumbers_AreANormalization) {
   EXPECT_EQ(parse_normalization({0.5}, {0.25})->deviation, (std::array{0.25, 0.25, 0.25}));
   expect_words(error_of([] { parse_normalization({0.5, 0.5}, {1}); }), {"--mean", "got 2"});
   expect_words(error_of([] { parse_normalization({0.5}, {58}); }), {"--std", "got 58", "255"});
+}
+
+TEST(LoadAndProbe, ImageSizeOfTheImages_IsNoted) {
+  const ScratchFolder scratch;
+  write_images(scratch.path / "clean", 4, 40);
+  std::string notes;
+  const auto image_of = [&](const fs::path& file, LoadOptions options) {
+    notes.clear();
+    options.notify = [&](const Notice& notice) { notes += notice.text + '\n'; };
+    return load_and_probe(file, scratch.path / "clean", options, {}, /*probe=*/false).victim.task().image;
+  };
+  // The files of a network with a pooling layer do not have its size: weights, and a program.
+  for (const char* file : {"tests/fixtures/backdoorbench.pt", plain}) {
+    EXPECT_EQ(image_of(file, {}), (ImageShape{3, 40, 40})) << file;
+    expect_words(notes, {"3x40x40 is that of the images", "--image"});
+    EXPECT_EQ(image_of(file, {.image = {3, 32, 32}}), (ImageShape{3, 32, 32})) << file;
+    EXPECT_EQ(notes, "") << file;
+    image_of(file, {.images = {3, 48, 48}});  // as with --crop 48
+    EXPECT_EQ(notes, "") << file;
+  }
+  // The position embedding of a ViT has it.
+  const fs::path vit = scratch.path / "vit.safetensors";
+  save(backbones::ViT<>{.task = {{3, 40, 40}, 5},
+                        .patch = 8,
+                        .width = 24,
+                        .depth = 1,
+                        .heads = 8,
+                        .head_width = 2,
+                        .mlp = 20},
+       vit);
+  EXPECT_EQ(image_of(vit, {.arch = "ViT"}), (ImageShape{3, 40, 40}));
+  EXPECT_EQ(notes, "");
 }
 
 TEST(Defend, TinyClassifier_IsDefendedMeasuredAndSaved) {
@@ -227,7 +262,7 @@ TEST(CheckOutputs, OutputThatIsAnInput_IsRefused) {
 TEST(Defend, ReadmeExample_WritesADefendedFile) {
   const ScratchFolder scratch;
   write_images(scratch.path / "clean", 24, 16);
-  defend_folder(plain, scratch.path / "clean", scratch.path / "out.pt");
+  defend_folder(plain, scratch.path / "clean", scratch.path / "out.pt", {.training = {.epochs = 2}});
   EXPECT_TRUE(fs::exists(scratch.path / "out.pt"));
 }
 
