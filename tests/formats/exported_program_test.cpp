@@ -221,6 +221,15 @@ TEST(InspectExportedProgram, ChangedFile_IsRefusedByName) {
   expect_words(objection_to(meta("sizes", sizes({5, -3}))), {"negative"});
   expect_words(objection_to(meta("sizes", sizes({std::int64_t{1} << 62, std::int64_t{1} << 62}))),
                {"60 bytes"});
+  constexpr std::int64_t huge = std::int64_t{1} << 62;  // the product overflows wherever the 0 stands
+  for (const json& extents : {sizes({0, huge, huge}), sizes({huge, huge, 0})}) {
+    expect_words(objection_to([&](Archive&, json&, json& weights) {
+                   auto& tensor = weights["head.weight"]["tensor_meta"];
+                   tensor["sizes"] = tensor["strides"] = extents;
+                 }),
+                 {"60 bytes"});
+  }
+  expect_words(objection_to(meta("dtype", 12)), {"head.weight", "other than 0 and 1"});
   expect_words(objection_to(meta("strides", sizes({std::int64_t{1} << 62, 1}))), {"60 bytes"});
   expect_words(objection_to(meta("storage_offset", json{{"as_int", 1}})), {"60 bytes"});
   expect_words(objection_to(meta("storage_offset", json{{"as_int", std::int64_t{1} << 62}})), {"60 bytes"});

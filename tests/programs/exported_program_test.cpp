@@ -235,5 +235,63 @@ TEST(ExportedProgram, IntegerArithmetic_RoundsDownAsPython) {
                {"'b'", "cannot be computed"});
 }
 
+/// A program for images 2×2×2 with four classes: `nodes` computes "out" from the images "x" and the
+/// stored number "w".
+formats::ExportedProgram program_of(std::vector<formats::GraphNode> nodes) {
+  const std::int64_t channels = 2, side = 2;
+  formats::ExportedProgram program;
+  program.inputs = {{.kind = formats::GraphInput::Kind::tensor, .name = "w", .stored = "weight"},
+                    {.kind = formats::GraphInput::Kind::images, .name = "x"}};
+  program.tensors["weight"] = {.sizes = {1}, .strides = {1}, .entry = "weight"};
+  const float weight = 0.5F;
+  program.bytes["weight"] = std::string(reinterpret_cast<const char*>(&weight), sizeof weight);
+  program.shapes["x"] = {.sizes = {std::nullopt, channels, side, side}, .example = {2, channels, side, side}};
+  program.shapes["out"] = {.sizes = {std::nullopt, channels * side * side}, .example = {2, 8}};
+  program.nodes = std::move(nodes);
+  program.nodes.push_back(
+      {.name = "out",
+       .target = "aten::reshape.default",
+       .inputs = {{"self", formats::ValueName{"y"}}, {"shape", std::vector<formats::GraphInteger>{-1, 8}}},
+       .outputs = {formats::ValueName{"out"}}});
+  program.outputs = {{.name = "0", .value = "out"}};
+  return program;
+}
+
+formats::GraphNode call(const std::string& target, const std::string& self, const std::string& result,
+                        std::vector<std::pair<std::string, formats::GraphArgument>> more = {}) {
+  more.insert(more.begin(), {"self", formats::ValueName{self}});
+  return {
+      .name = result, .target = target, .inputs = std::move(more), .outputs = {formats::ValueName{result}}};
+}
+
+// Operators that only stop gradients pass their operand on; so does the element of a list.
+TEST(ExportedProgram, InPlaceOperatorBehindADetach_LeavesTheImages) {
+  const formats::GraphArgument by_w = formats::ValueName{"w"};
+  const formats::GraphNode element = {
+      .name = "d",
+      .target = "_operator.getitem",
+      .inputs = {{"a", std::vector<formats::ValueName>{{"x"}}}, {"b", std::int64_t{0}}},
+      .outputs = {formats::ValueName{"d"}}};
+  for (const formats::GraphNode& first :
+       {call("aten::detach.default", "x", "d"), call("aten::alias.default", "x", "d"), element}) {
+    const backbones::ExportedProgram<> victim(
+        program_of({first, call("aten::mul_.Tensor", "d", "y", {{"other", by_w}})}), first.target);
+    const at::Tensor images = at::rand({3, 2, 2, 2}), before = images.clone();
+    const at::Tensor logits = victim.forward(images);
+    EXPECT_TRUE(images.equal(before)) << first.target;
+    EXPECT_TRUE(logits.equal((before * 0.5).reshape({3, 8}))) << first.target;
+  }
+}
+
+TEST(ExportedProgram, InPlaceOperatorOnItsOwnTensorBehindADetach_IsRefused) {
+  for (const char* target : {"aten::detach.default", "aten::lift_fresh.default"}) {
+    const auto program =
+        program_of({call(target, "w", "d"), call("aten::add_.Tensor", "d", "e", {{"other", std::int64_t{1}}}),
+                    call("aten::mul.Tensor", "x", "y", {{"other", formats::ValueName{"w"}}})});
+    expect_words(error_of([&] { backbones::ExportedProgram<>(program, "own tensors"); }),
+                 {"own tensors", "changes the program's own tensors"});
+  }
+}
+
 }  // namespace
 }  // namespace refine

@@ -661,7 +661,8 @@ REFINE_INLINE std::optional<StoredTensor> Reader::read_stored(const std::string&
   bool fits = tensor.offset <= available;
   for (std::size_t i = 0; i < tensor.sizes.size() && fits; ++i) {
     std::int64_t step = 0;
-    fits = !__builtin_mul_overflow(count, tensor.sizes[i], &count);
+    // Without the extents of 0, so that the result does not depend on where they stand.
+    fits = !__builtin_mul_overflow(count, std::max<std::int64_t>(tensor.sizes[i], 1), &count);
     if (tensor.sizes[i] == 0) continue;
     fits = fits && !__builtin_mul_overflow(tensor.sizes[i] - 1, tensor.strides[i], &step) &&
            !__builtin_add_overflow(last, step, &last);
@@ -670,6 +671,10 @@ REFINE_INLINE std::optional<StoredTensor> Reader::read_stored(const std::string&
   if (!fits || (count > 0 && last >= available)) {
     fail(fmt::format("the tensor '{}' claims more than the {} bytes of its file '{}'", shown,
                      bytes->second.size(), shorten(entry)));
+  }
+  if (*type == ElementType::boolean &&
+      std::ranges::any_of(bytes->second, [](char c) { return c != 0 && c != 1; })) {
+    fail(fmt::format("the boolean tensor '{}' has values other than 0 and 1", shown));
   }
   // Strides of 0 and shared files could claim any amount of memory.
   constexpr std::uint64_t always_allowed = std::uint64_t{64} << 20, copies_per_byte = 16;

@@ -2,12 +2,12 @@
 
 #include <refine/programs/detail/exported_module.hpp>
 
+#include <ATen/ScalarOps.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/core/List.h>
 #include <ATen/core/jit_type.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/from_blob.h>
-#include <ATen/ops/scalar_tensor.h>
 #include <ATen/ops/zeros.h>
 #include <c10/core/GradMode.h>
 #include <c10/core/Layout.h>
@@ -18,7 +18,6 @@
 #include <torch/csrc/jit/ir/constants.h>
 
 #include <algorithm>
-#include <array>
 #include <set>
 #include <utility>
 
@@ -75,13 +74,27 @@ inline c10::MemoryFormat memory_format(formats::GraphMemoryFormat format) {
   return c10::MemoryFormat::Preserve;
 }
 
-/// Returns a number as a tensor that does not decide the type of a result, as in `x / 2`.
-inline at::Tensor wrapped_number(const at::Scalar& number) {
-  at::Tensor tensor = at::scalar_tensor(number, number.isFloatingPoint() ? at::kDouble
-                                                : number.isBoolean()     ? at::kBool
-                                                                         : at::kLong);
-  tensor.unsafeGetTensorImpl()->set_wrapped_number(true);
-  return tensor;
+/// Calls `visit` with each slot that an operand reads.
+template <typename Visit>
+void for_each_slot(const Operand& operand, const Visit& visit) {
+  if (const Slot* slot = std::get_if<Slot>(&operand)) visit(*slot);
+  if (const auto* scalar = std::get_if<ScalarOf>(&operand)) visit(scalar->slot);
+  if (const auto* list = std::get_if<TensorListOperand>(&operand)) {
+    for (const auto& slot : list->slots) {
+      if (slot) visit(*slot);
+    }
+  }
+  if (const auto* numbers = std::get_if<std::vector<IntegerOperand>>(&operand)) {
+    for (const IntegerOperand& number : *numbers) {
+      if (const Slot* slot = std::get_if<Slot>(&number)) visit(*slot);
+    }
+  }
+}
+
+/// Calls `visit` with each slot that a step reads.
+template <typename Visit>
+void for_each_read(const Step& step, const Visit& visit) {
+  for (const Operand& operand : step.operands) for_each_slot(operand, visit);
 }
 
 /// Translates the nodes of a program into steps.
@@ -114,8 +127,10 @@ class ExportedCompiler {
   void add_arithmetic(const formats::GraphNode& node, char sign);
   void add_call(const formats::GraphNode& node, const c10::OperatorHandle& op);
   void check_mode(const formats::GraphNode& node, const Step& step) const;
+  void add_step(const formats::GraphNode& node, Step step);
   void add_outputs(const formats::GraphNode& node, Step& step);
   void guard_memory(const formats::GraphNode& node, const Step& step);
+  Guard guard_of(const Operand& operand) const;
   void fold_batch_norms();
   bool fold(Step& convolution, const Step& norm);
   void mark_convolutions();
@@ -193,7 +208,8 @@ REFINE_INLINE at::Tensor ExportedCompiler::load(const formats::StoredTensor& sto
   const std::size_t offset = static_cast<std::size_t>(stored.offset) * c10::elementSize(type);
   const at::Tensor view =
       at::from_blob(const_cast<char*>(bytes->second.data()) + offset, stored.sizes, stored.strides, type);
-  return view.to(computed_type(stored.type), /*non_blocking=*/false, /*copy=*/true).contiguous();
+  return view.to(computed_type(stored.type), /*non_blocking=*/false, /*copy=*/true,
+                 at::MemoryFormat::Contiguous);
 }
 
 REFINE_INLINE Slot ExportedCompiler::define(const std::string& value) {
@@ -233,11 +249,8 @@ REFINE_INLINE void ExportedCompiler::add_node(const formats::GraphNode& node) {
       const auto* list = std::get_if<std::vector<formats::ValueName>>(&node.inputs[0].second);
       const auto* index = std::get_if<std::int64_t>(&node.inputs[1].second);
       if (list && index && *index >= 0 && *index < static_cast<std::int64_t>(list->size())) {
-        Step step{.kind = Step::Kind::same, .name = node.name};
-        step.operands.push_back(slot_of((*list)[static_cast<std::size_t>(*index)].name));
-        add_outputs(node, step);
-        steps_.push_back(std::move(step));
-        return;
+        const Slot element = slot_of((*list)[static_cast<std::size_t>(*index)].name);
+        return add_step(node, {.kind = Step::Kind::same, .name = node.name, .operands = {element}});
       }
     }
     fail(node, "is not arithmetic that refine knows");
@@ -253,11 +266,9 @@ REFINE_INLINE void ExportedCompiler::add_node(const formats::GraphNode& node) {
         node.inputs.size() == 2 ? std::get_if<formats::ValueName>(&node.inputs[0].second) : nullptr;
     const auto* dimension = tensor ? std::get_if<std::int64_t>(&node.inputs[1].second) : nullptr;
     if (!dimension || node.outputs.size() != 1) fail(node, "has arguments of the wrong kind");
-    Step step{.kind = Step::Kind::size, .name = node.name};
-    step.operands = {slot_of(tensor->name), c10::IValue(*dimension)};
-    add_outputs(node, step);
-    steps_.push_back(std::move(step));
-    return;
+    return add_step(node, {.kind = Step::Kind::size,
+                           .name = node.name,
+                           .operands = {slot_of(tensor->name), c10::IValue(*dimension)}});
   }
   const auto op = c10::Dispatcher::singleton().findSchema({name, overload});
   if (!op) fail(node, "calls an operator that this release of LibTorch lacks");
@@ -276,8 +287,7 @@ REFINE_INLINE void ExportedCompiler::add_arithmetic(const formats::GraphNode& no
     }
   }
   if (step.operands.size() != 2 || node.outputs.size() != 1) fail(node, "does not have two arguments");
-  add_outputs(node, step);
-  steps_.push_back(std::move(step));
+  add_step(node, std::move(step));
 }
 
 REFINE_INLINE void ExportedCompiler::add_call(const formats::GraphNode& node, const c10::OperatorHandle& op) {
@@ -303,21 +313,23 @@ REFINE_INLINE void ExportedCompiler::add_call(const formats::GraphNode& node, co
   }
   if (!given.empty()) fail(node, "has an unknown argument, '" + given.begin()->first + "'");
   if (gradient_barriers.contains(schema.name())) {
-    step = Step{.kind = Step::Kind::same, .name = node.name, .operands = {step.operands.at(0)}};
-  } else {
-    check_mode(node, step);
+    return add_step(node, {.kind = Step::Kind::same, .name = node.name, .operands = {step.operands.at(0)}});
   }
+  check_mode(node, step);
   const auto& returns = schema.returns();
-  step.returns_list = step.kind == Step::Kind::call && returns.size() == 1 &&
-                      returns[0].type()->kind() == c10::TypeKind::ListType;
+  step.returns_list = returns.size() == 1 && returns[0].type()->kind() == c10::TypeKind::ListType;
   const bool is_list =
       node.outputs.size() == 1 && std::holds_alternative<std::vector<formats::ValueName>>(node.outputs[0]);
-  if (step.kind == Step::Kind::call &&
-      (step.returns_list ? !is_list : node.outputs.size() > returns.size())) {
+  if (step.returns_list ? !is_list : node.outputs.size() > returns.size()) {
     fail(node, "returns another number of values than its operator");
   }
+  add_step(node, std::move(step));
+}
+
+/// Adds a step with its results.
+REFINE_INLINE void ExportedCompiler::add_step(const formats::GraphNode& node, Step step) {
   add_outputs(node, step);
-  if (step.kind == Step::Kind::call) guard_memory(node, step);
+  guard_memory(node, step);
   steps_.push_back(std::move(step));
 }
 
@@ -347,6 +359,15 @@ REFINE_INLINE void ExportedCompiler::add_outputs(const formats::GraphNode& node,
   }
 }
 
+REFINE_INLINE ExportedCompiler::Guard ExportedCompiler::guard_of(const Operand& operand) const {
+  Guard guard = Guard::nothing;
+  for_each_slot(operand, [&](const Slot& slot) {
+    const auto found = guards_.find(slot.index);
+    if (found != guards_.end()) guard = std::max(guard, found->second);
+  });
+  return guard;
+}
+
 /// Follows which values share memory with the images and the tensors of the file, so that an
 /// operator in place changes neither.
 REFINE_INLINE void ExportedCompiler::guard_memory(const formats::GraphNode& node, const Step& step) {
@@ -355,31 +376,21 @@ REFINE_INLINE void ExportedCompiler::guard_memory(const formats::GraphNode& node
                                                   "aten::alpha_dropout",   "aten::feature_alpha_dropout",
                                                   "aten::type_as",         "aten::pad",
                                                   "aten::constant_pad_nd", "aten::broadcast_tensors"};
-  const c10::FunctionSchema& schema = step.op->schema();
-  const auto guard_of = [&](const Operand& operand) {
-    Guard guard = Guard::nothing;
-    const auto look = [&](const Slot& slot) {
-      const auto found = guards_.find(slot.index);
-      if (found != guards_.end()) guard = std::max(guard, found->second);
-    };
-    if (const Slot* slot = std::get_if<Slot>(&operand)) look(*slot);
-    if (const auto* list = std::get_if<TensorListOperand>(&operand)) {
-      for (const auto& slot : list->slots) {
-        if (slot) look(*slot);
-      }
-    }
-    return guard;
-  };
-  const bool aliases_all = may_alias.contains(schema.name());
   Guard shared = Guard::nothing;
-  for (std::size_t i = 0; i < schema.arguments().size(); ++i) {
-    const c10::AliasInfo* alias = schema.arguments()[i].alias_info();
-    if (!alias && !aliases_all) continue;
-    const Guard guard = guard_of(step.operands[i]);
-    shared = std::max(shared, guard);
-    if (!alias || !alias->isWrite()) continue;
-    if (guard == Guard::tensors) fail(node, "changes the program's own tensors while it runs");
-    if (guard == Guard::images) module_.copies_images_ = true;
+  if (step.kind == Step::Kind::same) {
+    shared = guard_of(step.operands[0]);
+  } else if (step.kind == Step::Kind::call) {
+    const c10::FunctionSchema& schema = step.op->schema();
+    const bool aliases_all = may_alias.contains(schema.name());
+    for (std::size_t i = 0; i < schema.arguments().size(); ++i) {
+      const c10::AliasInfo* alias = schema.arguments()[i].alias_info();
+      if (!alias && !aliases_all) continue;
+      const Guard guard = guard_of(step.operands[i]);
+      shared = std::max(shared, guard);
+      if (!alias || !alias->isWrite()) continue;
+      if (guard == Guard::tensors) fail(node, "changes the program's own tensors while it runs");
+      if (guard == Guard::images) module_.copies_images_ = true;
+    }
   }
   if (shared == Guard::nothing) return;
   for (const auto& output : step.outputs) {
@@ -417,9 +428,9 @@ REFINE_INLINE Operand ExportedCompiler::operand(const formats::GraphNode& node,
     case c10::TypeKind::TensorType:
       if (is_tensor) return slot_of(value->name);
       if (value) return ScalarOf{slot_of(value->name)};
-      if (number) return c10::IValue(wrapped_number(*number));
-      if (real) return c10::IValue(wrapped_number(*real));
-      if (truth) return c10::IValue(wrapped_number(*truth));
+      if (number) return c10::IValue(at::native::wrapped_scalar_tensor(*number));
+      if (real) return c10::IValue(at::native::wrapped_scalar_tensor(*real));
+      if (truth) return c10::IValue(at::native::wrapped_scalar_tensor(*truth));
       break;
     case c10::TypeKind::NumberType:
       if (value && !is_tensor) return slot_of(value->name);
@@ -557,18 +568,7 @@ inline std::string_view operator_name(const Step& step) {
 REFINE_INLINE void ExportedCompiler::fold_batch_norms() {
   std::map<std::size_t, std::size_t> uses;
   const auto count = [&](const Slot& slot) { ++uses[slot.index]; };
-  const auto visit = [&](const Operand& operand) {
-    if (const Slot* slot = std::get_if<Slot>(&operand)) count(*slot);
-    if (const auto* scalar = std::get_if<ScalarOf>(&operand)) count(scalar->slot);
-    if (const auto* list = std::get_if<TensorListOperand>(&operand)) {
-      for (const auto& slot : list->slots) {
-        if (slot) count(*slot);
-      }
-    }
-  };
-  for (const Step& step : steps_) {
-    for (const Operand& operand : step.operands) visit(operand);
-  }
+  for (const Step& step : steps_) for_each_read(step, count);
   for (const ExportedModule::Output& output : module_.outputs_) count(output.slot);
   std::map<std::size_t, std::size_t> convolutions;  // by the slot of the result
   for (std::size_t i = 0; i < steps_.size(); ++i) {
@@ -686,25 +686,6 @@ REFINE_INLINE std::shared_ptr<torch::nn::Module> ExportedModule::clone(
   return copy;
 }
 
-/// Calls `visit` with each slot that a step reads.
-template <typename Visit>
-void for_each_read(const Step& step, const Visit& visit) {
-  for (const Operand& operand : step.operands) {
-    if (const Slot* slot = std::get_if<Slot>(&operand)) visit(*slot);
-    if (const auto* scalar = std::get_if<ScalarOf>(&operand)) visit(scalar->slot);
-    if (const auto* list = std::get_if<TensorListOperand>(&operand)) {
-      for (const auto& slot : list->slots) {
-        if (slot) visit(*slot);
-      }
-    }
-    if (const auto* numbers = std::get_if<std::vector<IntegerOperand>>(&operand)) {
-      for (const IntegerOperand& number : *numbers) {
-        if (const Slot* slot = std::get_if<Slot>(&number)) visit(*slot);
-      }
-    }
-  }
-}
-
 REFINE_INLINE void ExportedModule::select_output(std::size_t index) {
   output_slot_ = outputs_.at(index).slot;
   std::vector<Step> kept;
@@ -798,7 +779,7 @@ REFINE_INLINE at::Tensor ExportedModule::run(const at::Tensor& images) const {
     if (const auto* constant = std::get_if<c10::IValue>(&operand)) return *constant;
     if (const auto* slot = std::get_if<Slot>(&operand)) return values[slot->index];
     if (const auto* scalar = std::get_if<ScalarOf>(&operand)) {
-      return wrapped_number(values[scalar->slot.index].toInt());
+      return at::native::wrapped_scalar_tensor(values[scalar->slot.index].toInt());
     }
     if (std::holds_alternative<ImageDevice>(operand)) return images.device();
     if (const auto* numbers = std::get_if<std::vector<IntegerOperand>>(&operand)) {
