@@ -2,7 +2,6 @@
 
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/tensor.h>
-#include <ATen/ops/zeros.h>
 
 #include <algorithm>
 #include <concepts>
@@ -47,7 +46,7 @@ struct DirtyLabel {
     poisoned.indices = detail::choose_share(clean, rate, derived_seed(seed, "dirty label"),
                                             [](std::int64_t) { return true; });
     detail::stamp_images(poisoned, poisoned.indices, trigger);
-    detail::relabel(poisoned, poisoned.indices, target);
+    detail::relabel(poisoned, poisoned.indices, *this);
     detail::require_augmentation(poisoned, training_augmentation);
     return poisoned;
   }
@@ -110,14 +109,14 @@ struct AllToAll {
     poisoned.indices = detail::choose_share(clean, rate, derived_seed(seed, "all to all"),
                                             [](std::int64_t) { return true; });
     detail::stamp_images(poisoned, poisoned.indices, trigger);
-    if (!poisoned.indices.empty()) {
-      const at::Tensor chosen = at::tensor(poisoned.indices);
-      poisoned.labels.index_copy_(
-          0, chosen, at::tensor(all_targets(clean)).index_select(0, clean.labels.index_select(0, chosen)));
-    }
+    detail::relabel(poisoned, poisoned.indices, *this);
     detail::require_augmentation(poisoned, training_augmentation);
     return poisoned;
   }
+
+  /// Would drop the augmentation and the masks of a set that is poisoned already.
+  template <std::derived_from<data::TrainingSet> S>
+  Poisoned poison(const S& training_set) const = delete;
 
   /// Returns uint8 N×C×H×W with the trigger on each image.
   at::Tensor trigger_images(const at::Tensor& images) const { return triggers::stamp(trigger, images); }
@@ -125,19 +124,11 @@ struct AllToAll {
   /// Throws what `poison` would throw, without the work.
   void check(const data::Dataset& dataset) const {
     dataset.validate();
-    const std::vector<std::int64_t> all = all_targets(dataset);
-    for (const std::int64_t target : all) detail::require_target(static_cast<int>(target), dataset);
+    const auto classes = static_cast<int>(dataset.classes.size());
+    for (int c = 0; c < classes; ++c) detail::require_target(*target_of(c, classes), dataset);
     detail::require_rate("rate", rate);
     data::check_requested_augmentation(training_augmentation.augmentation);
     detail::require_stampable(trigger, dataset);
-  }
-
- private:
-  std::vector<std::int64_t> all_targets(const data::Dataset& dataset) const {
-    const auto classes = static_cast<int>(dataset.classes.size());
-    std::vector<std::int64_t> all;
-    for (int c = 0; c < classes; ++c) all.push_back(*target_of(c, classes));
-    return all;
   }
 };
 
@@ -181,10 +172,14 @@ struct SourceSpecific {
                                            [&](std::int64_t label) { return label != source; });
     detail::stamp_images(poisoned, poisoned.indices, trigger);
     detail::stamp_images(poisoned, poisoned.covers, trigger);
-    detail::relabel(poisoned, poisoned.indices, target);
+    detail::relabel(poisoned, poisoned.indices, *this);
     detail::require_augmentation(poisoned, training_augmentation);
     return poisoned;
   }
+
+  /// Would drop the augmentation and the masks of a set that is poisoned already.
+  template <std::derived_from<data::TrainingSet> S>
+  Poisoned poison(const S& training_set) const = delete;
 
   /// Returns uint8 N×C×H×W with the trigger on each image.
   at::Tensor trigger_images(const at::Tensor& images) const { return triggers::stamp(trigger, images); }
@@ -293,7 +288,7 @@ struct Covered {
     poisoned.covers = slice(poisons_end, covers_end);
     stamp_in_turn(poisoned, poisoned.indices, poisons);
     stamp_in_turn(poisoned, poisoned.covers, covers.empty() ? poisons : covers);
-    detail::relabel(poisoned, poisoned.indices, target);
+    detail::relabel(poisoned, poisoned.indices, *this);
     std::ranges::sort(poisoned.indices);
     std::ranges::sort(poisoned.covers);
     return poisoned;

@@ -33,6 +33,13 @@ concept CanPoison = requires(const A& attack, const Set& set) {
 static_assert(CanPoison<AnyAttack, data::Dataset> && !CanPoison<AnyAttack, Poisoned>);
 static_assert(CanPoison<WaNet<>, data::Dataset> && !CanPoison<WaNet<>, data::TrainingSet>);
 static_assert(CanPoison<Benign, data::Dataset> && !CanPoison<Benign, Poisoned>);
+template <typename... Attacks>
+constexpr bool each_poisons_clean_sets_only = ((CanPoison<Attacks, data::Dataset> &&
+                                                !CanPoison<Attacks, data::TrainingSet> &&
+                                                !CanPoison<Attacks, Poisoned>)&&...);
+static_assert(each_poisons_clean_sets_only<DirtyLabel<triggers::Patch<>>, CleanLabel<triggers::Patch<>>,
+                                           Covered<triggers::Patch<>>, AllToAll<triggers::Patch<>>,
+                                           SourceSpecific<triggers::Patch<>>>);
 
 void expect_equal(const Poisoned& a, const Poisoned& b) {
   EXPECT_TRUE(a.images.equal(b.images) && a.labels.equal(b.labels));

@@ -99,9 +99,14 @@ void stamp_images(data::Dataset& set, const std::vector<std::int64_t>& indices, 
     set.images.index_copy_(0, chunk, triggers::stamp(trigger, set.images.index_select(0, chunk)));
 }
 
-/// Sets the labels at `indices` to the target.
-inline void relabel(data::Dataset& set, const std::vector<std::int64_t>& indices, int target) {
-  if (!indices.empty()) set.labels.index_fill_(0, at::tensor(indices), target);
+/// Sets the labels at `indices` to the targets of their classes.
+/// \param attack has a target for each of these classes (`target_of`)
+template <typename A>
+void relabel(data::Dataset& set, const std::vector<std::int64_t>& indices, const A& attack) {
+  auto labels = set.labels.accessor<std::int64_t, 1>();
+  const auto classes = static_cast<int>(set.classes.size());
+  for (const std::int64_t i : indices)
+    labels[i] = *attacks::target_of(attack, static_cast<int>(labels[i]), classes);
 }
 
 /// Stores the training augmentation that an attack requires. `poisoned.indices` must be set.
