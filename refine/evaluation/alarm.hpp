@@ -57,16 +57,11 @@ metrics::AlarmMetrics measure_alarm_at(const D& defense, double threshold, doubl
                                        const at::Tensor& clean, const std::optional<at::Tensor>& triggered,
                                        Advance& advance) {
   metrics::AlarmMetrics figures{.threshold = threshold, .wanted_rate = wanted_rate};
-  const auto alarms = [&](const std::vector<double>& scores) {
-    return metrics::Proportion{
-        .hits = std::ranges::count_if(scores, [&](double score) { return score > threshold; }),
-        .n = static_cast<std::int64_t>(scores.size())};
-  };
   const std::vector<double> clean_scores = alarm_scores(defense, clean, advance);
-  figures.false_alarms = alarms(clean_scores);
+  figures.false_alarms = metrics::share_above(clean_scores, threshold);
   if (triggered) {
     const std::vector<double> triggered_scores = alarm_scores(defense, *triggered, advance);
-    figures.detections = alarms(triggered_scores);
+    figures.detections = metrics::share_above(triggered_scores, threshold);
     figures.auroc = metrics::auroc(triggered_scores, clean_scores);
     if (!clean_scores.empty()) {
       figures.detected_at_1 = metrics::detected_at(triggered_scores, clean_scores, 0.01);

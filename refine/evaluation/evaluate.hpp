@@ -48,7 +48,7 @@ struct TriggeredImages {
 template <attacks::Attack A>
 auto make_triggered(const A& attack, const data::Dataset& test) {
   const metrics::Target target = attacks::target_map(attack, static_cast<int>(test.classes.size()));
-  check_target(target, test);
+  target.require_valid(static_cast<int>(test.classes.size()));
   const data::Dataset one = test.first(std::min<std::int64_t>(test.size(), 1));
   check_triggered(attack.trigger_images(one.images), one);
   const auto stamp = [&](const at::Tensor& images) { return attack.trigger_images(images); };
@@ -74,7 +74,7 @@ metrics::AttackMetrics measure_clean(Answer&& answer, const data::Dataset& test,
   metrics::AttackMetrics result{.classes = static_cast<int>(test.classes.size())};
   result.clean = metrics::confusion_matrix(to_vector(test.labels),
                                            classify(answer, test.images, device, advance), result.classes);
-  result.ba = {.hits = result.clean.trace(), .n = result.clean.sum()};
+  metrics::detail::set_shares(result);
   return result;
 }
 
@@ -132,7 +132,7 @@ template <DefendedClassifier D>
 Evaluation evaluate(const D& defense, const data::Dataset& test, const at::Tensor& triggered,
                     const metrics::Target& target, bool show_progress = false) {
   detail::check_data(defense, test);
-  detail::check_target(target, test);
+  target.require_valid(static_cast<int>(test.classes.size()));
   detail::check_triggered(triggered, test);
   const detail::TriggeredImages<std::identity> unchanged{triggered, {}, target};
   return detail::compare(defense, test, unchanged, show_progress);

@@ -55,13 +55,10 @@ inline void set_shares(AttackMetrics& m) {
 /// Computes the lifts and the moved share from all three matrices.
 inline void set_lifts(AttackMetrics& m) {
   m.largest_pair_lift = largest_pair_lift(m.clean, m.triggered, m.unchanged);
-  for (int c = 0; c < m.classes; ++c) {
-    if (m.target.is_at(c)) continue;
-    m.moved.n += m.clean.row(c).sum();
-    m.moved.hits += m.clean.row(c).sum() - m.unchanged.row(c).sum();
-  }
   m.lifts = lifts_of(m.clean, m.triggered, m.unchanged, m.target);
   m.largest_lift = largest_lift(m.lifts);
+  m.moved.n = m.largest_lift.n;
+  for (const Lift& lift : m.lifts) m.moved.hits += lift.gained;  // an image is gained by one class
 }
 
 }  // namespace detail

@@ -17,8 +17,8 @@ namespace refine::metrics {
 using Labels = std::span<const std::int64_t>;
 
 /// A classifier's predictions for a test set: one entry per image, in the same order in all three
-/// vectors. Triggered predictions cover all images; `attack_metrics` leaves out those of the target
-/// class.
+/// vectors. Triggered predictions cover all images; `AttackMetrics` says which of them each figure
+/// takes.
 struct Predictions {
   std::vector<std::int64_t> truth = {};      ///< true classes
   std::vector<std::int64_t> clean = {};      ///< classes predicted without the trigger

@@ -115,25 +115,6 @@ inline std::vector<Lift> lifts_of(const ConfusionMatrix& without, const Confusio
 
 }  // namespace detail
 
-/// Returns the lift of every class, over the test images of classes other than the target, or over
-/// all of them if there is no target.
-///
-/// \param truth true classes
-/// \param clean classes predicted without the trigger, in the same order
-/// \param triggered classes predicted with the trigger, in the same order
-/// \param classes number of classes, at least 1
-/// \param target classes that are their own target are left out
-/// \throws Error if the lengths differ, or a class or the target is not in [0, classes)
-inline std::vector<Lift> lifts(Labels truth, Labels clean, Labels triggered, int classes,
-                               const Target& target = {}) {
-  detail::require_labels("true labels", truth, truth.size(), classes);
-  detail::require_labels("clean predictions", clean, truth.size(), classes);
-  detail::require_labels("triggered predictions", triggered, truth.size(), classes);
-  target.require_valid(classes);
-  const auto [without, with, unchanged] = detail::count_pairs(truth, clean, triggered, classes);
-  return detail::lifts_of(without, with, unchanged, target);
-}
-
 /// Returns the largest of the lifts; among equals, that of the lowest class.
 ///
 /// \param lifts not empty, all over the same images

@@ -121,6 +121,12 @@ inline double threshold_for(Scores clean, double false_alarm_rate) {
   return *threshold;
 }
 
+/// Returns the share of the scores that exceed a threshold.
+inline Proportion share_above(Scores scores, double threshold) {
+  return {.hits = std::ranges::count_if(scores, [&](double score) { return score > threshold; }),
+          .n = static_cast<std::int64_t>(scores.size())};
+}
+
 /// Returns the share of triggered images that are detected at a given rate of false alarms: the true
 /// positive rate, read off the ROC curve of the given scores.
 ///
@@ -131,9 +137,7 @@ inline double threshold_for(Scores clean, double false_alarm_rate) {
 /// \throws Error if there are no clean images, the rate is out of range, or a score is NaN
 inline Proportion detected_at(Scores triggered, Scores clean, double false_positive_rate) {
   detail::require_numbers("triggered images", triggered);
-  const double threshold = threshold_for(clean, false_positive_rate);
-  return {.hits = std::ranges::count_if(triggered, [&](double score) { return score > threshold; }),
-          .n = static_cast<std::int64_t>(triggered.size())};
+  return share_above(triggered, threshold_for(clean, false_positive_rate));
 }
 
 /// The metrics of an alarm. Its threshold was calibrated on some clean images; the metrics are

@@ -84,8 +84,9 @@ ImageSheet make_sheet(const D& defense, const std::vector<std::pair<std::string,
 
 }  // namespace detail
 
-/// Makes a sheet of the first test image of each class other than the target: clean, triggered, and
-/// the transform's output for both, each with the model's prediction.
+/// Makes a sheet of the first test image of each class that is not its own target, those that the
+/// attack moves first: clean, triggered, and the transform's output for both, each with the model's
+/// prediction.
 ///
 /// \param defense  the defended classifier
 /// \param test  labelled test images

@@ -22,7 +22,8 @@ struct Verdict {
     unmeasured,  ///< no trigger was given, and the scan found none
   };
 
-  /// A trigger is disarmed if the upper end of each class's 95 % interval is at most this lift.
+  /// A trigger is disarmed if the upper end of each class's 95 % interval is at most this lift, and
+  /// no pair of classes is above `pair_tolerance`.
   static constexpr double tolerance = 0.05;
 
   /// A lift of a class other than the attacked one may be the trigger's effect on any image, if the
@@ -30,7 +31,7 @@ struct Verdict {
   static constexpr double corruption = 0.10;
 
   /// A pair of classes that the attack moved before the defense is disarmed if the lower end of its
-  /// lift's interval is at most this. docs/lab/pair_lifts.md has what benign models do.
+  /// lift's interval is at most this. docs/lab/pair_lifts.md has the lifts of benign models.
   static constexpr double pair_tolerance = 0.10;
 
   /// The attack moves a pair if the lower end of its lift's interval is above this. Between

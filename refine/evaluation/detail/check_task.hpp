@@ -8,7 +8,6 @@
 #include <refine/core/error.hpp>
 #include <refine/core/task.hpp>
 #include <refine/data/dataset.hpp>
-#include <refine/metrics/target.hpp>
 
 /// Checks of the arguments of evaluations, made before any work.
 namespace refine::detail {
@@ -22,12 +21,6 @@ inline void check_task(std::string_view model, const Task& expected, const Task&
   require_agreement(why << "the data does not fit the " << model << " (got " << data.image << " images of "
                         << data.classes << " classes, expected " << expected.image << " images of "
                         << expected.classes << " classes); evaluate the " << model << " on data of its task");
-}
-
-/// Checks that a target class, if there is one, is a class of the data.
-/// \throws Error if it is not
-inline void check_target(const metrics::Target& target, const data::Dataset& test) {
-  target.require_valid(static_cast<int>(test.classes.size()));
 }
 
 /// Checks that there is one triggered image for each image of `test`.

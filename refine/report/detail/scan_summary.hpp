@@ -44,7 +44,7 @@ std::string scan_sentence(const DefenseReport& report);
 
 /// Lists the metrics that were not measured and why. Empty if all were.
 inline std::string missing_metrics_note(const DefenseReport& report) {
-  if (!has_labels(report)) return "Not measured without labels: BA, ASR, RA, lifts of a given trigger, DER.";
+  if (!has_labels(report)) return "Not measured without labels: BA, ASR, RA, lifts of a given trigger, moved share, DER.";
   if (!has_trigger(report)) return "Not measured without a trigger: ASR, RA, its lifts, moved share, DER.";
   if (!has_pairs(report)) return "Not in this file of an earlier version: moved share, largest pair lift.";
   return "";

@@ -80,19 +80,18 @@ REFINE_INLINE std::string html_share(std::string_view name, std::string_view mea
 REFINE_INLINE std::string html_figures(const DefenseReport& report) {
   if (!has_labels(report) && !has_trigger(report) && !report.agreement && report.after.classes == 0)
     return "";
-  const auto lift = [&](const metrics::Lift& l) {
-    const auto name = html_escape(format::class_name(report.class_names, l.cls));
-    return fmt::format("{} pt{}<small title=\"{}\">at {}</small>", format::hundredths(l.value()),
-                       html_interval(l.interval()), name, name);
+  const auto cell = [](const auto& l, const std::string& classes, std::string_view at) {
+    const std::string where = html_escape(classes);
+    return fmt::format("{} pt{}<small title=\"{}\">{}{}</small>", format::hundredths(l.value()),
+                       html_interval(l.interval()), where, at, where);
+  };
+  const auto name = [&](int cls) { return format::class_name(report.class_names, cls); };
+  const auto lift = [&](const metrics::Lift& l) { return cell(l, name(l.cls), "at "); };
+  const auto pair = [&](const metrics::PairLift& l) {
+    return cell(l, name(l.truth) + " → " + name(l.lift.cls), "");
   };
   const auto& before = report.before.largest_lift;
   const auto& after = report.after.largest_lift;
-  const auto pair = [&](const metrics::PairLift& l) {
-    const auto names = html_escape(format::class_name(report.class_names, l.truth) + " → " +
-                                   format::class_name(report.class_names, l.lift.cls));
-    return fmt::format("{} pt{}<small title=\"{}\">{}</small>", format::hundredths(l.value()),
-                       html_interval(l.interval()), names, names);
-  };
   const metrics::Target& target = report.after.target;
   const std::string others = target.single() ? "share of triggered images of other classes"
                              : target        ? "share of triggered images of classes that the attack moves"
@@ -522,9 +521,9 @@ REFINE_INLINE std::string html(const DefenseReport& report) {
       detail::section("Training", "The number in each chart is the last value.", detail::html_curves(report));
   page += detail::section("Setup", "Everything needed to reproduce this report.", detail::html_facts(report));
   page +=
-      "<div class=\"words\"><p><b>Lift</b> of a class: over test images of classes other than the target, the share "
+      "<div class=\"words\"><p><b>Lift</b> of a class: over test images of classes that are not their own target, the share "
       "predicted as the class with the trigger minus the share of the same images predicted as the class without it. "
-      "ASR covers only the target and misses an attack that was moved to another class; the largest lift does not.</p>"
+      "ASR covers only targets and misses an attack that was moved to another class; the largest lift does not.</p>"
       "<p><b>Pair lift</b> of a true class and another class: the same difference, over the images of the true class "
       "alone. An attack that sends each class to another one changes no class's share, and one that moves a single "
       "class is diluted by the others; the largest pair lift shows both. Its interval is widened for being the largest "

@@ -79,14 +79,18 @@ REFINE_INLINE std::string table_title(std::string_view title) {
   return line + "\n\n";
 }
 
+/// Formats the lifts of a class or of a pair of classes.
+inline std::string lift_line(std::string_view name, std::int64_t n, const auto& before, const auto& after) {
+  return table_line({name, count_text(n), points_text(before.value()), interval_text(before.interval()),
+                     points_text(after.value()), interval_text(after.interval()),
+                     format::signed_hundredths(after.value() - before.value())});
+}
+
 REFINE_INLINE std::string lift_lines(const DefenseReport& report) {
   const auto& before = report.before.largest_lift;
   const auto& after = report.after.largest_lift;
   const auto name = [&](const metrics::Lift& l) { return format::class_name(report.class_names, l.cls); };
-  return table_line({"largest lift", count_text(after.n), points_text(before.value()),
-                     interval_text(before.interval()), points_text(after.value()),
-                     interval_text(after.interval()),
-                     format::signed_hundredths(after.value() - before.value())}) +
+  return lift_line("largest lift", after.n, before, after) +
          table_line({"  at class", "", "", name(before), "", name(after), ""});
 }
 
@@ -97,10 +101,7 @@ REFINE_INLINE std::string pair_lines(const DefenseReport& report) {
   const metrics::PairLift& after = report.after.largest_pair_lift;
   const auto name = [&](int cls) { return format::class_name(report.class_names, cls); };
   return share_line("moved share", report.before.moved, report.after.moved) +
-         table_line({"largest pair lift", count_text(after.lift.n), points_text(before.value()),
-                     interval_text(before.interval()), points_text(after.value()),
-                     interval_text(after.interval()),
-                     format::signed_hundredths(after.value() - before.value())}) +
+         lift_line("largest pair lift", after.lift.n, before, after) +
          table_line({"  from class", "", "", name(before.truth), "", name(after.truth), ""}) +
          table_line({"  to class", "", "", name(before.lift.cls), "", name(after.lift.cls), ""});
 }

@@ -42,8 +42,9 @@ REFINE_INLINE PairFinding judge_pairs(const DefenseReport& report) {
   PairFinding finding;
   finding.before = metrics::pair_lifts_above(report.before, Verdict::pair_corruption);
   for (const metrics::PairLift& pair : metrics::pair_lifts_above(report.after, Verdict::pair_tolerance)) {
-    const bool was_attacked = metrics::pair_lift(report.before, pair.truth, pair.lift.cls).interval().low >
-                              Verdict::pair_corruption;
+    const bool was_attacked = std::ranges::any_of(finding.before, [&](const metrics::PairLift& before) {
+      return before.truth == pair.truth && before.lift.cls == pair.lift.cls;
+    });
     if (was_attacked || pair.interval().low > Verdict::pair_corruption) {
       if (finding.armed.empty()) finding.is_moved = !was_attacked && !finding.before.empty();
       finding.armed.push_back(pair);
@@ -63,12 +64,11 @@ REFINE_INLINE PairFinding judge_pairs(const DefenseReport& report) {
 REFINE_INLINE std::string describe_pairs(const DefenseReport& report,
                                          const std::vector<metrics::PairLift>& pairs) {
   const metrics::PairLift& largest = pairs.front();
-  return fmt::format(
-      "“{}” to “{}” by {} points{}", format::class_name(report.class_names, largest.truth),
-      format::class_name(report.class_names, largest.lift.cls), format::hundredths(largest.value(), 1),
-      pairs.size() == 1
-          ? ""
-          : fmt::format(", the largest of {} pairs", format::count(static_cast<std::int64_t>(pairs.size()))));
+  return fmt::format("“{}” to {}{}", format::class_name(report.class_names, largest.truth),
+                     describe_lift(report, largest.lift),
+                     pairs.size() == 1 ? ""
+                                       : fmt::format(", the largest of {} pairs",
+                                                     format::count(static_cast<std::int64_t>(pairs.size()))));
 }
 
 /// Describes a 95 % interval in points, in parentheses.
