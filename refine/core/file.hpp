@@ -32,6 +32,9 @@ class AtomicFile {
 
   ~AtomicFile() { discard(); }
 
+  /// True if a file has the name of a temporary file, which a process that was killed leaves behind.
+  static bool is_partial(const std::filesystem::path& file);
+
   /// Returns the final name of the file.
   const std::filesystem::path& path() const { return final_path_; }
 

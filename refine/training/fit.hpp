@@ -91,7 +91,6 @@ void fit_transform(Pipeline<T, B, R>& defense, const at::Tensor& images, const O
     const nn::Autocast autocast(device, bfloat16);
     return answers(batch, augmentation, teacher);
   };
-  double classes = 1;
   const auto learn = [&](const at::Tensor& batch, const at::Tensor& answer) -> BatchResult {
     at::Tensor rewritten, remapped;
     {
@@ -100,7 +99,6 @@ void fit_transform(Pipeline<T, B, R>& defense, const at::Tensor& images, const O
       remapped = defense.classify_transformed(rewritten).to(at::kFloat);
     }
     const at::Tensor teacher_classes = answer.argmax(1), predicted = remapped.detach().argmax(1);
-    classes = static_cast<double>(answer.size(1));
     at::Tensor loss = objective(remapped, answer);
     check_loss(loss);
     if (recipe.supcon_weight > 0) loss = loss + recipe.supcon_weight * supcon(rewritten, teacher_classes);
@@ -124,8 +122,7 @@ void fit_transform(Pipeline<T, B, R>& defense, const at::Tensor& images, const O
                                .data = {{"images", images}},
                                .victim = std::move(victim)};
           },
-      .chance = [&] { return 1 / classes; },
-      .can_collapse = true,
+      .chance = [&] { return 1 / static_cast<double>(defense.remap().permutation.size()); },
       .after_warning = "check how the victim's images are normalised, or lower the learning rate"};
   if (recipe.teacher == TeacherInput::original) {
     run.recall = [&](const Batch& batch) {

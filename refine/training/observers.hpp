@@ -139,70 +139,51 @@ concept Observer = detail::ObservesBegin<std::remove_reference_t<O>> ||
 
 namespace detail {
 
+/// Calls `use` with each observer that it accepts, in their order.
+template <typename Use, typename... Observers>
+void for_each_accepted([[maybe_unused]] Use&& use, Observers&... observers) {
+  const auto offer = [&](auto& observer) {
+    if constexpr (std::invocable<Use&, decltype(observer)>) use(observer);
+  };
+  (offer(observers), ...);
+}
+
 template <typename... Observers>
 void notify_begin(const RunInfo& info, Observers&... observers) {
-  (
-      [&](auto& observer) {
-        if constexpr (ObservesBegin<std::remove_reference_t<decltype(observer)>>) observer.on_begin(info);
-      }(observers),
-      ...);
+  for_each_accepted([&](ObservesBegin auto& observer) { observer.on_begin(info); }, observers...);
 }
 
 template <typename... Observers>
 void notify_step(const StepInfo& info, Observers&... observers) {
-  (
-      [&](auto& observer) {
-        if constexpr (ObservesStep<std::remove_reference_t<decltype(observer)>>) observer.on_step(info);
-      }(observers),
-      ...);
+  for_each_accepted([&](ObservesStep auto& observer) { observer.on_step(info); }, observers...);
 }
 
 template <typename... Observers>
 void notify_epoch(const EpochInfo& info, Observers&... observers) {
-  (
-      [&](auto& observer) {
-        if constexpr (ObservesEpoch<std::remove_reference_t<decltype(observer)>>) observer.on_epoch(info);
-      }(observers),
-      ...);
+  for_each_accepted([&](ObservesEpoch auto& observer) { observer.on_epoch(info); }, observers...);
 }
 
 template <typename... Observers>
 void notify_end(Observers&... observers) {
-  (
-      [&](auto& observer) {
-        if constexpr (ObservesEnd<std::remove_reference_t<decltype(observer)>>) observer.on_end();
-      }(observers),
-      ...);
+  for_each_accepted([](ObservesEnd auto& observer) { observer.on_end(); }, observers...);
 }
 
 template <typename... Observers>
-void notify_note([[maybe_unused]] std::string_view text, Observers&... observers) {
-  (
-      [&](auto& observer) {
-        if constexpr (ObservesNotes<std::remove_reference_t<decltype(observer)>>) observer.on_note(text);
-      }(observers),
-      ...);
+void notify_note(std::string_view text, Observers&... observers) {
+  for_each_accepted([&](ObservesNotes auto& observer) { observer.on_note(text); }, observers...);
 }
 
 template <typename... Observers>
-void notify_warning([[maybe_unused]] std::string_view text, Observers&... observers) {
-  (
-      [&](auto& observer) {
-        if constexpr (ObservesWarnings<std::remove_reference_t<decltype(observer)>>)
-          observer.on_warning(text);
-      }(observers),
-      ...);
+void notify_warning(std::string_view text, Observers&... observers) {
+  for_each_accepted([&](ObservesWarnings auto& observer) { observer.on_warning(text); }, observers...);
 }
 
+/// Asks every observer, also after one has requested to stop.
 template <typename... Observers>
 bool stop_requested(Observers&... observers) {
   bool stop = false;
-  (
-      [&](auto& observer) {
-        if constexpr (RequestsStop<std::remove_reference_t<decltype(observer)>>)
-          stop = observer.stop_requested() || stop;
-      }(observers),
-      ...);
+  for_each_accepted([&](RequestsStop auto& observer) { stop = observer.stop_requested() || stop; },
+                    observers...);
   return stop;
 }
 
@@ -211,15 +192,13 @@ bool stop_requested(Observers&... observers) {
 template <typename... Observers>
 std::unique_ptr<RunStore> open_store(Observers&... observers) {
   std::unique_ptr<RunStore> store;
-  (
-      [&](auto& observer) {
-        if constexpr (OpensStore<std::remove_reference_t<decltype(observer)>>) {
-          auto opened = observer.open();
-          if (store && opened) throw Error("checkpoints: two are specified for one run; pass one Checkpoint");
-          if (opened) store = std::move(opened);
-        }
-      }(observers),
-      ...);
+  for_each_accepted(
+      [&](OpensStore auto& observer) {
+        auto opened = observer.open();
+        if (store && opened) throw Error("checkpoints: two are specified for one run; pass one Checkpoint");
+        if (opened) store = std::move(opened);
+      },
+      observers...);
   return store;
 }
 

@@ -8,16 +8,16 @@ namespace refine {
 
 /// An observer that ends a training after the current step when the process gets SIGINT or SIGTERM.
 /// A second signal ends the process at once, and so does one that arrives before or after the
-/// training. One object at a time in a process; its destructor restores the old handlers. A signal that is
-/// ignored, as SIGINT in a background job of a script, stays ignored.
+/// training. One object at a time in a process; its destructor restores the old handlers. A signal
+/// that is ignored, as SIGINT in a background job of a script, stays ignored.
 ///
-///     StopOnSignal signals("my_program --resume", true);
+///     StopOnSignal signals("my_program --resume");
 ///     fit(defense, images, recipe, Checkpoint{.path = "run"}, signals);  // throws Stopped
 class StopOnSignal {
  public:
-  /// \param resume_command printed if a signal arrives after the training
-  /// \param has_checkpoints false: the command is not printed
-  StopOnSignal(const std::string& resume_command, bool has_checkpoints);
+  /// \param resume_command printed if a signal arrives after the training, which is saved by then;
+  ///   empty: it is not saved, and nothing is printed
+  explicit StopOnSignal(const std::string& resume_command = "");
 
   StopOnSignal(const StopOnSignal&) = delete;
   StopOnSignal& operator=(const StopOnSignal&) = delete;
@@ -35,9 +35,6 @@ class StopOnSignal {
 
   /// Returns the exit status that belongs to the signal: 130 for SIGINT, 143 for SIGTERM.
   static int exit_status();
-
- private:
-  bool has_checkpoints_;
 };
 
 }  // namespace refine

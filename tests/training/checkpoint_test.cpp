@@ -48,6 +48,7 @@ using refine::testing::content;
 using refine::testing::error_of;
 using refine::testing::expect_words;
 using refine::testing::ScratchFolder;
+using std::chrono_literals::operator""h;
 using std::chrono_literals::operator""ms;
 
 using Network = backbones::ResNet18<task>;
@@ -535,6 +536,30 @@ TEST(Checkpoint, Divergence_NamesTheLastGoodFile) {
   EXPECT_TRUE(std::isfinite(file.tensors.at("epoch.loss").item<double>()));
   for (const auto& [name, tensor] : file.tensors) EXPECT_TRUE(tensor.isfinite().all().item<bool>()) << name;
   EXPECT_LE(std::stoi(file.metadata.at("step")), 4);
+}
+
+/// An objective whose loss stays finite and whose gradient becomes NaN in the step that `left` counts
+/// down to.
+struct GradientBecomesNan {
+  std::shared_ptr<int> left;
+  at::Tensor operator()(const at::Tensor& remapped, const at::Tensor& teacher) const {
+    const at::Tensor loss = objectives::Distillation{}(remapped, teacher);
+    return --*left == 0 ? loss + (remapped * 0).sum().sqrt() : loss;
+  }
+};
+
+TEST(Checkpoint, WeightsThatAreNotFinite_AreNoticedByTheLastSave) {
+  const ScratchFolder folder;
+  const auto error_after = [&](int step, std::int64_t stop) {  // `stop`: above the number of steps for none
+    auto defense = make_defense();
+    return error_of([&] {
+      fit(defense, dataset().images, GradientBecomesNan{std::make_shared<int>(step)}, defense_recipe(),
+          Checkpoint{.path = folder.path, .every = 1h}, StopAfter{stop});
+    });
+  };
+  expect_words(error_after(step_count, step_count + 1), {"diverged", "the weights are", "epoch 3"});
+  expect_words(error_after(step_count - 2, step_count - 2), {"diverged", "the weights are", "epoch 3"});
+  for (const std::string& name : files_in(folder.path)) EXPECT_FALSE(name.ends_with(".safetensors")) << name;
 }
 
 /// A module of one number.

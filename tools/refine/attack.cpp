@@ -106,7 +106,7 @@ Result train(const Setting& setting, const AttackSpec& spec, const attacks::AnyA
   fs::remove(log, ignored);
   JsonLines lines(log);
   const OptionalCheckpoint checkpoint = setting.options.checkpoints.below(folder);
-  StopOnSignal signals(setting.common.resume_command, checkpoint.checkpoint.has_value());
+  StopOnSignal signals(checkpoint.checkpoint ? setting.common.resume_command : "");
   const TrainedVictim victim =
       train_victim(poisoned, setting.victim, ProgressBar{}, lines, checkpoint, signals);
   victim.save(folder);

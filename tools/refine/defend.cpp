@@ -164,7 +164,7 @@ int run(const Options& options, const Common& common) {
   files::write(log, "");  // that the folder cannot be written is found before training
   JsonLines lines(log);
   const OptionalCheckpoint checkpoint = options.checkpoints.below(files.report);
-  StopOnSignal signals(common.resume_command, checkpoint.checkpoint.has_value());
+  StopOnSignal signals(checkpoint.checkpoint ? common.resume_command : "");
   const Defended defended =
       defend(inputs.victim, inputs.images, inputs.defend, ProgressBar{}, lines, checkpoint, signals);
   defended.save(out);

@@ -92,6 +92,11 @@ REFINE_INLINE void AtomicFile::create_folders(const std::filesystem::path& folde
   if (error) fail(error.value());
 }
 
+REFINE_INLINE bool AtomicFile::is_partial(const std::filesystem::path& file) {
+  const std::string name = file.filename().string();  // as `open_partial` makes it
+  return name.starts_with(".refine-") && name.ends_with(".partial");
+}
+
 REFINE_INLINE void AtomicFile::open_partial(const std::filesystem::path& folder) {
   struct ::stat old = {};
   const bool replaces = ::stat(final_path_.c_str(), &old) == 0 && S_ISREG(old.st_mode);

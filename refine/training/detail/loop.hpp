@@ -112,9 +112,9 @@ struct Batch {
 
 /// The results of a step.
 struct BatchResult {
-  at::Tensor loss;       ///< no dimensions, with gradient
-  at::Tensor correct;    ///< number of correct answers, as a tensor so that nothing waits for the device
-  at::Tensor predicted;  ///< int64 N: the predicted classes
+  at::Tensor loss;            ///< no dimensions, with gradient
+  at::Tensor correct;         ///< number of correct answers, as a tensor so that nothing waits for the device
+  at::Tensor predicted = {};  ///< int64 N: the predicted classes; undefined: no collapse is looked for
 };
 
 /// The teacher's answers to the batches of a run, as `Recipe::teacher` has it.
@@ -167,10 +167,9 @@ inline at::Tensor place_images(const at::Tensor& bytes, at::Device device) {
 struct TrainingRun {
   RunInfo info;
   std::function<RunIdentity()> identity;          ///< called if the run has checkpoints
-  std::function<double()> chance;                 ///< accuracy of a guess; called after the first step
+  std::function<double()> chance;                 ///< accuracy of a guess
   std::function<void(const Batch&)> recall = {};  ///< computes again what the run keeps of a batch of the
                                                   ///< first epoch, when it is resumed; empty: nothing
-  bool can_collapse = false;                      ///< whether a collapsed network ends the run
   const char* after_warning = "";                 ///< what to try if there is no progress
 };
 
@@ -201,8 +200,9 @@ struct EpochSums {
   void add(const BatchResult& result, std::int64_t images) {
     loss.add_(result.loss.detach(), static_cast<double>(images));
     correct.add_(result.correct);
-    lowest.copy_(at::minimum(lowest, result.predicted.min()));
-    highest.copy_(at::maximum(highest, result.predicted.max()));
+    if (!result.predicted.defined()) return;
+    at::minimum_out(lowest, lowest, result.predicted.min());
+    at::maximum_out(highest, highest, result.predicted.max());
   }
 
   double mean_loss(std::int64_t images) const { return loss.item<double>() / static_cast<double>(images); }
@@ -211,7 +211,7 @@ struct EpochSums {
     return static_cast<double>(correct.item<std::int64_t>()) / static_cast<double>(images);
   }
 
-  /// True if all images of the epoch so far were predicted as one class.
+  /// True if all images of the epoch so far were predicted as one class; false if that is not known.
   bool has_one_class() const { return lowest.item<std::int64_t>() == highest.item<std::int64_t>(); }
 };
 
@@ -311,16 +311,18 @@ void train(const TrainingRun& run, torch::nn::Module& module, at::Device device,
         "lower the recipe's learning rates, lr is {}{}",
         name, what, got, epoch, optimization.lr, last_checkpoint(store.get()));
   };
+  const auto check_weights = [&](int epoch) {
+    if (store && store->has_diverged())
+      fail_diverged("the weights are", std::numeric_limits<double>::quiet_NaN(), epoch);
+  };
   nn::CudaGraphRunner take_step(device, cuda_graph_safe, work);
   bool knows_progress = first_step * 10 > steps;
   for (int epoch = static_cast<int>(first_step / per_epoch); epoch < optimization.epochs; ++epoch) {
     std::int64_t in_epoch = state.step % per_epoch;
     if (in_epoch == 0) sums.clear();
     const auto batches_of_epoch = order(epoch);
-    std::int64_t seen = seen_after(state.step);
     while (in_epoch < per_epoch) {
-      const data::Batch batch = batches_of_epoch[in_epoch];
-      const Batch inputs = make_batch(batch, state.step, /*augmented=*/true);
+      const Batch inputs = make_batch(batches_of_epoch[in_epoch], state.step, /*augmented=*/true);
       const at::Tensor target = targets(inputs);
       torch_seed.seed(derived_seed(seed, "dropout", static_cast<std::uint64_t>(state.step)));
 
@@ -329,7 +331,7 @@ void train(const TrainingRun& run, torch::nn::Module& module, at::Device device,
       take_step(inputs.images, target);
       ++state.step;
       ++in_epoch;
-      seen += batch.size();
+      const std::int64_t seen = seen_after(state.step);
       notify_step({epoch + 1, in_epoch, seen}, observers...);
 
       const bool is_epoch_end = in_epoch == per_epoch, is_due = store && store->is_due(),
@@ -342,9 +344,7 @@ void train(const TrainingRun& run, torch::nn::Module& module, at::Device device,
         const double loss = sums.mean_loss(images);
         if (!std::isfinite(loss)) fail_diverged("the loss is", loss, epoch + 1);
       }
-      if (store && store->has_diverged()) {
-        fail_diverged("the weights are", std::numeric_limits<double>::quiet_NaN(), epoch + 1);
-      }
+      check_weights(epoch + 1);
       if (!knows_progress && state.step * 10 >= steps && (is_epoch_end || images >= 500)) {
         knows_progress = true;
         const double chance = run.chance(), accuracy = sums.accuracy(images);
@@ -365,8 +365,8 @@ void train(const TrainingRun& run, torch::nn::Module& module, at::Device device,
         state.history.push_back(result);
         notify_epoch(result, observers...);
         // Some images of every data set are of one class; few of them show nothing.
-        state.collapsed = sums.has_one_class() && result.accuracy < 0.9 ? state.collapsed + n : 0;
-        if (run.can_collapse && state.collapsed >= 1000 && state.step * 10 >= steps) {
+        state.collapsed = result.accuracy < 0.9 && sums.has_one_class() ? state.collapsed + n : 0;
+        if (state.collapsed >= 1000 && state.step * 10 >= steps) {
           throw Error(
               "training the {} has collapsed: all images of epoch {} are predicted as one class ({} {:.1f} %); lower "
               "the recipe's learning rates, lr is {}, or use another seed{}",
@@ -376,9 +376,7 @@ void train(const TrainingRun& run, torch::nn::Module& module, at::Device device,
       }
       if (must_stop) {
         if (store) store->save(state);
-        if (store && store->has_diverged()) {
-          fail_diverged("the weights are", std::numeric_limits<double>::quiet_NaN(), epoch + 1);
-        }
+        check_weights(epoch + 1);
         send_messages();
         throw Stopped(name, state.step, steps, store ? store->newest() : std::filesystem::path());
       }
@@ -387,6 +385,7 @@ void train(const TrainingRun& run, torch::nn::Module& module, at::Device device,
     }
   }
   if (store) store->save(state);
+  check_weights(optimization.epochs);
   send_messages();
   notify_end(observers...);
 }

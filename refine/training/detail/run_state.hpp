@@ -46,9 +46,8 @@ class RunStore {
   virtual ~RunStore() = default;
 
   /// Copies an earlier run's state into `state`, if the store has one.
-  /// \return true if the run is resumed
   /// \throws Error if the earlier run has another identity, or cannot be read
-  virtual bool restore(RunState& state, const RunIdentity& identity) = 0;
+  virtual void restore(RunState& state, const RunIdentity& identity) = 0;
 
   /// True if it is time to save.
   virtual bool is_due() = 0;

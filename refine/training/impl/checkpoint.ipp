@@ -99,45 +99,39 @@ inline std::optional<std::int64_t> step_of(const fs::path& file) {
   return std::stoll(stem);
 }
 
-/// Returns the checkpoints of a folder, the newest first.
-inline std::vector<fs::path> checkpoints_in(const fs::path& folder) {
-  std::vector<std::pair<std::int64_t, fs::path>> found;
-  std::error_code unknown;
-  for (fs::directory_iterator entry(folder, unknown), end; !unknown && entry != end;
-       entry.increment(unknown)) {
-    if (const auto step = step_of(entry->path())) found.emplace_back(*step, entry->path());
+/// Returns the wanted entries of a folder; none if it cannot be listed.
+template <typename Wanted>
+std::vector<fs::path> entries_of(const fs::path& folder, Wanted wanted) {
+  std::vector<fs::path> found;
+  std::error_code error;
+  for (fs::directory_iterator entry(folder, error), end; !error && entry != end; entry.increment(error)) {
+    if (wanted(entry->path())) found.push_back(entry->path());
   }
-  std::ranges::sort(found, [](const auto& a, const auto& b) { return a.first > b.first; });
-  std::vector<fs::path> files;
-  for (auto& [step, file] : found) files.push_back(std::move(file));
+  return found;
+}
+
+/// Returns the checkpoints of a folder, the newest first: their names have the step in ten digits.
+inline std::vector<fs::path> checkpoints_in(const fs::path& folder) {
+  std::vector<fs::path> files =
+      entries_of(folder, [](const fs::path& file) { return step_of(file).has_value(); });
+  std::ranges::sort(files, std::ranges::greater());
   return files;
 }
 
 /// Deletes what killed writers left behind. Only for the holder of the lock.
 inline void remove_partial_files(const fs::path& folder) {
   std::error_code ignored;
-  std::vector<fs::path> partial;
-  for (fs::directory_iterator entry(folder, ignored), end; !ignored && entry != end;
-       entry.increment(ignored)) {
-    const std::string name = entry->path().filename().string();
-    if (name.starts_with(".refine-") && name.ends_with(".partial")) partial.push_back(entry->path());
-  }
-  for (const fs::path& file : partial) fs::remove(file, ignored);
+  for (const fs::path& file : entries_of(folder, AtomicFile::is_partial)) fs::remove(file, ignored);
 }
 
 /// A lock on a folder: an `flock`, which the system releases when the process ends, however it ends.
 class FolderLock {
  public:
-  /// Takes the lock.
-  /// \param create whether a missing folder is created; if not, nothing is locked
+  /// Takes the lock. Creates the folder if it is missing.
   /// \throws Error if another process holds it, or the folder cannot be written to
-  FolderLock(const fs::path& folder, bool create) : file_(folder / "lock") {
+  explicit FolderLock(const fs::path& folder) : file_(folder / "lock") {
     std::error_code error;
-    if (create) {
-      fs::create_directories(folder, error);
-    } else if (!fs::exists(folder, error)) {
-      return;
-    }
+    fs::create_directories(folder, error);
     if (error) fail(error.value());
     // The holder may delete the file that is opened here: the lock is on the file that has the name.
     for (bool is_current = false; !is_current;) {
@@ -169,7 +163,7 @@ class FolderLock {
   /// Deletes the file of the lock, while it is held.
   void remove_file() const {
     std::error_code ignored;
-    if (descriptor_ >= 0) fs::remove(file_, ignored);
+    fs::remove(file_, ignored);
   }
 
  private:
@@ -226,8 +220,7 @@ inline nlohmann::json history_json(const std::vector<EpochInfo>& history) {
 /// The store of a `Checkpoint`.
 class CheckpointStore final : public RunStore {
  public:
-  explicit CheckpointStore(const Checkpoint& options)
-      : options_(options), lock_(options.path, /*create=*/true) {
+  explicit CheckpointStore(const Checkpoint& options) : options_(options), lock_(options.path) {
     remove_partial_files(options_.path);
   }
 
@@ -235,7 +228,7 @@ class CheckpointStore final : public RunStore {
     if (writing_.valid()) writing_.wait();
   }
 
-  bool restore(RunState& state, const RunIdentity& identity) override;
+  void restore(RunState& state, const RunIdentity& identity) override;
 
   bool is_due() override {
     return std::chrono::steady_clock::now() - last_ >= options_.every && !is_writing();
@@ -322,7 +315,7 @@ class CheckpointStore final : public RunStore {
   std::int64_t written_ = -1;  ///< its step, likewise
 };
 
-REFINE_INLINE bool CheckpointStore::restore(RunState& state, const RunIdentity& identity) {
+REFINE_INLINE void CheckpointStore::restore(RunState& state, const RunIdentity& identity) {
   std::map<std::string, at::Tensor> start;
   for (const auto& [name, tensor] : state.tensors) {
     if (name.starts_with("module.")) start.emplace(name, tensor);
@@ -340,7 +333,7 @@ REFINE_INLINE bool CheckpointStore::restore(RunState& state, const RunIdentity& 
                {"libtorch", TORCH_VERSION}};
 
   const std::vector<fs::path> files = checkpoints_in(options_.path);
-  if (files.empty()) return false;
+  if (files.empty()) return;
   std::vector<std::pair<fs::path, std::string>> damaged;
   for (const fs::path& file : files) {
     formats::SafeTensors content;
@@ -362,7 +355,7 @@ REFINE_INLINE bool CheckpointStore::restore(RunState& state, const RunIdentity& 
     add_message(false,
                 fmt::format("resumed after step {} of {} from {}", state.step, state.steps, file.string()));
     note_other_machine(content.metadata);
-    return true;
+    return;
   }
   throw Error("cannot resume from {}: no checkpoint is intact; delete the folder to start again ({})",
               options_.path.string(), damaged.front().second);
@@ -533,9 +526,8 @@ namespace refine {
 
 REFINE_INLINE void Checkpoint::check() const {
   detail::check_options(*this);
-  std::error_code unknown;
-  if (!std::filesystem::exists(path, unknown)) return;
-  const detail::FolderLock lock(path, /*create=*/false);
+  if (!files::exists(path)) return;
+  const detail::FolderLock lock(path);
   detail::check_unused(*this);
 }
 
@@ -547,16 +539,13 @@ REFINE_INLINE std::unique_ptr<detail::RunStore> Checkpoint::open() const {
 }
 
 REFINE_INLINE void Checkpoint::remove() const {
-  std::error_code error;
-  if (!std::filesystem::exists(path, error)) return;
-  const detail::FolderLock lock(path, /*create=*/false);
+  if (!files::exists(path)) return;
+  const detail::FolderLock lock(path);
   detail::remove_partial_files(path);
-  std::vector<std::filesystem::path> files = detail::checkpoints_in(path);
-  for (std::filesystem::directory_iterator entry(path, error), end; !error && entry != end;
-       entry.increment(error)) {
-    if (entry->path().extension() == ".damaged") files.push_back(entry->path());
-  }
-  for (const auto& file : files) {
+  std::error_code error;
+  for (const auto& file : detail::entries_of(path, [](const std::filesystem::path& entry) {
+         return detail::step_of(entry) || entry.extension() == ".damaged";
+       })) {
     if (!std::filesystem::remove(file, error) && error) {
       throw Error("cannot delete {}: {}; delete the folder", file.string(), error.message());
     }

@@ -37,10 +37,12 @@ extern "C" inline void refine_handle_signal(int number) {
 
 namespace refine {
 
-REFINE_INLINE StopOnSignal::StopOnSignal(const std::string& resume_command, bool has_checkpoints)
-    : has_checkpoints_(has_checkpoints) {
+REFINE_INLINE StopOnSignal::StopOnSignal(const std::string& resume_command) {
   detail::signals::farewell =
-      "\nstopped: training is complete and saved\ngo on with: " + text::printable(resume_command) + "\n";
+      resume_command.empty()
+          ? ""
+          : "\nstopped: training is complete and saved\ngo on with: " + text::printable(resume_command) +
+                "\n";
   detail::signals::is_training = detail::signals::is_trained = false;
   detail::signals::received = 0;
   for (std::size_t i = 0; i < detail::signals::numbers.size(); ++i) {
@@ -63,7 +65,7 @@ REFINE_INLINE void StopOnSignal::on_begin(const RunInfo&) {
 }
 
 REFINE_INLINE void StopOnSignal::on_end() {
-  detail::signals::is_trained = has_checkpoints_;
+  detail::signals::is_trained = true;
   detail::signals::is_training = false;
   // Between the last question of the training and here.
   if (const int number = detail::signals::received; number != 0) {
