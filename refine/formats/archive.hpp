@@ -65,6 +65,14 @@ Archive read_archive(const std::filesystem::path& path, const ArchiveLimits& lim
 Archive read_nested_archive(std::string_view bytes, const std::filesystem::path& name,
                             const ArchiveLimits& limits = {});
 
+namespace detail {
+
+/// Returns the entries of an archive without their content, which is neither read nor verified.
+/// \throws Error as `read_archive`, but for damaged content
+Archive list_archive(const std::filesystem::path& path);
+
+}  // namespace detail
+
 }  // namespace refine::formats
 
 #if !defined(REFINE_COMPILED_LIB)

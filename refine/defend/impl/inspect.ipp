@@ -60,14 +60,31 @@ inline std::string printable_lines(const std::string& text) {
   return shown;
 }
 
+/// Adds a finding for each objection. Returns their texts.
+inline std::vector<std::string> add_findings(const std::vector<formats::Objection>& objections,
+                                             Inspection& report) {
+  std::vector<std::string> texts;
+  for (const formats::Objection& objection : objections) {
+    report.findings.push_back({rule_of(objection.kind), objection.text});
+    texts.push_back(objection.text);
+  }
+  return texts;
+}
+
+/// Ends the details of a program with its objections and the conclusion.
+/// \param advice what to do about the objections
+inline void add_verdict(const std::vector<std::string>& objections, const std::string& advice,
+                        Inspection& report) {
+  for (const auto& objection : objections)
+    report.details += "objection: " + text::printable(objection) + '\n';
+  report.details +=
+      objections.empty() ? "nothing in it but tensor arithmetic\n" : "refused: " + advice + "\n";
+}
+
 inline void inspect_program(const InspectOptions& options, Inspection& report) {
   const auto listing = formats::inspect_torchscript(formats::read_archive(report.file));
   const ordered_json about = json_under(listing.extra, "refine.json");
-  std::vector<std::string> objections;
-  for (const formats::Objection& objection : listing.objections) {
-    report.findings.push_back({rule_of(objection.kind), objection.text});
-    objections.push_back(objection.text);
-  }
+  const std::vector<std::string> objections = add_findings(listing.objections, report);
   const bool fine = objections.empty();
   report.json = {{"file", report.file},      {"kind", "TorchScript"},          {"accepted", fine},
                  {"objections", objections}, {"operators", listing.operators}, {"classes", listing.classes}};
@@ -83,20 +100,13 @@ inline void inspect_program(const InspectOptions& options, Inspection& report) {
       report.details += "\n--- " + text::printable(path) + '\n' + printable_lines(code);
     }
   }
-  for (const auto& objection : objections)
-    report.details += "objection: " + text::printable(objection) + '\n';
-  report.details += fine ? "nothing in it but tensor arithmetic\n"
-                         : "refused: " + formats::detail::script::advice(listing) + "\n";
+  add_verdict(objections, fine ? "" : formats::detail::script::advice(listing), report);
 }
 
 inline void inspect_exported(formats::Archive archive, const InspectOptions& options, Inspection& report) {
   const auto listing = formats::inspect_exported_program(std::move(archive), report.file);
   const formats::ExportedProgram& program = listing.program;
-  std::vector<std::string> objections;
-  for (const formats::Objection& objection : listing.objections) {
-    report.findings.push_back({rule_of(objection.kind), objection.text});
-    objections.push_back(objection.text);
-  }
+  const std::vector<std::string> objections = add_findings(listing.objections, report);
   const bool fine = objections.empty();
   report.json = {{"file", report.file}, {"kind", "torch.export"},   {"torch_version", program.torch_version},
                  {"accepted", fine},    {"objections", objections}, {"operators", listing.operators}};
@@ -143,10 +153,7 @@ inline void inspect_exported(formats::Archive archive, const InspectOptions& opt
     }
     report.json["code"] = std::move(code);
   }
-  for (const auto& objection : objections)
-    report.details += "objection: " + text::printable(objection) + '\n';
-  report.details += fine ? "nothing in it but tensor arithmetic\n"
-                         : "refused: " + formats::detail::exported::advice(listing) + "\n";
+  add_verdict(objections, fine ? "" : formats::detail::exported::advice(listing), report);
 }
 
 inline void inspect_weights(const InspectOptions& options, Inspection& report) {

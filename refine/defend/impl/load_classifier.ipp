@@ -195,7 +195,7 @@ REFINE_INLINE ProgramKind program_kind(const std::filesystem::path& path) {
   std::ifstream file(path, std::ios::binary);  // the first bytes decide for most files, which may be large
   std::string first(4, '\0');
   if (!file.read(first.data(), 4) || !formats::is_archive(first)) return ProgramKind::none;
-  const formats::Archive archive = formats::read_archive(path);
+  const formats::Archive archive = formats::detail::list_archive(path);  // weights may be gigabytes
   if (formats::is_exported_program(archive)) return ProgramKind::exported;
   return formats::is_torchscript(archive) ? ProgramKind::torchscript : ProgramKind::none;
 }

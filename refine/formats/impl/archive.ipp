@@ -26,7 +26,8 @@ class ArchiveReader {
   ArchiveReader(SeekableFile file, const ArchiveLimits& limits)
       : limits_(limits), file_(std::move(file)), directory_(file_, limits.entries) {}
 
-  Archive read();
+  /// \param with_content false: the entries stay empty
+  Archive read(bool with_content = true);
 
  private:
   [[noreturn]] void refuse(const ZipEntry& entry, std::string_view why) const;
@@ -48,7 +49,7 @@ class ArchiveReader {
   ZipDirectory directory_;
 };
 
-REFINE_INLINE Archive ArchiveReader::read() {
+REFINE_INLINE Archive ArchiveReader::read(bool with_content) {
   const std::vector<ZipEntry> entries = directory_.read();
   std::vector<std::string> names;
   for (const ZipEntry& entry : entries) names.push_back(entry.name);
@@ -71,7 +72,7 @@ REFINE_INLINE Archive ArchiveReader::read() {
     if (entry.name.ends_with('/')) continue;  // a folder
     const auto [found, is_new] = result.entries.emplace(entry.name.substr(top.size()), std::string());
     if (!is_new) refuse(entry, "is a duplicate");
-    found->second = read_content(entry);
+    if (with_content) found->second = read_content(entry);
   }
   return result;
 }
@@ -184,6 +185,10 @@ namespace refine::formats {
 
 REFINE_INLINE Archive read_archive(const std::filesystem::path& path, const ArchiveLimits& limits) {
   return detail::ArchiveReader(detail::SeekableFile(path), limits).read();
+}
+
+REFINE_INLINE Archive detail::list_archive(const std::filesystem::path& path) {
+  return ArchiveReader(SeekableFile(path), {}).read(/*with_content=*/false);
 }
 
 REFINE_INLINE Archive read_nested_archive(std::string_view bytes, const std::filesystem::path& name,

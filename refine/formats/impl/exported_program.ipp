@@ -19,6 +19,24 @@
 #include <refine/formats/detail/zip_directory.hpp>
 #include <refine/formats/torchscript_check.hpp>
 
+namespace refine::formats::detail::exported {
+
+/// Returns the names of the programs in an archive: of the JSON documents in models/.
+inline std::vector<std::string> model_names(const Archive& archive) {
+  constexpr std::string_view folder = "models/", ending = ".json";
+  std::vector<std::string> names;
+  for (auto entry = archive.entries.lower_bound(std::string(folder));
+       entry != archive.entries.end() && entry->first.starts_with(folder); ++entry) {
+    const std::string& path = entry->first;
+    if (path.ends_with(ending)) {
+      names.push_back(path.substr(folder.size(), path.size() - folder.size() - ending.size()));
+    }
+  }
+  return names;
+}
+
+}  // namespace refine::formats::detail::exported
+
 namespace refine::formats {
 
 REFINE_INLINE std::size_t element_bytes(ElementType type) {
@@ -98,11 +116,7 @@ REFINE_INLINE bool ExportedProgramListing::has(Objection::Kind kind) const {
 }
 
 REFINE_INLINE bool is_exported_program(const Archive& archive) {
-  const auto models = archive.entries.lower_bound("models/");
-  for (auto entry = models; entry != archive.entries.end() && entry->first.starts_with("models/"); ++entry) {
-    if (entry->first.ends_with(".json")) return true;
-  }
-  return false;
+  return !detail::exported::model_names(archive).empty();
 }
 
 }  // namespace refine::formats
@@ -399,12 +413,7 @@ REFINE_INLINE void Reader::object(Objection::Kind kind, std::string text) {
 }
 
 REFINE_INLINE std::vector<std::string> Reader::find_models() const {
-  constexpr std::string_view folder = "models/", ending = ".json";
-  std::vector<std::string> models;
-  for (const auto& [entry, bytes] : archive_.entries) {
-    if (!entry.starts_with(folder) || !entry.ends_with(ending)) continue;
-    models.push_back(entry.substr(folder.size(), entry.size() - folder.size() - ending.size()));
-  }
+  std::vector<std::string> models = model_names(archive_);
   if (models.empty()) fail("the archive has no program in models/");
   if (models.size() == 1) return models;
   if (const auto usual = std::ranges::find(models, "model"); usual != models.end()) {
