@@ -3,8 +3,6 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/allclose.h>
-#include <ATen/ops/linspace.h>
-#include <ATen/ops/ones.h>
 #include <c10/core/GradMode.h>
 #include <c10/util/Exception.h>
 
@@ -23,6 +21,7 @@
 #include <refine/core/text.hpp>
 #include <refine/formats/exported_program.hpp>
 #include <refine/programs/detail/exported_module.hpp>
+#include <refine/programs/detail/logits.hpp>
 
 namespace refine::backbones {
 
@@ -148,29 +147,16 @@ class ExportedProgram {
   /// Returns the position of the logits among the outputs.
   std::size_t choose_output(const ExportedProgramOptions& options) const {
     const auto& all = module->outputs();
-    const auto list = [&](auto&& included) {
+    const auto sizes = [](const auto& output) {
       std::string text;
-      for (std::size_t i = 0; i < all.size(); ++i) {
-        if (!included(i)) continue;
-        const std::string position = std::to_string(i);
-        std::string sizes;
-        for (const auto& size : all[i].shape.sizes) {
-          sizes += (sizes.empty() ? "" : "×") + (size ? std::to_string(*size) : "N");
-        }
-        text += fmt::format("{}{}{} ({})", text.empty() ? "" : ", ", position,
-                            all[i].name == position || all[i].name.empty() ? "" : " '" + all[i].name + "'",
-                            sizes.empty() ? "scalar" : sizes);
+      for (const auto& size : output.shape.sizes) {
+        text += (text.empty() ? "" : "×") + (size ? std::to_string(*size) : "N");
       }
-      return text;
+      return text.empty() ? "scalar" : text;
     };
+    const auto list = [&](auto&& included) { return detail::list_outputs(all, sizes, included); };
     const auto every = [](std::size_t) { return true; };
-    if (!options.output.empty()) {
-      for (std::size_t i = 0; i < all.size(); ++i) {
-        if (options.output == all[i].name || options.output == std::to_string(i)) return i;
-      }
-      throw Error("cannot use {}: forward has no output '{}'; specify one of: {}", name_, options.output,
-                  list(every));
-    }
+    if (!options.output.empty()) return detail::find_output(all, options.output, name_, list(every));
     const int classes = merged(merged(kTask, options.task).classes, options.likely_classes);
     std::vector<std::size_t> fits, exact;
     for (std::size_t i = 0; i < all.size(); ++i) {
@@ -183,20 +169,10 @@ class ExportedProgram {
       fail("none of its outputs is images×classes, with at least 2 classes: " + list(every));
     }
     if (fits.size() > 1) {
-      throw Error(
-          "cannot use {}: forward returns several tensors that could be the logits: {}; specify one, for example "
-          "--output {} (ExportedProgramOptions::output)",
-          name_, list([&](std::size_t i) { return std::ranges::find(fits, i) != fits.end(); }), fits.back());
+      const auto fits_at = [&](std::size_t i) { return std::ranges::find(fits, i) != fits.end(); };
+      detail::refuse_several_outputs(name_, list(fits_at), fits.back(), "ExportedProgramOptions");
     }
     return fits.front();
-  }
-
-  /// Returns n images whose values rise from 0 to 1.
-  at::Tensor ramp(std::int64_t n) const {
-    const auto& [channels, height, width] = task.image;
-    return at::linspace(0, 1, n * channels * height * width)
-        .view({n, channels, height, width})
-        .contiguous(at::MemoryFormat::ChannelsLast);
   }
 
   /// Runs the program on a few images, in both memory layouts if necessary, and sets the number of
@@ -208,10 +184,7 @@ class ExportedProgram {
       module->use_channels_last(channels_last);
       const std::string problem = try_batches();
       if (problem.empty()) {
-        if (compatible(specified_classes, task.classes)) return;
-        throw Error(
-            "cannot use {}: it predicts {} classes, but {} were specified; specify that number, or none",
-            name_, task.classes, specified_classes);
+        return detail::require_classes(name_, specified_classes, task.classes);
       }
       why = problem;
     }
@@ -228,18 +201,15 @@ class ExportedProgram {
     constexpr std::int64_t max_fixed = 4096;
     const auto fixed = module->images().sizes[0];
     if (fixed && (*fixed < 1 || *fixed > max_fixed)) return "it has a batch size out of range";
-    const at::Tensor images = ramp(3);
+    const at::Tensor images = detail::ramp(3, task.image);
     module->use_batches_of(fixed.value_or(0));
     at::Tensor expected;
     for (const std::int64_t n : {2, 1, 3}) {
-      at::Tensor output;
-      std::string why = try_images(images.narrow(0, 0, n), output);
+      const std::string why = try_images(images.narrow(0, 0, n), expected);  // in the end of all three
       if (!why.empty()) return why;
-      if (n == 3) expected = output;
     }
     task.classes = static_cast<int>(expected.size(1));
-    probabilities_ = expected.min().item<double>() >= 0 &&
-                     at::allclose(expected.sum(1), at::ones({3}, expected.options()), 0, 1e-3);
+    probabilities_ = detail::are_probabilities(expected);
     if (!fixed) return {};
     module->use_batches_of(0);
     for (const std::int64_t n : {1, 2, 3}) {
@@ -263,10 +233,7 @@ class ExportedProgram {
     } catch (const std::exception& error) {
       return text::one_line(error.what());
     }
-    if (output.dim() == 2 && output.size(0) == images.size(0) && output.size(1) >= 2 &&
-        output.is_floating_point()) {
-      return {};
-    }
+    if (detail::is_logits(output, images.size(0))) return {};
     return fmt::format("its output for {} image(s) has {} dimensions and {} numbers, expected images×classes",
                        images.size(0), output.dim(), output.numel());
   }

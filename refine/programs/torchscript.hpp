@@ -2,9 +2,6 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/Tensor.h>
-#include <ATen/ops/allclose.h>
-#include <ATen/ops/linspace.h>
-#include <ATen/ops/ones.h>
 #include <c10/core/GradMode.h>
 #include <c10/util/Exception.h>
 #include <torch/csrc/jit/api/module.h>
@@ -25,6 +22,7 @@
 #include <refine/core/task.hpp>
 #include <refine/core/text.hpp>
 #include <refine/formats/torchscript_check.hpp>
+#include <refine/programs/detail/logits.hpp>
 #include <refine/programs/detail/scripted_module.hpp>
 
 namespace refine::backbones {
@@ -133,7 +131,7 @@ class Scripted {
         module->use_channels_last(channels_last);
         const std::optional<Problem> problem = try_shape(shape, name, options);
         if (!problem) {
-          require_classes(name, specified.classes);
+          detail::require_classes(name, specified.classes, task.classes);
           return;
         }
         if (&shape == &shapes.front() || (problem->answered && !answered)) {
@@ -166,8 +164,8 @@ class Scripted {
         if (auto problem = select_output(shape, name, options)) return problem;
       }
       for (std::int64_t n : {2, 1, 3}) {
-        output = module->forward(ramp(n, shape));
-        if (!is_logits(output, n)) {
+        output = module->forward(detail::ramp(n, shape));
+        if (!detail::is_logits(output, n)) {
           return Problem{
               fmt::format(
                   "its output for {} image(s) has shape {} (expected images×classes, at least 2 classes)", n,
@@ -176,8 +174,7 @@ class Scripted {
         }
       }
       task = Task{shape, static_cast<int>(output.size(1))};
-      probabilities_ = output.min().item<double>() >= 0 &&
-                       at::allclose(output.sum(1), at::ones({output.size(0)}, output.options()), 0, 1e-3);
+      probabilities_ = detail::are_probabilities(output);
       return std::nullopt;
     } catch (const Error&) {
       throw;
@@ -186,17 +183,6 @@ class Scripted {
     } catch (const std::exception& error) {
       return Problem{text::one_line(error.what()), false};
     }
-  }
-
-  /// Returns images whose values rise from 0 to 1.
-  static at::Tensor ramp(std::int64_t n, const ImageShape& shape) {
-    return at::linspace(0, 1, n * shape.channels * shape.height * shape.width)
-        .view({n, shape.channels, shape.height, shape.width})
-        .contiguous(at::MemoryFormat::ChannelsLast);
-  }
-
-  static bool is_logits(const at::Tensor& output, std::int64_t images) {
-    return output.dim() == 2 && output.size(0) == images && output.size(1) >= 2 && output.is_floating_point();
   }
 
   static std::string shape_of(const at::Tensor& tensor) {
@@ -212,27 +198,15 @@ class Scripted {
                                        const ScriptedOptions& options) {
     using Output = detail::ScriptedModule::Output;
     const std::int64_t n = 2;
-    const std::vector<Output> all = module->outputs(ramp(n, shape));
+    const std::vector<Output> all = module->outputs(detail::ramp(n, shape));
     const auto list = [&](auto&& included) {
-      std::string text;
-      for (std::size_t i = 0; i < all.size(); ++i) {
-        if (!included(all[i])) continue;
-        const std::string position = std::to_string(i);
-        text += fmt::format("{}{}{} ({})", text.empty() ? "" : ", ", position,
-                            all[i].name == position || all[i].name.empty() ? "" : " '" + all[i].name + "'",
-                            shape_of(all[i].value));
-      }
-      return text;
+      return detail::list_outputs(
+          all, [](const Output& output) { return shape_of(output.value); }, included);
     };
-    const auto every = [](const Output&) { return true; };
+    const auto every = [](std::size_t) { return true; };
     if (!options.output.empty()) {
-      for (std::size_t i = 0; i < all.size(); ++i) {
-        if (options.output != all[i].name && options.output != std::to_string(i)) continue;
-        module->select_output(all[i]);
-        return std::nullopt;
-      }
-      throw Error("cannot use {}: forward has no output '{}'; specify one of: {}", name, options.output,
-                  list(every));
+      module->select_output(all[detail::find_output(all, options.output, name, list(every))]);
+      return std::nullopt;
     }
     const int classes = merged(merged(kTask, options.task).classes, options.likely_classes);
     std::vector<const Output*> fits;
@@ -240,7 +214,7 @@ class Scripted {
       if (by_classes && (fits.size() < 2 || classes == dynamic)) break;
       std::vector<const Output*> found;
       for (const Output& output : all) {
-        if (is_logits(output.value, n) && (!by_classes || output.value.size(1) == classes)) {
+        if (detail::is_logits(output.value, n) && (!by_classes || output.value.size(1) == classes)) {
           found.push_back(&output);
         }
       }
@@ -256,20 +230,12 @@ class Scripted {
           true};
     }
     if (fits.size() > 1) {
-      throw Error(
-          "cannot use {}: forward returns several tensors that could be the logits: {}; specify one, for example "
-          "--output {} (ScriptedOptions::output)",
-          name, list([&](const Output& o) { return std::ranges::find(fits, &o) != fits.end(); }),
-          static_cast<std::size_t>(fits.back() - all.data()));
+      const auto fits_at = [&](std::size_t i) { return std::ranges::find(fits, &all[i]) != fits.end(); };
+      detail::refuse_several_outputs(name, list(fits_at), static_cast<std::size_t>(fits.back() - all.data()),
+                                     "ScriptedOptions");
     }
     module->select_output(*fits.front());
     return std::nullopt;
-  }
-
-  void require_classes(const std::string& name, int specified) const {
-    if (compatible(specified, task.classes)) return;
-    throw Error("cannot use {}: it predicts {} classes, but {} were specified; specify that number, or none",
-                name, task.classes, specified);
   }
 
   bool probabilities_ = false;
