@@ -1,9 +1,17 @@
 #pragma once
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <array>
+#include <cstddef>
+#include <filesystem>
 #include <string>
 #include <string_view>
+#include <utility>
+#include <vector>
+
+#include <refine/core/error.hpp>
 
 namespace refine::formats {
 
@@ -34,6 +42,32 @@ struct Objection {
 }  // namespace refine::formats
 
 namespace refine::formats::detail {
+
+/// Returns true if one of the objections is of that kind.
+inline bool has_objection(const std::vector<Objection>& objections, Objection::Kind kind) {
+  return std::ranges::find(objections, kind, &Objection::kind) != objections.end();
+}
+
+/// Adds an objection, unless it is there or there are many: one is enough to refuse.
+inline void add_objection(std::vector<Objection>& objections, Objection objection) {
+  constexpr std::size_t max_objections = 1000;
+  if (objections.size() < max_objections && std::ranges::find(objections, objection) == objections.end()) {
+    objections.push_back(std::move(objection));
+  }
+}
+
+/// Refuses a program for its first objection of a kind.
+/// \param kind of one of the objections
+/// \param advice what to do about it
+/// \throws Error always
+[[noreturn]] inline void refuse_program(const std::filesystem::path& path,
+                                        const std::vector<Objection>& objections, Objection::Kind kind,
+                                        std::string_view advice) {
+  std::string more;
+  if (objections.size() > 1) more = fmt::format(", and {} more", objections.size() - 1);
+  throw Error("cannot load {}: {}{}; {}", path.string(),
+              std::ranges::find(objections, kind, &Objection::kind)->text, more, advice);
+}
 
 /// A kind of tensor that refine does not compute with.
 struct UnsupportedTensor {

@@ -6,12 +6,10 @@
 
 #include <algorithm>
 #include <array>
-#include <charconv>
 #include <iterator>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <stdexcept>
-#include <system_error>
 
 #include <refine/core/config.hpp>
 #include <refine/formats/checkpoint.hpp>
@@ -112,7 +110,7 @@ REFINE_INLINE std::int64_t StoredTensor::count() const {
 }
 
 REFINE_INLINE bool ExportedProgramListing::has(Objection::Kind kind) const {
-  return std::ranges::find(objections, kind, &Objection::kind) != objections.end();
+  return detail::has_objection(objections, kind);
 }
 
 REFINE_INLINE bool is_exported_program(const Archive& archive) {
@@ -387,7 +385,7 @@ class Reader {
 
   std::optional<ElementType> element_type(const json& value, const std::string& of);
   GraphArgument argument(const json& object, const std::string& node);
-  GraphInteger integer(const json& object, const char* constant);
+  GraphInteger integer(const json& object);
   std::string use(const std::string& value, Kind kind);
   std::string define(const std::string& value, Kind kind);
   GraphArgument output(const json& object, const std::string& node);
@@ -404,12 +402,7 @@ class Reader {
 };
 
 REFINE_INLINE void Reader::object(Objection::Kind kind, std::string text) {
-  constexpr std::size_t max_objections = 1000;  // one is enough to refuse
-  Objection objection{kind, std::move(text)};
-  if (listing_.objections.size() < max_objections &&
-      std::ranges::find(listing_.objections, objection) == listing_.objections.end()) {
-    listing_.objections.push_back(std::move(objection));
-  }
+  add_objection(listing_.objections, {kind, std::move(text)});
 }
 
 REFINE_INLINE std::vector<std::string> Reader::find_models() const {
@@ -437,6 +430,9 @@ REFINE_INLINE json Reader::document(const std::string& entry) {
 }
 
 REFINE_INLINE ExportedProgramListing Reader::read() {
+  if (is_torchscript(archive_)) {
+    object_harmful("the archive is a TorchScript file, too, so that it depends on the reader what it does");
+  }
   for (const std::string& model : find_models()) {  // torch.export.load reads all of them
     listing_.program = {};
     values_.clear();
@@ -467,9 +463,6 @@ REFINE_INLINE void Reader::read_program(const std::string& model) {
   if (const json* version = optional_member(program, "torch_version")) {
     listing_.program.torch_version = text_from(*version, "torch_version");
   }
-  if (is_torchscript(archive_)) {
-    object_harmful("the archive is a TorchScript file, too, so that it depends on the reader what it does");
-  }
   check_expressions(program);
   if (const json* guards = optional_member(program, "guards_code")) check_guards(*guards);
 
@@ -487,6 +480,11 @@ REFINE_INLINE void Reader::read_program(const std::string& model) {
   read_shapes(graph);
 }
 
+/// True if a file below data/constants/ is an object that Python pickled.
+inline bool is_pickled_object(std::string_view file) {
+  return file.starts_with("opaque_obj") || file.starts_with("custom_obj");
+}
+
 REFINE_INLINE void Reader::check_other_entries() {
   for (const auto& [entry, bytes] : archive_.entries) {
     const std::string shown = shorten(entry);
@@ -502,20 +500,17 @@ REFINE_INLINE void Reader::check_other_entries() {
       object_unsupported(fmt::format("its entry {} is a program of ExecuTorch", shown));
     }
     const auto in = [&](const char* folder) { return entry.starts_with(folder); };
-    const std::string base = entry.substr(entry.rfind('/') + 1);
-    if (in("data/constants/") && (base.starts_with("opaque_obj") || base.starts_with("custom_obj"))) {
+    if (in("data/constants/") && is_pickled_object(entry.substr(entry.rfind('/') + 1))) {
       object_harmful(fmt::format("its entry {} is a pickled object, which torch.export.load builds", shown));
       continue;
     }
-    if ((in("data/weights/") || in("data/constants/")) && entry.ends_with(".pt")) {
+    const bool is_old = (in("data/weights/") || in("data/constants/")) && entry.ends_with(".pt");
+    if (is_old) {
       object_unsupported(fmt::format("its entry {} is a pickle, the layout of PyTorch 2.8 and older", shown));
-      const ProgramSearch search = find_program_in_entry(entry, bytes);
-      if (!search.name.empty()) object_harmful(fmt::format("its entry {} asks for {}", shown, search.name));
-      continue;
     }
     if (in("data/sample_inputs/")) {
       check_sample_inputs(entry, bytes);
-    } else if (!used_entries_.contains(entry)) {
+    } else if (is_old || !used_entries_.contains(entry)) {
       const ProgramSearch search = find_program_in_entry(entry, bytes);
       if (!search.name.empty()) object_harmful(fmt::format("its entry {} asks for {}", shown, search.name));
     }
@@ -623,12 +618,12 @@ REFINE_INLINE std::optional<StoredTensor> Reader::read_stored(const std::string&
   const std::string entry = folder + file;
   const std::string shown = shorten(name);
   if (bool_from(member(payload, "use_pickle"), "use_pickle")) {
-    const bool is_object = file.starts_with("opaque_obj") || file.starts_with("custom_obj");
+    const bool is_object = is_pickled_object(file);
     object_harmful(fmt::format("'{}' is {} (use_pickle, {}), which torch.export.load unpickles", shown,
                                is_object ? "an object" : "a pickled tensor", shorten(entry)));
     return std::nullopt;
   }
-  if (file.starts_with("opaque_obj") || file.starts_with("custom_obj")) {
+  if (is_pickled_object(file)) {
     object_harmful(
         fmt::format("'{}' is an object ({}), which torch.export.load unpickles", shown, shorten(entry)));
     return std::nullopt;
@@ -704,14 +699,13 @@ REFINE_INLINE std::string Reader::define(const std::string& value, Kind kind) {
   if (!values_.emplace(unique, kind).second) {
     fail(fmt::format("the value '{}' of the graph is defined twice", shorten(value)));
   }
-  if (!prefix_.empty()) renamed_[value] = unique;
+  renamed_[value] = unique;
   return unique;
 }
 
 REFINE_INLINE std::string Reader::use(const std::string& value, Kind kind) {
-  const auto outside = renamed_.find(value);
-  const bool is_inside = !prefix_.empty() && outside == renamed_.end();
-  const auto found = is_inside ? values_.end() : values_.find(prefix_.empty() ? value : outside->second);
+  const auto name = renamed_.find(value);
+  const auto found = name == renamed_.end() ? values_.end() : values_.find(name->second);
   if (found == values_.end()) fail(fmt::format("the graph uses '{}' before it is defined", shorten(value)));
   if (found->second != kind) {
     fail(fmt::format(
@@ -770,9 +764,9 @@ REFINE_INLINE void Reader::read_inputs(const json& graph, const json& signature)
   }
 }
 
-REFINE_INLINE GraphInteger Reader::integer(const json& object, const char* constant) {
+REFINE_INLINE GraphInteger Reader::integer(const json& object) {
   const auto [kind, value] = choice_of(object, "an integer");
-  if (kind == constant) return integer_from(value, "an integer");
+  if (kind == "as_int") return integer_from(value, "an integer");
   if (kind != "as_name") fail(fmt::format("an integer has the unknown kind {}", shorten(kind)));
   return ValueName{use(text_from(value, "a name"), Kind::integer)};
 }
@@ -803,7 +797,7 @@ REFINE_INLINE GraphArgument Reader::argument(const json& object, const std::stri
     return found ? GraphArgument(*found) : GraphArgument(std::monostate());
   }
   if (kind == "as_sym_int") {
-    const GraphInteger found = integer(value, "as_int");
+    const GraphInteger found = integer(value);
     if (const auto* name = std::get_if<ValueName>(&found)) return *name;
     return std::get<std::int64_t>(found);
   }
@@ -814,7 +808,7 @@ REFINE_INLINE GraphArgument Reader::argument(const json& object, const std::stri
   }
   if (kind == "as_sym_ints") {
     std::vector<GraphInteger> numbers;
-    for (const json& each : list()) numbers.push_back(integer(each, "as_int"));
+    for (const json& each : list()) numbers.push_back(integer(each));
     return numbers;
   }
   if (kind == "as_floats") {
@@ -1111,10 +1105,9 @@ inline constexpr std::array by_severity = {Objection::Kind::harmful, Objection::
                                            Objection::Kind::library, Objection::Kind::unsupported,
                                            Objection::Kind::unknown};
 
-REFINE_INLINE std::string advice(const ExportedProgramListing& listing) {
-  const auto kind =
-      std::ranges::find_if(by_severity, [&](Objection::Kind each) { return listing.has(each); });
-  switch (kind == by_severity.end() ? Objection::Kind::unknown : *kind) {
+/// Returns the hint of a refusal for a kind of objection.
+inline std::string advice(Objection::Kind kind) {
+  switch (kind) {
     case Objection::Kind::quantized:
       return "no gradient passes through a quantised operator, so no defense can be trained, even with --trust; "
              "export the float model, before it is quantised";
@@ -1131,6 +1124,12 @@ REFINE_INLINE std::string advice(const ExportedProgramListing& listing) {
   }
   return "it may be a harmful program: do not load it in Python; look at it with refine inspect, "
          "and use --trust only if you trust the source of the file";
+}
+
+REFINE_INLINE std::string advice(const ExportedProgramListing& listing) {
+  const auto kind =
+      std::ranges::find_if(by_severity, [&](Objection::Kind each) { return listing.has(each); });
+  return advice(kind == by_severity.end() ? Objection::Kind::unknown : *kind);
 }
 
 }  // namespace refine::formats::detail::exported
@@ -1162,13 +1161,7 @@ REFINE_INLINE ExportedProgram read_exported_program(const std::filesystem::path&
   };
   const auto first = std::ranges::find_if(by_severity, refuses);
   if (first == by_severity.end()) return std::move(listing.program);
-  const Objection& objection = *std::ranges::find(listing.objections, *first, &Objection::kind);
-  std::string more;
-  if (listing.objections.size() > 1) more = fmt::format(", and {} more", listing.objections.size() - 1);
-  if (trust == Trust::blind) {
-    std::erase_if(listing.objections, [&](const Objection& each) { return !refuses(each.kind); });
-  }
-  throw Error("cannot load {}: {}{}; {}", path.string(), objection.text, more, advice(listing));
+  detail::refuse_program(path, listing.objections, *first, advice(*first));
 }
 
 }  // namespace refine::formats

@@ -129,10 +129,7 @@ REFINE_INLINE std::string advice(const TorchScriptListing& listing) {
 [[noreturn]] REFINE_INLINE void refuse(const std::filesystem::path& path, const TorchScriptListing& listing) {
   const auto first =
       *std::ranges::find_if(by_severity, [&](Objection::Kind each) { return listing.has(each); });
-  const Objection& objection = *std::ranges::find(listing.objections, first, &Objection::kind);
-  std::string more;
-  if (listing.objections.size() > 1) more = fmt::format(", and {} more", listing.objections.size() - 1);
-  throw Error("cannot load {}: {}{}; {}", path.string(), objection.text, more, advice(listing));
+  refuse_program(path, listing.objections, first, advice(listing));
 }
 
 /// Returns true if the file is refused even if it is trusted, because it could not be used.
@@ -145,7 +142,7 @@ REFINE_INLINE bool is_unusable(const TorchScriptListing& listing) {
 namespace refine::formats {
 
 REFINE_INLINE bool TorchScriptListing::has(Objection::Kind kind) const {
-  return std::ranges::find(objections, kind, &Objection::kind) != objections.end();
+  return detail::has_objection(objections, kind);
 }
 
 REFINE_INLINE TorchScriptListing inspect_torchscript(const Archive& archive) {
@@ -157,11 +154,7 @@ REFINE_INLINE TorchScriptListing inspect_torchscript(const Archive& archive) {
   }
   TorchScriptListing listing;
   const auto report = [&](Objection objection) {
-    constexpr std::size_t max_objections = 1000;  // one is enough to refuse
-    if (listing.objections.size() < max_objections &&
-        std::ranges::find(listing.objections, objection) == listing.objections.end()) {
-      listing.objections.push_back(std::move(objection));
-    }
+    detail::add_objection(listing.objections, std::move(objection));
   };
   const auto report_harmful = [&](std::string text) { report({Objection::Kind::harmful, std::move(text)}); };
   std::set<std::string> lower_names;
