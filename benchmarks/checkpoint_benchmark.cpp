@@ -111,23 +111,23 @@ int main(int argc, char** argv) {
   app.add_option("--seconds", options.seconds, "of each run")->capture_default_str();
   app.add_option("--every", options.every, "seconds between two checkpoints")->capture_default_str();
   app.add_option("--threads", options.threads, "of the host; 0: all")->capture_default_str();
-  CLI11_PARSE(app, argc, argv);
-  use_threads(options.threads);
-  keep_freed_memory();
-  std::vector<double> ratios;
-  Files files{};
-  for (int round = 0; round < options.rounds; ++round) {
-    const benchmarks::Scratch scratch("refine-checkpoints-" + std::to_string(round));
-    files.folder = scratch.path;
-    files.newest.clear();
-    const double without = seconds_per_step(options, scratch.path, nullptr);
-    const double with = seconds_per_step(options, scratch.path, &files);
-    ratios.push_back(with / without);
-    fmt::print("round {}: {:.1f} ms without, {:.1f} ms with, ratio {:.4f}\n", round + 1, 1e3 * without,
-               1e3 * with, ratios.back());
-  }
-  const double ratio = median(ratios);
-  fmt::print(
-      "median ratio {:.4f} at one checkpoint of {:.0f} MB every {} s ({} written), {:.4f} at one every 60 s\n",
-      ratio, files.megabytes, options.every, files.count, 1 + (ratio - 1) * options.every / 60);
+  return benchmarks::run_program(app, argc, argv, [&] {
+    use_threads(options.threads);
+    std::vector<double> ratios;
+    Files files{};
+    for (int round = 0; round < options.rounds; ++round) {
+      const benchmarks::Scratch scratch("refine-checkpoints-" + std::to_string(round));
+      files.folder = scratch.path;
+      files.newest.clear();
+      const double without = seconds_per_step(options, scratch.path, nullptr);
+      const double with = seconds_per_step(options, scratch.path, &files);
+      ratios.push_back(with / without);
+      fmt::print("round {}: {:.1f} ms without, {:.1f} ms with, ratio {:.4f}\n", round + 1, 1e3 * without,
+                 1e3 * with, ratios.back());
+    }
+    const double ratio = median(ratios);
+    fmt::print(
+        "median ratio {:.4f} at one checkpoint of {:.0f} MB every {} s ({} written), {:.4f} at one every 60 s\n",
+        ratio, files.megabytes, options.every, files.count, 1 + (ratio - 1) * options.every / 60);
+  });
 }

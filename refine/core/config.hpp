@@ -6,8 +6,9 @@
 /// Two modes.
 ///
 /// - Header-only (default): each header includes its implementation, `impl/*.ipp`, at its end.
-/// - Compiled (`REFINE_COMPILED_LIB`): headers only declare; the program links `refine/*/*.cpp`,
-///   which Bazel's `//refine` does. A file of the program then compiles in about half the time.
+/// - Compiled (`REFINE_COMPILED_LIB`): headers only declare; the program links `refine/*.cpp` and
+///   `refine/*/*.cpp`, which Bazel's `//refine` does. A file of the program then compiles in about
+///   half the time.
 ///
 /// All files of a program must use the same mode, and define the same `JSON_*` macros, which are
 /// part of the names of nlohmann-json's types.
