@@ -142,7 +142,7 @@ namespace detail {
 /// Calls `use` with each observer that it accepts, in their order.
 template <typename Use, typename... Observers>
 void for_each_accepted([[maybe_unused]] Use&& use, Observers&... observers) {
-  const auto offer = [&](auto& observer) {
+  [[maybe_unused]] const auto offer = [&](auto& observer) {
     if constexpr (std::invocable<Use&, decltype(observer)>) use(observer);
   };
   (offer(observers), ...);
