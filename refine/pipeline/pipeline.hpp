@@ -24,7 +24,7 @@
 #include <refine/nn/conv.hpp>
 #include <refine/nn/device.hpp>
 #include <refine/nn/transfer.hpp>
-#include <refine/remaps/remaps.hpp>
+#include <refine/remaps/remap.hpp>
 #include <refine/transforms/any_transform.hpp>
 #include <refine/transforms/freeze.hpp>
 #include <refine/transforms/transform.hpp>

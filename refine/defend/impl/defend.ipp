@@ -19,7 +19,7 @@
 #include <refine/export/torchscript.hpp>
 #include <refine/export/weights.hpp>
 #include <refine/nn/device.hpp>
-#include <refine/remaps/remaps.hpp>
+#include <refine/remaps/permutations.hpp>
 #include <refine/report/render.hpp>
 #include <refine/training/fit.hpp>
 #include <refine/training/recipe_json.hpp>

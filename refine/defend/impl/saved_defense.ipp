@@ -29,7 +29,7 @@
 #include <refine/formats/checkpoint.hpp>
 #include <refine/nn/device.hpp>
 #include <refine/nn/module.hpp>
-#include <refine/remaps/remaps.hpp>
+#include <refine/remaps/permutations.hpp>
 
 namespace refine::detail {
 

@@ -13,7 +13,7 @@
 #include <refine/core/config.hpp>
 #include <refine/core/error.hpp>
 #include <refine/core/sha256.hpp>
-#include <refine/remaps/remaps.hpp>
+#include <refine/remaps/remap.hpp>
 #include <refine/training/recipe_json.hpp>
 
 namespace refine::detail {
