@@ -15,6 +15,8 @@
 #include "tests/data/image_bytes.hpp"
 #include "tests/support/scratch_folder.hpp"
 
+namespace data_readme {
+
 using namespace refine;
 
 namespace {
@@ -98,3 +100,5 @@ TEST(DataReadme, UserSource_ReturnsADataset) {
 }
 
 }  // namespace
+
+}  // namespace data_readme

@@ -12,6 +12,8 @@
 
 #include <iostream>
 
+namespace evaluation_readme {
+
 using namespace refine;
 
 namespace {
@@ -48,3 +50,5 @@ TEST(EvaluationReadme, Examples_Run) {
 }
 
 }  // namespace
+
+}  // namespace evaluation_readme

@@ -11,6 +11,8 @@
 
 #include "tests/support/scratch_folder.hpp"
 
+namespace export_readme {
+
 using namespace refine;
 
 namespace {
@@ -40,3 +42,5 @@ TEST(ExportReadme, SavedDefense_Loads) {
 }
 
 }  // namespace
+
+}  // namespace export_readme

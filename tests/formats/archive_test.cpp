@@ -15,6 +15,7 @@
 #include <utility>
 #include <vector>
 
+#include "tests/formats/pickle_bytes.hpp"
 #include "tests/support/error_of.hpp"
 #include "tests/support/scratch_folder.hpp"
 
@@ -39,11 +40,6 @@ std::string deflate_bytes(const std::string& bytes) {
   packed.resize(stream.total_out);
   deflateEnd(&stream);
   return packed;
-}
-
-template <typename Number>
-std::string raw(Number value) {
-  return {reinterpret_cast<const char*>(&value), sizeof value};
 }
 
 /// An entry in the layout of the ZIP specification; the optional fields replace the true values.

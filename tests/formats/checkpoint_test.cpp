@@ -19,6 +19,7 @@
 #include <utility>
 #include <vector>
 
+#include "tests/formats/pickle_bytes.hpp"
 #include "tests/support/error_of.hpp"
 #include "tests/support/scratch_folder.hpp"
 
@@ -49,14 +50,14 @@ void expect_little_net(const Weights& weights, float shift = 0) {
 }
 
 /// A checkpoint, and where its weights lie.
-struct Case {
+struct Checkpoint {
   const char* name;
   const char* key = "";    ///< the `key` argument
   const char* found = "";  ///< the key of the state dict
   float shift = 0;         ///< difference of the values to those of little_net
 };
 
-class ReadWeights : public ::testing::TestWithParam<Case> {};
+class ReadWeights : public ::testing::TestWithParam<Checkpoint> {};
 
 TEST_P(ReadWeights, Checkpoint_FindsStateDictByContentOrKey) {
   const auto& [name, key, found, shift] = GetParam();
@@ -68,16 +69,19 @@ TEST_P(ReadWeights, Checkpoint_FindsStateDictByContentOrKey) {
 INSTANTIATE_TEST_SUITE_P(
     Checkpoints, ReadWeights,
     ::testing::Values(
-        Case{"vision", "", "model"}, Case{"vision", "model_ema", "model_ema", 100}, Case{"wanet", "", "netC"},
-        Case{"timm", "", "state_dict"}, Case{"timm", "state_dict_ema", "state_dict_ema", 100},
-        Case{"averaged"}, Case{"compiled"}, Case{"compiled_inside"}, Case{"lightning", "", "state_dict"},
-        Case{"lightning", "state_dict/model", "state_dict"}, Case{"lightning_ema", "", "state_dict"},
-        Case{"lightning_ema", "state_dict.model_ema", "state_dict", 100}, Case{"backdoorbench", "", "model"},
-        Case{"numbers", "", "net"}, Case{"of_a_class", "", "checkpoint/model"}, Case{"pair", "", "0"},
-        Case{"pair", "0", "0"}, Case{"mixed"}, Case{"two", "encoder", "encoder"},
-        Case{"two", "decoder", "decoder", 100}, Case{"best_and_last", "", "run/model"},
-        Case{"best_and_last", "run.last", "run/last", 100}, Case{"legacy", "", "model"},
-        Case{"protocol4", "", "model"}, Case{"fp8_beside", "", "model"}));
+        Checkpoint{"vision", "", "model"}, Checkpoint{"vision", "model_ema", "model_ema", 100},
+        Checkpoint{"wanet", "", "netC"}, Checkpoint{"timm", "", "state_dict"},
+        Checkpoint{"timm", "state_dict_ema", "state_dict_ema", 100}, Checkpoint{"averaged"},
+        Checkpoint{"compiled"}, Checkpoint{"compiled_inside"}, Checkpoint{"lightning", "", "state_dict"},
+        Checkpoint{"lightning", "state_dict/model", "state_dict"},
+        Checkpoint{"lightning_ema", "", "state_dict"},
+        Checkpoint{"lightning_ema", "state_dict.model_ema", "state_dict", 100},
+        Checkpoint{"backdoorbench", "", "model"}, Checkpoint{"numbers", "", "net"},
+        Checkpoint{"of_a_class", "", "checkpoint/model"}, Checkpoint{"pair", "", "0"},
+        Checkpoint{"pair", "0", "0"}, Checkpoint{"mixed"}, Checkpoint{"two", "encoder", "encoder"},
+        Checkpoint{"two", "decoder", "decoder", 100}, Checkpoint{"best_and_last", "", "run/model"},
+        Checkpoint{"best_and_last", "run.last", "run/last", 100}, Checkpoint{"legacy", "", "model"},
+        Checkpoint{"protocol4", "", "model"}, Checkpoint{"fp8_beside", "", "model"}));
 
 TEST(ReadWeights, Checkpoint_ListsOtherContent) {
   const Weights vision = read_weights(checkpoint("vision"));
@@ -146,16 +150,6 @@ TEST(ReadWeights, AnyByteChanged_ReadsOrThrows) {
       });
     }
   }
-}
-
-std::string text(std::string_view value) {
-  std::string result = "X....";
-  const auto size = static_cast<std::uint32_t>(value.size());
-  std::memcpy(result.data() + 1, &size, sizeof size);
-  return result + std::string(value);
-}
-std::string global(const std::string& module, const std::string& name) {
-  return "c" + module + "\n" + name + "\n";
 }
 
 // Each of these pickles evaded a public scanner. Python would create `marker` while loading it.

@@ -46,11 +46,11 @@ void write_zip(const std::filesystem::path& path, const std::vector<std::string>
 }
 
 /// The first bytes of a file, and words that its refusal must have.
-struct Case {
+struct ForeignFile {
   std::string beginning, what;
 };
 
-class RecognizeContent : public ::testing::TestWithParam<Case> {};
+class RecognizeContent : public ::testing::TestWithParam<ForeignFile> {};
 
 TEST_P(RecognizeContent, ForeignFile_NamesKindAndAdvice) {
   const ScratchFolder scratch;
@@ -67,32 +67,32 @@ TEST_P(RecognizeContent, ForeignFile_NamesKindAndAdvice) {
 // The first bytes are those that the writers of each format produce.
 INSTANTIATE_TEST_SUITE_P(
     Kinds, RecognizeContent,
-    ::testing::Values(Case{"\x89HDF\r\n\x1a\n\0"s, "HDF5"},
-                      Case{"\x08\x08\x12\x07pytorch\x1a\x05"
-                           "2.1.0:\x20"s,
-                           "an ONNX model"},
-                      Case{"\x08\x0a" + field('\x12', "skl2onnx"), "an ONNX model"},
-                      Case{"\x08\x07:\x20\x0a\x04node"s, "an ONNX model"},
-                      Case{"\x08\x01\x12\x64\x0a\x40\x12\x3e\x0a\x05\x0a\x03"
-                           "Add"s,
-                           "a TensorFlow SavedModel"},
-                      Case{"\x08\x05\x12\x64\x0a\x20\x0a\x05image\x12\x03"s, "a Core ML model"},
-                      Case{"\x0a\x20\x0a\x05input\x12\x0bPlaceholder*\x08"s, "a frozen TensorFlow graph"},
-                      Case{"\x1c\0\0\0TFL3"s, "TensorFlow Lite"}, Case{"\x1c\0\0\0ET12"s, "ExecuTorch"},
-                      Case{"GGUF\3\0\0\0"s, "GGUF"},
-                      Case{"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n",
-                           "git lfs pull"},
-                      Case{"\n <!DOCTYPE html><html>", "a web page"},
-                      Case{"\xef\xbb\xbf<HTML>", "a web page"},
-                      Case{"{\"error\": \"not found\"}", "a JSON document"},
-                      Case{"{\"weight_map\": {}}", "in several files"},
-                      Case{"<?xml version=\"1.0\"?>\n<net name=\"a\">", "an OpenVINO model"},
-                      Case{"<?xml version=\"1.0\"?><Error>", "an XML"}, Case{"\x1f\x8b\x08", "gunzip"},
-                      Case{"\x93NUMPY\1"s, "a NumPy array"}, Case{"\x89PNG\r\n\x1a\n", "a PNG image"},
-                      Case{"\x7f"
-                           "ELF\2\1\1"s,
-                           "an executable"},
-                      Case{std::string(600, '\0'), "a file of zeros"}));
+    ::testing::Values(
+        ForeignFile{"\x89HDF\r\n\x1a\n\0"s, "HDF5"},
+        ForeignFile{"\x08\x08\x12\x07pytorch\x1a\x05"
+                    "2.1.0:\x20"s,
+                    "an ONNX model"},
+        ForeignFile{"\x08\x0a" + field('\x12', "skl2onnx"), "an ONNX model"},
+        ForeignFile{"\x08\x07:\x20\x0a\x04node"s, "an ONNX model"},
+        ForeignFile{"\x08\x01\x12\x64\x0a\x40\x12\x3e\x0a\x05\x0a\x03"
+                    "Add"s,
+                    "a TensorFlow SavedModel"},
+        ForeignFile{"\x08\x05\x12\x64\x0a\x20\x0a\x05image\x12\x03"s, "a Core ML model"},
+        ForeignFile{"\x0a\x20\x0a\x05input\x12\x0bPlaceholder*\x08"s, "a frozen TensorFlow graph"},
+        ForeignFile{"\x1c\0\0\0TFL3"s, "TensorFlow Lite"}, ForeignFile{"\x1c\0\0\0ET12"s, "ExecuTorch"},
+        ForeignFile{"GGUF\3\0\0\0"s, "GGUF"},
+        ForeignFile{"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n", "git lfs pull"},
+        ForeignFile{"\n <!DOCTYPE html><html>", "a web page"},
+        ForeignFile{"\xef\xbb\xbf<HTML>", "a web page"},
+        ForeignFile{"{\"error\": \"not found\"}", "a JSON document"},
+        ForeignFile{"{\"weight_map\": {}}", "in several files"},
+        ForeignFile{"<?xml version=\"1.0\"?>\n<net name=\"a\">", "an OpenVINO model"},
+        ForeignFile{"<?xml version=\"1.0\"?><Error>", "an XML"}, ForeignFile{"\x1f\x8b\x08", "gunzip"},
+        ForeignFile{"\x93NUMPY\1"s, "a NumPy array"}, ForeignFile{"\x89PNG\r\n\x1a\n", "a PNG image"},
+        ForeignFile{"\x7f"
+                    "ELF\2\1\1"s,
+                    "an executable"},
+        ForeignFile{std::string(600, '\0'), "a file of zeros"}));
 
 TEST(RecognizeFile, EmptyFileOrFolder_NamesKind) {
   const ScratchFolder scratch;

@@ -21,6 +21,7 @@
 #include <utility>
 #include <vector>
 
+#include "tests/formats/pickle_bytes.hpp"
 #include "tests/support/error_of.hpp"
 #include "tests/support/scratch_folder.hpp"
 
@@ -34,20 +35,8 @@ using refine::testing::ScratchFolder;
 
 const std::filesystem::path fixtures = "tests/fixtures";
 
-template <typename Number>
-std::string raw(Number value) {
-  return {reinterpret_cast<const char*>(&value), sizeof value};
-}
-
-// Pickle instructions, encoded as pickletools documents them.
-std::string text(std::string_view value) {
-  return "X" + raw(static_cast<std::uint32_t>(value.size())) + std::string(value);
-}
 std::string integer(std::int64_t value) {
   return "\x8a\x08" + raw(value);
-}
-std::string global(const std::string& module, const std::string& name) {
-  return "c" + module + "\n" + name + "\n";
 }
 std::string pickle(const std::string& instructions) {
   return "\x80\x02" + instructions + ".";

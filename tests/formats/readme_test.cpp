@@ -9,6 +9,8 @@
 #include <set>
 #include <string>
 
+namespace formats_readme {
+
 using namespace refine;
 
 namespace {
@@ -45,3 +47,5 @@ TEST(FormatsReadme, Epoch_IsFound) {
 }
 
 }  // namespace
+
+}  // namespace formats_readme

@@ -8,6 +8,8 @@
 #include <gtest/gtest.h>
 #include <refine/objectives/objectives.hpp>
 
+namespace objectives_readme {
+
 using namespace refine;
 
 namespace {
@@ -28,3 +30,5 @@ TEST(ObjectivesReadme, SoftLabels_DifferFromDistillationByTheTeachersEntropy) {
 }
 
 }  // namespace
+
+}  // namespace objectives_readme

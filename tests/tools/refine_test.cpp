@@ -16,6 +16,7 @@
 #include <refine/report/images.hpp>
 
 #include "tests/support/error_of.hpp"
+#include "tests/support/fashion_mnist_part.hpp"
 #include "tests/support/scratch_folder.hpp"
 
 namespace refine {
@@ -27,7 +28,7 @@ using testing::content;
 using testing::expect_words;
 using testing::ScratchFolder;
 
-constexpr const char* fashion = "--dataset FashionMNIST --data /usr/share/datasets/fashion-mnist ";
+constexpr const char* fashion = "--dataset FashionMNIST --data fashion ";
 
 struct Outcome {
   int status;
@@ -52,10 +53,20 @@ void expect_refusal(const Outcome& outcome, std::initializer_list<std::string_vi
   expect_words(outcome.err, words);
 }
 
+/// The first 1,000 test images.
+const data::Dataset& test_images() {
+  static const data::Dataset images = [] {
+    const ScratchFolder scratch;
+    testing::write_fashion_mnist_part(scratch.path / "fashion", 1, 1'000);
+    return data::fashion_mnist(scratch.path / "fashion").test;
+  }();
+  return images;
+}
+
 /// The first test images as PNG files of 40×40 pixels, `<root>/<class>/<i>.png`, or all in one
 /// folder.
 void write_images(const fs::path& root, int n, bool class_folders) {
-  const auto [train, test] = data::fashion_mnist("/usr/share/datasets/fashion-mnist");
+  const data::Dataset& test = test_images();
   const at::Tensor images =
       data::resize(test.images.slice(0, 0, n), 40, 40).permute({0, 2, 3, 1}).contiguous();
   for (int i = 0; i < n; ++i) {
@@ -72,6 +83,7 @@ class Command : public ::testing::Test {
   /// Trains one small victim for all tests.
   static void SetUpTestSuite() {
     shared = std::make_unique<ScratchFolder>();
+    testing::write_fashion_mnist_part(shared->path / "fashion", 4'000, 2'000);
     const Outcome run =
         refine(*shared, std::string("attack --json --limit 3000 --width 4 --epoch 2 --tlabel 3 ") + fashion);
     ASSERT_EQ(run.status, 0) << run.err;
@@ -90,7 +102,7 @@ TEST_F(Command, Attack_NamedDataset_WritesVictimAndFigures) {
     EXPECT_TRUE(fs::exists(folder / file)) << file;
   }
   EXPECT_EQ(json::parse(content(folder / "attack.json"))["target"], 3);
-  EXPECT_EQ(attack["ba"]["n"], 10'000);
+  EXPECT_EQ(attack["ba"]["n"], 2'000);
   EXPECT_GT(attack["ba"]["value"], 0.4);
 }
 
@@ -235,7 +247,7 @@ TEST_F(Command, Defend_ByNames_MeasuresTheAttack) {
   const json metrics = json::parse(content(folder / "defended.report/metrics.json"));
   EXPECT_EQ(metrics["before"]["ba"]["hits"], attack["ba"]["hits"]) << "the victim that was trained";
   EXPECT_EQ(metrics["target"], 3);
-  EXPECT_EQ(metrics["alarm"]["false_alarms"]["n"], 10'000);
+  EXPECT_EQ(metrics["alarm"]["false_alarms"]["n"], 2'000);
 
   // The saved parts give the same file again, with the same predictions.
   const Outcome again = refine(*shared,

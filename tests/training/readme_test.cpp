@@ -9,6 +9,8 @@
 #include <refine/training/training.hpp>
 #include <refine/transforms/unet.hpp>
 
+namespace training_readme {
+
 using namespace refine;
 
 namespace {
@@ -59,3 +61,5 @@ TEST(TrainingReadme, UsersObjective_IsTrainedTowards) {
 }
 
 }  // namespace
+
+}  // namespace training_readme

@@ -70,7 +70,7 @@ def _messages_impl(ctx):
     for file in ctx.files.srcs:
         if not _is_cpp_source(file):
             fail("%s is not a C++ source" % file.short_path)
-    return _impl(ctx, "messages", ctx.files.srcs)
+    return _impl(ctx, "messages", ctx.files.srcs, [ctx.attr.precompiled] if ctx.attr.precompiled else [])
 
 _COMMON = dict(COMPILER_ATTRS, **{
     "deps": attr.label_list(
@@ -118,6 +118,10 @@ compile_messages_test = rule(
         hdrs = attr.label_list(
             doc = "Other files that the sources include.",
             allow_files = True,
+        ),
+        precompiled = attr.label(
+            doc = "A precompiled header to include first, if any.",
+            providers = [PrecompiledInfo],
         ),
     ),
     fragments = ["cpp"],

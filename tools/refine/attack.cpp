@@ -36,7 +36,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-struct Options {
+struct AttackArguments {
   TrainOptions training;
   ResizeOptions resize;
   CheckpointOptions checkpoints;
@@ -52,7 +52,7 @@ struct Options {
 
 /// What all trainings of a run have in common.
 struct Setting {
-  const Options& options;
+  const AttackArguments& options;
   const Common& common;
   NamedDataset data;
   VictimTraining victim;
@@ -62,7 +62,7 @@ struct Setting {
   }
 };
 
-Setting make_setting(const Options& options, const Common& common) {
+Setting make_setting(const AttackArguments& options, const Common& common) {
   // Misspelt options are refused before any image is read.
   const ImageShape image = options.image.empty() ? ImageShape{} : parse_shape(options.image);
   if (!options.image.empty()) options.resize.check(image);
@@ -146,7 +146,7 @@ attacks::Surrogate benign_model(const Setting& setting) {
   return freeze(benign.backbone);
 }
 
-void begin_attack(const Options& options, const Common& common) {
+void begin_attack(const AttackArguments& options, const Common& common) {
   const fs::path folder = result_folder(options.attack_root, options.dataset,
                                         std::string(backbones::canonical_network_name(options.model)),
                                         std::string(attacks::canonical_name(options.attack)));
@@ -188,7 +188,7 @@ void print_result(const Setting& setting, const AttackSpec& spec, bool has_targe
             << std::flush;
 }
 
-int run(const Options& options, const Common& common) {
+int run(const AttackArguments& options, const Common& common) {
   check_class_options(options.attack, options.tlabel.has_value(), options.source.has_value());
   begin_attack(options, common);
   AttackSpec spec{.name = std::string(attacks::canonical_name(options.attack)),
@@ -219,7 +219,7 @@ int run(const Options& options, const Common& common) {
 void add_attack(CLI::App& app, Common& common) {
   auto* command =
       app.add_subcommand("attack", "train a victim on a poisoned data set, to have something to defend");
-  const auto options = std::make_shared<Options>();
+  const auto options = std::make_shared<AttackArguments>();
   command
       ->add_option("--dataset", options->dataset,
                    "CIFAR10, FashionMNIST, or a folder with train/<class>/ and test/<class>/")

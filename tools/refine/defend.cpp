@@ -23,7 +23,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-struct Options {
+struct DefendArguments {
   VictimOptions victim;
   TransformOptions transform;
   TrainOptions training;
@@ -45,12 +45,12 @@ struct Inputs {
 };
 
 /// Returns the folder below `root` for the data set, the network and the attack that the options name.
-fs::path named_folder(const Options& options, const std::string& root) {
+fs::path named_folder(const DefendArguments& options, const std::string& root) {
   const std::string network(backbones::canonical_network_name(options.victim.model));
   return result_folder(root, options.dataset, network, std::string(attacks::canonical_name(options.attack)));
 }
 
-DefendOptions defend_options(const Options& options, const LoadedClassifier& victim) {
+DefendOptions defend_options(const DefendArguments& options, const LoadedClassifier& victim) {
   return {.training = options.training.training(),
           .transform = options.transform,
           .seed = options.training.seed,
@@ -63,7 +63,7 @@ DefendOptions defend_options(const Options& options, const LoadedClassifier& vic
 }
 
 /// Checks paths, and reads the class names, before any image is read. Returns the file to write.
-fs::path begin_defense(const Options& options, const Common& common) {
+fs::path begin_defense(const DefendArguments& options, const Common& common) {
   files::Paths paths{
       .files = {{"--model", options.victim.model}, {"--class_names", options.victim.class_names}}};
   fs::path out = options.out;
@@ -89,7 +89,7 @@ fs::path begin_defense(const Options& options, const Common& common) {
 }
 
 /// A model's file, and a folder of images.
-Inputs inputs_of_files(const Options& options) {
+Inputs inputs_of_files(const DefendArguments& options) {
   FolderOptions folder{.resize = options.resize.mode(),
                        .max_images = options.limit,
                        .seed = options.training.seed,
@@ -115,7 +115,7 @@ Inputs inputs_of_files(const Options& options) {
 }
 
 /// What `refine attack` left under these names, and the data set that the victim was trained on.
-Inputs inputs_of_names(const Options& options) {
+Inputs inputs_of_names(const DefendArguments& options) {
   const std::string attack_name(attacks::canonical_name(options.attack));
   const fs::path folder = named_folder(options, options.attack_root);
   const fs::path file = folder / "victim.safetensors";
@@ -151,7 +151,7 @@ Inputs inputs_of_names(const Options& options) {
   return inputs;
 }
 
-int run(const Options& options, const Common& common) {
+int run(const DefendArguments& options, const Common& common) {
   if (options.images.empty() == options.dataset.empty()) {
     throw Error(
         "clean images: specify either --images, a folder, or --dataset, whose victim refine attack has trained");
@@ -178,7 +178,7 @@ int run(const Options& options, const Common& common) {
 
 void add_defend(CLI::App& app, Common& common) {
   auto* command = app.add_subcommand("defend", "model and clean images in, one file that serves out");
-  const auto options = std::make_shared<Options>();
+  const auto options = std::make_shared<DefendArguments>();
   command
       ->add_option(
           "--model", options->victim.model,

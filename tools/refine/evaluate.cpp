@@ -16,7 +16,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-struct Options {
+struct EvaluateArguments {
   std::string model, images, triggered, attack, report, class_names;
   bool trust = false;
   int tlabel = -1, source = -1;
@@ -25,7 +25,7 @@ struct Options {
   ResizeOptions resize;
 };
 
-int run(const Options& options, const Common& common) {
+int run(const EvaluateArguments& options, const Common& common) {
   files::Paths paths{.files = {{"--model", options.model}, {"--class_names", options.class_names}},
                      .images = {{"--images", options.images}, {"--triggered", options.triggered}}};
   check_class_options(options.attack, options.tlabel >= 0, options.source >= 0);
@@ -59,7 +59,7 @@ int run(const Options& options, const Common& common) {
 void add_evaluate(CLI::App& app, Common& common) {
   auto* command =
       app.add_subcommand("evaluate", "measures a defended file: with a trigger, or without knowing one");
-  const auto options = std::make_shared<Options>();
+  const auto options = std::make_shared<EvaluateArguments>();
   command->add_option("--model", options->model, "a defended file, as refine defend writes it")->required();
   command
       ->add_option(

@@ -13,12 +13,12 @@
 namespace refine::cli {
 namespace {
 
-struct Options {
+struct ExportArguments {
   VictimOptions victim;
   std::string defense, permutation, out = "defended.pt", pixel_domain;
 };
 
-int run(const Options& options, const Common& common) {
+int run(const ExportArguments& options, const Common& common) {
   begin(common, {.files = {{"--model", options.victim.model},
                            {"--defense", options.defense},
                            {"--permutation", options.permutation},
@@ -47,7 +47,7 @@ int run(const Options& options, const Common& common) {
 void add_export(CLI::App& app, Common& common) {
   auto* command =
       app.add_subcommand("export", "a trained defense, or a classifier alone, as one TorchScript file");
-  const auto options = std::make_shared<Options>();
+  const auto options = std::make_shared<ExportArguments>();
   command
       ->add_option("--model", options->victim.model,
                    "the victim: a TorchScript file, a .pt2, or weights with --arch")

@@ -23,7 +23,7 @@ namespace {
 
 using nlohmann::ordered_json;
 
-struct Options {
+struct InspectArguments {
   std::vector<std::string> files;
   std::string sarif;
   InspectOptions inspect;
@@ -53,7 +53,7 @@ void print_text(const std::vector<Inspection>& inspections, bool brief, std::siz
   std::cout << std::flush;
 }
 
-int run(const Options& options, const Common& common) {
+int run(const InspectArguments& options, const Common& common) {
   const auto [files, ignored] = find_model_files(options.files);
   files::Paths paths{.outputs = {{"--sarif", options.sarif}}};
   for (const std::string& file : files) paths.files.push_back({"inspect", file});
@@ -82,7 +82,7 @@ int run(const Options& options, const Common& common) {
 
 void add_inspect(CLI::App& app, Common& common) {
   auto* command = app.add_subcommand("inspect", "what model files contain, without running any of it");
-  const auto options = std::make_shared<Options>();
+  const auto options = std::make_shared<InspectArguments>();
   command
       ->add_option(
           "files", options->files,

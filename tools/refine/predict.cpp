@@ -23,7 +23,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-struct Options {
+struct PredictArguments {
   std::string model, class_names;
   ResizeOptions resize;
   std::vector<std::string> images;
@@ -49,7 +49,7 @@ std::string line_of(const FilePrediction& prediction, const ExportedInfo& info, 
                      100 * prediction.probability, raised ? fmt::format("\talarm {:.2f}", score) : "");
 }
 
-int run(const Options& options, const Common& common) {
+int run(const PredictArguments& options, const Common& common) {
   files::Paths paths{.files = {{"--model", options.model}, {"--class_names", options.class_names}}};
   for (const std::string& path : options.images) paths.images.push_back({"predict", path});
   begin(common, std::move(paths));
@@ -73,7 +73,7 @@ int run(const Options& options, const Common& common) {
 void add_predict(CLI::App& app, Common& common) {
   auto* command = app.add_subcommand(
       "predict", "classes of images by a defended file; with --json, a JSON object a line");
-  const auto options = std::make_shared<Options>();
+  const auto options = std::make_shared<PredictArguments>();
   command->add_option("--model", options->model, "a defended file, as refine defend writes it")->required();
   command->add_option("images", options->images, "files or folders")->required();
   command->add_option("--class_names", options->class_names,

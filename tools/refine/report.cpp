@@ -20,12 +20,12 @@ namespace {
 
 namespace fs = std::filesystem;
 
-struct Options {
+struct ReportArguments {
   std::vector<std::string> results;
   std::string html;
 };
 
-int run(const Options& options, const Common& common) {
+int run(const ReportArguments& options, const Common& common) {
   std::vector<fs::path> metrics;
   for (const std::string& path : options.results) {
     const auto found = find_metrics(path);
@@ -58,7 +58,7 @@ int run(const Options& options, const Common& common) {
 
 void add_report(CLI::App& app, Common& common) {
   auto* command = app.add_subcommand("report", "one result as a table, or several as one Markdown table");
-  const auto options = std::make_shared<Options>();
+  const auto options = std::make_shared<ReportArguments>();
   command->add_option("results", options->results, "metrics.json files, or folders with some below")
       ->required();
   command->add_option("--html", options->html, "write the page of a single result to this file");
