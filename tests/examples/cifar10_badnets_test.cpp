@@ -14,6 +14,7 @@
 #include <refine/refine.hpp>
 
 #include "tests/support/error_of.hpp"
+#include "tests/support/fashion_mnist_part.hpp"
 #include "tests/support/scratch_folder.hpp"
 
 namespace refine {
@@ -54,11 +55,10 @@ void expect_error(const Outcome& outcome, std::initializer_list<std::string_view
 
 TEST(Cifar10BadNets, RealImages_AreDefended) {
   const ScratchFolder scratch;
-  const Outcome run =
-      run_example(scratch, "--budget tiny --output results");  // no CIFAR-10 to be found: uses Fashion-MNIST
+  testing::write_fashion_mnist_part(scratch.path / "images", 3'000, 2'000);
+  const Outcome run = run_example(scratch, "--budget tiny --data images --output results");
   ASSERT_EQ(run.status, 0) << run.err;
-  testing::expect_words(run.out, {"running on Fashion-MNIST", "largest lift", "The trigger is disarmed"});
-  EXPECT_FALSE(fs::exists(scratch.path / "data")) << "a download that did not start leaves no folder";
+  testing::expect_words(run.out, {"3000 training images", "largest lift", "The trigger is disarmed"});
   testing::expect_words(run.err, {"victim", "defense", "evaluation", "img/s"});
   EXPECT_EQ(run.err.find('\r'), std::string::npos) << "a log has complete lines";
 
@@ -85,8 +85,7 @@ TEST(Cifar10BadNets, RealImages_AreDefended) {
 
   // The saved weights give the same counts in new networks.
   constexpr Task task = tasks::fashion_mnist;
-  const auto [train, all] = data::fashion_mnist(fashion);
-  const data::Dataset test = all.sample(2'000, default_seed);
+  const auto [train, test] = data::fashion_mnist(scratch.path / "images");
   const attacks::BadNets<task> attack{.target = 0, .rate = 0.1};
   auto victim =
       backbones::Normalized{backbones::ResNet18<task>{.width = 8, .seed = 1}, normalizations::fashion_mnist};
@@ -104,8 +103,7 @@ TEST(Cifar10BadNets, RealImages_AreDefended) {
 
   // The selection of poisoned images is reproducible.
   const auto poison = formats::read_safetensors(attack_folder / "poison.safetensors");
-  EXPECT_EQ(detail::to_vector(poison.tensors.at("indices")),
-            attack.poison(train.sample(4'000, default_seed)).indices);
+  EXPECT_EQ(detail::to_vector(poison.tensors.at("indices")), attack.poison(train).indices);
 }
 
 TEST(Cifar10BadNets, Help_ListsOptions) {
@@ -136,9 +134,12 @@ TEST(Cifar10BadNets, BadInput_EndsWithOneLine) {
 TEST(Cifar10BadNets, FullDisk_LeavesNoPartialFile) {
   const ScratchFolder scratch;
   // No file may exceed 2 kB (blocks of 512 bytes). The first that does is the list of poisoned
-  // images.
-  const Outcome full = run_example(scratch, std::string("--budget tiny --data ") + fashion, "ulimit -f 4; ");
-  expect_error(full, {"poison.safetensors"});
+  // images. There is no CIFAR-10 to be found.
+  const Outcome full = run_example(scratch, "--budget tiny", "ulimit -f 4; ");
+  EXPECT_EQ(full.status, 2);
+  testing::expect_words(full.out, {"running on Fashion-MNIST"});
+  testing::expect_words(full.err, {"poison.safetensors"});
+  EXPECT_FALSE(fs::exists(scratch.path / "data")) << "a download that did not start leaves no folder";
   for (const auto& entry : fs::recursive_directory_iterator(scratch.path)) {
     if (!entry.is_regular_file()) continue;
     const std::string name = entry.path().filename().string();
