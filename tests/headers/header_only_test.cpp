@@ -62,7 +62,7 @@ TEST(HeaderOnly, Definitions_AreInline) {
     }
   }
   EXPECT_EQ(clashing, "");
-  EXPECT_GT(merged, 1'000);
+  EXPECT_GT(merged, 100);
 }
 
 }  // namespace

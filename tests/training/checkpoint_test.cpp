@@ -580,7 +580,7 @@ TEST(Fit, CollapsedTransform_EndsTheRun) {
   const ScratchFolder folder;
   Pipeline defense{Collapsed{}, freeze(victim()), remaps::Derangement<task>{}};
   Recipe recipe = defense_recipe(OptimizerKind::sgd);
-  recipe.optimization.epochs = 30;
+  recipe.optimization.epochs = 60;
   History history;
   expect_words(error_of([&] {
                  fit(defense, dataset().images, recipe, history,
@@ -588,7 +588,8 @@ TEST(Fit, CollapsedTransform_EndsTheRun) {
                }),
                {"collapsed", "one class", "lr is 0.05", "last good checkpoint is", folder.path.string()});
   EXPECT_GE(history.epochs.size() * image_count, 1000u) << "few images of one class show nothing";
-  EXPECT_LE(history.epochs.size(), 15u);
+  EXPECT_GE(3 * history.epochs.size(), 100u) << "nor do few steps";
+  EXPECT_LE(history.epochs.size(), 51u);
 }
 
 TEST(TrainClassifier, NoProgress_IsAWarning) {

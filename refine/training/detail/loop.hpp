@@ -364,9 +364,10 @@ void train(const TrainingRun& run, torch::nn::Module& module, at::Device device,
                                state.seconds};
         state.history.push_back(result);
         notify_epoch(result, observers...);
-        // Some images of every data set are of one class; few of them show nothing.
+        // Some images of every data set are of one class; few of them show nothing. A network that has
+        // taken few steps answers with one class, too.
         state.collapsed = result.accuracy < 0.9 && sums.has_one_class() ? state.collapsed + n : 0;
-        if (state.collapsed >= 1000 && state.step * 10 >= steps) {
+        if (state.collapsed >= 1000 && state.step >= std::max<std::int64_t>(100, steps / 10)) {
           throw Error(
               "training the {} has collapsed: all images of epoch {} are predicted as one class ({} {:.1f} %); lower "
               "the recipe's learning rates, lr is {}, or use another seed{}",
