@@ -1,0 +1,178 @@
+#include "tests/fuzz/readers.hpp"
+
+#include <ATen/core/Tensor.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <map>
+#include <set>
+#include <stdexcept>
+
+#include <refine/core/error.hpp>
+#include <refine/data/detail/decoders.hpp>
+#include <refine/data/image_files.hpp>
+#include <refine/data/sources.hpp>
+#include <refine/formats/archive.hpp>
+#include <refine/formats/checkpoint.hpp>
+#include <refine/formats/exported_program.hpp>
+#include <refine/formats/inspect.hpp>
+#include <refine/formats/safetensors.hpp>
+#include <refine/formats/torchscript_check.hpp>
+#include <refine/report/render.hpp>
+
+#include "tests/report/examples.hpp"
+
+namespace refine::fuzz {
+namespace {
+
+namespace fs = std::filesystem;
+using formats::Archive;
+
+const fs::path fixtures = "tests/fixtures";
+
+std::string content(const fs::path& file) {
+  std::ifstream in(file, std::ios::binary);
+  return {std::istreambuf_iterator<char>(in), {}};
+}
+
+/// The contents of a folder's files with one of the extensions, in the order of their names.
+std::vector<std::string> contents(const fs::path& folder, const std::set<std::string>& extensions) {
+  std::set<fs::path> files;
+  for (const auto& entry : fs::directory_iterator(folder)) {
+    if (extensions.contains(entry.path().extension().string()) && entry.file_size() < 200'000) {
+      files.insert(entry.path());
+    }
+  }
+  std::vector<std::string> result;
+  for (const fs::path& file : files) result.push_back(content(file));
+  if (result.empty()) throw std::runtime_error("no seeds in " + folder.string());
+  return result;
+}
+
+/// Calls `use` with the path of a file in memory.
+void with_file(std::string_view bytes, auto&& use) {
+  struct File {
+    int descriptor = ::memfd_create("refine-fuzz", 0);
+    ~File() { ::close(descriptor); }
+  } const file;
+  for (std::size_t done = 0; done < bytes.size();) {
+    const ssize_t n = ::write(file.descriptor, bytes.data() + done, bytes.size() - done);
+    if (n <= 0) throw std::runtime_error("cannot write a file in memory");
+    done += static_cast<std::size_t>(n);
+  }
+  use(fs::path("/proc/self/fd") / std::to_string(file.descriptor));
+}
+
+/// An archive with another content of one entry, whose checksum a mutated archive would not have.
+Archive with_entry(const char* file, const char* entry, std::string_view bytes) {
+  static std::map<std::string, Archive> archives;
+  auto found = archives.find(file);
+  if (found == archives.end()) found = archives.emplace(file, formats::read_archive(fixtures / file)).first;
+  Archive archive = found->second;
+  archive.entries.at(entry) = bytes;
+  return archive;
+}
+
+std::vector<std::string> entry_of(const char* file, const char* entry) {
+  return {formats::read_archive(fixtures / file).entries.at(entry)};
+}
+
+constexpr const char* scripted = "scripted.pt";
+constexpr const char* exported = "exported/mixed.pt2";
+constexpr const char* checkpoint = "checkpoint.pth";
+constexpr const char* source_entry = "code/__torch__.py";
+constexpr const char* program_entry = "models/model.json";
+constexpr const char* weights_entry = "data/weights/model_weights_config.json";
+
+std::vector<std::string> idx_files() {
+  using namespace std::string_literals;
+  return {"\0\0\x08\3\0\0\0\2\0\0\0\3\0\0\0\4"s + std::string(24, '\x7f'), "\0\0\x08\1\0\0\0\3\0\1\2"s};
+}
+
+const std::vector<Reader> table = {
+    {"archive", [](std::string_view bytes) { formats::read_nested_archive(bytes, "a.pt"); },
+     [] { return contents(fixtures, {".pth"}); }},
+    {"exported_program",
+     [](std::string_view bytes) {
+       formats::inspect_exported_program(with_entry(exported, program_entry, bytes));
+     },
+     [] { return entry_of(exported, program_entry); }},
+    {"exported_weights",
+     [](std::string_view bytes) {
+       formats::inspect_exported_program(with_entry(exported, weights_entry, bytes));
+     },
+     [] { return entry_of(exported, weights_entry); }},
+    {"idx",
+     [](std::string_view bytes) { with_file(bytes, [](const fs::path& file) { data::read_idx(file); }); },
+     &idx_files},
+    {"image", [](std::string_view bytes) { data::decode_image_bytes(bytes, "a.png"); },
+     [] {
+       return contents(fixtures / "images",
+                       {".png", ".jpg", ".bmp", ".webp", ".tif", ".ppm", ".pgm", ".pbm"});
+     }},
+    {"image_header",
+     [](std::string_view bytes) {
+       with_file(bytes, [](const fs::path& file) { data::detail::shape_in_header(file); });
+     },
+     [] {
+       return contents(fixtures / "images", {".png", ".jpg"});
+     }},
+    {"metrics_json",
+     [](std::string_view bytes) {
+       with_file(bytes, [](const fs::path& file) { report::read_metrics(file); });
+     },
+     [] { return std::vector{report::metrics_text(report::unlabelled())}; }},
+    {"pickle",
+     [](std::string_view bytes) {
+       formats::detail::extract_weights(formats::detail::read_unzipped("a.pth", bytes), "a.pth", "");
+     },
+     [] {
+       std::vector<std::string> seeds = entry_of(checkpoint, "data.pkl");
+       for (const char* file : {"kinds_legacy.pth", "arrays_protocol2.pth", "arrays_protocol4.pth",
+                                "arrays_protocol5.pth", "label_shuffle_list.pth"}) {
+         seeds.push_back(content(fixtures / file));
+       }
+       return seeds;
+     }},
+    {"pickle_programs", [](std::string_view bytes) { formats::detail::find_program(bytes); },
+     [] { return entry_of(checkpoint, "data.pkl"); }},
+    {"recognize",
+     [](std::string_view bytes) {
+       with_file(bytes, [](const fs::path& file) { formats::recognize_file(file); });
+     },
+     [] {
+       return contents(fixtures, {".pth", ".safetensors"});
+     }},
+    {"safetensors", [](std::string_view bytes) { formats::read_safetensors("a.safetensors", bytes); },
+     [] { return contents(fixtures, {".safetensors"}); }},
+    {"torchscript_pickle",
+     [](std::string_view bytes) { formats::inspect_torchscript(with_entry(scripted, "data.pkl", bytes)); },
+     [] { return entry_of(scripted, "data.pkl"); }},
+    {"torchscript_source",
+     [](std::string_view bytes) { formats::inspect_torchscript(with_entry(scripted, source_entry, bytes)); },
+     [] { return entry_of(scripted, source_entry); }},
+};
+
+}  // namespace
+
+const std::vector<Reader>& readers() {
+  return table;
+}
+
+bool read_or_refuse(const Reader& reader, std::string_view bytes) {
+  try {
+    reader.read(bytes);
+    return true;
+  } catch (const Error& error) {
+    const std::string_view line = error.what();
+    if (line.empty() || line.find('\n') != std::string_view::npos) {
+      throw std::logic_error("a refusal is one line: " + std::string(line));
+    }
+    return false;
+  }
+}
+
+}  // namespace refine::fuzz
