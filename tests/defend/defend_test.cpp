@@ -26,6 +26,7 @@
 #include <refine/nn/torch_random.hpp>
 #include <refine/report/images.hpp>
 
+#include "tests/defend/noise.hpp"
 #include "tests/support/error_of.hpp"
 #include "tests/support/scratch_folder.hpp"
 
@@ -41,10 +42,6 @@ using testing::expect_words;
 using testing::ScratchFolder;
 
 constexpr const char* plain = "tests/fixtures/programs/plain.pt";
-
-at::Tensor noise(std::int64_t n, std::int64_t side) {
-  return nn::with_torch_seed(1, [&] { return at::randint(256, {n, 3, side, side}, at::kByte); });
-}
 
 /// Writes noise as PNG files.
 void write_images(const fs::path& folder, std::int64_t n, int side) {

@@ -28,6 +28,7 @@
 #include <refine/nn/torch_random.hpp>
 #include <refine/programs/torchscript.hpp>
 
+#include "tests/defend/noise.hpp"
 #include "tests/support/error_of.hpp"
 
 #include "tests/defend/readme_example.inc"
@@ -72,10 +73,6 @@ at::Tensor reds(std::int64_t n, std::int64_t side = 8) {
     images[i][0].fill_(std::round(127 * share));
   }
   return images;
-}
-
-at::Tensor noise(std::int64_t n, std::int64_t side = 4) {
-  return nn::with_torch_seed(1, [&] { return at::randint(256, {n, 3, side, side}, at::kByte); });
 }
 
 Probe probe_of(Function::Forward function, const at::Tensor& images = reds(24),

@@ -1,0 +1,17 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/randint.h>
+
+#include <cstdint>
+
+#include <refine/nn/torch_random.hpp>
+
+namespace refine {
+
+/// Returns images of random pixels, the same in each call: uint8 n×3×side×side.
+inline at::Tensor noise(std::int64_t n, std::int64_t side = 4) {
+  return nn::with_torch_seed(1, [&] { return at::randint(256, {n, 3, side, side}, at::kByte); });
+}
+
+}  // namespace refine
