@@ -80,12 +80,20 @@ std::vector<std::string> entry_of(const char* file, const char* entry) {
   return {formats::read_archive(fixtures / file).entries.at(entry)};
 }
 
-constexpr const char* scripted = "scripted.pt";
-constexpr const char* exported = "exported/mixed.pt2";
+constexpr const char* scripted = "programs/plain.pt";
+constexpr const char* exported = "exported/linear.pt2";
 constexpr const char* checkpoint = "checkpoint.pth";
 constexpr const char* source_entry = "code/__torch__.py";
 constexpr const char* program_entry = "models/model.json";
 constexpr const char* weights_entry = "data/weights/model_weights_config.json";
+
+/// An objection is a refusal.
+void inspect(const Archive& archive) {
+  const auto listing = formats::is_exported_program(archive)
+                           ? formats::inspect_exported_program(archive).objections
+                           : formats::inspect_torchscript(archive).objections;
+  if (!listing.empty()) throw Error("{}", listing.front().text);
+}
 
 std::vector<std::string> idx_files() {
   using namespace std::string_literals;
@@ -95,15 +103,15 @@ std::vector<std::string> idx_files() {
 const std::vector<Reader> table = {
     {"archive", [](std::string_view bytes) { formats::read_nested_archive(bytes, "a.pt"); },
      [] { return contents(fixtures, {".pth"}); }},
-    {"exported_program",
+    {"checkpoint",
      [](std::string_view bytes) {
-       formats::inspect_exported_program(with_entry(exported, program_entry, bytes));
+       const Archive archive = with_entry(checkpoint, "data.pkl", bytes);
+       formats::detail::extract_weights(formats::detail::read_zipped("a.pth", archive), "a.pth", "");
      },
+     [] { return entry_of(checkpoint, "data.pkl"); }},
+    {"exported_program", [](std::string_view bytes) { inspect(with_entry(exported, program_entry, bytes)); },
      [] { return entry_of(exported, program_entry); }},
-    {"exported_weights",
-     [](std::string_view bytes) {
-       formats::inspect_exported_program(with_entry(exported, weights_entry, bytes));
-     },
+    {"exported_weights", [](std::string_view bytes) { inspect(with_entry(exported, weights_entry, bytes)); },
      [] { return entry_of(exported, weights_entry); }},
     {"idx",
      [](std::string_view bytes) { with_file(bytes, [](const fs::path& file) { data::read_idx(file); }); },
@@ -125,12 +133,9 @@ const std::vector<Reader> table = {
        with_file(bytes, [](const fs::path& file) { report::read_metrics(file); });
      },
      [] { return std::vector{report::metrics_text(report::unlabelled())}; }},
-    {"pickle",
-     [](std::string_view bytes) {
-       formats::detail::extract_weights(formats::detail::read_unzipped("a.pth", bytes), "a.pth", "");
-     },
+    {"pickle", [](std::string_view bytes) { formats::detail::read_unzipped("a.pth", bytes); },
      [] {
-       std::vector<std::string> seeds = entry_of(checkpoint, "data.pkl");
+       std::vector<std::string> seeds;
        for (const char* file : {"kinds_legacy.pth", "arrays_protocol2.pth", "arrays_protocol4.pth",
                                 "arrays_protocol5.pth", "label_shuffle_list.pth"}) {
          seeds.push_back(content(fixtures / file));
@@ -148,11 +153,9 @@ const std::vector<Reader> table = {
      }},
     {"safetensors", [](std::string_view bytes) { formats::read_safetensors("a.safetensors", bytes); },
      [] { return contents(fixtures, {".safetensors"}); }},
-    {"torchscript_pickle",
-     [](std::string_view bytes) { formats::inspect_torchscript(with_entry(scripted, "data.pkl", bytes)); },
+    {"torchscript_pickle", [](std::string_view bytes) { inspect(with_entry(scripted, "data.pkl", bytes)); },
      [] { return entry_of(scripted, "data.pkl"); }},
-    {"torchscript_source",
-     [](std::string_view bytes) { formats::inspect_torchscript(with_entry(scripted, source_entry, bytes)); },
+    {"torchscript_source", [](std::string_view bytes) { inspect(with_entry(scripted, source_entry, bytes)); },
      [] { return entry_of(scripted, source_entry); }},
 };
 
