@@ -3,6 +3,7 @@
 //     bazel run //benchmarks:scenarios -- --help
 
 #include <fmt/core.h>
+#include <fmt/ranges.h>
 #include <CLI/CLI.hpp>
 
 #include <algorithm>
@@ -14,8 +15,10 @@
 #include <string>
 #include <vector>
 
+#include <refine/baselines/by_name.hpp>
 #include <refine/core/error.hpp>
 #include <refine/core/file.hpp>
+#include <refine/core/text.hpp>
 #include <refine/data/image_folder.hpp>
 #include <refine/data/sources.hpp>
 #include <refine/nn/device.hpp>
@@ -33,7 +36,7 @@ using benchmarks::user_path;
 /// The command line.
 struct Options {
   std::string data = "data/CIFAR10", out = "scenarios", size = "auto", device = "auto";
-  std::vector<std::string> only;
+  std::vector<std::string> only, defenses = {"REFINE"};
   int image = 0;
   std::uint64_t seed = default_seed;
   bool table_only = false;
@@ -53,6 +56,25 @@ std::vector<Scenario> select_scenarios(const std::vector<std::string>& only) {
   std::ranges::copy_if(all, std::back_inserter(selected), [&](const Scenario& scenario) {
     return std::ranges::find(only, scenario.name()) != only.end();
   });
+  return selected;
+}
+
+/// Returns the baselines of the list, as `baselines::names()` spells them. Removes REFINE from it.
+///
+/// \param with_refine set to whether REFINE was in the list
+std::vector<std::string> select_baselines(const std::vector<std::string>& defenses, bool& with_refine) {
+  std::vector<std::string> selected;
+  with_refine = false;
+  for (const std::string& name : defenses) {
+    if (text::same_name(name, "REFINE")) {
+      with_refine = true;
+    } else if (text::same_name(name, "all")) {
+      with_refine = true;
+      for (const auto baseline : baselines::names()) selected.emplace_back(baseline);
+    } else {
+      selected.emplace_back(baselines::canonical_name(name));
+    }
+  }
   return selected;
 }
 
@@ -97,6 +119,8 @@ void run_all(const Options& options) {
   use_device(options.device);
   use_threads(0);
   const auto scenarios = select_scenarios(options.only);
+  bool with_refine = true;
+  const auto baselines = select_baselines(options.defenses, with_refine);
   Setting setting = setting_of(options);
   auto& [train, test] = setting.split;
   if (setting.size.images > 0 && setting.size.images < train.size()) {
@@ -110,7 +134,8 @@ void run_all(const Options& options) {
     for (std::size_t i = 0; i < scenarios.size(); ++i) {
       std::cerr << fmt::format("scenario {} of {}: {} on {}\n", i + 1, scenarios.size(), scenarios[i].attack,
                                scenarios[i].network);
-      run(scenarios[i], setting);
+      if (with_refine) run(scenarios[i], setting);
+      run_baselines(scenarios[i], baselines, setting);
     }
     for (const Scenario& scenario : all_scenarios()) measure_zero_point(scenario, setting);
   }
@@ -143,6 +168,10 @@ int main(int argc, char** argv) {
   app.add_option("--only", options.only,
                  "run only these scenarios, for example BadNets/ResNet18,WaNet/ResNet18")
       ->delimiter(',');
+  app.add_option("--defense", options.defenses,
+                 fmt::format("defenses: REFINE, {}, or all", fmt::join(baselines::names(), ", ")))
+      ->delimiter(',')
+      ->capture_default_str();
   app.add_option("--device", options.device, "auto, cpu, cuda or cuda:N")->capture_default_str();
   app.add_option("--seed", options.seed, "seed of all random choices")->capture_default_str();
   app.add_flag("--table", options.table_only, "write the table of the finished scenarios, and run nothing");

@@ -5,6 +5,7 @@
 #include <torch/version.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <cstddef>
 #include <initializer_list>
@@ -16,9 +17,12 @@
 #include <refine/attacks/by_name.hpp>
 #include <refine/backbones/freeze.hpp>
 #include <refine/backbones/zoo.hpp>
+#include <refine/baselines/by_name.hpp>
 #include <refine/core/file.hpp>
+#include <refine/evaluation/alarm.hpp>
 #include <refine/evaluation/evaluate.hpp>
 #include <refine/export/weights.hpp>
+#include <refine/metrics/roc.hpp>
 #include <refine/nn/device.hpp>
 #include <refine/pipeline/pipeline.hpp>
 #include <refine/remaps/remaps.hpp>
@@ -69,6 +73,9 @@ Json read_done(const fs::path& file, const std::string& key) {
 constexpr const char* victim_file = "trained.json";
 constexpr const char* defense_file = "defended.json";
 constexpr const char* zero_file = "zero_point.json";
+constexpr const char* baseline_suffix = ".json";
+constexpr const char* baseline_zero_suffix = "_zero_point.json";
+constexpr double labelled_share = 0.05;  // of the training images, for fine-tuning
 
 Scenario benign(const Scenario& scenario) {
   return {.attack = "Benign", .network = scenario.network};
@@ -117,13 +124,36 @@ backbones::AnyBackbone load_victim(const Scenario& scenario, const Setting& sett
 attacks::AttackOptions options_of(const Scenario& scenario, const Setting& setting) {
   attacks::AttackOptions options{
       .image = setting.split.train.image_shape(), .target = 0, .seed = setting.seed};
-  if (scenario.attack == "Adaptive-Patch") options.rate = setting.size.adaptive_rate;
+  if (scenario.attack.starts_with("Adaptive-")) options.rate = setting.size.adaptive_rate;
   return options;
 }
 
 /// Returns the attack for its trigger, without what only poisoning needs.
 attacks::AnyAttack trigger_attack(const Scenario& scenario, const Setting& setting) {
   return attacks::by_name(scenario.attack, options_of(scenario, setting));
+}
+
+/// Measures a defense's alarm on test images, and on those of them that the attacker wants to be
+/// predicted as another class.
+template <typename D>
+Json measure_alarm_of(const D& defense, const attacks::AnyAttack& attack, const Setting& setting) {
+  const auto& all = setting.split.test;
+  const auto test = all.sample(std::min(setting.size.alarms, all.size()), setting.seed);
+  const auto classes = static_cast<int>(test.classes.size());
+  at::Tensor wanted = test.labels.clone();
+  for (std::int64_t i = 0; i < test.size(); ++i) {
+    const auto label = test.labels[i].item<std::int64_t>();
+    wanted[i] = attack.target_of(static_cast<int>(label), classes).value_or(static_cast<int>(label)) != label;
+  }
+  const at::Tensor moved = wanted.nonzero().flatten();
+  if (moved.numel() == 0 || test.size() == 0) return nullptr;
+  const auto clean = alarm_scores(defense, test.images);
+  const auto triggered = alarm_scores(defense, attack.trigger_images(test.images.index_select(0, moved)));
+  return {{"auroc", metrics::auroc(triggered, clean).value()},
+          {"detected_at_1", metrics::detected_at(triggered, clean, 0.01).value()},
+          {"detected_at_5", metrics::detected_at(triggered, clean, 0.05).value()},
+          {"clean", clean.size()},
+          {"triggered", triggered.size()}};
 }
 
 void train_victim(const Scenario& scenario, const Setting& setting);
@@ -203,7 +233,64 @@ void train_defense(const Scenario& scenario, const Setting& setting) {
              {{"seconds", seconds},
               {"der", std::isfinite(figures.der()) ? Json(figures.der()) : Json()},
               {"before", report::figures_json(figures.before)},
-              {"after", report::figures_json(figures.after)}});
+              {"after", report::figures_json(figures.after)},
+              {"alarm", measure_alarm_of(defense, attack, setting)}});
+}
+
+/// Returns the recipe of fine-tuning.
+ClassifierRecipe fine_tuning_recipe(const Setting& setting) {
+  ClassifierRecipe recipe = baselines::fine_tuning;
+  recipe.seed = setting.seed;
+  if (setting.size.victim_epochs == 1) recipe.optimization.epochs = 1;
+  return recipe;
+}
+
+/// Describes the setting of a baseline on a victim, likewise.
+std::string baseline_key(const Scenario& victim, const std::string& name, const Setting& setting) {
+  std::ostringstream key;
+  key << victim_key(victim, setting) << "; " << name;
+  if (name == "Student") key << ", " << setting.size.defense_recipe(setting.seed);
+  if (name.starts_with("Fine"))
+    key << ", " << labelled_share << " of the images, " << fine_tuning_recipe(setting);
+  return key.str();
+}
+
+/// Makes a baseline on a victim, and measures it with the triggers of scenarios.
+void measure_baseline(const Scenario& victim, const std::string& name, const std::vector<Scenario>& triggers,
+                      const Setting& setting, const char* suffix) {
+  const std::string key = baseline_key(victim, name, setting);
+  const auto file_of = [&](const Scenario& scenario) { return setting.folder(scenario) / (name + suffix); };
+  if (std::ranges::all_of(triggers, [&](const auto& trigger) { return is_done(file_of(trigger), key); }))
+    return;
+  const auto& train = setting.split.train;
+  const auto begin = std::chrono::steady_clock::now();
+  const baselines::BaselineOptions options{
+      .victim = load_victim(victim, setting),
+      .fresh = make_network(victim, setting),
+      .images = train.images,
+      .recipe = setting.size.defense_recipe(setting.seed),
+      .labelled = train.sample(
+          std::max<std::int64_t>(std::llround(labelled_share * static_cast<double>(train.size())), 2),
+          setting.seed),
+      .fine_tuning_recipe = fine_tuning_recipe(setting),
+      .overlays = static_cast<int>(std::min<std::int64_t>(32, train.size())),
+      .seed = setting.seed};
+  const auto defense = baselines::by_name(name, options, ProgressBar{});
+  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  for (const Scenario& trigger : triggers) {
+    const auto attack = trigger_attack(trigger, setting);
+    Json results = {{"seconds", seconds}};
+    if (baselines::kind_of(name) == baselines::BaselineKind::detector) {
+      results["alarm"] = measure_alarm_of(defense, attack, setting);
+    } else {
+      const Evaluation figures = evaluate(defense, setting.split.test, attack, /*show=*/true);
+      results["der"] = std::isfinite(figures.der()) ? Json(figures.der()) : Json();
+      results["before"] = report::figures_json(figures.before);
+      results["after"] = report::figures_json(figures.after);
+      results["alarm"] = measure_alarm_of(defense, attack, setting);
+    }
+    write_done(file_of(trigger), key, std::move(results));
+  }
 }
 
 }  // namespace
@@ -229,7 +316,7 @@ ClassifierRecipe Size::victim_recipe(const Scenario& scenario, std::uint64_t see
     recipe.augmentation = {};
   }
   // The few poisoned images are learnt once the network has memorized all images.
-  if (scenario.attack == "LabelConsistent" || scenario.attack == "Adaptive-Patch") {
+  if (scenario.attack == "LabelConsistent" || scenario.attack.starts_with("Adaptive-")) {
     recipe.optimization.epochs = std::max(recipe.optimization.epochs, late_epochs);
     recipe.augmentation = {};
   }
@@ -255,6 +342,7 @@ Size size_by_name(const std::string& name) {
             .corner_epochs = recipes::fast_classifier.optimization.epochs,
             .defense_epochs = recipes::fast.optimization.epochs,
             .adaptive_rate = 0.01,
+            .alarms = 10'000,
             .narrow = false};
   }
   if (name == "small" || name == "auto") {
@@ -268,6 +356,7 @@ Size size_by_name(const std::string& name) {
             .corner_epochs = 20,
             .defense_epochs = 2,
             .adaptive_rate = 0.03,
+            .alarms = 2'000,
             .narrow = true};
   }
   if (name == "tiny") {
@@ -281,6 +370,7 @@ Size size_by_name(const std::string& name) {
             .corner_epochs = 1,
             .defense_epochs = 1,
             .adaptive_rate = 0.03,
+            .alarms = 2'000,
             .narrow = true};
   }
   throw Error("--size: unknown size '{}'; use auto, full, small or tiny", name);
@@ -334,6 +424,30 @@ void measure_zero_point(const Scenario& scenario, const Setting& setting) {
   const Evaluation figures =
       evaluate(defense, setting.split.test, trigger_attack(scenario, setting), /*show=*/true);
   write_done(folder / zero_file, key, {{"figures", report::figures_json(figures.after)}});
+}
+
+void run_baselines(const Scenario& scenario, const std::vector<std::string>& names, const Setting& setting) {
+  if (!scenario.defended || names.empty()) return;
+  const Scenario zero = benign(scenario);
+  train_victim(scenario, setting);
+  train_victim(zero, setting);
+  for (const std::string& name : names) {
+    measure_baseline(scenario, name, {scenario}, setting, baseline_suffix);
+    const bool answers_differ = baselines::kind_of(name) != baselines::BaselineKind::detector;
+    if (scenario.attack != "Benign" && answers_differ)
+      measure_baseline(zero, name, {scenario}, setting, baseline_zero_suffix);
+  }
+}
+
+Results read_results(const Scenario& scenario, const std::string& baseline, const Setting& setting) {
+  Results results = read_results(scenario, setting);
+  const fs::path folder = setting.folder(scenario);
+  results.defense =
+      read_done(folder / (baseline + baseline_suffix), baseline_key(scenario, baseline, setting));
+  const Json zero = read_done(folder / (baseline + baseline_zero_suffix),
+                              baseline_key(benign(scenario), baseline, setting));
+  results.zero_point = zero.is_object() ? Json::object({{"figures", zero.at("after")}}) : Json();
+  return results;
 }
 
 Results read_results(const Scenario& scenario, const Setting& setting) {

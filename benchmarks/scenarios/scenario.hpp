@@ -34,6 +34,7 @@ struct Size {
   int corner_epochs;     ///< epochs of a victim that hardly sees a trigger in the corner
   int defense_epochs;    ///< epochs of a defense
   double adaptive_rate;  ///< poisoning rate of Adaptive-Patch, in [0, 1]; twice as many images are covers
+  std::int64_t alarms;   ///< number of test images that alarms are measured on, at most
   bool narrow;           ///< use networks of a fraction of the authors' width
 
   /// Returns the width of a network.
@@ -83,6 +84,11 @@ void run(const Scenario& scenario, const Setting& setting);
 /// finished.
 void measure_zero_point(const Scenario& scenario, const Setting& setting);
 
+/// Makes baselines, as of `baselines::by_name`, and measures them: on the scenario's victim, and, as
+/// zero point, on the benign victim of the same network, which is trained if there is none. Keeps
+/// what an earlier run with the same setting finished.
+void run_baselines(const Scenario& scenario, const std::vector<std::string>& names, const Setting& setting);
+
 /// The results of a scenario; null where it is not finished.
 struct Results {
   nlohmann::ordered_json victim;         ///< of the victim's training
@@ -93,5 +99,8 @@ struct Results {
 
 /// Reads the results of a scenario with this setting.
 Results read_results(const Scenario& scenario, const Setting& setting);
+
+/// Reads the results of a baseline instead of the defense.
+Results read_results(const Scenario& scenario, const std::string& baseline, const Setting& setting);
 
 }  // namespace refine::scenarios
