@@ -98,11 +98,20 @@ void write_table(const Setting& setting) {
 
 Setting setting_of(const Options& options) {
   const fs::path root = fs::weakly_canonical(user_path(options.data));
+  if (files::exists(root / "train-images-idx3-ubyte.gz") || files::exists(root / "train-images-idx3-ubyte")) {
+    return {.dataset = "FashionMNIST",
+            .split = data::fashion_mnist(root),
+            .normalization = normalizations::fashion_mnist,
+            .size = size_by_name(options.size),
+            .seed = options.seed,
+            .out = user_path(options.out)};
+  }
   const bool folders = files::exists(root / "train");
   const bool cifar = data::holds_cifar10(root) && (!folders || files::exists(root / "train" / "airplane"));
   if (!cifar && !folders) {
-    throw Error("cannot find images in {}: neither CIFAR-10 nor train/<class>/ exists; set --data",
-                root.string());
+    throw Error(
+        "cannot find images in {}: neither CIFAR-10 nor Fashion-MNIST nor train/<class>/ exists; set --data",
+        root.string());
   }
   data::ImageFolderOptions resize_to_fit;
   if (options.image > 0)
@@ -152,7 +161,8 @@ int main(int argc, char** argv) {
       "Trains and defends every attack on ResNet-18 and BadNets on every network, and writes one table. After an "
       "interruption, it continues with the training that was interrupted.",
       "scenarios"};
-  app.add_option("--data", options.data, "CIFAR-10, or a folder with train/<class>/ and test/<class>/")
+  app.add_option("--data", options.data,
+                 "CIFAR-10, Fashion-MNIST, or a folder with train/<class>/ and test/<class>/")
       ->capture_default_str();
   app.add_option(
          "--image", options.image,
@@ -162,8 +172,9 @@ int main(int argc, char** argv) {
   app.add_option(
          "--size", options.size,
          "full: all images, the authors' widths; small: 30,000 images, narrow networks, two or three epochs; "
-         "tiny: to try the program; auto: full with CUDA, else small")
-      ->check(CLI::IsMember({"auto", "full", "small", "tiny"}))
+         "quick: 10,000 images, half of those widths, four epochs; tiny: to try the program; auto: full with "
+         "CUDA, else small")
+      ->check(CLI::IsMember({"auto", "full", "small", "quick", "tiny"}))
       ->capture_default_str();
   app.add_option("--only", options.only,
                  "run only these scenarios, for example BadNets/ResNet18,WaNet/ResNet18")

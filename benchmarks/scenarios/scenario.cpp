@@ -296,7 +296,9 @@ void measure_baseline(const Scenario& victim, const std::string& name, const std
 }  // namespace
 
 int Size::network_width(const std::string& network) const {
-  return narrow ? backbones::narrow_width(network) : backbones::published_width(network);
+  if (!narrow) return backbones::published_width(network);
+  const int width = backbones::narrow_width(network);
+  return network.starts_with("ResNet") || network.starts_with("VGG") ? width / width_divisor : width;
 }
 
 ClassifierRecipe Size::victim_recipe(const Scenario& scenario, std::uint64_t seed) const {
@@ -343,7 +345,8 @@ Size size_by_name(const std::string& name) {
             .defense_epochs = recipes::fast.optimization.epochs,
             .adaptive_rate = 0.01,
             .alarms = 10'000,
-            .narrow = false};
+            .narrow = false,
+            .width_divisor = 1};
   }
   if (name == "small" || name == "auto") {
     return {.name = "small",
@@ -357,7 +360,23 @@ Size size_by_name(const std::string& name) {
             .defense_epochs = 2,
             .adaptive_rate = 0.03,
             .alarms = 2'000,
-            .narrow = true};
+            .narrow = true,
+            .width_divisor = 1};
+  }
+  if (name == "quick") {
+    return {.name = "quick",
+            .images = 10'000,
+            .tests = 2'000,
+            .transform_width = 8,
+            .victim_epochs = 4,
+            .slow_epochs = 6,
+            .late_epochs = 8,
+            .corner_epochs = 20,
+            .defense_epochs = 4,
+            .adaptive_rate = 0.03,
+            .alarms = 1'000,
+            .narrow = true,
+            .width_divisor = 2};
   }
   if (name == "tiny") {
     return {.name = "tiny",
@@ -371,9 +390,10 @@ Size size_by_name(const std::string& name) {
             .defense_epochs = 1,
             .adaptive_rate = 0.03,
             .alarms = 2'000,
-            .narrow = true};
+            .narrow = true,
+            .width_divisor = 1};
   }
-  throw Error("--size: unknown size '{}'; use auto, full, small or tiny", name);
+  throw Error("--size: unknown size '{}'; use auto, full, small, quick or tiny", name);
 }
 
 std::vector<Scenario> all_scenarios() {

@@ -24,7 +24,7 @@ struct Scenario {
 
 /// The amount of work in each scenario.
 struct Size {
-  std::string name;      ///< "full", "small" or "tiny"
+  std::string name;      ///< "full", "small", "quick" or "tiny"
   std::int64_t images;   ///< number of training images; 0: all
   std::int64_t tests;    ///< number of test images; 0: all
   int transform_width;   ///< width of the U-Net
@@ -36,6 +36,7 @@ struct Size {
   double adaptive_rate;  ///< poisoning rate of Adaptive-Patch, in [0, 1]; twice as many images are covers
   std::int64_t alarms;   ///< number of test images that alarms are measured on, at most
   bool narrow;           ///< use networks of a fraction of the authors' width
+  int width_divisor;     ///< divides that width further, where the network allows it
 
   /// Returns the width of a network.
   int network_width(const std::string& network) const;
@@ -47,7 +48,7 @@ struct Size {
   Recipe defense_recipe(std::uint64_t seed) const;
 };
 
-/// Returns a size by its name: "full", "small" or "tiny", or "auto", which is full with CUDA and
+/// Returns a size by its name: "full", "small", "quick" or "tiny", or "auto", which is full with CUDA and
 /// small without.
 ///
 /// \throws Error for another name

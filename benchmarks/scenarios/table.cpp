@@ -58,10 +58,6 @@ std::string seconds(const Json& row, const char* training) {
   return std::isnan(value) ? std::string(report::format::missing) : fmt::format("{:.0f}", value);
 }
 
-}  // namespace
-
-namespace {
-
 /// Appends the row of a scenario with one defense.
 void add_row(Json& rows, const Scenario& scenario, std::string_view name, const Results& results) {
   const auto& [victim, defense, zero_point, benign] = results;

@@ -48,16 +48,20 @@ class AnyDefense {
   Task task() const { return held_->task(); }            ///< Returns the held defense's task.
   at::Device device() const { return held_->device(); }  ///< Returns the device that it computes on.
 
-  /// Returns its logits, N×classes. \param images float N×C×H×W in [0, 1]
+  /// Returns its logits, N×classes.
+  /// \param images float N×C×H×W in [0, 1]
   at::Tensor forward(const at::Tensor& images) const { return held_->forward(images); }
 
-  /// Returns the victim's logits, N×classes. \param images float N×C×H×W in [0, 1]
+  /// Returns the victim's logits, N×classes.
+  /// \param images float N×C×H×W in [0, 1]
   at::Tensor undefended(const at::Tensor& images) const { return held_->undefended(images); }
 
-  /// Returns the images that the victim sees. \param images float N×C×H×W in [0, 1]
+  /// Returns the images that the victim sees.
+  /// \param images float N×C×H×W in [0, 1]
   at::Tensor transformed(const at::Tensor& images) const { return held_->transformed(images); }
 
-  /// Returns N scores in [0, 1]. \param images float N×C×H×W in [0, 1]
+  /// Returns N scores in [0, 1].
+  /// \param images float N×C×H×W in [0, 1]
   at::Tensor alarm(const at::Tensor& images) const { return held_->alarm(images); }
 
  private:

@@ -39,10 +39,12 @@ struct Detector {
   /// Returns the victim's device.
   at::Device device() const { return nn::device_of(*victim.module).value_or(at::kCPU); }
 
-  /// Returns the victim's logits, N×classes. \param images float N×C×H×W in [0, 1]
+  /// Returns the victim's logits, N×classes.
+  /// \param images float N×C×H×W in [0, 1]
   at::Tensor forward(const at::Tensor& images) const { return victim.forward(images); }
 
-  /// Returns the victim's logits, N×classes. \param images float N×C×H×W in [0, 1]
+  /// Returns the victim's logits, N×classes.
+  /// \param images float N×C×H×W in [0, 1]
   at::Tensor undefended(const at::Tensor& images) const { return victim.forward(images); }
 
   /// Returns the images unchanged.

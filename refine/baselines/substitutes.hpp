@@ -59,10 +59,12 @@ struct Substitute {
   /// Returns the device of the classifier.
   at::Device device() const { return nn::device_of(*classifier.module).value_or(at::kCPU); }
 
-  /// Returns the classifier's logits, N×classes. \param images float N×C×H×W in [0, 1]
+  /// Returns the classifier's logits, N×classes.
+  /// \param images float N×C×H×W in [0, 1]
   at::Tensor forward(const at::Tensor& images) const { return classifier.forward(images); }
 
-  /// Returns the victim's logits, N×classes. \param images float N×C×H×W in [0, 1]
+  /// Returns the victim's logits, N×classes.
+  /// \param images float N×C×H×W in [0, 1]
   at::Tensor undefended(const at::Tensor& images) const { return victim.forward(images); }
 
   /// Returns the images unchanged.

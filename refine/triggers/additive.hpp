@@ -9,7 +9,6 @@
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <cstdint>
 #include <numbers>
@@ -108,7 +107,7 @@ struct Frequency {
 
  private:
   /// Returns the largest side of at most 32 pixels that divides both extents.
-  static constexpr int default_window(const ImageShape& image) {
+  static int default_window(const ImageShape& image) {
     Message why;
     if (image.channels < 1 || image.height < 2 || image.width < 2) {
       why << "Frequency needs a fully known image shape of at least 2x2 pixels, got " << image

@@ -1,8 +1,8 @@
 // Substitutes, detectors, and the choice by name.
 
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/arange.h>
 #include <ATen/ops/full.h>
-#include <ATen/ops/ones.h>
 #include <ATen/ops/rand.h>
 #include <ATen/ops/stack.h>
 #include <ATen/ops/tensor.h>
@@ -20,7 +20,9 @@
 #include <refine/data/sources.hpp>
 #include <refine/evaluation/alarm.hpp>
 #include <refine/evaluation/evaluate.hpp>
-#include <string>
+#include <refine/pipeline/pipeline.hpp>
+#include <refine/remaps/permutations.hpp>
+#include <refine/training/train_classifier.hpp>
 #include <vector>
 #include "tests/support/error_of.hpp"
 
@@ -107,23 +109,28 @@ TEST(Detector, Answers_AreTheVictims) {
   EXPECT_EQ(detector.task().classes, 2);
 }
 
-TEST(Distill, Student_AgreesWithTheVictimAndNotWithLabels) {
-  const data::Dataset set = pixel_images();
+TEST(Distill, Student_AgreesWithTheVictim) {
+  at::Tensor images = at::arange(0, 256, 4, at::kByte).view({64, 1, 1, 1}).expand({64, 1, 2, 2}).contiguous();
   Recipe recipe = recipes::fast;
-  recipe.optimization.epochs = 20;
+  recipe.optimization.epochs = 40;
   recipe.optimization.batch_size = 16;
+  recipe.optimization.adam_lr = 0.05;
   recipe.augmentation = {};
-  // The victim's answer depends on the brightness, of which the student is never told.
-  const Pixels student = distill(Pixels{}, Bright{}, set.images, recipe);
+  const Pixels student = distill(Pixels{}, Bright{}, images, recipe);
   const Substitute defense{Bright{}, student};
   static_assert(DefendedClassifier<decltype(defense)>);
-  EXPECT_GT(label_agreement(defense, set.images).value(), 0.9);
-  EXPECT_LT(defense.alarm(data::to_float(set.images)).mean().item<double>(), 0.3);
+  EXPECT_GT(label_agreement(defense, images).value(), 0.9);
+  EXPECT_LT(defense.alarm(data::to_float(images)).mean().item<double>(), 0.2);
+  EXPECT_GT((Substitute{Bright{}, Pixels{}}.alarm(data::to_float(images)).mean().item<double>()), 0.2);
+}
+
+TEST(Distill, OtherTaskOrImages_Throw) {
   Pixels other;
   other.task.classes = 3;
-  expect_words(error_of([&] { distill(other, Bright{}, set.images, recipe); }), {"distill", "3", "2"});
+  const at::Tensor images = at::zeros({2, 1, 2, 2}, at::kByte);
+  expect_words(error_of([&] { distill(other, Bright{}, images); }), {"distill", "3 classes", "2 classes"});
   expect_words(error_of([&] {
-                 distill(Pixels{}, Bright{}, at::zeros({2, 3, 2, 2}, at::kByte), recipe);
+                 distill(Pixels{}, Bright{}, at::zeros({2, 3, 2, 2}, at::kByte));
                }),
                {"images", "3x2x2"});
 }
@@ -131,7 +138,6 @@ TEST(Distill, Student_AgreesWithTheVictimAndNotWithLabels) {
 TEST(FineTune, Victim_StaysUnchanged) {
   const data::Dataset set = data::Synthetic{.task = {{3, 8, 8}, 3}, .train = 32, .test = 0}.make().train;
   const backbones::ResNet18<> victim{.task = set.task(), .width = 4};
-  const at::Tensor before = victim.forward(data::to_float(set.images)).detach().clone();
   victim.module->eval();
   const at::Tensor answer = victim.forward(data::to_float(set.images)).detach().clone();
   const auto tuned = fine_tune(victim, set, quick(1));
@@ -157,6 +163,22 @@ TEST(FinePrune, DarkFeature_IsPrunedAndStaysPruned) {
   EXPECT_EQ(detail::accuracy_of(pruned, set, at::kCPU), 1);
   expect_words(error_of([&] { fine_prune(victim, set, {.max_drop = 2}); }), {"max_drop", "got 2"});
   expect_words(error_of([&] { fine_prune(victim, set, {.rounds = 0}); }), {"rounds", "got 0"});
+}
+
+// ---- The example of refine/baselines/README.md ----
+
+TEST(Readme, ShrinkPadAndDetector_AreMeasured) {
+  constexpr Task task = {{3, 16, 16}, 3};
+  const auto [train, test] = data::Synthetic{.task = task, .train = 12, .test = 12}.make();
+  const auto victim = train_classifier(backbones::ResNet18<task>{.width = 4}, train, quick(1));
+  const attacks::BadNets<task> attack{.target = 0};
+  const auto frozen = freeze(victim);
+  const auto padded = Pipeline{baselines::ShrinkPad<task.image>{}, frozen, remaps::None<task>{}};
+  const Evaluation result = evaluate(padded, test, attack);
+  EXPECT_EQ(result.after.ba.n, 12);
+  const baselines::ScaleUp detector{frozen};
+  const auto alarm = evaluate_alarm(detector, train.images, test.images, attack.trigger_images(test.images));
+  EXPECT_EQ(alarm.auroc->clean, 12);
 }
 
 TEST(Baselines, EachName_IsADefense) {

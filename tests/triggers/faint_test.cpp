@@ -85,14 +85,14 @@ TEST(Frequency, ColourImage_IsTheTransformOfItsChroma) {
   random.seed(0);
   const at::Tensor image = at::rand({3, 8, 16}, at::kDouble) * 0.4 + 0.3;
   const std::vector<Coefficient> where = {{3, 3}, {7, 7}, {0, 2}};
-  const Frequency<> trigger{.image = {3, 8, 16}, .window = 8, .magnitude = 0.2, .coefficients = where};
+  const Frequency<> trigger{.image = {3, 8, 16}, .window = 8, .magnitude = 0.1, .coefficients = where};
 
   // RGB to YUV, the transform of U and of V, and back.
   const at::Tensor red = image[0], green = image[1], blue = image[2];
   const at::Tensor y = 0.299 * red + 0.587 * green + 0.114 * blue;
   at::Tensor u = 0.492 * (blue - y), v = 0.877 * (red - y);
   for (const at::Tensor& plane : {u, v}) {
-    for (const int left : {0, 8}) change_block(plane, 0, left, 8, where, 0.2);
+    for (const int left : {0, 8}) change_block(plane, 0, left, 8, where, 0.1);
   }
   const at::Tensor r = y + v / 0.877, b = y + u / 0.492;
   const at::Tensor expected = at::stack({r, (y - 0.299 * r - 0.114 * b) / 0.587, b});
@@ -121,6 +121,7 @@ TEST(Frequency, BadFields_AreRefused) {
   expect_words(error_of([&] { Frequency<cifar>{.window = 7}.apply(images); }), {"window", "got 7", "32x32"});
   expect_words(error_of([&] { Frequency<cifar>{.coefficients = {{32, 0}}}.apply(images); }), {"got 32, 0"});
   expect_words(error_of([&] { Frequency<cifar>{.magnitude = 40}.apply(images); }), {"magnitude", "got 40"});
+  expect_words(error_of([] { Frequency<>{}; }), {"?x?x?", "set .image"});
 }
 
 TEST(Quantize, Dithering_IsThatOfFloydAndSteinberg) {
