@@ -65,8 +65,8 @@ struct Coefficient {
 /// Adds to coefficients of the discrete cosine transform of each block (FTrojan; Wang et al., 2022,
 /// `wang2022ftrojan`).
 ///
-/// Colour images are changed in their two chroma channels (U and V of Rec. 601), others in all
-/// channels. Since transform and colours are linear, this adds one pattern to the image.
+/// Colour images are changed in their two chroma channels (Cb and Cr of Rec. 601, which the authors'
+/// code calls U and V), others in all channels. Since transform and colours are linear, this adds one pattern to the image.
 ///
 /// \tparam kImage shape of the images; open extents are set by `.image`
 template <ImageShape kImage = ImageShape{}>
@@ -126,11 +126,11 @@ struct Frequency {
     return (x * (std::numbers::pi * frequency / n)).cos() * std::sqrt((frequency == 0 ? 1 : 2) / n);
   }
 
-  /// Returns how much each channel changes if U and V both change by 1: double C×1×1.
+  /// Returns how much each channel changes if Cb and Cr both change by 1: double C×1×1.
   at::Tensor channel_weights() const {
     if (image.channels != 3) return at::ones({image.channels, 1, 1}, at::kDouble);
-    // Y = 0.299 R + 0.587 G + 0.114 B stays; U = 0.492 (B − Y), V = 0.877 (R − Y).
-    constexpr double red = 1 / 0.877, blue = 1 / 0.492, green = -(0.299 * red + 0.114 * blue) / 0.587;
+    // Y = 0.299 R + 0.587 G + 0.114 B stays; Cb = 0.5 (B − Y) / 0.886, Cr = 0.5 (R − Y) / 0.701.
+    constexpr double red = 2 * 0.701, blue = 2 * 0.886, green = -(0.299 * red + 0.114 * blue) / 0.587;
     return at::tensor({red, green, blue}, at::kDouble).view({3, 1, 1});
   }
 };

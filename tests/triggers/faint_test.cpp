@@ -87,14 +87,14 @@ TEST(Frequency, ColourImage_IsTheTransformOfItsChroma) {
   const std::vector<Coefficient> where = {{3, 3}, {7, 7}, {0, 2}};
   const Frequency<> trigger{.image = {3, 8, 16}, .window = 8, .magnitude = 0.1, .coefficients = where};
 
-  // RGB to YUV, the transform of U and of V, and back.
+  // RGB to YCbCr, the transform of Cb and of Cr, and back.
   const at::Tensor red = image[0], green = image[1], blue = image[2];
   const at::Tensor y = 0.299 * red + 0.587 * green + 0.114 * blue;
-  at::Tensor u = 0.492 * (blue - y), v = 0.877 * (red - y);
-  for (const at::Tensor& plane : {u, v}) {
+  at::Tensor cb = (blue - y) * (0.5 / 0.886), cr = (red - y) * (0.5 / 0.701);
+  for (const at::Tensor& plane : {cb, cr}) {
     for (const int left : {0, 8}) change_block(plane, 0, left, 8, where, 0.1);
   }
-  const at::Tensor r = y + v / 0.877, b = y + u / 0.492;
+  const at::Tensor r = y + cr * (0.701 / 0.5), b = y + cb * (0.886 / 0.5);
   const at::Tensor expected = at::stack({r, (y - 0.299 * r - 0.114 * b) / 0.587, b});
   EXPECT_LT((trigger.apply(image.unsqueeze(0))[0] - expected).abs().max().item<double>(), 1e-9);
 }
