@@ -172,7 +172,7 @@ int main(int argc, char** argv) {
   app.add_option(
          "--size", options.size,
          "full: all images, the authors' widths; small: 30,000 images, narrow networks, two or three epochs; "
-         "quick: 10,000 images, half of those widths, four epochs; tiny: to try the program; auto: full with "
+         "quick: 20,000 images, half of those widths, three epochs; tiny: to try the program; auto: full with "
          "CUDA, else small")
       ->check(CLI::IsMember({"auto", "full", "small", "quick", "tiny"}))
       ->capture_default_str();

@@ -365,14 +365,14 @@ Size size_by_name(const std::string& name) {
   }
   if (name == "quick") {
     return {.name = "quick",
-            .images = 10'000,
+            .images = 20'000,
             .tests = 2'000,
             .transform_width = 8,
-            .victim_epochs = 4,
-            .slow_epochs = 6,
+            .victim_epochs = 3,
+            .slow_epochs = 5,
             .late_epochs = 8,
             .corner_epochs = 20,
-            .defense_epochs = 4,
+            .defense_epochs = 3,
             .adaptive_rate = 0.03,
             .alarms = 1'000,
             .narrow = true,
