@@ -8,13 +8,11 @@
 
 #include <algorithm>
 #include <array>
-#include <cmath>
-#include <concepts>
+#include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <string>
 #include <string_view>
-#include <type_traits>
 #include <utility>
 
 #include <refine/backbones/any_backbone.hpp>
@@ -161,6 +159,30 @@ inline transforms::AnyTransform preprocessing_by_name(std::string_view name, con
 
 }  // namespace detail
 
+namespace detail {
+
+/// Throws unless the options have what a baseline needs, before any work.
+inline void check_options(std::string_view name, const BaselineOptions& options) {
+  if (name == "Student" && !options.fresh) throw Error("Student: no untrained network; set .fresh");
+  if (name == "Student" || name == "STRIP")
+    data::check_images("images", options.victim.task.image, options.images);
+  if (name == "STRIP" && (options.overlays < 1 || options.overlays > options.images.size(0))) {
+    throw Error("STRIP: overlays must be between 1 and the number of images (got {}, with {} images)",
+                options.overlays, options.images.size(0));
+  }
+  if (name == "FineTuning" || name == "FinePruning") options.labelled.validate();
+}
+
+/// Returns clean images that STRIP adds.
+inline at::Tensor draw_overlays(const BaselineOptions& options) {
+  Random random(derived_seed(options.seed, "overlays"));
+  auto order = random_permutation(random, options.images.size(0));
+  order.resize(static_cast<std::size_t>(options.overlays));
+  return options.images.index_select(0, at::tensor(order));
+}
+
+}  // namespace detail
+
 /// Returns a name as `names()` spells it.
 ///
 /// \param name ignores case, hyphens and underscores
@@ -186,13 +208,13 @@ inline BaselineKind kind_of(std::string_view name) {
 template <Observer... Observers>
 AnyDefense by_name(std::string_view name, const BaselineOptions& options, Observers&&... observers) {
   const auto& [canonical, kind] = detail::find_baseline(name);
+  detail::check_options(canonical, options);
   const auto victim = freeze(options.victim);
   if (kind == BaselineKind::preprocessing) {
     return AnyPipeline{detail::preprocessing_by_name(canonical, victim.task.image, options.seed), victim,
                        remaps::None<>{.classes = victim.task.classes}};
   }
   if (canonical == "Student") {
-    if (!options.fresh) throw Error("Student: no untrained network; set .fresh");
     return Substitute{victim, freeze(distill(*options.fresh, victim, options.images, options.recipe,
                                              std::forward<Observers>(observers)...))};
   }
@@ -206,15 +228,7 @@ AnyDefense by_name(std::string_view name, const BaselineOptions& options, Observ
                                   std::forward<Observers>(observers)...))};
   }
   if (canonical == "SCALE-UP") return ScaleUp{victim};
-  data::check_images("images", victim.task.image, options.images);
-  if (options.overlays < 1 || options.overlays > options.images.size(0)) {
-    throw Error("STRIP: overlays must be between 1 and the number of images (got {}, with {} images)",
-                options.overlays, options.images.size(0));
-  }
-  Random random(derived_seed(options.seed, "overlays"));
-  auto order = random_permutation(random, options.images.size(0));
-  order.resize(static_cast<std::size_t>(options.overlays));
-  return Strip{victim, options.images.index_select(0, at::tensor(order))};
+  return Strip{victim, detail::draw_overlays(options)};
 }
 
 }  // namespace refine::baselines

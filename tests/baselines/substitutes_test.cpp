@@ -214,6 +214,7 @@ TEST(Baselines, Names_IgnoreCaseAndHyphens) {
                                 .images = at::zeros({2, 1, 2, 2}, at::kByte)};
   expect_words(error_of([&] { by_name("Student", options); }), {"Student", ".fresh"});
   expect_words(error_of([&] { by_name("STRIP", options); }), {"overlays", "got 32", "2 images"});
+  expect_words(error_of([&] { by_name("FineTuning", options); }), {"dataset.images"});
 }
 
 }  // namespace
