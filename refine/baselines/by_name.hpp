@@ -117,7 +117,7 @@ struct BaselineEntry {
   BaselineKind kind;
 };
 
-inline constexpr std::array baselines = {
+inline constexpr std::array baseline_table = {
     BaselineEntry{"ShrinkPad", BaselineKind::preprocessing},
     BaselineEntry{"Blur", BaselineKind::preprocessing},
     BaselineEntry{"Rescale", BaselineKind::preprocessing},
@@ -133,8 +133,8 @@ inline constexpr std::array baselines = {
 
 /// Returns the names that `by_name` knows.
 inline constexpr auto names() {
-  std::array<std::string_view, detail::baselines.size()> all;
-  std::ranges::transform(detail::baselines, all.begin(), &detail::BaselineEntry::name);
+  std::array<std::string_view, detail::baseline_table.size()> all;
+  std::ranges::transform(detail::baseline_table, all.begin(), &detail::BaselineEntry::name);
   return all;
 }
 
@@ -142,7 +142,7 @@ namespace detail {
 
 /// Returns the entry of a name in any spelling; throws an Error for an unknown name.
 inline const BaselineEntry& find_baseline(std::string_view name) {
-  for (const auto& entry : baselines) {
+  for (const auto& entry : baseline_table) {
     if (text::same_name(name, entry.name)) return entry;
   }
   throw Error("baseline: unknown name '{}'; choose one of {}", name, fmt::join(names(), ", "));
@@ -156,10 +156,6 @@ inline transforms::AnyTransform preprocessing_by_name(std::string_view name, con
   if (name == "Rescale") return Rescale<>{.image = image};
   return Jpeg<>{.image = image};
 }
-
-}  // namespace detail
-
-namespace detail {
 
 /// Throws unless the options have what a baseline needs, before any work.
 inline void check_options(std::string_view name, const BaselineOptions& options) {
