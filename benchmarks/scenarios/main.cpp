@@ -2,6 +2,7 @@
 //
 //     bazel run //benchmarks:scenarios -- --help
 
+#include <ATen/ops/cat.h>
 #include <fmt/core.h>
 #include <fmt/ranges.h>
 #include <CLI/CLI.hpp>
@@ -35,7 +36,7 @@ using benchmarks::user_path;
 
 /// The command line.
 struct Options {
-  std::string data = "data/CIFAR10", out = "scenarios", size = "auto", device = "auto";
+  std::string data = "data/CIFAR10", out = "scenarios", size = "auto", device = "auto", stamped;
   std::vector<std::string> only, defenses = {"REFINE"};
   int image = 0;
   std::uint64_t seed = default_seed;
@@ -43,8 +44,8 @@ struct Options {
 };
 
 /// Returns the scenarios with these names, or all if there are none.
-std::vector<Scenario> select_scenarios(const std::vector<std::string>& only) {
-  const auto all = all_scenarios();
+std::vector<Scenario> select_scenarios(const std::vector<std::string>& only, bool with_stamped) {
+  const auto all = all_scenarios(with_stamped);
   if (only.empty()) return all;
   std::string names;
   for (const Scenario& scenario : all) names += (names.empty() ? "" : ", ") + scenario.name();
@@ -80,7 +81,7 @@ std::vector<std::string> select_baselines(const std::vector<std::string>& defens
 
 /// Writes and prints the table of the finished scenarios.
 void write_table(const Setting& setting) {
-  const auto rows = collect(all_scenarios(), setting);
+  const auto rows = collect(all_scenarios(setting.stamped.has_value()), setting);
   const fs::path folder = setting.out / setting.dataset;
   const nlohmann::ordered_json all = {{"dataset", setting.dataset},
                                       {"size", setting.size.name},
@@ -124,13 +125,32 @@ Setting setting_of(const Options& options) {
           .out = user_path(options.out)};
 }
 
+/// Reads the stamped copies of all images. They must lie in the same folders under the same names.
+void read_stamped(const Options& options, Setting& setting) {
+  const fs::path root = fs::weakly_canonical(user_path(options.stamped));
+  const auto& [train, test] = setting.split;
+  const auto stamped = data::image_folders(root, {.image = train.image_shape()});
+  const auto same = [](const data::Dataset& a, const data::Dataset& b) {
+    return a.classes == b.classes && a.labels.equal(b.labels);
+  };
+  if (!same(train, stamped.train) || !same(test, stamped.test)) {
+    throw Error(
+        "--stamped: the classes or the numbers of images in {} differ from those of --data; give the same files",
+        root.string());
+  }
+  setting.stamped.emplace(at::cat({train.images, test.images}),
+                          at::cat({stamped.train.images, stamped.test.images}));
+  setting.stamped_folder = root.string();
+}
+
 void run_all(const Options& options) {
   use_device(options.device);
   use_threads(0);
-  const auto scenarios = select_scenarios(options.only);
+  const auto scenarios = select_scenarios(options.only, !options.stamped.empty());
   bool with_refine = true;
   const auto baselines = select_baselines(options.defenses, with_refine);
   Setting setting = setting_of(options);
+  if (!options.stamped.empty()) read_stamped(options, setting);
   auto& [train, test] = setting.split;
   if (setting.size.images > 0 && setting.size.images < train.size()) {
     train = train.sample(setting.size.images, setting.seed);
@@ -146,7 +166,8 @@ void run_all(const Options& options) {
       if (with_refine) run(scenarios[i], setting);
       run_baselines(scenarios[i], baselines, setting);
     }
-    for (const Scenario& scenario : all_scenarios()) measure_zero_point(scenario, setting);
+    for (const Scenario& scenario : all_scenarios(setting.stamped.has_value()))
+      measure_zero_point(scenario, setting);
   }
   write_table(setting);
 }
@@ -176,6 +197,10 @@ int main(int argc, char** argv) {
          "CUDA, else small")
       ->check(CLI::IsMember({"auto", "full", "small", "quick", "tiny"}))
       ->capture_default_str();
+  app.add_option(
+      "--stamped", options.stamped,
+      "the images of --data, stamped by another program, with the same folders and names; runs the "
+      "attack Stamped");
   app.add_option("--only", options.only,
                  "run only these scenarios, for example BadNets/ResNet18,WaNet/ResNet18")
       ->delimiter(',');

@@ -15,6 +15,7 @@
 #include <utility>
 
 #include <refine/attacks/by_name.hpp>
+#include <refine/attacks/plans.hpp>
 #include <refine/backbones/freeze.hpp>
 #include <refine/backbones/zoo.hpp>
 #include <refine/baselines/by_name.hpp>
@@ -52,6 +53,7 @@ std::string victim_key(const Scenario& scenario, const Setting& setting) {
       << setting.split.test.size() << " images of " << image.view() << ", width "
       << setting.size.network_width(scenario.network) << "; "
       << setting.size.victim_recipe(scenario, setting.seed);
+  if (scenario.attack == "Stamped") key << "; " << setting.stamped_folder;
   return key.str();
 }
 
@@ -128,9 +130,18 @@ attacks::AttackOptions options_of(const Scenario& scenario, const Setting& setti
   return options;
 }
 
+/// Makes the scenario's attack.
+attacks::AnyAttack make_attack(const Scenario& scenario, const Setting& setting,
+                               const attacks::AttackOptions& options) {
+  if (scenario.attack != "Stamped") return attacks::by_name(scenario.attack, options);
+  return {attacks::DirtyLabel<triggers::Stamped>{
+              .trigger = setting.stamped.value(), .target = options.target, .seed = options.seed},
+          scenario.attack};
+}
+
 /// Returns the attack for its trigger, without what only poisoning needs.
 attacks::AnyAttack trigger_attack(const Scenario& scenario, const Setting& setting) {
-  return attacks::by_name(scenario.attack, options_of(scenario, setting));
+  return make_attack(scenario, setting, options_of(scenario, setting));
 }
 
 /// Measures a defense's alarm on test images, and on those of them that the attacker wants to be
@@ -168,7 +179,7 @@ data::TrainingSet poison(const Scenario& scenario, const Setting& setting, std::
     options.store = setting.folder(scenario) / "perturbed.safetensors";
     options.show = true;
   }
-  attacks::Poisoned set = attacks::by_name(scenario.attack, options).poison(setting.split.train);
+  attacks::Poisoned set = make_attack(scenario, setting, options).poison(setting.split.train);
   count = set.indices.size();
   return set;
 }
@@ -396,11 +407,12 @@ Size size_by_name(const std::string& name) {
   throw Error("--size: unknown size '{}'; use auto, full, small, quick or tiny", name);
 }
 
-std::vector<Scenario> all_scenarios() {
+std::vector<Scenario> all_scenarios(bool with_stamped) {
   std::vector<Scenario> all = {{"Benign", "ResNet18"}};
   for (const auto attack : attacks::names()) {
     if (attack != "Benign") all.push_back({std::string(attack), "ResNet18"});
   }
+  if (with_stamped) all.push_back({"Stamped", "ResNet18"});
   for (const auto network : backbones::network_names()) {
     if (network == "ResNet18") continue;
     all.push_back({"Benign", std::string(network), /*defended=*/false});
@@ -417,7 +429,7 @@ void check_possible(const Scenario& scenario, const Setting& setting) {
   make_network(scenario, setting);
   attacks::AttackOptions options = options_of(scenario, setting);
   options.benign = [](const at::Tensor& images) { return images; };  // only its presence is checked
-  attacks::by_name(scenario.attack, options).check(setting.split.train);
+  make_attack(scenario, setting, options).check(setting.split.train);
   if (files::exists(setting.folder(scenario) / "attack.json")) {
     throw Error("--out: {} has results of refine attack, which are not replaced; use another folder",
                 setting.folder(scenario).string());

@@ -3,18 +3,20 @@
 #include <cstdint>
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include <refine/backbones/normalized.hpp>
 #include <refine/data/dataset.hpp>
 #include <refine/training/recipe.hpp>
+#include <refine/triggers/stamped.hpp>
 
 namespace refine::scenarios {
 
 /// One attack on one network.
 struct Scenario {
-  std::string attack;    ///< name, as of `attacks::by_name`
+  std::string attack;    ///< name, as of `attacks::by_name`, or "Stamped"
   std::string network;   ///< name, as of `backbones::network_by_name`
   bool defended = true;  ///< false for benign victims of which only the accuracy is measured
 
@@ -56,7 +58,9 @@ Size size_by_name(const std::string& name);
 
 /// Returns every attack on ResNet-18, and BadNets on every network. A benign victim comes before
 /// the victims that are compared with it.
-std::vector<Scenario> all_scenarios();
+///
+/// \param with_stamped whether there are stamped images, for the attack "Stamped"
+std::vector<Scenario> all_scenarios(bool with_stamped);
 
 /// What all scenarios have in common.
 struct Setting {
@@ -66,6 +70,9 @@ struct Setting {
   Size size;                    ///< amount of work
   std::uint64_t seed;           ///< of all random choices
   std::filesystem::path out;    ///< folder for all results
+  /// Copies of all images that another program has stamped, for the attack "Stamped".
+  std::optional<triggers::Stamped> stamped = std::nullopt;
+  std::string stamped_folder = {};  ///< where they are
 
   /// Returns the scenario's folder, `<out>/<dataset>/<network>/<attack>`.
   std::filesystem::path folder(const Scenario& scenario) const;

@@ -145,6 +145,27 @@ TEST(Scenarios, Baselines_HaveRowsWithTheSameMetrics) {
   EXPECT_EQ(fs::last_write_time(folder / "FineTuning.json"), written);
 }
 
+TEST(Scenarios, StampedImages_AreAnAttack) {
+  const ScratchFolder scratch;
+  write_images(scratch);
+  // Turns the classes by one: the copy of each image has another colour.
+  fs::copy(scratch.path / "shades", scratch.path / "stamped", fs::copy_options::recursive);
+  for (const char* part : {"train", "test"}) {
+    fs::copy(scratch.path / "shades" / part / "b", scratch.path / "stamped" / part / "a",
+             fs::copy_options::overwrite_existing);
+  }
+  const Outcome run =
+      scenarios(scratch, "--data shades --stamped stamped --only Stamped/ResNet18 --defense blur");
+  ASSERT_EQ(run.status, 0) << run.err;
+  const auto rows = json::parse(content(scratch.path / "scenarios/shades/scenarios.json"))["scenarios"];
+  EXPECT_EQ(rows.back()["attack"], "Stamped");
+  EXPECT_EQ(rows.back()["poisoned"], 4);
+  fs::remove_all(scratch.path / "stamped/test/c");
+  const Outcome missing = scenarios(scratch, "--data shades --stamped stamped --only Stamped/ResNet18");
+  EXPECT_EQ(missing.status, 2);
+  testing::expect_words(missing.err, {"--stamped"});
+}
+
 TEST(Scenarios, BadInput_EndsWithOneLine) {
   const ScratchFolder scratch;
   const auto expect_error = [&](const std::string& arguments, std::initializer_list<std::string_view> words) {
