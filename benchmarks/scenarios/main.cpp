@@ -164,8 +164,8 @@ void run_all(const Options& options) {
       std::cerr << fmt::format("scenario {} of {}: {} on {}\n", i + 1, scenarios.size(), scenarios[i].attack,
                                scenarios[i].network);
       if (with_refine) run(scenarios[i], setting);
-      run_baselines(scenarios[i], baselines, setting);
     }
+    run_baselines(scenarios, baselines, setting);
     for (const Scenario& scenario : all_scenarios(setting.stamped.has_value()))
       measure_zero_point(scenario, setting);
   }

@@ -9,6 +9,8 @@
 #include <cmath>
 #include <cstddef>
 #include <initializer_list>
+#include <iostream>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <sstream>
 #include <system_error>
@@ -267,12 +269,13 @@ std::string baseline_key(const Scenario& victim, const std::string& name, const 
 }
 
 /// Makes a baseline on a victim, and measures it with the triggers of scenarios.
-void measure_baseline(const Scenario& victim, const std::string& name, const std::vector<Scenario>& triggers,
+void measure_baseline(const Scenario& victim, const std::string& name, std::vector<Scenario> triggers,
                       const Setting& setting, const char* suffix) {
   const std::string key = baseline_key(victim, name, setting);
   const auto file_of = [&](const Scenario& scenario) { return setting.folder(scenario) / (name + suffix); };
-  if (std::ranges::all_of(triggers, [&](const auto& trigger) { return is_done(file_of(trigger), key); }))
-    return;
+  std::erase_if(triggers, [&](const Scenario& trigger) { return is_done(file_of(trigger), key); });
+  if (triggers.empty()) return;
+  std::cerr << fmt::format("{} on {}, {}\n", name, victim.attack, victim.network);
   const auto& train = setting.split.train;
   const auto begin = std::chrono::steady_clock::now();
   const baselines::BaselineOptions options{
@@ -458,16 +461,25 @@ void measure_zero_point(const Scenario& scenario, const Setting& setting) {
   write_done(folder / zero_file, key, {{"figures", report::figures_json(figures.after)}});
 }
 
-void run_baselines(const Scenario& scenario, const std::vector<std::string>& names, const Setting& setting) {
-  if (!scenario.defended || names.empty()) return;
-  const Scenario zero = benign(scenario);
-  train_victim(scenario, setting);
-  train_victim(zero, setting);
-  for (const std::string& name : names) {
-    measure_baseline(scenario, name, {scenario}, setting, baseline_suffix);
-    const bool answers_differ = baselines::kind_of(name) != baselines::BaselineKind::detector;
-    if (scenario.attack != "Benign" && answers_differ)
-      measure_baseline(zero, name, {scenario}, setting, baseline_zero_suffix);
+void run_baselines(const std::vector<Scenario>& scenarios, const std::vector<std::string>& names,
+                   const Setting& setting) {
+  if (names.empty()) return;
+  std::map<std::string, std::vector<Scenario>> attacked;  // by network
+  for (const Scenario& scenario : scenarios) {
+    if (!scenario.defended) continue;
+    train_victim(scenario, setting);
+    for (const std::string& name : names)
+      measure_baseline(scenario, name, {scenario}, setting, baseline_suffix);
+    if (scenario.attack != "Benign") attacked[scenario.network].push_back(scenario);
+  }
+  for (const auto& [network, triggers] : attacked) {
+    const Scenario zero = benign(triggers.front());
+    train_victim(zero, setting);
+    for (const std::string& name : names) {
+      // A detector answers as the victim.
+      if (baselines::kind_of(name) != baselines::BaselineKind::detector)
+        measure_baseline(zero, name, triggers, setting, baseline_zero_suffix);
+    }
   }
 }
 

@@ -92,10 +92,11 @@ void run(const Scenario& scenario, const Setting& setting);
 /// finished.
 void measure_zero_point(const Scenario& scenario, const Setting& setting);
 
-/// Makes baselines, as of `baselines::by_name`, and measures them: on the scenario's victim, and, as
-/// zero point, on the benign victim of the same network, which is trained if there is none. Keeps
-/// what an earlier run with the same setting finished.
-void run_baselines(const Scenario& scenario, const std::vector<std::string>& names, const Setting& setting);
+/// Makes baselines, as of `baselines::by_name`, and measures them: on the victim of each scenario,
+/// and, as zero point, on the benign victim of the same network, which is trained if there is none.
+/// Keeps what an earlier run with the same setting finished.
+void run_baselines(const std::vector<Scenario>& scenarios, const std::vector<std::string>& names,
+                   const Setting& setting);
 
 /// The results of a scenario; null where it is not finished.
 struct Results {
