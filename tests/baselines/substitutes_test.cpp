@@ -200,7 +200,9 @@ TEST(Baselines, EachName_IsADefense) {
                                               .overlays = 2});
     const Evaluation result = evaluate(defense, set, attack);
     const bool same = result.before.ba == result.after.ba;
-    if (kind_of(name) == BaselineKind::detector) EXPECT_TRUE(same) << name;
+    if (kind_of(name) == BaselineKind::detector) {
+      EXPECT_TRUE(same) << name;
+    }
     EXPECT_EQ(alarm_scores(defense, set.images).size(), 24u) << name;
     EXPECT_EQ(defense.task().classes, 3) << name;
   }

@@ -133,8 +133,12 @@ TEST(Scenarios, Baselines_HaveRowsWithTheSameMetrics) {
     EXPECT_EQ(row.contains("after"), measured) << row;  // a detector answers as the victim
     EXPECT_EQ(row.contains("zero_point"), measured) << row;
     EXPECT_EQ(row.contains("alarm"), row["defense"] != "REFINE") << row;  // which was not run
-    if (measured) EXPECT_EQ(row["after"]["asr"]["n"], 24);
-    if (row.contains("alarm")) EXPECT_EQ(row["alarm"]["triggered"], 24);
+    if (measured) {
+      EXPECT_EQ(row["after"]["asr"]["n"], 24);
+    }
+    if (row.contains("alarm")) {
+      EXPECT_EQ(row["alarm"]["triggered"], 24);
+    }
   }
   testing::expect_words(content(root / "scenarios.md"), {"| BadNets | ResNet18 | STRIP |", "AUROC"});
   EXPECT_FALSE(fs::exists(folder / "defended.json"));
