@@ -102,7 +102,7 @@ S distill(S student, const V& victim, const at::Tensor& images, const Recipe& re
     Message why;
     require_agreement(why << "distill: the networks differ (the student has " << student.task.image << " and "
                           << student.task.classes << " classes, the victim " << victim.task.image << " and "
-                          << victim.task.classes << "); give both the same Task");
+                          << victim.task.classes << " classes); give both the same Task");
   }
   const at::Device device = default_device();
   student.module->to(device);
