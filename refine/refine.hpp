@@ -3,7 +3,8 @@
 /// \file
 /// Includes the whole library except for what only some programs need: downloads (`data/download.hpp`), foreign
 /// programs (`programs/`), choice by name (`attacks/by_name.hpp`, `backbones/zoo.hpp`), the report's verdict and
-/// sample images (`report/report.hpp`) and the product as a function (`defend/defend.hpp`).
+/// sample images (`report/report.hpp`), other defenses (`baselines/baselines.hpp`) and the product as a function
+/// (`defend/defend.hpp`).
 
 /// \mainpage refine
 /// REFINE (Chen et al., ICLR 2025) in C++20 on LibTorch: defends an image classifier that may carry a backdoor, with

@@ -2,7 +2,9 @@
 //
 //     bazel run //benchmarks:scenarios -- --help
 
+#include <ATen/ops/cat.h>
 #include <fmt/core.h>
+#include <fmt/ranges.h>
 #include <CLI/CLI.hpp>
 
 #include <algorithm>
@@ -14,8 +16,10 @@
 #include <string>
 #include <vector>
 
+#include <refine/baselines/by_name.hpp>
 #include <refine/core/error.hpp>
 #include <refine/core/file.hpp>
+#include <refine/core/text.hpp>
 #include <refine/data/image_folder.hpp>
 #include <refine/data/sources.hpp>
 #include <refine/nn/device.hpp>
@@ -32,16 +36,16 @@ using benchmarks::user_path;
 
 /// The command line.
 struct Options {
-  std::string data = "data/CIFAR10", out = "scenarios", size = "auto", device = "auto";
-  std::vector<std::string> only;
+  std::string data = "data/CIFAR10", out = "scenarios", size = "auto", device = "auto", stamped;
+  std::vector<std::string> only, defenses = {"REFINE"};
   int image = 0;
   std::uint64_t seed = default_seed;
   bool table_only = false;
 };
 
 /// Returns the scenarios with these names, or all if there are none.
-std::vector<Scenario> select_scenarios(const std::vector<std::string>& only) {
-  const auto all = all_scenarios();
+std::vector<Scenario> select_scenarios(const std::vector<std::string>& only, bool with_stamped) {
+  const auto all = all_scenarios(with_stamped);
   if (only.empty()) return all;
   std::string names;
   for (const Scenario& scenario : all) names += (names.empty() ? "" : ", ") + scenario.name();
@@ -56,9 +60,28 @@ std::vector<Scenario> select_scenarios(const std::vector<std::string>& only) {
   return selected;
 }
 
+/// Returns the baselines of the list, as `baselines::names()` spells them. Removes REFINE from it.
+///
+/// \param with_refine set to whether REFINE was in the list
+std::vector<std::string> select_baselines(const std::vector<std::string>& defenses, bool& with_refine) {
+  std::vector<std::string> selected;
+  with_refine = false;
+  for (const std::string& name : defenses) {
+    if (text::same_name(name, "REFINE")) {
+      with_refine = true;
+    } else if (text::same_name(name, "all")) {
+      with_refine = true;
+      for (const auto baseline : baselines::names()) selected.emplace_back(baseline);
+    } else {
+      selected.emplace_back(baselines::canonical_name(name));
+    }
+  }
+  return selected;
+}
+
 /// Writes and prints the table of the finished scenarios.
 void write_table(const Setting& setting) {
-  const auto rows = collect(all_scenarios(), setting);
+  const auto rows = collect(all_scenarios(setting.stamped.has_value()), setting);
   const fs::path folder = setting.out / setting.dataset;
   const nlohmann::ordered_json all = {{"dataset", setting.dataset},
                                       {"size", setting.size.name},
@@ -76,11 +99,20 @@ void write_table(const Setting& setting) {
 
 Setting setting_of(const Options& options) {
   const fs::path root = fs::weakly_canonical(user_path(options.data));
+  if (files::exists(root / "train-images-idx3-ubyte.gz") || files::exists(root / "train-images-idx3-ubyte")) {
+    return {.dataset = "FashionMNIST",
+            .split = data::fashion_mnist(root),
+            .normalization = normalizations::fashion_mnist,
+            .size = size_by_name(options.size),
+            .seed = options.seed,
+            .out = user_path(options.out)};
+  }
   const bool folders = files::exists(root / "train");
   const bool cifar = data::holds_cifar10(root) && (!folders || files::exists(root / "train" / "airplane"));
   if (!cifar && !folders) {
-    throw Error("cannot find images in {}: neither CIFAR-10 nor train/<class>/ exists; set --data",
-                root.string());
+    throw Error(
+        "cannot find images in {}: neither CIFAR-10 nor Fashion-MNIST nor train/<class>/ exists; set --data",
+        root.string());
   }
   data::ImageFolderOptions resize_to_fit;
   if (options.image > 0)
@@ -93,11 +125,32 @@ Setting setting_of(const Options& options) {
           .out = user_path(options.out)};
 }
 
+/// Reads the stamped copies of all images. They must lie in the same folders under the same names.
+void read_stamped(const Options& options, Setting& setting) {
+  const fs::path root = fs::weakly_canonical(user_path(options.stamped));
+  const auto& [train, test] = setting.split;
+  const auto stamped = data::image_folders(root, {.image = train.image_shape()});
+  const auto same = [](const data::Dataset& a, const data::Dataset& b) {
+    return a.classes == b.classes && a.labels.equal(b.labels);
+  };
+  if (!same(train, stamped.train) || !same(test, stamped.test)) {
+    throw Error(
+        "--stamped: the classes or the numbers of images in {} differ from those of --data; give the same files",
+        root.string());
+  }
+  setting.stamped.emplace(at::cat({train.images, test.images}),
+                          at::cat({stamped.train.images, stamped.test.images}));
+  setting.stamped_folder = root.string();
+}
+
 void run_all(const Options& options) {
   use_device(options.device);
   use_threads(0);
-  const auto scenarios = select_scenarios(options.only);
+  const auto scenarios = select_scenarios(options.only, !options.stamped.empty());
+  bool with_refine = true;
+  const auto baselines = select_baselines(options.defenses, with_refine);
   Setting setting = setting_of(options);
+  if (!options.stamped.empty()) read_stamped(options, setting);
   auto& [train, test] = setting.split;
   if (setting.size.images > 0 && setting.size.images < train.size()) {
     train = train.sample(setting.size.images, setting.seed);
@@ -110,9 +163,11 @@ void run_all(const Options& options) {
     for (std::size_t i = 0; i < scenarios.size(); ++i) {
       std::cerr << fmt::format("scenario {} of {}: {} on {}\n", i + 1, scenarios.size(), scenarios[i].attack,
                                scenarios[i].network);
-      run(scenarios[i], setting);
+      if (with_refine) run(scenarios[i], setting);
     }
-    for (const Scenario& scenario : all_scenarios()) measure_zero_point(scenario, setting);
+    run_baselines(scenarios, baselines, setting);
+    for (const Scenario& scenario : all_scenarios(setting.stamped.has_value()))
+      measure_zero_point(scenario, setting);
   }
   write_table(setting);
 }
@@ -127,7 +182,8 @@ int main(int argc, char** argv) {
       "Trains and defends every attack on ResNet-18 and BadNets on every network, and writes one table. After an "
       "interruption, it continues with the training that was interrupted.",
       "scenarios"};
-  app.add_option("--data", options.data, "CIFAR-10, or a folder with train/<class>/ and test/<class>/")
+  app.add_option("--data", options.data,
+                 "CIFAR-10, Fashion-MNIST, or a folder with train/<class>/ and test/<class>/")
       ->capture_default_str();
   app.add_option(
          "--image", options.image,
@@ -137,12 +193,21 @@ int main(int argc, char** argv) {
   app.add_option(
          "--size", options.size,
          "full: all images, the authors' widths; small: 30,000 images, narrow networks, two or three epochs; "
-         "tiny: to try the program; auto: full with CUDA, else small")
-      ->check(CLI::IsMember({"auto", "full", "small", "tiny"}))
+         "quick: 20,000 images, half of those widths, three epochs; tiny: to try the program; auto: full with "
+         "CUDA, else small")
+      ->check(CLI::IsMember({"auto", "full", "small", "quick", "tiny"}))
       ->capture_default_str();
+  app.add_option(
+      "--stamped", options.stamped,
+      "the images of --data, stamped by another program, with the same folders and names; runs the "
+      "attack Stamped");
   app.add_option("--only", options.only,
                  "run only these scenarios, for example BadNets/ResNet18,WaNet/ResNet18")
       ->delimiter(',');
+  app.add_option("--defense", options.defenses,
+                 fmt::format("defenses: REFINE, {}, or all", fmt::join(baselines::names(), ", ")))
+      ->delimiter(',')
+      ->capture_default_str();
   app.add_option("--device", options.device, "auto, cpu, cuda or cuda:N")->capture_default_str();
   app.add_option("--seed", options.seed, "seed of all random choices")->capture_default_str();
   app.add_flag("--table", options.table_only, "write the table of the finished scenarios, and run nothing");

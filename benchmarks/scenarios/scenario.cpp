@@ -5,20 +5,27 @@
 #include <torch/version.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <cstddef>
 #include <initializer_list>
+#include <iostream>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <sstream>
 #include <system_error>
 #include <utility>
 
 #include <refine/attacks/by_name.hpp>
+#include <refine/attacks/plans.hpp>
 #include <refine/backbones/freeze.hpp>
 #include <refine/backbones/zoo.hpp>
+#include <refine/baselines/by_name.hpp>
 #include <refine/core/file.hpp>
+#include <refine/evaluation/alarm.hpp>
 #include <refine/evaluation/evaluate.hpp>
 #include <refine/export/weights.hpp>
+#include <refine/metrics/roc.hpp>
 #include <refine/nn/device.hpp>
 #include <refine/pipeline/pipeline.hpp>
 #include <refine/remaps/remaps.hpp>
@@ -48,6 +55,7 @@ std::string victim_key(const Scenario& scenario, const Setting& setting) {
       << setting.split.test.size() << " images of " << image.view() << ", width "
       << setting.size.network_width(scenario.network) << "; "
       << setting.size.victim_recipe(scenario, setting.seed);
+  if (scenario.attack == "Stamped") key << "; " << setting.stamped_folder;
   return key.str();
 }
 
@@ -69,6 +77,9 @@ Json read_done(const fs::path& file, const std::string& key) {
 constexpr const char* victim_file = "trained.json";
 constexpr const char* defense_file = "defended.json";
 constexpr const char* zero_file = "zero_point.json";
+constexpr const char* baseline_suffix = ".json";
+constexpr const char* baseline_zero_suffix = "_zero_point.json";
+constexpr double labelled_share = 0.05;  // of the training images, for fine-tuning
 
 Scenario benign(const Scenario& scenario) {
   return {.attack = "Benign", .network = scenario.network};
@@ -117,13 +128,45 @@ backbones::AnyBackbone load_victim(const Scenario& scenario, const Setting& sett
 attacks::AttackOptions options_of(const Scenario& scenario, const Setting& setting) {
   attacks::AttackOptions options{
       .image = setting.split.train.image_shape(), .target = 0, .seed = setting.seed};
-  if (scenario.attack == "Adaptive-Patch") options.rate = setting.size.adaptive_rate;
+  if (scenario.attack.starts_with("Adaptive-")) options.rate = setting.size.adaptive_rate;
   return options;
+}
+
+/// Makes the scenario's attack.
+attacks::AnyAttack make_attack(const Scenario& scenario, const Setting& setting,
+                               const attacks::AttackOptions& options) {
+  if (scenario.attack != "Stamped") return attacks::by_name(scenario.attack, options);
+  return {attacks::DirtyLabel<triggers::Stamped>{
+              .trigger = setting.stamped.value(), .target = options.target, .seed = options.seed},
+          scenario.attack};
 }
 
 /// Returns the attack for its trigger, without what only poisoning needs.
 attacks::AnyAttack trigger_attack(const Scenario& scenario, const Setting& setting) {
-  return attacks::by_name(scenario.attack, options_of(scenario, setting));
+  return make_attack(scenario, setting, options_of(scenario, setting));
+}
+
+/// Measures a defense's alarm on test images, and on those of them that the attacker wants to be
+/// predicted as another class.
+template <typename D>
+Json measure_alarm_of(const D& defense, const attacks::AnyAttack& attack, const Setting& setting) {
+  const auto& all = setting.split.test;
+  const auto test = all.sample(std::min(setting.size.alarms, all.size()), setting.seed);
+  const auto classes = static_cast<int>(test.classes.size());
+  at::Tensor wanted = test.labels.clone();
+  for (std::int64_t i = 0; i < test.size(); ++i) {
+    const auto label = test.labels[i].item<std::int64_t>();
+    wanted[i] = attack.target_of(static_cast<int>(label), classes).value_or(static_cast<int>(label)) != label;
+  }
+  const at::Tensor moved = wanted.nonzero().flatten();
+  if (moved.numel() == 0 || test.size() == 0) return nullptr;
+  const auto clean = alarm_scores(defense, test.images);
+  const auto triggered = alarm_scores(defense, attack.trigger_images(test.images.index_select(0, moved)));
+  return {{"auroc", metrics::auroc(triggered, clean).value()},
+          {"detected_at_1", metrics::detected_at(triggered, clean, 0.01).value()},
+          {"detected_at_5", metrics::detected_at(triggered, clean, 0.05).value()},
+          {"clean", clean.size()},
+          {"triggered", triggered.size()}};
 }
 
 void train_victim(const Scenario& scenario, const Setting& setting);
@@ -138,7 +181,7 @@ data::TrainingSet poison(const Scenario& scenario, const Setting& setting, std::
     options.store = setting.folder(scenario) / "perturbed.safetensors";
     options.show = true;
   }
-  attacks::Poisoned set = attacks::by_name(scenario.attack, options).poison(setting.split.train);
+  attacks::Poisoned set = make_attack(scenario, setting, options).poison(setting.split.train);
   count = set.indices.size();
   return set;
 }
@@ -203,13 +246,73 @@ void train_defense(const Scenario& scenario, const Setting& setting) {
              {{"seconds", seconds},
               {"der", std::isfinite(figures.der()) ? Json(figures.der()) : Json()},
               {"before", report::figures_json(figures.before)},
-              {"after", report::figures_json(figures.after)}});
+              {"after", report::figures_json(figures.after)},
+              {"alarm", measure_alarm_of(defense, attack, setting)}});
+}
+
+/// Returns the recipe of fine-tuning.
+ClassifierRecipe fine_tuning_recipe(const Setting& setting) {
+  ClassifierRecipe recipe = baselines::fine_tuning;
+  recipe.seed = setting.seed;
+  if (setting.size.victim_epochs == 1) recipe.optimization.epochs = 1;
+  return recipe;
+}
+
+/// Describes the setting of a baseline on a victim, likewise.
+std::string baseline_key(const Scenario& victim, const std::string& name, const Setting& setting) {
+  std::ostringstream key;
+  key << victim_key(victim, setting) << "; " << name;
+  if (name == "Student") key << ", " << setting.size.defense_recipe(setting.seed);
+  if (name.starts_with("Fine"))
+    key << ", " << labelled_share << " of the images, " << fine_tuning_recipe(setting);
+  return key.str();
+}
+
+/// Makes a baseline on a victim, and measures it with the triggers of scenarios.
+void measure_baseline(const Scenario& victim, const std::string& name, std::vector<Scenario> triggers,
+                      const Setting& setting, const char* suffix) {
+  const std::string key = baseline_key(victim, name, setting);
+  const auto file_of = [&](const Scenario& scenario) { return setting.folder(scenario) / (name + suffix); };
+  std::erase_if(triggers, [&](const Scenario& trigger) { return is_done(file_of(trigger), key); });
+  if (triggers.empty()) return;
+  std::cerr << fmt::format("{} on {}, {}\n", name, victim.attack, victim.network);
+  const auto& train = setting.split.train;
+  const auto begin = std::chrono::steady_clock::now();
+  const baselines::BaselineOptions options{
+      .victim = load_victim(victim, setting),
+      .fresh = make_network(victim, setting),
+      .images = train.images,
+      .recipe = setting.size.defense_recipe(setting.seed),
+      .labelled = train.sample(
+          std::max<std::int64_t>(std::llround(labelled_share * static_cast<double>(train.size())), 2),
+          setting.seed),
+      .fine_tuning_recipe = fine_tuning_recipe(setting),
+      .overlays = static_cast<int>(std::min<std::int64_t>(32, train.size())),
+      .seed = setting.seed};
+  const auto defense = baselines::by_name(name, options, ProgressBar{});
+  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  for (const Scenario& trigger : triggers) {
+    const auto attack = trigger_attack(trigger, setting);
+    Json results = {{"seconds", seconds}};
+    if (baselines::kind_of(name) == baselines::BaselineKind::detector) {
+      results["alarm"] = measure_alarm_of(defense, attack, setting);
+    } else {
+      const Evaluation figures = evaluate(defense, setting.split.test, attack, /*show=*/true);
+      results["der"] = std::isfinite(figures.der()) ? Json(figures.der()) : Json();
+      results["before"] = report::figures_json(figures.before);
+      results["after"] = report::figures_json(figures.after);
+      results["alarm"] = measure_alarm_of(defense, attack, setting);
+    }
+    write_done(file_of(trigger), key, std::move(results));
+  }
 }
 
 }  // namespace
 
 int Size::network_width(const std::string& network) const {
-  return narrow ? backbones::narrow_width(network) : backbones::published_width(network);
+  if (!narrow) return backbones::published_width(network);
+  const int width = backbones::narrow_width(network);
+  return network.starts_with("ResNet") || network.starts_with("VGG") ? width / width_divisor : width;
 }
 
 ClassifierRecipe Size::victim_recipe(const Scenario& scenario, std::uint64_t seed) const {
@@ -229,7 +332,7 @@ ClassifierRecipe Size::victim_recipe(const Scenario& scenario, std::uint64_t see
     recipe.augmentation = {};
   }
   // The few poisoned images are learnt once the network has memorized all images.
-  if (scenario.attack == "LabelConsistent" || scenario.attack == "Adaptive-Patch") {
+  if (scenario.attack == "LabelConsistent" || scenario.attack.starts_with("Adaptive-")) {
     recipe.optimization.epochs = std::max(recipe.optimization.epochs, late_epochs);
     recipe.augmentation = {};
   }
@@ -255,7 +358,9 @@ Size size_by_name(const std::string& name) {
             .corner_epochs = recipes::fast_classifier.optimization.epochs,
             .defense_epochs = recipes::fast.optimization.epochs,
             .adaptive_rate = 0.01,
-            .narrow = false};
+            .alarms = 10'000,
+            .narrow = false,
+            .width_divisor = 1};
   }
   if (name == "small" || name == "auto") {
     return {.name = "small",
@@ -268,7 +373,24 @@ Size size_by_name(const std::string& name) {
             .corner_epochs = 20,
             .defense_epochs = 2,
             .adaptive_rate = 0.03,
-            .narrow = true};
+            .alarms = 2'000,
+            .narrow = true,
+            .width_divisor = 1};
+  }
+  if (name == "quick") {
+    return {.name = "quick",
+            .images = 20'000,
+            .tests = 2'000,
+            .transform_width = 8,
+            .victim_epochs = 3,
+            .slow_epochs = 5,
+            .late_epochs = 8,
+            .corner_epochs = 20,
+            .defense_epochs = 3,
+            .adaptive_rate = 0.03,
+            .alarms = 1'000,
+            .narrow = true,
+            .width_divisor = 2};
   }
   if (name == "tiny") {
     return {.name = "tiny",
@@ -281,16 +403,19 @@ Size size_by_name(const std::string& name) {
             .corner_epochs = 1,
             .defense_epochs = 1,
             .adaptive_rate = 0.03,
-            .narrow = true};
+            .alarms = 2'000,
+            .narrow = true,
+            .width_divisor = 1};
   }
-  throw Error("--size: unknown size '{}'; use auto, full, small or tiny", name);
+  throw Error("--size: unknown size '{}'; use auto, full, small, quick or tiny", name);
 }
 
-std::vector<Scenario> all_scenarios() {
+std::vector<Scenario> all_scenarios(bool with_stamped) {
   std::vector<Scenario> all = {{"Benign", "ResNet18"}};
   for (const auto attack : attacks::names()) {
     if (attack != "Benign") all.push_back({std::string(attack), "ResNet18"});
   }
+  if (with_stamped) all.push_back({"Stamped", "ResNet18"});
   for (const auto network : backbones::network_names()) {
     if (network == "ResNet18") continue;
     all.push_back({"Benign", std::string(network), /*defended=*/false});
@@ -307,7 +432,7 @@ void check_possible(const Scenario& scenario, const Setting& setting) {
   make_network(scenario, setting);
   attacks::AttackOptions options = options_of(scenario, setting);
   options.benign = [](const at::Tensor& images) { return images; };  // only its presence is checked
-  attacks::by_name(scenario.attack, options).check(setting.split.train);
+  make_attack(scenario, setting, options).check(setting.split.train);
   if (files::exists(setting.folder(scenario) / "attack.json")) {
     throw Error("--out: {} has results of refine attack, which are not replaced; use another folder",
                 setting.folder(scenario).string());
@@ -334,6 +459,39 @@ void measure_zero_point(const Scenario& scenario, const Setting& setting) {
   const Evaluation figures =
       evaluate(defense, setting.split.test, trigger_attack(scenario, setting), /*show=*/true);
   write_done(folder / zero_file, key, {{"figures", report::figures_json(figures.after)}});
+}
+
+void run_baselines(const std::vector<Scenario>& scenarios, const std::vector<std::string>& names,
+                   const Setting& setting) {
+  if (names.empty()) return;
+  std::map<std::string, std::vector<Scenario>> attacked;  // by network
+  for (const Scenario& scenario : scenarios) {
+    if (!scenario.defended) continue;
+    train_victim(scenario, setting);
+    for (const std::string& name : names)
+      measure_baseline(scenario, name, {scenario}, setting, baseline_suffix);
+    if (scenario.attack != "Benign") attacked[scenario.network].push_back(scenario);
+  }
+  for (const auto& [network, triggers] : attacked) {
+    const Scenario zero = benign(triggers.front());
+    train_victim(zero, setting);
+    for (const std::string& name : names) {
+      // A detector answers as the victim.
+      if (baselines::kind_of(name) != baselines::BaselineKind::detector)
+        measure_baseline(zero, name, triggers, setting, baseline_zero_suffix);
+    }
+  }
+}
+
+Results read_results(const Scenario& scenario, const std::string& baseline, const Setting& setting) {
+  Results results = read_results(scenario, setting);
+  const fs::path folder = setting.folder(scenario);
+  results.defense =
+      read_done(folder / (baseline + baseline_suffix), baseline_key(scenario, baseline, setting));
+  const Json zero = read_done(folder / (baseline + baseline_zero_suffix),
+                              baseline_key(benign(scenario), baseline, setting));
+  results.zero_point = zero.is_object() ? Json::object({{"figures", zero.at("after")}}) : Json();
+  return results;
 }
 
 Results read_results(const Scenario& scenario, const Setting& setting) {

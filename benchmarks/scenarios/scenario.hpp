@@ -3,18 +3,20 @@
 #include <cstdint>
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include <refine/backbones/normalized.hpp>
 #include <refine/data/dataset.hpp>
 #include <refine/training/recipe.hpp>
+#include <refine/triggers/stamped.hpp>
 
 namespace refine::scenarios {
 
 /// One attack on one network.
 struct Scenario {
-  std::string attack;    ///< name, as of `attacks::by_name`
+  std::string attack;    ///< name, as of `attacks::by_name`, or "Stamped"
   std::string network;   ///< name, as of `backbones::network_by_name`
   bool defended = true;  ///< false for benign victims of which only the accuracy is measured
 
@@ -24,7 +26,7 @@ struct Scenario {
 
 /// The amount of work in each scenario.
 struct Size {
-  std::string name;      ///< "full", "small" or "tiny"
+  std::string name;      ///< "full", "small", "quick" or "tiny"
   std::int64_t images;   ///< number of training images; 0: all
   std::int64_t tests;    ///< number of test images; 0: all
   int transform_width;   ///< width of the U-Net
@@ -34,7 +36,9 @@ struct Size {
   int corner_epochs;     ///< epochs of a victim that hardly sees a trigger in the corner
   int defense_epochs;    ///< epochs of a defense
   double adaptive_rate;  ///< poisoning rate of Adaptive-Patch, in [0, 1]; twice as many images are covers
+  std::int64_t alarms;   ///< number of test images that alarms are measured on, at most
   bool narrow;           ///< use networks of a fraction of the authors' width
+  int width_divisor;     ///< divides that width further, where the network allows it
 
   /// Returns the width of a network.
   int network_width(const std::string& network) const;
@@ -46,7 +50,7 @@ struct Size {
   Recipe defense_recipe(std::uint64_t seed) const;
 };
 
-/// Returns a size by its name: "full", "small" or "tiny", or "auto", which is full with CUDA and
+/// Returns a size by its name: "full", "small", "quick" or "tiny", or "auto", which is full with CUDA and
 /// small without.
 ///
 /// \throws Error for another name
@@ -54,7 +58,9 @@ Size size_by_name(const std::string& name);
 
 /// Returns every attack on ResNet-18, and BadNets on every network. A benign victim comes before
 /// the victims that are compared with it.
-std::vector<Scenario> all_scenarios();
+///
+/// \param with_stamped whether there are stamped images, for the attack "Stamped"
+std::vector<Scenario> all_scenarios(bool with_stamped);
 
 /// What all scenarios have in common.
 struct Setting {
@@ -64,6 +70,9 @@ struct Setting {
   Size size;                    ///< amount of work
   std::uint64_t seed;           ///< of all random choices
   std::filesystem::path out;    ///< folder for all results
+  /// Copies of all images that another program has stamped, for the attack "Stamped".
+  std::optional<triggers::Stamped> stamped = std::nullopt;
+  std::string stamped_folder = {};  ///< where they are
 
   /// Returns the scenario's folder, `<out>/<dataset>/<network>/<attack>`.
   std::filesystem::path folder(const Scenario& scenario) const;
@@ -83,6 +92,12 @@ void run(const Scenario& scenario, const Setting& setting);
 /// finished.
 void measure_zero_point(const Scenario& scenario, const Setting& setting);
 
+/// Makes baselines, as of `baselines::by_name`, and measures them: on the victim of each scenario,
+/// and, as zero point, on the benign victim of the same network, which is trained if there is none.
+/// Keeps what an earlier run with the same setting finished.
+void run_baselines(const std::vector<Scenario>& scenarios, const std::vector<std::string>& names,
+                   const Setting& setting);
+
 /// The results of a scenario; null where it is not finished.
 struct Results {
   nlohmann::ordered_json victim;         ///< of the victim's training
@@ -93,5 +108,8 @@ struct Results {
 
 /// Reads the results of a scenario with this setting.
 Results read_results(const Scenario& scenario, const Setting& setting);
+
+/// Reads the results of a baseline instead of the defense.
+Results read_results(const Scenario& scenario, const std::string& baseline, const Setting& setting);
 
 }  // namespace refine::scenarios

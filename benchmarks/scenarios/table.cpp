@@ -6,8 +6,11 @@
 #include <cmath>
 #include <limits>
 #include <nlohmann/json.hpp>
+#include <string>
+#include <string_view>
 #include <utility>
 
+#include <refine/baselines/by_name.hpp>
 #include <refine/report/detail/format.hpp>
 #include <refine/report/render.hpp>
 
@@ -36,10 +39,50 @@ std::string change(const Json& row, const char* figure) {
   return fmt::format("{} → {}", hundredths(before, 1), hundredths(after, 1));
 }
 
+/// Formats the area under the ROC curve of the alarm.
+std::string alarm_of(const Json& row) {
+  const double auroc = number(row, "alarm", "auroc");
+  return std::isnan(auroc) ? std::string(report::format::missing) : fmt::format("{:.3f}", auroc);
+}
+
+/// Formats the detections of the alarm at 1 % and at 5 % of false alarms.
+std::string detections_of(const Json& row) {
+  const double at_1 = number(row, "alarm", "detected_at_1"), at_5 = number(row, "alarm", "detected_at_5");
+  if (std::isnan(at_1)) return std::string(report::format::missing);
+  return fmt::format("{}, {}", hundredths(at_1, 1), hundredths(at_5, 1));
+}
+
 /// Formats the seconds of a training run.
 std::string seconds(const Json& row, const char* training) {
   const double value = number(row, "seconds", training);
   return std::isnan(value) ? std::string(report::format::missing) : fmt::format("{:.0f}", value);
+}
+
+/// Appends the row of a scenario with one defense.
+void add_row(Json& rows, const Scenario& scenario, std::string_view name, const Results& results) {
+  const auto& [victim, defense, zero_point, benign] = results;
+  Json row = {{"attack", scenario.attack},
+              {"network", scenario.network},
+              {"defense", name},
+              {"setting", victim.at("setting")},
+              {"threads", victim.at("threads")},
+              {"libtorch", victim.at("libtorch")},
+              {"poisoned", victim.at("poisoned")},
+              {"seconds", {{"victim", victim.at("seconds")}}},
+              {"before", victim.at("figures")}};
+  if (benign.is_object()) row["benign_ba"] = benign.at("figures").at("ba");
+  if (defense.is_object()) {
+    row["seconds"]["defense"] = defense.at("seconds");
+    for (const char* key : {"after", "der", "alarm"}) {
+      if (defense.contains(key)) row[key] = defense.at(key);
+    }
+  }
+  if (zero_point.is_object()) {
+    const Json& figures = zero_point.at("figures");
+    row["zero_point"] = figures.at("largest_lift");
+    row["pair_zero_point"] = figures.value("largest_pair_lift", Json());
+  }
+  rows.push_back(std::move(row));
 }
 
 }  // namespace
@@ -47,49 +90,36 @@ std::string seconds(const Json& row, const char* training) {
 Json collect(const std::vector<Scenario>& scenarios, const Setting& setting) {
   Json rows = Json::array();
   for (const Scenario& scenario : scenarios) {
-    const auto [victim, defense, zero_point, benign] = read_results(scenario, setting);
-    if (!victim.is_object() || !scenario.defended) continue;  // the row of the attack has its accuracy
-    Json row = {{"attack", scenario.attack},
-                {"network", scenario.network},
-                {"setting", victim.at("setting")},
-                {"threads", victim.at("threads")},
-                {"libtorch", victim.at("libtorch")},
-                {"poisoned", victim.at("poisoned")},
-                {"seconds", {{"victim", victim.at("seconds")}}},
-                {"before", victim.at("figures")}};
-    if (benign.is_object()) row["benign_ba"] = benign.at("figures").at("ba");
-    if (defense.is_object()) {
-      row["seconds"]["defense"] = defense.at("seconds");
-      row["after"] = defense.at("after");
-      row["der"] = defense.at("der");
+    const Results results = read_results(scenario, setting);
+    if (!results.victim.is_object() || !scenario.defended)
+      continue;  // the row of the attack has its accuracy
+    add_row(rows, scenario, "REFINE", results);
+    for (const auto baseline : baselines::names()) {
+      const Results others = read_results(scenario, std::string(baseline), setting);
+      if (others.defense.is_object()) add_row(rows, scenario, baseline, others);
     }
-    if (zero_point.is_object()) {
-      const Json& figures = zero_point.at("figures");
-      row["zero_point"] = figures.at("largest_lift");
-      row["pair_zero_point"] = figures.value("largest_pair_lift", Json());
-    }
-    rows.push_back(std::move(row));
   }
   return rows;
 }
 
 std::string markdown(const Json& rows) {
   std::string table =
-      "| attack | network | benign BA, % | BA, % | ASR, % | RA, % | DER, % | largest lift | zero point | "
-      "pair lift | zero point | seconds |\n"
-      "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n";
+      "| attack | network | defense | benign BA, % | BA, % | ASR, % | RA, % | DER, % | largest lift | zero point | "
+      "pair lift | zero point | AUROC | TPR at 1, 5 % | seconds |\n"
+      "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n";
   for (const Json& row : rows) {
     const bool attacked = row["attack"] != "Benign";
     const auto attack_only = [&](std::string text) {
       return attacked ? text : std::string(report::format::missing);
     };
     table += fmt::format(
-        "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} + {} |\n",
+        "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} + {} |\n",
         row["attack"].get<std::string>(), row["network"].get<std::string>(),
-        hundredths(number(row, "benign_ba", "value"), 1), change(row, "ba"), attack_only(change(row, "asr")),
-        attack_only(change(row, "ra")), hundredths(number(row, "der"), 1),
-        attack_only(change(row, "largest_lift")), hundredths(number(row, "zero_point", "value"), 1),
-        attack_only(change(row, "largest_pair_lift")), hundredths(number(row, "pair_zero_point", "value"), 1),
+        row["defense"].get<std::string>(), hundredths(number(row, "benign_ba", "value"), 1),
+        change(row, "ba"), attack_only(change(row, "asr")), attack_only(change(row, "ra")),
+        hundredths(number(row, "der"), 1), attack_only(change(row, "largest_lift")),
+        hundredths(number(row, "zero_point", "value"), 1), attack_only(change(row, "largest_pair_lift")),
+        hundredths(number(row, "pair_zero_point", "value"), 1), alarm_of(row), detections_of(row),
         seconds(row, "victim"), seconds(row, "defense"));
   }
   return table;
@@ -120,7 +150,8 @@ std::string svg(const Json& rows) {
   }
   int y = top;
   for (const Json& row : rows) {
-    const std::string name = row["attack"].get<std::string>() + ", " + row["network"].get<std::string>();
+    const std::string name = row["attack"].get<std::string>() + ", " + row["network"].get<std::string>() +
+                             (row["defense"] == "REFINE" ? "" : ", " + row["defense"].get<std::string>());
     out += fmt::format("<text x=\"{}\" y=\"{}\" text-anchor=\"end\">{}</text>\n", left - 14, y + 5,
                        report::html_escape(name));
     const char* figures[] = {"ba", "largest_lift"};

@@ -54,8 +54,20 @@ AnyAttack make_attack(std::string_view name, const AttackOptions& options) {
     }
   }();
   if constexpr (requires { attack.source; }) attack.source = options.source.value_or(attack.source);
-  if constexpr (requires { attack.perturbation; })
-    attack.perturbation = Pgd{.model = options.benign, .store = options.store, .show = options.show};
+  if constexpr (requires { attack.perturbation; }) {
+    if (attack.perturbation)
+      attack.perturbation = Pgd{.model = options.benign, .store = options.store, .show = options.show};
+  }
+  return {attack, std::string(name)};
+}
+
+/// Returns an attack with a patch in each corner, each with its own target.
+inline AnyAttack make_multi_target(std::string_view name, const AttackOptions& options) {
+  using triggers::Corner;
+  MultiTarget<triggers::Patch<>> attack{.target = options.target, .seed = options.seed};
+  for (const Corner corner : {Corner::bottom_right, Corner::bottom_left, Corner::top_left, Corner::top_right})
+    attack.triggers.push_back({.image = options.image, .corner = corner});
+  attack.rate = options.rate.value_or(attack.rate);
   return {attack, std::string(name)};
 }
 
@@ -73,8 +85,13 @@ inline constexpr std::array catalogue = {
     CatalogueEntry{"Physical", &make_attack<Physical<>>},
     CatalogueEntry{"LabelConsistent", &make_attack<LabelConsistent<>>, "LC"},
     CatalogueEntry{"Adaptive-Patch", &make_attack<AdaptivePatch<>>, "Adaptive"},
+    CatalogueEntry{"Adaptive-Blend", &make_attack<AdaptiveBlend<>>},
+    CatalogueEntry{"SIG", &make_attack<Sig<>>},
+    CatalogueEntry{"FTrojan", &make_attack<FTrojan<>>},
+    CatalogueEntry{"BPP", &make_attack<Bpp<>>, "BppAttack"},
     CatalogueEntry{"AllToAll", &make_attack<AllToAll<triggers::Patch<>>>},
     CatalogueEntry{"SourceSpecific", &make_attack<SourceSpecific<triggers::Patch<>>>},
+    CatalogueEntry{"MultiTarget", &make_multi_target},
     CatalogueEntry{"Benign",
                    [](std::string_view name, const AttackOptions&) -> AnyAttack {
                      return {Benign{}, std::string(name)};

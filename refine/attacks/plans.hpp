@@ -198,18 +198,101 @@ struct SourceSpecific {
   }
 };
 
+/// Stamps one of several triggers on each of a share of the training images, of any class, and sets
+/// the label to the target of that trigger: several backdoors in one victim (Xue et al., 2022,
+/// `xue2022oneton`).
+///
+/// The attack's metrics are those of one of the triggers, `shown`. A copy with another `shown`
+/// measures another.
+///
+/// \tparam Trigger what is stamped
+template <triggers::Trigger Trigger>
+struct MultiTarget {
+  std::vector<Trigger> triggers = {};  ///< one or more; trigger k means class (target + k) mod classes
+  int target = 0;                      ///< the class that the attacker wants for the first trigger
+  std::size_t shown = 0;               ///< index of the trigger that test images get
+  double rate = 0.1;                   ///< share of the training images that are poisoned, in [0, 1]
+  std::uint64_t seed = default_seed;   ///< seed of the choice of images
+
+  /// Returns the target of the trigger that test images get. It is the same for every class.
+  ///
+  /// \param classes number of classes
+  std::optional<int> target_of(int /*cls*/, int classes) const { return target_at(shown, classes); }
+
+  /// Returns the poisoned training set: poisoned image i gets trigger i mod their number. The set
+  /// given is not changed.
+  ///
+  /// \param clean the training set
+  /// \throws Error if there is no trigger, `shown` is not one of them, the data has no image of a
+  ///   target, `rate` is out of range, or a trigger does not fit the images
+  Poisoned poison(const data::Dataset& clean) const {
+    check(clean);
+    Poisoned poisoned = detail::copy_for_poisoning(clean);
+    poisoned.indices = detail::choose_share(clean, rate, derived_seed(seed, "multi target"),
+                                            [](std::int64_t) { return true; });
+    const auto classes = static_cast<int>(clean.classes.size());
+    for (std::size_t k = 0; k < triggers.size(); ++k) {
+      std::vector<std::int64_t> subset;
+      for (std::size_t i = k; i < poisoned.indices.size(); i += triggers.size())
+        subset.push_back(poisoned.indices[i]);
+      if (subset.empty()) continue;
+      detail::stamp_images(poisoned, subset, triggers[k]);
+      poisoned.labels.index_fill_(0, at::tensor(subset), target_at(k, classes));
+    }
+    return poisoned;
+  }
+
+  /// Would drop the augmentation and the masks of a set that is poisoned already.
+  template <std::derived_from<data::TrainingSet> S>
+  Poisoned poison(const S& training_set) const = delete;
+
+  /// Returns uint8 N×C×H×W with the trigger `shown` on each image.
+  ///
+  /// \throws Error if `shown` is not one of the triggers
+  at::Tensor trigger_images(const at::Tensor& images) const {
+    require_shown();
+    return refine::triggers::stamp(triggers[shown], images);
+  }
+
+  /// Throws what `poison` would throw, without the work.
+  void check(const data::Dataset& dataset) const {
+    dataset.validate();
+    require_shown();
+    detail::require_target(target, dataset);
+    for (std::size_t k = 0; k < triggers.size(); ++k) {
+      detail::require_target(target_at(k, static_cast<int>(dataset.classes.size())), dataset);
+      detail::require_stampable(triggers[k], dataset);
+    }
+    detail::require_rate("rate", rate);
+  }
+
+ private:
+  int target_at(std::size_t k, int classes) const {
+    return static_cast<int>((static_cast<std::size_t>(target) + k) % static_cast<std::size_t>(classes));
+  }
+
+  void require_shown() const {
+    if (shown >= triggers.size()) {
+      throw Error("MultiTarget.shown must be below the number of triggers (got {}, with {} triggers)", shown,
+                  triggers.size());
+    }
+  }
+};
+
 /// Stamps a share of the images of the target class and changes no label. The images are perturbed
 /// first, so that their content is hard to learn and the trigger is easy.
 ///
 /// \tparam Trigger what is stamped
-template <triggers::Trigger Trigger>
+/// \tparam kPerturbs default of `perturbation`: `Pgd{}`, or none
+template <triggers::Trigger Trigger, bool kPerturbs = true>
 struct CleanLabel {
   // Not {}: GCC 12 then warns that it may be used uninitialised.
-  Trigger trigger = Trigger();              ///< stamped on poisoned and on test images
-  int target = 0;                           ///< the class that the attacker wants
-  double rate = 0.25;                       ///< share of the *target class's* training images, in [0, 1]
-  std::uint64_t seed = default_seed;        ///< seed of the choice of images
-  std::optional<Pgd> perturbation = Pgd{};  ///< needs a `.model`; `std::nullopt` is the ablation
+  Trigger trigger = Trigger();           ///< stamped on poisoned and on test images
+  int target = 0;                        ///< the class that the attacker wants
+  double rate = kPerturbs ? 0.25 : 0.3;  ///< share of the *target class's* training images, in [0, 1]
+  std::uint64_t seed = default_seed;     ///< seed of the choice of images
+  /// Needs a `.model`; `std::nullopt` perturbs nothing.
+  std::optional<Pgd> perturbation = kPerturbs ? std::optional(Pgd{}) : std::nullopt;
 
   /// Returns the poisoned training set. The set given is not changed.
   ///

@@ -7,8 +7,10 @@
 #include <refine/core/error.hpp>
 #include <refine/core/random.hpp>
 #include <refine/core/task.hpp>
+#include <refine/triggers/additive.hpp>
 #include <refine/triggers/blend.hpp>
 #include <refine/triggers/patch.hpp>
+#include <refine/triggers/quantize.hpp>
 #include <refine/triggers/rotate.hpp>
 #include <refine/triggers/warp.hpp>
 
@@ -53,6 +55,28 @@ using LabelConsistent = CleanLabel<triggers::Patch<kTask.image>>;
 /// rates are those published for ResNets; for VGG, DenseNet and ViT they are 0.03 and 0.06.
 template <Task kTask = dynamic_task>
 using AdaptivePatch = Covered<triggers::Patches<kTask.image>>;
+
+/// Adaptive-Blend (Qi et al., 2023, `qi2023adaptive`): pieces of a faint picture on each poisoned
+/// image, and on cover images, which keep their label; the whole picture on test images. The paper
+/// has a rate and a cover rate of 0.003.
+template <Task kTask = dynamic_task>
+using AdaptiveBlend = Covered<triggers::BlendPieces<kTask.image>>;
+
+/// SIG (Barni et al., 2019, `barni2019sig`): adds a sinusoid to images of the target class and keeps
+/// the labels.
+template <Task kTask = dynamic_task>
+using Sig = CleanLabel<triggers::Sinusoid<kTask.image>, /*kPerturbs=*/false>;
+
+/// FTrojan (Wang et al., 2022, `wang2022ftrojan`): adds to two frequencies of the colours and sets
+/// the label to the target.
+template <Task kTask = dynamic_task>
+using FTrojan = DirtyLabel<triggers::Frequency<kTask.image>>;
+
+/// BPP (Wang et al., 2022, `wang2022bpp`): reduces the number of colours, with dithering, and sets the
+/// label to the target. The contrastive training of the paper is not part of it: the attacker only
+/// poisons.
+template <Task kTask = dynamic_task>
+using Bpp = DirtyLabel<triggers::Quantize<kTask.image>>;
 
 /// Options of `wanet_with_noise`.
 ///

@@ -2,8 +2,14 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/Tensor.h>
+#include <ATen/ops/ones.h>
+#include <ATen/ops/zeros.h>
 
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
 #include <cstdint>
+#include <vector>
 
 #include <refine/core/error.hpp>
 #include <refine/core/random.hpp>
@@ -74,6 +80,71 @@ struct Overlay {
     }
     const at::Tensor weight = mask.to(images.device()) * opacity;
     return images * (1 - weight) + picture.to(images.device()) * weight;
+  }
+};
+
+/// Blends a picture into the image, of which each training image gets some pieces and each test
+/// image all of them (Adaptive-Blend; Qi et al., 2023, `qi2023adaptive`).
+///
+/// The image is divided into `pieces`×`pieces` rectangles. The opacities, the division and the share
+/// of pieces are those of the paper; the picture is this library's.
+///
+/// \tparam kImage shape of the images; open extents are set by `.image`
+template <ImageShape kImage = ImageShape{}>
+struct BlendPieces {
+  static constexpr ImageShape static_image = kImage;  ///< what is known of the shape at compile time
+
+  ImageShape image = kImage;          ///< shape of the images, fully known
+  double opacity = 0.2;               ///< weight of the picture on test images, in [0, 1]
+  double training_opacity = 0.15;     ///< weight of the pieces on training images, in [0, 1]
+  int pieces = 4;                     ///< number of pieces a side, at most the shorter side
+  double share = 0.5;                 ///< share of the pieces that a training image gets, in (0, 1]
+  int choices = 64;                   ///< number of different choices of pieces in training, at least 1
+  std::uint64_t seed = default_seed;  ///< seed of the default picture and of the choices
+  at::Tensor pattern = patterns::noise(image, seed);  ///< the picture, float C×H×W in [0, 1]
+
+  /// Returns (1 − opacity)·x + opacity·pattern for each image x.
+  ///
+  /// \param images float N×C×H×W in [0, 1]
+  /// \throws Error if `opacity` is out of range or the pattern's shape differs from that of the
+  ///   images
+  at::Tensor apply(const at::Tensor& images) const {
+    if (!(opacity >= 0 && opacity <= 1))
+      throw Error("BlendPieces.opacity must be in [0, 1], got {}", opacity);
+    return Overlay<kImage>{
+        .image = image, .picture = pattern, .mask = at::ones(images.sizes().slice(2)), .opacity = opacity}
+        .apply(images);
+  }
+
+  /// Returns the triggers that training images get, one each: some pieces of the picture at
+  /// `training_opacity`.
+  ///
+  /// \throws Error if `pieces`, `share` or `choices` is out of range
+  std::vector<Overlay<kImage>> parts() const {
+    if (pieces < 1 || pieces > image.height || pieces > image.width) {
+      throw Error(
+          "BlendPieces.pieces must be between 1 and the shorter side of the image (got {} for {}x{} pixels)",
+          pieces, image.height, image.width);
+    }
+    if (!(share > 0 && share <= 1)) throw Error("BlendPieces.share must be in (0, 1], got {}", share);
+    if (choices < 1) throw Error("BlendPieces.choices must be at least 1, got {}", choices);
+    const std::int64_t all = static_cast<std::int64_t>(pieces) * pieces;
+    const auto shown = std::max<std::int64_t>(std::llround(share * static_cast<double>(all)), 1);
+    std::vector<Overlay<kImage>> overlays;
+    for (int i = 0; i < choices; ++i) {
+      Random random(derived_seed(seed, "pieces", static_cast<std::uint64_t>(i)));
+      std::vector<std::int64_t> chosen = random_permutation(random, all);
+      chosen.resize(static_cast<std::size_t>(shown));
+      at::Tensor mask = at::zeros({image.height, image.width});
+      for (const std::int64_t piece : chosen) {
+        const std::int64_t row = piece / pieces, column = piece % pieces;
+        mask.slice(0, row * image.height / pieces, (row + 1) * image.height / pieces)
+            .slice(1, column * image.width / pieces, (column + 1) * image.width / pieces)
+            .fill_(1);
+      }
+      overlays.push_back({.image = image, .picture = pattern, .mask = mask, .opacity = training_opacity});
+    }
+    return overlays;
   }
 };
 

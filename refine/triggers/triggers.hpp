@@ -12,9 +12,12 @@
 /// const at::Tensor triggered = triggers::stamp(patch, test.images);  // uint8 N×C×H×W
 /// ```
 
+#include <refine/triggers/additive.hpp>
 #include <refine/triggers/blend.hpp>
 #include <refine/triggers/patch.hpp>
 #include <refine/triggers/patterns.hpp>
+#include <refine/triggers/quantize.hpp>
 #include <refine/triggers/rotate.hpp>
+#include <refine/triggers/stamped.hpp>
 #include <refine/triggers/trigger.hpp>
 #include <refine/triggers/warp.hpp>

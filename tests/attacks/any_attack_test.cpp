@@ -120,6 +120,11 @@ TEST(ByName, EachName_MakesItsAttack) {
   expect_equal(poisoned_by("AdaptivePatch"),
                AdaptivePatch<small>{.target = 2, .rate = 0.3, .seed = 9}.poison(set));
   EXPECT_EQ(poisoned_by("adaptive").covers.size(), 30u) << "not twice as many as are poisoned";
+  expect_equal(poisoned_by("adaptive-blend"),
+               AdaptiveBlend<small>{.target = 2, .rate = 0.3, .seed = 9}.poison(set));
+  expect_equal(poisoned_by("sig"), Sig<small>{.target = 2, .rate = 0.3, .seed = 9}.poison(set));
+  expect_equal(poisoned_by("ftrojan"), FTrojan<small>{.target = 2, .rate = 0.3, .seed = 9}.poison(set));
+  expect_equal(poisoned_by("bpp"), Bpp<small>{.target = 2, .rate = 0.3, .seed = 9}.poison(set));
   expect_equal(poisoned_by("benign"), Benign{}.poison(set));
   EXPECT_FALSE(target_map(by_name("benign", options), small.classes));
   EXPECT_EQ(by_name("LC", options).name, "LabelConsistent");
@@ -149,6 +154,11 @@ TEST(ByName, NoRate_UsesThePublishedOne) {
                                                {"Physical", 50u, 0u},
                                                {"LabelConsistent", 25u, 0u},
                                                {"Adaptive-Patch", 5u, 10u},
+                                               {"Adaptive-Blend", 5u, 10u},
+                                               {"SIG", 30u, 0u},
+                                               {"FTrojan", 50u, 0u},
+                                               {"BPP", 50u, 0u},
+                                               {"MultiTarget", 50u, 0u},
                                                {"Benign", 0u, 0u}}) {
     const Poisoned all = by_name(name, {.image = small.image, .benign = &first_pixels}).poison(set);
     EXPECT_EQ(all.indices.size(), poisoned) << name;
@@ -189,8 +199,8 @@ TEST(ByName, UnknownNameOrImageShape_Throws) {
   expect_words(
       error_of([] { by_name("badnet", {.image = small.image}); }),
       {"unknown name 'badnet'",
-       "BadNets, Blended, WaNet, BATT, Physical, LabelConsistent, Adaptive-Patch, AllToAll, SourceSpecific, "
-       "Benign"});
+       "BadNets, Blended, WaNet, BATT, Physical, LabelConsistent, Adaptive-Patch, Adaptive-Blend, SIG, "
+       "FTrojan, BPP, AllToAll, SourceSpecific, MultiTarget, Benign"});
   expect_words(error_of([] { by_name("", {.image = small.image}); }), {"unknown name ''"});
   expect_words(error_of([] { by_name("-", {.image = small.image}); }), {"unknown name '-'"});
   expect_words(error_of([] { by_name("BadNets"); }), {"?x?x?", "set .image"});

@@ -113,6 +113,41 @@ TEST(ClassTargets, AnyTriggerAndAugmentation_Compose) {
   EXPECT_EQ(one.poison(set).no_augment_mask.sum().item<int>(), 4);  // the poisoned ones, not the covers
 }
 
+TEST(MultiTarget, Poison_EachTriggerHasItsTarget) {
+  const data::Dataset set = clean(60);
+  const MultiTarget<Patch> attack{
+      .triggers = {{}, {.corner = triggers::Corner::top_left}}, .target = 4, .rate = 0.2};
+  const Poisoned poisoned = attack.poison(set);
+  ASSERT_EQ(poisoned.indices.size(), 12u);
+  MultiTarget<Patch> second = attack;
+  second.shown = 1;
+  const at::Tensor stamped[] = {attack.trigger_images(set.images), second.trigger_images(set.images)};
+  EXPECT_FALSE(stamped[0].equal(stamped[1]));
+  std::size_t position = 0;
+  for (std::int64_t i = 0; i < 60; ++i) {
+    if (contains(poisoned.indices, i)) {
+      const std::size_t k = position++ % 2;
+      EXPECT_TRUE(poisoned.images[i].equal(stamped[k][i])) << i;
+      EXPECT_EQ(poisoned.labels[i].item<std::int64_t>(), k == 0 ? 4 : 0) << i;  // 5 classes
+    } else {
+      EXPECT_TRUE(poisoned.images[i].equal(set.images[i]) && poisoned.labels[i].equal(set.labels[i])) << i;
+    }
+  }
+  EXPECT_EQ(target_map(attack, 5), metrics::Target::of_classes({4, 4, 4, 4, 4}));
+  EXPECT_EQ(target_map(second, 5), metrics::Target::of_classes({0, 0, 0, 0, 0}));
+}
+
+TEST(MultiTarget, InvalidFields_Throw) {
+  const data::Dataset set = clean(20);
+  expect_words(error_of([&] { MultiTarget<Patch>{}.check(set); }), {"shown", "got 0", "0 triggers"});
+  expect_words(error_of([&] { MultiTarget<Patch>{.triggers = {{}}, .shown = 1}.trigger_images(set.images); }),
+               {"shown", "got 1", "1 triggers"});
+  expect_words(error_of([&] { MultiTarget<Patch>{.triggers = {{}}, .target = 5}.check(set); }),
+               {"target", "0 to 4", "got 5"});
+  expect_words(error_of([&] { MultiTarget<Patch>{.triggers = {{}}, .rate = 2}.check(set); }),
+               {"rate", "got 2"});
+}
+
 TEST(ByName, AllToAllAndSourceSpecific_TakeTheirOptions) {
   const data::Dataset set = clean(50);
   const AttackOptions options{.image = small.image, .target = 2, .source = 4, .rate = 0.3, .seed = 9};

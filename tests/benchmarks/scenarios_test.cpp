@@ -9,6 +9,7 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <vector>
 
 #include "tests/data/image_bytes.hpp"
 #include "tests/support/error_of.hpp"
@@ -113,6 +114,62 @@ TEST(Scenarios, LabelConsistent_TrainsItsBenignModel) {
   EXPECT_TRUE(fs::exists(root / "LabelConsistent/defended.json"));
 }
 
+TEST(Scenarios, Baselines_HaveRowsWithTheSameMetrics) {
+  const ScratchFolder scratch;
+  write_images(scratch);
+  const std::string command = "--data shades --only BadNets/ResNet18 --defense shrinkpad,STRIP,fine-tuning ";
+  const Outcome first = scenarios(scratch, command);
+  ASSERT_EQ(first.status, 0) << first.err;
+  const fs::path root = scratch.path / "scenarios/shades", folder = root / "ResNet18/BadNets";
+  const auto table = json::parse(content(root / "scenarios.json"))["scenarios"];
+  std::vector<std::string> defenses;
+  for (const auto& row : table) {
+    if (row["attack"] == "BadNets") defenses.push_back(row["defense"]);
+  }
+  EXPECT_EQ(defenses, (std::vector<std::string>{"REFINE", "ShrinkPad", "FineTuning", "STRIP"}));
+  for (const auto& row : table) {
+    if (row["attack"] != "BadNets") continue;
+    const bool measured = row["defense"] == "ShrinkPad" || row["defense"] == "FineTuning";
+    EXPECT_EQ(row.contains("after"), measured) << row;  // a detector answers as the victim
+    EXPECT_EQ(row.contains("zero_point"), measured) << row;
+    EXPECT_EQ(row.contains("alarm"), row["defense"] != "REFINE") << row;  // which was not run
+    if (measured) {
+      EXPECT_EQ(row["after"]["asr"]["n"], 24);
+    }
+    if (row.contains("alarm")) {
+      EXPECT_EQ(row["alarm"]["triggered"], 24);
+    }
+  }
+  testing::expect_words(content(root / "scenarios.md"), {"| BadNets | ResNet18 | STRIP |", "AUROC"});
+  EXPECT_FALSE(fs::exists(folder / "defended.json"));
+
+  // A second run measures nothing again.
+  const auto written = fs::last_write_time(folder / "FineTuning.json");
+  EXPECT_EQ(scenarios(scratch, command).status, 0);
+  EXPECT_EQ(fs::last_write_time(folder / "FineTuning.json"), written);
+}
+
+TEST(Scenarios, StampedImages_AreAnAttack) {
+  const ScratchFolder scratch;
+  write_images(scratch);
+  // Turns the classes by one: the copy of each image has another colour.
+  fs::copy(scratch.path / "shades", scratch.path / "stamped", fs::copy_options::recursive);
+  for (const char* part : {"train", "test"}) {
+    fs::copy(scratch.path / "shades" / part / "b", scratch.path / "stamped" / part / "a",
+             fs::copy_options::overwrite_existing);
+  }
+  const Outcome run =
+      scenarios(scratch, "--data shades --stamped stamped --only Stamped/ResNet18 --defense blur");
+  ASSERT_EQ(run.status, 0) << run.err;
+  const auto rows = json::parse(content(scratch.path / "scenarios/shades/scenarios.json"))["scenarios"];
+  EXPECT_EQ(rows.back()["attack"], "Stamped");
+  EXPECT_EQ(rows.back()["poisoned"], 4);
+  fs::remove_all(scratch.path / "stamped/test/c");
+  const Outcome missing = scenarios(scratch, "--data shades --stamped stamped --only Stamped/ResNet18");
+  EXPECT_EQ(missing.status, 2);
+  testing::expect_words(missing.err, {"--stamped"});
+}
+
 TEST(Scenarios, BadInput_EndsWithOneLine) {
   const ScratchFolder scratch;
   const auto expect_error = [&](const std::string& arguments, std::initializer_list<std::string_view> words) {
@@ -124,6 +181,7 @@ TEST(Scenarios, BadInput_EndsWithOneLine) {
   expect_error("--data nowhere", {"nowhere", "--data"});
   expect_error("--only BadNets/AlexNet", {"BadNets/AlexNet", "BadNets/ResNet18"});
   expect_error("--device tpu", {"tpu"});
+  expect_error("--defense magic", {"magic", "ShrinkPad", "STRIP"});
 
   write_images(scratch);
   scratch.write("scenarios/shades/ResNet18/BadNets/attack.json", "{}");

@@ -3,6 +3,7 @@
 MODULES = [
     "attacks",
     "backbones",
+    "baselines",
     "core",
     "data",
     "defend",

@@ -1,0 +1,287 @@
+#pragma once
+
+#include <ATen/TensorOperators.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/argsort.h>
+#include <ATen/ops/zeros.h>
+#include <c10/core/Device.h>
+#include <c10/core/GradMode.h>
+#include <torch/csrc/autograd/autograd.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <map>
+#include <sstream>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <refine/backbones/backbone.hpp>
+#include <refine/core/check.hpp>
+#include <refine/core/error.hpp>
+#include <refine/core/task.hpp>
+#include <refine/data/batches.hpp>
+#include <refine/data/dataset.hpp>
+#include <refine/evaluation/classify.hpp>
+#include <refine/nn/autocast.hpp>
+#include <refine/nn/conv.hpp>
+#include <refine/nn/cuda_graph.hpp>
+#include <refine/nn/device.hpp>
+#include <refine/nn/module.hpp>
+#include <refine/pipeline/pipeline.hpp>
+#include <refine/training/detail/loop.hpp>
+#include <refine/training/fit.hpp>
+#include <refine/training/observers.hpp>
+#include <refine/training/recipe.hpp>
+#include <refine/training/recipe_json.hpp>
+#include <refine/training/train_classifier.hpp>
+
+/// \file
+/// Defenses that put another classifier in place of the victim.
+
+namespace refine::baselines {
+
+/// A victim and the classifier that replaces it, as a `DefendedClassifier`.
+///
+///     auto student = baselines::distill(backbones::ResNet18<task>{}, freeze(victim), train.images);
+///     Evaluation result = evaluate(baselines::Substitute{freeze(victim), freeze(student)}, test, attack);
+///
+/// \tparam V the victim
+/// \tparam C the classifier in its place
+template <backbones::Backbone V, backbones::Backbone C>
+struct Substitute {
+  V victim;      ///< answers `undefended`
+  C classifier;  ///< answers `forward`; on the same device
+
+  /// Returns the task of the classifier.
+  Task task() const { return merged(classifier.task, victim.task); }
+
+  /// Returns the device of the classifier.
+  at::Device device() const { return nn::device_of(*classifier.module).value_or(at::kCPU); }
+
+  /// Returns the classifier's logits, N×classes.
+  /// \param images float N×C×H×W in [0, 1]
+  at::Tensor forward(const at::Tensor& images) const { return classifier.forward(images); }
+
+  /// Returns the victim's logits, N×classes.
+  /// \param images float N×C×H×W in [0, 1]
+  at::Tensor undefended(const at::Tensor& images) const { return victim.forward(images); }
+
+  /// Returns the images unchanged.
+  at::Tensor transformed(const at::Tensor& images) const { return images; }
+
+  /// Returns how much the two classifiers disagree, N values (`alarm_score`).
+  at::Tensor alarm(const at::Tensor& images) const {
+    return alarm_score(undefended(images), forward(images));
+  }
+};
+
+template <typename V, typename C>
+Substitute(V, C) -> Substitute<V, C>;
+
+/// Trains a student: a fresh classifier that learns to answer clean images as the victim does
+/// (Hinton et al., 2015, `hinton2015distilling`). It needs no labels, as `fit`, and takes the same
+/// recipes. Training takes place on `default_device()`, to which both networks are moved.
+///
+/// \param student the network; its module is trained in place
+/// \param victim its teacher, frozen
+/// \param images uint8 N×C×H×W, two or more
+/// \param recipe as for `fit`; `supcon_weight` has no effect, since there is no transformed image
+/// \param observers follow the run, taken by reference, see `Observer`
+/// \return `student`, in evaluation mode
+/// \throws Error if the images or the networks do not fit, a field of the recipe is out of range, or
+///   the loss is not finite
+/// \throws Stopped if an observer requests it
+template <backbones::Backbone S, backbones::FrozenBackbone V, Observer... Observers>
+S distill(S student, const V& victim, const at::Tensor& images, const Recipe& recipe = recipes::fast,
+          Observers&&... observers) {
+  recipe.validate();
+  data::check_images("images", victim.task.image, images);
+  if (!compatible(student.task.image, victim.task.image) ||
+      !compatible(student.task.classes, victim.task.classes)) {
+    Message why;
+    require_agreement(why << "distill: the networks differ (the student has " << student.task.image << " and "
+                          << student.task.classes << " classes, the victim " << victim.task.image << " and "
+                          << victim.task.classes << " classes); give both the same Task");
+  }
+  const at::Device device = default_device();
+  student.module->to(device);
+  victim.module->to(device);
+  nn::to_channels_last(*student.module);
+  const bool bfloat16 = refine::detail::uses_bfloat16(recipe.optimization.precision, device);
+  const refine::detail::BatchAugmentation augmentation(recipe.augmentation);
+  const refine::detail::RecipeObjective objective{recipe.objective, recipe.temperature};
+  refine::detail::TeacherAnswers answers(recipe, images.size(0));
+  const auto teacher = [&](const at::Tensor& x) { return victim.forward(x); };
+  const auto targets = [&](const refine::detail::Batch& batch) {
+    const nn::Autocast autocast(device, bfloat16);
+    return answers(batch, augmentation, teacher);
+  };
+  const auto learn = [&](const at::Tensor& batch, const at::Tensor& answer) -> refine::detail::BatchResult {
+    at::Tensor logits;
+    {
+      const nn::Autocast autocast(device, bfloat16);
+      logits = student.forward(batch).to(at::kFloat);
+    }
+    return {objective(logits, answer), logits.detach().argmax(1).eq(answer.argmax(1)).sum()};
+  };
+  refine::detail::TrainingRun run{
+      .info = {.name = "student", .accuracy_of = "agreement"},
+      .identity =
+          [&] {
+            std::map<std::string, at::Tensor> state = nn::state_dict(*victim.module, "module.");
+            for (const auto& [name, constant] : backbones::constants_of(victim))
+              state["constant." + name] = constant;
+            return refine::detail::RunIdentity{.run = "student",
+                                               .recipe = (std::ostringstream() << recipe).str(),
+                                               .objective = "recipe",
+                                               .data = {{"images", images}},
+                                               .victim = std::move(state)};
+          },
+      .chance = [&] { return 1 / static_cast<double>(std::max(victim.task.classes, 1)); },
+      .after_warning = "check how the victim's images are normalised, or lower the learning rate"};
+  if (recipe.teacher == TeacherInput::original) {
+    run.recall = [&](const refine::detail::Batch& batch) {
+      const nn::Autocast autocast(device, bfloat16);
+      answers.remember(batch, teacher);
+    };
+  }
+  refine::detail::train(run, *student.module, device, images, recipe.optimization, augmentation, recipe.seed,
+                        targets, learn, nn::is_replayable(student) && nn::is_replayable(victim),
+                        observers...);
+  return student;
+}
+
+/// The default recipe of `fine_tune` and `fine_prune`: small steps from the victim's weights.
+inline constexpr ClassifierRecipe fine_tuning = {
+    .optimization = {.lr = 0.01, .momentum = 0.9, .weight_decay = 5e-4, .batch_size = 128, .epochs = 10},
+    .augmentation = {.flip = true}};
+
+/// Returns a copy of the victim that is trained further on clean, labelled images (Liu et al., 2018,
+/// `liu2018finepruning`, who compare with it).
+///
+/// \param victim not frozen; it is left unchanged
+/// \param labelled two or more images with labels that can be trusted
+/// \param recipe how to train
+/// \param observers follow the run, taken by reference, see `Observer`
+/// \throws Error as `train_classifier`
+/// \throws c10::Error if the victim's module cannot be cloned
+template <backbones::Backbone V, Observer... Observers>
+requires(!backbones::FrozenBackbone<V>) V
+    fine_tune(const V& victim, const data::Dataset& labelled, const ClassifierRecipe& recipe = fine_tuning,
+              Observers&&... observers) {
+  return train_classifier(nn::deep_copy(victim), labelled, recipe, std::forward<Observers>(observers)...);
+}
+
+/// Options of `fine_prune`.
+struct PruningOptions {
+  double max_drop = 0.04;                 ///< of the accuracy on the labelled images, in [0, 1]
+  int rounds = 32;                        ///< equal parts in which the features are pruned, at least 1
+  ClassifierRecipe recipe = fine_tuning;  ///< how to train after pruning
+};
+
+namespace detail {
+
+/// Returns the weights of the last fully connected layer, classes×features.
+template <backbones::Backbone V>
+at::Tensor last_linear(const V& network) {
+  at::Tensor last;
+  for (const auto& parameter : network.module->parameters()) {
+    if (parameter.dim() == 2 && parameter.size(0) == network.task.classes) last = parameter;
+  }
+  if (!last.defined()) {
+    throw Error("fine_prune: no fully connected layer with {} outputs; fine_tune the network instead",
+                network.task.classes);
+  }
+  return last;
+}
+
+/// Returns the sum over the images of each feature that enters the last layer, float features.
+///
+/// The logit of class 0 is w·f + b, so its gradient in w is the feature vector f.
+template <backbones::Backbone V>
+at::Tensor feature_sums(const V& network, const at::Tensor& weights, const at::Tensor& images,
+                        at::Device device) {
+  at::Tensor sums = at::zeros({weights.size(1)}, weights.options());
+  for (const data::Batch& part : images | data::views::batches(256)) {
+    const at::Tensor logits = network.forward(data::to_float(part.images, device));
+    sums += torch::autograd::grad({logits.select(1, 0).sum()}, {weights})[0].select(0, 0);
+  }
+  return sums;
+}
+
+/// Returns the accuracy on labelled images.
+template <backbones::Backbone V>
+double accuracy_of(const V& network, const data::Dataset& set, at::Device device) {
+  const auto classes = classify([&](const at::Tensor& x) { return network.forward(x); }, set.images, device,
+                                [](std::int64_t) {});
+  const auto* label = set.labels.template const_data_ptr<std::int64_t>();
+  std::int64_t hits = 0;
+  for (std::size_t i = 0; i < classes.size(); ++i) hits += classes[i] == label[i];
+  return static_cast<double>(hits) / static_cast<double>(std::max<std::int64_t>(set.size(), 1));
+}
+
+/// Keeps columns of a matrix at 0 while it is trained. An `Observer`.
+struct KeepPruned {
+  at::Tensor weights;  ///< classes×features
+  at::Tensor columns;  ///< int64
+
+  /// Sets the columns to 0.
+  void on_step(const StepInfo&) {
+    c10::NoGradGuard no_grad;
+    weights.index_fill_(1, columns, 0);
+  }
+};
+
+}  // namespace detail
+
+/// Returns a copy of the victim without the features that clean images activate least, trained
+/// further on them (fine-pruning; Liu et al., 2018, `liu2018finepruning`).
+///
+/// The features are those that enter the last fully connected layer. They are pruned in the order of
+/// their mean value until the accuracy would drop by more than `max_drop`; the weights of pruned
+/// features stay 0.
+///
+/// \param victim not frozen, with a fully connected last layer behind a ReLU; left unchanged
+/// \param labelled two or more images with labels that can be trusted
+/// \param options when to stop pruning, and how to train
+/// \param observers follow the training, taken by reference, see `Observer`
+/// \throws Error as `train_classifier`, if an option is out of range, or if the network has no such
+///   layer
+/// \throws c10::Error if the victim's module cannot be cloned
+template <backbones::Backbone V, Observer... Observers>
+requires(!backbones::FrozenBackbone<V>) V
+    fine_prune(const V& victim, const data::Dataset& labelled, const PruningOptions& options = {},
+               Observers&&... observers) {
+  if (!(options.max_drop >= 0 && options.max_drop <= 1))
+    throw Error("PruningOptions.max_drop must be in [0, 1], got {}", options.max_drop);
+  if (options.rounds < 1) throw Error("PruningOptions.rounds must be at least 1, got {}", options.rounds);
+  labelled.validate();
+  require_agreement(refine::detail::check_training_task(victim.task, labelled.task()));
+  V network = nn::deep_copy(victim);
+  const at::Device device = default_device();
+  network.module->to(device);
+  network.module->eval();
+  at::Tensor weights = detail::last_linear(network);
+  const at::Tensor order = at::argsort(detail::feature_sums(network, weights, labelled.images, device));
+  const double before = detail::accuracy_of(network, labelled, device);
+  const std::int64_t features = weights.size(1);
+  const at::Tensor unpruned = weights.detach().clone();
+  detail::KeepPruned pruned{weights.detach(), order.narrow(0, 0, 0)};
+  for (int round = 1; round <= options.rounds; ++round) {
+    const std::int64_t count = features * round / options.rounds;
+    if (count == features) break;  // without any feature, there is nothing to classify by
+    detail::KeepPruned more{pruned.weights, order.narrow(0, 0, count)};
+    more.on_step({});
+    if (before - detail::accuracy_of(network, labelled, device) > options.max_drop) break;
+    pruned = more;
+  }
+  {
+    c10::NoGradGuard no_grad;
+    weights.copy_(unpruned);
+  }
+  pruned.on_step({});
+  return train_classifier(network, labelled, options.recipe, pruned, std::forward<Observers>(observers)...);
+}
+
+}  // namespace refine::baselines

@@ -1,0 +1,223 @@
+// Substitutes, detectors, and the choice by name.
+
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/arange.h>
+#include <ATen/ops/full.h>
+#include <ATen/ops/rand.h>
+#include <ATen/ops/stack.h>
+#include <ATen/ops/tensor.h>
+#include <ATen/ops/zeros.h>
+#include <gtest/gtest.h>
+#include <torch/nn/modules/linear.h>
+
+#include <cmath>
+#include <memory>
+#include <refine/attacks/attacks.hpp>
+#include <refine/backbones/freeze.hpp>
+#include <refine/backbones/resnet.hpp>
+#include <refine/baselines/baselines.hpp>
+#include <refine/baselines/by_name.hpp>
+#include <refine/data/sources.hpp>
+#include <refine/evaluation/alarm.hpp>
+#include <refine/evaluation/evaluate.hpp>
+#include <refine/pipeline/pipeline.hpp>
+#include <refine/remaps/permutations.hpp>
+#include <refine/training/train_classifier.hpp>
+#include <vector>
+#include "tests/support/error_of.hpp"
+
+namespace refine::baselines {
+namespace {
+
+using refine::testing::error_of;
+using refine::testing::expect_words;
+
+/// A victim whose only feature is the brightness: class 1 above one half. Its logits are ±10·(m − ½).
+struct Bright {
+  static constexpr bool frozen = true;
+  Task task = {{1, 2, 2}, 2};
+  std::shared_ptr<torch::nn::Module> module = std::make_shared<torch::nn::Module>("Bright");
+
+  at::Tensor forward(const at::Tensor& images) const {
+    const at::Tensor difference = 10 * (images.mean({1, 2, 3}) - 0.5);
+    return at::stack({-difference, difference}, 1);
+  }
+};
+
+/// A classifier whose features are the pixels.
+struct Pixels {
+  Task task = {{1, 2, 2}, 2};
+  std::shared_ptr<torch::nn::LinearImpl> module = std::make_shared<torch::nn::LinearImpl>(4, 2);
+
+  at::Tensor forward(const at::Tensor& images) const { return module->forward(images.flatten(1)); }
+};
+
+/// Images whose class is decided by the first two pixels; the last two say nothing. The third is
+/// bright, the last dark.
+data::Dataset pixel_images() {
+  at::Tensor images = at::zeros({64, 1, 2, 2}, at::kByte), labels = at::zeros({64}, at::kLong);
+  for (int i = 0; i < 64; ++i) {
+    labels[i] = i % 2;
+    images[i][0][0][0] = i % 2 == 0 ? 200 + i % 5 : 20;
+    images[i][0][0][1] = i % 2 == 0 ? 10 : 190 + i % 7;
+    images[i][0][1][0] = 240 + i % 3;
+    images[i][0][1][1] = i % 2;
+  }
+  return {images, labels, {"left", "right"}};
+}
+
+ClassifierRecipe quick(int epochs) {
+  ClassifierRecipe recipe = fine_tuning;
+  recipe.augmentation = {};
+  recipe.optimization.epochs = epochs;
+  recipe.optimization.batch_size = 16;
+  return recipe;
+}
+
+TEST(Strip, Alarm_IsOneMinusTheMeanEntropy) {
+  const at::Tensor overlays =
+      at::tensor(std::vector<std::uint8_t>{0, 255}).view({2, 1, 1, 1}).expand({2, 1, 2, 2});
+  const Strip detector{Bright{}, overlays.contiguous()};
+  const at::Tensor scores = detector.alarm(at::full({1, 1, 2, 2}, 0.5));
+  // The first overlay leaves both classes equally likely, the second makes the image white.
+  const double p = 1 / (1 + std::exp(-10.0));
+  const double entropy = (std::log(2.0) - p * std::log(p) - (1 - p) * std::log(1 - p)) / 2;
+  EXPECT_NEAR(scores[0].item<double>(), 1 - entropy / std::log(2.0), 1e-5);
+  expect_words(error_of([&] { Strip(Bright{}, at::zeros({0, 1, 2, 2}, at::kByte)); }), {"overlays"});
+  expect_words(error_of([&] { Strip(Bright{}, at::zeros({1, 3, 2, 2}, at::kByte)); }), {"3x2x2", "1x2x2"});
+}
+
+TEST(ScaleUp, Alarm_IsTheShareOfEqualAnswers) {
+  const ScaleUp detector{Bright{}, {2, 3, 4, 5}};
+  const auto score = [&](double brightness) {
+    return detector.alarm(at::full({1, 1, 2, 2}, brightness))[0].item<double>();
+  };
+  EXPECT_EQ(score(0.2), 0.25);  // 0.4 is dark, 0.6, 0.8 and 1 are bright
+  EXPECT_EQ(score(0.9), 1);     // clamped to 1
+  EXPECT_EQ(score(0), 1);
+  EXPECT_EQ(ScaleUp{Bright{}}.alarm(at::full({3, 1, 2, 2}, 0.1)).sizes(), at::IntArrayRef({3}));
+  expect_words(error_of([] { ScaleUp(Bright{}, {}); }), {"factors"});
+  expect_words(error_of([] { ScaleUp(Bright{}, {1}); }), {"above 1", "got 1"});
+}
+
+TEST(Detector, Answers_AreTheVictims) {
+  const ScaleUp detector{Bright{}};
+  static_assert(DefendedClassifier<decltype(detector)>);
+  const at::Tensor images = at::rand({4, 1, 2, 2});
+  EXPECT_TRUE(detector.forward(images).equal(Bright{}.forward(images)));
+  EXPECT_TRUE(detector.transformed(images).equal(images));
+  EXPECT_EQ(detector.task().classes, 2);
+}
+
+TEST(Distill, Student_AgreesWithTheVictim) {
+  at::Tensor images = at::arange(0, 256, 4, at::kByte).view({64, 1, 1, 1}).expand({64, 1, 2, 2}).contiguous();
+  Recipe recipe = recipes::fast;
+  recipe.optimization.epochs = 40;
+  recipe.optimization.batch_size = 16;
+  recipe.optimization.adam_lr = 0.05;
+  recipe.augmentation = {};
+  const Pixels student = distill(Pixels{}, Bright{}, images, recipe);
+  const Substitute defense{Bright{}, student};
+  static_assert(DefendedClassifier<decltype(defense)>);
+  EXPECT_GT(label_agreement(defense, images).value(), 0.9);
+  EXPECT_LT(defense.alarm(data::to_float(images)).mean().item<double>(), 0.2);
+  EXPECT_GT((Substitute{Bright{}, Pixels{}}.alarm(data::to_float(images)).mean().item<double>()), 0.2);
+}
+
+TEST(Distill, OtherTaskOrImages_Throw) {
+  Pixels other;
+  other.task.classes = 3;
+  const at::Tensor images = at::zeros({2, 1, 2, 2}, at::kByte);
+  expect_words(error_of([&] { distill(other, Bright{}, images); }), {"distill", "3 classes", "2 classes"});
+  expect_words(error_of([&] {
+                 distill(Pixels{}, Bright{}, at::zeros({2, 3, 2, 2}, at::kByte));
+               }),
+               {"images", "3x2x2"});
+}
+
+TEST(FineTune, Victim_StaysUnchanged) {
+  const data::Dataset set = data::Synthetic{.task = {{3, 8, 8}, 3}, .train = 32, .test = 0}.make().train;
+  const backbones::ResNet18<> victim{.task = set.task(), .width = 4};
+  victim.module->eval();
+  const at::Tensor answer = victim.forward(data::to_float(set.images)).detach().clone();
+  const auto tuned = fine_tune(victim, set, quick(1));
+  EXPECT_TRUE(victim.forward(data::to_float(set.images)).equal(answer));
+  EXPECT_FALSE(tuned.forward(data::to_float(set.images)).equal(answer));
+}
+
+TEST(FinePrune, FeatureSums_AreThoseOfTheInputOfTheLastLayer) {
+  const data::Dataset set = pixel_images();
+  const Pixels network;
+  const at::Tensor sums = detail::feature_sums(network, detail::last_linear(network), set.images, at::kCPU);
+  EXPECT_LT((sums - data::to_float(set.images).flatten(1).sum(0)).abs().max().item<float>(), 1e-3);
+}
+
+TEST(FinePrune, DarkFeature_IsPrunedAndStaysPruned) {
+  const data::Dataset set = pixel_images();
+  const Pixels victim = train_classifier(Pixels{}, set, quick(50));
+  const at::Tensor weights = victim.module->weight.detach().clone();
+  const Pixels pruned = fine_prune(victim, set, {.max_drop = 0, .rounds = 4, .recipe = quick(3)});
+  EXPECT_TRUE(victim.module->weight.equal(weights)) << "the victim was changed";
+  EXPECT_TRUE(pruned.module->weight.select(1, 3).eq(0).all().item<bool>()) << "the last pixel is the darkest";
+  EXPECT_TRUE(pruned.module->weight.select(1, 2).ne(0).any().item<bool>()) << "the third is the brightest";
+  EXPECT_EQ(detail::accuracy_of(pruned, set, at::kCPU), 1);
+  expect_words(error_of([&] { fine_prune(victim, set, {.max_drop = 2}); }), {"max_drop", "got 2"});
+  expect_words(error_of([&] { fine_prune(victim, set, {.rounds = 0}); }), {"rounds", "got 0"});
+}
+
+// ---- The example of refine/baselines/README.md ----
+
+TEST(Readme, ShrinkPadAndDetector_AreMeasured) {
+  constexpr Task task = {{3, 16, 16}, 3};
+  const auto [train, test] = data::Synthetic{.task = task, .train = 12, .test = 12}.make();
+  const auto victim = train_classifier(backbones::ResNet18<task>{.width = 4}, train, quick(1));
+  const attacks::BadNets<task> attack{.target = 0};
+  const auto frozen = freeze(victim);
+  const auto padded = Pipeline{baselines::ShrinkPad<task.image>{}, frozen, remaps::None<task>{}};
+  const Evaluation result = evaluate(padded, test, attack);
+  EXPECT_EQ(result.after.ba.n, 12);
+  const baselines::ScaleUp detector{frozen};
+  const auto alarm = evaluate_alarm(detector, train.images, test.images, attack.trigger_images(test.images));
+  EXPECT_EQ(alarm.auroc->clean, 12);
+}
+
+TEST(Baselines, EachName_IsADefense) {
+  const data::Dataset set = data::Synthetic{.task = {{3, 16, 16}, 3}, .train = 24, .test = 0}.make().train;
+  const auto network = [&] {
+    return backbones::AnyBackbone(backbones::ResNet18<>{.task = set.task(), .width = 4});
+  };
+  const backbones::AnyBackbone victim = train_classifier(network(), set, quick(1));
+  Recipe recipe = recipes::fast;
+  recipe.optimization.epochs = 1;
+  const attacks::BadNets<> attack{.trigger = {.image = set.image_shape()}};
+  for (const auto name : names()) {
+    const AnyDefense defense = by_name(name, {.victim = victim,
+                                              .fresh = network(),
+                                              .images = set.images,
+                                              .recipe = recipe,
+                                              .labelled = set,
+                                              .fine_tuning_recipe = quick(1),
+                                              .overlays = 2});
+    const Evaluation result = evaluate(defense, set, attack);
+    const bool same = result.before.ba == result.after.ba;
+    if (kind_of(name) == BaselineKind::detector) {
+      EXPECT_TRUE(same) << name;
+    }
+    EXPECT_EQ(alarm_scores(defense, set.images).size(), 24u) << name;
+    EXPECT_EQ(defense.task().classes, 3) << name;
+  }
+}
+
+TEST(Baselines, Names_IgnoreCaseAndHyphens) {
+  EXPECT_EQ(canonical_name("scaleup"), "SCALE-UP");
+  EXPECT_EQ(kind_of("fine_tuning"), BaselineKind::substitute);
+  expect_words(error_of([] { canonical_name("magic"); }), {"magic", "ShrinkPad", "STRIP"});
+  const BaselineOptions options{.victim = backbones::AnyBackbone(Bright{}),
+                                .images = at::zeros({2, 1, 2, 2}, at::kByte)};
+  expect_words(error_of([&] { by_name("Student", options); }), {"Student", ".fresh"});
+  expect_words(error_of([&] { by_name("STRIP", options); }), {"overlays", "got 32", "2 images"});
+  expect_words(error_of([&] { by_name("FineTuning", options); }), {"dataset.images"});
+}
+
+}  // namespace
+}  // namespace refine::baselines
