@@ -30,6 +30,8 @@ namespace refine::backbones {
 ///
 ///  - `b.cuda_graph_safe`: if true, training may record its work as a CUDA graph and replay it
 ///    (`nn::is_replayable`);
+///  - `b.features(images)`: what its last layer takes, float N×F, for those who use it as a feature
+///    extractor (`transforms::BackboneEncoder`);
 ///  - `b.named_constants()`: the tensors that it computes with and that its module does not hold,
 ///    as a `std::map<std::string, at::Tensor>` on the CPU. They are compared when weights are
 ///    loaded, and stored in exported files.
@@ -52,6 +54,12 @@ template <typename B>
 concept NormalizingBackbone = Backbone<B> && requires(const B& b, const at::Tensor& images) {
   { b.normalize(images) } -> std::same_as<at::Tensor>;
   { b.forward_normalized(images) } -> std::same_as<at::Tensor>;
+};
+
+/// A backbone that can be used without its last layer.
+template <typename B>
+concept FeatureBackbone = Backbone<B> && requires(const B& b, const at::Tensor& images) {
+  { b.features(images) } -> std::same_as<at::Tensor>;
 };
 
 /// Returns `backbone.named_constants()`, or an empty map if it has no such member.

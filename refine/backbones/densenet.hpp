@@ -29,6 +29,9 @@ class DenseNet121Module : public torch::nn::Cloneable<DenseNet121Module> {
 
   at::Tensor forward(const at::Tensor& images);
 
+  /// Returns what the last layer takes, N×F.
+  at::Tensor features(const at::Tensor& images);
+
  private:
   std::int64_t channels_, classes_, width_;
   std::shared_ptr<DenseFeatures> features_;
@@ -60,6 +63,10 @@ struct DenseNet121 {
   /// Returns logits N×classes.
   /// \param images float N×C×H×W in [0, 1]
   at::Tensor forward(const at::Tensor& images) const { return module->forward(images); }
+
+  /// Returns what the last layer takes, float N×F.
+  /// \param images as `forward` takes them
+  at::Tensor features(const at::Tensor& images) const { return module->features(images); }
 
  private:
   static std::shared_ptr<detail::DenseNet121Module> make(const Task& task, int width, std::uint64_t seed) {

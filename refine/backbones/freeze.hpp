@@ -42,6 +42,12 @@ class Frozen {
   /// \param images float N×C×H×W in [0, 1]
   at::Tensor forward(const at::Tensor& images) const { return inner_.forward(images); }
 
+  /// Returns what the last layer takes, float N×F.
+  /// \param images float N×C×H×W in [0, 1]
+  at::Tensor features(const at::Tensor& images) const requires FeatureBackbone<B> {
+    return inner_.features(images);
+  }
+
   /// Returns the tensors that the module does not hold, by name, on the CPU.
   std::map<std::string, at::Tensor> named_constants() const { return constants_of(inner_); }
 

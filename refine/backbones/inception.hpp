@@ -42,6 +42,9 @@ class InceptionV3Module : public torch::nn::Cloneable<InceptionV3Module> {
 
   at::Tensor forward(const at::Tensor& images);
 
+  /// Returns what the last layer takes, N×F.
+  at::Tensor features(const at::Tensor& images);
+
  private:
   std::int64_t channels_, classes_, width_, resize_;
   std::vector<std::shared_ptr<InceptionConvolution>> stem_;
@@ -86,6 +89,10 @@ struct InceptionV3 {
   /// \param images float N×C×H×W in [0, 1]
   /// \throws Error if images have fewer than 75×75 pixels and `resize` is 0
   at::Tensor forward(const at::Tensor& images) const { return module->forward(images); }
+
+  /// Returns what the last layer takes, float N×F.
+  /// \param images as `forward` takes them
+  at::Tensor features(const at::Tensor& images) const { return module->features(images); }
 
  private:
   /// Returns 75 if the images are known to be too small, otherwise 0. At 75 pixels every window

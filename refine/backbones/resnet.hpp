@@ -45,6 +45,10 @@ struct ResNet18 {
   /// \param images float N×C×H×W in [0, 1]
   at::Tensor forward(const at::Tensor& images) const { return module->forward(images); }
 
+  /// Returns what the last layer takes, float N×F.
+  /// \param images as `forward` takes them
+  at::Tensor features(const at::Tensor& images) const { return module->features(images); }
+
  private:
   static std::shared_ptr<detail::ResidualModule> make(const Task& specified, int width,
                                                       std::optional<Variant> variant,
@@ -74,6 +78,10 @@ struct ResNet50 {
   /// Returns logits N×classes.
   /// \param images float N×C×H×W in [0, 1]
   at::Tensor forward(const at::Tensor& images) const { return module->forward(images); }
+
+  /// Returns what the last layer takes, float N×F.
+  /// \param images as `forward` takes them
+  at::Tensor features(const at::Tensor& images) const { return module->features(images); }
 
  private:
   static std::shared_ptr<detail::ResidualModule> make(const Task& specified, int width,
@@ -106,6 +114,10 @@ struct PreActResNet18 {
   /// Returns logits N×classes.
   /// \param images float N×C×H×W in [0, 1]
   at::Tensor forward(const at::Tensor& images) const { return module->forward(images); }
+
+  /// Returns what the last layer takes, float N×F.
+  /// \param images as `forward` takes them
+  at::Tensor features(const at::Tensor& images) const { return module->features(images); }
 
  private:
   static std::shared_ptr<detail::PreActModule> make(const Task& specified, int width, bool last_norm,

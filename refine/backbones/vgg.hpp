@@ -40,6 +40,10 @@ struct Vgg16 {
   /// \param images float N×C×H×W in [0, 1]
   at::Tensor forward(const at::Tensor& images) const { return module->forward(images); }
 
+  /// Returns what the last layer takes, float N×F.
+  /// \param images as `forward` takes them
+  at::Tensor features(const at::Tensor& images) const { return module->features(images); }
+
  private:
   static std::shared_ptr<detail::VggModule> make(const Task& specified, int width, bool batch_norm,
                                                  std::optional<Variant> variant, std::uint64_t seed) {
@@ -67,6 +71,10 @@ struct Vgg19 {
   /// Returns logits N×classes.
   /// \param images float N×C×H×W in [0, 1]
   at::Tensor forward(const at::Tensor& images) const { return module->forward(images); }
+
+  /// Returns what the last layer takes, float N×F.
+  /// \param images as `forward` takes them
+  at::Tensor features(const at::Tensor& images) const { return module->features(images); }
 
  private:
   static std::shared_ptr<detail::VggModule> make(const Task& specified, int width, bool batch_norm,

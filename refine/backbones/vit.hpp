@@ -62,6 +62,10 @@ struct ViT {
   /// \param images float N×C×H×W in [0, 1], of the task's height and width
   at::Tensor forward(const at::Tensor& images) const { return module->forward(images); }
 
+  /// Returns what the last layer takes, float N×F.
+  /// \param images as `forward` takes them
+  at::Tensor features(const at::Tensor& images) const { return module->features(images); }
+
  private:
   /// Returns 0 if no patch divides the image.
   static constexpr int default_patch(const ImageShape& image) {

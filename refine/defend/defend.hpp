@@ -38,7 +38,8 @@ inline constexpr std::int64_t enough_clean_images = 5'000;
 struct DefendOptions {
   TrainingOptions training = {};                ///< recipe, by default sized for the images and the machine
   std::optional<Recipe> recipe = std::nullopt;  ///< replaces `training`, and is used unchanged
-  TransformOptions transform = {};              ///< which transform, by default a U-Net
+  /// Which transform, by default a U-Net; `size_transform` chooses what is left open.
+  TransformOptions transform = {};
   std::uint64_t seed = default_seed;  ///< of held-back images, weights, permutation and training order
   double false_alarm_rate = 0.05;     ///< share of clean images that may raise the alarm, in [0, 1)
   bool scan = true;                   ///< try common triggers, if `evidence` has no triggered images
@@ -64,6 +65,7 @@ struct Defended {
   std::string victim;                                ///< name of the victim's file
   std::int64_t fitted_images = 0;                    ///< number of images that the transform was fitted on
   std::uint64_t seed = default_seed;                 ///< of the defense
+  TransformOptions transform = {};                   ///< that was used, with the sizes that were chosen
   data::ResizeMode resize = data::ResizeMode::crop;  ///< how the images were resized
 
   /// Writes the serving file, and weights and report beside it. Folders are created; each file is

@@ -3,6 +3,7 @@
 #include <filesystem>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include <refine/backbones/any_backbone.hpp>
@@ -86,10 +87,12 @@ backbones::Stem parse_stem(const std::string& text);
 
 /// Returns the normalisation of two lists: three numbers each, or one for all channels.
 /// \param mean,deviation numbers in [0, 1], in the order of the classifier's channels
+/// \param prefix of the options' names, for messages
 /// \return nothing if both lists are empty
 /// \throws Error if a list has another length, or a number is out of range
 std::optional<Normalization> parse_normalization(const std::vector<double>& mean,
-                                                 const std::vector<double>& deviation);
+                                                 const std::vector<double>& deviation,
+                                                 std::string_view prefix = "--");
 
 /// Returns the names of the networks whose weights `load_classifier` reads, in one line.
 std::string network_names_text();

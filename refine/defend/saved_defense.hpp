@@ -16,6 +16,7 @@
 #include <refine/defend/load_classifier.hpp>
 #include <refine/defend/measure.hpp>
 #include <refine/defend/notice.hpp>
+#include <refine/defend/sizing.hpp>
 #include <refine/export/exported_classifier.hpp>
 #include <refine/pipeline/pipeline.hpp>
 #include <refine/report/defense_report.hpp>
@@ -26,6 +27,7 @@ namespace refine {
 struct SavedDefenseOptions {
   LoadOptions victim = {};                 ///< how the victim's file is read
   std::filesystem::path permutation = {};  ///< label_shuffle.pth, for files of the authors' code
+  EncoderOptions encoder = {};  ///< of a defense that was trained behind one, whose weights do not hold it
   std::optional<PixelDomain> pixel_domain =
       std::nullopt;  ///< nothing: the file's; `reference` for the authors' files
 };
@@ -50,8 +52,8 @@ struct SavedDefense {
 /// \param model the victim's file, as `load_classifier` reads it
 /// \param weights the transform's file
 /// \param options what the files do not say
-/// \throws Error if a file cannot be read, the parts do not fit together, or the permutation is
-///   missing
+/// \throws Error if a file cannot be read, the parts do not fit together, or the permutation or the
+///   encoder is missing
 SavedDefense load_saved_defense(const std::filesystem::path& model, const std::filesystem::path& weights,
                                 const SavedDefenseOptions& options = {});
 

@@ -1,12 +1,16 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
+#include <filesystem>
 #include <optional>
 #include <string>
 #include <string_view>
 
+#include <refine/backbones/normalized.hpp>
 #include <refine/core/random.hpp>
 #include <refine/core/task.hpp>
+#include <refine/defend/load_classifier.hpp>
 #include <refine/training/recipe.hpp>
 #include <refine/transforms/any_transform.hpp>
 
@@ -29,16 +33,9 @@ struct TrainingOptions {
   std::optional<Precision> precision = std::nullopt;      ///< of convolutions and matrix products
   std::optional<double> decay = std::nullopt;  ///< factor of the learning rate at the recipe's milestones
   std::optional<double> supcon_weight = std::nullopt;  ///< of the SupCon loss; of a defense only
+  std::optional<double> temperature = std::nullopt;    ///< of distillation; of a defense only
+  std::optional<double> head_weight = std::nullopt;    ///< `Recipe::head_weight`; of a defense only
 };
-
-/// Returns the recipe for the transform of a defense.
-/// \param images number of images to train on
-/// \param shape of the images
-/// \param options what replaces the recipe's numbers
-/// \param seed of the order of images
-/// \throws Error if a number is out of range, or `decay` is set and the recipe has no milestones
-Recipe defense_recipe(const TrainingOptions& options, std::int64_t images, const ImageShape& shape,
-                      std::uint64_t seed = default_seed);
 
 /// Returns the recipe for a victim.
 /// \param network its name, as in `backbones::network_names`
@@ -50,19 +47,69 @@ Recipe defense_recipe(const TrainingOptions& options, std::int64_t images, const
 ClassifierRecipe victim_recipe(const TrainingOptions& options, std::string_view network, std::int64_t images,
                                const ImageShape& shape, std::uint64_t seed = default_seed);
 
-/// Which transform is trained.
-struct TransformOptions {
-  std::string name = "UNet";  ///< "UNet" or "EncoderDecoder"
-  int levels = 0;             ///< how often it halves its images; 0: UNet 4, EncoderDecoder 3
-  /// Channels of its first convolutions. 0: UNet 64 and EncoderDecoder 112 with CUDA, a quarter of
-  /// it without, and half of that for images of more than 64 pixels.
-  int width = 0;
+/// A feature extractor that nobody tampered with, such as the public weights that the victim was
+/// fine-tuned from.
+struct EncoderOptions {
+  std::filesystem::path file = {};  ///< TorchScript or .pt2, see `transforms::ProgramEncoder`; empty: none
+  std::optional<Normalization> normalization = std::nullopt;  ///< that it expects; nothing: images in [0, 1]
 };
 
+/// Which transform is trained.
+struct TransformOptions {
+  std::string name = "UNet";  ///< "UNet" or "EncoderDecoder"; without effect with an encoder
+  int levels = 0;             ///< how often it halves its images; 0: UNet 4, EncoderDecoder 3
+  /// Channels of its first convolutions. 0: UNet 64 and EncoderDecoder 112 with CUDA, a quarter of
+  /// it without, and half of that for images of more than 64 pixels. With an encoder, of the decoder's
+  /// first map, a multiple of 4; 0: 96.
+  int width = 0;
+  /// Longer side of the images that it sees (`transforms::Resized`, `transforms::Encoded`); 0: that of the
+  /// images, or as `size_transform` chooses.
+  int see = 0;
+  int draw = 0;  ///< longer side of the images that it draws, at which the victim is asked; 0: likewise
+  EncoderOptions encoder = {};  ///< makes the transform an `Encoded`
+};
+
+/// Images with a longer side than this are seen and drawn smaller, unless specified otherwise.
+inline constexpr int max_full_size = 96;
+
+namespace detail {
+
+/// Returns a shape scaled to a longer side of `side` pixels.
+/// \param side 0: unchanged
+inline ImageShape scaled(const ImageShape& image, int side) {
+  const int longer = std::max(image.height, image.width);
+  if (side == 0 || longer < 1) return image;
+  const auto scale = [&](int extent) {
+    return std::max(1, static_cast<int>((std::int64_t{extent} * side + longer / 2) / longer));
+  };
+  return {image.channels, scale(image.height), scale(image.width)};
+}
+
+}  // namespace detail
+
+/// Chooses the sizes that a transform's options leave open. Images of more than `max_full_size` pixels
+/// are seen at 64, or as the encoder sees them, and drawn at 96 if the victim takes images of that
+/// size, else at the victim's own.
+/// \param options `see` and `draw` are used unchanged where they are set
+/// \param victim is asked with two blank images
+TransformOptions size_transform(const TransformOptions& options, const LoadedClassifier& victim);
+
 /// Builds a transform with random weights for images of one shape.
-/// \throws Error if no transform has that name
+/// \throws Error if no transform has that name, an option does not apply to it, or the encoder cannot be
+///   used
 transforms::AnyTransform make_transform(const TransformOptions& options, const ImageShape& image,
                                         std::uint64_t seed = default_seed);
+
+/// Returns the recipe for the transform of a defense.
+/// \param options what replaces the recipe's numbers
+/// \param images number of images to train on
+/// \param shape of the images
+/// \param seed of the order of images
+/// \param transform what is trained, as `size_transform` returns it
+/// \throws Error if a number is out of range, `decay` is set and the recipe has no milestones, or the
+///   recipe does not suit the transform
+Recipe defense_recipe(const TrainingOptions& options, std::int64_t images, const ImageShape& shape,
+                      std::uint64_t seed = default_seed, const TransformOptions& transform = {});
 
 }  // namespace refine
 

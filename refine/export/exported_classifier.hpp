@@ -52,7 +52,7 @@ class ExportedClassifier {
 
   /// Returns the images that the victim sees.
   /// \param images float N×C×H×W in [0, 1], on `device()`
-  /// \return N×C×H×W in [0, 1]
+  /// \return float images in [0, 1], of the height and width that the transform draws
   at::Tensor transformed(const at::Tensor& images) const { return run(1, images); }
 
   /// Returns the victim's logits, without the defense.

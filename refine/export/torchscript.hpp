@@ -59,8 +59,9 @@ void save_module(torch::jit::Module& module, const std::filesystem::path& path, 
 /// take float images N×C×H×W in [0, 1], for any N:
 ///
 ///  - `forward` returns the logits N×classes in the victim's class order, with normalization,
-///    transform, victim and remap inside;
-///  - `transform` returns the images that the victim sees, N×C×H×W in [0, 1];
+///    transform (and its encoder, if it has one), victim and remap inside;
+///  - `transform` returns the images that the victim sees, in [0, 1], of the height and width that the
+///    transform draws;
 ///  - `undefended` returns the victim's own logits N×classes, for comparison;
 ///  - `alarm` returns N scores in [0, 1], high where the two answers disagree, as for a triggered
 ///    image (`alarm_score`).

@@ -45,13 +45,16 @@ constexpr const char* domain_name(PixelDomain domain) {
 struct DefenseInfo {
   std::vector<std::int64_t> permutation;
   PixelDomain domain;
-  std::string transform;  ///< the transform's options; empty if it does not describe itself
+  std::string transform;     ///< the transform's options; empty if it does not describe itself
+  std::string encoder = {};  ///< fingerprint of the transform's encoder; empty if it has none
 };
 
 template <typename T, typename B, typename R>
 DefenseInfo defense_info(const Pipeline<T, B, R>& defense) {
   DefenseInfo info{defense.remap().permutation, defense.domain(), {}};
   if constexpr (requires { defense.transform().describe(); }) info.transform = defense.transform().describe();
+  if (const auto encoder = transforms::encoder_module_of(defense.transform()))
+    info.encoder = fingerprint(*encoder, {});
   return info;
 }
 
@@ -110,9 +113,10 @@ std::map<std::string, std::string> load(B& victim, const std::filesystem::path& 
   return std::move(content.metadata);
 }
 
-/// Saves a defense as safetensors, without its victim: the transform's tensors as
-/// `transform.NAME`, and in the metadata `refine` = `defense`, the permutation, the pixel domain,
-/// a fingerprint of the victim, the transform's options, the recipe and its seed.
+/// Saves a defense as safetensors, without its victim and without its encoder, if it has one: the
+/// tensors of the transform's trained part as `transform.NAME`, and in the metadata `refine` =
+/// `defense`, the permutation, the pixel domain, fingerprints of victim and encoder, the transform's
+/// options, the recipe and its seed.
 /// \param defense the pipeline
 /// \param path the file; it is complete or not there
 /// \param recipe the recipe that it was trained with
@@ -125,13 +129,14 @@ void save(const Pipeline<T, B, R>& defense, const std::filesystem::path& path, c
       detail::fingerprint(*defense.backbone().module, backbones::constants_of(defense.backbone()));
   detail::add_metadata(detail::defense_info(defense), victim, recipe, metadata);
   formats::write_safetensors(
-      path, {nn::state_dict(*defense.transform().module, "transform."), std::move(metadata)});
+      path, {nn::state_dict(*transforms::trained_module_of(defense.transform()), "transform."),
+             std::move(metadata)});
 }
 
 /// Loads a file that `save` wrote into a pipeline. Its outputs are then bitwise those of the saved
 /// pipeline.
-/// \param defense a pipeline with the same victim and the same transform options; its remap gets
-///   the file's permutation
+/// \param defense a pipeline with the same victim, the same transform options and the same encoder, if
+///   there is one; its remap gets the file's permutation
 /// \param path the file
 /// \return the file's metadata
 /// \throws Error if the file cannot be read, or is of another victim, transform, number of classes
@@ -143,7 +148,8 @@ std::map<std::string, std::string> load(Pipeline<T, B, R>& defense, const std::f
   auto permutation = detail::read_permutation(content.metadata, detail::defense_info(defense), name);
   detail::check_victim(content.metadata, *defense.backbone().module,
                        backbones::constants_of(defense.backbone()), name);
-  nn::load_state_dict(*defense.transform().module, content.tensors, name, "transform.");
+  nn::load_state_dict(*transforms::trained_module_of(defense.transform()), content.tensors, name,
+                      "transform.");
   defense.set_permutation(std::move(permutation));
   return std::move(content.metadata);
 }

@@ -22,6 +22,9 @@ struct Foldable {
   /// Folds all BatchNorms. In evaluation mode the module then computes the same in fewer steps. It
   /// can no longer be trained or cloned.
   virtual void fold() = 0;
+
+  /// True if `fold` covers the modules below, which `fold_all` then leaves alone.
+  virtual bool folds_children() const { return false; }
 };
 
 /// Returns the convolution that computes what `convolution` and `norm` compute in evaluation mode:
@@ -64,10 +67,11 @@ inline void fold_conv_bn(torch::nn::Module& owner, const std::string& convolutio
 
 /// Folds every `Foldable` in a tree of modules, `root` included.
 inline void fold_all(torch::nn::Module& root) {
-  for (const auto& module : root.modules(/*include_self=*/false)) {
-    if (auto* foldable = dynamic_cast<Foldable*>(module.get())) foldable->fold();
+  auto* foldable = dynamic_cast<Foldable*>(&root);
+  if (!foldable || !foldable->folds_children()) {
+    for (const auto& child : root.children()) fold_all(*child);
   }
-  if (auto* foldable = dynamic_cast<Foldable*>(&root)) foldable->fold();
+  if (foldable) foldable->fold();
 }
 
 /// Turns a trained module, in place, into its fast and constant form: evaluation mode, BatchNorm

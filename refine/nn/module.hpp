@@ -55,6 +55,7 @@ void copy_tensors(const Tensors& from, Tensors to) {
   }
   for (std::size_t i = 0; i < to.size(); ++i) {
     const at::Tensor& source = from[i].value();
+    if (to[i].value().is_same(source)) continue;  // a part that both share
     to[i].value().set_data(source.detach().clone());
     to[i].value().set_requires_grad(source.requires_grad());
   }

@@ -5,10 +5,13 @@
 #include <ATen/ops/minimum.h>
 #include <ATen/ops/softmax.h>
 #include <ATen/ops/tensor.h>
+#include <ATen/ops/zeros.h>
 #include <c10/core/Device.h>
+#include <c10/core/GradMode.h>
 
 #include <concepts>
 #include <cstdint>
+#include <exception>
 #include <map>
 #include <string>
 #include <string_view>
@@ -37,7 +40,8 @@ namespace refine {
 ///  1. `d.task()` returns its `Task`, `d.device()` the device that it computes on;
 ///  2. `d.forward(images)` returns the defended logits, N×classes;
 ///  3. `d.undefended(images)` returns the victim's logits, N×classes;
-///  4. `d.transformed(images)` returns the images that the victim sees, N×C×H×W in [0, 1];
+///  4. `d.transformed(images)` returns the images that the victim sees, in [0, 1]; their height and
+///     width may differ from those of `images`;
 ///  5. `d.alarm(images)` returns N scores in [0, 1] (`alarm_score`).
 template <typename D>
 concept DefendedClassifier = requires(const D& d, const at::Tensor& images) {
@@ -90,6 +94,42 @@ constexpr Message check_parts(const ImageShape& transform, const Task& backbone,
   return why;
 }
 
+/// Checks that the victim can be asked with what a transform draws. A `dynamic` extent fits any.
+/// \param drawn the shape of the images that the transform returns
+/// \param backbone the images that the backbone is made for
+/// \param takes whether the backbone takes `drawn`, if that has another height or width
+/// \return the reason if it cannot; empty otherwise
+constexpr Message check_drawn(const ImageShape& drawn, const ImageShape& backbone, bool takes) {
+  Message why;
+  if (!compatible(drawn.channels, backbone.channels)) {
+    why << "Pipeline: the transform draws " << drawn << " images, but the backbone takes " << backbone
+        << "; give both the same channels";
+  } else if (!takes) {
+    why << "Pipeline: the transform draws " << drawn << " images, but the backbone takes no size other than "
+        << backbone << "; set the transform's output_shape to that (--draw " << backbone.height << ")";
+  }
+  return why;
+}
+
+/// True if a backbone answers images of a shape that it may not be made for. It is asked with two
+/// blank images.
+/// \param shape if it is not fully known, nothing is asked
+/// \param device of the backbone
+template <backbones::Backbone B>
+bool takes_images(const B& backbone, const ImageShape& shape, at::Device device) {
+  if (!shape.is_static()) return true;
+  const c10::NoGradGuard no_grad;
+  try {
+    const at::Tensor logits =
+        backbone.forward(at::zeros({2, shape.channels, shape.height, shape.width}, at::TensorOptions(device))
+                             .contiguous(at::MemoryFormat::ChannelsLast));
+    return logits.dim() == 2 && logits.size(0) == 2 &&
+           compatible(Task(backbone.task).classes, static_cast<int>(logits.size(1)));
+  } catch (const std::exception&) {
+    return false;
+  }
+}
+
 /// Checks that the fields of a part do not contradict its type.
 /// \param part its name in the message
 /// \param type what its type fixes
@@ -140,6 +180,8 @@ class Pipeline {
   static_assert(Agreement<detail::check_frozen(backbones::FrozenBackbone<B>)>::holds);
   static_assert(Agreement<detail::check_parts(static_image_of<T>(), static_task_of<B>(),
                                               static_classes_of<R>())>::holds);
+  static_assert(Agreement<detail::check_drawn(transforms::static_output_shape_of<T>(),
+                                              static_task_of<B>().image, /*takes=*/true)>::holds);
 
  public:
   /// What is known of the task at compile time.
@@ -153,7 +195,9 @@ class Pipeline {
   /// \param remap renames the classes
   /// \param domain which pixels the transform takes
   /// \throws Error if the parts disagree, if the remap is not a permutation, or if
-  ///   `PixelDomain::reference` is requested for a backbone that does not normalise
+  ///   `PixelDomain::reference` is requested for a backbone that does not normalise or a transform
+  ///   with an encoder. A backbone is asked once whether it takes what the transform draws, if that
+  ///   has another height or width than its task's images.
   Pipeline(T transform, B backbone, R remap, PixelDomain domain = PixelDomain::image)
       : transform_(std::move(transform)),
         backbone_(std::move(backbone)),
@@ -172,9 +216,18 @@ class Pipeline {
           "Pipeline: PixelDomain::reference needs a backbone that normalises; wrap it in backbones::Normalized "
           "before freezing it");
     }
+    if (domain == PixelDomain::reference && transforms::encoder_module_of(transform_)) {
+      throw Error(
+          "Pipeline: PixelDomain::reference gives the transform normalised images, but its encoder takes images in "
+          "[0, 1]; use PixelDomain::image");
+    }
     to(nn::device_of(*backbone_.module).value_or(at::kCPU));
     nn::to_channels_last(*transform_.module);
     transform_.module->eval();
+    const ImageShape drawn = transforms::output_shape_of(transform_);
+    const bool takes =
+        compatible(drawn, task().image) || detail::takes_images(backbone_, drawn, this->device());
+    require_agreement(detail::check_drawn(drawn, backbone_.task.image, takes));
   }
 
   /// Returns the task: images of one shape and the number of classes.
@@ -182,7 +235,7 @@ class Pipeline {
 
   /// Returns the transform's output.
   /// \param images float N×C×H×W in [0, 1], on `device()`
-  /// \return float N×C×H×W in [0, 1]
+  /// \return float images in [0, 1], of the shape that the transform draws
   at::Tensor transformed(const at::Tensor& images) const {
     if constexpr (backbones::NormalizingBackbone<B>) {
       if (domain_ == PixelDomain::reference) return transform_.forward(backbone_.normalize(images));
@@ -190,8 +243,18 @@ class Pipeline {
     return transform_.forward(images);
   }
 
+  /// Returns the transform's output, and its bottleneck if it has one.
+  /// \param input images as `transformed` takes them or, for a transform with an encoder, their
+  ///   features, on `device()`
+  transforms::Drawn draw(const at::Tensor& input) const {
+    if constexpr (backbones::NormalizingBackbone<B>) {
+      if (domain_ == PixelDomain::reference) return transforms::draw(transform_, backbone_.normalize(input));
+    }
+    return transforms::draw(transform_, input);
+  }
+
   /// Classifies the output of `transformed`.
-  /// \param images float N×C×H×W in [0, 1], on `device()`
+  /// \param images float images in [0, 1], of the shape that the transform draws, on `device()`
   /// \return logits N×classes, with the classes renamed
   at::Tensor classify_transformed(const at::Tensor& images) const {
     at::Tensor logits;

@@ -2,6 +2,7 @@
 
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/tensor.h>
+#include <ATen/ops/upsample_bilinear2d.h>
 #include <c10/core/GradMode.h>
 
 #include <algorithm>
@@ -65,7 +66,10 @@ ImageSheet make_sheet(const D& defense, const std::vector<std::pair<std::string,
     }
     for (const auto& [name, bytes] : stages) {
       const at::Tensor images = data::to_float(bytes, defense.device());
-      add(name + ", transformed", data::to_bytes(defense.transformed(images)), defense.forward(images));
+      at::Tensor drawn = defense.transformed(images);
+      if (drawn.sizes() != images.sizes())  // shown at the size of the others
+        drawn = at::upsample_bilinear2d(drawn, {shape.height, shape.width}, /*align_corners=*/false);
+      add(name + ", transformed", data::to_bytes(drawn), defense.forward(images));
     }
   }
   for (std::size_t row = 0; row < rows; ++row) {

@@ -2,11 +2,19 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/Tensor.h>
+#include <ATen/ops/cross_entropy_loss.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/tensor.h>
+#include <c10/core/GradMode.h>
+#include <fmt/format.h>
+#include <torch/nn/modules/linear.h>
 
+#include <algorithm>
+#include <chrono>
 #include <concepts>
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <sstream>
 #include <string>
 #include <utility>
@@ -15,6 +23,7 @@
 #include <refine/backbones/backbone.hpp>
 #include <refine/core/check.hpp>
 #include <refine/core/error.hpp>
+#include <refine/data/batches.hpp>
 #include <refine/data/dataset.hpp>
 #include <refine/nn/autocast.hpp>
 #include <refine/nn/cuda_graph.hpp>
@@ -64,6 +73,88 @@ inline void check_loss(const at::Tensor& loss) {
         "objective: the loss has no gradient; compute it from the remapped logits, the first argument");
 }
 
+/// Checks that a recipe suits a transform whose features are computed once.
+inline void check_encoded_recipe(const Recipe& recipe) {
+  data::Augmentation others = recipe.augmentation;
+  others.mix = 0;
+  if (recipe.teacher != TeacherInput::original || others != data::Augmentation{}) {
+    throw Error(
+        "fit: the features of a transform with an encoder are computed once, so recipe.teacher must be original and "
+        "recipe.augmentation can only mix; use recipes::encoded");
+  }
+}
+
+/// What `fit` computes once of each image, for a transform with an encoder.
+struct EncodedImages {
+  at::Tensor features;  ///< float N×F
+  at::Tensor answers;   ///< the victim's logits, float N×classes
+};
+
+/// Computes the features and the victim's answers of all images.
+/// \throws Stopped if an observer requests it
+template <typename T, typename B, typename R, typename... Observers>
+EncodedImages encode_images(const Pipeline<T, B, R>& defense, const at::Tensor& images,
+                            Observers&... observers) {
+  const c10::NoGradGuard no_grad;
+  const auto begin = std::chrono::steady_clock::now();
+  constexpr std::int64_t max_images = 256, max_pixels = 1 << 21;
+  const std::int64_t batch =
+      std::clamp<std::int64_t>(max_pixels / (images.size(2) * images.size(3)), 1, max_images);
+  EncodedImages all;  // allocated once: small tensors in between would keep freed images from being reused
+  const auto store = [&](at::Tensor& rows, std::int64_t first, const at::Tensor& part) {
+    if (!rows.defined()) rows = at::empty({images.size(0), part.size(1)}, part.options());
+    rows.narrow(0, first, part.size(0)).copy_(part);
+  };
+  std::int64_t done = 0;
+  for (const data::Batch& part : images | data::views::batches(batch)) {
+    if (stop_requested(observers...)) throw Stopped("defense", 0, 0, {});
+    const at::Tensor x =
+        data::to_float(part.images, defense.device()).contiguous(at::MemoryFormat::ChannelsLast);
+    store(all.features, done, defense.transform().encode(x).to(at::kFloat));
+    store(all.answers, done, defense.undefended(x).to(at::kFloat));
+    done += part.size();
+  }
+  const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
+  notify_note(fmt::format("features and the victim's answers of {} images: {:.0f} s", images.size(0),
+                          seconds.count()),
+              observers...);
+  return all;
+}
+
+/// A transform's trained part and the auxiliary classifier on its bottleneck, as one module.
+struct WithHead : torch::nn::Module {
+  torch::nn::Linear head{nullptr};
+
+  WithHead(const std::shared_ptr<torch::nn::Module>& trained, std::int64_t bottleneck, std::int64_t classes,
+           std::uint64_t seed) {
+    register_module("transform", trained);
+    head = nn::with_torch_seed(seed, [&] { return torch::nn::Linear(bottleneck, classes); });
+    register_module("head", head);
+  }
+};
+
+/// Makes the head of a recipe for the bottleneck that the transform has for `input`.
+template <typename T, typename B, typename R>
+std::shared_ptr<WithHead> make_head(const Pipeline<T, B, R>& defense, const at::Tensor& input,
+                                    const Recipe& recipe) {
+  at::Tensor bottleneck;
+  {
+    const c10::NoGradGuard no_grad;
+    bottleneck = defense.draw(input).bottleneck;
+  }
+  if (!bottleneck.defined()) {
+    throw Error(
+        "recipe.head_weight: the transform has no bottleneck for a head (got {}, expected 0); set it to 0, or give the "
+        "transform a member draw",
+        recipe.head_weight);
+  }
+  auto module =
+      std::make_shared<WithHead>(transforms::trained_module_of(defense.transform()), bottleneck.size(1),
+                                 defense.task().classes, derived_seed(recipe.seed, "head"));
+  module->head->to(defense.device());
+  return module;
+}
+
 /// Trains the transform of a pipeline towards an objective; see `fit`.
 template <typename T, typename B, typename R, objectives::Objective O, typename... Observers>
 void fit_transform(Pipeline<T, B, R>& defense, const at::Tensor& images, const O& objective,
@@ -78,6 +169,8 @@ void fit_transform(Pipeline<T, B, R>& defense, const at::Tensor& images, const O
                           << ", the data has " << data_shape
                           << "); resize the data, or give the pipeline its task");
   }
+  if (images.size(0) < 2)
+    throw Error("cannot train the defense: too few images (got {}, expected 2 or more)", images.size(0));
   const at::Device device = default_device();
   defense.to(device);
 
@@ -85,22 +178,45 @@ void fit_transform(Pipeline<T, B, R>& defense, const at::Tensor& images, const O
                                   .base_temperature = recipe.supcon_temperature};
   const bool bfloat16 = uses_bfloat16(recipe.optimization.precision, device);
   const BatchAugmentation augmentation(recipe.augmentation);
+  const auto encoder = transforms::encoder_module_of(defense.transform());
+  if (encoder) check_encoded_recipe(recipe);
   TeacherAnswers answers(recipe, images.size(0));
+  at::Tensor examples = images;
+  if constexpr (transforms::EncodingTransform<T>) {
+    if (encoder) {
+      EncodedImages encoded = encode_images(defense, images, observers...);
+      answers.set(std::move(encoded.answers));
+      defense.transform().standardize(encoded.features);
+      examples = std::move(encoded.features);
+    }
+  }
+  std::shared_ptr<WithHead> head;
+  if (recipe.head_weight > 0) {
+    const at::Tensor first = examples.narrow(0, 0, std::min<std::int64_t>(examples.size(0), 2));
+    head = make_head(defense, encoder ? first.to(device) : data::to_float(first, device), recipe);
+  }
   const auto teacher = [&](const at::Tensor& x) { return defense.undefended(x); };
   const auto targets = [&](const Batch& batch) {
     const nn::Autocast autocast(device, bfloat16);
     return answers(batch, augmentation, teacher);
   };
   const auto learn = [&](const at::Tensor& batch, const at::Tensor& answer) -> BatchResult {
-    at::Tensor rewritten, remapped;
+    at::Tensor rewritten, remapped, guess;
     {
       const nn::Autocast autocast(device, bfloat16);
-      rewritten = defense.transformed(batch).to(at::kFloat);
+      if (encoder || head) {
+        transforms::Drawn drawn = defense.draw(batch);
+        rewritten = drawn.images.to(at::kFloat);
+        if (head) guess = head->head->forward(drawn.bottleneck).to(at::kFloat);
+      } else {
+        rewritten = defense.transformed(batch).to(at::kFloat);
+      }
       remapped = defense.classify_transformed(rewritten).to(at::kFloat);
     }
     const at::Tensor teacher_classes = answer.argmax(1), predicted = remapped.detach().argmax(1);
     at::Tensor loss = objective(remapped, answer);
     check_loss(loss);
+    if (head) loss = loss + recipe.head_weight * at::cross_entropy_loss(guess, answer.softmax(1));
     if (recipe.supcon_weight > 0) loss = loss + recipe.supcon_weight * supcon(rewritten, teacher_classes);
     return {loss, predicted.eq(teacher_classes).sum(), predicted};
   };
@@ -116,6 +232,7 @@ void fit_transform(Pipeline<T, B, R>& defense, const at::Tensor& images, const O
             const std::vector<std::int64_t> permutation(defense.remap().permutation.begin(),
                                                         defense.remap().permutation.end());
             victim["permutation"] = at::tensor(permutation);
+            if (encoder) victim.merge(nn::state_dict(*encoder, "encoder."));
             return RunIdentity{.run = "defense",
                                .recipe = (std::ostringstream() << recipe).str(),
                                .objective = std::same_as<O, RecipeObjective> ? "recipe" : "caller",
@@ -123,15 +240,20 @@ void fit_transform(Pipeline<T, B, R>& defense, const at::Tensor& images, const O
                                .victim = std::move(victim)};
           },
       .chance = [&] { return 1 / static_cast<double>(defense.remap().permutation.size()); },
-      .after_warning = "check how the victim's images are normalised, or lower the learning rate"};
-  if (recipe.teacher == TeacherInput::original) {
+      .after_warning =
+          head ? "check how the victim's images are normalised, or lower the learning rate"
+               : "check how the victim's images are normalised, set recipe.head_weight to 1 (--head 1), or "
+                 "lower the learning rate"};
+  if (recipe.teacher == TeacherInput::original && !encoder) {
     run.recall = [&](const Batch& batch) {
       const nn::Autocast autocast(device, bfloat16);
       answers.remember(batch, teacher);
     };
   }
-  train(run, *defense.transform().module, device, images, recipe.optimization, augmentation, recipe.seed,
-        targets, learn, graph_safe, observers...);
+  const auto trained = transforms::trained_module_of(defense.transform());
+  torch::nn::Module& module = head ? static_cast<torch::nn::Module&>(*head) : *trained;
+  train(run, module, device, examples, recipe.optimization, augmentation, recipe.seed, targets, learn,
+        graph_safe, observers...);
 }
 
 }  // namespace detail
@@ -140,14 +262,18 @@ void fit_transform(Pipeline<T, B, R>& defense, const at::Tensor& images, const O
 /// `chen2025refine`). The teacher is the frozen victim, as `Recipe::teacher` has it. Training takes
 /// place on `default_device()`, to which the pipeline is moved.
 ///
+/// Where the transform has an encoder (`transforms::EncodingTransform`), the features and the victim's
+/// answers of all images are computed once, before the first step; the recipe must be one like
+/// `recipes::encoded`.
+///
 /// *Determinism*: on the CPU, the same seeds and number of threads give bitwise the same weights.
 ///
 /// \param defense the pipeline; its transform is trained in place and left in evaluation mode
 /// \param images uint8 N×C×H×W, two or more, of the pipeline's image shape
 /// \param recipe the objective, the optimizer and the augmentation
 /// \param observers follow the run, taken by reference, see `Observer`
-/// \throws Error if the images do not fit the pipeline, a field of the recipe is out of range, the
-///   transform has no parameters, the loss is not finite, or the transform has collapsed: it makes
+/// \throws Error if the images do not fit the pipeline, a field of the recipe is out of range or does
+///   not suit the transform, the transform has no parameters, the loss is not finite, or the transform has collapsed: it makes
 ///   the victim predict one class for all images
 /// \throws Stopped if an observer requests it
 template <typename T, typename B, typename R, Observer... Observers>

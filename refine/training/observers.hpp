@@ -16,6 +16,7 @@
 
 #include <refine/core/error.hpp>
 #include <refine/core/progress_meter.hpp>
+#include <refine/core/text.hpp>
 
 namespace refine {
 
@@ -281,7 +282,11 @@ class ProgressBar {
   /// Prints a line.
   /// \param text the note
   void on_note(std::string_view text) {
-    if (meter_) meter_->print(text);
+    if (meter_) {
+      meter_->print(text);
+    } else {
+      fmt::print(out_, "{}\n", refine::text::printable(text));
+    }
   }
 
   /// Prints a line, `warning: …`.

@@ -32,11 +32,15 @@ struct Recipe {
   ObjectiveKind objective = ObjectiveKind::bce;    ///< the loss between defended logits and teacher
   TeacherInput teacher = TeacherInput::augmented;  ///< the images that the teacher answers
   double temperature = 1;                          ///< of `ObjectiveKind::distillation`, positive
-  double supcon_weight = 0.1;                      ///< weight of `objectives::SupCon`, 0 or more; 0: off
-  double supcon_temperature = 0.07;                ///< of `objectives::SupCon`, positive
-  Optimization optimization = {};                  ///< optimizer, schedule, batches
-  data::Augmentation augmentation = {};            ///< random changes of each batch
-  std::uint64_t seed = default_seed;               ///< of the order of images and the augmentation
+  /// Weight of an auxiliary classifier on the transform's bottleneck, which learns the teacher's answers
+  /// beside the objective and is dropped after training; 0 or more, 0: none. It brings a gradient that
+  /// has not passed through the victim: training starts where the victim's answers are sharp.
+  double head_weight = 0;
+  double supcon_weight = 0.1;            ///< weight of `objectives::SupCon`, 0 or more; 0: off
+  double supcon_temperature = 0.07;      ///< of `objectives::SupCon`, positive
+  Optimization optimization = {};        ///< optimizer, schedule, batches
+  data::Augmentation augmentation = {};  ///< random changes of each batch
+  std::uint64_t seed = default_seed;     ///< of the order of images and the augmentation
 
   /// True if all fields are equal.
   friend bool operator==(const Recipe&, const Recipe&) = default;
@@ -48,6 +52,8 @@ struct Recipe {
     augmentation.validate();
     if (!(temperature > 0 && std::isfinite(temperature)))
       throw Error("recipe.temperature must be positive and finite, got {}", temperature);
+    if (!(head_weight >= 0 && std::isfinite(head_weight)))
+      throw Error("recipe.head_weight must be 0 or more and finite, got {}", head_weight);
     if (!(supcon_temperature > 0 && std::isfinite(supcon_temperature)))
       throw Error("recipe.supcon_temperature must be positive and finite, got {}", supcon_temperature);
     if (!(supcon_weight >= 0 && std::isfinite(supcon_weight)))
@@ -141,6 +147,18 @@ inline constexpr Recipe two_cores = [] {
   Recipe recipe = fast;
   recipe.optimization.epochs = 2;
   recipe.augmentation.mix = 0;  // images that are seen only twice cannot be overfitted
+  return recipe;
+}();
+
+/// For a transform with an encoder (`transforms::Encoded`), on a few hundred to a few thousand images:
+/// `fast` with softened answers and a head on the bottleneck. The images are only mixed, by their
+/// features.
+inline constexpr Recipe encoded = [] {
+  Recipe recipe = fast;
+  recipe.temperature = 4;
+  recipe.head_weight = 1;
+  recipe.supcon_weight = 0;
+  recipe.augmentation = {.mix = 0.5};
   return recipe;
 }();
 

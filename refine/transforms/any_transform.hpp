@@ -27,17 +27,39 @@ class AnyTransform {
   template <typename T>
   requires(refine::detail::OtherThan<T, AnyTransform>&& Transform<T>) AnyTransform(T transform)
       : image(transform.image),
+        output_shape(output_shape_of(transform)),
         module(transform.module),
         cuda_graph_safe(nn::is_replayable(transform)),
         held_(refine::detail::Erased<Interface>::template with<Model<T>>(std::move(transform))) {}
 
   ImageShape image;                           ///< the held transform's image shape
+  ImageShape output_shape;                    ///< the shape of the images that it returns
   std::shared_ptr<torch::nn::Module> module;  ///< the held transform's module
   bool cuda_graph_safe;                       ///< whether the held transform is `cuda_graph_safe`
 
-  /// Returns images in [0, 1] of the same shape.
+  /// Returns images in [0, 1], of `output_shape`.
   /// \param images float N×C×H×W
   at::Tensor forward(const at::Tensor& images) const { return held_->forward(images); }
+
+  /// Returns what the held transform draws, with its bottleneck if it has one.
+  /// \param input images or, if the held transform has an encoder, features
+  Drawn draw(const at::Tensor& input) const { return held_->draw(input); }
+
+  /// Returns the features of images, float N×F.
+  /// \param images float N×C×H×W
+  /// \throws Error if the held transform has no encoder
+  at::Tensor encode(const at::Tensor& images) const { return held_->encode(images); }
+
+  /// Adapts the held transform to the features of the training images.
+  /// \param features float N×F
+  /// \throws Error if the held transform has no encoder
+  void standardize(const at::Tensor& features) const { held_->standardize(features); }
+
+  /// Returns the constant part of the module; null if the held transform has no encoder.
+  std::shared_ptr<torch::nn::Module> encoder_module() const { return held_->encoder_module(); }
+
+  /// Returns the part of the module that is trained.
+  std::shared_ptr<torch::nn::Module> trained_module() const { return held_->trained_module(); }
 
   /// Returns the held transform's description, or an empty string if it has none.
   std::string describe() const { return held_->describe(); }
@@ -58,6 +80,11 @@ class AnyTransform {
   struct Interface {
     virtual ~Interface() = default;
     virtual at::Tensor forward(const at::Tensor& images) const = 0;
+    virtual Drawn draw(const at::Tensor& input) const = 0;
+    virtual at::Tensor encode(const at::Tensor& images) const = 0;
+    virtual void standardize(const at::Tensor& features) const = 0;
+    virtual std::shared_ptr<torch::nn::Module> encoder_module() const = 0;
+    virtual std::shared_ptr<torch::nn::Module> trained_module() const = 0;
     virtual std::string describe() const = 0;
     virtual AnyTransform with_module(const std::shared_ptr<torch::nn::Module>& other) const = 0;
     virtual bool can_freeze() const = 0;
@@ -68,6 +95,32 @@ class AnyTransform {
     explicit Model(T t) : transform(std::move(t)) {}
 
     at::Tensor forward(const at::Tensor& images) const override { return transform.forward(images); }
+
+    Drawn draw(const at::Tensor& input) const override { return transforms::draw(transform, input); }
+
+    at::Tensor encode(const at::Tensor& images) const override {
+      if constexpr (EncodingTransform<T>) {
+        return transform.encode(images);
+      } else {
+        throw Error("AnyTransform: the held transform has no encoder; check encoder_module() first");
+      }
+    }
+
+    void standardize(const at::Tensor& features) const override {
+      if constexpr (EncodingTransform<T>) {
+        transform.standardize(features);
+      } else {
+        throw Error("AnyTransform: the held transform has no encoder; check encoder_module() first");
+      }
+    }
+
+    std::shared_ptr<torch::nn::Module> encoder_module() const override {
+      return encoder_module_of(transform);
+    }
+
+    std::shared_ptr<torch::nn::Module> trained_module() const override {
+      return trained_module_of(transform);
+    }
 
     std::string describe() const override {
       if constexpr (requires { transform.describe(); }) {

@@ -48,7 +48,12 @@ class EncoderDecoderModule : public torch::nn::Cloneable<EncoderDecoderModule> {
 
   at::Tensor forward(const at::Tensor& images);
 
+  /// Returns what `forward` returns, and the means of the bottleneck's channels.
+  Drawn draw(const at::Tensor& images);
+
  private:
+  at::Tensor run(const at::Tensor& images, at::Tensor* bottleneck);
+
   static constexpr std::int64_t patch = 2;
 
   std::int64_t channels_;
@@ -88,6 +93,10 @@ struct EncoderDecoder {
   /// Returns images in [0, 1] of the same shape.
   /// \param images float N×C×H×W; H and W at least 2^levels
   at::Tensor forward(const at::Tensor& images) const { return module->forward(images); }
+
+  /// Returns what `forward` returns, and the means of the bottleneck's channels.
+  /// \param images float N×C×H×W; H and W at least 2^levels
+  Drawn draw(const at::Tensor& images) const { return module->draw(images); }
 
   /// Returns what the weights do not show, in one line. It is saved with a defense and compared
   /// when that is loaded.

@@ -29,7 +29,10 @@ class Frozen {
   // `Frozen<AnyTransform>` would depend on itself.
   template <std::same_as<T> Source>
   explicit Frozen(const Source& source)
-      : inner_(nn::deep_copy(source)), image(inner_.image), module(inner_.module) {
+      : inner_(nn::deep_copy(source)),
+        image(inner_.image),
+        output_shape(output_shape_of(inner_)),
+        module(inner_.module) {
     nn::prepare_for_inference(*module);
   }
 
@@ -38,11 +41,18 @@ class Frozen {
 
  public:
   ImageShape image;            ///< the source's image shape
+  ImageShape output_shape;     ///< the shape of the images that it returns
   decltype(T::module) module;  ///< the copy, without BatchNorms that could be folded
 
-  /// Returns images in [0, 1] of the same shape.
+  /// Returns images in [0, 1], of `output_shape`.
   /// \param images float N×C×H×W
   at::Tensor forward(const at::Tensor& images) const { return inner_.forward(images); }
+
+  /// Returns the constant part of the module; null if the source has no encoder.
+  std::shared_ptr<torch::nn::Module> encoder_module() const { return encoder_module_of(inner_); }
+
+  /// Returns the part of the module that was trained.
+  std::shared_ptr<torch::nn::Module> trained_module() const { return trained_module_of(inner_); }
 
   /// Returns the source's description.
   std::string describe() const requires requires(const T& t) { t.describe(); }

@@ -5,6 +5,7 @@
 
 #include <concepts>
 #include <memory>
+#include <type_traits>
 
 #include <refine/core/check.hpp>
 #include <refine/core/task.hpp>
@@ -15,9 +16,10 @@ namespace refine::transforms {
 /// A network that rewrites images. For `t` of type `T`:
 ///
 ///  1. `t.image` is its `ImageShape`: a constant, or a member if an extent is dynamic;
-///  2. `t.forward(images)` takes float N×C×H×W and returns the same shape, in [0, 1];
-///  3. `t.module` is a `std::shared_ptr` to the `torch::nn::Module` that holds what is trained. It
-///     may be empty;
+///  2. `t.forward(images)` takes float N×C×H×W and returns N×C×H×W in [0, 1], of the same shape
+///     unless it has an `output_shape`;
+///  3. `t.module` is a `std::shared_ptr` to the `torch::nn::Module` that holds its tensors. It may
+///     be empty;
 ///  4. `T` is copyable; copies share the module.
 ///
 /// Optional members:
@@ -27,13 +29,112 @@ namespace refine::transforms {
 ///  - `t.describe()`: what its weights do not show, in one line. It is saved with a defense and
 ///    compared when that is loaded;
 ///  - `t.cuda_graph_safe`: if true, training may record its work as a CUDA graph and replay it
-///    (`nn::is_replayable`).
+///    (`nn::is_replayable`);
+///  - `t.output_shape`: the `ImageShape` of the images that it returns, if that is not `t.image`.
+///    The victim must take images of that shape;
+///  - `t.draw(images)`: a `Drawn`, the images that `forward` returns and the features at its
+///    bottleneck, on which `fit` can train a head (`Recipe::head_weight`);
+///  - `t.trained_module()`: a `std::shared_ptr` to the part of `t.module` that is trained and saved,
+///    if that is not all of it.
 template <typename T>
 concept Transform = std::copyable<T> && requires(const T& t, const at::Tensor& images) {
   { t.image } -> std::convertible_to<ImageShape>;
   { t.forward(images) } -> std::same_as<at::Tensor>;
   { *t.module } -> std::convertible_to<torch::nn::Module&>;
 };
+
+/// What a transform returns with its bottleneck.
+struct Drawn {
+  at::Tensor images;           ///< float N×C×H×W in [0, 1]
+  at::Tensor bottleneck = {};  ///< float N×K, from which the images were drawn; undefined if there is none
+};
+
+/// A transform whose first part is constant. `fit` computes the features of each image once, so that
+/// an epoch costs the second part and the victim only. For `t` of type `T`, in addition to
+/// `Transform`:
+///
+///  1. `t.encode(images)` takes float N×C×H×W in [0, 1] and returns float N×F features;
+///  2. `t.draw(features)` takes features, not images; `t.forward(x)` equals
+///     `t.draw(t.encode(x)).images`;
+///  3. `t.standardize(features)` adapts the second part to the features of the training images.
+///     `fit` calls it once, before it trains;
+///  4. `t.encoder_module()` is a `std::shared_ptr` to the part of `t.module` that is constant;
+///  5. `t.trained_module()` is a `std::shared_ptr` to the rest.
+template <typename T>
+concept EncodingTransform = Transform<T> && requires(const T& t, const at::Tensor& x) {
+  { t.encode(x) } -> std::same_as<at::Tensor>;
+  { t.draw(x) } -> std::same_as<Drawn>;
+  t.standardize(x);
+  { t.encoder_module() } -> std::convertible_to<std::shared_ptr<torch::nn::Module>>;
+  { t.trained_module() } -> std::convertible_to<std::shared_ptr<torch::nn::Module>>;
+};
+
+/// Returns the constant part of a transform; null if it has none.
+template <Transform T>
+std::shared_ptr<torch::nn::Module> encoder_module_of(const T& transform) {
+  if constexpr (requires { transform.encoder_module(); }) {
+    return transform.encoder_module();
+  } else {
+    return nullptr;
+  }
+}
+
+/// Returns the part of a transform that is trained and saved.
+template <Transform T>
+std::shared_ptr<torch::nn::Module> trained_module_of(const T& transform) {
+  if constexpr (requires { transform.trained_module(); }) {
+    return transform.trained_module();
+  } else {
+    return transform.module;
+  }
+}
+
+/// Returns what a transform draws, with its bottleneck if it has one.
+/// \param input images or, of a transform with an encoder, features
+template <Transform T>
+Drawn draw(const T& transform, const at::Tensor& input) {
+  if constexpr (requires { transform.draw(input); }) {
+    return transform.draw(input);
+  } else {
+    return {transform.forward(input)};
+  }
+}
+
+/// Returns the shape of the images that a transform returns.
+template <Transform T>
+ImageShape output_shape_of(const T& transform) {
+  if constexpr (requires { ImageShape(transform.output_shape); }) {
+    return transform.output_shape;
+  } else {
+    return transform.image;
+  }
+}
+
+namespace detail {
+
+template <typename T>
+concept DrawsOtherShape = requires(const T& t) {
+  ImageShape(t.output_shape);
+};
+
+template <typename T>
+concept FixesOutputShape = requires {
+  requires !std::is_member_object_pointer_v<decltype(&T::output_shape)>;
+};
+
+}  // namespace detail
+
+/// Returns what the type of a transform fixes of the images that it returns.
+template <typename T>
+consteval ImageShape static_output_shape_of() {
+  if constexpr (detail::FixesOutputShape<T>) {
+    return T::output_shape;
+  } else if constexpr (detail::DrawsOtherShape<T>) {
+    return {};
+  } else {
+    return static_image_of<T>();
+  }
+}
 
 /// A transform that `freeze` has made constant.
 template <typename T>

@@ -4,5 +4,6 @@
 #error "define REFINE_COMPILED_LIB in every file of the program, or do not compile this one"
 #endif
 
+#include <refine/transforms/impl/encoded.ipp>
 #include <refine/transforms/impl/encoder_decoder.ipp>
 #include <refine/transforms/impl/unet.ipp>

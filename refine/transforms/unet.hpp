@@ -58,7 +58,12 @@ class UNetModule : public torch::nn::Module {
 
   at::Tensor forward(const at::Tensor& images);
 
+  /// Returns what `forward` returns, and the means of the coarsest level's channels.
+  Drawn draw(const at::Tensor& images);
+
  private:
+  at::Tensor run(const at::Tensor& images, at::Tensor* coarsest);
+
   std::int64_t channels_;
   int levels_;
   std::int64_t width_;
@@ -91,6 +96,10 @@ struct UNet {
   /// Returns images in [0, 1] of the same shape.
   /// \param images float N×C×H×W; H and W at least 2^levels
   at::Tensor forward(const at::Tensor& images) const { return module->forward(images); }
+
+  /// Returns what `forward` returns, and the means of the coarsest level's channels.
+  /// \param images float N×C×H×W; H and W at least 2^levels
+  Drawn draw(const at::Tensor& images) const { return module->draw(images); }
 
   /// Returns what the weights do not show, in one line. It is saved with a defense and compared
   /// when that is loaded.

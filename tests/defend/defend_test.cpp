@@ -4,14 +4,17 @@
 #include <sys/wait.h>
 
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/rand.h>
 #include <ATen/ops/randint.h>
 #include <c10/core/GradMode.h>
+#include <torch/csrc/jit/api/module.h>
 
 #include <algorithm>
 #include <array>
 #include <cstdlib>
 #include <filesystem>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <refine/backbones/vit.hpp>
@@ -212,6 +215,115 @@ TEST(Defend, TinyClassifier_IsDefendedMeasuredAndSaved) {
   const at::Tensor x = noise(3, 16).to(at::kFloat) / 255;
   c10::NoGradGuard no_grad;
   EXPECT_TRUE(again.pipeline.forward(x).equal(defended.pipeline.forward(x)));
+}
+
+/// Writes a TorchScript program that returns maps N×4×h×w.
+fs::path write_feature_extractor(const fs::path& file, std::uint64_t seed) {
+  torch::jit::Module program = nn::with_torch_seed(seed, [] {
+    torch::jit::Module m("encoder");
+    m.register_parameter("kernel", at::rand({4, 3, 3, 3}) - 0.5, false);
+    m.define("def forward(self, x):\n    return torch.conv2d(x, self.kernel)\n");
+    m.eval();
+    return m;
+  });
+  program.save(file.string());
+  return file;
+}
+
+TEST(Defend, EncoderOrSizes_DefendedSavedAndExportedFromItsParts) {
+  const ScratchFolder scratch;
+  DefendOptions resized = quick_options();
+  resized.transform.see = 8;
+  resized.transform.draw = 12;
+  DefendOptions encoded = quick_options();
+  encoded.transform = {.see = 10, .draw = 12};
+  encoded.transform.encoder = {.file = write_feature_extractor(scratch.path / "encoder.pt", 1),
+                               .normalization = normalizations::imagenet};
+  for (DefendOptions* options : {&resized, &encoded}) {
+    const bool has_encoder = options == &encoded;
+    std::string notes;
+    options->notify = [&](const Notice& notice) { notes += notice.text + '\n'; };
+    const Defended defended = defend(small_victim(), noise(40, 16), *options);
+    expect_words(notes,
+                 {"3x16x16", has_encoder ? "an encoder sees them" : "sees 3x8x8", "asked with 3x12x12"});
+    EXPECT_EQ(defended.recipe.head_weight, 1);
+    EXPECT_EQ(defended.pipeline.transform().output_shape, (ImageShape{3, 12, 12}));
+    const DefendedFiles files = defended.save(scratch.path / "defended.pt");
+    const ExportedClassifier exported(files.serving);
+    const at::Tensor x = noise(3, 16).to(at::kFloat) / 255;
+    const c10::NoGradGuard no_grad;
+    EXPECT_LT((exported.forward(x) - defended.pipeline.forward(x)).abs().max().item<double>(), 1e-4);
+    const SavedDefense again =
+        load_saved_defense(plain, files.weights, {.encoder = options->transform.encoder});
+    EXPECT_TRUE(again.pipeline.forward(x).equal(defended.pipeline.forward(x)));
+    if (!has_encoder) {
+      expect_words(
+          error_of([&] { load_saved_defense(plain, files.weights, {.encoder = encoded.transform.encoder}); }),
+          {"defended.safetensors", "without an encoder", "--encoder"});
+      continue;
+    }
+    expect_words(error_of([&] { load_saved_defense(plain, files.weights); }),
+                 {"defended.safetensors", "specify --encoder"});
+    const fs::path other = write_feature_extractor(scratch.path / "other.pt", 2);
+    expect_words(error_of([&] {
+                   load_saved_defense(
+                       plain, files.weights,
+                       {.encoder = {.file = other, .normalization = normalizations::imagenet}});
+                 }),
+                 {"another encoder"});
+    expect_words(error_of([&] {
+                   load_saved_defense(plain, files.weights,
+                                      {.encoder = {.file = encoded.transform.encoder.file}});
+                 }),
+                 {"another encoder"});
+  }
+}
+
+TEST(SizeTransform, LargeImages_AreSeenAndDrawnSmallerWhereTheVictimTakesIt) {
+  const LoadedClassifier pooling = load_classifier(plain, {.image = {3, 224, 160}});
+  const TransformOptions sized = size_transform({}, pooling);
+  EXPECT_EQ(std::pair(sized.see, sized.draw), std::pair(64, 96));
+  EXPECT_EQ(make_transform(sized, {3, 224, 160}).output_shape, (ImageShape{3, 96, 69}));
+  EXPECT_EQ(size_transform({.see = 80, .draw = 112}, pooling).see, 80);
+  EXPECT_EQ(size_transform({.see = 80, .draw = 112}, pooling).draw, 112);
+  const TransformOptions of_small = size_transform({}, small_victim());
+  EXPECT_EQ(std::pair(of_small.see, of_small.draw), std::pair(0, 0));
+  const LoadedClassifier fixed{
+      .backbone = backbones::AnyBackbone(
+          backbones::ViT<>{.task = {{3, 128, 128}, 5}, .patch = 16, .width = 16, .depth = 1, .heads = 2})};
+  const TransformOptions of_fixed = size_transform({}, fixed);
+  EXPECT_EQ(std::pair(of_fixed.see, of_fixed.draw), std::pair(64, 128));
+  DefendOptions options = quick_options();
+  options.transform.draw = 96;
+  options.probe = false;
+  expect_words(error_of([&] { defend(fixed, noise(8, 128), options); }),
+               {"draws 3x96x96", "no size other than 3x128x128", "--draw 128"});
+  EXPECT_EQ(defense_recipe({}, 2'000, {3, 224, 224}, 1, sized).head_weight, 1);
+  EXPECT_EQ(defense_recipe({}, 2'000, {3, 32, 32}, 1, {}).head_weight, 0);
+  EXPECT_EQ(defense_recipe({.head_weight = 0.5}, 2'000, {3, 32, 32}, 1, {}).head_weight, 0.5);
+}
+
+TEST(DefenseRecipe, Encoder_GivesItsOwnRecipe) {
+  const TransformOptions encoded{.encoder = {.file = "encoder.pt"}};
+  const Recipe few = defense_recipe({}, 200, {3, 224, 224}, 1, encoded);
+  EXPECT_EQ(few.optimization.epochs, 100);
+  EXPECT_EQ(few.temperature, recipes::encoded.temperature);
+  EXPECT_EQ(few.augmentation, recipes::encoded.augmentation);
+  EXPECT_EQ(defense_recipe({}, 2'000, {3, 224, 224}, 1, encoded).optimization.epochs, 12);
+  EXPECT_EQ(defense_recipe({}, 20'000, {3, 224, 224}, 1, encoded).optimization.epochs, 6);
+  expect_words(error_of([&] {
+                 defense_recipe({.recipe = RecipeChoice::paper}, 9, {3, 8, 8}, 1, encoded);
+               }),
+               {"--recipe", "--encoder"});
+  for (const TransformOptions& wrong :
+       {TransformOptions{.levels = 2, .encoder = encoded.encoder},
+        TransformOptions{.name = "EncoderDecoder", .encoder = encoded.encoder}}) {
+    expect_words(error_of([&] { make_transform(wrong, {3, 16, 16}); }), {"does not apply with --encoder"});
+  }
+  expect_words(error_of([&] {
+                 make_transform({.width = 6, .encoder = encoded.encoder}, {3, 16, 16});
+               }),
+               {"--width", "multiple of 4", "got 6"});
 }
 
 TEST(Defend, SameSeed_GivesTheSameDefense) {

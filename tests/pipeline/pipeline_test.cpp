@@ -114,6 +114,49 @@ TEST(PipelineDevice, CopyWasMoved_IsItsDevice) {
   EXPECT_EQ(none.device(), at::Device(at::kMeta));
 }
 
+/// Draws twice as large.
+struct Doubled {
+  ImageShape image = {3, 4, 4}, output_shape = {3, 8, 8};
+  std::shared_ptr<torch::nn::Module> module = std::make_shared<torch::nn::Module>("Doubled");
+  at::Tensor forward(const at::Tensor& images) const {
+    return images.repeat_interleave(2, 2).repeat_interleave(2, 3);
+  }
+};
+
+/// Means that are defined for 4×4 pixels alone, as of a network with a linear layer on all of them.
+struct MeansOf4x4 {
+  static constexpr bool frozen = true;
+  Task task = {{3, 4, 4}, 3};
+  std::shared_ptr<torch::nn::Module> module = std::make_shared<torch::nn::Module>("MeansOf4x4");
+  at::Tensor forward(const at::Tensor& images) const { return images.reshape({-1, 3, 16}).mean(2); }
+};
+
+struct AnyMeans : MeansOf4x4 {
+  at::Tensor forward(const at::Tensor& images) const { return images.mean({2, 3}); }
+};
+
+TEST(PipelineForward, TransformThatDrawsAnotherSize_AsksTheVictimWithIt) {
+  const Pipeline defense{Doubled{}, AnyMeans{}, Named{}};
+  EXPECT_EQ(defense.task(), (Task{{3, 4, 4}, 3}));
+  const at::Tensor images = at::rand({2, 3, 4, 4});
+  EXPECT_EQ(defense.transformed(images).sizes(), (std::vector<std::int64_t>{2, 3, 8, 8}));
+  expect_near(defense.forward(images), images.mean({2, 3}).index_select(1, at::tensor({2, 0, 1})));
+  expect_near(defense.undefended(images), images.mean({2, 3}));
+  expect_near(defense.draw(images).images, defense.transformed(images));
+}
+
+TEST(Pipeline, VictimThatDoesNotTakeTheDrawnSize_IsRefused) {
+  refine::testing::expect_words(error_of([] {
+                                  Pipeline{Doubled{}, MeansOf4x4{}, Named{}};
+                                }),
+                                {"draws 3x8x8", "no size other than 3x4x4", "output_shape", "--draw 4"});
+  Pipeline{Doubled{.output_shape = {3, 4, 4}}, MeansOf4x4{}, Named{}};  // what it says to do
+  refine::testing::expect_words(error_of([] {
+                                  Pipeline{Doubled{.output_shape = {1, 8, 8}}, AnyMeans{}, Named{}};
+                                }),
+                                {"draws 1x8x8", "takes 3x4x4", "channels"});
+}
+
 TEST(PipelineTo, NetworksAreOnTheDevice_OnlyReadsThem) {
   Pipeline defense{BufferedSquare{}, freeze(BufferedMeans{}), Named{}};
   defense.to(at::kCPU);

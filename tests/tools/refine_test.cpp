@@ -465,6 +465,30 @@ TEST_F(Command, Inspect_FilesAndFolders_WritesSarif) {
   EXPECT_EQ(json::parse(ema.out)["key"], "model_ema");
 }
 
+TEST_F(Command, Defend_Encoder_IsExportedFromItsParts) {
+  write_images(shared->path / "encoded", 24, false);
+  const std::string victim = "attack/FashionMNIST/ResNet18/BadNets/victim.pt";
+  // The logits of a classifier are features, too.
+  const std::string encoder = " --encoder " + victim + " --encoder_mean 0.5 --encoder_std 0.25 ";
+  const Outcome defense =
+      refine(*shared, "defend --model " + victim + encoder +
+                          "--images encoded --draw 24 --epoch 1 --no_scan --no_probe --out encoded.pt");
+  ASSERT_EQ(defense.status, 0) << defense.err;
+  expect_words(defense.err, {"an encoder sees them", "asked with 3x24x24", "features"});
+  const std::string parts = "export --model " + victim + " --defense encoded.safetensors --out again.pt";
+  ASSERT_EQ(refine(*shared, parts + encoder).status, 0);
+  const std::string predict = " --device cpu encoded/0.png encoded/1.png";
+  EXPECT_EQ(refine(*shared, "predict --model again.pt" + predict).out,
+            refine(*shared, "predict --model encoded.pt" + predict).out);
+  expect_refusal(refine(*shared, parts), {"encoded.safetensors", "--encoder"});
+  expect_refusal(refine(*shared, "export --model " + victim + encoder + "--out again.pt"),
+                 {"--encoder", "--defense"});
+  expect_refusal(refine(*shared, "defend --model " + victim + " --images encoded --encoder_mean 0.5"),
+                 {"--encoder_mean", "--encoder"});
+  expect_refusal(refine(*shared, "defend --model " + victim + encoder + "--images encoded --out " + victim),
+                 {"--model", "--out"});
+}
+
 TEST_F(Command, AnyCommand_BadInput_IsRefusedInOneLine) {
   shared->write("images/a.png", "no image");
   expect_refusal(refine(*shared, "defend --model nowhere.pt --images images"), {"nowhere.pt"});

@@ -20,6 +20,7 @@
 #include <refine/remaps/remaps.hpp>
 #include <refine/training/checkpoint.hpp>
 #include <refine/training/training.hpp>
+#include <refine/transforms/encoded.hpp>
 #include <refine/transforms/unet.hpp>
 #include <tests/training/task.hpp>
 
@@ -214,6 +215,38 @@ TEST(Checkpoint, Defense_ResumedAtAnyStep_IsTheUninterruptedOne) {
       EXPECT_THROW(train_defense(recipe, checkpoint, StopAfter{step}), Stopped);
       EXPECT_EQ(train_defense(recipe, checkpoint), expected) << "step " << step;
     }
+  }
+}
+
+/// The pixels as features.
+struct Pixels {
+  ImageShape image = task.image;
+  int features = image.channels * image.height * image.width;
+  std::shared_ptr<torch::nn::Module> module = std::make_shared<torch::nn::Module>("Pixels");
+  at::Tensor forward(const at::Tensor& images) const { return images.flatten(1); }
+};
+
+TEST(Checkpoint, DefenseWithEncoderAndHead_ResumedAtAnyStep_IsTheUninterruptedOne) {
+  Recipe recipe = recipes::encoded;
+  recipe.optimization = optimization_of(OptimizerKind::muon);
+  const auto train = [&](auto&&... observers) {
+    History history;
+    const Pixels pixels;
+    Pipeline defense{
+        transforms::Encoded<Pixels>{
+            .image = task.image,
+            .encoder = pixels,
+            .decoder = {.features = pixels.features, .image = task.image, .bottleneck = 8, .width = 8}},
+        freeze(victim()), remaps::Derangement<task>{}};
+    fit(defense, dataset().images, recipe, history, observers...);
+    return outcome_of(*defense.transform().module, history);
+  };
+  const Outcome expected = train();
+  for (const std::int64_t step : {1, 3, 5}) {
+    const ScratchFolder folder;
+    const Checkpoint checkpoint{.path = folder.path, .resume = true};
+    EXPECT_THROW(train(checkpoint, StopAfter{step}), Stopped);
+    EXPECT_EQ(train(checkpoint), expected) << "step " << step;
   }
 }
 

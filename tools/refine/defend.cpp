@@ -26,6 +26,7 @@ namespace fs = std::filesystem;
 struct DefendArguments {
   VictimOptions victim;
   TransformOptions transform;
+  EncoderArguments encoder;
   TrainOptions training;
   ResizeOptions resize;
   CheckpointOptions checkpoints;
@@ -51,8 +52,10 @@ fs::path named_folder(const DefendArguments& options, const std::string& root) {
 }
 
 DefendOptions defend_options(const DefendArguments& options, const LoadedClassifier& victim) {
+  TransformOptions transform = options.transform;
+  transform.encoder = options.encoder.options();
   return {.training = options.training.training(),
-          .transform = options.transform,
+          .transform = std::move(transform),
           .seed = options.training.seed,
           .false_alarm_rate = options.false_alarms,
           .scan = !options.no_scan,
@@ -64,8 +67,9 @@ DefendOptions defend_options(const DefendArguments& options, const LoadedClassif
 
 /// Checks paths, and reads the class names, before any image is read. Returns the file to write.
 fs::path begin_defense(const DefendArguments& options, const Common& common) {
-  files::Paths paths{
-      .files = {{"--model", options.victim.model}, {"--class_names", options.victim.class_names}}};
+  files::Paths paths{.files = {{"--model", options.victim.model},
+                               {"--encoder", options.encoder.file},
+                               {"--class_names", options.victim.class_names}}};
   fs::path out = options.out;
   if (options.images.empty()) {
     const fs::path folder = named_folder(options, options.attack_root);
@@ -84,6 +88,7 @@ fs::path begin_defense(const DefendArguments& options, const Common& common) {
   begin(common, std::move(paths));
   options.checkpoints.below(files.report).check();
   options.resize.mode();
+  options.encoder.options();
   if (!options.victim.class_names.empty()) read_class_names(options.victim.class_names);
   return out;
 }
@@ -209,6 +214,18 @@ void add_defend(CLI::App& app, Common& common) {
           "channels of the transform's first convolutions; left out: UNet 64 and EncoderDecoder 112 with CUDA, "
           "a quarter of it without, half of that for images above 64 pixels")
       ->check(CLI::Range(2, 4096));
+  command
+      ->add_option(
+          "--see", options->transform.see,
+          "longer side of the images that the transform sees; left out: 64 for images above 96 pixels, else theirs")
+      ->check(CLI::Range(8, 16384));
+  command
+      ->add_option(
+          "--draw", options->transform.draw,
+          "longer side of the images that it draws, at which the model is asked; left out: 96 for images above 96 "
+          "pixels if the model takes it, else theirs")
+      ->check(CLI::Range(8, 16384));
+  options->encoder.add_to(*command);
   command
       ->add_option("--false_alarms", options->false_alarms, "share of clean images that may raise the alarm")
       ->check(CLI::Range(0.0, 0.999))

@@ -15,20 +15,25 @@ namespace {
 
 struct ExportArguments {
   VictimOptions victim;
+  EncoderArguments encoder;
   std::string defense, permutation, out = "defended.pt", pixel_domain;
 };
 
 int run(const ExportArguments& options, const Common& common) {
   begin(common, {.files = {{"--model", options.victim.model},
                            {"--defense", options.defense},
+                           {"--encoder", options.encoder.file},
                            {"--permutation", options.permutation},
                            {"--class_names", options.victim.class_names}},
                  .outputs = {{"--out", options.out}}});
   const LoadOptions load = options.victim.load_options();
+  const EncoderOptions encoder = options.encoder.options();
   if (options.defense.empty()) {
+    if (!encoder.file.empty())
+      throw Error("--encoder is for --defense, weights that were trained behind it; leave it out");
     export_classifier(options.victim.model, options.out, load);
   } else {
-    SavedDefenseOptions saved{.victim = load, .permutation = options.permutation};
+    SavedDefenseOptions saved{.victim = load, .permutation = options.permutation, .encoder = encoder};
     if (!options.pixel_domain.empty()) {
       saved.pixel_domain = options.pixel_domain == "reference" ? PixelDomain::reference : PixelDomain::image;
     }
@@ -57,6 +62,7 @@ void add_export(CLI::App& app, Common& common) {
       "--defense", options->defense,
       "weights that refine defend saved (.safetensors), or unet_epochN.pth of the authors' code; left "
       "out: the classifier alone is exported");
+  options->encoder.add_to(*command);
   command->add_option("--permutation", options->permutation, "label_shuffle.pth of the authors' code");
   command
       ->add_option(

@@ -159,6 +159,16 @@ void TrainOptions::add_to(CLI::App& command, bool is_defense) {
       ->check(number(0, /*above=*/true));
   if (is_defense) {
     command.add_option("--sup", sup, "weight of the SupCon loss; 0 leaves it out")->check(number(0));
+    command
+        .add_option("--temperature", temperature,
+                    "softens the answers of distillation; left out: 1, and 4 with --encoder")
+        ->check(number(0, /*above=*/true));
+    command
+        .add_option(
+            "--head", head,
+            "weight of an auxiliary classifier on the transform's bottleneck, dropped after training; left out: 1 with "
+            "--encoder, --see or --draw, else 0")
+        ->check(number(0));
   }
   command.add_option("--seed", seed, "of the weights, the permutation and the order of images")
       ->check([](const std::string& text) {
@@ -183,7 +193,31 @@ TrainingOptions TrainOptions::training() const {
   if (!precision.empty()) options.precision = precisions.at(precision);
   if (decay > 0) options.decay = decay;
   if (sup >= 0) options.supcon_weight = sup;
+  if (temperature > 0) options.temperature = temperature;
+  if (head >= 0) options.head_weight = head;
   return options;
+}
+
+void EncoderArguments::add_to(CLI::App& command) {
+  constexpr const char* group = "Encoder";
+  command
+      .add_option(
+          "--encoder", file,
+          "a feature extractor that nobody tampered with, TorchScript or .pt2, such as the public network that the "
+          "model was fine-tuned from, without its last layer")
+      ->group(group);
+  command.add_option("--encoder_mean", mean, "what the encoder's images are normalised with, in [0, 1]")
+      ->delimiter(',')
+      ->group(group);
+  command.add_option("--encoder_std", deviation, "likewise, the deviation")->delimiter(',')->group(group);
+}
+
+EncoderOptions EncoderArguments::options() const {
+  if (file.empty() && !(mean.empty() && deviation.empty()))
+    throw Error("--encoder_mean and --encoder_std are for --encoder; specify its file, or leave them out");
+  if (mean.empty() != deviation.empty())
+    throw Error("--encoder_mean and --encoder_std: specify both, or neither");
+  return {.file = file, .normalization = parse_normalization(mean, deviation, "--encoder_")};
 }
 
 void CheckpointOptions::add_to(CLI::App& command) {

@@ -97,11 +97,22 @@ struct LabelOptions {
   FolderLabels labels() const;
 };
 
+/// Options of a feature extractor that is trusted.
+struct EncoderArguments {
+  std::string file;
+  std::vector<double> mean, deviation;
+
+  void add_to(CLI::App& command);
+
+  /// \throws Error if the normalisation cannot be parsed, or is specified without a file
+  EncoderOptions options() const;
+};
+
 /// Options of how a network is trained. Each replaces a number of the recipe.
 struct TrainOptions {
   std::string recipe = "auto", optim, precision;
   int epoch = 0, batch_size = 0;
-  double lr = 0, decay = 0, sup = -1;
+  double lr = 0, decay = 0, sup = -1, temperature = 0, head = -1;
   std::uint64_t seed = default_seed;
 
   /// \param is_defense true: the transform is trained, which has a SupCon loss

@@ -42,6 +42,9 @@ class ResidualModule : public torch::nn::Cloneable<ResidualModule>, public nn::F
 
   at::Tensor forward(const at::Tensor& images);
 
+  /// Returns what the last layer takes, N×F.
+  at::Tensor features(const at::Tensor& images);
+
   REFINE_INLINE void fold() override;
 
  private:
@@ -83,6 +86,9 @@ class PreActModule : public torch::nn::Cloneable<PreActModule> {
   REFINE_INLINE void reset() override;
 
   at::Tensor forward(const at::Tensor& images);
+
+  /// Returns what the last layer takes, N×F.
+  at::Tensor features(const at::Tensor& images);
 
  private:
   PreActPlan plan_;

@@ -36,6 +36,9 @@ class VggModule : public torch::nn::Cloneable<VggModule> {
 
   at::Tensor forward(const at::Tensor& images);
 
+  /// Returns what the last layer takes, N×F.
+  at::Tensor features(const at::Tensor& images);
+
  private:
   VggPlan plan_;
   std::shared_ptr<VggFeatures> features_;

@@ -142,6 +142,9 @@ class ViTModule : public torch::nn::Cloneable<ViTModule> {
 
   at::Tensor forward(const at::Tensor& images);
 
+  /// Returns what the last layer takes, N×F.
+  at::Tensor features(const at::Tensor& images);
+
  private:
   ViTExtents extents_;
   std::shared_ptr<ShiftedPatches> to_patch_embedding_;

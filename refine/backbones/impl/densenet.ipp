@@ -168,8 +168,12 @@ REFINE_INLINE void DenseNet121Module::reset() {
   torch::nn::init::zeros_(classifier_->bias);
 }
 
+REFINE_INLINE at::Tensor DenseNet121Module::features(const at::Tensor& images) {
+  return features_->forward(images).mean({2, 3});
+}
+
 REFINE_INLINE at::Tensor DenseNet121Module::forward(const at::Tensor& images) {
-  return classifier_->forward(features_->forward(images).mean({2, 3}));
+  return classifier_->forward(features(images));
 }
 
 }  // namespace refine::backbones::detail

@@ -62,7 +62,7 @@ REFINE_INLINE void InceptionV3Module::reset() {
   torch::nn::init::normal_(fc_->weight, 0, 0.01);
 }
 
-REFINE_INLINE at::Tensor InceptionV3Module::forward(const at::Tensor& images) {
+REFINE_INLINE at::Tensor InceptionV3Module::features(const at::Tensor& images) {
   at::Tensor x = enlarge(images, resize_);
   if (std::min(x.size(2), x.size(3)) < inception_min_side) {
     throw Error(
@@ -74,7 +74,11 @@ REFINE_INLINE at::Tensor InceptionV3Module::forward(const at::Tensor& images) {
   for (int i = 3; i < 5; ++i) x = stem_[i]->forward(x);
   x = at::max_pool2d(x, {3, 3}, {2, 2});
   for (const auto& block : blocks_) x = block->forward(x);
-  return fc_->forward(dropout_->forward(x.mean({2, 3})));
+  return x.mean({2, 3});
+}
+
+REFINE_INLINE at::Tensor InceptionV3Module::forward(const at::Tensor& images) {
+  return fc_->forward(dropout_->forward(features(images)));
 }
 
 REFINE_INLINE InceptionConvolution::InceptionConvolution(std::int64_t in, const InceptionStep& step,

@@ -138,11 +138,15 @@ REFINE_INLINE void ResidualModule::reset() {
   if (!cifar) kaiming_normal_fan_out_(*this);
 }
 
-REFINE_INLINE at::Tensor ResidualModule::forward(const at::Tensor& images) {
+REFINE_INLINE at::Tensor ResidualModule::features(const at::Tensor& images) {
   at::Tensor x = nn::conv_bn(conv1_, bn1_, images).relu_();
   if (plan_.stem.pooling) x = at::max_pool2d(x, {3, 3}, {2, 2}, {1, 1});
   for (auto& layer : layers_) x = layer->forward(x);
-  return last_->forward(x.mean({2, 3}));
+  return x.mean({2, 3});
+}
+
+REFINE_INLINE at::Tensor ResidualModule::forward(const at::Tensor& images) {
+  return last_->forward(features(images));
 }
 
 REFINE_INLINE void ResidualModule::fold() {
@@ -250,11 +254,15 @@ REFINE_INLINE void PreActModule::reset() {
   linear_ = register_module("linear", torch::nn::Linear(in, plan_.classes));
 }
 
-REFINE_INLINE at::Tensor PreActModule::forward(const at::Tensor& images) {
+REFINE_INLINE at::Tensor PreActModule::features(const at::Tensor& images) {
   at::Tensor x = nn::convolve(conv1_, images);
   for (auto& layer : layers_) x = layer->forward(x);
   if (!last_norm_.is_empty()) x = last_norm_->forward(x).relu_();
-  return linear_->forward(x.mean({2, 3}));
+  return x.mean({2, 3});
+}
+
+REFINE_INLINE at::Tensor PreActModule::forward(const at::Tensor& images) {
+  return linear_->forward(features(images));
 }
 
 }  // namespace refine::backbones::detail

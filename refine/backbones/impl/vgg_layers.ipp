@@ -145,10 +145,14 @@ REFINE_INLINE void VggModule::reset() {
   }
 }
 
-REFINE_INLINE at::Tensor VggModule::forward(const at::Tensor& images) {
+REFINE_INLINE at::Tensor VggModule::features(const at::Tensor& images) {
   const at::Tensor x = features_->forward(images);
-  if (plan_.variant == Variant::cifar) return linear_->forward(x.mean({2, 3}));
-  return classifier_->forward(at::adaptive_avg_pool2d(x, {7, 7}).flatten(1));
+  return plan_.variant == Variant::cifar ? x.mean({2, 3}) : at::adaptive_avg_pool2d(x, {7, 7}).flatten(1);
+}
+
+REFINE_INLINE at::Tensor VggModule::forward(const at::Tensor& images) {
+  const at::Tensor x = features(images);
+  return plan_.variant == Variant::cifar ? linear_->forward(x) : classifier_->forward(x);
 }
 
 REFINE_INLINE std::shared_ptr<VggModule> make_vgg(std::string_view network, const Task& fixed,

@@ -126,12 +126,16 @@ REFINE_INLINE void ViTModule::reset() {
       torch::nn::Sequential(layer_norm(extents_.dim), torch::nn::Linear(extents_.dim, extents_.classes)));
 }
 
-REFINE_INLINE at::Tensor ViTModule::forward(const at::Tensor& images) {
+REFINE_INLINE at::Tensor ViTModule::features(const at::Tensor& images) {
   const at::Tensor patches = to_patch_embedding_->forward(images);
   // Not `expand`, which would write the batch size into a trace.
   const at::Tensor first = cls_token_.expand_as(patches.narrow(1, 0, 1));
   const at::Tensor tokens = dropout_->forward(at::cat({first, patches}, 1) + pos_embedding_);
-  return mlp_head_->forward(transformer_->forward(tokens).select(1, 0));
+  return transformer_->forward(tokens).select(1, 0);
+}
+
+REFINE_INLINE at::Tensor ViTModule::forward(const at::Tensor& images) {
+  return mlp_head_->forward(features(images));
 }
 
 }  // namespace refine::backbones::detail

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <utility>
 
@@ -75,6 +76,12 @@ inline at::Tensor remove_not_finite(const LoadedClassifier& victim, const at::Te
   return images.narrow(0, 0, kept);
 }
 
+/// Returns what a transform sees, for a note.
+inline std::string sees_text(const TransformOptions& sized, const ImageShape& image) {
+  if (!sized.encoder.file.empty()) return "an encoder sees them";
+  return fmt::format("the transform sees {}", scaled(image, sized.see));
+}
+
 inline report::Curve agreement_curve(const History& history) {
   report::Curve curve{
       .name = "defense: agreement with the victim", .unit = "%", .x_label = "epoch", .x = {}, .y = {}};
@@ -101,11 +108,21 @@ REFINE_INLINE Defended defend(const LoadedClassifier& victim, at::Tensor images,
     probed = probe_victim(victim, images, options.seed, options.notify, !victim.is_normalization_known);
     if (probed->blank_not_finite) images = remove_not_finite(victim, images, options.notify);
   }
+  const TransformOptions sized = size_transform(options.transform, victim);
+  // What can be refused is, before the images are touched and training starts.
+  AnyPipeline pipeline{make_transform(sized, task.image, options.seed), freeze(victim.backbone),
+                       remaps::Derangement<>{.classes = task.classes, .seed = options.seed}};
+  if (sized.see > 0 || sized.draw > 0) {
+    note(options.notify,
+         fmt::format("the victim's images are {}; {}, and the victim is asked with {} (--see, --draw)",
+                     task.image, sees_text(sized, task.image), pipeline.transform().output_shape));
+  }
   const DividedImages divided = hold_back(images, options.seed);
   const std::int64_t held_back = 2 * divided.calibration.size(0), fitted = divided.fitted.size(0);
-  const Recipe recipe =
-      options.recipe ? *options.recipe : defense_recipe(options.training, fitted, task.image, options.seed);
-  if (fitted + held_back < enough_clean_images) {
+  const Recipe recipe = options.recipe
+                            ? *options.recipe
+                            : defense_recipe(options.training, fitted, task.image, options.seed, sized);
+  if (fitted + held_back < enough_clean_images && sized.encoder.file.empty()) {
     warn(
         options.notify,
         fmt::format(
@@ -114,8 +131,6 @@ REFINE_INLINE Defended defend(const LoadedClassifier& victim, at::Tensor images,
             fitted + held_back, enough_clean_images));
   }
 
-  AnyPipeline pipeline{make_transform(options.transform, task.image, options.seed), freeze(victim.backbone),
-                       remaps::Derangement<>{.classes = task.classes, .seed = options.seed}};
   History history;
   fit(pipeline, divided.fitted, recipe, observer, history);
   check_weights(pipeline);
@@ -127,6 +142,7 @@ REFINE_INLINE Defended defend(const LoadedClassifier& victim, at::Tensor images,
                   .victim = victim.name,
                   .fitted_images = fitted,
                   .seed = options.seed,
+                  .transform = sized,
                   .resize = options.resize};
   result.alarm = calibrate_alarm(result.pipeline, divided.calibration, options.false_alarm_rate);
   Evidence evidence = options.evidence.value_or(Evidence{.clean = divided.measured});
@@ -180,11 +196,15 @@ REFINE_INLINE DefendedFiles Defended::save(const std::filesystem::path& serving)
                                         {"figures", detail::headline(report)},
                                         {"libtorch", TORCH_VERSION}};
   export_torchscript(pipeline, files.serving, about);
-  refine::save(pipeline, files.weights, recipe,
-               {{"image", fmt::format("{}", pipeline.task().image)},
-                {"alarm", detail::json_of(alarm).dump()},
-                {"preprocessing", detail::json_of(resize).dump()},
-                {"class_names", detail::json_line(report.class_names)}});
+  std::map<std::string, std::string> metadata = {{"image", fmt::format("{}", pipeline.task().image)},
+                                                 {"alarm", detail::json_of(alarm).dump()},
+                                                 {"preprocessing", detail::json_of(resize).dump()},
+                                                 {"class_names", detail::json_line(report.class_names)}};
+  if (transform.see > 0)
+    metadata["sees"] = fmt::format("{}", detail::scaled(pipeline.task().image, transform.see));
+  if (transform.see > 0 || transform.draw > 0 || !transform.encoder.file.empty())
+    metadata["draws"] = fmt::format("{}", pipeline.transform().output_shape);
+  refine::save(pipeline, files.weights, recipe, std::move(metadata));
   report::write_report(report, files.report);
   return files;
 }

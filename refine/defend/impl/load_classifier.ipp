@@ -263,10 +263,12 @@ REFINE_INLINE backbones::Stem parse_stem(const std::string& text) {
 }
 
 REFINE_INLINE std::optional<Normalization> parse_normalization(const std::vector<double>& mean,
-                                                               const std::vector<double>& deviation) {
+                                                               const std::vector<double>& deviation,
+                                                               std::string_view prefix) {
   if (mean.empty() && deviation.empty()) return std::nullopt;
   Normalization normalization;
-  const auto read = [](const std::vector<double>& from, std::array<double, 3>& to, const char* option) {
+  const auto read = [&](const std::vector<double>& from, std::array<double, 3>& to, const char* name) {
+    const std::string option = std::string(prefix) + name;
     if (from.size() != 3 && from.size() != 1) {
       throw Error("{} must be three numbers, one a channel, or one for all (got {})", option, from.size());
     }
@@ -276,8 +278,8 @@ REFINE_INLINE std::optional<Normalization> parse_normalization(const std::vector
       throw Error("{} must be in [0, 1], as images are, got {}; divide it by 255", option, to[c]);
     }
   };
-  read(mean, normalization.mean, "--mean");
-  read(deviation, normalization.deviation, "--std");
+  read(mean, normalization.mean, "mean");
+  read(deviation, normalization.deviation, "std");
   return normalization;
 }
 

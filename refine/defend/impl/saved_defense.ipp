@@ -29,7 +29,10 @@
 #include <refine/formats/checkpoint.hpp>
 #include <refine/nn/device.hpp>
 #include <refine/nn/module.hpp>
+#include <refine/programs/encoder.hpp>
 #include <refine/remaps/permutations.hpp>
+#include <refine/transforms/encoded.hpp>
+#include <refine/transforms/resized.hpp>
 
 namespace refine::detail {
 
@@ -62,6 +65,61 @@ inline void check_image_size(const LoadedClassifier& victim, const std::string& 
                            image));
 }
 
+/// Builds the transform of a stored defense, with random weights.
+/// \throws Error if an encoder is missing or not needed, or the tensors are of no transform
+inline transforms::AnyTransform stored_transform(const formats::Weights& stored, const std::string& prefix,
+                                                 const ImageShape& image,
+                                                 transforms::OutputActivation activation,
+                                                 const EncoderOptions& encoder_options,
+                                                 const std::filesystem::path& file) {
+  const std::string sees = text_under(stored.metadata, "sees"), draws = text_under(stored.metadata, "draws");
+  const bool has_encoder = !text_under(stored.metadata, "encoder").empty();
+  if (has_encoder && encoder_options.file.empty()) {
+    throw Error(
+        "cannot export {}: it was trained behind an encoder, which it does not hold; specify --encoder, the encoder's "
+        "file",
+        file.string());
+  }
+  if (!has_encoder && !encoder_options.file.empty())
+    throw Error("cannot export {}: it was trained without an encoder; leave --encoder out", file.string());
+  if (!has_encoder) {
+    if (draws.empty()) return transform_of(stored.tensors, prefix, image, activation, file);
+    const ImageShape seen = sees.empty() ? image : parse_shape(sees);
+    return transforms::Resized<transforms::AnyTransform>{
+        .image = image,
+        .inner = transform_of(stored.tensors, prefix, seen, activation, file),
+        .output_shape = parse_shape(draws)};
+  }
+  transforms::ProgramEncoderOptions options{.normalization = encoder_options.normalization};
+  (sees.empty() ? options.likely_image : options.image) = sees.empty() ? image : parse_shape(sees);
+  const transforms::ProgramEncoder encoder(encoder_options.file, options);
+  const auto extent = [&](const char* name, std::int64_t dimension, std::int64_t dimensions) {
+    const auto found = stored.tensors.find(prefix + name);
+    if (found == stored.tensors.end() || found->second.dim() != dimensions) {
+      throw Error(
+          "cannot use {} as a transform: it lacks '{}{}' of a decoder; the file is damaged, get it again",
+          file.string(), prefix, name);
+    }
+    return static_cast<int>(found->second.size(dimension));
+  };
+  const ImageShape drawn = draws.empty() ? image : parse_shape(draws);
+  const int width = extent("unit1.conv.weight", 1, 4), first = extent("start.weight", 0, 2);
+  // Checked before memory is allocated for them.
+  const std::int64_t places = std::int64_t{(drawn.height + 15) / 16} * ((drawn.width + 15) / 16);
+  if (width % 4 != 0 || places * width != first) {
+    throw Error(
+        "cannot use {} as a transform: its decoder does not draw {}; the file is damaged, get it again",
+        file.string(), drawn);
+  }
+  return transforms::Encoded<transforms::ProgramEncoder>{
+      .image = image,
+      .encoder = encoder,
+      .decoder = {.features = encoder.features,
+                  .image = drawn,
+                  .bottleneck = extent("reduce.weight", 0, 2),
+                  .width = width}};
+}
+
 }  // namespace refine::detail
 
 namespace refine {
@@ -91,9 +149,10 @@ REFINE_INLINE SavedDefense load_saved_defense(const std::filesystem::path& model
   const bool is_stored_reference = !is_own || detail::text_under(stored.metadata, "pixel_domain") ==
                                                   detail::domain_name(PixelDomain::reference);
   AnyPipeline pipeline{
-      detail::transform_of(
-          stored.tensors, is_own ? "transform." : "", task.image,
-          clamps ? transforms::OutputActivation::clamp : transforms::OutputActivation::sigmoid, weights),
+      detail::stored_transform(
+          stored, is_own ? "transform." : "", task.image,
+          clamps ? transforms::OutputActivation::clamp : transforms::OutputActivation::sigmoid,
+          options.encoder, weights),
       freeze(victim.backbone), remaps::None<>{.classes = task.classes},
       options.pixel_domain.value_or(is_stored_reference ? PixelDomain::reference : PixelDomain::image)};
   if (is_own) {

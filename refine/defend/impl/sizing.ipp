@@ -3,12 +3,17 @@
 #include <refine/defend/sizing.hpp>
 
 #include <algorithm>
+#include <cstdint>
 
 #include <refine/core/config.hpp>
 #include <refine/core/error.hpp>
 #include <refine/data/augmentation.hpp>
 #include <refine/defend/detail/transform_kinds.hpp>
 #include <refine/nn/device.hpp>
+#include <refine/pipeline/pipeline.hpp>
+#include <refine/programs/encoder.hpp>
+#include <refine/transforms/encoded.hpp>
+#include <refine/transforms/resized.hpp>
 
 namespace refine::detail {
 
@@ -52,6 +57,34 @@ inline data::Augmentation size_augmentation(const ImageShape& shape, int epochs,
   return augmentation;
 }
 
+/// Returns the number of epochs for a transform with an encoder, whose epochs cost no encoding: some 400
+/// steps were enough for 200 to 2,000 images (docs/results.md).
+inline int encoded_epochs(std::int64_t images) {
+  constexpr std::int64_t seen = 24'000;
+  return static_cast<int>(
+      std::clamp<std::int64_t>((seen + images - 1) / std::max<std::int64_t>(images, 1), 6, 100));
+}
+
+inline transforms::AnyTransform make_encoded(const TransformOptions& options, const ImageShape& image,
+                                             std::uint64_t seed) {
+  if (options.levels > 0 || options.name != "UNet") {
+    throw Error("--{}: does not apply with --encoder, whose decoder has one form; leave it out",
+                options.levels > 0 ? "levels" : "transform");
+  }
+  if (options.width > 0 && options.width % 4 != 0)
+    throw Error("--width must be a multiple of 4 with --encoder, got {}", options.width);
+  transforms::ProgramEncoderOptions encoder_options{.normalization = options.encoder.normalization};
+  (options.see > 0 ? encoder_options.image : encoder_options.likely_image) = scaled(image, options.see);
+  const transforms::ProgramEncoder encoder(options.encoder.file, encoder_options);
+  return transforms::Encoded<transforms::ProgramEncoder>{
+      .image = image,
+      .encoder = encoder,
+      .decoder = {.features = encoder.features,
+                  .image = scaled(image, options.draw),
+                  .width = options.width > 0 ? options.width : 96,
+                  .seed = seed}};
+}
+
 inline void override_with(const TrainingOptions& options, Optimization& optimization) {
   if (options.optimizer) optimization.optimizer = *options.optimizer;
   if (options.epochs) optimization.epochs = *options.epochs;
@@ -72,26 +105,45 @@ inline void override_with(const TrainingOptions& options, Optimization& optimiza
 namespace refine {
 
 REFINE_INLINE Recipe defense_recipe(const TrainingOptions& options, std::int64_t images,
-                                    const ImageShape& shape, std::uint64_t seed) {
+                                    const ImageShape& shape, std::uint64_t seed,
+                                    const TransformOptions& transform) {
+  const auto override_all = [&](Recipe& recipe) {
+    detail::override_with(options, recipe.optimization);
+    if (options.supcon_weight) recipe.supcon_weight = *options.supcon_weight;
+    if (options.temperature) recipe.temperature = *options.temperature;
+    if (options.head_weight) recipe.head_weight = *options.head_weight;
+    recipe.seed = seed;
+    recipe.validate();
+  };
+  if (!transform.encoder.file.empty()) {
+    if (options.recipe != RecipeChoice::automatic) {
+      throw Error(
+          "--recipe: with --encoder, images are encoded once and cannot be augmented; leave --recipe out");
+    }
+    Recipe recipe = recipes::encoded;
+    recipe.optimization.epochs = options.epochs.value_or(detail::encoded_epochs(images));
+    override_all(recipe);
+    return recipe;
+  }
   const bool is_automatic = options.recipe == RecipeChoice::automatic;
+  const bool is_resized = transform.see > 0 || transform.draw > 0;
   const bool by_gpu = is_automatic && detail::suits_gpu_recipe(images, shape);
   Recipe recipe = by_gpu                                  ? recipes::gpu
                   : options.recipe == RecipeChoice::paper ? recipes::paper
                                                           : recipes::fast;
   if (is_automatic) {
-    recipe.optimization.epochs = detail::size_epochs(
-        options.epochs, images, shape, {.by_gpu = by_gpu ? 650'000 : 600'000, .by_cpu = 250'000});
+    recipe.optimization.epochs =
+        detail::size_epochs(options.epochs, images, is_resized ? detail::scaled(shape, transform.see) : shape,
+                            {.by_gpu = by_gpu ? 650'000 : 600'000, .by_cpu = 250'000});
     recipe.augmentation = detail::size_augmentation(shape, recipe.optimization.epochs, /*has_labels=*/false);
     // Few images and their mixed answers are memorized; the victim's answers to the mixtures are
     // new at each step. The victim is not asked about crops: to some victims they look like their
     // trigger (docs/lab/recipes.md).
     const bool crops = recipe.augmentation.resized_crop_min_scale < 1 || recipe.augmentation.crop_padding > 0;
     if (recipe.optimization.epochs > 50 && !crops) recipe.teacher = TeacherInput::augmented;
+    if (is_resized) recipe.head_weight = 1;
   }
-  detail::override_with(options, recipe.optimization);
-  if (options.supcon_weight) recipe.supcon_weight = *options.supcon_weight;
-  recipe.seed = seed;
-  recipe.validate();
+  override_all(recipe);
   return recipe;
 }
 
@@ -111,8 +163,35 @@ REFINE_INLINE ClassifierRecipe victim_recipe(const TrainingOptions& options, std
   return recipe;
 }
 
+REFINE_INLINE TransformOptions size_transform(const TransformOptions& options,
+                                              const LoadedClassifier& victim) {
+  const ImageShape image = victim.task().image;
+  const int side = std::max(image.height, image.width);
+  const bool is_large = side > max_full_size;
+  const bool has_encoder = !options.encoder.file.empty();
+  if (!has_encoder && !is_large && options.see == 0 && options.draw == 0) return options;
+  TransformOptions sized = options;
+  if (sized.see == 0 && !has_encoder) sized.see = is_large ? 64 : side;
+  if (sized.draw == 0) {
+    constexpr int usual = 96;
+    const auto device = nn::device_of(*victim.backbone.module).value_or(at::kCPU);
+    const bool takes_usual =
+        is_large && detail::takes_images(victim.backbone, detail::scaled(image, usual), device);
+    sized.draw = takes_usual ? usual : side;
+  }
+  return sized;
+}
+
 REFINE_INLINE transforms::AnyTransform make_transform(const TransformOptions& options,
                                                       const ImageShape& image, std::uint64_t seed) {
+  if (!options.encoder.file.empty()) return detail::make_encoded(options, image, seed);
+  if (options.see > 0 || options.draw > 0) {
+    const ImageShape sees = detail::scaled(image, options.see), draws = detail::scaled(image, options.draw);
+    TransformOptions inner = options;
+    inner.see = inner.draw = 0;
+    return transforms::Resized<transforms::AnyTransform>{
+        .image = image, .inner = make_transform(inner, sees, seed), .output_shape = draws};
+  }
   const auto kind = std::ranges::find(detail::transform_kinds, options.name,
                                       [](const detail::TransformKind& k) { return std::string(k.name); });
   if (kind == detail::transform_kinds.end()) {

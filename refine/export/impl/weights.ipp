@@ -65,6 +65,7 @@ REFINE_INLINE void add_metadata(const DefenseInfo& info, const std::string& vict
   metadata["pixel_domain"] = domain_name(info.domain);
   metadata["victim"] = victim;
   metadata["transform"] = info.transform;
+  if (!info.encoder.empty()) metadata["encoder"] = info.encoder;
   metadata["recipe"] = nlohmann::json(recipe).dump();
   metadata["seed"] = std::to_string(recipe.seed);
 }
@@ -95,6 +96,10 @@ REFINE_INLINE std::vector<std::int64_t> read_permutation(const std::map<std::str
         "cannot load {}: its transform differs from the pipeline's (got {}, expected {}); "
         "give the pipeline the file's",
         name, value("transform"), pipeline.transform);
+  }
+  const auto encoder = metadata.find("encoder");
+  if ((encoder == metadata.end() ? std::string() : encoder->second) != pipeline.encoder) {
+    throw Error("cannot load {}: it was trained behind another encoder; load it with its own encoder", name);
   }
   const auto permutation = nlohmann::json::parse(value("permutation"), nullptr, false);
   const auto is_integer = [](const nlohmann::json& entry) { return entry.is_number_integer(); };

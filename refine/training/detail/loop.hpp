@@ -103,7 +103,7 @@ class BatchAugmentation {
 
 /// The images of a step and their place in the run, on the module's device.
 struct Batch {
-  at::Tensor images;   ///< float N×C×H×W in [0, 1], augmented, channels last
+  at::Tensor images;   ///< float N×C×H×W in [0, 1], augmented, channels last; or features N×F, mixed
   at::Tensor plain;    ///< the same images without augmentation
   at::Tensor indices;  ///< int64 N: their positions in the training set
   std::int64_t step;   ///< from 0, over all epochs
@@ -130,7 +130,7 @@ class TeacherAnswers {
   at::Tensor operator()(const Batch& batch, const BatchAugmentation& augmentation, Forward&& forward) {
     c10::NoGradGuard no_grad;
     if (recipe_.teacher == TeacherInput::augmented) return forward(batch.images).to(at::kFloat);
-    if (batch.first_epoch) remember(batch, forward);
+    if (batch.first_epoch && !is_complete_) remember(batch, forward);
     const at::Tensor logits = answers_.index_select(0, batch.indices);
     if (recipe_.augmentation.mix == 0) return logits;
     // Mix probabilities, at temperature 1 whatever the objective's; their logarithms are logits
@@ -138,6 +138,13 @@ class TeacherAnswers {
     return augmentation.mix_rows(logits.softmax(1), recipe_.seed, batch.step)
         .clamp_min_(std::numeric_limits<float>::min())
         .log_();
+  }
+
+  /// Stores the teacher's answers to all original images, so that it is not asked again.
+  /// \param logits float images×classes, in the order of the training set
+  void set(at::Tensor logits) {
+    answers_ = std::move(logits);
+    is_complete_ = true;
   }
 
   /// Stores the teacher's answers to the original images of a batch.
@@ -154,6 +161,7 @@ class TeacherAnswers {
   const Recipe& recipe_;
   std::int64_t images_;
   at::Tensor answers_;  ///< float images×classes
+  bool is_complete_ = false;
 };
 
 /// Returns the training images where batches are gathered from: on `device`, or on the host if they
@@ -224,22 +232,25 @@ inline std::string last_checkpoint(RunStore* store) {
 /// Trains a module: the loop of `fit` and `train_classifier`. All random draws are functions of the
 /// seed, the epoch and the step, so a run that is resumed at a step draws what the first would have
 /// drawn.
+/// \param examples uint8 images N×C×H×W; or float features N×F, which are mixed and not otherwise
+///   changed
 /// \param targets `Batch` → tensor with one row per image, without gradient
 /// \param learn (images, targets) → `BatchResult`
 /// \param cuda_graph_safe whether `learn` may be recorded as a CUDA graph and replayed
 template <typename Targets, typename Learn, typename... Observers>
-void train(const TrainingRun& run, torch::nn::Module& module, at::Device device, const at::Tensor& bytes,
+void train(const TrainingRun& run, torch::nn::Module& module, at::Device device, const at::Tensor& examples,
            const Optimization& optimization, const BatchAugmentation& augmentation, std::uint64_t seed,
            Targets&& targets, Learn&& learn, bool cuda_graph_safe, Observers&... observers) {
   const std::string_view name = run.info.name;
-  const std::int64_t n = bytes.size(0);
+  const std::int64_t n = examples.size(0);
   if (n < 2) throw Error("cannot train the {}: too few images (got {}, expected 2 or more)", name, n);
   // BatchNorm cannot learn from a single value per channel.
   const auto batches = data::views::batches(optimization.batch_size, data::LastBatch::join_single);
-  const std::int64_t per_epoch = (bytes | batches).size(), steps = per_epoch * optimization.epochs;
+  const std::int64_t per_epoch = (examples | batches).size(), steps = per_epoch * optimization.epochs;
   const auto begin = std::chrono::steady_clock::now();
 
-  const at::Tensor source = place_images(bytes, device);
+  const at::Tensor source = place_images(examples, device);
+  const bool are_features = examples.dim() == 2;
   const auto order = [&](int epoch) {
     return source | data::views::shuffled(derived_seed(seed, "order"), epoch) | batches;
   };
@@ -286,6 +297,11 @@ void train(const TrainingRun& run, torch::nn::Module& module, at::Device device,
   nn::ScopedTorchSeed torch_seed(device);
   const auto make_batch = [&](const data::Batch& batch, std::int64_t step, bool augmented) {
     const at::Tensor device_indices = nn::to_device_async(batch.indices, device);
+    if (are_features) {
+      const at::Tensor plain = nn::to_device_async(batch.images, device);
+      return Batch{augmented ? augmentation.mix_rows(plain, seed, step) : plain, plain, device_indices, step,
+                   step < per_epoch};
+    }
     const at::Tensor plain = data::to_float(nn::to_device_async(batch.images, device), device);
     const at::Tensor images =
         augmented ? augmentation(plain, device_indices, seed, step).contiguous(at::MemoryFormat::ChannelsLast)

@@ -81,6 +81,7 @@ void visit_fields(Is<Recipe> auto& r, auto&& visit) {
   visit("objective", r.objective);
   visit("teacher", r.teacher);
   visit("temperature", r.temperature);
+  visit("head_weight", r.head_weight);
   visit("supcon_weight", r.supcon_weight);
   visit("supcon_temperature", r.supcon_temperature);
   visit("optimization", r.optimization);

@@ -8,6 +8,7 @@
 #include <ATen/ops/pixel_unshuffle.h>
 
 #include <cstddef>
+#include <utility>
 
 #include <refine/core/config.hpp>
 
@@ -58,6 +59,16 @@ REFINE_INLINE void EncoderDecoderModule::reset() {
 }
 
 REFINE_INLINE at::Tensor EncoderDecoderModule::forward(const at::Tensor& images) {
+  return run(images, nullptr);
+}
+
+REFINE_INLINE Drawn EncoderDecoderModule::draw(const at::Tensor& images) {
+  at::Tensor bottleneck;
+  at::Tensor drawn = run(images, &bottleneck);
+  return {std::move(drawn), bottleneck.mean({2, 3})};
+}
+
+REFINE_INLINE at::Tensor EncoderDecoderModule::run(const at::Tensor& images, at::Tensor* bottleneck) {
   const std::int64_t multiple = std::int64_t{1} << levels_, height = images.size(2), width = images.size(3);
   const std::int64_t bottom = (multiple - height % multiple) % multiple,
                      right = (multiple - width % multiple) % multiple;
@@ -69,6 +80,7 @@ REFINE_INLINE at::Tensor EncoderDecoderModule::forward(const at::Tensor& images)
     x = encoder_[i]->forward(x);
   }
   x = bottleneck_->forward(x);
+  if (bottleneck) *bottleneck = x;
   for (const auto& unit : decoder_) {
     x = nn::upsample_bilinear(x, 2, /*align_corners=*/false);
     x = unit->forward(x);

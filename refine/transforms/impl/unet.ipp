@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <utility>
 
 #include <refine/core/config.hpp>
 #include <refine/nn/conv.hpp>
@@ -85,11 +86,22 @@ REFINE_INLINE std::shared_ptr<torch::nn::Module> UNetModule::clone(
 }
 
 REFINE_INLINE at::Tensor UNetModule::forward(const at::Tensor& images) {
+  return run(images, nullptr);
+}
+
+REFINE_INLINE Drawn UNetModule::draw(const at::Tensor& images) {
+  at::Tensor coarsest;
+  at::Tensor drawn = run(images, &coarsest);
+  return {std::move(drawn), coarsest.mean({2, 3})};
+}
+
+REFINE_INLINE at::Tensor UNetModule::run(const at::Tensor& images, at::Tensor* coarsest) {
   std::vector<at::Tensor> skips = {down_[0]->forward(images)};
   for (std::size_t level = 1; level < down_.size(); ++level) {
     skips.push_back(down_[level]->forward(at::max_pool2d(skips.back(), {2, 2})));
   }
   at::Tensor x = skips.back();
+  if (coarsest) *coarsest = x;
   for (std::size_t i = 0; i < up_.size(); ++i) {
     const at::Tensor& skip = skips[skips.size() - 2 - i];
     x = nn::upsample_bilinear(x, 2, /*align_corners=*/true);
