@@ -3,6 +3,8 @@
 Private headers, in detail/, are checked as well: an implementation may include one that no public header includes.
 """
 
+load("@rules_cc//cc/common:cc_info.bzl", "CcInfo")
+
 def _impl(ctx):
     return [DefaultInfo(files = depset(ctx.attr.library[CcInfo].compilation_context.direct_public_headers))]
 
