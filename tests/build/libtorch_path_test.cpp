@@ -4,6 +4,7 @@
 #include <dlfcn.h>
 #include <gtest/gtest.h>
 
+#include <cstdlib>
 #include <filesystem>
 
 namespace fs = std::filesystem;
@@ -20,8 +21,9 @@ fs::path loaded_libtorch() {
 
 /// LibTorch's folder, by the headers that this build was configured with.
 fs::path configured_libtorch() {
-  // In the runfiles, and a link into LibTorch's own folder.
-  return fs::canonical("../libtorch/include/ATen/ATen.h").parent_path().parent_path().parent_path();
+  // include/ATen/ATen.h in the runfiles, a link into LibTorch's own folder.
+  const char* header = std::getenv("LIBTORCH_HEADER");
+  return header == nullptr ? fs::path{} : fs::canonical(header).parent_path().parent_path().parent_path();
 }
 
 TEST(LinkedLibTorch, OfACachedProgram_IsTheOneOfThisBuild) {

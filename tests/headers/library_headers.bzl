@@ -1,5 +1,7 @@
 """Lists the headers of a library, so that a header added to a module is checked."""
 
+load("@rules_cc//cc/common:cc_info.bzl", "CcInfo")
+
 def _impl(ctx):
     return [DefaultInfo(files = depset([
         header

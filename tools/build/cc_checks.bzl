@@ -4,6 +4,7 @@ The compiler runs with -fsyntax-only in build actions, one for each file: in par
 prints the reports, one line for each file, as GoogleTest does.
 """
 
+load("@rules_cc//cc/common:cc_info.bzl", "CcInfo")
 load(":compiler.bzl", "COMPILER_ATTRS", "compiler_for")
 load(":precompiled.bzl", "PrecompiledInfo")
 

@@ -42,7 +42,7 @@ def _cuda_headers(ctx):
     return None
 
 _BUILD = """# Written by tools/build/libtorch.bzl.
-load("@rules_cc//cc:defs.bzl", "cc_library")
+load("@rules_cc//cc:cc_library.bzl", "cc_library")
 
 cc_library(
     name = "libtorch",
@@ -61,6 +61,7 @@ cc_library(
             "include/google/**",
             "include/pybind11/**",
         ],
+        allow_empty = True,  # without CUDA
     ),
     defines = {defines},
     includes = {includes},

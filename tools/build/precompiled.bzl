@@ -1,5 +1,7 @@
 """Precompiled headers: the headers of other projects are compiled once instead of once for each file."""
 
+load("@rules_cc//cc/common:cc_common.bzl", "cc_common")
+load("@rules_cc//cc/common:cc_info.bzl", "CcInfo")
 load(":compiler.bzl", "COMPILER_ATTRS", "compiler_for")
 
 PrecompiledInfo = provider(

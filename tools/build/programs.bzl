@@ -1,6 +1,8 @@
 """Declares tests and programs as a few translation units that compile quickly."""
 
-load("@rules_cc//cc:defs.bzl", "cc_binary", "cc_library", "cc_test")
+load("@rules_cc//cc:cc_binary.bzl", "cc_binary")
+load("@rules_cc//cc:cc_library.bzl", "cc_library")
+load("@rules_cc//cc:cc_test.bzl", "cc_test")
 
 # -O0: the slow code is in LibTorch and in the compiled library.
 QUICK = select({

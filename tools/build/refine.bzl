@@ -1,7 +1,8 @@
 """Declares the modules of refine."""
 
 load(":programs.bzl", "INCLUDE_PRECOMPILED", "PRECOMPILED", "QUICK")
-load("@rules_cc//cc:defs.bzl", "cc_library")
+load("@rules_cc//cc:cc_library.bzl", "cc_library")
+load("@rules_cc//cc/common:cc_info.bzl", "CcInfo")
 
 # Of the library's own files; tests and programs have those of .bazelrc.
 _WARNINGS = [
@@ -57,9 +58,9 @@ def refine_library(name, srcs = [], hdrs = None, impls = None, textual_hdrs = []
     """
     kwargs.setdefault("visibility", ["//visibility:public"])
     if hdrs == None:
-        hdrs = native.glob(["*.hpp", "detail/*.hpp"])
+        hdrs = native.glob(["*.hpp", "detail/*.hpp"], allow_empty = True)
     if impls == None:
-        impls = native.glob(["impl/*.ipp"])
+        impls = native.glob(["impl/*.ipp"], allow_empty = True)
     sources = impls if srcs else []
     native.filegroup(
         name = name + "_files",
@@ -69,14 +70,15 @@ def refine_library(name, srcs = [], hdrs = None, impls = None, textual_hdrs = []
     native.filegroup(
         name = name + "_source",
         srcs = srcs,
-        visibility = ["//tests/headers:__pkg__"],
+        visibility = ["//tests:__subpackages__"],
     )
-    if native.repository_name().strip("@") and native.package_name():
+    repository = native.repo_name() if hasattr(native, "repo_name") else native.repository_name().strip("@")
+    if repository and native.package_name():
         up = "/".join([".."] * len(native.package_name().split("/")))
         kwargs.setdefault("includes", [up])
     copts = kwargs.pop("copts", [])
     own_deps = []
-    if quick and not native.repository_name().strip("@"):
+    if quick and not repository:
         copts = QUICK + INCLUDE_PRECOMPILED + copts
         own_deps = PRECOMPILED
     if not srcs:

@@ -1,6 +1,7 @@
-"""Bazel's own repositories; with Debian's Bazel 4, without a download."""
+"""The repositories that refine needs, for a WORKSPACE file. MODULE.bazel is for Bazel 7 and newer."""
 
-load("@bazel_tools//tools/build_defs/repo:http.bzl", "http_archive")
+load(":libtorch.bzl", "libtorch_repository")
+load(":system.bzl", "system_repository")
 
 _DEBIAN = {
     "bazel_skylib": "/usr/share/bazel/tools/skylib",
@@ -9,30 +10,32 @@ _DEBIAN = {
     "rules_proto": "/usr/share/bazel/rules/proto",
 }
 
-def bazel_repositories():
-    """Declares the repositories from which Bazel's rules are loaded.
+def _folder_impl(ctx):
+    folder = ctx.path(Label("//tools/build:BUILD.bazel")).dirname.get_child(ctx.attr.folder)
+    for child in folder.readdir():
+        ctx.symlink(child, child.basename)
 
-    Debian's Bazel is 4.2.3 and reports no version. Newer versions bring their own definitions of all of them except for
-    rules_cc.
+_folder_repository = repository_rule(
+    implementation = _folder_impl,
+    attrs = {"folder": attr.string(mandatory = True)},
+    local = True,
+    doc = "A folder of tools/build as a repository, also where refine is itself an external repository.",
+)
+
+def refine_repositories():
+    """Declares @libtorch, @system and, without a download, the repositories from which Bazel's rules are loaded.
+
+    Debian's Bazel is 4.2.3 and reports no version. Newer versions bring their own definitions of all of the latter
+    except for rules_cc.
     """
-    version = getattr(native, "bazel_version", "")
-    major = version.split(".")[0]
-    if not major.isdigit() or int(major) < 5:
-        native.local_repository(name = "rules_cc", path = "tools/build/rules_cc")
-        native.local_repository(name = "remote_coverage_tools", path = "tools/build/coverage_stub")
+    libtorch_repository(name = "libtorch")
+    system_repository(name = "system")
+
+    version = getattr(native, "bazel_version", "").split(".")[0]
+    major = int(version) if version.isdigit() else 4
+    if major < 7:
+        _folder_repository(name = "rules_cc", folder = "rules_cc")
+    if major < 5:
+        _folder_repository(name = "remote_coverage_tools", folder = "coverage_stub")
         for name, path in _DEBIAN.items():
             native.local_repository(name = name, path = path)
-    elif int(major) < 8:
-        http_archive(
-            name = "rules_cc",
-            sha256 = "2037875b9a4456dce4a79d112a8ae885bbc4aad968e6587dca6e64f3a0900cdf",
-            strip_prefix = "rules_cc-0.0.9",
-            urls = ["https://github.com/bazelbuild/rules_cc/releases/download/0.0.9/rules_cc-0.0.9.tar.gz"],
-        )
-    else:
-        http_archive(
-            name = "rules_cc",
-            sha256 = "abc605dd850f813bb37004b77db20106a19311a96b2da1c92b789da529d28fe1",
-            strip_prefix = "rules_cc-0.0.17",
-            urls = ["https://github.com/bazelbuild/rules_cc/releases/download/0.0.17/rules_cc-0.0.17.tar.gz"],
-        )

@@ -27,7 +27,7 @@ _ON_TOP = {
 }
 
 _HEAD = """# Written by tools/build/system.bzl.
-load("@rules_cc//cc:defs.bzl", "cc_library")
+load("@rules_cc//cc:cc_library.bzl", "cc_library")
 
 package(default_visibility = ["//visibility:public"])
 
