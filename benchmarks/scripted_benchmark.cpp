@@ -1,5 +1,6 @@
-// Times a TorchScript classifier: as LibTorch runs its file (Arg 0), and as backbones::Scripted
-// does (Arg 1). Eight convolutions with BatchNorm, batches of 64, 3×32×32.
+// Times a TorchScript classifier: as LibTorch runs its file (Arg 0), as backbones::Scripted does
+// (Arg 1), and as .pt2 in backbones::ExportedProgram (Arg 2). Eight convolutions with BatchNorm,
+// batches of 64, 3×32×32.
 
 #include <benchmark/benchmark.h>
 #include <torch/csrc/jit/api/module.h>
@@ -9,9 +10,12 @@
 #include <ATen/ops/randn.h>
 #include <ATen/ops/zeros.h>
 #include <c10/core/GradMode.h>
+#include <filesystem>
 #include <string>
 
+#include <refine/export/pt2.hpp>
 #include <refine/nn/device.hpp>
+#include <refine/programs/exported_program.hpp>
 #include <refine/programs/torchscript.hpp>
 
 namespace {
@@ -45,12 +49,18 @@ void run(benchmark::State& state, bool gradient) {
   keep_freed_memory();
   torch::jit::Module raw = make_network();
   const backbones::Scripted<> scripted(raw, "network", {.task = {{3, 32, 32}, width}});
+  const std::filesystem::path file = std::filesystem::temp_directory_path() / "scripted_benchmark.pt2";
+  export_pt2(scripted, file);
+  const backbones::ExportedProgram<> exported(file);
+  std::filesystem::remove(file);
   at::Tensor x = at::rand({64, 3, 32, 32});
-  if (state.range(0) == 1) x = x.contiguous(at::MemoryFormat::ChannelsLast);
+  if (state.range(0) > 0) x = x.contiguous(at::MemoryFormat::ChannelsLast);
   const at::AutoGradMode mode(gradient);
   if (gradient) x.requires_grad_();
   const auto step = [&] {
-    const at::Tensor y = state.range(0) == 1 ? scripted.forward(x) : raw.forward({x}).toTensor();
+    const at::Tensor y = state.range(0) == 0   ? raw.forward({x}).toTensor()
+                         : state.range(0) == 1 ? scripted.forward(x)
+                                               : exported.forward(x);
     if (gradient) y.sum().backward();
   };
   for (int i = 0; i < 3; ++i) step();  // LibTorch profiles the module in its first runs
@@ -61,11 +71,11 @@ void run(benchmark::State& state, bool gradient) {
 void ScriptedForward(benchmark::State& state) {
   run(state, false);
 }
-BENCHMARK(ScriptedForward)->Arg(0)->Arg(1)->Unit(benchmark::kMillisecond)->UseRealTime();
+BENCHMARK(ScriptedForward)->Arg(0)->Arg(1)->Arg(2)->Unit(benchmark::kMillisecond)->UseRealTime();
 
 void ScriptedGradient(benchmark::State& state) {
   run(state, true);
 }
-BENCHMARK(ScriptedGradient)->Arg(0)->Arg(1)->Unit(benchmark::kMillisecond)->UseRealTime();
+BENCHMARK(ScriptedGradient)->Arg(0)->Arg(1)->Arg(2)->Unit(benchmark::kMillisecond)->UseRealTime();
 
 }  // namespace

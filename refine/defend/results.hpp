@@ -14,7 +14,7 @@ namespace refine {
 
 /// The files that `Defended::save` writes.
 struct DefendedFiles {
-  std::filesystem::path serving;  ///< "defended.pt": TorchScript that needs nothing of refine
+  std::filesystem::path serving;  ///< "defended.pt" or "defended.pt2": serves without refine
   std::filesystem::path weights;  ///< "defended.safetensors": the transform alone, for `load_saved_defense`
   std::filesystem::path report;   ///< "defended.report": folder of report.html, metrics.json and images.png
 

@@ -38,8 +38,8 @@ struct SavedDefense {
   LoadedClassifier victim;                           ///< as it was loaded
   std::map<std::string, std::string> metadata = {};  ///< of the transform's file
 
-  /// Writes the defense as one TorchScript file, with the alarm and the preprocessing of the
-  /// transform's file.
+  /// Writes the defense as one file to serve (`export_defense`), with the alarm and the preprocessing
+  /// of the transform's file.
   /// \throws Error if the file cannot be written
   void save(const std::filesystem::path& serving) const;
 };
@@ -57,7 +57,8 @@ struct SavedDefense {
 SavedDefense load_saved_defense(const std::filesystem::path& model, const std::filesystem::path& weights,
                                 const SavedDefenseOptions& options = {});
 
-/// Writes a classifier alone as one TorchScript file, with its class names and its preprocessing.
+/// Writes a classifier alone as one file to serve, .pt2 or TorchScript by its name, with its class
+/// names and its preprocessing.
 /// \param model the classifier's file, as `load_classifier` reads it
 /// \param serving the file to write
 /// \param options what the file does not say. `options.notify` receives a note if the image size was

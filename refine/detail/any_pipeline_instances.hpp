@@ -11,6 +11,7 @@
 #include <refine/attacks/attack.hpp>
 #include <refine/data/dataset.hpp>
 #include <refine/evaluation/evaluate.hpp>
+#include <refine/export/pt2.hpp>
 #include <refine/export/torchscript.hpp>
 #include <refine/metrics/target.hpp>
 #include <refine/pipeline/pipeline.hpp>
@@ -30,6 +31,8 @@
   declare_or_define refine::Evaluation refine::evaluate_clean(const AnyPipeline&, const data::Dataset&,   \
                                                               bool);                                      \
   declare_or_define void refine::export_torchscript(const AnyPipeline&, const std::filesystem::path&,     \
-                                                    const nlohmann::ordered_json&)
+                                                    const nlohmann::ordered_json&);                       \
+  declare_or_define void refine::export_defense(const AnyPipeline&, const std::filesystem::path&,         \
+                                                const nlohmann::ordered_json&)
 
 REFINE_ANY_PIPELINE_INSTANCES(extern template);

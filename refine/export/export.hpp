@@ -1,15 +1,16 @@
 #pragma once
 
+#include <refine/export/pt2.hpp>
 #include <refine/export/torchscript.hpp>
 #include <refine/export/weights.hpp>
 #include <refine/nn/module.hpp>
 
 /// \file
 /// Victims and defenses as files. `save` and `load` keep the weights as safetensors, to go on in
-/// this library; `export_torchscript` writes a whole defended classifier as one program that serves
-/// without it. `ExportedClassifier` (`refine/export/exported_classifier.hpp`, not included here)
-/// reads such a program back.
+/// this library; `export_defense` writes a whole defended classifier as one file that serves without
+/// it: a .pt2 of torch.export or TorchScript. `ExportedClassifier`
+/// (`refine/export/exported_classifier.hpp`, not included here) reads such a file back.
 ///
 ///     save(victim, "victim.safetensors");
 ///     save(defense, "defense.safetensors", recipes::fast);
-///     export_torchscript(defense, "defended.pt");
+///     export_defense(defense, "defended.pt2");

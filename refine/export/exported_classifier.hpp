@@ -1,16 +1,13 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
-#include <torch/csrc/jit/api/module.h>
-#include <torch/csrc/jit/runtime/graph_executor.h>
+#include <c10/core/Device.h>
 #include <nlohmann/json_fwd.hpp>
 
-#include <array>
-#include <cstddef>
 #include <cstdint>
 #include <filesystem>
-#include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include <refine/core/task.hpp>
@@ -18,73 +15,100 @@
 
 namespace refine {
 
-/// A defended classifier read from a file that `export_torchscript` wrote: a `DefendedClassifier`
-/// that `evaluate`, `scan` and the report take. It has no gradients; train a `Pipeline` instead.
+namespace detail {
+
+/// The program of an exported file.
+class ServedProgram {
+ public:
+  /// The functions of images that a file has.
+  enum Function { forward, transformed, undefended, alarm, functions };
+
+  virtual ~ServedProgram() = default;
+
+  /// Returns what a file calls a function.
+  virtual std::string name_of(Function function) const = 0;
+
+  /// Runs a function without gradients.
+  virtual at::Tensor run(Function function, const at::Tensor& images) const = 0;
+
+  /// Returns the device of the tensors; nothing if there are none.
+  virtual std::optional<at::Device> device() const = 0;
+
+  /// Moves the tensors.
+  virtual void to(at::Device device) = 0;
+};
+
+}  // namespace detail
+
+/// A defended classifier read from a file that `export_torchscript` or `export_pt2` wrote: a
+/// `DefendedClassifier` that `evaluate`, `scan` and the report take. It has no gradients; train a
+/// `Pipeline` instead.
 ///
-///     const ExportedClassifier defended("defended.pt");
+///     const ExportedClassifier defended("defended.pt2");
 ///     at::Tensor logits = defended.forward(images);
 ///
 /// Copies share their tensors.
 class ExportedClassifier {
  public:
-  /// Reads a file, and runs each of its methods on two blank images to check their shapes.
-  /// \param path the file
-  /// \param trust whether the file is checked before it is loaded, see `formats::load_torchscript`
+  /// Reads a file, and runs each of its functions on two blank images to check their shapes.
+  /// \param path the file; its content decides how it is read
+  /// \param trust whether the file is checked before it is loaded, see `formats::load_torchscript` and
+  ///   `formats::read_exported_program`
   /// \throws Error if the file cannot be read, fails the check, or is not a defended classifier
   explicit ExportedClassifier(const std::filesystem::path& path,
-                              formats::Trust trust = formats::Trust::checked)
-      : ExportedClassifier(formats::load_torchscript(path, trust), path.string()) {}
+                              formats::Trust trust = formats::Trust::checked);
 
   /// Returns the image shape and the number of classes.
   Task task() const { return task_; }
 
   /// Returns the device of the tensors, also after a copy, which shares them, was moved.
-  at::Device device() const;
+  at::Device device() const { return program_->device().value_or(device_); }
 
   /// Moves the tensors, which copies share.
   /// \param device where to
-  void to(at::Device device);
+  void to(at::Device device) {
+    program_->to(device);
+    device_ = device;
+  }
 
   /// Returns the defended logits.
   /// \param images float N×C×H×W in [0, 1], on `device()`
   /// \return N×classes
-  at::Tensor forward(const at::Tensor& images) const { return run(0, images); }
+  at::Tensor forward(const at::Tensor& images) const { return program_->run(Program::forward, images); }
 
   /// Returns the images that the victim sees.
   /// \param images float N×C×H×W in [0, 1], on `device()`
   /// \return float images in [0, 1], of the height and width that the transform draws
-  at::Tensor transformed(const at::Tensor& images) const { return run(1, images); }
+  at::Tensor transformed(const at::Tensor& images) const {
+    return program_->run(Program::transformed, images);
+  }
 
   /// Returns the victim's logits, without the defense.
   /// \param images float N×C×H×W in [0, 1], on `device()`
   /// \return N×classes
-  at::Tensor undefended(const at::Tensor& images) const { return run(2, images); }
+  at::Tensor undefended(const at::Tensor& images) const { return program_->run(Program::undefended, images); }
 
   /// Returns the alarm scores, high where victim and defense disagree; see `alarm_score`.
   /// \param images float N×C×H×W in [0, 1], on `device()`
   /// \return N scores in [0, 1]
-  at::Tensor alarm(const at::Tensor& images) const { return run(3, images); }
+  at::Tensor alarm(const at::Tensor& images) const { return program_->run(Program::alarm, images); }
 
   /// Returns the metadata in the file, `refine.json`.
   const nlohmann::ordered_json& about() const { return *about_; }
 
  private:
+  using Program = detail::ServedProgram;
+
   static constexpr std::int64_t largest_image = std::int64_t{1} << 26;  // pixels × channels
-  static constexpr std::array<const char*, 4> methods = {"forward", "transform", "undefended", "alarm"};
 
-  ExportedClassifier(formats::TorchScriptFile file, const std::string& name);
+  // Returns why the functions do not return what the metadata promises, by which callers look up
+  // class names; empty if they do.
+  std::string problem() const;
 
-  // Checks that the methods return what the metadata promises. Callers look up class names by these
-  // extents.
-  void check_methods(const std::function<void(const std::string&)>& refuse) const;
-
-  at::Tensor run(std::size_t method, const at::Tensor& images) const;
-
-  torch::jit::Module module_;
+  std::shared_ptr<Program> program_;
   std::shared_ptr<const nlohmann::ordered_json> about_;
   Task task_;
   at::Device device_ = at::kCPU;  // of a file without tensors
-  mutable std::array<torch::jit::GraphExecutor, methods.size()> executors_;
 };
 
 }  // namespace refine

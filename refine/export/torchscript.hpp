@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include <refine/backbones/backbone.hpp>
@@ -46,8 +47,33 @@ class ScopedCpu {
 /// Returns an empty JSON object: no metadata.
 const nlohmann::ordered_json& no_metadata();
 
-/// Writes a traced module, which may share its tensors with networks in use, and in `refine.json`
-/// the metadata, the kind of file, the permutation if there is one, and the task.
+/// Returns the text of `refine.json`: the metadata, the kind of file, the permutation if there is
+/// one, and the task.
+std::string about_text(const Task& task, const nlohmann::ordered_json& metadata, const char* kind,
+                       const std::vector<std::int64_t>& permutation);
+
+/// Returns a TorchScript module without methods that has the tensors of a defense.
+template <typename T, typename B, typename R>
+torch::jit::Module torchscript_module(const Pipeline<T, B, R>& defense) {
+  const auto unit = std::make_shared<torch::jit::CompilationUnit>();
+  torch::jit::Module module(c10::QualifiedName("__torch__.refine.Defended"), unit);
+  module.register_module("transform_network", to_torchscript(*defense.transform().module, "Transform", unit));
+  module.register_module("backbone", to_torchscript(*defense.backbone().module, "Backbone", unit));
+  for (const auto& [name, constant] : defense.named_constants()) module.register_buffer(name, constant);
+  return module;
+}
+
+/// Returns a TorchScript module without methods that has the tensors of a classifier.
+template <backbones::FrozenBackbone B>
+torch::jit::Module torchscript_module(const B& victim) {
+  const auto unit = std::make_shared<torch::jit::CompilationUnit>();
+  torch::jit::Module module(c10::QualifiedName("__torch__.refine.Classifier"), unit);
+  module.register_module("backbone", to_torchscript(*victim.module, "Backbone", unit));
+  for (const auto& [name, constant] : backbones::constants_of(victim)) module.register_buffer(name, constant);
+  return module;
+}
+
+/// Writes a traced module, which may share its tensors with networks in use, with `refine.json`.
 void save_module(torch::jit::Module& module, const std::filesystem::path& path, const Task& task,
                  const nlohmann::ordered_json& metadata, const char* kind,
                  const std::vector<std::int64_t>& permutation = {});
@@ -88,13 +114,7 @@ void export_torchscript(const Pipeline<T, B, R>& defense, const std::filesystem:
   const at::Tensor example = detail::example_images(task, path);
   // On the CPU, the constants that tracing sees are the very tensors that are registered.
   const detail::ScopedCpu transform(*defense.transform().module), backbone(*defense.backbone().module);
-  const auto unit = std::make_shared<torch::jit::CompilationUnit>();
-  torch::jit::Module module(c10::QualifiedName("__torch__.refine.Defended"), unit);
-  module.register_module("transform_network",
-                         detail::to_torchscript(*defense.transform().module, "Transform", unit));
-  module.register_module("backbone", detail::to_torchscript(*defense.backbone().module, "Backbone", unit));
-  for (const auto& [name, constant] : defense.named_constants()) module.register_buffer(name, constant);
-
+  torch::jit::Module module = detail::torchscript_module(defense);
   c10::NoGradGuard no_grad;
   detail::add_method(module, "forward", example, [&](const at::Tensor& x) { return defense.forward(x); });
   detail::add_method(module, "transform", example,
@@ -117,10 +137,7 @@ void export_torchscript(const B& victim, const std::filesystem::path& path,
   const Task task = victim.task;
   const at::Tensor example = detail::example_images(task, path);
   const detail::ScopedCpu backbone(*victim.module);
-  const auto unit = std::make_shared<torch::jit::CompilationUnit>();
-  torch::jit::Module module(c10::QualifiedName("__torch__.refine.Classifier"), unit);
-  module.register_module("backbone", detail::to_torchscript(*victim.module, "Backbone", unit));
-  for (const auto& [name, constant] : backbones::constants_of(victim)) module.register_buffer(name, constant);
+  torch::jit::Module module = detail::torchscript_module(victim);
   c10::NoGradGuard no_grad;
   detail::add_method(module, "forward", example, [&](const at::Tensor& x) { return victim.forward(x); });
   detail::save_module(module, path, task, metadata, "classifier");

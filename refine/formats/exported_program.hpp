@@ -79,12 +79,13 @@ std::string_view describe(const GraphArgument& argument);
 
 /// A call of an operator.
 struct GraphNode {
-  std::string name;                                           ///< of the node, for messages
-  std::string target;                                         ///< "aten::conv2d.default", "_operator.mul"
-  std::vector<std::pair<std::string, GraphArgument>> inputs;  ///< by the names of the operator's schema
+  std::string name = {};    ///< of the node, for messages
+  std::string target = {};  ///< "aten::conv2d.default", "_operator.mul"
+  std::vector<std::pair<std::string, GraphArgument>> inputs = {};  ///< by the names of the operator's schema
   /// Names of what it returns. A list of tensors is one entry with several names; nothing is
   /// `std::monostate`.
-  std::vector<GraphArgument> outputs;
+  std::vector<GraphArgument> outputs = {};
+  std::size_t positional = 0;  ///< how many of the inputs, from the first, are passed by position
 };
 
 /// The shape of a tensor while the program runs.
@@ -155,6 +156,10 @@ struct ExportedProgramListing {
 /// Returns true if an archive is an exported program (.pt2), in the layout of PyTorch 2.9 and newer.
 bool is_exported_program(const Archive& archive);
 
+/// Returns true if a file is such an archive, false if it cannot be read. Its tensors are not read.
+/// \throws Error if it is a damaged ZIP archive
+bool is_exported_program_file(const std::filesystem::path& path);
+
 /// Lists what an exported program would run. Nothing of the file is executed.
 ///
 /// `torch.export.load` runs code from several places in a file: pickled sample inputs, weights and
@@ -168,11 +173,13 @@ bool is_exported_program(const Archive& archive);
 ///
 /// \param archive the content of the file; taken by value, because tensors are large
 /// \param name of the file, for messages
+/// \param program which program of a file with several is listed; the others are checked only
 /// \return the listing
-/// \throws Error naming the file if it is malformed, has several programs of which none is named
-///        "model", or has a version that refine does not read
+/// \throws Error naming the file if it is malformed, has several programs but not this one, or has a
+///        version that refine does not read
 ExportedProgramListing inspect_exported_program(Archive archive,
-                                                const std::filesystem::path& name = "the archive");
+                                                const std::filesystem::path& name = "the archive",
+                                                const std::string& program = "model");
 
 /// Reads an exported program and checks it.
 ///
@@ -189,9 +196,11 @@ ExportedProgramListing inspect_exported_program(Archive archive,
 ///
 /// \param path the file
 /// \param trust whether an unchecked program may be used
+/// \param program which program of a file with several is read; the others are checked only
 /// \return the program
 /// \throws Error naming the file and the most serious objection, or if the file is damaged
-ExportedProgram read_exported_program(const std::filesystem::path& path, Trust trust = Trust::checked);
+ExportedProgram read_exported_program(const std::filesystem::path& path, Trust trust = Trust::checked,
+                                      const std::string& program = "model");
 
 namespace detail::exported {
 

@@ -7,6 +7,7 @@
 #include <refine/formats/impl/archive.ipp>
 #include <refine/formats/impl/checkpoint.ipp>
 #include <refine/formats/impl/exported_program.ipp>
+#include <refine/formats/impl/exported_program_writer.ipp>
 #include <refine/formats/impl/inspect.ipp>
 #include <refine/formats/impl/pickle_machine.ipp>
 #include <refine/formats/impl/safetensors.ipp>

@@ -21,6 +21,7 @@
 #include <refine/formats/archive.hpp>
 #include <refine/formats/checkpoint.hpp>
 #include <refine/formats/exported_program.hpp>
+#include <refine/formats/exported_program_writer.hpp>
 #include <refine/formats/inspect.hpp>
 #include <refine/formats/safetensors.hpp>
 #include <refine/formats/torchscript_check.hpp>

@@ -13,6 +13,7 @@
 #include <filesystem>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <refine/backbones/detail/buildable.hpp>
@@ -69,13 +70,13 @@ class ExportedProgram {
       : ExportedProgram(formats::read_exported_program(path, options.trust), path.string(), options) {}
 
   /// Takes a program that is already read.
-  /// \param program is left unchanged
+  /// \param program the program; it is kept, so that `export_pt2` can write its graph unchanged
   /// \param name its name, for messages
   /// \param options what is known of it; `trust` is not used
   /// \throws Error if it is not a classifier, or contradicts the options
-  ExportedProgram(const formats::ExportedProgram& program, const std::string& name,
+  ExportedProgram(formats::ExportedProgram program, const std::string& name,
                   const ExportedProgramOptions& options = {})
-      : module(std::make_shared<detail::ExportedModule>(program, name)), name_(name) {
+      : module(std::make_shared<detail::ExportedModule>(std::move(program), name)), name_(name) {
     detail::require_task_of_type("ExportedProgram", kTask, options.task);
     task.image = image_shape(options);
     module->select_output(choose_output(options));

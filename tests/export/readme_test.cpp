@@ -1,10 +1,15 @@
-// The example of refine/export/README.md.
+// The examples of refine/export/README.md and docs/guide/serving.md.
 
+#include <ATen/TensorIndexing.h>
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/rand.h>
+#include <c10/core/GradMode.h>
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 #include <refine/backbones/freeze.hpp>
 #include <refine/backbones/resnet.hpp>
 #include <refine/export/export.hpp>
+#include <refine/export/exported_classifier.hpp>
 #include <refine/remaps/remaps.hpp>
 #include <refine/training/recipe_json.hpp>
 #include <refine/transforms/unet.hpp>
@@ -27,6 +32,27 @@ auto make_defense(const std::filesystem::path& folder) {
   const auto metadata = load(defense, folder / "defense.safetensors");  // sets the permutation as well
   const Recipe recipe = nlohmann::json::parse(metadata.at("recipe"));
   return std::pair{defense, recipe};
+}
+
+at::Tensor suspicious(const std::filesystem::path& file, const at::Tensor& images, double threshold) {
+  const ExportedClassifier defended(file);  // defended.to(at::kCUDA) for a GPU
+  const at::Tensor classes = defended.forward(images).argmax(1);
+  return classes.index({defended.alarm(images) > threshold});
+}
+
+TEST(ServingGuide, ImagesAboveTheThreshold_AreSelected) {
+  const refine::testing::ScratchFolder scratch;
+  const Pipeline defense{transforms::UNet<task>{.levels = 2, .width = 4},
+                         freeze(backbones::ResNet18<task>{.width = 4}), remaps::Derangement<task>{}};
+  const at::Tensor images = at::rand({6, 3, 16, 16});
+  const c10::NoGradGuard no_grad;
+  const at::Tensor alarm = defense.alarm(images);
+  const double threshold = alarm.mean().item<double>();
+  for (const char* name : {"defended.pt2", "defended.pt"}) {
+    export_defense(defense, scratch.path / name);
+    const at::Tensor found = suspicious(scratch.path / name, images, threshold);
+    EXPECT_EQ(found.size(0), (alarm > threshold).sum().item<std::int64_t>());
+  }
 }
 
 TEST(ExportReadme, SavedDefense_Loads) {

@@ -18,6 +18,7 @@
 #include <refine/backbones/normalized.hpp>
 #include <refine/backbones/resnet.hpp>
 #include <refine/export/exported_classifier.hpp>
+#include <refine/export/pt2.hpp>
 #include <refine/export/torchscript.hpp>
 #include <refine/nn/conv.hpp>
 #include <refine/nn/torch_random.hpp>
@@ -220,12 +221,13 @@ std::string python() {
   return fs::exists(program) && fs::exists(site / "torch" / "__init__.py") ? program.string() : std::string();
 }
 
-TEST(ExportTorchScript, Python_GivesTheSameLogits) {
+TEST(ExportDefense, Python_GivesTheSameLogits) {
   const std::string interpreter = python();
   if (interpreter.empty()) GTEST_SKIP() << "this LibTorch did not come with a Python";
   const ScratchFolder folder;
   const auto defense = defended();
   export_torchscript(defense, folder.path / "defended.pt");
+  export_pt2(defense, folder.path / "defended.pt2");
   const at::Tensor x = images(5);
   c10::NoGradGuard no_grad;
   // Both sides can read raw floats without a library.
@@ -235,14 +237,23 @@ TEST(ExportTorchScript, Python_GivesTheSameLogits) {
   };
   folder.write("images.raw", raw(x));
   folder.write("logits.raw", raw(defense.forward(x)));
+  folder.write("alarm.raw", raw(defense.alarm(x)));
   folder.write("check.py", R"(
 import sys, torch
 def raw(name, *shape):
     return torch.frombuffer(bytearray(open(name, "rb").read()), dtype=torch.float32).view(*shape)
-model = torch.jit.load("defended.pt")
-difference = (model(raw("images.raw", 5, 3, 32, 32)) - raw("logits.raw", 5, 10)).abs().max().item()
-print("difference", difference)
-sys.exit(0 if difference < 1e-5 else 1)
+from torch.export.pt2_archive._package import load_pt2
+images, logits = raw("images.raw", 5, 3, 32, 32), raw("logits.raw", 5, 10)
+programs = load_pt2("defended.pt2").exported_programs
+details = programs["details"].module()(images)
+differences = [
+    torch.jit.load("defended.pt")(images) - logits,
+    programs["model"].module()(images) - logits,
+    details["logits"] - logits,
+    details["alarm"] - raw("alarm.raw", 5),
+]
+print("differences", [difference.abs().max().item() for difference in differences])
+sys.exit(0 if all(difference.abs().max() < 1e-5 for difference in differences) else 1)
 )");
   const std::string command =
       "cd '" + folder.path.string() + "' && '" + interpreter + "' check.py >out.txt 2>&1";

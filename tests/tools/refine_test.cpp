@@ -271,6 +271,23 @@ TEST_F(Command, Defend_ByNames_MeasuresTheAttack) {
   EXPECT_TRUE(line["alarm"].is_boolean());
   EXPECT_EQ(line["alarm"], other["alarm"]) << "the threshold is stored with the saved parts";
 
+  // As a program of torch.export, they differ by rounding.
+  const Outcome as_pt2 = refine(*shared,
+                                "export --model attack/FashionMNIST/ResNet18/BadNets/victim.safetensors "
+                                "--defense refine_res/FashionMNIST/ResNet18/BadNets/defended.safetensors "
+                                "--out again.pt2");
+  ASSERT_EQ(as_pt2.status, 0) << as_pt2.err;
+  const Outcome third = refine(*shared, "predict --json --model again.pt2 flat");
+  ASSERT_EQ(third.status, 0) << third.err;
+  const json exported = json::parse(third.out.substr(0, third.out.find('\n')));
+  EXPECT_EQ(exported["class"], line["class"]);
+  EXPECT_NEAR(exported["probability"].get<double>(), line["probability"].get<double>(), 1e-4);
+  EXPECT_NEAR(exported["alarm_score"].get<double>(), line["alarm_score"].get<double>(), 1e-4);
+  EXPECT_EQ(exported["alarm"], line["alarm"]);
+  const Outcome seen = refine(*shared, "inspect --json again.pt2");
+  EXPECT_EQ(seen.status, 0) << seen.out;
+  EXPECT_EQ(json::parse(seen.out)["refine"]["classes"], 10);
+
   // Earlier reports, as a page.
   const Outcome page = refine(*shared, "report --html page.html refine_res");
   ASSERT_EQ(page.status, 0) << page.err;
@@ -529,6 +546,15 @@ TEST_F(Command, AnyCommand_BadInput_IsRefusedInOneLine) {
                             "attack --device tpu", "predict --config nowhere.toml --model a b"}) {
     EXPECT_EQ(refine(*shared, usage).status, 2) << usage;
   }
+}
+
+TEST_F(Command, Defend_VictimThatCannotBecomePt2_IsRefusedBeforeTraining) {
+  const ScratchFolder here;
+  fs::copy_file("tests/fixtures/exported/fixed.pt2", here.path / "fixed.pt2");
+  write_images(here.path / "clean", 40, false);
+  expect_refusal(refine(here, "defend --model fixed.pt2 --images clean --no_probe --out defended.pt2"),
+                 {"fixed.pt2", "batches of", "dynamic_shapes"});
+  EXPECT_FALSE(fs::exists(here.path / "defended.report/log.jsonl"));
 }
 
 TEST_F(Command, Export_BackdoorBenchsDictionary_IsRead) {

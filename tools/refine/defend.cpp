@@ -9,11 +9,13 @@
 #include <utility>
 
 #include <refine/attacks/by_name.hpp>
+#include <refine/backbones/freeze.hpp>
 #include <refine/backbones/zoo.hpp>
 #include <refine/core/error.hpp>
 #include <refine/core/file.hpp>
 #include <refine/defend/defend.hpp>
 #include <refine/defend/images.hpp>
+#include <refine/export/pt2.hpp>
 #include <refine/training/stop_on_signal.hpp>
 
 #include "tools/refine/options.hpp"
@@ -165,6 +167,7 @@ int run(const DefendArguments& options, const Common& common) {
   const Inputs inputs = options.images.empty() ? inputs_of_names(options) : inputs_of_files(options);
   const DefendedFiles files = DefendedFiles::beside(out);
   files.check_writable();
+  if (is_pt2_path(out)) check_pt2_export(freeze(inputs.victim.backbone), out);  // before training
   const fs::path log = files.report / "log.jsonl";
   files::write(log, "");  // that the folder cannot be written is found before training
   JsonLines lines(log);
@@ -192,7 +195,9 @@ void add_defend(CLI::App& app, Common& common) {
   command->add_option("--images", options->images,
                       "folder of clean images, in any layout; labels are not needed");
   options->victim.add_to(*command);
-  command->add_option("--out", options->out, "file to write; left out: defended.pt, or below --refine_res");
+  command->add_option(
+      "--out", options->out,
+      "file to write, as .pt2 of torch.export if its name ends so, else as TorchScript; left out: defended.pt, or below --refine_res");
   command->add_option("--limit", options->limit, "use at most this many images")->check(number(0));
   options->resize.add_to(*command);
   command->add_option("--store", options->store,

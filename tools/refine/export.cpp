@@ -51,7 +51,7 @@ int run(const ExportArguments& options, const Common& common) {
 
 void add_export(CLI::App& app, Common& common) {
   auto* command =
-      app.add_subcommand("export", "a trained defense, or a classifier alone, as one TorchScript file");
+      app.add_subcommand("export", "a trained defense, or a classifier alone, as one file that serves");
   const auto options = std::make_shared<ExportArguments>();
   command
       ->add_option("--model", options->victim.model,
@@ -70,7 +70,10 @@ void add_export(CLI::App& app, Common& common) {
           "image: the victim normalises what the transform returns; reference: as in the authors' code; left "
           "out: as the defense says, and reference for files of the authors' code")
       ->check(CLI::IsMember({"image", "reference"}));
-  command->add_option("--out", options->out, "file to write")->capture_default_str();
+  command
+      ->add_option("--out", options->out,
+                   "file to write: .pt2 of torch.export if its name ends so, else TorchScript")
+      ->capture_default_str();
   run_when_chosen(*command, common, options, run);
 }
 

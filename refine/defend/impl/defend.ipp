@@ -17,7 +17,7 @@
 #include <refine/core/error.hpp>
 #include <refine/defend/detail/result_json.hpp>
 #include <refine/defend/probe.hpp>
-#include <refine/export/torchscript.hpp>
+#include <refine/export/pt2.hpp>
 #include <refine/export/weights.hpp>
 #include <refine/nn/device.hpp>
 #include <refine/remaps/permutations.hpp>
@@ -195,7 +195,7 @@ REFINE_INLINE DefendedFiles Defended::save(const std::filesystem::path& serving)
                                         {"alarm", detail::json_of(alarm)},
                                         {"figures", detail::headline(report)},
                                         {"libtorch", TORCH_VERSION}};
-  export_torchscript(pipeline, files.serving, about);
+  export_defense(pipeline, files.serving, about);
   std::map<std::string, std::string> metadata = {{"image", fmt::format("{}", pipeline.task().image)},
                                                  {"alarm", detail::json_of(alarm).dump()},
                                                  {"preprocessing", detail::json_of(resize).dump()},

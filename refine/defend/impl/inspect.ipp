@@ -110,6 +110,8 @@ inline void inspect_exported(formats::Archive archive, const InspectOptions& opt
   const bool fine = objections.empty();
   report.json = {{"file", report.file}, {"kind", "torch.export"},   {"torch_version", program.torch_version},
                  {"accepted", fine},    {"objections", objections}, {"operators", listing.operators}};
+  const ordered_json about = json_under(program.extra, "refine.json");
+  if (about.is_object()) report.json["refine"] = about;
   report.summary = text::printable(fmt::format(
       "a program of torch.export (PyTorch {}, schema {}.{}), {} calls of {} operators", program.torch_version,
       program.schema.first, program.schema.second, program.nodes.size(), listing.operators.size()));
@@ -153,6 +155,7 @@ inline void inspect_exported(formats::Archive archive, const InspectOptions& opt
     }
     report.json["code"] = std::move(code);
   }
+  if (about.is_object()) report.details += "refine.json\n" + printable_lines(about.dump(2));
   add_verdict(objections, fine ? "" : formats::detail::exported::advice(listing), report);
 }
 

@@ -173,11 +173,17 @@ inline LoadedClassifier load_torchscript_program(const std::filesystem::path& pa
 inline LoadedClassifier load_exported_program(const std::filesystem::path& path, const LoadOptions& options) {
   const std::string name = path.string();
   check_program_options(options, name, "an exported program (.pt2)");
-  const auto program =
+  auto program =
       formats::read_exported_program(path, options.trust ? formats::Trust::blind : formats::Trust::checked);
-  std::vector<std::string> class_names = options.class_names;
+  const std::string torch_version = program.torch_version;
+  // A file that refine wrote has a description.
+  const nlohmann::ordered_json about = json_under(program.extra, "refine.json");
+  const bool has_resize = about.is_object() && about.contains("preprocessing");
+  const bool has_names = about.is_object() && about.contains("class_names");
+  std::vector<std::string> class_names =
+      class_names_of(options, has_names ? about["class_names"] : nlohmann::ordered_json(), name);
   const backbones::ExportedProgram<> network(
-      program, name,
+      std::move(program), name,
       {.task = {options.image, dynamic},
        .likely_image = options.images,
        .output = options.output,
@@ -185,10 +191,12 @@ inline LoadedClassifier load_exported_program(const std::filesystem::path& path,
   const auto& sizes = network.module->images().sizes;
   return {.backbone = with_input_of(options.normalization, options.bgr, network),
           .name = path.filename().string(),
-          .description = fmt::format("torch.export program of PyTorch {}{}", program.torch_version,
+          .description = fmt::format("torch.export program of PyTorch {}{}", torch_version,
                                      network.probabilities() ? ", returns probabilities" : ""),
           .class_names = std::move(class_names),
-          .is_image_known = options.image.is_static() || (sizes[2].has_value() && sizes[3].has_value())};
+          .is_image_known = options.image.is_static() || (sizes[2].has_value() && sizes[3].has_value()),
+          .is_normalization_known = about.is_object() && !options.normalization,
+          .resize = has_resize ? resize_mode_of(about["preprocessing"]) : std::nullopt};
 }
 
 REFINE_INLINE ProgramKind program_kind(const std::filesystem::path& path) {

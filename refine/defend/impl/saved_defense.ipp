@@ -24,6 +24,7 @@
 #include <refine/defend/measure.hpp>
 #include <refine/defend/probe.hpp>
 #include <refine/evaluation/classify.hpp>
+#include <refine/export/pt2.hpp>
 #include <refine/export/torchscript.hpp>
 #include <refine/export/weights.hpp>
 #include <refine/formats/checkpoint.hpp>
@@ -177,7 +178,7 @@ REFINE_INLINE void SavedDefense::save(const std::filesystem::path& serving) cons
   for (const char* key : {"alarm", "preprocessing", "recipe", "seed"}) {
     if (!detail::text_under(metadata, key).empty()) about[key] = detail::json_under(metadata, key);
   }
-  export_torchscript(pipeline, serving, about);
+  export_defense(pipeline, serving, about);
 }
 
 REFINE_INLINE void export_classifier(const std::filesystem::path& model, const std::filesystem::path& serving,
@@ -186,7 +187,8 @@ REFINE_INLINE void export_classifier(const std::filesystem::path& model, const s
   detail::check_image_size(victim, model.string(), options.notify);
   nlohmann::ordered_json about = {{"class_names", victim.class_names}};
   if (victim.resize) about["preprocessing"] = detail::json_of(*victim.resize);
-  export_torchscript(freeze(victim.backbone), serving, about);
+  const auto frozen = freeze(victim.backbone);
+  is_pt2_path(serving) ? export_pt2(frozen, serving, about) : export_torchscript(frozen, serving, about);
 }
 
 REFINE_INLINE ExportedInfo exported_info(const nlohmann::ordered_json& about,

@@ -6,40 +6,143 @@
 #include <c10/core/GradMode.h>
 #include <c10/util/Exception.h>
 #include <fmt/format.h>
+#include <torch/csrc/jit/api/module.h>
+#include <torch/csrc/jit/runtime/graph_executor.h>
 #include <nlohmann/json.hpp>
 
 #include <algorithm>
+#include <array>
 #include <cstddef>
 #include <exception>
+#include <map>
 #include <utility>
 #include <vector>
 
 #include <refine/core/config.hpp>
 #include <refine/core/error.hpp>
 #include <refine/core/text.hpp>
+#include <refine/formats/exported_program.hpp>
+#include <refine/nn/device.hpp>
+#include <refine/programs/detail/exported_module.hpp>
+
+namespace refine::detail {
+
+/// \throws Error always
+/// \param file name of the file
+/// \param why it is not a defended classifier
+[[noreturn]] inline void refuse_exported(const std::string& file, const std::string& why) {
+  throw Error(
+      "cannot use {} as a defended classifier: {}; make it with export_defense, refine defend or refine export",
+      file, why);
+}
+
+/// A file of `export_torchscript`: each function is a method.
+class ServedTorchScript : public ServedProgram {
+ public:
+  ServedTorchScript(torch::jit::Module module, const std::string& file) : module_(std::move(module)) {
+    module_.eval();
+    for (std::size_t i = 0; i < methods.size(); ++i) {
+      const auto method = module_.find_method(methods[i]);
+      if (!method) refuse_exported(file, std::string("it has no method '") + methods[i] + "'");
+      // The simple interpreter: the default one profiles during its first calls.
+      executors_[i] =
+          torch::jit::GraphExecutor(method->graph(), methods[i], torch::jit::ExecutorExecutionMode::SIMPLE);
+    }
+  }
+
+  std::string name_of(Function function) const override {
+    return std::string("method '") + methods[function] + "'";
+  }
+
+  at::Tensor run(Function function, const at::Tensor& images) const override {
+    c10::NoGradGuard no_grad;
+    torch::jit::Stack stack = {module_._ivalue(), images};
+    executors_[function].run(stack);
+    return stack.at(0).toTensor();
+  }
+
+  std::optional<at::Device> device() const override {
+    for (const at::Tensor& parameter : module_.parameters()) return parameter.device();
+    for (const at::Tensor& buffer : module_.buffers()) return buffer.device();
+    return std::nullopt;
+  }
+
+  void to(at::Device device) override { module_.to(device); }
+
+ private:
+  static constexpr std::array<const char*, functions> methods = {"forward", "transform", "undefended",
+                                                                 "alarm"};
+
+  torch::jit::Module module_;
+  mutable std::array<torch::jit::GraphExecutor, functions> executors_;
+};
+
+/// A file of `export_pt2`: each function is an output of the program `details`.
+class ServedPt2 : public ServedProgram {
+ public:
+  ServedPt2(formats::ExportedProgram program, const std::string& file) {
+    const backbones::detail::ExportedModule all(std::move(program), file);
+    for (std::size_t i = 0; i < outputs.size(); ++i) {
+      std::size_t position = 0;
+      while (position < all.outputs().size() && all.outputs()[position].name != outputs[i]) ++position;
+      if (position == all.outputs().size()) {
+        refuse_exported(file, fmt::format("its program '{}' has no output '{}'", details, outputs[i]));
+      }
+      modules_[i] = all.with_output(position);
+    }
+  }
+
+  static constexpr const char* details = "details";
+
+  std::string name_of(Function function) const override {
+    return std::string("output '") + outputs[function] + "'";
+  }
+
+  at::Tensor run(Function function, const at::Tensor& images) const override {
+    c10::NoGradGuard no_grad;
+    return modules_[function]->forward(images);
+  }
+
+  std::optional<at::Device> device() const override {
+    for (const auto& module : modules_) {
+      if (const auto device = nn::device_of(*module)) return device;
+    }
+    return std::nullopt;
+  }
+
+  void to(at::Device device) override {
+    for (const auto& module : modules_) module->to(device);
+  }
+
+ private:
+  static constexpr std::array<const char*, functions> outputs = {"logits", "transformed", "undefended",
+                                                                 "alarm"};
+
+  std::array<std::shared_ptr<backbones::detail::ExportedModule>, functions> modules_;  // share tensors
+};
+
+}  // namespace refine::detail
 
 namespace refine {
 
-REFINE_INLINE at::Device ExportedClassifier::device() const {
-  for (const at::Tensor& parameter : module_.parameters()) return parameter.device();
-  for (const at::Tensor& buffer : module_.buffers()) return buffer.device();
-  return device_;
-}
-
-REFINE_INLINE void ExportedClassifier::to(at::Device device) {
-  module_.to(device);
-  device_ = device;
-}
-
-REFINE_INLINE ExportedClassifier::ExportedClassifier(formats::TorchScriptFile file, const std::string& name)
-    : module_(std::move(file.module)) {
-  const auto refuse = [&](const std::string& why) {
-    throw Error(
-        "cannot use {} as a defended classifier: {}; make it with export_torchscript or refine defend", name,
-        why);
-  };
-  const auto found = file.listing.extra.find("refine.json");
-  if (found == file.listing.extra.end()) refuse("it has no refine.json inside");
+REFINE_INLINE ExportedClassifier::ExportedClassifier(const std::filesystem::path& path,
+                                                     formats::Trust trust) {
+  const std::string name = path.string();
+  const auto refuse = [&](const std::string& why) { detail::refuse_exported(name, why); };
+  const bool is_pt2 = formats::is_exported_program_file(path);
+  std::map<std::string, std::string> extra;
+  formats::ExportedProgram program;
+  torch::jit::Module module;
+  if (is_pt2) {
+    program = formats::read_exported_program(path, trust, detail::ServedPt2::details);
+    extra = std::move(program.extra);
+  } else {
+    formats::TorchScriptFile file = formats::load_torchscript(path, trust);
+    module = std::move(file.module);
+    extra = std::move(file.listing.extra);
+  }
+  const auto found = extra.find("refine.json");
+  if (found == extra.end()) refuse("it has no refine.json inside");
   about_ = std::make_shared<const nlohmann::ordered_json>(
       nlohmann::ordered_json::parse(found->second, nullptr, /*allow_exceptions=*/false));
   const nlohmann::ordered_json& about = *about_;
@@ -59,47 +162,40 @@ REFINE_INLINE ExportedClassifier::ExportedClassifier(formats::TorchScriptFile fi
     refuse(fmt::format("the image in its refine.json is too large (got {}x{}x{}, expected up to {} values)",
                        channels, height, width, largest_image));
   }
-  module_.eval();
-  for (std::size_t i = 0; i < methods.size(); ++i) {
-    const auto method = module_.find_method(methods[i]);
-    if (!method) refuse(std::string("it has no method '") + methods[i] + "'");
-    // The simple interpreter: the default one profiles during its first calls.
-    executors_[i] =
-        torch::jit::GraphExecutor(method->graph(), methods[i], torch::jit::ExecutorExecutionMode::SIMPLE);
+  if (is_pt2) {
+    program_ = std::make_shared<detail::ServedPt2>(std::move(program), name);
+  } else {
+    program_ = std::make_shared<detail::ServedTorchScript>(std::move(module), name);
   }
-  check_methods(refuse);
+  if (const std::string why = problem(); !why.empty()) refuse(why);
 }
 
-REFINE_INLINE void ExportedClassifier::check_methods(
-    const std::function<void(const std::string&)>& refuse) const {
+REFINE_INLINE std::string ExportedClassifier::problem() const {
   const auto& [channels, height, width] = task_.image;
   const at::Tensor images = at::zeros({2, channels, height, width});
   constexpr std::int64_t any = -1;  // a transform may draw images of another size
-  const std::array<std::vector<std::int64_t>, methods.size()> expected = {
-      {{2, task_.classes}, {2, channels, any, any}, {2, task_.classes}, {2}}};
   const auto fits = [](at::IntArrayRef sizes, const std::vector<std::int64_t>& wanted) {
     return std::ranges::equal(sizes, wanted,
                               [](std::int64_t a, std::int64_t b) { return b == any ? a > 0 : a == b; });
   };
-  for (std::size_t i = 0; i < methods.size(); ++i) {
+  const std::map<Program::Function, std::vector<std::int64_t>> expected = {
+      {Program::forward, {2, task_.classes}},
+      {Program::transformed, {2, channels, any, any}},
+      {Program::undefended, {2, task_.classes}},
+      {Program::alarm, {2}}};
+  for (const auto& [function, sizes] : expected) {
     std::string why;
     try {
-      if (!fits(run(i, images).sizes(), expected[i]))
-        why = "returns another shape than its refine.json promises";
+      if (fits(program_->run(function, images).sizes(), sizes)) continue;
+      why = "returns another shape than its refine.json promises";
     } catch (const c10::Error& error) {
       why = "fails: " + text::one_line(error.what_without_backtrace());
     } catch (const std::exception& error) {
       why = "fails: " + text::one_line(error.what());
     }
-    if (!why.empty()) refuse(std::string("its method '") + methods[i] + "' " + why);
+    return fmt::format("its {} {}", program_->name_of(function), why);
   }
-}
-
-REFINE_INLINE at::Tensor ExportedClassifier::run(std::size_t method, const at::Tensor& images) const {
-  c10::NoGradGuard no_grad;
-  torch::jit::Stack stack = {module_._ivalue(), images};
-  executors_[method].run(stack);
-  return stack.at(0).toTensor();
+  return {};
 }
 
 }  // namespace refine

@@ -58,20 +58,24 @@ REFINE_INLINE const nlohmann::ordered_json& no_metadata() {
   return empty;
 }
 
-REFINE_INLINE void save_module(torch::jit::Module& module, const std::filesystem::path& path,
-                               const Task& task, const nlohmann::ordered_json& metadata, const char* kind,
-                               const std::vector<std::int64_t>& permutation) {
+REFINE_INLINE std::string about_text(const Task& task, const nlohmann::ordered_json& metadata,
+                                     const char* kind, const std::vector<std::int64_t>& permutation) {
   nlohmann::ordered_json about = metadata;
   about["refine"] = kind;
   if (!permutation.empty()) about["permutation"] = permutation;
   about["image"] = {task.image.channels, task.image.height, task.image.width};
   about["classes"] = task.classes;
   about["refine_version"] = version;
+  return about.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
+}
+
+REFINE_INLINE void save_module(torch::jit::Module& module, const std::filesystem::path& path,
+                               const Task& task, const nlohmann::ordered_json& metadata, const char* kind,
+                               const std::vector<std::int64_t>& permutation) {
   module.eval();
   detach_tensors(module);
   std::ostringstream bytes;
-  module.save(bytes,
-              {{"refine.json", about.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace)}});
+  module.save(bytes, {{"refine.json", about_text(task, metadata, kind, permutation)}});
   files::write(path, bytes.view());
 }
 

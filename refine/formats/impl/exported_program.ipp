@@ -6,6 +6,8 @@
 
 #include <algorithm>
 #include <array>
+#include <fstream>
+#include <ios>
 #include <iterator>
 #include <limits>
 #include <nlohmann/json.hpp>
@@ -345,7 +347,8 @@ REFINE_INLINE bool is_plain_guard(std::string_view text) {
 /// Reads the documents of one program and lists what is wrong with it.
 class Reader {
  public:
-  explicit Reader(Archive archive) : archive_(std::move(archive)) {}
+  /// \param wanted name of the program to list, if there are several
+  Reader(Archive archive, std::string wanted) : archive_(std::move(archive)), wanted_(std::move(wanted)) {}
 
   ExportedProgramListing read();
 
@@ -391,6 +394,7 @@ class Reader {
   GraphArgument output(const json& object, const std::string& node);
 
   Archive archive_;
+  std::string wanted_;
   ExportedProgramListing listing_;
   std::map<std::string, Kind> values_;
   std::string prefix_;                          // of the names in the inner graph that is being read
@@ -409,12 +413,12 @@ REFINE_INLINE std::vector<std::string> Reader::find_models() const {
   std::vector<std::string> models = model_names(archive_);
   if (models.empty()) fail("the archive has no program in models/");
   if (models.size() == 1) return models;
-  if (const auto usual = std::ranges::find(models, "model"); usual != models.end()) {
+  if (const auto usual = std::ranges::find(models, wanted_); usual != models.end()) {
     std::iter_swap(usual, std::prev(models.end()));
     return models;
   }
-  fail(fmt::format("the archive has {} programs ('{}', '{}', ...) and none of them is named 'model'",
-                   models.size(), shorten(models[0]), shorten(models[1])));
+  fail(fmt::format("the archive has {} programs ('{}', '{}', ...) and none of them is named '{}'",
+                   models.size(), shorten(models[0]), shorten(models[1]), shorten(wanted_)));
 }
 
 REFINE_INLINE json Reader::document(const std::string& entry) {
@@ -940,8 +944,12 @@ REFINE_INLINE void Reader::read_nodes(const json& graph) {
       continue;
     }
     check_target(node.name, node.target);
+    constexpr int positional = 1;  // in the file; 2: by name
     for (const json& input : list_of(each, "inputs")) {
       node.inputs.emplace_back(text_of(input, "name"), argument(member(input, "arg"), node.name));
+      const json* kind = optional_member(input, "kind");
+      const bool is_leading = node.positional + 1 == node.inputs.size();
+      if (is_leading && kind && *kind == positional) ++node.positional;
     }
     for (const json& value : outputs) node.outputs.push_back(output(value, node.name));
     listing_.program.nodes.push_back(std::move(node));
@@ -1136,16 +1144,25 @@ REFINE_INLINE std::string advice(const ExportedProgramListing& listing) {
 
 namespace refine::formats {
 
+REFINE_INLINE bool is_exported_program_file(const std::filesystem::path& path) {
+  std::string first(4, '\0');
+  std::ifstream file(path, std::ios::binary);
+  if (!file.read(first.data(), static_cast<std::streamsize>(first.size()))) return false;
+  return is_archive(first) && is_exported_program(detail::list_archive(path));
+}
+
 REFINE_INLINE ExportedProgramListing inspect_exported_program(Archive archive,
-                                                              const std::filesystem::path& name) {
+                                                              const std::filesystem::path& name,
+                                                              const std::string& program) {
   try {
-    return detail::exported::Reader(std::move(archive)).read();
+    return detail::exported::Reader(std::move(archive), program).read();
   } catch (const detail::exported::Malformed& error) {
     throw Error("cannot load {}: {}; export it again with PyTorch 2.9 or newer", name.string(), error.what());
   }
 }
 
-REFINE_INLINE ExportedProgram read_exported_program(const std::filesystem::path& path, Trust trust) {
+REFINE_INLINE ExportedProgram read_exported_program(const std::filesystem::path& path, Trust trust,
+                                                    const std::string& program) {
   using namespace detail::exported;
   Archive archive = read_archive(path);
   if (!is_exported_program(archive)) {
@@ -1154,7 +1171,7 @@ REFINE_INLINE ExportedProgram read_exported_program(const std::filesystem::path&
         "torch.export.save",
         path.string());
   }
-  ExportedProgramListing listing = inspect_exported_program(std::move(archive), path);
+  ExportedProgramListing listing = inspect_exported_program(std::move(archive), path, program);
   const auto refuses = [&](Objection::Kind kind) {
     const bool may_run = kind == Objection::Kind::harmful || kind == Objection::Kind::unknown;
     return !(trust == Trust::blind && may_run) && listing.has(kind);

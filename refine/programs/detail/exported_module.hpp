@@ -13,6 +13,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <variant>
 #include <vector>
 
@@ -80,11 +81,17 @@ struct Step {
 class ExportedModule : public torch::nn::Module {
  public:
   /// Prepares a program.
-  /// \param program is left unchanged
+  /// \param program is kept, so that it can be written to another file as it is
   /// \param name the file's name, for messages
   /// \throws Error if it takes anything but images, names an operator that this LibTorch lacks, calls
   ///   one with arguments of the wrong kind, was exported in training mode, or changes its tensors
-  ExportedModule(const formats::ExportedProgram& program, std::string name);
+  ExportedModule(formats::ExportedProgram program, std::string name);
+
+  /// Returns the file's name.
+  const std::string& file() const { return name_; }
+
+  /// Returns the program as it was read.
+  const std::shared_ptr<const formats::ExportedProgram>& program() const { return program_; }
 
   /// Returns what the file says about the images.
   const formats::GraphShape& images() const { return images_; }
@@ -92,6 +99,7 @@ class ExportedModule : public torch::nn::Module {
   /// One of the tensors that the program returns.
   struct Output {
     std::string name = {};           ///< position, key or field: "logits"
+    std::string value = {};          ///< name of the value in the graph
     formats::GraphShape shape = {};  ///< what the file says about its shape
     Slot slot = {};                  ///< where it is
   };
@@ -103,6 +111,10 @@ class ExportedModule : public torch::nn::Module {
   /// the tensors that the others need as buffers.
   /// \pre it was not called before
   void select_output(std::size_t index);
+
+  /// Returns a module that shares the tensors and returns one of `outputs`.
+  /// \pre `select_output` was not called
+  std::shared_ptr<ExportedModule> with_output(std::size_t index) const;
 
   /// Returns the selected output.
   /// \param images float N×C×H×W
@@ -117,17 +129,63 @@ class ExportedModule : public torch::nn::Module {
   /// \param n the batch size that the program was exported with; 0: run all images at once
   void use_batches_of(std::int64_t n) { batch_ = n; }
 
+  /// While one exists, `forward` enters a trace of this thread as one node and not as its steps. The
+  /// node is `aten::clone` with the attribute `position`, which the program's original graph
+  /// replaces.
+  class ScopedSplices {
+   public:
+    /// A program in a trace.
+    struct Splice {
+      std::shared_ptr<const formats::ExportedProgram> program;  ///< as it was read
+      std::string output;                                       ///< name of the value that it returns
+      bool copies_images;                                       ///< it changes its images
+    };
+
+    ScopedSplices();
+    ScopedSplices(const ScopedSplices&) = delete;
+    ScopedSplices& operator=(const ScopedSplices&) = delete;
+    ~ScopedSplices();
+
+    /// Returns the attribute of a node that has its position in `splices`.
+    static c10::Symbol position();
+
+    /// Returns the programs that were traced.
+    const std::vector<Splice>& splices() const { return splices_; }
+
+   private:
+    friend class ExportedModule;
+    static ScopedSplices*& current();
+
+    std::vector<Splice> splices_;
+    ScopedSplices* outer_;
+  };
+
   REFINE_INLINE std::shared_ptr<torch::nn::Module> clone(
       const std::optional<torch::Device>& device = std::nullopt) const override;
 
  private:
   friend class ExportedCompiler;
+  friend std::map<std::string, c10::IValue> run_program(const formats::ExportedProgram&,
+                                                        const std::map<std::string, at::Tensor>&,
+                                                        const at::Tensor&, const std::string&);
   struct Copy {};
+  struct Unprepared {};
 
   ExportedModule(const ExportedModule& other, Copy);
 
+  /// True if the original graph computes the same as the steps: in float32.
+  bool is_float32() const;
+
+  /// A module without steps.
+  ExportedModule(Unprepared, std::string name) : torch::nn::Module("exported"), name_(std::move(name)) {}
+
   /// Runs the steps.
   at::Tensor run(const at::Tensor& images) const;
+
+  /// Runs the steps.
+  /// \param images float N×C×H×W
+  /// \param values by slot; in: the tensors of the file, out: what the steps computed
+  void run_steps(const at::Tensor& images, std::vector<c10::IValue>& values) const;
 
   /// Runs the steps on batches of the fixed size, if there is one.
   at::Tensor run_batches(const at::Tensor& images) const;
@@ -144,17 +202,36 @@ class ExportedModule : public torch::nn::Module {
                                     const std::vector<torch::jit::Value*>& tensors) const;
 
   std::string name_;
+  std::shared_ptr<const formats::ExportedProgram> program_;
   std::shared_ptr<const std::vector<Step>> steps_;
   std::map<std::size_t, at::Tensor> tensors_;  // by slot, until an output is selected
   std::vector<Slot> tensor_slots_;             // of the buffers, in their order
   std::size_t slots_ = 0;                      // number of slots
   Slot image_slot_, output_slot_;
+  std::string output_value_;
   formats::GraphShape images_;
   std::vector<Output> outputs_;
   bool copies_images_ = false;  // the program changes its images
   bool channels_last_ = false;
   std::int64_t batch_ = 0;
 };
+
+/// Returns a tensor of a program, with the type and the strides that it has in the file.
+/// \return a view of the program's bytes
+/// \pre the program outlives it
+at::Tensor view_of(const formats::ExportedProgram& program, const formats::StoredTensor& stored);
+
+/// Runs a program as it is written, without the changes of `ExportedModule`, but in float32.
+/// \param program its tensors may be without bytes
+/// \param tensors tensors of the program by name, in place of the bytes
+/// \param images float N×C×H×W
+/// \param name the file's name, for messages
+/// \return the value of every input, and of every result of a node, by its name
+/// \throws Error as the constructor of `ExportedModule`
+/// \throws c10::Error if a node does not accept its arguments
+std::map<std::string, c10::IValue> run_program(const formats::ExportedProgram& program,
+                                               const std::map<std::string, at::Tensor>& tensors,
+                                               const at::Tensor& images, const std::string& name);
 
 }  // namespace refine::backbones::detail
 

@@ -100,12 +100,19 @@ void for_each_read(const Step& step, const Visit& visit) {
 /// Translates the nodes of a program into steps.
 class ExportedCompiler {
  public:
-  ExportedCompiler(ExportedModule& module, const formats::ExportedProgram& program)
-      : module_(module), program_(program) {}
+  /// \param given tensors of the program by name, in place of the bytes in the file; null: none
+  ExportedCompiler(ExportedModule& module, const formats::ExportedProgram& program,
+                   const std::map<std::string, at::Tensor>* given = nullptr)
+      : module_(module), program_(program), given_(given) {}
 
   /// Fills the module.
   /// \throws Error if the program cannot run
   void run();
+
+  /// Runs the program without changing its steps.
+  /// \return each value by its name in the graph
+  /// \throws Error if the program cannot run
+  std::map<std::string, c10::IValue> run_unchanged(const at::Tensor& images);
 
  private:
   /// What a slot may share memory with.
@@ -121,8 +128,9 @@ class ExportedCompiler {
     fail(fmt::format("its node '{}' ({}) {}", node.name, node.target, why));
   }
 
+  void translate();
   void read_inputs();
-  at::Tensor load(const formats::StoredTensor& stored) const;
+  at::Tensor tensor_of(const std::string& name) const;
   void add_node(const formats::GraphNode& node);
   void add_arithmetic(const formats::GraphNode& node, char sign);
   void add_call(const formats::GraphNode& node, const c10::OperatorHandle& op);
@@ -150,6 +158,7 @@ class ExportedCompiler {
 
   ExportedModule& module_;
   const formats::ExportedProgram& program_;
+  const std::map<std::string, at::Tensor>* given_;
   std::map<std::string, Slot> slots_;
   std::vector<Step> steps_;
   std::map<std::size_t, at::Tensor> tensors_;  // by slot
@@ -157,14 +166,30 @@ class ExportedCompiler {
   std::set<std::size_t> integers_;  // slots of integers
 };
 
-REFINE_INLINE void ExportedCompiler::run() {
-  const c10::NoGradGuard no_grad;
+REFINE_INLINE void ExportedCompiler::translate() {
   read_inputs();
   for (const formats::GraphNode& node : program_.nodes) add_node(node);
+}
+
+REFINE_INLINE std::map<std::string, c10::IValue> ExportedCompiler::run_unchanged(const at::Tensor& images) {
+  const c10::NoGradGuard no_grad;
+  translate();
+  module_.steps_ = std::make_shared<const std::vector<Step>>(std::move(steps_));
+  std::vector<c10::IValue> values(module_.slots_);
+  for (const auto& [slot, tensor] : tensors_) values[slot] = tensor;
+  module_.run_steps(images, values);
+  std::map<std::string, c10::IValue> named;
+  for (const auto& [name, slot] : slots_) named[name] = values[slot.index];
+  return named;
+}
+
+REFINE_INLINE void ExportedCompiler::run() {
+  const c10::NoGradGuard no_grad;
+  translate();
   for (const formats::GraphOutput& output : program_.outputs) {
     if (output.value.empty()) continue;
     const auto shape = program_.shapes.find(output.value);
-    module_.outputs_.push_back({output.name,
+    module_.outputs_.push_back({output.name, output.value,
                                 shape == program_.shapes.end() ? formats::GraphShape() : shape->second,
                                 slot_of(output.value)});
   }
@@ -181,10 +206,8 @@ REFINE_INLINE void ExportedCompiler::read_inputs() {
     using Kind = formats::GraphInput::Kind;
     if (input.kind == Kind::constant) continue;
     if (input.kind == Kind::tensor) {
-      const auto stored = program_.tensors.find(input.stored);
-      if (stored == program_.tensors.end()) fail("its tensor '" + input.stored + "' is missing");
       const Slot slot = define(input.name);
-      tensors_.emplace(slot.index, load(stored->second));
+      tensors_.emplace(slot.index, tensor_of(input.stored));
       guards_[slot.index] = Guard::tensors;
       continue;
     }
@@ -199,17 +222,28 @@ REFINE_INLINE void ExportedCompiler::read_inputs() {
   if (!has_images) fail("its forward takes no images");
 }
 
-REFINE_INLINE at::Tensor ExportedCompiler::load(const formats::StoredTensor& stored) const {
+REFINE_INLINE at::Tensor view_of(const formats::ExportedProgram& program,
+                                 const formats::StoredTensor& stored) {
   const at::ScalarType type = scalar_type(stored.type);
-  if (stored.count() == 0) return at::zeros(stored.sizes, computed_type(stored.type));
-  const auto bytes = program_.bytes.find(stored.entry);
-  if (bytes == program_.bytes.end()) fail("its file '" + stored.entry + "' is missing");
-  // The reader has compared sizes, strides and offset with the bytes. They are copied below.
+  const auto bytes = program.bytes.find(stored.entry);
+  if (stored.count() == 0 || bytes == program.bytes.end()) return at::zeros(stored.sizes, type);
+  // The reader has compared sizes, strides and offset with the bytes.
   const std::size_t offset = static_cast<std::size_t>(stored.offset) * c10::elementSize(type);
-  const at::Tensor view =
-      at::from_blob(const_cast<char*>(bytes->second.data()) + offset, stored.sizes, stored.strides, type);
-  return view.to(computed_type(stored.type), /*non_blocking=*/false, /*copy=*/true,
-                 at::MemoryFormat::Contiguous);
+  return at::from_blob(const_cast<char*>(bytes->second.data()) + offset, stored.sizes, stored.strides, type);
+}
+
+REFINE_INLINE at::Tensor ExportedCompiler::tensor_of(const std::string& name) const {
+  if (given_) {
+    if (const auto given = given_->find(name); given != given_->end()) return given->second;
+  }
+  const auto stored = program_.tensors.find(name);
+  if (stored == program_.tensors.end()) fail("its tensor '" + name + "' is missing");
+  if (stored->second.count() > 0 && !program_.bytes.contains(stored->second.entry)) {
+    fail("its file '" + stored->second.entry + "' is missing");
+  }
+  return view_of(program_, stored->second)
+      .to(computed_type(stored->second.type), /*non_blocking=*/false, /*copy=*/true,
+          at::MemoryFormat::Contiguous);
 }
 
 REFINE_INLINE Slot ExportedCompiler::define(const std::string& value) {
@@ -654,20 +688,25 @@ REFINE_INLINE void ExportedCompiler::mark_convolutions() {
 
 // --- the module ------------------------------------------------------------------------------------------
 
-REFINE_INLINE ExportedModule::ExportedModule(const formats::ExportedProgram& program, std::string name)
-    : torch::nn::Module("exported"), name_(std::move(name)) {
-  ExportedCompiler(*this, program).run();
+REFINE_INLINE ExportedModule::ExportedModule(formats::ExportedProgram program, std::string name)
+    : torch::nn::Module("exported"),
+      name_(std::move(name)),
+      program_(std::make_shared<const formats::ExportedProgram>(std::move(program))) {
+  ExportedCompiler(*this, *program_).run();
   eval();
 }
 
 REFINE_INLINE ExportedModule::ExportedModule(const ExportedModule& other, Copy)
     : torch::nn::Module("exported"),
       name_(other.name_),
+      program_(other.program_),
       steps_(other.steps_),
+      tensors_(other.tensors_),
       tensor_slots_(other.tensor_slots_),
       slots_(other.slots_),
       image_slot_(other.image_slot_),
       output_slot_(other.output_slot_),
+      output_value_(other.output_value_),
       images_(other.images_),
       outputs_(other.outputs_),
       copies_images_(other.copies_images_),
@@ -686,8 +725,15 @@ REFINE_INLINE std::shared_ptr<torch::nn::Module> ExportedModule::clone(
   return copy;
 }
 
+REFINE_INLINE std::shared_ptr<ExportedModule> ExportedModule::with_output(std::size_t index) const {
+  auto copy = std::shared_ptr<ExportedModule>(new ExportedModule(*this, Copy{}));
+  copy->select_output(index);
+  return copy;
+}
+
 REFINE_INLINE void ExportedModule::select_output(std::size_t index) {
   output_slot_ = outputs_.at(index).slot;
+  output_value_ = outputs_.at(index).value;
   std::vector<Step> kept;
   std::vector<bool> is_needed(slots_, false), is_tensor(slots_, false);
   for (const auto& [slot, tensor] : tensors_) is_tensor[slot] = true;
@@ -768,9 +814,15 @@ inline std::int64_t compute(const Step& step, std::int64_t a, std::int64_t b) {
 
 REFINE_INLINE at::Tensor ExportedModule::run(const at::Tensor& images) const {
   std::vector<c10::IValue> values(slots_);
-  values[image_slot_.index] = copies_images_ ? images.clone() : images;
   std::size_t position = 0;
   for (const auto& buffer : buffers(/*recurse=*/false)) values[tensor_slots_[position++].index] = buffer;
+  run_steps(images, values);
+  return values[output_slot_.index].toTensor();
+}
+
+REFINE_INLINE void ExportedModule::run_steps(const at::Tensor& images,
+                                             std::vector<c10::IValue>& values) const {
+  values[image_slot_.index] = copies_images_ ? images.clone() : images;
   const auto integer = [&](const IntegerOperand& operand) {
     const auto* slot = std::get_if<Slot>(&operand);
     return slot ? values[slot->index].toInt() : std::get<std::int64_t>(operand);
@@ -833,17 +885,74 @@ REFINE_INLINE at::Tensor ExportedModule::run(const at::Tensor& images) const {
     }
     for (const Slot& slot : step.dead) values[slot.index] = c10::IValue();
   }
-  return values[output_slot_.index].toTensor();
+}
+
+REFINE_INLINE std::map<std::string, c10::IValue> run_program(const formats::ExportedProgram& program,
+                                                             const std::map<std::string, at::Tensor>& tensors,
+                                                             const at::Tensor& images,
+                                                             const std::string& name) {
+  ExportedModule module(ExportedModule::Unprepared{}, name);
+  return ExportedCompiler(module, program, &tensors).run_unchanged(images);
+}
+
+// --- traces ----------------------------------------------------------------------------------------------
+
+REFINE_INLINE ExportedModule::ScopedSplices::ScopedSplices() : outer_(current()) {
+  current() = this;
+}
+
+REFINE_INLINE ExportedModule::ScopedSplices::~ScopedSplices() {
+  current() = outer_;
+}
+
+REFINE_INLINE c10::Symbol ExportedModule::ScopedSplices::position() {
+  return c10::Symbol::attr("refine_position");
+}
+
+REFINE_INLINE ExportedModule::ScopedSplices*& ExportedModule::ScopedSplices::current() {
+  thread_local ScopedSplices* splices = nullptr;
+  return splices;
+}
+
+REFINE_INLINE bool ExportedModule::is_float32() const {
+  const auto is_other = [](formats::ElementType type) {
+    return at::isFloatingType(scalar_type(type)) && scalar_type(type) != at::kFloat;
+  };
+  for (const auto& [name, tensor] : program_->tensors) {
+    if (is_other(tensor.type)) return false;
+  }
+  for (const formats::GraphNode& node : program_->nodes) {
+    for (const auto& [parameter, argument] : node.inputs) {
+      const auto* type = std::get_if<formats::ElementType>(&argument);
+      if (type && is_other(*type)) return false;
+    }
+  }
+  return !is_other(images_.type);
 }
 
 REFINE_INLINE at::Tensor ExportedModule::forward_traced(const at::Tensor& images) {
   namespace tracer = torch::jit::tracer;
   torch::jit::Graph& graph = *tracer::getTracingState()->graph;
   std::vector<torch::jit::Value*> tensors;
-  for (const auto& buffer : buffers(/*recurse=*/false)) tensors.push_back(tracer::getValueTrace(buffer));
   torch::jit::Value* const input = tracer::getValueTrace(images);
-  torch::jit::Value* const result =
-      batch_ == 0 ? insert(graph, input, tensors) : insert_batches(graph, input, tensors);
+  torch::jit::Value* result = nullptr;
+  ScopedSplices* const splices = ScopedSplices::current();
+  if (splices && batch_ != 0) {
+    throw Error(
+        "cannot write {} as .pt2: it was exported for batches of {} images; write TorchScript (.pt), or export it "
+        "again for any batch size: "
+        "torch.export.export(model.eval(), (images,), dynamic_shapes=({{0: torch.export.Dim.DYNAMIC}},))",
+        name_, batch_);
+  }
+  if (splices && is_float32()) {
+    static const c10::Symbol clone = c10::Symbol::fromQualString("aten::clone");
+    result = graph.insert(clone, {input});
+    result->node()->i_(ScopedSplices::position(), static_cast<std::int64_t>(splices->splices_.size()));
+    splices->splices_.push_back({program_, output_value_, copies_images_});
+  } else {
+    for (const auto& buffer : buffers(/*recurse=*/false)) tensors.push_back(tracer::getValueTrace(buffer));
+    result = batch_ == 0 ? insert(graph, input, tensors) : insert_batches(graph, input, tensors);
+  }
   const auto resume = tracer::pauseTracing();
   at::Tensor output;
   try {

@@ -1,0 +1,166 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <torch/csrc/jit/api/module.h>
+#include <nlohmann/json_fwd.hpp>
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include <refine/backbones/backbone.hpp>
+#include <refine/core/file.hpp>
+#include <refine/core/task.hpp>
+#include <refine/export/torchscript.hpp>
+#include <refine/pipeline/pipeline.hpp>
+
+namespace refine {
+
+namespace detail {
+
+/// A function of images that becomes a program of a .pt2 file.
+struct Pt2Function {
+  std::string name = {};                  ///< of the program
+  std::vector<std::string> outputs = {};  ///< keys of the results; one: it returns a tensor, not a dict
+  /// Returns the results for images N×C×H×W in [0, 1].
+  std::function<std::vector<at::Tensor>(const at::Tensor&)> run = {};
+};
+
+/// What is written.
+struct Pt2Job {
+  torch::jit::Module module;                   ///< the tensors that the functions compute with, by name
+  std::vector<Pt2Function> functions = {};     ///< the programs
+  Task task = {};                              ///< image shape and classes
+  const char* kind = "";                       ///< "defended" or "classifier"
+  std::vector<std::int64_t> permutation = {};  ///< of the classes; empty: none
+};
+
+/// Traces the functions, checks that the programs compute what the functions do for several numbers
+/// of images, and writes them.
+/// \param job what to write
+/// \param path the file
+/// \param metadata for `refine.json`
+/// \throws Error if a function cannot be written, or the file cannot
+void write_pt2(const Pt2Job& job, const std::filesystem::path& path, const nlohmann::ordered_json& metadata);
+
+/// Does all of `write_pt2`, except for writing.
+/// \throws Error if a function cannot be written
+void check_pt2(const Pt2Job& job, const std::filesystem::path& path);
+
+/// Returns what is written of a classifier.
+template <backbones::FrozenBackbone B>
+Pt2Job pt2_job(const B& victim) {
+  return {.module = torchscript_module(victim),
+          .functions = {{"model",
+                         {"logits"},
+                         [victim](const at::Tensor& x) -> std::vector<at::Tensor> {
+                           return {victim.forward(x)};
+                         }}},
+          .task = victim.task,
+          .kind = "classifier"};
+}
+
+}  // namespace detail
+
+/// True if a file is written as .pt2, by the extension of its name.
+inline bool is_pt2_path(const std::filesystem::path& path) {
+  return files::lower_extension(path) == ".pt2";
+}
+
+/// Writes a defended classifier as one .pt2 file of torch.export. It needs no code of this library:
+///
+///     program = torch.export.load("defended.pt2").module()    # Python
+///     logits = program(images)
+///
+/// It has two programs, which take float images N×C×H×W in [0, 1], for any N, and share their
+/// tensors in the file:
+///
+///  - `model`, which `torch.export.load` returns, gives the logits N×classes in the victim's class
+///    order, with normalization, transform, victim and remap inside. It takes the place of the
+///    victim's own program.
+///  - `details` gives a dict: `logits`; `alarm`, N scores in [0, 1] (`alarm_score`); `undefended`,
+///    the victim's own logits; `transformed`, the images that the victim sees.
+///
+/// The graph of a victim that is an `ExportedProgram` is written with its nodes and weights as they
+/// are in its own file, if that computes in float32. The transform is written in its frozen form if
+/// it has one. Before the file is written, its programs are run with 2, 3 and 5 images and compared
+/// with the pipeline.
+///
+/// The pipeline stays unchanged, see `export_torchscript`.
+///
+/// \param defense the defended classifier; its image shape must be known
+/// \param path the file; it is complete or not there
+/// \param metadata an object, stored as `extra/refine.json` beside the task, the permutation and the
+///   version of this library. To pass one, include <nlohmann/json.hpp>.
+/// \throws Error if an extent of the image shape is dynamic, the victim is for batches of one size, the
+///   networks compute with something that torch.export cannot express (control flow of TorchScript,
+///   operators of other libraries, sizes that depend on what the images show), or the file cannot
+///   be written
+template <typename T, typename B, typename R>
+void export_pt2(const Pipeline<T, B, R>& defense, const std::filesystem::path& path,
+                const nlohmann::ordered_json& metadata = detail::no_metadata()) {
+  if constexpr (!transforms::FrozenTransform<T>) {
+    if (transforms::can_freeze(defense.transform())) return export_pt2(freeze(defense), path, metadata);
+  }
+  const detail::ScopedCpu transform(*defense.transform().module), backbone(*defense.backbone().module);
+  const auto logits = [&](const at::Tensor& x) -> std::vector<at::Tensor> { return {defense.forward(x)}; };
+  const auto details = [&](const at::Tensor& x) -> std::vector<at::Tensor> {
+    const at::Tensor transformed = defense.transformed(x);
+    const at::Tensor defended = defense.classify_transformed(transformed), victim = defense.undefended(x);
+    return {defended, alarm_score(victim, defended), victim, transformed};
+  };
+  detail::write_pt2({.module = detail::torchscript_module(defense),
+                     .functions = {{"model", {"logits"}, logits},
+                                   {"details", {"logits", "alarm", "undefended", "transformed"}, details}},
+                     .task = defense.task(),
+                     .kind = "defended",
+                     .permutation = defense.remap().permutation},
+                    path, metadata);
+}
+
+/// Writes a frozen classifier, without a defense, as one .pt2 file with the program `model`, which
+/// takes float images N×C×H×W in [0, 1] and returns logits N×classes.
+/// \param victim the classifier, see `freeze`; its image shape must be known
+/// \param path the file; it is complete or not there
+/// \param metadata an object, stored as `extra/refine.json` beside the task
+/// \throws Error as `export_pt2` of a defense
+template <backbones::FrozenBackbone B>
+void export_pt2(const B& victim, const std::filesystem::path& path,
+                const nlohmann::ordered_json& metadata = detail::no_metadata()) {
+  const detail::ScopedCpu backbone(*victim.module);
+  detail::write_pt2(detail::pt2_job(victim), path, metadata);
+}
+
+/// Checks that `export_pt2` accepts a victim, before a defense is trained for it.
+/// \param victim the classifier, see `freeze`; its image shape must be known
+/// \param path the file, for messages
+/// \throws Error as `export_pt2`
+template <backbones::FrozenBackbone B>
+void check_pt2_export(const B& victim, const std::filesystem::path& path) {
+  const detail::ScopedCpu backbone(*victim.module);
+  detail::check_pt2(detail::pt2_job(victim), path);
+}
+
+/// Writes a defended classifier as one file to serve: as .pt2 if the name ends so (`export_pt2`), else
+/// as TorchScript (`export_torchscript`).
+///
+///     export_defense(defense, "defended.pt2");
+///
+/// \param defense the defended classifier; its image shape must be known
+/// \param path the file; it is complete or not there
+/// \param metadata an object, stored as `refine.json`
+/// \throws Error as these functions
+template <typename T, typename B, typename R>
+void export_defense(const Pipeline<T, B, R>& defense, const std::filesystem::path& path,
+                    const nlohmann::ordered_json& metadata = detail::no_metadata()) {
+  if (is_pt2_path(path)) return export_pt2(defense, path, metadata);
+  export_torchscript(defense, path, metadata);
+}
+
+}  // namespace refine
+
+#if !defined(REFINE_COMPILED_LIB)
+#include <refine/export/impl/pt2.ipp>
+#endif
