@@ -2,7 +2,6 @@
 // it recognizes the colour of an image.
 
 #include <gtest/gtest.h>
-#include <sys/wait.h>
 
 #include <ATen/ops/tensor.h>
 #include <torch/csrc/jit/api/module.h>
@@ -20,6 +19,7 @@
 
 #include "tests/support/error_of.hpp"
 #include "tests/support/scratch_folder.hpp"
+#include "tests/tools/run_refine.hpp"
 
 namespace refine {
 namespace {
@@ -29,6 +29,7 @@ using nlohmann::json;
 using namespace std::string_literals;
 using testing::content;
 using testing::expect_words;
+using testing::Outcome;
 using testing::ScratchFolder;
 
 constexpr int classes = 12, side = 16;
@@ -37,11 +38,6 @@ constexpr int classes = 12, side = 16;
 std::vector<int> colour(int c) {
   return {20 + 100 * (c % 3), 20 + 100 * (c / 3 % 2), 20 + 200 * (c / 6)};
 }
-
-struct Outcome {
-  int status;
-  std::string out, err;
-};
 
 class Inputs : public ::testing::Test {
  protected:
@@ -81,21 +77,11 @@ class Inputs : public ::testing::Test {
     }
   }
 
-  static Outcome refine(const std::string& arguments) {
-    const std::string folder = "'" + here->path.string() + "'";
-    const std::string program = "'" + fs::absolute("tools/refine").string() + "'";
-    const int result = std::system(("cd " + folder + " && BUILD_WORKING_DIRECTORY=" + folder + " " + program +
-                                    " " + arguments + " >out.txt 2>err.txt")
-                                       .c_str());
-    return {WIFEXITED(result) ? WEXITSTATUS(result) : -1, content(here->path / "out.txt"),
-            content(here->path / "err.txt")};
-  }
+  static Outcome refine(const std::string& arguments) { return testing::run_refine(*here, arguments); }
 
   static void expect_refusal(const std::string& arguments, std::initializer_list<std::string_view> words) {
-    const Outcome outcome = refine(arguments);
-    EXPECT_EQ(outcome.status, 2) << arguments << outcome.err;
-    EXPECT_EQ(std::ranges::count(outcome.err, '\n'), 1) << arguments << outcome.err;
-    expect_words(outcome.err, words);
+    SCOPED_TRACE(arguments);
+    testing::expect_refusal(refine(arguments), words);
   }
 
   /// Returns the victim's accuracy as `evaluate` measures it, or −1 if it measures none.

@@ -18,6 +18,7 @@
 #include "tests/support/error_of.hpp"
 #include "tests/support/fashion_mnist_part.hpp"
 #include "tests/support/scratch_folder.hpp"
+#include "tests/tools/run_refine.hpp"
 
 namespace refine {
 namespace {
@@ -25,32 +26,17 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 using testing::content;
+using testing::expect_refusal;
 using testing::expect_words;
+using testing::Outcome;
 using testing::ScratchFolder;
 
 constexpr const char* fashion = "--dataset FashionMNIST --data fashion ";
 
-struct Outcome {
-  int status;
-  std::string out, err;
-};
-
 /// Runs the program in a folder.
 Outcome refine(const ScratchFolder& here, const std::string& arguments, const std::string& before = "") {
-  const std::string folder = "'" + here.path.string() + "'";
-  const std::string program = "'" + fs::absolute("tools/refine").string() + "'";
-  const int result = std::system((before + "cd " + folder + " && BUILD_WORKING_DIRECTORY=" + folder + " " +
-                                  program + " " + arguments + " >out.txt 2>err.txt")
-                                     .c_str());
-  return {WIFEXITED(result) ? WEXITSTATUS(result) : -1, content(here.path / "out.txt"),
-          content(here.path / "err.txt")};
-}
-
-void expect_refusal(const Outcome& outcome, std::initializer_list<std::string_view> words) {
-  EXPECT_EQ(outcome.status, 2) << outcome.err;
-  EXPECT_EQ(outcome.out, "");
-  EXPECT_EQ(std::ranges::count(outcome.err, '\n'), 1) << outcome.err;
-  expect_words(outcome.err, words);
+  return before.empty() ? testing::run_refine(here, arguments)
+                        : testing::run_by_shell(here, arguments, before);
 }
 
 /// The first 1,000 test images.

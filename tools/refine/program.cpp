@@ -1,0 +1,158 @@
+#include "tools/refine/program.hpp"
+
+// The command line: refine attack | defend | evaluate | predict | export | inspect | report.
+
+#include <c10/util/Exception.h>
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <csignal>
+#include <cstdlib>
+#include <exception>
+#include <filesystem>
+#include <iostream>
+#include <sstream>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <refine/core/config.hpp>
+#include <refine/core/error.hpp>
+#include <refine/core/file.hpp>
+#include <refine/core/text.hpp>
+#include <refine/nn/device.hpp>
+#include <refine/training/observers.hpp>
+#include <refine/training/stop_on_signal.hpp>
+
+#include "tools/refine/options.hpp"
+
+namespace refine::cli {
+namespace {
+
+namespace fs = std::filesystem;
+
+/// Returns the command's options in the form that `--config` reads.
+std::string configuration(const CLI::App& command) {
+  std::istringstream all(command.config_to_str(/*default_also=*/true));
+  std::string text;
+  for (const char* name : {"--device", "--gpu_id", "--threads", "--json"}) {  // options of all commands
+    const CLI::Option* option = command.get_parent()->get_option(name);
+    if (option->count() == 0) continue;
+    const bool quoted = option->get_expected_max() > 0 && std::string(name) != "--threads";
+    const std::string value = option->get_expected_max() > 0 ? option->as<std::string>() : "true";
+    text += option->get_lnames().front() + "=" + (quoted ? '"' + value + '"' : value) + "\n";
+  }
+  text += "[" + command.get_name() + "]\n";
+  for (std::string line; std::getline(all, line);) {
+    if (!line.empty() && !line.ends_with("=\"\"")) text += line + '\n';  // options that were left out stay so
+  }
+  return text;
+}
+
+/// Returns a word of a command line as a shell reads it.
+std::string quoted(std::string_view word) {
+  constexpr std::string_view plain =
+      "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_=+./,:@%";
+  if (!word.empty() && word.find_first_not_of(plain) == std::string_view::npos) return std::string(word);
+  std::string text = "'";
+  for (const char c : word) text += c == '\'' ? std::string("'\\''") : std::string(1, c);
+  return text + "'";
+}
+
+/// Returns the command line that resumes this one.
+std::string resume_command(int argc, char** argv) {
+  std::string text;
+  for (int i = 0; i < argc; ++i) {
+    if (std::string_view(argv[i]) != "--resume") text += quoted(argv[i]) + " ";
+  }
+  return text + "--resume";
+}
+
+int run(int argc, char** argv) {
+  // Bazel runs programs in another folder, and tells where the user is.
+  if (const char* folder = std::getenv("BUILD_WORKING_DIRECTORY")) fs::current_path(folder);
+
+  CLI::App app{
+      "REFINE (Chen et al., ICLR 2025): defends an image classifier that may carry a backdoor, with clean images and no "
+      "labels.",
+      "refine"};
+  app.footer(
+      "Results go to standard output, progress to standard error. Exit status: 0 done; 1 done, with something to look "
+      "at; 2 refused, with one line that gives the reason; 130 or 143 stopped by SIGINT or SIGTERM.");
+  app.set_version_flag("--version", std::string(version));
+  Common common;
+  common.resume_command = resume_command(argc, argv);
+  std::string device = "auto", gpu_id, save_config;
+  int threads = 0;
+  app.require_subcommand(1);
+  app.fallthrough();
+  app.set_config("--config", "", "read options from a TOML file, as --save_config writes it")
+      ->check(CLI::ExistingFile);
+  app.allow_config_extras(CLI::config_extras_mode::error);
+  app.add_option("--save_config", save_config, "write this command's options to a TOML file, and continue")
+      ->configurable(false);
+  app.add_option("--device", device, "auto, cpu, cuda or cuda:N")->capture_default_str();
+  app.add_option("--gpu_id", gpu_id, "the same as --device cuda:N");
+  app.add_option("--threads", threads, "of the host; 0: all")->capture_default_str();
+  app.add_flag("--json", common.json, "print results as JSON");
+  for (const auto add : {add_defend, add_predict, add_evaluate, add_inspect, add_export, add_report,
+                         add_attack, add_completion}) {
+    add(app, common);
+  }
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    if (error.get_exit_code() == 0) return app.exit(error, std::cout, std::cerr);  // --help and --version
+    std::string why = text::one_line(error.what());
+    if (argc > 1 && argv[1][0] != '-' && app.get_subcommands().empty()) {
+      why = fmt::format("unknown command '{}'", text::printable(argv[1]));
+    }
+    throw Error("{}; see refine --help and refine COMMAND --help", why);
+  }
+  common.save_config = save_config;
+  if (const auto* config = app.get_config_ptr(); config->count() > 0)
+    common.config = config->as<std::string>();
+  common.write_config = [&, left = !save_config.empty()]() mutable {
+    if (left) files::write(save_config, configuration(*app.get_subcommands().front()));
+    left = false;
+  };
+  use_device(gpu_id.empty() ? device : "cuda:" + gpu_id);
+  use_threads(threads);
+  int status = done;
+  try {
+    status = common.chosen();
+  } catch (const Stopped& stopped) {
+    std::cerr << "stopped: " << text::printable(stopped.what()) << '\n';
+    if (!stopped.checkpoint().empty())
+      std::cerr << "go on with: " << text::printable(common.resume_command) << '\n';
+    return StopOnSignal::exit_status();
+  }
+  common.write_config();  // for commands that do not call `begin`
+  std::cout.flush();
+  if (!std::cout) throw Error("cannot write the results: standard output is full or closed; redirect it");
+  return status;
+}
+
+}  // namespace
+
+int run_program(int argc, char** argv) {
+  std::signal(SIGXFSZ, SIG_IGN);  // a file-size limit then shows as a failed write, as a full disk does
+  keep_freed_memory();
+  try {
+    return run(argc, argv);
+  } catch (const Error& error) {
+    std::cerr << "error: " << text::printable(error.what()) << '\n';
+    return Error::exit_status;
+  } catch (const std::filesystem::filesystem_error& error) {
+    std::cerr << "error: cannot use " << text::printable(error.path1().string()) << ": "
+              << error.code().message() << "; check the path and its permissions\n";
+    return Error::exit_status;
+  } catch (const c10::Error& error) {
+    std::cerr << "error: LibTorch failed: " << text::one_line(error.what_without_backtrace()) << '\n';
+  } catch (const std::exception& error) {
+    std::cerr << "error: " << text::one_line(error.what()) << '\n';
+  }
+  return Error::exit_status;
+}
+
+}  // namespace refine::cli
