@@ -141,7 +141,6 @@ REFINE_INLINE Recipe defense_recipe(const TrainingOptions& options, std::int64_t
     // trigger (docs/lab/recipes.md).
     const bool crops = recipe.augmentation.resized_crop_min_scale < 1 || recipe.augmentation.crop_padding > 0;
     if (recipe.optimization.epochs > 50 && !crops) recipe.teacher = TeacherInput::augmented;
-    if (is_resized) recipe.head_weight = 1;
   }
   override_all(recipe);
   return recipe;
