@@ -167,7 +167,7 @@ void TrainOptions::add_to(CLI::App& command, bool is_defense) {
         .add_option(
             "--head", head,
             "weight of an auxiliary classifier on the transform's bottleneck, dropped after training; left out: 1 with "
-            "--encoder, --see or --draw, else 0")
+            "--encoder, else 0")
         ->check(number(0));
   }
   command.add_option("--seed", seed, "of the weights, the permutation and the order of images")

@@ -58,7 +58,7 @@ inline data::Augmentation size_augmentation(const ImageShape& shape, int epochs,
 }
 
 /// Returns the number of epochs for a transform with an encoder, whose epochs cost no encoding: some 400
-/// steps were enough for 200 to 2,000 images (docs/results.md).
+/// steps of 64 images, and 6 epochs at least.
 inline int encoded_epochs(std::int64_t images) {
   constexpr std::int64_t seen = 24'000;
   return static_cast<int>(
@@ -141,7 +141,6 @@ REFINE_INLINE Recipe defense_recipe(const TrainingOptions& options, std::int64_t
     // trigger (docs/lab/recipes.md).
     const bool crops = recipe.augmentation.resized_crop_min_scale < 1 || recipe.augmentation.crop_padding > 0;
     if (recipe.optimization.epochs > 50 && !crops) recipe.teacher = TeacherInput::augmented;
-    if (is_resized) recipe.head_weight = 1;
   }
   override_all(recipe);
   return recipe;
