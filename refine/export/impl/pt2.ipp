@@ -696,7 +696,9 @@ REFINE_INLINE formats::WritableProgram with_types(formats::ExportedProgram progr
   };
   std::array<std::map<std::string, c10::IValue>, batches.size()> values;
   for (std::size_t i = 0; i < batches.size(); ++i) {
-    const at::Tensor images = backbones::detail::ramp(batches[i], task.image).contiguous();
+    // Each batch shows something else, so that sizes that depend on it are not taken for multiples.
+    const at::Tensor images =
+        backbones::detail::ramp(batches[i], task.image).contiguous().pow(static_cast<double>(i + 1));
     try {
       values[i] = backbones::detail::run_program(program, tensors.by_name, images, file);
     } catch (const c10::Error& error) {
