@@ -11,10 +11,12 @@
 #include <filesystem>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include <refine/core/task.hpp>
 #include <refine/formats/torchscript_check.hpp>
+#include <refine/metrics/gated.hpp>
 
 namespace refine {
 
@@ -30,10 +32,16 @@ class ExportedClassifier {
   /// Reads a file, and runs each of its methods on two blank images to check their shapes.
   /// \param path the file
   /// \param trust whether the file is checked before it is loaded, see `formats::load_torchscript`
-  /// \throws Error if the file cannot be read, fails the check, or is not a defended classifier
+  /// \param answer what `forward` returns; nothing: what the file's own `forward` returns
+  /// \throws Error if the file cannot be read, fails the check, is not a defended classifier, or does not
+  ///   have the answer
   explicit ExportedClassifier(const std::filesystem::path& path,
-                              formats::Trust trust = formats::Trust::checked)
-      : ExportedClassifier(formats::load_torchscript(path, trust), path.string()) {}
+                              formats::Trust trust = formats::Trust::checked,
+                              std::optional<Answer> answer = std::nullopt)
+      : ExportedClassifier(formats::load_torchscript(path, trust), path.string(), answer) {}
+
+  /// Returns what `forward` returns.
+  Answer answer() const { return answer_; }
 
   /// Returns the image shape and the number of classes.
   Task task() const { return task_; }
@@ -45,7 +53,7 @@ class ExportedClassifier {
   /// \param device where to
   void to(at::Device device);
 
-  /// Returns the defended logits.
+  /// Returns the logits of `answer()`.
   /// \param images float N×C×H×W in [0, 1], on `device()`
   /// \return N×classes
   at::Tensor forward(const at::Tensor& images) const { return run(0, images); }
@@ -70,9 +78,8 @@ class ExportedClassifier {
 
  private:
   static constexpr std::int64_t largest_image = std::int64_t{1} << 26;  // pixels × channels
-  static constexpr std::array<const char*, 4> methods = {"forward", "transform", "undefended", "alarm"};
 
-  ExportedClassifier(formats::TorchScriptFile file, const std::string& name);
+  ExportedClassifier(formats::TorchScriptFile file, const std::string& name, std::optional<Answer> answer);
 
   // Checks that the methods return what the metadata promises. Callers look up class names by these
   // extents.
@@ -84,7 +91,9 @@ class ExportedClassifier {
   std::shared_ptr<const nlohmann::ordered_json> about_;
   Task task_;
   at::Device device_ = at::kCPU;  // of a file without tensors
-  mutable std::array<torch::jit::GraphExecutor, methods.size()> executors_;
+  Answer answer_ = Answer::defended;
+  std::array<std::string, 4> methods_ = {"forward", "transform", "undefended", "alarm"};
+  mutable std::array<torch::jit::GraphExecutor, 4> executors_;
 };
 
 }  // namespace refine

@@ -21,6 +21,7 @@
 #include <refine/export/torchscript.hpp>
 #include <refine/nn/conv.hpp>
 #include <refine/nn/torch_random.hpp>
+#include <refine/pipeline/gated.hpp>
 #include <refine/pipeline/pipeline.hpp>
 #include <refine/programs/torchscript.hpp>
 #include <refine/remaps/remaps.hpp>
@@ -133,6 +134,49 @@ TEST(ExportTorchScript, ForeignVictim_KeepsItsControlFlow) {
     EXPECT_TRUE(at::equal(served.undefended(x), defense.undefended(x))) << n;
     EXPECT_TRUE(at::equal(served.alarm(x), serving.alarm(x))) << n;
   }
+}
+
+TEST(ExportTorchScript, AlarmThreshold_AddsBothAnswers) {
+  const ScratchFolder folder;
+  const auto defense = defended();
+  const at::Tensor x = images(8);
+  c10::NoGradGuard no_grad;
+  const ScopedLibTorchConvolutions same_arithmetic;
+  const auto serving = freeze(defense);
+  // Between the scores, so that both cases occur.
+  const double threshold = serving.alarm(x).median().item<double>();
+  const at::Tensor is_silent = serving.alarm(x).le(threshold);
+  ASSERT_TRUE(is_silent.any().item<bool>() && !is_silent.all().item<bool>());
+  const at::Tensor expected = serving.forward(x);
+  for (std::int64_t i = 0; i < 8; ++i) {
+    if (is_silent[i].item<bool>()) expected[i].copy_(serving.undefended(x)[i]);
+  }
+  const fs::path both = folder.path / "both.pt", gated = folder.path / "gated.pt";
+  export_torchscript(defense, both, {}, {.alarm_threshold = threshold});
+  export_torchscript(Gated{defense, threshold}, gated);
+  for (const fs::path& file : {both, gated}) {
+    torch::jit::Module loaded = torch::jit::load(file.string());
+    EXPECT_TRUE(at::equal(loaded.get_method("gated")({x}).toTensor(), expected));
+    EXPECT_TRUE(at::equal(loaded.get_method("defended")({x}).toTensor(), serving.forward(x)));
+    EXPECT_TRUE(at::equal(loaded.forward({x}).toTensor(), file == gated ? expected : serving.forward(x)));
+  }
+  EXPECT_EQ(ExportedClassifier(both).answer(), Answer::defended);
+  EXPECT_EQ(ExportedClassifier(gated).answer(), Answer::gated);
+  EXPECT_EQ(ExportedClassifier(gated).about()["answer"], "gated");
+  const ExportedClassifier chosen(gated, formats::Trust::checked, Answer::defended);
+  EXPECT_TRUE(at::equal(chosen.forward(x), serving.forward(x)));
+  EXPECT_TRUE(at::equal(Gated(chosen, threshold).forward(x), expected));
+
+  export_torchscript(defense, folder.path / "one.pt");
+  testing::expect_words(
+      error_of([&] { ExportedClassifier(folder.path / "one.pt", formats::Trust::checked, Answer::gated); }),
+      {"one.pt", "gated", "--answer"});
+  testing::expect_words(
+      error_of([&] { export_torchscript(defense, folder.path / "a.pt", {}, {.answer = Answer::gated}); }),
+      {"a.pt", "threshold"});
+  testing::expect_words(
+      error_of([&] { export_torchscript(defense, folder.path / "a.pt", {}, {.alarm_threshold = 2}); }),
+      {"a.pt", "[0, 1]", "got 2"});
 }
 
 TEST(ExportedClassifier, OtherTorchScriptFile_IsRefused) {

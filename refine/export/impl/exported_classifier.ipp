@@ -30,7 +30,8 @@ REFINE_INLINE void ExportedClassifier::to(at::Device device) {
   device_ = device;
 }
 
-REFINE_INLINE ExportedClassifier::ExportedClassifier(formats::TorchScriptFile file, const std::string& name)
+REFINE_INLINE ExportedClassifier::ExportedClassifier(formats::TorchScriptFile file, const std::string& name,
+                                                     std::optional<Answer> answer)
     : module_(std::move(file.module)) {
   const auto refuse = [&](const std::string& why) {
     throw Error(
@@ -58,13 +59,26 @@ REFINE_INLINE ExportedClassifier::ExportedClassifier(formats::TorchScriptFile fi
     refuse(fmt::format("the image in its refine.json is too large (got {}x{}x{}, expected up to {} values)",
                        channels, height, width, largest_image));
   }
+  std::optional<Answer> stored;  // a file without the gated answer does not state one
+  if (const auto word = about.find("answer"); word != about.end()) {
+    stored = word->is_string() ? parse_answer(word->get<std::string>()) : std::nullopt;
+    if (!stored) refuse("its refine.json has another answer than 'defended' or 'gated'");
+  }
+  answer_ = answer.value_or(stored.value_or(Answer::defended));
+  if (!stored && answer_ == Answer::gated) {
+    throw Error(
+        "cannot serve the gated answer of {}: the file has the defended one only; write it again with refine "
+        "export --answer gated",
+        name);
+  }
+  if (stored && answer) methods_[0] = to_text(answer_);
   module_.eval();
-  for (std::size_t i = 0; i < methods.size(); ++i) {
-    const auto method = module_.find_method(methods[i]);
-    if (!method) refuse(std::string("it has no method '") + methods[i] + "'");
+  for (std::size_t i = 0; i < methods_.size(); ++i) {
+    const auto method = module_.find_method(methods_[i]);
+    if (!method) refuse("it has no method '" + methods_[i] + "'");
     // The simple interpreter: the default one profiles during its first calls.
     executors_[i] =
-        torch::jit::GraphExecutor(method->graph(), methods[i], torch::jit::ExecutorExecutionMode::SIMPLE);
+        torch::jit::GraphExecutor(method->graph(), methods_[i], torch::jit::ExecutorExecutionMode::SIMPLE);
   }
   check_methods(refuse);
 }
@@ -73,9 +87,9 @@ REFINE_INLINE void ExportedClassifier::check_methods(
     const std::function<void(const std::string&)>& refuse) const {
   const auto& [channels, height, width] = task_.image;
   const at::Tensor images = at::zeros({2, channels, height, width});
-  const std::array<std::vector<std::int64_t>, methods.size()> expected = {
+  const std::array<std::vector<std::int64_t>, 4> expected = {
       {{2, task_.classes}, images.sizes().vec(), {2, task_.classes}, {2}}};
-  for (std::size_t i = 0; i < methods.size(); ++i) {
+  for (std::size_t i = 0; i < methods_.size(); ++i) {
     std::string why;
     try {
       if (run(i, images).sizes() != expected[i]) why = "returns another shape than its refine.json promises";
@@ -84,7 +98,7 @@ REFINE_INLINE void ExportedClassifier::check_methods(
     } catch (const std::exception& error) {
       why = "fails: " + text::one_line(error.what());
     }
-    if (!why.empty()) refuse(std::string("its method '") + methods[i] + "' " + why);
+    if (!why.empty()) refuse("its method '" + methods_[i] + "' " + why);
   }
 }
 
