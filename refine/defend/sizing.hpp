@@ -29,6 +29,11 @@ struct TrainingOptions {
   std::optional<Precision> precision = std::nullopt;      ///< of convolutions and matrix products
   std::optional<double> decay = std::nullopt;  ///< factor of the learning rate at the recipe's milestones
   std::optional<double> supcon_weight = std::nullopt;  ///< of the SupCon loss; of a defense only
+  /// Duration of a defense's training, from which `defend` sizes the epochs; nothing, or with `epochs`: not
+  /// used. `plan_training` reports the epochs, which reproduce the run.
+  std::optional<double> minutes = std::nullopt;
+  std::optional<bool> flip =
+      std::nullopt;  ///< mirror images at random; nothing: as the recipe has it, see `defend`
 };
 
 /// Returns the recipe for the transform of a defense.

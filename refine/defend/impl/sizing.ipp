@@ -89,6 +89,7 @@ REFINE_INLINE Recipe defense_recipe(const TrainingOptions& options, std::int64_t
     if (recipe.optimization.epochs > 50 && !crops) recipe.teacher = TeacherInput::augmented;
   }
   detail::override_with(options, recipe.optimization);
+  if (options.flip) recipe.augmentation.flip = *options.flip;
   if (options.supcon_weight) recipe.supcon_weight = *options.supcon_weight;
   recipe.seed = seed;
   recipe.validate();
@@ -106,6 +107,7 @@ REFINE_INLINE ClassifierRecipe victim_recipe(const TrainingOptions& options, std
     recipe.augmentation = detail::size_augmentation(shape, recipe.optimization.epochs, /*has_labels=*/true);
   }
   detail::override_with(options, recipe.optimization);
+  if (options.flip) recipe.augmentation.flip = *options.flip;
   recipe.seed = seed;
   recipe.validate();
   return recipe;
