@@ -60,8 +60,11 @@ if (folder / "alarm").exists():
     scores = torch.tensor(json.loads((folder / "alarm").read_text()))
     with torch.no_grad():
         answers = details(raw("pictures", len(scores), *shape))
-    assert list(answers) == ["logits", "alarm", "undefended", "transformed"], list(answers)
+    assert list(answers) == ["logits", "alarm", "undefended", "transformed", "gated"], list(answers)
     alarm = (answers["alarm"] - scores).abs().max().item()
+    silent = answers["alarm"] <= json.loads(extra["refine.json"])["alarm"]["threshold"]
+    gated = torch.where(silent[:, None], answers["undefended"], answers["logits"])
+    assert torch.allclose(answers["gated"], gated, 1e-4, 1e-5), (answers["gated"], gated)
 print(json.dumps({"torch": torch.__version__, "seconds": seconds, "logits": worst, "alarm": alarm}))
 """
 

@@ -8,6 +8,7 @@
 #include <refine/data/impl/decoders.ipp>
 #include <refine/data/impl/image_files.ipp>
 #include <refine/data/impl/image_folder.ipp>
+#include <refine/data/impl/near_duplicates.ipp>
 #include <refine/data/impl/open_store.ipp>
 #include <refine/data/impl/parallel_decoder.ipp>
 #include <refine/data/impl/sources.ipp>

@@ -30,6 +30,7 @@
 #include <refine/data/dataset.hpp>
 #include <refine/data/image_files.hpp>
 #include <refine/data/image_folder.hpp>
+#include <refine/data/near_duplicates.hpp>
 #include <refine/data/resize.hpp>
 #include <refine/data/sources.hpp>
 #include <refine/data/training_set.hpp>

@@ -13,9 +13,12 @@
 #include <refine/defend/load_classifier.hpp>
 #include <refine/defend/measure.hpp>
 #include <refine/defend/notice.hpp>
+#include <refine/defend/plan.hpp>
 #include <refine/defend/probe.hpp>
 #include <refine/defend/results.hpp>
 #include <refine/defend/sizing.hpp>
+#include <refine/metrics/gated.hpp>
+#include <refine/pipeline/gated.hpp>
 #include <refine/pipeline/pipeline.hpp>
 #include <refine/report/defense_report.hpp>
 #include <refine/training/observers.hpp>
@@ -42,10 +45,13 @@ struct DefendOptions {
   TransformOptions transform = {};
   std::uint64_t seed = default_seed;  ///< of held-back images, weights, permutation and training order
   double false_alarm_rate = 0.05;     ///< share of clean images that may raise the alarm, in [0, 1)
+  Answer answer = Answer::defended;   ///< what the exported file serves; it has both answers
   bool scan = true;                   ///< try common triggers, if `evidence` has no triggered images
   bool probe = true;                  ///< probe the victim on 16 images before training
   std::optional<ProbeSummary> probed =
       std::nullopt;  ///< an earlier probe, which is reported instead of a new one
+  std::optional<TrainingPlan> plan =
+      std::nullopt;  ///< an earlier plan, whose epochs are used if `training` has minutes only
   std::optional<Evidence> evidence = std::nullopt;  ///< what is measured on, instead of held-back images
   data::ResizeMode resize =
       data::ResizeMode::crop;  ///< how the images were resized; stored for those who serve
@@ -53,20 +59,25 @@ struct DefendOptions {
   std::string dataset = {};    ///< for the report: where the images come from
   std::string attack = {};     ///< for the report: the attack, if it is known
   bool show = false;           ///< show the progress of measuring on standard error
-  Notify notify = {};          ///< receives warnings: few images, low agreement
+  /// Receives warnings: few images, low agreement; and notes: what the training is expected to take.
+  Notify notify = {};
 };
 
 /// A defended classifier, measured.
 struct Defended {
-  AnyPipeline pipeline;                              ///< float N×C×H×W in [0, 1] → logits, by `forward`
-  Recipe recipe;                                     ///< that was used
-  AlarmSetting alarm;                                ///< calibrated on held-back images
-  report::DefenseReport report;                      ///< `std::cout << report` prints it (report/render.hpp)
-  std::string victim;                                ///< name of the victim's file
-  std::int64_t fitted_images = 0;                    ///< number of images that the transform was fitted on
-  std::uint64_t seed = default_seed;                 ///< of the defense
-  TransformOptions transform = {};                   ///< that was used, with the sizes that were chosen
+  AnyPipeline pipeline;               ///< float N×C×H×W in [0, 1] → defended logits, by `forward`
+  Recipe recipe;                      ///< that was used
+  AlarmSetting alarm;                 ///< calibrated on held-back images
+  report::DefenseReport report;       ///< `std::cout << report` prints it (report/render.hpp)
+  std::string victim;                 ///< name of the victim's file
+  std::int64_t fitted_images = 0;     ///< number of images that the transform was fitted on
+  std::uint64_t seed = default_seed;  ///< of the defense
+  TransformOptions transform = {};    ///< that was used, with the sizes that were chosen
   data::ResizeMode resize = data::ResizeMode::crop;  ///< how the images were resized
+  Answer answer = Answer::defended;                  ///< what the serving file's `forward` returns
+
+  /// Returns the classifier that gives the victim's answer where the alarm is silent.
+  Gated<AnyPipeline> gated() const { return {pipeline, alarm.threshold}; }
 
   /// Writes the serving file, and weights and report beside it. Folders are created; each file is
   /// whole or absent.
@@ -81,11 +92,17 @@ Defended defend(const LoadedClassifier& victim, at::Tensor images, const DefendO
 
 }  // namespace detail
 
+/// Plans the training of `defend` with the same arguments (`plan_training`).
+/// \throws Error as `plan_training`, or if the images are too few
+TrainingPlan plan_defense(const LoadedClassifier& victim, const at::Tensor& images,
+                          const DefendOptions& options = {});
+
 /// Defends a classifier with clean, unlabelled images (Chen et al., 2025, `chen2025refine`).
 ///
 /// Probes the victim, holds back a tenth of the images to calibrate the alarm and a tenth to
 /// measure on (at most 1,000 each), sizes the recipe, fits the transform on the others, calibrates
-/// the alarm, and measures.
+/// the alarm, and measures. Images that nearly repeat each other are held back together. Images are
+/// mirrored in training unless the victim gives mirrored images other classes (`mirror_agreement`).
 ///
 ///     const Defended defended = defend(victim, images, {.training = {.epochs = 12}}, ProgressBar{});
 ///     defended.save("defended.pt");

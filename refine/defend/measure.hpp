@@ -1,8 +1,8 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
-#include <ATen/ops/tensor.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
@@ -11,8 +11,12 @@
 #include <refine/data/dataset.hpp>
 #include <refine/evaluation/alarm.hpp>
 #include <refine/evaluation/classify.hpp>
+#include <refine/evaluation/detail/check_task.hpp>
+#include <refine/evaluation/detail/progress.hpp>
 #include <refine/evaluation/evaluate.hpp>
+#include <refine/evaluation/gated.hpp>
 #include <refine/evaluation/scan.hpp>
+#include <refine/metrics/gated.hpp>
 #include <refine/metrics/roc.hpp>
 #include <refine/metrics/target.hpp>
 #include <refine/report/defense_report.hpp>
@@ -24,6 +28,8 @@ namespace refine {
 struct AlarmSetting {
   double threshold = 1;  ///< scores above it raise the alarm
   double rate = 0.05;    ///< share of clean images that may raise it
+  /// Number of images that it was calibrated on, and of groups of near-duplicates among them; 0: not known.
+  std::int64_t images = 0, groups = 0;
 };
 
 /// What a defense is measured on. All images are uint8 N×C×H×W of the classifier's shape, and none
@@ -33,7 +39,7 @@ struct Evidence {
   std::optional<data::Dataset> test = std::nullopt;    ///< the same images with labels
   std::optional<at::Tensor> triggered = std::nullopt;  ///< the same images with the trigger
   metrics::Target target = {};                         ///< class that the attacker wants, if it is known
-  std::optional<AlarmSetting> alarm = std::nullopt;    ///< nothing: the alarm is not measured
+  std::optional<AlarmSetting> alarm = std::nullopt;    ///< nothing: alarm and gated answer are not measured
   std::int64_t scanned = 1000;  ///< images that the scan takes, if there is no `triggered`; 0: no scan
   bool show = false;            ///< show progress on standard error
 };
@@ -42,48 +48,80 @@ struct Evidence {
 /// \param defense the defended classifier
 /// \param clean uint8 N×C×H×W, not among those that the defense was fitted on
 /// \param rate share of clean images that may raise the alarm, in [0, 1)
+/// \param groups of near-duplicates among the images (`data::NearDuplicates`); 0: they are all different
 template <DefendedClassifier D>
-AlarmSetting calibrate_alarm(const D& defense, const at::Tensor& clean, double rate) {
-  return {metrics::threshold_for(alarm_scores(defense, clean), rate), rate};
+AlarmSetting calibrate_alarm(const D& defense, const at::Tensor& clean, double rate,
+                             std::int64_t groups = 0) {
+  return {// a score that is not finite is above any threshold
+          .threshold = std::min(metrics::threshold_for(alarm_scores(defense, clean), rate), 1.0),
+          .rate = rate,
+          .images = clean.size(0),
+          .groups = groups > 0 ? groups : clean.size(0)};
 }
 
 namespace detail {
 
-/// Returns the triggered images that the attack moves: where labels and target are known, those of
-/// classes whose target is another class.
-inline at::Tensor triggered_of_moved_classes(const Evidence& evidence) {
-  if (!evidence.test || !evidence.target) return *evidence.triggered;
-  const std::vector<std::int64_t> labels = to_vector(evidence.test->labels);
-  std::vector<std::int64_t> moved;
-  for (std::size_t i = 0; i < labels.size(); ++i) {
-    if (evidence.target.moves(static_cast<int>(labels[i]))) moved.push_back(static_cast<std::int64_t>(i));
+/// Returns the alarm scores of the triggered images that the attack moves: where labels and target are
+/// known, those of classes whose target is another class.
+inline std::vector<double> scores_of_moved_classes(const metrics::GatedAnswers& answers) {
+  if (answers.truth.empty() || !answers.target) return answers.triggered->scores;
+  std::vector<double> scores;
+  for (std::size_t i = 0; i < answers.truth.size(); ++i) {
+    if (answers.target.moves(static_cast<int>(answers.truth[i])))
+      scores.push_back(answers.triggered->scores[i]);
   }
-  return evidence.triggered->index_select(0, at::tensor(moved, at::kLong));
+  return scores;
+}
+
+/// Asks victim and defense about all images of the evidence, once.
+/// \throws Error if the images do not fit the defense
+template <DefendedClassifier D>
+metrics::GatedAnswers ask_both(const D& defense, const Evidence& evidence) {
+  data::check_images("clean images", defense.task().image, evidence.clean);
+  if (evidence.triggered) data::check_images("triggered images", defense.task().image, *evidence.triggered);
+  metrics::GatedAnswers answers{.classes = defense.task().classes, .target = evidence.target};
+  if (evidence.test) {
+    check_data(defense, *evidence.test);
+    answers.classes = static_cast<int>(evidence.test->classes.size());
+    evidence.target.require_valid(answers.classes);
+    if (evidence.triggered) check_triggered(*evidence.triggered, *evidence.test);
+    answers.truth = to_vector(evidence.test->labels);
+  }
+  EvaluationProgress progress("evaluation",
+                              evidence.clean.size(0) + (evidence.triggered ? evidence.triggered->size(0) : 0),
+                              evidence.show);
+  answers.clean = paired_answers(defense, evidence.clean, progress);
+  if (evidence.triggered) answers.triggered = paired_answers(defense, *evidence.triggered, progress);
+  progress.finish();
+  return answers;
 }
 
 }  // namespace detail
 
 /// Measures a defense as far as the evidence allows: agreement with the victim, the alarm, accuracy
-/// and attack figures, the scan for common triggers if no triggered images are given, and sample
-/// images. Fills in these parts of `report`; title and facts are the caller's.
+/// and attack figures of the defended and of the gated answer, the scan for common triggers if no
+/// triggered images are given, and sample images. Fills in these parts of `report`; title, facts and
+/// the answer that is served are the caller's.
+/// \param defense the defended classifier, not gated
 /// \throws Error if the images do not fit the defense
 template <DefendedClassifier D>
 void measure_defense(const D& defense, const Evidence& evidence, report::DefenseReport& report) {
+  const metrics::GatedAnswers answers = detail::ask_both(defense, evidence);
   if (evidence.alarm) {
-    report.alarm = measure_alarm(
-        defense, evidence.alarm->threshold, evidence.alarm->rate, evidence.clean,
-        evidence.triggered ? std::optional(detail::triggered_of_moved_classes(evidence)) : std::nullopt,
-        evidence.show);
+    std::vector<double> triggered;
+    if (answers.triggered) triggered = detail::scores_of_moved_classes(answers);
+    report.alarm = metrics::alarm_metrics(
+        answers.clean.scores, answers.triggered ? std::optional<metrics::Scores>(triggered) : std::nullopt,
+        evidence.alarm->threshold, evidence.alarm->rate);
+    report.alarm->calibration_images = evidence.alarm->images;
+    report.alarm->calibration_groups = evidence.alarm->groups;
+    report.gated = metrics::gated_metrics(answers, evidence.alarm->threshold);
   }
-  report.agreement = label_agreement(defense, evidence.clean, evidence.show);
-
+  report.agreement = metrics::share_equal(answers.clean.victim, answers.clean.defended);
   if (evidence.test) {
     report.class_names = evidence.test->classes;
-    const Evaluation evaluation = evidence.triggered ? evaluate(defense, *evidence.test, *evidence.triggered,
-                                                                evidence.target, evidence.show)
-                                                     : evaluate_clean(defense, *evidence.test, evidence.show);
-    report.before = evaluation.before;
-    report.after = evaluation.after;
+    report.before = metrics::victim_metrics(answers);
+    report.after = metrics::defended_metrics(answers);
   }
   if (evidence.test && evidence.triggered) {
     report.sheet = report::sample_sheet(defense, *evidence.test, *evidence.triggered, evidence.target);
@@ -92,7 +130,8 @@ void measure_defense(const D& defense, const Evidence& evidence, report::Defense
   }
   if (evidence.scanned > 0 && !evidence.triggered) {
     const at::Tensor some = evidence.clean.slice(0, 0, evidence.scanned);
-    report.scan = scan(defense, some, scan_catalogue(data::image_shape_of(some)), evidence.show);
+    report.scan = scan(defense, some, scan_catalogue(data::image_shape_of(some)), evidence.show,
+                       evidence.alarm ? std::optional(evidence.alarm->threshold) : std::nullopt);
   }
 }
 

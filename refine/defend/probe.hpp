@@ -17,6 +17,7 @@
 #include <refine/defend/images.hpp>
 #include <refine/defend/load_classifier.hpp>
 #include <refine/defend/notice.hpp>
+#include <refine/metrics/proportion.hpp>
 
 namespace refine {
 
@@ -194,6 +195,25 @@ ProbedClassifier load_and_probe(const std::filesystem::path& model, const std::f
 /// \throws Error if the classifier cannot be defended
 ProbeSummary probe_victim(const LoadedClassifier& victim, const at::Tensor& images,
                           std::uint64_t seed = default_seed, const Notify& notify = {}, bool sweep = false);
+
+/// How a classifier answers mirrored images, without labels.
+struct MirrorAgreement {
+  metrics::Proportion mirrored = {};  ///< images that keep their class when they are mirrored left to right
+  metrics::Proportion shifted = {};   ///< images that keep it when they are shifted by a 32nd of their width
+
+  /// True if mirroring changes the answers clearly more often than a shift does, as for traffic signs,
+  /// digits and text: to this classifier, a mirrored image shows something else.
+  bool is_mirror_different() const {
+    return mirrored.n > 0 && mirrored.wilson().high < min_ratio * shifted.value();
+  }
+
+  static constexpr double min_ratio = 0.9;  ///< mirrored to shifted, where flips make sense
+};
+
+/// Asks a classifier about images, mirrored and shifted.
+/// \param victim the classifier
+/// \param images uint8 N×C×H×W; at most 512, evenly spaced, are used
+MirrorAgreement mirror_agreement(const backbones::AnyBackbone& victim, const at::Tensor& images);
 
 /// Removes images that get no finite logits, such as blank ones where the victim standardises each
 /// image. Their files are reported on standard error. Writes to the tensor of images.

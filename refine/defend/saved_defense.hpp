@@ -30,6 +30,8 @@ struct SavedDefenseOptions {
   EncoderOptions encoder = {};  ///< of a defense that was trained behind one, whose weights do not hold it
   std::optional<PixelDomain> pixel_domain =
       std::nullopt;  ///< nothing: the file's; `reference` for the authors' files
+  /// What the serving file's `forward` returns. Nothing: as the file says, else the defended answer.
+  std::optional<Answer> answer = std::nullopt;
 };
 
 /// A defense read from its parts: the victim and the weights of the transform.
@@ -37,10 +39,12 @@ struct SavedDefense {
   AnyPipeline pipeline;                              ///< float N×C×H×W in [0, 1] → logits
   LoadedClassifier victim;                           ///< as it was loaded
   std::map<std::string, std::string> metadata = {};  ///< of the transform's file
+  Answer answer = Answer::defended;                  ///< what the serving file's `forward` returns
 
   /// Writes the defense as one file to serve (`export_defense`), with the alarm and the preprocessing
-  /// of the transform's file.
-  /// \throws Error if the file cannot be written
+  /// of the transform's file. With an alarm, it has both answers.
+  /// \throws Error if the file cannot be written, or the gated answer is requested and the transform's
+  ///   file has no alarm
   void save(const std::filesystem::path& serving) const;
 };
 
@@ -73,6 +77,7 @@ struct ExportedInfo {
   std::vector<std::string> class_names = {};  ///< in the order of the logits; empty if they are not known
   std::string model = {};                     ///< the victim, in a few words
   std::optional<AlarmSetting> alarm = std::nullopt;       ///< nothing: the file has no alarm
+  Answer answer = Answer::defended;                       ///< what the file's `forward` returns
   std::optional<data::ResizeMode> resize = std::nullopt;  ///< what happened to images of another size
 };
 
@@ -133,8 +138,8 @@ struct EvaluatedFolder {
 ///
 ///     const EvaluatedFolder result = evaluate_folder(model, exported_info(model.about()), "test/");
 ///
-/// \param model the exported file
-/// \param info of the file; its class names and alarm are used
+/// \param model the exported file, with the defended answer (`Answer::defended`)
+/// \param info of the file; its class names, alarm and answer are used. The verdict judges the answer.
 /// \param folder clean images; class folders (`CLASS/IMAGE`) give accuracy. If a trigger is known
 ///   and there are no labels, the victim's own answers to the clean images are used as labels, also
 ///   as the true classes of pair lifts.

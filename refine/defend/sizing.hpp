@@ -35,6 +35,11 @@ struct TrainingOptions {
   std::optional<double> supcon_weight = std::nullopt;  ///< of the SupCon loss; of a defense only
   std::optional<double> temperature = std::nullopt;    ///< of distillation; of a defense only
   std::optional<double> head_weight = std::nullopt;    ///< `Recipe::head_weight`; of a defense only
+  /// Duration of a defense's training, from which `defend` sizes the epochs; nothing, or with `epochs`: not
+  /// used. `plan_training` reports the epochs, which reproduce the run.
+  std::optional<double> minutes = std::nullopt;
+  std::optional<bool> flip =
+      std::nullopt;  ///< mirror images at random; nothing: as the recipe has it, see `defend`
 };
 
 /// Returns the recipe for a victim.

@@ -31,8 +31,10 @@
   declare_or_define refine::Evaluation refine::evaluate_clean(const AnyPipeline&, const data::Dataset&,   \
                                                               bool);                                      \
   declare_or_define void refine::export_torchscript(const AnyPipeline&, const std::filesystem::path&,     \
-                                                    const nlohmann::ordered_json&);                       \
+                                                    const nlohmann::ordered_json&,                        \
+                                                    const refine::ServingOptions&);                       \
   declare_or_define void refine::export_defense(const AnyPipeline&, const std::filesystem::path&,         \
-                                                const nlohmann::ordered_json&)
+                                                const nlohmann::ordered_json&,                            \
+                                                const refine::ServingOptions&)
 
 REFINE_ANY_PIPELINE_INSTANCES(extern template);

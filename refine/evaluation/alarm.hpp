@@ -56,19 +56,12 @@ template <DefendedClassifier D, typename Advance>
 metrics::AlarmMetrics measure_alarm_at(const D& defense, double threshold, double wanted_rate,
                                        const at::Tensor& clean, const std::optional<at::Tensor>& triggered,
                                        Advance& advance) {
-  metrics::AlarmMetrics figures{.threshold = threshold, .wanted_rate = wanted_rate};
   const std::vector<double> clean_scores = alarm_scores(defense, clean, advance);
-  figures.false_alarms = metrics::share_above(clean_scores, threshold);
-  if (triggered) {
-    const std::vector<double> triggered_scores = alarm_scores(defense, *triggered, advance);
-    figures.detections = metrics::share_above(triggered_scores, threshold);
-    figures.auroc = metrics::auroc(triggered_scores, clean_scores);
-    if (!clean_scores.empty()) {
-      figures.detected_at_1 = metrics::detected_at(triggered_scores, clean_scores, 0.01);
-      figures.detected_at_5 = metrics::detected_at(triggered_scores, clean_scores, 0.05);
-    }
-  }
-  return figures;
+  std::vector<double> triggered_scores;
+  if (triggered) triggered_scores = alarm_scores(defense, *triggered, advance);
+  return metrics::alarm_metrics(clean_scores,
+                                triggered ? std::optional<metrics::Scores>(triggered_scores) : std::nullopt,
+                                threshold, wanted_rate);
 }
 
 }  // namespace detail

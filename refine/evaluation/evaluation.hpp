@@ -3,6 +3,7 @@
 #include <refine/evaluation/alarm.hpp>
 #include <refine/evaluation/classify.hpp>
 #include <refine/evaluation/evaluate.hpp>
+#include <refine/evaluation/gated.hpp>
 #include <refine/evaluation/scan.hpp>
 
 /// \file

@@ -1,12 +1,10 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
-#include <ATen/ops/stack.h>
 
 #include <cstdint>
-#include <functional>
+#include <optional>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include <refine/core/check.hpp>
@@ -14,8 +12,9 @@
 #include <refine/core/random.hpp>
 #include <refine/core/task.hpp>
 #include <refine/data/dataset.hpp>
-#include <refine/evaluation/classify.hpp>
 #include <refine/evaluation/detail/progress.hpp>
+#include <refine/evaluation/gated.hpp>
+#include <refine/metrics/gated.hpp>
 #include <refine/metrics/lift.hpp>
 #include <refine/pipeline/pipeline.hpp>
 #include <refine/triggers/trigger.hpp>
@@ -38,26 +37,6 @@ struct NamedTrigger {
 /// \throws Error if an extent is dynamic, or the image is too small for a patch
 std::vector<NamedTrigger> scan_catalogue(const ImageShape& image, std::uint64_t seed = default_seed);
 
-namespace detail {
-
-/// Returns the classes that the victim and the defense give to uint8 images N×C×H×W, in batches.
-/// \param prepare uint8 images → uint8 images, applied to each batch
-template <DefendedClassifier D, typename Prepare = std::identity>
-std::pair<std::vector<std::int64_t>, std::vector<std::int64_t>> classify_both(const D& defense,
-                                                                              const at::Tensor& images,
-                                                                              EvaluationProgress& progress,
-                                                                              Prepare&& prepare = {}) {
-  const at::Tensor classes = map_batches(
-      [&](const at::Tensor& x) {
-        return at::stack({defense.undefended(x).argmax(1), defense.forward(x).argmax(1)}, 1);
-      },
-      images, defense.device(), progress, prepare);
-  if (!classes.defined()) return {};
-  return {to_vector(classes.select(1, 0)), to_vector(classes.select(1, 1))};
-}
-
-}  // namespace detail
-
 /// Searches for the trigger: stamps each trigger of a catalogue on clean images and measures how
 /// much it lifts each class, without and with the defense. Needs neither labels nor knowledge of
 /// the attack.
@@ -69,12 +48,15 @@ std::pair<std::vector<std::int64_t>, std::vector<std::int64_t>> classify_both(co
 /// \param images uint8 N×C×H×W, clean
 /// \param catalogue the triggers
 /// \param show_progress shows a progress bar on standard error
+/// \param alarm_threshold of the gated answer, in [0, 1], whose lifts are measured, too; nothing: they are
+///   not
 /// \return one entry per trigger, in the catalogue's order
 /// \throws Error if the images do not fit the defense, a trigger does not fit the images, or the
 ///   defense's number of classes is dynamic
 template <DefendedClassifier D>
 std::vector<metrics::ScanEntry> scan(const D& defense, const at::Tensor& images,
-                                     const std::vector<NamedTrigger>& catalogue, bool show_progress = false) {
+                                     const std::vector<NamedTrigger>& catalogue, bool show_progress = false,
+                                     std::optional<double> alarm_threshold = std::nullopt) {
   data::check_images("images", defense.task().image, images);
   for (const NamedTrigger& entry : catalogue) {
     require_agreement(triggers::check_shape(entry.trigger.image, data::image_shape_of(images)));
@@ -84,16 +66,21 @@ std::vector<metrics::ScanEntry> scan(const D& defense, const at::Tensor& images,
     throw Error("scan: the defense's number of classes must be known (got {}); set it in its Task", classes);
   const auto passes = static_cast<std::int64_t>(1 + catalogue.size());
   detail::EvaluationProgress progress("scan", passes * images.size(0), show_progress);
-  const auto [victim, defended] = detail::classify_both(defense, images, progress);
+  const metrics::PairedAnswers clean = paired_answers(defense, images, progress);
   std::vector<metrics::ScanEntry> entries;
   for (const auto& [name, trigger, local] : catalogue) {
     const auto stamp = [&t = trigger](const at::Tensor& batch) { return triggers::stamp(t, batch); };
-    const auto [victim_triggered, defended_triggered] =
-        detail::classify_both(defense, images, progress, stamp);
+    const metrics::PairedAnswers triggered = paired_answers(defense, images, progress, stamp);
+    const auto lifts = [&](const std::vector<std::int64_t>& without, const std::vector<std::int64_t>& with) {
+      return metrics::scan_lifts(clean.victim, without, with, classes);
+    };
     entries.push_back({.trigger = name,
-                       .before = metrics::scan_lifts(victim, victim, victim_triggered, classes),
-                       .after = metrics::scan_lifts(victim, defended, defended_triggered, classes),
+                       .before = lifts(clean.victim, triggered.victim),
+                       .after = lifts(clean.defended, triggered.defended),
                        .local = local});
+    if (alarm_threshold) {
+      entries.back().gated = lifts(clean.gated(*alarm_threshold), triggered.gated(*alarm_threshold));
+    }
   }
   progress.finish();
   return entries;

@@ -12,6 +12,7 @@
 
 #include <refine/core/task.hpp>
 #include <refine/formats/torchscript_check.hpp>
+#include <refine/metrics/gated.hpp>
 
 namespace refine {
 
@@ -54,9 +55,15 @@ class ExportedClassifier {
   /// \param path the file; its content decides how it is read
   /// \param trust whether the file is checked before it is loaded, see `formats::load_torchscript` and
   ///   `formats::read_exported_program`
-  /// \throws Error if the file cannot be read, fails the check, or is not a defended classifier
+  /// \param answer what `forward` returns; nothing: what the file serves
+  /// \throws Error if the file cannot be read, fails the check, is not a defended classifier, or does not
+  ///   have the answer
   explicit ExportedClassifier(const std::filesystem::path& path,
-                              formats::Trust trust = formats::Trust::checked);
+                              formats::Trust trust = formats::Trust::checked,
+                              std::optional<Answer> answer = std::nullopt);
+
+  /// Returns what `forward` returns.
+  Answer answer() const { return answer_; }
 
   /// Returns the image shape and the number of classes.
   Task task() const { return task_; }
@@ -71,7 +78,7 @@ class ExportedClassifier {
     device_ = device;
   }
 
-  /// Returns the defended logits.
+  /// Returns the logits of `answer()`.
   /// \param images float N×C×H×W in [0, 1], on `device()`
   /// \return N×classes
   at::Tensor forward(const at::Tensor& images) const { return program_->run(Program::forward, images); }
@@ -109,6 +116,7 @@ class ExportedClassifier {
   std::shared_ptr<const nlohmann::ordered_json> about_;
   Task task_;
   at::Device device_ = at::kCPU;  // of a file without tensors
+  Answer answer_ = Answer::defended;
 };
 
 }  // namespace refine

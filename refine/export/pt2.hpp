@@ -8,12 +8,15 @@
 #include <filesystem>
 #include <functional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <refine/backbones/backbone.hpp>
 #include <refine/core/file.hpp>
 #include <refine/core/task.hpp>
 #include <refine/export/torchscript.hpp>
+#include <refine/metrics/gated.hpp>
+#include <refine/pipeline/gated.hpp>
 #include <refine/pipeline/pipeline.hpp>
 
 namespace refine {
@@ -26,15 +29,18 @@ struct Pt2Function {
   std::vector<std::string> outputs = {};  ///< keys of the results; one: it returns a tensor, not a dict
   /// Returns the results for images N×C×H×W in [0, 1].
   std::function<std::vector<at::Tensor>(const at::Tensor&)> run = {};
+  /// Returns for each image whether rounding decides its last result, whose alarm score is at the
+  /// threshold; nothing: it does for none.
+  std::function<at::Tensor(const at::Tensor&)> is_undecided = {};
 };
 
 /// What is written.
 struct Pt2Job {
-  torch::jit::Module module;                   ///< the tensors that the functions compute with, by name
-  std::vector<Pt2Function> functions = {};     ///< the programs
-  Task task = {};                              ///< image shape and classes
-  const char* kind = "";                       ///< "defended" or "classifier"
-  std::vector<std::int64_t> permutation = {};  ///< of the classes; empty: none
+  torch::jit::Module module;                ///< the tensors that the functions compute with, by name
+  std::vector<Pt2Function> functions = {};  ///< the programs
+  Task task = {};                           ///< image shape and classes
+  const char* kind = "";                    ///< "defended" or "classifier"
+  DefenseFacts facts = {};                  ///< for `refine.json`
 };
 
 /// Traces the functions, checks that the programs compute what the functions do for several numbers
@@ -53,9 +59,9 @@ void check_pt2(const Pt2Job& job, const std::filesystem::path& path);
 template <backbones::FrozenBackbone B>
 Pt2Job pt2_job(const B& victim) {
   return {.module = torchscript_module(victim),
-          .functions = {{"model",
-                         {"logits"},
-                         [victim](const at::Tensor& x) -> std::vector<at::Tensor> {
+          .functions = {{.name = "model",
+                         .outputs = {"logits"},
+                         .run = [victim](const at::Tensor& x) -> std::vector<at::Tensor> {
                            return {victim.forward(x)};
                          }}},
           .task = victim.task,
@@ -79,9 +85,10 @@ inline bool is_pt2_path(const std::filesystem::path& path) {
 ///
 ///  - `model`, which `torch.export.load` returns, gives the logits N×classes in the victim's class
 ///    order, with normalization, transform, victim and remap inside. It takes the place of the
-///    victim's own program.
-///  - `details` gives a dict: `logits`; `alarm`, N scores in [0, 1] (`alarm_score`); `undefended`,
-///    the victim's own logits; `transformed`, the images that the victim sees.
+///    victim's own program. They are the defended ones, or those of `ServingOptions::answer`.
+///  - `details` gives a dict: `logits`, the defended ones; `alarm`, N scores in [0, 1]
+///    (`alarm_score`); `undefended`, the victim's own logits; `transformed`, the images that the
+///    victim sees; with `ServingOptions::alarm_threshold`, `gated`, the logits of the gated answer.
 ///
 /// The graph of a victim that is an `ExportedProgram` is written with its nodes and weights as they
 /// are in its own file, if that computes in float32. The transform is written in its frozen form if
@@ -94,30 +101,65 @@ inline bool is_pt2_path(const std::filesystem::path& path) {
 /// \param path the file; it is complete or not there
 /// \param metadata an object, stored as `extra/refine.json` beside the task, the permutation and the
 ///   version of this library. To pass one, include <nlohmann/json.hpp>.
-/// \throws Error if an extent of the image shape is dynamic, the victim is for batches of one size, the
+/// \param serving which answers the file has
+/// \throws Error if an extent of the image shape is dynamic, the threshold is missing or out of range,
+///   the victim is for batches of one size, the
 ///   networks compute with something that torch.export cannot express (control flow of TorchScript,
 ///   operators of other libraries, sizes that depend on what the images show), or the file cannot
 ///   be written
 template <typename T, typename B, typename R>
 void export_pt2(const Pipeline<T, B, R>& defense, const std::filesystem::path& path,
-                const nlohmann::ordered_json& metadata = detail::no_metadata()) {
+                const nlohmann::ordered_json& metadata = detail::no_metadata(),
+                const ServingOptions& serving = {}) {
   if constexpr (!transforms::FrozenTransform<T>) {
-    if (transforms::can_freeze(defense.transform())) return export_pt2(freeze(defense), path, metadata);
+    if (transforms::can_freeze(defense.transform()))
+      return export_pt2(freeze(defense), path, metadata, serving);
   }
+  detail::check_serving(serving, path);
   const detail::ScopedCpu transform(*defense.transform().module), backbone(*defense.backbone().module);
-  const auto logits = [&](const at::Tensor& x) -> std::vector<at::Tensor> { return {defense.forward(x)}; };
-  const auto details = [&](const at::Tensor& x) -> std::vector<at::Tensor> {
+  const auto gated = [&](const at::Tensor& victim, const at::Tensor& defended) {
+    return gated_answer(victim, defended, *serving.alarm_threshold);
+  };
+  detail::Pt2Function model{.name = "model", .outputs = {"logits"}};
+  model.run = [&](const at::Tensor& x) -> std::vector<at::Tensor> {
+    if (serving.answer == Answer::defended) return {defense.forward(x)};
+    return {gated(defense.undefended(x), defense.forward(x))};
+  };
+  detail::Pt2Function details{.name = "details", .outputs = {"logits", "alarm", "undefended", "transformed"}};
+  details.run = [&](const at::Tensor& x) -> std::vector<at::Tensor> {
     const at::Tensor transformed = defense.transformed(x);
     const at::Tensor defended = defense.classify_transformed(transformed), victim = defense.undefended(x);
-    return {defended, alarm_score(victim, defended), victim, transformed};
+    std::vector<at::Tensor> results = {defended, alarm_score(victim, defended), victim, transformed};
+    if (serving.alarm_threshold) results.push_back(gated(victim, defended));
+    return results;
   };
+  if (serving.alarm_threshold) {
+    details.outputs.emplace_back("gated");
+    details.is_undecided = [&](const at::Tensor& x) {
+      constexpr double rounding = 1e-3;
+      return (defense.alarm(x) - *serving.alarm_threshold).abs() < rounding;
+    };
+    if (serving.answer == Answer::gated) model.is_undecided = details.is_undecided;
+  }
   detail::write_pt2({.module = detail::torchscript_module(defense),
-                     .functions = {{"model", {"logits"}, logits},
-                                   {"details", {"logits", "alarm", "undefended", "transformed"}, details}},
+                     .functions = {std::move(model), std::move(details)},
                      .task = defense.task(),
                      .kind = "defended",
-                     .permutation = defense.remap().permutation},
+                     .facts = detail::facts_of(defense, serving)},
                     path, metadata);
+}
+
+/// Writes a gated classifier as one .pt2 file: its `model` gives the gated answer, its `details` have
+/// the defended one.
+/// \param gated the classifier and the alarm's threshold
+/// \param path the file; it is complete or not there
+/// \param metadata as of the other overload
+/// \throws Error as the other overload
+template <typename T, typename B, typename R>
+void export_pt2(const Gated<Pipeline<T, B, R>>& gated, const std::filesystem::path& path,
+                const nlohmann::ordered_json& metadata = detail::no_metadata()) {
+  export_pt2(gated.defense(), path, metadata,
+             {.alarm_threshold = gated.threshold(), .answer = Answer::gated});
 }
 
 /// Writes a frozen classifier, without a defense, as one .pt2 file with the program `model`, which
@@ -151,12 +193,30 @@ void check_pt2_export(const B& victim, const std::filesystem::path& path) {
 /// \param defense the defended classifier; its image shape must be known
 /// \param path the file; it is complete or not there
 /// \param metadata an object, stored as `refine.json`
+/// \param serving which answers the file has
 /// \throws Error as these functions
 template <typename T, typename B, typename R>
 void export_defense(const Pipeline<T, B, R>& defense, const std::filesystem::path& path,
+                    const nlohmann::ordered_json& metadata = detail::no_metadata(),
+                    const ServingOptions& serving = {}) {
+  if (is_pt2_path(path)) return export_pt2(defense, path, metadata, serving);
+  export_torchscript(defense, path, metadata, serving);
+}
+
+/// Writes a gated classifier as one file to serve, which gives the gated answer and has the defended
+/// one inside.
+///
+///     export_defense(Gated{defense, alarm.threshold}, "gated.pt2");
+///
+/// \param gated the classifier and the alarm's threshold
+/// \param path the file; it is complete or not there
+/// \param metadata an object, stored as `refine.json`
+/// \throws Error as the other overload
+template <typename T, typename B, typename R>
+void export_defense(const Gated<Pipeline<T, B, R>>& gated, const std::filesystem::path& path,
                     const nlohmann::ordered_json& metadata = detail::no_metadata()) {
-  if (is_pt2_path(path)) return export_pt2(defense, path, metadata);
-  export_torchscript(defense, path, metadata);
+  export_defense(gated.defense(), path, metadata,
+                 {.alarm_threshold = gated.threshold(), .answer = Answer::gated});
 }
 
 }  // namespace refine

@@ -9,14 +9,25 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include <refine/backbones/backbone.hpp>
 #include <refine/export/detail/traced_module.hpp>
+#include <refine/metrics/gated.hpp>
+#include <refine/pipeline/gated.hpp>
 #include <refine/pipeline/pipeline.hpp>
 
 namespace refine {
+
+/// Which answers an exported file has.
+struct ServingOptions {
+  /// Threshold of the alarm, in [0, 1]. With it, the file has both answers; nothing: it has the defended
+  /// one only.
+  std::optional<double> alarm_threshold = std::nullopt;
+  Answer answer = Answer::defended;  ///< what the file serves; `gated` needs the threshold
+};
 
 namespace detail {
 
@@ -44,13 +55,28 @@ class ScopedCpu {
   std::vector<Entry> moved_;
 };
 
+/// \throws Error if the gated answer is requested without a threshold, or the threshold is out of range
+void check_serving(const ServingOptions& serving, const std::filesystem::path& path);
+
 /// Returns an empty JSON object: no metadata.
 const nlohmann::ordered_json& no_metadata();
 
-/// Returns the text of `refine.json`: the metadata, the kind of file, the permutation if there is
-/// one, and the task.
+/// What a file of a defense states about it in `refine.json`, beside the metadata.
+struct DefenseFacts {
+  std::vector<std::int64_t> permutation = {};   ///< of the remap; empty: not a defense
+  std::optional<Answer> answer = std::nullopt;  ///< what is served, if the file has both answers
+};
+
+/// Returns the facts of a defense.
+template <typename T, typename B, typename R>
+DefenseFacts facts_of(const Pipeline<T, B, R>& defense, const ServingOptions& serving) {
+  return {.permutation = defense.remap().permutation,
+          .answer = serving.alarm_threshold ? std::optional(serving.answer) : std::nullopt};
+}
+
+/// Returns the text of `refine.json`: the metadata, the kind of file, the facts and the task.
 std::string about_text(const Task& task, const nlohmann::ordered_json& metadata, const char* kind,
-                       const std::vector<std::int64_t>& permutation);
+                       const DefenseFacts& facts);
 
 /// Returns a TorchScript module without methods that has the tensors of a defense.
 template <typename T, typename B, typename R>
@@ -75,8 +101,7 @@ torch::jit::Module torchscript_module(const B& victim) {
 
 /// Writes a traced module, which may share its tensors with networks in use, with `refine.json`.
 void save_module(torch::jit::Module& module, const std::filesystem::path& path, const Task& task,
-                 const nlohmann::ordered_json& metadata, const char* kind,
-                 const std::vector<std::int64_t>& permutation = {});
+                 const nlohmann::ordered_json& metadata, const char* kind, const DefenseFacts& facts = {});
 
 }  // namespace detail
 
@@ -90,7 +115,9 @@ void save_module(torch::jit::Module& module, const std::filesystem::path& path, 
 ///    transform draws;
 ///  - `undefended` returns the victim's own logits N×classes, for comparison;
 ///  - `alarm` returns N scores in [0, 1], high where the two answers disagree, as for a triggered
-///    image (`alarm_score`).
+///    image (`alarm_score`);
+///  - with `ServingOptions::alarm_threshold`, `defended` and `gated` return the logits N×classes of
+///    both answers, whichever of them `forward` returns.
 ///
 /// The transform is written in its frozen form if it has one (`transforms::can_freeze`): BatchNorm
 /// is folded, and results are equal up to rounding.
@@ -102,27 +129,54 @@ void save_module(torch::jit::Module& module, const std::filesystem::path& path, 
 /// \param path the file; it is complete or not there
 /// \param metadata an object, stored in the extra file `refine.json` beside the task, the
 ///   permutation and the version of this library. To pass one, include <nlohmann/json.hpp>.
-/// \throws Error if an extent of the image shape is dynamic, or the file cannot be written
+/// \param serving which answers the file has
+/// \throws Error if an extent of the image shape is dynamic, the threshold is missing or out of range,
+///   or the file cannot be written
 template <typename T, typename B, typename R>
 void export_torchscript(const Pipeline<T, B, R>& defense, const std::filesystem::path& path,
-                        const nlohmann::ordered_json& metadata = detail::no_metadata()) {
+                        const nlohmann::ordered_json& metadata = detail::no_metadata(),
+                        const ServingOptions& serving = {}) {
   if constexpr (!transforms::FrozenTransform<T>) {
     if (transforms::can_freeze(defense.transform()))
-      return export_torchscript(freeze(defense), path, metadata);
+      return export_torchscript(freeze(defense), path, metadata, serving);
   }
+  detail::check_serving(serving, path);
   const Task task = defense.task();
   const at::Tensor example = detail::example_images(task, path);
   // On the CPU, the constants that tracing sees are the very tensors that are registered.
   const detail::ScopedCpu transform(*defense.transform().module), backbone(*defense.backbone().module);
   torch::jit::Module module = detail::torchscript_module(defense);
   c10::NoGradGuard no_grad;
-  detail::add_method(module, "forward", example, [&](const at::Tensor& x) { return defense.forward(x); });
+  const auto add_answer = [&](const char* name, Answer answer) {
+    detail::add_method(module, name, example, [&](const at::Tensor& x) {
+      if (answer == Answer::defended) return defense.forward(x);
+      return gated_answer(defense.undefended(x), defense.forward(x), *serving.alarm_threshold);
+    });
+  };
+  add_answer("forward", serving.answer);
+  if (serving.alarm_threshold) {
+    add_answer("defended", Answer::defended);
+    add_answer("gated", Answer::gated);
+  }
   detail::add_method(module, "transform", example,
                      [&](const at::Tensor& x) { return defense.transformed(x); });
   detail::add_method(module, "undefended", example,
                      [&](const at::Tensor& x) { return defense.undefended(x); });
   detail::add_method(module, "alarm", example, [&](const at::Tensor& x) { return defense.alarm(x); });
-  detail::save_module(module, path, task, metadata, "defended", defense.remap().permutation);
+  detail::save_module(module, path, task, metadata, "defended", detail::facts_of(defense, serving));
+}
+
+/// Writes a gated classifier as one TorchScript file: its `forward` returns the gated answer, its
+/// `defended` the defended one.
+/// \param gated the classifier and the alarm's threshold
+/// \param path the file; it is complete or not there
+/// \param metadata as of the other overload
+/// \throws Error as the other overload
+template <typename T, typename B, typename R>
+void export_torchscript(const Gated<Pipeline<T, B, R>>& gated, const std::filesystem::path& path,
+                        const nlohmann::ordered_json& metadata = detail::no_metadata()) {
+  export_torchscript(gated.defense(), path, metadata,
+                     {.alarm_threshold = gated.threshold(), .answer = Answer::gated});
 }
 
 /// Writes a frozen classifier, without a defense, as one TorchScript file. Its `forward` takes

@@ -189,6 +189,7 @@ struct ScanEntry {
   std::vector<Lift> before = {};  ///< lifts of the victim, one per class
   std::vector<Lift> after = {};   ///< lifts of the defended model, one per class
   bool local = true;              ///< true: changes a small part of the image, which no sound model reacts to
+  std::vector<Lift> gated = {};   ///< lifts of the gated answer, one per class; empty: not measured
 
   /// Returns the number of images. Each of them counts for all classes except the one that the
   /// victim predicts.

@@ -14,6 +14,7 @@
 
 #include <refine/metrics/attack_metrics.hpp>
 #include <refine/metrics/confusion.hpp>
+#include <refine/metrics/gated.hpp>
 #include <refine/metrics/lift.hpp>
 #include <refine/metrics/proportion.hpp>
 #include <refine/metrics/roc.hpp>

@@ -143,9 +143,12 @@ inline Proportion detected_at(Scores triggered, Scores clean, double false_posit
 /// The metrics of an alarm. Its threshold was calibrated on some clean images; the metrics are
 /// those of others.
 struct AlarmMetrics {
-  double threshold = 0;          ///< a score above it is an alarm
-  double wanted_rate = 0;        ///< rate of false alarms that the threshold was calibrated for
-  Proportion false_alarms = {};  ///< clean images with an alarm
+  double threshold = 0;    ///< a score above it is an alarm
+  double wanted_rate = 0;  ///< rate of false alarms that the threshold was calibrated for
+  /// Number of images that the threshold was calibrated on, and of groups of near-duplicates among them;
+  /// 0: not known.
+  std::int64_t calibration_images = 0, calibration_groups = 0;
+  Proportion false_alarms = {};                         ///< clean images with an alarm
   std::optional<Proportion> detections = std::nullopt;  ///< triggered images with an alarm
   /// Triggered against clean images; independent of the threshold.
   std::optional<Auroc> auroc = std::nullopt;
@@ -153,8 +156,34 @@ struct AlarmMetrics {
   std::optional<Proportion> detected_at_1 = std::nullopt;
   std::optional<Proportion> detected_at_5 = std::nullopt;  ///< likewise for 5 %
 
+  /// Returns the 95 % interval of the rate of false alarms that the calibration promises on other images:
+  /// Wilson's, for as many images as there are groups, since near-duplicates count once. NaN if the
+  /// groups are not known.
+  Interval promised_rate() const { return wilson(wanted_rate, static_cast<double>(calibration_groups)); }
+
   /// True if all fields are equal.
   friend bool operator==(const AlarmMetrics&, const AlarmMetrics&) = default;
 };
+
+/// Returns the metrics of an alarm from the scores of the images that it is measured on.
+///
+/// \param clean scores of clean images
+/// \param triggered scores of triggered images, if there are any
+/// \param threshold a score above it is an alarm
+/// \param wanted_rate the rate of false alarms that the threshold was calibrated for
+/// \throws Error if a score is NaN
+inline AlarmMetrics alarm_metrics(Scores clean, std::optional<Scores> triggered, double threshold,
+                                  double wanted_rate) {
+  AlarmMetrics metrics{.threshold = threshold, .wanted_rate = wanted_rate};
+  metrics.false_alarms = share_above(clean, threshold);
+  if (!triggered) return metrics;
+  metrics.detections = share_above(*triggered, threshold);
+  metrics.auroc = auroc(*triggered, clean);
+  if (!clean.empty()) {
+    metrics.detected_at_1 = detected_at(*triggered, clean, 0.01);
+    metrics.detected_at_5 = detected_at(*triggered, clean, 0.05);
+  }
+  return metrics;
+}
 
 }  // namespace refine::metrics

@@ -8,6 +8,7 @@
 
 #include <refine/core/error.hpp>
 #include <refine/metrics/attack_metrics.hpp>
+#include <refine/metrics/gated.hpp>
 #include <refine/metrics/lift.hpp>
 #include <refine/metrics/roc.hpp>
 #include <refine/report/images.hpp>
@@ -38,11 +39,33 @@ struct DefenseReport {
   std::optional<metrics::AlarmMetrics> alarm = std::nullopt;  ///< of the defense's alarm
   /// Share of clean images to which victim and defended model assign the same class.
   std::optional<metrics::Proportion> agreement = std::nullopt;
-  std::vector<metrics::ScanEntry> scan = {};                    ///< lifts of guessed triggers
-  std::vector<Curve> curves = {};                               ///< of the training runs
+  std::vector<metrics::ScanEntry> scan = {};  ///< lifts of guessed triggers
+  /// Of the gated answer, at the alarm's threshold.
+  std::optional<metrics::GatedMetrics> gated = std::nullopt;
+  Answer answer = Answer::defended;  ///< the answer that is served, which the verdict judges
+  std::vector<Curve> curves = {};    ///< of the training runs
   std::vector<std::pair<std::string, std::string>> facts = {};  ///< recipe, seed, device, …, in this order
   ImageSheet sheet = {};                                        ///< test images at each stage
 };
+
+/// Returns the measurements of the answer that is served: with `Answer::gated`, those of the gated
+/// answer in place of the defended one's. Title, curves, facts and images are left out.
+inline DefenseReport served_figures(const DefenseReport& report) {
+  DefenseReport served{.attack = report.attack,
+                       .class_names = report.class_names,
+                       .before = report.before,
+                       .after = report.after,
+                       .alarm = report.alarm,
+                       .agreement = report.agreement,
+                       .scan = report.scan};
+  if (report.answer != Answer::gated || !report.gated) return served;
+  served.after = report.gated->metrics;
+  served.agreement = report.gated->agreement;
+  for (metrics::ScanEntry& entry : served.scan) {
+    if (!entry.gated.empty()) entry.after = entry.gated;
+  }
+  return served;
+}
 
 /// Returns the number of classes, from whichever measurement has it, or 0 if none does.
 inline int class_count(const DefenseReport& report) {
@@ -87,7 +110,10 @@ inline void check_complete(const DefenseReport& report) {
   if (has_metrics) before.target.require_valid(before.classes);
   const auto classes = static_cast<std::size_t>(class_count(report));
   for (const metrics::ScanEntry& entry : report.scan) {
-    if (entry.before.size() == classes && entry.after.size() == classes) continue;
+    if (entry.before.size() == classes && entry.after.size() == classes &&
+        (entry.gated.empty() || entry.gated.size() == classes)) {
+      continue;
+    }
     throw Error(
         "DefenseReport: scan entry '{}' must have one lift for each of {} classes, got {} before and {} after",
         entry.trigger, classes, entry.before.size(), entry.after.size());
@@ -100,6 +126,17 @@ inline void check_complete(const DefenseReport& report) {
     if (curve.x.size() == curve.y.size()) continue;
     throw Error("DefenseReport: curve '{}' must have one y for each x, got {} x and {} y", curve.name,
                 curve.x.size(), curve.y.size());
+  }
+  if (report.answer == Answer::gated && !report.gated)
+    throw Error("DefenseReport: the gated answer is served, but was not measured; set gated");
+  if (report.gated) {
+    const metrics::AttackMetrics& gated = report.gated->metrics;
+    if (gated.classes != after.classes || gated.ba.n != after.ba.n || gated.target != after.target) {
+      throw Error(
+          "DefenseReport: gated must have the same classes, images and target as after, got {} classes and {} "
+          "images, expected {} and {}",
+          gated.classes, gated.ba.n, after.classes, after.ba.n);
+    }
   }
   check_complete(report.sheet);
 }

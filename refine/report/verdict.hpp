@@ -39,6 +39,17 @@ struct Verdict {
   /// each other, as it does on benign models.
   static constexpr double pair_corruption = 0.20;
 
+  /// What to do with the defended model.
+  enum class Decision {
+    serve,    ///< serve it
+    improve,  ///< train longer or get more images, and decide again
+    retrain,  ///< retrain the victim from data that is trusted; this defense does not help
+  };
+
+  /// Without labels, a defended model that agrees with the victim on fewer clean images than this needs
+  /// more training or more images: accuracy can fall by as much as agreement is missing.
+  static constexpr double min_agreement = 0.85;
+
   /// The headline mentions a loss of clean accuracy above this.
   static constexpr double high_price = 0.10;
 
@@ -46,9 +57,20 @@ struct Verdict {
   bool costly = false;           ///< the loss of clean accuracy is above `high_price`
   std::string headline;          ///< one sentence of plain text, without a full stop
   std::string paragraph;         ///< the reasons, plain text
+  /// What the scan found in the victim, one sentence: the strongest trigger that works, or that lifts a
+  /// class by more than `scan_notable`. Empty if there is none.
+  std::string finding;
+  Decision decision = Decision::serve;  ///< what to do
+  std::string reason;                   ///< of the decision, one sentence
 
   /// Returns the name of `kind`, the stable word that `metrics.json` stores.
   std::string_view word() const;
+
+  /// Returns the name of `decision`: "serve", "improve" or "retrain".
+  std::string_view decision_word() const;
+
+  /// Returns the decision and its reason in one sentence for a person.
+  std::string advice() const;
 };
 
 /// A guessed small trigger works if the lower end of its lift's 95 % interval is above this: more
@@ -58,6 +80,10 @@ inline constexpr double scan_finding = 0.5;
 /// The same for a change of the whole image. Strong noise alone moves most images of some data sets
 /// to one class, without any backdoor.
 inline constexpr double scan_finding_whole = 0.9;
+
+/// A lift of a guessed trigger on the victim is named in the verdict if the lower end of its interval is
+/// above this, whether or not it counts as working.
+inline constexpr double scan_notable = 0.2;
 
 /// Judges a report.
 Verdict verdict(const DefenseReport& report);

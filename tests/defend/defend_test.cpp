@@ -4,8 +4,10 @@
 #include <sys/wait.h>
 
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/allclose.h>
 #include <ATen/ops/rand.h>
 #include <ATen/ops/randint.h>
+#include <ATen/ops/upsample_bilinear2d.h>
 #include <c10/core/GradMode.h>
 #include <torch/csrc/jit/api/module.h>
 
@@ -13,6 +15,8 @@
 #include <array>
 #include <cstdlib>
 #include <filesystem>
+#include <map>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -21,7 +25,9 @@
 #include <refine/core/file.hpp>
 #include <refine/defend/defend.hpp>
 #include <refine/defend/detail/check_outputs.hpp>
+#include <refine/defend/detail/hold_back.hpp>
 #include <refine/defend/images.hpp>
+#include <refine/defend/plan.hpp>
 #include <refine/defend/probe.hpp>
 #include <refine/defend/saved_defense.hpp>
 #include <refine/export/exported_classifier.hpp>
@@ -207,6 +213,8 @@ TEST(Defend, TinyClassifier_IsDefendedMeasuredAndSaved) {
   }
   const ExportedClassifier exported(files.serving);
   const ExportedInfo info = exported_info(exported.about());
+  EXPECT_EQ(info.answer, Answer::defended);
+  EXPECT_EQ(info.alarm->groups, 4);
   EXPECT_EQ(info.model, "TorchScript");
   EXPECT_EQ(info.alarm->threshold, defended.alarm.threshold);
   EXPECT_EQ(info.resize, data::ResizeMode::crop);
@@ -246,8 +254,9 @@ TEST(Defend, EncoderOrSizes_DefendedSavedAndExportedFromItsParts) {
     std::string notes;
     options->notify = [&](const Notice& notice) { notes += notice.text + '\n'; };
     const Defended defended = defend(small_victim(), noise(40, 16), *options);
-    expect_words(notes,
-                 {"3x16x16", has_encoder ? "an encoder sees them" : "sees 3x8x8", "asked with 3x12x12"});
+    expect_words(notes, {"3x16x16", has_encoder ? "an encoder sees them" : "sees 3x8x8", "asked with 3x12x12",
+                         "expected to take"});
+    EXPECT_EQ(notes.find("mirrored"), std::string::npos) << notes;
     EXPECT_EQ(defended.recipe.head_weight, has_encoder ? 1 : 0.5);
     EXPECT_EQ(defended.pipeline.transform().output_shape, (ImageShape{3, 12, 12}));
     const DefendedFiles files = defended.save(scratch.path / "defended.pt");
@@ -320,6 +329,11 @@ TEST(DefenseRecipe, Encoder_GivesItsOwnRecipe) {
                  defense_recipe({.recipe = RecipeChoice::paper}, 9, {3, 8, 8}, 1, encoded);
                }),
                {"--recipe", "--encoder"});
+  expect_words(error_of([&] {
+                 defense_recipe({.flip = true}, 200, {3, 224, 224}, 1, encoded);
+               }),
+               {"--flip", "--encoder"});
+  EXPECT_EQ(defense_recipe({.flip = false}, 200, {3, 224, 224}, 1, encoded), few);
   for (const TransformOptions& wrong :
        {TransformOptions{.levels = 2, .encoder = encoded.encoder},
         TransformOptions{.name = "EncoderDecoder", .encoder = encoded.encoder}}) {
@@ -329,6 +343,70 @@ TEST(DefenseRecipe, Encoder_GivesItsOwnRecipe) {
                  make_transform({.width = 6, .encoder = encoded.encoder}, {3, 16, 16});
                }),
                {"--width", "multiple of 4", "got 6"});
+}
+
+/// Frames of 100 films, and the film of each: film f is a smooth random image, with a little noise in
+/// each of its 12 frames.
+std::pair<at::Tensor, std::vector<std::int64_t>> films() {
+  std::vector<std::int64_t> film;
+  for (std::int64_t i = 0; i < 1200; ++i) film.push_back(i / 12);
+  const at::Tensor images = nn::with_torch_seed(5, [] {
+    const at::Tensor smooth = at::upsample_bilinear2d(at::rand({100, 3, 6, 6}), {16, 16}, true);
+    const at::Tensor frames = smooth.repeat_interleave(12, 0);
+    return ((frames + 0.04 * at::rand(frames.sizes())).clamp(0, 1) * 255).to(at::kByte);
+  });
+  return {images, film};
+}
+
+/// Share of the scores of new films that exceed the threshold that is calibrated on some frames, where a
+/// defense knows the films that it was fitted on: it is three times surer of their frames.
+double false_alarms_on_new_films(const std::vector<std::int64_t>& held, std::size_t calibration,
+                                 const std::vector<std::int64_t>& film, double rate) {
+  std::set<std::int64_t> known;
+  const std::set<std::int64_t> out(held.begin(), held.end());
+  for (std::size_t i = 0; i < film.size(); ++i) {
+    if (!out.contains(static_cast<std::int64_t>(i))) known.insert(film[i]);
+  }
+  Random random(1);
+  std::vector<double> scores, news;
+  for (std::size_t i = 0; i < calibration; ++i) {
+    const double unknown = uniform_unit(random);
+    scores.push_back(known.contains(film[static_cast<std::size_t>(held[i])]) ? unknown / 3 : unknown);
+  }
+  for (int i = 0; i < 4000; ++i) news.push_back(uniform_unit(random));
+  return metrics::share_above(news, metrics::threshold_for(scores, rate)).value();
+}
+
+TEST(HoldBack, NearDuplicates_AreHeldBackTogether) {
+  const auto [images, film] = films();
+  const detail::HeldBack held = detail::draw_held_back(images, 7);
+  ASSERT_EQ(held.places.size(), 240u);
+  EXPECT_EQ(held.calibration_groups, 10);
+  // Ten whole films for each purpose.
+  std::map<std::int64_t, std::int64_t> frames;
+  for (const std::int64_t i : held.places) ++frames[film[static_cast<std::size_t>(i)]];
+  EXPECT_EQ(frames.size(), 20u);
+  for (const auto& [f, count] : frames) EXPECT_EQ(count, 12) << f;
+
+  // Frames drawn one by one are of films that the defense knows: 10 % asked, and far more are raised.
+  Random random(2);
+  const std::vector<std::int64_t> singles = random_permutation(random, 1200);
+  const std::vector<std::int64_t> drawn(singles.begin(), singles.begin() + 240);
+  EXPECT_GT(false_alarms_on_new_films(drawn, 120, film, 0.1), 0.5);
+  const double rate = false_alarms_on_new_films(held.places, 120, film, 0.1);
+  const metrics::AlarmMetrics promised{.wanted_rate = 0.1, .calibration_groups = held.calibration_groups};
+  EXPECT_GT(rate, promised.promised_rate().low);
+  EXPECT_LT(rate, promised.promised_rate().high);
+}
+
+TEST(HoldBack, DifferentImages_AreDrawnOneByOne) {
+  const at::Tensor images = noise(300, 16);
+  const detail::HeldBack held = detail::draw_held_back(images, 7);
+  EXPECT_EQ(held.calibration_groups, 30);
+  Random random(derived_seed(7, "held back"));
+  auto order = random_permutation(random, 300);
+  order.resize(60);
+  EXPECT_EQ(held.places, order);
 }
 
 TEST(Defend, SameSeed_GivesTheSameDefense) {
@@ -345,6 +423,59 @@ TEST(Defend, SameSeed_GivesTheSameDefense) {
   EXPECT_FALSE(first.equal(logits(8)));
 }
 
+// What is timed is discarded: with the epochs of the plan, the run gives the same weights.
+TEST(Defend, Minutes_SizeTheEpochsThatReproduceTheRun) {
+  std::vector<std::string> notes;
+  DefendOptions timed = quick_options();
+  timed.training.epochs.reset();
+  timed.training.minutes = 0.01;
+  timed.notify = [&](const Notice& notice) { notes.push_back(notice.text); };
+  const Defended by_time = defend(small_victim(), noise(40, 16), timed);
+  const int epochs = by_time.recipe.optimization.epochs;
+  EXPECT_GE(epochs, 1);
+  const auto expected = std::ranges::find_if(
+      notes, [](const std::string& text) { return text.starts_with("training is expected to take"); });
+  ASSERT_NE(expected, notes.end());
+  expect_words(*expected, {std::to_string(epochs) + " epoch", "memory", "GB"});
+
+  DefendOptions counted = quick_options();
+  counted.training.epochs = epochs;
+  const Defended by_count = defend(small_victim(), noise(40, 16), counted);
+  EXPECT_EQ(by_count.recipe, by_time.recipe);
+  const at::Tensor x = noise(3, 16).to(at::kFloat) / 255;
+  const c10::NoGradGuard no_grad;
+  EXPECT_TRUE(by_count.pipeline.forward(x).equal(by_time.pipeline.forward(x)));
+}
+
+TEST(PlanTraining, Time_DecidesTheEpochs) {
+  const PlanOptions tiny{.training = {.batch_size = 16, .minutes = 1e-6},
+                         .transform = {.levels = 1, .width = 2}};
+  std::vector<std::string> warnings;
+  PlanOptions short_time = tiny;
+  short_time.notify = [&](const Notice& notice) { warnings.push_back(notice.text); };
+  const TrainingPlan one = plan_training(small_victim(), noise(40, 16), 33, short_time);
+  EXPECT_EQ(one.epochs, 1);
+  EXPECT_EQ(one.steps, 2) << "a single last image joins the batch before";
+  EXPECT_GT(one.step_seconds, 0);
+  ASSERT_EQ(warnings.size(), 1u);
+  expect_words(warnings.front(), {"1e-06 minutes are too short", "33 images"});
+  PlanOptions longer = tiny;
+  longer.training.minutes = 1000;
+  const TrainingPlan many = plan_training(small_victim(), noise(40, 16), 32, longer);
+  EXPECT_EQ(many.epochs, 1000);
+  EXPECT_TRUE(many.asks_at_each_step) << "as the recipe of more than 50 epochs does";
+  PlanOptions fixed = tiny;
+  fixed.training.epochs = 3;
+  EXPECT_EQ(plan_training(small_victim(), noise(40, 16), 32, fixed).epochs, 3);
+}
+
+TEST(TrainingPlan, Seconds_CountTheTeacherWhereItIsAsked) {
+  const TrainingPlan plan{.epochs = 10, .steps = 100, .step_seconds = 0.2, .teacher_seconds = 0.1};
+  EXPECT_NEAR(plan.seconds(), 10 * 100 * 0.2 + 100 * 0.1, 1e-9);
+  EXPECT_NEAR(plan.seconds_of(10, true), 10 * 100 * 0.3, 1e-9);
+  EXPECT_EQ(plan.describe(), "10 epochs of 21 s each, about 4 min");
+}
+
 TEST(Defend, TooFewImagesOrUnfitVictim_AreRefused) {
   expect_words(error_of([] { defend(small_victim(), noise(3, 16), quick_options()); }),
                {"3 clean image(s)", "5000"});
@@ -352,6 +483,34 @@ TEST(Defend, TooFewImagesOrUnfitVictim_AreRefused) {
       load_classifier("tests/fixtures/programs/rounded.pt", {.image = {3, 16, 16}});
   expect_words(error_of([&] { defend(rounded, noise(40, 16), quick_options()); }),
                {"rounded.pt", "gradient"});
+}
+
+TEST(Defend, GatedAnswer_IsServedMeasuredAndKept) {
+  const ScratchFolder scratch;
+  DefendOptions options = quick_options();
+  options.answer = Answer::gated;
+  options.false_alarm_rate = 0.3;
+  const Defended defended = defend(small_victim(), noise(40, 16), options);
+  EXPECT_EQ(defended.report.answer, Answer::gated);
+  EXPECT_EQ(defended.report.gated->threshold, defended.alarm.threshold);
+  EXPECT_EQ(defended.report.gated->alarms, defended.report.alarm->false_alarms);
+  EXPECT_GE(defended.report.gated->agreement.hits, 4 - defended.report.gated->alarms.hits);
+  const DefendedFiles files = defended.save(scratch.path / "defended.pt");
+  const at::Tensor x = noise(9, 16).to(at::kFloat) / 255;
+  const c10::NoGradGuard no_grad;
+  for (const fs::path& file : {files.serving, defended.save(scratch.path / "defended.pt2").serving}) {
+    const ExportedClassifier exported(file);
+    EXPECT_EQ(exported.answer(), Answer::gated);
+    EXPECT_TRUE(at::allclose(exported.forward(x), defended.gated().forward(x), 1e-4, 1e-4)) << file;
+    const ExportedClassifier other(file, formats::Trust::checked, Answer::defended);
+    EXPECT_TRUE(at::allclose(other.forward(x), defended.pipeline.forward(x), 1e-4, 1e-4)) << file;
+  }
+  // The parts keep the answer, unless another one is requested.
+  EXPECT_EQ(load_saved_defense(plain, files.weights).answer, Answer::gated);
+  load_saved_defense(plain, files.weights, {.answer = Answer::defended}).save(scratch.path / "again.pt");
+  EXPECT_EQ(ExportedClassifier(scratch.path / "again.pt").answer(), Answer::defended);
+  load_saved_defense(plain, files.weights).save(scratch.path / "again.pt2");
+  EXPECT_EQ(ExportedClassifier(scratch.path / "again.pt2").answer(), Answer::gated);
 }
 
 TEST(DefendedFiles, NamesOfOtherOutputs_AreRefused) {

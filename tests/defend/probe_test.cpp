@@ -7,8 +7,10 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/eye.h>
+#include <ATen/ops/full_like.h>
 #include <ATen/ops/linspace.h>
 #include <ATen/ops/randint.h>
+#include <ATen/ops/stack.h>
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
 
@@ -94,6 +96,36 @@ bool has(const Probe& found, ProbeProblem problem) {
 
 at::Tensor red(const at::Tensor& x) {
   return x.select(1, 0).mean(at::IntArrayRef{1, 2});
+}
+
+// 100 images of 32 columns. The first 20 are red on the left, the next 20 on the right, the others all over.
+TEST(MirrorAgreement, SideOfAColour_IsDifferentInTheMirror) {
+  at::Tensor images = at::zeros({100, 3, 8, 32}, at::kByte);
+  images.slice(0, 0, 20).select(1, 0).slice(2, 0, 16).fill_(200);
+  images.slice(0, 20, 40).select(1, 0).slice(2, 16, 32).fill_(200);
+  images.slice(0, 40, 100).select(1, 0).fill_(200);
+  const auto ask = [&](Function::Forward function) {
+    return mirror_agreement(
+        backbones::AnyBackbone(Function{.task = {{3, 8, 32}, 3}, .function = std::move(function)}), images);
+  };
+  // Class 0: more red on the left; 1: on the right; 2: as much.
+  const MirrorAgreement sides = ask([](const at::Tensor& x, at::Tensor&) {
+    const at::Tensor mean = x.select(1, 0).mean(1);
+    const at::Tensor left = mean.slice(1, 0, 16).mean(1), right = mean.slice(1, 16, 32).mean(1);
+    return at::stack({left - right, right - left, at::full_like(left, 0.3)}, 1);
+  });
+  EXPECT_EQ(sides.mirrored, (metrics::Proportion{60, 100}));
+  EXPECT_EQ(sides.shifted, (metrics::Proportion{100, 100}));
+  EXPECT_TRUE(sides.is_mirror_different());
+  const MirrorAgreement symmetric = ask([](const at::Tensor& x, at::Tensor&) {
+    const at::Tensor amount = x.select(1, 0).mean(at::IntArrayRef{1, 2});
+    return at::stack({amount, 0.6 - amount, at::full_like(amount, -1)}, 1);
+  });
+  EXPECT_EQ(symmetric.mirrored, (metrics::Proportion{100, 100}));
+  EXPECT_FALSE(symmetric.is_mirror_different());
+  // As unsure under a shift as in the mirror: nothing is said about mirrors.
+  EXPECT_FALSE((MirrorAgreement{{60, 100}, {62, 100}}).is_mirror_different());
+  EXPECT_FALSE((MirrorAgreement{{93, 100}, {97, 100}}).is_mirror_different());
 }
 
 TEST(AnswersOf, HandWorkedLogits_GivesTheirConfidenceAndInformation) {

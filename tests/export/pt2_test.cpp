@@ -33,7 +33,9 @@
 #include <refine/export/pt2.hpp>
 #include <refine/formats/exported_program.hpp>
 #include <refine/nn/torch_random.hpp>
+#include <refine/pipeline/gated.hpp>
 #include <refine/pipeline/pipeline.hpp>
+#include <refine/programs/detail/logits.hpp>
 #include <refine/programs/exported_program.hpp>
 #include <refine/programs/torchscript.hpp>
 #include <refine/remaps/remaps.hpp>
@@ -114,6 +116,52 @@ TEST(ExportPt2, UNetInBothDomains_HasTheDescription) {
     EXPECT_EQ(served.about()["permutation"], defense.remap().permutation);
     EXPECT_EQ(served.about()["refine"], "defended");
   }
+}
+
+TEST(ExportPt2, AlarmThreshold_AddsBothAnswers) {
+  const ScratchFolder folder;
+  const auto defense = defended_resnet();
+  const c10::NoGradGuard no_grad;
+  const at::Tensor x = random_images(8, cifar.image), scores = defense.alarm(x);
+  const auto sorted = std::get<0>(scores.sort());
+  const double threshold = (sorted[3] + sorted[4]).item<double>() / 2;  // half of them raise the alarm
+  const at::Tensor expected = defense.forward(x);
+  for (std::int64_t i = 0; i < 8; ++i) {
+    if (scores[i].item<double>() <= threshold) expected[i].copy_(defense.undefended(x)[i]);
+  }
+  const std::filesystem::path both = folder.path / "both.pt2", gated = folder.path / "gated.pt2",
+                              one = folder.path / "one.pt2";
+  export_defense(defense, both, {}, {.alarm_threshold = threshold});
+  export_defense(Gated{defense, threshold}, gated);
+  export_defense(defense, one);
+  for (const auto& file : {both, gated}) {
+    const bool is_gated = file == gated;
+    const ExportedClassifier served(file);
+    EXPECT_EQ(served.answer(), is_gated ? Answer::gated : Answer::defended);
+    EXPECT_EQ(served.about()["answer"], is_gated ? "gated" : "defended");
+    EXPECT_LT(difference(served.forward(x), is_gated ? expected : defense.forward(x)), 1e-5);
+    EXPECT_LT(difference(backbones::ExportedProgram<>(file).forward(x), served.forward(x)), 1e-5) << "model";
+    const ExportedClassifier other(file, formats::Trust::checked,
+                                   is_gated ? Answer::defended : Answer::gated);
+    EXPECT_LT(difference(other.forward(x), is_gated ? defense.forward(x) : expected), 1e-5);
+    const auto details = formats::read_exported_program(file, formats::Trust::checked, "details");
+    ASSERT_EQ(details.outputs.size(), 5u);
+    EXPECT_EQ(details.outputs[0].name, "logits");
+    EXPECT_EQ(details.outputs[4].name, "gated");
+  }
+  // A score at the threshold is decided by rounding, which is no reason to refuse the file.
+  const double at_score = defense.alarm(backbones::detail::ramp(3, cifar.image))[1].item<double>();
+  export_defense(Gated{defense, at_score}, folder.path / "edge.pt2");
+
+  EXPECT_EQ(ExportedClassifier(one).answer(), Answer::defended);
+  expect_words(error_of([&] { ExportedClassifier(one, formats::Trust::checked, Answer::gated); }),
+               {"one.pt2", "gated", "--answer"});
+  expect_words(
+      error_of([&] { export_defense(defense, folder.path / "a.pt2", {}, {.answer = Answer::gated}); }),
+      {"a.pt2", "threshold"});
+  expect_words(error_of([&] { export_defense(defense, folder.path / "a.pt2", {}, {.alarm_threshold = 2}); }),
+               {"a.pt2", "[0, 1]", "got 2"});
+  EXPECT_FALSE(std::filesystem::exists(folder.path / "a.pt2"));
 }
 
 // The program "model" alone takes the place of the victim's file.

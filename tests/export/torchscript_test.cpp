@@ -22,6 +22,7 @@
 #include <refine/export/torchscript.hpp>
 #include <refine/nn/conv.hpp>
 #include <refine/nn/torch_random.hpp>
+#include <refine/pipeline/gated.hpp>
 #include <refine/pipeline/pipeline.hpp>
 #include <refine/programs/torchscript.hpp>
 #include <refine/remaps/remaps.hpp>
@@ -136,6 +137,49 @@ TEST(ExportTorchScript, ForeignVictim_KeepsItsControlFlow) {
   }
 }
 
+TEST(ExportTorchScript, AlarmThreshold_AddsBothAnswers) {
+  const ScratchFolder folder;
+  const auto defense = defended();
+  const at::Tensor x = images(8);
+  c10::NoGradGuard no_grad;
+  const ScopedLibTorchConvolutions same_arithmetic;
+  const auto serving = freeze(defense);
+  // Between the scores, so that both cases occur.
+  const double threshold = serving.alarm(x).median().item<double>();
+  const at::Tensor is_silent = serving.alarm(x).le(threshold);
+  ASSERT_TRUE(is_silent.any().item<bool>() && !is_silent.all().item<bool>());
+  const at::Tensor expected = serving.forward(x);
+  for (std::int64_t i = 0; i < 8; ++i) {
+    if (is_silent[i].item<bool>()) expected[i].copy_(serving.undefended(x)[i]);
+  }
+  const fs::path both = folder.path / "both.pt", gated = folder.path / "gated.pt";
+  export_torchscript(defense, both, {}, {.alarm_threshold = threshold});
+  export_torchscript(Gated{defense, threshold}, gated);
+  for (const fs::path& file : {both, gated}) {
+    torch::jit::Module loaded = torch::jit::load(file.string());
+    EXPECT_TRUE(at::equal(loaded.get_method("gated")({x}).toTensor(), expected));
+    EXPECT_TRUE(at::equal(loaded.get_method("defended")({x}).toTensor(), serving.forward(x)));
+    EXPECT_TRUE(at::equal(loaded.forward({x}).toTensor(), file == gated ? expected : serving.forward(x)));
+  }
+  EXPECT_EQ(ExportedClassifier(both).answer(), Answer::defended);
+  EXPECT_EQ(ExportedClassifier(gated).answer(), Answer::gated);
+  EXPECT_EQ(ExportedClassifier(gated).about()["answer"], "gated");
+  const ExportedClassifier chosen(gated, formats::Trust::checked, Answer::defended);
+  EXPECT_TRUE(at::equal(chosen.forward(x), serving.forward(x)));
+  EXPECT_TRUE(at::equal(Gated(chosen, threshold).forward(x), expected));
+
+  export_torchscript(defense, folder.path / "one.pt");
+  testing::expect_words(
+      error_of([&] { ExportedClassifier(folder.path / "one.pt", formats::Trust::checked, Answer::gated); }),
+      {"one.pt", "gated", "--answer"});
+  testing::expect_words(
+      error_of([&] { export_torchscript(defense, folder.path / "a.pt", {}, {.answer = Answer::gated}); }),
+      {"a.pt", "threshold"});
+  testing::expect_words(
+      error_of([&] { export_torchscript(defense, folder.path / "a.pt", {}, {.alarm_threshold = 2}); }),
+      {"a.pt", "[0, 1]", "got 2"});
+}
+
 TEST(ExportedClassifier, OtherTorchScriptFile_IsRefused) {
   const ScratchFolder folder;
   torch::jit::Module m("m");
@@ -230,6 +274,9 @@ TEST(ExportDefense, Python_GivesTheSameLogits) {
   export_pt2(defense, folder.path / "defended.pt2");
   const at::Tensor x = images(5);
   c10::NoGradGuard no_grad;
+  const auto sorted = std::get<0>(defense.alarm(x).sort());
+  const Gated gated{defense, (sorted[2] + sorted[3]).item<double>() / 2};
+  export_pt2(gated, folder.path / "gated.pt2");
   // Both sides can read raw floats without a library.
   const auto raw = [](const at::Tensor& t) {
     const at::Tensor flat = t.contiguous();
@@ -238,12 +285,16 @@ TEST(ExportDefense, Python_GivesTheSameLogits) {
   folder.write("images.raw", raw(x));
   folder.write("logits.raw", raw(defense.forward(x)));
   folder.write("alarm.raw", raw(defense.alarm(x)));
+  folder.write("gated.raw", raw(gated.forward(x)));
   folder.write("check.py", R"(
 import sys, torch
 def raw(name, *shape):
     return torch.frombuffer(bytearray(open(name, "rb").read()), dtype=torch.float32).view(*shape)
 from torch.export.pt2_archive._package import load_pt2
 images, logits = raw("images.raw", 5, 3, 32, 32), raw("logits.raw", 5, 10)
+gated = raw("gated.raw", 5, 10)
+both = load_pt2("gated.pt2").exported_programs
+both_details = both["details"].module()(images)
 programs = load_pt2("defended.pt2").exported_programs
 details = programs["details"].module()(images)
 differences = [
@@ -251,6 +302,9 @@ differences = [
     programs["model"].module()(images) - logits,
     details["logits"] - logits,
     details["alarm"] - raw("alarm.raw", 5),
+    both["model"].module()(images) - gated,
+    both_details["gated"] - gated,
+    both_details["logits"] - logits,
 ]
 print("differences", [difference.abs().max().item() for difference in differences])
 sys.exit(0 if all(difference.abs().max() < 1e-5 for difference in differences) else 1)

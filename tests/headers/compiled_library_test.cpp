@@ -39,7 +39,7 @@ std::string include_of(const fs::path& path) {
 
 TEST(CompiledLibrary, Implementations_AreFoundAndFew) {
   EXPECT_GT(files(".ipp").size(), 40u);
-  EXPECT_LE(files(".ipp").size(), 65u);
+  EXPECT_LE(files(".ipp").size(), 75u);
 }
 
 TEST(CompiledLibrary, HeaderWithImplementation_EndsByIncludingItUnlessCompiled) {
@@ -121,8 +121,8 @@ TEST(PublicHeaders, Layout_IsOneHeaderForEachSubject) {
     lines.push_back(std::ranges::count(text_of(path), '\n'));
   }
   std::ranges::sort(lines);
-  EXPECT_LE(lines.size(), 128u);
-  EXPECT_LE(private_headers, 55u);
+  EXPECT_LE(lines.size(), 145u);
+  EXPECT_LE(private_headers, 60u);
   EXPECT_GE(lines.at(lines.size() / 2), 75) << "median length";
   EXPECT_LE(std::ranges::count_if(lines, [](std::ptrdiff_t n) { return n < 25; }), 10) << "short headers";
 }

@@ -38,4 +38,35 @@ inline DefenseReport unlabelled(double after = 0.004) {
               {"checkerboard 3×3, bottom right", guessed(per_class, 1, 0.97), guessed(per_class, 1, after)}}};
 }
 
+/// Returns the answers of a victim and of its defense to 100 images of two classes, half of each. The
+/// trigger sends the victim to class 1. The defense gives 10 images of class 0 the wrong class, with and
+/// without the trigger. The alarm is raised (0.8 against 0.1) by these 10 and by 40 of the 50 triggered
+/// images of class 0, these 10 among them.
+inline metrics::GatedAnswers gated_answers() {
+  metrics::GatedAnswers answers{.triggered = metrics::PairedAnswers{}, .classes = 2, .target = 1};
+  for (int i = 0; i < 100; ++i) {
+    const int truth = i < 50 ? 0 : 1;
+    answers.truth.push_back(truth);
+    answers.clean.victim.push_back(truth);
+    answers.clean.defended.push_back(i < 10 ? 1 : truth);
+    answers.clean.scores.push_back(i < 10 ? 0.8 : 0.1);
+    answers.triggered->victim.push_back(1);
+    answers.triggered->defended.push_back(i < 10 ? 1 : truth);
+    answers.triggered->scores.push_back(i < 40 ? 0.8 : 0.1);
+  }
+  return answers;
+}
+
+/// Returns the report of these answers, at a threshold of 0.5.
+inline DefenseReport gated_report(Answer answer = Answer::defended) {
+  const metrics::GatedAnswers answers = gated_answers();
+  return {.class_names = {"cat", "ship"},
+          .before = metrics::victim_metrics(answers),
+          .after = metrics::defended_metrics(answers),
+          .alarm = metrics::alarm_metrics(answers.clean.scores, answers.triggered->scores, 0.5, 0.1),
+          .agreement = metrics::share_equal(answers.clean.victim, answers.clean.defended),
+          .gated = metrics::gated_metrics(answers, 0.5),
+          .answer = answer};
+}
+
 }  // namespace refine::report

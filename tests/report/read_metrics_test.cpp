@@ -129,8 +129,9 @@ TEST(ReadMetrics, WrittenReport_GivesTheSameOutputs) {
                                   .classes = 3,
                                   .target = metrics::Target::of_classes({1, 2, {}})});
   }
-  for (const DefenseReport& r : {complete_report(), unlabelled(), without_trigger, without_target, all_to_all,
-                                 DefenseReport{.agreement = metrics::Proportion{1, 2}}}) {
+  for (const DefenseReport& r :
+       {complete_report(), unlabelled(), without_trigger, without_target, all_to_all,
+        gated_report(Answer::gated), DefenseReport{.agreement = metrics::Proportion{1, 2}}}) {
     write_report(r, folder.path);
     const DefenseReport reread = read_metrics(folder.path / "metrics.json");
     EXPECT_EQ(html(reread), html(r));
@@ -140,6 +141,9 @@ TEST(ReadMetrics, WrittenReport_GivesTheSameOutputs) {
     EXPECT_EQ(reread.after.largest_pair_lift, r.after.largest_pair_lift);
     EXPECT_EQ(reread.scan, r.scan);
     EXPECT_EQ(reread.alarm, r.alarm);
+    EXPECT_EQ(reread.answer, r.answer);
+    ASSERT_EQ(reread.gated.has_value(), r.gated.has_value());
+    if (r.gated) EXPECT_EQ(reread.gated->curve, r.gated->curve);
   }
 }
 

@@ -127,7 +127,7 @@ TEST(TerminalTable, Report_HasHandComputedMetrics) {
     words.emplace_back(std::istream_iterator<std::string>(in), std::istream_iterator<std::string>());
   }
   using Words = std::vector<std::string>;
-  ASSERT_EQ(words.size(), 15u) << text;
+  ASSERT_EQ(words.size(), 16u) << text;
   EXPECT_EQ(words[0], (Words{"REFINE", "against", "BadNets"}));
   EXPECT_EQ(words[3], (Words{"BA", "3,000", "90.00", "%", "88.87", "to", "91.02", "88.00", "%", "86.79", "to",
                              "89.11", "−2.00"}));
@@ -150,6 +150,7 @@ TEST(TerminalTable, Report_HasHandComputedMetrics) {
   EXPECT_EQ(words[11], (Words{"to", "class", "cat", "cat"}));
   EXPECT_EQ(words[12], (Words{"DER", "96.75", "%"}));
   EXPECT_EQ(words[14], (Words{"The", "trigger", "is", "disarmed."}));
+  EXPECT_EQ(words[15][0] + words[15][1], "Serveit:");
   std::ostringstream out;
   out << example_report();
   EXPECT_EQ(out.str(), text);

@@ -69,6 +69,44 @@ TEST(ScanVerdict, NoFinding_IsUnmeasured) {
   EXPECT_EQ(verdict(r).kind, Kind::unmeasured);
 }
 
+TEST(ScanVerdict, LargeLiftOnTheVictim_IsNamed) {
+  DefenseReport r = unlabelled();
+  EXPECT_EQ(
+      verdict(r).finding,
+      "Found in the victim: checkerboard 3×3, bottom right lifts “ship” by 97.0 points before the defense, and "
+      "“ship” by 0.4 points after");
+  r.scan.pop_back();
+  EXPECT_EQ(verdict(r).finding, "") << "3 points are nothing";
+  r.scan[0].before = guessed({1000, 1000, 1000}, 2, 0.82);
+  const Verdict v = verdict(r);
+  EXPECT_EQ(v.kind, Kind::unmeasured);
+  expect_words(v.headline, {"one lifts a class of the victim"});
+  expect_words(v.finding, {"warp, strength 0.5 lifts “frog” by 82.0 points before", "without a backdoor"});
+  expect_words(terminal_table(r), {"Found in the victim: warp"});
+  expect_words(html(r), {"Found in the victim: warp"});
+}
+
+TEST(Verdict, Decision_FollowsFromKindAndAgreement) {
+  using Decision = Verdict::Decision;
+  DefenseReport r = unlabelled();
+  EXPECT_EQ(verdict(r).decision, Decision::serve);
+  EXPECT_EQ(
+      verdict(r).advice(),
+      "Serve it: the trigger no longer works on it, and it agrees with the victim on 96.0 % of clean images");
+  EXPECT_EQ(nlohmann::json::parse(metrics_text(r))["decision"], "serve");
+  expect_words(terminal_table(r), {"Serve it: "});
+  EXPECT_EQ(verdict(unlabelled(0.05)).decision, Decision::improve) << "too close to call";
+  EXPECT_EQ(verdict(unlabelled(0.9)).decision, Decision::retrain);
+  expect_words(verdict(unlabelled(0.9)).advice(), {"Retrain the victim"});
+  r.agreement = metrics::Proportion{408, 3000};  // 13.6 %: it was not trained
+  EXPECT_EQ(verdict(r).decision, Decision::improve);
+  expect_words(verdict(r).advice(), {"Train longer or get more images", "13.6 %"});
+  EXPECT_EQ(nlohmann::json::parse(metrics_text(r))["decision"], "improve");
+  r.scan.clear();
+  r.agreement = metrics::Proportion{2880, 3000};
+  expect_words(verdict(r).advice(), {"Serve it", "no trigger was tried"});
+}
+
 TEST(ScanVerdict, GivenTrigger_TakesPrecedence) {
   DefenseReport r = unlabelled();
   r.before = metrics::attack_metrics(
@@ -88,7 +126,7 @@ TEST(TerminalTable, NoLabels_ShowsAlarmAgreementAndScan) {
   expect_words(text, {"agreement             3,000", "96.00 %  95.24 to 96.64", "false alarms          3,000",
                       "5.10 %", "checkerboard 3×3, bottom right        97.00 pt  ship",
                       "Not measured without labels: BA, ASR, RA",
-                      "\n\nA common trigger works on the victim and is disarmed.\n"});
+                      "\n\nA common trigger works on the victim and is disarmed.\nFound in the victim: "});
   EXPECT_LT(text.find("checkerboard"), text.find("warp")) << text;  // the largest lift first
   EXPECT_EQ(text.find("nan"), std::string::npos) << text;
   EXPECT_EQ(text.find("DER  "), std::string::npos) << text;

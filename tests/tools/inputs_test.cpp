@@ -29,6 +29,7 @@ using nlohmann::json;
 using namespace std::string_literals;
 using testing::content;
 using testing::expect_words;
+using testing::is_done;
 using testing::Outcome;
 using testing::ScratchFolder;
 
@@ -56,7 +57,7 @@ class Inputs : public ::testing::Test {
     victim.save((here->path / "victim.pt").string());
     for (int i = 0; i < 60; ++i) write("clean/" + std::to_string(i) + ".png", i % classes, i);
     const Outcome run = refine("defend --model victim.pt --images clean --out d.pt" + quick);
-    ASSERT_EQ(run.status, 0) << run.err;
+    ASSERT_TRUE(is_done(run)) << run.err;
   }
   static void TearDownTestSuite() { here.reset(); }
 
@@ -89,9 +90,9 @@ class Inputs : public ::testing::Test {
   static double accuracy(const std::string& folder, const std::string& more = {},
                          std::initializer_list<std::string_view> words = {}) {
     const Outcome run = refine("evaluate --json --scan 0 --model d.pt --images " + folder + " " + more);
-    EXPECT_EQ(run.status, 0) << run.err;
+    EXPECT_TRUE(is_done(run)) << run.err;
     expect_words(run.err, words);
-    if (run.status != 0) return -2;
+    if (!is_done(run)) return -2;
     const json before = json::parse(run.out)["before"];
     return before.is_null() ? -1 : before["ba"]["value"].get<double>();
   }
@@ -196,12 +197,12 @@ TEST_F(Inputs, ClassFolders_NamesInAnyBytes_AreClasses) {
   EXPECT_TRUE(fs::exists(here->path / "attack/bytes/ResNet18/BadNets/victim.json"));
   const Outcome defense = refine(
       "defend --dataset bytes --model ResNet18 --epoch 1 --width 2 --levels 1 --no_scan --json --out bytes.pt");
-  ASSERT_EQ(defense.status, 0) << defense.err;
+  ASSERT_TRUE(is_done(defense)) << defense.err;
   EXPECT_EQ(json::parse(defense.out)["class_names"][0],
             "K\\xe4"
             "fer");
   const Outcome known = refine("evaluate --json --scan 0 --model bytes.pt --images bytes/test");
-  ASSERT_EQ(known.status, 0) << known.err;
+  ASSERT_TRUE(is_done(known)) << known.err;
   EXPECT_EQ(json::parse(known.out)["before"]["ba"]["n"], 8);
 }
 
@@ -213,7 +214,7 @@ TEST_F(Inputs, BatchSize_OneImage_IsRefused) {
   expect_refusal("--config batch.toml " + defend, {"2 or more"});
   for (const char* size : {"2", "47"}) {  // 60 images less 12 held back: 48
     const Outcome run = refine(defend + "--batch_size " + size);
-    EXPECT_EQ(run.status, 0) << run.err;
+    EXPECT_TRUE(is_done(run)) << run.err;
   }
 }
 
@@ -307,7 +308,7 @@ TEST_F(Inputs, Resize_StoredInTheFile_IsRepeated) {
   const std::string defend =
       "defend --model victim.pt --images tall --epoch 1 --width 2 --levels 1 --no_scan ";
   const Outcome run = refine(defend + "--resize 20 --crop 16 --out resized.pt");
-  ASSERT_EQ(run.status, 0) << run.err;
+  ASSERT_TRUE(is_done(run)) << run.err;
   const Outcome about = refine("inspect --json resized.pt");
   EXPECT_EQ(json::parse(about.out)["refine"]["preprocessing"], json({{"fit", "crop"}, {"resize", 20}}));
   EXPECT_EQ(json::parse(about.out)["refine"]["image"], json({3, 16, 16}));
@@ -339,7 +340,7 @@ TEST_F(Inputs, Resize_StoredByAttack_IsUsedByDefend) {
   ASSERT_EQ(attack.status, 0) << attack.err;
   const auto stored = [&](const std::string& options) {
     const Outcome run = refine("defend --levels 1 --no_scan --out wide.pt" + words + options);
-    EXPECT_EQ(run.status, 0) << run.err;
+    EXPECT_TRUE(is_done(run)) << run.err;
     return json::parse(refine("inspect --json wide.pt").out)["refine"]["preprocessing"];
   };
   EXPECT_EQ(stored(""), json({{"fit", "crop"}, {"resize", 20}}));

@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <set>
+#include <sstream>
 #include <string>
 
 #include <refine/core/file.hpp>
@@ -28,6 +29,7 @@ using nlohmann::json;
 using testing::content;
 using testing::expect_refusal;
 using testing::expect_words;
+using testing::is_done;
 using testing::Outcome;
 using testing::ScratchFolder;
 
@@ -152,7 +154,7 @@ TEST_F(Command, Attack_TargetOfEachClass_IsStoredAndDefended) {
                                  "defend --attack SourceSpecific --epoch 1 --width 4 --no_scan --json "
                                  "--refine_res per_class --model ResNet18" +
                                      set);
-  ASSERT_EQ(defense.status, 0) << defense.err;
+  ASSERT_TRUE(is_done(defense)) << defense.err;
   const json report = json::parse(defense.out);
   EXPECT_TRUE(report["target"].is_null());
   EXPECT_EQ(report["targets"][4], 2);
@@ -174,7 +176,7 @@ TEST_F(Command, Defend_ViTAndEncoderDecoder_CanBeExportedFromParts) {
   expect_words(attack.out, {"BATT on set", "other/set/ViT/BATT/victim.pt"});
   const Outcome defense = refine(
       *shared, "defend --transform EncoderDecoder --width 4 --no_scan --refine_res other --json " + words);
-  ASSERT_EQ(defense.status, 0) << defense.err;
+  ASSERT_TRUE(is_done(defense)) << defense.err;
   const Outcome exported = refine(*shared,
                                   "export --model other/set/ViT/BATT/victim.safetensors --arch ViT --defense "
                                   "other/set/ViT/BATT/defended.safetensors --out from_parts.pt");
@@ -202,7 +204,7 @@ TEST_F(Command, Defend_VictimThatCannotBeDefended_IsRefusedBeforeTraining) {
 
   // The class names decide which output is used; a blank image is reported and left out.
   files::write(here.path / "names.txt", "a\nb\nc\nd\ne\n");
-  EXPECT_EQ(defend("pair", "--class_names names.txt").status, 0);
+  EXPECT_TRUE(is_done(defend("pair", "--class_names names.txt")));
   files::write(here.path / "clean/blank.png", report::png(std::vector<std::uint8_t>(40 * 40 * 3, 9), 40, 40));
   const Outcome blank = defend("standardised");
   EXPECT_EQ(blank.status, 1) << blank.err;
@@ -214,7 +216,7 @@ TEST_F(Command, Defend_VictimThatCannotBeDefended_IsRefusedBeforeTraining) {
   files::write(here.path / "clean/small.png",
                report::png(std::vector<std::uint8_t>(20 * 20 * 3, 99), 20, 20));
   expect_refusal(defend("no_grad"), {"no_grad.pt", "3x32x32", "3x224x224", "--image"});
-  EXPECT_EQ(defend("no_grad", "--image 32 --bgr").status, 0);
+  EXPECT_TRUE(is_done(defend("no_grad", "--image 32 --bgr")));
   EXPECT_EQ(refine(here, "export --model '" + fs::absolute("tests/fixtures/programs/no_grad.pt").string() +
                              "' --image 32 --out plain.pt")
                 .status,
@@ -224,7 +226,7 @@ TEST_F(Command, Defend_VictimThatCannotBeDefended_IsRefusedBeforeTraining) {
 TEST_F(Command, Defend_ByNames_MeasuresTheAttack) {
   const Outcome run =
       refine(*shared, "defend --limit 2000 --epoch 1 --width 4 --precision bfloat16 " + names);
-  ASSERT_EQ(run.status, 0) << run.err;
+  ASSERT_TRUE(is_done(run)) << run.err;
   expect_words(content(shared->path / "refine_res/FashionMNIST/ResNet18/BadNets/defended.safetensors"),
                {"precision", "bfloat16"});
   expect_words(run.out, {"BA", "ASR", "largest lift", "to serve", "defended.pt"});
@@ -270,9 +272,32 @@ TEST_F(Command, Defend_ByNames_MeasuresTheAttack) {
   EXPECT_NEAR(exported["probability"].get<double>(), line["probability"].get<double>(), 1e-4);
   EXPECT_NEAR(exported["alarm_score"].get<double>(), line["alarm_score"].get<double>(), 1e-4);
   EXPECT_EQ(exported["alarm"], line["alarm"]);
+  const Outcome gated_pt2 = refine(*shared, "predict --json --answer gated --model again.pt2 flat");
+  ASSERT_EQ(gated_pt2.status, 0) << gated_pt2.err;
   const Outcome seen = refine(*shared, "inspect --json again.pt2");
   EXPECT_EQ(seen.status, 0) << seen.out;
   EXPECT_EQ(json::parse(seen.out)["refine"]["classes"], 10);
+
+  // Both answers are in the file.
+  const std::string served = "--json --model refine_res/FashionMNIST/ResNet18/BadNets/defended.pt ";
+  const Outcome gated = refine(*shared, "predict --answer gated --reject flat " + served);
+  ASSERT_EQ(gated.status, 0) << gated.err;
+  std::istringstream defended_lines(first.out), gated_lines(gated.out), pt2_lines(gated_pt2.out);
+  int rejected = 0;
+  for (std::string a, b, c;
+       std::getline(defended_lines, a) && std::getline(gated_lines, b) && std::getline(pt2_lines, c);) {
+    const json with = json::parse(b);
+    EXPECT_TRUE(with["class"].is_null() || with["class"] == json::parse(c)["class"]) << b << c;
+    EXPECT_EQ(json::parse(a)["alarm"], with["alarm"]);
+    EXPECT_EQ(with["class"].is_null(), with["alarm"].get<bool>());
+    rejected += with["class"].is_null();
+  }
+  EXPECT_LT(rejected, 40);
+  EXPECT_EQ(metrics["answer"], "defended");
+  EXPECT_GE(metrics["gated"]["metrics"]["ba"]["hits"].get<int>(),
+            metrics["before"]["ba"]["hits"].get<int>() - metrics["gated"]["alarms"]["hits"].get<int>());
+  EXPECT_EQ(metrics["alarm"]["calibration"]["images"], 200);
+  EXPECT_EQ(run.status, metrics["decision"] == "serve" ? 0 : 1);
 
   // Earlier reports, as a page.
   const Outcome page = refine(*shared, "report --html page.html refine_res");
@@ -310,7 +335,7 @@ TEST_F(Command, Defend_TorchScriptFileAndFolder_WritesAServingFile) {
       refine(*shared,
              "defend --model attack/FashionMNIST/ResNet18/BadNets/victim.pt --images flat --epoch 51 "
              "--width 4 --levels 2 --out often.pt --no_scan");
-  ASSERT_EQ(often.status, 0) << often.err;
+  ASSERT_TRUE(is_done(often)) << often.err;
   expect_words(content(shared->path / "often.safetensors"), {R"(\"teacher\":\"views\")", R"(\"mix\":0.5)"});
 
   write_images(shared->path / "labelled", 80, true);
@@ -321,7 +346,7 @@ TEST_F(Command, Defend_TorchScriptFileAndFolder_WritesAServingFile) {
       refine(*shared,
              "evaluate --json --model foreign.pt --images labelled --class_names names.txt --attack BadNets "
              "--tlabel 3 --report measured");
-  ASSERT_EQ(known.status, 0) << known.err;
+  ASSERT_TRUE(is_done(known)) << known.err;
   EXPECT_EQ(json::parse(known.out)["before"]["ba"]["n"], 80);
   EXPECT_TRUE(json::parse(known.out)["alarm"]["auroc"].is_object());
   EXPECT_TRUE(fs::exists(shared->path / "measured/report.html"));
@@ -329,7 +354,7 @@ TEST_F(Command, Defend_TorchScriptFileAndFolder_WritesAServingFile) {
       refine(*shared,
              "evaluate --json --model foreign.pt --images labelled --class_names names.txt "
              "--attack SourceSpecific --source 7 --tlabel 3");
-  ASSERT_EQ(source.status, 0) << source.err;
+  ASSERT_TRUE(is_done(source)) << source.err;
   EXPECT_EQ(json::parse(source.out)["targets"][7], 3);
   EXPECT_EQ(json::parse(source.out)["before"]["lifts"][0]["n"].get<int>(),
             json::parse(known.out)["before"]["lifts"][0]["n"].get<int>());
@@ -341,7 +366,7 @@ TEST_F(Command, Defend_TorchScriptFileAndFolder_WritesAServingFile) {
   // Without labels, the victim's own answers are used; these images have no trigger.
   const Outcome pairs =
       refine(*shared, "evaluate --json --model foreign.pt --images flat --triggered flat --tlabel 3");
-  ASSERT_EQ(pairs.status, 0) << pairs.err;
+  ASSERT_TRUE(is_done(pairs)) << pairs.err;
   EXPECT_EQ(json::parse(pairs.out)["before"]["ba"]["value"], 1);
   EXPECT_EQ(json::parse(pairs.out)["before"]["largest_lift"]["value"], 0);
   EXPECT_EQ(json::parse(pairs.out)["before"]["largest_pair_lift"]["value"], 0);
@@ -362,6 +387,22 @@ Outcome refine_and_signal(const ScratchFolder& here, const std::string& argument
           content(here.path / "err.txt")};
 }
 
+TEST_F(Command, Defend_Minutes_AreReproducedByEpochs) {
+  write_images(shared->path / "timed", 60, false);
+  const std::string command =
+      "defend --model attack/FashionMNIST/ResNet18/BadNets/victim.pt --images timed --image 32 --no_scan --width 4 "
+      "--levels 1 --threads 1 --flip off --answer gated ";
+  const Outcome timed = refine(*shared, command + "--minutes 0.02 --out timed.pt");
+  ASSERT_TRUE(is_done(timed)) << timed.err;
+  expect_words(timed.err, {"training is expected to take", "memory", "; --epoch "});
+  const auto at = timed.err.find("; --epoch ") + 10;
+  const std::string epochs = timed.err.substr(at, timed.err.find(' ', at) - at);
+  const Outcome counted = refine(*shared, command + "--out counted.pt --epoch " + epochs);
+  ASSERT_TRUE(is_done(counted)) << counted.err;
+  EXPECT_TRUE(content(shared->path / "timed.pt") == content(shared->path / "counted.pt"));
+  expect_words(content(shared->path / "timed.safetensors"), {R"(\"flip\":false)", R"("answer":"gated")"});
+}
+
 TEST_F(Command, Defend_Interrupted_IsResumedBitForBit) {
   write_images(shared->path / "long", 120, false);
   const std::string options =
@@ -369,7 +410,7 @@ TEST_F(Command, Defend_Interrupted_IsResumedBitForBit) {
       "--no_probe --width 4 --levels 1 --threads 1 ";
   const std::string command = options + "--checkpoint_every 0.05 --out ";
   const Outcome undisturbed = refine(*shared, command + "whole.pt");
-  ASSERT_EQ(undisturbed.status, 0) << undisturbed.err;
+  ASSERT_TRUE(is_done(undisturbed)) << undisturbed.err;
   EXPECT_FALSE(fs::exists(shared->path / "whole.report/checkpoints")) << "removed after success";
 
   const Outcome stopped = refine_and_signal(*shared, command + "parts.pt", "parts.report/checkpoints");
@@ -385,7 +426,7 @@ TEST_F(Command, Defend_Interrupted_IsResumedBitForBit) {
   expect_words(other.err, {"recipe.optimization.lr is 0.01, the checkpoint has 0.05"});
 
   const Outcome resumed = refine(*shared, command + "parts.pt --resume");
-  ASSERT_EQ(resumed.status, 0) << resumed.err;
+  ASSERT_TRUE(is_done(resumed)) << resumed.err;
   expect_words(resumed.err, {"resumed after step"});
   for (const char* name : {".pt", ".safetensors"}) {
     EXPECT_TRUE(content(shared->path / ("parts" + std::string(name))) ==
@@ -476,8 +517,9 @@ TEST_F(Command, Defend_Encoder_IsExportedFromItsParts) {
   const Outcome defense =
       refine(*shared, "defend --model " + victim + encoder +
                           "--images encoded --draw 24 --epoch 1 --no_scan --no_probe --out encoded.pt");
-  ASSERT_EQ(defense.status, 0) << defense.err;
-  expect_words(defense.err, {"an encoder sees them", "asked with 3x24x24", "features"});
+  ASSERT_TRUE(is_done(defense)) << defense.err;
+  expect_words(defense.err,
+               {"training is expected to take", "an encoder sees them", "asked with 3x24x24", "features"});
   const std::string parts = "export --model " + victim + " --defense encoded.safetensors --out again.pt";
   ASSERT_EQ(refine(*shared, parts + encoder).status, 0);
   const std::string predict = " --device cpu encoded/0.png encoded/1.png";

@@ -80,6 +80,12 @@ inline Outcome run_refine(const ScratchFolder& here, const std::string& argument
           content(here.path / "err.txt")};
 }
 
+/// True if a run of `defend` or `evaluate` is complete. Its status is 1 if the verdict advises more
+/// training, as for networks and data this small.
+inline bool is_done(const Outcome& outcome) {
+  return outcome.status == 0 || outcome.status == 1;
+}
+
 /// Expects a refusal: exit status 2, and one line that has all words.
 inline void expect_refusal(const Outcome& outcome, std::initializer_list<std::string_view> words) {
   EXPECT_EQ(outcome.status, 2) << outcome.err;

@@ -33,7 +33,7 @@ struct DefendArguments {
   ResizeOptions resize;
   CheckpointOptions checkpoints;
   std::string images, dataset, attack = "BadNets", data, attack_root = "attack", refine_res = "refine_res",
-                               out, store;
+                               out, store, answer;
   std::int64_t limit = 0;
   double false_alarms = 0.05;
   bool no_scan = false, no_probe = false, skip_damaged = false;
@@ -60,6 +60,7 @@ DefendOptions defend_options(const DefendArguments& options, const LoadedClassif
           .transform = std::move(transform),
           .seed = options.training.seed,
           .false_alarm_rate = options.false_alarms,
+          .answer = parse_answer(options.answer).value_or(Answer::defended),
           .scan = !options.no_scan,
           .probe = !options.no_probe,
           .resize = options.resize.mode(victim.resize).value_or(data::ResizeMode::crop),
@@ -164,22 +165,31 @@ int run(const DefendArguments& options, const Common& common) {
         "clean images: specify either --images, a folder, or --dataset, whose victim refine attack has trained");
   }
   const fs::path out = begin_defense(options, common);
-  const Inputs inputs = options.images.empty() ? inputs_of_names(options) : inputs_of_files(options);
+  Inputs inputs = options.images.empty() ? inputs_of_names(options) : inputs_of_files(options);
   const DefendedFiles files = DefendedFiles::beside(out);
   files.check_writable();
   if (is_pt2_path(out)) check_pt2_export(freeze(inputs.victim.backbone), out);  // before training
   const fs::path log = files.report / "log.jsonl";
   files::write(log, "");  // that the folder cannot be written is found before training
   JsonLines lines(log);
+  if (inputs.defend.training.minutes && !inputs.defend.training.epochs) {
+    const TrainingPlan plan = plan_defense(inputs.victim, inputs.images, inputs.defend);
+    std::cerr << fmt::format("training is expected to take {}; --epoch {} gives the same result\n",
+                             plan.describe(), plan.epochs);
+    inputs.defend.training.epochs = plan.epochs;
+    inputs.defend.plan = plan;
+    common.resume_command += fmt::format(" --epoch {}", plan.epochs);  // another time, the speed may differ
+  }
   const OptionalCheckpoint checkpoint = options.checkpoints.below(files.report);
   StopOnSignal signals(checkpoint.checkpoint ? common.resume_command : "");
   const Defended defended =
       defend(inputs.victim, inputs.images, inputs.defend, ProgressBar{}, lines, checkpoint, signals);
   defended.save(out);
   checkpoint.remove();
-  show(common, defended.report,
-       {{"to serve", files.serving}, {"report", files.report / "report.html"}, {"weights", files.weights}});
-  return inputs.skipped > 0 ? look : done;
+  const Status status = show(
+      common, defended.report,
+      {{"to serve", files.serving}, {"report", files.report / "report.html"}, {"weights", files.weights}});
+  return inputs.skipped > 0 ? look : status;
 }
 
 }  // namespace
@@ -235,6 +245,7 @@ void add_defend(CLI::App& app, Common& common) {
       ->add_option("--false_alarms", options->false_alarms, "share of clean images that may raise the alarm")
       ->check(CLI::Range(0.0, 0.999))
       ->capture_default_str();
+  add_answer_to(*command, options->answer, "defended; the file has both");
   command->add_flag("--no_probe", options->no_probe,
                     "do not ask the victim about some of the images before training");
   command->add_flag("--no_scan", options->no_scan, "do not try the catalogue of common triggers");

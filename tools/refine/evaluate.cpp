@@ -17,7 +17,7 @@ namespace {
 namespace fs = std::filesystem;
 
 struct EvaluateArguments {
-  std::string model, images, triggered, attack, report, class_names;
+  std::string model, images, triggered, attack, report, class_names, answer;
   bool trust = false;
   int tlabel = -1, source = -1;
   std::int64_t limit = 0, scanned = 1000;
@@ -31,7 +31,8 @@ int run(const EvaluateArguments& options, const Common& common) {
   check_class_options(options.attack, options.tlabel >= 0, options.source >= 0);
   if (!options.report.empty()) paths.outputs = report_files("--report", options.report);
   begin(common, std::move(paths));
-  const auto [model, info] = load_exported(options.model, options.class_names, options.trust);
+  auto [model, info] = load_exported(options.model, options.class_names, options.trust, Answer::defended);
+  info.answer = parse_answer(options.answer).value_or(info.answer);
   options.resize.check(model.task().image);
   FolderEvaluation evaluation{
       .images = {.resize = options.resize.mode(info.resize), .max_images = options.limit},
@@ -50,8 +51,8 @@ int run(const EvaluateArguments& options, const Common& common) {
     report::write_report(page, options.report);
     files.emplace_back("report", fs::path(options.report) / "report.html");
   }
-  show(common, page, files);
-  return skipped > 0 ? look : done;
+  const Status status = show(common, page, files);
+  return skipped > 0 ? look : status;
 }
 
 }  // namespace
@@ -84,6 +85,8 @@ void add_evaluate(CLI::App& app, Common& common) {
       ->add_option("--scan", options->scanned, "images that the scan for common triggers takes; 0: no scan")
       ->check(number(0))
       ->capture_default_str();
+  add_answer_to(*command, options->answer,
+                "as the file has it; both are measured, and the verdict judges this one");
   command->add_flag("--trust", options->trust,
                     "use a file even if its code contains more than tensor arithmetic");
   options->resize.add_to(*command);

@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
+#include <refine/core/error.hpp>
 #include <refine/defend/saved_defense.hpp>
 
 #include "tools/refine/options.hpp"
@@ -16,7 +17,7 @@ namespace {
 struct ExportArguments {
   VictimOptions victim;
   EncoderArguments encoder;
-  std::string defense, permutation, out = "defended.pt", pixel_domain;
+  std::string defense, permutation, out = "defended.pt", pixel_domain, answer;
 };
 
 int run(const ExportArguments& options, const Common& common) {
@@ -31,9 +32,14 @@ int run(const ExportArguments& options, const Common& common) {
   if (options.defense.empty()) {
     if (!encoder.file.empty())
       throw Error("--encoder is for --defense, weights that were trained behind it; leave it out");
+    if (!options.answer.empty())
+      throw Error("--answer: a classifier alone has one answer; specify --defense");
     export_classifier(options.victim.model, options.out, load);
   } else {
-    SavedDefenseOptions saved{.victim = load, .permutation = options.permutation, .encoder = encoder};
+    SavedDefenseOptions saved{.victim = load,
+                              .permutation = options.permutation,
+                              .encoder = encoder,
+                              .answer = parse_answer(options.answer)};
     if (!options.pixel_domain.empty()) {
       saved.pixel_domain = options.pixel_domain == "reference" ? PixelDomain::reference : PixelDomain::image;
     }
@@ -70,6 +76,7 @@ void add_export(CLI::App& app, Common& common) {
           "image: the victim normalises what the transform returns; reference: as in the authors' code; left "
           "out: as the defense says, and reference for files of the authors' code")
       ->check(CLI::IsMember({"image", "reference"}));
+  add_answer_to(*command, options->answer, "as the defense says");
   command
       ->add_option("--out", options->out,
                    "file to write: .pt2 of torch.export if its name ends so, else TorchScript")

@@ -16,6 +16,7 @@
 #include <refine/data/download.hpp>
 #include <refine/nn/device.hpp>
 #include <refine/report/render.hpp>
+#include <refine/report/verdict.hpp>
 
 namespace refine::cli {
 
@@ -139,6 +140,14 @@ void TrainOptions::add_to(CLI::App& command, bool is_defense) {
       ->check(CLI::IsMember({"auto", "fast", "paper"}))
       ->capture_default_str();
   command.add_option("--epoch", epoch, "how often the images are seen")->check(CLI::Range(1, 1'000'000));
+  if (is_defense) {
+    command
+        .add_option(
+            "--minutes", minutes,
+            "how long to train: sizes the epochs by the speed of the first steps, and prints them; --epoch with "
+            "this number gives the same result. --epoch replaces it")
+        ->check(number(0, /*above=*/true));
+  }
   command.add_option("--batch_size", batch_size, "images a step, 2 or more")
       ->check(CLI::Range(1, 1'000'000))
       ->check([](const std::string& text) {
@@ -157,6 +166,14 @@ void TrainOptions::add_to(CLI::App& command, bool is_defense) {
       ->check(CLI::IsMember({"float32", "bfloat16", "automatic"}));
   command.add_option("--decay", decay, "factor of the learning rate at the recipe's milestones")
       ->check(number(0, /*above=*/true));
+  command
+      .add_option(
+          "--flip", flip,
+          is_defense
+              ? "on or off: mirror images at random; left out: on, unless the victim gives mirrored images "
+                "other classes, as of signs and text"
+              : "on or off: mirror images at random, which is wrong for signs and text; left out: on")
+      ->check(CLI::IsMember({"on", "off"}));
   if (is_defense) {
     command.add_option("--sup", sup, "weight of the SupCon loss; 0 leaves it out")->check(number(0));
     command
@@ -195,7 +212,19 @@ TrainingOptions TrainOptions::training() const {
   if (sup >= 0) options.supcon_weight = sup;
   if (temperature > 0) options.temperature = temperature;
   if (head >= 0) options.head_weight = head;
+  if (!flip.empty()) options.flip = flip == "on";
+  if (minutes > 0) options.minutes = minutes;
   return options;
+}
+
+CLI::Option* add_answer_to(CLI::App& command, std::string& answer, const std::string& left_out) {
+  return command
+      .add_option(
+          "--answer", answer,
+          "defended: the defense's answer to every image; gated: the victim's where the alarm is silent, and the "
+          "defense's where it is raised; left out: " +
+              left_out)
+      ->check(CLI::IsMember({"defended", "gated"}));
 }
 
 void EncoderArguments::add_to(CLI::App& command) {
@@ -272,13 +301,14 @@ void print(const nlohmann::ordered_json& json) {
   std::cout << json.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) << std::endl;
 }
 
-void show(const Common& common, const report::DefenseReport& page,
-          const std::vector<std::pair<std::string, fs::path>>& files) {
+Status show(const Common& common, const report::DefenseReport& page,
+            const std::vector<std::pair<std::string, fs::path>>& files) {
+  const Status status = report::verdict(page).decision == report::Verdict::Decision::serve ? done : look;
   if (common.json) {
     auto json = report::metrics_json(page);
     for (const auto& [name, path] : files) json["files"][name] = path.lexically_normal().string();
     std::cout << report::metrics_text(json) << std::flush;
-    return;
+    return status;
   }
   std::cout << page;
   std::size_t width = 0;
@@ -289,6 +319,7 @@ void show(const Common& common, const report::DefenseReport& page,
               << '\n';
   }
   std::cout << std::flush;
+  return status;
 }
 
 std::string attack_names() {
@@ -331,8 +362,9 @@ NamedDataset read_data(const std::string& dataset, const std::string& root, cons
 }
 
 std::pair<ExportedClassifier, ExportedInfo> load_exported(const std::string& model,
-                                                          const std::string& class_names, bool trust) {
-  ExportedClassifier loaded(model, trust ? formats::Trust::blind : formats::Trust::checked);
+                                                          const std::string& class_names, bool trust,
+                                                          std::optional<Answer> answer) {
+  ExportedClassifier loaded(model, trust ? formats::Trust::blind : formats::Trust::checked, answer);
   loaded.to(default_device());
   ExportedInfo info = exported_info(
       loaded.about(), class_names.empty() ? std::vector<std::string>{} : read_class_names(class_names));

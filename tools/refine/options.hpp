@@ -33,8 +33,8 @@ struct Common {
   bool json = false;            ///< results as one JSON document on standard output
   std::function<int()> chosen;  ///< runs the command that the user named; returns its exit status
   std::filesystem::path config = {}, save_config = {};  ///< files of these options; empty: none
-  std::string resume_command = {};                      ///< the command line, with --resume
-  std::function<void()> write_config = {};              ///< writes `save_config`, once; `begin` calls it
+  mutable std::string resume_command = {};  ///< the command line, with --resume; `defend` adds to it
+  std::function<void()> write_config = {};  ///< writes `save_config`, once; `begin` calls it
 };
 
 /// Exit statuses: done; done, with something to look at; refused (`Error::exit_status`). A signal
@@ -110,8 +110,9 @@ struct EncoderArguments {
 
 /// Options of how a network is trained. Each replaces a number of the recipe.
 struct TrainOptions {
-  std::string recipe = "auto", optim, precision;
+  std::string recipe = "auto", optim, precision, flip;
   int epoch = 0, batch_size = 0;
+  double minutes = 0;  ///< of a defense's training; 0: not specified
   double lr = 0, decay = 0, sup = -1, temperature = 0, head = -1;
   std::uint64_t seed = default_seed;
 
@@ -119,6 +120,9 @@ struct TrainOptions {
   void add_to(CLI::App& command, bool is_defense);
   TrainingOptions training() const;
 };
+
+/// Adds --answer to a command. \param left_out what happens without it, for the help
+CLI::Option* add_answer_to(CLI::App& command, std::string& answer, const std::string& left_out);
 
 /// A `Checkpoint` that may be off. An observer, like it.
 struct OptionalCheckpoint {
@@ -164,8 +168,9 @@ Notify print_notices();
 void print(const nlohmann::ordered_json& json);
 
 /// Prints a report, as a table or, with --json, in full; `files` are listed below it.
-void show(const Common& common, const report::DefenseReport& page,
-          const std::vector<std::pair<std::string, std::filesystem::path>>& files);
+/// \return `done` if the verdict's decision is to serve, else `look`
+Status show(const Common& common, const report::DefenseReport& page,
+            const std::vector<std::pair<std::string, std::filesystem::path>>& files);
 
 /// Returns the names of the attacks, in one line.
 std::string attack_names();
@@ -188,7 +193,9 @@ NamedDataset read_data(const std::string& dataset, const std::string& root, cons
 /// Loads an exported file onto the default device, with its description.
 /// \param class_names file of class names that replace the file's; empty: none
 /// \param trust true: use it even if its code contains more than tensor arithmetic
+/// \param answer what `forward` returns; nothing: as the file has it
 std::pair<ExportedClassifier, ExportedInfo> load_exported(const std::string& model,
-                                                          const std::string& class_names, bool trust);
+                                                          const std::string& class_names, bool trust,
+                                                          std::optional<Answer> answer);
 
 }  // namespace refine::cli

@@ -57,7 +57,29 @@ inline std::string numbers_text(const std::vector<std::int64_t>& numbers) {
 }
 
 inline nlohmann::ordered_json json_of(const AlarmSetting& alarm) {
-  return {{"threshold", alarm.threshold}, {"false_alarm_rate", alarm.rate}};
+  return {{"threshold", alarm.threshold},
+          {"false_alarm_rate", alarm.rate},
+          {"images", alarm.images},
+          {"groups", alarm.groups}};
+}
+
+/// Returns the alarm that `json_of` wrote; nothing if `json` is not one.
+inline std::optional<AlarmSetting> alarm_of(const nlohmann::ordered_json& json) {
+  const auto number = [&](const char* key) -> std::optional<double> {
+    if (!json.is_object() || !json.contains(key) || !json[key].is_number()) return std::nullopt;
+    const double value = json[key].get<double>();
+    return value >= 0 && value <= 1 ? std::optional(value) : std::nullopt;
+  };
+  const auto threshold = number("threshold"), rate = number("false_alarm_rate");
+  if (!threshold || !rate) return std::nullopt;
+  const auto count = [&](const char* key) -> std::int64_t {  // files of earlier versions have none
+    return json.contains(key) && json[key].is_number_unsigned()
+               ? static_cast<std::int64_t>(std::min<std::uint64_t>(json[key].get<std::uint64_t>(), 1 << 30))
+               : 0;
+  };
+  AlarmSetting alarm{.threshold = *threshold, .rate = *rate, .images = count("images")};
+  alarm.groups = std::min(count("groups"), alarm.images);
+  return alarm;
 }
 
 /// Returns {"fit": "crop", "resize": 256}.
@@ -110,6 +132,15 @@ inline nlohmann::ordered_json headline(const report::DefenseReport& report) {
       json["moved"] = {{"before", share(report.before.moved)}, {"after", share(report.after.moved)}};
     }
     if (report.alarm && report.alarm->auroc) json["alarm_auroc"] = report.alarm->auroc->value();
+  }
+  if (report.gated) {
+    nlohmann::ordered_json& gated = json["gated"];
+    gated["agreement"] = share(report.gated->agreement);
+    if (report::has_labels(report)) gated["ba"] = share(report.gated->metrics.ba);
+    if (report::has_trigger(report)) {
+      const metrics::Lift& largest = report.gated->metrics.largest_lift;
+      gated["largest_lift"] = {{"class", largest.cls}, {"value", largest.value()}, {"n", largest.n}};
+    }
   }
   return json;
 }

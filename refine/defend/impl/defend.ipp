@@ -7,14 +7,21 @@
 #include <torch/version.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <set>
+#include <span>
 #include <utility>
+#include <vector>
 
 #include <refine/backbones/freeze.hpp>
 #include <refine/core/config.hpp>
 #include <refine/core/error.hpp>
+#include <refine/core/random.hpp>
+#include <refine/data/near_duplicates.hpp>
+#include <refine/defend/detail/hold_back.hpp>
 #include <refine/defend/detail/result_json.hpp>
 #include <refine/defend/probe.hpp>
 #include <refine/export/pt2.hpp>
@@ -22,39 +29,60 @@
 #include <refine/nn/device.hpp>
 #include <refine/remaps/permutations.hpp>
 #include <refine/report/render.hpp>
+#include <refine/report/verdict.hpp>
 #include <refine/training/fit.hpp>
 #include <refine/training/recipe_json.hpp>
 
 namespace refine::detail {
 
-/// Clean images, divided by their purpose.
-struct DividedImages {
-  at::Tensor fitted;       ///< the transform is fitted on these
-  at::Tensor calibration;  ///< the alarm is calibrated on these
-  at::Tensor measured;     ///< the defense is measured on these
-};
-
-/// Holds back images for calibration and measuring. The others stay in the tensor's memory, whose
-/// last images take the places of those that are held back.
-inline DividedImages hold_back(const at::Tensor& images, std::uint64_t seed) {
-  const std::int64_t n = images.size(0);
-  const std::int64_t held = std::clamp<std::int64_t>(n / 10, 1, 1000);
-  if (n < 4) {
+REFINE_INLINE std::int64_t held_back_each(std::int64_t images) {
+  if (images < 4) {
     throw Error(
         "cannot defend with {} clean image(s): some are held back to calibrate the alarm and to measure; give as many "
         "as possible, {} or more if you can",
-        n, enough_clean_images);
+        images, enough_clean_images);
   }
+  return std::clamp<std::int64_t>(images / 10, 1, 1000);
+}
+
+REFINE_INLINE HeldBack draw_held_back(const at::Tensor& images, std::uint64_t seed) {
+  const std::int64_t n = images.size(0), held = held_back_each(n);
+  const std::int64_t max_group = std::max(held / 8, std::min<std::int64_t>(held, 8));
   Random random(derived_seed(seed, "held back"));
-  auto order = random_permutation(random, n);
-  order.resize(static_cast<std::size_t>(2 * held));
-  const at::Tensor places = at::tensor(order);
+  const auto order = random_permutation(random, n);
+  data::NearDuplicates duplicates(images);
+  HeldBack result;
+  std::set<std::int64_t> taken;
+  std::size_t next = 0;
+  for (const bool is_calibration : {true, false}) {
+    const auto end = static_cast<std::int64_t>(result.places.size()) + held;
+    while (static_cast<std::int64_t>(result.places.size()) < end) {
+      constexpr std::size_t ahead = 128;
+      if (next % ahead == 0)
+        duplicates.prepare(std::span(order).subspan(next, std::min(ahead, order.size() - next)));
+      const std::int64_t image = order[next++];
+      if (taken.contains(image)) continue;
+      result.calibration_groups += is_calibration;
+      for (const std::int64_t member : duplicates.group_of(image, max_group)) {
+        if (static_cast<std::int64_t>(result.places.size()) == end) break;
+        if (taken.insert(member).second) result.places.push_back(member);
+      }
+    }
+  }
+  return result;
+}
+
+REFINE_INLINE DividedImages hold_back(const at::Tensor& images, std::uint64_t seed) {
+  const HeldBack drawn = draw_held_back(images, seed);
+  const std::int64_t n = images.size(0), held = held_back_each(n);
+  const at::Tensor places = at::tensor(drawn.places, at::kLong);
   DividedImages divided{.fitted = {},
                         .calibration = images.index_select(0, places.narrow(0, 0, held)),
-                        .measured = images.index_select(0, places.narrow(0, held, held))};
-  const std::int64_t kept = compact(n, {order.begin(), order.end()}, [&](std::int64_t to, std::int64_t from) {
-    images.select(0, to).copy_(images.select(0, from));
-  });
+                        .measured = images.index_select(0, places.narrow(0, held, held)),
+                        .calibration_groups = drawn.calibration_groups};
+  const std::int64_t kept = compact(
+      n, {drawn.places.begin(), drawn.places.end()},
+      [&](std::int64_t to, std::int64_t from) { images.select(0, to).copy_(images.select(0, from)); });
   divided.fitted = images.narrow(0, 0, kept);
   return divided;
 }
@@ -82,6 +110,25 @@ inline std::string sees_text(const TransformOptions& sized, const ImageShape& im
   return fmt::format("the transform sees {}", scaled(image, sized.see));
 }
 
+/// Decides whether the training mirrors images, unless the caller or the recipe has: not if the victim
+/// gives mirrored images other classes. Behind an encoder, none are.
+inline TrainingOptions decide_flips(const LoadedClassifier& victim, const at::Tensor& images,
+                                    const DefendOptions& options) {
+  TrainingOptions training = options.training;
+  const bool is_decided = training.flip || options.recipe || training.recipe == RecipeChoice::paper ||
+                          !options.transform.encoder.file.empty();
+  if (is_decided || !options.probe) return training;
+  const MirrorAgreement agreement = mirror_agreement(backbones::AnyBackbone(freeze(victim.backbone)), images);
+  if (!agreement.is_mirror_different()) return training;
+  training.flip = false;
+  note(options.notify,
+       fmt::format(
+           "images are not mirrored in training: the victim gives {:.0f} % of {} mirrored images their "
+           "class, and {:.0f} % of the same images shifted a little; --flip on mirrors them all the same",
+           100 * agreement.mirrored.value(), agreement.mirrored.n, 100 * agreement.shifted.value()));
+  return training;
+}
+
 inline report::Curve agreement_curve(const History& history) {
   report::Curve curve{
       .name = "defense: agreement with the victim", .unit = "%", .x_label = "epoch", .x = {}, .y = {}};
@@ -90,6 +137,24 @@ inline report::Curve agreement_curve(const History& history) {
     curve.y.push_back(100 * epoch.accuracy);
   }
   return curve;
+}
+
+/// Returns the agreement with the victim on at most 1,000 of the images that the defense was fitted on.
+inline metrics::Proportion agreement_on_fitted(const AnyPipeline& defense, const at::Tensor& fitted) {
+  const std::int64_t n = fitted.size(0), asked = std::min<std::int64_t>(n, 1000);
+  std::vector<std::int64_t> places;
+  for (std::int64_t i = 0; i < asked; ++i) places.push_back(i * n / asked);
+  return label_agreement(defense, fitted.index_select(0, at::tensor(places, at::kLong)));
+}
+
+/// True if an agreement is at least 5 points above another one, at the lower end of the 95 % interval of
+/// the difference.
+inline bool is_far_above(const metrics::Proportion& fitted, const metrics::Proportion& others) {
+  const auto variance = [](const metrics::Proportion& p) {
+    return p.value() * (1 - p.value()) / static_cast<double>(p.n);
+  };
+  const double deviation = std::sqrt(variance(fitted) + variance(others));
+  return fitted.value() - others.value() - metrics::z95 * deviation > 0.05;
 }
 
 /// \throws Error if the last step of training diverged, which its loss does not show
@@ -119,9 +184,21 @@ REFINE_INLINE Defended defend(const LoadedClassifier& victim, at::Tensor images,
   }
   const DividedImages divided = hold_back(images, options.seed);
   const std::int64_t held_back = 2 * divided.calibration.size(0), fitted = divided.fitted.size(0);
-  const Recipe recipe = options.recipe
-                            ? *options.recipe
-                            : defense_recipe(options.training, fitted, task.image, options.seed, sized);
+  TrainingOptions training = decide_flips(victim, divided.fitted, options);
+  const bool is_sized = training.minutes && !training.epochs && !options.recipe;
+  std::optional<TrainingPlan> plan = options.plan;
+  if (!plan && (options.notify || is_sized)) {
+    plan = plan_training(victim, divided.fitted, fitted,
+                         {.training = training,
+                          .recipe = options.recipe,
+                          .transform = sized,
+                          .seed = options.seed,
+                          .notify = options.notify});
+    note(options.notify, "training is expected to take " + plan->describe());
+  }
+  if (is_sized) training.epochs = plan->epochs;
+  const Recipe recipe =
+      options.recipe ? *options.recipe : defense_recipe(training, fitted, task.image, options.seed, sized);
   if (fitted + held_back < enough_clean_images && sized.encoder.file.empty()) {
     warn(
         options.notify,
@@ -143,8 +220,10 @@ REFINE_INLINE Defended defend(const LoadedClassifier& victim, at::Tensor images,
                   .fitted_images = fitted,
                   .seed = options.seed,
                   .transform = sized,
-                  .resize = options.resize};
-  result.alarm = calibrate_alarm(result.pipeline, divided.calibration, options.false_alarm_rate);
+                  .resize = options.resize,
+                  .answer = options.answer};
+  result.alarm = calibrate_alarm(result.pipeline, divided.calibration, options.false_alarm_rate,
+                                 divided.calibration_groups);
   Evidence evidence = options.evidence.value_or(Evidence{.clean = divided.measured});
   evidence.alarm = result.alarm;
   evidence.show = options.show;
@@ -155,9 +234,19 @@ REFINE_INLINE Defended defend(const LoadedClassifier& victim, at::Tensor images,
   report.model = victim.description;
   report.attack = options.attack;
   report.class_names = victim.class_names;
+  report.answer = options.answer;
   report.curves = {agreement_curve(history)};
   measure_defense(result.pipeline, evidence, report);
-  if (report.agreement->value() < 0.85) {
+  const metrics::Proportion on_fitted = agreement_on_fitted(result.pipeline, divided.fitted);
+  if (is_far_above(on_fitted, *report.agreement)) {
+    warn(options.notify,
+         fmt::format(
+             "the defended model agrees with the victim on {:.1f} % of the images that it was fitted on, "
+             "and on {:.1f} % of others: it remembers images, and the alarm may be raised more often on new "
+             "ones; more images help, or fewer epochs",
+             100 * on_fitted.value(), 100 * report.agreement->value()));
+  }
+  if (report.agreement->value() < report::Verdict::min_agreement) {
     warn(
         options.notify,
         fmt::format(
@@ -165,14 +254,16 @@ REFINE_INLINE Defended defend(const LoadedClassifier& victim, at::Tensor images,
             "{}, or more images may raise that",
             100 * report.agreement->value(), 2 * recipe.optimization.epochs));
   }
-  report.facts = {{"clean images", fmt::format("{} to fit on, {} held back", fitted, held_back)},
-                  {"device", default_device().str()},
-                  {"seed", std::to_string(options.seed)},
-                  {"permutation", numbers_text(result.pipeline.remap().permutation)},
-                  {"transform", result.pipeline.transform().describe()},
-                  {"recipe", recipe_text(recipe)},
-                  {"training", fmt::format("{:.0f} s", history.seconds())},
-                  {"LibTorch", TORCH_VERSION}};
+  report.facts = {
+      {"clean images", fmt::format("{} to fit on, {} held back", fitted, held_back)},
+      {"device", default_device().str()},
+      {"seed", std::to_string(options.seed)},
+      {"permutation", numbers_text(result.pipeline.remap().permutation)},
+      {"transform", result.pipeline.transform().describe()},
+      {"recipe", recipe_text(recipe)},
+      {"agreement on images fitted on", fmt::format("{:.1f} % of {}", 100 * on_fitted.value(), on_fitted.n)},
+      {"training", fmt::format("{:.0f} s", history.seconds())},
+      {"LibTorch", TORCH_VERSION}};
   if (probed) report.facts.insert(report.facts.begin(), {"probe", probed->text});
   return result;
 }
@@ -180,6 +271,17 @@ REFINE_INLINE Defended defend(const LoadedClassifier& victim, at::Tensor images,
 }  // namespace refine::detail
 
 namespace refine {
+
+REFINE_INLINE TrainingPlan plan_defense(const LoadedClassifier& victim, const at::Tensor& images,
+                                        const DefendOptions& options) {
+  const std::int64_t fitted = images.size(0) - 2 * detail::held_back_each(images.size(0));
+  return plan_training(victim, images, fitted,
+                       {.training = options.training,
+                        .recipe = options.recipe,
+                        .transform = options.transform,
+                        .seed = options.seed,
+                        .notify = options.notify});
+}
 
 REFINE_INLINE DefendedFiles Defended::save(const std::filesystem::path& serving) const {
   const DefendedFiles files = DefendedFiles::beside(serving);
@@ -195,9 +297,10 @@ REFINE_INLINE DefendedFiles Defended::save(const std::filesystem::path& serving)
                                         {"alarm", detail::json_of(alarm)},
                                         {"figures", detail::headline(report)},
                                         {"libtorch", TORCH_VERSION}};
-  export_defense(pipeline, files.serving, about);
+  export_defense(pipeline, files.serving, about, {.alarm_threshold = alarm.threshold, .answer = answer});
   std::map<std::string, std::string> metadata = {{"image", fmt::format("{}", pipeline.task().image)},
                                                  {"alarm", detail::json_of(alarm).dump()},
+                                                 {"answer", std::string(to_text(answer))},
                                                  {"preprocessing", detail::json_of(resize).dump()},
                                                  {"class_names", detail::json_line(report.class_names)}};
   if (transform.see > 0)

@@ -31,6 +31,7 @@
 #include <refine/data/image_files.hpp>
 #include <refine/data/resize.hpp>
 #include <refine/evaluation/classify.hpp>
+#include <refine/metrics/gated.hpp>
 #include <refine/nn/device.hpp>
 
 namespace refine::detail {
@@ -695,6 +696,27 @@ REFINE_INLINE ProbeSummary probe_victim(const LoadedClassifier& victim, const at
   const at::Tensor some = images.index_select(0, at::tensor(order));
   return detail::summarize(probe(detail::frozen_form(victim), some, {.sweep = sweep}), victim, victim.name,
                            notify);
+}
+
+REFINE_INLINE MirrorAgreement mirror_agreement(const backbones::AnyBackbone& victim,
+                                               const at::Tensor& images) {
+  constexpr std::int64_t max_asked = 512;
+  const std::int64_t n = images.size(0), asked = std::min(n, max_asked), width = images.size(3);
+  std::vector<std::int64_t> places, columns;
+  for (std::int64_t i = 0; i < asked; ++i) places.push_back(i * n / asked);
+  const std::int64_t shift = std::max<std::int64_t>(width / 32, 1);
+  for (std::int64_t c = 0; c < width; ++c) columns.push_back(std::max<std::int64_t>(c - shift, 0));
+  const at::Tensor some = images.index_select(0, at::tensor(places, at::kLong));
+  const at::Device device = nn::device_of(*victim.module).value_or(default_device());
+  const auto classes = [&](const auto& change) {
+    return classify([&](const at::Tensor& x) { return victim.forward(x); }, some, device, [](std::int64_t) {},
+                    change);
+  };
+  const auto plain = classes([](const at::Tensor& x) { return x; });
+  const auto mirrored = classes([](const at::Tensor& x) { return x.flip(3); });
+  const auto shifted =
+      classes([&](const at::Tensor& x) { return x.index_select(3, at::tensor(columns, at::kLong)); });
+  return {.mirrored = metrics::share_equal(plain, mirrored), .shifted = metrics::share_equal(plain, shifted)};
 }
 
 REFINE_INLINE void remove_images_without_finite_logits(const LoadedClassifier& victim, FolderImages& images) {

@@ -162,7 +162,15 @@ REFINE_INLINE SavedDefense load_saved_defense(const std::filesystem::path& model
     nn::load_state_dict(*pipeline.transform().module, stored.tensors, weights.string());
     pipeline.set_permutation(formats::read_permutation(options.permutation));
   }
-  return {std::move(pipeline), std::move(victim), stored.metadata};
+  const Answer answer = options.answer.value_or(
+      parse_answer(detail::text_under(stored.metadata, "answer")).value_or(Answer::defended));
+  if (answer == Answer::gated && !detail::alarm_of(detail::json_under(stored.metadata, "alarm"))) {
+    throw Error(
+        "cannot export {} with the gated answer: it does not hold the threshold of an alarm; leave --answer out, or "
+        "run refine defend, which calibrates one",
+        weights.string());
+  }
+  return {std::move(pipeline), std::move(victim), stored.metadata, answer};
 }
 
 REFINE_INLINE void SavedDefense::save(const std::filesystem::path& serving) const {
@@ -178,7 +186,10 @@ REFINE_INLINE void SavedDefense::save(const std::filesystem::path& serving) cons
   for (const char* key : {"alarm", "preprocessing", "recipe", "seed"}) {
     if (!detail::text_under(metadata, key).empty()) about[key] = detail::json_under(metadata, key);
   }
-  export_defense(pipeline, serving, about);
+  const std::optional<AlarmSetting> alarm = detail::alarm_of(detail::json_under(metadata, "alarm"));
+  export_defense(
+      pipeline, serving, about,
+      {.alarm_threshold = alarm ? std::optional(alarm->threshold) : std::nullopt, .answer = answer});
 }
 
 REFINE_INLINE void export_classifier(const std::filesystem::path& model, const std::filesystem::path& serving,
@@ -194,17 +205,26 @@ REFINE_INLINE void export_classifier(const std::filesystem::path& model, const s
 REFINE_INLINE ExportedInfo exported_info(const nlohmann::ordered_json& about,
                                          const std::vector<std::string>& class_names) {
   ExportedInfo info;
+  const auto refuse = [] {
+    throw Error(
+        "cannot use the file's refine.json: class_names, model, alarm or answer are not as refine writes them; export "
+        "it again");
+  };
   try {
     if (about.contains("class_names"))
       info.class_names = about["class_names"].get<std::vector<std::string>>();
     if (about.contains("model")) info.model = about["model"].get<std::string>();
-    if (about.contains("alarm") && !about["alarm"].is_null()) {
-      info.alarm = AlarmSetting{.threshold = about["alarm"].at("threshold"),
-                                .rate = about["alarm"].at("false_alarm_rate")};
+    if (about.contains("answer")) {
+      const auto answer = parse_answer(about["answer"].get<std::string>());
+      if (!answer) refuse();
+      info.answer = *answer;
     }
   } catch (const nlohmann::ordered_json::exception&) {
-    throw Error(
-        "cannot use the file's refine.json: class_names, model or alarm are not as refine writes them; export it again");
+    refuse();
+  }
+  if (about.contains("alarm") && !about["alarm"].is_null()) {
+    info.alarm = detail::alarm_of(about["alarm"]);
+    if (!info.alarm) refuse();
   }
   if (const auto stored = about.find("preprocessing"); stored != about.end()) {
     info.resize = detail::resize_mode_of(*stored);
@@ -262,6 +282,10 @@ REFINE_INLINE EvaluatedFolder evaluate_folder(const ExportedClassifier& model, c
   if (!options.triggered.empty() && !options.attack.empty()) {
     throw Error("specify either --triggered or --attack, not both");
   }
+  if (info.answer == Answer::gated && !info.alarm) {
+    throw Error(
+        "cannot measure the gated answer: the file's refine.json has no alarm; specify --answer defended");
+  }
   const Task task = model.task();
   Evidence evidence{.alarm = info.alarm, .scanned = options.scanned, .show = options.show};
   FolderImages images;
@@ -283,9 +307,11 @@ REFINE_INLINE EvaluatedFolder evaluate_folder(const ExportedClassifier& model, c
                                             .predictions = predictions,
                                             .notify = options.notify});
   evidence.target = options.target;
-  EvaluatedFolder result{
-      .report = {.dataset = folder.string(), .model = info.model, .class_names = info.class_names},
-      .skipped = images.skipped};
+  EvaluatedFolder result{.report = {.dataset = folder.string(),
+                                    .model = info.model,
+                                    .class_names = info.class_names,
+                                    .answer = info.answer},
+                         .skipped = images.skipped};
   if (!options.triggered.empty()) result.report.attack = "given images";
   if (!options.attack.empty()) {
     const auto attack = attacks::by_name(

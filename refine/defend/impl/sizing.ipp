@@ -112,6 +112,7 @@ REFINE_INLINE Recipe defense_recipe(const TrainingOptions& options, std::int64_t
     if (options.supcon_weight) recipe.supcon_weight = *options.supcon_weight;
     if (options.temperature) recipe.temperature = *options.temperature;
     if (options.head_weight) recipe.head_weight = *options.head_weight;
+    if (options.flip) recipe.augmentation.flip = *options.flip;
     recipe.seed = seed;
     recipe.validate();
   };
@@ -120,6 +121,8 @@ REFINE_INLINE Recipe defense_recipe(const TrainingOptions& options, std::int64_t
       throw Error(
           "--recipe: with --encoder, images are encoded once and cannot be augmented; leave --recipe out");
     }
+    if (options.flip.value_or(false))
+      throw Error("--flip: with --encoder, images are encoded once and cannot be mirrored; leave --flip out");
     Recipe recipe = recipes::encoded;
     recipe.optimization.epochs = options.epochs.value_or(detail::encoded_epochs(images));
     override_all(recipe);
@@ -157,6 +160,7 @@ REFINE_INLINE ClassifierRecipe victim_recipe(const TrainingOptions& options, std
     recipe.augmentation = detail::size_augmentation(shape, recipe.optimization.epochs, /*has_labels=*/true);
   }
   detail::override_with(options, recipe.optimization);
+  if (options.flip) recipe.augmentation.flip = *options.flip;
   recipe.seed = seed;
   recipe.validate();
   return recipe;

@@ -39,20 +39,20 @@ namespace refine::detail {
 /// A file of `export_torchscript`: each function is a method.
 class ServedTorchScript : public ServedProgram {
  public:
-  ServedTorchScript(torch::jit::Module module, const std::string& file) : module_(std::move(module)) {
+  /// \param forward the method that returns the answer
+  ServedTorchScript(torch::jit::Module module, const std::string& forward, const std::string& file)
+      : module_(std::move(module)), methods_{forward, "transform", "undefended", "alarm"} {
     module_.eval();
-    for (std::size_t i = 0; i < methods.size(); ++i) {
-      const auto method = module_.find_method(methods[i]);
-      if (!method) refuse_exported(file, std::string("it has no method '") + methods[i] + "'");
+    for (std::size_t i = 0; i < methods_.size(); ++i) {
+      const auto method = module_.find_method(methods_[i]);
+      if (!method) refuse_exported(file, "it has no method '" + methods_[i] + "'");
       // The simple interpreter: the default one profiles during its first calls.
       executors_[i] =
-          torch::jit::GraphExecutor(method->graph(), methods[i], torch::jit::ExecutorExecutionMode::SIMPLE);
+          torch::jit::GraphExecutor(method->graph(), methods_[i], torch::jit::ExecutorExecutionMode::SIMPLE);
     }
   }
 
-  std::string name_of(Function function) const override {
-    return std::string("method '") + methods[function] + "'";
-  }
+  std::string name_of(Function function) const override { return "method '" + methods_[function] + "'"; }
 
   at::Tensor run(Function function, const at::Tensor& images) const override {
     c10::NoGradGuard no_grad;
@@ -70,23 +70,22 @@ class ServedTorchScript : public ServedProgram {
   void to(at::Device device) override { module_.to(device); }
 
  private:
-  static constexpr std::array<const char*, functions> methods = {"forward", "transform", "undefended",
-                                                                 "alarm"};
-
   torch::jit::Module module_;
+  std::array<std::string, functions> methods_;
   mutable std::array<torch::jit::GraphExecutor, functions> executors_;
 };
 
 /// A file of `export_pt2`: each function is an output of the program `details`.
 class ServedPt2 : public ServedProgram {
  public:
-  ServedPt2(formats::ExportedProgram program, const std::string& file) {
+  ServedPt2(formats::ExportedProgram program, Answer answer, const std::string& file)
+      : outputs_{answer == Answer::gated ? "gated" : "logits", "transformed", "undefended", "alarm"} {
     const backbones::detail::ExportedModule all(std::move(program), file);
-    for (std::size_t i = 0; i < outputs.size(); ++i) {
+    for (std::size_t i = 0; i < outputs_.size(); ++i) {
       std::size_t position = 0;
-      while (position < all.outputs().size() && all.outputs()[position].name != outputs[i]) ++position;
+      while (position < all.outputs().size() && all.outputs()[position].name != outputs_[i]) ++position;
       if (position == all.outputs().size()) {
-        refuse_exported(file, fmt::format("its program '{}' has no output '{}'", details, outputs[i]));
+        refuse_exported(file, fmt::format("its program '{}' has no output '{}'", details, outputs_[i]));
       }
       modules_[i] = all.with_output(position);
     }
@@ -95,7 +94,7 @@ class ServedPt2 : public ServedProgram {
   static constexpr const char* details = "details";
 
   std::string name_of(Function function) const override {
-    return std::string("output '") + outputs[function] + "'";
+    return std::string("output '") + outputs_[function] + "'";
   }
 
   at::Tensor run(Function function, const at::Tensor& images) const override {
@@ -115,9 +114,7 @@ class ServedPt2 : public ServedProgram {
   }
 
  private:
-  static constexpr std::array<const char*, functions> outputs = {"logits", "transformed", "undefended",
-                                                                 "alarm"};
-
+  std::array<const char*, functions> outputs_;
   std::array<std::shared_ptr<backbones::detail::ExportedModule>, functions> modules_;  // share tensors
 };
 
@@ -125,8 +122,8 @@ class ServedPt2 : public ServedProgram {
 
 namespace refine {
 
-REFINE_INLINE ExportedClassifier::ExportedClassifier(const std::filesystem::path& path,
-                                                     formats::Trust trust) {
+REFINE_INLINE ExportedClassifier::ExportedClassifier(const std::filesystem::path& path, formats::Trust trust,
+                                                     std::optional<Answer> answer) {
   const std::string name = path.string();
   const auto refuse = [&](const std::string& why) { detail::refuse_exported(name, why); };
   const bool is_pt2 = formats::is_exported_program_file(path);
@@ -162,10 +159,24 @@ REFINE_INLINE ExportedClassifier::ExportedClassifier(const std::filesystem::path
     refuse(fmt::format("the image in its refine.json is too large (got {}x{}x{}, expected up to {} values)",
                        channels, height, width, largest_image));
   }
+  std::optional<Answer> stored;  // a file without the gated answer does not state one
+  if (const auto word = about.find("answer"); word != about.end()) {
+    stored = word->is_string() ? parse_answer(word->get<std::string>()) : std::nullopt;
+    if (!stored) refuse("its refine.json has another answer than 'defended' or 'gated'");
+  }
+  answer_ = answer.value_or(stored.value_or(Answer::defended));
+  if (!stored && answer_ == Answer::gated) {
+    throw Error(
+        "cannot serve the gated answer of {}: the file has the defended one only; write it again with refine "
+        "export --answer gated",
+        name);
+  }
   if (is_pt2) {
-    program_ = std::make_shared<detail::ServedPt2>(std::move(program), name);
+    program_ = std::make_shared<detail::ServedPt2>(std::move(program), answer_, name);
   } else {
-    program_ = std::make_shared<detail::ServedTorchScript>(std::move(module), name);
+    const bool is_chosen = stored && answer;  // `forward` may return the other answer
+    program_ = std::make_shared<detail::ServedTorchScript>(
+        std::move(module), is_chosen ? std::string(to_text(answer_)) : "forward", name);
   }
   if (const std::string why = problem(); !why.empty()) refuse(why);
 }

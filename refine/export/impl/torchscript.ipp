@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include <sstream>
+#include <string>
 
 #include <refine/core/config.hpp>
 #include <refine/core/error.hpp>
@@ -53,16 +54,30 @@ REFINE_INLINE void detach_tensors(torch::jit::Module& module) {
   for (torch::jit::Module child : module.children()) detach_tensors(child);
 }
 
+REFINE_INLINE void check_serving(const ServingOptions& serving, const std::filesystem::path& path) {
+  if (!serving.alarm_threshold && serving.answer == Answer::gated) {
+    throw Error(
+        "cannot export {}: the gated answer needs the alarm's threshold; calibrate it on clean images "
+        "(calibrate_alarm), or serve the defended answer",
+        path.string());
+  }
+  if (serving.alarm_threshold && !(*serving.alarm_threshold >= 0 && *serving.alarm_threshold <= 1)) {
+    throw Error("cannot export {}: the alarm's threshold must be in [0, 1], got {}", path.string(),
+                *serving.alarm_threshold);
+  }
+}
+
 REFINE_INLINE const nlohmann::ordered_json& no_metadata() {
   static const nlohmann::ordered_json empty = nlohmann::ordered_json::object();
   return empty;
 }
 
 REFINE_INLINE std::string about_text(const Task& task, const nlohmann::ordered_json& metadata,
-                                     const char* kind, const std::vector<std::int64_t>& permutation) {
+                                     const char* kind, const DefenseFacts& facts) {
   nlohmann::ordered_json about = metadata;
   about["refine"] = kind;
-  if (!permutation.empty()) about["permutation"] = permutation;
+  if (!facts.permutation.empty()) about["permutation"] = facts.permutation;
+  if (facts.answer) about["answer"] = std::string(to_text(*facts.answer));
   about["image"] = {task.image.channels, task.image.height, task.image.width};
   about["classes"] = task.classes;
   about["refine_version"] = version;
@@ -71,11 +86,11 @@ REFINE_INLINE std::string about_text(const Task& task, const nlohmann::ordered_j
 
 REFINE_INLINE void save_module(torch::jit::Module& module, const std::filesystem::path& path,
                                const Task& task, const nlohmann::ordered_json& metadata, const char* kind,
-                               const std::vector<std::int64_t>& permutation) {
+                               const DefenseFacts& facts) {
   module.eval();
   detach_tensors(module);
   std::ostringstream bytes;
-  module.save(bytes, {{"refine.json", about_text(task, metadata, kind, permutation)}});
+  module.save(bytes, {{"refine.json", about_text(task, metadata, kind, facts)}});
   files::write(path, bytes.view());
 }
 

@@ -134,6 +134,10 @@ std::string html_scan(const DefenseReport& report);
 /// the detections at 1 % and 5 % of false alarms. Empty without an alarm.
 std::string html_alarm(const DefenseReport& report);
 
+/// Renders the gated answer beside the victim's and the defended one, and its curve over thresholds of
+/// the alarm. Empty if it was not measured.
+std::string html_gated(const DefenseReport& report);
+
 /// Renders a confusion matrix as a heat map: one row for each true class, shaded by the share of
 /// the row.
 ///

@@ -42,9 +42,14 @@ std::string describe_largest_lift(const DefenseReport& report, const metrics::Li
 /// Summarizes the scan in one or two sentences of plain text. Empty if there was no scan.
 std::string scan_sentence(const DefenseReport& report);
 
+/// Returns the largest lift of any guessed trigger behind the gated answer, in one sentence. Empty if it
+/// was not measured.
+std::string gated_scan_sentence(const DefenseReport& report);
+
 /// Lists the metrics that were not measured and why. Empty if all were.
 inline std::string missing_metrics_note(const DefenseReport& report) {
-  if (!has_labels(report)) return "Not measured without labels: BA, ASR, RA, lifts of a given trigger, moved share, DER.";
+  if (!has_labels(report))
+    return "Not measured without labels: BA, ASR, RA, lifts of a given trigger, moved share, DER.";
   if (!has_trigger(report)) return "Not measured without a trigger: ASR, RA, its lifts, moved share, DER.";
   if (!has_pairs(report)) return "Not in this file of an earlier version: moved share, largest pair lift.";
   return "";

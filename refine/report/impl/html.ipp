@@ -213,6 +213,19 @@ REFINE_INLINE std::string html_scan(const DefenseReport& report) {
   return html + "</tbody></table>";
 }
 
+/// Describes what the calibration promises: " in 40 groups, which promises 2.1 % to 11.3 %". Empty if that
+/// is not known.
+REFINE_INLINE std::string promised_rate_text(const metrics::AlarmMetrics& alarm) {
+  if (alarm.calibration_groups == 0) return "";
+  const metrics::Interval promised = alarm.promised_rate();
+  const std::string groups =
+      alarm.calibration_groups == alarm.calibration_images
+          ? ""
+          : fmt::format(" in {} groups of near-duplicates", format::count(alarm.calibration_groups));
+  return fmt::format("{}, which promises {} to {}", groups, format::percent(promised.low),
+                     format::percent(promised.high));
+}
+
 REFINE_INLINE std::string html_alarm(const DefenseReport& report) {
   if (!report.alarm) return "";
   const metrics::AlarmMetrics& alarm = *report.alarm;
@@ -226,11 +239,13 @@ REFINE_INLINE std::string html_alarm(const DefenseReport& report) {
                p.wilson());
   };
   std::string html = "<table class=\"figures\"><tbody>";
-  html +=
-      share("False alarms",
-            fmt::format("share of clean images; the threshold, {:.4g}, was set for {} on other clean images",
-                        alarm.threshold, format::percent(alarm.wanted_rate)),
-            alarm.false_alarms);
+  html += share(
+      "False alarms",
+      fmt::format("share of clean images; the threshold, {:.4g}, was set for {} on{} other clean images{}",
+                  alarm.threshold, format::percent(alarm.wanted_rate),
+                  alarm.calibration_images > 0 ? " " + format::count(alarm.calibration_images) : "",
+                  promised_rate_text(alarm)),
+      alarm.false_alarms);
   if (alarm.detections) html += share("Detections", "share of triggered images", *alarm.detections);
   if (alarm.auroc) {
     html +=
@@ -254,6 +269,100 @@ REFINE_INLINE std::string html_alarm(const DefenseReport& report) {
   if (!alarm.detections)
     html += "<p class=\"absent\">Not measured without a trigger: detections, AUROC, TPR.</p>";
   return html;
+}
+
+/// Renders the curve of the gated answer: a table, and charts of what was measured.
+REFINE_INLINE std::string html_gated_curve(const DefenseReport& report) {
+  const std::vector<metrics::GatedPoint>& points = report.gated->curve;
+  if (points.empty()) return "";
+  const bool labels = has_labels(report), trigger = has_trigger(report), asr = report.after.asr.n > 0,
+             pairs = has_pairs(report);
+  std::string html = fmt::format(
+      "<table class=\"figures\"><thead><tr><th>alarms on clean images</th><th>threshold</th>"
+      "<th>agreement</th>{}{}{}{}</tr></thead><tbody>",
+      labels ? "<th>BA</th>" : "", asr ? "<th>ASR</th>" : "", trigger ? "<th>largest lift</th>" : "",
+      pairs ? "<th>largest pair lift</th>" : "");
+  const auto cell = [](const char* name, const std::string& value) {
+    return fmt::format("<td data-k=\"{}\">{}</td>", name, value);
+  };
+  const auto curve = [](const char* name, const char* unit) {
+    return Curve{
+        .name = name, .unit = unit, .x_label = "clean images that raise the alarm, %", .x = {}, .y = {}};
+  };
+  Curve ba = curve("Gated: BA", "%"), agreement = curve("Gated: agreement", "%"),
+        lift = curve("Gated: largest lift", "points"), pair = curve("Gated: largest pair lift", "points");
+  for (const metrics::GatedPoint& p : points) {
+    html += fmt::format("<tr><th scope=\"row\">{}</th>", format::percent(p.alarms.value()));
+    html += cell("threshold",
+                 p.threshold < 0 ? std::string("none: always defended") : fmt::format("{:.4f}", p.threshold));
+    html += cell("agreement", format::percent(p.agreement.value(), 2));
+    if (labels) html += cell("BA", format::percent(p.ba.value(), 2));
+    if (asr) html += cell("ASR", format::percent(p.asr.value(), 2));
+    if (trigger) html += cell("largest lift", format::hundredths(p.largest_lift.value()) + " pt");
+    if (pairs) html += cell("largest pair lift", format::hundredths(p.largest_pair_lift.value()) + " pt");
+    html += "</tr>";
+    for (Curve* each : {&ba, &agreement, &lift, &pair}) each->x.push_back(100 * p.alarms.value());
+    ba.y.push_back(100 * p.ba.value());
+    agreement.y.push_back(100 * p.agreement.value());
+    lift.y.push_back(100 * p.largest_lift.value());
+    pair.y.push_back(100 * p.largest_pair_lift.value());
+  }
+  html += "</tbody></table><div class=\"grid\">";
+  for (const Curve* each : {labels ? &ba : &agreement, &lift, &pair}) {
+    const std::string svg = svg_curve(*each);  // empty if no value was measured
+    if (svg.empty()) continue;
+    html += fmt::format("<figure><figcaption>{}, {}</figcaption>{}</figure>", each->name, each->unit, svg);
+  }
+  return html + "</div>";
+}
+
+REFINE_INLINE std::string html_gated(const DefenseReport& report) {
+  if (!report.gated) return "";
+  const metrics::GatedMetrics& gated = *report.gated;
+  std::string html =
+      "<table class=\"figures\"><thead><tr><th></th><th>victim</th><th>defended</th><th>gated</th></tr></thead>"
+      "<tbody>";
+  const auto row = [&](std::string_view name, std::string_view meaning, const std::string& victim,
+                       const std::string& defended, const std::string& both) {
+    html += fmt::format(
+        "<tr><th scope=\"row\">{}<small>{}</small></th><td data-k=\"victim\">{}</td><td "
+        "data-k=\"defended\">{}</td><td data-k=\"gated\">{}</td></tr>",
+        name, meaning, victim, defended, both);
+  };
+  const auto share = [](const metrics::Proportion& p) {
+    return format::percent(p.value(), 2) + html_interval(p.wilson());
+  };
+  const auto lift = [&](const auto& l, int cls) {
+    return fmt::format("{} pt{}<small>at {}</small>", format::hundredths(l.value()),
+                       html_interval(l.interval()), html_escape(format::class_name(report.class_names, cls)));
+  };
+  const auto largest = [&](const metrics::AttackMetrics& m) {
+    return lift(m.largest_lift, m.largest_lift.cls);
+  };
+  const auto pair = [&](const metrics::AttackMetrics& m) {
+    return lift(m.largest_pair_lift, m.largest_pair_lift.lift.cls);
+  };
+  const metrics::AttackMetrics &before = report.before, &after = report.after;
+  if (has_labels(report))
+    row("BA", "accuracy on clean images", share(before.ba), share(after.ba), share(gated.metrics.ba));
+  if (has_trigger(report)) {
+    if (after.asr.n > 0)
+      row("ASR", "attack success rate", share(before.asr), share(after.asr), share(gated.metrics.asr));
+    row("Largest lift", "most that the trigger adds to any class", largest(before), largest(after),
+        largest(gated.metrics));
+    if (has_pairs(report))
+      row("Largest pair lift", "the same over the images of one other class", pair(before), pair(after),
+          pair(gated.metrics));
+  }
+  row("Agreement",
+      fmt::format("share of clean images that get the victim's class; {} images",
+                  format::count(gated.agreement.n)),
+      std::string(format::missing),
+      report.agreement ? share(*report.agreement) : std::string(format::missing), share(gated.agreement));
+  html += "</tbody></table>";
+  if (const std::string scan = gated_scan_sentence(report); !scan.empty())
+    html += "<p class=\"absent\">" + html_escape(scan) + "</p>";
+  return html + html_gated_curve(report);
 }
 
 REFINE_INLINE std::string html_confusion(std::string_view caption, const metrics::ConfusionMatrix& counts,
@@ -480,9 +589,11 @@ REFINE_INLINE std::string html(const DefenseReport& report) {
       "<meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\n"
       "<meta name=\"color-scheme\" content=\"light dark\">\n<style>{1}</style></head>\n<body><main>\n"
       "<header><h1>{0}</h1><p class=\"sub\">{2}</p></header>\n"
-      "<div class=\"verdict {3}\"><p><strong>{4}</strong>{5}</p></div>\n",
+      "<div class=\"verdict {3}\"><p><strong>{4}</strong>{5}</p>{6}<p><b>{7}.</b></p></div>\n",
       title, detail::html_style, subtitle, tone, html_escape(v.headline),
-      detail::keep_percent_signs(html_escape(v.paragraph)));
+      detail::keep_percent_signs(html_escape(v.paragraph)),
+      v.finding.empty() ? "" : "<p>" + detail::keep_percent_signs(html_escape(v.finding)) + ".</p>",
+      detail::keep_percent_signs(html_escape(v.advice())));
   page +=
       detail::section("Figures", "Each with its 95 % confidence interval. Changes are in percentage points.",
                       detail::html_figures(report));
@@ -506,6 +617,13 @@ REFINE_INLINE std::string html(const DefenseReport& report) {
       "An image raises the alarm if the predictions with and without the defense disagree too much. The threshold was "
       "set on clean images only.",
       detail::html_alarm(report));
+  page += detail::section(
+      report.answer == Answer::gated ? "Gated answer (served)" : "Gated answer",
+      "The victim's answer where the alarm is silent, the defended one where it is raised. On clean images it loses at "
+      "most the share of false alarms. It trusts the alarm: an attacker whose trigger does not raise it gets the "
+      "victim's answer, backdoor and all. The second table has it at other thresholds of the alarm; in the charts, the "
+      "number is the value where every image gets the defended answer.",
+      detail::html_gated(report));
   page += detail::section("Images and predictions",
                           "Test images at each stage, with the model's prediction below.",
                           detail::html_sheet(report.sheet));

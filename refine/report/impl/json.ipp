@@ -122,6 +122,10 @@ inline Json json(const metrics::AlarmMetrics& a) {
   }
   return {{"threshold", a.threshold},
           {"wanted_rate", a.wanted_rate},
+          {"calibration", a.calibration_groups > 0 ? Json{{"images", a.calibration_images},
+                                                          {"groups", a.calibration_groups},
+                                                          {"interval", json(a.promised_rate())}}
+                                                   : Json(nullptr)},
           {"false_alarms", json(a.false_alarms)},
           {"detections", a.detections ? json(*a.detections) : Json(nullptr)},
           {"auroc", std::move(auroc)},
@@ -133,7 +137,28 @@ inline Json json(const metrics::ScanEntry& e) {
   const auto side = [](const std::vector<metrics::Lift>& lifts) -> Json {
     return {{"largest_lift", json(metrics::max_lift_by_share(lifts))}, {"lifts", json(lifts)}};
   };
-  return {{"trigger", e.trigger}, {"local", e.local}, {"before", side(e.before)}, {"after", side(e.after)}};
+  Json entry = {
+      {"trigger", e.trigger}, {"local", e.local}, {"before", side(e.before)}, {"after", side(e.after)}};
+  if (!e.gated.empty()) entry["gated"] = side(e.gated);
+  return entry;
+}
+
+inline Json json(const metrics::GatedMetrics& g) {
+  Json curve = Json::array();
+  for (const metrics::GatedPoint& p : g.curve) {
+    curve.push_back({{"threshold", number(p.threshold)},
+                     {"alarms", json(p.alarms)},
+                     {"agreement", json(p.agreement)},
+                     {"ba", json(p.ba)},
+                     {"asr", json(p.asr)},
+                     {"largest_lift", json(p.largest_lift)},
+                     {"largest_pair_lift", json(p.largest_pair_lift)}});
+  }
+  return {{"threshold", number(g.threshold)},
+          {"alarms", json(g.alarms)},
+          {"agreement", json(g.agreement)},
+          {"metrics", json(g.metrics)},
+          {"curve", std::move(curve)}};
 }
 
 inline std::string compact(const Json& j) {
@@ -333,14 +358,17 @@ REFINE_INLINE metrics::Target read_target(const MetricsNode& file, int classes) 
   return metrics::Target::of_classes(std::move(targets));
 }
 
+REFINE_INLINE metrics::PairLift read_pair_lift(const MetricsNode& node, int classes) {
+  return {.truth = static_cast<int>(node["truth"].integer(0, classes - 1)),
+          .lift = read_lift(node, classes),
+          .pairs = node["pairs"].count()};
+}
+
 /// Reads the moved share and the largest lift of a pair, which the matrices must confirm.
 REFINE_INLINE void check_pairs(const MetricsNode& node, const metrics::AttackMetrics& f) {
   check_same(node["moved"], f.moved);
   const MetricsNode pair = node["largest_pair_lift"];
-  const metrics::PairLift stored = {.truth = static_cast<int>(pair["truth"].integer(0, f.classes - 1)),
-                                    .lift = read_lift(pair, f.classes),
-                                    .pairs = pair["pairs"].count()};
-  if (stored != f.largest_pair_lift)
+  if (read_pair_lift(pair, f.classes) != f.largest_pair_lift)
     pair.refuse("is not the largest lift of a pair in the confusion matrices");
 }
 
@@ -395,6 +423,10 @@ REFINE_INLINE metrics::AlarmMetrics read_alarm(const MetricsNode& node) {
     node["wanted_rate"].refuse("must be a rate in [0, 1), got {}", a.wanted_rate);
   if (!(a.threshold >= 0 && a.threshold <= 1))
     node["threshold"].refuse("must be a score in [0, 1], got {}", a.threshold);
+  if (node.has_value("calibration")) {  // files of earlier versions do not have it
+    a.calibration_images = node["calibration"]["images"].count();
+    a.calibration_groups = node["calibration"]["groups"].count(a.calibration_images);
+  }
   a.false_alarms = read_proportion(node["false_alarms"]);
   const auto share = [&](const char* key) {
     return node.has_value(key) ? std::optional(read_proportion(node[key])) : std::nullopt;
@@ -415,11 +447,38 @@ REFINE_INLINE metrics::AlarmMetrics read_alarm(const MetricsNode& node) {
   return a;
 }
 
+REFINE_INLINE metrics::GatedMetrics read_gated(const MetricsNode& node, int classes,
+                                               const metrics::Target& target, bool short_form) {
+  const auto read_threshold = [](const MetricsNode& threshold, double low) {
+    const double value = threshold.number();
+    if (!(value >= low && value <= 1)) threshold.refuse("must be in [{}, 1], got {}", low, value);
+    return value;
+  };
+  metrics::GatedMetrics g{.threshold = read_threshold(node["threshold"], 0),
+                          .alarms = read_proportion(node["alarms"]),
+                          .agreement = read_proportion(node["agreement"])};
+  if (node.has_value("metrics")) g.metrics = read_figures(node["metrics"], classes, target, short_form);
+  const MetricsNode curve = node["curve"];
+  const int known_classes = std::max(classes, 1);  // without classes, lifts are of class 0 over no images
+  for (std::size_t i = 0; i < curve.size(); ++i) {
+    const MetricsNode point = curve[i];
+    g.curve.push_back({.threshold = read_threshold(point["threshold"], -1),
+                       .alarms = read_proportion(point["alarms"]),
+                       .agreement = read_proportion(point["agreement"]),
+                       .ba = read_proportion(point["ba"]),
+                       .asr = read_proportion(point["asr"]),
+                       .largest_lift = read_lift(point["largest_lift"], known_classes),
+                       .largest_pair_lift = read_pair_lift(point["largest_pair_lift"], known_classes)});
+  }
+  return g;
+}
+
 REFINE_INLINE metrics::ScanEntry read_scan_entry(const MetricsNode& node, int classes, bool short_form) {
   metrics::ScanEntry entry{.trigger = node["trigger"].text(),
                            .before = read_lifts(node["before"]["lifts"], classes, short_form),
                            .after = read_lifts(node["after"]["lifts"], classes, short_form),
                            .local = node["local"].boolean()};
+  if (node.has_value("gated")) entry.gated = read_lifts(node["gated"]["lifts"], classes, short_form);
   for (std::size_t c = 0; c < entry.before.size(); ++c) {
     if (entry.before[c].n == entry.after[c].n && entry.before[c].without_trigger == 0) continue;
     node["before"]["lifts"][c].refuse(
@@ -443,6 +502,7 @@ REFINE_INLINE nlohmann::ordered_json metrics_json(const DefenseReport& report) {
     curves.push_back(
         {{"name", c.name}, {"unit", c.unit}, {"x_label", c.x_label}, {"x", c.x}, {"y", std::move(y)}});
   }
+  const Verdict judged = verdict(report);
   return {{"schema", detail::uses_short_form(static_cast<std::size_t>(class_count(report))) ? 2 : 1},
           {"title", report.title},
           {"dataset", report.dataset},
@@ -452,12 +512,17 @@ REFINE_INLINE nlohmann::ordered_json metrics_json(const DefenseReport& report) {
           {"class_names", report.class_names},
           {"target", detail::json(report.after.target.single())},
           {"targets", detail::targets_json(report.after.target)},
-          {"verdict", verdict(report).word()},
+          {"verdict", judged.word()},
+          {"decision", judged.decision_word()},
+          {"reason", judged.reason},
+          {"finding", judged.finding},
           {"der", detail::number(metrics::defense_effectiveness(report.before, report.after))},
           {"before", detail::json(report.before)},
           {"after", detail::json(report.after)},
           {"agreement", report.agreement ? detail::json(*report.agreement) : Json(nullptr)},
           {"alarm", report.alarm ? detail::json(*report.alarm) : Json(nullptr)},
+          {"answer", std::string(to_text(report.answer))},
+          {"gated", report.gated ? detail::json(*report.gated) : Json(nullptr)},
           {"scan", std::move(scan)},
           {"facts", std::move(facts)},
           {"curves", std::move(curves)}};
@@ -501,6 +566,12 @@ REFINE_INLINE DefenseReport read_metrics(const std::filesystem::path& path) {
   file["der"].check_equals(metrics::defense_effectiveness(report.before, report.after));
   if (file.has_value("agreement")) report.agreement = detail::read_proportion(file["agreement"]);
   if (file.has_value("alarm")) report.alarm = detail::read_alarm(file["alarm"]);
+  if (file.has_value("gated")) report.gated = detail::read_gated(file["gated"], classes, target, short_form);
+  if (file.has_value("answer")) {  // files of earlier versions do not have it
+    const auto answer = parse_answer(file["answer"].text());
+    if (!answer) file["answer"].refuse("must be defended or gated");
+    report.answer = *answer;
+  }
   if (file.has_value("scan")) {
     const auto scan = file["scan"];
     for (std::size_t i = 0; i < scan.size(); ++i)

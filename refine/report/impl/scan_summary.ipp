@@ -83,4 +83,18 @@ REFINE_INLINE std::string scan_sentence(const DefenseReport& report) {
   return text;
 }
 
+REFINE_INLINE std::string gated_scan_sentence(const DefenseReport& report) {
+  metrics::Lift largest;
+  std::string trigger;
+  for (const metrics::ScanEntry& entry : report.scan) {
+    const metrics::Lift lift = metrics::max_lift_by_share(entry.gated);
+    if (lift.n == 0 || (largest.n > 0 && lift.value() <= largest.value())) continue;
+    largest = lift;
+    trigger = entry.trigger;
+  }
+  if (largest.n == 0) return "";
+  return fmt::format("With the gated answer, the largest lift of any trigger of the scan is {} ({}).",
+                     describe_largest_lift(report, largest), trigger);
+}
+
 }  // namespace refine::report::detail

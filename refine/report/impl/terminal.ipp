@@ -36,6 +36,25 @@ REFINE_INLINE std::string fit_field(std::string_view text, int width, bool right
   return right ? padding + cell : cell + padding;
 }
 
+/// Breaks a paragraph into lines of at most 100 characters, at blanks.
+REFINE_INLINE std::string wrap(const std::string& paragraph) {
+  constexpr std::ptrdiff_t max_columns = 100;
+  const auto length = [](std::string_view s) { return std::count_if(s.begin(), s.end(), starts_character); };
+  std::string text, line;
+  for (const auto part : std::views::split(paragraph, ' ')) {
+    const std::string word(part.begin(), part.end());
+    if (!line.empty() && length(line) + 1 + length(word) > max_columns) {
+      text += line + '\n';
+      line.clear();
+    }
+    line += (line.empty() ? "" : " ") + word;
+  }
+  text += line;
+  std::ranges::replace_if(
+      text, [](unsigned char c) { return (c < 0x20 && c != '\n') || c == 0x7f; }, ' ');
+  return text + '\n';
+}
+
 /// Formats one line of the table: name, n, before, interval, after, interval, change.
 REFINE_INLINE std::string table_line(std::array<std::string_view, 7> cells) {
   constexpr int widths[] = {17, 8, 10, 17, 10, 17, 9};
@@ -120,6 +139,10 @@ REFINE_INLINE std::string single_line(std::string_view name, const metrics::Prop
 
 REFINE_INLINE std::string alarm_lines(const metrics::AlarmMetrics& alarm) {
   std::string text = single_line("false alarms", alarm.false_alarms);
+  if (alarm.calibration_groups > 0) {
+    text += table_line({"  promised", count_text(alarm.calibration_groups), "", "",
+                        format::percent(alarm.wanted_rate, 2), interval_text(alarm.promised_rate()), ""});
+  }
   if (alarm.detections) text += single_line("detections", *alarm.detections);
   if (alarm.auroc) {
     text +=
@@ -129,6 +152,25 @@ REFINE_INLINE std::string alarm_lines(const metrics::AlarmMetrics& alarm) {
   if (alarm.detected_at_1) text += single_line("TPR at 1 % FPR", *alarm.detected_at_1);
   if (alarm.detected_at_5) text += single_line("TPR at 5 % FPR", *alarm.detected_at_5);
   return text;
+}
+
+/// Formats the metrics of the gated answer.
+REFINE_INLINE std::string gated_lines(const DefenseReport& report) {
+  const metrics::GatedMetrics& gated = *report.gated;
+  std::string text = fmt::format(
+      "\nGated{}: the victim's answer where the alarm is silent, the defended one where it is raised.\n",
+      report.answer == Answer::gated ? " (served)" : "");
+  if (gated.metrics.classes > 0) text += share_line("BA, gated", report.before.ba, gated.metrics.ba);
+  if (has_trigger(report)) {
+    text += share_line("ASR, gated", report.before.asr, gated.metrics.asr);
+    text += lift_line("lift, gated", gated.metrics.largest_lift.n, report.before.largest_lift,
+                      gated.metrics.largest_lift);
+    if (has_pairs(report)) {
+      text += lift_line("pair lift, gated", gated.metrics.largest_pair_lift.lift.n,
+                        report.before.largest_pair_lift, gated.metrics.largest_pair_lift);
+    }
+  }
+  return text + single_line("agreement, gated", gated.agreement);
 }
 
 /// Formats the guessed triggers with the largest lifts. The page shows all.
@@ -152,6 +194,7 @@ REFINE_INLINE std::string scan_table(const DefenseReport& report) {
                  points_text(trigger.after.value()), name(trigger.after));
   }
   if (triggers.size() > max_triggers) text += fmt::format("and {} more\n", triggers.size() - max_triggers);
+  if (const std::string gated = gated_scan_sentence(report); !gated.empty()) text += gated + '\n';
   return text;
 }
 
@@ -173,12 +216,15 @@ REFINE_INLINE std::string terminal_table(const DefenseReport& report) {
   }
   if (report.agreement) text += detail::single_line("agreement", *report.agreement);
   if (report.alarm) text += detail::alarm_lines(*report.alarm);
+  if (report.gated) text += detail::gated_lines(report);
   if (!report.scan.empty())
     text += (text.ends_with("\n\n") || text.empty() ? "" : "\n") + detail::scan_table(report);
   if (const std::string note = detail::missing_metrics_note(report); !note.empty())
     text += '\n' + note + '\n';
-  text += '\n' + verdict(report).headline + ".\n";
-  return text;
+  const Verdict v = verdict(report);
+  text += '\n' + v.headline + ".\n";
+  if (!v.finding.empty()) text += detail::wrap(v.finding + '.');
+  return text + detail::wrap(v.advice() + '.');
 }
 
 REFINE_INLINE std::string comparison_markdown(const std::vector<DefenseReport>& reports) {

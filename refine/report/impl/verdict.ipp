@@ -6,7 +6,9 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <refine/core/config.hpp>
@@ -175,6 +177,27 @@ REFINE_INLINE Verdict trigger_verdict(const DefenseReport& report) {
   return v;
 }
 
+/// Names what the scan found in the victim; see `Verdict::finding`.
+REFINE_INLINE std::string scan_finding_sentence(const DefenseReport& report) {
+  const std::vector<GuessedTrigger> triggers = guessed_triggers(report);
+  const GuessedTrigger* strongest = nullptr;
+  const auto is_weaker = [](const GuessedTrigger& a, const GuessedTrigger& b) {
+    return std::pair(a.works_before(), a.before.value()) < std::pair(b.works_before(), b.before.value());
+  };
+  for (const GuessedTrigger& trigger : triggers) {
+    const bool is_notable =
+        trigger.works_before() || (trigger.before.n > 0 && trigger.before.interval().low > scan_notable);
+    if (is_notable && (strongest == nullptr || is_weaker(*strongest, trigger))) strongest = &trigger;
+  }
+  if (strongest == nullptr) return "";
+  std::string text =
+      fmt::format("Found in the victim: {} lifts {} before the defense, and {} after", strongest->name,
+                  describe_lift(report, strongest->before), describe_lift(report, strongest->after));
+  if (!strongest->works_before() && !strongest->local)
+    text += "; a change of the whole image can do so without a backdoor";
+  return text;
+}
+
 /// Judges guessed triggers, where none was given. Those that work on the victim are judged as a
 /// given one. A scan without a finding proves little.
 REFINE_INLINE Verdict scan_verdict(const DefenseReport& report) {
@@ -204,7 +227,9 @@ REFINE_INLINE Verdict scan_verdict(const DefenseReport& report) {
     v.kind = Verdict::Kind::disarmed;
     v.headline = "A common trigger works on the victim and is disarmed";
   } else {
-    v.headline = "No common trigger was found to work";
+    v.headline = scan_finding_sentence(report).empty()
+                     ? "No common trigger was found to work"
+                     : "No common trigger works for certain, but one lifts a class of the victim";
     v.paragraph += ' ' + scan_sentence(report) + " Another trigger may exist.";
     return v;
   }
@@ -217,14 +242,64 @@ REFINE_INLINE Verdict scan_verdict(const DefenseReport& report) {
   return v;
 }
 
+/// Decides what to do with the served answer, whose measurements `report` has.
+REFINE_INLINE void decide(const DefenseReport& report, Verdict& v) {
+  using Decision = Verdict::Decision;
+  const auto is_low = [](const std::optional<metrics::Proportion>& agreement) {
+    return agreement && agreement->n > 0 && agreement->value() < Verdict::min_agreement;
+  };
+  if (has_labels(report) ? v.costly : is_low(report.agreement)) {
+    v.decision = Decision::improve;
+    v.reason =
+        has_labels(report)
+            ? fmt::format("clean accuracy falls from {} to {}", format::percent(report.before.ba.value()),
+                          format::percent(report.after.ba.value()))
+            : fmt::format("the defended model agrees with the victim on {} of clean images only",
+                          format::percent(report.agreement->value()));
+    if (v.kind == Verdict::Kind::armed) v.reason += ", and a trigger still works";
+  } else if (v.kind == Verdict::Kind::armed) {
+    v.decision = Decision::retrain;
+    v.reason = "a trigger works on the defended model, although it is trained well enough";
+  } else if (v.kind == Verdict::Kind::uncertain) {
+    v.decision = Decision::improve;
+    v.reason = "whether the trigger is disarmed is too close to call; measure on more images first";
+  } else {
+    v.decision = Decision::serve;
+    v.reason = v.kind == Verdict::Kind::disarmed   ? "the trigger no longer works on it"
+               : v.kind == Verdict::Kind::harmless ? "the trigger had no effect on the victim"
+               : report.scan.empty()               ? "no trigger was tried"
+                                                   : "no trigger of the scan works on it; others may exist";
+    if (has_labels(report)) {
+      v.reason +=
+          fmt::format(", and clean accuracy changes by {} points",
+                      format::signed_hundredths(report.after.ba.value() - report.before.ba.value(), 1));
+    } else if (report.agreement && report.agreement->n > 0) {
+      v.reason += fmt::format(", and it agrees with the victim on {} of clean images",
+                              format::percent(report.agreement->value()));
+    }
+  }
+}
+
 }  // namespace detail
+
+REFINE_INLINE std::string_view Verdict::decision_word() const {
+  constexpr std::string_view words[] = {"serve", "improve", "retrain"};
+  return words[static_cast<int>(decision)];
+}
+
+REFINE_INLINE std::string Verdict::advice() const {
+  constexpr std::string_view words[] = {"Serve it", "Train longer or get more images",
+                                        "Retrain the victim from trusted data"};
+  return fmt::format("{}: {}", words[static_cast<int>(decision)], reason);
+}
 
 REFINE_INLINE std::string_view Verdict::word() const {
   constexpr std::string_view words[] = {"disarmed", "armed", "uncertain", "harmless", "unmeasured"};
   return words[static_cast<int>(kind)];
 }
 
-REFINE_INLINE Verdict verdict(const DefenseReport& report) {
+REFINE_INLINE Verdict verdict(const DefenseReport& full_report) {
+  const DefenseReport report = served_figures(full_report);
   Verdict v = has_trigger(report) ? detail::trigger_verdict(report) : detail::scan_verdict(report);
   const double ba_before = report.before.ba.value(), ba_after = report.after.ba.value();
   v.costly = ba_before - ba_after > Verdict::high_price;
@@ -239,6 +314,21 @@ REFINE_INLINE Verdict verdict(const DefenseReport& report) {
                     format::percent(report.agreement->value()), format::count(report.agreement->n));
   }
   if (has_trigger(report) && !report.scan.empty()) v.paragraph += ' ' + detail::scan_sentence(report);
+  if (full_report.answer == Answer::gated) {
+    v.paragraph +=
+        " The gated answer is served: an attacker whose trigger does not raise the alarm gets the victim's "
+        "answer.";
+  }
+  v.finding = detail::scan_finding_sentence(report);
+  detail::decide(report, v);
+  if (full_report.answer == Answer::gated && v.decision == Verdict::Decision::retrain) {
+    DefenseReport defended = full_report;
+    defended.answer = Answer::defended;
+    if (const Verdict other = verdict(defended); other.kind != Verdict::Kind::armed) {
+      v.decision = Verdict::Decision::improve;
+      v.reason = "a trigger does not raise the alarm and works on the gated answer; serve the defended one";
+    }
+  }
   return v;
 }
 

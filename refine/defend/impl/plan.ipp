@@ -1,0 +1,190 @@
+#pragma once
+
+#include <refine/defend/plan.hpp>
+
+#include <c10/core/GradMode.h>
+#include <fmt/format.h>
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <fstream>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include <refine/backbones/freeze.hpp>
+#include <refine/core/config.hpp>
+#include <refine/core/error.hpp>
+#include <refine/data/dataset.hpp>
+#include <refine/defend/detail/any_observer.hpp>
+#include <refine/nn/autocast.hpp>
+#include <refine/nn/device.hpp>
+#include <refine/pipeline/pipeline.hpp>
+#include <refine/remaps/permutations.hpp>
+#include <refine/training/fit.hpp>
+#include <refine/training/observers.hpp>
+
+namespace refine::detail {
+
+using Clock = std::chrono::steady_clock;
+
+inline double elapsed_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+/// Observes a trial: the times of its steps, and when to end it.
+struct TrialObserver {
+  double max_seconds;
+  bool is_cpu;
+  Clock::time_point start = Clock::now(), last = start;
+  std::vector<double> steps = {};  ///< after the first epoch, which warms up and asks the teacher; on a CPU
+  std::vector<double> ends = {};   ///< of epochs, in seconds
+
+  void on_step(const StepInfo& info) {
+    const Clock::time_point now = Clock::now();
+    if (info.epoch > 1) steps.push_back(std::chrono::duration<double>(now - last).count());
+    last = now;
+  }
+  void on_epoch(const EpochInfo& info) { ends.push_back(info.seconds); }
+  bool stop_requested() const { return is_cpu && !steps.empty() && elapsed_since(start) > max_seconds; }
+};
+
+/// Returns the largest amount of memory that the process has had, in bytes.
+inline double peak_memory() {
+  rusage usage = {};
+  return ::getrusage(RUSAGE_SELF, &usage) == 0 ? 1024.0 * static_cast<double>(usage.ru_maxrss) : 0;
+}
+
+/// Returns the memory that a new process could have without swapping, in bytes; infinity if the system
+/// does not report it.
+inline double available_memory() {
+  std::ifstream file("/proc/meminfo");
+  std::string key, unit;
+  for (double kilobytes = 0; file >> key >> kilobytes; std::getline(file, unit)) {
+    if (key == "MemAvailable:") return 1024 * kilobytes;
+  }
+  return std::numeric_limits<double>::infinity();
+}
+
+inline std::string duration_text(double seconds) {
+  if (seconds < 10) return fmt::format("{:.2g} s", seconds);
+  if (seconds < 100) return fmt::format("{:.0f} s", seconds);
+  if (seconds < 5400) return fmt::format("{:.0f} min", seconds / 60);
+  return fmt::format("{:.1f} h", seconds / 3600);
+}
+
+/// Times steps of the recipe, and writes the result to `plan`.
+inline void run_trial(const LoadedClassifier& victim, const at::Tensor& images, Recipe recipe,
+                      const TransformOptions& transform, const PlanOptions& options, TrainingPlan& plan) {
+  const at::Device device = default_device();
+  const std::int64_t batch = recipe.optimization.batch_size,
+                     wanted = batch * (device.is_cpu() ? 3 : 16);  // a GPU records its first steps
+  const at::Tensor some = images.narrow(0, 0, std::min(images.size(0), wanted));
+  const std::int64_t steps = std::max<std::int64_t>(some.size(0) / batch, 1);
+  recipe.optimization.epochs = device.is_cpu() ? 2 : 3;
+  AnyPipeline pipeline{make_transform(transform, victim.task().image, options.seed), freeze(victim.backbone),
+                       remaps::Derangement<>{.classes = victim.task().classes, .seed = options.seed}};
+  const double free_before = static_cast<double>(nn::free_memory(device));
+  TrialObserver observer{.max_seconds = options.max_seconds, .is_cpu = device.is_cpu()};
+  try {
+    AllObservers<TrialObserver> all(observer);
+    AnyObserver& any = all;  // as in `defend`, so that the loop is compiled once
+    History history;
+    fit(pipeline, some, recipe, any, history);
+  } catch (const Stopped&) {  // long enough
+  } catch (const Error&) {    // few images can be predicted as one class
+    if (observer.steps.empty()) throw;
+  }
+  std::ranges::sort(observer.steps);
+  plan.step_seconds = observer.steps[observer.steps.size() / 2];
+  if (device.is_cpu()) {
+    plan.peak_memory = peak_memory();
+  } else {
+    if (observer.ends.size() == 3)  // a step does not wait for the device, an epoch does
+      plan.step_seconds = (observer.ends[2] - observer.ends[1]) / static_cast<double>(steps);
+    plan.peak_memory = free_before - static_cast<double>(nn::free_memory(device));
+  }
+
+  const at::Tensor asked = data::to_float(some.narrow(0, 0, std::min(some.size(0), batch)), device)
+                               .contiguous(at::MemoryFormat::ChannelsLast);
+  const c10::NoGradGuard no_grad;
+  const nn::Autocast autocast(device, uses_bfloat16(recipe.optimization.precision, device));
+  const Clock::time_point start = Clock::now();
+  if (transforms::encoder_module_of(pipeline.transform()))
+    pipeline.transform().encode(asked).sum().item<float>();
+  pipeline.undefended(asked).sum().item<float>();  // waits for the device
+  plan.teacher_seconds = elapsed_since(start);
+  if (recipe.teacher == TeacherInput::augmented)
+    plan.step_seconds = std::max(plan.step_seconds - plan.teacher_seconds, plan.step_seconds / 10);
+}
+
+}  // namespace refine::detail
+
+namespace refine {
+
+REFINE_INLINE std::string TrainingPlan::describe() const {
+  std::string text = fmt::format("{} epoch{} of {}{}, about {}", epochs, epochs == 1 ? "" : "s",
+                                 detail::duration_text(seconds() / std::max(epochs, 1)),
+                                 epochs == 1 ? "" : " each", detail::duration_text(seconds()));
+  if (peak_memory > 0) text += fmt::format("; memory {:.1f} GB", peak_memory / 1e9);
+  return text;
+}
+
+REFINE_INLINE TrainingPlan plan_training(const LoadedClassifier& victim, const at::Tensor& images,
+                                         std::int64_t fitted, const PlanOptions& options) {
+  const ImageShape shape = victim.task().image;
+  const TransformOptions sized = size_transform(options.transform, victim);
+  const auto recipe_of = [&](std::optional<int> epochs) {
+    if (options.recipe) return *options.recipe;
+    TrainingOptions training = options.training;
+    if (epochs) training.epochs = epochs;
+    return defense_recipe(training, fitted, shape, options.seed, sized);
+  };
+  Recipe recipe = recipe_of(std::nullopt);
+  TrainingPlan plan;
+  detail::run_trial(victim, images, recipe, sized, options, plan);
+  const std::int64_t batch = recipe.optimization.batch_size;
+  plan.steps = fitted % batch == 1 && fitted > batch ? fitted / batch : (fitted + batch - 1) / batch;
+
+  const bool is_sized = options.training.minutes && !options.training.epochs && !options.recipe;
+  if (is_sized) {
+    constexpr int max_epochs = 1000;
+    const double budget = 60 * *options.training.minutes;
+    int epochs = max_epochs;
+    for (; epochs > 1; --epochs) {
+      if (plan.seconds_of(epochs, false) > budget) continue;  // the recipe of fewer is not slower
+      recipe = recipe_of(epochs);
+      if (plan.seconds_of(epochs, recipe.teacher == TeacherInput::augmented) <= budget) break;
+    }
+    recipe = recipe_of(epochs);
+  }
+  plan.epochs = recipe.optimization.epochs;
+  plan.asks_at_each_step = recipe.teacher == TeacherInput::augmented;
+
+  constexpr std::int64_t few_seen = 10'000;
+  if (is_sized && plan.seconds() > 1.1 * 60 * *options.training.minutes) {
+    detail::warn(options.notify,
+                 fmt::format("{:g} minutes are too short for this victim: one epoch of {} images takes {}",
+                             *options.training.minutes, fitted, detail::duration_text(plan.seconds())));
+  } else if (is_sized && plan.epochs * fitted < few_seen) {
+    detail::warn(
+        options.notify,
+        fmt::format(
+            "{:g} minutes are short for this victim: the transform sees {} images in all; expect a low "
+            "agreement, or give it more time",
+            *options.training.minutes, plan.epochs * fitted));
+  }
+  if (default_device().is_cpu() && detail::available_memory() < plan.peak_memory / 4) {
+    detail::warn(
+        options.notify,
+        fmt::format("memory is short: the training takes {:.1f} GB, and {:.1f} GB are left; --batch_size {} "
+                    "or --width takes less",
+                    plan.peak_memory / 1e9, detail::available_memory() / 1e9,
+                    std::max<std::int64_t>(batch / 2, 2)));
+  }
+  return plan;
+}
+
+}  // namespace refine
