@@ -22,6 +22,7 @@
 #include <refine/transforms/transforms.hpp>
 
 #include "tests/support/error_of.hpp"
+#include "tests/transforms/count_parameters.hpp"
 
 namespace refine::transforms {
 namespace {
@@ -149,12 +150,6 @@ Sketch sketch(const ImageShape& draws = {3, 20, 36}) {
   return {.image = {3, 16, 16},
           .encoder = {},
           .decoder = {.features = 6, .image = draws, .bottleneck = 5, .width = 8}};
-}
-
-std::int64_t count_parameters(const torch::nn::Module& module) {
-  std::int64_t count = 0;
-  for (const auto& parameter : module.parameters()) count += parameter.numel();
-  return count;
 }
 
 TEST(UpsamplingDecoder, Parameters_AreAsManyAsComputedByHand) {

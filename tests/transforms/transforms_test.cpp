@@ -13,6 +13,7 @@
 
 #include "tests/fixtures/pytorch.hpp"
 #include "tests/support/error_of.hpp"
+#include "tests/transforms/count_parameters.hpp"
 
 namespace refine::transforms {
 namespace {
@@ -24,12 +25,6 @@ using refine::testing::load_from_pytorch;
 using refine::testing::pytorch;
 
 using CifarUNet = UNet<tasks::cifar10>;
-
-std::int64_t count_parameters(const torch::nn::Module& module) {
-  std::int64_t count = 0;
-  for (const auto& parameter : module.parameters()) count += parameter.numel();
-  return count;
-}
 
 TEST(UNet, Forward_GivesPyTorchsImages) {
   const CifarUNet sigmoid{.width = 4}, clamp{.width = 4, .activation = OutputActivation::clamp};

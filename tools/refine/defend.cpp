@@ -113,8 +113,6 @@ Inputs inputs_of_files(const DefendArguments& options) {
   folder.resize = inputs.defend.resize;
   FolderImages images = read_folder_images(options.images, shape, folder);
   if (probe && probe->blank_not_finite) remove_images_without_finite_logits(inputs.victim, images);
-  std::cerr << fmt::format("{} ({}): {} images, {} classes\n", inputs.victim.name, inputs.victim.description,
-                           shape, inputs.victim.task().classes);
   inputs.images = std::move(images.images);
   inputs.skipped = images.skipped;
   inputs.defend.probed = std::move(probe);
@@ -169,6 +167,11 @@ int run(const DefendArguments& options, const Common& common) {
   const DefendedFiles files = DefendedFiles::beside(out);
   files.check_writable();
   if (is_pt2_path(out)) check_pt2_export(freeze(inputs.victim.backbone), out);  // before training
+  if (!options.images.empty()) {
+    std::cerr << fmt::format("{} ({}): {} images, {} classes\n", inputs.victim.name,
+                             inputs.victim.description, inputs.victim.task().image,
+                             inputs.victim.task().classes);
+  }
   const fs::path log = files.report / "log.jsonl";
   files::write(log, "");  // that the folder cannot be written is found before training
   JsonLines lines(log);

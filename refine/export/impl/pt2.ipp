@@ -213,6 +213,9 @@ REFINE_INLINE formats::ExportedProgram Translator::translate(const torch::jit::G
   objects_[graph.inputs().at(0)] = {module_._ivalue(), ""};
   images_ = new_name("images");
   results_[graph.inputs().at(1)] = images_;
+  for (const Node* node : graph.nodes()) {  // before the nodes that compute its conditions
+    if (!node->blocks().empty()) fail(fmt::format("it has control flow ({})", node->kind().toQualString()));
+  }
   for (const Node* node : graph.nodes()) translate(*node);
   std::set<std::string> returned = {images_};
   for (std::size_t i = 0; i < outputs.size(); ++i) {
@@ -490,7 +493,6 @@ REFINE_INLINE formats::GraphArgument Translator::argument(const Value* value, co
 
 REFINE_INLINE void Translator::translate_call(const Node& node) {
   const std::string kind = node.kind().toQualString();
-  if (!node.blocks().empty()) fail(fmt::format("it has control flow ({})", kind));
   const c10::FunctionSchema* schema = node.maybeSchema();
   if (!schema) fail(fmt::format("it computes with {}, which torch.export cannot express", kind));
   if (!kind.starts_with("aten::")) {
