@@ -229,7 +229,7 @@ TEST(Defend, TinyClassifier_IsDefendedMeasuredAndSaved) {
 /// Writes a TorchScript program that returns maps N×4×h×w.
 fs::path write_feature_extractor(const fs::path& file, std::uint64_t seed) {
   torch::jit::Module program = nn::with_torch_seed(seed, [] {
-    torch::jit::Module m("encoder");
+    torch::jit::Module m(c10::QualifiedName("__torch__.Encoder"));
     m.register_parameter("kernel", at::rand({4, 3, 3, 3}) - 0.5, false);
     m.define("def forward(self, x):\n    return torch.conv2d(x, self.kernel)\n");
     m.eval();

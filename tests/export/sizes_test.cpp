@@ -42,7 +42,7 @@ constexpr Task large_task{ImageShape{3, 40, 40}, 5};
 /// Writes a TorchScript program that returns maps N×4×h×w.
 fs::path write_encoder(const fs::path& file, std::uint64_t seed) {
   torch::jit::Module program = nn::with_torch_seed(seed, [] {
-    torch::jit::Module m("encoder");
+    torch::jit::Module m(c10::QualifiedName("__torch__.Encoder"));
     m.register_parameter("kernel", at::rand({4, 3, 3, 3}) - 0.5, false);
     m.define(R"(def forward(self, x):
     return torch.relu(torch.conv2d(x, self.kernel))

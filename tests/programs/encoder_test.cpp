@@ -39,7 +39,7 @@ at::Tensor kernel() {
 
 /// Writes a TorchScript program with a kernel 4×3×3×3.
 fs::path write_program(const fs::path& file, const std::string& body) {
-  torch::jit::Module m("encoder");
+  torch::jit::Module m(c10::QualifiedName("__torch__.Encoder"));
   m.register_parameter("kernel", kernel(), false);
   m.define("def forward(self, x):\n    " + body + "\n");
   m.eval();
