@@ -204,6 +204,7 @@ class Pipeline {
         remap_(std::move(remap)),
         domain_(domain),
         victim_classes_(victim_classes(remap_.permutation)) {
+    transforms::check_members(transform_);
     require_agreement(
         detail::check_fields("transform", {static_image_of<T>(), dynamic}, {transform_.image, dynamic}));
     require_agreement(detail::check_fields("backbone", static_task_of<B>(), backbone_.task));

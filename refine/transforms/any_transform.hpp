@@ -26,7 +26,7 @@ class AnyTransform {
   /// \param transform shares its module with the copy that is held
   template <typename T>
   requires(refine::detail::OtherThan<T, AnyTransform>&& Transform<T>) AnyTransform(T transform)
-      : image(transform.image),
+      : image((check_members(transform), transform.image)),
         output_shape(output_shape_of(transform)),
         module(transform.module),
         cuda_graph_safe(nn::is_replayable(transform)),

@@ -167,15 +167,40 @@ struct Encoded {
   ImageShape output_shape = decoder.image;            ///< what the decoder draws
   bool cuda_graph_safe = nn::is_replayable(decoder);  ///< of training, which runs the decoder only
   /// Holds both. Made from the members above.
-  std::shared_ptr<detail::EncodedModule> module = make(image, encoder, decoder, output_shape);
+  std::shared_ptr<detail::EncodedModule> module =
+      std::make_shared<detail::EncodedModule>(encoder.module, decoder.module);
+
+  /// Checks that the parts fit each other. Not done when it is made: GCC 12 destroys `decoder` twice if an initializer
+  /// after it throws.
+  /// \throws Error if they do not
+  void check() const {
+    const ImageShape sees = encoder.image, draws = decoder.image;
+    Message why;
+    if (!sees.is_static() || !draws.is_static()) {
+      why << "Encoded: the image shapes of encoder and decoder must be known (got " << sees << " and "
+          << draws << "); set .decoder = {.image = ImageShape{3, 96, 96}}";
+    } else if (encoder.features != decoder.features) {
+      why << "Encoded: the encoder gives " << encoder.features << " features, but the decoder takes "
+          << decoder.features << "; set .decoder = {.features = encoder.features}";
+    } else if (!compatible(image.channels, sees.channels)) {
+      why << "Encoded: the encoder sees " << sees << " images, but the task has " << image
+          << "; use an encoder of as many channels";
+    } else if (output_shape != draws) {
+      why << "Encoded: the decoder draws " << draws << " images, but output_shape is " << output_shape
+          << "; leave output_shape out";
+    }
+    require_agreement(why);
+  }
 
   /// Returns images in [0, 1], N×C of the height and width of `output_shape`.
   /// \param images float N×C×H×W in [0, 1]
+  /// \throws Error as `check`
   at::Tensor forward(const at::Tensor& images) const { return draw(encode(images)).images; }
 
   /// Returns the features of images, float N×features.
   /// \param images float N×C×H×W in [0, 1]
   at::Tensor encode(const at::Tensor& images) const {
+    check();
     return encoder.forward(detail::resize_images(images, encoder.image));
   }
 
@@ -215,28 +240,6 @@ struct Encoded {
 
   /// True if the decoder's module can be cloned.
   bool can_freeze() const { return nn::CanClone<nn::ModuleOf<D>>; }
-
- private:
-  static std::shared_ptr<detail::EncodedModule> make(const ImageShape& image, const E& encoder,
-                                                     const D& decoder, const ImageShape& output) {
-    const ImageShape sees = encoder.image, draws = decoder.image;
-    Message why;
-    if (!sees.is_static() || !draws.is_static()) {
-      why << "Encoded: the image shapes of encoder and decoder must be known (got " << sees << " and "
-          << draws << "); set .decoder = {.image = ImageShape{3, 96, 96}}";
-    } else if (encoder.features != decoder.features) {
-      why << "Encoded: the encoder gives " << encoder.features << " features, but the decoder takes "
-          << decoder.features << "; set .decoder = {.features = encoder.features}";
-    } else if (!compatible(image.channels, sees.channels)) {
-      why << "Encoded: the encoder sees " << sees << " images, but the task has " << image
-          << "; use an encoder of as many channels";
-    } else if (output != draws) {
-      why << "Encoded: the decoder draws " << draws << " images, but output_shape is " << output
-          << "; leave output_shape out";
-    }
-    require_agreement(why);
-    return std::make_shared<detail::EncodedModule>(encoder.module, decoder.module);
-  }
 };
 
 static_assert(Decoder<UpsamplingDecoder>);

@@ -56,18 +56,25 @@ struct Resized {
   /// The shape of the images that it returns, which the victim must take.
   ImageShape output_shape = inner.image;
   bool cuda_graph_safe = nn::is_replayable(inner);  ///< whether the inner transform is
-  /// That of the inner transform. Made from the members above.
-  decltype(T::module) module = check(image, inner, output_shape).module;
+  decltype(T::module) module = inner.module;        ///< that of the inner transform
+
+  /// Checks that the shapes fit each other. Not done when it is made: GCC 12 destroys `inner` twice if an initializer
+  /// after it throws.
+  /// \throws Error if they do not
+  void check() const { require_agreement(detail::check_resized(image, inner.image, output_shape)); }
 
   /// Returns images in [0, 1], N×C of the height and width of `output_shape`.
   /// \param images float N×C×H×W
+  /// \throws Error as `check`
   at::Tensor forward(const at::Tensor& images) const {
+    check();
     return detail::resize_images(inner.forward(detail::resize_images(images, inner.image)), output_shape);
   }
 
   /// Returns what `forward` returns, and the bottleneck of the inner transform.
   /// \param images float N×C×H×W
   Drawn draw(const at::Tensor& images) const {
+    check();
     Drawn drawn = transforms::draw(inner, detail::resize_images(images, inner.image));
     drawn.images = detail::resize_images(drawn.images, output_shape);
     return drawn;
@@ -92,12 +99,6 @@ struct Resized {
 
   /// True if `freeze` can copy the inner transform.
   bool can_freeze() const { return transforms::can_freeze(inner); }
-
- private:
-  static const T& check(const ImageShape& image, const T& inner, const ImageShape& output) {
-    require_agreement(detail::check_resized(image, inner.image, output));
-    return inner;
-  }
 };
 
 }  // namespace refine::transforms

@@ -34,6 +34,8 @@ namespace refine::transforms {
 ///    The victim must take images of that shape;
 ///  - `t.draw(images)`: a `Drawn`, the images that `forward` returns and the features at its
 ///    bottleneck, on which `fit` can train a head (`Recipe::head_weight`);
+///  - `t.check()`: throws `Error` if its members do not fit each other. `Pipeline` and `AnyTransform`
+///    call it;
 ///  - `t.trained_module()`: a `std::shared_ptr` to the part of `t.module` that is trained and saved,
 ///    if that is not all of it.
 template <typename T>
@@ -68,6 +70,13 @@ concept EncodingTransform = Transform<T> && requires(const T& t, const at::Tenso
   { t.encoder_module() } -> std::convertible_to<std::shared_ptr<torch::nn::Module>>;
   { t.trained_module() } -> std::convertible_to<std::shared_ptr<torch::nn::Module>>;
 };
+
+/// Checks that the members of a transform fit each other.
+/// \throws Error if they do not
+template <Transform T>
+void check_members(const T& transform) {
+  if constexpr (requires { transform.check(); }) transform.check();
+}
 
 /// Returns the constant part of a transform; null if it has none.
 template <Transform T>

@@ -143,7 +143,9 @@ TEST(ReadMetrics, WrittenReport_GivesTheSameOutputs) {
     EXPECT_EQ(reread.alarm, r.alarm);
     EXPECT_EQ(reread.answer, r.answer);
     ASSERT_EQ(reread.gated.has_value(), r.gated.has_value());
-    if (r.gated) EXPECT_EQ(reread.gated->curve, r.gated->curve);
+    if (r.gated) {
+      EXPECT_EQ(reread.gated->curve, r.gated->curve);
+    }
   }
 }
 

@@ -100,16 +100,16 @@ TEST(Resized, Freeze_GivesTheSameImages) {
 
 TEST(Resized, ShapesThatDoNotFit_AreRefused) {
   expect_words(error_of([] {
-                 (void)SmallUNet{.image = {3, 40, 40}, .inner = {.image = {3, dynamic, dynamic}}};
+                 SmallUNet{.image = {3, 40, 40}, .inner = {.image = {3, dynamic, dynamic}}}.check();
                }),
                {"Resized", "got 3x?x?", ".inner"});
   expect_words(
       error_of([] {
-        (void)SmallUNet{.image = {3, 40, 40}, .inner = {.image = {3, 16, 16}}, .output_shape = {3, 0, 9}};
+        SmallUNet{.image = {3, 40, 40}, .inner = {.image = {3, 16, 16}}, .output_shape = {3, 0, 9}}.check();
       }),
       {"Resized", "output_shape", "got 3x0x9"});
   expect_words(error_of([] {
-                 (void)SmallUNet{.image = {1, 40, 40}, .inner = {.image = {3, 16, 16}}};
+                 SmallUNet{.image = {1, 40, 40}, .inner = {.image = {3, 16, 16}}}.check();
                }),
                {"Resized", "channels", "1x40x40", "3x16x16"});
 }
@@ -269,14 +269,14 @@ TEST(BackboneEncoder, Features_AreWhatTheLastLayerTakes) {
 TEST(Encoded, PartsThatDoNotFit_AreRefused) {
   const auto message = [](const ImageShape& image, const Statistics& encoder,
                           const UpsamplingDecoder& decoder) {
-    return error_of([&] { (void)Sketch{.image = image, .encoder = encoder, .decoder = decoder}; });
+    return error_of([&] { Sketch{.image = image, .encoder = encoder, .decoder = decoder}.check(); });
   };
   const UpsamplingDecoder decoder{.features = 6, .image = {3, 16, 16}, .width = 4};
   expect_words(message({3, 16, 16}, {.features = 7}, decoder), {"7 features", "takes 6", ".decoder"});
   expect_words(message({1, 16, 16}, {}, decoder), {"sees 3x8x8", "1x16x16", "channels"});
   expect_words(message({3, 16, 16}, {.image = {3, dynamic, 8}}, decoder), {"must be known", "3x?x8"});
   expect_words(error_of([&] {
-                 (void)Sketch{.encoder = {}, .decoder = decoder, .output_shape = {3, 8, 8}};
+                 Sketch{.encoder = {}, .decoder = decoder, .output_shape = {3, 8, 8}}.check();
                }),
                {"draws 3x16x16", "output_shape is 3x8x8"});
   for (const auto& [features, width] : {std::pair{0, 8}, std::pair{6, 6}, std::pair{6, 0}}) {
