@@ -39,9 +39,9 @@ namespace refine::detail {
 /// A file of `export_torchscript`: each function is a method.
 class ServedTorchScript : public ServedProgram {
  public:
-  /// \param forward the method that returns the answer
-  ServedTorchScript(torch::jit::Module module, const std::string& forward, const std::string& file)
-      : module_(std::move(module)), methods_{forward, "transform", "undefended", "alarm"} {
+  /// \param answer the method that `forward` runs
+  ServedTorchScript(torch::jit::Module module, const std::string& answer, const std::string& file)
+      : module_(std::move(module)), methods_{answer, "transform", "undefended", "alarm"} {
     module_.eval();
     for (std::size_t i = 0; i < methods_.size(); ++i) {
       const auto method = module_.find_method(methods_[i]);
