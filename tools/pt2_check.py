@@ -27,12 +27,12 @@ MOST = 1e-5
 
 # Weights of this library's networks, with the images that they take.
 NETWORKS = [
-    ("resnet18_large", "ResNet18", "3x64x64"),
+    ("resnet18_large", "ResNet18", "3x64x64", "--stem", "7x7-pool"),
     ("resnet50_small", "ResNet50", "3x32x32"),
     ("vgg16_small", "VGG16", "3x32x32"),
     ("densenet121", "DenseNet121", "3x32x32"),
     ("inception_v3", "InceptionV3", "3x75x75"),
-    ("vit", "ViT", "3x32x32"),
+    ("vit", "ViT", "3x32x16"),
 ]
 VICTIMS = ["mixed", "decomposed", "in_place", "several", "half", "no_grad", "probabilities", "resizable", "linear"]
 DEFENDED = ["mixed", "probabilities", "half"]
@@ -92,6 +92,23 @@ def run(*command):
     return done.stdout
 
 
+def write_network(fixture, file):
+    """Writes the network of a fixture, which also has images and logits, as a file of weights."""
+    content = fixture.read_bytes()
+    size = struct.unpack("<Q", content[:8])[0]
+    header, data = json.loads(content[8:8 + size]), content[8 + size:]
+    entries, parts, end = {}, [], 0
+    for name, entry in sorted(header.items()):
+        if name.startswith("network."):
+            first, last = entry["data_offsets"]
+            parts.append(data[first:last])
+            entries[name.removeprefix("network.")] = dict(entry, data_offsets=[end, end + last - first])
+            end += last - first
+    text = json.dumps(entries).encode()
+    file.write_bytes(struct.pack("<Q", len(text)) + text + b"".join(parts))
+    return file
+
+
 def write_answers(logits, model, shape, folder):
     """Writes images, and the logits that the C++ program has for them."""
     for n in BATCHES:
@@ -139,18 +156,21 @@ def make_files(refine, logits, scratch):
         cases.append((name, file, shape, folder))
         return file, folder
 
-    for name, network, shape in NETWORKS:
-        case(network, shape, "export", "--model", FIXTURES / f"{name}.safetensors", "--arch", network, "--image", shape)
+    for name, network, shape, *more in NETWORKS:
+        weights = write_network(FIXTURES / f"{name}.safetensors", scratch / f"{name}.safetensors")
+        case(network, shape, "export", "--model", weights, "--arch", network, "--image", shape, *more)
     for name in VICTIMS:
         output = ["--output", "logits"] if name == "several" else []
-        case(f"victim {name}", "3x8x8", "export", "--model", FIXTURES / "exported" / f"{name}.pt2", *output)
+        case(f"victim {name}", "3x8x8", "export", "--model", FIXTURES / "exported" / f"{name}.pt2", "--image", "3x8x8",
+             *output)
     pictures = scratch / "pictures"
     write_pictures(pictures, "3x8x8", 64)
     few = scratch / "few"
     write_pictures(few, "3x8x8", 5)
     for name in DEFENDED:
         file, folder = case(f"defended {name}", "3x8x8", "defend", "--model", FIXTURES / "exported" / f"{name}.pt2",
-                            "--images", pictures, "--epoch", "1", "--batch_size", "16", "--no_scan", "--no_probe")
+                            "--images", pictures, "--epoch", "1", "--batch_size", "16", "--width", "4", "--levels", "2",
+                            "--no_scan", "--no_probe")
         write_alarms(refine, file, "3x8x8", few, folder)
     return cases
 
