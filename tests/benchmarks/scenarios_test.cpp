@@ -1,7 +1,6 @@
 // Runs the scenarios program as a user does, at its smallest size.
 
 #include <gtest/gtest.h>
-#include <sys/wait.h>
 
 #include <algorithm>
 #include <cstdint>
@@ -13,6 +12,7 @@
 
 #include "tests/data/image_bytes.hpp"
 #include "tests/support/error_of.hpp"
+#include "tests/support/run_program.hpp"
 #include "tests/support/scratch_folder.hpp"
 
 namespace refine {
@@ -21,22 +21,11 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 using testing::content;
+using testing::Outcome;
 using testing::ScratchFolder;
 
-/// How a run ended.
-struct Outcome {
-  int status;
-  std::string out, err;
-};
-
 Outcome scenarios(const ScratchFolder& scratch, const std::string& arguments) {
-  const std::string folder = "'" + scratch.path.string() + "'";
-  const std::string program = "'" + fs::absolute("benchmarks/scenarios").string() + "'";
-  const int result = std::system(("cd " + folder + " && BUILD_WORKING_DIRECTORY=" + folder + " " + program +
-                                  " --size tiny " + arguments + " >out.txt 2>err.txt")
-                                     .c_str());
-  return {WIFEXITED(result) ? WEXITSTATUS(result) : -1, content(scratch.path / "out.txt"),
-          content(scratch.path / "err.txt")};
+  return testing::run_by_shell(scratch, "benchmarks/scenarios", "--size tiny " + arguments);
 }
 
 /// Writes images of three classes, each of one color.

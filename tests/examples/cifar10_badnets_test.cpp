@@ -1,7 +1,6 @@
 // Runs the example program on real images, as a user does, and reads its results.
 
 #include <gtest/gtest.h>
-#include <sys/wait.h>
 
 #include <algorithm>
 #include <cstdlib>
@@ -15,6 +14,7 @@
 
 #include "tests/support/error_of.hpp"
 #include "tests/support/fashion_mnist_part.hpp"
+#include "tests/support/run_program.hpp"
 #include "tests/support/scratch_folder.hpp"
 
 namespace refine {
@@ -22,28 +22,17 @@ namespace {
 
 namespace fs = std::filesystem;
 using testing::content;
+using testing::Outcome;
 using testing::ScratchFolder;
 
 constexpr const char* fashion = "/usr/share/datasets/fashion-mnist";
-
-/// How a run ended.
-struct Outcome {
-  int status;
-  std::string out, err;
-};
 
 /// Runs the example in a user's folder. Its proxy does not answer, so that it cannot download
 /// anything.
 Outcome run_example(const ScratchFolder& scratch, const std::string& arguments,
                     const std::string& before = "") {
-  const std::string folder = "'" + scratch.path.string() + "'";
-  const std::string program = "'" + fs::absolute("examples/cifar10_badnets").string() + "'";
-  const int result =
-      std::system((before + "cd " + folder + " && BUILD_WORKING_DIRECTORY=" + folder +
-                   " https_proxy=http://127.0.0.1:9 " + program + " " + arguments + " >out.txt 2>err.txt")
-                      .c_str());
-  return {WIFEXITED(result) ? WEXITSTATUS(result) : -1, content(scratch.path / "out.txt"),
-          content(scratch.path / "err.txt")};
+  return testing::run_by_shell(scratch, "examples/cifar10_badnets", arguments,
+                               "export https_proxy=http://127.0.0.1:9; " + before);
 }
 
 /// Checks that a run ended with an error of one line.

@@ -4,9 +4,10 @@
 #include <cstdint>
 #include <cstdlib>
 #include <filesystem>
-#include <fstream>
 #include <string>
 #include <string_view>
+
+#include <refine/core/file.hpp>
 
 #include "tests/fuzz/readers.hpp"
 
@@ -24,10 +25,9 @@ const refine::fuzz::Reader& reader() {
 extern "C" int LLVMFuzzerInitialize(int* count, char*** arguments) {
   if (*count == 3 && std::string_view((*arguments)[1]) == "--seeds") {
     const std::filesystem::path folder = (*arguments)[2];
-    std::filesystem::create_directories(folder);
     int number = 0;
     for (const std::string& seed : reader().seeds()) {
-      std::ofstream(folder / ("seed" + std::to_string(number++)), std::ios::binary) << seed;
+      refine::files::write(folder / ("seed" + std::to_string(number++)), seed);
     }
     std::exit(0);
   }

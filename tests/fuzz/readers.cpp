@@ -5,13 +5,12 @@
 #include <unistd.h>
 
 #include <filesystem>
-#include <fstream>
-#include <iterator>
 #include <map>
 #include <set>
 #include <stdexcept>
 
 #include <refine/core/error.hpp>
+#include <refine/core/file.hpp>
 #include <refine/data/detail/decoders.hpp>
 #include <refine/data/image_files.hpp>
 #include <refine/data/sources.hpp>
@@ -33,21 +32,16 @@ using formats::Archive;
 
 const fs::path fixtures = "tests/fixtures";
 
-std::string content(const fs::path& file) {
-  std::ifstream in(file, std::ios::binary);
-  return {std::istreambuf_iterator<char>(in), {}};
-}
-
 /// The contents of a folder's files with one of the extensions, in the order of their names.
 std::vector<std::string> contents(const fs::path& folder, const std::set<std::string>& extensions) {
-  std::set<fs::path> files;
+  std::set<fs::path> paths;
   for (const auto& entry : fs::directory_iterator(folder)) {
     if (extensions.contains(entry.path().extension().string()) && entry.file_size() < 200'000) {
-      files.insert(entry.path());
+      paths.insert(entry.path());
     }
   }
   std::vector<std::string> result;
-  for (const fs::path& file : files) result.push_back(content(file));
+  for (const fs::path& file : paths) result.push_back(files::read(file));
   if (result.empty()) throw std::runtime_error("no seeds in " + folder.string());
   return result;
 }
@@ -138,7 +132,7 @@ const std::vector<Reader> table = {
        std::vector<std::string> seeds;
        for (const char* file : {"kinds_legacy.pth", "arrays_protocol2.pth", "arrays_protocol4.pth",
                                 "arrays_protocol5.pth", "label_shuffle_list.pth"}) {
-         seeds.push_back(content(fixtures / file));
+         seeds.push_back(files::read(fixtures / file));
        }
        return seeds;
      }},

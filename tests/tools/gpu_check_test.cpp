@@ -1,9 +1,7 @@
 // The program that checks a GPU, tried on the host at its smallest.
 
 #include <gtest/gtest.h>
-#include <sys/wait.h>
 
-#include <cstdlib>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <set>
@@ -13,6 +11,7 @@
 #include <refine/formats/safetensors.hpp>
 
 #include "tests/support/error_of.hpp"
+#include "tests/support/run_program.hpp"
 #include "tests/support/scratch_folder.hpp"
 
 namespace refine {
@@ -21,22 +20,15 @@ namespace {
 using nlohmann::json;
 using testing::content;
 using testing::expect_words;
+using testing::Outcome;
 using testing::ScratchFolder;
 
-struct Outcome {
-  int status;
-  std::string err;
-};
-
 Outcome gpu_check(const ScratchFolder& here, const std::string& arguments) {
-  const std::string program = "'" + std::filesystem::absolute("tools/gpu_check").string() + "'";
-  const int result =
-      std::system(("cd '" + here.path.string() + "' && " + program +
-                   " --width 4 --epoch_images 128 --check_images 128 --batches 64 --victim_epochs 1 "
-                   "--defense_epochs 1 --batch 64 " +
-                   arguments + " 2>err.txt")
-                      .c_str());
-  return {WIFEXITED(result) ? WEXITSTATUS(result) : -1, content(here.path / "err.txt")};
+  return testing::run_by_shell(
+      here, "tools/gpu_check",
+      "--width 4 --epoch_images 128 --check_images 128 --batches 64 --victim_epochs 1 "
+      "--defense_epochs 1 --batch 64 " +
+          arguments);
 }
 
 TEST(GpuCheck, OnTheHost_PassesAndWritesFigures) {

@@ -38,7 +38,7 @@ constexpr const char* fashion = "--dataset FashionMNIST --data fashion ";
 /// Runs the program in a folder.
 Outcome refine(const ScratchFolder& here, const std::string& arguments, const std::string& before = "") {
   return before.empty() ? testing::run_refine(here, arguments)
-                        : testing::run_by_shell(here, arguments, before);
+                        : testing::run_by_shell(here, "tools/refine", arguments, before);
 }
 
 /// The first 1,000 test images.

@@ -17,34 +17,15 @@
 #include <vector>
 
 #include "tests/support/error_of.hpp"
+#include "tests/support/run_program.hpp"
 #include "tests/support/scratch_folder.hpp"
 #include "tools/refine/program.hpp"
 
 namespace refine::testing {
 
-/// How a run of the program ended.
-struct Outcome {
-  int status;
-  std::string out, err;
-};
-
 /// Returns the program's path, quoted for a shell.
 inline std::string quoted_program() {
   return "'" + std::filesystem::absolute("tools/refine").string() + "'";
-}
-
-/// Runs the program by a shell. Its output goes to out.txt and err.txt.
-/// \param here the folder to run it in
-/// \param arguments as a shell reads them
-/// \param before what the shell runs first
-inline Outcome run_by_shell(const ScratchFolder& here, const std::string& arguments,
-                            const std::string& before) {
-  const std::string folder = "'" + here.path.string() + "'";
-  const int result = std::system((before + "cd " + folder + " && BUILD_WORKING_DIRECTORY=" + folder + " " +
-                                  quoted_program() + " " + arguments + " >out.txt 2>err.txt")
-                                     .c_str());
-  return {WIFEXITED(result) ? WEXITSTATUS(result) : -1, content(here.path / "out.txt"),
-          content(here.path / "err.txt")};
 }
 
 /// Runs the program in a copy of the test's process, which saves the third of a second that LibTorch takes to load.

@@ -90,31 +90,9 @@ def refine_test(name, srcs, deps = [], copts = [], units = 1, apart = [], libtor
     _program(cc_test, name, srcs, deps, copts, units, apart, libtorch, kwargs)
 
 def refine_binary(name, srcs, deps = [], copts = [], units = 1, apart = [], libtorch = True, **kwargs):
-    """A cc_binary that is compiled like a refine_test.
-
-    Args:
-      name: name of the target.
-      srcs: .cpp files and headers.
-      deps: as for cc_binary.
-      copts: as for cc_binary.
-      units: number of translation units; 0 for one for each file.
-      apart: files of `srcs` that are compiled by themselves.
-      libtorch: True if LibTorch is linked, so that its headers can be precompiled.
-      **kwargs: as for cc_binary.
-    """
+    """A cc_binary that is compiled like a refine_test, and has its arguments."""
     _program(cc_binary, name, srcs, deps, copts, units, apart, libtorch, kwargs)
 
 def refine_program_library(name, srcs, deps = [], copts = [], units = 1, apart = [], libtorch = True, **kwargs):
-    """A cc_library that is compiled like a refine_test: the parts of a program that its tests call, too.
-
-    Args:
-      name: name of the target.
-      srcs: .cpp files and headers.
-      deps: as for cc_library.
-      copts: as for cc_library.
-      units: number of translation units; 0 for one for each file.
-      apart: files of `srcs` that are compiled by themselves.
-      libtorch: True if LibTorch is linked, so that its headers can be precompiled.
-      **kwargs: as for cc_library.
-    """
+    """Likewise a cc_library: the parts of a program that its tests call, too."""
     _program(cc_library, name, srcs, deps, copts, units, apart, libtorch, kwargs)
