@@ -23,6 +23,8 @@
 #include <refine/data/batches.hpp>
 #include <refine/data/dataset.hpp>
 #include <refine/evaluation/classify.hpp>
+#include <refine/metrics/gated.hpp>
+#include <refine/metrics/proportion.hpp>
 #include <refine/nn/autocast.hpp>
 #include <refine/nn/conv.hpp>
 #include <refine/nn/cuda_graph.hpp>
@@ -215,10 +217,8 @@ template <backbones::Backbone V>
 double accuracy_of(const V& network, const data::Dataset& set, at::Device device) {
   const auto classes = classify([&](const at::Tensor& x) { return network.forward(x); }, set.images, device,
                                 [](std::int64_t) {});
-  const auto* label = set.labels.template const_data_ptr<std::int64_t>();
-  std::int64_t hits = 0;
-  for (std::size_t i = 0; i < classes.size(); ++i) hits += classes[i] == label[i];
-  return static_cast<double>(hits) / static_cast<double>(std::max<std::int64_t>(set.size(), 1));
+  const metrics::Proportion equal = metrics::share_equal(classes, refine::detail::to_vector(set.labels));
+  return equal.n == 0 ? 0 : equal.value();
 }
 
 /// Keeps columns of a matrix at 0 while it is trained. An `Observer`.

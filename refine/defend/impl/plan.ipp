@@ -19,6 +19,7 @@
 #include <refine/core/error.hpp>
 #include <refine/data/dataset.hpp>
 #include <refine/defend/detail/any_observer.hpp>
+#include <refine/defend/detail/seconds_since.hpp>
 #include <refine/nn/autocast.hpp>
 #include <refine/nn/device.hpp>
 #include <refine/pipeline/pipeline.hpp>
@@ -29,10 +30,6 @@
 namespace refine::detail {
 
 using Clock = std::chrono::steady_clock;
-
-inline double elapsed_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
 
 /// Observes a trial: the times of its steps, and when to end it.
 struct TrialObserver {
@@ -48,7 +45,7 @@ struct TrialObserver {
     last = now;
   }
   void on_epoch(const EpochInfo& info) { ends.push_back(info.seconds); }
-  bool stop_requested() const { return is_cpu && !steps.empty() && elapsed_since(start) > max_seconds; }
+  bool stop_requested() const { return is_cpu && !steps.empty() && seconds_since(start) > max_seconds; }
 };
 
 /// Returns the largest amount of memory that the process has had, in bytes.
@@ -115,7 +112,7 @@ inline void run_trial(const LoadedClassifier& victim, const at::Tensor& images, 
   if (transforms::encoder_module_of(pipeline.transform()))
     pipeline.transform().encode(asked).sum().item<float>();
   pipeline.undefended(asked).sum().item<float>();  // waits for the device
-  plan.teacher_seconds = elapsed_since(start);
+  plan.teacher_seconds = seconds_since(start);
   if (recipe.teacher == TeacherInput::augmented)
     plan.step_seconds = std::max(plan.step_seconds - plan.teacher_seconds, plan.step_seconds / 10);
 }

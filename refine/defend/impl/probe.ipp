@@ -30,6 +30,7 @@
 #include <refine/data/dataset.hpp>
 #include <refine/data/image_files.hpp>
 #include <refine/data/resize.hpp>
+#include <refine/defend/detail/seconds_since.hpp>
 #include <refine/evaluation/classify.hpp>
 #include <refine/metrics/gated.hpp>
 #include <refine/nn/device.hpp>
@@ -40,10 +41,6 @@ constexpr std::int64_t first_images = 16, few_images = 8, batch_images = 64;
 
 /// Limits of the time that parts of the probe take. Where more is expected, fewer images are used.
 constexpr double max_batch_seconds = 0.6, max_sweep_seconds = 1.5;
-
-inline double seconds_since(std::chrono::steady_clock::time_point start) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
 
 /// Logits on the host for float images, without gradients.
 inline at::Tensor probe_logits(const backbones::AnyBackbone& victim, const at::Tensor& images) {
