@@ -428,7 +428,7 @@ TEST(Defend, Minutes_SizeTheEpochsThatReproduceTheRun) {
   std::vector<std::string> notes;
   DefendOptions timed = quick_options();
   timed.training.epochs.reset();
-  timed.training.minutes = 0.01;
+  timed.training.minutes = 3e-4;  // a few epochs: many steps on noise end as a collapse
   timed.notify = [&](const Notice& notice) { notes.push_back(notice.text); };
   const Defended by_time = defend(small_victim(), noise(40, 16), timed);
   const int epochs = by_time.recipe.optimization.epochs;

@@ -392,7 +392,7 @@ TEST_F(Command, Defend_Minutes_AreReproducedByEpochs) {
   const std::string command =
       "defend --model attack/FashionMNIST/ResNet18/BadNets/victim.pt --images timed --image 32 --no_scan --width 4 "
       "--levels 1 --threads 1 --flip off --answer gated ";
-  const Outcome timed = refine(*shared, command + "--minutes 0.02 --out timed.pt");
+  const Outcome timed = refine(*shared, command + "--minutes 0.002 --out timed.pt");
   ASSERT_TRUE(is_done(timed)) << timed.err;
   expect_words(timed.err, {"training is expected to take", "memory", "; --epoch "});
   const auto at = timed.err.find("; --epoch ") + 10;
