@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <map>
+#include <memory>
 #include <optional>
 #include <set>
 #include <string>
@@ -130,7 +131,10 @@ struct GraphOutput {
   std::string value = {};  ///< name of the value in the graph; empty: None or a plain number
 };
 
-/// A program that `torch.export.save` wrote: a list of calls of operators, and tensors.
+struct OnnxModel;
+
+/// A program that `torch.export.save` wrote, or one that was translated from ONNX: a list of calls of
+/// operators, and tensors.
 struct ExportedProgram {
   std::string torch_version = {};                    ///< the release of PyTorch that wrote it
   std::pair<int, int> schema = {0, 0};               ///< version of the file's schema: major, minor
@@ -141,6 +145,9 @@ struct ExportedProgram {
   std::map<std::string, StoredTensor> tensors = {};  ///< parameters, buffers and constants, by name
   std::map<std::string, std::string> bytes = {};     ///< entries of the archive with tensors
   std::map<std::string, std::string> extra = {};     ///< content of the files under extra/, by name
+  /// The model that the program was translated from (`refine/programs/onnx.hpp`); null: none. The
+  /// names of the program's outputs are those of the model's.
+  std::shared_ptr<const OnnxModel> onnx = nullptr;
 };
 
 /// What an exported program would run, and what in its file is dangerous.

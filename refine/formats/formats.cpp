@@ -9,6 +9,7 @@
 #include <refine/formats/impl/exported_program.ipp>
 #include <refine/formats/impl/exported_program_writer.ipp>
 #include <refine/formats/impl/inspect.ipp>
+#include <refine/formats/impl/onnx.ipp>
 #include <refine/formats/impl/pickle_machine.ipp>
 #include <refine/formats/impl/safetensors.ipp>
 #include <refine/formats/impl/script_code.ipp>

@@ -23,6 +23,7 @@
 #include <refine/formats/exported_program.hpp>
 #include <refine/formats/exported_program_writer.hpp>
 #include <refine/formats/inspect.hpp>
+#include <refine/formats/onnx.hpp>
 #include <refine/formats/safetensors.hpp>
 #include <refine/formats/torchscript_check.hpp>
 #include <refine/formats/value.hpp>

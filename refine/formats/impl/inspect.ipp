@@ -125,8 +125,8 @@ REFINE_INLINE std::optional<ForeignFile> recognize_protobuf(std::string_view byt
   const auto second = take_field(rest);
   if (!second || (second->type == 2 && second->value > size)) return std::nullopt;
   const ForeignFile onnx{"an ONNX model",
-                         "convert it to PyTorch, for instance with onnx2torch, and save it with "
-                         "torch.jit.trace(model.eval(), images).save(\"model.pt\")"};
+                         "provide it as --model of refine defend, which reads it, or ask for "
+                         "PyTorch's weights"};
   if (second->number != 2) {  // opset imports, the producer's version, the graph
     const bool is_onnx = second->type == 2 && second->number >= 3 && second->number <= 26;
     return is_onnx ? std::optional(onnx) : std::nullopt;
