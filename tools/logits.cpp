@@ -1,6 +1,6 @@
-// Writes the logits of a program, TorchScript or torch.export, in the form that a defense uses: read,
-// rewritten and frozen. tools/operator_survey.py and tools/exported_program_survey.py compare them
-// with PyTorch's.
+// Writes the logits of a program (TorchScript, torch.export or ONNX) in the form that a defense uses:
+// read, rewritten and frozen. tools/operator_survey.py, tools/exported_program_survey.py and
+// tools/onnx_check.py compare them with PyTorch's.
 //
 //     logits MODEL CHANNELSxHEIGHTxWIDTH IMAGES LOGITS [GRADIENT]
 //
@@ -29,6 +29,7 @@
 #include <refine/defend/load_classifier.hpp>
 #include <refine/nn/device.hpp>
 #include <refine/programs/exported_program.hpp>
+#include <refine/programs/onnx.hpp>
 #include <refine/programs/torchscript.hpp>
 
 namespace {
@@ -39,6 +40,9 @@ backbones::AnyBackbone load(const std::string& model, const ImageShape& shape) {
   const Task task{shape, dynamic};
   if (std::string_view(model).ends_with(".pt2")) {
     return backbones::AnyBackbone(backbones::ExportedProgram<>(model, {.task = task}));
+  }
+  if (std::string_view(model).ends_with(".onnx")) {
+    return backbones::AnyBackbone(backbones::OnnxModel<>(model, {.task = task}));
   }
   return backbones::AnyBackbone(backbones::Scripted<>(model, {.task = task}));
 }

@@ -59,6 +59,7 @@ struct LoadedClassifier {
 ///   (`formats::load_torchscript`); image shape and number of classes are found by trying shapes.
 /// - a program of torch.export (.pt2). The whole file is checked before anything in it runs
 ///   (`formats::read_exported_program`); it knows its image shape and number of classes.
+/// - an ONNX model. It is checked likewise (`formats::read_onnx`).
 /// - weights of a known network: safetensors, or a file of `torch.save` with a state dict or a
 ///   checkpoint that contains one. Width, variant and number of classes are read from the shapes of
 ///   the tensors.
@@ -72,7 +73,7 @@ struct LoadedClassifier {
 ///   options
 LoadedClassifier load_classifier(const std::filesystem::path& path, const LoadOptions& options = {});
 
-/// True if a file is a program (TorchScript or torch.export), by its content. False if it cannot be
+/// True if a file is a program (TorchScript, torch.export or ONNX), by its content. False if it cannot be
 /// opened.
 /// \throws Error if the file is a ZIP archive that is damaged or cannot be read
 bool is_program(const std::filesystem::path& path);
@@ -104,6 +105,7 @@ enum class ProgramKind {
   none,         ///< not a program, or it cannot be opened
   torchscript,  ///< TorchScript
   exported,     ///< torch.export (.pt2)
+  onnx,         ///< ONNX
 };
 
 /// Returns the kind of a file, by its content.

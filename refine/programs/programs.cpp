@@ -6,4 +6,5 @@
 
 #include <refine/programs/impl/encoder.ipp>
 #include <refine/programs/impl/exported_module.ipp>
+#include <refine/programs/impl/onnx.ipp>
 #include <refine/programs/impl/scripted_module.ipp>

@@ -27,6 +27,7 @@
 #include <refine/formats/detail/objection.hpp>
 #include <refine/formats/exported_program.hpp>
 #include <refine/formats/inspect.hpp>
+#include <refine/formats/onnx.hpp>
 #include <refine/formats/torchscript_check.hpp>
 
 namespace refine::detail::inspection {
@@ -159,6 +160,62 @@ inline void inspect_exported(formats::Archive archive, const InspectOptions& opt
   add_verdict(objections, fine ? "" : formats::detail::exported::advice(listing), report);
 }
 
+inline void inspect_onnx(const InspectOptions& options, Inspection& report) {
+  const auto listing = formats::inspect_onnx(files::read(report.file), report.file);
+  const formats::OnnxModel& model = listing.model;
+  const std::vector<std::string> objections = add_findings(listing.objections, report);
+  const bool fine = objections.empty();
+  report.json = {{"file", report.file},           {"kind", "ONNX"},   {"opset", model.opset},
+                 {"producer", model.producer},    {"accepted", fine}, {"objections", objections},
+                 {"operators", listing.operators}};
+  const ordered_json about = json_under(model.metadata, "refine.json");
+  if (about.is_object()) report.json["refine"] = about;
+  report.summary =
+      text::printable(fmt::format("an ONNX model (opset {}, written by '{}'), {} calls of {} operators",
+                                  model.opset, model.producer, model.nodes.size(), listing.operators.size()));
+  const auto list_values = [&](const char* what, const std::vector<formats::OnnxValue>& values) {
+    for (const formats::OnnxValue& value : values) {
+      std::string sizes;
+      ordered_json json = ordered_json::array();
+      for (const auto& size : value.sizes) {
+        sizes += (sizes.empty() ? "" : "×") + (size ? std::to_string(*size) : "?");
+        json.push_back(size ? ordered_json(*size) : ordered_json(nullptr));
+      }
+      const std::string_view type = value.type ? formats::element_name(*value.type) : "unknown";
+      report.json[what].push_back({{"name", value.name}, {"dtype", type}, {"shape", json}});
+      report.details += text::printable(fmt::format("{} {}  {} {}", what, value.name, type, sizes)) + '\n';
+    }
+  };
+  list_values("input", model.inputs);
+  list_values("output", model.outputs);
+  for (const auto& name : listing.operators) report.details += "  " + text::printable(name) + '\n';
+  std::int64_t numbers = 0;
+  ordered_json tensors = ordered_json::object();
+  for (const auto& [name, tensor] : model.tensors) {
+    numbers += tensor.count();
+    const std::string_view type = formats::element_name(tensor.type);
+    tensors[name] = {{"dtype", type}, {"shape", tensor.sizes}};
+    report.details +=
+        text::printable(fmt::format(
+            "  {}  {} {}", name, type,
+            tensor.sizes.empty() ? std::string("scalar") : fmt::format("{}", fmt::join(tensor.sizes, "×")))) +
+        '\n';
+  }
+  report.json["numbers"] = numbers;
+  report.json["tensors"] = std::move(tensors);
+  if (options.code) {
+    ordered_json code = ordered_json::array();
+    for (const formats::OnnxNode& node : model.nodes) {
+      code.push_back(
+          fmt::format("{} = {}({})", fmt::join(node.outputs, ", "), node.op, fmt::join(node.inputs, ", ")));
+      report.details += text::printable(code.back().get<std::string>()) + '\n';
+    }
+    report.json["code"] = std::move(code);
+  }
+  if (about.is_object()) report.details += "refine.json\n" + printable_lines(about.dump(2));
+  add_verdict(objections, fine ? "" : formats::detail::onnx::advice(listing), report);
+}
+
 inline void inspect_weights(const InspectOptions& options, Inspection& report) {
   const auto weights = formats::read_weights(report.file, options.key);
   std::int64_t numbers = 0;
@@ -253,6 +310,9 @@ REFINE_INLINE Inspection inspect_file(const std::string& file, const InspectOpti
         break;
       case detail::ProgramKind::exported:
         detail::inspection::inspect_exported(formats::read_archive(file), options, report);
+        break;
+      case detail::ProgramKind::onnx:
+        detail::inspection::inspect_onnx(options, report);
         break;
       case detail::ProgramKind::none:
         detail::inspection::inspect_weights(options, report);

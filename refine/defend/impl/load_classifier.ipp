@@ -25,8 +25,10 @@
 #include <refine/formats/archive.hpp>
 #include <refine/formats/checkpoint.hpp>
 #include <refine/formats/exported_program.hpp>
+#include <refine/formats/onnx.hpp>
 #include <refine/formats/torchscript_check.hpp>
 #include <refine/programs/exported_program.hpp>
+#include <refine/programs/onnx.hpp>
 #include <refine/programs/torchscript.hpp>
 
 namespace refine::detail {
@@ -199,10 +201,41 @@ inline LoadedClassifier load_exported_program(const std::filesystem::path& path,
           .resize = has_resize ? resize_mode_of(about["preprocessing"]) : std::nullopt};
 }
 
+inline LoadedClassifier load_onnx_model(const std::filesystem::path& path, const LoadOptions& options) {
+  const std::string name = path.string();
+  check_program_options(options, name, "an ONNX model");
+  formats::OnnxModel model = formats::read_onnx(path);
+  const std::int64_t opset = model.opset;
+  // A file that refine wrote has a description.
+  const nlohmann::ordered_json about = json_under(model.metadata, "refine.json");
+  const bool has_resize = about.is_object() && about.contains("preprocessing");
+  const bool has_names = about.is_object() && about.contains("class_names");
+  std::vector<std::string> class_names =
+      class_names_of(options, has_names ? about["class_names"] : nlohmann::ordered_json(), name);
+  const backbones::OnnxModel<> network(
+      std::move(model), name,
+      {.task = {options.image, dynamic},
+       .likely_image = options.images,
+       .output = options.output,
+       .likely_classes = class_names.empty() ? dynamic : static_cast<int>(class_names.size())});
+  const auto& sizes = network.module->images().sizes;
+  return {.backbone = with_input_of(options.normalization, options.bgr, network),
+          .name = path.filename().string(),
+          .description = fmt::format("ONNX model, opset {}{}", opset,
+                                     network.probabilities() ? ", returns probabilities" : ""),
+          .class_names = std::move(class_names),
+          .is_image_known = options.image.is_static() || (sizes[2].has_value() && sizes[3].has_value()),
+          .is_normalization_known = about.is_object() && !options.normalization,
+          .resize = has_resize ? resize_mode_of(about["preprocessing"]) : std::nullopt};
+}
+
 REFINE_INLINE ProgramKind program_kind(const std::filesystem::path& path) {
   std::ifstream file(path, std::ios::binary);  // the first bytes decide for most files, which may be large
   std::string first(4, '\0');
-  if (!file.read(first.data(), 4) || !formats::is_archive(first)) return ProgramKind::none;
+  if (!file.read(first.data(), 4)) return ProgramKind::none;
+  if (!formats::is_archive(first)) {
+    return formats::is_onnx_file(path) ? ProgramKind::onnx : ProgramKind::none;
+  }
   const formats::Archive archive = formats::detail::list_archive(path);  // weights may be gigabytes
   if (formats::is_exported_program(archive)) return ProgramKind::exported;
   return formats::is_torchscript(archive) ? ProgramKind::torchscript : ProgramKind::none;
@@ -214,6 +247,8 @@ inline LoadedClassifier load_any(const std::filesystem::path& path, const LoadOp
       return load_torchscript_program(path, options);
     case ProgramKind::exported:
       return load_exported_program(path, options);
+    case ProgramKind::onnx:
+      return load_onnx_model(path, options);
     case ProgramKind::none:
       break;
   }

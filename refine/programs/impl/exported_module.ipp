@@ -939,7 +939,7 @@ REFINE_INLINE at::Tensor ExportedModule::forward_traced(const at::Tensor& images
   ScopedSplices* const splices = ScopedSplices::current();
   if (splices && batch_ != 0) {
     throw Error(
-        "cannot write {} as .pt2: it was exported for batches of {} images; write TorchScript (.pt), or export it "
+        "cannot write {} as .pt2 or ONNX: it was exported for batches of {} images; write TorchScript (.pt), or export it "
         "again for any batch size: "
         "torch.export.export(model.eval(), (images,), dynamic_shapes=({{0: torch.export.Dim.DYNAMIC}},))",
         name_, batch_);

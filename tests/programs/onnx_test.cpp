@@ -1,0 +1,130 @@
+// ONNX models as backbones: logits and gradients equal PyTorch's (tests/fixtures/make_onnx_files.py).
+
+#include <gtest/gtest.h>
+
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/from_blob.h>
+#include <c10/core/GradMode.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <ostream>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <refine/backbones/backbone.hpp>
+#include <refine/backbones/freeze.hpp>
+#include <refine/formats/detail/onnx_operators.hpp>
+#include <refine/formats/onnx.hpp>
+#include <refine/programs/onnx.hpp>
+
+#include "tests/support/error_of.hpp"
+
+namespace refine {
+namespace {
+
+using testing::error_of;
+using testing::expect_words;
+
+static_assert(backbones::FrozenBackbone<backbones::OnnxModel<>>);
+
+std::string onnx_path(const std::string& name) {
+  return "tests/fixtures/onnx/" + name + ".onnx";
+}
+
+at::Tensor onnx_answer(const formats::OnnxModel& model, const char* key, std::vector<std::int64_t> shape) {
+  const std::string& digits = model.metadata.at(key);
+  std::string bytes;
+  for (std::size_t i = 0; i + 1 < digits.size(); i += 2)
+    bytes += static_cast<char>(std::stoi(digits.substr(i, 2), nullptr, 16));
+  return at::from_blob(bytes.data(), shape, at::kFloat).clone();
+}
+
+double largest(const at::Tensor& a, const at::Tensor& b) {
+  EXPECT_EQ(a.sizes(), b.sizes());
+  return (a - b).abs().max().item<double>();
+}
+
+class OnnxModels : public ::testing::TestWithParam<const char*> {};
+
+// Images and logits are of order 1. The files were exported for other batches.
+TEST_P(OnnxModels, AnyExporter_HasPyTorchsLogitsAndGradients) {
+  const formats::OnnxModel model = formats::read_onnx(onnx_path(GetParam()));
+  const backbones::OnnxModel<> victim(onnx_path(GetParam()));
+  EXPECT_EQ(victim.task, (Task{{3, 8, 8}, 5}));
+  EXPECT_EQ(victim.probabilities(), std::string(GetParam()) == "legacy");
+  const at::Tensor images = onnx_answer(model, "images", {5, 3, 8, 8}).requires_grad_();
+  const at::Tensor logits = victim.forward(images);
+  EXPECT_LT(largest(logits, onnx_answer(model, "logits", {5, 5})), 1e-5);
+  logits.square().sum().backward();
+  EXPECT_LT(largest(images.grad(), onnx_answer(model, "gradient", {5, 3, 8, 8})), 1e-4);
+  const c10::NoGradGuard no_grad;
+  EXPECT_LT(largest(victim.forward(images.narrow(0, 2, 1)), logits.narrow(0, 2, 1)), 1e-5);
+}
+
+INSTANTIATE_TEST_SUITE_P(Files, OnnxModels,
+                         ::testing::Values("residual", "mobile", "attention", "exported", "legacy"),
+                         [](const auto& info) { return std::string(info.param); });
+
+/// Returns a model of nodes from "x" (N×3×8×8) to "y".
+formats::OnnxModel onnx_of(std::vector<formats::OnnxNode> nodes) {
+  formats::OnnxModel model{.ir_version = 8, .opset = 17, .nodes = std::move(nodes)};
+  model.inputs = {{.name = "x",
+                   .type = formats::ElementType::float32,
+                   .has_shape = true,
+                   .sizes = {std::nullopt, 3, 8, 8}}};
+  model.outputs = {{.name = "y"}};
+  return model;
+}
+
+std::string refusal(std::vector<formats::OnnxNode> nodes) {
+  return error_of([&] { backbones::OnnxModel<>(onnx_of(std::move(nodes)), "victim.onnx"); });
+}
+
+TEST(OnnxModel, UnknownUse_ThrowsNamingTheNode) {
+  expect_words(refusal({{.name = "n1", .op = "Nothing", .inputs = {"x"}, .outputs = {"y"}}}),
+               {"victim.onnx", "'n1' (Nothing)", "translate"});
+  expect_words(
+      refusal(
+          {{.name = "n1", .op = "Relu", .inputs = {"x"}, .outputs = {"y"}, .attributes = {{"alpha", 1.0F}}}}),
+      {"'n1' (Relu)", "'alpha'"});
+  expect_words(refusal({{.name = "n1",
+                         .op = "Softmax",
+                         .inputs = {"x"},
+                         .outputs = {"y"},
+                         .attributes = {{"axis", 1.0F}}}}),
+               {"'n1' (Softmax)", "'axis'", "integer"});
+  expect_words(refusal({{.name = "n1", .op = "Gemm", .inputs = {"x"}, .outputs = {"y"}}}),
+               {"'n1' (Gemm)", "input 1"});
+  expect_words(refusal({{.name = "n1", .op = "Reshape", .inputs = {"x", "x"}, .outputs = {"y"}}}),
+               {"'n1' (Reshape)", "what the images show"});
+  expect_words(refusal({{.name = "n1", .op = "Identity", .inputs = {"x"}, .outputs = {"y"}}}),
+               {"victim.onnx", "images×classes"});
+}
+
+// Computes sizes, as exporters do for `x.view(x.size(0), -1)`.
+TEST(OnnxModel, ComputedSizes_AreFollowed) {
+  const auto constant = [](const char* name, std::vector<std::int64_t> values) {
+    return formats::OnnxNode{.op = "Constant", .outputs = {name}, .attributes = {{"value_ints", values}}};
+  };
+  const backbones::OnnxModel<> victim(
+      onnx_of({{.op = "Shape", .inputs = {"x"}, .outputs = {"shape"}},
+               constant("zero", {0}),
+               constant("one", {1}),
+               constant("rest", {-1}),
+               {.op = "Slice", .inputs = {"shape", "zero", "one"}, .outputs = {"first"}},
+               {.op = "Mul", .inputs = {"first", "one"}, .outputs = {"n"}},
+               {.op = "Concat",
+                .inputs = {"n", "rest"},
+                .outputs = {"target"},
+                .attributes = {{"axis", std::int64_t{0}}}},
+               {.op = "Reshape", .inputs = {"x", "target"}, .outputs = {"y"}}}),
+      "sizes.onnx");
+  EXPECT_EQ(victim.task.classes, 192);
+}
+
+}  // namespace
+}  // namespace refine
