@@ -11,7 +11,7 @@
 #include <refine/attacks/attack.hpp>
 #include <refine/data/dataset.hpp>
 #include <refine/evaluation/evaluate.hpp>
-#include <refine/export/pt2.hpp>
+#include <refine/export/export_defense.hpp>
 #include <refine/export/torchscript.hpp>
 #include <refine/metrics/target.hpp>
 #include <refine/pipeline/pipeline.hpp>

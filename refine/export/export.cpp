@@ -5,6 +5,7 @@
 #endif
 
 #include <refine/export/impl/exported_classifier.ipp>
+#include <refine/export/impl/onnx.ipp>
 #include <refine/export/impl/pt2.ipp>
 #include <refine/export/impl/torchscript.ipp>
 #include <refine/export/impl/weights.ipp>

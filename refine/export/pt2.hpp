@@ -1,5 +1,6 @@
 #pragma once
 
+#include <ATen/TensorOperators.h>
 #include <ATen/core/Tensor.h>
 #include <torch/csrc/jit/api/module.h>
 #include <nlohmann/json_fwd.hpp>
@@ -23,14 +24,16 @@ namespace refine {
 
 namespace detail {
 
-/// A function of images that becomes a program of a .pt2 file.
+/// A function of images that becomes a program of a .pt2 file, or the graph of an ONNX file.
 struct Pt2Function {
   std::string name = {};                  ///< of the program
   std::vector<std::string> outputs = {};  ///< keys of the results; one: it returns a tensor, not a dict
   /// Returns the results for images N×C×H×W in [0, 1].
   std::function<std::vector<at::Tensor>(const at::Tensor&)> run = {};
-  /// Returns for each image whether rounding decides its last result, whose alarm score is at the
-  /// threshold; nothing: it does for none.
+  /// Key of the result that is the gated answer; empty: none is.
+  std::string gated = {};
+  /// Returns for each image whether rounding decides `gated`, because its alarm score is at the
+  /// threshold.
   std::function<at::Tensor(const at::Tensor&)> is_undecided = {};
 };
 
@@ -54,6 +57,12 @@ void write_pt2(const Pt2Job& job, const std::filesystem::path& path, const nlohm
 /// Does all of `write_pt2`, except for writing.
 /// \throws Error if a function cannot be written
 void check_pt2(const Pt2Job& job, const std::filesystem::path& path);
+
+/// Returns for each alarm score whether it is so close to the threshold that rounding decides.
+inline at::Tensor is_at_threshold(const at::Tensor& scores, const ServingOptions& serving) {
+  constexpr double rounding = 1e-3;
+  return (scores - *serving.alarm_threshold).abs() < rounding;
+}
 
 /// Returns what is written of a classifier.
 template <backbones::FrozenBackbone B>
@@ -135,11 +144,14 @@ void export_pt2(const Pipeline<T, B, R>& defense, const std::filesystem::path& p
   };
   if (serving.alarm_threshold) {
     details.outputs.emplace_back("gated");
+    details.gated = "gated";
     details.is_undecided = [&](const at::Tensor& x) {
-      constexpr double rounding = 1e-3;
-      return (defense.alarm(x) - *serving.alarm_threshold).abs() < rounding;
+      return detail::is_at_threshold(defense.alarm(x), serving);
     };
-    if (serving.answer == Answer::gated) model.is_undecided = details.is_undecided;
+    if (serving.answer == Answer::gated) {
+      model.gated = "logits";
+      model.is_undecided = details.is_undecided;
+    }
   }
   detail::write_pt2({.module = detail::torchscript_module(defense),
                      .functions = {std::move(model), std::move(details)},
@@ -183,40 +195,6 @@ template <backbones::FrozenBackbone B>
 void check_pt2_export(const B& victim, const std::filesystem::path& path) {
   const detail::ScopedCpu backbone(*victim.module);
   detail::check_pt2(detail::pt2_job(victim), path);
-}
-
-/// Writes a defended classifier as one file to serve: as .pt2 if the name ends so (`export_pt2`), else
-/// as TorchScript (`export_torchscript`).
-///
-///     export_defense(defense, "defended.pt2");
-///
-/// \param defense the defended classifier; its image shape must be known
-/// \param path the file; it is complete or not there
-/// \param metadata an object, stored as `refine.json`
-/// \param serving which answers the file has
-/// \throws Error as these functions
-template <typename T, typename B, typename R>
-void export_defense(const Pipeline<T, B, R>& defense, const std::filesystem::path& path,
-                    const nlohmann::ordered_json& metadata = detail::no_metadata(),
-                    const ServingOptions& serving = {}) {
-  if (is_pt2_path(path)) return export_pt2(defense, path, metadata, serving);
-  export_torchscript(defense, path, metadata, serving);
-}
-
-/// Writes a gated classifier as one file to serve, which gives the gated answer and has the defended
-/// one inside.
-///
-///     export_defense(Gated{defense, alarm.threshold}, "gated.pt2");
-///
-/// \param gated the classifier and the alarm's threshold
-/// \param path the file; it is complete or not there
-/// \param metadata an object, stored as `refine.json`
-/// \throws Error as the other overload
-template <typename T, typename B, typename R>
-void export_defense(const Gated<Pipeline<T, B, R>>& gated, const std::filesystem::path& path,
-                    const nlohmann::ordered_json& metadata = detail::no_metadata()) {
-  export_defense(gated.defense(), path, metadata,
-                 {.alarm_threshold = gated.threshold(), .answer = Answer::gated});
 }
 
 }  // namespace refine

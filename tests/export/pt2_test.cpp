@@ -29,6 +29,7 @@
 #include <refine/backbones/normalized.hpp>
 #include <refine/backbones/resnet.hpp>
 #include <refine/backbones/zoo.hpp>
+#include <refine/export/export_defense.hpp>
 #include <refine/export/exported_classifier.hpp>
 #include <refine/export/pt2.hpp>
 #include <refine/formats/exported_program.hpp>

@@ -15,7 +15,7 @@
 #include <refine/core/file.hpp>
 #include <refine/defend/defend.hpp>
 #include <refine/defend/images.hpp>
-#include <refine/export/pt2.hpp>
+#include <refine/export/export_defense.hpp>
 #include <refine/training/stop_on_signal.hpp>
 
 #include "tools/refine/options.hpp"
@@ -166,7 +166,7 @@ int run(const DefendArguments& options, const Common& common) {
   Inputs inputs = options.images.empty() ? inputs_of_names(options) : inputs_of_files(options);
   const DefendedFiles files = DefendedFiles::beside(out);
   files.check_writable();
-  if (is_pt2_path(out)) check_pt2_export(freeze(inputs.victim.backbone), out);  // before training
+  check_export(freeze(inputs.victim.backbone), out);  // before training
   if (!options.images.empty()) {
     std::cerr << fmt::format("{} ({}): {} images, {} classes\n", inputs.victim.name,
                              inputs.victim.description, inputs.victim.task().image,
@@ -203,14 +203,15 @@ void add_defend(CLI::App& app, Common& common) {
   command
       ->add_option(
           "--model", options->victim.model,
-          "a TorchScript file, a .pt2 of torch.export, a file of weights (with --arch), or, with --dataset, a network's name")
+          "a TorchScript file, a .pt2 of torch.export, an ONNX file, a file of weights (with --arch), or, with --dataset, a network's name")
       ->required();
   command->add_option("--images", options->images,
                       "folder of clean images, in any layout; labels are not needed");
   options->victim.add_to(*command);
   command->add_option(
       "--out", options->out,
-      "file to write, as .pt2 of torch.export if its name ends so, else as TorchScript; left out: defended.pt, or below --refine_res");
+      "file to write, as .pt2 of torch.export or as ONNX if its name ends in .pt2 or .onnx, else as TorchScript; left "
+      "out: defended.pt, or below --refine_res");
   command->add_option("--limit", options->limit, "use at most this many images")->check(number(0));
   options->resize.add_to(*command);
   command->add_option("--store", options->store,

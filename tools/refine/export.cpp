@@ -61,7 +61,7 @@ void add_export(CLI::App& app, Common& common) {
   const auto options = std::make_shared<ExportArguments>();
   command
       ->add_option("--model", options->victim.model,
-                   "the victim: a TorchScript file, a .pt2, or weights with --arch")
+                   "the victim: a TorchScript file, a .pt2, an ONNX file, or weights with --arch")
       ->required();
   options->victim.add_to(*command);
   command->add_option(
@@ -78,8 +78,9 @@ void add_export(CLI::App& app, Common& common) {
       ->check(CLI::IsMember({"image", "reference"}));
   add_answer_to(*command, options->answer, "as the defense says");
   command
-      ->add_option("--out", options->out,
-                   "file to write: .pt2 of torch.export if its name ends so, else TorchScript")
+      ->add_option(
+          "--out", options->out,
+          "file to write: .pt2 of torch.export or ONNX if its name ends in .pt2 or .onnx, else TorchScript")
       ->capture_default_str();
   run_when_chosen(*command, common, options, run);
 }

@@ -86,7 +86,7 @@ void add_inspect(CLI::App& app, Common& common) {
   command
       ->add_option(
           "files", options->files,
-          "TorchScript files, .pt2 of torch.export, safetensors, files of torch.save, or folders with such files")
+          "TorchScript files, .pt2 of torch.export, ONNX files, safetensors, files of torch.save, or folders with such files")
       ->required();
   command->add_option("--key", options->inspect.key,
                       "which weights of a checkpoint to list; left out: found by content");

@@ -24,7 +24,7 @@
 #include <refine/defend/detail/hold_back.hpp>
 #include <refine/defend/detail/result_json.hpp>
 #include <refine/defend/probe.hpp>
-#include <refine/export/pt2.hpp>
+#include <refine/export/export_defense.hpp>
 #include <refine/export/weights.hpp>
 #include <refine/nn/device.hpp>
 #include <refine/remaps/permutations.hpp>

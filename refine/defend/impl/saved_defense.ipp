@@ -24,7 +24,7 @@
 #include <refine/defend/measure.hpp>
 #include <refine/defend/probe.hpp>
 #include <refine/evaluation/classify.hpp>
-#include <refine/export/pt2.hpp>
+#include <refine/export/export_defense.hpp>
 #include <refine/export/torchscript.hpp>
 #include <refine/export/weights.hpp>
 #include <refine/formats/checkpoint.hpp>
@@ -198,8 +198,7 @@ REFINE_INLINE void export_classifier(const std::filesystem::path& model, const s
   detail::check_image_size(victim, model.string(), options.notify);
   nlohmann::ordered_json about = {{"class_names", victim.class_names}};
   if (victim.resize) about["preprocessing"] = detail::json_of(*victim.resize);
-  const auto frozen = freeze(victim.backbone);
-  is_pt2_path(serving) ? export_pt2(frozen, serving, about) : export_torchscript(frozen, serving, about);
+  export_victim(freeze(victim.backbone), serving, about);
 }
 
 REFINE_INLINE ExportedInfo exported_info(const nlohmann::ordered_json& about,

@@ -22,6 +22,7 @@
 #include <refine/core/error.hpp>
 #include <refine/core/text.hpp>
 #include <refine/formats/exported_program.hpp>
+#include <refine/formats/onnx.hpp>
 #include <refine/nn/device.hpp>
 #include <refine/programs/detail/exported_module.hpp>
 
@@ -126,6 +127,9 @@ REFINE_INLINE ExportedClassifier::ExportedClassifier(const std::filesystem::path
                                                      std::optional<Answer> answer) {
   const std::string name = path.string();
   const auto refuse = [&](const std::string& why) { detail::refuse_exported(name, why); };
+  if (formats::is_onnx_file(path)) {
+    refuse("it is an ONNX file, which ONNX Runtime serves; write the same defense as a .pt2");
+  }
   const bool is_pt2 = formats::is_exported_program_file(path);
   std::map<std::string, std::string> extra;
   formats::ExportedProgram program;

@@ -20,6 +20,7 @@
 #include <array>
 #include <cstddef>
 #include <map>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <set>
@@ -29,6 +30,7 @@
 
 #include <refine/core/config.hpp>
 #include <refine/core/error.hpp>
+#include <refine/core/file.hpp>
 #include <refine/core/text.hpp>
 #include <refine/formats/exported_program_writer.hpp>
 #include <refine/programs/detail/exported_module.hpp>
@@ -44,6 +46,20 @@ struct Tensors {
   std::set<std::string> parameters = {};           ///< names of parameters; the others are buffers
   std::vector<at::Tensor> constants = {};          ///< tensors that no module has, `constant_0` and so on
 };
+
+/// The part of a program that was translated from an ONNX model, which an ONNX file has in its place.
+struct OnnxPart {
+  std::shared_ptr<const formats::OnnxModel> model = nullptr;  ///< the model
+  std::string images = {};                                    ///< value of the program that it takes
+  std::string output = {};                                    ///< value of the program that it returns
+  std::string model_output = {};                              ///< the model's name of that value
+  std::set<std::string> nodes = {};                           ///< names of the nodes
+};
+
+/// Returns a file and the format that it is written in, for messages: "x.onnx as ONNX".
+inline std::string as_format(const std::string& file) {
+  return file + (files::lower_extension(file) == ".onnx" ? " as ONNX" : " as .pt2");
+}
 
 /// Returns torch.export's name of an element type.
 inline std::optional<formats::ElementType> element_type(at::ScalarType type) {
@@ -122,6 +138,9 @@ class Translator {
   /// \param outputs names of its outputs
   formats::ExportedProgram translate(const torch::jit::Graph& graph, const std::vector<std::string>& outputs);
 
+  /// Returns which nodes of the program were translated from ONNX.
+  const std::vector<OnnxPart>& onnx_parts() const { return onnx_parts_; }
+
  private:
   using Node = torch::jit::Node;
   using Value = torch::jit::Value;
@@ -165,13 +184,14 @@ class Translator {
   std::map<const Value*, std::vector<const Value*>> lists_;
   std::map<const Value*, std::string> results_;
   std::set<std::string> integers_;
+  std::vector<OnnxPart> onnx_parts_;
 };
 
 REFINE_INLINE void Translator::fail(const std::string& why) const {
   throw Error(
-      "cannot write {} as .pt2: {}; write TorchScript (a name that ends in .pt), or export the victim itself with "
+      "cannot write {}: {}; write TorchScript (a name that ends in .pt), or export the victim itself with "
       "torch.export and defend that file",
-      file_, why);
+      as_format(file_), why);
 }
 
 /// Returns a name that Python accepts and the graph does not have yet.
@@ -594,6 +614,7 @@ REFINE_INLINE void Translator::splice(const Node& node) {
     renamed[input.name] =
         stored("victim." + input.stored, backbones::detail::view_of(*source, tensor), tensor.is_parameter);
   }
+  OnnxPart part{.model = source->onnx, .images = images};
   for (formats::GraphNode copy : source->nodes) {
     // Checks of the exporter, which would tie the file to the CPU.
     if (copy.target.starts_with("aten::_assert_tensor_metadata")) continue;
@@ -612,9 +633,13 @@ REFINE_INLINE void Translator::splice(const Node& node) {
         value.name = name;
       });
     }
+    part.nodes.insert(copy.name);
     program_.nodes.push_back(std::move(copy));
   }
-  results_[node.output()] = renamed.at(output);
+  results_[node.output()] = part.output = renamed.at(output);
+  if (!part.model) return;
+  part.model_output = std::ranges::find(source->outputs, output, &formats::GraphOutput::value)->name;
+  onnx_parts_.push_back(std::move(part));
 }
 
 /// Removes nodes whose results nothing uses, and the tensors that only they need.
@@ -690,12 +715,14 @@ inline std::optional<formats::BatchInteger> linear(const std::array<std::int64_t
 /// \param function what it must compute
 /// \param task of the images
 /// \param file name of the file, for messages
+/// \param sample receives every value of a run with the first of `batches`, by its name
 /// \throws Error if a size depends on what the images show, or the program computes something else
 REFINE_INLINE formats::WritableProgram with_types(formats::ExportedProgram program, const Tensors& tensors,
                                                   const Pt2Function& function, const Task& task,
-                                                  const std::string& file) {
+                                                  const std::string& file,
+                                                  std::map<std::string, c10::IValue>& sample) {
   const auto refuse = [&](const std::string& why) {
-    throw Error("cannot write {} as .pt2: {}; write TorchScript (a name that ends in .pt)", file, why);
+    throw Error("cannot write {}: {}; write TorchScript (a name that ends in .pt)", as_format(file), why);
   };
   std::array<std::map<std::string, c10::IValue>, batches.size()> values;
   for (std::size_t i = 0; i < batches.size(); ++i) {
@@ -713,7 +740,7 @@ REFINE_INLINE formats::WritableProgram with_types(formats::ExportedProgram progr
     for (std::size_t k = 0; k < expected.size(); ++k) {
       constexpr double tolerance = 1e-3;  // against other graphs; rounding is far below
       const at::Tensor& found = values[i].at(program.outputs[k].value).toTensor();
-      if (function.is_undecided && k + 1 == expected.size() && found.sizes() == expected[k].sizes())
+      if (function.outputs[k] == function.gated && found.sizes() == expected[k].sizes())
         expected[k] = at::where(function.is_undecided(images).unsqueeze(1), found, expected[k]);
       if (found.sizes() != expected[k].sizes() ||
           !at::allclose(found, expected[k], tolerance, tolerance, /*equal_nan=*/true)) {
@@ -773,6 +800,7 @@ REFINE_INLINE formats::WritableProgram with_types(formats::ExportedProgram progr
   typed.inputs = std::move(program.inputs);
   typed.nodes = std::move(program.nodes);
   typed.outputs = std::move(program.outputs);
+  sample = std::move(values[0]);
   return typed;
 }
 
@@ -781,6 +809,8 @@ struct Prepared {
   std::vector<std::vector<Splices::Splice>> splices = {};  // own the bytes of victims
   Tensors tensors = {};
   formats::WritableArchive archive = {};
+  std::map<std::string, std::vector<OnnxPart>> onnx_parts = {};  // by program
+  std::map<std::string, std::map<std::string, c10::IValue>> samples = {};
 };
 
 REFINE_INLINE Prepared prepare(const Pt2Job& job, const std::filesystem::path& path) {
@@ -800,11 +830,13 @@ REFINE_INLINE Prepared prepare(const Pt2Job& job, const std::filesystem::path& p
         [](const at::Tensor&) { return std::string(); }, /*strict=*/true, /*force_outplace=*/false, &module,
         {"images"});
     prepared.splices.push_back(splices.splices());
-    formats::ExportedProgram program = Translator(module, prepared.splices.back(), prepared.tensors, file)
-                                           .translate(*traced.first->graph, function.outputs);
+    Translator translator(module, prepared.splices.back(), prepared.tensors, file);
+    formats::ExportedProgram program = translator.translate(*traced.first->graph, function.outputs);
     prune(program);
-    prepared.archive.programs[function.name] =
-        with_types(std::move(program), prepared.tensors, function, job.task, file);
+    prepared.onnx_parts[function.name] = translator.onnx_parts();
+    prepared.archive.programs[function.name] = with_types(std::move(program), prepared.tensors, function,
+                                                          job.task, file, prepared.samples[function.name]);
+    if (files::lower_extension(path) != ".onnx") prepared.samples.clear();  // only ONNX needs them
   }
   std::set<std::string> used;
   for (const auto& [name, program] : prepared.archive.programs) {

@@ -1,0 +1,133 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <nlohmann/json_fwd.hpp>
+
+#include <filesystem>
+#include <utility>
+#include <vector>
+
+#include <refine/backbones/backbone.hpp>
+#include <refine/core/file.hpp>
+#include <refine/export/pt2.hpp>
+#include <refine/export/torchscript.hpp>
+#include <refine/metrics/gated.hpp>
+#include <refine/pipeline/gated.hpp>
+#include <refine/pipeline/pipeline.hpp>
+
+namespace refine {
+
+namespace detail {
+
+/// Writes the only function of a job as an ONNX file, `write_pt2` otherwise.
+/// \param job what to write
+/// \param path the file
+/// \param metadata for `refine.json`
+/// \throws Error if the function cannot be written, or the file cannot
+void write_onnx(const Pt2Job& job, const std::filesystem::path& path, const nlohmann::ordered_json& metadata);
+
+/// Does all of `write_onnx`, except for writing.
+/// \throws Error if the function cannot be written
+void check_onnx(const Pt2Job& job, const std::filesystem::path& path);
+
+}  // namespace detail
+
+/// True if a file is written as ONNX, by the extension of its name.
+inline bool is_onnx_path(const std::filesystem::path& path) {
+  return files::lower_extension(path) == ".onnx";
+}
+
+/// Writes a defended classifier as one ONNX file, for ONNX Runtime, OpenVINO and others:
+///
+///     session = onnxruntime.InferenceSession("defended.onnx")               # Python
+///     logits, alarm = session.run(["logits", "alarm"], {"images": images})
+///
+/// The graph has one input and two outputs, for any number of images:
+///
+///  - `images`: float N×C×H×W in [0, 1];
+///  - `logits`: N×classes in the victim's class order, with normalization, transform, victim and remap
+///    inside. They are the defended ones, or those of `ServingOptions::answer`;
+///  - `alarm`: N scores in [0, 1] (`alarm_score`).
+///
+/// All weights are in the file. Its operators are those of opset 17, and of ONNX's own domain. The
+/// nodes of a victim that is an ONNX model itself (`backbones::OnnxModel`) are written byte for byte,
+/// with the opset of its file, if it computes in float32; values that it calls `images`, `logits` or
+/// `alarm` are renamed. Its nodes are there twice, for the images and for what the transform draws.
+///
+/// \param defense the defended classifier; its image shape must be known
+/// \param path the file; it is complete or not there
+/// \param metadata an object, stored as the metadata entry `refine.json` beside the task, the
+///   permutation and the version of this library. To pass one, include <nlohmann/json.hpp>.
+/// \param serving which answer the file gives
+/// \throws Error as `export_pt2`, if the networks use an operator that is not translated to ONNX, or
+///   the file would be larger than 2 GB
+template <typename T, typename B, typename R>
+void export_onnx(const Pipeline<T, B, R>& defense, const std::filesystem::path& path,
+                 const nlohmann::ordered_json& metadata = detail::no_metadata(),
+                 const ServingOptions& serving = {}) {
+  if constexpr (!transforms::FrozenTransform<T>) {
+    if (transforms::can_freeze(defense.transform()))
+      return export_onnx(freeze(defense), path, metadata, serving);
+  }
+  detail::check_serving(serving, path);
+  const detail::ScopedCpu transform(*defense.transform().module), backbone(*defense.backbone().module);
+  detail::Pt2Function graph{.name = "graph", .outputs = {"logits", "alarm"}};
+  graph.run = [&](const at::Tensor& x) -> std::vector<at::Tensor> {
+    const at::Tensor defended = defense.forward(x), victim = defense.undefended(x);
+    const at::Tensor alarm = alarm_score(victim, defended);
+    if (serving.answer == Answer::defended) return {defended, alarm};
+    return {gated_answer(victim, defended, *serving.alarm_threshold), alarm};
+  };
+  if (serving.answer == Answer::gated) {
+    graph.gated = "logits";
+    graph.is_undecided = [&](const at::Tensor& x) {
+      return detail::is_at_threshold(defense.alarm(x), serving);
+    };
+  }
+  detail::write_onnx({.module = detail::torchscript_module(defense),
+                      .functions = {std::move(graph)},
+                      .task = defense.task(),
+                      .kind = "defended",
+                      .facts = detail::facts_of(defense, serving)},
+                     path, metadata);
+}
+
+/// Writes a gated classifier as one ONNX file, whose `logits` are the gated answer.
+/// \param gated the classifier and the alarm's threshold
+/// \param path the file; it is complete or not there
+/// \param metadata as of the other overload
+/// \throws Error as the other overload
+template <typename T, typename B, typename R>
+void export_onnx(const Gated<Pipeline<T, B, R>>& gated, const std::filesystem::path& path,
+                 const nlohmann::ordered_json& metadata = detail::no_metadata()) {
+  export_onnx(gated.defense(), path, metadata,
+              {.alarm_threshold = gated.threshold(), .answer = Answer::gated});
+}
+
+/// Writes a frozen classifier, without a defense, as one ONNX file with the output `logits`.
+/// \param victim the classifier, see `freeze`; its image shape must be known
+/// \param path the file; it is complete or not there
+/// \param metadata an object, stored as the metadata entry `refine.json` beside the task
+/// \throws Error as `export_onnx` of a defense
+template <backbones::FrozenBackbone B>
+void export_onnx(const B& victim, const std::filesystem::path& path,
+                 const nlohmann::ordered_json& metadata = detail::no_metadata()) {
+  const detail::ScopedCpu backbone(*victim.module);
+  detail::write_onnx(detail::pt2_job(victim), path, metadata);
+}
+
+/// Checks that `export_onnx` accepts a victim, before a defense is trained for it.
+/// \param victim the classifier, see `freeze`; its image shape must be known
+/// \param path the file, for messages
+/// \throws Error as `export_onnx`
+template <backbones::FrozenBackbone B>
+void check_onnx_export(const B& victim, const std::filesystem::path& path) {
+  const detail::ScopedCpu backbone(*victim.module);
+  detail::check_onnx(detail::pt2_job(victim), path);
+}
+
+}  // namespace refine
+
+#if !defined(REFINE_COMPILED_LIB)
+#include <refine/export/impl/onnx.ipp>
+#endif
