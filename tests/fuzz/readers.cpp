@@ -6,8 +6,10 @@
 
 #include <filesystem>
 #include <map>
+#include <memory>
 #include <set>
 #include <stdexcept>
+#include <utility>
 
 #include <refine/core/error.hpp>
 #include <refine/core/file.hpp>
@@ -18,8 +20,10 @@
 #include <refine/formats/checkpoint.hpp>
 #include <refine/formats/exported_program.hpp>
 #include <refine/formats/inspect.hpp>
+#include <refine/formats/onnx.hpp>
 #include <refine/formats/safetensors.hpp>
 #include <refine/formats/torchscript_check.hpp>
+#include <refine/programs/onnx.hpp>
 #include <refine/report/render.hpp>
 
 #include "tests/report/examples.hpp"
@@ -127,6 +131,14 @@ const std::vector<Reader> table = {
        with_file(bytes, [](const fs::path& file) { report::read_metrics(file); });
      },
      [] { return std::vector{report::metrics_text(report::unlabelled())}; }},
+    {"onnx",
+     [](std::string_view bytes) {
+       auto listing = formats::inspect_onnx(bytes, "a.onnx");
+       if (!listing.objections.empty()) throw Error("{}", listing.objections.front().text);
+       backbones::detail::translate_onnx(std::make_shared<const formats::OnnxModel>(std::move(listing.model)),
+                                         "a.onnx");
+     },
+     [] { return contents(fixtures / "onnx", {".onnx"}); }},
     {"pickle", [](std::string_view bytes) { formats::detail::read_unzipped("a.pth", bytes); },
      [] {
        std::vector<std::string> seeds;
