@@ -73,7 +73,7 @@ def guide_snippets():
     """Returns the Python of docs/guide/serving.md that is for .pt2 files."""
     blocks = (ROOT / "docs" / "guide" / "serving.md").read_text().split("```python\n")[1:]
     blocks = [block.split("```")[0] for block in blocks]
-    return "".join(block for block in blocks if "torch.jit" not in block)
+    return "".join(block for block in blocks if "torch.jit" not in block and "onnxruntime" not in block)
 
 
 def sizes_of(shape):
