@@ -176,6 +176,9 @@ inline constexpr std::uint64_t max_file_bytes = (std::uint64_t{1} << 31) - 1;
 /// Returns ONNX's number of an element type.
 std::int64_t type_number(ElementType type);
 
+/// \throws Error if a file would be larger than protobuf permits
+void check_file_size(const std::filesystem::path& path, std::uint64_t bytes);
+
 /// Returns the hint of a refusal.
 std::string advice(const OnnxListing& listing);
 

@@ -72,6 +72,9 @@ at::Tensor onnx_images(std::int64_t n, const ImageShape& shape) {
 /// Writes a defense as ONNX, and expects that the file computes the same.
 void expect_same_as_onnx(const auto& defense, const std::filesystem::path& file) {
   export_defense(defense, file);
+  std::set<std::string> names;  // ONNX Runtime refuses two nodes of one name
+  for (const formats::OnnxNode& node : formats::read_onnx(file).nodes)
+    EXPECT_TRUE(node.name.empty() || names.insert(node.name).second) << node.name;
   const c10::NoGradGuard no_grad;
   for (const std::int64_t n : {1, 4}) {
     const at::Tensor x = onnx_images(n, defense.task().image);

@@ -3,7 +3,10 @@
 #include <gtest/gtest.h>
 #include <refine/formats/checkpoint.hpp>
 #include <refine/formats/exported_program.hpp>
+#include <refine/formats/onnx.hpp>
 
+#include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <set>
@@ -29,6 +32,16 @@ std::int64_t epoch(const std::filesystem::path& checkpoint) {
 
 std::set<std::string> operators(const std::filesystem::path& file) {
   return formats::inspect_exported_program(formats::read_archive(file), file).operators;
+}
+
+std::ptrdiff_t calls_of(const std::string& op, const std::filesystem::path& file) {
+  const auto nodes = formats::read_onnx(file).nodes;
+  return std::ranges::count(nodes, op, &formats::OnnxNode::op);
+}
+
+TEST(FormatsReadme, CallsOfAnOnnxModel_AreCounted) {
+  EXPECT_EQ(calls_of("MaxPool", "tests/fixtures/onnx/residual.onnx"), 1);
+  EXPECT_EQ(calls_of("LSTM", "tests/fixtures/onnx/residual.onnx"), 0);
 }
 
 TEST(FormatsReadme, Operators_AreListed) {

@@ -11,6 +11,7 @@
 #include <filesystem>
 #include <memory>
 #include <ostream>
+#include <sstream>
 #include <string>
 #include <utility>
 #include <vector>
@@ -103,6 +104,17 @@ TEST(OnnxModel, UnknownUse_ThrowsNamingTheNode) {
                {"'n1' (Reshape)", "what the images show"});
   expect_words(refusal({{.name = "n1", .op = "Identity", .inputs = {"x"}, .outputs = {"y"}}}),
                {"victim.onnx", "images×classes"});
+}
+
+// What the reader permits is translated.
+TEST(OnnxModel, PermittedOperators_AreKnown) {
+  std::istringstream words{std::string(formats::onnx_operators::permitted)};
+  int count = 0;
+  for (std::string op; words >> op; ++count) {
+    const std::string why = refusal({{.name = "n1", .op = op, .inputs = {"x"}, .outputs = {"y"}}});
+    EXPECT_EQ(why.find("does not translate"), std::string::npos) << why;
+  }
+  EXPECT_GT(count, 70);
 }
 
 // Computes sizes, as exporters do for `x.view(x.size(0), -1)`.

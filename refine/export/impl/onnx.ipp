@@ -209,8 +209,10 @@ REFINE_INLINE GraphWriter::GraphWriter(const Source& source) : source_(source) {
     opset_ = part.model->opset;
     for (const auto& [name, content] : part.model->tensors) used_.insert(name);
     for (const formats::OnnxValue& input : part.model->inputs) used_.insert(input.name);
-    for (const formats::OnnxNode& node : part.model->nodes)
+    for (const formats::OnnxNode& node : part.model->nodes) {
       used_.insert(node.outputs.begin(), node.outputs.end());
+      used_.insert(node.name);  // ONNX Runtime refuses two nodes of one name
+    }
   }
 }
 
@@ -253,6 +255,21 @@ void for_each_output(const GraphNode& node, const Visit& visit) {
   }
 }
 
+/// Calls `visit` with the name of each value whose memory a node's results may share, and whether the
+/// node writes to it.
+template <typename Visit>
+void for_each_alias(const GraphNode& node, const Visit& visit) {
+  const auto op = pt2::operator_of(node);
+  if (!op) return;
+  for (const c10::Argument& parameter : op->schema().arguments()) {
+    if (!parameter.alias_info()) continue;
+    for (const auto& [name, argument] : node.inputs) {
+      const auto* input = std::get_if<formats::ValueName>(&argument);
+      if (name == parameter.name() && input) visit(input->name, parameter.alias_info()->isWrite());
+    }
+  }
+}
+
 /// Finds which values share memory, and which are constant.
 REFINE_INLINE void GraphWriter::find_constants() {
   const auto& program = source_.program;
@@ -270,33 +287,16 @@ REFINE_INLINE void GraphWriter::find_constants() {
     const GraphNode& node = program.nodes[i];
     for_each_input(node, [&](const std::string& value) { last_use_[value] = i; });
     for_each_output(node, [&](const std::string& value) { defined_[value] = i; });
-    const auto op = pt2::operator_of(node);
-    if (!op) continue;
-    for (const c10::Argument& parameter : op->schema().arguments()) {
-      if (!parameter.alias_info()) continue;
-      for (const auto& [name, argument] : node.inputs) {
-        const auto* input = std::get_if<formats::ValueName>(&argument);
-        if (name != parameter.name() || !input) continue;
-        for_each_output(node, [&](const std::string& output) { join(input->name, output); });
-        if (parameter.alias_info()->isWrite()) last_write_[group_of(input->name)] = i;
-      }
-    }
+    for_each_alias(node, [&](const std::string& input, bool) {
+      for_each_output(node, [&](const std::string& output) { join(input, output); });
+    });
   }
   for (const formats::GraphOutput& output : program.outputs) last_use_[output.value] = program.nodes.size();
-  // Groups were joined after writes to them were noted.
-  std::map<std::size_t, std::size_t> writes;
-  for (std::size_t i = 0; i < program.nodes.size(); ++i) {
-    const auto op = pt2::operator_of(program.nodes[i]);
-    if (!op) continue;
-    for (const c10::Argument& parameter : op->schema().arguments()) {
-      if (!parameter.alias_info() || !parameter.alias_info()->isWrite()) continue;
-      for (const auto& [name, argument] : program.nodes[i].inputs) {
-        const auto* input = std::get_if<formats::ValueName>(&argument);
-        if (name == parameter.name() && input) writes[group_of(input->name)] = i;
-      }
-    }
+  for (std::size_t i = 0; i < program.nodes.size(); ++i) {  // when the groups are complete
+    for_each_alias(program.nodes[i], [&](const std::string& input, bool is_write) {
+      if (is_write) last_write_[group_of(input)] = i;
+    });
   }
-  last_write_ = std::move(writes);
   bool changed = true;
   while (changed) {
     changed = false;
@@ -337,16 +337,9 @@ REFINE_INLINE void GraphWriter::find_constants_once(bool& changed) {
       for_each_output(node, [&](const std::string& output) { constants_.insert(output); });
       continue;
     }
-    const auto op = pt2::operator_of(node);
-    if (!op) continue;
-    for (const c10::Argument& parameter : op->schema().arguments()) {
-      if (!parameter.alias_info() || !parameter.alias_info()->isWrite()) continue;
-      for (const auto& [name, argument] : node.inputs) {
-        const auto* input = std::get_if<formats::ValueName>(&argument);
-        if (name == parameter.name() && input && changing_.insert(group_of(input->name)).second)
-          changed = true;
-      }
-    }
+    for_each_alias(node, [&](const std::string& input, bool is_write) {
+      if (is_write && changing_.insert(group_of(input)).second) changed = true;
+    });
   }
 }
 
@@ -1551,12 +1544,9 @@ REFINE_INLINE void GraphWriter::translate(const Call& call) {
   const auto found = handlers().find(call.op);
   if (found == handlers().end()) fail(call, "is not translated to ONNX");
   const std::string name = (this->*found->second)(call);
-  if (call.handle) {
-    for (const c10::Argument& parameter : call.handle->schema().arguments()) {
-      if (parameter.alias_info() && parameter.alias_info()->isWrite() && argument(call, parameter.name()))
-        write_in_place(call, value(call, parameter.name()), name);
-    }
-  }
+  for_each_alias(call.node, [&](const std::string& input, bool is_write) {
+    if (is_write) write_in_place(call, input, name);
+  });
   names_[result(call)] = name;
 }
 
@@ -1570,8 +1560,10 @@ REFINE_INLINE void GraphWriter::insert_part(const OnnxPart& part) {
   };
   std::map<std::string, std::string> renamed;
   if (is_first && !is_taken(input)) {
-    graph_.nodes.push_back(
-        {.name = input, .op = "Identity", .inputs = {names_.at(part.images)}, .outputs = {input}});
+    graph_.nodes.push_back({.name = unique("victim_images"),
+                            .op = "Identity",
+                            .inputs = {names_.at(part.images)},
+                            .outputs = {input}});
   } else {
     renamed[input] = names_.at(part.images);
   }
@@ -1611,7 +1603,7 @@ REFINE_INLINE void GraphWriter::insert_part(const OnnxPart& part) {
         {.encoded = is_same ? node->encoded
                             : formats::renamed_onnx_node(
                                   node->encoded, rename,
-                                  is_first || node->name.empty() ? "" : "victim_" + node->name)});
+                                  is_first || node->name.empty() ? "" : unique("victim_" + node->name))});
   }
   const auto output = renamed.find(part.model_output);
   names_[part.output] = output == renamed.end() ? part.model_output : output->second;
@@ -1644,7 +1636,7 @@ REFINE_INLINE formats::WritableOnnx GraphWriter::write() {
   const GraphNode none{.name = "output", .target = "output"};
   const Call end{.node = none, .op = "output", .handle = std::nullopt, .position = program.nodes.size()};
   for (const formats::GraphOutput& output : program.outputs) {
-    graph_.nodes.push_back({.name = output.name,
+    graph_.nodes.push_back({.name = unique("output_" + output.name),
                             .op = "Identity",
                             .inputs = {use(end, output.value)},
                             .outputs = {output.name}});
@@ -1695,7 +1687,11 @@ REFINE_INLINE void write_onnx(const Pt2Job& job, const std::filesystem::path& pa
 }
 
 REFINE_INLINE void check_onnx(const Pt2Job& job, const std::filesystem::path& path) {
-  onnx::with_graph(job, path, [](const formats::WritableOnnx&) {});
+  onnx::with_graph(job, path, [&](const formats::WritableOnnx& graph) {
+    std::uint64_t bytes = 0;
+    for (const auto& [name, tensor] : graph.tensors) bytes += tensor.bytes.size();
+    formats::detail::onnx::check_file_size(path, bytes);
+  });
 }
 
 }  // namespace refine::detail

@@ -701,13 +701,24 @@ REFINE_INLINE void ModelReader::check_values() {
 
 REFINE_INLINE std::string advice(const OnnxListing& listing) {
   const auto has = [&](Objection::Kind kind) { return has_objection(listing.objections, kind); };
-  if (has(Objection::Kind::harmful)) {
+  const bool is_external = std::ranges::any_of(listing.objections, [](const Objection& each) {
+    return each.text.find("external data") != std::string::npos;
+  });
+  if (has(Objection::Kind::harmful) && !is_external)
+    return "do not use it before its author has explained that, and ask for the PyTorch model";
+  if (is_external) {
     return "ask its author for one file with all weights inside: onnx.save(model, path, "
            "save_as_external_data=False)";
   }
   if (has(Objection::Kind::quantized)) return "use the float model, before it is quantised";
   return "export the PyTorch module itself: torch.export.save(torch.export.export(model.eval(), (images,)), "
          "\"model.pt2\")";
+}
+
+REFINE_INLINE void check_file_size(const std::filesystem::path& path, std::uint64_t bytes) {
+  if (bytes <= max_file_bytes) return;
+  throw Error("cannot write {}: it would have {} bytes, and an ONNX file has at most 2 GB; write a .pt2",
+              path.string(), bytes);
 }
 
 /// Returns the encoded attribute of a node.
@@ -929,10 +940,7 @@ REFINE_INLINE void write_onnx(const std::filesystem::path& path, const WritableO
     after.bytes(model_field::metadata, entry.message());
   }
   const std::uint64_t total = before.message().size() + graph_size + after.message().size();
-  if (total > max_file_bytes) {
-    throw Error("cannot write {}: it would have {} bytes, and an ONNX file has at most 2 GB; write a .pt2",
-                path.string(), total);
-  }
+  check_file_size(path, total);
   AtomicFile file(path);
   file.write(before.message());
   file.write(nodes.message());

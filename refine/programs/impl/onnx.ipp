@@ -60,8 +60,8 @@ class OnnxTranslator {
                 file_, why);
   }
   [[noreturn]] void refuse(const std::string& why) const {
-    fail(fmt::format("its node '{}' ({}) {}", node_->name.empty() ? node_->outputs.at(0) : node_->name,
-                     node_->op, why));
+    const bool has_name = !node_->name.empty() || node_->outputs.empty();
+    fail(fmt::format("its node '{}' ({}) {}", has_name ? node_->name : node_->outputs[0], node_->op, why));
   }
 
   // Attributes of the node.
@@ -85,6 +85,7 @@ class OnnxTranslator {
   std::int64_t axis(std::int64_t given, std::size_t rank) const;
 
   // Results.
+  std::string unique(const std::string& wanted);
   formats::ValueName call(const std::string& target, Named arguments);
   std::vector<formats::ValueName> call_list(const std::string& target, Named arguments, std::size_t count);
   GraphInteger size_of(const formats::ValueName& value, std::int64_t dimension);
@@ -218,16 +219,16 @@ REFINE_INLINE formats::ValueName OnnxTranslator::tensor(Value& value, const std:
   std::vector<std::int64_t> strides(content->sizes.size(), 1);
   for (std::size_t d = strides.size(); d-- > 1;)
     strides[d - 1] = strides[d] * std::max<std::int64_t>(content->sizes[d], 1);
-  value.name = onnx_name;
-  program_.tensors[onnx_name] = {.type = content->type,
-                                 .sizes = content->sizes,
-                                 .strides = std::move(strides),
-                                 .entry = onnx_name,
-                                 .is_parameter = model_->tensors.contains(onnx_name)};
-  program_.bytes[onnx_name] = content->bytes;
-  program_.inputs.push_back(
-      {.kind = formats::GraphInput::Kind::tensor, .name = onnx_name, .stored = onnx_name});
-  return {onnx_name};
+  const bool is_parameter = model_->tensors.contains(onnx_name);
+  const std::string& name = value.name = is_parameter ? onnx_name : unique(onnx_name);
+  program_.tensors[name] = {.type = content->type,
+                            .sizes = content->sizes,
+                            .strides = std::move(strides),
+                            .entry = name,
+                            .is_parameter = is_parameter};
+  program_.bytes[name] = content->bytes;
+  program_.inputs.push_back({.kind = formats::GraphInput::Kind::tensor, .name = name, .stored = name});
+  return {name};
 }
 
 /// Returns a tensor of sizes.
@@ -302,9 +303,15 @@ REFINE_INLINE std::int64_t OnnxTranslator::axis(std::int64_t given, std::size_t 
 
 // --- results -------------------------------------------------------------------------------------------------
 
+/// Returns a name that no value of the program has.
+REFINE_INLINE std::string OnnxTranslator::unique(const std::string& wanted) {
+  std::string name = wanted;
+  for (int i = 1; !names_.insert(name).second; ++i) name = fmt::format("{}'{}", wanted, i);
+  return name;
+}
+
 REFINE_INLINE formats::ValueName OnnxTranslator::call(const std::string& target, Named arguments) {
-  std::string name = node_->outputs.at(0);
-  for (int i = 1; !names_.insert(name).second; ++i) name = fmt::format("{}'{}", node_->outputs[0], i);
+  const std::string name = unique(node_->outputs.at(0));
   const std::size_t positional = arguments.size();
   program_.nodes.push_back({.name = name,
                             .target = target,
@@ -319,9 +326,7 @@ REFINE_INLINE std::vector<formats::ValueName> OnnxTranslator::call_list(const st
   call(target, std::move(arguments));
   std::vector<formats::ValueName> results;
   for (std::size_t i = 0; i < count; ++i) {
-    std::string name = fmt::format("{}#{}", program_.nodes.back().name, i);
-    while (!names_.insert(name).second) name += "'";
-    results.push_back({name});
+    results.push_back({unique(fmt::format("{}#{}", program_.nodes.back().name, i))});
   }
   program_.nodes.back().outputs = {results};
   return results;
@@ -953,10 +958,9 @@ REFINE_INLINE void OnnxTranslator::constant() {
     const auto* found = std::get_if<OnnxTensor>(value);
     if (!found) refuse("has a value that is not a tensor");
     content = *found;
-  } else if (const auto* number = attribute("value_float")) {
+  } else if (attribute("value_float")) {
     content =
         tensor_of(ElementType::float32, std::vector<float>{static_cast<float>(real("value_float", 0))}, true);
-    static_cast<void>(number);
   } else if (attribute("value_int")) {
     content = tensor_of(ElementType::int64, std::vector<std::int64_t>{integer("value_int", 0)}, true);
   } else if (const auto numbers = list("value_ints")) {
