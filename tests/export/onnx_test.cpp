@@ -222,6 +222,7 @@ TEST(ExportOnnx, TorchScriptVictim_IsWrittenUnlessAnOperatorIsNot) {
     y = torch.avg_pool2d(y, [3, 3], [2, 2], [1, 1], True, True)
     y = torch.max_pool2d(y, [2, 2], [2, 2], [0, 0], [1, 1], True)
     y = torch.adaptive_avg_pool2d(y, [2, 3])
+    y = y / (1 + torch.linalg_vector_norm(y, 2, [1], True))
     z = torch.zeros_like(y)
     z.add_(y).mul_(0.5)
     z = torch.roll(z, [1], [3])

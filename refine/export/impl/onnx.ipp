@@ -1079,6 +1079,10 @@ REFINE_INLINE std::string GraphWriter::reduction(const Call& call) {
     return cast(call, extreme, ElementType::float32, ElementType::boolean);
   }
   const std::string x = cast(call, tensor(call, "self"), type(value(call, "self")), type(result(call)));
+  if (call.op == "linalg_vector_norm") {
+    if (number(call, "ord") != 2) fail(call, "has another order than 2");
+    return reduce(call, "ReduceL2", x, from_zero(integers(call, "dim"), rank), flag(call, "keepdim"));
+  }
   return reduce(call, ops.at(call.op), x, from_zero(integers(call, "dim"), rank), flag(call, "keepdim"));
 }
 
@@ -1498,7 +1502,7 @@ REFINE_INLINE const std::map<std::string, GraphWriter::Handler>& GraphWriter::ha
     add({"max_pool2d", "max_pool2d_with_indices", "avg_pool2d"}, &GraphWriter::pooling);
     add({"adaptive_avg_pool2d", "_adaptive_avg_pool2d", "adaptive_max_pool2d"},
         &GraphWriter::adaptive_pooling);
-    add({"mean", "sum", "amax", "amin", "max", "min", "prod", "argmax", "any", "all"},
+    add({"mean", "sum", "amax", "amin", "max", "min", "prod", "argmax", "any", "all", "linalg_vector_norm"},
         &GraphWriter::reduction);
     add({"var", "std"}, &GraphWriter::variance);
     add({"softmax", "_softmax", "log_softmax", "_log_softmax", "special_softmax", "special_log_softmax"},

@@ -18,6 +18,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstddef>
 #include <map>
 #include <memory>
@@ -738,12 +739,15 @@ REFINE_INLINE formats::WritableProgram with_types(formats::ExportedProgram progr
     const c10::NoGradGuard no_grad;
     std::vector<at::Tensor> expected = function.run(images);
     for (std::size_t k = 0; k < expected.size(); ++k) {
-      constexpr double tolerance = 1e-3;  // against other graphs; rounding is far below
+      // Against other graphs; rounding, which grows with the largest result, is far below.
+      constexpr double share = 1e-3;
+      const double largest = expected[k].abs().max().item<double>();
+      const double tolerance = share * (std::isfinite(largest) ? std::max(1.0, largest) : 1.0);
       const at::Tensor& found = values[i].at(program.outputs[k].value).toTensor();
       if (function.outputs[k] == function.gated && found.sizes() == expected[k].sizes())
         expected[k] = at::where(function.is_undecided(images).unsqueeze(1), found, expected[k]);
       if (found.sizes() != expected[k].sizes() ||
-          !at::allclose(found, expected[k], tolerance, tolerance, /*equal_nan=*/true)) {
+          !at::allclose(found, expected[k], share, tolerance, /*equal_nan=*/true)) {
         refuse(
             fmt::format("its program has other {} than the model for {} images, so the model does not do the "
                         "same for every batch",

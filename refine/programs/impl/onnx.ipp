@@ -1036,7 +1036,7 @@ REFINE_INLINE bool OnnxTranslator::translate_sizes() {
   const std::string& op = node_->op;
   static const std::set<std::string_view> known = {"Add",    "Sub",   "Mul",       "Div",     "Concat",
                                                    "Gather", "Cast",  "Unsqueeze", "Squeeze", "Slice",
-                                                   "Equal",  "Where", "Identity",  "Reshape"};
+                                                   "Equal",  "Where", "Identity",  "Reshape", "Mod"};
   if (!known.contains(op) || node_->inputs.empty()) return false;
   for (std::size_t i = 0; i < node_->inputs.size(); ++i) {
     if (has(i) && !input(i).integers) return false;
@@ -1053,6 +1053,7 @@ REFINE_INLINE bool OnnxTranslator::translate_sizes() {
     return true;
   }
   const Integers first = *input(0).integers;
+  if (op == "Mod" && integer("fmod", 0) != 0) return false;
   if (op == "Cast") {
     const auto type = type_of_number(integer("to", 0));
     if (!type || is_float_type(*type) || *type == ElementType::boolean) return false;
@@ -1137,6 +1138,10 @@ REFINE_INLINE bool OnnxTranslator::translate_sizes() {
   }
   for (std::size_t i = 0; i < count; ++i) {
     const GraphInteger &a = element(first, i), &b = element(second, i);
+    if (op == "Mod") {
+      result.push_back(calculate('-', a, calculate('*', calculate('/', a, b), b)));
+      continue;
+    }
     if (op != "Equal") {
       result.push_back(calculate(op == "Add" ? '+' : op == "Sub" ? '-' : op == "Mul" ? '*' : '/', a, b));
       continue;
@@ -1263,6 +1268,11 @@ REFINE_INLINE const std::map<std::string, OnnxTranslator::Handler>& OnnxTranslat
       {"Mean", [](T& t) { t.variadic("aten::add.Tensor"); }},
       {"Min", [](T& t) { t.variadic("aten::minimum.default"); }},
       {"Mish", [](T& t) { t.unary("aten::mish.default"); }},
+      {"Mod",
+       [](T& t) {
+         const bool is_fmod = t.integer("fmod", 0) != 0;
+         t.binary(is_fmod ? "aten::fmod.Tensor" : "aten::remainder.Tensor");
+       }},
       {"Mul", [](T& t) { t.binary("aten::mul.Tensor"); }},
       {"Neg", [](T& t) { t.unary("aten::neg.default"); }},
       {"Not",
