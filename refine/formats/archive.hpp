@@ -16,9 +16,10 @@ struct ArchiveLimits {
   std::size_t entries = 100'000;                        ///< number of entries, folders included
   std::uint64_t entry_bytes = std::uint64_t{16} << 30;  ///< uncompressed bytes of one entry
   std::uint64_t total_bytes = std::uint64_t{32} << 30;  ///< uncompressed bytes of all entries
-  /// Largest ratio of uncompressed to compressed bytes, for entries of more than 1 MiB. Weights
-  /// hardly compress and TorchScript source compresses about tenfold; DEFLATE reaches at most 1032.
-  double ratio = 100;
+  /// Largest ratio of uncompressed to compressed bytes, for entries of more than 1 MiB, and of all
+  /// entries to the file if they are more than 64 MiB. Weights hardly compress and TorchScript source
+  /// compresses about tenfold; DEFLATE reaches at most 1032.
+  double ratio = 50;
 };
 
 /// The content of an archive.

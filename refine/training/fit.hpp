@@ -2,17 +2,21 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/Tensor.h>
+#include <ATen/ops/cat.h>
 #include <ATen/ops/cross_entropy_loss.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/tensor.h>
+#include <ATen/ops/zeros_like.h>
 #include <c10/core/GradMode.h>
 #include <fmt/format.h>
+#include <torch/csrc/autograd/autograd.h>
 #include <torch/nn/modules/linear.h>
 
 #include <algorithm>
 #include <chrono>
 #include <concepts>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <sstream>
@@ -155,6 +159,65 @@ std::shared_ptr<WithHead> make_head(const Pipeline<T, B, R>& defense, const at::
   return module;
 }
 
+/// What a transform makes of a batch.
+struct Rewritten {
+  at::Tensor images;      ///< float N×C×H×W
+  at::Tensor guess = {};  ///< the head's logits, float N×classes; undefined: there is no head
+};
+
+/// Computes a step of `fit` without holding the activations of the transform and of the victim at
+/// once: first the rewritten images and their gradients, for the victim in four parts of the batch, then
+/// the transform again with these. The victim is frozen, so the parts do not affect each other; the
+/// transform, whose BatchNorm needs the whole batch, gets it whole.
+/// \param draw images → `Rewritten`
+/// \param classify rewritten images → remapped logits
+/// \param judge (`Rewritten`, remapped logits, answer) → `BatchResult`
+/// \param again called before the transform draws for the second time
+template <typename Draw, typename Classify, typename Judge>
+BatchResult learn_in_parts(const at::Tensor& batch, const at::Tensor& answer, const Draw& draw,
+                           const Classify& classify, const Judge& judge, const std::function<void()>& again) {
+  const std::int64_t images = batch.size(0), part = (images + 3) / 4;
+  const auto for_each_part = [&](auto&& use) {
+    for (std::int64_t first = 0; first < images; first += part) use(first, std::min(part, images - first));
+  };
+  Rewritten rewritten;
+  at::Tensor remapped;
+  {
+    const c10::NoGradGuard no_grad;
+    rewritten = draw(batch);
+    std::vector<at::Tensor> logits;
+    for_each_part([&](std::int64_t first, std::int64_t count) {
+      logits.push_back(classify(rewritten.images.narrow(0, first, count)));
+    });
+    remapped = at::cat(logits);
+  }
+  rewritten.images.requires_grad_();
+  remapped.requires_grad_();
+  if (rewritten.guess.defined()) rewritten.guess.requires_grad_();
+  BatchResult result = judge(rewritten, remapped, answer);
+  result.loss.backward();
+  result.loss = result.loss.detach();
+  at::Tensor gradient =
+      rewritten.images.grad().defined() ? rewritten.images.grad() : at::zeros_like(rewritten.images);
+  if (remapped.grad().defined()) {
+    for_each_part([&](std::int64_t first, std::int64_t count) {
+      const at::Tensor x = rewritten.images.detach().narrow(0, first, count).requires_grad_();
+      classify(x).backward(remapped.grad().narrow(0, first, count));
+      gradient.narrow(0, first, count).add_(x.grad());
+    });
+  }
+  const at::Tensor guess_gradient = rewritten.guess.defined() ? rewritten.guess.grad() : at::Tensor();
+  rewritten = {};
+  again();
+  const Rewritten second = draw(batch);
+  if (guess_gradient.defined()) {
+    torch::autograd::backward({second.images, second.guess}, {gradient, guess_gradient});
+  } else {
+    second.images.backward(gradient);
+  }
+  return result;
+}
+
 /// Trains the transform of a pipeline towards an objective; see `fit`.
 template <typename T, typename B, typename R, objectives::Objective O, typename... Observers>
 void fit_transform(Pipeline<T, B, R>& defense, const at::Tensor& images, const O& objective,
@@ -200,25 +263,30 @@ void fit_transform(Pipeline<T, B, R>& defense, const at::Tensor& images, const O
     const nn::Autocast autocast(device, bfloat16);
     return answers(batch, augmentation, teacher);
   };
-  const auto learn = [&](const at::Tensor& batch, const at::Tensor& answer) -> BatchResult {
-    at::Tensor rewritten, remapped, guess;
-    {
-      const nn::Autocast autocast(device, bfloat16);
-      if (encoder || head) {
-        transforms::Drawn drawn = defense.draw(batch);
-        rewritten = drawn.images.to(at::kFloat);
-        if (head) guess = head->head->forward(drawn.bottleneck).to(at::kFloat);
-      } else {
-        rewritten = defense.transformed(batch).to(at::kFloat);
-      }
-      remapped = defense.classify_transformed(rewritten).to(at::kFloat);
-    }
+  const auto draw = [&](const at::Tensor& batch) -> Rewritten {
+    const nn::Autocast autocast(device, bfloat16);
+    if (!encoder && !head) return {defense.transformed(batch).to(at::kFloat)};
+    const transforms::Drawn drawn = defense.draw(batch);
+    return {drawn.images.to(at::kFloat),
+            head ? head->head->forward(drawn.bottleneck).to(at::kFloat) : at::Tensor()};
+  };
+  const auto classify = [&](const at::Tensor& rewritten) {
+    const nn::Autocast autocast(device, bfloat16);
+    return defense.classify_transformed(rewritten).to(at::kFloat);
+  };
+  const auto judge = [&](const Rewritten& rewritten, const at::Tensor& remapped,
+                         const at::Tensor& answer) -> BatchResult {
     const at::Tensor teacher_classes = answer.argmax(1), predicted = remapped.detach().argmax(1);
     at::Tensor loss = objective(remapped, answer);
     check_loss(loss);
-    if (head) loss = loss + recipe.head_weight * at::cross_entropy_loss(guess, answer.softmax(1));
-    if (recipe.supcon_weight > 0) loss = loss + recipe.supcon_weight * supcon(rewritten, teacher_classes);
+    if (head) loss = loss + recipe.head_weight * at::cross_entropy_loss(rewritten.guess, answer.softmax(1));
+    if (recipe.supcon_weight > 0)
+      loss = loss + recipe.supcon_weight * supcon(rewritten.images, teacher_classes);
     return {loss, predicted.eq(teacher_classes).sum(), predicted};
+  };
+  const auto learn = [&](const at::Tensor& batch, const at::Tensor& answer) {
+    const Rewritten rewritten = draw(batch);
+    return judge(rewritten, classify(rewritten.images), answer);
   };
   const bool graph_safe = nn::is_replayable(defense.transform()) && nn::is_replayable(defense.backbone()) &&
                           nn::is_replayable(objective);
@@ -250,6 +318,10 @@ void fit_transform(Pipeline<T, B, R>& defense, const at::Tensor& images, const O
       answers.remember(batch, teacher);
     };
   }
+  run.learn_in_parts = [&](const at::Tensor& batch, const at::Tensor& answer,
+                           const std::function<void()>& again) {
+    return learn_in_parts(batch, answer, draw, classify, judge, again);
+  };
   const auto trained = transforms::trained_module_of(defense.transform());
   torch::nn::Module& module = head ? static_cast<torch::nn::Module&>(*head) : *trained;
   train(run, module, device, examples, recipe.optimization, augmentation, recipe.seed, targets, learn,
@@ -275,6 +347,7 @@ void fit_transform(Pipeline<T, B, R>& defense, const at::Tensor& images, const O
 /// \throws Error if the images do not fit the pipeline, a field of the recipe is out of range or does
 ///   not suit the transform, the transform has no parameters, the loss is not finite, or the transform has collapsed: it makes
 ///   the victim predict one class for all images
+/// \throws OutOfMemory if the memory does not suffice for a step, also if activations are computed twice
 /// \throws Stopped if an observer requests it
 template <typename T, typename B, typename R, Observer... Observers>
 void fit(Pipeline<T, B, R>& defense, const at::Tensor& images, const Recipe& recipe = recipes::fast,

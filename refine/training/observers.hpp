@@ -76,6 +76,32 @@ class Stopped : public Error {
   std::filesystem::path checkpoint_;
 };
 
+/// Thrown by `fit` and `train_classifier` if a step needs more memory than there is. `fit` has by then
+/// tried to compute it with less.
+class OutOfMemory : public Error {
+ public:
+  /// \param run "victim" or "defense"
+  /// \param batch images per step
+  /// \param step steps taken so far
+  /// \param hint appended to the message
+  OutOfMemory(std::string_view run, int batch, std::int64_t step, std::string_view hint)
+      : Error(fmt::format("training the {}: not enough memory for a step with batches of {} images; set "
+                          "recipe.optimization.batch_size (--batch_size) to {}{}",
+                          run, batch, batch > 3 ? fmt::format("{} or less", batch / 2) : "2", hint)),
+        batch_(batch),
+        step_(step) {}
+
+  /// Returns the number of images per step.
+  int batch() const { return batch_; }
+
+  /// Returns the number of steps taken so far.
+  std::int64_t step() const { return step_; }
+
+ private:
+  int batch_;
+  std::int64_t step_;
+};
+
 namespace detail {
 
 class RunStore;  // run_state.hpp

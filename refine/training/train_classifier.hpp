@@ -55,6 +55,7 @@ constexpr Message check_training_task(const Task& network, const Task& data) {
 /// \return `backbone`, in evaluation mode
 /// \throws Error if the data does not fit the backbone, a field of the recipe or of the training
 ///   set is out of range, the backbone has no parameters to train, or the loss is not finite
+/// \throws OutOfMemory if the memory does not suffice for a step
 /// \throws Stopped if an observer requests it
 template <backbones::Backbone B, Observer... Observers>
 B train_classifier(B backbone, const data::TrainingSet& dataset,

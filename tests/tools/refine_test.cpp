@@ -4,6 +4,7 @@
 #include <sys/wait.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstdlib>
 #include <filesystem>
 #include <nlohmann/json.hpp>
@@ -437,6 +438,41 @@ TEST_F(Command, Defend_Interrupted_IsResumedBitForBit) {
   EXPECT_EQ(std::ranges::count(log, '\n'), 40) << "each epoch once";
   EXPECT_FALSE(fs::exists(shared->path / "parts.report/checkpoints"));
   expect_refusal(refine(*shared, options + "--out parts.pt --resume --checkpoint_every 0"), {"--resume"});
+}
+
+// tools/kill_test --fail_writes fails every write, of a victim's run, too.
+TEST_F(Command, Defend_AWriteFails_NothingIsHalfWrittenAndTheRunIsResumed) {
+  write_images(shared->path / "few", 40, false);
+  const std::string command =
+      "defend --model attack/FashionMNIST/ResNet18/BadNets/victim.pt --images few --image 32 --epoch 3 --no_scan "
+      "--no_probe --width 2 --levels 1 --threads 1 --checkpoint_every 0.05 --out ";
+  const Outcome undisturbed = refine(*shared, command + "intact/d.pt");
+  ASSERT_TRUE(is_done(undisturbed)) << undisturbed.err;
+  const std::string expected = content(shared->path / "intact/d.pt");
+
+  // Half of the calls that fail, from the first, fail alone; after the others, no write succeeds.
+  const int errors[] = {ENOSPC, EDQUOT, EFBIG, EIO};
+  for (int i = 0; i < 4; ++i) {
+    const std::string folder = "full" + std::to_string(i);
+    SCOPED_TRACE(folder);
+    const std::string environment =
+        "export LD_PRELOAD='" + fs::absolute("tests/tools/libfailing_writes.so").string() + "' FAIL_BELOW='" +
+        (shared->path / folder).string() + "' FAIL_ERROR=" + std::to_string(errors[i]) +
+        " FAIL_FIRST=" + std::to_string(1 + 7 * i * i) + (i % 2 ? " FAIL_COUNT=1; " : "; ");
+    const Outcome failed = refine(*shared, command + folder + "/d.pt", environment);
+    const fs::path file = shared->path / folder / "d.pt";
+    if (is_done(failed)) {  // it was a checkpoint
+      EXPECT_TRUE(content(file) == expected);
+      continue;
+    }
+    EXPECT_EQ(failed.status, 2) << failed.err;
+    EXPECT_NE(failed.err.find("error: cannot write "), std::string::npos) << failed.err;
+    EXPECT_EQ(failed.err.find("error: "), failed.err.rfind("error: ")) << failed.err;
+    EXPECT_TRUE(!fs::exists(file) || content(file) == expected);
+    const Outcome resumed = refine(*shared, command + folder + "/d.pt --resume");
+    ASSERT_TRUE(is_done(resumed)) << resumed.err;
+    EXPECT_TRUE(content(file) == expected);
+  }
 }
 
 TEST_F(Command, Inspect_OneFile_ListsItsContent) {

@@ -106,9 +106,11 @@ Result train(const Setting& setting, const AttackSpec& spec, const attacks::AnyA
   fs::remove(log, ignored);
   JsonLines lines(log);
   const OptionalCheckpoint checkpoint = setting.options.checkpoints.below(folder);
-  StopOnSignal signals(checkpoint.checkpoint ? setting.common.resume_command : "");
-  const TrainedVictim victim =
-      train_victim(poisoned, setting.victim, ProgressBar{}, lines, checkpoint, signals);
+  VictimTraining training = setting.victim;
+  const TrainedVictim victim = with_smaller_batches(training.training, setting.common, [&] {
+    StopOnSignal signals(checkpoint.checkpoint ? setting.common.resume_command : "");
+    return train_victim(poisoned, training, ProgressBar{}, lines, checkpoint, signals);
+  });
   victim.save(folder);
   const metrics::AttackMetrics figures = evaluate(victim.backbone, test, attack);
   files::write(folder / "victim.json", report::metrics_text(report::figures_json(figures)));

@@ -175,18 +175,19 @@ int run(const DefendArguments& options, const Common& common) {
   const fs::path log = files.report / "log.jsonl";
   files::write(log, "");  // that the folder cannot be written is found before training
   JsonLines lines(log);
-  if (inputs.defend.training.minutes && !inputs.defend.training.epochs) {
-    const TrainingPlan plan = plan_defense(inputs.victim, inputs.images, inputs.defend);
-    std::cerr << fmt::format("training is expected to take {}; --epoch {} gives the same result\n",
-                             plan.describe(), plan.epochs);
-    inputs.defend.training.epochs = plan.epochs;
-    inputs.defend.plan = plan;
-    common.resume_command += fmt::format(" --epoch {}", plan.epochs);  // another time, the speed may differ
-  }
   const OptionalCheckpoint checkpoint = options.checkpoints.below(files.report);
-  StopOnSignal signals(checkpoint.checkpoint ? common.resume_command : "");
-  const Defended defended =
-      defend(inputs.victim, inputs.images, inputs.defend, ProgressBar{}, lines, checkpoint, signals);
+  const Defended defended = with_smaller_batches(inputs.defend.training, common, [&] {
+    if (inputs.defend.training.minutes && !inputs.defend.training.epochs) {
+      const TrainingPlan plan = plan_defense(inputs.victim, inputs.images, inputs.defend);
+      std::cerr << fmt::format("training is expected to take {}; --epoch {} gives the same result\n",
+                               plan.describe(), plan.epochs);
+      inputs.defend.training.epochs = plan.epochs;
+      inputs.defend.plan = plan;
+      common.resume_command += fmt::format(" --epoch {}", plan.epochs);  // another time, the speed may differ
+    }
+    StopOnSignal signals(checkpoint.checkpoint ? common.resume_command : "");
+    return defend(inputs.victim, inputs.images, inputs.defend, ProgressBar{}, lines, checkpoint, signals);
+  });
   defended.save(out);
   checkpoint.remove();
   const Status status = show(

@@ -290,6 +290,21 @@ void begin(const Common& common, files::Paths paths) {
   if (common.write_config) common.write_config();
 }
 
+void warn_smaller_batch(int batch, TrainingOptions& options, const Common& common) {
+  const auto option = [](int images) { return fmt::format(" --batch_size {}", images); };
+  if (options.batch_size) {
+    const std::string last = option(*options.batch_size);
+    if (const auto found = common.resume_command.rfind(last); found != std::string::npos)
+      common.resume_command.erase(found, last.size());
+  }
+  options.batch_size = batch;
+  common.resume_command += option(batch);
+  std::cerr << fmt::format(
+      "warning: memory is short: training starts again with batches of {} images, and the result differs from that "
+      "of the recipe; specify --batch_size to end the run instead\n",
+      batch);
+}
+
 Notify print_notices() {
   return [](const Notice& notice) {
     std::cerr << (notice.kind == Notice::Kind::warning ? "warning: " : "") << text::printable(notice.text)

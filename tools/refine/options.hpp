@@ -25,6 +25,7 @@
 #include <refine/export/exported_classifier.hpp>
 #include <refine/report/defense_report.hpp>
 #include <refine/training/checkpoint.hpp>
+#include <refine/training/observers.hpp>
 
 namespace refine::cli {
 
@@ -152,6 +153,29 @@ struct CheckpointOptions {
   /// \throws Error if the options contradict each other
   OptionalCheckpoint below(const std::filesystem::path& results) const;
 };
+
+/// Halves the batch of a training, and says so; the command that resumes the run gets the batch size.
+void warn_smaller_batch(int batch, TrainingOptions& options, const Common& common);
+
+/// Runs a training. If the memory does not suffice for its first step, it is run again with half the
+/// batch, and a warning says so: the result differs, and the recipe in its files has the smaller batch.
+/// \param options of the training; a batch size that the user has specified is not changed
+/// \param train called again with the changed options
+/// \throws OutOfMemory if that is not possible either
+template <typename Train>
+auto with_smaller_batches(TrainingOptions& options, const Common& common, Train&& train) {
+  const bool is_specified = options.batch_size.has_value();
+  for (;;) {
+    int smaller = 0;
+    try {
+      return train();
+    } catch (const OutOfMemory& error) {
+      if (is_specified || error.step() > 0 || error.batch() < 4) throw;
+      smaller = error.batch() / 2;
+    }
+    warn_smaller_batch(smaller, options, common);
+  }
+}
 
 /// A check that a number is at least `low`, or above it.
 std::function<std::string(const std::string&)> number(double low, bool above = false);

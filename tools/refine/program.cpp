@@ -21,6 +21,7 @@
 #include <refine/core/file.hpp>
 #include <refine/core/text.hpp>
 #include <refine/nn/device.hpp>
+#include <refine/nn/out_of_memory.hpp>
 #include <refine/training/observers.hpp>
 #include <refine/training/stop_on_signal.hpp>
 
@@ -147,10 +148,17 @@ int run_program(int argc, char** argv) {
     std::cerr << "error: cannot use " << text::printable(error.path1().string()) << ": "
               << error.code().message() << "; check the path and its permissions\n";
     return Error::exit_status;
-  } catch (const c10::Error& error) {
-    std::cerr << "error: LibTorch failed: " << text::one_line(error.what_without_backtrace()) << '\n';
   } catch (const std::exception& error) {
-    std::cerr << "error: " << text::one_line(error.what()) << '\n';
+    const auto* torch_error = dynamic_cast<const c10::Error*>(&error);
+    const std::string why =
+        text::one_line(torch_error ? torch_error->what_without_backtrace() : error.what());
+    if (nn::is_out_of_memory(error)) {
+      std::cerr
+          << "error: not enough memory (" << why
+          << "); use fewer or smaller images, for example --limit, or --store to keep them on the disk\n";
+    } else {
+      std::cerr << "error: " << (torch_error ? "LibTorch failed: " : "") << why << '\n';
+    }
   }
   return Error::exit_status;
 }

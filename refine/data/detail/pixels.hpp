@@ -13,7 +13,9 @@ namespace refine::data::detail {
 
 /// A decoded image: rows of RGB bytes, top first.
 struct RgbImage {
-  static constexpr int max_side = 1 << 14;  ///< so that a forged header cannot claim all memory
+  // So that a forged header cannot claim all memory. A progressive JPEG takes nine bytes a pixel while it is decoded.
+  static constexpr int max_side = 1 << 14;
+  static constexpr std::int64_t max_pixels = 100'000'000;
 
   int height = 0;                   ///< in pixels
   int width = 0;                    ///< in pixels
@@ -25,6 +27,10 @@ struct RgbImage {
     if (new_height < 1 || new_width < 1 || new_height > max_side || new_width > max_side) {
       return fmt::format("it claims {} x {} pixels, but a side must be 1 to {}", new_width, new_height,
                          max_side);
+    }
+    if (new_height * new_width > max_pixels) {
+      return fmt::format("it claims {} x {} pixels, but the largest number of pixels is {}", new_width,
+                         new_height, max_pixels);
     }
     height = static_cast<int>(new_height), width = static_cast<int>(new_width);
     bytes.resize(static_cast<std::size_t>(3 * new_height * new_width));

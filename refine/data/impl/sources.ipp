@@ -173,6 +173,12 @@ REFINE_INLINE at::Tensor read_idx(const std::filesystem::path& path) {
     extents.push_back(extent);
   }
 
+  std::error_code unknown;
+  const auto file_bytes = std::filesystem::file_size(path, unknown);
+  constexpr std::int64_t always_allowed = 1 << 20, max_ratio = 50;  // images compress about fivefold
+  check(unknown || bytes <= always_allowed || static_cast<std::uintmax_t>(bytes) / max_ratio <= file_bytes,
+        "its IDX header claims more than 50 times the file's size");
+
   auto tensor = at::empty(extents, at::kByte);
   check(read(tensor.mutable_data_ptr<std::uint8_t>(), bytes) == bytes,
         "it is shorter than its IDX header requires");

@@ -63,6 +63,12 @@ REFINE_INLINE Archive ArchiveReader::read(bool with_content) {
                                 total + entry.bytes, limits_.total_bytes));
     }
     total += entry.bytes;
+    constexpr double always_allowed = 64 << 20;
+    if (static_cast<double>(total) >
+        std::max(always_allowed, limits_.ratio * static_cast<double>(file_.size()))) {
+      refuse(entry, fmt::format("makes the archive a compression bomb: more than {} bytes in a file of {}",
+                                total, file_.size()));
+    }
   }
   if (entries.empty()) directory_.fail("the archive has no entries");
   const std::string top = entries.front().name.substr(0, entries.front().name.find('/') + 1);

@@ -136,27 +136,60 @@ struct Malformed : std::runtime_error {
 
 // --- JSON ------------------------------------------------------------------------------------------------
 
+/// Checks a JSON document without keeping it. (The parser's own callback looks through the whole array
+/// around each object that ends: a few megabytes of small objects would take hours.)
+class DocumentCheck final : public nlohmann::json_sax<json> {
+ public:
+  explicit DocumentCheck(const std::string& entry) : entry_(entry) {}
+
+  bool null() override { return true; }
+  bool boolean(bool) override { return true; }
+  bool number_integer(number_integer_t) override { return true; }
+  bool number_unsigned(number_unsigned_t) override { return true; }
+  bool number_float(number_float_t, const string_t&) override { return true; }
+  bool string(string_t&) override { return true; }
+  bool binary(binary_t&) override { return true; }
+  bool start_object(std::size_t) override {
+    keys_.emplace_back();
+    return deeper();
+  }
+  bool key(string_t& name) override {
+    if (!keys_.back().insert(name).second)
+      fail(fmt::format("'{}' has the key '{}' twice in one object", entry_, shorten(name)));
+    return true;
+  }
+  bool end_object() override {
+    keys_.pop_back();
+    return higher();
+  }
+  bool start_array(std::size_t) override { return deeper(); }
+  bool end_array() override { return higher(); }
+  bool parse_error(std::size_t, const std::string&, const nlohmann::detail::exception&) override {
+    return false;
+  }
+
+ private:
+  bool deeper() {
+    constexpr int max_depth = 64;
+    if (++depth_ > max_depth) fail(fmt::format("'{}' is nested more than {} levels deep", entry_, max_depth));
+    return true;
+  }
+  bool higher() {
+    --depth_;
+    return true;
+  }
+
+  const std::string& entry_;
+  std::vector<std::set<std::string>> keys_;  // of the open objects
+  int depth_ = 0;
+};
+
 /// Parses a JSON document with limits. A key that occurs twice in an object is refused: two readers
 /// would take two values.
 REFINE_INLINE json parse_document(const std::string& text, const std::string& entry) {
-  constexpr int max_depth = 64;
-  std::vector<std::set<std::string>> keys;
-  int depth = 0;
-  const auto check = [&](int, json::parse_event_t event, json& parsed) {
-    using Event = json::parse_event_t;
-    if (event == Event::object_start || event == Event::array_start) {
-      if (++depth > max_depth) fail(fmt::format("'{}' is nested more than {} levels deep", entry, max_depth));
-      if (event == Event::object_start) keys.emplace_back();
-    } else if (event == Event::object_end || event == Event::array_end) {
-      --depth;
-      if (event == Event::object_end) keys.pop_back();
-    } else if (event == Event::key && !keys.back().insert(parsed.get<std::string>()).second) {
-      fail(fmt::format("'{}' has the key '{}' twice in one object", entry,
-                       shorten(parsed.get<std::string>())));
-    }
-    return true;
-  };
-  json document = json::parse(text, check, /*allow_exceptions=*/false);
+  DocumentCheck check(entry);
+  json document(json::value_t::discarded);
+  if (json::sax_parse(text, &check)) document = json::parse(text, nullptr, /*allow_exceptions=*/false);
   if (document.is_discarded()) fail(fmt::format("'{}' is not a JSON document", entry));
   return document;
 }

@@ -99,7 +99,7 @@ REFINE_INLINE PickleCheck::Ref PickleCheck::make(Kind kind, std::string text, st
 }
 
 REFINE_INLINE void PickleCheck::push(Ref value) {
-  constexpr std::size_t max_stack = 100'000'000;
+  constexpr std::size_t max_stack = 1'000'000;
   require(stack_.size() < max_stack, "is too long");
   stack_.push_back(std::move(value));
 }

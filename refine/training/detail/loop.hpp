@@ -18,6 +18,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <exception>
 #include <filesystem>
 #include <functional>
 #include <limits>
@@ -36,6 +37,7 @@
 #include <refine/nn/cuda_graph.hpp>
 #include <refine/nn/device.hpp>
 #include <refine/nn/module.hpp>
+#include <refine/nn/out_of_memory.hpp>
 #include <refine/nn/torch_random.hpp>
 #include <refine/nn/transfer.hpp>
 #include <refine/training/detail/optimizers.hpp>
@@ -171,6 +173,11 @@ inline at::Tensor place_images(const at::Tensor& bytes, at::Device device) {
   return bytes.nbytes() <= nn::free_memory(device) / 2 ? bytes.to(device) : bytes;
 }
 
+/// Computes a step, and adds its gradients to the parameters', in less memory: activations are
+/// computed twice. It calls `again` before the second time, which draws and counts as the first did.
+using LearnInParts = std::function<BatchResult(const at::Tensor& images, const at::Tensor& targets,
+                                               const std::function<void()>& again)>;
+
 /// What `train` needs to know of a run, apart from how a step is computed.
 struct TrainingRun {
   RunInfo info;
@@ -178,7 +185,8 @@ struct TrainingRun {
   std::function<double()> chance;                 ///< accuracy of a guess
   std::function<void(const Batch&)> recall = {};  ///< computes again what the run keeps of a batch of the
                                                   ///< first epoch, when it is resumed; empty: nothing
-  const char* after_warning = "";                 ///< what to try if there is no progress
+  LearnInParts learn_in_parts = {};  ///< for steps that do not fit into memory; empty: there is no way
+  const char* after_warning = "";    ///< what to try if there is no progress
 };
 
 /// Leaves training mode also when an exception is thrown.
@@ -186,6 +194,26 @@ struct ScopedTraining {
   torch::nn::Module& module;
   explicit ScopedTraining(torch::nn::Module& m) : module(m) { module.train(); }
   ~ScopedTraining() { module.eval(); }
+};
+
+/// A module's buffers before a step, such as the statistics of BatchNorm: a step that is computed
+/// again must not update them twice.
+class SavedBuffers {
+ public:
+  explicit SavedBuffers(const torch::nn::Module& module) : buffers_(module.buffers()) {
+    for (const at::Tensor& buffer : buffers_) copies_.push_back(buffer.detach().clone());
+  }
+
+  void save() { copy(buffers_, copies_); }
+  void restore() { copy(copies_, buffers_); }
+
+ private:
+  static void copy(const std::vector<at::Tensor>& from, std::vector<at::Tensor>& to) {
+    const c10::NoGradGuard no_grad;
+    for (std::size_t i = 0; i < from.size(); ++i) to[i].copy_(from[i]);
+  }
+
+  std::vector<at::Tensor> buffers_, copies_;
 };
 
 /// The running sums of an epoch, on the device. They are updated without waiting for it.
@@ -314,12 +342,17 @@ void train(const TrainingRun& run, torch::nn::Module& module, at::Device device,
       run.recall(make_batch(first_epoch[step], step, /*augmented=*/false));
   }
 
+  bool is_updating = false;  // the step has changed parameters and cannot be computed again
+  const auto update = [&](const BatchResult& result, std::int64_t images) {
+    is_updating = true;
+    optimizers.step();
+    sums.add(result, images);
+  };
   const auto work = [&](const at::Tensor& images, const at::Tensor& target) {
     const BatchResult result = learn(images, target);
     optimizers.zero_grad();
     result.loss.backward();
-    optimizers.step();
-    sums.add(result, images.size(0));
+    update(result, images.size(0));
   };
   const auto fail_diverged = [&](std::string_view what, double got, int epoch) {
     throw Error(
@@ -332,19 +365,64 @@ void train(const TrainingRun& run, torch::nn::Module& module, at::Device device,
       fail_diverged("the weights are", std::numeric_limits<double>::quiet_NaN(), epoch);
   };
   nn::CudaGraphRunner take_step(device, cuda_graph_safe, work);
+  SavedBuffers buffers(module);
+  /// Returns false if there is not enough memory, and nothing but buffers has changed.
+  const auto fits_into_memory = [&](auto&& part_of_step) {
+    is_updating = false;
+    try {
+      part_of_step();
+      return true;
+    } catch (const std::exception& error) {
+      if (is_updating || !nn::is_out_of_memory(error)) throw;
+    }
+    return false;
+  };
+  const auto fail_out_of_memory = [&] {
+    throw OutOfMemory(name, optimization.batch_size, state.step, last_checkpoint(store.get()));
+  };
+  bool in_parts = false;
   bool knows_progress = first_step * 10 > steps;
   for (int epoch = static_cast<int>(first_step / per_epoch); epoch < optimization.epochs; ++epoch) {
     std::int64_t in_epoch = state.step % per_epoch;
     if (in_epoch == 0) sums.clear();
     const auto batches_of_epoch = order(epoch);
     while (in_epoch < per_epoch) {
-      const Batch inputs = make_batch(batches_of_epoch[in_epoch], state.step, /*augmented=*/true);
-      const at::Tensor target = targets(inputs);
-      torch_seed.seed(derived_seed(seed, "dropout", static_cast<std::uint64_t>(state.step)));
+      Batch inputs;
+      at::Tensor target;
+      if (!fits_into_memory([&] {
+            inputs = make_batch(batches_of_epoch[in_epoch], state.step, /*augmented=*/true);
+            target = targets(inputs);
+          })) {
+        fail_out_of_memory();
+      }
+      const auto seed_dropout = [&] {
+        torch_seed.seed(derived_seed(seed, "dropout", static_cast<std::uint64_t>(state.step)));
+      };
+      seed_dropout();
 
       const double factor = optimization.rate_factor(state.step, steps, epoch);
       optimizers.set_rate_factor(factor);
-      take_step(inputs.images, target);
+      buffers.save();
+      const auto again = [&] {
+        buffers.restore();
+        seed_dropout();
+      };
+      if (!in_parts && !fits_into_memory([&] { take_step(inputs.images, target); })) {
+        optimizers.zero_grad();  // releases what the backward pass has left
+        if (!run.learn_in_parts) fail_out_of_memory();
+        in_parts = true;
+        notify_warning(
+            "memory is short: activations are computed twice, which takes longer; the batches are the same, and the "
+            "result may differ in the last bits",
+            observers...);
+        again();
+      }
+      if (in_parts && !fits_into_memory([&] {
+            optimizers.zero_grad();
+            update(run.learn_in_parts(inputs.images, target, again), inputs.images.size(0));
+          })) {
+        fail_out_of_memory();
+      }
       ++state.step;
       ++in_epoch;
       const std::int64_t seen = seen_after(state.step);

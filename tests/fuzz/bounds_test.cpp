@@ -1,0 +1,314 @@
+// Each reader gets the worst files of at most 10 MB: what they cost in memory and time has a bound.
+
+#include <gtest/gtest.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#include <zlib.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <functional>
+#include <iostream>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <jpeglib.h>  // after <cstdio>, since it uses FILE without including it
+
+#include "tests/fuzz/readers.hpp"
+
+namespace refine::fuzz {
+namespace {
+
+using namespace std::string_literals;
+
+constexpr std::size_t file_size = 10'000'000, source_size = 3'100'000;  // a limit
+
+std::string repeated(std::string_view part, std::size_t size = file_size) {
+  std::string all;
+  all.reserve(size);
+  while (all.size() + part.size() <= size) all += part;
+  return all;
+}
+
+std::string little(std::uint64_t value, int bytes) {
+  std::string text;
+  for (int i = 0; i < bytes; ++i) text += static_cast<char>(value >> (8 * i));
+  return text;
+}
+
+std::string big(std::uint64_t value, int bytes) {
+  std::string text = little(value, bytes);
+  std::ranges::reverse(text);
+  return text;
+}
+
+/// Compresses `size` bytes that repeat a part. \param bits of zlib: 15 with its header, -15 raw, 31 gzip
+std::string compressed(std::string_view part, std::uint64_t size, int bits) {
+  z_stream stream = {};
+  if (deflateInit2(&stream, 9, Z_DEFLATED, bits, 9, Z_DEFAULT_STRATEGY) != Z_OK)
+    throw std::runtime_error("zlib");
+  const std::string input = repeated(part, 1 << 20);
+  std::string output, buffer(1 << 16, '\0');
+  for (std::uint64_t done = 0; done < size;) {
+    const std::uint64_t count = std::min<std::uint64_t>(input.size(), size - done);
+    stream.next_in = reinterpret_cast<Bytef*>(const_cast<char*>(input.data()));
+    stream.avail_in = static_cast<uInt>(count);
+    done += count;
+    do {
+      stream.next_out = reinterpret_cast<Bytef*>(buffer.data());
+      stream.avail_out = static_cast<uInt>(buffer.size());
+      deflate(&stream, done == size ? Z_FINISH : Z_NO_FLUSH);
+      output.append(buffer, 0, buffer.size() - stream.avail_out);
+    } while (stream.avail_out == 0);
+  }
+  deflateEnd(&stream);
+  return output;
+}
+
+std::uint32_t crc_of_zeros(std::uint64_t size) {
+  const std::string zeros(1 << 20, '\0');
+  uLong crc = 0;
+  for (; size > 0; size -= std::min<std::uint64_t>(size, zeros.size()))
+    crc = crc32(crc, reinterpret_cast<const Bytef*>(zeros.data()),
+                static_cast<uInt>(std::min<std::uint64_t>(size, zeros.size())));
+  return static_cast<std::uint32_t>(crc);
+}
+
+struct Entry {
+  std::string name, packed;
+  std::uint64_t size;
+  std::uint32_t crc;
+  int method;
+};
+
+std::string archive_of(const std::vector<Entry>& entries) {
+  std::string all, directory;
+  for (const Entry& entry : entries) {
+    const std::string common = little(20, 2) + little(0, 2) + little(entry.method, 2) + little(0, 4) +
+                               little(entry.crc, 4) + little(entry.packed.size(), 4) + little(entry.size, 4) +
+                               little(entry.name.size(), 2);
+    directory += "PK\1\2" + little(20, 2) + common + little(0, 2) + little(0, 2) + little(0, 2) +
+                 little(0, 2) + little(0, 4) + little(all.size(), 4) + entry.name;
+    all += "PK\3\4" + common + little(0, 2) + entry.name + entry.packed;
+  }
+  const std::string count = little(std::min<std::size_t>(entries.size(), 0xffff), 2);
+  return all + directory + "PK\5\6" + little(0, 4) + count + count + little(directory.size(), 4) +
+         little(all.size(), 4) + little(0, 2);
+}
+
+std::string many_entries() {
+  std::vector<Entry> entries;
+  for (int i = 0; i < 65'000; ++i) entries.push_back({"a/" + std::to_string(i), "", 0, 0, 0});
+  return archive_of(entries);
+}
+
+/// An archive of one entry of zeros.
+std::string bomb(std::uint64_t size) {
+  return archive_of({{"a/data.pkl", compressed("\0"s, size, -15), size, crc_of_zeros(size), 8}});
+}
+
+std::string png_of(std::uint32_t side, int depth, int colour, std::uint64_t bytes, int interlace = 0) {
+  const auto chunk = [](const std::string& kind, const std::string& body) {
+    const std::string all = kind + body;
+    const auto crc = crc32(0, reinterpret_cast<const Bytef*>(all.data()), static_cast<uInt>(all.size()));
+    return big(body.size(), 4) + all + big(crc, 4);
+  };
+  const std::string header = big(side, 4) + big(side, 4) + big(static_cast<std::uint64_t>(depth), 1) +
+                             big(static_cast<std::uint64_t>(colour), 1) + "\0\0"s +
+                             big(static_cast<std::uint64_t>(interlace), 1);
+  return "\x89PNG\r\n\x1a\n" + chunk("IHDR", header) + chunk("IDAT", compressed("\0"s, bytes, 15)) +
+         chunk("IEND", "");
+}
+
+/// A progressive JPEG of one colour: its decoder keeps the coefficients of the whole image.
+std::string progressive_jpeg(int side) {
+  jpeg_compress_struct jpeg = {};
+  jpeg_error_mgr errors = {};
+  jpeg.err = jpeg_std_error(&errors);
+  jpeg_create_compress(&jpeg);
+  unsigned char* data = nullptr;
+  unsigned long size = 0;
+  jpeg_mem_dest(&jpeg, &data, &size);
+  jpeg.image_width = jpeg.image_height = static_cast<JDIMENSION>(side);
+  jpeg.input_components = 3;
+  jpeg.in_color_space = JCS_RGB;
+  jpeg_set_defaults(&jpeg);
+  jpeg_set_quality(&jpeg, 50, TRUE);
+  for (int i = 0; i < 3; ++i) jpeg.comp_info[i].h_samp_factor = jpeg.comp_info[i].v_samp_factor = 1;
+  jpeg_simple_progression(&jpeg);
+  jpeg_start_compress(&jpeg, TRUE);
+  std::vector<JSAMPLE> row(static_cast<std::size_t>(3 * side), 100);
+  JSAMPROW rows = row.data();
+  while (jpeg.next_scanline < jpeg.image_height) jpeg_write_scanlines(&jpeg, &rows, 1);
+  jpeg_finish_compress(&jpeg);
+  jpeg_destroy_compress(&jpeg);
+  std::string bytes(reinterpret_cast<char*>(data), size);
+  std::free(data);
+  return bytes;
+}
+
+std::string idx_claims(std::uint32_t count, std::uint32_t rows) {
+  return "\0\0\x08\3"s + big(count, 4) + big(rows, 4) + big(rows, 4);
+}
+
+std::string safetensors_of(const std::string& header) {
+  return little(header.size(), 8) + header;
+}
+
+std::string safetensors_entries() {
+  std::string header = "{\"a\":{\"dtype\":\"F32\",\"shape\":[0],\"data_offsets\":[0,0]}";
+  for (int i = 0; header.size() < file_size - 100; ++i)
+    header += ",\"" + std::to_string(i) + "\":{\"dtype\":\"F32\",\"shape\":[0],\"data_offsets\":[0,0]}";
+  return safetensors_of(header + "}");
+}
+
+struct Worst {
+  const char* name;
+  const char* reader;
+  std::function<std::string()> make;
+  std::optional<bool> is_read = std::nullopt;  ///< true: it is within the limits; false: it is beyond one
+};
+
+const std::vector<Worst>& worst_files() {
+  static const std::vector<Worst> files = {
+      {"archive_bomb", "archive", [] { return bomb(600 << 20); }, false},
+      {"archive_below_the_ratio", "archive",
+       [] {
+         std::vector<Entry> entries;
+         const std::uint64_t size = 1 << 20;  // entries of 1 MiB may have any ratio
+         const std::uint32_t crc = crc_of_zeros(size);
+         const std::string packed = compressed("\0"s, size, -15);
+         for (std::size_t i = 0; i < file_size / (packed.size() + 100); ++i)
+           entries.push_back({"a/" + std::to_string(i), packed, size, crc, 8});
+         return archive_of(entries);
+       },
+       false},
+      {"archive_entries", "archive", &many_entries},
+      {"checkpoint_memo", "checkpoint", [] { return "\x80\2"s + repeated("]q\0000"s) + "N."; }},
+      {"checkpoint_dictionary", "checkpoint",
+       [] {
+         std::string pickle = "\x80\2}("s;
+         for (int i = 0; pickle.size() < file_size; ++i)
+           pickle += "J" + little(static_cast<std::uint64_t>(i), 4) + "N";
+         return pickle + "u.";
+       }},
+      {"exported_nesting", "exported_program", [] { return repeated("["); }},
+      {"exported_objects", "exported_program", [] { return "[" + repeated("{\"\":{}},") + "0]"; }},
+      {"exported_arrays", "exported_program", [] { return "[" + repeated("[],") + "0]"; }},
+      {"exported_texts", "exported_program", [] { return "{\"a\":[" + repeated("\"\",") + "0]}"; }},
+      {"weights_objects", "exported_weights",
+       [] { return "{\"config\":{\"a\":[" + repeated("{},") + "0]}}"; }},
+      {"idx_claim", "idx", [] { return idx_claims(65535, 65535); }},
+      {"idx_gzip_bomb", "idx",
+       [] {
+         const std::uint64_t images = 200, rows = 1'000;
+         const std::string header = idx_claims(images, rows);
+         return compressed(header, header.size(), 31) + compressed("\0"s, images * rows * rows, 31);
+       },
+       false},
+      {"image_png", "image", [] { return png_of(10'000, 8, 2, std::uint64_t{10'000} * (3 * 10'000 + 1)); },
+       true},
+      {"image_png_16_bits", "image",
+       [] { return png_of(10'000, 16, 6, std::uint64_t{10'000} * (8 * 10'000 + 1)); }, true},
+      {"image_png_beyond", "image", [] { return png_of(10'001, 8, 2, 1000); }, false},
+      {"image_png_interlaced", "image", [] { return png_of(10'000, 8, 6, 400'100'000, 1); }, true},
+      {"image_jpeg_progressive", "image", [] { return progressive_jpeg(10'000); }, true},
+      {"image_png_claim", "image", [] { return png_of(0x7fffffff, 8, 2, 1000); }},
+      {"image_header_claim", "image_header", [] { return png_of(0x7fffffff, 8, 2, 1000); }},
+      {"image_header_jpeg_markers", "image_header", [] { return "\xff\xd8"s + repeated("\xff\xe0\0\2"s); }},
+      {"metrics_nesting", "metrics_json", [] { return repeated("{\"a\":"); }},
+      {"metrics_objects", "metrics_json", [] { return "{\"a\":[" + repeated("{\"\":0},") + "0]}"; }},
+      {"pickle_marks", "pickle", [] { return "\x80\2"s + repeated("("); }},
+      {"pickle_lists", "pickle", [] { return "\x80\2"s + repeated("]"); }},
+      {"pickle_memo", "pickle", [] { return "\x80\4"s + repeated("]\2240"s) + "N."; }},
+      {"pickle_tuples", "pickle", [] { return "\x80\2"s + repeated("N\2050"s) + "N."; }},
+      {"pickle_doubling", "pickle", [] { return "\x80\2)q\0"s + repeated("h\0h\0\x86q\0000"s) + "N."; }},
+      {"programs_marks", "pickle_programs", [] { return "\x80\2"s + repeated("(]"); }},
+      {"recognize_zeros", "recognize", [] { return repeated("\0"s); }},
+      {"recognize_archive", "recognize", &many_entries},
+      {"safetensors_nesting", "safetensors", [] { return safetensors_of(repeated("[")); }},
+      {"safetensors_entries", "safetensors", &safetensors_entries},
+      {"safetensors_dimensions", "safetensors",
+       [] {
+         return safetensors_of("{\"a\":{\"dtype\":\"F32\",\"shape\":[" + repeated("1,") +
+                               "1],\"data_offsets\":[0,4]}}") +
+                "abcd";
+       }},
+      {"torchscript_pickle_lists", "torchscript_pickle", [] { return "\x80\2"s + repeated("]"); }},
+      {"torchscript_pickle_tuples", "torchscript_pickle",
+       [] { return "\x80\2"s + repeated("N\2050"s) + "N."; }},
+      {"source_names", "torchscript_source", [] { return repeated("a\n", source_size); }},
+      {"source_parentheses", "torchscript_source", [] { return repeated("(", source_size); }},
+      {"source_statements", "torchscript_source",
+       [] {
+         return "class A(Module):\n  __parameters__ = []\n  def forward(self: __torch__.A, x: Tensor) -> Tensor:\n" +
+                repeated("    x = x\n", source_size) + "    return x\n";
+       }},
+      {"source_list", "torchscript_source",
+       [] {
+         return "class A(Module):\n  def forward(self: __torch__.A) -> List[int]:\n    return [" +
+                repeated("1,", source_size) + "1]\n";
+       }},
+  };
+  return files;
+}
+
+struct Cost {
+  double seconds, megabytes;
+  int status;  ///< 0: read; 3: refused
+};
+
+/// Reads in a copy of the process, whose memory and time on a processor are measured.
+Cost cost_of(const Reader& reader, const std::string& bytes) {
+  struct rusage used = {};
+  const pid_t child = ::fork();
+  if (child == 0) {
+    int status = 1;
+    try {
+      status = read_or_refuse(reader, bytes) ? 0 : 3;
+    } catch (const std::exception& error) {
+      std::cerr << error.what() << '\n';
+    }
+    ::_exit(status);
+  }
+  int status = -1;
+  ::wait4(child, &status, 0, &used);
+  const auto seconds = [](const timeval& time) {
+    return static_cast<double>(time.tv_sec) + 1e-6 * static_cast<double>(time.tv_usec);
+  };
+  return {seconds(used.ru_utime) + seconds(used.ru_stime), static_cast<double>(used.ru_maxrss) / 1000,
+          WIFEXITED(status) ? WEXITSTATUS(status) : -1};
+}
+
+class Bounds : public ::testing::TestWithParam<Worst> {};
+
+TEST_P(Bounds, WorstFile_CostsLessThanAGigabyteAndTenSeconds) {
+  const auto reader = std::ranges::find(readers(), std::string_view(GetParam().reader), &Reader::name);
+  ASSERT_NE(reader, readers().end());
+  const std::string bytes = GetParam().make();
+  ASSERT_LE(bytes.size(), file_size + 1000);
+  const double before = cost_of(*reader, "").megabytes;
+  const Cost cost = cost_of(*reader, bytes);
+  EXPECT_TRUE(cost.status == 0 || cost.status == 3) << cost.status;
+  if (GetParam().is_read) {
+    EXPECT_EQ(cost.status == 0, *GetParam().is_read);
+  }
+  EXPECT_LT(cost.seconds, 10);
+  EXPECT_LT(cost.megabytes - before, 1000);
+  RecordProperty("milliseconds", static_cast<int>(1000 * cost.seconds));
+  std::printf("%s: %.1f MB take %.2f s and %.0f MB\n", GetParam().name,
+              static_cast<double>(bytes.size()) / 1e6, cost.seconds, cost.megabytes - before);
+  std::fflush(stdout);
+}
+
+INSTANTIATE_TEST_SUITE_P(Files, Bounds, ::testing::ValuesIn(worst_files()),
+                         [](const auto& info) { return std::string(info.param.name); });
+
+}  // namespace
+}  // namespace refine::fuzz
