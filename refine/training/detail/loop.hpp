@@ -2,6 +2,7 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/Tensor.h>
+#include <ATen/ops/_foreach_copy.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/maximum.h>
 #include <ATen/ops/minimum.h>
@@ -208,9 +209,10 @@ class SavedBuffers {
   void restore() { copy(copies_, buffers_); }
 
  private:
-  static void copy(const std::vector<at::Tensor>& from, std::vector<at::Tensor>& to) {
+  /// In a few kernels, because it is done at every step.
+  static void copy(const std::vector<at::Tensor>& from, const std::vector<at::Tensor>& to) {
     const c10::NoGradGuard no_grad;
-    for (std::size_t i = 0; i < from.size(); ++i) to[i].copy_(from[i]);
+    if (!from.empty()) at::_foreach_copy_(to, from);
   }
 
   std::vector<at::Tensor> buffers_, copies_;
