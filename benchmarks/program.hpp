@@ -15,6 +15,8 @@
 
 #include <refine/core/error.hpp>
 #include <refine/nn/device.hpp>
+#include <refine/training/observers.hpp>
+#include <refine/training/stop_on_signal.hpp>
 
 namespace refine::benchmarks {
 
@@ -71,6 +73,10 @@ int run_program(CLI::App& app, int argc, char** argv, Body&& body) {
   keep_freed_memory();
   try {
     body();
+  } catch (const Stopped& stopped) {
+    std::cerr << "stopped: " << stopped.what() << '\n';
+    if (!stopped.checkpoint().empty()) std::cerr << "go on with: the same command\n";
+    return StopOnSignal::exit_status();
   } catch (const Error& error) {
     std::cerr << "error: " << error.what() << '\n';
     return Error::exit_status;

@@ -19,6 +19,8 @@
 #include <refine/data/download.hpp>
 #include <refine/refine.hpp>
 #include <refine/report/report.hpp>
+#include <refine/training/checkpoint.hpp>
+#include <refine/training/stop_on_signal.hpp>
 
 namespace {
 
@@ -34,6 +36,8 @@ struct Options {
   std::uint64_t seed = default_seed;
   std::string data;
   std::string output = ".";
+  bool resume = false;
+  std::string resume_command;  ///< the command line, with --resume
 };
 
 /// The amount of work in a run.
@@ -142,8 +146,12 @@ void run(const Options& options) {
   const fs::path attack_folder = results / "attack" / dataset / "ResNet18" / "BadNets";
   const fs::path defense_folder = results / "refine_res" / dataset / "ResNet18" / "BadNets";
   std::error_code ignored;
+  const Checkpoint victim_checkpoint{.path = attack_folder / "checkpoints", .resume = options.resume};
+  const Checkpoint defense_checkpoint{.path = defense_folder / "checkpoints", .resume = options.resume};
+  victim_checkpoint.check();
+  defense_checkpoint.check();
   for (const auto& results_folder : {attack_folder, defense_folder})
-    fs::remove(results_folder / "log.jsonl", ignored);
+    fs::remove(results_folder / "log.jsonl", ignored);  // a resumed run reports earlier epochs again
   JsonLines attack_log(attack_folder / "log.jsonl"), defense_log(defense_folder / "log.jsonl");
 
   if (budget.images > 0 && budget.images < train.size()) train = train.sample(budget.images, options.seed);
@@ -165,11 +173,12 @@ void run(const Options& options) {
                     {"rate", fmt::format("{}", attack.rate)},
                     {"seed", std::to_string(options.seed)}}});
   ProgressBar bar;
+  StopOnSignal signals(options.resume_command);
   History victim_history, defense_history;
   const auto victim = train_classifier(
       backbones::Normalized{backbones::ResNet18<task>{.width = budget.victim_width, .seed = options.seed},
                             normalization},
-      poisoned, victim_recipe, bar, attack_log, victim_history);
+      poisoned, victim_recipe, bar, attack_log, victim_history, victim_checkpoint, signals);
   save(victim, attack_folder / "victim.safetensors",
        {{"recipe", to_text(victim_recipe)}, {"width", std::to_string(budget.victim_width)}});
 
@@ -178,7 +187,7 @@ void run(const Options& options) {
   recipe.seed = options.seed;
   auto defense = Pipeline{transforms::UNet<task>{.width = budget.transform_width, .seed = options.seed},
                           freeze(victim), remaps::Derangement<task>{.seed = options.seed}};
-  fit(defense, train.images, recipe, bar, defense_log, defense_history);
+  fit(defense, train.images, recipe, bar, defense_log, defense_history, defense_checkpoint, signals);
   save(defense, defense_folder / "defense.safetensors", recipe,
        {{"width", std::to_string(budget.transform_width)}});
 
@@ -211,6 +220,8 @@ void run(const Options& options) {
                 {"defense's training", fmt::format("{:.0f} s", defense_history.seconds())}},
       .sheet = report::sample_sheet(defense, test, attack)};
   report::write_report(page, defense_folder);
+  victim_checkpoint.remove();
+  defense_checkpoint.remove();
   std::cout << page << "\nvictim   " << (attack_folder / "victim.safetensors").lexically_normal().string()
             << "\ndefense  " << (defense_folder / "defense.safetensors").lexically_normal().string()
             << "\nto serve " << (defense_folder / "defended.pt").lexically_normal().string() << "\nreport   "
@@ -241,16 +252,23 @@ int main(int argc, char** argv) {
       "a folder with CIFAR-10 (binary, or image folders) or Fashion-MNIST (default: data/CIFAR10, downloaded "
       "if missing)");
   app.add_option("--output", options.output, "folder for attack/ and refine_res/")->capture_default_str();
+  app.add_flag("--resume", options.resume, "continue a run that was interrupted, with the same result");
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? 0 : Error::exit_status;
   }
 
+  for (int i = 0; i < argc; ++i) options.resume_command += std::string(argv[i]) + " ";
+  if (!options.resume) options.resume_command += "--resume";
+
   std::signal(SIGXFSZ, SIG_IGN);  // makes a file-size limit an error of write, like a full disk
   keep_freed_memory();
   try {
     run(options);
+  } catch (const Stopped& stopped) {
+    std::cerr << "stopped: " << stopped.what() << "\ngo on with: " << options.resume_command << '\n';
+    return StopOnSignal::exit_status();
   } catch (const Error& error) {
     std::cerr << "error: " << error.what() << '\n';
     return Error::exit_status;

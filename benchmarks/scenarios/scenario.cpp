@@ -22,6 +22,7 @@
 #include <refine/backbones/zoo.hpp>
 #include <refine/baselines/by_name.hpp>
 #include <refine/core/file.hpp>
+#include <refine/core/sha256.hpp>
 #include <refine/evaluation/alarm.hpp>
 #include <refine/evaluation/evaluate.hpp>
 #include <refine/export/weights.hpp>
@@ -31,10 +32,12 @@
 #include <refine/remaps/remaps.hpp>
 #include <refine/report/render.hpp>
 #include <refine/report/sample_sheet.hpp>
+#include <refine/training/checkpoint.hpp>
 #include <refine/training/fit.hpp>
 #include <refine/training/observers.hpp>
 #include <refine/training/recipe.hpp>
 #include <refine/training/recipe_json.hpp>
+#include <refine/training/stop_on_signal.hpp>
 #include <refine/training/train_classifier.hpp>
 #include <refine/transforms/unet.hpp>
 
@@ -106,6 +109,13 @@ void remove_stale(const fs::path& folder, std::initializer_list<const char*> fil
     std::error_code ignored;
     fs::remove(folder / file, ignored);
   }
+}
+
+/// Returns where a training saves its state. Another setting has another folder, so that it does not
+/// meet the interrupted training of this one.
+Checkpoint checkpoint_of(const fs::path& folder, const std::string& name, const std::string& key) {
+  return {.path = folder / ("checkpoints-" + name + "-" + Sha256().add(key).hex().substr(0, 12)),
+          .resume = true};
 }
 
 /// Makes an untrained network.
@@ -202,7 +212,10 @@ void train_victim(const Scenario& scenario, const Setting& setting) {
   const auto set = poison(scenario, setting, count);
   const auto recipe = setting.size.victim_recipe(scenario, setting.seed);
   History history;
-  const auto victim = train_classifier(make_network(scenario, setting), set, recipe, ProgressBar{}, history);
+  const Checkpoint checkpoint = checkpoint_of(folder, "victim", key);
+  StopOnSignal signals("the same command");
+  const auto victim = train_classifier(make_network(scenario, setting), set, recipe, ProgressBar{}, history,
+                                       checkpoint, signals);
   remove_stale(folder, {zero_file, defense_file, victim_file});
   save(victim, folder / "victim.safetensors");
   write_done(folder / victim_file, key,
@@ -210,6 +223,7 @@ void train_victim(const Scenario& scenario, const Setting& setting) {
               {"poisoned", count},
               {"figures", report::figures_json(
                               evaluate(victim, setting.split.test, trigger_attack(scenario, setting)))}});
+  checkpoint.remove();
 }
 
 void train_defense(const Scenario& scenario, const Setting& setting) {
@@ -220,7 +234,9 @@ void train_defense(const Scenario& scenario, const Setting& setting) {
   const Recipe recipe = setting.size.defense_recipe(setting.seed);
   auto defense = make_pipeline(load_victim(scenario, setting), setting);
   History history;
-  fit(defense, setting.split.train.images, recipe, ProgressBar{}, history);
+  const Checkpoint checkpoint = checkpoint_of(folder, "defense", key);
+  StopOnSignal signals("the same command");
+  fit(defense, setting.split.train.images, recipe, ProgressBar{}, history, checkpoint, signals);
   remove_stale(folder, {zero_file, defense_file});
   save(defense, folder / "defense.safetensors", recipe);
   const auto& test = setting.split.test;
@@ -248,6 +264,7 @@ void train_defense(const Scenario& scenario, const Setting& setting) {
               {"before", report::figures_json(figures.before)},
               {"after", report::figures_json(figures.after)},
               {"alarm", measure_alarm_of(defense, attack, setting)}});
+  checkpoint.remove();
 }
 
 /// Returns the recipe of fine-tuning.

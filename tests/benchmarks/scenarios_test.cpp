@@ -67,6 +67,8 @@ TEST(Scenarios, RunAndRerun_WriteOneTable) {
   testing::expect_words(content(root / "scenarios.md"), {"| BadNets | ResNet18 |"});
   testing::expect_words(content(root / "scenarios.svg"), {"<svg", "BadNets, ResNet18", "</svg>"});
   EXPECT_TRUE(fs::exists(folder / "report.html"));
+  for (const auto& entry : fs::directory_iterator(folder))
+    EXPECT_EQ(entry.path().filename().string().find("checkpoints"), std::string::npos) << entry.path();
 
   // A second run finds all results and trains nothing. A missing result is made again from the same
   // victim.

@@ -70,6 +70,7 @@ TEST(Cifar10BadNets, RealImages_AreDefended) {
       EXPECT_EQ(nlohmann::json::parse(line)["epoch"], epochs + 1);
     }
     EXPECT_GT(epochs, 0);
+    EXPECT_FALSE(fs::exists(folder / "checkpoints")) << "removed after success";
   }
 
   // The saved weights give the same counts in new networks.
@@ -99,7 +100,7 @@ TEST(Cifar10BadNets, Help_ListsOptions) {
   const ScratchFolder scratch;
   const Outcome help = run_example(scratch, "--help");
   EXPECT_EQ(help.status, 0);
-  testing::expect_words(help.out, {"--device", "--budget", "--seed", "--data", "--output"});
+  testing::expect_words(help.out, {"--device", "--budget", "--seed", "--data", "--output", "--resume"});
 }
 
 TEST(Cifar10BadNets, BadInput_EndsWithOneLine) {
