@@ -8,6 +8,7 @@
 #endif
 
 #include <cstddef>
+#include <exception>
 #include <optional>
 #include <string>
 
@@ -46,6 +47,12 @@ void move_to(torch::nn::Module& module, at::Device device);
 /// The host counts as unlimited, since its tensors need not be copied. If LibTorch does not report
 /// it (before 2.9, or for some devices), the result is 16 GiB.
 std::size_t free_memory(at::Device device);
+
+/// True if an exception reports that memory, of a device or of the host, could not be allocated.
+/// LibTorch has a type for devices (`c10::OutOfMemoryError`); of its allocator on the host only the
+/// text tells.
+/// \param error as it was caught
+bool is_out_of_memory(const std::exception& error);
 
 }  // namespace refine::nn
 

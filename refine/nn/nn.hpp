@@ -22,6 +22,5 @@
 #include <refine/nn/device.hpp>
 #include <refine/nn/fold.hpp>
 #include <refine/nn/module.hpp>
-#include <refine/nn/out_of_memory.hpp>
 #include <refine/nn/torch_random.hpp>
 #include <refine/nn/transfer.hpp>

@@ -8,7 +8,7 @@
 #include <refine/backbones/freeze.hpp>
 #include <refine/backbones/resnet.hpp>
 #include <refine/data/sources.hpp>
-#include <refine/nn/out_of_memory.hpp>
+#include <refine/nn/device.hpp>
 #include <refine/objectives/objectives.hpp>
 #include <refine/remaps/remaps.hpp>
 #include <refine/training/training.hpp>

@@ -21,7 +21,6 @@
 #include <refine/core/file.hpp>
 #include <refine/core/text.hpp>
 #include <refine/nn/device.hpp>
-#include <refine/nn/out_of_memory.hpp>
 #include <refine/training/observers.hpp>
 #include <refine/training/stop_on_signal.hpp>
 

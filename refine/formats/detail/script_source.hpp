@@ -14,7 +14,7 @@ namespace refine::formats::detail::script {
 inline constexpr std::size_t max_depth = 200;
 
 /// Largest size of all source files together.
-inline constexpr std::size_t max_source_bytes = std::size_t{3} << 20;
+inline constexpr std::size_t max_source_bytes = std::size_t{2} << 20;
 
 /// Returns the first line of a LibTorch message; the rest is its place in LibTorch's sources.
 inline std::string first_line(std::string_view what) {

@@ -5,6 +5,7 @@
 #include <ATen/Parallel.h>
 #include <c10/core/Allocator.h>
 #include <c10/core/CachingDeviceAllocator.h>
+#include <c10/util/Exception.h>
 #include <torch/cuda.h>
 
 #include <algorithm>
@@ -12,6 +13,8 @@
 #include <exception>
 #include <limits>
 #include <mutex>
+#include <new>
+#include <string_view>
 #include <thread>
 #include <utility>
 
@@ -131,6 +134,14 @@ REFINE_INLINE std::size_t free_memory(at::Device device) {
   auto* const allocator = dynamic_cast<c10::DeviceAllocator*>(c10::GetAllocator(device.type()));
   const c10::DeviceIndex index = device.has_index() ? device.index() : c10::DeviceIndex{0};
   return allocator == nullptr ? assumed : detail::reported_free_memory(*allocator, index, assumed);
+}
+
+REFINE_INLINE bool is_out_of_memory(const std::exception& error) {
+  if (dynamic_cast<const c10::OutOfMemoryError*>(&error) || dynamic_cast<const std::bad_alloc*>(&error))
+    return true;
+  const auto* torch_error = dynamic_cast<const c10::Error*>(&error);
+  return torch_error && std::string_view(torch_error->what_without_backtrace())
+                                .find("DefaultCPUAllocator: can't allocate memory") != std::string_view::npos;
 }
 
 }  // namespace refine::nn

@@ -38,7 +38,6 @@
 #include <refine/nn/cuda_graph.hpp>
 #include <refine/nn/device.hpp>
 #include <refine/nn/module.hpp>
-#include <refine/nn/out_of_memory.hpp>
 #include <refine/nn/torch_random.hpp>
 #include <refine/nn/transfer.hpp>
 #include <refine/training/detail/optimizers.hpp>
