@@ -77,7 +77,7 @@ print(json.dumps({"nodes": len(onnx.load(model).graph.node), "differences": resu
 
 # Runs with torch and torchvision: FOLDER NAME; writes the classifier in several formats, images, logits and gradient.
 TORCHVISION = """
-import copy, pathlib, sys, warnings
+import pathlib, sys, warnings
 sys.path.insert(0, sys.argv[3])
 warnings.simplefilter("ignore")
 import torch, torchvision, operator_survey
@@ -86,16 +86,10 @@ torch.set_num_threads(1)
 net = operator_survey.with_realistic_weights(name).eval()
 side = operator_survey.smallest_side(net)
 operator_survey.take_statistics(net, side)
-images = operator_survey.pictures(4, side).requires_grad_()
-logits = net(images)
-(gradient,) = torch.autograd.grad(logits.square().sum(), images)
-exact_images = images.detach().double().requires_grad_()
-(exact,) = torch.autograd.grad(copy.deepcopy(net).double()(exact_images).square().sum(), exact_images)
-theirs = ((gradient - exact.float()).abs().max() / exact.abs().max()).item()
-images = images.detach()
+images, logits, exact, theirs = operator_survey.answers(net, side)
 (folder / "images_4").write_bytes(images.numpy().tobytes())
-(folder / "logits_4").write_bytes(logits.detach().numpy().tobytes())
-(folder / "gradient").write_bytes(exact.float().numpy().tobytes())
+(folder / "logits_4").write_bytes(logits.numpy().tobytes())
+(folder / "gradient").write_bytes(exact.numpy().tobytes())
 program = torch.export.export(net, (images[:2],), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
 torch.export.save(program, folder / "model.pt2")
 for file, choice in (("traced.onnx", {"dynamo": False, "dynamic_axes": {"images": {0: "n"}}}),
@@ -108,12 +102,6 @@ for file, choice in (("traced.onnx", {"dynamo": False, "dynamic_axes": {"images"
         print(f"PyTorch cannot write {file}: {str(error).splitlines()[0]}", file=sys.stderr)
 print(f"{theirs} 3x{side}x{side}")
 """
-
-
-def guide_snippets():
-    """Returns the Python of docs/guide/serving.md that is for ONNX files."""
-    blocks = (pt2_check.ROOT / "docs" / "guide" / "serving.md").read_text().split("```python\n")[1:]
-    return "".join(each for each in (block.split("```")[0] for block in blocks) if "onnxruntime" in each)
 
 
 def make_files(refine, logits, scratch):
@@ -259,15 +247,7 @@ def main():
         else:
             cases = make_files(options.bin / "refine", options.bin / "logits", scratch)
             bad = compare(options.python, cases, pt2_check.BATCHES)
-            served = scratch / "guide"
-            served.mkdir()
-            (served / "defended.onnx").write_bytes(cases[-1][1].read_bytes())
-            check = "\nassert classes.shape == suspicious.shape == (8,), (classes, suspicious)"
-            done = subprocess.run([options.python, "-c", guide_snippets() + check], cwd=served, capture_output=True,
-                                  text=True)
-            if done.returncode != 0:
-                print(f"the Python of docs/guide/serving.md fails:\n{done.stderr}")
-                bad += 1
+            bad += not pt2_check.guide_works(options.python, cases[-1][1], scratch, lambda code: "onnxruntime" in code)
     print(f"{bad} of the answers differ, or files are refused" if bad else "all files agree")
     sys.exit(1 if bad else 0)
 

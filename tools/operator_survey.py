@@ -104,6 +104,18 @@ def smallest_side(net):
     raise RuntimeError("accepts none of the usual sizes")
 
 
+def answers(net, side):
+    """Returns four pictures, the logits, the gradient of their squares in double precision, and how far the gradient
+    in single precision is off, as a share of the largest."""
+    images = pictures(4, side).requires_grad_()
+    logits = net(images)
+    (gradient,) = torch.autograd.grad(logits.square().sum(), images)
+    exact_images = images.detach().double().requires_grad_()
+    (exact,) = torch.autograd.grad(copy.deepcopy(net).double()(exact_images).square().sum(), exact_images)
+    exact = exact.float()
+    return images.detach(), logits.detach(), exact, ((gradient - exact).abs().max() / exact.abs().max()).item()
+
+
 def compare(program, names, folder):
     """Prints a table. Returns how many files answer otherwise than PyTorch, or not at all."""
     bad, worst = 0, 0.0

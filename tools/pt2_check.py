@@ -69,11 +69,22 @@ print(json.dumps({"torch": torch.__version__, "seconds": seconds, "logits": wors
 """
 
 
-def guide_snippets():
-    """Returns the Python of docs/guide/serving.md that is for .pt2 files."""
+def guide_works(python, file, scratch, is_wanted):
+    """Runs those blocks of Python of docs/guide/serving.md that serve a kind of file, and prints why they fail."""
+    folder = scratch / "guide"
+    folder.mkdir(exist_ok=True)
+    (folder / f"defended{file.suffix}").write_bytes(file.read_bytes())
     blocks = (ROOT / "docs" / "guide" / "serving.md").read_text().split("```python\n")[1:]
-    blocks = [block.split("```")[0] for block in blocks]
-    return "".join(block for block in blocks if "torch.jit" not in block and "onnxruntime" not in block)
+    code = "".join(filter(is_wanted, (block.split("```")[0] for block in blocks)))
+    check = "\nassert classes.shape == suspicious.shape == (8,), (classes, suspicious)"
+    done = subprocess.run([python, "-c", code + check], cwd=folder, capture_output=True, text=True)
+    if done.returncode != 0:
+        print(f"the Python of docs/guide/serving.md fails:\n{done.stderr}")
+    return done.returncode == 0
+
+
+def serves_pt2(code):
+    return "torch.jit" not in code and "onnxruntime" not in code
 
 
 def sizes_of(shape):
@@ -206,14 +217,7 @@ def main():
                 alarm = "" if found["alarm"] is None else f"{found['alarm']:.0e}"
                 print(f"| {name} | {found['torch']} | {found['seconds']:.1f} s | {found['logits']:.0e} | {alarm} |")
                 bad += found["logits"] > MOST or (found["alarm"] or 0) > MOST
-            served = pathlib.Path(folder) / "guide"
-            served.mkdir(exist_ok=True)
-            (served / "defended.pt2").write_bytes(cases[-1][1].read_bytes())
-            check = "\nassert classes.shape == suspicious.shape == (8,), (classes, suspicious)"
-            done = subprocess.run([python, "-c", guide_snippets() + check], cwd=served, capture_output=True, text=True)
-            if done.returncode != 0:
-                print(f"the Python of docs/guide/serving.md fails:\n{done.stderr}")
-                bad += 1
+            bad += not guide_works(python, cases[-1][1], pathlib.Path(folder), serves_pt2)
     print(f"{bad} of the files differ or cannot be loaded" if bad else "all files agree")
     sys.exit(1 if bad else 0)
 

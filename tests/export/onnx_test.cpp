@@ -37,17 +37,19 @@
 #include <refine/programs/onnx.hpp>
 #include <refine/programs/torchscript.hpp>
 #include <refine/remaps/remaps.hpp>
-#include <refine/transforms/encoder_decoder.hpp>
 #include <refine/transforms/unet.hpp>
 
+#include "tests/export/narrow_network.hpp"
 #include "tests/support/error_of.hpp"
 #include "tests/support/scratch_folder.hpp"
 
 namespace refine {
 namespace {
 
+using testing::defended;
 using testing::error_of;
 using testing::expect_words;
+using testing::narrow_network;
 using testing::ScratchFolder;
 
 /// Runs an output of an ONNX file.
@@ -83,22 +85,11 @@ void expect_same_as_onnx(const auto& defense, const std::filesystem::path& file)
   }
 }
 
-AnyPipeline defended_for_onnx(const backbones::AnyBackbone& victim) {
-  return {transforms::EncoderDecoder<>{.image = victim.task.image, .levels = 2, .width = 8}, freeze(victim),
-          remaps::Derangement<>{.classes = victim.task.classes}};
-}
-
 class OnnxNetworks : public ::testing::TestWithParam<std::string_view> {};
 
 TEST_P(OnnxNetworks, WrittenAndRead_MatchThePipeline) {
-  const bool is_inception = GetParam() == "InceptionV3";
-  const Task task{{3, is_inception ? 75 : 32, is_inception ? 75 : 32}, 10};
-  const auto& network = backbones::detail::get_network(GetParam());
-  const backbones::AnyBackbone victim{backbones::Normalized{
-      backbones::network_by_name(GetParam(), {.task = task, .width = network.narrow_width}),
-      normalizations::cifar10}};
   const ScratchFolder folder;
-  expect_same_as_onnx(defended_for_onnx(victim), folder.path / "defended.onnx");
+  expect_same_as_onnx(defended(narrow_network(GetParam())), folder.path / "defended.onnx");
 }
 
 // tools/onnx_check.py has the others.
@@ -112,7 +103,7 @@ TEST_P(OnnxOfPt2Victims, Defended_MatchesThePipeline) {
   const backbones::AnyBackbone victim{backbones::ExportedProgram<>(
       "tests/fixtures/exported/" + name + ".pt2", {.output = name == "several" ? "logits" : ""})};
   const ScratchFolder folder;
-  expect_same_as_onnx(defended_for_onnx(victim), folder.path / "defended.onnx");
+  expect_same_as_onnx(defended(victim), folder.path / "defended.onnx");
 }
 
 INSTANTIATE_TEST_SUITE_P(All, OnnxOfPt2Victims,
@@ -126,7 +117,7 @@ TEST_P(OnnxOfOnnxVictims, Defended_MatchesThePipeline) {
   const backbones::AnyBackbone victim{
       backbones::OnnxModel<>("tests/fixtures/onnx/" + std::string(GetParam()) + ".onnx")};
   const ScratchFolder folder;
-  expect_same_as_onnx(defended_for_onnx(victim), folder.path / "defended.onnx");
+  expect_same_as_onnx(defended(victim), folder.path / "defended.onnx");
 }
 
 INSTANTIATE_TEST_SUITE_P(All, OnnxOfOnnxVictims,
@@ -137,7 +128,7 @@ TEST(ExportOnnx, OnnxVictim_KeepsItsNodesByteForByte) {
   const std::filesystem::path original = "tests/fixtures/onnx/residual.onnx";
   const ScratchFolder folder;
   const std::filesystem::path file = folder.path / "defended.onnx";
-  export_defense(defended_for_onnx(backbones::AnyBackbone{backbones::OnnxModel<>(original)}), file);
+  export_defense(defended(backbones::AnyBackbone{backbones::OnnxModel<>(original)}), file);
   const formats::OnnxModel before = formats::read_onnx(original), after = formats::read_onnx(file);
   std::multiset<std::string> written;
   for (const auto& node : after.nodes) written.insert(node.encoded);
@@ -186,9 +177,24 @@ TEST(ExportOnnx, File_HasNamesDescriptionAndNoOtherDomain) {
                {"defended.onnx", "ONNX Runtime", ".pt2"});
 }
 
+TEST(ExportOnnx, FunctionChoosesTheFormat_NotTheName) {
+  const AnyPipeline defense =
+      defended(backbones::AnyBackbone{backbones::OnnxModel<>("tests/fixtures/onnx/mobile.onnx")});
+  const c10::NoGradGuard no_grad;
+  const at::Tensor x = onnx_images(3, defense.task().image);
+  const ScratchFolder folder;
+  export_onnx(defense, folder.path / "defended.model");
+  EXPECT_LT(onnx_difference(run_onnx(folder.path / "defended.model", 0, x), defense.forward(x)), 1e-5);
+  export_onnx(defense.backbone(), folder.path / "victim");
+  EXPECT_LT(onnx_difference(run_onnx(folder.path / "victim", 0, x), defense.undefended(x)), 1e-5);
+  export_pt2(defense, folder.path / "defended.onnx");
+  const ExportedClassifier served(folder.path / "defended.onnx", formats::Trust::checked);
+  EXPECT_LT(onnx_difference(served.forward(x), defense.forward(x)), 1e-5);
+}
+
 TEST(ExportOnnx, Gated_ServesTheGatedAnswer) {
   const AnyPipeline defense =
-      defended_for_onnx(backbones::AnyBackbone{backbones::OnnxModel<>("tests/fixtures/onnx/mobile.onnx")});
+      defended(backbones::AnyBackbone{backbones::OnnxModel<>("tests/fixtures/onnx/mobile.onnx")});
   const c10::NoGradGuard no_grad;
   const at::Tensor x = onnx_images(8, defense.task().image), scores = defense.alarm(x);
   const auto sorted = std::get<0>(scores.sort());
@@ -212,8 +218,7 @@ TEST(ExportOnnx, TorchScriptVictim_IsWrittenUnlessAnOperatorIsNot) {
       m.eval();
       return m;
     });
-    return defended_for_onnx(
-        backbones::AnyBackbone{backbones::Scripted<>(module, "foreign", {.task = {shape, 5}})});
+    return defended(backbones::AnyBackbone{backbones::Scripted<>(module, "foreign", {.task = {shape, 5}})});
   };
   const ScratchFolder folder;
   // Pooling with windows of different sizes, a last window beyond the padding, tensors in place.

@@ -40,17 +40,19 @@
 #include <refine/programs/exported_program.hpp>
 #include <refine/programs/torchscript.hpp>
 #include <refine/remaps/remaps.hpp>
-#include <refine/transforms/encoder_decoder.hpp>
 #include <refine/transforms/unet.hpp>
 
+#include "tests/export/narrow_network.hpp"
 #include "tests/support/error_of.hpp"
 #include "tests/support/scratch_folder.hpp"
 
 namespace refine {
 namespace {
 
+using testing::defended;
 using testing::error_of;
 using testing::expect_words;
+using testing::narrow_network;
 using testing::ScratchFolder;
 
 constexpr Task cifar = tasks::cifar10;
@@ -83,17 +85,10 @@ std::string pt2_victim(const std::string& name) {
 class Pt2Networks : public ::testing::TestWithParam<std::string_view> {};
 
 TEST_P(Pt2Networks, WrittenAndRead_MatchThePipeline) {
-  const bool is_inception = GetParam() == "InceptionV3";
-  const Task task{{3, is_inception ? 75 : 32, is_inception ? 75 : 32}, 10};
-  const auto& network = backbones::detail::get_network(GetParam());
-  const backbones::AnyBackbone victim{backbones::Normalized{
-      backbones::network_by_name(GetParam(), {.task = task, .width = network.narrow_width}),
-      normalizations::cifar10}};
-  const AnyPipeline defense{transforms::EncoderDecoder<>{.image = task.image, .levels = 2, .width = 8},
-                            freeze(victim), remaps::Derangement<>{.classes = 10}};
+  const AnyPipeline defense = defended(narrow_network(GetParam()));
   const ScratchFolder folder;
   export_defense(defense, folder.path / "defended.pt2");
-  expect_same(ExportedClassifier(folder.path / "defended.pt2"), defense, task.image);
+  expect_same(ExportedClassifier(folder.path / "defended.pt2"), defense, defense.task().image);
 }
 
 INSTANTIATE_TEST_SUITE_P(Zoo, Pt2Networks, ::testing::ValuesIn(backbones::network_names()),
@@ -192,11 +187,6 @@ TEST(ExportPt2, ClassifierAlone_KeepsItsLogits) {
   EXPECT_LT(difference(again.forward(x), victim.forward(x)), 1e-5);
   expect_words(error_of([&] { ExportedClassifier(folder.path / "victim.pt2"); }),
                {"victim.pt2", "'details'", "'logits'"});
-}
-
-AnyPipeline defended(const backbones::AnyBackbone& victim) {
-  return {transforms::EncoderDecoder<>{.image = victim.task.image, .levels = 2, .width = 8}, freeze(victim),
-          remaps::Derangement<>{.classes = victim.task.classes}};
 }
 
 class Pt2Victims : public ::testing::TestWithParam<const char*> {};

@@ -172,19 +172,19 @@ inline LoadedClassifier load_torchscript_program(const std::filesystem::path& pa
           .resize = has_resize ? resize_mode_of(about["preprocessing"]) : std::nullopt};
 }
 
-inline LoadedClassifier load_exported_program(const std::filesystem::path& path, const LoadOptions& options) {
+/// Returns a program that is a list of nodes, with what its file says about it.
+/// \param about the description in a file that refine wrote
+/// \param description of the program's format
+template <typename Network, typename Program>
+LoadedClassifier loaded_graph(Program program, const nlohmann::ordered_json& about,
+                              const std::filesystem::path& path, const LoadOptions& options,
+                              const std::string& description) {
   const std::string name = path.string();
-  check_program_options(options, name, "an exported program (.pt2)");
-  auto program =
-      formats::read_exported_program(path, options.trust ? formats::Trust::blind : formats::Trust::checked);
-  const std::string torch_version = program.torch_version;
-  // A file that refine wrote has a description.
-  const nlohmann::ordered_json about = json_under(program.extra, "refine.json");
   const bool has_resize = about.is_object() && about.contains("preprocessing");
   const bool has_names = about.is_object() && about.contains("class_names");
   std::vector<std::string> class_names =
       class_names_of(options, has_names ? about["class_names"] : nlohmann::ordered_json(), name);
-  const backbones::ExportedProgram<> network(
+  const Network network(
       std::move(program), name,
       {.task = {options.image, dynamic},
        .likely_image = options.images,
@@ -193,12 +193,22 @@ inline LoadedClassifier load_exported_program(const std::filesystem::path& path,
   const auto& sizes = network.module->images().sizes;
   return {.backbone = with_input_of(options.normalization, options.bgr, network),
           .name = path.filename().string(),
-          .description = fmt::format("torch.export program of PyTorch {}{}", torch_version,
-                                     network.probabilities() ? ", returns probabilities" : ""),
+          .description = description + (network.probabilities() ? ", returns probabilities" : ""),
           .class_names = std::move(class_names),
           .is_image_known = options.image.is_static() || (sizes[2].has_value() && sizes[3].has_value()),
           .is_normalization_known = about.is_object() && !options.normalization,
           .resize = has_resize ? resize_mode_of(about["preprocessing"]) : std::nullopt};
+}
+
+inline LoadedClassifier load_exported_program(const std::filesystem::path& path, const LoadOptions& options) {
+  const std::string name = path.string();
+  check_program_options(options, name, "an exported program (.pt2)");
+  auto program =
+      formats::read_exported_program(path, options.trust ? formats::Trust::blind : formats::Trust::checked);
+  const std::string torch_version = program.torch_version;
+  const nlohmann::ordered_json about = json_under(program.extra, "refine.json");
+  return loaded_graph<backbones::ExportedProgram<>>(std::move(program), about, path, options,
+                                                    "torch.export program of PyTorch " + torch_version);
 }
 
 inline LoadedClassifier load_onnx_model(const std::filesystem::path& path, const LoadOptions& options) {
@@ -206,27 +216,9 @@ inline LoadedClassifier load_onnx_model(const std::filesystem::path& path, const
   check_program_options(options, name, "an ONNX model");
   formats::OnnxModel model = formats::read_onnx(path);
   const std::int64_t opset = model.opset;
-  // A file that refine wrote has a description.
   const nlohmann::ordered_json about = json_under(model.metadata, "refine.json");
-  const bool has_resize = about.is_object() && about.contains("preprocessing");
-  const bool has_names = about.is_object() && about.contains("class_names");
-  std::vector<std::string> class_names =
-      class_names_of(options, has_names ? about["class_names"] : nlohmann::ordered_json(), name);
-  const backbones::OnnxModel<> network(
-      std::move(model), name,
-      {.task = {options.image, dynamic},
-       .likely_image = options.images,
-       .output = options.output,
-       .likely_classes = class_names.empty() ? dynamic : static_cast<int>(class_names.size())});
-  const auto& sizes = network.module->images().sizes;
-  return {.backbone = with_input_of(options.normalization, options.bgr, network),
-          .name = path.filename().string(),
-          .description = fmt::format("ONNX model, opset {}{}", opset,
-                                     network.probabilities() ? ", returns probabilities" : ""),
-          .class_names = std::move(class_names),
-          .is_image_known = options.image.is_static() || (sizes[2].has_value() && sizes[3].has_value()),
-          .is_normalization_known = about.is_object() && !options.normalization,
-          .resize = has_resize ? resize_mode_of(about["preprocessing"]) : std::nullopt};
+  return loaded_graph<backbones::OnnxModel<>>(std::move(model), about, path, options,
+                                              fmt::format("ONNX model, opset {}", opset));
 }
 
 REFINE_INLINE ProgramKind program_kind(const std::filesystem::path& path) {

@@ -1670,7 +1670,7 @@ REFINE_INLINE formats::WritableOnnx GraphWriter::write() {
 template <typename Use>
 void with_graph(const Pt2Job& job, const std::filesystem::path& path, const Use& use) {
   const c10::NoGradGuard no_grad;
-  const pt2::Prepared prepared = pt2::prepare(job, path);
+  const pt2::Prepared prepared = pt2::prepare(job, path, /*is_onnx=*/true);
   const std::string &name = job.functions.front().name, file = path.string();
   const Source source{prepared.archive.programs.at(name), prepared.tensors, prepared.samples.at(name),
                       prepared.onnx_parts.at(name), file};

@@ -31,7 +31,6 @@
 
 #include <refine/core/config.hpp>
 #include <refine/core/error.hpp>
-#include <refine/core/file.hpp>
 #include <refine/core/text.hpp>
 #include <refine/formats/exported_program_writer.hpp>
 #include <refine/programs/detail/exported_module.hpp>
@@ -57,10 +56,14 @@ struct OnnxPart {
   std::set<std::string> nodes = {};                           ///< names of the nodes
 };
 
-/// Returns a file and the format that it is written in, for messages: "x.onnx as ONNX".
-inline std::string as_format(const std::string& file) {
-  return file + (files::lower_extension(file) == ".onnx" ? " as ONNX" : " as .pt2");
-}
+/// Where a program goes. Its name does not choose the format: callers of `export_onnx` have.
+struct Destination {
+  std::string file = {};
+  bool is_onnx = false;  ///< else a .pt2
+
+  /// For messages: "x.onnx as ONNX".
+  std::string text() const { return file + (is_onnx ? " as ONNX" : " as .pt2"); }
+};
 
 /// Returns torch.export's name of an element type.
 inline std::optional<formats::ElementType> element_type(at::ScalarType type) {
@@ -132,8 +135,8 @@ class Translator {
   /// \param tensors receives the tensors that the program uses
   /// \param file name of the file, for messages
   Translator(const torch::jit::Module& module, const std::vector<Splices::Splice>& splices, Tensors& tensors,
-             const std::string& file)
-      : module_(module), splices_(splices), tensors_(tensors), file_(file) {}
+             const Destination& destination)
+      : module_(module), splices_(splices), tensors_(tensors), destination_(destination) {}
 
   /// Translates a trace.
   /// \param outputs names of its outputs
@@ -171,7 +174,7 @@ class Translator {
   const torch::jit::Module& module_;
   const std::vector<Splices::Splice>& splices_;
   Tensors& tensors_;
-  const std::string& file_;
+  const Destination& destination_;
   formats::ExportedProgram program_;
   std::set<std::string> names_;
   std::map<std::string, std::string> inputs_;  // stored tensor → name in the graph
@@ -192,7 +195,7 @@ REFINE_INLINE void Translator::fail(const std::string& why) const {
   throw Error(
       "cannot write {}: {}; write TorchScript (a name that ends in .pt), or export the victim itself with "
       "torch.export and defend that file",
-      as_format(file_), why);
+      destination_.text(), why);
 }
 
 /// Returns a name that Python accepts and the graph does not have yet.
@@ -715,15 +718,15 @@ inline std::optional<formats::BatchInteger> linear(const std::array<std::int64_t
 /// \param tensors of the file
 /// \param function what it must compute
 /// \param task of the images
-/// \param file name of the file, for messages
+/// \param destination for messages
 /// \param sample receives every value of a run with the first of `batches`, by its name
 /// \throws Error if a size depends on what the images show, or the program computes something else
 REFINE_INLINE formats::WritableProgram with_types(formats::ExportedProgram program, const Tensors& tensors,
                                                   const Pt2Function& function, const Task& task,
-                                                  const std::string& file,
+                                                  const Destination& destination,
                                                   std::map<std::string, c10::IValue>& sample) {
   const auto refuse = [&](const std::string& why) {
-    throw Error("cannot write {}: {}; write TorchScript (a name that ends in .pt)", as_format(file), why);
+    throw Error("cannot write {}: {}; write TorchScript (a name that ends in .pt)", destination.text(), why);
   };
   std::array<std::map<std::string, c10::IValue>, batches.size()> values;
   for (std::size_t i = 0; i < batches.size(); ++i) {
@@ -731,7 +734,7 @@ REFINE_INLINE formats::WritableProgram with_types(formats::ExportedProgram progr
     const at::Tensor images =
         backbones::detail::ramp(batches[i], task.image).contiguous().pow(static_cast<double>(i + 1));
     try {
-      values[i] = backbones::detail::run_program(program, tensors.by_name, images, file);
+      values[i] = backbones::detail::run_program(program, tensors.by_name, images, destination.file);
     } catch (const c10::Error& error) {
       refuse(fmt::format("its program fails for {} images: {}", batches[i],
                          text::one_line(error.what_without_backtrace())));
@@ -813,12 +816,12 @@ struct Prepared {
   std::vector<std::vector<Splices::Splice>> splices = {};  // own the bytes of victims
   Tensors tensors = {};
   formats::WritableArchive archive = {};
-  std::map<std::string, std::vector<OnnxPart>> onnx_parts = {};  // by program
-  std::map<std::string, std::map<std::string, c10::IValue>> samples = {};
+  std::map<std::string, std::vector<OnnxPart>> onnx_parts = {};            // by program
+  std::map<std::string, std::map<std::string, c10::IValue>> samples = {};  // for ONNX only
 };
 
-REFINE_INLINE Prepared prepare(const Pt2Job& job, const std::filesystem::path& path) {
-  const std::string file = path.string();
+REFINE_INLINE Prepared prepare(const Pt2Job& job, const std::filesystem::path& path, bool is_onnx = false) {
+  const Destination destination{.file = path.string(), .is_onnx = is_onnx};
   const at::Tensor example = example_images(job.task, path);
   Prepared prepared;
   const c10::NoGradGuard no_grad;
@@ -834,13 +837,14 @@ REFINE_INLINE Prepared prepare(const Pt2Job& job, const std::filesystem::path& p
         [](const at::Tensor&) { return std::string(); }, /*strict=*/true, /*force_outplace=*/false, &module,
         {"images"});
     prepared.splices.push_back(splices.splices());
-    Translator translator(module, prepared.splices.back(), prepared.tensors, file);
+    Translator translator(module, prepared.splices.back(), prepared.tensors, destination);
     formats::ExportedProgram program = translator.translate(*traced.first->graph, function.outputs);
     prune(program);
     prepared.onnx_parts[function.name] = translator.onnx_parts();
-    prepared.archive.programs[function.name] = with_types(std::move(program), prepared.tensors, function,
-                                                          job.task, file, prepared.samples[function.name]);
-    if (files::lower_extension(path) != ".onnx") prepared.samples.clear();  // only ONNX needs them
+    std::map<std::string, c10::IValue> sample;
+    prepared.archive.programs[function.name] =
+        with_types(std::move(program), prepared.tensors, function, job.task, destination, sample);
+    if (is_onnx) prepared.samples[function.name] = std::move(sample);
   }
   std::set<std::string> used;
   for (const auto& [name, program] : prepared.archive.programs) {
