@@ -72,7 +72,7 @@ class Command : public ::testing::Test {
   /// Trains one small victim for all tests.
   static void SetUpTestSuite() {
     shared = std::make_unique<ScratchFolder>();
-    testing::write_fashion_mnist_part(shared->path / "fashion", 4'000, 2'000);
+    testing::write_fashion_mnist_part(shared->path / "fashion", 4'000, 1'000);
     const Outcome run =
         refine(*shared, std::string("attack --json --limit 3000 --width 4 --epoch 2 --tlabel 3 ") + fashion);
     ASSERT_EQ(run.status, 0) << run.err;
@@ -91,7 +91,7 @@ TEST_F(Command, Attack_NamedDataset_WritesVictimAndFigures) {
     EXPECT_TRUE(fs::exists(folder / file)) << file;
   }
   EXPECT_EQ(json::parse(content(folder / "attack.json"))["target"], 3);
-  EXPECT_EQ(attack["ba"]["n"], 2'000);
+  EXPECT_EQ(attack["ba"]["n"], 1'000);
   EXPECT_GT(attack["ba"]["value"], 0.4);
 }
 
@@ -236,7 +236,7 @@ TEST_F(Command, Defend_ByNames_MeasuresTheAttack) {
   const json metrics = json::parse(content(folder / "defended.report/metrics.json"));
   EXPECT_EQ(metrics["before"]["ba"]["hits"], attack["ba"]["hits"]) << "the victim that was trained";
   EXPECT_EQ(metrics["target"], 3);
-  EXPECT_EQ(metrics["alarm"]["false_alarms"]["n"], 2'000);
+  EXPECT_EQ(metrics["alarm"]["false_alarms"]["n"], 1'000);
 
   // The saved parts give the same file again, with the same predictions.
   const Outcome again = refine(*shared,

@@ -382,7 +382,9 @@ void train(const TrainingRun& run, torch::nn::Module& module, at::Device device,
     throw OutOfMemory(name, optimization.batch_size, state.step, last_checkpoint(store.get()));
   };
   bool in_parts = false;
-  bool knows_progress = first_step * 10 > steps;
+  // Earlier, the learning rate may still be warming up.
+  const std::int64_t judged_after = std::max<std::int64_t>(100, steps / 10);
+  bool knows_progress = first_step > judged_after;
   for (int epoch = static_cast<int>(first_step / per_epoch); epoch < optimization.epochs; ++epoch) {
     std::int64_t in_epoch = state.step % per_epoch;
     if (in_epoch == 0) sums.clear();
@@ -440,17 +442,16 @@ void train(const TrainingRun& run, torch::nn::Module& module, at::Device device,
         if (!std::isfinite(loss)) fail_diverged("the loss is", loss, epoch + 1);
       }
       check_weights(epoch + 1);
-      if (!knows_progress && state.step * 10 >= steps && (is_epoch_end || images >= 500)) {
+      if (!knows_progress && state.step >= std::min(steps, judged_after) && (is_epoch_end || images >= 500)) {
         knows_progress = true;
         const double chance = run.chance(), accuracy = sums.accuracy(images);
         const double spread = 2 * std::sqrt(chance * (1 - chance) / static_cast<double>(images));
         if (images >= 100 && accuracy <= chance + spread) {
           notify_warning(
-              fmt::format(
-                  "after a tenth of the steps the {} answers no better than chance ({} {:.1f} % on {} "
-                  "images, chance {:.1f} %); if it does not improve, {}, lr is {}",
-                  name, info.accuracy_of, 100 * accuracy, images, 100 * chance, run.after_warning,
-                  optimization.lr),
+              fmt::format("after {} of {} steps the {} answers no better than chance ({} {:.1f} % on {} "
+                          "images, chance {:.1f} %); if it does not improve, {}, lr is {}",
+                          state.step, steps, name, info.accuracy_of, 100 * accuracy, images, 100 * chance,
+                          run.after_warning, optimization.lr),
               observers...);
         }
       }
@@ -462,7 +463,7 @@ void train(const TrainingRun& run, torch::nn::Module& module, at::Device device,
         // Some images of every data set are of one class; few of them show nothing. A network that has
         // taken few steps answers with one class, too.
         state.collapsed = result.accuracy < 0.9 && sums.has_one_class() ? state.collapsed + n : 0;
-        if (state.collapsed >= 1000 && state.step >= std::max<std::int64_t>(100, steps / 10)) {
+        if (state.collapsed >= 1000 && state.step >= judged_after) {
           throw Error(
               "training the {} has collapsed: all images of epoch {} are predicted as one class ({} {:.1f} %); lower "
               "the recipe's learning rates, lr is {}, or use another seed{}",
