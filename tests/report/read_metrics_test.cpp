@@ -89,7 +89,7 @@ TEST(MetricsJson, ManyClasses_GrowsWithImagesNotWithClassesSquared) {
 
 TEST(MetricsJson, ManyClasses_WrongEntriesAreNamed) {
   const ScratchFolder folder;
-  const Json json = Json::parse(metrics_text(many_classes_report(100)));
+  const Json json = Json::parse(metrics_text(many_classes_report(101)));
   EXPECT_EQ(json["schema"], 2);
   EXPECT_EQ(json["before"]["confusion"]["clean"][0], Json({0, 0, 2}));
   EXPECT_EQ(json["before"]["confusion"]["clean"][1], Json({0, 1, 1}));
@@ -97,9 +97,9 @@ TEST(MetricsJson, ManyClasses_WrongEntriesAreNamed) {
       {[](Json& j) { j["before"]["confusion"]["clean"][1][1] = 0; }, "clean[1]: is not in row order"},
       {[](Json& j) { j["before"]["confusion"]["clean"][0].push_back(1); },
        "clean[0]: must have 3 entries, got 4"},
-      {[](Json& j) { j["before"]["confusion"]["clean"][0][0] = 100; }, "clean[0][0]"},
+      {[](Json& j) { j["before"]["confusion"]["clean"][0][0] = 101; }, "clean[0][0]"},
       {[](Json& j) { j["before"]["lifts"][4][2] = 1; }, "before.lifts[4]"},
-      {[](Json& j) { j["scan"][0]["after"]["lifts"].erase(9); }, "one lift for each of 100 classes, got 99"},
+      {[](Json& j) { j["scan"][0]["after"]["lifts"].erase(9); }, "one lift for each of 101 classes, got 100"},
       {[](Json& j) { j["classes"] = 9'000'000; }, "classes"},
       {[](Json& j) { j["schema"] = 3; }, "schema: must be 1 or 2, got 3"}};
   for (const auto& [change, words] : wrong) {
