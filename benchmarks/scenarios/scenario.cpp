@@ -18,10 +18,12 @@
 
 #include <refine/attacks/by_name.hpp>
 #include <refine/attacks/plans.hpp>
+#include <refine/attacks/universal_perturbation.hpp>
 #include <refine/backbones/freeze.hpp>
 #include <refine/backbones/zoo.hpp>
 #include <refine/baselines/by_name.hpp>
 #include <refine/core/file.hpp>
+#include <refine/core/random.hpp>
 #include <refine/core/sha256.hpp>
 #include <refine/evaluation/alarm.hpp>
 #include <refine/evaluation/evaluate.hpp>
@@ -40,6 +42,8 @@
 #include <refine/training/stop_on_signal.hpp>
 #include <refine/training/train_classifier.hpp>
 #include <refine/transforms/unet.hpp>
+#include <refine/triggers/additive.hpp>
+#include <refine/triggers/trigger.hpp>
 
 namespace refine::scenarios {
 
@@ -80,6 +84,7 @@ Json read_done(const fs::path& file, const std::string& key) {
 constexpr const char* victim_file = "trained.json";
 constexpr const char* defense_file = "defended.json";
 constexpr const char* zero_file = "zero_point.json";
+constexpr const char* waking_file = "waking.json";
 constexpr const char* baseline_suffix = ".json";
 constexpr const char* baseline_zero_suffix = "_zero_point.json";
 constexpr double labelled_share = 0.05;  // of the training images, for fine-tuning
@@ -216,7 +221,7 @@ void train_victim(const Scenario& scenario, const Setting& setting) {
   StopOnSignal signals("the same command");
   const auto victim = train_classifier(make_network(scenario, setting), set, recipe, ProgressBar{}, history,
                                        checkpoint, signals);
-  remove_stale(folder, {zero_file, defense_file, victim_file});
+  remove_stale(folder, {waking_file, zero_file, defense_file, victim_file});
   save(victim, folder / "victim.safetensors");
   write_done(folder / victim_file, key,
              {{"seconds", history.epochs.back().seconds},
@@ -237,7 +242,7 @@ void train_defense(const Scenario& scenario, const Setting& setting) {
   const Checkpoint checkpoint = checkpoint_of(folder, "defense", key);
   StopOnSignal signals("the same command");
   fit(defense, setting.split.train.images, recipe, ProgressBar{}, history, checkpoint, signals);
-  remove_stale(folder, {zero_file, defense_file});
+  remove_stale(folder, {waking_file, zero_file, defense_file});
   save(defense, folder / "defense.safetensors", recipe);
   const auto& test = setting.split.test;
   const Evaluation figures = evaluate(defense, test, attack, /*show=*/true);
@@ -265,6 +270,41 @@ void train_defense(const Scenario& scenario, const Setting& setting) {
               {"after", report::figures_json(figures.after)},
               {"alarm", measure_alarm_of(defense, attack, setting)}});
   checkpoint.remove();
+}
+
+/// Loads a finished defense.
+AnyPipeline load_defense(const Scenario& scenario, const Setting& setting) {
+  auto defense = make_pipeline(load_victim(scenario, setting), setting);
+  load(defense, setting.folder(scenario) / "defense.safetensors");
+  defense.to(default_device());
+  return defense;
+}
+
+/// Trains the adversary's own defense of the scenario's victim: another network and another permutation.
+AnyPipeline train_rival(const Scenario& scenario, const Setting& setting) {
+  Setting other = setting;
+  other.seed = derived_seed(setting.seed, "rival");
+  auto rival = make_pipeline(load_victim(scenario, setting), other);
+  const fs::path folder = setting.folder(scenario), done = folder / "rival.json";
+  const Recipe recipe = setting.size.defense_recipe(other.seed);
+  const std::string key = defense_key(scenario, setting) + "; rival";
+  if (!is_done(done, key)) {
+    const Checkpoint checkpoint = checkpoint_of(folder, "rival", key);
+    StopOnSignal signals("the same command");
+    fit(rival, setting.split.train.images, recipe, ProgressBar{}, checkpoint, signals);
+    save(rival, folder / "rival.safetensors", recipe);
+    write_done(done, key, Json::object());
+    checkpoint.remove();
+  }
+  load(rival, folder / "rival.safetensors");
+  rival.to(default_device());
+  return rival;
+}
+
+/// Describes the setting of the adversary who wakes a backdoor.
+std::string waking_key(const Scenario& scenario, const Setting& setting) {
+  return fmt::format("{}; {}; {} steps", defense_key(scenario, setting),
+                     defense_key(benign(scenario), setting), setting.size.wake_steps);
 }
 
 /// Returns the recipe of fine-tuning.
@@ -376,6 +416,7 @@ Size size_by_name(const std::string& name) {
             .defense_epochs = recipes::fast.optimization.epochs,
             .adaptive_rate = 0.01,
             .alarms = 10'000,
+            .wake_steps = 500,
             .narrow = false,
             .width_divisor = 1};
   }
@@ -391,6 +432,7 @@ Size size_by_name(const std::string& name) {
             .defense_epochs = 2,
             .adaptive_rate = 0.03,
             .alarms = 2'000,
+            .wake_steps = 300,
             .narrow = true,
             .width_divisor = 1};
   }
@@ -406,6 +448,7 @@ Size size_by_name(const std::string& name) {
             .defense_epochs = 3,
             .adaptive_rate = 0.03,
             .alarms = 1'000,
+            .wake_steps = 200,
             .narrow = true,
             .width_divisor = 2};
   }
@@ -421,6 +464,7 @@ Size size_by_name(const std::string& name) {
             .defense_epochs = 1,
             .adaptive_rate = 0.03,
             .alarms = 2'000,
+            .wake_steps = 2,
             .narrow = true,
             .width_divisor = 1};
   }
@@ -470,12 +514,55 @@ void measure_zero_point(const Scenario& scenario, const Setting& setting) {
       !is_done(setting.folder(other) / defense_file, key)) {
     return;
   }
-  auto defense = make_pipeline(load_victim(other, setting), setting);
-  load(defense, setting.folder(other) / "defense.safetensors");
-  defense.to(default_device());
-  const Evaluation figures =
-      evaluate(defense, setting.split.test, trigger_attack(scenario, setting), /*show=*/true);
+  const Evaluation figures = evaluate(load_defense(other, setting), setting.split.test,
+                                      trigger_attack(scenario, setting), /*show=*/true);
   write_done(folder / zero_file, key, {{"figures", report::figures_json(figures.after)}});
+}
+
+void measure_waking(const Scenario& scenario, const Setting& setting) {
+  const Scenario other = benign(scenario);
+  const auto attack = trigger_attack(scenario, setting);
+  const fs::path folder = setting.folder(scenario);
+  const std::string key = waking_key(scenario, setting);
+  if (scenario.attack == "Benign" || !scenario.defended || is_done(folder / waking_file, key)) return;
+  if (!attack.target) {
+    std::cerr << fmt::format("--wake: {} has no target that all images share, and is left out\n",
+                             scenario.attack);
+    return;
+  }
+  for (const Scenario& needed : {scenario, other}) {
+    if (!is_done(setting.folder(needed) / defense_file, defense_key(needed, setting)))
+      throw Error("--wake: {} is not defended yet; add it to --only, and REFINE to --defense", needed.name());
+  }
+  const auto& [train, test] = setting.split;
+  const at::Tensor movable = (train.labels != *attack.target).nonzero().flatten();
+  const at::Tensor triggered = attack.trigger_images(train.images.index_select(0, movable)),
+                   triggered_tests = attack.trigger_images(test.images);
+  const auto wake = [&](const AnyPipeline& seen, const AnyPipeline& attacked, double epsilon) {
+    const at::Tensor change =
+        attacks::UniversalPerturbation{.model = [&](const at::Tensor& x) { return seen.forward(x); },
+                                       .target = *attack.target,
+                                       .epsilon = epsilon,
+                                       .steps = setting.size.wake_steps,
+                                       .seed = setting.seed,
+                                       .show = true}(triggered);
+    const triggers::Perturbation<> woken{.values = change};
+    return report::figures_json(
+        evaluate(attacked, test, triggers::stamp(woken, triggered_tests), *attack.target).after);
+  };
+  const AnyPipeline defense = load_defense(scenario, setting), zero = load_defense(other, setting),
+                    rival = train_rival(scenario, setting), zero_rival = train_rival(other, setting);
+  Json rows = Json::array();
+  for (const int levels : {2, 4, 8}) {
+    const double epsilon = levels / 255.0;
+    for (const bool knows : {true, false}) {
+      rows.push_back({{"levels", levels},
+                      {"knows", knows ? "the defense" : "another defense of the victim"},
+                      {"figures", wake(knows ? defense : rival, defense, epsilon)},
+                      {"zero_point", wake(knows ? zero : zero_rival, zero, epsilon)}});
+    }
+  }
+  write_done(folder / waking_file, key, {{"rows", rows}});
 }
 
 void run_baselines(const std::vector<Scenario>& scenarios, const std::vector<std::string>& names,
@@ -517,7 +604,8 @@ Results read_results(const Scenario& scenario, const Setting& setting) {
   return {.victim = read_done(folder / victim_file, victim_key(scenario, setting)),
           .defense = read_done(folder / defense_file, defense_key(scenario, setting)),
           .zero_point = read_done(folder / zero_file, defense_key(other, setting)),
-          .benign_victim = read_done(setting.folder(other) / victim_file, victim_key(other, setting))};
+          .benign_victim = read_done(setting.folder(other) / victim_file, victim_key(other, setting)),
+          .waking = read_done(folder / waking_file, waking_key(scenario, setting))};
 }
 
 }  // namespace refine::scenarios

@@ -37,6 +37,7 @@ struct Size {
   int defense_epochs;    ///< epochs of a defense
   double adaptive_rate;  ///< poisoning rate of Adaptive-Patch, in [0, 1]; twice as many images are covers
   std::int64_t alarms;   ///< number of test images that alarms are measured on, at most
+  int wake_steps;        ///< gradient steps of an adversary who looks for a change that wakes the backdoor
   bool narrow;           ///< use networks of a fraction of the authors' width
   int width_divisor;     ///< divides that width further, where the network allows it
 
@@ -92,6 +93,14 @@ void run(const Scenario& scenario, const Setting& setting);
 /// finished.
 void measure_zero_point(const Scenario& scenario, const Setting& setting);
 
+/// Looks for one faint change of all images that wakes the scenario's backdoor behind the finished defense, by
+/// gradient steps through the defense itself and through another one of the same victim. The zero point is what the
+/// same adversary reaches with the same trigger behind the defended benign victim. Attacks without a target that all
+/// images share are left out.
+///
+/// \throws Error if one of the two defenses is not finished
+void measure_waking(const Scenario& scenario, const Setting& setting);
+
 /// Makes baselines, as of `baselines::by_name`, and measures them: on the victim of each scenario,
 /// and, as zero point, on the benign victim of the same network, which is trained if there is none.
 /// Keeps what an earlier run with the same setting finished.
@@ -104,6 +113,7 @@ struct Results {
   nlohmann::ordered_json defense;        ///< of the defense's training
   nlohmann::ordered_json zero_point;     ///< of the trigger on the defended benign victim
   nlohmann::ordered_json benign_victim;  ///< of the benign victim's training
+  nlohmann::ordered_json waking = {};    ///< of the adversary who wakes the backdoor
 };
 
 /// Reads the results of a scenario with this setting.

@@ -60,7 +60,7 @@ std::string seconds(const Json& row, const char* training) {
 
 /// Appends the row of a scenario with one defense.
 void add_row(Json& rows, const Scenario& scenario, std::string_view name, const Results& results) {
-  const auto& [victim, defense, zero_point, benign] = results;
+  const auto& [victim, defense, zero_point, benign, waking] = results;
   Json row = {{"attack", scenario.attack},
               {"network", scenario.network},
               {"defense", name},
@@ -82,6 +82,7 @@ void add_row(Json& rows, const Scenario& scenario, std::string_view name, const 
     row["zero_point"] = figures.at("largest_lift");
     row["pair_zero_point"] = figures.value("largest_pair_lift", Json());
   }
+  if (name == "REFINE" && waking.is_object()) row["waking"] = waking.at("rows");
   rows.push_back(std::move(row));
 }
 
@@ -123,6 +124,35 @@ std::string markdown(const Json& rows) {
         seconds(row, "victim"), seconds(row, "defense"));
   }
   return table;
+}
+
+std::string waking_markdown(const Json& rows) {
+  std::string table;
+  const auto add = [&](const Json& row, std::string_view knows, int levels, const Json& figures,
+                       const Json& zero) {
+    const auto figure = [](const Json& of, const char* name) {
+      return hundredths(number(of, name, "value"), 1);
+    };
+    table +=
+        fmt::format("| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |\n", row["attack"].get<std::string>(),
+                    row["network"].get<std::string>(), knows, levels, figure(figures, "asr"),
+                    figure(zero, "asr"), figure(figures, "largest_lift"), figure(zero, "largest_lift"),
+                    figure(figures, "largest_pair_lift"), figure(zero, "largest_pair_lift"));
+  };
+  for (const Json& row : rows) {
+    if (!row.contains("waking")) continue;
+    const Json trigger_alone = {{"largest_lift", row.value("zero_point", Json())},
+                                {"largest_pair_lift", row.value("pair_zero_point", Json())}};
+    add(row, "nothing: the trigger alone", 0, row.at("after"), trigger_alone);
+    for (const Json& woken : row["waking"]) {
+      add(row, woken["knows"].get<std::string>(), woken["levels"].get<int>(), woken["figures"],
+          woken["zero_point"]);
+    }
+  }
+  if (table.empty()) return table;
+  return "\n| attack | network | the adversary knows | change, of 255 | ASR, % | zero point | largest lift | zero point | "
+         "pair lift | zero point |\n| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n" +
+         table;
 }
 
 std::string svg(const Json& rows) {

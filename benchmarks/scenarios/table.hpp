@@ -17,6 +17,9 @@ nlohmann::ordered_json collect(const std::vector<Scenario>& scenarios, const Set
 /// Formats the rows of `collect` as one Markdown table.
 std::string markdown(const nlohmann::ordered_json& rows);
 
+/// Formats what adversaries reached who wake backdoors, as a second table; empty if none was measured.
+std::string waking_markdown(const nlohmann::ordered_json& rows);
+
 /// Draws the rows of `collect` as one SVG picture: accuracy and largest lift, before and after, one
 /// line for each scenario.
 std::string svg(const nlohmann::ordered_json& rows);

@@ -5,3 +5,4 @@
 #endif
 
 #include <refine/attacks/impl/pgd.ipp>
+#include <refine/attacks/impl/universal_perturbation.ipp>

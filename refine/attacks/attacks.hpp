@@ -16,3 +16,4 @@
 #include <refine/attacks/pgd.hpp>
 #include <refine/attacks/plans.hpp>
 #include <refine/attacks/published.hpp>
+#include <refine/attacks/universal_perturbation.hpp>

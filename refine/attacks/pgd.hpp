@@ -69,8 +69,9 @@ class Surrogate {
     try {
       return held_->logits(images);
     } catch (const c10::Error& error) {
-      throw Error("Pgd.model fails on the images: {}; use a model that takes images of their shape",
-                  text::one_line(error.what_without_backtrace()));
+      throw Error(
+          "the attacker's model fails on the images: {}; use a model that takes images of their shape",
+          text::one_line(error.what_without_backtrace()));
     }
   }
 
@@ -158,19 +159,7 @@ struct Pgd {
   /// Returns uniform displacements in ±epsilon.
   at::Tensor draw_start(at::IntArrayRef sizes, Random& random) const;
 
-  /// Returns the gradient of the summed cross-entropy with respect to the images. Sets `finite` to
-  /// false if the logits or the gradient are not finite.
-  at::Tensor gradient(const at::Tensor& images, const at::Tensor& labels, at::Tensor& finite) const;
-
-  /// Throws unless `finite` is true. Without this check, images with a gradient of NaN would stay
-  /// unchanged: the sign of NaN is 0.
-  static void require_finite(const at::Tensor& finite);
-
   void require_inputs(const at::Tensor& images, const at::Tensor& labels) const;
-
-  /// Returns the logits on the host, after checking that they are finite and have the classes of
-  /// `labels`.
-  at::Tensor checked_logits(const at::Tensor& images, const at::Tensor& labels, at::Device device) const;
 
   /// Identifies what the result depends on, except for the model.
   std::string store_key(const at::Tensor& images, const at::Tensor& labels) const;

@@ -135,4 +135,30 @@ struct Frequency {
   }
 };
 
+/// Adds the same values to every image, as of a universal perturbation (`attacks/universal_perturbation.hpp`).
+///
+/// \tparam kImage shape of the images; open extents are set by `.image`
+template <ImageShape kImage = ImageShape{}>
+struct Perturbation {
+  static constexpr ImageShape static_image = kImage;  ///< what is known of the shape at compile time
+
+  ImageShape image = kImage;  ///< shape of the images; an open extent fits any
+  at::Tensor values = {};     ///< what is added: float C×H×W
+
+  /// Returns x + values for each image x, clamped to [0, 1].
+  ///
+  /// \param images float N×C×H×W in [0, 1]
+  /// \throws Error if `values` are not of the images' shape, or that is not `image`
+  at::Tensor apply(const at::Tensor& images) const {
+    require_agreement(check_shape(image, data::image_shape_of(images)));
+    if (!values.defined() || !at::isFloatingType(values.scalar_type()) ||
+        values.sizes() != images.sizes().slice(1)) {
+      throw Error(
+          "Perturbation.values must be floating-point, of the shape of an image; take them from "
+          "UniversalPerturbation");
+    }
+    return (images + values.to(images.device(), images.scalar_type())).clamp(0, 1);
+  }
+};
+
 }  // namespace refine::triggers

@@ -13,6 +13,7 @@
 #include <concepts>
 #include <limits>
 #include <refine/attacks/pgd.hpp>
+#include <refine/attacks/universal_perturbation.hpp>
 #include <refine/backbones/freeze.hpp>
 #include <refine/backbones/resnet.hpp>
 #include <refine/core/task.hpp>
@@ -232,7 +233,8 @@ TEST(Pgd, ModelForImagesOfAnotherShape_Throws) {
       {"Pgd.model: wrong image shape", "got 3x4x4", "expected 3x16x16", "trained on images of that shape"});
   // A model without a task.
   const Linear wide{.weights = at::randn({75})};
-  expect_words(error_of([&] { Pgd{.model = wide}(images, labels); }), {"Pgd.model fails on the images"});
+  expect_words(error_of([&] { Pgd{.model = wide}(images, labels); }),
+               {"the attacker's model fails on the images"});
   EXPECT_EQ(Surrogate(wide).task(), dynamic_task);
   EXPECT_EQ(Surrogate().task(), dynamic_task);
   EXPECT_EQ(Surrogate(backbones::ResNet18<small>{.width = 4}).task(), small);
@@ -268,6 +270,67 @@ TEST(Pgd, InvalidModelOrField_Throws) {
 
 static_assert(std::convertible_to<backbones::ResNet18<small>, Surrogate>);
 static_assert(!std::convertible_to<int, Surrogate>);
+
+TEST(UniversalPerturbation, LinearModel_EqualsTheClosedForm) {
+  // Within (0, 1), the sign of the gradient is that of the weights, for any images.
+  const at::Tensor images = at::randint(60, 190, {9, 3, 4, 4}).to(at::kByte);
+  Linear model;
+  model.weights[5] = 0;
+  const at::Tensor sign = model.weights.view({3, 4, 4}).sign();
+  const auto change = [&](UniversalPerturbation attack) {
+    attack.model = model;
+    return attack(images);
+  };
+  EXPECT_TRUE(change({.target = 0}).allclose(sign * 8 / 255));
+  EXPECT_TRUE(change({.target = 1}).allclose(sign * -8 / 255));
+  EXPECT_TRUE(change({.step = 0.01, .steps = 2, .batch_size = 4}).allclose(sign * 0.02));
+  EXPECT_TRUE(change({.epsilon = 0}).equal(at::zeros({3, 4, 4})));
+}
+
+TEST(UniversalPerturbation, SaturatedPixels_AreLeftToTheOtherImages) {
+  // The first pixel is white in every image, the second in one of two.
+  at::Tensor images = at::full({2, 3, 4, 4}, 100, at::kByte);
+  images.flatten(1).select(1, 0).fill_(255);
+  images.flatten(1)[0][1] = 255;
+  const at::Tensor change = UniversalPerturbation{.model = Linear{.weights = at::full({48}, 1.0)},
+                                                  .target = 0,
+                                                  .epsilon = 0.05,
+                                                  .step = 0.02,
+                                                  .steps = 4,
+                                                  .batch_size = 2}(images);
+  // The first step is taken from the unchanged image, in which white is not yet beyond the limit.
+  EXPECT_NEAR(change.flatten()[0].item<double>(), 0.02, 1e-6);
+  EXPECT_NEAR(change.flatten()[1].item<double>(), 0.05, 1e-6);
+  EXPECT_NEAR(change.flatten()[2].item<double>(), 0.05, 1e-6);
+}
+
+TEST(UniversalPerturbation, BadModelImagesOrField_Throws) {
+  const at::Tensor images = bytes(4);
+  const auto line = [&](auto change, const at::Tensor& on) {
+    UniversalPerturbation attack{.model = Linear{}, .steps = 1};
+    change(attack);
+    return error_of([&] { attack(on); });
+  };
+  using Attack = UniversalPerturbation;
+  EXPECT_EQ(line([](Attack&) {}, images), "");
+  expect_words(line([](Attack& a) { a.model = {}; }, images), {"UniversalPerturbation.model", "not set"});
+  expect_words(line([](Attack& a) { a.target = 2; }, images), {"no logit of class 2"});
+  expect_words(line([](Attack& a) { a.target = -1; }, images), {"target", "got -1"});
+  expect_words(line([](Attack& a) { a.epsilon = 2; }, images), {"epsilon", "got 2"});
+  expect_words(line([](Attack& a) { a.step = std::nan(""); }, images), {"step", "got nan"});
+  expect_words(line([](Attack& a) { a.steps = 0; }, images), {"steps", "got 0"});
+  expect_words(line([](Attack& a) { a.batch_size = 0; }, images), {"batch_size", "got 0"});
+  expect_words(line([](Attack&) {}, images.narrow(0, 0, 0)), {"at least one image"});
+  expect_words(line([](Attack&) {}, data::to_float(images)), {"uint8", "data::to_bytes"});
+  expect_words(line([](Attack& a) { a.model = backbones::ResNet18<small>{.width = 4}; }, images),
+               {"UniversalPerturbation.model: wrong image shape", "got 3x4x4"});
+  expect_words(
+      line([](Attack& a) { a.model = [](const at::Tensor& x) { return x.flatten(1) / 0; }; }, images),
+      {"UniversalPerturbation.model", "not finite"});
+  expect_words(
+      line([](Attack& a) { a.model = [](const at::Tensor& x) { return x.detach().flatten(1); }; }, images),
+      {"no gradient"});
+}
 
 }  // namespace
 }  // namespace refine::attacks

@@ -85,6 +85,23 @@ TEST(Scenarios, RunAndRerun_WriteOneTable) {
   auto remade = json::parse(content(root / "scenarios.json"))["scenarios"][1];
   EXPECT_EQ(remade["after"], row["after"]);
 
+  // An adversary who looks for changes that wake the backdoor.
+  const Outcome woken = scenarios(scratch, command + "--wake");
+  ASSERT_EQ(woken.status, 0) << woken.err;
+  testing::expect_words(woken.out, {"| the adversary knows |", "| another defense of the victim | 8 |"});
+  const auto waking = json::parse(content(root / "scenarios.json"))["scenarios"][1]["waking"];
+  ASSERT_EQ(waking.size(), 6u);
+  for (const auto& one : waking) {
+    EXPECT_EQ(one["figures"]["asr"]["n"], 24);
+    EXPECT_EQ(one["zero_point"]["asr"]["n"], 24);
+  }
+  const Outcome kept = scenarios(scratch, command + "--wake");
+  EXPECT_EQ(kept.out, woken.out);
+  EXPECT_EQ(kept.err.find("epoch"), std::string::npos) << kept.err;
+  const Outcome alone = scenarios(scratch, "--data shades --out alone --only BadNets/ResNet18 --wake");
+  EXPECT_EQ(alone.status, 2);
+  testing::expect_words(alone.err, {"--wake", "Benign/ResNet18 is not defended", "--only"});
+
   // Another seed is another setting: it has no results yet, and takes none of the old ones.
   EXPECT_EQ(scenarios(scratch, command + "--seed 1 --table").status, 0);
   EXPECT_EQ(json::parse(content(root / "scenarios.json"))["scenarios"].size(), 0u);

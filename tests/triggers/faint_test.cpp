@@ -45,6 +45,15 @@ TEST(Sinusoid, BadFields_AreRefused) {
   expect_words(error_of([&] { Sinusoid<tasks::cifar10.image>{}.apply(at::zeros({1, 3, 8, 8})); }), {"3x8x8"});
 }
 
+TEST(Perturbation, Values_AreAddedAndClamped) {
+  const at::Tensor images = at::full({2, 1, 1, 3}, 0.5),
+                   values = at::tensor({0.25, -0.75, 0.75}).view({1, 1, 3});
+  const at::Tensor stamped = Perturbation<>{.values = values}.apply(images);
+  EXPECT_TRUE(stamped.equal(at::tensor({0.75F, 0.0F, 1.0F}).view({1, 1, 1, 3}).expand({2, 1, 1, 3})));
+  for (const at::Tensor& bad : {at::Tensor(), values[0], values.to(at::kByte)})
+    expect_words(error_of([&] { Perturbation<>{.values = bad}.apply(images); }), {"Perturbation.values"});
+}
+
 /// The discrete cosine transform of a block, or its inverse, from the definition: with four nested
 /// loops.
 std::vector<double> transform(const std::vector<double>& block, int n, bool inverse) {

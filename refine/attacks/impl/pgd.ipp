@@ -15,8 +15,10 @@
 #include <algorithm>
 #include <cstdio>
 #include <optional>
+#include <string_view>
 #include <vector>
 
+#include <refine/attacks/detail/input_gradient.hpp>
 #include <refine/attacks/detail/perturbed_store.hpp>
 #include <refine/core/check.hpp>
 #include <refine/core/config.hpp>
@@ -26,6 +28,74 @@
 
 namespace refine::attacks {
 
+namespace detail {
+
+REFINE_INLINE at::Tensor input_gradient(std::string_view name, const Surrogate& model,
+                                        const at::Tensor& images, const at::Tensor& labels,
+                                        at::Tensor& finite) {
+  c10::AutoGradMode with_gradient(true);
+  const at::Tensor input = images.detach().requires_grad_(true);
+  const at::Tensor logits = model(input).to(at::kFloat);
+  const at::Tensor loss = at::cross_entropy_loss(logits, labels, {}, at::Reduction::Sum);
+  at::Tensor result;
+  if (loss.requires_grad()) {
+    result = torch::autograd::grad({loss}, {input}, {}, /*retain_graph=*/std::nullopt, /*create_graph=*/false,
+                                   /*allow_unused=*/true)[0];
+  }
+  if (!result.defined()) {
+    throw Error(
+        "{}.model: its logits have no gradient with respect to the images; use a model that computes with "
+        "differentiable operations",
+        name);
+  }
+  finite = finite.logical_and(logits.isfinite().all()).logical_and(result.isfinite().all());
+  return result;
+}
+
+REFINE_INLINE void require_finite(std::string_view name, const at::Tensor& finite) {
+  if (finite.item<bool>()) return;
+  throw Error(
+      "{}.model: its logits or their gradient are not finite; use a model whose training did not diverge",
+      name);
+}
+
+REFINE_INLINE void require_model(std::string_view name, const Surrogate& model) {
+  if (model) return;
+  throw Error(
+      "{}.model is not set; train a model on clean images with train_classifier(backbone, train) and set it as "
+      ".model",
+      name);
+}
+
+REFINE_INLINE void require_images(std::string_view name, const Surrogate& model, const at::Tensor& images) {
+  if (!images.defined() || images.dim() != 4 || images.scalar_type() != at::kByte) {
+    throw Error("{}: images must be uint8 N×C×H×W; convert them with data::to_bytes", name);
+  }
+  const ImageShape expected = model.task().image, shape = data::image_shape_of(images);
+  Message why;
+  if (!compatible(expected, shape)) {
+    why << name << ".model: wrong image shape (got " << shape << ", expected " << expected
+        << "); use a model that was trained on images of that shape";
+  }
+  require_agreement(why);
+}
+
+REFINE_INLINE at::Tensor checked_logits(std::string_view name, const Surrogate& model,
+                                        const at::Tensor& images, std::int64_t max_label, at::Device device) {
+  c10::NoGradGuard no_gradient;
+  const at::Tensor logits = model(data::to_float(images, device).contiguous(at::MemoryFormat::ChannelsLast));
+  if (!logits.defined() || logits.dim() != 2 || logits.size(0) != images.size(0) ||
+      logits.size(1) <= max_label) {
+    throw Error(
+        "{}.model: it returns no logit of class {} for each image; use a model for the classes of the data",
+        name, max_label);
+  }
+  require_finite(name, logits.isfinite().all());
+  return logits.to(at::kCPU);
+}
+
+}  // namespace detail
+
 REFINE_INLINE at::Tensor Pgd::operator()(const at::Tensor& images, const at::Tensor& labels) const {
   check();
   require_inputs(images, labels);
@@ -33,7 +103,8 @@ REFINE_INLINE at::Tensor Pgd::operator()(const at::Tensor& images, const at::Ten
   const at::Device device = default_device();
   model.prepare(device);
   const std::int64_t probe_size = std::min<std::int64_t>(images.size(0), 16);
-  const at::Tensor logits = checked_logits(images.narrow(0, 0, probe_size), labels, device);
+  const at::Tensor logits = detail::checked_logits("Pgd", model, images.narrow(0, 0, probe_size),
+                                                   labels.max().item<std::int64_t>(), device);
   std::optional<detail::PerturbedStore> kept;
   if (!store.empty()) {
     kept.emplace(store, store_key(images, labels), logits);
@@ -46,11 +117,7 @@ REFINE_INLINE at::Tensor Pgd::operator()(const at::Tensor& images, const at::Ten
 }
 
 REFINE_INLINE void Pgd::check() const {
-  if (!model) {
-    throw Error(
-        "Pgd.model is not set; train a model on clean images with train_classifier(backbone, train) and set it as "
-        ".model");
-  }
+  detail::require_model("Pgd", model);
   if (!(epsilon >= 0 && epsilon <= 1)) throw Error("Pgd.epsilon must be in [0, 1], got {}", epsilon);
   if (!(step > 0 && step <= 1)) throw Error("Pgd.step must be in (0, 1], got {}", step);
   if (steps < 1) throw Error("Pgd.steps must be at least 1, got {}", steps);
@@ -74,10 +141,11 @@ REFINE_INLINE at::Tensor Pgd::perturb(const at::Tensor& images, const at::Tensor
     at::Tensor current = clean, finite = at::ones({}, at::TensorOptions(device).dtype(at::kBool));
     if (random_start) current = at::clamp(clean + draw_start(clean.sizes(), random).to(device), low, high);
     for (int i = 0; i < steps; ++i) {
-      current = at::clamp(current + gradient(current, truth, finite).sign() * step, low, high);
+      current = at::clamp(
+          current + detail::input_gradient("Pgd", model, current, truth, finite).sign() * step, low, high);
       meter.update(++done);
     }
-    require_finite(finite);  // once a batch: every check waits for the device
+    detail::require_finite("Pgd", finite);  // once a batch: every check waits for the device
     changed.push_back(data::to_bytes(current).to(at::kCPU).contiguous());
   }
   meter.finish();
@@ -92,36 +160,8 @@ REFINE_INLINE at::Tensor Pgd::draw_start(at::IntArrayRef sizes, Random& random) 
   return displacements;
 }
 
-REFINE_INLINE at::Tensor Pgd::gradient(const at::Tensor& images, const at::Tensor& labels,
-                                       at::Tensor& finite) const {
-  c10::AutoGradMode with_gradient(true);
-  const at::Tensor input = images.detach().requires_grad_(true);
-  const at::Tensor logits = model(input).to(at::kFloat);
-  const at::Tensor loss = at::cross_entropy_loss(logits, labels, {}, at::Reduction::Sum);
-  at::Tensor result;
-  if (loss.requires_grad()) {
-    result = torch::autograd::grad({loss}, {input}, {}, /*retain_graph=*/std::nullopt, /*create_graph=*/false,
-                                   /*allow_unused=*/true)[0];
-  }
-  if (!result.defined()) {
-    throw Error(
-        "Pgd.model: its logits have no gradient with respect to the images; use a model that computes with "
-        "differentiable operations");
-  }
-  finite = finite.logical_and(logits.isfinite().all()).logical_and(result.isfinite().all());
-  return result;
-}
-
-REFINE_INLINE void Pgd::require_finite(const at::Tensor& finite) {
-  if (finite.item<bool>()) return;
-  throw Error(
-      "Pgd.model: its logits or their gradient are not finite; use a model whose training did not diverge");
-}
-
 REFINE_INLINE void Pgd::require_inputs(const at::Tensor& images, const at::Tensor& labels) const {
-  if (!images.defined() || images.dim() != 4 || images.scalar_type() != at::kByte) {
-    throw Error("Pgd: images must be uint8 N×C×H×W; convert them with data::to_bytes");
-  }
+  detail::require_images("Pgd", model, images);
   const std::int64_t n = images.size(0);
   if (!labels.defined() || labels.dim() != 1 || labels.scalar_type() != at::kLong || labels.size(0) != n) {
     throw Error("Pgd: labels must be int64, one for each of the {} images", n);
@@ -130,28 +170,6 @@ REFINE_INLINE void Pgd::require_inputs(const at::Tensor& images, const at::Tenso
     throw Error("Pgd: labels must not be negative, got {}; count classes from 0",
                 labels.min().item<std::int64_t>());
   }
-  const ImageShape expected = model.task().image, shape = data::image_shape_of(images);
-  Message why;
-  if (!compatible(expected, shape)) {
-    why << "Pgd.model: wrong image shape (got " << shape << ", expected " << expected
-        << "); use a model that was trained on images of that shape";
-  }
-  require_agreement(why);
-}
-
-REFINE_INLINE at::Tensor Pgd::checked_logits(const at::Tensor& images, const at::Tensor& labels,
-                                             at::Device device) const {
-  c10::NoGradGuard no_gradient;
-  const at::Tensor logits = model(data::to_float(images, device).contiguous(at::MemoryFormat::ChannelsLast));
-  const auto max_label = labels.max().item<std::int64_t>();
-  if (!logits.defined() || logits.dim() != 2 || logits.size(0) != images.size(0) ||
-      logits.size(1) <= max_label) {
-    throw Error(
-        "Pgd.model: it returns no logit of class {} for each image; use a model for the classes of the data",
-        max_label);
-  }
-  require_finite(logits.isfinite().all());
-  return logits.to(at::kCPU);
 }
 
 REFINE_INLINE std::string Pgd::store_key(const at::Tensor& images, const at::Tensor& labels) const {
