@@ -525,7 +525,8 @@ void measure_waking(const Scenario& scenario, const Setting& setting) {
   const fs::path folder = setting.folder(scenario);
   const std::string key = waking_key(scenario, setting);
   if (scenario.attack == "Benign" || !scenario.defended || is_done(folder / waking_file, key)) return;
-  if (!attack.target) {
+  const auto target = attacks::target_map(attack, setting.split.train.task().classes).single();
+  if (!target) {
     std::cerr << fmt::format("--wake: {} has no target that all images share, and is left out\n",
                              scenario.attack);
     return;
@@ -535,20 +536,20 @@ void measure_waking(const Scenario& scenario, const Setting& setting) {
       throw Error("--wake: {} is not defended yet; add it to --only, and REFINE to --defense", needed.name());
   }
   const auto& [train, test] = setting.split;
-  const at::Tensor movable = (train.labels != *attack.target).nonzero().flatten();
+  const at::Tensor movable = (train.labels != *target).nonzero().flatten();
   const at::Tensor triggered = attack.trigger_images(train.images.index_select(0, movable)),
                    triggered_tests = attack.trigger_images(test.images);
   const auto wake = [&](const AnyPipeline& seen, const AnyPipeline& attacked, double epsilon) {
     const at::Tensor change =
         attacks::UniversalPerturbation{.model = [&](const at::Tensor& x) { return seen.forward(x); },
-                                       .target = *attack.target,
+                                       .target = *target,
                                        .epsilon = epsilon,
                                        .steps = setting.size.wake_steps,
                                        .seed = setting.seed,
                                        .show = true}(triggered);
     const triggers::Perturbation<> woken{.values = change};
     return report::figures_json(
-        evaluate(attacked, test, triggers::stamp(woken, triggered_tests), *attack.target).after);
+        evaluate(attacked, test, triggers::stamp(woken, triggered_tests), *target).after);
   };
   const AnyPipeline defense = load_defense(scenario, setting), zero = load_defense(other, setting),
                     rival = train_rival(scenario, setting), zero_rival = train_rival(other, setting);

@@ -292,7 +292,7 @@ TEST(UniversalPerturbation, SaturatedPixels_AreLeftToTheOtherImages) {
   at::Tensor images = at::full({2, 3, 4, 4}, 100, at::kByte);
   images.flatten(1).select(1, 0).fill_(255);
   images.flatten(1)[0][1] = 255;
-  const at::Tensor change = UniversalPerturbation{.model = Linear{.weights = at::full({48}, 1.0)},
+  const at::Tensor change = UniversalPerturbation{.model = Linear{.weights = at::full({48}, 0.01)},
                                                   .target = 0,
                                                   .epsilon = 0.05,
                                                   .step = 0.02,
