@@ -26,7 +26,7 @@ using testing::ScratchFolder;
 Outcome gpu_check(const ScratchFolder& here, const std::string& arguments) {
   return testing::run_by_shell(
       here, "tools/gpu_check",
-      "--width 4 --epoch_images 128 --check_images 128 --batches 64 --victim_epochs 1 "
+      "--width 4 --epoch_images 128 --check_images 64 --batches 64 --victim_epochs 1 "
       "--defense_epochs 1 --batch 64 " +
           arguments);
 }

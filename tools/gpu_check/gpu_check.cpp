@@ -455,7 +455,7 @@ int main(int argc, char** argv) {
       ->capture_default_str();
   app.add_option("--check_images", options.check_images,
                  "images that the checks train on; half of them where the CPU trains, too")
-      ->check(CLI::Range(128, 65'536))
+      ->check(CLI::Range(64, 65'536))
       ->capture_default_str();
   app.add_option("--batches", options.batches, "batch sizes whose epochs are timed")
       ->check(CLI::Range(2, 65'536))
