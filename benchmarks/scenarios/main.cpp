@@ -44,23 +44,6 @@ struct Options {
   bool table_only = false;
 };
 
-/// Returns the scenarios with these names, or all if there are none.
-std::vector<Scenario> select_scenarios(const std::vector<std::string>& only, bool with_stamped) {
-  const auto all = all_scenarios(with_stamped);
-  if (only.empty()) return all;
-  std::string names;
-  for (const Scenario& scenario : all) names += (names.empty() ? "" : ", ") + scenario.name();
-  for (const std::string& name : only) {
-    if (std::ranges::find(all, name, &Scenario::name) == all.end())
-      throw Error("--only: unknown scenario '{}'; use one of {}", name, names);
-  }
-  std::vector<Scenario> selected;
-  std::ranges::copy_if(all, std::back_inserter(selected), [&](const Scenario& scenario) {
-    return std::ranges::find(only, scenario.name()) != only.end();
-  });
-  return selected;
-}
-
 /// Returns the baselines of the list, as `baselines::names()` spells them. Removes REFINE from it.
 ///
 /// \param with_refine set to whether REFINE was in the list
@@ -82,7 +65,7 @@ std::vector<std::string> select_baselines(const std::vector<std::string>& defens
 
 /// Writes and prints the table of the finished scenarios.
 void write_table(const Setting& setting) {
-  const auto rows = collect(all_scenarios(setting.stamped.has_value()), setting);
+  const auto rows = collect(with_other_rates(all_scenarios(setting.stamped.has_value()), setting), setting);
   const fs::path folder = setting.out / setting.dataset;
   const nlohmann::ordered_json all = {{"dataset", setting.dataset},
                                       {"size", setting.size.name},
@@ -148,7 +131,7 @@ void read_stamped(const Options& options, Setting& setting) {
 void run_all(const Options& options) {
   use_device(options.device);
   use_threads(0);
-  const auto scenarios = select_scenarios(options.only, !options.stamped.empty());
+  const auto scenarios = scenarios_by_name(options.only, all_scenarios(!options.stamped.empty()));
   bool with_refine = true;
   const auto baselines = select_baselines(options.defenses, with_refine);
   Setting setting = setting_of(options);
@@ -163,12 +146,12 @@ void run_all(const Options& options) {
   if (!options.table_only) {
     for (const Scenario& scenario : scenarios) check_possible(scenario, setting);
     for (std::size_t i = 0; i < scenarios.size(); ++i) {
-      std::cerr << fmt::format("scenario {} of {}: {} on {}\n", i + 1, scenarios.size(), scenarios[i].attack,
-                               scenarios[i].network);
+      std::cerr << fmt::format("scenario {} of {}: {} on {}\n", i + 1, scenarios.size(),
+                               scenarios[i].attack + scenarios[i].rate_suffix(), scenarios[i].network);
       if (with_refine) run(scenarios[i], setting);
     }
     run_baselines(scenarios, baselines, setting);
-    for (const Scenario& scenario : all_scenarios(setting.stamped.has_value()))
+    for (const Scenario& scenario : with_other_rates(all_scenarios(setting.stamped.has_value()), setting))
       measure_zero_point(scenario, setting);
     if (options.wake) {
       for (const Scenario& scenario : scenarios) measure_waking(scenario, setting);
@@ -206,8 +189,9 @@ int main(int argc, char** argv) {
       "--stamped", options.stamped,
       "the images of --data, stamped by another program, with the same folders and names; runs the "
       "attack Stamped");
-  app.add_option("--only", options.only,
-                 "run only these scenarios, for example BadNets/ResNet18,WaNet/ResNet18")
+  app.add_option(
+         "--only", options.only,
+         "run only these scenarios, for example BadNets/ResNet18,BadNets/ResNet18@0.01 (a poisoning rate of 1 %)")
       ->delimiter(',');
   app.add_option("--defense", options.defenses,
                  fmt::format("defenses: REFINE, {}, or all", fmt::join(baselines::names(), ", ")))

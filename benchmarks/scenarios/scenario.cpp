@@ -5,6 +5,7 @@
 #include <torch/version.h>
 
 #include <algorithm>
+#include <charconv>
 #include <chrono>
 #include <cmath>
 #include <cstddef>
@@ -144,6 +145,7 @@ attacks::AttackOptions options_of(const Scenario& scenario, const Setting& setti
   attacks::AttackOptions options{
       .image = setting.split.train.image_shape(), .target = 0, .seed = setting.seed};
   if (scenario.attack.starts_with("Adaptive-")) options.rate = setting.size.adaptive_rate;
+  if (scenario.rate) options.rate = scenario.rate;
   return options;
 }
 
@@ -485,8 +487,58 @@ std::vector<Scenario> all_scenarios(bool with_stamped) {
   return all;
 }
 
+std::vector<Scenario> scenarios_by_name(const std::vector<std::string>& names,
+                                        const std::vector<Scenario>& all) {
+  if (names.empty()) return all;
+  std::string known;
+  for (const Scenario& scenario : all) known += (known.empty() ? "" : ", ") + scenario.name();
+  std::vector<Scenario> selected;
+  for (const std::string& name : names) {
+    const std::size_t at = std::min(name.find('@'), name.size());
+    const auto found = std::ranges::find(all, name.substr(0, at), &Scenario::name);
+    if (found == all.end()) throw Error("--only: unknown scenario '{}'; use one of {}", name, known);
+    selected.push_back(*found);
+    if (at == name.size()) continue;
+    double rate = 0;
+    const char *begin = name.data() + at + 1, *end = name.data() + name.size();
+    const auto [stop, problem] = std::from_chars(begin, end, rate);
+    if (problem != std::errc() || stop != end || !(rate > 0 && rate <= 1) || found->attack == "Benign") {
+      throw Error(
+          "--only: wrong rate in '{}'; use a share above 0 and at most 1, such as BadNets/ResNet18@0.01",
+          name);
+    }
+    selected.back().rate = rate;
+  }
+  // Benign victims first: others are compared with them.
+  std::ranges::stable_partition(selected, [](const Scenario& s) { return s.attack == "Benign"; });
+  return selected;
+}
+
+std::vector<Scenario> with_other_rates(const std::vector<Scenario>& all, const Setting& setting) {
+  std::vector<Scenario> result;
+  for (const Scenario& scenario : all) {
+    result.push_back(scenario);
+    std::vector<double> rates;
+    std::error_code ignored;
+    for (const auto& entry : fs::directory_iterator(setting.folder(scenario).parent_path(), ignored)) {
+      const std::string name = entry.path().filename().string(), start = scenario.attack + "@";
+      double rate = 0;
+      if (name.starts_with(start) &&
+          std::from_chars(name.data() + start.size(), name.data() + name.size(), rate).ec == std::errc()) {
+        rates.push_back(rate);
+      }
+    }
+    std::ranges::sort(rates);
+    for (const double rate : rates) {
+      result.push_back(scenario);
+      result.back().rate = rate;
+    }
+  }
+  return result;
+}
+
 fs::path Setting::folder(const Scenario& scenario) const {
-  return out / dataset / scenario.network / scenario.attack;
+  return out / dataset / scenario.network / (scenario.attack + scenario.rate_suffix());
 }
 
 void check_possible(const Scenario& scenario, const Setting& setting) {

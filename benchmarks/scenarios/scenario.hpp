@@ -1,5 +1,7 @@
 #pragma once
 
+#include <fmt/core.h>
+
 #include <cstdint>
 #include <filesystem>
 #include <nlohmann/json.hpp>
@@ -19,9 +21,13 @@ struct Scenario {
   std::string attack;    ///< name, as of `attacks::by_name`, or "Stamped"
   std::string network;   ///< name, as of `backbones::network_by_name`
   bool defended = true;  ///< false for benign victims of which only the accuracy is measured
+  std::optional<double> rate = std::nullopt;  ///< poisoning rate; empty: the attack's default
 
-  /// Returns "attack/network".
-  std::string name() const { return attack + "/" + network; }
+  /// Returns "attack/network" or "attack/network@rate".
+  std::string name() const { return attack + "/" + network + rate_suffix(); }
+
+  /// Returns "@rate"; empty for the attack's default.
+  std::string rate_suffix() const { return rate ? fmt::format("@{}", *rate) : std::string(); }
 };
 
 /// The amount of work in each scenario.
@@ -63,6 +69,14 @@ Size size_by_name(const std::string& name);
 /// \param with_stamped whether there are stamped images, for the attack "Stamped"
 std::vector<Scenario> all_scenarios(bool with_stamped);
 
+/// Reads names as of `Scenario::name`, with or without a rate.
+///
+/// \param names all of `all` if there are none
+/// \param all the scenarios that may be named
+/// \throws Error for an unknown name, or a rate that is not a share above 0
+std::vector<Scenario> scenarios_by_name(const std::vector<std::string>& names,
+                                        const std::vector<Scenario>& all);
+
 /// What all scenarios have in common.
 struct Setting {
   std::string dataset;          ///< name of the data set
@@ -75,7 +89,7 @@ struct Setting {
   std::optional<triggers::Stamped> stamped = std::nullopt;
   std::string stamped_folder = {};  ///< where they are
 
-  /// Returns the scenario's folder, `<out>/<dataset>/<network>/<attack>`.
+  /// Returns the scenario's folder, `<out>/<dataset>/<network>/<attack>`, with `@<rate>` if it has one.
   std::filesystem::path folder(const Scenario& scenario) const;
 };
 
@@ -106,6 +120,10 @@ void measure_waking(const Scenario& scenario, const Setting& setting);
 /// Keeps what an earlier run with the same setting finished.
 void run_baselines(const std::vector<Scenario>& scenarios, const std::vector<std::string>& names,
                    const Setting& setting);
+
+/// Returns the scenarios of which there are folders with a rate of their own, each after the one with the default
+/// rate.
+std::vector<Scenario> with_other_rates(const std::vector<Scenario>& all, const Setting& setting);
 
 /// The results of a scenario; null where it is not finished.
 struct Results {

@@ -32,6 +32,12 @@ double number(const Json& row, const Keys&... keys) {
   return node->is_number() ? node->get<double>() : std::numeric_limits<double>::quiet_NaN();
 }
 
+/// Returns the attack of a row, with its rate if that is not the default.
+std::string attack_of(const Json& row) {
+  const double rate = number(row, "rate");
+  return row["attack"].get<std::string>() + (std::isnan(rate) ? "" : fmt::format(", {:g} %", 100 * rate));
+}
+
 /// Formats a metric before and after the defense.
 std::string change(const Json& row, const char* figure) {
   const double before = number(row, "before", figure, "value"), after = number(row, "after", figure, "value");
@@ -62,6 +68,7 @@ std::string seconds(const Json& row, const char* training) {
 void add_row(Json& rows, const Scenario& scenario, std::string_view name, const Results& results) {
   const auto& [victim, defense, zero_point, benign, waking] = results;
   Json row = {{"attack", scenario.attack},
+              {"rate", scenario.rate ? Json(*scenario.rate) : Json()},
               {"network", scenario.network},
               {"defense", name},
               {"setting", victim.at("setting")},
@@ -114,14 +121,13 @@ std::string markdown(const Json& rows) {
       return attacked ? text : std::string(report::format::missing);
     };
     table += fmt::format(
-        "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} + {} |\n",
-        row["attack"].get<std::string>(), row["network"].get<std::string>(),
-        row["defense"].get<std::string>(), hundredths(number(row, "benign_ba", "value"), 1),
-        change(row, "ba"), attack_only(change(row, "asr")), attack_only(change(row, "ra")),
-        hundredths(number(row, "der"), 1), attack_only(change(row, "largest_lift")),
-        hundredths(number(row, "zero_point", "value"), 1), attack_only(change(row, "largest_pair_lift")),
-        hundredths(number(row, "pair_zero_point", "value"), 1), alarm_of(row), detections_of(row),
-        seconds(row, "victim"), seconds(row, "defense"));
+        "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} + {} |\n", attack_of(row),
+        row["network"].get<std::string>(), row["defense"].get<std::string>(),
+        hundredths(number(row, "benign_ba", "value"), 1), change(row, "ba"), attack_only(change(row, "asr")),
+        attack_only(change(row, "ra")), hundredths(number(row, "der"), 1),
+        attack_only(change(row, "largest_lift")), hundredths(number(row, "zero_point", "value"), 1),
+        attack_only(change(row, "largest_pair_lift")), hundredths(number(row, "pair_zero_point", "value"), 1),
+        alarm_of(row), detections_of(row), seconds(row, "victim"), seconds(row, "defense"));
   }
   return table;
 }
@@ -133,11 +139,10 @@ std::string waking_markdown(const Json& rows) {
     const auto figure = [](const Json& of, const char* name) {
       return hundredths(number(of, name, "value"), 1);
     };
-    table +=
-        fmt::format("| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |\n", row["attack"].get<std::string>(),
-                    row["network"].get<std::string>(), knows, levels, figure(figures, "asr"),
-                    figure(zero, "asr"), figure(figures, "largest_lift"), figure(zero, "largest_lift"),
-                    figure(figures, "largest_pair_lift"), figure(zero, "largest_pair_lift"));
+    table += fmt::format("| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |\n", attack_of(row),
+                         row["network"].get<std::string>(), knows, levels, figure(figures, "asr"),
+                         figure(zero, "asr"), figure(figures, "largest_lift"), figure(zero, "largest_lift"),
+                         figure(figures, "largest_pair_lift"), figure(zero, "largest_pair_lift"));
   };
   for (const Json& row : rows) {
     if (!row.contains("waking")) continue;
@@ -180,7 +185,7 @@ std::string svg(const Json& rows) {
   }
   int y = top;
   for (const Json& row : rows) {
-    const std::string name = row["attack"].get<std::string>() + ", " + row["network"].get<std::string>() +
+    const std::string name = attack_of(row) + ", " + row["network"].get<std::string>() +
                              (row["defense"] == "REFINE" ? "" : ", " + row["defense"].get<std::string>());
     out += fmt::format("<text x=\"{}\" y=\"{}\" text-anchor=\"end\">{}</text>\n", left - 14, y + 5,
                        report::html_escape(name));

@@ -151,9 +151,16 @@ TEST(Scenarios, Baselines_HaveRowsWithTheSameMetrics) {
   testing::expect_words(content(root / "scenarios.md"), {"| BadNets | ResNet18 | STRIP |", "AUROC"});
   EXPECT_FALSE(fs::exists(folder / "defended.json"));
 
-  // A second run measures nothing again.
+  // A second run measures nothing again. Other rates have rows of their own.
   const auto written = fs::last_write_time(folder / "FineTuning.json");
+  EXPECT_EQ(scenarios(scratch, "--data shades --only BadNets/ResNet18@0.5 --defense blur").status, 0);
   EXPECT_EQ(scenarios(scratch, command).status, 0);
+  testing::expect_words(content(root / "scenarios.md"), {"| BadNets, 50 % | ResNet18 | Blur |"});
+  for (const auto& row : json::parse(content(root / "scenarios.json"))["scenarios"]) {
+    if (row["rate"] == 0.5) {
+      EXPECT_EQ(row["poisoned"], 18);
+    }
+  }
   EXPECT_EQ(fs::last_write_time(folder / "FineTuning.json"), written);
 }
 
@@ -188,6 +195,9 @@ TEST(Scenarios, BadInput_EndsWithOneLine) {
   };
   expect_error("--data nowhere", {"nowhere", "--data"});
   expect_error("--only BadNets/AlexNet", {"BadNets/AlexNet", "BadNets/ResNet18"});
+  for (const char* rate : {"0", "1.5", "-0.1", "nan", "0.1x", ""})
+    expect_error(std::string("--only BadNets/ResNet18@") + rate, {"--only", "rate", "BadNets/ResNet18@0.01"});
+  expect_error("--only Benign/ResNet18@0.1", {"Benign/ResNet18@0.1"});
   expect_error("--device tpu", {"tpu"});
   expect_error("--defense magic", {"magic", "ShrinkPad", "STRIP"});
 
