@@ -127,7 +127,8 @@ std::string png_of(std::uint32_t side, int depth, int colour, std::uint64_t byte
 }
 
 /// A progressive JPEG of one colour: its decoder keeps the coefficients of the whole image.
-std::string progressive_jpeg(int side) {
+/// \param is_gray with one channel and two scans, which can be repeated
+std::string progressive_jpeg(int side, bool is_gray = false) {
   jpeg_compress_struct jpeg = {};
   jpeg_error_mgr errors = {};
   jpeg.err = jpeg_std_error(&errors);
@@ -136,12 +137,20 @@ std::string progressive_jpeg(int side) {
   unsigned long size = 0;
   jpeg_mem_dest(&jpeg, &data, &size);
   jpeg.image_width = jpeg.image_height = static_cast<JDIMENSION>(side);
-  jpeg.input_components = 3;
-  jpeg.in_color_space = JCS_RGB;
+  jpeg.input_components = is_gray ? 1 : 3;
+  jpeg.in_color_space = is_gray ? JCS_GRAYSCALE : JCS_RGB;
   jpeg_set_defaults(&jpeg);
   jpeg_set_quality(&jpeg, 50, TRUE);
-  for (int i = 0; i < 3; ++i) jpeg.comp_info[i].h_samp_factor = jpeg.comp_info[i].v_samp_factor = 1;
+  for (int i = 0; i < jpeg.num_components; ++i)
+    jpeg.comp_info[i].h_samp_factor = jpeg.comp_info[i].v_samp_factor = 1;
   jpeg_simple_progression(&jpeg);
+  const jpeg_scan_info two[] = {
+      {.comps_in_scan = 1, .component_index = {0}, .Ss = 0, .Se = 0, .Ah = 0, .Al = 0},
+      {.comps_in_scan = 1, .component_index = {0}, .Ss = 1, .Se = 63, .Ah = 0, .Al = 0}};
+  if (is_gray) {
+    jpeg.scan_info = two;
+    jpeg.num_scans = 2;
+  }
   jpeg_start_compress(&jpeg, TRUE);
   std::vector<JSAMPLE> row(static_cast<std::size_t>(3 * side), 100);
   JSAMPROW rows = row.data();
@@ -151,6 +160,68 @@ std::string progressive_jpeg(int side) {
   std::string bytes(reinterpret_cast<char*>(data), size);
   std::free(data);
   return bytes;
+}
+
+/// A progressive JPEG whose last scan is repeated. \param scans of all
+std::string jpeg_of_scans(int side, std::size_t scans) {
+  std::string all = progressive_jpeg(side, /*is_gray=*/true);
+  const std::size_t end = all.size() - 2, last = all.rfind("\xff\xda"s);
+  if (last == std::string::npos) throw std::runtime_error("no scan");
+  const std::string scan = all.substr(last, end - last);
+  std::string repeated_scans;
+  for (std::size_t i = 2; i < scans; ++i) repeated_scans += scan;
+  return all.insert(end, repeated_scans);
+}
+
+/// A TIFF of one strip, in which all samples are 0.
+std::string tiff_of(std::uint32_t side, std::uint32_t bits, std::uint32_t samples) {
+  const std::string strip = compressed("\0"s, std::uint64_t{side} * side * samples * bits / 8, 15);
+  std::string file = "II*\0"s + little(8, 4), values;
+  struct Tag {
+    std::uint32_t id, type, count, value;
+  };
+  constexpr std::uint32_t tags = 10, after = 8 + 2 + 12 * tags + 4;
+  const std::uint32_t bits_of_all = after, data = after + 2 * samples;
+  for (std::uint32_t i = 0; i < samples; ++i) values += little(bits, 2);
+  file += little(tags, 2);
+  for (const Tag& tag :
+       {Tag{256, 4, 1, side}, Tag{257, 4, 1, side}, Tag{258, 3, samples, bits_of_all}, Tag{259, 3, 1, 8},
+        Tag{262, 3, 1, 2}, Tag{273, 4, 1, data}, Tag{277, 3, 1, samples}, Tag{278, 4, 1, side},
+        Tag{279, 4, 1, static_cast<std::uint32_t>(strip.size())}, Tag{284, 3, 1, 1}}) {
+    file += little(tag.id, 2) + little(tag.type, 2) + little(tag.count, 4) + little(tag.value, 4);
+  }
+  return file + little(0, 4) + values + strip;
+}
+
+/// A field of protobuf.
+std::string field(int number, const std::string& content) {
+  std::string length;
+  for (std::size_t rest = content.size();; rest >>= 7) {
+    length += static_cast<char>((rest & 127) | (rest > 127 ? 128 : 0));
+    if (rest <= 127) break;
+  }
+  return static_cast<char>(8 * number + 2) + length + content;
+}
+
+/// An ONNX model whose nodes double a list of sizes.
+std::string onnx_doubling(int nodes) {
+  std::string graph;
+  const auto add = [&](const std::string& op, const std::string& from, const std::string& to) {
+    std::string node;
+    for (int i = 0; i < (op == "Concat" ? 2 : 1); ++i) node += field(1, from);
+    node += field(2, to) + field(4, op);
+    if (op == "Concat") node += field(5, field(1, "axis") + "\x18\0\xa0\1\2"s);
+    graph += field(1, node);
+  };
+  add("Shape", "x", "0");
+  for (int i = 0; i < nodes; ++i) add("Concat", std::to_string(i), std::to_string(i + 1));
+  add("Reshape", "x", "y");
+  std::string dimensions = field(1, field(2, "n"));
+  for (const char size : {3, 8, 8}) dimensions += field(1, "\x08"s + size);
+  const std::string type = field(1, "\x08\1"s + field(2, dimensions));
+  graph +=
+      field(2, "g") + field(11, field(1, "x") + field(2, type)) + field(12, field(1, "y") + field(2, type));
+  return "\x08\x08"s + field(7, graph) + field(8, "\x10\x11"s);
 }
 
 std::string idx_claims(std::uint32_t count, std::uint32_t rows) {
@@ -219,11 +290,17 @@ const std::vector<Worst>& worst_files() {
       {"image_png_beyond", "image", [] { return png_of(10'001, 8, 2, 1000); }, false},
       {"image_png_interlaced", "image", [] { return png_of(10'000, 8, 6, 400'100'000, 1); }, true},
       {"image_jpeg_progressive", "image", [] { return progressive_jpeg(10'000); }, true},
+      {"image_jpeg_50_scans", "image", [] { return jpeg_of_scans(10'000, 50); }, true},
+      {"image_jpeg_51_scans", "image", [] { return jpeg_of_scans(10'000, 51); }, false},
+      {"image_tiff", "image", [] { return tiff_of(9'400, 8, 3); }, true},
+      {"image_tiff_beyond", "image", [] { return tiff_of(9'500, 8, 3); }, false},
+      {"image_tiff_16_bits", "image", [] { return tiff_of(10'000, 16, 4); }, false},
       {"image_png_claim", "image", [] { return png_of(0x7fffffff, 8, 2, 1000); }},
       {"image_header_claim", "image_header", [] { return png_of(0x7fffffff, 8, 2, 1000); }},
       {"image_header_jpeg_markers", "image_header", [] { return "\xff\xd8"s + repeated("\xff\xe0\0\2"s); }},
       {"metrics_nesting", "metrics_json", [] { return repeated("{\"a\":"); }},
       {"metrics_objects", "metrics_json", [] { return "{\"a\":[" + repeated("{\"\":0},") + "0]}"; }},
+      {"onnx_doubling", "onnx", [] { return onnx_doubling(40); }, false},
       {"pickle_marks", "pickle", [] { return "\x80\2"s + repeated("("); }},
       {"pickle_lists", "pickle", [] { return "\x80\2"s + repeated("]"); }},
       {"pickle_memo", "pickle", [] { return "\x80\4"s + repeated("]\2240"s) + "N."; }},
@@ -305,6 +382,14 @@ TEST_P(Bounds, WorstFile_CostsLessThanAGigabyteAndTenSeconds) {
   std::printf("%s: %.1f MB take %.2f s and %.0f MB\n", GetParam().name,
               static_cast<double>(bytes.size()) / 1e6, cost.seconds, cost.megabytes - before);
   std::fflush(stdout);
+}
+
+TEST(Readers, EachReader_HasAWorstFile) {
+  for (const Reader& reader : readers()) {
+    EXPECT_TRUE(std::ranges::any_of(worst_files(), [&](const Worst& file) {
+      return file.reader == reader.name;
+    })) << reader.name;
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Files, Bounds, ::testing::ValuesIn(worst_files()),

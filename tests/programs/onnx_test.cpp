@@ -117,6 +117,25 @@ TEST(OnnxModel, PermittedOperators_AreKnown) {
   EXPECT_GT(count, 70);
 }
 
+// Each node doubles the list: thirty of them would need 40 GB.
+TEST(OnnxModel, ListOfSizesThatGrows_IsRefused) {
+  const auto model = [](int nodes) {
+    std::vector<formats::OnnxNode> all = {{.op = "Shape", .inputs = {"x"}, .outputs = {"0"}}};
+    for (int i = 0; i < nodes; ++i) {
+      const std::string from = std::to_string(i);
+      all.push_back({.op = "Concat",
+                     .inputs = {from, from},
+                     .outputs = {std::to_string(i + 1)},
+                     .attributes = {{"axis", std::int64_t{0}}}});
+    }
+    all.push_back({.op = "Flatten", .inputs = {"x"}, .outputs = {"y"}});
+    return onnx_of(std::move(all));
+  };
+  EXPECT_EQ(backbones::OnnxModel<>(model(4), "a.onnx").task.classes, 192);  // 64 sizes
+  expect_words(error_of([&] { backbones::OnnxModel<>(model(5), "a.onnx"); }),
+               {"Concat", "list of more than 64 sizes"});
+}
+
 // Computes sizes, as exporters do for `x.view(x.size(0), -1)`.
 TEST(OnnxModel, ComputedSizes_AreFollowed) {
   const auto constant = [](const char* name, std::vector<std::int64_t> values) {
@@ -129,8 +148,14 @@ TEST(OnnxModel, ComputedSizes_AreFollowed) {
                constant("rest", {-1}),
                {.op = "Slice", .inputs = {"shape", "zero", "one"}, .outputs = {"first"}},
                {.op = "Mul", .inputs = {"first", "one"}, .outputs = {"once"}},
-               {.op = "Mod", .inputs = {"once", "one"}, .outputs = {"nothing"}},
-               {.op = "Add", .inputs = {"once", "nothing"}, .outputs = {"n"}},
+               constant("seven", {7}),
+               constant("four", {4}),
+               constant("three", {3}),
+               {.op = "Mod", .inputs = {"seven", "four"}, .outputs = {"rest of seven"}},
+               {.op = "Sub", .inputs = {"rest of seven", "three"}, .outputs = {"nothing"}},
+               {.op = "Mod", .inputs = {"once", "one"}, .outputs = {"nothing, too"}},
+               {.op = "Add", .inputs = {"once", "nothing"}, .outputs = {"still"}},
+               {.op = "Add", .inputs = {"still", "nothing, too"}, .outputs = {"n"}},
                {.op = "Concat",
                 .inputs = {"n", "rest"},
                 .outputs = {"target"},

@@ -33,10 +33,22 @@ struct JpegErrors {
   std::jmp_buf jump = {};
   char reason[JMSG_LENGTH_MAX] = {};
 
+  jpeg_progress_mgr progress = {};
+
   static JpegErrors& of(j_common_ptr jpeg) { return *static_cast<JpegErrors*>(jpeg->client_data); }
 
   [[noreturn]] static void fail(j_common_ptr jpeg) {
     jpeg->err->format_message(jpeg, of(jpeg).reason);
+    std::longjmp(of(jpeg).jump, 1);
+  }
+
+  /// Stops after more scans than any encoder writes: each costs time for the whole image.
+  static void limit_scans(j_common_ptr jpeg) {
+    constexpr int max_scans = 50;
+    if (!jpeg->is_decompressor) return;
+    const int scan = reinterpret_cast<j_decompress_ptr>(jpeg)->input_scan_number;
+    if (scan <= max_scans) return;
+    std::snprintf(of(jpeg).reason, sizeof of(jpeg).reason, "it has more than %d scans", max_scans);
     std::longjmp(of(jpeg).jump, 1);
   }
 
@@ -84,6 +96,8 @@ inline bool read_jpeg(JpegReader& reader, std::string_view data, RgbImage* image
   jpeg_decompress_struct& jpeg = reader.jpeg;
   jpeg_create_decompress(&jpeg);
   jpeg.client_data = &reader.errors;  // jpeg_create_decompress clears it
+  reader.errors.progress.progress_monitor = &JpegErrors::limit_scans;
+  jpeg.progress = &reader.errors.progress;
   jpeg_mem_src(&jpeg, reinterpret_cast<const unsigned char*>(data.data()), data.size());
   jpeg_save_markers(&jpeg, JPEG_APP0 + 1, 0xffff);
   jpeg_read_header(&jpeg, TRUE);
@@ -318,8 +332,15 @@ REFINE_INLINE std::string decode_tiff(std::string_view data, RgbImage& image) {
   TIFFGetFieldDefaulted(file.get(), TIFFTAG_PLANARCONFIG, &layout);
   TIFFGetFieldDefaulted(file.get(), TIFFTAG_ORIENTATION, &orientation);
   if (auto too_large = image.resize(height, width); !too_large.empty()) return too_large;
+  // libtiff decodes one strip, tile or row at a time.
+  constexpr std::uint64_t max_part = std::uint64_t{256} << 20;
+  const bool is_tiled = TIFFIsTiled(file.get()) != 0;
+  if ((is_tiled ? TIFFTileSize64(file.get()) : TIFFStripSize64(file.get())) > max_part ||
+      TIFFScanlineSize64(file.get()) > max_part) {
+    return "a strip, tile or row of it has more than 256 MiB (save it with smaller ones)";
+  }
   const bool has_extra_samples = bits == 8 && samples > 3 && photometric == PHOTOMETRIC_RGB &&
-                                 layout == PLANARCONFIG_CONTIG && !TIFFIsTiled(file.get());
+                                 layout == PLANARCONFIG_CONTIG && !is_tiled;
   const bool done = has_extra_samples ? read_tiff_rows(file.get(), samples, image)
                                       : read_tiff_any(file.get(), orientation, image, reason);
   if (!done) return failure();

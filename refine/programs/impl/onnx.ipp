@@ -29,6 +29,9 @@ using formats::GraphInteger;
 using formats::OnnxNode;
 using formats::OnnxTensor;
 
+/// The longest list that is taken for sizes.
+inline constexpr std::int64_t max_sizes = 64;
+
 /// Translates an ONNX model to a program.
 ///
 /// Values that are sizes (results of Shape, and what is computed from them) are followed as lists of
@@ -92,6 +95,7 @@ class OnnxTranslator {
   GraphInteger calculate(char sign, const GraphInteger& a, const GraphInteger& b);
   void set(formats::ValueName name, std::optional<std::size_t> rank, bool is_float = true,
            std::size_t output = 0);
+  /// \throws Error if they are more than `max_sizes`: each node could double them
   void set_sizes(Integers integers, bool is_scalar);
   void set_same(const Value& value);
   formats::ValueName zero_padded(formats::ValueName value, const std::vector<GraphInteger>& pads,
@@ -368,6 +372,8 @@ REFINE_INLINE void OnnxTranslator::set(formats::ValueName name, std::optional<st
 }
 
 REFINE_INLINE void OnnxTranslator::set_sizes(Integers integers, bool is_scalar) {
+  if (static_cast<std::int64_t>(integers.size()) > max_sizes)
+    refuse(fmt::format("computes a list of more than {} sizes", max_sizes));
   values_[node_->outputs.at(0)] = {
       .rank = is_scalar ? 0 : 1, .integers = std::move(integers), .is_float = false};
 }
@@ -944,7 +950,6 @@ OnnxTensor tensor_of(ElementType type, const std::vector<Number>& numbers, bool 
 
 /// Returns the integers of a constant that may be a list of sizes.
 inline std::optional<std::vector<GraphInteger>> sizes_of(const OnnxTensor& tensor) {
-  constexpr std::int64_t max_sizes = 64;
   if (tensor.sizes.size() > 1 || tensor.count() > max_sizes || tensor.type == ElementType::boolean)
     return std::nullopt;
   const auto numbers = tensor.integers();
@@ -988,7 +993,6 @@ REFINE_INLINE void OnnxTranslator::constant_of_shape() {
   const Integers target = sizes(0);
   const auto number = content.integers();
   const auto* length = target.size() == 1 ? std::get_if<std::int64_t>(&target[0]) : nullptr;
-  constexpr std::int64_t max_sizes = 64;
   if (number && length && *length >= 0 && *length <= max_sizes && content.type == ElementType::int64)
     return set_sizes(Integers(static_cast<std::size_t>(*length), number->at(0)), false);
   const auto real = content.reals();
@@ -1048,6 +1052,7 @@ REFINE_INLINE bool OnnxTranslator::translate_sizes() {
     for (std::size_t i = 0; i < node_->inputs.size(); ++i) {
       if (scalar(i)) return false;
       all.insert(all.end(), input(i).integers->begin(), input(i).integers->end());
+      if (static_cast<std::int64_t>(all.size()) > max_sizes) break;  // refused below
     }
     set_sizes(std::move(all), false);
     return true;
