@@ -145,6 +145,7 @@ void run_all(const Options& options) {
   }
   if (!options.table_only) {
     for (const Scenario& scenario : scenarios) check_possible(scenario, setting);
+    const auto to_wake = options.wake ? wakeable(scenarios, with_refine, setting) : std::vector<Scenario>{};
     for (std::size_t i = 0; i < scenarios.size(); ++i) {
       std::cerr << fmt::format("scenario {} of {}: {} on {}\n", i + 1, scenarios.size(),
                                scenarios[i].attack + scenarios[i].rate_suffix(), scenarios[i].network);
@@ -153,9 +154,7 @@ void run_all(const Options& options) {
     run_baselines(scenarios, baselines, setting);
     for (const Scenario& scenario : with_other_rates(all_scenarios(setting.stamped.has_value()), setting))
       measure_zero_point(scenario, setting);
-    if (options.wake) {
-      for (const Scenario& scenario : scenarios) measure_waking(scenario, setting);
-    }
+    for (const Scenario& scenario : to_wake) measure_waking(scenario, setting);
   }
   write_table(setting);
 }

@@ -86,6 +86,7 @@ constexpr const char* victim_file = "trained.json";
 constexpr const char* defense_file = "defended.json";
 constexpr const char* zero_file = "zero_point.json";
 constexpr const char* waking_file = "waking.json";
+constexpr const char* rival_file = "rival.json";
 constexpr const char* baseline_suffix = ".json";
 constexpr const char* baseline_zero_suffix = "_zero_point.json";
 constexpr double labelled_share = 0.05;  // of the training images, for fine-tuning
@@ -115,6 +116,17 @@ void remove_stale(const fs::path& folder, std::initializer_list<const char*> fil
     std::error_code ignored;
     fs::remove(folder / file, ignored);
   }
+}
+
+/// Removes what an interrupted training of the kind left, of any setting.
+void remove_checkpoints(const fs::path& folder, const std::string& name) {
+  std::error_code ignored;
+  std::vector<fs::path> found;
+  for (const auto& entry : fs::directory_iterator(folder, ignored)) {
+    if (entry.path().filename().string().starts_with("checkpoints-" + name + "-"))
+      found.push_back(entry.path());
+  }
+  for (const fs::path& path : found) fs::remove_all(path, ignored);
 }
 
 /// Returns where a training saves its state. Another setting has another folder, so that it does not
@@ -214,16 +226,17 @@ AnyPipeline make_pipeline(const backbones::AnyBackbone& victim, const Setting& s
 void train_victim(const Scenario& scenario, const Setting& setting) {
   const fs::path folder = setting.folder(scenario);
   const std::string key = victim_key(scenario, setting);
-  if (is_done(folder / victim_file, key)) return;
+  const Checkpoint checkpoint = checkpoint_of(folder, "victim", key);
+  if (is_done(folder / victim_file, key)) return checkpoint.remove();
   std::size_t count = 0;
   const auto set = poison(scenario, setting, count);
   const auto recipe = setting.size.victim_recipe(scenario, setting.seed);
   History history;
-  const Checkpoint checkpoint = checkpoint_of(folder, "victim", key);
   StopOnSignal signals("the same command");
   const auto victim = train_classifier(make_network(scenario, setting), set, recipe, ProgressBar{}, history,
                                        checkpoint, signals);
-  remove_stale(folder, {waking_file, zero_file, defense_file, victim_file});
+  remove_stale(folder, {waking_file, rival_file, zero_file, defense_file, victim_file});
+  for (const char* name : {"defense", "rival"}) remove_checkpoints(folder, name);
   save(victim, folder / "victim.safetensors");
   write_done(folder / victim_file, key,
              {{"seconds", history.epochs.back().seconds},
@@ -236,12 +249,12 @@ void train_victim(const Scenario& scenario, const Setting& setting) {
 void train_defense(const Scenario& scenario, const Setting& setting) {
   const fs::path folder = setting.folder(scenario);
   const std::string key = defense_key(scenario, setting);
-  if (is_done(folder / defense_file, key)) return;
+  const Checkpoint checkpoint = checkpoint_of(folder, "defense", key);
+  if (is_done(folder / defense_file, key)) return checkpoint.remove();
   const auto attack = trigger_attack(scenario, setting);
   const Recipe recipe = setting.size.defense_recipe(setting.seed);
   auto defense = make_pipeline(load_victim(scenario, setting), setting);
   History history;
-  const Checkpoint checkpoint = checkpoint_of(folder, "defense", key);
   StopOnSignal signals("the same command");
   fit(defense, setting.split.train.images, recipe, ProgressBar{}, history, checkpoint, signals);
   remove_stale(folder, {waking_file, zero_file, defense_file});
@@ -282,22 +295,24 @@ AnyPipeline load_defense(const Scenario& scenario, const Setting& setting) {
   return defense;
 }
 
-/// Trains the adversary's own defense of the scenario's victim: another network and another permutation.
+/// Trains the adversary's own defense of the scenario's victim, with another seed: other initial weights and another
+/// permutation.
 AnyPipeline train_rival(const Scenario& scenario, const Setting& setting) {
   Setting other = setting;
   other.seed = derived_seed(setting.seed, "rival");
   auto rival = make_pipeline(load_victim(scenario, setting), other);
-  const fs::path folder = setting.folder(scenario), done = folder / "rival.json";
+  const fs::path folder = setting.folder(scenario), done = folder / rival_file;
   const Recipe recipe = setting.size.defense_recipe(other.seed);
   const std::string key = defense_key(scenario, setting) + "; rival";
+  const Checkpoint checkpoint = checkpoint_of(folder, "rival", key);
   if (!is_done(done, key)) {
-    const Checkpoint checkpoint = checkpoint_of(folder, "rival", key);
     StopOnSignal signals("the same command");
     fit(rival, setting.split.train.images, recipe, ProgressBar{}, checkpoint, signals);
+    remove_stale(folder, {rival_file});
     save(rival, folder / "rival.safetensors", recipe);
     write_done(done, key, Json::object());
-    checkpoint.remove();
   }
+  checkpoint.remove();
   load(rival, folder / "rival.safetensors");
   rival.to(default_device());
   return rival;
@@ -494,13 +509,13 @@ std::vector<Scenario> scenarios_by_name(const std::vector<std::string>& names,
   for (const Scenario& scenario : all) known += (known.empty() ? "" : ", ") + scenario.name();
   std::vector<Scenario> selected;
   for (const std::string& name : names) {
-    const std::size_t at = std::min(name.find('@'), name.size());
-    const auto found = std::ranges::find(all, name.substr(0, at), &Scenario::name);
+    const std::size_t end_of_name = std::min(name.find('@'), name.size());
+    const auto found = std::ranges::find(all, name.substr(0, end_of_name), &Scenario::name);
     if (found == all.end()) throw Error("--only: unknown scenario '{}'; use one of {}", name, known);
     selected.push_back(*found);
-    if (at == name.size()) continue;
+    if (end_of_name == name.size()) continue;
     double rate = 0;
-    const char *begin = name.data() + at + 1, *end = name.data() + name.size();
+    const char *begin = name.data() + end_of_name + 1, *end = name.data() + name.size();
     const auto [stop, problem] = std::from_chars(begin, end, rate);
     if (problem != std::errc() || stop != end || !(rate > 0 && rate <= 1) || found->attack == "Benign") {
       throw Error(
@@ -523,10 +538,10 @@ std::vector<Scenario> with_other_rates(const std::vector<Scenario>& all, const S
     for (const auto& entry : fs::directory_iterator(setting.folder(scenario).parent_path(), ignored)) {
       const std::string name = entry.path().filename().string(), start = scenario.attack + "@";
       double rate = 0;
-      if (name.starts_with(start) &&
-          std::from_chars(name.data() + start.size(), name.data() + name.size(), rate).ec == std::errc()) {
-        rates.push_back(rate);
-      }
+      if (!name.starts_with(start)) continue;
+      const char* end = name.data() + name.size();
+      const auto [stop, problem] = std::from_chars(name.data() + start.size(), end, rate);
+      if (problem == std::errc() && stop == end) rates.push_back(rate);
     }
     std::ranges::sort(rates);
     for (const double rate : rates) {
@@ -571,37 +586,59 @@ void measure_zero_point(const Scenario& scenario, const Setting& setting) {
   write_done(folder / zero_file, key, {{"figures", report::figures_json(figures.after)}});
 }
 
+std::vector<Scenario> wakeable(const std::vector<Scenario>& scenarios, bool with_refine,
+                               const Setting& setting) {
+  const auto is_defended = [&](const Scenario& scenario) {
+    return (with_refine &&
+            std::ranges::find(scenarios, scenario.name(), &Scenario::name) != scenarios.end()) ||
+           is_done(setting.folder(scenario) / defense_file, defense_key(scenario, setting));
+  };
+  const auto all = all_scenarios(/*with_stamped=*/true);
+  std::vector<Scenario> selected;
+  for (const Scenario& scenario : scenarios) {
+    const Scenario zero = *std::ranges::find(all, benign(scenario).name(), &Scenario::name);
+    const auto target =
+        attacks::target_map(trigger_attack(scenario, setting), setting.split.train.task().classes);
+    if (scenario.attack == "Benign") continue;
+    if (!zero.defended || !target.single()) {
+      std::cerr << fmt::format("--wake: {} is skipped: {}\n", scenario.name(),
+                               zero.defended ? "it has no target that all images share"
+                                             : "the benign victim of this network is not defended");
+      continue;
+    }
+    for (const Scenario& needed : {scenario, zero}) {
+      if (!is_defended(needed)) {
+        throw Error("--wake: needs {} defended by REFINE; add it to --only, and REFINE to --defense",
+                    needed.name());
+      }
+    }
+    selected.push_back(scenario);
+  }
+  return selected;
+}
+
 void measure_waking(const Scenario& scenario, const Setting& setting) {
   const Scenario other = benign(scenario);
   const auto attack = trigger_attack(scenario, setting);
   const fs::path folder = setting.folder(scenario);
   const std::string key = waking_key(scenario, setting);
-  if (scenario.attack == "Benign" || !scenario.defended || is_done(folder / waking_file, key)) return;
-  const auto target = attacks::target_map(attack, setting.split.train.task().classes).single();
-  if (!target) {
-    std::cerr << fmt::format("--wake: {} has no target that all images share, and is left out\n",
-                             scenario.attack);
-    return;
-  }
-  for (const Scenario& needed : {scenario, other}) {
-    if (!is_done(setting.folder(needed) / defense_file, defense_key(needed, setting)))
-      throw Error("--wake: {} is not defended yet; add it to --only, and REFINE to --defense", needed.name());
-  }
+  if (is_done(folder / waking_file, key)) return;
+  const int target = attacks::target_map(attack, setting.split.train.task().classes).single().value();
   const auto& [train, test] = setting.split;
-  const at::Tensor movable = (train.labels != *target).nonzero().flatten();
+  const at::Tensor movable = (train.labels != target).nonzero().flatten();
   const at::Tensor triggered = attack.trigger_images(train.images.index_select(0, movable)),
                    triggered_tests = attack.trigger_images(test.images);
   const auto wake = [&](const AnyPipeline& seen, const AnyPipeline& attacked, double epsilon) {
     const at::Tensor change =
         attacks::UniversalPerturbation{.model = [&](const at::Tensor& x) { return seen.forward(x); },
-                                       .target = *target,
+                                       .target = target,
                                        .epsilon = epsilon,
                                        .steps = setting.size.wake_steps,
                                        .seed = setting.seed,
                                        .show = true}(triggered);
     const triggers::Perturbation<> woken{.values = change};
     return report::figures_json(
-        evaluate(attacked, test, triggers::stamp(woken, triggered_tests), *target).after);
+        evaluate(attacked, test, triggers::stamp(woken, triggered_tests), target).after);
   };
   const AnyPipeline defense = load_defense(scenario, setting), zero = load_defense(other, setting),
                     rival = train_rival(scenario, setting), zero_rival = train_rival(other, setting);

@@ -107,12 +107,20 @@ void run(const Scenario& scenario, const Setting& setting);
 /// finished.
 void measure_zero_point(const Scenario& scenario, const Setting& setting);
 
+/// Returns the scenarios that `measure_waking` can measure once they are defended: with one target for all images, and
+/// a benign victim that is defended, too. Says which are skipped.
+///
+/// \param scenarios that are run
+/// \param with_refine whether they are defended by REFINE in this run
+/// \throws Error if a defense that is needed is neither finished nor made by this run
+std::vector<Scenario> wakeable(const std::vector<Scenario>& scenarios, bool with_refine,
+                               const Setting& setting);
+
 /// Looks for one faint change of all images that wakes the scenario's backdoor behind the finished defense, by
 /// gradient steps through the defense itself and through another one of the same victim. The zero point is what the
-/// same adversary reaches with the same trigger behind the defended benign victim. Attacks without a target that all
-/// images share are left out.
+/// same adversary reaches with the same trigger behind the defended benign victim.
 ///
-/// \throws Error if one of the two defenses is not finished
+/// \pre the scenario is one of `wakeable`, and both defenses are finished
 void measure_waking(const Scenario& scenario, const Setting& setting);
 
 /// Makes baselines, as of `baselines::by_name`, and measures them: on the victim of each scenario,

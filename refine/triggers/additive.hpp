@@ -135,7 +135,7 @@ struct Frequency {
   }
 };
 
-/// Adds the same values to every image, as of a universal perturbation (`attacks/universal_perturbation.hpp`).
+/// Adds the same values to every image, such as those of a universal perturbation (`attacks/universal_perturbation.hpp`).
 ///
 /// \tparam kImage shape of the images; open extents are set by `.image`
 template <ImageShape kImage = ImageShape{}>

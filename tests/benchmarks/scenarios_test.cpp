@@ -100,7 +100,8 @@ TEST(Scenarios, RunAndRerun_WriteOneTable) {
   EXPECT_EQ(kept.err.find("epoch"), std::string::npos) << kept.err;
   const Outcome alone = scenarios(scratch, "--data shades --out alone --only BadNets/ResNet18 --wake");
   EXPECT_EQ(alone.status, 2);
-  testing::expect_words(alone.err, {"--wake", "Benign/ResNet18 is not defended", "--only"});
+  testing::expect_words(alone.err, {"--wake", "needs Benign/ResNet18 defended", "--only"});
+  EXPECT_FALSE(fs::exists(scratch.path / "alone")) << "refused before any work";
 
   // Another seed is another setting: it has no results yet, and takes none of the old ones.
   EXPECT_EQ(scenarios(scratch, command + "--seed 1 --table").status, 0);
