@@ -4,4 +4,6 @@
 #error "define REFINE_COMPILED_LIB in every file of the program, or do not compile this one"
 #endif
 
+#include <refine/evaluation/impl/bench.ipp>
+#include <refine/evaluation/impl/inference_meters.ipp>
 #include <refine/evaluation/impl/scan.ipp>

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <refine/evaluation/alarm.hpp>
+#include <refine/evaluation/bench.hpp>
 #include <refine/evaluation/classify.hpp>
 #include <refine/evaluation/evaluate.hpp>
 #include <refine/evaluation/gated.hpp>
@@ -10,7 +11,8 @@
 /// All of evaluation. It runs victims and defended models (concept `DefendedClassifier`) on images
 /// and returns the values of `refine::metrics`: `evaluate` with an attack or with triggered images,
 /// `evaluate_clean` with labels only, and `label_agreement`, `evaluate_alarm` and `scan` with
-/// neither labels nor a known attack.
+/// neither labels nor a known attack. `bench` measures
+/// what answers cost.
 ///
 ///     const Evaluation result = evaluate(defense, test, attack);
 ///     const metrics::Proportion agreement = label_agreement(defense, clean_images);

@@ -17,5 +17,6 @@
 #include <refine/metrics/gated.hpp>
 #include <refine/metrics/lift.hpp>
 #include <refine/metrics/proportion.hpp>
+#include <refine/metrics/quantile.hpp>
 #include <refine/metrics/roc.hpp>
 #include <refine/metrics/target.hpp>

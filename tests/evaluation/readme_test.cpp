@@ -42,6 +42,12 @@ TEST(EvaluationReadme, Examples_Run) {
       std::cout << entry.trigger << " sends images to class " << lift.cls << '\n';
   }
 
+  for (const AnswerCost& cost : bench(defense, 0.9, {.batch_size = 8, .seconds = 0.1})) {
+    const BatchCost& single = cost.batches.front();
+    std::cout << cost.answer << ": " << 1000 * single.seconds.median << " ms, " << single.ratio.median
+              << " of the victim's time, " << cost.multiply_adds << " multiply-adds\n";
+  }
+
   EXPECT_EQ(agreement.n, 16);
   EXPECT_EQ(alarm.false_alarms.n, 8);
   EXPECT_GE(asr_reduction, -1);
