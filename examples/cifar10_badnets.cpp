@@ -259,8 +259,7 @@ int main(int argc, char** argv) {
     return app.exit(error) == 0 ? 0 : Error::exit_status;
   }
 
-  for (int i = 0; i < argc; ++i) options.resume_command += std::string(argv[i]) + " ";
-  if (!options.resume) options.resume_command += "--resume";
+  options.resume_command = resume_command(argc, argv);
 
   std::signal(SIGXFSZ, SIG_IGN);  // makes a file-size limit an error of write, like a full disk
   keep_freed_memory();

@@ -83,12 +83,15 @@ class CudaGraphRunner {
   CudaGraphRunner& operator=(const CudaGraphRunner&) = delete;
 
   /// Runs the function.
-  /// \throws Error if it cannot be recorded: something in it waits for the device, or memory is
-  ///   short
+  /// \throws Error if it cannot be recorded: something in it waits for the device
+  /// \throws c10::OutOfMemoryError if memory is short for it
   void operator()(const at::Tensor& first, const at::Tensor& second) {
     if (recorder_ && recorder_->take(first, second, std::ref(work_))) return;
     work_(first, second);
   }
+
+  /// Releases the recording and its memory. The function is called from now on.
+  void release() { recorder_.reset(); }
 
  private:
   std::unique_ptr<detail::Recorder> recorder_;

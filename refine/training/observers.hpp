@@ -83,11 +83,15 @@ class OutOfMemory : public Error {
   /// \param run "victim" or "defense"
   /// \param batch images per step
   /// \param step steps taken so far
-  /// \param hint appended to the message
-  OutOfMemory(std::string_view run, int batch, std::int64_t step, std::string_view hint)
-      : Error(fmt::format("training the {}: not enough memory for a step with batches of {} images; set "
-                          "recipe.optimization.batch_size (--batch_size) to {}{}",
-                          run, batch, batch > 3 ? fmt::format("{} or less", batch / 2) : "2", hint)),
+  /// \param checkpoint names the last one, beginning with "; "; empty if there is none
+  OutOfMemory(std::string_view run, int batch, std::int64_t step, std::string_view checkpoint)
+      : Error(fmt::format(
+            "training the {}: not enough memory for a step with batches of {} images{}{}{}", run, batch,
+            batch < 4 ? "; use smaller images or a smaller network"
+                      : fmt::format("; start again with recipe.optimization.batch_size (--batch_size) "
+                                    "of {} or less",
+                                    batch / 2),
+            checkpoint.empty() ? "" : ", or resume when more memory is free", checkpoint)),
         batch_(batch),
         step_(step) {}
 

@@ -37,6 +37,11 @@ class StopOnSignal {
   static int exit_status();
 };
 
+/// Returns the command line that resumes a program which was started with this one: the same with `--resume`,
+/// quoted for a shell.
+/// \param argc, argv as in `main`
+std::string resume_command(int argc, const char* const* argv);
+
 }  // namespace refine
 
 #if !defined(REFINE_COMPILED_LIB)

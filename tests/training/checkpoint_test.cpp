@@ -19,6 +19,7 @@
 #include <refine/formats/safetensors.hpp>
 #include <refine/remaps/remaps.hpp>
 #include <refine/training/checkpoint.hpp>
+#include <refine/training/stop_on_signal.hpp>
 #include <refine/training/training.hpp>
 #include <refine/transforms/encoded.hpp>
 #include <refine/transforms/unet.hpp>
@@ -641,6 +642,13 @@ TEST(TrainClassifier, NoProgress_IsAWarning) {
   Lines none;
   train_classifier(Network{.width = 4}, many, recipe, none);
   EXPECT_TRUE(none.warnings.empty()) << none.warnings.front();
+}
+
+TEST(ResumeCommand, Words_AreQuotedForAShell) {
+  const char* words[] = {"refine", "defend",  "--resume", "--out", "my results/it's",
+                         "--mean", "0.5,0.5", "",         "$(a)"};
+  EXPECT_EQ(resume_command(9, words),
+            "refine defend --out 'my results/it'\\''s' --mean 0.5,0.5 '' '$(a)' --resume");
 }
 
 }  // namespace

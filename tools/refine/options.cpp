@@ -300,8 +300,8 @@ void warn_smaller_batch(int batch, TrainingOptions& options, const Common& commo
   options.batch_size = batch;
   common.resume_command += option(batch);
   std::cerr << fmt::format(
-      "warning: memory is short: training starts again with batches of {} images, and the result differs from that "
-      "of the recipe; specify --batch_size to end the run instead\n",
+      "warning: memory is short: training starts again with batches of {0} images, and the result differs from that "
+      "of the recipe; specify --batch_size to end the run instead, and --batch_size {0} to resume it after a crash\n",
       batch);
 }
 

@@ -49,25 +49,6 @@ std::string configuration(const CLI::App& command) {
   return text;
 }
 
-/// Returns a word of a command line as a shell reads it.
-std::string quoted(std::string_view word) {
-  constexpr std::string_view plain =
-      "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_=+./,:@%";
-  if (!word.empty() && word.find_first_not_of(plain) == std::string_view::npos) return std::string(word);
-  std::string text = "'";
-  for (const char c : word) text += c == '\'' ? std::string("'\\''") : std::string(1, c);
-  return text + "'";
-}
-
-/// Returns the command line that resumes this one.
-std::string resume_command(int argc, char** argv) {
-  std::string text;
-  for (int i = 0; i < argc; ++i) {
-    if (std::string_view(argv[i]) != "--resume") text += quoted(argv[i]) + " ";
-  }
-  return text + "--resume";
-}
-
 int run(int argc, char** argv) {
   // Bazel runs programs in another folder, and tells where the user is.
   if (const char* folder = std::getenv("BUILD_WORKING_DIRECTORY")) fs::current_path(folder);

@@ -17,6 +17,7 @@
 
 #include <refine/core/error.hpp>
 #include <refine/core/text.hpp>
+#include <refine/nn/device.hpp>
 #include <refine/nn/transfer.hpp>
 #endif
 
@@ -71,6 +72,8 @@ class GraphRecorder final : public Recorder {
         graph_->capture_end();
       } catch (...) {
       }
+      graph_.reset();
+      if (is_out_of_memory(error)) throw;
       throw Error(
           "CUDA graph: the training step cannot be recorded ({}); a policy that waits for the device must not be "
           "cuda_graph_safe, and if memory is short call nn::enable_cuda_graphs(false)",

@@ -414,6 +414,7 @@ void train(const TrainingRun& run, torch::nn::Module& module, at::Device device,
         optimizers.zero_grad();  // releases what the backward pass has left
         if (!run.learn_in_parts) fail_out_of_memory();
         in_parts = true;
+        take_step.release();
         notify_warning(
             "memory is short: activations are computed twice, which takes longer; the batches are the same, and the "
             "result may differ in the last bits",
@@ -449,9 +450,10 @@ void train(const TrainingRun& run, torch::nn::Module& module, at::Device device,
         if (images >= 100 && accuracy <= chance + spread) {
           notify_warning(
               fmt::format("after {} of {} steps the {} answers no better than chance ({} {:.1f} % on {} "
-                          "images, chance {:.1f} %); if it does not improve, {}, lr is {}",
+                          "images, chance {:.1f} %); {}{}, lr is {}",
                           state.step, steps, name, info.accuracy_of, 100 * accuracy, images, 100 * chance,
-                          run.after_warning, optimization.lr),
+                          state.step < steps ? "if it does not improve, " : "", run.after_warning,
+                          optimization.lr),
               observers...);
         }
       }

@@ -9,6 +9,7 @@
 #include <atomic>
 #include <cstddef>
 #include <string>
+#include <string_view>
 
 #include <refine/core/config.hpp>
 #include <refine/core/text.hpp>
@@ -79,6 +80,25 @@ REFINE_INLINE bool StopOnSignal::stop_requested() const {
 
 REFINE_INLINE int StopOnSignal::exit_status() {
   return 128 + detail::signals::received;
+}
+
+REFINE_INLINE std::string resume_command(int argc, const char* const* argv) {
+  constexpr std::string_view plain =
+      "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_=+./,:@%";
+  std::string text;
+  for (int i = 0; i < argc; ++i) {
+    const std::string_view word = argv[i];
+    if (word == "--resume") continue;
+    if (!word.empty() && word.find_first_not_of(plain) == std::string_view::npos) {
+      text += word;
+    } else {
+      text += '\'';
+      for (const char c : word) text += c == '\'' ? std::string("'\\''") : std::string(1, c);
+      text += '\'';
+    }
+    text += ' ';
+  }
+  return text + "--resume";
 }
 
 }  // namespace refine
