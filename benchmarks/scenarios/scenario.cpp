@@ -405,8 +405,9 @@ ClassifierRecipe Size::victim_recipe(const Scenario& scenario, std::uint64_t see
     recipe.optimization.precision = Precision::automatic;
     recipe.augmentation = {};
   }
-  // The few poisoned images are learnt once the network has memorized all images.
-  if (scenario.attack == "LabelConsistent" || scenario.attack.starts_with("Adaptive-")) {
+  // The few poisoned images, or the ten targets, are learnt once the network has memorized all images.
+  if (scenario.attack == "LabelConsistent" || scenario.attack == "AllToAll" ||
+      scenario.attack.starts_with("Adaptive-")) {
     recipe.optimization.epochs = std::max(recipe.optimization.epochs, late_epochs);
     recipe.augmentation = {};
   }
