@@ -4,5 +4,6 @@
 #error "define REFINE_COMPILED_LIB in every file of the program, or do not compile this one"
 #endif
 
+#include <refine/attacks/impl/input_gradient.ipp>
 #include <refine/attacks/impl/pgd.ipp>
 #include <refine/attacks/impl/universal_perturbation.ipp>

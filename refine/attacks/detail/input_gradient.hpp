@@ -40,10 +40,23 @@ void require_finite(std::string_view name, const at::Tensor& finite);
 at::Tensor checked_logits(std::string_view name, const Surrogate& model, const at::Tensor& images,
                           std::int64_t max_label, at::Device device);
 
-/// \throws Error if there is no model
+/// Checks that there is a model.
+///
+/// \param name of the caller, for errors
+/// \param model of the attacker
+/// \throws Error if there is none
 void require_model(std::string_view name, const Surrogate& model);
 
-/// \throws Error if the images are not uint8 N×C×H×W of the model's shape
+/// Checks images.
+///
+/// \param name of the caller, for errors
+/// \param model of the attacker
+/// \param images must be uint8 N×C×H×W of the model's shape
+/// \throws Error if they are not
 void require_images(std::string_view name, const Surrogate& model, const at::Tensor& images);
 
 }  // namespace refine::attacks::detail
+
+#if !defined(REFINE_COMPILED_LIB)
+#include <refine/attacks/impl/input_gradient.ipp>
+#endif
