@@ -15,6 +15,7 @@
 #include <refine/backbones/freeze.hpp>
 #include <refine/backbones/resnet.hpp>
 #include <refine/data/sources.hpp>
+#include <refine/metrics/quantile.hpp>
 #include <refine/nn/device.hpp>
 #include <refine/remaps/remaps.hpp>
 #include <refine/training/checkpoint.hpp>
@@ -96,11 +97,6 @@ double seconds_per_step(const Options& options, const std::filesystem::path& fol
   return timer.per_step();
 }
 
-double median(std::vector<double> values) {
-  std::ranges::sort(values);
-  return values[values.size() / 2];
-}
-
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -125,7 +121,7 @@ int main(int argc, char** argv) {
       fmt::print("round {}: {:.1f} ms without, {:.1f} ms with, ratio {:.4f}\n", round + 1, 1e3 * without,
                  1e3 * with, ratios.back());
     }
-    const double ratio = median(ratios);
+    const double ratio = metrics::median(ratios);
     fmt::print(
         "median ratio {:.4f} at one checkpoint of {:.0f} MB every {} s ({} written), {:.4f} at one every 60 s\n",
         ratio, files.megabytes, options.every, files.count, 1 + (ratio - 1) * options.every / 60);

@@ -9,7 +9,6 @@
 #include <torch/version.h>
 #include <CLI/CLI.hpp>
 
-#include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstdint>
@@ -25,6 +24,7 @@
 
 #include <refine/core/error.hpp>
 #include <refine/core/file.hpp>
+#include <refine/metrics/quantile.hpp>
 #include <refine/nn/autocast.hpp>
 #include <refine/nn/conv.hpp>
 #include <refine/nn/device.hpp>
@@ -96,22 +96,9 @@ Json run_reference(const Options& options, const fs::path& folder) {
   return json;
 }
 
-/// Returns a quantile, interpolated linearly.
-///
-/// \param sorted  values in any order, not empty
-/// \param share  in [0, 1]
-double quantile(std::vector<double> sorted, double share) {
-  std::ranges::sort(sorted);
-  const double position = share * static_cast<double>(sorted.size() - 1);
-  const auto below = static_cast<std::size_t>(position);
-  const std::size_t above = std::min(below + 1, sorted.size() - 1);
-  return sorted[below] + (sorted[above] - sorted[below]) * (position - static_cast<double>(below));
-}
-
 Json summary(const std::vector<double>& seconds) {
-  return {{"n", seconds.size()},
-          {"median", quantile(seconds, 0.5)},
-          {"quartiles", {quantile(seconds, 0.25), quantile(seconds, 0.75)}}};
+  const metrics::Quartiles figures = metrics::quartiles(seconds);
+  return {{"n", figures.n}, {"median", figures.median}, {"quartiles", {figures.low, figures.high}}};
 }
 
 void run_all(const Options& options) {

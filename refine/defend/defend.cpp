@@ -4,6 +4,7 @@
 #error "define REFINE_COMPILED_LIB in every file of the program, or do not compile this one"
 #endif
 
+#include <refine/defend/impl/bench_file.ipp>
 #include <refine/defend/impl/check_outputs.ipp>
 #include <refine/defend/impl/defend.ipp>
 #include <refine/defend/impl/images.ipp>

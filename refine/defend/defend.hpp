@@ -51,7 +51,7 @@ struct DefendOptions {
   std::optional<ProbeSummary> probed =
       std::nullopt;  ///< an earlier probe, which is reported instead of a new one
   std::optional<TrainingPlan> plan =
-      std::nullopt;  ///< an earlier plan, whose epochs are used if `training` has minutes only
+      std::nullopt;  ///< an earlier plan, whose epochs are used if `training` has a time only
   std::optional<Evidence> evidence = std::nullopt;  ///< what is measured on, instead of held-back images
   data::ResizeMode resize =
       data::ResizeMode::crop;  ///< how the images were resized; stored for those who serve

@@ -39,7 +39,7 @@ struct TrainingPlan {
 
 /// How a training is planned.
 struct PlanOptions {
-  TrainingOptions training = {};                ///< with `minutes`, the epochs are sized for it
+  TrainingOptions training = {};  ///< with `minutes` or `max_minutes`, the epochs are sized for it
   std::optional<Recipe> recipe = std::nullopt;  ///< replaces `training`
   TransformOptions transform = {};              ///< which transform is trained, see `size_transform`
   std::uint64_t seed = default_seed;            ///< of its weights
@@ -52,7 +52,8 @@ struct PlanOptions {
 /// weights with and without a plan.
 ///
 /// With `TrainingOptions::minutes` and without `epochs`, `TrainingPlan::epochs` is the largest number,
-/// up to 1,000, that is expected to fit, and at least 1.
+/// up to 1,000, that is expected to fit, and at least 1. With `max_minutes`, the recipe's number is
+/// the limit.
 ///
 ///     const TrainingPlan plan = plan_training(victim, images, 40'000, {.training = {.minutes = 10}});
 ///     defend(victim, images, {.training = {.epochs = plan.epochs}});

@@ -148,6 +148,16 @@ struct EvaluatedFolder {
 EvaluatedFolder evaluate_folder(const ExportedClassifier& model, const ExportedInfo& info,
                                 const std::filesystem::path& folder, const FolderEvaluation& options = {});
 
+namespace detail {
+
+/// Checks that the image size of a classifier is clear: it was specified, the file has it, or the
+/// classifier accepts one usual size only, which a note reports.
+/// \param file its name, for messages
+/// \throws Error if it accepts several, or weights do not have it
+void check_image_size(const LoadedClassifier& victim, const std::string& file, const Notify& notify);
+
+}  // namespace detail
+
 }  // namespace refine
 
 #if !defined(REFINE_COMPILED_LIB)

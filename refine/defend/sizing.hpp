@@ -38,9 +38,17 @@ struct TrainingOptions {
   /// Duration of a defense's training, from which `defend` sizes the epochs; nothing, or with `epochs`: not
   /// used. `plan_training` reports the epochs, which reproduce the run.
   std::optional<double> minutes = std::nullopt;
+  /// Longest duration of a defense's training: where the recipe's epochs would take longer, there are fewer.
+  /// Nothing, or with `epochs` or `minutes`: no limit.
+  std::optional<double> max_minutes = std::nullopt;
   std::optional<bool> flip =
       std::nullopt;  ///< mirror images at random; nothing: as the recipe has it, see `defend`
 };
+
+/// Returns true if the epochs of a defense's training follow from its speed (`plan_training`).
+inline bool is_timed(const TrainingOptions& options) {
+  return !options.epochs && (options.minutes || options.max_minutes);
+}
 
 /// Returns the recipe for a victim.
 /// \param network its name, as in `backbones::network_names`

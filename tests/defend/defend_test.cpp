@@ -464,6 +464,17 @@ TEST(PlanTraining, Time_DecidesTheEpochs) {
   const TrainingPlan many = plan_training(small_victim(), noise(40, 16), 32, longer);
   EXPECT_EQ(many.epochs, 1000);
   EXPECT_TRUE(many.asks_at_each_step) << "as the recipe of more than 50 epochs does";
+  // A limit takes fewer epochs than usual, and never more.
+  warnings.clear();
+  PlanOptions limited = short_time;
+  limited.training.minutes.reset();
+  limited.training.max_minutes = 1e-6;
+  EXPECT_EQ(plan_training(small_victim(), noise(40, 16), 33, limited).epochs, 1);
+  ASSERT_EQ(warnings.size(), 2u);
+  expect_words(warnings.back(), {"instead of the usual 200", "33 images", "--epoch 200"});
+  limited.training.max_minutes = 1000;
+  EXPECT_EQ(plan_training(small_victim(), noise(40, 16), 32, limited).epochs, 200) << "the recipe's";
+  EXPECT_EQ(warnings.size(), 2u);
   PlanOptions fixed = tiny;
   fixed.training.epochs = 3;
   EXPECT_EQ(plan_training(small_victim(), noise(40, 16), 32, fixed).epochs, 3);

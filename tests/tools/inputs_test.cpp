@@ -347,5 +347,56 @@ TEST_F(Inputs, Resize_StoredByAttack_IsUsedByDefend) {
   EXPECT_EQ(stored("--resize 24 --crop 16"), json({{"fit", "crop"}, {"resize", 24}}));
 }
 
+TEST_F(Inputs, Bench_DefendedFile_MeasuresItsAnswersInTurns) {
+  const Outcome run = refine("bench d.pt --seconds 0.1 --batch_size 4 --json");
+  ASSERT_EQ(run.status, 0) << run.err;
+  const json cost = json::parse(run.out);
+  EXPECT_EQ(cost["file"], "d.pt");
+  EXPECT_EQ(cost["image"], json({3, side, side}));
+  EXPECT_EQ(cost["classes"], classes);
+  ASSERT_EQ(cost["answers"].size(), 3u);
+  const json &victim = cost["answers"][0], &defended = cost["answers"][1], &gated = cost["answers"][2];
+  EXPECT_EQ(victim["answer"], "victim");
+  EXPECT_EQ(gated["answer"], "gated");
+  EXPECT_EQ(victim["multiply_adds"], 3 * classes) << "one product with the palette";
+  EXPECT_EQ(gated["multiply_adds"].get<int>(), 3 * classes + defended["multiply_adds"].get<int>());
+  for (const json& answer : cost["answers"]) {
+    ASSERT_EQ(answer["batches"].size(), 2u);
+    const json& batch = answer["batches"][1];
+    EXPECT_EQ(batch["images"], 4);
+    EXPECT_GE(batch["seconds"]["n"], 5);
+    EXPECT_LE(batch["seconds"]["quartiles"][0], batch["seconds"]["median"]);
+    EXPECT_GE(batch["memory_bytes"], 4 * 3 * side * side * 4) << "the images";
+    EXPECT_GT(batch["images_per_second"], 0);
+  }
+  EXPECT_GT(cost["process_memory_bytes"], 1 << 20);
+
+  const Outcome table = refine("bench d.pt --seconds 0.1 --batch_size 1");
+  expect_words(table.out, {"d.pt: 3x16x16, 12 classes", "victim", "defended", "gated", "multiply-adds"});
+  EXPECT_EQ(std::ranges::count(table.out, '\n'), 1 + 1 + 4 + 1 + 1) << table.out;
+}
+
+TEST_F(Inputs, Bench_ClassifierOrParts_IsMeasured) {
+  const Outcome alone = refine("bench victim.pt --image 16 --seconds 0.1 --batch_size 2 --json");
+  ASSERT_EQ(alone.status, 0) << alone.err;
+  const json cost = json::parse(alone.out);
+  ASSERT_EQ(cost["answers"].size(), 1u);
+  EXPECT_EQ(cost["answers"][0]["multiply_adds"], 3 * classes);
+  EXPECT_EQ(cost["answers"][0]["batches"][1]["ratio"]["median"], 1);
+  const Outcome parts = refine("bench victim.pt --defense d.safetensors --seconds 0.1 --batch_size 2 --json");
+  ASSERT_EQ(parts.status, 0) << parts.err;
+  EXPECT_EQ(json::parse(parts.out)["answers"].size(), 3u) << "the weights have the alarm's threshold";
+
+  expect_refusal("bench victim.pt", {"victim.pt", "--image"});
+  expect_refusal("bench nowhere.pt", {"nowhere.pt"});
+  expect_refusal("bench d.pt --defense d.safetensors", {"--defense", "d.pt"});
+  expect_refusal("bench d.pt --image 16", {"d.pt", "--image", "defended file"});
+  expect_refusal("bench victim.pt --image 16 --encoder victim.pt", {"--encoder", "--defense"});
+  expect_refusal("bench d.pt --batch_size 0", {"--batch_size", "0"});
+  expect_refusal("bench d.pt --seconds -1", {"--seconds", "-1"});
+  expect_refusal("bench clean/0.png", {"0.png"});
+  expect_words(refine("completion").out, {"bench)", "--batch_size --seconds"});
+}
+
 }  // namespace
 }  // namespace refine

@@ -404,6 +404,24 @@ TEST_F(Command, Defend_Minutes_AreReproducedByEpochs) {
   expect_words(content(shared->path / "timed.safetensors"), {R"(\"flip\":false)", R"("answer":"gated")"});
 }
 
+TEST_F(Command, Defend_InterruptedMinutes_KeepTheirEpochs) {
+  write_images(shared->path / "limited", 120, false);
+  const std::string command =
+      "defend --model attack/FashionMNIST/ResNet18/BadNets/victim.pt --images limited --image 32 --minutes 0.05 "
+      "--no_scan --no_probe --width 4 --levels 1 --threads 1 --checkpoint_every 0.05 --out limited.pt ";
+  const Outcome stopped = refine_and_signal(*shared, command, "limited.report/checkpoints");
+  ASSERT_EQ(stopped.status, 143) << stopped.err;
+  const std::string epochs = content(shared->path / "limited.report/checkpoints/epochs");
+  expect_words(stopped.err, {"--epoch " + epochs.substr(0, epochs.find('\n')) + " gives the same result"});
+  // The user's own command, as after kill -9. The time of a step differs, the number of epochs does not.
+  const Outcome resumed = refine(*shared, command + "--resume");
+  ASSERT_TRUE(is_done(resumed)) << resumed.err;
+  expect_words(resumed.err,
+               {"the interrupted run was planned with " + epochs.substr(0, epochs.find('\n')) + " epoch",
+                "resumed after step"});
+  EXPECT_FALSE(fs::exists(shared->path / "limited.report/checkpoints"));
+}
+
 TEST_F(Command, Defend_Interrupted_IsResumedBitForBit) {
   write_images(shared->path / "long", 120, false);
   const std::string options =

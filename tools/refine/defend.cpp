@@ -2,10 +2,13 @@
 
 #include <fmt/core.h>
 
+#include <charconv>
 #include <filesystem>
 #include <iostream>
 #include <memory>
+#include <optional>
 #include <string>
+#include <system_error>
 #include <utility>
 
 #include <refine/attacks/by_name.hpp>
@@ -16,6 +19,7 @@
 #include <refine/defend/defend.hpp>
 #include <refine/defend/images.hpp>
 #include <refine/export/export_defense.hpp>
+#include <refine/nn/device.hpp>
 #include <refine/training/stop_on_signal.hpp>
 
 #include "tools/refine/options.hpp"
@@ -24,6 +28,9 @@ namespace refine::cli {
 namespace {
 
 namespace fs = std::filesystem;
+
+/// How long a training takes at most, unless --minutes, --epoch or --recipe decides it.
+constexpr double minutes_on_cpu = 15, minutes_on_gpu = 5;
 
 struct DefendArguments {
   VictimOptions victim;
@@ -56,7 +63,10 @@ fs::path named_folder(const DefendArguments& options, const std::string& root) {
 DefendOptions defend_options(const DefendArguments& options, const LoadedClassifier& victim) {
   TransformOptions transform = options.transform;
   transform.encoder = options.encoder.options();
-  return {.training = options.training.training(),
+  TrainingOptions training = options.training.training();
+  if (training.recipe == RecipeChoice::automatic)
+    training.max_minutes = default_device().is_cpu() ? minutes_on_cpu : minutes_on_gpu;
+  return {.training = std::move(training),
           .transform = std::move(transform),
           .seed = options.training.seed,
           .false_alarm_rate = options.false_alarms,
@@ -66,6 +76,58 @@ DefendOptions defend_options(const DefendArguments& options, const LoadedClassif
           .resize = options.resize.mode(victim.resize).value_or(data::ResizeMode::crop),
           .show = true,
           .notify = print_notices()};
+}
+
+/// The epochs of a run that its time decided: kept beside its checkpoints, as the speed may differ
+/// when it is resumed.
+class PlannedEpochs {
+ public:
+  /// \param checkpoint of the run; without one, nothing is kept
+  explicit PlannedEpochs(const OptionalCheckpoint& checkpoint) {
+    if (checkpoint.checkpoint) file_ = checkpoint.checkpoint->path / "epochs";
+  }
+
+  /// Returns those of the interrupted run; nothing if there are none.
+  std::optional<int> read() const {
+    if (file_.empty() || !files::exists(file_)) return std::nullopt;
+    const std::string text = files::read(file_);
+    int epochs = 0;
+    const auto [end, failed] = std::from_chars(text.data(), text.data() + text.size(), epochs);
+    if (failed != std::errc() || epochs < 1) return std::nullopt;
+    return epochs;
+  }
+
+  void write(int epochs) const {
+    if (!file_.empty()) files::write(file_, fmt::format("{}\n", epochs));
+  }
+
+  /// Deletes the file, once the results are saved.
+  void remove() const {
+    std::error_code ignored;
+    if (!file_.empty()) fs::remove(file_, ignored);
+  }
+
+ private:
+  fs::path file_;
+};
+
+/// Decides the epochs of a run whose time is limited, and prints what it is expected to take.
+void plan_epochs(Inputs& inputs, bool is_resumed, const PlannedEpochs& planned, const Common& common) {
+  TrainingOptions& training = inputs.defend.training;
+  if (!is_timed(training)) return;
+  if (is_resumed) training.epochs = planned.read();
+  if (training.epochs) {
+    std::cerr << fmt::format("the interrupted run was planned with {} epoch{}, which it keeps\n",
+                             *training.epochs, *training.epochs == 1 ? "" : "s");
+  } else {
+    const TrainingPlan plan = plan_defense(inputs.victim, inputs.images, inputs.defend);
+    std::cerr << fmt::format("training is expected to take {}; --epoch {} gives the same result\n",
+                             plan.describe(), plan.epochs);
+    training.epochs = plan.epochs;
+    inputs.defend.plan = plan;
+    planned.write(plan.epochs);
+  }
+  common.resume_command += fmt::format(" --epoch {}", *training.epochs);
 }
 
 /// Checks paths, and reads the class names, before any image is read. Returns the file to write.
@@ -176,19 +238,14 @@ int run(const DefendArguments& options, const Common& common) {
   files::write(log, "");  // that the folder cannot be written is found before training
   JsonLines lines(log);
   const OptionalCheckpoint checkpoint = options.checkpoints.below(files.report);
+  const PlannedEpochs planned(checkpoint);
   const Defended defended = with_smaller_batches(inputs.defend.training, common, [&] {
-    if (inputs.defend.training.minutes && !inputs.defend.training.epochs) {
-      const TrainingPlan plan = plan_defense(inputs.victim, inputs.images, inputs.defend);
-      std::cerr << fmt::format("training is expected to take {}; --epoch {} gives the same result\n",
-                               plan.describe(), plan.epochs);
-      inputs.defend.training.epochs = plan.epochs;
-      inputs.defend.plan = plan;
-      common.resume_command += fmt::format(" --epoch {}", plan.epochs);  // another time, the speed may differ
-    }
+    plan_epochs(inputs, options.checkpoints.resume, planned, common);
     StopOnSignal signals(checkpoint.checkpoint ? common.resume_command : "");
     return defend(inputs.victim, inputs.images, inputs.defend, ProgressBar{}, lines, checkpoint, signals);
   });
   defended.save(out);
+  planned.remove();
   checkpoint.remove();
   const Status status = show(
       common, defended.report,

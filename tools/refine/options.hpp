@@ -44,6 +44,7 @@ enum Status { done = 0, look = 1, refused = 2 };
 
 // Each adds its command to `app`; when the user names it, `common.chosen` runs it.
 void add_attack(CLI::App& app, Common& common);
+void add_bench(CLI::App& app, Common& common);
 void add_completion(CLI::App& app, Common& common);
 void add_defend(CLI::App& app, Common& common);
 void add_evaluate(CLI::App& app, Common& common);

@@ -1,6 +1,6 @@
 #include "tools/refine/program.hpp"
 
-// The command line: refine attack | defend | evaluate | predict | export | inspect | report.
+// The command line: refine attack | defend | evaluate | predict | bench | export | inspect | report.
 
 #include <c10/util/Exception.h>
 #include <fmt/format.h>
@@ -76,8 +76,8 @@ int run(int argc, char** argv) {
   app.add_option("--gpu_id", gpu_id, "the same as --device cuda:N");
   app.add_option("--threads", threads, "of the host; 0: all")->capture_default_str();
   app.add_flag("--json", common.json, "print results as JSON");
-  for (const auto add : {add_defend, add_predict, add_evaluate, add_inspect, add_export, add_report,
-                         add_attack, add_completion}) {
+  for (const auto add : {add_defend, add_predict, add_evaluate, add_bench, add_inspect, add_export,
+                         add_report, add_attack, add_completion}) {
     add(app, common);
   }
   try {

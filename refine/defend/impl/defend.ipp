@@ -185,7 +185,7 @@ REFINE_INLINE Defended defend(const LoadedClassifier& victim, at::Tensor images,
   const DividedImages divided = hold_back(images, options.seed);
   const std::int64_t held_back = 2 * divided.calibration.size(0), fitted = divided.fitted.size(0);
   TrainingOptions training = decide_flips(victim, divided.fitted, options);
-  const bool is_sized = training.minutes && !training.epochs && !options.recipe;
+  const bool is_sized = is_timed(training) && !options.recipe;
   std::optional<TrainingPlan> plan = options.plan;
   if (!plan && (options.notify || is_sized)) {
     plan = plan_training(victim, divided.fitted, fitted,

@@ -2,9 +2,9 @@
 
 #include <refine/defend/plan.hpp>
 
+#include <ATen/ops/zeros.h>
 #include <c10/core/GradMode.h>
 #include <fmt/format.h>
-#include <sys/resource.h>
 
 #include <algorithm>
 #include <chrono>
@@ -17,9 +17,12 @@
 #include <refine/backbones/freeze.hpp>
 #include <refine/core/config.hpp>
 #include <refine/core/error.hpp>
+#include <refine/data/batches.hpp>
 #include <refine/data/dataset.hpp>
 #include <refine/defend/detail/any_observer.hpp>
 #include <refine/defend/detail/seconds_since.hpp>
+#include <refine/evaluation/detail/peak_memory.hpp>
+#include <refine/metrics/quantile.hpp>
 #include <refine/nn/autocast.hpp>
 #include <refine/nn/device.hpp>
 #include <refine/pipeline/pipeline.hpp>
@@ -48,12 +51,6 @@ struct TrialObserver {
   bool stop_requested() const { return is_cpu && !steps.empty() && seconds_since(start) > max_seconds; }
 };
 
-/// Returns the largest amount of memory that the process has had, in bytes.
-inline double peak_memory() {
-  rusage usage = {};
-  return ::getrusage(RUSAGE_SELF, &usage) == 0 ? 1024.0 * static_cast<double>(usage.ru_maxrss) : 0;
-}
-
 /// Returns the memory that a new process could have without swapping, in bytes; infinity if the system
 /// does not report it.
 inline double available_memory() {
@@ -70,6 +67,19 @@ inline std::string duration_text(double seconds) {
   if (seconds < 100) return fmt::format("{:.0f} s", seconds);
   if (seconds < 5400) return fmt::format("{:.0f} min", seconds / 60);
   return fmt::format("{:.1f} h", seconds / 3600);
+}
+
+/// Returns the number of steps of an epoch, as `fit` divides its images.
+inline std::int64_t steps_of_epoch(std::int64_t images, std::int64_t batch) {
+  const at::Tensor blank = at::zeros({1, 1, 1, 1}, at::kByte).expand({images, 1, 1, 1});  // of no memory
+  return (blank | data::views::batches(batch, data::LastBatch::join_single)).size();
+}
+
+/// Returns the plan for a recipe, from the same times.
+inline TrainingPlan with_recipe(TrainingPlan plan, const Recipe& recipe) {
+  plan.epochs = recipe.optimization.epochs;
+  plan.asks_at_each_step = recipe.teacher == TeacherInput::augmented;
+  return plan;
 }
 
 /// Times steps of the recipe, and writes the result to `plan`.
@@ -94,8 +104,7 @@ inline void run_trial(const LoadedClassifier& victim, const at::Tensor& images, 
   } catch (const Error&) {    // few images can be predicted as one class
     if (observer.steps.empty()) throw;
   }
-  std::ranges::sort(observer.steps);
-  plan.step_seconds = observer.steps[observer.steps.size() / 2];
+  plan.step_seconds = metrics::median(observer.steps);
   if (device.is_cpu()) {
     plan.peak_memory = peak_memory();
   } else {
@@ -143,13 +152,17 @@ REFINE_INLINE TrainingPlan plan_training(const LoadedClassifier& victim, const a
   TrainingPlan plan;
   detail::run_trial(victim, images, recipe, sized, options, plan);
   const std::int64_t batch = recipe.optimization.batch_size;
-  plan.steps = fitted % batch == 1 && fitted > batch ? fitted / batch : (fitted + batch - 1) / batch;
+  plan.steps = detail::steps_of_epoch(fitted, batch);
 
-  const bool is_sized = options.training.minutes && !options.training.epochs && !options.recipe;
+  const TrainingOptions& training = options.training;
+  const bool is_sized = is_timed(training) && !options.recipe;
+  const double minutes = training.minutes.value_or(training.max_minutes.value_or(0));
+  const int usual_epochs = recipe.optimization.epochs;
+  const TrainingPlan usual = detail::with_recipe(plan, recipe);
   if (is_sized) {
     constexpr int max_epochs = 1000;
-    const double budget = 60 * *options.training.minutes;
-    int epochs = max_epochs;
+    const double budget = 60 * minutes;
+    int epochs = training.minutes ? max_epochs : usual_epochs;
     for (; epochs > 1; --epochs) {
       if (plan.seconds_of(epochs, false) > budget) continue;  // the recipe of fewer is not slower
       recipe = recipe_of(epochs);
@@ -157,21 +170,28 @@ REFINE_INLINE TrainingPlan plan_training(const LoadedClassifier& victim, const a
     }
     recipe = recipe_of(epochs);
   }
-  plan.epochs = recipe.optimization.epochs;
-  plan.asks_at_each_step = recipe.teacher == TeacherInput::augmented;
+  plan = detail::with_recipe(plan, recipe);
 
   constexpr std::int64_t few_seen = 10'000;
-  if (is_sized && plan.seconds() > 1.1 * 60 * *options.training.minutes) {
+  if (is_sized && plan.seconds() > 1.1 * 60 * minutes) {
     detail::warn(options.notify,
                  fmt::format("{:g} minutes are too short for this victim: one epoch of {} images takes {}",
-                             *options.training.minutes, fitted, detail::duration_text(plan.seconds())));
-  } else if (is_sized && plan.epochs * fitted < few_seen) {
+                             minutes, fitted, detail::duration_text(plan.seconds())));
+  } else if (is_sized && training.minutes && plan.epochs * fitted < few_seen) {
     detail::warn(
         options.notify,
         fmt::format(
             "{:g} minutes are short for this victim: the transform sees {} images in all; expect a low "
             "agreement, or give it more time",
-            *options.training.minutes, plan.epochs * fitted));
+            minutes, plan.epochs * fitted));
+  }
+  if (is_sized && !training.minutes && plan.epochs < usual_epochs) {
+    detail::warn(
+        options.notify,
+        fmt::format("training ends after {:g} minutes: {} epochs instead of the usual {} for {} images, "
+                    "which take about {} and give a higher agreement; --epoch {} trains them",
+                    minutes, plan.epochs, usual_epochs, fitted, detail::duration_text(usual.seconds()),
+                    usual_epochs));
   }
   if (default_device().is_cpu() && detail::available_memory() < plan.peak_memory / 4) {
     detail::warn(

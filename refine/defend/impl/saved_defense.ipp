@@ -37,15 +37,13 @@
 
 namespace refine::detail {
 
-/// Checks that the image size of a classifier is clear: it was specified, the file has it, or the
-/// classifier accepts one usual size only.
-/// \throws Error if it accepts several, or weights do not have it
-inline void check_image_size(const LoadedClassifier& victim, const std::string& file, const Notify& notify) {
+REFINE_INLINE void check_image_size(const LoadedClassifier& victim, const std::string& file,
+                                    const Notify& notify) {
   if (victim.is_image_known) return;
   const ImageShape image = victim.task().image;
   if (!image.is_static()) {
     throw Error(
-        "cannot export {}: its weights do not have the image size that it was made for; specify --image, as 32 or 224",
+        "cannot use {}: its weights do not have the image size that it was made for; specify --image, as 32 or 224",
         file);
   }
   std::vector<ImageShape> sizes = usual_image_sizes(image);
@@ -62,8 +60,7 @@ inline void check_image_size(const LoadedClassifier& victim, const std::string& 
     throw Error("cannot tell the image size that {} was made for: it accepts {}; specify --image", file,
                 accepted);
   }
-  note(notify, fmt::format("{}: accepts {} and no other usual image size; it is exported for that size", file,
-                           image));
+  note(notify, fmt::format("{}: accepts {} and no other usual image size, which is used", file, image));
 }
 
 /// Builds the transform of a stored defense, with random weights.
@@ -77,12 +74,12 @@ inline transforms::AnyTransform stored_transform(const formats::Weights& stored,
   const bool has_encoder = !text_under(stored.metadata, "encoder").empty();
   if (has_encoder && encoder_options.file.empty()) {
     throw Error(
-        "cannot export {}: it was trained behind an encoder, which it does not hold; specify --encoder, the encoder's "
+        "cannot use {}: it was trained behind an encoder, which it does not hold; specify --encoder, the encoder's "
         "file",
         file.string());
   }
   if (!has_encoder && !encoder_options.file.empty())
-    throw Error("cannot export {}: it was trained without an encoder; leave --encoder out", file.string());
+    throw Error("cannot use {}: it was trained without an encoder; leave --encoder out", file.string());
   if (!has_encoder) {
     if (draws.empty()) return transform_of(stored.tensors, prefix, image, activation, file);
     const ImageShape seen = sees.empty() ? image : parse_shape(sees);
@@ -133,8 +130,8 @@ REFINE_INLINE SavedDefense load_saved_defense(const std::filesystem::path& model
   LoadOptions load_options = options.victim;
   if (const std::string image = detail::text_under(stored.metadata, "image"); !image.empty()) {
     if (!compatible(load_options.image, parse_shape(image))) {
-      throw Error("cannot export {} for images of {}: it was fitted to {}; leave --image out",
-                  weights.string(), load_options.image, image);
+      throw Error("cannot use {} for images of {}: it was fitted to {}; leave --image out", weights.string(),
+                  load_options.image, image);
     }
     load_options.image = parse_shape(image);
   }
@@ -142,7 +139,7 @@ REFINE_INLINE SavedDefense load_saved_defense(const std::filesystem::path& model
   const Task task = victim.task();
   if (!is_own && options.permutation.empty()) {
     throw Error(
-        "cannot export {}: it does not hold the permutation of its classes; specify --permutation, label_shuffle.pth of "
+        "cannot use {}: it does not hold the permutation of its classes; specify --permutation, label_shuffle.pth of "
         "the authors' code",
         weights.string());
   }

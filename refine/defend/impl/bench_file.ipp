@@ -1,0 +1,94 @@
+#pragma once
+
+#include <refine/defend/bench_file.hpp>
+
+#include <map>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+
+#include <refine/backbones/freeze.hpp>
+#include <refine/core/config.hpp>
+#include <refine/core/error.hpp>
+#include <refine/defend/detail/result_json.hpp>
+#include <refine/export/exported_classifier.hpp>
+#include <refine/formats/archive.hpp>
+#include <refine/formats/onnx.hpp>
+#include <refine/formats/torchscript_check.hpp>
+#include <refine/nn/device.hpp>
+
+namespace refine::detail {
+
+/// True if the options say what a classifier's file does not.
+inline bool has_classifier_options(const LoadOptions& options) {
+  return !options.arch.empty() || options.stem || !options.key.empty() || !(options.image == ImageShape{}) ||
+         options.normalization || options.bgr || !options.output.empty();
+}
+
+inline FileCost bench_defended(const std::filesystem::path& file, const BenchFileOptions& options) {
+  if (!options.defense.empty()) {
+    throw Error("--defense: {} is a defended file, which has its defense inside; leave it out",
+                file.string());
+  }
+  if (has_classifier_options(options.parts.victim)) {
+    throw Error(
+        "cannot use {} with options of a classifier alone, such as --image: it is a defended file, which has all "
+        "inside; leave them out",
+        file.string());
+  }
+  ExportedClassifier model(file, options.parts.victim.trust ? formats::Trust::blind : formats::Trust::checked,
+                           Answer::defended);
+  model.to(default_device());
+  const std::optional<AlarmSetting> alarm = exported_info(model.about()).alarm;
+  return {.task = model.task(),
+          .device = model.device(),
+          .answers = bench(model, alarm ? std::optional(alarm->threshold) : std::nullopt, options.bench)};
+}
+
+inline FileCost bench_parts(const std::filesystem::path& file, const BenchFileOptions& options) {
+  SavedDefense parts = load_saved_defense(file, options.defense, options.parts);
+  parts.pipeline.to(default_device());
+  const std::optional<AlarmSetting> alarm = alarm_of(json_under(parts.metadata, "alarm"));
+  return {.task = parts.pipeline.task(),
+          .device = parts.pipeline.device(),
+          .answers =
+              bench(parts.pipeline, alarm ? std::optional(alarm->threshold) : std::nullopt, options.bench)};
+}
+
+}  // namespace refine::detail
+
+namespace refine {
+
+REFINE_INLINE bool is_defended_file(const std::filesystem::path& file) {
+  std::map<std::string, std::string> extra;
+  try {
+    switch (detail::program_kind(file)) {
+      case detail::ProgramKind::none:
+        return false;
+      case detail::ProgramKind::onnx:
+        extra = formats::read_onnx(file).metadata;
+        break;
+      case detail::ProgramKind::torchscript:
+      case detail::ProgramKind::exported:
+        if (const auto archive = formats::read_archive(file); archive.entries.contains("extra/refine.json"))
+          extra["refine.json"] = archive.entries.at("extra/refine.json");
+        break;
+    }
+  } catch (const Error&) {  // opening it reports why
+    return false;
+  }
+  const nlohmann::ordered_json about = detail::json_under(extra, "refine.json");
+  return about.is_object() && about.contains("refine") && about["refine"] == "defended";
+}
+
+REFINE_INLINE FileCost bench_file(const std::filesystem::path& file, const BenchFileOptions& options) {
+  if (is_defended_file(file)) return detail::bench_defended(file, options);
+  if (!options.defense.empty()) return detail::bench_parts(file, options);
+  const LoadedClassifier victim = load_classifier(file, options.parts.victim);
+  detail::check_image_size(victim, file.string(), options.parts.victim.notify);
+  const auto frozen = freeze(victim.backbone);
+  nn::move_to(*frozen.module, default_device());
+  return {.task = victim.task(), .device = default_device(), .answers = {bench(frozen, options.bench)}};
+}
+
+}  // namespace refine
