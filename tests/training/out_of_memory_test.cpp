@@ -21,6 +21,7 @@
 #include <cstdlib>
 #include <map>
 #include <new>
+#include <stdexcept>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -195,6 +196,10 @@ TEST(OutOfMemory, OtherErrors_AreNotMistakenForIt) {
   };
   EXPECT_TRUE(is_memory([] { throw std::bad_alloc(); }));
   EXPECT_TRUE(is_memory([] { TORCH_CHECK_WITH(OutOfMemoryError, false, "CUDA out of memory."); }));
+  EXPECT_TRUE(is_memory([] { throw std::runtime_error("could not create a primitive"); })) << "oneDNN's text";
+  EXPECT_FALSE(is_memory([] {
+    throw std::runtime_error("could not create a primitive descriptor for the matmul primitive");
+  })) << "unsupported, not too large";
   EXPECT_FALSE(is_memory([] { TORCH_CHECK(false, "shapes differ"); }));
   EXPECT_FALSE(is_memory([] { throw Error("cannot allocate a name"); }));
 }

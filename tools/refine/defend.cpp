@@ -176,6 +176,7 @@ int run(const DefendArguments& options, const Common& common) {
   files::write(log, "");  // that the folder cannot be written is found before training
   JsonLines lines(log);
   const OptionalCheckpoint checkpoint = options.checkpoints.below(files.report);
+  if (checkpoint.checkpoint) common.checkpoints = checkpoint.checkpoint->path;
   const Defended defended = with_smaller_batches(inputs.defend.training, common, [&] {
     if (inputs.defend.training.minutes && !inputs.defend.training.epochs) {
       const TrainingPlan plan = plan_defense(inputs.victim, inputs.images, inputs.defend);
@@ -186,7 +187,8 @@ int run(const DefendArguments& options, const Common& common) {
       common.resume_command += fmt::format(" --epoch {}", plan.epochs);  // another time, the speed may differ
     }
     StopOnSignal signals(checkpoint.checkpoint ? common.resume_command : "");
-    return defend(inputs.victim, inputs.images, inputs.defend, ProgressBar{}, lines, checkpoint, signals);
+    return defend(inputs.victim, inputs.images, inputs.defend, ProgressBar{}, lines, checkpoint, signals,
+                  TrainingEnd{common});
   });
   defended.save(out);
   checkpoint.remove();

@@ -139,9 +139,15 @@ REFINE_INLINE std::size_t free_memory(at::Device device) {
 REFINE_INLINE bool is_out_of_memory(const std::exception& error) {
   if (dynamic_cast<const c10::OutOfMemoryError*>(&error) || dynamic_cast<const std::bad_alloc*>(&error))
     return true;
-  const auto* torch_error = dynamic_cast<const c10::Error*>(&error);
-  return torch_error && std::string_view(torch_error->what_without_backtrace())
-                                .find("DefaultCPUAllocator: can't allocate memory") != std::string_view::npos;
+  if (const auto* torch_error = dynamic_cast<const c10::Error*>(&error)) {
+    return std::string_view(torch_error->what_without_backtrace())
+               .find("DefaultCPUAllocator: can't allocate memory") != std::string_view::npos;
+  }
+  // oneDNN's exceptions have a status, but LibTorch hides their type. What a layer cannot do is refused before, when
+  // its primitive is described; afterwards only memory is missing.
+  const std::string_view text = error.what();
+  return text == "could not create a primitive" || text == "could not execute a primitive" ||
+         text == "could not create a memory object";
 }
 
 }  // namespace refine::nn
