@@ -464,19 +464,24 @@ TEST_F(Command, Defend_AWriteFails_NothingIsHalfWrittenAndTheRunIsResumed) {
   const std::string command =
       "defend --model attack/FashionMNIST/ResNet18/BadNets/victim.pt --images few --image 32 --epoch 3 --no_scan "
       "--no_probe --width 2 --levels 1 --threads 1 --checkpoint_every 0.05 --out ";
-  const Outcome undisturbed = refine(*shared, command + "intact/d.pt");
+  const auto preload = [&](const std::string& folder) {
+    return "export LD_PRELOAD='" + fs::absolute("tests/tools/libfailing_writes.so").string() +
+           "' FAIL_BELOW='" + (shared->path / folder).string() + "'";
+  };
+  const Outcome undisturbed =
+      refine(*shared, command + "intact/d.pt", preload("intact") + " FAIL_REPORT=calls; ");
   ASSERT_TRUE(is_done(undisturbed)) << undisturbed.err;
   const std::string expected = content(shared->path / "intact/d.pt");
+  const int calls = std::stoi(content(shared->path / "calls"));
 
   // Half of the calls that fail, from the first, fail alone; after the others, no write succeeds.
-  const int errors[] = {ENOSPC, EDQUOT, EFBIG, EIO};
-  for (int i = 0; i < 4; ++i) {
+  const int errors[] = {ENOSPC, EDQUOT, EFBIG, EIO, ENOSPC}, first[] = {1, 8, 29, 64, calls - 5};
+  for (int i = 0; i < 5; ++i) {
     const std::string folder = "full" + std::to_string(i);
     SCOPED_TRACE(folder);
-    const std::string environment =
-        "export LD_PRELOAD='" + fs::absolute("tests/tools/libfailing_writes.so").string() + "' FAIL_BELOW='" +
-        (shared->path / folder).string() + "' FAIL_ERROR=" + std::to_string(errors[i]) +
-        " FAIL_FIRST=" + std::to_string(1 + 7 * i * i) + (i % 2 ? " FAIL_COUNT=1; " : "; ");
+    const std::string environment = preload(folder) + " FAIL_ERROR=" + std::to_string(errors[i]) +
+                                    " FAIL_FIRST=" + std::to_string(first[i]) +
+                                    (i % 2 ? " FAIL_COUNT=1; " : "; ");
     const Outcome failed = refine(*shared, command + folder + "/d.pt", environment);
     const fs::path file = shared->path / folder / "d.pt";
     if (is_done(failed)) {  // it was a checkpoint
@@ -487,6 +492,8 @@ TEST_F(Command, Defend_AWriteFails_NothingIsHalfWrittenAndTheRunIsResumed) {
     EXPECT_NE(failed.err.find("error: cannot write "), std::string::npos) << failed.err;
     EXPECT_EQ(failed.err.find("error: "), failed.err.rfind("error: ")) << failed.err;
     EXPECT_TRUE(!fs::exists(file) || content(file) == expected);
+    if (first[i] == calls - 5)
+      expect_words(failed.err, {"go on with: ", "--resume"});  // training was complete
     const Outcome resumed = refine(*shared, command + folder + "/d.pt --resume");
     ASSERT_TRUE(is_done(resumed)) << resumed.err;
     EXPECT_TRUE(content(file) == expected);

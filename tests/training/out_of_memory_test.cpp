@@ -1,6 +1,7 @@
 // Training when an allocation fails: LibTorch's allocator on the host is replaced by one with a limit.
 
 #include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
 #include <c10/core/Allocator.h>
 #include <c10/core/CPUAllocator.h>
 #include <c10/util/Exception.h>
@@ -21,6 +22,7 @@
 #include <cstdlib>
 #include <map>
 #include <new>
+#include <stdexcept>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -195,6 +197,14 @@ TEST(OutOfMemory, OtherErrors_AreNotMistakenForIt) {
   };
   EXPECT_TRUE(is_memory([] { throw std::bad_alloc(); }));
   EXPECT_TRUE(is_memory([] { TORCH_CHECK_WITH(OutOfMemoryError, false, "CUDA out of memory."); }));
+  EXPECT_TRUE(
+      is_memory([] { TORCH_CHECK(false, "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling ..."); }));
+  EXPECT_TRUE(is_memory([] { at::empty({std::int64_t{1} << 46}, at::kByte); }))
+      << "the real allocator's text";
+  EXPECT_TRUE(is_memory([] { throw std::runtime_error("could not create a primitive"); })) << "oneDNN's text";
+  EXPECT_FALSE(is_memory([] {
+    throw std::runtime_error("could not create a primitive descriptor for the matmul primitive");
+  })) << "unsupported, not too large";
   EXPECT_FALSE(is_memory([] { TORCH_CHECK(false, "shapes differ"); }));
   EXPECT_FALSE(is_memory([] { throw Error("cannot allocate a name"); }));
 }

@@ -106,10 +106,12 @@ Result train(const Setting& setting, const AttackSpec& spec, const attacks::AnyA
   fs::remove(log, ignored);
   JsonLines lines(log);
   const OptionalCheckpoint checkpoint = setting.options.checkpoints.below(folder);
+  if (checkpoint.checkpoint) setting.common.checkpoints = checkpoint.checkpoint->path;
   VictimTraining training = setting.victim;
   const TrainedVictim victim = with_smaller_batches(training.training, setting.common, [&] {
     StopOnSignal signals(checkpoint.checkpoint ? setting.common.resume_command : "");
-    return train_victim(poisoned, training, ProgressBar{}, lines, checkpoint, signals);
+    return train_victim(poisoned, training, ProgressBar{}, lines, checkpoint, signals,
+                        TrainingEnd{setting.common});
   });
   victim.save(folder);
   const metrics::AttackMetrics figures = evaluate(victim.backbone, test, attack);

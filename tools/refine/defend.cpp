@@ -238,11 +238,13 @@ int run(const DefendArguments& options, const Common& common) {
   files::write(log, "");  // that the folder cannot be written is found before training
   JsonLines lines(log);
   const OptionalCheckpoint checkpoint = options.checkpoints.below(files.report);
+  if (checkpoint.checkpoint) common.checkpoints = checkpoint.checkpoint->path;
   const PlannedEpochs planned(checkpoint);
   const Defended defended = with_smaller_batches(inputs.defend.training, common, [&] {
     plan_epochs(inputs, options.checkpoints.resume, planned, common);
     StopOnSignal signals(checkpoint.checkpoint ? common.resume_command : "");
-    return defend(inputs.victim, inputs.images, inputs.defend, ProgressBar{}, lines, checkpoint, signals);
+    return defend(inputs.victim, inputs.images, inputs.defend, ProgressBar{}, lines, checkpoint, signals,
+                  TrainingEnd{common});
   });
   defended.save(out);
   planned.remove();

@@ -34,8 +34,17 @@ struct Common {
   bool json = false;            ///< results as one JSON document on standard output
   std::function<int()> chosen;  ///< runs the command that the user named; returns its exit status
   std::filesystem::path config = {}, save_config = {};  ///< files of these options; empty: none
-  mutable std::string resume_command = {};  ///< the command line, with --resume; `defend` adds to it
+  mutable std::string resume_command = {};         ///< the command line, with --resume; `defend` adds to it
+  mutable std::filesystem::path checkpoints = {};  ///< folder of the training that was begun; empty: none
+  mutable bool is_trained = false;          ///< that training is complete, and its results are not saved
   std::function<void()> write_config = {};  ///< writes `save_config`, once; `begin` calls it
+};
+
+/// An observer that notes the end of a training. An error that follows names the command that continues.
+struct TrainingEnd {
+  const Common& common;
+
+  void on_end() const { common.is_trained = true; }
 };
 
 /// Exit statuses: done; done, with something to look at; refused (`Error::exit_status`). A signal

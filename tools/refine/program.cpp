@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <cmath>
 #include <csignal>
 #include <cstdlib>
 #include <exception>
@@ -14,6 +15,7 @@
 #include <sstream>
 #include <string>
 #include <string_view>
+#include <system_error>
 #include <vector>
 
 #include <refine/core/config.hpp>
@@ -49,7 +51,28 @@ std::string configuration(const CLI::App& command) {
   return text;
 }
 
-int run(int argc, char** argv) {
+/// Prints the command that continues a run, if the run has left a checkpoint.
+void print_resume_command(const Common& common) {
+  std::error_code ignored;
+  for (fs::directory_iterator entry(common.checkpoints, ignored), end; !ignored && entry != end;
+       entry.increment(ignored)) {
+    if (entry->path().extension() != ".safetensors") continue;
+    std::cerr << "go on with: " << text::printable(common.resume_command) << '\n';
+    return;
+  }
+}
+
+/// Returns what could not be allocated, " (63 MB)", or LibTorch's text; "" if neither is known.
+std::string missing_memory(const std::string& why, bool on_device) {
+  if (on_device) return fmt::format(" ({})", why);
+  constexpr std::string_view before = "you tried to allocate ";
+  const std::size_t found = why.find(before);
+  if (found == std::string_view::npos) return "";
+  const double bytes = std::strtod(why.c_str() + found + before.size(), nullptr);
+  return fmt::format(" ({:.0f} MB)", std::ceil(bytes / 1e6));
+}
+
+int run(int argc, char** argv, Common& common) {
   // Bazel runs programs in another folder, and tells where the user is.
   if (const char* folder = std::getenv("BUILD_WORKING_DIRECTORY")) fs::current_path(folder);
 
@@ -61,7 +84,6 @@ int run(int argc, char** argv) {
       "Results go to standard output, progress to standard error. Exit status: 0 done; 1 done, with something to look "
       "at; 2 refused, with one line that gives the reason; 130 or 143 stopped by SIGINT or SIGTERM.");
   app.set_version_flag("--version", std::string(version));
-  Common common;
   common.resume_command = resume_command(argc, argv);
   std::string device = "auto", gpu_id, save_config;
   int threads = 0;
@@ -119,10 +141,12 @@ int run(int argc, char** argv) {
 int run_program(int argc, char** argv) {
   std::signal(SIGXFSZ, SIG_IGN);  // a file-size limit then shows as a failed write, as a full disk does
   keep_freed_memory();
+  Common common;
   try {
-    return run(argc, argv);
+    return run(argc, argv, common);
   } catch (const Error& error) {
     std::cerr << "error: " << text::printable(error.what()) << '\n';
+    if (common.is_trained) print_resume_command(common);
     return Error::exit_status;
   } catch (const std::filesystem::filesystem_error& error) {
     std::cerr << "error: cannot use " << text::printable(error.path1().string()) << ": "
@@ -133,9 +157,12 @@ int run_program(int argc, char** argv) {
     const std::string why =
         text::one_line(torch_error ? torch_error->what_without_backtrace() : error.what());
     if (nn::is_out_of_memory(error)) {
+      const bool on_device = dynamic_cast<const c10::OutOfMemoryError*>(&error) != nullptr;
       std::cerr
-          << "error: not enough memory (" << why
-          << "); use fewer or smaller images, for example --limit, or --store to keep them on the disk\n";
+          << "error: not enough memory on the " << (on_device ? "device" : "host")
+          << missing_memory(why, on_device)
+          << "; use fewer or smaller images, for example --limit, or --store to keep them on the disk\n";
+      print_resume_command(common);
     } else {
       std::cerr << "error: " << (torch_error ? "LibTorch failed: " : "") << why << '\n';
     }

@@ -21,9 +21,8 @@ struct RgbImage {
   int width = 0;                    ///< in pixels
   std::vector<std::uint8_t> bytes;  ///< 3·height·width
 
-  /// Resizes the buffer; the pixels are then unspecified.
-  /// \return an empty string, or the reason if the size is not allowed
-  std::string resize(std::int64_t new_height, std::int64_t new_width) {
+  /// Returns an empty string, or the reason why images of this size are not allowed.
+  static std::string refuse_size(std::int64_t new_height, std::int64_t new_width) {
     if (new_height < 1 || new_width < 1 || new_height > max_side || new_width > max_side) {
       return fmt::format("it claims {} x {} pixels, but a side must be 1 to {}", new_width, new_height,
                          max_side);
@@ -32,6 +31,13 @@ struct RgbImage {
       return fmt::format("it claims {} x {} pixels, but the largest number of pixels is {}", new_width,
                          new_height, max_pixels);
     }
+    return {};
+  }
+
+  /// Resizes the buffer; the pixels are then unspecified.
+  /// \return an empty string, or the reason if the size is not allowed
+  std::string resize(std::int64_t new_height, std::int64_t new_width) {
+    if (auto reason = refuse_size(new_height, new_width); !reason.empty()) return reason;
     height = static_cast<int>(new_height), width = static_cast<int>(new_width);
     bytes.resize(static_cast<std::size_t>(3 * new_height * new_width));
     return {};

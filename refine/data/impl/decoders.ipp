@@ -364,9 +364,10 @@ REFINE_INLINE std::string decode_bmp(std::string_view data, RgbImage& image) {
   if (bits != 1 && bits != 4 && bits != 8 && bits != 16 && bits != 24 && bits != 32) {
     return fmt::format("BMP data of {} bits per pixel is not supported", bits);
   }
-  if (auto reason = image.resize(height, width); !reason.empty()) return reason;
+  if (auto reason = RgbImage::refuse_size(height, width); !reason.empty()) return reason;
   const std::uint64_t stride = (std::uint64_t{bits} * static_cast<std::uint64_t>(width) + 31) / 32 * 4;
   if (!bytes.has(pixels, stride * static_cast<std::uint64_t>(height))) return "the file ends too early";
+  image.resize(height, width);  // only now: a forged header must not claim memory
 
   const std::uint64_t palette = 14 + std::uint64_t{header} + (masked && header == 40 ? 12 : 0);
   const std::uint64_t entry = is_os2 ? 3 : 4;
@@ -433,7 +434,7 @@ REFINE_INLINE std::string decode_pnm(std::string_view data, RgbImage& image) {
   PnmText head{data.substr(2)};
   const std::int64_t width = head.number(), height = head.number(), max_value = is_bits ? 1 : head.number();
   if (width < 0 || height < 0 || max_value < 1 || max_value > 65535) return "the PNM header is damaged";
-  if (auto reason = image.resize(height, width); !reason.empty()) return reason;
+  if (auto reason = RgbImage::refuse_size(height, width); !reason.empty()) return reason;
   const auto w = static_cast<std::size_t>(width), h = static_cast<std::size_t>(height);
   const std::size_t channels = is_colour ? 3 : 1;
   const auto level = [&](std::int64_t value) {
@@ -443,7 +444,9 @@ REFINE_INLINE std::string decode_pnm(std::string_view data, RgbImage& image) {
   const ByteReader bytes{head.rest, /*big_endian=*/true};
   const std::size_t sample_bytes = max_value > 255 ? 2 : 1,
                     stride = is_bits ? (w + 7) / 8 : w * channels * sample_bytes;
-  if (!is_text && !bytes.has(0, stride * h)) return "the file ends too early";
+  // A sample of text takes at least a byte.
+  if (!bytes.has(0, is_text ? w * h * channels : stride * h)) return "the file ends too early";
+  image.resize(height, width);  // only now: a forged header must not claim memory
   for (std::size_t y = 0; y < h; ++y) {
     for (std::size_t x = 0; x < w; ++x) {
       std::uint8_t* to = &image.bytes[3 * (y * w + x)];

@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <exception>
+#include <initializer_list>
 #include <limits>
 #include <mutex>
 #include <new>
@@ -139,9 +140,20 @@ REFINE_INLINE std::size_t free_memory(at::Device device) {
 REFINE_INLINE bool is_out_of_memory(const std::exception& error) {
   if (dynamic_cast<const c10::OutOfMemoryError*>(&error) || dynamic_cast<const std::bad_alloc*>(&error))
     return true;
-  const auto* torch_error = dynamic_cast<const c10::Error*>(&error);
-  return torch_error && std::string_view(torch_error->what_without_backtrace())
-                                .find("DefaultCPUAllocator: can't allocate memory") != std::string_view::npos;
+  const auto mentions = [](std::string_view text, std::initializer_list<std::string_view> phrases) {
+    return std::ranges::any_of(
+        phrases, [&](std::string_view phrase) { return text.find(phrase) != std::string_view::npos; });
+  };
+  if (const auto* torch_error = dynamic_cast<const c10::Error*>(&error)) {
+    return mentions(torch_error->what_without_backtrace(),
+                    {"DefaultCPUAllocator: can't allocate memory", "CUDA error: out of memory",
+                     "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED"});
+  }
+  // oneDNN's exceptions have a status, but LibTorch hides their type. What a layer cannot do is refused before, when
+  // its primitive is described; afterwards only memory is missing.
+  const std::string_view text = error.what();
+  return text == "could not create a primitive" || text == "could not execute a primitive" ||
+         text == "could not create a memory object";
 }
 
 }  // namespace refine::nn
