@@ -24,11 +24,12 @@ namespace detail {
 /// \param path the file
 /// \param metadata for `refine.json`
 /// \throws Error if the function cannot be written, or the file cannot
-void write_onnx(const Pt2Job& job, const std::filesystem::path& path, const nlohmann::ordered_json& metadata);
+void write_onnx(const ExportJob& job, const std::filesystem::path& path,
+                const nlohmann::ordered_json& metadata);
 
 /// Does all of `write_onnx`, except for writing.
 /// \throws Error if the function cannot be written
-void check_onnx(const Pt2Job& job, const std::filesystem::path& path);
+void check_onnx(const ExportJob& job, const std::filesystem::path& path);
 
 }  // namespace detail
 
@@ -71,7 +72,7 @@ void export_onnx(const Pipeline<T, B, R>& defense, const std::filesystem::path& 
   }
   detail::check_serving(serving, path);
   const detail::ScopedCpu transform(*defense.transform().module), backbone(*defense.backbone().module);
-  detail::Pt2Function graph{.name = "graph", .outputs = {"logits", "alarm"}};
+  detail::ExportFunction graph{.name = "graph", .outputs = {"logits", "alarm"}};
   graph.run = [&](const at::Tensor& x) -> std::vector<at::Tensor> {
     const at::Tensor defended = defense.forward(x), victim = defense.undefended(x);
     const at::Tensor alarm = alarm_score(victim, defended);
@@ -113,7 +114,7 @@ template <backbones::FrozenBackbone B>
 void export_onnx(const B& victim, const std::filesystem::path& path,
                  const nlohmann::ordered_json& metadata = detail::no_metadata()) {
   const detail::ScopedCpu backbone(*victim.module);
-  detail::write_onnx(detail::pt2_job(victim), path, metadata);
+  detail::write_onnx(detail::victim_job(victim), path, metadata);
 }
 
 /// Checks that `export_onnx` accepts a victim, before a defense is trained for it.
@@ -123,7 +124,7 @@ void export_onnx(const B& victim, const std::filesystem::path& path,
 template <backbones::FrozenBackbone B>
 void check_onnx_export(const B& victim, const std::filesystem::path& path) {
   const detail::ScopedCpu backbone(*victim.module);
-  detail::check_onnx(detail::pt2_job(victim), path);
+  detail::check_onnx(detail::victim_job(victim), path);
 }
 
 }  // namespace refine

@@ -25,7 +25,7 @@ namespace refine {
 namespace detail {
 
 /// A function of images that becomes a program of a .pt2 file, or the graph of an ONNX file.
-struct Pt2Function {
+struct ExportFunction {
   std::string name = {};                  ///< of the program
   std::vector<std::string> outputs = {};  ///< keys of the results; one: it returns a tensor, not a dict
   /// Returns the results for images N×C×H×W in [0, 1].
@@ -38,12 +38,12 @@ struct Pt2Function {
 };
 
 /// What is written.
-struct Pt2Job {
-  torch::jit::Module module;                ///< the tensors that the functions compute with, by name
-  std::vector<Pt2Function> functions = {};  ///< the programs
-  Task task = {};                           ///< image shape and classes
-  const char* kind = "";                    ///< "defended" or "classifier"
-  DefenseFacts facts = {};                  ///< for `refine.json`
+struct ExportJob {
+  torch::jit::Module module;                   ///< the tensors that the functions compute with, by name
+  std::vector<ExportFunction> functions = {};  ///< the programs
+  Task task = {};                              ///< image shape and classes
+  const char* kind = "";                       ///< "defended" or "classifier"
+  DefenseFacts facts = {};                     ///< for `refine.json`
 };
 
 /// Traces the functions, checks that the programs compute what the functions do for several numbers
@@ -52,11 +52,12 @@ struct Pt2Job {
 /// \param path the file
 /// \param metadata for `refine.json`
 /// \throws Error if a function cannot be written, or the file cannot
-void write_pt2(const Pt2Job& job, const std::filesystem::path& path, const nlohmann::ordered_json& metadata);
+void write_pt2(const ExportJob& job, const std::filesystem::path& path,
+               const nlohmann::ordered_json& metadata);
 
 /// Does all of `write_pt2`, except for writing.
 /// \throws Error if a function cannot be written
-void check_pt2(const Pt2Job& job, const std::filesystem::path& path);
+void check_pt2(const ExportJob& job, const std::filesystem::path& path);
 
 /// Returns for each alarm score whether it is so close to the threshold that rounding decides.
 inline at::Tensor is_at_threshold(const at::Tensor& scores, const ServingOptions& serving) {
@@ -66,7 +67,7 @@ inline at::Tensor is_at_threshold(const at::Tensor& scores, const ServingOptions
 
 /// Returns what is written of a classifier.
 template <backbones::FrozenBackbone B>
-Pt2Job pt2_job(const B& victim) {
+ExportJob victim_job(const B& victim) {
   return {.module = torchscript_module(victim),
           .functions = {{.name = "model",
                          .outputs = {"logits"},
@@ -129,12 +130,13 @@ void export_pt2(const Pipeline<T, B, R>& defense, const std::filesystem::path& p
   const auto gated = [&](const at::Tensor& victim, const at::Tensor& defended) {
     return gated_answer(victim, defended, *serving.alarm_threshold);
   };
-  detail::Pt2Function model{.name = "model", .outputs = {"logits"}};
+  detail::ExportFunction model{.name = "model", .outputs = {"logits"}};
   model.run = [&](const at::Tensor& x) -> std::vector<at::Tensor> {
     if (serving.answer == Answer::defended) return {defense.forward(x)};
     return {gated(defense.undefended(x), defense.forward(x))};
   };
-  detail::Pt2Function details{.name = "details", .outputs = {"logits", "alarm", "undefended", "transformed"}};
+  detail::ExportFunction details{.name = "details",
+                                 .outputs = {"logits", "alarm", "undefended", "transformed"}};
   details.run = [&](const at::Tensor& x) -> std::vector<at::Tensor> {
     const at::Tensor transformed = defense.transformed(x);
     const at::Tensor defended = defense.classify_transformed(transformed), victim = defense.undefended(x);
@@ -184,7 +186,7 @@ template <backbones::FrozenBackbone B>
 void export_pt2(const B& victim, const std::filesystem::path& path,
                 const nlohmann::ordered_json& metadata = detail::no_metadata()) {
   const detail::ScopedCpu backbone(*victim.module);
-  detail::write_pt2(detail::pt2_job(victim), path, metadata);
+  detail::write_pt2(detail::victim_job(victim), path, metadata);
 }
 
 /// Checks that `export_pt2` accepts a victim, before a defense is trained for it.
@@ -194,7 +196,7 @@ void export_pt2(const B& victim, const std::filesystem::path& path,
 template <backbones::FrozenBackbone B>
 void check_pt2_export(const B& victim, const std::filesystem::path& path) {
   const detail::ScopedCpu backbone(*victim.module);
-  detail::check_pt2(detail::pt2_job(victim), path);
+  detail::check_pt2(detail::victim_job(victim), path);
 }
 
 }  // namespace refine

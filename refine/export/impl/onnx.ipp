@@ -1668,7 +1668,7 @@ REFINE_INLINE formats::WritableOnnx GraphWriter::write() {
 
 /// Calls `use` with the content of a file.
 template <typename Use>
-void with_graph(const Pt2Job& job, const std::filesystem::path& path, const Use& use) {
+void with_graph(const ExportJob& job, const std::filesystem::path& path, const Use& use) {
   const c10::NoGradGuard no_grad;
   const pt2::Prepared prepared = pt2::prepare(job, path, /*is_onnx=*/true);
   const std::string &name = job.functions.front().name, file = path.string();
@@ -1682,7 +1682,7 @@ void with_graph(const Pt2Job& job, const std::filesystem::path& path, const Use&
 
 namespace refine::detail {
 
-REFINE_INLINE void write_onnx(const Pt2Job& job, const std::filesystem::path& path,
+REFINE_INLINE void write_onnx(const ExportJob& job, const std::filesystem::path& path,
                               const nlohmann::ordered_json& metadata) {
   onnx::with_graph(job, path, [&](formats::WritableOnnx graph) {
     graph.metadata["refine.json"] = about_text(job.task, metadata, job.kind, job.facts);
@@ -1690,7 +1690,7 @@ REFINE_INLINE void write_onnx(const Pt2Job& job, const std::filesystem::path& pa
   });
 }
 
-REFINE_INLINE void check_onnx(const Pt2Job& job, const std::filesystem::path& path) {
+REFINE_INLINE void check_onnx(const ExportJob& job, const std::filesystem::path& path) {
   onnx::with_graph(job, path, [&](const formats::WritableOnnx& graph) {
     std::uint64_t bytes = 0;
     for (const auto& [name, tensor] : graph.tensors) bytes += tensor.bytes.size();

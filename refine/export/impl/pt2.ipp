@@ -722,7 +722,7 @@ inline std::optional<formats::BatchInteger> linear(const std::array<std::int64_t
 /// \param sample receives every value of a run with the first of `batches`, by its name
 /// \throws Error if a size depends on what the images show, or the program computes something else
 REFINE_INLINE formats::WritableProgram with_types(formats::ExportedProgram program, const Tensors& tensors,
-                                                  const Pt2Function& function, const Task& task,
+                                                  const ExportFunction& function, const Task& task,
                                                   const Destination& destination,
                                                   std::map<std::string, c10::IValue>& sample) {
   const auto refuse = [&](const std::string& why) {
@@ -820,12 +820,12 @@ struct Prepared {
   std::map<std::string, std::map<std::string, c10::IValue>> samples = {};  // for ONNX only
 };
 
-REFINE_INLINE Prepared prepare(const Pt2Job& job, const std::filesystem::path& path, bool is_onnx = false) {
+REFINE_INLINE Prepared prepare(const ExportJob& job, const std::filesystem::path& path, bool is_onnx = false) {
   const Destination destination{.file = path.string(), .is_onnx = is_onnx};
   const at::Tensor example = example_images(job.task, path);
   Prepared prepared;
   const c10::NoGradGuard no_grad;
-  for (const Pt2Function& function : job.functions) {
+  for (const ExportFunction& function : job.functions) {
     torch::jit::Module module = job.module;
     Splices splices;
     const auto traced = torch::jit::tracer::trace(
@@ -865,14 +865,14 @@ REFINE_INLINE Prepared prepare(const Pt2Job& job, const std::filesystem::path& p
 
 namespace refine::detail {
 
-REFINE_INLINE void write_pt2(const Pt2Job& job, const std::filesystem::path& path,
+REFINE_INLINE void write_pt2(const ExportJob& job, const std::filesystem::path& path,
                              const nlohmann::ordered_json& metadata) {
   pt2::Prepared prepared = pt2::prepare(job, path);
   prepared.archive.extra["refine.json"] = about_text(job.task, metadata, job.kind, job.facts);
   formats::write_exported_programs(path, prepared.archive);
 }
 
-REFINE_INLINE void check_pt2(const Pt2Job& job, const std::filesystem::path& path) {
+REFINE_INLINE void check_pt2(const ExportJob& job, const std::filesystem::path& path) {
   pt2::prepare(job, path);
 }
 
