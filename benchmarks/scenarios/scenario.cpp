@@ -14,6 +14,7 @@
 #include <map>
 #include <nlohmann/json.hpp>
 #include <sstream>
+#include <string_view>
 #include <system_error>
 #include <utility>
 
@@ -503,6 +504,18 @@ std::vector<Scenario> all_scenarios(bool with_stamped) {
   return all;
 }
 
+namespace {
+
+/// Reads a poisoning rate; nothing if the text is not a share above 0.
+std::optional<double> rate_of(std::string_view text) {
+  double rate = 0;
+  const auto [stop, problem] = std::from_chars(text.data(), text.data() + text.size(), rate);
+  const bool is_read = problem == std::errc() && stop == text.data() + text.size();
+  return is_read && rate > 0 && rate <= 1 ? std::optional(rate) : std::nullopt;
+}
+
+}  // namespace
+
 std::vector<Scenario> scenarios_by_name(const std::vector<std::string>& names,
                                         const std::vector<Scenario>& all) {
   if (names.empty()) return all;
@@ -515,15 +528,12 @@ std::vector<Scenario> scenarios_by_name(const std::vector<std::string>& names,
     if (found == all.end()) throw Error("--only: unknown scenario '{}'; use one of {}", name, known);
     selected.push_back(*found);
     if (end_of_name == name.size()) continue;
-    double rate = 0;
-    const char *begin = name.data() + end_of_name + 1, *end = name.data() + name.size();
-    const auto [stop, problem] = std::from_chars(begin, end, rate);
-    if (problem != std::errc() || stop != end || !(rate > 0 && rate <= 1) || found->attack == "Benign") {
+    selected.back().rate = rate_of(std::string_view(name).substr(end_of_name + 1));
+    if (!selected.back().rate || found->attack == "Benign") {
       throw Error(
           "--only: wrong rate in '{}'; use a share above 0 and at most 1, such as BadNets/ResNet18@0.01",
           name);
     }
-    selected.back().rate = rate;
   }
   // Benign victims first: others are compared with them.
   std::ranges::stable_partition(selected, [](const Scenario& s) { return s.attack == "Benign"; });
@@ -538,11 +548,8 @@ std::vector<Scenario> with_other_rates(const std::vector<Scenario>& all, const S
     std::error_code ignored;
     for (const auto& entry : fs::directory_iterator(setting.folder(scenario).parent_path(), ignored)) {
       const std::string name = entry.path().filename().string(), start = scenario.attack + "@";
-      double rate = 0;
       if (!name.starts_with(start)) continue;
-      const char* end = name.data() + name.size();
-      const auto [stop, problem] = std::from_chars(name.data() + start.size(), end, rate);
-      if (problem == std::errc() && stop == end) rates.push_back(rate);
+      if (const auto rate = rate_of(std::string_view(name).substr(start.size()))) rates.push_back(*rate);
     }
     std::ranges::sort(rates);
     for (const double rate : rates) {
@@ -597,10 +604,10 @@ std::vector<Scenario> wakeable(const std::vector<Scenario>& scenarios, bool with
   const auto all = all_scenarios(/*with_stamped=*/true);
   std::vector<Scenario> selected;
   for (const Scenario& scenario : scenarios) {
+    if (scenario.attack == "Benign") continue;
     const Scenario zero = *std::ranges::find(all, benign(scenario).name(), &Scenario::name);
     const auto target =
         attacks::target_map(trigger_attack(scenario, setting), setting.split.train.task().classes);
-    if (scenario.attack == "Benign") continue;
     if (!zero.defended || !target.single()) {
       std::cerr << fmt::format("--wake: {} is skipped: {}\n", scenario.name(),
                                zero.defended ? "it has no target that all images share"

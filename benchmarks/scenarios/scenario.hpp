@@ -69,7 +69,7 @@ Size size_by_name(const std::string& name);
 /// \param with_stamped whether there are stamped images, for the attack "Stamped"
 std::vector<Scenario> all_scenarios(bool with_stamped);
 
-/// Reads names as of `Scenario::name`, with or without a rate.
+/// Returns the scenarios with these names, each as `Scenario::name` returns it, with or without a rate.
 ///
 /// \param names all of `all` if there are none
 /// \param all the scenarios that may be named
@@ -129,8 +129,7 @@ void measure_waking(const Scenario& scenario, const Setting& setting);
 void run_baselines(const std::vector<Scenario>& scenarios, const std::vector<std::string>& names,
                    const Setting& setting);
 
-/// Returns the scenarios of which there are folders with a rate of their own, each after the one with the default
-/// rate.
+/// Returns the scenarios and those with other rates that have a folder, each after the one with the default rate.
 std::vector<Scenario> with_other_rates(const std::vector<Scenario>& all, const Setting& setting);
 
 /// The results of a scenario; null where it is not finished.

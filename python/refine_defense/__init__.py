@@ -258,7 +258,7 @@ def _write_program(module: torch.nn.Module | torch.export.ExportedProgram, examp
     if isinstance(module, torch.nn.Module):
         if example is None:
             raise TypeError("images: needed as a tensor, which a torch.nn.Module is exported with (got no tensor)")
-        module = copy.deepcopy(module).cpu().eval()  # the caller's stays as it is
+        module = copy.deepcopy(module).cpu().eval()  # the caller's stays unchanged
         try:
             module = torch.export.export(module, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
         except Exception as error:

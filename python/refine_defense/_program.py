@@ -35,7 +35,7 @@ def torch_folder(version: str) -> pathlib.Path:
     """Returns the folder of the torch that `import torch` finds, without importing it.
 
     Raises:
-        Error: if there is none, or one of another version. The program's calls are those of one version.
+        Error: if torch is missing or has another version. The program calls the libraries of one version.
     """
     found = importlib.util.find_spec("torch")
     if found is None or found.origin is None:
@@ -73,7 +73,7 @@ def arguments(options: dict[str, Any]) -> list[str]:
     for name, value in options.items():
         if value is None or value is False:
             continue
-        # Not a word of its own: values may begin with a dash.
+        # In one word with the option: values may begin with a dash.
         text = ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
         words.append(f"--{name}" if value is True else f"--{name}={text}")
     return words

@@ -128,7 +128,8 @@ std::string png_of(std::uint32_t side, int depth, int colour, std::uint64_t byte
 
 /// A progressive JPEG of one colour: its decoder keeps the coefficients of the whole image.
 /// \param is_gray with one channel and two scans, which can be repeated
-std::string progressive_jpeg(int side, bool is_gray = false) {
+/// \param is_sequential with a scan for each channel instead
+std::string progressive_jpeg(int side, bool is_gray = false, bool is_sequential = false) {
   jpeg_compress_struct jpeg = {};
   jpeg_error_mgr errors = {};
   jpeg.err = jpeg_std_error(&errors);
@@ -147,9 +148,16 @@ std::string progressive_jpeg(int side, bool is_gray = false) {
   const jpeg_scan_info two[] = {
       {.comps_in_scan = 1, .component_index = {0}, .Ss = 0, .Se = 0, .Ah = 0, .Al = 0},
       {.comps_in_scan = 1, .component_index = {0}, .Ss = 1, .Se = 63, .Ah = 0, .Al = 0}};
+  const jpeg_scan_info channels[] = {
+      {.comps_in_scan = 1, .component_index = {0}, .Ss = 0, .Se = 63, .Ah = 0, .Al = 0},
+      {.comps_in_scan = 1, .component_index = {1}, .Ss = 0, .Se = 63, .Ah = 0, .Al = 0},
+      {.comps_in_scan = 1, .component_index = {2}, .Ss = 0, .Se = 63, .Ah = 0, .Al = 0}};
   if (is_gray) {
     jpeg.scan_info = two;
     jpeg.num_scans = 2;
+  } else if (is_sequential) {
+    jpeg.scan_info = channels;
+    jpeg.num_scans = 3;
   }
   jpeg_start_compress(&jpeg, TRUE);
   std::vector<JSAMPLE> row(static_cast<std::size_t>(3 * side), 100);
@@ -163,8 +171,8 @@ std::string progressive_jpeg(int side, bool is_gray = false) {
 }
 
 /// A progressive JPEG whose last scan is repeated. \param scans of all
-std::string jpeg_of_scans(int side, std::size_t scans) {
-  std::string all = progressive_jpeg(side, /*is_gray=*/true);
+std::string jpeg_of_scans(int side, std::size_t scans, bool is_sequential = false) {
+  std::string all = progressive_jpeg(side, /*is_gray=*/!is_sequential, is_sequential);
   const std::size_t end = all.size() - 2, last = all.rfind("\xff\xda"s);
   if (last == std::string::npos) throw std::runtime_error("no scan");
   const std::string scan = all.substr(last, end - last);
@@ -173,23 +181,29 @@ std::string jpeg_of_scans(int side, std::size_t scans) {
   return all.insert(end, repeated_scans);
 }
 
-/// A TIFF of one strip, in which all samples are 0.
-std::string tiff_of(std::uint32_t side, std::uint32_t bits, std::uint32_t samples) {
-  const std::string strip = compressed("\0"s, std::uint64_t{side} * side * samples * bits / 8, 15);
-  std::string file = "II*\0"s + little(8, 4), values;
+/// A TIFF of one strip or tile, in which all samples are 0.
+std::string tiff_of(std::uint32_t side, std::uint32_t bits, std::uint32_t samples, bool is_tiled = false,
+                    std::uint32_t height = 0) {
+  if (height == 0) height = side;
+  const std::string strip = compressed("\0"s, std::uint64_t{side} * height * samples * bits / 8, 15);
   struct Tag {
     std::uint32_t id, type, count, value;
   };
-  constexpr std::uint32_t tags = 10, after = 8 + 2 + 12 * tags + 4;
-  const std::uint32_t bits_of_all = after, data = after + 2 * samples;
-  for (std::uint32_t i = 0; i < samples; ++i) values += little(bits, 2);
-  file += little(tags, 2);
-  for (const Tag& tag :
-       {Tag{256, 4, 1, side}, Tag{257, 4, 1, side}, Tag{258, 3, samples, bits_of_all}, Tag{259, 3, 1, 8},
-        Tag{262, 3, 1, 2}, Tag{273, 4, 1, data}, Tag{277, 3, 1, samples}, Tag{278, 4, 1, side},
-        Tag{279, 4, 1, static_cast<std::uint32_t>(strip.size())}, Tag{284, 3, 1, 1}}) {
-    file += little(tag.id, 2) + little(tag.type, 2) + little(tag.count, 4) + little(tag.value, 4);
+  const std::uint32_t tags = is_tiled ? 11 : 10, bits_of_all = 8 + 2 + 12 * tags + 4,
+                      data = bits_of_all + 2 * samples, size = static_cast<std::uint32_t>(strip.size());
+  std::vector<Tag> all = {{256, 4, 1, side}, {257, 4, 1, height}, {258, 3, samples, bits_of_all},
+                          {259, 3, 1, 8},    {262, 3, 1, 2},      {277, 3, 1, samples},
+                          {284, 3, 1, 1}};
+  if (is_tiled) {
+    all.insert(all.end(), {{322, 4, 1, side}, {323, 4, 1, height}, {324, 4, 1, data}, {325, 4, 1, size}});
+  } else {
+    all.insert(all.end(), {{273, 4, 1, data}, {278, 4, 1, height}, {279, 4, 1, size}});
   }
+  std::ranges::sort(all, {}, &Tag::id);
+  std::string file = "II*\0"s + little(8, 4) + little(tags, 2), values;
+  for (std::uint32_t i = 0; i < samples; ++i) values += little(bits, 2);
+  for (const Tag& tag : all)
+    file += little(tag.id, 2) + little(tag.type, 2) + little(tag.count, 4) + little(tag.value, 4);
   return file + little(0, 4) + values + strip;
 }
 
@@ -295,6 +309,10 @@ const std::vector<Worst>& worst_files() {
       {"image_tiff", "image", [] { return tiff_of(9'400, 8, 3); }, true},
       {"image_tiff_beyond", "image", [] { return tiff_of(9'500, 8, 3); }, false},
       {"image_tiff_16_bits", "image", [] { return tiff_of(10'000, 16, 4); }, false},
+      {"image_tiff_tile", "image", [] { return tiff_of(9'504, 8, 3, /*is_tiled=*/true); }, false},
+      {"image_tiff_row", "image", [] { return tiff_of(10'000, 8, 30'000, /*is_tiled=*/false, 1); }, false},
+      {"image_jpeg_51_sequential_scans", "image",
+       [] { return jpeg_of_scans(4'000, 51, /*is_sequential=*/true); }, false},
       {"image_png_claim", "image", [] { return png_of(0x7fffffff, 8, 2, 1000); }},
       {"image_header_claim", "image_header", [] { return png_of(0x7fffffff, 8, 2, 1000); }},
       {"image_header_jpeg_markers", "image_header", [] { return "\xff\xd8"s + repeated("\xff\xe0\0\2"s); }},
