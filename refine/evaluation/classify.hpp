@@ -6,11 +6,12 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <exception>
 #include <functional>
 #include <vector>
 
-#include <refine/data/batches.hpp>
 #include <refine/data/dataset.hpp>
+#include <refine/nn/device.hpp>
 
 namespace refine {
 
@@ -26,7 +27,7 @@ inline std::vector<std::int64_t> to_vector(const at::Tensor& numbers) {
 }  // namespace detail
 
 /// Applies a function to uint8 images in batches, without gradients, and gathers the results on the
-/// host.
+/// host. Where memory is short for a batch, it goes on with batches of half the size.
 ///
 ///     at::Tensor scores = map_batches([&](const at::Tensor& x) { return defense.alarm(x); }, images,
 ///                                     defense.device(), [](std::int64_t) {});
@@ -43,22 +44,30 @@ at::Tensor map_batches(Answer&& answer, const at::Tensor& images, at::Device dev
                        Prepare&& prepare = {}) {
   // Smaller batches of large images: activations take many times their memory.
   constexpr std::int64_t max_images = 256, max_pixels = 1 << 21;
-  const std::int64_t batch = std::clamp(
-      max_pixels / std::max<std::int64_t>(images.size(2) * images.size(3), 1), std::int64_t{1}, max_images);
+  std::int64_t batch = std::clamp(max_pixels / std::max<std::int64_t>(images.size(2) * images.size(3), 1),
+                                  std::int64_t{1}, max_images);
   c10::NoGradGuard no_grad;
   at::Tensor answers;  // one for all: small allocations in between would keep freed images from being reused
   std::int64_t done = 0;
-  for (const data::Batch& part : images | data::views::batches(batch)) {
-    const at::Tensor rows =
-        answer(data::to_float(prepare(part.images), device).contiguous(at::MemoryFormat::ChannelsLast));
+  while (done < images.size(0)) {
+    const std::int64_t n = std::min(batch, images.size(0) - done);
+    at::Tensor rows;
+    try {
+      rows = answer(data::to_float(prepare(images.narrow(0, done, n)), device)
+                        .contiguous(at::MemoryFormat::ChannelsLast));
+    } catch (const std::exception& error) {
+      if (n == 1 || !nn::is_out_of_memory(error)) throw;
+      batch = n / 2;
+      continue;
+    }
     if (!answers.defined()) {
       auto sizes = rows.sizes().vec();
       sizes.front() = images.size(0);
       answers = at::empty(sizes, rows.options().device(at::kCPU));
     }
-    answers.narrow(0, done, part.size()).copy_(rows);
-    done += part.size();
-    advance(part.size());
+    answers.narrow(0, done, n).copy_(rows);
+    done += n;
+    advance(n);
   }
   return answers;
 }

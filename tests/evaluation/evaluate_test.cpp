@@ -1,4 +1,5 @@
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/arange.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/one_hot.h>
 #include <ATen/ops/tensor.h>
@@ -13,6 +14,7 @@
 #include <cmath>
 #include <cstdint>
 #include <memory>
+#include <new>
 #include <optional>
 #include <string>
 #include <utility>
@@ -233,6 +235,27 @@ TEST(Evaluate, DataOfAnotherTask_IsRefused) {
                {"got 1x1x2 images of 4 classes", "of 3 classes"});
   expect_words(error_of([&] { evaluate(defense, test_set, SecondByte{.target = 7}); }),
                {"attack's target", "got 7", "0 to 2"});
+}
+
+TEST(MapBatches, MemoryIsShort_GoesOnWithHalfTheBatch) {
+  const at::Tensor images = at::arange(10, at::kByte).reshape({10, 1, 1, 1});
+  std::vector<std::int64_t> batches;
+  std::int64_t largest = 3;
+  const auto answer = [&](const at::Tensor& x) {
+    batches.push_back(x.size(0));
+    if (x.size(0) > largest) throw std::bad_alloc();
+    return (x * 255).round().flatten(1);
+  };
+  std::int64_t done = 0;
+  const auto advance = [&](std::int64_t n) { done += n; };
+  const at::Tensor rows = map_batches(answer, images, at::kCPU, advance);
+  EXPECT_TRUE(rows.equal(images.flatten(1).to(at::kFloat)));
+  EXPECT_EQ(done, 10);
+  EXPECT_EQ(batches, (std::vector<std::int64_t>{10, 5, 2, 2, 2, 2, 2}));
+
+  largest = 0;
+  EXPECT_THROW(map_batches(answer, images, at::kCPU, advance), std::bad_alloc);
+  EXPECT_EQ(batches.back(), 1);
 }
 
 TEST(Classify, NoImages_GiveNoClasses) {

@@ -11,10 +11,12 @@
 #include <set>
 #include <sstream>
 #include <string>
+#include <utility>
 
 #include <refine/core/file.hpp>
 #include <refine/data/resize.hpp>
 #include <refine/data/sources.hpp>
+#include <refine/formats/checkpoint.hpp>
 #include <refine/report/images.hpp>
 
 #include "tests/support/error_of.hpp"
@@ -500,6 +502,41 @@ TEST_F(Command, Defend_AWriteFails_NothingIsHalfWrittenAndTheRunIsResumed) {
     ASSERT_TRUE(is_done(resumed)) << resumed.err;
     EXPECT_TRUE(content(file) == expected);
   }
+}
+
+/// Returns the weights of a file, and the batch size that its recipe states.
+std::pair<formats::Weights, int> weights_and_batch(const fs::path& file) {
+  formats::Weights weights = formats::read_weights(file);
+  const int batch = json::parse(weights.metadata.at("recipe"))["optimization"]["batch_size"];
+  return {std::move(weights), batch};
+}
+
+TEST_F(Command, Defend_MemoryIsShort_HalvesTheBatchAndSaysSo) {
+  write_images(shared->path / "many", 120, false);
+  const std::string command =
+      "defend --model attack/FashionMNIST/ResNet18/BadNets/victim.pt --images many --image 32 --epoch 1 --no_scan "
+      "--no_probe --width 16 --levels 1 --threads 1 --out ";
+  // A layer of 32 channels takes 131 kB an image: 8.4 MB of 64 images, 4.2 MB of 32, 12.6 MB of the 96 that the
+  // agreement is measured on.
+  const std::string limited = "export LD_PRELOAD='" +
+                              fs::absolute("tests/tools/liblimited_memory.so").string() +
+                              "' ALLOCATE_AT_MOST=6000000; ";
+  const Outcome halved = refine(*shared, command + "halved.pt", limited);
+  ASSERT_TRUE(is_done(halved)) << halved.err;
+  expect_words(halved.err, {"warning: ", "batches of 32 images", "the result differs"});
+  const Outcome chosen = refine(*shared, command + "chosen.pt --batch_size 32");
+  ASSERT_TRUE(is_done(chosen)) << chosen.err;
+  const auto [weights, batch] = weights_and_batch(shared->path / "halved.safetensors");
+  EXPECT_EQ(batch, 32);
+  const auto expected = weights_and_batch(shared->path / "chosen.safetensors").first.tensors;
+  ASSERT_EQ(weights.tensors.size(), expected.size());
+  for (const auto& [name, tensor] : expected) EXPECT_TRUE(weights.tensors.at(name).equal(tensor)) << name;
+
+  const Outcome refused = refine(*shared, command + "refused.pt --batch_size 64", limited);
+  EXPECT_EQ(refused.status, 2) << refused.err;
+  expect_words(refused.err,
+               {"error: training the defense: not enough memory", "batches of 64 images", "32 or less"});
+  EXPECT_FALSE(fs::exists(shared->path / "refused.pt"));
 }
 
 TEST_F(Command, Inspect_OneFile_ListsItsContent) {
