@@ -515,7 +515,7 @@ TEST_F(Command, Defend_MemoryIsShort_HalvesTheBatchAndSaysSo) {
   write_images(shared->path / "many", 120, false);
   const std::string command =
       "defend --model attack/FashionMNIST/ResNet18/BadNets/victim.pt --images many --image 32 --epoch 1 --no_scan "
-      "--no_probe --width 16 --levels 1 --threads 1 --out ";
+      "--no_probe --width 16 --levels 1 --precision float32 --threads 1 --out ";
   // A layer of 32 channels takes 131 kB an image: 8.4 MB of 64 images, 4.2 MB of 32, 12.6 MB of the 96 that the
   // agreement is measured on.
   const std::string limited = "export LD_PRELOAD='" +
