@@ -409,6 +409,32 @@ TEST(HoldBack, DifferentImages_AreDrawnOneByOne) {
   EXPECT_EQ(held.places, order);
 }
 
+/// Ends a training after its first step.
+struct Interrupt {
+  void on_step(const StepInfo&) { throw Error("interrupted"); }
+};
+
+TEST(Defend, AnException_LeavesTheImagesAsTheyWere) {
+  const at::Tensor images = noise(40, 16), before = images.clone();
+  expect_words(error_of([&] { defend(small_victim(), images, quick_options(), Interrupt{}); }),
+               {"interrupted"});
+  EXPECT_TRUE(images.equal(before));
+
+  // Images that are left out are put back after those that are held back.
+  const std::vector<std::int64_t> blank = {0, 7, 39};
+  try {
+    const detail::TakenImages left_out(images, blank);
+    EXPECT_TRUE(left_out.taken().equal(before.index_select(0, at::tensor(blank))));
+    EXPECT_EQ(left_out.left().size(0), 37);
+    const detail::DividedImages divided = detail::hold_back(left_out.left(), 7);
+    EXPECT_EQ(divided.fitted().size(0), 31);
+    EXPECT_FALSE(images.equal(before));
+    throw Error("interrupted");
+  } catch (const Error&) {
+  }
+  EXPECT_TRUE(images.equal(before));
+}
+
 TEST(Defend, SameSeed_GivesTheSameDefense) {
   const at::Tensor x = noise(3, 16).to(at::kFloat) / 255;
   c10::NoGradGuard no_grad;

@@ -9,12 +9,42 @@
 
 namespace refine::detail {
 
+/// Images that are taken out of a tensor, whose last ones take their places: it may be larger than
+/// memory. If an exception ends the scope of this object, they are put back, so that the caller can try
+/// again with the same tensor.
+class TakenImages {
+ public:
+  /// \param images uint8 N×C×H×W, written to
+  /// \param places different ones, in [0, N)
+  TakenImages(at::Tensor images, const std::vector<std::int64_t>& places);
+  TakenImages(const TakenImages&) = delete;
+  TakenImages& operator=(const TakenImages&) = delete;
+  ~TakenImages();
+
+  /// Returns copies of the images that were taken out, in the order of their places.
+  const at::Tensor& taken() const { return taken_; }
+
+  /// Returns the others, in the tensor's memory.
+  const at::Tensor& left() const { return left_; }
+
+ private:
+  at::Tensor images_, places_, taken_, left_;
+  int exceptions_;  // in flight at construction
+};
+
 /// Clean images, divided by their purpose.
 struct DividedImages {
-  at::Tensor fitted;                    ///< the transform is fitted on these
-  at::Tensor calibration;               ///< the alarm is calibrated on these
-  at::Tensor measured;                  ///< the defense is measured on these
-  std::int64_t calibration_groups = 0;  ///< groups of near-duplicates among the images of `calibration`
+  TakenImages held_back;                ///< calibration, then measured
+  std::int64_t calibration_groups = 0;  ///< groups of near-duplicates among the images of `calibration()`
+
+  /// Returns the images that the transform is fitted on.
+  const at::Tensor& fitted() const { return held_back.left(); }
+
+  /// Returns the images that the alarm is calibrated on.
+  at::Tensor calibration() const { return held_back.taken().chunk(2)[0]; }
+
+  /// Returns the images that the defense is measured on.
+  at::Tensor measured() const { return held_back.taken().chunk(2)[1]; }
 };
 
 /// Returns the number of images that are held back for each purpose.
@@ -32,8 +62,7 @@ struct HeldBack {
 /// last group may be cut, and so is one that would fill more than an eighth of it.
 HeldBack draw_held_back(const at::Tensor& images, std::uint64_t seed);
 
-/// Holds back images for calibration and measuring. The others stay in the tensor's memory, whose
-/// last images take the places of those that are held back.
+/// Holds back images for calibration and measuring.
 DividedImages hold_back(const at::Tensor& images, std::uint64_t seed);
 
 }  // namespace refine::detail

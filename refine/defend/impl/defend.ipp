@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
+#include <exception>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <set>
@@ -72,28 +73,32 @@ REFINE_INLINE HeldBack draw_held_back(const at::Tensor& images, std::uint64_t se
   return result;
 }
 
-REFINE_INLINE DividedImages hold_back(const at::Tensor& images, std::uint64_t seed) {
-  const HeldBack drawn = draw_held_back(images, seed);
-  const std::int64_t n = images.size(0), held = held_back_each(n);
-  const at::Tensor places = at::tensor(drawn.places, at::kLong);
-  DividedImages divided{.fitted = {},
-                        .calibration = images.index_select(0, places.narrow(0, 0, held)),
-                        .measured = images.index_select(0, places.narrow(0, held, held)),
-                        .calibration_groups = drawn.calibration_groups};
+REFINE_INLINE TakenImages::TakenImages(at::Tensor images, const std::vector<std::int64_t>& places)
+    : images_(std::move(images)),
+      places_(at::tensor(places, at::kLong)),
+      taken_(images_.index_select(0, places_)),
+      exceptions_(std::uncaught_exceptions()) {
   const std::int64_t kept = compact(
-      n, {drawn.places.begin(), drawn.places.end()},
-      [&](std::int64_t to, std::int64_t from) { images.select(0, to).copy_(images.select(0, from)); });
-  divided.fitted = images.narrow(0, 0, kept);
-  return divided;
+      images_.size(0), {places.begin(), places.end()},
+      [&](std::int64_t to, std::int64_t from) { images_.select(0, to).copy_(images_.select(0, from)); });
+  left_ = images_.narrow(0, 0, kept);
 }
 
-/// Removes images without finite logits from a tensor, in place.
-inline at::Tensor remove_not_finite(const LoadedClassifier& victim, const at::Tensor& images,
-                                    const Notify& notify) {
+REFINE_INLINE TakenImages::~TakenImages() {
+  if (std::uncaught_exceptions() == exceptions_) return;
+  for (std::int64_t i = 0; i < places_.size(0); ++i)
+    images_.select(0, places_[i].item<std::int64_t>()).copy_(taken_.select(0, i));
+}
+
+REFINE_INLINE DividedImages hold_back(const at::Tensor& images, std::uint64_t seed) {
+  const HeldBack drawn = draw_held_back(images, seed);
+  return {.held_back = {images, drawn.places}, .calibration_groups = drawn.calibration_groups};
+}
+
+/// Returns the places of images without finite logits, and warns of them.
+inline std::vector<std::int64_t> not_finite(const LoadedClassifier& victim, const at::Tensor& images,
+                                            const Notify& notify) {
   const auto bad = images_without_finite_logits(backbones::AnyBackbone(freeze(victim.backbone)), images);
-  const std::int64_t kept = compact(
-      images.size(0), {bad.begin(), bad.end()},
-      [&](std::int64_t to, std::int64_t from) { images.select(0, to).copy_(images.select(0, from)); });
   if (!bad.empty()) {
     warn(
         notify,
@@ -101,7 +106,7 @@ inline at::Tensor remove_not_finite(const LoadedClassifier& victim, const at::Te
                     "images where each image is standardised",
                     bad.size(), images.size(0)));
   }
-  return images.narrow(0, 0, kept);
+  return {bad.begin(), bad.end()};
 }
 
 /// Returns what a transform sees, for a note.
@@ -169,9 +174,13 @@ REFINE_INLINE Defended defend(const LoadedClassifier& victim, at::Tensor images,
                               AnyObserver& observer) {
   const Task task = victim.task();
   std::optional<ProbeSummary> probed = options.probed;
+  std::optional<TakenImages> left_out;
   if (!probed && options.probe) {
     probed = probe_victim(victim, images, options.seed, options.notify, !victim.is_normalization_known);
-    if (probed->blank_not_finite) images = remove_not_finite(victim, images, options.notify);
+    if (probed->blank_not_finite) {
+      left_out.emplace(images, not_finite(victim, images, options.notify));
+      images = left_out->left();
+    }
   }
   const TransformOptions sized = size_transform(options.transform, victim);
   // What can be refused is, before the images are touched and training starts.
@@ -183,12 +192,12 @@ REFINE_INLINE Defended defend(const LoadedClassifier& victim, at::Tensor images,
                      task.image, sees_text(sized, task.image), pipeline.transform().output_shape));
   }
   const DividedImages divided = hold_back(images, options.seed);
-  const std::int64_t held_back = 2 * divided.calibration.size(0), fitted = divided.fitted.size(0);
-  TrainingOptions training = decide_flips(victim, divided.fitted, options);
+  const std::int64_t held_back = divided.held_back.taken().size(0), fitted = divided.fitted().size(0);
+  TrainingOptions training = decide_flips(victim, divided.fitted(), options);
   const bool is_sized = is_timed(training) && !options.recipe;
   std::optional<TrainingPlan> plan = options.plan;
   if (!plan && (options.notify || is_sized)) {
-    plan = plan_training(victim, divided.fitted, fitted,
+    plan = plan_training(victim, divided.fitted(), fitted,
                          {.training = training,
                           .recipe = options.recipe,
                           .transform = sized,
@@ -209,7 +218,7 @@ REFINE_INLINE Defended defend(const LoadedClassifier& victim, at::Tensor images,
   }
 
   History history;
-  fit(pipeline, divided.fitted, recipe, observer, history);
+  fit(pipeline, divided.fitted(), recipe, observer, history);
   check_weights(pipeline);
 
   Defended result{.pipeline = std::move(pipeline),
@@ -222,9 +231,9 @@ REFINE_INLINE Defended defend(const LoadedClassifier& victim, at::Tensor images,
                   .transform = sized,
                   .resize = options.resize,
                   .answer = options.answer};
-  result.alarm = calibrate_alarm(result.pipeline, divided.calibration, options.false_alarm_rate,
+  result.alarm = calibrate_alarm(result.pipeline, divided.calibration(), options.false_alarm_rate,
                                  divided.calibration_groups);
-  Evidence evidence = options.evidence.value_or(Evidence{.clean = divided.measured});
+  Evidence evidence = options.evidence.value_or(Evidence{.clean = divided.measured()});
   evidence.alarm = result.alarm;
   evidence.show = options.show;
   if (!options.scan) evidence.scanned = 0;
@@ -237,7 +246,7 @@ REFINE_INLINE Defended defend(const LoadedClassifier& victim, at::Tensor images,
   report.answer = options.answer;
   report.curves = {agreement_curve(history)};
   measure_defense(result.pipeline, evidence, report);
-  const metrics::Proportion on_fitted = agreement_on_fitted(result.pipeline, divided.fitted);
+  const metrics::Proportion on_fitted = agreement_on_fitted(result.pipeline, divided.fitted());
   if (is_far_above(on_fitted, *report.agreement)) {
     warn(options.notify,
          fmt::format(
