@@ -109,9 +109,9 @@ TrainingPlan plan_defense(const LoadedClassifier& victim, const at::Tensor& imag
 ///
 /// The same seed gives bitwise the same weights on the CPU, with the same number of threads.
 ///
-/// \param images uint8 N×C×H×W of the victim's shape, 4 or more. The tensor is written to: the last
-///   images take the places of those that are held back, as all of them may be more than fits into
-///   memory twice. After an exception it is as before, so that the call can be repeated.
+/// \param images uint8 N×C×H×W of the victim's shape, 4 or more. During the call, the tensor
+///   is written to: its last images take the places of those that are held back, as all of them may be
+///   more than fits into memory twice. Afterwards it is as before.
 /// \param victim the classifier, as `load_classifier` returns it
 /// \param options how it is defended
 /// \param observers of the training, such as `ProgressBar`, `JsonLines` and `Checkpoint`

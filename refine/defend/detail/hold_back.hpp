@@ -10,8 +10,7 @@
 namespace refine::detail {
 
 /// Images that are taken out of a tensor, whose last ones take their places: it may be larger than
-/// memory. If an exception ends the scope of this object, they are put back, so that the caller can try
-/// again with the same tensor.
+/// memory. They are put back when this object is destroyed.
 class TakenImages {
  public:
   /// \param images uint8 N×C×H×W, written to
@@ -29,7 +28,6 @@ class TakenImages {
 
  private:
   at::Tensor images_, places_, taken_, left_;
-  int exceptions_;  // in flight at construction
 };
 
 /// Clean images, divided by their purpose.

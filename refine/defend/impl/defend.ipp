@@ -9,7 +9,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
-#include <exception>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <set>
@@ -76,8 +75,7 @@ REFINE_INLINE HeldBack draw_held_back(const at::Tensor& images, std::uint64_t se
 REFINE_INLINE TakenImages::TakenImages(at::Tensor images, const std::vector<std::int64_t>& places)
     : images_(std::move(images)),
       places_(at::tensor(places, at::kLong)),
-      taken_(images_.index_select(0, places_)),
-      exceptions_(std::uncaught_exceptions()) {
+      taken_(images_.index_select(0, places_)) {
   const std::int64_t kept = compact(
       images_.size(0), {places.begin(), places.end()},
       [&](std::int64_t to, std::int64_t from) { images_.select(0, to).copy_(images_.select(0, from)); });
@@ -85,7 +83,6 @@ REFINE_INLINE TakenImages::TakenImages(at::Tensor images, const std::vector<std:
 }
 
 REFINE_INLINE TakenImages::~TakenImages() {
-  if (std::uncaught_exceptions() == exceptions_) return;
   for (std::int64_t i = 0; i < places_.size(0); ++i)
     images_.select(0, places_[i].item<std::int64_t>()).copy_(taken_.select(0, i));
 }
