@@ -168,7 +168,7 @@ inline constexpr std::uint32_t ir_version = 1, producer = 2, graph = 7, opset_im
 }  // namespace model_field
 
 /// What `recognize` calls an ONNX file.
-inline constexpr std::string_view kind = "an ONNX model";
+inline constexpr std::string_view recognized_as = "an ONNX model";
 
 /// The largest file that protobuf permits.
 inline constexpr std::uint64_t max_file_bytes = (std::uint64_t{1} << 31) - 1;

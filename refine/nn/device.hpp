@@ -49,8 +49,7 @@ void move_to(torch::nn::Module& module, at::Device device);
 std::size_t free_memory(at::Device device);
 
 /// True if an exception reports that memory, of a device or of the host, could not be allocated.
-/// LibTorch has a type for devices (`c10::OutOfMemoryError`); of its allocator on the host only the
-/// text tells.
+/// LibTorch throws a `c10::OutOfMemoryError` for devices. Its other errors are recognised by their text.
 /// \param error as it was caught
 bool is_out_of_memory(const std::exception& error);
 

@@ -866,7 +866,7 @@ REFINE_INLINE bool is_onnx_file(const std::filesystem::path& path) {
   std::string beginning(static_cast<std::size_t>(std::min<std::uint64_t>(size, enough)), '\0');
   if (!file.read(beginning.data(), static_cast<std::streamsize>(beginning.size()))) return false;
   const auto foreign = recognize(beginning, size);
-  return foreign && foreign->what == detail::onnx::kind;
+  return foreign && foreign->what == detail::onnx::recognized_as;
 }
 
 REFINE_INLINE OnnxListing inspect_onnx(std::string_view bytes, const std::filesystem::path& name) {
