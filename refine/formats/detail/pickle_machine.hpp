@@ -296,7 +296,7 @@ class PickleBuilder {
 
   void spend_tensor_bytes(std::uint64_t bytes);
 
-  /// Charges the text to the budget, and returns it.
+  /// Counts the bytes of the text, and returns it.
   std::string_view spend_text(std::string_view text);
 
   [[noreturn]] void fail(std::string_view why) const { machine_.fail(why); }
@@ -304,7 +304,8 @@ class PickleBuilder {
   const PickleMachine& machine_;
   const Storages& storages_;
   std::size_t visits_left_ = 1'000'000;  // of `reaches_tensors`
-  std::uint64_t tensor_budget_ = std::uint64_t{64} << 20, text_budget_ = std::uint64_t{1} << 20;
+  std::uint64_t tensor_bytes_ = 0, max_tensor_bytes_ = std::uint64_t{64} << 20;
+  std::uint64_t text_bytes_ = 0, max_text_bytes_ = std::uint64_t{1} << 20;
   std::set<std::string> counted_storages_;
   std::map<const PickleNode*, Built> done_;
 };
