@@ -339,7 +339,10 @@ REFINE_INLINE std::string decode_tiff(std::string_view data, RgbImage& image) {
                       row = TIFFScanlineSize64(file.get());
   if (std::max(part, row) > max_part) {
     return fmt::format("a {} of it has {} bytes, more than the {} allowed (save it with smaller ones)",
-                       row > part ? "row" : is_tiled ? "tile" : "strip", std::max(part, row), max_part);
+                       row > part ? "row"
+                       : is_tiled ? "tile"
+                                  : "strip",
+                       std::max(part, row), max_part);
   }
   const bool has_extra_samples = bits == 8 && samples > 3 && photometric == PHOTOMETRIC_RGB &&
                                  layout == PLANARCONFIG_CONTIG && !is_tiled;

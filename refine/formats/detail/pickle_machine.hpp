@@ -98,6 +98,7 @@ class PickleStack {
   // A checkpoint that records every image of its dataset has some millions of objects.
   static constexpr std::size_t max_objects = 5'000'000, max_references = 4 * max_objects;
   static constexpr std::size_t max_stack = 1'000'000;
+  static constexpr std::size_t constants = 3;  // None, True and False, which every pickle has
 
   /// Returns the height of the topmost mark. Only the instructions that look for a mark go below
   /// it.
@@ -335,7 +336,8 @@ namespace refine::formats {
 inline Value read_pickle(std::string_view bytes, const std::filesystem::path& path,
                          const Storages& storages = {}) {
   detail::PickleMachine machine(path, bytes);
-  return detail::PickleBuilder(machine, storages).build(machine.run());
+  const detail::PickleNode& whole = machine.run();  // before the builder, which asks for the pickle's size
+  return detail::PickleBuilder(machine, storages).build(whole);
 }
 
 }  // namespace refine::formats

@@ -66,9 +66,10 @@ REFINE_INLINE Archive ArchiveReader::read(bool with_content) {
     constexpr double always_allowed = 64 << 20;
     if (static_cast<double>(total) >
         std::max(always_allowed, limits_.ratio * static_cast<double>(file_.size()))) {
-      refuse(entry, fmt::format("makes the archive a compression bomb: {} bytes in a file of {}, more than {} "
-                                "times as many",
-                                total, file_.size(), limits_.ratio));
+      refuse(entry,
+             fmt::format("makes the archive a compression bomb: {} bytes in a file of {}, more than {} "
+                         "times as many",
+                         total, file_.size(), limits_.ratio));
     }
   }
   if (entries.empty()) directory_.fail("the archive has no entries");
@@ -129,8 +130,9 @@ REFINE_INLINE void ArchiveReader::check_size(const ZipEntry& entry) const {
   }
   if (static_cast<double>(entry.bytes) >
       std::max(always_allowed, limits_.ratio * static_cast<double>(entry.packed))) {
-    refuse(entry, fmt::format("is a compression bomb: {} bytes compressed into {}, more than {} times as many",
-                              entry.bytes, entry.packed, limits_.ratio));
+    refuse(entry,
+           fmt::format("is a compression bomb: {} bytes compressed into {}, more than {} times as many",
+                       entry.bytes, entry.packed, limits_.ratio));
   }
   if (entry.method == stored && entry.bytes != entry.packed) {
     refuse(entry, fmt::format("is stored uncompressed but claims {} bytes for {} bytes of data", entry.bytes,

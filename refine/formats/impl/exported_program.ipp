@@ -465,7 +465,8 @@ REFINE_INLINE json Reader::document(const std::string& entry) {
   if (found == archive_.entries.end()) fail(fmt::format("'{}' is missing", shorten(entry)));
   json_bytes_ += found->second.size();
   if (json_bytes_ > max_json_bytes) {
-    fail(fmt::format("its JSON documents have {} bytes, more than the {} allowed", json_bytes_, max_json_bytes));
+    fail(fmt::format("its JSON documents have {} bytes, more than the {} allowed", json_bytes_,
+                     max_json_bytes));
   }
   json parsed = parse_document(found->second, shorten(entry));
   used_entries_.insert(entry);
@@ -701,8 +702,8 @@ REFINE_INLINE std::optional<StoredTensor> Reader::read_stored(const std::string&
   tensor.offset = extent(member(meta, "storage_offset"));
   constexpr std::size_t max_dimensions = 16;
   if (tensor.sizes.size() > max_dimensions) {
-    fail(fmt::format("the tensor '{}' has {} dimensions, more than the {} allowed", shown, tensor.sizes.size(),
-                     max_dimensions));
+    fail(fmt::format("the tensor '{}' has {} dimensions, more than the {} allowed", shown,
+                     tensor.sizes.size(), max_dimensions));
   }
   if (tensor.sizes.size() != tensor.strides.size()) {
     fail(fmt::format("the tensor '{}' has {} sizes and {} strides", shown, tensor.sizes.size(),
@@ -736,9 +737,10 @@ REFINE_INLINE std::optional<StoredTensor> Reader::read_stored(const std::string&
   if (__builtin_mul_overflow(static_cast<std::uint64_t>(count), element_bytes(*type), &claimed) ||
       __builtin_add_overflow(tensor_bytes_, claimed, &tensor_bytes_) ||
       tensor_bytes_ > always_allowed + copies_per_byte * entry_bytes_) {
-    fail(fmt::format("the tensor '{}' and those before it claim far more memory than their files have, more than "
-                     "the {} bytes allowed",
-                     shown, always_allowed + copies_per_byte * entry_bytes_));
+    fail(fmt::format(
+        "the tensor '{}' and those before it claim far more memory than their files have, more than "
+        "the {} bytes allowed",
+        shown, always_allowed + copies_per_byte * entry_bytes_));
   }
   return tensor;
 }

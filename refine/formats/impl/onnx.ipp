@@ -564,8 +564,8 @@ REFINE_INLINE std::pair<std::string, std::optional<OnnxTensor>> ModelReader::ten
   }
   constexpr std::size_t max_rank = 16;
   if (result.sizes.size() > max_rank) {
-    throw Malformed(fmt::format("{} has {} dimensions, more than the {} allowed", called, result.sizes.size(),
-                                max_rank));
+    throw Malformed(
+        fmt::format("{} has {} dimensions, more than the {} allowed", called, result.sizes.size(), max_rank));
   }
   result.type = *known;
   const auto count = static_cast<std::uint64_t>(checked_count(result.sizes));

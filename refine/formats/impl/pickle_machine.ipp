@@ -45,7 +45,9 @@ REFINE_INLINE void PickleStack::refuse(std::string_view name) const {
 }
 
 REFINE_INLINE PickleStack::Node* PickleStack::make(Kind kind) {
-  if (nodes_.size() >= max_objects) fail(fmt::format("the pickle has more than {} objects", max_objects));
+  if (nodes_.size() >= max_objects + constants) {
+    fail(fmt::format("the pickle has more than {} objects", max_objects));
+  }
   nodes_.push_back({.kind = kind});
   return &nodes_.back();
 }
@@ -927,9 +929,10 @@ REFINE_INLINE at::Tensor PickleBuilder::copy_tensor(std::string_view data, at::S
 
 REFINE_INLINE void PickleBuilder::spend_tensor_bytes(std::uint64_t bytes) {
   if (bytes > max_tensor_bytes_ - tensor_bytes_) {
-    fail(fmt::format("its tensors repeat the same elements and need far more memory than the file has bytes: {} "
-                     "bytes, more than the {} allowed",
-                     tensor_bytes_ + bytes, max_tensor_bytes_));
+    fail(fmt::format(
+        "its tensors repeat the same elements and need far more memory than the file has bytes: {} "
+        "bytes, more than the {} allowed",
+        tensor_bytes_ + bytes, max_tensor_bytes_));
   }
   tensor_bytes_ += bytes;
 }
