@@ -214,6 +214,9 @@ namespace detail::exported {
 /// Largest size of the file's JSON documents together.
 inline constexpr std::size_t max_json_bytes = std::size_t{128} << 20;
 
+/// Largest number of words (names, numbers, texts and signs) in an expression or a guard.
+inline constexpr std::size_t max_words = 10'000;
+
 /// Returns the hint of a refusal: what the user can do about the objections.
 std::string advice(const ExportedProgramListing& listing);
 

@@ -179,6 +179,13 @@ std::int64_t type_number(ElementType type);
 /// \throws Error if a file would be larger than protobuf permits
 void check_file_size(const std::filesystem::path& path, std::uint64_t bytes);
 
+/// \throws Error if a file is larger than protobuf permits
+void check_size_to_read(const std::filesystem::path& path, std::uint64_t bytes);
+
+/// Reads a file, unless it is larger than protobuf permits.
+/// \throws Error if it is, or it cannot be read
+std::string read_file(const std::filesystem::path& path);
+
 /// Returns the hint of a refusal.
 std::string advice(const OnnxListing& listing);
 

@@ -199,9 +199,11 @@ class ExportedProgram {
   /// mix up the images, and then gets batches of that size.
   /// \return why the program cannot be used; empty if it can
   std::string try_batches() {
-    constexpr std::int64_t max_fixed = 4096;
     const auto fixed = module->images().sizes[0];
-    if (fixed && (*fixed < 1 || *fixed > max_fixed)) return "it has a batch size out of range";
+    if (fixed && (*fixed < 1 || *fixed > detail::max_fixed_batch)) {
+      return fmt::format("its batch size is out of range (got {}, expected 1 to {})", *fixed,
+                         detail::max_fixed_batch);
+    }
     const at::Tensor images = detail::ramp(3, task.image);
     module->use_batches_of(fixed.value_or(0));
     at::Tensor expected;

@@ -8,9 +8,12 @@
 #include <ATen/ops/zeros.h>
 
 #include <fmt/core.h>
+#include <array>
+#include <cstdint>
 #include <filesystem>
 #include <set>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include <refine/core/file.hpp>
@@ -134,6 +137,113 @@ TEST(DecodeImage, TruncatedFileOfEveryFormat_Throws) {
       damaged[i] = static_cast<char>(damaged[i] ^ 0xff);
       error_of([&] { decode_image_bytes(damaged, name); });
     }
+  }
+}
+
+/// A TIFF of one compressed strip or tile without its bytes, with samples of 32 bits. (libtiff splits
+/// a strip that is not compressed.)
+/// \param tile_width 0: a strip
+std::string tiff_claims(std::uint32_t width, std::uint32_t height, std::uint32_t samples,
+                        std::uint32_t tile_width = 0, std::uint32_t tile_height = 0) {
+  const auto little = [](std::uint32_t value, int bytes) {
+    std::string text;
+    for (int i = 0; i < bytes; ++i) text += static_cast<char>(value >> (8 * i));
+    return text;
+  };
+  const bool is_tiled = tile_width > 0;
+  const std::uint32_t tags = is_tiled ? 11 : 10, bits = 8 + 2 + 12 * tags + 4, data = bits + 2 * samples;
+  std::vector<std::array<std::uint32_t, 4>> all = {{256, 4, 1, width},
+                                                   {257, 4, 1, height},
+                                                   {258, 3, samples, samples == 1 ? 32 : bits},
+                                                   {259, 3, 1, 8},
+                                                   {262, 3, 1, 2}};
+  if (!is_tiled) all.push_back({273, 4, 1, data});
+  all.push_back({277, 3, 1, samples});
+  if (!is_tiled) all.insert(all.end(), {{278, 4, 1, height}, {279, 4, 1, 1}});
+  all.push_back({284, 3, 1, 1});
+  if (is_tiled) {
+    all.insert(all.end(),
+               {{322, 4, 1, tile_width}, {323, 4, 1, tile_height}, {324, 4, 1, data}, {325, 4, 1, 1}});
+  }
+  std::string file = "II*\0"s + little(8, 4) + little(tags, 2);
+  for (const auto& [id, type, count, value] : all)
+    file += little(id, 2) + little(type, 2) + little(count, 4) + little(value, 4);
+  file += little(0, 4);
+  for (std::uint32_t i = 0; i < samples; ++i) file += little(32, 2);
+  return file + "x";
+}
+
+TEST(DecodeImage, AtEachLimit_DecodesAndOneBeyondThrows) {
+  const auto pgm = [](int width, int height, std::size_t bytes) {
+    return fmt::format("P5 {} {} 255\n", width, height) + std::string(bytes, '\7');
+  };
+  const auto line = [](int width, int height) { return Bytes(static_cast<std::size_t>(width * height), 7); };
+  const auto forged = [](int width, int height) {  // a BMP without its pixels
+    std::string bitmap = files::read(folder / "colours.bmp");
+    for (int i = 0; i < 4; ++i) {
+      bitmap[18 + i] = static_cast<char>(width >> (8 * i));
+      bitmap[22 + i] = static_cast<char>(height >> (8 * i));
+    }
+    return bitmap;
+  };
+  const auto bits = [](int width, int height) {  // a PNG of a bit a pixel
+    return png(width, height, 1, PNG_COLOR_TYPE_GRAY,
+               Bytes(static_cast<std::size_t>((width + 7) / 8 * height)));
+  };
+  std::string large = jpeg(16, 16, {1, 2, 3});
+  large.replace(large.find("\xff\xc0") + 5, 4, "\x27\x11\x27\x10");
+  const std::string webp =  // the header of a lossless one: 16,383 twice, less one, in 14 bits each
+      "RIFF\x16\0\0\0WEBPVP8L\x0a\0\0\0\x2f\xfe\xbf\xff\x0f\0\0\0\0\0"s;
+  const std::string_view side = "a side must be 1 to 16384", early = "ends too early",
+                         pixels = "the largest number of pixels is 100000000", allowed = "allowed";
+  const struct {
+    std::string within, beyond;
+    std::vector<std::string_view> words;
+    std::string_view otherwise = "";  ///< what refuses the first for another reason
+  } cases[] = {
+      {grey_png(16384, 1, 7), grey_png(16385, 1, 7), {side, "16385 x 1 pixels"}},
+      {grey_png(1, 16384, 7), grey_png(1, 16385, 7), {side, "1 x 16385 pixels"}},
+      {jpeg_of(16384, 1, line(16384, 1), 1),
+       jpeg_of(16385, 1, line(16385, 1), 1),
+       {side, "16385 x 1 pixels"}},
+      {pgm(16384, 1, 16384), pgm(16385, 1, 16385), {side, "16385 x 1 pixels"}},
+      {forged(16384, 1), forged(16385, 1), {side, "16385 x 1 pixels"}, early},
+      {tiff_claims(16384, 1, 1), tiff_claims(16385, 1, 1), {side, "16385 x 1 pixels"}, "32-bit samples"},
+      // At 10,000 × 10,000 the others take 300 MB (tests/fuzz/bounds_test.cpp).
+      {pgm(10'000, 10'000, 1), pgm(10'000, 10'001, 1), {pixels, "10000 x 10001 pixels"}, early},
+      {forged(10'000, 10'000), forged(10'000, 10'001), {pixels, "10000 x 10001 pixels"}, early},
+      {bits(16, 16), bits(10'000, 10'001), {pixels, "10000 x 10001 pixels"}},
+      {jpeg(16, 16, {1, 2, 3}), large, {pixels, "10000 x 10001 pixels"}},
+      {files::read(folder / "lossless.webp"), webp, {pixels, "16383 x 16383 pixels"}},
+      {tiff_claims(1, 1, 1),
+       tiff_claims(10'000, 10'001, 1),
+       {pixels, "10000 x 10001 pixels"},
+       "32-bit samples"},
+      {tiff_claims(4096, 1, 16384),
+       tiff_claims(4096, 2, 8193),
+       {"a strip of it has 268468224 bytes, more than the 268435456", allowed},
+       "32-bit samples"},
+      {tiff_claims(64, 64, 16384, 64, 64),
+       tiff_claims(64, 80, 16384, 64, 80),
+       {"a tile of it has 335544320 bytes, more than the 268435456", allowed},
+       "32-bit samples"},
+      {tiff_claims(4096, 1, 16384, 16, 16),
+       tiff_claims(4097, 1, 16384, 16, 16),
+       {"a row of it has 268500992 bytes, more than the 268435456", allowed},
+       "32-bit samples"},
+      {jpeg_of_scans(8, 50), jpeg_of_scans(8, 51), {"more than 50 scans"}},
+      {jpeg_of_scans(8, 50, /*is_sequential=*/true),
+       jpeg_of_scans(8, 51, /*is_sequential=*/true),
+       {"more than 50 scans"}},
+  };
+  for (const auto& [within, beyond, words, otherwise] : cases) {
+    const auto error = [](const std::string& bytes) {
+      return error_of([&] { decode_image_bytes(bytes, "x.img"); });
+    };
+    const std::string first = error(within), second = error(beyond);
+    EXPECT_EQ(first.empty(), otherwise.empty()) << first;
+    expect_words(first, {otherwise});
+    for (const std::string_view word : words) expect_words(second, {"x.img", word});
   }
 }
 

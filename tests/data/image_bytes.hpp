@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <refine/core/random.hpp>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -82,6 +83,61 @@ inline std::string jpeg_of(int width, int height, const Bytes& pixels, int chann
   std::string out(reinterpret_cast<char*>(data), size);
   std::free(data);
   return out;
+}
+
+/// A progressive JPEG of one colour: its decoder keeps the coefficients of the whole image.
+/// \param is_gray with one channel and two scans, which can be repeated
+/// \param is_sequential with a scan for each channel instead
+inline std::string progressive_jpeg(int side, bool is_gray = false, bool is_sequential = false) {
+  jpeg_compress_struct jpeg = {};
+  jpeg_error_mgr errors = {};
+  jpeg.err = jpeg_std_error(&errors);
+  jpeg_create_compress(&jpeg);
+  unsigned char* data = nullptr;
+  unsigned long size = 0;
+  jpeg_mem_dest(&jpeg, &data, &size);
+  jpeg.image_width = jpeg.image_height = static_cast<JDIMENSION>(side);
+  jpeg.input_components = is_gray ? 1 : 3;
+  jpeg.in_color_space = is_gray ? JCS_GRAYSCALE : JCS_RGB;
+  jpeg_set_defaults(&jpeg);
+  jpeg_set_quality(&jpeg, 50, TRUE);
+  for (int i = 0; i < jpeg.num_components; ++i)
+    jpeg.comp_info[i].h_samp_factor = jpeg.comp_info[i].v_samp_factor = 1;
+  jpeg_simple_progression(&jpeg);
+  const jpeg_scan_info two[] = {
+      {.comps_in_scan = 1, .component_index = {0}, .Ss = 0, .Se = 0, .Ah = 0, .Al = 0},
+      {.comps_in_scan = 1, .component_index = {0}, .Ss = 1, .Se = 63, .Ah = 0, .Al = 0}};
+  const jpeg_scan_info channels[] = {
+      {.comps_in_scan = 1, .component_index = {0}, .Ss = 0, .Se = 63, .Ah = 0, .Al = 0},
+      {.comps_in_scan = 1, .component_index = {1}, .Ss = 0, .Se = 63, .Ah = 0, .Al = 0},
+      {.comps_in_scan = 1, .component_index = {2}, .Ss = 0, .Se = 63, .Ah = 0, .Al = 0}};
+  if (is_gray) {
+    jpeg.scan_info = two;
+    jpeg.num_scans = 2;
+  } else if (is_sequential) {
+    jpeg.scan_info = channels;
+    jpeg.num_scans = 3;
+  }
+  jpeg_start_compress(&jpeg, TRUE);
+  std::vector<JSAMPLE> row(static_cast<std::size_t>(3 * side), 100);
+  JSAMPROW rows = row.data();
+  while (jpeg.next_scanline < jpeg.image_height) jpeg_write_scanlines(&jpeg, &rows, 1);
+  jpeg_finish_compress(&jpeg);
+  jpeg_destroy_compress(&jpeg);
+  std::string bytes(reinterpret_cast<char*>(data), size);
+  std::free(data);
+  return bytes;
+}
+
+/// A JPEG whose last scan is repeated. \param scans of all, at least 3
+inline std::string jpeg_of_scans(int side, std::size_t scans, bool is_sequential = false) {
+  std::string all = progressive_jpeg(side, /*is_gray=*/!is_sequential, is_sequential);
+  const std::size_t end = all.size() - 2, last = all.rfind("\xff\xda");
+  if (last == std::string::npos) throw std::runtime_error("no scan");
+  const std::string scan = all.substr(last, end - last);
+  std::string repeated_scans;
+  for (std::size_t i = is_sequential ? 3 : 2; i < scans; ++i) repeated_scans += scan;
+  return all.insert(end, repeated_scans);
 }
 
 /// Encodes a JPEG of one colour, or of noise, which makes it long enough to be truncated.

@@ -15,6 +15,8 @@
 
 #include <array>
 #include <string>
+#include <string_view>
+#include <utility>
 #include <vector>
 
 #include "tests/data/image_bytes.hpp"
@@ -292,6 +294,27 @@ TEST(ReadIdx, TruncatedOrDamagedFile_Throws) {
   refuses(floats);
   expect_words(error_of([&] { read_idx(scratch.path / "none"); }), {"none", "No such file"});
   error_of([&] { read_idx(scratch.path); });
+}
+
+TEST(ReadIdx, AtEachLimit_ReadsOnAndOneBeyondThrows) {
+  const ScratchFolder scratch;
+  const auto error = [&](std::vector<int> extents, std::size_t bytes) {  // zeros
+    const auto path = scratch.write("x-idx", idx_file(std::move(extents), std::string(bytes, '\0')));
+    return error_of([&] { read_idx(path); });
+  };
+  const std::string_view shorter = "shorter than its IDX header requires";
+  expect_words(error({1 << 16, 1 << 16}, 0),
+               {"claims 4294967296 bytes for a file of 12, more than 50 times"});
+  expect_words(error({1 << 16, (1 << 16) + 1}, 0),
+               {"claims 65536×65537 bytes, more than the 4294967296 allowed"});
+  expect_words(error({1 << 20}, 0), {shorter});
+  expect_words(error({(1 << 20) + 1}, 0), {"claims 1048577 bytes for a file of 8, more than 50 times"});
+  expect_words(error({1'200'000}, 24'000 - 8), {shorter});
+  expect_words(error({1'200'001}, 24'000 - 8),
+               {"claims 1200001 bytes for a file of 24000, more than 50 times"});
+  // The strides of an empty tensor, too, are products of the other extents.
+  EXPECT_EQ(error({0, 1 << 16, 1 << 16}, 0), "");
+  expect_words(error({0, -1, -1, -1}, 0), {"0×4294967295×4294967295×4294967295 bytes, more than the"});
 }
 
 TEST(FashionMnist, Images_ArePaddedAndRepeatedInThreeChannels) {

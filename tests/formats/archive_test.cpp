@@ -1,5 +1,6 @@
 #include <archive.h>
 #include <archive_entry.h>
+#include <fmt/core.h>
 #include <gtest/gtest.h>
 #include <zlib.h>
 #include <refine/formats/archive.hpp>
@@ -12,6 +13,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -164,7 +166,6 @@ TEST(ReadArchive, MaliciousEntry_Throws) {
       {name(std::string("t/a\0b", 5)), "control character"},
       {name("t/a\x1b[2J"), "control character"},
       {name(""), "has an empty name"},
-      {name("t/" + std::string(1023, 'a')), "has a name of 1025 bytes, more than the 1024 allowed"},
       {name("u/evil"), "'u/evil' lies outside the archive's top folder"},
       {name("t"), "'t' lies outside"},
       {name("t/good"), "'t/good' is a duplicate"},
@@ -190,7 +191,7 @@ TEST(ReadArchive, MaliciousEntry_Throws) {
       {zip_of({good, {.name = "t/o", .bytes = "abc", .offset = 20}}), "overlaps another entry"},
       {zip_of({good, {.name = "t/o", .bytes = "abc", .offset = 0x7fff'ffff}}), "overlaps another entry"},
       {zip_of({good}, 2), "the directory is malformed"},
-      {zip_of({good}, 0), "longer than its entries"},
+      {zip_of({good}, 0), "bytes for 0 entries"},
       {zip_of({good}, 0xffff), "malformed"},
       {zip_of({}), "not a ZIP archive"},
       {zip_of({good}) + zip_of({}), "outside the file"},
@@ -251,6 +252,104 @@ TEST(ReadArchive, ExceedsLimits_Throws) {
   const std::string bytes(2'000'000, '\0');
   const auto packed = scratch.write("z", zip_of({{.name = "t/z", .bytes = bytes, .deflate = true}}));
   EXPECT_EQ(read_archive(packed, {.ratio = 1032}).entries.at("z"), bytes);
+}
+
+/// An entry that claims sizes, with a hole in place of its data.
+struct Claim {
+  std::uint64_t packed = 0, bytes = 0;
+  std::string name = {};  ///< empty: made from its number
+  std::size_t extra = 0;  ///< bytes of comment in the directory
+};
+
+/// Writes an archive whose sizes are all in 64-bit fields.
+/// \param more entries that the archive claims to have beyond these
+std::filesystem::path write_claims(const ScratchFolder& scratch, const std::vector<Claim>& claims,
+                                   std::uint64_t more = 0) {
+  const auto path = scratch.path / "claims";
+  std::ofstream file(path, std::ios::binary);
+  std::string directory;
+  std::uint64_t offset = 0;
+  const std::string unset = raw(0xffff'ffff);
+  for (std::size_t i = 0; i < claims.size(); ++i) {
+    const auto& [packed, bytes, given, comment] = claims[i];
+    const std::string name = given.empty() ? fmt::format("t/{:06}", i) : given;
+    const auto method = static_cast<std::uint16_t>(packed == bytes ? 0 : 8);
+    const std::string common = raw<std::uint16_t>(45) + raw<std::uint16_t>(0) + raw(method) +
+                               raw<std::uint32_t>(0) + raw<std::uint32_t>(0) + unset + unset +
+                               raw(static_cast<std::uint16_t>(name.size()));
+    const std::string sizes =
+        raw<std::uint16_t>(1) + raw<std::uint16_t>(24) + raw(bytes) + raw(packed) + raw(offset);
+    directory += "PK\1\2" + raw<std::uint16_t>(45) + common + raw(static_cast<std::uint16_t>(sizes.size())) +
+                 raw(static_cast<std::uint16_t>(comment)) + std::string(8, '\0') + unset + name + sizes +
+                 std::string(comment, 'c');
+    file << "PK\3\4" + common + raw<std::uint16_t>(0) + name;
+    offset += 30 + name.size() + packed;
+    if (packed > 0) file.seekp(static_cast<std::streamoff>(offset));
+  }
+  const std::uint64_t begin = offset, end = begin + directory.size();
+  const auto count = claims.size() + more, size = std::uint64_t{directory.size()};
+  file << directory
+       << "PK\6\6" + raw<std::uint64_t>(44) + std::string(12, '\0') + raw(count) + raw(count) + raw(size) +
+              raw(begin)
+       << "PK\6\7" + std::string(4, '\0') + raw(end) + raw<std::uint32_t>(1)
+       << "PK\5\6" + std::string(4, '\0') + raw<std::uint16_t>(0xffff) + raw<std::uint16_t>(0xffff) + unset +
+              unset + raw<std::uint16_t>(0);
+  return path;
+}
+
+TEST(ListArchive, AtEachLimit_AcceptsAndOneBeyondThrows) {
+  const ScratchFolder scratch;
+  const std::uint64_t mebibyte = 1 << 20, entry = std::uint64_t{16} << 30, packed = 343'597'384;  // 50 times
+  const auto with = [](std::vector<Claim> claims, const Claim& last) {
+    claims.push_back(last);
+    return claims;
+  };
+  const std::vector<Claim> small(64, {.packed = 1, .bytes = mebibyte}), most(100'000);
+  // The last entry brings the archive to 50 times the size of its file.
+  const Claim pad = {.packed = 1'500'000, .bytes = 1'500'001};
+  std::uint64_t all = 50 * std::filesystem::file_size(write_claims(scratch, with(small, pad)));
+  all -= 64 * mebibyte;
+  const struct {
+    std::vector<Claim> within, beyond;
+    std::vector<std::string_view> words;
+  } cases[] = {
+      {{{.name = "t/" + std::string(1022, 'a')}},
+       {{.name = "t/" + std::string(1023, 'a')}},
+       {"has a name of 1025 bytes, more than the 1024 allowed"}},
+      {{{.name = "t/a", .extra = 4019}},
+       {{.name = "t/a", .extra = 4020}},
+       {"the directory has 4097 bytes for 1 entries, more than the 4096 allowed for each"}},
+      {{{packed, entry}},
+       {{packed, entry + 1}},
+       {"'t/000000' claims 17179869185 bytes, more than the 17179869184 allowed"}},
+      {{{packed, entry}, {packed, entry}},
+       {{packed, entry}, {packed, entry}, {1, 1}},
+       {"'t/000002' brings the archive to 34359738369 bytes, more than the 34359738368 allowed"}},
+      {{{1, mebibyte}},
+       {{1, mebibyte + 1}},
+       {"is a compression bomb: 1048577 bytes compressed into 1, more than 50 times as many"}},
+      {{{100'000, 5'000'000}},
+       {{100'000, 5'000'001}},
+       {"is a compression bomb: 5000001 bytes compressed into 100000, more than 50 times as many"}},
+      {small,
+       with(small, {1, 1}),
+       {"'t/000064' makes the archive a compression bomb: 67108865 bytes in a file"}},
+      {with(small, {pad.packed, all}),
+       with(small, {pad.packed, all + 1}),
+       {"'t/000064' makes the archive a compression bomb", "more than 50 times as many"}},
+  };
+  const auto path = write_claims(scratch, most);
+  EXPECT_EQ(detail::list_archive(path).entries.size(), most.size());
+  write_claims(scratch, most, 1);
+  expect_words(error_of([&] { detail::list_archive(path); }),
+               {"the archive has 100001 entries, more than the 100000 allowed"});
+  for (const auto& [within, beyond, words] : cases) {
+    write_claims(scratch, within);
+    EXPECT_EQ(error_of([&] { detail::list_archive(path); }), "") << words.front();
+    write_claims(scratch, beyond);
+    const std::string line = error_of([&] { detail::list_archive(path); });
+    for (const std::string_view word : words) expect_words(line, {word, path.string()});
+  }
 }
 
 TEST(ReadArchive, AnyByteChanged_SameContentOrThrows) {

@@ -262,8 +262,6 @@ TEST(InspectExportedProgram, MalformedGraph_Throws) {
                }),
                {"one key"});
   Archive archive = read_archive(fixture("linear"));
-  archive.entries["models/model.json"] = std::string(100, '[');
-  expect_words(error_of([&] { inspect_exported_program(archive); }), {"64 levels"});
   archive.entries["models/model.json"] = R"({"schema_version": {"major": 8, "major": 8}})";
   expect_words(error_of([&] { inspect_exported_program(archive); }), {"'major'", "twice"});
   archive.entries["models/model.json"] = "{";
@@ -272,6 +270,63 @@ TEST(InspectExportedProgram, MalformedGraph_Throws) {
   archive.entries["models/a.json"] = archive.entries["models/b.json"] = "{}";
   archive.entries.erase("models/model.json");
   expect_words(error_of([&] { inspect_exported_program(archive); }), {"2 programs", "'a'", "'b'"});
+}
+
+TEST(InspectExportedProgram, AtEachLimit_AcceptsAndOneBeyondThrows) {
+  const auto document = [](std::string text) {
+    Archive archive = read_archive(fixture("linear"));
+    archive.entries["models/model.json"] = std::move(text);
+    return error_of([&] { inspect_exported_program(std::move(archive)); });
+  };
+  expect_words(document(std::string(std::size_t{128} << 20, 'x')), {"not a JSON document"});
+  expect_words(document(std::string((std::size_t{128} << 20) + 1, 'x')),
+               {"its JSON documents have 134217729 bytes, more than the 134217728 allowed"});
+  const auto nested = [](int levels) { return std::string(levels, '[') + std::string(levels, ']'); };
+  expect_words(document(nested(64)), {"'schema_version' is missing"});
+  expect_words(document(nested(65)), {"nested more than 64 levels deep"});
+  const auto outputs = [&](int levels) {  // a document in a text
+    return objection_to([&](Archive&, json& program, json&) {
+      program["graph_module"]["module_call_graph"][0]["signature"]["out_spec"] = nested(levels);
+    });
+  };
+  EXPECT_EQ(outputs(64), "");
+  expect_words(outputs(65), {"'out_spec' is nested more than 64 levels deep"});
+
+  const auto tensor = [](std::vector<std::int64_t> sizes, std::int64_t stride) {
+    return objection_to([&](Archive&, json&, json& weights) {
+      auto& meta = weights["head.weight"]["tensor_meta"];
+      meta["sizes"] = meta["strides"] = json::array();
+      for (const std::int64_t size : sizes) {
+        meta["sizes"].push_back({{"as_int", size}});
+        meta["strides"].push_back({{"as_int", stride}});
+      }
+    });
+  };
+  EXPECT_EQ(tensor(std::vector<std::int64_t>(16, 1), 1), "");
+  expect_words(tensor(std::vector<std::int64_t>(17, 1), 1),
+               {"'head.weight' has 17 dimensions, more than the 16 allowed"});
+  // 64 MiB and 16 times the files of the bias (20 bytes) and the weight (60), less the bias.
+  constexpr std::int64_t most = ((64 << 20) + 16 * (20 + 60) - 20) / 4;
+  EXPECT_EQ(tensor({most}, 0), "");
+  expect_words(tensor({most + 1}, 0),
+               {"'head.weight'", "far more memory", "more than the 67110144 bytes allowed"});
+}
+
+TEST(InspectExportedProgram, ExpressionsAtTheLimit_AreAcceptedAndLongerOnesRefused) {
+  const auto sum = [](int words) {  // of 1
+    std::string text = "1";
+    for (int i = 2; i < words; i += 2) text += "+1";
+    return text;
+  };
+  using detail::exported::is_plain_expression;
+  using detail::exported::is_plain_guard;
+  EXPECT_TRUE(is_plain_expression("-" + sum(9'999)));
+  EXPECT_FALSE(is_plain_expression(sum(10'001)));
+  EXPECT_TRUE(is_plain_guard("-" + sum(9'999)));
+  EXPECT_FALSE(is_plain_guard(sum(10'001)));
+  expect_words(
+      objection_to([&](Archive&, json& document, json&) { document["guards_code"] = {sum(10'001)}; }),
+      {"at most 10000 words"});
 }
 
 TEST(InspectExportedProgram, PlainExpressionsAndGuards_AreAccepted) {

@@ -15,6 +15,7 @@
 
 #include "tests/support/error_of.hpp"
 #include "tests/support/scratch_folder.hpp"
+#include "tests/support/sparse_bytes.hpp"
 
 namespace refine::formats {
 namespace {
@@ -22,6 +23,7 @@ namespace {
 using testing::error_of;
 using testing::expect_words;
 using testing::ScratchFolder;
+using testing::SparseBytes;
 
 std::string onnx_fixture(const std::string& name) {
   return "tests/fixtures/onnx/" + name + ".onnx";
@@ -144,6 +146,42 @@ TEST(WriteOnnx, MoreThan2GB_ThrowsBeforeWriting) {
   expect_words(error_of([&] { write_onnx(folder.path / "large.onnx", content); }),
                {"large.onnx", "2 GB", ".pt2"});
   EXPECT_FALSE(std::filesystem::exists(folder.path / "large.onnx"));
+}
+
+/// Returns a model with this graph.
+std::string onnx_with(const std::string& graph) {
+  detail::protobuf::Writer opset, model;
+  opset.integer(2, 17);
+  model.integer(detail::onnx::model_field::ir_version, 8);
+  model.bytes(detail::onnx::model_field::opset_import, opset.message());
+  model.bytes(detail::onnx::model_field::graph, graph);
+  return model.message();
+}
+
+TEST(InspectOnnx, AtEachLimit_AcceptsAndOneBeyondThrows) {
+  using detail::protobuf::Writer;
+  namespace fields = detail::onnx::graph_field;
+  const auto error = [](std::string_view bytes) { return error_of([&] { inspect_onnx(bytes, "x.onnx"); }); };
+  constexpr std::size_t file = (std::size_t{1} << 31) - 1;
+  expect_words(error(SparseBytes("", file).view()), {"a field without a valid number"});
+  expect_words(error(SparseBytes("", file + 1).view()),
+               {"x.onnx: it has 2147483648 bytes, more than the 2147483647 that an ONNX file may have"});
+  const ScratchFolder folder;
+  const auto sparse = folder.write("a.onnx", "");
+  std::filesystem::resize_file(sparse, file + 1);
+  expect_words(error_of([&] { read_onnx(sparse); }), {"it has 2147483648 bytes"});
+
+  const auto of_dimensions = [&](int n) {
+    Writer tensor, graph;
+    for (int i = 0; i < n; ++i) tensor.integer(1, 1);
+    tensor.integer(2, 1);
+    tensor.bytes(8, "w");
+    tensor.bytes(9, "abcd");
+    graph.bytes(fields::initializer, tensor.message());
+    return error(onnx_with(graph.message()));
+  };
+  EXPECT_EQ(of_dimensions(16), "");
+  expect_words(of_dimensions(17), {"its tensor 'w' has 17 dimensions, more than the 16 allowed"});
 }
 
 TEST(InspectOnnx, OtherVersion_ThrowsWithTheConversion) {

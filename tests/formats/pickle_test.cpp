@@ -4,6 +4,7 @@
 #include <ATen/ops/tensor.h>
 #include <archive.h>
 #include <archive_entry.h>
+#include <fmt/core.h>
 #include <gtest/gtest.h>
 #include <refine/formats/checkpoint.hpp>
 #include <refine/formats/detail/pickle_machine.hpp>
@@ -333,14 +334,8 @@ TEST(ReadPickle, Malformed_Throws) {
       {"}(" + text("a") + "K\1" + text("a") + "K\2u", "duplicate key 'a'"},
       {"]q\1h\1a", "contains itself"},
       {"}q\1" + text("a") + "h\1s", "contains itself"},
-      {repeated("]", 100) + repeated("a", 99), "nested deeper than 64"},
-      {repeated("]0", 5'000'001), "more than 5000000 objects"},
-      {repeated("]", 1'000'001), "stack of the pickle is too deep"},
-      {repeated("N", 1'000'001), "stack of the pickle is too deep"},
-      {repeated("(", 1'000'001), "stack of the pickle is too deep"},
   };
   for (const auto& [body, expected] : cases) expect_words(error_in(body), {"cannot load p: ", expected});
-  EXPECT_EQ(error_in(repeated("]", 64) + repeated("a", 63)), "");
   for (const std::string bytes : {"", "\x80", "\x80\x06K\1.", "hello", "(dp\n.", "Ix\n.", "S'a\n.",
                                   "S'\\x1'\n.", "V\\u12\n.", "F\n.", "K\1", "gx\n."}) {
     EXPECT_NE(error_of([&] { read_pickle(bytes, "p"); }), "") << bytes;
@@ -365,6 +360,66 @@ TEST(ReadPickle, GrowsBeyondLimits_Throws) {
                               "0";
   expect_words(error_in(longest + repeated(global("torch", "Size") + "h\1\x85R", 100)),
                {"copies the same objects too often"});
+}
+
+TEST(ReadPickle, AtEachLimit_AcceptsAndOneBeyondThrows) {
+  const std::string parts = "](" + repeated("N", 500'000) + "eq\1" + "0" + global("torch", "Size") + "q\2" +
+                            "0" + repeated("h\2h\1\x85R0", 39);  // and 39 copies
+  const std::string thousand = "(" + repeated("N", 999) + "tq\1" + "0](" + repeated("h\1", 9'999);
+  const struct {
+    std::string within, beyond;
+    std::string_view words;
+  } cases[] = {
+      {"(" + repeated("N", 1'000'000) + "t", "(" + repeated("N", 1'000'001) + "t",
+       "the stack of the pickle has more than 1000000 objects"},
+      {repeated("(", 1'000'000) + repeated("0", 1'000'000) + "N", repeated("(", 1'000'001),
+       "the stack of the pickle has more than 1000000 marks"},
+      {parts + "N", parts + "](Ne", "containers have more than 20000000 parts"},
+      {repeated("]", 64) + "N" + repeated("a", 64), repeated("]", 65) + "N" + repeated("a", 65),
+       "nested deeper than 64 levels"},
+      {repeated("]", 64) + repeated("a", 63), repeated("]", 65) + repeated("a", 64),
+       "nested deeper than 64 levels"},
+      {thousand + repeated("N", 999) + "e", thousand + repeated("N", 1'000) + "e",
+       "10000001 values, more than the 10000000 allowed"},
+  };
+  for (const auto& [within, beyond, words] : cases) {
+    EXPECT_EQ(error_in(within), "") << words;
+    expect_words(error_in(beyond), {words});
+  }
+}
+
+/// Returns the instructions, with others before them that make a pickle of `size` bytes.
+std::string padded(const std::string& body, std::size_t size) {
+  const int rest = static_cast<int>(size - pickle(body).size());
+  const std::string three = std::string("K\1") + "0";
+  return (rest % 2 == 1 ? three : "") + repeated("N0", rest / 2 - rest % 2) + body;
+}
+
+// What they allow grows with the size of the pickle, here by instructions without an effect.
+TEST(ReadPickle, AtTheLimitsOfCopies_AcceptsAndShorterPickleThrows) {
+  constexpr std::size_t length = 100'000, mebibyte = 1 << 20;
+  const std::string kept = text(std::string(length, 'a')) + "q\1" + "0";
+  const std::string texts = kept + "](" + repeated("h\1", 30) + "e";
+  const std::size_t for_texts = (30 * length - mebibyte) / 16;  // 1 MiB and 16 times the pickle
+  ASSERT_EQ(16 * for_texts + mebibyte, 30 * length);
+  EXPECT_EQ(error_in(padded(texts, for_texts)), "");
+  expect_words(error_in(padded(texts, for_texts - 1)),
+               {"repeats the same text too often: 3000000 bytes, more than the 2999984 allowed"});
+
+  const std::string encoded = kept + global("_codecs", "encode") + "q\2" + "0](" +
+                              repeated("h\2h\1" + text("latin1") + "\x86R", 2) + "e";
+  EXPECT_EQ(error_in(padded(encoded, 2 * length)), "");
+  expect_words(error_in(padded(encoded, 2 * length - 1)),
+               {"encodes the same text too often: 200000 bytes, more than the 199999 of the pickle"});
+
+  const auto expanded = [](std::int64_t elements) {  // one float of the 32 bytes
+    return tensor_call(storage("FloatStorage", "0", 8), 0, {elements}, {0});
+  };
+  const std::size_t bytes = 64 * mebibyte + 16 * (32 + pickle(expanded(0)).size());
+  const auto most = static_cast<std::int64_t>(bytes - 4) / 4;  // it is copied first
+  EXPECT_EQ(error_in(expanded(most)), "");
+  expect_words(error_in(expanded(most + 1)),
+               {"far more memory", fmt::format("{} bytes, more than the {} allowed", bytes + 4, bytes)});
 }
 
 TEST(ReadPickle, TensorOutsideStorage_Throws) {
@@ -399,7 +454,8 @@ TEST(ReadPickle, TensorOutsideStorage_Throws) {
   expect_words(error(numbers, -1, {1}, {1}), {"cannot load p"});
   expect_words(error(numbers, 0, {2, 2}, {1}), {"a different number of strides and sizes"});
   expect_words(error(numbers, 0, std::vector<std::int64_t>(65, 1), std::vector<std::int64_t>(65, 1)),
-               {"64 dimensions"});
+               {"a tensor has 65 dimensions, more than the 64 allowed"});
+  EXPECT_EQ(error(numbers, 0, std::vector<std::int64_t>(64, 1), std::vector<std::int64_t>(64, 1)), "");
 
   expect_words(error(storage("FloatStorage", "0", 9), 0, {1}, {1}), {"claims 9 elements but has 32 bytes"});
   expect_words(error(storage("DoubleStorage", "0", 8), 0, {1}, {1}), {"claims 8 elements"});

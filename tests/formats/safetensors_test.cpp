@@ -12,12 +12,15 @@
 #include <refine/formats/safetensors.hpp>
 
 #include <csignal>
+#include <cstdint>
 #include <cstring>
 #include <string>
+#include <string_view>
 
 #include "tests/fixtures/pytorch.hpp"
 #include "tests/support/error_of.hpp"
 #include "tests/support/scratch_folder.hpp"
+#include "tests/support/sparse_bytes.hpp"
 
 namespace refine::formats {
 namespace {
@@ -26,6 +29,7 @@ using refine::testing::content;
 using refine::testing::error_of;
 using refine::testing::expect_words;
 using refine::testing::ScratchFolder;
+using refine::testing::SparseBytes;
 
 /// Returns a file of this header and data, consistent or not.
 std::string file_of(const std::string& header, const std::string& data = {}) {
@@ -129,8 +133,8 @@ TEST(ReadSafeTensors, InconsistentFile_Throws) {
   const struct {
     std::string file, expected;
   } cases[] = {
-      {std::string(8, '\xff'), "more than the file has"},
-      {std::string(7, '\0') + "\x10", "more than the file has"},  // 2^60 bytes of header
+      {std::string(8, '\xff'), "18446744073709551615 bytes, more than the 0 that the file has"},
+      {std::string(7, '\0') + "\x10", "more than the 0 that the file has"},  // 2^60 bytes of header
       {file_of("[]"), "not a JSON object"},
       {file_of("{} x"), "not a JSON object"},
       {file_of("{\"a\":"), "not a JSON object"},
@@ -138,10 +142,10 @@ TEST(ReadSafeTensors, InconsistentFile_Throws) {
       {file_of("7"), "not a JSON object"},
       {file_of("\xff\xfe{}"), "not a JSON object"},
       {file_of(deep), "not a JSON object"},
-      {file_of(deep_object), "nested too deep"},
+      {file_of(deep_object), "nested deeper than 3 levels"},
       {file_of("{\"a\":" + deep + "}"), "'a' is malformed"},
-      {file_of(R"({"a":{"other":)" + deep + "}}"), "nested too deep"},
-      {file_of(R"({"a":{"shape":)" + deep + "}}"), "nested too deep"},
+      {file_of(R"({"a":{"other":)" + deep + "}}"), "nested deeper than 3 levels"},
+      {file_of(R"({"a":{"shape":)" + deep + "}}"), "nested deeper than 3 levels"},
       {file_of(R"({"__metadata__":{"k":)" + deep + "}}"), "'k' is not a string"},
       {file_of(R"({"__metadata__":[]})"), "metadata is not an object"},
       {file_of(R"({"__metadata__":{"k":1}})"), "'k' is not a string"},
@@ -189,6 +193,34 @@ TEST(ReadSafeTensors, InconsistentFile_Throws) {
   }
   expect_words(error_of([&] { read_safetensors(scratch.path / "none"); }), {"No such file"});
   expect_words(error_of([&] { read_safetensors(scratch.path); }), {scratch.path.string()});
+}
+
+TEST(ReadSafeTensors, AtEachLimit_AcceptsAndOneBeyondThrows) {
+  const auto error = [](std::string_view bytes) {
+    return error_of([&] { read_safetensors("x.safetensors", bytes); });
+  };
+  const auto header_of = [&](std::uint64_t size) {  // of zeros
+    const std::string_view number(reinterpret_cast<const char*>(&size), sizeof size);
+    return error(SparseBytes(number, sizeof size + size).view());
+  };
+  expect_words(header_of(100'000'000), {"not a JSON object"});
+  expect_words(header_of(100'000'001),
+               {"the header claims 100000001 bytes, more than the 100000000 that the format allows"});
+
+  const auto with_other = [&](const std::string& value) {
+    return error(
+        file_of(R"({"a":{"other":)" + value + R"(,"dtype":"U8","shape":[1],"data_offsets":[0,1]}})", "x"));
+  };
+  EXPECT_EQ(with_other("[1]"), "");
+  expect_words(with_other("[[1]]"), {"nested deeper than 3 levels"});
+
+  const auto of_dimensions = [&](int n) {
+    std::string shape = "[1";
+    for (int i = 1; i < n; ++i) shape += ",1";
+    return error(file_of(R"({"a":)" + entry("U8", shape + "]", "[0,1]") + "}", "x"));
+  };
+  EXPECT_EQ(of_dimensions(64), "");
+  expect_words(of_dimensions(65), {"tensor 'a' has 65 dimensions, more than the 64 allowed"});
 }
 
 TEST(WriteSafeTensors, UnsupportedContent_Throws) {

@@ -246,17 +246,17 @@ INSTANTIATE_TEST_SUITE_P(
     ::testing::Values(
         Code{"    return x +\n", "cannot be parsed"}, Code{"    return \"\n", "cannot be parsed"},
         Code{return_x, "where a class or a function was expected", "", "print(1)\n"},
-        Code{"    return " + repeated("(", 100'000) + "x" + repeated(")", 100'000) + "\n", "nested too deep"},
-        Code{"    return " + repeated("not ", 100'000) + "x\n", "nested too deep"},
-        Code{"    return x" + repeated(".T", 100'000) + "\n", "nested too deep"},
-        Code{"    return x" + repeated(" + x", 100'000) + "\n", "nested too deep"},
-        Code{"    return x" + repeated("**x", 100'000) + "\n", "nested too deep"},
+        Code{"    return " + repeated("(", 100'000) + "x" + repeated(")", 100'000) + "\n", "nested deeper"},
+        Code{"    return " + repeated("not ", 100'000) + "x\n", "nested deeper"},
+        Code{"    return x" + repeated(".T", 100'000) + "\n", "nested deeper"},
+        Code{"    return x" + repeated(" + x", 100'000) + "\n", "nested deeper"},
+        Code{"    return x" + repeated("**x", 100'000) + "\n", "nested deeper"},
         Code{"    if x:\n      pass\n" + repeated("    elif x:\n      pass\n", 10'000) + return_x,
-             "nested too deep"},
+             "nested deeper"},
         Code{"    return x)\n", "a closing bracket without an opening one"},
-        Code{repeated("#\n", 100'000) + return_x, "too many consecutive lines without code"},
-        Code{repeated("\\\n", 100'000) + return_x, "too many consecutive lines without code"},
-        Code{"    " + repeated("n", 100'000) + " = x\n" + return_x, "a name is too long"},
+        Code{repeated("#\n", 100'000) + return_x, "consecutive lines without code"},
+        Code{repeated("\\\n", 100'000) + return_x, "consecutive lines without code"},
+        Code{"    " + repeated("n", 100'000) + " = x\n" + return_x, "a name has 100000 bytes"},
         Code{std::string("    return x\0\n", 14), "a control character"}));
 
 /// Code that names an operator, a word that its refusal must have, and the kind of objection.
@@ -404,9 +404,9 @@ TEST(LoadTorchScript, PickleWithForbiddenName_ThrowsIt) {
 TEST(LoadTorchScript, PickleClaimsTooMuch_Throws) {
   const auto sizes = "(K\2K\3t"sv;
   // 2^60 rows; 2^60 rows of stride 0; a stride, an offset and a storage beyond the 24 bytes.
-  expect_words(refusal(with_pickle(sizes, "(\x8a\x08\0\0\0\0\0\0\0\x10K\3t"sv)), {"exceeds its storage"});
+  expect_words(refusal(with_pickle(sizes, "(\x8a\x08\0\0\0\0\0\0\0\x10K\3t"sv)), {"1099511627776 elements"});
   expect_words(refusal(with_pickle("(K\2K\3t(K\3K\1t"sv, "(\x8a\x08\0\0\0\0\0\0\0\x10K\3t(K\0K\1t"sv)),
-               {"exceeds its storage"});
+               {"1099511627776 elements"});
   expect_words(refusal(with_pickle("(K\3K\1t"sv, "(K\4K\1t"sv)), {"exceeds its storage"});
   expect_words(refusal(with_pickle("(K\3K\1t"sv, "(J\xff\xff\xff\xffK\1t"sv)), {"negative"});
   expect_words(refusal(with_pickle("K\0(K\2K\3t"sv, "K\1(K\2K\3t"sv)), {"exceeds its storage"});
@@ -422,9 +422,79 @@ TEST(LoadTorchScript, PickleExpandsBeyondLimits_Throws) {
   for (int i = 0; i < 60; ++i) twice += fmt::format("q{}(h{}h{}t", char(i), char(i), char(i));
   Archive archive = little_archive();
   archive.entries["constants.pkl"] = "\x80\2)"s + twice + ".";
-  expect_words(refusal(archive), {"constants.pkl", "too many values"});
+  expect_words(refusal(archive), {"constants.pkl", "1000000 values"});
   archive.entries["constants.pkl"] = "\x80\2"s + repeated("(", 100'000) + repeated("t", 100'000) + ".";
-  expect_words(refusal(archive), {"constants.pkl", "nested too deep"});
+  expect_words(refusal(archive), {"constants.pkl", "nested deeper than 200 levels"});
+}
+
+/// Returns that archive with other constants.
+Archive with_constants(const std::string& instructions) {
+  Archive archive = little_archive();
+  archive.entries["constants.pkl"] = "\x80\2"s + instructions + ".";
+  return archive;
+}
+
+TEST(InspectTorchScript, AtEachLimit_AcceptsAndOneBeyondObjects) {
+  Archive plain = with_code(return_x, "#\n");
+  const std::size_t empty = source(plain).size();
+  const auto comment = [&](std::size_t size) {
+    return with_code(return_x, "#" + std::string(size - empty, 'a') + "\n");
+  };
+  const auto named = [](std::size_t size) {
+    return with_code("    " + std::string(size, 'n') + " = x\n" + return_x);
+  };
+  const auto lines = [](std::size_t n) { return with_code(repeated("#\n", n) + return_x); };
+  const auto sum = [](std::size_t n) { return with_code("    return x" + repeated(" + x", n) + "\n"); };
+  const auto text = [](std::size_t size) {  // a pickle of that size
+    const auto length = static_cast<std::uint32_t>(size - 10);
+    return with_constants("(X"s + std::string(reinterpret_cast<const char*>(&length), sizeof length) +
+                          std::string(length, 'a') + "t");
+  };
+  const auto shared = [](std::size_t n) { return with_constants("(Nq\0"s + repeated("h\0"sv, n - 1) + "t"); };
+  const auto values = [](std::size_t n) {  // 999 times a tuple with 999, and n more
+    return with_constants("("s + "(" + repeated("N", 999) + "tq\0"s + repeated("h\0"sv, 998) +
+                          repeated("N", n) + "t");
+  };
+  const auto tuples = [](std::size_t n) { return with_constants(repeated("(", n) + "N" + repeated("t", n)); };
+  const auto tensor = [](const std::string& sizes, const std::string& strides) {
+    return with_pickle("(K\2K\3t(K\3K\1t"sv, "(" + sizes + "t(" + strides + "t");
+  };
+  const auto ones = [&](std::size_t n) { return tensor(repeated("K\1", n), repeated("K\1", n)); };
+  const auto equal = [&](std::int64_t n) {
+    return tensor("\x8a\x08"s + std::string(reinterpret_cast<const char*>(&n), sizeof n), "K\0"s);
+  };
+  constexpr std::size_t source_bytes = 2 << 20, pickle_bytes = 16 << 20;
+  constexpr std::int64_t elements = std::int64_t{1} << 40;
+  const struct {
+    Archive within, beyond;
+    std::string_view words, otherwise = "";  ///< otherwise: what refuses the first for another reason
+  } cases[] = {
+      {comment(source_bytes), comment(source_bytes + 1),
+       "its code has 2097153 bytes, more than the 2097152 allowed"},
+      {named(1000), named(1001), "a name has 1001 bytes, more than the 1000 allowed"},
+      {lines(200), lines(201), "more than 200 consecutive lines without code"},
+      {sum(196), sum(197), "nested deeper than 200 levels"},
+      {text(pickle_bytes), text(pickle_bytes + 1),
+       "constants.pkl has 16777217 bytes, more than the 16777216"},
+      {shared(1'000'000), shared(1'000'001), "has more than 1000000 objects on its stack",
+       "has more than 1000000 values on all paths"},
+      {values(999), values(1000), "has more than 1000000 values on all paths"},
+      {tuples(200), tuples(201), "constants.pkl is nested deeper than 200 levels"},
+      {ones(64), ones(65), "has a tensor of 65 dimensions, more than the 64 allowed"},
+      {equal(elements), equal(elements + 1), "has a tensor of more than 1099511627776 elements"},
+  };
+  const auto objection = [](const Archive& archive) {
+    const auto objections = inspect_torchscript(archive).objections;
+    return objections.empty() ? "" : objections.front().text;
+  };
+  for (const auto& [within, beyond, words, otherwise] : cases) {
+    if (otherwise.empty()) {
+      EXPECT_EQ(objection(within), "") << words;
+    } else {
+      expect_words(objection(within), {otherwise});
+    }
+    expect_words(objection(beyond), {words});
+  }
 }
 
 TEST(LoadTorchScript, AttributeOfWrongType_Throws) {

@@ -1,5 +1,6 @@
 // Each reader gets the worst files of at most 10 MB: what they cost in memory and time has a bound.
 
+#include <fmt/core.h>
 #include <gtest/gtest.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
@@ -18,14 +19,21 @@
 #include <string_view>
 #include <vector>
 
-#include <jpeglib.h>  // after <cstdio>, since it uses FILE without including it
+#include <refine/formats/detail/pickle_machine.hpp>
+#include <refine/formats/onnx.hpp>
 
+#include "tests/data/image_bytes.hpp"
 #include "tests/fuzz/readers.hpp"
+#include "tests/support/error_of.hpp"
 
 namespace refine::fuzz {
 namespace {
 
 using namespace std::string_literals;
+using testing::error_of;
+using testing::expect_words;
+using testing::jpeg_of_scans;
+using testing::progressive_jpeg;
 
 constexpr std::size_t file_size = 10'000'000, source_size = 2'050'000;  // a limit
 
@@ -126,59 +134,10 @@ std::string png_of(std::uint32_t side, int depth, int colour, std::uint64_t byte
          chunk("IEND", "");
 }
 
-/// A progressive JPEG of one colour: its decoder keeps the coefficients of the whole image.
-/// \param is_gray with one channel and two scans, which can be repeated
-/// \param is_sequential with a scan for each channel instead
-std::string progressive_jpeg(int side, bool is_gray = false, bool is_sequential = false) {
-  jpeg_compress_struct jpeg = {};
-  jpeg_error_mgr errors = {};
-  jpeg.err = jpeg_std_error(&errors);
-  jpeg_create_compress(&jpeg);
-  unsigned char* data = nullptr;
-  unsigned long size = 0;
-  jpeg_mem_dest(&jpeg, &data, &size);
-  jpeg.image_width = jpeg.image_height = static_cast<JDIMENSION>(side);
-  jpeg.input_components = is_gray ? 1 : 3;
-  jpeg.in_color_space = is_gray ? JCS_GRAYSCALE : JCS_RGB;
-  jpeg_set_defaults(&jpeg);
-  jpeg_set_quality(&jpeg, 50, TRUE);
-  for (int i = 0; i < jpeg.num_components; ++i)
-    jpeg.comp_info[i].h_samp_factor = jpeg.comp_info[i].v_samp_factor = 1;
-  jpeg_simple_progression(&jpeg);
-  const jpeg_scan_info two[] = {
-      {.comps_in_scan = 1, .component_index = {0}, .Ss = 0, .Se = 0, .Ah = 0, .Al = 0},
-      {.comps_in_scan = 1, .component_index = {0}, .Ss = 1, .Se = 63, .Ah = 0, .Al = 0}};
-  const jpeg_scan_info channels[] = {
-      {.comps_in_scan = 1, .component_index = {0}, .Ss = 0, .Se = 63, .Ah = 0, .Al = 0},
-      {.comps_in_scan = 1, .component_index = {1}, .Ss = 0, .Se = 63, .Ah = 0, .Al = 0},
-      {.comps_in_scan = 1, .component_index = {2}, .Ss = 0, .Se = 63, .Ah = 0, .Al = 0}};
-  if (is_gray) {
-    jpeg.scan_info = two;
-    jpeg.num_scans = 2;
-  } else if (is_sequential) {
-    jpeg.scan_info = channels;
-    jpeg.num_scans = 3;
-  }
-  jpeg_start_compress(&jpeg, TRUE);
-  std::vector<JSAMPLE> row(static_cast<std::size_t>(3 * side), 100);
-  JSAMPROW rows = row.data();
-  while (jpeg.next_scanline < jpeg.image_height) jpeg_write_scanlines(&jpeg, &rows, 1);
-  jpeg_finish_compress(&jpeg);
-  jpeg_destroy_compress(&jpeg);
-  std::string bytes(reinterpret_cast<char*>(data), size);
-  std::free(data);
-  return bytes;
-}
-
-/// A progressive JPEG whose last scan is repeated. \param scans of all
-std::string jpeg_of_scans(int side, std::size_t scans, bool is_sequential = false) {
-  std::string all = progressive_jpeg(side, /*is_gray=*/!is_sequential, is_sequential);
-  const std::size_t end = all.size() - 2, last = all.rfind("\xff\xda"s);
-  if (last == std::string::npos) throw std::runtime_error("no scan");
-  const std::string scan = all.substr(last, end - last);
-  std::string repeated_scans;
-  for (std::size_t i = 2; i < scans; ++i) repeated_scans += scan;
-  return all.insert(end, repeated_scans);
+/// The header of a lossless WebP, without pixels.
+std::string webp_claims(std::uint32_t width, std::uint32_t height) {
+  const std::string header = "\x2f"s + little((width - 1) | (height - 1) << 14, 4) + std::string(5, '\0');
+  return "RIFF" + little(12 + header.size(), 4) + "WEBPVP8L" + little(header.size(), 4) + header;
 }
 
 /// A TIFF of one strip or tile, in which all samples are 0.
@@ -313,6 +272,7 @@ const std::vector<Worst>& worst_files() {
       {"image_tiff_row", "image", [] { return tiff_of(10'000, 8, 30'000, /*is_tiled=*/false, 1); }, false},
       {"image_jpeg_51_sequential_scans", "image",
        [] { return jpeg_of_scans(4'000, 51, /*is_sequential=*/true); }, false},
+      {"image_webp_at_the_limit", "image", [] { return webp_claims(10'000, 10'000); }, false},
       {"image_png_claim", "image", [] { return png_of(0x7fffffff, 8, 2, 1000); }},
       {"image_header_claim", "image_header", [] { return png_of(0x7fffffff, 8, 2, 1000); }},
       {"image_header_jpeg_markers", "image_header", [] { return "\xff\xd8"s + repeated("\xff\xe0\0\2"s); }},
@@ -400,6 +360,52 @@ TEST_P(Bounds, WorstFile_CostsLessThanAGigabyteAndTenSeconds) {
   std::printf("%s: %.1f MB take %.2f s and %.0f MB\n", GetParam().name,
               static_cast<double>(bytes.size()) / 1e6, cost.seconds, cost.megabytes - before);
   std::fflush(stdout);
+}
+
+// Files at a limit and beyond it that take more than 200 MB.
+TEST(ReadPickle, AtTheLimitOfObjectsAndMemo_IsReadAndOneBeyondThrows) {
+  const auto error = [](std::string_view part, std::size_t times) {
+    std::string pickle = "\x80\4N";
+    for (std::size_t i = 0; i < times; ++i) pickle += part;
+    return error_of([&] { formats::read_pickle(pickle + ".", "p"); });
+  };
+  EXPECT_EQ(error("]0", 5'000'000), "");
+  expect_words(error("]0", 5'000'001), {"the pickle has more than 5000000 objects"});
+  EXPECT_EQ(error("\x94", 5'000'000), "");
+  expect_words(error("\x94", 5'000'001), {"the memo of the pickle has more than 5000000 entries"});
+}
+
+/// Returns a model with this graph.
+std::string onnx_with(const std::string& graph) {
+  formats::detail::protobuf::Writer opset, model;
+  opset.integer(2, 17);
+  model.integer(formats::detail::onnx::model_field::ir_version, 8);
+  model.bytes(formats::detail::onnx::model_field::opset_import, opset.message());
+  model.bytes(formats::detail::onnx::model_field::graph, graph);
+  return model.message();
+}
+
+TEST(InspectOnnx, CopiesAtTheLimit_AreReadAndOneMoreThrows) {
+  using formats::detail::protobuf::Writer;
+  namespace onnx = formats::detail::onnx;
+  Writer node, one;
+  node.bytes(onnx::node_field::op_type, "Relu");
+  one.bytes(onnx::graph_field::node, node.message());
+  const auto model = [&](std::size_t nodes) {
+    std::string graph;
+    graph.reserve(nodes * one.message().size());
+    for (std::size_t i = 0; i < nodes; ++i) graph += one.message();
+    return onnx_with(graph);
+  };
+  // A node, its bytes and its operator as texts.
+  const std::size_t taken = sizeof(formats::OnnxNode) + node.message().size() + sizeof(std::string) + 4;
+  const auto allowed = [&](std::size_t nodes) { return (std::size_t{64} << 20) + 16 * model(nodes).size(); };
+  std::size_t most = (std::size_t{64} << 20) / (taken - 16 * one.message().size());
+  while ((most + 1) * taken <= allowed(most + 1)) ++most;
+  EXPECT_EQ(error_of([&] { formats::inspect_onnx(model(most), "x.onnx"); }), "");
+  expect_words(error_of([&] { formats::inspect_onnx(model(most + 1), "x.onnx"); }),
+               {"too large for the size of the file",
+                fmt::format("bytes in memory, more than the {} allowed", allowed(most + 1))});
 }
 
 TEST(Readers, EachReader_HasAWorstFile) {

@@ -179,6 +179,16 @@ TEST(ExportedProgram, Probabilities_AreTurnedIntoLogits) {
   EXPECT_FALSE(backbones::ExportedProgram<>(exported_path("linear")).probabilities());
 }
 
+TEST(ExportedProgram, LargestFixedBatch_RunsAndOneMoreThrows) {
+  const auto error = [](std::int64_t batch) {
+    formats::ExportedProgram program = formats::read_exported_program(exported_path("linear"));
+    for (auto& [name, shape] : program.shapes) shape.sizes.at(0) = batch;
+    return error_of([&] { backbones::ExportedProgram<>(std::move(program), "linear"); });
+  };
+  EXPECT_EQ(error(4096), "");
+  expect_words(error(4097), {"linear", "batch size", "got 4097, expected 1 to 4096"});
+}
+
 /// A program of one node, whose arguments are not what its operator takes.
 formats::ExportedProgram one_node(const std::string& target,
                                   std::vector<std::pair<std::string, formats::GraphArgument>> inputs) {

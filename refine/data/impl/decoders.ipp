@@ -335,9 +335,14 @@ REFINE_INLINE std::string decode_tiff(std::string_view data, RgbImage& image) {
   // libtiff decodes one strip, tile or row at a time.
   constexpr std::uint64_t max_part = std::uint64_t{256} << 20;
   const bool is_tiled = TIFFIsTiled(file.get()) != 0;
-  if ((is_tiled ? TIFFTileSize64(file.get()) : TIFFStripSize64(file.get())) > max_part ||
-      TIFFScanlineSize64(file.get()) > max_part) {
-    return "a strip, tile or row of it has more than 256 MiB (save it with smaller ones)";
+  const std::uint64_t part = is_tiled ? TIFFTileSize64(file.get()) : TIFFStripSize64(file.get()),
+                      row = TIFFScanlineSize64(file.get());
+  if (std::max(part, row) > max_part) {
+    return fmt::format("a {} of it has {} bytes, more than the {} allowed (save it with smaller ones)",
+                       row > part ? "row"
+                       : is_tiled ? "tile"
+                                  : "strip",
+                       std::max(part, row), max_part);
   }
   const bool has_extra_samples = bits == 8 && samples > 3 && photometric == PHOTOMETRIC_RGB &&
                                  layout == PLANARCONFIG_CONTIG && !is_tiled;

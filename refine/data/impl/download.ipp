@@ -318,7 +318,8 @@ REFINE_INLINE void extract(const std::filesystem::path& archive_file, const std:
     std::int64_t written = 0;
     for (la_ssize_t got; (got = archive_read_data(tar.get(), block.data(), block.size())) != 0;) {
       if (got < 0) fail(reason());
-      if ((written += got) > member->max_bytes) fail(fmt::format("{} is too long", member->name));
+      if ((written += got) > member->max_bytes)
+        fail(fmt::format("{} has more than the {} bytes allowed", member->name, member->max_bytes));
       file.write(block.data(), static_cast<std::size_t>(got));
     }
     file.commit();

@@ -153,7 +153,7 @@ REFINE_INLINE at::Tensor read_idx(const std::filesystem::path& path) {
     }
     return got;
   };
-  const auto check = [&](bool valid, const char* problem) {
+  const auto check = [&](bool valid, std::string_view problem) {
     if (!valid) throw Error("cannot read {}: {}; fetch it again", path.string(), problem);
   };
 
@@ -161,23 +161,30 @@ REFINE_INLINE at::Tensor read_idx(const std::filesystem::path& path) {
   check(read(magic, 4) == 4, "it is too short for an IDX header");
   check(magic[0] == 0 && magic[1] == 0 && magic[2] == 8 && magic[3] >= 1 && magic[3] <= 4,
         "its header is not that of an IDX file of bytes");
-  constexpr std::int64_t max_bytes = std::int64_t{1} << 32;  // a forged header must not claim all memory
   std::vector<std::int64_t> extents;
-  std::int64_t bytes = 1;
   for (int i = 0; i < magic[3]; ++i) {
     std::uint8_t e[4] = {};
     check(read(e, 4) == 4, "it is too short for its IDX header");
-    const std::int64_t extent = std::int64_t{e[0]} << 24 | e[1] << 16 | e[2] << 8 | e[3];
-    check(extent == 0 || bytes <= max_bytes / extent, "its IDX header claims more than 4 GiB");
-    bytes *= extent;
-    extents.push_back(extent);
+    extents.push_back(std::int64_t{e[0]} << 24 | e[1] << 16 | e[2] << 8 | e[3]);
   }
+  constexpr std::int64_t max_bytes = std::int64_t{1} << 32;  // a forged header must not claim all memory
+  // Bytes without the extents of 0: strides are products of the others and must not overflow.
+  std::int64_t span = 1;
+  for (const std::int64_t extent : extents) {
+    const std::int64_t factor = std::max<std::int64_t>(extent, 1);
+    check(span <= max_bytes / factor, fmt::format("its IDX header claims {} bytes, more than the {} allowed",
+                                                  fmt::join(extents, "×"), max_bytes));
+    span *= factor;
+  }
+  const std::int64_t bytes = std::ranges::find(extents, 0) == extents.end() ? span : 0;
 
   std::error_code unknown;
   const auto file_bytes = std::filesystem::file_size(path, unknown);
   constexpr std::int64_t always_allowed = 1 << 20, max_ratio = 50;  // images compress about fivefold
-  check(unknown || bytes <= always_allowed || static_cast<std::uintmax_t>(bytes) / max_ratio <= file_bytes,
-        "its IDX header claims more than 50 times the file's size");
+  check(unknown || bytes <= always_allowed ||
+            static_cast<std::uintmax_t>(bytes + max_ratio - 1) / max_ratio <= file_bytes,
+        fmt::format("its IDX header claims {} bytes for a file of {}, more than {} times as many", bytes,
+                    file_bytes, max_ratio));
 
   auto tensor = at::empty(extents, at::kByte);
   check(read(tensor.mutable_data_ptr<std::uint8_t>(), bytes) == bytes,

@@ -161,7 +161,7 @@ inline void inspect_exported(formats::Archive archive, const InspectOptions& opt
 }
 
 inline void inspect_onnx(const InspectOptions& options, Inspection& report) {
-  const auto listing = formats::inspect_onnx(files::read(report.file), report.file);
+  const auto listing = formats::inspect_onnx(formats::detail::onnx::read_file(report.file), report.file);
   const formats::OnnxModel& model = listing.model;
   const std::vector<std::string> objections = add_findings(listing.objections, report);
   const bool fine = objections.empty();

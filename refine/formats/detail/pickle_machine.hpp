@@ -98,6 +98,7 @@ class PickleStack {
   // A checkpoint that records every image of its dataset has some millions of objects.
   static constexpr std::size_t max_objects = 5'000'000, max_references = 4 * max_objects;
   static constexpr std::size_t max_stack = 1'000'000;
+  static constexpr std::size_t constants = 3;  // None, True and False, which every pickle has
 
   /// Returns the height of the topmost mark. Only the instructions that look for a mark go below
   /// it.
@@ -296,7 +297,7 @@ class PickleBuilder {
 
   void spend_tensor_bytes(std::uint64_t bytes);
 
-  /// Charges the text to the budget, and returns it.
+  /// Counts the bytes of the text, and returns it.
   std::string_view spend_text(std::string_view text);
 
   [[noreturn]] void fail(std::string_view why) const { machine_.fail(why); }
@@ -304,7 +305,8 @@ class PickleBuilder {
   const PickleMachine& machine_;
   const Storages& storages_;
   std::size_t visits_left_ = 1'000'000;  // of `reaches_tensors`
-  std::uint64_t tensor_budget_ = std::uint64_t{64} << 20, text_budget_ = std::uint64_t{1} << 20;
+  std::uint64_t tensor_bytes_ = 0, max_tensor_bytes_ = std::uint64_t{64} << 20;
+  std::uint64_t text_bytes_ = 0, max_text_bytes_ = std::uint64_t{1} << 20;
   std::set<std::string> counted_storages_;
   std::map<const PickleNode*, Built> done_;
 };
@@ -334,7 +336,8 @@ namespace refine::formats {
 inline Value read_pickle(std::string_view bytes, const std::filesystem::path& path,
                          const Storages& storages = {}) {
   detail::PickleMachine machine(path, bytes);
-  return detail::PickleBuilder(machine, storages).build(machine.run());
+  const detail::PickleNode& whole = machine.run();  // before the builder, which asks for the pickle's size
+  return detail::PickleBuilder(machine, storages).build(whole);
 }
 
 }  // namespace refine::formats

@@ -45,7 +45,7 @@ struct PickleItem {
   std::string text = {};        ///< a string, a name, the class of an object, the type of a list or dict
   std::int64_t number = 0;      ///< an integer; the number of elements of a storage
   std::vector<Ref> parts = {};  ///< the elements; of a dict, keys and values in turn
-  std::size_t depth = 0;        ///< levels of nesting below
+  std::size_t depth = 0;        ///< levels of containers, its own included
   std::size_t size = 1;         ///< values in it, on all paths
   bool is_shared = false;       ///< the memo refers to it, so it must not change any more
 };

@@ -66,8 +66,10 @@ REFINE_INLINE Archive ArchiveReader::read(bool with_content) {
     constexpr double always_allowed = 64 << 20;
     if (static_cast<double>(total) >
         std::max(always_allowed, limits_.ratio * static_cast<double>(file_.size()))) {
-      refuse(entry, fmt::format("makes the archive a compression bomb: more than {} bytes in a file of {}",
-                                total, file_.size()));
+      refuse(entry,
+             fmt::format("makes the archive a compression bomb: {} bytes in a file of {}, more than {} "
+                         "times as many",
+                         total, file_.size(), limits_.ratio));
     }
   }
   if (entries.empty()) directory_.fail("the archive has no entries");
@@ -129,7 +131,8 @@ REFINE_INLINE void ArchiveReader::check_size(const ZipEntry& entry) const {
   if (static_cast<double>(entry.bytes) >
       std::max(always_allowed, limits_.ratio * static_cast<double>(entry.packed))) {
     refuse(entry,
-           fmt::format("is a compression bomb: {} bytes compressed into {}", entry.bytes, entry.packed));
+           fmt::format("is a compression bomb: {} bytes compressed into {}, more than {} times as many",
+                       entry.bytes, entry.packed, limits_.ratio));
   }
   if (entry.method == stored && entry.bytes != entry.packed) {
     refuse(entry, fmt::format("is stored uncompressed but claims {} bytes for {} bytes of data", entry.bytes,
@@ -307,7 +310,10 @@ REFINE_INLINE void ZipDirectory::locate() {
     fail(fmt::format("the archive has {} entries, more than the {} allowed", count_, max_entries_));
   }
   constexpr std::uint64_t max_record = 4096;  // a name has at most 1 KiB
-  if (size_ > count_ * max_record) fail("the directory is longer than its entries");
+  if (size_ > count_ * max_record) {
+    fail(fmt::format("the directory has {} bytes for {} entries, more than the {} allowed for each", size_,
+                     count_, max_record));
+  }
 }
 
 REFINE_INLINE ZipEntry ZipDirectory::next_entry(std::string_view& rest) const {

@@ -184,12 +184,19 @@ class DocumentCheck final : public nlohmann::json_sax<json> {
   int depth_ = 0;
 };
 
-/// Parses a JSON document with limits. A key that occurs twice in an object is refused: two readers
-/// would take two values.
-REFINE_INLINE json parse_document(const std::string& text, const std::string& entry) {
+/// Parses JSON with limits. A key that occurs twice in an object is refused: two readers would take
+/// two values.
+/// \return the document; discarded if the text is not JSON
+REFINE_INLINE json parse_json(const std::string& text, const std::string& entry) {
   DocumentCheck check(entry);
   json document(json::value_t::discarded);
   if (json::sax_parse(text, &check)) document = json::parse(text, nullptr, /*allow_exceptions=*/false);
+  return document;
+}
+
+/// Parses a JSON document with the same limits. Anything else is refused.
+REFINE_INLINE json parse_document(const std::string& text, const std::string& entry) {
+  json document = parse_json(text, entry);
   if (document.is_discarded()) fail(fmt::format("'{}' is not a JSON document", entry));
   return document;
 }
@@ -266,9 +273,8 @@ REFINE_INLINE Choice choice_of(const json& object, const char* what) {
 // --- texts that Python would evaluate --------------------------------------------------------------------
 
 /// Splits a text into names, numbers, quoted texts and signs.
-/// \return the parts; empty if the text has anything else, or more than `max_parts`
+/// \return the parts; empty if the text has anything else, or more than `max_words`
 REFINE_INLINE std::vector<std::string_view> split(std::string_view text) {
-  constexpr std::size_t max_parts = 10'000;
   const auto is_letter = [](char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_'; };
   const auto is_digit = [](char c) { return c >= '0' && c <= '9'; };
   std::vector<std::string_view> parts;
@@ -291,7 +297,7 @@ REFINE_INLINE std::vector<std::string_view> split(std::string_view text) {
       return {};
     }
     parts.push_back(text.substr(i, end - i));
-    if (parts.size() > max_parts) return {};
+    if (parts.size() > max_words) return {};
     i = end;
   }
   return parts;
@@ -459,7 +465,8 @@ REFINE_INLINE json Reader::document(const std::string& entry) {
   if (found == archive_.entries.end()) fail(fmt::format("'{}' is missing", shorten(entry)));
   json_bytes_ += found->second.size();
   if (json_bytes_ > max_json_bytes) {
-    fail(fmt::format("its JSON documents have more than {} bytes", max_json_bytes));
+    fail(fmt::format("its JSON documents have {} bytes, more than the {} allowed", json_bytes_,
+                     max_json_bytes));
   }
   json parsed = parse_document(found->second, shorten(entry));
   used_entries_.insert(entry);
@@ -580,8 +587,9 @@ REFINE_INLINE void Reader::check_expressions(const json& value) {
     if (key == "expr_str" && value.is_object() &&
         !(inner.is_string() && is_plain_expression(inner.get_ref<const std::string&>()))) {
       object_harmful(
-          fmt::format("it has a size that is not arithmetic (expr_str {}), and Python evaluates it",
-                      shorten(inner.dump(-1, ' ', false, json::error_handler_t::replace))));
+          fmt::format("it has a size that is not arithmetic of at most {} words (expr_str {}), and Python "
+                      "evaluates it",
+                      max_words, shorten(inner.dump(-1, ' ', false, json::error_handler_t::replace))));
     }
     if ((key == "in_spec" || key == "out_spec") && inner.is_string() &&
         inner.get_ref<const std::string&>().find("__enum__") != std::string::npos) {
@@ -596,8 +604,9 @@ REFINE_INLINE void Reader::check_guards(const json& guards) {
   for (const json& guard : guards) {
     if (guard.is_string() && is_plain_guard(guard.get_ref<const std::string&>())) continue;
     object_harmful(
-        fmt::format("its guards_code has {}, which is not a comparison of sizes, and Python runs it",
-                    shorten(guard.dump(-1, ' ', false, json::error_handler_t::replace))));
+        fmt::format("its guards_code has {}, which is not a comparison of sizes of at most {} words, and "
+                    "Python runs it",
+                    shorten(guard.dump(-1, ' ', false, json::error_handler_t::replace)), max_words));
   }
 }
 
@@ -692,7 +701,11 @@ REFINE_INLINE std::optional<StoredTensor> Reader::read_stored(const std::string&
   for (const json& stride : list_of(meta, "strides")) tensor.strides.push_back(extent(stride));
   tensor.offset = extent(member(meta, "storage_offset"));
   constexpr std::size_t max_dimensions = 16;
-  if (tensor.sizes.size() != tensor.strides.size() || tensor.sizes.size() > max_dimensions) {
+  if (tensor.sizes.size() > max_dimensions) {
+    fail(fmt::format("the tensor '{}' has {} dimensions, more than the {} allowed", shown,
+                     tensor.sizes.size(), max_dimensions));
+  }
+  if (tensor.sizes.size() != tensor.strides.size()) {
     fail(fmt::format("the tensor '{}' has {} sizes and {} strides", shown, tensor.sizes.size(),
                      tensor.strides.size()));
   }
@@ -724,8 +737,10 @@ REFINE_INLINE std::optional<StoredTensor> Reader::read_stored(const std::string&
   if (__builtin_mul_overflow(static_cast<std::uint64_t>(count), element_bytes(*type), &claimed) ||
       __builtin_add_overflow(tensor_bytes_, claimed, &tensor_bytes_) ||
       tensor_bytes_ > always_allowed + copies_per_byte * entry_bytes_) {
-    fail(fmt::format("the tensor '{}' and those before it claim far more memory than their files have",
-                     shown));
+    fail(fmt::format(
+        "the tensor '{}' and those before it claim far more memory than their files have, more than "
+        "the {} bytes allowed",
+        shown, always_allowed + copies_per_byte * entry_bytes_));
   }
   return tensor;
 }
@@ -1058,7 +1073,7 @@ REFINE_INLINE void collect_names(const json& tree, const std::string& prefix, co
   }
   std::vector<std::string> keys;
   if (const json* context = optional_member(tree, "context"); context && context->is_string()) {
-    const json parsed = json::parse(context->get_ref<const std::string&>(), nullptr, false);
+    const json parsed = parse_json(context->get_ref<const std::string&>(), "context");
     const json* list = &parsed;
     if (const json* named =
             fields ? optional_member(*fields, context->get_ref<const std::string&>().c_str()) : nullptr) {
@@ -1085,7 +1100,7 @@ REFINE_INLINE void Reader::read_outputs(const json& graph_module, const json& si
       calls && calls->is_array() && !calls->empty()) {
     if (const json* call = optional_member(calls->front(), "signature")) {
       if (const json* spec = optional_member(*call, "out_spec"); spec && spec->is_string()) {
-        const json tree = json::parse(spec->get_ref<const std::string&>(), nullptr, false);
+        const json tree = parse_json(spec->get_ref<const std::string&>(), "out_spec");
         if (tree.is_array() && tree.size() == 2) {
           collect_names(tree[1], "", optional_member(graph_module, "treespec_namedtuple_fields"), 0, names);
         }

@@ -262,7 +262,7 @@ REFINE_INLINE std::optional<ForeignFile> recognize_file(const std::filesystem::p
       file.read(0, static_cast<std::size_t>(std::min<std::uint64_t>(file.size(), 65536)));
   if (beginning.starts_with("PK\3\4")) {
     std::vector<std::string> names;
-    for (const detail::ZipEntry& entry : detail::ZipDirectory(file, 100'000).read()) {
+    for (const detail::ZipEntry& entry : detail::ZipDirectory(file, ArchiveLimits{}.entries).read()) {
       names.push_back(entry.name);
     }
     return recognize_archive(names);

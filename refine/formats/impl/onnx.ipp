@@ -61,11 +61,11 @@ inline std::int64_t checked_count(const std::vector<std::int64_t>& sizes) {
   return std::ranges::find(sizes, 0) == sizes.end() ? n : 0;
 }
 
-/// Reads a model. Values are copied only as far as a budget permits, which the size of the file sets.
+/// Reads a model. Values are copied only up to a number of bytes that the size of the file sets.
 class ModelReader {
  public:
   explicit ModelReader(std::string_view bytes)
-      : bytes_(bytes), budget_((std::uint64_t{64} << 20) + std::uint64_t{16} * bytes.size()) {}
+      : bytes_(bytes), max_copied_((std::uint64_t{64} << 20) + std::uint64_t{16} * bytes.size()) {}
 
   OnnxListing read();
 
@@ -98,8 +98,12 @@ class ModelReader {
   }
 
   void charge(std::uint64_t bytes) {
-    if (bytes > budget_) throw Malformed("its content is too large for the size of the file");
-    budget_ -= bytes;
+    if (bytes > max_copied_ - copied_) {
+      throw Malformed(fmt::format(
+          "its content is too large for the size of the file: {} bytes in memory, more than the {} allowed",
+          copied_ + bytes, max_copied_));
+    }
+    copied_ += bytes;
   }
 
   std::string text(const Field& field) {
@@ -126,7 +130,8 @@ class ModelReader {
   void check_values();
 
   std::string_view bytes_;
-  std::uint64_t budget_;
+  std::uint64_t copied_ = 0;
+  const std::uint64_t max_copied_;
   OnnxListing listing_;
   std::vector<OnnxValue> inputs_;  // with those that have an initializer
 };
@@ -558,7 +563,10 @@ REFINE_INLINE std::pair<std::string, std::optional<OnnxTensor>> ModelReader::ten
     return refuse(Objection::Kind::unsupported, "is of a type that refine does not read");
   }
   constexpr std::size_t max_rank = 16;
-  if (result.sizes.size() > max_rank) throw Malformed("a tensor has too many dimensions");
+  if (result.sizes.size() > max_rank) {
+    throw Malformed(
+        fmt::format("{} has {} dimensions, more than the {} allowed", called, result.sizes.size(), max_rank));
+  }
   result.type = *known;
   const auto count = static_cast<std::uint64_t>(checked_count(result.sizes));
   const std::size_t size = element_bytes(*known);
@@ -721,6 +729,20 @@ REFINE_INLINE void check_file_size(const std::filesystem::path& path, std::uint6
               path.string(), bytes);
 }
 
+REFINE_INLINE void check_size_to_read(const std::filesystem::path& path, std::uint64_t bytes) {
+  if (bytes <= max_file_bytes) return;
+  throw Error("cannot read {}: it has {} bytes, more than the {} that an ONNX file may have; use a .pt2",
+              path.string(), bytes, max_file_bytes);
+}
+
+REFINE_INLINE std::string read_file(const std::filesystem::path& path) {
+  std::error_code unknown;
+  if (const std::uint64_t size = std::filesystem::file_size(path, unknown); !unknown) {
+    check_size_to_read(path, size);
+  }
+  return files::read(path);
+}
+
 /// Returns the encoded attribute of a node.
 inline std::string encoded_attribute(const std::string& name, const OnnxAttribute& attribute) {
   constexpr std::uint32_t name_field = 1, f = 2, i = 3, s = 4, t = 5, floats = 7, ints = 8, strings = 9,
@@ -870,6 +892,7 @@ REFINE_INLINE bool is_onnx_file(const std::filesystem::path& path) {
 }
 
 REFINE_INLINE OnnxListing inspect_onnx(std::string_view bytes, const std::filesystem::path& name) {
+  detail::onnx::check_size_to_read(name, bytes.size());
   OnnxListing listing;
   try {
     listing = detail::onnx::ModelReader(bytes).read();
@@ -888,13 +911,7 @@ REFINE_INLINE OnnxListing inspect_onnx(std::string_view bytes, const std::filesy
 }
 
 REFINE_INLINE OnnxModel read_onnx(const std::filesystem::path& path) {
-  std::error_code unknown;
-  if (const std::uint64_t size = std::filesystem::file_size(path, unknown);
-      !unknown && size > detail::onnx::max_file_bytes) {
-    throw Error("cannot read {}: it has {} bytes, and an ONNX file has at most 2 GB; use a .pt2",
-                path.string(), size);
-  }
-  OnnxListing listing = inspect_onnx(files::read(path), path);
+  OnnxListing listing = inspect_onnx(detail::onnx::read_file(path), path);
   using Kind = Objection::Kind;
   for (const Kind kind : {Kind::harmful, Kind::library, Kind::quantized, Kind::unsupported, Kind::unknown}) {
     if (!detail::has_objection(listing.objections, kind)) continue;

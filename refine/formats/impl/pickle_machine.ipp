@@ -45,13 +45,17 @@ REFINE_INLINE void PickleStack::refuse(std::string_view name) const {
 }
 
 REFINE_INLINE PickleStack::Node* PickleStack::make(Kind kind) {
-  if (nodes_.size() >= max_objects) fail(fmt::format("the pickle has more than {} objects", max_objects));
+  if (nodes_.size() >= max_objects + constants) {
+    fail(fmt::format("the pickle has more than {} objects", max_objects));
+  }
   nodes_.push_back({.kind = kind});
   return &nodes_.back();
 }
 
 REFINE_INLINE void PickleStack::push(Node* node) {
-  if (stack_.size() >= max_stack) fail("the stack of the pickle is too deep");
+  if (stack_.size() >= max_stack) {
+    fail(fmt::format("the stack of the pickle has more than {} objects", max_stack));
+  }
   stack_.push_back(node);
 }
 
@@ -74,7 +78,9 @@ REFINE_INLINE std::vector<PickleStack::Node*> PickleStack::pop_many(std::size_t 
 }
 
 REFINE_INLINE void PickleStack::mark() {
-  if (marks_.size() >= max_stack) fail("the stack of the pickle is too deep");
+  if (marks_.size() >= max_stack) {
+    fail(fmt::format("the stack of the pickle has more than {} marks", max_stack));
+  }
   marks_.push_back(stack_.size());
 }
 
@@ -94,7 +100,9 @@ REFINE_INLINE void PickleStack::drop() {
 }
 
 REFINE_INLINE void PickleStack::memoize(std::uint64_t key) {
-  if (memo_.size() >= max_objects) fail("the memo of the pickle is too large");
+  if (memo_.size() >= max_objects) {
+    fail(fmt::format("the memo of the pickle has more than {} entries", max_objects));
+  }
   memo_[key] = top();
 }
 
@@ -106,7 +114,10 @@ REFINE_INLINE void PickleStack::recall(std::uint64_t key) {
 
 REFINE_INLINE void PickleStack::count(std::size_t references) {
   references_ += references;
-  if (references_ > max_references) fail("the pickle copies the same objects too often");
+  if (references_ > max_references) {
+    fail(fmt::format("the pickle copies the same objects too often: its containers have more than {} parts",
+                     max_references));
+  }
 }
 
 REFINE_INLINE void PickleStack::append(const std::vector<Node*>& items) {
@@ -302,7 +313,10 @@ REFINE_INLINE PickleCalls::Node* PickleCalls::make_storage(const Node& id) {
 
 REFINE_INLINE std::string_view PickleCalls::encode_latin1(std::string_view utf8) {
   encoded_size_ += utf8.size();
-  if (encoded_size_ > max_encoded_) fail("the pickle encodes the same text too often");
+  if (encoded_size_ > max_encoded_) {
+    fail(fmt::format("the pickle encodes the same text too often: {} bytes, more than the {} of the pickle",
+                     encoded_size_, max_encoded_));
+  }
   std::string bytes;
   bytes.reserve(utf8.size());
   for (std::size_t i = 0; i < utf8.size(); ++i) {
@@ -688,8 +702,8 @@ REFINE_INLINE bool Layout::is_contiguous() const {
 
 REFINE_INLINE PickleBuilder::PickleBuilder(const PickleMachine& machine, const Storages& storages)
     : machine_(machine), storages_(storages) {
-  tensor_budget_ += machine.size() * copies_per_byte;
-  text_budget_ += machine.size() * copies_per_byte;
+  max_tensor_bytes_ += machine.size() * copies_per_byte;
+  max_text_bytes_ += machine.size() * copies_per_byte;
 }
 
 REFINE_INLINE Value PickleBuilder::build(const PickleNode& node, bool keep_opaque) {
@@ -702,9 +716,6 @@ REFINE_INLINE Value PickleBuilder::build(const PickleNode& node, bool keep_opaqu
 }
 
 REFINE_INLINE PickleBuilder::Built PickleBuilder::build_node(const PickleNode& node, int depth) {
-  if (depth > max_depth) {
-    fail(fmt::format("the content is nested deeper than {} levels or contains itself", max_depth));
-  }
   switch (node.kind) {
     case Kind::none:
       return {};
@@ -752,13 +763,19 @@ REFINE_INLINE PickleBuilder::Built PickleBuilder::build_node(const PickleNode& n
 }
 
 REFINE_INLINE PickleBuilder::Built PickleBuilder::build_container(const PickleNode& node, int depth) {
+  if (depth == max_depth) {
+    fail(fmt::format("the content is nested deeper than {} levels or contains itself", max_depth));
+  }
   Built result;
   List items;
   items.reserve(node.items.size());
   for (const PickleNode* item : node.items) {
     Built part = build_node(*item, depth + 1);
     result.weight += part.weight;
-    if (result.weight > max_weight) fail("the content repeats the same objects too often");
+    if (result.weight > max_weight) {
+      fail(fmt::format("the content repeats the same objects too often: {} values, more than the {} allowed",
+                       result.weight, max_weight));
+    }
     items.push_back(std::move(part.value));
   }
   if (node.kind == Kind::list) {
@@ -814,12 +831,14 @@ REFINE_INLINE Dict PickleBuilder::build_dict(List& items) const {
 
 REFINE_INLINE std::vector<std::int64_t> PickleBuilder::read_extents(const PickleNode& tuple) const {
   constexpr std::size_t max_dims = 64;  // the limit of LibTorch
+  if (tuple.items.size() > max_dims) {
+    fail(fmt::format("a tensor has {} dimensions, more than the {} allowed", tuple.items.size(), max_dims));
+  }
   std::vector<std::int64_t> result;
   for (const PickleNode* item : tuple.items) {
     if (item->kind != Kind::integer || item->integer < 0) {
       fail("a tensor has a size or a stride that is not a natural number");
     }
-    if (result.size() == max_dims) fail(fmt::format("a tensor has more than {} dimensions", max_dims));
     result.push_back(item->integer);
   }
   return result;
@@ -838,7 +857,9 @@ REFINE_INLINE Value PickleBuilder::build_tensor(const PickleNode& node) {
     fail(
         fmt::format("storage '{}' claims {} elements but has {} bytes", shorten(key), claimed, data->size()));
   }
-  if (counted_storages_.insert(std::string(key)).second) tensor_budget_ += data->size() * copies_per_byte;
+  if (counted_storages_.insert(std::string(key)).second) {
+    max_tensor_bytes_ += data->size() * copies_per_byte;
+  }
   Layout layout{.sizes = read_extents(*node.items[2]),
                 .strides = read_extents(*node.items[3]),
                 .offset = node.items[1]->integer};
@@ -907,15 +928,21 @@ REFINE_INLINE at::Tensor PickleBuilder::copy_tensor(std::string_view data, at::S
 }
 
 REFINE_INLINE void PickleBuilder::spend_tensor_bytes(std::uint64_t bytes) {
-  if (bytes > tensor_budget_) {
-    fail("its tensors repeat the same elements and need far more memory than the file has bytes");
+  if (bytes > max_tensor_bytes_ - tensor_bytes_) {
+    fail(fmt::format(
+        "its tensors repeat the same elements and need far more memory than the file has bytes: {} "
+        "bytes, more than the {} allowed",
+        tensor_bytes_ + bytes, max_tensor_bytes_));
   }
-  tensor_budget_ -= bytes;
+  tensor_bytes_ += bytes;
 }
 
 REFINE_INLINE std::string_view PickleBuilder::spend_text(std::string_view text) {
-  if (text.size() > text_budget_) fail("the content repeats the same text too often");
-  text_budget_ -= text.size();
+  text_bytes_ += text.size();
+  if (text_bytes_ > max_text_bytes_) {
+    fail(fmt::format("the content repeats the same text too often: {} bytes, more than the {} allowed",
+                     text_bytes_, max_text_bytes_));
+  }
   return text;
 }
 

@@ -66,8 +66,10 @@ REFINE_INLINE SafeTensors SafeTensorsReader::read() {
   std::uint64_t header_size = 0;
   if (bytes_.size() < sizeof header_size) fail("the file is shorter than its header");
   std::memcpy(&header_size, bytes_.data(), sizeof header_size);
-  if (header_size > SafeTensorsHeader::max_bytes || header_size > bytes_.size() - sizeof header_size) {
-    fail(fmt::format("the header claims {} bytes, more than the file has or the format allows", header_size));
+  for (const std::uint64_t available : {bytes_.size() - sizeof header_size, SafeTensorsHeader::max_bytes}) {
+    if (header_size <= available) continue;
+    fail(fmt::format("the header claims {} bytes, more than the {} that {}", header_size, available,
+                     available == SafeTensorsHeader::max_bytes ? "the format allows" : "the file has"));
   }
   SafeTensorsHeader header([this](const std::string& why) { fail(why); });
   header.read(bytes_.substr(sizeof header_size, header_size));
@@ -98,6 +100,11 @@ REFINE_INLINE at::Tensor SafeTensorsReader::read_tensor(const std::string& name,
   const std::uint64_t end = entry.data_offsets[1];
   if (begin > end || end > data_.size()) fail(fmt::format("tensor '{}' lies outside the file", name));
 
+  constexpr std::size_t max_dims = 64;  // the limit of LibTorch
+  if (entry.shape.size() > max_dims) {
+    fail(fmt::format("tensor '{}' has {} dimensions, more than the {} allowed", name, entry.shape.size(),
+                     max_dims));
+  }
   std::vector<std::int64_t> shape;
   // Bytes without the extents of 0: strides are products of the others and must not overflow.
   std::uint64_t span = c10::elementSize(dtype->second);
@@ -256,7 +263,7 @@ REFINE_INLINE bool SafeTensorsHeader::end_array() {
 }
 
 REFINE_INLINE bool SafeTensorsHeader::enter() {
-  if (depth_ == max_depth) fail_("the header is nested too deep");
+  if (depth_ == max_depth) fail_(fmt::format("the header is nested deeper than {} levels", max_depth));
   names_[depth_++].clear();
   return true;
 }

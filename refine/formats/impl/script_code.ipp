@@ -34,7 +34,9 @@ REFINE_INLINE void check_lines(std::string_view text) {
     begin += line.size() + 1;
     const std::size_t first = line.find_first_not_of(" \t\\");
     skipped = first == std::string_view::npos || line[first] == '#' ? skipped + 1 : 0;
-    if (skipped > max_depth) throw std::runtime_error("too many consecutive lines without code");
+    if (skipped > max_depth) {
+      throw std::runtime_error(fmt::format("more than {} consecutive lines without code", max_depth));
+    }
   }
   const auto is_control = [](unsigned char c) { return (c < 0x20 && c != '\n' && c != '\t') || c == 0x7f; };
   if (std::ranges::any_of(text, is_control)) throw std::runtime_error("it has a control character");
@@ -91,7 +93,10 @@ REFINE_INLINE void DepthGauge::take(const torch::jit::Token& token) {
       ++branches_;
       break;
     case TK_IDENT:  // LibTorch matches names with std::regex, which recurses over a match
-      if (token.range.size() > max_name) throw std::runtime_error("a name is too long");
+      if (token.range.size() > max_name) {
+        throw std::runtime_error(
+            fmt::format("a name has {} bytes, more than the {} allowed", token.range.size(), max_name));
+      }
       break;
     case TK_NUMBER:
     case TK_STRINGLITERAL:
@@ -100,7 +105,7 @@ REFINE_INLINE void DepthGauge::take(const torch::jit::Token& token) {
       ++chains_.back();
   }
   if (chains_.size() + indents_ + branches_ + std::reduce(chains_.begin(), chains_.end()) > max_depth) {
-    throw std::runtime_error("the code is nested too deep");
+    throw std::runtime_error(fmt::format("the code is nested deeper than {} levels", max_depth));
   }
 }
 

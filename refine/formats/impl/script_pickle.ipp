@@ -95,12 +95,14 @@ REFINE_INLINE std::string PickleCheck::line() {
 }
 
 REFINE_INLINE PickleCheck::Ref PickleCheck::make(Kind kind, std::string text, std::int64_t number) {
-  return std::make_shared<PickleItem>(PickleItem{.kind = kind, .text = std::move(text), .number = number});
+  const bool is_container = kind == Kind::tuple || kind == Kind::list || kind == Kind::dict;
+  return std::make_shared<PickleItem>(PickleItem{
+      .kind = kind, .text = std::move(text), .number = number, .depth = std::size_t{is_container}});
 }
 
 REFINE_INLINE void PickleCheck::push(Ref value) {
   constexpr std::size_t max_stack = 1'000'000;
-  require(stack_.size() < max_stack, "is too long");
+  if (stack_.size() >= max_stack) fail(fmt::format("has more than {} objects on its stack", max_stack));
   stack_.push_back(std::move(value));
 }
 
@@ -127,8 +129,8 @@ REFINE_INLINE void PickleCheck::add(const Ref& whole, std::vector<Ref> parts) {
   for (Ref& part : parts) {
     whole->depth = std::max(whole->depth, part->depth + 1);
     whole->size += part->size;
-    require(whole->depth <= max_depth, "is nested too deep");
-    require(whole->size <= max_size, "has too many values");
+    if (whole->depth > max_depth) fail(fmt::format("is nested deeper than {} levels", max_depth));
+    if (whole->size > max_size) fail(fmt::format("has more than {} values on all paths", max_size));
     part->is_shared = part->is_shared || part->kind == Kind::list || part->kind == Kind::dict;
     whole->parts.push_back(std::move(part));
   }
@@ -408,7 +410,11 @@ REFINE_INLINE void PickleCheck::push_tensor(const std::vector<Ref>& parts) {
   require(parts.size() == 6 && parts[0]->kind == Kind::storage && parts[1]->kind == Kind::integer &&
           parts[4]->kind == Kind::boolean && parts[5]->kind == Kind::none);
   const std::vector<std::int64_t> sizes = read_extents(*parts[2]), strides = read_extents(*parts[3]);
-  require(sizes.size() == strides.size() && sizes.size() <= 64 && parts[1]->number >= 0);
+  constexpr std::size_t max_dims = 64;  // the limit of LibTorch
+  if (sizes.size() > max_dims) {
+    fail(fmt::format("has a tensor of {} dimensions, more than the {} allowed", sizes.size(), max_dims));
+  }
+  require(sizes.size() == strides.size() && parts[1]->number >= 0);
   // Strides of 0 give a tensor more elements than its storage, up to this number.
   constexpr std::uint64_t max_elements = std::uint64_t{1} << 40;
   const auto storage = static_cast<std::uint64_t>(parts[0]->number);
@@ -419,8 +425,10 @@ REFINE_INLINE void PickleCheck::push_tensor(const std::vector<Ref>& parts) {
   for (std::size_t i = 0; i < sizes.size(); ++i) {
     const auto size = static_cast<std::uint64_t>(std::max<std::int64_t>(sizes[i], 1));
     const auto stride = static_cast<std::uint64_t>(strides[i]);
-    exceeds = exceeds || elements > max_elements / size || stride > max_elements ||
-              stride * (size - 1) > max_elements - last;
+    if (elements > max_elements / size) {
+      fail(fmt::format("has a tensor of more than {} elements", max_elements));
+    }
+    exceeds = exceeds || stride > max_elements || stride * (size - 1) > max_elements - last;
     if (exceeds) break;
     elements *= size;
     last += stride * (size - 1);

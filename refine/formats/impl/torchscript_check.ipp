@@ -206,7 +206,10 @@ REFINE_INLINE TorchScriptListing inspect_torchscript(const Archive& archive) {
     PickleCheck check(bytes, archive.entries, part + "/", code, number < first_typed);
     try {
       constexpr std::size_t max_pickle_bytes = std::size_t{16} << 20;
-      if (bytes.size() > max_pickle_bytes) throw std::runtime_error("is too long");
+      if (bytes.size() > max_pickle_bytes) {
+        throw std::runtime_error(
+            fmt::format("has {} bytes, more than the {} allowed", bytes.size(), max_pickle_bytes));
+      }
       const auto whole = check.run();
       const bool is_module =
           whole->kind == PickleItem::Kind::object && code.classes().at(whole->text).is_module;

@@ -23,6 +23,9 @@
 
 namespace refine::backbones::detail {
 
+/// Largest batch for which a program may have been exported: its last batch is filled up to it.
+inline constexpr std::int64_t max_fixed_batch = 4096;
+
 /// The position of a value in the memory of a running program.
 struct Slot {
   std::size_t index = 0;  ///< from 0

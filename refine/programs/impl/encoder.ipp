@@ -187,13 +187,12 @@ REFINE_INLINE void ProgramEncoder::load_exported_program(const std::filesystem::
     const std::size_t dimensions = all[i].shape.sizes.size();
     return dimensions == 2 || dimensions == 4;
   }));
-  constexpr std::int64_t max_fixed = 4096;
   const auto batch = images.sizes[0];
-  if (batch && (*batch < 1 || *batch > max_fixed)) {
+  if (batch && (*batch < 1 || *batch > backbones::detail::max_fixed_batch)) {
     throw Error(
         "cannot use {} as an encoder: its batch size is out of range (got {}, expected 1 to {}); export it for any "
         "batch size",
-        name, *batch, max_fixed);
+        name, *batch, backbones::detail::max_fixed_batch);
   }
   program->use_batches_of(batch.value_or(0));
   module = std::make_shared<detail::ProgramEncoderModule>(program, options.normalization, image.channels);
