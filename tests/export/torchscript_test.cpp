@@ -191,6 +191,11 @@ TEST(ExportedClassifier, OtherTorchScriptFile_IsRefused) {
                         {"n.pt", "image and classes"});
   m.save((folder.path / "o.pt").string(), {{"refine.json", R"({"image": [3, 4, 4], "classes": 5})"}});
   testing::expect_words(error_of([&] { ExportedClassifier(folder.path / "o.pt"); }), {"o.pt", "'transform'"});
+  const std::string deep = std::string(200'000, '[') + std::string(200'000, ']');
+  m.save((folder.path / "p.pt").string(),
+         {{"refine.json", R"({"image": [3, 4, 4], "classes": 5, "more": )" + deep + "}"}});
+  testing::expect_words(error_of([&] { ExportedClassifier(folder.path / "p.pt"); }),
+                        {"p.pt", "image and classes"});
 }
 
 TEST(ExportTorchScript, Pipeline_StaysUnchanged) {

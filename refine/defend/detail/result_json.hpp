@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include <refine/core/detail/untrusted_json.hpp>
 #include <refine/data/resize.hpp>
 #include <refine/defend/measure.hpp>
 #include <refine/metrics/lift.hpp>
@@ -24,9 +25,9 @@ inline std::string json_line(const nlohmann::ordered_json& json) {
   return json.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
 }
 
-/// Returns the JSON of a text; null if the text is not JSON.
+/// Returns the JSON of a text; null if the text is not JSON, or has too many levels.
 inline nlohmann::ordered_json parse_json(const std::string& text) {
-  auto json = nlohmann::ordered_json::parse(text, nullptr, /*allow_exceptions=*/false);
+  auto json = parse_untrusted_json<nlohmann::ordered_json>(text);
   return json.is_discarded() ? nlohmann::ordered_json(nullptr) : json;
 }
 

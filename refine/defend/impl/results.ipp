@@ -7,6 +7,7 @@
 #include <system_error>
 
 #include <refine/core/config.hpp>
+#include <refine/core/detail/untrusted_json.hpp>
 #include <refine/core/error.hpp>
 #include <refine/core/file.hpp>
 #include <refine/defend/images.hpp>
@@ -70,7 +71,7 @@ REFINE_INLINE void write_attack(const AttackSpec& spec, const std::filesystem::p
 }
 
 REFINE_INLINE AttackSpec read_attack(const std::filesystem::path& path) {
-  const auto json = nlohmann::json::parse(files::read(path), nullptr, /*allow_exceptions=*/false);
+  const auto json = detail::parse_untrusted_json(files::read(path));
   try {
     AttackSpec spec{.name = json.at("attack"), .seed = json.at("seed")};
     if (const auto& target = json.at("target"); !target.is_null()) spec.target = target.get<int>();

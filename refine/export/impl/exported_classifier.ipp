@@ -19,6 +19,7 @@
 #include <vector>
 
 #include <refine/core/config.hpp>
+#include <refine/core/detail/untrusted_json.hpp>
 #include <refine/core/error.hpp>
 #include <refine/core/text.hpp>
 #include <refine/formats/exported_program.hpp>
@@ -145,7 +146,7 @@ REFINE_INLINE ExportedClassifier::ExportedClassifier(const std::filesystem::path
   const auto found = extra.find("refine.json");
   if (found == extra.end()) refuse("it has no refine.json inside");
   about_ = std::make_shared<const nlohmann::ordered_json>(
-      nlohmann::ordered_json::parse(found->second, nullptr, /*allow_exceptions=*/false));
+      detail::parse_untrusted_json<nlohmann::ordered_json>(found->second));
   const nlohmann::ordered_json& about = *about_;
   const auto is_positive = [](const nlohmann::ordered_json& value) {
     if (!value.is_number_unsigned()) return false;

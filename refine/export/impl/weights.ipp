@@ -11,6 +11,7 @@
 #include <string_view>
 
 #include <refine/core/config.hpp>
+#include <refine/core/detail/untrusted_json.hpp>
 #include <refine/core/error.hpp>
 #include <refine/core/sha256.hpp>
 #include <refine/remaps/remap.hpp>
@@ -101,7 +102,7 @@ REFINE_INLINE std::vector<std::int64_t> read_permutation(const std::map<std::str
   if ((encoder == metadata.end() ? std::string() : encoder->second) != pipeline.encoder) {
     throw Error("cannot load {}: it was trained behind another encoder; load it with its own encoder", name);
   }
-  const auto permutation = nlohmann::json::parse(value("permutation"), nullptr, false);
+  const auto permutation = parse_untrusted_json(value("permutation"));
   const auto is_integer = [](const nlohmann::json& entry) { return entry.is_number_integer(); };
   if (!permutation.is_array() || !std::ranges::all_of(permutation, is_integer)) {
     throw Error(

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include <refine/core/config.hpp>
+#include <refine/core/detail/untrusted_json.hpp>
 #include <refine/core/file.hpp>
 #include <refine/report/verdict.hpp>
 
@@ -543,7 +544,7 @@ REFINE_INLINE std::string metrics_text(const DefenseReport& report) {
 }
 
 REFINE_INLINE DefenseReport read_metrics(const std::filesystem::path& path) {
-  const auto parsed = nlohmann::json::parse(files::read(path), nullptr, /*allow_exceptions=*/false);
+  const auto parsed = refine::detail::parse_untrusted_json(files::read(path));
   const detail::MetricsNode file(path, parsed);
   if (!parsed.is_object()) file.refuse("not a JSON object");
   const auto schema = file["schema"].integer(0, 1'000'000);

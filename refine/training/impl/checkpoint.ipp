@@ -30,6 +30,7 @@
 #include <utility>
 #include <vector>
 
+#include <refine/core/detail/untrusted_json.hpp>
 #include <refine/core/error.hpp>
 #include <refine/core/file.hpp>
 #include <refine/core/sha256.hpp>
@@ -192,7 +193,7 @@ class FolderLock {
 /// Describes the first field in which two recipes differ, for a message.
 inline std::string describe_difference(const std::string& run, const std::string& checkpoint) {
   const auto parse = [](const std::string& text) {
-    const auto json = nlohmann::json::parse(text, nullptr, /*allow_exceptions=*/false);
+    const auto json = refine::detail::parse_untrusted_json(text);
     return json.is_object() ? json.flatten() : nlohmann::json::object();
   };
   const nlohmann::json now = parse(run), then = parse(checkpoint);
@@ -436,7 +437,7 @@ REFINE_INLINE void CheckpointStore::apply(const fs::path& file, const formats::S
     state.collapsed = number("collapsed");
     state.seconds = std::stod(content.metadata.at("seconds"));
     state.history.clear();
-    for (const auto& e : nlohmann::json::parse(content.metadata.at("history"))) {
+    for (const auto& e : refine::detail::parse_untrusted_json(content.metadata.at("history"))) {
       state.history.push_back({.epoch = e.at(0).get<int>(),
                                .loss = e.at(1).get<double>(),
                                .accuracy = e.at(2).get<double>(),
