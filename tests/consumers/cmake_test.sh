@@ -31,6 +31,9 @@ expect $(($? != 0)) "UnknownWay_IsRefused"
 run cmake -S . -B "$work/missing" -DCMAKE_PREFIX_PATH="$torch" -DCMAKE_DISABLE_FIND_PACKAGE_PNG=ON >"$work/output"
 (($? != 0)) && grep -qw PNG "$work/output"
 expect $((!$?)) "MissingLibrary_IsNamed"
+run cmake -S . -B "$work/elsewhere" -DCMAKE_PREFIX_PATH="$torch" -DCMAKE_SYSTEM_NAME=FreeBSD >"$work/output"
+(($? != 0)) && tr '\n' ' ' <"$work/output" | grep -qF 'got FreeBSD,'
+expect $((!$?)) "OtherSystem_IsRefused"
 [[ $(find "$work/prefix/include" -name '*.*' | wc -l) == $(find -L refine -name '*.[hi]pp' -o -name '*.inc' | wc -l) ]]
 expect $((!$?)) "Installation_HasAllHeaders"
 

@@ -398,7 +398,7 @@ TEST(ReadExportedProgram, DamagedCopy_HasTheSameContentOrThrows) {
   const ScratchFolder folder;
   std::mt19937 random(1);
   int refused = 0;
-  constexpr int trials = 150;
+  constexpr int trials = 5'000;
   for (int i = 0; i < 2 * trials; ++i) {
     std::string damaged = whole;
     if (i < trials) {

@@ -56,7 +56,7 @@ output=$({
   for ((i = 0; i < limit; ++i)); do printf 'static_assert(sizeof(char) != 1, "%s");\n' "$end"; done
 } | "$@" "${quiet[@]}" "-fmax-errors=$limit" -fsyntax-only -x c++ - 2>&1)
 output=$(grep -vF "$end" <<<"$output")
-grep -qE '(^|: )(fatal )?error: ' <<<"$output" || finish FAILED "it compiles, but must not"
+grep -qE '(^|: |• )(fatal )?error: ' <<<"$output" || finish FAILED "it compiles, but must not"
 
 problems=
 for text in "${expected[@]}"; do
@@ -72,7 +72,7 @@ while IFS= read -r line; do
     [[ $line == *"$text"* ]] && found=1
   done
   if ((found)); then named=$((named + 1)); else others+="$line"$'\n'; fi
-done < <(grep -E '(^|: )(fatal )?error: ' <<<"$output")
+done < <(grep -E '(^|: |• )(fatal )?error: ' <<<"$output")
 
 if ((named)); then
   [[ -z $others ]] || problems+="unexpected errors:"$'\n'"$others"

@@ -78,6 +78,8 @@ filegroup(
 """
 
 def _libtorch_impl(ctx):
+    if not ctx.os.name.startswith("linux"):
+        fail("the system is not supported (got {}, expected Linux); use a container or a virtual machine".format(ctx.os.name))
     torch = None
     for candidate in _candidates(ctx):
         if candidate.get_child("lib").get_child("libtorch.so").exists:

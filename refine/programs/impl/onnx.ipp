@@ -252,7 +252,8 @@ REFINE_INLINE formats::ValueName OnnxTranslator::from_sizes(const Integers& inte
 }
 
 REFINE_INLINE formats::ValueName OnnxTranslator::tensor(std::size_t i) {
-  return tensor(input(i), node_->inputs[i]);
+  Value& value = input(i);  // throws if there is none
+  return tensor(value, node_->inputs[i]);
 }
 
 REFINE_INLINE std::size_t OnnxTranslator::rank(std::size_t i) {

@@ -139,7 +139,8 @@ struct InstructionSet {
 };
 
 /// Returns the arithmetic of this processor for numbers of channels, or null.
-inline const InstructionSet* instruction_set(std::int64_t in, std::int64_t out) {
+inline const InstructionSet* instruction_set([[maybe_unused]] std::int64_t in,
+                                             [[maybe_unused]] std::int64_t out) {
 #if defined(__x86_64__) && (!defined(__clang__) || defined(__OPTIMIZE__))
   static constexpr InstructionSet avx2 = InstructionSet::of<detail::Avx2>();
   static constexpr InstructionSet avx512 = InstructionSet::of<detail::Avx512>();
