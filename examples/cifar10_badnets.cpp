@@ -12,11 +12,13 @@
 #include <filesystem>
 #include <iostream>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <sstream>
 #include <string>
 #include <system_error>
 
 #include <refine/data/download.hpp>
+#include <refine/distributed/distributed.hpp>
 #include <refine/refine.hpp>
 #include <refine/report/report.hpp>
 #include <refine/training/checkpoint.hpp>
@@ -141,60 +143,76 @@ void run(const Options& options) {
 
   const attacks::BadNets<task> attack{.target = 0, .rate = 0.1, .seed = options.seed};
   const fs::path results = user_folder() / options.output;
-  auto [dataset, folder, split, normalization] = find_images(options);
+  // Started by torchrun, several processes train together: each has a part of every batch.
+  auto ranks = distributed::C10d::from_environment_or_single();
+  const bool is_first = ranks.rank() == 0;
+  std::optional<Source> source;
+  distributed::on_first_rank(ranks, [&] { source = find_images(options); });  // which may download them
+  if (!source) source = find_images(options);
+  auto& [dataset, folder, split, normalization] = *source;
   auto& [train, test] = split;
   const fs::path attack_folder = results / "attack" / dataset / "ResNet18" / "BadNets";
   const fs::path defense_folder = results / "refine_res" / dataset / "ResNet18" / "BadNets";
   std::error_code ignored;
-  const Checkpoint victim_checkpoint{.path = attack_folder / "checkpoints", .resume = options.resume};
-  const Checkpoint defense_checkpoint{.path = defense_folder / "checkpoints", .resume = options.resume};
-  victim_checkpoint.check();
-  defense_checkpoint.check();
-  for (const auto& results_folder : {attack_folder, defense_folder})
-    fs::remove(results_folder / "log.jsonl", ignored);  // a resumed run reports earlier epochs again
+  const bool resume = options.resume || ranks.restarts() > 0;
+  const Checkpoint victim_checkpoint{.path = attack_folder / "checkpoints", .resume = resume};
+  const Checkpoint defense_checkpoint{.path = defense_folder / "checkpoints", .resume = resume};
+  distributed::on_first_rank(ranks, [&] {
+    victim_checkpoint.check();
+    defense_checkpoint.check();
+    for (const auto& results_folder : {attack_folder, defense_folder})
+      fs::remove(results_folder / "log.jsonl", ignored);  // a resumed run reports earlier epochs again
+  });
   JsonLines attack_log(attack_folder / "log.jsonl"), defense_log(defense_folder / "log.jsonl");
 
   if (budget.images > 0 && budget.images < train.size()) train = train.sample(budget.images, options.seed);
   if (budget.test_images > 0) test = test.sample(budget.test_images, options.seed);
-  std::cout << fmt::format(
-                   "{} from {}: {} training images, {} test images; BadNets on '{}', rate {}, seed {}; {}",
-                   dataset, folder.lexically_normal().string(), train.size(), test.size(), train.classes[0],
-                   attack.rate, options.seed, default_device().str())
-            << std::endl;
+  if (is_first)
+    std::cout << fmt::format(
+                     "{} from {}: {} training images, {} test images; BadNets on '{}', rate {}, seed {}; {}",
+                     dataset, folder.lexically_normal().string(), train.size(), test.size(), train.classes[0],
+                     attack.rate, options.seed, default_device().str())
+              << std::endl;
 
   // The victim.
   ClassifierRecipe victim_recipe = budget.victim;
   victim_recipe.seed = options.seed;
   const auto poisoned = attack.poison(train);
-  formats::write_safetensors(
-      attack_folder / "poison.safetensors",
-      {.tensors = {{"indices", at::tensor(poisoned.indices)}, {"pattern", attack.trigger.pattern}},
-       .metadata = {{"target", std::to_string(attack.target)},
-                    {"rate", fmt::format("{}", attack.rate)},
-                    {"seed", std::to_string(options.seed)}}});
+  distributed::on_first_rank(ranks, [&] {
+    formats::write_safetensors(
+        attack_folder / "poison.safetensors",
+        {.tensors = {{"indices", at::tensor(poisoned.indices)}, {"pattern", attack.trigger.pattern}},
+         .metadata = {{"target", std::to_string(attack.target)},
+                      {"rate", fmt::format("{}", attack.rate)},
+                      {"seed", std::to_string(options.seed)}}});
+  });
   ProgressBar bar;
   StopOnSignal signals(options.resume_command);
   History victim_history, defense_history;
   const auto victim = train_classifier(
       backbones::Normalized{backbones::ResNet18<task>{.width = budget.victim_width, .seed = options.seed},
                             normalization},
-      poisoned, victim_recipe, bar, attack_log, victim_history, victim_checkpoint, signals);
-  save(victim, attack_folder / "victim.safetensors",
-       {{"recipe", to_text(victim_recipe)}, {"width", std::to_string(budget.victim_width)}});
+      poisoned, victim_recipe, ranks, bar, attack_log, victim_history, victim_checkpoint, signals);
+  distributed::on_first_rank(ranks, [&] {
+    save(victim, attack_folder / "victim.safetensors",
+         {{"recipe", to_text(victim_recipe)}, {"width", std::to_string(budget.victim_width)}});
+  });
 
   // The defense: the same images without triggers and without labels.
   Recipe recipe = budget.defense;
   recipe.seed = options.seed;
   auto defense = Pipeline{transforms::UNet<task>{.width = budget.transform_width, .seed = options.seed},
                           freeze(victim), remaps::Derangement<task>{.seed = options.seed}};
-  fit(defense, train.images, recipe, bar, defense_log, defense_history, defense_checkpoint, signals);
-  save(defense, defense_folder / "defense.safetensors", recipe,
-       {{"width", std::to_string(budget.transform_width)}});
+  fit(defense, train.images, recipe, ranks, bar, defense_log, defense_history, defense_checkpoint, signals);
+  distributed::on_first_rank(ranks, [&] {
+    save(defense, defense_folder / "defense.safetensors", recipe,
+         {{"width", std::to_string(budget.transform_width)}});
+    export_torchscript(defense, defense_folder / "defended.pt",
+                       {{"dataset", source->name}, {"recipe", to_text(recipe)}});
+  });
 
-  export_torchscript(defense, defense_folder / "defended.pt",
-                     {{"dataset", dataset}, {"recipe", to_text(recipe)}});
-
-  const Evaluation evaluation = evaluate(defense, test, attack, /*show=*/true);
+  const Evaluation evaluation = evaluate(defense, test, attack, ranks, /*show=*/true);
+  if (!is_first) return distributed::wait_for_all(ranks);
   std::string permutation;
   for (auto cls : defense.remap().permutation)
     permutation += (permutation.empty() ? "" : " ") + std::to_string(cls);
@@ -226,6 +244,7 @@ void run(const Options& options) {
             << "\ndefense  " << (defense_folder / "defense.safetensors").lexically_normal().string()
             << "\nto serve " << (defense_folder / "defended.pt").lexically_normal().string() << "\nreport   "
             << (defense_folder / "report.html").lexically_normal().string() << std::endl;
+  distributed::wait_for_all(ranks);
 }
 
 }  // namespace

@@ -2,7 +2,6 @@
 
 #include <ATen/core/Tensor.h>
 #include <torch/nn/cloneable.h>
-#include <torch/nn/modules/dropout.h>
 #include <torch/nn/modules/linear.h>
 
 #include <cstdint>
@@ -14,6 +13,7 @@
 #include <refine/core/error.hpp>
 #include <refine/core/random.hpp>
 #include <refine/core/task.hpp>
+#include <refine/nn/shared_batch.hpp>
 #include <refine/nn/torch_random.hpp>
 
 namespace refine::backbones {
@@ -49,7 +49,7 @@ class InceptionV3Module : public torch::nn::Cloneable<InceptionV3Module> {
   std::int64_t channels_, classes_, width_, resize_;
   std::vector<std::shared_ptr<InceptionConvolution>> stem_;
   std::vector<std::shared_ptr<InceptionBlock>> blocks_;
-  torch::nn::Dropout dropout_{nullptr};
+  nn::Dropout dropout_{nullptr};
   torch::nn::Linear fc_{nullptr};
 };
 

@@ -47,6 +47,23 @@ struct Augmentation {
 ///   RGB
 at::Tensor augment(const at::Tensor& images, const Augmentation& augmentation, std::uint64_t seed);
 
+/// Images that are a part of a batch, in cyclic order: each is followed by the next one of the batch.
+struct BatchRows {
+  std::int64_t total = 0;     ///< images of the batch
+  at::Tensor positions = {};  ///< int64 on the host: the place in the batch of each image of the part
+};
+
+/// Changes a part of a batch as the whole batch would be changed. Where images are mixed, the first
+/// image of the part is mixed with the last one, not with the one before it in the batch.
+/// \param images float N×C×H×W, the part
+/// \param augmentation the changes
+/// \param seed of the batch
+/// \param rows the place of the part, N positions
+/// \return as the other overload
+/// \throws Error as the other overload
+at::Tensor augment(const at::Tensor& images, const Augmentation& augmentation, std::uint64_t seed,
+                   const BatchRows& rows);
+
 /// Mixes data that belongs to the images of a batch, such as a teacher's outputs, as `augment`
 /// mixes the images.
 /// \param rows float N×K, a row for each image

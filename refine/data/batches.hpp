@@ -68,6 +68,14 @@ class ExampleView : public ranges::view_facade<ExampleView, ranges::finite> {
   /// \throws Error if a position is out of range or `positions` has another type
   ExampleView select(const at::Tensor& positions) const;
 
+  /// Returns positions in the source, of consecutive images of this order.
+  /// \param begin position in this order
+  /// \param count number of images; `begin + count` must be at most size()
+  /// \return int64 on the host
+  at::Tensor indices(std::int64_t begin, std::int64_t count) const {
+    return order_.defined() ? order_.narrow(0, begin, count) : at::arange(begin, begin + count, at::kLong);
+  }
+
   /// Gathers consecutive images of this order. In stored order they are a view of the source, else
   /// a copy.
   /// \param begin position in this order

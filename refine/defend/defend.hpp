@@ -114,7 +114,9 @@ TrainingPlan plan_defense(const LoadedClassifier& victim, const at::Tensor& imag
 ///   more than fits into memory twice. Afterwards it is as before.
 /// \param victim the classifier, as `load_classifier` returns it
 /// \param options how it is defended
-/// \param observers of the training, such as `ProgressBar`, `JsonLines` and `Checkpoint`
+/// \param observers of the training, such as `ProgressBar`, `JsonLines` and `Checkpoint`. With a communicator
+///   (`distributed::C10d`), training and measurements are divided among ranks, and all get the result; let
+///   rank 0 save it. A time limit is converted to epochs as for one process.
 /// \throws Error if the victim cannot be defended, the images do not fit it or are too few, or
 ///   training diverges
 /// \throws Stopped if an observer requests it

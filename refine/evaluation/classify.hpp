@@ -1,16 +1,21 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
 #include <c10/core/GradMode.h>
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <exception>
 #include <functional>
+#include <utility>
 #include <vector>
 
 #include <refine/data/dataset.hpp>
+#include <refine/distributed/communicator.hpp>
+#include <refine/distributed/exchange.hpp>
 #include <refine/nn/device.hpp>
 
 namespace refine {
@@ -24,10 +29,46 @@ inline std::vector<std::int64_t> to_vector(const at::Tensor& numbers) {
   return {begin, begin + host.numel()};
 }
 
+/// Fills in the batches that other ranks have computed: batch b is that of rank b modulo the number of
+/// ranks.
+/// \param answers images×…; undefined on a rank without batches
+inline at::Tensor gather_batches(distributed::AnyCommunicator& ranks, at::Tensor answers, std::int64_t images,
+                                 std::int64_t batch) {
+  // Rank 0 has the first batch, so it knows the shape of a row.
+  const at::Tensor first =
+      distributed::copy_tensor(ranks, answers.defined() ? answers.narrow(0, 0, 1).clone() : answers);
+  if (!answers.defined()) {
+    std::vector<std::int64_t> sizes = first.sizes().vec();
+    sizes.front() = images;
+    answers = at::empty(sizes, first.options());
+  }
+  std::vector<at::Tensor> parts;
+  std::vector<distributed::Pending> pending;
+  const std::int64_t batches = (images + batch - 1) / batch;
+  for (std::int64_t root = 0; root < std::min(ranks.size(), batches); ++root) {
+    std::vector<at::Tensor> own;
+    for (std::int64_t b = root; b < batches; b += ranks.size())
+      own.push_back(answers.narrow(0, b * batch, std::min(batch, images - b * batch)));
+    parts.push_back(at::cat(own));
+    pending.push_back(ranks.begin(distributed::Exchange::copy_from, parts.back(), root));
+  }
+  for (std::size_t root = 0; root < parts.size(); ++root) {
+    pending[root].wait();
+    std::int64_t done = 0;
+    for (auto b = static_cast<std::int64_t>(root); b < batches; b += ranks.size()) {
+      at::Tensor rows = answers.narrow(0, b * batch, std::min(batch, images - b * batch));
+      rows.copy_(parts[root].narrow(0, done, rows.size(0)));
+      done += rows.size(0);
+    }
+  }
+  return answers;
+}
+
 }  // namespace detail
 
 /// Applies a function to uint8 images in batches, without gradients, and gathers the results on the
-/// host. Where memory is short for a batch, it goes on with batches of half the size.
+/// host. Where memory is short for a batch, it goes on with batches of half the size. Within
+/// `distributed::ScopedRanks`, each rank computes some of the batches, and all ranks get all results.
 ///
 ///     at::Tensor scores = map_batches([&](const at::Tensor& x) { return defense.alarm(x); }, images,
 ///                                     defense.device(), [](std::int64_t) {});
@@ -48,9 +89,20 @@ at::Tensor map_batches(Answer&& answer, const at::Tensor& images, at::Device dev
                                   std::int64_t{1}, max_images);
   c10::NoGradGuard no_grad;
   at::Tensor answers;  // one for all: small allocations in between would keep freed images from being reused
+  distributed::AnyCommunicator* const ranks = distributed::detail::current_ranks();
+  const std::int64_t size = ranks != nullptr ? ranks->size() : 1, share = batch;
   std::int64_t done = 0;
   while (done < images.size(0)) {
-    const std::int64_t n = std::min(batch, images.size(0) - done);
+    std::int64_t end = images.size(0);
+    if (size > 1) {  // each rank has every size-th share
+      end = std::min(end, (done / share + 1) * share);
+      if (done / share % size != ranks->rank()) {
+        advance(end - done);
+        done = end;
+        continue;
+      }
+    }
+    const std::int64_t n = std::min(batch, end - done);
     at::Tensor rows;
     try {
       rows = answer(data::to_float(prepare(images.narrow(0, done, n)), device)
@@ -69,7 +121,8 @@ at::Tensor map_batches(Answer&& answer, const at::Tensor& images, at::Device dev
     done += n;
     advance(n);
   }
-  return answers;
+  return size > 1 && done > 0 ? detail::gather_batches(*ranks, std::move(answers), images.size(0), share)
+                              : answers;
 }
 
 /// Classifies uint8 images in batches, without gradients.

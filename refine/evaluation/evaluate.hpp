@@ -11,6 +11,7 @@
 #include <refine/attacks/attack.hpp>
 #include <refine/backbones/backbone.hpp>
 #include <refine/data/dataset.hpp>
+#include <refine/distributed/communicator.hpp>
 #include <refine/evaluation/classify.hpp>
 #include <refine/evaluation/detail/check_task.hpp>
 #include <refine/evaluation/detail/progress.hpp>
@@ -155,6 +156,16 @@ Evaluation evaluate(const D& defense, const data::Dataset& test, const A& attack
                     bool show_progress = false) {
   detail::check_data(defense, test);
   return detail::compare(defense, test, detail::make_triggered(attack, test), show_progress);
+}
+
+/// Does the same with several ranks: each computes some of the batches, and all get the metrics, which are
+/// those of one process.
+/// \param ranks such as `distributed::C10d`
+template <DefendedClassifier D, attacks::Attack A, distributed::Communicator Ranks>
+Evaluation evaluate(const D& defense, const data::Dataset& test, const A& attack, Ranks& ranks,
+                    bool show_progress = false) {
+  const distributed::ScopedRanks scope(ranks);
+  return evaluate(defense, test, attack, show_progress && ranks.rank() == 0);
 }
 
 /// Measures the accuracy without and with the defense, on clean images. The metrics of an attack

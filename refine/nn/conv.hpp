@@ -14,6 +14,8 @@
 #include <atomic>
 #include <cstdint>
 
+#include <refine/nn/shared_batch.hpp>
+
 namespace refine::nn {
 
 /// Changes the memory layout of all 4-D parameters to channels-last, in place.
@@ -63,7 +65,7 @@ at::Tensor convolve(torch::nn::Conv2d& convolution, const at::Tensor& x);
 /// \param norm may be empty
 /// \param x N×channels×H×W
 inline at::Tensor apply_batch_norm(torch::nn::BatchNorm2d& norm, const at::Tensor& x) {
-  return norm.is_empty() ? x : norm->forward(x);
+  return norm.is_empty() ? x : batch_norm(*norm, x);
 }
 
 /// Computes `apply_batch_norm(norm, convolve(convolution, x))`.

@@ -8,3 +8,4 @@
 #include <refine/nn/impl/cuda_graph.ipp>
 #include <refine/nn/impl/device.ipp>
 #include <refine/nn/impl/module.ipp>
+#include <refine/nn/impl/shared_batch.ipp>

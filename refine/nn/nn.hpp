@@ -22,5 +22,6 @@
 #include <refine/nn/device.hpp>
 #include <refine/nn/fold.hpp>
 #include <refine/nn/module.hpp>
+#include <refine/nn/shared_batch.hpp>
 #include <refine/nn/torch_random.hpp>
 #include <refine/nn/transfer.hpp>

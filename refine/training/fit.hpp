@@ -29,6 +29,8 @@
 #include <refine/core/error.hpp>
 #include <refine/data/batches.hpp>
 #include <refine/data/dataset.hpp>
+#include <refine/distributed/communicator.hpp>
+#include <refine/distributed/exchange.hpp>
 #include <refine/nn/autocast.hpp>
 #include <refine/nn/cuda_graph.hpp>
 #include <refine/nn/device.hpp>
@@ -36,6 +38,7 @@
 #include <refine/objectives/objectives.hpp>
 #include <refine/pipeline/pipeline.hpp>
 #include <refine/training/detail/loop.hpp>
+#include <refine/training/detail/ranks.hpp>
 #include <refine/training/observers.hpp>
 #include <refine/training/recipe.hpp>
 #include <refine/training/recipe_json.hpp>
@@ -109,13 +112,21 @@ EncodedImages encode_images(const Pipeline<T, B, R>& defense, const at::Tensor& 
     if (!rows.defined()) rows = at::empty({images.size(0), part.size(1)}, part.options());
     rows.narrow(0, first, part.size(0)).copy_(part);
   };
+  auto& ranks = distributed::detail::find_communicator(observers...);
   std::int64_t done = 0;
   for (const data::Batch& part : images | data::views::batches(batch)) {
     if (stop_requested(observers...)) throw Stopped("defense", 0, 0, {});
-    const at::Tensor x =
-        data::to_float(part.images, defense.device()).contiguous(at::MemoryFormat::ChannelsLast);
-    store(all.features, done, defense.transform().encode(x).to(at::kFloat));
-    store(all.answers, done, defense.undefended(x).to(at::kFloat));
+    // Each rank computes a share of a batch that has enough images.
+    const bool is_shared = ranks.size() > 1 && part.size() >= ranks.size();
+    const auto own = is_shared ? distributed::rows_of_rank(part.size(), ranks.rank(), ranks.size())
+                               : distributed::RowRange{0, part.size()};
+    const at::Tensor x = data::to_float(part.images.narrow(0, own.first, own.count), defense.device())
+                             .contiguous(at::MemoryFormat::ChannelsLast);
+    const auto gather = [&](const at::Tensor& rows) {
+      return is_shared ? distributed::gather_rows(ranks, rows, own, part.size()) : rows;
+    };
+    store(all.features, done, gather(defense.transform().encode(x).to(at::kFloat)));
+    store(all.answers, done, gather(defense.undefended(x).to(at::kFloat)));
     done += part.size();
   }
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
@@ -218,6 +229,13 @@ BatchResult learn_in_parts(const at::Tensor& batch, const at::Tensor& answer, co
   return result;
 }
 
+/// Returns the rows of a whole batch, with gradient for those of this rank.
+inline at::Tensor gather_with_gradient(const at::Tensor& part, const BatchShare& share) {
+  const at::Tensor all = share.gather(part.detach());
+  const std::int64_t end = share.first + share.count;
+  return at::cat({all.narrow(0, 0, share.first), part, all.narrow(0, end, share.total - end)});
+}
+
 /// Trains the transform of a pipeline towards an objective; see `fit`.
 template <typename T, typename B, typename R, objectives::Objective O, typename... Observers>
 void fit_transform(Pipeline<T, B, R>& defense, const at::Tensor& images, const O& objective,
@@ -259,7 +277,11 @@ void fit_transform(Pipeline<T, B, R>& defense, const at::Tensor& images, const O
     head = make_head(defense, encoder ? first.to(device) : data::to_float(first, device), recipe);
   }
   const auto teacher = [&](const at::Tensor& x) { return defense.undefended(x); };
+  auto& ranks = distributed::detail::find_communicator(observers...);
+  constexpr bool is_distributed = distributed::detail::is_distributed<decltype(ranks)>;
+  BatchShare share;  // of the current step
   const auto targets = [&](const Batch& batch) {
+    if constexpr (is_distributed) share = batch.share;
     const nn::Autocast autocast(device, bfloat16);
     return answers(batch, augmentation, teacher);
   };
@@ -280,6 +302,16 @@ void fit_transform(Pipeline<T, B, R>& defense, const at::Tensor& images, const O
     at::Tensor loss = objective(remapped, answer);
     check_loss(loss);
     if (head) loss = loss + recipe.head_weight * at::cross_entropy_loss(rewritten.guess, answer.softmax(1));
+    if constexpr (is_distributed) {
+      if (ranks.size() > 1) {
+        at::Tensor batch_loss;
+        if (recipe.supcon_weight > 0) {
+          batch_loss = recipe.supcon_weight *
+                       supcon(gather_with_gradient(rewritten.images, share), share.gather(teacher_classes));
+        }
+        return {loss, predicted.eq(teacher_classes).sum(), predicted, batch_loss};
+      }
+    }
     if (recipe.supcon_weight > 0)
       loss = loss + recipe.supcon_weight * supcon(rewritten.images, teacher_classes);
     return {loss, predicted.eq(teacher_classes).sum(), predicted};

@@ -17,6 +17,7 @@
 #include <refine/core/error.hpp>
 #include <refine/core/progress_meter.hpp>
 #include <refine/core/text.hpp>
+#include <refine/distributed/communicator.hpp>
 
 namespace refine {
 
@@ -158,7 +159,9 @@ concept OpensStore = requires(O& observer) {
 ///  6. `o.stop_requested()`, after each step: true ends the run, which throws `Stopped`.
 ///     `std::stop_token` has it.
 ///
-/// A `Checkpoint` is passed as an observer, too.
+/// A `Checkpoint` is passed as an observer, too, and so is a communicator (`distributed::C10d`). With
+/// several ranks, those of rank 0 are called, and of the others those with `stop_requested`; a stop that
+/// one of them requests stops all ranks.
 ///
 /// \tparam O a type or, as arguments deduce it, a reference to one
 template <typename O>
@@ -166,7 +169,8 @@ concept Observer = detail::ObservesBegin<std::remove_reference_t<O>> ||
     detail::ObservesStep<std::remove_reference_t<O>> || detail::ObservesEpoch<std::remove_reference_t<O>> ||
     detail::ObservesEnd<std::remove_reference_t<O>> || detail::ObservesNotes<std::remove_reference_t<O>> ||
     detail::ObservesWarnings<std::remove_reference_t<O>> ||
-    detail::RequestsStop<std::remove_reference_t<O>> || detail::OpensStore<std::remove_reference_t<O>>;
+    detail::RequestsStop<std::remove_reference_t<O>> || detail::OpensStore<std::remove_reference_t<O>> ||
+    distributed::Communicator<std::remove_reference_t<O>>;
 
 namespace detail {
 
@@ -179,34 +183,47 @@ void for_each_accepted([[maybe_unused]] Use&& use, Observers&... observers) {
   (offer(observers), ...);
 }
 
+/// Calls `use` with each observer that it accepts and that is to be notified: with several ranks, all of
+/// rank 0, and of the others those that can stop the run.
+template <typename Use, typename... Observers>
+void notify(Use&& use, Observers&... observers) {
+  const bool is_first = distributed::detail::find_communicator(observers...).rank() == 0;
+  [[maybe_unused]] const auto offer = [&]<typename O>(O& observer) {
+    if constexpr (std::invocable<Use&, O&>) {
+      if (is_first || RequestsStop<O>) use(observer);
+    }
+  };
+  (offer(observers), ...);
+}
+
 template <typename... Observers>
 void notify_begin(const RunInfo& info, Observers&... observers) {
-  for_each_accepted([&](ObservesBegin auto& observer) { observer.on_begin(info); }, observers...);
+  notify([&](ObservesBegin auto& observer) { observer.on_begin(info); }, observers...);
 }
 
 template <typename... Observers>
 void notify_step(const StepInfo& info, Observers&... observers) {
-  for_each_accepted([&](ObservesStep auto& observer) { observer.on_step(info); }, observers...);
+  notify([&](ObservesStep auto& observer) { observer.on_step(info); }, observers...);
 }
 
 template <typename... Observers>
 void notify_epoch(const EpochInfo& info, Observers&... observers) {
-  for_each_accepted([&](ObservesEpoch auto& observer) { observer.on_epoch(info); }, observers...);
+  notify([&](ObservesEpoch auto& observer) { observer.on_epoch(info); }, observers...);
 }
 
 template <typename... Observers>
 void notify_end(Observers&... observers) {
-  for_each_accepted([](ObservesEnd auto& observer) { observer.on_end(); }, observers...);
+  notify([](ObservesEnd auto& observer) { observer.on_end(); }, observers...);
 }
 
 template <typename... Observers>
 void notify_note(std::string_view text, Observers&... observers) {
-  for_each_accepted([&](ObservesNotes auto& observer) { observer.on_note(text); }, observers...);
+  notify([&](ObservesNotes auto& observer) { observer.on_note(text); }, observers...);
 }
 
 template <typename... Observers>
 void notify_warning(std::string_view text, Observers&... observers) {
-  for_each_accepted([&](ObservesWarnings auto& observer) { observer.on_warning(text); }, observers...);
+  notify([&](ObservesWarnings auto& observer) { observer.on_warning(text); }, observers...);
 }
 
 /// Asks every observer, also after one has requested to stop.

@@ -8,6 +8,7 @@
 #include <string>
 
 #include <refine/data/sources.hpp>
+#include <refine/distributed/c10d.hpp>
 #include <refine/formats/safetensors.hpp>
 
 #include "tests/support/error_of.hpp"
@@ -49,6 +50,7 @@ TEST(GpuCheck, OnTheHost_PassesAndWritesFigures) {
   }
   EXPECT_GE(names.size(), 20u);
   EXPECT_TRUE(names.contains("U-Net, exported"));
+  if (distributed::C10d::is_available()) EXPECT_TRUE(names.contains("two ranks, epoch 2"));
   ASSERT_FALSE(figures["epochs"].empty());
   EXPECT_EQ(figures["epochs"][0]["epoch_seconds"].size(), 3u);
   const json& trial = figures["trial"];

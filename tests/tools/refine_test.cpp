@@ -1,21 +1,26 @@
 // The command line: the program itself, on real images and real files.
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <cstdlib>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <set>
 #include <sstream>
 #include <string>
+#include <thread>
 #include <utility>
 
 #include <refine/core/file.hpp>
 #include <refine/data/resize.hpp>
 #include <refine/data/sources.hpp>
+#include <refine/distributed/c10d.hpp>
 #include <refine/formats/checkpoint.hpp>
 #include <refine/report/images.hpp>
 
@@ -458,6 +463,44 @@ TEST_F(Command, Defend_Interrupted_IsResumedBitForBit) {
   EXPECT_EQ(std::ranges::count(log, '\n'), 40) << "each epoch once";
   EXPECT_FALSE(fs::exists(shared->path / "parts.report/checkpoints"));
   expect_refusal(refine(*shared, options + "--out parts.pt --resume --checkpoint_every 0"), {"--resume"});
+}
+
+TEST_F(Command, Defend_TwoRanks_GiveTheReportOfOneProcess) {
+  if (!distributed::C10d::is_available())
+    GTEST_SKIP() << "compiled without Gloo's headers (Debian: libgloo-dev)";
+  write_images(shared->path / "ranks", 120, false);
+  const std::string command =
+      "defend --model attack/FashionMNIST/ResNet18/BadNets/victim.pt --images ranks --image 32 --epoch 4 --no_scan "
+      "--width 4 --levels 1 --threads 1 --precision float32 --json --out ";
+  const Outcome one = refine(*shared, command + "one.pt");
+  ASSERT_TRUE(is_done(one)) << one.err;
+  const std::string program = testing::quoted_program(),
+                    variables = fmt::format("WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 MASTER_PORT={} ",
+                                            20'000 + ::getpid() % 20'000);
+  const Outcome two =
+      refine(*shared, command + "two.pt",
+             "cd '" + shared->path.string() + "' && (RANK=1 " + variables + program + " " + command +
+                 "two.pt >out1.txt 2>err1.txt; echo $? >status1.txt) & export RANK=0 " + variables + "; ");
+  ASSERT_EQ(two.status, 0) << two.err;
+  while (!fs::exists(shared->path / "status1.txt") || content(shared->path / "status1.txt").empty())
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  EXPECT_EQ(content(shared->path / "status1.txt") + content(shared->path / "out1.txt") +
+                content(shared->path / "err1.txt"),
+            "0\n");
+  const json a = json::parse(one.out), b = json::parse(two.out);
+  EXPECT_EQ(a["agreement"], b["agreement"]);
+  EXPECT_TRUE(fs::exists(shared->path / "two.report/report.html"));
+  EXPECT_FALSE(fs::exists(shared->path / "two.report/checkpoints"));
+}
+
+TEST_F(Command, SeveralProcesses_IncompleteEnvironmentOrOtherCommand_IsRefused) {
+  testing::expect_refusal(refine(*shared, "inspect none.pt", "export RANK=0; "), {"WORLD_SIZE is not set"});
+  testing::expect_refusal(refine(*shared, "inspect none.pt",
+                                 "export RANK=0 WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 MASTER_PORT=29500; "),
+                          {"refine inspect", "got WORLD_SIZE=2, expected 1", "only refine defend"});
+  testing::expect_refusal(refine(*shared, "defend --model none.pt --images none",
+                                 "export RANK=0 WORLD_SIZE=2 MASTER_ADDR=127.0.0.1; "),
+                          {"MASTER_PORT is not set"});
 }
 
 // tools/kill_test --fail_writes fails every write, of a victim's run, too.

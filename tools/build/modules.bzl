@@ -7,6 +7,7 @@ MODULES = [
     "core",
     "data",
     "defend",
+    "distributed",
     "evaluation",
     "export",
     "formats",

@@ -10,8 +10,11 @@
 #include <c10/core/GradMode.h>
 #include <fmt/core.h>
 #include <fmt/ranges.h>
+#include <spawn.h>
+#include <sys/wait.h>
 #include <torch/csrc/jit/serialization/import.h>
 #include <torch/version.h>
+#include <unistd.h>
 #include <CLI/CLI.hpp>
 
 #include <algorithm>
@@ -38,6 +41,7 @@
 #include <refine/data/augmentation.hpp>
 #include <refine/data/dataset.hpp>
 #include <refine/data/sources.hpp>
+#include <refine/distributed/distributed.hpp>
 #include <refine/evaluation/evaluate.hpp>
 #include <refine/export/torchscript.hpp>
 #include <refine/formats/safetensors.hpp>
@@ -69,7 +73,7 @@ struct Options {
   std::int64_t epoch_images = 50'000;
   std::int64_t check_images = 512;
   std::vector<int> batches = {64, 256};
-  std::vector<std::string> parts = {"checks", "epochs", "trial"};
+  std::vector<std::string> parts = {"checks", "ranks", "epochs", "trial"};
   ClassifierRecipe victim = recipes::gpu_classifier;
   Recipe defense = recipes::gpu;
 };
@@ -382,9 +386,79 @@ Json run_trial(const Options& options, const data::Split& split) {
   return result;
 }
 
+/// Trains a victim in float32 with the images that a batch shares among ranks. Returns the loss of each epoch
+/// on rank 0.
+template <typename Ranks>
+std::vector<double> losses_with(Ranks& ranks, std::int64_t images) {
+  const auto split = data::Synthetic{.task = task, .train = images, .test = 10}.make();
+  ClassifierRecipe recipe = recipes::fast_classifier;
+  recipe.optimization.batch_size = 32;
+  recipe.optimization.epochs = 2;
+  recipe.optimization.precision = Precision::float32;
+  History history;
+  train_classifier(make_victim(8), split.train, recipe, ranks, history);
+  std::vector<double> losses;
+  for (const EpochInfo& epoch : history.epochs) losses.push_back(epoch.loss);
+  return losses;
+}
+
+/// What one of the processes of `check_ranks` does.
+void run_as_rank(const Options& options) {
+  auto ranks = distributed::C10d::from_environment();
+  const std::vector<double> losses = losses_with(ranks, options.check_images / 2);
+  if (ranks.rank() == 0) files::write(options.json, Json(losses).dump());
+  distributed::wait_for_all(ranks);
+}
+
+/// Compares the training by two processes, both on this device, with that by one. Gloo carries the tensors
+/// over the host.
+void check_ranks(Checks& checks, const Options& options, const fs::path& folder) {
+  if (!distributed::C10d::is_available()) {
+    std::cerr << "skipped ranks: compiled without Gloo's headers (Debian: libgloo-dev)\n";
+    return;
+  }
+  const std::string file = (folder / "losses.json").string(), images = std::to_string(options.check_images),
+                    port = std::to_string(20'000 + ::getpid() % 20'000);
+  std::vector<::pid_t> processes;
+  for (const char* rank : {"0", "1"}) {
+    const std::vector<std::string> arguments = {"gpu_check", "--device", options.device,   "--parts", "rank",
+                                                "--json",    file,       "--check_images", images};
+    std::vector<std::string> variables = {std::string("RANK=") + rank, "WORLD_SIZE=2",
+                                          "MASTER_ADDR=127.0.0.1", "MASTER_PORT=" + port};
+    for (char** variable = environ; *variable != nullptr; ++variable) variables.emplace_back(*variable);
+    const auto pointers = [](const std::vector<std::string>& texts) {
+      std::vector<char*> result;
+      for (const std::string& text : texts) result.push_back(const_cast<char*>(text.c_str()));
+      result.push_back(nullptr);
+      return result;
+    };
+    ::pid_t process = 0;
+    if (::posix_spawn(&process, "/proc/self/exe", nullptr, nullptr, pointers(arguments).data(),
+                      pointers(variables).data()) != 0)
+      throw Error("cannot start a process");
+    processes.push_back(process);
+  }
+  bool all_ended = true;
+  for (const ::pid_t process : processes) {
+    int status = 0;
+    ::waitpid(process, &status, 0);
+    all_ended = all_ended && status == 0;
+  }
+  if (!all_ended) throw Error("a rank failed; its line is above");
+  distributed::Serial one;
+  const std::vector<double> expected = losses_with(one, options.check_images / 2),
+                            got = Json::parse(files::read(file)).get<std::vector<double>>();
+  for (std::size_t i = 0; i < expected.size(); ++i) {
+    checks.record(fmt::format("two ranks, epoch {}", i + 1),
+                  std::abs(got[i] - expected[i]) <= 0.02 * expected[i],
+                  fmt::format("loss {:.4f}, of one process {:.4f}", got[i], expected[i]));
+  }
+}
+
 void run(const Options& options) {
   use_device(options.device);
   use_threads(0);
+  if (options.parts == std::vector<std::string>{"rank"}) return run_as_rank(options);
   std::optional<data::Split> split;  // first, so that an unreadable file fails at once
   if (!options.images.empty()) split = read_images(options.images);
   const benchmarks::Scratch scratch("refine-gpu-check");
@@ -425,6 +499,7 @@ void run(const Options& options) {
     context.setAllowTF32CuBLAS(products);
     attempt("learning", [&] { check_learning(checks, options.check_images); });
   }
+  if (is_selected("ranks")) attempt("ranks", [&] { check_ranks(checks, options, scratch.path); });
   if (is_selected("epochs")) out["epochs"] = time_epochs(options);
   write();
   if (is_selected("trial") && split) out["trial"] = run_trial(options, *split);
@@ -461,8 +536,8 @@ int main(int argc, char** argv) {
       ->check(CLI::Range(2, 65'536))
       ->delimiter(',')
       ->capture_default_str();
-  app.add_option("--parts", options.parts, "parts to run, of checks,epochs,trial")
-      ->check(CLI::IsMember({"checks", "epochs", "trial"}))
+  app.add_option("--parts", options.parts, "parts to run, of checks,ranks,epochs,trial")
+      ->check(CLI::IsMember({"checks", "ranks", "rank", "epochs", "trial"}))
       ->delimiter(',')
       ->capture_default_str();
   app.add_option("--victim_epochs", options.victim.optimization.epochs, "epochs of the trial's victim")

@@ -18,6 +18,7 @@
 #include <refine/core/file.hpp>
 #include <refine/defend/defend.hpp>
 #include <refine/defend/images.hpp>
+#include <refine/distributed/exchange.hpp>
 #include <refine/export/export_defense.hpp>
 #include <refine/nn/device.hpp>
 #include <refine/training/stop_on_signal.hpp>
@@ -78,6 +79,14 @@ DefendOptions defend_options(const DefendArguments& options, const LoadedClassif
           .notify = print_notices()};
 }
 
+/// `JsonLines` of rank 0.
+struct OptionalLines {
+  std::optional<JsonLines>& lines;
+
+  void on_begin(const RunInfo& info) { lines->on_begin(info); }
+  void on_epoch(const EpochInfo& info) { lines->on_epoch(info); }
+};
+
 /// The epochs of a run that its time decided: kept beside its checkpoints, as the speed may differ
 /// when it is resumed.
 class PlannedEpochs {
@@ -111,23 +120,44 @@ class PlannedEpochs {
   fs::path file_;
 };
 
-/// Decides the epochs of a run whose time is limited, and prints what it is expected to take.
+/// Decides the epochs of a run whose time is limited, and prints what it is expected to take. With several
+/// ranks, rank 0 decides.
 void plan_epochs(Inputs& inputs, bool is_resumed, const PlannedEpochs& planned, const Common& common) {
   TrainingOptions& training = inputs.defend.training;
   if (!is_timed(training)) return;
-  if (is_resumed) training.epochs = planned.read();
-  if (training.epochs) {
-    std::cerr << fmt::format("the interrupted run was planned with {} epoch{}, which it keeps\n",
-                             *training.epochs, *training.epochs == 1 ? "" : "s");
-  } else {
+  distributed::on_first_rank(common.ranks, [&] {
+    if (is_resumed) training.epochs = planned.read();
+    if (training.epochs) {
+      std::cerr << fmt::format("the interrupted run was planned with {} epoch{}, which it keeps\n",
+                               *training.epochs, *training.epochs == 1 ? "" : "s");
+      return;
+    }
     const TrainingPlan plan = plan_defense(inputs.victim, inputs.images, inputs.defend);
     std::cerr << fmt::format("training is expected to take {}; --epoch {} gives the same result\n",
                              plan.describe(), plan.epochs);
     training.epochs = plan.epochs;
     inputs.defend.plan = plan;
     planned.write(plan.epochs);
-  }
+  });
+  training.epochs = static_cast<int>(distributed::copy_number(common.ranks, training.epochs.value_or(0)));
   common.resume_command += fmt::format(" --epoch {}", *training.epochs);
+}
+
+/// Returns the checkpoints of the run. A run that torchrun has started again is resumed.
+OptionalCheckpoint checkpoints_below(const fs::path& results, const DefendArguments& options,
+                                     const Common& common) {
+  CheckpointOptions checkpoints = options.checkpoints;
+  checkpoints.resume |= common.ranks.restarts() > 0 && checkpoints.every > 0;
+  return checkpoints.below(results);
+}
+
+/// Reads images, with several ranks into a store that rank 0 makes first.
+template <typename Read>
+auto read_in_turn(const std::string& store, const Common& common, Read&& read) {
+  if (store.empty() || common.ranks.size() == 1) return read();
+  std::optional<decltype(read())> images;
+  distributed::on_first_rank(common.ranks, [&] { images.emplace(read()); });
+  return images ? std::move(*images) : read();
 }
 
 /// Checks paths, and reads the class names, before any image is read. Returns the file to write.
@@ -151,7 +181,7 @@ fs::path begin_defense(const DefendArguments& options, const Common& common) {
   paths.outputs.push_back({"--out", files.weights});
   paths.outputs.push_back({"--out", out});
   begin(common, std::move(paths));
-  options.checkpoints.below(files.report).check();
+  distributed::on_first_rank(common.ranks, [&] { checkpoints_below(files.report, options, common).check(); });
   options.resize.mode();
   options.encoder.options();
   if (!options.victim.class_names.empty()) read_class_names(options.victim.class_names);
@@ -159,7 +189,7 @@ fs::path begin_defense(const DefendArguments& options, const Common& common) {
 }
 
 /// A model's file, and a folder of images.
-Inputs inputs_of_files(const DefendArguments& options) {
+Inputs inputs_of_files(const DefendArguments& options, const Common& common) {
   FolderOptions folder{.resize = options.resize.mode(),
                        .max_images = options.limit,
                        .seed = options.training.seed,
@@ -173,7 +203,8 @@ Inputs inputs_of_files(const DefendArguments& options) {
   const ImageShape shape = inputs.victim.task().image;
   options.resize.check(shape);
   folder.resize = inputs.defend.resize;
-  FolderImages images = read_folder_images(options.images, shape, folder);
+  FolderImages images =
+      read_in_turn(options.store, common, [&] { return read_folder_images(options.images, shape, folder); });
   if (probe && probe->blank_not_finite) remove_images_without_finite_logits(inputs.victim, images);
   inputs.images = std::move(images.images);
   inputs.skipped = images.skipped;
@@ -183,7 +214,7 @@ Inputs inputs_of_files(const DefendArguments& options) {
 }
 
 /// What `refine attack` left under these names, and the data set that the victim was trained on.
-Inputs inputs_of_names(const DefendArguments& options) {
+Inputs inputs_of_names(const DefendArguments& options, const Common& common) {
   const std::string attack_name(attacks::canonical_name(options.attack));
   const fs::path folder = named_folder(options, options.attack_root);
   const fs::path file = folder / "victim.safetensors";
@@ -199,9 +230,10 @@ Inputs inputs_of_names(const DefendArguments& options) {
   const AttackSpec spec = read_attack(folder / "attack.json");
   const ImageShape shape = inputs.victim.task().image;
   const std::uint64_t seed = options.training.seed;
-  auto [train, test] = read_data(options.dataset, options.data, shape, inputs.defend.resize,
-                                 options.skip_damaged, options.store)
-                           .split;
+  auto [train, test] = read_in_turn(options.store, common, [&] {
+                         return read_data(options.dataset, options.data, shape, inputs.defend.resize,
+                                          options.skip_damaged, options.store);
+                       }).split;
   if (options.limit > 0 && options.limit < train.size()) train = train.sample(options.limit, seed);
   inputs.defend.title = attack_name + " on " + dataset_name(options.dataset);
   inputs.defend.dataset = dataset_name(options.dataset);
@@ -225,33 +257,44 @@ int run(const DefendArguments& options, const Common& common) {
         "clean images: specify either --images, a folder, or --dataset, whose victim refine attack has trained");
   }
   const fs::path out = begin_defense(options, common);
-  Inputs inputs = options.images.empty() ? inputs_of_names(options) : inputs_of_files(options);
+  Inputs inputs =
+      options.images.empty() ? inputs_of_names(options, common) : inputs_of_files(options, common);
   const DefendedFiles files = DefendedFiles::beside(out);
-  files.check_writable();
+  auto ranks = common.ranks;
+  if (ranks.rank() > 0) inputs.defend.show = false;
+  distributed::on_first_rank(ranks, [&] { files.check_writable(); });
   check_export(freeze(inputs.victim.backbone), out);  // before training
   if (!options.images.empty()) {
-    std::cerr << fmt::format("{} ({}): {} images, {} classes\n", inputs.victim.name,
-                             inputs.victim.description, inputs.victim.task().image,
-                             inputs.victim.task().classes);
+    print_progress(fmt::format("{} ({}): {} images, {} classes", inputs.victim.name,
+                               inputs.victim.description, inputs.victim.task().image,
+                               inputs.victim.task().classes));
   }
   const fs::path log = files.report / "log.jsonl";
-  files::write(log, "");  // that the folder cannot be written is found before training
-  JsonLines lines(log);
-  const OptionalCheckpoint checkpoint = options.checkpoints.below(files.report);
+  std::optional<JsonLines> lines;
+  distributed::on_first_rank(ranks, [&] {
+    files::write(log, "");  // that the folder cannot be written is found before training
+    lines.emplace(log);
+  });
+  const OptionalCheckpoint checkpoint = checkpoints_below(files.report, options, common);
   if (checkpoint.checkpoint) common.checkpoints = checkpoint.checkpoint->path;
   const PlannedEpochs planned(checkpoint);
+  const bool is_resumed = checkpoint.checkpoint && checkpoint.checkpoint->resume;
   const Defended defended = with_smaller_batches(inputs.defend.training, common, [&] {
-    plan_epochs(inputs, options.checkpoints.resume, planned, common);
-    StopOnSignal signals(checkpoint.checkpoint ? common.resume_command : "");
-    return defend(inputs.victim, inputs.images, inputs.defend, ProgressBar{}, lines, checkpoint, signals,
-                  TrainingEnd{common});
+    plan_epochs(inputs, is_resumed, planned, common);
+    StopOnSignal signals(checkpoint.checkpoint && ranks.rank() == 0 ? common.resume_command : "");
+    return defend(inputs.victim, inputs.images, inputs.defend, ranks, ProgressBar{}, OptionalLines{lines},
+                  checkpoint, signals, TrainingEnd{common});
   });
-  defended.save(out);
-  planned.remove();
-  checkpoint.remove();
+  distributed::on_first_rank(ranks, [&] {
+    defended.save(out);
+    planned.remove();
+    checkpoint.remove();
+  });
+  if (ranks.rank() > 0) return done;
   const Status status = show(
       common, defended.report,
       {{"to serve", files.serving}, {"report", files.report / "report.html"}, {"weights", files.weights}});
+  if (ranks.size() > 1) return done;  // for a launcher, any other status is a failure
   return inputs.skipped > 0 ? look : status;
 }
 

@@ -306,10 +306,23 @@ void warn_smaller_batch(int batch, TrainingOptions& options, const Common& commo
       batch);
 }
 
+namespace {
+
+bool is_quiet = false;
+
+}  // namespace
+
+void set_quiet() {
+  is_quiet = true;
+}
+
+void print_progress(const std::string& line) {
+  if (!is_quiet) std::cerr << line << '\n';
+}
+
 Notify print_notices() {
   return [](const Notice& notice) {
-    std::cerr << (notice.kind == Notice::Kind::warning ? "warning: " : "") << text::printable(notice.text)
-              << '\n';
+    print_progress((notice.kind == Notice::Kind::warning ? "warning: " : "") + text::printable(notice.text));
   };
 }
 

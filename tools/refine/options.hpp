@@ -22,6 +22,7 @@
 #include <refine/defend/notice.hpp>
 #include <refine/defend/saved_defense.hpp>
 #include <refine/defend/sizing.hpp>
+#include <refine/distributed/c10d.hpp>
 #include <refine/export/exported_classifier.hpp>
 #include <refine/report/defense_report.hpp>
 #include <refine/training/checkpoint.hpp>
@@ -38,6 +39,7 @@ struct Common {
   mutable std::filesystem::path checkpoints = {};  ///< folder of the training that was begun; empty: none
   mutable bool is_trained = false;          ///< that training is complete, and its results are not saved
   std::function<void()> write_config = {};  ///< writes `save_config`, once; `begin` calls it
+  distributed::C10d ranks = {};             ///< this process and the others that torchrun has started
 };
 
 /// An observer that notes the end of a training. An error that follows names the command that continues.
@@ -168,12 +170,14 @@ struct CheckpointOptions {
 void warn_smaller_batch(int batch, TrainingOptions& options, const Common& common);
 
 /// Runs a training. If the memory does not suffice for its first step, it is run again with half the
-/// batch, and a warning says so: the result differs, and the recipe in its files has the smaller batch.
+/// batch, and a warning says so: the result differs, and the recipe in its files has the smaller batch. Not
+/// with several ranks.
 /// \param options of the training; a batch size that the user has specified is not changed
 /// \param train called again with the changed options
 /// \throws OutOfMemory if that is not possible either
 template <typename Train>
 auto with_smaller_batches(TrainingOptions& options, const Common& common, Train&& train) {
+  if (common.ranks.size() > 1) return train();  // the other ranks may have enough memory
   const bool is_specified = options.batch_size.has_value();
   for (;;) {
     int smaller = 0;
@@ -197,6 +201,12 @@ void begin(const Common& common, files::Paths paths);
 
 /// Prints notices on standard error: notes as they are, warnings as `warning: …`.
 Notify print_notices();
+
+/// Makes `print_notices` and `print_progress` print nothing, as another rank does.
+void set_quiet();
+
+/// Prints a line on standard error.
+void print_progress(const std::string& line);
 
 /// Prints one JSON document.
 void print(const nlohmann::ordered_json& json);

@@ -22,6 +22,7 @@
 #include <refine/core/error.hpp>
 #include <refine/core/file.hpp>
 #include <refine/core/text.hpp>
+#include <refine/distributed/c10d.hpp>
 #include <refine/nn/device.hpp>
 #include <refine/training/observers.hpp>
 #include <refine/training/stop_on_signal.hpp>
@@ -121,10 +122,27 @@ int run(int argc, char** argv, Common& common) {
   };
   use_device(gpu_id.empty() ? device : "cuda:" + gpu_id);
   use_threads(threads);
+  const std::string command = app.get_subcommands().front()->get_name();
+  if (const auto size = distributed::C10d::size_in_environment(); size > 1 && command != "defend") {
+    throw Error(
+        "refine {}: runs as one process (got WORLD_SIZE={}, expected 1); only refine defend divides its work among "
+        "several: start it without torchrun, or unset WORLD_SIZE",
+        command, size);
+  }
+  common.ranks = distributed::C10d::from_environment_or_single();
+  if (common.ranks.size() > 1) {
+    if (default_device().is_cuda() && gpu_id.empty() && device == "auto")
+      use_device(fmt::format("cuda:{}", common.ranks.local_rank()));
+    if (common.ranks.rank() > 0) {
+      set_quiet();
+      common.write_config = [] {};
+    }
+  }
   int status = done;
   try {
     status = common.chosen();
   } catch (const Stopped& stopped) {
+    if (common.ranks.rank() > 0) return StopOnSignal::exit_status();
     std::cerr << "stopped: " << text::printable(stopped.what()) << '\n';
     if (!stopped.checkpoint().empty())
       std::cerr << "go on with: " << text::printable(common.resume_command) << '\n';
@@ -146,7 +164,7 @@ int run_program(int argc, char** argv) {
     return run(argc, argv, common);
   } catch (const Error& error) {
     std::cerr << "error: " << text::printable(error.what()) << '\n';
-    if (common.is_trained) print_resume_command(common);
+    if (common.is_trained && common.ranks.rank() == 0) print_resume_command(common);
     return Error::exit_status;
   } catch (const std::filesystem::filesystem_error& error) {
     std::cerr << "error: cannot use " << text::printable(error.path1().string()) << ": "

@@ -3,7 +3,6 @@
 #include <ATen/core/Tensor.h>
 #include <torch/nn/cloneable.h>
 #include <torch/nn/modules/container/sequential.h>
-#include <torch/nn/modules/dropout.h>
 #include <torch/nn/modules/linear.h>
 #include <torch/nn/modules/normalization.h>
 
@@ -11,6 +10,7 @@
 #include <memory>
 
 #include <refine/core/config.hpp>
+#include <refine/nn/shared_batch.hpp>
 
 namespace refine::backbones::detail {
 
@@ -149,7 +149,7 @@ class ViTModule : public torch::nn::Cloneable<ViTModule> {
   ViTExtents extents_;
   std::shared_ptr<ShiftedPatches> to_patch_embedding_;
   at::Tensor pos_embedding_, cls_token_;
-  torch::nn::Dropout dropout_{nullptr};
+  nn::Dropout dropout_{nullptr};
   std::shared_ptr<Transformer> transformer_;
   torch::nn::Sequential mlp_head_{nullptr};
 };

@@ -94,7 +94,7 @@ REFINE_INLINE void DenseLayer::reset() {
 }
 
 REFINE_INLINE at::Tensor DenseLayer::forward(const at::Tensor& x) {
-  const at::Tensor y = conv1_->forward(norm1_->forward(x).relu_());
+  const at::Tensor y = conv1_->forward(nn::apply_batch_norm(norm1_, x).relu_());
   return at::cat({x, nn::convolve(conv2_, nn::apply_batch_norm(norm2_, y).relu_())}, 1);
 }
 
@@ -112,7 +112,7 @@ REFINE_INLINE void DenseTransition::reset() {
 }
 
 REFINE_INLINE at::Tensor DenseTransition::forward(const at::Tensor& x) {
-  return at::avg_pool2d(conv_->forward(norm_->forward(x).relu_()), {2, 2});
+  return at::avg_pool2d(conv_->forward(nn::apply_batch_norm(norm_, x).relu_()), {2, 2});
 }
 
 REFINE_INLINE DenseFeatures::DenseFeatures(std::int64_t channels, std::int64_t width)
@@ -149,7 +149,7 @@ REFINE_INLINE at::Tensor DenseFeatures::forward(const at::Tensor& images) {
     x = blocks_[i]->forward(x);
     if (i < transitions_.size()) x = transitions_[i]->forward(x);
   }
-  return norm5_->forward(x).relu_();
+  return nn::apply_batch_norm(norm5_, x).relu_();
 }
 
 REFINE_INLINE void DenseFeatures::fold() {

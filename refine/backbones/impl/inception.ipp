@@ -55,7 +55,7 @@ REFINE_INLINE void InceptionV3Module::reset() {
   add("Mixed_7a", inception_d());
   add("Mixed_7b", inception_e());
   add("Mixed_7c", inception_e());
-  dropout_ = register_module("dropout", torch::nn::Dropout(0.5));
+  dropout_ = register_module("dropout", nn::Dropout(0.5));
   fc_ = register_module("fc", torch::nn::Linear(in, classes_));
   // torchvision's deviation is 0.1. After the dropout, that makes the first logits so large that
   // the first epoch is spent on reducing them.

@@ -98,7 +98,7 @@ REFINE_INLINE at::Tensor ResidualBlock::apply_shortcut(const at::Tensor& x) {
   if (shortcut_.is_empty()) return x;
   torch::nn::Conv2d convolution = shortcut_convolution();
   const at::Tensor y = nn::convolve(convolution, x);
-  return shortcut_->size() == 1 ? y : shortcut_->ptr(1)->as<torch::nn::BatchNorm2dImpl>()->forward(y);
+  return shortcut_->size() == 1 ? y : nn::batch_norm(*shortcut_->ptr(1)->as<torch::nn::BatchNorm2dImpl>(), y);
 }
 
 REFINE_INLINE void ResidualBlock::add(std::int64_t in, std::int64_t out, std::int64_t kernel,
@@ -219,7 +219,7 @@ REFINE_INLINE torch::nn::Conv2d PreActBlock::shortcut_convolution() const {
 }
 
 REFINE_INLINE at::Tensor PreActBlock::forward(const at::Tensor& x) {
-  const at::Tensor active = bn1_->forward(x).relu_();
+  const at::Tensor active = nn::apply_batch_norm(bn1_, x).relu_();
   at::Tensor shortcut = x;
   if (!shortcut_.is_empty()) {
     torch::nn::Conv2d convolution = shortcut_convolution();
@@ -257,7 +257,7 @@ REFINE_INLINE void PreActModule::reset() {
 REFINE_INLINE at::Tensor PreActModule::features(const at::Tensor& images) {
   at::Tensor x = nn::convolve(conv1_, images);
   for (auto& layer : layers_) x = layer->forward(x);
-  if (!last_norm_.is_empty()) x = last_norm_->forward(x).relu_();
+  if (!last_norm_.is_empty()) x = nn::apply_batch_norm(last_norm_, x).relu_();
   return x.mean({2, 3});
 }
 

@@ -4,7 +4,6 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/adaptive_avg_pool2d.h>
-#include <ATen/ops/dropout.h>
 #include <ATen/ops/max_pool2d.h>
 #include <c10/core/GradMode.h>
 #include <torch/nn/modules/batchnorm.h>
@@ -20,6 +19,7 @@
 #include <refine/core/config.hpp>
 #include <refine/nn/conv.hpp>
 #include <refine/nn/fold.hpp>
+#include <refine/nn/shared_batch.hpp>
 #include <refine/nn/torch_random.hpp>
 
 namespace refine::backbones::detail {
@@ -116,7 +116,7 @@ REFINE_INLINE void VggClassifier::reset() {
 
 REFINE_INLINE at::Tensor VggClassifier::forward(const at::Tensor& x) {
   const auto drop_out = [this](const at::Tensor& y) {
-    return is_training() ? at::dropout(y, 0.5, /*train=*/true) : y;
+    return is_training() ? nn::dropout(y, 0.5) : y;
   };
   const at::Tensor y = drop_out(first_->forward(x).relu_());
   return third_->forward(drop_out(second_->forward(y).relu_()));

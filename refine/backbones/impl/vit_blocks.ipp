@@ -59,7 +59,7 @@ REFINE_INLINE void LocalAttention::reset() {
   to_qkv_ = register_module("to_qkv",
                             torch::nn::Linear(torch::nn::LinearOptions(extents_.dim, 3 * inner).bias(false)));
   to_out_ = register_module("to_out", torch::nn::Sequential(torch::nn::Linear(inner, extents_.dim),
-                                                            torch::nn::Dropout(extents_.dropout)));
+                                                            nn::Dropout(extents_.dropout)));
 }
 
 REFINE_INLINE at::Tensor LocalAttention::forward(const at::Tensor& x) {
@@ -84,9 +84,9 @@ REFINE_INLINE TokenMlp::TokenMlp(const ViTExtents& extents) : extents_(extents) 
 
 REFINE_INLINE void TokenMlp::reset() {
   net_ = register_module("net", torch::nn::Sequential(torch::nn::Linear(extents_.dim, extents_.mlp),
-                                                      torch::nn::GELU(), torch::nn::Dropout(extents_.dropout),
+                                                      torch::nn::GELU(), nn::Dropout(extents_.dropout),
                                                       torch::nn::Linear(extents_.mlp, extents_.dim),
-                                                      torch::nn::Dropout(extents_.dropout)));
+                                                      nn::Dropout(extents_.dropout)));
 }
 
 REFINE_INLINE TransformerLayer::TransformerLayer(const ViTExtents& extents) : extents_(extents) {
@@ -119,7 +119,7 @@ REFINE_INLINE void ViTModule::reset() {
   to_patch_embedding_ = register_module("to_patch_embedding", std::make_shared<ShiftedPatches>(extents_));
   pos_embedding_ = register_parameter("pos_embedding", at::randn({1, patches + 1, extents_.dim}));
   cls_token_ = register_parameter("cls_token", at::randn({1, 1, extents_.dim}));
-  dropout_ = register_module("dropout", torch::nn::Dropout(extents_.dropout));
+  dropout_ = register_module("dropout", nn::Dropout(extents_.dropout));
   transformer_ = register_module("transformer", std::make_shared<Transformer>(extents_));
   mlp_head_ = register_module(
       "mlp_head",

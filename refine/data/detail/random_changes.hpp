@@ -11,6 +11,7 @@
 namespace refine::data {
 
 struct Augmentation;  // augmentation.hpp
+struct BatchRows;
 
 }  // namespace refine::data
 
@@ -56,6 +57,7 @@ at::Tensor apply_moves(const at::Tensor& images, const std::vector<AffineMove>& 
 
 /// Mixes a share of the rows: λ·x + (1−λ)·(the row before it in the batch), λ from [1/2, 1].
 /// \param rows float N×…, of any further dimensions
-at::Tensor mix_with_previous(const at::Tensor& rows, double share, std::uint64_t seed);
+/// \param part the place of the rows in the batch
+at::Tensor mix_with_previous(const at::Tensor& rows, double share, std::uint64_t seed, const BatchRows& part);
 
 }  // namespace refine::data::detail

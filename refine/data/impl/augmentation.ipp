@@ -84,8 +84,14 @@ REFINE_INLINE float grid_position(std::int64_t i, std::int64_t begin, std::int64
   return static_cast<float>((2 * (static_cast<double>(begin) + within) + 1) / static_cast<double>(size) - 1);
 }
 
-REFINE_INLINE at::Tensor resized_crop(const at::Tensor& images, double min_scale, std::uint64_t seed) {
-  const std::int64_t n = images.size(0), height = images.size(2), width = images.size(3);
+/// Takes the rows of a part from draws for the whole batch.
+inline at::Tensor draws_of(const BatchRows& rows, const at::Tensor& draws) {
+  return rows.positions.defined() ? draws.index_select(0, rows.positions) : draws;
+}
+
+REFINE_INLINE at::Tensor resized_crop(const at::Tensor& images, double min_scale, std::uint64_t seed,
+                                      const BatchRows& part) {
+  const std::int64_t n = part.total, height = images.size(2), width = images.size(3);
   at::Tensor rows = at::empty({n, height, 1}, at::kFloat), columns = at::empty({n, 1, width}, at::kFloat);
   auto* y = rows.mutable_data_ptr<float>();
   auto* x = columns.mutable_data_ptr<float>();
@@ -95,8 +101,10 @@ REFINE_INLINE at::Tensor resized_crop(const at::Tensor& images, double min_scale
     for (std::int64_t r = 0; r < height; ++r) *y++ = grid_position(r, box.top, box.height, height);
     for (std::int64_t c = 0; c < width; ++c) *x++ = grid_position(c, box.left, box.width, width);
   }
-  const auto across = nn::to_device_async(columns, images.device()).expand({n, height, width});
-  const auto down = nn::to_device_async(rows, images.device()).expand({n, height, width});
+  const auto across =
+      nn::to_device_async(draws_of(part, columns), images.device()).expand({images.size(0), height, width});
+  const auto down =
+      nn::to_device_async(draws_of(part, rows), images.device()).expand({images.size(0), height, width});
   constexpr std::int64_t bilinear = 0, border = 1;
   return at::grid_sampler(images, at::stack({across, down}, 3).to(images.scalar_type()), bilinear, border,
                           false);
@@ -105,8 +113,8 @@ REFINE_INLINE at::Tensor resized_crop(const at::Tensor& images, double min_scale
 /// Crops the padded image and flips it, as one gather: row r, column c of an image come from
 /// (rows[r], columns[c]) of the padded one.
 REFINE_INLINE at::Tensor crop_and_flip(const at::Tensor& images, std::int64_t padding, bool flip,
-                                       std::uint64_t seed) {
-  const std::int64_t n = images.size(0), channels = images.size(1), height = images.size(2),
+                                       std::uint64_t seed, const BatchRows& part) {
+  const std::int64_t n = part.total, channels = images.size(1), height = images.size(2),
                      width = images.size(3);
   const std::int64_t padded_width = width + 2 * padding;
   at::Tensor rows = at::empty({n, height, 1}, at::kLong), columns = at::empty({n, 1, width}, at::kLong);
@@ -120,24 +128,27 @@ REFINE_INLINE at::Tensor crop_and_flip(const at::Tensor& images, std::int64_t pa
     for (std::int64_t r = 0; r < height; ++r) *row++ = (top + r) * padded_width;
     for (std::int64_t c = 0; c < width; ++c) *column++ = left + (mirror ? width - 1 - c : c);
   }
-  const auto source = nn::to_device_async(rows, images.device())
-                          .add(nn::to_device_async(columns, images.device()))
-                          .view({n, 1, height * width});
+  const auto source = nn::to_device_async(draws_of(part, rows), images.device())
+                          .add(nn::to_device_async(draws_of(part, columns), images.device()))
+                          .view({images.size(0), 1, height * width});
   const auto padded =
       padding > 0 ? at::constant_pad_nd(images, {padding, padding, padding, padding}) : images;
-  return at::gather(padded.contiguous().flatten(2), 2, source.expand({n, channels, height * width}))
-      .view({n, channels, height, width});
+  return at::gather(padded.contiguous().flatten(2), 2,
+                    source.expand({images.size(0), channels, height * width}))
+      .view({images.size(0), channels, height, width});
 }
 
 /// Multiplies each image by a random factor from 1 − `range` to 1 + `range`, as torchvision's
 /// `ColorJitter` does.
-REFINE_INLINE at::Tensor random_brightness(const at::Tensor& images, double range, std::uint64_t seed) {
-  at::Tensor factors = at::empty({images.size(0), 1, 1, 1}, at::kFloat);
+REFINE_INLINE at::Tensor random_brightness(const at::Tensor& images, double range, std::uint64_t seed,
+                                           const BatchRows& part) {
+  at::Tensor factors = at::empty({part.total, 1, 1, 1}, at::kFloat);
   auto* factor = factors.mutable_data_ptr<float>();
   RandomStream random(seed, "brightness");
-  for (std::int64_t i = 0; i < images.size(0); ++i)
+  for (std::int64_t i = 0; i < part.total; ++i)
     factor[i] = static_cast<float>(random.between(1 - range, 1 + range));
-  return images.mul(nn::to_device_async(factors.to(images.scalar_type()), images.device())).clamp_(0, 1);
+  return images.mul(nn::to_device_async(draws_of(part, factors).to(images.scalar_type()), images.device()))
+      .clamp_(0, 1);
 }
 
 REFINE_INLINE AffineMove random_move(RandomStream& random, const Augmentation& augmentation,
@@ -175,28 +186,34 @@ REFINE_INLINE at::Tensor apply_moves(const at::Tensor& images, const std::vector
 }
 
 REFINE_INLINE at::Tensor random_affine(const at::Tensor& images, const Augmentation& augmentation,
-                                       std::uint64_t seed) {
+                                       std::uint64_t seed, const BatchRows& part) {
   RandomStream random(seed, "affine");
   std::vector<AffineMove> moves;
-  for (std::int64_t i = 0; i < images.size(0); ++i)
+  for (std::int64_t i = 0; i < part.total; ++i)
     moves.push_back(random_move(random, augmentation, images.size(2), images.size(3)));
-  return apply_moves(images, moves);
+  if (!part.positions.defined()) return apply_moves(images, moves);
+  std::vector<AffineMove> own;
+  for (std::int64_t i = 0; i < images.size(0); ++i)
+    own.push_back(moves[static_cast<std::size_t>(part.positions[i].item<std::int64_t>())]);
+  return apply_moves(images, own);
 }
 
 /// Makes a share of RGB images grey.
-REFINE_INLINE at::Tensor random_grayscale(const at::Tensor& images, double share, std::uint64_t seed) {
-  const std::int64_t n = images.size(0);
+REFINE_INLINE at::Tensor random_grayscale(const at::Tensor& images, double share, std::uint64_t seed,
+                                          const BatchRows& part) {
+  const std::int64_t n = part.total;
   at::Tensor chosen = at::empty({n, 1, 1, 1}, at::kBool);
   auto* grey = chosen.mutable_data_ptr<bool>();
   RandomStream random(seed, "grayscale");
   for (std::int64_t i = 0; i < n; ++i) grey[i] = random.between(0, 1) < share;
   const auto channel = [&](std::int64_t c) { return images.narrow(1, c, 1); };
   const auto luma = channel(0).mul(0.2989).add_(channel(1).mul(0.587)).add_(channel(2).mul(0.114));
-  return at::where(nn::to_device_async(chosen, images.device()), luma, images);
+  return at::where(nn::to_device_async(draws_of(part, chosen), images.device()), luma, images);
 }
 
-REFINE_INLINE at::Tensor mix_with_previous(const at::Tensor& rows, double share, std::uint64_t seed) {
-  const std::int64_t n = rows.size(0);
+REFINE_INLINE at::Tensor mix_with_previous(const at::Tensor& rows, double share, std::uint64_t seed,
+                                           const BatchRows& part) {
+  const std::int64_t n = part.total;
   std::vector<std::int64_t> one_per_row(static_cast<std::size_t>(rows.dim()), 1);
   one_per_row.front() = n;
   at::Tensor weights = at::empty(one_per_row, at::kFloat);
@@ -207,7 +224,7 @@ REFINE_INLINE at::Tensor mix_with_previous(const at::Tensor& rows, double share,
     weight[i] = random_choice.between(0, 1) < share ? static_cast<float>(drawn) : 1.0f;
   }
   return at::lerp(at::roll(rows, 1, 0), rows,
-                  nn::to_device_async(weights.to(rows.scalar_type()), rows.device()));
+                  nn::to_device_async(draws_of(part, weights).to(rows.scalar_type()), rows.device()));
 }
 
 }  // namespace refine::data::detail
@@ -216,6 +233,11 @@ namespace refine::data {
 
 REFINE_INLINE at::Tensor augment(const at::Tensor& images, const Augmentation& augmentation,
                                  std::uint64_t seed) {
+  return augment(images, augmentation, seed, BatchRows{.total = images.size(0)});
+}
+
+REFINE_INLINE at::Tensor augment(const at::Tensor& images, const Augmentation& augmentation,
+                                 std::uint64_t seed, const BatchRows& rows) {
   augmentation.validate();
   if (augmentation.grayscale > 0 && images.size(1) != 3) {
     throw Error("augmentation.grayscale requires RGB images, got {} channels; set it to 0", images.size(1));
@@ -223,17 +245,18 @@ REFINE_INLINE at::Tensor augment(const at::Tensor& images, const Augmentation& a
   if (images.size(0) == 0) return images;
   at::Tensor changed = images;
   if (augmentation.resized_crop_min_scale < 1) {
-    changed = detail::resized_crop(changed, augmentation.resized_crop_min_scale, seed);
+    changed = detail::resized_crop(changed, augmentation.resized_crop_min_scale, seed, rows);
   }
   if (augmentation.crop_padding > 0 || augmentation.flip) {
-    changed = detail::crop_and_flip(changed, augmentation.crop_padding, augmentation.flip, seed);
+    changed = detail::crop_and_flip(changed, augmentation.crop_padding, augmentation.flip, seed, rows);
   }
   if (augmentation.brightness > 0)
-    changed = detail::random_brightness(changed, augmentation.brightness, seed);
-  if (augmentation.has_affine()) changed = detail::random_affine(changed, augmentation, seed);
-  if (augmentation.grayscale > 0) changed = detail::random_grayscale(changed, augmentation.grayscale, seed);
-  if (augmentation.mix > 0 && images.size(0) > 1) {
-    changed = detail::mix_with_previous(changed, augmentation.mix, seed);
+    changed = detail::random_brightness(changed, augmentation.brightness, seed, rows);
+  if (augmentation.has_affine()) changed = detail::random_affine(changed, augmentation, seed, rows);
+  if (augmentation.grayscale > 0)
+    changed = detail::random_grayscale(changed, augmentation.grayscale, seed, rows);
+  if (augmentation.mix > 0 && rows.total > 1) {
+    changed = detail::mix_with_previous(changed, augmentation.mix, seed, rows);
   }
   return changed.contiguous(images.suggest_memory_format());
 }
@@ -241,7 +264,8 @@ REFINE_INLINE at::Tensor augment(const at::Tensor& images, const Augmentation& a
 REFINE_INLINE at::Tensor mix_rows(const at::Tensor& rows, const Augmentation& augmentation,
                                   std::uint64_t seed) {
   const bool mixes = augmentation.mix > 0 && rows.size(0) > 1;
-  return mixes ? detail::mix_with_previous(rows, augmentation.mix, seed) : rows;
+  return mixes ? detail::mix_with_previous(rows, augmentation.mix, seed, BatchRows{.total = rows.size(0)})
+               : rows;
 }
 
 }  // namespace refine::data

@@ -1,17 +1,19 @@
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <string_view>
 #include <tuple>
 
+#include <refine/distributed/communicator.hpp>
 #include <refine/training/detail/run_state.hpp>
 #include <refine/training/observers.hpp>
 
 namespace refine::detail {
 
-/// Observers of a training behind one type.
-struct AnyObserver {
-  virtual ~AnyObserver() = default;
+/// Observers of a training behind one type, with the communicator among them. Without one, it is a single
+/// rank.
+struct AnyObserver : distributed::AnyCommunicator {
   virtual void on_begin(const RunInfo& info) = 0;
   virtual void on_step(const StepInfo& info) = 0;
   virtual void on_epoch(const EpochInfo& info) = 0;
@@ -50,6 +52,19 @@ struct AllObservers final : AnyObserver {
   }
   std::unique_ptr<RunStore> open() override {
     return std::apply([&](auto&... each) { return open_store(each...); }, observers);
+  }
+
+  std::int64_t rank() override { return ranks().rank(); }
+  std::int64_t size() override { return ranks().size(); }
+  std::int64_t restarts() override { return ranks().restarts(); }
+  void sum_(at::Tensor& tensor) override { ranks().sum_(tensor); }
+  distributed::Pending begin(distributed::Exchange exchange, at::Tensor& tensor, std::int64_t root) override {
+    return ranks().begin(exchange, tensor, root);
+  }
+
+  auto& ranks() {
+    return std::apply(
+        [](auto&... each) -> auto& { return distributed::detail::find_communicator(each...); }, observers);
   }
 
   std::tuple<Observers&...> observers;

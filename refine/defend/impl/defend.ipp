@@ -24,6 +24,7 @@
 #include <refine/defend/detail/hold_back.hpp>
 #include <refine/defend/detail/result_json.hpp>
 #include <refine/defend/probe.hpp>
+#include <refine/distributed/exchange.hpp>
 #include <refine/export/export_defense.hpp>
 #include <refine/export/weights.hpp>
 #include <refine/nn/device.hpp>
@@ -167,8 +168,14 @@ inline void check_weights(const AnyPipeline& defense) {
   }
 }
 
-REFINE_INLINE Defended defend(const LoadedClassifier& victim, at::Tensor images, const DefendOptions& options,
-                              AnyObserver& observer) {
+REFINE_INLINE Defended defend(const LoadedClassifier& victim, at::Tensor images,
+                              const DefendOptions& all_options, AnyObserver& observer) {
+  DefendOptions options = all_options;
+  if (observer.rank() > 0) {  // rank 0 reports
+    options.notify = {};
+    options.show = false;
+  }
+  const distributed::ScopedRanks scoped_ranks(observer);
   const Task task = victim.task();
   std::optional<ProbeSummary> probed = options.probed;
   std::optional<TakenImages> left_out;
@@ -193,7 +200,7 @@ REFINE_INLINE Defended defend(const LoadedClassifier& victim, at::Tensor images,
   TrainingOptions training = decide_flips(victim, divided.fitted(), options);
   const bool is_sized = is_timed(training) && !options.recipe;
   std::optional<TrainingPlan> plan = options.plan;
-  if (!plan && (options.notify || is_sized)) {
+  if (!plan && (options.notify || is_sized) && observer.rank() == 0) {
     plan = plan_training(victim, divided.fitted(), fitted,
                          {.training = training,
                           .recipe = options.recipe,
@@ -202,7 +209,8 @@ REFINE_INLINE Defended defend(const LoadedClassifier& victim, at::Tensor images,
                           .notify = options.notify});
     note(options.notify, "training is expected to take " + plan->describe());
   }
-  if (is_sized) training.epochs = plan->epochs;
+  if (is_sized)
+    training.epochs = static_cast<int>(distributed::copy_number(observer, plan ? plan->epochs : 0));
   const Recipe recipe =
       options.recipe ? *options.recipe : defense_recipe(training, fitted, task.image, options.seed, sized);
   if (fitted + held_back < enough_clean_images && sized.encoder.file.empty()) {

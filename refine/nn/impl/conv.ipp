@@ -79,7 +79,7 @@ REFINE_INLINE at::Tensor conv_bn(torch::nn::Conv2d& convolution, torch::nn::Batc
                             norm->options.momentum() && bias.defined() &&
                             detail::is_3x3_same(convolution->options);
   if (!adds_nothing) return apply_batch_norm(norm, convolve(convolution, x));
-  const at::Tensor y = norm->forward(convolve(x, convolution->weight, {}));
+  const at::Tensor y = batch_norm(*norm, convolve(x, convolution->weight, {}));
   // As data: autograd tracks the version of the running mean, which the gradient does not depend on
   // in training.
   norm->running_mean.variable_data().add_(bias.variable_data(), *norm->options.momentum());

@@ -3,9 +3,13 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/_foreach_copy.h>
+#include <ATen/ops/arange.h>
+#include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/full.h>
 #include <ATen/ops/maximum.h>
 #include <ATen/ops/minimum.h>
+#include <ATen/ops/stack.h>
 #include <ATen/ops/where.h>
 #include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
@@ -24,6 +28,7 @@
 #include <functional>
 #include <limits>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -34,13 +39,17 @@
 #include <refine/data/batches.hpp>
 #include <refine/data/dataset.hpp>
 #include <refine/data/training_set.hpp>
+#include <refine/distributed/communicator.hpp>
+#include <refine/distributed/exchange.hpp>
 #include <refine/nn/autocast.hpp>
 #include <refine/nn/cuda_graph.hpp>
 #include <refine/nn/device.hpp>
 #include <refine/nn/module.hpp>
+#include <refine/nn/shared_batch.hpp>
 #include <refine/nn/torch_random.hpp>
 #include <refine/nn/transfer.hpp>
 #include <refine/training/detail/optimizers.hpp>
+#include <refine/training/detail/ranks.hpp>
 #include <refine/training/detail/run_state.hpp>
 #include <refine/training/observers.hpp>
 #include <refine/training/recipe.hpp>
@@ -70,23 +79,33 @@ class BatchAugmentation {
   /// \param images float N×C×H×W in [0, 1]
   /// \param indices int64 N: the position of each image in the training set, on the device of
   ///   `images`
+  /// \param rows the place of the images in the batch of the step
   at::Tensor operator()(const at::Tensor& images, const at::Tensor& indices, std::uint64_t seed,
-                        std::int64_t step) const {
+                        std::int64_t step, const data::BatchRows& rows) const {
     const auto select = [&](const at::Tensor& mask, const at::Tensor& yes, const at::Tensor& no) {
       return at::where(mask.index_select(0, indices).view({-1, 1, 1, 1}), yes, no);
     };
     const std::uint64_t recipe_seed = step_seed(seed, "augmentation", step);
-    at::Tensor augmented = data::augment(images, recipe_, recipe_seed);
+    at::Tensor augmented = data::augment(images, recipe_, recipe_seed, rows);
     if (no_flip_.defined()) {
       data::Augmentation others = recipe_;
       others.flip = false;
-      augmented = select(no_flip_, data::augment(images, others, recipe_seed), augmented);
+      augmented = select(no_flip_, data::augment(images, others, recipe_seed, rows), augmented);
     }
     if (required_ == data::Augmentation{}) return augmented;
     const at::Tensor with_required =
-        data::augment(augmented, required_, step_seed(seed, "asked augmentation", step));
+        data::augment(augmented, required_, step_seed(seed, "asked augmentation", step), rows);
     return no_augment_.defined() ? select(no_augment_, augmented, with_required) : with_required;
   }
+
+  /// Returns the augmented images of a whole batch.
+  at::Tensor operator()(const at::Tensor& images, const at::Tensor& indices, std::uint64_t seed,
+                        std::int64_t step) const {
+    return (*this)(images, indices, seed, step, {.total = images.size(0)});
+  }
+
+  /// True if the result of an image depends on the one before it in the batch.
+  bool has_mix() const { return recipe_.mix > 0; }
 
   /// Mixes rows that belong to the images of a step, float N×K, as the recipe mixes the images. (A
   /// training set requires no mixing.)
@@ -103,20 +122,35 @@ class BatchAugmentation {
   at::Tensor no_augment_, no_flip_;  ///< bool, one entry per image of the set; undefined: none
 };
 
-/// The images of a step and their place in the run, on the module's device.
+/// A rank's part of a batch.
+struct BatchShare {
+  std::int64_t first = 0, count = 0, total = 0;  ///< rows of the batch; total 0: there is one rank
+  at::Tensor indices = {};                       ///< int64: as `Batch::indices`, of the whole batch
+  /// Makes the rows of the whole batch, on every rank, from a rank's rows.
+  std::function<at::Tensor(const at::Tensor&)> gather = {};
+
+  bool is_part() const { return total > 0; }
+};
+
+/// The images of a step and their place in the run, on the module's device. With several ranks, those
+/// of this rank.
 struct Batch {
   at::Tensor images;   ///< float N×C×H×W in [0, 1], augmented, channels last; or features N×F, mixed
   at::Tensor plain;    ///< the same images without augmentation
   at::Tensor indices;  ///< int64 N: their positions in the training set
   std::int64_t step;   ///< from 0, over all epochs
   bool first_epoch;
+  BatchShare share = {};  ///< with several ranks: what the tensors above are a part of
 };
 
 /// The results of a step.
 struct BatchResult {
-  at::Tensor loss;            ///< no dimensions, with gradient
+  at::Tensor loss;            ///< no dimensions, with gradient; with several ranks of this rank's rows
   at::Tensor correct;         ///< number of correct answers, as a tensor so that nothing waits for the device
   at::Tensor predicted = {};  ///< int64 N: the predicted classes; undefined: no collapse is looked for
+  /// With several ranks: what is added to the loss, computed from the whole batch on every rank, with
+  /// gradient for this rank's rows.
+  at::Tensor batch_loss = {};
 };
 
 /// The teacher's answers to the batches of a run, as `Recipe::teacher` has it.
@@ -133,13 +167,17 @@ class TeacherAnswers {
     c10::NoGradGuard no_grad;
     if (recipe_.teacher == TeacherInput::augmented) return forward(batch.images).to(at::kFloat);
     if (batch.first_epoch && !is_complete_) remember(batch, forward);
-    const at::Tensor logits = answers_.index_select(0, batch.indices);
-    if (recipe_.augmentation.mix == 0) return logits;
+    const BatchShare& share = batch.share;
+    const at::Tensor logits = answers_.index_select(0, share.is_part() ? share.indices : batch.indices);
+    const auto part = [&](const at::Tensor& rows) {
+      return share.is_part() ? rows.narrow(0, share.first, share.count) : rows;
+    };
+    if (recipe_.augmentation.mix == 0) return part(logits);
     // Mix probabilities, at temperature 1 whatever the objective's; their logarithms are logits
     // again.
-    return augmentation.mix_rows(logits.softmax(1), recipe_.seed, batch.step)
-        .clamp_min_(std::numeric_limits<float>::min())
-        .log_();
+    return part(augmentation.mix_rows(logits.softmax(1), recipe_.seed, batch.step)
+                    .clamp_min_(std::numeric_limits<float>::min())
+                    .log_());
   }
 
   /// Stores the teacher's answers to all original images, so that it is not asked again.
@@ -154,9 +192,10 @@ class TeacherAnswers {
   template <typename Forward>
   void remember(const Batch& batch, Forward&& forward) {
     c10::NoGradGuard no_grad;
-    const at::Tensor logits = forward(batch.plain.contiguous(at::MemoryFormat::ChannelsLast)).to(at::kFloat);
+    at::Tensor logits = forward(batch.plain.contiguous(at::MemoryFormat::ChannelsLast)).to(at::kFloat);
+    if (batch.share.is_part()) logits = batch.share.gather(logits);
     if (!answers_.defined()) answers_ = at::empty({images_, logits.size(1)}, logits.options());
-    answers_.index_copy_(0, batch.indices, logits);
+    answers_.index_copy_(0, batch.share.is_part() ? batch.share.indices : batch.indices, logits);
   }
 
  private:
@@ -252,6 +291,23 @@ struct EpochSums {
   bool has_one_class() const { return lowest.item<std::int64_t>() == highest.item<std::int64_t>(); }
 };
 
+/// Adds up the sums of an epoch over all ranks. A request of one rank becomes one of all.
+template <distributed::Communicator Ranks>
+void add_up(Ranks& ranks, const EpochSums& own, EpochSums& all, bool& must_stop, bool& is_due) {
+  constexpr std::int64_t no_class = std::int64_t{1} << 50;  // a double holds it
+  const at::Tensor row =
+      at::stack({own.loss, own.correct.to(at::kDouble), own.lowest.clamp_max(no_class).to(at::kDouble),
+                 own.highest.to(at::kDouble)});
+  const auto number = [&](bool request) { return at::full({1}, request ? 1.0 : 0.0, row.options()); };
+  const at::Tensor rows = distributed::stack(ranks, at::cat({row, number(must_stop), number(is_due)}));
+  all.loss.copy_(rows.select(1, 0).sum());
+  all.correct.copy_(rows.select(1, 1).sum());
+  all.lowest.copy_(rows.select(1, 2).min());
+  all.highest.copy_(rows.select(1, 3).max());
+  must_stop = rows.select(1, 4).max().item<double>() > 0;
+  is_due = rows.select(1, 5).max().item<double>() > 0;
+}
+
 /// Returns a part of a message that names the newest checkpoint; empty if there is none.
 inline std::string last_checkpoint(RunStore* store) {
   const std::filesystem::path file = store ? store->newest() : std::filesystem::path();
@@ -270,6 +326,8 @@ template <typename Targets, typename Learn, typename... Observers>
 void train(const TrainingRun& run, torch::nn::Module& module, at::Device device, const at::Tensor& examples,
            const Optimization& optimization, const BatchAugmentation& augmentation, std::uint64_t seed,
            Targets&& targets, Learn&& learn, bool cuda_graph_safe, Observers&... observers) {
+  auto& ranks = distributed::detail::find_communicator(observers...);
+  constexpr bool is_distributed = distributed::detail::is_distributed<decltype(ranks)>;
   const std::string_view name = run.info.name;
   const std::int64_t n = examples.size(0);
   if (n < 2) throw Error("cannot train the {}: too few images (got {}, expected 2 or more)", name, n);
@@ -292,15 +350,34 @@ void train(const TrainingRun& run, torch::nn::Module& module, at::Device device,
   sums.clear();
 
   RunState state{.steps = steps};
-  const std::unique_ptr<RunStore> store = open_store(observers...);
-  if (store) {
+  std::unique_ptr<RunStore> store;  // with several ranks, of rank 0
+  if constexpr (is_distributed) {
+    if (ranks.size() > 1) check_run(ranks, run.identity(), module, n, optimization);
+  }
+  distributed::on_first_rank(ranks, [&] { store = open_store(observers...); });
+  const bool has_store = distributed::copy_number(ranks, store != nullptr) != 0;
+  if (ranks.restarts() > 0 && !has_store) {
+    throw Error(
+        "training the {}: the launcher has started the ranks again after a failure, and without checkpoints the run "
+        "would silently begin anew (got restart {}, expected 0); pass a Checkpoint, or start with --max-restarts 0",
+        name, ranks.restarts());
+  }
+  if (has_store || ranks.size() > 1) {
     state.tensors = nn::state_dict(module, "module.");
     for (const auto& [key, tensor] : optimizers.state()) state.tensors["optimizer." + key] = tensor;
     state.tensors["epoch.loss"] = sums.loss;
     state.tensors["epoch.correct"] = sums.correct;
     state.tensors["epoch.lowest"] = sums.lowest;
     state.tensors["epoch.highest"] = sums.highest;
-    store->restore(state, run.identity());
+    distributed::on_first_rank(ranks, [&] {
+      if (store) store->restore(state, run.identity());
+    });
+  }
+  if constexpr (is_distributed) {
+    if (ranks.size() > 1) {
+      copy_state(ranks, state);
+      optimizers.divide_kernels(ranks.rank(), ranks.size());
+    }
   }
   const std::int64_t first_step = state.step;
   const double seconds_before = state.seconds;
@@ -337,12 +414,70 @@ void train(const TrainingRun& run, torch::nn::Module& module, at::Device device,
                   : plain;
     return Batch{images, plain, device_indices, step, step < per_epoch};
   };
+  // Reads only the rows of this rank and, where images are mixed, the one before them.
+  const auto make_part = [&](const data::ExampleView& shuffled, std::int64_t step) {
+    const std::int64_t in_epoch = step % per_epoch, begin_row = in_epoch * optimization.batch_size,
+                       total =
+                           (in_epoch + 1 < per_epoch ? begin_row + optimization.batch_size : n) - begin_row;
+    const auto own = distributed::rows_of_rank(total, ranks.rank(), ranks.size());
+    const std::int64_t before = augmentation.has_mix() ? 1 : 0;
+    const at::Tensor positions =
+        at::arange(own.first - before, own.first + own.count, at::kLong).remainder(total);
+    const data::Batch rows = shuffled.select(positions + begin_row).gather(0, own.count + before);
+    Batch batch{{}, {}, {}, step, step < per_epoch, {}};
+    batch.share = {.first = own.first,
+                   .count = own.count,
+                   .total = total,
+                   .indices = nn::to_device_async(shuffled.indices(begin_row, total), device),
+                   .gather = [&ranks, own, total](const at::Tensor& part) {
+                     return distributed::gather_rows(ranks, part, own, total);
+                   }};
+    const auto drop = [&](const at::Tensor& all) { return all.narrow(0, before, own.count); };
+    const at::Tensor indices = nn::to_device_async(rows.indices, device);
+    at::Tensor images;
+    if (are_features) {
+      batch.plain = drop(nn::to_device_async(rows.images, device));
+      images =
+          augmentation.mix_rows(batch.share.gather(batch.plain), seed, step).narrow(0, own.first, own.count);
+    } else {
+      const at::Tensor plain = data::to_float(nn::to_device_async(rows.images, device), device);
+      batch.plain = drop(plain);
+      images = drop(augmentation(plain, indices, seed, step, {.total = total, .positions = positions}))
+                   .contiguous(at::MemoryFormat::ChannelsLast);
+    }
+    batch.images = images;
+    batch.indices = drop(indices);
+    return batch;
+  };
   if (run.recall && first_step > 0) {
     const auto first_epoch = order(0);
-    for (std::int64_t step = 0; step < std::min(first_step, per_epoch); ++step)
+    for (std::int64_t step = 0; step < std::min(first_step, per_epoch); ++step) {
+      if constexpr (is_distributed) {
+        if (ranks.size() > 1) {
+          run.recall(make_part(source | data::views::shuffled(derived_seed(seed, "order"), 0), step));
+          continue;
+        }
+      }
       run.recall(make_batch(first_epoch[step], step, /*augmented=*/false));
+    }
   }
 
+  // With several ranks:
+  std::int64_t batch_total = 0;                       // rows of the whole batch, for `work`
+  std::optional<nn::ScopedSharedBatch> shared_batch;  // BatchNorm and dropout of the whole batch
+  std::optional<GradientExchange<std::remove_reference_t<decltype(ranks)>>> gradients;
+  if constexpr (is_distributed) {
+    if (ranks.size() > 1) {
+      shared_batch.emplace([&ranks](const at::Tensor& row) { return distributed::stack(ranks, row); });
+      gradients.emplace(ranks, optimizers.parameters(), optimizers.owners());
+    }
+  }
+  // Muon's momenta, as the ranks have them that update the kernels.
+  const auto gather_momenta = [&] {
+    if constexpr (is_distributed) {
+      if (ranks.size() > 1) copy_from_owners(ranks, optimizers.kernel_momenta(), optimizers.kernel_owners());
+    }
+  };
   bool is_updating = false;  // the step has changed parameters and cannot be computed again
   const auto update = [&](const BatchResult& result, std::int64_t images) {
     is_updating = true;
@@ -350,6 +485,31 @@ void train(const TrainingRun& run, torch::nn::Module& module, at::Device device,
     sums.add(result, images);
   };
   const auto work = [&](const at::Tensor& images, const at::Tensor& target) {
+    if constexpr (is_distributed) {
+      if (ranks.size() > 1) {
+        if (state.step == first_step) shared_batch->watch_draws(device);
+        const BatchResult result = learn(images, target);
+        if (state.step == first_step && shared_batch->has_other_draws(device)) {
+          throw Error(
+              "training the {} with {} ranks: its network draws random numbers that depend on the number of ranks; "
+              "use nn::dropout or nn::Dropout in the place of LibTorch's, or no dropout",
+              name, ranks.size());
+        }
+        // The sums over ranks are the loss of the whole batch and its gradient.
+        at::Tensor loss =
+            result.loss * (static_cast<double>(images.size(0)) / static_cast<double>(batch_total));
+        at::Tensor share = loss.detach();
+        if (result.batch_loss.defined()) {
+          loss = loss + result.batch_loss;
+          share = share + result.batch_loss.detach() / ranks.size();
+        }
+        optimizers.zero_grad();
+        gradients->backward(loss);
+        update({share, result.correct, result.predicted}, batch_total);
+        copy_from_owners(ranks, optimizers.kernels(), optimizers.kernel_owners());
+        return;
+      }
+    }
     const BatchResult result = learn(images, target);
     optimizers.zero_grad();
     result.loss.backward();
@@ -365,7 +525,14 @@ void train(const TrainingRun& run, torch::nn::Module& module, at::Device device,
     if (store && store->has_diverged())
       fail_diverged("the weights are", std::numeric_limits<double>::quiet_NaN(), epoch);
   };
-  nn::CudaGraphRunner take_step(device, cuda_graph_safe, work);
+  nn::CudaGraphRunner take_step(device, cuda_graph_safe && ranks.size() == 1, work);
+  const auto load_batch = [&](const data::BatchView& batches_of_epoch, const data::ExampleView& shuffled,
+                              std::int64_t in_epoch) {
+    if constexpr (is_distributed) {
+      if (ranks.size() > 1) return make_part(shuffled, state.step);
+    }
+    return make_batch(batches_of_epoch[in_epoch], state.step, /*augmented=*/true);
+  };
   SavedBuffers buffers(module);
   /// Returns false if there is not enough memory, and nothing but buffers has changed.
   const auto fits_into_memory = [&](auto&& part_of_step) {
@@ -382,18 +549,34 @@ void train(const TrainingRun& run, torch::nn::Module& module, at::Device device,
     throw OutOfMemory(name, optimization.batch_size, state.step, last_checkpoint(store.get()));
   };
   bool in_parts = false;
+  // The sums of all ranks, and whether an observer of any rank has requested a stop.
+  EpochSums all_sums(device);
+  const auto share_sums = [&](bool& must_stop, bool& is_due) -> const EpochSums& {
+    if constexpr (is_distributed) {
+      if (ranks.size() > 1) {
+        add_up(ranks, sums, all_sums, must_stop, is_due);
+        return all_sums;
+      }
+    }
+    return sums;
+  };
   // Earlier, the learning rate may still be warming up.
   const std::int64_t judged_after = std::max<std::int64_t>(100, steps / 10);
   bool knows_progress = first_step > judged_after;
   for (int epoch = static_cast<int>(first_step / per_epoch); epoch < optimization.epochs; ++epoch) {
     std::int64_t in_epoch = state.step % per_epoch;
     if (in_epoch == 0) sums.clear();
-    const auto batches_of_epoch = order(epoch);
+    const data::ExampleView shuffled = source | data::views::shuffled(derived_seed(seed, "order"), epoch);
+    const data::BatchView batches_of_epoch = shuffled | batches;
     while (in_epoch < per_epoch) {
       Batch inputs;
       at::Tensor target;
       if (!fits_into_memory([&] {
-            inputs = make_batch(batches_of_epoch[in_epoch], state.step, /*augmented=*/true);
+            inputs = load_batch(batches_of_epoch, shuffled, in_epoch);
+            if (shared_batch) {
+              batch_total = inputs.share.total;
+              shared_batch->set_rows(inputs.share.first, inputs.share.count, inputs.share.total);
+            }
             target = targets(inputs);
           })) {
         fail_out_of_memory();
@@ -412,7 +595,8 @@ void train(const TrainingRun& run, torch::nn::Module& module, at::Device device,
       };
       if (!in_parts && !fits_into_memory([&] { take_step(inputs.images, target); })) {
         optimizers.zero_grad();  // releases what the backward pass has left
-        if (!run.learn_in_parts) fail_out_of_memory();
+        // Another rank may have enough, and waits for the exchanges of this step.
+        if (!run.learn_in_parts || ranks.size() > 1) fail_out_of_memory();
         in_parts = true;
         take_step.release();
         notify_warning(
@@ -432,20 +616,21 @@ void train(const TrainingRun& run, torch::nn::Module& module, at::Device device,
       const std::int64_t seen = seen_after(state.step);
       notify_step({epoch + 1, in_epoch, seen}, observers...);
 
-      const bool is_epoch_end = in_epoch == per_epoch, is_due = store && store->is_due(),
-                 must_stop = stop_requested(observers...);
+      const bool is_epoch_end = in_epoch == per_epoch;
+      bool is_due = store && store->is_due(), must_stop = stop_requested(observers...);
+      const EpochSums& totals = share_sums(must_stop, is_due);
       const std::int64_t images = seen - static_cast<std::int64_t>(epoch) * n;  // of the epoch
       const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - begin;
       state.seconds = seconds_before + elapsed.count();
       // On other devices it is looked at only when they must be waited for.
       if (device.is_cpu() || is_epoch_end || is_due || must_stop) {
-        const double loss = sums.mean_loss(images);
+        const double loss = totals.mean_loss(images);
         if (!std::isfinite(loss)) fail_diverged("the loss is", loss, epoch + 1);
       }
       check_weights(epoch + 1);
       if (!knows_progress && state.step >= std::min(steps, judged_after) && (is_epoch_end || images >= 500)) {
         knows_progress = true;
-        const double chance = run.chance(), accuracy = sums.accuracy(images);
+        const double chance = run.chance(), accuracy = totals.accuracy(images);
         const double spread = 2 * std::sqrt(chance * (1 - chance) / static_cast<double>(images));
         if (images >= 100 && accuracy <= chance + spread) {
           notify_warning(
@@ -458,13 +643,13 @@ void train(const TrainingRun& run, torch::nn::Module& module, at::Device device,
         }
       }
       if (is_epoch_end) {
-        const EpochInfo result{epoch + 1, sums.mean_loss(n), sums.accuracy(n), optimization.lr * factor,
+        const EpochInfo result{epoch + 1, totals.mean_loss(n), totals.accuracy(n), optimization.lr * factor,
                                state.seconds};
         state.history.push_back(result);
         notify_epoch(result, observers...);
         // Some images of every data set are of one class; few of them show nothing. A network that has
         // taken few steps answers with one class, too.
-        state.collapsed = result.accuracy < 0.9 && sums.has_one_class() ? state.collapsed + n : 0;
+        state.collapsed = result.accuracy < 0.9 && totals.has_one_class() ? state.collapsed + n : 0;
         if (state.collapsed >= 1000 && state.step >= judged_after) {
           throw Error(
               "training the {} has collapsed: all images of epoch {} are predicted as one class ({} {:.1f} %); lower "
@@ -473,16 +658,18 @@ void train(const TrainingRun& run, torch::nn::Module& module, at::Device device,
               last_checkpoint(store.get()));
         }
       }
+      if (has_store && (must_stop || is_due)) gather_momenta();
       if (must_stop) {
         if (store) store->save(state);
         check_weights(epoch + 1);
         send_messages();
         throw Stopped(name, state.step, steps, store ? store->newest() : std::filesystem::path());
       }
-      if (is_due) store->begin_save(state);
+      if (store && is_due) store->begin_save(state);
       send_messages();
     }
   }
+  if (has_store) gather_momenta();
   if (store) store->save(state);
   check_weights(optimization.epochs);
   send_messages();

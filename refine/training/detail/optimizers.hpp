@@ -3,6 +3,8 @@
 #include <ATen/core/Tensor.h>
 #include <torch/nn/module.h>
 
+#include <cstddef>
+#include <cstdint>
 #include <map>
 #include <optional>
 #include <string>
@@ -35,6 +37,26 @@ class Optimizers {
   /// Clears all gradients.
   void zero_grad();
 
+  /// Divides the work on Muon's kernels among ranks: from now on, `step` updates those of one rank.
+  /// \param rank in [0, size)
+  /// \param size number of ranks
+  void divide_kernels(std::int64_t rank, std::int64_t size);
+
+  /// Returns the parameters, in the order of the module.
+  std::vector<at::Tensor> parameters() const;
+
+  /// Returns the rank that updates each of `parameters()`; −1: every rank does.
+  std::vector<std::int64_t> owners() const;
+
+  /// Returns Muon's kernels, which are divided among ranks.
+  const std::vector<at::Tensor>& kernels() const { return kernels_.parameters; }
+
+  /// Returns the momenta of `kernels()`.
+  const std::vector<at::Tensor>& kernel_momenta() const { return kernels_.momenta; }
+
+  /// Returns the rank that updates each of `kernels()`; empty if they are not divided.
+  const std::vector<std::int64_t>& kernel_owners() const { return kernel_owners_; }
+
   /// Updates each parameter that has a gradient.
   void step();
 
@@ -49,7 +71,8 @@ class Optimizers {
 
   /// The parameters that one optimizer trains.
   struct Part {
-    std::vector<std::string> names = {};  ///< of the parameters
+    std::vector<std::string> names = {};   ///< of the parameters
+    std::vector<std::size_t> places = {};  ///< of the parameters in the module
     std::vector<at::Tensor> parameters = {}, momenta = {};
     double lr = 0;
     at::Tensor rate = {};  ///< `lr` times the schedule's factor
@@ -76,6 +99,8 @@ class Optimizers {
 
   Optimization optimization_;
   Part kernels_, others_;
+  std::vector<std::int64_t> kernel_owners_;  ///< a rank for each kernel; empty: all are this process's
+  std::int64_t rank_ = 0;
   std::optional<nn::StreamPool> kernel_streams_;
   std::vector<at::Tensor> squares_;  ///< Adam's second moments
   at::Tensor steps_taken_;           ///< by Adam

@@ -10,6 +10,7 @@
 #include <ATen/ops/zeros_like.h>
 #include <c10/core/GradMode.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <set>
 
@@ -29,6 +30,7 @@ REFINE_INLINE Optimizers::Optimizers(const torch::nn::Module& module, const Opti
     const bool kernel = parameter.dim() == 4 && parameter.size(2) * parameter.size(3) > 1;
     Part& part = muon && kernel ? kernels_ : others_;
     part.names.push_back(name);
+    part.places.push_back(seen.size() - 1);
     part.parameters.push_back(parameter);
   }
   kernels_.prepare(optimization.lr);
@@ -48,6 +50,42 @@ REFINE_INLINE void Optimizers::set_rate_factor(double factor) {
 REFINE_INLINE void Optimizers::zero_grad() {
   for (Part* part : {&kernels_, &others_})
     for (at::Tensor& parameter : part->parameters) parameter.mutable_grad().reset();
+}
+
+REFINE_INLINE void Optimizers::divide_kernels(std::int64_t rank, std::int64_t size) {
+  rank_ = rank;
+  const std::size_t n = kernels_.parameters.size();
+  std::vector<double> costs, sums(static_cast<std::size_t>(size));
+  std::vector<std::size_t> order;
+  for (std::size_t i = 0; i < n; ++i) {
+    const at::Tensor& kernel = kernels_.parameters[i];
+    const auto rows = static_cast<double>(kernel.size(0)),
+               columns = static_cast<double>(kernel.numel()) / rows;
+    costs.push_back(rows * columns * std::min(rows, columns));
+    order.push_back(i);
+  }
+  // The largest first, each to the rank that has least to do.
+  std::ranges::stable_sort(order, [&](std::size_t a, std::size_t b) { return costs[a] > costs[b]; });
+  kernel_owners_.assign(n, 0);
+  for (const std::size_t i : order) {
+    const auto least = std::ranges::min_element(sums);
+    *least += costs[i];
+    kernel_owners_[i] = least - sums.begin();
+  }
+}
+
+REFINE_INLINE std::vector<at::Tensor> Optimizers::parameters() const {
+  std::vector<at::Tensor> all(kernels_.parameters.size() + others_.parameters.size());
+  for (const Part* part : {&kernels_, &others_}) {
+    for (std::size_t i = 0; i < part->places.size(); ++i) all[part->places[i]] = part->parameters[i];
+  }
+  return all;
+}
+
+REFINE_INLINE std::vector<std::int64_t> Optimizers::owners() const {
+  std::vector<std::int64_t> all(kernels_.parameters.size() + others_.parameters.size(), -1);
+  for (std::size_t i = 0; i < kernel_owners_.size(); ++i) all[kernels_.places[i]] = kernel_owners_[i];
+  return all;
 }
 
 REFINE_INLINE void Optimizers::step() {
@@ -136,7 +174,7 @@ REFINE_INLINE void Optimizers::step_muon() {
   const MuonStep step{.momentum = optimization_.momentum, .ns_dtype = dtype};
   kernel_streams_->each(kernels_.parameters.size(), [&](std::size_t i) {
     at::Tensor& parameter = kernels_.parameters[i];
-    if (!parameter.grad().defined()) return;
+    if (!parameter.grad().defined() || (!kernel_owners_.empty() && kernel_owners_[i] != rank_)) return;
     muon_update(parameter, kernels_.momenta[i], kernels_.rate, optimization_.weight_decay, step);
   });
 }

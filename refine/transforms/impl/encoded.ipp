@@ -48,7 +48,7 @@ REFINE_INLINE Drawn UpsamplingModule::draw(const at::Tensor& features) {
                      width = (image_.width + factor - 1) / factor;
   const at::Tensor bottleneck = reduce_->forward((features - mean_) / deviation_).relu();
   at::Tensor x = start_->forward(bottleneck).view({-1, width_, height, width});
-  x = start_norm_->forward(x.contiguous(at::MemoryFormat::ChannelsLast));
+  x = nn::batch_norm(*start_norm_, x.contiguous(at::MemoryFormat::ChannelsLast));
   for (const auto& unit : units_) {
     x = unit->forward(nn::upsample_bilinear(x, 2, /*align_corners=*/false));
   }

@@ -1,0 +1,7 @@
+// The compiled library (core/config.hpp).
+
+#if !defined(REFINE_COMPILED_LIB)
+#error "define REFINE_COMPILED_LIB in every file of the program, or do not compile this one"
+#endif
+
+#include <refine/distributed/impl/c10d.ipp>
