@@ -261,7 +261,6 @@ int run(const DefendArguments& options, const Common& common) {
       options.images.empty() ? inputs_of_names(options, common) : inputs_of_files(options, common);
   const DefendedFiles files = DefendedFiles::beside(out);
   auto ranks = common.ranks;
-  if (ranks.rank() > 0) inputs.defend.show = false;
   distributed::on_first_rank(ranks, [&] { files.check_writable(); });
   check_export(freeze(inputs.victim.backbone), out);  // before training
   if (!options.images.empty()) {
