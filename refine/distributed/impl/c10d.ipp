@@ -2,7 +2,9 @@
 
 #include <refine/distributed/c10d.hpp>
 
+#include <ATen/TensorOperators.h>
 #include <ATen/core/Tensor.h>
+#include <ATen/ops/empty_like.h>
 #include <ATen/ops/from_blob.h>
 #include <unistd.h>
 
@@ -240,7 +242,12 @@ class Group {
 
   void sum_(at::Tensor& tensor) {
     at::Tensor host = on_host(tensor);
-    wait(*begin(now_, Exchange::sum, host, 0));
+    constexpr std::int64_t max_small_bytes = 1 << 16;
+    if (static_cast<std::int64_t>(host.nbytes()) * size_ <= max_small_bytes) {
+      sum_small(host);
+    } else {
+      wait(*begin(now_, Exchange::sum, host, 0));
+    }
     if (!host.is_same(tensor)) tensor.copy_(host);
   }
 
@@ -338,6 +345,26 @@ class Group {
     }
   }
 
+  /// Sums by sending all values to all ranks: half of the rounds of a sum in a ring. Every rank adds them
+  /// in the same order.
+  void sum_small(at::Tensor& host) {
+    std::vector<std::vector<at::Tensor>> all(1);
+    for (std::int64_t rank = 0; rank < size_; ++rank) all.front().push_back(at::empty_like(host));
+    std::vector<at::Tensor> own{host};
+    bytes_ += static_cast<std::int64_t>(host.nbytes());
+    c10d::AllgatherOptions options;
+    options.timeout = options_.timeout;
+    c10::intrusive_ptr<c10d::Work> work;
+    try {
+      work = now_->allgather(all, own, options);
+    } catch (const std::exception& error) {
+      fail(first_sentence(error));
+    }
+    wait(*work);
+    host.copy_(all.front().front());
+    for (std::int64_t rank = 1; rank < size_; ++rank) host.add_(all.front()[static_cast<std::size_t>(rank)]);
+  }
+
   c10::intrusive_ptr<c10d::Work> begin(const Gloo& group, Exchange exchange, const at::Tensor& host,
                                        std::int64_t root) {
     bytes_ += static_cast<std::int64_t>(host.nbytes());
@@ -368,6 +395,9 @@ class Group {
 
   void wait(c10d::Work& work) {
     const auto begin = Clock::now();
+    // BatchNorm waits at each layer, and a thread that sleeps may wake up late, in a virtual machine by a millisecond.
+    constexpr std::chrono::milliseconds awake(5);
+    while (!work.isCompleted() && Clock::now() - begin < awake) std::this_thread::yield();
     for (;;) {
       try {
         work.wait(std::chrono::seconds(1));
