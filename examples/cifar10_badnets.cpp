@@ -79,7 +79,9 @@ Budget budget_by_name(const std::string& name) {
     budget.images = 4'000;
     budget.test_images = 2'000;
     budget.victim_width = budget.transform_width = 8;
-    budget.victim.optimization.epochs = 5;
+    // Fewer steps learn the trigger with some seeds and processors only.
+    budget.victim.optimization.batch_size = 64;
+    budget.victim.optimization.epochs = 7;
     budget.defense.optimization.epochs = 4;
   }
   return budget;
