@@ -141,6 +141,11 @@ S distill(S student, const V& victim, const at::Tensor& images, const Recipe& re
                                                .victim = std::move(state)};
           },
       .chance = [&] { return 1 / static_cast<double>(std::max(victim.task.classes, 1)); },
+      .forward =
+          [&](const at::Tensor& batch) {
+            const nn::Autocast autocast(device, bfloat16);
+            student.forward(batch);
+          },
       .after_warning = "check how the victim's images are normalised, or lower the learning rate"};
   if (recipe.teacher == TeacherInput::original) {
     run.recall = [&](const refine::detail::Batch& batch) {

@@ -31,6 +31,7 @@ struct TrainingOptions {
   std::optional<double> lr = std::nullopt;                ///< learning rate, positive
   std::optional<OptimizerKind> optimizer = std::nullopt;  ///< SGD, Adam or Muon
   std::optional<Precision> precision = std::nullopt;      ///< of convolutions and matrix products
+  std::optional<bool> sync_batch_norm = std::nullopt;     ///< `Optimization::sync_batch_norm`
   std::optional<double> decay = std::nullopt;  ///< factor of the learning rate at the recipe's milestones
   std::optional<double> supcon_weight = std::nullopt;  ///< of the SupCon loss; of a defense only
   std::optional<double> temperature = std::nullopt;    ///< of distillation; of a defense only

@@ -340,6 +340,7 @@ void fit_transform(Pipeline<T, B, R>& defense, const at::Tensor& images, const O
                                .victim = std::move(victim)};
           },
       .chance = [&] { return 1 / static_cast<double>(defense.remap().permutation.size()); },
+      .forward = [&](const at::Tensor& batch) { draw(batch); },
       .after_warning =
           head ? "check how the victim's images are normalised, or lower the learning rate"
                : "check how the victim's images are normalised, set recipe.head_weight to 1 (--head 1), or "

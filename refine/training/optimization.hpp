@@ -53,6 +53,9 @@ struct Optimization {
   int batch_size = 128;                          ///< images per step, 2 or more (BatchNorm needs two)
   int epochs = 1;                                ///< passes over the training images, 1 or more
   Precision precision = Precision::float32;      ///< the arithmetic of convolutions and matrix products
+  bool sync_batch_norm = true;                   ///< with several ranks: BatchNorm takes mean and variance of
+                                                 ///< the whole batch; false: of each rank's images, which
+                                                 ///< saves two exchanges a BatchNorm
 
   /// True if all fields are equal.
   friend constexpr bool operator==(const Optimization&, const Optimization&) = default;

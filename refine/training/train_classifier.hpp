@@ -97,6 +97,11 @@ B train_classifier(B backbone, const data::TrainingSet& dataset,
         const at::Tensor counts = at::bincount(labels);
         return static_cast<double>(counts.max().item<std::int64_t>()) / static_cast<double>(dataset.size());
       },
+      .forward =
+          [&](const at::Tensor& batch) {
+            const nn::Autocast autocast(device, bfloat16);
+            backbone.forward(batch);
+          },
       .after_warning = "check the labels, or lower the learning rate"};
   detail::train(run, *backbone.module, device, dataset.images, recipe.optimization,
                 detail::BatchAugmentation(recipe.augmentation, dataset, device), recipe.seed, targets, learn,

@@ -192,6 +192,44 @@ Values train_in_float64(const Network& network, Ranks& ranks) {
   return values_of(module);
 }
 
+/// Takes one step of SGD over all images, in which BatchNorm takes the statistics of each rank.
+/// \return the parameters, with `buffers` also the statistics
+template <typename Ranks>
+Values train_with_own_norms(Ranks& ranks, bool buffers = false) {
+  const data::Dataset set = ranks_data();
+  const SmallNetwork network{.dropout = 0};
+  ClassifierRecipe recipe{
+      .optimization = {
+          .lr = 0.1, .momentum = 0, .weight_decay = 0, .batch_size = 46, .sync_batch_norm = false}};
+  train_classifier(network, set, recipe, ranks);
+  if (buffers) return values_of(*network.module);
+  Values values;
+  for (const at::Tensor& parameter : network.module->parameters()) append(values, parameter);
+  return values;
+}
+
+/// Returns what `train_with_own_norms` returns for two ranks, computed in one process.
+Values expected_with_own_norms() {
+  const data::Dataset set = ranks_data();
+  const SmallNetwork network{.dropout = 0};
+  network.module->train();
+  const at::Tensor order =
+      (set.images | data::views::shuffled(derived_seed(default_seed, "order"), 0)).indices(0, 46);
+  at::Tensor loss = at::zeros({});
+  for (const at::Tensor& half : order.chunk(2)) {
+    const at::Tensor x = data::to_float(set.images.index_select(0, half), at::kCPU);
+    loss = loss + at::cross_entropy_loss(network.forward(x), set.labels.index_select(0, half)) / 2;
+  }
+  loss.backward();
+  const c10::NoGradGuard no_grad;
+  Values values;
+  for (at::Tensor parameter : network.module->parameters()) {
+    if (parameter.grad().defined()) parameter.sub_(0.1 * parameter.grad());
+    append(values, parameter);
+  }
+  return values;
+}
+
 /// Requests to stop after some steps.
 struct StopAfter {
   int steps;
@@ -227,6 +265,8 @@ Values run_case(std::string_view name, Ranks& ranks) {
     return change;
   };
   if (name == "gradient") return change_of(SmallNetwork{});
+  if (name == "rank_norm" || name == "rank_buffers")
+    return train_with_own_norms(ranks, /*buffers=*/name == "rank_buffers");
   if (name == "small") {
     const auto trained =
         train_classifier(SmallNetwork{}, ranks_data(), classifier_recipe(12, 5), ranks, history);
@@ -492,7 +532,9 @@ class SeveralRanks : public ::testing::Test {
     std::string of_two = cases;
     for (const std::string& name : cases_of_two) of_two += name + " ";
     two = std::make_unique<Processes>(
-        of_two + "resumed other_recipe other_data other_victim dropout traffic restarted", 2);
+        of_two +
+            "rank_norm rank_buffers resumed other_recipe other_data other_victim dropout traffic restarted",
+        2);
     two->wait();
     four = std::make_unique<Processes>(cases + "few_images", 4);
     four->wait();
@@ -551,6 +593,15 @@ TEST_F(SeveralRanks, Training_EqualsOneProcess) {
     expect_equal(name, run_case(name, one), tolerance(name), {two.get(), four.get()});
   for (const std::string& name : cases_of_two)
     expect_equal(name, run_case(name, one), tolerance(name), {two.get()});
+}
+
+TEST_F(SeveralRanks, WithoutSyncBatchNorm_EachRankNormalizesItsImages) {
+  use_threads(1);
+  expect_equal("rank_norm", expected_with_own_norms(), 1e-5, {two.get()});
+  distributed::Serial one;
+  EXPECT_GT(difference(run_case("rank_norm", one), two->values("rank_norm", 0)), 1e-4);
+  // The statistics are those of rank 0.
+  EXPECT_EQ(two->values("rank_buffers", 0), two->values("rank_buffers", 1));
 }
 
 TEST_F(SeveralRanks, Checkpoint_ResumedRun_EqualsUninterruptedBitForBit) {

@@ -10,6 +10,8 @@
 #include <c10/core/GradMode.h>
 #include <fmt/core.h>
 #include <gtest/gtest.h>
+#include <torch/nn/modules/batchnorm.h>
+#include <torch/nn/modules/container/sequential.h>
 #include <torch/nn/modules/conv.h>
 #include <unistd.h>
 #include <refine/backbones/freeze.hpp>
@@ -147,6 +149,42 @@ TEST(TrainClassifier, Precision_IsTheRecipes) {
   }
 }
 
+/// A convolution, BatchNorm and the mean over the pixels.
+struct Normed {
+  Task task = refine::task;
+  std::shared_ptr<torch::nn::SequentialImpl> module = nn::with_torch_seed(1, [] {
+    return torch::nn::Sequential(torch::nn::Conv2d(torch::nn::Conv2dOptions(3, 4, 3)),
+                                 torch::nn::BatchNorm2d(4))
+        .ptr();
+  });
+
+  at::Tensor forward(const at::Tensor& x) const { return module->forward(x).mean({2, 3}); }
+  at::Tensor convolution(const at::Tensor& x) const {
+    return module->ptr(0)->as<torch::nn::Conv2dImpl>()->forward(x);
+  }
+  const torch::nn::BatchNorm2dImpl& norm() const { return *module->ptr(1)->as<torch::nn::BatchNorm2dImpl>(); }
+};
+
+TEST(TrainClassifier, ShortRun_BatchNormHasTheStatisticsOfTheTrainedWeights) {
+  const auto few = images().train.first(64);
+  const at::NoGradGuard no_grad;
+  // Returns the largest difference of the running mean from the mean over all images, in standard deviations.
+  const auto lag = [&](int batch_size, int epochs) {
+    ClassifierRecipe recipe{.optimization = {.lr = 0.2, .batch_size = batch_size, .epochs = epochs}};
+    const Normed network = [&] {
+      const at::AutoGradMode grad(true);
+      return train_classifier(Normed{}, few, recipe);
+    }();
+    EXPECT_EQ(network.norm().options.momentum(), 0.1);
+    EXPECT_EQ(network.norm().num_batches_tracked.item<int>(), 64 / batch_size * epochs);
+    const at::Tensor y = network.convolution(data::to_float(few.images, at::kCPU));
+    EXPECT_LT(((y.var({0, 2, 3}) / network.norm().running_var).log()).abs().max().item<float>(), 0.7);
+    return ((y.mean({0, 2, 3}) - network.norm().running_mean) / y.std({0, 2, 3})).abs().max().item<float>();
+  };
+  EXPECT_LT(lag(32, 3), 1e-4);
+  EXPECT_GT(lag(2, 16), 1e-2) << "512 steps: the averages of the training";
+}
+
 TEST(Fit, Bfloat16_TrainsAsWellAsFloat32) {
   const auto last_epoch = [](Precision precision) {
     auto defense = defense_of();
@@ -255,10 +293,10 @@ struct MyNll {
   }
 };
 
-/// An objective that is not built in: the distance of the probabilities.
-struct Brier {
+/// An objective that is not built in: the distance of the logits.
+struct SquaredError {
   at::Tensor operator()(const at::Tensor& remapped, const at::Tensor& teacher) const {
-    return (remapped.softmax(1) - teacher.softmax(1)).square().sum(1).mean();
+    return (remapped - teacher).square().mean();
   }
 };
 
@@ -292,17 +330,17 @@ TEST(Fit, BuiltInObjectivePassed_GivesTheWeightsOfItsName) {
 TEST(Fit, AnotherObjective_TrainsToAnotherResult) {
   auto defense = defense_of();
   History history;
-  fit(defense, images().train.images, Brier{}, quick_defense(6), history);
+  fit(defense, images().train.images, SquaredError{}, quick_defense(9), history);
   EXPECT_LT(history.epochs.back().loss, history.epochs.front().loss);
   const at::Tensor test = data::to_float(images().test.images, at::kCPU);
   EXPECT_GT(share(defense.forward(test), defense.undefended(test).argmax(1)), 0.6);
 
-  const std::string brier = fitted_weights(Brier{}, quick_defense(1));
-  EXPECT_EQ(fitted_weights(Brier{}, quick_defense(1)), brier);
+  const std::string squared = fitted_weights(SquaredError{}, quick_defense(1));
+  EXPECT_EQ(fitted_weights(SquaredError{}, quick_defense(1)), squared);
   for (const auto kind : {ObjectiveKind::bce, ObjectiveKind::nll, ObjectiveKind::distillation}) {
     Recipe recipe = quick_defense(1);
     recipe.objective = kind;
-    EXPECT_NE(fitted_weights(recipe), brier);
+    EXPECT_NE(fitted_weights(recipe), squared);
   }
 }
 
@@ -440,7 +478,7 @@ concept Fits = requires(Defense& defense, const at::Tensor& bytes, Arguments... 
 static_assert(Fits<> && Fits<Recipe> && Fits<Recipe, History> && Fits<Recipe, History, ProgressBar>);
 static_assert(Fits<MyNll> && Fits<MyNll, Recipe> && Fits<MyNll, Recipe, History, ProgressBar>);
 static_assert(!Fits<History> && !Fits<History, Recipe>, "an observer is not taken for an objective");
-static_assert(!Fits<Recipe, MyNll> && !Fits<MyNll, Recipe, Brier>, "an objective among observers is refused");
+static_assert(!Fits<Recipe, MyNll> && !Fits<MyNll, Recipe, SquaredError>, "an objective among observers is refused");
 static_assert(!Fits<objectives::SupCon, Recipe>);
 
 TEST(Observer, Events_ArriveInOrder) {

@@ -176,6 +176,12 @@ void TrainOptions::add_to(CLI::App& command, bool is_defense) {
               : "on or off: mirror images at random, which is wrong for signs and text; left out: on")
       ->check(CLI::IsMember({"on", "off"}));
   if (is_defense) {
+    command
+        .add_option(
+            "--sync_batch_norm", sync_batch_norm,
+            "on or off: with several ranks, BatchNorm takes mean and variance of the whole batch, or of each rank's "
+            "images, which waits less; left out: on")
+        ->check(CLI::IsMember({"on", "off"}));
     command.add_option("--sup", sup, "weight of the SupCon loss; 0 leaves it out")->check(number(0));
     command
         .add_option("--temperature", temperature,
@@ -209,6 +215,7 @@ TrainingOptions TrainOptions::training() const {
   if (lr > 0) options.lr = lr;
   if (!optim.empty()) options.optimizer = optimizers.at(optim);
   if (!precision.empty()) options.precision = precisions.at(precision);
+  if (!sync_batch_norm.empty()) options.sync_batch_norm = sync_batch_norm == "on";
   if (decay > 0) options.decay = decay;
   if (sup >= 0) options.supcon_weight = sup;
   if (temperature > 0) options.temperature = temperature;

@@ -123,7 +123,7 @@ struct EncoderArguments {
 
 /// Options of how a network is trained. Each replaces a number of the recipe.
 struct TrainOptions {
-  std::string recipe = "auto", optim, precision, flip;
+  std::string recipe = "auto", optim, precision, flip, sync_batch_norm;
   int epoch = 0, batch_size = 0;
   double minutes = 0;  ///< of a defense's training; 0: not specified
   double lr = 0, decay = 0, sup = -1, temperature = 0, head = -1;

@@ -91,6 +91,7 @@ inline void override_with(const TrainingOptions& options, Optimization& optimiza
   if (options.batch_size) optimization.batch_size = *options.batch_size;
   if (options.lr) optimization.lr = *options.lr;
   if (options.precision) optimization.precision = *options.precision;
+  if (options.sync_batch_norm) optimization.sync_batch_norm = *options.sync_batch_norm;
   if (options.decay) {
     if (optimization.schedule != Schedule::steps) {
       throw Error(

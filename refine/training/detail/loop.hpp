@@ -17,6 +17,7 @@
 #include <c10/core/GradMode.h>
 #include <fmt/format.h>
 #include <torch/nn/module.h>
+#include <torch/nn/modules/batchnorm.h>
 
 #include <algorithm>
 #include <chrono>
@@ -27,6 +28,7 @@
 #include <filesystem>
 #include <functional>
 #include <limits>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -220,8 +222,9 @@ using LearnInParts = std::function<BatchResult(const at::Tensor& images, const a
 /// What `train` needs to know of a run, apart from how a step is computed.
 struct TrainingRun {
   RunInfo info;
-  std::function<RunIdentity()> identity;          ///< called if the run has checkpoints
-  std::function<double()> chance;                 ///< accuracy of a guess
+  std::function<RunIdentity()> identity;                  ///< called if the run has checkpoints
+  std::function<double()> chance;                         ///< accuracy of a guess
+  std::function<void(const at::Tensor& images)> forward;  ///< computes the module's results as a step does
   std::function<void(const Batch&)> recall = {};  ///< computes again what the run keeps of a batch of the
                                                   ///< first epoch, when it is resumed; empty: nothing
   LearnInParts learn_in_parts = {};  ///< for steps that do not fit into memory; empty: there is no way
@@ -254,6 +257,45 @@ class SavedBuffers {
   }
 
   std::vector<at::Tensor> buffers_, copies_;
+};
+
+/// While it exists, a module's BatchNorms average the statistics of all batches equally, and not the
+/// latest ones.
+class AveragedStatistics {
+ public:
+  explicit AveragedStatistics(torch::nn::Module& module) {
+    module.apply([this](torch::nn::Module& part) {
+      add<torch::nn::BatchNorm1dImpl>(part);
+      add<torch::nn::BatchNorm2dImpl>(part);
+      add<torch::nn::BatchNorm3dImpl>(part);
+    });
+  }
+
+  AveragedStatistics(const AveragedStatistics&) = delete;
+  AveragedStatistics& operator=(const AveragedStatistics&) = delete;
+
+  ~AveragedStatistics() {
+    for (const auto& restore : restore_) restore();
+  }
+
+  /// True if there is nothing to average.
+  bool empty() const { return restore_.empty(); }
+
+ private:
+  template <typename Norm>
+  void add(torch::nn::Module& part) {
+    auto* const norm = dynamic_cast<Norm*>(&part);
+    if (norm == nullptr || !norm->is_training() || !norm->running_mean.defined()) return;
+    restore_.push_back(
+        [norm, momentum = norm->options.momentum(), batches = norm->num_batches_tracked.clone()] {
+          norm->options.momentum(momentum);
+          norm->num_batches_tracked.copy_(batches);
+        });
+    norm->options.momentum(std::nullopt);  // equal shares
+    norm->reset_running_stats();
+  }
+
+  std::vector<std::function<void()>> restore_;
 };
 
 /// The running sums of an epoch, on the device. They are updated without waiting for it.
@@ -468,7 +510,9 @@ void train(const TrainingRun& run, torch::nn::Module& module, at::Device device,
   std::optional<GradientExchange<std::remove_reference_t<decltype(ranks)>>> gradients;
   if constexpr (is_distributed) {
     if (ranks.size() > 1) {
-      shared_batch.emplace([&ranks](const at::Tensor& row) { return distributed::stack(ranks, row); });
+      shared_batch.emplace(optimization.sync_batch_norm
+                               ? [&ranks](const at::Tensor& row) { return distributed::stack(ranks, row); }
+                               : nn::detail::StackOverRanks());
       gradients.emplace(ranks, optimizers.parameters(), optimizers.owners());
     }
   }
@@ -526,12 +570,21 @@ void train(const TrainingRun& run, torch::nn::Module& module, at::Device device,
       fail_diverged("the weights are", std::numeric_limits<double>::quiet_NaN(), epoch);
   };
   nn::CudaGraphRunner take_step(device, cuda_graph_safe && ranks.size() == 1, work);
+  const auto seed_dropout = [&](std::int64_t step) {
+    torch_seed.seed(derived_seed(seed, "dropout", static_cast<std::uint64_t>(step)));
+  };
+  // Returns the images of a step, and has BatchNorm and dropout of several ranks know of them.
   const auto load_batch = [&](const data::BatchView& batches_of_epoch, const data::ExampleView& shuffled,
-                              std::int64_t in_epoch) {
+                              std::int64_t step) {
     if constexpr (is_distributed) {
-      if (ranks.size() > 1) return make_part(shuffled, state.step);
+      if (ranks.size() > 1) {
+        Batch part = make_part(shuffled, step);
+        batch_total = part.share.total;
+        shared_batch->set_rows(part.share.first, part.share.count, part.share.total);
+        return part;
+      }
     }
-    return make_batch(batches_of_epoch[in_epoch], state.step, /*augmented=*/true);
+    return make_batch(batches_of_epoch[step % per_epoch], step, /*augmented=*/true);
   };
   SavedBuffers buffers(module);
   /// Returns false if there is not enough memory, and nothing but buffers has changed.
@@ -572,26 +625,18 @@ void train(const TrainingRun& run, torch::nn::Module& module, at::Device device,
       Batch inputs;
       at::Tensor target;
       if (!fits_into_memory([&] {
-            inputs = load_batch(batches_of_epoch, shuffled, in_epoch);
-            if (shared_batch) {
-              batch_total = inputs.share.total;
-              shared_batch->set_rows(inputs.share.first, inputs.share.count, inputs.share.total);
-            }
+            inputs = load_batch(batches_of_epoch, shuffled, state.step);
             target = targets(inputs);
           })) {
         fail_out_of_memory();
       }
-      const auto seed_dropout = [&] {
-        torch_seed.seed(derived_seed(seed, "dropout", static_cast<std::uint64_t>(state.step)));
-      };
-      seed_dropout();
-
+      seed_dropout(state.step);
       const double factor = optimization.rate_factor(state.step, steps, epoch);
       optimizers.set_rate_factor(factor);
       buffers.save();
       const auto again = [&] {
         buffers.restore();
-        seed_dropout();
+        seed_dropout(state.step);
       };
       if (!in_parts && !fits_into_memory([&] { take_step(inputs.images, target); })) {
         optimizers.zero_grad();  // releases what the backward pass has left
@@ -667,6 +712,33 @@ void train(const TrainingRun& run, torch::nn::Module& module, at::Device device,
       }
       if (store && is_due) store->begin_save(state);
       send_messages();
+    }
+  }
+  // The statistics of BatchNorm lag some tens of steps behind the weights. At the end of a short run they can be
+  // of another network, so they are computed anew (Wu and Johnson, 2021, `wu2021rethinking`).
+  const auto average_statistics = [&] {
+    constexpr std::int64_t max_images = 4096;
+    const AveragedStatistics averaged(module);
+    if (averaged.empty()) return;
+    const c10::NoGradGuard no_grad;
+    const data::ExampleView shuffled =
+        source | data::views::shuffled(derived_seed(seed, "order"), optimization.epochs);
+    const data::BatchView batches_of_epoch = shuffled | batches;
+    const std::int64_t count = std::min(per_epoch, (max_images - 1) / optimization.batch_size + 1);
+    for (std::int64_t step = steps; step < steps + count; ++step) {
+      const Batch inputs = load_batch(batches_of_epoch, shuffled, step);
+      seed_dropout(step);
+      run.forward(inputs.images);
+    }
+  };
+  constexpr std::int64_t few_steps = 500;
+  if (steps < few_steps && !fits_into_memory(average_statistics)) fail_out_of_memory();
+  if constexpr (is_distributed) {
+    // With BatchNorm of each rank, those of rank 0, as in a checkpoint.
+    if (ranks.size() > 1 && !optimization.sync_batch_norm) {
+      std::map<std::string, at::Tensor> all;
+      for (const auto& buffer : module.named_buffers()) all.emplace(buffer.key(), buffer.value());
+      copy_from_first(ranks, all);
     }
   }
   if (has_store) gather_momenta();

@@ -76,6 +76,7 @@ void visit_fields(Is<Optimization> auto& o, auto&& visit) {
   visit("batch_size", o.batch_size);
   visit("epochs", o.epochs);
   visit("precision", o.precision);
+  visit("sync_batch_norm", o.sync_batch_norm);
 }
 void visit_fields(Is<Recipe> auto& r, auto&& visit) {
   visit("objective", r.objective);
