@@ -124,7 +124,7 @@ TEST(Defend, ExportedProgram_IsDefendedAndServed) {
   }
   // The parts give the same file again.
   const SavedDefense again = load_saved_defense(exported_victim, files.weights);
-  EXPECT_EQ(again.pipeline.task(), victim.task());
+  EXPECT_EQ(again.defense.task(), victim.task());
 }
 
 TEST(LoadClassifier, OptionsThatDoNotFit_AreRefused) {
@@ -224,7 +224,7 @@ TEST(Defend, TinyClassifier_IsDefendedMeasuredAndSaved) {
   const SavedDefense again = load_saved_defense(plain, files.weights);
   const at::Tensor x = noise(3, 16).to(at::kFloat) / 255;
   c10::NoGradGuard no_grad;
-  EXPECT_TRUE(again.pipeline.forward(x).equal(defended.pipeline.forward(x)));
+  EXPECT_TRUE(again.defense.forward(x).equal(defended.defense.forward(x)));
 }
 
 /// Writes a TorchScript program that returns maps N×4×h×w.
@@ -259,15 +259,15 @@ TEST(Defend, EncoderOrSizes_DefendedSavedAndExportedFromItsParts) {
                          "expected to take"});
     EXPECT_EQ(notes.find("mirrored"), std::string::npos) << notes;
     EXPECT_EQ(defended.recipe.head_weight, has_encoder ? 1 : 0.5);
-    EXPECT_EQ(defended.pipeline.transform().output_shape, (ImageShape{3, 12, 12}));
+    EXPECT_EQ(defended.defense.pipeline()->transform().output_shape, (ImageShape{3, 12, 12}));
     const DefendedFiles files = defended.save(scratch.path / "defended.pt");
     const ExportedClassifier exported(files.serving);
     const at::Tensor x = noise(3, 16).to(at::kFloat) / 255;
     const c10::NoGradGuard no_grad;
-    EXPECT_LT((exported.forward(x) - defended.pipeline.forward(x)).abs().max().item<double>(), 1e-4);
+    EXPECT_LT((exported.forward(x) - defended.defense.forward(x)).abs().max().item<double>(), 1e-4);
     const SavedDefense again =
         load_saved_defense(plain, files.weights, {.encoder = options->transform.encoder});
-    EXPECT_TRUE(again.pipeline.forward(x).equal(defended.pipeline.forward(x)));
+    EXPECT_TRUE(again.defense.forward(x).equal(defended.defense.forward(x)));
     if (!has_encoder) {
       expect_words(
           error_of([&] { load_saved_defense(plain, files.weights, {.encoder = encoded.transform.encoder}); }),
@@ -442,7 +442,7 @@ TEST(Defend, SameSeed_GivesTheSameDefense) {
     c10::AutoGradMode with_grad(true);
     const Defended defended = defend(small_victim(), noise(40, 16), quick_options(seed));
     c10::NoGradGuard none;
-    return defended.pipeline.forward(x);
+    return defended.defense.forward(x);
   };
   const at::Tensor first = logits(7);
   EXPECT_TRUE(first.equal(logits(7)));
@@ -470,7 +470,7 @@ TEST(Defend, Minutes_SizeTheEpochsThatReproduceTheRun) {
   EXPECT_EQ(by_count.recipe, by_time.recipe);
   const at::Tensor x = noise(3, 16).to(at::kFloat) / 255;
   const c10::NoGradGuard no_grad;
-  EXPECT_TRUE(by_count.pipeline.forward(x).equal(by_time.pipeline.forward(x)));
+  EXPECT_TRUE(by_count.defense.forward(x).equal(by_time.defense.forward(x)));
 }
 
 TEST(PlanTraining, Time_DecidesTheEpochs) {
@@ -540,7 +540,7 @@ TEST(Defend, GatedAnswer_IsServedMeasuredAndKept) {
     EXPECT_EQ(exported.answer(), Answer::gated);
     EXPECT_TRUE(at::allclose(exported.forward(x), defended.gated().forward(x), 1e-4, 1e-4)) << file;
     const ExportedClassifier other(file, formats::Trust::checked, Answer::defended);
-    EXPECT_TRUE(at::allclose(other.forward(x), defended.pipeline.forward(x), 1e-4, 1e-4)) << file;
+    EXPECT_TRUE(at::allclose(other.forward(x), defended.defense.forward(x), 1e-4, 1e-4)) << file;
   }
   // The parts keep the answer, unless another one is requested.
   EXPECT_EQ(load_saved_defense(plain, files.weights).answer, Answer::gated);

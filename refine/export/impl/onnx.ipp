@@ -1690,6 +1690,29 @@ REFINE_INLINE void write_onnx(const ExportJob& job, const std::filesystem::path&
   });
 }
 
+REFINE_INLINE void write_onnx(const ServedParts& parts, const std::filesystem::path& path,
+                              const nlohmann::ordered_json& metadata, const ServingOptions& specified) {
+  const ServingOptions serving = serving_of(parts, specified, path);
+  const ScopedCpu on_cpu(parts);
+  ExportFunction graph{.name = "graph", .outputs = {"logits", "alarm"}};
+  graph.run = [&](const at::Tensor& x) -> std::vector<at::Tensor> {
+    const at::Tensor defended = parts.classify(parts.transform(x)), victim = parts.undefended(x);
+    const at::Tensor alarm = alarm_score(victim, defended);
+    if (serving.answer == Answer::defended) return {defended, alarm};
+    return {gated_answer(victim, defended, *serving.alarm_threshold), alarm};
+  };
+  if (serving.answer == Answer::gated) {
+    graph.gated = "logits";
+    graph.is_undecided = [&](const at::Tensor& x) { return is_at_threshold(parts, x, serving); };
+  }
+  write_onnx({.module = torchscript_module(parts),
+              .functions = {std::move(graph)},
+              .task = parts.task,
+              .kind = "defended",
+              .facts = facts_of(parts, serving)},
+             path, metadata);
+}
+
 REFINE_INLINE void check_onnx(const ExportJob& job, const std::filesystem::path& path) {
   onnx::with_graph(job, path, [&](const formats::WritableOnnx& graph) {
     std::uint64_t bytes = 0;
