@@ -1344,9 +1344,11 @@ REFINE_INLINE std::string GraphWriter::upsampling(const Call& call) {
     for (const c10::Argument& parameter : call.handle->schema().arguments()) {
       const std::string& name = parameter.name();
       if (name == "self" || name == "input") {
-        stack.emplace_back(is_height ? identity.view({1, from, from, 1}) : identity.view({1, from, 1, from}));
+        // Two equal columns: LibTorch 2.13's antialiased operators repeat the first row of images of one.
+        stack.emplace_back(is_height ? identity.view({1, from, from, 1}).expand({1, from, from, 2}).contiguous()
+                                     : identity.view({1, from, 1, from}));
       } else if (name == "output_size") {
-        stack.emplace_back(is_height ? std::vector<std::int64_t>{to, 1} : std::vector<std::int64_t>{1, to});
+        stack.emplace_back(is_height ? std::vector<std::int64_t>{to, 2} : std::vector<std::int64_t>{1, to});
       } else if (name == "align_corners") {
         stack.emplace_back(flag(call, name));
       } else if (name == "scale_factors") {
@@ -1369,7 +1371,7 @@ REFINE_INLINE std::string GraphWriter::upsampling(const Call& call) {
     }
     call.handle->callBoxed(stack);
     const at::Tensor weights = stack.at(0).toTensor().squeeze(0);  // position, then result
-    return is_height ? weights.squeeze(2) : weights.squeeze(1);
+    return is_height ? weights.select(2, 0) : weights.squeeze(1);
   };
   if (input.size() != 4) fail(call, "takes images without a batch");
   // ONNX's operator where both have the same conventions: the ratio of the sizes is the scale.
