@@ -2,6 +2,7 @@
 
 #include <ATen/core/Tensor.h>
 #include <c10/core/Device.h>
+#include <torch/nn/module.h>
 
 #include <string>
 #include <string_view>
@@ -12,6 +13,8 @@
 #include <refine/backbones/freeze.hpp>
 #include <refine/baselines/substitutes.hpp>
 #include <refine/core/task.hpp>
+#include <refine/nn/conv.hpp>
+#include <refine/nn/device.hpp>
 #include <refine/pipeline/pipeline.hpp>
 
 namespace refine {
@@ -32,11 +35,18 @@ class TrainedDefense {
   /// Holds a pipeline.
   TrainedDefense(AnyPipeline pipeline) : held_(std::move(pipeline)) {}
 
-  /// Holds a student.
+  /// Holds a student. Its module moves to the device of the victim, to channels-last layout and to
+  /// evaluation mode.
   /// \param student victim and classifier
   /// \param description of the classifier in a few words, as "ResNet18 of width 16"
   TrainedDefense(AnyStudent student, std::string description)
-      : held_(std::move(student)), description_(std::move(description)) {}
+      : held_(std::move(student)), description_(std::move(description)) {
+    const AnyStudent& held = *this->student();
+    torch::nn::Module& module = *held.classifier.module;
+    nn::move_to(module, nn::device_of(*held.victim.module).value_or(at::kCPU));
+    nn::to_channels_last(module);
+    module.eval();
+  }
 
   /// Returns the pipeline; null if the defense is a student.
   const AnyPipeline* pipeline() const { return std::get_if<AnyPipeline>(&held_); }
