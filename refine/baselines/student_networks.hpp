@@ -146,10 +146,10 @@ struct EncodedClassifier {
   // Does not throw: GCC 12 destroys `encoder` twice if an initializer after it throws.
   static std::shared_ptr<transforms::detail::EncodedModule> make(const Task& task, const E& encoder,
                                                                  int width, std::uint64_t seed) {
-    return std::make_shared<transforms::detail::EncodedModule>(
-        encoder.module, nn::with_torch_seed(seed, [&] {
-          return std::make_shared<detail::FeatureHead>(encoder.features, width, task.classes);
-        }));
+    return std::make_shared<transforms::detail::EncodedModule>(encoder.module, nn::with_torch_seed(seed, [&] {
+                                                                 return std::make_shared<detail::FeatureHead>(
+                                                                     encoder.features, width, task.classes);
+                                                               }));
   }
 };
 

@@ -96,7 +96,8 @@ struct Substitute {
   ServedParts served_parts() const {
     const auto undefended = freeze(victim), serving = freeze(classifier);
     std::map<std::string, at::Tensor> constants = backbones::constants_of(undefended);
-    for (const auto& [name, constant] : backbones::constants_of(serving)) constants["student_" + name] = constant;
+    for (const auto& [name, constant] : backbones::constants_of(serving))
+      constants["student_" + name] = constant;
     return {.task = task(),
             .modules = {{"student", serving.module}, {"backbone", undefended.module}},
             .constants = std::move(constants),
@@ -113,12 +114,12 @@ namespace detail {
 
 /// A student as its training sees it. The examples are images, or features if it has an encoder.
 struct StudentNetwork {
-  std::shared_ptr<torch::nn::Module> module;                   ///< that is trained
-  std::function<at::Tensor(const at::Tensor&)> classify;       ///< examples → logits
-  std::function<at::Tensor(const at::Tensor&)> encode = {};    ///< images → features; empty: no encoder
-  std::function<void(const at::Tensor&)> standardize = {};     ///< receives the features of all images
-  std::map<std::string, at::Tensor> constants = {};            ///< of its encoder
-  bool cuda_graph_safe = false;                                ///< whether `classify` is
+  std::shared_ptr<torch::nn::Module> module;                 ///< that is trained
+  std::function<at::Tensor(const at::Tensor&)> classify;     ///< examples → logits
+  std::function<at::Tensor(const at::Tensor&)> encode = {};  ///< images → features; empty: no encoder
+  std::function<void(const at::Tensor&)> standardize = {};   ///< receives the features of all images
+  std::map<std::string, at::Tensor> constants = {};          ///< of its encoder
+  bool cuda_graph_safe = false;                              ///< whether `classify` is
 };
 
 /// A victim as a student's training sees it.
@@ -140,7 +141,8 @@ void train_student(const StudentNetwork& student, const StudentTeacher& victim, 
   at::Tensor examples = images;
   if (student.encode) {
     refine::detail::check_encoded_recipe(recipe);
-    auto encoded = refine::detail::encode_images(student.encode, victim.answer, device, "student", images, observers...);
+    auto encoded =
+        refine::detail::encode_images(student.encode, victim.answer, device, "student", images, observers...);
     answers.set(std::move(encoded.answers));
     student.standardize(encoded.features);
     examples = std::move(encoded.features);
@@ -178,8 +180,9 @@ void train_student(const StudentNetwork& student, const StudentTeacher& victim, 
       answers.remember(batch, victim.answer);
     };
   }
-  refine::detail::train(run, *student.module, device, examples, recipe.optimization, augmentation, recipe.seed,
-                        targets, learn, student.cuda_graph_safe && victim.cuda_graph_safe, observers...);
+  refine::detail::train(run, *student.module, device, examples, recipe.optimization, augmentation,
+                        recipe.seed, targets, learn, student.cuda_graph_safe && victim.cuda_graph_safe,
+                        observers...);
 }
 
 }  // namespace detail
@@ -217,10 +220,9 @@ S distill(S student, const V& victim, const at::Tensor& images, const Recipe& re
   const at::Device device = default_device();
   student.module->to(device);
   victim.module->to(device);
-  detail::StudentNetwork network{
-      .module = detail::trained_part_of(student.module),
-      .classify = [&](const at::Tensor& x) { return student.forward(x); },
-      .cuda_graph_safe = nn::is_replayable(student)};
+  detail::StudentNetwork network{.module = detail::trained_part_of(student.module),
+                                 .classify = [&](const at::Tensor& x) { return student.forward(x); },
+                                 .cuda_graph_safe = nn::is_replayable(student)};
   if constexpr (EncodingBackbone<S>) {
     network.classify = [&](const at::Tensor& features) { return student.classify(features); };
     network.encode = [&](const at::Tensor& x) { return student.encode(x); };
@@ -259,7 +261,8 @@ requires(!backbones::FrozenBackbone<C>) void save(const Substitute<V, C>& defens
   metadata["recipe"] = nlohmann::json(recipe).dump();
   metadata["seed"] = std::to_string(recipe.seed);
   formats::write_safetensors(
-      path, {nn::state_dict(*detail::trained_part_of(defense.classifier.module), "student."), std::move(metadata)});
+      path,
+      {nn::state_dict(*detail::trained_part_of(defense.classifier.module), "student."), std::move(metadata)});
 }
 
 /// Loads a file that `save` wrote into a substitute. Its outputs are then bitwise those of the saved one.
@@ -278,9 +281,10 @@ requires(!backbones::FrozenBackbone<C>) std::map<std::string, std::string> load(
     return found == content.metadata.end() ? std::string() : found->second;
   };
   if (value("refine") != "student")
-    throw Error("cannot load {} as a student: it holds another part of a defense, or none; give it a file of "
-                "refine defend --defense student",
-                name);
+    throw Error(
+        "cannot load {} as a student: it holds another part of a defense, or none; give it a file of "
+        "refine defend --defense student",
+        name);
   refine::detail::check_victim(content.metadata, *defense.victim.module,
                                backbones::constants_of(defense.victim), name);
   const auto encoder = detail::encoder_of(defense.classifier.module);

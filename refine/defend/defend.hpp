@@ -76,8 +76,8 @@ struct Defended {
   std::uint64_t seed = default_seed;  ///< of the defense
   TransformOptions transform = {};    ///< that was used, with the sizes that were chosen; not of a student
   std::optional<StudentOptions> student = std::nullopt;  ///< likewise, of a student
-  data::ResizeMode resize = data::ResizeMode::crop;  ///< how the images were resized
-  Answer answer = Answer::defended;                  ///< what the serving file's `forward` returns
+  data::ResizeMode resize = data::ResizeMode::crop;      ///< how the images were resized
+  Answer answer = Answer::defended;                      ///< what the serving file's `forward` returns
 
   /// Returns the classifier that gives the victim's answer where the alarm is silent.
   Gated<TrainedDefense> gated() const { return {defense, alarm.threshold}; }

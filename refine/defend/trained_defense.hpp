@@ -21,8 +21,7 @@ namespace refine {
 
 /// A student that answers in the victim's place, of networks that are chosen at run time
 /// (`baselines::distill`).
-using AnyStudent =
-    baselines::Substitute<backbones::Frozen<backbones::AnyBackbone>, backbones::AnyBackbone>;
+using AnyStudent = baselines::Substitute<backbones::Frozen<backbones::AnyBackbone>, backbones::AnyBackbone>;
 
 /// A defense of either kind that `defend` trains: REFINE's pipeline, or a student. It is a
 /// `DefendedClassifier` and a `ServableDefense` itself, so that measuring and exporting need not know

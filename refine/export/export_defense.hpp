@@ -8,6 +8,7 @@
 #include <refine/export/onnx.hpp>
 #include <refine/export/pt2.hpp>
 #include <refine/export/torchscript.hpp>
+#include <refine/pipeline/gated.hpp>
 #include <refine/pipeline/pipeline.hpp>
 
 namespace refine {

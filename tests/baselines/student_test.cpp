@@ -71,7 +71,8 @@ at::Tensor student_images(std::int64_t n, std::uint64_t seed = 1) {
 }
 
 auto student_victim() {
-  return freeze(backbones::Normalized{backbones::ResNet18<student_task>{.width = 4}, normalizations::imagenet});
+  return freeze(
+      backbones::Normalized{backbones::ResNet18<student_task>{.width = 4}, normalizations::imagenet});
 }
 
 /// Students of three kinds, each with a normalisation or an encoder that its file must hold.
@@ -112,7 +113,8 @@ TEST(EncodedClassifier, Standardize_GivesFeaturesMeanZeroAndDeviationOne) {
   const at::Tensor expected =
       hidden.matmul(tensors.at("decoder.last.weight").t()) + tensors.at("decoder.last.bias");
   EXPECT_TRUE(at::allclose(student.forward(student_images(5)), expected, 1e-4, 1e-5));
-  expect_words(error_of([&] { student.standardize(features.narrow(0, 0, 1)); }), {"two or more images", "N×4"});
+  expect_words(error_of([&] { student.standardize(features.narrow(0, 0, 1)); }),
+               {"two or more images", "N×4"});
 }
 
 /// A victim that names the brightest channel; the fourth class is for dark images.
@@ -144,7 +146,8 @@ TEST(Distill, EncodedClassifier_AsksEncoderOncePerImageAndAgreesWithTheVictim) {
   EXPECT_GT(label_agreement(Substitute{Brightest{}, student}, images).value(), 0.9);
 
   recipe.augmentation.flip = true;
-  expect_words(error_of([&] { distill(fresh, Brightest{}, images, recipe); }), {"features", "recipe.augmentation"});
+  expect_words(error_of([&] { distill(fresh, Brightest{}, images, recipe); }),
+               {"features", "recipe.augmentation"});
 }
 
 double largest_difference(const at::Tensor& a, const at::Tensor& b) {
@@ -155,7 +158,9 @@ double largest_difference(const at::Tensor& a, const at::Tensor& b) {
 class Students : public ::testing::TestWithParam<int> {
  protected:
   static backbones::AnyBackbone network(std::uint64_t seed = 3) {
-    return GetParam() == 0 ? plain_student(seed) : GetParam() == 1 ? small_student(seed) : encoded_student(seed);
+    return GetParam() == 0   ? plain_student(seed)
+           : GetParam() == 1 ? small_student(seed)
+                             : encoded_student(seed);
   }
 };
 
@@ -197,8 +202,8 @@ TEST_P(Students, EachFormat_GivesTheClassifiersAnswers) {
     const fs::path file = folder.path / "defended.onnx";
     is_gated ? export_defense(Gated{defense, threshold}, file) : export_defense(defense, file);
     const backbones::detail::ExportedModule program(
-        backbones::detail::translate_onnx(std::make_shared<const formats::OnnxModel>(formats::read_onnx(file)),
-                                          "defended.onnx"),
+        backbones::detail::translate_onnx(
+            std::make_shared<const formats::OnnxModel>(formats::read_onnx(file)), "defended.onnx"),
         "defended.onnx");
     EXPECT_LT(largest_difference(program.with_output(0)->forward(x), is_gated ? gated : defended), 1e-5);
     EXPECT_LT(largest_difference(program.with_output(1)->forward(x), scores), 1e-5);
@@ -230,8 +235,10 @@ TEST_P(Students, Saved_IsLoadedBitwiseBehindItsOwnVictimOnly) {
   expect_words(error_of([&] { load(other, file); }), {"student.safetensors", "another victim"});
   Substitute another{victim, GetParam() == 2 ? plain_student() : encoded_student()};
   expect_words(error_of([&] { load(another, file); }), {"student.safetensors", "another encoder"});
-  Pipeline pipeline{transforms::UNet<student_task>{.levels = 1, .width = 4}, victim, remaps::Derangement<student_task>{}};
-  expect_words(error_of([&] { load(pipeline, file); }), {"student.safetensors", "a student, expected a transform"});
+  Pipeline pipeline{transforms::UNet<student_task>{.levels = 1, .width = 4}, victim,
+                    remaps::Derangement<student_task>{}};
+  expect_words(error_of([&] { load(pipeline, file); }),
+               {"student.safetensors", "a student, expected a transform"});
   save(pipeline, file, recipes::fast);
   expect_words(error_of([&] { load(loaded, file); }), {"student.safetensors", "as a student"});
 }

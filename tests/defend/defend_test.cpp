@@ -314,7 +314,8 @@ TEST(Defend, Student_IsMeasuredSavedAndExportedFromItsParts) {
     options.notify = [&](const Notice& notice) { notes += notice.text + '\n'; };
     const Defended defended = defend(small_victim(), noise(40, 16), options);
     expect_words(notes, {"expected to take"});
-    EXPECT_EQ(notes.find("40 clean images are few") == std::string::npos, !student.encoder.file.empty()) << notes;
+    EXPECT_EQ(notes.find("40 clean images are few") == std::string::npos, !student.encoder.file.empty())
+        << notes;
     EXPECT_EQ(notes.find("transform"), std::string::npos) << notes;
     ASSERT_NE(defended.defense.student(), nullptr);
     EXPECT_EQ(defended.defense.pipeline(), nullptr);
@@ -350,12 +351,11 @@ TEST(Defend, Student_IsMeasuredSavedAndExportedFromItsParts) {
                                       {.permutation = "label_shuffle.pth", .encoder = student.encoder});
                  }),
                  {"defended.safetensors", "a student", "--permutation"});
-    expect_words(
-        error_of([&] {
-          load_saved_defense(plain, files.weights,
-                             {.encoder = student.encoder.file.empty() ? encoder : EncoderOptions{}});
-        }),
-        {"defended.safetensors", "--encoder"});
+    expect_words(error_of([&] {
+                   load_saved_defense(plain, files.weights,
+                                      {.encoder = student.encoder.file.empty() ? encoder : EncoderOptions{}});
+                 }),
+                 {"defended.safetensors", "--encoder"});
   }
 }
 

@@ -99,12 +99,12 @@ INSTANTIATE_TEST_SUITE_P(Zoo, OnnxNetworks, ::testing::Values("ResNet18", "VGG16
 
 TEST(ExportOnnx, TransformThatShrinksImages_MatchesThePipeline) {
   const ScratchFolder folder;
-  const AnyPipeline defense{transforms::Resized<transforms::UNet<>>{.image = {3, 32, 24},
-                                                                    .inner = {.image = {3, 16, 16}, .levels = 2, .width = 4},
-                                                                    .output_shape = {3, 20, 20}},
-                            freeze(backbones::AnyBackbone(
-                                backbones::ResNet18<>{.task = {{3, 32, 24}, 5}, .width = 4})),
-                            remaps::Derangement<>{.classes = 5}};
+  const AnyPipeline defense{
+      transforms::Resized<transforms::UNet<>>{.image = {3, 32, 24},
+                                              .inner = {.image = {3, 16, 16}, .levels = 2, .width = 4},
+                                              .output_shape = {3, 20, 20}},
+      freeze(backbones::AnyBackbone(backbones::ResNet18<>{.task = {{3, 32, 24}, 5}, .width = 4})),
+      remaps::Derangement<>{.classes = 5}};
   expect_same_as_onnx(defense, folder.path / "defended.onnx");
 }
 

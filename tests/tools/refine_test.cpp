@@ -710,7 +710,8 @@ TEST_F(Command, Defend_Student_ServesInEachFormatAndFromItsParts) {
   std::istringstream a(first.out), b(refine(*shared, predict + "again.pt2").out);
   for (std::string x, y; std::getline(a, x) && std::getline(b, y);) {
     EXPECT_EQ(json::parse(x)["class"], json::parse(y)["class"]);
-    EXPECT_NEAR(json::parse(x)["alarm_score"].get<double>(), json::parse(y)["alarm_score"].get<double>(), 1e-4);
+    EXPECT_NEAR(json::parse(x)["alarm_score"].get<double>(), json::parse(y)["alarm_score"].get<double>(),
+                1e-4);
   }
   const Outcome weights = refine(*shared, "inspect --json taught.safetensors");
   EXPECT_EQ(json::parse(weights.out)["metadata"]["refine"], "student");
@@ -760,7 +761,8 @@ TEST_F(Command, Defend_InterruptedStudent_IsResumedBitForBit) {
   ASSERT_TRUE(is_done(resumed)) << resumed.err;
   expect_words(resumed.err, {"resumed after step"});
   for (const std::string name : {".pt", ".safetensors"})
-    EXPECT_TRUE(content(shared->path / ("parted" + name)) == content(shared->path / ("lesson" + name))) << name;
+    EXPECT_TRUE(content(shared->path / ("parted" + name)) == content(shared->path / ("lesson" + name)))
+        << name;
 
   const Outcome refine_stopped =
       refine_and_signal(*shared, any + "--levels 1 --out parted.pt", "parted.report/checkpoints");
@@ -774,9 +776,8 @@ TEST_F(Command, Defend_StudentWithAnEncoder_IsExportedFromItsParts) {
   write_images(shared->path / "shown", 24, false);
   const std::string victim = "attack/FashionMNIST/ResNet18/BadNets/victim.pt";
   const std::string encoder = " --encoder " + victim + " --encoder_mean 0.5 --encoder_std 0.25 ";
-  const Outcome defense =
-      refine(*shared, "defend --defense student --model " + victim + encoder +
-                          "--images shown --epoch 2 --no_scan --no_probe --out shown.pt");
+  const Outcome defense = refine(*shared, "defend --defense student --model " + victim + encoder +
+                                              "--images shown --epoch 2 --no_scan --no_probe --out shown.pt");
   ASSERT_TRUE(is_done(defense)) << defense.err;
   expect_words(defense.err, {"features and the victim's answers of 20 images"});
   expect_words(content(shared->path / "shown.report/report.html"), {"two layers of width 256 on an encoder"});

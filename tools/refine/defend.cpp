@@ -74,9 +74,8 @@ std::optional<StudentOptions> student_options(const DefendArguments& options) {
     if (is_specified)
       throw Error("{}: applies to a transform, and --defense student trains none; leave {} out", name, name);
   }
-  return StudentOptions{.width = options.transform.width,
-                        .see = options.transform.see,
-                        .encoder = options.encoder.options()};
+  return StudentOptions{
+      .width = options.transform.width, .see = options.transform.see, .encoder = options.encoder.options()};
 }
 
 DefendOptions defend_options(const DefendArguments& options, const LoadedClassifier& victim) {
@@ -344,17 +343,19 @@ void add_defend(CLI::App& app, Common& common) {
   command->add_option("--store", options->store,
                       "folder that keeps a folder's decoded images, for sets larger than memory");
   command
-      ->add_option("--defense", options->defense,
-                   "refine: a transform before the model, which stays in service; student: a fresh network that learns the "
-                   "model's answers to the clean images and answers in its place")
+      ->add_option(
+          "--defense", options->defense,
+          "what defends: refine, a transform before the model, which stays in service; student, a fresh network that learns "
+          "the model's answers to the clean images and answers in its place")
       ->check(CLI::IsMember({"refine", "student"}))
       ->capture_default_str();
   options->training.add_to(*command, /*is_defense=*/true);
   options->checkpoints.add_to(*command);
   command
-      ->add_option("--transform", options->transform_name,
-                   "UNet, as published; EncoderDecoder, which has no skip connections and costs a quarter; left out: "
-                   "UNet")
+      ->add_option(
+          "--transform", options->transform_name,
+          "UNet, as published; EncoderDecoder, which has no skip connections and costs a quarter; left out: "
+          "UNet")
       ->check(CLI::IsMember({"UNet", "EncoderDecoder"}));
   command
       ->add_option("--levels", options->transform.levels,

@@ -29,8 +29,9 @@ struct PreparedDefense {
 
 /// Which defense is trained, with the sizes that were chosen.
 struct SizedDefense {
-  TransformOptions transform = {};                       ///< as `size_transform` returns it
-  std::optional<StudentOptions> student = std::nullopt;  ///< as `size_student` returns it; nothing: a transform
+  TransformOptions transform = {};  ///< as `size_transform` returns it
+  std::optional<StudentOptions> student =
+      std::nullopt;  ///< as `size_student` returns it; nothing: a transform
 
   /// Returns the options of the encoder; without one, its file is empty.
   const EncoderOptions& encoder() const { return student ? student->encoder : transform.encoder; }
@@ -50,7 +51,8 @@ SizedDefense size_defense(const TransformOptions& transform, const std::optional
 
 /// Makes a defense that is to be trained.
 /// \throws Error as `make_transform`, or if the parts do not fit the victim
-PreparedDefense prepare_defense(const LoadedClassifier& victim, const SizedDefense& sized, std::uint64_t seed);
+PreparedDefense prepare_defense(const LoadedClassifier& victim, const SizedDefense& sized,
+                                std::uint64_t seed);
 
 /// The network of a student without an encoder, as in `backbones::network_names`.
 inline constexpr const char* student_network = "ResNet18";

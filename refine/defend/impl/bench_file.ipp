@@ -49,10 +49,10 @@ inline FileCost bench_parts(const std::filesystem::path& file, const BenchFileOp
   SavedDefense parts = load_saved_defense(file, options.defense, options.parts);
   parts.defense.to(default_device());
   const std::optional<AlarmSetting> alarm = alarm_of(json_under(parts.metadata, "alarm"));
-  return {.task = parts.defense.task(),
-          .device = parts.defense.device(),
-          .answers =
-              bench(parts.defense, alarm ? std::optional(alarm->threshold) : std::nullopt, options.bench)};
+  return {
+      .task = parts.defense.task(),
+      .device = parts.defense.device(),
+      .answers = bench(parts.defense, alarm ? std::optional(alarm->threshold) : std::nullopt, options.bench)};
 }
 
 }  // namespace refine::detail

@@ -17,11 +17,11 @@
 #include <vector>
 
 #include <refine/backbones/freeze.hpp>
+#include <refine/baselines/substitutes.hpp>
 #include <refine/core/config.hpp>
 #include <refine/core/error.hpp>
 #include <refine/core/random.hpp>
 #include <refine/data/near_duplicates.hpp>
-#include <refine/baselines/substitutes.hpp>
 #include <refine/defend/detail/hold_back.hpp>
 #include <refine/defend/detail/prepared_defense.hpp>
 #include <refine/defend/detail/result_json.hpp>
@@ -108,7 +108,8 @@ inline std::vector<std::int64_t> not_finite(const LoadedClassifier& victim, cons
 }
 
 /// Returns at which sizes a defense works, for a note; empty if it works at that of the images.
-inline std::string sizes_text(const SizedDefense& sized, const TrainedDefense& defense, const ImageShape& image) {
+inline std::string sizes_text(const SizedDefense& sized, const TrainedDefense& defense,
+                              const ImageShape& image) {
   const bool has_encoder = !sized.encoder().file.empty();
   if (sized.student) {
     if (sized.student->see == 0) return {};
@@ -225,13 +226,14 @@ REFINE_INLINE Defended defend(const LoadedClassifier& victim, at::Tensor images,
   const Recipe recipe =
       options.recipe ? *options.recipe : sized.recipe(training, fitted, task.image, options.seed);
   if (fitted + held_back < enough_clean_images && sized.encoder().file.empty()) {
-    warn(options.notify,
-         sized.student
-             ? fmt::format("{} clean images are few; a student learns more from {} or more", fitted + held_back,
-                           enough_clean_images)
-             : fmt::format("{} clean images are few; with {}, a defense of CIFAR-10 lost 3.3 to 5.5 points of "
-                           "accuracy, and with fewer more (docs/lab/clean_images.md)",
-                           fitted + held_back, enough_clean_images));
+    warn(
+        options.notify,
+        sized.student
+            ? fmt::format("{} clean images are few; a student learns more from {} or more",
+                          fitted + held_back, enough_clean_images)
+            : fmt::format("{} clean images are few; with {}, a defense of CIFAR-10 lost 3.3 to 5.5 points of "
+                          "accuracy, and with fewer more (docs/lab/clean_images.md)",
+                          fitted + held_back, enough_clean_images));
   }
 
   History history;
@@ -295,7 +297,7 @@ REFINE_INLINE Defended defend(const LoadedClassifier& victim, at::Tensor images,
       {"LibTorch", TORCH_VERSION}};
   std::vector<std::pair<std::string, std::string>> what = {
       {"defense", result.defense.student() ? "a student that answers in the victim's place"
-                                           : "REFINE: a transform before the victim"}};
+                                           : "REFINE, a transform before the victim"}};
   if (const AnyPipeline* pipeline = result.defense.pipeline()) {
     what.emplace_back("permutation", numbers_text(pipeline->remap().permutation));
     what.emplace_back("transform", result.defense.describe());

@@ -174,10 +174,9 @@ REFINE_INLINE TrainingPlan plan_training(const LoadedClassifier& victim, const a
   } else if (is_sized && training.minutes && plan.epochs * fitted < few_seen) {
     detail::warn(
         options.notify,
-        fmt::format(
-            "{:g} minutes are short for this victim: training sees {} images in all; expect a low "
-            "agreement, or give it more time",
-            minutes, plan.epochs * fitted));
+        fmt::format("{:g} minutes are short for this victim: training sees {} images in all; expect a low "
+                    "agreement, or give it more time",
+                    minutes, plan.epochs * fitted));
   }
   if (is_sized && !training.minutes && plan.epochs < usual_epochs) {
     detail::warn(

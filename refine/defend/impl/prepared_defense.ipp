@@ -31,7 +31,8 @@ REFINE_INLINE std::string describe_encoded_student(int width, const ImageShape& 
   return fmt::format("two layers of width {} on an encoder that sees {}", width, sees);
 }
 
-REFINE_INLINE backbones::AnyBackbone resized_student(const Task& task, const backbones::AnyBackbone& network) {
+REFINE_INLINE backbones::AnyBackbone resized_student(const Task& task,
+                                                     const backbones::AnyBackbone& network) {
   if (network.task.image == task.image) return network;
   return backbones::AnyBackbone(
       baselines::ResizedClassifier<backbones::AnyBackbone>{.task = task, .inner = network});
@@ -57,11 +58,10 @@ REFINE_INLINE PreparedDefense prepare_defense(const LoadedClassifier& victim, co
   if (!student) {
     AnyPipeline pipeline{make_transform(sized.transform, task.image, seed), frozen,
                          remaps::Derangement<>{.classes = task.classes, .seed = seed}};
-    PreparedDefense prepared{.defense = pipeline,
-                             .train = [pipeline](const at::Tensor& images, const Recipe& recipe,
-                                                 AnyObserver& observer, History& history) mutable {
-                               fit(pipeline, images, recipe, observer, history);
-                             }};
+    PreparedDefense prepared{
+        .defense = pipeline,
+        .train = [pipeline](const at::Tensor& images, const Recipe& recipe, AnyObserver& observer,
+                            History& history) mutable { fit(pipeline, images, recipe, observer, history); }};
     if (transforms::encoder_module_of(pipeline.transform()))
       prepared.encode = [pipeline](const at::Tensor& x) { return pipeline.transform().encode(x); };
     return prepared;
@@ -70,12 +70,11 @@ REFINE_INLINE PreparedDefense prepare_defense(const LoadedClassifier& victim, co
   // would learn more of the victim than its answers to clean images.
   const std::uint64_t student_seed = derived_seed(seed, "student");
   const auto prepare = [&](const auto& network, backbones::AnyBackbone classifier, std::string description) {
-    return PreparedDefense{
-        .defense = {AnyStudent{frozen, std::move(classifier)}, std::move(description)},
-        .train = [network, frozen](const at::Tensor& images, const Recipe& recipe, AnyObserver& observer,
-                                   History& history) {
-          baselines::distill(network, frozen, images, recipe, observer, history);
-        }};
+    return PreparedDefense{.defense = {AnyStudent{frozen, std::move(classifier)}, std::move(description)},
+                           .train = [network, frozen](const at::Tensor& images, const Recipe& recipe,
+                                                      AnyObserver& observer, History& history) {
+                             baselines::distill(network, frozen, images, recipe, observer, history);
+                           }};
   };
   if (!student->encoder.file.empty()) {
     const transforms::ProgramEncoder encoder = load_encoder(student->encoder, task.image, student->see);
@@ -92,8 +91,8 @@ REFINE_INLINE PreparedDefense prepare_defense(const LoadedClassifier& victim, co
   const int width = student->width > 0 ? student->width : usual;
   const ImageShape sees = scaled(task.image, student->see);
   const backbones::AnyBackbone network = resized_student(
-      task, backbones::network_by_name(
-                student_network, {.task = {sees, task.classes}, .width = width, .seed = student_seed}));
+      task, backbones::network_by_name(student_network,
+                                       {.task = {sees, task.classes}, .width = width, .seed = student_seed}));
   return prepare(network, network, describe_student(task, width, sees));
 }
 

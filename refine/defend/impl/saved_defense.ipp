@@ -171,7 +171,8 @@ inline TrainedDefense stored_student(const formats::Weights& stored, const Loade
   for (const auto& [name, tensor] : stored.tensors) {
     if (name.starts_with("student.")) tensors.emplace(name.substr(std::strlen("student.")), tensor);
   }
-  const StoredNetwork network = stored_network(student_network, std::move(tensors), seen, seen, file.string());
+  const StoredNetwork network =
+      stored_network(student_network, std::move(tensors), seen, seen, file.string());
   return student(resized_student(task, network.backbone), describe_student(task, network.width, seen));
 }
 

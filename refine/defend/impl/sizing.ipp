@@ -158,7 +158,8 @@ REFINE_INLINE Recipe defense_recipe(const TrainingOptions& options, std::int64_t
 REFINE_INLINE Recipe student_recipe(const TrainingOptions& options, std::int64_t images,
                                     const ImageShape& shape, std::uint64_t seed,
                                     const StudentOptions& student) {
-  for (const auto& [weight, name] : {std::pair{options.supcon_weight, "--sup"}, {options.head_weight, "--head"}}) {
+  for (const auto& [weight, name] :
+       {std::pair{options.supcon_weight, "--sup"}, {options.head_weight, "--head"}}) {
     if (weight.value_or(0) > 0)
       throw Error("{}: applies to a transform, and a student has none; leave {} out", name, name);
   }

@@ -1345,8 +1345,9 @@ REFINE_INLINE std::string GraphWriter::upsampling(const Call& call) {
       const std::string& name = parameter.name();
       if (name == "self" || name == "input") {
         // Two equal columns: LibTorch 2.13's antialiased operators repeat the first row of images of one.
-        stack.emplace_back(is_height ? identity.view({1, from, from, 1}).expand({1, from, from, 2}).contiguous()
-                                     : identity.view({1, from, 1, from}));
+        stack.emplace_back(is_height
+                               ? identity.view({1, from, from, 1}).expand({1, from, from, 2}).contiguous()
+                               : identity.view({1, from, 1, from}));
       } else if (name == "output_size") {
         stack.emplace_back(is_height ? std::vector<std::int64_t>{to, 2} : std::vector<std::int64_t>{1, to});
       } else if (name == "align_corners") {

@@ -821,7 +821,8 @@ struct Prepared {
   std::map<std::string, std::map<std::string, c10::IValue>> samples = {};  // for ONNX only
 };
 
-REFINE_INLINE Prepared prepare(const ExportJob& job, const std::filesystem::path& path, bool is_onnx = false) {
+REFINE_INLINE Prepared prepare(const ExportJob& job, const std::filesystem::path& path,
+                               bool is_onnx = false) {
   const Destination destination{.file = path.string(), .is_onnx = is_onnx};
   const at::Tensor example = example_images(job.task, path);
   Prepared prepared;
