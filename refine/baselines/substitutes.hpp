@@ -10,19 +10,27 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <filesystem>
+#include <functional>
 #include <map>
+#include <memory>
+#include <nlohmann/json.hpp>
 #include <sstream>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include <refine/backbones/backbone.hpp>
+#include <refine/backbones/freeze.hpp>
+#include <refine/baselines/student_networks.hpp>
 #include <refine/core/check.hpp>
 #include <refine/core/error.hpp>
 #include <refine/core/task.hpp>
 #include <refine/data/batches.hpp>
 #include <refine/data/dataset.hpp>
 #include <refine/evaluation/classify.hpp>
+#include <refine/export/weights.hpp>
+#include <refine/formats/safetensors.hpp>
 #include <refine/metrics/gated.hpp>
 #include <refine/metrics/proportion.hpp>
 #include <refine/nn/autocast.hpp>
@@ -72,23 +80,131 @@ struct Substitute {
   /// Returns the images unchanged.
   at::Tensor transformed(const at::Tensor& images) const { return images; }
 
+  /// Moves both networks to a device. Copies share them.
+  void to(at::Device device) {
+    nn::move_to(*victim.module, device);
+    nn::move_to(*classifier.module, device);
+  }
+
   /// Returns how much the two classifiers disagree, N values (`alarm_score`).
   at::Tensor alarm(const at::Tensor& images) const {
     return alarm_score(undefended(images), forward(images));
+  }
+
+  /// Returns the parts that exporters write, the networks in their frozen forms.
+  /// \throws c10::Error if a module is not frozen and cannot be cloned
+  ServedParts served_parts() const {
+    const auto undefended = freeze(victim), serving = freeze(classifier);
+    std::map<std::string, at::Tensor> constants = backbones::constants_of(undefended);
+    for (const auto& [name, constant] : backbones::constants_of(serving))
+      constants["student_" + name] = constant;
+    return {.task = task(),
+            .modules = {{"student", serving.module}, {"backbone", undefended.module}},
+            .constants = std::move(constants),
+            .transform = [](const at::Tensor& images) { return images; },
+            .classify = [serving](const at::Tensor& images) { return serving.forward(images); },
+            .undefended = [undefended](const at::Tensor& images) { return undefended.forward(images); }};
   }
 };
 
 template <typename V, typename C>
 Substitute(V, C) -> Substitute<V, C>;
 
+namespace detail {
+
+/// A student as its training sees it. The examples are images, or features if it has an encoder.
+struct StudentNetwork {
+  std::shared_ptr<torch::nn::Module> module;                 ///< that is trained
+  std::function<at::Tensor(const at::Tensor&)> classify;     ///< examples → logits
+  std::function<at::Tensor(const at::Tensor&)> encode = {};  ///< images → features; empty: no encoder
+  std::function<void(const at::Tensor&)> standardize = {};   ///< receives the features of all images
+  std::map<std::string, at::Tensor> constants = {};          ///< of its encoder
+  bool cuda_graph_safe = false;                              ///< whether `classify` is
+};
+
+/// A victim as a student's training sees it.
+struct StudentTeacher {
+  Task task;
+  std::function<at::Tensor(const at::Tensor&)> answer;  ///< images → logits
+  std::map<std::string, at::Tensor> state;              ///< tensors that it computes with
+  bool cuda_graph_safe = false;                         ///< whether `answer` is
+};
+
+/// Trains a student; see `distill`. Both networks are on `device`.
+template <typename... Observers>
+void train_student(const StudentNetwork& student, const StudentTeacher& victim, at::Device device,
+                   const at::Tensor& images, const Recipe& recipe, Observers&... observers) {
+  const bool bfloat16 = refine::detail::uses_bfloat16(recipe.optimization.precision, device);
+  const refine::detail::BatchAugmentation augmentation(recipe.augmentation);
+  const refine::detail::RecipeObjective objective{recipe.objective, recipe.temperature};
+  refine::detail::TeacherAnswers answers(recipe, images.size(0));
+  at::Tensor examples = images;
+  if (student.encode) {
+    refine::detail::check_encoded_recipe(recipe);
+    auto encoded =
+        refine::detail::encode_images(student.encode, victim.answer, device, "student", images, observers...);
+    answers.set(std::move(encoded.answers));
+    student.standardize(encoded.features);
+    examples = std::move(encoded.features);
+  }
+  const auto targets = [&](const refine::detail::Batch& batch) {
+    const nn::Autocast autocast(device, bfloat16);
+    return answers(batch, augmentation, victim.answer);
+  };
+  const auto learn = [&](const at::Tensor& batch, const at::Tensor& answer) -> refine::detail::BatchResult {
+    at::Tensor logits;
+    {
+      const nn::Autocast autocast(device, bfloat16);
+      logits = student.classify(batch).to(at::kFloat);
+    }
+    const at::Tensor predicted = logits.detach().argmax(1);
+    return {objective(logits, answer), predicted.eq(answer.argmax(1)).sum(), predicted};
+  };
+  refine::detail::TrainingRun run{
+      .info = {.name = "student", .accuracy_of = "agreement"},
+      .identity =
+          [&] {
+            std::map<std::string, at::Tensor> state = victim.state;
+            state.insert(student.constants.begin(), student.constants.end());
+            return refine::detail::RunIdentity{.run = "student",
+                                               .recipe = (std::ostringstream() << recipe).str(),
+                                               .objective = "recipe",
+                                               .data = {{"images", images}},
+                                               .victim = std::move(state)};
+          },
+      .chance = [&] { return 1 / static_cast<double>(std::max(victim.task.classes, 1)); },
+      .forward =
+          [&](const at::Tensor& batch) {
+            const nn::Autocast autocast(device, bfloat16);
+            student.classify(batch);
+          },
+      .after_warning = "check how the victim's images are normalised, or lower the learning rate"};
+  if (recipe.teacher == TeacherInput::original && !student.encode) {
+    run.recall = [&](const refine::detail::Batch& batch) {
+      const nn::Autocast autocast(device, bfloat16);
+      answers.remember(batch, victim.answer);
+    };
+  }
+  refine::detail::train(run, *student.module, device, examples, recipe.optimization, augmentation,
+                        recipe.seed, targets, learn, student.cuda_graph_safe && victim.cuda_graph_safe,
+                        observers...);
+}
+
+}  // namespace detail
+
 /// Trains a student: a fresh classifier that learns to answer clean images as the victim does
 /// (Hinton et al., 2015, `hinton2015distilling`). It needs no labels, as `fit`, and takes the same
-/// recipes. Training takes place on `default_device()`, to which both networks are moved.
+/// recipes. Training takes place on `default_device()`, to which both networks are moved. Of an
+/// `EncodingBackbone`, the features and the victim's answers are computed once, before the first step;
+/// the recipe must be one like `recipes::encoded`.
+///
+/// Give a student other initial weights than the victim had (another seed, if it may have the same
+/// architecture): from the same ones, it can learn more of the victim than its answers to clean images.
 ///
 /// \param student the network; its module is trained in place
 /// \param victim its teacher, frozen
 /// \param images uint8 N×C×H×W, two or more
-/// \param recipe as for `fit`; `supcon_weight` has no effect, since there is no transformed image
+/// \param recipe as for `fit`; `supcon_weight` and `head_weight` have no effect, since there is no transform
 /// \param observers follow the run, taken by reference, see `Observer`
 /// \return `student`, in evaluation mode
 /// \throws Error if the images or the networks do not fit, a field of the recipe is out of range, or
@@ -109,54 +225,79 @@ S distill(S student, const V& victim, const at::Tensor& images, const Recipe& re
   const at::Device device = default_device();
   student.module->to(device);
   victim.module->to(device);
-  nn::to_channels_last(*student.module);
-  const bool bfloat16 = refine::detail::uses_bfloat16(recipe.optimization.precision, device);
-  const refine::detail::BatchAugmentation augmentation(recipe.augmentation);
-  const refine::detail::RecipeObjective objective{recipe.objective, recipe.temperature};
-  refine::detail::TeacherAnswers answers(recipe, images.size(0));
-  const auto teacher = [&](const at::Tensor& x) { return victim.forward(x); };
-  const auto targets = [&](const refine::detail::Batch& batch) {
-    const nn::Autocast autocast(device, bfloat16);
-    return answers(batch, augmentation, teacher);
-  };
-  const auto learn = [&](const at::Tensor& batch, const at::Tensor& answer) -> refine::detail::BatchResult {
-    at::Tensor logits;
-    {
-      const nn::Autocast autocast(device, bfloat16);
-      logits = student.forward(batch).to(at::kFloat);
-    }
-    return {objective(logits, answer), logits.detach().argmax(1).eq(answer.argmax(1)).sum()};
-  };
-  refine::detail::TrainingRun run{
-      .info = {.name = "student", .accuracy_of = "agreement"},
-      .identity =
-          [&] {
-            std::map<std::string, at::Tensor> state = nn::state_dict(*victim.module, "module.");
-            for (const auto& [name, constant] : backbones::constants_of(victim))
-              state["constant." + name] = constant;
-            return refine::detail::RunIdentity{.run = "student",
-                                               .recipe = (std::ostringstream() << recipe).str(),
-                                               .objective = "recipe",
-                                               .data = {{"images", images}},
-                                               .victim = std::move(state)};
-          },
-      .chance = [&] { return 1 / static_cast<double>(std::max(victim.task.classes, 1)); },
-      .forward =
-          [&](const at::Tensor& batch) {
-            const nn::Autocast autocast(device, bfloat16);
-            student.forward(batch);
-          },
-      .after_warning = "check how the victim's images are normalised, or lower the learning rate"};
-  if (recipe.teacher == TeacherInput::original) {
-    run.recall = [&](const refine::detail::Batch& batch) {
-      const nn::Autocast autocast(device, bfloat16);
-      answers.remember(batch, teacher);
-    };
+  detail::StudentNetwork network{.module = detail::trained_part_of(student.module),
+                                 .classify = [&](const at::Tensor& x) { return student.forward(x); },
+                                 .cuda_graph_safe = nn::is_replayable(student)};
+  if constexpr (EncodingBackbone<S>) {
+    network.classify = [&](const at::Tensor& features) { return student.classify(features); };
+    network.encode = [&](const at::Tensor& x) { return student.encode(x); };
+    network.standardize = [&](const at::Tensor& features) { student.standardize(features); };
+    network.constants = nn::state_dict(*detail::encoder_of(student.module), "encoder.");
   }
-  refine::detail::train(run, *student.module, device, images, recipe.optimization, augmentation, recipe.seed,
-                        targets, learn, nn::is_replayable(student) && nn::is_replayable(victim),
-                        observers...);
+  nn::to_channels_last(*network.module);
+  detail::StudentTeacher teacher{.task = victim.task,
+                                 .answer = [&](const at::Tensor& x) { return victim.forward(x); },
+                                 .state = nn::state_dict(*victim.module, "module."),
+                                 .cuda_graph_safe = nn::is_replayable(victim)};
+  for (const auto& [name, constant] : backbones::constants_of(victim))
+    teacher.state["constant." + name] = constant;
+  detail::train_student(network, teacher, device, images, recipe, observers...);
+  student.module->eval();
   return student;
+}
+
+/// Saves the classifier of a substitute as safetensors, without the victim and without an encoder: the
+/// tensors that were trained as `student.NAME`, and in the metadata `refine` = `student`, fingerprints of
+/// victim and encoder, the recipe and its seed.
+/// \param defense its classifier must not be frozen
+/// \param path the file; it is complete or not there
+/// \param recipe the recipe that it was trained with
+/// \param metadata further entries
+/// \throws Error if the file cannot be written
+template <backbones::FrozenBackbone V, backbones::Backbone C>
+requires(!backbones::FrozenBackbone<C>) void save(const Substitute<V, C>& defense,
+                                                  const std::filesystem::path& path, const Recipe& recipe,
+                                                  std::map<std::string, std::string> metadata = {}) {
+  metadata["refine"] = "student";
+  metadata["victim"] =
+      refine::detail::fingerprint(*defense.victim.module, backbones::constants_of(defense.victim));
+  if (const auto encoder = detail::encoder_of(defense.classifier.module))
+    metadata["encoder"] = refine::detail::fingerprint(*encoder, {});
+  metadata["recipe"] = nlohmann::json(recipe).dump();
+  metadata["seed"] = std::to_string(recipe.seed);
+  formats::write_safetensors(
+      path,
+      {nn::state_dict(*detail::trained_part_of(defense.classifier.module), "student."), std::move(metadata)});
+}
+
+/// Loads a file that `save` wrote into a substitute. Its outputs are then bitwise those of the saved one.
+/// \param defense with the same victim, and a classifier of the same architecture and encoder
+/// \param path the file
+/// \return the file's metadata
+/// \throws Error if the file cannot be read, is not of a student, or is of another victim, encoder or
+///   architecture; the substitute then stays unchanged
+template <backbones::FrozenBackbone V, backbones::Backbone C>
+requires(!backbones::FrozenBackbone<C>) std::map<std::string, std::string> load(
+    Substitute<V, C>& defense, const std::filesystem::path& path) {
+  auto content = formats::read_safetensors(path);
+  const std::string name = path.string();
+  const auto value = [&](const char* key) {
+    const auto found = content.metadata.find(key);
+    return found == content.metadata.end() ? std::string() : found->second;
+  };
+  if (value("refine") != "student")
+    throw Error(
+        "cannot load {} as a student: it holds another part of a defense, or none; give it a file of "
+        "refine defend --defense student",
+        name);
+  refine::detail::check_victim(content.metadata, *defense.victim.module,
+                               backbones::constants_of(defense.victim), name);
+  const auto encoder = detail::encoder_of(defense.classifier.module);
+  if (value("encoder") != (encoder ? refine::detail::fingerprint(*encoder, {}) : ""))
+    throw Error("cannot load {}: it was trained behind another encoder; load it with its own encoder", name);
+  nn::load_state_dict(*detail::trained_part_of(defense.classifier.module), content.tensors, name, "student.");
+  defense.classifier.module->eval();
+  return std::move(content.metadata);
 }
 
 /// The default recipe of `fine_tune` and `fine_prune`: small steps from the victim's weights.

@@ -11,6 +11,7 @@
 #include <refine/defend/impl/inspect.ipp>
 #include <refine/defend/impl/load_classifier.ipp>
 #include <refine/defend/impl/plan.ipp>
+#include <refine/defend/impl/prepared_defense.ipp>
 #include <refine/defend/impl/probe.ipp>
 #include <refine/defend/impl/results.ipp>
 #include <refine/defend/impl/saved_defense.ipp>

@@ -17,9 +17,9 @@
 #include <refine/defend/probe.hpp>
 #include <refine/defend/results.hpp>
 #include <refine/defend/sizing.hpp>
+#include <refine/defend/trained_defense.hpp>
 #include <refine/metrics/gated.hpp>
 #include <refine/pipeline/gated.hpp>
-#include <refine/pipeline/pipeline.hpp>
 #include <refine/report/defense_report.hpp>
 #include <refine/training/observers.hpp>
 #include <refine/training/recipe.hpp>
@@ -43,6 +43,8 @@ struct DefendOptions {
   std::optional<Recipe> recipe = std::nullopt;  ///< replaces `training`, and is used unchanged
   /// Which transform, by default a U-Net; `size_transform` chooses what is left open.
   TransformOptions transform = {};
+  /// Distil this student instead, which then answers in the victim's place; nothing: a transform is trained.
+  std::optional<StudentOptions> student = std::nullopt;
   std::uint64_t seed = default_seed;  ///< of held-back images, weights, permutation and training order
   double false_alarm_rate = 0.05;     ///< share of clean images that may raise the alarm, in [0, 1)
   Answer answer = Answer::defended;   ///< what the exported file serves; it has both answers
@@ -65,19 +67,20 @@ struct DefendOptions {
 
 /// A defended classifier, measured.
 struct Defended {
-  AnyPipeline pipeline;               ///< float N×C×H×W in [0, 1] → defended logits, by `forward`
+  TrainedDefense defense;             ///< float N×C×H×W in [0, 1] → defended logits, by `forward`
   Recipe recipe;                      ///< that was used
   AlarmSetting alarm;                 ///< calibrated on held-back images
   report::DefenseReport report;       ///< `std::cout << report` prints it (report/render.hpp)
   std::string victim;                 ///< name of the victim's file
-  std::int64_t fitted_images = 0;     ///< number of images that the transform was fitted on
+  std::int64_t fitted_images = 0;     ///< number of images that it was trained on
   std::uint64_t seed = default_seed;  ///< of the defense
-  TransformOptions transform = {};    ///< that was used, with the sizes that were chosen
-  data::ResizeMode resize = data::ResizeMode::crop;  ///< how the images were resized
-  Answer answer = Answer::defended;                  ///< what the serving file's `forward` returns
+  TransformOptions transform = {};    ///< that was used, with the sizes that were chosen; not of a student
+  std::optional<StudentOptions> student = std::nullopt;  ///< likewise, of a student
+  data::ResizeMode resize = data::ResizeMode::crop;      ///< how the images were resized
+  Answer answer = Answer::defended;                      ///< what the serving file's `forward` returns
 
   /// Returns the classifier that gives the victim's answer where the alarm is silent.
-  Gated<AnyPipeline> gated() const { return {pipeline, alarm.threshold}; }
+  Gated<TrainedDefense> gated() const { return {defense, alarm.threshold}; }
 
   /// Writes the serving file, and weights and report beside it. Folders are created; each file is
   /// whole or absent.
@@ -106,6 +109,12 @@ TrainingPlan plan_defense(const LoadedClassifier& victim, const at::Tensor& imag
 ///
 ///     const Defended defended = defend(victim, images, {.training = {.epochs = 12}}, ProgressBar{});
 ///     defended.save("defended.pt");
+///
+/// With `DefendOptions::student`, all of this is done with a student in the place of transform, victim and
+/// permutation (`baselines::distill`). It serves without the victim's weights in the defended answer, and
+/// the victim stays in the file for the alarm and the gated answer:
+///
+///     const Defended distilled = defend(victim, images, {.student = StudentOptions{.width = 16}});
 ///
 /// The same seed gives bitwise the same weights on the CPU, with the same number of threads.
 ///

@@ -42,12 +42,14 @@ struct PlanOptions {
   TrainingOptions training = {};  ///< with `minutes` or `max_minutes`, the epochs are sized for it
   std::optional<Recipe> recipe = std::nullopt;  ///< replaces `training`
   TransformOptions transform = {};              ///< which transform is trained, see `size_transform`
-  std::uint64_t seed = default_seed;            ///< of its weights
-  double max_seconds = 15;                      ///< the trial ends after the step that exceeds this
-  Notify notify = {};                           ///< receives warnings: time or memory are short
+  /// Which student is distilled instead, see `size_student`; nothing: a transform is trained.
+  std::optional<StudentOptions> student = std::nullopt;
+  std::uint64_t seed = default_seed;  ///< of its weights
+  double max_seconds = 15;            ///< the trial ends after the step that exceeds this
+  Notify notify = {};                 ///< receives warnings: time or memory are short
 };
 
-/// Times a few steps of the training of a defense, on a transform that is then discarded, and plans
+/// Times a few steps of the training of a defense, on networks that are then discarded, and plans
 /// the training. The real training is not affected: with the same number of epochs, it gives the same
 /// weights with and without a plan.
 ///

@@ -17,8 +17,8 @@
 #include <refine/defend/measure.hpp>
 #include <refine/defend/notice.hpp>
 #include <refine/defend/sizing.hpp>
+#include <refine/defend/trained_defense.hpp>
 #include <refine/export/exported_classifier.hpp>
-#include <refine/pipeline/pipeline.hpp>
 #include <refine/report/defense_report.hpp>
 
 namespace refine {
@@ -34,17 +34,17 @@ struct SavedDefenseOptions {
   std::optional<Answer> answer = std::nullopt;
 };
 
-/// A defense read from its parts: the victim and the weights of the transform.
+/// A defense read from its parts: the victim, and the weights of the transform or of the student.
 struct SavedDefense {
-  AnyPipeline pipeline;                              ///< float N×C×H×W in [0, 1] → logits
+  TrainedDefense defense;                            ///< float N×C×H×W in [0, 1] → logits, by `forward`
   LoadedClassifier victim;                           ///< as it was loaded
-  std::map<std::string, std::string> metadata = {};  ///< of the transform's file
+  std::map<std::string, std::string> metadata = {};  ///< of the file of weights
   Answer answer = Answer::defended;                  ///< what the serving file's `forward` returns
 
   /// Writes the defense as one file to serve (`export_defense`), with the alarm and the preprocessing
-  /// of the transform's file. With an alarm, it has both answers.
-  /// \throws Error if the file cannot be written, or the gated answer is requested and the transform's
-  ///   file has no alarm
+  /// of the file of weights. With an alarm, it has both answers.
+  /// \throws Error if the file cannot be written, or the gated answer is requested and the file of
+  ///   weights has no alarm
   void save(const std::filesystem::path& serving) const;
 };
 
@@ -54,10 +54,10 @@ struct SavedDefense {
 ///     load_saved_defense("victim.pt", "defended.safetensors").save("defended.pt");
 ///
 /// \param model the victim's file, as `load_classifier` reads it
-/// \param weights the transform's file
+/// \param weights the file of the transform's or the student's weights; its metadata has which
 /// \param options what the files do not say
-/// \throws Error if a file cannot be read, the parts do not fit together, or the permutation or the
-///   encoder is missing
+/// \throws Error if a file cannot be read, the parts do not fit together, the permutation or the
+///   encoder is missing, or options of a transform are specified for a student
 SavedDefense load_saved_defense(const std::filesystem::path& model, const std::filesystem::path& weights,
                                 const SavedDefenseOptions& options = {});
 
@@ -76,6 +76,7 @@ void export_classifier(const std::filesystem::path& model, const std::filesystem
 struct ExportedInfo {
   std::vector<std::string> class_names = {};  ///< in the order of the logits; empty if they are not known
   std::string model = {};                     ///< the victim, in a few words
+  std::string defense = {};                   ///< "refine" or "student"; empty: the file does not have it
   std::optional<AlarmSetting> alarm = std::nullopt;       ///< nothing: the file has no alarm
   Answer answer = Answer::defended;                       ///< what the file's `forward` returns
   std::optional<data::ResizeMode> resize = std::nullopt;  ///< what happened to images of another size

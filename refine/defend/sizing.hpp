@@ -14,6 +14,12 @@
 #include <refine/training/recipe.hpp>
 #include <refine/transforms/any_transform.hpp>
 
+namespace refine::transforms {
+
+class ProgramEncoder;
+
+}  // namespace refine::transforms
+
 namespace refine {
 
 /// Where a recipe starts from.
@@ -66,6 +72,9 @@ ClassifierRecipe victim_recipe(const TrainingOptions& options, std::string_view 
 struct EncoderOptions {
   std::filesystem::path file = {};  ///< TorchScript or .pt2, see `transforms::ProgramEncoder`; empty: none
   std::optional<Normalization> normalization = std::nullopt;  ///< that it expects; nothing: images in [0, 1]
+
+  /// True if both members are equal.
+  friend bool operator==(const EncoderOptions&, const EncoderOptions&) = default;
 };
 
 /// Which transform is trained.
@@ -81,6 +90,20 @@ struct TransformOptions {
   int see = 0;
   int draw = 0;  ///< longer side of the images that it draws, at which the victim is asked; 0: likewise
   EncoderOptions encoder = {};  ///< makes the transform an `Encoded`
+
+  /// True if all members are equal.
+  friend bool operator==(const TransformOptions&, const TransformOptions&) = default;
+};
+
+/// Which student is distilled (`baselines::distill`): a ResNet-18 or, with an encoder, a head of two
+/// layers on its features.
+struct StudentOptions {
+  /// Channels of its first convolutions; 0: 64 with CUDA, 16 without. With an encoder, numbers between
+  /// the two layers; 0: 256.
+  int width = 0;
+  /// Longer side of the images that it sees; 0: that of the images, or as `size_student` chooses.
+  int see = 0;
+  EncoderOptions encoder = {};  ///< makes the student an `EncodedClassifier`
 };
 
 /// Images with a longer side than this are seen and drawn smaller, unless specified otherwise.
@@ -108,6 +131,12 @@ inline ImageShape scaled(const ImageShape& image, int side) {
 /// \param victim is asked with two blank images
 TransformOptions size_transform(const TransformOptions& options, const LoadedClassifier& victim);
 
+/// Chooses the size that a student's options leave open: images of more than `max_full_size` pixels are
+/// seen at 64, or as the encoder sees them.
+/// \param options `see` is used unchanged where it is set
+/// \param image shape of the victim's images
+StudentOptions size_student(const StudentOptions& options, const ImageShape& image);
+
 /// Builds a transform with random weights for images of one shape.
 /// \throws Error if no transform has that name, an option does not apply to it, or the encoder cannot be
 ///   used
@@ -124,6 +153,23 @@ transforms::AnyTransform make_transform(const TransformOptions& options, const I
 ///   recipe does not suit the transform
 Recipe defense_recipe(const TrainingOptions& options, std::int64_t images, const ImageShape& shape,
                       std::uint64_t seed = default_seed, const TransformOptions& transform = {});
+
+/// Returns the recipe for a student: that of a transform that sees the same, without the losses that
+/// need a transform.
+/// \param student what is trained, as `size_student` returns it
+/// \throws Error as `defense_recipe`, or if a weight of these losses is set
+Recipe student_recipe(const TrainingOptions& options, std::int64_t images, const ImageShape& shape,
+                      std::uint64_t seed = default_seed, const StudentOptions& student = {});
+
+namespace detail {
+
+/// Loads an encoder.
+/// \param image shape of the victim's images
+/// \param see longer side of the images that it sees; 0: the file's, else that of `image`
+/// \throws Error as `transforms::ProgramEncoder`
+transforms::ProgramEncoder load_encoder(const EncoderOptions& options, const ImageShape& image, int see);
+
+}  // namespace detail
 
 }  // namespace refine
 

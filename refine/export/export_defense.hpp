@@ -18,35 +18,23 @@ namespace refine {
 ///
 ///     export_defense(defense, "defended.pt2");
 ///     export_defense(defense, "defended.onnx");
+///     export_defense(Gated{defense, alarm.threshold}, "gated.pt2");
+///
+/// The file of a `Gated` gives the gated answer; a .pt2 and a TorchScript file have the defended one
+/// inside.
 ///
 /// \param defense the defended classifier; its image shape must be known
 /// \param path the file; it is complete or not there
 /// \param metadata an object, stored as `refine.json`
-/// \param serving which answers the file has
+/// \param serving which answers the file has; left out for a `Gated`
 /// \throws Error as these functions
-template <typename T, typename B, typename R>
-void export_defense(const Pipeline<T, B, R>& defense, const std::filesystem::path& path,
+template <ServableDefense D>
+void export_defense(const D& defense, const std::filesystem::path& path,
                     const nlohmann::ordered_json& metadata = detail::no_metadata(),
                     const ServingOptions& serving = {}) {
   if (is_pt2_path(path)) return export_pt2(defense, path, metadata, serving);
   if (is_onnx_path(path)) return export_onnx(defense, path, metadata, serving);
   export_torchscript(defense, path, metadata, serving);
-}
-
-/// Writes a gated classifier as one file to serve, which gives the gated answer. A .pt2 and a
-/// TorchScript file have the defended one inside.
-///
-///     export_defense(Gated{defense, alarm.threshold}, "gated.pt2");
-///
-/// \param gated the classifier and the alarm's threshold
-/// \param path the file; it is complete or not there
-/// \param metadata an object, stored as `refine.json`
-/// \throws Error as the other overload
-template <typename T, typename B, typename R>
-void export_defense(const Gated<Pipeline<T, B, R>>& gated, const std::filesystem::path& path,
-                    const nlohmann::ordered_json& metadata = detail::no_metadata()) {
-  export_defense(gated.defense(), path, metadata,
-                 {.alarm_threshold = gated.threshold(), .answer = Answer::gated});
 }
 
 /// Writes a frozen classifier, without a defense, as one file to serve. The name chooses its kind, as

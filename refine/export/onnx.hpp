@@ -4,15 +4,12 @@
 #include <nlohmann/json_fwd.hpp>
 
 #include <filesystem>
-#include <utility>
-#include <vector>
 
 #include <refine/backbones/backbone.hpp>
 #include <refine/core/file.hpp>
 #include <refine/export/pt2.hpp>
 #include <refine/export/torchscript.hpp>
 #include <refine/metrics/gated.hpp>
-#include <refine/pipeline/gated.hpp>
 #include <refine/pipeline/pipeline.hpp>
 
 namespace refine {
@@ -26,6 +23,10 @@ namespace detail {
 /// \throws Error if the function cannot be written, or the file cannot
 void write_onnx(const ExportJob& job, const std::filesystem::path& path,
                 const nlohmann::ordered_json& metadata);
+
+/// Writes a defense as ONNX. \throws Error as `export_onnx`
+void write_onnx(const ServedParts& parts, const std::filesystem::path& path,
+                const nlohmann::ordered_json& metadata, const ServingOptions& specified);
 
 /// Does all of `write_onnx`, except for writing.
 /// \throws Error if the function cannot be written
@@ -47,7 +48,8 @@ inline bool is_onnx_path(const std::filesystem::path& path) {
 ///
 ///  - `images`: float N×C×H×W in [0, 1];
 ///  - `logits`: N×classes in the victim's class order, with normalization, transform, victim and remap
-///    inside. They are the defended ones, or those of `ServingOptions::answer`;
+///    inside, or a student. They are the defended ones, those of `ServingOptions::answer`, or the gated
+///    ones of a `Gated`;
 ///  - `alarm`: N scores in [0, 1] (`alarm_score`).
 ///
 /// All weights are in the file. Its operators are those of opset 17, and of ONNX's own domain. The
@@ -59,50 +61,14 @@ inline bool is_onnx_path(const std::filesystem::path& path) {
 /// \param path the file; it is complete or not there
 /// \param metadata an object, stored as the metadata entry `refine.json` beside the task, the
 ///   permutation and the version of this library. To pass one, include <nlohmann/json.hpp>.
-/// \param serving which answer the file gives
+/// \param serving which answer the file gives; left out for a `Gated`
 /// \throws Error as `export_pt2`, if the networks use an operator that is not translated to ONNX, or
 ///   the file would be larger than 2 GB
-template <typename T, typename B, typename R>
-void export_onnx(const Pipeline<T, B, R>& defense, const std::filesystem::path& path,
+template <ServableDefense D>
+void export_onnx(const D& defense, const std::filesystem::path& path,
                  const nlohmann::ordered_json& metadata = detail::no_metadata(),
                  const ServingOptions& serving = {}) {
-  if constexpr (!transforms::FrozenTransform<T>) {
-    if (transforms::can_freeze(defense.transform()))
-      return export_onnx(freeze(defense), path, metadata, serving);
-  }
-  detail::check_serving(serving, path);
-  const detail::ScopedCpu transform(*defense.transform().module), backbone(*defense.backbone().module);
-  detail::ExportFunction graph{.name = "graph", .outputs = {"logits", "alarm"}};
-  graph.run = [&](const at::Tensor& x) -> std::vector<at::Tensor> {
-    const at::Tensor defended = defense.forward(x), victim = defense.undefended(x);
-    const at::Tensor alarm = alarm_score(victim, defended);
-    if (serving.answer == Answer::defended) return {defended, alarm};
-    return {gated_answer(victim, defended, *serving.alarm_threshold), alarm};
-  };
-  if (serving.answer == Answer::gated) {
-    graph.gated = "logits";
-    graph.is_undecided = [&](const at::Tensor& x) {
-      return detail::is_at_threshold(defense.alarm(x), serving);
-    };
-  }
-  detail::write_onnx({.module = detail::torchscript_module(defense),
-                      .functions = {std::move(graph)},
-                      .task = defense.task(),
-                      .kind = "defended",
-                      .facts = detail::facts_of(defense, serving)},
-                     path, metadata);
-}
-
-/// Writes a gated classifier as one ONNX file, whose `logits` are the gated answer.
-/// \param gated the classifier and the alarm's threshold
-/// \param path the file; it is complete or not there
-/// \param metadata as of the other overload
-/// \throws Error as the other overload
-template <typename T, typename B, typename R>
-void export_onnx(const Gated<Pipeline<T, B, R>>& gated, const std::filesystem::path& path,
-                 const nlohmann::ordered_json& metadata = detail::no_metadata()) {
-  export_onnx(gated.defense(), path, metadata,
-              {.alarm_threshold = gated.threshold(), .answer = Answer::gated});
+  detail::write_onnx(defense.served_parts(), path, metadata, serving);
 }
 
 /// Writes a frozen classifier, without a defense, as one ONNX file with the output `logits`.

@@ -17,7 +17,6 @@
 #include <refine/core/task.hpp>
 #include <refine/export/torchscript.hpp>
 #include <refine/metrics/gated.hpp>
-#include <refine/pipeline/gated.hpp>
 #include <refine/pipeline/pipeline.hpp>
 
 namespace refine {
@@ -55,13 +54,19 @@ struct ExportJob {
 void write_pt2(const ExportJob& job, const std::filesystem::path& path,
                const nlohmann::ordered_json& metadata);
 
+/// Writes a defense as .pt2. \throws Error as `export_pt2`
+void write_pt2(const ServedParts& parts, const std::filesystem::path& path,
+               const nlohmann::ordered_json& metadata, const ServingOptions& specified);
+
 /// Does all of `write_pt2`, except for writing.
 /// \throws Error if a function cannot be written
 void check_pt2(const ExportJob& job, const std::filesystem::path& path);
 
-/// Returns for each alarm score whether it is so close to the threshold that rounding decides.
-inline at::Tensor is_at_threshold(const at::Tensor& scores, const ServingOptions& serving) {
+/// Returns for each image whether its alarm score is so close to the threshold that rounding decides.
+inline at::Tensor is_at_threshold(const ServedParts& parts, const at::Tensor& images,
+                                  const ServingOptions& serving) {
   constexpr double rounding = 1e-3;
+  const at::Tensor scores = alarm_score(parts.undefended(images), parts.classify(parts.transform(images)));
   return (scores - *serving.alarm_threshold).abs() < rounding;
 }
 
@@ -94,86 +99,34 @@ inline bool is_pt2_path(const std::filesystem::path& path) {
 /// tensors in the file:
 ///
 ///  - `model`, which `torch.export.load` returns, gives the logits N×classes in the victim's class
-///    order, with normalization, transform, victim and remap inside. It takes the place of the
-///    victim's own program. They are the defended ones, or those of `ServingOptions::answer`.
+///    order, with normalization, transform, victim and remap inside, or a student. It takes the place
+///    of the victim's own program. They are the defended ones, or those of `ServingOptions::answer`.
 ///  - `details` gives a dict: `logits`, the defended ones; `alarm`, N scores in [0, 1]
 ///    (`alarm_score`); `undefended`, the victim's own logits; `transformed`, the images that the
-///    victim sees; with `ServingOptions::alarm_threshold`, `gated`, the logits of the gated answer.
+///    victim sees (of a student, the images unchanged); with `ServingOptions::alarm_threshold`, `gated`, the logits of the gated answer.
 ///
 /// The graph of a victim that is an `ExportedProgram` is written with its nodes and weights as they
-/// are in its own file, if that computes in float32. The transform is written in its frozen form if
-/// it has one. Before the file is written, its programs are run with 2, 3 and 5 images and compared
-/// with the pipeline.
+/// are in its own file, if that computes in float32. What was trained is written in its frozen form
+/// (`ServableDefense`). Before the file is written, its programs are run with 2, 3 and 5 images and
+/// compared with the defense. Of a `Gated`, `model` gives the gated answer.
 ///
-/// The pipeline stays unchanged, see `export_torchscript`.
+/// The defense stays unchanged, see `export_torchscript`.
 ///
 /// \param defense the defended classifier; its image shape must be known
 /// \param path the file; it is complete or not there
 /// \param metadata an object, stored as `extra/refine.json` beside the task, the permutation and the
 ///   version of this library. To pass one, include <nlohmann/json.hpp>.
-/// \param serving which answers the file has
+/// \param serving which answers the file has; left out for a `Gated`
 /// \throws Error if an extent of the image shape is dynamic, the threshold is missing or out of range,
-///   the victim is for batches of one size, the
+///   `serving` is specified for a `Gated`, the victim is for batches of one size, the
 ///   networks compute with something that torch.export cannot express (control flow of TorchScript,
 ///   operators of other libraries, sizes that depend on what the images show), or the file cannot
 ///   be written
-template <typename T, typename B, typename R>
-void export_pt2(const Pipeline<T, B, R>& defense, const std::filesystem::path& path,
+template <ServableDefense D>
+void export_pt2(const D& defense, const std::filesystem::path& path,
                 const nlohmann::ordered_json& metadata = detail::no_metadata(),
                 const ServingOptions& serving = {}) {
-  if constexpr (!transforms::FrozenTransform<T>) {
-    if (transforms::can_freeze(defense.transform()))
-      return export_pt2(freeze(defense), path, metadata, serving);
-  }
-  detail::check_serving(serving, path);
-  const detail::ScopedCpu transform(*defense.transform().module), backbone(*defense.backbone().module);
-  const auto gated = [&](const at::Tensor& victim, const at::Tensor& defended) {
-    return gated_answer(victim, defended, *serving.alarm_threshold);
-  };
-  detail::ExportFunction model{.name = "model", .outputs = {"logits"}};
-  model.run = [&](const at::Tensor& x) -> std::vector<at::Tensor> {
-    if (serving.answer == Answer::defended) return {defense.forward(x)};
-    return {gated(defense.undefended(x), defense.forward(x))};
-  };
-  detail::ExportFunction details{.name = "details",
-                                 .outputs = {"logits", "alarm", "undefended", "transformed"}};
-  details.run = [&](const at::Tensor& x) -> std::vector<at::Tensor> {
-    const at::Tensor transformed = defense.transformed(x);
-    const at::Tensor defended = defense.classify_transformed(transformed), victim = defense.undefended(x);
-    std::vector<at::Tensor> results = {defended, alarm_score(victim, defended), victim, transformed};
-    if (serving.alarm_threshold) results.push_back(gated(victim, defended));
-    return results;
-  };
-  if (serving.alarm_threshold) {
-    details.outputs.emplace_back("gated");
-    details.gated = "gated";
-    details.is_undecided = [&](const at::Tensor& x) {
-      return detail::is_at_threshold(defense.alarm(x), serving);
-    };
-    if (serving.answer == Answer::gated) {
-      model.gated = "logits";
-      model.is_undecided = details.is_undecided;
-    }
-  }
-  detail::write_pt2({.module = detail::torchscript_module(defense),
-                     .functions = {std::move(model), std::move(details)},
-                     .task = defense.task(),
-                     .kind = "defended",
-                     .facts = detail::facts_of(defense, serving)},
-                    path, metadata);
-}
-
-/// Writes a gated classifier as one .pt2 file: its `model` gives the gated answer, its `details` have
-/// the defended one.
-/// \param gated the classifier and the alarm's threshold
-/// \param path the file; it is complete or not there
-/// \param metadata as of the other overload
-/// \throws Error as the other overload
-template <typename T, typename B, typename R>
-void export_pt2(const Gated<Pipeline<T, B, R>>& gated, const std::filesystem::path& path,
-                const nlohmann::ordered_json& metadata = detail::no_metadata()) {
-  export_pt2(gated.defense(), path, metadata,
-             {.alarm_threshold = gated.threshold(), .answer = Answer::gated});
+  detail::write_pt2(defense.served_parts(), path, metadata, serving);
 }
 
 /// Writes a frozen classifier, without a defense, as one .pt2 file with the program `model`, which

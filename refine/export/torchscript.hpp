@@ -16,7 +16,6 @@
 #include <refine/backbones/backbone.hpp>
 #include <refine/export/detail/traced_module.hpp>
 #include <refine/metrics/gated.hpp>
-#include <refine/pipeline/gated.hpp>
 #include <refine/pipeline/pipeline.hpp>
 
 namespace refine {
@@ -27,6 +26,9 @@ struct ServingOptions {
   /// one only.
   std::optional<double> alarm_threshold = std::nullopt;
   Answer answer = Answer::defended;  ///< what the file serves; `gated` needs the threshold
+
+  /// True if both members are equal.
+  friend bool operator==(const ServingOptions&, const ServingOptions&) = default;
 };
 
 namespace detail {
@@ -41,6 +43,7 @@ at::Tensor example_images(const Task& task, const std::filesystem::path& path);
 class ScopedCpu {
  public:
   explicit ScopedCpu(const torch::nn::Module& module);
+  explicit ScopedCpu(const ServedParts& parts);
   ScopedCpu(const ScopedCpu&) = delete;
   ScopedCpu& operator=(const ScopedCpu&) = delete;
   ~ScopedCpu() { restore(); }
@@ -50,13 +53,18 @@ class ScopedCpu {
     at::Tensor tensor, data;
   };
 
+  void move(const torch::nn::Module& module);
   void restore() noexcept;
 
   std::vector<Entry> moved_;
 };
 
-/// \throws Error if the gated answer is requested without a threshold, or the threshold is out of range
-void check_serving(const ServingOptions& serving, const std::filesystem::path& path);
+/// Returns which answers a file of a defense has: as specified or, for a `Gated`, the gated one and the
+/// defended one.
+/// \throws Error if the gated answer is requested without a threshold, the threshold is out of range, or
+///   options are specified for a `Gated`
+ServingOptions serving_of(const ServedParts& parts, const ServingOptions& specified,
+                          const std::filesystem::path& path);
 
 /// Returns an empty JSON object: no metadata.
 const nlohmann::ordered_json& no_metadata();
@@ -68,9 +76,8 @@ struct DefenseFacts {
 };
 
 /// Returns the facts of a defense.
-template <typename T, typename B, typename R>
-DefenseFacts facts_of(const Pipeline<T, B, R>& defense, const ServingOptions& serving) {
-  return {.permutation = defense.remap().permutation,
+inline DefenseFacts facts_of(const ServedParts& parts, const ServingOptions& serving) {
+  return {.permutation = parts.permutation,
           .answer = serving.alarm_threshold ? std::optional(serving.answer) : std::nullopt};
 }
 
@@ -79,15 +86,7 @@ std::string about_text(const Task& task, const nlohmann::ordered_json& metadata,
                        const DefenseFacts& facts);
 
 /// Returns a TorchScript module without methods that has the tensors of a defense.
-template <typename T, typename B, typename R>
-torch::jit::Module torchscript_module(const Pipeline<T, B, R>& defense) {
-  const auto unit = std::make_shared<torch::jit::CompilationUnit>();
-  torch::jit::Module module(c10::QualifiedName("__torch__.refine.Defended"), unit);
-  module.register_module("transform_network", to_torchscript(*defense.transform().module, "Transform", unit));
-  module.register_module("backbone", to_torchscript(*defense.backbone().module, "Backbone", unit));
-  for (const auto& [name, constant] : defense.named_constants()) module.register_buffer(name, constant);
-  return module;
-}
+torch::jit::Module torchscript_module(const ServedParts& parts);
 
 /// Returns a TorchScript module without methods that has the tensors of a classifier.
 template <backbones::FrozenBackbone B>
@@ -103,6 +102,10 @@ torch::jit::Module torchscript_module(const B& victim) {
 void save_module(torch::jit::Module& module, const std::filesystem::path& path, const Task& task,
                  const nlohmann::ordered_json& metadata, const char* kind, const DefenseFacts& facts = {});
 
+/// Writes a defense as TorchScript. \throws Error as `export_torchscript`
+void write_torchscript(const ServedParts& parts, const std::filesystem::path& path,
+                       const nlohmann::ordered_json& metadata, const ServingOptions& specified);
+
 }  // namespace detail
 
 /// Writes a defended classifier as one TorchScript file. It needs no code of this library: load it
@@ -110,73 +113,38 @@ void save_module(torch::jit::Module& module, const std::filesystem::path& path, 
 /// take float images N×C×H×W in [0, 1], for any N:
 ///
 ///  - `forward` returns the logits N×classes in the victim's class order, with normalization,
-///    transform (and its encoder, if it has one), victim and remap inside;
+///    transform (and its encoder, if it has one), victim and remap inside; of a student, with the
+///    student inside;
 ///  - `transform` returns the images that the victim sees, in [0, 1], of the height and width that the
-///    transform draws;
+///    transform draws; of a student, the images unchanged;
 ///  - `undefended` returns the victim's own logits N×classes, for comparison;
 ///  - `alarm` returns N scores in [0, 1], high where the two answers disagree, as for a triggered
 ///    image (`alarm_score`);
 ///  - with `ServingOptions::alarm_threshold`, `defended` and `gated` return the logits N×classes of
 ///    both answers, whichever of them `forward` returns.
 ///
-/// The transform is written in its frozen form if it has one (`transforms::can_freeze`): BatchNorm
-/// is folded, and results are equal up to rounding.
+/// What was trained is written in its frozen form (`ServableDefense`): BatchNorm is folded, and results
+/// are equal up to rounding. The file of a `Gated` has both answers, and its `forward` returns the gated
+/// one.
 ///
-/// The pipeline stays unchanged. Networks on another device are moved to the CPU and back, so
+/// The defense stays unchanged. Networks on another device are moved to the CPU and back, so
 /// nothing else may use them meanwhile; networks on the CPU are only read.
+///
+///     export_torchscript(defense, "defended.pt");
+///     export_torchscript(Gated{defense, alarm.threshold}, "gated.pt");
 ///
 /// \param defense the defended classifier; its image shape must be known
 /// \param path the file; it is complete or not there
 /// \param metadata an object, stored in the extra file `refine.json` beside the task, the
 ///   permutation and the version of this library. To pass one, include <nlohmann/json.hpp>.
-/// \param serving which answers the file has
+/// \param serving which answers the file has; left out for a `Gated`
 /// \throws Error if an extent of the image shape is dynamic, the threshold is missing or out of range,
-///   or the file cannot be written
-template <typename T, typename B, typename R>
-void export_torchscript(const Pipeline<T, B, R>& defense, const std::filesystem::path& path,
+///   `serving` is specified for a `Gated`, or the file cannot be written
+template <ServableDefense D>
+void export_torchscript(const D& defense, const std::filesystem::path& path,
                         const nlohmann::ordered_json& metadata = detail::no_metadata(),
                         const ServingOptions& serving = {}) {
-  if constexpr (!transforms::FrozenTransform<T>) {
-    if (transforms::can_freeze(defense.transform()))
-      return export_torchscript(freeze(defense), path, metadata, serving);
-  }
-  detail::check_serving(serving, path);
-  const Task task = defense.task();
-  const at::Tensor example = detail::example_images(task, path);
-  // On the CPU, the constants that tracing sees are the very tensors that are registered.
-  const detail::ScopedCpu transform(*defense.transform().module), backbone(*defense.backbone().module);
-  torch::jit::Module module = detail::torchscript_module(defense);
-  c10::NoGradGuard no_grad;
-  const auto add_answer = [&](const char* name, Answer answer) {
-    detail::add_method(module, name, example, [&](const at::Tensor& x) {
-      if (answer == Answer::defended) return defense.forward(x);
-      return gated_answer(defense.undefended(x), defense.forward(x), *serving.alarm_threshold);
-    });
-  };
-  add_answer("forward", serving.answer);
-  if (serving.alarm_threshold) {
-    add_answer("defended", Answer::defended);
-    add_answer("gated", Answer::gated);
-  }
-  detail::add_method(module, "transform", example,
-                     [&](const at::Tensor& x) { return defense.transformed(x); });
-  detail::add_method(module, "undefended", example,
-                     [&](const at::Tensor& x) { return defense.undefended(x); });
-  detail::add_method(module, "alarm", example, [&](const at::Tensor& x) { return defense.alarm(x); });
-  detail::save_module(module, path, task, metadata, "defended", detail::facts_of(defense, serving));
-}
-
-/// Writes a gated classifier as one TorchScript file: its `forward` returns the gated answer, its
-/// `defended` the defended one.
-/// \param gated the classifier and the alarm's threshold
-/// \param path the file; it is complete or not there
-/// \param metadata as of the other overload
-/// \throws Error as the other overload
-template <typename T, typename B, typename R>
-void export_torchscript(const Gated<Pipeline<T, B, R>>& gated, const std::filesystem::path& path,
-                        const nlohmann::ordered_json& metadata = detail::no_metadata()) {
-  export_torchscript(gated.defense(), path, metadata,
-                     {.alarm_threshold = gated.threshold(), .answer = Answer::gated});
+  detail::write_torchscript(defense.served_parts(), path, metadata, serving);
 }
 
 /// Writes a frozen classifier, without a defense, as one TorchScript file. Its `forward` takes

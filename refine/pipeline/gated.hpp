@@ -84,6 +84,14 @@ class Gated {
   /// \return N scores in [0, 1]
   at::Tensor alarm(const at::Tensor& images) const { return defense_.alarm(images); }
 
+  /// Returns the parts of the defense, with the threshold: exporters write the gated answer as the one
+  /// that is served, and the defended one beside it.
+  ServedParts served_parts() const requires ServableDefense<D> {
+    ServedParts parts = defense_.served_parts();
+    parts.alarm_threshold = threshold_;
+    return parts;
+  }
+
   const D& defense() const { return defense_; }    ///< Returns the defended classifier.
   double threshold() const { return threshold_; }  ///< Returns the alarm's threshold.
 

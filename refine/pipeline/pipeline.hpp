@@ -8,11 +8,15 @@
 #include <ATen/ops/zeros.h>
 #include <c10/core/Device.h>
 #include <c10/core/GradMode.h>
+#include <torch/nn/module.h>
 
 #include <concepts>
 #include <cstdint>
 #include <exception>
+#include <functional>
 #include <map>
+#include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -51,6 +55,35 @@ concept DefendedClassifier = requires(const D& d, const at::Tensor& images) {
   { d.undefended(images) } -> std::same_as<at::Tensor>;
   { d.transformed(images) } -> std::same_as<at::Tensor>;
   { d.alarm(images) } -> std::same_as<at::Tensor>;
+};
+
+/// A defended classifier taken apart, in the form in which it is served: what exporters write. Its
+/// defended logits are `classify(transform(images))`.
+struct ServedParts {
+  /// Takes and returns a float tensor of N rows, on the device of `modules`.
+  using Function = std::function<at::Tensor(const at::Tensor&)>;
+
+  Task task = {};  ///< image shape and number of classes
+  /// The modules that hold the tensors, each with its name in the file. They are constant.
+  std::vector<std::pair<std::string, std::shared_ptr<torch::nn::Module>>> modules = {};
+  std::map<std::string, at::Tensor> constants = {};  ///< tensors that no module holds, by name, on the CPU
+  std::vector<std::int64_t> permutation = {};        ///< of the remap; empty: there is none
+  Function transform = {};   ///< images N×C×H×W in [0, 1] → what `classify` takes, also in [0, 1]
+  Function classify = {};    ///< what `transform` returns → defended logits N×classes
+  Function undefended = {};  ///< images N×C×H×W in [0, 1] → the victim's logits N×classes
+  std::optional<double> alarm_threshold = std::nullopt;  ///< of a `Gated`; nothing: it is not gated
+};
+
+/// A defended classifier that can be exported: `export_defense` and the functions that it calls take
+/// it. For `d` of type `D`, in addition to `DefendedClassifier`:
+///
+///  1. `d.served_parts()` returns its `ServedParts`. They share no tensor that training changes, and
+///     `d.forward(x)` equals `classify(transform(x))` but for rounding, unless `d` is gated.
+///
+/// `Pipeline`, `baselines::Substitute`, and `Gated` of either satisfy it.
+template <typename D>
+concept ServableDefense = DefendedClassifier<D> && requires(const D& d) {
+  { d.served_parts() } -> std::same_as<ServedParts>;
 };
 
 /// Returns how much two answers to the same images disagree: the total variation distance between
@@ -289,6 +322,21 @@ class Pipeline {
     std::map<std::string, at::Tensor> constants = backbones::constants_of(backbone_);
     constants["sources"] = victim_classes_.on_host();
     return constants;
+  }
+
+  /// Returns the parts that exporters write. The transform is in its frozen form if it has one
+  /// (`transforms::can_freeze`).
+  ServedParts served_parts() const {
+    if constexpr (!transforms::FrozenTransform<T>) {
+      if (transforms::can_freeze(transform_)) return freeze(*this).served_parts();
+    }
+    return {.task = task(),
+            .modules = {{"transform_network", transform_.module}, {"backbone", backbone_.module}},
+            .constants = named_constants(),
+            .permutation = remap_.permutation,
+            .transform = [self = *this](const at::Tensor& images) { return self.transformed(images); },
+            .classify = [self = *this](const at::Tensor& drawn) { return self.classify_transformed(drawn); },
+            .undefended = [self = *this](const at::Tensor& images) { return self.undefended(images); }};
   }
 
   /// Replaces the permutation of the remap, as when a saved defense is loaded.

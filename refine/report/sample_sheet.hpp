@@ -41,7 +41,8 @@ inline std::vector<std::int64_t> first_of_each_class(const data::Dataset& test, 
   return chosen;
 }
 
-/// Makes a sheet of the given stages, followed by the transform's output for each of them.
+/// Makes a sheet of the given stages, followed by the transform's output for each of them, or by the
+/// same images if the defense has no transform, with the defended predictions.
 ///
 /// \param defense  runs on its device
 /// \param stages  names and uint8 N×C×H×W images, all of the same N images
@@ -67,9 +68,12 @@ ImageSheet make_sheet(const D& defense, const std::vector<std::pair<std::string,
     for (const auto& [name, bytes] : stages) {
       const at::Tensor images = data::to_float(bytes, defense.device());
       at::Tensor drawn = defense.transformed(images);
-      if (drawn.sizes() != images.sizes())  // shown at the size of the others
+      const bool is_unchanged =
+          drawn.is_same(images) || drawn.equal(images);  // a student sees the images themselves
+      if (drawn.sizes() != images.sizes())               // shown at the size of the others
         drawn = at::upsample_bilinear2d(drawn, {shape.height, shape.width}, /*align_corners=*/false);
-      add(name + ", transformed", data::to_bytes(drawn), defense.forward(images));
+      add(name + (is_unchanged ? ", defended" : ", transformed"), data::to_bytes(drawn),
+          defense.forward(images));
     }
   }
   for (std::size_t row = 0; row < rows; ++row) {

@@ -80,28 +80,32 @@ inline void check_loss(const at::Tensor& loss) {
         "objective: the loss has no gradient; compute it from the remapped logits, the first argument");
 }
 
-/// Checks that a recipe suits a transform whose features are computed once.
+/// Checks that a recipe suits a transform or a student whose features are computed once.
 inline void check_encoded_recipe(const Recipe& recipe) {
   data::Augmentation others = recipe.augmentation;
   others.mix = 0;
   if (recipe.teacher != TeacherInput::original || others != data::Augmentation{}) {
     throw Error(
-        "fit: the features of a transform with an encoder are computed once, so recipe.teacher must be original and "
+        "recipe: the features of an encoder are computed once, so recipe.teacher must be original and "
         "recipe.augmentation can only mix; use recipes::encoded");
   }
 }
 
-/// What `fit` computes once of each image, for a transform with an encoder.
+/// What is computed once of each image, for a transform or a student with an encoder.
 struct EncodedImages {
   at::Tensor features;  ///< float N×F
   at::Tensor answers;   ///< the victim's logits, float N×classes
 };
 
 /// Computes the features and the victim's answers of all images.
+/// \param encode float images in [0, 1] → features N×F
+/// \param answer float images in [0, 1] → the victim's logits
+/// \param device where both compute
+/// \param name of the run, for messages
 /// \throws Stopped if an observer requests it
-template <typename T, typename B, typename R, typename... Observers>
-EncodedImages encode_images(const Pipeline<T, B, R>& defense, const at::Tensor& images,
-                            Observers&... observers) {
+template <typename Encode, typename Answer, typename... Observers>
+EncodedImages encode_images(const Encode& encode, const Answer& answer, at::Device device,
+                            const std::string& name, const at::Tensor& images, Observers&... observers) {
   const c10::NoGradGuard no_grad;
   const auto begin = std::chrono::steady_clock::now();
   constexpr std::int64_t max_images = 256, max_pixels = 1 << 21;
@@ -115,18 +119,18 @@ EncodedImages encode_images(const Pipeline<T, B, R>& defense, const at::Tensor& 
   auto& ranks = distributed::detail::find_communicator(observers...);
   std::int64_t done = 0;
   for (const data::Batch& part : images | data::views::batches(batch)) {
-    if (stop_requested(observers...)) throw Stopped("defense", 0, 0, {});
+    if (stop_requested(observers...)) throw Stopped(name, 0, 0, {});
     // Each rank computes a share of a batch that has enough images.
     const bool is_shared = ranks.size() > 1 && part.size() >= ranks.size();
     const auto own = is_shared ? distributed::rows_of_rank(part.size(), ranks.rank(), ranks.size())
                                : distributed::RowRange{0, part.size()};
-    const at::Tensor x = data::to_float(part.images.narrow(0, own.first, own.count), defense.device())
+    const at::Tensor x = data::to_float(part.images.narrow(0, own.first, own.count), device)
                              .contiguous(at::MemoryFormat::ChannelsLast);
     const auto gather = [&](const at::Tensor& rows) {
       return is_shared ? distributed::gather_rows(ranks, rows, own, part.size()) : rows;
     };
-    store(all.features, done, gather(defense.transform().encode(x).to(at::kFloat)));
-    store(all.answers, done, gather(defense.undefended(x).to(at::kFloat)));
+    store(all.features, done, gather(encode(x).to(at::kFloat)));
+    store(all.answers, done, gather(answer(x).to(at::kFloat)));
     done += part.size();
   }
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
@@ -265,7 +269,10 @@ void fit_transform(Pipeline<T, B, R>& defense, const at::Tensor& images, const O
   at::Tensor examples = images;
   if constexpr (transforms::EncodingTransform<T>) {
     if (encoder) {
-      EncodedImages encoded = encode_images(defense, images, observers...);
+      EncodedImages encoded =
+          encode_images([&](const at::Tensor& x) { return defense.transform().encode(x); },
+                        [&](const at::Tensor& x) { return defense.undefended(x); }, device, "defense", images,
+                        observers...);
       answers.set(std::move(encoded.answers));
       defense.transform().standardize(encoded.features);
       examples = std::move(encoded.features);

@@ -22,11 +22,13 @@
 #include <utility>
 #include <vector>
 
+#include <refine/backbones/resnet.hpp>
 #include <refine/backbones/vit.hpp>
 #include <refine/core/file.hpp>
 #include <refine/defend/defend.hpp>
 #include <refine/defend/detail/check_outputs.hpp>
 #include <refine/defend/detail/hold_back.hpp>
+#include <refine/defend/detail/prepared_defense.hpp>
 #include <refine/defend/images.hpp>
 #include <refine/defend/plan.hpp>
 #include <refine/defend/probe.hpp>
@@ -124,7 +126,7 @@ TEST(Defend, ExportedProgram_IsDefendedAndServed) {
   }
   // The parts give the same file again.
   const SavedDefense again = load_saved_defense(exported_victim, files.weights);
-  EXPECT_EQ(again.pipeline.task(), victim.task());
+  EXPECT_EQ(again.defense.task(), victim.task());
 }
 
 TEST(LoadClassifier, OptionsThatDoNotFit_AreRefused) {
@@ -224,7 +226,7 @@ TEST(Defend, TinyClassifier_IsDefendedMeasuredAndSaved) {
   const SavedDefense again = load_saved_defense(plain, files.weights);
   const at::Tensor x = noise(3, 16).to(at::kFloat) / 255;
   c10::NoGradGuard no_grad;
-  EXPECT_TRUE(again.pipeline.forward(x).equal(defended.pipeline.forward(x)));
+  EXPECT_TRUE(again.defense.forward(x).equal(defended.defense.forward(x)));
 }
 
 /// Writes a TorchScript program that returns maps N×4×h×w.
@@ -259,15 +261,15 @@ TEST(Defend, EncoderOrSizes_DefendedSavedAndExportedFromItsParts) {
                          "expected to take"});
     EXPECT_EQ(notes.find("mirrored"), std::string::npos) << notes;
     EXPECT_EQ(defended.recipe.head_weight, has_encoder ? 1 : 0.5);
-    EXPECT_EQ(defended.pipeline.transform().output_shape, (ImageShape{3, 12, 12}));
+    EXPECT_EQ(defended.defense.pipeline()->transform().output_shape, (ImageShape{3, 12, 12}));
     const DefendedFiles files = defended.save(scratch.path / "defended.pt");
     const ExportedClassifier exported(files.serving);
     const at::Tensor x = noise(3, 16).to(at::kFloat) / 255;
     const c10::NoGradGuard no_grad;
-    EXPECT_LT((exported.forward(x) - defended.pipeline.forward(x)).abs().max().item<double>(), 1e-4);
+    EXPECT_LT((exported.forward(x) - defended.defense.forward(x)).abs().max().item<double>(), 1e-4);
     const SavedDefense again =
         load_saved_defense(plain, files.weights, {.encoder = options->transform.encoder});
-    EXPECT_TRUE(again.pipeline.forward(x).equal(defended.pipeline.forward(x)));
+    EXPECT_TRUE(again.defense.forward(x).equal(defended.defense.forward(x)));
     if (!has_encoder) {
       expect_words(
           error_of([&] { load_saved_defense(plain, files.weights, {.encoder = encoded.transform.encoder}); }),
@@ -289,6 +291,107 @@ TEST(Defend, EncoderOrSizes_DefendedSavedAndExportedFromItsParts) {
                  }),
                  {"another encoder"});
   }
+}
+
+TEST(Defend, Student_IsMeasuredSavedAndExportedFromItsParts) {
+  const ScratchFolder scratch;
+  const auto quick_student = [](const StudentOptions& student) {
+    DefendOptions options = quick_options();
+    options.transform = {};
+    options.student = student;
+    return options;
+  };
+  const EncoderOptions encoder{.file = write_feature_extractor(scratch.path / "encoder.pt", 1),
+                               .normalization = normalizations::imagenet};
+  const std::pair<StudentOptions, std::string> students[] = {
+      {{.width = 4}, "ResNet18 of width 4"},
+      {{.width = 4, .see = 8}, "ResNet18 of width 4, sees 3x8x8"},
+      {{.width = 5, .see = 10, .encoder = encoder}, "two layers of width 5 on an encoder that sees 3x10x10"}};
+  for (const auto& [student, description] : students) {
+    SCOPED_TRACE(description);
+    DefendOptions options = quick_student(student);
+    std::string notes;
+    options.notify = [&](const Notice& notice) { notes += notice.text + '\n'; };
+    const Defended defended = defend(small_victim(), noise(40, 16), options);
+    expect_words(notes, {"expected to take"});
+    EXPECT_EQ(notes.find("40 clean images are few") == std::string::npos, !student.encoder.file.empty())
+        << notes;
+    EXPECT_EQ(notes.find("transform"), std::string::npos) << notes;
+    ASSERT_NE(defended.defense.student(), nullptr);
+    EXPECT_EQ(defended.defense.pipeline(), nullptr);
+    EXPECT_EQ(defended.recipe.supcon_weight, 0);
+    EXPECT_EQ(defended.recipe.head_weight, 0);
+    EXPECT_EQ(defended.report.agreement->n, 4);
+    EXPECT_EQ(defended.report.title, "plain.pt (student)");
+
+    const DefendedFiles files = defended.save(scratch.path / "defended.pt");
+    for (const char* file : {"report.html", "metrics.json"}) {
+      const std::string text = content(files.report / file);
+      expect_words(text, {"student", description});
+      for (const char* word : {"transform:", "transformed", "permutation", "the transform"})
+        EXPECT_EQ(text.find(word), std::string::npos) << file << ": " << word;
+    }
+    const at::Tensor x = noise(3, 16).to(at::kFloat) / 255;
+    const c10::NoGradGuard no_grad;
+    const ExportedClassifier exported(files.serving);
+    EXPECT_TRUE(at::allclose(exported.forward(x), defended.defense.forward(x), 1e-4, 1e-4));
+    EXPECT_TRUE(at::allclose(exported.undefended(x), small_victim().backbone.forward(x), 1e-4, 1e-4));
+    EXPECT_EQ(exported_info(exported.about()).defense, "student");
+    EXPECT_EQ(exported.about()["student"], description);
+    EXPECT_FALSE(exported.about().contains("transform") || exported.about().contains("permutation"));
+
+    const SavedDefense again = load_saved_defense(plain, files.weights, {.encoder = student.encoder});
+    EXPECT_TRUE(again.defense.forward(x).equal(defended.defense.forward(x)));
+    EXPECT_EQ(again.defense.describe(), description);
+    again.save(scratch.path / "again.pt2");
+    const ExportedClassifier gated(scratch.path / "again.pt2", formats::Trust::checked, Answer::gated);
+    EXPECT_TRUE(at::allclose(gated.forward(x), defended.gated().forward(x), 1e-4, 1e-4));
+    expect_words(error_of([&] {
+                   load_saved_defense(plain, files.weights,
+                                      {.permutation = "label_shuffle.pth", .encoder = student.encoder});
+                 }),
+                 {"defended.safetensors", "a student", "--permutation"});
+    expect_words(error_of([&] {
+                   load_saved_defense(plain, files.weights,
+                                      {.encoder = student.encoder.file.empty() ? encoder : EncoderOptions{}});
+                 }),
+                 {"defended.safetensors", "--encoder"});
+  }
+}
+
+TEST(Defend, StudentWithOptionsOfATransform_IsRefused) {
+  DefendOptions options = quick_options();
+  options.student = StudentOptions{};
+  expect_words(error_of([&] { defend(small_victim(), noise(40, 16), options); }), {"student", "--levels"});
+  options.transform = {};
+  options.training.supcon_weight = 0.1;
+  expect_words(error_of([&] { defend(small_victim(), noise(40, 16), options); }), {"--sup", "student"});
+  options.training = {.head_weight = 1};
+  expect_words(error_of([&] { defend(small_victim(), noise(40, 16), options); }), {"--head", "student"});
+}
+
+// From the victim's initial weights, a student would learn more of it than its answers to clean images.
+TEST(Defend, StudentOfTheVictimsArchitectureAndSeed_StartsFromOtherWeights) {
+  const Task task{{3, 16, 16}, 5};
+  const LoadedClassifier victim{
+      .backbone = backbones::AnyBackbone(backbones::ResNet18<>{.task = task, .width = 4, .seed = 7})};
+  const detail::PreparedDefense prepared =
+      detail::prepare_defense(victim, {.student = StudentOptions{.width = 4}}, /*seed=*/7);
+  const auto of_victim = victim.backbone.module->named_parameters(),
+             of_student = prepared.defense.student()->classifier.module->named_parameters();
+  ASSERT_EQ(of_victim.size(), of_student.size());
+  EXPECT_FALSE(of_victim["conv1.weight"].equal(of_student["conv1.weight"]));
+}
+
+TEST(SizeStudent, LargeImages_AreSeenSmaller) {
+  EXPECT_EQ(size_student({}, {3, 224, 160}).see, 64);
+  EXPECT_EQ(size_student({}, {3, 96, 96}).see, 0);
+  EXPECT_EQ(size_student({.see = 100}, {3, 224, 160}).see, 100);
+  EXPECT_EQ(size_student({.encoder = {.file = "encoder.pt"}}, {3, 224, 160}).see, 0);
+  const Recipe of_transform = defense_recipe({}, 2'000, {3, 32, 32}, 1, {});
+  Recipe expected = of_transform;
+  expected.supcon_weight = 0;
+  EXPECT_EQ(student_recipe({}, 2'000, {3, 32, 32}, 1), expected);
 }
 
 TEST(SizeTransform, LargeImages_AreSeenAndDrawnSmallerWhereTheVictimTakesIt) {
@@ -442,7 +545,7 @@ TEST(Defend, SameSeed_GivesTheSameDefense) {
     c10::AutoGradMode with_grad(true);
     const Defended defended = defend(small_victim(), noise(40, 16), quick_options(seed));
     c10::NoGradGuard none;
-    return defended.pipeline.forward(x);
+    return defended.defense.forward(x);
   };
   const at::Tensor first = logits(7);
   EXPECT_TRUE(first.equal(logits(7)));
@@ -470,7 +573,7 @@ TEST(Defend, Minutes_SizeTheEpochsThatReproduceTheRun) {
   EXPECT_EQ(by_count.recipe, by_time.recipe);
   const at::Tensor x = noise(3, 16).to(at::kFloat) / 255;
   const c10::NoGradGuard no_grad;
-  EXPECT_TRUE(by_count.pipeline.forward(x).equal(by_time.pipeline.forward(x)));
+  EXPECT_TRUE(by_count.defense.forward(x).equal(by_time.defense.forward(x)));
 }
 
 TEST(PlanTraining, Time_DecidesTheEpochs) {
@@ -540,7 +643,7 @@ TEST(Defend, GatedAnswer_IsServedMeasuredAndKept) {
     EXPECT_EQ(exported.answer(), Answer::gated);
     EXPECT_TRUE(at::allclose(exported.forward(x), defended.gated().forward(x), 1e-4, 1e-4)) << file;
     const ExportedClassifier other(file, formats::Trust::checked, Answer::defended);
-    EXPECT_TRUE(at::allclose(other.forward(x), defended.pipeline.forward(x), 1e-4, 1e-4)) << file;
+    EXPECT_TRUE(at::allclose(other.forward(x), defended.defense.forward(x), 1e-4, 1e-4)) << file;
   }
   // The parts keep the answer, unless another one is requested.
   EXPECT_EQ(load_saved_defense(plain, files.weights).answer, Answer::gated);

@@ -61,7 +61,7 @@ TEST_P(Releases, ServingFiles_GiveTheirAnswers) {
 
 TEST_P(Releases, Parts_GiveTheSameDefense) {
   const SavedDefense saved = load_saved_defense(folder / "victim.pt", folder / "defended.safetensors");
-  expect_answer("pt.forward", saved.pipeline.forward(images));
+  expect_answer("pt.forward", saved.defense.forward(images));
 }
 
 TEST_P(Releases, Victims_GiveTheirAnswers) {

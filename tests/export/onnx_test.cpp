@@ -37,6 +37,7 @@
 #include <refine/programs/onnx.hpp>
 #include <refine/programs/torchscript.hpp>
 #include <refine/remaps/remaps.hpp>
+#include <refine/transforms/resized.hpp>
 #include <refine/transforms/unet.hpp>
 
 #include "tests/export/narrow_network.hpp"
@@ -95,6 +96,17 @@ TEST_P(OnnxNetworks, WrittenAndRead_MatchThePipeline) {
 // tools/onnx_check.py has the others.
 INSTANTIATE_TEST_SUITE_P(Zoo, OnnxNetworks, ::testing::Values("ResNet18", "VGG16", "InceptionV3", "ViT"),
                          [](const auto& info) { return std::string(info.param); });
+
+TEST(ExportOnnx, TransformThatShrinksImages_MatchesThePipeline) {
+  const ScratchFolder folder;
+  const AnyPipeline defense{
+      transforms::Resized<transforms::UNet<>>{.image = {3, 32, 24},
+                                              .inner = {.image = {3, 16, 16}, .levels = 2, .width = 4},
+                                              .output_shape = {3, 20, 20}},
+      freeze(backbones::AnyBackbone(backbones::ResNet18<>{.task = {{3, 32, 24}, 5}, .width = 4})),
+      remaps::Derangement<>{.classes = 5}};
+  expect_same_as_onnx(defense, folder.path / "defended.onnx");
+}
 
 class OnnxOfPt2Victims : public ::testing::TestWithParam<const char*> {};
 

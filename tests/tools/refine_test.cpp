@@ -677,6 +677,131 @@ TEST_F(Command, Defend_Encoder_IsExportedFromItsParts) {
                  {"--model", "--out"});
 }
 
+TEST_F(Command, Defend_Student_ServesInEachFormatAndFromItsParts) {
+  write_images(shared->path / "taught", 120, false);
+  write_images(shared->path / "graded", 40, true);
+  const std::string victim = "attack/FashionMNIST/ResNet18/BadNets/victim.pt";
+  const std::string command = "defend --defense student --model " + victim +
+                              " --images taught --image 32 --width 4 --threads 1 --precision float32 ";
+  const Outcome run = refine(*shared, command + "--epoch 3 --out taught.pt");
+  ASSERT_TRUE(is_done(run)) << run.err;
+  expect_words(run.out, {"victim.pt (student)", "Found in the victim: "});
+  expect_words(run.err, {"student ", "120 clean images are few; a student"});
+  EXPECT_EQ((run.out + run.err).find("transform"), std::string::npos) << run.out << run.err;
+  const std::string page = content(shared->path / "taught.report/report.html");
+  expect_words(page, {"a student that answers in the", "ResNet18 of width 4", "clean, defended"});
+  EXPECT_EQ(page.find("clean, transformed"), std::string::npos);
+
+  // The same weights in each format, and again from the parts.
+  const std::string parts = "export --model " + victim + " --defense taught.safetensors --out ";
+  const std::string predict = "predict --json --device cpu taught/0.png taught/1.png taught/2.png --model ";
+  ASSERT_EQ(refine(*shared, parts + "again.pt").status, 0);
+  const Outcome first = refine(*shared, predict + "taught.pt");
+  ASSERT_EQ(first.status, 0) << first.err;
+  EXPECT_EQ(refine(*shared, predict + "again.pt").out, first.out);
+  for (const char* name : {"again.pt2", "again.onnx"}) {
+    const Outcome exported = refine(*shared, parts + name);
+    ASSERT_EQ(exported.status, 0) << exported.err;
+    const Outcome seen = refine(*shared, std::string("inspect --json ") + name);
+    ASSERT_EQ(seen.status, 0) << seen.err;
+    EXPECT_EQ(json::parse(seen.out)["refine"]["defense"], "student");
+    EXPECT_EQ(json::parse(seen.out)["refine"]["student"], "ResNet18 of width 4");
+  }
+  std::istringstream a(first.out), b(refine(*shared, predict + "again.pt2").out);
+  for (std::string x, y; std::getline(a, x) && std::getline(b, y);) {
+    EXPECT_EQ(json::parse(x)["class"], json::parse(y)["class"]);
+    EXPECT_NEAR(json::parse(x)["alarm_score"].get<double>(), json::parse(y)["alarm_score"].get<double>(),
+                1e-4);
+  }
+  const Outcome weights = refine(*shared, "inspect --json taught.safetensors");
+  EXPECT_EQ(json::parse(weights.out)["metadata"]["refine"], "student");
+
+  const Outcome evaluated =
+      refine(*shared, "evaluate --model again.pt2 --images graded --attack BadNets --tlabel 3");
+  ASSERT_TRUE(is_done(evaluated)) << evaluated.err;
+  expect_words(evaluated.out, {"again.pt2 (student)", "BA", "largest lift"});
+  for (const std::string& file : {std::string("taught.pt"), victim + " --defense taught.safetensors"}) {
+    const Outcome cost = refine(*shared, "bench --json --seconds 0.05 --batch_size 2 " + file);
+    ASSERT_EQ(cost.status, 0) << cost.err;
+    const json answers = json::parse(cost.out)["answers"];
+    ASSERT_EQ(answers.size(), 3u);
+    EXPECT_EQ(answers[1]["answer"], "defended");
+    // Victim and student are one architecture of one width; a gated answer asks both.
+    EXPECT_EQ(answers[1]["multiply_adds"], answers[0]["multiply_adds"]);
+    EXPECT_EQ(answers[2]["multiply_adds"], 2 * answers[0]["multiply_adds"].get<std::int64_t>());
+  }
+  // By names, with the attack's figures and the gated answer.
+  const Outcome named = refine(*shared,
+                               "defend --defense student --limit 1000 --epoch 1 --width 4 --answer gated "
+                               "--refine_res students --json " +
+                                   names);
+  ASSERT_TRUE(is_done(named)) << named.err;
+  const json metrics = json::parse(named.out);
+  EXPECT_EQ(metrics["title"], "BadNets on FashionMNIST (student)");
+  EXPECT_EQ(metrics["before"]["ba"]["hits"], attack["ba"]["hits"]);
+  EXPECT_EQ(metrics["answer"], "gated");
+}
+
+TEST_F(Command, Defend_InterruptedStudent_IsResumedBitForBit) {
+  write_images(shared->path / "lessons", 120, false);
+  const std::string any =
+      "defend --model attack/FashionMNIST/ResNet18/BadNets/victim.pt --images lessons --image 32 --epoch 20 --no_scan "
+      "--no_probe --width 4 --threads 1 --checkpoint_every 0.05 ";
+  const std::string command = any + "--defense student --out ";
+  const Outcome undisturbed = refine(*shared, command + "lesson.pt");
+  ASSERT_TRUE(is_done(undisturbed)) << undisturbed.err;
+  const Outcome stopped = refine_and_signal(*shared, command + "parted.pt", "parted.report/checkpoints");
+  ASSERT_EQ(stopped.status, 143) << stopped.err;
+  expect_words(stopped.err, {"stopped: training the student ended after step", "--out parted.pt --resume"});
+  // The other kind of defense refuses the checkpoint by name.
+  const Outcome other = refine(*shared, any + "--levels 1 --out parted.pt --resume");
+  EXPECT_EQ(other.status, 2);
+  expect_words(other.err, {"cannot resume from", "this run trains a defense, the checkpoint's a student"});
+  const Outcome resumed = refine(*shared, command + "parted.pt --resume");
+  ASSERT_TRUE(is_done(resumed)) << resumed.err;
+  expect_words(resumed.err, {"resumed after step"});
+  for (const std::string name : {".pt", ".safetensors"})
+    EXPECT_TRUE(content(shared->path / ("parted" + name)) == content(shared->path / ("lesson" + name)))
+        << name;
+
+  const Outcome refine_stopped =
+      refine_and_signal(*shared, any + "--levels 1 --out parted.pt", "parted.report/checkpoints");
+  ASSERT_EQ(refine_stopped.status, 143) << refine_stopped.err;
+  const Outcome student = refine(*shared, command + "parted.pt --resume");
+  EXPECT_EQ(student.status, 2);
+  expect_words(student.err, {"this run trains a student, the checkpoint's a defense"});
+}
+
+TEST_F(Command, Defend_StudentWithAnEncoder_IsExportedFromItsParts) {
+  write_images(shared->path / "shown", 24, false);
+  const std::string victim = "attack/FashionMNIST/ResNet18/BadNets/victim.pt";
+  const std::string encoder = " --encoder " + victim + " --encoder_mean 0.5 --encoder_std 0.25 ";
+  const Outcome defense = refine(*shared, "defend --defense student --model " + victim + encoder +
+                                              "--images shown --epoch 2 --no_scan --no_probe --out shown.pt");
+  ASSERT_TRUE(is_done(defense)) << defense.err;
+  expect_words(defense.err, {"features and the victim's answers of 20 images"});
+  expect_words(content(shared->path / "shown.report/report.html"), {"two layers of width 256 on an encoder"});
+  const std::string parts = "export --model " + victim + " --defense shown.safetensors --out again.pt";
+  ASSERT_EQ(refine(*shared, parts + encoder).status, 0);
+  const std::string predict = " --device cpu shown/0.png shown/1.png";
+  EXPECT_EQ(refine(*shared, "predict --model again.pt" + predict).out,
+            refine(*shared, "predict --model shown.pt" + predict).out);
+  expect_refusal(refine(*shared, parts), {"shown.safetensors", "--encoder"});
+  expect_refusal(refine(*shared, parts + encoder + "--pixel_domain image"),
+                 {"--pixel_domain", "shown.safetensors", "student"});
+}
+
+TEST_F(Command, Defend_StudentWithOptionsOfATransform_IsRefused) {
+  const std::string command =
+      "defend --defense student --model attack/FashionMNIST/ResNet18/BadNets/victim.pt --images nowhere ";
+  for (const char* option : {"--transform UNet", "--levels 2", "--draw 32", "--sup 0", "--head 1"}) {
+    const std::string text = option;
+    expect_refusal(refine(*shared, command + text),
+                   {std::string_view(text).substr(0, text.find(' ')), "--defense student", "leave"});
+  }
+  expect_refusal(refine(*shared, "defend --defense teacher --model a --images b"), {"--defense", "teacher"});
+}
+
 TEST_F(Command, AnyCommand_BadInput_IsRefusedInOneLine) {
   shared->write("images/a.png", "no image");
   expect_refusal(refine(*shared, "defend --model nowhere.pt --images images"), {"nowhere.pt"});

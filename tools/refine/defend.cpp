@@ -40,8 +40,8 @@ struct DefendArguments {
   TrainOptions training;
   ResizeOptions resize;
   CheckpointOptions checkpoints;
-  std::string images, dataset, attack = "BadNets", data, attack_root = "attack", refine_res = "refine_res",
-                               out, store, answer;
+  std::string defense = "refine", transform_name, images, dataset, attack = "BadNets", data,
+              attack_root = "attack", refine_res = "refine_res", out, store, answer;
   std::int64_t limit = 0;
   double false_alarms = 0.05;
   bool no_scan = false, no_probe = false, skip_damaged = false;
@@ -61,14 +61,37 @@ fs::path named_folder(const DefendArguments& options, const std::string& root) {
   return result_folder(root, options.dataset, network, std::string(attacks::canonical_name(options.attack)));
 }
 
+/// Returns the options of the student; nothing: a transform is trained.
+/// \throws Error if an option is specified that applies to a transform only
+std::optional<StudentOptions> student_options(const DefendArguments& options) {
+  if (options.defense != "student") return std::nullopt;
+  const std::pair<const char*, bool> of_transforms[] = {{"--transform", !options.transform_name.empty()},
+                                                        {"--levels", options.transform.levels > 0},
+                                                        {"--draw", options.transform.draw > 0},
+                                                        {"--sup", options.training.sup >= 0},
+                                                        {"--head", options.training.head >= 0}};
+  for (const auto& [name, is_specified] : of_transforms) {
+    if (is_specified)
+      throw Error("{}: applies to a transform, and --defense student trains none; leave {} out", name, name);
+  }
+  return StudentOptions{
+      .width = options.transform.width, .see = options.transform.see, .encoder = options.encoder.options()};
+}
+
 DefendOptions defend_options(const DefendArguments& options, const LoadedClassifier& victim) {
-  TransformOptions transform = options.transform;
-  transform.encoder = options.encoder.options();
+  const std::optional<StudentOptions> student = student_options(options);
+  TransformOptions transform;
+  if (!student) {
+    transform = options.transform;
+    if (!options.transform_name.empty()) transform.name = options.transform_name;
+    transform.encoder = options.encoder.options();
+  }
   TrainingOptions training = options.training.training();
   if (training.recipe == RecipeChoice::automatic)
     training.max_minutes = default_device().is_cpu() ? minutes_on_cpu : minutes_on_gpu;
   return {.training = std::move(training),
           .transform = std::move(transform),
+          .student = student,
           .seed = options.training.seed,
           .false_alarm_rate = options.false_alarms,
           .answer = parse_answer(options.answer).value_or(Answer::defended),
@@ -184,6 +207,7 @@ fs::path begin_defense(const DefendArguments& options, const Common& common) {
   distributed::on_first_rank(common.ranks, [&] { checkpoints_below(files.report, options, common).check(); });
   options.resize.mode();
   options.encoder.options();
+  student_options(options);
   if (!options.victim.class_names.empty()) read_class_names(options.victim.class_names);
   return out;
 }
@@ -318,13 +342,21 @@ void add_defend(CLI::App& app, Common& common) {
   options->resize.add_to(*command);
   command->add_option("--store", options->store,
                       "folder that keeps a folder's decoded images, for sets larger than memory");
+  command
+      ->add_option(
+          "--defense", options->defense,
+          "what defends: refine, a transform before the model, which stays in service; student, a fresh network that learns "
+          "the model's answers to the clean images and answers in its place")
+      ->check(CLI::IsMember({"refine", "student"}))
+      ->capture_default_str();
   options->training.add_to(*command, /*is_defense=*/true);
   options->checkpoints.add_to(*command);
   command
-      ->add_option("--transform", options->transform.name,
-                   "UNet, as published; EncoderDecoder, which has no skip connections and costs a quarter")
-      ->check(CLI::IsMember({"UNet", "EncoderDecoder"}))
-      ->capture_default_str();
+      ->add_option(
+          "--transform", options->transform_name,
+          "UNet, as published; EncoderDecoder, which has no skip connections and costs a quarter; left out: "
+          "UNet")
+      ->check(CLI::IsMember({"UNet", "EncoderDecoder"}));
   command
       ->add_option("--levels", options->transform.levels,
                    "how often the transform halves its images; left out: UNet 4, EncoderDecoder 3")
@@ -333,12 +365,14 @@ void add_defend(CLI::App& app, Common& common) {
       ->add_option(
           "--width", options->transform.width,
           "channels of the transform's first convolutions; left out: UNet 64 and EncoderDecoder 112 with CUDA, "
-          "a quarter of it without, half of that for images above 64 pixels")
+          "a quarter of it without, half of that for images above 64 pixels. Of a student: of its ResNet-18; left out: 64 "
+          "with CUDA, 16 without; with --encoder, numbers between its two layers; left out: 256")
       ->check(CLI::Range(2, 4096));
   command
       ->add_option(
           "--see", options->transform.see,
-          "longer side of the images that the transform sees; left out: 64 for images above 96 pixels, else theirs")
+          "longer side of the images that the transform or the student sees; left out: 64 for images above 96 pixels, "
+          "else theirs")
       ->check(CLI::Range(8, 16384));
   command
       ->add_option(

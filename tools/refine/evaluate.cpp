@@ -46,6 +46,7 @@ int run(const EvaluateArguments& options, const Common& common) {
   if (options.source >= 0) evaluation.source = options.source;
   auto [page, skipped] = evaluate_folder(model, info, options.images, evaluation);
   page.title = fs::path(options.model).filename().string();
+  if (info.defense == "student") page.title += " (student)";
   std::vector<std::pair<std::string, fs::path>> files;
   if (!options.report.empty()) {
     report::write_report(page, options.report);

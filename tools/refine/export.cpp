@@ -66,7 +66,7 @@ void add_export(CLI::App& app, Common& common) {
   options->victim.add_to(*command);
   command->add_option(
       "--defense", options->defense,
-      "weights that refine defend saved (.safetensors), or unet_epochN.pth of the authors' code; left "
+      "weights that refine defend saved (.safetensors), of a transform or a student, or unet_epochN.pth of the authors' code; left "
       "out: the classifier alone is exported");
   options->encoder.add_to(*command);
   command->add_option("--permutation", options->permutation, "label_shuffle.pth of the authors' code");

@@ -47,12 +47,12 @@ inline FileCost bench_defended(const std::filesystem::path& file, const BenchFil
 
 inline FileCost bench_parts(const std::filesystem::path& file, const BenchFileOptions& options) {
   SavedDefense parts = load_saved_defense(file, options.defense, options.parts);
-  parts.pipeline.to(default_device());
+  parts.defense.to(default_device());
   const std::optional<AlarmSetting> alarm = alarm_of(json_under(parts.metadata, "alarm"));
-  return {.task = parts.pipeline.task(),
-          .device = parts.pipeline.device(),
-          .answers =
-              bench(parts.pipeline, alarm ? std::optional(alarm->threshold) : std::nullopt, options.bench)};
+  return {
+      .task = parts.defense.task(),
+      .device = parts.defense.device(),
+      .answers = bench(parts.defense, alarm ? std::optional(alarm->threshold) : std::nullopt, options.bench)};
 }
 
 }  // namespace refine::detail

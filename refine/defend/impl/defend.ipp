@@ -17,21 +17,21 @@
 #include <vector>
 
 #include <refine/backbones/freeze.hpp>
+#include <refine/baselines/substitutes.hpp>
 #include <refine/core/config.hpp>
 #include <refine/core/error.hpp>
 #include <refine/core/random.hpp>
 #include <refine/data/near_duplicates.hpp>
 #include <refine/defend/detail/hold_back.hpp>
+#include <refine/defend/detail/prepared_defense.hpp>
 #include <refine/defend/detail/result_json.hpp>
 #include <refine/defend/probe.hpp>
 #include <refine/distributed/exchange.hpp>
 #include <refine/export/export_defense.hpp>
 #include <refine/export/weights.hpp>
 #include <refine/nn/device.hpp>
-#include <refine/remaps/permutations.hpp>
 #include <refine/report/render.hpp>
 #include <refine/report/verdict.hpp>
-#include <refine/training/fit.hpp>
 #include <refine/training/recipe_json.hpp>
 
 namespace refine::detail {
@@ -107,10 +107,20 @@ inline std::vector<std::int64_t> not_finite(const LoadedClassifier& victim, cons
   return {bad.begin(), bad.end()};
 }
 
-/// Returns what a transform sees, for a note.
-inline std::string sees_text(const TransformOptions& sized, const ImageShape& image) {
-  if (!sized.encoder.file.empty()) return "an encoder sees them";
-  return fmt::format("the transform sees {}", scaled(image, sized.see));
+/// Returns at which sizes a defense works, for a note; empty if it works at that of the images.
+inline std::string sizes_text(const SizedDefense& sized, const TrainedDefense& defense,
+                              const ImageShape& image) {
+  const bool has_encoder = !sized.encoder().file.empty();
+  if (sized.student) {
+    if (sized.student->see == 0) return {};
+    return fmt::format("the victim's images are {}; the {} sees {} (--see)", image,
+                       has_encoder ? "encoder" : "student", scaled(image, sized.student->see));
+  }
+  if (sized.transform.see == 0 && sized.transform.draw == 0) return {};
+  return fmt::format("the victim's images are {}; {}, and the victim is asked with {} (--see, --draw)", image,
+                     has_encoder ? "an encoder sees them"
+                                 : fmt::format("the transform sees {}", scaled(image, sized.transform.see)),
+                     defense.pipeline()->transform().output_shape);
 }
 
 /// Decides whether the training mirrors images, unless the caller or the recipe has: not if the victim
@@ -119,7 +129,8 @@ inline TrainingOptions decide_flips(const LoadedClassifier& victim, const at::Te
                                     const DefendOptions& options) {
   TrainingOptions training = options.training;
   const bool is_decided = training.flip || options.recipe || training.recipe == RecipeChoice::paper ||
-                          !options.transform.encoder.file.empty();
+                          !options.transform.encoder.file.empty() ||
+                          (options.student && !options.student->encoder.file.empty());
   if (is_decided || !options.probe) return training;
   const MirrorAgreement agreement = mirror_agreement(backbones::AnyBackbone(freeze(victim.backbone)), images);
   if (!agreement.is_mirror_different()) return training;
@@ -132,9 +143,13 @@ inline TrainingOptions decide_flips(const LoadedClassifier& victim, const at::Te
   return training;
 }
 
-inline report::Curve agreement_curve(const History& history) {
+inline report::Curve agreement_curve(const History& history, const TrainedDefense& defense) {
   report::Curve curve{
-      .name = "defense: agreement with the victim", .unit = "%", .x_label = "epoch", .x = {}, .y = {}};
+      .name = fmt::format("{}: agreement with the victim", defense.student() ? "student" : "defense"),
+      .unit = "%",
+      .x_label = "epoch",
+      .x = {},
+      .y = {}};
   for (const EpochInfo& epoch : history.epochs) {
     curve.x.push_back(epoch.epoch);
     curve.y.push_back(100 * epoch.accuracy);
@@ -143,7 +158,7 @@ inline report::Curve agreement_curve(const History& history) {
 }
 
 /// Returns the agreement with the victim on at most 1,000 of the images that the defense was fitted on.
-inline metrics::Proportion agreement_on_fitted(const AnyPipeline& defense, const at::Tensor& fitted) {
+inline metrics::Proportion agreement_on_fitted(const TrainedDefense& defense, const at::Tensor& fitted) {
   const std::int64_t n = fitted.size(0), asked = std::min<std::int64_t>(n, 1000);
   std::vector<std::int64_t> places;
   for (std::int64_t i = 0; i < asked; ++i) places.push_back(i * n / asked);
@@ -161,8 +176,8 @@ inline bool is_far_above(const metrics::Proportion& fitted, const metrics::Propo
 }
 
 /// \throws Error if the last step of training diverged, which its loss does not show
-inline void check_weights(const AnyPipeline& defense) {
-  for (const at::Tensor& weight : defense.transform().module->parameters()) {
+inline void check_weights(const TrainedDefense& defense) {
+  for (const at::Tensor& weight : defense.trained().parameters()) {
     if (weight.isfinite().all().item<bool>()) continue;
     throw Error("training the defense diverged in its last step; lower --lr");
   }
@@ -186,15 +201,11 @@ REFINE_INLINE Defended defend(const LoadedClassifier& victim, at::Tensor images,
       images = left_out->left();
     }
   }
-  const TransformOptions sized = size_transform(options.transform, victim);
+  const SizedDefense sized = size_defense(options.transform, options.student, victim);
   // What can be refused is, before the images are touched and training starts.
-  AnyPipeline pipeline{make_transform(sized, task.image, options.seed), freeze(victim.backbone),
-                       remaps::Derangement<>{.classes = task.classes, .seed = options.seed}};
-  if (sized.see > 0 || sized.draw > 0) {
-    note(options.notify,
-         fmt::format("the victim's images are {}; {}, and the victim is asked with {} (--see, --draw)",
-                     task.image, sees_text(sized, task.image), pipeline.transform().output_shape));
-  }
+  PreparedDefense prepared = prepare_defense(victim, sized, options.seed);
+  if (const std::string sizes = sizes_text(sized, prepared.defense, task.image); !sizes.empty())
+    note(options.notify, sizes);
   const DividedImages divided = hold_back(images, options.seed);
   const std::int64_t held_back = divided.held_back.taken().size(0), fitted = divided.fitted().size(0);
   TrainingOptions training = decide_flips(victim, divided.fitted(), options);
@@ -204,7 +215,8 @@ REFINE_INLINE Defended defend(const LoadedClassifier& victim, at::Tensor images,
     plan = plan_training(victim, divided.fitted(), fitted,
                          {.training = training,
                           .recipe = options.recipe,
-                          .transform = sized,
+                          .transform = sized.transform,
+                          .student = sized.student,
                           .seed = options.seed,
                           .notify = options.notify});
     note(options.notify, "training is expected to take " + plan->describe());
@@ -212,31 +224,34 @@ REFINE_INLINE Defended defend(const LoadedClassifier& victim, at::Tensor images,
   if (is_sized)
     training.epochs = static_cast<int>(distributed::copy_number(observer, plan ? plan->epochs : 0));
   const Recipe recipe =
-      options.recipe ? *options.recipe : defense_recipe(training, fitted, task.image, options.seed, sized);
-  if (fitted + held_back < enough_clean_images && sized.encoder.file.empty()) {
+      options.recipe ? *options.recipe : sized.recipe(training, fitted, task.image, options.seed);
+  if (fitted + held_back < enough_clean_images && sized.encoder().file.empty()) {
     warn(
         options.notify,
-        fmt::format(
-            "{} clean images are few; with {}, a defense of CIFAR-10 lost 3.3 to 5.5 points of accuracy, and with fewer "
-            "more (docs/lab/clean_images.md)",
-            fitted + held_back, enough_clean_images));
+        sized.student
+            ? fmt::format("{} clean images are few; a student learns more from {} or more",
+                          fitted + held_back, enough_clean_images)
+            : fmt::format("{} clean images are few; with {}, a defense of CIFAR-10 lost 3.3 to 5.5 points of "
+                          "accuracy, and with fewer more (docs/lab/clean_images.md)",
+                          fitted + held_back, enough_clean_images));
   }
 
   History history;
-  fit(pipeline, divided.fitted(), recipe, observer, history);
-  check_weights(pipeline);
+  prepared.train(divided.fitted(), recipe, observer, history);
+  check_weights(prepared.defense);
 
-  Defended result{.pipeline = std::move(pipeline),
+  Defended result{.defense = std::move(prepared.defense),
                   .recipe = recipe,
                   .alarm = {},
                   .report = {},
                   .victim = victim.name,
                   .fitted_images = fitted,
                   .seed = options.seed,
-                  .transform = sized,
+                  .transform = sized.transform,
+                  .student = sized.student,
                   .resize = options.resize,
                   .answer = options.answer};
-  result.alarm = calibrate_alarm(result.pipeline, divided.calibration(), options.false_alarm_rate,
+  result.alarm = calibrate_alarm(result.defense, divided.calibration(), options.false_alarm_rate,
                                  divided.calibration_groups);
   Evidence evidence = options.evidence.value_or(Evidence{.clean = divided.measured()});
   evidence.alarm = result.alarm;
@@ -246,12 +261,16 @@ REFINE_INLINE Defended defend(const LoadedClassifier& victim, at::Tensor images,
   report.title = options.title.empty() ? victim.name : options.title;
   report.dataset = options.dataset;
   report.model = victim.description;
+  if (result.defense.student()) {
+    report.title += " (student)";
+    report.model += ", with a student in its place";
+  }
   report.attack = options.attack;
   report.class_names = victim.class_names;
   report.answer = options.answer;
-  report.curves = {agreement_curve(history)};
-  measure_defense(result.pipeline, evidence, report);
-  const metrics::Proportion on_fitted = agreement_on_fitted(result.pipeline, divided.fitted());
+  report.curves = {agreement_curve(history, result.defense)};
+  measure_defense(result.defense, evidence, report);
+  const metrics::Proportion on_fitted = agreement_on_fitted(result.defense, divided.fitted());
   if (is_far_above(on_fitted, *report.agreement)) {
     warn(options.notify,
          fmt::format(
@@ -272,12 +291,20 @@ REFINE_INLINE Defended defend(const LoadedClassifier& victim, at::Tensor images,
       {"clean images", fmt::format("{} to fit on, {} held back", fitted, held_back)},
       {"device", default_device().str()},
       {"seed", std::to_string(options.seed)},
-      {"permutation", numbers_text(result.pipeline.remap().permutation)},
-      {"transform", result.pipeline.transform().describe()},
       {"recipe", recipe_text(recipe)},
       {"agreement on images fitted on", fmt::format("{:.1f} % of {}", 100 * on_fitted.value(), on_fitted.n)},
       {"training", fmt::format("{:.0f} s", history.seconds())},
       {"LibTorch", TORCH_VERSION}};
+  std::vector<std::pair<std::string, std::string>> what = {
+      {"defense", result.defense.student() ? "a student that answers in the victim's place"
+                                           : "REFINE, a transform before the victim"}};
+  if (const AnyPipeline* pipeline = result.defense.pipeline()) {
+    what.emplace_back("permutation", numbers_text(pipeline->remap().permutation));
+    what.emplace_back("transform", result.defense.describe());
+  } else {
+    what.emplace_back("student", result.defense.describe());
+  }
+  report.facts.insert(report.facts.begin(), what.begin(), what.end());
   if (probed) report.facts.insert(report.facts.begin(), {"probe", probed->text});
   return result;
 }
@@ -293,6 +320,7 @@ REFINE_INLINE TrainingPlan plan_defense(const LoadedClassifier& victim, const at
                        {.training = options.training,
                         .recipe = options.recipe,
                         .transform = options.transform,
+                        .student = options.student,
                         .seed = options.seed,
                         .notify = options.notify});
 }
@@ -303,7 +331,8 @@ REFINE_INLINE DefendedFiles Defended::save(const std::filesystem::path& serving)
   const nlohmann::ordered_json about = {{"victim", victim},
                                         {"model", report.model},
                                         {"clean_images", fitted_images},
-                                        {"transform", pipeline.transform().describe()},
+                                        {"defense", defense.kind()},
+                                        {student ? "student" : "transform", defense.describe()},
                                         {"recipe", nlohmann::ordered_json(recipe)},
                                         {"seed", seed},
                                         {"class_names", report.class_names},
@@ -311,17 +340,23 @@ REFINE_INLINE DefendedFiles Defended::save(const std::filesystem::path& serving)
                                         {"alarm", detail::json_of(alarm)},
                                         {"figures", detail::headline(report)},
                                         {"libtorch", TORCH_VERSION}};
-  export_defense(pipeline, files.serving, about, {.alarm_threshold = alarm.threshold, .answer = answer});
-  std::map<std::string, std::string> metadata = {{"image", fmt::format("{}", pipeline.task().image)},
+  export_defense(defense, files.serving, about, {.alarm_threshold = alarm.threshold, .answer = answer});
+  const ImageShape image = defense.task().image;
+  std::map<std::string, std::string> metadata = {{"image", fmt::format("{}", image)},
                                                  {"alarm", detail::json_of(alarm).dump()},
                                                  {"answer", std::string(to_text(answer))},
                                                  {"preprocessing", detail::json_of(resize).dump()},
                                                  {"class_names", detail::json_line(report.class_names)}};
-  if (transform.see > 0)
-    metadata["sees"] = fmt::format("{}", detail::scaled(pipeline.task().image, transform.see));
-  if (transform.see > 0 || transform.draw > 0 || !transform.encoder.file.empty())
-    metadata["draws"] = fmt::format("{}", pipeline.transform().output_shape);
-  refine::save(pipeline, files.weights, recipe, std::move(metadata));
+  const int see = student ? student->see : transform.see;
+  if (see > 0) metadata["sees"] = fmt::format("{}", detail::scaled(image, see));
+  if (const AnyPipeline* pipeline = defense.pipeline()) {
+    if (see > 0 || transform.draw > 0 || !transform.encoder.file.empty())
+      metadata["draws"] = fmt::format("{}", pipeline->transform().output_shape);
+    refine::save(*pipeline, files.weights, recipe, std::move(metadata));
+  } else {
+    metadata["student"] = defense.describe();
+    baselines::save(*defense.student(), files.weights, recipe, std::move(metadata));
+  }
   report::write_report(report, files.report);
   return files;
 }

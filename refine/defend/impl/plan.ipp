@@ -14,20 +14,17 @@
 #include <string>
 #include <vector>
 
-#include <refine/backbones/freeze.hpp>
 #include <refine/core/config.hpp>
 #include <refine/core/error.hpp>
 #include <refine/data/batches.hpp>
 #include <refine/data/dataset.hpp>
 #include <refine/defend/detail/any_observer.hpp>
+#include <refine/defend/detail/prepared_defense.hpp>
 #include <refine/defend/detail/seconds_since.hpp>
 #include <refine/evaluation/detail/peak_memory.hpp>
 #include <refine/metrics/quantile.hpp>
 #include <refine/nn/autocast.hpp>
 #include <refine/nn/device.hpp>
-#include <refine/pipeline/pipeline.hpp>
-#include <refine/remaps/permutations.hpp>
-#include <refine/training/fit.hpp>
 #include <refine/training/observers.hpp>
 
 namespace refine::detail {
@@ -83,23 +80,21 @@ inline TrainingPlan with_recipe(TrainingPlan plan, const Recipe& recipe) {
 }
 
 /// Times steps of the recipe, and writes the result to `plan`.
-inline void run_trial(const LoadedClassifier& victim, const at::Tensor& images, Recipe recipe,
-                      const TransformOptions& transform, const PlanOptions& options, TrainingPlan& plan) {
+inline void run_trial(const PreparedDefense& prepared, const at::Tensor& images, Recipe recipe,
+                      const PlanOptions& options, TrainingPlan& plan) {
   const at::Device device = default_device();
   const std::int64_t batch = recipe.optimization.batch_size,
                      wanted = batch * (device.is_cpu() ? 3 : 16);  // a GPU records its first steps
   const at::Tensor some = images.narrow(0, 0, std::min(images.size(0), wanted));
   const std::int64_t steps = std::max<std::int64_t>(some.size(0) / batch, 1);
   recipe.optimization.epochs = device.is_cpu() ? 2 : 3;
-  AnyPipeline pipeline{make_transform(transform, victim.task().image, options.seed), freeze(victim.backbone),
-                       remaps::Derangement<>{.classes = victim.task().classes, .seed = options.seed}};
   const double free_before = static_cast<double>(nn::free_memory(device));
   TrialObserver observer{.max_seconds = options.max_seconds, .is_cpu = device.is_cpu()};
   try {
     AllObservers<TrialObserver> all(observer);
     AnyObserver& any = all;  // as in `defend`, so that the loop is compiled once
     History history;
-    fit(pipeline, some, recipe, any, history);
+    prepared.train(some, recipe, any, history);
   } catch (const Stopped&) {  // long enough
   } catch (const Error&) {    // few images can be predicted as one class
     if (observer.steps.empty()) throw;
@@ -118,9 +113,8 @@ inline void run_trial(const LoadedClassifier& victim, const at::Tensor& images, 
   const c10::NoGradGuard no_grad;
   const nn::Autocast autocast(device, uses_bfloat16(recipe.optimization.precision, device));
   const Clock::time_point start = Clock::now();
-  if (transforms::encoder_module_of(pipeline.transform()))
-    pipeline.transform().encode(asked).sum().item<float>();
-  pipeline.undefended(asked).sum().item<float>();  // waits for the device
+  if (prepared.encode) prepared.encode(asked).sum().item<float>();
+  prepared.defense.undefended(asked).sum().item<float>();  // waits for the device
   plan.teacher_seconds = seconds_since(start);
   if (recipe.teacher == TeacherInput::augmented)
     plan.step_seconds = std::max(plan.step_seconds - plan.teacher_seconds, plan.step_seconds / 10);
@@ -141,16 +135,16 @@ REFINE_INLINE std::string TrainingPlan::describe() const {
 REFINE_INLINE TrainingPlan plan_training(const LoadedClassifier& victim, const at::Tensor& images,
                                          std::int64_t fitted, const PlanOptions& options) {
   const ImageShape shape = victim.task().image;
-  const TransformOptions sized = size_transform(options.transform, victim);
+  const detail::SizedDefense sized = detail::size_defense(options.transform, options.student, victim);
   const auto recipe_of = [&](std::optional<int> epochs) {
     if (options.recipe) return *options.recipe;
     TrainingOptions training = options.training;
     if (epochs) training.epochs = epochs;
-    return defense_recipe(training, fitted, shape, options.seed, sized);
+    return sized.recipe(training, fitted, shape, options.seed);
   };
   Recipe recipe = recipe_of(std::nullopt);
   TrainingPlan plan;
-  detail::run_trial(victim, images, recipe, sized, options, plan);
+  detail::run_trial(detail::prepare_defense(victim, sized, options.seed), images, recipe, options, plan);
   const std::int64_t batch = recipe.optimization.batch_size;
   plan.steps = detail::steps_of_epoch(fitted, batch);
 
@@ -180,10 +174,9 @@ REFINE_INLINE TrainingPlan plan_training(const LoadedClassifier& victim, const a
   } else if (is_sized && training.minutes && plan.epochs * fitted < few_seen) {
     detail::warn(
         options.notify,
-        fmt::format(
-            "{:g} minutes are short for this victim: the transform sees {} images in all; expect a low "
-            "agreement, or give it more time",
-            minutes, plan.epochs * fitted));
+        fmt::format("{:g} minutes are short for this victim: training sees {} images in all; expect a low "
+                    "agreement, or give it more time",
+                    minutes, plan.epochs * fitted));
   }
   if (is_sized && !training.minutes && plan.epochs < usual_epochs) {
     detail::warn(

@@ -10,16 +10,21 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <nlohmann/json.hpp>
 #include <utility>
 #include <vector>
 
 #include <refine/attacks/by_name.hpp>
 #include <refine/backbones/freeze.hpp>
+#include <refine/baselines/student_networks.hpp>
+#include <refine/baselines/substitutes.hpp>
 #include <refine/core/config.hpp>
 #include <refine/core/error.hpp>
 #include <refine/data/image_files.hpp>
+#include <refine/defend/detail/prepared_defense.hpp>
 #include <refine/defend/detail/result_json.hpp>
+#include <refine/defend/detail/stored_network.hpp>
 #include <refine/defend/detail/transform_kinds.hpp>
 #include <refine/defend/measure.hpp>
 #include <refine/defend/probe.hpp>
@@ -63,6 +68,41 @@ REFINE_INLINE void check_image_size(const LoadedClassifier& victim, const std::s
   note(notify, fmt::format("{}: accepts {} and no other usual image size, which is used", file, image));
 }
 
+/// Loads the encoder of a stored defense; nothing if it has none.
+/// \throws Error if an encoder is missing or not needed
+inline std::optional<transforms::ProgramEncoder> stored_encoder(const formats::Weights& stored,
+                                                                const ImageShape& image,
+                                                                const EncoderOptions& options,
+                                                                const std::filesystem::path& file) {
+  const bool has_encoder = !text_under(stored.metadata, "encoder").empty();
+  if (has_encoder && options.file.empty()) {
+    throw Error(
+        "cannot use {}: it was trained behind an encoder, which it does not hold; specify --encoder, the encoder's "
+        "file",
+        file.string());
+  }
+  if (!has_encoder && !options.file.empty())
+    throw Error("cannot use {}: it was trained without an encoder; leave --encoder out", file.string());
+  if (!has_encoder) return std::nullopt;
+  const std::string sees = text_under(stored.metadata, "sees");
+  transforms::ProgramEncoderOptions program{.normalization = options.normalization};
+  (sees.empty() ? program.likely_image : program.image) = sees.empty() ? image : parse_shape(sees);
+  return transforms::ProgramEncoder(options.file, program);
+}
+
+/// Returns an extent of a stored tensor.
+/// \param what it is a part of, for messages
+/// \throws Error if it is missing, or has another number of dimensions
+inline int stored_extent(const formats::Weights& stored, const std::string& name, std::int64_t dimension,
+                         std::int64_t dimensions, const char* what, const std::filesystem::path& file) {
+  const auto found = stored.tensors.find(name);
+  if (found == stored.tensors.end() || found->second.dim() != dimensions) {
+    throw Error("cannot use {}: it lacks '{}' of {}; the file is damaged, get it again", file.string(), name,
+                what);
+  }
+  return static_cast<int>(found->second.size(dimension));
+}
+
 /// Builds the transform of a stored defense, with random weights.
 /// \throws Error if an encoder is missing or not needed, or the tensors are of no transform
 inline transforms::AnyTransform stored_transform(const formats::Weights& stored, const std::string& prefix,
@@ -71,16 +111,8 @@ inline transforms::AnyTransform stored_transform(const formats::Weights& stored,
                                                  const EncoderOptions& encoder_options,
                                                  const std::filesystem::path& file) {
   const std::string sees = text_under(stored.metadata, "sees"), draws = text_under(stored.metadata, "draws");
-  const bool has_encoder = !text_under(stored.metadata, "encoder").empty();
-  if (has_encoder && encoder_options.file.empty()) {
-    throw Error(
-        "cannot use {}: it was trained behind an encoder, which it does not hold; specify --encoder, the encoder's "
-        "file",
-        file.string());
-  }
-  if (!has_encoder && !encoder_options.file.empty())
-    throw Error("cannot use {}: it was trained without an encoder; leave --encoder out", file.string());
-  if (!has_encoder) {
+  const auto encoder = stored_encoder(stored, image, encoder_options, file);
+  if (!encoder) {
     if (draws.empty()) return transform_of(stored.tensors, prefix, image, activation, file);
     const ImageShape seen = sees.empty() ? image : parse_shape(sees);
     return transforms::Resized<transforms::AnyTransform>{
@@ -88,17 +120,8 @@ inline transforms::AnyTransform stored_transform(const formats::Weights& stored,
         .inner = transform_of(stored.tensors, prefix, seen, activation, file),
         .output_shape = parse_shape(draws)};
   }
-  transforms::ProgramEncoderOptions options{.normalization = encoder_options.normalization};
-  (sees.empty() ? options.likely_image : options.image) = sees.empty() ? image : parse_shape(sees);
-  const transforms::ProgramEncoder encoder(encoder_options.file, options);
   const auto extent = [&](const char* name, std::int64_t dimension, std::int64_t dimensions) {
-    const auto found = stored.tensors.find(prefix + name);
-    if (found == stored.tensors.end() || found->second.dim() != dimensions) {
-      throw Error(
-          "cannot use {} as a transform: it lacks '{}{}' of a decoder; the file is damaged, get it again",
-          file.string(), prefix, name);
-    }
-    return static_cast<int>(found->second.size(dimension));
+    return stored_extent(stored, prefix + name, dimension, dimensions, "a decoder", file);
   };
   const ImageShape drawn = draws.empty() ? image : parse_shape(draws);
   const int width = extent("unit1.conv.weight", 1, 4), first = extent("start.weight", 0, 2);
@@ -111,11 +134,46 @@ inline transforms::AnyTransform stored_transform(const formats::Weights& stored,
   }
   return transforms::Encoded<transforms::ProgramEncoder>{
       .image = image,
-      .encoder = encoder,
-      .decoder = {.features = encoder.features,
+      .encoder = *encoder,
+      .decoder = {.features = encoder->features,
                   .image = drawn,
                   .bottleneck = extent("reduce.weight", 0, 2),
                   .width = width}};
+}
+
+/// Builds the student of a stored defense, and loads its weights.
+/// \throws Error if an encoder is missing or not needed, or the tensors do not fit
+inline TrainedDefense stored_student(const formats::Weights& stored, const LoadedClassifier& victim,
+                                     const EncoderOptions& encoder_options,
+                                     const std::filesystem::path& file) {
+  const Task task = victim.task();
+  const std::string sees = text_under(stored.metadata, "sees");
+  const ImageShape seen = sees.empty() ? task.image : parse_shape(sees);
+  const auto student = [&](const backbones::AnyBackbone& network, std::string description) {
+    if (network.task.classes != task.classes) {
+      throw Error("cannot use {}: its student has {} classes, but the victim {}; load it with its own victim",
+                  file.string(), network.task.classes, task.classes);
+    }
+    AnyStudent loaded{freeze(victim.backbone), network};
+    baselines::load(loaded, file);
+    return TrainedDefense(std::move(loaded), std::move(description));
+  };
+  if (const auto encoder = stored_encoder(stored, task.image, encoder_options, file)) {
+    const auto extent = [&](const char* name, std::int64_t dimension) {
+      return stored_extent(stored, name, dimension, 2, "a student", file);
+    };
+    const int width = extent("student.hidden.weight", 0), classes = extent("student.last.weight", 0);
+    return student(backbones::AnyBackbone(baselines::EncodedClassifier<transforms::ProgramEncoder>{
+                       .task = {task.image, classes}, .encoder = *encoder, .width = width}),
+                   describe_encoded_student(width, encoder->image));
+  }
+  Tensors tensors;
+  for (const auto& [name, tensor] : stored.tensors) {
+    if (name.starts_with("student.")) tensors.emplace(name.substr(std::strlen("student.")), tensor);
+  }
+  const StoredNetwork network =
+      stored_network(student_network, std::move(tensors), seen, seen, file.string());
+  return student(resized_student(task, network.backbone), describe_student(task, network.width, seen));
 }
 
 }  // namespace refine::detail
@@ -137,6 +195,25 @@ REFINE_INLINE SavedDefense load_saved_defense(const std::filesystem::path& model
   }
   LoadedClassifier victim = load_classifier(model, load_options);
   const Task task = victim.task();
+  const auto answer = [&] {
+    const Answer served = options.answer.value_or(
+        parse_answer(detail::text_under(stored.metadata, "answer")).value_or(Answer::defended));
+    if (served == Answer::gated && !detail::alarm_of(detail::json_under(stored.metadata, "alarm"))) {
+      throw Error(
+          "cannot export {} with the gated answer: it does not hold the threshold of an alarm; leave --answer out, or "
+          "run refine defend, which calibrates one",
+          weights.string());
+    }
+    return served;
+  };
+  if (detail::text_under(stored.metadata, "refine") == "student") {
+    if (!options.permutation.empty() || options.pixel_domain) {
+      throw Error("{}: {} holds a student, which has neither permutation nor pixel domain; leave it out",
+                  options.permutation.empty() ? "--pixel_domain" : "--permutation", weights.string());
+    }
+    TrainedDefense defense = detail::stored_student(stored, victim, options.encoder, weights);
+    return {std::move(defense), std::move(victim), stored.metadata, answer()};
+  }
   if (!is_own && options.permutation.empty()) {
     throw Error(
         "cannot use {}: it does not hold the permutation of its classes; specify --permutation, label_shuffle.pth of "
@@ -159,23 +236,17 @@ REFINE_INLINE SavedDefense load_saved_defense(const std::filesystem::path& model
     nn::load_state_dict(*pipeline.transform().module, stored.tensors, weights.string());
     pipeline.set_permutation(formats::read_permutation(options.permutation));
   }
-  const Answer answer = options.answer.value_or(
-      parse_answer(detail::text_under(stored.metadata, "answer")).value_or(Answer::defended));
-  if (answer == Answer::gated && !detail::alarm_of(detail::json_under(stored.metadata, "alarm"))) {
-    throw Error(
-        "cannot export {} with the gated answer: it does not hold the threshold of an alarm; leave --answer out, or "
-        "run refine defend, which calibrates one",
-        weights.string());
-  }
-  return {std::move(pipeline), std::move(victim), stored.metadata, answer};
+  return {std::move(pipeline), std::move(victim), stored.metadata, answer()};
 }
 
 REFINE_INLINE void SavedDefense::save(const std::filesystem::path& serving) const {
   nlohmann::ordered_json about = {{"victim", victim.name},
                                   {"model", victim.description},
-                                  {"transform", pipeline.transform().describe()},
-                                  {"pixel_domain", detail::domain_name(pipeline.domain())},
+                                  {"defense", defense.kind()},
+                                  {defense.student() ? "student" : "transform", defense.describe()},
                                   {"class_names", victim.class_names}};
+  if (const AnyPipeline* pipeline = defense.pipeline())
+    about["pixel_domain"] = detail::domain_name(pipeline->domain());
   if (const auto names = detail::json_under(metadata, "class_names");
       victim.class_names.empty() && names.is_array()) {
     about["class_names"] = names;
@@ -185,7 +256,7 @@ REFINE_INLINE void SavedDefense::save(const std::filesystem::path& serving) cons
   }
   const std::optional<AlarmSetting> alarm = detail::alarm_of(detail::json_under(metadata, "alarm"));
   export_defense(
-      pipeline, serving, about,
+      defense, serving, about,
       {.alarm_threshold = alarm ? std::optional(alarm->threshold) : std::nullopt, .answer = answer});
 }
 
@@ -203,13 +274,14 @@ REFINE_INLINE ExportedInfo exported_info(const nlohmann::ordered_json& about,
   ExportedInfo info;
   const auto refuse = [] {
     throw Error(
-        "cannot use the file's refine.json: class_names, model, alarm or answer are not as refine writes them; export "
+        "cannot use the file's refine.json: class_names, model, defense, alarm or answer are not as refine writes them; export "
         "it again");
   };
   try {
     if (about.contains("class_names"))
       info.class_names = about["class_names"].get<std::vector<std::string>>();
     if (about.contains("model")) info.model = about["model"].get<std::string>();
+    if (about.contains("defense")) info.defense = about["defense"].get<std::string>();
     if (about.contains("answer")) {
       const auto answer = parse_answer(about["answer"].get<std::string>());
       if (!answer) refuse();
@@ -326,6 +398,7 @@ REFINE_INLINE EvaluatedFolder evaluate_folder(const ExportedClassifier& model, c
   check_class("--source", options.source);
   result.report.facts = {{"images", std::to_string(evidence.clean.size(0))},
                          {"device", default_device().str()}};
+  if (!info.defense.empty()) result.report.facts.emplace_back("defense", info.defense);
   if (evidence.triggered && !evidence.test) {
     std::vector<std::string> names = info.class_names;
     for (int c = static_cast<int>(names.size()); c < task.classes; ++c)

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <utility>
 
 #include <refine/core/config.hpp>
 #include <refine/core/error.hpp>
@@ -65,6 +66,13 @@ inline int encoded_epochs(std::int64_t images) {
       std::clamp<std::int64_t>((seen + images - 1) / std::max<std::int64_t>(images, 1), 6, 100));
 }
 
+REFINE_INLINE transforms::ProgramEncoder load_encoder(const EncoderOptions& options, const ImageShape& image,
+                                                      int see) {
+  transforms::ProgramEncoderOptions encoder{.normalization = options.normalization};
+  (see > 0 ? encoder.image : encoder.likely_image) = scaled(image, see);
+  return transforms::ProgramEncoder(options.file, encoder);
+}
+
 inline transforms::AnyTransform make_encoded(const TransformOptions& options, const ImageShape& image,
                                              std::uint64_t seed) {
   if (options.levels > 0 || options.name != "UNet") {
@@ -73,9 +81,7 @@ inline transforms::AnyTransform make_encoded(const TransformOptions& options, co
   }
   if (options.width > 0 && options.width % 4 != 0)
     throw Error("--width must be a multiple of 4 with --encoder, got {}", options.width);
-  transforms::ProgramEncoderOptions encoder_options{.normalization = options.encoder.normalization};
-  (options.see > 0 ? encoder_options.image : encoder_options.likely_image) = scaled(image, options.see);
-  const transforms::ProgramEncoder encoder(options.encoder.file, encoder_options);
+  const transforms::ProgramEncoder encoder = load_encoder(options.encoder, image, options.see);
   return transforms::Encoded<transforms::ProgramEncoder>{
       .image = image,
       .encoder = encoder,
@@ -150,6 +156,19 @@ REFINE_INLINE Recipe defense_recipe(const TrainingOptions& options, std::int64_t
   return recipe;
 }
 
+REFINE_INLINE Recipe student_recipe(const TrainingOptions& options, std::int64_t images,
+                                    const ImageShape& shape, std::uint64_t seed,
+                                    const StudentOptions& student) {
+  for (const auto& [weight, name] :
+       {std::pair{options.supcon_weight, "--sup"}, {options.head_weight, "--head"}}) {
+    if (weight.value_or(0) > 0)
+      throw Error("{}: applies to a transform, and a student has none; leave {} out", name, name);
+  }
+  TrainingOptions training = options;
+  training.supcon_weight = training.head_weight = 0;
+  return defense_recipe(training, images, shape, seed, {.see = student.see, .encoder = student.encoder});
+}
+
 REFINE_INLINE ClassifierRecipe victim_recipe(const TrainingOptions& options, std::string_view network,
                                              std::int64_t images, const ImageShape& shape,
                                              std::uint64_t seed) {
@@ -183,6 +202,13 @@ REFINE_INLINE TransformOptions size_transform(const TransformOptions& options,
         is_large && detail::takes_images(victim.backbone, detail::scaled(image, usual), device);
     sized.draw = takes_usual ? usual : side;
   }
+  return sized;
+}
+
+REFINE_INLINE StudentOptions size_student(const StudentOptions& options, const ImageShape& image) {
+  StudentOptions sized = options;
+  const bool is_large = std::max(image.height, image.width) > max_full_size;
+  if (sized.see == 0 && is_large && sized.encoder.file.empty()) sized.see = 64;
   return sized;
 }
 

@@ -1344,9 +1344,12 @@ REFINE_INLINE std::string GraphWriter::upsampling(const Call& call) {
     for (const c10::Argument& parameter : call.handle->schema().arguments()) {
       const std::string& name = parameter.name();
       if (name == "self" || name == "input") {
-        stack.emplace_back(is_height ? identity.view({1, from, from, 1}) : identity.view({1, from, 1, from}));
+        // Two equal columns: LibTorch 2.13's antialiased operators repeat the first row of images of one.
+        stack.emplace_back(is_height
+                               ? identity.view({1, from, from, 1}).expand({1, from, from, 2}).contiguous()
+                               : identity.view({1, from, 1, from}));
       } else if (name == "output_size") {
-        stack.emplace_back(is_height ? std::vector<std::int64_t>{to, 1} : std::vector<std::int64_t>{1, to});
+        stack.emplace_back(is_height ? std::vector<std::int64_t>{to, 2} : std::vector<std::int64_t>{1, to});
       } else if (name == "align_corners") {
         stack.emplace_back(flag(call, name));
       } else if (name == "scale_factors") {
@@ -1369,7 +1372,7 @@ REFINE_INLINE std::string GraphWriter::upsampling(const Call& call) {
     }
     call.handle->callBoxed(stack);
     const at::Tensor weights = stack.at(0).toTensor().squeeze(0);  // position, then result
-    return is_height ? weights.squeeze(2) : weights.squeeze(1);
+    return is_height ? weights.select(2, 0) : weights.squeeze(1);
   };
   if (input.size() != 4) fail(call, "takes images without a batch");
   // ONNX's operator where both have the same conventions: the ratio of the sizes is the scale.
@@ -1688,6 +1691,29 @@ REFINE_INLINE void write_onnx(const ExportJob& job, const std::filesystem::path&
     graph.metadata["refine.json"] = about_text(job.task, metadata, job.kind, job.facts);
     formats::write_onnx(path, graph);
   });
+}
+
+REFINE_INLINE void write_onnx(const ServedParts& parts, const std::filesystem::path& path,
+                              const nlohmann::ordered_json& metadata, const ServingOptions& specified) {
+  const ServingOptions serving = serving_of(parts, specified, path);
+  const ScopedCpu on_cpu(parts);
+  ExportFunction graph{.name = "graph", .outputs = {"logits", "alarm"}};
+  graph.run = [&](const at::Tensor& x) -> std::vector<at::Tensor> {
+    const at::Tensor defended = parts.classify(parts.transform(x)), victim = parts.undefended(x);
+    const at::Tensor alarm = alarm_score(victim, defended);
+    if (serving.answer == Answer::defended) return {defended, alarm};
+    return {gated_answer(victim, defended, *serving.alarm_threshold), alarm};
+  };
+  if (serving.answer == Answer::gated) {
+    graph.gated = "logits";
+    graph.is_undecided = [&](const at::Tensor& x) { return is_at_threshold(parts, x, serving); };
+  }
+  write_onnx({.module = torchscript_module(parts),
+              .functions = {std::move(graph)},
+              .task = parts.task,
+              .kind = "defended",
+              .facts = facts_of(parts, serving)},
+             path, metadata);
 }
 
 REFINE_INLINE void check_onnx(const ExportJob& job, const std::filesystem::path& path) {

@@ -33,6 +33,7 @@
 #include <refine/core/error.hpp>
 #include <refine/core/text.hpp>
 #include <refine/formats/exported_program_writer.hpp>
+#include <refine/pipeline/gated.hpp>
 #include <refine/programs/detail/exported_module.hpp>
 #include <refine/programs/detail/logits.hpp>
 
@@ -820,7 +821,8 @@ struct Prepared {
   std::map<std::string, std::map<std::string, c10::IValue>> samples = {};  // for ONNX only
 };
 
-REFINE_INLINE Prepared prepare(const ExportJob& job, const std::filesystem::path& path, bool is_onnx = false) {
+REFINE_INLINE Prepared prepare(const ExportJob& job, const std::filesystem::path& path,
+                               bool is_onnx = false) {
   const Destination destination{.file = path.string(), .is_onnx = is_onnx};
   const at::Tensor example = example_images(job.task, path);
   Prepared prepared;
@@ -870,6 +872,44 @@ REFINE_INLINE void write_pt2(const ExportJob& job, const std::filesystem::path& 
   pt2::Prepared prepared = pt2::prepare(job, path);
   prepared.archive.extra["refine.json"] = about_text(job.task, metadata, job.kind, job.facts);
   formats::write_exported_programs(path, prepared.archive);
+}
+
+REFINE_INLINE void write_pt2(const ServedParts& parts, const std::filesystem::path& path,
+                             const nlohmann::ordered_json& metadata, const ServingOptions& specified) {
+  const ServingOptions serving = serving_of(parts, specified, path);
+  const ScopedCpu on_cpu(parts);
+  const auto gated = [&](const at::Tensor& victim, const at::Tensor& defended) {
+    return gated_answer(victim, defended, *serving.alarm_threshold);
+  };
+  ExportFunction model{.name = "model", .outputs = {"logits"}};
+  model.run = [&](const at::Tensor& x) -> std::vector<at::Tensor> {
+    const at::Tensor defended = parts.classify(parts.transform(x));
+    if (serving.answer == Answer::defended) return {defended};
+    return {gated(parts.undefended(x), defended)};
+  };
+  ExportFunction details{.name = "details", .outputs = {"logits", "alarm", "undefended", "transformed"}};
+  details.run = [&](const at::Tensor& x) -> std::vector<at::Tensor> {
+    const at::Tensor transformed = parts.transform(x);
+    const at::Tensor defended = parts.classify(transformed), victim = parts.undefended(x);
+    std::vector<at::Tensor> results = {defended, alarm_score(victim, defended), victim, transformed};
+    if (serving.alarm_threshold) results.push_back(gated(victim, defended));
+    return results;
+  };
+  if (serving.alarm_threshold) {
+    details.outputs.emplace_back("gated");
+    details.gated = "gated";
+    details.is_undecided = [&](const at::Tensor& x) { return is_at_threshold(parts, x, serving); };
+    if (serving.answer == Answer::gated) {
+      model.gated = "logits";
+      model.is_undecided = details.is_undecided;
+    }
+  }
+  write_pt2({.module = torchscript_module(parts),
+             .functions = {std::move(model), std::move(details)},
+             .task = parts.task,
+             .kind = "defended",
+             .facts = facts_of(parts, serving)},
+            path, metadata);
 }
 
 REFINE_INLINE void check_pt2(const ExportJob& job, const std::filesystem::path& path) {

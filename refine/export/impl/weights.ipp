@@ -86,6 +86,12 @@ REFINE_INLINE std::vector<std::int64_t> read_permutation(const std::map<std::str
   const auto value = [&](const std::string& key) -> const std::string& {
     return metadata_value(metadata, key, name);
   };
+  if (const auto kind = metadata.find("refine"); kind != metadata.end() && kind->second == "student") {
+    throw Error(
+        "cannot load {}: it holds a student, expected a transform; give it to load_saved_defense (refine export, refine "
+        "bench), or to a baselines::Substitute",
+        name);
+  }
   if (value("pixel_domain") != domain_name(pipeline.domain)) {
     throw Error(
         "cannot load {}: its pixel domain differs from the pipeline's (got '{}', expected '{}'); "
