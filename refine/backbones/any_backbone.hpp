@@ -57,6 +57,9 @@ class AnyBackbone {
   /// Returns the held backbone's tensors that its module does not hold, by name, on the CPU.
   std::map<std::string, at::Tensor> named_constants() const { return held_->named_constants(); }
 
+  /// Returns what the held backbone's weights do not show, in one line; empty if it does not say.
+  std::string describe() const { return held_->describe(); }
+
   /// Returns the same backbone around another module.
   /// \param other a module of the same type
   /// \throws Error if it has another type
@@ -73,6 +76,7 @@ class AnyBackbone {
     virtual at::Tensor normalize(const at::Tensor& images) const = 0;
     virtual at::Tensor forward_normalized(const at::Tensor& normalized) const = 0;
     virtual std::map<std::string, at::Tensor> named_constants() const = 0;
+    virtual std::string describe() const = 0;
     virtual AnyBackbone with_module(const std::shared_ptr<torch::nn::Module>& other) const = 0;
   };
 
@@ -99,6 +103,14 @@ class AnyBackbone {
     }
 
     std::map<std::string, at::Tensor> named_constants() const override { return constants_of(backbone); }
+
+    std::string describe() const override {
+      if constexpr (requires { backbone.describe(); }) {
+        return backbone.describe();
+      } else {
+        return {};
+      }
+    }
 
     AnyBackbone with_module(const std::shared_ptr<torch::nn::Module>& other) const override {
       using Module = std::remove_cvref_t<decltype(*backbone.module)>;

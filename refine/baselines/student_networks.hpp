@@ -16,6 +16,7 @@
 #include <utility>
 
 #include <refine/backbones/backbone.hpp>
+#include <refine/core/check.hpp>
 #include <refine/core/error.hpp>
 #include <refine/core/random.hpp>
 #include <refine/core/task.hpp>
@@ -41,6 +42,23 @@ struct ResizedClassifier {
   B inner;         ///< its image shape, which must be known, is what it sees
   bool cuda_graph_safe = nn::is_replayable(inner);  ///< whether the inner network is
   decltype(B::module) module = inner.module;        ///< that of the inner network
+
+  /// Checks that the inner network fits the task.
+  /// \throws Error if it does not
+  void check() const {
+    const Task sees = inner.task;
+    Message why;
+    if (!sees.image.is_static()) {
+      why << "ResizedClassifier: the image shape of the inner network must be known, got " << sees.image;
+    } else if (sees.classes != task.classes || !compatible(sees.image.channels, task.image.channels)) {
+      why << "ResizedClassifier: the inner network has " << sees.image << " images and " << sees.classes
+          << " classes, but the task " << task.image << " and " << task.classes << "; give both the same";
+    }
+    require_agreement(why);
+  }
+
+  /// Returns the size of the images that the inner network sees.
+  std::string describe() const { return "sees " + fmt::format("{}", Task(inner.task).image); }
 
   /// Returns logits N×classes.
   /// \param images float N×C×H×W in [0, 1]
@@ -112,11 +130,11 @@ class FeatureHead : public torch::nn::Cloneable<FeatureHead> {
 ///                                       images, recipes::encoded);
 template <transforms::Encoder E>
 struct EncodedClassifier {
-  static constexpr bool cuda_graph_safe = true;  ///< of training, which runs the head only
+  static constexpr int max_width = 1 << 16;  ///< largest `width`
 
   Task task = {};                     ///< images, which are resized to what the encoder sees, and classes
   E encoder;                          ///< turns images into features
-  int width = 256;                    ///< numbers between the two layers of the head, at least 1
+  int width = 256;                    ///< numbers between the two layers of the head, 1 to `max_width`
   std::uint64_t seed = default_seed;  ///< of the initial weights
   /// Holds encoder and head. Made from the members above.
   std::shared_ptr<transforms::detail::EncodedModule> module = make(task, encoder, width, seed);
@@ -125,9 +143,26 @@ struct EncodedClassifier {
   /// \param images float N×C×H×W in [0, 1]
   at::Tensor forward(const at::Tensor& images) const { return classify(encode(images)); }
 
+  /// Checks that the parts fit each other. Not done when it is made: GCC 12 destroys `encoder` twice if an
+  /// initializer after it throws.
+  /// \throws Error if they do not
+  void check() const {
+    Message why;
+    if (!fits(task, encoder, width)) {
+      why << "EncodedClassifier: width must be from 1 to " << max_width
+          << ", and classes and features known (got " << width << ", " << task.classes << " and "
+          << encoder.features << ")";
+    } else if (!compatible(task.image.channels, encoder.image.channels)) {
+      why << "EncodedClassifier: the encoder sees " << encoder.image << " images, but the task has "
+          << task.image << "; use an encoder of as many channels";
+    }
+    require_agreement(why);
+  }
+
   /// Returns features, float N×F.
   /// \param images float N×C×H×W in [0, 1]
   at::Tensor encode(const at::Tensor& images) const {
+    check();
     return encoder.forward(transforms::detail::resize_images(images, encoder.image));
   }
 
@@ -143,13 +178,19 @@ struct EncodedClassifier {
  private:
   detail::FeatureHead& head() const { return static_cast<detail::FeatureHead&>(*module->decoder()); }
 
-  // Does not throw: GCC 12 destroys `encoder` twice if an initializer after it throws.
+  static bool fits(const Task& task, const E& encoder, int width) {
+    return width >= 1 && width <= max_width && task.classes >= 1 && encoder.features >= 1;
+  }
+
+  // With sizes that `check` refuses, a head of size 1, since this must not throw.
   static std::shared_ptr<transforms::detail::EncodedModule> make(const Task& task, const E& encoder,
                                                                  int width, std::uint64_t seed) {
-    return std::make_shared<transforms::detail::EncodedModule>(encoder.module, nn::with_torch_seed(seed, [&] {
-                                                                 return std::make_shared<detail::FeatureHead>(
-                                                                     encoder.features, width, task.classes);
-                                                               }));
+    const bool is_valid = fits(task, encoder, width);
+    return std::make_shared<transforms::detail::EncodedModule>(
+        encoder.module, nn::with_torch_seed(seed, [&] {
+          return std::make_shared<detail::FeatureHead>(is_valid ? encoder.features : 1, is_valid ? width : 1,
+                                                       is_valid ? task.classes : 1);
+        }));
   }
 };
 

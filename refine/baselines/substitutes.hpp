@@ -94,7 +94,8 @@ struct Substitute {
   /// Returns the parts that exporters write, the networks in their frozen forms.
   /// \throws c10::Error if a module is not frozen and cannot be cloned
   ServedParts served_parts() const {
-    const auto undefended = freeze(victim), serving = freeze(classifier);
+    const auto undefended = freeze(victim);
+    const auto serving = freeze(classifier);
     std::map<std::string, at::Tensor> constants = backbones::constants_of(undefended);
     for (const auto& [name, constant] : backbones::constants_of(serving))
       constants["student_" + name] = constant;
@@ -120,6 +121,7 @@ struct StudentNetwork {
   std::function<void(const at::Tensor&)> standardize = {};   ///< receives the features of all images
   std::map<std::string, at::Tensor> constants = {};          ///< of its encoder
   bool cuda_graph_safe = false;                              ///< whether `classify` is
+  std::string description = {};                              ///< what its weights do not show
 };
 
 /// A victim as a student's training sees it.
@@ -167,6 +169,7 @@ void train_student(const StudentNetwork& student, const StudentTeacher& victim, 
             std::map<std::string, at::Tensor> state = victim.state;
             state.insert(student.constants.begin(), student.constants.end());
             return refine::detail::RunIdentity{.run = "student",
+                                               .network = student.description,
                                                .recipe = (std::ostringstream() << recipe).str(),
                                                .objective = "recipe",
                                                .data = {{"images", images}},
@@ -214,6 +217,7 @@ template <backbones::Backbone S, backbones::FrozenBackbone V, Observer... Observ
 S distill(S student, const V& victim, const at::Tensor& images, const Recipe& recipe = recipes::fast,
           Observers&&... observers) {
   recipe.validate();
+  if constexpr (requires { student.check(); }) student.check();
   data::check_images("images", victim.task.image, images);
   if (!compatible(student.task.image, victim.task.image) ||
       !compatible(student.task.classes, victim.task.classes)) {
@@ -227,8 +231,10 @@ S distill(S student, const V& victim, const at::Tensor& images, const Recipe& re
   victim.module->to(device);
   detail::StudentNetwork network{.module = detail::trained_part_of(student.module),
                                  .classify = [&](const at::Tensor& x) { return student.forward(x); },
-                                 .cuda_graph_safe = nn::is_replayable(student)};
+                                 .cuda_graph_safe = nn::is_replayable(student),
+                                 .description = refine::detail::describe_network(student)};
   if constexpr (EncodingBackbone<S>) {
+    network.cuda_graph_safe = true;  // the head alone
     network.classify = [&](const at::Tensor& features) { return student.classify(features); };
     network.encode = [&](const at::Tensor& x) { return student.encode(x); };
     network.standardize = [&](const at::Tensor& features) { student.standardize(features); };

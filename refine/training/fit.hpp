@@ -341,6 +341,7 @@ void fit_transform(Pipeline<T, B, R>& defense, const at::Tensor& images, const O
             victim["permutation"] = at::tensor(permutation);
             if (encoder) victim.merge(nn::state_dict(*encoder, "encoder."));
             return RunIdentity{.run = "defense",
+                               .network = describe_network(defense.transform()),
                                .recipe = (std::ostringstream() << recipe).str(),
                                .objective = std::same_as<O, RecipeObjective> ? "recipe" : "caller",
                                .data = {{"images", images}},

@@ -150,6 +150,23 @@ TEST(Distill, EncodedClassifier_AsksEncoderOncePerImageAndAgreesWithTheVictim) {
                {"features", "recipe.augmentation"});
 }
 
+TEST(Distill, StudentThatDoesNotFit_IsRefused) {
+  const at::Tensor images = (255 * student_images(4)).to(at::kByte);
+  const auto line = [&](const auto& student) {
+    return error_of([&] { distill(student, Brightest{}, images, recipes::encoded); });
+  };
+  for (const int width : {0, -3, 1 << 30})
+    expect_words(line(EncodedClassifier<Means>{.task = student_task, .encoder = {}, .width = width}),
+                 {"width", std::to_string(width)});
+  expect_words(line(EncodedClassifier<Means>{.task = {student_task.image, -1}, .encoder = {}}), {"classes"});
+  expect_words(line(ResizedClassifier<backbones::ResNet18<>>{.task = student_task,
+                                                             .inner = {.task = {{3, 8, 8}, 5}, .width = 4}}),
+               {"5 classes", "give both the same"});
+  expect_words(line(ResizedClassifier<backbones::ResNet18<>>{
+                   .task = student_task, .inner = {.task = {{3, dynamic, dynamic}, 4}, .width = 4}}),
+               {"must be known"});
+}
+
 double largest_difference(const at::Tensor& a, const at::Tensor& b) {
   EXPECT_EQ(a.sizes(), b.sizes());
   return (a - b).abs().max().item<double>();

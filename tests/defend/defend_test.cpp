@@ -5,10 +5,12 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/allclose.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/rand.h>
 #include <ATen/ops/randint.h>
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/upsample_bilinear2d.h>
+#include <ATen/ops/zeros.h>
 #include <c10/core/GradMode.h>
 #include <torch/csrc/jit/api/module.h>
 
@@ -35,6 +37,7 @@
 #include <refine/defend/saved_defense.hpp>
 #include <refine/export/exported_classifier.hpp>
 #include <refine/export/weights.hpp>
+#include <refine/formats/safetensors.hpp>
 #include <refine/nn/device.hpp>
 #include <refine/nn/torch_random.hpp>
 #include <refine/report/images.hpp>
@@ -359,6 +362,45 @@ TEST(Defend, Student_IsMeasuredSavedAndExportedFromItsParts) {
   }
 }
 
+/// An extent that no memory holds, claimed by a tensor without values.
+TEST(LoadSavedDefense, EmptyTensorsOfHugeExtents_AreRefused) {
+  const ScratchFolder scratch;
+  const EncoderOptions encoder{.file = write_feature_extractor(scratch.path / "encoder.pt", 1),
+                               .normalization = normalizations::imagenet};
+  for (const bool is_student : {true, false}) {
+    DefendOptions options = quick_options();
+    options.transform = {};
+    if (is_student) {
+      options.student = StudentOptions{.width = 4, .encoder = encoder};
+    } else {
+      options.transform.encoder = encoder;
+    }
+    const DefendedFiles files =
+        defend(small_victim(), noise(40, 16), options).save(scratch.path / "defended.pt");
+    auto stored = formats::read_safetensors(files.weights);
+    const std::vector<std::string> names =
+        is_student ? std::vector<std::string>{"student.hidden.weight"}
+                   : std::vector<std::string>{"transform.start.weight", "transform.reduce.weight"};
+    for (const std::string& name : names) {
+      auto damaged = stored;
+      damaged.tensors.at(name) = at::empty({1 << 30, 0});
+      formats::write_safetensors(scratch.path / "damaged.safetensors", damaged);
+      expect_words(error_of([&] {
+                     load_saved_defense(plain, scratch.path / "damaged.safetensors", {.encoder = encoder});
+                   }),
+                   {"damaged.safetensors", name});
+    }
+    if (is_student) {
+      stored.tensors.at("student.last.weight") = at::zeros({10, 5});
+      formats::write_safetensors(scratch.path / "damaged.safetensors", stored);
+      expect_words(error_of([&] {
+                     load_saved_defense(plain, scratch.path / "damaged.safetensors", {.encoder = encoder});
+                   }),
+                   {"do not fit each other"});
+    }
+  }
+}
+
 TEST(Defend, StudentWithOptionsOfATransform_IsRefused) {
   DefendOptions options = quick_options();
   options.student = StudentOptions{};
@@ -368,6 +410,11 @@ TEST(Defend, StudentWithOptionsOfATransform_IsRefused) {
   expect_words(error_of([&] { defend(small_victim(), noise(40, 16), options); }), {"--sup", "student"});
   options.training = {.head_weight = 1};
   expect_words(error_of([&] { defend(small_victim(), noise(40, 16), options); }), {"--head", "student"});
+  options.training = {};
+  options.student = StudentOptions{.width = -5};
+  expect_words(error_of([&] { defend(small_victim(), noise(40, 16), options); }), {"width", "got -5"});
+  options.student = StudentOptions{.see = -1};
+  expect_words(error_of([&] { defend(small_victim(), noise(40, 16), options); }), {"see", "got -1"});
 }
 
 // From the victim's initial weights, a student would learn more of it than its answers to clean images.

@@ -757,6 +757,10 @@ TEST_F(Command, Defend_InterruptedStudent_IsResumedBitForBit) {
   const Outcome other = refine(*shared, any + "--levels 1 --out parted.pt --resume");
   EXPECT_EQ(other.status, 2);
   expect_words(other.err, {"cannot resume from", "this run trains a defense, the checkpoint's a student"});
+  // The same weights, which would see other images.
+  const Outcome seen = refine(*shared, command + "parted.pt --see 24 --resume");
+  EXPECT_EQ(seen.status, 2);
+  expect_words(seen.err, {"cannot resume from", "network, or its initial weights, differ"});
   const Outcome resumed = refine(*shared, command + "parted.pt --resume");
   ASSERT_TRUE(is_done(resumed)) << resumed.err;
   expect_words(resumed.err, {"resumed after step"});

@@ -44,9 +44,11 @@ REFINE_INLINE SizedDefense size_defense(const TransformOptions& transform,
   if (!student) return {.transform = size_transform(transform, victim)};
   if (transform != TransformOptions{}) {
     throw Error(
-        "options of a transform do not apply to a student (--transform, --levels, --draw); set StudentOptions alone, or "
-        "leave the student out");
+        "options of a transform do not apply to a student (--transform, --levels, --draw; its own size and encoder are in "
+        "StudentOptions); leave the ones or the other out");
   }
+  for (const auto& [name, value] : {std::pair("width", student->width), std::pair("see", student->see)})
+    if (value < 0) throw Error("StudentOptions.{} must be 0 or more, got {}", name, value);
   return {.student = size_student(*student, victim.task().image)};
 }
 

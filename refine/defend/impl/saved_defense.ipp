@@ -96,7 +96,8 @@ inline std::optional<transforms::ProgramEncoder> stored_encoder(const formats::W
 inline int stored_extent(const formats::Weights& stored, const std::string& name, std::int64_t dimension,
                          std::int64_t dimensions, const char* what, const std::filesystem::path& file) {
   const auto found = stored.tensors.find(name);
-  if (found == stored.tensors.end() || found->second.dim() != dimensions) {
+  // A tensor without values may claim any extent.
+  if (found == stored.tensors.end() || found->second.dim() != dimensions || found->second.numel() == 0) {
     throw Error("cannot use {}: it lacks '{}' of {}; the file is damaged, get it again", file.string(), name,
                 what);
   }
@@ -163,6 +164,13 @@ inline TrainedDefense stored_student(const formats::Weights& stored, const Loade
       return stored_extent(stored, name, dimension, 2, "a student", file);
     };
     const int width = extent("student.hidden.weight", 0), classes = extent("student.last.weight", 0);
+    if (extent("student.hidden.weight", 1) != encoder->features ||
+        extent("student.last.weight", 1) != width || classes != task.classes) {
+      throw Error(
+          "cannot use {}: the layers of its student do not fit each other, the encoder or the victim; load it with those "
+          "that it was trained with",
+          file.string());
+    }
     return student(backbones::AnyBackbone(baselines::EncodedClassifier<transforms::ProgramEncoder>{
                        .task = {task.image, classes}, .encoder = *encoder, .width = width}),
                    describe_encoded_student(width, encoder->image));

@@ -14,13 +14,25 @@ namespace refine::detail {
 
 /// What determines a run. A checkpoint is resumed only by a run of the same identity.
 struct RunIdentity {
-  std::string run = {};                           ///< "victim" or "defense"
+  std::string run = {};                           ///< "victim", "defense" or "student"
+  std::string network = {};                       ///< what the weights of the trained network do not show
   std::string recipe = {};                        ///< one line of JSON
   std::string objective = {};                     ///< "recipe", or "caller" for one passed to `fit`
   std::string required = {};                      ///< the augmentation that the training set requires
   std::map<std::string, at::Tensor> data = {};    ///< images, labels, masks
   std::map<std::string, at::Tensor> victim = {};  ///< what the teacher computes with; empty: no teacher
 };
+
+/// Returns what the weights of a network do not show, such as the size of the images that it sees; empty
+/// if it does not say.
+template <typename Network>
+std::string describe_network(const Network& network) {
+  if constexpr (requires { network.describe(); }) {
+    return network.describe();
+  } else {
+    return {};
+  }
+}
 
 /// All that a run changes. The tensors are those that the run computes with: reading them saves the
 /// run, copying into them resumes it. Random draws need no state: they are functions of the seed,

@@ -328,7 +328,7 @@ REFINE_INLINE void CheckpointStore::restore(RunState& state, const RunIdentity& 
                {"objective", identity.objective},
                {"data", sha256_of(identity.data, identity.required)},
                {"victim", identity.victim.empty() ? "" : sha256_of(identity.victim)},
-               {"start", sha256_of(start)},
+               {"start", sha256_of(start, identity.network)},
                {"device", default_device().str()},
                {"threads", std::to_string(at::get_num_threads())},
                {"libtorch", TORCH_VERSION}};
