@@ -165,24 +165,35 @@ struct Normed {
   const torch::nn::BatchNorm2dImpl& norm() const { return *module->ptr(1)->as<torch::nn::BatchNorm2dImpl>(); }
 };
 
+/// A network with a BatchNorm that is not called.
+struct NormedTwice : Normed {
+  std::shared_ptr<torch::nn::BatchNorm2dImpl> idle =
+      module->register_module("idle", std::make_shared<torch::nn::BatchNorm2dImpl>(4));
+};
+
 TEST(TrainClassifier, ShortRun_BatchNormHasTheStatisticsOfTheTrainedWeights) {
-  const auto few = images().train.first(64);
   const at::NoGradGuard no_grad;
-  // Returns the largest difference of the running mean from the mean over all images, in standard deviations.
-  const auto lag = [&](int batch_size, int epochs) {
+  // Returns the largest difference of the running mean from the mean over the first images, in standard deviations.
+  const auto lag = [&](std::int64_t count, int batch_size, int epochs, std::int64_t of = 64) {
+    const auto few = images().train.first(count);
     ClassifierRecipe recipe{.optimization = {.lr = 0.2, .batch_size = batch_size, .epochs = epochs}};
-    const Normed network = [&] {
+    NormedTwice fresh;
+    fresh.idle->running_mean.fill_(3);
+    const NormedTwice network = [&] {
       const at::AutoGradMode grad(true);
-      return train_classifier(Normed{}, few, recipe);
+      return train_classifier(fresh, few, recipe);
     }();
     EXPECT_EQ(network.norm().options.momentum(), 0.1);
-    EXPECT_EQ(network.norm().num_batches_tracked.item<int>(), 64 / batch_size * epochs);
-    const at::Tensor y = network.convolution(data::to_float(few.images, at::kCPU));
+    EXPECT_EQ(network.norm().num_batches_tracked.item<std::int64_t>(),
+              (count + batch_size - 1) / batch_size * epochs);
+    EXPECT_TRUE(network.idle->running_mean.eq(3).all().item<bool>());
+    const at::Tensor y = network.convolution(data::to_float(few.first(of).images, at::kCPU));
     EXPECT_LT(((y.var({0, 2, 3}) / network.norm().running_var).log()).abs().max().item<float>(), 0.7);
     return ((y.mean({0, 2, 3}) - network.norm().running_mean) / y.std({0, 2, 3})).abs().max().item<float>();
   };
-  EXPECT_LT(lag(32, 3), 1e-4);
-  EXPECT_GT(lag(2, 16), 1e-2) << "512 steps: the averages of the training";
+  EXPECT_LT(lag(64, 32, 3), 1e-4);
+  EXPECT_GT(lag(64, 2, 16), 1e-2) << "512 steps: the averages of the training";
+  EXPECT_LT(lag(66, 64, 3), 0.1) << "two images have no share of a half";
 }
 
 TEST(Fit, Bfloat16_TrainsAsWellAsFloat32) {
@@ -478,7 +489,8 @@ concept Fits = requires(Defense& defense, const at::Tensor& bytes, Arguments... 
 static_assert(Fits<> && Fits<Recipe> && Fits<Recipe, History> && Fits<Recipe, History, ProgressBar>);
 static_assert(Fits<MyNll> && Fits<MyNll, Recipe> && Fits<MyNll, Recipe, History, ProgressBar>);
 static_assert(!Fits<History> && !Fits<History, Recipe>, "an observer is not taken for an objective");
-static_assert(!Fits<Recipe, MyNll> && !Fits<MyNll, Recipe, SquaredError>, "an objective among observers is refused");
+static_assert(!Fits<Recipe, MyNll> && !Fits<MyNll, Recipe, SquaredError>,
+              "an objective among observers is refused");
 static_assert(!Fits<objectives::SupCon, Recipe>);
 
 TEST(Observer, Events_ArriveInOrder) {

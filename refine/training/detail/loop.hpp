@@ -33,6 +33,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include <refine/core/error.hpp>
@@ -260,42 +261,64 @@ class SavedBuffers {
 };
 
 /// While it exists, a module's BatchNorms average the statistics of all batches equally, and not the
-/// latest ones.
+/// latest ones. Afterwards, only their statistics have changed, and those of BatchNorms that were not
+/// called have not.
 class AveragedStatistics {
  public:
-  explicit AveragedStatistics(torch::nn::Module& module) {
+  explicit AveragedStatistics(torch::nn::Module& module) : buffers_(module) {
     module.apply([this](torch::nn::Module& part) {
       add<torch::nn::BatchNorm1dImpl>(part);
       add<torch::nn::BatchNorm2dImpl>(part);
       add<torch::nn::BatchNorm3dImpl>(part);
     });
+    for (const auto& norm : norms_) norm.begin();
   }
 
   AveragedStatistics(const AveragedStatistics&) = delete;
   AveragedStatistics& operator=(const AveragedStatistics&) = delete;
 
   ~AveragedStatistics() {
-    for (const auto& restore : restore_) restore();
+    for (const auto& norm : norms_) norm.end();
   }
 
   /// True if there is nothing to average.
-  bool empty() const { return restore_.empty(); }
+  bool empty() const { return norms_.empty(); }
 
- private:
-  template <typename Norm>
-  void add(torch::nn::Module& part) {
-    auto* const norm = dynamic_cast<Norm*>(&part);
-    if (norm == nullptr || !norm->is_training() || !norm->running_mean.defined()) return;
-    restore_.push_back(
-        [norm, momentum = norm->options.momentum(), batches = norm->num_batches_tracked.clone()] {
-          norm->options.momentum(momentum);
-          norm->num_batches_tracked.copy_(batches);
-        });
-    norm->options.momentum(std::nullopt);  // equal shares
-    norm->reset_running_stats();
+  /// Keeps the averages, and restores all other buffers.
+  void keep() {
+    std::vector<std::pair<at::Tensor, at::Tensor>> averages;
+    for (const auto& norm : norms_) {
+      if (norm.batches.item<std::int64_t>() == 0) continue;
+      for (const at::Tensor& statistic : norm.statistics) averages.emplace_back(statistic, statistic.clone());
+    }
+    buffers_.restore();
+    for (const auto& [statistic, average] : averages) statistic.copy_(average);
   }
 
-  std::vector<std::function<void()>> restore_;
+ private:
+  struct Norm {
+    std::vector<at::Tensor> statistics;  ///< running mean and variance
+    at::Tensor batches;                  ///< number of batches that they have seen
+    std::function<void()> begin, end;
+  };
+
+  template <typename Impl>
+  void add(torch::nn::Module& part) {
+    auto* const norm = dynamic_cast<Impl*>(&part);
+    if (norm == nullptr || !norm->is_training() || !norm->running_mean.defined()) return;
+    norms_.push_back(
+        {.statistics = {norm->running_mean, norm->running_var},
+         .batches = norm->num_batches_tracked,
+         .begin =
+             [norm] {
+               norm->options.momentum(std::nullopt);  // equal shares
+               norm->reset_running_stats();
+             },
+         .end = [norm, momentum = norm->options.momentum()] { norm->options.momentum(momentum); }});
+  }
+
+  SavedBuffers buffers_;
+  std::vector<Norm> norms_;
 };
 
 /// The running sums of an epoch, on the device. They are updated without waiting for it.
@@ -718,18 +741,21 @@ void train(const TrainingRun& run, torch::nn::Module& module, at::Device device,
   // of another network, so they are computed anew (Wu and Johnson, 2021, `wu2021rethinking`).
   const auto average_statistics = [&] {
     constexpr std::int64_t max_images = 4096;
-    const AveragedStatistics averaged(module);
-    if (averaged.empty()) return;
     const c10::NoGradGuard no_grad;
+    AveragedStatistics averaged(module);
+    if (averaged.empty()) return;
     const data::ExampleView shuffled =
         source | data::views::shuffled(derived_seed(seed, "order"), optimization.epochs);
     const data::BatchView batches_of_epoch = shuffled | batches;
-    const std::int64_t count = std::min(per_epoch, (max_images - 1) / optimization.batch_size + 1);
+    // Batches of one size: each has the same share.
+    const std::int64_t whole = std::max<std::int64_t>(n / optimization.batch_size, 1);
+    const std::int64_t count = std::min(whole, (max_images - 1) / optimization.batch_size + 1);
     for (std::int64_t step = steps; step < steps + count; ++step) {
       const Batch inputs = load_batch(batches_of_epoch, shuffled, step);
       seed_dropout(step);
       run.forward(inputs.images);
     }
+    averaged.keep();
   };
   constexpr std::int64_t few_steps = 500;
   if (steps < few_steps && !fits_into_memory(average_statistics)) fail_out_of_memory();

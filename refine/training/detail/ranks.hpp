@@ -274,11 +274,13 @@ void check_run(Ranks& ranks, const RunIdentity& identity, const torch::nn::Modul
   const std::int64_t smallest = images < optimization.batch_size ? images
                                 : rest > 1                       ? rest
                                                                  : optimization.batch_size;
-  if (smallest < ranks.size()) {
+  // BatchNorm of each rank learns nothing from one image.
+  const std::int64_t needed = optimization.sync_batch_norm ? 1 : 2;
+  if (smallest < needed * ranks.size()) {
     throw Error(
-        "recipe.optimization.batch_size: the smallest batch of an epoch must have an image for each rank (got {} "
-        "images, {} ranks); choose another batch size",
-        smallest, ranks.size());
+        "recipe.optimization.batch_size: the smallest batch of an epoch must have {} for each rank (got {} images, {} "
+        "ranks); choose another batch size",
+        needed == 1 ? "an image" : "two images", smallest, ranks.size());
   }
 }
 
