@@ -138,17 +138,18 @@ Checkpoint checkpoint_of(const fs::path& folder, const std::string& name, const 
 }
 
 /// Makes an untrained network.
-backbones::AnyBackbone make_network(const Scenario& scenario, const Setting& setting) {
+/// \param seed of the initial weights
+backbones::AnyBackbone make_network(const Scenario& scenario, const Setting& setting, std::uint64_t seed) {
   return backbones::AnyBackbone(backbones::Normalized{
       backbones::network_by_name(scenario.network, {.task = setting.split.train.task(),
                                                     .width = setting.size.network_width(scenario.network),
-                                                    .seed = setting.seed}),
+                                                    .seed = seed}),
       setting.normalization});
 }
 
 /// Loads the scenario's victim.
 backbones::AnyBackbone load_victim(const Scenario& scenario, const Setting& setting) {
-  auto victim = make_network(scenario, setting);
+  auto victim = make_network(scenario, setting, setting.seed);
   load(victim, setting.folder(scenario) / "victim.safetensors");
   victim.module->to(default_device());
   return victim;
@@ -234,8 +235,8 @@ void train_victim(const Scenario& scenario, const Setting& setting) {
   const auto recipe = setting.size.victim_recipe(scenario, setting.seed);
   History history;
   StopOnSignal signals("the same command");
-  const auto victim = train_classifier(make_network(scenario, setting), set, recipe, ProgressBar{}, history,
-                                       checkpoint, signals);
+  const auto victim = train_classifier(make_network(scenario, setting, setting.seed), set, recipe,
+                                       ProgressBar{}, history, checkpoint, signals);
   remove_stale(folder, {waking_file, rival_file, zero_file, defense_file, victim_file});
   for (const char* name : {"defense", "rival"}) remove_checkpoints(folder, name);
   save(victim, folder / "victim.safetensors");
@@ -337,7 +338,7 @@ ClassifierRecipe fine_tuning_recipe(const Setting& setting) {
 std::string baseline_key(const Scenario& victim, const std::string& name, const Setting& setting) {
   std::ostringstream key;
   key << victim_key(victim, setting) << "; " << name;
-  if (name == "Student") key << ", " << setting.size.defense_recipe(setting.seed);
+  if (name == "Student") key << ", weights of another seed, " << setting.size.defense_recipe(setting.seed);
   if (name.starts_with("Fine"))
     key << ", " << labelled_share << " of the images, " << fine_tuning_recipe(setting);
   return key.str();
@@ -355,7 +356,8 @@ void measure_baseline(const Scenario& victim, const std::string& name, std::vect
   const auto begin = std::chrono::steady_clock::now();
   const baselines::BaselineOptions options{
       .victim = load_victim(victim, setting),
-      .fresh = make_network(victim, setting),
+      // From the victim's own initial weights, a student would learn more than its answers to clean images.
+      .fresh = make_network(victim, setting, derived_seed(setting.seed, "student")),
       .images = train.images,
       .recipe = setting.size.defense_recipe(setting.seed),
       .labelled = train.sample(
@@ -565,7 +567,7 @@ fs::path Setting::folder(const Scenario& scenario) const {
 }
 
 void check_possible(const Scenario& scenario, const Setting& setting) {
-  make_network(scenario, setting);
+  make_network(scenario, setting, setting.seed);
   attacks::AttackOptions options = options_of(scenario, setting);
   options.benign = [](const at::Tensor& images) { return images; };  // only its presence is checked
   make_attack(scenario, setting, options).check(setting.split.train);
