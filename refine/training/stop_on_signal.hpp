@@ -15,8 +15,8 @@ namespace refine {
 ///     fit(defense, images, recipe, Checkpoint{.path = "run"}, signals);  // throws Stopped
 class StopOnSignal {
  public:
-  /// \param resume_command printed if a signal arrives after the training, which is saved by then;
-  ///   empty: it is not saved, and nothing is printed
+  /// \param resume_command printed if a second signal ends the training, or one arrives after it, when it
+  ///   is saved; empty: it is not saved, and nothing is printed
   explicit StopOnSignal(const std::string& resume_command = "");
 
   StopOnSignal(const StopOnSignal&) = delete;

@@ -29,6 +29,7 @@
 #include <csignal>
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <limits>
@@ -649,6 +650,29 @@ TEST(ResumeCommand, Words_AreQuotedForAShell) {
                          "--mean", "0.5,0.5", "",         "$(a)"};
   EXPECT_EQ(resume_command(9, words),
             "refine defend --out 'my results/it'\\''s' --mean 0.5,0.5 '' '$(a)' --resume");
+}
+
+// What a person reads who presses Ctrl-C twice.
+TEST(StopOnSignalDeathTest, SecondSignal_EndsAtOnceAndSaysHowToGoOn) {
+  const auto ended = [](int first, int second) {
+    StopOnSignal signals("program --resume");
+    signals.on_begin({});
+    std::raise(first);
+    if (!signals.stop_requested()) std::_Exit(1);
+    std::raise(second);
+    std::_Exit(2);
+  };
+  const char* const text =
+      "stopped at once: the steps since the last checkpoint are lost\ngo on with: program --resume";
+  EXPECT_EXIT(ended(SIGINT, SIGINT), ::testing::ExitedWithCode(130), text);
+  EXPECT_EXIT(ended(SIGINT, SIGTERM), ::testing::ExitedWithCode(143), text);
+  const auto unsaved = [] {
+    StopOnSignal signals;
+    signals.on_begin({});
+    std::raise(SIGINT);
+    std::raise(SIGINT);
+  };
+  EXPECT_EXIT(unsaved(), ::testing::ExitedWithCode(130), "^$");
 }
 
 }  // namespace

@@ -17,10 +17,10 @@
 namespace refine::detail::signals {
 
 // What the handler reads. It may call only functions that are safe in a handler.
-inline std::atomic<int> received = 0;          // number of the signal
-inline std::atomic<bool> is_training = false;  // a signal waits for the end of the step
-inline std::atomic<bool> is_trained = false;   // the farewell is true
-inline std::string farewell;                   // constant while the handlers are installed
+inline std::atomic<int> received = 0;           // number of the signal
+inline std::atomic<bool> is_training = false;   // a signal waits for the end of the step
+inline std::atomic<bool> is_trained = false;    // the farewell is true
+inline std::string farewell, hurried_farewell;  // constant while the handlers are installed
 inline constexpr std::array<int, 2> numbers = {SIGINT, SIGTERM};
 inline std::array<struct sigaction, numbers.size()> old_actions;
 
@@ -28,8 +28,9 @@ static_assert(std::atomic<int>::is_always_lock_free && std::atomic<bool>::is_alw
 
 extern "C" inline void refine_handle_signal(int number) {
   if (is_training && received.exchange(number) == 0) return;
-  if (is_trained && !is_training) {
-    [[maybe_unused]] const ::ssize_t written = ::write(STDERR_FILENO, farewell.data(), farewell.size());
+  if (is_trained || is_training) {
+    const std::string& text = is_training ? hurried_farewell : farewell;
+    [[maybe_unused]] const ::ssize_t written = ::write(STDERR_FILENO, text.data(), text.size());
   }
   ::_exit(128 + number);
 }
@@ -39,11 +40,12 @@ extern "C" inline void refine_handle_signal(int number) {
 namespace refine {
 
 REFINE_INLINE StopOnSignal::StopOnSignal(const std::string& resume_command) {
-  detail::signals::farewell =
-      resume_command.empty()
-          ? ""
-          : "\nstopped: training is complete and saved\ngo on with: " + text::printable(resume_command) +
-                "\n";
+  const auto with_command = [&](const char* what) {
+    return resume_command.empty() ? "" : what + ("\ngo on with: " + text::printable(resume_command) + "\n");
+  };
+  detail::signals::farewell = with_command("\nstopped: training is complete and saved");
+  detail::signals::hurried_farewell =
+      with_command("\nstopped at once: the steps since the last checkpoint are lost");
   detail::signals::is_training = detail::signals::is_trained = false;
   detail::signals::received = 0;
   for (std::size_t i = 0; i < detail::signals::numbers.size(); ++i) {
