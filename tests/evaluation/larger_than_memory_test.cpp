@@ -64,6 +64,9 @@ struct LinearOnMeans {
 };
 
 TEST(LargerThanMemory, Dataset_IsReadPoisonedTrainedOnAndEvaluated) {
+#if defined(__SANITIZE_ADDRESS__)
+  GTEST_SKIP() << "AddressSanitizer keeps freed memory for a while";
+#endif
   if (anonymous_memory() == 0) GTEST_SKIP() << "the system does not report the memory of a process";
   const testing::ScratchFolder scratch;
   constexpr int n = 1200;

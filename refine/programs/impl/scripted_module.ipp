@@ -296,12 +296,12 @@ REFINE_INLINE void ScriptedModule::remove_gradient_barriers(torch::jit::Block& b
 
 REFINE_INLINE void ScriptedModule::eliminate_objects(torch::jit::Block& block) {
   using torch::jit::Node;
-  const std::vector<Node*> nodes(block.nodes().begin(), block.nodes().end());
-  for (Node* node : nodes) {
+  std::vector<Node*> objects;  // not all nodes: the ones that read and assign are destroyed with their object
+  for (Node* node : block.nodes()) {
     for (torch::jit::Block* inner : node->blocks()) eliminate_objects(*inner);
+    if (node->kind() == c10::prim::CreateObject) objects.push_back(node);
   }
-  for (Node* object : nodes) {
-    if (object->kind() != c10::prim::CreateObject) continue;
+  for (Node* object : objects) {
     std::vector<Node*> assignments, reads;
     bool simple = true;
     for (const torch::jit::Use& use : object->output()->uses()) {
