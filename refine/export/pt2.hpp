@@ -103,7 +103,8 @@ inline bool is_pt2_path(const std::filesystem::path& path) {
 ///    of the victim's own program. They are the defended ones, or those of `ServingOptions::answer`.
 ///  - `details` gives a dict: `logits`, the defended ones; `alarm`, N scores in [0, 1]
 ///    (`alarm_score`); `undefended`, the victim's own logits; `transformed`, the images that the
-///    victim sees (of a student, the images unchanged); with `ServingOptions::alarm_threshold`, `gated`, the logits of the gated answer.
+///    victim sees (of a student, the images unchanged); with `ServingOptions::alarm_threshold`, `gated`,
+///    the logits of the gated answer.
 ///
 /// The graph of a victim that is an `ExportedProgram` is written with its nodes and weights as they
 /// are in its own file, if that computes in float32. What was trained is written in its frozen form

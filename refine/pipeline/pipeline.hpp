@@ -67,7 +67,7 @@ struct ServedParts {
   /// The modules that hold the tensors, each with its name in the file. They are constant.
   std::vector<std::pair<std::string, std::shared_ptr<torch::nn::Module>>> modules = {};
   std::map<std::string, at::Tensor> constants = {};  ///< tensors that no module holds, by name, on the CPU
-  std::vector<std::int64_t> permutation = {};        ///< of the remap; empty: there is none
+  std::vector<std::int64_t> permutation = {};        ///< of the remap; empty: no remap
   Function transform = {};   ///< images N×C×H×W in [0, 1] → what `classify` takes, also in [0, 1]
   Function classify = {};    ///< what `transform` returns → defended logits N×classes
   Function undefended = {};  ///< images N×C×H×W in [0, 1] → the victim's logits N×classes

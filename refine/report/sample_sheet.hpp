@@ -68,9 +68,8 @@ ImageSheet make_sheet(const D& defense, const std::vector<std::pair<std::string,
     for (const auto& [name, bytes] : stages) {
       const at::Tensor images = data::to_float(bytes, defense.device());
       at::Tensor drawn = defense.transformed(images);
-      const bool is_unchanged =
-          drawn.is_same(images) || drawn.equal(images);  // a student sees the images themselves
-      if (drawn.sizes() != images.sizes())               // shown at the size of the others
+      const bool is_unchanged = drawn.equal(images);  // a student sees the images themselves
+      if (drawn.sizes() != images.sizes())            // shown at the size of the others
         drawn = at::upsample_bilinear2d(drawn, {shape.height, shape.width}, /*align_corners=*/false);
       add(name + (is_unchanged ? ", defended" : ", transformed"), data::to_bytes(drawn),
           defense.forward(images));

@@ -104,7 +104,7 @@ TEST(FreeMemory, Device_ReportsItsFreeMemory) {
 
 TEST(KeepFreedMemory, CLibrary_DecidesTheResult) {
 #if defined(__SANITIZE_ADDRESS__)
-  GTEST_SKIP() << "AddressSanitizer has an allocator of its own";
+  GTEST_SKIP() << "AddressSanitizer replaces the allocator";
 #elif defined(__GLIBC__)
   EXPECT_TRUE(keep_freed_memory());
 #else
