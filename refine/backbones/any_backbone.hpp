@@ -14,6 +14,7 @@
 #include <refine/core/error.hpp>
 #include <refine/core/task.hpp>
 #include <refine/nn/cuda_graph.hpp>
+#include <refine/nn/module.hpp>
 
 namespace refine::backbones {
 
@@ -104,13 +105,7 @@ class AnyBackbone {
 
     std::map<std::string, at::Tensor> named_constants() const override { return constants_of(backbone); }
 
-    std::string describe() const override {
-      if constexpr (requires { backbone.describe(); }) {
-        return backbone.describe();
-      } else {
-        return {};
-      }
-    }
+    std::string describe() const override { return nn::describe(backbone); }
 
     AnyBackbone with_module(const std::shared_ptr<torch::nn::Module>& other) const override {
       using Module = std::remove_cvref_t<decltype(*backbone.module)>;

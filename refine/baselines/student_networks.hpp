@@ -5,6 +5,7 @@
 #include <ATen/ops/ones.h>
 #include <ATen/ops/zeros.h>
 #include <c10/core/GradMode.h>
+#include <fmt/format.h>
 #include <torch/nn/cloneable.h>
 #include <torch/nn/modules/linear.h>
 
@@ -58,7 +59,7 @@ struct ResizedClassifier {
   }
 
   /// Returns the size of the images that the inner network sees.
-  std::string describe() const { return "sees " + fmt::format("{}", Task(inner.task).image); }
+  std::string describe() const { return fmt::format("sees {}", Task(inner.task).image); }
 
   /// Returns logits N×classes.
   /// \param images float N×C×H×W in [0, 1]

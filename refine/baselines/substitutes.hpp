@@ -153,12 +153,12 @@ void train_student(const StudentNetwork& student, const StudentTeacher& victim, 
     const nn::Autocast autocast(device, bfloat16);
     return answers(batch, augmentation, victim.answer);
   };
+  const auto classify = [&](const at::Tensor& batch) {
+    const nn::Autocast autocast(device, bfloat16);
+    return student.classify(batch).to(at::kFloat);
+  };
   const auto learn = [&](const at::Tensor& batch, const at::Tensor& answer) -> refine::detail::BatchResult {
-    at::Tensor logits;
-    {
-      const nn::Autocast autocast(device, bfloat16);
-      logits = student.classify(batch).to(at::kFloat);
-    }
+    const at::Tensor logits = classify(batch);
     const at::Tensor predicted = logits.detach().argmax(1);
     return {objective(logits, answer), predicted.eq(answer.argmax(1)).sum(), predicted};
   };
@@ -176,11 +176,7 @@ void train_student(const StudentNetwork& student, const StudentTeacher& victim, 
                                                .victim = std::move(state)};
           },
       .chance = [&] { return 1 / static_cast<double>(std::max(victim.task.classes, 1)); },
-      .forward =
-          [&](const at::Tensor& batch) {
-            const nn::Autocast autocast(device, bfloat16);
-            student.classify(batch);
-          },
+      .forward = [&](const at::Tensor& batch) { classify(batch); },
       .after_warning = "check how the victim's images are normalised, or lower the learning rate"};
   if (recipe.teacher == TeacherInput::original && !student.encode) {
     run.recall = [&](const refine::detail::Batch& batch) {
@@ -207,7 +203,7 @@ void train_student(const StudentNetwork& student, const StudentTeacher& victim, 
 /// \param student the network; its module is trained in place
 /// \param victim its teacher, frozen
 /// \param images uint8 N×C×H×W, two or more
-/// \param recipe as for `fit`; `supcon_weight` and `head_weight` have no effect, since there is no transform
+/// \param recipe as for `fit`; `supcon_weight` and `head_weight`, which need a transform, are ignored
 /// \param observers follow the run, taken by reference, see `Observer`
 /// \return `student`, in evaluation mode
 /// \throws Error if the images or the networks do not fit, a field of the recipe is out of range, or
@@ -232,7 +228,7 @@ S distill(S student, const V& victim, const at::Tensor& images, const Recipe& re
   detail::StudentNetwork network{.module = detail::trained_part_of(student.module),
                                  .classify = [&](const at::Tensor& x) { return student.forward(x); },
                                  .cuda_graph_safe = nn::is_replayable(student),
-                                 .description = refine::detail::describe_network(student)};
+                                 .description = nn::describe(student)};
   if constexpr (EncodingBackbone<S>) {
     network.cuda_graph_safe = true;  // the head alone
     network.classify = [&](const at::Tensor& features) { return student.classify(features); };
@@ -241,12 +237,10 @@ S distill(S student, const V& victim, const at::Tensor& images, const Recipe& re
     network.constants = nn::state_dict(*detail::encoder_of(student.module), "encoder.");
   }
   nn::to_channels_last(*network.module);
-  detail::StudentTeacher teacher{.task = victim.task,
-                                 .answer = [&](const at::Tensor& x) { return victim.forward(x); },
-                                 .state = nn::state_dict(*victim.module, "module."),
-                                 .cuda_graph_safe = nn::is_replayable(victim)};
-  for (const auto& [name, constant] : backbones::constants_of(victim))
-    teacher.state["constant." + name] = constant;
+  const detail::StudentTeacher teacher{.task = victim.task,
+                                       .answer = [&](const at::Tensor& x) { return victim.forward(x); },
+                                       .state = refine::detail::teacher_state(victim),
+                                       .cuda_graph_safe = nn::is_replayable(victim)};
   detail::train_student(network, teacher, device, images, recipe, observers...);
   student.module->eval();
   return student;
@@ -276,6 +270,29 @@ requires(!backbones::FrozenBackbone<C>) void save(const Substitute<V, C>& defens
       {nn::state_dict(*detail::trained_part_of(defense.classifier.module), "student."), std::move(metadata)});
 }
 
+namespace detail {
+
+/// Loads what a file of a student holds into a substitute; see `load`.
+/// \param tensors, metadata of the file
+/// \param name of the file, for messages
+template <typename V, typename C>
+void load_student(Substitute<V, C>& defense, const std::map<std::string, at::Tensor>& tensors,
+                  const std::map<std::string, std::string>& metadata, const std::string& name) {
+  if (const auto kind = metadata.find("refine"); kind == metadata.end() || kind->second != "student")
+    throw Error(
+        "cannot load {} as a student: it holds another part of a defense, or none; give it a file of "
+        "refine defend --defense student",
+        name);
+  refine::detail::check_victim(metadata, *defense.victim.module, backbones::constants_of(defense.victim),
+                               name);
+  const auto encoder = encoder_of(defense.classifier.module);
+  refine::detail::check_encoder(metadata, encoder ? refine::detail::fingerprint(*encoder, {}) : "", name);
+  nn::load_state_dict(*trained_part_of(defense.classifier.module), tensors, name, "student.");
+  defense.classifier.module->eval();
+}
+
+}  // namespace detail
+
 /// Loads a file that `save` wrote into a substitute. Its outputs are then bitwise those of the saved one.
 /// \param defense with the same victim, and a classifier of the same architecture and encoder
 /// \param path the file
@@ -286,23 +303,7 @@ template <backbones::FrozenBackbone V, backbones::Backbone C>
 requires(!backbones::FrozenBackbone<C>) std::map<std::string, std::string> load(
     Substitute<V, C>& defense, const std::filesystem::path& path) {
   auto content = formats::read_safetensors(path);
-  const std::string name = path.string();
-  const auto value = [&](const char* key) {
-    const auto found = content.metadata.find(key);
-    return found == content.metadata.end() ? std::string() : found->second;
-  };
-  if (value("refine") != "student")
-    throw Error(
-        "cannot load {} as a student: it holds another part of a defense, or none; give it a file of "
-        "refine defend --defense student",
-        name);
-  refine::detail::check_victim(content.metadata, *defense.victim.module,
-                               backbones::constants_of(defense.victim), name);
-  const auto encoder = detail::encoder_of(defense.classifier.module);
-  if (value("encoder") != (encoder ? refine::detail::fingerprint(*encoder, {}) : ""))
-    throw Error("cannot load {}: it was trained behind another encoder; load it with its own encoder", name);
-  nn::load_state_dict(*detail::trained_part_of(defense.classifier.module), content.tensors, name, "student.");
-  defense.classifier.module->eval();
+  detail::load_student(defense, content.tensors, content.metadata, path.string());
   return std::move(content.metadata);
 }
 

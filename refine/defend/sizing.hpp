@@ -122,6 +122,11 @@ inline ImageShape scaled(const ImageShape& image, int side) {
   return {image.channels, scale(image.height), scale(image.width)};
 }
 
+/// Returns a shape scaled to a longer side of `side` pixels; nothing if `side` is 0.
+inline std::optional<ImageShape> scaled_if(const ImageShape& image, int side) {
+  return side > 0 ? std::optional(scaled(image, side)) : std::nullopt;
+}
+
 }  // namespace detail
 
 /// Chooses the sizes that a transform's options leave open. Images of more than `max_full_size` pixels
@@ -165,9 +170,10 @@ namespace detail {
 
 /// Loads an encoder.
 /// \param image shape of the victim's images
-/// \param see longer side of the images that it sees; 0: the file's, else that of `image`
+/// \param sees shape of the images that it sees; nothing: the file's, else `image`
 /// \throws Error as `transforms::ProgramEncoder`
-transforms::ProgramEncoder load_encoder(const EncoderOptions& options, const ImageShape& image, int see);
+transforms::ProgramEncoder load_encoder(const EncoderOptions& options, const ImageShape& image,
+                                        const std::optional<ImageShape>& sees);
 
 }  // namespace detail
 

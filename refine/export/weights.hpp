@@ -68,6 +68,11 @@ void add_metadata(const DefenseInfo& info, const std::string& victim, const Reci
 std::vector<std::int64_t> read_permutation(const std::map<std::string, std::string>& metadata,
                                            const DefenseInfo& pipeline, const std::string& name);
 
+/// Checks that a file's `encoder` is the expected fingerprint; empty: no encoder.
+/// \throws Error if it is not
+void check_encoder(const std::map<std::string, std::string>& metadata, const std::string& expected,
+                   const std::string& name);
+
 /// Checks that a file is of this victim, by the kind of fingerprint that the file has.
 /// \throws Error if it is not
 void check_victim(const std::map<std::string, std::string>& metadata, const torch::nn::Module& module,

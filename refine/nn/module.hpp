@@ -25,6 +25,17 @@ using ModuleOf = typename std::remove_cvref_t<decltype(Policy::module)>::element
 template <typename Module>
 concept CanClone = !std::same_as<decltype(&Module::clone), decltype(&torch::nn::Module::clone)>;
 
+/// Returns what the weights of a policy do not show, such as the size of the images that it sees, in one
+/// line. Returns an empty text if the policy has no member `describe()`.
+template <typename Policy>
+std::string describe(const Policy& policy) {
+  if constexpr (requires { policy.describe(); }) {
+    return policy.describe();
+  } else {
+    return {};
+  }
+}
+
 /// Returns a copy of a policy that holds another module.
 ///
 /// A policy that refers to its module from further members implements it by a member

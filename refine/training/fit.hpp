@@ -80,6 +80,14 @@ inline void check_loss(const at::Tensor& loss) {
         "objective: the loss has no gradient; compute it from the remapped logits, the first argument");
 }
 
+/// Returns the tensors that a teacher computes with, for the identity of a run.
+template <typename B>
+std::map<std::string, at::Tensor> teacher_state(const B& backbone) {
+  std::map<std::string, at::Tensor> state = nn::state_dict(*backbone.module, "module.");
+  for (const auto& [name, constant] : backbones::constants_of(backbone)) state["constant." + name] = constant;
+  return state;
+}
+
 /// Checks that a recipe suits a transform or a student whose features are computed once.
 inline void check_encoded_recipe(const Recipe& recipe) {
   data::Augmentation others = recipe.augmentation;
@@ -333,15 +341,13 @@ void fit_transform(Pipeline<T, B, R>& defense, const at::Tensor& images, const O
       .info = {.name = "defense", .accuracy_of = "agreement"},
       .identity =
           [&] {
-            std::map<std::string, at::Tensor> victim = nn::state_dict(*defense.backbone().module, "module.");
-            for (const auto& [name, constant] : backbones::constants_of(defense.backbone()))
-              victim["constant." + name] = constant;
+            std::map<std::string, at::Tensor> victim = teacher_state(defense.backbone());
             const std::vector<std::int64_t> permutation(defense.remap().permutation.begin(),
                                                         defense.remap().permutation.end());
             victim["permutation"] = at::tensor(permutation);
             if (encoder) victim.merge(nn::state_dict(*encoder, "encoder."));
             return RunIdentity{.run = "defense",
-                               .network = describe_network(defense.transform()),
+                               .network = nn::describe(defense.transform()),
                                .recipe = (std::ostringstream() << recipe).str(),
                                .objective = std::same_as<O, RecipeObjective> ? "recipe" : "caller",
                                .data = {{"images", images}},

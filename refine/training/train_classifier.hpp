@@ -69,12 +69,12 @@ B train_classifier(B backbone, const data::TrainingSet& dataset,
   const at::Tensor labels = dataset.labels.to(device);
   const bool bfloat16 = detail::uses_bfloat16(recipe.optimization.precision, device);
   const auto targets = [&](const detail::Batch& batch) { return labels.index_select(0, batch.indices); };
+  const auto classify = [&](const at::Tensor& images) {
+    const nn::Autocast autocast(device, bfloat16);
+    return backbone.forward(images).to(at::kFloat);
+  };
   const auto learn = [&](const at::Tensor& images, const at::Tensor& truth) -> detail::BatchResult {
-    at::Tensor logits;
-    {
-      const nn::Autocast autocast(device, bfloat16);
-      logits = backbone.forward(images).to(at::kFloat);
-    }
+    const at::Tensor logits = classify(images);
     return {at::cross_entropy_loss(logits, truth, {}, at::Reduction::Mean, -100, recipe.label_smoothing),
             logits.argmax(1).eq(truth).sum()};
   };
@@ -97,11 +97,7 @@ B train_classifier(B backbone, const data::TrainingSet& dataset,
         const at::Tensor counts = at::bincount(labels);
         return static_cast<double>(counts.max().item<std::int64_t>()) / static_cast<double>(dataset.size());
       },
-      .forward =
-          [&](const at::Tensor& batch) {
-            const nn::Autocast autocast(device, bfloat16);
-            backbone.forward(batch);
-          },
+      .forward = [&](const at::Tensor& batch) { classify(batch); },
       .after_warning = "check the labels, or lower the learning rate"};
   detail::train(run, *backbone.module, device, dataset.images, recipe.optimization,
                 detail::BatchAugmentation(recipe.augmentation, dataset, device), recipe.seed, targets, learn,

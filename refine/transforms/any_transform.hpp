@@ -122,13 +122,7 @@ class AnyTransform {
       return trained_module_of(transform);
     }
 
-    std::string describe() const override {
-      if constexpr (requires { transform.describe(); }) {
-        return transform.describe();
-      } else {
-        return {};
-      }
-    }
+    std::string describe() const override { return nn::describe(transform); }
 
     AnyTransform with_module(const std::shared_ptr<torch::nn::Module>& other) const override {
       auto same_type = std::dynamic_pointer_cast<nn::ModuleOf<T>>(other);

@@ -79,7 +79,8 @@ REFINE_INLINE PreparedDefense prepare_defense(const LoadedClassifier& victim, co
                            }};
   };
   if (!student->encoder.file.empty()) {
-    const transforms::ProgramEncoder encoder = load_encoder(student->encoder, task.image, student->see);
+    const transforms::ProgramEncoder encoder =
+        load_encoder(student->encoder, task.image, scaled_if(task.image, student->see));
     const int width = student->width > 0 ? student->width : 256;
     const baselines::EncodedClassifier<transforms::ProgramEncoder> network{
         .task = task, .encoder = encoder, .width = width, .seed = student_seed};

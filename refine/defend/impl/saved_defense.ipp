@@ -85,9 +85,7 @@ inline std::optional<transforms::ProgramEncoder> stored_encoder(const formats::W
     throw Error("cannot use {}: it was trained without an encoder; leave --encoder out", file.string());
   if (!has_encoder) return std::nullopt;
   const std::string sees = text_under(stored.metadata, "sees");
-  transforms::ProgramEncoderOptions program{.normalization = options.normalization};
-  (sees.empty() ? program.likely_image : program.image) = sees.empty() ? image : parse_shape(sees);
-  return transforms::ProgramEncoder(options.file, program);
+  return load_encoder(options, image, sees.empty() ? std::nullopt : std::optional(parse_shape(sees)));
 }
 
 /// Returns an extent of a stored tensor.
@@ -151,12 +149,8 @@ inline TrainedDefense stored_student(const formats::Weights& stored, const Loade
   const std::string sees = text_under(stored.metadata, "sees");
   const ImageShape seen = sees.empty() ? task.image : parse_shape(sees);
   const auto student = [&](const backbones::AnyBackbone& network, std::string description) {
-    if (network.task.classes != task.classes) {
-      throw Error("cannot use {}: its student has {} classes, but the victim {}; load it with its own victim",
-                  file.string(), network.task.classes, task.classes);
-    }
     AnyStudent loaded{freeze(victim.backbone), network};
-    baselines::load(loaded, file);
+    baselines::detail::load_student(loaded, stored.tensors, stored.metadata, file.string());
     return TrainedDefense(std::move(loaded), std::move(description));
   };
   if (const auto encoder = stored_encoder(stored, task.image, encoder_options, file)) {
@@ -181,6 +175,10 @@ inline TrainedDefense stored_student(const formats::Weights& stored, const Loade
   }
   const StoredNetwork network =
       stored_network(student_network, std::move(tensors), seen, seen, file.string());
+  if (network.backbone.task.classes != task.classes) {
+    throw Error("cannot use {}: its student has {} classes, but the victim {}; load it with its own victim",
+                file.string(), network.backbone.task.classes, task.classes);
+  }
   return student(resized_student(task, network.backbone), describe_student(task, network.width, seen));
 }
 

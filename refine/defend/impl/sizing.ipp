@@ -67,9 +67,9 @@ inline int encoded_epochs(std::int64_t images) {
 }
 
 REFINE_INLINE transforms::ProgramEncoder load_encoder(const EncoderOptions& options, const ImageShape& image,
-                                                      int see) {
+                                                      const std::optional<ImageShape>& sees) {
   transforms::ProgramEncoderOptions encoder{.normalization = options.normalization};
-  (see > 0 ? encoder.image : encoder.likely_image) = scaled(image, see);
+  (sees ? encoder.image : encoder.likely_image) = sees.value_or(image);
   return transforms::ProgramEncoder(options.file, encoder);
 }
 
@@ -81,7 +81,8 @@ inline transforms::AnyTransform make_encoded(const TransformOptions& options, co
   }
   if (options.width > 0 && options.width % 4 != 0)
     throw Error("--width must be a multiple of 4 with --encoder, got {}", options.width);
-  const transforms::ProgramEncoder encoder = load_encoder(options.encoder, image, options.see);
+  const transforms::ProgramEncoder encoder =
+      load_encoder(options.encoder, image, scaled_if(image, options.see));
   return transforms::Encoded<transforms::ProgramEncoder>{
       .image = image,
       .encoder = encoder,

@@ -351,24 +351,18 @@ class Group {
     std::vector<std::vector<at::Tensor>> all(1);
     for (std::int64_t rank = 0; rank < size_; ++rank) all.front().push_back(at::empty_like(host));
     std::vector<at::Tensor> own{host};
-    bytes_ += static_cast<std::int64_t>(host.nbytes());
-    c10d::AllgatherOptions options;
-    options.timeout = options_.timeout;
-    c10::intrusive_ptr<c10d::Work> work;
-    try {
-      work = now_->allgather(all, own, options);
-    } catch (const std::exception& error) {
-      fail(first_sentence(error));
-    }
-    wait(*work);
+    wait(*count_and_start(host, [&] {
+      c10d::AllgatherOptions options;
+      options.timeout = options_.timeout;
+      return now_->allgather(all, own, options);
+    }));
     host.copy_(all.front().front());
     for (std::int64_t rank = 1; rank < size_; ++rank) host.add_(all.front()[static_cast<std::size_t>(rank)]);
   }
 
   c10::intrusive_ptr<c10d::Work> begin(const Gloo& group, Exchange exchange, const at::Tensor& host,
                                        std::int64_t root) {
-    bytes_ += static_cast<std::int64_t>(host.nbytes());
-    try {
+    return count_and_start(host, [&] {
       std::vector<at::Tensor> tensors{host};
       if (exchange == Exchange::copy_from) {
         // As bytes: Gloo does not know all types.
@@ -388,6 +382,15 @@ class Group {
       c10d::AllreduceOptions sum;
       sum.timeout = options_.timeout;
       return group->allreduce(tensors, sum);
+    });
+  }
+
+  /// Starts an exchange of a tensor. \throws Error that names the ranks which do not answer
+  template <typename Start>
+  c10::intrusive_ptr<c10d::Work> count_and_start(const at::Tensor& host, const Start& start) {
+    bytes_ += static_cast<std::int64_t>(host.nbytes());
+    try {
+      return start();
     } catch (const std::exception& error) {
       fail(first_sentence(error));
     }

@@ -80,6 +80,13 @@ inline const std::string& metadata_value(const std::map<std::string, std::string
   return found->second;
 }
 
+REFINE_INLINE void check_encoder(const std::map<std::string, std::string>& metadata,
+                                 const std::string& expected, const std::string& name) {
+  const auto encoder = metadata.find("encoder");
+  if ((encoder == metadata.end() ? std::string() : encoder->second) != expected)
+    throw Error("cannot load {}: it was trained behind another encoder; load it with its own encoder", name);
+}
+
 REFINE_INLINE std::vector<std::int64_t> read_permutation(const std::map<std::string, std::string>& metadata,
                                                          const DefenseInfo& pipeline,
                                                          const std::string& name) {
@@ -104,10 +111,7 @@ REFINE_INLINE std::vector<std::int64_t> read_permutation(const std::map<std::str
         "give the pipeline the file's",
         name, value("transform"), pipeline.transform);
   }
-  const auto encoder = metadata.find("encoder");
-  if ((encoder == metadata.end() ? std::string() : encoder->second) != pipeline.encoder) {
-    throw Error("cannot load {}: it was trained behind another encoder; load it with its own encoder", name);
-  }
+  check_encoder(metadata, pipeline.encoder, name);
   const auto permutation = parse_untrusted_json(value("permutation"));
   const auto is_integer = [](const nlohmann::json& entry) { return entry.is_number_integer(); };
   if (!permutation.is_array() || !std::ranges::all_of(permutation, is_integer)) {

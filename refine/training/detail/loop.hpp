@@ -271,7 +271,7 @@ class AveragedStatistics {
       add<torch::nn::BatchNorm2dImpl>(part);
       add<torch::nn::BatchNorm3dImpl>(part);
     });
-    for (const auto& norm : norms_) norm.begin();
+    for (const auto& norm : norms_) norm.begin();  // after all: one that is registered twice is added twice
   }
 
   AveragedStatistics(const AveragedStatistics&) = delete;

@@ -23,17 +23,6 @@ struct RunIdentity {
   std::map<std::string, at::Tensor> victim = {};  ///< what the teacher computes with; empty: no teacher
 };
 
-/// Returns what the weights of a network do not show, such as the size of the images that it sees; empty
-/// if it does not say.
-template <typename Network>
-std::string describe_network(const Network& network) {
-  if constexpr (requires { network.describe(); }) {
-    return network.describe();
-  } else {
-    return {};
-  }
-}
-
 /// All that a run changes. The tensors are those that the run computes with: reading them saves the
 /// run, copying into them resumes it. Random draws need no state: they are functions of the seed,
 /// the epoch and the step.
