@@ -13,6 +13,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <vector>
 
 #include <refine/nn/shared_batch.hpp>
 
@@ -56,7 +57,23 @@ inline void allow_winograd(bool yes) {
 /// \return N×out×H×W
 at::Tensor convolve(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias);
 
-/// Computes `convolution(x)`, by the overload above if the convolution is of that kind.
+/// What a convolution does besides its kernel, in the order of `at::convolution`.
+struct ConvolutionOptions {
+  std::vector<std::int64_t> stride = {1, 1}, padding = {0, 0}, dilation = {1, 1};
+  bool transposed = false;
+  std::vector<std::int64_t> output_padding = {0, 0};
+  std::int64_t groups = 1;
+};
+
+/// Computes `at::convolution` as autocast computes `at::conv2d`: on processors, LibTorch's autocast leaves
+/// the operator of traced networks out, and then refuses what its neighbours return.
+/// \param x N×in×…, with as many extents as the kernel
+/// \param weight the kernel
+/// \param bias may be undefined
+at::Tensor convolve(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
+                    const ConvolutionOptions& options);
+
+/// Computes `convolution(x)`, by the first overload if the convolution is of that kind.
 /// \param convolution any
 /// \param x N×in×H×W
 at::Tensor convolve(torch::nn::Conv2d& convolution, const at::Tensor& x);

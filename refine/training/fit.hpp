@@ -269,7 +269,9 @@ void fit_transform(Pipeline<T, B, R>& defense, const at::Tensor& images, const O
 
   const objectives::SupCon supcon{.temperature = recipe.supcon_temperature,
                                   .base_temperature = recipe.supcon_temperature};
-  const bool bfloat16 = uses_bfloat16(recipe.optimization.precision, device);
+  const auto teacher = [&](const at::Tensor& x) { return defense.undefended(x); };
+  const bool bfloat16 =
+      computes_in_bfloat16(recipe.optimization.precision, device, images, teacher, observers...);
   const BatchAugmentation augmentation(recipe.augmentation);
   const auto encoder = transforms::encoder_module_of(defense.transform());
   if (encoder) check_encoded_recipe(recipe);
@@ -278,9 +280,8 @@ void fit_transform(Pipeline<T, B, R>& defense, const at::Tensor& images, const O
   if constexpr (transforms::EncodingTransform<T>) {
     if (encoder) {
       EncodedImages encoded =
-          encode_images([&](const at::Tensor& x) { return defense.transform().encode(x); },
-                        [&](const at::Tensor& x) { return defense.undefended(x); }, device, "defense", images,
-                        observers...);
+          encode_images([&](const at::Tensor& x) { return defense.transform().encode(x); }, teacher, device,
+                        "defense", images, observers...);
       answers.set(std::move(encoded.answers));
       defense.transform().standardize(encoded.features);
       examples = std::move(encoded.features);
@@ -291,7 +292,6 @@ void fit_transform(Pipeline<T, B, R>& defense, const at::Tensor& images, const O
     const at::Tensor first = examples.narrow(0, 0, std::min<std::int64_t>(examples.size(0), 2));
     head = make_head(defense, encoder ? first.to(device) : data::to_float(first, device), recipe);
   }
-  const auto teacher = [&](const at::Tensor& x) { return defense.undefended(x); };
   auto& ranks = distributed::detail::find_communicator(observers...);
   constexpr bool is_distributed = distributed::detail::is_distributed<decltype(ranks)>;
   BatchShare share;  // of the current step

@@ -24,6 +24,7 @@
 #include <refine/export/torchscript.hpp>
 #include <refine/formats/exported_program.hpp>
 #include <refine/formats/torchscript_check.hpp>
+#include <refine/nn/autocast.hpp>
 #include <refine/nn/conv.hpp>
 #include <refine/programs/exported_program.hpp>
 
@@ -63,6 +64,23 @@ Answers answers_of(const std::string& name) {
 
 double largest_difference(const at::Tensor& a, const at::Tensor& b) {
   return (a - b).abs().max().item<double>();
+}
+
+// LibTorch's autocast leaves aten.convolution out on processors, which decomposed programs have.
+TEST(ExportedProgram, DecomposedConvolutions_TakeTheTypeOfAutocast) {
+  const Answers answers = answers_of("decomposed");
+  const backbones::ExportedProgram<> victim(exported_path("decomposed"));
+  const at::Tensor images = answers.images.clone().requires_grad_();
+  at::Tensor logits;
+  {
+    const nn::Autocast autocast(at::kCPU, true);
+    logits = victim.forward(images).to(at::kFloat);
+  }
+  const double scale = answers.logits.abs().max().item<double>();
+  EXPECT_LT(largest_difference(logits, answers.logits) / scale, 3e-2);
+  EXPECT_GT(largest_difference(logits, answers.logits) / scale, 1e-4);  // computed in bfloat16
+  logits.square().sum().backward();
+  EXPECT_LT(((images.grad() - answers.gradient).norm() / answers.gradient.norm()).item<double>(), 5e-2);
 }
 
 struct ExportedCase {

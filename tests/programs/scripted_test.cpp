@@ -19,6 +19,7 @@
 #include <refine/backbones/freeze.hpp>
 #include <refine/backbones/normalized.hpp>
 #include <refine/backbones/resnet.hpp>
+#include <refine/nn/autocast.hpp>
 #include <refine/nn/conv.hpp>
 #include <refine/nn/torch_random.hpp>
 #include <refine/programs/torchscript.hpp>
@@ -189,6 +190,56 @@ TEST(Scripted, NoClassifierOfBatches_Throws) {
   expect_words(line(network("    return torch.flatten(x, 1).view([1, -1])\n")), {"m.pt", "1×2048"});
   expect_words(line(network("    return torch.squeeze(torch.flatten(x, 1))\n")),
                {"m.pt", "1 image(s)", "1024"});
+}
+
+// torch.jit.trace writes `_convolution`, which LibTorch's autocast leaves out on processors: beside a convolution
+// that it does not leave out, tensors of two types would meet.
+TEST(Scripted, TracedConvolutions_TakeTheTypeOfAutocast) {
+  const auto net = [](const std::string& kernel, const std::string& shape) {
+    return nn::with_torch_seed(3, [&] {
+      torch::jit::Module m("network");
+      m.register_parameter("first", at::randn({4, 3, 3, 3}) / 5, false);
+      m.register_parameter("pointwise", at::randn({6, 4, 1, 1}) / 2, false);
+      m.register_parameter("depthwise", at::randn({4, 1, 3, 3}) / 3, false);
+      m.register_parameter("full", at::randn({6, 4, 3, 3}) / 6, false);
+      m.register_parameter("turned", at::randn({4, 6, 2, 2}) / 4, false);
+      m.register_parameter("bias", at::randn({6}), false);
+      m.define(
+          "def forward(self, x):\n    x = torch.conv2d(x, self.first, None, [1, 1], [1, 1])\n    return "
+          "torch._convolution(x, self." +
+          kernel + ", " + shape + ", False, False, True, True)\n");
+      m.eval();
+      return m;
+    });
+  };
+  const at::Tensor x = images(4);
+  for (const auto& [kernel, shape] :
+       {std::pair{"pointwise", "self.bias, [1, 1], [0, 0], [1, 1], False, [0, 0], 1"},
+        {"pointwise", "None, [2, 2], [0, 0], [1, 1], False, [0, 0], 1"},
+        {"depthwise", "None, [1, 1], [1, 1], [1, 1], False, [0, 0], 4"},
+        {"full", "self.bias, [2, 2], [1, 1], [1, 1], False, [0, 0], 1"},
+        {"full", "None, [1, 1], [2, 2], [2, 2], False, [0, 0], 1"},
+        {"turned", "self.bias, [2, 2], [0, 0], [1, 1], True, [0, 0], 1"}}) {
+    SCOPED_TRACE(std::string(kernel) + ", " + shape);
+    torch::jit::Module m = net(kernel, shape);
+    backbones::detail::ScriptedModule ours(m, "m");
+    const at::Tensor given = x.clone().requires_grad_(), input = x.clone().requires_grad_(),
+                     exact = m.forward({input}).toTensor();
+    EXPECT_LT((ours.forward(x) - exact).abs().max().item<double>(), 1e-5);
+    at::Tensor logits;
+    {
+      const nn::Autocast autocast(at::kCPU, true);
+      logits = ours.forward(given);
+    }
+    EXPECT_EQ(logits.scalar_type(), at::kBFloat16);
+    const auto relative = [](const at::Tensor& a, const at::Tensor& b) {
+      return ((a.to(at::kFloat) - b).abs().max() / b.abs().max()).item<double>();
+    };
+    EXPECT_LT(relative(logits, exact), 2e-2);  // bfloat16 has a precision of 4e-3
+    logits.to(at::kFloat).square().sum().backward();
+    exact.square().sum().backward();
+    EXPECT_LT(relative(given.grad(), input.grad()), 4e-2);
+  }
 }
 
 TEST(Scripted, Convolutions_UseWinogradWherePossible) {

@@ -1,10 +1,14 @@
 #include <ATen/Context.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/arange.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/conv2d.h>
 #include <ATen/ops/cross_entropy_loss.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/equal.h>
+#include <ATen/ops/lerp.h>
 #include <ATen/ops/rand.h>
+#include <ATen/ops/randn.h>
 #include <ATen/ops/stack.h>
 #include <ATen/ops/zeros.h>
 #include <c10/core/GradMode.h>
@@ -210,6 +214,45 @@ TEST(Fit, Bfloat16_TrainsAsWellAsFloat32) {
   EXPECT_NE(float32.loss, bfloat16.loss);
   EXPECT_NEAR(bfloat16.loss, float32.loss, 0.3 * float32.loss);
   EXPECT_NEAR(bfloat16.accuracy, float32.accuracy, 0.15);
+}
+
+/// A victim with an operator that does not take tensors of two types.
+struct OneTypeVictim {
+  static constexpr Task task = refine::task;
+  std::shared_ptr<torch::nn::Module> module = std::make_shared<torch::nn::Module>("one type");
+  at::Tensor kernel = nn::with_torch_seed(5, [] { return at::randn({3, 3, 3, 3}, default_device()); });
+  static constexpr bool frozen = true;
+
+  at::Tensor forward(const at::Tensor& x) const {
+    const at::Tensor mean = at::lerp(at::conv2d(x, kernel, {}, 1, 1), x, 0.5).mean({2, 3});
+    return 20 * at::cat({mean, mean.narrow(1, 0, 1).neg()}, 1);  // four classes
+  }
+};
+
+/// Keeps what a training reports.
+struct Notes {
+  std::string text;
+  void on_note(std::string_view line) { text += std::string(line) + "\n"; }
+};
+
+TEST(Fit, VictimThatIsNotForBfloat16_IsTrainedWithInFloat32) {
+  const auto train = [](Precision precision) {
+    Pipeline defense{UNet{.levels = 1, .width = 4}, OneTypeVictim{}, remaps::Derangement<task>{}};
+    Recipe recipe = quick_defense(1);
+    recipe.optimization.precision = precision;
+    Notes notes;
+    fit(defense, images().train.images, recipe, notes);
+    return notes.text;
+  };
+  EXPECT_EQ(train(Precision::float32), "");
+  const std::string noted = train(Precision::automatic);
+  if (nn::has_bfloat16(default_device())) {
+    expect_words(noted, {"the victim cannot be computed in bfloat16", "dtype", "float32"});
+  } else {
+    EXPECT_EQ(noted, "");
+  }
+  const std::string error = error_of([&] { train(Precision::bfloat16); });
+  expect_words(error, {"precision", "bfloat16", "dtype", "float32 or automatic"});
 }
 
 TEST(Autocast, Destruction_RestoresUserSettings) {

@@ -110,8 +110,11 @@ inline void run_trial(const PreparedDefense& prepared, const at::Tensor& images,
 
   const at::Tensor asked = data::to_float(some.narrow(0, 0, std::min(some.size(0), batch)), device)
                                .contiguous(at::MemoryFormat::ChannelsLast);
+  const bool bfloat16 =
+      computes_in_bfloat16(recipe.optimization.precision, device, some,
+                           [&](const at::Tensor& x) { return prepared.defense.undefended(x); });
   const c10::NoGradGuard no_grad;
-  const nn::Autocast autocast(device, uses_bfloat16(recipe.optimization.precision, device));
+  const nn::Autocast autocast(device, bfloat16);
   const Clock::time_point start = Clock::now();
   if (prepared.encode) prepared.encode(asked).sum().item<float>();
   prepared.defense.undefended(asked).sum().item<float>();  // waits for the device

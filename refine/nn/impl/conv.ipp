@@ -3,6 +3,7 @@
 #include <refine/nn/conv.hpp>
 
 #include <ATen/ops/conv2d.h>
+#include <ATen/ops/convolution.h>
 #include <torch/csrc/jit/frontend/tracer.h>
 
 #include <optional>
@@ -42,6 +43,24 @@ REFINE_INLINE at::Tensor convolve(const at::Tensor& x, const at::Tensor& weight,
     return winograd::convolution(x, weight, bias);
   }
   return at::conv2d(x, weight, bias, 1, 1);
+}
+
+REFINE_INLINE at::Tensor convolve(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
+                                  const ConvolutionOptions& options) {
+  const c10::DeviceType device = x.device().type();
+  const auto compute = [&](const at::Tensor& input, const at::Tensor& kernel, const at::Tensor& offset) {
+    const std::optional<at::Tensor> given = offset.defined() ? std::optional(offset) : std::nullopt;
+    return at::convolution(input, kernel, given, options.stride, options.padding, options.dilation,
+                           options.transposed, options.output_padding, options.groups);
+  };
+  if (!at::autocast::is_autocast_enabled(device)) return compute(x, weight, bias);
+  const at::ScalarType type = at::autocast::get_autocast_dtype(device);
+  const auto cast = [&](const at::Tensor& tensor) {
+    return tensor.defined() ? at::autocast::cached_cast(type, tensor, device) : tensor;
+  };
+  const at::Tensor input = cast(x), kernel = cast(weight), offset = cast(bias);
+  const c10::impl::ExcludeDispatchKeyGuard without_autocast(c10::autocast_dispatch_keyset);
+  return compute(input, kernel, offset);
 }
 
 }  // namespace refine::nn

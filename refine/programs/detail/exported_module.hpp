@@ -60,6 +60,8 @@ struct Step {
     same,        ///< names its first operand anew, without a copy
     size,        ///< the extent of a tensor; operands: tensor, dimension
     arithmetic,  ///< of two integers, `sign`
+    same_3x3,    ///< calls `nn::convolve` for 3×3 kernels; operands: image, kernel, bias, …
+    convolution  ///< calls its overload for any kernel; operands: those of `aten::convolution`
   };
 
   Kind kind = Kind::call;                                ///< what it does
@@ -70,7 +72,6 @@ struct Step {
   std::vector<std::optional<Slot>> outputs = {};         ///< where the results go; empty: nowhere
   bool returns_list = false;                             ///< the results are the elements of one list
   bool writes = false;                                   ///< changes one of its operands
-  bool is_convolution = false;                           ///< may be computed by `nn::convolve`
   std::vector<Slot> dead = {};                           ///< values that no later step uses
 };
 

@@ -110,13 +110,18 @@ class ScriptedModule : public torch::nn::Module {
   /// images.
   void follow_device(torch::jit::Block& block);
 
-  /// Replaces the convolutions of stride 1, padding 1 and dilation 1, without groups, by calls of
-  /// `nn::convolve`.
+  /// Replaces convolutions by calls of `nn::convolve`: those of stride 1, padding 1 and dilation 1, without
+  /// groups, by its overload for 3×3 kernels, which calls LibTorch for others, and those of traced networks
+  /// by the other one.
   static void use_nn_convolutions(torch::jit::Block& block);
 
-  /// Registers the operator that calls `nn::convolve`, once, and returns its name. For kernels of
-  /// other sizes `nn::convolve` calls LibTorch.
-  static c10::Symbol convolution_symbol();
+  /// Operators that call the overloads of `nn::convolve`.
+  struct ConvolutionSymbols {
+    c10::Symbol same_3x3, any;
+  };
+
+  /// Registers these operators, once, and returns their names.
+  static const ConvolutionSymbols& convolution_symbols();
 
   /// Compiles the current graph.
   void compile();

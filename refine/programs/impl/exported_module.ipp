@@ -675,14 +675,17 @@ REFINE_INLINE void ExportedCompiler::mark_convolutions() {
     return value->isInt() && expected.isInt() && value->toInt() == expected.toInt();
   };
   for (Step& step : steps_) {
+    if (operator_name(step) == "aten::convolution") step.kind = Step::Kind::convolution;
     if (operator_name(step) != "aten::conv2d" || !step.op->schema().overload_name().empty()) continue;
     const at::Tensor* weight = tensor_at(step.operands.at(1));
     const auto* no_bias = std::get_if<c10::IValue>(&step.operands.at(2));
     const c10::IValue one(std::vector<std::int64_t>{1, 1});
-    step.is_convolution = weight && weight->dim() == 4 && weight->size(2) == 3 && weight->size(3) == 3 &&
-                          (tensor_at(step.operands[2]) || (no_bias && no_bias->isNone())) &&
-                          is(step.operands.at(3), one) && is(step.operands.at(4), one) &&
-                          is(step.operands.at(5), one) && is(step.operands.at(6), c10::IValue(1));
+    if (weight && weight->dim() == 4 && weight->size(2) == 3 && weight->size(3) == 3 &&
+        (tensor_at(step.operands[2]) || (no_bias && no_bias->isNone())) && is(step.operands.at(3), one) &&
+        is(step.operands.at(4), one) && is(step.operands.at(5), one) &&
+        is(step.operands.at(6), c10::IValue(1))) {
+      step.kind = Step::Kind::same_3x3;
+    }
   }
 }
 
@@ -862,10 +865,22 @@ REFINE_INLINE void ExportedModule::run_steps(const at::Tensor& images,
       set(0, value_of(step.operands[0]).toTensor().size(value_of(step.operands[1]).toInt()));
     } else if (step.kind == Step::Kind::arithmetic) {
       set(0, compute(step, value_of(step.operands[0]).toInt(), value_of(step.operands[1]).toInt()));
-    } else if (step.is_convolution) {
-      const c10::IValue bias = value_of(step.operands[2]);
-      set(0, nn::convolve(value_of(step.operands[0]).toTensor(), value_of(step.operands[1]).toTensor(),
-                          bias.isNone() ? at::Tensor() : bias.toTensor()));
+    } else if (step.kind == Step::Kind::same_3x3 || step.kind == Step::Kind::convolution) {
+      const at::Tensor x = value_of(step.operands[0]).toTensor(),
+                       weight = value_of(step.operands[1]).toTensor();
+      const c10::IValue given = value_of(step.operands[2]);
+      const at::Tensor bias = given.isNone() ? at::Tensor() : given.toTensor();
+      if (step.kind == Step::Kind::same_3x3) {
+        set(0, nn::convolve(x, weight, bias));
+      } else {
+        set(0, nn::convolve(x, weight, bias,
+                            {.stride = value_of(step.operands[3]).toIntVector(),
+                             .padding = value_of(step.operands[4]).toIntVector(),
+                             .dilation = value_of(step.operands[5]).toIntVector(),
+                             .transposed = value_of(step.operands[6]).toBool(),
+                             .output_padding = value_of(step.operands[7]).toIntVector(),
+                             .groups = value_of(step.operands[8]).toInt()}));
+      }
     } else {
       stack.clear();
       for (const Operand& operand : step.operands) stack.push_back(value_of(operand));

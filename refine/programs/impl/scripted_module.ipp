@@ -479,7 +479,7 @@ REFINE_INLINE void ScriptedModule::follow_device(torch::jit::Block& block) {
 }
 
 REFINE_INLINE void ScriptedModule::use_nn_convolutions(torch::jit::Block& block) {
-  const c10::Symbol symbol = convolution_symbol();
+  static const c10::Symbol core = c10::Symbol::fromQualString("aten::convolution");
   const auto constant = [](const torch::jit::Node& node, const char* name) {
     return torch::jit::toIValue(node.namedInput(name)).value_or(c10::IValue());
   };
@@ -487,20 +487,19 @@ REFINE_INLINE void ScriptedModule::use_nn_convolutions(torch::jit::Block& block)
     const c10::IValue given = constant(node, name);
     return given.isIntList() && given.toIntVector() == std::vector<std::int64_t>{value, value};
   };
-  std::vector<torch::jit::Node*> found;
-  for (torch::jit::Node* node : block.nodes()) {
+  const std::vector<torch::jit::Node*> nodes(block.nodes().begin(), block.nodes().end());
+  for (torch::jit::Node* node : nodes) {
     for (torch::jit::Block* inner : node->blocks()) use_nn_convolutions(*inner);
-    const bool scripted = node->kind() == c10::aten::conv2d;
-    if (!scripted && node->kind() != c10::aten::_convolution) continue;
-    if (is(*node, "stride", 1) && is(*node, "padding", 1) && is(*node, "dilation", 1) &&
-        constant(*node, "groups") == c10::IValue(1) &&
-        (scripted || constant(*node, "transposed") == c10::IValue(false))) {
-      found.push_back(node);
-    }
-  }
-  for (torch::jit::Node* node : found) {
-    torch::jit::Node* replacement = block.owningGraph()->create(
-        symbol, {node->namedInput("input"), node->namedInput("weight"), node->namedInput("bias")});
+    const bool is_scripted = node->kind() == c10::aten::conv2d;
+    if (!is_scripted && node->kind() != c10::aten::_convolution && node->kind() != core) continue;
+    const bool is_same_3x3 = is(*node, "stride", 1) && is(*node, "padding", 1) && is(*node, "dilation", 1) &&
+                             constant(*node, "groups") == c10::IValue(1) &&
+                             (is_scripted || constant(*node, "transposed") == c10::IValue(false));
+    if (!is_same_3x3 && is_scripted) continue;
+    // The operators of traced networks begin with the nine arguments of `aten::convolution`.
+    torch::jit::Node* replacement =
+        block.owningGraph()->create(is_same_3x3 ? convolution_symbols().same_3x3 : convolution_symbols().any,
+                                    node->inputs().slice(0, is_same_3x3 ? 3 : 9));
     replacement->insertBefore(node);
     replacement->copyMetadata(node);  // its place in the source, for messages
     replacement->output()->setType(c10::TensorType::get());
@@ -509,17 +508,35 @@ REFINE_INLINE void ScriptedModule::use_nn_convolutions(torch::jit::Block& block)
   }
 }
 
-REFINE_INLINE c10::Symbol ScriptedModule::convolution_symbol() {
-  static const c10::Symbol name = c10::Symbol::fromQualString("refine::convolution");
-  static const torch::jit::RegisterOperators registration({torch::jit::Operator(
-      "refine::convolution(Tensor x, Tensor weight, Tensor? bias) -> Tensor",
-      [](torch::jit::Stack& stack) {
-        const c10::IValue bias = torch::jit::pop(stack);
-        const at::Tensor weight = torch::jit::pop(stack).toTensor(), x = torch::jit::pop(stack).toTensor();
-        stack.emplace_back(nn::convolve(x, weight, bias.isNone() ? at::Tensor() : bias.toTensor()));
-      },
-      c10::AliasAnalysisKind::FROM_SCHEMA)});
-  return name;
+REFINE_INLINE const ScriptedModule::ConvolutionSymbols& ScriptedModule::convolution_symbols() {
+  static const ConvolutionSymbols symbols = {c10::Symbol::fromQualString("refine::convolution_3x3"),
+                                             c10::Symbol::fromQualString("refine::convolution")};
+  static const auto defined = [](const c10::IValue& value) {
+    return value.isNone() ? at::Tensor() : value.toTensor();
+  };
+  static const torch::jit::RegisterOperators registration(
+      {torch::jit::Operator(
+           "refine::convolution_3x3(Tensor x, Tensor weight, Tensor? bias) -> Tensor",
+           [](torch::jit::Stack& stack) {
+             const auto in = torch::jit::pop(stack, 3);
+             stack.emplace_back(nn::convolve(in[0].toTensor(), in[1].toTensor(), defined(in[2])));
+           },
+           c10::AliasAnalysisKind::FROM_SCHEMA),
+       torch::jit::Operator(
+           "refine::convolution(Tensor x, Tensor weight, Tensor? bias, int[] stride, int[] padding, int[] dilation, "
+           "bool transposed, int[] output_padding, int groups) -> Tensor",
+           [](torch::jit::Stack& stack) {
+             const auto in = torch::jit::pop(stack, 9);
+             stack.emplace_back(nn::convolve(in[0].toTensor(), in[1].toTensor(), defined(in[2]),
+                                             {.stride = in[3].toIntVector(),
+                                              .padding = in[4].toIntVector(),
+                                              .dilation = in[5].toIntVector(),
+                                              .transposed = in[6].toBool(),
+                                              .output_padding = in[7].toIntVector(),
+                                              .groups = in[8].toInt()}));
+           },
+           c10::AliasAnalysisKind::FROM_SCHEMA)});
+  return symbols;
 }
 
 REFINE_INLINE c10::IValue ScriptedModule::run_graph(const at::Tensor& images) {

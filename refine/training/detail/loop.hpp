@@ -15,6 +15,7 @@
 #include <ATen/ops/zeros_like.h>
 #include <c10/core/Device.h>
 #include <c10/core/GradMode.h>
+#include <c10/util/Exception.h>
 #include <fmt/format.h>
 #include <torch/nn/module.h>
 #include <torch/nn/modules/batchnorm.h>
@@ -62,6 +63,57 @@ namespace refine::detail {
 /// True if a precision means bfloat16 on this device.
 inline bool uses_bfloat16(Precision precision, at::Device device) {
   return precision == Precision::bfloat16 || (precision == Precision::automatic && nn::has_bfloat16(device));
+}
+
+/// Returns the last line of what an error says, without its kind.
+inline std::string last_line(const std::exception& error) {
+  const auto* torch_error = dynamic_cast<const c10::Error*>(&error);
+  std::string text = torch_error ? torch_error->what_without_backtrace() : error.what();
+  text.erase(text.find_last_not_of(" \n") + 1);
+  text.erase(0, text.find_last_of('\n') + 1);
+  constexpr std::string_view kind = "RuntimeError: ";
+  return text.starts_with(kind) ? text.substr(kind.size()) : text;
+}
+
+/// True if a network is computed in bfloat16 on this device. With `automatic`, one that cannot be is
+/// computed in float32: a program may have operators that do not take tensors of two types, as autocast
+/// makes them of neighbours.
+/// \param images uint8; two of them are tried
+/// \param network images → logits
+/// \throws Error with `bfloat16`, if the network can be computed in float32 only
+template <typename Network, typename... Observers>
+bool computes_in_bfloat16(Precision precision, at::Device device, const at::Tensor& images,
+                          const Network& network, Observers&... observers) {
+  if (!uses_bfloat16(precision, device)) return false;
+  const auto compute = [&](bool bfloat16) {
+    const c10::AutoGradMode with_gradient(true);
+    const at::Tensor few =
+        data::to_float(images.narrow(0, 0, std::min<std::int64_t>(images.size(0), 2)), device)
+            .contiguous(at::MemoryFormat::ChannelsLast)
+            .requires_grad_();
+    at::Tensor logits;
+    {
+      const nn::Autocast autocast(device, bfloat16);
+      logits = network(few).to(at::kFloat);
+    }
+    if (logits.requires_grad()) logits.sum().backward();
+  };
+  std::string why;
+  try {
+    compute(true);
+    return true;
+  } catch (const std::exception& error) {
+    if (nn::is_out_of_memory(error)) throw;
+    why = last_line(error);
+  }
+  compute(false);
+  if (precision == Precision::bfloat16) {
+    throw Error("precision: the victim cannot be computed in bfloat16 ({}); choose float32 or automatic",
+                why);
+  }
+  notify_note("the victim cannot be computed in bfloat16 (" + why + "): float32 is used, which takes longer",
+              observers...);
+  return false;
 }
 
 /// Augments batches: as the recipe says, then as the training set requires, except for the images
