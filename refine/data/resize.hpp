@@ -77,6 +77,14 @@ inline at::Tensor resize(const at::Tensor& images, std::int64_t height, std::int
   return at::_upsample_bilinear2d_aa(images, {height, width}, /*align_corners=*/false);
 }
 
+/// Resizes images to half of their height and width and back, which leaves little of patterns as fine as two
+/// pixels.
+/// \param images N×C×H×W, as for `resize`
+inline at::Tensor at_half_resolution(const at::Tensor& images) {
+  const auto half = [](std::int64_t extent) { return std::max<std::int64_t>(extent / 2, 1); };
+  return resize(resize(images, half(images.size(2)), half(images.size(3))), images.size(2), images.size(3));
+}
+
 /// Makes images fit a size by a given mode.
 ///
 /// For a square target, `ResizeMode::crop` is torchvision's `Resize(size)` and `CenterCrop(size)`,

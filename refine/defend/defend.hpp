@@ -45,6 +45,10 @@ struct DefendOptions {
   TransformOptions transform = {};
   /// Distil this student instead, which then answers in the victim's place; nothing: a transform is trained.
   std::optional<StudentOptions> student = std::nullopt;
+  /// Other pictures, of anything, that nobody tampered with: uint8 N×C×H×W as the images, or undefined. The
+  /// defense also learns from the victim's answers to them, at half of their resolution: whole, some of
+  /// them look to the victim like a trigger. None is held back, and no figure counts them.
+  at::Tensor extra = {};
   std::uint64_t seed = default_seed;  ///< of held-back images, weights, permutation and training order
   double false_alarm_rate = 0.05;     ///< share of clean images that may raise the alarm, in [0, 1)
   Answer answer = Answer::defended;   ///< what the exported file serves; it has both answers
@@ -72,7 +76,8 @@ struct Defended {
   AlarmSetting alarm;                 ///< calibrated on held-back images
   report::DefenseReport report;       ///< `std::cout << report` prints it (report/render.hpp)
   std::string victim;                 ///< name of the victim's file
-  std::int64_t fitted_images = 0;     ///< number of images that it was trained on
+  std::int64_t fitted_images = 0;     ///< number of clean images that it was trained on
+  std::int64_t extra_images = 0;      ///< number of other pictures beside them
   std::uint64_t seed = default_seed;  ///< of the defense
   TransformOptions transform = {};    ///< that was used, with the sizes that were chosen; not of a student
   std::optional<StudentOptions> student = std::nullopt;  ///< likewise, of a student
@@ -110,6 +115,10 @@ TrainingPlan plan_defense(const LoadedClassifier& victim, const at::Tensor& imag
 ///     const Defended defended = defend(victim, images, {.training = {.epochs = 12}}, ProgressBar{});
 ///     defended.save("defended.pt");
 ///
+/// Where clean images are few, other pictures help (`DefendOptions::extra`); then the images are copied:
+///
+///     defend(victim, images, {.extra = read_folder_images("pictures/", victim.task().image).images});
+///
 /// With `DefendOptions::student`, all of this is done with a student in the place of transform, victim and
 /// permutation (`baselines::distill`). It serves without the victim's weights in the defended answer, and
 /// the victim stays in the file for the alarm and the gated answer:
@@ -126,8 +135,8 @@ TrainingPlan plan_defense(const LoadedClassifier& victim, const at::Tensor& imag
 /// \param observers of the training, such as `ProgressBar`, `JsonLines` and `Checkpoint`. With a communicator
 ///   (`distributed::C10d`), training and measurements are divided among ranks, and all get the result; let
 ///   rank 0 save it. A time limit is converted to epochs as for one process.
-/// \throws Error if the victim cannot be defended, the images do not fit it or are too few, or
-///   training diverges
+/// \throws Error if the victim cannot be defended, the images or other pictures do not fit it,
+///   the images are too few, or training diverges
 /// \throws Stopped if an observer requests it
 template <typename... Observers>
 Defended defend(const LoadedClassifier& victim, const at::Tensor& images, const DefendOptions& options = {},

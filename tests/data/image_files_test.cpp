@@ -70,6 +70,23 @@ TEST(Resize, HalfWidth_IsTheTriangleWeightedMean) {
   EXPECT_EQ(resize(at::zeros({2, 3, 4, 4}), 2, 7).sizes(), (Sizes{2, 3, 2, 7}));
 }
 
+TEST(Resize, HalfResolution_FlattensFineStripesAndKeepsWideOnes) {
+  const auto stripes = [](std::int64_t width) {
+    at::Tensor images = at::zeros({2, 3, 24, 24}, at::kByte);
+    for (std::int64_t x = 0; x < 24; x += 2 * width) images.narrow(3, x, width).fill_(200);
+    return images;
+  };
+  const auto contrast = [](const at::Tensor& images) {  // away from the borders
+    const at::Tensor inner = images.narrow(3, 6, 12).to(at::kFloat);
+    return (inner.max() - inner.min()).item<float>();
+  };
+  EXPECT_LT(contrast(data::at_half_resolution(stripes(1))), 10);
+  EXPECT_GT(contrast(data::at_half_resolution(stripes(6))), 180);
+  const at::Tensor plain = at::full({1, 3, 5, 7}, 9, at::kByte);
+  EXPECT_TRUE(data::at_half_resolution(plain).equal(plain));
+  EXPECT_EQ(data::at_half_resolution(plain.narrow(2, 0, 1)).sizes(), (std::vector<std::int64_t>{1, 3, 1, 7}));
+}
+
 TEST(Resize, WrongDimensionsOrNoPixels_Throws) {
   expect_words(error_of([] { resize(at::zeros({3, 4, 4}), 2, 2); }), {"3 dimensions", "N×C×H×W"});
   expect_words(error_of([] { resize(at::zeros({1, 3, 0, 4}), 2, 2); }), {"pixels", "3×0×4"});

@@ -13,6 +13,7 @@
 #include <ATen/ops/zeros.h>
 #include <c10/core/GradMode.h>
 #include <torch/csrc/jit/api/module.h>
+#include <torch/nn/modules/container/sequential.h>
 
 #include <algorithm>
 #include <array>
@@ -558,6 +559,110 @@ TEST(HoldBack, DifferentImages_AreDrawnOneByOne) {
   auto order = random_permutation(random, 300);
   order.resize(60);
   EXPECT_EQ(held.places, order);
+}
+
+TEST(HoldBack, OtherPictures_AreTrainedOnAndNeverHeldBack) {
+  const at::Tensor images = noise(130, 16), before = images.clone();
+  {
+    const detail::DividedImages divided = detail::hold_back(images, 7, 100);
+    EXPECT_EQ(divided.extra, 100);
+    EXPECT_EQ(divided.each, 3);
+    EXPECT_EQ(divided.fitted().size(0), 124);
+    EXPECT_TRUE(divided.fitted().narrow(0, 0, 100).equal(before.narrow(0, 0, 100)));
+    // The clean images are divided as they are alone.
+    const at::Tensor clean = before.slice(0, 100).clone();
+    const detail::DividedImages alone = detail::hold_back(clean, 7);
+    EXPECT_TRUE(divided.calibration().equal(alone.calibration()));
+    EXPECT_TRUE(divided.measured().equal(alone.measured()));
+    EXPECT_TRUE(divided.fitted_clean().equal(alone.fitted()));
+  }
+  EXPECT_TRUE(images.equal(before));
+}
+
+TEST(HoldBack, OtherPicturesThatRepeatHeldBackImages_AreLeftOut) {
+  // The same pictures twice: all of those that are held back are among the other ones.
+  const at::Tensor clean = noise(300, 16);
+  const at::Tensor images = at::cat({noise(20, 16, 3), clean, clean}), before = images.clone();
+  {
+    const detail::DividedImages divided = detail::hold_back(images, 7, 320);
+    EXPECT_EQ(divided.each, 30);
+    EXPECT_EQ(divided.repeats.taken().size(0), 60);
+    EXPECT_EQ(divided.extra, 260);
+    EXPECT_EQ(divided.fitted().size(0), 260 + 240);
+    const auto is_among = [&](const at::Tensor& image) {
+      return (divided.fitted() == image).flatten(1).all(1).any().item<bool>();
+    };
+    for (const at::Tensor& held : {divided.calibration(), divided.measured()})
+      for (std::int64_t i = 0; i < held.size(0); ++i) EXPECT_FALSE(is_among(held[i])) << i;
+    for (std::int64_t i = 0; i < 20; ++i) EXPECT_TRUE(is_among(before[i])) << i;
+  }
+  EXPECT_TRUE(images.equal(before));
+}
+
+/// Records the images that a training sees.
+struct Seen {
+  std::int64_t images = 0;
+  void on_begin(const RunInfo& info) { images = info.images; }
+};
+
+TEST(Defend, OtherPictures_AreInTheReportAndInNoFigure) {
+  DefendOptions options = quick_options();
+  std::string notes;
+  options.notify = [&](const Notice& notice) { notes += notice.text + "\n"; };
+  options.extra = noise(60, 16, 3);
+  const at::Tensor images = noise(40, 16), before = images.clone(), pictures = options.extra.clone();
+  Seen seen;
+  const Defended defended = defend(small_victim(), images, options, seen);
+  EXPECT_TRUE(images.equal(before));
+  EXPECT_TRUE(options.extra.equal(pictures));
+  EXPECT_EQ(seen.images, 92);
+  EXPECT_EQ(defended.fitted_images, 32);
+  EXPECT_EQ(defended.extra_images, 60);
+  EXPECT_EQ(defended.report.agreement->n, 4);
+  EXPECT_EQ(defended.report.alarm->false_alarms.n, 4);
+  const std::pair<std::string, std::string> fact{"other pictures", "60"};
+  EXPECT_EQ(std::ranges::count(defended.report.facts, fact), 1);
+  EXPECT_EQ(notes.find("--extra"), std::string::npos) << notes;  // they are there
+  EXPECT_NE(notes.find("40 clean images are few"), std::string::npos) << notes;
+
+  for (const at::Tensor& wrong : {noise(60, 8), noise(60, 16).to(at::kFloat), noise(60, 16)[0]}) {
+    options.extra = wrong;
+    expect_words(error_of([&] { defend(small_victim(), images, options); }), {"extra", "uint8 N×3×16×16"});
+  }
+}
+
+/// A victim that records how much neighbouring pixels differ at most in what it is asked.
+struct RecordingVictim {
+  Task task = {{3, 16, 16}, 3};
+  std::shared_ptr<torch::nn::Module> module = std::make_shared<torch::nn::SequentialImpl>();
+
+  at::Tensor forward(const at::Tensor& x) const {
+    const at::Tensor d = (x.detach().slice(3, 1) - x.detach().slice(3, 0, -1)).abs().max();
+    largest_difference = std::max(largest_difference, d.item<double>());
+    return 8 * x.mean({2, 3});
+  }
+
+  static inline double largest_difference = 0;
+};
+
+TEST(Defend, OtherPictures_AreAskedAboutAtHalfOfTheirResolution) {
+  const at::Tensor plain_colours = noise(40, 1).expand({40, 3, 16, 16}).contiguous();
+  at::Tensor stripes = at::zeros({60, 3, 16, 16}, at::kByte);
+  stripes.slice(3, 0, 16, 2).fill_(255);
+  const LoadedClassifier victim{.backbone = backbones::AnyBackbone(RecordingVictim{}), .name = "recording"};
+  DefendOptions options = quick_options();
+  options.probe = false;
+  options.extra = stripes;
+  EXPECT_EQ(RecordingVictim::largest_difference, 0);
+  RecordingVictim{}.forward(data::to_float(stripes));
+  EXPECT_EQ(std::exchange(RecordingVictim::largest_difference, 0), 1);
+  RecordingVictim{}.forward(data::to_float(data::at_half_resolution(stripes)));
+  EXPECT_LT(std::exchange(RecordingVictim::largest_difference, 0), 0.3);
+  options.transform = {};
+  options.student = StudentOptions{.width = 4};  // asks the victim about the images alone
+  defend(victim, plain_colours, options);
+  EXPECT_GT(RecordingVictim::largest_difference, 0);
+  EXPECT_LT(RecordingVictim::largest_difference, 0.3);
 }
 
 /// Ends a training after its first step.

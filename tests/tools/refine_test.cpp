@@ -677,6 +677,31 @@ TEST_F(Command, Defend_Encoder_IsExportedFromItsParts) {
                  {"--model", "--out"});
 }
 
+TEST_F(Command, Defend_OtherPictures_AreTrainedOnToo) {
+  write_images(shared->path / "own", 60, false);
+  write_images(shared->path / "others", 200, false);  // of which the first 60 are the same
+  const std::string command =
+      "defend --model attack/FashionMNIST/ResNet18/BadNets/victim.pt --images own --image 32 --width 2 --levels 1 "
+      "--threads 1 --no_scan --epoch 2 ";
+  const Outcome run = refine(*shared, command + "--extra others --out more.pt");
+  ASSERT_TRUE(is_done(run)) << run.err;
+  expect_words(run.err, {" of 200 other pictures are left out", "60 clean images are few"});
+  const std::size_t end = run.err.find(" of 200 other pictures");
+  const int left_out = std::stoi(run.err.substr(run.err.rfind('\n', end) + 1));
+  EXPECT_GE(left_out, 12);  // 12 images are held back; garments resemble each other
+  EXPECT_LT(left_out, 60);
+  expect_words(content(shared->path / "more.report/report.html"),
+               {"other pictures", std::to_string(200 - left_out), "48 to fit on"});
+  const Outcome alone = refine(*shared, command + "--out fewer.pt");
+  ASSERT_TRUE(is_done(alone)) << alone.err;
+  expect_words(alone.err, {"60 clean images are few", "--extra"});
+  EXPECT_NE(content(shared->path / "more.pt"), content(shared->path / "fewer.pt"));
+
+  expect_refusal(refine(*shared, command + "--extra nowhere"), {"nowhere"});
+  expect_refusal(refine(*shared, command + "--extra others --store kept"), {"--extra", "--store"});
+  expect_refusal(refine(*shared, command + "--extra others --out others/defended.pt"), {"--extra", "--out"});
+}
+
 TEST_F(Command, Defend_Student_ServesInEachFormatAndFromItsParts) {
   write_images(shared->path / "taught", 120, false);
   write_images(shared->path / "graded", 40, true);

@@ -40,7 +40,7 @@ struct DefendArguments {
   TrainOptions training;
   ResizeOptions resize;
   CheckpointOptions checkpoints;
-  std::string defense = "refine", transform_name, images, dataset, attack = "BadNets", data,
+  std::string defense = "refine", transform_name, images, extra, dataset, attack = "BadNets", data,
               attack_root = "attack", refine_res = "refine_res", out, store, answer;
   std::int64_t limit = 0;
   double false_alarms = 0.05;
@@ -199,6 +199,7 @@ fs::path begin_defense(const DefendArguments& options, const Common& common) {
     paths.images = {{"--images", options.images}};
     if (out.empty()) out = "defended.pt";
   }
+  if (!options.extra.empty()) paths.images.push_back({"--extra", options.extra});
   const DefendedFiles files = DefendedFiles::beside(out);
   paths.outputs = report_files("--out", files.report);
   paths.outputs.push_back({"--out", files.weights});
@@ -208,6 +209,12 @@ fs::path begin_defense(const DefendArguments& options, const Common& common) {
   options.resize.mode();
   options.encoder.options();
   student_options(options);
+  if (!options.extra.empty() && !files::exists(options.extra))
+    throw Error("cannot read images from {}: no such file or folder; check the path and its permissions",
+                options.extra);
+  if (!options.extra.empty() && !options.store.empty())
+    throw Error(
+        "--extra: other pictures are kept in memory, and --store is for sets larger than memory; leave one of them out");
   if (!options.victim.class_names.empty()) read_class_names(options.victim.class_names);
   return out;
 }
@@ -275,6 +282,14 @@ Inputs inputs_of_names(const DefendArguments& options, const Common& common) {
   return inputs;
 }
 
+/// Reads other pictures.
+void read_extra(Inputs& inputs, const DefendArguments& options) {
+  FolderImages pictures = read_folder_images(options.extra, inputs.victim.task().image,
+                                             {.resize = inputs.defend.resize, .seed = options.training.seed});
+  inputs.skipped += pictures.skipped;
+  inputs.defend.extra = std::move(pictures.images);
+}
+
 int run(const DefendArguments& options, const Common& common) {
   if (options.images.empty() == options.dataset.empty()) {
     throw Error(
@@ -283,6 +298,7 @@ int run(const DefendArguments& options, const Common& common) {
   const fs::path out = begin_defense(options, common);
   Inputs inputs =
       options.images.empty() ? inputs_of_names(options, common) : inputs_of_files(options, common);
+  if (!options.extra.empty()) read_extra(inputs, options);
   const DefendedFiles files = DefendedFiles::beside(out);
   auto ranks = common.ranks;
   distributed::on_first_rank(ranks, [&] { files.check_writable(); });
@@ -333,6 +349,10 @@ void add_defend(CLI::App& app, Common& common) {
       ->required();
   command->add_option("--images", options->images,
                       "folder of clean images, in any layout; labels are not needed");
+  command->add_option(
+      "--extra", options->extra,
+      "folder of other pictures, of anything, that nobody tampered with: where clean images are few, the "
+      "defense also learns from the model's answers to them");
   options->victim.add_to(*command);
   command->add_option(
       "--out", options->out,

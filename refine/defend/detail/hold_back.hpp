@@ -30,38 +30,47 @@ class TakenImages {
   at::Tensor images_, places_, taken_, left_;
 };
 
-/// Clean images, divided by their purpose.
+/// Images, divided by their purpose.
 struct DividedImages {
+  TakenImages repeats;                  ///< other pictures that nearly repeat images which are held back
   TakenImages held_back;                ///< calibration, then measured
+  std::int64_t each = 0;                ///< number of images that are held back for each of the two
   std::int64_t calibration_groups = 0;  ///< groups of near-duplicates among the images of `calibration()`
+  std::int64_t extra = 0;               ///< number of other pictures that are fitted on
 
-  /// Returns the images that the transform is fitted on.
+  /// Returns the images that the defense is fitted on: other pictures, then clean images.
   const at::Tensor& fitted() const { return held_back.left(); }
 
+  /// Returns the clean ones of them.
+  at::Tensor fitted_clean() const { return fitted().slice(0, extra); }
+
   /// Returns the images that the alarm is calibrated on.
-  at::Tensor calibration() const { return held_back.taken().chunk(2)[0]; }
+  at::Tensor calibration() const { return held_back.taken().narrow(0, 0, each); }
 
   /// Returns the images that the defense is measured on.
-  at::Tensor measured() const { return held_back.taken().chunk(2)[1]; }
+  at::Tensor measured() const { return held_back.taken().narrow(0, each, each); }
 };
 
-/// Returns the number of images that are held back for each purpose.
+/// Returns how many of a number of clean images are held back for each purpose.
 /// \throws Error if there are too few images
 std::int64_t held_back_each(std::int64_t images);
 
 /// Images that are held back, drawn at random.
 struct HeldBack {
-  std::vector<std::int64_t> places = {};  ///< calibration, then measured
-  std::int64_t calibration_groups = 0;    ///< of near-duplicates
+  std::vector<std::int64_t> places = {};   ///< calibration, then measured
+  std::int64_t calibration_groups = 0;     ///< of near-duplicates
+  std::vector<std::int64_t> repeats = {};  ///< other pictures that nearly repeat them
 };
 
 /// Draws the images that are held back, group by group: near-duplicates of an image that is held back
 /// must not be trained on, or the alarm would be calibrated on images that the transform knows. A part's
 /// last group may be cut, and so is one that would fill more than an eighth of it.
-HeldBack draw_held_back(const at::Tensor& images, std::uint64_t seed);
+/// \param extra how many of the first images are other pictures, of which none is held back
+/// \throws Error if there are too few clean images
+HeldBack draw_held_back(const at::Tensor& images, std::uint64_t seed, std::int64_t extra = 0);
 
-/// Holds back images for calibration and measuring.
-DividedImages hold_back(const at::Tensor& images, std::uint64_t seed);
+/// Holds back images for calibration and measuring, and takes out other pictures that repeat them.
+DividedImages hold_back(const at::Tensor& images, std::uint64_t seed, std::int64_t extra = 0);
 
 }  // namespace refine::detail
 

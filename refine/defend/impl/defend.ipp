@@ -2,7 +2,10 @@
 
 #include <refine/defend/defend.hpp>
 
+#include <ATen/ops/cat.h>
+#include <ATen/ops/ones.h>
 #include <ATen/ops/tensor.h>
+#include <c10/core/ScalarType.h>
 #include <fmt/format.h>
 #include <torch/version.h>
 
@@ -22,6 +25,7 @@
 #include <refine/core/error.hpp>
 #include <refine/core/random.hpp>
 #include <refine/data/near_duplicates.hpp>
+#include <refine/data/resize.hpp>
 #include <refine/defend/detail/hold_back.hpp>
 #include <refine/defend/detail/prepared_defense.hpp>
 #include <refine/defend/detail/result_json.hpp>
@@ -46,14 +50,15 @@ REFINE_INLINE std::int64_t held_back_each(std::int64_t images) {
   return std::clamp<std::int64_t>(images / 10, 1, 1000);
 }
 
-REFINE_INLINE HeldBack draw_held_back(const at::Tensor& images, std::uint64_t seed) {
-  const std::int64_t n = images.size(0), held = held_back_each(n);
+REFINE_INLINE HeldBack draw_held_back(const at::Tensor& images, std::uint64_t seed, std::int64_t extra) {
+  const std::int64_t held = held_back_each(images.size(0) - extra);
   const std::int64_t max_group = std::max(held / 8, std::min<std::int64_t>(held, 8));
   Random random(derived_seed(seed, "held back"));
-  const auto order = random_permutation(random, n);
+  auto order = random_permutation(random, images.size(0) - extra);
+  for (std::int64_t& image : order) image += extra;
   data::NearDuplicates duplicates(images);
   HeldBack result;
-  std::set<std::int64_t> taken;
+  std::set<std::int64_t> taken, repeats;
   std::size_t next = 0;
   for (const bool is_calibration : {true, false}) {
     const auto end = static_cast<std::int64_t>(result.places.size()) + held;
@@ -65,11 +70,15 @@ REFINE_INLINE HeldBack draw_held_back(const at::Tensor& images, std::uint64_t se
       if (taken.contains(image)) continue;
       result.calibration_groups += is_calibration;
       for (const std::int64_t member : duplicates.group_of(image, max_group)) {
-        if (static_cast<std::int64_t>(result.places.size()) == end) break;
-        if (taken.insert(member).second) result.places.push_back(member);
+        if (member < extra) {
+          repeats.insert(member);
+        } else if (static_cast<std::int64_t>(result.places.size()) < end && taken.insert(member).second) {
+          result.places.push_back(member);
+        }
       }
     }
   }
+  result.repeats.assign(repeats.begin(), repeats.end());
   return result;
 }
 
@@ -88,9 +97,17 @@ REFINE_INLINE TakenImages::~TakenImages() {
     images_.select(0, places_[i].item<std::int64_t>()).copy_(taken_.select(0, i));
 }
 
-REFINE_INLINE DividedImages hold_back(const at::Tensor& images, std::uint64_t seed) {
-  const HeldBack drawn = draw_held_back(images, seed);
-  return {.held_back = {images, drawn.places}, .calibration_groups = drawn.calibration_groups};
+REFINE_INLINE DividedImages hold_back(const at::Tensor& images, std::uint64_t seed, std::int64_t extra) {
+  HeldBack drawn = draw_held_back(images, seed, extra);
+  const auto held = static_cast<std::int64_t>(drawn.places.size());
+  const std::int64_t left = extra - static_cast<std::int64_t>(drawn.repeats.size());
+  // Clean images, which are the last, also take the places behind the other pictures that are left.
+  for (std::int64_t place = left; place < extra; ++place) drawn.places.push_back(place);
+  return {.repeats = {images.slice(0, 0, extra), drawn.repeats},
+          .held_back = {images, drawn.places},
+          .each = held / 2,
+          .calibration_groups = drawn.calibration_groups,
+          .extra = left};
 }
 
 /// Returns the places of images without finite logits, and warns of them.
@@ -105,6 +122,28 @@ inline std::vector<std::int64_t> not_finite(const LoadedClassifier& victim, cons
                     bad.size(), images.size(0)));
   }
   return {bad.begin(), bad.end()};
+}
+
+/// Returns the other pictures as the victim is asked about them: at half of their resolution, which leaves
+/// little of a fine pattern. N×C×H×W, where N may be 0.
+/// \param are_blank_left_out whether the victim's logits may not be finite
+/// \throws Error if they do not fit the images
+inline at::Tensor other_pictures(const LoadedClassifier& victim, const at::Tensor& images,
+                                 const DefendOptions& options, bool are_blank_left_out) {
+  if (!options.extra.defined()) return images.slice(0, 0, 0);
+  at::Tensor pictures = options.extra;
+  if (pictures.dim() != 4 || pictures.scalar_type() != at::kByte ||
+      pictures.sizes().slice(1) != images.sizes().slice(1)) {
+    throw Error("extra: other pictures must be as the clean images (got {} of {}, expected uint8 N×{})",
+                fmt::join(pictures.sizes(), "×"), c10::toString(pictures.scalar_type()),
+                fmt::join(images.sizes().slice(1), "×"));
+  }
+  pictures = data::at_half_resolution(pictures);
+  if (!are_blank_left_out) return pictures;
+  const std::vector<std::int64_t> bad = not_finite(victim, pictures, options.notify);
+  at::Tensor is_good = at::ones({pictures.size(0)}, at::kBool);
+  for (const std::int64_t place : bad) is_good[place] = false;
+  return pictures.index({is_good});
 }
 
 /// Returns at which sizes a defense works, for a note; empty if it works at that of the images.
@@ -206,9 +245,18 @@ REFINE_INLINE Defended defend(const LoadedClassifier& victim, at::Tensor images,
   PreparedDefense prepared = prepare_defense(victim, sized, options.seed);
   if (const std::string sizes = sizes_text(sized, prepared.defense, task.image); !sizes.empty())
     note(options.notify, sizes);
-  const DividedImages divided = hold_back(images, options.seed);
-  const std::int64_t held_back = divided.held_back.taken().size(0), fitted = divided.fitted().size(0);
-  TrainingOptions training = decide_flips(victim, divided.fitted(), options);
+  const at::Tensor pictures = other_pictures(victim, images, options, probed && probed->blank_not_finite);
+  if (pictures.size(0) > 0) images = at::cat({pictures, images});
+  const DividedImages divided = hold_back(images, options.seed, pictures.size(0));
+  const std::int64_t held_back = 2 * divided.each, fitted = divided.fitted().size(0),
+                     fitted_clean = fitted - divided.extra;
+  if (const std::int64_t repeats = divided.repeats.taken().size(0); repeats > 0) {
+    note(options.notify,
+         fmt::format(
+             "{} of {} other pictures are left out: they nearly repeat clean images that are held back",
+             repeats, pictures.size(0)));
+  }
+  TrainingOptions training = decide_flips(victim, divided.fitted_clean(), options);
   const bool is_sized = is_timed(training) && !options.recipe;
   std::optional<TrainingPlan> plan = options.plan;
   if (!plan && (options.notify || is_sized) && observer.rank() == 0) {
@@ -225,15 +273,17 @@ REFINE_INLINE Defended defend(const LoadedClassifier& victim, at::Tensor images,
     training.epochs = static_cast<int>(distributed::copy_number(observer, plan ? plan->epochs : 0));
   const Recipe recipe =
       options.recipe ? *options.recipe : sized.recipe(training, fitted, task.image, options.seed);
-  if (fitted + held_back < enough_clean_images && sized.encoder().file.empty()) {
+  if (const std::int64_t clean = fitted_clean + held_back;
+      clean < enough_clean_images && sized.encoder().file.empty()) {
+    const std::string help = divided.extra > 0 ? "" : "; other pictures beside them help (--extra)";
     warn(
         options.notify,
         sized.student
-            ? fmt::format("{} clean images are few; a student learns more from {} or more",
-                          fitted + held_back, enough_clean_images)
+            ? fmt::format("{} clean images are few; a student learns more from {} or more{}", clean,
+                          enough_clean_images, help)
             : fmt::format("{} clean images are few; with {}, a defense of CIFAR-10 lost 3.3 to 5.5 points of "
-                          "accuracy, and with fewer more (docs/lab/clean_images.md)",
-                          fitted + held_back, enough_clean_images));
+                          "accuracy, and with fewer more (docs/lab/clean_images.md){}",
+                          clean, enough_clean_images, help));
   }
 
   History history;
@@ -245,7 +295,8 @@ REFINE_INLINE Defended defend(const LoadedClassifier& victim, at::Tensor images,
                   .alarm = {},
                   .report = {},
                   .victim = victim.name,
-                  .fitted_images = fitted,
+                  .fitted_images = fitted_clean,
+                  .extra_images = divided.extra,
                   .seed = options.seed,
                   .transform = sized.transform,
                   .student = sized.student,
@@ -270,7 +321,7 @@ REFINE_INLINE Defended defend(const LoadedClassifier& victim, at::Tensor images,
   report.answer = options.answer;
   report.curves = {agreement_curve(history, result.defense)};
   measure_defense(result.defense, evidence, report);
-  const metrics::Proportion on_fitted = agreement_on_fitted(result.defense, divided.fitted());
+  const metrics::Proportion on_fitted = agreement_on_fitted(result.defense, divided.fitted_clean());
   if (is_far_above(on_fitted, *report.agreement)) {
     warn(options.notify,
          fmt::format(
@@ -288,7 +339,7 @@ REFINE_INLINE Defended defend(const LoadedClassifier& victim, at::Tensor images,
             100 * report.agreement->value(), 2 * recipe.optimization.epochs));
   }
   report.facts = {
-      {"clean images", fmt::format("{} to fit on, {} held back", fitted, held_back)},
+      {"clean images", fmt::format("{} to fit on, {} held back", fitted_clean, held_back)},
       {"device", default_device().str()},
       {"seed", std::to_string(options.seed)},
       {"recipe", recipe_text(recipe)},
@@ -304,6 +355,7 @@ REFINE_INLINE Defended defend(const LoadedClassifier& victim, at::Tensor images,
   } else {
     what.emplace_back("student", result.defense.describe());
   }
+  if (divided.extra > 0) what.emplace_back("other pictures", std::to_string(divided.extra));
   report.facts.insert(report.facts.begin(), what.begin(), what.end());
   if (probed) report.facts.insert(report.facts.begin(), {"probe", probed->text});
   return result;
@@ -315,7 +367,8 @@ namespace refine {
 
 REFINE_INLINE TrainingPlan plan_defense(const LoadedClassifier& victim, const at::Tensor& images,
                                         const DefendOptions& options) {
-  const std::int64_t fitted = images.size(0) - 2 * detail::held_back_each(images.size(0));
+  const std::int64_t fitted = images.size(0) - 2 * detail::held_back_each(images.size(0)) +
+                              (options.extra.defined() ? options.extra.size(0) : 0);
   return plan_training(victim, images, fitted,
                        {.training = options.training,
                         .recipe = options.recipe,
@@ -331,6 +384,7 @@ REFINE_INLINE DefendedFiles Defended::save(const std::filesystem::path& serving)
   const nlohmann::ordered_json about = {{"victim", victim},
                                         {"model", report.model},
                                         {"clean_images", fitted_images},
+                                        {"extra_images", extra_images},
                                         {"defense", defense.kind()},
                                         {student ? "student" : "transform", defense.describe()},
                                         {"recipe", nlohmann::ordered_json(recipe)},
