@@ -43,14 +43,15 @@ namespace detail {
 
 template <typename A>
 AnyAttack make_attack(std::string_view name, const AttackOptions& options) {
-  const double default_rate = A{.trigger = {.image = options.image}}.rate;
+  // Named, since GCC destroys a nested aggregate twice if a later initializer throws.
+  const auto trigger = decltype(A::trigger){.image = options.image};
+  const double default_rate = A{.trigger = trigger}.rate;
   const double rate = options.rate.value_or(default_rate);  // given at once: others depend on it
   A attack = [&] {
     if constexpr (HasTarget<A>) {
-      return A{
-          .trigger = {.image = options.image}, .target = options.target, .rate = rate, .seed = options.seed};
+      return A{.trigger = trigger, .target = options.target, .rate = rate, .seed = options.seed};
     } else {
-      return A{.trigger = {.image = options.image}, .rate = rate, .seed = options.seed};
+      return A{.trigger = trigger, .rate = rate, .seed = options.seed};
     }
   }();
   if constexpr (requires { attack.source; }) attack.source = options.source.value_or(attack.source);

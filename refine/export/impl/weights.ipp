@@ -136,7 +136,7 @@ REFINE_INLINE std::vector<std::int64_t> read_permutation(const std::map<std::str
 REFINE_INLINE void check_victim(const std::map<std::string, std::string>& metadata,
                                 const torch::nn::Module& module,
                                 const std::map<std::string, at::Tensor>& constants, const std::string& name) {
-  const std::string& victim = metadata_value(metadata, "victim", name);
+  const std::string victim = metadata_value(metadata, "victim", name);
   const bool is_legacy = victim.size() == 16 && victim.find_first_not_of("0123456789abcdef") == victim.npos;
   if (victim != (is_legacy ? legacy_fingerprint(module, constants) : fingerprint(module, constants))) {
     throw Error("cannot load {}: it was trained in front of another victim; load it with its own victim",
