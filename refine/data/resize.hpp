@@ -90,9 +90,9 @@ inline at::Tensor at_half_resolution(const at::Tensor& images) {
   const std::int64_t height = images.size(2), width = images.size(3);
   const auto half = [](std::int64_t extent) { return std::max<std::int64_t>(extent / 2, 1); };
   at::Tensor result = at::empty_like(images);
-  for (std::int64_t first = 0, step = 256; first < images.size(0);
-       first += step) {  // as floats, four times as large
-    const std::int64_t count = std::min(step, images.size(0) - first);
+  constexpr std::int64_t part = 256;  // as floats, images take four times the memory
+  for (std::int64_t first = 0; first < images.size(0); first += part) {
+    const std::int64_t count = std::min(part, images.size(0) - first);
     const at::Tensor small =
         at::adaptive_avg_pool2d(images.narrow(0, first, count).to(at::kFloat), {half(height), half(width)});
     result.narrow(0, first, count)

@@ -57,7 +57,7 @@ inline void allow_winograd(bool yes) {
 /// \return N×out×H×W
 at::Tensor convolve(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias);
 
-/// What a convolution does besides its kernel, in the order of `at::convolution`.
+/// The arguments of a convolution after its kernel and bias, in the order of `at::convolution`.
 struct ConvolutionOptions {
   std::vector<std::int64_t> stride = {1, 1}, padding = {0, 0}, dilation = {1, 1};
   bool transposed = false;
