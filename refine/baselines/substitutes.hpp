@@ -136,8 +136,12 @@ struct StudentTeacher {
 template <typename... Observers>
 void train_student(const StudentNetwork& student, const StudentTeacher& victim, at::Device device,
                    const at::Tensor& images, const Recipe& recipe, Observers&... observers) {
-  const bool bfloat16 = refine::detail::computes_in_bfloat16(recipe.optimization.precision, device, images,
-                                                             victim.answer, observers...);
+  const Precision precision = recipe.optimization.precision;
+  const bool bfloat16 =
+      student.encode  // its features and the victim's answers are computed before, in float32
+          ? refine::detail::uses_bfloat16(precision, device)
+          : refine::detail::computes_in_bfloat16(precision, device, images, /*needs_gradient=*/false,
+                                                 victim.answer, observers...);
   const refine::detail::BatchAugmentation augmentation(recipe.augmentation);
   const refine::detail::RecipeObjective objective{recipe.objective, recipe.temperature};
   refine::detail::TeacherAnswers answers(recipe, images.size(0));

@@ -46,8 +46,8 @@ struct DefendOptions {
   /// Distil this student instead, which then answers in the victim's place; nothing: a transform is trained.
   std::optional<StudentOptions> student = std::nullopt;
   /// Other pictures, of anything, that nobody tampered with: uint8 N×C×H×W as the images, or undefined. The
-  /// defense also learns from the victim's answers to them, at half of their resolution: whole, some of
-  /// them look to the victim like a trigger. None is held back, and no figure counts them.
+  /// defense also learns from the victim's answers to them, at half of their resolution
+  /// (docs/lab/clean_images.md). None is held back, and no figure counts them.
   at::Tensor extra = {};
   std::uint64_t seed = default_seed;  ///< of held-back images, weights, permutation and training order
   double false_alarm_rate = 0.05;     ///< share of clean images that may raise the alarm, in [0, 1)
@@ -115,7 +115,8 @@ TrainingPlan plan_defense(const LoadedClassifier& victim, const at::Tensor& imag
 ///     const Defended defended = defend(victim, images, {.training = {.epochs = 12}}, ProgressBar{});
 ///     defended.save("defended.pt");
 ///
-/// Where clean images are few, other pictures help (`DefendOptions::extra`); then the images are copied:
+/// Where clean images are few, other pictures may help (`DefendOptions::extra`); images and pictures are
+/// then copied:
 ///
 ///     defend(victim, images, {.extra = read_folder_images("pictures/", victim.task().image).images});
 ///

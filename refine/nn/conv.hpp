@@ -65,11 +65,12 @@ struct ConvolutionOptions {
   std::int64_t groups = 1;
 };
 
-/// Computes `at::convolution` as autocast computes `at::conv2d`: on processors, LibTorch's autocast leaves
-/// the operator of traced networks out, and then refuses what its neighbours return.
+/// Computes `at::convolution`, whose inputs LibTorch's autocast does not cast on processors, as it computes
+/// `at::conv2d`. Traced networks call it, and would fail on mixed types.
 /// \param x N×in×…, with as many extents as the kernel
 /// \param weight the kernel
 /// \param bias may be undefined
+/// \return N×out×…, in autocast's type if it is on
 at::Tensor convolve(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
                     const ConvolutionOptions& options);
 

@@ -270,8 +270,8 @@ void fit_transform(Pipeline<T, B, R>& defense, const at::Tensor& images, const O
   const objectives::SupCon supcon{.temperature = recipe.supcon_temperature,
                                   .base_temperature = recipe.supcon_temperature};
   const auto teacher = [&](const at::Tensor& x) { return defense.undefended(x); };
-  const bool bfloat16 =
-      computes_in_bfloat16(recipe.optimization.precision, device, images, teacher, observers...);
+  const bool bfloat16 = computes_in_bfloat16(recipe.optimization.precision, device, images,
+                                             /*needs_gradient=*/true, teacher, observers...);
   const BatchAugmentation augmentation(recipe.augmentation);
   const auto encoder = transforms::encoder_module_of(defense.transform());
   if (encoder) check_encoded_recipe(recipe);

@@ -599,6 +599,19 @@ TEST(HoldBack, OtherPicturesThatRepeatHeldBackImages_AreLeftOut) {
   EXPECT_TRUE(images.equal(before));
 }
 
+TEST(HoldBack, FewCleanImages_EachCopyAmongOtherPicturesIsFound) {
+  const at::Tensor clean = noise(12, 16);
+  const at::Tensor images = at::cat({noise(60, 16, 3), clean, clean, clean, clean}), before = images.clone();
+  const detail::HeldBack drawn = detail::draw_held_back(images, 7, 60 + 36);
+  ASSERT_EQ(drawn.places.size(), 2u);
+  std::vector<std::int64_t> expected;
+  for (const std::int64_t copy : {60, 72, 84}) {
+    for (const std::int64_t place : drawn.places) expected.push_back(place - 96 + copy);
+  }
+  std::ranges::sort(expected);
+  EXPECT_EQ(drawn.repeats, expected);
+}
+
 /// Records the images that a training sees.
 struct Seen {
   std::int64_t images = 0;
@@ -648,7 +661,7 @@ struct RecordingVictim {
 TEST(Defend, OtherPictures_AreAskedAboutAtHalfOfTheirResolution) {
   const at::Tensor plain_colours = noise(40, 1).expand({40, 3, 16, 16}).contiguous();
   at::Tensor stripes = at::zeros({60, 3, 16, 16}, at::kByte);
-  stripes.slice(3, 0, 16, 2).fill_(255);
+  stripes.slice(3, 0, 8, 2).fill_(255);  // of the left half, whose mean differs from the right half
   const LoadedClassifier victim{.backbone = backbones::AnyBackbone(RecordingVictim{}), .name = "recording"};
   DefendOptions options = quick_options();
   options.probe = false;
@@ -657,12 +670,12 @@ TEST(Defend, OtherPictures_AreAskedAboutAtHalfOfTheirResolution) {
   RecordingVictim{}.forward(data::to_float(stripes));
   EXPECT_EQ(std::exchange(RecordingVictim::largest_difference, 0), 1);
   RecordingVictim{}.forward(data::to_float(data::at_half_resolution(stripes)));
-  EXPECT_LT(std::exchange(RecordingVictim::largest_difference, 0), 0.3);
+  EXPECT_LT(std::exchange(RecordingVictim::largest_difference, 0), 0.6);
   options.transform = {};
   options.student = StudentOptions{.width = 4};  // asks the victim about the images alone
   defend(victim, plain_colours, options);
   EXPECT_GT(RecordingVictim::largest_difference, 0);
-  EXPECT_LT(RecordingVictim::largest_difference, 0.3);
+  EXPECT_LT(RecordingVictim::largest_difference, 0.6);
 }
 
 /// Ends a training after its first step.

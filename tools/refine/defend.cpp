@@ -358,7 +358,7 @@ void add_defend(CLI::App& app, Common& common) {
       "--out", options->out,
       "file to write, as .pt2 of torch.export or as ONNX if its name ends in .pt2 or .onnx, else as TorchScript; left "
       "out: defended.pt, or below --refine_res");
-  command->add_option("--limit", options->limit, "use at most this many images")->check(number(0));
+  command->add_option("--limit", options->limit, "use at most this many clean images")->check(number(0));
   options->resize.add_to(*command);
   command->add_option("--store", options->store,
                       "folder that keeps a folder's decoded images, for sets larger than memory");

@@ -163,7 +163,7 @@ void TrainOptions::add_to(CLI::App& command, bool is_defense) {
       .add_option(
           "--precision", precision,
           "precision of convolutions and matrix products in training: float32, bfloat16, or automatic, which is "
-          "bfloat16 where the device has instructions for it; left out: as the recipe has it")
+          "bfloat16 where the device has instructions for it and the model suits it; left out: as the recipe has it")
       ->check(CLI::IsMember({"float32", "bfloat16", "automatic"}));
   command.add_option("--decay", decay, "factor of the learning rate at the recipe's milestones")
       ->check(number(0, /*above=*/true));

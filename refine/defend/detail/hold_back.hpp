@@ -32,9 +32,9 @@ class TakenImages {
 
 /// Images, divided by their purpose.
 struct DividedImages {
-  TakenImages repeats;                  ///< other pictures that nearly repeat images which are held back
-  TakenImages held_back;                ///< calibration, then measured
-  std::int64_t each = 0;                ///< number of images that are held back for each of the two
+  TakenImages repeats;    ///< takes out other pictures that nearly repeat images which are held back
+  TakenImages held_back;  ///< takes out calibration, measured, and what the places behind `repeats` hold
+  std::int64_t each = 0;  ///< number of images that are held back for each of the two
   std::int64_t calibration_groups = 0;  ///< groups of near-duplicates among the images of `calibration()`
   std::int64_t extra = 0;               ///< number of other pictures that are fitted on
 
@@ -70,6 +70,8 @@ struct HeldBack {
 HeldBack draw_held_back(const at::Tensor& images, std::uint64_t seed, std::int64_t extra = 0);
 
 /// Holds back images for calibration and measuring, and takes out other pictures that repeat them.
+/// \param extra as for `draw_held_back`
+/// \throws Error if there are too few clean images
 DividedImages hold_back(const at::Tensor& images, std::uint64_t seed, std::int64_t extra = 0);
 
 }  // namespace refine::detail

@@ -51,14 +51,13 @@ REFINE_INLINE std::int64_t held_back_each(std::int64_t images) {
 }
 
 REFINE_INLINE HeldBack draw_held_back(const at::Tensor& images, std::uint64_t seed, std::int64_t extra) {
-  const std::int64_t held = held_back_each(images.size(0) - extra);
+  const std::int64_t n = images.size(0) - extra, held = held_back_each(n);
   const std::int64_t max_group = std::max(held / 8, std::min<std::int64_t>(held, 8));
   Random random(derived_seed(seed, "held back"));
-  auto order = random_permutation(random, images.size(0) - extra);
-  for (std::int64_t& image : order) image += extra;
-  data::NearDuplicates duplicates(images);
+  const auto order = random_permutation(random, n);
+  data::NearDuplicates duplicates(images.slice(0, extra));
   HeldBack result;
-  std::set<std::int64_t> taken, repeats;
+  std::set<std::int64_t> taken;
   std::size_t next = 0;
   for (const bool is_calibration : {true, false}) {
     const auto end = static_cast<std::int64_t>(result.places.size()) + held;
@@ -70,12 +69,19 @@ REFINE_INLINE HeldBack draw_held_back(const at::Tensor& images, std::uint64_t se
       if (taken.contains(image)) continue;
       result.calibration_groups += is_calibration;
       for (const std::int64_t member : duplicates.group_of(image, max_group)) {
-        if (member < extra) {
-          repeats.insert(member);
-        } else if (static_cast<std::int64_t>(result.places.size()) < end && taken.insert(member).second) {
-          result.places.push_back(member);
-        }
+        if (static_cast<std::int64_t>(result.places.size()) == end) break;
+        if (taken.insert(member).second) result.places.push_back(member);
       }
+    }
+  }
+  if (extra == 0) return result;
+  for (std::int64_t& place : result.places) place += extra;
+  data::NearDuplicates all(images);
+  all.prepare(result.places);
+  std::set<std::int64_t> repeats;
+  for (const std::int64_t place : result.places) {
+    for (const std::int64_t member : all.group_of(place, images.size(0))) {
+      if (member < extra) repeats.insert(member);
     }
   }
   result.repeats.assign(repeats.begin(), repeats.end());
@@ -124,19 +130,18 @@ inline std::vector<std::int64_t> not_finite(const LoadedClassifier& victim, cons
   return {bad.begin(), bad.end()};
 }
 
-/// Returns the other pictures as the victim is asked about them: at half of their resolution, which leaves
-/// little of a fine pattern. N×C×H×W, where N may be 0.
+/// Returns the other pictures as the victim is asked about them: at half of their resolution
+/// (docs/lab/clean_images.md). N×C×H×W, where N may be 0.
 /// \param are_blank_left_out whether the victim's logits may not be finite
 /// \throws Error if they do not fit the images
 inline at::Tensor other_pictures(const LoadedClassifier& victim, const at::Tensor& images,
                                  const DefendOptions& options, bool are_blank_left_out) {
-  if (!options.extra.defined()) return images.slice(0, 0, 0);
-  at::Tensor pictures = options.extra;
+  at::Tensor pictures = options.extra.to(images.device());
   if (pictures.dim() != 4 || pictures.scalar_type() != at::kByte ||
       pictures.sizes().slice(1) != images.sizes().slice(1)) {
-    throw Error("extra: other pictures must be as the clean images (got {} of {}, expected uint8 N×{})",
-                fmt::join(pictures.sizes(), "×"), c10::toString(pictures.scalar_type()),
-                fmt::join(images.sizes().slice(1), "×"));
+    throw Error("extra: must be uint8 N×{} as the clean images, got {} {}",
+                fmt::join(images.sizes().slice(1), "×"), c10::toString(pictures.scalar_type()),
+                fmt::join(pictures.sizes(), "×"));
   }
   pictures = data::at_half_resolution(pictures);
   if (!are_blank_left_out) return pictures;
@@ -245,9 +250,13 @@ REFINE_INLINE Defended defend(const LoadedClassifier& victim, at::Tensor images,
   PreparedDefense prepared = prepare_defense(victim, sized, options.seed);
   if (const std::string sizes = sizes_text(sized, prepared.defense, task.image); !sizes.empty())
     note(options.notify, sizes);
-  const at::Tensor pictures = other_pictures(victim, images, options, probed && probed->blank_not_finite);
-  if (pictures.size(0) > 0) images = at::cat({pictures, images});
-  const DividedImages divided = hold_back(images, options.seed, pictures.size(0));
+  std::int64_t pictures = 0;
+  if (options.extra.defined()) {
+    const at::Tensor others = other_pictures(victim, images, options, probed && probed->blank_not_finite);
+    pictures = others.size(0);
+    images = at::cat({others, images});
+  }
+  const DividedImages divided = hold_back(images, options.seed, pictures);
   const std::int64_t held_back = 2 * divided.each, fitted = divided.fitted().size(0),
                      fitted_clean = fitted - divided.extra;
   if (const std::int64_t repeats = divided.repeats.taken().size(0); repeats > 0) {
@@ -275,7 +284,10 @@ REFINE_INLINE Defended defend(const LoadedClassifier& victim, at::Tensor images,
       options.recipe ? *options.recipe : sized.recipe(training, fitted, task.image, options.seed);
   if (const std::int64_t clean = fitted_clean + held_back;
       clean < enough_clean_images && sized.encoder().file.empty()) {
-    const std::string help = divided.extra > 0 ? "" : "; other pictures beside them help (--extra)";
+    constexpr int measured_side = 96;  // other pictures were measured with small images only
+    const bool is_small = std::max(task.image.height, task.image.width) <= measured_side;
+    const std::string help =
+        options.extra.defined() || !is_small ? "" : "; other pictures beside them may help (--extra)";
     warn(
         options.notify,
         sized.student

@@ -111,7 +111,7 @@ inline void run_trial(const PreparedDefense& prepared, const at::Tensor& images,
   const at::Tensor asked = data::to_float(some.narrow(0, 0, std::min(some.size(0), batch)), device)
                                .contiguous(at::MemoryFormat::ChannelsLast);
   const bool bfloat16 =
-      computes_in_bfloat16(recipe.optimization.precision, device, some,
+      computes_in_bfloat16(recipe.optimization.precision, device, some, /*needs_gradient=*/false,
                            [&](const at::Tensor& x) { return prepared.defense.undefended(x); });
   const c10::NoGradGuard no_grad;
   const nn::Autocast autocast(device, bfloat16);

@@ -674,17 +674,25 @@ REFINE_INLINE void ExportedCompiler::mark_convolutions() {
     if (value->isIntList() && expected.isIntList()) return value->toIntVector() == expected.toIntVector();
     return value->isInt() && expected.isInt() && value->toInt() == expected.toInt();
   };
+  const auto is_false = [](const Operand& operand) {
+    const auto* value = std::get_if<c10::IValue>(&operand);
+    return value && value->isBool() && !value->toBool();
+  };
+  const c10::IValue one(std::vector<std::int64_t>{1, 1});
   for (Step& step : steps_) {
-    if (operator_name(step) == "aten::convolution") step.kind = Step::Kind::convolution;
-    if (operator_name(step) != "aten::conv2d" || !step.op->schema().overload_name().empty()) continue;
+    const std::string_view name = operator_name(step);
+    const bool is_any = name == "aten::convolution";
+    if ((!is_any && name != "aten::conv2d") || !step.op->schema().overload_name().empty()) continue;
     const at::Tensor* weight = tensor_at(step.operands.at(1));
     const auto* no_bias = std::get_if<c10::IValue>(&step.operands.at(2));
-    const c10::IValue one(std::vector<std::int64_t>{1, 1});
+    const std::size_t groups = is_any ? 8 : 6;  // behind transposed and output_padding
     if (weight && weight->dim() == 4 && weight->size(2) == 3 && weight->size(3) == 3 &&
         (tensor_at(step.operands[2]) || (no_bias && no_bias->isNone())) && is(step.operands.at(3), one) &&
         is(step.operands.at(4), one) && is(step.operands.at(5), one) &&
-        is(step.operands.at(6), c10::IValue(1))) {
+        is(step.operands.at(groups), c10::IValue(1)) && (!is_any || is_false(step.operands.at(6)))) {
       step.kind = Step::Kind::same_3x3;
+    } else if (is_any) {
+      step.kind = Step::Kind::convolution;
     }
   }
 }

@@ -17,6 +17,7 @@
 #include <c10/core/GradMode.h>
 #include <c10/util/Exception.h>
 #include <fmt/format.h>
+#include <torch/csrc/autograd/autograd.h>
 #include <torch/nn/module.h>
 #include <torch/nn/modules/batchnorm.h>
 
@@ -76,27 +77,28 @@ inline std::string last_line(const std::exception& error) {
 }
 
 /// True if a network is computed in bfloat16 on this device. With `automatic`, one that cannot be is
-/// computed in float32: a program may have operators that do not take tensors of two types, as autocast
-/// makes them of neighbours.
+/// computed in float32: a program may have operators that fail on the mixed types of autocast.
 /// \param images uint8; two of them are tried
+/// \param needs_gradient whether the gradient of the images is computed, too
 /// \param network images → logits
 /// \throws Error with `bfloat16`, if the network can be computed in float32 only
 template <typename Network, typename... Observers>
 bool computes_in_bfloat16(Precision precision, at::Device device, const at::Tensor& images,
-                          const Network& network, Observers&... observers) {
+                          bool needs_gradient, const Network& network, Observers&... observers) {
   if (!uses_bfloat16(precision, device)) return false;
   const auto compute = [&](bool bfloat16) {
-    const c10::AutoGradMode with_gradient(true);
+    const c10::AutoGradMode with_gradient(needs_gradient);
     const at::Tensor few =
         data::to_float(images.narrow(0, 0, std::min<std::int64_t>(images.size(0), 2)), device)
             .contiguous(at::MemoryFormat::ChannelsLast)
-            .requires_grad_();
+            .requires_grad_(needs_gradient);
     at::Tensor logits;
     {
       const nn::Autocast autocast(device, bfloat16);
       logits = network(few).to(at::kFloat);
     }
-    if (logits.requires_grad()) logits.sum().backward();
+    if (logits.requires_grad())
+      torch::autograd::grad({logits.sum()}, {few}, {}, {}, false, /*allow_unused=*/true);
   };
   std::string why;
   try {
