@@ -263,7 +263,7 @@ REFINE_INLINE Defended defend(const LoadedClassifier& victim, at::Tensor images,
     note(options.notify,
          fmt::format(
              "{} of {} other pictures are left out: they nearly repeat clean images that are held back",
-             repeats, pictures.size(0)));
+             repeats, pictures));
   }
   TrainingOptions training = decide_flips(victim, divided.fitted_clean(), options);
   const bool is_sized = is_timed(training) && !options.recipe;
