@@ -601,7 +601,7 @@ TEST(HoldBack, OtherPicturesThatRepeatHeldBackImages_AreLeftOut) {
 
 TEST(HoldBack, FewCleanImages_EachCopyAmongOtherPicturesIsFound) {
   const at::Tensor clean = noise(12, 16);
-  const at::Tensor images = at::cat({noise(60, 16, 3), clean, clean, clean, clean}), before = images.clone();
+  const at::Tensor images = at::cat({noise(60, 16, 3), clean, clean, clean, clean});
   const detail::HeldBack drawn = detail::draw_held_back(images, 7, 60 + 36);
   ASSERT_EQ(drawn.places.size(), 2u);
   std::vector<std::int64_t> expected;

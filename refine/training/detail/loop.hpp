@@ -40,6 +40,7 @@
 
 #include <refine/core/error.hpp>
 #include <refine/core/random.hpp>
+#include <refine/core/text.hpp>
 #include <refine/data/augmentation.hpp>
 #include <refine/data/batches.hpp>
 #include <refine/data/dataset.hpp>
@@ -64,16 +65,6 @@ namespace refine::detail {
 /// True if a precision means bfloat16 on this device.
 inline bool uses_bfloat16(Precision precision, at::Device device) {
   return precision == Precision::bfloat16 || (precision == Precision::automatic && nn::has_bfloat16(device));
-}
-
-/// Returns the last line of what an error says, without its kind.
-inline std::string last_line(const std::exception& error) {
-  const auto* torch_error = dynamic_cast<const c10::Error*>(&error);
-  std::string text = torch_error ? torch_error->what_without_backtrace() : error.what();
-  text.erase(text.find_last_not_of(" \n") + 1);
-  text.erase(0, text.find_last_of('\n') + 1);
-  constexpr std::string_view kind = "RuntimeError: ";
-  return text.starts_with(kind) ? text.substr(kind.size()) : text;
 }
 
 /// True if a network is computed in bfloat16 on this device. With `automatic`, one that cannot be is
@@ -106,7 +97,8 @@ bool computes_in_bfloat16(Precision precision, at::Device device, const at::Tens
     return true;
   } catch (const std::exception& error) {
     if (nn::is_out_of_memory(error)) return true;  // the training computes in parts then
-    why = last_line(error);
+    const auto* torch_error = dynamic_cast<const c10::Error*>(&error);
+    why = text::one_line(torch_error ? torch_error->what_without_backtrace() : error.what());
   }
   compute(false);
   if (precision == Precision::bfloat16) {
