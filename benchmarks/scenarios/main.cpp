@@ -148,7 +148,7 @@ void run_all(const Options& options) {
     const auto to_wake = options.wake ? wakeable(scenarios, with_refine, setting) : std::vector<Scenario>{};
     for (std::size_t i = 0; i < scenarios.size(); ++i) {
       std::cerr << fmt::format("scenario {} of {}: {} on {}\n", i + 1, scenarios.size(),
-                               scenarios[i].attack + scenarios[i].rate_suffix(), scenarios[i].network);
+                               scenarios[i].attack_name() + scenarios[i].rate_suffix(), scenarios[i].network);
       if (with_refine) run(scenarios[i], setting);
     }
     run_baselines(scenarios, baselines, setting);

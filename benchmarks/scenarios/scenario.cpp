@@ -18,6 +18,7 @@
 #include <system_error>
 #include <utility>
 
+#include <refine/adversaries/adversaries.hpp>
 #include <refine/attacks/by_name.hpp>
 #include <refine/attacks/plans.hpp>
 #include <refine/attacks/universal_perturbation.hpp>
@@ -54,6 +55,8 @@ using Json = nlohmann::ordered_json;
 
 namespace {
 
+constexpr std::int64_t restart_every = 300;  // steps, of a surrogate that stands for many defenses
+
 /// Describes the setting of a victim. Its results are kept if the description is the same.
 std::string victim_key(const Scenario& scenario, const Setting& setting) {
   Message image;
@@ -65,6 +68,7 @@ std::string victim_key(const Scenario& scenario, const Setting& setting) {
       << setting.size.network_width(scenario.network) << "; "
       << setting.size.victim_recipe(scenario, setting.seed);
   if (scenario.attack == "Stamped") key << "; " << setting.stamped_folder;
+  if (!scenario.against.empty()) key << "; against " << scenario.against << ", restart " << restart_every;
   return key.str();
 }
 
@@ -217,6 +221,43 @@ data::TrainingSet poison(const Scenario& scenario, const Setting& setting, std::
   return set;
 }
 
+/// The trigger of an attack, for images in [0, 1].
+struct TriggerOf {
+  attacks::AnyAttack attack;
+  ImageShape image;
+
+  at::Tensor apply(const at::Tensor& images) const {
+    return data::to_float(attack.trigger_images(data::to_bytes(images)), images.device());
+  }
+};
+
+/// Trains a victim whose attacker has a defense in mind. Its backdoor is dormant if that is a student.
+template <typename... Observers>
+backbones::AnyBackbone train_adversarial(const Scenario& scenario, const Setting& setting,
+                                         Observers&... observers) {
+  const Task task = setting.split.train.task();
+  const auto train = [&](const auto& surrogate, const adversaries::AdversaryOptions& options) {
+    return adversaries::train_against(make_network(scenario, setting, setting.seed), setting.split.train,
+                                      TriggerOf{trigger_attack(scenario, setting), task.image}, surrogate,
+                                      options, setting.size.victim_recipe(scenario, setting.seed),
+                                      observers...);
+  };
+  if (scenario.against == "Student")
+    return train(adversaries::SurrogateStudent{.task = task},
+                 {.dormant = true, .restart_every = restart_every});
+  const bool is_known = scenario.against == "REFINE-known";
+  const adversaries::SurrogateTransform<transforms::UNet<>> transform{
+      .make =
+          [&](std::uint64_t seed) {
+            return transforms::UNet<>{
+                .image = task.image, .width = setting.size.transform_width, .seed = seed};
+          },
+      .classes = task.classes,
+      .permutation =
+          is_known ? remaps::random_derangement(task.classes, setting.seed) : std::vector<std::int64_t>{}};
+  return train(transform, {.restart_every = is_known ? 0 : restart_every});
+}
+
 /// Makes an untrained defense of a victim.
 AnyPipeline make_pipeline(const backbones::AnyBackbone& victim, const Setting& setting) {
   const Task task = setting.split.train.task();
@@ -231,12 +272,17 @@ void train_victim(const Scenario& scenario, const Setting& setting) {
   const Checkpoint checkpoint = checkpoint_of(folder, "victim", key);
   if (is_done(folder / victim_file, key)) return checkpoint.remove();
   std::size_t count = 0;
-  const auto set = poison(scenario, setting, count);
-  const auto recipe = setting.size.victim_recipe(scenario, setting.seed);
   History history;
   StopOnSignal signals("the same command");
-  const auto victim = train_classifier(make_network(scenario, setting, setting.seed), set, recipe,
-                                       ProgressBar{}, history, checkpoint, signals);
+  ProgressBar bar;
+  const auto victim = [&] {
+    if (!scenario.against.empty())
+      return train_adversarial(scenario, setting, bar, history, checkpoint, signals);
+    const auto set = poison(scenario, setting, count);
+    return train_classifier(make_network(scenario, setting, setting.seed), set,
+                            setting.size.victim_recipe(scenario, setting.seed), bar, history, checkpoint,
+                            signals);
+  }();
   remove_stale(folder, {waking_file, rival_file, zero_file, defense_file, victim_file});
   for (const char* name : {"defense", "rival"}) remove_checkpoints(folder, name);
   save(victim, folder / "victim.safetensors");
@@ -266,10 +312,10 @@ void train_defense(const Scenario& scenario, const Setting& setting) {
   const double seconds = history.epochs.back().seconds;
   std::ostringstream recipe_text;
   recipe_text << recipe;
-  report::write_report({.title = scenario.attack + " on " + setting.dataset,
+  report::write_report({.title = scenario.attack_name() + " on " + setting.dataset,
                         .dataset = setting.dataset,
                         .model = scenario.network,
-                        .attack = scenario.attack,
+                        .attack = scenario.attack_name(),
                         .class_names = test.classes,
                         .before = figures.before,
                         .after = figures.after,
@@ -351,7 +397,7 @@ void measure_baseline(const Scenario& victim, const std::string& name, std::vect
   const auto file_of = [&](const Scenario& scenario) { return setting.folder(scenario) / (name + suffix); };
   std::erase_if(triggers, [&](const Scenario& trigger) { return is_done(file_of(trigger), key); });
   if (triggers.empty()) return;
-  std::cerr << fmt::format("{} on {}, {}\n", name, victim.attack, victim.network);
+  std::cerr << fmt::format("{} on {}, {}\n", name, victim.attack_name(), victim.network);
   const auto& train = setting.split.train;
   const auto begin = std::chrono::steady_clock::now();
   const baselines::BaselineOptions options{
@@ -396,6 +442,7 @@ ClassifierRecipe Size::victim_recipe(const Scenario& scenario, std::uint64_t see
   ClassifierRecipe recipe = recipes::fast_classifier_of(scenario.network);
   recipe.seed = seed;
   recipe.optimization.epochs = victim_epochs;
+  if (!scenario.against.empty()) recipe.optimization.epochs = against_epochs;
   if (!narrow) return recipe;
   recipe.augmentation = {.flip =
                              true};  // as the authors' code does; crops delay the learning of faint triggers
@@ -433,6 +480,7 @@ Size size_by_name(const std::string& name) {
             .victim_epochs = recipes::fast_classifier.optimization.epochs,
             .slow_epochs = recipes::fast_classifier.optimization.epochs,
             .late_epochs = recipes::fast_classifier.optimization.epochs,
+            .against_epochs = recipes::fast_classifier.optimization.epochs,
             .corner_epochs = recipes::fast_classifier.optimization.epochs,
             .defense_epochs = recipes::fast.optimization.epochs,
             .adaptive_rate = 0.01,
@@ -449,6 +497,7 @@ Size size_by_name(const std::string& name) {
             .victim_epochs = 3,
             .slow_epochs = 5,
             .late_epochs = 8,
+            .against_epochs = 8,
             .corner_epochs = 20,
             .defense_epochs = 2,
             .adaptive_rate = 0.03,
@@ -465,6 +514,7 @@ Size size_by_name(const std::string& name) {
             .victim_epochs = 3,
             .slow_epochs = 5,
             .late_epochs = 8,
+            .against_epochs = 8,
             .corner_epochs = 20,
             .defense_epochs = 3,
             .adaptive_rate = 0.03,
@@ -481,6 +531,7 @@ Size size_by_name(const std::string& name) {
             .victim_epochs = 1,
             .slow_epochs = 1,
             .late_epochs = 1,
+            .against_epochs = 1,
             .corner_epochs = 1,
             .defense_epochs = 1,
             .adaptive_rate = 0.03,
@@ -498,6 +549,10 @@ std::vector<Scenario> all_scenarios(bool with_stamped) {
     if (attack != "Benign") all.push_back({std::string(attack), "ResNet18"});
   }
   if (with_stamped) all.push_back({"Stamped", "ResNet18"});
+  for (const char* attack : {"BadNets", "Blended"}) {
+    for (const char* against : {"Student", "REFINE", "REFINE-known"})
+      all.push_back({.attack = attack, .network = "ResNet18", .against = against});
+  }
   for (const auto network : backbones::network_names()) {
     if (network == "ResNet18") continue;
     all.push_back({"Benign", std::string(network), /*defended=*/false});
@@ -531,6 +586,10 @@ std::vector<Scenario> scenarios_by_name(const std::vector<std::string>& names,
     selected.push_back(*found);
     if (end_of_name == name.size()) continue;
     selected.back().rate = rate_of(std::string_view(name).substr(end_of_name + 1));
+    if (!found->against.empty()) {
+      throw Error("--only: {} has no poisoning rate, got '{}'; the attacker trains the victim itself",
+                  found->name(), name);
+    }
     if (!selected.back().rate || found->attack == "Benign") {
       throw Error(
           "--only: wrong rate in '{}'; use a share above 0 and at most 1, such as BadNets/ResNet18@0.01",
@@ -549,7 +608,7 @@ std::vector<Scenario> with_other_rates(const std::vector<Scenario>& all, const S
     std::vector<double> rates;
     std::error_code ignored;
     for (const auto& entry : fs::directory_iterator(setting.folder(scenario).parent_path(), ignored)) {
-      const std::string name = entry.path().filename().string(), start = scenario.attack + "@";
+      const std::string name = entry.path().filename().string(), start = scenario.attack_name() + "@";
       if (!name.starts_with(start)) continue;
       if (const auto rate = rate_of(std::string_view(name).substr(start.size()))) rates.push_back(*rate);
     }
@@ -563,7 +622,7 @@ std::vector<Scenario> with_other_rates(const std::vector<Scenario>& all, const S
 }
 
 fs::path Setting::folder(const Scenario& scenario) const {
-  return out / dataset / scenario.network / (scenario.attack + scenario.rate_suffix());
+  return out / dataset / scenario.network / (scenario.attack_name() + scenario.rate_suffix());
 }
 
 void check_possible(const Scenario& scenario, const Setting& setting) {

@@ -22,9 +22,15 @@ struct Scenario {
   std::string network;   ///< name, as of `backbones::network_by_name`
   bool defended = true;  ///< false for benign victims of which only the accuracy is measured
   std::optional<double> rate = std::nullopt;  ///< poisoning rate; empty: the attack's default
+  /// The defense that the attacker has in mind (`adversaries::train_against`): "Student", "REFINE", or "REFINE-known",
+  /// whose permutation is known; empty: none, and images are poisoned.
+  std::string against = {};
 
-  /// Returns "attack/network" or "attack/network@rate".
-  std::string name() const { return attack + "/" + network + rate_suffix(); }
+  /// Returns "attack/network" or "attack/network@rate"; the attack may be "attack-against-defense".
+  std::string name() const { return attack_name() + "/" + network + rate_suffix(); }
+
+  /// Returns "attack" or "attack-against-defense".
+  std::string attack_name() const { return against.empty() ? attack : attack + "-against-" + against; }
 
   /// Returns "@rate"; empty for the attack's default.
   std::string rate_suffix() const { return rate ? fmt::format("@{}", *rate) : std::string(); }
@@ -39,6 +45,7 @@ struct Size {
   int victim_epochs;     ///< epochs of a victim
   int slow_epochs;       ///< epochs of victims that need longer to learn the trigger or the images
   int late_epochs;       ///< epochs of victims that learn the attack late
+  int against_epochs;    ///< epochs of a victim that is trained against a defense
   int corner_epochs;     ///< epochs of a victim that hardly sees a trigger in the corner
   int defense_epochs;    ///< epochs of a defense
   double adaptive_rate;  ///< poisoning rate of Adaptive-Patch, in [0, 1]; twice as many images are covers
@@ -89,7 +96,7 @@ struct Setting {
   std::optional<triggers::Stamped> stamped = std::nullopt;
   std::string stamped_folder = {};  ///< where they are
 
-  /// Returns the scenario's folder, `<out>/<dataset>/<network>/<attack>`, with `@<rate>` if it has one.
+  /// Returns the scenario's folder, `<out>/<dataset>/<network>/<attack name>`, with `@<rate>` if it has one.
   std::filesystem::path folder(const Scenario& scenario) const;
 };
 

@@ -67,7 +67,7 @@ std::string seconds(const Json& row, const char* training) {
 /// Appends the row of a scenario with one defense.
 void add_row(Json& rows, const Scenario& scenario, std::string_view name, const Results& results) {
   const auto& [victim, defense, zero_point, benign, waking] = results;
-  Json row = {{"attack", scenario.attack},
+  Json row = {{"attack", scenario.attack_name()},
               {"rate", scenario.rate ? Json(*scenario.rate) : Json()},
               {"network", scenario.network},
               {"defense", name},

@@ -157,12 +157,39 @@ TEST(Scenarios, Baselines_HaveRowsWithTheSameMetrics) {
   EXPECT_EQ(scenarios(scratch, "--data shades --only BadNets/ResNet18@0.5 --defense blur").status, 0);
   EXPECT_EQ(scenarios(scratch, command).status, 0);
   testing::expect_words(content(root / "scenarios.md"), {"| BadNets, 50 % | ResNet18 | Blur |"});
-  for (const auto& row : json::parse(content(root / "scenarios.json"))["scenarios"]) {
+  const auto rows = json::parse(content(root / "scenarios.json"))["scenarios"];
+  EXPECT_TRUE(std::ranges::any_of(rows, [](const auto& row) { return row["rate"] == 0.5; }));
+  for (const auto& row : rows) {
     if (row["rate"] == 0.5) {
       EXPECT_EQ(row["poisoned"], 18);
     }
   }
   EXPECT_EQ(fs::last_write_time(folder / "FineTuning.json"), written);
+}
+
+TEST(Scenarios, AttackersWhoKnowTheDefense_HaveRows) {
+  const ScratchFolder scratch;
+  write_images(scratch);
+  const std::string command =
+      "--data shades --only BadNets-against-Student/ResNet18,BadNets-against-REFINE/ResNet18,"
+      "BadNets-against-REFINE-known/ResNet18 --defense blur";
+  const Outcome first = scenarios(scratch, command);
+  ASSERT_EQ(first.status, 0) << first.err;
+  testing::expect_words(first.err, {"BadNets-against-REFINE-known on ResNet18", "victim"});
+  const fs::path root = scratch.path / "scenarios/shades";
+  std::vector<std::string> attacks;
+  const auto rows = json::parse(content(root / "scenarios.json"))["scenarios"];
+  for (const auto& row : rows) {
+    if (row["attack"] == "Benign" || row["defense"] != "Blur") continue;
+    attacks.push_back(row["attack"]);
+    EXPECT_EQ(row["after"]["asr"]["n"], 24) << row;
+    EXPECT_TRUE(row.contains("zero_point")) << row;
+  }
+  EXPECT_EQ(attacks, (std::vector<std::string>{"BadNets-against-Student", "BadNets-against-REFINE",
+                                               "BadNets-against-REFINE-known"}));
+  const auto written = fs::last_write_time(root / "ResNet18/BadNets-against-Student/victim.safetensors");
+  EXPECT_EQ(scenarios(scratch, command).status, 0);
+  EXPECT_EQ(fs::last_write_time(root / "ResNet18/BadNets-against-Student/victim.safetensors"), written);
 }
 
 TEST(Scenarios, StampedImages_AreAnAttack) {
@@ -199,6 +226,9 @@ TEST(Scenarios, BadInput_EndsWithOneLine) {
   for (const char* rate : {"0", "1.5", "-0.1", "nan", "0.1x", ""})
     expect_error(std::string("--only BadNets/ResNet18@") + rate, {"--only", "rate", "BadNets/ResNet18@0.01"});
   expect_error("--only Benign/ResNet18@0.1", {"Benign/ResNet18@0.1"});
+  expect_error("--only BadNets-against-REFINE/ResNet18@0.1",
+               {"BadNets-against-REFINE/ResNet18", "rate", "0.1"});
+  expect_error("--only BadNets-against-Blur/ResNet18", {"BadNets-against-Blur", "BadNets-against-Student"});
   expect_error("--device tpu", {"tpu"});
   expect_error("--defense magic", {"magic", "ShrinkPad", "STRIP"});
 

@@ -1,6 +1,7 @@
 """The modules of refine: the folders of refine/, each with a library of the same name."""
 
 MODULES = [
+    "adversaries",
     "attacks",
     "backbones",
     "baselines",
