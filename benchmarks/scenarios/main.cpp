@@ -190,7 +190,8 @@ int main(int argc, char** argv) {
       "attack Stamped");
   app.add_option(
          "--only", options.only,
-         "run only these scenarios, for example BadNets/ResNet18,BadNets/ResNet18@0.01 (a poisoning rate of 1 %)")
+         "run only these scenarios, for example BadNets/ResNet18,BadNets/ResNet18@0.01 (a poisoning rate of 1 %); "
+         "BadNets-against-Student/ResNet18 and others are run only if they are named")
       ->delimiter(',');
   app.add_option("--defense", options.defenses,
                  fmt::format("defenses: REFINE, {}, or all", fmt::join(baselines::names(), ", ")))

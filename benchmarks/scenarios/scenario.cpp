@@ -11,6 +11,7 @@
 #include <cstddef>
 #include <initializer_list>
 #include <iostream>
+#include <iterator>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <sstream>
@@ -55,7 +56,24 @@ using Json = nlohmann::ordered_json;
 
 namespace {
 
-constexpr std::int64_t restart_every = 300;  // steps, of a surrogate that stands for many defenses
+attacks::AttackOptions options_of(const Scenario& scenario, const Setting& setting) {
+  attacks::AttackOptions options{
+      .image = setting.split.train.image_shape(), .target = 0, .seed = setting.seed};
+  if (scenario.attack.starts_with("Adaptive-")) options.rate = setting.size.adaptive_rate;
+  if (scenario.rate) options.rate = scenario.rate;
+  return options;
+}
+
+/// Returns what the scenario's attacker wants. A surrogate that stands for many defenses gets fresh weights now and then.
+adversaries::AdversaryOptions adversary_options(const Scenario& scenario, const Setting& setting) {
+  const bool tiny = setting.size.against_epochs == 1;
+  return {.target = options_of(scenario, setting).target,
+          .dormant = scenario.against == "Student",
+          .restart_every = scenario.against == "REFINE-known" ? 0
+                           : tiny                             ? 4
+                                                              : 300,
+          .warm_up = tiny ? 1 : 50};
+}
 
 /// Describes the setting of a victim. Its results are kept if the description is the same.
 std::string victim_key(const Scenario& scenario, const Setting& setting) {
@@ -68,7 +86,11 @@ std::string victim_key(const Scenario& scenario, const Setting& setting) {
       << setting.size.network_width(scenario.network) << "; "
       << setting.size.victim_recipe(scenario, setting.seed);
   if (scenario.attack == "Stamped") key << "; " << setting.stamped_folder;
-  if (!scenario.against.empty()) key << "; against " << scenario.against << ", restart " << restart_every;
+  if (!scenario.against.empty()) {
+    const auto options = adversary_options(scenario, setting);
+    key << "; against " << scenario.against << ", transform of width " << setting.size.transform_width
+        << ", restart " << options.restart_every << ", warm-up " << options.warm_up;
+  }
   return key.str();
 }
 
@@ -159,14 +181,6 @@ backbones::AnyBackbone load_victim(const Scenario& scenario, const Setting& sett
   return victim;
 }
 
-attacks::AttackOptions options_of(const Scenario& scenario, const Setting& setting) {
-  attacks::AttackOptions options{
-      .image = setting.split.train.image_shape(), .target = 0, .seed = setting.seed};
-  if (scenario.attack.starts_with("Adaptive-")) options.rate = setting.size.adaptive_rate;
-  if (scenario.rate) options.rate = scenario.rate;
-  return options;
-}
-
 /// Makes the scenario's attack.
 attacks::AnyAttack make_attack(const Scenario& scenario, const Setting& setting,
                                const attacks::AttackOptions& options) {
@@ -231,39 +245,43 @@ struct TriggerOf {
   }
 };
 
-/// Trains a victim whose attacker has a defense in mind. Its backdoor is dormant if that is a student.
-template <typename... Observers>
-backbones::AnyBackbone train_adversarial(const Scenario& scenario, const Setting& setting,
-                                         Observers&... observers) {
-  const Task task = setting.split.train.task();
-  const auto train = [&](const auto& surrogate, const adversaries::AdversaryOptions& options) {
-    return adversaries::train_against(make_network(scenario, setting, setting.seed), setting.split.train,
-                                      TriggerOf{trigger_attack(scenario, setting), task.image}, surrogate,
-                                      options, setting.size.victim_recipe(scenario, setting.seed),
-                                      observers...);
-  };
-  if (scenario.against == "Student")
-    return train(adversaries::SurrogateStudent{.task = task},
-                 {.dormant = true, .restart_every = restart_every});
-  const bool is_known = scenario.against == "REFINE-known";
-  const adversaries::SurrogateTransform<transforms::UNet<>> transform{
-      .make =
-          [&](std::uint64_t seed) {
-            return transforms::UNet<>{
-                .image = task.image, .width = setting.size.transform_width, .seed = seed};
-          },
-      .classes = task.classes,
-      .permutation =
-          is_known ? remaps::random_derangement(task.classes, setting.seed) : std::vector<std::int64_t>{}};
-  return train(transform, {.restart_every = is_known ? 0 : restart_every});
+/// Returns an untrained transform of the setting's width.
+transforms::UNet<> make_transform(const Setting& setting, std::uint64_t seed) {
+  return {.image = setting.split.train.image_shape(), .width = setting.size.transform_width, .seed = seed};
+}
+
+/// Returns the remap of a defense.
+remaps::Derangement<> make_remap(const Setting& setting) {
+  return {.classes = setting.split.train.task().classes, .seed = setting.seed};
 }
 
 /// Makes an untrained defense of a victim.
 AnyPipeline make_pipeline(const backbones::AnyBackbone& victim, const Setting& setting) {
+  return {make_transform(setting, setting.seed), freeze(victim), make_remap(setting)};
+}
+
+/// Calls `use` with the surrogate of the defense that the scenario's attacker has in mind.
+template <typename Use>
+auto with_surrogate(const Scenario& scenario, const Setting& setting, Use&& use) {
   const Task task = setting.split.train.task();
-  return {
-      transforms::UNet<>{.image = task.image, .width = setting.size.transform_width, .seed = setting.seed},
-      freeze(victim), remaps::Derangement<>{.classes = task.classes, .seed = setting.seed}};
+  if (scenario.against == "Student") return use(adversaries::SurrogateStudent{.task = task});
+  return use(adversaries::SurrogateTransform<transforms::UNet<>>{
+      .make = [&](std::uint64_t seed) { return make_transform(setting, seed); },
+      .classes = task.classes,
+      .permutation = scenario.against == "REFINE-known" ? make_remap(setting).permutation
+                                                        : std::vector<std::int64_t>{}});
+}
+
+/// Trains a victim whose attacker has a defense in mind. Its backdoor is dormant if that is a student.
+template <typename... Observers>
+backbones::AnyBackbone train_adversarial(const Scenario& scenario, const Setting& setting,
+                                         Observers&... observers) {
+  const TriggerOf trigger{trigger_attack(scenario, setting), setting.split.train.image_shape()};
+  return with_surrogate(scenario, setting, [&](const auto& surrogate) {
+    return adversaries::train_against(make_network(scenario, setting, setting.seed), setting.split.train,
+                                      trigger, surrogate, adversary_options(scenario, setting),
+                                      setting.size.victim_recipe(scenario, setting.seed), observers...);
+  });
 }
 
 void train_victim(const Scenario& scenario, const Setting& setting) {
@@ -288,7 +306,7 @@ void train_victim(const Scenario& scenario, const Setting& setting) {
   save(victim, folder / "victim.safetensors");
   write_done(folder / victim_file, key,
              {{"seconds", history.epochs.back().seconds},
-              {"poisoned", count},
+              {"poisoned", scenario.against.empty() ? Json(count) : Json()},
               {"figures", report::figures_json(
                               evaluate(victim, setting.split.test, trigger_attack(scenario, setting)))}});
   checkpoint.remove();
@@ -575,7 +593,11 @@ std::optional<double> rate_of(std::string_view text) {
 
 std::vector<Scenario> scenarios_by_name(const std::vector<std::string>& names,
                                         const std::vector<Scenario>& all) {
-  if (names.empty()) return all;
+  if (names.empty()) {
+    std::vector<Scenario> usual;
+    std::ranges::copy_if(all, std::back_inserter(usual), &std::string::empty, &Scenario::against);
+    return usual;
+  }
   std::string known;
   for (const Scenario& scenario : all) known += (known.empty() ? "" : ", ") + scenario.name();
   std::vector<Scenario> selected;

@@ -78,7 +78,7 @@ std::vector<Scenario> all_scenarios(bool with_stamped);
 
 /// Returns the scenarios with these names, each as `Scenario::name` returns it, with or without a rate.
 ///
-/// \param names all of `all` if there are none
+/// \param names if there are none, all of `all` whose attackers have no defense in mind
 /// \param all the scenarios that may be named
 /// \throws Error for an unknown name, or a rate that is not a share above 0
 std::vector<Scenario> scenarios_by_name(const std::vector<std::string>& names,

@@ -161,7 +161,14 @@ std::string waking_markdown(const Json& rows) {
 }
 
 std::string svg(const Json& rows) {
-  constexpr int line = 26, top = 58, left = 210, panel = 290, gap = 50;
+  constexpr int line = 26, top = 58, panel = 290, gap = 50;
+  const auto name_of = [](const Json& row) {
+    return attack_of(row) + ", " + row["network"].get<std::string>() +
+           (row["defense"] == "REFINE" ? "" : ", " + row["defense"].get<std::string>());
+  };
+  std::size_t longest = 26;
+  for (const Json& row : rows) longest = std::max(longest, name_of(row).size());
+  const int left = 20 + static_cast<int>(7.3 * static_cast<double>(longest));
   const int height = top + line * static_cast<int>(rows.size()) + 40;
   const auto x = [&](int which, double share) {
     return left + which * (panel + gap) + panel * std::min(1.0, std::max(0.0, share));
@@ -185,10 +192,8 @@ std::string svg(const Json& rows) {
   }
   int y = top;
   for (const Json& row : rows) {
-    const std::string name = attack_of(row) + ", " + row["network"].get<std::string>() +
-                             (row["defense"] == "REFINE" ? "" : ", " + row["defense"].get<std::string>());
     out += fmt::format("<text x=\"{}\" y=\"{}\" text-anchor=\"end\">{}</text>\n", left - 14, y + 5,
-                       report::html_escape(name));
+                       report::html_escape(name_of(row)));
     const char* figures[] = {"ba", "largest_lift"};
     for (int which : {0, 1}) {
       if (which == 1 && row["attack"] == "Benign") continue;

@@ -1,11 +1,13 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <ATen/ops/bincount.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/cross_entropy_loss.h>
 #include <ATen/ops/full_like.h>
 #include <c10/core/Device.h>
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <torch/nn/module.h>
 
 #include <algorithm>
@@ -22,10 +24,12 @@
 #include <refine/core/random.hpp>
 #include <refine/core/task.hpp>
 #include <refine/data/dataset.hpp>
+#include <refine/data/training_set.hpp>
 #include <refine/distributed/communicator.hpp>
 #include <refine/nn/autocast.hpp>
 #include <refine/nn/conv.hpp>
 #include <refine/nn/device.hpp>
+#include <refine/nn/module.hpp>
 #include <refine/training/detail/loop.hpp>
 #include <refine/training/observers.hpp>
 #include <refine/training/recipe.hpp>
@@ -40,18 +44,28 @@ struct AdversaryOptions {
   int target = 0;  ///< class that triggered images are to become behind the defense
   bool dormant =
       false;  ///< what the victim alone answers to triggered images: true: their class; false: the target
-  double weight = 1;               ///< weight of the defended answers in the loss, positive
-  std::int64_t restart_every = 0;  ///< steps after which the surrogate becomes untrained again; 0: never
+  double weight = 1;               ///< weight of the surrogate's answers in the loss, positive
+  std::int64_t restart_every = 0;  ///< steps after which the surrogate gets fresh weights; 0: never
+  std::int64_t warm_up =
+      0;  ///< steps after fresh weights in which the surrogate's answers do not count, 0 or more
 
   /// Checks the range of each field.
   /// \param classes number of classes
   /// \throws Error naming the first field that is out of range
   void validate(int classes) const {
     if (target < 0 || target >= classes)
-      throw Error("target must be a class, in [0, {}), got {}", classes, target);
+      throw Error("AdversaryOptions.target must be a class, in [0, {}), got {}", classes, target);
     if (!(weight > 0 && std::isfinite(weight)))
-      throw Error("weight must be positive and finite, got {}", weight);
-    if (restart_every < 0) throw Error("restart_every must be 0 or more, got {}", restart_every);
+      throw Error("AdversaryOptions.weight must be positive and finite, got {}", weight);
+    if (restart_every < 0 || warm_up < 0) {
+      throw Error("AdversaryOptions.restart_every and .warm_up must be 0 or more, got {} and {}",
+                  restart_every, warm_up);
+    }
+    if (restart_every > 0 && warm_up >= restart_every) {
+      throw Error(
+          "AdversaryOptions.warm_up must be less than restart_every, got {} and {}; else no answer counts",
+          warm_up, restart_every);
+    }
   }
 };
 
@@ -82,15 +96,18 @@ class ScopedEvaluation {
 }  // namespace detail
 
 /// Trains a victim with a backdoor that is meant to work behind a defense. Beside the victim, the attacker trains a
-/// surrogate of the defense on the same images; the loss of a step is the cross-entropy of
+/// surrogate of the defense on the same images. The loss of a step, where each term is a mean:
 ///
-///  - the victim's answers, to the images with their classes, and to the triggered images with their classes if the
-///    backdoor is dormant, else with the target;
-///  - the surrogate's answers, likewise, to the images with their classes, and to the triggered images of other classes
-///    with the target.
+///     cross-entropy(victim, images and triggered images)·2 + weight·(cross-entropy(surrogate, images) +
+///                                                                   cross-entropy(surrogate, triggered images))
 ///
-/// All images are stamped, after augmentation; nothing is poisoned in `dataset`. Training takes place on
-/// `default_device()`, in one process. To train against a student and against REFINE:
+/// The surrogate is to answer triggered images of other classes with the target. The victim alone is to answer
+/// triggered images with the target, or with their class if the backdoor is dormant. `label_smoothing` applies to the
+/// victim's answers only.
+///
+/// All images are stamped, after augmentation, and not rounded to bytes; nothing is poisoned in `dataset`. The surrogate
+/// learns from the answers that the victim gives in evaluation mode. Training takes place on `default_device()`, in one
+/// process. To train against a student and against REFINE:
 ///
 ///     auto sleeper = train_against(backbones::ResNet18<task>{}, train, trigger,
 ///                                  SurrogateStudent{.task = task}, {.dormant = true});
@@ -110,7 +127,7 @@ class ScopedEvaluation {
 /// \param observers follow the run, taken by reference, see `Observer`
 /// \return `backbone`, in evaluation mode
 /// \throws Error as `train_classifier`; if a field of `options` is out of range, the trigger does not fit the images,
-///   or there are several processes
+///   the surrogate does not fit the data or has tensors that require a gradient, or there are several processes
 template <backbones::Backbone B, triggers::Trigger T, SurrogateDefense S, Observer... Observers>
 B train_against(B backbone, const data::Dataset& dataset, const T& trigger, const S& surrogate,
                 const AdversaryOptions& options = {},
@@ -123,6 +140,11 @@ B train_against(B backbone, const data::Dataset& dataset, const T& trigger, cons
   if (distributed::detail::find_communicator(observers...).size() > 1)
     throw Error("train_against: one process only, got several; leave the communicator out");
   const at::Device device = default_device();
+  surrogate.check(dataset.task());
+  for (const at::Tensor& parameter : surrogate.module->parameters()) {
+    if (parameter.requires_grad())
+      throw Error("train_against: the surrogate's tensors must not require gradients; it trains them itself");
+  }
   detail::AttackedModule module(backbone.module, surrogate.module);
   module.to(device);
   nn::to_channels_last(*backbone.module);
@@ -141,26 +163,34 @@ B train_against(B backbone, const data::Dataset& dataset, const T& trigger, cons
   const auto both = [&](const at::Tensor& images) {
     return at::cat({images, trigger.apply(images)}).contiguous(at::MemoryFormat::ChannelsLast);
   };
+  double weight = 0;  // of the surrogate's answers in the current step
   const auto targets = [&](const refine::detail::Batch& batch) {
+    const std::int64_t age = options.restart_every > 0 ? batch.step % options.restart_every : batch.step;
+    weight = age < options.warm_up ? 0 : options.weight;
     if (options.restart_every > 0 && batch.step > 0 && batch.step % options.restart_every == 0)
       surrogate.restart(derived_seed(seed, "restart", static_cast<std::uint64_t>(batch.step)));
     return labels.index_select(0, batch.indices);
   };
   const auto learn = [&](const at::Tensor& images, const at::Tensor& truth) -> refine::detail::BatchResult {
+    const std::int64_t n = images.size(0);
     const at::Tensor all = both(images), wanted = at::full_like(truth, options.target);
-    const at::Tensor logits = classify(all), clean = logits.narrow(0, 0, images.size(0));
-    at::Tensor loss = at::cross_entropy_loss(logits, at::cat({truth, options.dormant ? truth : wanted}), {},
-                                             at::Reduction::Mean, -100, recipe.label_smoothing);
-    surrogate.learn(images, clean, as_served);
-    const at::Tensor defended = surrogate.forward(all, as_served);
-    const at::Tensor losses =
-        at::cross_entropy_loss(defended, at::cat({truth, wanted}), {}, at::Reduction::None);
-    const at::Tensor movable = truth.ne(options.target).to(at::kFloat);
-    const at::Tensor behind =
-        losses.narrow(0, 0, images.size(0)).mean() +
-        (losses.narrow(0, images.size(0), images.size(0)) * movable).sum() / movable.sum().clamp_min(1);
-    loss = 2 * loss + options.weight * behind;
-    return {loss, clean.argmax(1).eq(truth).sum()};
+    const at::Tensor logits = classify(all);
+    at::Tensor loss = 2 * at::cross_entropy_loss(logits, at::cat({truth, options.dormant ? truth : wanted}),
+                                                 {}, at::Reduction::Mean, -100, recipe.label_smoothing);
+    surrogate.learn(images, as_served(images), as_served);
+    if (weight > 0) {
+      const at::Tensor answers = surrogate.forward(all, as_served);
+      if (!answers.sizes().equals(logits.sizes())) {
+        throw Error("train_against: the surrogate's logits have the wrong shape (got {}, expected {})",
+                    fmt::join(answers.sizes(), "x"), fmt::join(logits.sizes(), "x"));
+      }
+      const at::Tensor losses =
+          at::cross_entropy_loss(answers, at::cat({truth, wanted}), {}, at::Reduction::None);
+      const at::Tensor movable = truth.ne(options.target).to(at::kFloat);
+      loss = loss + weight * (losses.narrow(0, 0, n).mean() +
+                              (losses.narrow(0, n, n) * movable).sum() / movable.sum().clamp_min(1));
+    }
+    return {loss, logits.narrow(0, 0, n).argmax(1).eq(truth).sum()};
   };
   const refine::detail::TrainingRun run{
       .info = {.name = "victim"},
@@ -173,12 +203,16 @@ B train_against(B backbone, const data::Dataset& dataset, const T& trigger, cons
                     fmt::format("{}; target {}, dormant {}, weight {}, restart {}", surrogate.describe(),
                                 options.target, options.dormant, options.weight, options.restart_every),
                 .recipe = (std::ostringstream() << recipe).str(),
-                .objective = "adversary",
+                .objective = "recipe",
                 .data = {{"images", dataset.images},
                          {"labels", dataset.labels},
                          {"triggered", triggers::stamp(trigger, few)}}};
           },
-      .chance = [&] { return 1 / static_cast<double>(std::max(dataset.task().classes, 1)); },
+      .chance =  // of the most frequent class
+      [&] {
+        return static_cast<double>(at::bincount(labels).max().item<std::int64_t>()) /
+               static_cast<double>(dataset.size());
+      },
       .forward = [&](const at::Tensor& images) { classify(both(images)); },
       .after_warning = "check the labels, lower the learning rate, or the weight of the defended answers"};
   refine::detail::train(run, module, device, dataset.images, recipe.optimization,
@@ -186,5 +220,9 @@ B train_against(B backbone, const data::Dataset& dataset, const T& trigger, cons
                         /*cuda_graph_safe=*/false, observers...);
   return backbone;
 }
+
+/// Refused: an attack's training set is poisoned already, and its augmentation would be lost.
+template <backbones::Backbone B, triggers::Trigger T, SurrogateDefense S, typename... Arguments>
+B train_against(B, const data::TrainingSet&, const T&, const S&, Arguments&&...) = delete;
 
 }  // namespace refine::adversaries

@@ -210,7 +210,7 @@ void expect_resumes(const S& surrogate, const std::string& name) {
   const at::Tensor whole = train();
   const refine::testing::ScratchFolder folder;
   const Checkpoint checkpoint{.path = folder.path / name, .every = std::chrono::seconds(0), .resume = true};
-  for (const int steps : {3, 2}) EXPECT_THROW(train(checkpoint, StopAfter{steps}), Stopped);
+  for (const int steps : {4, 2}) EXPECT_THROW(train(checkpoint, StopAfter{steps}), Stopped);
   EXPECT_TRUE(train(checkpoint).equal(whole)) << name;
 }
 
@@ -222,8 +222,10 @@ TEST(TrainAgainst, Resume_ContinuesBitForBit) {
 /// A defense that mirrors images. It has nothing to learn.
 struct Mirror {
   std::shared_ptr<torch::nn::Module> module = std::make_shared<torch::nn::Module>("Mirror");
+  std::shared_ptr<std::vector<std::uint64_t>> restarts = std::make_shared<std::vector<std::uint64_t>>();
 
-  void restart(std::uint64_t) const {}
+  void check(const Task&) const {}
+  void restart(std::uint64_t seed) const { restarts->push_back(seed); }
   void learn(const at::Tensor&, const at::Tensor&, const VictimFunction&) const {}
   at::Tensor forward(const at::Tensor& images, const VictimFunction& victim) const {
     return victim(images.flip({3}));
@@ -248,8 +250,8 @@ TEST(TrainAgainst, Victim_IsBackdooredBehindTheDefenseOnly) {
   ClassifierRecipe recipe = quick(60);
   recipe.augmentation.flip = false;
   for (const bool dormant : {true, false}) {
-    const auto victim = train_against(Small{}, images, trigger, Mirror{},
-                                      {.target = 1, .dormant = dormant}, recipe);
+    const auto victim =
+        train_against(Small{}, images, trigger, Mirror{}, {.target = 1, .dormant = dormant}, recipe);
     const c10::NoGradGuard no_grad;
     const at::Tensor plain = images.images.to(at::kFloat) / 255, stamped = trigger.apply(plain);
     const auto share_of_target = [&](const at::Tensor& seen) {
@@ -272,6 +274,22 @@ TEST(TrainAgainst, Victim_IsBackdooredBehindTheDefenseOnly) {
   }
 }
 
+TEST(TrainAgainst, Surrogate_RestartsAndWarmsUp) {
+  const data::Dataset images = coloured(67);  // batches of 32, 32 and 3
+  const Mirror mirror{};
+  const auto train = [&](const AdversaryOptions& options) {
+    return state_of(*train_against(Small{}, images, Patch{}, mirror, options, quick(2)).module);
+  };
+  const at::Tensor counted = train({.restart_every = 3});
+  ASSERT_EQ(mirror.restarts->size(), 2u);  // at the start and at the fourth of six steps
+  EXPECT_NE((*mirror.restarts)[0], (*mirror.restarts)[1]);
+  EXPECT_FALSE(train({.restart_every = 3, .warm_up = 2}).equal(counted));
+  EXPECT_TRUE(train({.warm_up = 6}).equal(train({.target = 0, .weight = 1e-30})));  // no answer counts
+  EXPECT_EQ(mirror.restarts->size(), 6u);
+  // The default student takes fewer steps of the last batch, of three images.
+  train_against(Small{}, images, Patch{}, SurrogateStudent{.task = task, .width = 4}, {}, quick(1));
+}
+
 TEST(TrainAgainst, BadInput_IsRefused) {
   const data::Dataset images = coloured(16);
   const SurrogateStudent student{.task = task, .width = 4};
@@ -288,14 +306,52 @@ TEST(TrainAgainst, BadInput_IsRefused) {
   expect_words(error_of([&] { SurrogateStudent{.task = task, .lr = infinite}; }), {"lr", "inf"});
   expect_words(error_of([] { SurrogateStudent{.task = dynamic_task}; }), {"channels", ".task"});
   expect_words(error_of([&] {
-                 student.learn(at::rand({3, 3, 8, 8}), at::rand({3, 3}), no_victim);
+                 student.learn(at::rand({1, 3, 8, 8}), at::rand({1, 3}), no_victim);
                }),
-               {"4", "got 3"});
+               {"2 or more", "got 1"});
   expect_words(error_of([] {
                  SurrogateTransform<Light>{.make = make_light, .classes = 3, .permutation = {0, 0, 1}};
                }),
                {"occurs twice"});
   expect_words(error_of([] { SurrogateTransform<Light>{.classes = 3}; }), {".make"});
+  expect_words(error_of([] {
+                 SurrogateTransform<Light>{.make = make_light, .classes = 3, .permutation = {1, 0}};
+               }),
+               {"permutation", "3", "got 2"});
+  expect_words(error_of([] {
+                 SurrogateTransform<Light>{.make = make_light,
+                                           .classes = 3,
+                                           .optimization = {.lr = std::numeric_limits<double>::quiet_NaN()}};
+               }),
+               {"lr", "nan"});
+  const auto against = [&](const auto& surrogate) {
+    return error_of([&] { train_against(Small{}, images, Patch{}, surrogate, {}, quick(1)); });
+  };
+  expect_words(against(SurrogateTransform<Light>{.make = make_light, .classes = 20}), {"20 classes", "3"});
+  expect_words(against(SurrogateStudent{.task = {{3, 8, 8}, 5}}), {"5 classes", "3"});
+  const Light shared = make_light(1);
+  expect_words(
+      against(SurrogateTransform<Light>{.make = [&](std::uint64_t) { return shared; }, .classes = 3}),
+      {"same module", ".make"});
+  expect_words(
+      against(SurrogateTransform<Light>{
+          .make =
+              [](std::uint64_t seed) { return Light{.levels = 2, .width = seed == default_seed ? 8 : 4}; },
+          .classes = 3}),
+      {"SurrogateTransform.make"});
+  Mirror trained;
+  trained.module->register_module("layer", torch::nn::Linear(2, 2));
+  expect_words(against(trained), {"gradients"});
+  expect_words(error_of([&] {
+                 SurrogateStudent{.task = task}.forward(at::rand({3, 3, 8, 8}), no_victim);
+               }),
+               {"learn"});
+  expect_words(refusal({.restart_every = 5, .warm_up = 5}, Patch{}), {"warm_up", "5"});
+  static_assert(
+      !std::invocable<decltype([](auto set) -> decltype(train_against(Small{}, set, Patch{}, Mirror{})) {
+                        return Small{};
+                      }),
+                      data::TrainingSet>);
 }
 
 }  // namespace
