@@ -266,7 +266,7 @@ class TrainedTransform : public torch::nn::Module {
     for (const auto& [name, tensor] : optimizers_.state()) {
       state_.push_back(register_buffer("optimizer" + std::to_string(number++), tensor));
     }
-    require_gradient(false);  // it is no part of what the victim's optimizer trains
+    require_gradient(false);  // the victim's optimizer must not train it
     transform_->eval();
   }
 
