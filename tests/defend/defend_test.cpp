@@ -13,6 +13,7 @@
 #include <ATen/ops/zeros.h>
 #include <c10/core/GradMode.h>
 #include <torch/csrc/jit/api/module.h>
+#include <torch/csrc/jit/serialization/import.h>
 #include <torch/nn/modules/container/sequential.h>
 
 #include <algorithm>
@@ -294,6 +295,40 @@ TEST(Defend, EncoderOrSizes_DefendedSavedAndExportedFromItsParts) {
                                       {.encoder = {.file = encoded.transform.encoder.file}});
                  }),
                  {"another encoder"});
+  }
+}
+
+TEST(Defend, EncoderOfTheVictimsOwnWeights_IsWarnedOf) {
+  const ScratchFolder scratch;
+  // A victim whose features are those of the encoder.
+  const auto write_victim = [&](const char* name, std::uint64_t seed) {
+    const fs::path features = write_feature_extractor(scratch.path / "features.pt", seed);
+    torch::jit::Module program(c10::QualifiedName("__torch__.Victim"));
+    program.register_module("features", torch::jit::load(features.string()));
+    program.register_parameter("last", nn::with_torch_seed(3, [] { return at::rand({4, 4}); }), false);
+    program.define("def forward(self, x):\n    return self.features.forward(x).mean([2, 3]).matmul(self.last)\n");
+    program.eval();
+    program.save((scratch.path / name).string());
+    return load_classifier(scratch.path / name, {.image = ImageShape{3, 16, 16}});
+  };
+  const EncoderOptions encoder{.file = write_feature_extractor(scratch.path / "encoder.pt", 1)};
+  for (const bool same : {true, false}) {
+    const LoadedClassifier victim = write_victim(same ? "same.pt" : "other.pt", same ? 1 : 2);
+    for (const bool student : {true, false}) {
+      DefendOptions options = quick_options();
+      if (student) {
+        options.transform = {};
+        options.student = {.width = 4, .encoder = encoder};
+      } else {
+        options.transform = {.encoder = encoder};
+      }
+      std::string warnings;
+      options.notify = [&](const Notice& notice) {
+        if (notice.kind == Notice::Kind::warning) warnings += notice.text + '\n';
+      };
+      defend(victim, noise(40, 16), options);
+      EXPECT_EQ(warnings.find("the victim's own") != std::string::npos, same) << student << '\n' << warnings;
+    }
   }
 }
 

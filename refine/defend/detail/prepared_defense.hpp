@@ -1,9 +1,11 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <torch/nn/module.h>
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <string>
 
@@ -25,7 +27,12 @@ struct PreparedDefense {
   std::function<void(const at::Tensor& images, const Recipe& recipe, AnyObserver& observer, History& history)>
       train;
   std::function<at::Tensor(const at::Tensor&)> encode = {};  ///< images → features; empty: no encoder
+  std::shared_ptr<torch::nn::Module> encoder = {};           ///< holds what `encode` computes with
 };
+
+/// True if each weight of a network, and there are some, is also one of another network: tensors with the same
+/// elements in the same order. Tensors of few elements, which may be equal by chance, do not count.
+bool has_only_weights_of(const torch::nn::Module& network, const torch::nn::Module& other);
 
 /// Which defense is trained, with the sizes that were chosen.
 struct SizedDefense {

@@ -250,6 +250,12 @@ REFINE_INLINE Defended defend(const LoadedClassifier& victim, at::Tensor images,
   PreparedDefense prepared = prepare_defense(victim, sized, options.seed);
   if (const std::string sizes = sizes_text(sized, prepared.defense, task.image); !sizes.empty())
     note(options.notify, sizes);
+  if (prepared.encoder && has_only_weights_of(*prepared.encoder, *victim.backbone.module)) {
+    warn(
+        options.notify,
+        "all weights of the encoder are the victim's own: if it came with the victim, a trigger passes through it "
+        "unnoticed; use a network from its publisher (docs/guide/defend_a_model.md)");
+  }
   std::int64_t pictures = 0;
   if (options.extra.defined()) {
     const at::Tensor others = other_pictures(victim, images, options, probed && probed->blank_not_finite);

@@ -2,8 +2,12 @@
 
 #include <refine/defend/detail/prepared_defense.hpp>
 
+#include <c10/core/GradMode.h>
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <cstdint>
+#include <map>
 #include <string>
 #include <utility>
 
@@ -15,6 +19,7 @@
 #include <refine/core/error.hpp>
 #include <refine/core/random.hpp>
 #include <refine/nn/device.hpp>
+#include <refine/nn/module.hpp>
 #include <refine/pipeline/pipeline.hpp>
 #include <refine/programs/encoder.hpp>
 #include <refine/remaps/permutations.hpp>
@@ -29,6 +34,25 @@ REFINE_INLINE std::string describe_student(const Task& task, int width, const Im
 
 REFINE_INLINE std::string describe_encoded_student(int width, const ImageShape& sees) {
   return fmt::format("two layers of width {} on an encoder that sees {}", width, sees);
+}
+
+REFINE_INLINE bool has_only_weights_of(const torch::nn::Module& network, const torch::nn::Module& other) {
+  constexpr std::int64_t few = 64;
+  const c10::NoGradGuard no_grad;
+  const auto weights_of = [](const torch::nn::Module& module) {
+    std::multimap<std::int64_t, at::Tensor> weights;  // by number of elements
+    for (const auto& [name, tensor] : nn::state_dict(module)) {
+      if (tensor.is_floating_point() && tensor.numel() >= few)
+        weights.emplace(tensor.numel(), tensor.to(at::kCPU, at::kFloat).contiguous().flatten());
+    }
+    return weights;
+  };
+  const auto own = weights_of(network), others = weights_of(other);
+  return !own.empty() && std::ranges::all_of(own, [&](const auto& weight) {
+    const auto [first, last] = others.equal_range(weight.first);
+    return std::any_of(first, last,
+                       [&](const auto& candidate) { return candidate.second.equal(weight.second); });
+  });
 }
 
 REFINE_INLINE backbones::AnyBackbone resized_student(const Task& task,
@@ -64,8 +88,10 @@ REFINE_INLINE PreparedDefense prepare_defense(const LoadedClassifier& victim, co
         .defense = pipeline,
         .train = [pipeline](const at::Tensor& images, const Recipe& recipe, AnyObserver& observer,
                             History& history) mutable { fit(pipeline, images, recipe, observer, history); }};
-    if (transforms::encoder_module_of(pipeline.transform()))
+    if (const auto encoder = transforms::encoder_module_of(pipeline.transform())) {
       prepared.encode = [pipeline](const at::Tensor& x) { return pipeline.transform().encode(x); };
+      prepared.encoder = encoder;
+    }
     return prepared;
   }
   // Other initial weights than a victim of the same architecture and seed had: from the same ones, a student
@@ -87,6 +113,7 @@ REFINE_INLINE PreparedDefense prepare_defense(const LoadedClassifier& victim, co
     PreparedDefense prepared =
         prepare(network, backbones::AnyBackbone(network), describe_encoded_student(width, encoder.image));
     prepared.encode = [network](const at::Tensor& x) { return network.encode(x); };
+    prepared.encoder = encoder.module;
     return prepared;
   }
   const int usual = default_device().is_cuda() ? backbones::published_width(student_network)
