@@ -3,7 +3,7 @@
 /// \file
 /// Includes the whole library except for what only some programs need: downloads (`data/download.hpp`), foreign
 /// programs (`programs/`), choice by name (`attacks/by_name.hpp`, `backbones/zoo.hpp`), the report's verdict and
-/// sample images (`report/report.hpp`), other defenses (`baselines/baselines.hpp`) and the product as a function
+/// sample images (`report/report.hpp`), other defenses (`baselines/baselines.hpp`), attackers who know them (`adversaries/adversaries.hpp`) and the product as a function
 /// (`defend/defend.hpp`).
 
 /// \mainpage refine
