@@ -193,7 +193,9 @@ requires(!transforms::EncodingTransform<T>) struct SurrogateTransform {
 
  private:
   static T untrained(const std::function<T(std::uint64_t seed)>& make, std::uint64_t seed) {
-    if (!make) throw Error("SurrogateTransform: there is no transform; set .make");
+    if (!make)
+      throw Error(
+          "SurrogateTransform: .make is empty; set it to a function that returns an untrained transform");
     T transform = nn::with_torch_seed(seed, [&] { return make(seed); });
     transforms::check_members(transform);
     transform.module->to(default_device());
@@ -222,12 +224,12 @@ requires(!transforms::EncodingTransform<T>) struct SurrogateTransform {
 /// What an attacker who knows the defense wants.
 struct AdversaryOptions {
   int target = 0;  ///< class that triggered images are to become behind the defense
-  bool dormant =
-      false;  ///< what the victim alone answers to triggered images: true: their class; false: the target
+  /// What the victim alone answers to triggered images: true: their class; false: the target.
+  bool dormant = false;
   double weight = 1;               ///< weight of the surrogate's answers in the loss, positive
   std::int64_t restart_every = 0;  ///< steps after which the surrogate gets fresh weights; 0: never
-  std::int64_t warm_up =
-      0;  ///< steps after fresh weights in which the surrogate's answers do not count, 0 or more
+  /// Steps after fresh weights in which the surrogate's answers do not count, 0 or more.
+  std::int64_t warm_up = 0;
 
   /// Checks the range of each field.
   /// \param classes number of classes
@@ -352,10 +354,10 @@ B train_against(B backbone, const data::Dataset& dataset, const T& trigger, cons
           [&] {
             const at::Tensor few = dataset.images.narrow(0, 0, std::min<std::int64_t>(dataset.size(), 16));
             return refine::detail::RunIdentity{
-                .run = "victim",
-                .network =
-                    fmt::format("{}; target {}, dormant {}, weight {}, restart {}", surrogate.describe(),
-                                options.target, options.dormant, options.weight, options.restart_every),
+                .run = "victim against a defense",
+                .network = fmt::format("{}; target {}, dormant {}, weight {}, restart {}, warm-up {}",
+                                       surrogate.describe(), options.target, options.dormant, options.weight,
+                                       options.restart_every, options.warm_up),
                 .recipe = (std::ostringstream() << recipe).str(),
                 .objective = "recipe",
                 .data = {{"images", dataset.images},
@@ -368,7 +370,7 @@ B train_against(B backbone, const data::Dataset& dataset, const T& trigger, cons
                static_cast<double>(dataset.size());
       },
       .forward = [&](const at::Tensor& images) { classify(both(images)); },
-      .after_warning = "check the labels, lower the learning rate, or the weight of the defended answers"};
+      .after_warning = "check the labels, lower the learning rate, or the weight of the surrogate's answers"};
   refine::detail::train(run, module, device, dataset.images, recipe.optimization,
                         refine::detail::BatchAugmentation(recipe.augmentation), recipe.seed, targets, learn,
                         /*cuda_graph_safe=*/false, observers...);

@@ -219,6 +219,23 @@ TEST(TrainAgainst, Resume_ContinuesBitForBit) {
   expect_resumes(SurrogateTransform<Light>{.make = make_light, .classes = 3}, "transform");
 }
 
+TEST(TrainAgainst, Resume_OfOtherOptionsOrAnOrdinaryVictim_IsRefused) {
+  const data::Dataset images = coloured(70);
+  const refine::testing::ScratchFolder folder;
+  const Checkpoint checkpoint{.path = folder.path, .every = std::chrono::seconds(0), .resume = true};
+  const auto train = [&](const AdversaryOptions& options, auto&&... observers) {
+    train_against(backbones::ResNet18<task>{.width = 4}, images, Patch{},
+                  SurrogateStudent{.task = task, .width = 4}, options, quick(3), checkpoint, observers...);
+  };
+  for (int part = 0; part < 2; ++part)
+    EXPECT_THROW(train({.restart_every = 4}, StopAfter{2}), Stopped);  // it resumes its own
+  expect_words(error_of([&] { train({.restart_every = 4, .warm_up = 1}); }), {"resume", "network", "differ"});
+  expect_words(error_of([&] {
+                 train_classifier(backbones::ResNet18<task>{.width = 4}, images, quick(3), checkpoint);
+               }),
+               {"victim against a defense"});
+}
+
 /// A defense that mirrors images. It has nothing to learn.
 struct Mirror {
   std::shared_ptr<torch::nn::Module> module = std::make_shared<torch::nn::Module>("Mirror");
