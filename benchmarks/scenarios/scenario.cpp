@@ -66,7 +66,7 @@ attacks::AttackOptions options_of(const Scenario& scenario, const Setting& setti
 
 /// Returns what the scenario's attacker wants. A surrogate that stands for many defenses gets fresh weights now and then.
 adversaries::AdversaryOptions adversary_options(const Scenario& scenario, const Setting& setting) {
-  const bool tiny = setting.size.against_epochs == 1;
+  const bool tiny = setting.size.late_epochs == 1;
   return {.target = options_of(scenario, setting).target,
           .dormant = scenario.against == "Student",
           .restart_every = scenario.against == "REFINE-known" ? 0
@@ -260,28 +260,23 @@ AnyPipeline make_pipeline(const backbones::AnyBackbone& victim, const Setting& s
   return {make_transform(setting, setting.seed), freeze(victim), make_remap(setting)};
 }
 
-/// Calls `use` with the surrogate of the defense that the scenario's attacker has in mind.
-template <typename Use>
-auto with_surrogate(const Scenario& scenario, const Setting& setting, Use&& use) {
-  const Task task = setting.split.train.task();
-  if (scenario.against == "Student") return use(adversaries::SurrogateStudent{.task = task});
-  return use(adversaries::SurrogateTransform<transforms::UNet<>>{
-      .make = [&](std::uint64_t seed) { return make_transform(setting, seed); },
-      .classes = task.classes,
-      .permutation = scenario.against == "REFINE-known" ? make_remap(setting).permutation
-                                                        : std::vector<std::int64_t>{}});
-}
-
 /// Trains a victim whose attacker has a defense in mind. Its backdoor is dormant if that is a student.
 template <typename... Observers>
 backbones::AnyBackbone train_adversarial(const Scenario& scenario, const Setting& setting,
                                          Observers&... observers) {
-  const TriggerOf trigger{trigger_attack(scenario, setting), setting.split.train.image_shape()};
-  return with_surrogate(scenario, setting, [&](const auto& surrogate) {
+  const Task task = setting.split.train.task();
+  const TriggerOf trigger{trigger_attack(scenario, setting), task.image};
+  const auto train = [&](const auto& surrogate) {
     return adversaries::train_against(make_network(scenario, setting, setting.seed), setting.split.train,
                                       trigger, surrogate, adversary_options(scenario, setting),
                                       setting.size.victim_recipe(scenario, setting.seed), observers...);
-  });
+  };
+  if (scenario.against == "Student") return train(adversaries::SurrogateStudent{.task = task});
+  return train(adversaries::SurrogateTransform<transforms::UNet<>>{
+      .make = [&](std::uint64_t seed) { return make_transform(setting, seed); },
+      .classes = task.classes,
+      .permutation = scenario.against == "REFINE-known" ? make_remap(setting).permutation
+                                                        : std::vector<std::int64_t>{}});
 }
 
 void train_victim(const Scenario& scenario, const Setting& setting) {
@@ -460,7 +455,7 @@ ClassifierRecipe Size::victim_recipe(const Scenario& scenario, std::uint64_t see
   ClassifierRecipe recipe = recipes::fast_classifier_of(scenario.network);
   recipe.seed = seed;
   recipe.optimization.epochs = victim_epochs;
-  if (!scenario.against.empty()) recipe.optimization.epochs = against_epochs;
+  if (!scenario.against.empty()) recipe.optimization.epochs = late_epochs;
   if (!narrow) return recipe;
   recipe.augmentation = {.flip =
                              true};  // as the authors' code does; crops delay the learning of faint triggers
@@ -498,7 +493,6 @@ Size size_by_name(const std::string& name) {
             .victim_epochs = recipes::fast_classifier.optimization.epochs,
             .slow_epochs = recipes::fast_classifier.optimization.epochs,
             .late_epochs = recipes::fast_classifier.optimization.epochs,
-            .against_epochs = recipes::fast_classifier.optimization.epochs,
             .corner_epochs = recipes::fast_classifier.optimization.epochs,
             .defense_epochs = recipes::fast.optimization.epochs,
             .adaptive_rate = 0.01,
@@ -515,7 +509,6 @@ Size size_by_name(const std::string& name) {
             .victim_epochs = 3,
             .slow_epochs = 5,
             .late_epochs = 8,
-            .against_epochs = 8,
             .corner_epochs = 20,
             .defense_epochs = 2,
             .adaptive_rate = 0.03,
@@ -532,7 +525,6 @@ Size size_by_name(const std::string& name) {
             .victim_epochs = 3,
             .slow_epochs = 5,
             .late_epochs = 8,
-            .against_epochs = 8,
             .corner_epochs = 20,
             .defense_epochs = 3,
             .adaptive_rate = 0.03,
@@ -549,7 +541,6 @@ Size size_by_name(const std::string& name) {
             .victim_epochs = 1,
             .slow_epochs = 1,
             .late_epochs = 1,
-            .against_epochs = 1,
             .corner_epochs = 1,
             .defense_epochs = 1,
             .adaptive_rate = 0.03,

@@ -44,8 +44,7 @@ struct Size {
   int transform_width;   ///< width of the U-Net
   int victim_epochs;     ///< epochs of a victim
   int slow_epochs;       ///< epochs of victims that need longer to learn the trigger or the images
-  int late_epochs;       ///< epochs of victims that learn the attack late
-  int against_epochs;    ///< epochs of a victim that is trained against a defense
+  int late_epochs;       ///< epochs of victims that learn the attack late, or are trained against a defense
   int corner_epochs;     ///< epochs of a victim that hardly sees a trigger in the corner
   int defense_epochs;    ///< epochs of a defense
   double adaptive_rate;  ///< poisoning rate of Adaptive-Patch, in [0, 1]; twice as many images are covers

@@ -28,6 +28,7 @@
 #include <refine/nn/module.hpp>
 #include <refine/nn/torch_random.hpp>
 #include <refine/objectives/objectives.hpp>
+#include <refine/training/detail/loop.hpp>
 #include <refine/training/detail/optimizers.hpp>
 #include <refine/training/optimization.hpp>
 
@@ -200,16 +201,11 @@ class TrainedTransform : public torch::nn::Module {
   /// While it exists, the transform can be trained.
   struct Training {
     TrainedTransform& self;
-    explicit Training(TrainedTransform& s) : self(s) {
-      self.require_gradient(true);
-      self.transform_->train();
-    }
+    refine::detail::ScopedTraining mode{*self.transform_};
+    explicit Training(TrainedTransform& s) : self(s) { self.require_gradient(true); }
     Training(const Training&) = delete;
     Training& operator=(const Training&) = delete;
-    ~Training() {
-      self.transform_->eval();
-      self.require_gradient(false);
-    }
+    ~Training() { self.require_gradient(false); }
   };
 
   void require_gradient(bool needed) {
