@@ -26,7 +26,6 @@
 
 #include <refine/data/augmentation.hpp>
 #include <refine/data/batches.hpp>
-#include <refine/data/copy_on_write.hpp>
 #include <refine/data/dataset.hpp>
 #include <refine/data/image_files.hpp>
 #include <refine/data/image_folder.hpp>

@@ -15,8 +15,8 @@
 #include <refine/core/check.hpp>
 #include <refine/core/error.hpp>
 #include <refine/core/random.hpp>
-#include <refine/data/copy_on_write.hpp>
 #include <refine/data/dataset.hpp>
+#include <refine/data/image_folder.hpp>
 #include <refine/triggers/trigger.hpp>
 
 /// \namespace refine::attacks::detail
@@ -97,6 +97,17 @@ void stamp_images(data::Dataset& set, const std::vector<std::int64_t>& indices, 
   if (indices.empty()) return;
   for (const at::Tensor& chunk : at::tensor(indices).split(1024))
     set.images.index_copy_(0, chunk, triggers::stamp(trigger, set.images.index_select(0, chunk)));
+}
+
+/// Stamps image i of `indices` with stamp i modulo their number.
+template <triggers::Trigger Stamp>
+void stamp_in_turn(data::Dataset& set, const std::vector<std::int64_t>& indices,
+                   const std::vector<Stamp>& stamps) {
+  for (std::size_t s = 0; s < stamps.size(); ++s) {
+    std::vector<std::int64_t> subset;
+    for (std::size_t i = s; i < indices.size(); i += stamps.size()) subset.push_back(indices[i]);
+    stamp_images(set, subset, stamps[s]);
+  }
 }
 
 /// Sets the labels at `indices` to the targets of their classes.
