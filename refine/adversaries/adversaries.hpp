@@ -2,7 +2,6 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/Tensor.h>
-#include <ATen/ops/bincount.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/cross_entropy_loss.h>
 #include <ATen/ops/full_like.h>
@@ -291,7 +290,7 @@ B train_against(B backbone, const data::Dataset& dataset, const T& trigger, cons
   recipe.validate();
   dataset.validate();
   options.validate(dataset.task().classes);
-  require_agreement(refine::detail::check_training_task(backbone.task, dataset.task()));
+  require_agreement(refine::detail::check_training_task("train_against", backbone.task, dataset.task()));
   require_agreement(triggers::check_shape(trigger.image, dataset.image_shape()));
   if (distributed::detail::find_communicator(observers...).size() > 1)
     throw Error("train_against: one process only, got several; leave the communicator out");
@@ -364,11 +363,7 @@ B train_against(B backbone, const data::Dataset& dataset, const T& trigger, cons
                          {"labels", dataset.labels},
                          {"triggered", triggers::stamp(trigger, few)}}};
           },
-      .chance =  // of the most frequent class
-      [&] {
-        return static_cast<double>(at::bincount(labels).max().item<std::int64_t>()) /
-               static_cast<double>(dataset.size());
-      },
+      .chance = [&] { return refine::detail::share_of_mode(labels); },
       .forward = [&](const at::Tensor& images) { classify(both(images)); },
       .after_warning = "check the labels, lower the learning rate, or the weight of the surrogate's answers"};
   refine::detail::train(run, module, device, dataset.images, recipe.optimization,

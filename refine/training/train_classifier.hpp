@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <sstream>
+#include <string_view>
 #include <utility>
 
 #include <refine/backbones/backbone.hpp>
@@ -28,16 +29,85 @@ namespace refine {
 namespace detail {
 
 /// Returns why a network cannot be trained on these images; empty if it can.
-constexpr Message check_training_task(const Task& network, const Task& data) {
+/// \param function that trains, for the message
+constexpr Message check_training_task(std::string_view function, const Task& network, const Task& data) {
   Message why;
   if (!compatible(network.image, data.image)) {
-    why << "train_classifier: the image shapes differ (the backbone takes " << network.image
-        << ", the data has " << data.image << "); give the backbone the task of the data";
+    why << function << ": the image shapes differ (the backbone takes " << network.image << ", the data has "
+        << data.image << "); give the backbone the task of the data";
   } else if (!compatible(network.classes, data.classes)) {
-    why << "train_classifier: the numbers of classes differ (the backbone predicts " << network.classes
+    why << function << ": the numbers of classes differ (the backbone predicts " << network.classes
         << ", the data has " << data.classes << "); give the backbone the task of the data";
   }
   return why;
+}
+
+/// Returns the share of the most frequent class, the accuracy of who always guesses it.
+/// \param labels int64 N, N at least 1
+inline double share_of_mode(const at::Tensor& labels) {
+  return static_cast<double>(at::bincount(labels).max().item<std::int64_t>()) /
+         static_cast<double>(labels.size(0));
+}
+
+/// Returns the cross-entropy that a recipe asks for.
+/// \param logits float N×classes
+/// \param truth int64 N
+inline at::Tensor cross_entropy(const at::Tensor& logits, const at::Tensor& truth,
+                                const ClassifierRecipe& recipe) {
+  return at::cross_entropy_loss(logits, truth, {}, at::Reduction::Mean, -100, recipe.label_smoothing);
+}
+
+/// Describes a run of `train_labelled`.
+struct LabelledRun {
+  RunIdentity identity;  ///< its name, and what a resumed run must have in common beside recipe and data
+  bool aims_at_labels =
+      true;  ///< whether the logits are to have the labels: a run that stays at chance warns
+  bool cuda_graph_safe = false;  ///< whether its two functions are
+};
+
+/// Trains a module on labelled images, on the device that it is on.
+/// \param labelled its name and properties
+/// \param module what is trained
+/// \param dataset two or more labelled images
+/// \param recipe the optimizer and the augmentation
+/// \param classify images → logits; may compute in bfloat16
+/// \param loss logits, labels, images → the loss
+/// \throws Error, OutOfMemory, Stopped as `train_classifier`
+template <typename Classify, typename Loss, typename... Observers>
+void train_labelled(const LabelledRun& labelled, torch::nn::Module& module, const data::TrainingSet& dataset,
+                    const ClassifierRecipe& recipe, const Classify& classify, const Loss& loss,
+                    Observers&... observers) {
+  const at::Device device = default_device();
+  const at::Tensor labels = dataset.labels.to(device);
+  const bool bfloat16 = uses_bfloat16(recipe.optimization.precision, device);
+  const auto targets = [&](const Batch& batch) { return labels.index_select(0, batch.indices); };
+  const auto logits_of = [&](const at::Tensor& images) {
+    const nn::Autocast autocast(device, bfloat16);
+    return classify(images).to(at::kFloat);
+  };
+  const auto learn = [&](const at::Tensor& images, const at::Tensor& truth) -> BatchResult {
+    const at::Tensor logits = logits_of(images);
+    return {loss(logits, truth, images), logits.argmax(1).eq(truth).sum()};
+  };
+  const auto identity = [&] {
+    RunIdentity whole = labelled.identity;
+    whole.recipe = (std::ostringstream() << recipe).str();
+    whole.objective = "recipe";
+    whole.required = (std::ostringstream() << ClassifierRecipe{.augmentation = dataset.augmentation}).str();
+    whole.data = {{"images", dataset.images},
+                  {"labels", dataset.labels},
+                  {"no_augment_mask", dataset.no_augment_mask},
+                  {"no_flip_mask", dataset.no_flip_mask}};
+    return whole;
+  };
+  const TrainingRun run{.info = {.name = labelled.identity.run},
+                        .identity = identity,
+                        .chance = [&] { return labelled.aims_at_labels ? share_of_mode(labels) : 0; },
+                        .forward = [&](const at::Tensor& batch) { logits_of(batch); },
+                        .after_warning = "check the labels, or lower the learning rate"};
+  train(run, module, device, dataset.images, recipe.optimization,
+        BatchAugmentation(recipe.augmentation, dataset, device), recipe.seed, targets, learn,
+        labelled.cuda_graph_safe, observers...);
 }
 
 }  // namespace detail
@@ -62,46 +132,16 @@ B train_classifier(B backbone, const data::TrainingSet& dataset,
                    const ClassifierRecipe& recipe = recipes::fast_classifier, Observers&&... observers) {
   recipe.validate();
   dataset.validate();
-  require_agreement(detail::check_training_task(backbone.task, dataset.task()));
-  const at::Device device = default_device();
-  backbone.module->to(device);
+  require_agreement(detail::check_training_task("train_classifier", backbone.task, dataset.task()));
+  backbone.module->to(default_device());
   nn::to_channels_last(*backbone.module);
-  const at::Tensor labels = dataset.labels.to(device);
-  const bool bfloat16 = detail::uses_bfloat16(recipe.optimization.precision, device);
-  const auto targets = [&](const detail::Batch& batch) { return labels.index_select(0, batch.indices); };
-  const auto classify = [&](const at::Tensor& images) {
-    const nn::Autocast autocast(device, bfloat16);
-    return backbone.forward(images).to(at::kFloat);
-  };
-  const auto learn = [&](const at::Tensor& images, const at::Tensor& truth) -> detail::BatchResult {
-    const at::Tensor logits = classify(images);
-    return {at::cross_entropy_loss(logits, truth, {}, at::Reduction::Mean, -100, recipe.label_smoothing),
-            logits.argmax(1).eq(truth).sum()};
-  };
-  const detail::TrainingRun run{
-      .info = {.name = "victim"},
-      .identity =
-          [&] {
-            const ClassifierRecipe required{.augmentation = dataset.augmentation};
-            return detail::RunIdentity{.run = "victim",
-                                       .recipe = (std::ostringstream() << recipe).str(),
-                                       .objective = "recipe",
-                                       .required = (std::ostringstream() << required).str(),
-                                       .data = {{"images", dataset.images},
-                                                {"labels", dataset.labels},
-                                                {"no_augment_mask", dataset.no_augment_mask},
-                                                {"no_flip_mask", dataset.no_flip_mask}}};
-          },
-      .chance =  // of the most frequent class
-      [&] {
-        const at::Tensor counts = at::bincount(labels);
-        return static_cast<double>(counts.max().item<std::int64_t>()) / static_cast<double>(dataset.size());
+  detail::train_labelled(
+      {.identity = {.run = "victim"}, .cuda_graph_safe = nn::is_replayable(backbone)}, *backbone.module,
+      dataset, recipe, [&](const at::Tensor& images) { return backbone.forward(images); },
+      [&](const at::Tensor& logits, const at::Tensor& truth, const at::Tensor&) {
+        return detail::cross_entropy(logits, truth, recipe);
       },
-      .forward = [&](const at::Tensor& batch) { classify(batch); },
-      .after_warning = "check the labels, or lower the learning rate"};
-  detail::train(run, *backbone.module, device, dataset.images, recipe.optimization,
-                detail::BatchAugmentation(recipe.augmentation, dataset, device), recipe.seed, targets, learn,
-                nn::is_replayable(backbone), observers...);
+      observers...);
   return backbone;
 }
 
