@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <concepts>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -12,6 +13,7 @@
 #include <utility>
 
 #include <refine/core/check.hpp>
+#include <refine/core/error.hpp>
 #include <refine/core/task.hpp>
 #include <refine/nn/module.hpp>
 
@@ -70,6 +72,82 @@ std::map<std::string, at::Tensor> constants_of(const B& backbone) {
   } else {
     return {};
   }
+}
+
+/// Receives the output of a stage of a network, float N×C×H×W, and returns what the network goes on with.
+/// \param stage its number, from 0
+using StageFunction = std::function<at::Tensor(int stage, const at::Tensor& output)>;
+
+/// A network in stages, whose outputs can be read and replaced (`forward_stages`). A second base class of its
+/// module, or of one below it; its `forward` passes the output of each stage through `after_stage`.
+class Staged {
+ public:
+  Staged() = default;
+  Staged(const Staged&) noexcept {}                            ///< Copies have no function.
+  Staged& operator=(const Staged&) noexcept { return *this; }  ///< The function stays.
+  virtual ~Staged() = default;
+
+  /// Returns the number of stages, at least 1.
+  virtual int stages() const = 0;
+
+  /// Has a function receive the outputs of the stages; none if it is null.
+  /// \param function must outlive the calls of `forward`
+  void set_stage_function(const StageFunction* function) noexcept { function_ = function; }
+
+ protected:
+  /// Returns what the network goes on with after a stage.
+  at::Tensor after_stage(int stage, at::Tensor output) const {
+    return function_ ? (*function_)(stage, output) : std::move(output);
+  }
+
+ private:
+  const StageFunction* function_ = nullptr;
+};
+
+namespace detail {
+
+/// Finds the part of a network that has stages, behind any wrapper; null if there is none.
+inline Staged* find_staged(torch::nn::Module& module) {
+  if (auto* staged = dynamic_cast<Staged*>(&module)) return staged;
+  for (const auto& part : module.modules(/*include_self=*/false)) {
+    if (auto* staged = dynamic_cast<Staged*>(part.get())) return staged;
+  }
+  return nullptr;
+}
+
+}  // namespace detail
+
+/// Returns how many stages a network has whose outputs can be read; 0 if it is not `Staged`.
+template <Backbone B>
+int stages_of(const B& backbone) {
+  const auto* staged = detail::find_staged(*backbone.module);
+  return staged ? staged->stages() : 0;
+}
+
+/// Returns the logits N×classes of a network whose stages' outputs are passed through a function. ResNets and
+/// DenseNet-121 have four stages, VGGs five, Inception-v3 three.
+///
+///     std::vector<at::Tensor> outputs;
+///     forward_stages(victim, images, [&](int, const at::Tensor& output) { return outputs.emplace_back(output); });
+///
+/// Not to be called for one module by two threads at a time.
+/// \param images float N×C×H×W in [0, 1]
+/// \param after receives each stage's output, in order, and returns a tensor of the same shape
+/// \throws Error if the network is not `Staged`
+template <Backbone B>
+at::Tensor forward_stages(const B& backbone, const at::Tensor& images, const StageFunction& after) {
+  Staged* const staged = detail::find_staged(*backbone.module);
+  if (!staged) {
+    throw Error(
+        "forward_stages: the network has no stages that can be read; use a ResNet, VGG, DenseNet-121 or Inception-v3, "
+        "or derive its module from backbones::Staged");
+  }
+  staged->set_stage_function(&after);
+  struct Reset {
+    Staged* staged;
+    ~Reset() { staged->set_stage_function(nullptr); }
+  } const reset{staged};
+  return backbone.forward(images);
 }
 
 using nn::deep_copy;

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <memory>
 
+#include <refine/backbones/backbone.hpp>
 #include <refine/backbones/detail/buildable.hpp>
 #include <refine/core/config.hpp>
 #include <refine/core/error.hpp>

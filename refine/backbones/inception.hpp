@@ -8,6 +8,7 @@
 #include <memory>
 #include <vector>
 
+#include <refine/backbones/backbone.hpp>
 #include <refine/backbones/detail/buildable.hpp>
 #include <refine/core/config.hpp>
 #include <refine/core/error.hpp>
@@ -34,7 +35,7 @@ class InceptionConvolution;
 class InceptionBlock;
 
 /// The module of `InceptionV3`.
-class InceptionV3Module : public torch::nn::Cloneable<InceptionV3Module> {
+class InceptionV3Module : public torch::nn::Cloneable<InceptionV3Module>, public Staged {
  public:
   InceptionV3Module(std::int64_t channels, std::int64_t classes, std::int64_t width, std::int64_t resize);
 
@@ -44,6 +45,8 @@ class InceptionV3Module : public torch::nn::Cloneable<InceptionV3Module> {
 
   /// Returns what the last layer takes, N×F.
   at::Tensor features(const at::Tensor& images);
+
+  int stages() const override { return 3; }
 
  private:
   std::int64_t channels_, classes_, width_, resize_;

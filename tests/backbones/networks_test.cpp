@@ -16,9 +16,11 @@
 #include <refine/backbones/densenet.hpp>
 #include <refine/backbones/detail/buildable.hpp>
 #include <refine/backbones/freeze.hpp>
+#include <refine/backbones/normalized.hpp>
 #include <refine/backbones/resnet.hpp>
 #include <refine/backbones/vgg.hpp>
 #include <refine/backbones/zoo.hpp>
+#include <refine/core/error.hpp>
 #include <refine/formats/safetensors.hpp>
 #include <refine/nn/module.hpp>
 #include <refine/nn/torch_random.hpp>
@@ -252,6 +254,66 @@ TEST(NetworkByName, PublishedWidth_IsThatOfTheNetwork) {
   EXPECT_EQ(published_width("InceptionV3"), 32);
   const AnyBackbone network = network_by_name("DenseNet121", {.task = small_task});
   EXPECT_EQ(nn::state_dict(*network.module).at("classifier.weight").size(1), 1024);
+}
+
+// ---- stages ----
+
+TEST(ForwardStages, EachNetwork_PassesOnTheOutputsOfItsStages) {
+  const std::map<std::string, std::vector<std::int64_t>> sides = {
+      {"ResNet18", {32, 16, 8, 4}}, {"ResNet50", {32, 16, 8, 4}}, {"PreActResNet18", {32, 16, 8, 4}},
+      {"VGG16", {16, 8, 4, 2, 1}},  {"VGG19", {16, 8, 4, 2, 1}},  {"DenseNet121", {8, 4, 2, 1}},
+      {"InceptionV3", {7, 3, 1}},
+  };
+  const at::Tensor images = at::rand({2, 3, 32, 32});
+  for (const auto& [name, expected] : sides) {
+    const AnyBackbone network = network_by_name(name, {.task = small_task, .width = 4, .seed = 3});
+    network.module->eval();
+    const auto check = [&](const auto& backbone) {
+      std::vector<std::int64_t> found;
+      const at::Tensor logits = forward_stages(backbone, images, [&](int stage, const at::Tensor& output) {
+        EXPECT_EQ(stage, static_cast<int>(found.size())) << name;
+        found.push_back(output.size(2));
+        return output;
+      });
+      EXPECT_EQ(found, expected) << name;
+      EXPECT_EQ(stages_of(backbone), static_cast<int>(expected.size())) << name;
+      EXPECT_TRUE(logits.equal(backbone.forward(images))) << name;
+    };
+    check(network);
+    check(AnyBackbone(Normalized{network, normalizations::cifar10}));
+    check(freeze(network));
+  }
+}
+
+TEST(ForwardStages, ReplacedOutput_IsWhatTheNetworkGoesOnWith) {
+  const ResNet18<> network{.task = small_task, .width = 4, .seed = 3};
+  network.module->eval();
+  const at::Tensor images = at::rand({2, 3, 32, 32});
+  int calls = 0;
+  const at::Tensor logits = forward_stages(network, images, [&](int stage, const at::Tensor& output) {
+    ++calls;
+    deep_copy(network).forward(images);  // has no function
+    return stage == 3 ? output * 0 : output;
+  });
+  EXPECT_EQ(calls, 4);
+  const at::Tensor bias = nn::state_dict(*network.module).at("linear.bias");
+  EXPECT_TRUE(logits.equal(bias.expand({2, 5}))) << "what is left of it";
+  EXPECT_THROW(forward_stages(network, images,
+                              [](int, const at::Tensor&) -> at::Tensor { throw Error("from the caller"); }),
+               Error);
+  calls = 0;
+  network.forward(images);
+  EXPECT_EQ(calls, 0) << "the function is gone";
+}
+
+TEST(ForwardStages, NetworkWithoutStages_Throws) {
+  const AnyBackbone network = network_by_name("ViT", {.task = small_task, .width = 16});
+  EXPECT_EQ(stages_of(network), 0);
+  const auto unchanged = [](int, const at::Tensor& output) { return output; };
+  expect_words(error_of([&] {
+                 forward_stages(network, at::rand({2, 3, 32, 32}), unchanged);
+               }),
+               {"forward_stages", "no stages", "backbones::Staged"});
 }
 
 }  // namespace

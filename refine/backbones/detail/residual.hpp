@@ -34,7 +34,7 @@ struct ResidualPlan {
 };
 
 /// A residual network (He et al., 2016, `he2016resnet`).
-class ResidualModule : public torch::nn::Cloneable<ResidualModule>, public nn::Foldable {
+class ResidualModule : public torch::nn::Cloneable<ResidualModule>, public nn::Foldable, public Staged {
  public:
   explicit ResidualModule(const ResidualPlan& plan);
 
@@ -46,6 +46,8 @@ class ResidualModule : public torch::nn::Cloneable<ResidualModule>, public nn::F
   at::Tensor features(const at::Tensor& images);
 
   REFINE_INLINE void fold() override;
+
+  int stages() const override { return static_cast<int>(plan_.blocks.size()); }
 
  private:
   ResidualPlan plan_;
@@ -79,7 +81,7 @@ struct PreActPlan {
 };
 
 /// A residual network with pre-activation (He et al., 2016, `he2016identity`).
-class PreActModule : public torch::nn::Cloneable<PreActModule> {
+class PreActModule : public torch::nn::Cloneable<PreActModule>, public Staged {
  public:
   explicit PreActModule(const PreActPlan& plan);
 
@@ -89,6 +91,8 @@ class PreActModule : public torch::nn::Cloneable<PreActModule> {
 
   /// Returns what the last layer takes, N×F.
   at::Tensor features(const at::Tensor& images);
+
+  int stages() const override { return static_cast<int>(plan_.blocks.size()); }
 
  private:
   PreActPlan plan_;

@@ -64,7 +64,7 @@ class DenseTransition : public torch::nn::Cloneable<DenseTransition> {
 };
 
 /// All layers but the last: images N×C×H×W → features N×16·width×H/32×W/32, roughly.
-class DenseFeatures : public torch::nn::Cloneable<DenseFeatures>, public nn::Foldable {
+class DenseFeatures : public torch::nn::Cloneable<DenseFeatures>, public nn::Foldable, public Staged {
  public:
   DenseFeatures(std::int64_t channels, std::int64_t width);
 
@@ -73,6 +73,8 @@ class DenseFeatures : public torch::nn::Cloneable<DenseFeatures>, public nn::Fol
   at::Tensor forward(const at::Tensor& images);
 
   REFINE_INLINE void fold() override;
+
+  int stages() const override { return 4; }
 
  private:
   std::int64_t channels_, width_;
@@ -146,7 +148,7 @@ REFINE_INLINE at::Tensor DenseFeatures::forward(const at::Tensor& images) {
   at::Tensor x = nn::apply_batch_norm(norm0_, conv0_->forward(images)).relu_();
   x = at::max_pool2d(x, {3, 3}, {2, 2}, {1, 1});
   for (std::size_t i = 0; i < blocks_.size(); ++i) {
-    x = blocks_[i]->forward(x);
+    x = after_stage(static_cast<int>(i), blocks_[i]->forward(x));
     if (i < transitions_.size()) x = transitions_[i]->forward(x);
   }
   return nn::apply_batch_norm(norm5_, x).relu_();

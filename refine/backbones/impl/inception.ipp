@@ -10,6 +10,7 @@
 #include <torch/nn/init.h>
 
 #include <algorithm>
+#include <cstddef>
 #include <utility>
 
 #include <refine/core/config.hpp>
@@ -73,7 +74,11 @@ REFINE_INLINE at::Tensor InceptionV3Module::features(const at::Tensor& images) {
   x = at::max_pool2d(x, {3, 3}, {2, 2});
   for (int i = 3; i < 5; ++i) x = stem_[i]->forward(x);
   x = at::max_pool2d(x, {3, 3}, {2, 2});
-  for (const auto& block : blocks_) x = block->forward(x);
+  for (std::size_t i = 0; i < blocks_.size(); ++i) {
+    x = blocks_[i]->forward(x);
+    // The last block of each size: Mixed_5d, Mixed_6e, Mixed_7c.
+    if (i == 2 || i == 7 || i == 10) x = after_stage(i == 2 ? 0 : i == 7 ? 1 : 2, x);
+  }
   return x.mean({2, 3});
 }
 

@@ -141,7 +141,7 @@ REFINE_INLINE void ResidualModule::reset() {
 REFINE_INLINE at::Tensor ResidualModule::features(const at::Tensor& images) {
   at::Tensor x = nn::conv_bn(conv1_, bn1_, images).relu_();
   if (plan_.stem.pooling) x = at::max_pool2d(x, {3, 3}, {2, 2}, {1, 1});
-  for (auto& layer : layers_) x = layer->forward(x);
+  for (int stage = 0; stage < stages(); ++stage) x = after_stage(stage, layers_[stage]->forward(x));
   return x.mean({2, 3});
 }
 
@@ -256,7 +256,7 @@ REFINE_INLINE void PreActModule::reset() {
 
 REFINE_INLINE at::Tensor PreActModule::features(const at::Tensor& images) {
   at::Tensor x = nn::convolve(conv1_, images);
-  for (auto& layer : layers_) x = layer->forward(x);
+  for (int stage = 0; stage < stages(); ++stage) x = after_stage(stage, layers_[stage]->forward(x));
   if (!last_norm_.is_empty()) x = nn::apply_batch_norm(last_norm_, x).relu_();
   return x.mean({2, 3});
 }

@@ -26,7 +26,7 @@ namespace refine::backbones::detail {
 
 /// 3×3 convolutions in five groups, each followed by max pooling. Children have the numbers that
 /// they have in PyTorch's `Sequential` of the same layers, where ReLUs and poolings count too.
-class VggFeatures : public torch::nn::Cloneable<VggFeatures>, public nn::Foldable {
+class VggFeatures : public torch::nn::Cloneable<VggFeatures>, public nn::Foldable, public Staged {
  public:
   explicit VggFeatures(const VggPlan& plan);
 
@@ -35,6 +35,8 @@ class VggFeatures : public torch::nn::Cloneable<VggFeatures>, public nn::Foldabl
   at::Tensor forward(at::Tensor x);
 
   REFINE_INLINE void fold() override;
+
+  int stages() const override { return static_cast<int>(plan_.groups.size()); }
 
  private:
   struct Layer {
@@ -89,9 +91,10 @@ REFINE_INLINE void VggFeatures::reset() {
 }
 
 REFINE_INLINE at::Tensor VggFeatures::forward(at::Tensor x) {
+  int stage = 0;
   for (auto& layer : layers_) {
     x = nn::conv_bn(layer.convolution, layer.norm, x).relu_();
-    if (layer.last_of_group) x = at::max_pool2d(x, {2, 2});
+    if (layer.last_of_group) x = after_stage(stage++, at::max_pool2d(x, {2, 2}));
   }
   return x;
 }
@@ -115,9 +118,7 @@ REFINE_INLINE void VggClassifier::reset() {
 }
 
 REFINE_INLINE at::Tensor VggClassifier::forward(const at::Tensor& x) {
-  const auto drop_out = [this](const at::Tensor& y) {
-    return is_training() ? nn::dropout(y, 0.5) : y;
-  };
+  const auto drop_out = [this](const at::Tensor& y) { return is_training() ? nn::dropout(y, 0.5) : y; };
   const at::Tensor y = drop_out(first_->forward(x).relu_());
   return third_->forward(drop_out(second_->forward(y).relu_()));
 }
