@@ -13,4 +13,5 @@
 
 #include <refine/baselines/detectors.hpp>
 #include <refine/baselines/preprocessing.hpp>
+#include <refine/baselines/purifiers.hpp>
 #include <refine/baselines/substitutes.hpp>

@@ -19,6 +19,7 @@
 #include <refine/backbones/freeze.hpp>
 #include <refine/baselines/detectors.hpp>
 #include <refine/baselines/preprocessing.hpp>
+#include <refine/baselines/purifiers.hpp>
 #include <refine/baselines/substitutes.hpp>
 #include <refine/core/detail/erased.hpp>
 #include <refine/core/error.hpp>
@@ -95,17 +96,22 @@ struct BaselineOptions {
   backbones::AnyBackbone victim;  ///< not frozen; left unchanged
   /// An untrained network, for `Student`; its module is trained in place.
   std::optional<backbones::AnyBackbone> fresh = std::nullopt;
-  at::Tensor images = {};                             ///< uint8 N×C×H×W, clean, for `Student` and `STRIP`
-  Recipe recipe = recipes::fast;                      ///< of `Student`
-  data::Dataset labelled = {};                        ///< clean, for `FineTuning` and `FinePruning`
-  ClassifierRecipe fine_tuning_recipe = fine_tuning;  ///< of `FineTuning` and `FinePruning`
-  int overlays = 32;                                  ///< number of `images` that `STRIP` takes, at least 1
-  std::uint64_t seed = default_seed;                  ///< of `ShrinkPad`, and of the choice of STRIP's images
+  at::Tensor images = {};         ///< uint8 N×C×H×W, clean, for `Student` and `STRIP`
+  Recipe recipe = recipes::fast;  ///< of `Student`
+  data::Dataset labelled = {};    ///< clean, for those of `needs_labels`
+  ClassifierRecipe fine_tuning_recipe =
+      fine_tuning;                  ///< of `FineTuning`, `FinePruning` and both parts of `NAD`
+  PolarizerOptions polarizer = {};  ///< of `NeuralPolarizer`
+  /// An untrained transform, for `BTI-DBF`; its module is trained in place.
+  std::optional<transforms::AnyTransform> purifier = std::nullopt;
+  InversionOptions inversion = {};    ///< of `BTI-DBF`
+  int overlays = 32;                  ///< number of `images` that `STRIP` takes, at least 1
+  std::uint64_t seed = default_seed;  ///< of `ShrinkPad`, and of the choice of STRIP's images
 };
 
 /// What a baseline is.
 enum class BaselineKind {
-  preprocessing,  ///< changes the image; trains nothing
+  preprocessing,  ///< changes the image
   substitute,     ///< replaces the victim
   detector,       ///< only raises the alarm; answers as the victim
 };
@@ -115,6 +121,7 @@ namespace detail {
 struct BaselineEntry {
   std::string_view name;
   BaselineKind kind;
+  bool needs_labels = false;
 };
 
 inline constexpr std::array baseline_table = {
@@ -123,8 +130,11 @@ inline constexpr std::array baseline_table = {
     BaselineEntry{"Rescale", BaselineKind::preprocessing},
     BaselineEntry{"JPEG", BaselineKind::preprocessing},
     BaselineEntry{"Student", BaselineKind::substitute},
-    BaselineEntry{"FineTuning", BaselineKind::substitute},
-    BaselineEntry{"FinePruning", BaselineKind::substitute},
+    BaselineEntry{"FineTuning", BaselineKind::substitute, /*needs_labels=*/true},
+    BaselineEntry{"FinePruning", BaselineKind::substitute, /*needs_labels=*/true},
+    BaselineEntry{"NAD", BaselineKind::substitute, /*needs_labels=*/true},
+    BaselineEntry{"NeuralPolarizer", BaselineKind::substitute, /*needs_labels=*/true},
+    BaselineEntry{"BTI-DBF", BaselineKind::preprocessing, /*needs_labels=*/true},
     BaselineEntry{"STRIP", BaselineKind::detector},
     BaselineEntry{"SCALE-UP", BaselineKind::detector},
 };
@@ -166,7 +176,8 @@ inline void check_options(std::string_view name, const BaselineOptions& options)
     throw Error("STRIP: overlays must be between 1 and the number of images (got {}, with {} images)",
                 options.overlays, options.images.size(0));
   }
-  if (name == "FineTuning" || name == "FinePruning") options.labelled.validate();
+  if (name == "BTI-DBF" && !options.purifier) throw Error("BTI-DBF: no untrained transform; set .purifier");
+  if (find_baseline(name).needs_labels) options.labelled.validate();
 }
 
 /// Returns clean images that STRIP adds.
@@ -195,6 +206,14 @@ inline BaselineKind kind_of(std::string_view name) {
   return detail::find_baseline(name).kind;
 }
 
+/// True if a baseline learns from clean images with labels.
+///
+/// \param name ignores case, hyphens and underscores
+/// \throws Error if no baseline has this name
+inline bool needs_labels(std::string_view name) {
+  return detail::find_baseline(name).needs_labels;
+}
+
 /// Returns the baseline of this name, trained if it needs training, with its default options.
 ///
 /// \param name ignores case, hyphens and underscores
@@ -203,12 +222,15 @@ inline BaselineKind kind_of(std::string_view name) {
 /// \throws Error if no baseline has this name, or what it needs is missing or does not fit
 template <Observer... Observers>
 AnyDefense by_name(std::string_view name, const BaselineOptions& options, Observers&&... observers) {
-  const auto& [canonical, kind] = detail::find_baseline(name);
+  const auto& [canonical, kind, needs_labels] = detail::find_baseline(name);
   detail::check_options(canonical, options);
   const auto victim = freeze(options.victim);
   if (kind == BaselineKind::preprocessing) {
-    return AnyPipeline{detail::preprocessing_by_name(canonical, victim.task.image, options.seed), victim,
-                       remaps::None<>{.classes = victim.task.classes}};
+    const transforms::AnyTransform transform =
+        canonical == "BTI-DBF" ? train_purifier(*options.purifier, victim, options.labelled,
+                                                options.inversion, std::forward<Observers>(observers)...)
+                               : detail::preprocessing_by_name(canonical, victim.task.image, options.seed);
+    return AnyPipeline{transform, victim, remaps::None<>{.classes = victim.task.classes}};
   }
   if (canonical == "Student") {
     return Substitute{victim, freeze(distill(*options.fresh, victim, options.images, options.recipe,
@@ -222,6 +244,16 @@ AnyDefense by_name(std::string_view name, const BaselineOptions& options, Observ
     return Substitute{
         victim, freeze(fine_prune(options.victim, options.labelled, {.recipe = options.fine_tuning_recipe},
                                   std::forward<Observers>(observers)...))};
+  }
+  if (canonical == "NAD") {
+    return Substitute{victim, freeze(distill_attention(options.victim, options.labelled,
+                                                       {.teacher = options.fine_tuning_recipe,
+                                                        .recipe = options.fine_tuning_recipe},
+                                                       std::forward<Observers>(observers)...))};
+  }
+  if (canonical == "NeuralPolarizer") {
+    return Substitute{victim, freeze(polarize(victim, options.labelled, options.polarizer,
+                                              std::forward<Observers>(observers)...))};
   }
   if (canonical == "SCALE-UP") return ScaleUp{victim};
   return Strip{victim, detail::draw_overlays(options)};

@@ -6,9 +6,12 @@
 #include <ATen/ops/zeros.h>
 #include <c10/core/Device.h>
 #include <c10/core/GradMode.h>
+#include <fmt/format.h>
 #include <torch/csrc/autograd/autograd.h>
 
 #include <algorithm>
+#include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <functional>
@@ -28,6 +31,7 @@
 #include <refine/core/task.hpp>
 #include <refine/data/batches.hpp>
 #include <refine/data/dataset.hpp>
+#include <refine/data/training_set.hpp>
 #include <refine/evaluation/classify.hpp>
 #include <refine/export/weights.hpp>
 #include <refine/formats/safetensors.hpp>
@@ -330,7 +334,96 @@ template <backbones::Backbone V, Observer... Observers>
 requires(!backbones::FrozenBackbone<V>) V
     fine_tune(const V& victim, const data::Dataset& labelled, const ClassifierRecipe& recipe = fine_tuning,
               Observers&&... observers) {
+  labelled.validate();
+  require_agreement(refine::detail::check_training_task("fine_tune", victim.task, labelled.task()));
   return train_classifier(nn::deep_copy(victim), labelled, recipe, std::forward<Observers>(observers)...);
+}
+
+/// Options of `distill_attention`.
+struct AttentionOptions {
+  double power = 2;      ///< of the activations in an attention map, positive
+  double weight = 1000;  ///< of the mean squared difference of two maps in the loss, 0 or more
+  int stages = 3;        ///< how many of the last stages are compared, at least 1
+  ClassifierRecipe teacher = fine_tuning;  ///< how the teacher is fine-tuned
+  ClassifierRecipe recipe = fine_tuning;   ///< how the copy is trained
+
+  /// \throws Error naming the first field that is out of range
+  void validate() const {
+    if (!(power > 0 && std::isfinite(power)))
+      throw Error("AttentionOptions.power must be positive and finite, got {}", power);
+    if (!(weight >= 0 && std::isfinite(weight)))
+      throw Error("AttentionOptions.weight must be 0 or more and finite, got {}", weight);
+    if (stages < 1) throw Error("AttentionOptions.stages must be at least 1, got {}", stages);
+    teacher.validate();
+    recipe.validate();
+  }
+};
+
+/// Returns where the activations of each image are large: the sum over the channels of their powers, scaled to length 1.
+/// \param activations float N×C×H×W
+/// \param power positive
+/// \return float N×(H·W)
+inline at::Tensor attention_map(const at::Tensor& activations, double power) {
+  const at::Tensor map = activations.to(at::kFloat).abs().pow(power).sum(1).flatten(1);
+  return map / map.norm(2, 1, /*keepdim=*/true).clamp_min(1e-12);
+}
+
+/// Returns a copy of the victim that is trained on clean, labelled images to have the attention of a teacher, which is
+/// the victim after fine-tuning (neural attention distillation, NAD; Li et al., 2021, `li2021nad`). The loss is the
+/// cross-entropy plus, for each of the last stages, the weighted mean squared difference of the two attention maps.
+///
+/// \param victim not frozen, with stages (`backbones::Staged`); it is left unchanged
+/// \param labelled two or more images with labels that can be trusted
+/// \param options the attention, and both trainings
+/// \param observers follow the training of the copy, taken by reference, see `Observer`
+/// \throws Error as `train_classifier`, if an option is out of range, or the network has fewer stages
+/// \throws c10::Error if the victim's module cannot be cloned
+template <backbones::Backbone V, Observer... Observers>
+requires(!backbones::FrozenBackbone<V>) V
+    distill_attention(const V& victim, const data::Dataset& labelled, const AttentionOptions& options = {},
+                      Observers&&... observers) {
+  options.validate();
+  labelled.validate();
+  require_agreement(refine::detail::check_training_task("distill_attention", victim.task, labelled.task()));
+  const int first = backbones::stages_of(victim) - options.stages;
+  if (first < 0) {
+    throw Error(
+        "distill_attention: the network has too few stages that can be read (got {}, expected {} or more); lower "
+        "AttentionOptions.stages, or fine_tune the network instead",
+        backbones::stages_of(victim), options.stages);
+  }
+  // Unfrozen, so that both compute in the same way; in evaluation mode.
+  const V teacher = fine_tune(victim, labelled, options.teacher);
+  V network = nn::deep_copy(victim);
+  network.module->to(default_device());
+  nn::to_channels_last(*network.module);
+  const auto maps_of = [&](const V& backbone, const at::Tensor& images, std::vector<at::Tensor>& maps) {
+    maps.clear();
+    return backbones::forward_stages(backbone, images, [&](int stage, const at::Tensor& output) {
+      if (stage >= first) maps.push_back(attention_map(output, options.power));
+      return output;
+    });
+  };
+  std::vector<at::Tensor> maps, wanted;  // of the current batch
+  refine::detail::train_labelled(
+      {.identity = {.run = "copy",
+                    .network = fmt::format("attention of {} stages, power {}, weight {}", options.stages,
+                                           options.power, options.weight),
+                    .victim = refine::detail::teacher_state(teacher)}},
+      *network.module, data::TrainingSet{labelled}, options.recipe,
+      [&](const at::Tensor& images) { return maps_of(network, images, maps); },
+      [&](const at::Tensor& logits, const at::Tensor& truth, const at::Tensor& images) {
+        {
+          const c10::NoGradGuard no_grad;
+          maps_of(teacher, images, wanted);
+        }
+        at::Tensor loss = refine::detail::cross_entropy(logits, truth, options.recipe);
+        for (std::size_t i = 0; i < maps.size(); ++i)
+          loss = loss + options.weight * (maps[i] - wanted[i]).square().mean();
+        return loss;
+      },
+      observers...);
+  return network;
 }
 
 /// Options of `fine_prune`.
@@ -415,7 +508,7 @@ requires(!backbones::FrozenBackbone<V>) V
     throw Error("PruningOptions.max_drop must be in [0, 1], got {}", options.max_drop);
   if (options.rounds < 1) throw Error("PruningOptions.rounds must be at least 1, got {}", options.rounds);
   labelled.validate();
-  require_agreement(refine::detail::check_training_task(victim.task, labelled.task()));
+  require_agreement(refine::detail::check_training_task("fine_prune", victim.task, labelled.task()));
   V network = nn::deep_copy(victim);
   const at::Device device = default_device();
   network.module->to(device);

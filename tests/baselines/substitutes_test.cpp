@@ -23,6 +23,7 @@
 #include <refine/pipeline/pipeline.hpp>
 #include <refine/remaps/permutations.hpp>
 #include <refine/training/train_classifier.hpp>
+#include <refine/transforms/unet.hpp>
 #include <vector>
 #include "tests/support/error_of.hpp"
 
@@ -145,6 +146,53 @@ TEST(FineTune, Victim_StaysUnchanged) {
   EXPECT_FALSE(tuned.forward(data::to_float(set.images)).equal(answer));
 }
 
+TEST(AttentionMap, Activations_BecomeTheSumOfTheirPowersOfLengthOne) {
+  const at::Tensor activations = at::tensor(std::vector<float>{1, 0, 0, 2, 0, -2, 1, 0}).view({1, 2, 2, 2});
+  const at::Tensor map = attention_map(activations, 2);  // 1, 4, 1, 4
+  const at::Tensor expected = at::tensor(std::vector<float>{1, 4, 1, 4}).view({1, 4}) / std::sqrt(34.0);
+  EXPECT_LT((map - expected).abs().max().item<float>(), 1e-6);
+  EXPECT_EQ(attention_map(at::zeros({1, 2, 2, 2}), 2).abs().max().item<float>(), 0);
+}
+
+TEST(DistillAttention, Copy_HasTheAttentionOfTheFineTunedTeacher) {
+  const data::Dataset set = data::Synthetic{.task = {{3, 16, 16}, 3}, .train = 48, .test = 0}.make().train;
+  const backbones::ResNet18<> victim{.task = set.task(), .width = 4};
+  victim.module->eval();
+  const at::Tensor images = data::to_float(set.images), answer = victim.forward(images).detach().clone();
+  ClassifierRecipe teacher = quick(4), recipe = quick(6);
+  teacher.optimization.lr = 0.1;  // so that its attention differs from the victim's
+  const auto map_of = [&](const backbones::ResNet18<>& network) {
+    at::Tensor map;
+    backbones::forward_stages(network, images, [&](int, const at::Tensor& output) {
+      map = attention_map(output, 2);
+      return output;
+    });
+    return map.detach();
+  };
+  const at::Tensor wanted = map_of(fine_tune(victim, set, teacher));
+  const auto distance_with = [&](double weight) {
+    const auto copy =
+        distill_attention(victim, set, {.weight = weight, .teacher = teacher, .recipe = recipe});
+    EXPECT_FALSE(copy.module->is_training());
+    return (map_of(copy) - wanted).square().mean().item<double>();
+  };
+  EXPECT_LT(distance_with(1000), 0.7 * distance_with(0));
+  EXPECT_TRUE(victim.forward(images).equal(answer)) << "the victim was changed";
+}
+
+TEST(DistillAttention, WrongOptionsOrNetwork_Throw) {
+  const data::Dataset set = data::Synthetic{.task = {{3, 16, 16}, 3}, .train = 12, .test = 0}.make().train;
+  const backbones::ResNet18<> victim{.task = set.task(), .width = 4};
+  expect_words(error_of([&] { distill_attention(victim, set, {.power = 0}); }), {"power", "got 0"});
+  expect_words(error_of([&] { distill_attention(victim, set, {.weight = -1}); }), {"weight", "got -1"});
+  expect_words(error_of([&] { distill_attention(victim, set, {.stages = 0}); }), {"stages", "got 0"});
+  expect_words(error_of([&] { distill_attention(victim, set, {.stages = 5}); }), {"got 4", "expected 5"});
+  const Pixels pixels;
+  expect_words(error_of([&] { distill_attention(pixels, pixel_images()); }), {"got 0", "fine_tune"});
+  expect_words(error_of([&] { distill_attention(victim, pixel_images()); }), {"distill_attention", "1x2x2"});
+  expect_words(error_of([&] { fine_tune(victim, pixel_images()); }), {"fine_tune:", "1x2x2"});
+}
+
 TEST(FinePrune, FeatureSums_AreThoseOfTheInputOfTheLastLayer) {
   const data::Dataset set = pixel_images();
   const Pixels network;
@@ -190,13 +238,22 @@ TEST(Baselines, EachName_IsADefense) {
   Recipe recipe = recipes::fast;
   recipe.optimization.epochs = 1;
   const attacks::BadNets<> attack{.trigger = {.image = set.image_shape()}};
+  const PolarizerOptions polarizer{.recipe = quick(1)};
   for (const auto name : names()) {
+    const transforms::UNet<> purifier{.image = set.image_shape(), .levels = 2, .width = 4};
     const AnyDefense defense = by_name(name, {.victim = victim,
                                               .fresh = network(),
                                               .images = set.images,
                                               .recipe = recipe,
                                               .labelled = set,
                                               .fine_tuning_recipe = quick(1),
+                                              .polarizer = polarizer,
+                                              .purifier = purifier,
+                                              .inversion = {.rounds = 1,
+                                                            .first_epochs = 1,
+                                                            .mask_epochs = 1,
+                                                            .generator_epochs = 1,
+                                                            .purifier_epochs = 1},
                                               .overlays = 2});
     const Evaluation result = evaluate(defense, set, attack);
     const bool same = result.before.ba == result.after.ba;
@@ -217,6 +274,11 @@ TEST(Baselines, Names_IgnoreCaseAndHyphens) {
   expect_words(error_of([&] { by_name("Student", options); }), {"Student", ".fresh"});
   expect_words(error_of([&] { by_name("STRIP", options); }), {"overlays", "got 32", "2 images"});
   expect_words(error_of([&] { by_name("FineTuning", options); }), {"dataset.images"});
+  expect_words(error_of([&] { by_name("BTI-DBF", options); }), {"BTI-DBF", ".purifier"});
+  for (const auto name : names()) {
+    if (!needs_labels(name) || name == "BTI-DBF") continue;
+    expect_words(error_of([&] { by_name(name, options); }), {"dataset.images"});
+  }
 }
 
 }  // namespace
