@@ -13,7 +13,7 @@
 /// ```
 
 #include <refine/attacks/attack.hpp>
+#include <refine/attacks/learned_triggers.hpp>
 #include <refine/attacks/pgd.hpp>
 #include <refine/attacks/plans.hpp>
 #include <refine/attacks/published.hpp>
-#include <refine/attacks/universal_perturbation.hpp>

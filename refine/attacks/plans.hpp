@@ -280,7 +280,8 @@ struct MultiTarget {
 };
 
 /// Stamps a share of the images of the target class and changes no label. The images are perturbed
-/// first, so that their content is hard to learn and the trigger is easy.
+/// first, so that their content is hard to learn and the trigger is easy. If the trigger is learnt in parts
+/// (`triggers::Perturbation` with a magnification), training images get its parts, in turn.
 ///
 /// \tparam Trigger what is stamped
 /// \tparam kPerturbs default of `perturbation`: `Pgd{}`, or none
@@ -310,7 +311,7 @@ struct CleanLabel {
           0, indices,
           (*perturbation)(clean.images.index_select(0, indices), clean.labels.index_select(0, indices)));
     }
-    detail::stamp_images(poisoned, chosen, trigger);
+    detail::stamp_in_turn(poisoned, chosen, triggers::parts_of(trigger));
     poisoned.indices = std::move(chosen);
     return poisoned;
   }
@@ -369,8 +370,8 @@ struct Covered {
     Poisoned poisoned = detail::copy_for_poisoning(clean);
     poisoned.indices = slice(0, poisons_end);
     poisoned.covers = slice(poisons_end, covers_end);
-    stamp_in_turn(poisoned, poisoned.indices, poisons);
-    stamp_in_turn(poisoned, poisoned.covers, covers.empty() ? poisons : covers);
+    detail::stamp_in_turn(poisoned, poisoned.indices, poisons);
+    detail::stamp_in_turn(poisoned, poisoned.covers, covers.empty() ? poisons : covers);
     detail::relabel(poisoned, poisoned.indices, *this);
     std::ranges::sort(poisoned.indices);
     std::ranges::sort(poisoned.covers);
@@ -400,17 +401,6 @@ struct Covered {
     detail::require_stampable(trigger, dataset);
     for (const Stamp& stamp : poisons) detail::require_stampable(stamp, dataset);
     for (const Stamp& stamp : covers) detail::require_stampable(stamp, dataset);
-  }
-
- private:
-  /// Stamps image i of `indices` with stamp i modulo their number.
-  static void stamp_in_turn(data::Dataset& set, const std::vector<std::int64_t>& indices,
-                            const std::vector<Stamp>& stamps) {
-    for (std::size_t s = 0; s < stamps.size(); ++s) {
-      std::vector<std::int64_t> subset;
-      for (std::size_t i = s; i < indices.size(); i += stamps.size()) subset.push_back(indices[i]);
-      detail::stamp_images(set, subset, stamps[s]);
-    }
   }
 };
 

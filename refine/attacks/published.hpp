@@ -1,5 +1,7 @@
 #pragma once
 
+#include <ATen/core/Tensor.h>
+
 #include <cstdint>
 
 #include <refine/attacks/attack.hpp>
@@ -77,6 +79,23 @@ using FTrojan = DirtyLabel<triggers::Frequency<kTask.image>>;
 /// poisons.
 template <Task kTask = dynamic_task>
 using Bpp = DirtyLabel<triggers::Quantize<kTask.image>>;
+
+/// Narcissus (Zeng et al., 2023, `zeng2023narcissus`): adds a learnt perturbation to images of the target class and
+/// keeps the labels; test images get it three times. The values are those of a `UniversalPerturbation` of 16/255 on
+/// images of the target class, against a model of the attacker:
+///
+///     const at::Tensor values = UniversalPerturbation{.model = own, .target = 3, .epsilon = 16.0 / 255}(images_of_3);
+///     const auto attack = narcissus<task>(values, 3);
+///
+/// \param values what is added: float C×H×W
+/// \param target the class that the attacker wants
+/// \param rate share of the target class's training images that are poisoned, in [0, 1]; the paper has 0.005
+template <Task kTask = dynamic_task>
+CleanLabel<triggers::Perturbation<kTask.image>, /*kPerturbs=*/false> narcissus(const at::Tensor& values,
+                                                                               int target,
+                                                                               double rate = 0.005) {
+  return {.trigger = {.values = values, .magnification = 3}, .target = target, .rate = rate};
+}
 
 /// Options of `wanet_with_noise`.
 ///

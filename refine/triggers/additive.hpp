@@ -135,7 +135,7 @@ struct Frequency {
   }
 };
 
-/// Adds the same values to every image, such as those of a universal perturbation (`attacks/universal_perturbation.hpp`).
+/// Adds the same values to every image, such as those of a universal perturbation (`attacks/learned_triggers.hpp`).
 ///
 /// \tparam kImage shape of the images; open extents are set by `.image`
 template <ImageShape kImage = ImageShape{}>
@@ -144,8 +144,13 @@ struct Perturbation {
 
   ImageShape image = kImage;  ///< shape of the images; an open extent fits any
   at::Tensor values = {};     ///< what is added: float C×H×W
+  /// Multiplies the values on test images; training images get them once (Zeng et al., 2023, `zeng2023narcissus`).
+  double magnification = 1;
 
-  /// Returns x + values for each image x, clamped to [0, 1].
+  /// Returns what training images get.
+  std::vector<Perturbation> parts() const { return {{.image = image, .values = values}}; }
+
+  /// Returns x + magnification·values for each image x, clamped to [0, 1].
   ///
   /// \param images float N×C×H×W in [0, 1]
   /// \throws Error if `values` are not of the images' shape, or that is not `image`
@@ -157,7 +162,7 @@ struct Perturbation {
           "Perturbation.values must be floating-point, of the shape of an image; take them from "
           "UniversalPerturbation");
     }
-    return (images + values.to(images.device(), images.scalar_type())).clamp(0, 1);
+    return (images + magnification * values.to(images.device(), images.scalar_type())).clamp(0, 1);
   }
 };
 

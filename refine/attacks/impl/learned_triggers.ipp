@@ -1,6 +1,6 @@
 #pragma once
 
-#include <refine/attacks/universal_perturbation.hpp>
+#include <refine/attacks/learned_triggers.hpp>
 
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/clamp.h>
