@@ -1,5 +1,7 @@
 #include "benchmarks/scenarios/scenario.hpp"
 
+#include "benchmarks/scenarios/learnt_attacks.hpp"
+
 #include <ATen/Parallel.h>
 #include <fmt/core.h>
 #include <torch/version.h>
@@ -21,8 +23,8 @@
 
 #include <refine/adversaries/adversaries.hpp>
 #include <refine/attacks/by_name.hpp>
+#include <refine/attacks/learned_triggers.hpp>
 #include <refine/attacks/plans.hpp>
-#include <refine/attacks/universal_perturbation.hpp>
 #include <refine/backbones/freeze.hpp>
 #include <refine/backbones/zoo.hpp>
 #include <refine/baselines/by_name.hpp>
@@ -32,6 +34,7 @@
 #include <refine/evaluation/alarm.hpp>
 #include <refine/evaluation/evaluate.hpp>
 #include <refine/export/weights.hpp>
+#include <refine/formats/safetensors.hpp>
 #include <refine/metrics/roc.hpp>
 #include <refine/nn/device.hpp>
 #include <refine/pipeline/pipeline.hpp>
@@ -60,6 +63,8 @@ attacks::AttackOptions options_of(const Scenario& scenario, const Setting& setti
   attacks::AttackOptions options{
       .image = setting.split.train.image_shape(), .target = 0, .seed = setting.seed};
   if (scenario.attack.starts_with("Adaptive-")) options.rate = setting.size.adaptive_rate;
+  if (scenario.attack == "Narcissus" && setting.size.narrow)
+    options.rate = 0.3;  // of the target's few images
   if (scenario.rate) options.rate = scenario.rate;
   return options;
 }
@@ -109,6 +114,7 @@ Json read_done(const fs::path& file, const std::string& key) {
   return json.is_object() && json.value("setting", Json()) == key ? json : nullptr;
 }
 
+constexpr const char* trigger_file = "trigger.safetensors";
 constexpr const char* victim_file = "trained.json";
 constexpr const char* defense_file = "defended.json";
 constexpr const char* zero_file = "zero_point.json";
@@ -116,7 +122,7 @@ constexpr const char* waking_file = "waking.json";
 constexpr const char* rival_file = "rival.json";
 constexpr const char* baseline_suffix = ".json";
 constexpr const char* baseline_zero_suffix = "_zero_point.json";
-constexpr double labelled_share = 0.05;  // of the training images, for fine-tuning
+constexpr double labelled_share = 0.05;  // of the training images, for baselines that learn from labels
 
 Scenario benign(const Scenario& scenario) {
   return {.attack = "Benign", .network = scenario.network};
@@ -182,8 +188,13 @@ backbones::AnyBackbone load_victim(const Scenario& scenario, const Setting& sett
 }
 
 /// Makes the scenario's attack.
+/// \param learnt its trigger, if that is learnt; empty: an untrained one
 attacks::AnyAttack make_attack(const Scenario& scenario, const Setting& setting,
-                               const attacks::AttackOptions& options) {
+                               const attacks::AttackOptions& options, const TriggerTensors& learnt) {
+  if (is_learnt(scenario.attack)) {
+    return make_learnt_attack(scenario.attack, learnt, options, setting.split.train,
+                              setting.size.transform_width);
+  }
   if (scenario.attack != "Stamped") return attacks::by_name(scenario.attack, options);
   return {attacks::DirtyLabel<triggers::Stamped>{
               .trigger = setting.stamped.value(), .target = options.target, .seed = options.seed},
@@ -192,7 +203,10 @@ attacks::AnyAttack make_attack(const Scenario& scenario, const Setting& setting,
 
 /// Returns the attack for its trigger, without what only poisoning needs.
 attacks::AnyAttack trigger_attack(const Scenario& scenario, const Setting& setting) {
-  return make_attack(scenario, setting, options_of(scenario, setting));
+  const TriggerTensors learnt =
+      is_learnt(scenario.attack) ? formats::read_safetensors(setting.folder(scenario) / trigger_file).tensors
+                                 : TriggerTensors();
+  return make_attack(scenario, setting, options_of(scenario, setting), learnt);
 }
 
 /// Measures a defense's alarm on test images, and on those of them that the attacker wants to be
@@ -220,6 +234,31 @@ Json measure_alarm_of(const D& defense, const attacks::AnyAttack& attack, const 
 
 void train_victim(const Scenario& scenario, const Setting& setting);
 
+/// Learns the trigger of an attack that has one to learn, and returns it.
+TriggerTensors learn_trigger_of(const Scenario& scenario, const Setting& setting) {
+  if (!is_learnt(scenario.attack)) return {};
+  const fs::path file = setting.folder(scenario) / trigger_file;
+  const std::string key = victim_key(scenario, setting) + "; trigger";
+  if (files::exists(file)) {
+    const auto content = formats::read_safetensors(file);
+    if (const auto found = content.metadata.find("setting");
+        found != content.metadata.end() && found->second == key)
+      return content.tensors;
+  }
+  const bool is_narcissus = scenario.attack == "Narcissus";
+  if (is_narcissus) train_victim(benign(scenario), setting);
+  const TriggerTensors trigger = learn_trigger(
+      scenario.attack, setting.split.train,
+      {.target = options_of(scenario, setting).target,
+       .classifier = is_narcissus ? load_victim(benign(scenario), setting)
+                                  : make_network(scenario, setting, derived_seed(setting.seed, "attacker")),
+       .width = setting.size.transform_width,
+       .steps = setting.size.wake_steps,
+       .recipe = setting.size.victim_recipe(scenario, setting.seed)});
+  formats::write_safetensors(file, {.tensors = trigger, .metadata = {{"setting", key}}});
+  return trigger;
+}
+
 /// Poisons the training images and sets `count` to the number of poisoned ones. Trains the benign
 /// model that LabelConsistent needs.
 data::TrainingSet poison(const Scenario& scenario, const Setting& setting, std::size_t& count) {
@@ -230,7 +269,8 @@ data::TrainingSet poison(const Scenario& scenario, const Setting& setting, std::
     options.store = setting.folder(scenario) / "perturbed.safetensors";
     options.show = true;
   }
-  attacks::Poisoned set = make_attack(scenario, setting, options).poison(setting.split.train);
+  attacks::Poisoned set = make_attack(scenario, setting, options, learn_trigger_of(scenario, setting))
+                              .poison(setting.split.train);
   count = set.indices.size();
   return set;
 }
@@ -393,13 +433,41 @@ ClassifierRecipe fine_tuning_recipe(const Setting& setting) {
   return recipe;
 }
 
+/// Returns the options of the neural polarizer.
+baselines::PolarizerOptions polarizer_options(const Setting& setting) {
+  baselines::PolarizerOptions options;
+  options.recipe.seed = setting.seed;
+  if (setting.size.victim_epochs == 1) options.recipe.optimization.epochs = 1;
+  return options;
+}
+
+/// Returns the options of BTI-DBF: fewer rounds at the small sizes.
+baselines::InversionOptions inversion_options(const Setting& setting) {
+  baselines::InversionOptions options{.seed = setting.seed};
+  if (setting.size.narrow) options.rounds = 2;
+  if (setting.size.victim_epochs == 1) {
+    options.rounds = options.first_epochs = options.mask_epochs = options.generator_epochs =
+        options.purifier_epochs = 1;
+  }
+  return options;
+}
+
 /// Describes the setting of a baseline on a victim, likewise.
 std::string baseline_key(const Scenario& victim, const std::string& name, const Setting& setting) {
   std::ostringstream key;
   key << victim_key(victim, setting) << "; " << name;
   if (name == "Student") key << ", weights of another seed, " << setting.size.defense_recipe(setting.seed);
-  if (name.starts_with("Fine"))
-    key << ", " << labelled_share << " of the images, " << fine_tuning_recipe(setting);
+  if (!baselines::needs_labels(name)) return key.str();
+  key << ", " << labelled_share << " of the images, ";
+  if (name == "NeuralPolarizer") {
+    const auto options = polarizer_options(setting);
+    key << options.describe() << ", " << options.recipe;
+  } else if (name == "BTI-DBF") {
+    key << "transform of width " << setting.size.transform_width << ", "
+        << inversion_options(setting).describe();
+  } else {
+    key << fine_tuning_recipe(setting);
+  }
   return key.str();
 }
 
@@ -423,6 +491,9 @@ void measure_baseline(const Scenario& victim, const std::string& name, std::vect
           std::max<std::int64_t>(std::llround(labelled_share * static_cast<double>(train.size())), 2),
           setting.seed),
       .fine_tuning_recipe = fine_tuning_recipe(setting),
+      .polarizer = polarizer_options(setting),
+      .purifier = make_transform(setting, derived_seed(setting.seed, "purifier")),
+      .inversion = inversion_options(setting),
       .overlays = static_cast<int>(std::min<std::int64_t>(32, train.size())),
       .seed = setting.seed};
   const auto defense = baselines::by_name(name, options, ProgressBar{});
@@ -459,8 +530,10 @@ ClassifierRecipe Size::victim_recipe(const Scenario& scenario, std::uint64_t see
   if (!narrow) return recipe;
   recipe.augmentation = {.flip =
                              true};  // as the authors' code does; crops delay the learning of faint triggers
-  // A faint warp takes longer to learn, and so do the transformed images of Physical.
-  if (scenario.attack == "WaNet" || scenario.attack == "Physical") recipe.optimization.epochs = slow_epochs;
+  // A faint warp takes longer to learn, and so do the transformed images of Physical, and triggers that are drawn.
+  for (const char* slow : {"WaNet", "Physical", "Input-aware", "LIRA"}) {
+    if (scenario.attack == slow) recipe.optimization.epochs = slow_epochs;
+  }
   // Its unpadded convolutions see little of the corner. It learns the trigger once it has memorized
   // the images.
   if (scenario.network == "InceptionV3") {
@@ -470,7 +543,7 @@ ClassifierRecipe Size::victim_recipe(const Scenario& scenario, std::uint64_t see
   }
   // The few poisoned images, or the ten targets, are learnt once the network has memorized all images.
   if (scenario.attack == "LabelConsistent" || scenario.attack == "AllToAll" ||
-      scenario.attack.starts_with("Adaptive-")) {
+      scenario.attack == "Narcissus" || scenario.attack.starts_with("Adaptive-")) {
     recipe.optimization.epochs = std::max(recipe.optimization.epochs, late_epochs);
     recipe.augmentation = {};
   }
@@ -557,6 +630,7 @@ std::vector<Scenario> all_scenarios(bool with_stamped) {
   for (const auto attack : attacks::names()) {
     if (attack != "Benign") all.push_back({std::string(attack), "ResNet18"});
   }
+  for (const auto attack : learnt_attacks) all.push_back({std::string(attack), "ResNet18"});
   if (with_stamped) all.push_back({"Stamped", "ResNet18"});
   for (const char* attack : {"BadNets", "Blended"}) {
     for (const char* against : {"Student", "REFINE", "REFINE-known"})
@@ -642,7 +716,7 @@ void check_possible(const Scenario& scenario, const Setting& setting) {
   make_network(scenario, setting, setting.seed);
   attacks::AttackOptions options = options_of(scenario, setting);
   options.benign = [](const at::Tensor& images) { return images; };  // only its presence is checked
-  make_attack(scenario, setting, options).check(setting.split.train);
+  make_attack(scenario, setting, options, {}).check(setting.split.train);
   if (files::exists(setting.folder(scenario) / "attack.json")) {
     throw Error("--out: {} has results of refine attack, which are not replaced; use another folder",
                 setting.folder(scenario).string());
@@ -680,8 +754,8 @@ std::vector<Scenario> wakeable(const std::vector<Scenario>& scenarios, bool with
   for (const Scenario& scenario : scenarios) {
     if (scenario.attack == "Benign") continue;
     const Scenario zero = *std::ranges::find(all, benign(scenario).name(), &Scenario::name);
-    const auto target =
-        attacks::target_map(trigger_attack(scenario, setting), setting.split.train.task().classes);
+    const auto target = attacks::target_map(make_attack(scenario, setting, options_of(scenario, setting), {}),
+                                            setting.split.train.task().classes);
     if (!zero.defended || !target.single()) {
       std::cerr << fmt::format("--wake: {} is skipped: {}\n", scenario.name(),
                                zero.defended ? "it has no target that all images share"

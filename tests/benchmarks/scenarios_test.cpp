@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <filesystem>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
@@ -121,6 +122,37 @@ TEST(Scenarios, LabelConsistent_TrainsItsBenignModel) {
   EXPECT_TRUE(fs::exists(root / "Benign/victim.safetensors"));
   EXPECT_TRUE(fs::exists(root / "LabelConsistent/perturbed.safetensors"));
   EXPECT_TRUE(fs::exists(root / "LabelConsistent/defended.json"));
+}
+
+TEST(Scenarios, LearntTriggers_AreKeptAndTheSameAfterwards) {
+  const ScratchFolder scratch;
+  write_images(scratch);
+  const std::string command =
+      "--data shades --only Narcissus/ResNet18,Input-aware/ResNet18,LIRA/ResNet18 --defense blur";
+  const Outcome run = scenarios(scratch, command);
+  ASSERT_EQ(run.status, 0) << run.err;
+  const fs::path root = scratch.path / "scenarios/shades/ResNet18";
+  EXPECT_TRUE(fs::exists(root / "Benign/victim.safetensors")) << "Narcissus' own classifier";
+  const auto figures = content(root / "LIRA/Blur.json");
+  std::map<std::string, fs::file_time_type> written;
+  for (const char* attack : {"Narcissus", "Input-aware", "LIRA"}) {
+    const json victim = json::parse(content(root / attack / "trained.json"));
+    EXPECT_GT(victim["poisoned"], 0) << attack;
+    EXPECT_EQ(victim["figures"]["asr"]["n"], 24) << attack;
+    written[attack] = fs::last_write_time(root / attack / "trigger.safetensors");
+  }
+  // What is missing is made again, with the same trigger.
+  fs::remove(root / "LIRA/Blur.json");
+  EXPECT_EQ(scenarios(scratch, command).status, 0);
+  EXPECT_EQ(json::parse(content(root / "LIRA/Blur.json"))["after"], json::parse(figures)["after"]);
+  for (const auto& [attack, time] : written)
+    EXPECT_EQ(fs::last_write_time(root / attack / "trigger.safetensors"), time) << attack;
+  // A lost trigger is not replaced by another one in silence.
+  fs::remove(root / "LIRA/Blur.json");
+  fs::remove(root / "LIRA/trigger.safetensors");
+  const Outcome lost = scenarios(scratch, command);
+  EXPECT_EQ(lost.status, 2);
+  testing::expect_words(lost.err, {"trigger.safetensors"});
 }
 
 TEST(Scenarios, Baselines_HaveRowsWithTheSameMetrics) {
