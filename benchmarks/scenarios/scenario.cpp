@@ -433,6 +433,16 @@ ClassifierRecipe fine_tuning_recipe(const Setting& setting) {
   return recipe;
 }
 
+/// Returns the options of NAD.
+baselines::AttentionOptions attention_options(const Setting& setting) {
+  baselines::AttentionOptions options;
+  for (ClassifierRecipe* recipe : {&options.teacher, &options.recipe}) {
+    recipe->seed = setting.seed;
+    if (setting.size.victim_epochs == 1) recipe->optimization.epochs = 1;
+  }
+  return options;
+}
+
 /// Returns the options of the neural polarizer.
 baselines::PolarizerOptions polarizer_options(const Setting& setting) {
   baselines::PolarizerOptions options;
@@ -459,7 +469,10 @@ std::string baseline_key(const Scenario& victim, const std::string& name, const 
   if (name == "Student") key << ", weights of another seed, " << setting.size.defense_recipe(setting.seed);
   if (!baselines::needs_labels(name)) return key.str();
   key << ", " << labelled_share << " of the images, ";
-  if (name == "NeuralPolarizer") {
+  if (name == "NAD") {
+    const auto options = attention_options(setting);
+    key << options.teacher << ", " << options.recipe;
+  } else if (name == "NeuralPolarizer") {
     const auto options = polarizer_options(setting);
     key << options.describe() << ", " << options.recipe;
   } else if (name == "BTI-DBF") {
@@ -491,6 +504,7 @@ void measure_baseline(const Scenario& victim, const std::string& name, std::vect
           std::max<std::int64_t>(std::llround(labelled_share * static_cast<double>(train.size())), 2),
           setting.seed),
       .fine_tuning_recipe = fine_tuning_recipe(setting),
+      .attention = attention_options(setting),
       .polarizer = polarizer_options(setting),
       .purifier = make_transform(setting, derived_seed(setting.seed, "purifier")),
       .inversion = inversion_options(setting),

@@ -96,12 +96,12 @@ struct BaselineOptions {
   backbones::AnyBackbone victim;  ///< not frozen; left unchanged
   /// An untrained network, for `Student`; its module is trained in place.
   std::optional<backbones::AnyBackbone> fresh = std::nullopt;
-  at::Tensor images = {};         ///< uint8 N×C×H×W, clean, for `Student` and `STRIP`
-  Recipe recipe = recipes::fast;  ///< of `Student`
-  data::Dataset labelled = {};    ///< clean, for those of `needs_labels`
-  ClassifierRecipe fine_tuning_recipe =
-      fine_tuning;                  ///< of `FineTuning`, `FinePruning` and both parts of `NAD`
-  PolarizerOptions polarizer = {};  ///< of `NeuralPolarizer`
+  at::Tensor images = {};                             ///< uint8 N×C×H×W, clean, for `Student` and `STRIP`
+  Recipe recipe = recipes::fast;                      ///< of `Student`
+  data::Dataset labelled = {};                        ///< clean, for those of `needs_labels`
+  ClassifierRecipe fine_tuning_recipe = fine_tuning;  ///< of `FineTuning` and `FinePruning`
+  AttentionOptions attention = {};                    ///< of `NAD`
+  PolarizerOptions polarizer = {};                    ///< of `NeuralPolarizer`
   /// An untrained transform, for `BTI-DBF`; its module is trained in place.
   std::optional<transforms::AnyTransform> purifier = std::nullopt;
   InversionOptions inversion = {};    ///< of `BTI-DBF`
@@ -246,9 +246,7 @@ AnyDefense by_name(std::string_view name, const BaselineOptions& options, Observ
                                   std::forward<Observers>(observers)...))};
   }
   if (canonical == "NAD") {
-    return Substitute{victim, freeze(distill_attention(options.victim, options.labelled,
-                                                       {.teacher = options.fine_tuning_recipe,
-                                                        .recipe = options.fine_tuning_recipe},
+    return Substitute{victim, freeze(distill_attention(options.victim, options.labelled, options.attention,
                                                        std::forward<Observers>(observers)...))};
   }
   if (canonical == "NeuralPolarizer") {

@@ -316,10 +316,28 @@ requires(!backbones::FrozenBackbone<C>) std::map<std::string, std::string> load(
   return std::move(content.metadata);
 }
 
-/// The default recipe of `fine_tune` and `fine_prune`: small steps from the victim's weights.
-inline constexpr ClassifierRecipe fine_tuning = {
-    .optimization = {.lr = 0.01, .momentum = 0.9, .weight_decay = 5e-4, .batch_size = 128, .epochs = 10},
-    .augmentation = {.flip = true}};
+/// The default recipe of `fine_tune` and `fine_prune`: small steps from the victim's weights, as in BackdoorBench
+/// (Wu et al., 2022, `wu2022backdoorbench`).
+inline constexpr ClassifierRecipe fine_tuning = {.optimization = {.lr = 0.01,
+                                                                  .momentum = 0.9,
+                                                                  .weight_decay = 5e-4,
+                                                                  .schedule = Schedule::one_cycle,
+                                                                  .warmup = 0,
+                                                                  .batch_size = 256,
+                                                                  .epochs = 100},
+                                                 .augmentation = {.flip = true, .crop_padding = 4}};
+
+/// The default recipe of `distill_attention`, that of its authors: two epochs of large steps, then small ones.
+inline constexpr ClassifierRecipe attention_distillation = {
+    .optimization = {.lr = 0.1,
+                     .momentum = 0.9,
+                     .nesterov = true,
+                     .weight_decay = 1e-4,
+                     .schedule = Schedule::steps,
+                     .milestones = {2, 0},
+                     .batch_size = 64,
+                     .epochs = 20},
+    .augmentation = {.flip = true, .crop_padding = 4}};
 
 /// Returns a copy of the victim that is trained further on clean, labelled images (Liu et al., 2018,
 /// `liu2018finepruning`, who compare with it).
@@ -339,13 +357,20 @@ requires(!backbones::FrozenBackbone<V>) V
   return train_classifier(nn::deep_copy(victim), labelled, recipe, std::forward<Observers>(observers)...);
 }
 
+/// The default recipe of its teacher: half as long.
+inline constexpr ClassifierRecipe attention_teacher = [] {
+  ClassifierRecipe recipe = attention_distillation;
+  recipe.optimization.epochs = 10;
+  return recipe;
+}();
+
 /// Options of `distill_attention`.
 struct AttentionOptions {
   double power = 2;      ///< of the activations in an attention map, positive
   double weight = 1000;  ///< of the mean squared difference of two maps in the loss, 0 or more
   int stages = 3;        ///< how many of the last stages are compared, at least 1
-  ClassifierRecipe teacher = fine_tuning;  ///< how the teacher is fine-tuned
-  ClassifierRecipe recipe = fine_tuning;   ///< how the copy is trained
+  ClassifierRecipe teacher = attention_teacher;      ///< how the teacher is fine-tuned
+  ClassifierRecipe recipe = attention_distillation;  ///< how the copy is trained
 
   /// \throws Error naming the first field that is out of range
   void validate() const {

@@ -238,6 +238,7 @@ TEST(Baselines, EachName_IsADefense) {
   Recipe recipe = recipes::fast;
   recipe.optimization.epochs = 1;
   const attacks::BadNets<> attack{.trigger = {.image = set.image_shape()}};
+  const AttentionOptions attention{.teacher = quick(1), .recipe = quick(1)};
   const PolarizerOptions polarizer{.recipe = quick(1)};
   for (const auto name : names()) {
     const transforms::UNet<> purifier{.image = set.image_shape(), .levels = 2, .width = 4};
@@ -247,6 +248,7 @@ TEST(Baselines, EachName_IsADefense) {
                                               .recipe = recipe,
                                               .labelled = set,
                                               .fine_tuning_recipe = quick(1),
+                                              .attention = attention,
                                               .polarizer = polarizer,
                                               .purifier = purifier,
                                               .inversion = {.rounds = 1,
