@@ -5,11 +5,13 @@
 #include <algorithm>
 #include <utility>
 
-#include <refine/attacks/learned_triggers.hpp>
+#include <refine/attacks/learnt_triggers.hpp>
+#include <refine/attacks/pgd.hpp>
 #include <refine/attacks/plans.hpp>
 #include <refine/attacks/published.hpp>
 #include <refine/backbones/freeze.hpp>
 #include <refine/core/random.hpp>
+#include <refine/nn/device.hpp>
 #include <refine/nn/module.hpp>
 #include <refine/training/observers.hpp>
 #include <refine/training/stop_on_signal.hpp>
@@ -82,6 +84,7 @@ attacks::AnyAttack make_learnt_attack(std::string_view attack, const TriggerTens
       if (key.starts_with(prefix)) tensors.emplace(key, tensor);
     }
     if (!trigger.empty()) nn::load_state_dict(*network.module, tensors, name, prefix);
+    network.module->to(default_device());
     network.module->eval();
     return network;
   };

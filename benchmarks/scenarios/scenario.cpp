@@ -23,7 +23,7 @@
 
 #include <refine/adversaries/adversaries.hpp>
 #include <refine/attacks/by_name.hpp>
-#include <refine/attacks/learned_triggers.hpp>
+#include <refine/attacks/pgd.hpp>
 #include <refine/attacks/plans.hpp>
 #include <refine/backbones/freeze.hpp>
 #include <refine/backbones/zoo.hpp>
@@ -201,11 +201,32 @@ attacks::AnyAttack make_attack(const Scenario& scenario, const Setting& setting,
           scenario.attack};
 }
 
+/// Describes the setting of a learnt trigger, likewise.
+std::string trigger_key(const Scenario& scenario, const Setting& setting) {
+  return victim_key(scenario, setting) + "; trigger";
+}
+
+/// Reads the learnt trigger of a scenario; empty if there is none of this setting.
+TriggerTensors read_trigger(const Scenario& scenario, const Setting& setting) {
+  const fs::path file = setting.folder(scenario) / trigger_file;
+  if (!files::exists(file)) return {};
+  auto content = formats::read_safetensors(file);
+  const auto key = content.metadata.find("setting");
+  const bool is_of_setting = key != content.metadata.end() && key->second == trigger_key(scenario, setting);
+  return is_of_setting ? std::move(content.tensors) : TriggerTensors();
+}
+
 /// Returns the attack for its trigger, without what only poisoning needs.
 attacks::AnyAttack trigger_attack(const Scenario& scenario, const Setting& setting) {
-  const TriggerTensors learnt =
-      is_learnt(scenario.attack) ? formats::read_safetensors(setting.folder(scenario) / trigger_file).tensors
-                                 : TriggerTensors();
+  TriggerTensors learnt;
+  if (is_learnt(scenario.attack)) {
+    learnt = read_trigger(scenario, setting);
+    if (learnt.empty()) {
+      throw Error("{} is missing, or of another setting; remove {}, and the victim is trained anew",
+                  (setting.folder(scenario) / trigger_file).string(),
+                  (setting.folder(scenario) / victim_file).string());
+    }
+  }
   return make_attack(scenario, setting, options_of(scenario, setting), learnt);
 }
 
@@ -234,17 +255,9 @@ Json measure_alarm_of(const D& defense, const attacks::AnyAttack& attack, const 
 
 void train_victim(const Scenario& scenario, const Setting& setting);
 
-/// Learns the trigger of an attack that has one to learn, and returns it.
-TriggerTensors learn_trigger_of(const Scenario& scenario, const Setting& setting) {
-  if (!is_learnt(scenario.attack)) return {};
-  const fs::path file = setting.folder(scenario) / trigger_file;
-  const std::string key = victim_key(scenario, setting) + "; trigger";
-  if (files::exists(file)) {
-    const auto content = formats::read_safetensors(file);
-    if (const auto found = content.metadata.find("setting");
-        found != content.metadata.end() && found->second == key)
-      return content.tensors;
-  }
+/// Learns the trigger of an attack that has one to learn.
+void learn_trigger_of(const Scenario& scenario, const Setting& setting) {
+  if (!is_learnt(scenario.attack) || !read_trigger(scenario, setting).empty()) return;
   const bool is_narcissus = scenario.attack == "Narcissus";
   if (is_narcissus) train_victim(benign(scenario), setting);
   const TriggerTensors trigger = learn_trigger(
@@ -255,8 +268,10 @@ TriggerTensors learn_trigger_of(const Scenario& scenario, const Setting& setting
        .width = setting.size.transform_width,
        .steps = setting.size.wake_steps,
        .recipe = setting.size.victim_recipe(scenario, setting.seed)});
-  formats::write_safetensors(file, {.tensors = trigger, .metadata = {{"setting", key}}});
-  return trigger;
+  const fs::path folder = setting.folder(scenario);
+  remove_stale(folder, {victim_file});  // it was trained with another trigger
+  formats::write_safetensors(folder / trigger_file,
+                             {.tensors = trigger, .metadata = {{"setting", trigger_key(scenario, setting)}}});
 }
 
 /// Poisons the training images and sets `count` to the number of poisoned ones. Trains the benign
@@ -269,8 +284,8 @@ data::TrainingSet poison(const Scenario& scenario, const Setting& setting, std::
     options.store = setting.folder(scenario) / "perturbed.safetensors";
     options.show = true;
   }
-  attacks::Poisoned set = make_attack(scenario, setting, options, learn_trigger_of(scenario, setting))
-                              .poison(setting.split.train);
+  attacks::Poisoned set =
+      make_attack(scenario, setting, options, read_trigger(scenario, setting)).poison(setting.split.train);
   count = set.indices.size();
   return set;
 }
@@ -324,6 +339,7 @@ void train_victim(const Scenario& scenario, const Setting& setting) {
   const std::string key = victim_key(scenario, setting);
   const Checkpoint checkpoint = checkpoint_of(folder, "victim", key);
   if (is_done(folder / victim_file, key)) return checkpoint.remove();
+  learn_trigger_of(scenario, setting);
   std::size_t count = 0;
   History history;
   StopOnSignal signals("the same command");
@@ -471,7 +487,8 @@ std::string baseline_key(const Scenario& victim, const std::string& name, const 
   key << ", " << labelled_share << " of the images, ";
   if (name == "NAD") {
     const auto options = attention_options(setting);
-    key << options.teacher << ", " << options.recipe;
+    key << "power " << options.power << ", weight " << options.weight << ", " << options.stages << " stages, "
+        << options.teacher << ", " << options.recipe;
   } else if (name == "NeuralPolarizer") {
     const auto options = polarizer_options(setting);
     key << options.describe() << ", " << options.recipe;

@@ -6,4 +6,4 @@
 
 #include <refine/attacks/impl/input_gradient.ipp>
 #include <refine/attacks/impl/pgd.ipp>
-#include <refine/attacks/impl/learned_triggers.ipp>
+#include <refine/attacks/impl/universal_perturbation.ipp>

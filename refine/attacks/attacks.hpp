@@ -3,7 +3,7 @@
 /// \namespace refine::attacks
 /// Backdoor attacks by poisoning: a trigger (`refine::triggers`) times a plan, which says how many
 /// images are stamped, which, and with what label. Everything here models `Attack`. `by_name.hpp`,
-/// the choice at run time, is not included by `attacks.hpp`.
+/// the choice at run time, and `learnt_triggers.hpp`, which trains networks, are not included by `attacks.hpp`.
 ///
 /// ```cpp
 /// using namespace refine;
@@ -13,7 +13,6 @@
 /// ```
 
 #include <refine/attacks/attack.hpp>
-#include <refine/attacks/learned_triggers.hpp>
 #include <refine/attacks/pgd.hpp>
 #include <refine/attacks/plans.hpp>
 #include <refine/attacks/published.hpp>

@@ -79,38 +79,63 @@ std::map<std::string, at::Tensor> constants_of(const B& backbone) {
 using StageFunction = std::function<at::Tensor(int stage, const at::Tensor& output)>;
 
 /// A network in stages, whose outputs can be read and replaced (`forward_stages`). A second base class of its
-/// module, or of one below it; its `forward` passes the output of each stage through `after_stage`.
+/// module, or of a module below it, whose `forward` passes the output of each stage through `after_stage`.
 class Staged {
  public:
-  Staged() = default;
-  Staged(const Staged&) noexcept {}                            ///< Copies have no function.
-  Staged& operator=(const Staged&) noexcept { return *this; }  ///< The function stays.
   virtual ~Staged() = default;
 
   /// Returns the number of stages, at least 1.
   virtual int stages() const = 0;
 
-  /// Has a function receive the outputs of the stages; none if it is null.
-  /// \param function must outlive the calls of `forward`
-  void set_stage_function(const StageFunction* function) noexcept { function_ = function; }
+  /// Passes outputs of a network to a function, in this thread, during the life of the object.
+  class Listener {
+   public:
+    /// \param network must outlive the listener
+    /// \param function likewise
+    Listener(const Staged& network, const StageFunction& function)
+        : previous_(std::exchange(current(), {&network, &function})) {}
+    Listener(const Listener&) = delete;
+    Listener& operator=(const Listener&) = delete;
+    ~Listener() { current() = previous_; }
+
+   private:
+    friend class Staged;
+
+    struct Entry {
+      const Staged* network = nullptr;
+      const StageFunction* function = nullptr;
+    };
+
+    /// No network during the life of the object: the function may call the same network.
+    struct Pause {
+      Entry entry = std::exchange(current(), {});
+      ~Pause() { current() = entry; }
+    };
+
+    static Entry& current() {
+      thread_local Entry entry;
+      return entry;
+    }
+
+    Entry previous_;
+  };
 
  protected:
   /// Returns what the network goes on with after a stage.
   at::Tensor after_stage(int stage, at::Tensor output) const {
-    return function_ ? (*function_)(stage, output) : std::move(output);
+    if (Listener::current().network != this) return output;
+    const Listener::Pause paused;
+    return (*paused.entry.function)(stage, output);
   }
-
- private:
-  const StageFunction* function_ = nullptr;
 };
 
 namespace detail {
 
 /// Finds the part of a network that has stages, behind any wrapper; null if there is none.
-inline Staged* find_staged(torch::nn::Module& module) {
-  if (auto* staged = dynamic_cast<Staged*>(&module)) return staged;
+inline const Staged* find_staged(const torch::nn::Module& module) {
+  if (const auto* staged = dynamic_cast<const Staged*>(&module)) return staged;
   for (const auto& part : module.modules(/*include_self=*/false)) {
-    if (auto* staged = dynamic_cast<Staged*>(part.get())) return staged;
+    if (const auto* staged = dynamic_cast<const Staged*>(part.get())) return staged;
   }
   return nullptr;
 }
@@ -124,29 +149,24 @@ int stages_of(const B& backbone) {
   return staged ? staged->stages() : 0;
 }
 
-/// Returns the logits N×classes of a network whose stages' outputs are passed through a function. ResNets and
+/// Returns the logits N×classes of a network, and passes the outputs of its stages through a function. ResNets and
 /// DenseNet-121 have four stages, VGGs five, Inception-v3 three.
 ///
 ///     std::vector<at::Tensor> outputs;
 ///     forward_stages(victim, images, [&](int, const at::Tensor& output) { return outputs.emplace_back(output); });
 ///
-/// Not to be called for one module by two threads at a time.
 /// \param images float N×C×H×W in [0, 1]
 /// \param after receives each stage's output, in order, and returns a tensor of the same shape
 /// \throws Error if the network is not `Staged`
 template <Backbone B>
 at::Tensor forward_stages(const B& backbone, const at::Tensor& images, const StageFunction& after) {
-  Staged* const staged = detail::find_staged(*backbone.module);
+  const Staged* const staged = detail::find_staged(*backbone.module);
   if (!staged) {
     throw Error(
         "forward_stages: the network has no stages that can be read; use a ResNet, VGG, DenseNet-121 or Inception-v3, "
         "or derive its module from backbones::Staged");
   }
-  staged->set_stage_function(&after);
-  struct Reset {
-    Staged* staged;
-    ~Reset() { staged->set_stage_function(nullptr); }
-  } const reset{staged};
+  const Staged::Listener listener(*staged, after);
   return backbone.forward(images);
 }
 

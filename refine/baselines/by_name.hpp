@@ -250,8 +250,8 @@ AnyDefense by_name(std::string_view name, const BaselineOptions& options, Observ
                                                        std::forward<Observers>(observers)...))};
   }
   if (canonical == "NeuralPolarizer") {
-    return Substitute{victim, freeze(polarize(victim, options.labelled, options.polarizer,
-                                              std::forward<Observers>(observers)...))};
+    return Substitute{
+        victim, polarize(victim, options.labelled, options.polarizer, std::forward<Observers>(observers)...)};
   }
   if (canonical == "SCALE-UP") return ScaleUp{victim};
   return Strip{victim, detail::draw_overlays(options)};

@@ -11,6 +11,7 @@
 #include <ATen/ops/randn.h>
 #include <ATen/ops/randn_like.h>
 #include <ATen/ops/tanh.h>
+#include <ATen/ops/zeros.h>
 #include <c10/core/Device.h>
 #include <c10/core/GradMode.h>
 #include <fmt/format.h>
@@ -21,16 +22,15 @@
 
 #include <algorithm>
 #include <cmath>
-#include <concepts>
 #include <cstdint>
 #include <map>
 #include <memory>
 #include <string>
 #include <string_view>
-#include <type_traits>
 #include <utility>
 
 #include <refine/backbones/backbone.hpp>
+#include <refine/baselines/substitutes.hpp>
 #include <refine/core/check.hpp>
 #include <refine/core/error.hpp>
 #include <refine/core/random.hpp>
@@ -42,7 +42,6 @@
 #include <refine/nn/device.hpp>
 #include <refine/nn/module.hpp>
 #include <refine/nn/torch_random.hpp>
-#include <refine/training/checkpoint.hpp>
 #include <refine/training/fit.hpp>
 #include <refine/training/observers.hpp>
 #include <refine/training/recipe.hpp>
@@ -77,6 +76,18 @@ class PolarizerModule : public torch::nn::Cloneable<PolarizerModule> {
   torch::nn::Conv2d convolution_{nullptr};
 };
 
+/// A victim and a layer, as one module.
+class PolarizedModule : public torch::nn::Module {
+ public:
+  PolarizedModule(const std::shared_ptr<torch::nn::Module>& victim, std::int64_t channels) {
+    register_module("victim", victim);
+    layer = register_module(
+        "layer", nn::with_torch_seed(0, [&] { return std::make_shared<PolarizerModule>(channels); }));
+  }
+
+  std::shared_ptr<PolarizerModule> layer;
+};
+
 /// Returns the position of a stage.
 /// \param option names it, for the message
 /// \param stage from 0, or from -1 for the last
@@ -94,33 +105,32 @@ int checked_stage(std::string_view option, const B& backbone, int stage) {
 
 }  // namespace detail
 
-/// A victim with a layer behind one of its stages that removes what a trigger adds to its activations. A `Backbone`;
-/// copies share both.
+/// A victim with a layer behind one of its stages that removes what a trigger adds to its activations. A
+/// `FrozenBackbone`; copies share the victim and the layer.
 /// \tparam V the victim, with stages (`backbones::Staged`)
 template <backbones::FrozenBackbone V>
 struct Polarized {
+  static constexpr bool frozen = true;  ///< marks a `FrozenBackbone`
+
   V victim;                                         ///< left unchanged
   int stage = 0;                                    ///< behind which the layer is, from 0
-  std::shared_ptr<detail::PolarizerModule> module;  ///< the layer
+  std::shared_ptr<detail::PolarizedModule> module;  ///< holds the victim's module and the layer
   Task task = victim.task;                          ///< the victim's
 
   /// Returns logits N×classes.
   /// \param images float N×C×H×W in [0, 1]
   at::Tensor forward(const at::Tensor& images) const {
     return backbones::forward_stages(victim, images, [this](int number, const at::Tensor& output) {
-      return number == stage ? module->forward(output) : output;
+      return number == stage ? module->layer->forward(output) : output;
     });
   }
 
-  /// Returns the victim's tensors, on the CPU.
-  std::map<std::string, at::Tensor> named_constants() const {
-    std::map<std::string, at::Tensor> constants = backbones::constants_of(victim);
-    for (auto& [name, tensor] : nn::state_dict(*victim.module, "victim_")) {
-      std::string plain = name;
-      std::ranges::replace(plain, '.', '_');
-      constants[plain] = tensor.to(at::kCPU);
-    }
-    return constants;
+  /// Returns the victim's tensors that no module holds, by name, on the CPU.
+  std::map<std::string, at::Tensor> named_constants() const { return backbones::constants_of(victim); }
+
+  /// Returns where the layer is, and what the victim's weights do not show, in one line.
+  std::string describe() const {
+    return fmt::format("polarized behind stage {} {}", stage, nn::describe(victim));
   }
 };
 
@@ -130,7 +140,7 @@ inline constexpr ClassifierRecipe polarizing = {
 
 /// Options of `polarize`.
 struct PolarizerOptions {
-  int stage = -1;                        ///< behind which the layer is, from 0; -1: the last
+  int stage = -1;                        ///< behind which the layer is, from 0, or from -1 for the last
   double weight = 0.4;                   ///< of each loss of attacked images, 0 or more
   double radius = 3;                     ///< largest L2 norm of an attack on an image in [0, 1], positive
   double step = 0.1;                     ///< of a value in one step of an attack, in (0, 1]
@@ -206,34 +216,34 @@ Polarized<V> polarize(const V& victim, const data::Dataset& labelled, const Pola
   std::int64_t channels = 0;
   {
     const c10::NoGradGuard no_grad;
-    backbones::forward_stages(victim, data::to_float(labelled.images.narrow(0, 0, 1), device),
-                              [&](int number, const at::Tensor& output) {
-                                if (number == stage) channels = output.size(1);
-                                return output;
-                              });
+    const at::Tensor blank = at::zeros(labelled.images.sizes().slice(1), at::TensorOptions(device));
+    backbones::forward_stages(victim, blank.unsqueeze(0), [&](int number, const at::Tensor& output) {
+      if (number == stage) channels = output.size(1);
+      return output;
+    });
   }
-  const Polarized<V> network{
-      .victim = victim, .stage = stage, .module = nn::with_torch_seed(0, [&] {
-                                          return std::make_shared<detail::PolarizerModule>(channels);
-                                        })};
+  const Polarized<V> network{.victim = victim,
+                             .stage = stage,
+                             .module = std::make_shared<detail::PolarizedModule>(victim.module, channels)};
   network.module->to(device);
   refine::detail::train_labelled(
       {.identity = {.run = "polarizer",
                     .network = options.describe(),
                     .victim = refine::detail::teacher_state(victim)}},
-      *network.module, data::TrainingSet{labelled}, options.recipe,
+      *network.module->layer, data::TrainingSet{labelled}, options.recipe,
       [&](const at::Tensor& images) { return network.forward(images); },
       [&](const at::Tensor& logits, const at::Tensor& truth, const at::Tensor& images) {
         const at::Tensor targets = detail::likeliest_wrong(logits.detach(), truth);
         const at::Tensor attacked = detail::attack_towards(network, images, targets, options);
         const at::Tensor answers = network.forward(attacked).to(at::kFloat), shares = answers.softmax(1);
-        const auto avoid = [](const at::Tensor& share) { return -at::log(1.0001 - share).mean(); };
+        const auto avoid = [](const at::Tensor& share) { return -at::log(1 + 1e-4 - share).mean(); };
         const at::Tensor wrong = shares.scatter(1, truth.unsqueeze(1), 0).amax(1);
         return refine::detail::cross_entropy(logits, truth, options.recipe) +
                options.weight * (at::cross_entropy_loss(answers, logits.detach().argmax(1)) +
                                  avoid(shares.gather(1, targets.unsqueeze(1))) + avoid(wrong));
       },
       observers...);
+  for (at::Tensor& parameter : network.module->layer->parameters()) parameter.set_requires_grad(false);
   return network;
 }
 
@@ -282,9 +292,9 @@ struct InversionOptions {
   /// Returns the settings in one line.
   std::string describe() const {
     return fmt::format(
-        "{} rounds, epochs {}, {}, {}, {}, lr {}, {}, bound {}, share {}, noise {}, batches of {}, seed {}",
+        "{} rounds, epochs {}, {}, {}, {}, lr {}, {}, bound {}, share {}, noise {}, batches of {}, flip {}, crop {}, seed {}",
         rounds, first_epochs, mask_epochs, generator_epochs, purifier_epochs, lr, mask_lr, bound, share,
-        noise, batch_size, seed);
+        noise, batch_size, augmentation.flip, augmentation.crop_padding, seed);
   }
 };
 
@@ -301,33 +311,162 @@ class MaskModule : public torch::nn::Module {
   at::Tensor raw_;
 };
 
+/// Returns a function `(name, round, module, epochs, lr, classify, loss)` that trains one of the networks.
+template <typename... Observers>
+auto inversion_trainer(const data::TrainingSet& set, const InversionOptions& options,
+                       Observers&... observers) {
+  return [&](std::string_view name, int round, torch::nn::Module& module, int epochs, double lr,
+             const auto& classify, const auto& loss) {
+    const ClassifierRecipe recipe{
+        .optimization = {.optimizer = OptimizerKind::adam,
+                         .lr = lr,
+                         .weight_decay = 0,
+                         .batch_size = options.batch_size,
+                         .epochs = epochs},
+        .augmentation = options.augmentation,
+        .seed = derived_seed(options.seed, name, static_cast<std::uint64_t>(round))};
+    refine::detail::train_labelled({.identity = {.run = std::string(name), .network = options.describe()},
+                                    .aims_at_labels = name != "generator"},
+                                   module, set, recipe, classify, loss, observers...);
+  };
+}
+
 /// Inverts the trigger of a victim and trains a purifier against it, in rounds; see `train_purifier`.
-/// \tparam Trainer called as `(name, module, epochs, lr, classify, loss)`
+/// \tparam Trainer what `inversion_trainer` returns
 template <transforms::Transform T, backbones::FrozenBackbone V, typename Trainer>
 class Inversion {
  public:
   Inversion(const T& purifier, const V& victim, const data::Dataset& labelled,
             const InversionOptions& options, const Trainer& train)
-      : purifier_(purifier),
-        generator_(nn::deep_copy(purifier)),
+      : generator(purifier),
+        purifier_(purifier),
         victim_(victim),
         stage_(checked_stage("train_purifier", victim, -1)),
         labelled_(labelled),
         options_(options),
         train_(train) {}
 
+  T generator;        ///< of images that stand for triggered ones
+  at::Tensor benign;  ///< mask of the features that the labels need
+
+  /// Takes all steps.
   void run() {
     reproduce();
-    generator_ = nn::deep_copy(purifier_);  // both start from it
+    generator = nn::deep_copy(purifier_);  // both start from it
     for (int round = 0; round < options_.rounds; ++round) {
       learn_mask(round);
       learn_generator(round);
       if (round == 0) target_ = find_target();
-      learn_purifier();
+      learn_purifier(round);
     }
   }
 
+  /// Teaches the purifier to return images unchanged.
+  void reproduce() {
+    at::Tensor drawn;
+    Answer answer;
+    train_(
+        "reproduction", 0, *purifier_.module, options_.first_epochs, options_.lr,
+        [&](const at::Tensor& images) {
+          drawn = purifier_.forward(images);
+          answer = ask(drawn);
+          return answer.logits;
+        },
+        [&](const at::Tensor& logits, const at::Tensor&, const at::Tensor& images) {
+          const Answer wanted = ask_plain(images);
+          const at::Tensor distance = change(images, drawn);
+          return at::cross_entropy_loss(logits, wanted.logits.softmax(1)) +
+                 at::mse_loss(answer.features, wanted.features) +
+                 (distance.template item<double>() > far ? 100 : 0.01) * distance;
+        });
+  }
+
+  /// Separates the features that the labels need from the others.
+  void learn_mask(int round) {
+    const at::Tensor few = data::to_float(labelled_.images.narrow(0, 0, 1), device_);
+    const auto shape = ask_plain(few).features.sizes().slice(1).vec();
+    const auto seed = derived_seed(options_.seed, "mask", static_cast<std::uint64_t>(round));
+    MaskModule mask = nn::with_torch_seed(seed, [&] { return MaskModule(shape); });
+    mask.to(device_);
+    train_(
+        "mask", round, mask, options_.mask_epochs, options_.mask_lr,
+        [&](const at::Tensor& images) { return ask(images, mask.forward()).logits; },
+        [&](const at::Tensor& logits, const at::Tensor& truth, const at::Tensor& images) {
+          const at::Tensor others = ask(images, 1 - mask.forward()).logits;
+          return at::cross_entropy_loss(logits, truth) - at::cross_entropy_loss(others, truth);
+        });
+    benign = mask.forward().detach();
+  }
+
+  /// Looks for small changes that keep the benign features and move the others.
+  void learn_generator(int round) {
+    at::Tensor drawn;
+    Answer answer;
+    const ScopedConstant constant(*purifier_.module);
+    train_(
+        "generator", round, *generator.module, options_.generator_epochs, options_.lr,
+        [&](const at::Tensor& images) {
+          drawn = generator.forward(images);
+          const at::Tensor seen = round == 0 ? drawn : purifier_.forward(drawn);
+          answer = ask(seen);
+          return answer.logits;
+        },
+        [&](const at::Tensor&, const at::Tensor& truth, const at::Tensor& images) {
+          const Answer plain = ask_plain(images);
+          const at::Tensor distance = change(images, drawn);
+          const at::Tensor kept = at::mse_loss(benign * plain.features, benign * answer.features);
+          if (distance.template item<double>() > options_.bound || kept.template item<double>() > max_moved)
+            return distance;
+          const at::Tensor others = 1 - benign;
+          at::Tensor loss = 0.01 * kept - at::mse_loss(others * plain.features, others * answer.features);
+          if (round > 0) loss = loss + at::cross_entropy_loss(answer.logits, at::full_like(truth, target_));
+          return loss;
+        });
+  }
+
+  /// Returns the class that generated images are predicted as most often.
+  std::int64_t find_target() const {
+    const auto answer = [&](const at::Tensor& images) { return victim_.forward(generator.forward(images)); };
+    std::map<std::int64_t, std::int64_t> counts;
+    for (const std::int64_t cls : classify(answer, labelled_.images, device_, [](std::int64_t) {}))
+      ++counts[cls];
+    return std::ranges::max_element(counts, {}, [](const auto& entry) { return entry.second; })->first;
+  }
+
+  /// Teaches the purifier the labels and the clean features of images of which some are generated.
+  void learn_purifier(int round) {
+    at::Tensor drawn;
+    Answer answer;
+    train_(
+        "purifier", round, *purifier_.module, options_.purifier_epochs, options_.lr,
+        [&](const at::Tensor& images) {
+          const auto n = images.size(0);
+          const auto count = std::min<std::int64_t>(
+              static_cast<std::int64_t>(options_.share * static_cast<double>(n)) + 1, n);
+          at::Tensor mixed;
+          {
+            const c10::NoGradGuard no_grad;
+            const at::Tensor generated = generator.forward(images.narrow(0, 0, count));
+            mixed = with_noise(at::cat({generated, images.narrow(0, count, n - count)}))
+                        .contiguous(at::MemoryFormat::ChannelsLast);
+          }
+          drawn = purifier_.forward(mixed);
+          answer = ask(drawn);
+          return answer.logits;
+        },
+        [&](const at::Tensor& logits, const at::Tensor& truth, const at::Tensor& images) {
+          const at::Tensor distance = change(images, drawn);
+          return at::cross_entropy_loss(logits, truth) +
+                 at::mse_loss(answer.features, ask_plain(images).features) +
+                 (distance.template item<double>() > far / 2 ? 100 : 1) * distance;
+        });
+  }
+
  private:
+  // Of the authors' code. Beyond `far`, in normalised pixels, an image's distance counts most.
+  static constexpr double far = 0.1;
+  static constexpr double max_moved = 3;  // mean squared change of the benign features
+
   struct Answer {
     at::Tensor features, logits;
   };
@@ -363,107 +502,6 @@ class Inversion {
     return (images + options_.noise * at::randn_like(images)).clamp(0, 1);
   }
 
-  /// Teaches the purifier to return images unchanged.
-  void reproduce() {
-    at::Tensor drawn;
-    Answer answer;
-    train_(
-        "reproduction", *purifier_.module, options_.first_epochs, options_.lr,
-        [&](const at::Tensor& images) {
-          drawn = purifier_.forward(images);
-          answer = ask(drawn);
-          return answer.logits;
-        },
-        [&](const at::Tensor& logits, const at::Tensor&, const at::Tensor& images) {
-          const Answer wanted = ask_plain(images);
-          const at::Tensor distance = change(images, drawn);
-          return at::cross_entropy_loss(logits, wanted.logits.softmax(1)) +
-                 at::mse_loss(answer.features, wanted.features) +
-                 (distance.template item<double>() > 0.1 ? 100 : 0.01) * distance;
-        });
-  }
-
-  /// Separates the features that the labels need from the others.
-  void learn_mask(int round) {
-    const at::Tensor few = data::to_float(labelled_.images.narrow(0, 0, 1), device_);
-    const auto shape = ask_plain(few).features.sizes().slice(1).vec();
-    const auto seed = derived_seed(options_.seed, "mask", static_cast<std::uint64_t>(round));
-    MaskModule mask = nn::with_torch_seed(seed, [&] { return MaskModule(shape); });
-    mask.to(device_);
-    train_(
-        "mask", mask, options_.mask_epochs, options_.mask_lr,
-        [&](const at::Tensor& images) { return ask(images, mask.forward()).logits; },
-        [&](const at::Tensor& logits, const at::Tensor& truth, const at::Tensor& images) {
-          const at::Tensor others = ask(images, 1 - mask.forward()).logits;
-          return at::cross_entropy_loss(logits, truth) - at::cross_entropy_loss(others, truth);
-        });
-    benign_ = mask.forward().detach();
-  }
-
-  /// Looks for small changes that keep the benign features and move the others.
-  void learn_generator(int round) {
-    at::Tensor drawn;
-    Answer answer;
-    const ScopedConstant constant(*purifier_.module);
-    train_(
-        "generator", *generator_.module, options_.generator_epochs, options_.lr,
-        [&](const at::Tensor& images) {
-          drawn = generator_.forward(images);
-          const at::Tensor seen = round == 0 ? drawn : purifier_.forward(drawn);
-          answer = ask(seen);
-          return answer.logits;
-        },
-        [&](const at::Tensor&, const at::Tensor& truth, const at::Tensor& images) {
-          const Answer plain = ask_plain(images);
-          const at::Tensor distance = change(images, drawn);
-          const at::Tensor kept = at::mse_loss(benign_ * plain.features, benign_ * answer.features);
-          if (distance.template item<double>() > options_.bound || kept.template item<double>() > 3)
-            return distance;
-          const at::Tensor others = 1 - benign_;
-          at::Tensor loss = 0.01 * kept - at::mse_loss(others * plain.features, others * answer.features);
-          if (round > 0) loss = loss + at::cross_entropy_loss(answer.logits, at::full_like(truth, target_));
-          return loss;
-        });
-  }
-
-  /// Returns the class that generated images are predicted as most often.
-  std::int64_t find_target() const {
-    const auto answer = [&](const at::Tensor& images) { return victim_.forward(generator_.forward(images)); };
-    std::map<std::int64_t, std::int64_t> counts;
-    for (const std::int64_t cls : classify(answer, labelled_.images, device_, [](std::int64_t) {}))
-      ++counts[cls];
-    return std::ranges::max_element(counts, {}, [](const auto& entry) { return entry.second; })->first;
-  }
-
-  /// Teaches the purifier the labels and the clean features of images of which some are generated.
-  void learn_purifier() {
-    at::Tensor drawn;
-    Answer answer;
-    train_(
-        "purifier", *purifier_.module, options_.purifier_epochs, options_.lr,
-        [&](const at::Tensor& images) {
-          const auto n = images.size(0);
-          const auto count = std::min<std::int64_t>(
-              static_cast<std::int64_t>(options_.share * static_cast<double>(n)) + 1, n);
-          at::Tensor mixed;
-          {
-            const c10::NoGradGuard no_grad;
-            const at::Tensor generated = generator_.forward(images.narrow(0, 0, count));
-            mixed = with_noise(at::cat({generated, images.narrow(0, count, n - count)}))
-                        .contiguous(at::MemoryFormat::ChannelsLast);
-          }
-          drawn = purifier_.forward(mixed);
-          answer = ask(drawn);
-          return answer.logits;
-        },
-        [&](const at::Tensor& logits, const at::Tensor& truth, const at::Tensor& images) {
-          const at::Tensor distance = change(images, drawn);
-          return at::cross_entropy_loss(logits, truth) +
-                 at::mse_loss(answer.features, ask_plain(images).features) +
-                 (distance.template item<double>() > 0.05 ? 100 : 1) * distance;
-        });
-  }
-
   /// Computes no gradients of a module's parameters during its life.
   struct ScopedConstant {
     torch::nn::Module& module;
@@ -474,14 +512,13 @@ class Inversion {
     }
   };
 
-  T purifier_, generator_;
+  T purifier_;
   V victim_;
   int stage_;
   const data::Dataset& labelled_;
   const InversionOptions& options_;
   const Trainer& train_;
   at::Device device_ = default_device();
-  at::Tensor benign_;        // mask of the benign features
   std::int64_t target_ = 0;  // the class that the generator leads to
 };
 
@@ -491,11 +528,11 @@ class Inversion {
 /// victim's last features, a mask keeps those that the labels need. A generator learns small changes of images that
 /// move the other features: they stand for the trigger. The purifier learns to undo them. Use it without a permutation:
 ///
-///     const auto purifier = train_purifier(transforms::UNet<task.image>{}, freeze(victim), labelled);
+///     const auto purifier = train_purifier(transforms::UNet<task>{}, freeze(victim), labelled);
 ///     const Pipeline defense{freeze(purifier), freeze(victim), remaps::None<task>{}};
 ///
-/// Unlike the authors' code, the optimizers restart in each round, and no noise is added to the images that the trained
-/// purifier is given.
+/// Unlike in the authors' code, the optimizers restart in each round, the victim always is in evaluation mode, and the
+/// images that the trained purifier is given get no noise. Their U-Net has InstanceNorm and an unbounded output.
 ///
 /// \param purifier an untrained transform without an encoder, that returns images of the shape it takes; trained in place
 /// \param victim frozen, with stages (`backbones::Staged`); it is left unchanged
@@ -508,39 +545,19 @@ class Inversion {
 template <transforms::Transform T, backbones::FrozenBackbone V, Observer... Observers>
 T train_purifier(T purifier, const V& victim, const data::Dataset& labelled,
                  const InversionOptions& options = {}, Observers&&... observers) {
-  static_assert(!(std::same_as<std::remove_cvref_t<Observers>, Checkpoint> || ...),
-                "train_purifier: several trainings cannot share a Checkpoint");
   options.validate();
   labelled.validate();
-  transforms::check_members(purifier);
+  detail::require_one_process("train_purifier", observers...);
+  if (refine::detail::open_store(observers...))
+    throw Error("train_purifier: its several trainings cannot share a Checkpoint; leave it out");
   require_agreement(refine::detail::check_training_task("train_purifier", victim.task, labelled.task()));
-  if (transforms::encoder_module_of(purifier))
-    throw Error("train_purifier: the transform has an encoder; use one without, such as a UNet");
-  Message why;
-  if (!compatible(purifier.image, labelled.image_shape()) ||
-      !compatible(transforms::output_shape_of(purifier), labelled.image_shape())) {
-    why << "train_purifier: the transform must take and return images of " << labelled.image_shape()
-        << ", got " << purifier.image << " and " << transforms::output_shape_of(purifier);
-  }
-  require_agreement(why);
+  transforms::require_image_to_image("train_purifier", purifier, labelled.image_shape());
   const at::Device device = default_device();
   purifier.module->to(device);
   nn::to_channels_last(*purifier.module);
   victim.module->to(device);
   const data::TrainingSet set{labelled};
-  const auto train = [&](const char* name, torch::nn::Module& module, int epochs, double lr,
-                         const auto& classify, const auto& loss) {
-    const ClassifierRecipe recipe{.optimization = {.optimizer = OptimizerKind::adam,
-                                                   .lr = lr,
-                                                   .weight_decay = 0,
-                                                   .batch_size = options.batch_size,
-                                                   .epochs = epochs},
-                                  .augmentation = options.augmentation,
-                                  .seed = derived_seed(options.seed, name)};
-    refine::detail::train_labelled({.identity = {.run = name, .network = options.describe()},
-                                    .aims_at_labels = std::string_view(name) != "generator"},
-                                   module, set, recipe, classify, loss, observers...);
-  };
+  const auto train = detail::inversion_trainer(set, options, observers...);
   detail::Inversion<T, V, decltype(train)>(purifier, victim, labelled, options, train).run();
   return purifier;
 }

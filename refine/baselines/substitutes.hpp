@@ -20,6 +20,7 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -32,6 +33,7 @@
 #include <refine/data/batches.hpp>
 #include <refine/data/dataset.hpp>
 #include <refine/data/training_set.hpp>
+#include <refine/distributed/communicator.hpp>
 #include <refine/evaluation/classify.hpp>
 #include <refine/export/weights.hpp>
 #include <refine/formats/safetensors.hpp>
@@ -327,7 +329,8 @@ inline constexpr ClassifierRecipe fine_tuning = {.optimization = {.lr = 0.01,
                                                                   .epochs = 100},
                                                  .augmentation = {.flip = true, .crop_padding = 4}};
 
-/// The default recipe of `distill_attention`, that of its authors: two epochs of large steps, then small ones.
+/// The default recipe of `distill_attention`: two epochs of large steps, then small ones, as in its authors' code but
+/// without Cutout.
 inline constexpr ClassifierRecipe attention_distillation = {
     .optimization = {.lr = 0.1,
                      .momentum = 0.9,
@@ -357,7 +360,7 @@ requires(!backbones::FrozenBackbone<V>) V
   return train_classifier(nn::deep_copy(victim), labelled, recipe, std::forward<Observers>(observers)...);
 }
 
-/// The default recipe of its teacher: half as long.
+/// The default recipe of the teacher of `distill_attention`: half as long.
 inline constexpr ClassifierRecipe attention_teacher = [] {
   ClassifierRecipe recipe = attention_distillation;
   recipe.optimization.epochs = 10;
@@ -366,16 +369,16 @@ inline constexpr ClassifierRecipe attention_teacher = [] {
 
 /// Options of `distill_attention`.
 struct AttentionOptions {
-  double power = 2;      ///< of the activations in an attention map, positive
+  double power = 2;      ///< of the activations in an attention map, at least 1
   double weight = 1000;  ///< of the mean squared difference of two maps in the loss, 0 or more
-  int stages = 3;        ///< how many of the last stages are compared, at least 1
+  int stages = 3;        ///< how many stages are compared, the last with more than one position; at least 1
   ClassifierRecipe teacher = attention_teacher;      ///< how the teacher is fine-tuned
   ClassifierRecipe recipe = attention_distillation;  ///< how the copy is trained
 
   /// \throws Error naming the first field that is out of range
   void validate() const {
-    if (!(power > 0 && std::isfinite(power)))
-      throw Error("AttentionOptions.power must be positive and finite, got {}", power);
+    if (!(power >= 1 && std::isfinite(power)))
+      throw Error("AttentionOptions.power must be at least 1 and finite, got {}", power);
     if (!(weight >= 0 && std::isfinite(weight)))
       throw Error("AttentionOptions.weight must be 0 or more and finite, got {}", weight);
     if (stages < 1) throw Error("AttentionOptions.stages must be at least 1, got {}", stages);
@@ -386,22 +389,62 @@ struct AttentionOptions {
 
 /// Returns where the activations of each image are large: the sum over the channels of their powers, scaled to length 1.
 /// \param activations float N×C×H×W
-/// \param power positive
+/// \param power at least 1
 /// \return float N×(H·W)
 inline at::Tensor attention_map(const at::Tensor& activations, double power) {
   const at::Tensor map = activations.to(at::kFloat).abs().pow(power).sum(1).flatten(1);
   return map / map.norm(2, 1, /*keepdim=*/true).clamp_min(1e-12);
 }
 
+namespace detail {
+
+/// Returns the last stages whose outputs have more than one position: a map of a single one is always the same.
+/// \param network in evaluation mode
+/// \param count how many stages
+/// \throws Error if there are fewer
+template <backbones::Backbone B>
+std::vector<int> mapped_stages(const B& network, const at::Tensor& image, int count) {
+  std::vector<int> found;
+  if (backbones::stages_of(network) > 0) {
+    const c10::NoGradGuard no_grad;
+    backbones::forward_stages(network, image, [&](int stage, const at::Tensor& output) {
+      if (output.size(2) * output.size(3) > 1) found.push_back(stage);
+      return output;
+    });
+  }
+  const auto n = static_cast<int>(found.size());
+  if (n < count) {
+    throw Error(
+        "distill_attention: too few stages with more than one position (got {}, expected {} or more); lower "
+        "AttentionOptions.stages, or fine_tune the network instead",
+        n, count);
+  }
+  found.erase(found.begin(), found.end() - count);
+  return found;
+}
+
+/// Throws if there are several processes: what each of them would train is not shared.
+template <typename... Observers>
+void require_one_process(std::string_view function, Observers&... observers) {
+  if (distributed::detail::find_communicator(observers...).size() > 1)
+    throw Error("{}: one process only, got several; leave the communicator out", function);
+}
+
+}  // namespace detail
+
 /// Returns a copy of the victim that is trained on clean, labelled images to have the attention of a teacher, which is
 /// the victim after fine-tuning (neural attention distillation, NAD; Li et al., 2021, `li2021nad`). The loss is the
 /// cross-entropy plus, for each of the last stages, the weighted mean squared difference of the two attention maps.
+/// The authors give the first of three stages half of the weight.
+///
+/// The teacher is trained first, without observers.
 ///
 /// \param victim not frozen, with stages (`backbones::Staged`); it is left unchanged
 /// \param labelled two or more images with labels that can be trusted
 /// \param options the attention, and both trainings
 /// \param observers follow the training of the copy, taken by reference, see `Observer`
-/// \throws Error as `train_classifier`, if an option is out of range, or the network has fewer stages
+/// \throws Error as `train_classifier`, if an option is out of range, the network has fewer stages, or there are
+///   several processes
 /// \throws c10::Error if the victim's module cannot be cloned
 template <backbones::Backbone V, Observer... Observers>
 requires(!backbones::FrozenBackbone<V>) V
@@ -409,32 +452,33 @@ requires(!backbones::FrozenBackbone<V>) V
                       Observers&&... observers) {
   options.validate();
   labelled.validate();
+  detail::require_one_process("distill_attention", observers...);
   require_agreement(refine::detail::check_training_task("distill_attention", victim.task, labelled.task()));
-  const int first = backbones::stages_of(victim) - options.stages;
-  if (first < 0) {
-    throw Error(
-        "distill_attention: the network has too few stages that can be read (got {}, expected {} or more); lower "
-        "AttentionOptions.stages, or fine_tune the network instead",
-        backbones::stages_of(victim), options.stages);
-  }
-  // Unfrozen, so that both compute in the same way; in evaluation mode.
-  const V teacher = fine_tune(victim, labelled, options.teacher);
+  const at::Device device = default_device();
   V network = nn::deep_copy(victim);
-  network.module->to(default_device());
+  network.module->to(device);
+  network.module->eval();
   nn::to_channels_last(*network.module);
+  const at::Tensor blank =
+      at::zeros(labelled.images.sizes().slice(1), at::TensorOptions(device)).unsqueeze(0);
+  const std::vector<int> stages = detail::mapped_stages(network, blank, options.stages);
+  const V teacher = fine_tune(victim, labelled, options.teacher);
   const auto maps_of = [&](const V& backbone, const at::Tensor& images, std::vector<at::Tensor>& maps) {
     maps.clear();
     return backbones::forward_stages(backbone, images, [&](int stage, const at::Tensor& output) {
-      if (stage >= first) maps.push_back(attention_map(output, options.power));
+      if (stage >= stages.front() && stage <= stages.back())
+        maps.push_back(attention_map(output, options.power));
       return output;
     });
   };
   std::vector<at::Tensor> maps, wanted;  // of the current batch
+  std::ostringstream settings;
+  settings << "attention of " << options.stages << " stages, power " << options.power << ", weight "
+           << options.weight << "; teacher: " << options.teacher;
   refine::detail::train_labelled(
       {.identity = {.run = "copy",
-                    .network = fmt::format("attention of {} stages, power {}, weight {}", options.stages,
-                                           options.power, options.weight),
-                    .victim = refine::detail::teacher_state(teacher)}},
+                    .network = settings.str(),
+                    .victim = refine::detail::teacher_state(victim)}},
       *network.module, data::TrainingSet{labelled}, options.recipe,
       [&](const at::Tensor& images) { return maps_of(network, images, maps); },
       [&](const at::Tensor& logits, const at::Tensor& truth, const at::Tensor& images) {

@@ -5,6 +5,7 @@
 #include <ATen/ops/cross_entropy_loss.h>
 
 #include <cstdint>
+#include <functional>
 #include <sstream>
 #include <string_view>
 #include <utility>
@@ -42,7 +43,7 @@ constexpr Message check_training_task(std::string_view function, const Task& net
   return why;
 }
 
-/// Returns the share of the most frequent class, the accuracy of who always guesses it.
+/// Returns the share of the most frequent class: the accuracy of always predicting it.
 /// \param labels int64 N, N at least 1
 inline double share_of_mode(const at::Tensor& labels) {
   return static_cast<double>(at::bincount(labels).max().item<std::int64_t>()) /
@@ -60,18 +61,17 @@ inline at::Tensor cross_entropy(const at::Tensor& logits, const at::Tensor& trut
 /// Describes a run of `train_labelled`.
 struct LabelledRun {
   RunIdentity identity;  ///< its name, and what a resumed run must have in common beside recipe and data
-  bool aims_at_labels =
-      true;  ///< whether the logits are to have the labels: a run that stays at chance warns
-  bool cuda_graph_safe = false;  ///< whether its two functions are
+  bool aims_at_labels = true;    ///< whether it warns if the logits do not come to have the labels
+  bool cuda_graph_safe = false;  ///< whether its two functions may be recorded as a CUDA graph
 };
 
-/// Trains a module on labelled images, on the device that it is on.
+/// Trains a module, which is on `default_device()`, on labelled images.
 /// \param labelled its name and properties
 /// \param module what is trained
 /// \param dataset two or more labelled images
 /// \param recipe the optimizer and the augmentation
 /// \param classify images → logits; may compute in bfloat16
-/// \param loss logits, labels, images → the loss
+/// \param loss float logits, labels, images → the loss; computes in float32
 /// \throws Error, OutOfMemory, Stopped as `train_classifier`
 template <typename Classify, typename Loss, typename... Observers>
 void train_labelled(const LabelledRun& labelled, torch::nn::Module& module, const data::TrainingSet& dataset,
@@ -89,6 +89,8 @@ void train_labelled(const LabelledRun& labelled, torch::nn::Module& module, cons
     const at::Tensor logits = logits_of(images);
     return {loss(logits, truth, images), logits.argmax(1).eq(truth).sum()};
   };
+  std::function<double()> chance;
+  if (labelled.aims_at_labels) chance = [&] { return share_of_mode(labels); };
   const auto identity = [&] {
     RunIdentity whole = labelled.identity;
     whole.recipe = (std::ostringstream() << recipe).str();
@@ -102,7 +104,7 @@ void train_labelled(const LabelledRun& labelled, torch::nn::Module& module, cons
   };
   const TrainingRun run{.info = {.name = labelled.identity.run},
                         .identity = identity,
-                        .chance = [&] { return labelled.aims_at_labels ? share_of_mode(labels) : 0; },
+                        .chance = chance,
                         .forward = [&](const at::Tensor& batch) { logits_of(batch); },
                         .after_warning = "check the labels, or lower the learning rate"};
   train(run, module, device, dataset.images, recipe.optimization,

@@ -5,9 +5,11 @@
 
 #include <concepts>
 #include <memory>
+#include <string_view>
 #include <type_traits>
 
 #include <refine/core/check.hpp>
+#include <refine/core/error.hpp>
 #include <refine/core/task.hpp>
 #include <refine/nn/module.hpp>
 
@@ -116,6 +118,20 @@ ImageShape output_shape_of(const T& transform) {
     return transform.output_shape;
   } else {
     return transform.image;
+  }
+}
+
+/// Throws unless a transform takes and returns images of a shape, and has no encoder.
+/// \param function that trains it, for the message
+template <Transform T>
+void require_image_to_image(std::string_view function, const T& transform, const ImageShape& image) {
+  check_members(transform);
+  if (encoder_module_of(transform))
+    throw Error("{}: the transform has an encoder; use one without, such as a UNet", function);
+  if (!compatible(transform.image, image) || !compatible(output_shape_of(transform), image)) {
+    Message why;
+    require_agreement(why << function << ": the transform must take and return images of " << image
+                          << ", got " << transform.image << " and " << output_shape_of(transform));
   }
 }
 

@@ -135,7 +135,7 @@ struct Frequency {
   }
 };
 
-/// Adds the same values to every image, such as those of a universal perturbation (`attacks/learned_triggers.hpp`).
+/// Adds the same values to every image, such as those of a universal perturbation (`attacks/pgd.hpp`).
 ///
 /// \tparam kImage shape of the images; open extents are set by `.image`
 template <ImageShape kImage = ImageShape{}>
@@ -144,7 +144,8 @@ struct Perturbation {
 
   ImageShape image = kImage;  ///< shape of the images; an open extent fits any
   at::Tensor values = {};     ///< what is added: float C×H×W
-  /// Multiplies the values on test images; training images get them once (Zeng et al., 2023, `zeng2023narcissus`).
+  /// Multiplies the values on test images, finite. Training images of `attacks::CleanLabel` and `attacks::Covered`, which
+  /// stamp parts, get them once (Zeng et al., 2023, `zeng2023narcissus`).
   double magnification = 1;
 
   /// Returns what training images get.
@@ -162,6 +163,8 @@ struct Perturbation {
           "Perturbation.values must be floating-point, of the shape of an image; take them from "
           "UniversalPerturbation");
     }
+    if (!std::isfinite(magnification))
+      throw Error("Perturbation.magnification must be finite, got {}", magnification);
     return (images + magnification * values.to(images.device(), images.scalar_type())).clamp(0, 1);
   }
 };

@@ -13,7 +13,6 @@
 #include <concepts>
 #include <limits>
 #include <refine/attacks/pgd.hpp>
-#include <refine/attacks/learned_triggers.hpp>
 #include <refine/backbones/freeze.hpp>
 #include <refine/backbones/resnet.hpp>
 #include <refine/core/task.hpp>

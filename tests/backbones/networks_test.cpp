@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <map>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -261,7 +262,7 @@ TEST(NetworkByName, PublishedWidth_IsThatOfTheNetwork) {
 TEST(ForwardStages, EachNetwork_PassesOnTheOutputsOfItsStages) {
   const std::map<std::string, std::vector<std::int64_t>> sides = {
       {"ResNet18", {32, 16, 8, 4}}, {"ResNet50", {32, 16, 8, 4}}, {"PreActResNet18", {32, 16, 8, 4}},
-      {"VGG16", {16, 8, 4, 2, 1}},  {"VGG19", {16, 8, 4, 2, 1}},  {"DenseNet121", {8, 4, 2, 1}},
+      {"VGG16", {32, 16, 8, 4, 2}}, {"VGG19", {32, 16, 8, 4, 2}}, {"DenseNet121", {8, 4, 2, 1}},
       {"InceptionV3", {7, 3, 1}},
   };
   const at::Tensor images = at::rand({2, 3, 32, 32});
@@ -288,22 +289,38 @@ TEST(ForwardStages, EachNetwork_PassesOnTheOutputsOfItsStages) {
 TEST(ForwardStages, ReplacedOutput_IsWhatTheNetworkGoesOnWith) {
   const ResNet18<> network{.task = small_task, .width = 4, .seed = 3};
   network.module->eval();
-  const at::Tensor images = at::rand({2, 3, 32, 32});
-  int calls = 0;
-  const at::Tensor logits = forward_stages(network, images, [&](int stage, const at::Tensor& output) {
-    ++calls;
-    deep_copy(network).forward(images);  // has no function
-    return stage == 3 ? output * 0 : output;
-  });
-  EXPECT_EQ(calls, 4);
+  const at::Tensor logits =
+      forward_stages(network, at::rand({2, 3, 32, 32}),
+                     [](int stage, const at::Tensor& output) { return stage == 3 ? output * 0 : output; });
   const at::Tensor bias = nn::state_dict(*network.module).at("linear.bias");
   EXPECT_TRUE(logits.equal(bias.expand({2, 5}))) << "what is left of it";
-  EXPECT_THROW(forward_stages(network, images,
-                              [](int, const at::Tensor&) -> at::Tensor { throw Error("from the caller"); }),
-               Error);
-  calls = 0;
+}
+
+TEST(ForwardStages, Function_IsCalledForThisCallInThisThreadOnly) {
+  const ResNet18<> network{.task = small_task, .width = 4, .seed = 3}, other{.task = small_task, .width = 4};
+  network.module->eval();
+  other.module->eval();
+  const at::Tensor images = at::rand({2, 3, 32, 32});
+  int calls = 0, inner = 0;
+  const StageFunction count_inner = [&](int, const at::Tensor& output) {
+    ++inner;
+    return output;
+  };
+  const StageFunction count = [&](int, const at::Tensor& output) {
+    ++calls;
+    network.forward(images);  // unheard, as are copies and other threads
+    deep_copy(network).forward(images);
+    std::thread([&] { network.forward(images); }).join();
+    forward_stages(other, images, count_inner);  // has a function of its own
+    return output;
+  };
+  forward_stages(network, images, count);
+  EXPECT_EQ(calls, 4);
+  EXPECT_EQ(inner, 16);
+  const StageFunction fail = [](int, const at::Tensor&) -> at::Tensor { throw Error("from the caller"); };
+  EXPECT_THROW(forward_stages(network, images, fail), Error);
   network.forward(images);
-  EXPECT_EQ(calls, 0) << "the function is gone";
+  EXPECT_EQ(calls, 4) << "no function is left behind";
 }
 
 TEST(ForwardStages, NetworkWithoutStages_Throws) {

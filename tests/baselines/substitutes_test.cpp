@@ -13,6 +13,7 @@
 #include <cmath>
 #include <memory>
 #include <refine/attacks/attacks.hpp>
+#include <refine/backbones/densenet.hpp>
 #include <refine/backbones/freeze.hpp>
 #include <refine/backbones/resnet.hpp>
 #include <refine/baselines/baselines.hpp>
@@ -161,22 +162,29 @@ TEST(DistillAttention, Copy_HasTheAttentionOfTheFineTunedTeacher) {
   const at::Tensor images = data::to_float(set.images), answer = victim.forward(images).detach().clone();
   ClassifierRecipe teacher = quick(4), recipe = quick(6);
   teacher.optimization.lr = 0.1;  // so that its attention differs from the victim's
-  const auto map_of = [&](const backbones::ResNet18<>& network) {
-    at::Tensor map;
+  const auto maps_of = [&](const backbones::ResNet18<>& network) {
+    std::vector<at::Tensor> maps;
     backbones::forward_stages(network, images, [&](int, const at::Tensor& output) {
-      map = attention_map(output, 2);
+      maps.push_back(attention_map(output, 2).detach());
       return output;
     });
-    return map.detach();
+    return maps;
   };
-  const at::Tensor wanted = map_of(fine_tune(victim, set, teacher));
-  const auto distance_with = [&](double weight) {
-    const auto copy =
-        distill_attention(victim, set, {.weight = weight, .teacher = teacher, .recipe = recipe});
+  const auto wanted = maps_of(fine_tune(victim, set, teacher));
+  const auto distances_with = [&](double weight, int stages) {
+    const auto copy = distill_attention(
+        victim, set, {.weight = weight, .stages = stages, .teacher = teacher, .recipe = recipe});
     EXPECT_FALSE(copy.module->is_training());
-    return (map_of(copy) - wanted).square().mean().item<double>();
+    std::vector<double> distances;
+    const auto maps = maps_of(copy);
+    for (std::size_t i = 0; i < maps.size(); ++i)
+      distances.push_back((maps[i] - wanted[i]).square().mean().item<double>());
+    return distances;
   };
-  EXPECT_LT(distance_with(1000), 0.7 * distance_with(0));
+  const auto all = distances_with(1000, 3), last = distances_with(1000, 1), none = distances_with(0, 3);
+  for (std::size_t stage = 1; stage < 4; ++stage) EXPECT_LT(all[stage], 0.8 * none[stage]) << stage;
+  EXPECT_LT(last[3], 0.8 * none[3]);
+  EXPECT_LT(all[1], last[1]) << "an earlier stage, only one of which compares it";
   EXPECT_TRUE(victim.forward(images).equal(answer)) << "the victim was changed";
 }
 
@@ -187,6 +195,10 @@ TEST(DistillAttention, WrongOptionsOrNetwork_Throw) {
   expect_words(error_of([&] { distill_attention(victim, set, {.weight = -1}); }), {"weight", "got -1"});
   expect_words(error_of([&] { distill_attention(victim, set, {.stages = 0}); }), {"stages", "got 0"});
   expect_words(error_of([&] { distill_attention(victim, set, {.stages = 5}); }), {"got 4", "expected 5"});
+  // Of a VGG at 32 pixels, all five have several positions; of a DenseNet-121, the last has one.
+  const backbones::DenseNet121<> dense{.task = {{3, 32, 32}, 3}, .width = 4};
+  dense.module->eval();
+  EXPECT_EQ(detail::mapped_stages(dense, at::zeros({1, 3, 32, 32}), 2), (std::vector<int>{1, 2}));
   const Pixels pixels;
   expect_words(error_of([&] { distill_attention(pixels, pixel_images()); }), {"got 0", "fine_tune"});
   expect_words(error_of([&] { distill_attention(victim, pixel_images()); }), {"distill_attention", "1x2x2"});

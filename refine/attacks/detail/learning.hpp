@@ -48,19 +48,10 @@ void check_learning(std::string_view function, const T& generator, const Task& c
                     const data::Dataset& dataset, int target, const ClassifierRecipe& recipe) {
   recipe.validate();
   dataset.validate();
-  transforms::check_members(generator);
   require_agreement(refine::detail::check_training_task(function, classifier, dataset.task()));
   if (target < 0 || target >= dataset.task().classes)
     throw Error("{}: target must be a class, in [0, {}), got {}", function, dataset.task().classes, target);
-  if (transforms::encoder_module_of(generator))
-    throw Error("{}: the generator has an encoder; use one without, such as a UNet", function);
-  Message why;
-  if (!compatible(generator.image, dataset.image_shape()) ||
-      !compatible(transforms::output_shape_of(generator), dataset.image_shape())) {
-    why << function << ": the generator must take and return images of " << dataset.image_shape() << ", got "
-        << generator.image << " and " << transforms::output_shape_of(generator);
-  }
-  require_agreement(why);
+  transforms::require_image_to_image(function, generator, dataset.image_shape());
 }
 
 /// Several networks as one, for their training.

@@ -94,7 +94,7 @@ REFINE_INLINE at::Tensor VggFeatures::forward(at::Tensor x) {
   int stage = 0;
   for (auto& layer : layers_) {
     x = nn::conv_bn(layer.convolution, layer.norm, x).relu_();
-    if (layer.last_of_group) x = after_stage(stage++, at::max_pool2d(x, {2, 2}));
+    if (layer.last_of_group) x = at::max_pool2d(after_stage(stage++, x), {2, 2});
   }
   return x;
 }

@@ -270,7 +270,7 @@ using LearnInParts = std::function<BatchResult(const at::Tensor& images, const a
 struct TrainingRun {
   RunInfo info;
   std::function<RunIdentity()> identity;                  ///< called if the run has checkpoints
-  std::function<double()> chance;                         ///< accuracy of a guess
+  std::function<double()> chance;                         ///< accuracy of a guess; empty: not judged by it
   std::function<void(const at::Tensor& images)> forward;  ///< computes the module's results as a step does
   std::function<void(const Batch&)> recall = {};  ///< computes again what the run keeps of a batch of the
                                                   ///< first epoch, when it is resumed; empty: nothing
@@ -742,7 +742,8 @@ void train(const TrainingRun& run, torch::nn::Module& module, at::Device device,
         if (!std::isfinite(loss)) fail_diverged("the loss is", loss, epoch + 1);
       }
       check_weights(epoch + 1);
-      if (!knows_progress && state.step >= std::min(steps, judged_after) && (is_epoch_end || images >= 500)) {
+      if (!knows_progress && run.chance && state.step >= std::min(steps, judged_after) &&
+          (is_epoch_end || images >= 500)) {
         knows_progress = true;
         const double chance = run.chance(), accuracy = totals.accuracy(images);
         const double spread = 2 * std::sqrt(chance * (1 - chance) / static_cast<double>(images));

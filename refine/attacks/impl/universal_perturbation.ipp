@@ -1,6 +1,6 @@
 #pragma once
 
-#include <refine/attacks/learned_triggers.hpp>
+#include <refine/attacks/pgd.hpp>
 
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/clamp.h>

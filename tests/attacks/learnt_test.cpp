@@ -15,7 +15,7 @@
 #include <memory>
 #include <vector>
 
-#include <refine/attacks/learned_triggers.hpp>
+#include <refine/attacks/learnt_triggers.hpp>
 #include <refine/attacks/plans.hpp>
 #include <refine/attacks/published.hpp>
 #include <refine/backbones/resnet.hpp>
@@ -188,6 +188,8 @@ TEST(LearnPatch, OwnPatch_MeansTheTargetAndAnothersDoesNot) {
     return classifier.forward(x).argmax(1).eq(1).to(at::kFloat).mean().item<double>();
   };
   EXPECT_GT(share_of_target(patch.apply(images)), 0.8);
+  EXPECT_LT(patch.share_of(images).mean().item<double>(), 0.15) << "the density is 0.1";
+  EXPECT_GT(patch.pattern.forward(images).std(0).mean().item<double>(), 0.01) << "patterns differ";
   EXPECT_LT(share_of_target(images), 0.6);
   EXPECT_LT(share_of_target(patch.cross(images).apply(images)), share_of_target(patch.apply(images)) - 0.2);
   const Covered attack{
@@ -201,9 +203,10 @@ TEST(LearnPatch, OwnPatch_MeansTheTargetAndAnothersDoesNot) {
 TEST(LearnPatch, WrongOptions_Throw) {
   const data::Dataset set = shapes(6);
   const backbones::ResNet18<> classifier{.task = set.task(), .width = 4};
-  const transforms::UNet<> generator{.image = set.image_shape(), .levels = 2, .width = 2};
+  const transforms::UNet<> generator{.image = set.image_shape(), .levels = 2, .width = 2},
+      mask{.image = set.image_shape(), .levels = 2, .width = 2};
   const auto refuse = [&](const PatchOptions& options) {
-    return error_of([&] { learn_patch(generator, generator, classifier, set, options); });
+    return error_of([&] { learn_patch(generator, mask, classifier, set, options); });
   };
   expect_words(refuse({.target = -1}), {"learn_patch", "target", "got -1"});
   expect_words(refuse({.share = 0}), {"share", "got 0"});
@@ -211,6 +214,13 @@ TEST(LearnPatch, WrongOptions_Throw) {
   expect_words(refuse({.diversity = -1}), {"diversity", "got -1"});
   expect_words(refuse({.sparsity = NAN}), {"sparsity", "got nan"});
   expect_words(refuse({.density = 2}), {"density", "got 2"});
+  expect_words(error_of([&] { learn_patch(generator, generator, classifier, set); }), {"two networks"});
+  expect_words(error_of([] { DrawnPatch<Same>{}.cross(at::zeros({0, 1, 2, 2})); }), {"cross", "1x2x2"});
+  expect_words(error_of([] {
+                 triggers::Perturbation<>{.values = at::zeros({1, 2, 2}), .magnification = NAN}.apply(
+                     at::zeros({1, 1, 2, 2}));
+               }),
+               {"magnification", "got nan"});
 }
 
 }  // namespace

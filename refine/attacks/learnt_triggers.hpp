@@ -2,6 +2,7 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/Tensor.h>
+#include <ATen/ops/arange.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/cross_entropy_loss.h>
 #include <ATen/ops/full_like.h>
@@ -16,56 +17,22 @@
 #include <vector>
 
 #include <refine/attacks/detail/learning.hpp>
-#include <refine/attacks/pgd.hpp>
 #include <refine/backbones/backbone.hpp>
 #include <refine/core/error.hpp>
-#include <refine/core/random.hpp>
 #include <refine/core/task.hpp>
 #include <refine/data/dataset.hpp>
+#include <refine/distributed/communicator.hpp>
+#include <refine/nn/module.hpp>
 #include <refine/training/observers.hpp>
 #include <refine/training/recipe.hpp>
 #include <refine/training/train_classifier.hpp>
 #include <refine/transforms/transform.hpp>
 
 /// \file
-/// Triggers that the attacker learns: one change for all images (`UniversalPerturbation`), noise (`learn_noise`) or a
-/// patch (`learn_patch`) that a network draws for each image.
+/// Triggers that a network draws for each image, learnt by the attacker: noise (`learn_noise`) or a patch
+/// (`learn_patch`). Not included by `attacks.hpp`, since they are trained.
 
 namespace refine::attacks {
-
-/// Finds one change of at most ±epsilon that, added to any image, makes a model predict a class: a targeted
-/// universal adversarial perturbation (Moosavi-Dezfooli et al., 2017, `moosavi2017universal`).
-///
-/// Each step takes a batch of images and follows the sign of the gradient of the mean cross-entropy with the target,
-/// clamped to ±epsilon, as in Shafahi et al. (2020, `shafahi2020universal`). With the defended model as `.model` and
-/// triggered images, this asks whether a backdoor can be woken behind the defense:
-///
-///     const at::Tensor change = attacks::UniversalPerturbation{.model = defense, .target = 0}(triggered);
-///     const auto woken = triggers::stamp(triggers::Perturbation<>{.values = change}, triggered_test);
-///     std::cout << evaluate(defense, test, woken, 0);
-///
-/// Determinism: the same fields and images, on the same device with the same number of threads, give the same result
-/// on the CPU.
-struct UniversalPerturbation {
-  Surrogate model = {};               ///< to be misled; moved to `default_device()`
-  int target = 0;                     ///< class that is to be predicted
-  double epsilon = 8.0 / 255;         ///< largest change of a value, in [0, 1]
-  double step = epsilon / 10;         ///< length of a step, in [0, 1]
-  int steps = 300;                    ///< number of steps, at least 1
-  std::int64_t batch_size = 128;      ///< images of a step, at least 1
-  std::uint64_t seed = default_seed;  ///< seed of the choice of images
-  bool show = false;                  ///< true: shows a progress line on standard error
-
-  /// Returns the change: float C×H×W in ±epsilon, on the host.
-  ///
-  /// \param images uint8 N×C×H×W, N at least 1; each step takes the next `batch_size` in a random order
-  /// \throws Error if there is no model, the model does not fit the images or has no class `target`, its logits or
-  ///   their gradient are not finite, images are of another type or shape, or a field is out of range
-  at::Tensor operator()(const at::Tensor& images) const;
-
-  /// \throws Error if there is no model, or a field is out of range
-  void check() const;
-};
 
 /// Adds noise to an image that a network draws for it, learnt by `learn_noise` (LIRA; Doan et al., 2021, `doan2021lira`):
 /// x + epsilon·(2·g(x) − 1), clamped to [0, 1]. A `Trigger`; copies share the network.
@@ -125,8 +92,12 @@ struct DrawnPatch {
   }
 
   /// Returns the trigger that puts the patch of another image, which is to mean nothing: a cover for `Covered`.
-  /// \param images float K×C×H×W
+  /// \param images float K×C×H×W in [0, 1], K at least 1
+  /// \throws Error if there are none, or they are of another shape
   DrawnPatch cross(const at::Tensor& images) const {
+    if (!images.defined() || images.dim() != 4 || images.size(0) < 1 ||
+        !compatible(image, data::image_shape_of(images)))
+      throw Error("DrawnPatch::cross: images must be one or more, of the shape {}", image);
     return {.pattern = pattern, .mask = mask, .others = images, .image = image};
   }
 };
@@ -137,37 +108,44 @@ struct NoiseOptions {
   double epsilon = 8.0 / 255;  ///< largest change of a value, in (0, 1]
   double weight = 1;           ///< of the loss of these images, beside that of clean ones, positive
   ClassifierRecipe recipe = recipes::fast_classifier;  ///< of both networks
+
+  /// \throws Error naming the first field that is out of range
+  void validate() const {
+    if (!(epsilon > 0 && epsilon <= 1))
+      throw Error("NoiseOptions.epsilon must be in (0, 1], got {}", epsilon);
+    if (!(weight > 0 && std::isfinite(weight)))
+      throw Error("NoiseOptions.weight must be positive and finite, got {}", weight);
+  }
 };
 
 /// Learns noise that a network draws for each image, together with a classifier that takes it for the target class:
 /// the first stage of LIRA (Doan et al., 2021, `doan2021lira`). In the second, a victim is trained on images with it,
 /// here by poisoning:
 ///
-///     const auto noise = learn_noise(transforms::UNet<task.image>{.width = 16}, backbones::ResNet18<task>{}, train);
-///     const DirtyLabel<std::remove_const_t<decltype(noise)>> attack{.trigger = noise, .target = 0};
+///     const auto noise = learn_noise(transforms::UNet<task>{.width = 16}, backbones::ResNet18<task>{}, train);
+///     const DirtyLabel attack{.trigger = noise, .target = 0};
 ///     auto victim = train_classifier(backbones::ResNet18<task>{}, attack.poison(train));
 ///
 /// Unlike in the paper, both networks take their steps together.
 /// \param generator untrained, without an encoder; trained in place
-/// \param classifier the attacker's own, trained in place
+/// \param classifier the attacker's own, not frozen; trained in place
 /// \param dataset two or more labelled images
 /// \param options the target, the size of the noise, the training
 /// \param observers follow the training, taken by reference, see `Observer`
 /// \throws Error as `train_classifier`, if an option is out of range, or the generator does not fit the images
 template <transforms::Transform T, backbones::Backbone B, Observer... Observers>
-DrawnNoise<T> learn_noise(T generator, const B& classifier, const data::Dataset& dataset,
-                          const NoiseOptions& options = {}, Observers&&... observers) {
-  if (!(options.epsilon > 0 && options.epsilon <= 1))
-    throw Error("NoiseOptions.epsilon must be in (0, 1], got {}", options.epsilon);
-  if (!(options.weight > 0 && std::isfinite(options.weight)))
-    throw Error("NoiseOptions.weight must be positive and finite, got {}", options.weight);
+requires(!backbones::FrozenBackbone<B>) DrawnNoise<T> learn_noise(T generator, const B& classifier,
+                                                                  const data::Dataset& dataset,
+                                                                  const NoiseOptions& options = {},
+                                                                  Observers&&... observers) {
+  options.validate();
   detail::check_learning("learn_noise", generator, classifier.task, dataset, options.target, options.recipe);
   DrawnNoise<T> noise{.generator = std::move(generator), .epsilon = options.epsilon};
   at::Tensor stamped;  // logits of the current batch
   detail::learn_together(
       {.run = "trigger",
-       .network = fmt::format("noise, target {}, epsilon {}, weight {}", options.target, options.epsilon,
-                              options.weight)},
+       .network = fmt::format("noise of {}, target {}, epsilon {}, weight {}", nn::describe(noise.generator),
+                              options.target, options.epsilon, options.weight)},
       {classifier.module, noise.generator.module}, dataset, options.recipe,
       [&](const at::Tensor& images) {
         const at::Tensor all =
@@ -216,67 +194,73 @@ struct PatchOptions {
 /// `nguyen2020inputaware`). A victim learns them by poisoning, with other images' patches as covers:
 ///
 ///     const auto patch = learn_patch(pattern, mask, backbones::ResNet18<task>{}, train);
-///     const Covered<std::remove_const_t<decltype(patch)>> attack{
-///         .trigger = patch, .covers = {patch.cross(data::to_float(train.images.narrow(0, 0, 256)))}, .rate = 0.1,
-///         .cover_rate = 0.1};
+///     const Covered attack{.trigger = patch,
+///                          .covers = {patch.cross(data::to_float(train.images.narrow(0, 0, 256)))},
+///                          .rate = 0.1,
+///                          .cover_rate = 0.1};
 ///
-/// Unlike in the paper, all networks take their steps together; there, the mask is trained first.
+/// Unlike in the paper, all networks take their steps together (there, the mask is trained first), and the mask is
+/// limited by its mean over an image (there, pixel by pixel).
 /// \param pattern, mask untrained, without an encoder; trained in place
-/// \param classifier the attacker's own, trained in place
+/// \param classifier the attacker's own, not frozen; trained in place
 /// \param dataset two or more labelled images
 /// \param options the target, shares and weights, the training
 /// \param observers follow the training, taken by reference, see `Observer`
 /// \throws Error as `train_classifier`, if an option is out of range, or a network does not fit the images
 template <transforms::Transform T, backbones::Backbone B, Observer... Observers>
-DrawnPatch<T> learn_patch(T pattern, T mask, const B& classifier, const data::Dataset& dataset,
-                          const PatchOptions& options = {}, Observers&&... observers) {
+requires(!backbones::FrozenBackbone<B>) DrawnPatch<T> learn_patch(T pattern, T mask, const B& classifier,
+                                                                  const data::Dataset& dataset,
+                                                                  const PatchOptions& options = {},
+                                                                  Observers&&... observers) {
   options.validate();
+  if (pattern.module == mask.module)
+    throw Error("learn_patch: pattern and mask must be two networks, got one; make each with its own module");
+  if (distributed::detail::find_communicator(observers...).size() > 1)
+    throw Error("learn_patch: one process only, got several; leave the communicator out");
   for (const T* network : {&pattern, &mask})
     detail::check_learning("learn_patch", *network, classifier.task, dataset, options.target, options.recipe);
   const DrawnPatch<T> patch{.pattern = std::move(pattern), .mask = std::move(mask)};
   const auto part_of = [](double share, std::int64_t n) {
     return std::min<std::int64_t>(static_cast<std::int64_t>(std::ceil(share * static_cast<double>(n))), n);
   };
-  at::Tensor all;  // logits of the current batch
+  at::Tensor patterns, shares;  // of the images of the current batch
   detail::learn_together(
       {.run = "trigger",
-       .network = fmt::format("patch, target {}, shares {} and {}, diversity {}, sparsity {}, density {}",
-                              options.target, options.share, options.cross_share, options.diversity,
-                              options.sparsity, options.density)},
+       .network =
+           fmt::format("patch of {}, target {}, shares {} and {}, diversity {}, sparsity {}, density {}",
+                       nn::describe(patch.pattern), options.target, options.share, options.cross_share,
+                       options.diversity, options.sparsity, options.density)},
       {classifier.module, patch.pattern.module, patch.mask.module}, dataset, options.recipe,
       [&](const at::Tensor& images) {
         const std::int64_t n = images.size(0), own = part_of(options.share, n),
                            cross = std::min(part_of(options.cross_share, n), n - own);
-        const at::Tensor stamped = patch.put(images.narrow(0, 0, own), images.narrow(0, 0, own)),
-                         crossed = images.narrow(0, own, cross),
-                         others = images.roll(1, 0).narrow(0, own, cross);
-        std::vector<at::Tensor> parts = {stamped};
-        if (cross > 0) parts.push_back(patch.put(crossed, others));
-        parts.push_back(images.narrow(0, own + cross, n - own - cross));
-        all = classifier.forward(at::cat(parts).contiguous(at::MemoryFormat::ChannelsLast)).to(at::kFloat);
-        return all;
+        patterns = patch.pattern.forward(images);
+        shares = patch.share_of(images);
+        // The first images get their own patches, the next ones that of the image before, and the rest none.
+        const auto shift = [&](const at::Tensor& drawn) {
+          return at::cat({drawn.narrow(0, 0, own), drawn.narrow(0, own - 1, n - own)});
+        };
+        const at::Tensor is_stamped = (at::arange(n, shares.options()) < own + cross).view({-1, 1, 1, 1});
+        return classifier.forward((images + (shift(patterns) - images) * shift(shares) * is_stamped)
+                                      .contiguous(at::MemoryFormat::ChannelsLast));
       },
       [&](const at::Tensor& logits, const at::Tensor& truth, const at::Tensor& images) {
         at::Tensor wanted = truth.clone();
         wanted.narrow(0, 0, part_of(options.share, truth.size(0))).fill_(options.target);
-        const at::Tensor patterns = patch.pattern.forward(images), shares = patch.share_of(images);
         const auto distance = [](const at::Tensor& x) {
           return (x - x.roll(1, 0)).square().mean({1, 2, 3}).add(1e-12).sqrt();
         };
         const at::Tensor between = distance(images);
-        const auto sameness = [&](const at::Tensor& drawn) {
-          return (between / (distance(drawn) + 1e-7)).clamp_max(1e3).mean();
+        constexpr double max_ratio = 1e3;  // equal patches would outweigh everything else
+        const auto sameness = [&](const at::Tensor& x) {
+          return (between / distance(x.to(at::kFloat))).clamp_max(max_ratio).mean();
         };
         return refine::detail::cross_entropy(logits, wanted, options.recipe) +
                options.diversity * (sameness(patterns) + sameness(shares)) / 2 +
-               options.sparsity * (shares.mean({1, 2, 3}) - options.density).relu().mean();
+               options.sparsity * (shares.to(at::kFloat).mean({1, 2, 3}) - options.density).relu().mean();
       },
       observers...);
   return patch;
 }
 
 }  // namespace refine::attacks
-
-#if !defined(REFINE_COMPILED_LIB)
-#include <refine/attacks/impl/learned_triggers.ipp>
-#endif
