@@ -6,4 +6,3 @@
 
 #include <refine/attacks/impl/input_gradient.ipp>
 #include <refine/attacks/impl/pgd.ipp>
-#include <refine/attacks/impl/universal_perturbation.ipp>

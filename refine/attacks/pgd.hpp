@@ -203,5 +203,4 @@ struct UniversalPerturbation {
 
 #if !defined(REFINE_COMPILED_LIB)
 #include <refine/attacks/impl/pgd.ipp>
-#include <refine/attacks/impl/universal_perturbation.ipp>
 #endif
