@@ -22,14 +22,14 @@ inline constexpr std::array<std::string_view, 3> learnt_attacks = {"Narcissus", 
 /// True if the trigger of an attack is learnt.
 bool is_learnt(std::string_view attack);
 
-/// A learnt trigger, as it is saved.
+/// The tensors of a learnt trigger, by name.
 using TriggerTensors = std::map<std::string, at::Tensor>;
 
 /// How a trigger is learnt.
 struct TriggerTraining {
   int target = 0;  ///< the class that the attacker wants
-  backbones::AnyBackbone
-      classifier;                ///< of Narcissus: trained on clean images; else untrained, and trained along
+  /// Of Narcissus: trained on clean images. Otherwise untrained, and trained along with the trigger.
+  backbones::AnyBackbone classifier;
   int width = 0;                 ///< of the networks that draw, even
   int steps = 0;                 ///< of Narcissus' perturbation
   ClassifierRecipe recipe = {};  ///< of the networks, and of the seed

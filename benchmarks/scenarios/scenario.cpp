@@ -59,6 +59,11 @@ using Json = nlohmann::ordered_json;
 
 namespace {
 
+/// True if all trainings are to be as short as possible.
+bool is_tiny(const Setting& setting) {
+  return setting.size.name == "tiny";
+}
+
 attacks::AttackOptions options_of(const Scenario& scenario, const Setting& setting) {
   attacks::AttackOptions options{
       .image = setting.split.train.image_shape(), .target = 0, .seed = setting.seed};
@@ -71,7 +76,7 @@ attacks::AttackOptions options_of(const Scenario& scenario, const Setting& setti
 
 /// Returns what the scenario's attacker wants. A surrogate that stands for many defenses gets fresh weights now and then.
 adversaries::AdversaryOptions adversary_options(const Scenario& scenario, const Setting& setting) {
-  const bool tiny = setting.size.late_epochs == 1;
+  const bool tiny = is_tiny(setting);
   return {.target = options_of(scenario, setting).target,
           .dormant = scenario.against == "Student",
           .restart_every = scenario.against == "REFINE-known" ? 0
@@ -206,7 +211,7 @@ std::string trigger_key(const Scenario& scenario, const Setting& setting) {
   return victim_key(scenario, setting) + "; trigger";
 }
 
-/// Reads the learnt trigger of a scenario; empty if there is none of this setting.
+/// Reads the learnt trigger of a scenario. Returns no tensors if none was learnt with this setting.
 TriggerTensors read_trigger(const Scenario& scenario, const Setting& setting) {
   const fs::path file = setting.folder(scenario) / trigger_file;
   if (!files::exists(file)) return {};
@@ -445,7 +450,7 @@ std::string waking_key(const Scenario& scenario, const Setting& setting) {
 ClassifierRecipe fine_tuning_recipe(const Setting& setting) {
   ClassifierRecipe recipe = baselines::fine_tuning;
   recipe.seed = setting.seed;
-  if (setting.size.victim_epochs == 1) recipe.optimization.epochs = 1;
+  if (is_tiny(setting)) recipe.optimization.epochs = 1;
   return recipe;
 }
 
@@ -454,7 +459,7 @@ baselines::AttentionOptions attention_options(const Setting& setting) {
   baselines::AttentionOptions options;
   for (ClassifierRecipe* recipe : {&options.teacher, &options.recipe}) {
     recipe->seed = setting.seed;
-    if (setting.size.victim_epochs == 1) recipe->optimization.epochs = 1;
+    if (is_tiny(setting)) recipe->optimization.epochs = 1;
   }
   return options;
 }
@@ -463,7 +468,7 @@ baselines::AttentionOptions attention_options(const Setting& setting) {
 baselines::PolarizerOptions polarizer_options(const Setting& setting) {
   baselines::PolarizerOptions options;
   options.recipe.seed = setting.seed;
-  if (setting.size.victim_epochs == 1) options.recipe.optimization.epochs = 1;
+  if (is_tiny(setting)) options.recipe.optimization.epochs = 1;
   return options;
 }
 
@@ -471,7 +476,7 @@ baselines::PolarizerOptions polarizer_options(const Setting& setting) {
 baselines::InversionOptions inversion_options(const Setting& setting) {
   baselines::InversionOptions options{.seed = setting.seed};
   if (setting.size.narrow) options.rounds = 2;
-  if (setting.size.victim_epochs == 1) {
+  if (is_tiny(setting)) {
     options.rounds = options.first_epochs = options.mask_epochs = options.generator_epochs =
         options.purifier_epochs = 1;
   }
