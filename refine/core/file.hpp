@@ -6,17 +6,27 @@
 #include <memory>
 #include <string>
 #include <string_view>
-#include <vector>
 
 #include <refine/core/error.hpp>
+
+namespace refine::detail {
+
+/// Creates a folder and its missing parents, and syncs each folder that gets a new entry.
+/// \return 0, or the `errno` of what failed
+int create_folders(const std::filesystem::path& folder);
+
+/// Returns what to do if a file cannot be written for this reason, a number of `errno`.
+const char* writing_advice(int reason);
+
+}  // namespace refine::detail
 
 namespace refine {
 
 /// A file that appears under its final name only when it is complete.
 ///
-/// It is written beside its final name, under a temporary one, and `commit` renames it in one step,
-/// replacing an older file of that name. Without `commit` nothing is left behind. If the path is a
-/// symbolic link, its target is replaced. The new file takes over the permissions of the file it
+/// It is written beside its final name, without a name (`O_TMPFILE`) or, where the file system cannot do that, under
+/// a temporary one, and `commit` renames it in one step, replacing an older file of that name. Without `commit`
+/// nothing is left behind. If the path is a symbolic link, its target is replaced. The new file takes over the permissions of the file it
 /// replaces, and its owner and group where the process may set them.
 ///
 /// All members throw `Error` with the path, the reason and a hint if the disk is full, a permission
@@ -58,21 +68,19 @@ class AtomicFile {
 
   static std::filesystem::path followed(std::filesystem::path path);
 
-  void create_folders(const std::filesystem::path& folder);
-
-  void open_partial(const std::filesystem::path& folder);
+  void open_partial();
 
   void discard() noexcept;
 
-  static const char* advice(int reason);
+  void name_partial();
 
   // Removes the temporary file at once, and not only with the object: on a full disk its space is
   // needed.
   [[noreturn]] void fail(int reason);
 
   std::filesystem::path final_path_;
-  std::filesystem::path partial_path_;
-  std::vector<std::filesystem::path> changed_folders_;  ///< folders with a new entry, deepest first
+  std::filesystem::path partial_path_;  ///< empty while the temporary file has no name
+  std::filesystem::path folder_;
   std::unique_ptr<std::FILE, Close> file_;
 };
 

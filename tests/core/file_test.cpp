@@ -1,5 +1,6 @@
 #include <refine/core/file.hpp>
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -144,16 +145,16 @@ TEST_F(AtomicFileTest, ExistingFile_KeepsItsPermissions) {
   EXPECT_EQ(mode(folder_ / "real"), 0600u) << "through a symbolic link";
 }
 
-TEST_F(AtomicFileTest, Commit_SyncsTheFileThenItsFolders) {
+TEST_F(AtomicFileTest, Commit_SyncsNewFoldersTheFileAndItsFolder) {
   synced().clear();
   files::write(folder_ / "one" / "two" / "a", "x");
   ASSERT_EQ(synced().size(), 4u);
   const fs::path folder = fs::canonical(folder_);
-  EXPECT_EQ(synced()[0].parent_path(), folder / "one" / "two") << "the file, by its partial name";
-  EXPECT_NE(synced()[0], folder / "one" / "two" / "a");
-  EXPECT_EQ(synced()[1], folder / "one" / "two");
-  EXPECT_EQ(synced()[2], folder / "one");
-  EXPECT_EQ(synced()[3], folder);
+  EXPECT_EQ(synced()[0], folder / "one");
+  EXPECT_EQ(synced()[1], folder);
+  EXPECT_EQ(synced()[2].parent_path(), folder / "one" / "two") << "the file, before it has its name";
+  EXPECT_NE(synced()[2], folder / "one" / "two" / "a");
+  EXPECT_EQ(synced()[3], folder / "one" / "two");
 
   synced().clear();
   files::write(folder_ / "b", "x");
@@ -162,6 +163,34 @@ TEST_F(AtomicFileTest, Commit_SyncsTheFileThenItsFolders) {
   synced().clear();
   { AtomicFile(folder_ / "c").write("x"); }
   EXPECT_TRUE(synced().empty());
+}
+
+TEST_F(AtomicFileTest, KilledWriter_LeavesNothing) {
+  const ::pid_t child = ::fork();
+  if (child == 0) {
+    AtomicFile file(folder_ / "a");
+    file.write(std::string(1 << 20, 'x'));
+    ::kill(::getpid(), SIGKILL);
+  }
+  int status = 0;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  ASSERT_TRUE(WIFSIGNALED(status));
+  // Only where the file system cannot hold a file without a name (O_TMPFILE), one is left, under a temporary name.
+  const int descriptor = ::open(folder_.c_str(), O_TMPFILE | O_WRONLY, 0600);
+  if (descriptor < 0) GTEST_SKIP() << "this file system has no O_TMPFILE";
+  ::close(descriptor);
+  EXPECT_TRUE(fs::is_empty(folder_));
+}
+
+TEST_F(AtomicFileTest, DanglingLink_ItsTargetIsWritten) {
+  fs::create_directory(folder_ / "elsewhere");
+  fs::create_symlink("elsewhere/real", folder_ / "link");
+  fs::create_symlink("link", folder_ / "link to the link");
+  files::write(folder_ / "link to the link", "x");
+  EXPECT_TRUE(fs::is_symlink(folder_ / "link"));
+  EXPECT_EQ(read(folder_ / "elsewhere" / "real"), "x");
+  fs::create_symlink("ring", folder_ / "ring");
+  expect_words(error_of([&] { files::write(folder_ / "ring", "x"); }), {"cannot write", "ring"});
 }
 
 TEST_F(AtomicFileTest, MissingPermission_Throws) {

@@ -6,8 +6,8 @@
 //   FAIL_ERROR   what they fail with, a number of errno.h
 //   FAIL_REPORT  a file that gets the number of calls at the end of the process
 //
-// Counted are write, writev, pwrite, fwrite, fflush, fclose of what is written, fsync, fdatasync, rename, mkdir, and
-// open of a new file, in the folder. stdio's own calls of write cannot be replaced; hence its functions are.
+// Counted are write, writev, pwrite, fwrite, fflush, fclose of what is written, fsync, fdatasync, rename, linkat, mkdir,
+// and open of a new file, in the folder. stdio's own calls of write cannot be replaced; hence its functions are.
 
 #include <dlfcn.h>
 #include <fcntl.h>
@@ -135,6 +135,11 @@ int rename(const char* from, const char* to) noexcept {
   return is_path_below(to) && fails() ? -1 : real(from, to);
 }
 
+int linkat(int from_folder, const char* from, int to_folder, const char* to, int flags) noexcept {
+  NEXT(linkat);
+  return is_path_below(to) && fails() ? -1 : real(from_folder, from, to_folder, to, flags);
+}
+
 int mkdir(const char* path, mode_t mode) noexcept {
   NEXT(mkdir);
   return is_path_below(path) && fails() ? -1 : real(path, mode);
@@ -143,13 +148,15 @@ int mkdir(const char* path, mode_t mode) noexcept {
 int open(const char* path, int flags, ...) {
   NEXT(open);
   mode_t mode = 0;
-  if (flags & O_CREAT) {
+  const bool unnamed = (flags & O_TMPFILE) == O_TMPFILE;
+  if ((flags & O_CREAT) || unnamed) {
     va_list rest;
     va_start(rest, flags);
     mode = va_arg(rest, mode_t);
     va_end(rest);
   }
-  if ((flags & O_CREAT) && is_path_below(path) && ::access(path, F_OK) != 0 && fails()) return -1;
+  const bool is_new = unnamed || ((flags & O_CREAT) && ::access(path, F_OK) != 0);
+  if (is_new && is_path_below(path) && fails()) return -1;
   return real(path, flags, mode);
 }
 

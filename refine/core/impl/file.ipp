@@ -13,6 +13,7 @@
 #include <cstring>
 #include <system_error>
 #include <utility>
+#include <vector>
 
 #include <refine/core/config.hpp>
 
@@ -55,12 +56,62 @@ namespace refine::detail {
 /// Writes a folder's entries to the disk. Ignores folders that cannot be opened, and file systems
 /// that do not sync folders.
 /// \return 0, or the `errno` of a failing disk
-REFINE_INLINE int sync_folder(const std::filesystem::path& folder) {
+inline int sync_folder(const std::filesystem::path& folder) {
   const int descriptor = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (descriptor < 0) return 0;
   const int reason = ::fsync(descriptor) == 0 ? 0 : errno;
   ::close(descriptor);
   return reason == EIO || reason == ENOSPC || reason == EDQUOT ? reason : 0;
+}
+
+REFINE_INLINE const char* writing_advice(int reason) {
+  switch (reason) {
+    case ENOSPC:
+      return "free some space or write to another disk";
+    case EDQUOT:
+      return "free some space within your quota or write to another disk";
+    case EFBIG:
+      return "raise the file size limit (ulimit -f) or write to another disk";
+    case EISDIR:
+      return "name a file in it";
+    case ENOTDIR:
+    case EEXIST:
+      return "a file has the name of a folder that is needed; move it away or choose another path";
+    case EACCES:
+    case EPERM:
+    case EROFS:
+      return "choose a folder with write permission";
+    case ENAMETOOLONG:
+      return "choose a shorter path";
+    default:
+      return "check the disk or choose another path";
+  }
+}
+
+/// Returns a path of an open file that has no name.
+inline std::string name_of(int descriptor) {
+  return fmt::format("/proc/self/fd/{}", descriptor);
+}
+
+/// Returns a name for a temporary file, another one at each call.
+inline std::filesystem::path partial_name(const std::filesystem::path& folder) {
+  static std::atomic<unsigned> count = 0;
+  return folder / fmt::format(".refine-{}-{}.partial", ::getpid(), count++);
+}
+
+REFINE_INLINE int create_folders(const std::filesystem::path& folder) {
+  std::vector<std::filesystem::path> changed;  // a new folder is an entry of its parent
+  std::error_code error;
+  for (auto made = folder; !made.empty() && !std::filesystem::exists(made, error);) {
+    made = made.parent_path();
+    changed.push_back(made.empty() ? std::filesystem::path(".") : made);
+  }
+  std::filesystem::create_directories(folder, error);
+  if (error) return error.value();
+  for (const auto& parent : changed) {
+    if (const int reason = sync_folder(parent); reason != 0) return reason;
+  }
+  return 0;
 }
 
 }  // namespace refine::detail
@@ -70,26 +121,15 @@ namespace refine {
 REFINE_INLINE AtomicFile::AtomicFile(std::filesystem::path final_path)
     : final_path_(followed(std::move(final_path))) {
   std::error_code error;
+  if (std::filesystem::is_symlink(final_path_, error)) fail(ELOOP);
   if (!final_path_.has_filename() || std::filesystem::is_directory(final_path_, error)) fail(EISDIR);
   // A device or a pipe would be replaced by a file.
   if (std::filesystem::is_other(final_path_, error)) {
     throw Error("cannot write {}: it is a device or a pipe; choose another path", final_path_.string());
   }
-  const auto folder = final_path_.has_parent_path() ? final_path_.parent_path() : std::filesystem::path(".");
-  create_folders(folder);
-  open_partial(folder);
-}
-
-REFINE_INLINE void AtomicFile::create_folders(const std::filesystem::path& folder) {
-  std::error_code error;
-  changed_folders_ = {folder};
-  // A new folder is an entry of its parent.
-  for (auto made = folder; !made.empty() && !std::filesystem::exists(made, error);) {
-    made = made.parent_path();
-    changed_folders_.push_back(made.empty() ? std::filesystem::path(".") : made);
-  }
-  std::filesystem::create_directories(folder, error);
-  if (error) fail(error.value());
+  folder_ = final_path_.has_parent_path() ? final_path_.parent_path() : std::filesystem::path(".");
+  if (const int reason = detail::create_folders(folder_); reason != 0) fail(reason);
+  open_partial();
 }
 
 REFINE_INLINE bool AtomicFile::is_partial(const std::filesystem::path& file) {
@@ -97,18 +137,25 @@ REFINE_INLINE bool AtomicFile::is_partial(const std::filesystem::path& file) {
   return name.starts_with(".refine-") && name.ends_with(".partial");
 }
 
-REFINE_INLINE void AtomicFile::open_partial(const std::filesystem::path& folder) {
+REFINE_INLINE void AtomicFile::open_partial() {
   struct ::stat old = {};
   const bool replaces = ::stat(final_path_.c_str(), &old) == 0 && S_ISREG(old.st_mode);
   // Not mkstemp, whose files only the owner can read: a new file gets the permissions that umask
   // allows. One that replaces a private file is private from the start.
   const ::mode_t mode = replaces ? 0600 : 0666;
-  static std::atomic<unsigned> count = 0;
-  int descriptor = -1;
-  do {
-    partial_path_ = folder / fmt::format(".refine-{}-{}.partial", ::getpid(), count++);
-    descriptor = ::open(partial_path_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode);
-  } while (descriptor < 0 && errno == EEXIST);
+  // Where the file system can, the file has no name until it is complete: a process that is killed leaves nothing.
+  int descriptor = ::open(folder_.c_str(), O_TMPFILE | O_WRONLY | O_CLOEXEC, mode);
+  if (descriptor >= 0 &&
+      ::access(detail::name_of(descriptor).c_str(), F_OK) != 0) {  // no /proc to name it by
+    ::close(descriptor);
+    descriptor = -1;
+  }
+  if (descriptor < 0) {
+    do {
+      partial_path_ = detail::partial_name(folder_);
+      descriptor = ::open(partial_path_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode);
+    } while (descriptor < 0 && errno == EEXIST);
+  }
   if (descriptor < 0) {
     const int reason = errno;
     partial_path_.clear();
@@ -136,19 +183,34 @@ REFINE_INLINE void AtomicFile::write(const void* bytes, std::size_t count) {
 
 REFINE_INLINE void AtomicFile::commit() {
   if (std::fflush(file_.get()) != 0 || ::fsync(::fileno(file_.get())) != 0) fail(errno);
+  if (partial_path_.empty()) name_partial();
   if (std::fclose(file_.release()) != 0) fail(errno);
   if (::rename(partial_path_.c_str(), final_path_.c_str()) != 0) fail(errno);
   partial_path_.clear();
-  for (const auto& folder : changed_folders_) {
-    if (const int reason = detail::sync_folder(folder); reason != 0) fail(reason);
-  }
+  if (const int reason = detail::sync_folder(folder_); reason != 0) fail(reason);
+}
+
+REFINE_INLINE void AtomicFile::name_partial() {
+  const std::string unnamed = detail::name_of(::fileno(file_.get()));
+  int result = 0;
+  do {
+    partial_path_ = detail::partial_name(folder_);
+    result = ::linkat(AT_FDCWD, unnamed.c_str(), AT_FDCWD, partial_path_.c_str(), AT_SYMLINK_FOLLOW);
+  } while (result != 0 && errno == EEXIST);
+  if (result == 0) return;
+  const int reason = errno;
+  partial_path_.clear();
+  fail(reason);
 }
 
 REFINE_INLINE std::filesystem::path AtomicFile::followed(std::filesystem::path path) {
   std::error_code error;
-  if (!std::filesystem::is_symlink(path, error)) return path;
-  auto target = std::filesystem::weakly_canonical(path, error);
-  return error ? path : target;
+  constexpr int max_links = 40;  // as Linux has it
+  for (int i = 0; i < max_links && std::filesystem::is_symlink(path, error); ++i) {
+    // Also the target of a link may be missing.
+    path = path.parent_path() / std::filesystem::read_symlink(path, error);
+  }
+  return path;
 }
 
 REFINE_INLINE void AtomicFile::discard() noexcept {
@@ -157,33 +219,10 @@ REFINE_INLINE void AtomicFile::discard() noexcept {
   partial_path_.clear();
 }
 
-REFINE_INLINE const char* AtomicFile::advice(int reason) {
-  switch (reason) {
-    case ENOSPC:
-      return "free some space or write to another disk";
-    case EDQUOT:
-      return "free some space within your quota or write to another disk";
-    case EFBIG:
-      return "raise the file size limit (ulimit -f) or write to another disk";
-    case EISDIR:
-      return "name a file in it";
-    case ENOTDIR:
-    case EEXIST:
-      return "a file has the name of a folder that is needed; move it away or choose another path";
-    case EACCES:
-    case EPERM:
-    case EROFS:
-      return "choose a folder with write permission";
-    case ENAMETOOLONG:
-      return "choose a shorter path";
-    default:
-      return "check the disk or choose another path";
-  }
-}
-
 REFINE_INLINE void AtomicFile::fail(int reason) {
   discard();
-  throw Error("cannot write {}: {}; {}", final_path_.string(), std::strerror(reason), advice(reason));
+  throw Error("cannot write {}: {}; {}", final_path_.string(), std::strerror(reason),
+              detail::writing_advice(reason));
 }
 
 }  // namespace refine
