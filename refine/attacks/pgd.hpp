@@ -16,7 +16,7 @@
 #include <refine/core/error.hpp>
 #include <refine/core/random.hpp>
 #include <refine/core/task.hpp>
-#include <refine/core/text.hpp>
+#include <refine/nn/device.hpp>
 
 namespace refine::attacks {
 
@@ -71,7 +71,7 @@ class Surrogate {
     } catch (const c10::Error& error) {
       throw Error(
           "the attacker's model fails on the images: {}; use a model that takes images of their shape",
-          text::one_line(error.what_without_backtrace()));
+          nn::describe_error(error));
     }
   }
 

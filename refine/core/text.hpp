@@ -31,7 +31,7 @@ bool is_utf8(std::string_view text);
 std::string to_utf8(std::string_view text);
 
 /// Returns the essential line of another library's message: the first line, or the last one of a
-/// traceback.
+/// traceback. What follows "Exception raised from" is LibTorch's stack of C++, which is left out.
 std::string one_line(std::string_view text);
 
 /// Returns a name in the form that is used for look-up: lower case (ASCII), without hyphens and

@@ -26,7 +26,7 @@ at::Device default_device();
 void use_device(const std::string& name);
 
 /// Sets the number of host threads for tensor arithmetic.
-/// \param threads not negative; 0: as `OMP_NUM_THREADS` specifies, or one for each hardware thread
+/// \param threads 0 to 4096; 0: as `OMP_NUM_THREADS` specifies, or one for each hardware thread
 void use_threads(int threads);
 
 }  // namespace refine
@@ -52,6 +52,10 @@ std::size_t free_memory(at::Device device);
 /// LibTorch throws a `c10::OutOfMemoryError` for devices. Its other errors are recognised by their text.
 /// \param error as it was caught
 bool is_out_of_memory(const std::exception& error);
+
+/// Returns the essential line of what an exception reports; of LibTorch's, without the backtrace.
+/// \param error as it was caught
+std::string describe_error(const std::exception& error);
 
 }  // namespace refine::nn
 

@@ -4,7 +4,6 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/allclose.h>
 #include <c10/core/GradMode.h>
-#include <c10/util/Exception.h>
 
 #include <algorithm>
 #include <cstddef>
@@ -19,8 +18,8 @@
 #include <refine/backbones/detail/buildable.hpp>
 #include <refine/core/error.hpp>
 #include <refine/core/task.hpp>
-#include <refine/core/text.hpp>
 #include <refine/formats/exported_program.hpp>
+#include <refine/nn/device.hpp>
 #include <refine/programs/detail/exported_module.hpp>
 #include <refine/programs/detail/logits.hpp>
 
@@ -231,10 +230,8 @@ class ExportedProgram {
   std::string try_images(const at::Tensor& images, at::Tensor& output) const {
     try {
       output = module->forward(images);
-    } catch (const c10::Error& error) {
-      return text::one_line(error.what_without_backtrace());
     } catch (const std::exception& error) {
-      return text::one_line(error.what());
+      return nn::describe_error(error);
     }
     if (detail::is_logits(output, images.size(0))) return {};
     return fmt::format("its output for {} image(s) has {} dimensions and {} numbers, expected images×classes",

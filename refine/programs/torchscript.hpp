@@ -20,8 +20,8 @@
 #include <refine/backbones/detail/buildable.hpp>
 #include <refine/core/error.hpp>
 #include <refine/core/task.hpp>
-#include <refine/core/text.hpp>
 #include <refine/formats/torchscript_check.hpp>
+#include <refine/nn/device.hpp>
 #include <refine/programs/detail/logits.hpp>
 #include <refine/programs/detail/scripted_module.hpp>
 
@@ -87,7 +87,7 @@ class Scripted {
       module = std::make_shared<detail::ScriptedModule>(source, name);
     } catch (const c10::Error& error) {
       throw Error("cannot use {} as a classifier: {}; export it again, in evaluation mode", name,
-                  text::one_line(error.what_without_backtrace()));
+                  nn::describe_error(error));
     }
     probe(name, options);
   }
@@ -178,10 +178,8 @@ class Scripted {
       return std::nullopt;
     } catch (const Error&) {
       throw;
-    } catch (const c10::Error& error) {
-      return Problem{text::one_line(error.what_without_backtrace()), false};
     } catch (const std::exception& error) {
-      return Problem{text::one_line(error.what()), false};
+      return Problem{nn::describe_error(error), false};
     }
   }
 

@@ -55,6 +55,25 @@ TEST(Utf8, InvalidBytes_AreFoundAndEscaped) {
             "fer");
 }
 
+TEST(OneLine, FirstLine_OrLastOfATraceback) {
+  EXPECT_EQ(text::one_line("a shape is wrong\nat layer 3\n"), "a shape is wrong");
+  EXPECT_EQ(text::one_line("Traceback of TorchScript (most recent call last):\n  File \"code\", line 3\n"
+                           "RuntimeError: a shape is wrong\n"),
+            "RuntimeError: a shape is wrong");
+  EXPECT_EQ(text::one_line(""), "");
+}
+
+TEST(OneLine, StackOfCpp_IsLeftOut) {
+  const std::string stack =
+      "Exception raised from infer_size_impl at InferSize.h:99 (most recent call first):\n"
+      "C++ CapturedTraceback:\n#4 c10::Error::Error from ??:0\n#5 _start from ??:0\n\n";
+  EXPECT_EQ(text::one_line("a shape is wrong\n" + stack), "a shape is wrong");
+  EXPECT_EQ(text::one_line("Traceback of TorchScript (most recent call last):\n  File \"code\", line 3\n"
+                           "RuntimeError: a shape is wrong\n" +
+                           stack),
+            "RuntimeError: a shape is wrong");
+}
+
 TEST(Error, ControlCharacters_BecomeSpaces) {
   EXPECT_STREQ(Error("a\x1b[2Jb\u009b2Jc é\xc2").what(), "a [2Jb  2Jc é\xc2");
 }

@@ -90,6 +90,8 @@ REFINE_INLINE std::string to_utf8(std::string_view text) {
 }
 
 REFINE_INLINE std::string one_line(std::string_view text) {
+  // LibTorch's stack of C++, which TORCH_SHOW_CPP_STACKTRACES=1 asks for.
+  text = text.substr(0, text.find("\nException raised from "));
   while (text.ends_with('\n')) text.remove_suffix(1);
   const bool traceback =
       text.find("Traceback") != text.npos || text.starts_with("The following operation failed");

@@ -10,7 +10,6 @@
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
 #include <c10/core/GradMode.h>
-#include <c10/util/Exception.h>
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -26,7 +25,6 @@
 #include <refine/backbones/freeze.hpp>
 #include <refine/core/config.hpp>
 #include <refine/core/error.hpp>
-#include <refine/core/text.hpp>
 #include <refine/data/dataset.hpp>
 #include <refine/data/image_files.hpp>
 #include <refine/data/resize.hpp>
@@ -67,10 +65,8 @@ std::string failure_of(Call&& call) {
   try {
     call();
     return "";
-  } catch (const c10::Error& error) {
-    return text::one_line(error.what_without_backtrace());
   } catch (const std::exception& error) {
-    return text::one_line(error.what());
+    return nn::describe_error(error);
   }
 }
 

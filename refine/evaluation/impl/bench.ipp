@@ -5,7 +5,6 @@
 #include <ATen/ops/rand.h>
 #include <c10/core/GradMode.h>
 #include <c10/core/MemoryFormat.h>
-#include <c10/util/Exception.h>
 #include <fmt/core.h>
 
 #include <algorithm>
@@ -17,9 +16,9 @@
 #include <refine/core/config.hpp>
 #include <refine/core/error.hpp>
 #include <refine/core/random.hpp>
-#include <refine/core/text.hpp>
 #include <refine/evaluation/detail/inference_meters.hpp>
 #include <refine/evaluation/detail/progress.hpp>
+#include <refine/nn/device.hpp>
 #include <refine/nn/torch_random.hpp>
 
 namespace refine::detail {
@@ -111,11 +110,8 @@ REFINE_INLINE std::vector<AnswerCost> bench(const std::vector<BenchAnswer>& answ
     }
   } catch (const Error&) {
     throw;
-  } catch (const c10::Error& error) {
-    throw fails(nn::is_out_of_memory(error) ? "memory is too short"
-                                            : text::one_line(error.what_without_backtrace()));
   } catch (const std::exception& error) {
-    throw fails(nn::is_out_of_memory(error) ? "memory is too short" : text::one_line(error.what()));
+    throw fails(nn::is_out_of_memory(error) ? "memory is too short" : nn::describe_error(error));
   }
   return costs;
 }

@@ -4,7 +4,6 @@
 
 #include <ATen/ops/zeros.h>
 #include <c10/core/GradMode.h>
-#include <c10/util/Exception.h>
 #include <fmt/format.h>
 #include <torch/csrc/jit/api/module.h>
 #include <torch/csrc/jit/runtime/graph_executor.h>
@@ -21,7 +20,6 @@
 #include <refine/core/config.hpp>
 #include <refine/core/detail/untrusted_json.hpp>
 #include <refine/core/error.hpp>
-#include <refine/core/text.hpp>
 #include <refine/formats/exported_program.hpp>
 #include <refine/formats/onnx.hpp>
 #include <refine/nn/device.hpp>
@@ -204,10 +202,8 @@ REFINE_INLINE std::string ExportedClassifier::problem() const {
     try {
       if (fits(program_->run(function, images).sizes(), sizes)) continue;
       why = "returns another shape than its refine.json promises";
-    } catch (const c10::Error& error) {
-      why = "fails: " + text::one_line(error.what_without_backtrace());
     } catch (const std::exception& error) {
-      why = "fails: " + text::one_line(error.what());
+      why = "fails: " + nn::describe_error(error);
     }
     return fmt::format("its {} {}", program_->name_of(function), why);
   }

@@ -31,8 +31,8 @@
 
 #include <refine/core/config.hpp>
 #include <refine/core/error.hpp>
-#include <refine/core/text.hpp>
 #include <refine/formats/exported_program_writer.hpp>
+#include <refine/nn/device.hpp>
 #include <refine/pipeline/gated.hpp>
 #include <refine/programs/detail/exported_module.hpp>
 #include <refine/programs/detail/logits.hpp>
@@ -737,8 +737,7 @@ REFINE_INLINE formats::WritableProgram with_types(formats::ExportedProgram progr
     try {
       values[i] = backbones::detail::run_program(program, tensors.by_name, images, destination.file);
     } catch (const c10::Error& error) {
-      refuse(fmt::format("its program fails for {} images: {}", batches[i],
-                         text::one_line(error.what_without_backtrace())));
+      refuse(fmt::format("its program fails for {} images: {}", batches[i], nn::describe_error(error)));
     }
     const c10::NoGradGuard no_grad;
     std::vector<at::Tensor> expected = function.run(images);

@@ -20,6 +20,7 @@
 #include <utility>
 
 #include <refine/core/config.hpp>
+#include <refine/core/text.hpp>
 
 namespace refine::detail {
 
@@ -76,7 +77,9 @@ REFINE_INLINE void use_device(const std::string& name) {
 }
 
 REFINE_INLINE void use_threads(int threads) {
-  if (threads < 0) throw Error("threads: must not be negative, got {}; 0 uses all", threads);
+  constexpr int most = 4096;  // more crash OpenMP
+  if (threads < 0 || threads > most)
+    throw Error("threads: must be 0 to {}, got {}; 0 uses all", most, threads);
   if (threads == 0) {
     const char* variable = std::getenv("OMP_NUM_THREADS");
     threads =
@@ -154,6 +157,11 @@ REFINE_INLINE bool is_out_of_memory(const std::exception& error) {
   const std::string_view text = error.what();
   return text == "could not create a primitive" || text == "could not execute a primitive" ||
          text == "could not create a memory object";
+}
+
+REFINE_INLINE std::string describe_error(const std::exception& error) {
+  const auto* torch_error = dynamic_cast<const c10::Error*>(&error);
+  return text::one_line(torch_error ? torch_error->what_without_backtrace() : error.what());
 }
 
 }  // namespace refine::nn

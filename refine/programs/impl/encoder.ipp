@@ -19,8 +19,8 @@
 #include <vector>
 
 #include <refine/core/error.hpp>
-#include <refine/core/text.hpp>
 #include <refine/formats/archive.hpp>
+#include <refine/nn/device.hpp>
 #include <refine/programs/detail/logits.hpp>
 
 namespace refine::transforms::detail {
@@ -117,7 +117,7 @@ REFINE_INLINE ProgramEncoder::ProgramEncoder(const std::filesystem::path& path,
   try {
     is_exported ? load_exported_program(path, options) : load_torchscript(path, options);
   } catch (const c10::Error& error) {
-    refuse(text::one_line(error.what_without_backtrace()));
+    refuse(nn::describe_error(error));
   }
   probe(name);
 }
@@ -229,12 +229,10 @@ REFINE_INLINE void ProgramEncoder::probe(const std::string& name) {
         features = static_cast<int>(all.size(1));
         return;
       }
-    } catch (const c10::Error& error) {
-      why = text::one_line(error.what_without_backtrace());
     } catch (const Error&) {
       throw;
     } catch (const std::exception& error) {
-      why = text::one_line(error.what());
+      why = nn::describe_error(error);
     }
   }
   throw Error(
