@@ -4,8 +4,11 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <string_view>
 #include <type_traits>
 #include <utility>
+
+#include <refine/core/error.hpp>
 
 namespace at {
 class Tensor;
@@ -124,6 +127,14 @@ auto& find_communicator(First& first, Others&... others) {
   } else {
     return find_communicator(others...);
   }
+}
+
+/// Throws if a communicator among some objects has several processes.
+/// \param function the caller that cannot share its work among them
+template <typename... Objects>
+void require_one_process(std::string_view function, Objects&... objects) {
+  if (find_communicator(objects...).size() > 1)
+    throw Error("{}: one process only, got several; leave the communicator out", function);
 }
 
 /// True for a reference to any communicator but `Serial`.

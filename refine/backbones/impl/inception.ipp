@@ -10,6 +10,7 @@
 #include <torch/nn/init.h>
 
 #include <algorithm>
+#include <array>
 #include <cstddef>
 #include <utility>
 
@@ -20,7 +21,9 @@ namespace refine::backbones::detail {
 REFINE_INLINE at::Tensor enlarge(const at::Tensor& images, std::int64_t side) {
   const std::int64_t height = images.size(2), width = images.size(3), shorter = std::min(height, width);
   if (shorter >= side) return images;
-  return at::_upsample_bilinear2d_aa(images, {side * height / shorter, side * width / shorter},
+  // LibTorch's filter does not take what a network draws in bfloat16.
+  const at::Tensor single = images.scalar_type() == at::kBFloat16 ? images.to(at::kFloat) : images;
+  return at::_upsample_bilinear2d_aa(single, {side * height / shorter, side * width / shorter},
                                      /*align_corners=*/false);
 }
 
@@ -74,10 +77,11 @@ REFINE_INLINE at::Tensor InceptionV3Module::features(const at::Tensor& images) {
   x = at::max_pool2d(x, {3, 3}, {2, 2});
   for (int i = 3; i < 5; ++i) x = stem_[i]->forward(x);
   x = at::max_pool2d(x, {3, 3}, {2, 2});
-  for (std::size_t i = 0; i < blocks_.size(); ++i) {
-    x = blocks_[i]->forward(x);
-    // The last block of each size: Mixed_5d, Mixed_6e, Mixed_7c.
-    if (i == 2 || i == 7 || i == 10) x = after_stage(i == 2 ? 0 : i == 7 ? 1 : 2, x);
+  // A stage is the blocks of one size: Mixed_5b to 5d, 6a to 6e, 7a to 7c.
+  constexpr std::array<std::size_t, 4> stage_begins = {0, 3, 8, 11};
+  for (int stage = 0; stage < stages(); ++stage) {
+    for (std::size_t i = stage_begins[stage]; i < stage_begins[stage + 1]; ++i) x = blocks_[i]->forward(x);
+    x = after_stage(stage, x);
   }
   return x.mean({2, 3});
 }
