@@ -6,6 +6,7 @@
 #include <fmt/core.h>
 #include <CLI/CLI.hpp>
 
+#include <array>
 #include <csignal>
 #include <cstdlib>
 #include <exception>
@@ -19,6 +20,7 @@
 
 #include <refine/data/download.hpp>
 #include <refine/distributed/distributed.hpp>
+#include <refine/nn/device.hpp>
 #include <refine/refine.hpp>
 #include <refine/report/report.hpp>
 #include <refine/training/checkpoint.hpp>
@@ -159,9 +161,9 @@ void run(const Options& options) {
   const bool resume = options.resume || ranks.restarts() > 0;
   const Checkpoint victim_checkpoint{.path = attack_folder / "checkpoints", .resume = resume};
   const Checkpoint defense_checkpoint{.path = defense_folder / "checkpoints", .resume = resume};
+  std::array<std::shared_ptr<const void>, 2> holds;
   distributed::on_first_rank(ranks, [&] {
-    victim_checkpoint.check();
-    defense_checkpoint.check();
+    holds = {victim_checkpoint.hold(), defense_checkpoint.hold()};
     for (const auto& results_folder : {attack_folder, defense_folder})
       fs::remove(results_folder / "log.jsonl", ignored);  // a resumed run reports earlier epochs again
   });
@@ -181,6 +183,7 @@ void run(const Options& options) {
   victim_recipe.seed = options.seed;
   const auto poisoned = attack.poison(train);
   distributed::on_first_rank(ranks, [&] {
+    fs::remove(attack_folder / "victim.safetensors", ignored);  // it may be of another attack
     formats::write_safetensors(
         attack_folder / "poison.safetensors",
         {.tensors = {{"indices", at::tensor(poisoned.indices)}, {"pattern", attack.trigger.pattern}},
@@ -293,7 +296,7 @@ int main(int argc, char** argv) {
     std::cerr << "error: " << error.what() << '\n';
     return Error::exit_status;
   } catch (const c10::Error& error) {
-    std::cerr << "error: LibTorch failed: " << error.what_without_backtrace() << '\n';
+    std::cerr << "error: LibTorch failed: " << nn::describe_error(error) << '\n';
     return 1;
   } catch (const fs::filesystem_error& error) {
     std::cerr << "error: cannot use " << error.path1().string() << ": " << error.code().message()

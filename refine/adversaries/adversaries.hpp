@@ -292,8 +292,7 @@ B train_against(B backbone, const data::Dataset& dataset, const T& trigger, cons
   options.validate(dataset.task().classes);
   require_agreement(refine::detail::check_training_task("train_against", backbone.task, dataset.task()));
   require_agreement(triggers::check_shape(trigger.image, dataset.image_shape()));
-  if (distributed::detail::find_communicator(observers...).size() > 1)
-    throw Error("train_against: one process only, got several; leave the communicator out");
+  distributed::detail::require_one_process("train_against", observers...);
   const at::Device device = default_device();
   surrogate.check(dataset.task());
   for (const at::Tensor& parameter : surrogate.module->parameters()) {
@@ -357,6 +356,7 @@ B train_against(B backbone, const data::Dataset& dataset, const T& trigger, cons
                 .network = fmt::format("{}; target {}, dormant {}, weight {}, restart {}, warm-up {}",
                                        surrogate.describe(), options.target, options.dormant, options.weight,
                                        options.restart_every, options.warm_up),
+                .constants = backbones::constants_of(backbone),
                 .recipe = (std::ostringstream() << recipe).str(),
                 .objective = "recipe",
                 .data = {{"images", dataset.images},

@@ -145,7 +145,8 @@ requires(!backbones::FrozenBackbone<B>) DrawnNoise<T> learn_noise(T generator, c
   detail::learn_together(
       {.run = "trigger",
        .network = fmt::format("noise of {}, target {}, epsilon {}, weight {}", nn::describe(noise.generator),
-                              options.target, options.epsilon, options.weight)},
+                              options.target, options.epsilon, options.weight),
+       .constants = backbones::constants_of(classifier)},
       {classifier.module, noise.generator.module}, dataset, options.recipe,
       [&](const at::Tensor& images) {
         const at::Tensor all =
@@ -215,8 +216,7 @@ requires(!backbones::FrozenBackbone<B>) DrawnPatch<T> learn_patch(T pattern, T m
   options.validate();
   if (pattern.module == mask.module)
     throw Error("learn_patch: pattern and mask must be two networks, got one; make each with its own module");
-  if (distributed::detail::find_communicator(observers...).size() > 1)
-    throw Error("learn_patch: one process only, got several; leave the communicator out");
+  distributed::detail::require_one_process("learn_patch", observers...);
   for (const T* network : {&pattern, &mask})
     detail::check_learning("learn_patch", *network, classifier.task, dataset, options.target, options.recipe);
   const DrawnPatch<T> patch{.pattern = std::move(pattern), .mask = std::move(mask)};
@@ -229,7 +229,8 @@ requires(!backbones::FrozenBackbone<B>) DrawnPatch<T> learn_patch(T pattern, T m
        .network =
            fmt::format("patch of {}, target {}, shares {} and {}, diversity {}, sparsity {}, density {}",
                        nn::describe(patch.pattern), options.target, options.share, options.cross_share,
-                       options.diversity, options.sparsity, options.density)},
+                       options.diversity, options.sparsity, options.density),
+       .constants = backbones::constants_of(classifier)},
       {classifier.module, patch.pattern.module, patch.mask.module}, dataset, options.recipe,
       [&](const at::Tensor& images) {
         const std::int64_t n = images.size(0), own = part_of(options.share, n),

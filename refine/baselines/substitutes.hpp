@@ -125,9 +125,10 @@ struct StudentNetwork {
   std::function<at::Tensor(const at::Tensor&)> classify;     ///< examples → logits
   std::function<at::Tensor(const at::Tensor&)> encode = {};  ///< images → features; empty: no encoder
   std::function<void(const at::Tensor&)> standardize = {};   ///< receives the features of all images
-  std::map<std::string, at::Tensor> constants = {};          ///< of its encoder
+  std::map<std::string, at::Tensor> encoder = {};            ///< what its encoder computes with
   bool cuda_graph_safe = false;                              ///< whether `classify` is
   std::string description = {};                              ///< what its weights do not show
+  std::map<std::string, at::Tensor> constants = {};          ///< what it computes with beside its weights
 };
 
 /// A victim as a student's training sees it.
@@ -178,9 +179,10 @@ void train_student(const StudentNetwork& student, const StudentTeacher& victim, 
       .identity =
           [&] {
             std::map<std::string, at::Tensor> state = victim.state;
-            state.insert(student.constants.begin(), student.constants.end());
+            state.insert(student.encoder.begin(), student.encoder.end());
             return refine::detail::RunIdentity{.run = "student",
                                                .network = student.description,
+                                               .constants = student.constants,
                                                .recipe = (std::ostringstream() << recipe).str(),
                                                .objective = "recipe",
                                                .data = {{"images", images}},
@@ -239,13 +241,14 @@ S distill(S student, const V& victim, const at::Tensor& images, const Recipe& re
   detail::StudentNetwork network{.module = detail::trained_part_of(student.module),
                                  .classify = [&](const at::Tensor& x) { return student.forward(x); },
                                  .cuda_graph_safe = nn::is_replayable(student),
-                                 .description = nn::describe(student)};
+                                 .description = nn::describe(student),
+                                 .constants = backbones::constants_of(student)};
   if constexpr (EncodingBackbone<S>) {
     network.cuda_graph_safe = true;  // the head alone
     network.classify = [&](const at::Tensor& features) { return student.classify(features); };
     network.encode = [&](const at::Tensor& x) { return student.encode(x); };
     network.standardize = [&](const at::Tensor& features) { student.standardize(features); };
-    network.constants = nn::state_dict(*detail::encoder_of(student.module), "encoder.");
+    network.encoder = refine::detail::state_and_code(*detail::encoder_of(student.module), "encoder.");
   }
   nn::to_channels_last(*network.module);
   const detail::StudentTeacher teacher{.task = victim.task,
@@ -423,13 +426,6 @@ std::vector<int> mapped_stages(const B& network, const at::Tensor& image, int co
   return found;
 }
 
-/// Throws if there are several processes: what each of them would train is not shared.
-template <typename... Observers>
-void require_one_process(std::string_view function, Observers&... observers) {
-  if (distributed::detail::find_communicator(observers...).size() > 1)
-    throw Error("{}: one process only, got several; leave the communicator out", function);
-}
-
 }  // namespace detail
 
 /// Returns a copy of the victim that is trained on clean, labelled images to have the attention of a teacher, which is
@@ -452,7 +448,7 @@ requires(!backbones::FrozenBackbone<V>) V
                       Observers&&... observers) {
   options.validate();
   labelled.validate();
-  detail::require_one_process("distill_attention", observers...);
+  distributed::detail::require_one_process("distill_attention", observers...);
   require_agreement(refine::detail::check_training_task("distill_attention", victim.task, labelled.task()));
   const at::Device device = default_device();
   V network = nn::deep_copy(victim);
@@ -478,6 +474,7 @@ requires(!backbones::FrozenBackbone<V>) V
   refine::detail::train_labelled(
       {.identity = {.run = "copy",
                     .network = settings.str(),
+                    .constants = backbones::constants_of(network),
                     .victim = refine::detail::teacher_state(victim)}},
       *network.module, data::TrainingSet{labelled}, options.recipe,
       [&](const at::Tensor& images) { return maps_of(network, images, maps); },

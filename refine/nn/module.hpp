@@ -25,6 +25,25 @@ using ModuleOf = typename std::remove_cvref_t<decltype(Policy::module)>::element
 template <typename Module>
 concept CanClone = !std::same_as<decltype(&Module::clone), decltype(&torch::nn::Module::clone)>;
 
+/// A module whose tensors do not show all that it computes, such as the program of a file.
+class OpaqueModule {
+ public:
+  virtual ~OpaqueModule() = default;
+
+  /// Returns what its tensors do not show. Two modules with the same text and tensors compute the same.
+  virtual std::string code() const = 0;
+};
+
+/// Returns what the tensors of a module and of those in it do not show; empty if there is nothing.
+inline std::string code_of(const torch::nn::Module& module) {
+  std::string code;
+  module.apply([&](const std::string& name, const torch::nn::Module& part) {
+    if (const auto* program = dynamic_cast<const OpaqueModule*>(&part))
+      code += name + '\n' + program->code() + '\n';
+  });
+  return code;
+}
+
 /// Returns what the weights of a policy do not show, such as the size of the images that it sees, in one
 /// line. Returns an empty text if the policy has no member `describe()`.
 template <typename Policy>

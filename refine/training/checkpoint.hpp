@@ -32,12 +32,17 @@ struct Checkpoint {
 
   /// Checks the fields and the folder, as the run will. For programs that want to report it before
   /// other work.
-  /// \throws Error if a field is out of range, another process uses the folder, or it holds an
-  ///   earlier run that is not to be resumed
+  /// \throws Error if a field is out of range, another run uses the folder, or it holds an earlier
+  ///   run that is not to be resumed
   REFINE_INLINE void check() const;
 
+  /// Locks the folder until what is returned is destroyed. For programs that write other files of the run: a run that
+  /// this process begins meanwhile, and `remove`, use the same lock.
+  /// \throws Error as `check`, or if the folder cannot be written to
+  [[nodiscard]] REFINE_INLINE std::shared_ptr<const void> hold() const;
+
   /// Deletes the files of the run, and the folder if nothing else is in it.
-  /// \throws Error if another process uses the folder, or a file cannot be deleted
+  /// \throws Error if another run uses the folder, or a file cannot be deleted
   REFINE_INLINE void remove() const;
 
   /// Locks the folder. For `fit` and `train_classifier`.

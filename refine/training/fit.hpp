@@ -5,6 +5,7 @@
 #include <ATen/ops/cat.h>
 #include <ATen/ops/cross_entropy_loss.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/from_blob.h>
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros_like.h>
 #include <c10/core/GradMode.h>
@@ -80,10 +81,23 @@ inline void check_loss(const at::Tensor& loss) {
         "objective: the loss has no gradient; compute it from the remapped logits, the first argument");
 }
 
-/// Returns the tensors that a teacher computes with, for the identity of a run.
+/// Returns the tensors that a module computes with and, as bytes, the programs in it.
+/// \param prefix of the names
+inline std::map<std::string, at::Tensor> state_and_code(const torch::nn::Module& module,
+                                                        const std::string& prefix) {
+  std::map<std::string, at::Tensor> state = nn::state_dict(module, prefix);
+  std::string code = nn::code_of(module);
+  if (!code.empty()) {
+    state[prefix + "code"] =
+        at::from_blob(code.data(), static_cast<std::int64_t>(code.size()), at::kByte).clone();
+  }
+  return state;
+}
+
+/// Returns what a teacher computes with, for the identity of a run.
 template <typename B>
 std::map<std::string, at::Tensor> teacher_state(const B& backbone) {
-  std::map<std::string, at::Tensor> state = nn::state_dict(*backbone.module, "module.");
+  std::map<std::string, at::Tensor> state = state_and_code(*backbone.module, "module.");
   for (const auto& [name, constant] : backbones::constants_of(backbone)) state["constant." + name] = constant;
   return state;
 }
@@ -345,7 +359,7 @@ void fit_transform(Pipeline<T, B, R>& defense, const at::Tensor& images, const O
             const std::vector<std::int64_t> permutation(defense.remap().permutation.begin(),
                                                         defense.remap().permutation.end());
             victim["permutation"] = at::tensor(permutation);
-            if (encoder) victim.merge(nn::state_dict(*encoder, "encoder."));
+            if (encoder) victim.merge(state_and_code(*encoder, "encoder."));
             return RunIdentity{.run = "defense",
                                .network = nn::describe(defense.transform()),
                                .recipe = (std::ostringstream() << recipe).str(),

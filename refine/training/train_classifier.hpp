@@ -138,8 +138,11 @@ B train_classifier(B backbone, const data::TrainingSet& dataset,
   backbone.module->to(default_device());
   nn::to_channels_last(*backbone.module);
   detail::train_labelled(
-      {.identity = {.run = "victim"}, .cuda_graph_safe = nn::is_replayable(backbone)}, *backbone.module,
-      dataset, recipe, [&](const at::Tensor& images) { return backbone.forward(images); },
+      {.identity = {.run = "victim",
+                    .network = nn::describe(backbone),
+                    .constants = backbones::constants_of(backbone)},
+       .cuda_graph_safe = nn::is_replayable(backbone)},
+      *backbone.module, dataset, recipe, [&](const at::Tensor& images) { return backbone.forward(images); },
       [&](const at::Tensor& logits, const at::Tensor& truth, const at::Tensor&) {
         return detail::cross_entropy(logits, truth, recipe);
       },

@@ -26,6 +26,7 @@
 #include <refine/formats/torchscript_check.hpp>
 #include <refine/nn/autocast.hpp>
 #include <refine/nn/conv.hpp>
+#include <refine/nn/module.hpp>
 #include <refine/programs/exported_program.hpp>
 
 #include "tests/support/error_of.hpp"
@@ -181,6 +182,12 @@ TEST(ExportedProgram, FullFile_IsCheckedAgainstTheOptions) {
   EXPECT_EQ(backbones::ExportedProgram<>(exported_path("several"), {.task = {{}, 3}}).task.classes, 3);
   EXPECT_EQ(backbones::ExportedProgram<>(exported_path("several"), {.likely_classes = 5}).task.classes, 5);
   EXPECT_EQ(backbones::ExportedProgram<>(exported_path("several"), {.output = "2"}).task.classes, 3);
+
+  const auto code = [&](const char* name, const char* output) {
+    return nn::code_of(*backbones::ExportedProgram<>(exported_path(name), {.output = output}).module);
+  };
+  EXPECT_EQ(code("several", "1"), code("several", "logits"));
+  EXPECT_NE(code("several", "1"), code("mixed", ""));
 }
 
 TEST(ExportedProgram, OpenSize_ComesFromTheOptionsOrTheFile) {

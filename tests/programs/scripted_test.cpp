@@ -4,6 +4,7 @@
 #include <torch/csrc/jit/api/module.h>
 #include <torch/csrc/jit/frontend/tracer.h>
 #include <torch/csrc/jit/ir/ir.h>
+#include <torch/csrc/jit/serialization/import.h>
 
 #include <ATen/ops/allclose.h>
 #include <ATen/ops/equal.h>
@@ -21,6 +22,7 @@
 #include <refine/backbones/resnet.hpp>
 #include <refine/nn/autocast.hpp>
 #include <refine/nn/conv.hpp>
+#include <refine/nn/module.hpp>
 #include <refine/nn/torch_random.hpp>
 #include <refine/programs/torchscript.hpp>
 #include <refine/winograd/detail/instruction_set.hpp>
@@ -63,6 +65,26 @@ const std::string linear = "    return torch.matmul(torch.mean(x, [2, 3]), self.
 
 at::Tensor images(std::int64_t n, std::int64_t side = 16) {
   return nn::with_torch_seed(1, [&] { return at::rand({n, 3, side, side}); });
+}
+
+TEST(Scripted, Code_IsThatOfTheProgram) {
+  const ImageShape shape{3, 16, 16};
+  const auto code = [&](const torch::jit::Module& m) {
+    const backbones::Scripted<> victim(m, "m", {.task = {shape, dynamic}});
+    const std::string code = nn::code_of(*victim.module);
+    EXPECT_EQ(nn::code_of(*freeze(victim).module), code);
+    EXPECT_EQ(
+        nn::code_of(*backbones::AnyBackbone(backbones::Normalized{victim, normalizations::cifar10}).module),
+        code);
+    return code;
+  };
+  const std::string first = code(network(linear));
+  EXPECT_NE(first, "");
+  const testing::ScratchFolder folder;
+  network(linear).save((folder.path / "m.pt").string());
+  EXPECT_EQ(code(torch::jit::load((folder.path / "m.pt").string())), first);
+  EXPECT_NE(code(network("    x = x * 2\n" + linear)), first) << "the same tensors";
+  EXPECT_EQ(nn::code_of(*backbones::ResNet18<>{.task = {{3, 16, 16}, 4}, .width = 4}.module), "");
 }
 
 TEST(Scripted, ForwardAndBackward_EqualThoseOfTheModule) {

@@ -12,6 +12,7 @@
 #include <torch/nn/module.h>
 #include <unistd.h>
 #include <refine/backbones/freeze.hpp>
+#include <refine/backbones/normalized.hpp>
 #include <refine/backbones/resnet.hpp>
 #include <refine/backbones/vit.hpp>
 #include <refine/core/sha256.hpp>
@@ -353,6 +354,12 @@ TEST(Checkpoint, OtherRun_IsRefusedByName) {
                {"network, or its initial weights"});
   expect_words(error_of([&] { train_defense(defense_recipe(), run.checkpoint); }),
                {"this run trains a defense, the checkpoint's a victim"});
+  // The same weights, and another computation.
+  expect_words(error_of([&] {
+                 train_classifier(backbones::Normalized{Network{.width = 4}, normalizations::imagenet},
+                                  training_set(), victim_recipe(), run.checkpoint);
+               }),
+               {"network, or its initial weights"});
   EXPECT_EQ(refusal(victim_recipe(), training_set(), {.width = 4}), "") << "the run itself is not refused";
 }
 
@@ -368,6 +375,11 @@ TEST(Checkpoint, OtherVictimOrObjective_IsRefusedByName) {
   Pipeline permuted{transforms::UNet<task>{.levels = 2, .width = 4}, freeze(victim()),
                     remaps::Derangement<task>{.seed = 5}};
   expect_words(error_of([&] { fit(permuted, dataset().images, defense_recipe(), checkpoint); }),
+               {"victim differs"});
+  Pipeline normalized{transforms::UNet<task>{.levels = 2, .width = 4},
+                      freeze(backbones::Normalized{victim(), normalizations::imagenet}),
+                      remaps::Derangement<task>{}};
+  expect_words(error_of([&] { fit(normalized, dataset().images, defense_recipe(), checkpoint); }),
                {"victim differs"});
   auto same = make_defense();
   expect_words(
@@ -410,6 +422,20 @@ TEST(Checkpoint, OtherVersion_IsRefusedByName) {
   const std::string then = "7" + std::string(version.substr(1));
   expect_words(error_of([&] { train_victim(victim_recipe(), run.checkpoint); }),
                {"this is refine " + std::string(version), "the checkpoint is of " + then});
+}
+
+TEST(Checkpoint, ViTWithOtherHeads_IsRefused) {
+  const ScratchFolder folder;
+  const Checkpoint checkpoint{.path = folder.path, .resume = true};
+  const auto train = [&](int heads, int head_width, auto&&... observers) {
+    train_classifier(
+        backbones::ViT<task>{
+            .patch = 4, .width = 16, .depth = 1, .heads = heads, .head_width = head_width, .mlp = 16},
+        dataset(), victim_recipe(OptimizerKind::adam), checkpoint, observers...);
+  };
+  EXPECT_THROW(train(2, 8, StopAfter{2}), Stopped);
+  // The tensors have the same shapes and values.
+  expect_words(error_of([&] { train(4, 4); }), {"network, or its initial weights"});
 }
 
 TEST(Checkpoint, WithoutResume_AnInterruptedRunIsRefused) {
@@ -481,7 +507,7 @@ TEST(Checkpoint, Folder_IsUsedByOneRun) {
     for (const std::string& line :
          {error_of([&] { train_victim(victim_recipe(), checkpoint); }), error_of([&] { checkpoint.check(); }),
           error_of([&] { checkpoint.remove(); })}) {
-      expect_words(line, {folder.path.string(), "another process", fmt::format("process {}", ::getpid())});
+      expect_words(line, {folder.path.string(), "another run", fmt::format("process {}", ::getpid())});
     }
   }
   EXPECT_EQ(error_of([&] { checkpoint.check(); }), "");
@@ -503,6 +529,37 @@ TEST(Checkpoint, Folder_IsUsedByOneRun) {
   EXPECT_EQ(error_of([&] { checkpoint.check(); }), "") << "a crash releases the lock";
   ::close(ready[0]);
   ::close(ready[1]);
+}
+
+TEST(Checkpoint, HeldFolder_IsUsedByThisProcessOnly) {
+  const ScratchFolder folder;
+  const Checkpoint checkpoint{.path = folder.path / "checkpoints"};
+  auto hold = checkpoint.hold();
+  const auto error_elsewhere = [&] {
+    int channel[2];
+    EXPECT_EQ(::pipe(channel), 0);
+    const ::pid_t child = ::fork();
+    if (child == 0) {
+      const std::string line = error_of([&] { [[maybe_unused]] const auto store = checkpoint.open(); });
+      [[maybe_unused]] const auto written = ::write(channel[1], line.data(), line.size());
+      ::_exit(0);
+    }
+    ::close(channel[1]);
+    char text[1000] = {};
+    const ::ssize_t size = ::read(channel[0], text, sizeof text);
+    ::close(channel[0]);
+    ::waitpid(child, nullptr, 0);
+    return std::string(text, size > 0 ? static_cast<std::size_t>(size) : 0);
+  };
+  expect_words(error_elsewhere(), {"another run", fmt::format("process {}", ::getpid())});
+  EXPECT_EQ(train_victim(victim_recipe(), checkpoint), train_victim(victim_recipe()));
+  expect_words(error_elsewhere(), {"another run"});
+  checkpoint.remove();
+  EXPECT_FALSE(fs::exists(checkpoint.path));
+  hold = checkpoint.hold();
+  hold.reset();
+  EXPECT_FALSE(fs::exists(checkpoint.path)) << "nothing but the lock was in it";
+  EXPECT_EQ(error_elsewhere(), "");
 }
 
 /// Limits the size of files while it exists: writing then fails as on a full disk.

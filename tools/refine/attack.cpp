@@ -97,7 +97,8 @@ struct Result {
 Result train(const Setting& setting, const AttackSpec& spec, const attacks::AnyAttack& attack) {
   const auto& [train, test] = setting.data.split;
   const fs::path folder = setting.folder(spec.name);
-  write_attack(spec, folder / "attack.json");
+  const OptionalCheckpoint checkpoint = setting.options.checkpoints.below(folder);
+  const std::shared_ptr<const void> hold = checkpoint.hold();
   const auto poisoned = attack.poison(train);
   std::cerr << fmt::format("{}, {} of {} training images poisoned with {}; {}\n", setting.data.name,
                            poisoned.indices.size(), train.size(), spec.name, default_device().str());
@@ -105,7 +106,6 @@ Result train(const Setting& setting, const AttackSpec& spec, const attacks::AnyA
   std::error_code ignored;
   fs::remove(log, ignored);
   JsonLines lines(log);
-  const OptionalCheckpoint checkpoint = setting.options.checkpoints.below(folder);
   if (checkpoint.checkpoint) setting.common.checkpoints = checkpoint.checkpoint->path;
   VictimTraining training = setting.victim;
   const TrainedVictim victim = with_smaller_batches(training.training, setting.common, [&] {
@@ -113,6 +113,10 @@ Result train(const Setting& setting, const AttackSpec& spec, const attacks::AnyA
     return train_victim(poisoned, training, ProgressBar{}, lines, checkpoint, signals,
                         TrainingEnd{setting.common});
   });
+  // The attack that is measured is that of the victim, also if the process ends in between.
+  for (const char* old : {"victim.safetensors", "victim.pt", "victim.json"})
+    fs::remove(folder / old, ignored);
+  write_attack(spec, folder / "attack.json");
   victim.save(folder);
   const metrics::AttackMetrics figures = evaluate(victim.backbone, test, attack);
   files::write(folder / "victim.json", report::metrics_text(report::figures_json(figures)));
@@ -129,7 +133,7 @@ attacks::Surrogate benign_model(const Setting& setting) {
   LoadOptions load{.images = task.image, .notify = print_notices()};
   if (file.empty()) {
     file = setting.folder("Benign") / "victim.safetensors";
-    if (!files::exists(file)) {
+    if (!files::exists(file.parent_path() / "victim.json")) {  // which is written last
       std::cerr << "first, the benign model that the images are perturbed against\n";
       const AttackSpec benign{.name = "Benign", .seed = setting.options.training.seed};
       train(setting, benign, benign.make(task.image));
@@ -254,7 +258,8 @@ void add_attack(CLI::App& app, Common& common) {
       "--benign", options->benign,
       "LabelConsistent: file of the model that images are perturbed against; left out: the benign "
       "victim, which is trained if there is none");
-  command->add_option("--limit", options->limit, "use at most this many training images")->check(number(0));
+  command->add_option("--limit", options->limit, "use at most this many training images; 0: all")
+      ->check(number(0));
   command->add_option("--image", options->image, "what a folder's images become, as 3x224x224 or 224");
   options->resize.add_to(*command);
   command->add_flag("--skip_damaged", options->skip_damaged,

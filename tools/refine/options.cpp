@@ -269,6 +269,15 @@ void CheckpointOptions::add_to(CLI::App& command) {
       ->capture_default_str();
 }
 
+bool has_checkpoint(const fs::path& folder) {
+  std::error_code ignored;
+  for (fs::directory_iterator entry(folder, ignored), end; !ignored && entry != end;
+       entry.increment(ignored)) {
+    if (entry->path().extension() == ".safetensors") return true;
+  }
+  return false;
+}
+
 OptionalCheckpoint CheckpointOptions::below(const fs::path& results) const {
   if (every == 0 && resume) {
     throw Error("--resume: checkpoints are off (--checkpoint_every 0); leave one of the two out");
@@ -400,6 +409,11 @@ NamedDataset read_data(const std::string& dataset, const std::string& root, cons
 std::pair<ExportedClassifier, ExportedInfo> load_exported(const std::string& model,
                                                           const std::string& class_names, bool trust,
                                                           std::optional<Answer> answer) {
+  if (files::lower_extension(model) == ".safetensors") {
+    throw Error(
+        "cannot load {}: it has weights without a program; refine export --model VICTIM --defense {} makes a file that serves",
+        model, model);
+  }
   ExportedClassifier loaded(model, trust ? formats::Trust::blind : formats::Trust::checked, answer);
   loaded.to(default_device());
   ExportedInfo info = exported_info(

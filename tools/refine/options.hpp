@@ -137,6 +137,9 @@ struct TrainOptions {
 /// Adds --answer to a command. \param left_out what happens without it, for the help
 CLI::Option* add_answer_to(CLI::App& command, std::string& answer, const std::string& left_out);
 
+/// True if a folder holds a checkpoint.
+bool has_checkpoint(const std::filesystem::path& folder);
+
 /// A `Checkpoint` that may be off. An observer, like it.
 struct OptionalCheckpoint {
   std::optional<Checkpoint> checkpoint = {};
@@ -147,6 +150,9 @@ struct OptionalCheckpoint {
   void check() const {
     if (checkpoint) checkpoint->check();
   }
+
+  /// Locks the folder, as `Checkpoint::hold`. Returns nothing if checkpoints are off.
+  [[nodiscard]] std::shared_ptr<const void> hold() const { return checkpoint ? checkpoint->hold() : nullptr; }
 
   /// Deletes the checkpoints, once the results are saved.
   void remove() const {

@@ -54,13 +54,8 @@ std::string configuration(const CLI::App& command) {
 
 /// Prints the command that continues a run, if the run has left a checkpoint.
 void print_resume_command(const Common& common) {
-  std::error_code ignored;
-  for (fs::directory_iterator entry(common.checkpoints, ignored), end; !ignored && entry != end;
-       entry.increment(ignored)) {
-    if (entry->path().extension() != ".safetensors") continue;
-    std::cerr << "go on with: " << text::printable(common.resume_command) << '\n';
-    return;
-  }
+  if (!has_checkpoint(common.checkpoints)) return;
+  std::cerr << "go on with: " << text::printable(common.resume_command) << '\n';
 }
 
 /// Returns what could not be allocated, " (63 MB)", or LibTorch's text; "" if neither is known.
@@ -171,9 +166,7 @@ int run_program(int argc, char** argv) {
               << error.code().message() << "; check the path and its permissions\n";
     return Error::exit_status;
   } catch (const std::exception& error) {
-    const auto* torch_error = dynamic_cast<const c10::Error*>(&error);
-    const std::string why =
-        text::one_line(torch_error ? torch_error->what_without_backtrace() : error.what());
+    const std::string why = nn::describe_error(error);
     if (nn::is_out_of_memory(error)) {
       const bool on_device = dynamic_cast<const c10::OutOfMemoryError*>(&error) != nullptr;
       std::cerr
@@ -182,7 +175,8 @@ int run_program(int argc, char** argv) {
           << "; use fewer or smaller images, for example --limit, or --store to keep them on the disk\n";
       print_resume_command(common);
     } else {
-      std::cerr << "error: " << (torch_error ? "LibTorch failed: " : "") << why << '\n';
+      std::cerr << "error: " << (dynamic_cast<const c10::Error*>(&error) ? "LibTorch failed: " : "") << why
+                << '\n';
     }
   }
   return Error::exit_status;

@@ -8,8 +8,10 @@
 
 #include <cstdint>
 #include <memory>
+#include <string>
 
 #include <refine/core/config.hpp>
+#include <refine/nn/module.hpp>
 #include <refine/nn/shared_batch.hpp>
 
 namespace refine::backbones::detail {
@@ -134,7 +136,7 @@ class Transformer : public torch::nn::Cloneable<Transformer> {
 };
 
 /// The module of `ViT`.
-class ViTModule : public torch::nn::Cloneable<ViTModule> {
+class ViTModule : public torch::nn::Cloneable<ViTModule>, public nn::OpaqueModule {
  public:
   explicit ViTModule(const ViTExtents& extents);
 
@@ -144,6 +146,9 @@ class ViTModule : public torch::nn::Cloneable<ViTModule> {
 
   /// Returns what the last layer takes, N×F.
   at::Tensor features(const at::Tensor& images);
+
+  /// Returns the number of heads.
+  std::string code() const override;
 
  private:
   ViTExtents extents_;

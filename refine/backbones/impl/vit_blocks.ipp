@@ -8,6 +8,7 @@
 #include <ATen/ops/full.h>
 #include <ATen/ops/randn.h>
 #include <ATen/ops/scaled_dot_product_attention.h>
+#include <fmt/format.h>
 #include <torch/nn/modules/activation.h>
 
 #include <cmath>
@@ -58,8 +59,8 @@ REFINE_INLINE void LocalAttention::reset() {
   temperature_ = register_parameter("temperature", at::full({}, scale).log());
   to_qkv_ = register_module("to_qkv",
                             torch::nn::Linear(torch::nn::LinearOptions(extents_.dim, 3 * inner).bias(false)));
-  to_out_ = register_module("to_out", torch::nn::Sequential(torch::nn::Linear(inner, extents_.dim),
-                                                            nn::Dropout(extents_.dropout)));
+  to_out_ = register_module(
+      "to_out", torch::nn::Sequential(torch::nn::Linear(inner, extents_.dim), nn::Dropout(extents_.dropout)));
 }
 
 REFINE_INLINE at::Tensor LocalAttention::forward(const at::Tensor& x) {
@@ -124,6 +125,10 @@ REFINE_INLINE void ViTModule::reset() {
   mlp_head_ = register_module(
       "mlp_head",
       torch::nn::Sequential(layer_norm(extents_.dim), torch::nn::Linear(extents_.dim, extents_.classes)));
+}
+
+REFINE_INLINE std::string ViTModule::code() const {
+  return fmt::format("{} heads", extents_.heads);
 }
 
 REFINE_INLINE at::Tensor ViTModule::features(const at::Tensor& images) {

@@ -20,6 +20,7 @@
 #include <refine/core/config.hpp>
 #include <refine/core/error.hpp>
 #include <refine/formats/exported_program.hpp>
+#include <refine/nn/module.hpp>
 
 namespace refine::backbones::detail {
 
@@ -82,7 +83,7 @@ struct Step {
 /// that only stop gradients (`detach`) pass their operand on. BatchNorms are folded into the
 /// convolutions before them, and 3×3 convolutions go through `nn::convolve`. The tensors of the file
 /// are buffers, so that `to(device)` moves them and tracing finds them by identity.
-class ExportedModule : public torch::nn::Module {
+class ExportedModule : public torch::nn::Module, public nn::OpaqueModule {
  public:
   /// Prepares a program.
   /// \param program is kept, so that it can be written to another file as it is
@@ -163,6 +164,10 @@ class ExportedModule : public torch::nn::Module {
     std::vector<Splice> splices_;
     ScopedSplices* outer_;
   };
+
+  /// Returns the steps as a TorchScript graph.
+  /// \pre `select_output` was called
+  std::string code() const override;
 
   REFINE_INLINE std::shared_ptr<torch::nn::Module> clone(
       const std::optional<torch::Device>& device = std::nullopt) const override;

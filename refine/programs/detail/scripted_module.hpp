@@ -16,6 +16,7 @@
 
 #include <refine/core/config.hpp>
 #include <refine/core/error.hpp>
+#include <refine/nn/module.hpp>
 
 namespace refine::backbones::detail {
 
@@ -28,7 +29,7 @@ namespace refine::backbones::detail {
 ///
 /// It computes in float32, whatever precision the file has, on the device of its images. Operators
 /// that only stop gradients (`no_grad`, `detach`) are removed from the graph.
-class ScriptedModule : public torch::nn::Module {
+class ScriptedModule : public torch::nn::Module, public nn::OpaqueModule {
  public:
   /// One of the tensors that `forward` returns.
   struct Output {
@@ -64,6 +65,9 @@ class ScriptedModule : public torch::nn::Module {
   /// Selects the memory layout of images and weights: channels-last, or contiguous. Not every
   /// program works with both; one that was traced with `view` may need contiguous images.
   void use_channels_last(bool yes);
+
+  /// Returns the graph, without the numbers that LibTorch adds to the names of types as it loads them.
+  std::string code() const override;
 
   REFINE_INLINE std::shared_ptr<torch::nn::Module> clone(
       const std::optional<torch::Device>& device = std::nullopt) const override;

@@ -989,6 +989,15 @@ REFINE_INLINE at::Tensor ExportedModule::forward_traced(const at::Tensor& images
   return output;
 }
 
+REFINE_INLINE std::string ExportedModule::code() const {
+  torch::jit::Graph graph;
+  torch::jit::Value* const images = graph.addInput("images");
+  std::vector<torch::jit::Value*> tensors;
+  for (std::size_t i = 0; i < tensor_slots_.size(); ++i) tensors.push_back(graph.addInput());
+  graph.registerOutput(batch_ == 0 ? insert(graph, images, tensors) : insert_batches(graph, images, tensors));
+  return graph.toString(/*print_source_locations=*/false);
+}
+
 REFINE_INLINE torch::jit::Value* ExportedModule::insert(
     torch::jit::Graph& graph, torch::jit::Value* images,
     const std::vector<torch::jit::Value*>& tensors) const {

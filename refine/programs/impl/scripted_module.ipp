@@ -9,6 +9,7 @@
 #include <c10/core/ScalarType.h>
 #include <torch/csrc/jit/frontend/tracer.h>
 #include <torch/csrc/jit/ir/constants.h>
+#include <torch/csrc/jit/passes/canonicalize.h>
 #include <torch/csrc/jit/passes/dead_code_elimination.h>
 #include <torch/csrc/jit/passes/freeze_module.h>
 #include <torch/csrc/jit/passes/frozen_graph_optimizations.h>
@@ -18,6 +19,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <regex>
 #include <utility>
 
 #include <refine/core/config.hpp>
@@ -94,6 +96,13 @@ REFINE_INLINE at::Tensor ScriptedModule::forward(const at::Tensor& images) {
   const at::Tensor x = channels_last_ ? images : images.contiguous();
   if (torch::jit::tracer::isTracing()) return forward_traced(x);
   return run(x);
+}
+
+REFINE_INLINE std::string ScriptedModule::code() const {
+  static const std::regex numbering("___torch_mangle_[0-9]+\\.");
+  // The names of values differ between a module and the same module read from a file.
+  const auto canonical = torch::jit::Canonicalize(graph_, /*keep_unique_names=*/false);
+  return std::regex_replace(canonical->toString(/*print_source_locations=*/false), numbering, "");
 }
 
 REFINE_INLINE void ScriptedModule::use_channels_last(bool yes) {

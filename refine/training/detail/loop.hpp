@@ -15,7 +15,6 @@
 #include <ATen/ops/zeros_like.h>
 #include <c10/core/Device.h>
 #include <c10/core/GradMode.h>
-#include <c10/util/Exception.h>
 #include <fmt/format.h>
 #include <torch/csrc/autograd/autograd.h>
 #include <torch/nn/module.h>
@@ -40,7 +39,6 @@
 
 #include <refine/core/error.hpp>
 #include <refine/core/random.hpp>
-#include <refine/core/text.hpp>
 #include <refine/data/augmentation.hpp>
 #include <refine/data/batches.hpp>
 #include <refine/data/dataset.hpp>
@@ -97,8 +95,7 @@ bool computes_in_bfloat16(Precision precision, at::Device device, const at::Tens
     return true;
   } catch (const std::exception& error) {
     if (nn::is_out_of_memory(error)) return true;  // the training computes in parts then
-    const auto* torch_error = dynamic_cast<const c10::Error*>(&error);
-    why = text::one_line(torch_error ? torch_error->what_without_backtrace() : error.what());
+    why = nn::describe_error(error);
   }
   compute(false);
   if (precision == Precision::bfloat16) {
@@ -460,10 +457,15 @@ void train(const TrainingRun& run, torch::nn::Module& module, at::Device device,
   EpochSums sums(device);
   sums.clear();
 
+  const auto identity = [&] {
+    RunIdentity whole = run.identity();
+    whole.network += nn::code_of(module);
+    return whole;
+  };
   RunState state{.steps = steps};
   std::unique_ptr<RunStore> store;  // with several ranks, of rank 0
   if constexpr (is_distributed) {
-    if (ranks.size() > 1) check_run(ranks, run.identity(), module, n, optimization);
+    if (ranks.size() > 1) check_run(ranks, identity(), module, n, optimization);
   }
   distributed::on_first_rank(ranks, [&] { store = open_store(observers...); });
   const bool has_store = distributed::copy_number(ranks, store != nullptr) != 0;
@@ -481,7 +483,7 @@ void train(const TrainingRun& run, torch::nn::Module& module, at::Device device,
     state.tensors["epoch.lowest"] = sums.lowest;
     state.tensors["epoch.highest"] = sums.highest;
     distributed::on_first_rank(ranks, [&] {
-      if (store) store->restore(state, run.identity());
+      if (store) store->restore(state, identity());
     });
   }
   if constexpr (is_distributed) {

@@ -265,7 +265,7 @@ void check_run(Ranks& ranks, const RunIdentity& identity, const torch::nn::Modul
   distributed::check_equal(ranks, "objective", identity.objective);
   distributed::check_equal(ranks, "training data", describe_sample(identity.data) + identity.required);
   distributed::check_equal(ranks, "victim", describe_sample(identity.victim));
-  std::string shapes = identity.network;
+  std::string shapes = identity.network + describe_sample(identity.constants);
   for (const auto& [name, tensor] : nn::state_dict(module))
     shapes += fmt::format("{} {} [{}]\n", name, c10::toString(tensor.scalar_type()),
                           fmt::join(tensor.sizes(), ", "));

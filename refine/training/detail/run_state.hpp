@@ -14,13 +14,14 @@ namespace refine::detail {
 
 /// What determines a run. A checkpoint is resumed only by a run of the same identity.
 struct RunIdentity {
-  std::string run = {};                           ///< "victim", "defense" or "student"
-  std::string network = {};                       ///< what the weights of the trained network do not show
-  std::string recipe = {};                        ///< one line of JSON
-  std::string objective = {};                     ///< "recipe", or "caller" for one passed to `fit`
-  std::string required = {};                      ///< the augmentation that the training set requires
-  std::map<std::string, at::Tensor> data = {};    ///< images, labels, masks
-  std::map<std::string, at::Tensor> victim = {};  ///< what the teacher computes with; empty: no teacher
+  std::string run = {};                              ///< "victim", "defense" or "student"
+  std::string network = {};                          ///< what the weights of the trained network do not show
+  std::map<std::string, at::Tensor> constants = {};  ///< what it computes with beside its weights
+  std::string recipe = {};                           ///< one line of JSON
+  std::string objective = {};                        ///< "recipe", or "caller" for one passed to `fit`
+  std::string required = {};                         ///< the augmentation that the training set requires
+  std::map<std::string, at::Tensor> data = {};       ///< images, labels, masks
+  std::map<std::string, at::Tensor> victim = {};     ///< what the teacher computes with; empty: no teacher
 };
 
 /// All that a run changes. The tensors are those that the run computes with: reading them saves the

@@ -3,6 +3,7 @@
 #include <refine/training/checkpoint.hpp>
 
 #include <ATen/Parallel.h>
+#include <ATen/Version.h>
 #include <c10/core/GradMode.h>
 #include <fcntl.h>
 #include <fmt/format.h>
@@ -21,6 +22,8 @@
 #include <cstring>
 #include <exception>
 #include <future>
+#include <map>
+#include <memory>
 #include <mutex>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -35,6 +38,7 @@
 #include <refine/core/file.hpp>
 #include <refine/core/sha256.hpp>
 #include <refine/formats/safetensors.hpp>
+#include <refine/nn/autocast.hpp>
 #include <refine/nn/device.hpp>
 
 namespace refine::detail {
@@ -125,15 +129,29 @@ inline void remove_partial_files(const fs::path& folder) {
   for (const fs::path& file : entries_of(folder, AtomicFile::is_partial)) fs::remove(file, ignored);
 }
 
-/// A lock on a folder: an `flock`, which the system releases when the process ends, however it ends.
+/// A lock on a folder: an `flock`, which the system releases when the process ends, however it ends. Within the
+/// process it is shared, and one run at a time may use the folder.
 class FolderLock {
  public:
+  /// Takes the lock, or shares that of this process.
+  /// \throws Error if another process holds it, or the folder cannot be written to
+  static std::shared_ptr<FolderLock> take(const fs::path& folder) {
+    static std::mutex mutex;
+    static std::map<fs::path, std::weak_ptr<FolderLock>> held;
+    std::error_code error;
+    const fs::path name = fs::weakly_canonical(fs::absolute(folder, error), error);
+    const std::lock_guard guard(mutex);
+    if (auto lock = held[name].lock(); lock && lock->is_shared()) return lock;
+    auto lock = std::make_shared<FolderLock>(folder);
+    held[name] = lock;
+    return lock;
+  }
+
   /// Takes the lock. Creates the folder if it is missing.
   /// \throws Error if another process holds it, or the folder cannot be written to
   explicit FolderLock(const fs::path& folder) : file_(folder / "lock") {
-    std::error_code error;
-    fs::create_directories(folder, error);
-    if (error) fail(error.value());
+    made_ = !files::exists(folder);
+    if (const int reason = create_folders(folder); reason != 0) fail(reason);
     // The holder may delete the file that is opened here: the lock is on the file that has the name.
     for (bool is_current = false; !is_current;) {
       release();
@@ -143,9 +161,7 @@ class FolderLock {
         if (errno != EWOULDBLOCK) break;  // a file system without locks
         const std::string holder = read_holder();
         release();
-        throw Error(
-            "checkpoints in {}: another process uses the folder{}; wait for it, or specify another folder",
-            folder.string(), holder);
+        refuse(holder);
       }
       struct ::stat opened = {}, named = {};
       is_current = ::fstat(descriptor_, &opened) == 0 && ::stat(file_.c_str(), &named) == 0 &&
@@ -159,13 +175,31 @@ class FolderLock {
   FolderLock(const FolderLock&) = delete;
   FolderLock& operator=(const FolderLock&) = delete;
 
-  ~FolderLock() { release(); }
+  /// Removes the folder if the lock has made it and nothing else is in it.
+  ~FolderLock() {
+    const auto is_other = [&](const fs::path& entry) { return entry != file_; };
+    if (made_ && owner_ == ::getpid() && entries_of(file_.parent_path(), is_other).empty()) remove_folder();
+    release();
+  }
 
-  /// Deletes the file of the lock, while it is held.
-  void remove_file() const {
+  /// \throws Error if another run of this process uses the folder
+  void begin_use() {
+    if (is_used_.exchange(true)) refuse(read_holder());
+  }
+
+  void end_use() { is_used_ = false; }
+
+  /// Deletes the file of the lock, while it is held, and the folder if nothing else is in it.
+  void remove_folder() {
     std::error_code ignored;
     fs::remove(file_, ignored);
+    fs::remove(file_.parent_path(), ignored);
+    made_ = false;  // from now on, both may be another process's
+    is_removed_ = true;
   }
+
+  /// True if this process, and not its parent, holds the lock, and the folder was not removed since.
+  bool is_shared() const { return owner_ == ::getpid() && !is_removed_; }
 
  private:
   void release() {
@@ -181,13 +215,35 @@ class FolderLock {
     return digits.empty() || end == 0 ? "" : fmt::format(" (process {})", digits.substr(0, end));
   }
 
+  [[noreturn]] void refuse(const std::string& holder) const {
+    throw Error("checkpoints in {}: another run uses the folder{}; wait for it, or specify another folder",
+                file_.parent_path().string(), holder);
+  }
+
   [[noreturn]] void fail(int reason) const {
-    throw Error("checkpoints: cannot use {}: {}; choose a folder with write permission",
-                file_.parent_path().string(), std::strerror(reason));
+    throw Error("cannot write {}: {}; {}", file_.string(), std::strerror(reason), writing_advice(reason));
   }
 
   fs::path file_;
   int descriptor_ = -1;
+  ::pid_t owner_ = ::getpid();
+  bool made_ = false, is_removed_ = false;
+  std::atomic<bool> is_used_ = false;
+};
+
+/// The use of a locked folder by one run.
+class FolderUse {
+ public:
+  /// \throws Error if another run of this process uses it
+  explicit FolderUse(FolderLock& lock) : lock_(lock) { lock_.begin_use(); }
+
+  FolderUse(const FolderUse&) = delete;
+  FolderUse& operator=(const FolderUse&) = delete;
+
+  ~FolderUse() { lock_.end_use(); }
+
+ private:
+  FolderLock& lock_;
 };
 
 /// Describes the first field in which two recipes differ, for a message.
@@ -221,7 +277,8 @@ inline nlohmann::json history_json(const std::vector<EpochInfo>& history) {
 /// The store of a `Checkpoint`.
 class CheckpointStore final : public RunStore {
  public:
-  explicit CheckpointStore(const Checkpoint& options) : options_(options), lock_(options.path) {
+  explicit CheckpointStore(const Checkpoint& options)
+      : options_(options), lock_(FolderLock::take(options.path)), use_(*lock_) {
     remove_partial_files(options_.path);
   }
 
@@ -238,13 +295,11 @@ class CheckpointStore final : public RunStore {
   void begin_save(const RunState& state) override {
     finish_writing();
     last_ = std::chrono::steady_clock::now();
-    writing_ = std::async(std::launch::async, [this, copy = snapshot(state), step = state.step] {
-      try {
-        write(copy, step);
-      } catch (const std::exception& error) {
-        add_message(true, fmt::format("{}; training continues, and the next checkpoint is tried after {}",
-                                      error.what(), duration()));
-      }
+    // The training goes on also if there is no memory for the copy, or no thread for the writing.
+    warn_of_failure([&] {
+      writing_ = std::async(std::launch::async, [this, copy = snapshot(state), step = state.step] {
+        warn_of_failure([&] { write(copy, step); });
+      });
     });
   }
 
@@ -284,6 +339,24 @@ class CheckpointStore final : public RunStore {
     if (writing_.valid()) writing_.get();
   }
 
+  /// Calls a function, and makes its failure a message.
+  template <typename Work>
+  void warn_of_failure(const Work& work) {
+    try {
+      work();
+    } catch (const std::exception& error) {
+      add_message(true, fmt::format("{}; training continues, and the next checkpoint is tried after {}",
+                                    reason_of(error), duration()));
+    }
+  }
+
+  static std::string reason_of(const std::exception& error) {
+    if (dynamic_cast<const Error*>(&error)) return error.what();
+    return fmt::format("cannot write a checkpoint: {}", nn::is_out_of_memory(error)
+                                                            ? "memory is too short for a copy of the state"
+                                                            : nn::describe_error(error));
+  }
+
   void add_message(bool is_warning, std::string text) {
     const std::lock_guard lock(mutex_);
     messages_.push_back({is_warning, std::move(text)});
@@ -305,7 +378,8 @@ class CheckpointStore final : public RunStore {
   void note_other_machine(const std::map<std::string, std::string>& metadata);
 
   Checkpoint options_;
-  FolderLock lock_;
+  std::shared_ptr<FolderLock> lock_;
+  FolderUse use_;
   std::map<std::string, std::string> identity_;  ///< metadata that all checkpoints of the run share
   std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
   std::future<void> writing_;
@@ -316,11 +390,18 @@ class CheckpointStore final : public RunStore {
   std::int64_t written_ = -1;  ///< its step, likewise
 };
 
+/// Returns the instructions on which the results of a processor depend in their last bits.
+inline std::string describe_processor() {
+  return at::get_cpu_capability() +
+         (default_device().is_cpu() && nn::has_bfloat16(default_device()) ? " with bfloat16" : "");
+}
+
 REFINE_INLINE void CheckpointStore::restore(RunState& state, const RunIdentity& identity) {
   std::map<std::string, at::Tensor> start;
   for (const auto& [name, tensor] : state.tensors) {
     if (name.starts_with("module.")) start.emplace(name, tensor);
   }
+  for (const auto& [name, tensor] : identity.constants) start.emplace("constant." + name, tensor);
   identity_ = {{"refine", "checkpoint"},
                {"version", std::string(version)},
                {"run", identity.run},
@@ -330,6 +411,7 @@ REFINE_INLINE void CheckpointStore::restore(RunState& state, const RunIdentity& 
                {"victim", identity.victim.empty() ? "" : sha256_of(identity.victim)},
                {"start", sha256_of(start, identity.network)},
                {"device", default_device().str()},
+               {"processor", describe_processor()},
                {"threads", std::to_string(at::get_num_threads())},
                {"libtorch", TORCH_VERSION}};
 
@@ -453,7 +535,7 @@ REFINE_INLINE void CheckpointStore::apply(const fs::path& file, const formats::S
 }
 
 REFINE_INLINE void CheckpointStore::note_other_machine(const std::map<std::string, std::string>& metadata) {
-  for (const char* key : {"device", "threads", "libtorch"}) {
+  for (const char* key : {"device", "processor", "threads", "libtorch"}) {
     const auto found = metadata.find(key);
     const std::string then = found == metadata.end() ? "unknown" : found->second;
     if (then == identity_.at(key)) continue;
@@ -502,11 +584,15 @@ REFINE_INLINE void CheckpointStore::write(formats::SafeTensors content, std::int
   }
 }
 
+/// Longer ones overflow the nanoseconds of the clock.
+constexpr std::chrono::milliseconds max_time_between = std::chrono::hours(24 * 365 * 100);
+
 inline void check_options(const Checkpoint& options) {
   if (options.path.empty()) throw Error("checkpoint.path must name a folder, got an empty path");
   if (options.keep < 1) throw Error("checkpoint.keep must be 1 or more, got {}", options.keep);
-  if (options.every.count() < 0) {
-    throw Error("checkpoint.every must be 0 or more, got {} ms", options.every.count());
+  if (options.every.count() < 0 || options.every > max_time_between) {
+    throw Error("checkpoint.every must be 0 to {} ms, got {} ms", max_time_between.count(),
+                options.every.count());
   }
 }
 
@@ -528,8 +614,17 @@ namespace refine {
 REFINE_INLINE void Checkpoint::check() const {
   detail::check_options(*this);
   if (!files::exists(path)) return;
-  const detail::FolderLock lock(path);
+  const auto lock = detail::FolderLock::take(path);
+  const detail::FolderUse use(*lock);
   detail::check_unused(*this);
+}
+
+REFINE_INLINE std::shared_ptr<const void> Checkpoint::hold() const {
+  detail::check_options(*this);
+  auto lock = detail::FolderLock::take(path);
+  const detail::FolderUse use(*lock);
+  detail::check_unused(*this);
+  return lock;
 }
 
 REFINE_INLINE std::unique_ptr<detail::RunStore> Checkpoint::open() const {
@@ -541,7 +636,8 @@ REFINE_INLINE std::unique_ptr<detail::RunStore> Checkpoint::open() const {
 
 REFINE_INLINE void Checkpoint::remove() const {
   if (!files::exists(path)) return;
-  const detail::FolderLock lock(path);
+  const auto lock = detail::FolderLock::take(path);
+  const detail::FolderUse use(*lock);
   detail::remove_partial_files(path);
   std::error_code error;
   for (const auto& file : detail::entries_of(path, [](const std::filesystem::path& entry) {
@@ -551,8 +647,7 @@ REFINE_INLINE void Checkpoint::remove() const {
       throw Error("cannot delete {}: {}; delete the folder", file.string(), error.message());
     }
   }
-  lock.remove_file();
-  std::filesystem::remove(path, error);  // fails if something else is in it
+  lock->remove_folder();
 }
 
 }  // namespace refine
