@@ -38,6 +38,7 @@
 #include <refine/data/augmentation.hpp>
 #include <refine/data/dataset.hpp>
 #include <refine/data/training_set.hpp>
+#include <refine/distributed/communicator.hpp>
 #include <refine/evaluation/classify.hpp>
 #include <refine/nn/device.hpp>
 #include <refine/nn/module.hpp>
@@ -400,25 +401,27 @@ class Inversion {
 
   /// Looks for small changes that keep the benign features and move the others.
   void learn_generator(int round) {
-    at::Tensor drawn;
+    at::Tensor seen;
     Answer answer;
     const ScopedConstant constant(*purifier_.module);
     train_(
         "generator", round, *generator.module, options_.generator_epochs, options_.lr,
         [&](const at::Tensor& images) {
-          drawn = generator.forward(images);
-          const at::Tensor seen = round == 0 ? drawn : purifier_.forward(drawn);
+          seen = generator.forward(images);
+          if (round > 0) seen = purifier_.forward(seen);
           answer = ask(seen);
           return answer.logits;
         },
         [&](const at::Tensor&, const at::Tensor& truth, const at::Tensor& images) {
           const Answer plain = ask_plain(images);
-          const at::Tensor distance = change(images, drawn);
+          const at::Tensor distance = change(images, seen);
           const at::Tensor kept = at::mse_loss(benign * plain.features, benign * answer.features);
-          if (distance.template item<double>() > options_.bound || kept.template item<double>() > max_moved)
-            return distance;
           const at::Tensor others = 1 - benign;
-          at::Tensor loss = 0.01 * kept - at::mse_loss(others * plain.features, others * answer.features);
+          at::Tensor loss =
+              distance.template item<double>() > options_.bound || kept.template item<double>() > max_moved
+                  ? distance
+                  : 0.01 * kept - at::mse_loss(others * plain.features, others * answer.features);
+          // Once the target is found, it is kept in mind, also while the images are too far away.
           if (round > 0) loss = loss + at::cross_entropy_loss(answer.logits, at::full_like(truth, target_));
           return loss;
         });
@@ -547,7 +550,7 @@ T train_purifier(T purifier, const V& victim, const data::Dataset& labelled,
                  const InversionOptions& options = {}, Observers&&... observers) {
   options.validate();
   labelled.validate();
-  detail::require_one_process("train_purifier", observers...);
+  distributed::detail::require_one_process("train_purifier", observers...);
   if (refine::detail::open_store(observers...))
     throw Error("train_purifier: its several trainings cannot share a Checkpoint; leave it out");
   require_agreement(refine::detail::check_training_task("train_purifier", victim.task, labelled.task()));
