@@ -99,7 +99,7 @@ metrics::AlarmMetrics measure_alarm(const D& defense, double threshold, double w
 /// \param calibration uint8 N×C×H×W, one or more, clean
 /// \param clean uint8 M×C×H×W
 /// \param triggered uint8 K×C×H×W, if there are any
-/// \param false_alarm_rate in [0, 1): the share of the calibration images that may raise the alarm
+/// \param false_alarm_rate in [0, 1): the share of further clean images that may raise the alarm
 /// \param show_progress shows a progress bar on standard error
 /// \return the threshold, false alarms and, with triggered images, detections, AUROC, and the
 ///   detections at 1 % and 5 % of false alarms
@@ -117,7 +117,7 @@ metrics::AlarmMetrics evaluate_alarm(const D& defense, const at::Tensor& calibra
       "alarm", calibration.size(0) + clean.size(0) + (triggered ? triggered->size(0) : 0), show_progress);
 
   const double threshold =
-      metrics::threshold_for(alarm_scores(defense, calibration, progress), false_alarm_rate);
+      metrics::calibrate_threshold(alarm_scores(defense, calibration, progress), false_alarm_rate);
   auto figures = detail::measure_alarm_at(defense, threshold, false_alarm_rate, clean, triggered, progress);
   progress.finish();
   return figures;

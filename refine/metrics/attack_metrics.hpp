@@ -84,6 +84,11 @@ inline AttackMetrics attack_metrics(const Predictions& p) {
   return result;
 }
 
+/// Removes what says nothing if a classifier's own answers stood for the labels: BA and RA, whose `n` becomes 0.
+inline void forget_labels(AttackMetrics& m) {
+  m.ba = m.ra = {};
+}
+
 /// Returns the lift of class `cls` over the images of class `truth`; its `n` is 0 if the predictions
 /// of pairs were not measured.
 ///

@@ -29,6 +29,7 @@ struct Lift {
   std::int64_t gained = 0;           ///< images predicted as `cls` with the trigger only
   std::int64_t lost = 0;             ///< images predicted as `cls` without the trigger only
   std::int64_t n = 0;                ///< images
+  std::int64_t candidates = 1;  ///< lifts among which this one was selected as the largest; 1: it was not
 
   /// Returns the lift, in [-1, 1]; NaN if there are no images.
   double value() const {
@@ -43,7 +44,7 @@ struct Lift {
   /// slightly nearer to 0 than `value()`.
   ///
   /// \param z normal quantile of the confidence level
-  Interval interval(double z = z95) const {
+  Interval interval(double z) const {
     if (n == 0) return {value(), value()};
     const double count = static_cast<double>(n) + 2;
     const double up = (static_cast<double>(gained) + 1) / count;
@@ -51,6 +52,9 @@ struct Lift {
     const double half = z * std::sqrt((up + down - (up - down) * (up - down)) / count);
     return {std::max(-1.0, up - down - half), std::min(1.0, up - down + half)};
   }
+
+  /// Returns that interval, widened so that those of all `candidates` hold together with 95 % probability.
+  Interval interval() const { return interval(z95_of_largest(std::max<std::int64_t>(candidates, 1))); }
 
   /// True if all counts are equal.
   friend bool operator==(const Lift&, const Lift&) = default;
@@ -118,8 +122,12 @@ inline std::vector<Lift> lifts_of(const ConfusionMatrix& without, const Confusio
 /// Returns the largest of the lifts; among equals, that of the lowest class.
 ///
 /// \param lifts not empty, all over the same images
+/// \return that lift, with its `candidates`
 inline Lift largest_lift(const std::vector<Lift>& lifts) {
-  return *ranges::max_element(lifts, {}, [](const Lift& l) { return l.with_trigger - l.without_trigger; });
+  Lift largest =
+      *ranges::max_element(lifts, {}, [](const Lift& l) { return l.with_trigger - l.without_trigger; });
+  largest.candidates = static_cast<std::int64_t>(lifts.size());
+  return largest;
 }
 
 /// The lift of a pair of classes: what the trigger adds to the class `lift.cls`, over the images of
@@ -227,12 +235,16 @@ inline std::vector<Lift> scan_lifts(Labels victim, Labels clean, Labels triggere
 /// `largest_lift`, compares lifts over different images.
 ///
 /// \param lifts those over no images are ignored
-/// \return a lift with `n` = 0 if none is left
+/// \return that lift, with its `candidates`; a lift with `n` = 0 if none is left
 inline Lift max_lift_by_share(const std::vector<Lift>& lifts) {
   Lift best;
+  std::int64_t candidates = 0;
   for (const Lift& lift : lifts) {
-    if (lift.n > 0 && (best.n == 0 || lift.value() > best.value())) best = lift;
+    if (lift.n == 0) continue;
+    ++candidates;
+    if (best.n == 0 || lift.value() > best.value()) best = lift;
   }
+  best.candidates = std::max<std::int64_t>(candidates, 1);
   return best;
 }
 

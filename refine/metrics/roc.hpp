@@ -98,6 +98,37 @@ inline Auroc auroc(Scores triggered, Scores clean) {
           .clean = static_cast<std::int64_t>(clean.size())};
 }
 
+namespace detail {
+
+/// Checks the arguments of a threshold.
+inline void check_calibration(Scores clean, double false_alarm_rate) {
+  if (!(false_alarm_rate >= 0 && false_alarm_rate < 1)) {
+    throw Error("alarm: a false-alarm rate of {} is out of range (expected at least 0 and below 1)",
+                false_alarm_rate);
+  }
+  if (clean.empty()) throw Error("alarm: no clean images to calibrate the threshold on; give at least one");
+  require_numbers("clean images", clean);
+}
+
+/// Returns the largest whole number that is at most a share of n. Not floor(share · n): in binary, 0.29 · 100 is
+/// slightly less than 29.
+inline std::size_t whole_part(double share, std::size_t n) {
+  std::size_t count = 0;
+  while (static_cast<double>(count + 1) / static_cast<double>(n) <= share) ++count;
+  return count;
+}
+
+/// Returns the score that `above` scores are above, or equal to.
+/// \param above less than the number of scores
+inline double score_below(Scores scores, std::size_t above) {
+  std::vector<double> sorted(scores.begin(), scores.end());
+  const auto place = sorted.begin() + static_cast<std::ptrdiff_t>(above);
+  std::ranges::nth_element(sorted, place, std::greater<>());
+  return *place;
+}
+
+}  // namespace detail
+
 /// Returns the smallest threshold that at most `false_alarm_rate` of the scores exceed. A score
 /// above the threshold, but not equal to it, is an alarm.
 ///
@@ -105,20 +136,22 @@ inline Auroc auroc(Scores triggered, Scores clean) {
 /// \param false_alarm_rate in [0, 1)
 /// \throws Error if there are no scores, the rate is out of range, or a score is NaN
 inline double threshold_for(Scores clean, double false_alarm_rate) {
-  if (!(false_alarm_rate >= 0 && false_alarm_rate < 1)) {
-    throw Error("alarm: a false-alarm rate of {} is out of range (expected at least 0 and below 1)",
-                false_alarm_rate);
-  }
-  if (clean.empty()) throw Error("alarm: no clean images to calibrate the threshold on; give at least one");
-  detail::require_numbers("clean images", clean);
-  // Not floor(rate · n): in binary, 0.29 · 100 is slightly less than 29.
-  std::size_t allowed = 0;
-  const auto n = static_cast<double>(clean.size());
-  while (static_cast<double>(allowed + 1) / n <= false_alarm_rate) ++allowed;
-  std::vector<double> scores(clean.begin(), clean.end());
-  const auto threshold = scores.begin() + static_cast<std::ptrdiff_t>(allowed);
-  std::ranges::nth_element(scores, threshold, std::greater<>());
-  return *threshold;
+  detail::check_calibration(clean, false_alarm_rate);
+  return detail::score_below(clean, detail::whole_part(false_alarm_rate, clean.size()));
+}
+
+/// Returns the smallest of the scores that the score of a further clean image exceeds with a probability of at most
+/// `false_alarm_rate` (split conformal prediction, `angelopoulos2023conformal`): among n + 1 images, each rank of the
+/// further one is equally likely. It is a little above `threshold_for`, which keeps the rate on the given images only.
+/// With fewer than 1/rate − 1 images no score keeps the rate, and the largest one is returned.
+///
+/// \param clean scores of clean images, drawn as those to come, at least one
+/// \param false_alarm_rate in [0, 1)
+/// \throws Error as `threshold_for`
+inline double calibrate_threshold(Scores clean, double false_alarm_rate) {
+  detail::check_calibration(clean, false_alarm_rate);
+  const std::size_t above = detail::whole_part(false_alarm_rate, clean.size() + 1);
+  return detail::score_below(clean, above > 0 ? above - 1 : 0);
 }
 
 /// Returns the share of the scores that exceed a threshold.

@@ -47,7 +47,9 @@ TEST(AttackMetrics, HandWorkedCase_AllMetrics) {
             (Lift{.cls = 1, .with_trigger = 1, .without_trigger = 4, .gained = 0, .lost = 3, .n = 7}));
   EXPECT_EQ(f.lifts[2],
             (Lift{.cls = 2, .with_trigger = 2, .without_trigger = 2, .gained = 1, .lost = 1, .n = 7}));
-  EXPECT_EQ(f.largest_lift, f.lifts[0]);
+  Lift largest = f.lifts[0];
+  largest.candidates = 3;
+  EXPECT_EQ(f.largest_lift, largest);
   EXPECT_DOUBLE_EQ(f.largest_lift.value(), 3.0 / 7);
 }
 
@@ -231,6 +233,21 @@ TEST(LargestLift, EqualLifts_LowestClass) {
           {{.cls = 0, .n = 5}, {.cls = 1, .with_trigger = 2, .n = 5}, {.cls = 2, .with_trigger = 2, .n = 5}})
           .cls,
       1);
+}
+
+TEST(LargestLift, Interval_IsThatOfOneLiftAtTheCorrectedLevel) {
+  const Lift lift = {.cls = 1, .with_trigger = 30, .without_trigger = 20, .gained = 25, .lost = 15, .n = 400};
+  std::vector<Lift> lifts(50, Lift{.n = 400});
+  lifts[1] = lift;
+  const Interval of_50 = largest_lift(lifts).interval();
+  // Bonferroni: the normal quantile at 1 − 0.025 / 50.
+  EXPECT_NEAR(of_50.low, lift.interval(3.290527).low, 1e-6);
+  EXPECT_NEAR(of_50.high, lift.interval(3.290527).high, 1e-6);
+  EXPECT_NEAR(lift.interval().low, lift.interval(1.959964).low, 1e-6) << "one that was not selected";
+
+  lifts[0].n = 0;  // over no images
+  EXPECT_EQ(max_lift_by_share(lifts).candidates, 49);
+  EXPECT_EQ(max_lift_by_share({{.n = 0}}).candidates, 1);
 }
 
 TEST(DefenseEffectiveness, HandWorkedCases_EqualTheDefinition) {

@@ -100,6 +100,26 @@ TEST(ThresholdFor, AnyRate_SmallestThatKeepsIt) {
   }
 }
 
+// The definition: a further image has each rank among n + 1 with the same probability.
+TEST(CalibrateThreshold, FurtherImage_ExceedsItAsRarelyAsAsked) {
+  for (const int n : {1, 5, 19, 20, 39, 99, 100, 199, 300}) {
+    List scores;
+    for (int i = 0; i < n; ++i) scores.push_back(i * 61 % n / static_cast<double>(n));
+    std::ranges::sort(scores);
+    for (const int percent : {0, 1, 5, 7, 29, 50, 99}) {
+      const double threshold = calibrate_threshold(scores, percent / 100.0);
+      const auto above = std::ranges::count_if(scores, [&](double s) { return s > threshold; });
+      // A further image above `above + 1` of the n + 1 gaps between the scores raises the alarm.
+      const bool can_keep = 100 <= percent * (n + 1);
+      if (can_keep) EXPECT_LE(100 * (above + 1), percent * (n + 1)) << n << " images, " << percent << " %";
+      if (!can_keep) EXPECT_EQ(above, 0);
+      if (can_keep) EXPECT_GT(100 * (above + 2), percent * (n + 1)) << "a lower threshold keeps it, too";
+    }
+  }
+  EXPECT_EQ(calibrate_threshold(List{0.3, 0.1, 0.5, 0.2, 0.4}, 0.34), 0.4);  // two of six
+  EXPECT_EQ(calibrate_threshold(List{0.3, 0.1, 0.5, 0.2, 0.4}, 0.2), 0.5);   // one of six
+}
+
 // Clean scores 0.00, 0.01, …, 0.99: at 1 %, only scores above 0.98 are detected, at 5 %, above 0.94.
 TEST(DetectedAt, HandWorkedCase_IsReadOffTheRocCurve) {
   List clean;
@@ -118,11 +138,13 @@ TEST(Scores, NaNEmptyOrBadRate_Throws) {
   expect_words(error_of([&] { auroc(List{0, nan}, List{0}); }), {"triggered images", "score 1", "NaN"});
   expect_words(error_of([&] { threshold_for(List{nan}, 0.1); }), {"clean images", "score 0", "NaN"});
   expect_words(error_of([] { threshold_for(List{}, 0.1); }), {"no clean images"});
+  expect_words(error_of([] { calibrate_threshold(List{}, 0.1); }), {"no clean images"});
   expect_words(error_of([] { detected_at(List{1}, List{}, 0.1); }), {"no clean images"});
   expect_words(error_of([&] { detected_at(List{nan}, List{1}, 0.1); }), {"triggered images", "score 0"});
   for (double rate : {-0.1, 1.0, nan}) {
     expect_words(error_of([&] { threshold_for(List{0.5}, rate); }),
                  {"false-alarm rate", fmt::format("of {} ", rate), "below 1"});
+    expect_words(error_of([&] { calibrate_threshold(List{0.5}, rate); }), {"false-alarm rate", "below 1"});
   }
 }
 
