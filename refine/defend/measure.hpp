@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <vector>
 
@@ -47,13 +48,13 @@ struct Evidence {
 /// Calibrates the alarm on clean images only.
 /// \param defense the defended classifier
 /// \param clean uint8 N×C×H×W, not among those that the defense was fitted on
-/// \param rate share of clean images that may raise the alarm, in [0, 1)
+/// \param rate share of further clean images that may raise the alarm, in [0, 1)
 /// \param groups of near-duplicates among the images (`data::NearDuplicates`); 0: they are all different
 template <DefendedClassifier D>
 AlarmSetting calibrate_alarm(const D& defense, const at::Tensor& clean, double rate,
                              std::int64_t groups = 0) {
   return {// a score that is not finite is above any threshold
-          .threshold = std::min(metrics::threshold_for(alarm_scores(defense, clean), rate), 1.0),
+          .threshold = std::min(metrics::calibrate_threshold(alarm_scores(defense, clean), rate), 1.0),
           .rate = rate,
           .images = clean.size(0),
           .groups = groups > 0 ? groups : clean.size(0)};
@@ -71,6 +72,19 @@ inline std::vector<double> scores_of_moved_classes(const metrics::GatedAnswers& 
       scores.push_back(answers.triggered->scores[i]);
   }
   return scores;
+}
+
+/// Returns the classes that the victim gives to `least` images or more, and the defense to none.
+inline std::vector<int> lost_classes(const std::vector<std::int64_t>& victim,
+                                     const std::vector<std::int64_t>& defended, std::int64_t least) {
+  std::map<std::int64_t, std::int64_t> counts;
+  for (const std::int64_t cls : victim) ++counts[cls];
+  for (const std::int64_t cls : defended) counts.erase(cls);
+  std::vector<int> lost;
+  for (const auto& [cls, count] : counts) {
+    if (count >= least) lost.push_back(static_cast<int>(cls));
+  }
+  return lost;
 }
 
 /// Asks victim and defense about all images of the evidence, once.
@@ -118,6 +132,8 @@ void measure_defense(const D& defense, const Evidence& evidence, report::Defense
     report.gated = metrics::gated_metrics(answers, evidence.alarm->threshold);
   }
   report.agreement = metrics::share_equal(answers.clean.victim, answers.clean.defended);
+  report.lost_classes =
+      detail::lost_classes(answers.clean.victim, answers.clean.defended, report::lost_class_images);
   if (evidence.test) {
     report.class_names = evidence.test->classes;
     report.before = metrics::victim_metrics(answers);

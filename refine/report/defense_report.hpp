@@ -24,6 +24,9 @@ struct Curve {
   std::vector<double> y;  ///< values, as many as `x`; a value that is not finite leaves a gap
 };
 
+/// A class is lost if the victim gives it to this many clean images or more, and the defended model to none.
+inline constexpr std::int64_t lost_class_images = 10;
+
 /// The content of a report about a defense.
 ///
 /// One measurement is enough: the metrics before and after the defense or, without labels and
@@ -39,6 +42,7 @@ struct DefenseReport {
   std::optional<metrics::AlarmMetrics> alarm = std::nullopt;  ///< of the defense's alarm
   /// Share of clean images to which victim and defended model assign the same class.
   std::optional<metrics::Proportion> agreement = std::nullopt;
+  std::vector<int> lost_classes = {};         ///< see `lost_class_images`
   std::vector<metrics::ScanEntry> scan = {};  ///< lifts of guessed triggers
   /// Of the gated answer, at the alarm's threshold.
   std::optional<metrics::GatedMetrics> gated = std::nullopt;
@@ -57,10 +61,12 @@ inline DefenseReport served_figures(const DefenseReport& report) {
                        .after = report.after,
                        .alarm = report.alarm,
                        .agreement = report.agreement,
+                       .lost_classes = report.lost_classes,
                        .scan = report.scan};
   if (report.answer != Answer::gated || !report.gated) return served;
   served.after = report.gated->metrics;
   served.agreement = report.gated->agreement;
+  served.lost_classes.clear();  // where the alarm is silent, the victim answers
   for (metrics::ScanEntry& entry : served.scan) {
     if (!entry.gated.empty()) entry.after = entry.gated;
   }

@@ -306,7 +306,8 @@ TEST(Defend, EncoderOfTheVictimsOwnWeights_IsWarnedOf) {
     torch::jit::Module program(c10::QualifiedName("__torch__.Victim"));
     program.register_module("features", torch::jit::load(features.string()));
     program.register_parameter("last", nn::with_torch_seed(3, [] { return at::rand({4, 4}); }), false);
-    program.define("def forward(self, x):\n    return self.features.forward(x).mean([2, 3]).matmul(self.last)\n");
+    program.define(
+        "def forward(self, x):\n    return self.features.forward(x).mean([2, 3]).matmul(self.last)\n");
     program.eval();
     program.save((scratch.path / name).string());
     return load_classifier(scratch.path / name, {.image = ImageShape{3, 16, 16}});
@@ -823,6 +824,15 @@ TEST(Defend, TooFewImagesOrUnfitVictim_AreRefused) {
       load_classifier("tests/fixtures/programs/rounded.pt", {.image = {3, 16, 16}});
   expect_words(error_of([&] { defend(rounded, noise(40, 16), quick_options()); }),
                {"rounded.pt", "gradient"});
+}
+
+TEST(MeasureDefense, LostClasses_AreThoseThatTheDefenseNeverAnswers) {
+  const std::vector<std::int64_t> victim = {0, 0, 0, 1, 1, 1, 2, 2, 3, 3, 3};
+  const std::vector<std::int64_t> defended = {0, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0};
+  EXPECT_EQ(detail::lost_classes(victim, defended, 3), std::vector<int>{3});
+  EXPECT_EQ(detail::lost_classes(victim, defended, 2), (std::vector<int>{2, 3}));
+  EXPECT_EQ(detail::lost_classes(victim, victim, 1), std::vector<int>{});
+  EXPECT_EQ(detail::lost_classes({}, {}, 1), std::vector<int>{});
 }
 
 TEST(Defend, GatedAnswer_IsServedMeasuredAndKept) {

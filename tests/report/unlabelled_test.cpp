@@ -11,6 +11,7 @@
 
 #include "tests/report/examples.hpp"
 #include "tests/support/error_of.hpp"
+#include "tests/support/scratch_folder.hpp"
 
 namespace refine::report {
 namespace {
@@ -105,6 +106,38 @@ TEST(Verdict, Decision_FollowsFromKindAndAgreement) {
   r.scan.clear();
   r.agreement = metrics::Proportion{2880, 3000};
   expect_words(verdict(r).advice(), {"Serve it", "no trigger was tried"});
+}
+
+TEST(Verdict, TooFewImages_DecideNothing) {
+  using Decision = Verdict::Decision;
+  DefenseReport r = unlabelled();
+  for (const auto& [n, decision] : {std::pair{1, Decision::improve}, std::pair{8, Decision::improve},
+                                    std::pair{9, Decision::serve}, std::pair{100, Decision::serve}}) {
+    r.agreement = metrics::Proportion{n, n};
+    EXPECT_EQ(verdict(r).decision, decision) << n;
+  }
+  r.agreement = metrics::Proportion{6, 6};
+  expect_words(verdict(r).advice(), {"get more images", "6 clean images are too few"});
+  r.agreement = metrics::Proportion{1, 1};
+  expect_words(verdict(r).advice(), {"one clean image is too few"});
+}
+
+TEST(Verdict, ClassThatIsNeverAnswered_IsNoReasonToServe) {
+  DefenseReport r = unlabelled();
+  r.lost_classes = {2};
+  EXPECT_EQ(verdict(r).decision, Verdict::Decision::improve);
+  expect_words(verdict(r).advice(), {"the defended model never answers frog"});
+  r.lost_classes = {0, 2};
+  expect_words(verdict(r).advice(), {"never answers cat and 1 more class"});
+  r.answer = Answer::gated;  // where the alarm is silent, the victim answers
+  r.gated = metrics::GatedMetrics{.agreement = *r.agreement};
+  EXPECT_EQ(verdict(r).decision, Verdict::Decision::serve);
+
+  const testing::ScratchFolder folder;
+  r.answer = Answer::defended;
+  r.gated.reset();
+  folder.write("metrics.json", metrics_text(r));
+  EXPECT_EQ(read_metrics(folder.path / "metrics.json").lost_classes, r.lost_classes);
 }
 
 TEST(ScanVerdict, GivenTrigger_TakesPrecedence) {

@@ -48,6 +48,9 @@ std::string gated_scan_sentence(const DefenseReport& report);
 
 /// Lists the metrics that were not measured and why. Empty if all were.
 inline std::string missing_metrics_note(const DefenseReport& report) {
+  if (!has_labels(report) && has_trigger(report)) {
+    return "Not measured without labels: BA, RA, DER. The victim's answers to the clean images stand for the classes.";
+  }
   if (!has_labels(report))
     return "Not measured without labels: BA, ASR, RA, lifts of a given trigger, moved share, DER.";
   if (!has_trigger(report)) return "Not measured without a trigger: ASR, RA, its lifts, moved share, DER.";

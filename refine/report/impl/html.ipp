@@ -98,10 +98,10 @@ REFINE_INLINE std::string html_figures(const DefenseReport& report) {
                                              : "share of triggered images";
   std::string rows;
   if (has_trigger(report)) {
-    rows +=
-        html_row("Largest lift",
-                 fmt::format("most that the trigger adds to any class; {} images", format::count(after.n)),
-                 lift(before), lift(after), format::signed_hundredths(after.value() - before.value()));
+    rows += html_row("Largest lift",
+                     fmt::format("most that the trigger adds to any class; largest of {} classes, {} images",
+                                 format::count(after.candidates), format::count(after.n)),
+                     lift(before), lift(after), format::signed_hundredths(after.value() - before.value()));
     if (has_pairs(report)) {
       const metrics::PairLift& pair_before = report.before.largest_pair_lift;
       const metrics::PairLift& pair_after = report.after.largest_pair_lift;
@@ -122,7 +122,7 @@ REFINE_INLINE std::string html_figures(const DefenseReport& report) {
   }
   if (has_labels(report))
     rows += html_share("BA", "accuracy on clean images", report.before.ba, report.after.ba);
-  if (has_trigger(report)) {
+  if (has_trigger(report) && has_labels(report)) {
     rows += html_share("RA", others + " predicted as their true class", report.before.ra, report.after.ra);
     rows +=
         html_row("DER", "defense effectiveness rating; 50 % means no defense", std::string(format::missing),
@@ -629,7 +629,10 @@ REFINE_INLINE std::string html(const DefenseReport& report) {
                           detail::html_sheet(report.sheet));
   page += detail::section(
       "Confusion matrices",
-      report.after.target.by_class().empty()
+      report.after.triggered.size() > 0 && !has_labels(report)
+          ? "Each row is the victim's class of the clean image, each column a predicted class. The shade is the share of "
+            "the row. The target is underlined; a full column there is a working trigger."
+      : report.after.target.by_class().empty()
           ? "Each row is a true class, each column a predicted class. The shade is the share of the row. The target is "
             "underlined; a full column there is a working trigger."
           : "Each row is a true class, each column a predicted class. The shade is the share of the row. The target of "
@@ -644,8 +647,8 @@ REFINE_INLINE std::string html(const DefenseReport& report) {
       "ASR covers only targets and misses an attack that was moved to another class; the largest lift does not.</p>"
       "<p><b>Pair lift</b> of a true class and another class: the same difference, over the images of the true class "
       "alone. An attack that sends each class to another one changes no class's share, and one that moves a single "
-      "class is diluted by the others; the largest pair lift shows both. Its interval is widened for being the largest "
-      "of many (Bonferroni).</p>"
+      "class is diluted by the others; the largest pair lift shows both. The intervals of the largest lifts are widened for "
+      "being the largest of many (Bonferroni).</p>"
       "<p>A trigger that changes the whole image also shifts some predictions, as any corruption does. The zero point "
       "is the same metric for a benign model with the same defense.</p>"
       "<p>Intervals: Wilson for shares, the paired interval of Bonett and Price for lifts, the variance of Hanley and "

@@ -380,6 +380,8 @@ REFINE_INLINE metrics::AttackMetrics read_figures(const MetricsNode& node, int c
   f.clean = read_matrix(confusion["clean"], classes, short_form);
   f.triggered = read_matrix(confusion["triggered"], classes, short_form);
   metrics::detail::set_shares(f);
+  if (f.clean.size() > 0 && f.triggered.size() > 0 && node["ba"]["n"].count() == 0)
+    metrics::forget_labels(f);  // the victim's answers stood for them
   check_same(node["ba"], f.ba);
   check_same(node["asr"], f.asr);
   check_same(node["ra"], f.ra);
@@ -409,7 +411,9 @@ REFINE_INLINE metrics::AttackMetrics read_figures(const MetricsNode& node, int c
   for (std::size_t c = 0; c < stored.size(); ++c) {
     if (stored[c] != f.lifts[c]) node["lifts"][c].refuse("contradicts the confusion matrices");
   }
-  if (read_lift(node["largest_lift"], classes) != f.largest_lift) {
+  metrics::Lift stored_largest = read_lift(node["largest_lift"], classes);
+  stored_largest.candidates = f.largest_lift.candidates;
+  if (stored_largest != f.largest_lift) {
     node["largest_lift"].refuse("is not the largest of the lifts");
   }
   if (has_pairs) check_pairs(node, f);
@@ -463,12 +467,14 @@ REFINE_INLINE metrics::GatedMetrics read_gated(const MetricsNode& node, int clas
   const int known_classes = std::max(classes, 1);  // without classes, lifts are of class 0 over no images
   for (std::size_t i = 0; i < curve.size(); ++i) {
     const MetricsNode point = curve[i];
+    metrics::Lift largest = read_lift(point["largest_lift"], known_classes);
+    largest.candidates = known_classes;
     g.curve.push_back({.threshold = read_threshold(point["threshold"], -1),
                        .alarms = read_proportion(point["alarms"]),
                        .agreement = read_proportion(point["agreement"]),
                        .ba = read_proportion(point["ba"]),
                        .asr = read_proportion(point["asr"]),
-                       .largest_lift = read_lift(point["largest_lift"], known_classes),
+                       .largest_lift = largest,
                        .largest_pair_lift = read_pair_lift(point["largest_pair_lift"], known_classes)});
   }
   return g;
@@ -521,6 +527,7 @@ REFINE_INLINE nlohmann::ordered_json metrics_json(const DefenseReport& report) {
           {"before", detail::json(report.before)},
           {"after", detail::json(report.after)},
           {"agreement", report.agreement ? detail::json(*report.agreement) : Json(nullptr)},
+          {"lost_classes", report.lost_classes},
           {"alarm", report.alarm ? detail::json(*report.alarm) : Json(nullptr)},
           {"answer", std::string(to_text(report.answer))},
           {"gated", report.gated ? detail::json(*report.gated) : Json(nullptr)},
@@ -566,6 +573,11 @@ REFINE_INLINE DefenseReport read_metrics(const std::filesystem::path& path) {
     report.after = detail::read_figures(file["after"], classes, target, short_form);
   file["der"].check_equals(metrics::defense_effectiveness(report.before, report.after));
   if (file.has_value("agreement")) report.agreement = detail::read_proportion(file["agreement"]);
+  if (file.has_value("lost_classes")) {  // files of earlier versions do not have it
+    const detail::MetricsNode lost = file["lost_classes"];
+    for (std::size_t i = 0; i < lost.size(); ++i)
+      report.lost_classes.push_back(static_cast<int>(lost[i].integer(0, 10'000'000)));
+  }
   if (file.has_value("alarm")) report.alarm = detail::read_alarm(file["alarm"]);
   if (file.has_value("gated")) report.gated = detail::read_gated(file["gated"], classes, target, short_form);
   if (file.has_value("answer")) {  // files of earlier versions do not have it

@@ -160,7 +160,7 @@ REFINE_INLINE std::string gated_lines(const DefenseReport& report) {
   std::string text = fmt::format(
       "\nGated{}: the victim's answer where the alarm is silent, the defended one where it is raised.\n",
       report.answer == Answer::gated ? " (served)" : "");
-  if (gated.metrics.classes > 0) text += share_line("BA, gated", report.before.ba, gated.metrics.ba);
+  if (has_labels(report)) text += share_line("BA, gated", report.before.ba, gated.metrics.ba);
   if (has_trigger(report)) {
     text += share_line("ASR, gated", report.before.asr, gated.metrics.asr);
     text += lift_line("lift, gated", gated.metrics.largest_lift.n, report.before.largest_lift,
@@ -211,8 +211,9 @@ REFINE_INLINE std::string terminal_table(const DefenseReport& report) {
   if (has_labels(report)) text += detail::share_line("BA", report.before.ba, report.after.ba);
   if (has_trigger(report)) {
     text += detail::share_line("ASR", report.before.asr, report.after.asr);
-    text += detail::share_line("RA", report.before.ra, report.after.ra);
-    text += detail::lift_lines(report) + detail::pair_lines(report) + detail::der_line(report);
+    if (has_labels(report)) text += detail::share_line("RA", report.before.ra, report.after.ra);
+    text += detail::lift_lines(report) + detail::pair_lines(report);
+    if (has_labels(report)) text += detail::der_line(report);
   }
   if (report.agreement) text += detail::single_line("agreement", *report.agreement);
   if (report.alarm) text += detail::alarm_lines(*report.alarm);

@@ -74,10 +74,12 @@ REFINE_INLINE std::string describe_pairs(const DefenseReport& report,
 }
 
 /// Describes a 95 % interval in points, in parentheses.
-REFINE_INLINE std::string describe_interval(const metrics::Interval& interval, std::int64_t pairs = 1) {
+/// \param count number of classes or pairs among which the lift is the largest
+REFINE_INLINE std::string describe_interval(const metrics::Interval& interval, std::int64_t count,
+                                            std::string_view what) {
   return fmt::format("(95 % interval {} to {}{})", format::hundredths(interval.low, 1),
                      format::hundredths(interval.high, 1),
-                     pairs == 1 ? "" : fmt::format(", corrected for {} pairs", format::count(pairs)));
+                     count == 1 ? "" : fmt::format(", corrected for {} {}", format::count(count), what));
 }
 
 /// Judges a trigger that was given.
@@ -94,13 +96,13 @@ REFINE_INLINE Verdict trigger_verdict(const DefenseReport& report) {
       names_pair(pairs.before, before)
           ? "Before the defense, the trigger moves " + describe_pairs(report, pairs.before)
           : "Before the defense, the trigger lifts " + describe_lift(report, before);
-  const std::string effect_after =
-      fmt::format("{} {}", describe_lift(report, after), describe_interval(interval));
+  const std::string interval_after = describe_interval(interval, after.candidates, "classes");
+  const std::string effect_after = fmt::format("{} {}", describe_lift(report, after), interval_after);
   const std::string largest_after =
-      fmt::format("{} {}", describe_largest_lift(report, after), describe_interval(interval));
+      fmt::format("{} {}", describe_largest_lift(report, after), interval_after);
   const auto pair_effect = [&](const std::vector<metrics::PairLift>& found) {
     return fmt::format("{} {}", describe_pairs(report, found),
-                       describe_interval(found.front().interval(), found.front().pairs));
+                       describe_interval(found.front().interval(), found.front().pairs, "pairs"));
   };
   const bool is_other_class = after.cls != before.cls && before.interval().low > Verdict::tolerance;
   const bool is_lifted = interval.low > Verdict::tolerance;
@@ -257,6 +259,19 @@ REFINE_INLINE void decide(const DefenseReport& report, Verdict& v) {
             : fmt::format("the defended model agrees with the victim on {} of clean images only",
                           format::percent(report.agreement->value()));
     if (v.kind == Verdict::Kind::armed) v.reason += ", and a trigger still works";
+  } else if (!report.lost_classes.empty()) {
+    v.decision = Decision::improve;
+    v.reason = fmt::format("the defended model never answers {}",
+                           format::class_name(report.class_names, report.lost_classes.front()));
+    if (const std::size_t others = report.lost_classes.size() - 1; others > 0)
+      v.reason += fmt::format(" and {} more class{}", others, others == 1 ? "" : "es");
+  } else if (!has_labels(report) && report.agreement && report.agreement->n > 0 &&
+             report.agreement->wilson().low < Verdict::least_certain_agreement) {
+    v.decision = Decision::improve;
+    v.reason =
+        fmt::format("{} too few to tell how often it agrees with the victim",
+                    report.agreement->n == 1 ? "one clean image is"
+                                             : fmt::format("{} clean images are", report.agreement->n));
   } else if (v.kind == Verdict::Kind::armed) {
     v.decision = Decision::retrain;
     v.reason = "a trigger works on the defended model, although it is trained well enough";
