@@ -51,7 +51,7 @@ struct Inspection {
   nlohmann::ordered_json json = {};              ///< all of it, for programs
   std::exception_ptr error = {};  ///< the error, if the file cannot be read; `summary` is its text
 
-  /// True if there are no findings but notes.
+  /// True if the file could be read and there are no findings but notes.
   bool is_fine() const;
 };
 

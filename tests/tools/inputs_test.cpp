@@ -3,8 +3,10 @@
 
 #include <gtest/gtest.h>
 
+#include <ATen/core/jit_type.h>
 #include <ATen/ops/tensor.h>
 #include <torch/csrc/jit/api/module.h>
+#include <torch/csrc/jit/serialization/import.h>
 
 #include <algorithm>
 #include <cstdlib>
@@ -280,10 +282,83 @@ TEST_F(Inputs, ClassFolders_ThatAreNotClasses_GiveNoLabels) {
   EXPECT_EQ(accuracy("other", known + " --no_labels"), -1);
   expect_refusal("evaluate --model d.pt --images nine --labels text", {"12 classes", "9 folders"});
   expect_refusal("evaluate --model d.pt --images clean --labels names", {"--labels names"});
-  // As many folders as classes, of other classes.
+  // The classes, in another order than text has.
   write_classes("hours",
                 [](int c) { return std::string(1, static_cast<char>('a' + (7 * c + 5) % classes)); });
-  accuracy("hours", "", {"about chance", "--class_names"});
+  expect_refusal("evaluate --model d.pt --images hours",
+                 {"in another order on 100 %", "'a' as class", "--class_names"});
+  EXPECT_LT(accuracy("hours", "--labels text"), 0.5);
+  // As many folders as classes, of other classes: two of them are nearly always predicted as the same one.
+  for (int c = 0; c < classes; ++c) {
+    for (int i = 0; i < 4; ++i)
+      write(fs::path("moods") / std::string(1, static_cast<char>('a' + (7 * c + 5) % classes)) /
+                (std::to_string(i) + ".png"),
+            c == 4 ? 3 : c, i);
+  }
+  accuracy("moods", "", {"about chance", "--class_names"});
+}
+
+TEST_F(Inputs, NoLabels_NoAccuracyIsMade) {
+  for (int c = 0; c < classes; ++c) {
+    for (int i = 0; i < 60; ++i) write("flat/" + std::to_string(c) + "_" + std::to_string(i) + ".png", c, i);
+  }
+  const Outcome run = refine(
+      "evaluate --json --scan 0 --model d.pt --images flat --attack BadNets --tlabel 0 --report flat.report");
+  ASSERT_TRUE(is_done(run)) << run.err;
+  const json figures = json::parse(run.out);
+  for (const char* side : {"before", "after"}) {
+    EXPECT_EQ(figures[side]["ba"]["n"], 0) << side;
+    EXPECT_EQ(figures[side]["ra"]["n"], 0) << side;
+    EXPECT_GT(figures[side]["asr"]["n"], 0) << side;
+    EXPECT_GT(figures[side]["largest_lift"]["n"], 0) << side;
+  }
+  EXPECT_TRUE(figures["der"].is_null());
+  const Outcome table = refine("evaluate --scan 0 --model d.pt --images flat --attack BadNets");
+  expect_words(table.out, {"Not measured without labels: BA, RA, DER", "ASR", "largest lift", "agreement"});
+  EXPECT_EQ(table.out.find("clean accuracy"), std::string::npos) << table.out;
+  const Outcome again = refine("report flat.report");
+  ASSERT_TRUE(is_done(again)) << again.err;  // its metrics are read back
+  expect_words(content(here->path / "flat.report/report.html"), {"victim's class of the clean image"});
+}
+
+TEST_F(Inputs, OptionsWithoutEffect_AreRefused) {
+  expect_refusal("defend --model victim.pt --images clean --attack WaNet", {"--attack", "--dataset"});
+  expect_refusal("defend --model victim.pt --images clean --data nowhere", {"--data", "--dataset"});
+  expect_refusal("defend --model victim.pt --images clean --skip_damaged", {"--skip_damaged"});
+  expect_refusal("evaluate --model d.pt --images clean --tlabel 3", {"--tlabel", "--triggered"});
+  expect_refusal("export --model victim.pt --image 16 --permutation nowhere.pth",
+                 {"--permutation", "--defense"});
+  expect_refusal("export --model victim.pt --image 16 --pixel_domain image", {"--pixel_domain", "--defense"});
+  expect_refusal("predict --model d.pt clean --threads 100000", {"threads", "4096"});
+  expect_refusal("predict --model d.safetensors clean", {"d.safetensors", "weights", "refine export"});
+  files::write(here->path / "a_file", "");
+  expect_refusal("evaluate --model d.pt --images clean --report a_file", {"a_file"});
+}
+
+TEST_F(Inputs, Export_ClassifierAlone_KeepsADefense) {
+  here->write("defended.pt", "a defense");
+  const Outcome run = refine("export --model victim.pt --image 16");
+  ASSERT_TRUE(is_done(run)) << run.err;
+  expect_words(run.out, {"classifier.pt"});
+  EXPECT_EQ(content(here->path / "defended.pt"), "a defense");
+}
+
+TEST_F(Inputs, SeesMoreThanItDraws_IsTrained) {
+  const Outcome run = refine(
+      "defend --model victim.pt --images clean --out see.pt --image 16 --see 32 --draw 16 --epoch 1 --width 2 --levels 1 "
+      "--no_scan --no_probe");
+  EXPECT_TRUE(is_done(run)) << run.err;
+}
+
+TEST_F(Inputs, SavedInTrainingMode_IsNoted) {
+  torch::jit::Module victim = torch::jit::load((here->path / "victim.pt").string());
+  victim.register_attribute("training", c10::BoolType::get(), true);
+  victim.save((here->path / "train.pt").string());
+  const Outcome run = refine("defend --model train.pt --images clean --out train_out.pt" + quick);
+  ASSERT_TRUE(is_done(run)) << run.err;
+  expect_words(run.err, {"train.pt (TorchScript, saved in training mode, used in evaluation mode)"});
+  const Outcome quiet = refine("defend --model victim.pt --images clean --out quiet_out.pt" + quick);
+  EXPECT_EQ(quiet.err.find("training mode"), std::string::npos) << quiet.err;
 }
 
 TEST_F(Inputs, Images_UnreadFormats_AreReported) {

@@ -375,7 +375,7 @@ TEST_F(Command, Defend_TorchScriptFileAndFolder_WritesAServingFile) {
   const Outcome pairs =
       refine(*shared, "evaluate --json --model foreign.pt --images flat --triggered flat --tlabel 3");
   ASSERT_TRUE(is_done(pairs)) << pairs.err;
-  EXPECT_EQ(json::parse(pairs.out)["before"]["ba"]["value"], 1);
+  EXPECT_EQ(json::parse(pairs.out)["before"]["ba"]["n"], 0) << "which say nothing of accuracy";
   EXPECT_EQ(json::parse(pairs.out)["before"]["largest_lift"]["value"], 0);
   EXPECT_EQ(json::parse(pairs.out)["before"]["largest_pair_lift"]["value"], 0);
   EXPECT_EQ(json::parse(pairs.out)["before"]["moved"]["hits"], 0);
@@ -643,6 +643,13 @@ TEST_F(Command, Inspect_FilesAndFolders_WritesSarif) {
   for (const char* rule : {"quantized-program", "refused-file", "other-format", "unknown-class"}) {
     EXPECT_TRUE(seen.contains(rule)) << rule;
   }
+  // An incomplete download is no clean bill of health.
+  fs::create_directories(scratch.path / "downloads");
+  scratch.write("downloads/a.pt", "version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 3\n");
+  scratch.write("downloads/b.pt", "<!DOCTYPE html>");
+  const Outcome unread = refine(scratch, "inspect downloads");
+  EXPECT_EQ(unread.status, 1);
+  expect_words(unread.out, {"Git LFS", "2 files inspected, 0 refused, 2 not read"});
   const Outcome all = refine(scratch, "inspect --json models/page.pt models/programs");
   EXPECT_EQ(all.status, 1);
   EXPECT_EQ(json::parse(all.out)["files"].size(), 3u);
@@ -685,7 +692,8 @@ TEST_F(Command, Defend_OtherPictures_AreTrainedOnToo) {
       "--threads 1 --no_scan --epoch 2 ";
   const Outcome run = refine(*shared, command + "--extra others --out more.pt");
   ASSERT_TRUE(is_done(run)) << run.err;
-  expect_words(run.err, {" of 200 other pictures are left out", "60 clean images are few"});
+  expect_words(run.err,
+               {" of 200 other pictures are left out", "60 clean images are few", "--defense student"});
   const std::size_t end = run.err.find(" of 200 other pictures");
   const int left_out = std::stoi(run.err.substr(run.err.rfind('\n', end) + 1));
   EXPECT_GE(left_out, 12);  // 12 images are held back; garments resemble each other
@@ -694,7 +702,7 @@ TEST_F(Command, Defend_OtherPictures_AreTrainedOnToo) {
                {"other pictures", std::to_string(200 - left_out), "48 to fit on"});
   const Outcome alone = refine(*shared, command + "--out fewer.pt");
   ASSERT_TRUE(is_done(alone)) << alone.err;
-  expect_words(alone.err, {"60 clean images are few", "--extra"});
+  expect_words(alone.err, {"60 clean images are few", "--extra", "--defense student"});
   EXPECT_NE(content(shared->path / "more.pt"), content(shared->path / "fewer.pt"));
 
   expect_refusal(refine(*shared, command + "--extra nowhere"), {"nowhere"});

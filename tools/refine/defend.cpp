@@ -2,6 +2,7 @@
 
 #include <fmt/core.h>
 
+#include <array>
 #include <charconv>
 #include <filesystem>
 #include <iostream>
@@ -119,9 +120,10 @@ class PlannedEpochs {
     if (checkpoint.checkpoint) file_ = checkpoint.checkpoint->path / "epochs";
   }
 
-  /// Returns those of the interrupted run; nothing if there are none.
+  /// Returns those of the interrupted run; nothing if there are none, or if it has left no checkpoint: then nothing
+  /// tells whether it was the same run.
   std::optional<int> read() const {
-    if (file_.empty() || !files::exists(file_)) return std::nullopt;
+    if (file_.empty() || !files::exists(file_) || !has_checkpoint(file_.parent_path())) return std::nullopt;
     const std::string text = files::read(file_);
     int epochs = 0;
     const auto [end, failed] = std::from_chars(text.data(), text.data() + text.size(), epochs);
@@ -133,10 +135,12 @@ class PlannedEpochs {
     if (!file_.empty()) files::write(file_, fmt::format("{}\n", epochs));
   }
 
-  /// Deletes the file, once the results are saved.
+  /// Deletes the file, and the folder if nothing else is in it, once the checkpoints are deleted.
   void remove() const {
     std::error_code ignored;
-    if (!file_.empty()) fs::remove(file_, ignored);
+    if (file_.empty()) return;
+    fs::remove(file_, ignored);
+    fs::remove(file_.parent_path(), ignored);
   }
 
  private:
@@ -196,6 +200,16 @@ fs::path begin_defense(const DefendArguments& options, const Common& common) {
     paths.images = dataset_folders(options.dataset);
     if (out.empty()) out = named_folder(options, options.refine_res) / "defended.pt";
   } else {
+    const DefendArguments usual;
+    const std::array<std::pair<const char*, bool>, 5> of_names = {
+        {{"--attack", options.attack != usual.attack},
+         {"--data", options.data != usual.data},
+         {"--attack_root", options.attack_root != usual.attack_root},
+         {"--refine_res", options.refine_res != usual.refine_res},
+         {"--skip_damaged", options.skip_damaged}}};
+    for (const auto& [option, is_given] : of_names) {
+      if (is_given) throw Error("{} is for --dataset and has no effect with --images; leave it out", option);
+    }
     paths.images = {{"--images", options.images}};
     if (out.empty()) out = "defended.pt";
   }
@@ -308,13 +322,15 @@ int run(const DefendArguments& options, const Common& common) {
                                inputs.victim.description, inputs.victim.task().image,
                                inputs.victim.task().classes));
   }
+  const OptionalCheckpoint checkpoint = checkpoints_below(files.report, options, common);
   const fs::path log = files.report / "log.jsonl";
   std::optional<JsonLines> lines;
+  std::shared_ptr<const void> hold;
   distributed::on_first_rank(ranks, [&] {
+    hold = checkpoint.hold();
     files::write(log, "");  // that the folder cannot be written is found before training
     lines.emplace(log);
   });
-  const OptionalCheckpoint checkpoint = checkpoints_below(files.report, options, common);
   if (checkpoint.checkpoint) common.checkpoints = checkpoint.checkpoint->path;
   const PlannedEpochs planned(checkpoint);
   const bool is_resumed = checkpoint.checkpoint && checkpoint.checkpoint->resume;
@@ -326,8 +342,8 @@ int run(const DefendArguments& options, const Common& common) {
   });
   distributed::on_first_rank(ranks, [&] {
     defended.save(out);
-    planned.remove();
     checkpoint.remove();
+    planned.remove();
   });
   if (ranks.rank() > 0) return done;
   const Status status = show(
@@ -358,7 +374,8 @@ void add_defend(CLI::App& app, Common& common) {
       "--out", options->out,
       "file to write, as .pt2 of torch.export or as ONNX if its name ends in .pt2 or .onnx, else as TorchScript; left "
       "out: defended.pt, or below --refine_res");
-  command->add_option("--limit", options->limit, "use at most this many clean images")->check(number(0));
+  command->add_option("--limit", options->limit, "use at most this many clean images; 0: all")
+      ->check(number(0));
   options->resize.add_to(*command);
   command->add_option("--store", options->store,
                       "folder that keeps a folder's decoded images, for sets larger than memory");

@@ -29,8 +29,11 @@ int run(const EvaluateArguments& options, const Common& common) {
   files::Paths paths{.files = {{"--model", options.model}, {"--class_names", options.class_names}},
                      .images = {{"--images", options.images}, {"--triggered", options.triggered}}};
   check_class_options(options.attack, options.tlabel >= 0, options.source >= 0);
+  if (options.tlabel >= 0 && options.attack.empty() && options.triggered.empty())
+    throw Error("--tlabel is for --attack or --triggered, images with a trigger; leave it out");
   if (!options.report.empty()) paths.outputs = report_files("--report", options.report);
   begin(common, std::move(paths));
+  if (!options.report.empty()) AtomicFile(fs::path(options.report) / "report.html");  // found before the work
   auto [model, info] = load_exported(options.model, options.class_names, options.trust, Answer::defended);
   info.answer = parse_answer(options.answer).value_or(info.answer);
   options.resize.check(model.task().image);
@@ -72,7 +75,10 @@ void add_evaluate(CLI::App& app, Common& common) {
                       "the same images with the trigger, under the same names");
   command->add_option("--attack", options->attack,
                       "put the trigger of this attack on the images: " + attack_names());
-  command->add_option("--tlabel", options->tlabel, "class that the attacker wants, counted from 0")
+  command
+      ->add_option(
+          "--tlabel", options->tlabel,
+          "class that the attacker wants, counted from 0; left out: 0 with --attack, unknown with --triggered")
       ->check(number(0));
   command
       ->add_option("--source", options->source,
@@ -81,7 +87,7 @@ void add_evaluate(CLI::App& app, Common& common) {
   command->add_option("--class_names", options->class_names,
                       "text file with one class name a line, in the model's order");
   options->labels.add_to(*command);
-  command->add_option("--limit", options->limit, "use at most this many images")->check(number(0));
+  command->add_option("--limit", options->limit, "use at most this many images; 0: all")->check(number(0));
   command
       ->add_option("--scan", options->scanned, "images that the scan for common triggers takes; 0: no scan")
       ->check(number(0))

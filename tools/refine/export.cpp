@@ -17,16 +17,20 @@ namespace {
 struct ExportArguments {
   VictimOptions victim;
   EncoderArguments encoder;
-  std::string defense, permutation, out = "defended.pt", pixel_domain, answer;
+  std::string defense, permutation, out, pixel_domain, answer;
 };
 
 int run(const ExportArguments& options, const Common& common) {
+  // A classifier alone must not replace a defense.
+  const std::string out = !options.out.empty()      ? options.out
+                          : options.defense.empty() ? "classifier.pt"
+                                                    : "defended.pt";
   begin(common, {.files = {{"--model", options.victim.model},
                            {"--defense", options.defense},
                            {"--encoder", options.encoder.file},
                            {"--permutation", options.permutation},
                            {"--class_names", options.victim.class_names}},
-                 .outputs = {{"--out", options.out}}});
+                 .outputs = {{"--out", out}}});
   const LoadOptions load = options.victim.load_options();
   const EncoderOptions encoder = options.encoder.options();
   if (options.defense.empty()) {
@@ -34,7 +38,11 @@ int run(const ExportArguments& options, const Common& common) {
       throw Error("--encoder is for --defense, weights that were trained behind it; leave it out");
     if (!options.answer.empty())
       throw Error("--answer: a classifier alone has one answer; specify --defense");
-    export_classifier(options.victim.model, options.out, load);
+    if (!options.permutation.empty() || !options.pixel_domain.empty()) {
+      throw Error("{} is for --defense, which a classifier alone does not have; leave it out",
+                  options.permutation.empty() ? "--pixel_domain" : "--permutation");
+    }
+    export_classifier(options.victim.model, out, load);
   } else {
     SavedDefenseOptions saved{.victim = load,
                               .permutation = options.permutation,
@@ -43,12 +51,12 @@ int run(const ExportArguments& options, const Common& common) {
     if (!options.pixel_domain.empty()) {
       saved.pixel_domain = options.pixel_domain == "reference" ? PixelDomain::reference : PixelDomain::image;
     }
-    load_saved_defense(options.victim.model, options.defense, saved).save(options.out);
+    load_saved_defense(options.victim.model, options.defense, saved).save(out);
   }
   if (common.json) {
-    print({{"files", {{"to serve", options.out}}}});
+    print({{"files", {{"to serve", out}}}});
   } else {
-    std::cout << "to serve  " << options.out << std::endl;
+    std::cout << "to serve  " << out << std::endl;
   }
   return done;
 }
@@ -77,11 +85,10 @@ void add_export(CLI::App& app, Common& common) {
           "out: as the defense says, and reference for files of the authors' code")
       ->check(CLI::IsMember({"image", "reference"}));
   add_answer_to(*command, options->answer, "as the defense says");
-  command
-      ->add_option(
-          "--out", options->out,
-          "file to write: .pt2 of torch.export or ONNX if its name ends in .pt2 or .onnx, else TorchScript")
-      ->capture_default_str();
+  command->add_option(
+      "--out", options->out,
+      "file to write: .pt2 of torch.export or ONNX if its name ends in .pt2 or .onnx, else TorchScript; left out: "
+      "defended.pt, or classifier.pt without --defense");
   run_when_chosen(*command, common, options, run);
 }
 

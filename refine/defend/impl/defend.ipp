@@ -7,6 +7,7 @@
 #include <ATen/ops/tensor.h>
 #include <c10/core/ScalarType.h>
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <torch/version.h>
 
 #include <algorithm>
@@ -290,10 +291,14 @@ REFINE_INLINE Defended defend(const LoadedClassifier& victim, at::Tensor images,
       options.recipe ? *options.recipe : sized.recipe(training, fitted, task.image, options.seed);
   if (const std::int64_t clean = fitted_clean + held_back;
       clean < enough_clean_images && sized.encoder().file.empty()) {
-    constexpr int measured_side = 96;  // other pictures were measured with small images only
-    const bool is_small = std::max(task.image.height, task.image.width) <= measured_side;
-    const std::string help =
-        options.extra.defined() || !is_small ? "" : "; other pictures beside them may help (--extra)";
+    constexpr int measured_side = 96;  // what helps was measured with small images only
+    std::string help;
+    if (std::max(task.image.height, task.image.width) <= measured_side) {
+      std::vector<std::string> helps;
+      if (!options.extra.defined()) helps.emplace_back("other pictures beside them (--extra)");
+      if (!sized.student) helps.emplace_back("a student (--defense student)");
+      if (!helps.empty()) help = fmt::format("; {} may help", fmt::join(helps, " or "));
+    }
     warn(
         options.notify,
         sized.student

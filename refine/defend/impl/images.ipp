@@ -191,6 +191,38 @@ inline double percentage(std::int64_t hits, std::size_t n) {
   return 100.0 * static_cast<double>(hits) / static_cast<double>(std::max<std::size_t>(n, 1));
 }
 
+/// Refuses an order of the folders if the classifier's predictions clearly fit another one.
+/// \param hits images on which the classifier agrees with the labels
+/// \throws Error if at least a quarter more of the images fit when each folder is the class that most of its images are
+///   predicted as, and no two folders are the same class
+inline void refuse_other_order(const std::vector<std::int64_t>& labels,
+                               const std::vector<std::int64_t>& victim, std::int64_t hits,
+                               const FolderImages& images, const Level& level) {
+  std::map<std::int64_t, std::map<std::int64_t, std::int64_t>> counts;  // by label and prediction
+  std::map<std::int64_t, std::string> folder_of;
+  for (std::size_t i = 0; i < victim.size(); ++i) {
+    ++counts[labels[i]][victim[i]];
+    folder_of.emplace(labels[i], level.part_of.at(images.folders[i]));
+  }
+  std::int64_t fitting = 0;
+  std::set<std::int64_t> taken;
+  std::string example;
+  for (const auto& [label, predictions] : counts) {
+    const auto most =
+        std::ranges::max_element(predictions, {}, [](const auto& entry) { return entry.second; });
+    if (!taken.insert(most->first).second) return;
+    fitting += most->second;
+    if (example.empty() && most->first != label)
+      example = fmt::format("'{}' as class {}, not {}", folder_of.at(label), most->first, label);
+  }
+  const std::size_t n = victim.size();
+  if (4 * (fitting - hits) < static_cast<std::int64_t>(n)) return;
+  throw Error(
+      "class folders: in text order, the model agrees with them on {:.0f} % of the images, in another order on {:.0f} % "
+      "(most of {}); specify --class_names, a file with the model's classes in its order, or --labels text to insist",
+      percentage(hits, n), percentage(fitting, n), example);
+}
+
 /// Returns the labels of the candidate that the classifier's predictions fit. There must be at
 /// least one candidate.
 /// \throws Error if they fit none clearly
@@ -229,6 +261,7 @@ inline std::vector<std::int64_t> labels_that_fit(const std::vector<Candidate>& c
         "{:.0f} % of the images); specify --labels number or --labels text, --class_names, or --no_labels",
         candidates[best].name, candidates[other].name, percentage(hits[best], n), percentage(hits[other], n));
   }
+  if (n >= 20) refuse_other_order(labels[best], victim, hits[best], images, level);
   if (n >= 20 && static_cast<double>(hits[best]) * options.classes < 2.0 * static_cast<double>(n) &&
       options.classes > 3) {
     note(

@@ -163,9 +163,12 @@ inline LoadedClassifier load_torchscript_program(const std::filesystem::path& pa
       class_names_of(options, has_names ? about["class_names"] : nlohmann::ordered_json(), name);
   if (!class_names.empty()) scripted.likely_classes = static_cast<int>(class_names.size());
   const backbones::Scripted<> network(file.module, name, scripted);
+  const bool in_training_mode = file.module.hasattr("training") && file.module.is_training();
   return {.backbone = with_input_of(options.normalization, options.bgr, network),
           .name = path.filename().string(),
-          .description = network.probabilities() ? "TorchScript, returns probabilities" : "TorchScript",
+          .description = std::string("TorchScript") +
+                         (network.probabilities() ? ", returns probabilities" : "") +
+                         (in_training_mode ? ", saved in training mode, used in evaluation mode" : ""),
           .class_names = std::move(class_names),
           .is_image_known = known.is_static(),
           .is_normalization_known = about.is_object() && !options.normalization,

@@ -24,7 +24,9 @@ inline at::Tensor resize_images(const at::Tensor& images, const ImageShape& shap
   const std::array<std::int64_t, 2> size = {shape.height, shape.width};
   constexpr bool align_corners = false;
   const bool shrinks = shape.height < images.size(2) || shape.width < images.size(3);
-  const at::Tensor resized = shrinks ? at::_upsample_bilinear2d_aa(images, size, align_corners)
+  // LibTorch's filter does not take what a network draws in bfloat16.
+  const at::Tensor single = images.scalar_type() == at::kBFloat16 ? images.to(at::kFloat) : images;
+  const at::Tensor resized = shrinks ? at::_upsample_bilinear2d_aa(single, size, align_corners)
                                      : at::upsample_bilinear2d(images, size, align_corners);
   return resized.contiguous(images.suggest_memory_format());
 }
