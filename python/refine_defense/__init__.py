@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import ctypes
+import fcntl
 import json
 import os
 import pathlib
@@ -182,10 +183,21 @@ def _writable(path: Path, suffixes: set[str], hint: str) -> pathlib.Path:
 @contextlib.contextmanager
 def _inputs(folder: pathlib.Path, module: Model, images: torch.Tensor | Path | None, options: dict[str, Any],
             keep_images: bool = True) -> Iterator[tuple[str, str | None]]:
-    """Writes what is not a file yet to `folder`, and removes it after the work, unless that is interrupted.
+    """Writes what is not a file yet to `folder`, and removes it after the work, unless that can be resumed.
 
     Yields the paths of the model and of the folder of images. A list of `class_names` becomes a file, too.
+
+    Raises:
+        Error: if another process uses the folder above it.
     """
+    is_new = not folder.parent.exists()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = os.open(folder.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        raise Error(f"{folder.parent}: another process writes to it; wait for it, or choose another out") from None
     shutil.rmtree(folder, ignore_errors=True)
     example = None
     names = options.get("class_names")
@@ -203,16 +215,13 @@ def _inputs(folder: pathlib.Path, module: Model, images: torch.Tensor | Path | N
             options["class_names"] = folder / "class_names.txt"
             options["class_names"].write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
         yield os.fspath(module), None if images is None else os.fspath(images)
-    except KeyboardInterrupt:
-        raise
-    except BaseException:
-        _remove(folder)
-        raise
-    _remove(folder)
-
-
-def _remove(folder: pathlib.Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        # The command that continues an interrupted training reads them again.
+        if not any((folder.parent / "checkpoints").glob("*.safetensors")):
+            shutil.rmtree(folder, ignore_errors=True)
+        if is_new and not any(folder.parent.iterdir()):
+            folder.parent.rmdir()
+        os.close(lock)
     with contextlib.suppress(OSError):
         folder.parent.rmdir()  # if nothing else was written there
 

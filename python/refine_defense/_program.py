@@ -97,7 +97,7 @@ def run(command: str, *words: str | os.PathLike[str], options: dict[str, Any] | 
             errors="replace", start_new_session=True) as process:
         assert process.stderr is not None
         try:
-            last = _pass_on(process.stderr)
+            problem = _pass_on(process.stderr)
         except BaseException:
             process.terminate()
             _pass_on(process.stderr)
@@ -110,15 +110,20 @@ def run(command: str, *words: str | os.PathLike[str], options: dict[str, Any] | 
                     + (", as when the machine is out of memory" if process.returncode == -signal.SIGKILL else ""))
     # 1 means: done, with something to look at. The dynamic loader also ends with 1, without results.
     if process.returncode not in (0, 1) or not text.strip():
-        raise Error(last.removeprefix("error: ") or f"refine {command}: ended with status {process.returncode}")
+        raise Error(problem or f"refine {command}: ended with status {process.returncode}")
     return json.loads(text)
 
 
 def _pass_on(lines: Iterable[str]) -> str:
-    """Writes lines to sys.stderr, except an error, which becomes an exception. Returns the last line."""
-    last = ""
+    """Writes lines to sys.stderr, except an error, which becomes an exception.
+
+    Returns the error or, without one, the last line.
+    """
+    error = last = ""
     for line in lines:
         last = line.strip()
-        if not last.startswith("error: "):
+        if last.startswith("error: "):
+            error = last.removeprefix("error: ")
+        else:
             print(line, end="", file=sys.stderr, flush=True)
-    return last
+    return error or last

@@ -2,6 +2,7 @@
 """How the Python module starts a program, with a script in the program's place and a package called torch."""
 
 import contextlib
+import fcntl
 import io
 import json
 import os
@@ -86,6 +87,13 @@ class ProgramTest(unittest.TestCase):
         with self.assertRaisesRegex(refine_defense.Error, "refine defend.*signal 9.*memory"):
             self.run_program("defend")
 
+    def test_Run_ErrorBeforeOtherLines_IsTheReason(self):
+        self.script("echo 'error: cannot write a.pt: No space left' >&2; echo 'go on with: refine defend' >&2; exit 2")
+        shown = io.StringIO()
+        with contextlib.redirect_stderr(shown), self.assertRaisesRegex(refine_defense.Error, "^cannot write a.pt: No space left$"):
+            _program.run("defend")
+        self.assertEqual(shown.getvalue(), "go on with: refine defend\n")
+
     def test_Run_Interrupt_EndsTheProgramOnceAndWaits(self):
         log = self.folder / "signals"
         self.script(f"trap 'echo TERM >>{log}; echo stopped >&2; exit 143' TERM; trap 'echo INT >>{log}' INT; echo started >&2; "
@@ -142,6 +150,22 @@ class ProgramTest(unittest.TestCase):
         with self.assertRaises(refine_defense.Error):
             refine_defense.defend("a.pt", "images", out=self.folder / "a.pt2", class_names=["cat", "dog"])
         self.assertFalse((self.folder / "a.report").exists())
+
+    def test_Defend_FailureWithACheckpoint_KeepsWhatResumingReads(self):
+        report = self.folder / "a.report"
+        self.script(f"mkdir -p {report}/checkpoints; touch {report}/checkpoints/0000000001.safetensors; exit 2")
+        with self.assertRaises(refine_defense.Error):
+            refine_defense.defend("a.pt", "images", out=self.folder / "a.pt2", class_names=["cat", "dog"])
+        self.assertEqual((report / "inputs" / "class_names.txt").read_text(), "cat\ndog\n")
+
+    def test_Defend_SecondProcess_IsRefused(self):
+        self.script("echo started >&2; sleep 1; exit 2")
+        (self.folder / "a.report").mkdir()
+        lock = os.open(self.folder / "a.report", os.O_RDONLY)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with self.assertRaisesRegex(refine_defense.Error, "another process"):
+            refine_defense.defend("a.pt", "images", out=self.folder / "a.pt2")
+        os.close(lock)
 
     def test_Defend_ClassNames_BecomeAFile(self):
         self.script('for word; do case $word in --class_names=*) cat "${word#*=}" >&2; esac; done; exit 2')
