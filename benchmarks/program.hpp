@@ -6,6 +6,7 @@
 #include <CLI/CLI.hpp>
 
 #include <chrono>
+#include <csignal>
 #include <cstdlib>
 #include <exception>
 #include <filesystem>
@@ -70,6 +71,7 @@ int run_program(CLI::App& app, int argc, char** argv, Body&& body) {
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? 0 : Error::exit_status;
   }
+  std::signal(SIGXFSZ, SIG_IGN);  // a file-size limit then shows as a failed write, as a full disk does
   keep_freed_memory();
   try {
     body();
@@ -81,7 +83,7 @@ int run_program(CLI::App& app, int argc, char** argv, Body&& body) {
     std::cerr << "error: " << error.what() << '\n';
     return Error::exit_status;
   } catch (const c10::Error& error) {
-    std::cerr << "error: LibTorch failed: " << error.what_without_backtrace() << '\n';
+    std::cerr << "error: LibTorch failed: " << nn::describe_error(error) << '\n';
     return 1;
   } catch (const std::exception& error) {
     std::cerr << "error: " << error.what() << '\n';

@@ -19,6 +19,7 @@
 #include <refine/baselines/by_name.hpp>
 #include <refine/core/error.hpp>
 #include <refine/core/file.hpp>
+#include <refine/core/sha256.hpp>
 #include <refine/core/text.hpp>
 #include <refine/data/image_folder.hpp>
 #include <refine/data/sources.hpp>
@@ -110,6 +111,16 @@ Setting setting_of(const Options& options) {
           .out = user_path(options.out)};
 }
 
+/// Returns a SHA-256 of images and labels.
+std::string fingerprint_of(const data::Split& split) {
+  Sha256 hash;
+  for (const data::Dataset* dataset : {&split.train, &split.test}) {
+    for (const at::Tensor& tensor : {dataset->images.contiguous(), dataset->labels.contiguous()})
+      hash.add(tensor.const_data_ptr(), tensor.nbytes());
+  }
+  return hash.hex();
+}
+
 /// Reads the stamped copies of all images. They must lie in the same folders under the same names.
 void read_stamped(const Options& options, Setting& setting) {
   const fs::path root = fs::weakly_canonical(user_path(options.stamped));
@@ -125,7 +136,7 @@ void read_stamped(const Options& options, Setting& setting) {
   }
   setting.stamped.emplace(at::cat({train.images, test.images}),
                           at::cat({stamped.train.images, stamped.test.images}));
-  setting.stamped_folder = root.string();
+  setting.stamped_fingerprint = fingerprint_of(stamped);
 }
 
 void run_all(const Options& options) {
@@ -143,6 +154,7 @@ void run_all(const Options& options) {
   if (setting.size.tests > 0 && setting.size.tests < test.size()) {
     test = test.sample(setting.size.tests, setting.seed);
   }
+  setting.fingerprint = fingerprint_of(setting.split);
   if (!options.table_only) {
     for (const Scenario& scenario : scenarios) check_possible(scenario, setting);
     const auto to_wake = options.wake ? wakeable(scenarios, with_refine, setting) : std::vector<Scenario>{};
@@ -179,7 +191,7 @@ int main(int argc, char** argv) {
   app.add_option("--out", options.out, "folder for victims, defenses and the table")->capture_default_str();
   app.add_option(
          "--size", options.size,
-         "full: all images, the authors' widths; small: 30,000 images, narrow networks, two or three epochs; "
+         "full: all images, the authors' widths; small: 30,000 images, narrow networks, victims three epochs or more, defenses eight; "
          "quick: 20,000 images, half of those widths, three epochs; tiny: to try the program; auto: full with "
          "CUDA, else small")
       ->check(CLI::IsMember({"auto", "full", "small", "quick", "tiny"}))

@@ -92,10 +92,11 @@ std::string victim_key(const Scenario& scenario, const Setting& setting) {
   std::ostringstream key;
   key << scenario.name() << ", " << setting.size.name << ", seed " << setting.seed << ", "
       << (default_device().is_cuda() ? "CUDA" : "CPU") << ", " << setting.split.train.size() << " + "
-      << setting.split.test.size() << " images of " << image.view() << ", width "
-      << setting.size.network_width(scenario.network) << "; "
+      << setting.split.test.size() << " images of " << image.view() << " (SHA-256 " << setting.fingerprint
+      << "), width " << setting.size.network_width(scenario.network) << "; "
       << setting.size.victim_recipe(scenario, setting.seed);
-  if (scenario.attack == "Stamped") key << "; " << setting.stamped_folder;
+  if (scenario.attack == "Stamped") key << "; stamped images (SHA-256 " << setting.stamped_fingerprint << ')';
+  if (scenario.attack == "Narcissus") key << "; the attacker's own classifier";
   if (!scenario.against.empty()) {
     const auto options = adversary_options(scenario, setting);
     key << "; against " << scenario.against << ", transform of width " << setting.size.transform_width
@@ -156,7 +157,8 @@ void remove_stale(const fs::path& folder, std::initializer_list<const char*> fil
   }
 }
 
-/// Removes what an interrupted training of the kind left, of any setting.
+/// Removes what an interrupted training of the kind left, of any setting. What another process is training
+/// stays.
 void remove_checkpoints(const fs::path& folder, const std::string& name) {
   std::error_code ignored;
   std::vector<fs::path> found;
@@ -164,7 +166,12 @@ void remove_checkpoints(const fs::path& folder, const std::string& name) {
     if (entry.path().filename().string().starts_with("checkpoints-" + name + "-"))
       found.push_back(entry.path());
   }
-  for (const fs::path& path : found) fs::remove_all(path, ignored);
+  for (const fs::path& path : found) {
+    try {
+      Checkpoint{.path = path}.remove();
+    } catch (const Error&) {
+    }
+  }
 }
 
 /// Returns where a training saves its state. Another setting has another folder, so that it does not
@@ -201,9 +208,10 @@ attacks::AnyAttack make_attack(const Scenario& scenario, const Setting& setting,
                               setting.size.transform_width);
   }
   if (scenario.attack != "Stamped") return attacks::by_name(scenario.attack, options);
-  return {attacks::DirtyLabel<triggers::Stamped>{
-              .trigger = setting.stamped.value(), .target = options.target, .seed = options.seed},
-          scenario.attack};
+  attacks::DirtyLabel<triggers::Stamped> stamped{
+      .trigger = setting.stamped.value(), .target = options.target, .seed = options.seed};
+  stamped.rate = options.rate.value_or(stamped.rate);
+  return {stamped, scenario.attack};
 }
 
 /// Describes the setting of a learnt trigger, likewise.
@@ -260,19 +268,29 @@ Json measure_alarm_of(const D& defense, const attacks::AnyAttack& attack, const 
 
 void train_victim(const Scenario& scenario, const Setting& setting);
 
+/// Returns the setting in which an attacker trains a classifier of its own: other weights, in another folder. The
+/// zero point would be too high if its benign victim were the classifier that the trigger is made for.
+Setting attackers_setting(const Setting& setting) {
+  Setting own = setting;
+  own.seed = derived_seed(setting.seed, "attacker");
+  own.out = setting.out / "attacker";
+  return own;
+}
+
 /// Learns the trigger of an attack that has one to learn.
 void learn_trigger_of(const Scenario& scenario, const Setting& setting) {
   if (!is_learnt(scenario.attack) || !read_trigger(scenario, setting).empty()) return;
+  const Setting own = attackers_setting(setting);
   const bool is_narcissus = scenario.attack == "Narcissus";
-  if (is_narcissus) train_victim(benign(scenario), setting);
-  const TriggerTensors trigger = learn_trigger(
-      scenario.attack, setting.split.train,
-      {.target = options_of(scenario, setting).target,
-       .classifier = is_narcissus ? load_victim(benign(scenario), setting)
-                                  : make_network(scenario, setting, derived_seed(setting.seed, "attacker")),
-       .width = setting.size.transform_width,
-       .steps = setting.size.wake_steps,
-       .recipe = setting.size.victim_recipe(scenario, setting.seed)});
+  if (is_narcissus) train_victim(benign(scenario), own);
+  const TriggerTensors trigger =
+      learn_trigger(scenario.attack, setting.split.train,
+                    {.target = options_of(scenario, setting).target,
+                     .classifier = is_narcissus ? load_victim(benign(scenario), own)
+                                                : make_network(scenario, setting, own.seed),
+                     .width = setting.size.transform_width,
+                     .steps = setting.size.wake_steps,
+                     .recipe = setting.size.victim_recipe(scenario, setting.seed)});
   const fs::path folder = setting.folder(scenario);
   remove_stale(folder, {victim_file});  // it was trained with another trigger
   formats::write_safetensors(folder / trigger_file,
@@ -442,7 +460,7 @@ AnyPipeline train_rival(const Scenario& scenario, const Setting& setting) {
 
 /// Describes the setting of the adversary who wakes a backdoor.
 std::string waking_key(const Scenario& scenario, const Setting& setting) {
-  return fmt::format("{}; {}; {} steps", defense_key(scenario, setting),
+  return fmt::format("{}; {}; {} steps; two aims", defense_key(scenario, setting),
                      defense_key(benign(scenario), setting), setting.size.wake_steps);
 }
 
@@ -506,13 +524,34 @@ std::string baseline_key(const Scenario& victim, const std::string& name, const 
   return key.str();
 }
 
-/// Makes a baseline on a victim, and measures it with the triggers of scenarios.
-void measure_baseline(const Scenario& victim, const std::string& name, std::vector<Scenario> triggers,
-                      const Setting& setting, const char* suffix) {
-  const std::string key = baseline_key(victim, name, setting);
-  const auto file_of = [&](const Scenario& scenario) { return setting.folder(scenario) / (name + suffix); };
-  std::erase_if(triggers, [&](const Scenario& trigger) { return is_done(file_of(trigger), key); });
-  if (triggers.empty()) return;
+/// Describes the setting of a baseline's zero point, which also depends on the trigger, likewise.
+std::string baseline_zero_key(const Scenario& trigger, const std::string& name, const Setting& setting) {
+  return fmt::format("{}; trigger of {}", baseline_key(benign(trigger), name, setting),
+                     victim_key(trigger, setting));
+}
+
+/// A scenario whose trigger is measured on a defended victim.
+struct Measurement {
+  Scenario trigger;
+  bool zero_point = false;  ///< the victim is benign, and its figures are the trigger's zero point
+};
+
+/// Makes a baseline on a victim, and measures it with triggers.
+void measure_baseline(const Scenario& victim, const std::string& name, std::vector<Measurement> measurements,
+                      const Setting& setting) {
+  const auto key_of = [&](const Measurement& m) {
+    return m.zero_point ? baseline_zero_key(m.trigger, name, setting)
+                        : baseline_key(m.trigger, name, setting);
+  };
+  const auto file_of = [&](const Measurement& m) {
+    return setting.folder(m.trigger) / (name + (m.zero_point ? baseline_zero_suffix : baseline_suffix));
+  };
+  // A detector answers as the victim: it has no zero point.
+  const bool is_detector = baselines::kind_of(name) == baselines::BaselineKind::detector;
+  std::erase_if(measurements, [&](const Measurement& m) {
+    return (is_detector && m.zero_point) || is_done(file_of(m), key_of(m));
+  });
+  if (measurements.empty()) return;
   std::cerr << fmt::format("{} on {}, {}\n", name, victim.attack_name(), victim.network);
   const auto& train = setting.split.train;
   const auto begin = std::chrono::steady_clock::now();
@@ -534,10 +573,10 @@ void measure_baseline(const Scenario& victim, const std::string& name, std::vect
       .seed = setting.seed};
   const auto defense = baselines::by_name(name, options, ProgressBar{});
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-  for (const Scenario& trigger : triggers) {
-    const auto attack = trigger_attack(trigger, setting);
+  for (const Measurement& measurement : measurements) {
+    const auto attack = trigger_attack(measurement.trigger, setting);
     Json results = {{"seconds", seconds}};
-    if (baselines::kind_of(name) == baselines::BaselineKind::detector) {
+    if (is_detector) {
       results["alarm"] = measure_alarm_of(defense, attack, setting);
     } else {
       const Evaluation figures = evaluate(defense, setting.split.test, attack, /*show=*/true);
@@ -546,7 +585,7 @@ void measure_baseline(const Scenario& victim, const std::string& name, std::vect
       results["after"] = report::figures_json(figures.after);
       results["alarm"] = measure_alarm_of(defense, attack, setting);
     }
-    write_done(file_of(trigger), key, std::move(results));
+    write_done(file_of(measurement), key_of(measurement), std::move(results));
   }
 }
 
@@ -577,9 +616,11 @@ ClassifierRecipe Size::victim_recipe(const Scenario& scenario, std::uint64_t see
     recipe.optimization.precision = Precision::automatic;
     recipe.augmentation = {};
   }
-  // The few poisoned images, or the ten targets, are learnt once the network has memorized all images.
-  if (scenario.attack == "LabelConsistent" || scenario.attack == "AllToAll" ||
-      scenario.attack == "Narcissus" || scenario.attack.starts_with("Adaptive-")) {
+  // Few poisoned images, several targets and faint patterns are learnt once the network has memorized all
+  // images. A flip moves the pattern's phase.
+  for (const char* late : {"LabelConsistent", "Adaptive-Patch", "Adaptive-Blend", "Narcissus", "AllToAll",
+                           "MultiTarget", "SIG", "FTrojan"}) {
+    if (scenario.attack != late) continue;
     recipe.optimization.epochs = std::max(recipe.optimization.epochs, late_epochs);
     recipe.augmentation = {};
   }
@@ -587,7 +628,8 @@ ClassifierRecipe Size::victim_recipe(const Scenario& scenario, std::uint64_t see
 }
 
 Recipe Size::defense_recipe(std::uint64_t seed) const {
-  Recipe recipe = narrow ? recipes::two_cores : recipes::fast;
+  // Images that are seen two or three times cannot be overfitted.
+  Recipe recipe = defense_epochs <= 3 ? recipes::two_cores : recipes::fast;
   recipe.seed = seed;
   recipe.optimization.epochs = defense_epochs;
   return recipe;
@@ -619,7 +661,7 @@ Size size_by_name(const std::string& name) {
             .slow_epochs = 5,
             .late_epochs = 8,
             .corner_epochs = 20,
-            .defense_epochs = 2,
+            .defense_epochs = 8,  // as many steps as recipes::fast takes on 20,000 images
             .adaptive_rate = 0.03,
             .alarms = 2'000,
             .wake_steps = 300,
@@ -817,20 +859,25 @@ void measure_waking(const Scenario& scenario, const Setting& setting) {
   if (is_done(folder / waking_file, key)) return;
   const int target = attacks::target_map(attack, setting.split.train.task().classes).single().value();
   const auto& [train, test] = setting.split;
-  const at::Tensor movable = (train.labels != target).nonzero().flatten();
-  const at::Tensor triggered = attack.trigger_images(train.images.index_select(0, movable)),
-                   triggered_tests = attack.trigger_images(test.images);
-  const auto wake = [&](const AnyPipeline& seen, const AnyPipeline& attacked, double epsilon) {
-    const at::Tensor change =
-        attacks::UniversalPerturbation{.model = [&](const at::Tensor& x) { return seen.forward(x); },
-                                       .target = target,
-                                       .epsilon = epsilon,
-                                       .steps = setting.size.wake_steps,
-                                       .seed = setting.seed,
-                                       .show = true}(triggered);
+  const at::Tensor triggered_tests = attack.trigger_images(test.images);
+  // The victim's own answer to the trigger has another name behind the remap.
+  const auto aim_of = [&](const AnyPipeline& pipeline, bool renamed) {
+    return renamed ? static_cast<int>(pipeline.remap().permutation[static_cast<std::size_t>(target)])
+                   : target;
+  };
+  const auto wake = [&](const AnyPipeline& seen, const AnyPipeline& attacked, double epsilon, bool renamed) {
+    const int aim = aim_of(seen, renamed);
+    const at::Tensor movable = (train.labels != aim).nonzero().flatten();
+    const at::Tensor change = attacks::UniversalPerturbation{
+        .model = [&](const at::Tensor& x) { return seen.forward(x); },
+        .target = aim,
+        .epsilon = epsilon,
+        .steps = setting.size.wake_steps,
+        .seed = setting.seed,
+        .show = true}(attack.trigger_images(train.images.index_select(0, movable)));
     const triggers::Perturbation<> woken{.values = change};
-    return report::figures_json(
-        evaluate(attacked, test, triggers::stamp(woken, triggered_tests), target).after);
+    const at::Tensor stamped = triggers::stamp(woken, triggered_tests);
+    return report::figures_json(evaluate(attacked, test, stamped, aim_of(attacked, renamed)).after);
   };
   const AnyPipeline defense = load_defense(scenario, setting), zero = load_defense(other, setting),
                     rival = train_rival(scenario, setting), zero_rival = train_rival(other, setting);
@@ -838,10 +885,13 @@ void measure_waking(const Scenario& scenario, const Setting& setting) {
   for (const int levels : {2, 4, 8}) {
     const double epsilon = levels / 255.0;
     for (const bool knows : {true, false}) {
-      rows.push_back({{"levels", levels},
-                      {"knows", knows ? "the defense" : "another defense of the victim"},
-                      {"figures", wake(knows ? defense : rival, defense, epsilon)},
-                      {"zero_point", wake(knows ? zero : zero_rival, zero, epsilon)}});
+      for (const bool renamed : {true, false}) {
+        rows.push_back({{"levels", levels},
+                        {"knows", knows ? "the defense" : "another defense of the victim"},
+                        {"aim", renamed ? "the victim's answer" : "the target"},
+                        {"figures", wake(knows ? defense : rival, defense, epsilon, renamed)},
+                        {"zero_point", wake(knows ? zero : zero_rival, zero, epsilon, renamed)}});
+      }
     }
   }
   write_done(folder / waking_file, key, {{"rows", rows}});
@@ -850,22 +900,23 @@ void measure_waking(const Scenario& scenario, const Setting& setting) {
 void run_baselines(const std::vector<Scenario>& scenarios, const std::vector<std::string>& names,
                    const Setting& setting) {
   if (names.empty()) return;
-  std::map<std::string, std::vector<Scenario>> attacked;  // by network
+  // What is measured on each victim, so that it is defended once by each baseline.
+  std::vector<std::pair<Scenario, std::vector<Measurement>>> plan;
+  const auto measurements_of = [&](const Scenario& victim) -> std::vector<Measurement>& {
+    const auto found =
+        std::ranges::find(plan, victim.name(), [](const auto& entry) { return entry.first.name(); });
+    return found != plan.end() ? found->second : plan.emplace_back(victim, std::vector<Measurement>()).second;
+  };
   for (const Scenario& scenario : scenarios) {
     if (!scenario.defended) continue;
-    train_victim(scenario, setting);
-    for (const std::string& name : names)
-      measure_baseline(scenario, name, {scenario}, setting, baseline_suffix);
-    if (scenario.attack != "Benign") attacked[scenario.network].push_back(scenario);
+    measurements_of(scenario).push_back({.trigger = scenario});
+    if (scenario.attack != "Benign")
+      measurements_of(benign(scenario)).push_back({.trigger = scenario, .zero_point = true});
   }
-  for (const auto& [network, triggers] : attacked) {
-    const Scenario zero = benign(triggers.front());
-    train_victim(zero, setting);
-    for (const std::string& name : names) {
-      // A detector answers as the victim.
-      if (baselines::kind_of(name) != baselines::BaselineKind::detector)
-        measure_baseline(zero, name, triggers, setting, baseline_zero_suffix);
-    }
+  for (const auto& [victim, measurements] : plan)
+    train_victim(victim, setting);  // which also learns its trigger
+  for (const auto& [victim, measurements] : plan) {
+    for (const std::string& name : names) measure_baseline(victim, name, measurements, setting);
   }
 }
 
@@ -874,8 +925,8 @@ Results read_results(const Scenario& scenario, const std::string& baseline, cons
   const fs::path folder = setting.folder(scenario);
   results.defense =
       read_done(folder / (baseline + baseline_suffix), baseline_key(scenario, baseline, setting));
-  const Json zero = read_done(folder / (baseline + baseline_zero_suffix),
-                              baseline_key(benign(scenario), baseline, setting));
+  const Json zero =
+      read_done(folder / (baseline + baseline_zero_suffix), baseline_zero_key(scenario, baseline, setting));
   results.zero_point = zero.is_object() ? Json::object({{"figures", zero.at("after")}}) : Json();
   return results;
 }

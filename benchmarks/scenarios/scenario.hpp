@@ -93,7 +93,8 @@ struct Setting {
   std::filesystem::path out;    ///< folder for all results
   /// Copies of all images that another program has stamped, for the attack "Stamped".
   std::optional<triggers::Stamped> stamped = std::nullopt;
-  std::string stamped_folder = {};  ///< where they are
+  std::string fingerprint = {};          ///< SHA-256 of `split`
+  std::string stamped_fingerprint = {};  ///< SHA-256 of `stamped`; empty without
 
   /// Returns the scenario's folder, `<out>/<dataset>/<network>/<attack name>`, with `@<rate>` if it has one.
   std::filesystem::path folder(const Scenario& scenario) const;

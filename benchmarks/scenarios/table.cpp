@@ -134,13 +134,13 @@ std::string markdown(const Json& rows) {
 
 std::string waking_markdown(const Json& rows) {
   std::string table;
-  const auto add = [&](const Json& row, std::string_view knows, int levels, const Json& figures,
-                       const Json& zero) {
+  const auto add = [&](const Json& row, std::string_view knows, std::string_view aim, int levels,
+                       const Json& figures, const Json& zero) {
     const auto figure = [](const Json& of, const char* name) {
       return hundredths(number(of, name, "value"), 1);
     };
-    table += fmt::format("| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |\n", attack_of(row),
-                         row["network"].get<std::string>(), knows, levels, figure(figures, "asr"),
+    table += fmt::format("| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |\n", attack_of(row),
+                         row["network"].get<std::string>(), knows, aim, levels, figure(figures, "asr"),
                          figure(zero, "asr"), figure(figures, "largest_lift"), figure(zero, "largest_lift"),
                          figure(figures, "largest_pair_lift"), figure(zero, "largest_pair_lift"));
   };
@@ -148,15 +148,15 @@ std::string waking_markdown(const Json& rows) {
     if (!row.contains("waking")) continue;
     const Json trigger_alone = {{"largest_lift", row.value("zero_point", Json())},
                                 {"largest_pair_lift", row.value("pair_zero_point", Json())}};
-    add(row, "nothing: the trigger alone", 0, row.at("after"), trigger_alone);
+    add(row, "nothing: the trigger alone", "the target", 0, row.at("after"), trigger_alone);
     for (const Json& woken : row["waking"]) {
-      add(row, woken["knows"].get<std::string>(), woken["levels"].get<int>(), woken["figures"],
-          woken["zero_point"]);
+      add(row, woken["knows"].get<std::string>(), woken["aim"].get<std::string>(), woken["levels"].get<int>(),
+          woken["figures"], woken["zero_point"]);
     }
   }
   if (table.empty()) return table;
-  return "\n| attack | network | the adversary knows | change, of 255 | ASR, % | zero point | largest lift | zero point | "
-         "pair lift | zero point |\n| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n" +
+  return "\n| attack | network | the adversary knows | and aims at | change, of 255 | ASR, % | zero point | largest lift | zero point | "
+         "pair lift | zero point |\n| --- | --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n" +
          table;
 }
 

@@ -89,9 +89,11 @@ TEST(Scenarios, RunAndRerun_WriteOneTable) {
   // An adversary who looks for changes that wake the backdoor.
   const Outcome woken = scenarios(scratch, command + "--wake");
   ASSERT_EQ(woken.status, 0) << woken.err;
-  testing::expect_words(woken.out, {"| the adversary knows |", "| another defense of the victim | 8 |"});
+  testing::expect_words(woken.out,
+                        {"| the adversary knows |", "| another defense of the victim | the target | 8 |",
+                         "| the defense | the victim's answer | 2 |"});
   const auto waking = json::parse(content(root / "scenarios.json"))["scenarios"][1]["waking"];
-  ASSERT_EQ(waking.size(), 6u);
+  ASSERT_EQ(waking.size(), 12u);
   for (const auto& one : waking) {
     EXPECT_EQ(one["figures"]["asr"]["n"], 24);
     EXPECT_EQ(one["zero_point"]["asr"]["n"], 24);
