@@ -191,8 +191,11 @@ def _inputs(folder: pathlib.Path, module: Model, images: torch.Tensor | Path | N
         Error: if another process uses the folder above it.
     """
     is_new = not folder.parent.exists()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    lock = os.open(folder.parent, os.O_RDONLY)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock = os.open(folder.parent, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise Error(f"cannot write {folder.parent}: {error.strerror}; choose another out") from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -216,11 +219,12 @@ def _inputs(folder: pathlib.Path, module: Model, images: torch.Tensor | Path | N
             options["class_names"].write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
         yield os.fspath(module), None if images is None else os.fspath(images)
     finally:
-        # The command that continues an interrupted training reads them again.
-        if not any((folder.parent / "checkpoints").glob("*.safetensors")):
-            shutil.rmtree(folder, ignore_errors=True)
-        if is_new and not any(folder.parent.iterdir()):
-            folder.parent.rmdir()
+        with contextlib.suppress(OSError):
+            # The command that continues an interrupted training reads them again.
+            if not any((folder.parent / "checkpoints").glob("*.safetensors")):
+                shutil.rmtree(folder, ignore_errors=True)
+            if is_new and not any(folder.parent.iterdir()):
+                folder.parent.rmdir()
         os.close(lock)
     with contextlib.suppress(OSError):
         folder.parent.rmdir()  # if nothing else was written there

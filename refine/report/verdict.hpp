@@ -50,8 +50,8 @@ struct Verdict {
   /// more training or more images: accuracy can fall by as much as agreement is missing.
   static constexpr double min_agreement = 0.85;
 
-  /// Without labels, the lower end of the agreement's interval must reach this: nine images that agree suffice, eight do not.
-  static constexpr double least_certain_agreement = 0.70;
+  /// Fewer clean images than this decide nothing. If nine of nine get the victim's class, the agreement may be 70 %.
+  static constexpr std::int64_t min_images = 9;
 
   /// The headline mentions a loss of clean accuracy above this.
   static constexpr double high_price = 0.10;

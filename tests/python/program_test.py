@@ -158,6 +158,12 @@ class ProgramTest(unittest.TestCase):
             refine_defense.defend("a.pt", "images", out=self.folder / "a.pt2", class_names=["cat", "dog"])
         self.assertEqual((report / "inputs" / "class_names.txt").read_text(), "cat\ndog\n")
 
+    def test_Defend_FileInTheWay_IsAnError(self):
+        self.script("exit 2")
+        (self.folder / "a.report").write_text("")
+        with self.assertRaisesRegex(refine_defense.Error, "cannot write .*a.report"):
+            refine_defense.defend("a.pt", "images", out=self.folder / "a.pt2")
+
     def test_Defend_SecondProcess_IsRefused(self):
         self.script("echo started >&2; sleep 1; exit 2")
         (self.folder / "a.report").mkdir()

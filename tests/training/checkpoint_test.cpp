@@ -533,7 +533,7 @@ TEST(Checkpoint, Folder_IsUsedByOneRun) {
 
 TEST(Checkpoint, HeldFolder_IsUsedByThisProcessOnly) {
   const ScratchFolder folder;
-  const Checkpoint checkpoint{.path = folder.path / "checkpoints"};
+  const Checkpoint checkpoint{.path = folder.path / "checkpoints/"};  // which does not exist yet
   auto hold = checkpoint.hold();
   const auto error_elsewhere = [&] {
     int channel[2];

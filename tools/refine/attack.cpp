@@ -133,7 +133,12 @@ attacks::Surrogate benign_model(const Setting& setting) {
   LoadOptions load{.images = task.image, .notify = print_notices()};
   if (file.empty()) {
     file = setting.folder("Benign") / "victim.safetensors";
-    if (!files::exists(file.parent_path() / "victim.json")) {  // which is written last
+    const bool is_finished = files::exists(file.parent_path() / "victim.json");  // which is written last
+    if (!is_finished && files::exists(file) && !has_checkpoint(file.parent_path() / "checkpoints")) {
+      throw Error("cannot use {}: victim.json beside it is missing; give it as --benign {}, or move it away",
+                  file.string(), file.string());
+    }
+    if (!is_finished) {
       std::cerr << "first, the benign model that the images are perturbed against\n";
       const AttackSpec benign{.name = "Benign", .seed = setting.options.training.seed};
       train(setting, benign, benign.make(task.image));

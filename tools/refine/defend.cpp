@@ -2,6 +2,8 @@
 
 #include <fmt/core.h>
 
+#include <unistd.h>
+
 #include <array>
 #include <charconv>
 #include <filesystem>
@@ -140,7 +142,7 @@ class PlannedEpochs {
     std::error_code ignored;
     if (file_.empty()) return;
     fs::remove(file_, ignored);
-    fs::remove(file_.parent_path(), ignored);
+    ::rmdir(file_.parent_path().c_str());  // fails for a link, which stays
   }
 
  private:

@@ -192,12 +192,15 @@ inline double percentage(std::int64_t hits, std::size_t n) {
 }
 
 /// Refuses an order of the folders if the classifier's predictions clearly fit another one.
+/// \param labels those of the order
+/// \param order its name
 /// \param hits images on which the classifier agrees with the labels
-/// \throws Error if at least a quarter more of the images fit when each folder is the class that most of its images are
-///   predicted as, and no two folders are the same class
-inline void refuse_other_order(const std::vector<std::int64_t>& labels,
+/// \throws Error if at least a quarter more of the images fit when each folder with four images or more is the class
+///   that most of them are predicted as, and no two of these folders are the same class
+inline void refuse_other_order(const std::vector<std::int64_t>& labels, const std::string& order,
                                const std::vector<std::int64_t>& victim, std::int64_t hits,
                                const FolderImages& images, const Level& level) {
+  constexpr std::int64_t enough = 4;  // the prediction of a single image always fits some order
   std::map<std::int64_t, std::map<std::int64_t, std::int64_t>> counts;  // by label and prediction
   std::map<std::int64_t, std::string> folder_of;
   for (std::size_t i = 0; i < victim.size(); ++i) {
@@ -208,8 +211,15 @@ inline void refuse_other_order(const std::vector<std::int64_t>& labels,
   std::set<std::int64_t> taken;
   std::string example;
   for (const auto& [label, predictions] : counts) {
+    std::int64_t total = 0;
+    for (const auto& [cls, count] : predictions) total += count;
     const auto most =
         std::ranges::max_element(predictions, {}, [](const auto& entry) { return entry.second; });
+    if (total < enough || 2 * most->second <= total) {
+      const auto own = predictions.find(label);
+      if (own != predictions.end()) fitting += own->second;
+      continue;
+    }
     if (!taken.insert(most->first).second) return;
     fitting += most->second;
     if (example.empty() && most->first != label)
@@ -218,9 +228,10 @@ inline void refuse_other_order(const std::vector<std::int64_t>& labels,
   const std::size_t n = victim.size();
   if (4 * (fitting - hits) < static_cast<std::int64_t>(n)) return;
   throw Error(
-      "class folders: in text order, the model agrees with them on {:.0f} % of the images, in another order on {:.0f} % "
-      "(most of {}); specify --class_names, a file with the model's classes in its order, or --labels text to insist",
-      percentage(hits, n), percentage(fitting, n), example);
+      "class folders: in {}, the model agrees with them on {:.0f} % of the images, in another order on {:.0f} % "
+      "(most of {}); specify --class_names, a file with the model's classes in its order, or --labels text or number to "
+      "insist",
+      order, percentage(hits, n), percentage(fitting, n), example);
 }
 
 /// Returns the labels of the candidate that the classifier's predictions fit. There must be at
@@ -261,7 +272,7 @@ inline std::vector<std::int64_t> labels_that_fit(const std::vector<Candidate>& c
         "{:.0f} % of the images); specify --labels number or --labels text, --class_names, or --no_labels",
         candidates[best].name, candidates[other].name, percentage(hits[best], n), percentage(hits[other], n));
   }
-  if (n >= 20) refuse_other_order(labels[best], victim, hits[best], images, level);
+  if (n >= 20) refuse_other_order(labels[best], candidates[best].name, victim, hits[best], images, level);
   if (n >= 20 && static_cast<double>(hits[best]) * options.classes < 2.0 * static_cast<double>(n) &&
       options.classes > 3) {
     note(

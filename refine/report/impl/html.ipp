@@ -629,14 +629,13 @@ REFINE_INLINE std::string html(const DefenseReport& report) {
                           detail::html_sheet(report.sheet));
   page += detail::section(
       "Confusion matrices",
-      report.after.triggered.size() > 0 && !has_labels(report)
-          ? "Each row is the victim's class of the clean image, each column a predicted class. The shade is the share of "
-            "the row. The target is underlined; a full column there is a working trigger."
-      : report.after.target.by_class().empty()
-          ? "Each row is a true class, each column a predicted class. The shade is the share of the row. The target is "
-            "underlined; a full column there is a working trigger."
-          : "Each row is a true class, each column a predicted class. The shade is the share of the row. The target of "
-            "each class has a frame; full frames with the trigger are a working one.",
+      fmt::format(
+          "Each row is {}, each column a predicted class. The shade is the share of the row. {}",
+          report.after.triggered.size() > 0 && !has_labels(report) ? "the victim's class of the clean image"
+                                                                   : "a true class",
+          report.after.target.by_class().empty()
+              ? "The target is underlined; a full column there is a working trigger."
+              : "The target of each class has a frame; full frames with the trigger are a working one."),
       detail::html_matrices(report));
   page +=
       detail::section("Training", "The number in each chart is the last value.", detail::html_curves(report));

@@ -139,7 +139,7 @@ REFINE_INLINE Verdict trigger_verdict(const DefenseReport& report) {
           format::class_name(report.class_names, before.cls));
     }
     v.paragraph += " Do not rely on this model where an attacker can show it the trigger.";
-  } else if (max_upper_end(report.after.lifts, interval.high) > Verdict::tolerance) {
+  } else if (max_upper_end(report.after.lifts, after.interval(metrics::z95).high) > Verdict::tolerance) {
     v.kind = Verdict::Kind::uncertain;
     v.headline = "Too close to call";
     v.paragraph = fmt::format(
@@ -265,8 +265,7 @@ REFINE_INLINE void decide(const DefenseReport& report, Verdict& v) {
                            format::class_name(report.class_names, report.lost_classes.front()));
     if (const std::size_t others = report.lost_classes.size() - 1; others > 0)
       v.reason += fmt::format(" and {} more class{}", others, others == 1 ? "" : "es");
-  } else if (!has_labels(report) && report.agreement && report.agreement->n > 0 &&
-             report.agreement->wilson().low < Verdict::least_certain_agreement) {
+  } else if (report.agreement && report.agreement->n > 0 && report.agreement->n < Verdict::min_images) {
     v.decision = Decision::improve;
     v.reason =
         fmt::format("{} too few to tell how often it agrees with the victim",

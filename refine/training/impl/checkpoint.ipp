@@ -139,7 +139,8 @@ class FolderLock {
     static std::mutex mutex;
     static std::map<fs::path, std::weak_ptr<FolderLock>> held;
     std::error_code error;
-    const fs::path name = fs::weakly_canonical(fs::absolute(folder, error), error);
+    fs::path name = fs::weakly_canonical(fs::absolute(folder, error), error);
+    if (!name.has_filename()) name = name.parent_path();  // "checkpoints/", which does not exist yet
     const std::lock_guard guard(mutex);
     if (auto lock = held[name].lock(); lock && lock->is_shared()) return lock;
     auto lock = std::make_shared<FolderLock>(folder);
@@ -156,6 +157,8 @@ class FolderLock {
     for (bool is_current = false; !is_current;) {
       release();
       descriptor_ = ::open(file_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+      if (descriptor_ < 0 && errno == ENOENT && create_folders(folder) == 0)
+        continue;  // just removed by another run
       if (descriptor_ < 0) fail(errno);
       if (::flock(descriptor_, LOCK_EX | LOCK_NB) != 0) {
         if (errno != EWOULDBLOCK) break;  // a file system without locks
@@ -193,8 +196,8 @@ class FolderLock {
   void remove_folder() {
     std::error_code ignored;
     fs::remove(file_, ignored);
-    fs::remove(file_.parent_path(), ignored);
-    made_ = false;  // from now on, both may be another process's
+    ::rmdir(file_.parent_path().c_str());  // fails for a link, which stays
+    made_ = false;                         // from now on, both may be another process's
     is_removed_ = true;
   }
 
@@ -227,7 +230,8 @@ class FolderLock {
   fs::path file_;
   int descriptor_ = -1;
   ::pid_t owner_ = ::getpid();
-  bool made_ = false, is_removed_ = false;
+  bool made_ = false;
+  std::atomic<bool> is_removed_ = false;
   std::atomic<bool> is_used_ = false;
 };
 
@@ -585,7 +589,7 @@ REFINE_INLINE void CheckpointStore::write(formats::SafeTensors content, std::int
 }
 
 /// Longer ones overflow the nanoseconds of the clock.
-constexpr std::chrono::milliseconds max_time_between = std::chrono::hours(24 * 365 * 100);
+inline constexpr std::chrono::milliseconds max_time_between = std::chrono::hours(24 * 365 * 100);
 
 inline void check_options(const Checkpoint& options) {
   if (options.path.empty()) throw Error("checkpoint.path must name a folder, got an empty path");
