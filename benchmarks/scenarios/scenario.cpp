@@ -268,8 +268,8 @@ Json measure_alarm_of(const D& defense, const attacks::AnyAttack& attack, const 
 
 void train_victim(const Scenario& scenario, const Setting& setting);
 
-/// Returns the setting in which an attacker trains a classifier of its own: other weights, in another folder. The
-/// zero point would be too high if its benign victim were the classifier that the trigger is made for.
+/// Returns the setting in which an attacker trains a classifier: with another seed, into another folder. If the trigger
+/// were made for the benign victim, whose defense gives the zero point, the zero point would be too high.
 Setting attackers_setting(const Setting& setting) {
   Setting own = setting;
   own.seed = derived_seed(setting.seed, "attacker");
@@ -859,7 +859,8 @@ void measure_waking(const Scenario& scenario, const Setting& setting) {
   if (is_done(folder / waking_file, key)) return;
   const int target = attacks::target_map(attack, setting.split.train.task().classes).single().value();
   const auto& [train, test] = setting.split;
-  const at::Tensor triggered_tests = attack.trigger_images(test.images);
+  const at::Tensor triggered = attack.trigger_images(train.images),
+                   triggered_tests = attack.trigger_images(test.images);
   // The victim's own answer to the trigger has another name behind the remap.
   const auto aim_of = [&](const AnyPipeline& pipeline, bool renamed) {
     return renamed ? static_cast<int>(pipeline.remap().permutation[static_cast<std::size_t>(target)])
@@ -868,13 +869,13 @@ void measure_waking(const Scenario& scenario, const Setting& setting) {
   const auto wake = [&](const AnyPipeline& seen, const AnyPipeline& attacked, double epsilon, bool renamed) {
     const int aim = aim_of(seen, renamed);
     const at::Tensor movable = (train.labels != aim).nonzero().flatten();
-    const at::Tensor change = attacks::UniversalPerturbation{
-        .model = [&](const at::Tensor& x) { return seen.forward(x); },
-        .target = aim,
-        .epsilon = epsilon,
-        .steps = setting.size.wake_steps,
-        .seed = setting.seed,
-        .show = true}(attack.trigger_images(train.images.index_select(0, movable)));
+    const at::Tensor change =
+        attacks::UniversalPerturbation{.model = [&](const at::Tensor& x) { return seen.forward(x); },
+                                       .target = aim,
+                                       .epsilon = epsilon,
+                                       .steps = setting.size.wake_steps,
+                                       .seed = setting.seed,
+                                       .show = true}(triggered.index_select(0, movable));
     const triggers::Perturbation<> woken{.values = change};
     const at::Tensor stamped = triggers::stamp(woken, triggered_tests);
     return report::figures_json(evaluate(attacked, test, stamped, aim_of(attacked, renamed)).after);

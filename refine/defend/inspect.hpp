@@ -51,8 +51,11 @@ struct Inspection {
   nlohmann::ordered_json json = {};              ///< all of it, for programs
   std::exception_ptr error = {};  ///< the error, if the file cannot be read; `summary` is its text
 
-  /// True if the file could be read and there are no findings but notes.
-  bool is_fine() const;
+  /// True if there are no findings but notes. A file of another format, or an incomplete download, has none either.
+  bool has_only_notes() const;
+
+  /// True if the file could be read and has only notes.
+  bool is_fine() const { return !error && has_only_notes(); }
 };
 
 /// How files are inspected.

@@ -3,6 +3,7 @@
 #include <fmt/core.h>
 
 #include <algorithm>
+#include <cstddef>
 #include <filesystem>
 #include <iostream>
 #include <memory>
@@ -45,18 +46,11 @@ void print_text(const std::vector<Inspection>& inspections, bool brief, std::siz
     }
   }
   if (brief) {
-    // A file of another format, or an incomplete download, is not hostile, but nobody knows what is in it.
-    const auto count = [&](bool is_unread) {
-      return std::ranges::count_if(inspections, [&](const Inspection& i) {
-        const bool is_foreign =
-            i.error && std::ranges::all_of(i.findings, [](const InspectionFinding& finding) {
-              return std::string_view(finding.rule_of().level) == "note";
-            });
-        return !i.is_fine() && is_foreign == is_unread;
-      });
-    };
-    std::cout << fmt::format("{} files inspected, {} refused", inspections.size(), count(false));
-    if (const auto unread = count(true); unread > 0) std::cout << fmt::format(", {} not read", unread);
+    const auto accepted = std::ranges::count_if(inspections, &Inspection::is_fine);
+    const auto without_objection = std::ranges::count_if(inspections, &Inspection::has_only_notes);
+    std::cout << fmt::format("{} files inspected, {} refused", inspections.size(),
+                             static_cast<std::ptrdiff_t>(inspections.size()) - without_objection);
+    if (without_objection > accepted) std::cout << fmt::format(", {} not read", without_objection - accepted);
     if (ignored > 0) std::cout << fmt::format("; {} other files passed over", ignored);
     std::cout << '\n';
   }

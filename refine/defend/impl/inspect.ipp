@@ -289,8 +289,8 @@ inline std::string uri_of(const std::string& path) {
 
 namespace refine {
 
-REFINE_INLINE bool Inspection::is_fine() const {
-  return !error && std::ranges::all_of(findings, [](const InspectionFinding& finding) {
+REFINE_INLINE bool Inspection::has_only_notes() const {
+  return std::ranges::all_of(findings, [](const InspectionFinding& finding) {
     return std::string_view(finding.rule_of().level) == "note";
   });
 }

@@ -256,8 +256,9 @@ REFINE_INLINE metrics::Proportion read_proportion(const MetricsNode& node) {
   return p;
 }
 
-REFINE_INLINE metrics::Lift read_lift(const MetricsNode& node, int classes) {
-  metrics::Lift lift;
+/// \param candidates lifts among which this one is the largest, which the file does not have
+REFINE_INLINE metrics::Lift read_lift(const MetricsNode& node, int classes, std::int64_t candidates = 1) {
+  metrics::Lift lift{.candidates = candidates};
   lift.n = node["n"].count();
   lift.cls = static_cast<int>(node["class"].integer(0, classes - 1));
   lift.with_trigger = node["with_trigger"].count(lift.n);
@@ -411,9 +412,7 @@ REFINE_INLINE metrics::AttackMetrics read_figures(const MetricsNode& node, int c
   for (std::size_t c = 0; c < stored.size(); ++c) {
     if (stored[c] != f.lifts[c]) node["lifts"][c].refuse("contradicts the confusion matrices");
   }
-  metrics::Lift stored_largest = read_lift(node["largest_lift"], classes);
-  stored_largest.candidates = f.largest_lift.candidates;
-  if (stored_largest != f.largest_lift) {
+  if (read_lift(node["largest_lift"], classes, f.largest_lift.candidates) != f.largest_lift) {
     node["largest_lift"].refuse("is not the largest of the lifts");
   }
   if (has_pairs) check_pairs(node, f);
@@ -467,14 +466,12 @@ REFINE_INLINE metrics::GatedMetrics read_gated(const MetricsNode& node, int clas
   const int known_classes = std::max(classes, 1);  // without classes, lifts are of class 0 over no images
   for (std::size_t i = 0; i < curve.size(); ++i) {
     const MetricsNode point = curve[i];
-    metrics::Lift largest = read_lift(point["largest_lift"], known_classes);
-    largest.candidates = known_classes;
     g.curve.push_back({.threshold = read_threshold(point["threshold"], -1),
                        .alarms = read_proportion(point["alarms"]),
                        .agreement = read_proportion(point["agreement"]),
                        .ba = read_proportion(point["ba"]),
                        .asr = read_proportion(point["asr"]),
-                       .largest_lift = largest,
+                       .largest_lift = read_lift(point["largest_lift"], known_classes, known_classes),
                        .largest_pair_lift = read_pair_lift(point["largest_pair_lift"], known_classes)});
   }
   return g;
