@@ -643,7 +643,7 @@ TEST_F(Command, Inspect_FilesAndFolders_WritesSarif) {
   for (const char* rule : {"quantized-program", "refused-file", "other-format", "unknown-class"}) {
     EXPECT_TRUE(seen.contains(rule)) << rule;
   }
-  // An incomplete download is no clean bill of health.
+  // A file that could not be read does not count as accepted.
   fs::create_directories(scratch.path / "downloads");
   scratch.write("downloads/a.pt", "version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 3\n");
   scratch.write("downloads/b.pt", "<!DOCTYPE html>");

@@ -299,7 +299,7 @@ class CheckpointStore final : public RunStore {
   void begin_save(const RunState& state) override {
     finish_writing();
     last_ = std::chrono::steady_clock::now();
-    // The training goes on also if there is no memory for the copy, or no thread for the writing.
+    // The copy needs memory and the writing a thread; without either, training continues.
     warn_of_failure([&] {
       writing_ = std::async(std::launch::async, [this, copy = snapshot(state), step = state.step] {
         warn_of_failure([&] { write(copy, step); });
