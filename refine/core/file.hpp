@@ -26,8 +26,8 @@ namespace refine {
 ///
 /// It is written beside its final name, without a name (`O_TMPFILE`) or, where the file system cannot do that, under
 /// a temporary one, and `commit` renames it in one step, replacing an older file of that name. Without `commit`
-/// nothing is left behind. If the path is a symbolic link, its target is replaced. The new file takes over the permissions of the file it
-/// replaces, and its owner and group where the process may set them.
+/// nothing is left behind. If the path is a symbolic link, its target is replaced. The new file takes over the
+/// permissions of the file it replaces, and its owner and group where the process may set them.
 ///
 /// All members throw `Error` with the path, the reason and a hint if the disk is full, a permission
 /// is missing, or a folder has the file's name.
@@ -72,7 +72,13 @@ class AtomicFile {
 
   void discard() noexcept;
 
+  int open_named(unsigned mode);
+
   void name_partial();
+
+  void copy_to_partial();
+
+  std::filesystem::path folder() const;
 
   // Removes the temporary file at once, and not only with the object: on a full disk its space is
   // needed.
@@ -80,7 +86,6 @@ class AtomicFile {
 
   std::filesystem::path final_path_;
   std::filesystem::path partial_path_;  ///< empty while the temporary file has no name
-  std::filesystem::path folder_;
   std::unique_ptr<std::FILE, Close> file_;
 };
 

@@ -57,7 +57,7 @@ enum class ProbeProblem {
   random,           ///< the same images get another answer each time
   batch_dependent,  ///< an image gets another answer in another batch
   changes_itself,   ///< parameters or buffers change when it answers
-  constant,         ///< all images get the same answer
+  constant,         ///< all images get the same answer, or are the same image
   no_gradient,      ///< no gradient of the logits reaches the images, or one that is not finite
   not_finite,       ///< no image gets finite logits
 };

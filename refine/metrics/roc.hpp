@@ -9,6 +9,7 @@
 #include <optional>
 #include <span>
 #include <string_view>
+#include <unsupported/Eigen/SpecialFunctions>
 #include <vector>
 
 #include <refine/core/error.hpp>
@@ -173,6 +174,27 @@ inline Proportion detected_at(Scores triggered, Scores clean, double false_posit
   return share_above(triggered, threshold_for(clean, false_positive_rate));
 }
 
+namespace detail {
+
+/// Returns the 95 % interval of the rate at which further images exceed the threshold that `calibrate_threshold`
+/// finds on n images. NaN if n is below 1.
+inline Interval rate_of_calibrations(double wanted_rate, std::int64_t n) {
+  if (n < 1) return {std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::quiet_NaN()};
+  const double images = static_cast<double>(n);
+  const double rank = std::clamp(std::floor(wanted_rate * (images + 1) + 1e-9), 1.0, images);
+  const auto quantile = [&](double share) {
+    double low = 0, high = 1;
+    for (int i = 0; i < 60; ++i) {  // bisects down to the precision of double
+      const double middle = (low + high) / 2;
+      (Eigen::numext::betainc(rank, images + 1 - rank, middle) < share ? low : high) = middle;
+    }
+    return low;
+  };
+  return {quantile(0.025), quantile(0.975)};
+}
+
+}  // namespace detail
+
 /// The metrics of an alarm. Its threshold was calibrated on some clean images; the metrics are
 /// those of others.
 struct AlarmMetrics {
@@ -189,10 +211,13 @@ struct AlarmMetrics {
   std::optional<Proportion> detected_at_1 = std::nullopt;
   std::optional<Proportion> detected_at_5 = std::nullopt;  ///< likewise for 5 %
 
-  /// Returns the 95 % interval of the rate of false alarms that the calibration promises on other images:
-  /// Wilson's, for as many images as there are groups, since near-duplicates count once. NaN if the
-  /// groups are not known.
-  Interval promised_rate() const { return wilson(wanted_rate, static_cast<double>(calibration_groups)); }
+  /// Returns the 95 % interval of the rate of false alarms that the calibration promises on other images, for
+  /// as many images as there are groups, since near-duplicates count once. NaN if the groups are not known.
+  ///
+  /// The share of all images above the k-th largest score of n, which `calibrate_threshold` returns, is
+  /// distributed as Beta(k, n + 1 − k), whatever the distribution of the scores (`angelopoulos2023conformal`). The
+  /// interval leaves out 2.5 % of it at each end.
+  Interval promised_rate() const { return detail::rate_of_calibrations(wanted_rate, calibration_groups); }
 
   /// True if all fields are equal.
   friend bool operator==(const AlarmMetrics&, const AlarmMetrics&) = default;

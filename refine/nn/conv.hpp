@@ -2,6 +2,7 @@
 
 #include <ATen/autocast_mode.h>
 #include <ATen/core/Tensor.h>
+#include <ATen/ops/_upsample_bilinear2d_aa.h>
 #include <ATen/ops/upsample_bilinear2d.h>
 #include <c10/core/DispatchKeySet.h>
 #include <c10/core/GradMode.h>
@@ -96,16 +97,26 @@ inline at::Tensor apply_batch_norm(torch::nn::BatchNorm2d& norm, const at::Tenso
 /// \param x N×in×H×W
 at::Tensor conv_bn(torch::nn::Conv2d& convolution, torch::nn::BatchNorm2d& norm, const at::Tensor& x);
 
-/// Enlarges images by bilinear interpolation, in the type of `x`.
+/// Resizes images by bilinear interpolation, in the type of `x`.
 ///
 /// Autocast would compute it, and all that is concatenated with it, in float32, which the next
 /// convolution rounds to bfloat16 again.
 /// \param x N×C×H×W
-/// \param times the factor for height and width, at least 1
 /// \param align_corners as in LibTorch
-inline at::Tensor upsample_bilinear(const at::Tensor& x, std::int64_t times, bool align_corners) {
+/// \return N×C×height×width
+inline at::Tensor resize_bilinear(const at::Tensor& x, std::int64_t height, std::int64_t width,
+                                  bool align_corners = false) {
   const c10::impl::ExcludeDispatchKeyGuard without_autocast(c10::autocast_dispatch_keyset);
-  return at::upsample_bilinear2d(x, {times * x.size(2), times * x.size(3)}, align_corners);
+  return at::upsample_bilinear2d(x, {height, width}, align_corners);
+}
+
+/// Resizes images by bilinear interpolation with a filter against aliasing, as PIL does.
+/// \param x N×C×H×W; bfloat16, which LibTorch's filter does not take, becomes float
+/// \return N×C×height×width
+inline at::Tensor resize_antialiased(const at::Tensor& x, std::int64_t height, std::int64_t width) {
+  const c10::impl::ExcludeDispatchKeyGuard without_autocast(c10::autocast_dispatch_keyset);
+  return at::_upsample_bilinear2d_aa(x.scalar_type() == at::kBFloat16 ? x.to(at::kFloat) : x, {height, width},
+                                     /*align_corners=*/false);
 }
 
 }  // namespace refine::nn

@@ -139,9 +139,12 @@ class ExportedProgram {
     return shape;
   }
 
+  static bool is_float(const formats::GraphShape& shape) {
+    return formats::element_name(shape.type).find("float") != std::string_view::npos;
+  }
+
   static bool is_logits(const formats::GraphShape& shape) {
-    return shape.sizes.size() == 2 && !(shape.sizes[1] && *shape.sizes[1] < 2) &&
-           formats::element_name(shape.type).find("float") != std::string_view::npos;
+    return shape.sizes.size() == 2 && !(shape.sizes[1] && *shape.sizes[1] < 2) && is_float(shape);
   }
 
   /// Returns the position of the logits among the outputs.
@@ -166,7 +169,14 @@ class ExportedProgram {
     }
     if (fits.size() > 1 && !exact.empty()) fits = exact;
     if (fits.empty()) {
-      fail("none of its outputs is images×classes, with at least 2 classes: " + list(every));
+      std::string advice;
+      if (all.size() == 1) {
+        std::vector<std::int64_t> known;
+        for (const auto& size : all.front().shape.sizes) known.push_back(size.value_or(dynamic));
+        advice = detail::advice_on_export(known, is_float(all.front().shape));
+      }
+      fail("none of its outputs is images×classes, with at least 2 classes: " + list(every) +
+           (advice.empty() ? "" : "; " + advice));
     }
     if (fits.size() > 1) {
       const auto fits_at = [&](std::size_t i) { return std::ranges::find(fits, i) != fits.end(); };

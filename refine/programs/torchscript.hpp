@@ -124,7 +124,7 @@ class Scripted {
       throw Error("cannot use {} as a classifier: no candidate shape matches {}; specify a full image shape",
                   name, specified.image);
     }
-    std::string why;
+    std::string why, advice;
     bool answered = false;  // a wrong output is more informative than a failure
     for (const ImageShape& shape : shapes) {
       for (const bool channels_last : {true, false}) {
@@ -136,21 +136,23 @@ class Scripted {
         }
         if (&shape == &shapes.front() || (problem->answered && !answered)) {
           why = problem->why;
+          advice = problem->advice;
           answered = problem->answered;
         }
       }
     }
-    throw Error(
-        "cannot use {} as a classifier of batches of images: {} ({}); specify the shape it was made for, or "
-        "export it again, for any batch size",
-        name, why,
-        shapes.size() == 1 ? fmt::format("tried {}", shapes.front())
-                           : fmt::format("tried {} and {} other shapes", shapes.front(), shapes.size() - 1));
+    throw Error("cannot use {} as a classifier of batches of images: {} ({}); {}", name, why,
+                shapes.size() == 1
+                    ? fmt::format("tried {}", shapes.front())
+                    : fmt::format("tried {} and {} other shapes", shapes.front(), shapes.size() - 1),
+                advice.empty() ? "specify the shape it was made for, or export it again, for any batch size"
+                               : advice);
   }
 
   struct Problem {
     std::string why;
-    bool answered;  ///< it returned something, but not logits
+    bool answered;            ///< it returned something, but not logits
+    std::string advice = {};  ///< how to export it; empty: not known
   };
 
   /// Sets the task and `probabilities_` if images of a shape get logits; otherwise returns why they
@@ -170,7 +172,7 @@ class Scripted {
               fmt::format(
                   "its output for {} image(s) has shape {} (expected images×classes, at least 2 classes)", n,
                   shape_of(output)),
-              true};
+              true, detail::advice_on_export(output.sizes().vec(), output.is_floating_point())};
         }
       }
       task = Task{shape, static_cast<int>(output.size(1))};

@@ -8,6 +8,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <csignal>
 #include <filesystem>
 #include <fstream>
@@ -27,7 +28,18 @@ std::vector<fs::path>& synced() {
   return paths;
 }
 
+bool forbids_links = false;
+
 }  // namespace
+
+/// In the C library's place: as where a security policy forbids to name a file that has no name.
+extern "C" int linkat(int from_folder, const char* from, int to_folder, const char* to, int flags) noexcept {
+  if (forbids_links) {
+    errno = EPERM;
+    return -1;
+  }
+  return static_cast<int>(::syscall(SYS_linkat, from_folder, from, to_folder, to, flags));
+}
 
 /// In the C library's place: the library's own calls come here.
 extern "C" int fsync(int descriptor) {
@@ -180,6 +192,28 @@ TEST_F(AtomicFileTest, KilledWriter_LeavesNothing) {
   if (descriptor < 0) GTEST_SKIP() << "this file system has no O_TMPFILE";
   ::close(descriptor);
   EXPECT_TRUE(fs::is_empty(folder_));
+}
+
+TEST_F(AtomicFileTest, LinksAreForbidden_WritesTheFileAllTheSame) {
+  const std::string text(3'000'000, 'x');
+  files::write(folder_ / "old", "y");
+  fs::permissions(folder_ / "old", fs::perms::owner_read | fs::perms::owner_write | fs::perms::group_read);
+  const ::mode_t mask = ::umask(022);
+  forbids_links = true;
+  files::write(folder_ / "a", text);
+  files::write(folder_ / "old", text);
+  files::write(folder_ / "empty", "");
+  forbids_links = false;
+  ::umask(mask);
+  EXPECT_EQ(read(folder_ / "a"), text);
+  EXPECT_EQ(read(folder_ / "old"), text);
+  EXPECT_EQ(read(folder_ / "empty"), "");
+  struct ::stat state = {};
+  ASSERT_EQ(::stat((folder_ / "a").c_str(), &state), 0);
+  EXPECT_EQ(state.st_mode & 0777, 0644u);
+  ASSERT_EQ(::stat((folder_ / "old").c_str(), &state), 0);
+  EXPECT_EQ(state.st_mode & 0777, 0640u);
+  EXPECT_EQ(files(), 3) << "no temporary file is left";
 }
 
 TEST_F(AtomicFileTest, DanglingLink_ItsTargetIsWritten) {

@@ -18,8 +18,10 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstdlib>
 #include <filesystem>
+#include <limits>
 #include <map>
 #include <set>
 #include <string>
@@ -159,6 +161,11 @@ TEST(ParseNormalization, OneOrThreeNumbers_AreANormalization) {
   EXPECT_EQ(parse_normalization({0.5}, {0.25})->deviation, (std::array{0.25, 0.25, 0.25}));
   expect_words(error_of([] { parse_normalization({0.5, 0.5}, {1}); }), {"--mean", "got 2"});
   expect_words(error_of([] { parse_normalization({0.5}, {58}); }), {"--std", "got 58", "255"});
+  for (const double wrong : {std::nan(""), -0.5, std::numeric_limits<double>::infinity()}) {
+    const std::string why = error_of([&] { parse_normalization({wrong}, {0.5}); });
+    expect_words(why, {"--mean must be in [0, 1], got"});
+    EXPECT_EQ(why.find("255"), std::string::npos) << why;
+  }
 }
 
 TEST(LoadAndProbe, ImageSizeOfTheImages_IsNoted) {

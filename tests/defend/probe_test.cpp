@@ -232,6 +232,14 @@ TEST(Probe, ConstantAnswer_IsRefused) {
   expect_words(error_of([&] { check_probe(found, "m.pt"); }), {"same for 16 different images"});
 }
 
+TEST(Probe, OneImageManyTimes_IsNamedAsTheReason) {
+  const at::Tensor image = reds(24).narrow(0, 5, 1);
+  const Probe found = probe_of([](const at::Tensor& x, at::Tensor&) { return nearest(red(x), 0, 0.5, 3000); },
+                               image.repeat({20, 1, 1, 1}));
+  EXPECT_TRUE(has(found, ProbeProblem::constant));
+  expect_words(error_of([&] { check_probe(found, "m.pt"); }), {"16 of the clean images", "the same image"});
+}
+
 TEST(Probe, BlankImageWithoutFiniteLogits_IsFound) {
   const Probe clean = probe_file("standardised", noise(24));
   EXPECT_TRUE(clean.findings.empty());

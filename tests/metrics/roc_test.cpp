@@ -5,7 +5,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <limits>
+#include <random>
 #include <vector>
 
 #include "tests/support/error_of.hpp"
@@ -120,6 +122,45 @@ TEST(CalibrateThreshold, FurtherImage_ExceedsItAsRarelyAsAsked) {
   }
   EXPECT_EQ(calibrate_threshold(List{0.3, 0.1, 0.5, 0.2, 0.4}, 0.34), 0.4);  // two of six
   EXPECT_EQ(calibrate_threshold(List{0.3, 0.1, 0.5, 0.2, 0.4}, 0.2), 0.5);   // one of six
+}
+
+// Quantiles of Beta(k, n + 1 − k), k the whole part of rate · (n + 1), from scipy.stats.beta.ppf.
+TEST(PromisedRate, IsTheIntervalOfTheBetaDistribution) {
+  const auto expect = [](double rate, std::int64_t n, double low, double high) {
+    const Interval found = AlarmMetrics{.wanted_rate = rate, .calibration_groups = n}.promised_rate();
+    EXPECT_NEAR(found.low, low, 1e-8) << n;
+    EXPECT_NEAR(found.high, high, 1e-8) << n;
+  };
+  expect(0.05, 500, 0.03261518, 0.0705808);
+  expect(0.05, 23, 0.00110017, 0.14818513);
+  expect(0.05, 19, 0.00133163, 0.17646691);
+  expect(0.05, 1000, 0.0373354, 0.06426605);
+  expect(0, 20, 0.00126509, 0.16843347);  // no score keeps the rate: the largest one
+  EXPECT_TRUE(std::isnan(AlarmMetrics{.wanted_rate = 0.05}.promised_rate().low));
+  // Numbers of a damaged file.
+  for (const double rate : {0.05, 1.0, 1e300, -1.0, std::nan("")}) {
+    const Interval any =
+        AlarmMetrics{.wanted_rate = rate, .calibration_groups = std::numeric_limits<std::int64_t>::max()}
+            .promised_rate();
+    EXPECT_TRUE(any.low <= any.high) << rate;
+  }
+}
+
+// The definition: the share of calibrations whose rate is in the interval is 95 %.
+TEST(PromisedRate, CoversTheRateOfRandomCalibrations) {
+  std::mt19937 random(5);
+  std::uniform_real_distribution<double> uniform;
+  const std::size_t n = 60;
+  const Interval promised = AlarmMetrics{.wanted_rate = 0.1, .calibration_groups = n}.promised_rate();
+  int covered = 0;
+  constexpr int trials = 4000;
+  for (int trial = 0; trial < trials; ++trial) {
+    List scores(n);
+    for (double& score : scores) score = uniform(random);
+    const double rate = 1 - calibrate_threshold(scores, 0.1);  // of uniform scores
+    covered += promised.low <= rate && rate <= promised.high;
+  }
+  EXPECT_NEAR(covered / static_cast<double>(trials), 0.95, 0.014);  // four standard errors
 }
 
 // Clean scores 0.00, 0.01, …, 0.99: at 1 %, only scores above 0.98 are detected, at 5 %, above 0.94.

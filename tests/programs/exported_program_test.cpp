@@ -242,6 +242,10 @@ TEST(ExportedProgram, WrongArguments_ThrowBeforeAnythingRuns) {
   expect_words(line("aten::cat.default", {{"tensors", x}}), {"tensors", "a value"});
   expect_words(line("aten::dropout.default", {{"input", x}, {"p", 0.5}, {"train", true}}), {"training mode"});
   expect_words(line("aten::relu.default", {{"self", x}}), {"4 dimensions", "images×classes"});
+  formats::ExportedProgram argmax = one_node("aten::argmax.default", {{"self", x}, {"dim", std::int64_t{1}}});
+  argmax.shapes["y"] = {formats::ElementType::int64, {std::nullopt}, {2}};
+  expect_words(error_of([&] { backbones::ExportedProgram<>(argmax, "argmax.pt2"); }),
+               {"argmax.pt2", "images×classes", "export it without argmax"});
 }
 
 TEST(ExportedProgram, IntegerArithmetic_RoundsDownAsPython) {

@@ -102,6 +102,24 @@ TEST(Scripted, ForwardAndBackward_EqualThoseOfTheModule) {
   }
 }
 
+TEST(Scripted, NoLogits_SaysHowToExportThem) {
+  const auto refusal = [](const std::string& tail) {
+    return error_of([&] { backbones::Scripted<>(network(tail), "m.pt", {.task = {{3, 16, 16}, dynamic}}); });
+  };
+  const std::string logits = "    y = torch.matmul(torch.mean(x, [2, 3]), self.weight.t())\n";
+  expect_words(refusal(logits + "    return torch.argmax(y, 1)\n"), {"export it without argmax"});
+  expect_words(refusal(logits + "    return torch.sigmoid(y[:, :1])\n"),
+               {"one number an image", "a logit for each"});
+  expect_words(refusal(logits + "    return torch.sigmoid(y[:, 0])\n"), {"one number an image"});
+  expect_words(refusal(logits + "    return y.view([-1, 5, 1, 1])\n"), {"torch.flatten(logits, 1)"});
+  expect_words(refusal("    return x\n"), {"m.pt", "images×classes", "specify the shape"});
+  // What is advised works.
+  const std::string advised =
+      logits + "    y = torch.sum(y, 1)\n    return torch.stack([torch.zeros_like(y), y], 1)\n";
+  EXPECT_EQ(backbones::Scripted<>(network(advised), "m.pt", {.task = {{3, 16, 16}, dynamic}}).task.classes,
+            2);
+}
+
 TEST(Scripted, OpenTask_IsFoundByAProbe) {
   // Only 3×28×28 fits this matrix.
   torch::jit::Module m = network("    return torch.matmul(torch.flatten(x, 1), torch.ones([3136, 7]))\n");

@@ -286,7 +286,7 @@ TEST_F(Inputs, ClassFolders_ThatAreNotClasses_GiveNoLabels) {
   write_classes("hours",
                 [](int c) { return std::string(1, static_cast<char>('a' + (7 * c + 5) % classes)); });
   expect_refusal("evaluate --model d.pt --images hours",
-                 {"in another order on 100 %", "'a' as class", "--class_names"});
+                 {"in text order, ", "in another order on 100 %", "'a' as class", "--class_names"});
   EXPECT_LT(accuracy("hours", "--labels text"), 0.5);
   // One image of each class fits any order.
   write_classes(

@@ -102,6 +102,28 @@ TEST_F(Command, Attack_NamedDataset_WritesVictimAndFigures) {
   EXPECT_GT(attack["ba"]["value"], 0.4);
 }
 
+TEST_F(Command, MisspeltOption_IsNamedBeforeAMissingOne) {
+  expect_refusal(refine(*shared, "defend --mdoel a.pt --images b"),
+                 {"unknown option --mdoel; did you mean --model?", "refine defend --help"});
+  expect_refusal(refine(*shared, "defend --model a.pt --images b --epochs=3"), {"did you mean --epoch?"});
+  expect_refusal(refine(*shared, "defend --model a.pt --clean b"), {"unknown option --clean; see"});
+  expect_refusal(refine(*shared, "defend --model a.pt b"), {"unexpected word 'b'"});
+  expect_refusal(refine(*shared, "defend --images b"), {"--model is required; see refine defend --help"});
+  expect_refusal(refine(*shared, "defned"), {"unknown command 'defned'; did you mean refine defend?"});
+}
+
+TEST_F(Command, MisspeltNameInConfigurationFile_IsNamed) {
+  const auto refusal = [&](const std::string& text) {
+    shared->write("misspelt.toml", text);
+    return refine(*shared, "defend --config misspelt.toml --model a.pt --images b");
+  };
+  expect_refusal(refusal("[defend]\nepcoh = 3\n"),
+                 {"--config: unknown option 'epcoh' in [defend]", "epoch?"});
+  expect_refusal(refusal("[defned]\nepoch = 3\n"), {"unknown section [defned]; did you mean defend?"});
+  expect_refusal(refusal("epoch = 3\n"), {"unknown option 'epoch'; write it below the line [defend]"});
+  expect_refusal(refusal("modle = 3\n"), {"unknown option 'modle'; did you mean model?"});
+}
+
 /// A few images of every class, as a folder with train/ and test/.
 std::string small_set(const ScratchFolder& here) {
   write_images(here.path / "set/train", 120, true);
@@ -547,6 +569,40 @@ TEST_F(Command, Defend_AWriteFails_NothingIsHalfWrittenAndTheRunIsResumed) {
   }
 }
 
+// `defend` measures the attack of attack.json: with another victim, its figures would be those of no trigger.
+TEST_F(Command, Attack_AWriteFails_TheAttackIsThatOfTheVictim) {
+  const std::string set = small_set(*shared);
+  const auto command = [&](const std::string& folder, int target) {
+    return "attack --width 2 --epoch 1 --threads 1 --checkpoint_every 0 --attack_root " + folder + set +
+           "--tlabel " + std::to_string(target);
+  };
+  const std::string preload = "export LD_PRELOAD='" +
+                              fs::absolute("tests/tools/libfailing_writes.so").string() + "' FAIL_BELOW='" +
+                              (shared->path / "again").string() + "' ";
+  const fs::path folder = shared->path / "again/set/ResNet18/BadNets";
+  ASSERT_EQ(refine(*shared, command("again", 0)).status, 0);
+  const std::string first = content(folder / "victim.safetensors");
+  ASSERT_EQ(refine(*shared, command("again", 3), preload + "FAIL_REPORT=writes; ").status, 0);
+  const std::string second = content(folder / "victim.safetensors");
+  ASSERT_NE(first, second);
+  const int writes = std::stoi(content(shared->path / "writes"));
+  int replaced = 0, kept = 0;
+  for (int failing = 1; failing <= writes; failing += 2) {
+    SCOPED_TRACE(failing);
+    fs::remove_all(folder);
+    ASSERT_EQ(refine(*shared, command("again", 0)).status, 0);
+    const Outcome failed =
+        refine(*shared, command("again", 3), preload + "FAIL_FIRST=" + std::to_string(failing) + "; ");
+    EXPECT_EQ(failed.status, 2) << failed.err;
+    if (!fs::exists(folder / "victim.safetensors") || !fs::exists(folder / "attack.json")) continue;
+    const bool is_new = json::parse(content(folder / "attack.json"))["target"] == 3;
+    EXPECT_TRUE(content(folder / "victim.safetensors") == (is_new ? second : first));
+    ++(is_new ? replaced : kept);
+  }
+  EXPECT_GT(kept, 0) << "a write before the training failed";
+  EXPECT_GT(replaced, 0) << "a write after both failed";
+}
+
 /// Returns the weights of a file, and the batch size that its recipe states.
 std::pair<formats::Weights, int> weights_and_batch(const fs::path& file) {
   formats::Weights weights = formats::read_weights(file);
@@ -625,7 +681,7 @@ TEST_F(Command, Inspect_FilesAndFolders_WritesSarif) {
   const Outcome text = refine(scratch, "inspect models --sarif out.sarif");
   EXPECT_EQ(text.status, 1) << text.err;
   expect_words(text.out, {"vision.pth: weights at 'model'", "lift_fresh.pt: a TorchScript program",
-                          "a web page", "quantised", "1 other files passed over", "6 files inspected"});
+                          "a web page", "quantised", "1 other file passed over", "6 files inspected"});
   const auto sarif = json::parse(content(scratch.path / "out.sarif"));
   EXPECT_EQ(sarif["version"], "2.1.0");
   const auto& run = sarif["runs"].at(0);

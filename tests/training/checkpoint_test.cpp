@@ -334,6 +334,10 @@ TEST(Checkpoint, OtherRun_IsRefusedByName) {
   expect_words(refusal(other, training_set(), {.width = 4}),
                {"cannot resume", "recipe.optimization.lr is 0.04", "the checkpoint has 0.05"});
   other = victim_recipe();
+  ++other.optimization.epochs;  // many fields may follow from it
+  other.augmentation.mix = 0.5;
+  expect_words(refusal(other, training_set(), {.width = 4}), {"recipe.optimization.epochs is"});
+  other = victim_recipe();
   other.seed = 1;
   expect_words(refusal(other, training_set(), {.width = 4}), {"recipe.seed is 1", "666"});
 

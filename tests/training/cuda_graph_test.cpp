@@ -1,3 +1,4 @@
+#include <ATen/ops/_upsample_bilinear2d_aa.h>
 #include <ATen/ops/allclose.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/rand.h>
@@ -57,14 +58,21 @@ TEST(StreamPool, Cpu_WorksInOrder) {
   EXPECT_EQ(done, (std::vector<std::size_t>{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10}));
 }
 
-TEST(UpsampleBilinear, Autocast_KeepsTheType) {
+TEST(ResizeBilinear, Autocast_KeepsTheType) {
   const at::Tensor x = at::rand({2, 8, 5, 3});
   const at::Tensor expected = at::upsample_bilinear2d(x, {10, 6}, true);
   const nn::Autocast autocast(at::kCPU, true);
-  EXPECT_TRUE(nn::upsample_bilinear(x, 2, true).equal(expected));
-  const at::Tensor low = nn::upsample_bilinear(x.to(at::kBFloat16), 2, true);
+  EXPECT_TRUE(nn::resize_bilinear(x, 2 * x.size(2), 2 * x.size(3), true).equal(expected));
+  const at::Tensor low = nn::resize_bilinear(x.to(at::kBFloat16), 2 * x.size(2), 2 * x.size(3), true);
   EXPECT_EQ(low.scalar_type(), at::kBFloat16);
   EXPECT_TRUE(at::allclose(low.to(at::kFloat), expected, 0.01, 0.01));
+}
+
+TEST(ResizeAntialiased, TakesBfloat16) {
+  const at::Tensor x = at::rand({2, 3, 8, 8}).to(at::kBFloat16);
+  const at::Tensor expected = at::_upsample_bilinear2d_aa(x.to(at::kFloat), {3, 5}, false);
+  EXPECT_TRUE(nn::resize_antialiased(x, 3, 5).equal(expected));
+  EXPECT_TRUE(nn::resize_antialiased(x.to(at::kFloat), 3, 5).equal(expected));
 }
 
 }  // namespace

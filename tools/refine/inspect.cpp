@@ -48,10 +48,12 @@ void print_text(const std::vector<Inspection>& inspections, bool brief, std::siz
   if (brief) {
     const auto accepted = std::ranges::count_if(inspections, &Inspection::is_fine);
     const auto without_objection = std::ranges::count_if(inspections, &Inspection::has_only_notes);
-    std::cout << fmt::format("{} files inspected, {} refused", inspections.size(),
+    std::cout << fmt::format("{} {} inspected, {} refused", inspections.size(),
+                             inspections.size() == 1 ? "file" : "files",
                              static_cast<std::ptrdiff_t>(inspections.size()) - without_objection);
     if (without_objection > accepted) std::cout << fmt::format(", {} not read", without_objection - accepted);
-    if (ignored > 0) std::cout << fmt::format("; {} other files passed over", ignored);
+    if (ignored > 0)
+      std::cout << fmt::format("; {} other {} passed over", ignored, ignored == 1 ? "file" : "files");
     std::cout << '\n';
   }
   std::cout << std::flush;

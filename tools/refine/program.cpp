@@ -28,6 +28,7 @@
 #include <refine/training/stop_on_signal.hpp>
 
 #include "tools/refine/options.hpp"
+#include "tools/refine/parse_error.hpp"
 
 namespace refine::cli {
 namespace {
@@ -102,11 +103,7 @@ int run(int argc, char** argv, Common& common) {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return app.exit(error, std::cout, std::cerr);  // --help and --version
-    std::string why = text::one_line(error.what());
-    if (argc > 1 && argv[1][0] != '-' && app.get_subcommands().empty()) {
-      why = fmt::format("unknown command '{}'", text::printable(argv[1]));
-    }
-    throw Error("{}; see refine --help and refine COMMAND --help", why);
+    throw Error("{}", describe(app, error, argc > 1 ? argv[1] : ""));
   }
   common.save_config = save_config;
   if (const auto* config = app.get_config_ptr(); config->count() > 0)

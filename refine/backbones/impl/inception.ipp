@@ -3,7 +3,6 @@
 #include <refine/backbones/detail/inception_blocks.hpp>
 #include <refine/backbones/inception.hpp>
 
-#include <ATen/ops/_upsample_bilinear2d_aa.h>
 #include <ATen/ops/avg_pool2d.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/max_pool2d.h>
@@ -15,16 +14,14 @@
 #include <utility>
 
 #include <refine/core/config.hpp>
+#include <refine/nn/conv.hpp>
 
 namespace refine::backbones::detail {
 
 REFINE_INLINE at::Tensor enlarge(const at::Tensor& images, std::int64_t side) {
   const std::int64_t height = images.size(2), width = images.size(3), shorter = std::min(height, width);
   if (shorter >= side) return images;
-  // LibTorch's filter does not take what a network draws in bfloat16.
-  const at::Tensor single = images.scalar_type() == at::kBFloat16 ? images.to(at::kFloat) : images;
-  return at::_upsample_bilinear2d_aa(single, {side * height / shorter, side * width / shorter},
-                                     /*align_corners=*/false);
+  return nn::resize_antialiased(images, side * height / shorter, side * width / shorter);
 }
 
 REFINE_INLINE InceptionV3Module::InceptionV3Module(std::int64_t channels, std::int64_t classes,

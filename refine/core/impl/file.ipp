@@ -4,6 +4,7 @@
 
 #include <fcntl.h>
 #include <fmt/core.h>
+#include <sys/sendfile.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -99,6 +100,16 @@ inline std::filesystem::path partial_name(const std::filesystem::path& folder) {
   return folder / fmt::format(".refine-{}-{}.partial", ::getpid(), count++);
 }
 
+/// Gives an open file the owner and the group of another one. Where the system does not allow it, the file stays
+/// the process's.
+inline void take_over_owner(int descriptor, const struct ::stat& other) {
+  struct ::stat now = {};
+  if (::fstat(descriptor, &now) == 0 && (now.st_uid != other.st_uid || now.st_gid != other.st_gid) &&
+      ::fchown(descriptor, other.st_uid, other.st_gid) != 0) {
+    [[maybe_unused]] const int group_alone = ::fchown(descriptor, static_cast<::uid_t>(-1), other.st_gid);
+  }
+}
+
 REFINE_INLINE int create_folders(const std::filesystem::path& folder) {
   std::vector<std::filesystem::path> changed;  // a new folder is an entry of its parent
   std::error_code error;
@@ -127,8 +138,7 @@ REFINE_INLINE AtomicFile::AtomicFile(std::filesystem::path final_path)
   if (std::filesystem::is_other(final_path_, error)) {
     throw Error("cannot write {}: it is a device or a pipe; choose another path", final_path_.string());
   }
-  folder_ = final_path_.has_parent_path() ? final_path_.parent_path() : std::filesystem::path(".");
-  if (const int reason = detail::create_folders(folder_); reason != 0) fail(reason);
+  if (const int reason = detail::create_folders(folder()); reason != 0) fail(reason);
   open_partial();
 }
 
@@ -144,23 +154,13 @@ REFINE_INLINE void AtomicFile::open_partial() {
   // allows. One that replaces a private file is private from the start.
   const ::mode_t mode = replaces ? 0600 : 0666;
   // Where the file system can, the file has no name until it is complete: a process that is killed leaves nothing.
-  int descriptor = ::open(folder_.c_str(), O_TMPFILE | O_WRONLY | O_CLOEXEC, mode);
+  int descriptor = ::open(folder().c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, mode);
   if (descriptor >= 0 &&
       ::access(detail::name_of(descriptor).c_str(), F_OK) != 0) {  // no /proc to name it by
     ::close(descriptor);
     descriptor = -1;
   }
-  if (descriptor < 0) {
-    do {
-      partial_path_ = detail::partial_name(folder_);
-      descriptor = ::open(partial_path_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode);
-    } while (descriptor < 0 && errno == EEXIST);
-  }
-  if (descriptor < 0) {
-    const int reason = errno;
-    partial_path_.clear();
-    fail(reason);
-  }
+  if (descriptor < 0) descriptor = open_named(mode);
   file_.reset(::fdopen(descriptor, "wb"));
   if (!file_) {
     const int reason = errno;
@@ -168,13 +168,24 @@ REFINE_INLINE void AtomicFile::open_partial() {
     fail(reason);
   }
   if (!replaces) return;
-  // Where the system does not allow it, the file stays private.
-  struct ::stat now = {};
-  if (::fstat(descriptor, &now) == 0 && (now.st_uid != old.st_uid || now.st_gid != old.st_gid) &&
-      ::fchown(descriptor, old.st_uid, old.st_gid) != 0) {
-    [[maybe_unused]] const int group_alone = ::fchown(descriptor, static_cast<::uid_t>(-1), old.st_gid);
-  }
+  detail::take_over_owner(descriptor, old);
   [[maybe_unused]] const int permissions = ::fchmod(descriptor, old.st_mode & 0777);
+}
+
+REFINE_INLINE int AtomicFile::open_named(unsigned mode) {
+  int descriptor = -1;
+  do {
+    partial_path_ = detail::partial_name(folder());
+    descriptor = ::open(partial_path_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode);
+  } while (descriptor < 0 && errno == EEXIST);
+  if (descriptor >= 0) return descriptor;
+  const int reason = errno;
+  partial_path_.clear();
+  fail(reason);
+}
+
+REFINE_INLINE std::filesystem::path AtomicFile::folder() const {
+  return final_path_.has_parent_path() ? final_path_.parent_path() : std::filesystem::path(".");
 }
 
 REFINE_INLINE void AtomicFile::write(const void* bytes, std::size_t count) {
@@ -187,20 +198,37 @@ REFINE_INLINE void AtomicFile::commit() {
   if (std::fclose(file_.release()) != 0) fail(errno);
   if (::rename(partial_path_.c_str(), final_path_.c_str()) != 0) fail(errno);
   partial_path_.clear();
-  if (const int reason = detail::sync_folder(folder_); reason != 0) fail(reason);
+  if (const int reason = detail::sync_folder(folder()); reason != 0) fail(reason);
 }
 
 REFINE_INLINE void AtomicFile::name_partial() {
   const std::string unnamed = detail::name_of(::fileno(file_.get()));
   int result = 0;
   do {
-    partial_path_ = detail::partial_name(folder_);
+    partial_path_ = detail::partial_name(folder());
     result = ::linkat(AT_FDCWD, unnamed.c_str(), AT_FDCWD, partial_path_.c_str(), AT_SYMLINK_FOLLOW);
   } while (result != 0 && errno == EEXIST);
   if (result == 0) return;
   const int reason = errno;
   partial_path_.clear();
-  fail(reason);
+  if (reason == ENOSPC || reason == EDQUOT || reason == EIO) fail(reason);
+  copy_to_partial();  // a security policy or the file system forbids the link
+}
+
+REFINE_INLINE void AtomicFile::copy_to_partial() {
+  const int from = ::fileno(file_.get());
+  struct ::stat unnamed = {};
+  if (::fstat(from, &unnamed) != 0) fail(errno);
+  const int to = open_named(0600);
+  ::off_t done = 0;
+  bool copied = true;
+  while (copied && done < unnamed.st_size)
+    copied = ::sendfile(to, from, &done, static_cast<std::size_t>(unnamed.st_size - done)) > 0;
+  detail::take_over_owner(to, unnamed);
+  copied = copied && ::fchmod(to, unnamed.st_mode & 0777) == 0 && ::fsync(to) == 0;
+  const int reason = errno;
+  ::close(to);
+  if (!copied) fail(reason);
 }
 
 REFINE_INLINE std::filesystem::path AtomicFile::followed(std::filesystem::path path) {

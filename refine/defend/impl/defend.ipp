@@ -228,6 +228,75 @@ inline void check_weights(const TrainedDefense& defense) {
   }
 }
 
+/// \param clean number of clean images
+inline void warn_of_few_images(std::int64_t clean, const ImageShape& image, const SizedDefense& sized,
+                               const DefendOptions& options) {
+  if (clean >= enough_clean_images || !sized.encoder().file.empty()) return;
+  constexpr int measured_side = 96;  // what helps was measured with small images only
+  std::vector<std::string> helps;
+  if (std::max(image.height, image.width) <= measured_side) {
+    if (!options.extra.defined()) helps.emplace_back("other pictures beside them (--extra)");
+    if (!sized.student) helps.emplace_back("a student (--defense student)");
+  }
+  const std::string help = helps.empty() ? "" : fmt::format("; {} may help", fmt::join(helps, " or "));
+  warn(options.notify,
+       sized.student
+           ? fmt::format("{} clean images are few; a student learns more from {} or more{}", clean,
+                         enough_clean_images, help)
+           : fmt::format("{} clean images are few; with {}, a defense of CIFAR-10 lost 3.3 to 5.5 points of "
+                         "accuracy, and with fewer more (docs/lab/clean_images.md){}",
+                         clean, enough_clean_images, help));
+}
+
+/// \param on_fitted agreement with the victim on the images that the defense was fitted on
+/// \param agreement on others
+inline void warn_of_agreement(const metrics::Proportion& on_fitted, const metrics::Proportion& agreement,
+                              int epochs, const Notify& notify) {
+  if (is_far_above(on_fitted, agreement)) {
+    warn(notify,
+         fmt::format(
+             "the defended model agrees with the victim on {:.1f} % of the images that it was fitted on, "
+             "and on {:.1f} % of others: it remembers images, and the alarm may be raised more often on new "
+             "ones; more images help, or fewer epochs",
+             100 * on_fitted.value(), 100 * agreement.value()));
+  }
+  if (agreement.value() < report::Verdict::min_agreement) {
+    warn(notify, fmt::format("the defended model agrees with the victim on {:.0f} % of clean images; more "
+                             "training, as --epoch {}, or more images may raise that",
+                             100 * agreement.value(), 2 * epochs));
+  }
+}
+
+/// Returns what the report says of a defense and its training.
+/// \param held_back number of images
+inline std::vector<std::pair<std::string, std::string>> facts_of(const Defended& defended,
+                                                                 std::int64_t held_back,
+                                                                 const metrics::Proportion& on_fitted,
+                                                                 double seconds,
+                                                                 const std::optional<ProbeSummary>& probed) {
+  std::vector<std::pair<std::string, std::string>> facts;
+  if (probed) facts.emplace_back("probe", probed->text);
+  if (const AnyPipeline* pipeline = defended.defense.pipeline()) {
+    facts.emplace_back("defense", "REFINE, a transform before the victim");
+    facts.emplace_back("permutation", numbers_text(pipeline->remap().permutation));
+    facts.emplace_back("transform", defended.defense.describe());
+  } else {
+    facts.emplace_back("defense", "a student that answers in the victim's place");
+    facts.emplace_back("student", defended.defense.describe());
+  }
+  if (defended.extra_images > 0) facts.emplace_back("other pictures", std::to_string(defended.extra_images));
+  facts.emplace_back("clean images",
+                     fmt::format("{} to fit on, {} held back", defended.fitted_images, held_back));
+  facts.emplace_back("device", default_device().str());
+  facts.emplace_back("seed", std::to_string(defended.seed));
+  facts.emplace_back("recipe", recipe_text(defended.recipe));
+  facts.emplace_back("agreement on images fitted on",
+                     fmt::format("{:.1f} % of {}", 100 * on_fitted.value(), on_fitted.n));
+  facts.emplace_back("training", fmt::format("{:.0f} s", seconds));
+  facts.emplace_back("LibTorch", TORCH_VERSION);
+  return facts;
+}
+
 REFINE_INLINE Defended defend(const LoadedClassifier& victim, at::Tensor images,
                               const DefendOptions& all_options, AnyObserver& observer) {
   DefendOptions options = all_options;
@@ -289,25 +358,7 @@ REFINE_INLINE Defended defend(const LoadedClassifier& victim, at::Tensor images,
     training.epochs = static_cast<int>(distributed::copy_number(observer, plan ? plan->epochs : 0));
   const Recipe recipe =
       options.recipe ? *options.recipe : sized.recipe(training, fitted, task.image, options.seed);
-  if (const std::int64_t clean = fitted_clean + held_back;
-      clean < enough_clean_images && sized.encoder().file.empty()) {
-    constexpr int measured_side = 96;  // what helps was measured with small images only
-    std::string help;
-    if (std::max(task.image.height, task.image.width) <= measured_side) {
-      std::vector<std::string> helps;
-      if (!options.extra.defined()) helps.emplace_back("other pictures beside them (--extra)");
-      if (!sized.student) helps.emplace_back("a student (--defense student)");
-      if (!helps.empty()) help = fmt::format("; {} may help", fmt::join(helps, " or "));
-    }
-    warn(
-        options.notify,
-        sized.student
-            ? fmt::format("{} clean images are few; a student learns more from {} or more{}", clean,
-                          enough_clean_images, help)
-            : fmt::format("{} clean images are few; with {}, a defense of CIFAR-10 lost 3.3 to 5.5 points of "
-                          "accuracy, and with fewer more (docs/lab/clean_images.md){}",
-                          clean, enough_clean_images, help));
-  }
+  warn_of_few_images(fitted_clean + held_back, task.image, sized, options);
 
   History history;
   prepared.train(divided.fitted(), recipe, observer, history);
@@ -345,42 +396,8 @@ REFINE_INLINE Defended defend(const LoadedClassifier& victim, at::Tensor images,
   report.curves = {agreement_curve(history, result.defense)};
   measure_defense(result.defense, evidence, report);
   const metrics::Proportion on_fitted = agreement_on_fitted(result.defense, divided.fitted_clean());
-  if (is_far_above(on_fitted, *report.agreement)) {
-    warn(options.notify,
-         fmt::format(
-             "the defended model agrees with the victim on {:.1f} % of the images that it was fitted on, "
-             "and on {:.1f} % of others: it remembers images, and the alarm may be raised more often on new "
-             "ones; more images help, or fewer epochs",
-             100 * on_fitted.value(), 100 * report.agreement->value()));
-  }
-  if (report.agreement->value() < report::Verdict::min_agreement) {
-    warn(
-        options.notify,
-        fmt::format(
-            "the defended model agrees with the victim on {:.0f} % of clean images; more training, as --epoch "
-            "{}, or more images may raise that",
-            100 * report.agreement->value(), 2 * recipe.optimization.epochs));
-  }
-  report.facts = {
-      {"clean images", fmt::format("{} to fit on, {} held back", fitted_clean, held_back)},
-      {"device", default_device().str()},
-      {"seed", std::to_string(options.seed)},
-      {"recipe", recipe_text(recipe)},
-      {"agreement on images fitted on", fmt::format("{:.1f} % of {}", 100 * on_fitted.value(), on_fitted.n)},
-      {"training", fmt::format("{:.0f} s", history.seconds())},
-      {"LibTorch", TORCH_VERSION}};
-  std::vector<std::pair<std::string, std::string>> what = {
-      {"defense", result.defense.student() ? "a student that answers in the victim's place"
-                                           : "REFINE, a transform before the victim"}};
-  if (const AnyPipeline* pipeline = result.defense.pipeline()) {
-    what.emplace_back("permutation", numbers_text(pipeline->remap().permutation));
-    what.emplace_back("transform", result.defense.describe());
-  } else {
-    what.emplace_back("student", result.defense.describe());
-  }
-  if (divided.extra > 0) what.emplace_back("other pictures", std::to_string(divided.extra));
-  report.facts.insert(report.facts.begin(), what.begin(), what.end());
-  if (probed) report.facts.insert(report.facts.begin(), {"probe", probed->text});
+  warn_of_agreement(on_fitted, *report.agreement, recipe.optimization.epochs, options.notify);
+  report.facts = facts_of(result, held_back, on_fitted, history.seconds(), probed);
   return result;
 }
 

@@ -313,6 +313,7 @@ REFINE_INLINE std::optional<Normalization> parse_normalization(const std::vector
     for (std::size_t c = 0; c < to.size(); ++c) {
       to[c] = from[from.size() == 1 ? 0 : c];
       if (to[c] >= 0 && to[c] <= 1) continue;
+      if (!std::isfinite(to[c]) || to[c] < 0) throw Error("{} must be in [0, 1], got {}", option, to[c]);
       throw Error("{} must be in [0, 1], as images are, got {}; divide it by 255", option, to[c]);
     }
   };

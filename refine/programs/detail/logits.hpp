@@ -7,9 +7,11 @@
 #include <ATen/ops/ones.h>
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include <refine/core/error.hpp>
 #include <refine/core/task.hpp>
@@ -27,6 +29,20 @@ inline at::Tensor ramp(std::int64_t n, const ImageShape& shape) {
 /// True if a tensor is images×classes, with at least 2 classes.
 inline bool is_logits(const at::Tensor& output, std::int64_t images) {
   return output.dim() == 2 && output.size(0) == images && output.size(1) >= 2 && output.is_floating_point();
+}
+
+/// Returns how to export a model whose output has this shape, so that it returns logits; "" if that is not known.
+/// \param sizes of the output; those that are not known are `dynamic`
+inline std::string advice_on_export(const std::vector<std::int64_t>& sizes, bool is_floating_point) {
+  const auto is_1 = [](std::int64_t size) { return size == 1; };
+  if (sizes.size() > 2 && std::all_of(sizes.begin() + 2, sizes.end(), is_1)) {
+    return "its images×classes are followed by extents of 1: export it with torch.flatten(logits, 1)";
+  }
+  if (sizes.size() != 1 && !(sizes.size() == 2 && is_1(sizes[1]))) return "";
+  return is_floating_point
+             ? "it returns one number an image, as a classifier of two classes may: export it with a logit for each, "
+               "torch.stack([torch.zeros_like(x), x], 1) for the number x before a sigmoid"
+             : "it returns the class, as argmax does: export it without argmax";
 }
 
 /// True if each row of the logits is a distribution, so that their logarithm must be taken.

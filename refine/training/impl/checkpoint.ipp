@@ -250,7 +250,8 @@ class FolderUse {
   FolderLock& lock_;
 };
 
-/// Describes the first field in which two recipes differ, for a message.
+/// Describes a field in which two recipes differ, for a message: the number of epochs, which others follow
+/// from, else the first.
 inline std::string describe_difference(const std::string& run, const std::string& checkpoint) {
   const auto parse = [](const std::string& text) {
     const auto json = refine::detail::parse_untrusted_json(text);
@@ -260,16 +261,16 @@ inline std::string describe_difference(const std::string& run, const std::string
   const auto text = [](const nlohmann::json& json, const std::string& key) {
     return json.contains(key) ? json[key].dump() : std::string("missing");
   };
+  std::vector<std::string> keys = {"/optimization/epochs"};
   for (const auto* side : {&now, &then}) {
-    for (const auto& item : side->items()) {
-      if (text(now, item.key()) == text(then, item.key())) continue;
-      std::string field = "recipe" + item.key();
-      std::ranges::replace(field, '/', '.');
-      return fmt::format("{} is {}, the checkpoint has {}", field, text(now, item.key()),
-                         text(then, item.key()));
-    }
+    for (const auto& item : side->items()) keys.push_back(item.key());
   }
-  return "the recipes differ";
+  const auto differs = [&](const std::string& key) { return text(now, key) != text(then, key); };
+  const auto key = std::ranges::find_if(keys, differs);
+  if (key == keys.end()) return "the recipes differ";
+  std::string field = "recipe" + *key;
+  std::ranges::replace(field, '/', '.');
+  return fmt::format("{} is {}, the checkpoint has {}", field, text(now, *key), text(then, *key));
 }
 
 inline nlohmann::json history_json(const std::vector<EpochInfo>& history) {

@@ -50,7 +50,7 @@ REFINE_INLINE Drawn UpsamplingModule::draw(const at::Tensor& features) {
   at::Tensor x = start_->forward(bottleneck).view({-1, width_, height, width});
   x = nn::batch_norm(*start_norm_, x.contiguous(at::MemoryFormat::ChannelsLast));
   for (const auto& unit : units_) {
-    x = unit->forward(nn::upsample_bilinear(x, 2, /*align_corners=*/false));
+    x = unit->forward(nn::resize_bilinear(x, 2 * x.size(2), 2 * x.size(3)));
   }
   x = nn::convolve(last_, x);
   if (height * factor != image_.height) x = x.narrow(2, 0, image_.height);

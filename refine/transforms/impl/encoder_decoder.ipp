@@ -82,7 +82,7 @@ REFINE_INLINE at::Tensor EncoderDecoderModule::run(const at::Tensor& images, at:
   x = bottleneck_->forward(x);
   if (bottleneck) *bottleneck = x;
   for (const auto& unit : decoder_) {
-    x = nn::upsample_bilinear(x, 2, /*align_corners=*/false);
+    x = nn::resize_bilinear(x, 2 * x.size(2), 2 * x.size(3));
     x = unit->forward(x);
   }
   x = at::pixel_shuffle(last_->forward(x), patch);

@@ -104,7 +104,7 @@ REFINE_INLINE at::Tensor UNetModule::run(const at::Tensor& images, at::Tensor* c
   if (coarsest) *coarsest = x;
   for (std::size_t i = 0; i < up_.size(); ++i) {
     const at::Tensor& skip = skips[skips.size() - 2 - i];
-    x = nn::upsample_bilinear(x, 2, /*align_corners=*/true);
+    x = nn::resize_bilinear(x, 2 * x.size(2), 2 * x.size(3), /*align_corners=*/true);
     const std::int64_t dy = skip.size(2) - x.size(2), dx = skip.size(3) - x.size(3);
     if (dy != 0 || dx != 0) x = at::constant_pad_nd(x, {dx / 2, dx - dx / 2, dy / 2, dy - dy / 2});
     x = up_[i]->forward(at::cat({skip, x}, 1));

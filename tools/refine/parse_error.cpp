@@ -1,0 +1,129 @@
+#include "tools/refine/parse_error.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <numeric>
+#include <optional>
+#include <string_view>
+#include <vector>
+
+#include <refine/core/text.hpp>
+
+namespace refine::cli {
+namespace {
+
+/// Returns the number of letters that are to be inserted, deleted or replaced (Levenshtein's distance).
+std::size_t edit_distance(std::string_view a, std::string_view b) {
+  std::vector<std::size_t> row(b.size() + 1);
+  std::iota(row.begin(), row.end(), std::size_t{0});
+  for (std::size_t i = 0; i < a.size(); ++i) {
+    std::size_t diagonal = row[0];
+    row[0] = i + 1;
+    for (std::size_t j = 0; j < b.size(); ++j) {
+      const std::size_t replaced = diagonal + (a[i] == b[j] ? 0 : 1);
+      diagonal = row[j + 1];
+      row[j + 1] = std::min({replaced, row[j] + 1, diagonal + 1});
+    }
+  }
+  return row.back();
+}
+
+/// Returns "; did you mean X?" for the name that a misspelt one is closest to; "" if none is close.
+std::string suggestion(const std::string& wrong, const std::vector<std::string>& names,
+                       std::string_view prefix) {
+  const auto distance = [&](const std::string& name) {
+    const bool is_part = wrong.size() >= 3 && (name.starts_with(wrong) || wrong.starts_with(name));
+    return is_part ? std::size_t{1} : edit_distance(wrong, name);
+  };
+  const auto closest = std::ranges::min_element(names, {}, distance);
+  const std::size_t close = (wrong.size() + 1) / 3;
+  if (closest == names.end() || distance(*closest) > close) return "";
+  return fmt::format("; did you mean {}{}?", prefix, *closest);
+}
+
+std::vector<const CLI::App*> commands_of(const CLI::App& app) {
+  return app.get_subcommands([](const CLI::App*) { return true; });
+}
+
+std::vector<std::string> command_names(const CLI::App& app) {
+  std::vector<std::string> names;
+  for (const CLI::App* command : commands_of(app)) names.push_back(command->get_name());
+  return names;
+}
+
+std::vector<std::string> option_names(const CLI::App& app) {
+  std::vector<std::string> names;
+  for (const CLI::Option* option : app.get_options()) {
+    const auto& own = option->get_lnames();
+    names.insert(names.end(), own.begin(), own.end());
+  }
+  return names;
+}
+
+/// Describes the first word of the command line that is neither an option nor the value of one.
+std::optional<std::string> describe_unexpected(const CLI::App& app, const std::vector<std::string>& names) {
+  const std::vector<std::string> left = app.remaining(/*recurse=*/true);
+  const auto option = std::ranges::find_if(
+      left, [](const std::string& word) { return word.size() > 1 && word.starts_with('-') && word != "--"; });
+  if (option == left.end()) {
+    if (left.empty()) return std::nullopt;
+    return fmt::format("unexpected word '{}': values follow an option, as in --out FILE",
+                       text::printable(left.front()));
+  }
+  const std::string word = option->substr(0, option->find('='));
+  return fmt::format("unknown option {}{}", text::printable(word),
+                     suggestion(word.substr(word.find_first_not_of('-')), names, "--"));
+}
+
+/// Describes a name in the file of --config that is not an option.
+/// \param entry the name, behind its section and a point if it is in one
+/// \param chosen the command
+std::string describe_entry(const CLI::App& app, const std::string& entry, const CLI::App& chosen) {
+  const std::size_t point = entry.find('.');
+  const std::string section = point == std::string::npos ? "" : entry.substr(0, point);
+  const std::string name = point == std::string::npos ? entry : entry.substr(point + 1);
+  const std::vector<const CLI::App*> commands = commands_of(app);
+  const auto command = std::ranges::find(commands, section, [](const CLI::App* c) { return c->get_name(); });
+  if (!section.empty() && command == commands.end()) {
+    return fmt::format("--config: unknown section [{}]{}", text::printable(section),
+                       suggestion(section, command_names(app), ""));
+  }
+  if (!section.empty()) {
+    return fmt::format("--config: unknown option '{}' in [{}]{}", text::printable(name), section,
+                       suggestion(name, option_names(**command), ""));
+  }
+  const std::vector<std::string> own = option_names(chosen);
+  return fmt::format("--config: unknown option '{}'{}", text::printable(name),
+                     std::ranges::find(own, name) == own.end()
+                         ? suggestion(name, own, "")
+                         : fmt::format("; write it below the line [{}]", chosen.get_name()));
+}
+
+}  // namespace
+
+std::string describe(const CLI::App& app, const CLI::ParseError& error, const std::string& first) {
+  const std::vector<CLI::App*> chosen = app.get_subcommands();
+  if (chosen.empty() && !first.empty() && !first.starts_with('-')) {
+    return fmt::format("unknown command '{}'{}; see refine --help", text::printable(first),
+                       suggestion(first, command_names(app), "refine "));
+  }
+  const std::string help =
+      fmt::format("see refine{} --help", chosen.empty() ? "" : " " + chosen.front()->get_name());
+  constexpr std::string_view unread = "INI was not able to parse ";  // CLI11's words for any format
+  const std::string why = text::one_line(error.what());
+  if (why.starts_with(unread) && !chosen.empty())
+    return describe_entry(app, why.substr(unread.size()), *chosen.front()) + "; " + help;
+  std::vector<std::string> names = option_names(app);
+  if (!chosen.empty()) {
+    const std::vector<std::string> own = option_names(*chosen.front());
+    names.insert(names.end(), own.begin(), own.end());
+  }
+  if (dynamic_cast<const CLI::ExtrasError*>(&error) || dynamic_cast<const CLI::RequiredError*>(&error)) {
+    if (const auto unexpected = describe_unexpected(app, names)) return *unexpected + "; " + help;
+  }
+  return why + "; " + help;
+}
+
+}  // namespace refine::cli
