@@ -14,20 +14,22 @@
 namespace refine::cli {
 namespace {
 
-/// Returns the number of letters that are to be inserted, deleted or replaced (Levenshtein's distance).
+/// Returns how many letters are to be inserted, deleted, replaced or exchanged with their neighbour (the distance of
+/// optimal string alignment).
 std::size_t edit_distance(std::string_view a, std::string_view b) {
-  std::vector<std::size_t> row(b.size() + 1);
-  std::iota(row.begin(), row.end(), std::size_t{0});
-  for (std::size_t i = 0; i < a.size(); ++i) {
-    std::size_t diagonal = row[0];
-    row[0] = i + 1;
-    for (std::size_t j = 0; j < b.size(); ++j) {
-      const std::size_t replaced = diagonal + (a[i] == b[j] ? 0 : 1);
-      diagonal = row[j + 1];
-      row[j + 1] = std::min({replaced, row[j] + 1, diagonal + 1});
+  // Row i is that of the first i letters of a.
+  std::vector<std::vector<std::size_t>> rows(a.size() + 1, std::vector<std::size_t>(b.size() + 1));
+  std::iota(rows[0].begin(), rows[0].end(), std::size_t{0});
+  for (std::size_t i = 1; i <= a.size(); ++i) {
+    rows[i][0] = i;
+    for (std::size_t j = 1; j <= b.size(); ++j) {
+      const std::size_t replaced = rows[i - 1][j - 1] + (a[i - 1] == b[j - 1] ? 0 : 1);
+      rows[i][j] = std::min({replaced, rows[i - 1][j] + 1, rows[i][j - 1] + 1});
+      if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1])
+        rows[i][j] = std::min(rows[i][j], rows[i - 2][j - 2] + 1);
     }
   }
-  return row.back();
+  return rows[a.size()][b.size()];
 }
 
 /// Returns "; did you mean X?" for the name that a misspelt one is closest to; "" if none is close.
@@ -38,7 +40,7 @@ std::string suggestion(const std::string& wrong, const std::vector<std::string>&
     return is_part ? std::size_t{1} : edit_distance(wrong, name);
   };
   const auto closest = std::ranges::min_element(names, {}, distance);
-  const std::size_t close = (wrong.size() + 1) / 3;
+  const std::size_t close = std::max<std::size_t>(wrong.size() / 3, 1);
   if (closest == names.end() || distance(*closest) > close) return "";
   return fmt::format("; did you mean {}{}?", prefix, *closest);
 }
