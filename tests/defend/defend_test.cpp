@@ -457,8 +457,18 @@ TEST(Defend, StudentWithOptionsOfATransform_IsRefused) {
   options.training = {};
   options.student = StudentOptions{.width = -5};
   expect_words(error_of([&] { defend(small_victim(), noise(40, 16), options); }), {"width", "got -5"});
+  const auto refusal = [&] { return error_of([&] { defend(small_victim(), noise(40, 16), options); }); };
   options.student = StudentOptions{.see = -1};
-  expect_words(error_of([&] { defend(small_victim(), noise(40, 16), options); }), {"see", "got -1"});
+  expect_words(refusal(), {"--see", "got -1"});
+  options.student = StudentOptions{.see = 65};
+  expect_words(refusal(), {"--see", "got 65", "expected 64 or less"});
+  options.student = std::nullopt;
+  options.transform.see = 16384;
+  expect_words(refusal(), {"--see", "got 16384", "expected 64 or less"});
+  options.transform = {.draw = 16384};
+  expect_words(refusal(), {"--draw", "got 16384"});
+  options.transform = {.draw = -1};
+  expect_words(refusal(), {"--draw", "got -1"});
 }
 
 // From the victim's initial weights, a student would learn more of it than its answers to clean images.

@@ -335,7 +335,7 @@ TEST(Checkpoint, OtherRun_IsRefusedByName) {
                {"cannot resume", "recipe.optimization.lr is 0.04", "the checkpoint has 0.05"});
   other = victim_recipe();
   ++other.optimization.epochs;  // many fields may follow from it
-  other.augmentation.mix = 0.5;
+  other.augmentation.crop_padding = 1;
   expect_words(refusal(other, training_set(), {.width = 4}), {"recipe.optimization.epochs is"});
   other = victim_recipe();
   other.seed = 1;

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <map>
 #include <string>
+#include <string_view>
 #include <utility>
 
 #include <refine/backbones/freeze.hpp>
@@ -62,18 +63,35 @@ REFINE_INLINE backbones::AnyBackbone resized_student(const Task& task,
       baselines::ResizedClassifier<backbones::AnyBackbone>{.task = task, .inner = network});
 }
 
+/// Larger images cost memory and time, and show nothing that smaller ones do not. An encoder may need them.
+/// \throws Error if a side is out of range
+inline void check_side(std::string_view option, int side, const ImageShape& image, bool is_of_encoder) {
+  constexpr int most = 4;
+  const int longer = std::max(image.height, image.width);
+  if (side < 0) throw Error("{} must be 0 or more, got {}", option, side);
+  if (!is_of_encoder && image.is_static() && side > most * longer) {
+    throw Error("{}: must be at most {} times the side of the victim's images (got {}, expected {} or less)",
+                option, most, side, most * longer);
+  }
+}
+
 REFINE_INLINE SizedDefense size_defense(const TransformOptions& transform,
                                         const std::optional<StudentOptions>& student,
                                         const LoadedClassifier& victim) {
-  if (!student) return {.transform = size_transform(transform, victim)};
+  const ImageShape image = victim.task().image;
+  if (!student) {
+    check_side("--see", transform.see, image, !transform.encoder.file.empty());
+    check_side("--draw", transform.draw, image, false);
+    return {.transform = size_transform(transform, victim)};
+  }
   if (transform != TransformOptions{}) {
     throw Error(
         "options of a transform do not apply to a student (--transform, --levels, --draw; its own size and encoder are in "
         "StudentOptions); leave the ones or the other out");
   }
-  for (const auto& [name, value] : {std::pair("width", student->width), std::pair("see", student->see)})
-    if (value < 0) throw Error("StudentOptions.{} must be 0 or more, got {}", name, value);
-  return {.student = size_student(*student, victim.task().image)};
+  if (student->width < 0) throw Error("--width must be 0 or more, got {}", student->width);
+  check_side("--see", student->see, image, !student->encoder.file.empty());
+  return {.student = size_student(*student, image)};
 }
 
 REFINE_INLINE PreparedDefense prepare_defense(const LoadedClassifier& victim, const SizedDefense& sized,
