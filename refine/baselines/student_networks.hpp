@@ -21,10 +21,10 @@
 #include <refine/core/error.hpp>
 #include <refine/core/random.hpp>
 #include <refine/core/task.hpp>
+#include <refine/nn/conv.hpp>
 #include <refine/nn/cuda_graph.hpp>
 #include <refine/nn/module.hpp>
 #include <refine/nn/torch_random.hpp>
-#include <refine/transforms/detail/resize_images.hpp>
 #include <refine/transforms/encoded.hpp>
 
 /// \file
@@ -64,7 +64,7 @@ struct ResizedClassifier {
   /// Returns logits N×classes.
   /// \param images float N×C×H×W in [0, 1]
   at::Tensor forward(const at::Tensor& images) const {
-    return inner.forward(transforms::detail::resize_images(images, Task(inner.task).image));
+    return inner.forward(nn::resize(images, Task(inner.task).image));
   }
 
   /// Returns the tensors that the module does not hold, by name, on the CPU.
@@ -164,7 +164,7 @@ struct EncodedClassifier {
   /// \param images float N×C×H×W in [0, 1]
   at::Tensor encode(const at::Tensor& images) const {
     check();
-    return encoder.forward(transforms::detail::resize_images(images, encoder.image));
+    return encoder.forward(nn::resize(images, encoder.image));
   }
 
   /// Returns logits N×classes.

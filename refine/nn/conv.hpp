@@ -16,6 +16,7 @@
 #include <cstdint>
 #include <vector>
 
+#include <refine/core/task.hpp>
 #include <refine/nn/shared_batch.hpp>
 
 namespace refine::nn {
@@ -117,6 +118,18 @@ inline at::Tensor resize_antialiased(const at::Tensor& x, std::int64_t height, s
   const c10::impl::ExcludeDispatchKeyGuard without_autocast(c10::autocast_dispatch_keyset);
   return at::_upsample_bilinear2d_aa(x.scalar_type() == at::kBFloat16 ? x.to(at::kFloat) : x, {height, width},
                                      /*align_corners=*/false);
+}
+
+/// Resizes images by bilinear interpolation, antialiased where they shrink. Images of that size stay as they are.
+/// \param x float N×C×H×W
+/// \param shape whose height and width, which must be known, the images get
+/// \return N×C×height×width, in the memory format of `x`
+inline at::Tensor resize(const at::Tensor& x, const ImageShape& shape) {
+  if (x.size(2) == shape.height && x.size(3) == shape.width) return x;
+  const bool shrinks = shape.height < x.size(2) || shape.width < x.size(3);
+  return (shrinks ? resize_antialiased(x, shape.height, shape.width)
+                  : resize_bilinear(x, shape.height, shape.width))
+      .contiguous(x.suggest_memory_format());
 }
 
 }  // namespace refine::nn

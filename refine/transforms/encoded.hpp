@@ -19,10 +19,10 @@
 #include <refine/core/config.hpp>
 #include <refine/core/random.hpp>
 #include <refine/core/task.hpp>
+#include <refine/nn/conv.hpp>
 #include <refine/nn/cuda_graph.hpp>
 #include <refine/nn/module.hpp>
 #include <refine/nn/torch_random.hpp>
-#include <refine/transforms/detail/resize_images.hpp>
 #include <refine/transforms/encoder_decoder.hpp>
 #include <refine/transforms/transform.hpp>
 
@@ -201,7 +201,7 @@ struct Encoded {
   /// \param images float N×C×H×W in [0, 1]
   at::Tensor encode(const at::Tensor& images) const {
     check();
-    return encoder.forward(detail::resize_images(images, encoder.image));
+    return encoder.forward(nn::resize(images, encoder.image));
   }
 
   /// Returns images drawn from features, and the bottleneck.

@@ -8,9 +8,9 @@
 
 #include <refine/core/check.hpp>
 #include <refine/core/task.hpp>
+#include <refine/nn/conv.hpp>
 #include <refine/nn/cuda_graph.hpp>
 #include <refine/nn/module.hpp>
-#include <refine/transforms/detail/resize_images.hpp>
 #include <refine/transforms/transform.hpp>
 
 namespace refine::transforms {
@@ -68,15 +68,15 @@ struct Resized {
   /// \throws Error as `check`
   at::Tensor forward(const at::Tensor& images) const {
     check();
-    return detail::resize_images(inner.forward(detail::resize_images(images, inner.image)), output_shape);
+    return nn::resize(inner.forward(nn::resize(images, inner.image)), output_shape);
   }
 
   /// Returns what `forward` returns, and the bottleneck of the inner transform.
   /// \param images float N×C×H×W
   Drawn draw(const at::Tensor& images) const {
     check();
-    Drawn drawn = transforms::draw(inner, detail::resize_images(images, inner.image));
-    drawn.images = detail::resize_images(drawn.images, output_shape);
+    Drawn drawn = transforms::draw(inner, nn::resize(images, inner.image));
+    drawn.images = nn::resize(drawn.images, output_shape);
     return drawn;
   }
 

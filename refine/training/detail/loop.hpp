@@ -3,14 +3,12 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/_foreach_copy.h>
-#include <ATen/ops/arange.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/maximum.h>
 #include <ATen/ops/minimum.h>
 #include <ATen/ops/stack.h>
-#include <ATen/ops/where.h>
 #include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
 #include <c10/core/Device.h>
@@ -34,15 +32,14 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <tuple>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
 #include <refine/core/error.hpp>
 #include <refine/core/random.hpp>
-#include <refine/data/augmentation.hpp>
-#include <refine/data/batches.hpp>
 #include <refine/data/dataset.hpp>
-#include <refine/data/training_set.hpp>
 #include <refine/distributed/communicator.hpp>
 #include <refine/distributed/exchange.hpp>
 #include <refine/nn/autocast.hpp>
@@ -51,10 +48,10 @@
 #include <refine/nn/module.hpp>
 #include <refine/nn/shared_batch.hpp>
 #include <refine/nn/torch_random.hpp>
-#include <refine/nn/transfer.hpp>
 #include <refine/training/detail/optimizers.hpp>
 #include <refine/training/detail/ranks.hpp>
 #include <refine/training/detail/run_state.hpp>
+#include <refine/training/detail/step_batches.hpp>
 #include <refine/training/observers.hpp>
 #include <refine/training/recipe.hpp>
 
@@ -106,88 +103,6 @@ bool computes_in_bfloat16(Precision precision, at::Device device, const at::Tens
               observers...);
   return false;
 }
-
-/// Augments batches: as the recipe says, then as the training set requires, except for the images
-/// that it exempts. Images that must not be flipped get the recipe's other changes by the same
-/// random numbers. Steps that are off cost nothing.
-class BatchAugmentation {
- public:
-  explicit BatchAugmentation(const data::Augmentation& recipe) : recipe_(recipe) {}
-
-  BatchAugmentation(const data::Augmentation& recipe, const data::TrainingSet& set, at::Device device)
-      : recipe_(recipe), required_(set.augmentation) {
-    if (set.no_augment_mask.defined() && required_ != data::Augmentation{})
-      no_augment_ = set.no_augment_mask.to(device);
-    if (set.no_flip_mask.defined() && recipe.flip) no_flip_ = set.no_flip_mask.to(device);
-  }
-
-  /// Returns the augmented images of one step.
-  /// \param images float N×C×H×W in [0, 1]
-  /// \param indices int64 N: the position of each image in the training set, on the device of
-  ///   `images`
-  /// \param rows the place of the images in the batch of the step
-  at::Tensor operator()(const at::Tensor& images, const at::Tensor& indices, std::uint64_t seed,
-                        std::int64_t step, const data::BatchRows& rows) const {
-    const auto select = [&](const at::Tensor& mask, const at::Tensor& yes, const at::Tensor& no) {
-      return at::where(mask.index_select(0, indices).view({-1, 1, 1, 1}), yes, no);
-    };
-    const std::uint64_t recipe_seed = step_seed(seed, "augmentation", step);
-    at::Tensor augmented = data::augment(images, recipe_, recipe_seed, rows);
-    if (no_flip_.defined()) {
-      data::Augmentation others = recipe_;
-      others.flip = false;
-      augmented = select(no_flip_, data::augment(images, others, recipe_seed, rows), augmented);
-    }
-    if (required_ == data::Augmentation{}) return augmented;
-    const at::Tensor with_required =
-        data::augment(augmented, required_, step_seed(seed, "asked augmentation", step), rows);
-    return no_augment_.defined() ? select(no_augment_, augmented, with_required) : with_required;
-  }
-
-  /// Returns the augmented images of a whole batch.
-  at::Tensor operator()(const at::Tensor& images, const at::Tensor& indices, std::uint64_t seed,
-                        std::int64_t step) const {
-    return (*this)(images, indices, seed, step, {.total = images.size(0)});
-  }
-
-  /// True if the result of an image depends on the one before it in the batch.
-  bool has_mix() const { return recipe_.mix > 0; }
-
-  /// Mixes rows that belong to the images of a step, float N×K, as the recipe mixes the images. (A
-  /// training set requires no mixing.)
-  at::Tensor mix_rows(const at::Tensor& rows, std::uint64_t seed, std::int64_t step) const {
-    return data::mix_rows(rows, recipe_, step_seed(seed, "augmentation", step));
-  }
-
- private:
-  static std::uint64_t step_seed(std::uint64_t seed, const char* purpose, std::int64_t step) {
-    return derived_seed(seed, purpose, static_cast<std::uint64_t>(step));
-  }
-
-  data::Augmentation recipe_, required_ = {};
-  at::Tensor no_augment_, no_flip_;  ///< bool, one entry per image of the set; undefined: none
-};
-
-/// A rank's part of a batch.
-struct BatchShare {
-  std::int64_t first = 0, count = 0, total = 0;  ///< rows of the batch; total 0: there is one rank
-  at::Tensor indices = {};                       ///< int64: as `Batch::indices`, of the whole batch
-  /// Makes the rows of the whole batch, on every rank, from a rank's rows.
-  std::function<at::Tensor(const at::Tensor&)> gather = {};
-
-  bool is_part() const { return total > 0; }
-};
-
-/// The images of a step and their place in the run, on the module's device. With several ranks, those
-/// of this rank.
-struct Batch {
-  at::Tensor images;   ///< float N×C×H×W in [0, 1], augmented, channels last; or features N×F, mixed
-  at::Tensor plain;    ///< the same images without augmentation
-  at::Tensor indices;  ///< int64 N: their positions in the training set
-  std::int64_t step;   ///< from 0, over all epochs
-  bool first_epoch;
-  BatchShare share = {};  ///< with several ranks: what the tensors above are a part of
-};
 
 /// The results of a step.
 struct BatchResult {
@@ -250,13 +165,6 @@ class TeacherAnswers {
   at::Tensor answers_;  ///< float images×classes
   bool is_complete_ = false;
 };
-
-/// Returns the training images where batches are gathered from: on `device`, or on the host if they
-/// need more than half of the device's free memory, since the network needs the rest. The batches
-/// are the same.
-inline at::Tensor place_images(const at::Tensor& bytes, at::Device device) {
-  return bytes.nbytes() <= nn::free_memory(device) / 2 ? bytes.to(device) : bytes;
-}
 
 /// Computes a step, and adds its gradients to the parameters', in less memory: activations are
 /// computed twice. It calls `again` before the second time, which draws and counts as the first did.
@@ -425,6 +333,443 @@ inline std::string last_checkpoint(RunStore* store) {
 /// Trains a module: the loop of `fit` and `train_classifier`. All random draws are functions of the
 /// seed, the epoch and the step, so a run that is resumed at a step draws what the first would have
 /// drawn.
+template <typename Targets, typename Learn, typename... Observers>
+class TrainingLoop {
+  using Ranks = std::remove_reference_t<decltype(distributed::detail::find_communicator(
+      std::declval<Observers&>()...))>;
+  static constexpr bool is_distributed = distributed::detail::is_distributed<Ranks>;
+
+ public:
+  /// As `train`.
+  TrainingLoop(const TrainingRun& run, torch::nn::Module& module, at::Device device,
+               const at::Tensor& examples, const Optimization& optimization,
+               const BatchAugmentation& augmentation, std::uint64_t seed, Targets& targets, Learn& learn,
+               Observers&... observers)
+      : run_(run),
+        module_(module),
+        device_(device),
+        optimization_(optimization),
+        seed_(seed),
+        targets_(targets),
+        learn_(learn),
+        observers_(observers...),
+        ranks_(distributed::detail::find_communicator(observers...)),
+        batches_(examples, optimization.batch_size, augmentation, seed, device, ranks_),
+        steps_(batches_.steps_an_epoch() * optimization.epochs),
+        optimizers_(module, optimization),
+        training_mode_(module),
+        sums_(device),
+        all_sums_(device),
+        state_{.steps = steps_},
+        torch_seed_(device),
+        buffers_(module) {
+    if (optimizers_.empty()) {
+      throw Error("cannot train the {}: its network has no parameters to train; choose another network",
+                  name());
+    }
+    sums_.clear();
+  }
+
+  /// \param cuda_graph_safe whether `learn` may be recorded as a CUDA graph and replayed
+  void operator()(bool cuda_graph_safe) {
+    open_store_and_restore();
+    begin();
+    recall();
+    share_batches();
+    nn::CudaGraphRunner take_step(
+        device_, cuda_graph_safe && ranks_.size() == 1,
+        [this](const at::Tensor& images, const at::Tensor& target) { learn_and_update(images, target); });
+    for (int epoch = static_cast<int>(first_step_ / batches_.steps_an_epoch()); epoch < optimization_.epochs;
+         ++epoch) {
+      batches_.begin_epoch(epoch);
+      std::int64_t in_epoch = state_.step % batches_.steps_an_epoch();
+      if (in_epoch == 0) sums_.clear();
+      while (in_epoch < batches_.steps_an_epoch()) {
+        step(epoch, take_step);
+        ++state_.step;
+        ++in_epoch;
+        after_step(epoch, in_epoch);
+      }
+    }
+    constexpr std::int64_t few_steps = 500;
+    if (steps_ < few_steps && !fits_into_memory([&] { average_statistics(); })) fail_out_of_memory();
+    end();
+  }
+
+ private:
+  std::string_view name() const { return run_.info.name; }
+
+  /// Calls a function with the observers.
+  template <typename Call>
+  auto observe(Call&& call) const {
+    return std::apply(call, observers_);
+  }
+
+  void warn(const std::string& text) const {
+    observe([&](auto&... observers) { notify_warning(text, observers...); });
+  }
+
+  void open_store_and_restore() {
+    const auto identity = [&] {
+      RunIdentity whole = run_.identity();
+      whole.network += nn::code_of(module_);
+      return whole;
+    };
+    if constexpr (is_distributed) {
+      if (ranks_.size() > 1) check_run(ranks_, identity(), module_, batches_.images(), optimization_);
+    }
+    distributed::on_first_rank(
+        ranks_, [&] { store_ = observe([](auto&... observers) { return open_store(observers...); }); });
+    has_store_ = distributed::copy_number(ranks_, store_ != nullptr) != 0;
+    if (ranks_.restarts() > 0 && !has_store_) {
+      throw Error(
+          "training the {}: the launcher has started the ranks again after a failure, and without checkpoints the run "
+          "would silently begin anew (got restart {}, expected 0); pass a Checkpoint, or start with --max-restarts 0",
+          name(), ranks_.restarts());
+    }
+    if (has_store_ || ranks_.size() > 1) {
+      state_.tensors = nn::state_dict(module_, "module.");
+      for (const auto& [key, tensor] : optimizers_.state()) state_.tensors["optimizer." + key] = tensor;
+      state_.tensors["epoch.loss"] = sums_.loss;
+      state_.tensors["epoch.correct"] = sums_.correct;
+      state_.tensors["epoch.lowest"] = sums_.lowest;
+      state_.tensors["epoch.highest"] = sums_.highest;
+      distributed::on_first_rank(ranks_, [&] {
+        if (store_) store_->restore(state_, identity());
+      });
+    }
+    if constexpr (is_distributed) {
+      if (ranks_.size() > 1) {
+        copy_state(ranks_, state_);
+        optimizers_.divide_kernels(ranks_.rank(), ranks_.size());
+      }
+    }
+    first_step_ = state_.step;
+    seconds_before_ = state_.seconds;
+    judged_after_ = std::max<std::int64_t>(100, steps_ / 10);
+    knows_progress_ = first_step_ > judged_after_;
+  }
+
+  void begin() {
+    info_ = run_.info;
+    info_.epochs = optimization_.epochs;
+    info_.batches = batches_.steps_an_epoch();
+    info_.images = batches_.images();
+    info_.done = batches_.images_of(first_step_);
+    observe([&](auto&... observers) { notify_begin(info_, observers...); });
+    send_messages();
+    for (const EpochInfo& earlier : state_.history)
+      observe([&](auto&... observers) { notify_epoch(earlier, observers...); });
+  }
+
+  /// Passes on what the store has to say.
+  void send_messages() const {
+    if (!store_) return;
+    for (const RunMessage& message : store_->take_messages()) {
+      observe([&](auto&... observers) {
+        message.is_warning ? notify_warning(message.text, observers...)
+                           : notify_note(message.text, observers...);
+      });
+    }
+  }
+
+  /// Computes again what an interrupted run kept of the steps that it has taken.
+  void recall() {
+    if (!run_.recall || first_step_ == 0) return;
+    batches_.begin_epoch(0);
+    for (std::int64_t step = 0; step < std::min(first_step_, batches_.steps_an_epoch()); ++step)
+      run_.recall(batches_.plain_at(step));
+  }
+
+  /// With several ranks, makes BatchNorm, dropout and gradients those of the whole batch.
+  void share_batches() {
+    if constexpr (is_distributed) {
+      if (ranks_.size() == 1) return;
+      shared_batch_.emplace(optimization_.sync_batch_norm
+                                ? [this](const at::Tensor& row) { return distributed::stack(ranks_, row); }
+                                : nn::detail::StackOverRanks());
+      gradients_.emplace(ranks_, optimizers_.parameters(), optimizers_.owners());
+    }
+  }
+
+  void seed_dropout(std::int64_t step) {
+    torch_seed_.seed(derived_seed(seed_, "dropout", static_cast<std::uint64_t>(step)));
+  }
+
+  /// Returns the images of a step, and has BatchNorm and dropout of several ranks know of them.
+  Batch load_batch(std::int64_t step) {
+    Batch batch = batches_.at(step);
+    if (batch.share.is_part()) {
+      batch_total_ = batch.share.total;
+      shared_batch_->set_rows(batch.share.first, batch.share.count, batch.share.total);
+    }
+    return batch;
+  }
+
+  /// Returns false if there is not enough memory, and nothing but buffers has changed.
+  template <typename Part>
+  bool fits_into_memory(Part&& part_of_step) {
+    is_updating_ = false;
+    try {
+      part_of_step();
+      return true;
+    } catch (const std::exception& error) {
+      if (is_updating_ || !nn::is_out_of_memory(error)) throw;
+    }
+    return false;
+  }
+
+  template <typename TakeStep>
+  void step(int epoch, TakeStep& take_step) {
+    Batch inputs;
+    at::Tensor target;
+    if (!fits_into_memory([&] {
+          inputs = load_batch(state_.step);
+          target = targets_(inputs);
+        })) {
+      fail_out_of_memory();
+    }
+    seed_dropout(state_.step);
+    rate_factor_ = optimization_.rate_factor(state_.step, steps_, epoch);
+    optimizers_.set_rate_factor(rate_factor_);
+    buffers_.save();
+    const auto again = [&] {
+      buffers_.restore();
+      seed_dropout(state_.step);
+    };
+    if (!in_parts_ && !fits_into_memory([&] { take_step(inputs.images, target); })) {
+      optimizers_.zero_grad();  // releases what the backward pass has left
+      // Another rank may have enough, and waits for the exchanges of this step.
+      if (!run_.learn_in_parts || ranks_.size() > 1) fail_out_of_memory();
+      in_parts_ = true;
+      take_step.release();
+      warn(
+          "memory is short: activations are computed twice, which takes longer; the batches are the same, and the "
+          "result may differ in the last bits");
+      again();
+    }
+    if (in_parts_ && !fits_into_memory([&] {
+          optimizers_.zero_grad();
+          update(run_.learn_in_parts(inputs.images, target, again), inputs.images.size(0));
+        })) {
+      fail_out_of_memory();
+    }
+  }
+
+  void learn_and_update(const at::Tensor& images, const at::Tensor& target) {
+    if constexpr (is_distributed) {
+      if (ranks_.size() > 1) {
+        learn_part_and_update(images, target);
+        return;
+      }
+    }
+    const BatchResult result = learn_(images, target);
+    optimizers_.zero_grad();
+    result.loss.backward();
+    update(result, images.size(0));
+  }
+
+  /// The same with several ranks. The sums over ranks are the loss of the whole batch and its gradient.
+  void learn_part_and_update(const at::Tensor& images, const at::Tensor& target) {
+    if (state_.step == first_step_) shared_batch_->watch_draws(device_);
+    const BatchResult result = learn_(images, target);
+    if (state_.step == first_step_ && shared_batch_->has_other_draws(device_)) {
+      throw Error(
+          "training the {} with {} ranks: its network draws random numbers that depend on the number of ranks; "
+          "use nn::dropout or nn::Dropout in the place of LibTorch's, or no dropout",
+          name(), ranks_.size());
+    }
+    at::Tensor loss = result.loss * (static_cast<double>(images.size(0)) / static_cast<double>(batch_total_));
+    at::Tensor share = loss.detach();
+    if (result.batch_loss.defined()) {
+      loss = loss + result.batch_loss;
+      share = share + result.batch_loss.detach() / ranks_.size();
+    }
+    optimizers_.zero_grad();
+    gradients_->backward(loss);
+    update({share, result.correct, result.predicted}, batch_total_);
+    copy_from_owners(ranks_, optimizers_.kernels(), optimizers_.kernel_owners());
+  }
+
+  void update(const BatchResult& result, std::int64_t images) {
+    is_updating_ = true;
+    optimizers_.step();
+    sums_.add(result, images);
+  }
+
+  /// Judges the step that was taken, tells the observers, and saves or stops if it is due.
+  void after_step(int epoch, std::int64_t in_epoch) {
+    const std::int64_t seen = batches_.images_of(state_.step);
+    observe([&](auto&... observers) { notify_step({epoch + 1, in_epoch, seen}, observers...); });
+    const bool is_epoch_end = in_epoch == batches_.steps_an_epoch();
+    bool is_due = store_ && store_->is_due();
+    bool must_stop = observe([](auto&... observers) { return stop_requested(observers...); });
+    const EpochSums& totals = share_sums(must_stop, is_due);
+    const std::int64_t images = seen - static_cast<std::int64_t>(epoch) * batches_.images();  // of the epoch
+    const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - begin_;
+    state_.seconds = seconds_before_ + elapsed.count();
+    // On other devices it is looked at only when they must be waited for.
+    if (device_.is_cpu() || is_epoch_end || is_due || must_stop) {
+      const double loss = totals.mean_loss(images);
+      if (!std::isfinite(loss)) fail_diverged("the loss is", loss, epoch + 1);
+    }
+    check_weights(epoch + 1);
+    if (is_epoch_end || images >= 500) check_progress(totals, images);
+    if (is_epoch_end) end_epoch(epoch + 1, totals);
+    if (has_store_ && (must_stop || is_due)) gather_momenta();
+    if (must_stop) {
+      if (store_) store_->save(state_);
+      check_weights(epoch + 1);
+      send_messages();
+      throw Stopped(name(), state_.step, steps_, store_ ? store_->newest() : std::filesystem::path());
+    }
+    if (store_ && is_due) store_->begin_save(state_);
+    send_messages();
+  }
+
+  /// Returns the sums of all ranks. A request of one rank becomes one of all.
+  const EpochSums& share_sums(bool& must_stop, bool& is_due) {
+    if constexpr (is_distributed) {
+      if (ranks_.size() > 1) {
+        add_up(ranks_, sums_, all_sums_, must_stop, is_due);
+        return all_sums_;
+      }
+    }
+    return sums_;
+  }
+
+  /// Warns, once, if the answers are no better than chance. Earlier, the learning rate may still be warming up.
+  void check_progress(const EpochSums& totals, std::int64_t images) {
+    if (knows_progress_ || !run_.chance || state_.step < std::min(steps_, judged_after_)) return;
+    knows_progress_ = true;
+    const double chance = run_.chance(), accuracy = totals.accuracy(images);
+    const double spread = 2 * std::sqrt(chance * (1 - chance) / static_cast<double>(images));
+    if (images < 100 || accuracy > chance + spread) return;
+    warn(fmt::format(
+        "after {} of {} steps the {} answers no better than chance ({} {:.1f} % on {} "
+        "images, chance {:.1f} %); {}{}, lr is {}",
+        state_.step, steps_, name(), info_.accuracy_of, 100 * accuracy, images, 100 * chance,
+        state_.step < steps_ ? "if it does not improve, " : "", run_.after_warning, optimization_.lr));
+  }
+
+  /// \param epoch from 1
+  void end_epoch(int epoch, const EpochSums& totals) {
+    const std::int64_t n = batches_.images();
+    const EpochInfo result{epoch, totals.mean_loss(n), totals.accuracy(n), optimization_.lr * rate_factor_,
+                           state_.seconds};
+    state_.history.push_back(result);
+    observe([&](auto&... observers) { notify_epoch(result, observers...); });
+    // Some images of every data set are of one class; few of them show nothing. A network that has
+    // taken few steps answers with one class, too.
+    state_.collapsed = result.accuracy < 0.9 && totals.has_one_class() ? state_.collapsed + n : 0;
+    if (state_.collapsed >= 1000 && state_.step >= judged_after_) {
+      throw Error(
+          "training the {} has collapsed: all images of epoch {} are predicted as one class ({} {:.1f} %); lower "
+          "the recipe's learning rates, lr is {}, or use another seed{}",
+          name(), result.epoch, info_.accuracy_of, 100 * result.accuracy, optimization_.lr,
+          last_checkpoint(store_.get()));
+    }
+  }
+
+  /// \param epoch from 1
+  void check_weights(int epoch) const {
+    if (store_ && store_->has_diverged())
+      fail_diverged("the weights are", std::numeric_limits<double>::quiet_NaN(), epoch);
+  }
+
+  [[noreturn]] void fail_diverged(std::string_view what, double got, int epoch) const {
+    throw Error(
+        "training the {} diverged: {} not finite (got {} in epoch {}); "
+        "lower the recipe's learning rates, lr is {}{}",
+        name(), what, got, epoch, optimization_.lr, last_checkpoint(store_.get()));
+  }
+
+  [[noreturn]] void fail_out_of_memory() const {
+    throw OutOfMemory(name(), optimization_.batch_size, state_.step, last_checkpoint(store_.get()));
+  }
+
+  /// Gathers Muon's momenta from the ranks that update the kernels.
+  void gather_momenta() {
+    if constexpr (is_distributed) {
+      if (ranks_.size() > 1)
+        copy_from_owners(ranks_, optimizers_.kernel_momenta(), optimizers_.kernel_owners());
+    }
+  }
+
+  /// The statistics of BatchNorm lag some tens of steps behind the weights. At the end of a short run they can be
+  /// of another network, so they are computed anew (Wu and Johnson, 2021, `wu2021rethinking`).
+  void average_statistics() {
+    constexpr std::int64_t max_images = 4096;
+    const c10::NoGradGuard no_grad;
+    AveragedStatistics averaged(module_);
+    if (averaged.empty()) return;
+    batches_.begin_epoch(optimization_.epochs);
+    // Batches of one size: each has the same share.
+    const std::int64_t size = optimization_.batch_size;
+    const std::int64_t whole = std::max<std::int64_t>(batches_.images() / size, 1);
+    const std::int64_t count = std::min(whole, (max_images - 1) / size + 1);
+    for (std::int64_t step = steps_; step < steps_ + count; ++step) {
+      const Batch inputs = load_batch(step);
+      seed_dropout(step);
+      run_.forward(inputs.images);
+    }
+    averaged.keep();
+  }
+
+  void end() {
+    if constexpr (is_distributed) {
+      // With BatchNorm of each rank, those of rank 0, as in a checkpoint.
+      if (ranks_.size() > 1 && !optimization_.sync_batch_norm) {
+        std::map<std::string, at::Tensor> all;
+        for (const auto& buffer : module_.named_buffers()) all.emplace(buffer.key(), buffer.value());
+        copy_from_first(ranks_, all);
+      }
+    }
+    if (has_store_) gather_momenta();
+    if (store_) store_->save(state_);
+    check_weights(optimization_.epochs);
+    send_messages();
+    observe([](auto&... observers) { notify_end(observers...); });
+  }
+
+  const TrainingRun& run_;
+  torch::nn::Module& module_;
+  at::Device device_;
+  const Optimization& optimization_;
+  std::uint64_t seed_;
+  Targets& targets_;
+  Learn& learn_;
+  std::tuple<Observers&...> observers_;
+  Ranks& ranks_;
+  const std::chrono::steady_clock::time_point begin_ = std::chrono::steady_clock::now();
+
+  StepBatches<Ranks> batches_;
+  std::int64_t steps_;  ///< of the whole run
+  Optimizers optimizers_;
+  ScopedTraining training_mode_;
+  EpochSums sums_, all_sums_;  ///< of this rank and of all
+  RunState state_;
+  std::unique_ptr<RunStore> store_ = {};  ///< with several ranks, of rank 0
+  bool has_store_ = false;                ///< whether rank 0 has one
+  nn::ScopedTorchSeed torch_seed_;
+  SavedBuffers buffers_;
+
+  std::int64_t first_step_ = 0;  ///< the step at which the run was resumed
+  double seconds_before_ = 0;    ///< that it had taken until then
+  RunInfo info_ = {};
+  double rate_factor_ = 1;         ///< of the last step
+  std::int64_t judged_after_ = 0;  ///< the step from which on a training is judged
+  bool knows_progress_ = false;
+  bool is_updating_ = false;  ///< the step has changed parameters and cannot be computed again
+  bool in_parts_ = false;     ///< activations are computed twice
+
+  // With several ranks:
+  std::int64_t batch_total_ = 0;                            ///< rows of the whole batch
+  std::optional<nn::ScopedSharedBatch> shared_batch_ = {};  ///< BatchNorm and dropout of the whole batch
+  std::optional<GradientExchange<Ranks>> gradients_ = {};
+};
+
+/// Trains a module with a `TrainingLoop`.
 /// \param examples uint8 images N×C×H×W; or float features N×F, which are mixed and not otherwise
 ///   changed
 /// \param targets `Batch` → tensor with one row per image, without gradient
@@ -434,393 +779,13 @@ template <typename Targets, typename Learn, typename... Observers>
 void train(const TrainingRun& run, torch::nn::Module& module, at::Device device, const at::Tensor& examples,
            const Optimization& optimization, const BatchAugmentation& augmentation, std::uint64_t seed,
            Targets&& targets, Learn&& learn, bool cuda_graph_safe, Observers&... observers) {
-  auto& ranks = distributed::detail::find_communicator(observers...);
-  constexpr bool is_distributed = distributed::detail::is_distributed<decltype(ranks)>;
-  const std::string_view name = run.info.name;
-  const std::int64_t n = examples.size(0);
-  if (n < 2) throw Error("cannot train the {}: too few images (got {}, expected 2 or more)", name, n);
-  // BatchNorm cannot learn from a single value per channel.
-  const auto batches = data::views::batches(optimization.batch_size, data::LastBatch::join_single);
-  const std::int64_t per_epoch = (examples | batches).size(), steps = per_epoch * optimization.epochs;
-  const auto begin = std::chrono::steady_clock::now();
-
-  const at::Tensor source = place_images(examples, device);
-  const bool are_features = examples.dim() == 2;
-  const auto order = [&](int epoch) {
-    return source | data::views::shuffled(derived_seed(seed, "order"), epoch) | batches;
-  };
-  Optimizers optimizers(module, optimization);
-  if (optimizers.empty()) {
-    throw Error("cannot train the {}: its network has no parameters to train; choose another network", name);
+  if (examples.size(0) < 2) {
+    throw Error("cannot train the {}: too few images (got {}, expected 2 or more)", run.info.name,
+                examples.size(0));
   }
-  const ScopedTraining scoped_training(module);
-  EpochSums sums(device);
-  sums.clear();
-
-  const auto identity = [&] {
-    RunIdentity whole = run.identity();
-    whole.network += nn::code_of(module);
-    return whole;
-  };
-  RunState state{.steps = steps};
-  std::unique_ptr<RunStore> store;  // with several ranks, of rank 0
-  if constexpr (is_distributed) {
-    if (ranks.size() > 1) check_run(ranks, identity(), module, n, optimization);
-  }
-  distributed::on_first_rank(ranks, [&] { store = open_store(observers...); });
-  const bool has_store = distributed::copy_number(ranks, store != nullptr) != 0;
-  if (ranks.restarts() > 0 && !has_store) {
-    throw Error(
-        "training the {}: the launcher has started the ranks again after a failure, and without checkpoints the run "
-        "would silently begin anew (got restart {}, expected 0); pass a Checkpoint, or start with --max-restarts 0",
-        name, ranks.restarts());
-  }
-  if (has_store || ranks.size() > 1) {
-    state.tensors = nn::state_dict(module, "module.");
-    for (const auto& [key, tensor] : optimizers.state()) state.tensors["optimizer." + key] = tensor;
-    state.tensors["epoch.loss"] = sums.loss;
-    state.tensors["epoch.correct"] = sums.correct;
-    state.tensors["epoch.lowest"] = sums.lowest;
-    state.tensors["epoch.highest"] = sums.highest;
-    distributed::on_first_rank(ranks, [&] {
-      if (store) store->restore(state, identity());
-    });
-  }
-  if constexpr (is_distributed) {
-    if (ranks.size() > 1) {
-      copy_state(ranks, state);
-      optimizers.divide_kernels(ranks.rank(), ranks.size());
-    }
-  }
-  const std::int64_t first_step = state.step;
-  const double seconds_before = state.seconds;
-  const auto send_messages = [&] {
-    if (!store) return;
-    for (const RunMessage& message : store->take_messages()) {
-      message.is_warning ? notify_warning(message.text, observers...)
-                         : notify_note(message.text, observers...);
-    }
-  };
-  const auto seen_after = [&](std::int64_t step) {  // only the last batch of an epoch has another size
-    return step / per_epoch * n + step % per_epoch * optimization.batch_size;
-  };
-  RunInfo info = run.info;
-  info.epochs = optimization.epochs;
-  info.batches = per_epoch;
-  info.images = n;
-  info.done = seen_after(first_step);
-  notify_begin(info, observers...);
-  send_messages();
-  for (const EpochInfo& earlier : state.history) notify_epoch(earlier, observers...);
-
-  nn::ScopedTorchSeed torch_seed(device);
-  const auto make_batch = [&](const data::Batch& batch, std::int64_t step, bool augmented) {
-    const at::Tensor device_indices = nn::to_device_async(batch.indices, device);
-    if (are_features) {
-      const at::Tensor plain = nn::to_device_async(batch.images, device);
-      return Batch{augmented ? augmentation.mix_rows(plain, seed, step) : plain, plain, device_indices, step,
-                   step < per_epoch};
-    }
-    const at::Tensor plain = data::to_float(nn::to_device_async(batch.images, device), device);
-    const at::Tensor images =
-        augmented ? augmentation(plain, device_indices, seed, step).contiguous(at::MemoryFormat::ChannelsLast)
-                  : plain;
-    return Batch{images, plain, device_indices, step, step < per_epoch};
-  };
-  // Reads only the rows of this rank and, where images are mixed, the one before them.
-  const auto make_part = [&](const data::ExampleView& shuffled, std::int64_t step) {
-    const std::int64_t in_epoch = step % per_epoch, begin_row = in_epoch * optimization.batch_size,
-                       total =
-                           (in_epoch + 1 < per_epoch ? begin_row + optimization.batch_size : n) - begin_row;
-    const auto own = distributed::rows_of_rank(total, ranks.rank(), ranks.size());
-    const std::int64_t before = augmentation.has_mix() ? 1 : 0;
-    const at::Tensor positions =
-        at::arange(own.first - before, own.first + own.count, at::kLong).remainder(total);
-    const data::Batch rows = shuffled.select(positions + begin_row).gather(0, own.count + before);
-    Batch batch{{}, {}, {}, step, step < per_epoch, {}};
-    batch.share = {.first = own.first,
-                   .count = own.count,
-                   .total = total,
-                   .indices = nn::to_device_async(shuffled.indices(begin_row, total), device),
-                   .gather = [&ranks, own, total](const at::Tensor& part) {
-                     return distributed::gather_rows(ranks, part, own, total);
-                   }};
-    const auto drop = [&](const at::Tensor& all) { return all.narrow(0, before, own.count); };
-    const at::Tensor indices = nn::to_device_async(rows.indices, device);
-    at::Tensor images;
-    if (are_features) {
-      batch.plain = drop(nn::to_device_async(rows.images, device));
-      images =
-          augmentation.mix_rows(batch.share.gather(batch.plain), seed, step).narrow(0, own.first, own.count);
-    } else {
-      const at::Tensor plain = data::to_float(nn::to_device_async(rows.images, device), device);
-      batch.plain = drop(plain);
-      images = drop(augmentation(plain, indices, seed, step, {.total = total, .positions = positions}))
-                   .contiguous(at::MemoryFormat::ChannelsLast);
-    }
-    batch.images = images;
-    batch.indices = drop(indices);
-    return batch;
-  };
-  if (run.recall && first_step > 0) {
-    const auto first_epoch = order(0);
-    for (std::int64_t step = 0; step < std::min(first_step, per_epoch); ++step) {
-      if constexpr (is_distributed) {
-        if (ranks.size() > 1) {
-          run.recall(make_part(source | data::views::shuffled(derived_seed(seed, "order"), 0), step));
-          continue;
-        }
-      }
-      run.recall(make_batch(first_epoch[step], step, /*augmented=*/false));
-    }
-  }
-
-  // With several ranks:
-  std::int64_t batch_total = 0;                       // rows of the whole batch, for `work`
-  std::optional<nn::ScopedSharedBatch> shared_batch;  // BatchNorm and dropout of the whole batch
-  std::optional<GradientExchange<std::remove_reference_t<decltype(ranks)>>> gradients;
-  if constexpr (is_distributed) {
-    if (ranks.size() > 1) {
-      shared_batch.emplace(optimization.sync_batch_norm
-                               ? [&ranks](const at::Tensor& row) { return distributed::stack(ranks, row); }
-                               : nn::detail::StackOverRanks());
-      gradients.emplace(ranks, optimizers.parameters(), optimizers.owners());
-    }
-  }
-  // Muon's momenta, as the ranks have them that update the kernels.
-  const auto gather_momenta = [&] {
-    if constexpr (is_distributed) {
-      if (ranks.size() > 1) copy_from_owners(ranks, optimizers.kernel_momenta(), optimizers.kernel_owners());
-    }
-  };
-  bool is_updating = false;  // the step has changed parameters and cannot be computed again
-  const auto update = [&](const BatchResult& result, std::int64_t images) {
-    is_updating = true;
-    optimizers.step();
-    sums.add(result, images);
-  };
-  const auto work = [&](const at::Tensor& images, const at::Tensor& target) {
-    if constexpr (is_distributed) {
-      if (ranks.size() > 1) {
-        if (state.step == first_step) shared_batch->watch_draws(device);
-        const BatchResult result = learn(images, target);
-        if (state.step == first_step && shared_batch->has_other_draws(device)) {
-          throw Error(
-              "training the {} with {} ranks: its network draws random numbers that depend on the number of ranks; "
-              "use nn::dropout or nn::Dropout in the place of LibTorch's, or no dropout",
-              name, ranks.size());
-        }
-        // The sums over ranks are the loss of the whole batch and its gradient.
-        at::Tensor loss =
-            result.loss * (static_cast<double>(images.size(0)) / static_cast<double>(batch_total));
-        at::Tensor share = loss.detach();
-        if (result.batch_loss.defined()) {
-          loss = loss + result.batch_loss;
-          share = share + result.batch_loss.detach() / ranks.size();
-        }
-        optimizers.zero_grad();
-        gradients->backward(loss);
-        update({share, result.correct, result.predicted}, batch_total);
-        copy_from_owners(ranks, optimizers.kernels(), optimizers.kernel_owners());
-        return;
-      }
-    }
-    const BatchResult result = learn(images, target);
-    optimizers.zero_grad();
-    result.loss.backward();
-    update(result, images.size(0));
-  };
-  const auto fail_diverged = [&](std::string_view what, double got, int epoch) {
-    throw Error(
-        "training the {} diverged: {} not finite (got {} in epoch {}); "
-        "lower the recipe's learning rates, lr is {}{}",
-        name, what, got, epoch, optimization.lr, last_checkpoint(store.get()));
-  };
-  const auto check_weights = [&](int epoch) {
-    if (store && store->has_diverged())
-      fail_diverged("the weights are", std::numeric_limits<double>::quiet_NaN(), epoch);
-  };
-  nn::CudaGraphRunner take_step(device, cuda_graph_safe && ranks.size() == 1, work);
-  const auto seed_dropout = [&](std::int64_t step) {
-    torch_seed.seed(derived_seed(seed, "dropout", static_cast<std::uint64_t>(step)));
-  };
-  // Returns the images of a step, and has BatchNorm and dropout of several ranks know of them.
-  const auto load_batch = [&](const data::BatchView& batches_of_epoch, const data::ExampleView& shuffled,
-                              std::int64_t step) {
-    if constexpr (is_distributed) {
-      if (ranks.size() > 1) {
-        Batch part = make_part(shuffled, step);
-        batch_total = part.share.total;
-        shared_batch->set_rows(part.share.first, part.share.count, part.share.total);
-        return part;
-      }
-    }
-    return make_batch(batches_of_epoch[step % per_epoch], step, /*augmented=*/true);
-  };
-  SavedBuffers buffers(module);
-  /// Returns false if there is not enough memory, and nothing but buffers has changed.
-  const auto fits_into_memory = [&](auto&& part_of_step) {
-    is_updating = false;
-    try {
-      part_of_step();
-      return true;
-    } catch (const std::exception& error) {
-      if (is_updating || !nn::is_out_of_memory(error)) throw;
-    }
-    return false;
-  };
-  const auto fail_out_of_memory = [&] {
-    throw OutOfMemory(name, optimization.batch_size, state.step, last_checkpoint(store.get()));
-  };
-  bool in_parts = false;
-  // The sums of all ranks, and whether an observer of any rank has requested a stop.
-  EpochSums all_sums(device);
-  const auto share_sums = [&](bool& must_stop, bool& is_due) -> const EpochSums& {
-    if constexpr (is_distributed) {
-      if (ranks.size() > 1) {
-        add_up(ranks, sums, all_sums, must_stop, is_due);
-        return all_sums;
-      }
-    }
-    return sums;
-  };
-  // Earlier, the learning rate may still be warming up.
-  const std::int64_t judged_after = std::max<std::int64_t>(100, steps / 10);
-  bool knows_progress = first_step > judged_after;
-  for (int epoch = static_cast<int>(first_step / per_epoch); epoch < optimization.epochs; ++epoch) {
-    std::int64_t in_epoch = state.step % per_epoch;
-    if (in_epoch == 0) sums.clear();
-    const data::ExampleView shuffled = source | data::views::shuffled(derived_seed(seed, "order"), epoch);
-    const data::BatchView batches_of_epoch = shuffled | batches;
-    while (in_epoch < per_epoch) {
-      Batch inputs;
-      at::Tensor target;
-      if (!fits_into_memory([&] {
-            inputs = load_batch(batches_of_epoch, shuffled, state.step);
-            target = targets(inputs);
-          })) {
-        fail_out_of_memory();
-      }
-      seed_dropout(state.step);
-      const double factor = optimization.rate_factor(state.step, steps, epoch);
-      optimizers.set_rate_factor(factor);
-      buffers.save();
-      const auto again = [&] {
-        buffers.restore();
-        seed_dropout(state.step);
-      };
-      if (!in_parts && !fits_into_memory([&] { take_step(inputs.images, target); })) {
-        optimizers.zero_grad();  // releases what the backward pass has left
-        // Another rank may have enough, and waits for the exchanges of this step.
-        if (!run.learn_in_parts || ranks.size() > 1) fail_out_of_memory();
-        in_parts = true;
-        take_step.release();
-        notify_warning(
-            "memory is short: activations are computed twice, which takes longer; the batches are the same, and the "
-            "result may differ in the last bits",
-            observers...);
-        again();
-      }
-      if (in_parts && !fits_into_memory([&] {
-            optimizers.zero_grad();
-            update(run.learn_in_parts(inputs.images, target, again), inputs.images.size(0));
-          })) {
-        fail_out_of_memory();
-      }
-      ++state.step;
-      ++in_epoch;
-      const std::int64_t seen = seen_after(state.step);
-      notify_step({epoch + 1, in_epoch, seen}, observers...);
-
-      const bool is_epoch_end = in_epoch == per_epoch;
-      bool is_due = store && store->is_due(), must_stop = stop_requested(observers...);
-      const EpochSums& totals = share_sums(must_stop, is_due);
-      const std::int64_t images = seen - static_cast<std::int64_t>(epoch) * n;  // of the epoch
-      const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - begin;
-      state.seconds = seconds_before + elapsed.count();
-      // On other devices it is looked at only when they must be waited for.
-      if (device.is_cpu() || is_epoch_end || is_due || must_stop) {
-        const double loss = totals.mean_loss(images);
-        if (!std::isfinite(loss)) fail_diverged("the loss is", loss, epoch + 1);
-      }
-      check_weights(epoch + 1);
-      if (!knows_progress && run.chance && state.step >= std::min(steps, judged_after) &&
-          (is_epoch_end || images >= 500)) {
-        knows_progress = true;
-        const double chance = run.chance(), accuracy = totals.accuracy(images);
-        const double spread = 2 * std::sqrt(chance * (1 - chance) / static_cast<double>(images));
-        if (images >= 100 && accuracy <= chance + spread) {
-          notify_warning(
-              fmt::format("after {} of {} steps the {} answers no better than chance ({} {:.1f} % on {} "
-                          "images, chance {:.1f} %); {}{}, lr is {}",
-                          state.step, steps, name, info.accuracy_of, 100 * accuracy, images, 100 * chance,
-                          state.step < steps ? "if it does not improve, " : "", run.after_warning,
-                          optimization.lr),
-              observers...);
-        }
-      }
-      if (is_epoch_end) {
-        const EpochInfo result{epoch + 1, totals.mean_loss(n), totals.accuracy(n), optimization.lr * factor,
-                               state.seconds};
-        state.history.push_back(result);
-        notify_epoch(result, observers...);
-        // Some images of every data set are of one class; few of them show nothing. A network that has
-        // taken few steps answers with one class, too.
-        state.collapsed = result.accuracy < 0.9 && totals.has_one_class() ? state.collapsed + n : 0;
-        if (state.collapsed >= 1000 && state.step >= judged_after) {
-          throw Error(
-              "training the {} has collapsed: all images of epoch {} are predicted as one class ({} {:.1f} %); lower "
-              "the recipe's learning rates, lr is {}, or use another seed{}",
-              name, result.epoch, info.accuracy_of, 100 * result.accuracy, optimization.lr,
-              last_checkpoint(store.get()));
-        }
-      }
-      if (has_store && (must_stop || is_due)) gather_momenta();
-      if (must_stop) {
-        if (store) store->save(state);
-        check_weights(epoch + 1);
-        send_messages();
-        throw Stopped(name, state.step, steps, store ? store->newest() : std::filesystem::path());
-      }
-      if (store && is_due) store->begin_save(state);
-      send_messages();
-    }
-  }
-  // The statistics of BatchNorm lag some tens of steps behind the weights. At the end of a short run they can be
-  // of another network, so they are computed anew (Wu and Johnson, 2021, `wu2021rethinking`).
-  const auto average_statistics = [&] {
-    constexpr std::int64_t max_images = 4096;
-    const c10::NoGradGuard no_grad;
-    AveragedStatistics averaged(module);
-    if (averaged.empty()) return;
-    const data::ExampleView shuffled =
-        source | data::views::shuffled(derived_seed(seed, "order"), optimization.epochs);
-    const data::BatchView batches_of_epoch = shuffled | batches;
-    // Batches of one size: each has the same share.
-    const std::int64_t whole = std::max<std::int64_t>(n / optimization.batch_size, 1);
-    const std::int64_t count = std::min(whole, (max_images - 1) / optimization.batch_size + 1);
-    for (std::int64_t step = steps; step < steps + count; ++step) {
-      const Batch inputs = load_batch(batches_of_epoch, shuffled, step);
-      seed_dropout(step);
-      run.forward(inputs.images);
-    }
-    averaged.keep();
-  };
-  constexpr std::int64_t few_steps = 500;
-  if (steps < few_steps && !fits_into_memory(average_statistics)) fail_out_of_memory();
-  if constexpr (is_distributed) {
-    // With BatchNorm of each rank, those of rank 0, as in a checkpoint.
-    if (ranks.size() > 1 && !optimization.sync_batch_norm) {
-      std::map<std::string, at::Tensor> all;
-      for (const auto& buffer : module.named_buffers()) all.emplace(buffer.key(), buffer.value());
-      copy_from_first(ranks, all);
-    }
-  }
-  if (has_store) gather_momenta();
-  if (store) store->save(state);
-  check_weights(optimization.epochs);
-  send_messages();
-  notify_end(observers...);
+  TrainingLoop<std::remove_reference_t<Targets>, std::remove_reference_t<Learn>, Observers...> loop(
+      run, module, device, examples, optimization, augmentation, seed, targets, learn, observers...);
+  loop(cuda_graph_safe);
 }
 
 }  // namespace refine::detail
