@@ -1,5 +1,7 @@
 #pragma once
 
+#include <unsupported/Eigen/SpecialFunctions>
+
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
@@ -9,7 +11,6 @@
 #include <optional>
 #include <span>
 #include <string_view>
-#include <unsupported/Eigen/SpecialFunctions>
 #include <vector>
 
 #include <refine/core/error.hpp>
@@ -177,9 +178,10 @@ inline Proportion detected_at(Scores triggered, Scores clean, double false_posit
 namespace detail {
 
 /// Returns the 95 % interval of the rate at which further images exceed the threshold that `calibrate_threshold`
-/// finds on n images. NaN if n is below 1.
+/// finds on n images. NaN if n is below 1 or the rate is NaN.
 inline Interval rate_of_calibrations(double wanted_rate, std::int64_t n) {
-  if (n < 1) return {std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::quiet_NaN()};
+  if (n < 1 || std::isnan(wanted_rate))
+    return {std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::quiet_NaN()};
   const double images = static_cast<double>(n);
   const double rank = std::clamp(std::floor(wanted_rate * (images + 1) + 1e-9), 1.0, images);
   const auto quantile = [&](double share) {

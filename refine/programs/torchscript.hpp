@@ -172,7 +172,7 @@ class Scripted {
               fmt::format(
                   "its output for {} image(s) has shape {} (expected images×classes, at least 2 classes)", n,
                   shape_of(output)),
-              true, detail::advice_on_export(output.sizes().vec(), output.is_floating_point())};
+              true, detail::advice_on_export(output.sizes().vec(), output.is_floating_point(), n)};
         }
       }
       task = Task{shape, static_cast<int>(output.size(1))};

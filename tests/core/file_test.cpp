@@ -29,12 +29,24 @@ std::vector<fs::path>& synced() {
 }
 
 bool forbids_links = false;
+int forbidden_links = 0;
+
+/// While it exists, files get the usual permissions, and no links can be made.
+struct ScopedForbiddenLinks {
+  const ::mode_t mask = ::umask(022);
+  ScopedForbiddenLinks() { forbids_links = true; }
+  ~ScopedForbiddenLinks() {
+    forbids_links = false;
+    ::umask(mask);
+  }
+};
 
 }  // namespace
 
 /// In the C library's place: as where a security policy forbids to name a file that has no name.
 extern "C" int linkat(int from_folder, const char* from, int to_folder, const char* to, int flags) noexcept {
   if (forbids_links) {
+    ++forbidden_links;
     errno = EPERM;
     return -1;
   }
@@ -198,13 +210,13 @@ TEST_F(AtomicFileTest, LinksAreForbidden_WritesTheFileAllTheSame) {
   const std::string text(3'000'000, 'x');
   files::write(folder_ / "old", "y");
   fs::permissions(folder_ / "old", fs::perms::owner_read | fs::perms::owner_write | fs::perms::group_read);
-  const ::mode_t mask = ::umask(022);
-  forbids_links = true;
-  files::write(folder_ / "a", text);
-  files::write(folder_ / "old", text);
-  files::write(folder_ / "empty", "");
-  forbids_links = false;
-  ::umask(mask);
+  {
+    const ScopedForbiddenLinks scoped;
+    files::write(folder_ / "a", text);
+    files::write(folder_ / "old", text);
+    files::write(folder_ / "empty", "");
+  }
+  if (forbidden_links == 0) GTEST_SKIP() << "this file system has no O_TMPFILE";
   EXPECT_EQ(read(folder_ / "a"), text);
   EXPECT_EQ(read(folder_ / "old"), text);
   EXPECT_EQ(read(folder_ / "empty"), "");
@@ -214,6 +226,24 @@ TEST_F(AtomicFileTest, LinksAreForbidden_WritesTheFileAllTheSame) {
   ASSERT_EQ(::stat((folder_ / "old").c_str(), &state), 0);
   EXPECT_EQ(state.st_mode & 0777, 0640u);
   EXPECT_EQ(files(), 3) << "no temporary file is left";
+}
+
+TEST_F(AtomicFileTest, LinksAreForbiddenAndTheDiskIsFull_ThrowsAndLeavesNothing) {
+  AtomicFile file(folder_ / "a");
+  file.write(std::string(50 * 4096, 'x'));  // whole blocks: `commit` has nothing to write but the copy
+  const ScopedForbiddenLinks scoped;
+  forbidden_links = 0;
+  struct ::rlimit old = {};
+  ASSERT_EQ(::getrlimit(RLIMIT_FSIZE, &old), 0);
+  const ::rlimit limit{50'000, old.rlim_max};
+  const auto handler = std::signal(SIGXFSZ, SIG_IGN);
+  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &limit), 0);
+  const std::string why = error_of([&] { file.commit(); });
+  ::setrlimit(RLIMIT_FSIZE, &old);
+  std::signal(SIGXFSZ, handler);
+  if (forbidden_links == 0) GTEST_SKIP() << "this file system has no O_TMPFILE";
+  expect_words(why, {"cannot write", "File too large", "ulimit -f"});
+  EXPECT_EQ(files(), 0);
 }
 
 TEST_F(AtomicFileTest, DanglingLink_ItsTargetIsWritten) {

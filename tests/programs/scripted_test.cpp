@@ -109,11 +109,15 @@ TEST(Scripted, NoLogits_SaysHowToExportThem) {
   const std::string logits = "    y = torch.matmul(torch.mean(x, [2, 3]), self.weight.t())\n";
   expect_words(refusal(logits + "    return torch.argmax(y, 1)\n"), {"export it without argmax"});
   expect_words(refusal(logits + "    return torch.sigmoid(y[:, :1])\n"),
-               {"one number an image", "a logit for each"});
-  expect_words(refusal(logits + "    return torch.sigmoid(y[:, 0])\n"), {"one number an image"});
+               {"one number per image", "a logit for each"});
+  expect_words(refusal(logits + "    return torch.sigmoid(y[:, 0])\n"), {"one number per image"});
   expect_words(refusal(logits + "    return y.view([-1, 5, 1, 1])\n"), {"torch.flatten(logits, 1)"});
   expect_words(refusal("    return x\n"), {"m.pt", "images×classes", "specify the shape"});
-  // What is advised works.
+  expect_words(refusal(logits + "    return torch.squeeze(y)\n"), {"without squeeze()"});
+  // What is advised works, also for N×1.
+  const std::string one = logits + "    x = torch.flatten(torch.sum(y, 1, True))\n" +
+                          "    return torch.stack([torch.zeros_like(x), x], 1)\n";
+  EXPECT_EQ(backbones::Scripted<>(network(one), "m.pt", {.task = {{3, 16, 16}, dynamic}}).task.classes, 2);
   const std::string advised =
       logits + "    y = torch.sum(y, 1)\n    return torch.stack([torch.zeros_like(y), y], 1)\n";
   EXPECT_EQ(backbones::Scripted<>(network(advised), "m.pt", {.task = {{3, 16, 16}, dynamic}}).task.classes,

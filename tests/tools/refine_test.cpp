@@ -109,7 +109,13 @@ TEST_F(Command, MisspeltOption_IsNamedBeforeAMissingOne) {
   expect_refusal(refine(*shared, "defend --model a.pt --clean b"), {"unknown option --clean; see"});
   expect_refusal(refine(*shared, "defend --model a.pt b"), {"unexpected word 'b'"});
   expect_refusal(refine(*shared, "defend --images b"), {"--model is required; see refine defend --help"});
-  expect_refusal(refine(*shared, "defned"), {"unknown command 'defned'; did you mean refine defend?"});
+  expect_refusal(refine(*shared, "defend --model a.pt ---"), {"unknown option ---; see"});
+  expect_refusal(refine(*shared, "defend --model --images b"),
+                 {"--model: its value is missing (got --images)"});
+  for (const char* before : {"", "--device cpu ", "--json "}) {
+    expect_refusal(refine(*shared, std::string(before) + "defned"),
+                   {"unknown command 'defned'; did you mean refine defend?"});
+  }
 }
 
 TEST_F(Command, MisspeltNameInConfigurationFile_IsNamed) {
@@ -122,6 +128,13 @@ TEST_F(Command, MisspeltNameInConfigurationFile_IsNamed) {
   expect_refusal(refusal("[defned]\nepoch = 3\n"), {"unknown section [defned]; did you mean defend?"});
   expect_refusal(refusal("epoch = 3\n"), {"unknown option 'epoch'; write it below the line [defend]"});
   expect_refusal(refusal("modle = 3\n"), {"unknown option 'modle'; did you mean model?"});
+  expect_refusal(refusal("devcie = \"cpu\"\n"), {"unknown option 'devcie'; did you mean device?"});
+  expect_refusal(refusal("[defend]\ndevice = \"cpu\"\n"),
+                 {"'device' in [defend]; write it above the first section"});
+  expect_refusal(refusal("[defend.more]\nepoch = 3\n"), {"unknown section [defend.more]"});
+  shared->write("misspelt.toml", "epcoh = 3\n");
+  expect_refusal(refine(*shared, "--config misspelt.toml"),
+                 {"--config: unknown option 'epcoh'; see refine --help"});
 }
 
 /// A few images of every class, as a folder with train/ and test/.
@@ -582,6 +595,7 @@ TEST_F(Command, Attack_AWriteFails_TheAttackIsThatOfTheVictim) {
   const fs::path folder = shared->path / "again/set/ResNet18/BadNets";
   ASSERT_EQ(refine(*shared, command("again", 0)).status, 0);
   const std::string first = content(folder / "victim.safetensors");
+  fs::copy(folder, shared->path / "kept");
   ASSERT_EQ(refine(*shared, command("again", 3), preload + "FAIL_REPORT=writes; ").status, 0);
   const std::string second = content(folder / "victim.safetensors");
   ASSERT_NE(first, second);
@@ -590,7 +604,7 @@ TEST_F(Command, Attack_AWriteFails_TheAttackIsThatOfTheVictim) {
   for (int failing = 1; failing <= writes; failing += 2) {
     SCOPED_TRACE(failing);
     fs::remove_all(folder);
-    ASSERT_EQ(refine(*shared, command("again", 0)).status, 0);
+    fs::copy(shared->path / "kept", folder);
     const Outcome failed =
         refine(*shared, command("again", 3), preload + "FAIL_FIRST=" + std::to_string(failing) + "; ");
     EXPECT_EQ(failed.status, 2) << failed.err;

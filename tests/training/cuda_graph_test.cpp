@@ -68,11 +68,21 @@ TEST(ResizeBilinear, Autocast_KeepsTheType) {
   EXPECT_TRUE(at::allclose(low.to(at::kFloat), expected, 0.01, 0.01));
 }
 
-TEST(ResizeAntialiased, TakesBfloat16) {
+TEST(ResizeAntialiased, TakesBfloat16AlsoUnderAutocast) {
   const at::Tensor x = at::rand({2, 3, 8, 8}).to(at::kBFloat16);
   const at::Tensor expected = at::_upsample_bilinear2d_aa(x.to(at::kFloat), {3, 5}, false);
   EXPECT_TRUE(nn::resize_antialiased(x, 3, 5).equal(expected));
-  EXPECT_TRUE(nn::resize_antialiased(x.to(at::kFloat), 3, 5).equal(expected));
+  const nn::Autocast autocast(at::kCPU, true);
+  EXPECT_TRUE(nn::resize_antialiased(x, 3, 5).equal(expected));
+}
+
+TEST(Resize, FiltersOnlyWhereImagesShrink) {
+  const at::Tensor x = at::rand({2, 3, 8, 8}).contiguous(at::MemoryFormat::ChannelsLast);
+  EXPECT_TRUE(nn::resize(x, {3, 8, 8}).is_same(x));
+  const at::Tensor larger = nn::resize(x, {3, 9, 8}), smaller = nn::resize(x, {3, 9, 7});
+  EXPECT_TRUE(larger.equal(at::upsample_bilinear2d(x, {9, 8}, false)));
+  EXPECT_TRUE(smaller.equal(at::_upsample_bilinear2d_aa(x, {9, 7}, false)));
+  EXPECT_TRUE(smaller.is_contiguous(at::MemoryFormat::ChannelsLast));
 }
 
 }  // namespace

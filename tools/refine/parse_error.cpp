@@ -65,67 +65,98 @@ std::vector<std::string> option_names(const CLI::App& app) {
 }
 
 /// Describes the first word of the command line that is neither an option nor the value of one.
-std::optional<std::string> describe_unexpected(const CLI::App& app, const std::vector<std::string>& names) {
-  const std::vector<std::string> left = app.remaining(/*recurse=*/true);
+std::optional<std::string> describe_unexpected(const std::vector<std::string>& left,
+                                               const std::vector<std::string>& names) {
   const auto option = std::ranges::find_if(
       left, [](const std::string& word) { return word.size() > 1 && word.starts_with('-') && word != "--"; });
   if (option == left.end()) {
     if (left.empty()) return std::nullopt;
-    return fmt::format("unexpected word '{}': values follow an option, as in --out FILE",
-                       text::printable(left.front()));
+    return fmt::format("unexpected word '{}'", text::printable(left.front()));
   }
   const std::string word = option->substr(0, option->find('='));
+  const std::size_t name = word.find_first_not_of('-');
   return fmt::format("unknown option {}{}", text::printable(word),
-                     suggestion(word.substr(word.find_first_not_of('-')), names, "--"));
+                     name == std::string::npos ? "" : suggestion(word.substr(name), names, "--"));
+}
+
+/// Describes an option that has got the name of another option as its value; "" if none has.
+std::string describe_missing_value(const CLI::App& app, const std::vector<std::string>& names) {
+  for (const CLI::Option* option : app.get_options()) {
+    if (option->get_items_expected_max() == 0) continue;
+    for (const std::string& value : option->results()) {
+      if (value.starts_with("--") && std::ranges::find(names, value.substr(2)) != names.end())
+        return fmt::format("--{}: its value is missing (got {})", option->get_lnames().front(), value);
+    }
+  }
+  return "";
 }
 
 /// Describes a name in the file of --config that is not an option.
 /// \param entry the name, behind its section and a point if it is in one
-/// \param chosen the command
-std::string describe_entry(const CLI::App& app, const std::string& entry, const CLI::App& chosen) {
+/// \param chosen the command; null: none
+std::string describe_entry(const CLI::App& app, const std::string& entry, const CLI::App* chosen) {
   const std::size_t point = entry.find('.');
   const std::string section = point == std::string::npos ? "" : entry.substr(0, point);
   const std::string name = point == std::string::npos ? entry : entry.substr(point + 1);
+  const std::vector<std::string> of_all = option_names(app);
+  const auto has = [&](const std::vector<std::string>& names) {
+    return std::ranges::find(names, name) != names.end();
+  };
+  if (section.empty()) {
+    const std::string unknown = fmt::format("--config: unknown option '{}'", text::printable(name));
+    if (chosen == nullptr) return unknown + suggestion(name, of_all, "");
+    std::vector<std::string> names = option_names(*chosen);
+    if (has(names)) return fmt::format("{}; write it below the line [{}]", unknown, chosen->get_name());
+    names.insert(names.end(), of_all.begin(), of_all.end());
+    return unknown + suggestion(name, names, "");
+  }
   const std::vector<const CLI::App*> commands = commands_of(app);
   const auto command = std::ranges::find(commands, section, [](const CLI::App* c) { return c->get_name(); });
-  if (!section.empty() && command == commands.end()) {
+  if (command == commands.end()) {
     return fmt::format("--config: unknown section [{}]{}", text::printable(section),
                        suggestion(section, command_names(app), ""));
   }
-  if (!section.empty()) {
-    return fmt::format("--config: unknown option '{}' in [{}]{}", text::printable(name), section,
-                       suggestion(name, option_names(**command), ""));
+  if (name.find('.') != std::string::npos) {  // CLI11's name of a section's beginning
+    return fmt::format("--config: unknown section [{}.{}]", section,
+                       text::printable(name.substr(0, name.find('.'))));
   }
-  const std::vector<std::string> own = option_names(chosen);
-  return fmt::format("--config: unknown option '{}'{}", text::printable(name),
-                     std::ranges::find(own, name) == own.end()
-                         ? suggestion(name, own, "")
-                         : fmt::format("; write it below the line [{}]", chosen.get_name()));
+  return fmt::format(
+      "--config: unknown option '{}' in [{}]{}", text::printable(name), section,
+      has(of_all) ? "; write it above the first section" : suggestion(name, option_names(**command), ""));
 }
 
 }  // namespace
 
 std::string describe(const CLI::App& app, const CLI::ParseError& error, const std::string& first) {
-  const std::vector<CLI::App*> chosen = app.get_subcommands();
-  if (chosen.empty() && !first.empty() && !first.starts_with('-')) {
-    return fmt::format("unknown command '{}'{}; see refine --help", text::printable(first),
-                       suggestion(first, command_names(app), "refine "));
-  }
+  const std::vector<CLI::App*> all_chosen = app.get_subcommands();
+  const CLI::App* const chosen = all_chosen.empty() ? nullptr : all_chosen.front();
   const std::string help =
-      fmt::format("see refine{} --help", chosen.empty() ? "" : " " + chosen.front()->get_name());
+      fmt::format("; see refine{} --help", chosen == nullptr ? "" : " " + chosen->get_name());
+  const std::vector<std::string> left = app.remaining(/*recurse=*/true);
+  if (chosen == nullptr) {
+    // Behind the options of all commands, the first word must be a command.
+    const auto is_word = [](const std::string& word) { return !word.empty() && !word.starts_with('-'); };
+    const auto word = std::ranges::find_if(left, is_word);
+    const std::string command = word != left.end() ? *word : is_word(first) ? first : "";
+    if (!command.empty()) {
+      return fmt::format("unknown command '{}'{}{}", text::printable(command),
+                         suggestion(command, command_names(app), "refine "), help);
+    }
+  }
   constexpr std::string_view unread = "INI was not able to parse ";  // CLI11's words for any format
   const std::string why = text::one_line(error.what());
-  if (why.starts_with(unread) && !chosen.empty())
-    return describe_entry(app, why.substr(unread.size()), *chosen.front()) + "; " + help;
+  if (why.starts_with(unread)) return describe_entry(app, why.substr(unread.size()), chosen) + help;
   std::vector<std::string> names = option_names(app);
-  if (!chosen.empty()) {
-    const std::vector<std::string> own = option_names(*chosen.front());
-    names.insert(names.end(), own.begin(), own.end());
+  if (chosen != nullptr) {
+    const std::vector<std::string> of_command = option_names(*chosen);
+    names.insert(names.end(), of_command.begin(), of_command.end());
+    if (const std::string missing = describe_missing_value(*chosen, names); !missing.empty())
+      return missing + help;
   }
   if (dynamic_cast<const CLI::ExtrasError*>(&error) || dynamic_cast<const CLI::RequiredError*>(&error)) {
-    if (const auto unexpected = describe_unexpected(app, names)) return *unexpected + "; " + help;
+    if (const auto unexpected = describe_unexpected(left, names)) return *unexpected + help;
   }
-  return why + "; " + help;
+  return why + help;
 }
 
 }  // namespace refine::cli

@@ -4,13 +4,14 @@
 
 #include <fcntl.h>
 #include <fmt/core.h>
-#include <sys/sendfile.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cctype>
 #include <cerrno>
+#include <cstddef>
 #include <cstring>
 #include <system_error>
 #include <utility>
@@ -98,6 +99,23 @@ inline std::string name_of(int descriptor) {
 inline std::filesystem::path partial_name(const std::filesystem::path& folder) {
   static std::atomic<unsigned> count = 0;
   return folder / fmt::format(".refine-{}-{}.partial", ::getpid(), count++);
+}
+
+/// Appends all bytes of an open file to another one.
+/// \return 0, or the `errno` of what failed
+inline int copy_bytes(int from, int to) {
+  std::vector<char> bytes(std::size_t{1} << 20);
+  for (::off_t done = 0;;) {
+    const ::ssize_t count = ::pread(from, bytes.data(), bytes.size(), done);
+    if (count < 0 && errno == EINTR) continue;
+    if (count <= 0) return count == 0 ? 0 : errno;
+    for (::ssize_t written = 0; written < count;) {
+      const ::ssize_t part = ::write(to, bytes.data() + written, static_cast<std::size_t>(count - written));
+      if (part < 0 && errno != EINTR) return errno;
+      written += std::max<::ssize_t>(part, 0);
+    }
+    done += count;
+  }
 }
 
 /// Gives an open file the owner and the group of another one. Where the system does not allow it, the file stays
@@ -216,19 +234,15 @@ REFINE_INLINE void AtomicFile::name_partial() {
 }
 
 REFINE_INLINE void AtomicFile::copy_to_partial() {
-  const int from = ::fileno(file_.get());
   struct ::stat unnamed = {};
-  if (::fstat(from, &unnamed) != 0) fail(errno);
+  if (::fstat(::fileno(file_.get()), &unnamed) != 0) fail(errno);
   const int to = open_named(0600);
-  ::off_t done = 0;
-  bool copied = true;
-  while (copied && done < unnamed.st_size)
-    copied = ::sendfile(to, from, &done, static_cast<std::size_t>(unnamed.st_size - done)) > 0;
+  int reason = detail::copy_bytes(::fileno(file_.get()), to);
   detail::take_over_owner(to, unnamed);
-  copied = copied && ::fchmod(to, unnamed.st_mode & 0777) == 0 && ::fsync(to) == 0;
-  const int reason = errno;
+  [[maybe_unused]] const int permissions = ::fchmod(to, unnamed.st_mode & 0777);
+  if (reason == 0 && ::fsync(to) != 0) reason = errno;
   ::close(to);
-  if (!copied) fail(reason);
+  if (reason != 0) fail(reason);
 }
 
 REFINE_INLINE std::filesystem::path AtomicFile::followed(std::filesystem::path path) {

@@ -228,7 +228,8 @@ inline void check_weights(const TrainedDefense& defense) {
   }
 }
 
-/// \param clean number of clean images
+/// Warns if the clean images are few, with what may help.
+/// \param clean their number
 inline void warn_of_few_images(std::int64_t clean, const ImageShape& image, const SizedDefense& sized,
                                const DefendOptions& options) {
   if (clean >= enough_clean_images || !sized.encoder().file.empty()) return;
@@ -248,6 +249,7 @@ inline void warn_of_few_images(std::int64_t clean, const ImageShape& image, cons
                          clean, enough_clean_images, help));
 }
 
+/// Warns if the defense remembers images, or agrees with the victim too rarely.
 /// \param on_fitted agreement with the victim on the images that the defense was fitted on
 /// \param agreement on others
 inline void warn_of_agreement(const metrics::Proportion& on_fitted, const metrics::Proportion& agreement,

@@ -131,13 +131,13 @@ inline std::vector<Candidate> orders_of(const Level& level, int classes, FolderL
     if (std::ranges::none_of(all, same)) all.push_back(std::move(candidate));
   };
   if (level.names.size() == static_cast<std::size_t>(classes)) {
-    // Where both orders are the same, as for words, the first one gives its name.
-    const bool has_numbers = std::ranges::any_of(level.names, [](const std::string& name) {
-      return std::ranges::any_of(name, [](char c) { return c >= '0' && c <= '9'; });
-    });
-    if (has_numbers) add(number_order(level), FolderLabels::number);
-    add(text_order(level), FolderLabels::text);
-    add(number_order(level), FolderLabels::number);
+    Candidate text = text_order(level), number = number_order(level);
+    if (text.classes == number.classes) {  // as for words
+      add(std::move(text), wanted == FolderLabels::number ? FolderLabels::number : FolderLabels::text);
+    } else {
+      add(std::move(number), FolderLabels::number);
+      add(std::move(text), FolderLabels::text);
+    }
   } else {
     for (const std::int64_t first : {0, 1}) {
       if (auto candidate = class_numbers(level, classes, first))

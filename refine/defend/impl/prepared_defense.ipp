@@ -63,15 +63,15 @@ REFINE_INLINE backbones::AnyBackbone resized_student(const Task& task,
       baselines::ResizedClassifier<backbones::AnyBackbone>{.task = task, .inner = network});
 }
 
-/// Larger images cost memory and time, and show nothing that smaller ones do not. An encoder may need them.
-/// \throws Error if a side is out of range
+/// Checks a size that images get. An encoder may need larger ones than the victim has.
+/// \throws Error if it is out of range
 inline void check_side(std::string_view option, int side, const ImageShape& image, bool is_of_encoder) {
-  constexpr int most = 4;
+  constexpr int max_factor = 4;
   const int longer = std::max(image.height, image.width);
   if (side < 0) throw Error("{} must be 0 or more, got {}", option, side);
-  if (!is_of_encoder && image.is_static() && side > most * longer) {
+  if (!is_of_encoder && image.is_static() && side > max_factor * longer) {
     throw Error("{}: must be at most {} times the side of the victim's images (got {}, expected {} or less)",
-                option, most, side, most * longer);
+                option, max_factor, side, max_factor * longer);
   }
 }
 

@@ -448,10 +448,12 @@ REFINE_INLINE Probe probe(const backbones::AnyBackbone& victim, const at::Tensor
     return std::ranges::any_of(found.findings, [&](const ProbeFinding& f) { return f.problem == problem; });
   };
   const at::Tensor rows = detail::centered(good);
-  if (rows.size(0) > 1 && at::equal(first, first.narrow(0, 0, 1).expand_as(first))) {
+  if (rows.size(0) > 1 && !has(ProbeProblem::random) &&
+      at::equal(first, first.narrow(0, 0, 1).expand_as(first))) {
     add(ProbeProblem::constant,
-        fmt::format("{} of the clean images are one and the same image; specify a folder of different ones",
-                    first.size(0)));
+        fmt::format(
+            "the {} clean images that it was asked about are identical; specify a folder of different ones",
+            first.size(0)));
   } else if (rows.size(0) > 1 && !has(ProbeProblem::random) &&
              detail::largest(rows - rows.narrow(0, 0, 1)) <= 1e-6 * std::max(detail::largest(rows), 1e-30)) {
     add(ProbeProblem::constant,

@@ -33,15 +33,18 @@ inline bool is_logits(const at::Tensor& output, std::int64_t images) {
 
 /// Returns how to export a model whose output has this shape, so that it returns logits; "" if that is not known.
 /// \param sizes of the output; those that are not known are `dynamic`
-inline std::string advice_on_export(const std::vector<std::int64_t>& sizes, bool is_floating_point) {
+/// \param images number of images that it is the output for; `dynamic`: not known
+inline std::string advice_on_export(const std::vector<std::int64_t>& sizes, bool is_floating_point,
+                                    std::int64_t images = dynamic) {
   const auto is_1 = [](std::int64_t size) { return size == 1; };
-  if (sizes.size() > 2 && std::all_of(sizes.begin() + 2, sizes.end(), is_1)) {
-    return "its images×classes are followed by extents of 1: export it with torch.flatten(logits, 1)";
-  }
+  if (sizes.size() > 2 && std::all_of(sizes.begin() + 2, sizes.end(), is_1))
+    return "extents of 1 follow the classes: export it with torch.flatten(logits, 1)";
+  if (sizes.size() == 1 && images == 1 && sizes[0] != 1)
+    return "the images' extent is missing for one image: export it without squeeze()";
   if (sizes.size() != 1 && !(sizes.size() == 2 && is_1(sizes[1]))) return "";
   return is_floating_point
-             ? "it returns one number an image, as a classifier of two classes may: export it with a logit for each, "
-               "torch.stack([torch.zeros_like(x), x], 1) for the number x before a sigmoid"
+             ? "it returns one number per image, as a classifier of two classes may: export it with a logit for "
+               "each, x = x.flatten(); torch.stack([torch.zeros_like(x), x], 1) for the number x before a sigmoid"
              : "it returns the class, as argmax does: export it without argmax";
 }
 

@@ -650,7 +650,8 @@ REFINE_INLINE std::string html(const DefenseReport& report) {
       "being the largest of many (Bonferroni).</p>"
       "<p>A trigger that changes the whole image also shifts some predictions, as any corruption does. The zero point "
       "is the same metric for a benign model with the same defense.</p>"
-      "<p>Intervals: Wilson for shares, the paired interval of Bonett and Price for lifts, the variance of Hanley and "
+      "<p>Intervals: Wilson for shares, quantiles of the Beta distribution for the promised false alarms, the paired "
+      "interval of Bonett and Price for lifts, the variance of Hanley and "
       "McNeil for the AUROC. DER = (max(0, ΔASR) − max(0, ΔBA) + 1) / 2, where Δ = before − after. The counts are in "
       "metrics.json.</p></div>\n</main></body></html>\n";
   return page;

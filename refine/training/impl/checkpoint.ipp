@@ -250,8 +250,8 @@ class FolderUse {
   FolderLock& lock_;
 };
 
-/// Describes a field in which two recipes differ, for a message: the number of epochs, which others follow
-/// from, else the first.
+/// Describes a field in which two recipes differ, for a message. Prefers the number of epochs, since other fields
+/// depend on it.
 inline std::string describe_difference(const std::string& run, const std::string& checkpoint) {
   const auto parse = [](const std::string& text) {
     const auto json = refine::detail::parse_untrusted_json(text);
