@@ -132,6 +132,8 @@ TEST_F(Command, MisspeltNameInConfigurationFile_IsNamed) {
   expect_refusal(refusal("[defend]\ndevice = \"cpu\"\n"),
                  {"'device' in [defend]; write it above the first section"});
   expect_refusal(refusal("[defend.more]\nepoch = 3\n"), {"unknown section [defend.more]"});
+  expect_refusal(refusal("[export]\nmodle = 3\n"),
+                 {"in [export]; did you mean model?; see refine export --help"});
   shared->write("misspelt.toml", "epcoh = 3\n");
   expect_refusal(refine(*shared, "--config misspelt.toml"),
                  {"--config: unknown option 'epcoh'; see refine --help"});

@@ -91,6 +91,11 @@ std::string describe_missing_value(const CLI::App& app, const std::vector<std::s
   return "";
 }
 
+/// Returns where the options are listed. \param command its name; "": none
+std::string help_of(const std::string& command) {
+  return fmt::format("; see refine{}{} --help", command.empty() ? "" : " ", command);
+}
+
 /// Describes a name in the file of --config that is not an option.
 /// \param entry the name, behind its section and a point if it is in one
 /// \param chosen the command; null: none
@@ -104,25 +109,28 @@ std::string describe_entry(const CLI::App& app, const std::string& entry, const 
   };
   if (section.empty()) {
     const std::string unknown = fmt::format("--config: unknown option '{}'", text::printable(name));
-    if (chosen == nullptr) return unknown + suggestion(name, of_all, "");
+    if (chosen == nullptr) return unknown + suggestion(name, of_all, "") + help_of("");
+    const std::string help = help_of(chosen->get_name());
     std::vector<std::string> names = option_names(*chosen);
-    if (has(names)) return fmt::format("{}; write it below the line [{}]", unknown, chosen->get_name());
+    if (has(names))
+      return fmt::format("{}; write it below the line [{}]{}", unknown, chosen->get_name(), help);
     names.insert(names.end(), of_all.begin(), of_all.end());
-    return unknown + suggestion(name, names, "");
+    return unknown + suggestion(name, names, "") + help;
   }
   const std::vector<const CLI::App*> commands = commands_of(app);
   const auto command = std::ranges::find(commands, section, [](const CLI::App* c) { return c->get_name(); });
   if (command == commands.end()) {
-    return fmt::format("--config: unknown section [{}]{}", text::printable(section),
-                       suggestion(section, command_names(app), ""));
+    return fmt::format("--config: unknown section [{}]{}{}", text::printable(section),
+                       suggestion(section, command_names(app), ""), help_of(""));
   }
   if (name.find('.') != std::string::npos) {  // CLI11's name of a section's beginning
-    return fmt::format("--config: unknown section [{}.{}]", section,
-                       text::printable(name.substr(0, name.find('.'))));
+    return fmt::format("--config: unknown section [{}.{}]{}", section,
+                       text::printable(name.substr(0, name.find('.'))), help_of(section));
   }
   return fmt::format(
-      "--config: unknown option '{}' in [{}]{}", text::printable(name), section,
-      has(of_all) ? "; write it above the first section" : suggestion(name, option_names(**command), ""));
+      "--config: unknown option '{}' in [{}]{}{}", text::printable(name), section,
+      has(of_all) ? "; write it above the first section" : suggestion(name, option_names(**command), ""),
+      help_of(section));
 }
 
 }  // namespace
@@ -130,8 +138,7 @@ std::string describe_entry(const CLI::App& app, const std::string& entry, const 
 std::string describe(const CLI::App& app, const CLI::ParseError& error, const std::string& first) {
   const std::vector<CLI::App*> all_chosen = app.get_subcommands();
   const CLI::App* const chosen = all_chosen.empty() ? nullptr : all_chosen.front();
-  const std::string help =
-      fmt::format("; see refine{} --help", chosen == nullptr ? "" : " " + chosen->get_name());
+  const std::string help = help_of(chosen == nullptr ? "" : chosen->get_name());
   const std::vector<std::string> left = app.remaining(/*recurse=*/true);
   if (chosen == nullptr) {
     // Behind the options of all commands, the first word must be a command.
@@ -145,7 +152,7 @@ std::string describe(const CLI::App& app, const CLI::ParseError& error, const st
   }
   constexpr std::string_view unread = "INI was not able to parse ";  // CLI11's words for any format
   const std::string why = text::one_line(error.what());
-  if (why.starts_with(unread)) return describe_entry(app, why.substr(unread.size()), chosen) + help;
+  if (why.starts_with(unread)) return describe_entry(app, why.substr(unread.size()), chosen);
   std::vector<std::string> names = option_names(app);
   if (chosen != nullptr) {
     const std::vector<std::string> of_command = option_names(*chosen);
