@@ -271,23 +271,23 @@ void train_victim(const Scenario& scenario, const Setting& setting);
 /// Returns the setting in which an attacker trains a classifier: with another seed, into another folder. If the trigger
 /// were made for the benign victim, whose defense gives the zero point, the zero point would be too high.
 Setting attackers_setting(const Setting& setting) {
-  Setting own = setting;
-  own.seed = derived_seed(setting.seed, "attacker");
-  own.out = setting.out / "attacker";
-  return own;
+  Setting changed = setting;
+  changed.seed = derived_seed(setting.seed, "attacker");
+  changed.out = setting.out / "attacker";
+  return changed;
 }
 
 /// Learns the trigger of an attack that has one to learn.
 void learn_trigger_of(const Scenario& scenario, const Setting& setting) {
   if (!is_learnt(scenario.attack) || !read_trigger(scenario, setting).empty()) return;
-  const Setting own = attackers_setting(setting);
+  const Setting attackers = attackers_setting(setting);
   const bool is_narcissus = scenario.attack == "Narcissus";
-  if (is_narcissus) train_victim(benign(scenario), own);
+  if (is_narcissus) train_victim(benign(scenario), attackers);
   const TriggerTensors trigger =
       learn_trigger(scenario.attack, setting.split.train,
                     {.target = options_of(scenario, setting).target,
-                     .classifier = is_narcissus ? load_victim(benign(scenario), own)
-                                                : make_network(scenario, setting, own.seed),
+                     .classifier = is_narcissus ? load_victim(benign(scenario), attackers)
+                                                : make_network(scenario, setting, attackers.seed),
                      .width = setting.size.transform_width,
                      .steps = setting.size.wake_steps,
                      .recipe = setting.size.victim_recipe(scenario, setting.seed)});

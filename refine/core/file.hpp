@@ -25,9 +25,10 @@ namespace refine {
 /// A file that appears under its final name only when it is complete.
 ///
 /// It is written beside its final name, without a name (`O_TMPFILE`) or, where the system does not allow that, under
-/// a temporary one, which a killed process leaves behind, and `commit` renames it in one step, replacing an older file of that name. Without `commit`
-/// nothing is left behind. If the path is a symbolic link, its target is replaced. The new file takes over the
-/// permissions of the file it replaces, and its owner and group where the process may set them.
+/// a temporary one, which a killed process leaves behind. `commit` renames it in one step, replacing an older file of
+/// that name. Without `commit` nothing is left behind. If the path is a symbolic link, its target is replaced. The
+/// new file takes over the permissions of the file it replaces, and its owner and group where the process may set
+/// them.
 ///
 /// All members throw `Error` with the path, the reason and a hint if the disk is full, a permission
 /// is missing, or a folder has the file's name.

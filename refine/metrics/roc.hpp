@@ -112,17 +112,22 @@ inline void check_calibration(Scores clean, double false_alarm_rate) {
   require_numbers("clean images", clean);
 }
 
-/// Returns the largest whole number that is at most a share of n. Not floor(share · n): in binary, 0.29 · 100 is
-/// slightly less than 29.
-inline std::size_t whole_part(double share, std::size_t n) {
-  std::size_t count = 0;
-  while (static_cast<double>(count + 1) / static_cast<double>(n) <= share) ++count;
-  return count;
+/// Returns the largest whole number k for which k / n is at most a share. Not floor(share · n): in binary, 0.29 · 100
+/// is slightly less than 29.
+/// \param share in [0, 1]
+/// \param n above 0
+inline double whole_part(double share, double n) {
+  const double next =
+      std::floor(share * n) + 1;  // one more than k, if the product is not rounded over a whole number
+  for (const double count : {next, next - 1}) {
+    if (count / n <= share) return count;
+  }
+  return next - 2;
 }
 
 /// Returns the score that `above` scores are above, or equal to.
-/// \param above less than the number of scores
-inline double score_below(Scores scores, std::size_t above) {
+/// \param above a whole number, less than the number of scores
+inline double score_below(Scores scores, double above) {
   std::vector<double> sorted(scores.begin(), scores.end());
   const auto place = sorted.begin() + static_cast<std::ptrdiff_t>(above);
   std::ranges::nth_element(sorted, place, std::greater<>());
@@ -139,7 +144,7 @@ inline double score_below(Scores scores, std::size_t above) {
 /// \throws Error if there are no scores, the rate is out of range, or a score is NaN
 inline double threshold_for(Scores clean, double false_alarm_rate) {
   detail::check_calibration(clean, false_alarm_rate);
-  return detail::score_below(clean, detail::whole_part(false_alarm_rate, clean.size()));
+  return detail::score_below(clean, detail::whole_part(false_alarm_rate, static_cast<double>(clean.size())));
 }
 
 /// Returns the smallest of the scores that the score of a further clean image exceeds with a probability of at most
@@ -152,8 +157,8 @@ inline double threshold_for(Scores clean, double false_alarm_rate) {
 /// \throws Error as `threshold_for`
 inline double calibrate_threshold(Scores clean, double false_alarm_rate) {
   detail::check_calibration(clean, false_alarm_rate);
-  const std::size_t above = detail::whole_part(false_alarm_rate, clean.size() + 1);
-  return detail::score_below(clean, above > 0 ? above - 1 : 0);
+  const double above = detail::whole_part(false_alarm_rate, static_cast<double>(clean.size()) + 1);
+  return detail::score_below(clean, std::max(above - 1, 0.0));
 }
 
 /// Returns the share of the scores that exceed a threshold.
@@ -183,7 +188,7 @@ inline Interval rate_of_calibrations(double wanted_rate, std::int64_t n) {
   if (n < 1 || std::isnan(wanted_rate))
     return {std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::quiet_NaN()};
   const double images = static_cast<double>(n);
-  const double rank = std::clamp(std::floor(wanted_rate * (images + 1) + 1e-9), 1.0, images);
+  const double rank = std::clamp(whole_part(std::clamp(wanted_rate, 0.0, 1.0), images + 1), 1.0, images);
   const auto quantile = [&](double share) {
     double low = 0, high = 1;
     for (int i = 0; i < 60; ++i) {  // bisects down to the precision of double

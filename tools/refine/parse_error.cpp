@@ -55,13 +55,21 @@ std::vector<std::string> command_names(const CLI::App& app) {
   return names;
 }
 
-std::vector<std::string> option_names(const CLI::App& app) {
+/// Returns the names of the options of all commands and, if there is one, of a command.
+std::vector<std::string> option_names(const CLI::App& app, const CLI::App* command = nullptr) {
   std::vector<std::string> names;
-  for (const CLI::Option* option : app.get_options()) {
-    const auto& own = option->get_lnames();
-    names.insert(names.end(), own.begin(), own.end());
+  for (const CLI::App* part : {&app, command}) {
+    if (part == nullptr) continue;
+    for (const CLI::Option* option : part->get_options()) {
+      const auto& spellings = option->get_lnames();
+      names.insert(names.end(), spellings.begin(), spellings.end());
+    }
   }
   return names;
+}
+
+bool contains(const std::vector<std::string>& names, const std::string& name) {
+  return std::ranges::find(names, name) != names.end();
 }
 
 /// Describes the first word of the command line that is neither an option nor the value of one.
@@ -84,14 +92,15 @@ std::string describe_missing_value(const CLI::App& app, const std::vector<std::s
   for (const CLI::Option* option : app.get_options()) {
     if (option->get_items_expected_max() == 0) continue;
     for (const std::string& value : option->results()) {
-      if (value.starts_with("--") && std::ranges::find(names, value.substr(2)) != names.end())
+      if (value.starts_with("--") && contains(names, value.substr(2)))
         return fmt::format("--{}: its value is missing (got {})", option->get_lnames().front(), value);
     }
   }
   return "";
 }
 
-/// Returns where the options are listed. \param command its name; "": none
+/// Returns where the options are listed.
+/// \param command its name; empty: the program's own
 std::string help_of(const std::string& command) {
   return fmt::format("; see refine{}{} --help", command.empty() ? "" : " ", command);
 }
@@ -103,19 +112,14 @@ std::string describe_entry(const CLI::App& app, const std::string& entry, const 
   const std::size_t point = entry.find('.');
   const std::string section = point == std::string::npos ? "" : entry.substr(0, point);
   const std::string name = point == std::string::npos ? entry : entry.substr(point + 1);
-  const std::vector<std::string> of_all = option_names(app);
-  const auto has = [&](const std::vector<std::string>& names) {
-    return std::ranges::find(names, name) != names.end();
-  };
   if (section.empty()) {
     const std::string unknown = fmt::format("--config: unknown option '{}'", text::printable(name));
-    if (chosen == nullptr) return unknown + suggestion(name, of_all, "") + help_of("");
-    const std::string help = help_of(chosen->get_name());
-    std::vector<std::string> names = option_names(*chosen);
-    if (has(names))
-      return fmt::format("{}; write it below the line [{}]{}", unknown, chosen->get_name(), help);
-    names.insert(names.end(), of_all.begin(), of_all.end());
-    return unknown + suggestion(name, names, "") + help;
+    const std::string command_name = chosen == nullptr ? "" : chosen->get_name();
+    const bool is_of_command = chosen != nullptr && contains(option_names(*chosen), name);
+    return unknown +
+           (is_of_command ? fmt::format("; write it below the line [{}]", command_name)
+                          : suggestion(name, option_names(app, chosen), "")) +
+           help_of(command_name);
   }
   const std::vector<const CLI::App*> commands = commands_of(app);
   const auto command = std::ranges::find(commands, section, [](const CLI::App* c) { return c->get_name(); });
@@ -127,36 +131,33 @@ std::string describe_entry(const CLI::App& app, const std::string& entry, const 
     return fmt::format("--config: unknown section [{}.{}]{}", section,
                        text::printable(name.substr(0, name.find('.'))), help_of(section));
   }
-  return fmt::format(
-      "--config: unknown option '{}' in [{}]{}{}", text::printable(name), section,
-      has(of_all) ? "; write it above the first section" : suggestion(name, option_names(**command), ""),
-      help_of(section));
+  return fmt::format("--config: unknown option '{}' in [{}]{}{}", text::printable(name), section,
+                     contains(option_names(app), name) ? "; write it above the first section"
+                                                       : suggestion(name, option_names(**command), ""),
+                     help_of(section));
 }
 
 }  // namespace
 
-std::string describe(const CLI::App& app, const CLI::ParseError& error, const std::string& first) {
+std::string describe(const CLI::App& app, const CLI::ParseError& error) {
   const std::vector<CLI::App*> all_chosen = app.get_subcommands();
   const CLI::App* const chosen = all_chosen.empty() ? nullptr : all_chosen.front();
   const std::string help = help_of(chosen == nullptr ? "" : chosen->get_name());
   const std::vector<std::string> left = app.remaining(/*recurse=*/true);
   if (chosen == nullptr) {
     // Behind the options of all commands, the first word must be a command.
-    const auto is_word = [](const std::string& word) { return !word.empty() && !word.starts_with('-'); };
-    const auto word = std::ranges::find_if(left, is_word);
-    const std::string command = word != left.end() ? *word : is_word(first) ? first : "";
-    if (!command.empty()) {
-      return fmt::format("unknown command '{}'{}{}", text::printable(command),
-                         suggestion(command, command_names(app), "refine "), help);
+    const auto word =
+        std::ranges::find_if(left, [](const std::string& w) { return !w.empty() && !w.starts_with('-'); });
+    if (word != left.end()) {
+      return fmt::format("unknown command '{}'{}{}", text::printable(*word),
+                         suggestion(*word, command_names(app), "refine "), help);
     }
   }
   constexpr std::string_view unread = "INI was not able to parse ";  // CLI11's words for any format
   const std::string why = text::one_line(error.what());
   if (why.starts_with(unread)) return describe_entry(app, why.substr(unread.size()), chosen);
-  std::vector<std::string> names = option_names(app);
+  const std::vector<std::string> names = option_names(app, chosen);
   if (chosen != nullptr) {
-    const std::vector<std::string> of_command = option_names(*chosen);
-    names.insert(names.end(), of_command.begin(), of_command.end());
     if (const std::string missing = describe_missing_value(*chosen, names); !missing.empty())
       return missing + help;
   }

@@ -103,7 +103,7 @@ int run(int argc, char** argv, Common& common) {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return app.exit(error, std::cout, std::cerr);  // --help and --version
-    throw Error("{}", describe(app, error, argc > 1 ? argv[1] : ""));
+    throw Error("{}", describe(app, error));
   }
   common.save_config = save_config;
   if (const auto* config = app.get_config_ptr(); config->count() > 0)

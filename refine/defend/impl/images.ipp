@@ -218,17 +218,17 @@ inline void refuse_other_order(const std::vector<std::int64_t>& labels, const st
   for (const auto& [label, predictions] : counts) {
     std::int64_t total = 0;
     for (const auto& [cls, count] : predictions) total += count;
-    const auto most =
+    const auto favourite =
         std::ranges::max_element(predictions, {}, [](const auto& entry) { return entry.second; });
-    if (total < enough || 2 * most->second <= total) {
-      const auto own = predictions.find(label);
-      if (own != predictions.end()) fitting += own->second;
+    if (total < enough || 2 * favourite->second <= total) {
+      const auto as_labelled = predictions.find(label);
+      if (as_labelled != predictions.end()) fitting += as_labelled->second;
       continue;
     }
-    if (!taken.insert(most->first).second) return;
-    fitting += most->second;
-    if (example.empty() && most->first != label)
-      example = fmt::format("'{}' as class {}, not {}", folder_of.at(label), most->first, label);
+    if (!taken.insert(favourite->first).second) return;
+    fitting += favourite->second;
+    if (example.empty() && favourite->first != label)
+      example = fmt::format("'{}' as class {}, not {}", folder_of.at(label), favourite->first, label);
   }
   const std::size_t n = victim.size();
   if (4 * (fitting - hits) < static_cast<std::int64_t>(n)) return;

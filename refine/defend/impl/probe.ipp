@@ -448,19 +448,20 @@ REFINE_INLINE Probe probe(const backbones::AnyBackbone& victim, const at::Tensor
     return std::ranges::any_of(found.findings, [&](const ProbeFinding& f) { return f.problem == problem; });
   };
   const at::Tensor rows = detail::centered(good);
-  if (rows.size(0) > 1 && !has(ProbeProblem::random) &&
-      at::equal(first, first.narrow(0, 0, 1).expand_as(first))) {
-    add(ProbeProblem::constant,
-        fmt::format(
-            "the {} clean images that it was asked about are identical; specify a folder of different ones",
-            first.size(0)));
-  } else if (rows.size(0) > 1 && !has(ProbeProblem::random) &&
-             detail::largest(rows - rows.narrow(0, 0, 1)) <= 1e-6 * std::max(detail::largest(rows), 1e-30)) {
-    add(ProbeProblem::constant,
-        fmt::format(
-            "its answer is the same for {} different images; check --mean, --std and --image, or export the "
-            "model anew",
-            rows.size(0)));
+  if (rows.size(0) > 1 && !has(ProbeProblem::random)) {
+    if (at::equal(first, first.narrow(0, 0, 1).expand_as(first))) {
+      add(ProbeProblem::constant,
+          fmt::format(
+              "the {} clean images that it was asked about are identical; specify a folder of different ones",
+              first.size(0)));
+    } else if (detail::largest(rows - rows.narrow(0, 0, 1)) <=
+               1e-6 * std::max(detail::largest(rows), 1e-30)) {
+      add(ProbeProblem::constant,
+          fmt::format(
+              "its answer is the same for {} different images; check --mean, --std and --image, or export the "
+              "model anew",
+              rows.size(0)));
+    }
   }
   constexpr std::int64_t gradient_images = 4;
   const at::Tensor some = usable.narrow(0, 0, std::min(usable.size(0), gradient_images)).to(device);

@@ -77,9 +77,9 @@ REFINE_INLINE void use_device(const std::string& name) {
 }
 
 REFINE_INLINE void use_threads(int threads) {
-  constexpr int most = 4096;  // more crash OpenMP
-  if (threads < 0 || threads > most)
-    throw Error("threads: must be 0 to {}, got {}; 0 uses all", most, threads);
+  constexpr int max_threads = 4096;  // more crash OpenMP
+  if (threads < 0 || threads > max_threads)
+    throw Error("threads: must be 0 to {}, got {}; 0 uses all", max_threads, threads);
   if (threads == 0) {
     const char* variable = std::getenv("OMP_NUM_THREADS");
     threads =

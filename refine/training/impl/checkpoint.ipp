@@ -619,9 +619,7 @@ namespace refine {
 REFINE_INLINE void Checkpoint::check() const {
   detail::check_options(*this);
   if (!files::exists(path)) return;
-  const auto lock = detail::FolderLock::take(path);
-  const detail::FolderUse use(*lock);
-  detail::check_unused(*this);
+  [[maybe_unused]] const auto held = hold();
 }
 
 REFINE_INLINE std::shared_ptr<const void> Checkpoint::hold() const {
