@@ -102,6 +102,29 @@ inline PairLift pair_lift(const AttackMetrics& m, int truth, int cls) {
           .pairs = m.largest_pair_lift.pairs};
 }
 
+/// Returns what the trigger adds to what the attacker wants: the share of images that are predicted as the target of
+/// their class with the trigger, minus the share of the same images without it, over the images that the attack moves.
+///
+/// It is one number for all classes, so that few images of each class suffice. With one target class, it is the lift
+/// of that class. Its `cls` says nothing.
+///
+/// \param m the metrics of the classifier
+/// \return its `n` is 0 without a target, or if the predictions of pairs were not measured
+inline Lift target_lift(const AttackMetrics& m) {
+  Lift lift;
+  if (!m.target || m.largest_pair_lift.lift.n == 0) return lift;
+  for (int truth = 0; truth < m.classes; ++truth) {
+    if (!m.target.moves(truth)) continue;
+    const Lift pair = detail::lift_of_pair(m.clean, m.triggered, m.unchanged, truth, *m.target.of(truth));
+    lift.with_trigger += pair.with_trigger;
+    lift.without_trigger += pair.without_trigger;
+    lift.gained += pair.gained;
+    lift.lost += pair.lost;
+    lift.n += pair.n;
+  }
+  return lift;
+}
+
 /// Returns the pairs of a true class and another class that the trigger lifts by more than a
 /// threshold, at the lower end of `PairLift::interval()`; the largest lift first.
 ///

@@ -53,7 +53,10 @@ struct Lift {
     return {std::max(-1.0, up - down - half), std::min(1.0, up - down + half)};
   }
 
-  /// Returns that interval, widened so that those of all `candidates` hold together with 95 % probability.
+  /// Returns that interval, widened for the selection among `candidates` (`z95_of_largest`).
+  ///
+  /// The interval is approximate. At this level and small counts, its upper end is below the true lift more often than
+  /// the level says, and its lower end above it less often.
   Interval interval() const { return interval(z95_of_largest(std::max<std::int64_t>(candidates, 1))); }
 
   /// True if all counts are equal.
@@ -144,8 +147,7 @@ struct PairLift {
   /// Returns the lift, in [-1, 1]; NaN if there are no images.
   double value() const { return lift.value(); }
 
-  /// Returns the interval of `Lift`, widened so that those of all `pairs` hold together with 95 %
-  /// probability.
+  /// Returns the interval of `Lift`, widened for the selection among `pairs`; approximate, too.
   Interval interval() const { return lift.interval(z95_of_largest(std::max<std::int64_t>(pairs, 1))); }
 
   /// True if classes and counts are equal.

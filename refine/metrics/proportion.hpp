@@ -36,25 +36,12 @@ inline double upper_quantile(double tail) {
 }
 
 /// Returns the standard normal quantile of two-sided intervals that hold together with 95 %
-/// probability (Bonferroni's inequality, `dunn1961multiple`). The interval of the largest of `count`
-/// estimates needs it: that one was selected for being the largest.
+/// probability (Bonferroni's inequality, `dunn1961multiple`), if each has the coverage of its level. The interval of
+/// the largest of `count` estimates needs it: that one was selected for being the largest.
 ///
 /// \param count number of intervals, at least 1
 inline double z95_of_largest(std::int64_t count) {
   return upper_quantile(0.025 / static_cast<double>(count));
-}
-
-/// Returns Wilson's score interval (`wilson1927probable`) of a share that need not be a whole number of
-/// hits. NaN if `n` is 0.
-///
-/// \param share in [0, 1]
-/// \param n number of independent observations, 0 or more
-/// \param z normal quantile of the confidence level
-inline Interval wilson(double share, double n, double z = z95) {
-  if (!(n > 0)) return {std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::quiet_NaN()};
-  const double added = z * z / n, middle = share + added / 2;
-  const double half = z * std::sqrt(share * (1 - share) / n + added / (4 * n));
-  return {std::max(0.0, (middle - half) / (1 + added)), std::min(1.0, (middle + half) / (1 + added))};
 }
 
 /// A count out of a total. If the total is 0, its value and interval are NaN.

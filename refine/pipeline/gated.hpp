@@ -40,6 +40,8 @@ inline at::Tensor gated_answer(const at::Tensor& undefended, const at::Tensor& d
 /// trigger does not raise it gets the victim's answer. An image costs as much as the alarm does: the
 /// victim twice and the transform once.
 ///
+/// The gate is `alarm_score`, so a detector whose `alarm` is another score cannot be gated.
+///
 /// To reject suspicious images instead, compare `alarm(images)` with the threshold.
 ///
 /// \tparam D the defended classifier

@@ -127,11 +127,11 @@ ImageSheet sample_sheet(const D& defense, const data::Dataset& test, const at::T
       test.classes);
 }
 
-/// Makes a sheet of the first images and the transform's output for them, without labels or a
+/// Makes a sheet of some of the images and the transform's output for them, without labels or a
 /// trigger.
 ///
 /// \param defense  the defended classifier
-/// \param images  uint8 N×C×H×W
+/// \param images  uint8 N×C×H×W; those of the sheet are evenly spread over them
 /// \param class_names  one for each class, or empty
 /// \param rows  maximum number of images
 /// \throws Error if the images do not have the shape that the defense takes
@@ -139,7 +139,7 @@ template <DefendedClassifier D>
 ImageSheet sample_sheet(const D& defense, const at::Tensor& images,
                         const std::vector<std::string>& class_names, int rows = 6) {
   data::check_images("images", defense.task().image, images);
-  return detail::make_sheet(defense, {{"clean", images.slice(0, 0, rows)}}, class_names);
+  return detail::make_sheet(defense, {{"clean", data::evenly_spread(images, rows)}}, class_names);
 }
 
 }  // namespace refine::report

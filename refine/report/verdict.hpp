@@ -15,23 +15,23 @@ namespace refine::report {
 struct Verdict {
   /// The conclusion.
   enum class Kind {
-    disarmed,    ///< the trigger lifts no class by more than `tolerance`, and moves no pair
-    armed,       ///< the trigger still lifts a class, or moves one class to another
-    uncertain,   ///< the interval of the lift includes both conclusions
-    harmless,    ///< the trigger had no effect on the victim
-    unmeasured,  ///< no trigger was given, and the scan found none
+    disarmed,  ///< the trigger lifts no class by more than `tolerance`, no pair by more than `pair_tolerance`
+    armed,     ///< the trigger still lifts a class, or moves one class to another
+    uncertain,  ///< the interval of the lift includes both conclusions
+    harmless,   ///< nor did it before the defense
+    unmeasured,  ///< no trigger was given, and the scan found none; or no image shows whether the trigger works
   };
 
-  /// A trigger is disarmed if the upper end of each class's 95 % interval is at most this lift, and
-  /// no pair of classes is above `pair_tolerance`.
+  /// A trigger is disarmed if the upper end of each class's 95 % interval is at most this lift,
+  /// no pair of classes is above `pair_tolerance`, and the upper end of `metrics::target_lift` is not either.
   static constexpr double tolerance = 0.05;
 
   /// A lift of a class other than the attacked one may be the trigger's effect on any image, if the
   /// upper end of its interval is at most this.
   static constexpr double corruption = 0.10;
 
-  /// A pair of classes that the attack moved before the defense is disarmed if the lower end of its
-  /// lift's interval is at most this. docs/lab/pair_lifts.md has the lifts of benign models.
+  /// A pair of classes is disarmed if its lift is at most this. The attack still moves a pair that it moved before the
+  /// defense if the lower end of its lift's interval is above this. docs/lab/pair_lifts.md has the lifts of benign models.
   static constexpr double pair_tolerance = 0.10;
 
   /// The attack moves a pair if the lower end of its lift's interval is above this. Between
@@ -46,7 +46,7 @@ struct Verdict {
     retrain,  ///< retrain the victim from data that is trusted; this defense does not help
   };
 
-  /// Without labels, a defended model that agrees with the victim on fewer clean images than this needs
+  /// Without labels, and for the gated answer, a defended model that agrees with the victim on fewer clean images than this needs
   /// more training or more images: accuracy can fall by as much as agreement is missing.
   static constexpr double min_agreement = 0.85;
 

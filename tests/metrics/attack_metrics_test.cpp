@@ -98,6 +98,7 @@ TEST(AttackMetrics, AllToAll_OnlyPairsAndMovedShareSeeIt) {
   EXPECT_EQ(pair_lifts_above(f, 0.5).front(), f.largest_pair_lift);
   EXPECT_EQ(pair_lifts_above(f, 0.5).back(), pair_lift(f, 2, 0));
   EXPECT_EQ(pair_lift(f, 2, 0).lift, (Lift{.cls = 0, .with_trigger = 190, .gained = 190, .n = 200}));
+  EXPECT_EQ(target_lift(f), (Lift{.with_trigger = 590, .gained = 590, .n = 600}));
   EXPECT_EQ(pair_lifts_above(f, 0.93).size(), 2u);  // 95 points of 200 images are not surely above 93
 }
 
@@ -114,6 +115,18 @@ TEST(AttackMetrics, SourceSpecific_SuccessIsThatOfItsClass) {
   EXPECT_EQ(f.largest_pair_lift.lift.cls, 0);
   EXPECT_DOUBLE_EQ(f.largest_pair_lift.value(), 0.96);
   EXPECT_EQ(pair_lifts_above(f, 0.05).size(), 1u);
+  EXPECT_EQ(target_lift(f), (Lift{.with_trigger = 96, .gained = 96, .n = 100}));
+}
+
+// Of ten images of class 1, three are predicted as the target without the trigger; one of them moves away.
+TEST(TargetLift, OneTarget_IsTheLiftOfItsClass) {
+  const auto groups =
+      std::vector<std::array<int, 4>>{{50, 0, 0, 1}, {2, 1, 0, 0}, {1, 1, 0, 2}, {5, 1, 1, 0}, {2, 1, 1, 1}};
+  const AttackMetrics f = attack_metrics(expand(groups, 3, 0));
+  EXPECT_EQ(target_lift(f), (Lift{.with_trigger = 7, .without_trigger = 3, .gained = 5, .lost = 1, .n = 10}));
+  EXPECT_EQ(target_lift(f).value(), f.lifts[0].value());
+  EXPECT_EQ(target_lift(attack_metrics(expand(groups, 3, std::nullopt))).n, 0);
+  EXPECT_EQ(target_lift(AttackMetrics{.classes = 3, .target = 0}).n, 0);
 }
 
 TEST(PairLift, ClassesWithoutImages_AreNoPairs) {
@@ -216,7 +229,7 @@ TEST(Lift, Interval_EqualsTheFormulaOfBonettAndPrice) {
 TEST(Lift, IntervalAtExtremes_ContainsTheValue) {
   for (std::int64_t n : {1, 2, 10, 100, 9000, 1'000'000}) {
     const Lift all = {.with_trigger = n, .without_trigger = 0, .gained = n, .lost = 0, .n = n};
-    EXPECT_LE(all.interval().low, 1.0);
+    EXPECT_LT(all.interval().low, 1.0);
     EXPECT_EQ(all.interval().high, 1.0);
     const Lift none = {.n = n};
     EXPECT_LT(none.interval().low, 0.0);

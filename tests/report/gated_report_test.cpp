@@ -57,6 +57,25 @@ TEST(Verdict, ServedAnswer_IsJudged) {
   expect_words(gated.reason, {"serve the defended one"});
 }
 
+// The gated answer agrees with the victim wherever the alarm is silent, however bad the defense is.
+TEST(Verdict, GatedAnswerOfAnUntrainedDefense_IsNotServed) {
+  for (const bool has_labels : {false, true}) {
+    DefenseReport r{.agreement = metrics::Proportion{136, 1000},
+                    .gated = metrics::GatedMetrics{.agreement = {960, 1000}},
+                    .answer = Answer::gated};
+    if (has_labels) {
+      r.before = r.after = {.classes = 2, .ba = {970, 1000}};
+      r.after.ba = {140, 1000};
+      r.gated->metrics = {.classes = 2, .ba = {940, 1000}};
+    }
+    const Verdict v = verdict(r);
+    EXPECT_EQ(v.decision, Verdict::Decision::improve) << has_labels;
+    expect_words(v.reason, {"defended answer", "alarm", "13.6 %"});
+    r.agreement = metrics::Proportion{900, 1000};
+    EXPECT_EQ(verdict(r).decision, Verdict::Decision::serve) << has_labels;
+  }
+}
+
 TEST(CheckComplete, GatedAnswerThatDoesNotFit_IsRefused) {
   DefenseReport r = gated_report(Answer::gated);
   r.gated->metrics.ba.n = 3;

@@ -196,6 +196,9 @@ TEST(Verdict, LargestLift_DecidesKind) {
   EXPECT_EQ(with(200, 2, 2000).kind, Kind::armed);
   EXPECT_NE(with(1500, 2, 2000).paragraph.find("lifts “frog” by 75.0 points"), std::string::npos);
   EXPECT_EQ(with(1, 0, 20).kind, Kind::uncertain);
+  // Of many classes, the interval of the largest is wider: 7 points, 5.9 to 8.2 alone and 4.8 to 9.2 of 1,000.
+  r.after.largest_lift = {.cls = 0, .with_trigger = 140, .gained = 140, .n = 2000, .candidates = 1000};
+  EXPECT_EQ(verdict(r).kind, Kind::uncertain);
   EXPECT_EQ(with(0, 0, 0).kind, Kind::unmeasured);
   r = example_report();
   r.after.ba.hits = 2401;  // 90 % before, 80.03 % after; below, more than ten points less
@@ -299,6 +302,81 @@ TEST(Verdict, FewImagesOfAClass_AreTooCloseToCall) {
   EXPECT_EQ(v.kind, Verdict::Kind::uncertain);
   EXPECT_EQ(v.headline, "Too close to call");
   expect_words(v.paragraph, {"seems to move “frog” to “cat” by 20.0 points", "With 20 images of “frog”"});
+}
+
+/// Returns metrics of `per_class` images of each of `classes` classes, all recognised without the trigger. It moves
+/// the first `moved` of each class to the next class.
+metrics::AttackMetrics next_class_metrics(int classes, int per_class, int moved) {
+  metrics::Predictions p{.classes = classes};
+  std::vector<std::optional<int>> targets;
+  for (int c = 0; c < classes; ++c) {
+    const int next = (c + 1) % classes;
+    targets.push_back(next);
+    for (int i = 0; i < per_class; ++i) {
+      p.truth.push_back(c);
+      p.clean.push_back(c);
+      p.triggered.push_back(i < moved ? next : c);
+    }
+  }
+  p.target = metrics::Target::of_classes(targets);
+  return metrics::attack_metrics(p);
+}
+
+// 100 classes of 10 images: all 10 of a pair move, and the lower end of its corrected interval is 10.5 points.
+TEST(Verdict, AllToAllWithFewImagesOfEachClass_IsFound) {
+  const auto judge = [](int before, int after) {
+    return verdict(
+        {.before = next_class_metrics(100, 10, before), .after = next_class_metrics(100, 10, after)});
+  };
+  const Verdict undefended = judge(10, 10);
+  EXPECT_EQ(undefended.kind, Verdict::Kind::armed);
+  EXPECT_EQ(undefended.headline, "The trigger still works");
+  expect_words(undefended.paragraph,
+               {"Before the defense, the trigger lifts the classes that the attacker wants by 100.0 points",
+                "it still lifts the classes that the attacker wants by 100.0 points (95 % interval 99."});
+  const Verdict disarmed = judge(10, 0);
+  EXPECT_EQ(disarmed.kind, Verdict::Kind::disarmed) << "not harmless";
+  EXPECT_EQ(judge(0, 0).kind, Verdict::Kind::harmless);
+  const Verdict made = judge(0, 10);
+  EXPECT_EQ(made.headline, "The trigger works on the defended model");
+  EXPECT_EQ(judge(10, 1).kind, Verdict::Kind::uncertain) << "10 points of 1,000 images";
+}
+
+// Of a source-specific attack, only images of its source tell anything: 0 of 20 may be 13 points, 0 of 40 at most 7.
+TEST(Verdict, FewImagesOfTheSource_AreTooCloseToCall) {
+  const auto judge = [](int of_source) {
+    metrics::Predictions p{.classes = 3, .target = metrics::Target::of_classes({{}, 0, {}})};
+    for (int i = 0; i < 2000 + of_source; ++i) {
+      const int truth = i < 1000 ? 0 : i < 2000 ? 2 : 1;
+      p.truth.push_back(truth);
+      p.clean.push_back(truth);
+      p.triggered.push_back(truth);
+    }
+    const metrics::AttackMetrics after = metrics::attack_metrics(p);
+    for (std::size_t i = 2000; i < p.triggered.size(); ++i) p.triggered[i] = 0;
+    return verdict({.before = metrics::attack_metrics(p), .after = after});
+  };
+  EXPECT_EQ(judge(20).kind, Verdict::Kind::uncertain);
+  expect_words(judge(20).paragraph, {"With 20 images that the attack moves"});
+  EXPECT_EQ(judge(40).kind, Verdict::Kind::disarmed);
+}
+
+TEST(Verdict, NoImageThatTheAttackMoves_IsNotMeasured) {
+  // All images are of the target class; or none is of the source.
+  const auto all_of_target = metrics::attack_metrics(
+      {.truth = {0, 0, 0}, .clean = {0, 0, 0}, .triggered = {0, 0, 0}, .classes = 3, .target = 0});
+  metrics::Predictions others{.classes = 3, .target = metrics::Target::of_classes({{}, 0, {}})};
+  for (int i = 0; i < 2000; ++i) {
+    for (auto* labels : {&others.truth, &others.clean, &others.triggered}) labels->push_back(2 * (i % 2));
+  }
+  for (const metrics::AttackMetrics& m : {all_of_target, metrics::attack_metrics(others)}) {
+    DefenseReport r{.before = m, .after = m, .agreement = metrics::Proportion{100, 100}};
+    const Verdict v = verdict(r);
+    EXPECT_EQ(v.kind, Verdict::Kind::unmeasured);
+    expect_words(v.headline, {"no image is of a class that the attack moves"});
+    EXPECT_EQ(v.decision, Verdict::Decision::improve);
+    expect_words(v.reason, {"add images"});
+  }
 }
 
 TEST(MetricsJson, Report_HasCountsAndMetrics) {

@@ -82,7 +82,7 @@ TEST(SampleSheet, TriggeredImages_ReplaceTheAttack) {
 }
 
 TEST(SampleSheet, CleanImages_NeedNoLabelsOrTrigger) {
-  const ImageSheet sheet = sample_sheet(OneLess{}, images({2, 1, 0}), {}, 2);
+  const ImageSheet sheet = sample_sheet(OneLess{}, images({2, 2, 1, 1}), {}, 2);  // not the first two
   EXPECT_EQ(sheet.columns, (Texts{"clean", "clean, transformed"}));
   ASSERT_EQ(sheet.rows.size(), 2u);
   EXPECT_EQ(sheet.rows[0].images, (Bytes{{2}, {1}}));

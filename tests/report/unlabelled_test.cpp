@@ -56,6 +56,23 @@ TEST(ScanVerdict, ChangeOfTheWholeImage_NeedsALargerLift) {
   EXPECT_EQ(verdict(r).kind, Kind::disarmed);
 }
 
+// A larger share of three images proves nothing, and hides nothing.
+TEST(ScanVerdict, ClassWithFewImages_DoesNotHideAnother) {
+  DefenseReport r = unlabelled();
+  r.scan.erase(r.scan.begin());
+  metrics::ScanEntry& entry = r.scan[0];
+  entry.before = guessed({2997, 3, 0}, 1, 0.8);
+  entry.after = guessed({2997, 3, 0}, 1, 0.0);
+  entry.before[0] = entry.after[0] = {.cls = 0, .with_trigger = 3, .gained = 3, .n = 3};
+  EXPECT_EQ(verdict(r).kind, Kind::uncertain)
+      << "three images do not show that a class is not lifted, either";
+  expect_words(verdict(r).headline, {"works on the victim"});
+  expect_words(verdict(r).finding, {"lifts “ship” by 80.0 points before"});
+  entry.after = guessed({2997, 3, 0}, 1, 0.12);
+  entry.after[0] = entry.before[0];
+  EXPECT_EQ(verdict(r).kind, Kind::armed);
+}
+
 TEST(ScanVerdict, NoFinding_IsUnmeasured) {
   DefenseReport r = unlabelled();
   r.scan.pop_back();
@@ -106,6 +123,12 @@ TEST(Verdict, Decision_FollowsFromKindAndAgreement) {
   r.scan.clear();
   r.agreement = metrics::Proportion{2880, 3000};
   expect_words(verdict(r).advice(), {"Serve it", "no trigger was tried"});
+  for (const std::optional<metrics::Proportion>& nothing :
+       {std::optional<metrics::Proportion>(), std::optional(metrics::Proportion{0, 0})}) {
+    r.agreement = nothing;
+    EXPECT_EQ(verdict(r).decision, Decision::improve);
+    expect_words(verdict(r).advice(), {"neither accuracy nor agreement"});
+  }
 }
 
 TEST(Verdict, TooFewImages_DecideNothing) {

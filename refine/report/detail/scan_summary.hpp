@@ -15,6 +15,12 @@ namespace refine::report::detail {
 /// \param local  true if the trigger changes only a small part of the image
 bool is_scan_finding(const metrics::Lift& lift, bool local);
 
+/// Returns the lift whose interval has the largest lower end. The largest share may be of three images, and prove nothing.
+///
+/// \param lifts as for `max_lift_by_share`
+/// \return that lift, with its `candidates`; a lift with `n` = 0 if none is left
+metrics::Lift clearest_lift(const std::vector<metrics::Lift>& lifts);
+
 /// A guessed trigger with the class that it lifts most, without and with the defense.
 struct GuessedTrigger {
   std::string name;           ///< what the trigger is

@@ -17,11 +17,26 @@ REFINE_INLINE bool is_scan_finding(const metrics::Lift& lift, bool local) {
   return lift.n > 0 && lift.interval().low > (local ? scan_finding : scan_finding_whole);
 }
 
+REFINE_INLINE metrics::Lift clearest_lift(const std::vector<metrics::Lift>& lifts) {
+  metrics::Lift clearest = metrics::max_lift_by_share(lifts);  // has the number of candidates
+  for (metrics::Lift lift : lifts) {
+    lift.candidates = clearest.candidates;
+    if (lift.n > 0 && lift.interval().low > clearest.interval().low) clearest = lift;
+  }
+  return clearest;
+}
+
+/// Returns the largest lift, by share; if another one is a finding and this one is not, that one.
+REFINE_INLINE metrics::Lift shown_lift(const std::vector<metrics::Lift>& lifts, bool local) {
+  const metrics::Lift largest = metrics::max_lift_by_share(lifts), clearest = clearest_lift(lifts);
+  return is_scan_finding(clearest, local) && !is_scan_finding(largest, local) ? clearest : largest;
+}
+
 REFINE_INLINE std::vector<GuessedTrigger> guessed_triggers(const DefenseReport& report) {
   std::vector<GuessedTrigger> triggers;
   for (const metrics::ScanEntry& entry : report.scan) {
-    triggers.push_back({entry.trigger, metrics::max_lift_by_share(entry.before),
-                        metrics::max_lift_by_share(entry.after), entry.local});
+    triggers.push_back({entry.trigger, shown_lift(entry.before, entry.local),
+                        shown_lift(entry.after, entry.local), entry.local});
   }
   const auto max_lift = [](const GuessedTrigger& t) {
     return std::max(t.before.n > 0 ? t.before.value() : -1, t.after.n > 0 ? t.after.value() : -1);

@@ -60,6 +60,22 @@ REFINE_INLINE PairFinding judge_pairs(const DefenseReport& report) {
   return finding;
 }
 
+/// True if the trigger was shown, but only on images of classes that the attack leaves where they are.
+REFINE_INLINE bool lacks_moved_images(const DefenseReport& report) {
+  const metrics::AttackMetrics& before = report.before;
+  return before.target && before.triggered.size() > 0 && before.asr.n == 0;
+}
+
+/// True if a lift that was not selected among others is above a threshold, at the lower end of its interval.
+REFINE_INLINE bool is_above(const metrics::Lift& lift, double threshold) {
+  return lift.n > 0 && lift.interval(metrics::z95).low > threshold;
+}
+
+/// True if such a lift may be above a threshold, at the upper end.
+REFINE_INLINE bool may_be_above(const metrics::Lift& lift, double threshold) {
+  return lift.n > 0 && lift.interval(metrics::z95).high > threshold;
+}
+
 /// Describes the largest of some pairs: "“cat” to “dog” by 95.0 points, the largest of 10 pairs".
 ///
 /// \param pairs  not empty, the largest first
@@ -92,10 +108,20 @@ REFINE_INLINE Verdict trigger_verdict(const DefenseReport& report) {
   const auto names_pair = [](const std::vector<metrics::PairLift>& found, const metrics::Lift& lift) {
     return !found.empty() && found.front().value() > 1.5 * lift.value();
   };
+  // Where classes have few images, neither a class nor a pair shows an attack with a target for each class.
+  const metrics::Lift wanted_before = metrics::target_lift(report.before),
+                      wanted_after = metrics::target_lift(report.after);
+  const auto wanted_effect = [](const metrics::Lift& lift) {
+    return fmt::format("the classes that the attacker wants by {} points",
+                       format::hundredths(lift.value(), 1));
+  };
+  const bool is_wanted_before = is_above(wanted_before, Verdict::pair_tolerance);
   const std::string effect_before =
-      names_pair(pairs.before, before)
-          ? "Before the defense, the trigger moves " + describe_pairs(report, pairs.before)
-          : "Before the defense, the trigger lifts " + describe_lift(report, before);
+      "Before the defense, the trigger " + (names_pair(pairs.before, before)
+                                                ? "moves " + describe_pairs(report, pairs.before)
+                                            : is_wanted_before && wanted_before.value() > 1.5 * before.value()
+                                                ? "lifts " + wanted_effect(wanted_before)
+                                                : "lifts " + describe_lift(report, before));
   const std::string interval_after = describe_interval(interval, after.candidates, "classes");
   const std::string effect_after = fmt::format("{} {}", describe_lift(report, after), interval_after);
   const std::string largest_after =
@@ -107,16 +133,18 @@ REFINE_INLINE Verdict trigger_verdict(const DefenseReport& report) {
   const bool is_other_class = after.cls != before.cls && before.interval().low > Verdict::tolerance;
   const bool is_lifted = interval.low > Verdict::tolerance;
   const bool is_nearly_disarmed = is_lifted && is_other_class && interval.high <= Verdict::corruption;
+  const std::string wanted_interval = describe_interval(wanted_after.interval(metrics::z95), 1, "");
   const auto instead = [&](std::string_view verb, const std::string& effect) {
     return fmt::format(
         "{}; after the defense, it {} {} instead. A trigger that changes the whole image can shift this many "
         "predictions by itself. To find out, measure the same images on a benign model with the same defense.",
         effect_before, verb, effect);
   };
+  const bool was_armed =
+      !pairs.before.empty() || before.interval().low > Verdict::tolerance || is_wanted_before;
   Verdict v;
   if (!pairs.armed.empty() && (!is_lifted || is_nearly_disarmed || names_pair(pairs.armed, after))) {
     v.kind = Verdict::Kind::armed;
-    const bool was_armed = !pairs.before.empty() || before.interval().low > Verdict::tolerance;
     v.headline = pairs.is_moved ? "The attack was moved, not stopped"
                  : was_armed    ? "The trigger still works"
                                 : "The trigger works on the defended model";
@@ -124,6 +152,12 @@ REFINE_INLINE Verdict trigger_verdict(const DefenseReport& report) {
         "{}; after the defense, it {}moves {}. Do not rely on this model where an attacker can "
         "show it the trigger.",
         effect_before, pairs.is_moved || pairs.before.empty() ? "" : "still ", pair_effect(pairs.armed));
+  } else if ((!is_lifted || is_nearly_disarmed) && is_above(wanted_after, Verdict::pair_tolerance)) {
+    v.kind = Verdict::Kind::armed;
+    v.headline = was_armed ? "The trigger still works" : "The trigger works on the defended model";
+    v.paragraph = fmt::format(
+        "{}; after the defense, it {}lifts {} {}. Do not rely on this model where an attacker can show it the trigger.",
+        effect_before, was_armed ? "still " : "", wanted_effect(wanted_after), wanted_interval);
   } else if (is_nearly_disarmed) {
     v.kind = Verdict::Kind::uncertain;
     v.headline = "Disarmed, or nearly so";
@@ -160,7 +194,16 @@ REFINE_INLINE Verdict trigger_verdict(const DefenseReport& report) {
         effect_before, largest_after, pair_effect({largest}), format::count(largest.lift.n),
         format::class_name(report.class_names, largest.truth),
         format::hundredths(Verdict::pair_tolerance, 1));
-  } else if (before.interval().high <= Verdict::tolerance && pairs.before.empty()) {
+  } else if (may_be_above(wanted_after, Verdict::pair_tolerance)) {
+    v.kind = Verdict::Kind::uncertain;
+    v.headline = "Too close to call";
+    v.paragraph = fmt::format(
+        "{}; after the defense, it lifts {} {}. With {} images that the attack moves, the effect may be less or more than {} "
+        "points; measure on more test images.",
+        effect_before, wanted_effect(wanted_after), wanted_interval, format::count(wanted_after.n),
+        format::hundredths(Verdict::pair_tolerance, 1));
+  } else if (before.interval().high <= Verdict::tolerance && pairs.before.empty() &&
+             !may_be_above(wanted_before, Verdict::pair_tolerance)) {
     v.kind = Verdict::Kind::harmless;
     v.headline = "There was nothing to disarm";
     v.paragraph = fmt::format("{}, too little for a backdoor; after the defense, the largest lift is {}.",
@@ -176,6 +219,15 @@ REFINE_INLINE Verdict trigger_verdict(const DefenseReport& report) {
   }
   if (!report.after.target)
     v.paragraph += " No target class was specified, so the lifts cover all test images.";
+  return v;
+}
+
+/// Returns the conclusion of a report for which `lacks_moved_images`.
+REFINE_INLINE Verdict verdict_without_moved_images() {
+  Verdict v;
+  v.headline = "Not measured: no image is of a class that the attack moves";
+  v.paragraph =
+      "The trigger was shown on images of other classes only, so whether it works was not measured.";
   return v;
 }
 
@@ -209,9 +261,9 @@ REFINE_INLINE Verdict scan_verdict(const DefenseReport& report) {
   if (report.scan.empty()) return v;
   bool works_before = false, works_after = false, lifts_after = false, may_lift_after = false;
   for (const metrics::ScanEntry& entry : report.scan) {
-    const metrics::Lift after = metrics::max_lift_by_share(entry.after);
+    const metrics::Lift after = clearest_lift(entry.after);
     works_after = works_after || is_scan_finding(after, entry.local);
-    if (!is_scan_finding(metrics::max_lift_by_share(entry.before), entry.local)) continue;
+    if (!is_scan_finding(clearest_lift(entry.before), entry.local)) continue;
     works_before = true;
     lifts_after = lifts_after || after.interval().low > Verdict::tolerance;
     may_lift_after = may_lift_after || max_upper_end(entry.after, -1) > Verdict::tolerance;
@@ -244,8 +296,10 @@ REFINE_INLINE Verdict scan_verdict(const DefenseReport& report) {
   return v;
 }
 
-/// Decides what to do with the served answer, whose measurements `report` has.
-REFINE_INLINE void decide(const DefenseReport& report, Verdict& v) {
+/// Decides what to do with the served answer.
+/// \param report its measurements
+/// \param full_report those of both answers
+REFINE_INLINE void decide(const DefenseReport& report, const DefenseReport& full_report, Verdict& v) {
   using Decision = Verdict::Decision;
   const auto is_low = [](const std::optional<metrics::Proportion>& agreement) {
     return agreement && agreement->n > 0 && agreement->value() < Verdict::min_agreement;
@@ -258,7 +312,14 @@ REFINE_INLINE void decide(const DefenseReport& report, Verdict& v) {
                           format::percent(report.after.ba.value()))
             : fmt::format("the defended model agrees with the victim on {} of clean images only",
                           format::percent(report.agreement->value()));
-    if (v.kind == Verdict::Kind::armed) v.reason += ", and a trigger still works";
+  } else if (full_report.answer == Answer::gated && is_low(full_report.agreement)) {
+    v.decision = Decision::improve;
+    v.reason = fmt::format(
+        "the defended answer, on which the alarm is based, agrees with the victim on {} of clean images only",
+        format::percent(full_report.agreement->value()));
+  } else if (!has_labels(report) && (!report.agreement || report.agreement->n == 0)) {
+    v.decision = Decision::improve;
+    v.reason = "neither accuracy nor agreement with the victim was measured";
   } else if (!report.lost_classes.empty()) {
     v.decision = Decision::improve;
     v.reason = fmt::format("the defended model never answers {}",
@@ -271,6 +332,9 @@ REFINE_INLINE void decide(const DefenseReport& report, Verdict& v) {
         fmt::format("{} too few to tell how often it agrees with the victim",
                     report.agreement->n == 1 ? "one clean image is"
                                              : fmt::format("{} clean images are", report.agreement->n));
+  } else if (lacks_moved_images(report)) {
+    v.decision = Decision::improve;
+    v.reason = "no image of a class that the attack moves was measured; add images of such classes";
   } else if (v.kind == Verdict::Kind::armed) {
     v.decision = Decision::retrain;
     v.reason = "a trigger works on the defended model, although it is trained well enough";
@@ -292,6 +356,8 @@ REFINE_INLINE void decide(const DefenseReport& report, Verdict& v) {
                               format::percent(report.agreement->value()));
     }
   }
+  if (v.kind == Verdict::Kind::armed && v.decision == Decision::improve)
+    v.reason += ", and a trigger still works";
 }
 
 }  // namespace detail
@@ -314,7 +380,9 @@ REFINE_INLINE std::string_view Verdict::word() const {
 
 REFINE_INLINE Verdict verdict(const DefenseReport& full_report) {
   const DefenseReport report = served_figures(full_report);
-  Verdict v = has_trigger(report) ? detail::trigger_verdict(report) : detail::scan_verdict(report);
+  Verdict v = detail::lacks_moved_images(report) ? detail::verdict_without_moved_images()
+              : has_trigger(report)              ? detail::trigger_verdict(report)
+                                                 : detail::scan_verdict(report);
   const double ba_before = report.before.ba.value(), ba_after = report.after.ba.value();
   v.costly = ba_before - ba_after > Verdict::high_price;
   if (v.costly) v.headline += ", and the defense costs much accuracy";
@@ -334,7 +402,7 @@ REFINE_INLINE Verdict verdict(const DefenseReport& full_report) {
         "answer.";
   }
   v.finding = detail::scan_finding_sentence(report);
-  detail::decide(report, v);
+  detail::decide(report, full_report, v);
   if (full_report.answer == Answer::gated && v.decision == Verdict::Decision::retrain) {
     DefenseReport defended = full_report;
     defended.answer = Answer::defended;
