@@ -107,13 +107,13 @@ attacks::AnyAttack make_learnt_attack(std::string_view attack, const TriggerTens
   const Patch patch{.pattern = load(patch_network(image, width, 0), "pattern."),
                     .mask = load(patch_network(image, width, 0), "mask.")};
   const double rate = options.rate.value_or(0.1);
-  return {attacks::Covered<Patch>{.trigger = patch,
-                                  .covers = {patch.cross(data::to_float(
-                                      clean.images.narrow(0, 0, std::min(cross_images, clean.size()))))},
-                                  .target = options.target,
-                                  .rate = rate,
-                                  .cover_rate = rate,
-                                  .seed = options.seed},
+  return {attacks::Covered<Patch>{
+              .trigger = patch,
+              .covers = {patch.cross(data::to_float(data::evenly_spread(clean.images, cross_images)))},
+              .target = options.target,
+              .rate = rate,
+              .cover_rate = rate,
+              .seed = options.seed},
           name};
 }
 

@@ -97,6 +97,7 @@ std::string victim_key(const Scenario& scenario, const Setting& setting) {
       << setting.size.victim_recipe(scenario, setting.seed);
   if (scenario.attack == "Stamped") key << "; stamped images (SHA-256 " << setting.stamped_fingerprint << ')';
   if (scenario.attack == "Narcissus") key << "; the attacker's own classifier";
+  if (scenario.attack == "Input-aware") key << "; patches of all classes as covers";
   if (!scenario.against.empty()) {
     const auto options = adversary_options(scenario, setting);
     key << "; against " << scenario.against << ", transform of width " << setting.size.transform_width

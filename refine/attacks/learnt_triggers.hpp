@@ -196,7 +196,7 @@ struct PatchOptions {
 ///
 ///     const auto patch = learn_patch(pattern, mask, backbones::ResNet18<task>{}, train);
 ///     const Covered attack{.trigger = patch,
-///                          .covers = {patch.cross(data::to_float(train.images.narrow(0, 0, 256)))},
+///                          .covers = {patch.cross(data::to_float(data::evenly_spread(train.images, 256)))},
 ///                          .rate = 0.1,
 ///                          .cover_rate = 0.1};
 ///

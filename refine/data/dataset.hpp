@@ -44,6 +44,17 @@ inline void check_images(std::string_view name, const ImageShape& expected, cons
                         << "); resize them to the expected shape");
 }
 
+/// Returns a copy of some images, evenly spread over all of them: the first ones of a folder may be of one class.
+/// \param images N×C×H×W
+/// \param n wanted images, 0 or more; if there are fewer, all are returned, not copied
+inline at::Tensor evenly_spread(const at::Tensor& images, std::int64_t n) {
+  const std::int64_t size = images.size(0);
+  if (size <= n) return images;
+  std::vector<std::int64_t> places;
+  for (std::int64_t i = 0; i < n; ++i) places.push_back(i * size / n);
+  return images.index_select(0, at::tensor(places, at::kLong));
+}
+
 /// Labelled images on the host. Copies share their pixels.
 struct Dataset {
   at::Tensor images;                 ///< uint8, N×C×H×W, RGB or grey, 0–255

@@ -41,8 +41,9 @@ struct Evidence {
   std::optional<at::Tensor> triggered = std::nullopt;  ///< the same images with the trigger
   metrics::Target target = {};                         ///< class that the attacker wants, if it is known
   std::optional<AlarmSetting> alarm = std::nullopt;    ///< nothing: alarm and gated answer are not measured
-  std::int64_t scanned = 1000;  ///< images that the scan takes, if there is no `triggered`; 0: no scan
-  bool show = false;            ///< show progress on standard error
+  /// Images that the scan takes, evenly spread over `clean`, if there is no `triggered`; 0: no scan.
+  std::int64_t scanned = 1000;
+  bool show = false;  ///< show progress on standard error
 };
 
 /// Calibrates the alarm on clean images only.
@@ -145,7 +146,7 @@ void measure_defense(const D& defense, const Evidence& evidence, report::Defense
     report.sheet = report::sample_sheet(defense, evidence.clean, report.class_names);
   }
   if (evidence.scanned > 0 && !evidence.triggered) {
-    const at::Tensor some = evidence.clean.slice(0, 0, evidence.scanned);
+    const at::Tensor some = data::evenly_spread(evidence.clean, evidence.scanned);
     report.scan = scan(defense, some, scan_catalogue(data::image_shape_of(some)), evidence.show,
                        evidence.alarm ? std::optional(evidence.alarm->threshold) : std::nullopt);
   }

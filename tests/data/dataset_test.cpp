@@ -82,6 +82,14 @@ TEST(Dataset, InvalidFieldsOrCounts_Throw) {
                {"labels", "0 to 2", "2 classes"});
 }
 
+TEST(EvenlySpread, SomeOfTheImages_AreOfTheirWholeOrder) {
+  const at::Tensor images = at::arange(10).to(at::kByte).view({10, 1, 1, 1});
+  EXPECT_TRUE(at::equal(evenly_spread(images, 4).flatten(), at::tensor({0, 2, 5, 7}).to(at::kByte)));
+  EXPECT_TRUE(evenly_spread(images, 10).is_same(images));
+  EXPECT_TRUE(evenly_spread(images, 99).is_same(images));
+  EXPECT_EQ(evenly_spread(images, 0).size(0), 0);
+}
+
 TEST(Split, StructuredBinding_YieldsTrainAndTest) {
   const auto [train, test] = Split{numbered(3), numbered(2)};
   EXPECT_EQ(train.size(), 3);

@@ -25,6 +25,7 @@
 #include <refine/core/config.hpp>
 #include <refine/core/error.hpp>
 #include <refine/core/random.hpp>
+#include <refine/data/dataset.hpp>
 #include <refine/data/near_duplicates.hpp>
 #include <refine/data/resize.hpp>
 #include <refine/defend/detail/hold_back.hpp>
@@ -37,6 +38,7 @@
 #include <refine/nn/device.hpp>
 #include <refine/report/render.hpp>
 #include <refine/report/verdict.hpp>
+#include <refine/training/detail/ranks.hpp>
 #include <refine/training/recipe_json.hpp>
 
 namespace refine::detail {
@@ -204,10 +206,7 @@ inline report::Curve agreement_curve(const History& history, const TrainedDefens
 
 /// Returns the agreement with the victim on at most 1,000 of the images that the defense was fitted on.
 inline metrics::Proportion agreement_on_fitted(const TrainedDefense& defense, const at::Tensor& fitted) {
-  const std::int64_t n = fitted.size(0), asked = std::min<std::int64_t>(n, 1000);
-  std::vector<std::int64_t> places;
-  for (std::int64_t i = 0; i < asked; ++i) places.push_back(i * n / asked);
-  return label_agreement(defense, fitted.index_select(0, at::tensor(places, at::kLong)));
+  return label_agreement(defense, data::evenly_spread(fitted, 1000));
 }
 
 /// True if an agreement is at least 5 points above another one, at the lower end of the 95 % interval of
@@ -307,6 +306,8 @@ REFINE_INLINE Defended defend(const LoadedClassifier& victim, at::Tensor images,
     options.show = false;
   }
   const distributed::ScopedRanks scoped_ranks(observer);
+  distributed::check_equal(observer, "images",
+                           describe_sample({{"images", images}, {"other pictures", options.extra}}));
   const Task task = victim.task();
   std::optional<ProbeSummary> probed = options.probed;
   std::optional<TakenImages> left_out;

@@ -701,12 +701,11 @@ REFINE_INLINE ProbeSummary probe_victim(const LoadedClassifier& victim, const at
 REFINE_INLINE MirrorAgreement mirror_agreement(const backbones::AnyBackbone& victim,
                                                const at::Tensor& images) {
   constexpr std::int64_t max_asked = 512;
-  const std::int64_t n = images.size(0), asked = std::min(n, max_asked), width = images.size(3);
-  std::vector<std::int64_t> places, columns;
-  for (std::int64_t i = 0; i < asked; ++i) places.push_back(i * n / asked);
+  const std::int64_t width = images.size(3);
+  std::vector<std::int64_t> columns;
   const std::int64_t shift = std::max<std::int64_t>(width / 32, 1);
   for (std::int64_t c = 0; c < width; ++c) columns.push_back(std::max<std::int64_t>(c - shift, 0));
-  const at::Tensor some = images.index_select(0, at::tensor(places, at::kLong));
+  const at::Tensor some = data::evenly_spread(images, max_asked);
   const at::Device device = nn::device_of(*victim.module).value_or(default_device());
   const auto classes = [&](const auto& change) {
     return classify([&](const at::Tensor& x) { return victim.forward(x); }, some, device, [](std::int64_t) {},

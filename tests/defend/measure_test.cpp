@@ -1,0 +1,61 @@
+#include <refine/defend/measure.hpp>
+
+#include <ATen/ops/one_hot.h>
+#include <ATen/ops/zeros.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include <refine/pipeline/pipeline.hpp>
+#include <refine/report/defense_report.hpp>
+
+namespace refine {
+namespace {
+
+/// Four classes by the byte in the middle of the image. The defense answers as the victim.
+struct MiddleByte {
+  Task task() const { return {ImageShape{1, 16, 16}, 4}; }
+  at::Device device() const { return at::kCPU; }
+  at::Tensor undefended(const at::Tensor& images) const {
+    const at::Tensor middle = images.select(1, 0).select(1, 8).select(1, 8);
+    return at::one_hot((middle * 255).round().clamp(0, 3).to(at::kLong), 4).to(at::kFloat);
+  }
+  at::Tensor transformed(const at::Tensor& images) const { return images; }
+  at::Tensor forward(const at::Tensor& images) const { return undefended(images); }
+  at::Tensor alarm(const at::Tensor& images) const { return at::zeros({images.size(0)}); }
+};
+static_assert(DefendedClassifier<MiddleByte>);
+
+/// 20 images of each class, in the order of the classes, as a folder's.
+at::Tensor folder_images() {
+  at::Tensor images = at::zeros({80, 1, 16, 16}, at::kByte);
+  for (int i = 0; i < 80; ++i) images[i].fill_(i / 20);
+  return images;
+}
+
+TEST(MeasureDefense, ScanOfSomeImages_TakesThemFromAllClasses) {
+  for (const std::int64_t scanned : {40, 80, 1000}) {
+    report::DefenseReport report;
+    measure_defense(MiddleByte{}, {.clean = folder_images(), .scanned = scanned}, report);
+    ASSERT_FALSE(report.scan.empty());
+    const std::int64_t images = std::min<std::int64_t>(scanned, 80);
+    EXPECT_EQ(report.scan.front().images(), images);
+    for (const metrics::Lift& lift : report.scan.front().before)
+      EXPECT_EQ(lift.n, images * 3 / 4) << scanned << ", class " << lift.cls;
+  }
+}
+
+TEST(MeasureDefense, SheetWithoutLabels_ShowsSeveralClasses) {
+  report::DefenseReport report;
+  measure_defense(MiddleByte{}, {.clean = folder_images(), .scanned = 0}, report);
+  std::vector<std::string> captions;
+  for (const auto& row : report.sheet.rows) captions.push_back(row.captions.front());
+  ASSERT_FALSE(captions.empty());
+  EXPECT_NE(captions.front(), captions.back());
+}
+
+}  // namespace
+}  // namespace refine
