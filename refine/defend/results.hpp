@@ -22,8 +22,14 @@ struct DefendedFiles {
   /// extensions.
   static DefendedFiles beside(const std::filesystem::path& serving);
 
-  /// \throws Error if the serving file cannot be written, as when its name is that of the weights
+  /// \throws Error if the serving file cannot be written, as when its name is that of the weights; or if a file with
+  ///   the name of the weights is not one of a defense's weights
   void check_writable() const;
+
+  /// Checks before a new defense is trained that the weights and the report of an earlier one are kept: "a.onnx" has
+  /// the weights and the report of "a.pt".
+  /// \throws Error if the serving file is new, and its weights and report belong to another one
+  void check_separate() const;
 };
 
 /// Returns the folder of one attack's results, `<root>/<dataset>/<network>/<attack>`, as in the

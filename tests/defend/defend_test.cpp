@@ -886,6 +886,37 @@ TEST(DefendedFiles, NamesOfOtherOutputs_AreRefused) {
   }
 }
 
+TEST(DefendedFiles, FilesOfAnotherModelOrDefense_AreKept) {
+  const ScratchFolder scratch;
+  const auto check = [&](const char* name) {
+    const DefendedFiles files = DefendedFiles::beside(scratch.path / name);
+    files.check_writable();
+    files.check_separate();
+  };
+  const fs::path weights = scratch.path / "a.safetensors";
+  for (const std::map<std::string, std::string>& metadata :
+       {std::map<std::string, std::string>{}, {{"refine", "victim"}}}) {  // a user's own, and an attack's
+    formats::write_safetensors(weights, {{{"w", at::ones({2})}}, metadata});
+    expect_words(error_of([&] { check("a.onnx"); }), {"a.safetensors", "--out"});
+    files::write(scratch.path / "a.onnx", "x");
+    expect_words(error_of([&] { check("a.onnx"); }), {"a.safetensors", "--out"});
+    fs::remove(scratch.path / "a.onnx");
+  }
+  files::write(weights, "no safetensors");
+  expect_words(error_of([&] { check("a.pt"); }), {"a.safetensors", "--out"});
+
+  for (const char* kind : {"defense", "student"}) {
+    formats::write_safetensors(weights, {{{"w", at::ones({2})}}, {{"refine", kind}}});
+    check("a.pt");  // an interrupted run has left it
+    files::write(scratch.path / "a.pt", "x");
+    check("a.pt");  // the run is repeated
+    check("b.onnx");
+    for (const char* other : {"a.onnx", "a.pt2"})
+      expect_words(error_of([&] { check(other); }), {other, "a.pt", "--out", "refine export"});
+    fs::remove(scratch.path / "a.pt");
+  }
+}
+
 TEST(CheckOutputs, OutputThatIsAnInput_IsRefused) {
   const ScratchFolder scratch;
   const fs::path file = scratch.path / "a.pt";

@@ -180,10 +180,11 @@ OptionalCheckpoint checkpoints_below(const fs::path& results, const DefendArgume
   return checkpoints.below(results);
 }
 
-/// Reads images, with several ranks into a store that rank 0 makes first.
+/// Reads images. With several ranks, rank 0 does so first if that makes files that all read: a store, or a data set
+/// that is downloaded.
 template <typename Read>
-auto read_in_turn(const std::string& store, const Common& common, Read&& read) {
-  if (store.empty() || common.ranks.size() == 1) return read();
+auto read_in_turn(bool makes_files, const Common& common, Read&& read) {
+  if (!makes_files || common.ranks.size() == 1) return read();
   std::optional<decltype(read())> images;
   distributed::on_first_rank(common.ranks, [&] { images.emplace(read()); });
   return images ? std::move(*images) : read();
@@ -221,7 +222,11 @@ fs::path begin_defense(const DefendArguments& options, const Common& common) {
   paths.outputs.push_back({"--out", files.weights});
   paths.outputs.push_back({"--out", out});
   begin(common, std::move(paths));
-  distributed::on_first_rank(common.ranks, [&] { checkpoints_below(files.report, options, common).check(); });
+  distributed::on_first_rank(common.ranks, [&] {
+    files.check_writable();
+    files.check_separate();
+    checkpoints_below(files.report, options, common).check();
+  });
   options.resize.mode();
   options.encoder.options();
   student_options(options);
@@ -250,8 +255,8 @@ Inputs inputs_of_files(const DefendArguments& options, const Common& common) {
   const ImageShape shape = inputs.victim.task().image;
   options.resize.check(shape);
   folder.resize = inputs.defend.resize;
-  FolderImages images =
-      read_in_turn(options.store, common, [&] { return read_folder_images(options.images, shape, folder); });
+  FolderImages images = read_in_turn(!options.store.empty(), common,
+                                     [&] { return read_folder_images(options.images, shape, folder); });
   if (probe && probe->blank_not_finite) remove_images_without_finite_logits(inputs.victim, images);
   inputs.images = std::move(images.images);
   inputs.skipped = images.skipped;
@@ -277,7 +282,7 @@ Inputs inputs_of_names(const DefendArguments& options, const Common& common) {
   const AttackSpec spec = read_attack(folder / "attack.json");
   const ImageShape shape = inputs.victim.task().image;
   const std::uint64_t seed = options.training.seed;
-  auto [train, test] = read_in_turn(options.store, common, [&] {
+  auto [train, test] = read_in_turn(/*makes_files=*/true, common, [&] {
                          return read_data(options.dataset, options.data, shape, inputs.defend.resize,
                                           options.skip_damaged, options.store);
                        }).split;
@@ -317,7 +322,6 @@ int run(const DefendArguments& options, const Common& common) {
   if (!options.extra.empty()) read_extra(inputs, options);
   const DefendedFiles files = DefendedFiles::beside(out);
   auto ranks = common.ranks;
-  distributed::on_first_rank(ranks, [&] { files.check_writable(); });
   check_export(freeze(inputs.victim.backbone), out);  // before training
   if (!options.images.empty()) {
     print_progress(fmt::format("{} ({}): {} images, {} classes", inputs.victim.name,
@@ -405,7 +409,7 @@ void add_defend(CLI::App& app, Common& common) {
           "--width", options->transform.width,
           "channels of the transform's first convolutions; left out: UNet 64 and EncoderDecoder 112 with CUDA, "
           "a quarter of it without, half of that for images above 64 pixels. Of a student: of its ResNet-18; left out: 64 "
-          "with CUDA, 16 without; with --encoder, numbers between its two layers; left out: 256")
+          "with CUDA, 16 without; with --encoder, numbers between its two layers; left out: 256. Of a decoder behind --encoder, a multiple of 4; left out: 96")
       ->check(CLI::Range(2, 4096));
   command
       ->add_option(
@@ -425,8 +429,9 @@ void add_defend(CLI::App& app, Common& common) {
       ->check(CLI::Range(0.0, 0.999))
       ->capture_default_str();
   add_answer_to(*command, options->answer, "defended; the file has both");
-  command->add_flag("--no_probe", options->no_probe,
-                    "do not ask the victim about some of the images before training");
+  command->add_flag(
+      "--no_probe", options->no_probe,
+      "do not ask the victim about some of the images before training; images are then mirrored unless --flip off");
   command->add_flag("--no_scan", options->no_scan, "do not try the catalogue of common triggers");
   constexpr const char* by_names = "As in the authors' code";
   command

@@ -11,6 +11,22 @@
 #include <refine/core/error.hpp>
 #include <refine/core/file.hpp>
 #include <refine/defend/images.hpp>
+#include <refine/formats/safetensors.hpp>
+
+namespace refine::detail {
+
+/// True if a file has the weights of a defense, as `Defended::save` writes them.
+inline bool is_saved_defense(const std::filesystem::path& weights) {
+  try {
+    const auto metadata = formats::read_safetensors(weights).metadata;
+    const auto kind = metadata.find("refine");
+    return kind != metadata.end() && (kind->second == "defense" || kind->second == "student");
+  } catch (const Error&) {
+    return false;
+  }
+}
+
+}  // namespace refine::detail
 
 namespace refine {
 
@@ -30,6 +46,24 @@ REFINE_INLINE void DefendedFiles::check_writable() const {
   if (std::filesystem::exists(serving, unknown) && !std::filesystem::is_regular_file(serving, unknown)) {
     throw Error("cannot write {}: a folder or a device is in the way; specify another --out",
                 serving.string());
+  }
+  if (files::exists(weights) && !detail::is_saved_defense(weights)) {
+    throw Error(
+        "cannot write {}: a file of that name has other content than the weights of a defense, which would be lost; "
+        "specify another --out",
+        weights.string());
+  }
+}
+
+REFINE_INLINE void DefendedFiles::check_separate() const {
+  if (!files::exists(weights) || files::exists(serving)) return;
+  for (const char* extension : {".pt", ".pt2", ".onnx"}) {
+    const std::filesystem::path other = std::filesystem::path(serving).replace_extension(extension);
+    if (!files::exists(other)) continue;
+    throw Error(
+        "cannot write {}: its weights and its report would replace those of {}; specify another --out, or, for the "
+        "same defense in another format, refine export",
+        serving.string(), other.string());
   }
 }
 
