@@ -45,8 +45,9 @@ struct PlanOptions {
   /// Which student is distilled instead, see `size_student`; nothing: a transform is trained.
   std::optional<StudentOptions> student = std::nullopt;
   std::uint64_t seed = default_seed;  ///< of its weights
-  double max_seconds = 15;            ///< the trial ends after the step that exceeds this
-  Notify notify = {};                 ///< receives warnings: time or memory are short
+  /// Without CUDA, the trial ends after the step of its second epoch that exceeds this.
+  double max_seconds = 15;
+  Notify notify = {};  ///< receives warnings: time or memory are short
 };
 
 /// Times a few steps of the training of a defense, on networks that are then discarded, and plans

@@ -69,7 +69,7 @@ class C10d {
   /// set; 0 if none is set.
   REFINE_INLINE std::int64_t local_rank() const;
 
-  /// Returns how often torchrun has started the processes again after a failure.
+  /// Returns how often torchrun has started the processes again after a failure, the same on all ranks.
   REFINE_INLINE std::int64_t restarts() const;
 
   /// Replaces a tensor by the sum over all ranks.
@@ -89,6 +89,7 @@ class C10d {
       : rank_(rank), size_(size), group_(std::move(group)) {}
 
   std::int64_t rank_ = 0, size_ = 1;
+  std::int64_t restarts_ = 0;             ///< of a single rank
   std::shared_ptr<detail::Group> group_;  ///< null for a single rank
 };
 

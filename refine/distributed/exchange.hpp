@@ -96,6 +96,16 @@ void on_first_rank(Ranks& ranks, Work&& work) {
   if (const std::string error = copy_text(ranks, ""); !error.empty()) throw Error("{}", error);
 }
 
+/// True if something holds on any rank.
+template <Communicator Ranks>
+bool holds_on_any(Ranks& ranks, bool holds) {
+  if (ranks.size() == 1) return holds;
+  at::Tensor count = at::zeros({1}, at::kLong);
+  count.fill_(holds ? 1 : 0);
+  ranks.sum_(count);
+  return count.item<std::int64_t>() > 0;
+}
+
 /// Checks that a text is the same on every rank.
 /// \param what names the text, for the message
 /// \param text of any length

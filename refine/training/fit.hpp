@@ -73,7 +73,7 @@ inline void check_loss(const at::Tensor& loss) {
   if (!loss.defined()) throw Error("objective: must return a loss (got an undefined tensor)");
   if (loss.dim() != 0) {
     throw Error(
-        "objective: the loss must have no dimensions (got {}); reduce it to one number with .mean() or .sum()",
+        "objective: the loss must have no dimensions (got {}); reduce it to one number with .mean()",
         loss.dim());
   }
   if (!loss.requires_grad())
@@ -139,9 +139,10 @@ EncodedImages encode_images(const Encode& encode, const Answer& answer, at::Devi
     rows.narrow(0, first, part.size(0)).copy_(part);
   };
   auto& ranks = distributed::detail::find_communicator(observers...);
+  distributed::check_equal(ranks, "images", describe_sample({{"images", images}}));
   std::int64_t done = 0;
   for (const data::Batch& part : images | data::views::batches(batch)) {
-    if (stop_requested(observers...)) throw Stopped(name, 0, 0, {});
+    if (distributed::holds_on_any(ranks, stop_requested(observers...))) throw Stopped(name, 0, 0, {});
     // Each rank computes a share of a batch that has enough images.
     const bool is_shared = ranks.size() > 1 && part.size() >= ranks.size();
     const auto own = is_shared ? distributed::rows_of_rank(part.size(), ranks.rank(), ranks.size())
@@ -363,7 +364,9 @@ void fit_transform(Pipeline<T, B, R>& defense, const at::Tensor& images, const O
             return RunIdentity{.run = "defense",
                                .network = nn::describe(defense.transform()),
                                .recipe = (std::ostringstream() << recipe).str(),
-                               .objective = std::same_as<O, RecipeObjective> ? "recipe" : "caller",
+                               .objective = std::same_as<O, RecipeObjective>
+                                                ? "the recipe's"
+                                                : c10::demangle_type<O>() + nn::describe(objective),
                                .data = {{"images", images}},
                                .victim = std::move(victim)};
           },

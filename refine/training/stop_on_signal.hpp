@@ -33,7 +33,8 @@ class StopOnSignal {
   /// True if a signal has arrived.
   bool stop_requested() const;
 
-  /// Returns the exit status that belongs to the signal: 130 for SIGINT, 143 for SIGTERM.
+  /// Returns the exit status that belongs to the signal: 130 for SIGINT, 143 for SIGTERM, also if another rank has
+  /// received one.
   static int exit_status();
 };
 

@@ -18,7 +18,9 @@
 #include <torch/nn/modules/conv.h>
 #include <torch/nn/modules/dropout.h>
 #include <torch/nn/modules/linear.h>
+#include <torch/nn/modules/pooling.h>
 #include <unistd.h>
+#include <torch/csrc/distributed/c10d/TCPStore.hpp>
 
 #include <algorithm>
 #include <chrono>
@@ -230,6 +232,12 @@ Values expected_with_own_norms() {
   return values;
 }
 
+/// Collects notes.
+struct NoteList {
+  std::string text = {};
+  void on_note(std::string_view line) { text += std::string(line) + "\n"; }
+};
+
 /// Requests to stop after some steps.
 struct StopAfter {
   int steps;
@@ -240,6 +248,30 @@ auto make_defense() {
   return Pipeline{transforms::UNet<ranks_task>{.levels = 2, .width = 4},
                   freeze(backbones::ResNet18<ranks_task>{.width = 4}), remaps::Derangement<ranks_task>{}};
 }
+
+auto make_encoded_defense() {
+  return Pipeline{transforms::Encoded<Pixels>{.image = ranks_task.image,
+                                              .encoder = Pixels{},
+                                              .decoder = {.features = Pixels{}.features,
+                                                          .image = {3, 6, 6},
+                                                          .bottleneck = 6,
+                                                          .width = 8,
+                                                          .seed = 5}},
+                  freeze(backbones::ResNet18<ranks_task>{.width = 4}), remaps::Derangement<ranks_task>{}};
+}
+
+/// A network whose BatchNorm is called as LibTorch's users do, not by `nn::batch_norm`.
+struct PlainNorm {
+  Task task = ranks_task;
+  std::shared_ptr<torch::nn::SequentialImpl> module = nn::with_torch_seed(4, [] {
+    return torch::nn::Sequential(torch::nn::Conv2d(torch::nn::Conv2dOptions(3, 4, 3)),
+                                 torch::nn::BatchNorm2d(4), torch::nn::AdaptiveAvgPool2d(1),
+                                 torch::nn::Flatten(), torch::nn::Linear(4, 4))
+        .ptr();
+  });
+
+  at::Tensor forward(const at::Tensor& images) const { return module->forward(images); }
+};
 
 /// Trains as one process of `ranks`, and returns weights and, on rank 0, losses.
 template <typename Ranks>
@@ -287,14 +319,7 @@ Values run_case(std::string_view name, Ranks& ranks) {
     return alarm_scores(defense, images);
   }
   if (name == "encoded") {
-    Pipeline defense{transforms::Encoded<Pixels>{.image = ranks_task.image,
-                                                 .encoder = Pixels{},
-                                                 .decoder = {.features = Pixels{}.features,
-                                                             .image = {3, 6, 6},
-                                                             .bottleneck = 6,
-                                                             .width = 8,
-                                                             .seed = 5}},
-                     freeze(start), remaps::Derangement<ranks_task>{}};
+    auto defense = make_encoded_defense();
     Recipe recipe = defense_recipe(TeacherInput::original);
     recipe.augmentation = {.mix = 0.5};
     fit(defense, ranks_data().images, recipe, ranks, history);
@@ -327,14 +352,20 @@ int free_port() {
   return ntohs(address.sin_port);
 }
 
+/// How `Processes` are started.
+struct Start {
+  int store_port = 0;  ///< of a store that this process serves, as torchrun does; 0: rank 0 serves one
+  std::vector<std::string> restarts = {};  ///< of each rank, what torchrun on its machine has counted
+};
+
 /// The ranks of some cases.
 struct Processes {
   testing::ScratchFolder folder;
   std::vector<::pid_t> pids;
 
-  explicit Processes(const std::string& cases, int size) {
+  Processes(const std::string& cases, int size, const Start& start = {}) {
     const std::string program = std::filesystem::read_symlink("/proc/self/exe");
-    const int port = free_port();
+    const int port = start.store_port > 0 ? start.store_port : free_port();
     for (int rank = 0; rank < size; ++rank) {
       const ::pid_t pid = ::fork();
       if (pid == 0) {
@@ -346,9 +377,12 @@ struct Processes {
         set("MASTER_ADDR", "127.0.0.1");
         set("MASTER_PORT", std::to_string(port));
         set("OMP_NUM_THREADS", "1");
-        for (const char* key : {"XML_OUTPUT_FILE", "TEST_SHARD_STATUS_FILE", "GTEST_OUTPUT",
-                                "TORCHELASTIC_USE_AGENT_STORE", "GTEST_TOTAL_SHARDS"})
+        for (const char* key : {"XML_OUTPUT_FILE", "TEST_PREMATURE_EXIT_FILE", "TEST_SHARD_STATUS_FILE",
+                                "GTEST_OUTPUT", "TORCHELASTIC_USE_AGENT_STORE", "GTEST_TOTAL_SHARDS"})
           ::unsetenv(key);
+        if (start.store_port > 0) set("TORCHELASTIC_USE_AGENT_STORE", "True");
+        if (!start.restarts.empty())
+          set("TORCHELASTIC_RESTART_COUNT", start.restarts[static_cast<std::size_t>(rank)]);
         ::execl(program.c_str(), program.c_str(), "--gtest_filter=Rank.DISABLED_RunsCases",
                 "--gtest_also_run_disabled_tests", "--gtest_brief=1", nullptr);
         ::_exit(127);
@@ -361,10 +395,31 @@ struct Processes {
     return folder.path / (std::string(name) + "." + std::to_string(rank));
   }
 
-  /// Waits for all ranks, but `except`.
+  /// Waits for all ranks, but `except`. What they expect is expected here.
   void wait(int except = -1) {
-    for (int rank = 0; rank < static_cast<int>(pids.size()); ++rank)
-      if (rank != except) ::waitpid(pids[static_cast<std::size_t>(rank)], nullptr, 0);
+    for (int rank = 0; rank < static_cast<int>(pids.size()); ++rank) {
+      if (rank == except) continue;
+      int status = 0;
+      ::waitpid(pids[static_cast<std::size_t>(rank)], &status, 0);
+      EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0)
+          << "rank " << rank << " ended with wait status " << status;
+    }
+  }
+
+  /// Ends all ranks, as torchrun does after a failure.
+  void kill() {
+    for (const ::pid_t pid : pids) {
+      ::kill(pid, SIGKILL);
+      ::waitpid(pid, nullptr, 0);
+    }
+  }
+
+  /// Waits until the ranks of the case "lost" have met.
+  void wait_until_ready() const {
+    for (int rank = 0; rank < static_cast<int>(pids.size()); ++rank) {
+      while (!std::filesystem::exists(file("ready", rank)))
+        std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    }
   }
 
   Values values(std::string_view name, int rank) const {
@@ -490,10 +545,40 @@ TEST(Rank, DISABLED_RunsCases) {
         });
         expect_words(reason, {"after step 5 of 8"});
         auto defense = make_defense();
-        fit(defense, first.images, recipe, ranks, checkpoint);
+        History history;
+        fit(defense, first.images, recipe, ranks, checkpoint, history);
         values = values_of(*defense.transform().module);
+        for (const EpochInfo& epoch : history.epochs) {
+          values.push_back(epoch.loss);
+          values.push_back(epoch.accuracy);
+        }
+      } else if (name == "stopped") {
+        Recipe recipe = defense_recipe(TeacherInput::original);
+        recipe.head_weight = 0;
+        auto defense = make_defense();
+        fit(defense, first.images, recipe, ranks, Checkpoint{.path = out / "checkpoints"}, StopAfter{6});
+      } else if (name == "own_norms_resumed") {
+        const Checkpoint checkpoint{.path = out / "own norms", .resume = true};
+        ClassifierRecipe recipe = classifier_recipe(12, 1);
+        recipe.optimization.sync_batch_norm = false;
+        train_classifier(SmallNetwork{}, first, recipe, ranks, checkpoint, StopAfter{2});
+      } else if (name == "stopped_encoding") {
+        auto defense = make_encoded_defense();
+        Recipe recipe = defense_recipe(TeacherInput::original);
+        recipe.augmentation = {};
+        fit(defense, first.images, recipe, ranks, StopAfter{ranks.rank() == 1 ? 1 : 99});
+      } else if (name == "other_count") {
+        auto defense = make_encoded_defense();
+        Recipe recipe = defense_recipe(TeacherInput::original);
+        recipe.augmentation = {};
+        fit(defense, first.images.narrow(0, 0, 46 - ranks.rank()), recipe, ranks);
+      } else if (name == "own_buffers") {
+        // A BatchNorm that does not know of the other ranks.
+        const PlainNorm network;
+        train_classifier(network, first, classifier_recipe(12, 1), ranks);
+        values = values_of(*network.module);
       } else if (name == "restarted") {
-        ::setenv("TORCHELASTIC_RESTART_COUNT", "1", 1);
+        values = {static_cast<double>(ranks.restarts())};
         train_classifier(SmallNetwork{}, first, classifier_recipe(12, 1), ranks);
       } else if (name == "traffic") {
         const std::int64_t before = ranks.bytes_exchanged();
@@ -533,7 +618,8 @@ class SeveralRanks : public ::testing::Test {
     for (const std::string& name : cases_of_two) of_two += name + " ";
     two = std::make_unique<Processes>(
         of_two +
-            "rank_norm rank_buffers resumed other_recipe other_data other_victim dropout traffic restarted",
+            "rank_norm rank_buffers resumed own_norms_resumed stopped_encoding other_count own_buffers "
+            "other_recipe other_data other_victim dropout traffic",
         2);
     two->wait();
     four = std::make_unique<Processes>(cases + "few_images", 4);
@@ -607,10 +693,77 @@ TEST_F(SeveralRanks, WithoutSyncBatchNorm_EachRankNormalizesItsImages) {
 TEST_F(SeveralRanks, Checkpoint_ResumedRun_EqualsUninterruptedBitForBit) {
   for (int rank = 0; rank < 2; ++rank) {
     EXPECT_EQ(two->error("resumed", rank), "");
-    const Values resumed = two->values("resumed", rank), whole = two->values("original", rank);
-    // Rank 0 has losses at the end.
-    EXPECT_TRUE(!resumed.empty() && resumed.size() <= whole.size() &&
-                std::equal(resumed.begin(), resumed.end(), whole.begin()));
+    // Rank 0 has losses at the end, of both epochs: the run was stopped within the second.
+    EXPECT_FALSE(two->values("resumed", rank).empty());
+    EXPECT_EQ(two->values("resumed", rank), two->values("original", rank));
+  }
+  EXPECT_EQ(two->values("resumed", 0).size(), two->values("resumed", 1).size() + 4);
+}
+
+// The sums of an epoch, too, are those of all ranks.
+TEST_F(SeveralRanks, Checkpoint_ResumedByOneProcess_HasTheFiguresOfAll) {
+  use_threads(1);
+  Processes of_two("stopped", 2);
+  of_two.wait();
+  for (int rank = 0; rank < 2; ++rank) expect_words(of_two.error("stopped", rank), {"after step 6 of 8"});
+  Recipe recipe = defense_recipe(TeacherInput::original);
+  recipe.head_weight = 0;
+  const auto train = [&](auto&&... observers) {
+    auto defense = make_defense();
+    History history;
+    fit(defense, ranks_data().images, recipe, history, observers...);
+    return history.epochs;
+  };
+  NoteList notes;
+  const auto whole = train();
+  const auto resumed = train(Checkpoint{.path = of_two.folder.path / "checkpoints", .resume = true}, notes);
+  ASSERT_EQ(resumed.size(), whole.size());
+  for (std::size_t i = 0; i < whole.size(); ++i) {
+    EXPECT_NEAR(resumed[i].loss, whole[i].loss, 1e-3 * whole[i].loss);
+    EXPECT_NEAR(resumed[i].accuracy, whole[i].accuracy, 0.05);
+  }
+  expect_words(notes.text, {"ranks: 1, when the checkpoint was written: 2"});
+}
+
+TEST_F(SeveralRanks, Checkpoint_StatisticsOfEachRank_AreNotResumedByOneProcess) {
+  use_threads(1);
+  for (int rank = 0; rank < 2; ++rank)
+    expect_words(two->error("own_norms_resumed", rank), {"after step 2 of 4"});
+  ClassifierRecipe recipe = classifier_recipe(12, 1);
+  recipe.optimization.sync_batch_norm = false;
+  const Checkpoint checkpoint{.path = two->folder.path / "own norms", .resume = true};
+  expect_words(testing::error_of([&] { train_classifier(SmallNetwork{}, ranks_data(), recipe, checkpoint); }),
+               {"statistics of BatchNorm", "those of the batch", "each of 2 ranks", "start as many ranks"});
+}
+
+TEST_F(SeveralRanks, StopWhileEncoding_StopsAllRanks) {
+  for (int rank = 0; rank < 2; ++rank) expect_words(two->error("stopped_encoding", rank), {"ended"});
+}
+
+TEST_F(SeveralRanks, BatchNormOfTheCaller_IsThatOfRank0OnAllRanks) {
+  EXPECT_FALSE(two->values("own_buffers", 0).empty());
+  EXPECT_EQ(two->values("own_buffers", 0), two->values("own_buffers", 1));
+}
+
+// torchrun keeps its store when it starts the ranks again, and counts only the failures of its own machine.
+TEST_F(SeveralRanks, StartedAgain_MeetInTheSameStore) {
+  c10d::TCPStoreOptions options;
+  options.isServer = true;
+  options.waitWorkers = false;
+  options.port = 0;
+  const auto store = c10::make_intrusive<c10d::TCPStore>("127.0.0.1", options);
+  const int port = store->getPort();
+  Processes first("lost", 2, {.store_port = port, .restarts = {"0", "0"}});
+  first.wait_until_ready();
+  first.kill();
+  Processes second("lost", 2, {.store_port = port, .restarts = {"1", "0"}});
+  second.wait_until_ready();
+  second.kill();
+  Processes third("restarted", 2, {.store_port = port, .restarts = {"1", "1"}});
+  third.wait();
+  for (int rank = 0; rank < 2; ++rank) {
+    EXPECT_EQ(third.values("restarted", rank), Values{2});
+    expect_words(third.error("restarted", rank), {"got restart 2", "--max-restarts 0"});
   }
 }
 
@@ -620,7 +773,7 @@ TEST_F(SeveralRanks, Training_RanksThatDiffer_IsRefusedOnEachRank) {
     expect_words(two->error("other_data", rank), {"the training data of ranks 0 and 1 differ"});
     expect_words(two->error("other_victim", rank), {"the victim of ranks 0 and 1 differ"});
     expect_words(two->error("dropout", rank), {"dropout", "2 ranks"});
-    expect_words(two->error("restarted", rank), {"got restart 1", "--max-restarts 0"});
+    expect_words(two->error("other_count", rank), {"the images of ranks 0 and 1 differ"});
   }
   for (int rank = 0; rank < 4; ++rank)
     expect_words(four->error("few_images", rank), {"batch_size", "got 2 images, 4 ranks"});
@@ -649,12 +802,7 @@ TEST_F(SeveralRanks, Sum_RankKilledOrStopped_NamesItAndItsHost) {
   losses.emplace_back(new Loss{SIGKILL, 0, Processes("lost", 2)});
   losses.emplace_back(new Loss{SIGSTOP, 1, Processes("lost", 2)});
   losses.emplace_back(new Loss{SIGSTOP, 0, Processes("lost", 2)});
-  for (const auto& loss : losses) {
-    for (int rank = 0; rank < static_cast<int>(loss->processes.pids.size()); ++rank) {
-      while (!std::filesystem::exists(loss->processes.file("ready", rank)))
-        std::this_thread::sleep_for(std::chrono::milliseconds(10));
-    }
-  }
+  for (const auto& loss : losses) loss->processes.wait_until_ready();
   const auto begin = std::chrono::steady_clock::now();
   for (const auto& loss : losses)
     ::kill(loss->processes.pids[static_cast<std::size_t>(loss->rank)], loss->signal);

@@ -107,6 +107,7 @@ Result train(const Setting& setting, const AttackSpec& spec, const attacks::AnyA
   fs::remove(log, ignored);
   JsonLines lines(log);
   if (checkpoint.checkpoint) setting.common.checkpoints = checkpoint.checkpoint->path;
+  setting.common.is_trained = false;  // another training may have ended before
   VictimTraining training = setting.victim;
   const TrainedVictim victim = with_smaller_batches(training.training, setting.common, [&] {
     StopOnSignal signals(checkpoint.checkpoint ? setting.common.resume_command : "");

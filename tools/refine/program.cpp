@@ -53,10 +53,15 @@ std::string configuration(const CLI::App& command) {
   return text;
 }
 
-/// Prints the command that continues a run, if the run has left a checkpoint.
+/// Prints the command that continues a run.
 void print_resume_command(const Common& common) {
-  if (!has_checkpoint(common.checkpoints)) return;
-  std::cerr << "go on with: " << text::printable(common.resume_command) << '\n';
+  std::cerr << (common.ranks.size() > 1 ? "go on, under the same launcher, with: " : "go on with: ")
+            << text::printable(common.resume_command) << '\n';
+}
+
+/// Does so if the run has left a checkpoint.
+void print_resume_command_after_failure(const Common& common) {
+  if (common.ranks.rank() == 0 && has_checkpoint(common.checkpoints)) print_resume_command(common);
 }
 
 /// Returns what could not be allocated, " (63 MB)", or LibTorch's text; "" if neither is known.
@@ -93,7 +98,8 @@ int run(int argc, char** argv, Common& common) {
       ->configurable(false);
   app.add_option("--device", device, "auto, cpu, cuda or cuda:N")->capture_default_str();
   app.add_option("--gpu_id", gpu_id, "the same as --device cuda:N");
-  app.add_option("--threads", threads, "of the host; 0: all")->capture_default_str();
+  app.add_option("--threads", threads, "of the host; 0: OMP_NUM_THREADS, else all cores")
+      ->capture_default_str();
   app.add_flag("--json", common.json, "print results as JSON");
   for (const auto add : {add_defend, add_predict, add_evaluate, add_bench, add_inspect, add_export,
                          add_report, add_attack, add_completion}) {
@@ -136,8 +142,7 @@ int run(int argc, char** argv, Common& common) {
   } catch (const Stopped& stopped) {
     if (common.ranks.rank() > 0) return StopOnSignal::exit_status();
     std::cerr << "stopped: " << text::printable(stopped.what()) << '\n';
-    if (!stopped.checkpoint().empty())
-      std::cerr << "go on with: " << text::printable(common.resume_command) << '\n';
+    if (!stopped.checkpoint().empty()) print_resume_command(common);
     return StopOnSignal::exit_status();
   }
   common.write_config();  // for commands that do not call `begin`
@@ -156,11 +161,12 @@ int run_program(int argc, char** argv) {
     return run(argc, argv, common);
   } catch (const Error& error) {
     std::cerr << "error: " << text::printable(error.what()) << '\n';
-    if (common.is_trained && common.ranks.rank() == 0) print_resume_command(common);
+    if (common.is_trained) print_resume_command_after_failure(common);
     return Error::exit_status;
   } catch (const std::filesystem::filesystem_error& error) {
     std::cerr << "error: cannot use " << text::printable(error.path1().string()) << ": "
               << error.code().message() << "; check the path and its permissions\n";
+    if (common.is_trained) print_resume_command_after_failure(common);
     return Error::exit_status;
   } catch (const std::exception& error) {
     const std::string why = nn::describe_error(error);
@@ -170,10 +176,11 @@ int run_program(int argc, char** argv) {
           << "error: not enough memory on the " << (on_device ? "device" : "host")
           << missing_memory(why, on_device)
           << "; use fewer or smaller images, for example --limit, or --store to keep them on the disk\n";
-      print_resume_command(common);
+      print_resume_command_after_failure(common);
     } else {
       std::cerr << "error: " << (dynamic_cast<const c10::Error*>(&error) ? "LibTorch failed: " : "") << why
                 << '\n';
+      if (common.is_trained) print_resume_command_after_failure(common);
     }
   }
   return Error::exit_status;

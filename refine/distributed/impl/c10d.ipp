@@ -115,21 +115,25 @@ struct Watch {
 
   /// Of a rank.
   struct Pulse {
-    std::string count = {};
+    std::string text = first_text;          ///< what it last wrote
     Clock::time_point seen = Clock::now();  ///< when it last showed that its process lives
     bool has_failed = false;                ///< it has lost its connection
     bool is_done = false;                   ///< it has found out which ranks are lost
   };
 
+  static constexpr const char* first_text = "00 0";  ///< see `exchange`
+
   static constexpr std::chrono::milliseconds beat = std::chrono::seconds(1);
 
   Watch(c10::intrusive_ptr<c10d::Store> s, std::int64_t r, std::int64_t size)
-      : store(std::move(s)), rank(r), pulses(static_cast<std::size_t>(size)) {}
+      : store(std::move(s)), rank(r), pulses(static_cast<std::size_t>(size)) {
+    for (std::int64_t other = 0; other < size; ++other) keys.push_back(key("pulse/", other));
+  }
 
   static std::string key(const char* what, std::int64_t rank) { return what + std::to_string(rank); }
 
-  void set(const std::string& key, const std::string& value) const {
-    store->set(key, std::vector<std::uint8_t>(value.begin(), value.end()));
+  static void set(c10d::Store& store, const std::string& key, const std::string& value) {
+    store.set(key, std::vector<std::uint8_t>(value.begin(), value.end()));
   }
 
   /// Runs in the thread, until `is_ending`.
@@ -154,34 +158,29 @@ struct Watch {
     }
   }
 
+  /// Each rank writes "FD N": whether it has failed, whether it is done, and a number that grows.
   void exchange(std::int64_t count, bool has_failed, bool is_done) {
     const auto begun = Clock::now();
-    set(key("pulse/", rank), std::to_string(count));
-    if (has_failed) set(key("failed/", rank), "1");
-    if (is_done) set(key("done/", rank), "1");
-    std::vector<Pulse> read(pulses.size());
-    for (std::size_t other = 0; other < read.size(); ++other) {
-      const auto number = static_cast<std::int64_t>(other);
-      const std::vector<std::uint8_t> text = store->get(key("pulse/", number));
-      read[other].count.assign(text.begin(), text.end());
-      read[other].has_failed = store->check({key("failed/", number)});
-      read[other].is_done = store->check({key("done/", number)});
-    }
+    set(*store, key("pulse/", rank),
+        std::string(has_failed ? "1" : "0") + (is_done ? "1 " : "0 ") + std::to_string(count));
+    const std::vector<std::vector<std::uint8_t>> read = store->multiGet(keys);
     const std::lock_guard lock(mutex);
     round_begun = begun;
     round = Clock::now();
-    for (std::size_t other = 0; other < read.size(); ++other) {
+    for (std::size_t other = 0; other < pulses.size(); ++other) {
       Pulse& pulse = pulses[other];
-      if (read[other].count != pulse.count) pulse.seen = round;
-      pulse.count = read[other].count;
+      const std::string text(read[other].begin(), read[other].end());
+      if (text != pulse.text) pulse.seen = round;
+      pulse.text = text;
       if (static_cast<std::int64_t>(other) == rank) continue;
-      pulse.has_failed = read[other].has_failed;
-      pulse.is_done = read[other].is_done;
+      pulse.has_failed = text.starts_with("1");
+      pulse.is_done = text.substr(1).starts_with("1");
     }
   }
 
   const c10::intrusive_ptr<c10d::Store> store;
   const std::int64_t rank;
+  std::vector<std::string> keys;  ///< of what each rank writes
   std::mutex mutex;
   std::condition_variable wake;
   bool is_ending = false, must_hurry = false;
@@ -200,22 +199,21 @@ class Group {
     static std::atomic<int> communicators = 0;
     // LibTorch reports a lost connection with a page of addresses; the `Error` has what matters.
     if (!find_variable({"TORCH_CPP_LOG_LEVEL"})) FLAGS_caffe2_log_level = 2;
-    const std::string prefix =
-        "refine/" + std::to_string(restart_count()) + "/" + std::to_string(communicators++);
+    const std::string prefix = "refine/" + std::to_string(communicators++);
     try {
       c10d::TCPStoreOptions server;
       server.port = static_cast<std::uint16_t>(port);
       server.isServer = serves_store_;
       server.waitWorkers = false;
       server.timeout = options.connect_timeout;
-      store_ = c10::make_intrusive<c10d::PrefixStore>(prefix,
-                                                      c10::make_intrusive<c10d::TCPStore>(address, server));
+      const c10::intrusive_ptr<c10d::Store> store = c10::make_intrusive<c10d::PrefixStore>(
+          prefix, c10::make_intrusive<c10d::TCPStore>(address, server));
+      const std::string generation = meet(store);
       server.isServer = false;
-      watch_ = std::make_shared<Watch>(c10::make_intrusive<c10d::PrefixStore>(
-                                           prefix, c10::make_intrusive<c10d::TCPStore>(address, server)),
-                                       rank, size);
-      watch_->set(Watch::key("pulse/", rank), "0");
-      meet();
+      watch_ = std::make_shared<Watch>(
+          c10::make_intrusive<c10d::PrefixStore>(prefix + "/" + generation,
+                                                 c10::make_intrusive<c10d::TCPStore>(address, server)),
+          rank, size);
       thread_ = std::thread([watch = watch_] { watch->run(); });
       now_ = connect("now", address);
       background_ = connect("background", address);
@@ -261,6 +259,8 @@ class Group {
 
   std::int64_t bytes() const { return bytes_; }
 
+  std::int64_t restarts() const { return restarts_; }
+
  private:
   using Clock = Watch::Clock;
   using Gloo = c10::intrusive_ptr<c10d::ProcessGroupGloo>;
@@ -278,9 +278,7 @@ class Group {
     return tensor.is_cpu() && tensor.is_contiguous() ? tensor : tensor.cpu().contiguous();
   }
 
-  static void set(c10d::Store& store, const std::string& key, const std::string& value) {
-    store.set(key, std::vector<std::uint8_t>(value.begin(), value.end()));
-  }
+  void set(const std::string& key, const std::string& value) const { Watch::set(*store_, key, value); }
 
   std::string get(const std::string& key) {
     const std::vector<std::uint8_t> value = store_->get(key);
@@ -305,31 +303,70 @@ class Group {
   }
 
   /// Waits until all ranks have started, and checks that they know the same number of ranks.
-  void meet() {
+  ///
+  /// torchrun keeps its store when it starts the ranks again, and machines may count the restarts differently. So rank 0
+  /// begins a generation, whose keys are its own, and the others look for the newest one.
+  /// \return the generation
+  std::string meet(const c10::intrusive_ptr<c10d::Store>& store) {
     const auto deadline = Clock::now() + options_.connect_timeout;
-    if (store_->add(key("processes/", rank_), 1) > 1) {
-      throw Error("rank {} of {}: another process has RANK={}, too; give each process its own", rank_, size_,
-                  rank_);
-    }
-    char host[256] = {};
-    ::gethostname(host, sizeof host - 1);
-    set(*store_, key("host/", rank_), host);
-    set(*store_, key("size/", rank_), std::to_string(size_));
-    for (std::int64_t other = 0; other < size_; ++other) {
-      while (!store_->check({key("size/", other)})) {
-        if (Clock::now() > deadline) {
-          throw Error("rank {} of {}: rank {} has not started within {} s; start all of them", rank_, size_,
-                      other, seconds(options_.connect_timeout));
-        }
-        std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    std::int64_t generation = 0, arrived = 0;
+    bool is_own = false;  // no earlier process of this rank has joined the generation
+    for (;;) {
+      const std::int64_t newest = store->add("generation", rank_ == 0 && generation == 0 ? 1 : 0);
+      if (newest > generation) {
+        generation = newest;
+        is_own = join(store, generation);
       }
-      if (const std::string its_size = get(key("size/", other)); its_size != std::to_string(size_)) {
+      if (rank_ == 0 && have_all_arrived(arrived))
+        set("restarts", std::to_string(std::max(generation - 1, restart_count())));
+      if (is_own && store_->check({"restarts"})) break;
+      if (Clock::now() > deadline) {
+        std::int64_t missing = 0;
+        while (is_own && missing + 1 < size_ && store_->check({key("size/", missing)})) ++missing;
+        throw Error("rank {} of {}: rank {} has not started within {} s; start all of them", rank_, size_,
+                    missing, seconds(options_.connect_timeout));
+      }
+      std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    }
+    restarts_ = std::stoll(get("restarts"));
+    for (std::int64_t other = 0; other < size_; ++other) {
+      if (const std::string its_size = size_known_to(other); its_size != std::to_string(size_)) {
         throw Error("rank {}: the ranks must have the same WORLD_SIZE (got {}, rank {} has {})", rank_, size_,
                     other, its_size);
       }
       hosts_.push_back(get(key("host/", other)));
     }
+    return std::to_string(generation);
   }
+
+  /// Writes to the keys of a generation. Returns false if another process of this rank has done so.
+  bool join(const c10::intrusive_ptr<c10d::Store>& store, std::int64_t generation) {
+    store_ = c10::make_intrusive<c10d::PrefixStore>(std::to_string(generation), store);
+    if (store_->add(key("processes/", rank_), 1) > 1) {
+      if (torchrun_serves_store()) return false;  // that process was of the ranks that have failed
+      throw Error("rank {} of {}: another process has RANK={}, too; give each process its own", rank_, size_,
+                  rank_);
+    }
+    char host[256] = {};
+    ::gethostname(host, sizeof host - 1);
+    set(key("host/", rank_), host);
+    set(key("pulse/", rank_), Watch::first_text);
+    set(key("size/", rank_), std::to_string(size_));
+    return true;
+  }
+
+  /// True if all ranks have joined, or one that knows another number of ranks.
+  /// \param arrived the number of ranks that had joined, and now have
+  bool have_all_arrived(std::int64_t& arrived) {
+    while (arrived < size_ && store_->check({key("size/", arrived)})) {
+      if (size_known_to(arrived) != std::to_string(size_)) return true;
+      ++arrived;
+    }
+    return arrived == size_;
+  }
+
+  /// Returns the number of ranks that a rank knows.
+  std::string size_known_to(std::int64_t rank) { return get(key("size/", rank)); }
 
   void end_watch() {
     if (!thread_.joinable()) return;
@@ -365,9 +402,10 @@ class Group {
     return count_and_start(host, [&] {
       std::vector<at::Tensor> tensors{host};
       if (exchange == Exchange::copy_from) {
-        // As bytes: Gloo does not know all types.
-        tensors = {
-            at::from_blob(host.mutable_data_ptr(), {static_cast<std::int64_t>(host.nbytes())}, at::kByte)};
+        // As bytes: Gloo does not know all types. They keep the memory until its thread is done with it.
+        tensors = {at::from_blob(
+            host.mutable_data_ptr(), {static_cast<std::int64_t>(host.nbytes())}, [host](void*) {},
+            at::kByte)};
         c10d::BroadcastOptions copy;
         copy.rootRank = root;
         copy.timeout = options_.timeout;
@@ -495,10 +533,10 @@ class Group {
   std::int64_t rank_, size_;
   C10dOptions options_;
   bool serves_store_;
-  std::vector<std::string> hosts_;  ///< of each rank
-  c10::intrusive_ptr<c10d::Store> store_;
-  Gloo now_, background_;  ///< connections for exchanges that are waited for, and for others
-  std::int64_t bytes_ = 0;
+  std::vector<std::string> hosts_;         ///< of each rank
+  c10::intrusive_ptr<c10d::Store> store_;  ///< where this generation of ranks meets
+  Gloo now_, background_;                  ///< connections for exchanges that are waited for, and for others
+  std::int64_t bytes_ = 0, restarts_ = 0;
   std::shared_ptr<Watch> watch_;
   std::thread thread_;
   bool has_failed_ = false;
@@ -516,6 +554,7 @@ class Group {
   void sum_(at::Tensor&) {}
   Pending begin(Exchange, at::Tensor&, std::int64_t) { return {}; }
   std::int64_t bytes() const { return 0; }
+  std::int64_t restarts() const { return 0; }
 };
 
 #endif
@@ -537,7 +576,11 @@ REFINE_INLINE C10d C10d::from_environment(const C10dOptions& options) {
   const std::int64_t size = detail::require_size();
   const std::int64_t rank =
       detail::require_number({"RANK", "OMPI_COMM_WORLD_RANK", "SLURM_PROCID"}, 0, size - 1);
-  if (size == 1) return C10d(0, 1, nullptr);
+  if (size == 1) {
+    C10d single;
+    single.restarts_ = detail::restart_count();
+    return single;
+  }
   const std::string address = detail::require_variable({"MASTER_ADDR"}).second;
   const std::int64_t port = detail::require_number({"MASTER_PORT"}, 1, 65535);
   return C10d(rank, size, std::make_shared<detail::Group>(rank, size, address, port, options));
@@ -557,7 +600,7 @@ REFINE_INLINE std::int64_t C10d::local_rank() const {
 }
 
 REFINE_INLINE std::int64_t C10d::restarts() const {
-  return group_ ? detail::restart_count() : 0;
+  return group_ ? group_->restarts() : restarts_;
 }
 
 REFINE_INLINE void C10d::sum_(at::Tensor& tensor) const {

@@ -289,6 +289,13 @@ struct EpochSums {
     highest.fill_(-1);
   }
 
+  void copy_from(const EpochSums& other) {
+    loss.copy_(other.loss);
+    correct.copy_(other.correct);
+    lowest.copy_(other.lowest);
+    highest.copy_(other.highest);
+  }
+
   void add(const BatchResult& result, std::int64_t images) {
     loss.add_(result.loss.detach(), static_cast<double>(images));
     correct.add_(result.correct);
@@ -368,6 +375,7 @@ class TrainingLoop {
                   name());
     }
     sums_.clear();
+    all_sums_.clear();
   }
 
   /// \param cuda_graph_safe whether `learn` may be recorded as a CUDA graph and replayed
@@ -413,6 +421,9 @@ class TrainingLoop {
     const auto identity = [&] {
       RunIdentity whole = run_.identity();
       whole.network += nn::code_of(module_);
+      for (const auto& buffer : module_.named_buffers()) whole.computed.insert("module." + buffer.key());
+      whole.ranks = ranks_.size();
+      if (ranks_.size() > 1 && !optimization_.sync_batch_norm) whole.statistics_of = ranks_.size();
       return whole;
     };
     if constexpr (is_distributed) {
@@ -430,10 +441,11 @@ class TrainingLoop {
     if (has_store_ || ranks_.size() > 1) {
       state_.tensors = nn::state_dict(module_, "module.");
       for (const auto& [key, tensor] : optimizers_.state()) state_.tensors["optimizer." + key] = tensor;
-      state_.tensors["epoch.loss"] = sums_.loss;
-      state_.tensors["epoch.correct"] = sums_.correct;
-      state_.tensors["epoch.lowest"] = sums_.lowest;
-      state_.tensors["epoch.highest"] = sums_.highest;
+      const EpochSums& sums = ranks_.size() > 1 ? all_sums_ : sums_;  // a run may go on with other ranks
+      state_.tensors["epoch.loss"] = sums.loss;
+      state_.tensors["epoch.correct"] = sums.correct;
+      state_.tensors["epoch.lowest"] = sums.lowest;
+      state_.tensors["epoch.highest"] = sums.highest;
       distributed::on_first_rank(ranks_, [&] {
         if (store_) store_->restore(state_, identity());
       });
@@ -441,6 +453,7 @@ class TrainingLoop {
     if constexpr (is_distributed) {
       if (ranks_.size() > 1) {
         copy_state(ranks_, state_);
+        if (ranks_.rank() == 0) sums_.copy_from(all_sums_);  // what the other ranks add begins at zero
         optimizers_.divide_kernels(ranks_.rank(), ranks_.size());
       }
     }
@@ -718,8 +731,9 @@ class TrainingLoop {
 
   void end() {
     if constexpr (is_distributed) {
-      // With BatchNorm of each rank, those of rank 0, as in a checkpoint.
-      if (ranks_.size() > 1 && !optimization_.sync_batch_norm) {
+      // Each rank has its own statistics without `sync_batch_norm`, and of networks that do not call
+      // `nn::batch_norm`. Those of rank 0 are kept, as in a checkpoint.
+      if (ranks_.size() > 1) {
         std::map<std::string, at::Tensor> all;
         for (const auto& buffer : module_.named_buffers()) all.emplace(buffer.key(), buffer.value());
         copy_from_first(ranks_, all);

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <map>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -17,11 +18,17 @@ struct RunIdentity {
   std::string run = {};                              ///< "victim", "defense" or "student"
   std::string network = {};                          ///< what the weights of the trained network do not show
   std::map<std::string, at::Tensor> constants = {};  ///< what it computes with beside its weights
-  std::string recipe = {};                           ///< one line of JSON
-  std::string objective = {};                        ///< "recipe", or "caller" for one passed to `fit`
-  std::string required = {};                         ///< the augmentation that the training set requires
-  std::map<std::string, at::Tensor> data = {};       ///< images, labels, masks
-  std::map<std::string, at::Tensor> victim = {};     ///< what the teacher computes with; empty: no teacher
+  /// Names of tensors of the network that it computes, such as the mean of an encoder's features: on another machine, they
+  /// may differ in the last bits.
+  std::set<std::string> computed = {};
+  std::string recipe = {};                        ///< one line of JSON
+  std::string objective = {};                     ///< "the recipe's", or the type of one passed to `fit`
+  std::string required = {};                      ///< the augmentation that the training set requires
+  std::map<std::string, at::Tensor> data = {};    ///< images, labels, masks
+  std::map<std::string, at::Tensor> victim = {};  ///< what the teacher computes with; empty: no teacher
+  std::int64_t ranks = 1;                         ///< number of processes
+  /// Number of parts of a batch that have statistics of BatchNorm to themselves; 0: a batch has one.
+  std::int64_t statistics_of = 0;
 };
 
 /// All that a run changes. The tensors are those that the run computes with: reading them saves the

@@ -404,7 +404,7 @@ inline std::string describe_processor() {
 REFINE_INLINE void CheckpointStore::restore(RunState& state, const RunIdentity& identity) {
   std::map<std::string, at::Tensor> start;
   for (const auto& [name, tensor] : state.tensors) {
-    if (name.starts_with("module.")) start.emplace(name, tensor);
+    if (name.starts_with("module.") && !identity.computed.contains(name)) start.emplace(name, tensor);
   }
   for (const auto& [name, tensor] : identity.constants) start.emplace("constant." + name, tensor);
   identity_ = {{"refine", "checkpoint"},
@@ -415,6 +415,8 @@ REFINE_INLINE void CheckpointStore::restore(RunState& state, const RunIdentity& 
                {"data", sha256_of(identity.data, identity.required)},
                {"victim", identity.victim.empty() ? "" : sha256_of(identity.victim)},
                {"start", sha256_of(start, identity.network)},
+               {"statistics", identity.statistics_of > 1 ? std::to_string(identity.statistics_of) : ""},
+               {"ranks", std::to_string(identity.ranks)},
                {"device", default_device().str()},
                {"processor", describe_processor()},
                {"threads", std::to_string(at::get_num_threads())},
@@ -488,13 +490,23 @@ REFINE_INLINE void CheckpointStore::check_identity(const fs::path& file,
   }
   if (!same("recipe")) refuse(describe_difference(identity_.at("recipe"), then("recipe")), same_options);
   if (!same("objective")) {
-    refuse("one of the two runs has the recipe's objective, the other the caller's own",
+    refuse(fmt::format("the objective is {}, the checkpoint's is {}", identity_.at("objective"),
+                       then("objective")),
            "pass the same objective");
   }
   if (!same("data")) {
     refuse(digests("training images or labels differ", "data"), "give the images of the interrupted run");
   }
   if (!same("victim")) refuse(digests("victim differs", "victim"), "give the victim of the interrupted run");
+  if (const std::string others = then("statistics") == "nothing" ? "" : then("statistics");
+      others != identity_.at("statistics")) {
+    const auto describe = [](const std::string& ranks) {
+      return ranks.empty() ? std::string("those of the batch") : "of each of " + ranks + " ranks";
+    };
+    refuse(fmt::format("the statistics of BatchNorm are {}, the checkpoint's {}",
+                       describe(identity_.at("statistics")), describe(others)),
+           "start as many ranks as for the interrupted run");
+  }
   if (!same("start")) {
     refuse(digests("network, or its initial weights, differ", "start"),
            "construct it as for the interrupted run, with the same seed");
@@ -540,7 +552,7 @@ REFINE_INLINE void CheckpointStore::apply(const fs::path& file, const formats::S
 }
 
 REFINE_INLINE void CheckpointStore::note_other_machine(const std::map<std::string, std::string>& metadata) {
-  for (const char* key : {"device", "processor", "threads", "libtorch"}) {
+  for (const char* key : {"device", "processor", "ranks", "threads", "libtorch"}) {
     const auto found = metadata.find(key);
     const std::string then = found == metadata.end() ? "unknown" : found->second;
     if (then == identity_.at(key)) continue;

@@ -81,7 +81,8 @@ REFINE_INLINE bool StopOnSignal::stop_requested() const {
 }
 
 REFINE_INLINE int StopOnSignal::exit_status() {
-  return 128 + detail::signals::received;
+  const int received = detail::signals::received;
+  return 128 + (received != 0 ? received : SIGTERM);
 }
 
 REFINE_INLINE std::string resume_command(int argc, const char* const* argv) {
