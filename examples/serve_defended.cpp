@@ -1,4 +1,5 @@
-// Serves an exported defense: prints a class and an alarm score for each image of a folder.
+// Serves an exported defense with LibTorch: prints a class, an alarm score and whether that raises the alarm for each
+// image of a folder. The model needs no code of this library, which only decodes the images here.
 //
 //     bazel run //examples:serve_defended -- defended.pt photos/
 
@@ -8,27 +9,42 @@
 #include <exception>
 #include <iostream>
 #include <nlohmann/json.hpp>
+#include <string>
 
 #include <refine/data/dataset.hpp>
 #include <refine/data/image_files.hpp>
 
+namespace {
+
+/// What happened to images of another size when the defense was fitted, as `refine.json` has it.
+refine::data::ResizeMode resize_mode_of(const nlohmann::json& preprocessing) {
+  using refine::data::ResizeMode;
+  const std::string fit = preprocessing.at("fit");
+  if (fit == "stretch") return ResizeMode::stretch;
+  if (fit == "exact") return ResizeMode::exact;
+  return {ResizeMode::Kind::crop, preprocessing.value("resize", 0)};
+}
+
+}  // namespace
+
 int main(int argc, char** argv) try {
   using namespace refine;
   if (argc != 3) throw Error("usage: serve_defended defended.pt folder");
-  torch::jit::ExtraFilesMap about{{"refine.json", ""}};
-  torch::jit::Module model =
-      torch::jit::load(argv[1], at::kCPU, about);  // LibTorch only: the file needs no code of this library
-  const auto json = nlohmann::json::parse(about.at("refine.json"));
-  const ImageShape shape{json["image"][0], json["image"][1], json["image"][2]};
+  torch::jit::ExtraFilesMap files{{"refine.json", ""}};
+  torch::jit::Module model = torch::jit::load(argv[1], at::kCPU, files);
+  const auto about = nlohmann::json::parse(files.at("refine.json"));
+  const auto& size = about.at("image");
+  const data::ImageFilesOptions options{.image = {size.at(0), size.at(1), size.at(2)},
+                                        .resize_mode = resize_mode_of(about.at("preprocessing"))};
+  const double threshold = about.at("alarm").at("threshold");
 
   c10::NoGradGuard no_grad;
   for (const auto& file : data::image_files(argv[2])) {
-    const auto image =
-        data::load_images({file}, {.image = shape, .resize_mode = data::ResizeMode::crop}).images;
-    const at::Tensor x = data::to_float(image, at::kCPU);
+    const at::Tensor x = data::to_float(data::load_images({file}, options).images);
     const auto cls = model.forward({x}).toTensor().argmax(1).item<std::int64_t>();
     const auto alarm = model.get_method("alarm")({x}).toTensor().item<double>();
-    std::cout << file.string() << '\t' << cls << '\t' << alarm << '\n';
+    std::cout << file.string() << '\t' << cls << '\t' << alarm << (alarm > threshold ? "\tALARM" : "")
+              << '\n';
   }
 } catch (const std::exception& error) {
   std::cerr << "error: " << error.what() << '\n';

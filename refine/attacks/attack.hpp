@@ -84,7 +84,10 @@ concept HasTargetOf = requires(const A& a) {
 ///     depends on the class of the image, `a.target_of(cls, classes)` returns it as
 ///     `std::optional<int>`: empty where the attacker wants nothing of class `cls`;
 ///  2. `a.poison(dataset)` returns the `Poisoned` training set;
-///  3. `a.trigger_images(images)` puts the test-time trigger on uint8 N×C×H×W.
+///  3. `a.trigger_images(images)` returns uint8 N×C×H×W with the test-time trigger.
+///
+/// Neither changes its argument. Copies of a `Dataset` share their pixels: an attack that writes to images takes
+/// `data::copy_on_write(dataset.images)`, and one that changes labels `dataset.labels.clone()`.
 ///
 /// Optional: `a.check(dataset)` throws what `a.poison(dataset)` would throw, without the work.
 template <typename A>

@@ -59,7 +59,7 @@ namespace refine::baselines {
 
 /// A victim and the classifier that replaces it, as a `DefendedClassifier`.
 ///
-///     auto student = baselines::distill(backbones::ResNet18<task>{}, freeze(victim), train.images);
+///     auto student = baselines::distill(backbones::ResNet18<task>{.seed = 1}, freeze(victim), train.images);
 ///     Evaluation result = evaluate(baselines::Substitute{freeze(victim), freeze(student)}, test, attack);
 ///
 /// \tparam V the victim

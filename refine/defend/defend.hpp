@@ -136,6 +136,7 @@ TrainingPlan plan_defense(const LoadedClassifier& victim, const at::Tensor& imag
 /// \param observers of the training, such as `ProgressBar`, `JsonLines` and `Checkpoint`. With a communicator
 ///   (`distributed::C10d`), training and measurements are divided among ranks, and all get the result; let
 ///   rank 0 save it. A time limit is converted to epochs as for one process.
+/// \return the defense with its alarm, and its report; `save` writes the files
 /// \throws Error if the victim cannot be defended, the images or other pictures do not fit it,
 ///   the images are too few, or training diverges
 /// \throws Stopped if an observer requests it

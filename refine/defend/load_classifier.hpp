@@ -69,6 +69,9 @@ struct LoadedClassifier {
 ///     const LoadedClassifier victim = load_classifier("victim.pth", {.arch = "ResNet18", .image = {3, 224, 224},
 ///                                                                    .normalization = normalizations::imagenet});
 ///
+/// \param path the file
+/// \param options what the file does not say, or what replaces what it says
+/// \return the classifier, with the name, the normalisation and the class names that were found
 /// \throws Error if the file cannot be read or is refused, is not a classifier, or contradicts the
 ///   options
 LoadedClassifier load_classifier(const std::filesystem::path& path, const LoadOptions& options = {});

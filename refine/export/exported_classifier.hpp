@@ -100,7 +100,7 @@ class ExportedClassifier {
   /// \return N scores in [0, 1]
   at::Tensor alarm(const at::Tensor& images) const { return program_->run(Program::alarm, images); }
 
-  /// Returns the metadata in the file, `refine.json`.
+  /// Returns the metadata in the file, `refine.json`. Include `<nlohmann/json.hpp>` to read it.
   const nlohmann::ordered_json& about() const { return *about_; }
 
  private:

@@ -33,7 +33,7 @@ struct SupCon;
 ///  1. `o(remapped, teacher)` returns the loss: a float tensor without dimensions, differentiable
 ///     in `remapped`. Both arguments are float N×classes on one device, N ≥ 1, under the same class
 ///     names. `remapped` are the pipeline's logits, with gradient; `teacher` are the victim's,
-///     without;
+///     without. With several ranks, each has a part of the rows, so it must be a mean over them;
 ///  2. `O` is copyable;
 ///  3. optionally, `O` has `static constexpr bool cuda_graph_safe = true;`: on a GPU the call may
 ///     then be recorded as a CUDA graph and replayed. It must launch the same work for every batch

@@ -20,8 +20,8 @@ namespace refine::transforms {
 ///  1. `t.image` is its `ImageShape`: a constant, or a member if an extent is dynamic;
 ///  2. `t.forward(images)` takes float N×C×H×W and returns N×C×H×W in [0, 1], of the same shape
 ///     unless it has an `output_shape`;
-///  3. `t.module` is a `std::shared_ptr` to the `torch::nn::Module` that holds its tensors. It may
-///     be empty;
+///  3. `t.module` is a `std::shared_ptr` to the `torch::nn::Module` that holds its tensors: never null, but a
+///     `torch::nn::Module` without tensors if there are none;
 ///  4. `T` is copyable; copies share the module.
 ///
 /// Optional members:
@@ -77,6 +77,9 @@ concept EncodingTransform = Transform<T> && requires(const T& t, const at::Tenso
 /// \throws Error if they do not
 template <Transform T>
 void check_members(const T& transform) {
+  if (!transform.module)
+    throw Error(
+        "transform.module must not be null; make a torch::nn::Module, without tensors if there are none");
   if constexpr (requires { transform.check(); }) transform.check();
 }
 

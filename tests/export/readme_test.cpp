@@ -1,7 +1,7 @@
 // The examples of refine/export/README.md and docs/guide/serving.md.
 
-#include <ATen/TensorIndexing.h>
-#include <ATen/TensorOperators.h>
+#include "tests/export/serving_example.inc"  // first: it must include what it needs
+
 #include <ATen/ops/rand.h>
 #include <c10/core/GradMode.h>
 #include <gtest/gtest.h>
@@ -34,12 +34,6 @@ auto make_defense(const std::filesystem::path& folder) {
   return std::pair{defense, recipe};
 }
 
-at::Tensor suspicious(const std::filesystem::path& file, const at::Tensor& images, double threshold) {
-  const ExportedClassifier defended(file);  // defended.to(at::kCUDA) for a GPU
-  const at::Tensor classes = defended.forward(images).argmax(1);
-  return classes.index({defended.alarm(images) > threshold});
-}
-
 TEST(ServingGuide, ImagesAboveTheThreshold_AreSelected) {
   const refine::testing::ScratchFolder scratch;
   const Pipeline defense{transforms::UNet<task>{.levels = 2, .width = 4},
@@ -49,8 +43,8 @@ TEST(ServingGuide, ImagesAboveTheThreshold_AreSelected) {
   const at::Tensor alarm = defense.alarm(images);
   const double threshold = alarm.mean().item<double>();
   for (const char* name : {"defended.pt2", "defended.pt"}) {
-    export_defense(defense, scratch.path / name);
-    const at::Tensor found = suspicious(scratch.path / name, images, threshold);
+    export_defense(defense, scratch.path / name, {{"alarm", {{"threshold", threshold}}}});
+    const at::Tensor found = suspicious(scratch.path / name, images);
     EXPECT_EQ(found.size(0), (alarm > threshold).sum().item<std::int64_t>());
   }
 }

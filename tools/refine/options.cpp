@@ -41,7 +41,7 @@ void VictimOptions::add_to(CLI::App& command) {
   command.add_option("--std", deviation, "standard deviation of these images, likewise")->delimiter(',');
   command.add_option(
       "--image", image,
-      "channels, height and width that the model takes, as 3x224x224 or 224; left out: found out");
+      "channels, height and width that the model takes, as 3x224x224 or 224; left out: as the file or the images say");
   command.add_flag("--bgr", bgr, "the model takes blue, green, red; --mean and --std are then in this order");
   command.add_option("--output", output,
                      "which output is the logits where a program returns several: its position, from 0, or "
