@@ -880,6 +880,19 @@ TEST(Defend, GatedAnswer_IsServedMeasuredAndKept) {
   EXPECT_EQ(ExportedClassifier(scratch.path / "again.pt2").answer(), Answer::gated);
 }
 
+TEST(ExportClassifier, TrainingMode_IsRefused) {
+  const ScratchFolder scratch;
+  const LoadOptions options{.image = {3, 4, 4}};
+  expect_words(error_of([&] {
+                 export_classifier("tests/fixtures/programs/training_mode.pt", scratch.path / "a.pt",
+                                   options);
+               }),
+               {"training_mode.pt", "batch or on chance", "model.eval()"});
+  EXPECT_FALSE(fs::exists(scratch.path / "a.pt"));
+  export_classifier("tests/fixtures/programs/buffers.pt", scratch.path / "a.pt", options);
+  EXPECT_TRUE(fs::exists(scratch.path / "a.pt"));
+}
+
 TEST(DefendedFiles, NamesOfOtherOutputs_AreRefused) {
   for (const char* name : {"out.safetensors", "out.report", "folder/"}) {
     expect_words(error_of([&] { DefendedFiles::beside(name).check_writable(); }), {name, "--out"});

@@ -61,6 +61,14 @@ std::string tensor_call(const std::string& from, std::int64_t offset, const std:
          tuple_of(strides) + "\x89" + global("collections", "OrderedDict") + ")RtR";
 }
 
+/// The same with what torch.save writes of a lazily negated tensor, or with an empty dict.
+std::string tensor_with_metadata(const std::string& content) {
+  const std::string metadata = "}" + (content.empty() ? "" : text(content) + "\x88s");
+  return global("torch._utils", "_rebuild_tensor_v2") + "(" + storage("FloatStorage", "0", 8) + integer(0) +
+         tuple_of({8}) + tuple_of({1}) + "\x89" + global("collections", "OrderedDict") + ")R" + metadata +
+         "tR";
+}
+
 /// Returns the floats 0 … 7 under the key "0".
 std::optional<std::string_view> eight(std::string_view key) {
   static const float numbers[] = {0, 1, 2, 3, 4, 5, 6, 7};
@@ -101,6 +109,13 @@ void expect_tensor(const Value* value, const at::Tensor& expected) {
   EXPECT_TRUE(tensor.is_contiguous());
   EXPECT_EQ(tensor.storage().nbytes(), tensor.nbytes()) << "shares memory";
   EXPECT_TRUE(at::equal(tensor, expected)) << tensor;
+}
+
+// PyTorch would negate the numbers: the file would be two networks.
+TEST(ReadPickle, LazilyNegatedTensor_IsRefused) {
+  for (const char* kind : {"neg", "conj"})
+    expect_words(error_in(tensor_with_metadata(kind)), {"negated or conjugated", "clone()"});
+  EXPECT_EQ(error_in(tensor_with_metadata("")), "");
 }
 
 class ReadTorchFile : public ::testing::TestWithParam<const char*> {};

@@ -106,6 +106,46 @@ TEST(OnnxModel, UnknownUse_ThrowsNamingTheNode) {
                {"victim.onnx", "images×classes"});
 }
 
+/// Returns a node that makes a tensor of integers.
+formats::OnnxNode integers_node(const std::string& name, std::vector<std::int64_t> numbers) {
+  return {.op = "Constant", .outputs = {name}, .attributes = {{"value_ints", std::move(numbers)}}};
+}
+
+// They mean something else to ONNX than to LibTorch's operator of that name.
+TEST(OnnxModel, OtherMeanings_AreRefused) {
+  constexpr std::int64_t to_int64 = 7;
+  expect_words(refusal({{.op = "Cast", .inputs = {"x"}, .outputs = {"i"}, .attributes = {{"to", to_int64}}},
+                        {.op = "Abs", .inputs = {"i"}, .outputs = {"a"}},
+                        {.name = "n1", .op = "Div", .inputs = {"a", "a"}, .outputs = {"y"}}}),
+               {"'n1' (Div)", "divides integers"});
+  const std::vector<std::int64_t> none = {0, 0};
+  const auto transposed = [](const std::string& pad) {
+    return std::vector<formats::OnnxNode>{
+        {.op = "Slice", .inputs = {"x", "0", "1", "0"}, .outputs = {"w"}},
+        {.name = "n1",
+         .op = "ConvTranspose",
+         .inputs = {"x", "w"},
+         .outputs = {"y"},
+         .attributes = {{"auto_pad", pad}, {"kernel_shape", std::vector<std::int64_t>{8, 8}}}}};
+  };
+  auto nodes = transposed("SAME_UPPER");
+  nodes.insert(nodes.begin(), {integers_node("0", {0}), integers_node("1", {3})});
+  expect_words(refusal(std::move(nodes)), {"'n1' (ConvTranspose)", "SAME_UPPER"});
+  const auto resized = [](std::vector<std::int64_t> sizes, const std::string& coordinates) {
+    return std::vector<formats::OnnxNode>{
+        integers_node("sizes", std::move(sizes)),
+        {.name = "n1",
+         .op = "Resize",
+         .inputs = {"x", "", "", "sizes"},
+         .outputs = {"r"},
+         .attributes = {{"mode", std::string("linear")}, {"coordinate_transformation_mode", coordinates}}},
+        {.op = "Flatten", .inputs = {"r"}, .outputs = {"y"}}};
+  };
+  expect_words(refusal(resized({1, 3, 1, 1}, "pytorch_half_pixel")), {"'n1' (Resize)", "one pixel"});
+  EXPECT_EQ(refusal(resized({1, 3, 4, 4}, "pytorch_half_pixel")), "");
+  EXPECT_NE(refusal(resized({1, 6, 4, 4}, "half_pixel")), "") << "the images have three channels";
+}
+
 // What the reader permits is translated.
 TEST(OnnxModel, PermittedOperators_AreKnown) {
   std::istringstream words{std::string(formats::onnx_operators::permitted)};

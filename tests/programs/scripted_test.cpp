@@ -102,6 +102,70 @@ TEST(Scripted, ForwardAndBackward_EqualThoseOfTheModule) {
   }
 }
 
+// Whether an operator returns the images' own memory is not in every schema (einsum).
+TEST(Scripted, ProgramThatWritesInPlace_LeavesTheImagesAlone) {
+  const std::string rest = R"(
+    y = torch.conv2d(x, self.kernel, None, [1, 1], [1, 1])
+    return torch.matmul(torch.mean(y, [2, 3]), self.weight.t())
+)";
+  for (const char* change : {"x.sub_(0.5).div_(0.25)", "torch.einsum(\"nchw->nchw\", [x]).sub_(0.5)"}) {
+    torch::jit::Module m = nn::with_torch_seed(3, [&] {
+      torch::jit::Module changes("network");
+      changes.register_parameter("kernel", at::randn({4, 3, 3, 3}), false);
+      changes.register_parameter("weight", at::randn({5, 4}), false);
+      changes.define("def forward(self, x):\n    " + std::string(change) + rest);
+      changes.eval();
+      return changes;
+    });
+    const backbones::Scripted<> victim(m, "m", {.task = {{3, 16, 16}, dynamic}});
+    const at::Tensor given = images(3), before = given.clone();
+    const at::Tensor first = victim.forward(given), second = victim.forward(given);
+    EXPECT_TRUE(at::equal(given, before)) << change;
+    EXPECT_TRUE(at::equal(first, second)) << change;
+    EXPECT_TRUE(at::allclose(first, m.forward({given}).toTensor(), 1e-4, 1e-4)) << change;
+  }
+}
+
+// In PyTorch, a conversion to another type is a copy. Here, all types are float32.
+TEST(Scripted, ConvertedTensors_AreCopies) {
+  for (const char* body : {"h = x.half()\n    y = h.float()\n    y.mul_(2)\n    x = y + h.float()\n",
+                           "h = x.double()\n    y = h.float()\n    y.mul_(2)\n    x = y + x\n"}) {
+    torch::jit::Module m = network("    " + std::string(body) + linear);
+    const backbones::Scripted<> victim(m, "m", {.task = {{3, 16, 16}, dynamic}});
+    const at::Tensor x = images(2);
+    EXPECT_TRUE(at::allclose(victim.forward(x), m.forward({x}).toTensor(), 1e-2, 1e-2)) << body;
+  }
+}
+
+// With other sizes, LibTorch reads beyond the keys, and beyond the bias.
+TEST(Scripted, UncheckedArguments_AreRefused) {
+  const std::string attention = R"(
+    q = x.flatten(2)
+    y = torch.scaled_dot_product_attention(q, q[:, 0:2], q)
+    return torch.matmul(torch.mean(y, [2]), self.weight.t())
+)";
+  expect_words(error_of([&] {
+                 backbones::Scripted<>(network(attention), "m", {.task = {{3, 16, 16}, dynamic}});
+               }),
+               {"scaled_dot_product_attention", "keys and values"});
+  // What is constant is computed while the program is prepared.
+  const std::string constant = R"(
+    y = torch._native_batch_norm_legit_no_training(torch.zeros([1, 640, 1, 1]), None, torch.ones([1]), torch.zeros([640]), torch.ones([640]), 0.1, 1e-5)[0]
+    return torch.matmul(torch.mean(x, [2, 3]), self.weight.t()) + y.flatten()[0:5]
+)";
+  expect_words(error_of([&] {
+                 backbones::Scripted<>(network(constant), "m", {.task = {{3, 16, 16}, dynamic}});
+               }),
+               {"_native_batch_norm_legit_no_training", "one number for each channel"});
+  torch::jit::Module right = network(R"(
+    q = x.flatten(2)
+    y = torch.scaled_dot_product_attention(q, q, q)
+    return torch.matmul(torch.mean(y, [2]), self.weight.t())
+)");
+  const backbones::Scripted<> victim(right, "m", {.task = {{3, 16, 16}, dynamic}});
+  EXPECT_TRUE(at::allclose(victim.forward(images(2)), right.forward({images(2)}).toTensor(), 1e-4, 1e-4));
+}
+
 TEST(Scripted, NoLogits_SaysHowToExportThem) {
   const auto refusal = [](const std::string& tail) {
     return error_of([&] { backbones::Scripted<>(network(tail), "m.pt", {.task = {{3, 16, 16}, dynamic}}); });

@@ -5,6 +5,7 @@
 #include <ATen/ops/softmax.h>
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
+#include <c10/core/GradMode.h>
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -35,12 +36,27 @@
 #include <refine/formats/checkpoint.hpp>
 #include <refine/nn/device.hpp>
 #include <refine/nn/module.hpp>
+#include <refine/programs/detail/logits.hpp>
 #include <refine/programs/encoder.hpp>
 #include <refine/remaps/permutations.hpp>
 #include <refine/transforms/encoded.hpp>
 #include <refine/transforms/resized.hpp>
 
 namespace refine::detail {
+
+/// \throws Error if the answer to one image is not that to the same image among others
+inline void check_evaluation_mode(const LoadedClassifier& victim, const std::string& file) {
+  const c10::NoGradGuard no_grad;
+  const auto frozen = freeze(victim.backbone);
+  const at::Tensor images =
+      backbones::detail::ramp(3, victim.task().image).to(nn::device_of(*frozen.module).value_or(at::kCPU));
+  if (backbones::detail::have_same_rows(frozen.forward(images.narrow(0, 0, 1)), frozen.forward(images)))
+    return;
+  throw Error(
+      "cannot export {}: its answer to an image depends on the batch or on chance, as in training mode; call model.eval() "
+      "before exporting it to this file",
+      file);
+}
 
 REFINE_INLINE void check_image_size(const LoadedClassifier& victim, const std::string& file,
                                     const Notify& notify) {
@@ -270,6 +286,7 @@ REFINE_INLINE void export_classifier(const std::filesystem::path& model, const s
                                      const LoadOptions& options) {
   const LoadedClassifier victim = load_classifier(model, options);
   detail::check_image_size(victim, model.string(), options.notify);
+  detail::check_evaluation_mode(victim, model.string());
   nlohmann::ordered_json about = {{"class_names", victim.class_names}};
   if (victim.resize) about["preprocessing"] = detail::json_of(*victim.resize);
   export_victim(freeze(victim.backbone), serving, about);

@@ -180,9 +180,10 @@ class GraphWriter {
   std::map<std::string, std::size_t> groups_;              // value → group that shares memory
   std::vector<std::set<std::string>> members_;             // of the groups
   std::map<std::size_t, std::size_t> last_write_;          // group → position of a node
-  std::set<std::size_t> changing_;                         // groups that receive values that are not constant
-  std::set<std::string> constants_;                        // values that depend on tensors of the file alone
-  std::set<std::string> used_;                             // names of the graph
+  std::set<std::string> may_copy_;   // values that may be copies of the others of their group
+  std::set<std::size_t> changing_;   // groups that receive values that are not constant
+  std::set<std::string> constants_;  // values that depend on tensors of the file alone
+  std::set<std::string> used_;       // names of the graph
   std::map<std::string, at::Tensor> initializers_;
   std::map<std::string, std::string> shared_;  // what an initializer is made of → its name
   std::map<std::string, std::string> part_tensors_;
@@ -272,6 +273,9 @@ void for_each_alias(const GraphNode& node, const Visit& visit) {
 
 /// Finds which values share memory, and which are constant.
 REFINE_INLINE void GraphWriter::find_constants() {
+  // They return their operand or a copy of it.
+  static const std::set<std::string_view> copying = {"aten::contiguous", "aten::flatten",    "aten::reshape",
+                                                     "aten::to",         "aten::reshape_as", "aten::type_as"};
   const auto& program = source_.program;
   for (const formats::GraphInput& input : program.inputs) {
     if (input.kind == formats::GraphInput::Kind::tensor) {
@@ -290,6 +294,9 @@ REFINE_INLINE void GraphWriter::find_constants() {
     for_each_alias(node, [&](const std::string& input, bool) {
       for_each_output(node, [&](const std::string& output) { join(input, output); });
     });
+    const std::string_view base = std::string_view(node.target).substr(0, node.target.find('.'));
+    if (copying.contains(base))
+      for_each_output(node, [&](const std::string& output) { may_copy_.insert(output); });
   }
   for (const formats::GraphOutput& output : program.outputs) last_use_[output.value] = program.nodes.size();
   for (std::size_t i = 0; i < program.nodes.size(); ++i) {  // when the groups are complete
@@ -348,11 +355,15 @@ REFINE_INLINE void GraphWriter::find_constants_once(bool& changed) {
 REFINE_INLINE void GraphWriter::write_in_place(const Call& call, const std::string& written,
                                                const std::string& result) {
   const auto before = names_.find(written);
-  for (const std::string& each : members_[group_of(written)]) {
+  const auto& members = members_[group_of(written)];
+  const bool may_be_copies =
+      std::ranges::any_of(members, [&](const std::string& each) { return may_copy_.contains(each); });
+  for (const std::string& each : members) {
     const auto known = names_.find(each);
     if (each == written || defined_[each] >= call.position) continue;
     const auto use = last_use_.find(each);
     if (use == last_use_.end() || use->second <= call.position) continue;
+    if (may_be_copies) fail(call, "changes a tensor in place that may be a copy of another one");
     if (known == names_.end() || before == names_.end() || known->second != before->second)
       fail(call, "changes a part of a tensor in place");
     known->second = result;
@@ -772,7 +783,7 @@ REFINE_INLINE std::string GraphWriter::activation(const Call& call) {
   }
   if (op == "silu") return times_x(emit(call, "Sigmoid", {x}));
   if (op == "mish") return times_x(emit(call, "Tanh", {emit(call, "Softplus", {x})}));
-  if (op == "log_sigmoid") return emit(call, "Log", {emit(call, "Sigmoid", {x})});
+  if (op == "log_sigmoid") return emit(call, "Neg", {emit(call, "Softplus", {emit(call, "Neg", {x})})});
   if (op == "leaky_relu")
     return emit(call, "LeakyRelu", {x}, {{"alpha", real(number(call, "negative_slope"))}});
   if (op == "elu") {
@@ -1454,12 +1465,16 @@ REFINE_INLINE std::string GraphWriter::attention(const Call& call, const std::st
   std::swap(order[rank - 1], order[rank - 2]);
   const std::string scaled = emit(call, "Mul", {q, scalar(scale)});
   std::string scores = emit(call, "MatMul", {scaled, emit(call, "Transpose", {k}, {{"perm", order}})});
-  if (!mask.empty() && is_boolean) {
-    scores = emit(call, "Where", {mask, scores, scalar(-std::numeric_limits<float>::infinity())});
+  const bool selects = !mask.empty() && is_boolean;
+  if (selects) {
+    scores = emit(call, "Where", {mask, scores, scalar(std::numeric_limits<float>::lowest())});
   } else if (!mask.empty()) {
     scores = emit(call, "Add", {scores, mask});
   }
-  return emit(call, "MatMul", {emit(call, "Softmax", {scores}, {{"axis", std::int64_t{-1}}}), v});
+  std::string shares = emit(call, "Softmax", {scores}, {{"axis", std::int64_t{-1}}});
+  // What sees nothing gets zeros.
+  if (selects) shares = emit(call, "Where", {mask, shares, scalar(0)});
+  return emit(call, "MatMul", {shares, v});
 }
 
 REFINE_INLINE std::string GraphWriter::scaled_attention(const Call& call) {

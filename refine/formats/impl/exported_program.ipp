@@ -954,6 +954,7 @@ REFINE_INLINE void Reader::check_target(const std::string& node, const std::stri
     object_unsupported(place() + ", control flow");
     return;
   }
+  if (operators::is_replaced(target)) return;
   const std::string qualified = target.substr(0, target.find('.', colons));
   constexpr std::array objections = {
       std::pair{operators::Kind::harmful, Objection::Kind::harmful},

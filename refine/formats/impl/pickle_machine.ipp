@@ -215,6 +215,10 @@ REFINE_INLINE PickleCalls::Node* PickleCalls::call(const Node& callee, const Nod
       const bool has_dtype = callee.name->callee == Callee::tensor_of_type;
       require(is(0, Kind::storage) && is(1, Kind::integer) && is(2, Kind::tuple) && is(3, Kind::tuple));
       require(!has_dtype || (is(6, Kind::name) && items[6]->name->callee == Callee::dtype));
+      const std::size_t metadata = has_dtype ? 7 : 6;  // of a lazy negation or conjugation
+      if (metadata < items.size() && !is(metadata, Kind::none) &&
+          !(is(metadata, Kind::dict) && items[metadata]->items.empty()))
+        fail("a tensor is stored negated or conjugated, save a clone() of it");
       Node* node = make_from(Kind::tensor, {items.begin(), items.begin() + 4});
       node->name = has_dtype ? items[6]->name : items[0]->name;
       return node;

@@ -72,6 +72,7 @@ struct Step {
   std::vector<Operand> operands = {};                    ///< in the order of the operator's schema
   std::vector<std::optional<Slot>> outputs = {};         ///< where the results go; empty: nowhere
   bool returns_list = false;                             ///< the results are the elements of one list
+  bool is_checked = false;                               ///< its arguments are checked before the call
   bool writes = false;                                   ///< changes one of its operands
   std::vector<Slot> dead = {};                           ///< values that no later step uses
 };

@@ -2,12 +2,15 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/Tensor.h>
+#include <ATen/core/ivalue.h>
+#include <ATen/core/operator_name.h>
 #include <ATen/ops/allclose.h>
 #include <ATen/ops/linspace.h>
 #include <ATen/ops/ones.h>
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <string>
@@ -16,7 +19,7 @@
 #include <refine/core/error.hpp>
 #include <refine/core/task.hpp>
 
-// What `Scripted` and `ExportedProgram` ask of a program's outputs.
+// What `Scripted` and `ExportedProgram` ask of a program's operators and outputs.
 namespace refine::backbones::detail {
 
 /// Returns n images whose values rise from 0 to 1.
@@ -26,9 +29,69 @@ inline at::Tensor ramp(std::int64_t n, const ImageShape& shape) {
       .contiguous(at::MemoryFormat::ChannelsLast);
 }
 
+/// Operators of LibTorch that read or write beyond their tensors, or end the process by a division by zero, unless
+/// `check_arguments` sees their arguments first.
+/// In the overload without a name.
+inline constexpr const char* checked_operators[] = {
+    "aten::scaled_dot_product_attention",   "aten::_native_batch_norm_legit_no_training",
+    "aten::_upsample_bilinear2d_aa",        "aten::_upsample_bicubic2d_aa",
+    "aten::_upsample_lanczos2d_aa",         "aten::_native_multi_head_attention",
+    "aten::_transformer_encoder_layer_fwd",
+};
+
+/// True for these operators.
+inline bool is_checked(const c10::OperatorName& op) {
+  if (!op.overload_name.empty()) return false;
+  for (const char* name : checked_operators) {
+    if (op.name == name) return true;
+  }
+  return false;
+}
+
+/// Checks the arguments of such an operator.
+/// \param arguments in the order of its schema
+/// \throws Error if they do not fit each other
+inline void check_arguments(const c10::OperatorName& op, at::ArrayRef<c10::IValue> arguments) {
+  if (op.name == "aten::scaled_dot_product_attention") {
+    const auto keys = arguments[1].toTensor().sizes(), values = arguments[2].toTensor().sizes();
+    if (keys.size() >= 2 && keys.size() == values.size() &&
+        keys.slice(0, keys.size() - 1) == values.slice(0, values.size() - 1))
+      return;
+    throw Error("{}: keys and values must have the same sizes except for the last one", op.name);
+  }
+  const auto sizes = arguments[0].toTensor().sizes();
+  if (op.name == "aten::_native_batch_norm_legit_no_training") {
+    for (std::size_t i = 1; i < 5; ++i) {  // weight, bias, mean, variance
+      if (arguments[i].isNone() || !arguments[i].toTensor().defined()) continue;
+      if (sizes.size() < 2 || arguments[i].toTensor().sizes() != sizes.slice(1, 1))
+        throw Error("{}: weights and statistics must have one number for each channel", op.name);
+    }
+    return;
+  }
+  const bool is_layer = op.name == "aten::_transformer_encoder_layer_fwd";
+  if (is_layer || op.name == "aten::_native_multi_head_attention") {
+    if (arguments[is_layer ? 2 : 4].toInt() < 1) throw Error("{}: needs a head or more", op.name);
+    return;
+  }
+  const auto wanted = arguments[1].toIntVector();
+  for (std::size_t d = 0; d < 2; ++d) {
+    if (arguments[3 + d].isNone() || sizes.size() != 4 || wanted.size() != 2) continue;
+    const double scale = arguments[3 + d].toDouble(),
+                 extent = scale * static_cast<double>(sizes[2 + d]) - static_cast<double>(wanted[d]);
+    if (!(std::abs(extent) < 1)) throw Error("{}: its scales must fit its sizes, got {}", op.name, scale);
+  }
+}
+
 /// True if a tensor is images×classes, with at least 2 classes.
 inline bool is_logits(const at::Tensor& output, std::int64_t images) {
   return output.dim() == 2 && output.size(0) == images && output.size(1) >= 2 && output.is_floating_point();
+}
+
+/// True if the first answers to several images are those to some of them alone, as of a network in evaluation mode.
+inline bool have_same_rows(const at::Tensor& some, const at::Tensor& all) {
+  const at::Tensor rows = all.narrow(0, 0, some.size(0));
+  return at::allclose(some, rows, 1e-2, 1e-3 * rows.nan_to_num(0, 0, 0).abs().max().item<double>(),
+                      /*equal_nan=*/true);
 }
 
 /// Returns how to export a model whose output has this shape, so that it returns logits; "" if that is not known.

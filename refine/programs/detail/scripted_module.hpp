@@ -101,8 +101,17 @@ class ScriptedModule : public torch::nn::Module, public nn::OpaqueModule {
   /// them.
   static void eliminate_objects(torch::jit::Block& block);
 
+  /// True if a block changes a tensor in place.
+  static bool has_writes(const torch::jit::Block& block);
+
+  /// True if a block names a type of numbers that is converted to float32.
+  static bool names_other_types(const torch::jit::Block& block);
+
   /// Converts tensors of half and double precision, and casts to these, to float32.
-  static void use_float32(torch::jit::Block& block);
+  void use_float32(torch::jit::Block& block);
+
+  /// Has the program work on a copy of its images.
+  void copy_images();
 
   /// Replaces constant lists of tensors by lists that the graph makes of constant tensors.
   static void expand_tensor_lists(torch::jit::Block& block);
@@ -118,6 +127,16 @@ class ScriptedModule : public torch::nn::Module, public nn::OpaqueModule {
   /// groups, by its overload for 3×3 kernels, which calls LibTorch for others, and those of traced networks
   /// by the other one.
   static void use_nn_convolutions(torch::jit::Block& block);
+
+  /// Returns the module, or, if it calls operators whose arguments must be checked (`is_checked`), a copy that calls
+  /// such as check them: freezing computes what is constant.
+  static torch::jit::Module with_checked_operators(const torch::jit::Module& module);
+
+  /// Replaces operators whose arguments must be checked by such as check them, or the other way round.
+  static void rename_operators(torch::jit::Block& block, bool checks);
+
+  /// Registers operators that check the arguments of others first, and returns their names by those of the others.
+  static const std::map<c10::Symbol, c10::Symbol>& checking_symbols();
 
   /// Operators that call the overloads of `nn::convolve`.
   struct ConvolutionSymbols {
@@ -146,6 +165,8 @@ class ScriptedModule : public torch::nn::Module, public nn::OpaqueModule {
   torch::jit::GraphExecutor executor_;
   bool channels_last_ = false;
   bool needs_selection_ = false;
+  bool writes_tensors_ = false;  ///< the file changes tensors in place
+  bool mixes_types_ = false;     ///< the file has other types of numbers than float32
 };
 
 }  // namespace refine::backbones::detail

@@ -22,6 +22,7 @@
 #include <utility>
 
 #include <refine/nn/conv.hpp>
+#include <refine/programs/detail/logits.hpp>
 
 namespace refine::backbones::detail {
 
@@ -57,6 +58,36 @@ inline at::ScalarType scalar_type(formats::ElementType type) {
 inline at::ScalarType computed_type(formats::ElementType type) {
   const at::ScalarType given = scalar_type(type);
   return at::isFloatingType(given) ? at::kFloat : given;
+}
+
+/// True if a number of this type becomes float32.
+inline bool is_converted_type(formats::ElementType type) {
+  return at::isFloatingType(scalar_type(type)) && scalar_type(type) != at::kFloat;
+}
+
+/// True if a program has numbers that become float32.
+inline bool has_other_types(const formats::ExportedProgram& program) {
+  for (const auto& [name, tensor] : program.tensors) {
+    if (is_converted_type(tensor.type)) return true;
+  }
+  for (const formats::GraphNode& node : program.nodes) {
+    for (const auto& [parameter, argument] : node.inputs) {
+      const auto* type = std::get_if<formats::ElementType>(&argument);
+      if (type && is_converted_type(*type)) return true;
+    }
+  }
+  return false;
+}
+
+inline c10::OperatorHandle operator_named(const char* name) {
+  return c10::Dispatcher::singleton().findSchemaOrThrow(name, "");
+}
+
+/// True if the kernel of an operator for BatchNorm does not compare the sizes of its arguments.
+inline bool is_unchecked_norm(const c10::FunctionSchema& schema) {
+  return schema.overload_name().empty() &&
+         (schema.name() == "aten::native_batch_norm" || schema.name() == "aten::_native_batch_norm_legit" ||
+          schema.name() == "aten::_native_batch_norm_legit_no_training");
 }
 
 inline c10::MemoryFormat memory_format(formats::GraphMemoryFormat format) {
@@ -134,6 +165,7 @@ class ExportedCompiler {
   void add_node(const formats::GraphNode& node);
   void add_arithmetic(const formats::GraphNode& node, char sign);
   void add_call(const formats::GraphNode& node, const c10::OperatorHandle& op);
+  void add_batch_norm(const formats::GraphNode& node, const Step& step);
   void check_mode(const formats::GraphNode& node, const Step& step) const;
   void add_step(const formats::GraphNode& node, Step step);
   void add_outputs(const formats::GraphNode& node, Step& step);
@@ -159,6 +191,7 @@ class ExportedCompiler {
   ExportedModule& module_;
   const formats::ExportedProgram& program_;
   const std::map<std::string, at::Tensor>* given_;
+  const bool mixes_types_ = has_other_types(program_);
   std::map<std::string, Slot> slots_;
   std::vector<Step> steps_;
   std::map<std::size_t, at::Tensor> tensors_;  // by slot
@@ -325,8 +358,9 @@ REFINE_INLINE void ExportedCompiler::add_arithmetic(const formats::GraphNode& no
 }
 
 REFINE_INLINE void ExportedCompiler::add_call(const formats::GraphNode& node, const c10::OperatorHandle& op) {
-  static const std::set<std::string> gradient_barriers = {
-      "aten::detach", "aten::detach_", "aten::detach_copy", "aten::alias", "aten::lift_fresh"};
+  static const std::set<std::string> gradient_barriers = {"aten::detach", "aten::detach_", "aten::alias",
+                                                          "aten::lift_fresh"};
+  if (op.schema().name() == "aten::detach_copy") return add_call(node, operator_named("aten::clone"));
   const c10::FunctionSchema& schema = op.schema();
   Step step{.name = node.name, .op = op};
   std::map<std::string, const formats::GraphArgument*> given;
@@ -350,7 +384,16 @@ REFINE_INLINE void ExportedCompiler::add_call(const formats::GraphNode& node, co
     return add_step(node, {.kind = Step::Kind::same, .name = node.name, .operands = {step.operands.at(0)}});
   }
   check_mode(node, step);
+  if (std::ranges::any_of(schema.arguments(), &c10::Argument::is_out))
+    fail(node, "writes its results into given tensors");
+  if (is_unchecked_norm(schema)) return add_batch_norm(node, step);
+  if (mixes_types_ && schema.name() == "aten::to") {
+    // A conversion of types is a copy, which a change in place must not share. Here, it may convert nothing.
+    if (const auto copy = schema.argumentIndexWithName("copy"))
+      step.operands[static_cast<std::size_t>(*copy)] = c10::IValue(true);
+  }
   const auto& returns = schema.returns();
+  step.is_checked = is_checked(op.operator_name());
   step.returns_list = returns.size() == 1 && returns[0].type()->kind() == c10::TypeKind::ListType;
   const bool is_list =
       node.outputs.size() == 1 && std::holds_alternative<std::vector<formats::ValueName>>(node.outputs[0]);
@@ -358,6 +401,27 @@ REFINE_INLINE void ExportedCompiler::add_call(const formats::GraphNode& node, co
     fail(node, "returns another number of values than its operator");
   }
   add_step(node, std::move(step));
+}
+
+/// Adds a BatchNorm by the operator that compares the sizes of its arguments, in place of one whose kernel reads and writes
+/// beyond them.
+/// \param step the call of that operator, not in training mode
+REFINE_INLINE void ExportedCompiler::add_batch_norm(const formats::GraphNode& node, const Step& step) {
+  const c10::FunctionSchema& schema = step.op->schema();
+  const auto operand = [&](const char* name) {
+    return step.operands.at(static_cast<std::size_t>(*schema.argumentIndexWithName(name)));
+  };
+  Step checked{.name = node.name, .op = operator_named("aten::batch_norm")};
+  for (const char* name : {"input", "weight", "bias", "running_mean", "running_var"})
+    checked.operands.push_back(operand(name));
+  checked.operands.emplace_back(c10::IValue(false));  // training
+  checked.operands.push_back(operand("momentum"));
+  checked.operands.push_back(operand("eps"));
+  checked.operands.emplace_back(c10::IValue(true));  // cudnn_enabled
+  formats::GraphNode normalized = node;
+  normalized.outputs.resize(
+      std::min<std::size_t>(normalized.outputs.size(), 1));  // the others are of training
+  add_step(normalized, std::move(checked));
 }
 
 /// Adds a step with its results.
@@ -406,10 +470,35 @@ REFINE_INLINE ExportedCompiler::Guard ExportedCompiler::guard_of(const Operand& 
 /// operator in place changes neither.
 REFINE_INLINE void ExportedCompiler::guard_memory(const formats::GraphNode& node, const Step& step) {
   // They may return their operand, without an annotation in their schema.
-  static const std::set<std::string> may_alias = {"aten::dropout",         "aten::feature_dropout",
-                                                  "aten::alpha_dropout",   "aten::feature_alpha_dropout",
-                                                  "aten::type_as",         "aten::pad",
-                                                  "aten::constant_pad_nd", "aten::broadcast_tensors"};
+  static const std::set<std::string> may_alias = {"aten::dropout",
+                                                  "aten::feature_dropout",
+                                                  "aten::alpha_dropout",
+                                                  "aten::feature_alpha_dropout",
+                                                  "aten::type_as",
+                                                  "aten::pad",
+                                                  "aten::constant_pad_nd",
+                                                  "aten::broadcast_tensors",
+                                                  "aten::einsum",
+                                                  "aten::meshgrid",
+                                                  "aten::atleast_1d",
+                                                  "aten::atleast_2d",
+                                                  "aten::atleast_3d",
+                                                  "aten::sum_to_size",
+                                                  "aten::_unsafe_view",
+                                                  "aten::unsafe_split",
+                                                  "aten::unsafe_split_with_sizes",
+                                                  "aten::unsafe_chunk",
+                                                  "aten::cartesian_prod",
+                                                  "aten::flatten_dense_tensors",
+                                                  "aten::unflatten_dense_tensors",
+                                                  "aten::_cast_Float",
+                                                  "aten::_cast_Double",
+                                                  "aten::_cast_Half",
+                                                  "aten::_cast_Byte",
+                                                  "aten::_cast_Char",
+                                                  "aten::_cast_Short",
+                                                  "aten::_cast_Int",
+                                                  "aten::_cast_Long"};
   Guard shared = Guard::nothing;
   if (step.kind == Step::Kind::same) {
     shared = guard_of(step.operands[0]);
@@ -892,6 +981,7 @@ REFINE_INLINE void ExportedModule::run_steps(const at::Tensor& images,
     } else {
       stack.clear();
       for (const Operand& operand : step.operands) stack.push_back(value_of(operand));
+      if (step.is_checked) check_arguments(step.op->operator_name(), stack);
       step.op->callBoxed(stack);
       if (step.returns_list) {
         const auto list = stack.at(0).toTensorVector();

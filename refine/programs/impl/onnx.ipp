@@ -245,7 +245,9 @@ REFINE_INLINE formats::ValueName OnnxTranslator::from_sizes(const Integers& inte
     } else {
       size = std::get<std::int64_t>(each);
     }
-    numbers.push_back(call("aten::scalar_tensor.default", {{"s", size}, {"dtype", ElementType::int64}}));
+    numbers.push_back(
+        call("aten::scalar_tensor.default",
+             {{"s", size}, {"dtype", ElementType::int64}, {"device", formats::GraphDevice{"cpu"}}}));
   }
   if (is_scalar) return numbers.at(0);
   return call("aten::stack.default", {{"tensors", numbers}, {"dim", std::int64_t{0}}});
@@ -401,7 +403,7 @@ REFINE_INLINE formats::ValueName OnnxTranslator::zero_padded(formats::ValueName 
 // --- operators -----------------------------------------------------------------------------------------------
 
 REFINE_INLINE void OnnxTranslator::unary(const char* target) {
-  set(call(target, {{"self", tensor(0)}}), input(0).rank);
+  set(call(target, {{"self", tensor(0)}}), input(0).rank, input(0).is_float);
 }
 
 REFINE_INLINE void OnnxTranslator::binary(const char* target, bool gives_boolean) {
@@ -481,6 +483,9 @@ REFINE_INLINE void OnnxTranslator::convolution() {
   const OnnxTensor* weight = input(1).constant;
   if (!kernel && weight) kernel.emplace(weight->sizes.begin() + 2, weight->sizes.end());
   if (!kernel || kernel->size() != dimensions) refuse("has a kernel of unknown size");
+  if (const std::string automatic = text("auto_pad", "NOTSET");
+      is_transposed && automatic != "NOTSET" && automatic != "VALID")
+    refuse(fmt::format("pads in a way that is not translated ({})", automatic));
   Window w = window(*kernel);
   formats::ValueName x = tensor(0);
   std::vector<GraphInteger> padding = w.begin;
@@ -608,7 +613,7 @@ REFINE_INLINE void OnnxTranslator::gemm() {
   if (alpha == 1 && !transposes_a && transposes_b && (!adds || (beta == 1 && rank(2) == 1))) {
     Named arguments = {{"input", tensor(0)}, {"weight", tensor(1)}};
     if (adds) arguments.emplace_back("bias", tensor(2));
-    return set(call("aten::linear.default", std::move(arguments)), 2);
+    return set(call("aten::linear.default", std::move(arguments)), 2, input(0).is_float);
   }
   const auto turned = [&](std::size_t i, bool yes) {
     return yes ? call("aten::t.default", {{"self", tensor(i)}}) : tensor(i);
@@ -619,14 +624,14 @@ REFINE_INLINE void OnnxTranslator::gemm() {
   if (adds) {
     result = call("aten::add.Tensor", {{"self", result}, {"other", tensor(2)}, {"alpha", beta}});
   }
-  set(result, 2);
+  set(result, 2, input(0).is_float);
 }
 
 REFINE_INLINE void OnnxTranslator::matmul() {
   std::optional<std::size_t> result;
   const auto &a = input(0).rank, &b = input(1).rank;
   if (a && b && *a >= 2 && *b >= 2) result = std::max(*a, *b);
-  set(call("aten::matmul.default", {{"self", tensor(0)}, {"other", tensor(1)}}), result);
+  set(call("aten::matmul.default", {{"self", tensor(0)}, {"other", tensor(1)}}), result, input(0).is_float);
 }
 
 REFINE_INLINE void OnnxTranslator::reduction(const char* target) {
@@ -894,7 +899,7 @@ REFINE_INLINE void OnnxTranslator::pad() {
   set(call("aten::pad.default", {{"self", tensor(0)},
                                  {"pad", std::move(reversed)},
                                  {"mode", std::string(mode == "edge" ? "replicate" : "reflect")}}),
-      dimensions);
+      dimensions, input(0).is_float);
 }
 
 REFINE_INLINE void OnnxTranslator::resize() {
@@ -923,19 +928,25 @@ REFINE_INLINE void OnnxTranslator::resize() {
   if (has(3)) {
     const Integers& size = sizes(3);
     if (size.size() != 4) refuse("has sizes of another number of dimensions");
+    // For one pixel, it takes the first of the image, and LibTorch the one in the middle.
+    const GraphInteger one = std::int64_t{1};
+    if (coordinates == "pytorch_half_pixel" && (size[2] == one || size[3] == one))
+      refuse("resizes to one pixel by pytorch_half_pixel");
     arguments.emplace_back("output_size", Integers{size[2], size[3]});
-  } else {
-    const auto* scales = input(2).constant;
-    const auto numbers = scales ? scales->reals() : std::nullopt;
-    if (!numbers || numbers->size() != 4 || (*numbers)[0] != 1 || (*numbers)[1] != 1)
-      refuse("has scales that are not constant, or not of height and width");
-    arguments.emplace_back("output_size", std::monostate());
     if (mode != "nearest") arguments.emplace_back("align_corners", is_aligned);
-    arguments.emplace_back("scale_factors", std::vector<double>{(*numbers)[2], (*numbers)[3]});
-    return set(call(target, std::move(arguments)), 4);
+    arguments.emplace_back("scale_factors", std::monostate());
+    const formats::ValueName resized = call(target, std::move(arguments));
+    // A program that asks for another number of channels ends here.
+    Integers all = {size_of(resized, 0), size[1], size[2], size[3]};
+    return set(call("aten::view.default", {{"self", resized}, {"size", std::move(all)}}), 4);
   }
+  const auto* scales = input(2).constant;
+  const auto numbers = scales ? scales->reals() : std::nullopt;
+  if (!numbers || numbers->size() != 4 || (*numbers)[0] != 1 || (*numbers)[1] != 1)
+    refuse("has scales that are not constant, or not of height and width");
+  arguments.emplace_back("output_size", std::monostate());
   if (mode != "nearest") arguments.emplace_back("align_corners", is_aligned);
-  arguments.emplace_back("scale_factors", std::monostate());
+  arguments.emplace_back("scale_factors", std::vector<double>{(*numbers)[2], (*numbers)[3]});
   set(call(target, std::move(arguments)), 4);
 }
 
@@ -998,7 +1009,10 @@ REFINE_INLINE void OnnxTranslator::constant_of_shape() {
     return set_sizes(Integers(static_cast<std::size_t>(*length), number->at(0)), false);
   const auto real = content.reals();
   if (!real) refuse("has a value of another type");
-  set(call("aten::full.default", {{"size", target}, {"fill_value", real->at(0)}, {"dtype", content.type}}),
+  set(call("aten::full.default", {{"size", target},
+                                  {"fill_value", real->at(0)},
+                                  {"dtype", content.type},
+                                  {"device", formats::GraphDevice{"cpu"}}}),
       target.size(), is_float_type(content.type));
 }
 
@@ -1063,6 +1077,14 @@ REFINE_INLINE bool OnnxTranslator::translate_sizes() {
   if (op == "Cast") {
     const auto type = type_of_number(integer("to", 0));
     if (!type || is_float_type(*type) || *type == ElementType::boolean) return false;
+    // A narrower type changes numbers that it cannot hold. Extents fit into int32.
+    const std::int64_t limit = *type == ElementType::int64   ? std::numeric_limits<std::int64_t>::max()
+                               : *type == ElementType::int32 ? std::numeric_limits<std::int32_t>::max()
+                                                             : 0;
+    for (const GraphInteger& each : first) {
+      const auto* number = std::get_if<std::int64_t>(&each);
+      if (number ? *number > limit || *number < -limit : limit == 0) return false;
+    }
     set_sizes(first, scalar(0));
     return true;
   }
@@ -1212,7 +1234,7 @@ REFINE_INLINE const std::map<std::string, OnnxTranslator::Handler>& OnnxTranslat
          for (std::size_t i = 0; i < t.node_->inputs.size(); ++i) tensors.push_back(t.tensor(i));
          t.set(t.call("aten::einsum.default",
                       {{"equation", t.text("equation", "")}, {"tensors", std::move(tensors)}}),
-               std::nullopt);
+               std::nullopt, t.input(0).is_float);
        }},
       {"Elu",
        [](T& t) {

@@ -17,6 +17,7 @@
 #include <torch/csrc/jit/passes/lower_tuples.h>
 #include <torch/csrc/jit/runtime/custom_operator.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <regex>
@@ -24,6 +25,7 @@
 
 #include <refine/core/config.hpp>
 #include <refine/nn/conv.hpp>
+#include <refine/programs/detail/logits.hpp>
 
 namespace refine::backbones::detail {
 
@@ -57,30 +59,51 @@ inline c10::IValue to_float32(const c10::IValue& value) {
   return value;
 }
 
+/// True if an argument of a node is the constant None.
+inline bool is_none(const torch::jit::Node& node, const char* argument) {
+  const auto value = torch::jit::toIValue(node.namedInput(argument));
+  return value && value->isNone();
+}
+
+/// True if an argument of an operator is a type of numbers.
+inline bool is_type(const c10::Argument& argument) {
+  c10::TypePtr type = argument.real_type();
+  if (const auto optional = type->cast<c10::OptionalType>()) type = optional->getElementType();
+  return argument.name() == "dtype" || type->kind() == c10::TypeKind::ScalarTypeType;
+}
+
 REFINE_INLINE ScriptedModule::ScriptedModule(const torch::jit::Module& source, std::string name)
     : torch::nn::Module("scripted"), name_(std::move(name)), unit_(source._ivalue()->compilation_unit()) {
   torch::jit::Module constant = source.deepcopy();  // copy() shares the tensors and the training mode
   constant.eval();
   for (const torch::jit::Module& part : constant.modules()) {
     for (const auto& attribute : part.named_attributes(/*recurse=*/false)) {
-      if (!attribute.value.isObject()) part._ivalue()->setAttr(attribute.name, to_float32(attribute.value));
+      if (attribute.value.isObject()) continue;
+      if (attribute.value.isTensor() && attribute.value.toTensor().defined())
+        mixes_types_ = mixes_types_ || is_converted(attribute.value.toTensor().scalar_type());
+      part._ivalue()->setAttr(attribute.name, to_float32(attribute.value));
     }
   }
-  constant = torch::jit::freeze_module(constant);
+  constant = torch::jit::freeze_module(with_checked_operators(constant));
   graph_ = constant.get_method("forward").graph()->copy();
+  writes_tensors_ = has_writes(*graph_->block());
   remove_gradient_barriers(*graph_->block());
   torch::jit::Inline(*graph_);  // the methods of context managers, which may stop gradients too
+  writes_tensors_ = writes_tensors_ || has_writes(*graph_->block());
   remove_gradient_barriers(*graph_->block());
   eliminate_objects(*graph_->block());
+  mixes_types_ = mixes_types_ || names_other_types(*graph_->block());
   use_float32(*graph_->block());
   torch::jit::OptimizeFrozenGraph(graph_);
   torch::jit::EliminateDeadCode(graph_);
   make_unary(constant);
+  if (writes_tensors_) copy_images();
   check_output();
   expand_tensor_lists(*graph_->block());
   lift_constants(*graph_->block());
   follow_device(*graph_->block());
   torch::jit::EliminateDeadCode(graph_);
+  rename_operators(*graph_->block(), /*checks=*/false);
   compile();
   eval();
 }
@@ -89,6 +112,7 @@ REFINE_INLINE void ScriptedModule::compile() {
   // A copy, so that the graph that is exported uses LibTorch's operators only.
   const std::shared_ptr<torch::jit::Graph> compiled = graph_->copy();
   use_nn_convolutions(*compiled->block());
+  rename_operators(*compiled->block(), /*checks=*/true);
   executor_ = torch::jit::GraphExecutor(compiled, name_, torch::jit::ExecutorExecutionMode::SIMPLE);
 }
 
@@ -131,6 +155,46 @@ REFINE_INLINE ScriptedModule::ScriptedModule(const ScriptedModule& other, Copy)
   for (const auto& item : other.named_buffers(/*recurse=*/false))
     register_buffer(item.key(), item.value().clone());
   eval();
+}
+
+REFINE_INLINE bool ScriptedModule::has_writes(const torch::jit::Block& block) {
+  for (const torch::jit::Node* node : block.nodes()) {
+    for (const torch::jit::Block* inner : node->blocks()) {
+      if (has_writes(*inner)) return true;
+    }
+    const c10::FunctionSchema* schema = node->maybeSchema();
+    if (!schema) continue;
+    for (const c10::Argument& argument : schema->arguments()) {
+      if (argument.alias_info() && argument.alias_info()->isWrite() &&
+          argument.type()->isSubtypeOf(*c10::OptionalType::ofTensor()))
+        return true;
+    }
+  }
+  return false;
+}
+
+REFINE_INLINE bool ScriptedModule::names_other_types(const torch::jit::Block& block) {
+  for (const torch::jit::Node* node : block.nodes()) {
+    for (const torch::jit::Block* inner : node->blocks()) {
+      if (names_other_types(*inner)) return true;
+    }
+    const c10::FunctionSchema* schema = node->maybeSchema();
+    if (!schema) continue;
+    for (std::size_t i = 0; i < schema->arguments().size() && i < node->inputs().size(); ++i) {
+      if (!is_type(schema->arguments()[i])) continue;
+      const auto value = torch::jit::toIValue(node->input(i));
+      if (value && value->isInt() && is_converted(static_cast<at::ScalarType>(value->toInt()))) return true;
+    }
+  }
+  return false;
+}
+
+// The schemas of operators do not show which tensors share the memory of the images (`aten::einsum`).
+REFINE_INLINE void ScriptedModule::copy_images() {
+  torch::jit::Value* const images = graph_->inputs().at(0);
+  torch::jit::WithInsertPoint insert_point(*graph_->nodes().begin());
+  torch::jit::Value* const copy = graph_->insert(c10::aten::clone, {images});
+  images->replaceAllUsesAfterNodeWith(copy->node(), copy);
 }
 
 /// \throws Error always
@@ -256,6 +320,7 @@ REFINE_INLINE void ScriptedModule::remove_gradient_barriers(torch::jit::Block& b
                            is_grad_enabled = c10::Symbol::fromQualString("aten::is_grad_enabled"),
                            requires_grad_ = c10::Symbol::fromQualString("aten::requires_grad_"),
                            detach_copy = c10::Symbol::fromQualString("aten::detach_copy"),
+                           warn = c10::Symbol::fromQualString("aten::warn"),
                            data = c10::Symbol::fromQualString("prim::data");
   const auto is_library_context = [](const Node& node) {
     const auto type = node.input(0)->type()->cast<c10::ClassType>();
@@ -270,13 +335,16 @@ REFINE_INLINE void ScriptedModule::remove_gradient_barriers(torch::jit::Block& b
     for (torch::jit::Block* inner : node->blocks()) remove_gradient_barriers(*inner);
     const c10::Symbol kind = node->kind();
     torch::jit::WithInsertPoint insert_point(node);
-    if (kind == set_grad_enabled) {
+    if (kind == set_grad_enabled || kind == warn) {  // whose text would reach the terminal as it is
       node->destroy();
     } else if (kind == is_grad_enabled) {  // false, as in inference
       node->output()->replaceAllUsesWith(graph.insertConstant(false));
       node->destroy();
-    } else if (kind == c10::aten::detach || kind == c10::aten::detach_ || kind == detach_copy ||
-               kind == requires_grad_ || kind == data) {
+    } else if (kind == detach_copy) {
+      node->output()->replaceAllUsesWith(graph.insert(c10::aten::clone, {node->input(0)}));
+      node->destroy();
+    } else if (kind == c10::aten::detach || kind == c10::aten::detach_ || kind == requires_grad_ ||
+               kind == data) {
       node->output()->replaceAllUsesWith(node->input(0));
       node->destroy();
     } else if (kind == c10::prim::Enter || kind == c10::prim::Exit) {
@@ -374,18 +442,30 @@ REFINE_INLINE void ScriptedModule::use_float32(torch::jit::Block& block) {
       }
       continue;
     }
+    // Where the program converts between types, its tensors are copies, which a change in place must not share.
+    const bool copies = writes_tensors_ && mixes_types_;
     if (node->kind() == reduced || node->kind() == full) {
-      node->output()->replaceAllUsesWith(node->input(0));
+      node->output()->replaceAllUsesWith(copies ? graph.insert(c10::aten::clone, {node->input(0)})
+                                                : node->input(0));
       node->destroy();
       continue;
+    }
+    if (node->kind() == c10::aten::to && node->schema().overload_name().starts_with("prim_") &&
+        is_none(*node, "dtype") &&
+        (!node->schema().argumentIndexWithName("device") || is_none(*node, "device"))) {
+      node->output()->replaceAllUsesWith(node->input(0));  // LibTorch converts to what is not there
+      node->destroy();
+      continue;
+    }
+    if (copies && (node->kind() == c10::aten::to || node->kind() == c10::aten::type_as)) {
+      const torch::jit::WithInsertPoint behind(node->next());
+      torch::jit::Value* const copy = graph.insert(c10::aten::clone, {node->output()});
+      node->output()->replaceAllUsesAfterNodeWith(copy->node(), copy);
     }
     const c10::FunctionSchema* schema = node->maybeSchema();
     if (!schema) continue;
     for (std::size_t i = 0; i < schema->arguments().size() && i < node->inputs().size(); ++i) {
-      const c10::Argument& argument = schema->arguments()[i];
-      c10::TypePtr type = argument.real_type();
-      if (const auto optional = type->cast<c10::OptionalType>()) type = optional->getElementType();
-      if (argument.name() != "dtype" && type->kind() != c10::TypeKind::ScalarTypeType) continue;
+      if (!is_type(schema->arguments()[i])) continue;
       const auto value = torch::jit::toIValue(node->input(i));
       if (value && value->isInt() && is_converted(static_cast<at::ScalarType>(value->toInt()))) {
         node->replaceInput(i, graph.insertConstant(static_cast<std::int64_t>(at::kFloat)));
@@ -514,6 +594,76 @@ REFINE_INLINE void ScriptedModule::use_nn_convolutions(torch::jit::Block& block)
     replacement->output()->setType(c10::TensorType::get());
     node->output()->replaceAllUsesWith(replacement->output());
     node->destroy();
+  }
+}
+
+/// True if a block has an operator that must be checked.
+inline bool has_checked_operator(const torch::jit::Block& block) {
+  for (const torch::jit::Node* node : block.nodes()) {
+    for (const torch::jit::Block* inner : node->blocks()) {
+      if (has_checked_operator(*inner)) return true;
+    }
+    const c10::OperatorName op(node->kind().toQualString(), "");
+    if (is_checked(op)) return true;
+  }
+  return false;
+}
+
+REFINE_INLINE torch::jit::Module ScriptedModule::with_checked_operators(const torch::jit::Module& module) {
+  const std::shared_ptr<torch::jit::Graph> whole = module.get_method("forward").graph()->copy();
+  torch::jit::Inline(*whole);
+  if (!has_checked_operator(*whole->block())) return module;
+  torch::jit::Module changed = module.clone();
+  const std::shared_ptr<torch::jit::Graph> graph = changed.get_method("forward").graph();
+  torch::jit::Inline(*graph);
+  rename_operators(*graph->block(), /*checks=*/true);
+  return changed;
+}
+
+REFINE_INLINE const std::map<c10::Symbol, c10::Symbol>& ScriptedModule::checking_symbols() {
+  static const std::map<c10::Symbol, c10::Symbol> symbols = [] {
+    std::map<c10::Symbol, c10::Symbol> all;
+    for (const char* name : checked_operators) {
+      const auto op = c10::Dispatcher::singleton().findSchemaOrThrow(name, "");
+      const std::string checking = "refine" + op.schema().name().substr(std::string_view("aten").size());
+      const torch::jit::Operation call = [op](torch::jit::Stack& stack) {
+        const std::size_t count = op.schema().arguments().size();
+        check_arguments(op.operator_name(), at::ArrayRef<c10::IValue>(stack).slice(stack.size() - count));
+        op.callBoxed(stack);
+      };
+      torch::jit::registerOperator(torch::jit::Operator(checking, "", op.schema().arguments(),
+                                                        op.schema().returns(), call,
+                                                        c10::AliasAnalysisKind::FROM_SCHEMA));
+      all.emplace(c10::Symbol::fromQualString(name), c10::Symbol::fromQualString(checking));
+    }
+    return all;
+  }();
+  return symbols;
+}
+
+REFINE_INLINE void ScriptedModule::rename_operators(torch::jit::Block& block, bool checks) {
+  const std::vector<torch::jit::Node*> nodes(block.nodes().begin(), block.nodes().end());
+  for (torch::jit::Node* node : nodes) {
+    for (torch::jit::Block* inner : node->blocks()) rename_operators(*inner, checks);
+    if (const c10::FunctionSchema* schema = node->maybeSchema()) {
+      if (std::ranges::any_of(schema->arguments(), &c10::Argument::is_out)) {
+        throw Error(
+            "cannot use a program that writes its results into given tensors ({}); export it without out=",
+            schema->name());
+      }
+      if (!schema->overload_name().empty()) continue;
+    }
+    for (const auto& [plain, checking] : checking_symbols()) {
+      if (node->kind() != (checks ? plain : checking)) continue;
+      torch::jit::Node* replacement =
+          block.owningGraph()->create(checks ? checking : plain, node->inputs(), node->outputs().size());
+      replacement->insertBefore(node);
+      replacement->copyMetadata(node);  // its place in the source, for messages
+      for (torch::jit::Value* output : replacement->outputs()) output->setType(c10::TensorType::get());
+      node->replaceAllUsesWith(replacement);
+      node->destroy();
+      break;
+    }
   }
 }
 
