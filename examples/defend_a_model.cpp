@@ -15,9 +15,8 @@ int main(int argc, char** argv) try {
   if (argc != 4) throw Error("usage: defend_a_model model.pt clean/ defended.pt");
   const Notify notify = [](const Notice& notice) { std::cerr << text::printable(notice.text) << '\n'; };
   const ImageShape size = data::common_shape(data::image_files(argv[2]));
-  const LoadedClassifier
-      victim =  // .normalization = normalizations::imagenet, if the model does not normalise
-      load_classifier(argv[1], {.images = size, .notify = notify});
+  // A model that does not normalise its images needs .normalization = normalizations::imagenet, or its own.
+  const LoadedClassifier victim = load_classifier(argv[1], {.images = size, .notify = notify});
   const FolderImages clean = read_folder_images(argv[2], victim.task().image);
 
   const Defended defended =

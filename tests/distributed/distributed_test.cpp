@@ -745,7 +745,7 @@ TEST_F(SeveralRanks, BatchNormOfTheCaller_IsThatOfRank0OnAllRanks) {
   EXPECT_EQ(two->values("own_buffers", 0), two->values("own_buffers", 1));
 }
 
-// torchrun keeps its store when it starts the ranks again, and counts only the failures of its own machine.
+// torchrun keeps its store when it starts the ranks again, and counts only the failures on its machine.
 TEST_F(SeveralRanks, StartedAgain_MeetInTheSameStore) {
   c10d::TCPStoreOptions options;
   options.isServer = true;

@@ -1,5 +1,5 @@
 // Calls every permitted operator with arguments that do not fit each other, between pages that can neither be read nor
-// written, in a process of its own. A file that names it would choose the arguments.
+// written, in a separate process. A file that names it would choose the arguments.
 
 #include <ATen/Functions.h>
 #include <ATen/Parallel.h>
@@ -296,7 +296,7 @@ bool takes_tensors(const c10::FunctionSchema& schema) {
   });
 }
 
-/// Runs a function in a process of its own. Returns the signal that ended it, or 0.
+/// Runs a function in a separate process. Returns the signal that ended it, or 0.
 template <typename Function>
 int signal_of(const Function& function) {
   const ::pid_t pid = ::fork();

@@ -207,10 +207,13 @@ inline constexpr std::string_view unchecked =
     "_native_batch_norm_legit _stack _tensor_to_list _weight_norm linalg_ldl_solve lstm lu_unpack native_batch_norm "
     "rrelu_with_noise";
 
-/// True for those of them that a program of torch.export may name, since `aten::batch_norm` is called in their place.
+/// True for operators of BatchNorm that a program of torch.export may name, since `aten::batch_norm`, which checks its
+/// arguments, is called in their place.
 /// \param target the operator with its namespace and overload: "aten::native_batch_norm.default"
 constexpr bool is_replaced(std::string_view target) {
-  return target == "aten::_native_batch_norm_legit.default" || target == "aten::native_batch_norm.default";
+  return target == "aten::_native_batch_norm_legit.default" ||
+         target == "aten::_native_batch_norm_legit_no_training.default" ||
+         target == "aten::native_batch_norm.default";
 }
 
 /// Operators of the namespace `aten` that create, take or compute with quantised numbers. Those

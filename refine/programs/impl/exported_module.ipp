@@ -21,6 +21,7 @@
 #include <set>
 #include <utility>
 
+#include <refine/formats/detail/operators.hpp>
 #include <refine/nn/conv.hpp>
 #include <refine/programs/detail/logits.hpp>
 
@@ -81,13 +82,6 @@ inline bool has_other_types(const formats::ExportedProgram& program) {
 
 inline c10::OperatorHandle operator_named(const char* name) {
   return c10::Dispatcher::singleton().findSchemaOrThrow(name, "");
-}
-
-/// True if the kernel of an operator for BatchNorm does not compare the sizes of its arguments.
-inline bool is_unchecked_norm(const c10::FunctionSchema& schema) {
-  return schema.overload_name().empty() &&
-         (schema.name() == "aten::native_batch_norm" || schema.name() == "aten::_native_batch_norm_legit" ||
-          schema.name() == "aten::_native_batch_norm_legit_no_training");
 }
 
 inline c10::MemoryFormat memory_format(formats::GraphMemoryFormat format) {
@@ -386,7 +380,7 @@ REFINE_INLINE void ExportedCompiler::add_call(const formats::GraphNode& node, co
   check_mode(node, step);
   if (std::ranges::any_of(schema.arguments(), &c10::Argument::is_out))
     fail(node, "writes its results into given tensors");
-  if (is_unchecked_norm(schema)) return add_batch_norm(node, step);
+  if (formats::operators::is_replaced(node.target)) return add_batch_norm(node, step);
   if (mixes_types_ && schema.name() == "aten::to") {
     // A conversion of types is a copy, which a change in place must not share. Here, it may convert nothing.
     if (const auto copy = schema.argumentIndexWithName("copy"))

@@ -335,7 +335,7 @@ REFINE_INLINE void ScriptedModule::remove_gradient_barriers(torch::jit::Block& b
     for (torch::jit::Block* inner : node->blocks()) remove_gradient_barriers(*inner);
     const c10::Symbol kind = node->kind();
     torch::jit::WithInsertPoint insert_point(node);
-    if (kind == set_grad_enabled || kind == warn) {  // whose text would reach the terminal as it is
+    if (kind == set_grad_enabled || kind == warn) {  // whose text would reach the terminal unescaped
       node->destroy();
     } else if (kind == is_grad_enabled) {  // false, as in inference
       node->output()->replaceAllUsesWith(graph.insertConstant(false));
@@ -597,22 +597,19 @@ REFINE_INLINE void ScriptedModule::use_nn_convolutions(torch::jit::Block& block)
   }
 }
 
-/// True if a block has an operator that must be checked.
-inline bool has_checked_operator(const torch::jit::Block& block) {
-  for (const torch::jit::Node* node : block.nodes()) {
-    for (const torch::jit::Block* inner : node->blocks()) {
-      if (has_checked_operator(*inner)) return true;
-    }
-    const c10::OperatorName op(node->kind().toQualString(), "");
-    if (is_checked(op)) return true;
-  }
-  return false;
+/// True if a block has a node of one of these kinds.
+inline bool has_node(const torch::jit::Block& block, const std::map<c10::Symbol, c10::Symbol>& kinds) {
+  return std::ranges::any_of(block.nodes(), [&](const torch::jit::Node* node) {
+    return kinds.contains(node->kind()) ||
+           std::ranges::any_of(node->blocks(),
+                               [&](const torch::jit::Block* inner) { return has_node(*inner, kinds); });
+  });
 }
 
 REFINE_INLINE torch::jit::Module ScriptedModule::with_checked_operators(const torch::jit::Module& module) {
   const std::shared_ptr<torch::jit::Graph> whole = module.get_method("forward").graph()->copy();
   torch::jit::Inline(*whole);
-  if (!has_checked_operator(*whole->block())) return module;
+  if (!has_node(*whole->block(), checking_symbols())) return module;
   torch::jit::Module changed = module.clone();
   const std::shared_ptr<torch::jit::Graph> graph = changed.get_method("forward").graph();
   torch::jit::Inline(*graph);
