@@ -96,10 +96,9 @@ LoadedImages load_images(std::vector<std::filesystem::path> files, const ImageFi
 /// Returns the size that image files have in common. The files are read as a whole; of PNG and JPEG
 /// files only the headers are decoded.
 /// \param files at least one; those that cannot be read are not counted
-/// \param sample number of files to look at, from the first
 /// \return 3×H×W; 3×?×? if the sizes differ or no file can be read
 /// \throws Error if `files` is empty
-ImageShape common_shape(const std::vector<std::filesystem::path>& files, std::int64_t sample = 64);
+ImageShape common_shape(const std::vector<std::filesystem::path>& files);
 
 /// Prints a line on standard error for each file that was left out; after 20 lines, the number of
 /// the others.

@@ -58,8 +58,11 @@ FolderImages read_folder_images(const std::filesystem::path& path, const ImageSh
 
 /// Reads pairs of images: `clean` and `triggered` have the same paths below their folders, up to
 /// the extension.
+/// \param options how the clean images are read. Of the triggered images, those with a clean one are read, into
+///   memory
 /// \return the clean images, and the triggered image of each as uint8 N×C×H×W
-/// \throws Error if an image has no counterpart, or two files differ in their extensions alone
+/// \throws Error if an image has no counterpart, or two files differ in their extensions alone, or a triggered image
+///   cannot be read
 std::pair<FolderImages, at::Tensor> read_image_pairs(const std::filesystem::path& clean,
                                                      const std::filesystem::path& triggered,
                                                      const ImageShape& shape,
@@ -118,12 +121,12 @@ struct FolderLabelOptions {
   Notify notify = {};  ///< receives a note that says which order was taken, or why there are no labels
 };
 
-/// Labels images by their folders: the first folder below the root or, if those are not classes,
-/// the innermost.
+/// Labels images by their folders: the first folder below the root, or the innermost. Folders such as
+/// `train/` and `test/` are not classes.
 ///
 /// Folders are recognized by the class names. Without names, or if the folders are numbers, their
-/// place in text or number order is the class. If both orders are possible, the one that fits the
-/// classifier's predictions is taken.
+/// place in text or number order is the class. If both orders or both depths are possible, the one that
+/// fits the classifier's predictions is taken.
 ///
 /// \return the images with their labels; nothing if the folders are not classes
 /// \throws Error if some folders are classes and others are not, if the predictions fit no order

@@ -2,6 +2,7 @@
 
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/tensor.h>
+#include <fmt/ranges.h>
 
 #include <concepts>
 #include <cstdint>
@@ -59,22 +60,36 @@ inline std::vector<std::int64_t> inverse(const std::vector<std::int64_t>& permut
   return result;
 }
 
+namespace detail {
+
+inline void require_classes(const std::vector<std::int64_t>& permutation, const at::Tensor& logits) {
+  if (logits.dim() == 2 && logits.size(1) == static_cast<std::int64_t>(permutation.size())) return;
+  throw Error("remap: the logits must be N×{}, got {}", permutation.size(), fmt::join(logits.sizes(), "×"));
+}
+
+}  // namespace detail
+
 /// Renames the classes of the victim's logits: `apply(r, y)[:, permutation[j]] = y[:, j]`.
 /// \param remap a permutation
 /// \param logits N×classes
 /// \return N×classes
+/// \throws Error if the remap is not a permutation, or one of another number of classes
 template <Remap R>
 at::Tensor apply(const R& remap, const at::Tensor& logits) {
-  return logits.index_select(1, at::tensor(inverse(remap.permutation)).to(logits.device()));
+  const std::vector<std::int64_t> order = inverse(remap.permutation);
+  detail::require_classes(order, logits);
+  return logits.index_select(1, at::tensor(order).to(logits.device()));
 }
 
 /// Reverts `apply`: `undo(r, apply(r, y)) == y`.
 /// \param remap a permutation
 /// \param logits N×classes
 /// \return N×classes
+/// \throws Error if the remap is not a permutation, or one of another number of classes
 template <Remap R>
 at::Tensor undo(const R& remap, const at::Tensor& logits) {
   require_agreement(not_a_bijection(remap.permutation));
+  detail::require_classes(remap.permutation, logits);
   return logits.index_select(1, at::tensor(remap.permutation).to(logits.device()));
 }
 

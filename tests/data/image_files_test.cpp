@@ -402,7 +402,7 @@ TEST(LoadImages, InvalidOptionsOrFiles_Throw) {
 
 // ---- common_shape ----
 
-TEST(CommonShape, FirstFiles_GiveTheShapeFromTheirHeaders) {
+TEST(CommonShape, Headers_GiveTheShape) {
   const ScratchFolder scratch;
   const std::vector<fs::path> files = {
       scratch.write("0.png", grey_png(6, 4, 1)),
@@ -414,8 +414,8 @@ TEST(CommonShape, FirstFiles_GiveTheShapeFromTheirHeaders) {
       scratch.write("6.png", grey_png(6, 5, 1)),
       scratch.write("7.jpg", jpeg(7, 4, {1, 2, 3})),
   };
-  EXPECT_EQ(common_shape(files, 6), (ImageShape{3, 4, 6}));
-  EXPECT_EQ(common_shape(files, 7), (ImageShape{3, dynamic, dynamic}));
+  EXPECT_EQ(common_shape({files.begin(), files.begin() + 6}), (ImageShape{3, 4, 6}));
+  EXPECT_EQ(common_shape({files.begin(), files.begin() + 7}), (ImageShape{3, dynamic, dynamic}));
   EXPECT_EQ(common_shape(files), (ImageShape{3, dynamic, dynamic}));
   EXPECT_EQ(common_shape({files[7], files[7]}), (ImageShape{3, 4, 7}));
   EXPECT_EQ(common_shape({files[3], files[5]}), (ImageShape{3, dynamic, dynamic}));

@@ -1,6 +1,7 @@
 #include <refine/data/near_duplicates.hpp>
 
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/cat.h>
 #include <ATen/ops/rand.h>
 #include <ATen/ops/rand_like.h>
 #include <ATen/ops/upsample_bilinear2d.h>
@@ -44,6 +45,30 @@ TEST(NearDuplicates, RepeatedScenes_AreGroups) {
 TEST(NearDuplicates, DifferentImages_AreAlone) {
   NearDuplicates duplicates(repeated_scenes(600, 1));
   for (std::int64_t i = 0; i < 600; i += 10) EXPECT_EQ(duplicates.group_of(i, 100).size(), 1u) << i;
+}
+
+/// Returns smooth random images, and behind them one more that is repeated with noise in ±`noise`.
+at::Tensor one_scene_repeated(std::int64_t others, std::int64_t repeats, double noise) {
+  return nn::with_torch_seed(3, [&] {
+    const at::Tensor smooth = at::upsample_bilinear2d(at::rand({others + 1, 3, 6, 6}), {32, 32}, true);
+    const at::Tensor scene = smooth.narrow(0, others, 1).repeat({repeats, 1, 1, 1});
+    const at::Tensor noisy = scene + 2 * noise * (at::rand_like(scene) - 0.5);
+    return (at::cat({smooth.narrow(0, 0, others), noisy}).clamp(0, 1) * 255).to(at::kByte);
+  });
+}
+
+TEST(NearDuplicates, RepeatedMoreThanFiftyTimes_IsAGroup) {
+  for (const std::int64_t repeats : {45, 51, 60, 200}) {
+    for (const double noise : {0.0, 0.03}) {
+      NearDuplicates duplicates(one_scene_repeated(400, repeats, noise));
+      std::vector<std::int64_t> group = duplicates.group_of(400 + repeats / 2, 1000);
+      std::ranges::sort(group);
+      std::vector<std::int64_t> expected;
+      for (std::int64_t i = 0; i < repeats; ++i) expected.push_back(400 + i);
+      EXPECT_EQ(group, expected) << repeats << " images, noise " << noise;
+      EXPECT_EQ(duplicates.group_of(7, 1000).size(), 1u);
+    }
+  }
 }
 
 TEST(NearDuplicates, Copies_AreAGroup) {

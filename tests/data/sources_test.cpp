@@ -14,6 +14,7 @@
 #include <refine/data/data.hpp>
 
 #include <array>
+#include <filesystem>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -132,6 +133,19 @@ TEST(ImageFolder, AnyNumberOfThreads_SortsClassesAndFiles) {
       EXPECT_EQ(pixels_of(set.images[i]), std::string(18, static_cast<char>(v)));
     }
   }
+}
+
+TEST(ImageFolder, FolderLinkedByTwoClasses_BelongsToBoth) {
+  const ScratchFolder scratch;
+  for (const char* name : {"data/a/1.png", "data/b/2.png", "pool/3.png", "pool/4.png"})
+    scratch.write(name, grey_png(2, 2, 1));
+  for (const char* name : {"data/a/more", "data/b/more"})
+    std::filesystem::create_directory_symlink("../../pool", scratch.path / name);
+  std::filesystem::create_directory_symlink("more", scratch.path / "data/b/again");  // read once
+  std::filesystem::create_directory_symlink(".", scratch.path / "pool/self");        // a cycle
+  const Dataset set = image_folder(scratch.path / "data");
+  EXPECT_EQ(set.labels.eq(0).sum().item<int>(), 3);
+  EXPECT_EQ(set.labels.eq(1).sum().item<int>(), 3);
 }
 
 TEST(ImageFolder, BadFolderOrFile_IsNamedInTheError) {

@@ -117,6 +117,14 @@ TEST(Undo, AfterApply_IsIdentity) {
   EXPECT_FALSE(apply(Shift<tasks::cifar10>{}, apply(Shift<tasks::cifar10>{}, y)).equal(y));
 }
 
+TEST(Apply, LogitsOfOtherClasses_Throw) {
+  const Shift<> shift{.classes = 10};
+  for (const at::Tensor& y : {logits(2, 12), logits(2, 9), logits(1, 10).flatten()}) {
+    expect_words(error_of([&] { apply(shift, y); }), {"remap", "N×10", "got"});
+    expect_words(error_of([&] { undo(shift, y); }), {"remap", "N×10", "got"});
+  }
+}
+
 TEST(NotABijection, Permutation_IsEmptyElseNamesTheClass) {
   EXPECT_TRUE(not_a_bijection({}).empty());
   EXPECT_TRUE(not_a_bijection({2, 0, 1}).empty());

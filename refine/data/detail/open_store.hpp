@@ -82,7 +82,7 @@ struct StoreSource {
   ImageShape wanted;                         ///< shape from the options
   ResizeMode resize_mode;                    ///< how images are resized
 
-  /// Returns a hash that changes when a file is added, removed, renamed or written to, or another
+  /// Returns a hash that changes when a file is added, removed, renamed, written to or replaced by a copy, or another
   /// shape or mode is wanted.
   std::uint64_t key() const;
 };

@@ -282,20 +282,6 @@ inline TIFF* open_tiff(TiffSource& source, std::string& reason) {
 #endif
 }
 
-/// Reads rows of RGB with further samples, which libtiff's RGBA interface would multiply into the
-/// colours. Returns false if that fails.
-inline bool read_tiff_rows(TIFF* tiff, std::size_t samples, RgbImage& image) {
-  std::vector<std::uint8_t> row(static_cast<std::size_t>(TIFFScanlineSize(tiff)));
-  const auto width = static_cast<std::size_t>(image.width);
-  if (row.size() < samples * width) return false;
-  for (int y = 0; y < image.height; ++y) {
-    if (TIFFReadScanline(tiff, row.data(), static_cast<std::uint32_t>(y)) != 1) return false;
-    std::uint8_t* to = image.bytes.data() + 3 * width * static_cast<std::size_t>(y);
-    for (std::size_t x = 0; x < width; ++x) std::memcpy(to + 3 * x, &row[samples * x], 3);
-  }
-  return true;
-}
-
 /// Reads whatever libtiff can convert to RGB. Returns false if it cannot.
 inline bool read_tiff_any(TIFF* tiff, std::uint16_t orientation, RgbImage& image, std::string& reason) {
   char message[1024] = {};
@@ -344,11 +330,22 @@ REFINE_INLINE std::string decode_tiff(std::string_view data, RgbImage& image) {
                                   : "strip",
                        std::max(part, row), max_part);
   }
-  const bool has_extra_samples = bits == 8 && samples > 3 && photometric == PHOTOMETRIC_RGB &&
-                                 layout == PLANARCONFIG_CONTIG && !is_tiled;
-  const bool done = has_extra_samples ? read_tiff_rows(file.get(), samples, image)
-                                      : read_tiff_any(file.get(), orientation, image, reason);
-  if (!done) return failure();
+  // libtiff takes the last tile of a row of these from the wrong place.
+  const bool is_grey = photometric == PHOTOMETRIC_MINISBLACK || photometric == PHOTOMETRIC_MINISWHITE;
+  if (is_tiled && is_grey && layout == PLANARCONFIG_CONTIG && (bits == 16 || samples > 1)) {
+    std::uint32_t tile_width = 0;
+    TIFFGetField(file.get(), TIFFTAG_TILEWIDTH, &tile_width);
+    if (tile_width == 0 || width % tile_width != 0)
+      return "grey TIFF data in tiles is not supported with 16 bits or alpha (save it in strips)";
+  }
+  // Alpha is dropped: as "associated", it is not multiplied into the colours.
+  std::uint16_t extra_samples = 0, *kinds = nullptr;
+  if (TIFFGetFieldDefaulted(file.get(), TIFFTAG_EXTRASAMPLES, &extra_samples, &kinds) == 1 &&
+      extra_samples > 0) {
+    const std::vector<std::uint16_t> associated(extra_samples, EXTRASAMPLE_ASSOCALPHA);
+    TIFFSetField(file.get(), TIFFTAG_EXTRASAMPLES, extra_samples, associated.data());
+  }
+  if (!read_tiff_any(file.get(), orientation, image, reason)) return failure();
   make_upright(image, orientation);
   return {};
 }

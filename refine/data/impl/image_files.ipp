@@ -182,11 +182,11 @@ REFINE_INLINE LoadedImages load_images(std::vector<std::filesystem::path> files,
   return loaded;
 }
 
-REFINE_INLINE ImageShape common_shape(const std::vector<std::filesystem::path>& files, std::int64_t sample) {
+REFINE_INLINE ImageShape common_shape(const std::vector<std::filesystem::path>& files) {
   if (files.empty()) throw Error("images: the list of files is empty; specify PNG or JPEG files");
   ImageShape common = {3, dynamic, dynamic};
-  for (std::int64_t i = 0; i < std::min(sample, static_cast<std::int64_t>(files.size())); ++i) {
-    const ImageShape shape = detail::shape_in_header(files[static_cast<std::size_t>(i)]);
+  for (const auto& file : files) {
+    const ImageShape shape = detail::shape_in_header(file);
     if (!compatible(common, shape)) return {3, dynamic, dynamic};
     common = merged(common, shape);
   }

@@ -75,7 +75,6 @@ REFINE_INLINE Dataset image_folder(const std::filesystem::path& dir, const Image
   for (const auto& entry : detail::list_folder(dir)) {
     if (!detail::is_folder(entry)) ignored.push_back(entry.path());
   }
-  std::set<std::filesystem::path> seen;
   std::vector<std::int64_t> labels;
   for (const auto& folder : folders) {
     const auto known = ranges::find_if(classes, [&](const std::string& name) {
@@ -85,6 +84,7 @@ REFINE_INLINE Dataset image_folder(const std::filesystem::path& dir, const Image
       throw Error("cannot read images from {}: not one of the {} known classes; rename or remove the folder",
                   folder.string(), classes.size());
     }
+    std::set<std::filesystem::path> seen;  // ends cycles; two classes may link to one folder
     std::vector<std::filesystem::path> images;
     const std::size_t ignored_before = ignored.size();
     detail::list_images(folder, seen, images, &ignored);

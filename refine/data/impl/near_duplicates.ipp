@@ -5,7 +5,9 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/adaptive_avg_pool2d.h>
 #include <ATen/ops/cat.h>
+#include <ATen/ops/maximum.h>
 #include <ATen/ops/tensor.h>
+#include <ATen/ops/zeros.h>
 #include <c10/core/GradMode.h>
 
 #include <algorithm>
@@ -54,9 +56,16 @@ REFINE_INLINE void NearDuplicates::prepare(std::span<const std::int64_t> images)
         (norms_.unsqueeze(0) - 2 * descriptors_.index_select(0, places).matmul(descriptors_.t()) +
          norms_.index_select(0, places).unsqueeze(1))
             .clamp_min_(0);
-    // The image itself is the nearest.
-    const at::Tensor limits = std::get<0>(squares.kthvalue(rank_ + 1, 1, /*keepdim=*/true)) * (ratio * ratio);
-    const at::Tensor near = squares.le(limits);
+    at::Tensor limits = at::zeros({squares.size(0), 1});
+    double square = ratio * ratio;
+    for (std::int64_t stride = 1; stride == 1 || n / stride > rank_; stride *= 4, square /= 2) {
+      const at::Tensor part = squares.slice(1, 0, n, stride);
+      // The image itself is the nearest.
+      limits = at::maximum(limits, std::get<0>(part.kthvalue(rank_ + 1, 1, /*keepdim=*/true)) * square);
+    }
+    // Copies differ by the rounding of the sums.
+    const at::Tensor rounding = 1e-6 * (norms_.unsqueeze(0) + norms_.index_select(0, places).unsqueeze(1));
+    const at::Tensor near = squares.le(at::maximum(limits, rounding));
     for (std::size_t row = 0; row < some.size(); ++row) {
       const auto r = static_cast<std::int64_t>(row);
       const at::Tensor columns = near[r].nonzero().flatten();

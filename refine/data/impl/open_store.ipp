@@ -100,11 +100,16 @@ REFINE_INLINE std::uint64_t StoreSource::key() const {
     key = derived_seed(key, "extent", static_cast<std::uint64_t>(extent));
   }
   for (const auto& file : files) {
-    std::error_code unknown;  // decoding the file reports what is wrong with it
-    const auto size = std::filesystem::file_size(file, unknown);
-    const auto time = std::filesystem::last_write_time(file, unknown).time_since_epoch().count();
-    key = derived_seed(key, file.lexically_relative(folder).native(), size);
-    key = derived_seed(key, "time", static_cast<std::uint64_t>(time));
+    struct ::stat status {};
+    ::stat(file.c_str(), &status);  // decoding the file reports what is wrong with it
+    key = derived_seed(key, file.lexically_relative(folder).native(),
+                       static_cast<std::uint64_t>(status.st_size));
+    // Copies may have the time of the last write in common, but not that of the last change of the inode, which no
+    // program can set.
+    for (const timespec& time : {status.st_mtim, status.st_ctim}) {
+      key = derived_seed(key, "seconds", static_cast<std::uint64_t>(time.tv_sec));
+      key = derived_seed(key, "nanoseconds", static_cast<std::uint64_t>(time.tv_nsec));
+    }
   }
   return key;
 }

@@ -6,12 +6,14 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cctype>
 #include <charconv>
 #include <cmath>
 #include <cstddef>
 #include <iterator>
 #include <map>
 #include <set>
+#include <span>
 #include <string_view>
 #include <utility>
 
@@ -47,10 +49,18 @@ using Folders = std::vector<std::string>;
 /// The class of each folder.
 using FolderClasses = std::map<std::string, std::int64_t>;
 
+/// The folders that are the classes: all those at one depth.
+struct Level {
+  std::map<std::string, std::string>
+      part_of;    ///< folder with images → the part of its path that is the class
+  Folders names;  ///< the distinct parts, in text order
+};
+
 /// One way to read folders as classes.
 struct Candidate {
   std::string name;  ///< for messages: "number order"
   FolderClasses classes;
+  const Level* level = nullptr;
 };
 
 inline bool is_digit(char c) {
@@ -74,13 +84,6 @@ inline std::string quote(const Folders& names) {
   return names.size() > 3 ? text + ", …" : text;
 }
 
-/// The folders that are the classes: all those at one depth.
-struct Level {
-  std::map<std::string, std::string>
-      part_of;    ///< folder with images → the part of its path that is the class
-  Folders names;  ///< the distinct parts, in text order
-};
-
 inline Level level_of(const std::set<std::string>& folders, bool innermost) {
   Level level;
   std::set<std::string> names;
@@ -93,6 +96,16 @@ inline Level level_of(const std::set<std::string>& folders, bool innermost) {
   return level;
 }
 
+/// True if the folders are the parts of a data set, as `train/` and `test/` are, rather than classes.
+inline bool are_parts(const Level& level) {
+  constexpr std::string_view known[] = {"train",      "training", "val",     "valid", "validation",
+                                        "validating", "test",     "testing", "dev",   "eval"};
+  return std::ranges::all_of(level.names, [&](std::string name) {
+    for (char& c : name) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+    return std::ranges::find(known, name) != std::end(known);
+  });
+}
+
 inline FolderClasses number_in_order(const Folders& order) {
   FolderClasses classes;
   for (std::size_t i = 0; i < order.size(); ++i) classes[order[i]] = static_cast<std::int64_t>(i);
@@ -100,18 +113,18 @@ inline FolderClasses number_in_order(const Folders& order) {
 }
 
 inline Candidate text_order(const Level& level) {
-  return {"text order", number_in_order(level.names)};
+  return {"text order", number_in_order(level.names), &level};
 }
 
 inline Candidate number_order(const Level& level) {
   Folders order = level.names;
   std::ranges::stable_sort(order, is_before_in_number_order);
-  return {"number order", number_in_order(order)};
+  return {"number order", number_in_order(order), &level};
 }
 
 /// Reads folders that are class numbers, counted from `first`. Returns nothing if they are not.
 inline std::optional<Candidate> class_numbers(const Level& level, int classes, std::int64_t first) {
-  Candidate candidate{first == 0 ? "class numbers from 0" : "class numbers from 1", {}};
+  Candidate candidate{first == 0 ? "class numbers from 0" : "class numbers from 1", {}, &level};
   std::set<std::int64_t> seen;
   for (const std::string& name : level.names) {
     const auto number = number_of(name);
@@ -164,7 +177,7 @@ inline std::optional<std::int64_t> class_named(const std::string& folder, const 
 
 /// Reads folders by the classifier's class names. Returns nothing if no folder has one.
 inline std::optional<Candidate> by_names(const Level& level, const Folders& names) {
-  Candidate candidate{"class names", {}};
+  Candidate candidate{"class names", {}, &level};
   Folders unknown;
   for (const std::string& folder : level.names) {
     if (const auto label = class_named(folder, names)) {
@@ -184,11 +197,10 @@ inline std::optional<Candidate> by_names(const Level& level, const Folders& name
   return candidate;
 }
 
-inline std::vector<std::int64_t> labels_by(const Candidate& candidate, const Level& level,
-                                           const FolderImages& images) {
+inline std::vector<std::int64_t> labels_by(const Candidate& candidate, const FolderImages& images) {
   std::vector<std::int64_t> labels;
   for (const std::string& folder : images.folders)
-    labels.push_back(candidate.classes.at(level.part_of.at(folder)));
+    labels.push_back(candidate.classes.at(candidate.level->part_of.at(folder)));
   return labels;
 }
 
@@ -198,19 +210,18 @@ inline double percentage(std::int64_t hits, std::size_t n) {
 
 /// Refuses an order of the folders if the classifier's predictions clearly fit another one.
 /// \param labels those of the order
-/// \param order its name
 /// \param hits images on which the classifier agrees with the labels
 /// \throws Error if at least a quarter more of the images fit when each folder with four images or more is the class
 ///   that most of them are predicted as, and no two of these folders are the same class
-inline void refuse_other_order(const std::vector<std::int64_t>& labels, const std::string& order,
+inline void refuse_other_order(const Candidate& order, const std::vector<std::int64_t>& labels,
                                const std::vector<std::int64_t>& victim, std::int64_t hits,
-                               const FolderImages& images, const Level& level) {
+                               const FolderImages& images) {
   constexpr std::int64_t enough = 4;  // the prediction of a single image always fits some order
   std::map<std::int64_t, std::map<std::int64_t, std::int64_t>> counts;  // by label and prediction
   std::map<std::int64_t, std::string> folder_of;
   for (std::size_t i = 0; i < victim.size(); ++i) {
     ++counts[labels[i]][victim[i]];
-    folder_of.emplace(labels[i], level.part_of.at(images.folders[i]));
+    folder_of.emplace(labels[i], order.level->part_of.at(images.folders[i]));
   }
   std::int64_t fitting = 0;
   std::set<std::int64_t> taken;
@@ -236,20 +247,18 @@ inline void refuse_other_order(const std::vector<std::int64_t>& labels, const st
       "class folders: in {}, the model agrees with them on {:.0f} % of the images, in another order on {:.0f} % "
       "(most of {}); specify --class_names, a file with the model's classes in its order, or --labels text or number to "
       "insist",
-      order, percentage(hits, n), percentage(fitting, n), example);
+      order.name, percentage(hits, n), percentage(fitting, n), example);
 }
 
-/// Returns the labels of the candidate that the classifier's predictions fit. There must be at
-/// least one candidate.
+/// Returns the candidate that the classifier's predictions fit. There must be at least one.
 /// \throws Error if they fit none clearly
-inline std::vector<std::int64_t> labels_that_fit(const std::vector<Candidate>& candidates, const Level& level,
-                                                 const FolderImages& images,
-                                                 const FolderLabelOptions& options) {
+inline const Candidate& candidate_that_fits(const std::vector<Candidate>& candidates,
+                                            const FolderImages& images, const FolderLabelOptions& options) {
   const std::vector<std::int64_t> victim = options.predictions();
   std::vector<std::vector<std::int64_t>> labels;
   std::vector<std::int64_t> hits;
   for (const Candidate& candidate : candidates) {
-    labels.push_back(labels_by(candidate, level, images));
+    labels.push_back(labels_by(candidate, images));
     hits.push_back(0);
     for (std::size_t i = 0; i < victim.size(); ++i) hits.back() += victim[i] == labels.back()[i];
   }
@@ -277,7 +286,7 @@ inline std::vector<std::int64_t> labels_that_fit(const std::vector<Candidate>& c
         "{:.0f} % of the images); specify --labels number or --labels text, --class_names, or --no_labels",
         candidates[best].name, candidates[other].name, percentage(hits[best], n), percentage(hits[other], n));
   }
-  if (n >= 20) refuse_other_order(labels[best], candidates[best].name, victim, hits[best], images, level);
+  if (n >= 20) refuse_other_order(candidates[best], labels[best], victim, hits[best], images);
   if (n >= 20 && static_cast<double>(hits[best]) * options.classes < 2.0 * static_cast<double>(n) &&
       options.classes > 3) {
     note(
@@ -287,7 +296,7 @@ inline std::vector<std::int64_t> labels_that_fit(const std::vector<Candidate>& c
             "are other classes or in another order, specify --class_names or --no_labels; if not, check --mean and --std",
             percentage(hits[best], n)));
   }
-  return labels[best];
+  return candidates[best];
 }
 
 }  // namespace refine::detail::class_folders
@@ -393,7 +402,7 @@ REFINE_INLINE std::optional<data::Dataset> label_by_folders(const FolderImages& 
     for (const Level& level : levels) {
       try {
         if (const auto candidate = by_names(level, names)) {
-          return result(labels_by(*candidate, level, images), names);
+          return result(labels_by(*candidate, images), names);
         }
       } catch (const Error& error) {
         if (problem.empty()) problem = error.what();
@@ -407,26 +416,38 @@ REFINE_INLINE std::optional<data::Dataset> label_by_folders(const FolderImages& 
                               : fmt::format("none of the folders ({}) has the name of a class of the model",
                                             quote(levels[0].names)));
   }
-  for (const Level& level : levels) {
+  // Folders at both depths may be the classes, as in <camera>/<class>/: the predictions decide.
+  std::vector<Candidate> candidates;
+  const bool is_one_level = levels[0].part_of == levels[1].part_of;
+  for (const Level& level : std::span(levels, is_one_level ? 1 : 2)) {
+    if (are_parts(level)) continue;
     // If the folders do not have the class names, only numbers can mean the classes.
     const bool numbers =
         std::ranges::all_of(level.names, [](const std::string& name) { return number_of(name).has_value(); });
     if (!names.empty() && !numbers && wanted == FolderLabels::automatic) continue;
-    const auto candidates = orders_of(level, classes, wanted);
-    if (candidates.empty()) continue;
-    Folders order = names;
-    const std::vector<std::int64_t> labels = wanted != FolderLabels::automatic && candidates.size() == 1
-                                                 ? labels_by(candidates.front(), level, images)
-                                                 : labels_that_fit(candidates, level, images, options);
-    for (int c = 0; order.size() < static_cast<std::size_t>(classes); ++c) {
-      order.push_back("class " + std::to_string(c));
+    // Some of the class numbers, as subfolders may have, are classes only if no other folders are.
+    if (!candidates.empty() && level.names.size() != static_cast<std::size_t>(classes)) continue;
+    for (Candidate& candidate : orders_of(level, classes, wanted)) {
+      if (!is_one_level)
+        candidate.name += &level == levels ? " of the outer folders" : " of the inner folders";
+      candidates.push_back(std::move(candidate));
+    }
+  }
+  if (!candidates.empty()) {
+    const Candidate& order = wanted != FolderLabels::automatic && candidates.size() == 1
+                                 ? candidates.front()
+                                 : candidate_that_fits(candidates, images, options);
+    const std::vector<std::int64_t> labels = labels_by(order, images);
+    Folders classes_in_order = names;
+    for (int c = 0; classes_in_order.size() < static_cast<std::size_t>(classes); ++c) {
+      classes_in_order.push_back("class " + std::to_string(c));
     }
     if (names.empty()) {  // folders name their classes
       for (std::size_t i = 0; i < labels.size(); ++i) {
-        order[static_cast<std::size_t>(labels[i])] = level.part_of.at(images.folders[i]);
+        classes_in_order[static_cast<std::size_t>(labels[i])] = order.level->part_of.at(images.folders[i]);
       }
     }
-    return result(labels, std::move(order));
+    return result(labels, std::move(classes_in_order));
   }
   const std::size_t count = levels[0].names.size();
   if (wanted != FolderLabels::automatic) {
@@ -493,28 +514,30 @@ REFINE_INLINE std::pair<FolderImages, at::Tensor> read_image_pairs(const std::fi
                                                                    const ImageShape& shape,
                                                                    const FolderOptions& options) {
   FolderImages originals = read_folder_images(clean, shape, options);
-  const FolderImages others = read_folder_images(triggered, shape, {.resize = options.resize});
   const auto key = [](const std::filesystem::path& file, const std::filesystem::path& root) {
     return file.lexically_relative(root).replace_extension().string();
   };
-  std::map<std::string, std::int64_t> places;
-  for (std::size_t i = 0; i < others.files.size(); ++i) {
-    if (!places.emplace(key(others.files[i], triggered), static_cast<std::int64_t>(i)).second) {
+  std::map<std::string, std::filesystem::path> others;
+  for (const auto& file : data::image_files(triggered)) {
+    if (!others.emplace(key(file, triggered), file).second) {
       throw Error("cannot pair the images: {} and another file differ in their extension alone; rename one",
-                  others.files[i].string());
+                  file.string());
     }
   }
-  std::vector<std::int64_t> order;
+  std::vector<std::filesystem::path> counterparts;
   for (const auto& file : originals.files) {
-    const auto found = places.find(key(file, clean));
-    if (found == places.end()) {
+    const auto found = others.find(key(file, clean));
+    if (found == others.end()) {
       throw Error(
           "cannot pair the images: {} has no counterpart in {}; give both folders the same file names",
           file.string(), triggered.string());
     }
-    order.push_back(found->second);
+    counterparts.push_back(found->second);
   }
-  return {std::move(originals), others.images.index_select(0, at::tensor(order))};
+  auto loaded =
+      data::load_images(std::move(counterparts),
+                        {.image = shape, .resize_mode = options.resize.value_or(data::ResizeMode::crop)});
+  return {std::move(originals), std::move(loaded.images)};
 }
 
 REFINE_INLINE NamedDataset read_dataset(const std::string& name, const NamedDatasetOptions& options) {
@@ -544,7 +567,10 @@ REFINE_INLINE NamedDataset read_dataset(const std::string& name, const NamedData
                                   .on_error = options.on_error,
                                   .store = options.store};
   if (options.resize != data::ResizeMode::exact && !options.image.is_static()) {
-    const ImageShape common = data::common_shape(data::image_files(std::filesystem::path(name) / "train"));
+    std::vector<std::filesystem::path> files = data::image_files(std::filesystem::path(name) / "train");
+    for (auto& file : data::image_files(std::filesystem::path(name) / "test"))
+      files.push_back(std::move(file));
+    const ImageShape common = data::common_shape(files);
     if (!common.is_static()) {
       throw Error(
           "cannot read the data set {}: its images have several sizes; specify --image, the size they become",

@@ -641,7 +641,7 @@ REFINE_INLINE ProbedClassifier load_and_probe(const std::filesystem::path& model
   std::vector<std::filesystem::path> files = data::image_files(folder);
   LoadOptions options = load;
   if (!options.images.is_static()) {
-    options.images = data::common_shape(files, static_cast<std::int64_t>(files.size()));
+    options.images = data::common_shape(files);
   }
   const std::string name = model.string();
   LoadedClassifier victim = load_classifier(model, options);
