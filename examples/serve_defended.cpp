@@ -34,6 +34,7 @@ int main(int argc, char** argv) try {
   torch::jit::Module model = torch::jit::load(argv[1], at::kCPU, files);
   const auto about = nlohmann::json::parse(files.at("refine.json"));
   const auto& size = about.at("image");
+  if (!about.contains("alarm")) throw Error("{} has no alarm; make it with refine defend", argv[1]);
   const data::ImageFilesOptions options{.image = {size.at(0), size.at(1), size.at(2)},
                                         .resize_mode = resize_mode_of(about.at("preprocessing"))};
   const double threshold = about.at("alarm").at("threshold");

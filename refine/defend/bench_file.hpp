@@ -42,10 +42,6 @@ struct FileCost {
 ///   if options of a classifier are specified for a defended file
 FileCost bench_file(const std::filesystem::path& file, const BenchFileOptions& options = {});
 
-/// True if a file is a defended classifier that refine exported, by the description inside. False
-/// if it is another kind of file, or cannot be read.
-bool is_defended_file(const std::filesystem::path& file);
-
 }  // namespace refine
 
 #if !defined(REFINE_COMPILED_LIB)

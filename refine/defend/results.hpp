@@ -19,7 +19,7 @@ struct DefendedFiles {
   std::filesystem::path report;   ///< "defended.report": folder of report.html, metrics.json and images.png
 
   /// Returns the files that belong to a serving file: beside it, with its name and other
-  /// extensions.
+  /// extensions. "v1.2" has none: its weights are "v1.2.safetensors".
   static DefendedFiles beside(const std::filesystem::path& serving);
 
   /// \throws Error if the serving file cannot be written, as when its name is that of the weights; or if a file with
@@ -28,7 +28,7 @@ struct DefendedFiles {
 
   /// Checks before a new defense is trained that the weights and the report of an earlier one are kept: "a.onnx" has
   /// the weights and the report of "a.pt".
-  /// \throws Error if the serving file is new, and its weights and report belong to another one
+  /// \throws Error if weights and report belong to another serving file, which exists
   void check_separate() const;
 };
 

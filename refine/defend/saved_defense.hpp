@@ -61,14 +61,19 @@ struct SavedDefense {
 SavedDefense load_saved_defense(const std::filesystem::path& model, const std::filesystem::path& weights,
                                 const SavedDefenseOptions& options = {});
 
+/// True if a file is a defended classifier that refine exported, by the description inside. False
+/// if it is another kind of file, or cannot be read.
+bool is_defended_file(const std::filesystem::path& file);
+
 /// Writes a classifier alone as one file to serve, .pt2 or TorchScript by its name, with its class
 /// names and its preprocessing.
 /// \param model the classifier's file, as `load_classifier` reads it
 /// \param serving the file to write
 /// \param options what the file does not say. `options.notify` receives a note if the image size was
 ///   found out.
-/// \throws Error as `load_classifier`, if the file cannot be written, or if the image size is neither
-///   specified nor in the file and the classifier does not accept exactly one usual size
+/// \throws Error as `load_classifier`, if it is a defended file, whose alarm would be lost, if the file cannot be
+///   written, or if the image size is neither specified nor in the file and the classifier does not accept exactly one
+///   usual size
 void export_classifier(const std::filesystem::path& model, const std::filesystem::path& serving,
                        const LoadOptions& options = {});
 
@@ -95,7 +100,7 @@ struct FilePrediction {
   std::filesystem::path file;  ///< the image file
   int cls;                     ///< the class with the largest probability
   double probability;          ///< of that class
-  double alarm;                ///< alarm score in [0, 1]; NaN if a logit is not finite
+  double alarm;                ///< alarm score in [0, 1]; infinity if a logit is not finite
 };
 
 /// Classifies image files in chunks, so that memory stays bounded for any number of files.
@@ -110,7 +115,7 @@ struct FilePrediction {
 ///   defense was fitted with
 /// \param receive is called for each image, in the order of `files`
 /// \return the number of files that were left out
-/// \throws Error if there is only one file, and it cannot be used
+/// \throws Error if none of the files can be used
 std::size_t predict_files(const ExportedClassifier& model, const std::vector<std::filesystem::path>& files,
                           data::ResizeMode resize, const std::function<void(const FilePrediction&)>& receive);
 

@@ -42,7 +42,7 @@ metrics::PairedAnswers paired_answers(const D& defense, const at::Tensor& images
     const double* row = rows.const_data_ptr<double>() + 3 * i;
     answers.victim.push_back(static_cast<std::int64_t>(row[0]));
     answers.defended.push_back(static_cast<std::int64_t>(row[1]));
-    answers.scores.push_back(std::isnan(row[2]) ? std::numeric_limits<double>::infinity() : row[2]);
+    answers.scores.push_back(row[2]);
   }
   return answers;
 }

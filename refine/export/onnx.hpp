@@ -50,7 +50,7 @@ inline bool is_onnx_path(const std::filesystem::path& path) {
 ///  - `logits`: N×classes in the victim's class order, with normalization, transform, victim and remap
 ///    inside, or a student. They are the defended ones, those of `ServingOptions::answer`, or the gated
 ///    ones of a `Gated`;
-///  - `alarm`: N scores in [0, 1] (`alarm_score`).
+///  - `alarm`: N scores in [0, 1] or infinity (`alarm_score`).
 ///
 /// All weights are in the file. Its operators are those of opset 17, and of ONNX's own domain. The
 /// nodes of a victim that is an ONNX model itself (`backbones::OnnxModel`) are written byte for byte,

@@ -101,7 +101,7 @@ inline bool is_pt2_path(const std::filesystem::path& path) {
 ///  - `model`, which `torch.export.load` returns, gives the logits N×classes in the victim's class
 ///    order, with normalization, transform, victim and remap inside, or a student. It takes the place
 ///    of the victim's own program. They are the defended ones, or those of `ServingOptions::answer`.
-///  - `details` gives a dict: `logits`, the defended ones; `alarm`, N scores in [0, 1]
+///  - `details` gives a dict: `logits`, the defended ones; `alarm`, N scores in [0, 1] or infinity
 ///    (`alarm_score`); `undefended`, the victim's own logits; `transformed`, the images that the
 ///    victim sees (of a student, the images unchanged); with `ServingOptions::alarm_threshold`, `gated`,
 ///    the logits of the gated answer.

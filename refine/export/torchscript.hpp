@@ -118,7 +118,7 @@ void write_torchscript(const ServedParts& parts, const std::filesystem::path& pa
 ///  - `transform` returns the images that the victim sees, in [0, 1], of the height and width that the
 ///    transform draws; of a student, the images unchanged;
 ///  - `undefended` returns the victim's own logits N×classes, for comparison;
-///  - `alarm` returns N scores in [0, 1], high where the two answers disagree, as for a triggered
+///  - `alarm` returns N scores in [0, 1] or infinity, high where the two answers disagree, as for a triggered
 ///    image (`alarm_score`);
 ///  - with `ServingOptions::alarm_threshold`, `defended` and `gated` return the logits N×classes of
 ///    both answers, whichever of them `forward` returns.

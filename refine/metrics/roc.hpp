@@ -182,13 +182,19 @@ inline Proportion detected_at(Scores triggered, Scores clean, double false_posit
 
 namespace detail {
 
+/// Returns the place of the score that `calibrate_threshold` returns, counted from the largest, 1.
+/// \param n the number of scores, at least one
+inline double rank_of_threshold(double wanted_rate, double n) {
+  return std::clamp(whole_part(std::clamp(wanted_rate, 0.0, 1.0), n + 1), 1.0, n);
+}
+
 /// Returns the 95 % interval of the rate at which further images exceed the threshold that `calibrate_threshold`
 /// finds on n images. NaN if n is below 1 or the rate is NaN.
 inline Interval rate_of_calibrations(double wanted_rate, std::int64_t n) {
   if (n < 1 || std::isnan(wanted_rate))
     return {std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::quiet_NaN()};
   const double images = static_cast<double>(n);
-  const double rank = std::clamp(whole_part(std::clamp(wanted_rate, 0.0, 1.0), images + 1), 1.0, images);
+  const double rank = rank_of_threshold(wanted_rate, images);
   const auto quantile = [&](double share) {
     double low = 0, high = 1;
     for (int i = 0; i < 60; ++i) {  // bisects down to the precision of double
@@ -225,6 +231,14 @@ struct AlarmMetrics {
   /// distributed as Beta(k, n + 1 − k), whatever the distribution of the scores (`angelopoulos2023conformal`). The
   /// interval leaves out 2.5 % of it at each end.
   Interval promised_rate() const { return detail::rate_of_calibrations(wanted_rate, calibration_groups); }
+
+  /// Returns the rate of false alarms to expect on other images, the mean of that distribution: `wanted_rate` or a
+  /// little less, but more with fewer than 1/rate − 1 groups. NaN if the groups are not known.
+  double expected_rate() const {
+    if (calibration_groups < 1 || std::isnan(wanted_rate)) return std::numeric_limits<double>::quiet_NaN();
+    const auto groups = static_cast<double>(calibration_groups);
+    return detail::rank_of_threshold(wanted_rate, groups) / (groups + 1);
+  }
 
   /// True if all fields are equal.
   friend bool operator==(const AlarmMetrics&, const AlarmMetrics&) = default;

@@ -14,6 +14,7 @@
 #include <cstdint>
 #include <exception>
 #include <functional>
+#include <limits>
 #include <map>
 #include <memory>
 #include <optional>
@@ -46,7 +47,7 @@ namespace refine {
 ///  3. `d.undefended(images)` returns the victim's logits, N×classes;
 ///  4. `d.transformed(images)` returns the images that the victim sees, in [0, 1]; their height and
 ///     width may differ from those of `images`;
-///  5. `d.alarm(images)` returns N scores in [0, 1] (`alarm_score`).
+///  5. `d.alarm(images)` returns N scores in [0, 1], or infinity (`alarm_score`).
 template <typename D>
 concept DefendedClassifier = requires(const D& d, const at::Tensor& images) {
   { d.task() } -> std::convertible_to<Task>;
@@ -93,10 +94,11 @@ concept ServableDefense = DefendedClassifier<D> && requires(const D& d) {
 /// high.
 /// \param undefended logits N×classes
 /// \param defended logits N×classes, with the same order of classes
-/// \return float N in [0, 1]
+/// \return float N in [0, 1]; infinity for answers that cannot be compared, since logits are not finite
 inline at::Tensor alarm_score(const at::Tensor& undefended, const at::Tensor& defended) {
   const at::Tensor shared = at::minimum(at::softmax(undefended, 1), at::softmax(defended, 1)).sum(1);
-  return (1 - shared).clamp(0, 1);
+  const at::Tensor score = (1 - shared).clamp(0, 1);
+  return score.masked_fill(score.ne(score), std::numeric_limits<double>::infinity());  // for NaN
 }
 
 /// The range of the pixels that the transform takes and returns.
@@ -311,7 +313,7 @@ class Pipeline {
 
   /// Returns how much the defense changes the answers (`alarm_score`).
   /// \param images float N×C×H×W in [0, 1], on `device()`
-  /// \return float N in [0, 1]
+  /// \return float N in [0, 1], or infinity
   at::Tensor alarm(const at::Tensor& images) const {
     return alarm_score(undefended(images), forward(images));
   }

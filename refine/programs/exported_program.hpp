@@ -21,7 +21,7 @@
 #include <refine/formats/exported_program.hpp>
 #include <refine/nn/device.hpp>
 #include <refine/programs/detail/exported_module.hpp>
-#include <refine/programs/detail/logits.hpp>
+#include <refine/programs/detail/program_checks.hpp>
 
 namespace refine::backbones {
 

@@ -22,7 +22,7 @@
 #include <refine/core/task.hpp>
 #include <refine/formats/torchscript_check.hpp>
 #include <refine/nn/device.hpp>
-#include <refine/programs/detail/logits.hpp>
+#include <refine/programs/detail/program_checks.hpp>
 #include <refine/programs/detail/scripted_module.hpp>
 
 namespace refine::backbones {
@@ -164,6 +164,9 @@ class Scripted {
       at::Tensor output;
       if (module->needs_selection()) {
         if (auto problem = select_output(shape, name, options)) return problem;
+      } else if (!options.output.empty()) {
+        throw Error("cannot use --output {} with {}: forward returns one tensor; leave --output out",
+                    options.output, name);
       }
       for (std::int64_t n : {2, 1, 3}) {
         output = module->forward(detail::ramp(n, shape));

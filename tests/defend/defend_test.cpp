@@ -168,6 +168,100 @@ TEST(ParseNormalization, OneOrThreeNumbers_AreANormalization) {
   }
 }
 
+/// Images in folders, for a classifier that is right by the innermost one, which begins with 'a', 'b', …
+FolderImages images_in(const std::vector<std::string>& folders, int each = 10) {
+  FolderImages images;
+  for (const std::string& folder : folders) images.folders.insert(images.folders.end(), each, folder);
+  images.all_folders = {folders.begin(), folders.end()};
+  images.images = at::zeros({static_cast<std::int64_t>(images.folders.size()), 3, 4, 4}, at::kByte);
+  return images;
+}
+
+FolderLabelOptions right_by_the_innermost(const FolderImages& images, int classes,
+                                          std::string* notes = nullptr) {
+  return {.classes = classes,
+          .predictions =
+              [&images] {
+                std::vector<std::int64_t> all;
+                for (const auto& folder : images.folders)
+                  all.push_back(std::filesystem::path(folder).filename().string()[0] - 'a');
+                return all;
+              },
+          .notify =
+              [notes](const Notice& notice) {
+                if (notes) *notes += notice.text;
+              }};
+}
+
+// As many parts as classes: the parts must not be taken for classes.
+TEST(LabelByFolders, PartsOfADataSet_AreNotClasses) {
+  for (const FolderLabels how : {FolderLabels::automatic, FolderLabels::text}) {
+    const FolderImages two = images_in({"train/a", "train/b", "Test/a", "Test/b"});
+    auto options = right_by_the_innermost(two, 2);
+    options.labels = how;
+    const auto labelled = label_by_folders(two, options);
+    ASSERT_TRUE(labelled);
+    EXPECT_EQ(labelled->classes, (std::vector<std::string>{"a", "b"}));
+    EXPECT_TRUE(labelled->labels.equal(at::tensor(options.predictions())));
+    const FolderImages three =
+        images_in({"train/a", "val/a", "test/a", "train/b", "val/b", "train/c", "val/c", "test/c"});
+    const auto more = right_by_the_innermost(three, 3);
+    EXPECT_TRUE(label_by_folders(three, more)->labels.equal(at::tensor(more.predictions())));
+  }
+  // Without class folders below them, nothing is a class.
+  const FolderImages parts = images_in({"train", "test"});
+  std::string notes;
+  EXPECT_FALSE(label_by_folders(parts, right_by_the_innermost(parts, 2, &notes)));
+  expect_words(notes, {"no accuracy is measured"});
+}
+
+TEST(LabelByFolders, BothDepthsPossible_ThePredictionsDecide) {
+  const FolderImages images = images_in({"x/a", "x/b", "y/a", "y/b"});
+  std::string notes;
+  const auto options = right_by_the_innermost(images, 2, &notes);
+  EXPECT_EQ(label_by_folders(images, options)->classes, (std::vector<std::string>{"a", "b"}));
+  expect_words(notes, {"inner folders", "100 %", "outer folders", "50 %"});
+  auto undecided = options;
+  undecided.predictions = [&] { return std::vector<std::int64_t>(images.folders.size(), 0); };
+  expect_words(error_of([&] { label_by_folders(images, undecided); }),
+               {"outer folders", "inner folders", "neither"});
+}
+
+TEST(ReadDataset, ImagesOfSeveralSizes_AreNotCroppedUnasked) {
+  const ScratchFolder scratch;
+  const auto write = [&](const std::string& name, int height, int width) {
+    scratch.write(name, report::png(std::vector<std::uint8_t>(static_cast<std::size_t>(3 * height * width)),
+                                    height, width));
+  };
+  for (int i = 0; i < 70; ++i) write("ds/train/a/" + std::to_string(i) + ".png", 8, 8);
+  write("ds/train/b/1.png", 8, 8), write("ds/test/a/1.png", 8, 8), write("ds/test/b/1.png", 8, 12);
+  const std::string name = (scratch.path / "ds").string();
+  NamedDatasetOptions options{.resize = data::ResizeMode::crop};
+  expect_words(error_of([&] { read_dataset(name, options); }), {"several sizes", "--image"});
+  options.image = {3, 8, 8};
+  EXPECT_EQ(read_dataset(name, options).split.test.size(), 2);
+  write("ds/test/b/1.png", 8, 8);
+  EXPECT_EQ(read_dataset(name, {.resize = data::ResizeMode::crop}).split.train.size(), 71);
+}
+
+TEST(ReadImagePairs, DamagedOrMissingCounterpart_IsNamed) {
+  const ScratchFolder scratch;
+  const std::string image = report::png(std::vector<std::uint8_t>(3 * 8 * 8, 7), 8, 8);
+  for (const char* name : {"clean/1.png", "clean/2.png", "triggered/1.png", "triggered/2.png"})
+    scratch.write(name, image);
+  scratch.write("triggered/other.png", image.substr(0, 40));  // without a clean image, so it is not read
+  const auto read = [&] {
+    return read_image_pairs(scratch.path / "clean", scratch.path / "triggered", {3, 8, 8});
+  };
+  EXPECT_EQ(read().second.size(0), 2);
+  scratch.write("triggered/2.png", image.substr(0, 40));
+  const std::string damaged = error_of(read);
+  expect_words(damaged, {"triggered/2.png"});
+  EXPECT_EQ(damaged.find("counterpart"), std::string::npos) << damaged;
+  std::filesystem::remove(scratch.path / "triggered/2.png");
+  expect_words(error_of(read), {"clean/2.png", "no counterpart"});
+}
+
 TEST(LoadAndProbe, ImageSizeOfTheImages_IsNoted) {
   const ScratchFolder scratch;
   write_images(scratch.path / "clean", 4, 40);
@@ -926,8 +1020,22 @@ TEST(DefendedFiles, FilesOfAnotherModelOrDefense_AreKept) {
     check("b.onnx");
     for (const char* other : {"a.onnx", "a.pt2"})
       expect_words(error_of([&] { check(other); }), {other, "a.pt", "--out", "refine export"});
+    // Also where the other one exists, as after refine export, if the weights say whose they are.
+    files::write(scratch.path / "a.onnx", "x");
+    check("a.onnx");
+    formats::write_safetensors(weights, {{{"w", at::ones({2})}}, {{"refine", kind}, {"serving", "a.pt"}}});
+    expect_words(error_of([&] { check("a.onnx"); }), {"a.onnx", "a.pt", "--out"});
+    check("a.pt");
     fs::remove(scratch.path / "a.pt");
+    check("a.onnx");  // nothing is lost that served
+    fs::remove(scratch.path / "a.onnx");
   }
+}
+
+TEST(DefendedFiles, NamesWithDots_KeepTheirFilesApart) {
+  EXPECT_EQ(DefendedFiles::beside("v1.2").weights, "v1.2.safetensors");
+  EXPECT_EQ(DefendedFiles::beside("v1.3").report, "v1.3.report");
+  EXPECT_EQ(DefendedFiles::beside("folder.d/v1.2.pt2").weights, "folder.d/v1.2.safetensors");
 }
 
 TEST(CheckOutputs, OutputThatIsAnInput_IsRefused) {

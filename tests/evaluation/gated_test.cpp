@@ -6,6 +6,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <limits>
 #include <vector>
 
 #include <refine/evaluation/scan.hpp>
@@ -45,6 +46,17 @@ TEST(Gated, NanScore_GivesTheDefendedAnswer) {
   const at::Tensor nan = at::tensor({std::nan(""), 0.0}).view({1, 2}),
                    fine = at::tensor({0.0, 1.0}).view({1, 2});
   EXPECT_TRUE(at::equal(gated_answer(nan, fine, 1), fine));
+}
+
+// So that `score > threshold` raises the alarm, whatever the threshold is.
+TEST(AlarmScore, AnswersThatAreNotFinite_ScoreInfinity) {
+  const at::Tensor fine = at::tensor({0.0, 1.0}).view({1, 2});
+  for (const double bad : {std::nan(""), std::numeric_limits<double>::infinity()}) {
+    const at::Tensor answer = at::tensor({bad, 0.0}).view({1, 2});
+    EXPECT_EQ(alarm_score(answer, fine).item<double>(), std::numeric_limits<double>::infinity());
+    EXPECT_EQ(alarm_score(fine, answer).item<double>(), std::numeric_limits<double>::infinity());
+  }
+  EXPECT_NEAR(alarm_score(fine, fine).item<double>(), 0, 1e-6);
 }
 
 TEST(Gated, ThresholdOutOfRange_IsRefused) {

@@ -220,6 +220,19 @@ TEST(ExportOnnx, Gated_ServesTheGatedAnswer) {
   EXPECT_LT(onnx_difference(run_onnx(folder.path / "gated.onnx", 0, x), expected), 1e-5);
 }
 
+TEST(ExportOnnx, LogitsThatAreNotFinite_RaiseTheAlarm) {
+  const AnyPipeline defense =
+      defended(backbones::AnyBackbone{backbones::OnnxModel<>("tests/fixtures/onnx/mobile.onnx")});
+  const ScratchFolder folder;
+  export_onnx(defense, folder.path / "a.onnx");
+  at::Tensor x = onnx_images(2, defense.task().image);
+  x[1].fill_(std::nan(""));
+  const c10::NoGradGuard no_grad;
+  const at::Tensor scores = run_onnx(folder.path / "a.onnx", 1, x);
+  EXPECT_LE(scores[0].item<double>(), 1);
+  EXPECT_GT(scores[1].item<double>(), 1);
+}
+
 TEST(ExportOnnx, TorchScriptVictim_IsWrittenUnlessAnOperatorIsNot) {
   constexpr ImageShape shape{3, 13, 20};
   const auto defense_of = [&](const std::string& code) {

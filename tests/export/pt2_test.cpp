@@ -36,7 +36,7 @@
 #include <refine/nn/torch_random.hpp>
 #include <refine/pipeline/gated.hpp>
 #include <refine/pipeline/pipeline.hpp>
-#include <refine/programs/detail/logits.hpp>
+#include <refine/programs/detail/program_checks.hpp>
 #include <refine/programs/exported_program.hpp>
 #include <refine/programs/torchscript.hpp>
 #include <refine/remaps/remaps.hpp>

@@ -8,6 +8,7 @@
 #include <ATen/ops/rand.h>
 #include <ATen/ops/randn.h>
 
+#include <cmath>
 #include <cstdlib>
 #include <filesystem>
 #include <nlohmann/json.hpp>
@@ -17,6 +18,7 @@
 #include <refine/backbones/freeze.hpp>
 #include <refine/backbones/normalized.hpp>
 #include <refine/backbones/resnet.hpp>
+#include <refine/export/export_defense.hpp>
 #include <refine/export/exported_classifier.hpp>
 #include <refine/export/pt2.hpp>
 #include <refine/export/torchscript.hpp>
@@ -178,6 +180,21 @@ TEST(ExportTorchScript, AlarmThreshold_AddsBothAnswers) {
   testing::expect_words(
       error_of([&] { export_torchscript(defense, folder.path / "a.pt", {}, {.alarm_threshold = 2}); }),
       {"a.pt", "[0, 1]", "got 2"});
+}
+
+// A program that serves the file compares the score with the threshold, and NaN is above none.
+TEST(ExportDefense, LogitsThatAreNotFinite_RaiseTheAlarm) {
+  const ScratchFolder folder;
+  const auto defense = defended();
+  c10::NoGradGuard no_grad;
+  at::Tensor x = images(2);
+  x[1].fill_(std::nan(""));
+  for (const char* name : {"a.pt", "a.pt2"}) {
+    export_defense(defense, folder.path / name, {}, {.alarm_threshold = 1});
+    const at::Tensor scores = ExportedClassifier(folder.path / name).alarm(x);
+    EXPECT_LE(scores[0].item<double>(), 1) << name;
+    EXPECT_GT(scores[1].item<double>(), 1) << name;
+  }
 }
 
 TEST(ExportedClassifier, OtherTorchScriptFile_IsRefused) {

@@ -148,6 +148,19 @@ TEST(PromisedRate, IsTheIntervalOfTheBetaDistribution) {
   for (const double rate : {1.0, 1e300, -1.0}) EXPECT_LE(of_many(rate).low, of_many(rate).high) << rate;
 }
 
+// The mean of Beta(k, n + 1 − k) is k / (n + 1).
+TEST(ExpectedRate, IsTheMeanOfTheBetaDistribution) {
+  const auto expected = [](double rate, std::int64_t n) {
+    return AlarmMetrics{.wanted_rate = rate, .calibration_groups = n}.expected_rate();
+  };
+  EXPECT_NEAR(expected(0.05, 500), 25.0 / 501, 1e-12);
+  EXPECT_NEAR(expected(0.05, 19), 0.05, 1e-12);
+  EXPECT_NEAR(expected(0.05, 1), 0.5, 1e-12);  // too few: one image in two exceeds the only score
+  EXPECT_NEAR(expected(0.05, 2), 1.0 / 3, 1e-12);
+  EXPECT_TRUE(std::isnan(expected(0.05, 0)));
+  EXPECT_TRUE(std::isnan(expected(std::nan(""), 10)));
+}
+
 // The definition: the share of calibrations whose rate is in the interval is 95 %.
 TEST(PromisedRate, CoversTheRateOfRandomCalibrations) {
   std::mt19937 random(5);

@@ -28,7 +28,7 @@
 #include <vector>
 
 #include <refine/formats/detail/operators.hpp>
-#include <refine/programs/detail/logits.hpp>
+#include <refine/programs/detail/program_checks.hpp>
 
 namespace refine {
 namespace {

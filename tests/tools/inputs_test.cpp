@@ -253,6 +253,18 @@ TEST_F(Inputs, ClassFolders_Numbers_AreReadInTheOrderThatFitsTheModel) {
   }
 }
 
+TEST_F(Inputs, ClassFolders_AtTwoDepths_AreThoseThatFitTheModel) {
+  const auto name = [](int c) { return "k" + std::string(1, static_cast<char>('a' + c)); };
+  const auto camera = [](int c) {
+    return "camera" + std::string(1, static_cast<char>('a' + 5 * c % classes));
+  };
+  write_classes("cameras", [&](int c) { return camera(c) + "/" + name(c); });
+  write_classes("sessions", [&](int c) { return name(c) + "/" + camera(c); });
+  EXPECT_EQ(accuracy("cameras", "", {"text order of the inner folders", "100 %", "outer"}), 1);
+  EXPECT_EQ(accuracy("cameras", "--labels text", {"text order of the inner folders"}), 1);
+  EXPECT_EQ(accuracy("sessions", "", {"text order of the outer folders", "100 %", "inner"}), 1);
+}
+
 TEST_F(Inputs, ClassFolders_ThatAreNotClasses_GiveNoLabels) {
   const std::vector<std::string> days = {"monday", "tuesday", "wednesday"};
   const auto name = [](int c) { return "k" + std::string(1, static_cast<char>('a' + c)); };
@@ -333,10 +345,28 @@ TEST_F(Inputs, OptionsWithoutEffect_AreRefused) {
   expect_refusal("export --model victim.pt --image 16 --permutation nowhere.pth",
                  {"--permutation", "--defense"});
   expect_refusal("export --model victim.pt --image 16 --pixel_domain image", {"--pixel_domain", "--defense"});
+  expect_refusal("export --model victim.pt --image 16 --output 0", {"--output 0", "one tensor"});
   expect_refusal("predict --model d.pt clean --threads 100000", {"threads", "4096"});
   expect_refusal("predict --model d.safetensors clean", {"d.safetensors", "weights", "refine export"});
   files::write(here->path / "a_file", "");
   expect_refusal("evaluate --model d.pt --images clean --report a_file", {"a_file"});
+}
+
+TEST_F(Inputs, Export_DefendedFile_IsRefused) {
+  for (const char* out : {"again.pt", "again.onnx"})
+    expect_refusal("export --model d.pt --out "s + out, {"d.pt", "alarm", "--defense d.safetensors"});
+  EXPECT_FALSE(fs::exists(here->path / "again.pt"));
+}
+
+TEST_F(Inputs, Predict_NoUsableImage_Fails) {
+  files::write(here->path / "unusable/1.png", "no image");
+  expect_refusal("predict --model d.pt unusable", {"1.png"});
+  files::write(here->path / "unusable/2.png", "nor this");
+  expect_refusal("predict --model d.pt unusable", {"none of the 2 files", "1.png"});
+  fs::copy_file(here->path / "clean/0.png", here->path / "unusable/3.png");
+  const Outcome run = refine("predict --model d.pt unusable");
+  EXPECT_EQ(run.status, 1) << run.err;
+  expect_words(run.err, {"1.png", "2.png"});
 }
 
 TEST_F(Inputs, Export_ClassifierAlone_KeepsADefense) {

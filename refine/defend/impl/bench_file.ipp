@@ -2,7 +2,6 @@
 
 #include <refine/defend/bench_file.hpp>
 
-#include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
@@ -12,8 +11,6 @@
 #include <refine/core/error.hpp>
 #include <refine/defend/detail/result_json.hpp>
 #include <refine/export/exported_classifier.hpp>
-#include <refine/formats/archive.hpp>
-#include <refine/formats/onnx.hpp>
 #include <refine/formats/torchscript_check.hpp>
 #include <refine/nn/device.hpp>
 
@@ -58,28 +55,6 @@ inline FileCost bench_parts(const std::filesystem::path& file, const BenchFileOp
 }  // namespace refine::detail
 
 namespace refine {
-
-REFINE_INLINE bool is_defended_file(const std::filesystem::path& file) {
-  std::map<std::string, std::string> extra;
-  try {
-    switch (detail::program_kind(file)) {
-      case detail::ProgramKind::none:
-        return false;
-      case detail::ProgramKind::onnx:
-        extra = formats::read_onnx(file).metadata;
-        break;
-      case detail::ProgramKind::torchscript:
-      case detail::ProgramKind::exported:
-        if (const auto archive = formats::read_archive(file); archive.entries.contains("extra/refine.json"))
-          extra["refine.json"] = archive.entries.at("extra/refine.json");
-        break;
-    }
-  } catch (const Error&) {  // opening it reports why
-    return false;
-  }
-  const nlohmann::ordered_json about = detail::json_under(extra, "refine.json");
-  return about.is_object() && about.contains("refine") && about["refine"] == "defended";
-}
 
 REFINE_INLINE FileCost bench_file(const std::filesystem::path& file, const BenchFileOptions& options) {
   if (is_defended_file(file)) return detail::bench_defended(file, options);

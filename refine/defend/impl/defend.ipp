@@ -445,7 +445,8 @@ REFINE_INLINE DefendedFiles Defended::save(const std::filesystem::path& serving)
                                                  {"alarm", detail::json_of(alarm).dump()},
                                                  {"answer", std::string(to_text(answer))},
                                                  {"preprocessing", detail::json_of(resize).dump()},
-                                                 {"class_names", detail::json_line(report.class_names)}};
+                                                 {"class_names", detail::json_line(report.class_names)},
+                                                 {"serving", serving.filename().string()}};
   const int see = student ? student->see : transform.see;
   if (see > 0) metadata["sees"] = fmt::format("{}", detail::scaled(image, see));
   if (const AnyPipeline* pipeline = defense.pipeline()) {

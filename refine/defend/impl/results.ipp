@@ -3,27 +3,43 @@
 #include <refine/defend/results.hpp>
 
 #include <algorithm>
+#include <map>
 #include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
 #include <system_error>
+#include <vector>
 
 #include <refine/core/config.hpp>
 #include <refine/core/detail/untrusted_json.hpp>
 #include <refine/core/error.hpp>
 #include <refine/core/file.hpp>
+#include <refine/defend/detail/result_json.hpp>
 #include <refine/defend/images.hpp>
 #include <refine/formats/safetensors.hpp>
 
 namespace refine::detail {
 
-/// True if a file has the weights of a defense, as `Defended::save` writes them.
-inline bool is_saved_defense(const std::filesystem::path& weights) {
+/// Returns the metadata of a defense's weights, as `Defended::save` writes them; nothing for another file.
+inline std::optional<std::map<std::string, std::string>> metadata_of_defense(
+    const std::filesystem::path& weights) {
   try {
-    const auto metadata = formats::read_safetensors(weights).metadata;
+    auto metadata = formats::read_safetensors(weights).metadata;
     const auto kind = metadata.find("refine");
-    return kind != metadata.end() && (kind->second == "defense" || kind->second == "student");
+    if (kind == metadata.end() || (kind->second != "defense" && kind->second != "student"))
+      return std::nullopt;
+    return metadata;
   } catch (const Error&) {
-    return false;
+    return std::nullopt;
   }
+}
+
+/// Returns the path of a file beside a serving file: its own extension is replaced, another part of its name is not.
+inline std::filesystem::path beside_serving(std::filesystem::path serving, const char* extension) {
+  for (const char* known : {".pt", ".pth", ".pt2", ".onnx", ".safetensors", ".report"}) {
+    if (serving.extension() == known) return serving.replace_extension(extension);
+  }
+  return serving += extension;
 }
 
 }  // namespace refine::detail
@@ -32,8 +48,8 @@ namespace refine {
 
 REFINE_INLINE DefendedFiles DefendedFiles::beside(const std::filesystem::path& serving) {
   return {.serving = serving,
-          .weights = std::filesystem::path(serving).replace_extension(".safetensors"),
-          .report = std::filesystem::path(serving).replace_extension(".report")};
+          .weights = detail::beside_serving(serving, ".safetensors"),
+          .report = detail::beside_serving(serving, ".report")};
 }
 
 REFINE_INLINE void DefendedFiles::check_writable() const {
@@ -47,7 +63,7 @@ REFINE_INLINE void DefendedFiles::check_writable() const {
     throw Error("cannot write {}: a folder or a device is in the way; specify another --out",
                 serving.string());
   }
-  if (files::exists(weights) && !detail::is_saved_defense(weights)) {
+  if (files::exists(weights) && !detail::metadata_of_defense(weights)) {
     throw Error(
         "cannot write {}: a file of that name has other content than the weights of a defense, which would be lost; "
         "specify another --out",
@@ -56,10 +72,19 @@ REFINE_INLINE void DefendedFiles::check_writable() const {
 }
 
 REFINE_INLINE void DefendedFiles::check_separate() const {
-  if (!files::exists(weights) || files::exists(serving)) return;
-  for (const char* extension : {".pt", ".pt2", ".onnx"}) {
-    const std::filesystem::path other = std::filesystem::path(serving).replace_extension(extension);
-    if (!files::exists(other)) continue;
+  if (!files::exists(weights)) return;
+  const auto metadata = detail::metadata_of_defense(weights);
+  const std::string owner = metadata ? detail::text_under(*metadata, "serving") : "";
+  // Files of earlier versions do not have it.
+  const std::vector<std::string> names =
+      !owner.empty() ? std::vector{owner}
+      : files::exists(serving)
+          ? std::vector<std::string>{}
+          : std::vector<std::string>{serving.stem().string() + ".pt", serving.stem().string() + ".pt2",
+                                     serving.stem().string() + ".onnx"};
+  for (const std::string& name : names) {
+    const std::filesystem::path other = serving.parent_path() / std::filesystem::path(name).filename();
+    if (other == serving || !files::exists(other)) continue;
     throw Error(
         "cannot write {}: its weights and its report would replace those of {}; specify another --out, or, for the "
         "same defense in another format, refine export",

@@ -12,6 +12,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <utility>
 #include <vector>
@@ -33,10 +34,12 @@
 #include <refine/export/export_defense.hpp>
 #include <refine/export/torchscript.hpp>
 #include <refine/export/weights.hpp>
+#include <refine/formats/archive.hpp>
 #include <refine/formats/checkpoint.hpp>
+#include <refine/formats/onnx.hpp>
 #include <refine/nn/device.hpp>
 #include <refine/nn/module.hpp>
-#include <refine/programs/detail/logits.hpp>
+#include <refine/programs/detail/program_checks.hpp>
 #include <refine/programs/encoder.hpp>
 #include <refine/remaps/permutations.hpp>
 #include <refine/transforms/encoded.hpp>
@@ -282,8 +285,36 @@ REFINE_INLINE void SavedDefense::save(const std::filesystem::path& serving) cons
       {.alarm_threshold = alarm ? std::optional(alarm->threshold) : std::nullopt, .answer = answer});
 }
 
+REFINE_INLINE bool is_defended_file(const std::filesystem::path& file) {
+  std::map<std::string, std::string> extra;
+  try {
+    switch (detail::program_kind(file)) {
+      case detail::ProgramKind::none:
+        return false;
+      case detail::ProgramKind::onnx:
+        extra = formats::read_onnx(file).metadata;
+        break;
+      case detail::ProgramKind::torchscript:
+      case detail::ProgramKind::exported:
+        if (const auto archive = formats::read_archive(file); archive.entries.contains("extra/refine.json"))
+          extra["refine.json"] = archive.entries.at("extra/refine.json");
+        break;
+    }
+  } catch (const Error&) {  // opening it reports why
+    return false;
+  }
+  const nlohmann::ordered_json about = detail::json_under(extra, "refine.json");
+  return about.is_object() && about.contains("refine") && about["refine"] == "defended";
+}
+
 REFINE_INLINE void export_classifier(const std::filesystem::path& model, const std::filesystem::path& serving,
                                      const LoadOptions& options) {
+  if (is_defended_file(model)) {
+    throw Error(
+        "cannot export {}: it is a defended file, whose alarm would be lost; export the defense from its parts, --model "
+        "VICTIM --defense {}",
+        model.string(), DefendedFiles::beside(model).weights.string());
+  }
   const LoadedClassifier victim = load_classifier(model, options);
   detail::check_image_size(victim, model.string(), options.notify);
   detail::check_evaluation_mode(victim, model.string());
@@ -344,9 +375,9 @@ REFINE_INLINE std::size_t predict_files(const ExportedClassifier& model,
       loaded = data::load_images(
           some, {.image = model.task().image, .resize_mode = resize, .on_error = data::OnDecodeError::skip});
     } catch (const Error& error) {  // none of them can be used
-      if (files.size() == 1) throw;
-      data::warn_skipped({error.what()});
       skipped += some.size();
+      if (skipped == files.size()) throw;
+      data::warn_skipped({error.what()});
       continue;
     }
     data::warn_skipped(loaded.skipped);

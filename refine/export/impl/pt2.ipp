@@ -35,7 +35,7 @@
 #include <refine/nn/device.hpp>
 #include <refine/pipeline/gated.hpp>
 #include <refine/programs/detail/exported_module.hpp>
-#include <refine/programs/detail/logits.hpp>
+#include <refine/programs/detail/program_checks.hpp>
 
 namespace refine::detail::pt2 {
 

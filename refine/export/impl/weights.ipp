@@ -139,8 +139,10 @@ REFINE_INLINE void check_victim(const std::map<std::string, std::string>& metada
   const std::string victim = metadata_value(metadata, "victim", name);
   const bool is_legacy = victim.size() == 16 && victim.find_first_not_of("0123456789abcdef") == victim.npos;
   if (victim != (is_legacy ? legacy_fingerprint(module, constants) : fingerprint(module, constants))) {
-    throw Error("cannot load {}: it was trained in front of another victim; load it with its own victim",
-                name);
+    throw Error(
+        "cannot load {}: it was trained in front of another victim, or of this one with another normalization or channel "
+        "order; load it with its own victim, and with the --mean, --std and --bgr that it was trained with",
+        name);
   }
 }
 

@@ -20,7 +20,7 @@
 #include <refine/core/error.hpp>
 #include <refine/formats/archive.hpp>
 #include <refine/nn/device.hpp>
-#include <refine/programs/detail/logits.hpp>
+#include <refine/programs/detail/program_checks.hpp>
 
 namespace refine::transforms::detail {
 

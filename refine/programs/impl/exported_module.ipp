@@ -23,7 +23,7 @@
 
 #include <refine/formats/detail/operators.hpp>
 #include <refine/nn/conv.hpp>
-#include <refine/programs/detail/logits.hpp>
+#include <refine/programs/detail/program_checks.hpp>
 
 namespace refine::backbones::detail {
 

@@ -25,7 +25,7 @@
 
 #include <refine/core/config.hpp>
 #include <refine/nn/conv.hpp>
-#include <refine/programs/detail/logits.hpp>
+#include <refine/programs/detail/program_checks.hpp>
 
 namespace refine::backbones::detail {
 

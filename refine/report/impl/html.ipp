@@ -213,8 +213,8 @@ REFINE_INLINE std::string html_scan(const DefenseReport& report) {
   return html + "</tbody></table>";
 }
 
-/// Describes what the calibration promises: " in 40 groups, which promises 2.1 % to 11.3 %". Empty if that
-/// is not known.
+/// Describes what to expect of the calibration: " in 40 groups, of which to expect 4.9 % (0.6 to 13.2 %)". Empty if
+/// that is not known.
 REFINE_INLINE std::string promised_rate_text(const metrics::AlarmMetrics& alarm) {
   if (alarm.calibration_groups == 0) return "";
   const metrics::Interval promised = alarm.promised_rate();
@@ -222,8 +222,8 @@ REFINE_INLINE std::string promised_rate_text(const metrics::AlarmMetrics& alarm)
       alarm.calibration_groups == alarm.calibration_images
           ? ""
           : fmt::format(" in {} groups of near-duplicates", format::count(alarm.calibration_groups));
-  return fmt::format("{}, which promises {} to {}", groups, format::percent(promised.low),
-                     format::percent(promised.high));
+  return fmt::format("{}, of which to expect {} ({} to {})", groups, format::percent(alarm.expected_rate()),
+                     format::percent(promised.low), format::percent(promised.high));
 }
 
 REFINE_INLINE std::string html_alarm(const DefenseReport& report) {

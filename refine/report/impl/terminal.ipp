@@ -140,8 +140,8 @@ REFINE_INLINE std::string single_line(std::string_view name, const metrics::Prop
 REFINE_INLINE std::string alarm_lines(const metrics::AlarmMetrics& alarm) {
   std::string text = single_line("false alarms", alarm.false_alarms);
   if (alarm.calibration_groups > 0) {
-    text += table_line({"  promised", count_text(alarm.calibration_groups), "", "",
-                        format::percent(alarm.wanted_rate, 2), interval_text(alarm.promised_rate()), ""});
+    text += table_line({"  expected", count_text(alarm.calibration_groups), "", "",
+                        format::percent(alarm.expected_rate(), 2), interval_text(alarm.promised_rate()), ""});
   }
   if (alarm.detections) text += single_line("detections", *alarm.detections);
   if (alarm.auroc) {
