@@ -34,6 +34,9 @@ std::string to_utf8(std::string_view text);
 /// traceback. What follows "Exception raised from" is LibTorch's stack of C++, which is left out.
 std::string one_line(std::string_view text);
 
+/// Returns a word as a shell reads it: in single quotes unless it consists of plain characters only.
+std::string quote_for_shell(std::string_view word);
+
 /// Returns a name in the form that is used for look-up: lower case (ASCII), without hyphens and
 /// underscores.
 std::string plain_name(std::string_view name);

@@ -78,5 +78,12 @@ TEST(Error, ControlCharacters_BecomeSpaces) {
   EXPECT_STREQ(Error("a\x1b[2Jb\u009b2Jc é\xc2").what(), "a [2Jb  2Jc é\xc2");
 }
 
+TEST(QuoteForShell, AnyWord_IsOneWordOfAShell) {
+  EXPECT_EQ(text::quote_for_shell("a/b-1.pt"), "a/b-1.pt");
+  EXPECT_EQ(text::quote_for_shell(""), "''");
+  EXPECT_EQ(text::quote_for_shell("my data"), "'my data'");
+  EXPECT_EQ(text::quote_for_shell("it's $HOME"), "'it'\\''s $HOME'");
+}
+
 }  // namespace
 }  // namespace refine

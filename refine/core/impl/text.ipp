@@ -100,6 +100,15 @@ REFINE_INLINE std::string one_line(std::string_view text) {
   return printable(text);
 }
 
+REFINE_INLINE std::string quote_for_shell(std::string_view word) {
+  constexpr std::string_view plain =
+      "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_=+./,:@%";
+  if (!word.empty() && word.find_first_not_of(plain) == std::string_view::npos) return std::string(word);
+  std::string quoted = "'";
+  for (const char c : word) quoted += c == '\'' ? std::string("'\\''") : std::string(1, c);
+  return quoted + "'";
+}
+
 REFINE_INLINE std::string plain_name(std::string_view name) {
   std::string plain;
   for (const char c : name) {

@@ -86,22 +86,12 @@ REFINE_INLINE int StopOnSignal::exit_status() {
 }
 
 REFINE_INLINE std::string resume_command(int argc, const char* const* argv) {
-  constexpr std::string_view plain =
-      "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_=+./,:@%";
-  std::string text;
+  std::string command;
   for (int i = 0; i < argc; ++i) {
     const std::string_view word = argv[i];
-    if (word == "--resume") continue;
-    if (!word.empty() && word.find_first_not_of(plain) == std::string_view::npos) {
-      text += word;
-    } else {
-      text += '\'';
-      for (const char c : word) text += c == '\'' ? std::string("'\\''") : std::string(1, c);
-      text += '\'';
-    }
-    text += ' ';
+    if (word != "--resume") command += text::quote_for_shell(word) + ' ';
   }
-  return text + "--resume";
+  return command + "--resume";
 }
 
 }  // namespace refine
