@@ -72,9 +72,11 @@ Inspection inspect_file(const std::string& file, const InspectOptions& options =
 struct ModelFiles {
   std::vector<std::string> files = {};  ///< in text order within each folder
   std::size_t ignored = 0;              ///< other files of the folders
+  std::size_t linked_folders = 0;       ///< links to folders, which are not followed
 };
 
-/// Replaces folders by the model files below them, which are recognized by extension or content.
+/// Replaces folders by the model files below them, which are recognized by extension or content. Links to files are
+/// followed; a file with several names is listed once, by the first name with a model's extension.
 /// \throws Error if a folder contains no model file
 ModelFiles find_model_files(const std::vector<std::string>& files_and_folders);
 

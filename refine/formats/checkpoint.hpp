@@ -84,6 +84,12 @@ bool strip_shared_prefix(std::map<std::string, at::Tensor>& tensors);
 
 namespace detail {
 
+class SeekableFile;
+
+/// Returns true if a file begins like safetensors: the size of the header in eight bytes, then the
+/// header.
+bool looks_like_safetensors(SeekableFile& file);
+
 /// The content of a file of torch.save, which may be one opaque object.
 struct TorchFile {
   Value value;                               ///< the content

@@ -15,6 +15,7 @@ namespace refine::formats {
 struct ForeignFile {
   std::string_view what;    ///< the kind, with its article: "an ONNX model"
   std::string_view advice;  ///< what the user can do instead
+  bool is_model = true;     ///< false: an image, a document, an archive of anything, a failed download
 };
 
 /// Reports a file of a kind that refine does not read.

@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include <refine/core/error.hpp>
 #include <refine/core/file.hpp>
 #include <refine/core/text.hpp>
 #include <refine/defend/inspect.hpp>
@@ -30,7 +31,19 @@ struct InspectArguments {
   InspectOptions inspect;
 };
 
-void print_text(const std::vector<Inspection>& inspections, bool brief, std::size_t ignored) {
+/// Returns "; 2 other files and 1 linked folder passed over"; "" if all files of the folders were inspected.
+std::string passed_over(const ModelFiles& files) {
+  const auto counted = [](std::size_t n, const char* what) {
+    return fmt::format("{} {}{}", n, what, n == 1 ? "" : "s");
+  };
+  std::string text;
+  if (files.ignored > 0) text = counted(files.ignored, "other file");
+  if (files.linked_folders > 0)
+    text += (text.empty() ? "" : " and ") + counted(files.linked_folders, "linked folder");
+  return text.empty() ? "" : "; " + text + " passed over";
+}
+
+void print_text(const std::vector<Inspection>& inspections, bool brief, const ModelFiles& files) {
   for (const Inspection& inspection : inspections) {
     if (inspection.error) {
       std::cout << text::printable(inspection.summary) << '\n';
@@ -52,20 +65,27 @@ void print_text(const std::vector<Inspection>& inspections, bool brief, std::siz
                              inspections.size() == 1 ? "file" : "files",
                              static_cast<std::ptrdiff_t>(inspections.size()) - without_objection);
     if (without_objection > accepted) std::cout << fmt::format(", {} not read", without_objection - accepted);
-    if (ignored > 0)
-      std::cout << fmt::format("; {} other {} passed over", ignored, ignored == 1 ? "file" : "files");
-    std::cout << '\n';
+    std::cout << passed_over(files) << '\n';
   }
   std::cout << std::flush;
 }
 
+/// True if a file has weights, or cannot be read, which is reported.
+bool may_have_keys(const Inspection& inspection) {
+  return inspection.error || inspection.json["kind"] == "weights";
+}
+
 int run(const InspectArguments& options, const Common& common) {
-  const auto [files, ignored] = find_model_files(options.files);
+  const ModelFiles found = find_model_files(options.files);
   files::Paths paths{.outputs = {{"--sarif", options.sarif}}};
-  for (const std::string& file : files) paths.files.push_back({"inspect", file});
+  for (const std::string& file : found.files) paths.files.push_back({"inspect", file});
   begin(common, std::move(paths));
   std::vector<Inspection> inspections;
-  for (const std::string& file : files) inspections.push_back(inspect_file(file, options.inspect));
+  for (const std::string& file : found.files) inspections.push_back(inspect_file(file, options.inspect));
+  if (!options.inspect.key.empty() && !std::ranges::any_of(inspections, may_have_keys)) {
+    throw Error("--key: selects weights of a checkpoint, and {} a program; leave it out",
+                found.files.size() == 1 ? found.files.front() + " is" : "each of the files is");
+  }
   if (!options.sarif.empty()) {
     files::write(options.sarif,
                  sarif(inspections).dump(2, ' ', false, ordered_json::error_handler_t::replace) + "\n");
@@ -77,9 +97,12 @@ int run(const InspectArguments& options, const Common& common) {
   if (common.json) {
     ordered_json all = ordered_json::array();
     for (const Inspection& inspection : inspections) all.push_back(inspection.json);
-    print(is_one ? all.front() : ordered_json{{"files", all}, {"passed_over", ignored}});
+    print(is_one ? all.front()
+                 : ordered_json{{"files", all},
+                                {"passed_over", found.ignored},
+                                {"linked_folders", found.linked_folders}});
   } else {
-    print_text(inspections, !is_one, ignored);
+    print_text(inspections, !is_one, found);
   }
   return std::ranges::all_of(inspections, &Inspection::is_fine) ? done : look;
 }

@@ -10,11 +10,13 @@
 #include <cctype>
 #include <cstdint>
 #include <filesystem>
-#include <fstream>
+#include <map>
 #include <sstream>
+#include <string>
 #include <string_view>
 #include <system_error>
 #include <utility>
+#include <vector>
 
 #include <refine/core/config.hpp>
 #include <refine/core/error.hpp>
@@ -25,6 +27,8 @@
 #include <refine/formats/archive.hpp>
 #include <refine/formats/checkpoint.hpp>
 #include <refine/formats/detail/objection.hpp>
+#include <refine/formats/detail/pickle_machine.hpp>
+#include <refine/formats/detail/zip_directory.hpp>
 #include <refine/formats/exported_program.hpp>
 #include <refine/formats/inspect.hpp>
 #include <refine/formats/onnx.hpp>
@@ -252,8 +256,8 @@ inline void inspect_weights(const InspectOptions& options, Inspection& report) {
   }
 }
 
-/// True if a file of a folder is a model, by its extension or because it is a pickle.
-inline bool is_model(const std::filesystem::path& path) {
+/// True if a path has an extension of model files.
+inline bool has_model_extension(const std::filesystem::path& path) {
   const std::string extension = files::lower_extension(path);
   for (const std::string_view usual :
        {".pt",   ".pth",  ".ckpt",   ".tar",  ".pkl",   ".pickle", ".bin",    ".safetensors",
@@ -261,14 +265,99 @@ inline bool is_model(const std::filesystem::path& path) {
         ".gguf", ".ptl",  ".joblib", ".dill", ".npz",   ".mar",    ".t7"}) {
     if (extension == usual) return true;
   }
-  std::ifstream file(path, std::ios::binary);
-  std::string first(128, '\0');
-  file.read(first.data(), static_cast<std::streamsize>(first.size()));
-  first.resize(static_cast<std::size_t>(file.gcount()));
-  // An array of objects contains a pickle.
-  if (first.starts_with("\x93NUMPY")) return first.find("|O") != std::string::npos;
-  if (first.size() < 2) return false;
-  return first[0] == '\x80' && first[1] >= 2 && first[1] <= 5;  // a pickle
+  return false;
+}
+
+/// Returns the names of entries whose headers are in a part of a ZIP archive.
+inline std::vector<std::string> entry_names_in(std::string_view part) {
+  constexpr std::size_t local = 30, central = 46;  // sizes of the headers, before the name
+  std::vector<std::string> names;
+  for (std::size_t at = part.find("PK"); at != part.npos; at = part.find("PK", at + 2)) {
+    const std::string_view header = part.substr(at);
+    const bool is_local = header.starts_with("PK\3\4");
+    const std::size_t size = is_local ? local : central;
+    if (!(is_local || header.starts_with("PK\1\2")) || header.size() < size) continue;
+    const auto byte = [&](std::size_t i) {
+      return static_cast<std::size_t>(static_cast<unsigned char>(header[i]));
+    };
+    const std::size_t length = is_local ? 26 : 28;
+    names.emplace_back(header.substr(size, byte(length) + 256 * byte(length + 1)));
+  }
+  return names;
+}
+
+/// Returns the names of a ZIP archive's entries; of one that is damaged or has a comment, those at its beginning and
+/// its end.
+inline std::vector<std::string> entry_names(formats::detail::SeekableFile& file) {
+  constexpr std::size_t max_entries = 10'000'000;  // also of a data set
+  std::vector<std::string> names;
+  try {
+    for (const auto& entry : formats::detail::ZipDirectory(file, max_entries).read())
+      names.push_back(entry.name);
+  } catch (const Error&) {
+    const std::uint64_t part = std::min<std::uint64_t>(file.size(), 65536);
+    names = entry_names_in(file.read(0, static_cast<std::size_t>(part)));
+    for (auto& name : entry_names_in(file.read(file.size() - part, static_cast<std::size_t>(part))))
+      names.push_back(std::move(name));
+  }
+  return names;
+}
+
+/// True if a ZIP archive is a model. Other archives are passed over, as those of other formats are.
+inline bool is_model_archive(formats::detail::SeekableFile& file) {
+  const std::vector<std::string> names = entry_names(file);
+  if (const auto foreign = formats::recognize_archive(names)) return foreign->is_model;
+  return std::ranges::any_of(names, [](const std::string& name) {
+    const std::string_view inner = std::string_view(name).substr(name.find('/') + 1);
+    return inner == "data.pkl" || (inner.starts_with("models/") && inner.ends_with(".json"));
+  });
+}
+
+/// True if there are no control characters but those of lines.
+inline bool is_text(std::string_view bytes) {
+  return std::ranges::all_of(
+      bytes, [](unsigned char c) { return c >= 0x20 || c == '\t' || c == '\n' || c == '\r'; });
+}
+
+/// True if a file without a signature is a pickle of protocol 0 or 1: all of it is one, or it begins with one that
+/// runs programs.
+/// \param beginning the first bytes of the file
+inline bool is_old_pickle(formats::detail::SeekableFile& file, std::string beginning) {
+  constexpr std::uint64_t max_bytes = 1 << 28;
+  for (;;) {
+    formats::detail::PickleMachine machine({}, beginning);
+    bool is_complete = true;
+    try {
+      machine.run();
+    } catch (const Error&) {
+      is_complete = false;
+    }
+    if (is_complete && machine.rest().empty() && beginning.size() == file.size()) return true;
+    if (!formats::detail::find_program(beginning).name.empty()) return true;
+    if (beginning.size() == file.size() || !(is_complete || machine.is_truncated())) return false;
+    if (file.size() > max_bytes) return !is_text(beginning);
+    beginning = file.read(0, static_cast<std::size_t>(file.size()));
+  }
+}
+
+/// True if a file is a model, by its content. False if it cannot be read.
+inline bool has_model_content(const std::filesystem::path& path) {
+  try {
+    formats::detail::SeekableFile file(path);
+    const std::string first =
+        file.read(0, static_cast<std::size_t>(std::min<std::uint64_t>(file.size(), 65536)));
+    if (first.size() > 1 && first[0] == '\x80' && first[1] >= 2 && first[1] <= 5) return true;  // a pickle
+    if (formats::is_archive(first)) return is_model_archive(file);
+    // An array of objects contains a pickle.
+    if (first.starts_with("\x93NUMPY")) return first.substr(0, 128).find("|O") != std::string::npos;
+    if (formats::detail::looks_like_safetensors(file)) return true;
+    if (const auto foreign = formats::recognize(first, file.size())) {
+      return foreign->is_model || !formats::detail::find_program(first).name.empty();
+    }
+    return is_old_pickle(file, first);
+  } catch (const Error&) {
+    return false;
+  }
 }
 
 /// Returns a path as a URI, with escapes.
@@ -330,27 +419,39 @@ REFINE_INLINE Inspection inspect_file(const std::string& file, const InspectOpti
 }
 
 REFINE_INLINE ModelFiles find_model_files(const std::vector<std::string>& files_and_folders) {
+  namespace fs = std::filesystem;
   ModelFiles result;
   for (const std::string& each : files_and_folders) {
     std::error_code unknown;
-    if (!std::filesystem::is_directory(each, unknown)) {
+    if (!fs::is_directory(each, unknown)) {
       result.files.push_back(each);
       continue;
     }
+    // A file may have several names, of which one tells what it is: the blobs of Hugging Face's cache have none.
+    std::map<fs::path, std::vector<std::string>> names;
+    for (const auto& entry :
+         fs::recursive_directory_iterator(each, fs::directory_options::skip_permission_denied)) {
+      if (entry.is_regular_file(unknown)) {
+        fs::path file = fs::canonical(entry.path(), unknown);
+        names[unknown ? entry.path() : std::move(file)].push_back(entry.path().string());
+      } else if (entry.is_symlink(unknown)) {
+        entry.is_directory(unknown) ? ++result.linked_folders : ++result.ignored;
+      }
+    }
     std::vector<std::string> found;
-    for (const auto& entry : std::filesystem::recursive_directory_iterator(
-             each, std::filesystem::directory_options::skip_permission_denied)) {
-      if (entry.is_symlink() || !entry.is_regular_file()) continue;
-      if (detail::inspection::is_model(entry.path())) {
-        found.push_back(entry.path().string());
+    for (auto& [file, all] : names) {
+      std::ranges::sort(all);
+      const auto named = std::ranges::find_if(all, detail::inspection::has_model_extension);
+      if (named != all.end() || detail::inspection::has_model_content(file)) {
+        found.push_back(named != all.end() ? *named : all.front());
       } else {
         ++result.ignored;
       }
     }
     std::ranges::sort(found);
     if (found.empty()) {
-      throw Error("cannot inspect {}: the folder contains no model file; name the file, or another folder",
-                  each);
+      throw Error("cannot inspect {}: the folder contains no model file{}; name the file, or another folder",
+                  each, result.linked_folders > 0 ? ", and linked folders are not followed" : "");
     }
     result.files.insert(result.files.end(), found.begin(), found.end());
   }

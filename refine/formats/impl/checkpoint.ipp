@@ -18,6 +18,7 @@
 
 #include <refine/core/config.hpp>
 #include <refine/core/file.hpp>
+#include <refine/core/text.hpp>
 #include <refine/formats/archive.hpp>
 #include <refine/formats/detail/objection.hpp>
 #include <refine/formats/detail/pickle_machine.hpp>
@@ -273,8 +274,6 @@ REFINE_INLINE Value read_torch_file(const std::filesystem::path& path) {
 
 namespace refine::formats::detail {
 
-/// Returns true if a file begins like safetensors: the size of the header in eight bytes, then the
-/// header.
 REFINE_INLINE bool looks_like_safetensors(SeekableFile& file) {
   std::uint64_t header_size = 0;
   if (file.size() <= sizeof header_size) return false;
@@ -496,7 +495,7 @@ REFINE_INLINE void keep_with_prefix(Weights& weights, std::string_view prefix,
   }
   if (kept.empty()) {
     throw Error("cannot load {}: the file has no weights at --key {}; list them with: refine inspect {}",
-                path.string(), shorten(key), path.string());
+                path.string(), shorten(key), text::quote_for_shell(path.string()));
   }
   weights.tensors = std::move(kept);
 }
@@ -515,7 +514,7 @@ REFINE_INLINE Weights extract_weights(const TorchFile& file, const std::filesyst
   }
   if (found.empty() && !key.empty()) {
     throw Error("cannot load {}: the file has no weights at --key {}; list them with: refine inspect {}",
-                path.string(), shorten(key), path.string());
+                path.string(), shorten(key), text::quote_for_shell(path.string()));
   }
   if (found.empty()) refuse_weightless(file, path);
   const StateDict& state = choose_state_dict(found, path);

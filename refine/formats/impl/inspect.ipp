@@ -40,27 +40,29 @@ inline constexpr std::array signatures = {
     Signature{4, "PTMF"sv, {"a PyTorch Mobile flatbuffer", "use the TorchScript file that it was made from"}},
     Signature{0,
               "version https://git-lfs"sv,
-              {"a Git LFS pointer instead of the file", "fetch the file with: git lfs pull"}},
-    Signature{0, "\x93NUMPY"sv, {"a NumPy array", "provide the whole state dict, saved with torch.save"}},
-    Signature{0, "MATLAB 5.0 MAT"sv, {"a MATLAB file", convert_advice}},
-    Signature{0, "\x1f\x8b"sv, {"a gzip archive", "unpack it with gunzip or tar, and use the model in it"}},
-    Signature{0, "BZh"sv, {"a bzip2 archive", "unpack it, and use the model in it"}},
+              {"a Git LFS pointer instead of the file", "fetch the file with: git lfs pull", false}},
+    Signature{
+        0, "\x93NUMPY"sv, {"a NumPy array", "provide the whole state dict, saved with torch.save", false}},
+    Signature{0, "MATLAB 5.0 MAT"sv, {"a MATLAB file", convert_advice, false}},
+    Signature{
+        0, "\x1f\x8b"sv, {"a gzip archive", "unpack it with gunzip or tar, and use the model in it", false}},
+    Signature{0, "BZh"sv, {"a bzip2 archive", "unpack it, and use the model in it", false}},
     Signature{0,
               "\xfd"
               "7zXZ\0"sv,
-              {"an xz archive", "unpack it, and use the model in it"}},
-    Signature{0, "\x28\xb5\x2f\xfd"sv, {"a zstd archive", "unpack it, and use the model in it"}},
-    Signature{0, "7z\xbc\xaf\x27\x1c"sv, {"a 7z archive", "unpack it, and use the model in it"}},
-    Signature{0, "Rar!"sv, {"a RAR archive", "unpack it, and use the model in it"}},
-    Signature{257, "ustar"sv, {"a tar archive", "unpack it, and use the model in it"}},
-    Signature{0, "\x89PNG"sv, {"a PNG image", "provide a model here; images go to --images"}},
-    Signature{0, "\xff\xd8\xff"sv, {"a JPEG image", "provide a model here; images go to --images"}},
+              {"an xz archive", "unpack it, and use the model in it", false}},
+    Signature{0, "\x28\xb5\x2f\xfd"sv, {"a zstd archive", "unpack it, and use the model in it", false}},
+    Signature{0, "7z\xbc\xaf\x27\x1c"sv, {"a 7z archive", "unpack it, and use the model in it", false}},
+    Signature{0, "Rar!"sv, {"a RAR archive", "unpack it, and use the model in it", false}},
+    Signature{257, "ustar"sv, {"a tar archive", "unpack it, and use the model in it", false}},
+    Signature{0, "\x89PNG"sv, {"a PNG image", "provide a model here; images go to --images", false}},
+    Signature{0, "\xff\xd8\xff"sv, {"a JPEG image", "provide a model here; images go to --images", false}},
     Signature{0,
               "\x7f"
               "ELF"sv,
-              {"an executable or shared library", "provide the model file"}},
-    Signature{0, "MZ"sv, {"a Windows executable or library", "provide the model file"}},
-    Signature{0, "%PDF"sv, {"a PDF document", "provide the model file"}},
+              {"an executable or shared library", "provide the model file", false}},
+    Signature{0, "MZ"sv, {"a Windows executable or library", "provide the model file", false}},
+    Signature{0, "%PDF"sv, {"a PDF document", "provide the model file", false}},
     Signature{0, "ptrt"sv, {"a TensorRT engine, which has no gradients", export_advice}},
     Signature{0, "ftrt"sv, {"a TensorRT engine, which has no gradients", export_advice}},
 };
@@ -152,19 +154,19 @@ REFINE_INLINE std::optional<ForeignFile> recognize_text(std::string_view bytes) 
   std::ranges::transform(lower, lower.begin(), [](unsigned char c) { return std::tolower(c); });
   for (const std::string_view tag : {"<!doctype html", "<html", "<head", "<body", "<!--"}) {
     if (lower.starts_with(tag)) {
-      return ForeignFile{"a web page instead of a model", download_advice};
+      return ForeignFile{"a web page instead of a model", download_advice, false};
     }
   }
   if (lower.starts_with("<?xml") || lower.starts_with("<net ")) {
     const bool openvino = bytes.substr(0, 4096).find("<net ") != std::string_view::npos;
     return openvino ? ForeignFile{"an OpenVINO model", "use the model that it was converted from"}
-                    : ForeignFile{"an XML document", download_advice};
+                    : ForeignFile{"an XML document", download_advice, false};
   }
   if (lower.starts_with("{\"") || lower.starts_with("{\n") || lower.starts_with("[{") ||
       lower.starts_with("{ \"")) {
     const bool index = bytes.find("\"weight_map\"") != std::string_view::npos;
-    return index ? ForeignFile{"the index of a model in several files", "join the files into one"}
-                 : ForeignFile{"a JSON document", download_advice};
+    return index ? ForeignFile{"the index of a model in several files", "join the files into one", false}
+                 : ForeignFile{"a JSON document", download_advice, false};
   }
   return std::nullopt;
 }
@@ -179,7 +181,7 @@ namespace refine::formats {
 
 REFINE_INLINE std::optional<ForeignFile> recognize(std::string_view beginning, std::uint64_t size) {
   if (size == 0) {
-    return ForeignFile{"empty", "the copy or the download has failed, get it again"};
+    return ForeignFile{"empty", "the copy or the download has failed, get it again", false};
   }
   for (const detail::Signature& signature : detail::signatures) {
     if (beginning.size() > signature.offset &&
@@ -189,7 +191,7 @@ REFINE_INLINE std::optional<ForeignFile> recognize(std::string_view beginning, s
   }
   if (beginning.size() >= 512 &&
       std::ranges::all_of(beginning.substr(0, 512), [](char c) { return c == '\0'; })) {
-    return ForeignFile{"a file of zeros", "the copy or the download has failed, get it again"};
+    return ForeignFile{"a file of zeros", "the copy or the download has failed, get it again", false};
   }
   if (const auto text = detail::recognize_text(beginning)) return text;
   return detail::recognize_protobuf(beginning, size);
@@ -242,8 +244,10 @@ REFINE_INLINE std::optional<ForeignFile> recognize_archive(const std::vector<std
         {"a file of NumPy arrays (.npz)",
          "save them as a state dict: torch.save({k: torch.tensor(v) for k, v in arrays.items()})"});
   }
-  if (android || office) return Foreign({"a ZIP archive of another application", "provide the model file"});
-  if (models > 0) return Foreign({"a ZIP archive with files in it", "unpack it, and use the model in it"});
+  if (android || office)
+    return Foreign({"a ZIP archive of another application", "provide the model file", false});
+  if (models > 0)
+    return Foreign({"a ZIP archive with files in it", "unpack it, and use the model in it", false});
   return std::nullopt;
 }
 
