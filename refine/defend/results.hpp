@@ -53,6 +53,8 @@ struct AttackSpec {
   std::optional<double> rate =
       std::nullopt;                   ///< share of poisoned images; nothing: the attack's published rate
   std::uint64_t seed = default_seed;  ///< of the choice of images
+  /// The data set: "CIFAR10", or the path of a folder without links, in UTF-8 (`text::to_utf8`); empty: unknown.
+  std::string dataset = {};
 
   /// Returns the options of `attacks::by_name`.
   attacks::AttackOptions options(const ImageShape& image) const;

@@ -390,7 +390,7 @@ TEST(LoadImages, InvalidOptionsOrFiles_Throw) {
   expect_words(error_of([&] {
                  load_images({file}, {.image = {3, 8, 8}});
                }),
-               {"x.png", "got 4 x 4", "expected 8 x 8", "ResizeMode::crop"});
+               {"x.png", "got 4 x 4", "expected 8 x 8", "ResizeMode::crop", "--fit crop"});
   for (const ResizeMode fit : {ResizeMode::crop, ResizeMode::stretch}) {
     expect_words(error_of([&] { load_images({file}, {.resize_mode = fit}); }), {"height", "width", ".image"});
   }

@@ -937,6 +937,26 @@ TEST(Defend, TooFewImagesOrUnfitVictim_AreRefused) {
                {"rounded.pt", "gradient"});
 }
 
+TEST(Defend, FalseAlarmRateOutOfRange_IsRefused) {
+  const LoadedClassifier victim = small_victim();
+  for (const double rate : {std::numeric_limits<double>::quiet_NaN(), -0.1, 1.0}) {
+    DefendOptions options = quick_options();
+    options.false_alarm_rate = rate;
+    expect_words(error_of([&] { defend(victim, noise(20, 16), options); }),
+                 {"false_alarm_rate", "[0, 1)", "got"});
+  }
+}
+
+TEST(AttackSpec, WithOrWithoutDataSet_IsReadAsWritten) {
+  const ScratchFolder scratch;
+  const fs::path file = scratch.path / "attack.json";
+  write_attack({.name = "BadNets", .target = 3, .dataset = "/sets/a"}, file);
+  EXPECT_EQ(read_attack(file).dataset, "/sets/a");
+  scratch.write("attack.json", R"({"attack": "BadNets", "target": 3, "seed": 7})");  // of earlier versions
+  EXPECT_EQ(read_attack(file).dataset, "");
+  EXPECT_EQ(read_attack(file).target, 3);
+}
+
 TEST(MeasureDefense, LostClasses_AreThoseThatTheDefenseNeverAnswers) {
   const std::vector<std::int64_t> victim = {0, 0, 0, 1, 1, 1, 2, 2, 3, 3, 3};
   const std::vector<std::int64_t> defended = {0, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0};

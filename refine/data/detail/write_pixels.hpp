@@ -43,8 +43,8 @@ inline void write_pixels(RgbImage& image, const std::filesystem::path& file, con
   const bool fits = image.height == shape.height && image.width == shape.width && mode.shorter_side == 0;
   if (!fits && mode == ResizeMode::exact) {
     throw Error(
-        "{}: wrong size (got {} x {} pixels, expected {} x {}); resize or remove it, or use ResizeMode::crop "
-        "or ResizeMode::stretch",
+        "{}: wrong size (got {} x {} pixels, expected {} x {}); resize or remove it, or use ResizeMode::crop or "
+        "stretch (--fit crop, --fit stretch)",
         file.string(), image.width, image.height, shape.width, shape.height);
   }
   const std::int64_t h = image.height, w = image.width;

@@ -19,7 +19,7 @@ namespace refine::detail {
 /// True if the options say what a classifier's file does not.
 inline bool has_classifier_options(const LoadOptions& options) {
   return !options.arch.empty() || options.stem || !options.key.empty() || !(options.image == ImageShape{}) ||
-         options.normalization || options.bgr || !options.output.empty();
+         options.normalization || options.bgr || !options.output.empty() || !options.class_names.empty();
 }
 
 inline FileCost bench_defended(const std::filesystem::path& file, const BenchFileOptions& options) {
@@ -29,8 +29,8 @@ inline FileCost bench_defended(const std::filesystem::path& file, const BenchFil
   }
   if (has_classifier_options(options.parts.victim)) {
     throw Error(
-        "cannot use {} with options of a classifier alone, such as --image: it is a defended file, which has all "
-        "inside; leave them out",
+        "cannot use {} with options of a classifier alone, such as --image or --class_names: it is a defended file, "
+        "which has all inside; leave them out",
         file.string());
   }
   ExportedClassifier model(file, options.parts.victim.trust ? formats::Trust::blind : formats::Trust::checked,

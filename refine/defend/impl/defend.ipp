@@ -301,6 +301,9 @@ inline std::vector<std::pair<std::string, std::string>> facts_of(const Defended&
 REFINE_INLINE Defended defend(const LoadedClassifier& victim, at::Tensor images,
                               const DefendOptions& all_options, AnyObserver& observer) {
   DefendOptions options = all_options;
+  if (!(options.false_alarm_rate >= 0 && options.false_alarm_rate < 1)) {  // NaN, too
+    throw Error("DefendOptions: false_alarm_rate must be in [0, 1), got {}", options.false_alarm_rate);
+  }
   if (observer.rank() > 0) {  // rank 0 reports
     options.notify = {};
     options.show = false;

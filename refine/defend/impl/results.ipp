@@ -126,6 +126,7 @@ REFINE_INLINE void write_attack(const AttackSpec& spec, const std::filesystem::p
   if (spec.name == "AllToAll") json["target"] = nullptr;
   if (spec.source) json["source"] = *spec.source;
   if (spec.rate) json["rate"] = *spec.rate;
+  if (!spec.dataset.empty()) json["dataset"] = spec.dataset;
   files::write(path, json.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n");
 }
 
@@ -136,6 +137,7 @@ REFINE_INLINE AttackSpec read_attack(const std::filesystem::path& path) {
     if (const auto& target = json.at("target"); !target.is_null()) spec.target = target.get<int>();
     if (json.contains("source")) spec.source = json.at("source").get<int>();
     if (json.contains("rate")) spec.rate = json.at("rate").get<double>();
+    if (json.contains("dataset")) spec.dataset = json.at("dataset").get<std::string>();
     return spec;
   } catch (const nlohmann::json::exception&) {
     throw Error("cannot read {}: attack, target or seed is missing; write it with refine attack",
