@@ -2,6 +2,7 @@
 
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -20,7 +21,8 @@ struct EvaluateArguments {
   std::string model, images, triggered, attack, report, class_names, answer;
   bool trust = false;
   int tlabel = -1, source = -1;
-  std::int64_t limit = 0, scanned = 1000;
+  std::int64_t limit = 0;
+  std::optional<std::int64_t> scanned;
   LabelOptions labels;
   ResizeOptions resize;
 };
@@ -31,6 +33,11 @@ int run(const EvaluateArguments& options, const Common& common) {
   check_class_options(options.attack, options.tlabel >= 0, options.source >= 0);
   if (options.tlabel >= 0 && options.attack.empty() && options.triggered.empty())
     throw Error("--tlabel is for --attack or --triggered, images with a trigger; leave it out");
+  if (options.scanned.value_or(0) > 0 && !(options.attack.empty() && options.triggered.empty())) {
+    throw Error(
+        "--scan is for images without a trigger, and --attack and --triggered measure one; leave it out (got {})",
+        *options.scanned);
+  }
   if (!options.report.empty()) paths.outputs = report_files("--report", options.report);
   begin(common, std::move(paths));
   if (!options.report.empty()) AtomicFile(fs::path(options.report) / "report.html");  // found before the work
@@ -42,9 +49,9 @@ int run(const EvaluateArguments& options, const Common& common) {
       .triggered = options.triggered,
       .attack = options.attack,
       .labels = options.labels.labels(),
-      .scanned = options.scanned,
       .show = true,
       .notify = print_notices()};
+  if (options.scanned) evaluation.scanned = *options.scanned;
   if (options.tlabel >= 0) evaluation.target = options.tlabel;
   if (options.source >= 0) evaluation.source = options.source;
   auto [page, skipped] = evaluate_folder(model, info, options.images, evaluation);
@@ -89,9 +96,11 @@ void add_evaluate(CLI::App& app, Common& common) {
   options->labels.add_to(*command);
   command->add_option("--limit", options->limit, "use at most this many images; 0: all")->check(number(0));
   command
-      ->add_option("--scan", options->scanned, "images that the scan for common triggers takes; 0: no scan")
-      ->check(number(0))
-      ->capture_default_str();
+      ->add_option(
+          "--scan", options->scanned,
+          "images that the scan for common triggers takes; 0: no scan; left out: 1000, and none with "
+          "--attack or --triggered, whose trigger is known")
+      ->check(number(0));
   add_answer_to(*command, options->answer,
                 "as the file has it; both are measured, and the verdict judges this one");
   command->add_flag("--trust", options->trust,

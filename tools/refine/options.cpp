@@ -123,6 +123,8 @@ void LabelOptions::add_to(CLI::App& command) {
 }
 
 FolderLabels LabelOptions::labels() const {
+  if (none && order != "auto" && order != "none")
+    throw Error("--labels {} and --no_labels contradict each other; leave one of the two out", order);
   if (none) return FolderLabels::none;
   for (const FolderLabels labels :
        {FolderLabels::names, FolderLabels::text, FolderLabels::number, FolderLabels::none}) {
@@ -290,13 +292,14 @@ OptionalCheckpoint CheckpointOptions::below(const fs::path& results) const {
                      .resume = resume}};
 }
 
-std::function<std::string(const std::string&)> number(double low, bool above) {
-  return [low, above](const std::string& text) -> std::string {
+std::function<std::string(const std::string&)> number(double low, bool above, double high) {
+  return [low, above, high](const std::string& text) -> std::string {
     double value = 0;
     if (!CLI::detail::lexical_cast(text, value) || !std::isfinite(value))
       return "must be a number, got " + text;
-    if (above ? value > low : value >= low) return "";
-    return fmt::format("must be {} {}, got {}", above ? "above" : "at least", low, text);
+    if ((above ? value > low : value >= low) && value <= high) return "";
+    const std::string most = std::isfinite(high) ? fmt::format(" and at most {}", high) : "";
+    return fmt::format("must be {} {}{}, got {}", above ? "above" : "at least", low, most, text);
   };
 }
 
@@ -395,6 +398,19 @@ std::vector<files::NamedPath> dataset_folders(const std::string& dataset) {
   return {{"--dataset", fs::path(dataset) / "train"}, {"--dataset", fs::path(dataset) / "test"}};
 }
 
+std::string dataset_identity(const std::string& dataset) {
+  if (dataset == "CIFAR10" || dataset == "FashionMNIST") return dataset;
+  std::error_code unknown;
+  const fs::path path = fs::weakly_canonical(dataset, unknown);
+  return text::to_utf8(unknown ? dataset : path.lexically_normal().string());
+}
+
+void check_dataset_options(const std::string& dataset, const std::string& root) {
+  if (root.empty() || dataset == "CIFAR10" || dataset == "FashionMNIST") return;
+  throw Error("--data is where CIFAR10 or FashionMNIST is (got --dataset {}, a folder); leave it out",
+              dataset);
+}
+
 NamedDataset read_data(const std::string& dataset, const std::string& root, const ImageShape& image,
                        data::ResizeMode resize, bool skip_damaged, const std::string& store) {
   return read_dataset(dataset,
@@ -412,7 +428,7 @@ std::pair<ExportedClassifier, ExportedInfo> load_exported(const std::string& mod
   if (files::lower_extension(model) == ".safetensors") {
     throw Error(
         "cannot load {}: it has weights without a program; refine export --model VICTIM --defense {} makes a file that serves",
-        model, model);
+        model, text::quote_for_shell(model));
   }
   ExportedClassifier loaded(model, trust ? formats::Trust::blind : formats::Trust::checked, answer);
   loaded.to(default_device());

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <limits>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -107,6 +108,8 @@ struct LabelOptions {
   bool none = false;
 
   void add_to(CLI::App& command);
+
+  /// \throws Error if the options contradict each other
   FolderLabels labels() const;
 };
 
@@ -197,8 +200,15 @@ auto with_smaller_batches(TrainingOptions& options, const Common& common, Train&
   }
 }
 
-/// A check that a number is at least `low`, or above it.
-std::function<std::string(const std::string&)> number(double low, bool above = false);
+/// Returns the reader and writer of the files of --config and --save_config.
+std::shared_ptr<CLI::Config> config_file();
+
+/// Returns a command's options, with their defaults, in the form that `--config` reads.
+std::string configuration(const CLI::App& command);
+
+/// A check that a number is finite, at least `low` (or above it), and at most `high`. CLI::Range accepts NaN.
+std::function<std::string(const std::string&)> number(double low, bool above = false,
+                                                      double high = std::numeric_limits<double>::infinity());
 
 /// Checks the outputs, then writes --save_config. Commands with inputs call it before their work;
 /// only folders may have been listed before.
@@ -235,6 +245,12 @@ std::vector<files::NamedPath> report_files(const std::string& option, const std:
 
 /// Returns `train` and `test` of a data set that is a folder; nothing for one that has a name.
 std::vector<files::NamedPath> dataset_folders(const std::string& dataset);
+
+/// Returns what `AttackSpec::dataset` has for a data set: its name, or the folder's path without links.
+std::string dataset_identity(const std::string& dataset);
+
+/// Refuses --data for a folder.
+void check_dataset_options(const std::string& dataset, const std::string& root);
 
 /// Reads a data set by name, or a folder. CIFAR-10 is downloaded if it is not there.
 NamedDataset read_data(const std::string& dataset, const std::string& root, const ImageShape& image,

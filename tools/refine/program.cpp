@@ -12,7 +12,6 @@
 #include <exception>
 #include <filesystem>
 #include <iostream>
-#include <sstream>
 #include <string>
 #include <string_view>
 #include <system_error>
@@ -34,24 +33,6 @@ namespace refine::cli {
 namespace {
 
 namespace fs = std::filesystem;
-
-/// Returns the command's options in the form that `--config` reads.
-std::string configuration(const CLI::App& command) {
-  std::istringstream all(command.config_to_str(/*default_also=*/true));
-  std::string text;
-  for (const char* name : {"--device", "--gpu_id", "--threads", "--json"}) {  // options of all commands
-    const CLI::Option* option = command.get_parent()->get_option(name);
-    if (option->count() == 0) continue;
-    const bool quoted = option->get_expected_max() > 0 && std::string(name) != "--threads";
-    const std::string value = option->get_expected_max() > 0 ? option->as<std::string>() : "true";
-    text += option->get_lnames().front() + "=" + (quoted ? '"' + value + '"' : value) + "\n";
-  }
-  text += "[" + command.get_name() + "]\n";
-  for (std::string line; std::getline(all, line);) {
-    if (!line.empty() && !line.ends_with("=\"\"")) text += line + '\n';  // options that were left out stay so
-  }
-  return text;
-}
 
 /// Prints the command that continues a run.
 void print_resume_command(const Common& common) {
@@ -89,6 +70,7 @@ int run(int argc, char** argv, Common& common) {
   common.resume_command = resume_command(argc, argv);
   std::string device = "auto", gpu_id, save_config;
   int threads = 0;
+  app.config_formatter(config_file());
   app.require_subcommand(1);
   app.fallthrough();
   app.set_config("--config", "", "read options from a TOML file, as --save_config writes it")
@@ -118,6 +100,10 @@ int run(int argc, char** argv, Common& common) {
     if (left) files::write(save_config, configuration(*app.get_subcommands().front()));
     left = false;
   };
+  if (!gpu_id.empty() && device != "auto" && device != "cuda" && device != "cuda:" + gpu_id) {
+    throw Error("--gpu_id {0}: the same as --device cuda:{0} (got --device {1}); leave one of the two out",
+                gpu_id, device);
+  }
   use_device(gpu_id.empty() ? device : "cuda:" + gpu_id);
   use_threads(threads);
   const std::string command = app.get_subcommands().front()->get_name();
