@@ -337,7 +337,211 @@ TEST_F(Inputs, NoLabels_NoAccuracyIsMade) {
   expect_words(content(here->path / "flat.report/report.html"), {"victim's class of the clean image"});
 }
 
+/// Returns a ZIP archive of empty entries (PKWARE's APPNOTE.TXT).
+std::string zip_of(const std::vector<std::string>& names, const std::string& comment = {}) {
+  const auto number = [](std::size_t n, int bytes) {
+    std::string text;
+    for (int i = 0; i < bytes; ++i) text += static_cast<char>(n >> 8 * i & 0xff);
+    return text;
+  };
+  std::string zip, directory;
+  for (const std::string& name : names) {
+    const std::string common = number(20, 2) + std::string(20, '\0') + number(name.size(), 2) + number(0, 2);
+    directory += "PK\1\2" + number(20, 2) + common + std::string(10, '\0') + number(zip.size(), 4) + name;
+    zip += "PK\3\4" + common + name;
+  }
+  return zip + directory + "PK\5\6" + number(0, 4) + number(names.size(), 2) + number(names.size(), 2) +
+         number(directory.size(), 4) + number(zip.size(), 4) + number(comment.size(), 2) + comment;
+}
+
+TEST_F(Inputs, Inspect_Folder_RecognizesModelsByContent) {
+  const fs::path root = here->path / "cache";
+  const auto write_file = [&](const std::string& name, std::string_view bytes) {
+    here->write("cache/" + name, bytes);
+  };
+  write_file("blobs/01", "cposix\nsystem\n(S'id'\ntR.");  // a pickle of protocol 0
+  fs::create_directories(root / "snapshots/r");
+  fs::create_symlink("../../blobs/01", root / "snapshots/r/pytorch_model.bin");
+  write_file("blobs/02", "(dp0\nS'a'\np1\nI1\ns.");
+  write_file("blobs/03", content(here->path / "victim.pt"));
+  write_file("blobs/04", content(here->path / "d.safetensors"));
+  write_file("blobs/05", "\x08\x0a\x12\x08skl2onnx");
+  write_file("blobs/06", zip_of({"a/data.pkl"}, "a comment"));
+  write_file("blobs/07", zip_of({"a/models/a.json"}));
+  write_file("blobs/08", "cos\nsystem\n(S'" + std::string(70'000, 'x') + "'\ntR.");
+  const std::string others[] = {"",
+                                "The text",
+                                "I am text.",
+                                "[1, 2]",
+                                "{\"a\": 1}",
+                                "1.",
+                                ".",
+                                "abc",
+                                "<html>",
+                                "GIF89a..",
+                                zip_of({"a.png"}),
+                                zip_of({"a.png"}, "a comment"),
+                                zip_of({"models/a.pth", "b.pkl"}),
+                                zip_of({"word/x.bin", "[Content_Types].xml"}),
+                                content(here->path / "clean/0.png")};
+  for (std::size_t i = 0; i < std::size(others); ++i) write_file("others/" + std::to_string(i), others[i]);
+  fs::create_symlink("nowhere", root / "others/dangling.pt");
+  fs::create_directory_symlink("../others", root / "snapshots/linked");
+
+  const Outcome run = refine("inspect --json cache");
+  EXPECT_EQ(run.status, 1) << run.err;
+  const json found = json::parse(run.out);
+  std::vector<std::string> files;
+  for (const json& file : found["files"]) files.push_back(file["file"]);
+  EXPECT_EQ(files, (std::vector<std::string>{"cache/blobs/02", "cache/blobs/03", "cache/blobs/04",
+                                             "cache/blobs/05", "cache/blobs/06", "cache/blobs/07",
+                                             "cache/blobs/08", "cache/snapshots/r/pytorch_model.bin"}));
+  EXPECT_EQ(found["files"].back()["rule"], "pickle-runs-program");
+  EXPECT_EQ(found["passed_over"], std::size(others) + 1) << "and the link to nothing";
+  EXPECT_EQ(found["linked_folders"], 1);
+  fs::remove_all(root / "blobs");
+  expect_refusal("inspect cache", {"cache", "no model file", "linked folders are not followed"});
+  write_file("fine", content(here->path / "victim.pt"));
+  const Outcome fine = refine("inspect cache");
+  EXPECT_EQ(fine.status, 0) << fine.out;
+  expect_words(fine.out, {"1 file inspected, 0 refused; 17 other files and 1 linked folder passed over"});
+}
+
+TEST_F(Inputs, ConfigFile_AnyText_IsReadAsToml) {
+  const std::string name = "a #b;[c],='\"\\\n\x7f\xc3\xa9.pt";
+  fs::copy_file(here->path / "victim.pt", here->path / name);
+  fs::copy_file(here->path / "victim.pt", here->path / "5");
+  const Outcome saved =
+      refine("inspect --json --save_config any.toml 5 \"a #b;[c],='\\\"\\\\\n\x7f\xc3\xa9.pt\"");
+  ASSERT_EQ(saved.status, 0) << saved.err;
+  EXPECT_EQ(
+      content(here->path / "any.toml"),
+      "json=true\n[inspect]\nfiles=[5, \"a #b;[c],='\\\"\\\\\\u000A\\u007F\xc3\xa9.pt\"]\ncode=false\n");
+  EXPECT_EQ(refine("inspect --config any.toml").out, saved.out);
+  here->write(
+      "by_hand.toml",
+      "\xef\xbb\xbf# a comment = \"\r\n json = true # another\r\n\r\n[ 'inspect' ] # a section\n"
+      "\"files\" = [ # of several lines\n '5'\n , \"a #b;[c],=\\u0027\\\"\\\\\\n\\U0000007F\\u00e9.pt\", ]");
+  EXPECT_EQ(refine("inspect --config by_hand.toml").out, saved.out);
+
+  const auto expect_refused = [&](const std::string& text, std::initializer_list<std::string_view> words) {
+    here->write("bad.toml", text);
+    expect_refusal("inspect --config bad.toml", words);
+  };
+  expect_refused("[inspect]\nfiles = my/file.pt\n", {"--config: line 2", "quotes"});
+  expect_refused("[inspect]\nfiles = 5 6\n", {"line 2", "end of the line"});
+  expect_refused("[inspect]\n\nfiles = \"5\n\"\n", {"line 3", "closing"});
+  expect_refused("[inspect]\nfiles = \"\"\"5\"\"\"\n", {"line 2", "several lines"});
+  expect_refused("[inspect]\nfiles = \"C:\\d\"\n", {"line 2", "backslash"});
+  expect_refused("[inspect]\nfiles = [\"5\"\n", {"line 3", "]"});
+  expect_refused("[inspect]\nfiles = []\n", {"line 2", "empty"});
+  expect_refused("[inspect]\nfiles = +\n", {"line 2", "quotes"});
+  expect_refused("[inspect]\nfiles = {a = 1}\n", {"line 2", "quotes"});
+  expect_refused("[inspect]\nfiles = 5\nfiles = 5\n", {"line 3", "'files'"});
+  expect_refused("[inspect\nfiles = 5\n", {"line 1", "]"});
+  expect_refused("files\n", {"line 1", "files = value"});
+}
+
+TEST_F(Inputs, NumbersThatAreNone_AreRefused) {
+  const std::string defend = "defend --model victim.pt --images nowhere ";
+  for (const char* number : {"nan", "inf", "-nan"}) {
+    for (const char* option : {"--false_alarms", "--lr", "--decay", "--sup", "--head", "--temperature",
+                               "--minutes", "--checkpoint_every", "--limit"})
+      expect_refusal(defend + option + "=" + number, {option, number});
+    expect_refusal("attack --dataset nowhere --rate="s + number, {"--rate", number});
+    expect_refusal(defend + "--std 1 --mean="s + number, {"--mean"});
+    expect_refusal("bench victim.pt --seconds="s + number, {"--seconds", number});
+  }
+  expect_refusal(defend + "--false_alarms 1", {"--false_alarms", "at most 0.999", "got 1"});
+  expect_refusal("attack --dataset nowhere --rate 1.5", {"--rate", "at most 1", "got 1.5"});
+}
+
+TEST_F(Inputs, Defend_NoVictim_NamesTheCommandThatTrainsIt) {
+  expect_refusal(
+      "defend --model resnet18 --dataset 'my data' --attack_root 'it'\\''s' --attack wanet",
+      {"run refine attack --dataset 'my data' --model ResNet18 --attack WaNet --attack_root 'it'\\''s', or"});
+  expect_refusal("defend --model ResNet18 --dataset CIFAR10 --data sets",
+                 {"run refine attack --dataset CIFAR10 --data sets --model ResNet18 --attack BadNets, or"});
+  fs::copy_file(here->path / "d.safetensors", here->path / "a b.safetensors");
+  expect_refusal("predict --model 'a b.safetensors' clean", {"--defense 'a b.safetensors' makes"});
+}
+
+TEST_F(Inputs, Attack_GreyFolderWithoutNormalization_IsRefused) {
+  for (const char* part : {"grey/train", "grey/test"})
+    write_classes(
+        part, [](int c) { return "c" + std::to_string(c); }, 2, 3);
+  const std::string attack = "attack --dataset grey --image 1x16x16 --width 2 --epoch 1 ";
+  expect_refusal(attack, {"grey", "ImageNet", "--mean", "--std"});
+  expect_refusal(attack + "--mean 0.1,0.2,0.3 --std 0.5", {"grey", "--mean", "--std"});
+  const Outcome run = refine(attack + "--mean 0.5 --std 0.5 --rate 0.5");
+  EXPECT_EQ(run.status, 0) << run.err;
+}
+
+TEST_F(Inputs, VictimOfAnotherDataSet_IsRefusedOrNoted) {
+  for (const char* part : {"x/set/train", "x/set/test", "y/set/train", "y/set/test"}) {
+    for (int i = 0; i < 12; ++i)
+      write(fs::path(part) / ((part[0] == 'x' ? "c"s : "k"s) + std::to_string(i % 3)) /
+                (std::to_string(i) + ".png"),
+            i % 3, i);
+  }
+  const std::string words = " --model ResNet18 --width 2 --epoch 1 ";
+  const std::string attack = "attack --tlabel 0 --rate 0.2 --dataset ",
+                    root = fs::canonical(here->path).string();
+  ASSERT_EQ(refine(attack + "x/set" + words).status, 0);
+  const fs::path victim = here->path / "attack/set/ResNet18/BadNets/victim.safetensors";
+  const std::string before = content(victim);
+  EXPECT_EQ(json::parse(content(victim.parent_path() / "attack.json"))["dataset"], root + "/x/set");
+  expect_refusal(attack + "y/set" + words, {root + "/x/set", root + "/y/set", "--attack_root", "attack_2"});
+  EXPECT_EQ(content(victim), before);
+  EXPECT_EQ(refine(attack + "./x/../x/set/ --seed 2" + words).status, 0) << "the same one";
+
+  const std::string defend = "defend --levels 1 --no_scan --no_probe --out set.pt" + words + "--dataset ";
+  const Outcome other = refine(defend + "y/set");
+  EXPECT_EQ(other.status, 2);
+  expect_words(other.err, {"'c0' as class 0 of 3", "'k0' as class 0 of 3", "y/set"});
+  fs::rename(here->path / "x", here->path / "z");
+  const Outcome moved = refine(defend + "z/set");
+  EXPECT_TRUE(is_done(moved)) << moved.err;
+  expect_words(moved.err, {"was trained on " + root + "/x/set", root + "/z/set"});
+}
+
+TEST_F(Inputs, Predict_NoImageCanBeRead_IsRefused) {
+  here->write("broken/a.png", "no image");
+  expect_refusal("predict --model d.pt broken", {"a.png"});
+  here->write("broken/b.png", "no image");
+  const Outcome none = refine("predict --model d.pt broken");
+  EXPECT_EQ(none.status, 2);
+  expect_words(none.err, {"a.png", "none of the 2 files"});
+  write("broken/c.png", 3);
+  EXPECT_EQ(refine("predict --model d.pt broken").status, 1);
+}
+
+TEST_F(Inputs, OptionsThatContradict_AreRefused) {
+  expect_refusal("predict --model d.pt clean --device cpu --gpu_id 0", {"--gpu_id 0", "--device cpu"});
+  expect_refusal("evaluate --model d.pt --images clean --labels names --no_labels",
+                 {"--labels names", "--no_labels"});
+  const std::string evaluate = "evaluate --model d.pt --images clean --scan 9 ";
+  expect_refusal(evaluate + "--attack BadNets", {"--scan", "--attack", "got 9"});
+  expect_refusal(evaluate + "--triggered clean", {"--scan", "--triggered", "got 9"});
+  const std::string none = "evaluate --model d.pt --images clean --labels none --no_labels --attack BadNets";
+  const Outcome saved = refine(none + " --scan 0 --save_config none.toml");
+  EXPECT_TRUE(is_done(saved)) << saved.err;
+  EXPECT_TRUE(is_done(refine("evaluate --config none.toml")));
+  const Outcome left_out = refine(none + " --save_config none.toml");
+  EXPECT_TRUE(is_done(left_out)) << left_out.err;
+  const Outcome repeated = refine("evaluate --config none.toml");
+  EXPECT_TRUE(is_done(repeated)) << "a saved file has no default of --scan: " << repeated.err;
+}
+
 TEST_F(Inputs, OptionsWithoutEffect_AreRefused) {
+  here->write("twelve.txt", "a\nb\nc\nd\ne\nf\ng\nh\ni\nj\nk\nl\n");
+  expect_refusal("bench d.pt --class_names twelve.txt", {"d.pt", "--class_names"});
+  expect_refusal("inspect d.pt --key model", {"--key", "d.pt is a program"});
+  expect_refusal("inspect d.pt victim.pt --key model", {"--key", "each of the files is a program"});
+  expect_refusal("attack --dataset clean --data nowhere", {"--data", "clean", "CIFAR10"});
+  expect_refusal("defend --model ResNet18 --dataset clean --data nowhere", {"--data", "clean", "CIFAR10"});
+  expect_refusal("export --model victim.pt --image 16 --out new.safetensors", {"new.safetensors", "--out"});
+  EXPECT_FALSE(fs::exists(here->path / "new.safetensors"));
   expect_refusal("defend --model victim.pt --images clean --attack WaNet", {"--attack", "--dataset"});
   expect_refusal("defend --model victim.pt --images clean --data nowhere", {"--data", "--dataset"});
   expect_refusal("defend --model victim.pt --images clean --skip_damaged", {"--skip_damaged"});

@@ -2,6 +2,7 @@
 
 #include <fmt/core.h>
 
+#include <array>
 #include <filesystem>
 #include <iostream>
 #include <memory>
@@ -18,6 +19,7 @@
 #include <refine/backbones/zoo.hpp>
 #include <refine/core/error.hpp>
 #include <refine/core/file.hpp>
+#include <refine/core/text.hpp>
 #include <refine/defend/images.hpp>
 #include <refine/defend/results.hpp>
 #include <refine/defend/train_victim.hpp>
@@ -62,6 +64,12 @@ struct Setting {
   }
 };
 
+/// True if the numbers of all channels are equal.
+bool is_for_grey(const Normalization& normalization) {
+  const auto are_equal = [](const std::array<double, 3>& v) { return v[0] == v[1] && v[1] == v[2]; };
+  return are_equal(normalization.mean) && are_equal(normalization.deviation);
+}
+
 Setting make_setting(const AttackArguments& options, const Common& common) {
   // Misspelt options are refused before any image is read.
   const ImageShape image = options.image.empty() ? ImageShape{} : parse_shape(options.image);
@@ -75,16 +83,24 @@ Setting make_setting(const AttackArguments& options, const Common& common) {
       read_data(options.dataset, options.data, options.resize.image(image),
                 options.resize.mode().value_or(data::ResizeMode::crop), options.skip_damaged, options.store);
   auto& train = data.split.train;
+  const Normalization constants =
+      normalization.value_or(data.normalization.value_or(normalizations::imagenet));
+  if (train.image_shape().channels == 1 && !is_for_grey(constants)) {
+    throw Error(
+        "the images of {} are grey, and {}; specify --mean and --std with one number each, such as 0.5",
+        options.dataset,
+        normalization ? "--mean and --std have a number for each of three channels"
+                      : "ImageNet's mean and deviation are for three channels");
+  }
   if (options.limit > 0 && options.limit < train.size()) {
     train = train.sample(options.limit, options.training.seed);
   }
-  VictimTraining victim{
-      .network = network,
-      .width = options.width,
-      .normalization = normalization.value_or(data.normalization.value_or(normalizations::imagenet)),
-      .training = options.training.training(),
-      .seed = options.training.seed,
-      .resize = options.resize.mode().value_or(data::ResizeMode::crop)};
+  VictimTraining victim{.network = network,
+                        .width = options.width,
+                        .normalization = constants,
+                        .training = options.training.training(),
+                        .seed = options.training.seed,
+                        .resize = options.resize.mode().value_or(data::ResizeMode::crop)};
   return {.options = options, .common = common, .data = std::move(data), .victim = std::move(victim)};
 }
 
@@ -125,6 +141,20 @@ Result train(const Setting& setting, const AttackSpec& spec, const attacks::AnyA
   return {figures, victim.seconds};
 }
 
+/// Refuses to replace or to use a victim of another data set, whose folder has the same name.
+/// \param folder of its results
+void check_other_dataset(const fs::path& folder, const AttackArguments& options) {
+  std::string other;
+  try {
+    if (files::exists(folder / "attack.json")) other = read_attack(folder / "attack.json").dataset;
+  } catch (const Error&) {  // not a file of refine attack
+  }
+  const std::string identity = dataset_identity(options.dataset);
+  if (other.empty() || other == identity) return;
+  throw Error("{} has a victim of another data set, {} (got {}); specify another --attack_root, such as {}",
+              folder.string(), other, identity, text::quote_for_shell(options.attack_root + "_2"));
+}
+
 /// Returns the model that LabelConsistent perturbs its images against: a file, or the benign victim
 /// of the same network and data set, which is trained if there is none. A state dict without a
 /// normalisation gets that of the data; a program has its own.
@@ -134,14 +164,17 @@ attacks::Surrogate benign_model(const Setting& setting) {
   LoadOptions load{.images = task.image, .notify = print_notices()};
   if (file.empty()) {
     file = setting.folder("Benign") / "victim.safetensors";
+    check_other_dataset(file.parent_path(), setting.options);
     const bool is_finished = files::exists(file.parent_path() / "victim.json");  // which is written last
     if (!is_finished && files::exists(file) && !has_checkpoint(file.parent_path() / "checkpoints")) {
       throw Error("cannot use {}: victim.json beside it is missing; give it as --benign {}, or move it away",
-                  file.string(), file.string());
+                  file.string(), text::quote_for_shell(file.string()));
     }
     if (!is_finished) {
       std::cerr << "first, the benign model that the images are perturbed against\n";
-      const AttackSpec benign{.name = "Benign", .seed = setting.options.training.seed};
+      const AttackSpec benign{.name = "Benign",
+                              .seed = setting.options.training.seed,
+                              .dataset = dataset_identity(setting.options.dataset)};
       train(setting, benign, benign.make(task.image));
     }
   } else if (files::exists(file)) {
@@ -161,6 +194,7 @@ attacks::Surrogate benign_model(const Setting& setting) {
 }
 
 void begin_attack(const AttackArguments& options, const Common& common) {
+  check_dataset_options(options.dataset, options.data);
   const fs::path folder = result_folder(options.attack_root, options.dataset,
                                         std::string(backbones::canonical_network_name(options.model)),
                                         std::string(attacks::canonical_name(options.attack)));
@@ -169,6 +203,7 @@ void begin_attack(const AttackArguments& options, const Common& common) {
                            "victim.safetensors"}) {
     paths.outputs.push_back({"--attack_root", folder / name});
   }
+  check_other_dataset(folder, options);
   begin(common, std::move(paths));
   options.checkpoints.below(folder).check();
 }
@@ -208,7 +243,8 @@ int run(const AttackArguments& options, const Common& common) {
   AttackSpec spec{.name = std::string(attacks::canonical_name(options.attack)),
                   .target = options.tlabel.value_or(0),
                   .source = options.source,
-                  .seed = options.training.seed};
+                  .seed = options.training.seed,
+                  .dataset = dataset_identity(options.dataset)};
   const Setting setting = make_setting(options, common);
   if (options.rate >= 0) spec.rate = options.rate;
   attacks::AttackOptions attack_options = spec.options(setting.data.split.train.image_shape());
@@ -259,7 +295,7 @@ void add_attack(CLI::App& app, Common& common) {
           "share of the training images that are poisoned (LabelConsistent: of the target class's; SourceSpecific: of "
           "the source class's); left out: "
           "the one that was published for CIFAR-10 and ResNet-18")
-      ->check(CLI::Range(0.0, 1.0));
+      ->check(number(0, /*above=*/false, 1));
   command->add_option(
       "--benign", options->benign,
       "LabelConsistent: file of the model that images are perturbed against; left out: the benign "
@@ -273,7 +309,9 @@ void add_attack(CLI::App& app, Common& common) {
   command->add_option("--store", options->store,
                       "folder that keeps a folder's decoded images, for sets larger than memory");
   command
-      ->add_option("--mean", options->mean, "of the images, one number a channel; left out: the data set's")
+      ->add_option(
+          "--mean", options->mean,
+          "of the images, three numbers or one for all channels; left out: the data set's; a folder's: ImageNet's")
       ->delimiter(',');
   command->add_option("--std", options->deviation, "likewise")->delimiter(',');
   options->training.add_to(*command, /*is_defense=*/false);

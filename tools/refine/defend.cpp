@@ -4,6 +4,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <charconv>
 #include <filesystem>
@@ -19,6 +20,7 @@
 #include <refine/backbones/zoo.hpp>
 #include <refine/core/error.hpp>
 #include <refine/core/file.hpp>
+#include <refine/core/text.hpp>
 #include <refine/defend/defend.hpp>
 #include <refine/defend/images.hpp>
 #include <refine/distributed/exchange.hpp>
@@ -201,6 +203,7 @@ fs::path begin_defense(const DefendArguments& options, const Common& common) {
     paths.files[0].path = folder / "victim.safetensors";
     paths.files.push_back({"--attack", folder / "attack.json"});
     paths.images = dataset_folders(options.dataset);
+    check_dataset_options(options.dataset, options.data);
     if (out.empty()) out = named_folder(options, options.refine_res) / "defended.pt";
   } else {
     const DefendArguments usual;
@@ -265,27 +268,64 @@ Inputs inputs_of_files(const DefendArguments& options, const Common& common) {
   return inputs;
 }
 
+/// Returns the command that trains the victim of these names.
+std::string attack_command(const DefendArguments& options) {
+  const DefendArguments usual;
+  std::string command = "refine attack";
+  const auto add = [&](const char* option, const std::string& value) {
+    command += fmt::format(" {} {}", option, text::quote_for_shell(value));
+  };
+  add("--dataset", options.dataset);
+  if (!options.data.empty()) add("--data", options.data);
+  add("--model", std::string(backbones::canonical_network_name(options.victim.model)));
+  add("--attack", std::string(attacks::canonical_name(options.attack)));
+  if (options.attack_root != usual.attack_root) add("--attack_root", options.attack_root);
+  return command;
+}
+
+/// Refuses a victim of another data set, whose folder has the same name.
+/// \param classes of the data set
+void check_classes(const LoadedClassifier& victim, const std::vector<std::string>& classes,
+                   const fs::path& folder, const DefendArguments& options) {
+  if (victim.class_names.empty() || victim.class_names == classes) return;
+  const auto differing = std::ranges::mismatch(victim.class_names, classes);
+  const auto described = [](const std::vector<std::string>& names, auto place) {
+    return place == names.end()
+               ? fmt::format("{} classes", names.size())
+               : fmt::format("'{}' as class {} of {}", *place, place - names.begin(), names.size());
+  };
+  throw Error(
+      "the victim in {} was trained on other classes than those of --dataset {} (got {}, expected {}); specify "
+      "the --attack_root of its victim, or train one with refine attack",
+      folder.string(), options.dataset, described(victim.class_names, differing.in1),
+      described(classes, differing.in2));
+}
+
 /// What `refine attack` left under these names, and the data set that the victim was trained on.
 Inputs inputs_of_names(const DefendArguments& options, const Common& common) {
   const std::string attack_name(attacks::canonical_name(options.attack));
   const fs::path folder = named_folder(options, options.attack_root);
   const fs::path file = folder / "victim.safetensors";
   if (!files::exists(file)) {
-    throw Error(
-        "cannot find a victim in {}: run refine attack --dataset {} --model {} --attack {}, or give --model a file and "
-        "--images a folder",
-        folder.string(), options.dataset, backbones::canonical_network_name(options.victim.model),
-        attack_name);
+    throw Error("cannot find a victim in {}: run {}, or give --model a file and --images a folder",
+                folder.string(), attack_command(options));
   }
   Inputs inputs{.victim = load_classifier(file, options.victim.load_options())};
   inputs.defend = defend_options(options, inputs.victim);
   const AttackSpec spec = read_attack(folder / "attack.json");
+  if (const std::string data = dataset_identity(options.dataset);
+      !spec.dataset.empty() && spec.dataset != data) {
+    print_notices()(
+        {Notice::Kind::note, fmt::format("the victim in {} was trained on {}, and is defended with {}",
+                                         folder.string(), spec.dataset, data)});
+  }
   const ImageShape shape = inputs.victim.task().image;
   const std::uint64_t seed = options.training.seed;
   auto [train, test] = read_in_turn(/*makes_files=*/true, common, [&] {
                          return read_data(options.dataset, options.data, shape, inputs.defend.resize,
                                           options.skip_damaged, options.store);
                        }).split;
+  if (options.victim.class_names.empty()) check_classes(inputs.victim, test.classes, folder, options);
   if (options.limit > 0 && options.limit < train.size()) train = train.sample(options.limit, seed);
   inputs.defend.title = attack_name + " on " + dataset_name(options.dataset);
   inputs.defend.dataset = dataset_name(options.dataset);
@@ -426,7 +466,7 @@ void add_defend(CLI::App& app, Common& common) {
   options->encoder.add_to(*command);
   command
       ->add_option("--false_alarms", options->false_alarms, "share of clean images that may raise the alarm")
-      ->check(CLI::Range(0.0, 0.999))
+      ->check(number(0, /*above=*/false, 0.999))
       ->capture_default_str();
   add_answer_to(*command, options->answer, "defended; the file has both");
   command->add_flag(

@@ -7,6 +7,7 @@
 #include <string>
 
 #include <refine/core/error.hpp>
+#include <refine/core/file.hpp>
 #include <refine/defend/saved_defense.hpp>
 
 #include "tools/refine/options.hpp"
@@ -31,6 +32,12 @@ int run(const ExportArguments& options, const Common& common) {
                            {"--permutation", options.permutation},
                            {"--class_names", options.victim.class_names}},
                  .outputs = {{"--out", out}}});
+  if (files::lower_extension(out) == ".safetensors") {
+    throw Error(
+        "cannot write {}: a file that serves is a program, and .safetensors files have weights alone; specify --out "
+        "defended.pt",
+        out);
+  }
   const LoadOptions load = options.victim.load_options();
   const EncoderOptions encoder = options.encoder.options();
   if (options.defense.empty()) {

@@ -68,12 +68,16 @@ int run(const PredictArguments& options, const Common& common) {
     files.insert(files.end(), found.begin(), found.end());
   }
   data::warn_ignored(ignored);
+  std::size_t classified = 0;
   const std::size_t skipped =
       predict_files(model, files, options.resize.mode(info.resize).value_or(data::ResizeMode::crop),
                     [&, &info = info](const FilePrediction& p) {
+                      ++classified;
                       std::cout << line_of(p, info, options.reject, common) << '\n';
                     });
   std::cout << std::flush;
+  if (classified == 0)
+    throw Error("predict: none of the {} files could be read as an image; check them", files.size());
   return skipped > 0 ? look : done;
 }
 
@@ -94,7 +98,7 @@ void add_predict(CLI::App& app, Common& common) {
   options->resize.add_to(*command);
   command->footer(
       "A line an image: file, class, probability, and 'alarm' with its score where the victim's own answer differs so "
-      "much that a trigger is likely. Exit status 1: some files could not be read.");
+      "much that a trigger is likely. Exit status 1: some files could not be read; 2: none could.");
   run_when_chosen(*command, common, options, run);
 }
 
