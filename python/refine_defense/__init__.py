@@ -67,14 +67,14 @@ class Defended:
         """The score of `alarm` above which an image is suspicious.
 
         Raises:
-            Error: if the file has no alarm.
+            Error: if the file has none, as one that `refine defend` did not write.
         """
         if "alarm" not in self.about:
-            raise Error(f"{self.path}: has no alarm; it was exported without a defense")
+            raise Error(f"{self.path}: has no threshold of an alarm; refine defend calibrates one")
         return self.about["alarm"]["threshold"]
 
     def alarm(self, images: torch.Tensor) -> torch.Tensor:
-        """Returns N scores in [0, 1], high where an image is likely to have a trigger."""
+        """Returns N scores in [0, 1], or infinity, high where an image is likely to have a trigger."""
         return self.answers(images)["alarm"]
 
     def answers(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -84,7 +84,7 @@ class Defended:
         threshold and else the defended ones; `transformed` are the images that the victim sees.
 
         Raises:
-            Error: if the file has no alarm.
+            Error: if the file has no threshold.
         """
         import torch
 
@@ -185,11 +185,18 @@ def _inputs(folder: pathlib.Path, module: Model, images: torch.Tensor | Path | N
             keep_images: bool = True) -> Iterator[tuple[str, str | None]]:
     """Writes what is not a file yet to `folder`, and removes it after the work, unless that can be resumed.
 
-    Yields the paths of the model and of the folder of images. A list of `class_names` becomes a file, too.
+    Yields the paths of the model and of the folder of images. A list of `class_names` becomes a file, too. Files of an
+    interrupted call that are in `folder` may be given again; then it stays.
 
     Raises:
-        Error: if another process uses the folder above it.
+        Error: if another process uses the folder above it, or files in it and values that are written there are given.
     """
+    names = options.get("class_names")
+    given = [value for value in (module, images, names) if value is not None]
+    paths = [pathlib.Path(value) for value in given if isinstance(value, (str, os.PathLike))]
+    inside = [path for path in paths if folder.resolve() in path.resolve().parents]
+    if inside and len(paths) < len(given):
+        raise Error(f"{inside[0]}: is in {folder}, which is written anew; copy it elsewhere first")
     is_new = not folder.parent.exists()
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -201,9 +208,9 @@ def _inputs(folder: pathlib.Path, module: Model, images: torch.Tensor | Path | N
     except BlockingIOError:
         os.close(lock)
         raise Error(f"{folder.parent}: another process writes to it; wait for it, or choose another out") from None
-    shutil.rmtree(folder, ignore_errors=True)
+    if not inside:
+        shutil.rmtree(folder, ignore_errors=True)
     example = None
-    names = options.get("class_names")
     try:
         if images is not None and not isinstance(images, (str, os.PathLike)):
             pixels = _pixels(images)
@@ -221,7 +228,7 @@ def _inputs(folder: pathlib.Path, module: Model, images: torch.Tensor | Path | N
     finally:
         with contextlib.suppress(OSError):
             # The command that continues an interrupted training reads them again.
-            if not any((folder.parent / "checkpoints").glob("*.safetensors")):
+            if not inside and not any((folder.parent / "checkpoints").glob("*.safetensors")):
                 shutil.rmtree(folder, ignore_errors=True)
             if is_new and not any(folder.parent.iterdir()):
                 folder.parent.rmdir()

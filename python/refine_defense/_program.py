@@ -64,13 +64,19 @@ def main() -> NoReturn:
     os.execve(path, ["refine", *sys.argv[1:]], environment)
 
 
+_SWITCHES = {"flip", "sync_batch_norm"}  # options whose value is on or off; left out, the program decides
+
+
 def arguments(options: dict[str, Any]) -> list[str]:
     """Returns options as the command line writes them: `epoch=10` becomes `--epoch 10`.
 
-    A list becomes numbers with commas between them, True an option without a value. None and False are left out.
+    A list becomes numbers with commas between them, True an option without a value. None and False are left out. Of
+    `flip` and `sync_batch_norm`, True becomes `on` and False `off`.
     """
     words = []
     for name, value in options.items():
+        if name in _SWITCHES and isinstance(value, bool):
+            value = "on" if value else "off"
         if value is None or value is False:
             continue
         # In one word with the option: values may begin with a dash.

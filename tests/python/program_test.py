@@ -54,6 +54,21 @@ class ProgramTest(unittest.TestCase):
                                              "seed": 0, "limit": None}),
                          ["--epoch=10", "--mean=0.5,0.25", "--no_scan", "--out=-x", "--seed=0"])
 
+    def test_Arguments_Switches_AreOnOrOff(self):
+        self.assertEqual(_program.arguments({"flip": False, "sync_batch_norm": True}), ["--flip=off", "--sync_batch_norm=on"])
+        self.assertEqual(_program.arguments({"flip": None, "no_probe": False}), [])
+        self.assertEqual(_program.arguments({"flip": "off"}), ["--flip=off"])
+
+    def test_Defend_FilesOfAnInterruptedCall_AreKept(self):
+        inputs = self.folder / "d.report" / "inputs"
+        (inputs / "images").mkdir(parents=True)
+        (inputs / "model.pt2").write_bytes(b"x")
+        (inputs / "images" / "1.pnm").write_bytes(b"x")
+        self.script(f'ls {inputs}/images >&2; exit 2')
+        with self.assertRaisesRegex(refine_defense.Error, "1.pnm"):  # the program could read them
+            refine_defense.defend(inputs / "model.pt2", inputs / "images", out=self.folder / "d.pt2", resume=True)
+        self.assertTrue((inputs / "model.pt2").exists() and (inputs / "images" / "1.pnm").exists())
+
     def test_Run_Call_HasCommandFilesOptionsAndLibraries(self):
         self.script('printf \'{"call": "%s", "libraries": "%s"}\' "$*" "$LD_LIBRARY_PATH"')
         with mock.patch.dict(os.environ, LD_LIBRARY_PATH="/other"):

@@ -16,6 +16,7 @@ _LIBRARIES = {
     "png": ["-lpng"],
     "range-v3": [],
     "tiff": ["-ltiff"],
+    "tomlplusplus": [],
     "webp": ["-lwebp"],
     "zlib": ["-lz"],
 }

@@ -68,16 +68,12 @@ int run(const PredictArguments& options, const Common& common) {
     files.insert(files.end(), found.begin(), found.end());
   }
   data::warn_ignored(ignored);
-  std::size_t classified = 0;
   const std::size_t skipped =
       predict_files(model, files, options.resize.mode(info.resize).value_or(data::ResizeMode::crop),
                     [&, &info = info](const FilePrediction& p) {
-                      ++classified;
                       std::cout << line_of(p, info, options.reject, common) << '\n';
                     });
   std::cout << std::flush;
-  if (classified == 0)
-    throw Error("predict: none of the {} files could be read as an image; check them", files.size());
   return skipped > 0 ? look : done;
 }
 

@@ -30,6 +30,7 @@
 #include <refine/defend/detail/transform_kinds.hpp>
 #include <refine/defend/measure.hpp>
 #include <refine/defend/probe.hpp>
+#include <refine/defend/results.hpp>
 #include <refine/evaluation/classify.hpp>
 #include <refine/export/export_defense.hpp>
 #include <refine/export/torchscript.hpp>
