@@ -287,6 +287,7 @@ template <backbones::Backbone B, triggers::Trigger T, SurrogateDefense S, Observ
 B train_against(B backbone, const data::Dataset& dataset, const T& trigger, const S& surrogate,
                 const AdversaryOptions& options = {},
                 const ClassifierRecipe& recipe = recipes::fast_classifier, Observers&&... observers) {
+  refine::detail::refuse_inference_mode("train_against");
   recipe.validate();
   dataset.validate();
   options.validate(dataset.task().classes);

@@ -225,6 +225,7 @@ void train_student(const StudentNetwork& student, const StudentTeacher& victim, 
 template <backbones::Backbone S, backbones::FrozenBackbone V, Observer... Observers>
 S distill(S student, const V& victim, const at::Tensor& images, const Recipe& recipe = recipes::fast,
           Observers&&... observers) {
+  refine::detail::refuse_inference_mode("distill");
   recipe.validate();
   if constexpr (requires { student.check(); }) student.check();
   data::check_images("images", victim.task.image, images);
@@ -521,7 +522,8 @@ at::Tensor last_linear(const V& network) {
 template <backbones::Backbone V>
 at::Tensor feature_sums(const V& network, const at::Tensor& weights, const at::Tensor& images,
                         at::Device device) {
-  at::Tensor sums = at::zeros({weights.size(1)}, weights.options());
+  const c10::AutoGradMode with_gradient(true);
+  at::Tensor sums = at::zeros({weights.size(1)}, weights.options().requires_grad(false));
   for (const data::Batch& part : images | data::views::batches(256)) {
     const at::Tensor logits = network.forward(data::to_float(part.images, device));
     sums += torch::autograd::grad({logits.select(1, 0).sum()}, {weights})[0].select(0, 0);
@@ -570,6 +572,7 @@ template <backbones::Backbone V, Observer... Observers>
 requires(!backbones::FrozenBackbone<V>) V
     fine_prune(const V& victim, const data::Dataset& labelled, const PruningOptions& options = {},
                Observers&&... observers) {
+  refine::detail::refuse_inference_mode("fine_prune");
   if (!(options.max_drop >= 0 && options.max_drop <= 1))
     throw Error("PruningOptions.max_drop must be in [0, 1], got {}", options.max_drop);
   if (options.rounds < 1) throw Error("PruningOptions.rounds must be at least 1, got {}", options.rounds);

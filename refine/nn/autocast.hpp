@@ -57,4 +57,23 @@ class Autocast {
   at::ScalarType was_type_ = at::kFloat;
 };
 
+/// Disables the cache in which LibTorch's autocast keeps the casts of weights, in this thread, until it
+/// is destroyed. An autocast that the caller has set up would otherwise compute with the weights before
+/// an optimiser's step, or with casts that were made without gradient.
+class ScopedNoAutocastCache {
+ public:
+  ScopedNoAutocastCache() {
+    at::autocast::clear_cache();
+    at::autocast::set_autocast_cache_enabled(false);
+  }
+
+  ScopedNoAutocastCache(const ScopedNoAutocastCache&) = delete;
+  ScopedNoAutocastCache& operator=(const ScopedNoAutocastCache&) = delete;
+
+  ~ScopedNoAutocastCache() { at::autocast::set_autocast_cache_enabled(was_enabled_); }
+
+ private:
+  bool was_enabled_ = at::autocast::is_autocast_cache_enabled();
+};
+
 }  // namespace refine::nn

@@ -132,6 +132,7 @@ void train_labelled(const LabelledRun& labelled, torch::nn::Module& module, cons
 template <backbones::Backbone B, Observer... Observers>
 B train_classifier(B backbone, const data::TrainingSet& dataset,
                    const ClassifierRecipe& recipe = recipes::fast_classifier, Observers&&... observers) {
+  detail::refuse_inference_mode("train_classifier");
   recipe.validate();
   dataset.validate();
   require_agreement(detail::check_training_task("train_classifier", backbone.task, dataset.task()));

@@ -10,6 +10,7 @@
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
 #include <c10/core/GradMode.h>
+#include <c10/core/InferenceMode.h>
 #include <gtest/gtest.h>
 #include <torch/csrc/autograd/autograd.h>
 #include <torch/nn/module.h>
@@ -23,6 +24,7 @@
 #include <memory>
 #include <refine/adversaries/adversaries.hpp>
 #include <refine/backbones/resnet.hpp>
+#include <refine/nn/autocast.hpp>
 #include <refine/nn/torch_random.hpp>
 #include <refine/training/checkpoint.hpp>
 #include <refine/training/observers.hpp>
@@ -178,6 +180,21 @@ TEST(SurrogateTransform, Learn_TrainsTheTransformOnly) {
   EXPECT_TRUE(behind[0].equal(at::tensor(std::vector<float>{2, 0, 1})));
 }
 
+TEST(SurrogateTransform, Learn_UnderTheCallersAutocast_UsesTheWeightsOfEachStep) {
+  const SurrogateTransform<Light> surrogate{.make = make_light, .classes = 3, .permutation = {1, 2, 0}};
+  const at::Tensor images = coloured(48).images.to(at::kFloat) / 255;
+  const nn::Autocast autocast(at::kCPU, true);
+  const auto trained = [&](bool clears) {
+    surrogate.restart(4);
+    for (int step = 0; step < 3; ++step) {
+      if (clears) at::autocast::clear_cache();  // as the end of an autocast does
+      surrogate.learn(images, means(images), means);
+    }
+    return state_of(*surrogate.module);
+  };
+  EXPECT_TRUE(trained(false).equal(trained(true)));
+}
+
 TEST(SurrogateTransform, Restart_DrawsAPermutationIfItIsUnknown) {
   const SurrogateTransform<Light> unknown{.make = make_light, .classes = 10};
   const auto order = [&](std::uint64_t seed) {
@@ -289,6 +306,21 @@ TEST(TrainAgainst, Victim_IsBackdooredBehindTheDefenseOnly) {
       EXPECT_GT(share_of_target(stamped), 0.9);
     }
   }
+}
+
+TEST(TrainAgainst, UnderNoGradGuard_GivesTheSameWeightsAndInInferenceModeIsRefused) {
+  const data::Dataset images = coloured(32);
+  const SurrogateStudent student{.task = task, .width = 4};
+  const auto trained = [&] {
+    return state_of(*train_against(Small{}, images, Patch{}, student, {}, quick(2)).module);
+  };
+  const at::Tensor expected = trained();
+  {
+    const c10::NoGradGuard no_grad;
+    EXPECT_TRUE(trained().equal(expected));
+  }
+  const c10::InferenceMode inference;
+  expect_words(error_of(trained), {"train_against", "InferenceMode"});
 }
 
 TEST(TrainAgainst, Surrogate_RestartsAndWarmsUp) {

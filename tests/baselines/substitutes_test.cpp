@@ -7,10 +7,13 @@
 #include <ATen/ops/stack.h>
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
+#include <c10/core/GradMode.h>
+#include <c10/core/InferenceMode.h>
 #include <gtest/gtest.h>
 #include <torch/nn/modules/linear.h>
 
 #include <cmath>
+#include <cstddef>
 #include <memory>
 #include <refine/attacks/attacks.hpp>
 #include <refine/backbones/densenet.hpp>
@@ -223,6 +226,29 @@ TEST(FinePrune, DarkFeature_IsPrunedAndStaysPruned) {
   EXPECT_EQ(detail::accuracy_of(pruned, set, at::kCPU), 1);
   expect_words(error_of([&] { fine_prune(victim, set, {.max_drop = 2}); }), {"max_drop", "got 2"});
   expect_words(error_of([&] { fine_prune(victim, set, {.rounds = 0}); }), {"rounds", "got 0"});
+}
+
+TEST(Baselines, UnderNoGradGuard_AreTrainedAsWithoutAndInInferenceModeRefused) {
+  const data::Dataset set = pixel_images();
+  const Pixels victim = train_classifier(Pixels{}, set, quick(1)), fresh{};
+  const auto students = [&] {
+    const Pixels student =
+        distill(nn::deep_copy(fresh), freeze(victim), set.images, {.optimization = {.epochs = 2}});
+    return std::vector{student.module->weight.detach(),
+                       fine_tune(victim, set, quick(2)).module->weight.detach(),
+                       fine_prune(victim, set, {.recipe = quick(2)}).module->weight.detach()};
+  };
+  const std::vector<at::Tensor> expected = students();
+  {
+    const c10::NoGradGuard no_grad;
+    const std::vector<at::Tensor> found = students();
+    for (std::size_t i = 0; i < expected.size(); ++i) EXPECT_TRUE(found[i].equal(expected[i])) << i;
+  }
+  const auto frozen = freeze(victim);
+  const c10::InferenceMode inference;
+  expect_words(error_of([&] { distill(fresh, frozen, set.images); }), {"distill", "InferenceMode"});
+  expect_words(error_of([&] { fine_tune(victim, set, quick(1)); }), {"train_classifier", "InferenceMode"});
+  expect_words(error_of([&] { fine_prune(victim, set); }), {"fine_prune", "InferenceMode"});
 }
 
 // ---- The example of refine/baselines/README.md ----

@@ -6,12 +6,15 @@
 #include <ATen/ops/cross_entropy_loss.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/equal.h>
+#include <ATen/ops/full.h>
 #include <ATen/ops/lerp.h>
 #include <ATen/ops/rand.h>
 #include <ATen/ops/randn.h>
+#include <ATen/ops/softmax.h>
 #include <ATen/ops/stack.h>
 #include <ATen/ops/zeros.h>
 #include <c10/core/GradMode.h>
+#include <c10/core/InferenceMode.h>
 #include <fmt/core.h>
 #include <gtest/gtest.h>
 #include <torch/nn/modules/batchnorm.h>
@@ -33,6 +36,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
 #include <filesystem>
 #include <fstream>
 #include <initializer_list>
@@ -269,6 +273,79 @@ TEST(Autocast, Destruction_RestoresUserSettings) {
   EXPECT_EQ(at::autocast::get_autocast_dtype(at::kCPU), at::kHalf);
   at::autocast::set_autocast_enabled(at::kCPU, false);
   at::autocast::set_autocast_dtype(at::kCPU, at::kBFloat16);
+}
+
+/// Losses of a few small steps, which bfloat16 hardly changes.
+std::vector<double> slow_losses(Precision precision, auto&& train) {
+  Optimization optimization{.lr = 0.02, .batch_size = 32, .epochs = 3, .precision = precision};
+  History history;
+  train(optimization, history);
+  std::vector<double> losses;
+  for (const EpochInfo& epoch : history.epochs) losses.push_back(epoch.loss);
+  return losses;
+}
+
+TEST(Training, UnderTheCallersAutocast_UsesTheWeightsOfEachStep) {
+  const auto few = images().train.first(96);
+  const at::Tensor x = data::to_float(few.images, at::kCPU);
+  const auto expect_alike = [](const std::vector<double>& losses, const std::vector<double>& expected) {
+    ASSERT_EQ(losses.size(), expected.size());
+    EXPECT_LT(expected.back(), 0.8 * expected.front()) << "with the first weights, it would hardly fall";
+    for (std::size_t i = 0; i < losses.size(); ++i) EXPECT_NEAR(losses[i] / expected[i], 1, 0.03) << i;
+  };
+  // The casts are kept as long as there is an autocast: one of the caller's may exist before the training and after it.
+  const auto in_autocast = [&](const auto& classify, const auto& train) {
+    const nn::Autocast autocast(at::kCPU, true);
+    classify(x);
+    train();
+    const at::Tensor answer = classify(x);
+    at::autocast::clear_cache();
+    EXPECT_TRUE(answer.equal(classify(x)));
+    EXPECT_TRUE(at::autocast::is_autocast_cache_enabled());
+  };
+  const auto classifier = [&](const Victim& network) {
+    return [&](const Optimization& optimization, History& history) {
+      train_classifier(network, few, ClassifierRecipe{.optimization = optimization}, history);
+    };
+  };
+  const auto losses = slow_losses(Precision::bfloat16, classifier(Victim{.width = 8}));
+  const Victim network{.width = 8};
+  in_autocast([&](const at::Tensor& images) { return network.forward(images); },
+              [&] { expect_alike(slow_losses(Precision::float32, classifier(network)), losses); });
+
+  const auto fitted = [&](auto& defense) {
+    return [&](const Optimization& optimization, History& history) {
+      fit(defense, few.images, Recipe{.optimization = optimization}, history);
+    };
+  };
+  auto plain = defense_of(), outer = defense_of();
+  const auto defended = slow_losses(Precision::bfloat16, fitted(plain));
+  in_autocast([&](const at::Tensor& images) { return outer.forward(images); },
+              [&] { expect_alike(slow_losses(Precision::float32, fitted(outer)), defended); });
+}
+
+TEST(Training, UnderNoGradGuard_GivesTheSameWeights) {
+  const auto few = images().train.first(64);
+  const auto trained = [&] {
+    auto defense = defense_of();
+    fit(defense, few.images, quick_defense(1));
+    return bytes_of(*train_classifier(Victim{.width = 4}, few, quick(1)).module) +
+           bytes_of(*defense.transform().module);
+  };
+  const std::string expected = trained();
+  const c10::NoGradGuard no_grad;
+  EXPECT_EQ(trained(), expected);
+  EXPECT_FALSE(c10::GradMode::is_enabled());
+}
+
+TEST(Training, InInferenceMode_IsRefusedByName) {
+  auto defense = defense_of();
+  const Victim network{.width = 4};
+  const c10::InferenceMode inference;
+  expect_words(error_of([&] { fit(defense, images().train.images, quick_defense(1)); }),
+               {"fit", "c10::InferenceMode"});
+  expect_words(error_of([&] { train_classifier(network, images().train, quick(1)); }),
+               {"train_classifier", "c10::InferenceMode"});
 }
 
 /// Dropout draws from LibTorch's global generator, which the program shares.
@@ -603,6 +680,60 @@ TEST(Training, Divergence_NamesTheLearningRate) {
     const Recipe wild{.objective = objective, .optimization = recipe.optimization};
     expect_words(error_of([&] { fit(defense, images().train.images.narrow(0, 0, 64), wild); }),
                  {"training the defense diverged"});
+  }
+}
+
+/// An objective whose loss is finite and whose gradient is NaN.
+struct NanGradient {
+  at::Tensor operator()(const at::Tensor& remapped, const at::Tensor& teacher) const {
+    return objectives::Nll{}(remapped, teacher) + (remapped * 0).sum().sqrt();
+  }
+};
+
+/// A transform with a buffer that holds an infinity, as a mask of attention does.
+struct Masked {
+  struct Module : torch::nn::Module {
+    at::Tensor shift = register_parameter("shift", at::zeros({1, 3, 1, 1})),
+               mask = register_buffer("mask", at::full({1}, -INFINITY)),
+               mean = register_buffer("mean", at::zeros({1}));
+  };
+  ImageShape image = task.image;
+  double mean = 0;  ///< what the buffer becomes
+  std::shared_ptr<Module> module = std::make_shared<Module>();
+  at::Tensor forward(const at::Tensor& x) const {
+    module->mean.fill_(mean);
+    return (x + module->shift + module->mask.exp()).clamp(0, 1);
+  }
+};
+
+TEST(Training, WeightsThatTheLastStepMakesNan_EndTheRun) {
+  Recipe recipe = quick_defense(1);
+  recipe.optimization.batch_size = 64;  // one step
+  const at::Tensor few = images().train.images.narrow(0, 0, 64);
+  auto defense = defense_of();
+  expect_words(
+      error_of([&] { fit(defense, few, NanGradient{}, recipe); }),
+      {"training the defense diverged", "the weights are not finite", "got nan in epoch 1", "lr is 0.05"});
+  Pipeline masked{Masked{}, freeze(victim()), remaps::Derangement<task>{}};
+  EXPECT_EQ(error_of([&] { fit(masked, few, recipe); }), "") << "it was infinite before";
+  Pipeline overflows{Masked{.mean = INFINITY}, freeze(victim()), remaps::Derangement<task>{}};
+  expect_words(error_of([&] { fit(overflows, few, recipe); }), {"the weights are not finite"});
+}
+
+/// A victim that returns the logarithms of probabilities, of which one is 0.
+struct LogProbabilities {
+  Task task = refine::task;
+  std::shared_ptr<torch::nn::Module> module = victim().module;
+  at::Tensor forward(const at::Tensor& x) const { return at::softmax(1000 * victim().forward(x), 1).log(); }
+};
+
+TEST(Fit, VictimWithLogitsThatAreNotFinite_IsNamed) {
+  for (const auto objective : {ObjectiveKind::distillation, ObjectiveKind::bce}) {
+    Pipeline defense{UNet{.levels = 2, .width = 4}, freeze(LogProbabilities{}), remaps::Derangement<task>{}};
+    Recipe recipe = quick_defense(2);
+    recipe.objective = objective;
+    expect_words(error_of([&] { fit(defense, images().train.images, recipe); }),
+                 {"training the defense", "victim's logits", "not finite"});
   }
 }
 

@@ -24,6 +24,7 @@
 #include <refine/core/error.hpp>
 #include <refine/core/random.hpp>
 #include <refine/core/task.hpp>
+#include <refine/nn/autocast.hpp>
 #include <refine/nn/device.hpp>
 #include <refine/nn/module.hpp>
 #include <refine/nn/torch_random.hpp>
@@ -202,6 +203,7 @@ class TrainedTransform : public torch::nn::Module {
   struct Training {
     TrainedTransform& self;
     refine::detail::ScopedTraining mode{*self.transform_};
+    nn::ScopedNoAutocastCache no_cache = {};
     explicit Training(TrainedTransform& s) : self(s) { self.require_gradient(true); }
     Training(const Training&) = delete;
     Training& operator=(const Training&) = delete;

@@ -13,6 +13,7 @@
 #include <ATen/ops/zeros_like.h>
 #include <c10/core/Device.h>
 #include <c10/core/GradMode.h>
+#include <c10/core/InferenceMode.h>
 #include <fmt/format.h>
 #include <torch/csrc/autograd/autograd.h>
 #include <torch/nn/module.h>
@@ -26,6 +27,7 @@
 #include <exception>
 #include <filesystem>
 #include <functional>
+#include <iterator>
 #include <limits>
 #include <map>
 #include <memory>
@@ -102,6 +104,14 @@ bool computes_in_bfloat16(Precision precision, at::Device device, const at::Tens
   notify_note("the victim cannot be computed in bfloat16 (" + why + "): float32 is used, which takes longer",
               observers...);
   return false;
+}
+
+/// Checks that gradients can be computed.
+/// \param what cannot be done otherwise, for the message
+/// \throws Error in `c10::InferenceMode`
+inline void refuse_inference_mode(std::string_view what) {
+  if (c10::InferenceMode::is_enabled())
+    throw Error("{}: nothing can be trained in c10::InferenceMode; call it outside of that", what);
 }
 
 /// The results of a step.
@@ -376,6 +386,8 @@ class TrainingLoop {
     }
     sums_.clear();
     all_sums_.clear();
+    for (const auto& tensors : {module.parameters(), module.buffers()})
+      std::ranges::copy_if(tensors, std::back_inserter(finite_at_start_), is_finite);
   }
 
   /// \param cuda_graph_safe whether `learn` may be recorded as a CUDA graph and replayed
@@ -406,6 +418,10 @@ class TrainingLoop {
 
  private:
   std::string_view name() const { return run_.info.name; }
+
+  static bool is_finite(const at::Tensor& tensor) {
+    return !tensor.is_floating_point() || tensor.isfinite().all().item<bool>();
+  }
 
   /// Calls a function with the observers.
   template <typename Call>
@@ -535,7 +551,7 @@ class TrainingLoop {
   template <typename TakeStep>
   void step(int epoch, TakeStep& take_step) {
     Batch inputs;
-    at::Tensor target;
+    at::Tensor& target = target_;
     if (!fits_into_memory([&] {
           inputs = load_batch(state_.step);
           target = targets_(inputs);
@@ -624,7 +640,10 @@ class TrainingLoop {
     // On other devices it is looked at only when they must be waited for.
     if (device_.is_cpu() || is_epoch_end || is_due || must_stop) {
       const double loss = totals.mean_loss(images);
-      if (!std::isfinite(loss)) fail_diverged("the loss is", loss, epoch + 1);
+      if (!std::isfinite(loss)) {
+        require_finite_answers();
+        fail_diverged("the loss is", loss, epoch + 1);
+      }
     }
     check_weights(epoch + 1);
     if (is_epoch_end || images >= 500) check_progress(totals, images);
@@ -656,6 +675,7 @@ class TrainingLoop {
     if (knows_progress_ || !run_.chance || state_.step < std::min(steps_, judged_after_)) return;
     knows_progress_ = true;
     const double chance = run_.chance(), accuracy = totals.accuracy(images);
+    if (chance >= 1) return;  // there is one class
     const double spread = 2 * std::sqrt(chance * (1 - chance) / static_cast<double>(images));
     if (images < 100 || accuracy > chance + spread) return;
     warn(fmt::format(
@@ -686,8 +706,21 @@ class TrainingLoop {
 
   /// \param epoch from 1
   void check_weights(int epoch) const {
-    if (store_ && store_->has_diverged())
-      fail_diverged("the weights are", std::numeric_limits<double>::quiet_NaN(), epoch);
+    if (store_ && store_->has_diverged()) fail_weights(epoch);
+  }
+
+  /// \param epoch from 1
+  [[noreturn]] void fail_weights(int epoch) const {
+    fail_diverged("the weights are", std::numeric_limits<double>::quiet_NaN(), epoch);
+  }
+
+  /// Throws if a loss is not finite because the teacher's answers are not.
+  void require_finite_answers() const {
+    if (is_finite(target_)) return;
+    throw Error(
+        "training the {}: the loss is not finite because the victim's logits are not (is one the logarithm of a "
+        "probability of 0?); wrap the victim in a backbone that returns finite logits",
+        name());
   }
 
   [[noreturn]] void fail_diverged(std::string_view what, double got, int epoch) const {
@@ -739,6 +772,8 @@ class TrainingLoop {
         copy_from_first(ranks_, all);
       }
     }
+    // The loss of the last step was computed before it changed the weights.
+    if (!std::ranges::all_of(finite_at_start_, is_finite)) fail_weights(optimization_.epochs);
     if (has_store_) gather_momenta();
     if (store_) store_->save(state_);
     check_weights(optimization_.epochs);
@@ -767,6 +802,8 @@ class TrainingLoop {
   bool has_store_ = false;                ///< whether rank 0 has one
   nn::ScopedTorchSeed torch_seed_;
   SavedBuffers buffers_;
+  std::vector<at::Tensor> finite_at_start_ = {};  ///< parameters and buffers; a mask may hold infinities
+  at::Tensor target_ = {};                        ///< of the last step
 
   std::int64_t first_step_ = 0;  ///< the step at which the run was resumed
   double seconds_before_ = 0;    ///< that it had taken until then
@@ -793,6 +830,9 @@ template <typename Targets, typename Learn, typename... Observers>
 void train(const TrainingRun& run, torch::nn::Module& module, at::Device device, const at::Tensor& examples,
            const Optimization& optimization, const BatchAugmentation& augmentation, std::uint64_t seed,
            Targets&& targets, Learn&& learn, bool cuda_graph_safe, Observers&... observers) {
+  refuse_inference_mode(fmt::format("training the {}", run.info.name));
+  const c10::AutoGradMode with_gradient(true);
+  const nn::ScopedNoAutocastCache no_cache;
   if (examples.size(0) < 2) {
     throw Error("cannot train the {}: too few images (got {}, expected 2 or more)", run.info.name,
                 examples.size(0));
