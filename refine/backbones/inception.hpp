@@ -1,11 +1,13 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <fmt/core.h>
 #include <torch/nn/cloneable.h>
 #include <torch/nn/modules/linear.h>
 
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include <refine/backbones/backbone.hpp>
@@ -14,6 +16,7 @@
 #include <refine/core/error.hpp>
 #include <refine/core/random.hpp>
 #include <refine/core/task.hpp>
+#include <refine/nn/module.hpp>
 #include <refine/nn/shared_batch.hpp>
 #include <refine/nn/torch_random.hpp>
 
@@ -35,7 +38,9 @@ class InceptionConvolution;
 class InceptionBlock;
 
 /// The module of `InceptionV3`.
-class InceptionV3Module : public torch::nn::Cloneable<InceptionV3Module>, public Staged {
+class InceptionV3Module : public torch::nn::Cloneable<InceptionV3Module>,
+                          public nn::OpaqueModule,
+                          public Staged {
  public:
   InceptionV3Module(std::int64_t channels, std::int64_t classes, std::int64_t width, std::int64_t resize);
 
@@ -47,6 +52,9 @@ class InceptionV3Module : public torch::nn::Cloneable<InceptionV3Module>, public
   at::Tensor features(const at::Tensor& images);
 
   int stages() const override { return 3; }
+
+  /// Returns the size to which small images are enlarged.
+  std::string code() const override { return resize_ == 0 ? "" : fmt::format("resize {}", resize_); }
 
  private:
   std::int64_t channels_, classes_, width_, resize_;

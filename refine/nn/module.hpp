@@ -30,7 +30,8 @@ class OpaqueModule {
  public:
   virtual ~OpaqueModule() = default;
 
-  /// Returns what its tensors do not show. Two modules with the same text and tensors compute the same.
+  /// Returns what its tensors do not show; empty if there is nothing. Two modules with the same text and tensors
+  /// compute the same.
   virtual std::string code() const = 0;
 };
 
@@ -38,8 +39,9 @@ class OpaqueModule {
 inline std::string code_of(const torch::nn::Module& module) {
   std::string code;
   module.apply([&](const std::string& name, const torch::nn::Module& part) {
-    if (const auto* program = dynamic_cast<const OpaqueModule*>(&part))
-      code += name + '\n' + program->code() + '\n';
+    const auto* opaque = dynamic_cast<const OpaqueModule*>(&part);
+    const std::string text = opaque ? opaque->code() : "";
+    if (!text.empty()) code += name + '\n' + text + '\n';
   });
   return code;
 }

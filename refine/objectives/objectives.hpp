@@ -9,8 +9,10 @@
 #include <ATen/ops/matmul.h>
 #include <ATen/ops/one_hot.h>
 #include <ATen/ops/softmax.h>
+#include <fmt/core.h>
 
 #include <concepts>
+#include <string>
 
 /// \namespace refine::objectives
 /// The losses that a transform is trained with. An objective compares two sets of logits: those of
@@ -37,7 +39,10 @@ struct SupCon;
 ///  2. `O` is copyable;
 ///  3. optionally, `O` has `static constexpr bool cuda_graph_safe = true;`: on a GPU the call may
 ///     then be recorded as a CUDA graph and replayed. It must launch the same work for every batch
-///     of one shape, and neither wait for the device nor read a value from it.
+///     of one shape, and neither wait for the device nor read a value from it;
+///  4. optionally, `o.describe()` returns its settings in one line, as a `std::string`. A checkpoint is
+///     resumed only with an objective of the same type and settings; what a lambda captures is not
+///     compared.
 ///
 /// The concept checks the types; `fit` checks the loss that is returned. `SupCon` is excluded by
 /// name: its call looks the same, but it takes features and labels.
@@ -86,6 +91,9 @@ struct Distillation {
   static constexpr bool cuda_graph_safe = true;  ///< replayed in CUDA graphs
 
   double temperature = 1;  ///< positive; higher values weigh the teacher's smaller logits more
+
+  /// Returns the settings in one line.
+  std::string describe() const { return fmt::format("temperature {}", temperature); }
 
   /// Returns the loss.
   /// \param remapped logits N×classes, with gradient

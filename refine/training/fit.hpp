@@ -72,13 +72,20 @@ struct RecipeObjective {
 inline void check_loss(const at::Tensor& loss) {
   if (!loss.defined()) throw Error("objective: must return a loss (got an undefined tensor)");
   if (loss.dim() != 0) {
-    throw Error(
-        "objective: the loss must have no dimensions (got {}); reduce it to one number with .mean()",
-        loss.dim());
+    throw Error("objective: the loss must have no dimensions (got {}); reduce it to one number with .mean()",
+                loss.dim());
   }
   if (!loss.requires_grad())
     throw Error(
         "objective: the loss has no gradient; compute it from the remapped logits, the first argument");
+}
+
+/// Returns an objective's type and what it describes of itself, for the identity of a run.
+template <objectives::Objective O>
+std::string describe_objective(const O& objective) {
+  if constexpr (std::same_as<O, RecipeObjective>) return "the recipe's";
+  const std::string settings = nn::describe(objective);
+  return c10::demangle_type<O>() + (settings.empty() ? "" : " (" + settings + ")");
 }
 
 /// Returns the tensors that a module computes with and, as bytes, the programs in it.
@@ -267,6 +274,7 @@ inline at::Tensor gather_with_gradient(const at::Tensor& part, const BatchShare&
 template <typename T, typename B, typename R, objectives::Objective O, typename... Observers>
 void fit_transform(Pipeline<T, B, R>& defense, const at::Tensor& images, const O& objective,
                    const Recipe& recipe, Observers&... observers) {
+  refuse_inference_mode("fit");
   recipe.validate();
   if (images.dim() != 4 || images.scalar_type() != at::kByte)
     throw Error("fit: images must be uint8 N×C×H×W; convert float images with data::to_bytes");
@@ -364,9 +372,8 @@ void fit_transform(Pipeline<T, B, R>& defense, const at::Tensor& images, const O
             return RunIdentity{.run = "defense",
                                .network = nn::describe(defense.transform()),
                                .recipe = (std::ostringstream() << recipe).str(),
-                               .objective = std::same_as<O, RecipeObjective>
-                                                ? "the recipe's"
-                                                : c10::demangle_type<O>() + nn::describe(objective),
+                               .objective = describe_objective(objective),
+                               .domain = defense.domain() == PixelDomain::reference ? "reference" : "",
                                .data = {{"images", images}},
                                .victim = std::move(victim)};
           },

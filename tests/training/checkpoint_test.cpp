@@ -5,6 +5,7 @@
 #include <ATen/ops/arange.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
 #include <fmt/core.h>
 #include <gtest/gtest.h>
 #include <sys/resource.h>
@@ -12,6 +13,7 @@
 #include <torch/nn/module.h>
 #include <unistd.h>
 #include <refine/backbones/freeze.hpp>
+#include <refine/backbones/inception.hpp>
 #include <refine/backbones/normalized.hpp>
 #include <refine/backbones/resnet.hpp>
 #include <refine/backbones/vit.hpp>
@@ -385,10 +387,34 @@ TEST(Checkpoint, OtherVictimOrObjective_IsRefusedByName) {
                       remaps::Derangement<task>{}};
   expect_words(error_of([&] { fit(normalized, dataset().images, defense_recipe(), checkpoint); }),
                {"victim differs"});
+  backbones::ResNet18<> pooling{.task = task, .width = 4, .stem = backbones::Stem{3, true}};
+  nn::load_state_dict(*pooling.module, nn::state_dict(*victim().module), "the victim");
+  Pipeline pooled{transforms::UNet<task>{.levels = 2, .width = 4}, freeze(pooling),
+                  remaps::Derangement<task>{}};
+  expect_words(error_of([&] { fit(pooled, dataset().images, defense_recipe(), checkpoint); }),
+               {"victim differs"});
   auto same = make_defense();
   expect_words(
       error_of([&] { fit(same, dataset().images, objectives::Bce{}, defense_recipe(), checkpoint); }),
       {"objective"});
+}
+
+TEST(Checkpoint, OtherPixelDomainOrSettingsOfAnObjective_AreRefusedByName) {
+  const ScratchFolder folder;
+  const Checkpoint checkpoint{.path = folder.path, .resume = true};
+  const auto train = [&](PixelDomain domain, double temperature, auto&&... observers) {
+    Pipeline defense{transforms::UNet<task>{.levels = 2, .width = 4},
+                     freeze(backbones::Normalized{victim(), normalizations::cifar10}),
+                     remaps::Derangement<task>{}, domain};
+    fit(defense, dataset().images, objectives::Distillation{temperature}, defense_recipe(), checkpoint,
+        observers...);
+  };
+  EXPECT_THROW(train(PixelDomain::reference, 2, StopAfter{1}), Stopped);
+  expect_words(error_of([&] { train(PixelDomain::image, 2); }),
+               {"cannot resume", "pixel domain is image", "checkpoint has reference"});
+  expect_words(error_of([&] { train(PixelDomain::reference, 8); }),
+               {"objective", "temperature 8", "temperature 2"});
+  EXPECT_THROW(train(PixelDomain::reference, 2, StopAfter{1}), Stopped) << "the run itself is not refused";
 }
 
 TEST(Checkpoint, OtherVersion_IsRefusedByName) {
@@ -440,6 +466,28 @@ TEST(Checkpoint, ViTWithOtherHeads_IsRefused) {
   EXPECT_THROW(train(2, 8, StopAfter{2}), Stopped);
   // The tensors have the same shapes and values.
   expect_words(error_of([&] { train(4, 4); }), {"network, or its initial weights"});
+}
+
+TEST(Checkpoint, OtherNetworkOfTheSameWeights_IsRefused) {
+  const auto expect_refused = [](const auto& network, const auto& other) {
+    const ScratchFolder folder;
+    const Checkpoint checkpoint{.path = folder.path, .resume = true};
+    ClassifierRecipe recipe = victim_recipe(OptimizerKind::adam);
+    recipe.optimization.batch_size = 2;
+    recipe.augmentation = {};
+    const auto train = [&](auto backbone, auto&&... observers) {
+      train_classifier(backbone, dataset().first(6), recipe, checkpoint, observers...);
+    };
+    EXPECT_THROW(train(network, StopAfter{1}), Stopped);
+    expect_words(error_of([&] { train(other); }), {"network, or its initial weights"});
+  };
+  using ResNet = backbones::ResNet18<>;
+  expect_refused(ResNet{.task = task, .width = 2, .stem = backbones::Stem{3, false}},
+                 ResNet{.task = task, .width = 2, .stem = backbones::Stem{3, true}});
+  using Inception = backbones::InceptionV3<task>;
+  expect_refused(Inception{.width = 2, .resize = 75}, Inception{.width = 2, .resize = 96});
+  using ViT = backbones::ViT<task>;
+  expect_refused(ViT{.width = 16, .depth = 1, .dropout = 0}, ViT{.width = 16, .depth = 1, .dropout = 0.5});
 }
 
 TEST(Checkpoint, WithoutResume_AnInterruptedRunIsRefused) {
@@ -704,6 +752,16 @@ TEST(TrainClassifier, NoProgress_IsAWarning) {
   Lines none;
   train_classifier(Network{.width = 4}, many, recipe, none);
   EXPECT_TRUE(none.warnings.empty()) << none.warnings.front();
+}
+
+TEST(TrainClassifier, OneClass_IsNoWarning) {
+  data::Dataset many = data::Synthetic{.task = task, .train = 160, .test = 0}.make().train;
+  many.labels = at::zeros_like(many.labels);
+  ClassifierRecipe recipe = victim_recipe(OptimizerKind::sgd);
+  recipe.optimization.epochs = 1;
+  Lines lines;
+  train_classifier(Network{.width = 4}, many, recipe, lines);
+  EXPECT_TRUE(lines.warnings.empty()) << lines.warnings.front();
 }
 
 TEST(ResumeCommand, Words_AreQuotedForAShell) {

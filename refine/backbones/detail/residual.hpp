@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -18,6 +19,7 @@
 #include <refine/core/config.hpp>
 #include <refine/core/task.hpp>
 #include <refine/nn/fold.hpp>
+#include <refine/nn/module.hpp>
 
 namespace refine::backbones::detail {
 
@@ -34,7 +36,10 @@ struct ResidualPlan {
 };
 
 /// A residual network (He et al., 2016, `he2016resnet`).
-class ResidualModule : public torch::nn::Cloneable<ResidualModule>, public nn::Foldable, public Staged {
+class ResidualModule : public torch::nn::Cloneable<ResidualModule>,
+                       public nn::Foldable,
+                       public nn::OpaqueModule,
+                       public Staged {
  public:
   explicit ResidualModule(const ResidualPlan& plan);
 
@@ -48,6 +53,9 @@ class ResidualModule : public torch::nn::Cloneable<ResidualModule>, public nn::F
   REFINE_INLINE void fold() override;
 
   int stages() const override { return static_cast<int>(plan_.blocks.size()); }
+
+  /// Returns whether the stem pools.
+  std::string code() const override { return plan_.stem.pooling ? "max pooling" : ""; }
 
  private:
   ResidualPlan plan_;

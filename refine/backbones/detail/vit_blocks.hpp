@@ -147,7 +147,7 @@ class ViTModule : public torch::nn::Cloneable<ViTModule>, public nn::OpaqueModul
   /// Returns what the last layer takes, N×F.
   at::Tensor features(const at::Tensor& images);
 
-  /// Returns the number of heads.
+  /// Returns the number of heads and the share of dropout.
   std::string code() const override;
 
  private:

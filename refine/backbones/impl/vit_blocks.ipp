@@ -128,7 +128,7 @@ REFINE_INLINE void ViTModule::reset() {
 }
 
 REFINE_INLINE std::string ViTModule::code() const {
-  return fmt::format("{} heads", extents_.heads);
+  return fmt::format("{} heads, dropout {}", extents_.heads, extents_.dropout);
 }
 
 REFINE_INLINE at::Tensor ViTModule::features(const at::Tensor& images) {

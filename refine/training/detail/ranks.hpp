@@ -263,6 +263,7 @@ void check_run(Ranks& ranks, const RunIdentity& identity, const torch::nn::Modul
   distributed::check_equal(ranks, "run", identity.run);
   distributed::check_equal(ranks, "recipe", identity.recipe);
   distributed::check_equal(ranks, "objective", identity.objective);
+  distributed::check_equal(ranks, "pixel domain", identity.domain);
   distributed::check_equal(ranks, "training data", describe_sample(identity.data) + identity.required);
   distributed::check_equal(ranks, "victim", describe_sample(identity.victim));
   std::string shapes = identity.network + describe_sample(identity.constants);

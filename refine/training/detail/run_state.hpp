@@ -23,6 +23,7 @@ struct RunIdentity {
   std::set<std::string> computed = {};
   std::string recipe = {};                        ///< one line of JSON
   std::string objective = {};                     ///< "the recipe's", or the type of one passed to `fit`
+  std::string domain = {};                        ///< "reference": the transform takes normalised images
   std::string required = {};                      ///< the augmentation that the training set requires
   std::map<std::string, at::Tensor> data = {};    ///< images, labels, masks
   std::map<std::string, at::Tensor> victim = {};  ///< what the teacher computes with; empty: no teacher

@@ -412,6 +412,7 @@ REFINE_INLINE void CheckpointStore::restore(RunState& state, const RunIdentity& 
                {"run", identity.run},
                {"recipe", identity.recipe},
                {"objective", identity.objective},
+               {"domain", identity.domain},
                {"data", sha256_of(identity.data, identity.required)},
                {"victim", identity.victim.empty() ? "" : sha256_of(identity.victim)},
                {"start", sha256_of(start, identity.network)},
@@ -494,12 +495,18 @@ REFINE_INLINE void CheckpointStore::check_identity(const fs::path& file,
                        then("objective")),
            "pass the same objective");
   }
+  const auto optional = [&](const char* key) { return then(key) == "nothing" ? std::string() : then(key); };
+  if (const std::string others = optional("domain"); others != identity_.at("domain")) {
+    const auto name = [](const std::string& domain) { return domain.empty() ? "image" : domain; };
+    refuse(fmt::format("the pixel domain is {}, the checkpoint has {}", name(identity_.at("domain")),
+                       name(others)),
+           "give the pipeline the PixelDomain of the interrupted run");
+  }
   if (!same("data")) {
     refuse(digests("training images or labels differ", "data"), "give the images of the interrupted run");
   }
   if (!same("victim")) refuse(digests("victim differs", "victim"), "give the victim of the interrupted run");
-  if (const std::string others = then("statistics") == "nothing" ? "" : then("statistics");
-      others != identity_.at("statistics")) {
+  if (const std::string others = optional("statistics"); others != identity_.at("statistics")) {
     const auto describe = [](const std::string& ranks) {
       return ranks.empty() ? std::string("those of the batch") : "of each of " + ranks + " ranks";
     };
