@@ -5,9 +5,11 @@
 #include <ATen/ops/tensor.h>
 
 #include <array>
+#include <cmath>
 #include <map>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -21,8 +23,8 @@ namespace refine {
 /// Mean and standard deviation of each channel, for images in [0, 1]: a channel x becomes
 /// (x - mean) / deviation. The order is R, G, B, except inside a `backbones::Bgr`.
 struct Normalization {
-  std::array<double, 3> mean = {0, 0, 0};       ///< subtracted from the channels
-  std::array<double, 3> deviation = {1, 1, 1};  ///< divides the channels; must be positive
+  std::array<double, 3> mean = {0, 0, 0};       ///< subtracted from the channels; must be finite
+  std::array<double, 3> deviation = {1, 1, 1};  ///< divides the channels; must be positive and finite
 
   /// True if all six numbers are equal.
   friend constexpr bool operator==(const Normalization&, const Normalization&) = default;
@@ -42,6 +44,33 @@ inline constexpr Normalization fashion_mnist = {{0.2190, 0.2190, 0.2190}, {0.331
 
 }  // namespace normalizations
 
+namespace detail {
+
+/// Checks that a normalization can be applied to images.
+/// \param user what normalises, for the message
+/// \param channels of the images; for 1, the three means must be equal, and so must the three deviations
+/// \param hint what to do if the channels differ
+/// \throws Error if the channels do not match, a number is not finite, or a deviation is not positive; as float
+inline void check_normalization(std::string_view user, const Normalization& normalization, int channels,
+                                std::string_view hint) {
+  const auto& [mean, deviation] = normalization;
+  const auto all_equal = [](const std::array<double, 3>& v) { return v[0] == v[1] && v[1] == v[2]; };
+  for (const double m : mean) {
+    if (!std::isfinite(static_cast<float>(m)))
+      throw Error("{}: means of a normalization must be finite, got {}", user, m);
+  }
+  for (const double d : deviation) {
+    const auto value = static_cast<float>(d);
+    if (!(value > 0 && std::isfinite(value)))
+      throw Error("{}: deviations must be positive and finite, got {}", user, d);
+  }
+  if (compatible(channels, 3) || (channels == 1 && all_equal(mean) && all_equal(deviation))) return;
+  throw Error("{}: the channels differ (the normalization has 3, the network takes {}); {}", user, channels,
+              hint);
+}
+
+}  // namespace detail
+
 namespace backbones {
 
 /// Wraps a backbone that was trained on normalised images; the result takes images in [0, 1] like
@@ -58,7 +87,7 @@ class Normalized {
   ///   inside
   /// \param normalization what `inner` was trained with. For 1 channel, its three means must be
   ///   equal, and so must its three deviations.
-  /// \throws Error if a deviation is not positive or the channels do not match
+  /// \throws Error if a number is not finite, a deviation is not positive, or the channels do not match
   Normalized(B inner, const Normalization& normalization)
       : task(inner.task),
         module(inner.module),
@@ -67,18 +96,8 @@ class Normalized {
         normalization_(normalization),
         mean_(channel_tensor(normalization.mean, task.image.channels)),
         deviation_(channel_tensor(normalization.deviation, task.image.channels)) {
-    const auto all_equal = [](const std::array<double, 3>& v) { return v[0] == v[1] && v[1] == v[2]; };
-    const bool grey =
-        task.image.channels == 1 && all_equal(normalization.mean) && all_equal(normalization.deviation);
-    if (!grey && !compatible(task.image.channels, 3)) {
-      throw Error(
-          "Normalized: the channels differ (the normalization has 3, the backbone takes {}); normalize in the "
-          "backbone itself",
-          task.image.channels);
-    }
-    for (double d : normalization.deviation) {
-      if (!(d > 0)) throw Error("Normalization: deviations must be positive, got {}", d);
-    }
+    refine::detail::check_normalization("Normalized", normalization, task.image.channels,
+                                        "normalize in the backbone itself");
   }
 
   Task task;                   ///< the wrapped backbone's task

@@ -112,11 +112,12 @@ inline at::Tensor resize_bilinear(const at::Tensor& x, std::int64_t height, std:
 }
 
 /// Resizes images by bilinear interpolation with a filter against aliasing, as PIL does.
-/// \param x N×C×H×W; bfloat16, which LibTorch's filter does not take, becomes float
+/// \param x N×C×H×W; bfloat16 and half, which LibTorch's filter does not take, become float
 /// \return N×C×height×width
 inline at::Tensor resize_antialiased(const at::Tensor& x, std::int64_t height, std::int64_t width) {
   const c10::impl::ExcludeDispatchKeyGuard without_autocast(c10::autocast_dispatch_keyset);
-  return at::_upsample_bilinear2d_aa(x.scalar_type() == at::kBFloat16 ? x.to(at::kFloat) : x, {height, width},
+  const bool is_reduced = at::isReducedFloatingType(x.scalar_type());
+  return at::_upsample_bilinear2d_aa(is_reduced ? x.to(at::kFloat) : x, {height, width},
                                      /*align_corners=*/false);
 }
 

@@ -9,6 +9,7 @@
 
 #include <string>
 
+#include <refine/core/error.hpp>
 #include <refine/nn/conv.hpp>
 #include <refine/nn/torch_random.hpp>
 
@@ -28,8 +29,14 @@ struct Foldable {
 };
 
 /// Returns the convolution that computes what `convolution` and `norm` compute in evaluation mode:
-/// w' = w·γ/√(σ²+ε), b' = (b−μ)·γ/√(σ²+ε) + β.
+/// w' = w·γ/√(σ²+ε), b' = (b−μ)·γ/√(σ²+ε) + β. Without affine parameters, γ is 1 and β is 0.
+/// \throws Error if `norm` has no running statistics: it computes those of each batch
 inline torch::nn::Conv2d folded(const torch::nn::Conv2d& convolution, const torch::nn::BatchNorm2d& norm) {
+  if (!norm->running_mean.defined()) {
+    throw Error(
+        "cannot fold a BatchNorm without running statistics: it normalises by each batch; construct it with "
+        ".track_running_stats(true)");
+  }
   c10::NoGradGuard no_grad;
   const auto& o = convolution->options;
   torch::nn::Conv2d merged(torch::nn::Conv2dOptions(o.in_channels(), o.out_channels(), o.kernel_size())
@@ -41,12 +48,14 @@ inline torch::nn::Conv2d folded(const torch::nn::Conv2d& convolution, const torc
                                .bias(true));
   merged->to(convolution->weight.device(), convolution->weight.scalar_type());
   // In double: folding costs no accuracy.
+  const at::Tensor deviation = (norm->running_var.to(at::kDouble) + norm->options.eps()).sqrt();
   const at::Tensor scale =
-      norm->weight.to(at::kDouble) / (norm->running_var.to(at::kDouble) + norm->options.eps()).sqrt();
+      norm->weight.defined() ? norm->weight.to(at::kDouble) / deviation : deviation.reciprocal();
   at::Tensor shift = -norm->running_mean.to(at::kDouble);
   if (convolution->bias.defined()) shift = shift + convolution->bias.to(at::kDouble);
   merged->weight.copy_(convolution->weight.to(at::kDouble) * scale.view({-1, 1, 1, 1}));
-  merged->bias.copy_(shift * scale + norm->bias.to(at::kDouble));
+  shift = shift * scale;
+  merged->bias.copy_(norm->bias.defined() ? shift + norm->bias.to(at::kDouble) : shift);
   return merged;
 }
 

@@ -27,7 +27,7 @@ namespace detail {
 /// The module of `BackboneEncoder`: a frozen network, and the normalisation before it.
 class BackboneEncoderModule : public torch::nn::Module, public nn::Foldable {
  public:
-  /// \throws Error if the channels do not match or a deviation is not positive
+  /// \throws Error as `refine::detail::check_normalization`
   BackboneEncoderModule(std::shared_ptr<torch::nn::Module> network,
                         const std::optional<Normalization>& normalization, const ImageShape& image);
 
@@ -47,11 +47,8 @@ inline BackboneEncoderModule::BackboneEncoderModule(std::shared_ptr<torch::nn::M
   register_module("network", std::move(network));
   eval();
   if (!normalization) return;
-  for (const double d : normalization->deviation) {
-    if (!(d > 0)) throw Error("BackboneEncoder: deviations must be positive, got {}", d);
-  }
-  if (image.channels != 3 && image.channels != 1)
-    throw Error("BackboneEncoder: a normalization has 3 channels, or 1 (got images of {})", image.channels);
+  refine::detail::check_normalization("BackboneEncoder", *normalization, image.channels,
+                                      "give an encoder of grey images three equal means and deviations");
   const auto values = [&](const std::array<double, 3>& numbers) {
     const std::vector<float> floats(numbers.begin(),
                                     image.channels == 1 ? numbers.begin() + 1 : numbers.end());

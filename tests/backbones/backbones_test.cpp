@@ -11,6 +11,7 @@
 #include <torch/nn/modules/linear.h>
 
 #include <cmath>
+#include <limits>
 #include <map>
 #include <string>
 #include <utility>
@@ -215,6 +216,19 @@ TEST(Fold, Folded_KeepsStrideGroupsAndBias) {
             1e-5);
 }
 
+TEST(Fold, NormWithoutAffineParameters_IsFoldedAndWithoutStatisticsRefused) {
+  torch::nn::Conv2d convolution(torch::nn::Conv2dOptions(4, 6, 3));
+  torch::nn::BatchNorm2d norm(torch::nn::BatchNorm2dOptions(6).affine(false));
+  norm->running_mean.copy_(at::rand({6}) - 0.5);
+  norm->running_var.copy_(at::rand({6}) + 0.1);
+  norm->eval();
+  const at::Tensor x = at::rand({2, 4, 9, 7});
+  EXPECT_LT(distance(nn::folded(convolution, norm)->forward(x), norm->forward(convolution->forward(x))),
+            1e-5);
+  const torch::nn::BatchNorm2d of_batches(torch::nn::BatchNorm2dOptions(6).track_running_stats(false));
+  expect_words(error_of([&] { nn::folded(convolution, of_batches); }), {"BatchNorm", "running statistics"});
+}
+
 /// Returns the means of the channels as logits, so that they show what reached the network.
 struct ChannelMeans {
   static constexpr Task task = {ImageShape{3, dynamic, dynamic}, 3};
@@ -256,6 +270,19 @@ TEST(Normalized, InvalidDeviationOrChannels_Throws) {
                    Normalized(ChannelMeans{}, {.deviation = {1, deviation, 1}});
                  }),
                  {"deviations must be positive", text});
+  }
+  constexpr double infinity = std::numeric_limits<double>::infinity();
+  for (const double deviation : {infinity, 1e39, 1e-60}) {  // the last two are infinite and 0 as float
+    expect_words(error_of([&] {
+                   Normalized(ChannelMeans{}, {.deviation = {1, deviation, 1}});
+                 }),
+                 {"Normalized: deviations must be positive and finite"});
+  }
+  for (const double mean : {infinity, -infinity, 1e39, std::nan("")}) {
+    expect_words(error_of([&] {
+                   Normalized(ChannelMeans{}, {.mean = {0, 0, mean}});
+                 }),
+                 {"Normalized: means", "finite"});
   }
   for (const int channels : {1, 2}) {  // one channel with three different numbers
     expect_words(error_of([&] {

@@ -82,6 +82,15 @@ TEST(ProgramEncoder, Normalization_IsAppliedFirst) {
       (x - channels(0.4914f, 0.4822f, 0.4465f)) / channels(0.2023f, 0.1994f, 0.2010f);
   const c10::NoGradGuard no_grad;
   EXPECT_LT(distance_of(encoder.forward(x), at::conv2d(normalized, kernel()).mean({2, 3})), 1e-4);
+
+  const fs::path grey = write_program(scratch.path / "grey.pt",
+                                      "return torch.conv2d(x.expand(x.size(0), 3, 8, 8), self.kernel)");
+  const auto grey_error = [&](const Normalization& normalization) {
+    return error_of([&] { ProgramEncoder(grey, {.image = {1, 8, 8}, .normalization = normalization}); });
+  };
+  EXPECT_EQ(grey_error(normalizations::fashion_mnist), "");
+  expect_words(grey_error(normalizations::imagenet), {"ProgramEncoder", "has 3", "takes 1"});
+  expect_words(grey_error({.deviation = {0, 0, 0}}), {"ProgramEncoder", "deviations", "got 0"});
 }
 
 TEST(ProgramEncoder, SeveralOutputs_OneIsChosenByNameOrBecauseItFits) {

@@ -68,12 +68,14 @@ TEST(ResizeBilinear, Autocast_KeepsTheType) {
   EXPECT_TRUE(at::allclose(low.to(at::kFloat), expected, 0.01, 0.01));
 }
 
-TEST(ResizeAntialiased, TakesBfloat16AlsoUnderAutocast) {
-  const at::Tensor x = at::rand({2, 3, 8, 8}).to(at::kBFloat16);
-  const at::Tensor expected = at::_upsample_bilinear2d_aa(x.to(at::kFloat), {3, 5}, false);
-  EXPECT_TRUE(nn::resize_antialiased(x, 3, 5).equal(expected));
-  const nn::Autocast autocast(at::kCPU, true);
-  EXPECT_TRUE(nn::resize_antialiased(x, 3, 5).equal(expected));
+TEST(ResizeAntialiased, TakesReducedTypesAlsoUnderAutocast) {
+  for (const at::ScalarType type : {at::kBFloat16, at::kHalf}) {
+    const at::Tensor x = at::rand({2, 3, 8, 8}).to(type);
+    const at::Tensor expected = at::_upsample_bilinear2d_aa(x.to(at::kFloat), {3, 5}, false);
+    EXPECT_TRUE(nn::resize_antialiased(x, 3, 5).equal(expected));
+    const nn::Autocast autocast(at::kCPU, true);
+    EXPECT_TRUE(nn::resize_antialiased(x, 3, 5).equal(expected));
+  }
 }
 
 TEST(Resize, FiltersOnlyWhereImagesShrink) {

@@ -10,6 +10,7 @@
 #include <gtest/gtest.h>
 #include <torch/nn/module.h>
 
+#include <cmath>
 #include <memory>
 #include <string>
 #include <utility>
@@ -257,6 +258,18 @@ TEST(BackboneEncoder, Features_AreWhatTheLastLayerTakes) {
   const auto frozen = freeze(net);
   EXPECT_LT(difference(frozen.forward(images), net.forward(images)), 1e-5);
   EXPECT_LT(difference(freeze(net).forward(images), net.forward(images)), 1e-5);
+
+  using Grey = backbones::ResNet18<Task{{1, 16, 16}, 7}>;
+  const auto grey = freeze(Grey{.width = 4});
+  const auto grey_error = [&](const Normalization& normalization) {
+    return error_of([&] {
+      (void)BackboneEncoder<backbones::Frozen<Grey>>{.backbone = grey, .normalization = normalization};
+    });
+  };
+  EXPECT_EQ(grey_error(normalizations::fashion_mnist), "");
+  expect_words(grey_error(normalizations::imagenet), {"BackboneEncoder", "has 3", "takes 1"});
+  expect_words(grey_error({.deviation = {0, 0, 0}}), {"BackboneEncoder", "deviations", "got 0"});
+  expect_words(grey_error({.mean = {NAN, NAN, NAN}}), {"BackboneEncoder", "means", "got nan"});
 
   using Open = backbones::ResNet18<>;
   const auto open = freeze(Open{.task = {{3, dynamic, dynamic}, 7}, .width = 4});

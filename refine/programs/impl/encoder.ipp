@@ -30,6 +30,8 @@ REFINE_INLINE ProgramEncoderModule::ProgramEncoderModule(std::variant<Scripted, 
     : program_(std::move(program)) {
   std::visit([&](const auto& network) { register_module("program", network); }, program_);
   if (!normalization) return;
+  refine::detail::check_normalization("ProgramEncoder", *normalization, channels,
+                                      "give an encoder of grey images three equal means and deviations");
   const auto values = [&](const std::array<double, 3>& numbers) {
     const std::vector<float> floats(numbers.begin(), channels == 1 ? numbers.begin() + 1 : numbers.end());
     return at::tensor(floats).view({1, -1, 1, 1});
