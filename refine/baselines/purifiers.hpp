@@ -23,6 +23,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <limits>
 #include <map>
 #include <memory>
 #include <string>
@@ -270,8 +271,8 @@ struct InversionOptions {
       if (value < 1) throw Error("InversionOptions.{} must be at least 1, got {}", field, value);
     };
     const auto check_positive = [](const char* field, double value) {
-      if (!(value > 0 && std::isfinite(value)))
-        throw Error("InversionOptions.{} must be positive and finite, got {}", field, value);
+      if (!(value > 0 && value <= std::numeric_limits<float>::max()))
+        throw Error("InversionOptions.{} must be positive and at most 3.4e38, got {}", field, value);
     };
     check_count("rounds", rounds);
     check_count("first_epochs", first_epochs);

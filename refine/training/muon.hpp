@@ -24,8 +24,8 @@ struct MuonOptions : torch::optim::OptimizerCloneableOptions<MuonOptions> {
   TORCH_ARG(double, momentum) = 0.95;     ///< share of the old momentum, in [0, 1)
   TORCH_ARG(bool, nesterov) = true;       ///< uses Nesterov momentum
   TORCH_ARG(double, weight_decay) = 0.1;  ///< decoupled, 0 or more
-  TORCH_ARG(int64_t, ns_steps) = 5;       ///< Newton–Schulz steps
-  TORCH_ARG(double, eps) = 1e-7;          ///< lower bound of the norm that a matrix is divided by
+  TORCH_ARG(int64_t, ns_steps) = 5;       ///< Newton–Schulz steps, 0 or more
+  TORCH_ARG(double, eps) = 1e-7;          ///< lower bound of the norm that a matrix is divided by, positive
   /// The type of the Newton–Schulz arithmetic. PyTorch uses bfloat16, which is fast on
   /// accelerators; a CPU without bfloat16 arithmetic is faster in float32.
   TORCH_ARG(at::ScalarType, ns_dtype) = at::kBFloat16;
@@ -70,19 +70,26 @@ class Muon : public torch::optim::Optimizer {
  public:
   /// \param groups parameters with two or more dimensions each
   /// \param defaults options of the groups that have none
-  /// \throws c10::Error if a parameter has fewer than two dimensions
+  /// \throws c10::Error if a parameter has fewer than two dimensions, or an option is out of range
   explicit Muon(const std::vector<torch::optim::OptimizerParamGroup>& groups,
                 MuonOptions defaults = MuonOptions());
 
   /// \param parameters parameters with two or more dimensions each
   /// \param defaults their options
-  /// \throws c10::Error if a parameter has fewer than two dimensions
+  /// \throws c10::Error as the other constructor
   explicit Muon(std::vector<at::Tensor> parameters, MuonOptions defaults = MuonOptions())
       : Muon({torch::optim::OptimizerParamGroup(std::move(parameters))}, defaults) {}
+
+  /// Adds parameters. Hides LibTorch's function, which ignores the options of a group.
+  /// \param group parameters with two or more dimensions each, and their options; without, the defaults
+  /// \throws c10::Error as the constructor
+  REFINE_INLINE void add_param_group(const torch::optim::OptimizerParamGroup& group);
 
   /// Updates each parameter that has a gradient.
   /// \param closure if given, computes the gradients and returns the loss
   /// \return the closure's loss; undefined without a closure
+  /// \throws c10::Error if a parameter that was added through `torch::optim::Optimizer` has fewer than two
+  ///   dimensions
   REFINE_INLINE at::Tensor step(LossClosure closure = nullptr) override;
 
   /// Writes options and state, to continue a run later.

@@ -4,6 +4,7 @@
 #include <array>
 #include <cmath>
 #include <cstdint>
+#include <limits>
 #include <numbers>
 
 #include <refine/core/error.hpp>
@@ -22,7 +23,8 @@ enum class Schedule {
   constant,   ///< stays at `Optimization::lr`
   steps,      ///< is multiplied by `Optimization::decay` at each milestone
   one_cycle,  ///< rises for the first `Optimization::warmup` of the steps, then falls to almost 0; both
-              ///< parts follow a cosine, as in PyTorch's `OneCycleLR`
+              ///< parts follow a cosine, as in PyTorch's `OneCycleLR`, except that the first step has
+              ///< the full rate if warmup·steps < 1
 };
 
 /// The arithmetic of convolutions and matrix products, including those of the teacher. Weights,
@@ -66,14 +68,14 @@ struct Optimization {
     const auto check = [](bool in_range, const char* field, double value, const char* range) {
       if (!in_range) throw Error("recipe.optimization.{} must be {}, got {}", field, range, value);
     };
-    check(lr > 0 && std::isfinite(lr), "lr", lr, "positive and finite");
-    check(adam_lr > 0 && std::isfinite(adam_lr), "adam_lr (\"other_lr\" in JSON)", adam_lr,
-          "positive and finite");
+    constexpr double max = std::numeric_limits<float>::max();  // the optimizers compute in float32
+    check(lr > 0 && lr <= max, "lr", lr, "positive and at most 3.4e38");
+    check(adam_lr > 0 && adam_lr <= max, "adam_lr (\"other_lr\" in JSON)", adam_lr,
+          "positive and at most 3.4e38");
     check(momentum >= 0 && momentum < 1, "momentum", momentum, "in [0, 1)");
     check(!nesterov || optimizer != OptimizerKind::sgd || momentum > 0, "momentum", momentum,
           "positive with nesterov");
-    check(weight_decay >= 0 && std::isfinite(weight_decay), "weight_decay", weight_decay,
-          "0 or more and finite");
+    check(weight_decay >= 0 && weight_decay <= max, "weight_decay", weight_decay, "in [0, 3.4e38]");
     check(warmup >= 0 && warmup < 1, "warmup", warmup, "in [0, 1)");
     for (const int milestone : milestones) {
       check(milestone >= 0, "milestones", milestone, "epochs from 1 (or 0: unused)");

@@ -1,7 +1,7 @@
 #pragma once
 
-#include <cmath>
 #include <cstdint>
+#include <limits>
 #include <string_view>
 
 #include <refine/core/error.hpp>
@@ -37,7 +37,8 @@ struct Recipe {
   /// has not passed through the victim: training starts where the victim's answers are sharp.
   double head_weight = 0;
   double supcon_weight = 0.1;            ///< weight of `objectives::SupCon`, 0 or more; 0: off
-  double supcon_temperature = 0.07;      ///< of `objectives::SupCon`, positive
+  double supcon_temperature = 0.07;      ///< of `objectives::SupCon`, positive; also its `base_temperature`:
+                                         ///< there is no factor of temperature / 0.07
   Optimization optimization = {};        ///< optimizer, schedule, batches
   data::Augmentation augmentation = {};  ///< random changes of each batch
   std::uint64_t seed = default_seed;     ///< of the order of images and the augmentation
@@ -50,14 +51,15 @@ struct Recipe {
   void validate() const {
     optimization.validate();
     augmentation.validate();
-    if (!(temperature > 0 && std::isfinite(temperature)))
-      throw Error("recipe.temperature must be positive and finite, got {}", temperature);
-    if (!(head_weight >= 0 && std::isfinite(head_weight)))
-      throw Error("recipe.head_weight must be 0 or more and finite, got {}", head_weight);
-    if (!(supcon_temperature > 0 && std::isfinite(supcon_temperature)))
-      throw Error("recipe.supcon_temperature must be positive and finite, got {}", supcon_temperature);
-    if (!(supcon_weight >= 0 && std::isfinite(supcon_weight)))
-      throw Error("recipe.supcon_weight must be 0 or more and finite, got {}", supcon_weight);
+    constexpr double max = std::numeric_limits<float>::max();  // losses are computed in float32
+    if (!(temperature > 0 && temperature <= max))
+      throw Error("recipe.temperature must be positive and at most 3.4e38, got {}", temperature);
+    if (!(head_weight >= 0 && head_weight <= max))
+      throw Error("recipe.head_weight must be in [0, 3.4e38], got {}", head_weight);
+    if (!(supcon_temperature > 0 && supcon_temperature <= max))
+      throw Error("recipe.supcon_temperature must be positive and at most 3.4e38, got {}", supcon_temperature);
+    if (!(supcon_weight >= 0 && supcon_weight <= max))
+      throw Error("recipe.supcon_weight must be in [0, 3.4e38], got {}", supcon_weight);
   }
 };
 

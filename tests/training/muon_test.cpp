@@ -1,14 +1,20 @@
 #include <ATen/ops/allclose.h>
 #include <ATen/ops/equal.h>
 #include <ATen/ops/linalg_svdvals.h>
+#include <ATen/ops/ones.h>
 #include <ATen/ops/randn.h>
+#include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
 #include <gtest/gtest.h>
 #include <refine/training/detail/muon_step.hpp>
 #include <refine/training/muon.hpp>
 
 #include <cmath>
+#include <memory>
 #include <sstream>
+#include <string>
+#include <utility>
+#include <vector>
 
 #include "tests/fixtures/pytorch.hpp"
 
@@ -90,6 +96,60 @@ TEST(Muon, Kernel_IsSteppedAsAMatrix) {
 
 TEST(Muon, Vector_IsRefused) {
   EXPECT_ANY_THROW(Muon({at::randn({3})}));
+  at::Tensor matrix = at::randn({4, 4}), vector = at::zeros({4});
+  Muon muon({matrix});
+  const torch::optim::OptimizerParamGroup group({vector});
+  EXPECT_THROW(muon.add_param_group(group), c10::Error);
+  static_cast<torch::optim::Optimizer&>(muon).add_param_group(group);
+  vector.mutable_grad() = at::ones({4});
+  EXPECT_THROW(muon.step(), c10::Error);
+  EXPECT_TRUE(vector.eq(0).all().item<bool>());
+}
+
+TEST(Muon, Group_HasItsOwnOptions) {
+  at::Tensor alone = at::randn({4, 6}), with_defaults = alone.clone(), with_options = alone.clone(),
+             added = alone.clone();
+  const MuonOptions own = MuonOptions(0.3).weight_decay(0.2);
+  const auto group = [&](const at::Tensor& parameter) {
+    return torch::optim::OptimizerParamGroup({parameter}, std::make_unique<MuonOptions>(own));
+  };
+  Muon expected({alone}, own);
+  Muon muon({torch::optim::OptimizerParamGroup({with_defaults}), group(with_options)}, MuonOptions(0.01));
+  muon.add_param_group(group(added));
+  const at::Tensor gradient = at::randn({4, 6});
+  for (at::Tensor* parameter : {&alone, &with_defaults, &with_options, &added})
+    parameter->mutable_grad() = gradient.clone();
+  expected.step();
+  muon.step();
+  EXPECT_TRUE(with_options.equal(alone));
+  EXPECT_TRUE(added.equal(alone));
+  EXPECT_FALSE(with_defaults.equal(alone));
+}
+
+TEST(Muon, OptionOutOfRange_IsNamed) {
+  const double nan = std::nan("");
+  const std::pair<const char*, MuonOptions> cases[] = {{"lr", MuonOptions(-1)},
+                                                       {"lr", MuonOptions(1e39)},
+                                                       {"momentum", MuonOptions().momentum(1)},
+                                                       {"momentum", MuonOptions().momentum(nan)},
+                                                       {"weight_decay", MuonOptions().weight_decay(-0.1)},
+                                                       {"ns_steps", MuonOptions().ns_steps(-1)},
+                                                       {"eps", MuonOptions().eps(0)},
+                                                       {"ns_dtype", MuonOptions().ns_dtype(at::kInt)}};
+  for (const auto& [name, options] : cases) {
+    const auto expect_named = [&, field = std::string("Muon: ") + name](const auto& make) {
+      try {
+        make();
+        ADD_FAILURE() << field << " is not refused";
+      } catch (const c10::Error& error) {
+        EXPECT_NE(std::string(error.what()).find(field), std::string::npos) << error.what();
+      }
+    };
+    expect_named([&, o = options] { Muon({at::randn({4, 4})}, o); });
+    expect_named([&, o = options] {
+      Muon({torch::optim::OptimizerParamGroup({at::randn({4, 4})}, std::make_unique<MuonOptions>(o))});
+    });
+  }
 }
 
 TEST(Muon, SavedState_ContinuesBitwise) {

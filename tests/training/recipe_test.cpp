@@ -55,6 +55,11 @@ TEST(Schedule, OneCycle_MatchesPyTorch) {
   }
 }
 
+TEST(Schedule, OneCycleWithoutAWholeStepOfWarmup_BeginsAtThePeak) {
+  const Optimization optimization{.schedule = Schedule::one_cycle, .warmup = 0.05};
+  EXPECT_EQ(optimization.rate_factor(0, 10, 0), 1);
+}
+
 TEST(Schedule, OneCycleOfFewSteps_IsFinite) {
   for (const int steps : {1, 2, 3}) {
     for (const double warmup : {0.0, 0.3, 0.99}) {
@@ -169,6 +174,14 @@ TEST(Recipe, FieldOutOfRange_IsNamed) {
   EXPECT_NAMES(o.lr = 0, "recipe.optimization.lr must", "got 0");
   EXPECT_NAMES(o.lr = nan, "recipe.optimization.lr must", "got nan");
   EXPECT_NAMES(o.lr = inf, "recipe.optimization.lr must", "got inf");
+  EXPECT_EQ(line([](Recipe&, Optimization& o) { o.lr = 3.4e38; }), "");
+  EXPECT_NAMES(o.lr = 1e39, "recipe.optimization.lr must", "got 1e+39");  // infinite as float
+  EXPECT_NAMES(o.adam_lr = 1e39, "other_lr", "got 1e+39");
+  EXPECT_NAMES(o.weight_decay = 1e39, "weight_decay", "got 1e+39");
+  EXPECT_NAMES(r.temperature = 1e39, "recipe.temperature", "got 1e+39");
+  EXPECT_NAMES(r.head_weight = 1e39, "head_weight", "got 1e+39");
+  EXPECT_NAMES(r.supcon_temperature = 1e39, "supcon_temperature", "got 1e+39");
+  EXPECT_NAMES(r.supcon_weight = 1e39, "supcon_weight", "got 1e+39");
   EXPECT_NAMES(o.adam_lr = -1, "adam_lr", "other_lr", "got -1");
   EXPECT_NAMES(o.momentum = 1, "momentum", "got 1");
   EXPECT_NAMES(o.momentum = nan, "momentum", "got nan");

@@ -6,6 +6,7 @@
 #include <ATen/ops/zeros_like.h>
 #include <c10/core/GradMode.h>
 
+#include <limits>
 #include <memory>
 
 #include <refine/core/config.hpp>
@@ -56,14 +57,38 @@ REFINE_INLINE void MuonState::serialize(torch::serialize::OutputArchive& archive
   archive.write("momentum_buffer", momentum_buffer());
 }
 
+namespace detail {
+
+inline void check_muon_parameter(const at::Tensor& parameter) {
+  TORCH_CHECK(parameter.dim() >= 2, "Muon: a parameter must have 2 or more dimensions, got ",
+              parameter.dim());
+}
+
+inline void check_muon_options(const MuonOptions& o) {
+  constexpr double max = std::numeric_limits<float>::max();
+  TORCH_CHECK(o.lr() > 0 && o.lr() <= max, "Muon: lr must be positive and at most 3.4e38, got ", o.lr());
+  TORCH_CHECK(o.momentum() >= 0 && o.momentum() < 1, "Muon: momentum must be in [0, 1), got ", o.momentum());
+  TORCH_CHECK(o.weight_decay() >= 0 && o.weight_decay() <= max,
+              "Muon: weight_decay must be in [0, 3.4e38], got ", o.weight_decay());
+  TORCH_CHECK(o.ns_steps() >= 0, "Muon: ns_steps must be 0 or more, got ", o.ns_steps());
+  TORCH_CHECK(o.eps() > 0 && o.eps() <= max, "Muon: eps must be positive and at most 3.4e38, got ", o.eps());
+  TORCH_CHECK(at::isFloatingType(o.ns_dtype()), "Muon: ns_dtype must be a floating-point type, got ",
+              o.ns_dtype());
+}
+
+}  // namespace detail
+
 REFINE_INLINE Muon::Muon(const std::vector<torch::optim::OptimizerParamGroup>& groups, MuonOptions defaults)
-    : Optimizer(groups, std::make_unique<MuonOptions>(defaults)) {
-  for (const auto& group : param_groups_) {
-    for (const auto& parameter : group.params()) {
-      TORCH_CHECK(parameter.dim() >= 2, "Muon: a parameter must have 2 or more dimensions, got ",
-                  parameter.dim());
-    }
-  }
+    : Optimizer(std::vector<torch::optim::OptimizerParamGroup>{}, std::make_unique<MuonOptions>(defaults)) {
+  detail::check_muon_options(defaults);
+  for (const auto& group : groups) add_param_group(group);
+}
+
+REFINE_INLINE void Muon::add_param_group(const torch::optim::OptimizerParamGroup& group) {
+  for (const auto& parameter : group.params()) detail::check_muon_parameter(parameter);
+  if (group.has_options()) detail::check_muon_options(dynamic_cast<const MuonOptions&>(group.options()));
+  Optimizer::add_param_group(group);
+  if (group.has_options()) param_groups_.back().set_options(group.options().clone());
 }
 
 REFINE_INLINE at::Tensor Muon::step(LossClosure closure) {
@@ -91,6 +116,7 @@ REFINE_INLINE void Muon::load(torch::serialize::InputArchive& archive) {
 }
 
 REFINE_INLINE void Muon::update(at::Tensor& parameter, const MuonOptions& options) {
+  detail::check_muon_parameter(parameter);  // `Optimizer::add_param_group` does not check it
   const at::Tensor gradient = parameter.grad();
   auto& state = state_[parameter.unsafeGetTensorImpl()];
   if (!state) {
