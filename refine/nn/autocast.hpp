@@ -35,6 +35,7 @@ class Autocast {
     if (!on_) return;
     was_enabled_ = at::autocast::is_autocast_enabled(kind_);
     was_type_ = at::autocast::get_autocast_dtype(kind_);
+    clear_other_casts();
     at::autocast::set_autocast_dtype(kind_, at::kBFloat16);
     at::autocast::set_autocast_enabled(kind_, true);
     at::autocast::increment_nesting();
@@ -47,11 +48,17 @@ class Autocast {
     if (!on_) return;
     // Drops the cached casts of weights, which the optimiser is about to change.
     if (at::autocast::decrement_nesting() == 0) at::autocast::clear_cache();
+    clear_other_casts();
     at::autocast::set_autocast_enabled(kind_, was_enabled_);
     at::autocast::set_autocast_dtype(kind_, was_type_);
   }
 
  private:
+  /// Drops cached casts if those of the outer autocast have another type: LibTorch does not look at it.
+  void clear_other_casts() const {
+    if (was_type_ != at::kBFloat16) at::autocast::clear_cache();
+  }
+
   at::DeviceType kind_;
   bool on_, was_enabled_ = false;
   at::ScalarType was_type_ = at::kFloat;
@@ -59,7 +66,7 @@ class Autocast {
 
 /// Disables the cache in which LibTorch's autocast keeps the casts of weights, in this thread, until it
 /// is destroyed. An autocast that the caller has set up would otherwise compute with the weights before
-/// an optimiser's step, or with casts that were made without gradient.
+/// an optimiser's step.
 class ScopedNoAutocastCache {
  public:
   ScopedNoAutocastCache() {

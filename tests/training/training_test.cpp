@@ -275,6 +275,23 @@ TEST(Autocast, Destruction_RestoresUserSettings) {
   at::autocast::set_autocast_dtype(at::kCPU, at::kBFloat16);
 }
 
+TEST(Autocast, InsideOneOfAnotherType_ComputesInBfloat16) {
+  const torch::nn::Conv2d convolution(torch::nn::Conv2dOptions(3, 4, 3));
+  const at::Tensor x = at::rand({1, 3, 5, 5});
+  const auto type = [&] { return at::conv2d(x, convolution->weight).scalar_type(); };
+  at::autocast::set_autocast_enabled(at::kCPU, true);
+  at::autocast::set_autocast_dtype(at::kCPU, at::kHalf);
+  EXPECT_EQ(type(), at::kHalf);
+  {
+    const nn::Autocast inner(at::kCPU, true);
+    EXPECT_EQ(type(), at::kBFloat16);
+  }
+  EXPECT_EQ(type(), at::kHalf);
+  at::autocast::clear_cache();
+  at::autocast::set_autocast_enabled(at::kCPU, false);
+  at::autocast::set_autocast_dtype(at::kCPU, at::kBFloat16);
+}
+
 /// Losses of a few small steps, which bfloat16 hardly changes.
 std::vector<double> slow_losses(Precision precision, auto&& train) {
   Optimization optimization{.lr = 0.02, .batch_size = 32, .epochs = 3, .precision = precision};
