@@ -20,7 +20,7 @@ namespace refine::data {
 /// `ratio` of the distance to its `rank`th nearest image: much less than a smooth distribution of images
 /// has between neighbours. This has no absolute scale, so it holds for photographs, drawings and digits.
 /// So that an image may be repeated more than `rank` times, the `rank`th nearest of a quarter of the
-/// images, of a sixteenth, and so on counts as well, with a ratio that is smaller by √2 each time.
+/// images, of a sixteenth, and so on counts as well, with half of the ratio each time.
 class NearDuplicates {
  public:
   static constexpr double ratio = 0.4;      ///< of the distances to a near-duplicate and to other images

@@ -32,6 +32,13 @@ struct DefendedFiles {
   void check_separate() const;
 };
 
+namespace detail {
+
+/// The fact of a report that names its serving file.
+inline constexpr const char* serving_file_fact = "serving file";
+
+}  // namespace detail
+
 /// Returns the folder of one attack's results, `<root>/<dataset>/<network>/<attack>`, as in the
 /// authors' code.
 /// \param root the folder of all results

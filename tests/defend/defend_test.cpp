@@ -1040,15 +1040,17 @@ TEST(DefendedFiles, FilesOfAnotherModelOrDefense_AreKept) {
     check("b.onnx");
     for (const char* other : {"a.onnx", "a.pt2"})
       expect_words(error_of([&] { check(other); }), {other, "a.pt", "--out", "refine export"});
-    // Also where the other one exists, as after refine export, if the weights say whose they are.
+    // Also where the other one exists, as after refine export, if the report is of another one.
     files::write(scratch.path / "a.onnx", "x");
     check("a.onnx");
-    formats::write_safetensors(weights, {{{"w", at::ones({2})}}, {{"refine", kind}, {"serving", "a.pt"}}});
+    report::write_report({.agreement = metrics::Proportion{1, 1}, .facts = {{"serving file", "a.pt"}}},
+                         scratch.path / "a.report");
     expect_words(error_of([&] { check("a.onnx"); }), {"a.onnx", "a.pt", "--out"});
     check("a.pt");
     fs::remove(scratch.path / "a.pt");
     check("a.onnx");  // nothing is lost that served
     fs::remove(scratch.path / "a.onnx");
+    fs::remove_all(scratch.path / "a.report");
   }
 }
 

@@ -448,8 +448,7 @@ REFINE_INLINE DefendedFiles Defended::save(const std::filesystem::path& serving)
                                                  {"alarm", detail::json_of(alarm).dump()},
                                                  {"answer", std::string(to_text(answer))},
                                                  {"preprocessing", detail::json_of(resize).dump()},
-                                                 {"class_names", detail::json_line(report.class_names)},
-                                                 {"serving", serving.filename().string()}};
+                                                 {"class_names", detail::json_line(report.class_names)}};
   const int see = student ? student->see : transform.see;
   if (see > 0) metadata["sees"] = fmt::format("{}", detail::scaled(image, see));
   if (const AnyPipeline* pipeline = defense.pipeline()) {
@@ -460,7 +459,9 @@ REFINE_INLINE DefendedFiles Defended::save(const std::filesystem::path& serving)
     metadata["student"] = defense.describe();
     baselines::save(*defense.student(), files.weights, recipe, std::move(metadata));
   }
-  report::write_report(report, files.report);
+  report::DefenseReport written = report;
+  written.facts.emplace_back(detail::serving_file_fact, serving.filename().string());
+  report::write_report(written, files.report);
   return files;
 }
 

@@ -3,7 +3,6 @@
 #include <refine/defend/results.hpp>
 
 #include <algorithm>
-#include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
@@ -14,24 +13,32 @@
 #include <refine/core/detail/untrusted_json.hpp>
 #include <refine/core/error.hpp>
 #include <refine/core/file.hpp>
-#include <refine/defend/detail/result_json.hpp>
 #include <refine/defend/images.hpp>
 #include <refine/formats/safetensors.hpp>
+#include <refine/report/render.hpp>
 
 namespace refine::detail {
 
-/// Returns the metadata of a defense's weights, as `Defended::save` writes them; nothing for another file.
-inline std::optional<std::map<std::string, std::string>> metadata_of_defense(
-    const std::filesystem::path& weights) {
+/// True if a file has the weights of a defense, as `Defended::save` writes them.
+inline bool is_saved_defense(const std::filesystem::path& weights) {
   try {
-    auto metadata = formats::read_safetensors(weights).metadata;
+    const auto metadata = formats::read_safetensors(weights).metadata;
     const auto kind = metadata.find("refine");
-    if (kind == metadata.end() || (kind->second != "defense" && kind->second != "student"))
-      return std::nullopt;
-    return metadata;
+    return kind != metadata.end() && (kind->second == "defense" || kind->second == "student");
   } catch (const Error&) {
-    return std::nullopt;
+    return false;
   }
+}
+
+/// Returns the name of the serving file that a report is of; "" if it does not have it.
+inline std::string serving_file_of(const std::filesystem::path& report) {
+  try {
+    for (const auto& [name, value] : report::read_metrics(report / "metrics.json").facts) {
+      if (name == serving_file_fact) return value;
+    }
+  } catch (const Error&) {
+  }
+  return "";
 }
 
 /// Returns the path of a file beside a serving file: its own extension is replaced, another part of its name is not.
@@ -63,7 +70,7 @@ REFINE_INLINE void DefendedFiles::check_writable() const {
     throw Error("cannot write {}: a folder or a device is in the way; specify another --out",
                 serving.string());
   }
-  if (files::exists(weights) && !detail::metadata_of_defense(weights)) {
+  if (files::exists(weights) && !detail::is_saved_defense(weights)) {
     throw Error(
         "cannot write {}: a file of that name has other content than the weights of a defense, which would be lost; "
         "specify another --out",
@@ -73,9 +80,7 @@ REFINE_INLINE void DefendedFiles::check_writable() const {
 
 REFINE_INLINE void DefendedFiles::check_separate() const {
   if (!files::exists(weights)) return;
-  const auto metadata = detail::metadata_of_defense(weights);
-  const std::string owner = metadata ? detail::text_under(*metadata, "serving") : "";
-  // Files of earlier versions do not have it.
+  const std::string owner = detail::serving_file_of(report);  // not in reports of earlier versions
   const std::vector<std::string> names =
       !owner.empty() ? std::vector{owner}
       : files::exists(serving)
