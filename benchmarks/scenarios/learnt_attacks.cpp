@@ -61,13 +61,13 @@ TriggerTensors learn_trigger(std::string_view attack, const data::Dataset& clean
   if (attack == "LIRA") {
     const auto noise = attacks::learn_noise(
         noise_network(image, training.width, derived_seed(seed, "noise")), training.classifier, clean,
-        {.target = training.target, .recipe = training.recipe}, bar, signals);
+        {.target = training.target, .recipe = training.recipe}, bar, training.checkpoint, signals);
     return nn::state_dict(*noise.generator.module, "noise.");
   }
   const auto patch = attacks::learn_patch(
       patch_network(image, training.width, derived_seed(seed, "pattern")),
       patch_network(image, training.width, derived_seed(seed, "mask")), training.classifier, clean,
-      {.target = training.target, .recipe = training.recipe}, bar, signals);
+      {.target = training.target, .recipe = training.recipe}, bar, training.checkpoint, signals);
   TriggerTensors tensors = nn::state_dict(*patch.pattern.module, "pattern.");
   tensors.merge(nn::state_dict(*patch.mask.module, "mask."));
   return tensors;

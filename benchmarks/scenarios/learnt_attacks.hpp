@@ -12,6 +12,7 @@
 #include <refine/attacks/by_name.hpp>
 #include <refine/backbones/any_backbone.hpp>
 #include <refine/data/dataset.hpp>
+#include <refine/training/checkpoint.hpp>
 #include <refine/training/recipe.hpp>
 
 namespace refine::scenarios {
@@ -33,6 +34,7 @@ struct TriggerTraining {
   int width = 0;                 ///< of the networks that draw, even
   int steps = 0;                 ///< of Narcissus' perturbation
   ClassifierRecipe recipe = {};  ///< of the networks, and of the seed
+  Checkpoint checkpoint = {};    ///< of the training; unused by Narcissus, whose perturbation is not trained
 };
 
 /// Learns a trigger, with a progress bar.

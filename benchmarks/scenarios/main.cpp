@@ -65,8 +65,10 @@ std::vector<std::string> select_baselines(const std::vector<std::string>& defens
 }
 
 /// Writes and prints the table of the finished scenarios.
+/// \throws Error if there are none; the table that is there stays
 void write_table(const Setting& setting) {
   const auto rows = collect(with_other_rates(all_scenarios(setting.stamped.has_value()), setting), setting);
+  check_any_finished(rows, setting);
   const fs::path folder = setting.out / setting.dataset;
   const nlohmann::ordered_json all = {{"dataset", setting.dataset},
                                       {"size", setting.size.name},
@@ -85,7 +87,13 @@ void write_table(const Setting& setting) {
 
 Setting setting_of(const Options& options) {
   const fs::path root = fs::weakly_canonical(user_path(options.data));
+  const auto check_unresized = [&](const char* dataset) {
+    if (options.image > 0)
+      throw Error("--image: has no effect on {} (got {} for {}); leave it out", dataset, options.image,
+                  root.string());
+  };
   if (files::exists(root / "train-images-idx3-ubyte.gz") || files::exists(root / "train-images-idx3-ubyte")) {
+    check_unresized("Fashion-MNIST");
     return {.dataset = "FashionMNIST",
             .split = data::fashion_mnist(root),
             .normalization = normalizations::fashion_mnist,
@@ -100,6 +108,7 @@ Setting setting_of(const Options& options) {
         "cannot find images in {}: neither CIFAR-10 nor Fashion-MNIST nor train/<class>/ exists; set --data",
         root.string());
   }
+  if (cifar) check_unresized("CIFAR-10");
   data::ImageFolderOptions resize_to_fit;
   if (options.image > 0)
     resize_to_fit = {.image = {3, options.image, options.image}, .resize_mode = data::ResizeMode::crop};
@@ -142,7 +151,7 @@ void read_stamped(const Options& options, Setting& setting) {
 void run_all(const Options& options) {
   use_device(options.device);
   use_threads(0);
-  const auto scenarios = scenarios_by_name(options.only, all_scenarios(!options.stamped.empty()));
+  const auto named = scenarios_by_name(options.only, all_scenarios(!options.stamped.empty()));
   bool with_refine = true;
   const auto baselines = select_baselines(options.defenses, with_refine);
   Setting setting = setting_of(options);
@@ -155,7 +164,9 @@ void run_all(const Options& options) {
     test = test.sample(setting.size.tests, setting.seed);
   }
   setting.fingerprint = fingerprint_of(setting.split);
+  const auto scenarios = without_default_rates(named, setting);
   if (!options.table_only) {
+    check_folders(scenarios, with_refine, baselines, setting);
     for (const Scenario& scenario : scenarios) check_possible(scenario, setting);
     const auto to_wake = options.wake ? wakeable(scenarios, with_refine, setting) : std::vector<Scenario>{};
     for (std::size_t i = 0; i < scenarios.size(); ++i) {
@@ -179,7 +190,8 @@ int main(int argc, char** argv) {
   scenarios::Options options;
   CLI::App app{
       "Trains and defends every attack on ResNet-18 and BadNets on every network, and writes one table. After an "
-      "interruption, it continues with the training that was interrupted.",
+      "interruption, the same command continues with the training that was interrupted (BTI-DBF and the perturbation "
+      "of Narcissus begin again).",
       "scenarios"};
   app.add_option("--data", options.data,
                  "CIFAR-10, Fashion-MNIST, or a folder with train/<class>/ and test/<class>/")
@@ -200,21 +212,32 @@ int main(int argc, char** argv) {
       "--stamped", options.stamped,
       "the images of --data, stamped by another program, with the same folders and names; runs the "
       "attack Stamped");
-  app.add_option(
-         "--only", options.only,
-         "run only these scenarios, for example BadNets/ResNet18,BadNets/ResNet18@0.01 (a poisoning rate of 1 %); "
-         "BadNets-against-Student/ResNet18 and others are run only if they are named")
-      ->delimiter(',');
-  app.add_option("--defense", options.defenses,
-                 fmt::format("defenses: REFINE, {}, or all", fmt::join(baselines::names(), ", ")))
-      ->delimiter(',')
-      ->capture_default_str();
+  const CLI::Option* only =
+      app.add_option(
+             "--only", options.only,
+             "run only these scenarios, for example BadNets/ResNet18,BadNets/ResNet18@0.01 (a poisoning rate of 1 %); "
+             "BadNets-against-Student/ResNet18 and others are run only if they are named, and the benign victims of "
+             "other networks than ResNet-18 are only then defended")
+          ->delimiter(',');
+  const CLI::Option* defense =
+      app.add_option("--defense", options.defenses,
+                     fmt::format("defenses: REFINE, {}, or all", fmt::join(baselines::names(), ", ")))
+          ->delimiter(',')
+          ->capture_default_str();
   app.add_option("--device", options.device, "auto, cpu, cuda or cuda:N")->capture_default_str();
   app.add_option("--seed", options.seed, "seed of all random choices")->capture_default_str();
-  app.add_flag(
+  const CLI::Option* wake = app.add_flag(
       "--wake", options.wake,
       "let an adversary look for faint changes that wake the backdoors behind REFINE; needs the defended "
       "benign victim, for example --only Benign/ResNet18,BadNets/ResNet18");
   app.add_flag("--table", options.table_only, "write the table of the finished scenarios, and run nothing");
-  return benchmarks::run_program(app, argc, argv, [&] { scenarios::run_all(options); });
+  return benchmarks::run_program(app, argc, argv, [&] {
+    for (const CLI::Option* option : {only, defense, wake}) {
+      if (options.table_only && option->count() > 0) {
+        throw Error("{}: has no effect with --table, which has all that is finished; leave one of them out",
+                    option->get_name());
+      }
+    }
+    scenarios::run_all(options);
+  });
 }

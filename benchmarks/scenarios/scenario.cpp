@@ -3,6 +3,7 @@
 #include "benchmarks/scenarios/learnt_attacks.hpp"
 
 #include <ATen/Parallel.h>
+#include <ATen/ops/zeros.h>
 #include <fmt/core.h>
 #include <torch/version.h>
 
@@ -11,7 +12,6 @@
 #include <chrono>
 #include <cmath>
 #include <cstddef>
-#include <initializer_list>
 #include <iostream>
 #include <iterator>
 #include <map>
@@ -25,6 +25,7 @@
 #include <refine/attacks/by_name.hpp>
 #include <refine/attacks/pgd.hpp>
 #include <refine/attacks/plans.hpp>
+#include <refine/attacks/published.hpp>
 #include <refine/backbones/freeze.hpp>
 #include <refine/backbones/zoo.hpp>
 #include <refine/baselines/by_name.hpp>
@@ -50,6 +51,7 @@
 #include <refine/training/train_classifier.hpp>
 #include <refine/transforms/unet.hpp>
 #include <refine/triggers/additive.hpp>
+#include <refine/triggers/patch.hpp>
 #include <refine/triggers/trigger.hpp>
 
 namespace refine::scenarios {
@@ -85,15 +87,20 @@ adversaries::AdversaryOptions adversary_options(const Scenario& scenario, const 
           .warm_up = tiny ? 1 : 50};
 }
 
-/// Describes the setting of a victim. Its results are kept if the description is the same.
-std::string victim_key(const Scenario& scenario, const Setting& setting) {
+/// Describes what all scenarios of a run share.
+std::string shared_key(const Setting& setting) {
   Message image;
   image << setting.split.train.image_shape();
+  return fmt::format("{}, seed {}, {}, {} + {} images of {} (SHA-256 {})", setting.size.name, setting.seed,
+                     default_device().is_cuda() ? "CUDA" : "CPU", setting.split.train.size(),
+                     setting.split.test.size(), image.view(), setting.fingerprint);
+}
+
+/// Describes the setting of a victim. Its results are kept if the description is the same.
+std::string victim_key(const Scenario& scenario, const Setting& setting) {
   std::ostringstream key;
-  key << scenario.name() << ", " << setting.size.name << ", seed " << setting.seed << ", "
-      << (default_device().is_cuda() ? "CUDA" : "CPU") << ", " << setting.split.train.size() << " + "
-      << setting.split.test.size() << " images of " << image.view() << " (SHA-256 " << setting.fingerprint
-      << "), width " << setting.size.network_width(scenario.network) << "; "
+  key << scenario.name() << ", " << shared_key(setting) << ", width "
+      << setting.size.network_width(scenario.network) << "; "
       << setting.size.victim_recipe(scenario, setting.seed);
   if (scenario.attack == "Stamped") key << "; stamped images (SHA-256 " << setting.stamped_fingerprint << ')';
   if (scenario.attack == "Narcissus") key << "; the attacker's own classifier";
@@ -114,11 +121,20 @@ std::string defense_key(const Scenario& scenario, const Setting& setting) {
   return key.str();
 }
 
-/// Returns the content of a results file if it was written with `key`, or null.
-Json read_done(const fs::path& file, const std::string& key) {
+/// Returns the content of a results file; null if there is none, or it is damaged.
+Json read_results_file(const fs::path& file) {
   if (!files::exists(file)) return nullptr;
   Json json = Json::parse(files::read(file), nullptr, /*allow_exceptions=*/false);
-  return json.is_object() && json.value("setting", Json()) == key ? json : nullptr;
+  return json.is_object() && json.contains("setting") && json["setting"].is_string() ? json : nullptr;
+}
+
+/// Returns the content of a results file if it was written with `key`, or null.
+/// \param made_from the SHA-256 of the weights that the results belong to; empty: of none
+Json read_done(const fs::path& file, const std::string& key, const std::string& made_from = {}) {
+  Json json = read_results_file(file);
+  const bool is_done =
+      json.is_object() && json["setting"] == key && json.value("made_from", Json("")) == made_from;
+  return is_done ? json : nullptr;
 }
 
 constexpr const char* trigger_file = "trigger.safetensors";
@@ -139,23 +155,106 @@ Scenario benign(const Scenario& scenario) {
 ///
 /// \param file  where it goes
 /// \param key  describes the setting
+/// \param made_from  as `read_done` expects it
 /// \param results  the content
-void write_done(const fs::path& file, const std::string& key, Json results) {
+void write_done(const fs::path& file, const std::string& key, const std::string& made_from, Json results) {
   Json json = {{"setting", key}, {"threads", at::get_num_threads()}, {"libtorch", TORCH_VERSION}};
+  if (!made_from.empty()) json["made_from"] = made_from;
   json.update(results);
   files::write(file, json.dump(1) + "\n");
 }
 
-bool is_done(const fs::path& file, const std::string& key) {
-  return read_done(file, key).is_object();
+bool is_done(const fs::path& file, const std::string& key, const std::string& made_from = {}) {
+  return read_done(file, key, made_from).is_object();
+}
+
+/// Returns the SHA-256 of the weights that a results file names. Empty without the file, and for one of a version that
+/// did not name them.
+std::string weights_in(const Json& results) {
+  return results.is_object() ? results.value("weights", std::string()) : std::string();
+}
+
+/// Returns the SHA-256 of the weights of a scenario's finished victim, likewise.
+std::string victim_weights(const Scenario& scenario, const Setting& setting) {
+  return weights_in(read_done(setting.folder(scenario) / victim_file, victim_key(scenario, setting)));
+}
+
+/// Returns the results of a scenario's defense, or null if there is none of its victim.
+Json read_defense(const Scenario& scenario, const Setting& setting) {
+  return read_done(setting.folder(scenario) / defense_file, defense_key(scenario, setting),
+                   victim_weights(scenario, setting));
+}
+
+/// Returns the SHA-256 of the weights of a scenario's finished defense, likewise.
+std::string defense_weights(const Scenario& scenario, const Setting& setting) {
+  return weights_in(read_defense(scenario, setting));
+}
+
+/// Returns the first part in which two descriptions of settings differ, as it is in each.
+std::pair<std::string, std::string> first_difference(std::string_view a, std::string_view b) {
+  const auto take = [](std::string_view& text) {
+    const std::size_t end = std::min(text.find_first_of(",;"), text.size());
+    std::string_view part = text.substr(0, end);
+    text.remove_prefix(std::min(end + 1, text.size()));
+    part.remove_prefix(std::min(part.find_first_not_of(' '), part.size()));
+    return part.empty() ? std::string("nothing") : std::string(part);
+  };
+  while (!a.empty() || !b.empty()) {
+    auto parts = std::pair{take(a), take(b)};
+    if (parts.first != parts.second) return parts;
+  }
+  return {};
+}
+
+/// Checks that results may be kept or replaced: that there are none, or none of another setting.
+/// \param results what `read_results_file` returned
+/// \param key describes the setting
+/// \throws Error naming what differs
+void check_setting(const fs::path& folder, const Json& results, const std::string& key,
+                   const Setting& setting) {
+  if (!results.is_object() || results["setting"] == key) return;
+  const auto other = results["setting"].get<std::string>();
+  const auto [there, here] = first_difference(other, key);
+  if (other.find(shared_key(setting)) == std::string::npos || here.starts_with("stamped images")) {
+    throw Error(
+        "--out: {} has results of another setting, which are not replaced (got {}, there: {}); use another --out",
+        folder.string(), here, there);
+  }
+  throw Error(
+      "--out: {} has results of another version of refine, with other recipes or widths, which are not replaced "
+      "(now: {}, there: {}); move or remove that folder, or use another --out",
+      folder.string(), here, there);
+}
+
+/// Checks that the folder of a scenario has no results of another setting, and none of `refine attack`.
+/// \throws Error otherwise
+void check_folder(const Scenario& scenario, const Setting& setting) {
+  const fs::path folder = setting.folder(scenario);
+  if (files::exists(folder / "attack.json")) {
+    throw Error("--out: {} has results of refine attack, which are not replaced; use another folder",
+                folder.string());
+  }
+  check_setting(folder, read_results_file(folder / victim_file), victim_key(scenario, setting), setting);
 }
 
 /// Removes the results that depend on weights that are about to be replaced.
-void remove_stale(const fs::path& folder, std::initializer_list<const char*> files) {
-  for (const char* file : files) {
+void remove_stale(const fs::path& folder, const std::vector<std::string>& files) {
+  for (const std::string& file : files) {
     std::error_code ignored;
     fs::remove(folder / file, ignored);
   }
+}
+
+/// Returns the files in the folder of a victim that belong to its weights.
+std::vector<std::string> files_of_victim() {
+  std::vector<std::string> names = {waking_file,           rival_file,    "rival.safetensors", zero_file,
+                                    defense_file,          "report.html", "metrics.json",      "images.png",
+                                    "defense.safetensors", victim_file};
+  for (const auto baseline : baselines::names()) {
+    for (const char* suffix : {baseline_suffix, baseline_zero_suffix})
+      names.push_back(std::string(baseline) + suffix);
+  }
+  return names;
 }
 
 /// Removes what an interrupted training of the kind left, of any setting. What another process is training
@@ -283,6 +382,8 @@ void learn_trigger_of(const Scenario& scenario, const Setting& setting) {
   if (!is_learnt(scenario.attack) || !read_trigger(scenario, setting).empty()) return;
   const Setting attackers = attackers_setting(setting);
   const bool is_narcissus = scenario.attack == "Narcissus";
+  const fs::path folder = setting.folder(scenario);
+  const Checkpoint checkpoint = checkpoint_of(folder, "trigger", trigger_key(scenario, setting));
   if (is_narcissus) train_victim(benign(scenario), attackers);
   const TriggerTensors trigger =
       learn_trigger(scenario.attack, setting.split.train,
@@ -291,19 +392,19 @@ void learn_trigger_of(const Scenario& scenario, const Setting& setting) {
                                                 : make_network(scenario, setting, attackers.seed),
                      .width = setting.size.transform_width,
                      .steps = setting.size.wake_steps,
-                     .recipe = setting.size.victim_recipe(scenario, setting.seed)});
-  const fs::path folder = setting.folder(scenario);
+                     .recipe = setting.size.victim_recipe(scenario, setting.seed),
+                     .checkpoint = checkpoint});
   remove_stale(folder, {victim_file});  // it was trained with another trigger
   formats::write_safetensors(folder / trigger_file,
                              {.tensors = trigger, .metadata = {{"setting", trigger_key(scenario, setting)}}});
+  checkpoint.remove();
 }
 
-/// Poisons the training images and sets `count` to the number of poisoned ones. Trains the benign
-/// model that LabelConsistent needs.
+/// Poisons the training images and sets `count` to the number of poisoned ones.
+/// \pre the benign victim is trained, if the attack is LabelConsistent
 data::TrainingSet poison(const Scenario& scenario, const Setting& setting, std::size_t& count) {
   attacks::AttackOptions options = options_of(scenario, setting);
   if (scenario.attack == "LabelConsistent") {
-    train_victim(benign(scenario), setting);
     options.benign = freeze(load_victim(benign(scenario), setting));
     options.store = setting.folder(scenario) / "perturbed.safetensors";
     options.show = true;
@@ -363,6 +464,8 @@ void train_victim(const Scenario& scenario, const Setting& setting) {
   const std::string key = victim_key(scenario, setting);
   const Checkpoint checkpoint = checkpoint_of(folder, "victim", key);
   if (is_done(folder / victim_file, key)) return checkpoint.remove();
+  check_folder(scenario, setting);
+  if (scenario.attack == "LabelConsistent") train_victim(benign(scenario), setting);
   learn_trigger_of(scenario, setting);
   std::size_t count = 0;
   History history;
@@ -376,11 +479,13 @@ void train_victim(const Scenario& scenario, const Setting& setting) {
                             setting.size.victim_recipe(scenario, setting.seed), bar, history, checkpoint,
                             signals);
   }();
-  remove_stale(folder, {waking_file, rival_file, zero_file, defense_file, victim_file});
+  remove_stale(folder, files_of_victim());
   for (const char* name : {"defense", "rival"}) remove_checkpoints(folder, name);
+  for (const auto baseline : baselines::names()) remove_checkpoints(folder, std::string(baseline));
   save(victim, folder / "victim.safetensors");
-  write_done(folder / victim_file, key,
-             {{"seconds", history.epochs.back().seconds},
+  write_done(folder / victim_file, key, /*made_from=*/"",
+             {{"weights", files::sha256(folder / "victim.safetensors")},
+              {"seconds", history.epochs.back().seconds},
               {"poisoned", scenario.against.empty() ? Json(count) : Json()},
               {"figures", report::figures_json(
                               evaluate(victim, setting.split.test, trigger_attack(scenario, setting)))}});
@@ -391,7 +496,7 @@ void train_defense(const Scenario& scenario, const Setting& setting) {
   const fs::path folder = setting.folder(scenario);
   const std::string key = defense_key(scenario, setting);
   const Checkpoint checkpoint = checkpoint_of(folder, "defense", key);
-  if (is_done(folder / defense_file, key)) return checkpoint.remove();
+  if (read_defense(scenario, setting).is_object()) return checkpoint.remove();
   const auto attack = trigger_attack(scenario, setting);
   const Recipe recipe = setting.size.defense_recipe(setting.seed);
   auto defense = make_pipeline(load_victim(scenario, setting), setting);
@@ -419,8 +524,9 @@ void train_defense(const Scenario& scenario, const Setting& setting) {
                                   {"defense's training", fmt::format("{:.0f} s", seconds)}},
                         .sheet = report::sample_sheet(defense, test, attack)},
                        folder);
-  write_done(folder / defense_file, key,
-             {{"seconds", seconds},
+  write_done(folder / defense_file, key, victim_weights(scenario, setting),
+             {{"weights", files::sha256(folder / "defense.safetensors")},
+              {"seconds", seconds},
               {"der", std::isfinite(figures.der()) ? Json(figures.der()) : Json()},
               {"before", report::figures_json(figures.before)},
               {"after", report::figures_json(figures.after)},
@@ -445,18 +551,24 @@ AnyPipeline train_rival(const Scenario& scenario, const Setting& setting) {
   const fs::path folder = setting.folder(scenario), done = folder / rival_file;
   const Recipe recipe = setting.size.defense_recipe(other.seed);
   const std::string key = defense_key(scenario, setting) + "; rival";
+  const std::string weights = victim_weights(scenario, setting);
   const Checkpoint checkpoint = checkpoint_of(folder, "rival", key);
-  if (!is_done(done, key)) {
+  if (!is_done(done, key, weights)) {
     StopOnSignal signals("the same command");
     fit(rival, setting.split.train.images, recipe, ProgressBar{}, checkpoint, signals);
     remove_stale(folder, {rival_file});
     save(rival, folder / "rival.safetensors", recipe);
-    write_done(done, key, Json::object());
+    write_done(done, key, weights, Json::object());
   }
   checkpoint.remove();
   load(rival, folder / "rival.safetensors");
   rival.to(default_device());
   return rival;
+}
+
+/// Returns the SHA-256 of the weights of both defenses that `measure_waking` attacks.
+std::string waking_weights(const Scenario& scenario, const Setting& setting) {
+  return defense_weights(scenario, setting) + defense_weights(benign(scenario), setting);
 }
 
 /// Describes the setting of the adversary who wakes a backdoor.
@@ -549,10 +661,13 @@ void measure_baseline(const Scenario& victim, const std::string& name, std::vect
   };
   // A detector answers as the victim: it has no zero point.
   const bool is_detector = baselines::kind_of(name) == baselines::BaselineKind::detector;
+  const std::string weights = victim_weights(victim, setting);
   std::erase_if(measurements, [&](const Measurement& m) {
-    return (is_detector && m.zero_point) || is_done(file_of(m), key_of(m));
+    return (is_detector && m.zero_point) || is_done(file_of(m), key_of(m), weights);
   });
-  if (measurements.empty()) return;
+  const Checkpoint checkpoint =
+      checkpoint_of(setting.folder(victim), name, baseline_key(victim, name, setting));
+  if (measurements.empty()) return checkpoint.remove();
   std::cerr << fmt::format("{} on {}, {}\n", name, victim.attack_name(), victim.network);
   const auto& train = setting.split.train;
   const auto begin = std::chrono::steady_clock::now();
@@ -572,8 +687,16 @@ void measure_baseline(const Scenario& victim, const std::string& name, std::vect
       .inversion = inversion_options(setting),
       .overlays = static_cast<int>(std::min<std::int64_t>(32, train.size())),
       .seed = setting.seed};
-  const auto defense = baselines::by_name(name, options, ProgressBar{});
-  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  // BTI-DBF has several trainings, which cannot share a checkpoint.
+  const bool is_resumable = name != "BTI-DBF";
+  StopOnSignal signals(is_resumable ? "the same command" : "");
+  ProgressBar bar;
+  History history;
+  const auto defense = is_resumable ? baselines::by_name(name, options, bar, history, checkpoint, signals)
+                                    : baselines::by_name(name, options, bar, signals);
+  // A training that was continued has taken longer than this run of it.
+  const double seconds = std::max(
+      history.seconds(), std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
   for (const Measurement& measurement : measurements) {
     const auto attack = trigger_attack(measurement.trigger, setting);
     Json results = {{"seconds", seconds}};
@@ -586,8 +709,39 @@ void measure_baseline(const Scenario& victim, const std::string& name, std::vect
       results["after"] = report::figures_json(figures.after);
       results["alarm"] = measure_alarm_of(defense, attack, setting);
     }
-    write_done(file_of(measurement), key_of(measurement), std::move(results));
+    write_done(file_of(measurement), key_of(measurement), weights, std::move(results));
   }
+  checkpoint.remove();
+}
+
+/// Returns the poisoning rate of a scenario that names none.
+double default_rate(Scenario scenario, const Setting& setting) {
+  scenario.rate.reset();
+  if (const auto rate = options_of(scenario, setting).rate) return *rate;
+  const ImageShape image = setting.split.train.image_shape();
+  if (scenario.attack == "LabelConsistent")
+    return attacks::LabelConsistent<>{.trigger = {.image = image}}.rate;
+  if (scenario.attack == "SIG") return attacks::Sig<>{.trigger = {.image = image}}.rate;
+  if (scenario.attack == "SourceSpecific")
+    return attacks::SourceSpecific<triggers::Patch<>>{.trigger = {.image = image}}.rate;
+  if (scenario.attack == "Narcissus")
+    return attacks::narcissus<>(at::zeros({image.channels, image.height, image.width}), 0).rate;
+  return attacks::BadNets<>{.trigger = {.image = image}}.rate;
+}
+
+/// Returns "size, seed, device, images" of each setting that has a victim in the data set's folder, each once.
+std::vector<std::string> settings_in_folder(const Setting& setting) {
+  std::vector<std::string> found;
+  for (const Scenario& scenario : with_other_rates(all_scenarios(/*with_stamped=*/true), setting)) {
+    const Json results = read_results_file(setting.folder(scenario) / victim_file);
+    if (!results.is_object()) continue;
+    auto key = results["setting"].get<std::string>();
+    key = key.substr(0, key.find(", width "));
+    const std::string start = scenario.name() + ", ";
+    if (key.starts_with(start)) key.erase(0, start.size());
+    if (std::ranges::find(found, key) == found.end()) found.push_back(key);
+  }
+  return found;
 }
 
 }  // namespace
@@ -595,7 +749,8 @@ void measure_baseline(const Scenario& victim, const std::string& name, std::vect
 int Size::network_width(const std::string& network) const {
   if (!narrow) return backbones::published_width(network);
   const int width = backbones::narrow_width(network);
-  return network.starts_with("ResNet") || network.starts_with("VGG") ? width / width_divisor : width;
+  const bool can_be_narrower = network.find("ResNet") != std::string::npos || network.starts_with("VGG");
+  return can_be_narrower ? width / width_divisor : width;
 }
 
 ClassifierRecipe Size::victim_recipe(const Scenario& scenario, std::uint64_t seed) const {
@@ -750,6 +905,7 @@ std::vector<Scenario> scenarios_by_name(const std::vector<std::string>& names,
     const auto found = std::ranges::find(all, name.substr(0, end_of_name), &Scenario::name);
     if (found == all.end()) throw Error("--only: unknown scenario '{}'; use one of {}", name, known);
     selected.push_back(*found);
+    selected.back().defended = true;
     if (end_of_name == name.size()) continue;
     selected.back().rate = rate_of(std::string_view(name).substr(end_of_name + 1));
     if (!found->against.empty()) {
@@ -765,6 +921,16 @@ std::vector<Scenario> scenarios_by_name(const std::vector<std::string>& names,
   // Benign victims first: others are compared with them.
   std::ranges::stable_partition(selected, [](const Scenario& s) { return s.attack == "Benign"; });
   return selected;
+}
+
+std::vector<Scenario> without_default_rates(const std::vector<Scenario>& scenarios, const Setting& setting) {
+  std::vector<Scenario> result;
+  for (Scenario scenario : scenarios) {
+    if (scenario.rate && *scenario.rate == default_rate(scenario, setting)) scenario.rate.reset();
+    if (std::ranges::find(result, scenario.name(), &Scenario::name) == result.end())
+      result.push_back(scenario);
+  }
+  return result;
 }
 
 std::vector<Scenario> with_other_rates(const std::vector<Scenario>& all, const Setting& setting) {
@@ -796,10 +962,44 @@ void check_possible(const Scenario& scenario, const Setting& setting) {
   attacks::AttackOptions options = options_of(scenario, setting);
   options.benign = [](const at::Tensor& images) { return images; };  // only its presence is checked
   make_attack(scenario, setting, options, {}).check(setting.split.train);
-  if (files::exists(setting.folder(scenario) / "attack.json")) {
-    throw Error("--out: {} has results of refine attack, which are not replaced; use another folder",
-                setting.folder(scenario).string());
+}
+
+void check_folders(const std::vector<Scenario>& scenarios, bool with_refine,
+                   const std::vector<std::string>& baselines, const Setting& setting) {
+  for (const Scenario& scenario : scenarios) {
+    const fs::path folder = setting.folder(scenario);
+    check_folder(scenario, setting);
+    const auto check = [&](const std::string& file, const std::string& key) {
+      check_setting(folder, read_results_file(folder / file), key, setting);
+    };
+    if (with_refine && scenario.defended) check(defense_file, defense_key(scenario, setting));
+    for (const std::string& name : baselines) {
+      check(name + baseline_suffix, baseline_key(scenario, name, setting));
+      check(name + baseline_zero_suffix, baseline_zero_key(scenario, name, setting));
+    }
+    if (!baselines.empty() || scenario.attack == "LabelConsistent") check_folder(benign(scenario), setting);
+    if (scenario.attack == "Narcissus") check_folder(benign(scenario), attackers_setting(setting));
   }
+  // The table is of one setting.
+  const std::string here = shared_key(setting);
+  for (const std::string& there : settings_in_folder(setting)) {
+    if (there == here) continue;
+    const auto [other, mine] = first_difference(there, here);
+    throw Error(
+        "--out: {} has results of another setting, and a folder has one table (got {}, there: {}); use another --out",
+        (setting.out / setting.dataset).string(), mine, other);
+  }
+}
+
+void check_any_finished(const Json& rows, const Setting& setting) {
+  if (!rows.empty()) return;
+  std::string found;
+  for (const std::string& there : settings_in_folder(setting)) found += (found.empty() ? "" : "; ") + there;
+  throw Error("--table: no scenario of this setting is finished in {} (got {}, there: {}); {}",
+              (setting.out / setting.dataset).string(), shared_key(setting),
+              found.empty() ? "nothing" : found,
+              found.empty() ? "check --out, or run without --table"
+                            : "give the --size, --seed, --device and --stamped of one");
 }
 
 void run(const Scenario& scenario, const Setting& setting) {
@@ -810,23 +1010,22 @@ void run(const Scenario& scenario, const Setting& setting) {
 void measure_zero_point(const Scenario& scenario, const Setting& setting) {
   const Scenario other = benign(scenario);
   const fs::path folder = setting.folder(scenario);
-  const std::string key = defense_key(other, setting);
-  if (scenario.attack == "Benign" || is_done(folder / zero_file, key) ||
-      !is_done(folder / defense_file, defense_key(scenario, setting)) ||
-      !is_done(setting.folder(other) / defense_file, key)) {
+  const std::string key = defense_key(other, setting), weights = defense_weights(other, setting);
+  if (scenario.attack == "Benign" || is_done(folder / zero_file, key, weights) ||
+      !read_defense(scenario, setting).is_object() || !read_defense(other, setting).is_object()) {
     return;
   }
   const Evaluation figures = evaluate(load_defense(other, setting), setting.split.test,
                                       trigger_attack(scenario, setting), /*show=*/true);
-  write_done(folder / zero_file, key, {{"figures", report::figures_json(figures.after)}});
+  write_done(folder / zero_file, key, weights, {{"figures", report::figures_json(figures.after)}});
 }
 
 std::vector<Scenario> wakeable(const std::vector<Scenario>& scenarios, bool with_refine,
                                const Setting& setting) {
   const auto is_defended = [&](const Scenario& scenario) {
-    return (with_refine &&
-            std::ranges::find(scenarios, scenario.name(), &Scenario::name) != scenarios.end()) ||
-           is_done(setting.folder(scenario) / defense_file, defense_key(scenario, setting));
+    const auto is_made = [&](const Scenario& s) { return s.defended && s.name() == scenario.name(); };
+    return (with_refine && std::ranges::any_of(scenarios, is_made)) ||
+           read_defense(scenario, setting).is_object();
   };
   const auto all = all_scenarios(/*with_stamped=*/true);
   std::vector<Scenario> selected;
@@ -835,10 +1034,12 @@ std::vector<Scenario> wakeable(const std::vector<Scenario>& scenarios, bool with
     const Scenario zero = *std::ranges::find(all, benign(scenario).name(), &Scenario::name);
     const auto target = attacks::target_map(make_attack(scenario, setting, options_of(scenario, setting), {}),
                                             setting.split.train.task().classes);
-    if (!zero.defended || !target.single()) {
+    const bool has_zero = zero.defended || is_defended(zero);
+    if (!has_zero || !target.single()) {
       std::cerr << fmt::format("--wake: {} is skipped: {}\n", scenario.name(),
-                               zero.defended ? "it has no target that all images share"
-                                             : "the benign victim of this network is not defended");
+                               has_zero
+                                   ? "it has no target that all images share"
+                                   : "the benign victim is not defended; add " + zero.name() + " to --only");
       continue;
     }
     for (const Scenario& needed : {scenario, zero}) {
@@ -856,8 +1057,8 @@ void measure_waking(const Scenario& scenario, const Setting& setting) {
   const Scenario other = benign(scenario);
   const auto attack = trigger_attack(scenario, setting);
   const fs::path folder = setting.folder(scenario);
-  const std::string key = waking_key(scenario, setting);
-  if (is_done(folder / waking_file, key)) return;
+  const std::string key = waking_key(scenario, setting), weights = waking_weights(scenario, setting);
+  if (is_done(folder / waking_file, key, weights)) return;
   const int target = attacks::target_map(attack, setting.split.train.task().classes).single().value();
   const auto& [train, test] = setting.split;
   const at::Tensor triggered = attack.trigger_images(train.images),
@@ -896,7 +1097,7 @@ void measure_waking(const Scenario& scenario, const Setting& setting) {
       }
     }
   }
-  write_done(folder / waking_file, key, {{"rows", rows}});
+  write_done(folder / waking_file, key, weights, {{"rows", rows}});
 }
 
 void run_baselines(const std::vector<Scenario>& scenarios, const std::vector<std::string>& names,
@@ -925,10 +1126,11 @@ void run_baselines(const std::vector<Scenario>& scenarios, const std::vector<std
 Results read_results(const Scenario& scenario, const std::string& baseline, const Setting& setting) {
   Results results = read_results(scenario, setting);
   const fs::path folder = setting.folder(scenario);
-  results.defense =
-      read_done(folder / (baseline + baseline_suffix), baseline_key(scenario, baseline, setting));
+  results.defense = read_done(folder / (baseline + baseline_suffix),
+                              baseline_key(scenario, baseline, setting), victim_weights(scenario, setting));
   const Json zero =
-      read_done(folder / (baseline + baseline_zero_suffix), baseline_zero_key(scenario, baseline, setting));
+      read_done(folder / (baseline + baseline_zero_suffix), baseline_zero_key(scenario, baseline, setting),
+                victim_weights(benign(scenario), setting));
   results.zero_point = zero.is_object() ? Json::object({{"figures", zero.at("after")}}) : Json();
   return results;
 }
@@ -937,10 +1139,12 @@ Results read_results(const Scenario& scenario, const Setting& setting) {
   const fs::path folder = setting.folder(scenario);
   const Scenario other = benign(scenario);
   return {.victim = read_done(folder / victim_file, victim_key(scenario, setting)),
-          .defense = read_done(folder / defense_file, defense_key(scenario, setting)),
-          .zero_point = read_done(folder / zero_file, defense_key(other, setting)),
+          .defense = read_defense(scenario, setting),
+          .zero_point =
+              read_done(folder / zero_file, defense_key(other, setting), defense_weights(other, setting)),
           .benign_victim = read_done(setting.folder(other) / victim_file, victim_key(other, setting)),
-          .waking = read_done(folder / waking_file, waking_key(scenario, setting))};
+          .waking = read_done(folder / waking_file, waking_key(scenario, setting),
+                              waking_weights(scenario, setting))};
 }
 
 }  // namespace refine::scenarios

@@ -18,9 +18,10 @@ namespace refine::scenarios {
 
 /// One attack on one network.
 struct Scenario {
-  std::string attack;    ///< name, as of `attacks::by_name`, or "Stamped"
-  std::string network;   ///< name, as of `backbones::network_by_name`
-  bool defended = true;  ///< false for benign victims of which only the accuracy is measured
+  std::string attack;   ///< name, as of `attacks::by_name`, or "Stamped"
+  std::string network;  ///< name, as of `backbones::network_by_name`
+  /// False for benign victims of which only the accuracy is measured. Those that are named are defended.
+  bool defended = true;
   std::optional<double> rate = std::nullopt;  ///< poisoning rate; empty: the attack's default
   /// The defense that the attacker has in mind (`adversaries::train_against`): "Student", "REFINE", or "REFINE-known",
   /// whose permutation is known; empty: none, and images are poisoned.
@@ -75,7 +76,8 @@ Size size_by_name(const std::string& name);
 /// \param with_stamped whether there are stamped images, for the attack "Stamped"
 std::vector<Scenario> all_scenarios(bool with_stamped);
 
-/// Returns the scenarios with these names, each as `Scenario::name` returns it, with or without a rate.
+/// Returns the scenarios with these names, each as `Scenario::name` returns it, with or without a rate. Those that are
+/// named are defended.
 ///
 /// \param names if there are none, all of `all` whose attackers have no defense in mind
 /// \param all the scenarios that may be named
@@ -102,9 +104,22 @@ struct Setting {
 
 /// Checks a scenario before any work.
 ///
-/// \throws Error if the network or the attack does not fit the images, or `refine attack` has
-///   written to the folder
+/// \throws Error if the network or the attack does not fit the images
 void check_possible(const Scenario& scenario, const Setting& setting);
+
+/// Checks before any work that no results of another setting, or of `refine attack`, would be replaced: neither those of
+/// the scenarios, nor of the victims that are trained for them, nor the table.
+///
+/// \param with_refine whether the scenarios are defended by REFINE
+/// \param baselines names of the baselines that defend them
+/// \throws Error naming the folder and what differs
+void check_folders(const std::vector<Scenario>& scenarios, bool with_refine,
+                   const std::vector<std::string>& baselines, const Setting& setting);
+
+/// Checks that a table has rows.
+///
+/// \throws Error naming the settings that have results in the folder, if there are no rows
+void check_any_finished(const nlohmann::ordered_json& rows, const Setting& setting);
 
 /// Trains and measures the victim, then the defense. Keeps what an earlier run with the same
 /// setting finished.
@@ -135,6 +150,9 @@ void measure_waking(const Scenario& scenario, const Setting& setting);
 /// Keeps what an earlier run with the same setting finished.
 void run_baselines(const std::vector<Scenario>& scenarios, const std::vector<std::string>& names,
                    const Setting& setting);
+
+/// Returns the scenarios, each once. A rate that the attack has anyway is left out.
+std::vector<Scenario> without_default_rates(const std::vector<Scenario>& scenarios, const Setting& setting);
 
 /// Returns the scenarios and those with other rates that have a folder, each after the one with the default rate.
 std::vector<Scenario> with_other_rates(const std::vector<Scenario>& all, const Setting& setting);

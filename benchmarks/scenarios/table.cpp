@@ -99,9 +99,9 @@ Json collect(const std::vector<Scenario>& scenarios, const Setting& setting) {
   Json rows = Json::array();
   for (const Scenario& scenario : scenarios) {
     const Results results = read_results(scenario, setting);
-    if (!results.victim.is_object() || !scenario.defended)
-      continue;  // the row of the attack has its accuracy
-    add_row(rows, scenario, "REFINE", results);
+    if (!results.victim.is_object()) continue;
+    // Without a defense, the row of the attack has the accuracy of a benign victim.
+    if (scenario.defended || results.defense.is_object()) add_row(rows, scenario, "REFINE", results);
     for (const auto baseline : baselines::names()) {
       const Results others = read_results(scenario, std::string(baseline), setting);
       if (others.defense.is_object()) add_row(rows, scenario, baseline, others);
