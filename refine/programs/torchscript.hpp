@@ -89,6 +89,10 @@ class Scripted {
       throw Error("cannot use {} as a classifier: {}; export it again, in evaluation mode", name,
                   nn::describe_error(error));
     }
+    if (!options.output.empty() && !module->needs_selection()) {
+      throw Error("cannot use --output {} with {}: forward returns one tensor; leave --output out",
+                  options.output, name);
+    }
     probe(name, options);
   }
 
@@ -164,9 +168,6 @@ class Scripted {
       at::Tensor output;
       if (module->needs_selection()) {
         if (auto problem = select_output(shape, name, options)) return problem;
-      } else if (!options.output.empty()) {
-        throw Error("cannot use --output {} with {}: forward returns one tensor; leave --output out",
-                    options.output, name);
       }
       for (std::int64_t n : {2, 1, 3}) {
         output = module->forward(detail::ramp(n, shape));

@@ -45,6 +45,7 @@
 #include <refine/nn/device.hpp>
 #include <refine/nn/torch_random.hpp>
 #include <refine/report/images.hpp>
+#include <refine/report/render.hpp>
 
 #include "tests/defend/noise.hpp"
 #include "tests/support/error_of.hpp"

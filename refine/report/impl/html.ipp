@@ -213,7 +213,7 @@ REFINE_INLINE std::string html_scan(const DefenseReport& report) {
   return html + "</tbody></table>";
 }
 
-/// Describes what to expect of the calibration: " in 40 groups, of which to expect 4.9 % (0.6 to 13.2 %)". Empty if
+/// Describes what to expect of the calibration: " in 40 groups; expect 4.9 % (0.6 to 13.2 %)". Empty if
 /// that is not known.
 REFINE_INLINE std::string promised_rate_text(const metrics::AlarmMetrics& alarm) {
   if (alarm.calibration_groups == 0) return "";
@@ -222,7 +222,7 @@ REFINE_INLINE std::string promised_rate_text(const metrics::AlarmMetrics& alarm)
       alarm.calibration_groups == alarm.calibration_images
           ? ""
           : fmt::format(" in {} groups of near-duplicates", format::count(alarm.calibration_groups));
-  return fmt::format("{}, of which to expect {} ({} to {})", groups, format::percent(alarm.expected_rate()),
+  return fmt::format("{}; expect {} ({} to {})", groups, format::percent(alarm.expected_rate()),
                      format::percent(promised.low), format::percent(promised.high));
 }
 
