@@ -93,8 +93,8 @@ bool has_image_extension(const std::filesystem::path& file);
 ///   be written
 LoadedImages load_images(std::vector<std::filesystem::path> files, const ImageFilesOptions& options = {});
 
-/// Returns the size that image files have in common. The files are read as a whole; of PNG and JPEG
-/// files only the headers are decoded.
+/// Returns the size that image files have in common. Of PNG, WebP and JPEG files only the headers are decoded; of most
+/// JPEG files, 16 KiB are read.
 /// \param files at least one; those that cannot be read are not counted
 /// \return 3×H×W; 3×?×? if the sizes differ or no file can be read
 /// \throws Error if `files` is empty

@@ -126,7 +126,7 @@ struct FolderLabelOptions {
 ///
 /// Folders are recognized by the class names. Without names, or if the folders are numbers, their
 /// place in text or number order is the class. If both orders or both depths are possible, the one that
-/// fits the classifier's predictions is taken.
+/// fits the classifier's predictions is taken; if an order is specified, the first folders.
 ///
 /// \return the images with their labels; nothing if the folders are not classes
 /// \throws Error if some folders are classes and others are not, if the predictions fit no order

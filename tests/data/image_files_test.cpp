@@ -418,6 +418,9 @@ TEST(CommonShape, Headers_GiveTheShape) {
   EXPECT_EQ(common_shape(files), (ImageShape{3, dynamic, dynamic}));
   EXPECT_EQ(common_shape({files[7], files[7]}), (ImageShape{3, 4, 7}));
   EXPECT_EQ(common_shape({files[3], files[5]}), (ImageShape{3, dynamic, dynamic}));
+  std::string with_comment = jpeg(7, 4, {1, 2, 3});  // its size is behind 40 kB
+  with_comment.insert(2, "\xff\xfe\x9c\x42" + std::string(0x9c40, 'x'));
+  EXPECT_EQ(common_shape({scratch.write("8.jpg", with_comment)}), (ImageShape{3, 4, 7}));
   expect_words(error_of([] { common_shape({}); }), {"files", "empty"});
 }
 

@@ -213,7 +213,12 @@ TEST(LabelByFolders, PartsOfADataSet_AreNotClasses) {
   const FolderImages parts = images_in({"train", "test"});
   std::string notes;
   EXPECT_FALSE(label_by_folders(parts, right_by_the_innermost(parts, 2, &notes)));
-  expect_words(notes, {"no accuracy is measured"});
+  expect_words(notes, {"no accuracy is measured", "parts of a data set"});
+  // A class may be called "train".
+  FolderImages vehicles = images_in({"train/a", "train/train"});
+  auto named = right_by_the_innermost(vehicles, 2);
+  named.class_names = {"a", "train"};
+  EXPECT_EQ(label_by_folders(vehicles, named)->labels.sum().item<int>(), 10);
 }
 
 TEST(LabelByFolders, BothDepthsPossible_ThePredictionsDecide) {
@@ -226,6 +231,8 @@ TEST(LabelByFolders, BothDepthsPossible_ThePredictionsDecide) {
   undecided.predictions = [&] { return std::vector<std::int64_t>(images.folders.size(), 0); };
   expect_words(error_of([&] { label_by_folders(images, undecided); }),
                {"outer folders", "inner folders", "neither"});
+  undecided.labels = FolderLabels::text;
+  EXPECT_EQ(label_by_folders(images, undecided)->classes, (std::vector<std::string>{"x", "y"}));
 }
 
 TEST(ReadDataset, ImagesOfSeveralSizes_AreNotCroppedUnasked) {
@@ -1059,6 +1066,16 @@ TEST(DefendedFiles, NamesWithDots_KeepTheirFilesApart) {
   EXPECT_EQ(DefendedFiles::beside("v1.2").weights, "v1.2.safetensors");
   EXPECT_EQ(DefendedFiles::beside("v1.3").report, "v1.3.report");
   EXPECT_EQ(DefendedFiles::beside("folder.d/v1.2.pt2").weights, "folder.d/v1.2.safetensors");
+  EXPECT_EQ(DefendedFiles::beside("U.ONNX").weights, "U.safetensors");
+  const ScratchFolder scratch;
+  const auto write = [&](const char* name) {
+    formats::write_safetensors(scratch.path / name, {{{"w", at::ones({2})}}, {{"refine", "defense"}}});
+  };
+  write("v1.2.safetensors"), files::write(scratch.path / "v1.2.pt", "x");
+  expect_words(error_of([&] { DefendedFiles::beside(scratch.path / "v1.2").check_separate(); }), {"v1.2.pt"});
+  fs::remove(scratch.path / "v1.2.pt");
+  write("v1.safetensors"), files::write(scratch.path / "v1.pt", "x");
+  DefendedFiles::beside(scratch.path / "v1.2").check_separate();
 }
 
 TEST(CheckOutputs, OutputThatIsAnInput_IsRefused) {

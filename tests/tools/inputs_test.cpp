@@ -261,7 +261,7 @@ TEST_F(Inputs, ClassFolders_AtTwoDepths_AreThoseThatFitTheModel) {
   write_classes("cameras", [&](int c) { return camera(c) + "/" + name(c); });
   write_classes("sessions", [&](int c) { return name(c) + "/" + camera(c); });
   EXPECT_EQ(accuracy("cameras", "", {"text order of the inner folders", "100 %", "outer"}), 1);
-  EXPECT_EQ(accuracy("cameras", "--labels text", {"text order of the inner folders"}), 1);
+  EXPECT_LT(accuracy("cameras", "--labels text"), 0.5);  // of the outer folders
   EXPECT_EQ(accuracy("sessions", "", {"text order of the outer folders", "100 %", "inner"}), 1);
 }
 
@@ -559,17 +559,6 @@ TEST_F(Inputs, Export_DefendedFile_IsRefused) {
   for (const char* out : {"again.pt", "again.onnx"})
     expect_refusal("export --model d.pt --out "s + out, {"d.pt", "alarm", "--defense d.safetensors"});
   EXPECT_FALSE(fs::exists(here->path / "again.pt"));
-}
-
-TEST_F(Inputs, Predict_NoUsableImage_Fails) {
-  files::write(here->path / "unusable/1.png", "no image");
-  expect_refusal("predict --model d.pt unusable", {"1.png"});
-  files::write(here->path / "unusable/2.png", "nor this");
-  expect_refusal("predict --model d.pt unusable", {"none of the 2 files", "1.png"});
-  fs::copy_file(here->path / "clean/0.png", here->path / "unusable/3.png");
-  const Outcome run = refine("predict --model d.pt unusable");
-  EXPECT_EQ(run.status, 1) << run.err;
-  expect_words(run.err, {"1.png", "2.png"});
 }
 
 TEST_F(Inputs, Export_ClassifierAlone_KeepsADefense) {

@@ -60,9 +60,10 @@ void add_items(const toml::table& table, const std::vector<std::string>& parents
 /// True for a number that is read back as the same text.
 bool is_number(const std::string& value) {
   const auto number = nlohmann::json::parse(value, nullptr, /*allow_exceptions=*/false);
+  if (number.is_number_unsigned() && number.get<std::uint64_t>() > std::numeric_limits<std::int64_t>::max())
+    return false;
   if (number.is_number_float()) return fmt::format("{}", number.get<double>()) == value;
-  return number.is_number_integer() && number <= std::numeric_limits<std::int64_t>::max() &&
-         number.dump() == value;
+  return number.is_number_integer() && number.dump() == value;
 }
 
 /// Returns a value as TOML. Numbers are not quoted.
@@ -113,7 +114,11 @@ struct ConfigFile : CLI::Config {
     try {
       add_items(toml::parse(input), {}, items);
     } catch (const toml::parse_error& error) {
-      fail(error.source(), fmt::format("{}; text must be in quotes", error.description()));
+      const std::string_view why = error.description();
+      const bool is_value = why.find("parsing value") != why.npos ||
+                            why.find("parsing boolean") != why.npos ||
+                            why.find("parsing floating") != why.npos;
+      fail(error.source(), fmt::format("{}{}", why, is_value ? "; text must be in quotes" : ""));
     }
     return items;
   }

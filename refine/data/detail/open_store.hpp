@@ -82,8 +82,8 @@ struct StoreSource {
   ImageShape wanted;                         ///< shape from the options
   ResizeMode resize_mode;                    ///< how images are resized
 
-  /// Returns a hash that changes when a file is added, removed, renamed, written to or replaced by a copy, or another
-  /// shape or mode is wanted.
+  /// Returns a hash that changes when a file is added, removed, renamed or written to, the content of one of a few
+  /// files is another, or another shape or mode is wanted. It is the same for copies of the files.
   std::uint64_t key() const;
 };
 

@@ -16,6 +16,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
+#include <fstream>
 #include <memory>
 #include <utility>
 #include <vector>
@@ -534,17 +535,26 @@ REFINE_INLINE void make_upright(RgbImage& image, int orientation) {
 }
 
 REFINE_INLINE ImageShape shape_in_header(const std::filesystem::path& file) {
-  std::string bytes;
+  int width = 0, height = 0;
+  // The header of a JPEG is nearly always in its first pages, which saves reading the rest of a large set.
+  std::string bytes(std::size_t{1} << 14, '\0');
+  std::ifstream stream(file, std::ios::binary);
+  stream.read(bytes.data(), static_cast<std::streamsize>(bytes.size()));
+  bytes.resize(static_cast<std::size_t>(stream.gcount()));
+  if (bytes.starts_with("\xff\xd8")) jpeg_size(bytes, height, width);
+  if (width > 0 && height > 0) return {3, height, width};
   try {
     bytes = files::read(file);
   } catch (const Error&) {
     return {};
   }
-  int width = 0, height = 0;
   if (bytes.starts_with("\x89PNG\r\n\x1a\n") && bytes.size() >= 24) {
     const ByteReader header{bytes, /*big_endian=*/true};
     width = static_cast<int>(header.u32(16)), height = static_cast<int>(header.u32(20));
     if (png_orientation(bytes) >= 5) std::swap(width, height);
+  } else if (bytes.starts_with("RIFF") && WebPGetInfo(reinterpret_cast<const std::uint8_t*>(bytes.data()),
+                                                      bytes.size(), &width, &height)) {
+    if (webp_orientation(bytes) >= 5) std::swap(width, height);
   } else if (bytes.starts_with("\xff\xd8")) {
     jpeg_size(bytes, height, width);
   } else {

@@ -58,7 +58,7 @@ REFINE_INLINE void NearDuplicates::prepare(std::span<const std::int64_t> images)
             .clamp_min_(0);
     at::Tensor limits = at::zeros({squares.size(0), 1});
     double square = ratio * ratio;
-    for (std::int64_t stride = 1; stride == 1 || n / stride > rank_; stride *= 4, square /= 4) {
+    for (std::int64_t stride = 1; stride == 1 || n / stride > 2 * rank_; stride *= 4, square /= 4) {
       const at::Tensor part = squares.slice(1, 0, n, stride);
       // The image itself is the nearest.
       limits = at::maximum(limits, std::get<0>(part.kthvalue(rank_ + 1, 1, /*keepdim=*/true)) * square);

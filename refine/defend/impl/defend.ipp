@@ -81,9 +81,11 @@ REFINE_INLINE HeldBack draw_held_back(const at::Tensor& images, std::uint64_t se
   for (std::int64_t& place : result.places) place += extra;
   data::NearDuplicates all(images);
   all.prepare(result.places);
-  std::set<std::int64_t> repeats;
+  std::set<std::int64_t> repeats, known;
   for (const std::int64_t place : result.places) {
+    if (known.contains(place)) continue;  // its group is that of an earlier place
     for (const std::int64_t member : all.group_of(place, images.size(0))) {
+      known.insert(member);
       if (member < extra) repeats.insert(member);
     }
   }

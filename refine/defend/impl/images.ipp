@@ -394,12 +394,14 @@ REFINE_INLINE std::optional<data::Dataset> label_by_folders(const FolderImages& 
   }
 
   const Level levels[] = {level_of(folders, /*innermost=*/false), level_of(folders, /*innermost=*/true)};
+  const bool is_one_level = levels[0].part_of == levels[1].part_of;
   const auto result = [&](std::vector<std::int64_t> labels, Folders order) {
     return data::Dataset{.images = images.images, .labels = at::tensor(labels), .classes = std::move(order)};
   };
   if (!names.empty() && (wanted == FolderLabels::automatic || wanted == FolderLabels::names)) {
     std::string problem;
     for (const Level& level : levels) {
+      if (are_parts(level) && !is_one_level) continue;
       try {
         if (const auto candidate = by_names(level, names)) {
           return result(labels_by(*candidate, images), names);
@@ -416,9 +418,9 @@ REFINE_INLINE std::optional<data::Dataset> label_by_folders(const FolderImages& 
                               : fmt::format("none of the folders ({}) has the name of a class of the model",
                                             quote(levels[0].names)));
   }
-  // Folders at both depths may be the classes, as in <camera>/<class>/: the predictions decide.
+  // Folders at both depths may be the classes, as in <camera>/<class>/: the predictions decide, unless an order is
+  // specified.
   std::vector<Candidate> candidates;
-  const bool is_one_level = levels[0].part_of == levels[1].part_of;
   for (const Level& level : std::span(levels, is_one_level ? 1 : 2)) {
     if (are_parts(level)) continue;
     // If the folders do not have the class names, only numbers can mean the classes.
@@ -426,7 +428,9 @@ REFINE_INLINE std::optional<data::Dataset> label_by_folders(const FolderImages& 
         std::ranges::all_of(level.names, [](const std::string& name) { return number_of(name).has_value(); });
     if (!names.empty() && !numbers && wanted == FolderLabels::automatic) continue;
     // Some of the class numbers, as subfolders may have, are classes only if no other folders are.
-    if (!candidates.empty() && level.names.size() != static_cast<std::size_t>(classes)) continue;
+    if (!candidates.empty() &&
+        (wanted != FolderLabels::automatic || level.names.size() != static_cast<std::size_t>(classes)))
+      continue;
     for (Candidate& candidate : orders_of(level, classes, wanted)) {
       if (!is_one_level)
         candidate.name += &level == levels ? " of the outer folders" : " of the inner folders";
@@ -450,6 +454,14 @@ REFINE_INLINE std::optional<data::Dataset> label_by_folders(const FolderImages& 
     return result(labels, std::move(classes_in_order));
   }
   const std::size_t count = levels[0].names.size();
+  if (are_parts(levels[0]) && is_one_level) {
+    const std::string why =
+        fmt::format("the folders ({}) are parts of a data set, not classes", quote(levels[0].names));
+    if (wanted != FolderLabels::automatic)
+      throw Error("--labels {}: {}; use <class>/<image>", to_text(wanted), why);
+    detail::note(options.notify, "no accuracy is measured: " + why);
+    return std::nullopt;
+  }
   if (wanted != FolderLabels::automatic) {
     throw Error(
         "--labels {}: the model predicts {} classes and there are {} folders ({}); specify --class_names with folders of "

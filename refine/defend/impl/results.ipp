@@ -44,7 +44,7 @@ inline std::string serving_file_of(const std::filesystem::path& report) {
 /// Returns the path of a file beside a serving file: its own extension is replaced, another part of its name is not.
 inline std::filesystem::path beside_serving(std::filesystem::path serving, const char* extension) {
   for (const char* known : {".pt", ".pth", ".pt2", ".onnx", ".safetensors", ".report"}) {
-    if (serving.extension() == known) return serving.replace_extension(extension);
+    if (files::lower_extension(serving) == known) return serving.replace_extension(extension);
   }
   return serving += extension;
 }
@@ -85,8 +85,8 @@ REFINE_INLINE void DefendedFiles::check_separate() const {
       !owner.empty() ? std::vector{owner}
       : files::exists(serving)
           ? std::vector<std::string>{}
-          : std::vector<std::string>{serving.stem().string() + ".pt", serving.stem().string() + ".pt2",
-                                     serving.stem().string() + ".onnx"};
+          : std::vector<std::string>{weights.stem().string() + ".pt", weights.stem().string() + ".pt2",
+                                     weights.stem().string() + ".onnx"};
   for (const std::string& name : names) {
     const std::filesystem::path other = serving.parent_path() / std::filesystem::path(name).filename();
     if (other == serving || !files::exists(other)) continue;
