@@ -46,6 +46,19 @@ inline constexpr Normalization fashion_mnist = {{0.2190, 0.2190, 0.2190}, {0.331
 
 namespace detail {
 
+/// True if the three means are equal, and so are the three deviations: as grey images require.
+constexpr bool is_for_grey(const Normalization& normalization) {
+  const auto are_equal = [](const std::array<double, 3>& v) { return v[0] == v[1] && v[1] == v[2]; };
+  return are_equal(normalization.mean) && are_equal(normalization.deviation);
+}
+
+/// Returns means or deviations as a float tensor 1×C×1×1.
+/// \param channels 3, or 1: then the first value alone is used
+inline at::Tensor channel_tensor(const std::array<double, 3>& values, int channels) {
+  const std::vector<float> floats(values.begin(), channels == 1 ? values.begin() + 1 : values.end());
+  return at::tensor(floats).view({1, -1, 1, 1});
+}
+
 /// Checks that a normalization can be applied to images.
 /// \param user what normalises, for the message
 /// \param channels of the images; for 1, the three means must be equal, and so must the three deviations
@@ -53,18 +66,16 @@ namespace detail {
 /// \throws Error if the channels do not match, a number is not finite, or a deviation is not positive; as float
 inline void check_normalization(std::string_view user, const Normalization& normalization, int channels,
                                 std::string_view hint) {
-  const auto& [mean, deviation] = normalization;
-  const auto all_equal = [](const std::array<double, 3>& v) { return v[0] == v[1] && v[1] == v[2]; };
-  for (const double m : mean) {
+  for (const double m : normalization.mean) {
     if (!std::isfinite(static_cast<float>(m)))
       throw Error("{}: means of a normalization must be finite, got {}", user, m);
   }
-  for (const double d : deviation) {
+  for (const double d : normalization.deviation) {
     const auto value = static_cast<float>(d);
     if (!(value > 0 && std::isfinite(value)))
       throw Error("{}: deviations must be positive and finite, got {}", user, d);
   }
-  if (compatible(channels, 3) || (channels == 1 && all_equal(mean) && all_equal(deviation))) return;
+  if (compatible(channels, 3) || (channels == 1 && is_for_grey(normalization))) return;
   throw Error("{}: the channels differ (the normalization has 3, the network takes {}); {}", user, channels,
               hint);
 }
@@ -94,8 +105,8 @@ class Normalized {
         cuda_graph_safe(nn::is_replayable(inner)),
         inner_(std::move(inner)),
         normalization_(normalization),
-        mean_(channel_tensor(normalization.mean, task.image.channels)),
-        deviation_(channel_tensor(normalization.deviation, task.image.channels)) {
+        mean_(refine::detail::channel_tensor(normalization.mean, task.image.channels)),
+        deviation_(refine::detail::channel_tensor(normalization.deviation, task.image.channels)) {
     refine::detail::check_normalization("Normalized", normalization, task.image.channels,
                                         "normalize in the backbone itself");
   }
@@ -132,11 +143,6 @@ class Normalized {
   }
 
  private:
-  static nn::DeviceCachedTensor channel_tensor(const std::array<double, 3>& values, int channels) {
-    const std::vector<float> floats(values.begin(), channels == 1 ? values.begin() + 1 : values.end());
-    return nn::DeviceCachedTensor(at::tensor(floats).view({1, -1, 1, 1}));
-  }
-
   B inner_;
   Normalization normalization_;
   nn::DeviceCachedTensor mean_, deviation_;

@@ -9,6 +9,7 @@
 #include <optional>
 #include <set>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -151,6 +152,9 @@ struct NamedDatasetOptions {
   /// `data::download_cifar10`.
   std::function<void(const std::filesystem::path&)> download = {};
 };
+
+/// True for `CIFAR10` and `FashionMNIST`; every other name of a data set is a folder.
+bool is_named_dataset(std::string_view name);
 
 /// Reads `CIFAR10`, `FashionMNIST`, or a folder with `train/CLASS/` and `test/CLASS/`.
 /// \throws Error if the data set does not exist or cannot be read, a folder's images have several

@@ -2,15 +2,12 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/Tensor.h>
-#include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
 #include <torch/nn/module.h>
 
-#include <array>
 #include <memory>
 #include <optional>
 #include <utility>
-#include <vector>
 
 #include <refine/backbones/backbone.hpp>
 #include <refine/backbones/normalized.hpp>
@@ -49,14 +46,11 @@ inline BackboneEncoderModule::BackboneEncoderModule(std::shared_ptr<torch::nn::M
   if (!normalization) return;
   refine::detail::check_normalization("BackboneEncoder", *normalization, image.channels,
                                       "give an encoder of grey images three equal means and deviations");
-  const auto values = [&](const std::array<double, 3>& numbers) {
-    const std::vector<float> floats(numbers.begin(),
-                                    image.channels == 1 ? numbers.begin() + 1 : numbers.end());
-    return at::tensor(floats).view({1, -1, 1, 1});
-  };
+  using refine::detail::channel_tensor;
   const auto device = nn::device_of(*this).value_or(at::kCPU);
-  mean_ = register_buffer("mean", values(normalization->mean).to(device));
-  deviation_ = register_buffer("deviation", values(normalization->deviation).to(device));
+  mean_ = register_buffer("mean", channel_tensor(normalization->mean, image.channels).to(device));
+  deviation_ =
+      register_buffer("deviation", channel_tensor(normalization->deviation, image.channels).to(device));
 }
 
 inline at::Tensor BackboneEncoderModule::normalize(const at::Tensor& images) const {

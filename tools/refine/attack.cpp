@@ -64,12 +64,6 @@ struct Setting {
   }
 };
 
-/// True if the numbers of all channels are equal.
-bool is_for_grey(const Normalization& normalization) {
-  const auto are_equal = [](const std::array<double, 3>& v) { return v[0] == v[1] && v[1] == v[2]; };
-  return are_equal(normalization.mean) && are_equal(normalization.deviation);
-}
-
 Setting make_setting(const AttackArguments& options, const Common& common) {
   // Misspelt options are refused before any image is read.
   const ImageShape image = options.image.empty() ? ImageShape{} : parse_shape(options.image);
@@ -85,7 +79,7 @@ Setting make_setting(const AttackArguments& options, const Common& common) {
   auto& train = data.split.train;
   const Normalization constants =
       normalization.value_or(data.normalization.value_or(normalizations::imagenet));
-  if (train.image_shape().channels == 1 && !is_for_grey(constants)) {
+  if (train.image_shape().channels == 1 && !refine::detail::is_for_grey(constants)) {
     throw Error(
         "the images of {} are grey, and {}; specify --mean and --std with one number each, such as 0.5",
         options.dataset,

@@ -399,14 +399,14 @@ std::vector<files::NamedPath> dataset_folders(const std::string& dataset) {
 }
 
 std::string dataset_identity(const std::string& dataset) {
-  if (dataset == "CIFAR10" || dataset == "FashionMNIST") return dataset;
+  if (is_named_dataset(dataset)) return dataset;
   std::error_code unknown;
   const fs::path path = fs::weakly_canonical(dataset, unknown);
   return text::to_utf8(unknown ? dataset : path.lexically_normal().string());
 }
 
 void check_dataset_options(const std::string& dataset, const std::string& root) {
-  if (root.empty() || dataset == "CIFAR10" || dataset == "FashionMNIST") return;
+  if (root.empty() || is_named_dataset(dataset)) return;
   throw Error("--data is where CIFAR10 or FashionMNIST is (got --dataset {}, a folder); leave it out",
               dataset);
 }

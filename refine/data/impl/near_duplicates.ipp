@@ -31,7 +31,8 @@ REFINE_INLINE NearDuplicates::NearDuplicates(const at::Tensor& images)
   if (parts.empty()) return;
   descriptors_ = at::cat(parts);
   descriptors_ -= descriptors_.mean(0, /*keepdim=*/true);  // less is lost in differences of products
-  norms_ = descriptors_.square().sum(1);
+  // A little less, since the distances of copies are not quite 0 after rounding.
+  norms_ = descriptors_.square().sum(1) * (1 - 1e-6);
 }
 
 REFINE_INLINE void NearDuplicates::prepare(std::span<const std::int64_t> images) {
@@ -63,9 +64,7 @@ REFINE_INLINE void NearDuplicates::prepare(std::span<const std::int64_t> images)
       // The image itself is the nearest.
       limits = at::maximum(limits, std::get<0>(part.kthvalue(rank_ + 1, 1, /*keepdim=*/true)) * square);
     }
-    // Copies differ by the rounding of the sums.
-    const at::Tensor rounding = 1e-6 * (norms_.unsqueeze(0) + norms_.index_select(0, places).unsqueeze(1));
-    const at::Tensor near = squares.le(at::maximum(limits, rounding));
+    const at::Tensor near = squares.le(limits);
     for (std::size_t row = 0; row < some.size(); ++row) {
       const auto r = static_cast<std::int64_t>(row);
       const at::Tensor columns = near[r].nonzero().flatten();

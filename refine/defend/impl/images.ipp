@@ -552,8 +552,12 @@ REFINE_INLINE std::pair<FolderImages, at::Tensor> read_image_pairs(const std::fi
   return {std::move(originals), std::move(loaded.images)};
 }
 
+REFINE_INLINE bool is_named_dataset(std::string_view name) {
+  return name == "CIFAR10" || name == "FashionMNIST";
+}
+
 REFINE_INLINE NamedDataset read_dataset(const std::string& name, const NamedDatasetOptions& options) {
-  if (!options.store.empty() && (name == "CIFAR10" || name == "FashionMNIST")) {
+  if (!options.store.empty() && is_named_dataset(name)) {
     throw Error("cannot keep {} in a store: only the images of a folder are kept; leave --store out", name);
   }
   const auto root_or = [&](const char* other) {
@@ -594,7 +598,7 @@ REFINE_INLINE NamedDataset read_dataset(const std::string& name, const NamedData
 }
 
 REFINE_INLINE std::string dataset_name(const std::string& name) {
-  if (name == "CIFAR10" || name == "FashionMNIST") return name;
+  if (is_named_dataset(name)) return name;
   const std::filesystem::path folder = std::filesystem::path(name).lexically_normal();
   return (folder.has_filename() ? folder : folder.parent_path()).filename().string();
 }

@@ -3,12 +3,10 @@
 #include <refine/programs/encoder.hpp>
 
 #include <ATen/TensorOperators.h>
-#include <ATen/ops/tensor.h>
 #include <c10/core/GradMode.h>
 #include <c10/util/Exception.h>
 #include <fmt/format.h>
 
-#include <array>
 #include <cstddef>
 #include <exception>
 #include <fstream>
@@ -32,12 +30,9 @@ REFINE_INLINE ProgramEncoderModule::ProgramEncoderModule(std::variant<Scripted, 
   if (!normalization) return;
   refine::detail::check_normalization("ProgramEncoder", *normalization, channels,
                                       "give an encoder of grey images three equal means and deviations");
-  const auto values = [&](const std::array<double, 3>& numbers) {
-    const std::vector<float> floats(numbers.begin(), channels == 1 ? numbers.begin() + 1 : numbers.end());
-    return at::tensor(floats).view({1, -1, 1, 1});
-  };
-  mean_ = register_buffer("mean", values(normalization->mean));
-  deviation_ = register_buffer("deviation", values(normalization->deviation));
+  using refine::detail::channel_tensor;
+  mean_ = register_buffer("mean", channel_tensor(normalization->mean, channels));
+  deviation_ = register_buffer("deviation", channel_tensor(normalization->deviation, channels));
 }
 
 REFINE_INLINE at::Tensor ProgramEncoderModule::run(const at::Tensor& images) {
