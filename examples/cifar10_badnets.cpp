@@ -40,6 +40,7 @@ struct Options {
   std::uint64_t seed = default_seed;
   std::string data;
   std::string output = ".";
+  std::string sync_batch_norm = "on";
   bool resume = false;
   std::string resume_command;  ///< the command line, with --resume
 };
@@ -143,7 +144,9 @@ std::string to_text(const auto& value) {
 void run(const Options& options) {
   use_device(options.device);
   use_threads(0);
-  const Budget budget = budget_by_name(options.budget);
+  Budget budget = budget_by_name(options.budget);
+  budget.victim.optimization.sync_batch_norm = budget.defense.optimization.sync_batch_norm =
+      options.sync_batch_norm == "on";
 
   const attacks::BadNets<task> attack{.target = 0, .rate = 0.1, .seed = options.seed};
   const fs::path results = user_folder() / options.output;
@@ -276,6 +279,11 @@ int main(int argc, char** argv) {
       "a folder with CIFAR-10 (binary, or image folders) or Fashion-MNIST (default: data/CIFAR10, downloaded "
       "if missing)");
   app.add_option("--output", options.output, "folder for attack/ and refine_res/")->capture_default_str();
+  app.add_option("--sync_batch_norm", options.sync_batch_norm,
+                 "on or off: with several ranks, BatchNorm takes mean and variance of the whole batch, or of each "
+                 "rank's images, which waits less")
+      ->check(CLI::IsMember({"on", "off"}))
+      ->capture_default_str();
   app.add_flag("--resume", options.resume, "continue a run that was interrupted, with the same result");
   try {
     app.parse(argc, argv);

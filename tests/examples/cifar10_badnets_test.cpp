@@ -45,7 +45,7 @@ void expect_error(const Outcome& outcome, std::initializer_list<std::string_view
 TEST(Cifar10BadNets, RealImages_AreDefended) {
   const ScratchFolder scratch;
   testing::write_fashion_mnist_part(scratch.path / "images", 3'000, 2'000);
-  const Outcome run = run_example(scratch, "--budget tiny --data images --output results");
+  const Outcome run = run_example(scratch, "--budget tiny --data images --output results --sync_batch_norm off");
   ASSERT_EQ(run.status, 0) << run.err;
   testing::expect_words(run.out, {"3000 training images", "largest lift", "The trigger is disarmed"});
   testing::expect_words(run.err, {"victim", "defense", "evaluation", "img/s"});
@@ -89,6 +89,10 @@ TEST(Cifar10BadNets, RealImages_AreDefended) {
   EXPECT_EQ(reloaded.after.ba.hits, metrics["after"]["ba"]["hits"]);
   EXPECT_EQ(reloaded.after.largest_lift.with_trigger, metrics["after"]["largest_lift"]["with_trigger"]);
 
+  for (const auto& file : {attack_folder / "victim.safetensors", defense_folder / "defense.safetensors"}) {
+    const auto recipe = nlohmann::json::parse(formats::read_safetensors(file).metadata.at("recipe"));
+    EXPECT_EQ(recipe["sync_batch_norm"], false) << file;
+  }
   EXPECT_GT(fs::file_size(defense_folder / "defended.pt"), 100'000u);
 
   // The selection of poisoned images is reproducible.
@@ -100,7 +104,8 @@ TEST(Cifar10BadNets, Help_ListsOptions) {
   const ScratchFolder scratch;
   const Outcome help = run_example(scratch, "--help");
   EXPECT_EQ(help.status, 0);
-  testing::expect_words(help.out, {"--device", "--budget", "--seed", "--data", "--output", "--resume"});
+  testing::expect_words(help.out, {"--device", "--budget", "--seed", "--data", "--output", "--resume",
+                               "--sync_batch_norm"});
 }
 
 TEST(Cifar10BadNets, BadInput_EndsWithOneLine) {
@@ -109,6 +114,7 @@ TEST(Cifar10BadNets, BadInput_EndsWithOneLine) {
   expect_error(run_example(scratch, "--device tpu --data nowhere"), {"tpu", "cpu"});
   expect_error(run_example(scratch, "--device cuda:99 --data nowhere"), {"cuda:99"});
   EXPECT_EQ(run_example(scratch, "--budget huge").status, 2);
+  EXPECT_EQ(run_example(scratch, "--sync_batch_norm no").status, 2);
   EXPECT_EQ(run_example(scratch, "--sed 3").status, 2);
   EXPECT_EQ(run_example(scratch, "--seed many").status, 2);
   EXPECT_EQ(run_example(scratch, "--seed -1").status, 2);
