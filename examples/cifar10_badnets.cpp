@@ -279,9 +279,10 @@ int main(int argc, char** argv) {
       "a folder with CIFAR-10 (binary, or image folders) or Fashion-MNIST (default: data/CIFAR10, downloaded "
       "if missing)");
   app.add_option("--output", options.output, "folder for attack/ and refine_res/")->capture_default_str();
-  app.add_option("--sync_batch_norm", options.sync_batch_norm,
-                 "on or off: with several ranks, BatchNorm takes mean and variance of the whole batch, or of each "
-                 "rank's images, which waits less")
+  app.add_option(
+         "--sync_batch_norm", options.sync_batch_norm,
+         "on or off: with several ranks, BatchNorm takes mean and variance of the whole batch, or of each "
+         "rank's images, which waits less")
       ->check(CLI::IsMember({"on", "off"}))
       ->capture_default_str();
   app.add_flag("--resume", options.resume, "continue a run that was interrupted, with the same result");

@@ -90,7 +90,7 @@ ImageShape parse_shape(const std::string& text);
 backbones::Stem parse_stem(const std::string& text);
 
 /// Returns the normalisation of two lists: three numbers each, or one for all channels.
-/// \param mean,deviation numbers in [0, 1], in the order of the classifier's channels
+/// \param mean,deviation numbers in [0, 1], in the order of the classifier's channels; deviations must be positive
 /// \param prefix of the options' names, for messages
 /// \return nothing if both lists are empty
 /// \throws Error if a list has another length, or a number is out of range

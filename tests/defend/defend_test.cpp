@@ -162,6 +162,9 @@ TEST(ParseNormalization, OneOrThreeNumbers_AreANormalization) {
   EXPECT_EQ(parse_normalization({0.5}, {0.25})->deviation, (std::array{0.25, 0.25, 0.25}));
   expect_words(error_of([] { parse_normalization({0.5, 0.5}, {1}); }), {"--mean", "got 2"});
   expect_words(error_of([] { parse_normalization({0.5}, {58}); }), {"--std", "got 58", "255"});
+  for (const double zero : {0.0, 1e-50}) {  // as a float
+    expect_words(error_of([&] { parse_normalization({0.5}, {0.5, zero, 0.5}); }), {"--std must be positive"});
+  }
   for (const double wrong : {std::nan(""), -0.5, std::numeric_limits<double>::infinity()}) {
     const std::string why = error_of([&] { parse_normalization({wrong}, {0.5}); });
     expect_words(why, {"--mean must be in [0, 1], got"});

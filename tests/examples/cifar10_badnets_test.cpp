@@ -45,7 +45,8 @@ void expect_error(const Outcome& outcome, std::initializer_list<std::string_view
 TEST(Cifar10BadNets, RealImages_AreDefended) {
   const ScratchFolder scratch;
   testing::write_fashion_mnist_part(scratch.path / "images", 3'000, 2'000);
-  const Outcome run = run_example(scratch, "--budget tiny --data images --output results --sync_batch_norm off");
+  const Outcome run =
+      run_example(scratch, "--budget tiny --data images --output results --sync_batch_norm off");
   ASSERT_EQ(run.status, 0) << run.err;
   testing::expect_words(run.out, {"3000 training images", "largest lift", "The trigger is disarmed"});
   testing::expect_words(run.err, {"victim", "defense", "evaluation", "img/s"});
@@ -104,8 +105,8 @@ TEST(Cifar10BadNets, Help_ListsOptions) {
   const ScratchFolder scratch;
   const Outcome help = run_example(scratch, "--help");
   EXPECT_EQ(help.status, 0);
-  testing::expect_words(help.out, {"--device", "--budget", "--seed", "--data", "--output", "--resume",
-                               "--sync_batch_norm"});
+  testing::expect_words(
+      help.out, {"--device", "--budget", "--seed", "--data", "--output", "--resume", "--sync_batch_norm"});
 }
 
 TEST(Cifar10BadNets, BadInput_EndsWithOneLine) {

@@ -1,6 +1,7 @@
 // Inputs of the command line: folders, names and paths of all kinds. The victim needs no training:
 // it recognizes the colour of an image.
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <ATen/core/jit_type.h>
@@ -354,6 +355,17 @@ std::string zip_of(const std::vector<std::string>& names, const std::string& com
          number(directory.size(), 4) + number(zip.size(), 4) + number(comment.size(), 2) + comment;
 }
 
+/// Returns a tar archive of one file (POSIX.1-1988, ustar).
+std::string tar_of(std::string_view name, std::string_view content) {
+  std::string header(512, '\0');
+  header.replace(0, name.size(), name);
+  header.replace(124, 11, fmt::format("{:011o}", content.size()));
+  header.replace(257, 5, "ustar");
+  std::string tar = header + std::string(content);
+  tar.resize((tar.size() + 511) / 512 * 512 + 1024);
+  return tar;
+}
+
 TEST_F(Inputs, Inspect_Folder_RecognizesModelsByContent) {
   const fs::path root = here->path / "cache";
   const auto write_file = [&](const std::string& name, std::string_view bytes) {
@@ -369,7 +381,9 @@ TEST_F(Inputs, Inspect_Folder_RecognizesModelsByContent) {
   write_file("blobs/06", zip_of({"a/data.pkl"}, "a comment"));
   write_file("blobs/07", zip_of({"a/models/a.json"}));
   write_file("blobs/08", "cos\nsystem\n(S'" + std::string(70'000, 'x') + "'\ntR.");
+  write_file("blobs/09", tar_of("pickle", "cposix\nsystem\n(S'id'\ntR."));
   const std::string others[] = {"",
+                                tar_of("notes", "The text"),
                                 "The text",
                                 "I am text.",
                                 "[1, 2]",
@@ -393,9 +407,10 @@ TEST_F(Inputs, Inspect_Folder_RecognizesModelsByContent) {
   const json found = json::parse(run.out);
   std::vector<std::string> files;
   for (const json& file : found["files"]) files.push_back(file["file"]);
-  EXPECT_EQ(files, (std::vector<std::string>{"cache/blobs/02", "cache/blobs/03", "cache/blobs/04",
-                                             "cache/blobs/05", "cache/blobs/06", "cache/blobs/07",
-                                             "cache/blobs/08", "cache/snapshots/r/pytorch_model.bin"}));
+  EXPECT_EQ(files,
+            (std::vector<std::string>{"cache/blobs/02", "cache/blobs/03", "cache/blobs/04", "cache/blobs/05",
+                                      "cache/blobs/06", "cache/blobs/07", "cache/blobs/08", "cache/blobs/09",
+                                      "cache/snapshots/r/pytorch_model.bin"}));
   EXPECT_EQ(found["files"].back()["rule"], "pickle-runs-program");
   EXPECT_EQ(found["passed_over"], std::size(others) + 1) << "and the link to nothing";
   EXPECT_EQ(found["linked_folders"], 1);
@@ -404,7 +419,7 @@ TEST_F(Inputs, Inspect_Folder_RecognizesModelsByContent) {
   write_file("fine", content(here->path / "victim.pt"));
   const Outcome fine = refine("inspect cache");
   EXPECT_EQ(fine.status, 0) << fine.out;
-  expect_words(fine.out, {"1 file inspected, 0 refused; 17 other files and 1 linked folder passed over"});
+  expect_words(fine.out, {"1 file inspected, 0 refused; 18 other files and 1 linked folder passed over"});
 }
 
 TEST_F(Inputs, ConfigFile_AnyText_IsReadAsToml) {

@@ -340,6 +340,16 @@ inline bool is_old_pickle(formats::detail::SeekableFile& file, std::string begin
   }
 }
 
+/// True if a file of another format has pickles in it that run programs.
+inline bool hides_programs(const std::filesystem::path& path) {
+  try {
+    formats::detail::refuse_hidden_programs(path);
+    return false;
+  } catch (const ProgramError&) {
+    return true;
+  }
+}
+
 /// True if a file is a model, by its content. False if it cannot be read.
 inline bool has_model_content(const std::filesystem::path& path) {
   try {
@@ -354,7 +364,7 @@ inline bool has_model_content(const std::filesystem::path& path) {
     if (const auto foreign = formats::recognize(first, file.size())) {
       return foreign->is_model || !formats::detail::find_program(first).name.empty();
     }
-    return is_old_pickle(file, first);
+    return is_old_pickle(file, first) || hides_programs(path);
   } catch (const Error&) {
     return false;
   }

@@ -319,6 +319,9 @@ REFINE_INLINE std::optional<Normalization> parse_normalization(const std::vector
   };
   read(mean, normalization.mean, "mean");
   read(deviation, normalization.deviation, "std");
+  for (const double d : normalization.deviation) {
+    if (static_cast<float>(d) == 0) throw Error("{}std must be positive, got {}", prefix, d);
+  }
   return normalization;
 }
 
