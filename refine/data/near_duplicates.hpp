@@ -19,8 +19,8 @@ namespace refine::data {
 /// Images are compared as 8×8 pixels. An image repeats another one if their distance is less than
 /// `ratio` of the distance to its `rank`th nearest image: much less than a smooth distribution of images
 /// has between neighbours. This has no absolute scale, so it holds for photographs, drawings and digits.
-/// So that an image may be repeated more than `rank` times, the `rank`th nearest of a quarter of the
-/// images, of a sixteenth, and so on counts as well, with half of the ratio each time.
+/// So that an image may be repeated more than `rank` times, the `rank`th nearest of a random half of the
+/// images, of a quarter, and so on counts as well, with the ratio divided by √2 each time.
 class NearDuplicates {
  public:
   static constexpr double ratio = 0.4;      ///< of the distances to a near-duplicate and to other images
@@ -38,9 +38,10 @@ class NearDuplicates {
   void prepare(std::span<const std::int64_t> images);
 
  private:
-  at::Tensor descriptors_, norms_;  // float N×D and N
+  at::Tensor descriptors_, norms_;   // float N×D and N
+  std::vector<at::Tensor> samples_;  // places of random parts of the images: a half, a quarter, …
   std::int64_t rank_;
-  std::map<std::int64_t, std::vector<std::int64_t>> found_;  // nearest first
+  std::map<std::int64_t, std::vector<std::int64_t>> found_;  // nearest first; until `group_of` has used them
 };
 
 }  // namespace refine::data

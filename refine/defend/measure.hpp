@@ -1,14 +1,18 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <ATen/ops/tensor.h>
 
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <map>
 #include <optional>
+#include <string>
+#include <utility>
 #include <vector>
 
+#include <refine/core/error.hpp>
 #include <refine/data/dataset.hpp>
 #include <refine/evaluation/alarm.hpp>
 #include <refine/evaluation/classify.hpp>
@@ -36,11 +40,12 @@ struct AlarmSetting {
 /// What a defense is measured on. All images are uint8 N×C×H×W of the classifier's shape, and none
 /// of them was used to fit the defense.
 struct Evidence {
-  at::Tensor clean = {};                               ///< clean images
-  std::optional<data::Dataset> test = std::nullopt;    ///< the same images with labels
-  std::optional<at::Tensor> triggered = std::nullopt;  ///< the same images with the trigger
-  metrics::Target target = {};                         ///< class that the attacker wants, if it is known
-  std::optional<AlarmSetting> alarm = std::nullopt;    ///< nothing: alarm and gated answer are not measured
+  at::Tensor clean = {};                             ///< clean images
+  std::optional<data::Dataset> test = std::nullopt;  ///< the same images with labels
+  /// The same images with the trigger. Without `test`, the victim's answers to the clean images stand for the classes.
+  std::optional<at::Tensor> triggered = std::nullopt;
+  metrics::Target target = {};                       ///< class that the attacker wants, if it is known
+  std::optional<AlarmSetting> alarm = std::nullopt;  ///< nothing: alarm and gated answer are not measured
   /// Images that the scan takes, evenly spread over `clean`, if there is no `triggered`; 0: no scan.
   std::int64_t scanned = 1000;
   bool show = false;  ///< show progress on standard error
@@ -54,8 +59,7 @@ struct Evidence {
 template <DefendedClassifier D>
 AlarmSetting calibrate_alarm(const D& defense, const at::Tensor& clean, double rate,
                              std::int64_t groups = 0) {
-  return {// a score that is not finite is above any threshold
-          .threshold = std::min(metrics::calibrate_threshold(alarm_scores(defense, clean), rate), 1.0),
+  return {.threshold = detail::calibrate_alarm_threshold(alarm_scores(defense, clean), rate),
           .rate = rate,
           .images = clean.size(0),
           .groups = groups > 0 ? groups : clean.size(0)};
@@ -93,22 +97,39 @@ inline std::vector<int> lost_classes(const std::vector<std::int64_t>& victim,
 template <DefendedClassifier D>
 metrics::GatedAnswers ask_both(const D& defense, const Evidence& evidence) {
   data::check_images("clean images", defense.task().image, evidence.clean);
-  if (evidence.triggered) data::check_images("triggered images", defense.task().image, *evidence.triggered);
+  if (evidence.triggered) {
+    data::check_images("triggered images", defense.task().image, *evidence.triggered);
+    if (evidence.triggered->size(0) != evidence.clean.size(0)) {
+      throw Error(
+          "Evidence.triggered: must be the clean images with the trigger (got {} for {} clean images)",
+          evidence.triggered->size(0), evidence.clean.size(0));
+    }
+  }
   metrics::GatedAnswers answers{.classes = defense.task().classes, .target = evidence.target};
   if (evidence.test) {
     check_data(defense, *evidence.test);
     answers.classes = static_cast<int>(evidence.test->classes.size());
-    evidence.target.require_valid(answers.classes);
     if (evidence.triggered) check_triggered(*evidence.triggered, *evidence.test);
     answers.truth = to_vector(evidence.test->labels);
   }
+  evidence.target.require_valid(answers.classes);
   EvaluationProgress progress("evaluation",
                               evidence.clean.size(0) + (evidence.triggered ? evidence.triggered->size(0) : 0),
                               evidence.show);
   answers.clean = paired_answers(defense, evidence.clean, progress);
   if (evidence.triggered) answers.triggered = paired_answers(defense, *evidence.triggered, progress);
   progress.finish();
+  if (evidence.triggered && !evidence.test) answers.truth = answers.clean.victim;
   return answers;
+}
+
+/// Removes what says nothing if the victim's answers stood for the labels.
+inline void forget_labels(report::DefenseReport& report) {
+  metrics::forget_labels(report.before);
+  metrics::forget_labels(report.after);
+  if (!report.gated) return;
+  metrics::forget_labels(report.gated->metrics);
+  for (metrics::GatedPoint& point : report.gated->curve) point.ba = {};
 }
 
 }  // namespace detail
@@ -135,13 +156,22 @@ void measure_defense(const D& defense, const Evidence& evidence, report::Defense
   report.agreement = metrics::share_equal(answers.clean.victim, answers.clean.defended);
   report.lost_classes =
       detail::lost_classes(answers.clean.victim, answers.clean.defended, report::lost_class_images);
-  if (evidence.test) {
-    report.class_names = evidence.test->classes;
+  std::optional<data::Dataset> test = evidence.test;
+  if (evidence.triggered && !test) {
+    std::vector<std::string> names = report.class_names;
+    for (int c = static_cast<int>(names.size()); c < answers.classes; ++c)
+      names.push_back("class " + std::to_string(c));
+    test = data::Dataset{
+        .images = evidence.clean, .labels = at::tensor(answers.truth), .classes = std::move(names)};
+  }
+  if (test) {
+    report.class_names = test->classes;
     report.before = metrics::victim_metrics(answers);
     report.after = metrics::defended_metrics(answers);
   }
-  if (evidence.test && evidence.triggered) {
-    report.sheet = report::sample_sheet(defense, *evidence.test, *evidence.triggered, evidence.target);
+  if (!evidence.test) detail::forget_labels(report);
+  if (test && evidence.triggered) {
+    report.sheet = report::sample_sheet(defense, *test, *evidence.triggered, evidence.target);
   } else {
     report.sheet = report::sample_sheet(defense, evidence.clean, report.class_names);
   }

@@ -51,6 +51,12 @@ std::vector<double> alarm_scores(const D& defense, const at::Tensor& images) {
 
 namespace detail {
 
+/// Returns the threshold that `metrics::calibrate_threshold` finds for scores of the alarm, at most 1: an answer that is
+/// not finite raises the alarm, however many of the calibration's are not.
+inline double calibrate_alarm_threshold(metrics::Scores clean, double false_alarm_rate) {
+  return std::min(metrics::calibrate_threshold(clean, false_alarm_rate), 1.0);
+}
+
 /// Measures the alarm at a given threshold. The images must fit the defense.
 template <DefendedClassifier D, typename Advance>
 metrics::AlarmMetrics measure_alarm_at(const D& defense, double threshold, double wanted_rate,
@@ -117,7 +123,7 @@ metrics::AlarmMetrics evaluate_alarm(const D& defense, const at::Tensor& calibra
       "alarm", calibration.size(0) + clean.size(0) + (triggered ? triggered->size(0) : 0), show_progress);
 
   const double threshold =
-      metrics::calibrate_threshold(alarm_scores(defense, calibration, progress), false_alarm_rate);
+      detail::calibrate_alarm_threshold(alarm_scores(defense, calibration, progress), false_alarm_rate);
   auto figures = detail::measure_alarm_at(defense, threshold, false_alarm_rate, clean, triggered, progress);
   progress.finish();
   return figures;

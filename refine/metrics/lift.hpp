@@ -78,7 +78,7 @@ struct PairedCounts {
 /// Counts the clean and the triggered predictions. Rows are the classes in `rows`. The labels must
 /// be valid.
 inline PairedCounts count_pairs(Labels rows, Labels clean, Labels triggered, int classes) {
-  const ConfusionMatrix zero = ConfusionMatrix::Zero(classes, classes);
+  const auto zero = ConfusionMatrix::Zero(classes, classes);
   PairedCounts counts = {zero, zero, zero};
   for (std::size_t i = 0; i < rows.size(); ++i) {
     ++counts.without(rows[i], clean[i]);
@@ -225,12 +225,17 @@ inline std::vector<Lift> scan_lifts(Labels victim, Labels clean, Labels triggere
   detail::require_labels("victim's predictions", victim, victim.size(), classes);
   detail::require_labels("clean predictions", clean, victim.size(), classes);
   detail::require_labels("triggered predictions", triggered, victim.size(), classes);
-  const auto [without, with, unchanged] = detail::count_pairs(victim, clean, triggered, classes);
-  const detail::ClassCounts n = without.sum() - without.rowwise().sum().array();
-  const auto of_others = [](const ConfusionMatrix& matrix) -> detail::ClassCounts {
-    return matrix.colwise().sum().transpose() - matrix.diagonal();
-  };
-  return detail::lifts_of(of_others(without), of_others(with), of_others(unchanged), n);
+  // A matrix would have the square of the classes, and a scan calls this for each of its triggers.
+  const auto zero = detail::ClassCounts::Zero(classes);
+  detail::ClassCounts without = zero, with = zero, unchanged = zero;
+  detail::ClassCounts n = detail::ClassCounts::Constant(classes, static_cast<std::int64_t>(victim.size()));
+  for (std::size_t i = 0; i < victim.size(); ++i) {
+    --n[victim[i]];
+    without[clean[i]] += clean[i] != victim[i];
+    with[triggered[i]] += triggered[i] != victim[i];
+    unchanged[clean[i]] += clean[i] == triggered[i] && clean[i] != victim[i];
+  }
+  return detail::lifts_of(without, with, unchanged, n);
 }
 
 /// Returns the lift with the largest `value()`; among equals, that of the lowest class. Unlike

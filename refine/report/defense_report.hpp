@@ -128,6 +128,10 @@ inline void check_complete(const DefenseReport& report) {
     throw Error("DefenseReport: got {} class names for {} classes; set one for each class, or none",
                 report.class_names.size(), classes);
   }
+  for (const int cls : report.lost_classes) {
+    if (cls >= 0 && (classes == 0 || static_cast<std::size_t>(cls) < classes)) continue;
+    throw Error("DefenseReport: lost_classes must be in [0, {}), got {}", classes, cls);
+  }
   for (const Curve& curve : report.curves) {
     if (curve.x.size() == curve.y.size()) continue;
     throw Error("DefenseReport: curve '{}' must have one y for each x, got {} x and {} y", curve.name,

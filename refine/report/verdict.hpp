@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <string_view>
 
@@ -38,6 +39,9 @@ struct Verdict {
   /// `pair_tolerance` and this, a trigger that changes the whole image may move similar classes into
   /// each other, as it does on benign models.
   static constexpr double pair_corruption = 0.20;
+
+  /// Where an attack has a target, lifts of pairs over fewer images than this decide nothing: one image of nine is 11 points.
+  static constexpr std::int64_t min_pair_images = 10;
 
   /// What to do with the defended model.
   enum class Decision {

@@ -71,6 +71,17 @@ TEST(NearDuplicates, RepeatedMoreThanFiftyTimes_IsAGroup) {
   }
 }
 
+TEST(NearDuplicates, TwoScenesOfManyImages_AreTwoGroups) {
+  NearDuplicates duplicates(repeated_scenes(2, 500));  // in turns: 0, 1, 0, 1, …
+  for (const std::int64_t image : {6, 7}) {
+    std::vector<std::int64_t> group = duplicates.group_of(image, 1000);
+    std::ranges::sort(group);
+    std::vector<std::int64_t> expected;
+    for (std::int64_t i = image % 2; i < 1000; i += 2) expected.push_back(i);
+    EXPECT_EQ(group, expected);
+  }
+}
+
 TEST(NearDuplicates, Copies_AreAGroup) {
   NearDuplicates duplicates(at::zeros({80, 1, 28, 28}, at::kByte));
   EXPECT_EQ(duplicates.group_of(5, 1000).size(), 80u);

@@ -719,6 +719,26 @@ TEST(HoldBack, DifferentImages_AreDrawnOneByOne) {
   EXPECT_EQ(held.places, order);
 }
 
+// Ten videos of 120 frames: an eighth of a part holds 15 frames of each.
+TEST(HoldBack, GroupThatFillsMoreThanAnEighth_CountsOnce) {
+  const at::Tensor images = nn::with_torch_seed(5, [] {
+    const at::Tensor smooth = at::upsample_bilinear2d(at::rand({10, 3, 6, 6}), {16, 16}, true);
+    const at::Tensor frames = smooth.repeat({120, 1, 1, 1});
+    return ((frames + 0.04 * at::rand(frames.sizes())).clamp(0, 1) * 255).to(at::kByte);
+  });
+  const detail::HeldBack held = detail::draw_held_back(images, 7);
+  ASSERT_EQ(held.places.size(), 240u);
+  EXPECT_EQ(std::set<std::int64_t>(held.places.begin(), held.places.end()).size(), 240u);
+  std::set<std::int64_t> videos;
+  for (std::size_t i = 0; i < 120; ++i) videos.insert(held.places[i] % 10);
+  EXPECT_EQ(held.calibration_groups, 8);
+  EXPECT_EQ(videos.size(), 8u);
+  EXPECT_EQ(held.repeated, 240) << "frames of each video are trained on";
+
+  const auto [twelve, film] = films();
+  EXPECT_EQ(detail::draw_held_back(twelve, 7).repeated, 0);
+}
+
 TEST(HoldBack, OtherPictures_AreTrainedOnAndNeverHeldBack) {
   const at::Tensor images = noise(130, 16), before = images.clone();
   {

@@ -1,5 +1,6 @@
 #include <refine/defend/measure.hpp>
 
+#include <ATen/ops/full.h>
 #include <ATen/ops/one_hot.h>
 #include <ATen/ops/zeros.h>
 #include <gtest/gtest.h>
@@ -11,9 +12,15 @@
 
 #include <refine/pipeline/pipeline.hpp>
 #include <refine/report/defense_report.hpp>
+#include <refine/report/verdict.hpp>
+
+#include "tests/support/error_of.hpp"
 
 namespace refine {
 namespace {
+
+using testing::error_of;
+using testing::expect_words;
 
 /// Four classes by the byte in the middle of the image. The defense answers as the victim.
 struct MiddleByte {
@@ -46,6 +53,25 @@ TEST(MeasureDefense, ScanOfSomeImages_TakesThemFromAllClasses) {
     for (const metrics::Lift& lift : report.scan.front().before)
       EXPECT_EQ(lift.n, images * 3 / 4) << scanned << ", class " << lift.cls;
   }
+}
+
+// The trigger makes every image one of class 2; the victim is right about the clean ones.
+TEST(MeasureDefense, TriggerWithoutLabels_IsMeasuredByTheVictimsAnswers) {
+  const at::Tensor triggered = at::full({80, 1, 16, 16}, 2, at::kByte);
+  report::DefenseReport report{.class_names = {"a", "b", "c", "d"}};
+  measure_defense(MiddleByte{}, {.clean = folder_images(), .triggered = triggered, .target = 2}, report);
+  EXPECT_EQ(report.before.asr, (metrics::Proportion{60, 60}));
+  EXPECT_EQ(report.after.largest_lift.cls, 2);
+  EXPECT_EQ(report.after.largest_lift.gained, 60);
+  EXPECT_EQ(report.after.ba.n, 0) << "the victim's answers say nothing of accuracy";
+  EXPECT_EQ(report::verdict(report).kind, report::Verdict::Kind::armed);
+  EXPECT_EQ(report.sheet.columns.size(), 4u) << "clean and triggered, each with what the transform draws";
+
+  expect_words(error_of([&] {
+                 measure_defense(MiddleByte{}, {.clean = folder_images(), .triggered = triggered.slice(0, 7)},
+                                 report);
+               }),
+               {"the clean images with the trigger", "got 73 for 80"});
 }
 
 TEST(MeasureDefense, SheetWithoutLabels_ShowsSeveralClasses) {

@@ -55,6 +55,12 @@ TEST(AlarmScores, Nan_RaisesTheAlarmAtAnyThreshold) {
             (metrics::Proportion{3, 3}));
 }
 
+TEST(EvaluateAlarm, NanOfCalibrationImages_KeepsTheThresholdInRange) {
+  const auto alarm = evaluate_alarm(NotFinite{}, images_with_scores({0, 1}), images_with_scores({2, 3, 4}));
+  EXPECT_EQ(alarm.threshold, 1);
+  EXPECT_EQ(alarm.false_alarms, (metrics::Proportion{3, 3}));
+}
+
 TEST(EvaluateAlarm, Threshold_DependsOnCalibrationImagesOnly) {
   // A further image may be among the two largest of six, so the second largest score of five, 40, is the
   // threshold. Above it are 50 and 41 of the four clean images, and 99 and 50 of the three

@@ -30,6 +30,15 @@ TEST(ScanLifts, Victim_HandWorkedCase) {
   EXPECT_DOUBLE_EQ(max_lift_by_share(lifts).value(), 0.75);
 }
 
+TEST(ScanLifts, ManyClasses_NeedNoMatrixOfThem) {
+  constexpr int classes = 1 << 20;  // a matrix of counts would have 8 TB
+  const std::vector<Lift> lifts = scan_lifts(Classes{7, 7, 9}, Classes{7, 8, 9}, Classes{8, 8, 8}, classes);
+  ASSERT_EQ(lifts.size(), static_cast<std::size_t>(classes));
+  EXPECT_EQ(lifts[8].value(), 2.0 / 3);
+  EXPECT_EQ(lifts[8].gained, 2);
+  EXPECT_EQ(lifts[7].n, 1);
+}
+
 TEST(ScanLifts, DefendedModel_HandWorkedCase) {
   const std::vector<Lift> lifts = scan_lifts(victim, defended, triggered, 3);
   // Class 0, over images 2 to 5: 3, 4 and 5 with the trigger, 5 without it too.

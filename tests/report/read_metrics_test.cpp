@@ -265,6 +265,10 @@ TEST(ReadMetrics, ContradictoryFile_IsRefused) {
       {[](Json& j) { j["scan"] = "none"; }, {"scan: not an array"}},
       {[](Json& j) { j["curves"][0]["y"].erase(0); }, {"'loss'", "3 x and 2 y", "m.json"}},
       {[](Json& j) { j["class_names"].erase(0); }, {"2 class names for 3 classes", "m.json"}},
+      {[](Json& j) {
+         j["lost_classes"] = {0, 3};
+       },
+       {"lost_classes must be in [0, 3), got 3", "m.json"}},
       {[](Json& j) { j = Json::array(); }, {"not a JSON object"}},
   };
   for (const Case& c : cases) {
@@ -298,7 +302,7 @@ TEST(ComparisonMarkdown, Reports_AreAlignedRows) {
       "| attack  | model         |       BA, % |      ASR, % |       RA, % | largest lift |   pair lift | DER, % |   n |\n"
       "| ------- | ------------- | ----------: | ----------: | ----------: | -----------: | ----------: | -----: | --: |\n"
       "| BadNets | classifier.pt | 70.0 → 80.0 | 57.1 → 14.3 | 42.9 → 71.4 |  42.9 → 14.3 | 50.0 → 33.3 |   71.4 |  10 |\n"
-      "| –       | a\\|b c        |           – |           – |           – |            – |           – |      – |   – |\n");
+      "| –       | a\\|b\\\\x0ac    |           – |           – |           – |            – |           – |      – |   – |\n");
 }
 
 TEST(ComparisonMarkdown, NoReports_IsTheHeader) {

@@ -342,6 +342,43 @@ TEST(Verdict, AllToAllWithFewImagesOfEachClass_IsFound) {
   EXPECT_EQ(judge(10, 1).kind, Verdict::Kind::uncertain) << "10 points of 1,000 images";
 }
 
+// A dormant backdoor: the victim ignores the trigger, and its defense obeys it.
+TEST(Verdict, TriggerThatWorksOnlyAfterTheDefense_DoesNotStillWork) {
+  metrics::Predictions p{.classes = 3, .target = 0};
+  for (int i = 0; i < 3000; ++i) {
+    for (auto* labels : {&p.truth, &p.clean, &p.triggered}) labels->push_back(i % 3);
+  }
+  const metrics::AttackMetrics dormant = metrics::attack_metrics(p);
+  for (const int cls : {0, 2}) {
+    for (std::size_t i = 0; i < p.triggered.size(); ++i) p.triggered[i] = i % 10 == 0 ? p.clean[i] : cls;
+    const Verdict v = verdict({.before = dormant, .after = metrics::attack_metrics(p)});
+    EXPECT_EQ(v.kind, Verdict::Kind::armed);
+    EXPECT_EQ(v.headline, "The trigger works on the defended model");
+    EXPECT_EQ(v.paragraph.find("still"), std::string::npos) << v.paragraph;
+  }
+}
+
+// One changed image of five is a lift of 20 points for a pair. Over all classes, the trigger has no effect.
+TEST(Verdict, ManyClassesOfFewImages_AreJudgedByWhatTheAttackerWants) {
+  for (const int each : {1, 2, 5, 9, 10}) {
+    constexpr int classes = 200;
+    metrics::Predictions p{.classes = classes, .target = 0};
+    for (int i = 0; i < classes * each; ++i) {
+      p.truth.push_back(i % classes);
+      p.clean.push_back(i % classes);
+      p.triggered.push_back(0);
+    }
+    const metrics::AttackMetrics before = metrics::attack_metrics(p);
+    for (int i = 0; i < classes * each; ++i)
+      p.triggered[static_cast<std::size_t>(i)] = i < classes && i % 4 == 1 ? (i + 13) % classes : i % classes;
+    const Verdict v = verdict({.before = before, .after = metrics::attack_metrics(p)});
+    EXPECT_EQ(v.kind, Verdict::Kind::disarmed) << each << ": " << v.paragraph;
+    // Without a target, a pair may be what the attacker wants.
+    metrics::AttackMetrics unknown = metrics::attack_metrics({p.truth, p.clean, p.triggered, classes, {}});
+    EXPECT_EQ(verdict({.before = before, .after = unknown}).kind == Verdict::Kind::disarmed, each == 10);
+  }
+}
+
 // Of a source-specific attack, only images of its source tell anything: 0 of 20 may be 13 points, 0 of 40 at most 7.
 TEST(Verdict, FewImagesOfTheSource_AreTooCloseToCall) {
   const auto judge = [](int of_source) {
@@ -377,6 +414,9 @@ TEST(Verdict, NoImageThatTheAttackMoves_IsNotMeasured) {
     EXPECT_EQ(v.decision, Verdict::Decision::improve);
     expect_words(v.reason, {"add images"});
   }
+  const std::string table = terminal_table({.before = all_of_target, .after = all_of_target});
+  expect_words(table, {"Not measured without images that the attack moves: ASR"});
+  EXPECT_EQ(table.find("without a trigger"), std::string::npos);
 }
 
 TEST(MetricsJson, Report_HasCountsAndMetrics) {
@@ -550,8 +590,11 @@ TEST(Html, ManyClasses_StaysSmall) {
 TEST(SvgCurve, OnePointOrNone_IsDrawnOrEmpty) {
   EXPECT_EQ(detail::svg_curve({"a", "", "epoch", {}, {}}), "");
   EXPECT_EQ(detail::svg_curve({"a", "", "epoch", {1}, {std::numeric_limits<double>::infinity()}}), "");
-  for (const Curve& curve : {Curve{"a", "", "epoch", {1}, {0}}, Curve{"a", "", "epoch", {1, 2}, {5, 5}},
-                             Curve{"a", "", "epoch", {0, 1e-9}, {-1e300, 1e300}}}) {
+  for (const Curve& curve :
+       {Curve{"a", "", "epoch", {1}, {0}}, Curve{"a", "", "epoch", {1, 2}, {5, 5}},
+        Curve{"a", "", "epoch", {0, 1e-9}, {-1e300, 1e300}}, Curve{"a", "", "epoch", {0, 1}, {0, 5e-324}},
+        Curve{"a", "", "epoch", {0, 1}, {1, std::nextafter(1.0, 2.0)}},
+        Curve{"a", "", "epoch", {0, 1, 2}, {1e308, -1e308, 1}}}) {
     const auto svg = detail::svg_curve(curve);
     EXPECT_EQ(imbalance(svg), "");
     EXPECT_EQ(occurrences(svg, "nan"), 0) << svg;

@@ -143,6 +143,13 @@ TEST(Verdict, TooFewImages_DecideNothing) {
   expect_words(verdict(r).advice(), {"get more images", "6 clean images are too few"});
   r.agreement = metrics::Proportion{1, 1};
   expect_words(verdict(r).advice(), {"one clean image is too few"});
+
+  // With labels, too, and if the agreement was not measured.
+  r.agreement.reset();
+  for (const auto& [n, decision] : {std::pair{8, Decision::improve}, std::pair{9, Decision::serve}}) {
+    r.before.ba = r.after.ba = {n, n};
+    EXPECT_EQ(verdict(r).decision, decision) << n;
+  }
 }
 
 TEST(Verdict, ClassThatIsNeverAnswered_IsNoReasonToServe) {
@@ -199,6 +206,16 @@ TEST(TerminalTable, ControlSequences_AreReplaced) {
   r.class_names[1] = "\x1b[31mship";
   r.scan[0].trigger = "\x1b]0;x\x07";
   EXPECT_EQ(terminal_table(r).find('\x1b'), std::string::npos);
+  // Control characters as UTF-8, too, and in the sentence about the gated answer, which is the longest line.
+  r.class_names[1] = "a name as long as this one, \u009b2J\x1b[2J\a\u202e and a few words more";
+  r.scan[1].gated = guessed({1000, 1000, 1000}, 1, 0.97);
+  const std::string text = terminal_table(r);
+  expect_words(text, {"\\x1b[2J\\x07", "\\xc2\\x9b2J"});
+  for (const char* control : {"\x1b", "\a", "\u009b", "\u202e"})
+    EXPECT_EQ(text.find(control), std::string::npos) << text;
+  std::istringstream lines(text);
+  for (std::string line; std::getline(lines, line);)
+    EXPECT_LE(std::ranges::count_if(line, detail::starts_character), 100) << line;
 }
 
 TEST(Html, NoLabels_ShowsAlarmAgreementAndScan) {

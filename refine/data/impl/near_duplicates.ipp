@@ -7,7 +7,6 @@
 #include <ATen/ops/cat.h>
 #include <ATen/ops/maximum.h>
 #include <ATen/ops/tensor.h>
-#include <ATen/ops/zeros.h>
 #include <c10/core/GradMode.h>
 
 #include <algorithm>
@@ -16,6 +15,7 @@
 #include <utility>
 
 #include <refine/core/config.hpp>
+#include <refine/core/random.hpp>
 
 namespace refine::data {
 
@@ -33,6 +33,10 @@ REFINE_INLINE NearDuplicates::NearDuplicates(const at::Tensor& images)
   descriptors_ -= descriptors_.mean(0, /*keepdim=*/true);  // less is lost in differences of products
   // A little less, since the distances of copies are not quite 0 after rounding.
   norms_ = descriptors_.square().sum(1) * (1 - 1e-6);
+  Random random(derived_seed(default_seed, "near-duplicates"));
+  const std::vector<std::int64_t> order = random_permutation(random, images.size(0));
+  for (std::int64_t size = images.size(0) / 2; 5 * size > 6 * rank_; size /= 2)
+    samples_.push_back(at::tensor(std::vector(order.begin(), order.begin() + size), at::kLong));
 }
 
 REFINE_INLINE void NearDuplicates::prepare(std::span<const std::int64_t> images) {
@@ -57,13 +61,13 @@ REFINE_INLINE void NearDuplicates::prepare(std::span<const std::int64_t> images)
         (norms_.unsqueeze(0) - 2 * descriptors_.index_select(0, places).matmul(descriptors_.t()) +
          norms_.index_select(0, places).unsqueeze(1))
             .clamp_min_(0);
-    at::Tensor limits = at::zeros({squares.size(0), 1});
+    const auto limits_among = [&](const at::Tensor& part) {  // the image itself may be the nearest
+      return std::get<0>(part.kthvalue(rank_ + 1, 1, /*keepdim=*/true));
+    };
     double square = ratio * ratio;
-    for (std::int64_t stride = 1; stride == 1 || n / stride > 2 * rank_; stride *= 4, square /= 4) {
-      const at::Tensor part = squares.slice(1, 0, n, stride);
-      // The image itself is the nearest.
-      limits = at::maximum(limits, std::get<0>(part.kthvalue(rank_ + 1, 1, /*keepdim=*/true)) * square);
-    }
+    at::Tensor limits = limits_among(squares) * square;
+    for (const at::Tensor& sample : samples_)
+      limits = at::maximum(limits, limits_among(squares.index_select(1, sample)) * (square /= 2));
     const at::Tensor near = squares.le(limits);
     for (std::size_t row = 0; row < some.size(); ++row) {
       const auto r = static_cast<std::int64_t>(row);
@@ -85,11 +89,13 @@ REFINE_INLINE std::vector<std::int64_t> NearDuplicates::group_of(std::int64_t im
   std::vector<std::int64_t> group = {image};
   std::set<std::int64_t> members = {image};
   for (std::size_t next = 0; next < group.size(); ++next) {
-    prepare(std::span(group).subspan(next));  // all that are known so far, at once
+    constexpr std::size_t batch = 64;  // each image of a large group has the whole group as neighbours
+    prepare(std::span(group).subspan(next, std::min(batch, group.size() - next)));
     for (const std::int64_t neighbour : found_[group[next]]) {
       if (static_cast<std::int64_t>(group.size()) >= max_size) return group;
       if (members.insert(neighbour).second) group.push_back(neighbour);
     }
+    found_.erase(group[next]);
   }
   return group;
 }

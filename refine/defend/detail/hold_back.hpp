@@ -36,7 +36,8 @@ struct DividedImages {
   TakenImages held_back;  ///< takes out calibration, measured, and what the places behind `repeats` hold
   std::int64_t each = 0;  ///< number of images that are held back for each of the two
   std::int64_t calibration_groups = 0;  ///< groups of near-duplicates among the images of `calibration()`
-  std::int64_t extra = 0;               ///< number of other pictures that are fitted on
+  std::int64_t repeated = 0;  ///< number of images held back that nearly repeat some that are fitted on
+  std::int64_t extra = 0;     ///< number of other pictures that are fitted on
 
   /// Returns the images that the defense is fitted on: other pictures, then clean images.
   const at::Tensor& fitted() const { return held_back.left(); }
@@ -58,13 +59,15 @@ std::int64_t held_back_each(std::int64_t images);
 /// Images that are held back, drawn at random.
 struct HeldBack {
   std::vector<std::int64_t> places = {};   ///< calibration, then measured
-  std::int64_t calibration_groups = 0;     ///< of near-duplicates
+  std::int64_t calibration_groups = 0;     ///< of near-duplicates, each counted once
+  std::int64_t repeated = 0;               ///< places of groups of which other images are not held back
   std::vector<std::int64_t> repeats = {};  ///< other pictures that nearly repeat them
 };
 
 /// Draws the images that are held back, group by group: near-duplicates of an image that is held back
 /// must not be trained on, or the alarm would be calibrated on images that the transform knows. A part's
-/// last group may be cut, and so is one that would fill more than an eighth of it.
+/// last group may be cut, and so is one that would fill more than an eighth of it. What is left of such
+/// groups is held back only if there are no others.
 /// \param extra how many of the first images are other pictures, of which none is held back
 /// \throws Error if there are too few clean images
 HeldBack draw_held_back(const at::Tensor& images, std::uint64_t seed, std::int64_t extra = 0);

@@ -60,28 +60,39 @@ REFINE_INLINE HeldBack draw_held_back(const at::Tensor& images, std::uint64_t se
   const auto order = random_permutation(random, n);
   data::NearDuplicates duplicates(images.slice(0, extra));
   HeldBack result;
-  std::set<std::int64_t> taken;
+  std::set<std::int64_t> taken, known;  // images that are held back, and all of their groups
   std::size_t next = 0;
   for (const bool is_calibration : {true, false}) {
-    const auto end = static_cast<std::int64_t>(result.places.size()) + held;
-    while (static_cast<std::int64_t>(result.places.size()) < end) {
+    const std::size_t end = result.places.size() + static_cast<std::size_t>(held);
+    const auto take = [&](std::int64_t image) {
+      if (taken.insert(image).second) result.places.push_back(image);
+    };
+    for (; result.places.size() < end && next < order.size(); ++next) {
       constexpr std::size_t ahead = 128;
       if (next % ahead == 0)
         duplicates.prepare(std::span(order).subspan(next, std::min(ahead, order.size() - next)));
-      const std::int64_t image = order[next++];
-      if (taken.contains(image)) continue;
+      if (known.contains(order[next])) continue;
+      const std::vector<std::int64_t> group = duplicates.group_of(order[next], n);
+      const bool is_other = std::ranges::none_of(group, [&](auto image) { return known.contains(image); });
+      known.insert(group.begin(), group.end());
+      if (!is_other) continue;
       result.calibration_groups += is_calibration;
-      for (const std::int64_t member : duplicates.group_of(image, max_group)) {
-        if (static_cast<std::int64_t>(result.places.size()) == end) break;
-        if (taken.insert(member).second) result.places.push_back(member);
-      }
+      const std::size_t size =
+          std::min({group.size(), static_cast<std::size_t>(max_group), end - result.places.size()});
+      std::for_each_n(group.begin(), size, take);
+      if (size < group.size()) result.repeated += static_cast<std::int64_t>(size);
+    }
+    for (std::size_t i = 0; result.places.size() < end; ++i) {  // there are no other groups
+      result.repeated += !taken.contains(order[i]);
+      take(order[i]);
     }
   }
   if (extra == 0) return result;
   for (std::int64_t& place : result.places) place += extra;
   data::NearDuplicates all(images);
   all.prepare(result.places);
-  std::set<std::int64_t> repeats, known;
+  std::set<std::int64_t> repeats;
+  known.clear();
   for (const std::int64_t place : result.places) {
     if (known.contains(place)) continue;  // its group is that of an earlier place
     for (const std::int64_t member : all.group_of(place, images.size(0))) {
@@ -118,6 +129,7 @@ REFINE_INLINE DividedImages hold_back(const at::Tensor& images, std::uint64_t se
           .held_back = {images, drawn.places},
           .each = held / 2,
           .calibration_groups = drawn.calibration_groups,
+          .repeated = drawn.repeated,
           .extra = left};
 }
 
@@ -350,6 +362,14 @@ REFINE_INLINE Defended defend(const LoadedClassifier& victim, at::Tensor images,
          fmt::format(
              "{} of {} other pictures are left out: they nearly repeat clean images that are held back",
              repeats, pictures));
+  }
+  if (10 * divided.repeated > held_back) {
+    warn(
+        options.notify,
+        fmt::format(
+            "{} of the {} images held back nearly repeat images that are trained on, because many of the images "
+            "repeat each other: agreement and alarm look better than on new images; give more different ones",
+            divided.repeated, held_back));
   }
   TrainingOptions training = decide_flips(victim, divided.fitted_clean(), options);
   const bool is_sized = is_timed(training) && !options.recipe;

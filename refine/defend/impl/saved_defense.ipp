@@ -3,7 +3,6 @@
 #include <refine/defend/saved_defense.hpp>
 
 #include <ATen/ops/softmax.h>
-#include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
 #include <c10/core/GradMode.h>
 #include <fmt/format.h>
@@ -454,25 +453,11 @@ REFINE_INLINE EvaluatedFolder evaluate_folder(const ExportedClassifier& model, c
   result.report.facts = {{"images", std::to_string(evidence.clean.size(0))},
                          {"device", default_device().str()}};
   if (!info.defense.empty()) result.report.facts.emplace_back("defense", info.defense);
-  const bool stand_ins = evidence.triggered && !evidence.test;
-  if (stand_ins) {
-    std::vector<std::string> names = info.class_names;
-    for (int c = static_cast<int>(names.size()); c < task.classes; ++c)
-      names.push_back("class " + std::to_string(c));
-    evidence.test = data::Dataset{
-        .images = evidence.clean, .labels = at::tensor(predictions()), .classes = std::move(names)};
+  if (evidence.triggered && !evidence.test) {
     result.report.facts.emplace_back("labels",
                                      "none: the victim's own answers to the clean images stand for them");
   }
   measure_defense(model, evidence, result.report);
-  if (stand_ins) {
-    metrics::forget_labels(result.report.before);
-    metrics::forget_labels(result.report.after);
-    if (result.report.gated) {
-      metrics::forget_labels(result.report.gated->metrics);
-      for (metrics::GatedPoint& point : result.report.gated->curve) point.ba = {};
-    }
-  }
   return result;
 }
 

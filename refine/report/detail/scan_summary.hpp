@@ -54,6 +54,8 @@ std::string gated_scan_sentence(const DefenseReport& report);
 
 /// Lists the metrics that were not measured and why. Empty if all were.
 inline std::string missing_metrics_note(const DefenseReport& report) {
+  if (report.before.triggered.size() > 0 && !has_trigger(report))
+    return "Not measured without images that the attack moves: ASR, RA, its lifts, moved share, DER.";
   if (!has_labels(report) && has_trigger(report)) {
     return "Not measured without labels: BA, RA, DER. The victim's answers to the clean images stand for the classes.";
   }

@@ -443,8 +443,9 @@ REFINE_INLINE std::string html_sheet(const ImageSheet& sheet) {
 }
 
 REFINE_INLINE Ticks::Ticks(double low, double high, int intervals, bool integers_only) {
-  if (!(high > low)) {
-    const double margin = low == 0 ? 1 : std::abs(low) * 0.1;
+  const double size = std::max(std::abs(low), std::abs(high));
+  if (!(high - low > 1e-9 * size && size > 1e-12)) {  // one value, but for rounding
+    const double margin = size > 1e-12 ? 0.1 * size : 1;
     low -= margin;
     high += margin;
   }
@@ -467,11 +468,12 @@ REFINE_INLINE std::string svg_curve(const Curve& curve) {
   double x_low = std::numeric_limits<double>::infinity(), x_high = -x_low, y_low = x_low, y_high = -x_low;
   bool integers_only = true;
   const std::size_t n = std::min(curve.x.size(), curve.y.size());
-  const auto is_finite = [&](std::size_t i) {
-    return std::isfinite(curve.x[i]) && std::isfinite(curve.y[i]);
+  constexpr double max_value = 1e300;  // whose differences are finite
+  const auto is_drawn = [&](std::size_t i) {
+    return std::abs(curve.x[i]) <= max_value && std::abs(curve.y[i]) <= max_value;  // not NaN
   };
   for (std::size_t i = 0; i < n; ++i) {
-    if (!is_finite(i)) continue;
+    if (!is_drawn(i)) continue;
     x_low = std::min(x_low, curve.x[i]), x_high = std::max(x_high, curve.x[i]);
     y_low = std::min(y_low, curve.y[i]), y_high = std::max(y_high, curve.y[i]);
     integers_only = integers_only && curve.x[i] == std::round(curve.x[i]);
@@ -504,11 +506,11 @@ REFINE_INLINE std::string svg_curve(const Curve& curve) {
   bool pen_down = false;
   std::size_t last = 0;
   for (std::size_t i = 0; i < n; ++i) {
-    if (is_finite(i)) {
+    if (is_drawn(i)) {
       path += fmt::format("{}{:.1f} {:.1f}", pen_down ? "L" : "M", px(curve.x[i]), py(curve.y[i]));
       last = i;
     }
-    pen_down = is_finite(i);
+    pen_down = is_drawn(i);
   }
   svg += fmt::format("<path class=\"line\" d=\"{}\"/>", path);
   const double y = py(curve.y[last]);

@@ -573,7 +573,8 @@ REFINE_INLINE DefenseReport read_metrics(const std::filesystem::path& path) {
   if (file.has_value("lost_classes")) {  // files of earlier versions do not have it
     const detail::MetricsNode lost = file["lost_classes"];
     for (std::size_t i = 0; i < lost.size(); ++i)
-      report.lost_classes.push_back(static_cast<int>(lost[i].integer(0, 10'000'000)));
+      report.lost_classes.push_back(
+          static_cast<int>(lost[i].integer(0, 10'000'000)));  // `check_complete` knows the classes
   }
   if (file.has_value("alarm")) report.alarm = detail::read_alarm(file["alarm"]);
   if (file.has_value("gated")) report.gated = detail::read_gated(file["gated"], classes, target, short_form);

@@ -12,6 +12,7 @@
 #include <ranges>
 
 #include <refine/core/config.hpp>
+#include <refine/core/text.hpp>
 #include <refine/evaluation/evaluate.hpp>
 #include <refine/metrics/attack_metrics.hpp>
 #include <refine/report/detail/format.hpp>
@@ -21,9 +22,7 @@
 namespace refine::report::detail {
 
 REFINE_INLINE std::string fit_field(std::string_view text, int width, bool right) {
-  std::string cell(text);
-  std::ranges::replace_if(
-      cell, [](unsigned char c) { return c < 0x20 || c == 0x7f; }, ' ');
+  std::string cell = refine::text::printable(text);
   const auto length = [](std::string_view s) { return std::count_if(s.begin(), s.end(), starts_character); };
   if (length(cell) > width) {
     while (length(cell) > width - 1) {
@@ -42,17 +41,14 @@ REFINE_INLINE std::string wrap(const std::string& paragraph) {
   const auto length = [](std::string_view s) { return std::count_if(s.begin(), s.end(), starts_character); };
   std::string text, line;
   for (const auto part : std::views::split(paragraph, ' ')) {
-    const std::string word(part.begin(), part.end());
+    const std::string word = refine::text::printable(std::string(part.begin(), part.end()));
     if (!line.empty() && length(line) + 1 + length(word) > max_columns) {
       text += line + '\n';
       line.clear();
     }
     line += (line.empty() ? "" : " ") + word;
   }
-  text += line;
-  std::ranges::replace_if(
-      text, [](unsigned char c) { return (c < 0x20 && c != '\n') || c == 0x7f; }, ' ');
-  return text + '\n';
+  return text + line + '\n';
 }
 
 /// Formats one line of the table: name, n, before, interval, after, interval, change.
@@ -194,7 +190,7 @@ REFINE_INLINE std::string scan_table(const DefenseReport& report) {
                  points_text(trigger.after.value()), name(trigger.after));
   }
   if (triggers.size() > max_triggers) text += fmt::format("and {} more\n", triggers.size() - max_triggers);
-  if (const std::string gated = gated_scan_sentence(report); !gated.empty()) text += gated + '\n';
+  if (const std::string gated = gated_scan_sentence(report); !gated.empty()) text += wrap(gated);
   return text;
 }
 
@@ -233,9 +229,9 @@ REFINE_INLINE std::string comparison_markdown(const std::vector<DefenseReport>& 
   using Row = std::array<std::string, columns>;
   const auto text = [](std::string_view name) {
     std::string cell;
-    for (const char c : name) {
+    for (const char c : refine::text::printable(name)) {
       if (c == '|' || c == '\\') cell += '\\';
-      cell += static_cast<unsigned char>(c) < 0x20 || c == 0x7f ? ' ' : c;
+      cell += c;
     }
     return cell.empty() ? std::string(format::missing) : cell;
   };

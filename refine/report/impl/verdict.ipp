@@ -28,12 +28,32 @@ REFINE_INLINE double max_upper_end(const std::vector<metrics::Lift>& lifts, doub
   return least;
 }
 
+/// Returns the largest lift of a pair over at least `Verdict::min_pair_images` images, of which a single one does not
+/// exceed the tolerance. Where an attack has a target, `metrics::target_lift` judges it over all classes.
+/// Without a target, every pair counts.
+REFINE_INLINE metrics::PairLift largest_pair_that_counts(const metrics::AttackMetrics& m) {
+  const metrics::PairLift& largest = m.largest_pair_lift;
+  if (largest.lift.n == 0 || largest.lift.n >= Verdict::min_pair_images || metrics::target_lift(m).n == 0)
+    return largest;
+  metrics::PairLift found{.pairs = largest.pairs};
+  for (int truth = 0; truth < m.classes; ++truth) {
+    if (m.clean.row(truth).sum() < Verdict::min_pair_images) continue;
+    for (int cls = 0; cls < m.classes; ++cls) {
+      if (cls == truth || m.triggered(truth, cls) <= m.clean(truth, cls)) continue;
+      const metrics::PairLift pair = metrics::pair_lift(m, truth, cls);
+      if (found.lift.n == 0 || pair.value() > found.value()) found = pair;
+    }
+  }
+  return found;
+}
+
 /// What the trigger does to pairs of classes, where that was measured.
 struct PairFinding {
   std::vector<metrics::PairLift> before = {};   ///< pairs that the attack moves, the largest first
   std::vector<metrics::PairLift> armed = {};    ///< pairs that it still moves after the defense
   std::vector<metrics::PairLift> unclear = {};  ///< pairs that corruption may move, too
-  bool too_few = false;  ///< the largest lift is above the tolerance, the lower end of its interval is not
+  std::vector<metrics::PairLift> too_few =
+      {};  ///< one that may be above the tolerance or below, if there is any
 
   /// True if a pair that the attack moves after the defense is not one that it moved before.
   bool is_moved = false;
@@ -54,9 +74,10 @@ REFINE_INLINE PairFinding judge_pairs(const DefenseReport& report) {
       finding.unclear.push_back(pair);
     }
   }
-  const metrics::PairLift& largest = report.after.largest_pair_lift;
-  finding.too_few =
-      largest.value() > Verdict::pair_tolerance && largest.interval().low <= Verdict::pair_tolerance;
+  if (const metrics::PairLift largest = largest_pair_that_counts(report.after);
+      largest.value() > Verdict::pair_tolerance && largest.interval().low <= Verdict::pair_tolerance) {
+    finding.too_few.push_back(largest);
+  }
   return finding;
 }
 
@@ -164,8 +185,9 @@ REFINE_INLINE Verdict trigger_verdict(const DefenseReport& report) {
     v.paragraph = instead("lifts", effect_after);
   } else if (is_lifted) {
     v.kind = Verdict::Kind::armed;
-    v.headline = "The trigger still works";
-    v.paragraph = fmt::format("{}; after the defense, it still lifts {}.", effect_before, effect_after);
+    v.headline = was_armed ? "The trigger still works" : "The trigger works on the defended model";
+    v.paragraph = fmt::format("{}; after the defense, it {}lifts {}.", effect_before,
+                              was_armed && !is_other_class ? "still " : "", effect_after);
     if (is_other_class) {
       v.headline = "The attack was moved, not stopped";
       v.paragraph += fmt::format(
@@ -184,15 +206,15 @@ REFINE_INLINE Verdict trigger_verdict(const DefenseReport& report) {
     v.kind = Verdict::Kind::uncertain;
     v.headline = "Disarmed, or nearly so";
     v.paragraph = instead("moves", pair_effect(pairs.unclear));
-  } else if (pairs.too_few) {
-    const metrics::PairLift& largest = report.after.largest_pair_lift;
+  } else if (!pairs.too_few.empty()) {
+    const metrics::PairLift& largest = pairs.too_few.front();
     v.kind = Verdict::Kind::uncertain;
     v.headline = "Too close to call";
     v.paragraph = fmt::format(
-        "{}; after the defense, the largest lift of a class is {}, but the trigger seems to move {}. With {} images of "
+        "{}; after the defense, the largest lift of a class is {}, but the trigger seems to move {}. With {} image{} of "
         "“{}”, the effect may be less or more than {} points; measure on more test images.",
         effect_before, largest_after, pair_effect({largest}), format::count(largest.lift.n),
-        format::class_name(report.class_names, largest.truth),
+        largest.lift.n == 1 ? "" : "s", format::class_name(report.class_names, largest.truth),
         format::hundredths(Verdict::pair_tolerance, 1));
   } else if (may_be_above(wanted_after, Verdict::pair_tolerance)) {
     v.kind = Verdict::Kind::uncertain;
@@ -296,6 +318,14 @@ REFINE_INLINE Verdict scan_verdict(const DefenseReport& report) {
   return v;
 }
 
+/// Returns the number of clean images that were measured: of those with labels and of all, the fewer.
+/// \param report has labels, or the agreement
+REFINE_INLINE std::int64_t clean_images(const DefenseReport& report) {
+  const std::int64_t agreement = report.agreement ? report.agreement->n : 0;
+  if (!has_labels(report)) return agreement;
+  return agreement == 0 ? report.after.ba.n : std::min(report.after.ba.n, agreement);
+}
+
 /// Decides what to do with the served answer.
 /// \param report its measurements
 /// \param full_report those of both answers
@@ -326,15 +356,13 @@ REFINE_INLINE void decide(const DefenseReport& report, const DefenseReport& full
                            format::class_name(report.class_names, report.lost_classes.front()));
     if (const std::size_t others = report.lost_classes.size() - 1; others > 0)
       v.reason += fmt::format(" and {} more class{}", others, others == 1 ? "" : "es");
-  } else if (report.agreement && report.agreement->n > 0 && report.agreement->n < Verdict::min_images) {
-    v.decision = Decision::improve;
-    v.reason =
-        fmt::format("{} too few to tell how often it agrees with the victim",
-                    report.agreement->n == 1 ? "one clean image is"
-                                             : fmt::format("{} clean images are", report.agreement->n));
   } else if (lacks_moved_images(report)) {
     v.decision = Decision::improve;
     v.reason = "no image of a class that the attack moves was measured; add images of such classes";
+  } else if (const std::int64_t images = clean_images(report); images < Verdict::min_images) {
+    v.decision = Decision::improve;
+    v.reason = fmt::format("{} too few to tell how often it answers as the victim does",
+                           images == 1 ? "one clean image is" : fmt::format("{} clean images are", images));
   } else if (v.kind == Verdict::Kind::armed) {
     v.decision = Decision::retrain;
     v.reason = "a trigger works on the defended model, although it is trained well enough";
@@ -357,7 +385,7 @@ REFINE_INLINE void decide(const DefenseReport& report, const DefenseReport& full
     }
   }
   if (v.kind == Verdict::Kind::armed && v.decision == Decision::improve)
-    v.reason += ", and a trigger still works";
+    v.reason += ", and a trigger works on it";
 }
 
 }  // namespace detail
