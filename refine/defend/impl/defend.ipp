@@ -60,43 +60,52 @@ REFINE_INLINE HeldBack draw_held_back(const at::Tensor& images, std::uint64_t se
   const auto order = random_permutation(random, n);
   data::NearDuplicates duplicates(images.slice(0, extra));
   HeldBack result;
-  std::set<std::int64_t> taken, known;  // images that are held back, and all of their groups
+  std::set<std::int64_t> taken;
+  std::vector<std::vector<std::int64_t>> groups;
+  std::map<std::int64_t, std::size_t> known;  // an image's group
+  const auto find_group = [&](std::int64_t image) {
+    if (const auto found = known.find(image); found != known.end()) return found->second;
+    const std::vector<std::int64_t> members = duplicates.group_of(image, n);
+    const auto earlier = std::ranges::find_if(members, [&](auto member) { return known.contains(member); });
+    const std::size_t group = earlier == members.end() ? groups.size() : known[*earlier];
+    if (group == groups.size()) groups.emplace_back();
+    for (const std::int64_t member : members) {
+      if (known.emplace(member, group).second) groups[group].push_back(member);
+    }
+    return group;
+  };
   std::size_t next = 0;
   for (const bool is_calibration : {true, false}) {
     const std::size_t end = result.places.size() + static_cast<std::size_t>(held);
-    const auto take = [&](std::int64_t image) {
-      if (taken.insert(image).second) result.places.push_back(image);
-    };
-    for (; result.places.size() < end && next < order.size(); ++next) {
+    while (result.places.size() < end) {
       constexpr std::size_t ahead = 128;
       if (next % ahead == 0)
         duplicates.prepare(std::span(order).subspan(next, std::min(ahead, order.size() - next)));
-      if (known.contains(order[next])) continue;
-      const std::vector<std::int64_t> group = duplicates.group_of(order[next], n);
-      const bool is_other = std::ranges::none_of(group, [&](auto image) { return known.contains(image); });
-      known.insert(group.begin(), group.end());
-      if (!is_other) continue;
-      result.calibration_groups += is_calibration;
-      const std::size_t size =
-          std::min({group.size(), static_cast<std::size_t>(max_group), end - result.places.size()});
-      std::for_each_n(group.begin(), size, take);
-      if (size < group.size()) result.repeated += static_cast<std::int64_t>(size);
+      const std::int64_t image = order[next++];
+      if (taken.contains(image)) continue;
+      std::int64_t left = max_group;
+      for (const std::int64_t member : groups[find_group(image)]) {
+        if (left == 0 || result.places.size() == end) break;
+        if (!taken.insert(member).second) continue;
+        result.places.push_back(member);
+        --left;
+      }
     }
-    for (std::size_t i = 0; result.places.size() < end; ++i) {  // there are no other groups
-      result.repeated += !taken.contains(order[i]);
-      take(order[i]);
-    }
+    if (is_calibration) result.calibration_groups = static_cast<std::int64_t>(groups.size());
+  }
+  for (const auto& group : groups) {
+    const auto count = std::ranges::count_if(group, [&](auto image) { return taken.contains(image); });
+    if (count < std::ssize(group)) result.repeated += count;
   }
   if (extra == 0) return result;
   for (std::int64_t& place : result.places) place += extra;
   data::NearDuplicates all(images);
   all.prepare(result.places);
-  std::set<std::int64_t> repeats;
-  known.clear();
+  std::set<std::int64_t> repeats, seen;
   for (const std::int64_t place : result.places) {
-    if (known.contains(place)) continue;  // its group is that of an earlier place
+    if (seen.contains(place)) continue;  // its group is that of an earlier place
     for (const std::int64_t member : all.group_of(place, images.size(0))) {
-      known.insert(member);
+      seen.insert(member);
       if (member < extra) repeats.insert(member);
     }
   }
