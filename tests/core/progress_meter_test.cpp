@@ -1,5 +1,6 @@
 #include <refine/core/progress_meter.hpp>
 
+#include <fmt/core.h>
 #include <gtest/gtest.h>
 #include <pty.h>
 #include <sys/ioctl.h>
@@ -8,6 +9,7 @@
 #include <array>
 #include <memory>
 #include <regex>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -167,6 +169,42 @@ TEST_F(ProgressMeterTest, Log_GetsFewWholeLines) {
       << text;
 }
 
+TEST_F(ProgressMeterTest, EachHundredth_ShowsItsPercentage) {
+  for (int done = 0; done <= 100; ++done) {
+    const auto text = in_a_log([&](std::FILE* out) {
+      ProgressMeter meter("fit", 100, "images", out);
+      meter.update(done);
+      meter.finish();
+    });
+    EXPECT_TRUE(text.starts_with(fmt::format("fit {:3}%  {}/100 images", done, done))) << text;
+  }
+}
+
+TEST_F(ProgressMeterTest, MoreThanTheTotal_IsAWholeBar) {
+  Terminal terminal(100);
+  ProgressMeter meter("fit", 10, "images", terminal.out());
+  meter.update(30);
+  meter.finish();
+  const auto text = plain(terminal.close_and_read());
+  EXPECT_NE(text.find("fit 100% [########################] 30/10 images"), std::string::npos) << text;
+}
+
+TEST_F(ProgressMeterTest, Print_ReplacesTheOpenLine) {
+  Terminal terminal(100);
+  ProgressMeter meter("fit", 10, "images", terminal.out());
+  meter.update(3);
+  meter.print("a line");
+  const auto text = terminal.close_and_read();
+  EXPECT_TRUE(text.ends_with("\r\x1b[Ka line\r\n")) << text;
+}
+
+TEST_F(ProgressMeterTest, NullOutput_ShowsNothing) {
+  ProgressMeter meter("fit", 10, "images", nullptr);
+  meter.update(3);
+  meter.print("a line");
+  meter.finish();
+}
+
 TEST_F(ProgressMeterTest, UnknownTotal_ShowsNoShare) {
   const auto text = in_a_log([](std::FILE* out) {
     ProgressMeter meter("scan", 0, "files", out);
@@ -187,6 +225,31 @@ TEST_F(ProgressMeterTest, ResumedRun_RateCountsFromItsStart) {
   std::smatch match;
   ASSERT_TRUE(std::regex_search(text, match, std::regex("images  ([0-9]+) images/s"))) << text;
   EXPECT_LE(std::stoi(match[1]), 1000);  // 100 images in at least 0.1 s
+}
+
+TEST_F(ProgressMeterTest, ResumedRun_TimeLeftFollowsFromTheRate) {
+  Terminal terminal(100);
+  ProgressMeter meter("fit", 2000, "images", terminal.out());
+  meter.update(1000);
+  std::this_thread::sleep_for(110ms);
+  meter.update(1050);
+  const auto text = plain(terminal.close_and_read());
+  std::smatch match;
+  ASSERT_TRUE(std::regex_search(
+      text, match, std::regex("images  ([0-9.]+) images/s  [0-9:]+ \\(~([0-9]+):([0-9]{2}) left\\)")))
+      << text;
+  const double left = 950 / std::stod(match[1]);
+  EXPECT_NEAR(60 * std::stoi(match[2]) + std::stoi(match[3]), left, 0.6 + 0.05 * left) << "both are rounded";
+}
+
+TEST_F(ProgressMeterTest, HoursLeft_ShowsMinutesAndSecondsBelowSixty) {
+  Terminal terminal(100);
+  ProgressMeter meter("fit", 100'001, "images", terminal.out());
+  meter.update(0);
+  std::this_thread::sleep_for(110ms);
+  meter.update(1);  // three hours or more are left
+  const auto text = plain(terminal.close_and_read());
+  EXPECT_TRUE(std::regex_search(text, std::regex("\\(~[0-9]+:[0-5][0-9]:[0-5][0-9] left\\)"))) << text;
 }
 
 }  // namespace

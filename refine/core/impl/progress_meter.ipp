@@ -100,15 +100,17 @@ REFINE_INLINE void ProgressMeter::show(Clock::time_point now, std::string_view n
   const std::string amounts = this->amounts(elapsed);
   std::string after = amounts;
   if (!note.empty()) after.append("  ").append(note);
-  const double share =
-      total_ > 0 ? std::clamp(static_cast<double>(done_) / static_cast<double>(total_), 0.0, 1.0) : 0;
-  if (total_ > 0) before += fmt::format(" {:3}%", static_cast<int>(share * 100));
+  // Multiplied first: 29.0 / 100 * 100 is a little less than 29.
+  const double percent =
+      total_ > 0 ? std::clamp(100.0 * static_cast<double>(done_) / static_cast<double>(total_), 0.0, 100.0)
+                 : 0;
+  if (total_ > 0) before += fmt::format(" {:3}%", static_cast<int>(percent));
   for (std::string* text : {&before, &after}) {  // a note may contain control characters
     std::replace_if(
         text->begin(), text->end(), [](unsigned char c) { return c < 32 || c == 127; }, ' ');
   }
   if (live_) {
-    draw(before, after, width(amounts), share);
+    draw(before, after, width(amounts), percent / 100);
   } else {
     fmt::print(out_, "{}  {}\n", before, after);
   }
