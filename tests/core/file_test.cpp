@@ -8,6 +8,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <csignal>
 #include <filesystem>
@@ -27,6 +28,8 @@ std::vector<fs::path>& synced() {
   static std::vector<fs::path> paths;
   return paths;
 }
+
+int file_sync_error = 0, folder_sync_error = 0;  ///< `errno` of every sync; 0: it succeeds
 
 bool forbids_links = false;
 int forbidden_links = 0;
@@ -55,7 +58,12 @@ extern "C" int linkat(int from_folder, const char* from, int to_folder, const ch
 
 /// In the C library's place: the library's own calls come here.
 extern "C" int fsync(int descriptor) {
-  synced().push_back(fs::read_symlink("/proc/self/fd/" + std::to_string(descriptor)));
+  const fs::path path = fs::read_symlink("/proc/self/fd/" + std::to_string(descriptor));
+  synced().push_back(path);
+  if (const int error = fs::is_directory(path) ? folder_sync_error : file_sync_error; error != 0) {
+    errno = error;
+    return -1;
+  }
   return static_cast<int>(::syscall(SYS_fsync, descriptor));
 }
 
@@ -129,6 +137,13 @@ TEST_F(AtomicFileTest, SymbolicLink_ReplacesItsTarget) {
   EXPECT_EQ(read(folder_ / "real"), "new");
 }
 
+TEST_F(AtomicFileTest, Pipe_IsRefused) {
+  const auto path = folder_ / "pipe";
+  ASSERT_EQ(::mkfifo(path.c_str(), 0600), 0);
+  expect_words(error_of([&] { files::write(path, "x"); }), {path.string(), "device or a pipe"});
+  EXPECT_TRUE(fs::is_fifo(path));
+}
+
 TEST_F(AtomicFileTest, FolderOrFileInTheWay_Throws) {
   expect_words(error_of([&] { files::write(folder_, "x"); }),
                {"cannot write " + folder_.string(), "Is a directory", "name a file in it"});
@@ -169,6 +184,24 @@ TEST_F(AtomicFileTest, ExistingFile_KeepsItsPermissions) {
   EXPECT_EQ(mode(folder_ / "real"), 0600u) << "through a symbolic link";
 }
 
+TEST_F(AtomicFileTest, FileOfAnotherUser_KeepsItsOwner) {
+  const auto path = folder_ / "a";
+  files::write(path, "old");
+  if (::chown(path.c_str(), 1234, 1235) != 0) GTEST_SKIP() << "this user may not give files away";
+  const auto expect_owner = [&] {
+    struct ::stat state = {};
+    ASSERT_EQ(::stat(path.c_str(), &state), 0);
+    EXPECT_EQ(state.st_uid, 1234u);
+    EXPECT_EQ(state.st_gid, 1235u);
+  };
+  files::write(path, "new");
+  expect_owner();
+  const ScopedForbiddenLinks scoped;
+  files::write(path, "newer");
+  expect_owner();
+  EXPECT_EQ(read(path), "newer");
+}
+
 TEST_F(AtomicFileTest, Commit_SyncsNewFoldersTheFileAndItsFolder) {
   synced().clear();
   files::write(folder_ / "one" / "two" / "a", "x");
@@ -187,6 +220,38 @@ TEST_F(AtomicFileTest, Commit_SyncsNewFoldersTheFileAndItsFolder) {
   synced().clear();
   { AtomicFile(folder_ / "c").write("x"); }
   EXPECT_TRUE(synced().empty());
+}
+
+TEST_F(AtomicFileTest, FileCannotBeSynced_ThrowsAndLeavesNothing) {
+  file_sync_error = EIO;
+  const std::string why = error_of([&] { files::write(folder_ / "a", "x"); });
+  file_sync_error = 0;
+  expect_words(why, {"cannot write", "Input/output error"});
+  EXPECT_TRUE(fs::is_empty(folder_));
+}
+
+TEST_F(AtomicFileTest, FolderCannotBeSynced_ThrowsIfTheDiskFails) {
+  folder_sync_error = EIO;
+  const std::string of_rename = error_of([&] { files::write(folder_ / "a", "x"); }),
+                    of_new_folder = error_of([&] { files::write(folder_ / "new" / "a", "x"); });
+  folder_sync_error = EINVAL;  // of a file system that does not sync folders
+  const std::string unsupported = error_of([&] { files::write(folder_ / "b", "x"); });
+  folder_sync_error = 0;
+  expect_words(of_rename, {"cannot write", "Input/output error"});
+  expect_words(of_new_folder, {"cannot write", "Input/output error"});
+  EXPECT_FALSE(fs::exists(folder_ / "new" / "a"));
+  EXPECT_EQ(unsupported, "");
+}
+
+TEST_F(AtomicFileTest, NameOfATemporaryFile_IsPartial) {
+  EXPECT_TRUE(AtomicFile::is_partial("a/.refine-1-0.partial"));
+  for (const char* other : {".refine-1-0", "a.partial", "refine-1-0.partial", ".refine-1-0.partial/a"}) {
+    EXPECT_FALSE(AtomicFile::is_partial(other)) << other;
+  }
+  synced().clear();
+  const ScopedForbiddenLinks scoped;  // so that the temporary file has a name
+  files::write(folder_ / "a", "x");
+  EXPECT_TRUE(std::ranges::any_of(synced(), &AtomicFile::is_partial));
 }
 
 TEST_F(AtomicFileTest, KilledWriter_LeavesNothing) {

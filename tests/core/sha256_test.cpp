@@ -31,5 +31,11 @@ TEST(FileSha256, TestVectors_HaveTheirDigests) {
   testing::expect_words(testing::error_of([&] { files::sha256(scratch.path / "none"); }), {"none"});
 }
 
+TEST(FileSha256, Folder_Throws) {
+  const testing::ScratchFolder scratch;
+  testing::expect_words(testing::error_of([&] { files::sha256(scratch.path); }),
+                        {"cannot read " + scratch.path.string(), "Is a directory"});
+}
+
 }  // namespace
 }  // namespace refine

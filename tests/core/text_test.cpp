@@ -28,6 +28,9 @@ TEST(Printable, LineSeparatorsAndDirectionMarks_AreEscaped) {
   EXPECT_EQ(text::printable("a\u2028b\u2029c"), "a\\xe2\\x80\\xa8b\\xe2\\x80\\xa9c");
   EXPECT_EQ(text::printable("\u202etp.exe"), "\\xe2\\x80\\xaetp.exe");
   EXPECT_EQ(text::printable("\u2066\u061c"), "\\xe2\\x81\\xa6\\xd8\\x9c");
+  EXPECT_EQ(text::printable("\u200e\u200f\u202a"), "\\xe2\\x80\\x8e\\xe2\\x80\\x8f\\xe2\\x80\\xaa");
+  EXPECT_EQ(text::printable("\u2067\u2068\u2069"), "\\xe2\\x81\\xa7\\xe2\\x81\\xa8\\xe2\\x81\\xa9");
+  EXPECT_EQ(text::printable("\u200d\u2010"), "\u200d\u2010") << "neighbours that are text";
 }
 
 TEST(Printable, InvalidUtf8_AreEscaped) {
@@ -43,8 +46,9 @@ TEST(Printable, InvalidUtf8_AreEscaped) {
 TEST(Utf8, InvalidBytes_AreFoundAndEscaped) {
   EXPECT_TRUE(text::is_utf8(""));
   EXPECT_TRUE(text::is_utf8("Käfer 甲虫 🪲"));
-  for (const auto& bad : {"\xe4"s, "a\xc3"s, "\xc0\xaf"s, "\xe0\x80\xaf"s, "\xed\xa0\x80"s,
-                          "\xf4\x90\x80\x80"s, "\xf5\x80\x80\x80"s, "\x80"s, "\xe2\x82"s, "\xff"s}) {
+  for (const auto& bad :
+       {"\xe4"s, "a\xc3"s, "\xc0\xaf"s, "\xe0\x80\xaf"s, "\xed\xa0\x80"s, "\xf0\x8f\xbf\xbf"s,
+        "\xf4\x90\x80\x80"s, "\xf5\x80\x80\x80"s, "\x80"s, "\xe2\x82"s, "\xff"s}) {
     EXPECT_FALSE(text::is_utf8(bad));
     EXPECT_TRUE(text::is_utf8(text::to_utf8(bad)));
   }
