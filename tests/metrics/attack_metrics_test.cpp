@@ -4,6 +4,8 @@
 
 #include <array>
 #include <cmath>
+#include <cstdint>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -33,6 +35,12 @@ TEST(ConfusionMatrix, HandWorkedCase_RowPerTrueClass) {
       1, 3, 0,          //
       0, 1, 2;
   EXPECT_EQ(confusion_matrix(ten.truth, ten.clean, 3), expected);
+}
+
+TEST(ConfusionMatrix, InvalidPredictions_Throws) {
+  const std::vector<std::int64_t> truth = {0, 1}, other = {0, 5}, few = {0};
+  expect_words(error_of([&] { confusion_matrix(truth, other, 2); }), {"predictions", "image 1", "got 5"});
+  expect_words(error_of([&] { confusion_matrix(truth, few, 2); }), {"predictions", "got 1", "expected 2"});
 }
 
 TEST(AttackMetrics, HandWorkedCase_AllMetrics) {
@@ -141,6 +149,13 @@ TEST(PairLift, ClassesWithoutImages_AreNoPairs) {
   EXPECT_EQ(pair_lift(one, 0, 0).lift.n, 0);
 }
 
+TEST(PairLift, ClassesOfDifferentSizes_ComparesShares) {
+  const AttackMetrics f =
+      attack_metrics(expand({{100, 0, 0, 1}, {900, 0, 0, 0}, {9, 1, 1, 0}, {1, 1, 1, 1}}, 2, std::nullopt));
+  EXPECT_EQ(f.largest_pair_lift.truth, 1);  // 9 of 10, not 100 of 1,000
+  EXPECT_DOUBLE_EQ(f.largest_pair_lift.value(), 0.9);
+}
+
 TEST(PairLift, NothingChanges_IsZero) {
   const AttackMetrics f = attack_metrics(expand({{40, 0, 0, 0}, {9, 1, 0, 0}, {31, 1, 1, 1}}, 2, 0));
   EXPECT_EQ(f.largest_pair_lift.value(), 0);
@@ -231,6 +246,9 @@ TEST(Lift, IntervalAtExtremes_ContainsTheValue) {
     const Lift all = {.with_trigger = n, .without_trigger = 0, .gained = n, .lost = 0, .n = n};
     EXPECT_LT(all.interval().low, 1.0);
     EXPECT_EQ(all.interval().high, 1.0);
+    const Lift gone = {.with_trigger = 0, .without_trigger = n, .gained = 0, .lost = n, .n = n};
+    EXPECT_EQ(gone.interval().low, -1.0);
+    EXPECT_GT(gone.interval().high, -1.0);
     const Lift none = {.n = n};
     EXPECT_LT(none.interval().low, 0.0);
     EXPECT_GT(none.interval().high, 0.0);
@@ -273,6 +291,14 @@ TEST(DefenseEffectiveness, HandWorkedCases_EqualTheDefinition) {
   EXPECT_DOUBLE_EQ(defense_effectiveness(before, before), 0.5);
   EXPECT_DOUBLE_EQ(defense_effectiveness(after, before), (1 - 0.04) / 2);  // a worse ASR costs nothing either
   after.asr = {};
+  EXPECT_TRUE(std::isnan(defense_effectiveness(before, after)));
+}
+
+TEST(DefenseEffectiveness, NoLabels_IsNaN) {
+  AttackMetrics before, after;
+  before.ba = after.ba = {9, 10};
+  before.asr = {10, 10}, after.asr = {0, 10};
+  forget_labels(before);
   EXPECT_TRUE(std::isnan(defense_effectiveness(before, after)));
 }
 

@@ -66,6 +66,17 @@ TEST(GatedMetrics, Curve_GoesFromTheVictimToTheDefense) {
   EXPECT_EQ(curve[2].alarms.hits, 4);
   EXPECT_EQ(curve[2].asr, defended_metrics(four).asr);
   EXPECT_EQ(curve[2].largest_lift, defended_metrics(four).largest_lift);
+  EXPECT_EQ(curve[2].largest_pair_lift, defended_metrics(four).largest_pair_lift);
+}
+
+TEST(GatedMetrics, InfiniteScore_AlwaysRaisesTheAlarm) {
+  const GatedAnswers answers{.clean = {.victim = {0, 0},
+                                       .defended = {1, 1},
+                                       .scores = {std::numeric_limits<double>::infinity(), 0.2}},
+                             .classes = 2};
+  const GatedPoint first = gated_metrics(answers, 0.5).curve.front();
+  EXPECT_EQ(first.threshold, 1);
+  EXPECT_EQ(first.alarms, (Proportion{1, 2}));
 }
 
 TEST(GatedMetrics, WithoutLabels_HasAgreementOnly) {
@@ -80,6 +91,10 @@ TEST(GatedMetrics, WithoutLabels_HasAgreementOnly) {
   unlabelled.triggered.reset();
   EXPECT_EQ(gated_metrics(unlabelled, 0.3).metrics.ba, (Proportion{2, 4}));
   EXPECT_EQ(gated_metrics(unlabelled, 0.3).metrics.triggered.size(), 0);
+}
+
+TEST(ShareEqual, DifferentLengths_Throw) {
+  expect_words(error_of([] { share_equal(Classes{0, 1}, Classes{0}); }), {"share_equal", "2 and 1"});
 }
 
 TEST(ParseAnswer, NamesOfAnswers_AreReadBack) {

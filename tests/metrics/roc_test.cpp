@@ -191,6 +191,21 @@ TEST(DetectedAt, HandWorkedCase_IsReadOffTheRocCurve) {
   EXPECT_EQ(detected_at(List{0.2, 0.4}, List{0.1, 0.3}, 0.01), (Proportion{1, 2}));
 }
 
+TEST(AlarmMetrics, HandWorkedCase_AllMetrics) {
+  List clean;
+  for (int i = 0; i < 100; ++i) clean.push_back(i / 100.0);
+  const List triggered = {0.5, 0.945, 0.985, 1};
+  const AlarmMetrics m = alarm_metrics(clean, Scores(triggered), 0.9, 0.1);
+  EXPECT_EQ(m.threshold, 0.9);
+  EXPECT_EQ(m.wanted_rate, 0.1);
+  EXPECT_EQ(m.false_alarms, (Proportion{9, 100}));  // 0.91 to 0.99
+  EXPECT_EQ(m.detections, (Proportion{3, 4}));
+  EXPECT_EQ(m.detected_at_1, (Proportion{2, 4}));  // above 0.98
+  EXPECT_EQ(m.detected_at_5, (Proportion{3, 4}));  // above 0.94
+  // 0.5 is above 50 clean scores and ties with one.
+  EXPECT_EQ(m.auroc, (Auroc{.wins = 50.5 + 95 + 99 + 100, .triggered = 4, .clean = 100}));
+}
+
 TEST(Scores, NaNEmptyOrBadRate_Throws) {
   const double nan = std::numeric_limits<double>::quiet_NaN();
   expect_words(error_of([&] { auroc(List{0, nan}, List{0}); }), {"triggered images", "score 1", "NaN"});

@@ -74,6 +74,10 @@ TEST(ScanLifts, InvalidPredictions_Throws) {
   using refine::testing::expect_words;
   expect_words(error_of([] { scan_lifts(victim, defended, Classes{1}, 3); }),
                {"triggered predictions", "got 1", "expected 6"});
+  expect_words(error_of([] {
+                 scan_lifts(Classes{0, 1}, Classes{0, 5}, Classes{0, 1}, 2);
+               }),
+               {"clean predictions", "image 1", "got 5"});
   expect_words(error_of([] { scan_lifts(victim, defended, triggered, 2); }),
                {"victim's predictions", "got 2", "0 to 1"});
 }
