@@ -135,6 +135,20 @@ TEST(NotABijection, Permutation_IsEmptyElseNamesTheClass) {
   EXPECT_EQ(error_of([] { undo(Given{3, {2, 0, 2}}, logits(1, 3)); }), not_a_bijection({2, 0, 2}).view());
 }
 
+TEST(AnyRemap, PermutationOrRemap_IsHeld) {
+  const AnyRemap given(Names{2, 0, 1});
+  EXPECT_EQ(given.classes, 3);
+  EXPECT_EQ(given.permutation, (Names{2, 0, 1}));
+  const AnyRemap shift = Shift<>{.classes = 4};
+  EXPECT_EQ(shift.classes, 4);
+  EXPECT_EQ(shift.permutation, (Names{1, 2, 3, 0}));
+}
+
+TEST(AnyRemap, NoPermutation_Throws) {
+  expect_words(error_of([] { (void)AnyRemap(Names{2, 0, 2}); }), {"class 2", "twice", "0 to 2"});
+  expect_words(error_of([] { (void)AnyRemap(Names{0, 2}); }), {"class 2", "out of range", "0 to 1"});
+}
+
 // ---- The snippet of refine/remaps/README.md ----
 
 /// Classes swap their names in pairs: 0 ↔ 1, 2 ↔ 3, … An odd one at the end keeps its own.
