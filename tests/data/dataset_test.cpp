@@ -1,4 +1,5 @@
 #include <ATen/ops/arange.h>
+#include <ATen/ops/equal.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
@@ -80,6 +81,10 @@ TEST(Dataset, InvalidFieldsOrCounts_Throw) {
                  Dataset{set.images, set.labels, {"a", "b"}}.validate();
                }),
                {"labels", "0 to 2", "2 classes"});
+  expect_words(error_of([&] {
+                 Dataset{set.images, set.labels.sub(1), set.classes}.validate();
+               }),
+               {"labels", "got -1 to 1", "3 classes"});
 }
 
 TEST(EvenlySpread, SomeOfTheImages_AreOfTheirWholeOrder) {

@@ -368,6 +368,14 @@ TEST(LoadImages, WithStore_GivesTheSameImages) {
   expect_words(error_of([&] { load_images(image_files(folder), {.store = store}); }), {"00.png"});
 }
 
+TEST(LoadImages, OneDrawnImage_StoreIsNamedAfterTheFolderOfAll) {
+  const ScratchFolder scratch;
+  for (const char* name : {"clean/x/1.png", "clean/y/2.png"}) scratch.write(name, grey_png(2, 2, 1));
+  load_images(image_files(scratch.path / "clean"),
+              {.store = scratch.path / "kept", .max_images = 1, .seed = 1});
+  EXPECT_TRUE(fs::exists(scratch.path / "kept/clean.most1.seed1.images"));
+}
+
 TEST(CommonFolder, SeveralFiles_IsTheInnermostFolderOfAll) {
   const auto common = [](const std::vector<fs::path>& files) { return detail::common_folder(files); };
   EXPECT_EQ(common({"/a/b/1.png"}), "/a/b");

@@ -26,10 +26,12 @@ namespace refine::data {
 namespace {
 
 namespace fs = std::filesystem;
+using refine::testing::Bytes;
 using refine::testing::content;
 using refine::testing::error_of;
 using refine::testing::expect_words;
 using refine::testing::grey_png;
+using refine::testing::png;
 using refine::testing::ScratchFolder;
 
 using Sizes = std::vector<std::int64_t>;
@@ -134,6 +136,19 @@ TEST_F(ImageStore, ChangedFilesOrOptions_RebuildIt) {
       },
       file_));
   expect_ascending(old);  // the earlier mapping is unchanged
+}
+
+TEST_F(ImageStore, OtherShorterSide_RebuildsIt) {
+  Bytes ramp;  // column x is filled with 16 x
+  for (int i = 0; i < 3 * 16 * 16; ++i) ramp.push_back(static_cast<std::uint8_t>(16 * (i / 3 % 16)));
+  scratch_.write("ramp/a/0.png", png(16, 16, 8, PNG_COLOR_TYPE_RGB, ramp));
+  const auto read = [&](int side) {
+    return image_folder(scratch_.path / "ramp",
+                        {.image = {3, 4, 4}, .resize_mode = ResizeMode::resize_crop(side), .store = store_});
+  };
+  read(4);
+  // With the size that it has, the image is only cropped: columns 6 to 9 remain.
+  EXPECT_EQ(read(16).images[0][0][0][0].item<int>(), 96);
 }
 
 TEST_F(ImageStore, TruncatedOrDamagedFile_IsRebuilt) {

@@ -174,6 +174,17 @@ TEST(ImageFolder, BadFolderOrFile_IsNamedInTheError) {
   expect_words(error_of([&] { image_folders(scratch.path); }), {"test/b", "no .png"});
 }
 
+TEST(ImageFolders, NameThatIsNotUtf8_IsTheSameClassInBothParts) {
+  const ScratchFolder scratch;
+  for (const std::string part : {"train/", "test/"})
+    scratch.write(part +
+                      "K\xe4"
+                      "fer/1.png",
+                  grey_png(2, 2, 1));
+  EXPECT_EQ(image_folders(scratch.path).test.classes, (std::vector<std::string>{"K\\xe4"
+                                                                                "fer"}));
+}
+
 /// Returns a file whose record i has label (i + first) % 10 and (i + j + first) % 251 as byte j of
 /// the image.
 std::string cifar_file(int records, int first) {
@@ -225,6 +236,12 @@ TEST(Cifar10, ImageFolders_AreReadAndBothLayoutsThrow) {
   EXPECT_EQ(cifar10(scratch.path).test.classes, names);
   write_cifar(scratch, "");
   expect_words(error_of([&] { cifar10(scratch.path); }), {scratch.path.string(), "both"});
+}
+
+TEST(Cifar10, OtherNumberOfFolders_Throws) {
+  const ScratchFolder scratch;
+  for (const char* name : {"train/a/1.png", "test/a/1.png"}) scratch.write(name, grey_png(32, 32, 1));
+  expect_words(error_of([&] { cifar10(scratch.path); }), {scratch.path.string(), "class folders", "got 1"});
 }
 
 TEST(Cifar10, BadFile_IsNamedInTheError) {
