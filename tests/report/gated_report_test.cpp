@@ -34,6 +34,36 @@ TEST(GatedReport, Page_HasBothAnswersAndTheCurve) {
   expect_words(html(gated_report(Answer::gated)), {"<h2>Gated answer (served)</h2>"});
 }
 
+TEST(Html, Figures_AreInTheirColumns) {
+  const std::string page = html(gated_report());
+  // ASR: 50 of 50 before, 10 after, 20 gated.
+  expect_words(page,
+               {"data-k=\"before\">100.00 %<small>92.87 to 100.00</small></td><td data-k=\"after\">20.00 %",
+                "data-k=\"victim\">100.00 %<small>92.87 to 100.00</small></td><td data-k=\"defended\">20.00 %"
+                "<small>11.24 to 33.04</small></td><td data-k=\"gated\">40.00 %"});
+  const auto row = page.find("Largest lift");
+  EXPECT_LT(page.find("data-k=\"before\">100.00 pt", row), page.find("data-k=\"after\">", row));
+}
+
+TEST(Html, LiftBars_AreBeforeAboveAfter) {
+  // Of class 1, in halves of 1000 units from −100 to 100 points: 100 points before, none after.
+  expect_words(html(gated_report()), {"<rect class=\"b\" x=\"500.0\" y=\"2\" width=\"500.0\" height=\"7\"/>"
+                                      "<rect class=\"a\" x=\"500.0\" y=\"11\" width=\"0.0\" height=\"7\"/>",
+                                      "<span class=\"b\">+100.0</span><span class=\"a\">0.0</span>"});
+}
+
+TEST(Html, ConfusionMatrices_AreBeforeAndAfter) {
+  const std::string page = html(gated_report());
+  const auto counts_ten = [&](const char* caption) {
+    const auto begin = page.find(caption);
+    return page.substr(begin, page.find("</figure>", begin) - begin).find(">10</td>") != std::string::npos;
+  };
+  EXPECT_FALSE(counts_ten("Clean images, before"));
+  EXPECT_TRUE(counts_ten("Clean images, after"));
+  EXPECT_FALSE(counts_ten("Triggered images, before"));
+  EXPECT_TRUE(counts_ten("Triggered images, after"));
+}
+
 TEST(GatedReport, Json_HasBothAnswersAndTheCurve) {
   const auto j = nlohmann::json::parse(metrics_text(gated_report(Answer::gated)));
   EXPECT_EQ(j["answer"], "gated");
@@ -55,6 +85,21 @@ TEST(Verdict, ServedAnswer_IsJudged) {
   expect_words(gated.paragraph, {"“ship” by 20.0 points", "The gated answer is served"});
   EXPECT_EQ(gated.decision, Verdict::Decision::improve);
   expect_words(gated.reason, {"serve the defended one"});
+}
+
+TEST(Verdict, BothAnswersArmed_IsRetrained) {
+  DefenseReport r = gated_report(Answer::gated);
+  r.after = r.gated->metrics = r.before;
+  EXPECT_EQ(verdict(r).decision, Verdict::Decision::retrain);
+}
+
+TEST(Verdict, GatedAnswerThatTheScanArms_IsArmed) {
+  DefenseReport r = unlabelled();
+  r.scan[1].gated = guessed({1000, 1000, 1000}, 1, 0.97);
+  r.gated = metrics::GatedMetrics{.agreement = *r.agreement};
+  EXPECT_EQ(verdict(r).kind, Verdict::Kind::disarmed);
+  r.answer = Answer::gated;
+  EXPECT_EQ(verdict(r).kind, Verdict::Kind::armed);
 }
 
 // The gated answer agrees with the victim wherever the alarm is silent, however bad the defense is.
@@ -82,6 +127,21 @@ TEST(CheckComplete, GatedAnswerThatDoesNotFit_IsRefused) {
   expect_words(error_of([&] { check_complete(r); }), {"gated", "3 images", "100"});
   r.gated.reset();
   expect_words(error_of([&] { check_complete(r); }), {"gated answer", "not measured"});
+}
+
+TEST(CheckComplete, OtherImagesOrClasses_AreRefused) {
+  DefenseReport r = gated_report();
+  r.gated.reset();
+  r.after.ba.n = 99;
+  expect_words(error_of([&] { check_complete(r); }), {"100 images before", "99 after"});
+  r = gated_report();
+  r.gated.reset();
+  r.class_names.clear();
+  r.after.classes = 3;
+  expect_words(error_of([&] { check_complete(r); }), {"2 classes", "3 and 100 after"});
+  r = unlabelled();
+  r.scan[1].gated = guessed({1000, 1000}, 1, 0.5);
+  expect_words(error_of([&] { check_complete(r); }), {"checkerboard", "3 classes"});
 }
 
 }  // namespace

@@ -151,6 +151,22 @@ TEST(ReadMetrics, WrittenReport_GivesTheSameOutputs) {
   }
 }
 
+TEST(ReadMetrics, CalibrationAndGatedScan_AreReadAndShown) {
+  DefenseReport r = unlabelled();
+  r.alarm->calibration_images = 600;
+  r.alarm->calibration_groups = 500;
+  r.scan[0].gated = guessed({1000, 1000, 1000}, 2, 0.02);
+  r.scan[1].gated = guessed({1000, 1000, 1000}, 1, 0.5);
+  const ScratchFolder folder;
+  const DefenseReport reread = read_metrics(folder.write("m.json", metrics_text(r)));
+  EXPECT_EQ(reread.alarm, r.alarm);
+  EXPECT_EQ(reread.scan, r.scan);
+  // 25 of 501, and the quantiles of Beta(25, 476) of tests/metrics/roc_test.cpp.
+  expect_words(terminal_table(r), {"  expected              500", "4.99 %", "3.26 to 7.06"});
+  expect_words(html(r), {"600 other clean images in 500 groups", "expect 5.0"});
+  expect_words(terminal_table(r), {"With the gated answer", "50.0 points, at “ship” (checkerboard"});
+}
+
 TEST(ReadMetrics, EarlierAndLaterVersions_AreRead) {
   const ScratchFolder folder;
   Json j = metrics_json(complete_report());

@@ -179,6 +179,12 @@ TEST(Format, Numbers_AreRounded) {
   EXPECT_EQ(format::percent(std::nan("")), "–");
 }
 
+TEST(Format, ClassWithoutAName_IsNumbered) {
+  EXPECT_EQ(format::class_name({"cat", ""}, 0), "cat");
+  EXPECT_EQ(format::class_name({"cat", ""}, 1), "class 1");
+  EXPECT_EQ(format::class_name({"cat", ""}, 2), "class 2");
+}
+
 TEST(Verdict, LargestLift_DecidesKind) {
   using Kind = Verdict::Kind;
   DefenseReport r = example_report();
@@ -208,6 +214,16 @@ TEST(Verdict, LargestLift_DecidesKind) {
   r = example_report();
   r.before = r.after;
   EXPECT_EQ(verdict(r).kind, Kind::harmless);
+}
+
+TEST(Verdict, LabelsShowCostlyDefense_IsNotServed) {
+  DefenseReport r;
+  r.before = r.after = {.classes = 2, .ba = {900, 1000}};
+  r.after.ba = {790, 1000};
+  EXPECT_EQ(verdict(r).decision, Verdict::Decision::improve);
+  expect_words(verdict(r).reason, {"90.0 %", "79.0 %"});
+  r.after.ba = {810, 1000};
+  EXPECT_EQ(verdict(r).decision, Verdict::Decision::serve);
 }
 
 /// Returns the report of an attack, 1000 images for each of three classes, all predicted correctly
@@ -601,6 +617,12 @@ TEST(SvgCurve, OnePointOrNone_IsDrawnOrEmpty) {
     EXPECT_EQ(occurrences(svg, "<circle"), 1);
     EXPECT_LT(svg.size(), 10'000u);
   }
+}
+
+TEST(SvgCurve, ValueThatIsNotFinite_LeavesAGap) {
+  // x from 52 to 428, y from 186 up to 14, one tick a unit.
+  expect_words(detail::svg_curve({"a", "", "epoch", {0, 1, 2, 3, 4}, {0, 4, std::nan(""), 2, 4}}),
+               {"d=\"M52.0 186.0L146.0 14.0M334.0 100.0L428.0 14.0\""});
 }
 
 TEST(Ticks, Range_IsCoveredByRoundSteps) {

@@ -44,6 +44,14 @@ TEST(ScanVerdict, WorkingGuessedTrigger_DecidesKind) {
   EXPECT_EQ(verdict(r).kind, Kind::armed);
 }
 
+TEST(ScanVerdict, LessThanHalfOfTheImages_IsNoFinding) {
+  DefenseReport r = unlabelled();
+  r.scan[1].before = guessed({1000, 1000, 1000}, 1, 0.45);
+  EXPECT_EQ(verdict(r).kind, Kind::unmeasured);
+  r.scan[1].before = guessed({1000, 1000, 1000}, 1, 0.6);
+  EXPECT_EQ(verdict(r).kind, Kind::disarmed);
+}
+
 // Strong noise sends most images of some data sets to one class of a benign model.
 TEST(ScanVerdict, ChangeOfTheWholeImage_NeedsALargerLift) {
   DefenseReport r = unlabelled();
@@ -120,6 +128,8 @@ TEST(Verdict, Decision_FollowsFromKindAndAgreement) {
   EXPECT_EQ(verdict(r).decision, Decision::improve);
   expect_words(verdict(r).advice(), {"Train longer or get more images", "13.6 %"});
   EXPECT_EQ(nlohmann::json::parse(metrics_text(r))["decision"], "improve");
+  std::swap(r.scan[1].before, r.scan[1].after);
+  expect_words(verdict(r).advice(), {"Train longer or get more images", "13.6 %", "a trigger still works"});
   r.scan.clear();
   r.agreement = metrics::Proportion{2880, 3000};
   expect_words(verdict(r).advice(), {"Serve it", "no trigger was tried"});
@@ -229,6 +239,12 @@ TEST(Html, NoLabels_ShowsAlarmAgreementAndScan) {
   DefenseReport evil = unlabelled();
   evil.scan[0].trigger = evil.class_names[1] = "<script>";
   EXPECT_EQ(html(evil).find("<script"), std::string::npos);
+}
+
+TEST(Html, Verdict_HasItsTone) {
+  expect_words(html(unlabelled(0.9)), {"class=\"verdict bad\""});
+  expect_words(html(unlabelled(0.05)), {"class=\"verdict warn\""});
+  expect_words(html(unlabelled()), {"class=\"verdict good\""});
 }
 
 TEST(Html, TriggeredImages_ShowsDetections) {
