@@ -164,7 +164,7 @@ TEST(ReadMetrics, CalibrationAndGatedScan_AreReadAndShown) {
   // 25 of 501, and the quantiles of Beta(25, 476) of tests/metrics/roc_test.cpp.
   expect_words(terminal_table(r), {"  expected              500", "4.99 %", "3.26 to 7.06"});
   expect_words(html(r), {"600 other clean images in 500 groups", "expect 5.0"});
-  expect_words(terminal_table(r), {"With the gated answer", "50.0 points, at “ship” (checkerboard"});
+  expect_words(terminal_table(r), {"With the gated answer", "50.0 points, at “ship”"});
 }
 
 TEST(ReadMetrics, EarlierAndLaterVersions_AreRead) {

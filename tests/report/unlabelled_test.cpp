@@ -129,7 +129,7 @@ TEST(Verdict, Decision_FollowsFromKindAndAgreement) {
   expect_words(verdict(r).advice(), {"Train longer or get more images", "13.6 %"});
   EXPECT_EQ(nlohmann::json::parse(metrics_text(r))["decision"], "improve");
   std::swap(r.scan[1].before, r.scan[1].after);
-  expect_words(verdict(r).advice(), {"Train longer or get more images", "13.6 %", "a trigger still works"});
+  expect_words(verdict(r).advice(), {"Train longer or get more images", "13.6 %", "a trigger works on it"});
   r.scan.clear();
   r.agreement = metrics::Proportion{2880, 3000};
   expect_words(verdict(r).advice(), {"Serve it", "no trigger was tried"});
