@@ -30,9 +30,10 @@ class AnyBackbone {
   /// Holds a backbone. Explicit: a wrapper such as `Normalized<AnyBackbone>` would otherwise convert to
   /// the type that it wraps.
   /// \param backbone shares its module with the copy that is held
+  /// \throws Error if its module is null
   template <typename B>
   requires(refine::detail::OtherThan<B, AnyBackbone>&& Backbone<B>) explicit AnyBackbone(B backbone)
-      : task(backbone.task),
+      : task((check_members(backbone), backbone.task)),
         module(backbone.module),
         cuda_graph_safe(nn::is_replayable(backbone)),
         held_(refine::detail::Erased<Interface>::template with<Model<B>>(std::move(backbone))) {}

@@ -1,14 +1,18 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <torch/nn/module.h>
 
 #include <algorithm>
 #include <concepts>
+#include <cstdint>
 #include <functional>
 #include <map>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <type_traits>
 #include <utility>
 
@@ -23,9 +27,10 @@ namespace refine::backbones {
 ///
 ///  1. `b.task` is its `Task`: a constant, or a member if an extent is dynamic;
 ///  2. `b.forward(images)` takes float N×C×H×W in [0, 1] and returns logits N×classes;
-///  3. `b.module` is a `std::shared_ptr` to the `torch::nn::Module` that holds its state. `freeze`
-///     and `deep_copy` require that its type implements `clone` (`nn::CanClone`), as a
-///     `torch::nn::Cloneable` does;
+///  3. `b.module` is a `std::shared_ptr` to the `torch::nn::Module` that holds its state: never null, but a
+///     `torch::nn::Module` without tensors if there is none. `freeze` and `deep_copy` require that its type
+///     implements `clone` (`nn::CanClone`), as a `torch::nn::Cloneable` does, and that its layers and
+///     tensors are registered;
 ///  4. `B` is copyable; copies share the module.
 ///
 /// Optional members:
@@ -63,6 +68,34 @@ template <typename B>
 concept FeatureBackbone = Backbone<B> && requires(const B& b, const at::Tensor& images) {
   { b.features(images) } -> std::same_as<at::Tensor>;
 };
+
+/// Checks the members of a backbone.
+/// \throws Error if its module is null
+template <Backbone B>
+void check_members(const B& backbone) {
+  if (!backbone.module) {
+    throw Error(
+        "backbone.module must not be null; make a torch::nn::Module, without tensors if there are none");
+  }
+}
+
+/// Checks that a backbone has returned logits N×classes.
+/// \param function that asked it, for the message
+/// \param images N
+/// \param classes of its task; `dynamic` fits any
+/// \throws Error if they are anything else
+inline void check_logits(std::string_view function, const at::Tensor& logits, std::int64_t images,
+                         int classes) {
+  if (logits.defined() && logits.dim() == 2 && logits.size(0) == images &&
+      (classes == dynamic || logits.size(1) == classes)) {
+    return;
+  }
+  throw Error(
+      "{}: the backbone must return logits {}x{} for {} images, as its task has it, got {}; give it the "
+      "task that it classifies",
+      function, images, classes == dynamic ? "?" : std::to_string(classes), images,
+      logits.defined() ? fmt::format("{}", fmt::join(logits.sizes(), "x")) : "an undefined tensor");
+}
 
 /// Returns `backbone.named_constants()`, or an empty map if it has no such member.
 template <Backbone B>

@@ -22,6 +22,7 @@ class Frozen {
   /// Copies a backbone and prepares the copy for inference.
   /// \param source is left unchanged
   /// \throws c10::Error if its module cannot be cloned
+  /// \throws Error as `deep_copy`
   explicit Frozen(const B& source)
       : inner_(deep_copy(source)),
         task(inner_.task),
@@ -71,9 +72,11 @@ class Frozen {
 /// gradients.
 ///
 /// Its logits differ from the original's by rounding only; the fold is computed in double
-/// precision. The same weights always give bitwise the same frozen weights.
+/// precision. The same weights always give bitwise the same frozen weights. If the image shape is
+/// known, original and copy are asked about two images.
 /// \param backbone is left unchanged
 /// \throws c10::Error if its module cannot be cloned
+/// \throws Error if its module is null, or the copy answers otherwise: a layer is not registered
 template <backbones::Backbone B>
 backbones::Frozen<B> freeze(const B& backbone) {
   return backbones::Frozen<B>(backbone);

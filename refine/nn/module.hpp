@@ -1,18 +1,28 @@
 #pragma once
 
+#include <ATen/TensorOperators.h>
 #include <ATen/core/Tensor.h>
+#include <ATen/ops/allclose.h>
+#include <ATen/ops/rand.h>
+#include <c10/core/GradMode.h>
+#include <fmt/format.h>
 #include <torch/nn/module.h>
 
 #include <algorithm>
 #include <concepts>
 #include <cstddef>
+#include <exception>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <type_traits>
 #include <utility>
+#include <vector>
 
 #include <refine/core/error.hpp>
+#include <refine/core/task.hpp>
+#include <refine/nn/device.hpp>
 #include <refine/nn/torch_random.hpp>
 
 namespace refine::nn {
@@ -93,13 +103,114 @@ void copy_tensors(const Tensors& from, Tensors to) {
   }
 }
 
+/// While it exists, a module is in evaluation mode. One that is in it already is only read, so that other
+/// threads may use it.
+class ScopedEvaluation {
+ public:
+  explicit ScopedEvaluation(torch::nn::Module& module) {
+    module.apply([this](torch::nn::Module& part) { modes_.emplace_back(&part, part.is_training()); });
+    if (std::ranges::none_of(modes_, &std::pair<torch::nn::Module*, bool>::second)) modes_.clear();
+    if (!modes_.empty()) module.eval();
+  }
+
+  ScopedEvaluation(const ScopedEvaluation&) = delete;
+  ScopedEvaluation& operator=(const ScopedEvaluation&) = delete;
+
+  ~ScopedEvaluation() {
+    for (const auto& [part, mode] : modes_) part->train(mode);  // children come after their parents
+  }
+
+ private:
+  std::vector<std::pair<torch::nn::Module*, bool>> modes_;
+};
+
+/// Returns what a policy makes of images, in evaluation mode and without gradient. Mode and generators
+/// are left unchanged; what the policy draws depends on nothing else.
+/// \param images on the device of its module
+template <typename Policy>
+at::Tensor ask(const Policy& policy, const at::Tensor& images) {
+  const c10::NoGradGuard no_grad;
+  const ScopedEvaluation evaluation(*policy.module);
+  return with_torch_seed(0, [&]() -> at::Tensor {
+    std::optional<ScopedTorchSeed> device_seed;
+    if (!images.device().is_cpu() && !images.is_meta()) device_seed.emplace(images.device()).seed(0);
+    return policy.forward(images);
+  });
+}
+
+/// Returns the shape of the images that a policy takes, as far as it is known.
+template <typename Policy>
+ImageShape image_shape_of(const Policy& policy) {
+  if constexpr (requires { Task(policy.task); }) {
+    return Task(policy.task).image;
+  } else if constexpr (requires { ImageShape(policy.image); }) {
+    return policy.image;
+  } else {
+    return {};
+  }
+}
+
+/// Returns the largest difference of two answers; 0 if they differ by rounding only, nothing if they
+/// cannot be compared.
+inline std::optional<double> difference(const at::Tensor& a, const at::Tensor& b) {
+  if (!a.defined() || !b.defined() || a.sizes() != b.sizes()) return std::nullopt;
+  if (a.numel() == 0) return 0;
+  const at::Tensor x = a.cpu().to(at::kDouble), y = b.cpu().to(at::kDouble);
+  // Also for half and for other kernels on a GPU. What is drawn anew differs by more.
+  const double rounding = 0.01 * x.abs().nan_to_num(0, 0, 0).max().item<double>();
+  if (at::allclose(x, y, /*rtol=*/0, rounding, /*equal_nan=*/true)) return 0;
+  return (x - y).abs().max().item<double>();
+}
+
+/// Checks that a copy answers as its source does: what a module has not registered is not copied.
+///
+/// Both are asked about two images. Nothing is checked where the shape of the images is not known, or
+/// the source cannot be asked or answers differently each time.
+/// \throws Error if the answers differ by more than rounding
+template <typename Policy>
+void check_copy(const Policy& source, const Policy& copy) {
+  constexpr const char* hint =
+      "is every layer registered (register_module), and every tensor (register_parameter, register_buffer)?";
+  const ImageShape shape = image_shape_of(source);
+  const at::Device device = device_of(*source.module).value_or(at::kCPU);
+  if (!shape.is_static() || device.is_meta()) return;
+  at::Tensor images, wanted;
+  try {
+    images = with_torch_seed(0, [&] {
+               return at::rand({2, shape.channels, shape.height, shape.width});
+             }).to(device);
+    wanted = ask(source, images);
+  } catch (const std::exception&) {
+    return;  // its first use reports it
+  }
+  at::Tensor answer;
+  try {
+    answer = ask(copy, images);
+  } catch (const std::exception& error) {
+    if (is_out_of_memory(error)) return;
+    throw Error("cannot copy a module: its copy cannot be called ({}); {}", describe_error(error), hint);
+  }
+  const std::optional<double> differs = difference(wanted, answer);
+  if (differs == 0 || difference(wanted, ask(source, images)) != 0) return;
+  throw Error("cannot copy a module: the answers of its copy differ ({}); {}",
+              differs ? fmt::format("by up to {:.2g}", *differs) : "in shape", hint);
+}
+
 }  // namespace detail
 
 /// Returns a copy of a policy with its own module: changing one does not affect the other.
+///
+/// If the shape of its images is known, source and copy are asked about two images, and must agree: what
+/// a module has not registered is not copied.
 /// \throws c10::Error if the module does not implement `clone`
-/// \throws Error if its clone has another type or other tensors
+/// \throws Error if it is null, its clone has another type or other tensors, or the copy answers otherwise
 template <typename Policy>
 Policy deep_copy(const Policy& policy) {
+  if (!policy.module) {
+    throw Error(
+        "cannot copy a backbone or transform: its module must not be null; make a torch::nn::Module, without "
+        "tensors if there are none");
+  }
   // Seeded: a clone draws fresh weights before it overwrites them, which must not change other
   // draws.
   auto module =
@@ -108,7 +219,13 @@ Policy deep_copy(const Policy& policy) {
   // `Cloneable` does not copy children that are bare modules.
   detail::copy_tensors(policy.module->named_parameters(), module->named_parameters());
   detail::copy_tensors(policy.module->named_buffers(), module->named_buffers());
-  return with_module(policy, std::move(module));
+  Policy copy = with_module(policy, std::move(module));
+  if constexpr (requires(const at::Tensor& images) {
+                  { policy.forward(images) } -> std::same_as<at::Tensor>;
+                }) {
+    detail::check_copy(policy, copy);
+  }
+  return copy;
 }
 
 /// Returns the parameters and buffers of a module by name, like PyTorch's `state_dict`.

@@ -25,6 +25,7 @@ class Frozen {
   /// Copies a transform and prepares the copy for inference.
   /// \param source is left unchanged
   /// \throws c10::Error if its module cannot be cloned
+  /// \throws Error as `nn::deep_copy`
   // Takes exactly a `T`: with a conversion, checking whether `AnyTransform` holds a
   // `Frozen<AnyTransform>` would depend on itself.
   template <std::same_as<T> Source>
@@ -63,9 +64,11 @@ class Frozen {
 
 /// Returns the fast, constant form of a trained transform, for inference: a copy in evaluation
 /// mode, in channels-last layout, with BatchNorm folded into the convolutions. Its output differs
-/// from the original's by rounding only.
+/// from the original's by rounding only. If the image shape is known, original and copy are asked about
+/// two images.
 /// \param transform is left unchanged, and can be trained further
 /// \throws c10::Error if its module cannot be cloned
+/// \throws Error if its module is null, or the copy draws otherwise: a layer is not registered
 template <transforms::Transform T>
 transforms::Frozen<T> freeze(const T& transform) {
   return transforms::Frozen<T>(transform);
