@@ -91,8 +91,7 @@ inline void check_logits(std::string_view function, const at::Tensor& logits, st
     return;
   }
   throw Error(
-      "{}: the backbone must return logits {}x{} for {} images, as its task has it, got {}; give it the "
-      "task that it classifies",
+      "{}: the backbone must return {}x{} logits for {} images, got {}; give it a task of the classes that it has",
       function, images, classes == dynamic ? "?" : std::to_string(classes), images,
       logits.defined() ? fmt::format("{}", fmt::join(logits.sizes(), "x")) : "an undefined tensor");
 }

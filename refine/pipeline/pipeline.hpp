@@ -7,7 +7,7 @@
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
 #include <c10/core/Device.h>
-#include <c10/core/GradMode.h>
+#include <c10/core/ScalarType.h>
 #include <torch/nn/module.h>
 
 #include <concepts>
@@ -31,6 +31,7 @@
 #include <refine/core/task.hpp>
 #include <refine/nn/conv.hpp>
 #include <refine/nn/device.hpp>
+#include <refine/nn/module.hpp>
 #include <refine/nn/transfer.hpp>
 #include <refine/remaps/remap.hpp>
 #include <refine/transforms/any_transform.hpp>
@@ -146,23 +147,29 @@ constexpr Message check_drawn(const ImageShape& drawn, const ImageShape& backbon
   return why;
 }
 
-/// True if a backbone answers images of a shape that it may not be made for. It is asked with two
-/// blank images.
+/// Returns a backbone's logits for two blank images; undefined if it does not take them.
+/// \param shape of the images, fully known
+/// \param device of the backbone
+template <backbones::Backbone B>
+at::Tensor ask_about_blank_images(const B& backbone, const ImageShape& shape, at::Device device) {
+  try {
+    return nn::detail::ask(
+        backbone, at::zeros({2, shape.channels, shape.height, shape.width}, at::TensorOptions(device))
+                      .contiguous(at::MemoryFormat::ChannelsLast));
+  } catch (const std::exception&) {
+    return {};
+  }
+}
+
+/// True if a backbone answers images of a shape that it may not be made for.
 /// \param shape if it is not fully known, nothing is asked
 /// \param device of the backbone
 template <backbones::Backbone B>
 bool takes_images(const B& backbone, const ImageShape& shape, at::Device device) {
   if (!shape.is_static()) return true;
-  const c10::NoGradGuard no_grad;
-  try {
-    const at::Tensor logits =
-        backbone.forward(at::zeros({2, shape.channels, shape.height, shape.width}, at::TensorOptions(device))
-                             .contiguous(at::MemoryFormat::ChannelsLast));
-    return logits.dim() == 2 && logits.size(0) == 2 &&
-           compatible(Task(backbone.task).classes, static_cast<int>(logits.size(1)));
-  } catch (const std::exception&) {
-    return false;
-  }
+  const at::Tensor logits = ask_about_blank_images(backbone, shape, device);
+  return logits.defined() && logits.dim() == 2 && logits.size(0) == 2 &&
+         compatible(Task(backbone.task).classes, static_cast<int>(logits.size(1)));
 }
 
 /// Checks that the fields of a part do not contradict its type.
@@ -201,7 +208,8 @@ constexpr Message check_frozen(bool frozen) {
 /// Parts that disagree on the image shape or on the number of classes do not compile; `dynamic`
 /// extents are checked at construction with the same message.
 ///
-/// Copies share their networks, as those of LibTorch's modules do: training one trains the other.
+/// Copies share their networks, as those of LibTorch's modules do: training one trains the other. A
+/// pipeline that was moved from is such a copy.
 ///
 /// The functions of images take them on `device()` and do not move them. While the transform is
 /// trainable, they record what is needed for gradients: use `c10::InferenceMode` or `freeze` for
@@ -231,8 +239,8 @@ class Pipeline {
   /// \param domain which pixels the transform takes
   /// \throws Error if the parts disagree, if the remap is not a permutation, or if
   ///   `PixelDomain::reference` is requested for a backbone that does not normalise or a transform
-  ///   with an encoder. A backbone is asked once whether it takes what the transform draws, if that
-  ///   has another height or width than its task's images.
+  ///   with an encoder. If the shape of the images is known, the backbone is asked once about two blank
+  ///   ones: whether it takes what the transform draws, and returns logits of its classes.
   Pipeline(T transform, B backbone, R remap, PixelDomain domain = PixelDomain::image)
       : transform_(std::move(transform)),
         backbone_(std::move(backbone)),
@@ -240,6 +248,7 @@ class Pipeline {
         domain_(domain),
         victim_classes_(victim_classes(remap_.permutation)) {
     transforms::check_members(transform_);
+    backbones::check_members(backbone_);
     require_agreement(
         detail::check_fields("transform", {static_image_of<T>(), dynamic}, {transform_.image, dynamic}));
     require_agreement(detail::check_fields("backbone", static_task_of<B>(), backbone_.task));
@@ -261,10 +270,15 @@ class Pipeline {
     nn::to_channels_last(*transform_.module);
     transform_.module->eval();
     const ImageShape drawn = transforms::output_shape_of(transform_);
-    const bool takes =
-        compatible(drawn, task().image) || detail::takes_images(backbone_, drawn, this->device());
+    const bool is_as_made = compatible(drawn, task().image);
+    const bool takes = is_as_made || detail::takes_images(backbone_, drawn, this->device());
     require_agreement(detail::check_drawn(drawn, backbone_.task.image, takes));
+    if (is_as_made) check_backbone(merged(drawn, task().image));
   }
+
+  // A move copies, which costs little: the networks are shared, and both pipelines can be used.
+  Pipeline(const Pipeline&) = default;             ///< Shares the networks, but not the remap.
+  Pipeline& operator=(const Pipeline&) = default;  ///< Shares the networks, but not the remap.
 
   /// Returns the task: images of one shape and the number of classes.
   Task task() const { return merged(backbone_.task, Task{transform_.image, remap_.classes}); }
@@ -273,6 +287,7 @@ class Pipeline {
   /// \param images float N×C×H×W in [0, 1], on `device()`
   /// \return float images in [0, 1], of the shape that the transform draws
   at::Tensor transformed(const at::Tensor& images) const {
+    check_images(images);
     if constexpr (backbones::NormalizingBackbone<B>) {
       if (domain_ == PixelDomain::reference) return transform_.forward(backbone_.normalize(images));
     }
@@ -309,7 +324,10 @@ class Pipeline {
   /// Classifies images with the victim alone.
   /// \param images float N×C×H×W in [0, 1], on `device()`
   /// \return logits N×classes
-  at::Tensor undefended(const at::Tensor& images) const { return backbone_.forward(images); }
+  at::Tensor undefended(const at::Tensor& images) const {
+    check_images(images);
+    return backbone_.forward(images);
+  }
 
   /// Returns how much the defense changes the answers (`alarm_score`).
   /// \param images float N×C×H×W in [0, 1], on `device()`
@@ -377,6 +395,19 @@ class Pipeline {
   PixelDomain domain() const { return domain_; }     ///< Returns the pixel domain.
 
  private:
+  static void check_images(const at::Tensor& images) {
+    if (images.is_floating_point()) return;
+    throw Error("Pipeline: the images must be float in [0, 1], got {}; convert them with data::to_float",
+                images.defined() ? c10::toString(images.scalar_type()) : "an undefined tensor");
+  }
+
+  /// Checks what the backbone returns for images that it is made for.
+  void check_backbone(const ImageShape& shape) const {
+    if (!shape.is_static()) return;
+    const at::Tensor logits = detail::ask_about_blank_images(backbone_, shape, device());
+    if (logits.defined()) backbones::check_logits("Pipeline", logits, 2, task().classes);
+  }
+
   // apply(logits)[:, permutation[j]] = logits[:, j], as a gather.
   static nn::DeviceCachedTensor victim_classes(const std::vector<std::int64_t>& permutation) {
     return nn::DeviceCachedTensor(at::tensor(remaps::inverse(permutation)));

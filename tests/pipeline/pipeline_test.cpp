@@ -157,6 +157,63 @@ TEST(Pipeline, VictimThatDoesNotTakeTheDrawnSize_IsRefused) {
                                 {"draws 1x8x8", "takes 3x4x4", "channels"});
 }
 
+/// Logits of as many classes as it is given, whatever its task has.
+struct Logits {
+  static constexpr bool frozen = true;
+  Task task = {{3, 4, 4}, 3};
+  int width = 3;
+  std::shared_ptr<torch::nn::Module> module = std::make_shared<torch::nn::Module>("Logits");
+  at::Tensor forward(const at::Tensor& images) const { return images.flatten(1).narrow(1, 0, width); }
+};
+
+TEST(Pipeline, BackboneWithLogitsOfOtherClasses_IsRefused) {
+  for (const int width : {5, 2}) {
+    expect_words(error_of([&] {
+                   Pipeline{Square{}, Logits{.width = width}, Named{}};
+                 }),
+                 {"Pipeline", "backbone", "2x3", "task", "got 2x" + std::to_string(width)});
+  }
+  EXPECT_EQ(error_of([] { Pipeline{Square{}, Logits{}, Named{}}; }), "");
+  EXPECT_EQ(error_of([] {
+              Pipeline{Square{}, Logits{.task = {{3, dynamic, 4}, 3}, .width = 5}, Named{}};
+            }),
+            "")
+      << "no image to ask about";
+}
+
+struct NullMeans : Means {
+  static constexpr bool frozen = true;
+  NullMeans() { module = nullptr; }
+};
+
+TEST(Pipeline, NullBackbone_IsRefused) {
+  expect_words(error_of([] {
+                 Pipeline{Square{}, NullMeans{}, Named{}};
+               }),
+               {"backbone.module must not be null"});
+}
+
+TEST(Pipeline, MovedFrom_IsStillAPipeline) {
+  Pipeline defense{Square{}, freeze(Means{}), Named{}};
+  const auto moved = std::move(defense);
+  const at::Tensor images = at::rand({2, 3, 4, 4});
+  defense.to(at::kCPU);
+  EXPECT_TRUE(defense.device().is_cpu());
+  EXPECT_EQ(defense.remap().permutation, (Names{1, 2, 0}));
+  expect_near(defense.forward(images), moved.forward(images));
+  expect_near(defense.served_parts().transform(images), images.square());
+  defense = Pipeline(moved);
+  EXPECT_EQ(defense.transform().module, moved.transform().module);
+}
+
+TEST(PipelineForward, ImagesOfBytes_AreRefused) {
+  const Pipeline defense{Square{}, freeze(Means{}), Named{}};
+  const at::Tensor bytes = at::zeros({2, 3, 4, 4}, at::kByte);
+  expect_words(error_of([&] { defense.forward(bytes); }), {"float in [0, 1]", "got Byte", "data::to_float"});
+  expect_words(error_of([&] { defense.undefended(bytes); }), {"got Byte"});
+  expect_words(error_of([&] { defense.alarm(at::Tensor()); }), {"got an undefined tensor"});
+}
+
 TEST(PipelineTo, NetworksAreOnTheDevice_OnlyReadsThem) {
   Pipeline defense{BufferedSquare{}, freeze(BufferedMeans{}), Named{}};
   defense.to(at::kCPU);
@@ -230,7 +287,8 @@ TEST(Pipeline, PartsDisagree_ThrowsTheMessageOfTheCompiler) {
               Pipeline(Square{.image = {3, 28, 28}}, victim, remaps::Shift<>{.classes = 10});
             }),
             shapes.view());
-  EXPECT_NO_THROW(Pipeline(Square{.image = {3, dynamic, 32}}, victim, remaps::Shift<>{.classes = 10}));
+  EXPECT_NO_THROW(Pipeline(Square{.image = {3, dynamic, 32}}, Logits{.task = {{3, 32, 32}, 10}, .width = 10},
+                           remaps::Shift<>{.classes = 10}));
 }
 
 TEST(Pipeline, NotAPermutation_Throws) {
