@@ -9,7 +9,9 @@
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros_like.h>
 #include <c10/core/GradMode.h>
+#include <c10/core/ScalarType.h>
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <torch/csrc/autograd/autograd.h>
 #include <torch/nn/modules/linear.h>
 
@@ -28,6 +30,7 @@
 #include <refine/backbones/backbone.hpp>
 #include <refine/core/check.hpp>
 #include <refine/core/error.hpp>
+#include <refine/core/task.hpp>
 #include <refine/data/batches.hpp>
 #include <refine/data/dataset.hpp>
 #include <refine/distributed/communicator.hpp>
@@ -75,9 +78,41 @@ inline void check_loss(const at::Tensor& loss) {
     throw Error("objective: the loss must have no dimensions (got {}); reduce it to one number with .mean()",
                 loss.dim());
   }
+  if (!loss.is_floating_point()) {
+    throw Error(
+        "objective: the loss must be a real floating-point number, got {}; take .abs() or .to(at::kFloat)",
+        c10::toString(loss.scalar_type()));
+  }
   if (!loss.requires_grad())
     throw Error(
         "objective: the loss has no gradient; compute it from the remapped logits, the first argument");
+}
+
+/// Checks what a user's transform returned for a batch.
+/// \param drawn what it returned
+/// \param count number of images of the batch
+/// \param shape of the images that it promises to return; a `dynamic` extent fits any
+/// \param has_range false where it may draw in normalised units (`PixelDomain::reference`)
+inline void check_drawn_images(const at::Tensor& drawn, std::int64_t count, const ImageShape& shape,
+                               bool has_range) {
+  if (!drawn.defined()) throw Error("fit: the transform must return images (got an undefined tensor)");
+  const auto extent = [&](std::int64_t dimension) { return static_cast<int>(drawn.size(dimension)); };
+  if (drawn.dim() != 4 || drawn.size(0) != count ||
+      !compatible(shape, ImageShape{extent(1), extent(2), extent(3)})) {
+    throw Error(
+        "fit: the transform must return {} images of {} for {} images, got {}; return one for each, and set its "
+        "output_shape if it is not its image",
+        count, shape, count, fmt::join(drawn.sizes(), "x"));
+  }
+  if (!has_range) return;
+  // An untrained one without activation leaves [0, 1] by a little.
+  const double lowest = drawn.min().item<double>(), highest = drawn.max().item<double>();
+  if (lowest < -1 || highest > 2) {
+    throw Error(
+        "fit: the transform must return images in [0, 1], got {:.3g} to {:.3g}; end its forward with .sigmoid() or "
+        ".clamp(0, 1)",
+        lowest, highest);
+  }
 }
 
 /// Returns an objective's type and what it describes of itself, for the identity of a run.
@@ -287,12 +322,22 @@ void fit_transform(Pipeline<T, B, R>& defense, const at::Tensor& images, const O
   }
   if (images.size(0) < 2)
     throw Error("cannot train the defense: too few images (got {}, expected 2 or more)", images.size(0));
+  refuse_inference_tensors("fit", "transform", nn::state_dict(*defense.transform().module));
+  refuse_inference_tensors("fit", "victim", nn::state_dict(*defense.backbone().module));
+  refuse_inference_tensors("fit", "victim", backbones::constants_of(defense.backbone()));
+  refuse_inference_tensors("fit", "pipeline", defense.named_constants());
   const at::Device device = default_device();
   defense.to(device);
 
   const objectives::SupCon supcon{.temperature = recipe.supcon_temperature,
                                   .base_temperature = recipe.supcon_temperature};
-  const auto teacher = [&](const at::Tensor& x) { return defense.undefended(x); };
+  bool victim_is_checked = false, transform_is_checked = false;
+  const auto teacher = [&](const at::Tensor& x) {
+    const at::Tensor logits = defense.undefended(x);
+    if (!victim_is_checked) backbones::check_logits("fit", logits, x.size(0), defense.task().classes);
+    victim_is_checked = true;  // not before: an Error in bfloat16 leads to a second try
+    return logits;
+  };
   const bool bfloat16 = computes_in_bfloat16(recipe.optimization.precision, device, images,
                                              /*needs_gradient=*/true, teacher, observers...);
   const BatchAugmentation augmentation(recipe.augmentation);
@@ -323,10 +368,16 @@ void fit_transform(Pipeline<T, B, R>& defense, const at::Tensor& images, const O
     const nn::Autocast autocast(device, bfloat16);
     return answers(batch, augmentation, teacher);
   };
+  ImageShape drawn_shape = data_shape;
+  if constexpr (transforms::detail::DrawsOtherShape<T>)
+    drawn_shape = transforms::output_shape_of(defense.transform());
   const auto draw = [&](const at::Tensor& batch) -> Rewritten {
     const nn::Autocast autocast(device, bfloat16);
-    if (!encoder && !head) return {defense.transformed(batch).to(at::kFloat)};
-    const transforms::Drawn drawn = defense.draw(batch);
+    const transforms::Drawn drawn =
+        encoder || head ? defense.draw(batch) : transforms::Drawn{defense.transformed(batch)};
+    if (!std::exchange(transform_is_checked, true)) {
+      check_drawn_images(drawn.images, batch.size(0), drawn_shape, defense.domain() == PixelDomain::image);
+    }
     return {drawn.images.to(at::kFloat),
             head ? head->head->forward(drawn.bottleneck).to(at::kFloat) : at::Tensor()};
   };
@@ -409,15 +460,19 @@ void fit_transform(Pipeline<T, B, R>& defense, const at::Tensor& images, const O
 /// answers of all images are computed once, before the first step; the recipe must be one like
 /// `recipes::encoded`.
 ///
-/// *Determinism*: on the CPU, the same seeds and number of threads give bitwise the same weights.
+/// *Determinism*: on the CPU, the same seeds and number of threads give bitwise the same weights. Dropout
+/// draws from LibTorch's generator, which belongs to the process and is restored at the end. While another
+/// thread trains or draws, the weights of a network with dropout are not determined, and the generator is
+/// left in another state.
 ///
 /// \param defense the pipeline; its transform is trained in place and left in evaluation mode
 /// \param images uint8 N×C×H×W, two or more, of the pipeline's image shape
 /// \param recipe the objective, the optimizer and the augmentation
 /// \param observers follow the run, taken by reference, see `Observer`
 /// \throws Error if the images do not fit the pipeline, a field of the recipe is out of range or does
-///   not suit the transform, the transform has no parameters, the loss is not finite, or the transform has collapsed: it makes
-///   the victim predict one class for all images
+///   not suit the transform, the transform has no parameters or does not return images as it promises, a part
+///   was made in `c10::InferenceMode`, the loss is not finite, or the transform has collapsed: it makes the
+///   victim predict one class for all images
 /// \throws OutOfMemory if the memory does not suffice for a step, also if activations are computed twice
 /// \throws Stopped if an observer requests it
 template <typename T, typename B, typename R, Observer... Observers>

@@ -6,7 +6,9 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <sstream>
+#include <string>
 #include <string_view>
 #include <utility>
 
@@ -20,6 +22,7 @@
 #include <refine/nn/conv.hpp>
 #include <refine/nn/cuda_graph.hpp>
 #include <refine/nn/device.hpp>
+#include <refine/nn/module.hpp>
 #include <refine/training/detail/loop.hpp>
 #include <refine/training/observers.hpp>
 #include <refine/training/recipe.hpp>
@@ -118,7 +121,10 @@ void train_labelled(const LabelledRun& labelled, torch::nn::Module& module, cons
 /// `default_device()`, to which the network is moved. The augmentation that a `data::TrainingSet`
 /// requires, as that of an attack may, comes after the recipe's.
 ///
-/// *Determinism*: on the CPU, the same seeds and number of threads give bitwise the same weights.
+/// *Determinism*: on the CPU, the same seeds and number of threads give bitwise the same weights. Dropout
+/// draws from LibTorch's generator, which belongs to the process and is restored at the end. While another
+/// thread trains or draws, the weights of a network with dropout are not determined, and the generator is
+/// left in another state.
 ///
 /// \param backbone the network; its module, which copies share, is trained in place
 /// \param dataset two or more labelled images
@@ -126,7 +132,8 @@ void train_labelled(const LabelledRun& labelled, torch::nn::Module& module, cons
 /// \param observers follow the run, taken by reference, see `Observer`
 /// \return `backbone`, in evaluation mode
 /// \throws Error if the data does not fit the backbone, a field of the recipe or of the training
-///   set is out of range, the backbone has no parameters to train, or the loss is not finite
+///   set is out of range, the backbone has no parameters to train, does not return logits of its task or
+///   was made in `c10::InferenceMode`, or the loss is not finite
 /// \throws OutOfMemory if the memory does not suffice for a step
 /// \throws Stopped if an observer requests it
 template <backbones::Backbone B, Observer... Observers>
@@ -135,15 +142,24 @@ B train_classifier(B backbone, const data::TrainingSet& dataset,
   detail::refuse_inference_mode("train_classifier");
   recipe.validate();
   dataset.validate();
+  backbones::check_members(backbone);
+  const std::map<std::string, at::Tensor> constants = backbones::constants_of(backbone);
+  detail::refuse_inference_tensors("train_classifier", "backbone", nn::state_dict(*backbone.module));
+  detail::refuse_inference_tensors("train_classifier", "backbone", constants);
   require_agreement(detail::check_training_task("train_classifier", backbone.task, dataset.task()));
   backbone.module->to(default_device());
   nn::to_channels_last(*backbone.module);
+  bool is_checked = false;
   detail::train_labelled(
-      {.identity = {.run = "victim",
-                    .network = nn::describe(backbone),
-                    .constants = backbones::constants_of(backbone)},
+      {.identity = {.run = "victim", .network = nn::describe(backbone), .constants = constants},
        .cuda_graph_safe = nn::is_replayable(backbone)},
-      *backbone.module, dataset, recipe, [&](const at::Tensor& images) { return backbone.forward(images); },
+      *backbone.module, dataset, recipe,
+      [&](const at::Tensor& images) {
+        const at::Tensor logits = backbone.forward(images);
+        if (!std::exchange(is_checked, true))
+          backbones::check_logits("train_classifier", logits, images.size(0), Task(backbone.task).classes);
+        return logits;
+      },
       [&](const at::Tensor& logits, const at::Tensor& truth, const at::Tensor&) {
         return detail::cross_entropy(logits, truth, recipe);
       },

@@ -526,6 +526,7 @@ struct RecordsImages {
 std::vector<at::Tensor> seen_by_teacher(TeacherInput teacher, const at::Tensor& bytes) {
   const RecordsImages victim;
   Pipeline defense{UNet{.levels = 2, .width = 4}, freeze(victim), remaps::Derangement<task>{}};
+  victim.seen->clear();  // both have asked it
   Recipe recipe = quick_defense(3);
   recipe.teacher = teacher;
   recipe.augmentation = {.flip = true, .crop_padding = 2, .mix = 0.5};

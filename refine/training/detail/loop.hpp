@@ -114,6 +114,19 @@ inline void refuse_inference_mode(std::string_view what) {
     throw Error("{}: nothing can be trained in c10::InferenceMode; call it outside of that", what);
 }
 
+/// Checks that gradients can be computed with a part of a training.
+/// \param tensors what it computes with, by name
+/// \throws Error if one of them was made in `c10::InferenceMode`
+inline void refuse_inference_tensors(std::string_view function, std::string_view part,
+                                     const std::map<std::string, at::Tensor>& tensors) {
+  for (const auto& [name, tensor] : tensors) {
+    if (!tensor.defined() || !tensor.is_inference()) continue;
+    throw Error(
+        "{}: the {} was made in c10::InferenceMode (its tensor '{}' allows no gradients); make it outside of that",
+        function, part, name);
+  }
+}
+
 /// The results of a step.
 struct BatchResult {
   at::Tensor loss;            ///< no dimensions, with gradient; with several ranks of this rank's rows
