@@ -11,6 +11,7 @@
 #include <optional>
 
 #include <refine/attacks/attack.hpp>
+#include <refine/core/task.hpp>
 #include <refine/data/dataset.hpp>
 #include <refine/evaluation/classify.hpp>
 #include <refine/evaluation/detail/progress.hpp>
@@ -26,12 +27,17 @@ namespace refine {
 /// \param images uint8 N×C×H×W of the defense's shape
 /// \param advance called with the number of images after each batch
 /// \param prepare uint8 images → uint8 images, applied to each batch
+/// \throws Error if a model does not return logits N×classes
 template <DefendedClassifier D, typename Advance, typename Prepare = std::identity>
 metrics::PairedAnswers paired_answers(const D& defense, const at::Tensor& images, Advance&& advance,
                                       Prepare&& prepare = {}) {
+  const int classes = Task(defense.task()).classes;
   const at::Tensor rows = map_batches(
       [&](const at::Tensor& x) {
-        const at::Tensor victim = defense.undefended(x), defended = defense.forward(x);
+        const at::Tensor victim = detail::check_logits("undefended (the victim)", defense.undefended(x),
+                                                       x.size(0), classes),
+                         defended = detail::check_logits("forward (the defense)", defense.forward(x),
+                                                         x.size(0), classes);
         return at::stack({victim.argmax(1).to(at::kDouble), defended.argmax(1).to(at::kDouble),
                           alarm_score(victim, defended).to(at::kDouble)},
                          1);

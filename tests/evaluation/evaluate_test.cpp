@@ -13,6 +13,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <new>
 #include <optional>
@@ -221,6 +222,123 @@ TEST(Evaluate, TriggerThatChangesTheShape_IsRefusedBeforeAnyWork) {
   expect_words(error_of([] { evaluate(Stub{}, test_set, Wider{}); }), {"triggered images", "1x1x3"});
 }
 
+TEST(Evaluate, AttackThatReturnsFewerImages_IsRefused) {
+  struct OneForAll : SecondByte {
+    at::Tensor trigger_images(const at::Tensor& images) const {
+      return SecondByte::trigger_images(images.slice(0, 0, 1));
+    }
+  };
+  expect_words(error_of([] { evaluate(Stub{}, test_set, OneForAll{}); }),
+               {"attack.trigger_images", "got 1", "for 2"});
+  struct FewerOfMany : SecondByte {  // not seen on two images
+    at::Tensor trigger_images(const at::Tensor& images) const {
+      return SecondByte::trigger_images(images.slice(0, 0, std::max<std::int64_t>(images.size(0) - 1, 2)));
+    }
+  };
+  expect_words(error_of([] { evaluate(Stub{}, test_set, FewerOfMany{}); }),
+               {"attack.trigger_images", "got 7", "for 8"});
+}
+
+TEST(Evaluate, AttackThatWritesToItsArgument_LeavesTheCallersImages) {
+  struct InPlace : SecondByte {
+    at::Tensor trigger_images(const at::Tensor& images) const {
+      at::Tensor same = images;
+      same.select(3, 1).fill_(255);
+      return same;
+    }
+  };
+  const at::Tensor before = test_set.images.clone();
+  const Pipeline defense{transforms::None<task.image>{}, Stub{}, remaps::Shift<task>{.by = 0}};
+  const Evaluation result = evaluate(defense, test_set, InPlace{});
+  EXPECT_TRUE(test_set.images.equal(before));
+  for (const auto& figures : {result.before, result.after, evaluate(Stub{}, test_set, InPlace{})}) {
+    EXPECT_EQ(figures.ba, (metrics::Proportion{5, 8}));
+    EXPECT_EQ(figures.asr, (metrics::Proportion{4, 6}));
+  }
+}
+
+/// A defense that changes the logits of `Stub`.
+struct ChangesLogits {
+  std::function<at::Tensor(const at::Tensor&)> change;
+
+  Task task() const { return refine::task; }
+  at::Device device() const { return at::kCPU; }
+  at::Tensor undefended(const at::Tensor& images) const { return Stub{}.forward(images); }
+  at::Tensor forward(const at::Tensor& images) const { return change(undefended(images)); }
+  at::Tensor transformed(const at::Tensor& images) const { return images; }
+  at::Tensor alarm(const at::Tensor& images) const { return change(undefended(images)); }
+};
+
+TEST(Evaluate, LogitsOfAnotherShape_AreRefused) {
+  const std::vector<std::pair<std::function<at::Tensor(const at::Tensor&)>, std::string>> cases = {
+      {[](const at::Tensor& logits) { return logits.mean(0, true); }, "got 1×3"},
+      {[](const at::Tensor& logits) { return logits.slice(0, 0, 1); }, "got 1×3"},
+      {[](const at::Tensor& logits) { return logits.slice(0, 1); }, "got 7×3"},
+      {[](const at::Tensor& logits) { return logits.slice(1, 0, 2); }, "got 8×2"},
+      {[](const at::Tensor& logits) { return logits.argmax(1); }, "got 8"},
+      {[](const at::Tensor& logits) { return logits[0]; }, "got 3"},
+      {[](const at::Tensor& logits) { return logits.mean(); }, "a single number"},
+      {[](const at::Tensor&) { return at::Tensor(); }, "undefined"}};
+  for (const auto& [change, shape] : cases) {
+    const ChangesLogits defense{change};
+    for (const auto& line : {error_of([&] { evaluate(defense, test_set, SecondByte{}); }),
+                             error_of([&] { evaluate_clean(defense, test_set); }), error_of([&] {
+                               paired_answers(defense, test_set.images, [](std::int64_t) {});
+                             })}) {
+      expect_words(line, {"forward (the defense)", "logits", shape, "expected 8×3"});
+    }
+  }
+}
+
+TEST(AlarmScores, AnotherNumberThanImages_IsRefused) {
+  const auto scores = [](auto change) {
+    return error_of([&] { alarm_scores(ChangesLogits{change}, test_set.images); });
+  };
+  expect_words(scores([](const at::Tensor& logits) { return logits.slice(0, 0, 1).select(1, 0); }),
+               {"a row for each image", "got 1,", "expected 8"});
+  expect_words(scores([](const at::Tensor& logits) { return logits.mean(); }), {"a single number"});
+}
+
+TEST(Evaluate, LogitsThatAreNotFinite_AreCountedAndRefused) {
+  // Six of the eight images are of class 0 or 1 for the victim; those of class 2 are the sixth and seventh.
+  const auto two_become = [](double value) {
+    return ChangesLogits{[=](const at::Tensor& logits) {
+      return logits.masked_fill(logits.select(1, 2).eq(1).unsqueeze(1), value);
+    }};
+  };
+  for (const double value : {std::nan(""), HUGE_VAL, -HUGE_VAL}) {
+    expect_words(error_of([&] { evaluate(two_become(value), test_set, SecondByte{}); }),
+                 {"the defense", "2 of 8", "not finite"});
+    expect_words(error_of([&] { evaluate_clean(two_become(value), test_set); }), {"the defense", "2 of 8"});
+  }
+  struct Nan : Stub {
+    at::Tensor forward(const at::Tensor& images) const { return Stub::forward(images) * std::nan(""); }
+  };
+  expect_words(error_of([&] { evaluate(Nan{}, test_set, SecondByte{}); }), {"the victim", "8 of 8"});
+  // The gated answer treats such images as suspicious.
+  EXPECT_EQ(paired_answers(two_become(std::nan("")), test_set.images, [](std::int64_t) {}).scores[5],
+            HUGE_VAL);
+}
+
+TEST(Evaluate, ClassThatIsRuledOut_IsNoError) {
+  // A logit of -infinity at a class that is not predicted.
+  const ChangesLogits defense{
+      [](const at::Tensor& logits) { return logits.masked_fill(logits.eq(0), -HUGE_VAL); }};
+  EXPECT_EQ(evaluate(defense, test_set, SecondByte{}).after.ba, (metrics::Proportion{5, 8}));
+}
+
+TEST(Evaluate, DataOfOneClass_IsRefused) {
+  struct OneClass {
+    Task task = {refine::task.image, 1};
+    std::shared_ptr<torch::nn::Module> module = std::make_shared<torch::nn::Module>("one");
+    at::Tensor forward(const at::Tensor& images) const { return at::zeros({images.size(0), 1}); }
+  };
+  data::Dataset one = dataset({0, 0}, {0, 0});
+  one.classes = {"a"};
+  expect_words(error_of([&] { evaluate(OneClass{}, one, SecondByte{.target = 0}); }),
+               {"at least 2 classes", "got 1"});
+}
+
 TEST(Evaluate, DataOfAnotherTask_IsRefused) {
   auto wide = test_set;
   wide.images = at::zeros({8, 1, 1, 3}, at::kByte);
@@ -256,6 +374,43 @@ TEST(MapBatches, MemoryIsShort_GoesOnWithHalfTheBatch) {
   largest = 0;
   EXPECT_THROW(map_batches(answer, images, at::kCPU, advance), std::bad_alloc);
   EXPECT_EQ(batches.back(), 1);
+}
+
+TEST(MapBatches, AnotherNumberOfRowsOrImages_IsRefused) {
+  const at::Tensor images = at::zeros({5, 1, 1, 2}, at::kByte);
+  const auto map = [&](auto answer, auto prepare) {
+    return error_of([&] {
+      map_batches(
+          answer, images, at::kCPU, [](std::int64_t) {}, prepare);
+    });
+  };
+  const auto same = [](const at::Tensor& x) { return x; };
+  for (const std::int64_t rows : {1, 4, 6})
+    expect_words(map(
+                     [&](const at::Tensor&) {
+                       return at::zeros({rows, 2});
+                     },
+                     same),
+                 {"answer", "got " + std::to_string(rows) + "×2", "expected 5"});
+  expect_words(map([](const at::Tensor& x) { return x.mean(); }, same), {"answer", "a single number"});
+  for (const std::int64_t count : {1, 4})
+    expect_words(map(same, [&](const at::Tensor& x) { return x.slice(0, 0, count); }),
+                 {"prepare", "got " + std::to_string(count) + "×1×1×2", "expected 5"});
+  EXPECT_EQ(map(same, same), "");
+}
+
+TEST(Classify, LogitsOfAnotherShape_AreRefused) {
+  const auto of = [](auto answer) {
+    return error_of([&] {
+      classify(answer, at::zeros({4, 1, 1, 2}, at::kByte), at::kCPU, [](std::int64_t) {});
+    });
+  };
+  expect_words(of([](const at::Tensor&) {
+                 return at::zeros({1, 3});
+               }),
+               {"logits", "got 1×3", "expected 4×classes"});
+  expect_words(of([](const at::Tensor&) { return at::zeros({4}); }), {"logits", "got 4,"});
+  expect_words(of([](const at::Tensor&) { return at::zeros({4, 0}); }), {"logits", "got 4×0"});
 }
 
 TEST(Classify, NoImages_GiveNoClasses) {
