@@ -120,6 +120,25 @@ TEST(DirtyLabel, TargetWithoutImagesOrInvalidPattern_Throws) {
   expect_words(error_of([&] { mixed.check(set); }), {"mix", "0.5"});
 }
 
+TEST(DirtyLabel, TriggerThatReturnsOtherImages_IsRefusedBeforeAnyWork) {
+  struct Returns {
+    std::function<at::Tensor(const at::Tensor&)> change;
+    ImageShape image = smaller.image;
+    at::Tensor apply(const at::Tensor& images) const { return change(images); }
+  };
+  const data::Dataset set = clean<smaller>(20);
+  const auto of = [&](auto change) {
+    return error_of([&] { DirtyLabel<Returns>{.trigger = {change}, .rate = 0}.poison(set); });
+  };
+  expect_words(of([](const at::Tensor& x) { return x[0]; }), {"apply", "shape"});
+  expect_words(of([](const at::Tensor& x) { return x.slice(0, 0, 1); }), {"apply", "shape"});
+  expect_words(of([](const at::Tensor& x) { return x.mean(); }), {"apply", "shape"});
+  expect_words(of([](const at::Tensor& x) { return data::to_bytes(x); }), {"apply", "floating-point"});
+  expect_words(of([](const at::Tensor& x) { return x * 255; }), {"apply", "[0, 1]"});
+  expect_words(of([](const at::Tensor& x) { return x / 0; }), {"apply", "finite"});
+  EXPECT_EQ(of([](const at::Tensor& x) { return x + 0.1; }), "");
+}
+
 TEST(DirtyLabel, TrainingAugmentation_ComesWithThePoisonedSet) {
   const data::Dataset set = clean<smaller>(40);
   const Poisoned plain = BadNets<smaller>{.target = 1}.poison(set),

@@ -4,12 +4,14 @@
 #include <ATen/ops/ones.h>
 #include <ATen/ops/rand.h>
 #include <ATen/ops/tensor.h>
+#include <ATen/ops/where.h>
 #include <ATen/ops/zeros.h>
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 #include <tests/triggers/cifar.hpp>
 
 #include <cmath>
+#include <functional>
 #include <random>
 #include <refine/core/task.hpp>
 #include <refine/triggers/triggers.hpp>
@@ -196,6 +198,45 @@ TEST(Stamp, ImagesOfAnotherShape_Throws) {
                  stamp(Patch<cifar>{}, at::zeros({1, 3, 28, 28}, at::kByte));
                }),
                {"trigger: wrong image shape", "got 3x28x28", "expected 3x32x32", "task of the data"});
+}
+
+/// A trigger that returns what a function makes of the images.
+struct Returns {
+  std::function<at::Tensor(const at::Tensor&)> change;
+  ImageShape image = {1, 4, 4};
+  at::Tensor apply(const at::Tensor& images) const { return change(images); }
+};
+
+TEST(Stamp, TriggerThatReturnsAnotherShapeTypeOrRange_Throws) {
+  const at::Tensor bytes = at::arange(0, 3 * 16 * 5, 5).to(at::kByte).view({3, 1, 4, 4});
+  const auto of = [&](auto change) { return error_of([&] { stamp(Returns{change}, bytes); }); };
+  expect_words(of([](const at::Tensor& x) { return x[0]; }), {"apply", "got 1x4x4", "expected 3x1x4x4"});
+  expect_words(of([](const at::Tensor& x) { return x.slice(0, 0, 1); }), {"apply", "got 1x1x4x4"});
+  expect_words(of([](const at::Tensor& x) { return x.mean(); }), {"apply", "got scalar"});
+  expect_words(of([](const at::Tensor& x) { return data::to_bytes(x); }),
+               {"apply", "floating-point", "Byte"});
+  expect_words(of([](const at::Tensor&) { return at::Tensor(); }), {"apply", "undefined"});
+  // The largest byte of the first two images is 5·31.
+  expect_words(of([](const at::Tensor& x) { return x * 255; }), {"apply", "[0, 1]", "got 0 to 155"});
+  expect_words(of([](const at::Tensor& x) { return (x - 0.5) / 0.25; }), {"apply", "[0, 1]", "got -2 to"});
+  expect_words(of([](const at::Tensor& x) { return x / 0; }), {"apply", "finite"});
+  expect_words(of([](const at::Tensor& x) { return at::where(x.eq(0), std::nan(""), x); }),
+               {"apply", "finite"});
+}
+
+TEST(Stamp, ValuesALittleOutOfRange_AreClamped) {
+  const at::Tensor bytes = at::tensor({0, 55, 255, 200}).to(at::kByte).view({1, 1, 2, 2});
+  const Returns brighter{[](const at::Tensor& x) { return x + 0.2; }, {1, 2, 2}};
+  EXPECT_TRUE(stamp(brighter, bytes).flatten().equal(at::tensor({51, 106, 255, 251}).to(at::kByte)));
+  const Returns in_double{[](const at::Tensor& x) { return x.to(at::kDouble); }, {1, 2, 2}};
+  EXPECT_TRUE(stamp(in_double, bytes).equal(bytes));
+}
+
+TEST(Stamp, TriggerThatWritesToItsArgument_LeavesTheCallersImages) {
+  const at::Tensor bytes = at::full({2, 1, 4, 4}, 7, at::kByte);
+  const Returns in_place{[](const at::Tensor& x) { return at::Tensor(x).fill_(1); }};
+  EXPECT_TRUE(stamp(in_place, bytes).eq(255).all().item<bool>());
+  EXPECT_TRUE(bytes.eq(7).all().item<bool>());
 }
 
 // ---- The example of refine/triggers/README.md ----

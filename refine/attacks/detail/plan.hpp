@@ -45,11 +45,13 @@ inline void require_rate(std::string_view field, double rate) {
   if (!(rate >= 0 && rate <= 1)) throw Error("{} must be in [0, 1], got {}", field, rate);
 }
 
-/// Throws if the trigger is made for images of another shape, or refuses the first image.
+/// Throws if the trigger is made for images of another shape, or `stamp` refuses it on the first two images: on one
+/// alone, a trigger that returns one image for all would pass.
 template <triggers::Trigger Trigger>
 void require_stampable(const Trigger& trigger, const data::Dataset& dataset) {
   require_agreement(triggers::check_shape(trigger.image, dataset.image_shape()));
-  if (dataset.size() > 0) triggers::stamp(trigger, dataset.images.narrow(0, 0, 1));
+  if (dataset.size() > 0)
+    triggers::stamp(trigger, dataset.images.narrow(0, 0, std::min<std::int64_t>(dataset.size(), 2)));
 }
 
 /// Returns rate·n, rounded.
