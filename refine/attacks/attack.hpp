@@ -11,6 +11,7 @@
 #include <vector>
 
 #include <refine/core/detail/erased.hpp>
+#include <refine/core/detail/optional_members.hpp>
 #include <refine/data/augmentation.hpp>
 #include <refine/data/training_set.hpp>
 #include <refine/metrics/target.hpp>
@@ -75,6 +76,18 @@ concept HasTargetOf = requires(const A& a) {
   { a.target_of(0, 1) } -> std::convertible_to<std::optional<int>>;
 };
 
+template <typename A>
+concept TargetOfFits = !REFINE_DECLARES(A, target_of, target_of(0, 1)) || HasTargetOf<A>;
+
+template <typename A>
+concept KnowsTarget = TargetOfFits<A> &&(HasTarget<A> || HasTargetOf<A>);
+
+template <typename A>
+concept AttackCheckFits = !REFINE_DECLARES(A, check, check(std::declval<const data::Dataset&>())) ||
+                          requires(const A& a, const data::Dataset& dataset) {
+  a.check(dataset);
+};
+
 }  // namespace detail
 
 /// A backdoor attack by poisoning: which images get a trigger, and what happens to their labels.
@@ -90,10 +103,12 @@ concept HasTargetOf = requires(const A& a) {
 /// `data::copy_on_write(dataset.images)`, and one that changes labels `dataset.labels.clone()`.
 ///
 /// Optional: `a.check(dataset)` throws what `a.poison(dataset)` would throw, without the work.
+///
+/// All of these can be called on a constant object. A type with a `target_of` or `check` that cannot be called so is not an
+/// `Attack`.
 template <typename A>
-concept Attack = (detail::HasTarget<A> || detail::HasTargetOf<A>)&&requires(const A& a,
-                                                                            const data::Dataset& dataset,
-                                                                            const at::Tensor& images) {
+concept Attack = detail::KnowsTarget<A> && detail::AttackCheckFits<A> &&
+    requires(const A& a, const data::Dataset& dataset, const at::Tensor& images) {
   { a.poison(dataset) } -> std::convertible_to<Poisoned>;
   { a.trigger_images(images) } -> std::same_as<at::Tensor>;
 };

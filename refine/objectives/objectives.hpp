@@ -14,6 +14,8 @@
 #include <concepts>
 #include <string>
 
+#include <refine/core/detail/optional_members.hpp>
+
 /// \namespace refine::objectives
 /// The losses that a transform is trained with. An objective compares two sets of logits: those of
 /// the defended pipeline and those of the victim alone, its teacher. None of them takes labels. Any
@@ -48,6 +50,7 @@ struct SupCon;
 /// name: its call looks the same, but it takes features and labels.
 template <typename O>
 concept Objective = std::copy_constructible<O> && !std::same_as<O, SupCon> &&
+                    refine::detail::DescribeFits<O> && refine::detail::CudaGraphSafeFits<O> &&
                     requires(const O& objective, const at::Tensor& remapped, const at::Tensor& teacher) {
   { objective(remapped, teacher) } -> std::convertible_to<at::Tensor>;
 };

@@ -14,6 +14,7 @@
 #include <utility>
 #include <vector>
 
+#include <refine/core/detail/optional_members.hpp>
 #include <refine/core/error.hpp>
 #include <refine/core/progress_meter.hpp>
 #include <refine/core/text.hpp>
@@ -144,11 +145,33 @@ concept OpensStore = requires(O& observer) {
   { observer.open() } -> std::same_as<std::unique_ptr<RunStore>>;
 };
 
+/// Satisfied unless a function of this name is declared with other parameters: it would never be called.
+template <typename O>
+concept OnBeginFits = ObservesBegin<O> || !REFINE_DECLARES(O, on_begin, on_begin(RunInfo{}));
+template <typename O>
+concept OnStepFits = ObservesStep<O> || !REFINE_DECLARES(O, on_step, on_step(StepInfo{}));
+template <typename O>
+concept OnEpochFits = ObservesEpoch<O> || !REFINE_DECLARES(O, on_epoch, on_epoch(EpochInfo{}));
+template <typename O>
+concept OnEndFits = ObservesEnd<O> || !REFINE_DECLARES(O, on_end, on_end());
+template <typename O>
+concept OnNoteFits = ObservesNotes<O> || !REFINE_DECLARES(O, on_note, on_note(std::string_view()));
+template <typename O>
+concept OnWarningFits =
+    ObservesWarnings<O> || !REFINE_DECLARES(O, on_warning, on_warning(std::string_view()));
+template <typename O>
+concept StopRequestedFits = RequestsStop<O> || !REFINE_DECLARES(O, stop_requested, stop_requested());
+
+template <typename O>
+concept ObserverFunctionsFit = OnBeginFits<O> && OnStepFits<O> && OnEpochFits<O> && OnEndFits<O> &&
+    OnNoteFits<O> && OnWarningFits<O> && StopRequestedFits<O>;
+
 }  // namespace detail
 
 /// Follows a training run. `fit` and `train_classifier` take any number of observers as their last
 /// arguments, by reference. For an object `o` of type `O`, at least one of these must be valid;
-/// those that are missing cost nothing:
+/// those that are missing cost nothing. A type in which one of 1 to 6 is declared and cannot be called so is
+/// not an `Observer`:
 ///
 ///  1. `o.on_begin(RunInfo)`: before the first step;
 ///  2. `o.on_step(StepInfo)`: after each step;
@@ -165,12 +188,13 @@ concept OpensStore = requires(O& observer) {
 ///
 /// \tparam O a type or, as arguments deduce it, a reference to one
 template <typename O>
-concept Observer = detail::ObservesBegin<std::remove_reference_t<O>> ||
-    detail::ObservesStep<std::remove_reference_t<O>> || detail::ObservesEpoch<std::remove_reference_t<O>> ||
-    detail::ObservesEnd<std::remove_reference_t<O>> || detail::ObservesNotes<std::remove_reference_t<O>> ||
-    detail::ObservesWarnings<std::remove_reference_t<O>> ||
-    detail::RequestsStop<std::remove_reference_t<O>> || detail::OpensStore<std::remove_reference_t<O>> ||
-    distributed::Communicator<std::remove_reference_t<O>>;
+concept Observer = detail::ObserverFunctionsFit<std::remove_reference_t<O>> &&
+    (detail::ObservesBegin<std::remove_reference_t<O>> || detail::ObservesStep<std::remove_reference_t<O>> ||
+     detail::ObservesEpoch<std::remove_reference_t<O>> || detail::ObservesEnd<std::remove_reference_t<O>> ||
+     detail::ObservesNotes<std::remove_reference_t<O>> ||
+     detail::ObservesWarnings<std::remove_reference_t<O>> ||
+     detail::RequestsStop<std::remove_reference_t<O>> || detail::OpensStore<std::remove_reference_t<O>> ||
+     distributed::Communicator<std::remove_reference_t<O>>);
 
 namespace detail {
 

@@ -17,6 +17,7 @@
 
 #include <refine/core/check.hpp>
 #include <refine/core/config.hpp>
+#include <refine/core/detail/optional_members.hpp>
 #include <refine/core/random.hpp>
 #include <refine/core/task.hpp>
 #include <refine/nn/conv.hpp>
@@ -58,7 +59,8 @@ concept Encoder = std::copyable<E> && requires(const E& e, const at::Tensor& ima
 ///
 /// `with_module`, `describe` and `cuda_graph_safe` are as in `Transform`.
 template <typename D>
-concept Decoder = std::copyable<D> && requires(const D& d, const at::Tensor& features) {
+concept Decoder = std::copyable<D> && refine::detail::PolicyMembersFit<D> &&
+    requires(const D& d, const at::Tensor& features) {
   { d.image } -> std::convertible_to<ImageShape>;
   { d.features } -> std::convertible_to<int>;
   { d.draw(features) } -> std::same_as<Drawn>;

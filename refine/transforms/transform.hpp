@@ -7,13 +7,49 @@
 #include <memory>
 #include <string_view>
 #include <type_traits>
+#include <utility>
 
 #include <refine/core/check.hpp>
+#include <refine/core/detail/optional_members.hpp>
 #include <refine/core/error.hpp>
 #include <refine/core/task.hpp>
 #include <refine/nn/module.hpp>
 
 namespace refine::transforms {
+
+namespace detail {
+
+template <typename T>
+concept OutputShapeFits = !REFINE_DECLARES(T, output_shape, output_shape) || requires(const T& t) {
+  ImageShape(t.output_shape);
+};
+
+template <typename T>
+concept DrawFits = !REFINE_DECLARES(T, draw, draw(std::declval<const at::Tensor&>())) ||
+                   requires(const T& t, const at::Tensor& input) {
+  t.draw(input);
+};
+
+template <typename T>
+concept TrainedModuleFits = !REFINE_DECLARES(T, trained_module, trained_module()) || requires(const T& t) {
+  t.trained_module();
+};
+
+template <typename T>
+concept EncoderModuleFits = !REFINE_DECLARES(T, encoder_module, encoder_module()) || requires(const T& t) {
+  t.encoder_module();
+};
+
+template <typename T>
+concept CanFreezeFits = !REFINE_DECLARES(T, can_freeze, can_freeze()) || requires(const T& t) {
+  t.can_freeze();
+};
+
+template <typename T>
+concept OptionalMembersFit = refine::detail::PolicyMembersFit<T> && refine::detail::CheckFits<T> &&
+    OutputShapeFits<T> && DrawFits<T> && TrainedModuleFits<T> && EncoderModuleFits<T> && CanFreezeFits<T>;
+
+}  // namespace detail
 
 /// A network that rewrites images. For `t` of type `T`:
 ///
@@ -24,7 +60,8 @@ namespace refine::transforms {
 ///     `torch::nn::Module` without tensors if there are none;
 ///  4. `T` is copyable; copies share the module.
 ///
-/// Optional members:
+/// Optional members, which can be used on a constant object; a type in which one of them is declared
+/// otherwise is not a `Transform`:
 ///
 ///  - `t.with_module(module)`: the same transform around another module. Required if `T` holds its
 ///    module in other members than `module`;
@@ -41,7 +78,8 @@ namespace refine::transforms {
 ///  - `t.trained_module()`: a `std::shared_ptr` to the part of `t.module` that is trained and saved,
 ///    if that is not all of it.
 template <typename T>
-concept Transform = std::copyable<T> && requires(const T& t, const at::Tensor& images) {
+concept Transform = std::copyable<T> && detail::OptionalMembersFit<T> &&
+    requires(const T& t, const at::Tensor& images) {
   { t.image } -> std::convertible_to<ImageShape>;
   { t.forward(images) } -> std::same_as<at::Tensor>;
   { *t.module } -> std::convertible_to<torch::nn::Module&>;

@@ -25,6 +25,47 @@ static_assert(Attack<AnyAttack> && std::copyable<AnyAttack>);
 static_assert(Attack<Benign>);
 static_assert(Attack<WaNet<>> && Attack<Batt<small>>);
 
+// A member that would be ignored is an error, not a silent default.
+struct WithTarget {
+  int target = 0;
+  Poisoned poison(const data::Dataset& set) const { return {{set}}; }
+  at::Tensor trigger_images(const at::Tensor& images) const { return images; }
+};
+struct TargetOfIsNotConst : WithTarget {
+  std::optional<int> target_of(int, int) { return 1; }
+};
+struct TargetOfTakesOne : WithTarget {
+  int target_of(int) const { return 1; }
+};
+struct TargetOfReturnsText : WithTarget {
+  std::string target_of(int, int) const { return "1"; }
+};
+struct GenericTargetOfIsNotConst : WithTarget {
+  int target_of(auto, auto) { return 1; }
+};
+struct CheckIsNotConst : WithTarget {
+  void check(const data::Dataset&) {}
+};
+struct CheckTakesLabels : WithTarget {
+  void check(const data::Dataset&, const at::Tensor&) const {}
+};
+static_assert(Attack<WithTarget>);
+static_assert(!Attack<TargetOfIsNotConst> && !Attack<TargetOfTakesOne> && !Attack<TargetOfReturnsText>);
+static_assert(!Attack<GenericTargetOfIsNotConst> && !Attack<CheckIsNotConst> && !Attack<CheckTakesLabels>);
+
+struct StaticTargetOf : WithTarget {
+  static int target_of(int cls, int classes = 10) { return (cls + 1) % classes; }
+};
+struct OverloadedTargetOf : WithTarget {
+  std::optional<int> target_of(int cls, int) const { return cls; }
+  std::optional<int> target_of(const std::string&) { return 0; }
+};
+class PrivateHelpers : public WithTarget {
+  void check() {}
+  int target_of(double) { return 0; }
+};
+static_assert(Attack<StaticTargetOf> && Attack<OverloadedTargetOf> && Attack<PrivateHelpers>);
+
 // A second attack would drop the augmentation that the first requires, and does not compile.
 template <typename A, typename Set>
 concept CanPoison = requires(const A& attack, const Set& set) {

@@ -614,6 +614,43 @@ struct WrongEvent {
 };
 static_assert(Observer<CountsEpochs> && Observer<RecordsEvents&> && Observer<History> && Observer<JsonLines>);
 static_assert(Observer<ProgressBar&>);
+
+struct NllDescribeIsNotConst : MyNll {
+  std::string describe() { return ""; }
+};
+static_assert(objectives::Objective<MyNll> && objectives::Objective<objectives::Distillation>);
+static_assert(!objectives::Objective<NllDescribeIsNotConst>, "its settings would not be compared");
+
+// A function that would never be called is an error.
+struct Begins {
+  void on_begin(const RunInfo&) {}
+};
+struct EpochTakesStep : Begins {
+  void on_epoch(const StepInfo&) {}
+};
+struct StepTakesNumbers : Begins {
+  void on_step(int, int) {}
+};
+struct EndTakesNumber : Begins {
+  void on_end(int) {}
+};
+struct WarningTakesNothing : Begins {
+  void on_warning() {}
+};
+struct StopReturnsText : Begins {
+  std::string stop_requested() { return ""; }
+};
+struct Generic : Begins {
+  void on_step(const auto&) {}
+  void on_note(std::string_view) {}
+  void on_note(int) {}
+};
+class PrivateHelper : public Begins {
+  void on_epoch(int) {}
+};
+static_assert(Observer<Begins> && Observer<Generic&> && Observer<PrivateHelper>);
+static_assert(!Observer<EpochTakesStep> && !Observer<StepTakesNumbers&> && !Observer<EndTakesNumber>);
+static_assert(!Observer<WarningTakesNothing> && !Observer<StopReturnsText>);
 static_assert(!Observer<NoEvents> && !Observer<WrongEvent> && !Observer<Recipe>);
 static_assert(!Observer<const CountsEpochs&>, "on_epoch changes it");
 static_assert(!Observer<MyNll> && !Observer<objectives::Nll&> && !objectives::Objective<History>);

@@ -305,6 +305,63 @@ TEST(None, Forward_ReturnsTheImages) {
   EXPECT_EQ(None<>{}.module->parameters().size(), 0u);
 }
 
+// An optional member that would be ignored is an error.
+struct DescribeIsNotConst : None<> {
+  std::string describe() { return ""; }
+};
+struct DescribeTakesNumber : None<> {
+  std::string describe(int) const { return ""; }
+};
+struct WithModuleIsNotConst : None<> {
+  None<> with_module(const std::shared_ptr<torch::nn::Module>&) { return {}; }
+};
+struct WithModuleTakesNothing : None<> {
+  None<> with_module() const { return {}; }
+};
+struct CudaGraphSafeIsAFunction : None<> {
+  bool cuda_graph_safe() const { return true; }
+};
+struct OutputShapeIsAFunction : None<> {
+  ImageShape output_shape() const { return {}; }
+};
+struct DrawIsNotConst : None<> {
+  Drawn draw(const at::Tensor& images) { return {images}; }
+};
+struct GenericDrawIsNotConst : None<> {
+  Drawn draw(const auto& images) { return {images}; }
+};
+struct CheckIsNotConst : None<> {
+  void check() {}
+};
+struct TrainedModuleIsNotConst : None<> {
+  std::shared_ptr<torch::nn::Module> trained_module() { return module; }
+};
+struct EncoderModuleIsNotConst : None<> {
+  std::shared_ptr<torch::nn::Module> encoder_module() { return module; }
+};
+static_assert(!Transform<DescribeIsNotConst> && !Transform<DescribeTakesNumber>);
+static_assert(!Transform<WithModuleIsNotConst> && !Transform<WithModuleTakesNothing>);
+static_assert(!Transform<CudaGraphSafeIsAFunction> && !Transform<OutputShapeIsAFunction>);
+static_assert(!Transform<DrawIsNotConst> && !Transform<GenericDrawIsNotConst> && !Transform<CheckIsNotConst>);
+static_assert(!Transform<TrainedModuleIsNotConst> && !Transform<EncoderModuleIsNotConst>);
+
+struct AllMembers : None<> {
+  static constexpr bool cuda_graph_safe = false;
+  static constexpr ImageShape output_shape = {3, 8, 8};
+  static std::string describe() { return ""; }
+  AllMembers with_module(auto) const { return *this; }
+  Drawn draw(const at::Tensor& images, bool is_last = false) const { return {is_last ? images : images}; }
+  void check() const {}
+  void check() {}
+  std::shared_ptr<torch::nn::Module> trained_module() const { return module; }
+};
+class PrivateHelpers : public None<> {
+  void check(int) {}
+  std::string describe(int) { return ""; }
+};
+static_assert(Transform<AllMembers> && Transform<PrivateHelpers> && Transform<Frozen<Wrapped>>);
+static_assert(Transform<Frozen<AnyTransform>> && Transform<AnyTransform> && Transform<Resized<UNet<>>>);
+
 // ---- The snippet of refine/transforms/README.md ----
 
 /// One 3×3 convolution, added to the image.
