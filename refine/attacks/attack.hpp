@@ -10,8 +10,8 @@
 #include <utility>
 #include <vector>
 
+#include <refine/core/check.hpp>
 #include <refine/core/detail/erased.hpp>
-#include <refine/core/detail/optional_members.hpp>
 #include <refine/data/augmentation.hpp>
 #include <refine/data/training_set.hpp>
 #include <refine/metrics/target.hpp>

@@ -1,8 +1,6 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
-#include <fmt/format.h>
-#include <fmt/ranges.h>
 #include <torch/nn/module.h>
 
 #include <algorithm>
@@ -43,7 +41,8 @@ namespace refine::backbones {
 ///    as a `std::map<std::string, at::Tensor>` on the CPU. They are compared when weights are
 ///    loaded, and stored in exported files.
 template <typename B>
-concept Backbone = std::copyable<B> && requires(const B& b, const at::Tensor& images) {
+concept Backbone = std::copyable<B> && refine::detail::PolicyMembersFit<B> &&
+    requires(const B& b, const at::Tensor& images) {
   { b.task } -> std::convertible_to<Task>;
   { b.forward(images) } -> std::same_as<at::Tensor>;
   { *b.module } -> std::convertible_to<torch::nn::Module&>;
@@ -79,21 +78,19 @@ void check_members(const B& backbone) {
   }
 }
 
-/// Checks that a backbone has returned logits N×classes.
-/// \param function that asked it, for the message
+/// Checks what a classifier returns for a batch, and returns it.
+/// \param function what returned the logits, for the message
 /// \param images N
 /// \param classes of its task; `dynamic` fits any
-/// \throws Error if they are anything else
-inline void check_logits(std::string_view function, const at::Tensor& logits, std::int64_t images,
-                         int classes) {
-  if (logits.defined() && logits.dim() == 2 && logits.size(0) == images &&
+/// \throws Error unless the logits are N×classes: other shapes would be broadcast, or taken for other images
+inline at::Tensor check_logits(std::string_view function, at::Tensor logits, std::int64_t images,
+                               int classes = dynamic) {
+  if (logits.defined() && logits.dim() == 2 && logits.size(0) == images && logits.size(1) > 0 &&
       (classes == dynamic || logits.size(1) == classes)) {
-    return;
+    return logits;
   }
-  throw Error(
-      "{}: the backbone must return {}x{} logits for {} images, got {}; give it a task of the classes that it has",
-      function, images, classes == dynamic ? "?" : std::to_string(classes), images,
-      logits.defined() ? fmt::format("{}", fmt::join(logits.sizes(), "x")) : "an undefined tensor");
+  throw Error("{} must return logits N×classes of its task (got {}, expected {}×{})", function,
+              nn::sizes_text(logits), images, classes == dynamic ? "classes" : std::to_string(classes));
 }
 
 /// Returns `backbone.named_constants()`, or an empty map if it has no such member.

@@ -9,11 +9,15 @@
 #include <optional>
 #include <vector>
 
+#include <refine/backbones/backbone.hpp>
+#include <refine/core/error.hpp>
+#include <refine/core/task.hpp>
 #include <refine/data/dataset.hpp>
 #include <refine/evaluation/classify.hpp>
 #include <refine/evaluation/detail/progress.hpp>
 #include <refine/metrics/proportion.hpp>
 #include <refine/metrics/roc.hpp>
+#include <refine/nn/module.hpp>
 #include <refine/pipeline/pipeline.hpp>
 
 namespace refine {
@@ -28,8 +32,15 @@ namespace refine {
 template <DefendedClassifier D, typename Advance>
 std::vector<double> alarm_scores(const D& defense, const at::Tensor& images, Advance&& advance) {
   data::check_images("images", defense.task().image, images);
-  const at::Tensor scores = map_batches([&](const at::Tensor& x) { return defense.alarm(x).to(at::kDouble); },
-                                        images, defense.device(), advance);
+  const at::Tensor scores = map_batches(
+      [&](const at::Tensor& x) {
+        const at::Tensor batch = defense.alarm(x);
+        if (!batch.defined() || batch.dim() != 1 || batch.size(0) != x.size(0))
+          throw Error("alarm must return a score for each image (got {}, expected {})", nn::sizes_text(batch),
+                      x.size(0));
+        return batch.to(at::kDouble);
+      },
+      images, defense.device(), advance);
   if (!scores.defined()) return {};
   const at::Tensor flat = scores.contiguous();
   const auto* begin = flat.const_data_ptr<double>();
@@ -145,8 +156,15 @@ template <DefendedClassifier D>
 metrics::Proportion label_agreement(const D& defense, const at::Tensor& images, bool show_progress = false) {
   data::check_images("images", defense.task().image, images);
   detail::EvaluationProgress progress("agreement", images.size(0), show_progress);
+  const int classes = Task(defense.task()).classes;
   const at::Tensor same = map_batches(
-      [&](const at::Tensor& x) { return defense.undefended(x).argmax(1).eq(defense.forward(x).argmax(1)); },
+      [&](const at::Tensor& x) {
+        const auto answer = [&](const char* function, const at::Tensor& logits) {
+          return backbones::check_logits(function, logits, x.size(0), classes).argmax(1);
+        };
+        return answer("undefended (the victim)", defense.undefended(x))
+            .eq(answer("forward (the defense)", defense.forward(x)));
+      },
       images, defense.device(), progress);
   progress.finish();
   return {.hits = same.defined() ? same.sum().template item<std::int64_t>() : 0, .n = images.size(0)};

@@ -16,12 +16,14 @@
 #include <utility>
 #include <vector>
 
+#include <refine/backbones/backbone.hpp>
 #include <refine/core/error.hpp>
 #include <refine/core/task.hpp>
 #include <refine/data/dataset.hpp>
 #include <refine/distributed/communicator.hpp>
 #include <refine/distributed/exchange.hpp>
 #include <refine/nn/device.hpp>
+#include <refine/nn/module.hpp>
 
 namespace refine {
 
@@ -32,26 +34,6 @@ inline std::vector<std::int64_t> to_vector(const at::Tensor& numbers) {
   const at::Tensor host = numbers.to(at::kCPU).contiguous();
   const auto* begin = host.const_data_ptr<std::int64_t>();
   return {begin, begin + host.numel()};
-}
-
-/// Returns the sizes of a tensor as messages show them: `120×3`.
-inline std::string sizes_text(const at::Tensor& tensor) {
-  if (!tensor.defined()) return "an undefined tensor";
-  return tensor.dim() == 0 ? "a single number" : fmt::format("{}", fmt::join(tensor.sizes(), "×"));
-}
-
-/// Checks what a classifier returns for a batch, and returns it.
-/// \param function its name in the message
-/// \param images number of images in the batch
-/// \param classes `dynamic` fits any
-/// \throws Error unless the logits are images×classes: other shapes would be broadcast, or taken for other images
-inline at::Tensor check_logits(std::string_view function, at::Tensor logits, std::int64_t images,
-                               int classes = dynamic) {
-  if (logits.defined() && logits.dim() == 2 && logits.size(0) == images && logits.size(1) > 0 &&
-      (classes == dynamic || logits.size(1) == classes))
-    return logits;
-  throw Error("{} must return logits N×classes (got {}, expected {}×{})", function, sizes_text(logits),
-              images, classes == dynamic ? "classes" : std::to_string(classes));
 }
 
 /// Fills in the batches that other ranks have computed: batch b is that of rank b modulo the number of
@@ -134,7 +116,7 @@ at::Tensor map_batches(Answer&& answer, const at::Tensor& images, at::Device dev
       const at::Tensor prepared = prepare(images.narrow(0, done, n));
       if (!prepared.defined() || prepared.dim() != 4 || prepared.size(0) != n) {
         throw Error("map_batches: prepare must return an image for each image (got {}, expected {}×C×H×W)",
-                    detail::sizes_text(prepared), n);
+                    nn::sizes_text(prepared), n);
       }
       rows = answer(data::to_float(prepared, device).contiguous(at::MemoryFormat::ChannelsLast));
     } catch (const std::exception& error) {
@@ -145,7 +127,7 @@ at::Tensor map_batches(Answer&& answer, const at::Tensor& images, at::Device dev
     // A single row would be copied to all images.
     if (!rows.defined() || rows.dim() < 1 || rows.size(0) != n) {
       throw Error("map_batches: answer must return a row for each image (got {}, expected {}×…)",
-                  detail::sizes_text(rows), n);
+                  nn::sizes_text(rows), n);
     }
     if (!answers.defined()) {
       auto sizes = rows.sizes().vec();
@@ -174,7 +156,7 @@ std::vector<std::int64_t> classify(Answer&& answer, const at::Tensor& images, at
                                    Advance&& advance, Prepare&& prepare = {}) {
   const at::Tensor classes = map_batches(
       [&](const at::Tensor& x) {
-        return detail::check_logits("classify: answer", answer(x), x.size(0)).argmax(1);
+        return backbones::check_logits("classify: answer", answer(x), x.size(0)).argmax(1);
       },
       images, device, advance, prepare);
   return classes.defined() ? detail::to_vector(classes) : std::vector<std::int64_t>{};

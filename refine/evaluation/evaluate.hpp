@@ -72,7 +72,7 @@ std::vector<std::int64_t> classify_finite(std::string_view function, Answer&& an
   constexpr std::int64_t unknown = -1;
   const at::Tensor rows = map_batches(
       [&](const at::Tensor& x) {
-        const at::Tensor logits = check_logits(function, answer(x), x.size(0), classes);
+        const at::Tensor logits = backbones::check_logits(function, answer(x), x.size(0), classes);
         // NaN is larger than any number. A class that is ruled out by a logit of -infinity is an answer.
         return logits.argmax(1).masked_fill(logits.amax(1).isfinite().logical_not(), unknown);
       },
@@ -149,6 +149,7 @@ template <backbones::Backbone B, attacks::Attack A>
 requires(!DefendedClassifier<B>) metrics::AttackMetrics
     evaluate(const B& victim, const data::Dataset& test, const A& attack) {
   test.validate();
+  backbones::check_members(victim);
   detail::check_task("backbone", victim.task, test.task());
   const auto triggered = detail::make_triggered(attack, test);
   victim.module->eval();

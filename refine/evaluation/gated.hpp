@@ -11,6 +11,7 @@
 #include <optional>
 
 #include <refine/attacks/attack.hpp>
+#include <refine/backbones/backbone.hpp>
 #include <refine/core/task.hpp>
 #include <refine/data/dataset.hpp>
 #include <refine/evaluation/classify.hpp>
@@ -34,10 +35,10 @@ metrics::PairedAnswers paired_answers(const D& defense, const at::Tensor& images
   const int classes = Task(defense.task()).classes;
   const at::Tensor rows = map_batches(
       [&](const at::Tensor& x) {
-        const at::Tensor victim = detail::check_logits("undefended (the victim)", defense.undefended(x),
-                                                       x.size(0), classes),
-                         defended = detail::check_logits("forward (the defense)", defense.forward(x),
-                                                         x.size(0), classes);
+        const at::Tensor victim = backbones::check_logits("undefended (the victim)", defense.undefended(x),
+                                                          x.size(0), classes),
+                         defended = backbones::check_logits("forward (the defense)", defense.forward(x),
+                                                            x.size(0), classes);
         return at::stack({victim.argmax(1).to(at::kDouble), defended.argmax(1).to(at::kDouble),
                           alarm_score(victim, defended).to(at::kDouble)},
                          1);

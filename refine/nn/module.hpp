@@ -6,6 +6,7 @@
 #include <ATen/ops/rand.h>
 #include <c10/core/GradMode.h>
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <torch/nn/module.h>
 
 #include <algorithm>
@@ -197,6 +198,12 @@ void check_copy(const Policy& source, const Policy& copy) {
 }
 
 }  // namespace detail
+
+/// Returns the sizes of a tensor as messages show them: `120×3`.
+inline std::string sizes_text(const at::Tensor& tensor) {
+  if (!tensor.defined()) return "an undefined tensor";
+  return tensor.dim() == 0 ? "a single number" : fmt::format("{}", fmt::join(tensor.sizes(), "×"));
+}
 
 /// Returns a copy of a policy with its own module: changing one does not affect the other.
 ///

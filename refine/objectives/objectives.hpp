@@ -14,7 +14,7 @@
 #include <concepts>
 #include <string>
 
-#include <refine/core/detail/optional_members.hpp>
+#include <refine/core/check.hpp>
 
 /// \namespace refine::objectives
 /// The losses that a transform is trained with. An objective compares two sets of logits: those of

@@ -405,7 +405,7 @@ class Pipeline {
   void check_backbone(const ImageShape& shape) const {
     if (!shape.is_static()) return;
     const at::Tensor logits = detail::ask_about_blank_images(backbone_, shape, device());
-    if (logits.defined()) backbones::check_logits("Pipeline", logits, 2, task().classes);
+    if (logits.defined()) backbones::check_logits("Pipeline: the backbone", logits, 2, task().classes);
   }
 
   // apply(logits)[:, permutation[j]] = logits[:, j], as a gather.

@@ -334,7 +334,8 @@ void fit_transform(Pipeline<T, B, R>& defense, const at::Tensor& images, const O
   bool victim_is_checked = false, transform_is_checked = false;
   const auto teacher = [&](const at::Tensor& x) {
     const at::Tensor logits = defense.undefended(x);
-    if (!victim_is_checked) backbones::check_logits("fit", logits, x.size(0), defense.task().classes);
+    if (!victim_is_checked)
+      backbones::check_logits("fit: the backbone", logits, x.size(0), defense.task().classes);
     victim_is_checked = true;  // not before: an Error in bfloat16 leads to a second try
     return logits;
   };

@@ -14,7 +14,7 @@
 #include <utility>
 #include <vector>
 
-#include <refine/core/detail/optional_members.hpp>
+#include <refine/core/check.hpp>
 #include <refine/core/error.hpp>
 #include <refine/core/progress_meter.hpp>
 #include <refine/core/text.hpp>

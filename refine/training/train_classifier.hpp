@@ -157,7 +157,8 @@ B train_classifier(B backbone, const data::TrainingSet& dataset,
       [&](const at::Tensor& images) {
         const at::Tensor logits = backbone.forward(images);
         if (!std::exchange(is_checked, true))
-          backbones::check_logits("train_classifier", logits, images.size(0), Task(backbone.task).classes);
+          backbones::check_logits("train_classifier: the backbone", logits, images.size(0),
+                                  Task(backbone.task).classes);
         return logits;
       },
       [&](const at::Tensor& logits, const at::Tensor& truth, const at::Tensor&) {

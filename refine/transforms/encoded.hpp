@@ -17,7 +17,6 @@
 
 #include <refine/core/check.hpp>
 #include <refine/core/config.hpp>
-#include <refine/core/detail/optional_members.hpp>
 #include <refine/core/random.hpp>
 #include <refine/core/task.hpp>
 #include <refine/nn/conv.hpp>

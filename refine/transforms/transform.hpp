@@ -10,7 +10,6 @@
 #include <utility>
 
 #include <refine/core/check.hpp>
-#include <refine/core/detail/optional_members.hpp>
 #include <refine/core/error.hpp>
 #include <refine/core/task.hpp>
 #include <refine/nn/module.hpp>

@@ -55,6 +55,23 @@ TEST(AlarmScores, Nan_RaisesTheAlarmAtAnyThreshold) {
             (metrics::Proportion{3, 3}));
 }
 
+struct TwoScores : TwoBytes {
+  at::Tensor alarm(const at::Tensor& images) const {
+    return TwoBytes::alarm(images).unsqueeze(1).expand({-1, 2});
+  }
+};
+
+struct OneAnswer : TwoBytes {
+  at::Tensor forward(const at::Tensor& images) const { return TwoBytes::forward(images).mean(0, true); }
+};
+
+TEST(AlarmScores, AnswersOfAnotherShape_Throw) {
+  const at::Tensor images = images_with_scores({0, 1, 2});
+  expect_words(error_of([&] { alarm_scores(TwoScores{}, images); }), {"alarm", "got 3×2, expected 3"});
+  expect_words(error_of([&] { label_agreement(OneAnswer{}, images); }),
+               {"forward (the defense)", "got 1×", "expected 3×"});
+}
+
 TEST(EvaluateAlarm, NanOfCalibrationImages_KeepsTheThresholdInRange) {
   const auto alarm = evaluate_alarm(NotFinite{}, images_with_scores({0, 1}), images_with_scores({2, 3, 4}));
   EXPECT_EQ(alarm.threshold, 1);

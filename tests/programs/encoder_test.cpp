@@ -130,7 +130,7 @@ TEST(ProgramEncoder, FileThatGivesNoFeatures_IsRefused) {
     return error_of([&] { ProgramEncoder(write_program(scratch.path / "e.pt", body), options); });
   };
   expect_words(message("return torch.conv2d(x, self.kernel)", {}), {"e.pt", "size of its images", "--see"});
-  expect_words(message("return torch.conv2d(x, self.kernel).mean()"), {"e.pt", "scalar", "N×F"});
+  expect_words(message("return torch.conv2d(x, self.kernel).mean()"), {"e.pt", "a single number", "N×F"});
   expect_words(message("return torch.conv2d(x, self.kernel) - x.mean()"), {"e.pt", "batch", "eval()"});
   expect_words(message("return torch.dropout(torch.conv2d(x, self.kernel), 0.5, True)"), {"e.pt", "eval()"});
   expect_words(message("return torch.conv2d(x, self.kernel) / 0."), {"e.pt", "not finite"});

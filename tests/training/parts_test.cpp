@@ -80,7 +80,7 @@ TEST(TrainClassifier, BackboneWithLogitsOfOtherClasses_IsRefused) {
       expect_words(error_of([&] {
                      train_classifier(Linear{logits, of}, images(), short_training());
                    }),
-                   {"train_classifier", "backbone", "16x4", "task", "got 16x" + std::to_string(logits)});
+                   {"train_classifier", "backbone", "16×4", "task", "got 16×" + std::to_string(logits)});
     }
   }
   EXPECT_EQ(error_of([] {
@@ -100,7 +100,7 @@ TEST(Fit, BackboneWithLogitsOfOtherClasses_IsRefused) {
         Recipe recipe = short_defense(objective);
         recipe.optimization.precision = precision;
         expect_words(error_of([&] { fit(defense, images().images, recipe); }),
-                     {"fit", "backbone", "x4", "task", "x" + std::to_string(logits)});
+                     {"fit", "backbone", "×4", "task", "×" + std::to_string(logits)});
       }
     }
   }

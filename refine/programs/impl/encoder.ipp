@@ -18,6 +18,7 @@
 #include <refine/core/error.hpp>
 #include <refine/formats/archive.hpp>
 #include <refine/nn/device.hpp>
+#include <refine/nn/module.hpp>
 #include <refine/programs/detail/program_checks.hpp>
 
 namespace refine::transforms::detail {
@@ -76,12 +77,6 @@ std::size_t choose_features(const Outputs& all, const std::string& wanted, const
       name, found.size(), list(every));
 }
 
-inline std::string sizes_text(const at::Tensor& tensor) {
-  std::string text;
-  for (const auto extent : tensor.sizes()) text += (text.empty() ? "" : "×") + std::to_string(extent);
-  return text.empty() ? "scalar" : text;
-}
-
 }  // namespace refine::transforms::detail
 
 namespace refine::transforms {
@@ -133,7 +128,7 @@ REFINE_INLINE void ProgramEncoder::load_torchscript(const std::filesystem::path&
     const c10::NoGradGuard no_grad;
     const auto all = program->outputs(backbones::detail::ramp(n, image));
     program->select_output(all[detail::choose_features(
-        all, options.output, name, [](const auto& output) { return detail::sizes_text(output.value); },
+        all, options.output, name, [](const auto& output) { return nn::sizes_text(output.value); },
         [&](std::size_t i) { return detail::is_features(all[i].value, n); })]);
   }
   module = std::make_shared<detail::ProgramEncoderModule>(program, options.normalization, image.channels);
@@ -207,7 +202,7 @@ REFINE_INLINE void ProgramEncoder::probe(const std::string& name) {
         const at::Tensor output = module->run(images.narrow(0, 0, n));
         if (!detail::is_features(output, n)) {
           why = fmt::format("its output for {} image(s) is {}, expected N×F features or N×F×h×w maps", n,
-                            detail::sizes_text(output));
+                            nn::sizes_text(output));
           break;
         }
         const at::Tensor rows = module->forward(images.narrow(0, 0, n));
