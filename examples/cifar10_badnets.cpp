@@ -282,7 +282,7 @@ int main(int argc, char** argv) {
   app.add_option(
          "--sync_batch_norm", options.sync_batch_norm,
          "on or off: with several ranks, BatchNorm takes mean and variance of the whole batch, or of each "
-         "rank's images, which waits less")
+         "rank's images, which synchronizes less")
       ->check(CLI::IsMember({"on", "off"}))
       ->capture_default_str();
   app.add_flag("--resume", options.resume, "continue a run that was interrupted, with the same result");

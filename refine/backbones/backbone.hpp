@@ -21,6 +21,21 @@
 
 namespace refine::backbones {
 
+namespace detail {
+
+template <typename B>
+concept NamedConstantsFit = !REFINE_DECLARES(B, named_constants, named_constants()) || requires(const B& b) {
+  b.named_constants();
+};
+
+template <typename B>
+concept FeaturesFit = !REFINE_DECLARES(B, features, features(std::declval<const at::Tensor&>())) ||
+                      requires(const B& b, const at::Tensor& images) {
+  b.features(images);
+};
+
+}  // namespace detail
+
 /// A classifier. For `b` of type `B`:
 ///
 ///  1. `b.task` is its `Task`: a constant, or a member if an extent is dynamic;
@@ -41,8 +56,8 @@ namespace refine::backbones {
 ///    as a `std::map<std::string, at::Tensor>` on the CPU. They are compared when weights are
 ///    loaded, and stored in exported files.
 template <typename B>
-concept Backbone = std::copyable<B> && refine::detail::PolicyMembersFit<B> &&
-    requires(const B& b, const at::Tensor& images) {
+concept Backbone = std::copyable<B> && refine::detail::PolicyMembersFit<B> && detail::NamedConstantsFit<B> &&
+    detail::FeaturesFit<B> && requires(const B& b, const at::Tensor& images) {
   { b.task } -> std::convertible_to<Task>;
   { b.forward(images) } -> std::same_as<at::Tensor>;
   { *b.module } -> std::convertible_to<torch::nn::Module&>;

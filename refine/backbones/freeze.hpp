@@ -73,10 +73,10 @@ class Frozen {
 ///
 /// Its logits differ from the original's by rounding only; the fold is computed in double
 /// precision. The same weights always give bitwise the same frozen weights. If the image shape is
-/// known, original and copy are asked about two images.
+/// known, original and copy are run on two images.
 /// \param backbone is left unchanged
 /// \throws c10::Error if its module cannot be cloned
-/// \throws Error if its module is null, or the copy answers otherwise: a layer is not registered
+/// \throws Error if its module is null, or the copy's outputs differ: a layer is not registered
 template <backbones::Backbone B>
 backbones::Frozen<B> freeze(const B& backbone) {
   return backbones::Frozen<B>(backbone);

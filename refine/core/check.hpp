@@ -11,9 +11,9 @@
 /// True if a type has a public member of this name. A concept that has an optional member refuses types in which it is
 /// declared but cannot be used as documented: nothing else would say that it is ignored.
 ///
-/// `&T::name` does not find members that are overloaded or templates. Of these, the call on an object that is not
-/// constant finds the ones that lack only `const`.
-/// \param ... the call that the library makes
+/// `&T::name` does not find members that are overloaded or templates. Of these, only the ones that lack nothing but `const`
+/// are found, by the call on an object that is not constant.
+/// \param ... the call that the library makes; `refine_object` is the object
 #define REFINE_DECLARES(T, name, ...) \
   (                                   \
       requires { &T::name; } || requires(T & refine_object) { refine_object.__VA_ARGS__; })

@@ -62,8 +62,8 @@ std::vector<double> alarm_scores(const D& defense, const at::Tensor& images) {
 
 namespace detail {
 
-/// Returns the threshold that `metrics::calibrate_threshold` finds for scores of the alarm, at most 1: an answer that is
-/// not finite raises the alarm, however many of the calibration's are not.
+/// Returns the threshold that `metrics::calibrate_threshold` finds for scores of the alarm, at most 1, so that an infinite
+/// score always raises it.
 inline double calibrate_alarm_threshold(metrics::Scores clean, double false_alarm_rate) {
   return std::min(metrics::calibrate_threshold(clean, false_alarm_rate), 1.0);
 }

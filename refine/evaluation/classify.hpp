@@ -4,21 +4,17 @@
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
 #include <c10/core/GradMode.h>
-#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <exception>
 #include <functional>
-#include <string>
-#include <string_view>
 #include <utility>
 #include <vector>
 
 #include <refine/backbones/backbone.hpp>
 #include <refine/core/error.hpp>
-#include <refine/core/task.hpp>
 #include <refine/data/dataset.hpp>
 #include <refine/distributed/communicator.hpp>
 #include <refine/distributed/exchange.hpp>

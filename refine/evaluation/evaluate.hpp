@@ -11,6 +11,7 @@
 
 #include <refine/attacks/attack.hpp>
 #include <refine/backbones/backbone.hpp>
+#include <refine/core/error.hpp>
 #include <refine/data/dataset.hpp>
 #include <refine/distributed/communicator.hpp>
 #include <refine/evaluation/classify.hpp>

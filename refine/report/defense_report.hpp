@@ -130,7 +130,8 @@ inline void check_complete(const DefenseReport& report) {
   }
   for (const int cls : report.lost_classes) {
     if (cls >= 0 && (classes == 0 || static_cast<std::size_t>(cls) < classes)) continue;
-    throw Error("DefenseReport: lost_classes must be in [0, {}), got {}", classes, cls);
+    throw Error("DefenseReport: lost_classes must be classes of the report, which has {}, got {}", classes,
+                cls);
   }
   for (const Curve& curve : report.curves) {
     if (curve.x.size() == curve.y.size()) continue;

@@ -104,7 +104,7 @@ ImageSheet sample_sheet(const D& defense, const data::Dataset& test, const A& at
   const metrics::Target target = attacks::target_map(attack, static_cast<int>(test.classes.size()));
   const at::Tensor chosen = at::tensor(detail::first_of_each_class(test, target, rows), at::kLong);
   const at::Tensor clean = test.images.index_select(0, chosen);
-  return detail::make_sheet(defense, {{"clean", clean}, {"triggered", attack.trigger_images(clean)}},
+  return detail::make_sheet(defense, {{"clean", clean}, {"triggered", attack.trigger_images(clean.clone())}},
                             test.classes);
 }
 

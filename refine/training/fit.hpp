@@ -92,7 +92,7 @@ inline void check_loss(const at::Tensor& loss) {
 /// \param drawn what it returned
 /// \param count number of images of the batch
 /// \param shape of the images that it promises to return; a `dynamic` extent fits any
-/// \param has_range false where it may draw in normalised units (`PixelDomain::reference`)
+/// \param has_range whether they must be in [0, 1]; not where it draws in normalised units (`PixelDomain::reference`)
 inline void check_drawn_images(const at::Tensor& drawn, std::int64_t count, const ImageShape& shape,
                                bool has_range) {
   if (!drawn.defined()) throw Error("fit: the transform must return images (got an undefined tensor)");
@@ -377,7 +377,9 @@ void fit_transform(Pipeline<T, B, R>& defense, const at::Tensor& images, const O
     const transforms::Drawn drawn =
         encoder || head ? defense.draw(batch) : transforms::Drawn{defense.transformed(batch)};
     if (!std::exchange(transform_is_checked, true)) {
-      check_drawn_images(drawn.images, batch.size(0), drawn_shape, defense.domain() == PixelDomain::image);
+      // With several ranks, the range may be wrong for the images of one, and the others would wait for it.
+      check_drawn_images(drawn.images, batch.size(0), drawn_shape,
+                         defense.domain() == PixelDomain::image && ranks.size() == 1);
     }
     return {drawn.images.to(at::kFloat),
             head ? head->head->forward(drawn.bottleneck).to(at::kFloat) : at::Tensor()};

@@ -68,7 +68,7 @@ class Frozen {
 /// two images.
 /// \param transform is left unchanged, and can be trained further
 /// \throws c10::Error if its module cannot be cloned
-/// \throws Error if its module is null, or the copy draws otherwise: a layer is not registered
+/// \throws Error if its module is null, or the copy's outputs differ: a layer is not registered
 template <transforms::Transform T>
 transforms::Frozen<T> freeze(const T& transform) {
   return transforms::Frozen<T>(transform);

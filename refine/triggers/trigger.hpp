@@ -82,7 +82,7 @@ inline void check_range(const at::Tensor& applied) {
 /// \param images uint8 N×C×H×W
 /// \return uint8 N×C×H×W
 /// \throws Error if the trigger is made for images of another shape, refuses them, or returns another shape or
-///   numbers that are not floating-point; or, for the first two images, values that are not finite or more than 0.5
+///   a tensor that is not floating-point; or, for the first two images, values that are not finite or more than 0.5
 ///   outside of [0, 1]
 template <Trigger T>
 at::Tensor stamp(const T& trigger, const at::Tensor& images) {

@@ -4,6 +4,7 @@
 #include <ATen/ops/equal.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/rand.h>
+#include <ATen/ops/zeros.h>
 #include <gtest/gtest.h>
 #include <torch/nn/cloneable.h>
 #include <torch/nn/modules/batchnorm.h>
@@ -63,6 +64,37 @@ struct Scaled {
   std::shared_ptr<Module> module = std::make_shared<Module>();
   at::Tensor forward(const at::Tensor& x) const { return x * module->scale; }
 };
+
+/// Counts its calls, also in evaluation mode, and answers by that number.
+struct Counting {
+  struct Module : torch::nn::Cloneable<Module> {
+    Module() { reset(); }
+    void reset() override { calls = register_buffer("calls", at::zeros({1})); }
+    at::Tensor calls;
+  };
+  Task task = refine::task;
+  std::shared_ptr<Module> module = std::make_shared<Module>();
+  at::Tensor forward(const at::Tensor& x) const {
+    module->calls += 1;
+    return x.flatten(1).slice(1, 0, 4) + module->calls;
+  }
+};
+
+TEST(Freeze, StateThatForwardChanges_IsLeftAsItWas) {
+  const Counting source;
+  const auto frozen = freeze(source);
+  EXPECT_EQ(source.module->calls.item<float>(), 0);
+  EXPECT_EQ(frozen.module->named_buffers()["calls"].item<float>(), 0);
+}
+
+struct ConstantsAreNotConst : Counting {
+  std::map<std::string, at::Tensor> named_constants() { return {}; }
+};
+struct FeaturesTakeNothing : Counting {
+  at::Tensor features() const { return {}; }
+};
+static_assert(backbones::Backbone<Counting>);
+static_assert(!backbones::Backbone<ConstantsAreNotConst> && !backbones::Backbone<FeaturesTakeNothing>);
 
 TEST(Freeze, LayerThatIsNotRegistered_IsRefused) {
   expect_words(error_of([] { freeze(TwoLayers<false>{}); }), {"cannot copy a module", "register_module"});

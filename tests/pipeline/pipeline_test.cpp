@@ -171,7 +171,7 @@ TEST(Pipeline, BackboneWithLogitsOfOtherClasses_IsRefused) {
     expect_words(error_of([&] {
                    Pipeline{Square{}, Logits{.width = width}, Named{}};
                  }),
-                 {"Pipeline", "backbone", "2x3", "task", "got 2x" + std::to_string(width)});
+                 {"Pipeline", "backbone", "2×3", "task", "got 2×" + std::to_string(width)});
   }
   EXPECT_EQ(error_of([] { Pipeline{Square{}, Logits{}, Named{}}; }), "");
   EXPECT_EQ(error_of([] {

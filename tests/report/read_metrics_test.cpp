@@ -284,7 +284,7 @@ TEST(ReadMetrics, ContradictoryFile_IsRefused) {
       {[](Json& j) {
          j["lost_classes"] = {0, 3};
        },
-       {"lost_classes must be in [0, 3), got 3", "m.json"}},
+       {"lost_classes must be classes of the report, which has 3, got 3", "m.json"}},
       {[](Json& j) { j = Json::array(); }, {"not a JSON object"}},
   };
   for (const Case& c : cases) {

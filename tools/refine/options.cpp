@@ -182,7 +182,7 @@ void TrainOptions::add_to(CLI::App& command, bool is_defense) {
         .add_option(
             "--sync_batch_norm", sync_batch_norm,
             "on or off: with several ranks, BatchNorm takes mean and variance of the whole batch, or of each rank's "
-            "images, which waits less; left out: on")
+            "images, which synchronizes less; left out: on")
         ->check(CLI::IsMember({"on", "off"}));
     command.add_option("--sup", sup, "weight of the SupCon loss; 0 leaves it out")->check(number(0));
     command

@@ -11,8 +11,8 @@
 
 #include <algorithm>
 #include <cstddef>
-#include <set>
 #include <utility>
+#include <vector>
 
 #include <refine/core/config.hpp>
 #include <refine/core/random.hpp>
@@ -87,13 +87,16 @@ REFINE_INLINE void NearDuplicates::prepare(std::span<const std::int64_t> images)
 
 REFINE_INLINE std::vector<std::int64_t> NearDuplicates::group_of(std::int64_t image, std::int64_t max_size) {
   std::vector<std::int64_t> group = {image};
-  std::set<std::int64_t> members = {image};
+  std::vector<bool> is_member(static_cast<std::size_t>(norms_.size(0)));
+  is_member[static_cast<std::size_t>(image)] = true;
   for (std::size_t next = 0; next < group.size(); ++next) {
     constexpr std::size_t batch = 64;  // each image of a large group has the whole group as neighbours
     prepare(std::span(group).subspan(next, std::min(batch, group.size() - next)));
     for (const std::int64_t neighbour : found_[group[next]]) {
       if (static_cast<std::int64_t>(group.size()) >= max_size) return group;
-      if (members.insert(neighbour).second) group.push_back(neighbour);
+      if (is_member[static_cast<std::size_t>(neighbour)]) continue;
+      is_member[static_cast<std::size_t>(neighbour)] = true;
+      group.push_back(neighbour);
     }
     found_.erase(group[next]);
   }

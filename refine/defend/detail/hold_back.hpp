@@ -66,7 +66,7 @@ struct HeldBack {
 
 /// Draws the images that are held back, group by group: near-duplicates of an image that is held back
 /// must not be trained on, or the alarm would be calibrated on images that the transform knows. A part's
-/// last group may be cut, and so is one that would fill more than an eighth of it; more of it may be drawn later.
+/// last group may be cut, and so is one that would fill more than an eighth of it: more of its images are drawn one by one.
 /// \param extra how many of the first images are other pictures, of which none is held back
 /// \throws Error if there are too few clean images
 HeldBack draw_held_back(const at::Tensor& images, std::uint64_t seed, std::int64_t extra = 0);

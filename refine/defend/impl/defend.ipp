@@ -61,41 +61,56 @@ REFINE_INLINE HeldBack draw_held_back(const at::Tensor& images, std::uint64_t se
   data::NearDuplicates duplicates(images.slice(0, extra));
   HeldBack result;
   std::set<std::int64_t> taken;
-  std::vector<std::vector<std::int64_t>> groups;
-  std::map<std::int64_t, std::size_t> known;  // an image's group
+  std::vector<std::vector<std::int64_t>> groups;  // as far as they are known; empty: part of another one
+  std::map<std::int64_t, std::size_t> known;      // an image's group
   const auto find_group = [&](std::int64_t image) {
     if (const auto found = known.find(image); found != known.end()) return found->second;
-    const std::vector<std::int64_t> members = duplicates.group_of(image, n);
-    const auto earlier = std::ranges::find_if(members, [&](auto member) { return known.contains(member); });
-    const std::size_t group = earlier == members.end() ? groups.size() : known[*earlier];
-    if (group == groups.size()) groups.emplace_back();
-    for (const std::int64_t member : members) {
-      if (known.emplace(member, group).second) groups[group].push_back(member);
+    const std::size_t group = groups.size();
+    constexpr std::int64_t max_size = 1000;  // of a larger one, a later search meets what is known
+    groups.push_back(duplicates.group_of(image, max_size));
+    std::vector<std::int64_t> earlier;
+    for (const std::int64_t member : groups[group]) {
+      if (const auto [place, is_new] = known.emplace(member, group); !is_new && place->second != group) {
+        std::vector<std::int64_t> other = std::exchange(groups[place->second], {});
+        for (const std::int64_t each : other) known[each] = group;
+        earlier.insert(earlier.end(), other.begin(), other.end());
+      }
     }
+    const std::set<std::int64_t> found(groups[group].begin(), groups[group].end());
+    std::erase_if(earlier, [&](std::int64_t member) { return found.contains(member); });
+    groups[group].insert(groups[group].end(), earlier.begin(), earlier.end());
     return group;
+  };
+  const auto count_taken = [&](const std::vector<std::int64_t>& group) {
+    return std::ranges::count_if(group, [&](std::int64_t image) { return taken.contains(image); });
   };
   std::size_t next = 0;
   for (const bool is_calibration : {true, false}) {
     const std::size_t end = result.places.size() + static_cast<std::size_t>(held);
+    std::set<std::int64_t> drawn;  // images of groups of which this part has some
     while (result.places.size() < end) {
       constexpr std::size_t ahead = 128;
       if (next % ahead == 0)
         duplicates.prepare(std::span(order).subspan(next, std::min(ahead, order.size() - next)));
       const std::int64_t image = order[next++];
-      if (taken.contains(image)) continue;
-      std::int64_t left = max_group;
-      for (const std::int64_t member : groups[find_group(image)]) {
+      if (!taken.insert(image).second) continue;
+      result.places.push_back(image);
+      const std::vector<std::int64_t>& group = groups[find_group(image)];
+      // A large group keeps its share of the images: it brings several once, and then the one that is drawn.
+      const bool is_first = std::ranges::none_of(group, [&](auto member) { return drawn.contains(member); });
+      drawn.insert(group.begin(), group.end());
+      std::int64_t left = is_first ? max_group - 1 : 0;
+      for (const std::int64_t member : group) {
         if (left == 0 || result.places.size() == end) break;
         if (!taken.insert(member).second) continue;
         result.places.push_back(member);
         --left;
       }
     }
-    if (is_calibration) result.calibration_groups = static_cast<std::int64_t>(groups.size());
+    if (is_calibration) result.calibration_groups = std::ranges::count_if(groups, count_taken);
   }
   for (const auto& group : groups) {
-    const auto count = std::ranges::count_if(group, [&](auto image) { return taken.contains(image); });
-    if (count < std::ssize(group)) result.repeated += count;
+    if (const auto count = count_taken(group); count < std::ssize(group)) result.repeated += count;
   }
   if (extra == 0) return result;
   for (std::int64_t& place : result.places) place += extra;

@@ -345,7 +345,7 @@ inline bool hides_programs(const std::filesystem::path& path) {
   try {
     formats::detail::refuse_hidden_programs(path);
     return false;
-  } catch (const ProgramError&) {
+  } catch (const formats::ProgramError&) {
     return true;
   }
 }
