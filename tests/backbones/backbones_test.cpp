@@ -41,7 +41,7 @@ SmallResNet resnet_of_pytorch() {
   return net;
 }
 
-int batch_norms(const torch::nn::Module& module) {
+int norms_of(const torch::nn::Module& module) {
   int count = 0;
   for (const auto& part : module.modules(/*include_self=*/false)) {
     count += dynamic_cast<const torch::nn::BatchNorm2dImpl*>(part.get()) != nullptr;
@@ -154,7 +154,7 @@ TEST(DeepCopy, Copy_IsIndependentOfTheOriginal) {
 TEST(Freeze, Frozen_GivesTheSameLogitsWithoutBatchNorm) {
   const auto frozen = freeze(resnet_of_pytorch());
   EXPECT_LT(distance(frozen.forward(pytorch().at("images")), pytorch().at("resnet18:images")), 1e-5);
-  EXPECT_EQ(batch_norms(*frozen.module), 0);
+  EXPECT_EQ(norms_of(*frozen.module), 0);
   EXPECT_EQ(frozen.module->buffers().size(), 0u);
   EXPECT_FALSE(frozen.module->is_training());
   for (const auto& parameter : frozen.module->parameters()) {
@@ -186,7 +186,7 @@ TEST(Freeze, Original_IsUnchanged) {
   const auto before = copy_state(*net.module);
   (void)freeze(net);
   EXPECT_TRUE(equal_states(copy_state(*net.module), before));
-  EXPECT_EQ(batch_norms(*net.module), 1 + 8 * 2 + 3);
+  EXPECT_EQ(norms_of(*net.module), 1 + 8 * 2 + 3);
   EXPECT_TRUE(net.module->is_training());
   for (const auto& parameter : net.module->parameters()) EXPECT_TRUE(parameter.requires_grad());
   net.forward(pytorch().at("images")).sum().backward();
@@ -260,7 +260,7 @@ TEST(Normalized, Freeze_KeepsTheNormalization) {
   EXPECT_LT(distance(frozen.forward_normalized(images), pytorch().at("resnet18:images")), 1e-5);
   EXPECT_TRUE(frozen.normalize(images).equal(net.normalize(images)));
   EXPECT_NE(frozen.module, net.module);
-  EXPECT_GT(batch_norms(*net.module), 0);
+  EXPECT_GT(norms_of(*net.module), 0);
 }
 
 TEST(Normalized, InvalidDeviationOrChannels_Throws) {
@@ -315,11 +315,11 @@ TEST(Device, UseDevice_SelectsByNameAndRefusesOthers) {
 
 // ---- The snippet of refine/nn/README.md ----
 
-struct Stem : torch::nn::Cloneable<Stem>, nn::Foldable {
+struct FoldingStem : torch::nn::Cloneable<FoldingStem>, nn::Foldable {
   torch::nn::Conv2d conv{nullptr};
   torch::nn::BatchNorm2d bn{nullptr};
 
-  Stem() { reset(); }
+  FoldingStem() { reset(); }
   void reset() override {
     conv = register_module("conv", torch::nn::Conv2d(torch::nn::Conv2dOptions(3, 4, 3)));
     bn = register_module("bn", torch::nn::BatchNorm2d(4));
@@ -329,7 +329,7 @@ struct Stem : torch::nn::Cloneable<Stem>, nn::Foldable {
 };
 
 TEST(Readme, FoldableModule_FoldsItsBatchNorm) {
-  Stem stem;
+  FoldingStem stem;
   {
     c10::NoGradGuard no_grad;
     stem.bn->running_mean.add_(0.5);

@@ -295,7 +295,7 @@ TEST(AlarmScores, AnotherNumberThanImages_IsRefused) {
     return error_of([&] { alarm_scores(ChangesLogits{change}, test_set.images); });
   };
   expect_words(scores([](const at::Tensor& logits) { return logits.slice(0, 0, 1).select(1, 0); }),
-               {"a row for each image", "got 1,", "expected 8"});
+               {"a score for each image", "got 1,", "expected 8"});
   expect_words(scores([](const at::Tensor& logits) { return logits.mean(); }), {"a single number"});
 }
 

@@ -92,7 +92,7 @@ TEST(Cifar10BadNets, RealImages_AreDefended) {
 
   for (const auto& file : {attack_folder / "victim.safetensors", defense_folder / "defense.safetensors"}) {
     const auto recipe = nlohmann::json::parse(formats::read_safetensors(file).metadata.at("recipe"));
-    EXPECT_EQ(recipe["sync_batch_norm"], false) << file;
+    EXPECT_EQ(recipe["optimization"]["sync_batch_norm"], false) << file;
   }
   EXPECT_GT(fs::file_size(defense_folder / "defended.pt"), 100'000u);
 

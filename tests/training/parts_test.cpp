@@ -32,7 +32,7 @@ namespace {
 using refine::testing::error_of;
 using refine::testing::expect_words;
 
-const data::Dataset& images() {
+const data::Dataset& some_images() {
   static const data::Dataset set = [] {
     use_threads(1);
     return data::Synthetic{.task = task, .train = 64, .test = 0}.make().train;
@@ -78,13 +78,13 @@ TEST(TrainClassifier, BackboneWithLogitsOfOtherClasses_IsRefused) {
   for (const int logits : {5, 3}) {
     for (const Task& of : {task, open_task}) {
       expect_words(error_of([&] {
-                     train_classifier(Linear{logits, of}, images(), short_training());
+                     train_classifier(Linear{logits, of}, some_images(), short_training());
                    }),
                    {"train_classifier", "backbone", "16×4", "task", "got 16×" + std::to_string(logits)});
     }
   }
   EXPECT_EQ(error_of([] {
-              train_classifier(Linear{5, {task.image, dynamic}}, images(), short_training());
+              train_classifier(Linear{5, {task.image, dynamic}}, some_images(), short_training());
             }),
             "")
       << "its task leaves that open";
@@ -99,7 +99,7 @@ TEST(Fit, BackboneWithLogitsOfOtherClasses_IsRefused) {
       for (const Precision precision : {Precision::float32, Precision::automatic}) {
         Recipe recipe = short_defense(objective);
         recipe.optimization.precision = precision;
-        expect_words(error_of([&] { fit(defense, images().images, recipe); }),
+        expect_words(error_of([&] { fit(defense, some_images().images, recipe); }),
                      {"fit", "backbone", "×4", "task", "×" + std::to_string(logits)});
       }
     }
@@ -111,7 +111,7 @@ struct NullBackbone : Linear {
 };
 
 TEST(TrainClassifier, NullBackbone_IsRefused) {
-  expect_words(error_of([] { train_classifier(NullBackbone{}, images(), short_training()); }),
+  expect_words(error_of([] { train_classifier(NullBackbone{}, some_images(), short_training()); }),
                {"backbone.module must not be null"});
 }
 
@@ -134,7 +134,7 @@ struct Means {
 template <typename T, typename B = Means>
 std::string refusal(const T& transform, const B& victim = {}, PixelDomain domain = PixelDomain::image) {
   Pipeline defense{transform, victim, remaps::Derangement<task>{}, domain};
-  return error_of([&] { fit(defense, images().images, short_defense()); });
+  return error_of([&] { fit(defense, some_images().images, short_defense()); });
 }
 
 TEST(Fit, TransformThatDrawsOtherImages_IsRefused) {
@@ -174,7 +174,7 @@ TEST(Fit, ComplexLoss_IsRefused) {
   const auto complex = [](const at::Tensor& remapped, const at::Tensor&) {
     return at::complex(remapped, at::zeros_like(remapped)).mean();
   };
-  expect_words(error_of([&] { fit(defense, images().images, complex, short_defense()); }),
+  expect_words(error_of([&] { fit(defense, some_images().images, complex, short_defense()); }),
                {"objective", "loss", "real", "got ComplexFloat"});
 }
 
@@ -191,14 +191,14 @@ TEST(Training, PartMadeInInferenceMode_IsRefusedByName) {
   expect_words(refusal(sound(), made_in_inference_mode([] { return freeze(Linear{}); })),
                {"fit", "the victim was made in c10::InferenceMode"});
   expect_words(error_of([&] {
-                 train_classifier(made_in_inference_mode([] { return Linear{}; }), images(),
+                 train_classifier(made_in_inference_mode([] { return Linear{}; }), some_images(),
                                   short_training());
                }),
                {"train_classifier", "the backbone was made in c10::InferenceMode"});
   auto defense = made_in_inference_mode([parts = std::pair{sound(), freeze(Linear{})}] {
     return Pipeline{parts.first, parts.second, remaps::Derangement<task>{}};
   });
-  expect_words(error_of([&] { fit(defense, images().images, short_defense()); }),
+  expect_words(error_of([&] { fit(defense, some_images().images, short_defense()); }),
                {"fit", "was made in c10::InferenceMode"});
 }
 

@@ -361,10 +361,9 @@ inline bool has_model_content(const std::filesystem::path& path) {
     // An array of objects contains a pickle.
     if (first.starts_with("\x93NUMPY")) return first.substr(0, 128).find("|O") != std::string::npos;
     if (formats::detail::looks_like_safetensors(file)) return true;
-    if (const auto foreign = formats::recognize(first, file.size())) {
-      return foreign->is_model || !formats::detail::find_program(first).name.empty();
-    }
-    return is_old_pickle(file, first) || hides_programs(path);
+    if (const auto foreign = formats::recognize(first, file.size()))
+      return foreign->is_model || hides_programs(path);
+    return is_old_pickle(file, first);
   } catch (const Error&) {
     return false;
   }
