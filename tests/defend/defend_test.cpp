@@ -845,7 +845,8 @@ struct RecordingVictim {
 
   at::Tensor forward(const at::Tensor& x) const {
     const at::Tensor d = (x.detach().slice(3, 1) - x.detach().slice(3, 0, -1)).abs().max();
-    largest_difference = std::max(largest_difference, d.item<double>());
+    // `freeze` compares answers to two random images.
+    if (x.size(0) > 2) largest_difference = std::max(largest_difference, d.item<double>());
     return 8 * x.mean({2, 3});
   }
 
