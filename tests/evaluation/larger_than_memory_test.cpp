@@ -4,6 +4,7 @@
 #include <ATen/ops/avg_pool2d.h>
 #include <fmt/format.h>
 #include <gtest/gtest.h>
+#include <malloc.h>
 #include <torch/nn/modules/linear.h>
 #include <refine/attacks/by_name.hpp>
 #include <refine/data/image_folder.hpp>
@@ -67,6 +68,8 @@ TEST(LargerThanMemory, Dataset_IsReadPoisonedTrainedOnAndEvaluated) {
 #if defined(__SANITIZE_ADDRESS__)
   GTEST_SKIP() << "AddressSanitizer keeps freed memory for a while";
 #endif
+  // Else glibc keeps freed buffers of some sizes, more or fewer as threads happen to run.
+  ::mallopt(M_MMAP_THRESHOLD, 1 << 20);
   if (anonymous_memory() == 0) GTEST_SKIP() << "the system does not report the memory of a process";
   const testing::ScratchFolder scratch;
   constexpr int n = 1200;
