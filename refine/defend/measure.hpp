@@ -12,7 +12,6 @@
 #include <utility>
 #include <vector>
 
-#include <refine/core/error.hpp>
 #include <refine/data/dataset.hpp>
 #include <refine/evaluation/alarm.hpp>
 #include <refine/evaluation/classify.hpp>
@@ -97,14 +96,7 @@ inline std::vector<int> lost_classes(const std::vector<std::int64_t>& victim,
 template <DefendedClassifier D>
 metrics::GatedAnswers ask_both(const D& defense, const Evidence& evidence) {
   data::check_images("clean images", defense.task().image, evidence.clean);
-  if (evidence.triggered) {
-    data::check_images("triggered images", defense.task().image, *evidence.triggered);
-    if (evidence.triggered->size(0) != evidence.clean.size(0)) {
-      throw Error(
-          "Evidence.triggered: must be the clean images with the trigger (got {} for {} clean images)",
-          evidence.triggered->size(0), evidence.clean.size(0));
-    }
-  }
+  if (evidence.triggered) check_triggered("triggered images", *evidence.triggered, evidence.clean);
   metrics::GatedAnswers answers{.classes = defense.task().classes, .target = evidence.target};
   if (evidence.test) {
     check_data(defense, *evidence.test);

@@ -55,13 +55,13 @@ auto make_triggered(const A& attack, const data::Dataset& test) {
   // An attack that writes to its argument must not reach the caller's images. Others need no copy of a batch.
   const at::Tensor two = test.images.narrow(0, 0, std::min<std::int64_t>(test.size(), 2)),
                    trial = two.clone();
-  attack.trigger_images(trial);
+  constexpr const char* name = "triggered images (attack.trigger_images)";
+  check_triggered(name, attack.trigger_images(trial), two);
   const auto stamp = [&attack, is_in_place = !trial.equal(two)](const at::Tensor& images) {
     at::Tensor triggered = attack.trigger_images(is_in_place ? images.clone() : images);
-    check_triggered("triggered images (attack.trigger_images)", triggered, images);
+    check_triggered(name, triggered, images);
     return triggered;
   };
-  stamp(two);
   return TriggeredImages<decltype(stamp)>{test.images, stamp, target};
 }
 

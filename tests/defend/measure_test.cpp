@@ -71,7 +71,7 @@ TEST(MeasureDefense, TriggerWithoutLabels_IsMeasuredByTheVictimsAnswers) {
                  measure_defense(MiddleByte{}, {.clean = folder_images(), .triggered = triggered.slice(0, 7)},
                                  report);
                }),
-               {"the clean images with the trigger", "got 73 for 80"});
+               {"one for each test image, in the same order", "got 73 triggered images for 80 test images"});
 }
 
 TEST(MeasureDefense, SheetWithoutLabels_ShowsSeveralClasses) {
