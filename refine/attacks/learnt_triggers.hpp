@@ -93,11 +93,11 @@ struct DrawnPatch {
 
   /// Returns the trigger that puts the patch of another image, which is to mean nothing: a cover for `Covered`.
   /// \param images float K×C×H×W in [0, 1], K at least 1
-  /// \throws Error if there are none, or they are of another shape
+  /// \throws Error if there are none, or they are of another shape or type
   DrawnPatch cross(const at::Tensor& images) const {
     if (!images.defined() || images.dim() != 4 || images.size(0) < 1 ||
-        !compatible(image, data::image_shape_of(images)))
-      throw Error("DrawnPatch::cross: images must be one or more, of the shape {}", image);
+        !compatible(image, data::image_shape_of(images)) || !at::isFloatingType(images.scalar_type()))
+      throw Error("DrawnPatch::cross: images must be one or more, floating-point, of the shape {}", image);
     return {.pattern = pattern, .mask = mask, .others = images, .image = image};
   }
 };

@@ -217,6 +217,7 @@ struct MultiTarget {
   /// Returns the target of the trigger that test images get. It is the same for every class.
   ///
   /// \param classes number of classes
+  /// \throws Error if `target` is not in [0, classes)
   std::optional<int> target_of(int /*cls*/, int classes) const { return target_at(shown, classes); }
 
   /// Returns the poisoned training set: poisoned image i gets trigger i mod their number. The set
@@ -268,6 +269,7 @@ struct MultiTarget {
 
  private:
   int target_at(std::size_t k, int classes) const {
+    detail::require_class("target", target, classes);
     return static_cast<int>((static_cast<std::size_t>(target) + k) % static_cast<std::size_t>(classes));
   }
 

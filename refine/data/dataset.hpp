@@ -151,6 +151,10 @@ inline void Dataset::validate() const {
   if (labels.size(0) != size()) {
     throw Error("dataset: {} images but {} labels; give each image one label", size(), labels.size(0));
   }
+  if (!images.device().is_cpu() || !labels.device().is_cpu()) {
+    throw Error("dataset: images and labels must be on the host (got {} and {}); move them with .cpu()",
+                images.device().str(), labels.device().str());
+  }
   if (size() == 0) return;
   const auto low = labels.min().item<std::int64_t>(), high = labels.max().item<std::int64_t>();
   if (low < 0 || high >= static_cast<std::int64_t>(classes.size())) {

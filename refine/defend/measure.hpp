@@ -4,6 +4,7 @@
 #include <ATen/ops/tensor.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <map>
@@ -115,6 +116,18 @@ metrics::GatedAnswers ask_both(const D& defense, const Evidence& evidence) {
   return answers;
 }
 
+/// True if the alarm of a defense is the disagreement of its answers (`alarm_score`), on some of the images: not so of
+/// `baselines::Strip`, for example.
+template <DefendedClassifier D>
+bool alarm_is_disagreement(const D& defense, const at::Tensor& images) {
+  const at::Tensor some = data::evenly_spread(images, 16);
+  const std::vector<double> scores = alarm_scores(defense, some),
+                            disagreement = paired_answers(defense, some, [](std::int64_t) {}).scores;
+  return std::ranges::equal(scores, disagreement, [](double a, double b) {
+    return a == b || std::abs(a - b) <= 0.01;  // both may be infinite; a program rounds in another way
+  });
+}
+
 /// Removes what says nothing if the victim's answers stood for the labels.
 inline void forget_labels(report::DefenseReport& report) {
   metrics::forget_labels(report.before);
@@ -129,12 +142,18 @@ inline void forget_labels(report::DefenseReport& report) {
 /// Measures a defense as far as the evidence allows: agreement with the victim, the alarm, accuracy
 /// and attack figures of the defended and of the gated answer, the scan for common triggers if no
 /// triggered images are given, and sample images. Fills in these parts of `report`; title, facts and
-/// the answer that is served are the caller's.
+/// the answer that is served are the caller's. A detector whose alarm is another score than the
+/// disagreement of its answers has no gated answer.
 /// \param defense the defended classifier, not gated
 /// \throws Error if the images do not fit the defense
 template <DefendedClassifier D>
 void measure_defense(const D& defense, const Evidence& evidence, report::DefenseReport& report) {
-  const metrics::GatedAnswers answers = detail::ask_both(defense, evidence);
+  metrics::GatedAnswers answers = detail::ask_both(defense, evidence);
+  const bool has_gate = evidence.alarm && detail::alarm_is_disagreement(defense, evidence.clean);
+  if (evidence.alarm && !has_gate) {
+    answers.clean.scores = alarm_scores(defense, evidence.clean);
+    if (answers.triggered) answers.triggered->scores = alarm_scores(defense, *evidence.triggered);
+  }
   if (evidence.alarm) {
     std::vector<double> triggered;
     if (answers.triggered) triggered = detail::scores_of_moved_classes(answers);
@@ -143,7 +162,7 @@ void measure_defense(const D& defense, const Evidence& evidence, report::Defense
         evidence.alarm->threshold, evidence.alarm->rate);
     report.alarm->calibration_images = evidence.alarm->images;
     report.alarm->calibration_groups = evidence.alarm->groups;
-    report.gated = metrics::gated_metrics(answers, evidence.alarm->threshold);
+    if (has_gate) report.gated = metrics::gated_metrics(answers, evidence.alarm->threshold);
   }
   report.agreement = metrics::share_equal(answers.clean.victim, answers.clean.defended);
   report.lost_classes =
@@ -170,7 +189,7 @@ void measure_defense(const D& defense, const Evidence& evidence, report::Defense
   if (evidence.scanned > 0 && !evidence.triggered) {
     const at::Tensor some = data::evenly_spread(evidence.clean, evidence.scanned);
     report.scan = scan(defense, some, scan_catalogue(data::image_shape_of(some)), evidence.show,
-                       evidence.alarm ? std::optional(evidence.alarm->threshold) : std::nullopt);
+                       has_gate ? std::optional(evidence.alarm->threshold) : std::nullopt);
   }
 }
 

@@ -59,7 +59,7 @@ metrics::PairedAnswers paired_answers(const D& defense, const at::Tensor& images
 ///     const metrics::GatedMetrics gated = evaluate_gated(defense, threshold, test, attack);
 ///     std::cout << gated.metrics.asr.value() << " at " << gated.alarms.value() << " false alarms\n";
 ///
-/// \param defense the defended model, not gated
+/// \param defense the defended model, not gated; the gate is `alarm_score`, whatever `defense.alarm` is
 /// \param threshold of the alarm, in [0, 1], calibrated on other images (`calibrate_alarm`)
 /// \param test labelled images; all of them are used
 /// \param attack stamps the images; its target, if known, defines the attack success rate

@@ -16,6 +16,7 @@
 #include <refine/triggers/rotate.hpp>
 #include <refine/triggers/warp.hpp>
 #include <set>
+#include <string>
 #include <vector>
 #include "tests/support/error_of.hpp"
 
@@ -144,6 +145,10 @@ TEST(MultiTarget, InvalidFields_Throw) {
                {"shown", "got 1", "1 triggers"});
   expect_words(error_of([&] { MultiTarget<Patch>{.triggers = {{}}, .target = 5}.check(set); }),
                {"target", "0 to 4", "got 5"});
+  for (const int target : {-1, 5}) {  // not reduced modulo the classes
+    expect_words(error_of([&] { target_map(MultiTarget<Patch>{.triggers = {{}}, .target = target}, 5); }),
+                 {"target", "0 to 4", "got " + std::to_string(target)});
+  }
   expect_words(error_of([&] { MultiTarget<Patch>{.triggers = {{}}, .rate = 2}.check(set); }),
                {"rate", "got 2"});
 }

@@ -217,6 +217,10 @@ TEST(LearnPatch, WrongOptions_Throw) {
   expect_words(error_of([&] { learn_patch(generator, generator, classifier, set); }), {"two networks"});
   expect_words(error_of([] { DrawnPatch<Same>{}.cross(at::zeros({0, 1, 2, 2})); }), {"cross", "1x2x2"});
   expect_words(error_of([] {
+                 DrawnPatch<Same>{}.cross(at::zeros({1, 1, 2, 2}, at::kByte));
+               }),
+               {"cross", "floating-point"});
+  expect_words(error_of([] {
                  triggers::Perturbation<>{.values = at::zeros({1, 2, 2}), .magnification = NAN}.apply(
                      at::zeros({1, 1, 2, 2}));
                }),

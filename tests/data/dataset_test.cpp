@@ -78,6 +78,14 @@ TEST(Dataset, InvalidFieldsOrCounts_Throw) {
                }),
                {"4 images but 3 labels"});
   expect_words(error_of([&] {
+                 Dataset{set.images.to(at::kMeta), set.labels, set.classes}.validate();
+               }),
+               {"on the host", "got meta and cpu"});
+  expect_words(error_of([&] {
+                 Dataset{set.images, set.labels.to(at::kMeta), set.classes}.validate();
+               }),
+               {"on the host", "got cpu and meta"});
+  expect_words(error_of([&] {
                  Dataset{set.images, set.labels, {"a", "b"}}.validate();
                }),
                {"labels", "0 to 2", "2 classes"});

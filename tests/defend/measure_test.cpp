@@ -55,6 +55,22 @@ TEST(MeasureDefense, ScanOfSomeImages_TakesThemFromAllClasses) {
   }
 }
 
+/// Answers as the victim; its alarm is raised by images of class 3.
+struct Detector : MiddleByte {
+  at::Tensor alarm(const at::Tensor& images) const { return undefended(images).select(1, 3); }
+};
+
+TEST(MeasureDefense, AlarmThatIsAnotherScore_IsMeasuredWithoutAGatedAnswer) {
+  const Evidence evidence{.clean = folder_images(), .alarm = AlarmSetting{.threshold = 0.5}, .scanned = 0};
+  report::DefenseReport of_detector, of_disagreement;
+  measure_defense(Detector{}, evidence, of_detector);
+  EXPECT_EQ(of_detector.alarm->false_alarms, (metrics::Proportion{20, 80}));
+  EXPECT_FALSE(of_detector.gated);
+  measure_defense(MiddleByte{}, evidence, of_disagreement);
+  EXPECT_EQ(of_disagreement.alarm->false_alarms, (metrics::Proportion{0, 80}));
+  EXPECT_TRUE(of_disagreement.gated);
+}
+
 // The trigger makes every image one of class 2; the victim is right about the clean ones.
 TEST(MeasureDefense, TriggerWithoutLabels_IsMeasuredByTheVictimsAnswers) {
   const at::Tensor triggered = at::full({80, 1, 16, 16}, 2, at::kByte);

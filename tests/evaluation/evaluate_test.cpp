@@ -247,6 +247,12 @@ TEST(Evaluate, AttackThatWritesToItsArgument_LeavesTheCallersImages) {
       return same;
     }
   };
+  data::Dataset set = test_set;
+  set.images = test_set.images.clone();
+  set.images.narrow(0, 0, 2).select(3, 1).fill_(255);  // the first two do not show that it writes
+  const at::Tensor kept = set.images.clone();
+  evaluate(Stub{}, set, InPlace{});
+  EXPECT_TRUE(set.images.equal(kept));
   const at::Tensor before = test_set.images.clone();
   const Pipeline defense{transforms::None<task.image>{}, Stub{}, remaps::Shift<task>{.by = 0}};
   const Evaluation result = evaluate(defense, test_set, InPlace{});

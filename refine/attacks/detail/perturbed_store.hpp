@@ -16,9 +16,9 @@
 
 namespace refine::attacks::detail {
 
-/// Returns a hash of the tensor's bytes, as 16 hexadecimal digits. The tensor must be on the host.
+/// Returns a hash of the tensor's bytes, as 16 hexadecimal digits.
 inline std::string hash_of(const at::Tensor& tensor) {
-  const at::Tensor whole = tensor.contiguous();
+  const at::Tensor whole = tensor.to(at::kCPU).contiguous();
   return fmt::format("{:016x}",
                      derived_seed(0, {static_cast<const char*>(whole.const_data_ptr()), whole.nbytes()}));
 }

@@ -23,12 +23,16 @@
 /// What the poisoning plans share.
 namespace refine::attacks::detail {
 
-/// Throws unless the data has this class, with at least one image; `field` names it.
-inline void require_class(std::string_view field, int cls, const data::Dataset& dataset) {
-  const auto classes = static_cast<int>(dataset.classes.size());
+/// Throws unless a class is in [0, classes); `field` names it.
+inline void require_class(std::string_view field, int cls, int classes) {
   if (cls < 0 || cls >= classes) {
     throw Error("{} must be a class of the data, 0 to {}, got {}", field, classes - 1, cls);
   }
+}
+
+/// Throws unless the data has this class, with at least one image; `field` names it.
+inline void require_class(std::string_view field, int cls, const data::Dataset& dataset) {
+  require_class(field, cls, static_cast<int>(dataset.classes.size()));
   if (!dataset.labels.eq(cls).any().item<bool>()) {
     throw Error("{}: none of the {} training images is of class {}; choose a class that has images", field,
                 dataset.size(), cls);
