@@ -13,6 +13,7 @@
 #include <iostream>
 #include <iterator>
 #include <nlohmann/json.hpp>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -21,6 +22,7 @@
 #include <refine/core/file.hpp>
 #include <refine/core/sha256.hpp>
 #include <refine/core/text.hpp>
+#include <refine/data/image_files.hpp>
 #include <refine/data/image_folder.hpp>
 #include <refine/data/sources.hpp>
 #include <refine/nn/device.hpp>
@@ -112,7 +114,7 @@ Setting setting_of(const Options& options) {
   data::ImageFolderOptions resize_to_fit;
   if (options.image > 0)
     resize_to_fit = {.image = {3, options.image, options.image}, .resize_mode = data::ResizeMode::crop};
-  return {.dataset = cifar ? "CIFAR10" : root.filename().string(),
+  return {.dataset = cifar ? "CIFAR10" : text::to_utf8(root.filename().string()),
           .split = cifar ? data::cifar10(root) : data::image_folders(root, resize_to_fit),
           .normalization = cifar ? normalizations::cifar10 : normalizations::imagenet,
           .size = size_by_name(options.size),
@@ -130,9 +132,24 @@ std::string fingerprint_of(const data::Split& split) {
   return hash.hex();
 }
 
+/// Returns the names of the training and test images of a data set, without extensions: "train/cat/1".
+std::set<std::string> image_names(const fs::path& root) {
+  std::set<std::string> names;
+  for (const char* part : {"train", "test"}) {
+    for (const fs::path& file : data::image_files(root / part))
+      names.insert(file.lexically_relative(root).replace_extension().string());
+  }
+  return names;
+}
+
 /// Reads the stamped copies of all images. They must lie in the same folders under the same names.
 void read_stamped(const Options& options, Setting& setting) {
   const fs::path root = fs::weakly_canonical(user_path(options.stamped));
+  const fs::path clean = fs::weakly_canonical(user_path(options.data));
+  if (files::exists(clean / "train") && image_names(clean) != image_names(root)) {
+    throw Error("--stamped: the names of the images in {} differ from those of --data; give the same files",
+                root.string());
+  }
   const auto& [train, test] = setting.split;
   const auto stamped = data::image_folders(root, {.image = train.image_shape()});
   const auto same = [](const data::Dataset& a, const data::Dataset& b) {

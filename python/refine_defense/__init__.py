@@ -192,10 +192,15 @@ def _inputs(folder: pathlib.Path, module: Model, images: torch.Tensor | Path | N
         Error: if another process uses the folder above it, or files in it and values that are written there are given.
     """
     names = options.get("class_names")
-    given = [value for value in (module, images, names) if value is not None]
-    paths = [pathlib.Path(value) for value in given if isinstance(value, (str, os.PathLike))]
-    inside = [path for path in paths if folder.resolve() in path.resolve().parents]
-    if inside and len(paths) < len(given):
+    is_path = lambda value: isinstance(value, (str, os.PathLike))
+    has_values = any(value is not None and not is_path(value) for value in (module, images, names))
+    paths = [pathlib.Path(value) for value in (module, images, *options.values()) if is_path(value)]
+    root = folder.resolve()
+    inside = [path for path in paths if root == path.resolve() or root in path.resolve().parents]
+    around = [path for path in paths if path.resolve() in root.parents]
+    if around and folder.exists():
+        raise Error(f"{around[0]}: contains {folder}, which is written anew; give its images alone, or another out")
+    if inside and has_values:
         raise Error(f"{inside[0]}: is in {folder}, which is written anew; copy it elsewhere first")
     is_new = not folder.parent.exists()
     try:

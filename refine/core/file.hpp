@@ -1,8 +1,10 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <cstdio>
 #include <filesystem>
+#include <limits>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -101,8 +103,10 @@ bool exists(const std::filesystem::path& path);
 std::string lower_extension(const std::filesystem::path& file);
 
 /// Returns the content of a file.
-/// \throws Error if the file cannot be read, with the path and the reason of the system
-std::string read(const std::filesystem::path& path);
+/// \param max_bytes a longer file is refused, before memory is taken for it
+/// \throws Error if the file cannot be read, with the path and the reason of the system, or is longer than that
+std::string read(const std::filesystem::path& path,
+                 std::uintmax_t max_bytes = std::numeric_limits<std::uintmax_t>::max());
 
 /// Writes a whole file, or leaves an older one unchanged.
 /// \throws Error as `AtomicFile`

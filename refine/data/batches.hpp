@@ -231,7 +231,7 @@ inline ExampleView ExampleView::select(const at::Tensor& positions) const {
     throw Error(
         "positions: must be an int64 tensor of one dimension; convert them with positions.to(at::kLong)");
   }
-  const at::Tensor on_host = positions.to(at::kCPU).contiguous();
+  const at::Tensor on_host = positions.to(at::kCPU).clone(at::MemoryFormat::Contiguous);  // not the caller's
   const auto* const begin = on_host.const_data_ptr<std::int64_t>();
   for (std::int64_t i = 0; i < on_host.size(0); ++i) {
     if (begin[i] < 0 || begin[i] >= size()) {

@@ -12,6 +12,7 @@
 #include <refine/core/file.hpp>
 #include <refine/core/random.hpp>
 #include <refine/core/task.hpp>
+#include <refine/data/detail/pixels.hpp>
 #include <refine/data/resize.hpp>
 
 namespace refine::data {
@@ -31,9 +32,9 @@ at::Tensor decode_image_bytes(std::string_view bytes, std::string_view name);
 /// Decodes an image file.
 /// \param path the file
 /// \return uint8, 3×H×W
-/// \throws Error as `decode_image_bytes` does, and if the file cannot be read
+/// \throws Error as `decode_image_bytes` does, and if the file cannot be read or has more than 1 GiB
 inline at::Tensor decode_image(const std::filesystem::path& path) {
-  return decode_image_bytes(files::read(path), path.string());
+  return decode_image_bytes(files::read(path, detail::max_image_file_bytes), path.string());
 }
 
 /// Settings of `load_images`.

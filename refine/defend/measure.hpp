@@ -33,7 +33,8 @@ namespace refine {
 struct AlarmSetting {
   double threshold = 1;  ///< scores above it raise the alarm
   double rate = 0.05;    ///< share of clean images that may raise it
-  /// Number of images that it was calibrated on, and of groups of near-duplicates among them; 0: not known.
+  /// Number of images that it was calibrated on, and of groups of near-duplicates among them; 0: not known, or the
+  /// calibration promises no rate (`metrics::keeps_promise`).
   std::int64_t images = 0, groups = 0;
 };
 
@@ -59,10 +60,14 @@ struct Evidence {
 template <DefendedClassifier D>
 AlarmSetting calibrate_alarm(const D& defense, const at::Tensor& clean, double rate,
                              std::int64_t groups = 0) {
-  return {.threshold = detail::calibrate_alarm_threshold(alarm_scores(defense, clean), rate),
+  const std::vector<double> scores = alarm_scores(defense, clean);
+  const double threshold = detail::calibrate_alarm_threshold(scores, rate);
+  return {.threshold = threshold,
           .rate = rate,
           .images = clean.size(0),
-          .groups = groups > 0 ? groups : clean.size(0)};
+          .groups = !metrics::keeps_promise(scores, threshold, rate) ? 0
+                    : groups > 0                                     ? groups
+                                                                     : clean.size(0)};
 }
 
 namespace detail {

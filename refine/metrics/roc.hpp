@@ -208,6 +208,15 @@ inline Interval rate_of_calibrations(double wanted_rate, std::int64_t n) {
 
 }  // namespace detail
 
+/// True if the interval of the rate that a calibration promises (`AlarmMetrics::promised_rate`) holds for its threshold:
+/// exactly as many of its scores exceed it as `calibrate_threshold` lets. Fewer do where scores are equal, and more where
+/// the threshold was lowered since scores are infinite.
+/// \param clean the scores that the threshold was calibrated on, at least one
+inline bool keeps_promise(Scores clean, double threshold, double wanted_rate) {
+  const auto rank = detail::rank_of_threshold(wanted_rate, static_cast<double>(clean.size()));
+  return static_cast<double>(share_above(clean, threshold).hits) == rank - 1;
+}
+
 /// The metrics of an alarm. Its threshold was calibrated on some clean images; the metrics are
 /// those of others.
 struct AlarmMetrics {
@@ -228,8 +237,8 @@ struct AlarmMetrics {
   /// as many images as there are groups, since near-duplicates count once. NaN if the groups are not known.
   ///
   /// The share of all images above the k-th largest score of n, which `calibrate_threshold` returns, is
-  /// distributed as Beta(k, n + 1 − k), whatever the distribution of the scores (`angelopoulos2023conformal`). The
-  /// interval leaves out 2.5 % of it at each end.
+  /// distributed as Beta(k, n + 1 − k), whatever the distribution of the scores, unless scores are equal
+  /// (`keeps_promise`; `angelopoulos2023conformal`). The interval leaves out 2.5 % of it at each end.
   Interval promised_rate() const { return detail::rate_of_calibrations(wanted_rate, calibration_groups); }
 
   /// Returns the rate of false alarms to expect on other images, the mean of that distribution: `wanted_rate` or a
@@ -253,6 +262,7 @@ struct AlarmMetrics {
 /// \throws Error if a score is NaN
 inline AlarmMetrics alarm_metrics(Scores clean, std::optional<Scores> triggered, double threshold,
                                   double wanted_rate) {
+  detail::require_numbers("clean images", clean);
   AlarmMetrics metrics{.threshold = threshold, .wanted_rate = wanted_rate};
   metrics.false_alarms = share_above(clean, threshold);
   if (!triggered) return metrics;

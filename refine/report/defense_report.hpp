@@ -53,7 +53,7 @@ struct DefenseReport {
 };
 
 /// Returns the measurements of the answer that is served: with `Answer::gated`, those of the gated
-/// answer in place of the defended one's. Title, curves, facts and images are left out.
+/// answer in place of the defended one's, and `answer` says which they are. Title, curves, facts and images are left out.
 inline DefenseReport served_figures(const DefenseReport& report) {
   DefenseReport served{.attack = report.attack,
                        .class_names = report.class_names,
@@ -64,6 +64,7 @@ inline DefenseReport served_figures(const DefenseReport& report) {
                        .lost_classes = report.lost_classes,
                        .scan = report.scan};
   if (report.answer != Answer::gated || !report.gated) return served;
+  served.answer = Answer::gated;
   served.after = report.gated->metrics;
   served.agreement = report.gated->agreement;
   served.lost_classes.clear();  // where the alarm is silent, the victim answers

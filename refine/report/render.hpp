@@ -52,7 +52,8 @@ std::string html(const DefenseReport& report);
 /// Escapes text for use as HTML text or as an attribute's value. Control characters become spaces.
 std::string html_escape(std::string_view text);
 
-/// Writes `metrics.json`, `report.html` and, if the report has images, `images.png`.
+/// Writes `metrics.json`, `report.html` and, if the report has images, `images.png`; else one of an earlier report is
+/// removed.
 ///
 /// \param report  the content
 /// \param folder  where the files go; created if missing. Each file is either complete or absent.
@@ -63,6 +64,9 @@ inline void write_report(const DefenseReport& report, const std::filesystem::pat
   if (!report.sheet.rows.empty() && !report.sheet.columns.empty()) {
     const int scale = std::max(1, 96 / std::max(report.sheet.height, 1));
     files::write(folder / "images.png", sheet_png(report.sheet, scale));
+  } else {
+    std::error_code absent;
+    std::filesystem::remove(folder / "images.png", absent);  // of an earlier report
   }
   files::write(folder / "report.html", html(report));
 }

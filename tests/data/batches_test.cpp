@@ -100,6 +100,14 @@ TEST(SelectedView, Positions_TakeImagesWithoutCopy) {
   EXPECT_TRUE((set | views::selected(at::tensor(Indices{})) | views::batches(3)).empty());
 }
 
+TEST(SelectedView, PositionsThatChangeLater_AreNotTheViews) {
+  const auto set = numbered(4);
+  const at::Tensor positions = at::tensor(Indices{2, 0});
+  const auto view = set | views::selected(positions);
+  positions.fill_(3);
+  EXPECT_EQ(joined(view | views::batches(3)), (Indices{2, 0}));
+}
+
 TEST(SelectedView, PositionOutOfRange_Throws) {
   const Dataset set = numbered(10);
   const auto line = [&](const at::Tensor& positions) {

@@ -93,6 +93,29 @@ TEST(DecodeImage, ExifOrientationOfEitherByteOrder_IsApplied) {
   }
 }
 
+// As in Pillow, where a second block continues the first.
+TEST(DecodeImage, SecondExifBlock_DoesNotTurnTheImage) {
+  Bytes pixels(16 * 16, 60);
+  for (int y = 0; y < 8; ++y) std::fill_n(pixels.begin() + 16 * y, 16, static_cast<std::uint8_t>(180));
+  const std::string one = jpeg_of(16, 16, pixels, 1, exif(1)), other = jpeg_of(16, 16, pixels, 1, exif(6));
+  const std::size_t begin = other.find("\xff\xe1"),
+                    size = 2 + 256 * (other[begin + 2] & 255) + (other[begin + 3] & 255);
+  const std::size_t behind = one.find("\xff\xe1") + size;
+  const std::string both = one.substr(0, behind) + other.substr(begin, size) + one.substr(behind);
+  EXPECT_TRUE(decode_image_bytes(both, "x").equal(decode_image_bytes(one, "x")));
+  EXPECT_FALSE(decode_image_bytes(other, "x").equal(decode_image_bytes(one, "x")));
+}
+
+TEST(DecodeImage, FileOfMoreThanOneGigabyte_IsRefusedBeforeItIsRead) {
+  const ScratchFolder scratch;
+  const auto file = scratch.write("huge.png", "\x89PNG");
+  std::filesystem::resize_file(file, std::uintmax_t{1} << 40);
+  expect_words(error_of([&] { decode_image(file); }), {"huge.png", "1099511627776 bytes", "1073741824"});
+  const auto good = scratch.write("good.jpg", jpeg_of(16, 16, Bytes(16 * 16, 60), 1));
+  const auto images = load_images({file, good}, {.on_error = OnDecodeError::skip});
+  EXPECT_EQ(images.images.size(0), 1);
+}
+
 TEST(DecodeImage, JpegWithStrayBytes_IsReadAndOtherDamageThrows) {
   const std::string whole = jpeg(16, 16, {}, true);
   const at::Tensor image = decode_image_bytes(whole, "x");

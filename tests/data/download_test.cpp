@@ -138,6 +138,16 @@ TEST_F(DownloadTest, WrongContent_ThrowsAndLeavesNoFile) {
   refuses(LoopbackServer::ok("", "302 Found", "Location: file:///etc/passwd\r\n"), {"rotocol"});
 }
 
+TEST_F(DownloadTest, ServerThatIsBusy_KeepsThePartialFile) {
+  for (const char* status : {"503 Service Unavailable", "429 Too Many Requests", "408 Request Timeout"}) {
+    scratch.write(fs::relative(partial, scratch.path).string(), body.substr(0, 1000));
+    LoopbackServer server([&](const auto&) { return LoopbackServer::ok("busy", status); });
+    expect_words(error_of([&] { download(from(server.url())); }),
+                 {std::string(status).substr(0, 3), "1000 of 1000000", "run again to continue"});
+    EXPECT_EQ(fs::file_size(partial), 1000u) << status;
+  }
+}
+
 TEST_F(DownloadTest, Redirection_IsFollowed) {
   LoopbackServer server([](const auto& request) {
     return request.starts_with("GET /new") ? LoopbackServer::ok(body)

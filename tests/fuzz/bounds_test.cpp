@@ -21,6 +21,9 @@
 
 #include <refine/formats/detail/pickle_machine.hpp>
 #include <refine/formats/onnx.hpp>
+#include <refine/metrics/attack_metrics.hpp>
+#include <refine/report/defense_report.hpp>
+#include <refine/report/render.hpp>
 
 #include "tests/data/image_bytes.hpp"
 #include "tests/fuzz/readers.hpp"
@@ -42,6 +45,14 @@ std::string repeated(std::string_view part, std::size_t size = file_size) {
   all.reserve(size);
   while (all.size() + part.size() <= size) all += part;
   return all;
+}
+
+/// Returns the report of an attack that moves two images of so many classes.
+std::string metrics_of(int classes) {
+  report::DefenseReport r{.title = "many classes"};
+  r.before = r.after = metrics::attack_metrics(
+      {.truth = {7, 8}, .clean = {7, 8}, .triggered = {5, 6}, .classes = classes, .target = 5});
+  return report::metrics_text(r);
 }
 
 std::string little(std::uint64_t value, int bytes) {
@@ -278,6 +289,8 @@ const std::vector<Worst>& worst_files() {
       {"image_header_jpeg_markers", "image_header", [] { return "\xff\xd8"s + repeated("\xff\xe0\0\2"s); }},
       {"metrics_nesting", "metrics_json", [] { return repeated("{\"a\":"); }},
       {"metrics_objects", "metrics_json", [] { return "{\"a\":[" + repeated("{\"\":0},") + "0]}"; }},
+      {"metrics_classes", "metrics_json", [] { return metrics_of(3'700); }, true},
+      {"metrics_classes_beyond", "metrics_json", [] { return metrics_of(3'701); }, false},
       {"onnx_doubling", "onnx", [] { return onnx_doubling(40); }, false},
       {"pickle_marks", "pickle", [] { return "\x80\2"s + repeated("("); }},
       {"pickle_lists", "pickle", [] { return "\x80\2"s + repeated("]"); }},

@@ -191,6 +191,24 @@ TEST(DetectedAt, HandWorkedCase_IsReadOffTheRocCurve) {
   EXPECT_EQ(detected_at(List{0.2, 0.4}, List{0.1, 0.3}, 0.01), (Proportion{1, 2}));
 }
 
+// 20 scores at a rate of 10 %: the second largest is the threshold, and one exceeds it.
+TEST(KeepsPromise, EqualOrInfiniteScores_DoNot) {
+  std::vector<double> scores;
+  for (int i = 0; i < 20; ++i) scores.push_back(i / 20.0);
+  const auto promise = [&](double threshold) { return keeps_promise(scores, threshold, 0.1); };
+  EXPECT_TRUE(promise(calibrate_threshold(scores, 0.1)));
+  scores[19] = scores[18];
+  EXPECT_FALSE(promise(calibrate_threshold(scores, 0.1)));
+  scores[19] = scores[18] = std::numeric_limits<double>::infinity();
+  EXPECT_FALSE(promise(1));  // lowered, so that infinite scores raise the alarm: two exceed it
+  EXPECT_TRUE(keeps_promise(std::vector<double>{0.5}, 0.5, 0));
+}
+
+TEST(AlarmMetrics, NanScore_Throws) {
+  const std::vector<double> bad = {std::nan(""), 0.2};
+  expect_words(error_of([&] { alarm_metrics(bad, std::nullopt, 0.5, 0.05); }), {"clean images", "NaN"});
+}
+
 TEST(AlarmMetrics, HandWorkedCase_AllMetrics) {
   List clean;
   for (int i = 0; i < 100; ++i) clean.push_back(i / 100.0);

@@ -68,6 +68,14 @@ class ProgramTest(unittest.TestCase):
         with self.assertRaisesRegex(refine_defense.Error, "1.pnm"):  # the program could read them
             refine_defense.defend(inputs / "model.pt2", inputs / "images", out=self.folder / "d.pt2", resume=True)
         self.assertTrue((inputs / "model.pt2").exists() and (inputs / "images" / "1.pnm").exists())
+        # The folder itself, and an option in it, too.
+        for images, options in ((inputs, {}), (self.folder, {"extra": inputs / "images"})):
+            with self.assertRaises(refine_defense.Error):
+                refine_defense.defend(self.folder / "m.pt2", images, out=self.folder / "d.pt2", **options)
+            self.assertTrue((inputs / "images" / "1.pnm").exists(), images)
+        with self.assertRaisesRegex(refine_defense.Error, "contains .*inputs"):
+            refine_defense.defend(self.folder / "m.pt2", self.folder / "d.report", out=self.folder / "d.pt2")
+        self.assertTrue((inputs / "images" / "1.pnm").exists())
 
     def test_Run_Call_HasCommandFilesOptionsAndLibraries(self):
         self.script('printf \'{"call": "%s", "libraries": "%s"}\' "$*" "$LD_LIBRARY_PATH"')

@@ -102,6 +102,20 @@ TEST(Verdict, GatedAnswerThatTheScanArms_IsArmed) {
   EXPECT_EQ(verdict(r).kind, Verdict::Kind::armed);
 }
 
+TEST(Verdict, GatedAnswer_IsNamedWhereItsFiguresAre) {
+  DefenseReport r = unlabelled();
+  r.scan[1].gated = guessed({1000, 1000, 1000}, 1, 0.97);
+  r.gated = metrics::GatedMetrics{.agreement = {996, 1000}};
+  const std::string defended = verdict(r).paragraph + verdict(r).finding;
+  EXPECT_EQ(defended.find("gated"), std::string::npos) << defended;
+  r.answer = Answer::gated;
+  const Verdict gated = verdict(r);
+  expect_words(gated.paragraph,
+               {"The gated answer agrees with the victim on 99.6 %", "with the gated answer"});
+  expect_words(gated.finding, {"97.0 points with the gated answer"});
+  EXPECT_EQ(gated.paragraph.find("after the defense"), std::string::npos) << gated.paragraph;
+}
+
 // The gated answer agrees with the victim wherever the alarm is silent, however bad the defense is.
 TEST(Verdict, GatedAnswerOfAnUntrainedDefense_IsNotServed) {
   for (const bool has_labels : {false, true}) {

@@ -87,6 +87,25 @@ TEST(MetricsJson, ManyClasses_GrowsWithImagesNotWithClassesSquared) {
   EXPECT_EQ(reread.scan[3].before, r.scan[3].before);
 }
 
+TEST(MetricsJson, ManyClassesOfWhichAllImagesMove_AreReadBack) {
+  metrics::Predictions all{
+      .truth = {7, 8}, .clean = {7, 8}, .triggered = {5, 6}, .classes = 101, .target = 5};
+  DefenseReport r{.title = "moved"};
+  r.before = r.after = metrics::attack_metrics(all);
+  ASSERT_EQ(r.before.unchanged.sum(), 0);
+  const ScratchFolder folder;
+  EXPECT_EQ(read_metrics(folder.write("metrics.json", metrics_text(r))).before.unchanged, r.before.unchanged);
+}
+
+// 30,000 classes would take 7 GB a matrix.
+TEST(MetricsJson, MatricesThatAFewBytesClaim_AreRefused) {
+  const ScratchFolder folder;
+  Json json = Json::parse(metrics_text(many_classes_report(101)));
+  json["classes"] = 30'000;
+  const auto file = folder.write("metrics.json", json.dump());
+  expect_words(error_of([&] { read_metrics(file); }), {"before.confusion.clean", "30000 classes"});
+}
+
 TEST(MetricsJson, ManyClasses_WrongEntriesAreNamed) {
   const ScratchFolder folder;
   const Json json = Json::parse(metrics_text(many_classes_report(101)));
@@ -306,6 +325,12 @@ TEST(ReadMetrics, OtherFile_IsRefused) {
     expect_words(error_of([&] { read_metrics(folder.write("m.json", bytes)); }),
                  {"m.json", "not a JSON object"});
   }
+}
+
+TEST(ComparisonMarkdown, NamesOfStrangers_AreText) {
+  DefenseReport r = unlabelled();
+  r.model = "<img src=x> &amp; `x` *b* [l](u) a_b";
+  expect_words(comparison_markdown({r}), {R"(\<img src=x> \&amp; \`x\` \*b\* \[l](u) a_b)"});
 }
 
 // After the defense, the largest lift is 1 of 7: of the images of other classes, the trigger moves

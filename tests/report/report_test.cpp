@@ -639,6 +639,10 @@ TEST(WriteReport, Folder_GetsThreeFilesOrAnError) {
     EXPECT_GT(fs::file_size(folder / "deep" / name), 100u) << name;
   }
   EXPECT_EQ(std::distance(fs::directory_iterator(folder / "deep"), {}), 3);
+  DefenseReport without_images = example_report();
+  without_images.sheet = {};
+  write_report(without_images, folder / "deep");
+  EXPECT_FALSE(fs::exists(folder / "deep" / "images.png"));  // they were of another report
   std::ofstream(folder / "file") << "x";
   expect_words(error_of([&] { write_report(example_report(), folder / "file"); }),
                {"cannot write", (folder / "file").string(), "folder that is needed"});

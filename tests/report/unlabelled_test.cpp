@@ -112,6 +112,17 @@ TEST(ScanVerdict, LargeLiftOnTheVictim_IsNamed) {
   expect_words(html(r), {"Found in the victim: warp"});
 }
 
+// The page names one strongest trigger: the one with the largest lift on the victim, whatever it does afterwards.
+TEST(ScanVerdict, StrongestTrigger_IsTheSameInAllSentences) {
+  DefenseReport r = unlabelled();
+  const std::vector<std::int64_t> per_class = {1000, 1000, 1000};
+  r.scan = {{"weak", guessed(per_class, 1, 0.7), guessed(per_class, 1, 0.99)},
+            {"strong", guessed(per_class, 1, 0.95), guessed(per_class, 1, 0.01)}};
+  const Verdict v = verdict(r);
+  expect_words(v.paragraph, {"the strongest, strong,"});
+  expect_words(v.finding, {"Found in the victim: strong"});
+}
+
 TEST(Verdict, Decision_FollowsFromKindAndAgreement) {
   using Decision = Verdict::Decision;
   DefenseReport r = unlabelled();

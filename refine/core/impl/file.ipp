@@ -32,7 +32,7 @@ REFINE_INLINE std::string lower_extension(const std::filesystem::path& file) {
   return extension;
 }
 
-REFINE_INLINE std::string read(const std::filesystem::path& path) {
+REFINE_INLINE std::string read(const std::filesystem::path& path, std::uintmax_t max_bytes) {
   const auto fail = [&](int code) -> std::string {
     throw Error("cannot read {}: {}; check the path and its permissions", path.string(),
                 std::generic_category().message(code));
@@ -44,6 +44,9 @@ REFINE_INLINE std::string read(const std::filesystem::path& path) {
   std::error_code unknown;
   const auto expected = std::filesystem::file_size(path, unknown);
   if (unknown) return fail(unknown.value());
+  if (expected > max_bytes)
+    throw Error("cannot read {}: it has {} bytes, more than the {} that are read", path.string(), expected,
+                max_bytes);
   std::string bytes(expected, '\0');
   const std::size_t got = std::fread(bytes.data(), 1, bytes.size(), file.get());
   if (std::ferror(file.get())) return fail(errno);

@@ -11,6 +11,9 @@
 
 namespace refine::data::detail {
 
+/// Longer files are not decoded: the largest allowed image, 100 million pixels of RGBA in 16 bits, has 0.8 GB.
+inline constexpr std::uintmax_t max_image_file_bytes = std::uintmax_t{1} << 30;
+
 /// A decoded image: rows of RGB bytes, top first.
 struct RgbImage {
   // So that a forged header cannot claim all memory. A progressive JPEG takes nine bytes a pixel while it is decoded.

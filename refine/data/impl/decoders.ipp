@@ -102,9 +102,11 @@ inline bool read_jpeg(JpegReader& reader, std::string_view data, RgbImage* image
   jpeg_mem_src(&jpeg, reinterpret_cast<const unsigned char*>(data.data()), data.size());
   jpeg_save_markers(&jpeg, JPEG_APP0 + 1, 0xffff);
   jpeg_read_header(&jpeg, TRUE);
-  for (auto marker = jpeg.marker_list; marker && orientation == 1; marker = marker->next) {
+  for (auto marker = jpeg.marker_list; marker; marker = marker->next) {
     const std::string_view bytes(reinterpret_cast<const char*>(marker->data), marker->data_length);
-    if (bytes.substr(0, 5) == std::string_view("Exif\0", 5)) orientation = exif_orientation(bytes);
+    if (bytes.substr(0, 5) != std::string_view("Exif\0", 5)) continue;
+    orientation = exif_orientation(bytes);
+    break;  // a second block continues the first, as in Pillow
   }
   if (!image) return true;
   const bool is_cmyk = jpeg.jpeg_color_space == JCS_CMYK || jpeg.jpeg_color_space == JCS_YCCK;
@@ -544,7 +546,7 @@ REFINE_INLINE ImageShape shape_in_header(const std::filesystem::path& file) {
   if (bytes.starts_with("\xff\xd8")) jpeg_size(bytes, height, width);
   if (width > 0 && height > 0) return {3, height, width};
   try {
-    bytes = files::read(file);
+    bytes = files::read(file, max_image_file_bytes);
   } catch (const Error&) {
     return {};
   }

@@ -97,7 +97,8 @@ class Transfer {
   /// True if the server answered with something other than the file, so that trying again is
   /// useless.
   bool refused() const {
-    return too_long_ || status() >= 400;
+    const bool may_answer_later = status() == 408 || status() == 429 || status() >= 500;
+    return too_long_ || (status() >= 400 && !may_answer_later);
   }
 
   /// Returns the HTTP status.

@@ -25,6 +25,7 @@
 #include <refine/core/random.hpp>
 #include <refine/core/task.hpp>
 #include <refine/core/text.hpp>
+#include <refine/data/detail/pixels.hpp>
 
 namespace refine::data::detail {
 
@@ -112,7 +113,7 @@ REFINE_INLINE std::uint64_t StoreSource::key() const {
     key = derived_seed(key, "time", static_cast<std::uint64_t>(time));
     if (i % step != 0) continue;
     try {
-      key = derived_seed(key, files::read(files[i]), 0);
+      key = derived_seed(key, files::read(files[i], max_image_file_bytes), 0);
     } catch (const Error&) {
     }
   }

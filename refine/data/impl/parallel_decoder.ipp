@@ -30,7 +30,7 @@ REFINE_INLINE ImageShape resolve_shape(const std::vector<std::filesystem::path>&
   for (std::size_t i = 0; !shape.is_static(); ++i) {
     try {
       RgbImage first;
-      decode(files::read(files[i]), files[i].string(), first);
+      decode(files::read(files[i], max_image_file_bytes), files[i].string(), first);
       shape = merged(shape, {3, first.height, first.width});
     } catch (const Error&) {
       if (on_error == OnDecodeError::fail || i + 1 == files.size()) throw;
@@ -62,7 +62,7 @@ REFINE_INLINE std::size_t ParallelDecoder::run(std::size_t begin, std::size_t co
     thread_local RgbImage image;
     const std::size_t index = begin + static_cast<std::size_t>(i);
     try {
-      decode(files::read(files_[index]), files_[index].string(), image);
+      decode(files::read(files_[index], max_image_file_bytes), files_[index].string(), image);
       write_pixels(image, files_[index], shape_, resize_mode_, to + static_cast<std::size_t>(i) * bytes);
     } catch (const Error& error) {
       if (on_error_ == OnDecodeError::fail) throw;

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include <refine/metrics/lift.hpp>
@@ -44,6 +45,15 @@ std::string describe_lift(const DefenseReport& report, const metrics::Lift& lift
 
 /// Describes a largest lift: "97.0 points, at “ship”".
 std::string describe_largest_lift(const DefenseReport& report, const metrics::Lift& lift);
+
+/// Returns the trigger that lifts a class of the victim the furthest, of those that work on it if there are any.
+/// \param triggers not empty
+const GuessedTrigger& strongest_on_victim(const std::vector<GuessedTrigger>& triggers);
+
+/// Returns what is judged: "defended model" or "gated answer", and when: "after the defense" or "with the gated answer".
+/// \param report of `served_figures`
+std::string_view served_words(const DefenseReport& report);
+std::string_view when_defended(const DefenseReport& report);
 
 /// Summarizes the scan in one or two sentences of plain text. Empty if there was no scan.
 std::string scan_sentence(const DefenseReport& report);

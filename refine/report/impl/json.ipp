@@ -256,35 +256,38 @@ REFINE_INLINE metrics::Proportion read_proportion(const MetricsNode& node) {
   return p;
 }
 
-/// \param candidates lifts among which this one is the largest, which the file does not have
-REFINE_INLINE metrics::Lift read_lift(const MetricsNode& node, int classes, std::int64_t candidates = 1) {
-  metrics::Lift lift{.candidates = candidates};
-  lift.n = node["n"].count();
-  lift.cls = static_cast<int>(node["class"].integer(0, classes - 1));
-  lift.with_trigger = node["with_trigger"].count(lift.n);
-  lift.without_trigger = node["without_trigger"].count(lift.n);
-  lift.gained = node["gained"].count(lift.with_trigger);
-  lift.lost = node["lost"].count(lift.without_trigger);
+/// Reads the counts of a lift, which must agree with each other.
+/// \param places of the four counts in the node
+template <typename Place>
+metrics::Lift read_counts(const MetricsNode& node, std::int64_t n, Place with_trigger, Place without_trigger,
+                          Place gained, Place lost) {
+  metrics::Lift lift{.n = n};
+  lift.with_trigger = node[with_trigger].count(n);
+  lift.without_trigger = node[without_trigger].count(n);
+  lift.gained = node[gained].count(lift.with_trigger);
+  lift.lost = node[lost].count(lift.without_trigger);
   if (lift.with_trigger - lift.without_trigger != lift.gained - lift.lost) {
     node.refuse("gains {} and loses {}, but goes from {} to {}", lift.gained, lift.lost, lift.without_trigger,
                 lift.with_trigger);
   }
+  return lift;
+}
+
+/// \param candidates lifts among which this one is the largest, which the file does not have
+REFINE_INLINE metrics::Lift read_lift(const MetricsNode& node, int classes, std::int64_t candidates = 1) {
+  metrics::Lift lift =
+      read_counts(node, node["n"].count(), "with_trigger", "without_trigger", "gained", "lost");
+  lift.candidates = candidates;
+  lift.cls = static_cast<int>(node["class"].integer(0, classes - 1));
   node["value"].check_equals(lift.value());
   return lift;
 }
 
 REFINE_INLINE metrics::Lift read_lift_row(const MetricsNode& row, int cls) {
   if (row.size() != 5) row.refuse("must have 5 entries, got {}", row.size());
-  metrics::Lift lift{.cls = cls};
-  lift.n = row[4].count();
-  lift.with_trigger = row[std::size_t{0}].count(lift.n);
-  lift.without_trigger = row[1].count(lift.n);
-  lift.gained = row[2].count(lift.with_trigger);
-  lift.lost = row[3].count(lift.without_trigger);
-  if (lift.with_trigger - lift.without_trigger != lift.gained - lift.lost) {
-    row.refuse("gains {} and loses {}, but goes from {} to {}", lift.gained, lift.lost, lift.without_trigger,
-               lift.with_trigger);
-  }
+  metrics::Lift lift =
+      read_counts(row, row[4].count(), std::size_t{0}, std::size_t{1}, std::size_t{2}, std::size_t{3});
+  lift.cls = cls;
   return lift;
 }
 
@@ -304,8 +307,13 @@ REFINE_INLINE std::vector<metrics::Lift> read_lifts(const MetricsNode& node, int
   return lifts;
 }
 
+/// Largest number of classes whose matrices are read, which a few bytes can claim: nine of them take 1 GB.
+inline constexpr int max_matrix_classes = 3'700;
+
 /// Reads a matrix from its nonzero counts, listed in row order (schema 2).
 REFINE_INLINE metrics::ConfusionMatrix read_cells(const MetricsNode& node, int classes) {
+  if (classes > max_matrix_classes)
+    node.refuse("is of {} classes, more than the {} that are read", classes, max_matrix_classes);
   metrics::ConfusionMatrix counts = metrics::ConfusionMatrix::Zero(classes, classes);
   std::int64_t before = -1;
   for (std::size_t i = 0; i < node.size(); ++i) {
@@ -397,7 +405,9 @@ REFINE_INLINE metrics::AttackMetrics read_figures(const MetricsNode& node, int c
   const std::vector<metrics::Lift> stored = read_lifts(node["lifts"], classes, short_form);
   const bool has_pairs = node.has("moved");  // an earlier version wrote no pairs
   if (has_pairs) {
-    f.unchanged = read_matrix(confusion["unchanged"], classes, short_form);
+    // The short form of a matrix of zeros is an empty list.
+    f.unchanged = short_form ? read_cells(confusion["unchanged"], classes)
+                             : read_matrix(confusion["unchanged"], classes, short_form);
     if (f.unchanged.size() == 0 || (f.unchanged.array() > f.clean.array().min(f.triggered.array())).any())
       confusion["unchanged"].refuse("counts images that are not in the other matrices");
     metrics::detail::set_lifts(f);

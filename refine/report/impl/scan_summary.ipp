@@ -5,6 +5,7 @@
 #include <fmt/core.h>
 
 #include <algorithm>
+#include <utility>
 
 #include <refine/core/config.hpp>
 #include <refine/metrics/lift.hpp>
@@ -68,6 +69,20 @@ REFINE_INLINE const GuessedTrigger& max_lift_on(const std::vector<GuessedTrigger
   });
 }
 
+REFINE_INLINE const GuessedTrigger& strongest_on_victim(const std::vector<GuessedTrigger>& triggers) {
+  return *std::ranges::max_element(triggers, {}, [](const GuessedTrigger& trigger) {
+    return std::pair(trigger.works_before(), trigger.before.n > 0 ? trigger.before.value() : -1);
+  });
+}
+
+REFINE_INLINE std::string_view served_words(const DefenseReport& report) {
+  return report.answer == Answer::gated ? "gated answer" : "defended model";
+}
+
+REFINE_INLINE std::string_view when_defended(const DefenseReport& report) {
+  return report.answer == Answer::gated ? "with the gated answer" : "after the defense";
+}
+
 REFINE_INLINE std::string scan_sentence(const DefenseReport& report) {
   const std::vector<GuessedTrigger> triggers = guessed_triggers(report);
   if (triggers.empty()) return "";
@@ -77,13 +92,13 @@ REFINE_INLINE std::string scan_sentence(const DefenseReport& report) {
   const auto subject =
       fmt::format("Of {} common trigger{}", triggers.size(), triggers.size() == 1 ? "" : "s");
   if (const auto count = std::ranges::count_if(triggers, &GuessedTrigger::works_before); count > 0) {
-    const GuessedTrigger& found = *std::ranges::find_if(triggers, &GuessedTrigger::works_before);
-    std::string text =
-        fmt::format("{}, {} on the victim; the strongest, {}, lifts {} before and {} after the defense.",
-                    subject, count == 1 ? "one works" : fmt::format("{} work", count), found.name,
-                    describe_lift(report, found.before), describe_lift(report, found.after));
+    const GuessedTrigger& found = strongest_on_victim(triggers);
+    std::string text = fmt::format("{}, {} on the victim; the strongest, {}, lifts {} before and {} {}.",
+                                   subject, count == 1 ? "one works" : fmt::format("{} work", count),
+                                   found.name, describe_lift(report, found.before),
+                                   describe_lift(report, found.after), when_defended(report));
     if (&after != &found) {
-      text += fmt::format(" After the defense, the largest lift of any of them is {} ({}).",
+      text += fmt::format(" The largest lift of any of them {} is {} ({}).", when_defended(report),
                           describe_largest_lift(report, after.after), after.name);
     }
     return text;
@@ -92,7 +107,7 @@ REFINE_INLINE std::string scan_sentence(const DefenseReport& report) {
       "{}, tried on {} clean images, none lifts a class of the victim by more than {} points ({}, “{}”)",
       subject, format::count(report.scan.front().images()), format::hundredths(before.before.value(), 1),
       before.name, format::class_name(report.class_names, before.before.cls));
-  text += fmt::format("; after the defense, the largest lift is {} ({}).",
+  text += fmt::format("; {}, the largest lift is {} ({}).", when_defended(report),
                       describe_largest_lift(report, after.after), after.name);
   if (!before.local) text += " A change of the whole image can have this effect without a backdoor.";
   return text;

@@ -230,7 +230,8 @@ REFINE_INLINE std::string comparison_markdown(const std::vector<DefenseReport>& 
   const auto text = [](std::string_view name) {
     std::string cell;
     for (const char c : refine::text::printable(name)) {
-      if (c == '|' || c == '\\') cell += '\\';
+      if (std::string_view("|\\<&`*[").find(c) != std::string_view::npos)
+        cell += '\\';  // no cell, HTML, link
       cell += c;
     }
     return cell.empty() ? std::string(format::missing) : cell;

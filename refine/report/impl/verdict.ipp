@@ -143,6 +143,7 @@ REFINE_INLINE Verdict trigger_verdict(const DefenseReport& report) {
                                             : is_wanted_before && wanted_before.value() > 1.5 * before.value()
                                                 ? "lifts " + wanted_effect(wanted_before)
                                                 : "lifts " + describe_lift(report, before));
+  const std::string effects = fmt::format("{}; {}", effect_before, when_defended(report));
   const std::string interval_after = describe_interval(interval, after.candidates, "classes");
   const std::string effect_after = fmt::format("{} {}", describe_lift(report, after), interval_after);
   const std::string largest_after =
@@ -157,9 +158,9 @@ REFINE_INLINE Verdict trigger_verdict(const DefenseReport& report) {
   const std::string wanted_interval = describe_interval(wanted_after.interval(metrics::z95), 1, "");
   const auto instead = [&](std::string_view verb, const std::string& effect) {
     return fmt::format(
-        "{}; after the defense, it {} {} instead. A trigger that changes the whole image can shift this many "
+        "{}, it {} {} instead. A trigger that changes the whole image can shift this many "
         "predictions by itself. To find out, measure the same images on a benign model with the same defense.",
-        effect_before, verb, effect);
+        effects, verb, effect);
   };
   const bool was_armed =
       !pairs.before.empty() || before.interval().low > Verdict::tolerance || is_wanted_before;
@@ -170,15 +171,15 @@ REFINE_INLINE Verdict trigger_verdict(const DefenseReport& report) {
                  : was_armed    ? "The trigger still works"
                                 : "The trigger works on the defended model";
     v.paragraph = fmt::format(
-        "{}; after the defense, it {}moves {}. Do not rely on this model where an attacker can "
+        "{}, it {}moves {}. Do not rely on this model where an attacker can "
         "show it the trigger.",
-        effect_before, pairs.is_moved || pairs.before.empty() ? "" : "still ", pair_effect(pairs.armed));
+        effects, pairs.is_moved || pairs.before.empty() ? "" : "still ", pair_effect(pairs.armed));
   } else if ((!is_lifted || is_nearly_disarmed) && is_above(wanted_after, Verdict::pair_tolerance)) {
     v.kind = Verdict::Kind::armed;
     v.headline = was_armed ? "The trigger still works" : "The trigger works on the defended model";
     v.paragraph = fmt::format(
-        "{}; after the defense, it {}lifts {} {}. Do not rely on this model where an attacker can show it the trigger.",
-        effect_before, was_armed ? "still " : "", wanted_effect(wanted_after), wanted_interval);
+        "{}, it {}lifts {} {}. Do not rely on this model where an attacker can show it the trigger.", effects,
+        was_armed ? "still " : "", wanted_effect(wanted_after), wanted_interval);
   } else if (is_nearly_disarmed) {
     v.kind = Verdict::Kind::uncertain;
     v.headline = "Disarmed, or nearly so";
@@ -186,8 +187,8 @@ REFINE_INLINE Verdict trigger_verdict(const DefenseReport& report) {
   } else if (is_lifted) {
     v.kind = Verdict::Kind::armed;
     v.headline = was_armed ? "The trigger still works" : "The trigger works on the defended model";
-    v.paragraph = fmt::format("{}; after the defense, it {}lifts {}.", effect_before,
-                              was_armed && !is_other_class ? "still " : "", effect_after);
+    v.paragraph = fmt::format("{}, it {}lifts {}.", effects, was_armed && !is_other_class ? "still " : "",
+                              effect_after);
     if (is_other_class) {
       v.headline = "The attack was moved, not stopped";
       v.paragraph += fmt::format(
@@ -199,9 +200,9 @@ REFINE_INLINE Verdict trigger_verdict(const DefenseReport& report) {
     v.kind = Verdict::Kind::uncertain;
     v.headline = "Too close to call";
     v.paragraph = fmt::format(
-        "{}; after the defense, the largest lift is {}. With {} images, the effect may be zero or more than {} points; "
+        "{}, the largest lift is {}. With {} images, the effect may be zero or more than {} points; "
         "measure on more test images.",
-        effect_before, largest_after, format::count(after.n), format::hundredths(Verdict::tolerance, 1));
+        effects, largest_after, format::count(after.n), format::hundredths(Verdict::tolerance, 1));
   } else if (!pairs.unclear.empty()) {
     v.kind = Verdict::Kind::uncertain;
     v.headline = "Disarmed, or nearly so";
@@ -211,29 +212,29 @@ REFINE_INLINE Verdict trigger_verdict(const DefenseReport& report) {
     v.kind = Verdict::Kind::uncertain;
     v.headline = "Too close to call";
     v.paragraph = fmt::format(
-        "{}; after the defense, the largest lift of a class is {}, but the trigger seems to move {}. With {} image{} of "
+        "{}, the largest lift of a class is {}, but the trigger seems to move {}. With {} image{} of "
         "“{}”, the effect may be less or more than {} points; measure on more test images.",
-        effect_before, largest_after, pair_effect({largest}), format::count(largest.lift.n),
+        effects, largest_after, pair_effect({largest}), format::count(largest.lift.n),
         largest.lift.n == 1 ? "" : "s", format::class_name(report.class_names, largest.truth),
         format::hundredths(Verdict::pair_tolerance, 1));
   } else if (may_be_above(wanted_after, Verdict::pair_tolerance)) {
     v.kind = Verdict::Kind::uncertain;
     v.headline = "Too close to call";
     v.paragraph = fmt::format(
-        "{}; after the defense, it lifts {} {}. With {} images that the attack moves, the effect may be less or more than {} "
+        "{}, it lifts {} {}. With {} images that the attack moves, the effect may be less or more than {} "
         "points; measure on more test images.",
-        effect_before, wanted_effect(wanted_after), wanted_interval, format::count(wanted_after.n),
+        effects, wanted_effect(wanted_after), wanted_interval, format::count(wanted_after.n),
         format::hundredths(Verdict::pair_tolerance, 1));
   } else if (before.interval().high <= Verdict::tolerance && pairs.before.empty() &&
              !may_be_above(wanted_before, Verdict::pair_tolerance)) {
     v.kind = Verdict::Kind::harmless;
     v.headline = "There was nothing to disarm";
-    v.paragraph = fmt::format("{}, too little for a backdoor; after the defense, the largest lift is {}.",
-                              effect_before, largest_after);
+    v.paragraph = fmt::format("{}, too little for a backdoor; {}, the largest lift is {}.", effect_before,
+                              when_defended(report), largest_after);
   } else {
     v.kind = Verdict::Kind::disarmed;
     v.headline = "The trigger is disarmed";
-    v.paragraph = fmt::format("{}; after the defense, the largest lift is {}.", effect_before, largest_after);
+    v.paragraph = fmt::format("{}, the largest lift is {}.", effects, largest_after);
   }
   const metrics::PairLift& largest = report.after.largest_pair_lift;
   if (v.kind == Verdict::Kind::disarmed && names_pair(pairs.before, before)) {
@@ -267,8 +268,9 @@ REFINE_INLINE std::string scan_finding_sentence(const DefenseReport& report) {
   }
   if (strongest == nullptr) return "";
   std::string text =
-      fmt::format("Found in the victim: {} lifts {} before the defense, and {} after", strongest->name,
-                  describe_lift(report, strongest->before), describe_lift(report, strongest->after));
+      fmt::format("Found in the victim: {} lifts {} before the defense, and {} {}", strongest->name,
+                  describe_lift(report, strongest->before), describe_lift(report, strongest->after),
+                  report.answer == Answer::gated ? when_defended(report) : "after");
   if (!strongest->works_before() && !strongest->local)
     text += "; a change of the whole image can do so without a backdoor";
   return text;
@@ -340,7 +342,7 @@ REFINE_INLINE void decide(const DefenseReport& report, const DefenseReport& full
         has_labels(report)
             ? fmt::format("clean accuracy falls from {} to {}", format::percent(report.before.ba.value()),
                           format::percent(report.after.ba.value()))
-            : fmt::format("the defended model agrees with the victim on {} of clean images only",
+            : fmt::format("the {} agrees with the victim on {} of clean images only", served_words(report),
                           format::percent(report.agreement->value()));
   } else if (full_report.answer == Answer::gated && is_low(full_report.agreement)) {
     v.decision = Decision::improve;
@@ -420,7 +422,7 @@ REFINE_INLINE Verdict verdict(const DefenseReport& full_report) {
                     format::percent(ba_after), format::signed_hundredths(ba_after - ba_before, 1));
   } else if (report.agreement && report.agreement->n > 0) {
     v.paragraph +=
-        fmt::format(" The defended model agrees with the victim on {} of {} clean images.",
+        fmt::format(" The {} agrees with the victim on {} of {} clean images.", detail::served_words(report),
                     format::percent(report.agreement->value()), format::count(report.agreement->n));
   }
   if (has_trigger(report) && !report.scan.empty()) v.paragraph += ' ' + detail::scan_sentence(report);
