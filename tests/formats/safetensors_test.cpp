@@ -195,6 +195,21 @@ TEST(ReadSafeTensors, InconsistentFile_Throws) {
   expect_words(error_of([&] { read_safetensors(scratch.path); }), {scratch.path.string()});
 }
 
+TEST(ReadSafeTensors, LongNames_AreShortenedInMessages) {
+  const ScratchFolder scratch;
+  const std::string name(100'000, 'n');
+  for (const std::string& header :
+       {"{\"" + name + "\":" + entry("F32", "[2]", "[0,4]") + "}",
+        "{\"" + name + "\":" + entry(name, "[1]", "[0,4]") + "}", "{\"" + name + "\":{}}",
+        "{\"" + name + "\":" + entry("F32", "[1]", "[0,4]") + ",\"" + name + "\":{}}",
+        "{\"__metadata__\":{\"" + name + "\":1}}"}) {
+    const std::string line =
+        error_of([&] { read_safetensors(scratch.write("a.safetensors", file_of(header, "1234"))); });
+    expect_words(line, {"cannot load", "nnn..."});
+    EXPECT_LT(line.size(), 1000u);
+  }
+}
+
 TEST(ReadSafeTensors, AtEachLimit_AcceptsAndOneBeyondThrows) {
   const auto error = [](std::string_view bytes) {
     return error_of([&] { read_safetensors("x.safetensors", bytes); });

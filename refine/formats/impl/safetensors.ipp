@@ -88,21 +88,23 @@ REFINE_INLINE void SafeTensorsReader::fail(std::string_view why) const {
 
 REFINE_INLINE at::Tensor SafeTensorsReader::read_tensor(const std::string& name,
                                                         const SafeTensorsHeader::Entry& entry) {
+  const std::string shown = shorten(name);
   const auto dtype = std::ranges::find(dtypes, entry.dtype, [](const auto& d) { return d.first; });
   if (dtype == dtypes.end() && is_unsupported_dtype(entry.dtype)) {
     const UnsupportedTensor kind = describe_unsupported_tensor(entry.dtype);
-    throw Error("cannot load {}: '{}' is {} ({}), which refine does not read; {}", path_.string(),
-                shorten(name), kind.what, entry.dtype, kind.advice);
+    throw Error("cannot load {}: '{}' is {} ({}), which refine does not read; {}", path_.string(), shown,
+                kind.what, entry.dtype, kind.advice);
   }
-  if (dtype == dtypes.end()) fail(fmt::format("tensor '{}' has the unknown dtype '{}'", name, entry.dtype));
+  if (dtype == dtypes.end())
+    fail(fmt::format("tensor '{}' has the unknown dtype '{}'", shown, shorten(entry.dtype)));
 
   const std::uint64_t begin = entry.data_offsets[0];
   const std::uint64_t end = entry.data_offsets[1];
-  if (begin > end || end > data_.size()) fail(fmt::format("tensor '{}' lies outside the file", name));
+  if (begin > end || end > data_.size()) fail(fmt::format("tensor '{}' lies outside the file", shown));
 
   constexpr std::size_t max_dims = 64;  // the limit of LibTorch
   if (entry.shape.size() > max_dims) {
-    fail(fmt::format("tensor '{}' has {} dimensions, more than the {} allowed", name, entry.shape.size(),
+    fail(fmt::format("tensor '{}' has {} dimensions, more than the {} allowed", shown, entry.shape.size(),
                      max_dims));
   }
   std::vector<std::int64_t> shape;
@@ -112,7 +114,7 @@ REFINE_INLINE at::Tensor SafeTensorsReader::read_tensor(const std::string& name,
   constexpr std::uint64_t max_span = std::numeric_limits<std::int64_t>::max();
   for (const std::uint64_t n : entry.shape) {
     if (n > 0 && span > max_span / n) {
-      fail(fmt::format("tensor '{}' claims more bytes than the file has", name));
+      fail(fmt::format("tensor '{}' claims more bytes than the file has", shown));
     }
     empty = empty || n == 0;
     span *= n > 0 ? n : 1;
@@ -120,11 +122,11 @@ REFINE_INLINE at::Tensor SafeTensorsReader::read_tensor(const std::string& name,
   }
   const std::uint64_t size = empty ? 0 : span;
   if (size != end - begin) {
-    fail(fmt::format("tensor '{}' has {} bytes, but its shape and dtype need {}", name, end - begin, size));
+    fail(fmt::format("tensor '{}' has {} bytes, but its shape and dtype need {}", shown, end - begin, size));
   }
   if (dtype->second == at::kBool &&
       std::ranges::any_of(data_.substr(begin, size), [](char c) { return c != 0 && c != 1; })) {
-    fail(fmt::format("tensor '{}' is boolean but has values other than 0 and 1", name));
+    fail(fmt::format("tensor '{}' is boolean but has values other than 0 and 1", shown));
   }
   ranges_.emplace_back(begin, end);
   at::Tensor tensor = at::empty(shape, dtype->second);
@@ -229,7 +231,8 @@ REFINE_INLINE bool SafeTensorsHeader::string(std::string& text) {
 
 REFINE_INLINE bool SafeTensorsHeader::key(std::string& name) {
   const std::size_t level = depth_ - 1;
-  if (!names_[level].insert(name).second) fail_(fmt::format("the header has the duplicate key '{}'", name));
+  if (!names_[level].insert(name).second)
+    fail_(fmt::format("the header has the duplicate key '{}'", shorten(name)));
   keys_[level] = std::move(name);
   return true;
 }
@@ -272,7 +275,7 @@ REFINE_INLINE bool SafeTensorsHeader::check_supported() {
   if (depth_ == 0) return false;
   if (in_metadata()) {
     fail_(depth_ == 1 ? "the metadata is not an object"
-                      : fmt::format("the metadata '{}' is not a string", keys_[1]));
+                      : fmt::format("the metadata '{}' is not a string", shorten(keys_[1])));
   }
   if (depth_ == 1 || keys_[1] == "dtype" || keys_[1] == "shape" || keys_[1] == "data_offsets") {
     fail_malformed();
@@ -281,7 +284,7 @@ REFINE_INLINE bool SafeTensorsHeader::check_supported() {
 }
 
 REFINE_INLINE void SafeTensorsHeader::fail_malformed() {
-  fail_(fmt::format("the entry of tensor '{}' is malformed", keys_[0]));
+  fail_(fmt::format("the entry of tensor '{}' is malformed", shorten(keys_[0])));
 }
 
 }  // namespace refine::formats::detail
