@@ -353,10 +353,11 @@ class ProgressBar {
   /// Prints a line.
   /// \param text the note
   void on_note(std::string_view text) {
+    const std::string line = refine::text::printable(text);
     if (meter_) {
-      meter_->print(text);
+      meter_->print(line);
     } else {
-      fmt::print(out_, "{}\n", refine::text::printable(text));
+      fmt::print(out_, "{}\n", line);
     }
   }
 

@@ -723,6 +723,21 @@ TEST(ProgressBar, File_GetsNoControlCharacters) {
   })) << text;
 }
 
+// A warning may name the tensors of a stranger's file.
+TEST(ProgressBar, Notes_GetNoControlCharacters) {
+  for (const bool is_running : {false, true}) {
+    std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::tmpfile(), &std::fclose);
+    ProgressBar bar(file.get());
+    if (is_running) bar.on_begin({.name = "victim", .epochs = 1, .batches = 1, .images = 1});
+    bar.on_note("a\x1b[2Jb\nc");
+    bar.on_warning("d\u202ee");
+    std::string text(static_cast<std::size_t>(std::ftell(file.get())), '\0');
+    std::rewind(file.get());
+    ASSERT_EQ(std::fread(text.data(), 1, text.size(), file.get()), text.size());
+    EXPECT_EQ(text, "a\\x1b[2Jb\\x0ac\nwarning: d\\xe2\\x80\\xaee\n");
+  }
+}
+
 TEST(Training, Divergence_NamesTheLearningRate) {
   auto recipe = quick(2);
   recipe.optimization.optimizer = OptimizerKind::sgd;
