@@ -139,6 +139,7 @@ requires(!backbones::FrozenBackbone<B>) DrawnNoise<T> learn_noise(T generator, c
                                                                   const NoiseOptions& options = {},
                                                                   Observers&&... observers) {
   options.validate();
+  distributed::detail::require_one_process("learn_noise", observers...);
   detail::check_learning("learn_noise", generator, classifier.task, dataset, options.target, options.recipe);
   DrawnNoise<T> noise{.generator = std::move(generator), .epsilon = options.epsilon};
   at::Tensor stamped;  // logits of the current batch

@@ -22,6 +22,7 @@
 #include <refine/core/random.hpp>
 #include <refine/data/dataset.hpp>
 #include <refine/data/sources.hpp>
+#include <refine/distributed/communicator.hpp>
 #include <refine/training/recipe.hpp>
 #include <refine/transforms/encoder_decoder.hpp>
 #include <refine/transforms/unet.hpp>
@@ -139,6 +140,25 @@ TEST(LearnNoise, WrongOptionsOrNetworks_Throw) {
                {"learn_noise", "3x16x16", "3x32x32"});
   const backbones::ResNet18<> other{.task = {{3, 16, 16}, 5}, .width = 4};
   expect_words(error_of([&] { learn_noise(generator, other, set); }), {"learn_noise", "predicts 5", "has 3"});
+}
+
+/// Several processes, as an observer.
+struct TwoRanks : distributed::Serial {
+  static constexpr std::int64_t size() { return 2; }
+};
+
+// Each batch has its images twice: rows that a rank computes would not be neighbours.
+TEST(LearnTriggers, SeveralRanks_AreRefused) {
+  const data::Dataset set = shapes(6);
+  const backbones::ResNet18<> classifier{.task = set.task(), .width = 4};
+  const auto network = [&] {
+    return transforms::UNet<>{.image = set.image_shape(), .levels = 2, .width = 2};
+  };
+  TwoRanks ranks;
+  expect_words(error_of([&] { learn_noise(network(), classifier, set, {}, ranks); }),
+               {"learn_noise", "one process"});
+  expect_words(error_of([&] { learn_patch(network(), network(), classifier, set, {}, ranks); }),
+               {"learn_patch", "one process"});
 }
 
 // ---- patches ----
