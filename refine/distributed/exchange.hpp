@@ -9,12 +9,14 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <exception>
 #include <functional>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include <refine/core/error.hpp>
+#include <refine/core/text.hpp>
 #include <refine/distributed/communicator.hpp>
 
 /// \file
@@ -79,15 +81,19 @@ void wait_for_all(Ranks& ranks) {
 
 /// Runs a function on rank 0, such as one that writes files, while the others wait.
 /// \param work called on rank 0
-/// \throws Error on every rank if `work` throws one; on the others with its text
+/// \throws what `work` throws on rank 0, and on the others an Error with its text
 template <Communicator Ranks, typename Work>
 void on_first_rank(Ranks& ranks, Work&& work) {
   if (ranks.size() == 1) return work();
   if (ranks.rank() == 0) {
     try {
       work();
-    } catch (const Error& error) {
-      copy_text(ranks, error.what());
+    } catch (const std::exception& error) {
+      const std::string line = text::one_line(error.what());
+      copy_text(ranks, line.empty() ? "rank 0 has failed" : line);
+      throw;
+    } catch (...) {
+      copy_text(ranks, "rank 0 has failed");
       throw;
     }
     copy_text(ranks, "");
@@ -126,8 +132,9 @@ void check_equal(Ranks& ranks, std::string_view what, std::string_view text) {
 }
 
 /// Returns a tensor of a rank, on every rank, also where its shape is not known.
-/// \param tensor of `root`, dense; that of other ranks is ignored
+/// \param tensor of `root`, dense, of at most 16 dimensions; that of other ranks is ignored
 /// \return on the host
+/// \throws Error on every rank if it has more dimensions
 template <Communicator Ranks>
 at::Tensor copy_tensor(Ranks& ranks, const at::Tensor& tensor, std::int64_t root = 0) {
   if (ranks.size() == 1) return tensor;
@@ -139,12 +146,16 @@ at::Tensor copy_tensor(Ranks& ranks, const at::Tensor& tensor, std::int64_t root
   if (is_root && tensor.defined()) {
     numbers[0] = static_cast<std::int64_t>(tensor.scalar_type());
     numbers[1] = tensor.dim();
-    std::copy(tensor.sizes().begin(), tensor.sizes().end(), numbers + 2);
+    if (tensor.dim() <= max_dims) std::copy(tensor.sizes().begin(), tensor.sizes().end(), numbers + 2);
   } else if (is_root) {
     numbers[1] = -1;
   }
   ranks.sum_(shape);
   if (numbers[1] < 0) return {};
+  if (numbers[1] > max_dims) {
+    throw Error("copy_tensor: the tensor must have at most {} dimensions, got {}; reshape it", max_dims,
+                numbers[1]);
+  }
   at::Tensor values = is_root ? tensor.cpu().clone(at::MemoryFormat::Contiguous)
                               : at::zeros(at::IntArrayRef(numbers + 2, static_cast<std::size_t>(numbers[1])),
                                           static_cast<at::ScalarType>(numbers[0]));
