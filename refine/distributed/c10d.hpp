@@ -3,6 +3,7 @@
 #include <chrono>
 #include <cstdint>
 #include <memory>
+#include <utility>
 
 #include <refine/core/config.hpp>
 #include <refine/distributed/communicator.hpp>
@@ -13,7 +14,7 @@ namespace detail {
 class Group;  // impl/c10d.ipp
 }
 
-/// How a process joins the others.
+/// How a process joins the others. All times are at most a year.
 struct C10dOptions {
   std::chrono::milliseconds connect_timeout = std::chrono::seconds(25);  ///< for all ranks to start
   /// A rank that waits for another one gives up if that one's process shows no sign of life for this
@@ -40,8 +41,8 @@ class C10d {
   /// two must be set. With `WORLD_SIZE=1`, nothing is connected. `GLOO_SOCKET_IFNAME` chooses the
   /// network interface.
   /// \param options time limits
-  /// \throws Error if a variable is missing or malformed, the others cannot be reached in time, or
-  ///   the library was compiled without Gloo's headers
+  /// \throws Error if a time is out of range, a variable is missing or malformed, the others cannot be
+  ///   reached in time, or the library was compiled without Gloo's headers
   REFINE_INLINE static C10d from_environment(const C10dOptions& options = {});
 
   /// Does the same if the program was started as one of several ranks, else returns a single rank. A
@@ -78,7 +79,7 @@ class C10d {
   REFINE_INLINE void sum_(at::Tensor& tensor) const;
 
   /// Begins an exchange, see `Communicator`. Exchanges that run at the same time have a connection of
-  /// their own, so that `sum_` does not wait for them.
+  /// their own, so that `sum_` does not wait for them. What is returned keeps the connection open.
   REFINE_INLINE Pending begin(Exchange exchange, at::Tensor& tensor, std::int64_t root) const;
 
   /// Returns the bytes of the tensors that this rank has exchanged so far.

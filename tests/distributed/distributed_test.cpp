@@ -493,8 +493,8 @@ TEST(Rank, DISABLED_RunsCases) {
   use_threads(1);
   auto ranks = distributed::C10d::from_environment(
       {.silence = std::chrono::seconds(std::string_view(cases) == "lost" ? 4 : 30)});
-  const auto file = [&](const std::string& name) {
-    return out / (name + "." + std::to_string(ranks.rank()));
+  const auto file = [&out, rank = ranks.rank()](const std::string& name) {
+    return out / (name + "." + std::to_string(rank));
   };
   const auto first = ranks_data();
   std::istringstream names(cases);
@@ -580,6 +580,12 @@ TEST(Rank, DISABLED_RunsCases) {
       } else if (name == "restarted") {
         values = {static_cast<double>(ranks.restarts())};
         train_classifier(SmallNetwork{}, first, classifier_recipe(12, 1), ranks);
+      } else if (name == "destroyed") {
+        at::Tensor numbers = at::ones({1 << 20}) * (ranks.rank() + 1);
+        distributed::Pending pending = ranks.begin(distributed::Exchange::sum, numbers, 0);
+        ranks = distributed::C10d();
+        pending.wait();
+        values = {numbers.min().item<double>(), numbers.max().item<double>()};
       } else if (name == "traffic") {
         const std::int64_t before = ranks.bytes_exchanged();
         train_classifier(SmallNetwork{}, first, classifier_recipe(12, 5), ranks);
@@ -818,6 +824,28 @@ TEST_F(SeveralRanks, Sum_RankKilledOrStopped_NamesItAndItsHost) {
       expect_words(loss->processes.error("lost", rank), {words});
     }
   }
+}
+
+TEST(C10d, Begin_CommunicatorDestroyedBeforeWait_Completes) {
+  if (!distributed::C10d::is_available()) GTEST_SKIP() << "compiled without Gloo's headers";
+  Processes two("destroyed", 2);
+  two.wait();
+  for (int rank = 0; rank < 2; ++rank) EXPECT_EQ(two.values("destroyed", rank), (Values{3, 3}));  // 1 + 2
+}
+
+TEST(C10d, FromEnvironment_TimeOutOfRange_IsRefused) {
+  ::setenv("RANK", "0", 1);
+  ::setenv("WORLD_SIZE", "1", 1);
+  using std::chrono::milliseconds;
+  constexpr milliseconds year = std::chrono::hours(24 * 365), longest = milliseconds::max();
+  const auto error_of = [](const distributed::C10dOptions& options) {
+    return testing::error_of([&] { distributed::C10d::from_environment(options); });
+  };
+  EXPECT_EQ(error_of({.connect_timeout = year, .silence = year, .timeout = year}), "");
+  expect_words(error_of({.connect_timeout = longest}), {"c10d.connect_timeout", "at most 31536000000 ms"});
+  expect_words(error_of({.silence = year + milliseconds(1)}), {"c10d.silence", "got 31536000001 ms"});
+  expect_words(error_of({.timeout = longest}), {"c10d.timeout", "got 9223372036854775807 ms"});
+  expect_words(error_of({.timeout = milliseconds(0)}), {"c10d.timeout", "above 0 ms"});
 }
 
 TEST(C10d, FromEnvironment_MissingOrWrongVariable_IsRefused) {

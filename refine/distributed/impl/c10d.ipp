@@ -568,10 +568,15 @@ REFINE_INLINE bool C10d::is_available() {
 }
 
 REFINE_INLINE C10d C10d::from_environment(const C10dOptions& options) {
+  // Longer ones overflow the nanoseconds of a clock.
+  constexpr std::chrono::milliseconds max_time = std::chrono::hours(24 * 365);
   for (const auto& [name, time, low] :
        {std::tuple("timeout", options.timeout, 0), std::tuple("connect_timeout", options.connect_timeout, 0),
         std::tuple("silence", options.silence, 2000)}) {
-    if (time.count() <= low) throw Error("c10d.{} must be above {} ms, got {} ms", name, low, time.count());
+    if (time.count() <= low || time > max_time) {
+      throw Error("c10d.{} must be above {} ms and at most {} ms, got {} ms", name, low, max_time.count(),
+                  time.count());
+    }
   }
   const std::int64_t size = detail::require_size();
   const std::int64_t rank =
@@ -608,7 +613,10 @@ REFINE_INLINE void C10d::sum_(at::Tensor& tensor) const {
 }
 
 REFINE_INLINE Pending C10d::begin(Exchange exchange, at::Tensor& tensor, std::int64_t root) const {
-  return group_ ? group_->begin(exchange, tensor, root) : Pending();
+  if (!group_) return {};
+  // Also after the communicator was destroyed.
+  return Pending(
+      [group = group_, pending = group_->begin(exchange, tensor, root)]() mutable { pending.wait(); });
 }
 
 REFINE_INLINE std::int64_t C10d::bytes_exchanged() const {
