@@ -8,8 +8,9 @@ namespace refine {
 
 /// An observer that ends a training after the current step when the process gets SIGINT or SIGTERM.
 /// A second signal ends the process at once, and so does one that arrives before or after the
-/// training. One object at a time in a process; its destructor restores the old handlers. A signal
-/// that is ignored, as SIGINT in a background job of a script, stays ignored.
+/// training, however that ended. One object at a time in a process, for one training after another; its
+/// destructor restores the old handlers. A signal that is ignored, as SIGINT in a background job of a script,
+/// stays ignored.
 ///
 ///     StopOnSignal signals("my_program --resume");
 ///     fit(defense, images, recipe, Checkpoint{.path = "run"}, signals);  // throws Stopped

@@ -794,5 +794,46 @@ TEST(StopOnSignalDeathTest, SecondSignal_EndsAtOnceAndSaysHowToGoOn) {
   EXPECT_EXIT(unsaved(), ::testing::ExitedWithCode(130), "^$");
 }
 
+TEST(StopOnSignalDeathTest, SignalAfterATrainingThatFailed_EndsAtOnce) {
+  StopOnSignal signals("program --resume");
+  EXPECT_THROW(train_victim(victim_recipe(), signals, FailAfter{2}), std::runtime_error);
+  const auto raise = [] {
+    std::raise(SIGINT);
+    std::_Exit(1);
+  };
+  EXPECT_EXIT(raise(), ::testing::ExitedWithCode(130), "^$") << "nothing was saved";
+  train_victim(victim_recipe(), signals);
+  EXPECT_EXIT(raise(), ::testing::ExitedWithCode(130), "training is complete and saved");
+  EXPECT_THROW(train_victim(victim_recipe(), signals, FailAfter{2}), std::runtime_error);
+  EXPECT_EXIT(raise(), ::testing::ExitedWithCode(130), "^$") << "the first one was";
+}
+
+/// Raises a signal in a step.
+struct RaiseAt {
+  std::int64_t step;
+  void on_step(const StepInfo&) {
+    if (--step == 0) std::raise(SIGINT);
+  }
+};
+
+TEST(StopOnSignal, NextTraining_IsStoppedByASignalThatNoneHasAnswered) {
+  StopOnSignal signals;
+  const auto steps_of = [&](auto&&... observers) -> std::int64_t {
+    try {
+      train_victim(victim_recipe(), signals, observers...);
+    } catch (const Stopped& stopped) {
+      return stopped.step();
+    } catch (const std::runtime_error&) {
+      return 0;
+    }
+    return step_count;
+  };
+  EXPECT_EQ(steps_of(RaiseAt{3}), 3);
+  EXPECT_EQ(StopOnSignal::exit_status(), 130);
+  EXPECT_EQ(steps_of(), step_count) << "the signal has stopped another one";
+  EXPECT_EQ(steps_of(RaiseAt{2}, FailAfter{2}), 0);
+  EXPECT_EQ(steps_of(), 1) << "the one that it was for has failed before";
+}
+
 }  // namespace
 }  // namespace refine

@@ -53,6 +53,7 @@
 #include <refine/training/detail/optimizers.hpp>
 #include <refine/training/detail/ranks.hpp>
 #include <refine/training/detail/run_state.hpp>
+#include <refine/training/detail/running.hpp>
 #include <refine/training/detail/step_batches.hpp>
 #include <refine/training/observers.hpp>
 #include <refine/training/recipe.hpp>
@@ -850,6 +851,7 @@ void train(const TrainingRun& run, torch::nn::Module& module, at::Device device,
     throw Error("cannot train the {}: too few images (got {}, expected 2 or more)", run.info.name,
                 examples.size(0));
   }
+  const ScopedRunning running;  // until the last checkpoint is written
   TrainingLoop<std::remove_reference_t<Targets>, std::remove_reference_t<Learn>, Observers...> loop(
       run, module, device, examples, optimization, augmentation, seed, targets, learn, observers...);
   loop(cuda_graph_safe);

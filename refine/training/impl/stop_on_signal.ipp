@@ -13,23 +13,28 @@
 
 #include <refine/core/config.hpp>
 #include <refine/core/text.hpp>
+#include <refine/training/detail/running.hpp>
 
 namespace refine::detail::signals {
 
 // What the handler reads. It may call only functions that are safe in a handler.
-inline std::atomic<int> received = 0;           // number of the signal
-inline std::atomic<bool> is_training = false;   // a signal waits for the end of the step
-inline std::atomic<bool> is_trained = false;    // the farewell is true
-inline std::string farewell, hurried_farewell;  // constant while the handlers are installed
+inline std::atomic<int> received = 0;             // number of the signal
+inline std::atomic<bool> is_answered = false;     // the training was asked to stop because of it
+inline std::atomic<bool> is_training = false;     // `on_begin` was called, and `on_end` was not
+inline std::atomic<bool> is_in_training = false;  // `on_begin` was called by a training that is counted
+inline std::atomic<bool> is_trained = false;      // the farewell is true
+inline std::string farewell, hurried_farewell;    // constant while the handlers are installed
 inline constexpr std::array<int, 2> numbers = {SIGINT, SIGTERM};
 inline std::array<struct sigaction, numbers.size()> old_actions;
 
 static_assert(std::atomic<int>::is_always_lock_free && std::atomic<bool>::is_always_lock_free);
 
 extern "C" inline void refine_handle_signal(int number) {
-  if (is_training && received.exchange(number) == 0) return;
-  if (is_trained || is_training) {
-    const std::string& text = is_training ? hurried_farewell : farewell;
+  // A training that ends with an exception does not call `on_end`.
+  const bool must_wait = is_training && !(is_in_training && running_trainings == 0);
+  if (must_wait && received.exchange(number) == 0) return;
+  if (is_trained || must_wait) {
+    const std::string& text = must_wait ? hurried_farewell : farewell;
     [[maybe_unused]] const ::ssize_t written = ::write(STDERR_FILENO, text.data(), text.size());
   }
   ::_exit(128 + number);
@@ -46,7 +51,7 @@ REFINE_INLINE StopOnSignal::StopOnSignal(const std::string& resume_command) {
   detail::signals::farewell = with_command("\nstopped: training is complete and saved");
   detail::signals::hurried_farewell =
       with_command("\nstopped at once: the steps since the last checkpoint are lost");
-  detail::signals::is_training = detail::signals::is_trained = false;
+  detail::signals::is_training = detail::signals::is_trained = detail::signals::is_answered = false;
   detail::signals::received = 0;
   for (std::size_t i = 0; i < detail::signals::numbers.size(); ++i) {
     struct sigaction action = {};
@@ -64,6 +69,10 @@ REFINE_INLINE StopOnSignal::~StopOnSignal() {
 }
 
 REFINE_INLINE void StopOnSignal::on_begin(const RunInfo&) {
+  // A signal that has stopped an earlier training does not stop this one. One that came too late for that does.
+  if (detail::signals::is_answered.exchange(false)) detail::signals::received = 0;
+  detail::signals::is_trained = false;
+  detail::signals::is_in_training = detail::running_trainings > 0;
   detail::signals::is_training = true;
 }
 
@@ -77,7 +86,9 @@ REFINE_INLINE void StopOnSignal::on_end() {
 }
 
 REFINE_INLINE bool StopOnSignal::stop_requested() const {
-  return detail::signals::received != 0;
+  if (detail::signals::received == 0) return false;
+  detail::signals::is_answered = true;
+  return true;
 }
 
 REFINE_INLINE int StopOnSignal::exit_status() {
