@@ -23,11 +23,14 @@ namespace refine {
 /// weights of an uninterrupted one. Objectives and networks that hold a random generator are the
 /// exception.
 struct Checkpoint {
-  std::filesystem::path path;  ///< the folder of one run; created if missing, locked during the run
+  /// The folder of one run; created if missing, locked during the run by the file `.refine-lock`. Files of others in it
+  /// are left alone. A relative path is that of the working folder when the run begins.
+  std::filesystem::path path;
   std::chrono::milliseconds every = std::chrono::seconds(60);  ///< time between two files, 0 or more
   int keep = 2;  ///< number of files that are kept, the newest ones, 1 or more
   /// True: continue from the newest file that is intact, or start if there is none. False: a folder
-  /// that holds files of an earlier run is refused.
+  /// that holds files of an earlier run is refused. A folder or file that cannot be read is an error, not a missing
+  /// or damaged one.
   bool resume = false;
 
   /// Checks the fields and the folder, as the run will. For programs that want to report it before

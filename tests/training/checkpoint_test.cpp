@@ -29,6 +29,7 @@
 #include <tests/training/task.hpp>
 
 #include <algorithm>
+#include <cmath>
 #include <csignal>
 #include <cstddef>
 #include <cstdint>
@@ -277,7 +278,7 @@ TEST(Checkpoint, EveryStepStopped_IsTheUninterruptedRun) {
     EXPECT_THROW(train_victim(victim_recipe(), checkpoint, StopAfter{1}), Stopped);
   EXPECT_EQ(train_victim(victim_recipe(), checkpoint), expected);
   EXPECT_EQ(files_in(folder.path),
-            (std::vector<std::string>{"0000000008.safetensors", "0000000009.safetensors", "lock"}));
+            (std::vector<std::string>{".refine-lock", "0000000008.safetensors", "0000000009.safetensors"}));
   EXPECT_EQ(train_victim(victim_recipe(), checkpoint), expected) << "a finished run is its result";
   checkpoint.remove();
   EXPECT_FALSE(fs::exists(folder.path));
@@ -614,6 +615,154 @@ TEST(Checkpoint, HeldFolder_IsUsedByThisProcessOnly) {
   EXPECT_EQ(error_elsewhere(), "");
 }
 
+TEST(Checkpoint, FilesOfTheUser_AreLeftAlone) {
+  const ScratchFolder folder;
+  const std::vector<std::string> names = {"0000000001.damaged", "image.damaged", "lock"};
+  for (const std::string& name : names) folder.write(name, "my notes\n");
+  folder.write("0000000001.safetensors.damaged", "of the run");
+  const Checkpoint checkpoint{.path = folder.path, .resume = true};
+  checkpoint.check();
+  EXPECT_THROW(train_victim(victim_recipe(), checkpoint, StopAfter{1}), Stopped);
+  checkpoint.remove();
+  EXPECT_EQ(files_in(folder.path), names);
+  for (const std::string& name : names) EXPECT_EQ(content(folder.path / name), "my notes\n") << name;
+}
+
+TEST(Checkpoint, FileOfTheLockThatIsNotOne_IsRefusedAndKept) {
+  const ScratchFolder folder;
+  const fs::path lock = folder.path / ".refine-lock", notes = folder.write("notes.txt", "my notes\n");
+  const Checkpoint checkpoint{.path = folder.path};
+  const auto expect_refused = [&] {
+    expect_words(error_of([&] { checkpoint.check(); }),
+                 {folder.path.string(), ".refine-lock", "move it away"});
+  };
+  for (const std::string text : {"my notes\n", "12", "\n", "1 2\n", "1\n2\n", "12345678901234567890\n"}) {
+    folder.write(lock, text);
+    expect_refused();
+    EXPECT_EQ(content(lock), text);
+  }
+  for (const std::string text : {"", "7\n", "4194304\n"}) {
+    folder.write(lock, text);
+    EXPECT_EQ(error_of([&] { checkpoint.check(); }), "") << text;
+    EXPECT_EQ(content(lock), fmt::format("{}\n", ::getpid()));
+  }
+  fs::remove(lock);
+  fs::create_symlink("notes.txt", lock);
+  expect_refused();
+  EXPECT_EQ(content(notes), "my notes\n");
+  fs::remove(notes);  // now the link leads nowhere
+  expect_refused();
+  EXPECT_FALSE(fs::exists(notes));
+  fs::remove(lock);
+  fs::create_directory(lock);
+  expect_refused();
+}
+
+/// Allows no further open file while it exists.
+class NoMoreFiles {
+ public:
+  NoMoreFiles() {
+    ::getrlimit(RLIMIT_NOFILE, &old_);
+    const int next = ::dup(0);
+    ::close(next);
+    ::rlimit limit = old_;
+    limit.rlim_cur = static_cast<::rlim_t>(next);
+    ::setrlimit(RLIMIT_NOFILE, &limit);
+  }
+  NoMoreFiles(const NoMoreFiles&) = delete;
+  ~NoMoreFiles() { ::setrlimit(RLIMIT_NOFILE, &old_); }
+
+ private:
+  ::rlimit old_ = {};
+};
+
+TEST(Checkpoint, FolderThatCannotBeListed_IsNotTakenForAnEmptyOne) {
+  const InterruptedVictim run;
+  const Checkpoint fresh{.path = run.path};
+  const auto hold = run.checkpoint.hold();
+  std::vector<std::string> lines;
+  {
+    const NoMoreFiles limit;
+    lines = {error_of([&] { fresh.check(); }),
+             error_of([&] { train_victim(victim_recipe(), run.checkpoint); }),
+             error_of([&] { run.checkpoint.remove(); })};
+  }
+  for (const std::string& line : lines)
+    expect_words(line, {"cannot list", run.path.string(), "Too many open files"});
+  EXPECT_EQ(error_of([&] { train_victim(victim_recipe(), run.checkpoint); }), "");
+}
+
+TEST(Checkpoint, FileThatCannotBeRead_IsNotTakenForADamagedOne) {
+  const InterruptedVictim run;
+  const fs::path newest = run.path / "0000000004.safetensors", kept = run.path / "kept";
+  fs::rename(newest, kept);
+  fs::create_directory(newest);  // reading it fails, also for root
+  const auto before = files_in(run.path);
+  expect_words(error_of([&] { train_victim(victim_recipe(), run.checkpoint); }),
+               {"cannot read", newest.string(), "directory"});
+  EXPECT_EQ(files_in(run.path), before);
+  fs::remove(newest);
+  fs::rename(kept, newest);
+  EXPECT_EQ(train_victim(victim_recipe(), run.checkpoint), train_victim(victim_recipe()));
+}
+
+/// Changes the working folder after two steps.
+struct ChangeFolder {
+  fs::path folder;
+  int steps = 0;
+  void on_step(const StepInfo&) {
+    if (++steps == 2) fs::current_path(folder);
+  }
+};
+
+TEST(Checkpoint, RelativePath_IsThatOfTheWorkingFolderAtTheStart) {
+  const ScratchFolder folder;
+  fs::create_directory(folder.path / "other");
+  const fs::path before = fs::current_path();
+  fs::current_path(folder.path);
+  fs::path saved;
+  try {
+    train_victim(victim_recipe(), Checkpoint{.path = "run", .every = 0ms},
+                 ChangeFolder{folder.path / "other"}, StopAfter{5});
+    ADD_FAILURE() << "it was not stopped";
+  } catch (const Stopped& stopped) {
+    saved = stopped.checkpoint();
+  }
+  EXPECT_TRUE(fs::exists(saved)) << saved;
+  fs::current_path(before);
+  EXPECT_TRUE(fs::equivalent(saved, folder.path / "run" / "0000000005.safetensors")) << saved;
+  EXPECT_EQ(files_in(folder.path / "run").size(), 3u) << "two checkpoints are kept, and the lock";
+  EXPECT_TRUE(files_in(folder.path / "other").empty());
+}
+
+TEST(Checkpoint, NumberWithARest_IsRefused) {
+  const InterruptedVictim run;
+  const fs::path newest = run.path / "0000000004.safetensors";
+  const auto good = formats::read_safetensors(newest);
+  for (const char* key : {"step", "steps", "collapsed", "seconds"}) {
+    for (const char* rest : {" ", ",5", "x"}) {
+      auto changed = good;
+      changed.metadata.at(key) += rest;
+      changed.metadata.at("sha256") = detail::digest_of(changed);
+      formats::write_safetensors(newest, changed);
+      expect_words(error_of([&] { train_victim(victim_recipe(), run.checkpoint); }),
+                   {"cannot resume", newest.string(), fmt::format("its {} is not a number", key)});
+    }
+  }
+}
+
+TEST(ParseNumber, Text_IsReadWholeOrNotAtAll) {
+  EXPECT_EQ(detail::parse_number<double>("-0.25"), -0.25);
+  EXPECT_EQ(detail::parse_number<double>("1e-3"), 0.001);
+  EXPECT_EQ(detail::parse_number<double>("5e-324"), 5e-324);
+  EXPECT_TRUE(std::isnan(detail::parse_number<double>("nan").value()));
+  EXPECT_EQ(detail::parse_number<std::int64_t>("-9223372036854775808"),
+            std::numeric_limits<std::int64_t>::min());
+  for (const char* text : {"", "x", "0,5", "0.5x", "0.5 ", "1e999"})
+    EXPECT_FALSE(detail::parse_number<double>(text)) << text;
+  EXPECT_FALSE(detail::parse_number<std::int64_t>("9223372036854775808"));
+}
+
 /// Limits the size of files while it exists: writing then fails as on a full disk.
 class FileSizeLimit {
  public:
@@ -704,6 +853,37 @@ TEST(Checkpoint, WeightsThatAreNotFinite_AreNoticedByTheLastSave) {
   expect_words(error_after(step_count, step_count + 1), {"diverged", "the weights are", "epoch 3"});
   expect_words(error_after(step_count - 2, step_count - 2), {"diverged", "the weights are", "epoch 3"});
   for (const std::string& name : files_in(folder.path)) EXPECT_FALSE(name.ends_with(".safetensors")) << name;
+}
+
+/// A transform with a buffer that holds an infinity, as a mask of attention does.
+struct Masked {
+  struct Module : torch::nn::Module {
+    at::Tensor shift = register_parameter("shift", at::zeros({1, 3, 1, 1})),
+               mask = register_buffer("mask", at::zeros({1}) - INFINITY),
+               mean = register_buffer("mean", at::zeros({1}, at::kDouble));
+  };
+  ImageShape image = task.image;
+  double mean = 0;  ///< what the buffer becomes
+  std::shared_ptr<Module> module = std::make_shared<Module>();
+  at::Tensor forward(const at::Tensor& x) const {
+    module->mean.fill_(mean);
+    return (x + module->shift + module->mask.exp()).clamp(0, 1);
+  }
+};
+
+TEST(Checkpoint, BufferThatWasInfiniteBefore_IsSaved) {
+  const ScratchFolder folder;
+  const Checkpoint checkpoint{.path = folder.path, .every = 0ms, .resume = true};
+  const auto train = [&](double mean, auto&&... observers) {
+    Pipeline defense{Masked{.mean = mean}, freeze(victim()), remaps::Derangement<task>{}};
+    fit(defense, dataset().images, defense_recipe(OptimizerKind::sgd), observers...);
+    return bytes_of(*defense.transform().module);
+  };
+  EXPECT_THROW(train(0, checkpoint, StopAfter{4}), Stopped);
+  EXPECT_EQ(train(0, checkpoint), train(0));
+  checkpoint.remove();
+  expect_words(error_of([&] { train(INFINITY, checkpoint); }), {"diverged", "the weights are"});
+  EXPECT_FALSE(fs::exists(folder.path)) << "nothing was saved";
 }
 
 /// A module of one number.

@@ -17,6 +17,7 @@
 #include <refine/nn/device.hpp>
 #include <refine/report/render.hpp>
 #include <refine/report/verdict.hpp>
+#include <refine/training/detail/checkpoint_files.hpp>
 
 namespace refine::cli {
 
@@ -272,12 +273,11 @@ void CheckpointOptions::add_to(CLI::App& command) {
 }
 
 bool has_checkpoint(const fs::path& folder) {
-  std::error_code ignored;
-  for (fs::directory_iterator entry(folder, ignored), end; !ignored && entry != end;
-       entry.increment(ignored)) {
-    if (entry->path().extension() == ".safetensors") return true;
+  try {
+    return !refine::detail::checkpoints_in(folder).empty();
+  } catch (const Error&) {
+    return false;
   }
-  return false;
 }
 
 OptionalCheckpoint CheckpointOptions::below(const fs::path& results) const {

@@ -27,7 +27,6 @@
 #include <exception>
 #include <filesystem>
 #include <functional>
-#include <iterator>
 #include <limits>
 #include <map>
 #include <memory>
@@ -400,8 +399,11 @@ class TrainingLoop {
     }
     sums_.clear();
     all_sums_.clear();
-    for (const auto& tensors : {module.parameters(), module.buffers()})
-      std::ranges::copy_if(tensors, std::back_inserter(finite_at_start_), is_finite);
+    for (const auto& [name, tensor] : nn::state_dict(module, "module.")) {
+      if (!is_finite(tensor)) continue;
+      finite_at_start_.push_back(tensor);
+      state_.finite.insert(name);
+    }
   }
 
   /// \param cuda_graph_safe whether `learn` may be recorded as a CUDA graph and replayed

@@ -20,6 +20,7 @@
 #include <iterator>
 #include <map>
 #include <memory>
+#include <optional>
 #include <sstream>
 #include <string>
 #include <string_view>
@@ -293,7 +294,11 @@ void copy_state(Ranks& ranks, RunState& state) {
     text += fmt::format(" {} {} {} {} {}", e.epoch, e.loss, e.accuracy, e.lr, e.seconds);
   std::istringstream in(distributed::copy_text(ranks, text));
   std::vector<double> numbers;
-  for (std::string number; in >> number;) numbers.push_back(std::stod(number));
+  for (std::string word; in >> word;) {
+    const std::optional<double> number = parse_number<double>(word);
+    if (!number) throw Error("rank {}: the state of rank 0 has '{}' for a number", ranks.rank(), word);
+    numbers.push_back(*number);
+  }
   state.step = static_cast<std::int64_t>(numbers[0]);
   state.collapsed = static_cast<std::int64_t>(numbers[1]);
   state.seconds = numbers[2];

@@ -2,11 +2,15 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <charconv>
 #include <cstdint>
 #include <filesystem>
 #include <map>
+#include <optional>
 #include <set>
 #include <string>
+#include <string_view>
+#include <system_error>
 #include <vector>
 
 #include <refine/training/observers.hpp>
@@ -42,7 +46,17 @@ struct RunState {
   std::int64_t collapsed = 0;                      ///< latest images that were all predicted as one class
   std::vector<EpochInfo> history = {};             ///< the results of completed epochs
   double seconds = 0;                              ///< duration so far
+  /// Names of those in `tensors` that were finite before the training, and must stay so. A mask may hold infinities.
+  std::set<std::string> finite = {};
 };
+
+/// Returns the number that a text consists of, written as in C in any locale; nothing if it is not one, or has more.
+template <typename Number>
+std::optional<Number> parse_number(std::string_view text) {
+  Number number = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+  return error == std::errc() && end == text.data() + text.size() ? std::optional(number) : std::nullopt;
+}
 
 /// A line for a person.
 struct RunMessage {

@@ -5,6 +5,8 @@
 #include <ATen/Parallel.h>
 #include <ATen/Version.h>
 #include <c10/core/GradMode.h>
+#include <c10/util/BFloat16.h>
+#include <c10/util/Half.h>
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -27,6 +29,7 @@
 #include <mutex>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <system_error>
@@ -40,6 +43,7 @@
 #include <refine/formats/safetensors.hpp>
 #include <refine/nn/autocast.hpp>
 #include <refine/nn/device.hpp>
+#include <refine/training/detail/checkpoint_files.hpp>
 
 namespace refine::detail {
 
@@ -96,31 +100,11 @@ inline std::string digest_of(const formats::SafeTensors& content) {
   return hash.hex();
 }
 
-/// The step in the name of a checkpoint; nothing for other files.
-inline std::optional<std::int64_t> step_of(const fs::path& file) {
-  const std::string stem = file.stem().string();
-  if (file.extension() != ".safetensors" || stem.size() != 10) return std::nullopt;
-  if (!std::ranges::all_of(stem, [](unsigned char c) { return c >= '0' && c <= '9'; })) return std::nullopt;
-  return std::stoll(stem);
-}
-
-/// Returns the wanted entries of a folder; none if it cannot be listed.
-template <typename Wanted>
-std::vector<fs::path> entries_of(const fs::path& folder, Wanted wanted) {
-  std::vector<fs::path> found;
+/// Returns a path that stays the same when the program changes its working folder.
+inline fs::path absolute_path(const fs::path& path) {
   std::error_code error;
-  for (fs::directory_iterator entry(folder, error), end; !error && entry != end; entry.increment(error)) {
-    if (wanted(entry->path())) found.push_back(entry->path());
-  }
-  return found;
-}
-
-/// Returns the checkpoints of a folder, the newest first: their names have the step in ten digits.
-inline std::vector<fs::path> checkpoints_in(const fs::path& folder) {
-  std::vector<fs::path> files =
-      entries_of(folder, [](const fs::path& file) { return step_of(file).has_value(); });
-  std::ranges::sort(files, std::ranges::greater());
-  return files;
+  fs::path absolute = fs::absolute(path, error);
+  return error ? path : absolute;
 }
 
 /// Deletes what killed writers left behind. Only for the holder of the lock.
@@ -139,7 +123,7 @@ class FolderLock {
     static std::mutex mutex;
     static std::map<fs::path, std::weak_ptr<FolderLock>> held;
     std::error_code error;
-    fs::path name = fs::weakly_canonical(fs::absolute(folder, error), error);
+    fs::path name = fs::weakly_canonical(absolute_path(folder), error);
     if (!name.has_filename()) name = name.parent_path();  // "checkpoints/", which does not exist yet
     const std::lock_guard guard(mutex);
     if (auto lock = held[name].lock(); lock && lock->is_shared()) return lock;
@@ -149,17 +133,24 @@ class FolderLock {
   }
 
   /// Takes the lock. Creates the folder if it is missing.
-  /// \throws Error if another process holds it, or the folder cannot be written to
-  explicit FolderLock(const fs::path& folder) : file_(folder / "lock") {
+  /// \throws Error if another process holds it, the folder cannot be written to, or something else has the name of
+  ///   the lock's file
+  explicit FolderLock(const fs::path& folder) : file_(absolute_path(folder) / ".refine-lock") {
     made_ = !files::exists(folder);
-    if (const int reason = create_folders(folder); reason != 0) fail(reason);
+    if (const int reason = create_folders(file_.parent_path()); reason != 0) fail(reason);
     // The holder may delete the file that is opened here: the lock is on the file that has the name.
-    for (bool is_current = false; !is_current;) {
+    constexpr int max_attempts = 100;
+    bool is_current = false;
+    for (int attempt = 0; !is_current; ++attempt) {
       release();
-      descriptor_ = ::open(file_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
-      if (descriptor_ < 0 && errno == ENOENT && create_folders(folder) == 0)
+      // Never through a link: the file that it leads to is not a lock.
+      descriptor_ = ::open(file_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0666);
+      const int reason = descriptor_ < 0 ? errno : ESTALE;
+      if (reason == ELOOP || reason == EISDIR || reason == ENXIO) refuse_file();
+      if (attempt == max_attempts) fail(reason);
+      if (reason == ENOENT && create_folders(file_.parent_path()) == 0)
         continue;  // just removed by another run
-      if (descriptor_ < 0) fail(errno);
+      if (descriptor_ < 0) fail(reason);
       if (::flock(descriptor_, LOCK_EX | LOCK_NB) != 0) {
         if (errno != EWOULDBLOCK) break;  // a file system without locks
         const std::string holder = read_holder();
@@ -167,9 +158,10 @@ class FolderLock {
         refuse(holder);
       }
       struct ::stat opened = {}, named = {};
-      is_current = ::fstat(descriptor_, &opened) == 0 && ::stat(file_.c_str(), &named) == 0 &&
+      is_current = ::fstat(descriptor_, &opened) == 0 && ::lstat(file_.c_str(), &named) == 0 &&
                    opened.st_ino == named.st_ino && opened.st_dev == named.st_dev;
     }
+    if (!is_lock_file()) refuse_file();
     const std::string mine = std::to_string(::getpid()) + "\n";
     [[maybe_unused]] const bool noted =
         ::ftruncate(descriptor_, 0) == 0 && ::pwrite(descriptor_, mine.data(), mine.size(), 0) > 0;
@@ -180,8 +172,7 @@ class FolderLock {
 
   /// Removes the folder if the lock has made it and nothing else is in it.
   ~FolderLock() {
-    const auto is_other = [&](const fs::path& entry) { return entry != file_; };
-    if (made_ && owner_ == ::getpid() && entries_of(file_.parent_path(), is_other).empty()) remove_folder();
+    if (made_ && owner_ == ::getpid() && is_alone()) remove_folder();
     release();
   }
 
@@ -210,6 +201,27 @@ class FolderLock {
     descriptor_ = -1;
   }
 
+  /// True if the folder has nothing but the lock.
+  bool is_alone() const {
+    try {
+      return entries_of(file_.parent_path(), [&](const fs::path& entry) { return entry != file_; }).empty();
+    } catch (const Error&) {
+      return false;
+    }
+  }
+
+  /// True if the open file is new, or has what a lock writes: digits and a newline.
+  bool is_lock_file() const {
+    struct ::stat opened = {};
+    if (::fstat(descriptor_, &opened) != 0 || !S_ISREG(opened.st_mode)) return false;
+    char text[16] = {};
+    const ::ssize_t size = ::pread(descriptor_, text, sizeof text, 0);
+    if (size <= 0) return size == 0;
+    const std::string_view bytes(text, static_cast<std::size_t>(size));
+    return opened.st_size == size && bytes.find_first_not_of("0123456789") == bytes.size() - 1 &&
+           bytes.back() == '\n' && bytes.size() > 1;
+  }
+
   std::string read_holder() const {
     char text[16] = {};
     const ::ssize_t size = ::pread(descriptor_, text, sizeof text - 1, 0);
@@ -223,7 +235,14 @@ class FolderLock {
                 file_.parent_path().string(), holder);
   }
 
-  [[noreturn]] void fail(int reason) const {
+  [[noreturn]] void refuse_file() {
+    release();
+    throw Error("checkpoints in {}: {} is not a lock of refine; move it away, or specify another folder",
+                file_.parent_path().string(), file_.filename().string());
+  }
+
+  [[noreturn]] void fail(int reason) {
+    release();
     throw Error("cannot write {}: {}; {}", file_.string(), std::strerror(reason), writing_advice(reason));
   }
 
@@ -284,6 +303,7 @@ class CheckpointStore final : public RunStore {
  public:
   explicit CheckpointStore(const Checkpoint& options)
       : options_(options), lock_(FolderLock::take(options.path)), use_(*lock_) {
+    options_.path = absolute_path(options_.path);
     remove_partial_files(options_.path);
   }
 
@@ -375,8 +395,10 @@ class CheckpointStore final : public RunStore {
   void write(formats::SafeTensors content, std::int64_t step);
 
   /// Reads a checkpoint.
-  /// \throws Error if it is damaged
-  static formats::SafeTensors read(const fs::path& file);
+  /// \param damage becomes what is wrong with its content
+  /// \return nothing if it is damaged
+  /// \throws Error if it cannot be read, which tells nothing about its content
+  static std::optional<formats::SafeTensors> read(const fs::path& file, std::string& damage);
 
   void check_identity(const fs::path& file, const formats::SafeTensors& content) const;
   void apply(const fs::path& file, const formats::SafeTensors& content, RunState& state) const;
@@ -386,6 +408,7 @@ class CheckpointStore final : public RunStore {
   std::shared_ptr<FolderLock> lock_;
   FolderUse use_;
   std::map<std::string, std::string> identity_;  ///< metadata that all checkpoints of the run share
+  std::set<std::string> finite_;                 ///< `RunState::finite`
   std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
   std::future<void> writing_;
   std::atomic<bool> diverged_ = false, has_messages_ = false;
@@ -402,6 +425,7 @@ inline std::string describe_processor() {
 }
 
 REFINE_INLINE void CheckpointStore::restore(RunState& state, const RunIdentity& identity) {
+  finite_ = state.finite;
   std::map<std::string, at::Tensor> start;
   for (const auto& [name, tensor] : state.tensors) {
     if (name.starts_with("module.") && !identity.computed.contains(name)) start.emplace(name, tensor);
@@ -427,15 +451,14 @@ REFINE_INLINE void CheckpointStore::restore(RunState& state, const RunIdentity& 
   if (files.empty()) return;
   std::vector<std::pair<fs::path, std::string>> damaged;
   for (const fs::path& file : files) {
-    formats::SafeTensors content;
-    try {
-      content = read(file);
-    } catch (const Error& error) {
-      damaged.emplace_back(file, error.what());
+    std::string damage;
+    const std::optional<formats::SafeTensors> content = read(file, damage);
+    if (!content) {
+      damaged.emplace_back(file, damage);
       continue;
     }
-    check_identity(file, content);
-    apply(file, content, state);
+    check_identity(file, *content);
+    apply(file, *content, state);
     newest_ = file;
     written_ = state.step;
     for (const auto& [other, why] : damaged) {
@@ -445,24 +468,31 @@ REFINE_INLINE void CheckpointStore::restore(RunState& state, const RunIdentity& 
     }
     add_message(false,
                 fmt::format("resumed after step {} of {} from {}", state.step, state.steps, file.string()));
-    note_other_machine(content.metadata);
+    note_other_machine(content->metadata);
     return;
   }
   throw Error("cannot resume from {}: no checkpoint is intact; delete the folder to start again ({})",
               options_.path.string(), damaged.front().second);
 }
 
-REFINE_INLINE formats::SafeTensors CheckpointStore::read(const fs::path& file) {
-  formats::SafeTensors content = formats::read_safetensors(file);
-  const auto digest = content.metadata.find("sha256");
-  const auto kind = content.metadata.find("refine");
-  if (digest == content.metadata.end() || kind == content.metadata.end() || kind->second != "checkpoint") {
-    throw Error("cannot load {}: it is not a checkpoint of a training run; remove it", file.string());
+REFINE_INLINE std::optional<formats::SafeTensors> CheckpointStore::read(const fs::path& file,
+                                                                        std::string& damage) {
+  const std::string bytes = files::read(file);
+  try {
+    formats::SafeTensors content = formats::read_safetensors(file, bytes);
+    const auto digest = content.metadata.find("sha256");
+    const auto kind = content.metadata.find("refine");
+    if (digest == content.metadata.end() || kind == content.metadata.end() || kind->second != "checkpoint") {
+      throw Error("cannot load {}: it is not a checkpoint of a training run; remove it", file.string());
+    }
+    if (digest->second != digest_of(content)) {
+      throw Error("cannot load {}: its SHA-256 does not match, the file is damaged", file.string());
+    }
+    return content;
+  } catch (const Error& error) {
+    damage = error.what();
+    return std::nullopt;
   }
-  if (digest->second != digest_of(content)) {
-    throw Error("cannot load {}: its SHA-256 does not match, the file is damaged", file.string());
-  }
-  return content;
 }
 
 REFINE_INLINE void CheckpointStore::check_identity(const fs::path& file,
@@ -535,13 +565,17 @@ REFINE_INLINE void CheckpointStore::apply(const fs::path& file, const formats::S
     }
   }
   try {
-    const auto number = [&](const char* key) { return std::stoll(content.metadata.at(key)); };
-    const std::int64_t step = number("step");
-    if (number("steps") != state.steps || step < 1 || step > state.steps)
+    const auto number = [&]<typename Number>(const char* key, Number) {
+      const std::optional<Number> read = parse_number<Number>(content.metadata.at(key));
+      if (!read) malformed(fmt::format("its {} is not a number", key));
+      return *read;
+    };
+    const std::int64_t step = number("step", std::int64_t{});
+    if (number("steps", std::int64_t{}) != state.steps || step < 1 || step > state.steps)
       malformed("its step is out of range");
     state.step = step;
-    state.collapsed = number("collapsed");
-    state.seconds = std::stod(content.metadata.at("seconds"));
+    state.collapsed = number("collapsed", std::int64_t{});
+    state.seconds = number("seconds", double{});
     state.history.clear();
     for (const auto& e : refine::detail::parse_untrusted_json(content.metadata.at("history"))) {
       state.history.push_back({.epoch = e.at(0).get<int>(),
@@ -586,12 +620,30 @@ REFINE_INLINE formats::SafeTensors CheckpointStore::snapshot(const RunState& sta
   return content;
 }
 
+/// True if all values of a floating-point tensor on the host are finite; true for other types.
+inline bool has_finite_values(const at::Tensor& tensor) {
+  const auto are_finite = [&]<typename Value>(Value) {
+    const Value* begin = tensor.const_data_ptr<Value>();
+    return std::all_of(begin, begin + tensor.numel(),
+                       [](Value value) { return std::isfinite(static_cast<double>(value)); });
+  };
+  switch (tensor.scalar_type()) {
+    case at::kFloat:
+      return are_finite(float{});
+    case at::kDouble:
+      return are_finite(double{});
+    case at::kHalf:
+      return are_finite(c10::Half{});
+    case at::kBFloat16:
+      return are_finite(c10::BFloat16{});
+    default:
+      return true;
+  }
+}
+
 REFINE_INLINE void CheckpointStore::write(formats::SafeTensors content, std::int64_t step) {
-  for (const auto& [name, tensor] : content.tensors) {
-    if (!name.starts_with("module.") || tensor.scalar_type() != at::kFloat) continue;
-    const float* begin = tensor.const_data_ptr<float>();
-    if (std::all_of(begin, begin + tensor.numel(), [](float value) { return std::isfinite(value); }))
-      continue;
+  for (const std::string& name : finite_) {
+    if (has_finite_values(content.tensors.at(name))) continue;
     diverged_ = true;
     return;
   }
@@ -600,7 +652,12 @@ REFINE_INLINE void CheckpointStore::write(formats::SafeTensors content, std::int
   formats::write_safetensors(file, content);
   newest_ = file;
   written_ = step;
-  std::vector<fs::path> files = checkpoints_in(options_.path);
+  std::vector<fs::path> files;
+  try {
+    files = checkpoints_in(options_.path);
+  } catch (const Error& error) {
+    add_message(true, fmt::format("{}; older checkpoints are kept", error.what()));
+  }
   std::erase_if(files, [&](const fs::path& other) { return step_of(other) > step; });
   for (std::size_t i = static_cast<std::size_t>(options_.keep); i < files.size(); ++i) {
     std::error_code ignored;
@@ -663,7 +720,7 @@ REFINE_INLINE void Checkpoint::remove() const {
   detail::remove_partial_files(path);
   std::error_code error;
   for (const auto& file : detail::entries_of(path, [](const std::filesystem::path& entry) {
-         return detail::step_of(entry) || entry.extension() == ".damaged";
+         return detail::step_of(entry) || detail::step_of_damaged(entry);
        })) {
     if (!std::filesystem::remove(file, error) && error) {
       throw Error("cannot delete {}: {}; delete the folder", file.string(), error.message());
