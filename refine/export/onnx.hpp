@@ -1,6 +1,5 @@
 #pragma once
 
-#include <ATen/core/Tensor.h>
 #include <nlohmann/json_fwd.hpp>
 
 #include <filesystem>
@@ -9,7 +8,6 @@
 #include <refine/core/file.hpp>
 #include <refine/export/pt2.hpp>
 #include <refine/export/torchscript.hpp>
-#include <refine/metrics/gated.hpp>
 #include <refine/pipeline/pipeline.hpp>
 
 namespace refine {

@@ -13,7 +13,6 @@
 #include <utility>
 #include <vector>
 
-#include <refine/backbones/normalized.hpp>
 #include <refine/core/random.hpp>
 #include <refine/core/task.hpp>
 #include <refine/data/resize.hpp>
@@ -140,7 +139,7 @@ struct TrainOptions {
 /// Adds --answer to a command. \param left_out what happens without it, for the help
 CLI::Option* add_answer_to(CLI::App& command, std::string& answer, const std::string& left_out);
 
-/// True if a folder holds a checkpoint.
+/// True if a folder holds a checkpoint. Returns false if it cannot be listed; a run that uses it reports the reason.
 bool has_checkpoint(const std::filesystem::path& folder);
 
 /// A `Checkpoint` that may be off. An observer, like it.
