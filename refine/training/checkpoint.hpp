@@ -3,11 +3,20 @@
 #include <chrono>
 #include <filesystem>
 #include <memory>
+#include <vector>
 
 #include <refine/core/config.hpp>
 #include <refine/training/detail/run_state.hpp>
 
 namespace refine {
+
+namespace detail {
+
+/// Returns the checkpoints of a folder, the newest first: their names have the step in ten digits.
+/// \throws Error if the folder exists and cannot be listed
+REFINE_INLINE std::vector<std::filesystem::path> checkpoints_in(const std::filesystem::path& folder);
+
+}  // namespace detail
 
 /// Saves a training run, so that it survives the process, and resumes it. Passed to `fit` and
 /// `train_classifier` among the observers:

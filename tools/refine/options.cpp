@@ -17,7 +17,6 @@
 #include <refine/nn/device.hpp>
 #include <refine/report/render.hpp>
 #include <refine/report/verdict.hpp>
-#include <refine/training/detail/checkpoint_files.hpp>
 
 namespace refine::cli {
 

@@ -52,7 +52,6 @@
 #include <refine/training/detail/optimizers.hpp>
 #include <refine/training/detail/ranks.hpp>
 #include <refine/training/detail/run_state.hpp>
-#include <refine/training/detail/running.hpp>
 #include <refine/training/detail/step_batches.hpp>
 #include <refine/training/observers.hpp>
 #include <refine/training/recipe.hpp>

@@ -2,6 +2,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <atomic>
 #include <charconv>
 #include <cstdint>
 #include <filesystem>
@@ -48,6 +49,19 @@ struct RunState {
   double seconds = 0;                              ///< duration so far
   /// Names of those in `tensors` that were finite before the training, and must stay so. A mask may hold infinities.
   std::set<std::string> finite = {};
+};
+
+/// The number of trainings that run in this process. An observer that is not called when one ends with an exception
+/// can see that it has ended.
+inline std::atomic<int> running_trainings = 0;
+
+/// Counts a training while it exists.
+class ScopedRunning {
+ public:
+  ScopedRunning() { ++running_trainings; }
+  ScopedRunning(const ScopedRunning&) = delete;
+  ScopedRunning& operator=(const ScopedRunning&) = delete;
+  ~ScopedRunning() { --running_trainings; }
 };
 
 /// Returns the number that a text consists of, written as in C in any locale; nothing if it is not one, or has more.

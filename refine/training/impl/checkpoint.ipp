@@ -23,6 +23,8 @@
 #include <cstdint>
 #include <cstring>
 #include <exception>
+#include <filesystem>
+#include <functional>
 #include <future>
 #include <map>
 #include <memory>
@@ -43,11 +45,44 @@
 #include <refine/formats/safetensors.hpp>
 #include <refine/nn/autocast.hpp>
 #include <refine/nn/device.hpp>
-#include <refine/training/detail/checkpoint_files.hpp>
 
 namespace refine::detail {
 
 namespace fs = std::filesystem;
+
+/// The step in the name of a checkpoint; nothing for other files.
+inline std::optional<std::int64_t> step_of(const fs::path& file) {
+  const std::string stem = file.stem().string();
+  if (file.extension() != ".safetensors" || stem.size() != 10) return std::nullopt;
+  if (!std::ranges::all_of(stem, [](unsigned char c) { return c >= '0' && c <= '9'; })) return std::nullopt;
+  return std::stoll(stem);
+}
+
+/// The same for one that was damaged, `STEP.safetensors.damaged`.
+inline std::optional<std::int64_t> step_of_damaged(const fs::path& file) {
+  return file.extension() == ".damaged" ? step_of(file.stem()) : std::nullopt;
+}
+
+/// Returns the wanted entries of a folder; none if it does not exist.
+/// \throws Error if it cannot be listed
+template <typename Wanted>
+std::vector<fs::path> entries_of(const fs::path& folder, Wanted wanted) {
+  std::vector<fs::path> found;
+  std::error_code error;
+  for (fs::directory_iterator entry(folder, error), end; !error && entry != end; entry.increment(error)) {
+    if (wanted(entry->path())) found.push_back(entry->path());
+  }
+  if (error && error != std::errc::no_such_file_or_directory)
+    throw Error("cannot list {}: {}; check the folder and its permissions", folder.string(), error.message());
+  return found;
+}
+
+REFINE_INLINE std::vector<fs::path> checkpoints_in(const fs::path& folder) {
+  std::vector<fs::path> files =
+      entries_of(folder, [](const fs::path& file) { return step_of(file).has_value(); });
+  std::ranges::sort(files, std::ranges::greater());
+  return files;
+}
 
 /// Adds a text to a digest, with its length before it: two sequences of texts never give the same bytes.
 inline void add_text(Sha256& hash, std::string_view text) {

@@ -13,7 +13,7 @@
 
 #include <refine/core/config.hpp>
 #include <refine/core/text.hpp>
-#include <refine/training/detail/running.hpp>
+#include <refine/training/detail/run_state.hpp>
 
 namespace refine::detail::signals {
 
