@@ -301,7 +301,7 @@ void load_student(Substitute<V, C>& defense, const std::map<std::string, at::Ten
   refine::detail::check_victim(metadata, *defense.victim.module, backbones::constants_of(defense.victim),
                                name);
   const auto encoder = encoder_of(defense.classifier.module);
-  refine::detail::check_encoder(metadata, encoder ? refine::detail::fingerprint(*encoder, {}) : "", name);
+  refine::detail::check_encoder(metadata, encoder, name);
   nn::load_state_dict(*trained_part_of(defense.classifier.module), tensors, name, "student.");
   defense.classifier.module->eval();
 }

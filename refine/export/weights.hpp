@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <map>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
@@ -17,6 +18,7 @@
 #include <refine/nn/module.hpp>
 #include <refine/pipeline/pipeline.hpp>
 #include <refine/training/recipe.hpp>
+#include <refine/transforms/transform.hpp>
 
 namespace refine {
 
@@ -26,15 +28,20 @@ namespace detail {
 /// normalization; `{}` if there is nothing.
 std::string constants_json(const std::map<std::string, at::Tensor>& constants);
 
-/// Identifies a frozen victim: "sha256:" and the SHA-256 of its tensors (names, types, shapes and
-/// bytes) and constants. BatchNorm is folded elementwise, so the same weights give the same text on
-/// every machine.
+/// Identifies a frozen victim: "sha256+code:" and the SHA-256 of its tensors (names, types, shapes and
+/// bytes), its constants, and what neither shows (`nn::code_of`). BatchNorm is folded elementwise, so
+/// the same weights give the same text on every machine.
 std::string fingerprint(const torch::nn::Module& module, const std::map<std::string, at::Tensor>& constants);
 
-/// Returns the fingerprint that older files have: 64 bits of FNV-1a as 16 hexadecimal digits. It
+/// Returns the fingerprint that the oldest files have: 64 bits of FNV-1a as 16 hexadecimal digits. It
 /// detects a wrong victim, but not a forged one.
 std::string legacy_fingerprint(const torch::nn::Module& module,
                                const std::map<std::string, at::Tensor>& constants);
+
+/// True if a stored fingerprint is of this module: as `fingerprint` returns it or, in files of earlier
+/// versions, "sha256:" and that of tensors and constants alone, or as `legacy_fingerprint` returns it.
+bool is_fingerprint_of(const std::string& stored, const torch::nn::Module& module,
+                       const std::map<std::string, at::Tensor>& constants);
 
 /// Returns the word for a pixel domain in files.
 constexpr const char* domain_name(PixelDomain domain) {
@@ -45,16 +52,15 @@ constexpr const char* domain_name(PixelDomain domain) {
 struct DefenseInfo {
   std::vector<std::int64_t> permutation;
   PixelDomain domain;
-  std::string transform;     ///< the transform's options; empty if it does not describe itself
-  std::string encoder = {};  ///< fingerprint of the transform's encoder; empty if it has none
+  std::string transform;  ///< the transform's options; empty if it does not describe itself
+  std::shared_ptr<torch::nn::Module> encoder = nullptr;  ///< the transform's encoder; null if it has none
 };
 
 template <typename T, typename B, typename R>
 DefenseInfo defense_info(const Pipeline<T, B, R>& defense) {
-  DefenseInfo info{defense.remap().permutation, defense.domain(), {}};
+  DefenseInfo info{
+      defense.remap().permutation, defense.domain(), {}, transforms::encoder_module_of(defense.transform())};
   if constexpr (requires { defense.transform().describe(); }) info.transform = defense.transform().describe();
-  if (const auto encoder = transforms::encoder_module_of(defense.transform()))
-    info.encoder = fingerprint(*encoder, {});
   return info;
 }
 
@@ -68,10 +74,11 @@ void add_metadata(const DefenseInfo& info, const std::string& victim, const Reci
 std::vector<std::int64_t> read_permutation(const std::map<std::string, std::string>& metadata,
                                            const DefenseInfo& pipeline, const std::string& name);
 
-/// Checks that a file's `encoder` is the expected fingerprint; empty: no encoder.
+/// Checks that a file is of this encoder.
+/// \param encoder of the defense; null: it has none
 /// \throws Error if it is not
-void check_encoder(const std::map<std::string, std::string>& metadata, const std::string& expected,
-                   const std::string& name);
+void check_encoder(const std::map<std::string, std::string>& metadata,
+                   const std::shared_ptr<torch::nn::Module>& encoder, const std::string& name);
 
 /// Checks that a file is of this victim, by the kind of fingerprint that the file has.
 /// \throws Error if it is not

@@ -220,7 +220,7 @@ struct Encoded {
   std::shared_ptr<torch::nn::Module> trained_module() const { return module->decoder(); }
 
   /// Returns the sizes and the decoder's description, in one line. The encoder is identified by a
-  /// fingerprint of its tensors, which `save` stores.
+  /// fingerprint, which `save` stores.
   std::string describe() const {
     Message sizes;
     sizes << "Encoded, sees " << ImageShape(encoder.image) << ", draws " << output_shape;

@@ -40,13 +40,12 @@ using refine::testing::ScratchFolder;
 constexpr Task large_task{ImageShape{3, 40, 40}, 5};
 
 /// Writes a TorchScript program that returns maps N×4×h×w.
-fs::path write_encoder(const fs::path& file, std::uint64_t seed) {
-  torch::jit::Module program = nn::with_torch_seed(seed, [] {
+/// \param activation its last operator
+fs::path write_encoder(const fs::path& file, std::uint64_t seed, const std::string& activation = "relu") {
+  torch::jit::Module program = nn::with_torch_seed(seed, [&] {
     torch::jit::Module m(c10::QualifiedName("__torch__.Encoder"));
     m.register_parameter("kernel", at::rand({4, 3, 3, 3}) - 0.5, false);
-    m.define(R"(def forward(self, x):
-    return torch.relu(torch.conv2d(x, self.kernel))
-)");
+    m.define("def forward(self, x):\n    return torch." + activation + "(torch.conv2d(x, self.kernel))\n");
     m.eval();
     return m;
   });
@@ -117,8 +116,11 @@ TEST(SaveDefense, Encoded_HoldsTheDecoderAndIsLoadedBehindItsOwnEncoder) {
   for (const auto& [name, tensor] : formats::read_safetensors(file).tensors)
     EXPECT_EQ(name.find("program"), std::string::npos) << name;
 
-  AnyPipeline other = encoded_pipeline(write_encoder(scratch.path / "other.pt", 2));
-  expect_words(error_of([&] { load(other, file); }), {"defense.safetensors", "another encoder"});
+  for (const fs::path& another : {write_encoder(scratch.path / "other.pt", 2),
+                                  write_encoder(scratch.path / "same_weights.pt", 1, "tanh")}) {
+    AnyPipeline other = encoded_pipeline(another);
+    expect_words(error_of([&] { load(other, file); }), {"defense.safetensors", "another encoder"});
+  }
   AnyPipeline wider = encoded_pipeline(own, 1, /*width=*/12);
   expect_words(error_of([&] { load(wider, file); }), {"transform differs", "width 8", "width 12"});
   AnyPipeline resized = resized_pipeline();

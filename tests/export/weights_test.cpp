@@ -9,6 +9,7 @@
 #include <refine/backbones/freeze.hpp>
 #include <refine/backbones/normalized.hpp>
 #include <refine/backbones/resnet.hpp>
+#include <refine/core/sha256.hpp>
 #include <refine/export/export.hpp>
 #include <refine/remaps/remaps.hpp>
 #include <refine/training/recipe_json.hpp>
@@ -197,6 +198,23 @@ std::string fnv1a(const torch::nn::Module& module, const std::string& constants)
   return fmt::format("{:016x}", hash);
 }
 
+/// The fingerprint of files before the code was part of it, written out: the SHA-256 of names, types and shapes,
+/// bytes and constants, each after its length.
+std::string sha256_of_tensors(const torch::nn::Module& module, const std::string& constants) {
+  Sha256 hash;
+  const auto add = [&](const std::string& text) { hash.add(std::to_string(text.size()) + ":" + text); };
+  for (const auto& [name, tensor] : nn::state_dict(module)) {
+    const at::Tensor flat = tensor.detach().contiguous();
+    std::string sizes;
+    for (const std::int64_t size : flat.sizes()) sizes += (sizes.empty() ? "" : ", ") + std::to_string(size);
+    add(name);
+    add(std::string(c10::toString(flat.scalar_type())) + " [" + sizes + "]");
+    add(std::string(static_cast<const char*>(flat.const_data_ptr()), flat.nbytes()));
+  }
+  add(constants);
+  return "sha256:" + hash.hex();
+}
+
 TEST(LoadDefense, Sha256AndLegacyFingerprints_AreChecked) {
   const ScratchFolder scratch;
   const auto path = scratch.path / "d";
@@ -204,12 +222,15 @@ TEST(LoadDefense, Sha256AndLegacyFingerprints_AreChecked) {
   save(defense, path, recipes::fast);
   auto content = formats::read_safetensors(path);
   const std::string sha256 = content.metadata.at("victim");
-  EXPECT_TRUE(sha256.starts_with("sha256:") && sha256.size() == 7 + 64) << sha256;
+  EXPECT_TRUE(sha256.starts_with("sha256+code:") && sha256.size() == 12 + 64) << sha256;
 
   const std::string legacy = fnv1a(*defense.backbone().module, "{}");
-  content.metadata["victim"] = legacy;
-  formats::write_safetensors(path, content);
-  load(defense, path);
+  const std::string of_tensors = sha256_of_tensors(*defense.backbone().module, "{}");
+  for (const std::string& older : {legacy, of_tensors}) {
+    content.metadata["victim"] = older;
+    formats::write_safetensors(path, content);
+    load(defense, path);
+  }
 
   const auto refusal = [&](const std::string& victim) {
     content.metadata["victim"] = victim;
@@ -222,7 +243,8 @@ TEST(LoadDefense, Sha256AndLegacyFingerprints_AreChecked) {
   std::string forged = sha256;
   forged.back() = forged.back() == '0' ? '1' : '0';
   for (const std::string& text :
-       {forged, sha256.substr(7), sha256.substr(0, 23), std::string(), "sha256:" + legacy}) {
+       {forged, sha256.substr(12), sha256.substr(0, 28), std::string(), "sha256:" + legacy,
+        "sha256:" + sha256.substr(12), "sha256+code:" + of_tensors.substr(7)}) {
     testing::expect_words(refusal(text), {path.string(), "another victim"});
   }
 }
@@ -245,6 +267,23 @@ TEST(Fingerprint, SameBytesInAnotherDivision_Differ) {
   EXPECT_NE(one, detail::fingerprint(Module({{"x", x}}), {{"mean", at::zeros({1})}}));
   // "a" with the bytes "b" and no more, against "ab" with none.
   EXPECT_NE(of({{"a", at::full({1}, 98, at::kByte)}}), of({{"ab", at::empty({0}, at::kByte)}}));
+}
+
+// Whether a ResNet pools after its stem is in no tensor.
+TEST(LoadDefense, SameTensorsInAnotherNetwork_AreRefused) {
+  const ScratchFolder folder;
+  const auto path = folder.path / "defense.safetensors";
+  const auto pipeline = [](bool pools) {
+    const Victim victim{.width = 4, .stem = backbones::Stem{.kernel = 3, .pooling = pools}};
+    return Pipeline{UNet{.levels = 2, .width = 4}, freeze(victim), remaps::Derangement<task>{}};
+  };
+  ASSERT_EQ(bytes_of(*pipeline(true).backbone().module), bytes_of(*pipeline(false).backbone().module));
+  for (const bool pools : {true, false}) {
+    save(pipeline(pools), path, recipes::fast);
+    auto same = pipeline(pools), other = pipeline(!pools);
+    load(same, path);
+    testing::expect_words(error_of([&] { load(other, path); }), {path.string(), "another victim", "--stem"});
+  }
 }
 
 TEST(LoadDefense, AnotherVictimOrTransform_IsRefused) {

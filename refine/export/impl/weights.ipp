@@ -29,8 +29,9 @@ REFINE_INLINE std::string constants_json(const std::map<std::string, at::Tensor>
   return json.dump();
 }
 
-REFINE_INLINE std::string fingerprint(const torch::nn::Module& module,
-                                      const std::map<std::string, at::Tensor>& constants) {
+/// Returns the SHA-256 of a module's tensors and constants, and of its code if wanted, in hexadecimal digits.
+inline std::string digest(const torch::nn::Module& module, const std::map<std::string, at::Tensor>& constants,
+                          bool with_code) {
   Sha256 hash;
   // The length before each text keeps two victims from giving the same sequence of bytes.
   const auto add = [&](std::string_view text) { hash.add(fmt::format("{}:", text.size())).add(text); };
@@ -41,7 +42,13 @@ REFINE_INLINE std::string fingerprint(const torch::nn::Module& module,
     add({static_cast<const char*>(host.const_data_ptr()), host.nbytes()});
   }
   add(constants_json(constants));
-  return "sha256:" + hash.hex();
+  if (with_code) add(nn::code_of(module));
+  return hash.hex();
+}
+
+REFINE_INLINE std::string fingerprint(const torch::nn::Module& module,
+                                      const std::map<std::string, at::Tensor>& constants) {
+  return "sha256+code:" + digest(module, constants, /*with_code=*/true);
 }
 
 REFINE_INLINE std::string legacy_fingerprint(const torch::nn::Module& module,
@@ -59,6 +66,15 @@ REFINE_INLINE std::string legacy_fingerprint(const torch::nn::Module& module,
   return fmt::format("{:016x}", hash);
 }
 
+REFINE_INLINE bool is_fingerprint_of(const std::string& stored, const torch::nn::Module& module,
+                                     const std::map<std::string, at::Tensor>& constants) {
+  if (stored.size() == 16 && stored.find_first_not_of("0123456789abcdef") == stored.npos)
+    return stored == legacy_fingerprint(module, constants);
+  if (stored.starts_with("sha256:"))
+    return stored == "sha256:" + digest(module, constants, /*with_code=*/false);
+  return stored == fingerprint(module, constants);
+}
+
 REFINE_INLINE void add_metadata(const DefenseInfo& info, const std::string& victim, const Recipe& recipe,
                                 std::map<std::string, std::string>& metadata) {
   metadata["refine"] = "defense";
@@ -66,7 +82,7 @@ REFINE_INLINE void add_metadata(const DefenseInfo& info, const std::string& vict
   metadata["pixel_domain"] = domain_name(info.domain);
   metadata["victim"] = victim;
   metadata["transform"] = info.transform;
-  if (!info.encoder.empty()) metadata["encoder"] = info.encoder;
+  if (info.encoder) metadata["encoder"] = fingerprint(*info.encoder, {});
   metadata["recipe"] = nlohmann::json(recipe).dump();
   metadata["seed"] = std::to_string(recipe.seed);
 }
@@ -81,9 +97,10 @@ inline const std::string& metadata_value(const std::map<std::string, std::string
 }
 
 REFINE_INLINE void check_encoder(const std::map<std::string, std::string>& metadata,
-                                 const std::string& expected, const std::string& name) {
-  const auto encoder = metadata.find("encoder");
-  if ((encoder == metadata.end() ? std::string() : encoder->second) != expected)
+                                 const std::shared_ptr<torch::nn::Module>& encoder, const std::string& name) {
+  const auto found = metadata.find("encoder");
+  const std::string stored = found == metadata.end() ? std::string() : found->second;
+  if (encoder ? !is_fingerprint_of(stored, *encoder, {}) : !stored.empty())
     throw Error("cannot load {}: it was trained behind another encoder; load it with its own encoder", name);
 }
 
@@ -136,12 +153,10 @@ REFINE_INLINE std::vector<std::int64_t> read_permutation(const std::map<std::str
 REFINE_INLINE void check_victim(const std::map<std::string, std::string>& metadata,
                                 const torch::nn::Module& module,
                                 const std::map<std::string, at::Tensor>& constants, const std::string& name) {
-  const std::string victim = metadata_value(metadata, "victim", name);
-  const bool is_legacy = victim.size() == 16 && victim.find_first_not_of("0123456789abcdef") == victim.npos;
-  if (victim != (is_legacy ? legacy_fingerprint(module, constants) : fingerprint(module, constants))) {
+  if (!is_fingerprint_of(metadata_value(metadata, "victim", name), module, constants)) {
     throw Error(
-        "cannot load {}: it was trained in front of another victim, or of this one with another normalization or channel "
-        "order; load it with its own victim, and with the --mean, --std and --bgr that it was trained with",
+        "cannot load {}: it was trained in front of another victim, or of this one with another normalization, channel "
+        "order or stem; load it with its own victim, and with the --mean, --std, --bgr and --stem that it was trained with",
         name);
   }
 }
