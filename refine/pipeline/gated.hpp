@@ -83,7 +83,7 @@ class Gated {
 
   /// Returns the alarm scores of the defense; those above `threshold()` raise the alarm.
   /// \param images float N×C×H×W in [0, 1], on `device()`
-  /// \return N scores in [0, 1]
+  /// \return N scores in [0, 1], or infinity (`alarm_score`)
   at::Tensor alarm(const at::Tensor& images) const { return defense_.alarm(images); }
 
   /// Returns the parts of the defense, with the threshold: exporters write the gated answer as the one

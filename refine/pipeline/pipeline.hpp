@@ -95,7 +95,8 @@ concept ServableDefense = DefendedClassifier<D> && requires(const D& d) {
 /// high.
 /// \param undefended logits N×classes
 /// \param defended logits N×classes, with the same order of classes
-/// \return float N in [0, 1]; infinity for answers that cannot be compared, since logits are not finite
+/// \return float N in [0, 1]; infinity if an answer has no softmax, since a logit is NaN or +∞. A class whose
+///   logit is −∞ has probability 0.
 inline at::Tensor alarm_score(const at::Tensor& undefended, const at::Tensor& defended) {
   const at::Tensor shared = at::minimum(at::softmax(undefended, 1), at::softmax(defended, 1)).sum(1);
   const at::Tensor score = (1 - shared).clamp(0, 1);

@@ -58,8 +58,8 @@ struct ScriptedOptions {
 /// The file is checked before anything in it runs (`formats::load_torchscript`), then frozen by
 /// LibTorch. A probe finds the image shape and the number of classes, and compares them with those
 /// specified. If `forward` returns several tensors, the only one that is images×classes is taken;
-/// if there are several such tensors, `ScriptedOptions::output` is required. If it returns
-/// probabilities, their logarithm is taken.
+/// if there are several such tensors, the number of classes (`task`, `likely_classes`) or
+/// `ScriptedOptions::output` must decide. If it returns probabilities, their logarithm is taken.
 ///
 /// The program gets images in [0, 1]. Wrap it in `Normalized`, and that in `freeze`, if it expects
 /// normalised images.

@@ -83,7 +83,8 @@ struct StoreSource {
   ResizeMode resize_mode;                    ///< how images are resized
 
   /// Returns a hash that changes when a file is added, removed, renamed or written to, the content of one of a few
-  /// files is another, or another shape or mode is wanted. It is the same for copies of the files.
+  /// files is another, or another shape or mode is wanted. It is the same for copies of the files that keep
+  /// their times.
   std::uint64_t key() const;
 };
 
