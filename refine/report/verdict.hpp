@@ -40,7 +40,8 @@ struct Verdict {
   /// each other, as it does on benign models.
   static constexpr double pair_corruption = 0.20;
 
-  /// Where an attack has a target, lifts of pairs over fewer images than this decide nothing: one image of nine is 11 points.
+  /// Where an attack has a target, lifts of pairs over fewer images than this do not make a verdict too close to call: one
+  /// image of nine is 11 points. They count where the lower end of their interval is above a limit.
   static constexpr std::int64_t min_pair_images = 10;
 
   /// What to do with the defended model.

@@ -395,6 +395,27 @@ TEST(Verdict, ManyClassesOfFewImages_AreJudgedByWhatTheAttackerWants) {
   }
 }
 
+// Class 3 has nine images. If all nine move to class 7, the lift is 9/11 ± 3.45 · √(11 − 81/11) / 11 with 90 pairs: its
+// lower end is 22 points. If eight do, that is 8 points.
+TEST(Verdict, PairOfNineImages_CountsWhereTheLowerEndIsAboveTheLimit) {
+  metrics::Predictions p{.classes = 10, .target = 0};
+  for (int c = 0; c < 10; ++c) {
+    for (int i = 0; i < (c == 3 ? 9 : 200); ++i) {
+      p.truth.push_back(c);
+      p.clean.push_back(c);
+      p.triggered.push_back(0);
+    }
+  }
+  const metrics::AttackMetrics before = metrics::attack_metrics(p);
+  const auto judge = [&](int moved) {
+    p.triggered = p.clean;
+    for (int i = 600; i < 600 + moved; ++i) p.triggered[static_cast<std::size_t>(i)] = 7;
+    return verdict({.before = before, .after = metrics::attack_metrics(p)}).kind;
+  };
+  EXPECT_EQ(judge(9), Verdict::Kind::armed);
+  EXPECT_EQ(judge(8), Verdict::Kind::disarmed);
+}
+
 // Of a source-specific attack, only images of its source tell anything: 0 of 20 may be 13 points, 0 of 40 at most 7.
 TEST(Verdict, FewImagesOfTheSource_AreTooCloseToCall) {
   const auto judge = [](int of_source) {
