@@ -1,12 +1,15 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <torch/nn/module.h>
 
+#include <concepts>
 #include <memory>
 #include <string>
 #include <utility>
 
 #include <refine/core/check.hpp>
+#include <refine/core/error.hpp>
 #include <refine/core/task.hpp>
 #include <refine/nn/conv.hpp>
 #include <refine/nn/cuda_graph.hpp>
@@ -15,7 +18,13 @@
 
 namespace refine::transforms {
 
+class AnyTransform;
+
 namespace detail {
+
+/// False if the type of a transform shows that it has an encoder. That of an `AnyTransform` does not.
+template <typename T>
+concept MayLackEncoder = std::same_as<T, AnyTransform> || !EncodingTransform<T>;
 
 /// Returns why the shapes of `Resized` do not fit together; empty if they do.
 /// \param image what it takes
@@ -46,10 +55,13 @@ constexpr Message check_resized(const ImageShape& image, const ImageShape& inner
 /// layer takes images of other sizes: a defended answer can then cost less than the victim alone. A
 /// victim that takes one size only needs that as `output_shape`.
 ///
+/// The inner transform must have no encoder: `Encoded` resizes by itself.
+///
 ///     const transforms::Resized<transforms::UNet<>> small{.image = {3, 224, 224},
 ///                                                         .inner = {.image = {3, 64, 64}, .width = 16},
 ///                                                         .output_shape = {3, 96, 96}};
 template <Transform T>
+requires detail::MayLackEncoder<T>
 struct Resized {
   ImageShape image = {};  ///< the shape of one image of the task; may be open
   T inner;                ///< its image shape, which must be known, is what it sees
@@ -60,8 +72,16 @@ struct Resized {
 
   /// Checks that the shapes fit each other. Not done when it is made: GCC 12 destroys `inner` twice if an initializer
   /// after it throws.
-  /// \throws Error if they do not
-  void check() const { require_agreement(detail::check_resized(image, inner.image, output_shape)); }
+  /// \throws Error if they do not, those of `inner` do not fit each other, or it has an encoder
+  void check() const {
+    require_agreement(detail::check_resized(image, inner.image, output_shape));
+    check_members(inner);
+    if (encoder_module_of(inner)) {
+      throw Error(
+          "Resized: the inner transform must have no encoder; use Encoded alone, which resizes by "
+          "itself");
+    }
+  }
 
   /// Returns images in [0, 1], N×C of the height and width of `output_shape`.
   /// \param images float N×C×H×W
@@ -88,6 +108,9 @@ struct Resized {
     if constexpr (requires { inner.describe(); }) text += ": " + inner.describe();
     return text;
   }
+
+  /// Returns the part of the inner transform that is trained.
+  std::shared_ptr<torch::nn::Module> trained_module() const { return trained_module_of(inner); }
 
   /// Returns the same transform around another module of the same type.
   Resized with_module(decltype(T::module) other) const {

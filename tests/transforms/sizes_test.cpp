@@ -279,6 +279,48 @@ TEST(BackboneEncoder, Features_AreWhatTheLastLayerTakes) {
   static_assert(!backbones::FeatureBackbone<backbones::AnyBackbone>);
 }
 
+/// A transform of which a part is trained, and whose members may not fit each other.
+struct Partly {
+  ImageShape image = {3, 16, 16};
+  bool fits = true;
+  UNet<> unet = {.image = {3, 16, 16}, .levels = 1, .width = 2};
+  std::shared_ptr<torch::nn::Module> module = [this] {
+    auto whole = std::make_shared<torch::nn::Module>();
+    whole->register_module("unet", unet.module);
+    return whole;
+  }();
+
+  at::Tensor forward(const at::Tensor& images) const { return unet.forward(images); }
+  std::shared_ptr<torch::nn::Module> trained_module() const { return unet.module; }
+  void check() const {
+    if (!fits) throw Error("Partly: does not fit");
+  }
+};
+
+template <typename T>
+concept CanBeResized = requires {
+  typename Resized<T>;
+};
+static_assert(CanBeResized<UNet<>> && CanBeResized<AnyTransform> && CanBeResized<Partly>);
+static_assert(!CanBeResized<Sketch>);
+
+TEST(Resized, EncoderInside_IsRefused) {
+  const Resized<AnyTransform> encoded{.image = {3, 40, 40}, .inner = sketch({3, 16, 16})};
+  for (const std::string& message :
+       {error_of([&] { encoded.check(); }), error_of([&] { AnyTransform{encoded}; })})
+    expect_words(message, {"Resized", "no encoder", "Encoded"});
+}
+
+TEST(Resized, InnerTransform_IsCheckedAndItsTrainedPartIsTrained) {
+  const Resized<Partly> resized{.image = {3, 40, 40}, .inner = {}};
+  EXPECT_TRUE(trained_module_of(resized) == resized.inner.unet.module);
+  EXPECT_TRUE(trained_module_of(AnyTransform(resized)) == resized.inner.unet.module);
+  EXPECT_TRUE(trained_module_of(small_unet()) != nullptr);
+  Resized<Partly> broken = resized;
+  broken.inner.fits = false;
+  expect_words(error_of([&] { broken.check(); }), {"Partly", "does not fit"});
+}
+
 TEST(Encoded, PartsThatDoNotFit_AreRefused) {
   const auto message = [](const ImageShape& image, const Statistics& encoder,
                           const UpsamplingDecoder& decoder) {
