@@ -106,6 +106,11 @@ TEST(ProgramEncoder, SeveralOutputs_OneIsChosenByNameOrBecauseItFits) {
       write_program(scratch.path / "one.pt", "y = torch.conv2d(x, self.kernel)\n    return y.mean(), y"),
       {.image = {3, 8, 8}}};
   EXPECT_EQ(fits.features, 4);
+  const fs::path single = write_program(scratch.path / "single.pt", "return torch.conv2d(x, self.kernel)");
+  expect_words(error_of([&] {
+                 ProgramEncoder(single, {.image = {3, 8, 8}, .output = "0"});
+               }),
+               {"single.pt", "one tensor", "output is '0'", "leave it out"});
 }
 
 TEST(ProgramEncoder, ExportedProgram_GivesItsOutput) {

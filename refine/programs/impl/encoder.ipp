@@ -123,6 +123,11 @@ REFINE_INLINE void ProgramEncoder::load_torchscript(const std::filesystem::path&
     throw Error("cannot use {} as an encoder: the size of its images must be known (got {}); specify --see",
                 name, image);
   }
+  if (!options.output.empty() && !program->needs_selection()) {
+    throw Error(
+        "cannot use {} as an encoder: forward returns one tensor, and ProgramEncoderOptions::output is '{}'; leave it out",
+        name, options.output);
+  }
   if (program->needs_selection()) {
     constexpr std::int64_t n = 2;
     const c10::NoGradGuard no_grad;
