@@ -139,6 +139,7 @@ struct NamedDataset {
   std::string name;                            ///< as folders of results have it
   data::Split split;                           ///< train and test
   std::optional<Normalization> normalization;  ///< its mean and deviation, if they are known
+  std::size_t skipped = 0;                     ///< number of damaged files that were left out
 };
 
 /// How a data set is read.

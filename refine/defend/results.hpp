@@ -49,7 +49,7 @@ std::filesystem::path result_folder(const std::filesystem::path& root, const std
 
 /// Returns the metrics files that a path means: itself, or every `metrics.json` below a folder,
 /// sorted by path. `report::read_metrics` reads them.
-/// \throws Error if a folder contains none
+/// \throws Error if a folder contains none, or it or one below it cannot be listed
 std::vector<std::filesystem::path> find_metrics(const std::filesystem::path& path);
 
 /// An attack with its numbers, as it is stored beside its victim, so that it can be made again.

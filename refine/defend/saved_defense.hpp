@@ -57,7 +57,8 @@ struct SavedDefense {
 /// \param weights the file of the transform's or the student's weights; its metadata has which
 /// \param options what the files do not say
 /// \throws Error if a file cannot be read, the parts do not fit together, the permutation or the
-///   encoder is missing, or options of a transform are specified for a student
+///   encoder is missing, or a permutation is specified for a file that holds one, or options of a
+///   transform for a student
 SavedDefense load_saved_defense(const std::filesystem::path& model, const std::filesystem::path& weights,
                                 const SavedDefenseOptions& options = {});
 
@@ -100,7 +101,7 @@ struct FilePrediction {
   std::filesystem::path file;  ///< the image file
   int cls;                     ///< the class with the largest probability
   double probability;          ///< of that class
-  double alarm;                ///< alarm score in [0, 1]; infinity if a logit is not finite
+  double alarm;                ///< alarm score in [0, 1], or infinity (`alarm_score`)
 };
 
 /// Classifies image files in chunks, so that memory stays bounded for any number of files.

@@ -49,6 +49,7 @@
 
 #include "tests/defend/noise.hpp"
 #include "tests/support/error_of.hpp"
+#include "tests/support/file_permissions.hpp"
 #include "tests/support/scratch_folder.hpp"
 
 #include "tests/defend/readme_defend.inc"
@@ -252,7 +253,23 @@ TEST(ReadDataset, ImagesOfSeveralSizes_AreNotCroppedUnasked) {
   options.image = {3, 8, 8};
   EXPECT_EQ(read_dataset(name, options).split.test.size(), 2);
   write("ds/test/b/1.png", 8, 8);
-  EXPECT_EQ(read_dataset(name, {.resize = data::ResizeMode::crop}).split.train.size(), 71);
+  const NamedDataset whole = read_dataset(name, {.resize = data::ResizeMode::crop});
+  EXPECT_EQ(whole.split.train.size(), 71);
+  EXPECT_EQ(whole.skipped, 0u);
+}
+
+TEST(ReadDataset, DamagedFiles_AreCountedOrRefused) {
+  const ScratchFolder scratch;
+  const std::string image = report::png(std::vector<std::uint8_t>(3 * 8 * 8, 7), 8, 8);
+  for (const char* name : {"train/a/1.png", "train/b/1.png", "test/a/1.png", "test/b/1.png"})
+    scratch.write(name, image);
+  for (const char* name : {"train/a/2.png", "test/b/2.png"}) scratch.write(name, image.substr(0, 40));
+  ::testing::internal::CaptureStderr();
+  const NamedDataset read = read_dataset(scratch.path.string(), {.on_error = data::OnDecodeError::skip});
+  expect_words(::testing::internal::GetCapturedStderr(), {"train/a/2.png", "test/b/2.png"});
+  EXPECT_EQ(read.skipped, 2u);
+  EXPECT_EQ(read.split.train.size() + read.split.test.size(), 4);
+  expect_words(error_of([&] { read_dataset(scratch.path.string()); }), {"2.png"});
 }
 
 TEST(ReadImagePairs, DamagedOrMissingCounterpart_IsNamed) {
@@ -271,6 +288,20 @@ TEST(ReadImagePairs, DamagedOrMissingCounterpart_IsNamed) {
   EXPECT_EQ(damaged.find("counterpart"), std::string::npos) << damaged;
   std::filesystem::remove(scratch.path / "triggered/2.png");
   expect_words(error_of(read), {"clean/2.png", "no counterpart"});
+}
+
+TEST(ReadImagePairs, NamesThatDifferInTheirExtensionAlone_AreRefused) {
+  const std::string image = report::png(std::vector<std::uint8_t>(3 * 8 * 8, 7), 8, 8);
+  for (const char* folder : {"clean", "triggered"}) {
+    const ScratchFolder scratch;
+    for (const char* name : {"clean/1.png", "triggered/1.png"}) scratch.write(name, image);
+    const auto read = [&] {
+      return read_image_pairs(scratch.path / "clean", scratch.path / "triggered", {3, 8, 8});
+    };
+    EXPECT_EQ(read().second.size(0), 1);
+    scratch.write(fs::path(folder) / "1.jpg", image);
+    expect_words(error_of(read), {folder, "1.", "extension alone", "rename"});
+  }
 }
 
 TEST(LoadAndProbe, ImageSizeOfTheImages_IsNoted) {
@@ -344,6 +375,9 @@ TEST(Defend, TinyClassifier_IsDefendedMeasuredAndSaved) {
   const at::Tensor x = noise(3, 16).to(at::kFloat) / 255;
   c10::NoGradGuard no_grad;
   EXPECT_TRUE(again.defense.forward(x).equal(defended.defense.forward(x)));
+  expect_words(
+      error_of([&] { load_saved_defense(plain, files.weights, {.permutation = "label_shuffle.pth"}); }),
+      {"--permutation", files.weights.string(), "leave it out"});
 }
 
 /// Writes a TorchScript program that returns maps N×4×h×w.
@@ -625,6 +659,18 @@ TEST(SizeTransform, LargeImages_AreSeenAndDrawnSmallerWhereTheVictimTakesIt) {
   }
   EXPECT_EQ(defense_recipe({}, 2'000, {3, 32, 32}, 1, {}).head_weight, 0);
   EXPECT_EQ(defense_recipe({.head_weight = 0.5}, 2'000, {3, 32, 32}, 1, {}).head_weight, 0.5);
+}
+
+TEST(DefenseRecipe, TemperatureWithoutDistillation_IsRefused) {
+  EXPECT_EQ(defense_recipe({.temperature = 4}, 200, {3, 8, 8}, 1, {}).temperature, 4);
+  const TrainingOptions paper{.recipe = RecipeChoice::paper, .temperature = 4};
+  for (const std::string& message : {error_of([&] {
+                                       defense_recipe(paper, 200, {3, 8, 8}, 1, {});
+                                     }),
+                                     error_of([&] {
+                                       student_recipe(paper, 200, {3, 8, 8}, 1);
+                                     })})
+    expect_words(message, {"--temperature", "distillation", "--recipe"});
 }
 
 TEST(DefenseRecipe, Encoder_GivesItsOwnRecipe) {
@@ -993,6 +1039,20 @@ TEST(Defend, FalseAlarmRateOutOfRange_IsRefused) {
     expect_words(error_of([&] { defend(victim, noise(20, 16), options); }),
                  {"false_alarm_rate", "[0, 1)", "got"});
   }
+}
+
+TEST(FindMetrics, FolderThatCannotBeListed_IsRefused) {
+  const ScratchFolder scratch;
+  for (const char* name : {"a/metrics.json", "b/c/metrics.json", "b/other.json"}) scratch.write(name, "{}");
+  const std::vector<fs::path> both = {scratch.path / "a/metrics.json", scratch.path / "b/c/metrics.json"};
+  EXPECT_EQ(find_metrics(scratch.path), both);
+  fs::permissions(scratch.path / "b/c", fs::perms::none);
+  const std::string message = [&] {
+    const testing::FilePermissionsHold hold;
+    return error_of([&] { find_metrics(scratch.path); });
+  }();
+  fs::permissions(scratch.path / "b/c", fs::perms::owner_all);
+  expect_words(message, {"cannot list", (scratch.path / "b/c").string(), "Permission denied"});
 }
 
 TEST(AttackSpec, WithOrWithoutDataSet_IsReadAsWritten) {

@@ -232,6 +232,8 @@ void print_result(const Setting& setting, const AttackSpec& spec, bool has_targe
 
 int run(const AttackArguments& options, const Common& common) {
   check_class_options(options.attack, options.tlabel.has_value(), options.source.has_value());
+  if (options.rate >= 0 && attacks::canonical_name(options.attack) == "Benign")
+    throw Error("--rate: Benign poisons no images; leave it out");
   begin_attack(options, common);
   AttackSpec spec{.name = std::string(attacks::canonical_name(options.attack)),
                   .target = options.tlabel.value_or(0),
@@ -254,7 +256,7 @@ int run(const AttackArguments& options, const Common& common) {
   const int classes = setting.data.split.train.task().classes;
   const bool has_target = static_cast<bool>(attacks::target_map(attack, classes));
   print_result(setting, spec, has_target, train(setting, spec, attack), common);
-  return done;
+  return setting.data.skipped > 0 ? look : done;
 }
 
 }  // namespace

@@ -321,10 +321,12 @@ Inputs inputs_of_names(const DefendArguments& options, const Common& common) {
   }
   const ImageShape shape = inputs.victim.task().image;
   const std::uint64_t seed = options.training.seed;
-  auto [train, test] = read_in_turn(/*makes_files=*/true, common, [&] {
-                         return read_data(options.dataset, options.data, shape, inputs.defend.resize,
-                                          options.skip_damaged, options.store);
-                       }).split;
+  NamedDataset named = read_in_turn(/*makes_files=*/true, common, [&] {
+    return read_data(options.dataset, options.data, shape, inputs.defend.resize, options.skip_damaged,
+                     options.store);
+  });
+  inputs.skipped = named.skipped;
+  auto& [train, test] = named.split;
   if (options.victim.class_names.empty()) check_classes(inputs.victim, test.classes, folder, options);
   if (options.limit > 0 && options.limit < train.size()) train = train.sample(options.limit, seed);
   inputs.defend.title = attack_name + " on " + dataset_name(options.dataset);

@@ -378,6 +378,8 @@ void check_class_options(const std::string& attack, bool has_target, bool has_so
   if (has_target && name == "AllToAll") {
     throw Error("--tlabel: AllToAll sends each class to the next one and has no single target; leave it out");
   }
+  if (has_target && name == "Benign")
+    throw Error("--tlabel: Benign poisons no images and has no target; leave it out");
   if (has_source && name != "SourceSpecific") {
     throw Error("--source is for --attack SourceSpecific, which moves the images of one class; leave it out");
   }

@@ -529,13 +529,19 @@ REFINE_INLINE std::pair<FolderImages, at::Tensor> read_image_pairs(const std::fi
   const auto key = [](const std::filesystem::path& file, const std::filesystem::path& root) {
     return file.lexically_relative(root).replace_extension().string();
   };
-  std::map<std::string, std::filesystem::path> others;
-  for (const auto& file : data::image_files(triggered)) {
-    if (!others.emplace(key(file, triggered), file).second) {
-      throw Error("cannot pair the images: {} and another file differ in their extension alone; rename one",
-                  file.string());
+  const auto by_key = [&](const std::vector<std::filesystem::path>& files,
+                          const std::filesystem::path& root) {
+    std::map<std::string, std::filesystem::path> found;
+    for (const auto& file : files) {
+      if (!found.emplace(key(file, root), file).second) {
+        throw Error("cannot pair the images: {} and another file differ in their extension alone; rename one",
+                    file.string());
+      }
     }
-  }
+    return found;
+  };
+  const auto others = by_key(data::image_files(triggered), triggered);
+  by_key(originals.files, clean);
   std::vector<std::filesystem::path> counterparts;
   for (const auto& file : originals.files) {
     const auto found = others.find(key(file, clean));
@@ -594,7 +600,10 @@ REFINE_INLINE NamedDataset read_dataset(const std::string& name, const NamedData
     }
     folder.image = merged(options.image, common);
   }
-  return {dataset_name(name), data::image_folders(name, folder), std::nullopt};
+  std::vector<std::string> skipped;
+  data::Split split = data::image_folders(name, folder, &skipped);
+  data::warn_skipped(skipped);
+  return {dataset_name(name), std::move(split), std::nullopt, skipped.size()};
 }
 
 REFINE_INLINE std::string dataset_name(const std::string& name) {

@@ -49,6 +49,23 @@ inline std::filesystem::path beside_serving(std::filesystem::path serving, const
   return serving += extension;
 }
 
+/// Appends the files of a name below a folder. Linked folders are not followed.
+/// \throws Error if a folder cannot be listed
+inline void find_files(const std::filesystem::path& folder, const char* name,
+                       std::vector<std::filesystem::path>& found) {
+  std::error_code failed;
+  for (std::filesystem::directory_iterator entry(folder, failed), end; !failed && entry != end;
+       entry.increment(failed)) {
+    std::error_code unknown;
+    if (entry->is_directory(unknown) && !entry->is_symlink(unknown)) {
+      find_files(entry->path(), name, found);
+    } else if (entry->path().filename() == name) {
+      found.push_back(entry->path());
+    }
+  }
+  if (failed) throw Error("cannot list {}: {}; check its permissions", folder.string(), failed.message());
+}
+
 }  // namespace refine::detail
 
 namespace refine {
@@ -107,10 +124,7 @@ REFINE_INLINE std::vector<std::filesystem::path> find_metrics(const std::filesys
   std::error_code unknown;
   if (!std::filesystem::is_directory(path, unknown)) return {path};
   std::vector<std::filesystem::path> found;
-  for (std::filesystem::recursive_directory_iterator entry(path, unknown), end; !unknown && entry != end;
-       entry.increment(unknown)) {
-    if (entry->path().filename() == "metrics.json") found.push_back(entry->path());
-  }
+  detail::find_files(path, "metrics.json", found);
   if (found.empty()) {
     throw Error("cannot report on {}: no metrics.json is below it; name a folder of results", path.string());
   }

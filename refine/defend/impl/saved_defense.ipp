@@ -239,6 +239,10 @@ REFINE_INLINE SavedDefense load_saved_defense(const std::filesystem::path& model
     TrainedDefense defense = detail::stored_student(stored, victim, options.encoder, weights);
     return {std::move(defense), std::move(victim), stored.metadata, answer()};
   }
+  if (is_own && !options.permutation.empty()) {
+    throw Error("--permutation: {} holds the permutation that it was trained with; leave it out",
+                weights.string());
+  }
   if (!is_own && options.permutation.empty()) {
     throw Error(
         "cannot use {}: it does not hold the permutation of its classes; specify --permutation, label_shuffle.pth of "

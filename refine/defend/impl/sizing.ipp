@@ -118,7 +118,14 @@ REFINE_INLINE Recipe defense_recipe(const TrainingOptions& options, std::int64_t
   const auto override_all = [&](Recipe& recipe) {
     detail::override_with(options, recipe.optimization);
     if (options.supcon_weight) recipe.supcon_weight = *options.supcon_weight;
-    if (options.temperature) recipe.temperature = *options.temperature;
+    if (options.temperature) {
+      if (recipe.objective != ObjectiveKind::distillation) {
+        throw Error(
+            "--temperature: the recipe's objective is not distillation, whose logits it divides; leave it out or use "
+            "another --recipe");
+      }
+      recipe.temperature = *options.temperature;
+    }
     if (options.head_weight) recipe.head_weight = *options.head_weight;
     if (options.flip) recipe.augmentation.flip = *options.flip;
     recipe.seed = seed;
