@@ -73,6 +73,7 @@ struct ModelFiles {
   std::vector<std::string> files = {};  ///< in text order within each folder
   std::size_t ignored = 0;              ///< other files of the folders
   std::size_t linked_folders = 0;       ///< links to folders, which are not followed
+  std::size_t unreadable_folders = 0;   ///< folders that may not be listed
 };
 
 /// Replaces folders by the model files below them, which are recognized by extension or content. Links to files are

@@ -21,6 +21,7 @@
 #include <refine/report/images.hpp>
 
 #include "tests/support/error_of.hpp"
+#include "tests/support/file_permissions.hpp"
 #include "tests/support/scratch_folder.hpp"
 #include "tests/tools/run_refine.hpp"
 
@@ -422,6 +423,48 @@ TEST_F(Inputs, Inspect_Folder_RecognizesModelsByContent) {
   expect_words(fine.out, {"1 file inspected, 0 refused; 18 other files and 1 linked folder passed over"});
 }
 
+TEST_F(Inputs, Inspect_FolderThatCannotBeListed_IsReported) {
+  const fs::path root = here->path / "tree";
+  fs::create_directories(root / "locked");
+  fs::copy_file(here->path / "victim.pt", root / "victim.pt");
+  const Outcome before = refine("inspect tree");
+  EXPECT_EQ(before.status, 0) << before.out << before.err;
+  EXPECT_EQ(before.out.find("listed"), std::string::npos);
+  fs::permissions(root / "locked", fs::perms::none);
+  Outcome text, list, alone;
+  {
+    const testing::FilePermissionsHold hold;
+    text = refine("inspect tree"), list = refine("inspect --json tree"),
+    alone = refine("inspect tree/locked");
+  }
+  fs::permissions(root / "locked", fs::perms::owner_all);
+  EXPECT_EQ(text.status, 1) << text.err;
+  expect_words(text.out, {"1 file inspected, 0 refused; 1 folder cannot be listed"});
+  EXPECT_EQ(json::parse(list.out)["unreadable_folders"], 1);
+  testing::expect_refusal(alone, {"tree/locked", "no model file", "cannot be listed"});
+}
+
+// The results would be lost without a word.
+TEST_F(Inputs, FullStandardOutput_IsReported) {
+  for (const char* arguments : {"--help", "--version", "defend --help", "inspect victim.pt"}) {
+    const Outcome run = testing::run_refine(*here, arguments, "/dev/full");
+    EXPECT_EQ(run.status, 2) << arguments;
+    expect_words(run.err, {"standard output is full"});
+  }
+}
+
+TEST_F(Inputs, SkippedFiles_GiveTheExitStatusOne) {
+  for (const char* part : {"holes/train", "holes/test"})
+    write_classes(
+        part, [](int c) { return "c" + std::to_string(c); }, 2, 3);
+  const std::string words = " --dataset holes --model ResNet18 --width 2 --epoch 1 ";
+  EXPECT_EQ(refine("attack --rate 0.5" + words).status, 0);
+  here->write("holes/test/c0/damaged.png", "no image");
+  const Outcome attack = refine("attack --skip_damaged --rate 0.5" + words);
+  EXPECT_EQ(attack.status, 1) << attack.err;
+  expect_words(attack.err, {"damaged.png"});
+}
+
 TEST_F(Inputs, ConfigFile_AnyText_IsReadAsToml) {
   const std::string name = "a #b;[c],='\"\\\n\x7f\xc3\xa9.pt";
   fs::copy_file(here->path / "victim.pt", here->path / name);
@@ -560,6 +603,10 @@ TEST_F(Inputs, OptionsWithoutEffect_AreRefused) {
   expect_refusal("defend --model victim.pt --images clean --data nowhere", {"--data", "--dataset"});
   expect_refusal("defend --model victim.pt --images clean --skip_damaged", {"--skip_damaged"});
   expect_refusal("evaluate --model d.pt --images clean --tlabel 3", {"--tlabel", "--triggered"});
+  expect_refusal("attack --dataset nowhere --attack benign --tlabel 3", {"--tlabel", "Benign"});
+  expect_refusal("attack --dataset nowhere --attack benign --rate 0.1", {"--rate", "Benign"});
+  expect_refusal("defend --model victim.pt --images clean --recipe paper --temperature 4" + quick,
+                 {"--temperature", "distillation"});
   expect_refusal("export --model victim.pt --image 16 --permutation nowhere.pth",
                  {"--permutation", "--defense"});
   expect_refusal("export --model victim.pt --image 16 --pixel_domain image", {"--pixel_domain", "--defense"});

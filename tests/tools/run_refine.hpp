@@ -30,7 +30,9 @@ inline std::string quoted_program() {
 
 /// Runs the program in a copy of the test's process, which saves the third of a second that LibTorch takes to load.
 /// Otherwise as `run_by_shell`.
-inline Outcome run_refine(const ScratchFolder& here, const std::string& arguments) {
+/// \param out where its output goes instead of out.txt
+inline Outcome run_refine(const ScratchFolder& here, const std::string& arguments,
+                          const char* out = "out.txt") {
   const std::string program = std::filesystem::absolute("tools/refine").string();
   wordexp_t words{};
   if (wordexp(arguments.c_str(), &words, WRDE_NOCMD) != 0) {
@@ -47,7 +49,7 @@ inline Outcome run_refine(const ScratchFolder& here, const std::string& argument
     argv.push_back(nullptr);
     const bool ready = ::chdir(here.path.c_str()) == 0 &&
                        ::setenv("BUILD_WORKING_DIRECTORY", here.path.c_str(), 1) == 0 &&
-                       std::freopen("out.txt", "w", stdout) && std::freopen("err.txt", "w", stderr);
+                       std::freopen(out, "w", stdout) && std::freopen("err.txt", "w", stderr);
     const int status = ready ? cli::run_program(static_cast<int>(argv.size()) - 1, argv.data()) : 99;
     std::cout.flush();
     std::cerr.flush();

@@ -32,7 +32,8 @@ struct InspectArguments {
   InspectOptions inspect;
 };
 
-/// Returns "; 2 other files and 1 linked folder passed over"; "" if all files of the folders were inspected.
+/// Returns "; 2 other files and 1 linked folder passed over; 1 folder cannot be listed"; "" if all files of the folders
+/// were inspected.
 std::string passed_over(const ModelFiles& files) {
   const auto counted = [](std::size_t n, const char* what) {
     return fmt::format("{} {}{}", n, what, n == 1 ? "" : "s");
@@ -41,7 +42,10 @@ std::string passed_over(const ModelFiles& files) {
   if (files.ignored > 0) text = counted(files.ignored, "other file");
   if (files.linked_folders > 0)
     text += (text.empty() ? "" : " and ") + counted(files.linked_folders, "linked folder");
-  return text.empty() ? "" : "; " + text + " passed over";
+  if (!text.empty()) text = "; " + text + " passed over";
+  if (files.unreadable_folders > 0)
+    text += "; " + counted(files.unreadable_folders, "folder") + " cannot be listed";
+  return text;
 }
 
 void print_text(const std::vector<Inspection>& inspections, bool brief, const ModelFiles& files) {
@@ -101,11 +105,13 @@ int run(const InspectArguments& options, const Common& common) {
     print(is_one ? all.front()
                  : ordered_json{{"files", all},
                                 {"passed_over", found.ignored},
-                                {"linked_folders", found.linked_folders}});
+                                {"linked_folders", found.linked_folders},
+                                {"unreadable_folders", found.unreadable_folders}});
   } else {
     print_text(inspections, !is_one, found);
   }
-  return std::ranges::all_of(inspections, &Inspection::is_fine) ? done : look;
+  return found.unreadable_folders == 0 && std::ranges::all_of(inspections, &Inspection::is_fine) ? done
+                                                                                                 : look;
 }
 
 }  // namespace
@@ -123,7 +129,8 @@ void add_inspect(CLI::App& app, Common& common) {
   command->add_option("--sarif", options->sarif, "write the findings to this file, as SARIF 2.1.0");
   command->add_flag("--code", options->inspect.code, "print a program's source, too");
   command->footer(
-      "Exit status 1: a program that refine would refuse to run, or, of several files, one that it cannot read.");
+      "Exit status 1: a program that refine would refuse to run, or, of several files, one that it cannot read, or a folder "
+      "that cannot be listed.");
   run_when_chosen(*command, common, options, run);
 }
 

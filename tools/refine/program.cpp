@@ -55,6 +55,12 @@ std::string missing_memory(const std::string& why, bool on_device) {
   return fmt::format(" ({:.0f} MB)", std::ceil(bytes / 1e6));
 }
 
+/// \throws Error if standard output has lost a part of the results
+void flush_results() {
+  std::cout.flush();
+  if (!std::cout) throw Error("cannot write the results: standard output is full or closed; redirect it");
+}
+
 int run(int argc, char** argv, Common& common) {
   // Bazel runs programs in another folder, and tells where the user is.
   if (const char* folder = std::getenv("BUILD_WORKING_DIRECTORY")) fs::current_path(folder);
@@ -90,7 +96,11 @@ int run(int argc, char** argv, Common& common) {
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
-    if (error.get_exit_code() == 0) return app.exit(error, std::cout, std::cerr);  // --help and --version
+    if (error.get_exit_code() == 0) {  // --help and --version
+      app.exit(error, std::cout, std::cerr);
+      flush_results();
+      return done;
+    }
     throw Error("{}", describe(app, error));
   }
   common.save_config = save_config;
@@ -132,8 +142,7 @@ int run(int argc, char** argv, Common& common) {
     return StopOnSignal::exit_status();
   }
   common.write_config();  // for commands that do not call `begin`
-  std::cout.flush();
-  if (!std::cout) throw Error("cannot write the results: standard output is full or closed; redirect it");
+  flush_results();
   return status;
 }
 

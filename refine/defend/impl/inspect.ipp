@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <map>
+#include <set>
 #include <sstream>
 #include <string>
 #include <string_view>
@@ -108,36 +109,31 @@ inline void inspect_program(const InspectOptions& options, Inspection& report) {
   add_verdict(objections, fine ? "" : formats::detail::script::advice(listing), report);
 }
 
-inline void inspect_exported(formats::Archive archive, const InspectOptions& options, Inspection& report) {
-  const auto listing = formats::inspect_exported_program(std::move(archive), report.file);
-  const formats::ExportedProgram& program = listing.program;
-  const std::vector<std::string> objections = add_findings(listing.objections, report);
-  const bool fine = objections.empty();
-  report.json = {{"file", report.file}, {"kind", "torch.export"},   {"torch_version", program.torch_version},
-                 {"accepted", fine},    {"objections", objections}, {"operators", listing.operators}};
-  const ordered_json about = json_under(program.extra, "refine.json");
-  if (about.is_object()) report.json["refine"] = about;
-  report.summary = text::printable(fmt::format(
-      "a program of torch.export (PyTorch {}, schema {}.{}), {} calls of {} operators", program.torch_version,
-      program.schema.first, program.schema.second, program.nodes.size(), listing.operators.size()));
-  const auto list_shape = [&](const char* what, const std::string& name, const std::string& value) {
-    const auto shape = program.shapes.find(value);
-    if (shape == program.shapes.end()) return;
-    std::string sizes;
-    ordered_json json = ordered_json::array();
-    for (const auto& size : shape->second.sizes) {
-      sizes += (sizes.empty() ? "" : "×") + (size ? std::to_string(*size) : "?");
-      json.push_back(size ? ordered_json(*size) : ordered_json(nullptr));
-    }
-    const std::string_view type = formats::element_name(shape->second.type);
-    report.json[what].push_back({{"name", name}, {"dtype", type}, {"shape", json}});
-    report.details += text::printable(fmt::format("{} {}  {} {}", what, name, type, sizes)) + '\n';
-  };
-  for (const formats::GraphInput& input : program.inputs) {
-    if (input.kind == formats::GraphInput::Kind::images) list_shape("input", input.name, input.name);
+/// Lists a tensor that goes into a program or comes out of it.
+/// \param what "input" or "output"
+/// \param type the word for its type
+/// \param sizes empty elements for sizes that are open
+inline void list_value(const char* what, const std::string& name, std::string_view type, const auto& sizes,
+                       Inspection& report) {
+  std::string text;
+  ordered_json json = ordered_json::array();
+  for (const auto& size : sizes) {
+    text += (text.empty() ? "" : "×") + (size ? std::to_string(*size) : "?");
+    json.push_back(size ? ordered_json(*size) : ordered_json(nullptr));
   }
-  for (const formats::GraphOutput& output : program.outputs) list_shape("output", output.name, output.value);
-  for (const auto& name : listing.operators) report.details += "  " + text::printable(name) + '\n';
+  report.json[what].push_back({{"name", name}, {"dtype", type}, {"shape", json}});
+  report.details += text::printable(fmt::format("{} {}  {} {}", what, name, type, text)) + '\n';
+}
+
+/// Lists a program's operators and tensors, its calls if they are wanted, its refine.json and the conclusion.
+/// \param program an `ExportedProgram` or an `OnnxModel`
+/// \param call node → its call, in one line
+/// \param about its refine.json; null if there is none
+/// \param advice what to do about the objections
+inline void list_program(const auto& program, const auto& call, const std::set<std::string>& operators,
+                         const std::vector<std::string>& objections, const ordered_json& about,
+                         const std::string& advice, const InspectOptions& options, Inspection& report) {
+  for (const auto& name : operators) report.details += "  " + text::printable(name) + '\n';
   std::int64_t numbers = 0;
   ordered_json tensors = ordered_json::object();
   for (const auto& [name, tensor] : program.tensors) {
@@ -154,14 +150,39 @@ inline void inspect_exported(formats::Archive archive, const InspectOptions& opt
   report.json["tensors"] = std::move(tensors);
   if (options.code) {
     ordered_json code = ordered_json::array();
-    for (const formats::GraphNode& node : program.nodes) {
-      code.push_back(node.name + " = " + node.target);
-      report.details += text::printable(node.name + " = " + node.target) + '\n';
+    for (const auto& node : program.nodes) {
+      code.push_back(call(node));
+      report.details += text::printable(call(node)) + '\n';
     }
     report.json["code"] = std::move(code);
   }
   if (about.is_object()) report.details += "refine.json\n" + printable_lines(about.dump(2));
-  add_verdict(objections, fine ? "" : formats::detail::exported::advice(listing), report);
+  add_verdict(objections, advice, report);
+}
+
+inline void inspect_exported(formats::Archive archive, const InspectOptions& options, Inspection& report) {
+  const auto listing = formats::inspect_exported_program(std::move(archive), report.file);
+  const formats::ExportedProgram& program = listing.program;
+  const std::vector<std::string> objections = add_findings(listing.objections, report);
+  const bool fine = objections.empty();
+  report.json = {{"file", report.file}, {"kind", "torch.export"},   {"torch_version", program.torch_version},
+                 {"accepted", fine},    {"objections", objections}, {"operators", listing.operators}};
+  const ordered_json about = json_under(program.extra, "refine.json");
+  if (about.is_object()) report.json["refine"] = about;
+  report.summary = text::printable(fmt::format(
+      "a program of torch.export (PyTorch {}, schema {}.{}), {} calls of {} operators", program.torch_version,
+      program.schema.first, program.schema.second, program.nodes.size(), listing.operators.size()));
+  const auto list_shape = [&](const char* what, const std::string& name, const std::string& value) {
+    if (const auto shape = program.shapes.find(value); shape != program.shapes.end())
+      list_value(what, name, formats::element_name(shape->second.type), shape->second.sizes, report);
+  };
+  for (const formats::GraphInput& input : program.inputs) {
+    if (input.kind == formats::GraphInput::Kind::images) list_shape("input", input.name, input.name);
+  }
+  for (const formats::GraphOutput& output : program.outputs) list_shape("output", output.name, output.value);
+  const auto call = [](const formats::GraphNode& node) { return node.name + " = " + node.target; };
+  list_program(program, call, listing.operators, objections, about,
+               fine ? "" : formats::detail::exported::advice(listing), options, report);
 }
 
 inline void inspect_onnx(const InspectOptions& options, Inspection& report) {
@@ -178,46 +199,17 @@ inline void inspect_onnx(const InspectOptions& options, Inspection& report) {
       text::printable(fmt::format("an ONNX model (opset {}, written by '{}'), {} calls of {} operators",
                                   model.opset, model.producer, model.nodes.size(), listing.operators.size()));
   const auto list_values = [&](const char* what, const std::vector<formats::OnnxValue>& values) {
-    for (const formats::OnnxValue& value : values) {
-      std::string sizes;
-      ordered_json json = ordered_json::array();
-      for (const auto& size : value.sizes) {
-        sizes += (sizes.empty() ? "" : "×") + (size ? std::to_string(*size) : "?");
-        json.push_back(size ? ordered_json(*size) : ordered_json(nullptr));
-      }
-      const std::string_view type = value.type ? formats::element_name(*value.type) : "unknown";
-      report.json[what].push_back({{"name", value.name}, {"dtype", type}, {"shape", json}});
-      report.details += text::printable(fmt::format("{} {}  {} {}", what, value.name, type, sizes)) + '\n';
-    }
+    for (const formats::OnnxValue& value : values)
+      list_value(what, value.name, value.type ? formats::element_name(*value.type) : "unknown", value.sizes,
+                 report);
   };
   list_values("input", model.inputs);
   list_values("output", model.outputs);
-  for (const auto& name : listing.operators) report.details += "  " + text::printable(name) + '\n';
-  std::int64_t numbers = 0;
-  ordered_json tensors = ordered_json::object();
-  for (const auto& [name, tensor] : model.tensors) {
-    numbers += tensor.count();
-    const std::string_view type = formats::element_name(tensor.type);
-    tensors[name] = {{"dtype", type}, {"shape", tensor.sizes}};
-    report.details +=
-        text::printable(fmt::format(
-            "  {}  {} {}", name, type,
-            tensor.sizes.empty() ? std::string("scalar") : fmt::format("{}", fmt::join(tensor.sizes, "×")))) +
-        '\n';
-  }
-  report.json["numbers"] = numbers;
-  report.json["tensors"] = std::move(tensors);
-  if (options.code) {
-    ordered_json code = ordered_json::array();
-    for (const formats::OnnxNode& node : model.nodes) {
-      code.push_back(
-          fmt::format("{} = {}({})", fmt::join(node.outputs, ", "), node.op, fmt::join(node.inputs, ", ")));
-      report.details += text::printable(code.back().get<std::string>()) + '\n';
-    }
-    report.json["code"] = std::move(code);
-  }
-  if (about.is_object()) report.details += "refine.json\n" + printable_lines(about.dump(2));
-  add_verdict(objections, fine ? "" : formats::detail::onnx::advice(listing), report);
+  const auto call = [](const formats::OnnxNode& node) {
+    return fmt::format("{} = {}({})", fmt::join(node.outputs, ", "), node.op, fmt::join(node.inputs, ", "));
+  };
+  list_program(model, call, listing.operators, objections, about,
+               fine ? "" : formats::detail::onnx::advice(listing), options, report);
 }
 
 inline void inspect_weights(const InspectOptions& options, Inspection& report) {
@@ -430,12 +422,18 @@ REFINE_INLINE Inspection inspect_file(const std::string& file, const InspectOpti
 REFINE_INLINE ModelFiles find_model_files(const std::vector<std::string>& files_and_folders) {
   namespace fs = std::filesystem;
   ModelFiles result;
+  const auto count_if_unreadable = [&](const fs::path& folder) {
+    std::error_code failed;
+    fs::directory_iterator(folder, failed);
+    if (failed) ++result.unreadable_folders;
+  };
   for (const std::string& each : files_and_folders) {
     std::error_code unknown;
     if (!fs::is_directory(each, unknown)) {
       result.files.push_back(each);
       continue;
     }
+    count_if_unreadable(each);
     // A file may have several names, of which one tells what it is: the blobs of Hugging Face's cache have none.
     std::map<fs::path, std::vector<std::string>> names;
     for (const auto& entry :
@@ -445,6 +443,8 @@ REFINE_INLINE ModelFiles find_model_files(const std::vector<std::string>& files_
         names[unknown ? entry.path() : std::move(file)].push_back(entry.path().string());
       } else if (entry.is_symlink(unknown)) {
         entry.is_directory(unknown) ? ++result.linked_folders : ++result.ignored;
+      } else if (entry.is_directory(unknown)) {
+        count_if_unreadable(entry.path());
       }
     }
     std::vector<std::string> found;
@@ -459,8 +459,10 @@ REFINE_INLINE ModelFiles find_model_files(const std::vector<std::string>& files_
     }
     std::ranges::sort(found);
     if (found.empty()) {
-      throw Error("cannot inspect {}: the folder contains no model file{}; name the file, or another folder",
-                  each, result.linked_folders > 0 ? ", and linked folders are not followed" : "");
+      throw Error(
+          "cannot inspect {}: the folder contains no model file{}{}; name the file, or another folder", each,
+          result.linked_folders > 0 ? ", and linked folders are not followed" : "",
+          result.unreadable_folders > 0 ? ", and some folders cannot be listed" : "");
     }
     result.files.insert(result.files.end(), found.begin(), found.end());
   }
