@@ -28,9 +28,9 @@ namespace detail {
 /// normalization; `{}` if there is nothing.
 std::string constants_json(const std::map<std::string, at::Tensor>& constants);
 
-/// Identifies a frozen victim: "sha256+code:" and the SHA-256 of its tensors (names, types, shapes and
-/// bytes), its constants, and what neither shows (`nn::code_of`). BatchNorm is folded elementwise, so
-/// the same weights give the same text on every machine.
+/// Identifies a frozen victim: "sha256:" and the SHA-256 of its tensors (names, types, shapes and bytes) and
+/// constants, then that of what neither shows (`nn::code_of`). BatchNorm is folded elementwise, so the same weights
+/// give the same text on every machine.
 std::string fingerprint(const torch::nn::Module& module, const std::map<std::string, at::Tensor>& constants);
 
 /// Returns the fingerprint that the oldest files have: 64 bits of FNV-1a as 16 hexadecimal digits. It
@@ -39,7 +39,8 @@ std::string legacy_fingerprint(const torch::nn::Module& module,
                                const std::map<std::string, at::Tensor>& constants);
 
 /// True if a stored fingerprint is of this module: as `fingerprint` returns it or, in files of earlier
-/// versions, "sha256:" and that of tensors and constants alone, or as `legacy_fingerprint` returns it.
+/// versions, its first part alone, or as `legacy_fingerprint` returns it. The graphs of programs are compared
+/// only if the same versions of refine and LibTorch wrote them.
 bool is_fingerprint_of(const std::string& stored, const torch::nn::Module& module,
                        const std::map<std::string, at::Tensor>& constants);
 

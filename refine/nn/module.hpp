@@ -42,7 +42,7 @@ class OpaqueModule {
   virtual ~OpaqueModule() = default;
 
   /// Returns what its tensors do not show; empty if there is nothing. Two modules with the same text and tensors
-  /// compute the same. Saved defenses hold a digest of it, so other texts for the same module keep them from loading.
+  /// compute the same. Saved defenses hold a digest of it: later versions must give the same text for the same module.
   virtual std::string code() const = 0;
 };
 

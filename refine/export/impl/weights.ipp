@@ -5,9 +5,11 @@
 #include <c10/core/ScalarType.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
+#include <torch/version.h>
 #include <nlohmann/json.hpp>
 
 #include <algorithm>
+#include <cstddef>
 #include <string_view>
 
 #include <refine/core/config.hpp>
@@ -29,26 +31,38 @@ REFINE_INLINE std::string constants_json(const std::map<std::string, at::Tensor>
   return json.dump();
 }
 
-/// Returns the SHA-256 of a module's tensors and constants, and of its code if wanted, in hexadecimal digits.
-inline std::string digest(const torch::nn::Module& module, const std::map<std::string, at::Tensor>& constants,
-                          bool with_code) {
+/// Adds a text to a digest. The length before each keeps two sequences of texts from giving the same bytes.
+inline void add_text(std::string_view text, Sha256& hash) {
+  hash.add(fmt::format("{}:", text.size())).add(text);
+}
+
+/// Identifies the tensors and constants of a module.
+inline std::string fingerprint_of_tensors(const torch::nn::Module& module,
+                                          const std::map<std::string, at::Tensor>& constants) {
   Sha256 hash;
-  // The length before each text keeps two victims from giving the same sequence of bytes.
-  const auto add = [&](std::string_view text) { hash.add(fmt::format("{}:", text.size())).add(text); };
   for (const auto& [name, tensor] : nn::state_dict(module)) {
     const at::Tensor host = tensor.detach().to(at::kCPU).contiguous();
-    add(name);
-    add(fmt::format("{} [{}]", c10::toString(host.scalar_type()), fmt::join(host.sizes(), ", ")));
-    add({static_cast<const char*>(host.const_data_ptr()), host.nbytes()});
+    add_text(name, hash);
+    add_text(fmt::format("{} [{}]", c10::toString(host.scalar_type()), fmt::join(host.sizes(), ", ")), hash);
+    add_text({static_cast<const char*>(host.const_data_ptr()), host.nbytes()}, hash);
   }
-  add(constants_json(constants));
-  if (with_code) add(nn::code_of(module));
-  return hash.hex();
+  add_text(constants_json(constants), hash);
+  return "sha256:" + hash.hex();
+}
+
+/// Identifies what the tensors of a module do not show. The graph of a program is written in another way by other
+/// versions, which are named in it.
+inline std::string fingerprint_of_code(const torch::nn::Module& module) {
+  const std::string code = nn::code_of(module);
+  const bool is_program = code.find("graph(") != std::string::npos;
+  return fmt::format(
+      "{}:{}", is_program ? fmt::format("graph of refine {}, LibTorch {}", version, TORCH_VERSION) : "code",
+      Sha256().add(code).hex());
 }
 
 REFINE_INLINE std::string fingerprint(const torch::nn::Module& module,
                                       const std::map<std::string, at::Tensor>& constants) {
-  return "sha256+code:" + digest(module, constants, /*with_code=*/true);
+  return fingerprint_of_tensors(module, constants) + ' ' + fingerprint_of_code(module);
 }
 
 REFINE_INLINE std::string legacy_fingerprint(const torch::nn::Module& module,
@@ -70,9 +84,14 @@ REFINE_INLINE bool is_fingerprint_of(const std::string& stored, const torch::nn:
                                      const std::map<std::string, at::Tensor>& constants) {
   if (stored.size() == 16 && stored.find_first_not_of("0123456789abcdef") == stored.npos)
     return stored == legacy_fingerprint(module, constants);
-  if (stored.starts_with("sha256:"))
-    return stored == "sha256:" + digest(module, constants, /*with_code=*/false);
-  return stored == fingerprint(module, constants);
+  const std::size_t end = std::min(stored.find(' '), stored.size());
+  if (stored.substr(0, end) != fingerprint_of_tensors(module, constants)) return false;
+  if (end == stored.size()) return true;  // of an earlier version
+  const std::string code = stored.substr(end + 1), expected = fingerprint_of_code(module);
+  const auto kind = [](const std::string& text) { return text.substr(0, text.rfind(':')); };
+  const bool are_of_other_versions =
+      code.starts_with("graph of") && expected.starts_with("graph of") && kind(code) != kind(expected);
+  return are_of_other_versions || code == expected;
 }
 
 REFINE_INLINE void add_metadata(const DefenseInfo& info, const std::string& victim, const Recipe& recipe,
