@@ -312,7 +312,8 @@ TEST(ExportedProgram, InPlaceOperatorBehindADetach_LeavesTheImages) {
       .inputs = {{"a", std::vector<formats::ValueName>{{"x"}}}, {"b", std::int64_t{0}}},
       .outputs = {formats::ValueName{"d"}}};
   for (const formats::GraphNode& first :
-       {call("aten::detach.default", "x", "d"), call("aten::alias.default", "x", "d"), element}) {
+       {call("aten::detach.default", "x", "d"), call("aten::alias.default", "x", "d"), element,
+        call("aten::conj_physical.default", "x", "d"), call("aten::to_dense.default", "x", "d")}) {
     const backbones::ExportedProgram<> victim(
         program_of({first, call("aten::mul_.Tensor", "d", "y", {{"other", by_w}})}), first.target);
     const at::Tensor images = at::rand({3, 2, 2, 2}), before = images.clone();
@@ -323,13 +324,42 @@ TEST(ExportedProgram, InPlaceOperatorBehindADetach_LeavesTheImages) {
 }
 
 TEST(ExportedProgram, InPlaceOperatorOnItsOwnTensorBehindADetach_IsRefused) {
-  for (const char* target : {"aten::detach.default", "aten::lift_fresh.default"}) {
+  for (const char* target : {"aten::detach.default", "aten::lift_fresh.default",
+                             "aten::conj_physical.default", "aten::lift.default", "aten::to_dense.default"}) {
     const auto program =
         program_of({call(target, "w", "d"), call("aten::add_.Tensor", "d", "e", {{"other", std::int64_t{1}}}),
                     call("aten::mul.Tensor", "x", "y", {{"other", formats::ValueName{"w"}}})});
     expect_words(error_of([&] { backbones::ExportedProgram<>(program, "own tensors"); }),
                  {"own tensors", "changes the program's own tensors"});
   }
+}
+
+// LibTorch's cov of a single observation writes to it; its schema does not say so.
+TEST(ExportedProgram, OperatorThatWritesUnannounced_IsRefused) {
+  const formats::GraphArgument w = formats::ValueName{"w"}, none = std::monostate();
+  const formats::GraphNode result = call("aten::relu.default", "x", "y");
+  expect_words(error_of([&] {
+                 backbones::ExportedProgram<>(
+                     program_of({call("aten::cov.default", "w", "d", {{"aweights", w}}), result}), "cov");
+               }),
+               {"'d' (aten::cov.default)", "changes the program's own tensors"});
+  const auto normalized = [&](const formats::GraphArgument& statistics) {
+    return program_of({{.name = "y",
+                        .target = "aten::instance_norm.default",
+                        .inputs = {{"input", formats::ValueName{"x"}},
+                                   {"weight", none},
+                                   {"bias", none},
+                                   {"running_mean", statistics},
+                                   {"running_var", statistics},
+                                   {"use_input_stats", true},
+                                   {"momentum", 0.1},
+                                   {"eps", 1e-5},
+                                   {"cudnn_enabled", false}},
+                        .outputs = {formats::ValueName{"y"}}}});
+  };
+  EXPECT_EQ(backbones::ExportedProgram<>(normalized(none), "norm").task.classes, 8);
+  expect_words(error_of([&] { backbones::ExportedProgram<>(normalized(w), "norm"); }),
+               {"'y'", "training mode"});
 }
 
 }  // namespace

@@ -126,6 +126,27 @@ TEST(Scripted, ProgramThatWritesInPlace_LeavesTheImagesAlone) {
   }
 }
 
+// The schemas of these operators do not say that they return or change a constant tensor.
+TEST(Scripted, ProgramThatWritesToItsTensorsUnannounced_KeepsThem) {
+  for (
+      const char* body :
+      {"    w = torch.conj_physical(self.weight)\n    w.add_(1)\n",
+       "    w = torch.dropout(self.weight, 0.5, False)\n    w.add_(1)\n",
+       "    w = self.weight\n    for i in range(2):\n        w = torch.conj_physical(w)\n    w.add_(1)\n",
+       "    w = torch.einsum(\"ij->ij\", [self.weight])\n    w.add_(1)\n",
+       "    w = self.weight\n    x = torch.batch_norm(x, None, None, w[0], w[1], True, 0.1, 1e-5, False)\n"}) {
+    const torch::jit::Module m =
+        network(std::string(body) + "    return torch.matmul(torch.mean(x * x, [2, 3]), w.t())\n");
+    const backbones::Scripted<> victim(m, "m", {.task = {{3, 16, 16}, dynamic}});
+    std::vector<at::Tensor> before;
+    for (const at::Tensor& tensor : victim.module->buffers()) before.push_back(tensor.clone());
+    const at::Tensor first = victim.forward(images(2)), second = victim.forward(images(2));
+    EXPECT_TRUE(at::equal(first, second)) << body;
+    for (std::size_t i = 0; i < before.size(); ++i)
+      EXPECT_TRUE(at::equal(victim.module->buffers()[i], before[i])) << body;
+  }
+}
+
 // In PyTorch, a conversion to another type is a copy. Here, all types are float32.
 TEST(Scripted, ConvertedTensors_AreCopies) {
   for (const char* body : {"h = x.half()\n    y = h.float()\n    y.mul_(2)\n    x = y + h.float()\n",

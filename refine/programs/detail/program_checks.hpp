@@ -13,7 +13,9 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <iterator>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include <refine/core/error.hpp>
@@ -80,6 +82,60 @@ inline void check_arguments(const c10::OperatorName& op, at::ArrayRef<c10::IValu
                  extent = scale * static_cast<double>(sizes[2 + d]) - static_cast<double>(wanted[d]);
     if (!(std::abs(extent) < 1)) throw Error("{}: its scales must fit its sizes, got {}", op.name, scale);
   }
+}
+
+/// Operators that may return an operand, or a view of it, although their schemas do not say so: where there is nothing
+/// to do (`dropout` in evaluation mode, `to_dense` of a dense tensor).
+inline constexpr const char* hidden_aliases[] = {
+    "aten::_cast_Byte",
+    "aten::_cast_Char",
+    "aten::_cast_Double",
+    "aten::_cast_Float",
+    "aten::_cast_Half",
+    "aten::_cast_Int",
+    "aten::_cast_Long",
+    "aten::_cast_Short",
+    "aten::_unsafe_view",
+    "aten::alpha_dropout",
+    "aten::atleast_1d",
+    "aten::atleast_2d",
+    "aten::atleast_3d",
+    "aten::broadcast_tensors",
+    "aten::cartesian_prod",
+    "aten::conj_physical",
+    "aten::constant_pad_nd",
+    "aten::dropout",
+    "aten::einsum",
+    "aten::feature_alpha_dropout",
+    "aten::feature_dropout",
+    "aten::flatten_dense_tensors",
+    "aten::histogramdd",
+    "aten::lift",
+    "aten::meshgrid",
+    "aten::pad",
+    "aten::sum_to_size",
+    "aten::to_dense",
+    "aten::type_as",
+    "aten::unflatten_dense_tensors",
+    "aten::unsafe_chunk",
+    "aten::unsafe_split",
+    "aten::unsafe_split_with_sizes",
+};
+
+/// True for these operators.
+/// \param op its name without the overload: "aten::dropout"
+inline bool hides_alias(std::string_view op) {
+  return std::ranges::find(hidden_aliases, op) != std::end(hidden_aliases);
+}
+
+/// True if an operator may write to an operand although its schema does not say so: statistics in training mode, and
+/// `cov` of a single observation.
+/// \param op its name without the overload
+/// \param parameter the operand's name in the schema
+/// \param is_training the mode of a normalization
+inline bool hides_write(std::string_view op, std::string_view parameter, bool is_training) {
+  if (op == "aten::cov") return parameter == "self";
+  return is_training && (parameter == "running_mean" || parameter == "running_var");
 }
 
 /// True if a tensor is images×classes, with at least 2 classes.

@@ -122,6 +122,12 @@ void for_each_read(const Step& step, const Visit& visit) {
   for (const Operand& operand : step.operands) for_each_slot(operand, visit);
 }
 
+/// True if an operator, in evaluation mode, may write to an operand.
+inline bool writes(const c10::FunctionSchema& schema, const c10::Argument& parameter) {
+  return (parameter.alias_info() && parameter.alias_info()->isWrite()) ||
+         hides_write(schema.name(), parameter.name(), /*is_training=*/false);
+}
+
 /// Translates the nodes of a program into steps.
 class ExportedCompiler {
  public:
@@ -371,7 +377,7 @@ REFINE_INLINE void ExportedCompiler::add_call(const formats::GraphNode& node, co
     } else {
       fail(node, "lacks the argument '" + parameter.name() + "'");
     }
-    step.writes = step.writes || (parameter.alias_info() && parameter.alias_info()->isWrite());
+    step.writes = step.writes || writes(schema, parameter);
   }
   if (!given.empty()) fail(node, "has an unknown argument, '" + given.begin()->first + "'");
   if (gradient_barriers.contains(schema.name())) {
@@ -427,12 +433,22 @@ REFINE_INLINE void ExportedCompiler::add_step(const formats::GraphNode& node, St
 
 /// Refuses layers that behave in another way while a network is trained.
 REFINE_INLINE void ExportedCompiler::check_mode(const formats::GraphNode& node, const Step& step) const {
-  const auto& parameters = step.op->schema().arguments();
-  for (std::size_t i = 0; i < parameters.size(); ++i) {
-    if (parameters[i].name() != "training" && parameters[i].name() != "train") continue;
-    const auto* value = std::get_if<c10::IValue>(&step.operands[i]);
-    if (value && value->isBool() && value->toBool()) fail(node, "is in training mode");
-  }
+  const c10::FunctionSchema& schema = step.op->schema();
+  const auto constant = [&](const char* name) {
+    const auto i = schema.argumentIndexWithName(name);
+    return i ? std::get_if<c10::IValue>(&step.operands[static_cast<std::size_t>(*i)]) : nullptr;
+  };
+  const auto is_true = [&](const char* name) {
+    const c10::IValue* value = constant(name);
+    return value && value->isBool() && value->toBool();
+  };
+  const auto is_none = [&](const char* name) {
+    const c10::IValue* value = constant(name);
+    return value && value->isNone();
+  };
+  // instance_norm updates the running statistics that it is given.
+  const bool updates = is_true("use_input_stats") && !(is_none("running_mean") && is_none("running_var"));
+  if (is_true("training") || is_true("train") || updates) fail(node, "is in training mode");
 }
 
 REFINE_INLINE void ExportedCompiler::add_outputs(const formats::GraphNode& node, Step& step) {
@@ -463,48 +479,17 @@ REFINE_INLINE ExportedCompiler::Guard ExportedCompiler::guard_of(const Operand& 
 /// Follows which values share memory with the images and the tensors of the file, so that an
 /// operator in place changes neither.
 REFINE_INLINE void ExportedCompiler::guard_memory(const formats::GraphNode& node, const Step& step) {
-  // They may return their operand, without an annotation in their schema.
-  static const std::set<std::string> may_alias = {"aten::dropout",
-                                                  "aten::feature_dropout",
-                                                  "aten::alpha_dropout",
-                                                  "aten::feature_alpha_dropout",
-                                                  "aten::type_as",
-                                                  "aten::pad",
-                                                  "aten::constant_pad_nd",
-                                                  "aten::broadcast_tensors",
-                                                  "aten::einsum",
-                                                  "aten::meshgrid",
-                                                  "aten::atleast_1d",
-                                                  "aten::atleast_2d",
-                                                  "aten::atleast_3d",
-                                                  "aten::sum_to_size",
-                                                  "aten::_unsafe_view",
-                                                  "aten::unsafe_split",
-                                                  "aten::unsafe_split_with_sizes",
-                                                  "aten::unsafe_chunk",
-                                                  "aten::cartesian_prod",
-                                                  "aten::flatten_dense_tensors",
-                                                  "aten::unflatten_dense_tensors",
-                                                  "aten::_cast_Float",
-                                                  "aten::_cast_Double",
-                                                  "aten::_cast_Half",
-                                                  "aten::_cast_Byte",
-                                                  "aten::_cast_Char",
-                                                  "aten::_cast_Short",
-                                                  "aten::_cast_Int",
-                                                  "aten::_cast_Long"};
   Guard shared = Guard::nothing;
   if (step.kind == Step::Kind::same) {
     shared = guard_of(step.operands[0]);
   } else if (step.kind == Step::Kind::call) {
     const c10::FunctionSchema& schema = step.op->schema();
-    const bool aliases_all = may_alias.contains(schema.name());
+    const bool aliases_all = hides_alias(schema.name());
     for (std::size_t i = 0; i < schema.arguments().size(); ++i) {
-      const c10::AliasInfo* alias = schema.arguments()[i].alias_info();
-      if (!alias && !aliases_all) continue;
+      const c10::Argument& parameter = schema.arguments()[i];
       const Guard guard = guard_of(step.operands[i]);
-      shared = std::max(shared, guard);
-      if (!alias || !alias->isWrite()) continue;
+      if (aliases_all || parameter.alias_info()) shared = std::max(shared, guard);
+      if (!writes(schema, parameter)) continue;
       if (guard == Guard::tensors) fail(node, "changes the program's own tensors while it runs");
       if (guard == Guard::images) module_.copies_images_ = true;
     }

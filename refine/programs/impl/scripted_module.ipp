@@ -21,6 +21,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <regex>
+#include <set>
 #include <utility>
 
 #include <refine/core/config.hpp>
@@ -65,6 +66,60 @@ inline bool is_none(const torch::jit::Node& node, const char* argument) {
   return value && value->isNone();
 }
 
+/// True if a node may write to its input `i` although its schema does not say so.
+inline bool hides_write(const torch::jit::Node& node, std::size_t i) {
+  const c10::FunctionSchema& schema = node.schema();
+  bool is_training = false;
+  for (const char* mode : {"training", "use_input_stats"}) {
+    if (!schema.argumentIndexWithName(mode)) continue;
+    const auto value = torch::jit::toIValue(node.namedInput(mode));
+    is_training = is_training || !value || !value->isBool() || value->toBool();
+  }
+  const auto operand = torch::jit::toIValue(node.input(i));
+  return hides_write(schema.name(), schema.arguments()[i].name(), is_training) &&
+         !(operand && operand->isNone());
+}
+
+/// True if values of a type are tensors or contain some.
+inline bool holds_tensors(const c10::Type& type) {
+  return type.kind() == c10::TypeKind::TensorType || type.kind() == c10::TypeKind::ClassType ||
+         std::ranges::any_of(type.containedTypes(),
+                             [](const c10::TypePtr& part) { return holds_tensors(*part); });
+}
+
+/// True if a value may share memory with a constant tensor, also by an operator that hides it.
+/// \param seen the values that were asked for; initially empty
+inline bool shares_constant(const torch::jit::Value& value, std::set<const torch::jit::Value*>& seen) {
+  if (!holds_tensors(*value.type()) || !seen.insert(&value).second) return false;
+  const torch::jit::Node& node = *value.node();
+  const bool is_changed_list = value.type()->kind() != c10::TypeKind::TensorType &&
+                               std::ranges::any_of(value.uses(), [](const torch::jit::Use& use) {
+                                 const c10::FunctionSchema* schema = use.user->maybeSchema();
+                                 return schema && use.offset < schema->arguments().size() &&
+                                        schema->arguments()[use.offset].alias_info() &&
+                                        schema->arguments()[use.offset].alias_info()->isWrite();
+                               });
+  if (node.kind() == c10::prim::Constant || node.kind() == c10::prim::GetAttr || is_changed_list) return true;
+  const auto shares = [&](const torch::jit::Value* other) { return shares_constant(*other, seen); };
+  const auto any_of_blocks = [&](const torch::jit::Node& owner) {
+    return std::ranges::any_of(owner.blocks(), [&](const torch::jit::Block* block) {
+      return std::ranges::any_of(block->outputs(), shares);
+    });
+  };
+  if (node.kind() == c10::prim::Param) {  // of a loop, or of the graph
+    const torch::jit::Node* owner = node.owningBlock()->owningNode();
+    return owner && (std::ranges::any_of(owner->inputs(), shares) || any_of_blocks(*owner));
+  }
+  if (any_of_blocks(node)) return true;
+  const c10::FunctionSchema* schema = node.maybeSchema();
+  for (std::size_t i = 0; i < node.inputs().size(); ++i) {
+    const bool is_alias = !schema || i >= schema->arguments().size() || schema->arguments()[i].alias_info() ||
+                          hides_alias(schema->name());
+    if (is_alias && shares(node.input(i))) return true;
+  }
+  return false;
+}
+
 /// True if an argument of an operator is a type of numbers.
 inline bool is_type(const c10::Argument& argument) {
   c10::TypePtr type = argument.real_type();
@@ -94,6 +149,10 @@ REFINE_INLINE ScriptedModule::ScriptedModule(const torch::jit::Module& source, s
   eliminate_objects(*graph_->block());
   mixes_types_ = mixes_types_ || names_other_types(*graph_->block());
   use_float32(*graph_->block());
+  if (writes_tensors_) {
+    expand_tensor_lists(*graph_->block());
+    copy_constants(*graph_->block());
+  }
   torch::jit::OptimizeFrozenGraph(graph_);
   torch::jit::EliminateDeadCode(graph_);
   make_unary(constant);
@@ -164,9 +223,11 @@ REFINE_INLINE bool ScriptedModule::has_writes(const torch::jit::Block& block) {
     }
     const c10::FunctionSchema* schema = node->maybeSchema();
     if (!schema) continue;
-    for (const c10::Argument& argument : schema->arguments()) {
-      if (argument.alias_info() && argument.alias_info()->isWrite() &&
-          argument.type()->isSubtypeOf(*c10::OptionalType::ofTensor()))
+    for (std::size_t i = 0; i < schema->arguments().size() && i < node->inputs().size(); ++i) {
+      const c10::Argument& argument = schema->arguments()[i];
+      const bool is_announced = argument.alias_info() && argument.alias_info()->isWrite();
+      if (argument.type()->isSubtypeOf(*c10::OptionalType::ofTensor()) &&
+          (is_announced || hides_write(*node, i)))
         return true;
     }
   }
@@ -195,6 +256,31 @@ REFINE_INLINE void ScriptedModule::copy_images() {
   torch::jit::WithInsertPoint insert_point(*graph_->nodes().begin());
   torch::jit::Value* const copy = graph_->insert(c10::aten::clone, {images});
   images->replaceAllUsesAfterNodeWith(copy->node(), copy);
+}
+
+// LibTorch's freezing refuses changes of constants as far as the schemas of operators show them.
+REFINE_INLINE void ScriptedModule::copy_constants(torch::jit::Block& block) {
+  const auto copy = [&](torch::jit::Node& node, std::size_t i) {
+    std::set<const torch::jit::Value*> seen;
+    if (!node.input(i)->type()->isSubtypeOf(*c10::TensorType::get()) ||
+        !shares_constant(*node.input(i), seen))
+      return;
+    const torch::jit::WithInsertPoint insert_point(&node);
+    node.replaceInput(i, graph_->insert(c10::aten::clone, {node.input(i)}));
+  };
+  const std::vector<torch::jit::Node*> nodes(block.nodes().begin(), block.nodes().end());
+  for (torch::jit::Node* node : nodes) {
+    for (torch::jit::Block* inner : node->blocks()) copy_constants(*inner);
+    const c10::FunctionSchema* schema = node->maybeSchema();
+    if (!schema) continue;
+    for (std::size_t i = 0; i < schema->arguments().size() && i < node->inputs().size(); ++i) {
+      if (!hides_alias(schema->name()) && !hides_write(*node, i)) continue;
+      torch::jit::Node& list = *node->input(i)->node();
+      copy(*node, i);
+      if (list.kind() != c10::prim::ListConstruct) continue;
+      for (std::size_t element = 0; element < list.inputs().size(); ++element) copy(list, element);
+    }
+  }
 }
 
 /// \throws Error always
