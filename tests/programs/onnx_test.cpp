@@ -4,9 +4,11 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/from_blob.h>
+#include <ATen/ops/rand.h>
 #include <c10/core/GradMode.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstdint>
 #include <filesystem>
 #include <memory>
@@ -174,6 +176,45 @@ TEST(OnnxModel, ListOfSizesThatGrows_IsRefused) {
   EXPECT_EQ(backbones::OnnxModel<>(model(4), "a.onnx").task.classes, 192);  // 64 sizes
   expect_words(error_of([&] { backbones::OnnxModel<>(model(5), "a.onnx"); }),
                {"Concat", "list of more than 64 sizes"});
+}
+
+formats::OnnxTensor floats(std::vector<std::int64_t> sizes, const std::vector<float>& numbers) {
+  return {.sizes = std::move(sizes),
+          .bytes = {reinterpret_cast<const char*>(numbers.data()), numbers.size() * sizeof(float)}};
+}
+
+// Each name of a weight of 10 MB would be a copy of it.
+TEST(OnnxModel, ConstantOfManyNames_IsStoredOnce) {
+  std::vector<formats::OnnxNode> nodes = {
+      {.op = "Constant", .outputs = {"c"}, .attributes = {{"value", floats({1}, {2})}}}};
+  std::string sum = "x";
+  for (const char* constant : {"w", "c"}) {
+    for (int i = 0; i < 5; ++i) {
+      const std::string copy = constant + std::to_string(i), next = "sum of " + copy;
+      nodes.push_back({.op = i % 2 == 0 ? "Identity" : "Dropout", .inputs = {constant}, .outputs = {copy}});
+      nodes.push_back({.op = "Add", .inputs = {sum, copy}, .outputs = {next}});
+      sum = next;
+    }
+  }
+  nodes.push_back({.op = "Flatten", .inputs = {sum}, .outputs = {"y"}});
+  formats::OnnxModel model = onnx_of(std::move(nodes));
+  model.tensors["w"] = floats({1}, {1});
+  const backbones::OnnxModel<> victim(std::move(model), "names.onnx");
+  EXPECT_EQ(victim.module->program()->bytes.size(), 2u);
+  EXPECT_EQ(victim.module->buffers().size(), 2u);
+  const at::Tensor images = at::rand({2, 3, 8, 8});
+  EXPECT_LT(largest(victim.forward(images), images.flatten(1) + 15), 1e-5);  // 5·1 + 5·2
+}
+
+// One node of many results must not take time that grows with their square: 5,000,000,000 names here.
+TEST(OnnxModel, SumOfManyInputs_IsTranslatedInTime) {
+  const auto begin = std::chrono::steady_clock::now();
+  const auto program = backbones::detail::translate_onnx(
+      std::make_shared<const formats::OnnxModel>(
+          onnx_of({{.op = "Sum", .inputs = std::vector<std::string>(100'000, "x"), .outputs = {"y"}}})),
+      "sum.onnx");
+  EXPECT_EQ(program.nodes.size(), 99'999u);
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(30));
 }
 
 // Computes sizes, as exporters do for `x.view(x.size(0), -1)`.

@@ -97,7 +97,8 @@ class OnnxTranslator {
            std::size_t output = 0);
   /// \throws Error if they are more than `max_sizes`: each node could double them
   void set_sizes(Integers integers, bool is_scalar);
-  void set_same(const Value& value);
+  /// Names the first input anew.
+  void set_same();
   formats::ValueName zero_padded(formats::ValueName value, const std::vector<GraphInteger>& pads,
                                  double content);
 
@@ -149,7 +150,8 @@ class OnnxTranslator {
   std::map<std::string, Value> values_;
   std::map<std::string, OnnxTensor> made_;  // constants of nodes
   std::set<std::string> names_;
-  std::set<std::string> read_;  // attributes of the node that were read
+  std::map<std::string, int> suffixes_;  // the last of each name
+  std::set<std::string> read_;           // attributes of the node that were read
   const OnnxNode* node_ = nullptr;
 };
 
@@ -313,7 +315,10 @@ REFINE_INLINE std::int64_t OnnxTranslator::axis(std::int64_t given, std::size_t 
 /// Returns a name that no value of the program has.
 REFINE_INLINE std::string OnnxTranslator::unique(const std::string& wanted) {
   std::string name = wanted;
-  for (int i = 1; !names_.insert(name).second; ++i) name = fmt::format("{}'{}", wanted, i);
+  if (names_.insert(name).second) return name;
+  int& last = suffixes_[wanted];
+  do name = fmt::format("{}'{}", wanted, ++last);
+  while (!names_.insert(name).second);
   return name;
 }
 
@@ -381,8 +386,9 @@ REFINE_INLINE void OnnxTranslator::set_sizes(Integers integers, bool is_scalar) 
       .rank = is_scalar ? 0 : 1, .integers = std::move(integers), .is_float = false};
 }
 
-REFINE_INLINE void OnnxTranslator::set_same(const Value& value) {
-  const Value copy = value;
+REFINE_INLINE void OnnxTranslator::set_same() {
+  if (input(0).constant) static_cast<void>(tensor(0));  // once: all of its names share the tensor
+  const Value copy = input(0);
   values_[node_->outputs.at(0)] = copy;
 }
 
@@ -426,7 +432,7 @@ REFINE_INLINE void OnnxTranslator::variadic(const char* target) {
     result =
         call("aten::div.Scalar", {{"self", result}, {"other", static_cast<double>(node_->inputs.size())}});
   }
-  if (node_->inputs.size() == 1 && node_->op != "Mean") return set_same(input(0));
+  if (node_->inputs.size() == 1 && node_->op != "Mean") return set_same();
   set(result, rank, input(0).is_float);
 }
 
@@ -637,7 +643,7 @@ REFINE_INLINE void OnnxTranslator::matmul() {
 REFINE_INLINE void OnnxTranslator::reduction(const char* target) {
   auto dimensions = axes(1);
   const bool keep = integer("keepdims", 1) != 0, does_nothing = integer("noop_with_empty_axes", 0) != 0;
-  if ((!dimensions || dimensions->empty()) && does_nothing) return set_same(input(0));
+  if ((!dimensions || dimensions->empty()) && does_nothing) return set_same();
   if (!dimensions || dimensions->empty()) {
     dimensions.emplace();
     for (std::size_t d = 0; d < rank(0); ++d) dimensions->push_back(static_cast<std::int64_t>(d));
@@ -841,7 +847,7 @@ REFINE_INLINE void OnnxTranslator::clip() {
     if (!limit) refuse("has a limit that is not constant");
     arguments.emplace_back(i == 1 ? "min" : "max", *limit);
   }
-  if (arguments.size() == 1) return set_same(input(0));
+  if (arguments.size() == 1) return set_same();
   set(call("aten::clamp.default", std::move(arguments)), input(0).rank, input(0).is_float);
 }
 
@@ -1226,7 +1232,7 @@ REFINE_INLINE const std::map<std::string, OnnxTranslator::Handler>& OnnxTranslat
          const auto training = t.has(2) ? t.constant_number(2) : std::optional(0.0);
          if (training != 0.0) t.refuse("is in training mode");
          if (t.node_->outputs.size() > 1 && !t.node_->outputs[1].empty()) t.refuse("returns its mask");
-         t.set_same(t.input(0));
+         t.set_same();
        }},
       {"Einsum",
        [](T& t) {
@@ -1273,7 +1279,7 @@ REFINE_INLINE const std::map<std::string, OnnxTranslator::Handler>& OnnxTranslat
       {"GreaterOrEqual", [](T& t) { t.binary("aten::ge.Tensor", true); }},
       {"HardSigmoid", [](T& t) { t.hard_sigmoid(); }},
       {"HardSwish", [](T& t) { t.hard_sigmoid(); }},
-      {"Identity", [](T& t) { t.set_same(t.input(0)); }},
+      {"Identity", [](T& t) { t.set_same(); }},
       {"InstanceNormalization", [](T& t) { t.normalization(); }},
       {"LayerNormalization", [](T& t) { t.layer_normalization(); }},
       {"LeakyRelu",
