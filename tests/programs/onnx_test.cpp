@@ -120,7 +120,11 @@ TEST(OnnxModel, OtherMeanings_AreRefused) {
                         {.op = "Abs", .inputs = {"i"}, .outputs = {"a"}},
                         {.name = "n1", .op = "Div", .inputs = {"a", "a"}, .outputs = {"y"}}}),
                {"'n1' (Div)", "divides integers"});
-  const std::vector<std::int64_t> none = {0, 0};
+  // Behind Flatten they are integers, too.
+  expect_words(refusal({{.op = "Cast", .inputs = {"x"}, .outputs = {"i"}, .attributes = {{"to", to_int64}}},
+                        {.op = "Flatten", .inputs = {"i"}, .outputs = {"a"}},
+                        {.name = "n1", .op = "Div", .inputs = {"a", "a"}, .outputs = {"y"}}}),
+               {"'n1' (Div)", "divides integers"});
   const auto transposed = [](const std::string& pad) {
     return std::vector<formats::OnnxNode>{
         {.op = "Slice", .inputs = {"x", "0", "1", "0"}, .outputs = {"w"}},

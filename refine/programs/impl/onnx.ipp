@@ -93,8 +93,7 @@ class OnnxTranslator {
   std::vector<formats::ValueName> call_list(const std::string& target, Named arguments, std::size_t count);
   GraphInteger size_of(const formats::ValueName& value, std::int64_t dimension);
   GraphInteger calculate(char sign, const GraphInteger& a, const GraphInteger& b);
-  void set(formats::ValueName name, std::optional<std::size_t> rank, bool is_float = true,
-           std::size_t output = 0);
+  void set(formats::ValueName name, std::optional<std::size_t> rank, bool is_float, std::size_t output = 0);
   /// \throws Error if they are more than `max_sizes`: each node could double them
   void set_sizes(Integers integers, bool is_scalar);
   /// Names the first input anew.
@@ -517,7 +516,7 @@ REFINE_INLINE void OnnxTranslator::convolution() {
   }
   arguments.emplace_back("groups", integer("group", 1));
   arguments.emplace_back("dilation", constant_list(w.dilations));
-  set(call(target, std::move(arguments)), dimensions + 2);
+  set(call(target, std::move(arguments)), dimensions + 2, input(0).is_float);
 }
 
 REFINE_INLINE void OnnxTranslator::pooling() {
@@ -560,7 +559,7 @@ REFINE_INLINE void OnnxTranslator::pooling() {
   };
   formats::ValueName result = pool(x);
   if (weights) result = call("aten::div.Tensor", {{"self", result}, {"other", pool(*weights)}});
-  set(result, 4);
+  set(result, 4, input(0).is_float);
 }
 
 REFINE_INLINE void OnnxTranslator::normalization() {
@@ -576,7 +575,7 @@ REFINE_INLINE void OnnxTranslator::normalization() {
                                                     {"momentum", momentum},
                                                     {"eps", epsilon},
                                                     {"cudnn_enabled", false}}),
-               input(0).rank);
+               input(0).rank, input(0).is_float);
   }
   real("momentum", 0);
   if (integer("training_mode", 0) != 0) refuse("is in training mode");
@@ -592,7 +591,7 @@ REFINE_INLINE void OnnxTranslator::normalization() {
                                         {"momentum", momentum},
                                         {"eps", epsilon},
                                         {"cudnn_enabled", false}}),
-      input(0).rank);
+      input(0).rank, input(0).is_float);
 }
 
 REFINE_INLINE void OnnxTranslator::layer_normalization() {
@@ -609,7 +608,7 @@ REFINE_INLINE void OnnxTranslator::layer_normalization() {
     arguments.emplace_back("bias", std::monostate());
   }
   arguments.emplace_back("eps", real("epsilon", 1e-5));
-  set(call("aten::layer_norm.default", std::move(arguments)), input(0).rank);
+  set(call("aten::layer_norm.default", std::move(arguments)), input(0).rank, input(0).is_float);
 }
 
 REFINE_INLINE void OnnxTranslator::gemm() {
@@ -685,7 +684,7 @@ REFINE_INLINE void OnnxTranslator::flatten() {
   if (at == 0 || at == count) {
     const Integers shape =
         at == 0 ? Integers{std::int64_t{1}, std::int64_t{-1}} : Integers{std::int64_t{-1}, std::int64_t{1}};
-    return set(call("aten::reshape.default", {{"self", x}, {"shape", shape}}), 2);
+    return set(call("aten::reshape.default", {{"self", x}, {"shape", shape}}), 2, input(0).is_float);
   }
   if (at > 1) {
     x = call("aten::flatten.using_ints", {{"self", x}, {"start_dim", std::int64_t{0}}, {"end_dim", at - 1}});
@@ -694,7 +693,7 @@ REFINE_INLINE void OnnxTranslator::flatten() {
     x = call("aten::flatten.using_ints",
              {{"self", x}, {"start_dim", std::int64_t{1}}, {"end_dim", std::int64_t{-1}}});
   }
-  set(x, 2);
+  set(x, 2, input(0).is_float);
 }
 
 REFINE_INLINE void OnnxTranslator::transpose() {
@@ -944,7 +943,8 @@ REFINE_INLINE void OnnxTranslator::resize() {
     const formats::ValueName resized = call(target, std::move(arguments));
     // A program that asks for another number of channels ends here.
     Integers all = {size_of(resized, 0), size[1], size[2], size[3]};
-    return set(call("aten::view.default", {{"self", resized}, {"size", std::move(all)}}), 4);
+    return set(call("aten::view.default", {{"self", resized}, {"size", std::move(all)}}), 4,
+               input(0).is_float);
   }
   const auto* scales = input(2).constant;
   const auto numbers = scales ? scales->reals() : std::nullopt;
@@ -953,7 +953,7 @@ REFINE_INLINE void OnnxTranslator::resize() {
   arguments.emplace_back("output_size", std::monostate());
   if (mode != "nearest") arguments.emplace_back("align_corners", is_aligned);
   arguments.emplace_back("scale_factors", std::vector<double>{(*numbers)[2], (*numbers)[3]});
-  set(call(target, std::move(arguments)), 4);
+  set(call(target, std::move(arguments)), 4, input(0).is_float);
 }
 
 /// Returns a tensor of one number or a list of them.
@@ -1052,7 +1052,8 @@ REFINE_INLINE void OnnxTranslator::hard_sigmoid() {
     return unary(is_swish ? "aten::hardswish.default" : "aten::hardsigmoid.default");
   const auto scaled = call("aten::mul.Scalar", {{"self", tensor(0)}, {"other", slope}});
   const auto moved = call("aten::add.Scalar", {{"self", scaled}, {"other", centre}});
-  set(call("aten::clamp.default", {{"self", moved}, {"min", 0.0}, {"max", 1.0}}), input(0).rank);
+  set(call("aten::clamp.default", {{"self", moved}, {"min", 0.0}, {"max", 1.0}}), input(0).rank,
+      input(0).is_float);
 }
 
 /// Translates a node whose inputs are all lists of sizes.
@@ -1223,7 +1224,7 @@ REFINE_INLINE const std::map<std::string, OnnxTranslator::Handler>& OnnxTranslat
          if (t.text("mode", "DCR") != "CRD") t.refuse("orders pixels in a way that is not translated");
          t.set(t.call("aten::pixel_shuffle.default",
                       {{"self", t.tensor(0)}, {"upscale_factor", t.integer("blocksize", 1)}}),
-               4);
+               4, t.input(0).is_float);
        }},
       {"Div", [](T& t) { t.binary("aten::div.Tensor"); }},
       {"Dropout",
@@ -1245,7 +1246,7 @@ REFINE_INLINE const std::map<std::string, OnnxTranslator::Handler>& OnnxTranslat
       {"Elu",
        [](T& t) {
          t.set(t.call("aten::elu.default", {{"self", t.tensor(0)}, {"alpha", t.real("alpha", 1)}}),
-               t.input(0).rank);
+               t.input(0).rank, t.input(0).is_float);
        }},
       {"Equal", [](T& t) { t.binary("aten::eq.Tensor", true); }},
       {"Erf", [](T& t) { t.unary("aten::erf.default"); }},
@@ -1258,7 +1259,7 @@ REFINE_INLINE const std::map<std::string, OnnxTranslator::Handler>& OnnxTranslat
        [](T& t) {
          t.set(t.call("aten::gelu.default",
                       {{"self", t.tensor(0)}, {"approximate", t.text("approximate", "none")}}),
-               t.input(0).rank);
+               t.input(0).rank, t.input(0).is_float);
        }},
       {"Gemm", [](T& t) { t.gemm(); }},
       {"GlobalAveragePool",
@@ -1266,14 +1267,14 @@ REFINE_INLINE const std::map<std::string, OnnxTranslator::Handler>& OnnxTranslat
          Integers dimensions;
          for (std::size_t d = 2; d < t.rank(0); ++d) dimensions.emplace_back(static_cast<std::int64_t>(d));
          t.set(t.call("aten::mean.dim", {{"self", t.tensor(0)}, {"dim", dimensions}, {"keepdim", true}}),
-               t.rank(0));
+               t.rank(0), t.input(0).is_float);
        }},
       {"GlobalMaxPool",
        [](T& t) {
          Integers dimensions;
          for (std::size_t d = 2; d < t.rank(0); ++d) dimensions.emplace_back(static_cast<std::int64_t>(d));
          t.set(t.call("aten::amax.default", {{"self", t.tensor(0)}, {"dim", dimensions}, {"keepdim", true}}),
-               t.rank(0));
+               t.rank(0), t.input(0).is_float);
        }},
       {"Greater", [](T& t) { t.binary("aten::gt.Tensor", true); }},
       {"GreaterOrEqual", [](T& t) { t.binary("aten::ge.Tensor", true); }},
@@ -1286,7 +1287,7 @@ REFINE_INLINE const std::map<std::string, OnnxTranslator::Handler>& OnnxTranslat
        [](T& t) {
          t.set(t.call("aten::leaky_relu.default",
                       {{"self", t.tensor(0)}, {"negative_slope", t.real("alpha", 0.01)}}),
-               t.input(0).rank);
+               t.input(0).rank, t.input(0).is_float);
        }},
       {"Less", [](T& t) { t.binary("aten::lt.Tensor", true); }},
       {"LessOrEqual", [](T& t) { t.binary("aten::le.Tensor", true); }},
@@ -1294,7 +1295,7 @@ REFINE_INLINE const std::map<std::string, OnnxTranslator::Handler>& OnnxTranslat
       {"LogSoftmax",
        [](T& t) {
          t.set(t.call("aten::log_softmax.int", {{"self", t.tensor(0)}, {"dim", t.integer("axis", -1)}}),
-               t.input(0).rank);
+               t.input(0).rank, t.input(0).is_float);
        }},
       {"MatMul", [](T& t) { t.matmul(); }},
       {"Max", [](T& t) { t.variadic("aten::maximum.default"); }},
@@ -1320,7 +1321,8 @@ REFINE_INLINE const std::map<std::string, OnnxTranslator::Handler>& OnnxTranslat
          const auto above = t.call("aten::clamp_min.default", {{"self", x}, {"min", 0.0}});
          const auto below = t.call("aten::clamp_max.default", {{"self", x}, {"max", 0.0}});
          const auto scaled = t.call("aten::mul.Tensor", {{"self", below}, {"other", slope}});
-         t.set(t.call("aten::add.Tensor", {{"self", above}, {"other", scaled}}), t.input(0).rank);
+         t.set(t.call("aten::add.Tensor", {{"self", above}, {"other", scaled}}), t.input(0).rank,
+               t.input(0).is_float);
        }},
       {"Pad", [](T& t) { t.pad(); }},
       {"Pow", [](T& t) { t.binary("aten::pow.Tensor_Tensor"); }},
@@ -1351,7 +1353,7 @@ REFINE_INLINE const std::map<std::string, OnnxTranslator::Handler>& OnnxTranslat
       {"Softmax",
        [](T& t) {
          t.set(t.call("aten::softmax.int", {{"self", t.tensor(0)}, {"dim", t.integer("axis", -1)}}),
-               t.input(0).rank);
+               t.input(0).rank, t.input(0).is_float);
        }},
       {"Softplus", [](T& t) { t.unary("aten::softplus.default"); }},
       {"Softsign",
@@ -1359,7 +1361,8 @@ REFINE_INLINE const std::map<std::string, OnnxTranslator::Handler>& OnnxTranslat
          const auto x = t.tensor(0);
          const auto size = t.call("aten::abs.default", {{"self", x}});
          const auto more = t.call("aten::add.Scalar", {{"self", size}, {"other", 1.0}});
-         t.set(t.call("aten::div.Tensor", {{"self", x}, {"other", more}}), t.input(0).rank);
+         t.set(t.call("aten::div.Tensor", {{"self", x}, {"other", more}}), t.input(0).rank,
+               t.input(0).is_float);
        }},
       {"Split", [](T& t) { t.split(); }},
       {"Sqrt", [](T& t) { t.unary("aten::sqrt.default"); }},
