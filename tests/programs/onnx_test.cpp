@@ -221,6 +221,56 @@ TEST(OnnxModel, SumOfManyInputs_IsTranslatedInTime) {
   EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(30));
 }
 
+/// A model that computes "n" by `nodes` from "c", the number of channels, and returns x.view(N, n·64).
+std::string computed_size(std::vector<formats::OnnxNode> nodes) {
+  std::vector<formats::OnnxNode> all = {{.op = "Shape", .inputs = {"x"}, .outputs = {"shape"}},
+                                        integers_node("0", {0}),
+                                        integers_node("1", {1}),
+                                        integers_node("-1", {-1}),
+                                        integers_node("64", {64}),
+                                        {.op = "Gather", .inputs = {"shape", "0"}, .outputs = {"images"}},
+                                        {.op = "Gather", .inputs = {"shape", "1"}, .outputs = {"c"}}};
+  all.insert(all.end(), nodes.begin(), nodes.end());
+  all.insert(all.end(), {{.op = "Mul", .inputs = {"n", "64"}, .outputs = {"classes"}},
+                         {.op = "Concat",
+                          .inputs = {"images", "classes"},
+                          .outputs = {"target"},
+                          .attributes = {{"axis", std::int64_t{0}}}},
+                         {.op = "Reshape", .inputs = {"x", "target"}, .outputs = {"y"}}});
+  return refusal(std::move(all));
+}
+
+// ONNX rounds a quotient of integers towards zero: (3 - 6) / 2 = -1. LibTorch's floordiv rounds it down.
+TEST(OnnxModel, QuotientOfNegativeSizes_IsRoundedTowardsZero) {
+  const auto quotient = [](std::int64_t minus, std::int64_t divisor, std::int64_t plus) {
+    return computed_size({integers_node("minus", {minus}),
+                          integers_node("divisor", {divisor}),
+                          integers_node("plus", {plus}),
+                          {.op = "Sub", .inputs = {"c", "minus"}, .outputs = {"a"}},
+                          {.op = "Div", .inputs = {"a", "divisor"}, .outputs = {"b"}},
+                          {.op = "Add", .inputs = {"b", "plus"}, .outputs = {"n"}}});
+  };
+  EXPECT_EQ(quotient(6, 2, 4), "");    // -3 / 2 = -1
+  EXPECT_NE(quotient(6, 2, 5), "");    // rounded down: -2
+  EXPECT_EQ(quotient(7, 2, 5), "");    // -4 / 2 = -2
+  EXPECT_EQ(quotient(6, -2, 2), "");   // -3 / -2 = 1
+  EXPECT_EQ(quotient(-4, -2, 6), "");  // 7 / -2 = -3
+  EXPECT_EQ(quotient(-4, 2, 0), "");   // 7 / 2 = 3
+  expect_words(computed_size({{.op = "Sub", .inputs = {"c", "1"}, .outputs = {"a"}},
+                              {.name = "n1", .op = "Div", .inputs = {"64", "a"}, .outputs = {"n"}}}),
+               {"'n1' (Div)", "may be negative"});
+}
+
+// Mod takes the sign of the divisor: -4 mod 3 = 2.
+TEST(OnnxModel, RemainderOfNegativeSize_IsThatOfRoundingDown) {
+  EXPECT_EQ(computed_size({integers_node("7", {7}),
+                           {.op = "Sub", .inputs = {"c", "7"}, .outputs = {"a"}},
+                           integers_node("3", {3}),
+                           {.op = "Mod", .inputs = {"a", "3"}, .outputs = {"b"}},
+                           {.op = "Add", .inputs = {"b", "1"}, .outputs = {"n"}}}),
+            "");
+}
+
 // Computes sizes, as exporters do for `x.view(x.size(0), -1)`.
 TEST(OnnxModel, ComputedSizes_AreFollowed) {
   const auto constant = [](const char* name, std::vector<std::int64_t> values) {

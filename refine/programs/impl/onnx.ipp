@@ -92,7 +92,11 @@ class OnnxTranslator {
   formats::ValueName call(const std::string& target, Named arguments);
   std::vector<formats::ValueName> call_list(const std::string& target, Named arguments, std::size_t count);
   GraphInteger size_of(const formats::ValueName& value, std::int64_t dimension);
+  /// Returns the result of + - * or /, which rounds down.
   GraphInteger calculate(char sign, const GraphInteger& a, const GraphInteger& b);
+  /// Returns a quotient that is rounded towards zero.
+  GraphInteger divide(const GraphInteger& a, const GraphInteger& b);
+  bool may_be_negative(const GraphInteger& size) const;
   void set(formats::ValueName name, std::optional<std::size_t> rank, bool is_float, std::size_t output = 0);
   /// \throws Error if they are more than `max_sizes`: each node could double them
   void set_sizes(Integers integers, bool is_scalar);
@@ -150,6 +154,7 @@ class OnnxTranslator {
   std::map<std::string, OnnxTensor> made_;  // constants of nodes
   std::set<std::string> names_;
   std::map<std::string, int> suffixes_;  // the last of each name
+  std::set<std::string> signed_;         // sizes that may be negative
   std::set<std::string> read_;           // attributes of the node that were read
   const OnnxNode* node_ = nullptr;
 };
@@ -358,8 +363,7 @@ REFINE_INLINE GraphInteger OnnxTranslator::calculate(char sign, const GraphInteg
                                         : *y == 0 || (*x == INT64_MIN && *y == -1);
     if (overflow) refuse(fmt::format("cannot compute {} {} {}", *x, sign, *y));
     if (sign != '/') return result;
-    if ((*x < 0) != (*y < 0) && *x % *y != 0) refuse("divides a negative size");  // ONNX rounds towards zero
-    return *x / *y;
+    return *x / *y - (*x % *y != 0 && (*x < 0) != (*y < 0) ? 1 : 0);
   }
   const char* target = sign == '+'   ? "_operator.add"
                        : sign == '-' ? "_operator.sub"
@@ -369,7 +373,25 @@ REFINE_INLINE GraphInteger OnnxTranslator::calculate(char sign, const GraphInteg
     if (const auto* name = std::get_if<formats::ValueName>(&each)) return *name;
     return std::get<std::int64_t>(each);
   };
-  return call(target, {{"a", argument(a)}, {"b", argument(b)}});
+  const formats::ValueName result = call(target, {{"a", argument(a)}, {"b", argument(b)}});
+  if (sign == '-' || may_be_negative(a) || may_be_negative(b)) signed_.insert(result.name);
+  return result;
+}
+
+REFINE_INLINE bool OnnxTranslator::may_be_negative(const GraphInteger& size) const {
+  if (const auto* number = std::get_if<std::int64_t>(&size)) return *number < 0;
+  return signed_.contains(std::get<formats::ValueName>(size).name);
+}
+
+REFINE_INLINE GraphInteger OnnxTranslator::divide(const GraphInteger& a, const GraphInteger& b) {
+  if (!may_be_negative(a) && !may_be_negative(b)) return calculate('/', a, b);
+  const auto* divisor = std::get_if<std::int64_t>(&b);
+  if (!divisor) refuse("divides sizes of which one may be negative");
+  constexpr std::int64_t zero = 0, large = std::int64_t{1} << 62;
+  if (*divisor < 0) return divide(calculate('-', zero, a), calculate('-', zero, b));
+  // Rounded down, a / large is -1 for a negative a, else 0: the quotient of a negative one is rounded up.
+  const GraphInteger increase = calculate('*', calculate('/', a, large), *divisor - 1);
+  return calculate('/', calculate('-', a, increase), b);
 }
 
 REFINE_INLINE void OnnxTranslator::set(formats::ValueName name, std::optional<std::size_t> rank,
@@ -1178,7 +1200,11 @@ REFINE_INLINE bool OnnxTranslator::translate_sizes() {
       continue;
     }
     if (op != "Equal") {
-      result.push_back(calculate(op == "Add" ? '+' : op == "Sub" ? '-' : op == "Mul" ? '*' : '/', a, b));
+      result.push_back(op == "Div" ? divide(a, b)
+                                   : calculate(op == "Add"   ? '+'
+                                               : op == "Sub" ? '-'
+                                                             : '*',
+                                               a, b));
       continue;
     }
     const auto *x = std::get_if<std::int64_t>(&a), *y = std::get_if<std::int64_t>(&b);
