@@ -5,6 +5,7 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/from_blob.h>
 #include <ATen/ops/rand.h>
+#include <ATen/ops/zeros.h>
 #include <c10/core/GradMode.h>
 
 #include <algorithm>
@@ -269,6 +270,36 @@ TEST(OnnxModel, RemainderOfNegativeSize_IsThatOfRoundingDown) {
                            {.op = "Mod", .inputs = {"a", "3"}, .outputs = {"b"}},
                            {.op = "Add", .inputs = {"b", "1"}, .outputs = {"n"}}}),
             "");
+}
+
+// 3 - 4 is -1.
+TEST(OnnxModel, ComparedDifferenceOfSizes_IsNotTakenForPositive) {
+  const auto compared = [](const char* size) {
+    return computed_size({integers_node("4", {4}),
+                          integers_node("3", {3}),
+                          {.op = "Sub", .inputs = {"c", "4"}, .outputs = {"difference"}},
+                          {.name = "n1", .op = "Equal", .inputs = {size, "-1"}, .outputs = {"equal"}},
+                          {.op = "Where", .inputs = {"equal", "1", "3"}, .outputs = {"n"}}});
+  };
+  EXPECT_EQ(compared("c"), "");
+  expect_words(compared("difference"), {"'n1' (Equal)", "compares sizes"});
+}
+
+// 200 + 100 is 44 in a byte.
+TEST(OnnxModel, SmallIntegers_OverflowInTheirType) {
+  const formats::OnnxTensor a{.type = formats::ElementType::uint8, .sizes = {1}, .bytes = "\xC8"},
+      b{.type = formats::ElementType::uint8, .sizes = {1}, .bytes = "\x64"};
+  constexpr std::int64_t to_float = 1;
+  const backbones::OnnxModel<> victim(
+      onnx_of({{.op = "Constant", .outputs = {"a"}, .attributes = {{"value", a}}},
+               {.op = "Constant", .outputs = {"b"}, .attributes = {{"value", b}}},
+               {.op = "Add", .inputs = {"a", "b"}, .outputs = {"i"}},
+               {.op = "Cast", .inputs = {"i"}, .outputs = {"f"}, .attributes = {{"to", to_float}}},
+               {.op = "Flatten", .inputs = {"x"}, .outputs = {"v"}},
+               {.op = "Add", .inputs = {"v", "f"}, .outputs = {"y"}}}),
+      "bytes.onnx");
+  const at::Tensor images = at::zeros({1, 3, 8, 8});
+  EXPECT_EQ(victim.forward(images).max().item<double>(), 44);
 }
 
 // Computes sizes, as exporters do for `x.view(x.size(0), -1)`.

@@ -990,8 +990,8 @@ OnnxTensor tensor_of(ElementType type, const std::vector<Number>& numbers, bool 
 
 /// Returns the integers of a constant that may be a list of sizes.
 inline std::optional<std::vector<GraphInteger>> sizes_of(const OnnxTensor& tensor) {
-  if (tensor.sizes.size() > 1 || tensor.count() > max_sizes || tensor.type == ElementType::boolean)
-    return std::nullopt;
+  const bool is_wide = tensor.type == ElementType::int64 || tensor.type == ElementType::int32;
+  if (tensor.sizes.size() > 1 || tensor.count() > max_sizes || !is_wide) return std::nullopt;
   const auto numbers = tensor.integers();
   return numbers ? std::optional(constant_list(*numbers)) : std::nullopt;
 }
@@ -1210,7 +1210,7 @@ REFINE_INLINE bool OnnxTranslator::translate_sizes() {
     const auto *x = std::get_if<std::int64_t>(&a), *y = std::get_if<std::int64_t>(&b);
     if (x && y) {
       result.emplace_back(std::int64_t{*x == *y});
-    } else if ((x && *x < 0) || (y && *y < 0) || a == b) {  // sizes are not negative
+    } else if ((x && *x < 0 && !may_be_negative(b)) || (y && *y < 0 && !may_be_negative(a)) || a == b) {
       result.emplace_back(std::int64_t{a == b});
     } else {
       refuse("compares sizes");
