@@ -114,6 +114,12 @@ formats::OnnxNode integers_node(const std::string& name, std::vector<std::int64_
   return {.op = "Constant", .outputs = {name}, .attributes = {{"value_ints", std::move(numbers)}}};
 }
 
+/// Returns a tensor of numbers.
+formats::OnnxTensor floats(std::vector<std::int64_t> sizes, const std::vector<float>& numbers) {
+  return {.sizes = std::move(sizes),
+          .bytes = {reinterpret_cast<const char*>(numbers.data()), numbers.size() * sizeof(float)}};
+}
+
 // They mean something else to ONNX than to LibTorch's operator of that name.
 TEST(OnnxModel, OtherMeanings_AreRefused) {
   constexpr std::int64_t to_int64 = 7;
@@ -150,6 +156,37 @@ TEST(OnnxModel, OtherMeanings_AreRefused) {
   };
   expect_words(refusal(resized({1, 3, 1, 1}, "pytorch_half_pixel")), {"'n1' (Resize)", "one pixel"});
   EXPECT_EQ(refusal(resized({1, 3, 4, 4}, "pytorch_half_pixel")), "");
+  const auto scaled = [](float scale, const std::string& coordinates) {
+    return std::vector<formats::OnnxNode>{
+        {.op = "Constant",
+         .outputs = {"scales"},
+         .attributes = {{"value", floats({4}, {1, 1, 0.5F, scale})}}},
+        {.name = "n1",
+         .op = "Resize",
+         .inputs = {"x", "", "scales"},
+         .outputs = {"r"},
+         .attributes = {{"mode", std::string("linear")}, {"coordinate_transformation_mode", coordinates}}},
+        {.op = "Flatten", .inputs = {"r"}, .outputs = {"y"}}};
+  };
+  EXPECT_EQ(refusal(scaled(0.25F, "pytorch_half_pixel")), "");
+  EXPECT_EQ(refusal(scaled(0.125F, "half_pixel")), "");
+  expect_words(refusal(scaled(0.125F, "pytorch_half_pixel")), {"cannot be computed from 0 and 0"});
+  const auto open = [](std::int64_t height) {  // sizes N×3×height×3
+    return std::vector<formats::OnnxNode>{
+        {.op = "Shape", .inputs = {"x"}, .outputs = {"shape"}},
+        integers_node("range", {0, 1, 1, 1}),
+        {.op = "Gather", .inputs = {"shape", "range"}, .outputs = {"n333"}},
+        integers_node("less", {0, 0, 3 - height, 0}),
+        {.op = "Sub", .inputs = {"n333", "less"}, .outputs = {"sizes"}},
+        {.op = "Resize",
+         .inputs = {"x", "", "", "sizes"},
+         .outputs = {"r"},
+         .attributes = {{"mode", std::string("linear")},
+                        {"coordinate_transformation_mode", std::string("pytorch_half_pixel")}}},
+        {.op = "Flatten", .inputs = {"r"}, .outputs = {"y"}}};
+  };
+  EXPECT_EQ(refusal(open(2)), "");
+  expect_words(refusal(open(1)), {"cannot be computed from 0 and 0"});
   EXPECT_NE(refusal(resized({1, 6, 4, 4}, "half_pixel")), "") << "the images have three channels";
 }
 
@@ -181,11 +218,6 @@ TEST(OnnxModel, ListOfSizesThatGrows_IsRefused) {
   EXPECT_EQ(backbones::OnnxModel<>(model(4), "a.onnx").task.classes, 192);  // 64 sizes
   expect_words(error_of([&] { backbones::OnnxModel<>(model(5), "a.onnx"); }),
                {"Concat", "list of more than 64 sizes"});
-}
-
-formats::OnnxTensor floats(std::vector<std::int64_t> sizes, const std::vector<float>& numbers) {
-  return {.sizes = std::move(sizes),
-          .bytes = {reinterpret_cast<const char*>(numbers.data()), numbers.size() * sizeof(float)}};
 }
 
 // Each name of a weight of 10 MB would be a copy of it.

@@ -97,6 +97,8 @@ class OnnxTranslator {
   /// Returns a quotient that is rounded towards zero.
   GraphInteger divide(const GraphInteger& a, const GraphInteger& b);
   bool may_be_negative(const GraphInteger& size) const;
+  /// Returns an extent. If it turns out to be 1, the program ends with an error.
+  GraphInteger not_one(const GraphInteger& extent);
   void set(formats::ValueName name, std::optional<std::size_t> rank, bool is_float, std::size_t output = 0);
   /// \throws Error if they are more than `max_sizes`: each node could double them
   void set_sizes(Integers integers, bool is_scalar);
@@ -411,6 +413,13 @@ REFINE_INLINE void OnnxTranslator::set_same() {
   if (input(0).constant) static_cast<void>(tensor(0));  // once: all of its names share the tensor
   const Value copy = input(0);
   values_[node_->outputs.at(0)] = copy;
+}
+
+REFINE_INLINE GraphInteger OnnxTranslator::not_one(const GraphInteger& extent) {
+  constexpr std::int64_t zero = 0, one = 1;
+  if (extent == GraphInteger(one)) refuse("resizes to one pixel by pytorch_half_pixel");
+  if (std::holds_alternative<std::int64_t>(extent)) return extent;
+  return calculate('+', extent, calculate('/', zero, calculate('-', extent, one)));  // 0 / (extent - 1)
 }
 
 /// Pads the last dimensions.
@@ -951,15 +960,14 @@ REFINE_INLINE void OnnxTranslator::resize() {
   } else {
     refuse(fmt::format("resizes in a way that is not translated ({}, {})", mode, coordinates));
   }
+  // For one pixel, it takes the first of the image, and LibTorch the one in the middle.
+  const bool takes_first = coordinates == "pytorch_half_pixel";
   Named arguments = {{"input", tensor(0)}};
   if (has(3)) {
-    const Integers& size = sizes(3);
+    const Integers size = sizes(3);
     if (size.size() != 4) refuse("has sizes of another number of dimensions");
-    // For one pixel, it takes the first of the image, and LibTorch the one in the middle.
-    const GraphInteger one = std::int64_t{1};
-    if (coordinates == "pytorch_half_pixel" && (size[2] == one || size[3] == one))
-      refuse("resizes to one pixel by pytorch_half_pixel");
-    arguments.emplace_back("output_size", Integers{size[2], size[3]});
+    arguments.emplace_back("output_size", takes_first ? Integers{not_one(size[2]), not_one(size[3])}
+                                                      : Integers{size[2], size[3]});
     if (mode != "nearest") arguments.emplace_back("align_corners", is_aligned);
     arguments.emplace_back("scale_factors", std::monostate());
     const formats::ValueName resized = call(target, std::move(arguments));
@@ -975,7 +983,16 @@ REFINE_INLINE void OnnxTranslator::resize() {
   arguments.emplace_back("output_size", std::monostate());
   if (mode != "nearest") arguments.emplace_back("align_corners", is_aligned);
   arguments.emplace_back("scale_factors", std::vector<double>{(*numbers)[2], (*numbers)[3]});
-  set(call(target, std::move(arguments)), 4, input(0).is_float);
+  formats::ValueName resized = call(target, std::move(arguments));
+  if (takes_first && ((*numbers)[2] < 1 || (*numbers)[3] < 1)) {
+    Integers all;
+    for (std::size_t d = 0; d < 4; ++d) {
+      const GraphInteger extent = size_of(resized, static_cast<std::int64_t>(d));
+      all.push_back((*numbers)[d] < 1 ? not_one(extent) : extent);
+    }
+    resized = call("aten::view.default", {{"self", resized}, {"size", std::move(all)}});
+  }
+  set(resized, 4, input(0).is_float);
 }
 
 /// Returns a tensor of one number or a list of them.
