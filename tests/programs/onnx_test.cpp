@@ -144,6 +144,20 @@ TEST(OnnxModel, OtherMeanings_AreRefused) {
   auto nodes = transposed("SAME_UPPER");
   nodes.insert(nodes.begin(), {integers_node("0", {0}), integers_node("1", {3})});
   expect_words(refusal(std::move(nodes)), {"'n1' (ConvTranspose)", "SAME_UPPER"});
+  const auto pooled = [](std::vector<std::int64_t> pads, std::int64_t ceil) {
+    return std::vector<formats::OnnxNode>{{.name = "n1",
+                                           .op = "MaxPool",
+                                           .inputs = {"x"},
+                                           .outputs = {"p"},
+                                           .attributes = {{"kernel_shape", std::vector<std::int64_t>{2, 2}},
+                                                          {"strides", std::vector<std::int64_t>{2, 2}},
+                                                          {"pads", std::move(pads)},
+                                                          {"ceil_mode", ceil}}},
+                                          {.op = "Flatten", .inputs = {"p"}, .outputs = {"y"}}};
+  };
+  expect_words(refusal(pooled({0, 0, 1, 1}, 1)), {"'n1' (MaxPool)", "ceil_mode"});
+  EXPECT_EQ(refusal(pooled({0, 0, 1, 1}, 0)), "");
+  EXPECT_EQ(refusal(pooled({1, 1, 1, 1}, 1)), "");
   const auto resized = [](std::vector<std::int64_t> sizes, const std::string& coordinates) {
     return std::vector<formats::OnnxNode>{
         integers_node("sizes", std::move(sizes)),

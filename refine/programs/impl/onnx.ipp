@@ -570,7 +570,8 @@ REFINE_INLINE void OnnxTranslator::pooling() {
     Integers pads = w.begin;
     pads.insert(pads.end(), w.end.begin(), w.end.end());
     padding = {std::int64_t{0}, std::int64_t{0}};
-    if (!is_max && ceil) refuse("pads both sides by different numbers, with ceil_mode");
+    // Behind explicit padding, LibTorch keeps windows that begin in it.
+    if (ceil) refuse("pads both sides by different numbers or by more than half a window, with ceil_mode");
     if (!is_max && !counts) {
       weights = zero_padded(call("aten::ones_like.default", {{"self", x}}), pads, 0);
     }
