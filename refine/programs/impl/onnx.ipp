@@ -32,6 +32,10 @@ using formats::OnnxTensor;
 /// The longest list that is taken for sizes.
 inline constexpr std::int64_t max_sizes = 64;
 
+inline GraphArgument argument(const GraphInteger& number) {
+  return std::visit([](const auto& each) { return GraphArgument(each); }, number);
+}
+
 /// Translates an ONNX model to a program.
 ///
 /// Values that are sizes (results of Shape, and what is computed from them) are followed as lists of
@@ -247,15 +251,9 @@ REFINE_INLINE formats::ValueName OnnxTranslator::tensor(Value& value, const std:
 REFINE_INLINE formats::ValueName OnnxTranslator::from_sizes(const Integers& integers, bool is_scalar) {
   std::vector<formats::ValueName> numbers;
   for (const GraphInteger& each : integers) {
-    GraphArgument size = std::int64_t{0};
-    if (const auto* name = std::get_if<formats::ValueName>(&each)) {
-      size = *name;
-    } else {
-      size = std::get<std::int64_t>(each);
-    }
-    numbers.push_back(
-        call("aten::scalar_tensor.default",
-             {{"s", size}, {"dtype", ElementType::int64}, {"device", formats::GraphDevice{"cpu"}}}));
+    numbers.push_back(call(
+        "aten::scalar_tensor.default",
+        {{"s", argument(each)}, {"dtype", ElementType::int64}, {"device", formats::GraphDevice{"cpu"}}}));
   }
   if (is_scalar) return numbers.at(0);
   return call("aten::stack.default", {{"tensors", numbers}, {"dim", std::int64_t{0}}});
@@ -371,10 +369,6 @@ REFINE_INLINE GraphInteger OnnxTranslator::calculate(char sign, const GraphInteg
                        : sign == '-' ? "_operator.sub"
                        : sign == '*' ? "_operator.mul"
                                      : "_operator.floordiv";
-  const auto argument = [](const GraphInteger& each) -> GraphArgument {
-    if (const auto* name = std::get_if<formats::ValueName>(&each)) return *name;
-    return std::get<std::int64_t>(each);
-  };
   const formats::ValueName result = call(target, {{"a", argument(a)}, {"b", argument(b)}});
   if (sign == '-' || may_be_negative(a) || may_be_negative(b)) signed_.insert(result.name);
   return result;
@@ -543,7 +537,6 @@ REFINE_INLINE void OnnxTranslator::convolution() {
         "output_padding",
         constant_list(list("output_padding").value_or(std::vector<std::int64_t>(dimensions, 0))));
     target = fmt::format("aten::conv_transpose{}d.{}", dimensions, dimensions == 1 ? "default" : "input");
-    if (dimensions == 3) target = "aten::conv_transpose3d.input";
   }
   arguments.emplace_back("groups", integer("group", 1));
   arguments.emplace_back("dilation", constant_list(w.dilations));
@@ -789,10 +782,6 @@ REFINE_INLINE void OnnxTranslator::slice() {
   if (ends.size() != starts.size() || along.size() != starts.size() || steps.size() != starts.size())
     refuse("has limits of different lengths");
   formats::ValueName x = tensor(0);
-  const auto argument = [](const GraphInteger& each) -> GraphArgument {
-    if (const auto* name = std::get_if<formats::ValueName>(&each)) return *name;
-    return std::get<std::int64_t>(each);
-  };
   for (std::size_t i = 0; i < starts.size(); ++i) {
     if (steps[i] < 0) {
       const auto *start = std::get_if<std::int64_t>(&starts[i]), *end = std::get_if<std::int64_t>(&ends[i]);
