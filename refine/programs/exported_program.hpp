@@ -77,7 +77,9 @@ class ExportedProgram {
                   const ExportedProgramOptions& options = {})
       : module(std::make_shared<detail::ExportedModule>(std::move(program), name)), name_(name) {
     detail::require_task_of_type("ExportedProgram", kTask, options.task);
-    task.image = image_shape(options);
+    task.image =
+        detail::image_shape(module->images(), merged(kTask, options.task).image, options.likely_image,
+                            fmt::format("cannot use {} as a classifier", name), "--image");
     module->select_output(choose_output(options));
     probe(merged(kTask, options.task).classes);
   }
@@ -101,44 +103,6 @@ class ExportedProgram {
                 name_, why);
   }
 
-  /// Returns the shape of the images: what was specified, the file's, or the one it was exported
-  /// with.
-  ImageShape image_shape(const ExportedProgramOptions& options) const {
-    constexpr std::int64_t max_extent = 1 << 14;
-    const formats::GraphShape& images = module->images();
-    if (images.sizes.size() != 4) {
-      fail(fmt::format("its forward takes a tensor of {} dimensions, not images N×C×H×W",
-                       images.sizes.size()));
-    }
-    const std::string_view type = formats::element_name(images.type);
-    if (type.find("float") == std::string_view::npos) {
-      fail(fmt::format("its forward takes images of {}, expected float in [0, 1]", type));
-    }
-    ImageShape in_file, example;
-    int* const extents[] = {&in_file.channels, &in_file.height, &in_file.width};
-    int* const examples[] = {&example.channels, &example.height, &example.width};
-    for (std::size_t i = 0; i < 3; ++i) {
-      const auto known = images.sizes[i + 1];
-      if (known && (*known < 1 || *known > max_extent)) fail("its images have an extent out of range");
-      if (known) *extents[i] = static_cast<int>(*known);
-      const std::int64_t usual = images.example[i + 1];
-      if (usual >= 1 && usual <= max_extent) *examples[i] = static_cast<int>(usual);
-    }
-    const ImageShape specified = merged(kTask, options.task).image;
-    if (!compatible(specified, in_file)) {
-      throw Error("cannot use {} for images of {}: its own images are {}; leave --image out", name_,
-                  specified, in_file);
-    }
-    ImageShape shape = merged(specified, in_file);
-    if (compatible(options.likely_image, shape)) shape = merged(shape, options.likely_image);
-    shape = merged(shape, example);
-    if (!shape.is_static()) {
-      throw Error("cannot use {}: it does not say how large its images are (got {}); specify --image", name_,
-                  shape);
-    }
-    return shape;
-  }
-
   static bool is_float(const formats::GraphShape& shape) {
     return formats::element_name(shape.type).find("float") != std::string_view::npos;
   }
@@ -150,13 +114,7 @@ class ExportedProgram {
   /// Returns the position of the logits among the outputs.
   std::size_t choose_output(const ExportedProgramOptions& options) const {
     const auto& all = module->outputs();
-    const auto sizes = [](const auto& output) {
-      std::string text;
-      for (const auto& size : output.shape.sizes) {
-        text += (text.empty() ? "" : "×") + (size ? std::to_string(*size) : "N");
-      }
-      return text.empty() ? "scalar" : text;
-    };
+    const auto sizes = [](const auto& output) { return detail::sizes_text(output.shape); };
     const auto list = [&](auto&& included) { return detail::list_outputs(all, sizes, included); };
     const auto every = [](std::size_t) { return true; };
     if (!options.output.empty()) return detail::find_output(all, options.output, name_, list(every));
@@ -209,10 +167,6 @@ class ExportedProgram {
   /// \return why the program cannot be used; empty if it can
   std::string try_batches() {
     const auto fixed = module->images().sizes[0];
-    if (fixed && (*fixed < 1 || *fixed > detail::max_fixed_batch)) {
-      return fmt::format("its batch size is out of range (got {}, expected 1 to {})", *fixed,
-                         detail::max_fixed_batch);
-    }
     const at::Tensor images = detail::ramp(3, task.image);
     module->use_batches_of(fixed.value_or(0));
     at::Tensor expected;

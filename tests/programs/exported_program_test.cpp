@@ -14,6 +14,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -212,6 +213,26 @@ TEST(ExportedProgram, LargestFixedBatch_RunsAndOneMoreThrows) {
   };
   EXPECT_EQ(error(4096), "");
   expect_words(error(4097), {"linear", "batch size", "got 4097, expected 1 to 4096"});
+}
+
+// Each extent may be 16,384: without a limit of their product, a file of 1 KB has images of 16 TB.
+TEST(ExportedProgram, LargestImagesAndBatches_AreTakenAndLargerOnesThrow) {
+  const auto error = [](std::vector<std::optional<std::int64_t>> sizes) {
+    return error_of([&] {
+      backbones::detail::image_shape({.sizes = sizes, .example = {0, 0, 0, 0}}, {}, {}, "cannot use it",
+                                     "--image");
+    });
+  };
+  EXPECT_EQ(error({std::nullopt, 1, 8192, 8192}), "");
+  expect_words(error({std::nullopt, 1, 8192, 8193}), {"too large", "got 1x8192x8193", "67108864 values"});
+  EXPECT_EQ(error({4, 1, 8192, 8192}), "");
+  expect_words(error({5, 1, 8192, 8192}), {"got 5 images of 1x8192x8192", "268435456 values"});
+  EXPECT_EQ(error({1, 16384, 64, 64}), "");
+  expect_words(error({1, 16385, 1, 1}), {"got 16385, expected 1 to 16384"});
+  formats::ExportedProgram program = formats::read_exported_program(exported_path("linear"));
+  for (auto& [name, shape] : program.shapes) shape.sizes = {std::nullopt, 1024, 16384, 16384};
+  expect_words(error_of([&] { backbones::ExportedProgram<>(std::move(program), "linear"); }),
+               {"linear", "too large", "1024x16384x16384"});
 }
 
 /// A program of one node, whose arguments are not what its operator takes.

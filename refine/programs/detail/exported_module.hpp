@@ -19,6 +19,7 @@
 
 #include <refine/core/config.hpp>
 #include <refine/core/error.hpp>
+#include <refine/core/task.hpp>
 #include <refine/formats/exported_program.hpp>
 #include <refine/nn/module.hpp>
 
@@ -26,6 +27,10 @@ namespace refine::backbones::detail {
 
 /// Largest batch for which a program may have been exported: its last batch is filled up to it.
 inline constexpr std::int64_t max_fixed_batch = 4096;
+
+/// Largest number of values in an image of a program, and in a batch for which it was exported.
+inline constexpr std::int64_t max_image_values = std::int64_t{1} << 26,
+                              max_batch_values = std::int64_t{1} << 28;
 
 /// The position of a value in the memory of a running program.
 struct Slot {
@@ -225,6 +230,20 @@ class ExportedModule : public torch::nn::Module, public nn::OpaqueModule {
   bool channels_last_ = false;
   std::int64_t batch_ = 0;
 };
+
+/// Returns the shape of a program's images: what was specified, the file's, or the one it was exported with.
+/// \param images what the file says about them
+/// \param specified its known extents must be those of the file
+/// \param likely shape for extents that the file leaves open; not checked
+/// \param subject of messages: "cannot use a.pt2 as a classifier"
+/// \param option the command line's option for the shape: "--image"
+/// \throws Error if they are not images, a fixed batch or an extent is out of range, they or a batch of them are too
+///   large, they are other than specified, or an extent is not known
+ImageShape image_shape(const formats::GraphShape& images, const ImageShape& specified,
+                       const ImageShape& likely, const std::string& subject, std::string_view option);
+
+/// Returns the extents of a program's output for messages: "N×10".
+std::string sizes_text(const formats::GraphShape& shape);
 
 /// Returns a tensor of a program, with the type and the strides that it has in the file.
 /// \return a view of the program's bytes

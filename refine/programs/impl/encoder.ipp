@@ -144,53 +144,15 @@ REFINE_INLINE void ProgramEncoder::load_exported_program(const std::filesystem::
   const std::string name = path.string();
   const auto program = std::make_shared<backbones::detail::ExportedModule>(
       formats::read_exported_program(path, options.trust), name);
-  const auto& images = program->images();
-  if (images.sizes.size() != 4) {
-    throw Error(
-        "cannot use {} as an encoder: its forward takes a tensor of {} dimensions, expected images N×C×H×W; "
-        "export a network that takes images",
-        name, images.sizes.size());
-  }
-  ImageShape in_file, example;
-  int* const extents[] = {&in_file.channels, &in_file.height, &in_file.width};
-  int* const examples[] = {&example.channels, &example.height, &example.width};
-  constexpr std::int64_t max_extent = 1 << 14;
-  for (std::size_t i = 0; i < 3; ++i) {
-    const auto known = images.sizes[i + 1];
-    if (known && *known >= 1 && *known <= max_extent) *extents[i] = static_cast<int>(*known);
-    const std::int64_t usual = images.example[i + 1];
-    if (usual >= 1 && usual <= max_extent) *examples[i] = static_cast<int>(usual);
-  }
-  if (!compatible(options.image, in_file)) {
-    throw Error("cannot use {} as an encoder for images of {}: its own images are {}; leave --see out", name,
-                options.image, in_file);
-  }
-  image = merged(options.image, in_file);
-  if (compatible(image, options.likely_image)) image = merged(image, options.likely_image);
-  image = merged(image, example);
-  if (!image.is_static()) {
-    throw Error("cannot use {} as an encoder: the size of its images must be known (got {}); specify --see",
-                name, image);
-  }
+  image = backbones::detail::image_shape(program->images(), options.image, options.likely_image,
+                                         fmt::format("cannot use {} as an encoder", name), "--see");
   const auto& all = program->outputs();
-  const auto sizes = [](const auto& output) {
-    std::string text;
-    for (const auto& size : output.shape.sizes)
-      text += (text.empty() ? "" : "×") + (size ? std::to_string(*size) : "N");
-    return text.empty() ? std::string("scalar") : text;
-  };
+  const auto sizes = [](const auto& output) { return backbones::detail::sizes_text(output.shape); };
   program->select_output(detail::choose_features(all, options.output, name, sizes, [&](std::size_t i) {
     const std::size_t dimensions = all[i].shape.sizes.size();
     return dimensions == 2 || dimensions == 4;
   }));
-  const auto batch = images.sizes[0];
-  if (batch && (*batch < 1 || *batch > backbones::detail::max_fixed_batch)) {
-    throw Error(
-        "cannot use {} as an encoder: its batch size is out of range (got {}, expected 1 to {}); export it for any "
-        "batch size",
-        name, *batch, backbones::detail::max_fixed_batch);
-  }
-  program->use_batches_of(batch.value_or(0));
+  program->use_batches_of(program->images().sizes[0].value_or(0));
   module = std::make_shared<detail::ProgramEncoderModule>(program, options.normalization, image.channels);
 }
 

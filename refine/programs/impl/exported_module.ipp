@@ -987,6 +987,66 @@ REFINE_INLINE std::map<std::string, c10::IValue> run_program(const formats::Expo
   return ExportedCompiler(module, program, &tensors).run_unchanged(images);
 }
 
+REFINE_INLINE ImageShape image_shape(const formats::GraphShape& images, const ImageShape& specified,
+                                     const ImageShape& likely, const std::string& subject,
+                                     std::string_view option) {
+  constexpr std::int64_t max_extent = 1 << 14;
+  if (images.sizes.size() != 4) {
+    throw Error("{}: its forward takes a tensor of {} dimensions, expected images N×C×H×W", subject,
+                images.sizes.size());
+  }
+  if (!at::isFloatingType(scalar_type(images.type))) {
+    throw Error("{}: its forward takes images of {}, expected float in [0, 1]", subject,
+                formats::element_name(images.type));
+  }
+  ImageShape in_file, example;
+  int* const extents[] = {&in_file.channels, &in_file.height, &in_file.width};
+  int* const examples[] = {&example.channels, &example.height, &example.width};
+  for (std::size_t i = 0; i < 3; ++i) {
+    const auto known = images.sizes[i + 1];
+    if (known && (*known < 1 || *known > max_extent))
+      throw Error("{}: its images have an extent out of range (got {}, expected 1 to {})", subject, *known,
+                  max_extent);
+    if (known) *extents[i] = static_cast<int>(*known);
+    const std::int64_t usual = images.example[i + 1];
+    if (usual >= 1 && usual <= max_extent) *examples[i] = static_cast<int>(usual);
+  }
+  if (!compatible(specified, in_file)) {
+    throw Error("{}: its images are {}, but {} were specified; leave {} out", subject, in_file, specified,
+                option);
+  }
+  ImageShape shape = merged(specified, in_file);
+  if (compatible(likely, shape)) shape = merged(shape, likely);
+  shape = merged(shape, example);
+  if (!shape.is_static()) {
+    throw Error("{}: it does not specify how large its images are (got {}); specify {}", subject, shape,
+                option);
+  }
+  const double values = static_cast<double>(shape.channels) * shape.height * shape.width;
+  if (values > static_cast<double>(max_image_values)) {
+    throw Error("{}: its images are too large (got {}, expected up to {} values)", subject, shape,
+                max_image_values);
+  }
+  const std::int64_t batch = images.sizes[0].value_or(1);
+  if (batch < 1 || batch > max_fixed_batch) {
+    throw Error("{}: its batch size is out of range (got {}, expected 1 to {}); export it for any batch size",
+                subject, batch, max_fixed_batch);
+  }
+  if (values * static_cast<double>(batch) > static_cast<double>(max_batch_values)) {
+    throw Error(
+        "{}: its batches are too large (got {} images of {}, expected up to {} values); export it for any batch size",
+        subject, batch, shape, max_batch_values);
+  }
+  return shape;
+}
+
+REFINE_INLINE std::string sizes_text(const formats::GraphShape& shape) {
+  std::string text;
+  for (const auto& size : shape.sizes)
+    text += (text.empty() ? "" : "×") + (size ? std::to_string(*size) : "N");
+  return text.empty() ? "scalar" : text;
+}
+
 // --- traces ----------------------------------------------------------------------------------------------
 
 REFINE_INLINE ExportedModule::ScopedSplices::ScopedSplices() : outer_(current()) {
@@ -1007,19 +1067,7 @@ REFINE_INLINE ExportedModule::ScopedSplices*& ExportedModule::ScopedSplices::cur
 }
 
 REFINE_INLINE bool ExportedModule::is_float32() const {
-  const auto is_other = [](formats::ElementType type) {
-    return at::isFloatingType(scalar_type(type)) && scalar_type(type) != at::kFloat;
-  };
-  for (const auto& [name, tensor] : program_->tensors) {
-    if (is_other(tensor.type)) return false;
-  }
-  for (const formats::GraphNode& node : program_->nodes) {
-    for (const auto& [parameter, argument] : node.inputs) {
-      const auto* type = std::get_if<formats::ElementType>(&argument);
-      if (type && is_other(*type)) return false;
-    }
-  }
-  return !is_other(images_.type);
+  return !has_other_types(*program_) && !is_converted_type(images_.type);
 }
 
 REFINE_INLINE at::Tensor ExportedModule::forward_traced(const at::Tensor& images) {
