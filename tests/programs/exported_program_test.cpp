@@ -383,5 +383,28 @@ TEST(ExportedProgram, OperatorThatWritesUnannounced_IsRefused) {
                {"'y'", "training mode"});
 }
 
+TEST(ExportedProgram, AnswerThatDependsOnTheBatchOrOnChance_IsRefused) {
+  const formats::GraphNode mean = call("aten::mean.dim", "x", "m",
+                                       {{"dim", std::vector<formats::GraphInteger>{std::int64_t{0}}}}),
+                           noise = call("aten::randn_like.default", "x", "m");
+  for (const formats::GraphNode& node : {mean, noise}) {
+    for (const std::optional<std::int64_t> batch :
+         {std::optional<std::int64_t>(), std::optional<std::int64_t>(3)}) {
+      auto program =
+          program_of({node, call("aten::sub.Tensor", "x", "y", {{"other", formats::ValueName{"m"}}})});
+      program.shapes["x"].sizes[0] = batch;
+      expect_words(error_of([&] { backbones::ExportedProgram<>(program, "chance.pt2"); }),
+                   {"chance.pt2", "depends on the batch or on chance", "eval()"});
+    }
+  }
+}
+
+TEST(ExportedProgram, NoImage_HasNoLogits) {
+  for (const char* name : {"linear", "fixed"}) {
+    const backbones::ExportedProgram<> victim(exported_path(name));
+    EXPECT_EQ(victim.forward(at::rand({0, 3, 8, 8})).sizes(), (std::vector<std::int64_t>{0, 5})) << name;
+  }
+}
+
 }  // namespace
 }  // namespace refine

@@ -861,7 +861,8 @@ REFINE_INLINE at::Tensor ExportedModule::run_batches(const at::Tensor& images) c
   const std::int64_t n = images.size(0);
   if (batch_ == 0 || n == batch_) return run(images);
   std::vector<at::Tensor> results;
-  for (std::int64_t first = 0; first < n; first += batch_) {
+  std::int64_t first = 0;
+  do {  // no image is a batch, too: its result has the number of classes
     const std::int64_t size = std::min(batch_, n - first);
     at::Tensor part = images.narrow(0, first, size);
     if (size < batch_) {
@@ -870,7 +871,8 @@ REFINE_INLINE at::Tensor ExportedModule::run_batches(const at::Tensor& images) c
       part = at::cat({part, at::zeros(missing, images.options())});
     }
     results.push_back(run(channels_last_ ? part : part.contiguous()).narrow(0, 0, size));
-  }
+    first += batch_;
+  } while (first < n);
   return at::cat(results);
 }
 
