@@ -418,6 +418,26 @@ TEST(Checkpoint, OtherPixelDomainOrSettingsOfAnObjective_AreRefusedByName) {
   EXPECT_THROW(train(PixelDomain::reference, 2, StopAfter{1}), Stopped) << "the run itself is not refused";
 }
 
+/// Returns the digest of a checkpoint's content, written out: the SHA-256 of names, values, types, shapes and bytes, each
+/// text after its length.
+std::string digest(const formats::SafeTensors& content) {
+  Sha256 hash;
+  const auto add = [&](std::string_view text) { hash.add(fmt::format("{}:", text.size())).add(text); };
+  for (const auto& [name, value] : content.metadata) {
+    if (name == "sha256") continue;
+    add(name);
+    add(value);
+  }
+  for (const auto& [name, tensor] : content.tensors) {
+    std::string shape;
+    for (const auto extent : tensor.sizes()) shape += (shape.empty() ? "" : ", ") + std::to_string(extent);
+    add(name);
+    add(fmt::format("{} [{}]", c10::toString(tensor.scalar_type()), shape));
+    hash.add(tensor.const_data_ptr(), tensor.nbytes());
+  }
+  return hash.hex();
+}
+
 TEST(Checkpoint, OtherVersion_IsRefusedByName) {
   const InterruptedVictim run;
   const fs::path file = run.path / "0000000004.safetensors";
@@ -434,21 +454,7 @@ TEST(Checkpoint, OtherVersion_IsRefusedByName) {
 
   // With a digest that fits, as the other version would have written it.
   auto forged = formats::read_safetensors(file);
-  Sha256 hash;
-  const auto add = [&](std::string_view text) { hash.add(fmt::format("{}:", text.size())).add(text); };
-  for (const auto& [name, value] : forged.metadata) {
-    if (name == "sha256") continue;
-    add(name);
-    add(value);
-  }
-  for (const auto& [name, tensor] : forged.tensors) {
-    std::string shape;
-    for (const auto extent : tensor.sizes()) shape += (shape.empty() ? "" : ", ") + std::to_string(extent);
-    add(name);
-    add(fmt::format("{} [{}]", c10::toString(tensor.scalar_type()), shape));
-    hash.add(tensor.const_data_ptr(), tensor.nbytes());
-  }
-  forged.metadata["sha256"] = hash.hex();
+  forged.metadata["sha256"] = digest(forged);
   formats::write_safetensors(file, forged);
   const std::string then = "7" + std::string(version.substr(1));
   expect_words(error_of([&] { train_victim(victim_recipe(), run.checkpoint); }),
@@ -743,7 +749,7 @@ TEST(Checkpoint, NumberWithARest_IsRefused) {
     for (const char* rest : {" ", ",5", "x"}) {
       auto changed = good;
       changed.metadata.at(key) += rest;
-      changed.metadata.at("sha256") = detail::digest_of(changed);
+      changed.metadata.at("sha256") = digest(changed);
       formats::write_safetensors(newest, changed);
       expect_words(error_of([&] { train_victim(victim_recipe(), run.checkpoint); }),
                    {"cannot resume", newest.string(), fmt::format("its {} is not a number", key)});

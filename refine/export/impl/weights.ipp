@@ -31,22 +31,19 @@ REFINE_INLINE std::string constants_json(const std::map<std::string, at::Tensor>
   return json.dump();
 }
 
-/// Adds a text to a digest. The length before each keeps two sequences of texts from giving the same bytes.
-inline void add_text(std::string_view text, Sha256& hash) {
-  hash.add(fmt::format("{}:", text.size())).add(text);
-}
-
 /// Identifies the tensors and constants of a module.
 inline std::string fingerprint_of_tensors(const torch::nn::Module& module,
                                           const std::map<std::string, at::Tensor>& constants) {
   Sha256 hash;
+  // The length before each text keeps two victims from giving the same sequence of bytes.
+  const auto add = [&](std::string_view text) { hash.add(fmt::format("{}:", text.size())).add(text); };
   for (const auto& [name, tensor] : nn::state_dict(module)) {
     const at::Tensor host = tensor.detach().to(at::kCPU).contiguous();
-    add_text(name, hash);
-    add_text(fmt::format("{} [{}]", c10::toString(host.scalar_type()), fmt::join(host.sizes(), ", ")), hash);
-    add_text({static_cast<const char*>(host.const_data_ptr()), host.nbytes()}, hash);
+    add(name);
+    add(fmt::format("{} [{}]", c10::toString(host.scalar_type()), fmt::join(host.sizes(), ", ")));
+    add({static_cast<const char*>(host.const_data_ptr()), host.nbytes()});
   }
-  add_text(constants_json(constants), hash);
+  add(constants_json(constants));
   return "sha256:" + hash.hex();
 }
 
