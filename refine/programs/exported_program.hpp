@@ -63,8 +63,8 @@ class ExportedProgram {
   /// Loads a file.
   /// \param path a file of torch.export.save
   /// \param options what is known of it
-  /// \throws Error if the file cannot be read, is refused, is not a classifier, or contradicts the
-  ///   options
+  /// \throws Error if the file cannot be read, is refused, is not a classifier, contradicts the
+  ///   options, or gives an image an answer that depends on its batch or on chance
   explicit ExportedProgram(const std::filesystem::path& path, const ExportedProgramOptions& options = {})
       : ExportedProgram(formats::read_exported_program(path, options.trust), path.string(), options) {}
 
@@ -72,7 +72,7 @@ class ExportedProgram {
   /// \param program the program; it is kept, so that `export_pt2` can write its graph unchanged
   /// \param name its name, for messages
   /// \param options what is known of it; `trust` is not used
-  /// \throws Error if it is not a classifier, or contradicts the options
+  /// \throws Error as the other constructor, except for reading the file
   ExportedProgram(formats::ExportedProgram program, const std::string& name,
                   const ExportedProgramOptions& options = {})
       : module(std::make_shared<detail::ExportedModule>(std::move(program), name)), name_(name) {

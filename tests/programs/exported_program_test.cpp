@@ -355,8 +355,8 @@ TEST(ExportedProgram, InPlaceOperatorOnItsOwnTensorBehindADetach_IsRefused) {
   }
 }
 
-// LibTorch's cov of a single observation writes to it; its schema does not say so.
-TEST(ExportedProgram, OperatorThatWritesUnannounced_IsRefused) {
+// LibTorch's cov of a single observation writes to it, which its schema does not declare.
+TEST(ExportedProgram, OperatorThatWritesUndeclared_IsRefused) {
   const formats::GraphArgument w = formats::ValueName{"w"}, none = std::monostate();
   const formats::GraphNode result = call("aten::relu.default", "x", "y");
   expect_words(error_of([&] {

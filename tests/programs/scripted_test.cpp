@@ -126,8 +126,8 @@ TEST(Scripted, ProgramThatWritesInPlace_LeavesTheImagesAlone) {
   }
 }
 
-// The schemas of these operators do not say that they return or change a constant tensor.
-TEST(Scripted, ProgramThatWritesToItsTensorsUnannounced_KeepsThem) {
+// The schemas of these operators do not declare that they return or change a constant tensor.
+TEST(Scripted, ProgramThatWritesToItsTensorsUndeclared_KeepsThem) {
   for (
       const char* body :
       {"    w = torch.conj_physical(self.weight)\n    w.add_(1)\n",

@@ -84,7 +84,7 @@ inline void check_arguments(const c10::OperatorName& op, at::ArrayRef<c10::IValu
   }
 }
 
-/// Operators that may return an operand, or a view of it, although their schemas do not say so: where there is nothing
+/// Operators that may return an operand, or a view of it, without declaring it in their schemas: where there is nothing
 /// to do (`dropout` in evaluation mode, `to_dense` of a dense tensor).
 inline constexpr const char* hidden_aliases[] = {
     "aten::_cast_Byte",
@@ -128,7 +128,7 @@ inline bool hides_alias(std::string_view op) {
   return std::ranges::find(hidden_aliases, op) != std::end(hidden_aliases);
 }
 
-/// True if an operator may write to an operand although its schema does not say so: statistics in training mode, and
+/// True if an operator may write to an operand that its schema declares as read-only: statistics in training mode, and
 /// `cov` of a single observation.
 /// \param op its name without the overload
 /// \param parameter the operand's name in the schema

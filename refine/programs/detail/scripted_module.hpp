@@ -110,7 +110,7 @@ class ScriptedModule : public torch::nn::Module, public nn::OpaqueModule {
   /// Converts tensors of half and double precision, and casts to these, to float32.
   void use_float32(torch::jit::Block& block);
 
-  /// Has operators that may return or change a constant tensor, although their schemas do not say so, work on a copy.
+  /// Has operators that may return or change a constant tensor, without declaring it in their schemas, work on a copy.
   void copy_constants(torch::jit::Block& block);
 
   /// Has the program work on a copy of its images.

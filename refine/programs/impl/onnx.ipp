@@ -32,7 +32,7 @@ using formats::OnnxTensor;
 /// The longest list that is taken for sizes.
 inline constexpr std::int64_t max_sizes = 64;
 
-inline GraphArgument argument(const GraphInteger& number) {
+inline GraphArgument argument_of(const GraphInteger& number) {
   return std::visit([](const auto& each) { return GraphArgument(each); }, number);
 }
 
@@ -253,7 +253,7 @@ REFINE_INLINE formats::ValueName OnnxTranslator::from_sizes(const Integers& inte
   for (const GraphInteger& each : integers) {
     numbers.push_back(call(
         "aten::scalar_tensor.default",
-        {{"s", argument(each)}, {"dtype", ElementType::int64}, {"device", formats::GraphDevice{"cpu"}}}));
+        {{"s", argument_of(each)}, {"dtype", ElementType::int64}, {"device", formats::GraphDevice{"cpu"}}}));
   }
   if (is_scalar) return numbers.at(0);
   return call("aten::stack.default", {{"tensors", numbers}, {"dim", std::int64_t{0}}});
@@ -369,7 +369,7 @@ REFINE_INLINE GraphInteger OnnxTranslator::calculate(char sign, const GraphInteg
                        : sign == '-' ? "_operator.sub"
                        : sign == '*' ? "_operator.mul"
                                      : "_operator.floordiv";
-  const formats::ValueName result = call(target, {{"a", argument(a)}, {"b", argument(b)}});
+  const formats::ValueName result = call(target, {{"a", argument_of(a)}, {"b", argument_of(b)}});
   if (sign == '-' || may_be_negative(a) || may_be_negative(b)) signed_.insert(result.name);
   return result;
 }
@@ -793,8 +793,8 @@ REFINE_INLINE void OnnxTranslator::slice() {
     }
     x = call("aten::slice.Tensor", {{"self", x},
                                     {"dim", along[i]},
-                                    {"start", argument(starts[i])},
-                                    {"end", argument(ends[i])},
+                                    {"start", argument_of(starts[i])},
+                                    {"end", argument_of(ends[i])},
                                     {"step", steps[i]}});
   }
   set(x, input(0).rank, input(0).is_float);

@@ -66,7 +66,7 @@ inline bool is_none(const torch::jit::Node& node, const char* argument) {
   return value && value->isNone();
 }
 
-/// True if a node may write to its input `i` although its schema does not say so.
+/// True if a node may write to its input `i`, which its schema declares as read-only.
 inline bool hides_write(const torch::jit::Node& node, std::size_t i) {
   const c10::FunctionSchema& schema = node.schema();
   bool is_training = false;
@@ -88,7 +88,7 @@ inline bool holds_tensors(const c10::Type& type) {
 }
 
 /// True if a value may share memory with a constant tensor, also by an operator that hides it.
-/// \param seen the values that were asked for; initially empty
+/// \param seen the values that were visited; initially empty
 inline bool shares_constant(const torch::jit::Value& value, std::set<const torch::jit::Value*>& seen) {
   if (!holds_tensors(*value.type()) || !seen.insert(&value).second) return false;
   const torch::jit::Node& node = *value.node();
