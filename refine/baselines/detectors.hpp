@@ -2,12 +2,14 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/Tensor.h>
-#include <ATen/ops/log_softmax.h>
+#include <ATen/ops/softmax.h>
+#include <ATen/ops/special_entr.h>
 #include <ATen/ops/zeros.h>
 #include <c10/core/Device.h>
 
 #include <cmath>
 #include <cstdint>
+#include <limits>
 #include <utility>
 #include <vector>
 
@@ -51,6 +53,11 @@ struct Detector {
   at::Tensor transformed(const at::Tensor& images) const { return images; }
 };
 
+/// Returns for each row of logits whether it has no softmax, since a logit is NaN or +∞, or all are −∞.
+inline at::Tensor lacks_softmax(const at::Tensor& logits) {
+  return at::softmax(logits, 1).isnan().any(1);
+}
+
 }  // namespace detail
 
 /// Adds clean images to each image: the answer to a triggered image stays sure (STRIP; Gao et al.,
@@ -73,18 +80,19 @@ class Strip : public detail::Detector<V> {
   /// overlays: 1 if every sum of images is answered with certainty.
   ///
   /// \param images float N×C×H×W in [0, 1], on `device()`
-  /// \return float N in [0, 1]
+  /// \return float N in [0, 1]; infinity where logits have no softmax
   at::Tensor alarm(const at::Tensor& images) const {
     at::Tensor entropy = at::zeros({images.size(0)}, images.options());
     double classes = 2;
     for (std::int64_t k = 0; k < overlays_.size(0); ++k) {
       const at::Tensor overlay = data::to_float(overlays_.narrow(0, k, 1), images.device());
-      const at::Tensor logs = at::log_softmax(this->victim.forward((images + overlay).clamp(0, 1)), 1);
-      classes = static_cast<double>(logs.size(1));
-      entropy -= (logs.exp() * logs).sum(1);
+      const at::Tensor logits = this->victim.forward((images + overlay).clamp(0, 1));
+      classes = static_cast<double>(logits.size(1));
+      entropy += at::special_entr(at::softmax(logits, 1)).sum(1);  // 0 for a class that −∞ rules out
     }
     const double highest = static_cast<double>(overlays_.size(0)) * std::log(classes);
-    return (1 - entropy / highest).clamp(0, 1);
+    const at::Tensor score = (1 - entropy / highest).clamp(0, 1);
+    return score.masked_fill(score.isnan(), std::numeric_limits<double>::infinity());
   }
 
  private:
@@ -114,13 +122,17 @@ class ScaleUp : public detail::Detector<V> {
   /// itself. Values that exceed 1 are clamped.
   ///
   /// \param images float N×C×H×W in [0, 1], on `device()`
-  /// \return float N in [0, 1]
+  /// \return float N in [0, 1]; infinity where logits have no softmax
   at::Tensor alarm(const at::Tensor& images) const {
-    const at::Tensor classes = this->victim.forward(images).argmax(1);
-    at::Tensor same = at::zeros({images.size(0)}, images.options());
-    for (const double factor : factors_)
-      same += this->victim.forward((images * factor).clamp(0, 1)).argmax(1).eq(classes);
-    return same / static_cast<double>(factors_.size());
+    const at::Tensor logits = this->victim.forward(images);
+    at::Tensor same = at::zeros({images.size(0)}, images.options()), lacks = detail::lacks_softmax(logits);
+    for (const double factor : factors_) {
+      const at::Tensor bright = this->victim.forward((images * factor).clamp(0, 1));
+      same += bright.argmax(1).eq(logits.argmax(1));
+      lacks.logical_or_(detail::lacks_softmax(bright));
+    }
+    return (same / static_cast<double>(factors_.size()))
+        .masked_fill(lacks, std::numeric_limits<double>::infinity());
   }
 
  private:

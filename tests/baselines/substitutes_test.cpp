@@ -14,6 +14,7 @@
 
 #include <cmath>
 #include <cstddef>
+#include <limits>
 #include <memory>
 #include <refine/attacks/attacks.hpp>
 #include <refine/backbones/densenet.hpp>
@@ -103,6 +104,29 @@ TEST(ScaleUp, Alarm_IsTheShareOfEqualAnswers) {
   EXPECT_EQ(ScaleUp{Bright{}}.alarm(at::full({3, 1, 2, 2}, 0.1)).sizes(), at::IntArrayRef({3}));
   expect_words(error_of([] { ScaleUp(Bright{}, {}); }), {"factors"});
   expect_words(error_of([] { ScaleUp(Bright{}, {1}); }), {"above 1", "got 1"});
+}
+
+/// A victim that answers the logits (a, b), with a = ln(first pixel) and b = ln(second pixel): −∞ for black.
+struct Logarithms {
+  static constexpr bool frozen = true;
+  Task task = {{1, 1, 2}, 2};
+  std::shared_ptr<torch::nn::Module> module = std::make_shared<torch::nn::Module>("Logarithms");
+
+  at::Tensor forward(const at::Tensor& images) const { return images.flatten(1).log(); }
+};
+
+TEST(Detector, ImagesWhoseLogitsHaveNoSoftmax_RaiseTheAlarm) {
+  at::Tensor images = at::full({3, 1, 1, 2}, 0.25);
+  images[1][0][0][1] = 0;  // the second class is ruled out
+  images[2].fill_(0);      // both are
+  const auto strip = Strip{Logarithms{}, at::zeros({1, 1, 1, 2}, at::kByte)}.alarm(images);
+  EXPECT_NEAR(strip[0].item<double>(), 0, 1e-6);  // two equal classes
+  EXPECT_EQ(strip[1].item<double>(), 1);
+  EXPECT_EQ(strip[2].item<double>(), std::numeric_limits<double>::infinity());
+  const auto scale_up = ScaleUp{Logarithms{}, {2, 3}}.alarm(images);
+  EXPECT_EQ(scale_up[0].item<double>(), 1);
+  EXPECT_EQ(scale_up[1].item<double>(), 1);
+  EXPECT_EQ(scale_up[2].item<double>(), std::numeric_limits<double>::infinity());
 }
 
 TEST(Detector, Answers_AreTheVictims) {
