@@ -3,11 +3,13 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/core/Tensor.h>
 #include <torch/csrc/jit/api/module.h>
+#include <torch/nn/module.h>
 #include <nlohmann/json_fwd.hpp>
 
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
@@ -38,11 +40,12 @@ struct ExportFunction {
 
 /// What is written.
 struct ExportJob {
-  torch::jit::Module module;                   ///< the tensors that the functions compute with, by name
-  std::vector<ExportFunction> functions = {};  ///< the programs
-  Task task = {};                              ///< image shape and classes
-  const char* kind = "";                       ///< "defended" or "classifier"
-  DefenseFacts facts = {};                     ///< for `refine.json`
+  torch::jit::Module module;  ///< the tensors that the functions compute with, by name
+  std::shared_ptr<const torch::nn::Module> victim = nullptr;  ///< whose program has its tensors as `victim.…`
+  std::vector<ExportFunction> functions = {};                 ///< the programs
+  Task task = {};                                             ///< image shape and classes
+  const char* kind = "";                                      ///< "defended" or "classifier"
+  DefenseFacts facts = {};                                    ///< for `refine.json`
 };
 
 /// Traces the functions, checks that the programs compute what the functions do for several numbers
@@ -70,10 +73,19 @@ inline at::Tensor is_at_threshold(const ServedParts& parts, const at::Tensor& im
   return (scores - *serving.alarm_threshold).abs() < rounding;
 }
 
+/// Returns the victim's module; null if the defense has none of its name.
+inline std::shared_ptr<const torch::nn::Module> victim_of(const ServedParts& parts) {
+  for (const auto& [name, module] : parts.modules) {
+    if (name == "backbone") return module;
+  }
+  return nullptr;
+}
+
 /// Returns what is written of a classifier.
 template <backbones::FrozenBackbone B>
 ExportJob victim_job(const B& victim) {
   return {.module = torchscript_module(victim),
+          .victim = victim.module,
           .functions = {{.name = "model",
                          .outputs = {"logits"},
                          .run = [victim](const at::Tensor& x) -> std::vector<at::Tensor> {

@@ -37,9 +37,11 @@
 #include <refine/pipeline/gated.hpp>
 #include <refine/pipeline/pipeline.hpp>
 #include <refine/programs/detail/program_checks.hpp>
+#include <refine/programs/encoder.hpp>
 #include <refine/programs/exported_program.hpp>
 #include <refine/programs/torchscript.hpp>
 #include <refine/remaps/remaps.hpp>
+#include <refine/transforms/encoded.hpp>
 #include <refine/transforms/unet.hpp>
 
 #include "tests/export/narrow_network.hpp"
@@ -231,6 +233,37 @@ TEST(ExportPt2, VictimsGraph_IsKept) {
     EXPECT_EQ(kept->second.is_parameter, stored.is_parameter) << name;
   }
   EXPECT_GT(tensors, 20u);
+}
+
+// Both are the same network, so that their tensors have the same names.
+TEST(ExportPt2, EncoderAndVictimOfTheSameNames_KeepTheirWeights) {
+  const ScratchFolder folder;
+  const auto encoder_file = folder.path / "encoder.pt2", victim_file = folder.path / "victim.pt2";
+  export_pt2(freeze(backbones::ResNet18<cifar>{.width = 4, .seed = 1}), encoder_file);
+  export_pt2(freeze(backbones::ResNet18<cifar>{.width = 4, .seed = 2}), victim_file);
+  const transforms::ProgramEncoder encoder(encoder_file, {.image = cifar.image});
+  const AnyPipeline defense{
+      transforms::Encoded<transforms::ProgramEncoder>{
+          .image = cifar.image,
+          .encoder = encoder,
+          .decoder = {.features = encoder.features, .image = {3, 32, 32}, .bottleneck = 3, .width = 8}},
+      freeze(backbones::AnyBackbone{backbones::ExportedProgram<>(victim_file)}),
+      remaps::Derangement<>{.classes = 10}};
+  const auto file = folder.path / "defended.pt2";
+  export_defense(defense, file);
+  expect_same(ExportedClassifier(file), defense, cifar.image);
+  const formats::ExportedProgram written =
+      formats::read_exported_program(file, formats::Trust::checked, "details");
+  const auto expect_tensors = [&](const std::filesystem::path& source, const std::string& prefix) {
+    const formats::ExportedProgram original = formats::read_exported_program(source);
+    EXPECT_GT(original.tensors.size(), 20u);
+    for (const auto& [name, stored] : original.tensors) {
+      EXPECT_EQ(written.bytes.at(written.tensors.at(prefix + name).entry), original.bytes.at(stored.entry))
+          << prefix << name;
+    }
+  };
+  expect_tensors(victim_file, "victim.");
+  expect_tensors(encoder_file, "encoder.");
 }
 
 // Both programs compute with the same tensors, and the file has them once.

@@ -46,6 +46,19 @@ struct Tensors {
   std::map<std::string, at::Tensor> by_name = {};  ///< on the CPU, contiguous
   std::set<std::string> parameters = {};           ///< names of parameters; the others are buffers
   std::vector<at::Tensor> constants = {};          ///< tensors that no module has, `constant_0` and so on
+  /// What is before the names of the tensors of spliced programs, by program.
+  std::map<const formats::ExportedProgram*, std::string> prefixes = {};
+
+  /// Returns it. Programs that are not the victim's are encoders or students.
+  const std::string& prefix_of(const formats::ExportedProgram* program) {
+    std::string& prefix = prefixes[program];
+    for (std::size_t i = 0; prefix.empty(); ++i) {
+      const std::string name = i == 0 ? "encoder" : fmt::format("encoder_{}", i);
+      if (std::ranges::none_of(prefixes, [&](const auto& each) { return each.second == name; }))
+        prefix = name;
+    }
+    return prefix;
+  }
 };
 
 /// The part of a program that was translated from an ONNX model, which an ONNX file has in its place.
@@ -161,6 +174,7 @@ class Translator {
   bool translate_integer(const Node& node);
   void translate_call(const Node& node);
   void splice(const Node& node);
+  std::string clone(const std::string& value);
 
   const c10::IValue* constant(const Value* value) const;
   const std::string* name_of(const Value* value) const;
@@ -178,6 +192,7 @@ class Translator {
   const Destination& destination_;
   formats::ExportedProgram program_;
   std::set<std::string> names_;
+  std::map<std::string, int> suffixes_;        // name → the last number that `new_name` appended to it
   std::map<std::string, std::string> inputs_;  // stored tensor → name in the graph
   std::string images_;
   struct Object {
@@ -208,7 +223,7 @@ REFINE_INLINE std::string Translator::new_name(std::string_view wanted) {
   }
   if (base.empty() || (base[0] >= '0' && base[0] <= '9')) base = "v" + base;
   std::string name = base;
-  for (int i = 1; !names_.insert(name).second; ++i) name = fmt::format("{}_{}", base, i);
+  for (int& last = suffixes_[base]; !names_.insert(name).second;) name = fmt::format("{}_{}", base, ++last);
   return name;
 }
 
@@ -248,13 +263,7 @@ REFINE_INLINE formats::ExportedProgram Translator::translate(const torch::jit::G
     // An output is neither an input nor another output.
     if (!returned.insert(value).second ||
         std::ranges::any_of(inputs_, [&](const auto& input) { return input.second == value; })) {
-      const std::string copy = new_name("clone");
-      program_.nodes.push_back({.name = copy,
-                                .target = "aten::clone.default",
-                                .inputs = {{"self", formats::ValueName{value}}},
-                                .outputs = {formats::ValueName{copy}},
-                                .positional = 1});
-      value = copy;
+      value = clone(value);
     }
     program_.outputs.push_back({.name = outputs[i], .value = value});
   }
@@ -595,29 +604,33 @@ REFINE_INLINE void Translator::translate_call(const Node& node) {
   program_.nodes.push_back(std::move(call));
 }
 
-/// Copies the graph of a victim in place of its node, with new names.
+/// Adds a copy of a value. \return its name
+REFINE_INLINE std::string Translator::clone(const std::string& value) {
+  const std::string copy = new_name("clone");
+  program_.nodes.push_back({.name = copy,
+                            .target = "aten::clone.default",
+                            .inputs = {{"self", formats::ValueName{value}}},
+                            .outputs = {formats::ValueName{copy}},
+                            .positional = 1});
+  return copy;
+}
+
+/// Copies the graph of a victim or an encoder in place of its node, with new names.
 REFINE_INLINE void Translator::splice(const Node& node) {
   const auto& [source, output, copies_images] =
       splices_.at(static_cast<std::size_t>(node.i(Splices::position())));
   std::map<std::string, std::string> renamed;
   const auto rename = [&](formats::ValueName& value) { value.name = renamed.at(value.name); };
+  const std::string prefix = tensors_.prefix_of(source.get());
   std::string images = use(node.input(0));
-  if (copies_images) {
-    const std::string copy = new_name("clone");
-    program_.nodes.push_back({.name = copy,
-                              .target = "aten::clone.default",
-                              .inputs = {{"self", formats::ValueName{images}}},
-                              .outputs = {formats::ValueName{copy}},
-                              .positional = 1});
-    images = copy;
-  }
+  if (copies_images) images = clone(images);
   for (const formats::GraphInput& input : source->inputs) {
     using Kind = formats::GraphInput::Kind;
     if (input.kind == Kind::images) renamed[input.name] = images;
     if (input.kind != Kind::tensor) continue;
     const formats::StoredTensor& tensor = source->tensors.at(input.stored);
     renamed[input.name] =
-        stored("victim." + input.stored, backbones::detail::view_of(*source, tensor), tensor.is_parameter);
+        stored(prefix + "." + input.stored, backbones::detail::view_of(*source, tensor), tensor.is_parameter);
   }
   OnnxPart part{.model = source->onnx, .images = images};
   for (formats::GraphNode copy : source->nodes) {
@@ -629,11 +642,11 @@ REFINE_INLINE void Translator::splice(const Node& node) {
       renamed[std::get<formats::ValueName>(copy.outputs.at(0)).name] = renamed.at(list.at(index).name);
       continue;
     }
-    copy.name = new_name("victim_" + copy.name);
+    copy.name = new_name(prefix + "_" + copy.name);
     for (auto& [parameter, operand] : copy.inputs) for_each_name(operand, rename);
     for (formats::GraphArgument& result : copy.outputs) {
       for_each_name(result, [&](formats::ValueName& value) {
-        const std::string name = new_name("victim_" + value.name);
+        const std::string name = new_name(prefix + "_" + value.name);
         renamed[value.name] = name;
         value.name = name;
       });
@@ -714,6 +727,27 @@ inline std::optional<formats::BatchInteger> linear(const std::array<std::int64_t
   return formats::BatchInteger{per_image, constant};
 }
 
+/// Returns the images of the i-th of `batches`. Each shows something else, so that sizes that depend on it
+/// are not taken for multiples.
+inline at::Tensor example_batch(std::size_t i, const Task& task) {
+  return backbones::detail::ramp(batches[i], task.image).contiguous().pow(static_cast<double>(i + 1));
+}
+
+/// True if a program computes the k-th result of a function, but for rounding.
+/// \param found the program's result for `images`
+/// \param expected the function's
+inline bool is_result(const ExportFunction& function, std::size_t k, const at::Tensor& images,
+                      const at::Tensor& found, at::Tensor expected) {
+  if (found.sizes() != expected.sizes()) return false;
+  // Against other graphs; rounding, which grows with the largest result, is far below.
+  constexpr double share = 1e-3;
+  const double largest = expected.abs().max().item<double>();
+  const double tolerance = share * (std::isfinite(largest) ? std::max(1.0, largest) : 1.0);
+  if (function.outputs[k] == function.gated)
+    expected = at::where(function.is_undecided(images).unsqueeze(1), found, expected);
+  return at::allclose(found, expected, share, tolerance, /*equal_nan=*/true);
+}
+
 /// Adds to a program what the file says about its values, which are found by running it.
 /// \param program translated from a trace
 /// \param tensors of the file
@@ -731,26 +765,16 @@ REFINE_INLINE formats::WritableProgram with_types(formats::ExportedProgram progr
   };
   std::array<std::map<std::string, c10::IValue>, batches.size()> values;
   for (std::size_t i = 0; i < batches.size(); ++i) {
-    // Each batch shows something else, so that sizes that depend on it are not taken for multiples.
-    const at::Tensor images =
-        backbones::detail::ramp(batches[i], task.image).contiguous().pow(static_cast<double>(i + 1));
+    const at::Tensor images = example_batch(i, task);
     try {
       values[i] = backbones::detail::run_program(program, tensors.by_name, images, destination.file);
     } catch (const c10::Error& error) {
       refuse(fmt::format("its program fails for {} images: {}", batches[i], nn::describe_error(error)));
     }
     const c10::NoGradGuard no_grad;
-    std::vector<at::Tensor> expected = function.run(images);
+    const std::vector<at::Tensor> expected = function.run(images);
     for (std::size_t k = 0; k < expected.size(); ++k) {
-      // Against other graphs; rounding, which grows with the largest result, is far below.
-      constexpr double share = 1e-3;
-      const double largest = expected[k].abs().max().item<double>();
-      const double tolerance = share * (std::isfinite(largest) ? std::max(1.0, largest) : 1.0);
-      const at::Tensor& found = values[i].at(program.outputs[k].value).toTensor();
-      if (function.outputs[k] == function.gated && found.sizes() == expected[k].sizes())
-        expected[k] = at::where(function.is_undecided(images).unsqueeze(1), found, expected[k]);
-      if (found.sizes() != expected[k].sizes() ||
-          !at::allclose(found, expected[k], share, tolerance, /*equal_nan=*/true)) {
+      if (!is_result(function, k, images, values[i].at(program.outputs[k].value).toTensor(), expected[k])) {
         refuse(
             fmt::format("its program has other {} than the model for {} images, so the model does not do the "
                         "same for every batch",
@@ -825,6 +849,13 @@ REFINE_INLINE Prepared prepare(const ExportJob& job, const std::filesystem::path
   const Destination destination{.file = path.string(), .is_onnx = is_onnx};
   const at::Tensor example = example_images(job.task, path);
   Prepared prepared;
+  if (job.victim) {
+    for (const auto& module : job.victim->modules()) {
+      const auto* program = dynamic_cast<const backbones::detail::ExportedModule*>(module.get());
+      if (program && prepared.tensors.prefixes.empty())
+        prepared.tensors.prefixes[program->program().get()] = "victim";
+    }
+  }
   const c10::NoGradGuard no_grad;
   for (const ExportFunction& function : job.functions) {
     torch::jit::Module module = job.module;
@@ -904,6 +935,7 @@ REFINE_INLINE void write_pt2(const ServedParts& parts, const std::filesystem::pa
     }
   }
   write_pt2({.module = torchscript_module(parts),
+             .victim = victim_of(parts),
              .functions = {std::move(model), std::move(details)},
              .task = parts.task,
              .kind = "defended",
