@@ -3,16 +3,32 @@
 #include <nlohmann/json_fwd.hpp>
 
 #include <filesystem>
+#include <string>
 
 #include <refine/backbones/backbone.hpp>
 #include <refine/core/file.hpp>
+#include <refine/core/task.hpp>
 #include <refine/export/pt2.hpp>
 #include <refine/export/torchscript.hpp>
 #include <refine/pipeline/pipeline.hpp>
 
+namespace refine::formats {
+struct WritableOnnx;
+}
+
 namespace refine {
 
 namespace detail {
+
+/// Checks that a graph computes what it must: translates it back and runs it with 2, 3 and 5 images. Does
+/// nothing if refine does not read one of its operators.
+/// \param graph whose outputs are those of `function`
+/// \param function what it must compute
+/// \param task of the images
+/// \param file for messages
+/// \throws Error if it computes something else
+void check_onnx_graph(const formats::WritableOnnx& graph, const ExportFunction& function, const Task& task,
+                      const std::string& file);
 
 /// Writes the only function of a job as an ONNX file, `write_pt2` otherwise.
 /// \param job what to write
@@ -54,6 +70,8 @@ inline bool is_onnx_path(const std::filesystem::path& path) {
 /// nodes of a victim that is an ONNX model itself (`backbones::OnnxModel`) are written byte for byte,
 /// with the opset of its file, if it computes in float32; values that it calls `images`, `logits` or
 /// `alarm` are renamed. Its nodes are there twice, for the images and for what the transform draws.
+/// Before the file is written, the graph is translated back, run with 2, 3 and 5 images and compared with
+/// the defense, unless it has an operator that this library does not read.
 ///
 /// \param defense the defended classifier; its image shape must be known
 /// \param path the file; it is complete or not there

@@ -5,6 +5,7 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/ops/arange.h>
+#include <ATen/ops/from_blob.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/tensor.h>
@@ -20,6 +21,7 @@
 #include <cstdint>
 #include <limits>
 #include <map>
+#include <memory>
 #include <numbers>
 #include <optional>
 #include <set>
@@ -32,7 +34,9 @@
 #include <refine/core/error.hpp>
 #include <refine/export/impl/pt2.ipp>
 #include <refine/formats/onnx.hpp>
+#include <refine/nn/device.hpp>
 #include <refine/programs/detail/exported_module.hpp>
+#include <refine/programs/onnx.hpp>
 
 namespace refine::detail::onnx {
 
@@ -105,6 +109,8 @@ class GraphWriter {
   ElementType type(const std::string& value) const;
   std::int64_t fixed(const Call& call, const BatchInteger& size) const;
   std::string use(const Call& call, const std::string& value);
+  const std::string& stored_name(const std::string& value) const;
+  at::Tensor content_of(const std::string& value) const;
   std::string tensor(const Call& call, const std::string& name) { return use(call, value(call, name)); }
   std::string operand(const Call& call, const std::string& name, ElementType type);
 
@@ -129,8 +135,6 @@ class GraphWriter {
                        const at::Tensor& columns);
   std::string standardize(const Call& call, const std::string& input, const std::vector<std::int64_t>& axes,
                           double epsilon);
-  std::string attention(const Call& call, const std::string& q, const std::string& k, const std::string& v,
-                        std::size_t rank, double scale, const std::string& mask, bool is_boolean);
 
   // Operators.
   void translate(const Call& call);
@@ -180,13 +184,14 @@ class GraphWriter {
   std::map<std::string, std::size_t> groups_;              // value → group that shares memory
   std::vector<std::set<std::string>> members_;             // of the groups
   std::map<std::size_t, std::size_t> last_write_;          // group → position of a node
-  std::set<std::string> may_copy_;   // values that may be copies of the others of their group
-  std::set<std::size_t> changing_;   // groups that receive values that are not constant
-  std::set<std::string> constants_;  // values that depend on tensors of the file alone
-  std::set<std::string> used_;       // names of the graph
+  std::set<std::string> may_copy_;       // values that may be copies of the others of their group
+  std::set<std::size_t> changing_;       // groups that receive values that are not constant
+  std::set<std::string> constants_;      // values that depend on tensors of the file alone
+  std::set<std::string> used_;           // names of the graph
+  std::map<std::string, int> suffixes_;  // name → the last number that `unique` appended to it
   std::map<std::string, at::Tensor> initializers_;
   std::map<std::string, std::string> shared_;  // what an initializer is made of → its name
-  std::map<std::string, std::string> part_tensors_;
+  std::map<std::pair<const formats::OnnxModel*, std::string>, std::string> part_tensors_;
   std::size_t parts_written_ = 0;
   std::string batch_, images_;
 };
@@ -297,6 +302,13 @@ REFINE_INLINE void GraphWriter::find_constants() {
     const std::string_view base = std::string_view(node.target).substr(0, node.target.find('.'));
     if (copying.contains(base))
       for_each_output(node, [&](const std::string& output) { may_copy_.insert(output); });
+  }
+  // Some results are an operand although no schema says so: those of dropout in evaluation mode.
+  std::map<const void*, std::string> owners;  // memory → a value in it
+  for (const auto& [name, value] : source_.sample) {
+    if (!value.isTensor() || !value.toTensor().defined() || !value.toTensor().has_storage()) continue;
+    const void* memory = value.toTensor().storage().unsafeGetStorageImpl();
+    join(owners.emplace(memory, name).first->second, name);
   }
   for (const formats::GraphOutput& output : program.outputs) last_use_[output.value] = program.nodes.size();
   for (std::size_t i = 0; i < program.nodes.size(); ++i) {  // when the groups are complete
@@ -514,10 +526,20 @@ REFINE_INLINE std::string GraphWriter::use(const Call& call, const std::string& 
   const auto write = last_write_.find(group_of(value));
   if (write != last_write_.end() && write->second >= call.position)
     fail(call, "uses a constant that is changed later");
+  return names_[value] = initializer(stored_name(value), content_of(value));
+}
+
+/// Returns the name of a constant in the file; its own if it is computed.
+REFINE_INLINE const std::string& GraphWriter::stored_name(const std::string& value) const {
   const auto stored = stored_.find(value);
-  const at::Tensor content = stored != stored_.end() ? source_.tensors.by_name.at(stored->second)
-                                                     : source_.sample.at(value).toTensor();
-  return names_[value] = initializer(stored != stored_.end() ? stored->second : value, content);
+  return stored != stored_.end() ? stored->second : value;
+}
+
+/// Returns a constant.
+REFINE_INLINE at::Tensor GraphWriter::content_of(const std::string& value) const {
+  const auto stored = stored_.find(value);
+  return stored != stored_.end() ? source_.tensors.by_name.at(stored->second)
+                                 : source_.sample.at(value).toTensor();
 }
 
 /// Returns an argument that is a tensor or a number, as a tensor of a type.
@@ -535,7 +557,8 @@ REFINE_INLINE std::string GraphWriter::operand(const Call& call, const std::stri
 
 REFINE_INLINE std::string GraphWriter::unique(const std::string& wanted) {
   std::string name = wanted;
-  for (int i = 1; !used_.insert(name).second; ++i) name = fmt::format("{}_{}", wanted, i);
+  for (int& last = suffixes_[wanted]; !used_.insert(name).second;)
+    name = fmt::format("{}_{}", wanted, ++last);
   return name;
 }
 
@@ -692,10 +715,18 @@ REFINE_INLINE std::string GraphWriter::arithmetic(const Call& call) {
       {"add", "Add"},      {"sub", "Sub"},         {"mul", "Mul"},      {"div", "Div"},
       {"rsub", "Sub"},     {"true_divide", "Div"}, {"multiply", "Mul"}, {"divide", "Div"},
       {"subtract", "Sub"}, {"maximum", "Max"},     {"minimum", "Min"},  {"floor_divide", "Div"},
-      {"pow", "Pow"},      {"fmax", "Max"},        {"fmin", "Min"}};
+      {"pow", "Pow"},      {"fmax", "Max"},        {"fmin", "Min"},     {"max", "Max"},
+      {"min", "Min"}};
   const ElementType wanted = type(result(call));
   const bool is_power = call.op == "pow";
   std::string a = operand(call, "self", wanted), b = operand(call, is_power ? "exponent" : "other", wanted);
+  if (wanted == ElementType::boolean) {  // ONNX computes with numbers only
+    const std::string op = ops.at(call.op);
+    const bool is_and = op == "Mul" || op == "Min", is_or = op == "Add" || op == "Max";
+    if ((!is_and && !is_or) || (has(call, "alpha") && number(call, "alpha") != 1))
+      fail(call, "computes with booleans");
+    return emit(call, is_and ? "And" : "Or", {a, b});
+  }
   if (has(call, "alpha") && number(call, "alpha") != 1) {
     const std::string alpha = scalar(number(call, "alpha"), wanted);
     (call.op == "rsub" ? a : b) = emit(call, "Mul", {call.op == "rsub" ? a : b, alpha});
@@ -757,8 +788,16 @@ REFINE_INLINE std::string GraphWriter::elementwise(const Call& call) {
                                                               {"absolute", "Abs"}};
   if (call.op == "round" && has(call, "decimals") && integer(call, "decimals") != 0)
     fail(call, "rounds to decimals");
-  const ElementType wanted = call.op.ends_with("_not") ? ElementType::boolean : type(result(call));
-  return emit(call, ops.at(call.op), {operand(call, "self", wanted)});
+  if (call.op == "bitwise_not" && type(result(call)) != ElementType::boolean)
+    fail(call, "inverts the bits of integers");
+  const bool is_not = call.op.ends_with("_not");
+  const ElementType wanted = is_not ? ElementType::boolean : type(result(call));
+  if (wanted == ElementType::boolean && !is_not) fail(call, "computes with booleans");
+  const std::string x = operand(call, "self", wanted), op = ops.at(call.op);
+  // Runtimes do not have these for integers.
+  if (wanted != ElementType::float32 && (op == "Floor" || op == "Ceil" || op == "Round")) return x;
+  if (wanted == ElementType::int64 && op == "Relu") return emit(call, "Max", {x, scalar(0, wanted)});
+  return emit(call, op, {x});
 }
 
 REFINE_INLINE std::string GraphWriter::activation(const Call& call) {
@@ -792,9 +831,13 @@ REFINE_INLINE std::string GraphWriter::activation(const Call& call) {
   }
   if (op == "selu") return emit(call, "Selu", {x});
   if (op == "softplus") {
-    const double beta = number(call, "beta");
-    if (beta == 1) return emit(call, "Softplus", {x});
-    return emit(call, "Div", {emit(call, "Softplus", {emit(call, "Mul", {x, scalar(beta)})}), scalar(beta)});
+    const double beta = number(call, "beta"), threshold = number(call, "threshold");
+    const std::string scaled = beta == 1 ? x : emit(call, "Mul", {x, scalar(beta)});
+    std::string y = emit(call, "Softplus", {scaled});
+    if (beta != 1) y = emit(call, "Div", {y, scalar(beta)});
+    constexpr double hidden_by_rounding = 20;  // softplus(20) = 20 + 2e-9
+    if (threshold >= hidden_by_rounding) return y;
+    return emit(call, "Where", {emit(call, "Greater", {scaled, scalar(threshold)}), x, y});
   }
   if (op == "rsqrt") return emit(call, "Reciprocal", {emit(call, "Sqrt", {x})});
   if (op == "square") return emit(call, "Mul", {x, x});
@@ -880,12 +923,8 @@ REFINE_INLINE std::string GraphWriter::linear(const Call& call) {
     return emit(call, "Gemm", std::move(inputs), {{"transB", std::int64_t{1}}});
   }
   if (constants_.contains(weight) && !last_write_.contains(group_of(weight)) && sizes(weight).size() == 2) {
-    const auto stored = stored_.find(weight);
-    const at::Tensor content = stored != stored_.end() ? source_.tensors.by_name.at(stored->second)
-                                                       : source_.sample.at(weight).toTensor();
     std::string& name = shared_["transposed " + weight];
-    if (name.empty())
-      name = initializer((stored != stored_.end() ? stored->second : weight) + ".T", content.t());
+    if (name.empty()) name = initializer(stored_name(weight) + ".T", content_of(weight).t());
     inputs.push_back(name);
   } else {
     inputs.push_back(emit(call, "Transpose", {use(call, weight)}));
@@ -961,6 +1000,7 @@ REFINE_INLINE std::string GraphWriter::layer_norm(const Call& call) {
 REFINE_INLINE std::string GraphWriter::group_norm(const Call& call) {
   const Sizes& input = sizes(value(call, "input"));
   const std::int64_t groups = integer(call, call.op == "group_norm" ? "num_groups" : "group");
+  if (groups < 1) fail(call, "has no groups");
   std::int64_t per_group = fixed(call, input.at(1)) / groups;
   for (std::size_t d = 2; d < input.size(); ++d) per_group *= fixed(call, input[d]);
   const std::string grouped =
@@ -994,10 +1034,15 @@ REFINE_INLINE std::string GraphWriter::pooling(const Call& call) {
   }
   const bool is_plain = beyond[0] == 0 && beyond[1] == 0;
   auto pads = both_sides(padding);
-  const std::string x = tensor(call, "self");
+  std::string x = tensor(call, "self");
   if (is_max) {
     pads[2] += beyond[0];
     pads[3] += beyond[1];
+    if (pads[2] >= kernel[0] || pads[3] >= kernel[1]) {  // ONNX Runtime's MaxPool refuses as much
+      const std::vector<std::int64_t> around = {0, 0, pads[0], pads[1], 0, 0, pads[2], pads[3]};
+      x = emit(call, "Pad", {x, list(around), scalar(-std::numeric_limits<double>::infinity())});
+      pads.assign(4, 0);
+    }
     return emit(call, "MaxPool", {x},
                 {{"kernel_shape", kernel}, {"strides", strides}, {"dilations", dilations}, {"pads", pads}});
   }
@@ -1035,6 +1080,7 @@ REFINE_INLINE std::string GraphWriter::adaptive_pooling(const Call& call) {
   for (std::size_t d = 0; d < 2; ++d) {
     from[d] = fixed(call, input[d + 2]);
     to[d] = fixed(call, output[d + 2]);
+    if (to[d] == 0) fail(call, "has an empty result");
     divides = divides && from[d] % to[d] == 0;
     is_global = is_global && to[d] == 1;
     is_same = is_same && from[d] == to[d];
@@ -1069,24 +1115,21 @@ REFINE_INLINE std::string GraphWriter::reduction(const Call& call) {
       {"mean", "ReduceMean"}, {"sum", "ReduceSum"}, {"amax", "ReduceMax"}, {"amin", "ReduceMin"},
       {"max", "ReduceMax"},   {"min", "ReduceMin"}, {"prod", "ReduceProd"}};
   const std::size_t rank = sizes(value(call, "self")).size();
-  if (call.op == "max" || call.op == "min") {
-    if (has(call, "other")) {
-      const ElementType wanted = type(result(call));
-      return emit(call, call.op == "max" ? "Max" : "Min",
-                  {operand(call, "self", wanted), operand(call, "other", wanted)});
-    }
-  }
+  if (has(call, "other")) return arithmetic(call);  // max and min of two tensors
   if (call.op == "argmax") {
     if (!has(call, "dim")) fail(call, "works on all dimensions");
     return emit(call, "ArgMax", {tensor(call, "self")},
                 {{"axis", axis(call, "dim", rank)}, {"keepdims", std::int64_t{flag(call, "keepdim")}}});
   }
-  if (call.op == "any" || call.op == "all") {
+  if (type(result(call)) == ElementType::boolean) {
     const std::string numbers =
         cast(call, tensor(call, "self"), type(value(call, "self")), ElementType::float32);
     const std::string extreme =
-        reduce(call, call.op == "any" ? "ReduceMax" : "ReduceMin", emit(call, "Abs", {numbers}),
-               from_zero(integers(call, "dim"), rank), flag(call, "keepdim"));
+        reduce(call,
+               call.op == "any"   ? "ReduceMax"
+               : call.op == "all" ? "ReduceMin"
+                                  : ops.at(call.op),
+               emit(call, "Abs", {numbers}), from_zero(integers(call, "dim"), rank), flag(call, "keepdim"));
     return cast(call, extreme, ElementType::float32, ElementType::boolean);
   }
   const std::string x = cast(call, tensor(call, "self"), type(value(call, "self")), type(result(call)));
@@ -1123,6 +1166,7 @@ REFINE_INLINE std::string GraphWriter::softmax(const Call& call) {
 }
 
 REFINE_INLINE std::string GraphWriter::new_shape(const Call& call) {
+  if (type(value(call, "self")) != type(result(call))) fail(call, "reads a tensor's bytes as another type");
   return reshape(call, tensor(call, "self"), sizes(result(call)));
 }
 
@@ -1245,10 +1289,11 @@ REFINE_INLINE std::string GraphWriter::slice(const Call& call) {
     return list({given ? integer(call, name) : otherwise});
   };
   if (call.op == "narrow") {
-    const std::int64_t start = integer(call, "start");
+    BatchInteger start = {.constant = integer(call, "start")};
+    if (start.constant < 0) start = {extent.per_image, extent.constant + start.constant};
     const BatchInteger length = output.at(static_cast<std::size_t>(along));
-    return emit(call, "Slice",
-                {x, list({start}), size_of({length.per_image, length.constant + start}), list({along})});
+    const BatchInteger end = {start.per_image + length.per_image, start.constant + length.constant};
+    return emit(call, "Slice", {x, size_of(start), size_of(end), list({along})});
   }
   const std::int64_t step = integer(call, "step");
   if (output.at(static_cast<std::size_t>(along)) == extent && step == 1) return x;
@@ -1307,6 +1352,7 @@ REFINE_INLINE std::string GraphWriter::roll(const Call& call) {
   if (axes.size() != shifts.size()) fail(call, "works on all dimensions");
   for (std::size_t i = 0; i < axes.size(); ++i) {
     const std::int64_t size = fixed(call, input.at(static_cast<std::size_t>(axes[i])));
+    if (size == 0) fail(call, "has an empty result");
     const std::int64_t cut = size - ((shifts[i] % size) + size) % size;
     if (cut == size) continue;
     const std::string along = list({axes[i]});
@@ -1413,6 +1459,7 @@ REFINE_INLINE std::string GraphWriter::shuffle(const Call& call) {
   if (input.size() != 4) fail(call, "takes images without a batch");
   if (call.op == "channel_shuffle" || call.op == "native_channel_shuffle") {
     const std::int64_t groups = integer(call, "groups");
+    if (groups < 1) fail(call, "has no groups");
     const std::string grouped = reshape(
         call, x,
         {input[0], {.constant = groups}, {.constant = fixed(call, input[1]) / groups}, input[2], input[3]});
@@ -1457,35 +1504,34 @@ REFINE_INLINE std::string GraphWriter::choice(const Call& call) {
                operand(call, "other", wanted)});
 }
 
-REFINE_INLINE std::string GraphWriter::attention(const Call& call, const std::string& q, const std::string& k,
-                                                 const std::string& v, std::size_t rank, double scale,
-                                                 const std::string& mask, bool is_boolean) {
-  std::vector<std::int64_t> order;
-  for (std::size_t d = 0; d < rank; ++d) order.push_back(static_cast<std::int64_t>(d));
-  std::swap(order[rank - 1], order[rank - 2]);
-  const std::string scaled = emit(call, "Mul", {q, scalar(scale)});
-  std::string scores = emit(call, "MatMul", {scaled, emit(call, "Transpose", {k}, {{"perm", order}})});
-  const bool selects = !mask.empty() && is_boolean;
-  if (selects) {
-    scores = emit(call, "Where", {mask, scores, scalar(std::numeric_limits<float>::lowest())});
-  } else if (!mask.empty()) {
-    scores = emit(call, "Add", {scores, mask});
-  }
-  std::string shares = emit(call, "Softmax", {scores}, {{"axis", std::int64_t{-1}}});
-  // What sees nothing gets zeros.
-  if (selects) shares = emit(call, "Where", {mask, shares, scalar(0)});
-  return emit(call, "MatMul", {shares, v});
-}
-
 REFINE_INLINE std::string GraphWriter::scaled_attention(const Call& call) {
   if (flag(call, "is_causal") || flag(call, "enable_gqa")) fail(call, "is for texts");
   const Sizes& query = sizes(value(call, "query"));
+  const std::size_t rank = query.size();
   const double width = static_cast<double>(fixed(call, query.back()));
-  const bool has_mask = has(call, "attn_mask");
-  return attention(call, tensor(call, "query"), tensor(call, "key"), tensor(call, "value"), query.size(),
-                   has(call, "scale") ? number(call, "scale") : 1 / std::sqrt(width),
-                   has_mask ? tensor(call, "attn_mask") : "",
-                   has_mask && type(value(call, "attn_mask")) == ElementType::boolean);
+  const double scale = has(call, "scale") ? number(call, "scale") : 1 / std::sqrt(width);
+  std::vector<std::int64_t> order;
+  for (std::size_t d = 0; d < rank; ++d) order.push_back(static_cast<std::int64_t>(d));
+  std::swap(order.at(rank - 1), order.at(rank - 2));
+  const std::string scaled = emit(call, "Mul", {tensor(call, "query"), scalar(scale)});
+  const std::string keys = emit(call, "Transpose", {tensor(call, "key")}, {{"perm", order}});
+  std::string scores = emit(call, "MatMul", {scaled, keys}), visible;
+  if (has(call, "attn_mask")) {
+    const std::string &given = value(call, "attn_mask"), mask = use(call, given);
+    if (type(given) == ElementType::boolean) {
+      visible = mask;
+      scores = emit(call, "Where", {mask, scores, scalar(std::numeric_limits<float>::lowest())});
+    } else {
+      const double nothing = -std::numeric_limits<double>::infinity();
+      if (!constants_.contains(given) || content_of(given).eq(nothing).any().item<bool>())
+        visible = emit(call, "Greater", {mask, scalar(nothing)});
+      scores = emit(call, "Add", {scores, mask});
+    }
+  }
+  std::string shares = emit(call, "Softmax", {scores}, {{"axis", std::int64_t{-1}}});
+  // What sees nothing gets zeros.
+  if (!visible.empty()) shares = emit(call, "Where", {visible, shares, scalar(0)});
+  return emit(call, "MatMul", {shares, tensor(call, "value")});
 }
 
 REFINE_INLINE const std::map<std::string, GraphWriter::Handler>& GraphWriter::handlers() {
@@ -1600,9 +1646,11 @@ REFINE_INLINE void GraphWriter::insert_part(const OnnxPart& part) {
   std::ranges::reverse(nodes);
   for (const auto& [name, tensor] : model.tensors) {
     if (!needed.contains(name)) continue;
-    std::string& written = part_tensors_[name];
+    std::string& written = part_tensors_[{&model, name}];
     if (written.empty()) {
-      written = is_taken(name) ? unique("victim_" + name) : name;
+      // Another model may have the name.
+      written =
+          is_taken(name) || &model != source_.parts.front().model.get() ? unique("victim_" + name) : name;
       graph_.tensors[written] = {.type = tensor.type, .sizes = tensor.sizes, .bytes = tensor.bytes};
     }
     if (written != name) renamed[name] = written;
@@ -1621,11 +1669,13 @@ REFINE_INLINE void GraphWriter::insert_part(const OnnxPart& part) {
       const auto found = renamed.find(name);
       return found == renamed.end() ? name : found->second;
     };
-    graph_.nodes.push_back(
-        {.encoded = is_same ? node->encoded
-                            : formats::renamed_onnx_node(
-                                  node->encoded, rename,
-                                  is_first || node->name.empty() ? "" : unique("victim_" + node->name))});
+    formats::OnnxNode copy = *node;
+    if (!is_same) {
+      const std::string name = is_first || node->name.empty() ? "" : unique("victim_" + node->name);
+      copy.encoded = formats::renamed_onnx_node(node->encoded, rename, name);
+      for (auto* list : {&copy.inputs, &copy.outputs}) std::ranges::transform(*list, list->begin(), rename);
+    }
+    graph_.nodes.push_back(std::move(copy));
   }
   const auto output = renamed.find(part.model_output);
   names_[part.output] = output == renamed.end() ? part.model_output : output->second;
@@ -1690,15 +1740,63 @@ void with_graph(const ExportJob& job, const std::filesystem::path& path, const U
   const c10::NoGradGuard no_grad;
   const pt2::Prepared prepared = pt2::prepare(job, path, /*is_onnx=*/true);
   const std::string &name = job.functions.front().name, file = path.string();
-  const Source source{prepared.archive.programs.at(name), prepared.tensors, prepared.samples.at(name),
-                      prepared.onnx_parts.at(name), file};
+  // A graph has one opset, so that nodes of another are translated from the program.
+  std::vector<OnnxPart> parts = prepared.onnx_parts.at(name);
+  const std::int64_t opset = parts.empty() ? 0 : parts.front().model->opset;
+  std::erase_if(parts, [&](const OnnxPart& part) { return part.model->opset != opset; });
+  const Source source{prepared.archive.programs.at(name), prepared.tensors, prepared.samples.at(name), parts,
+                      file};
   GraphWriter writer(source);
-  use(writer.write());
+  formats::WritableOnnx graph = writer.write();
+  check_onnx_graph(graph, job.functions.front(), job.task, file);
+  use(std::move(graph));
 }
 
 }  // namespace refine::detail::onnx
 
 namespace refine::detail {
+
+REFINE_INLINE void check_onnx_graph(const formats::WritableOnnx& graph, const ExportFunction& function,
+                                    const Task& task, const std::string& file) {
+  constexpr std::size_t short_list = 1024;  // bytes; the translator reads sizes and scales, not weights
+  const auto model = std::make_shared<formats::OnnxModel>();
+  model->opset = graph.opset;
+  model->inputs = graph.inputs;
+  model->nodes = graph.nodes;
+  model->outputs = graph.outputs;
+  std::map<std::string, at::Tensor> tensors;
+  for (const auto& [name, tensor] : graph.tensors) {
+    const at::ScalarType type = onnx::scalar_type(tensor.type);
+    const at::Tensor content = at::from_blob(const_cast<char*>(tensor.bytes.data()), tensor.sizes, type);
+    tensors[name] = at::isFloatingType(type) ? content.to(at::kFloat) : content;
+    formats::OnnxTensor& read = model->tensors[name] = {.type = tensor.type, .sizes = tensor.sizes};
+    if (!at::isFloatingType(type) || tensor.bytes.size() <= short_list) read.bytes = tensor.bytes;
+  }
+  const auto refuse = [&](const std::string& why) {
+    throw Error(
+        "cannot write {} as ONNX: its graph {}, which is an error of refine; write a .pt2 or TorchScript (.pt) instead",
+        file, why);
+  };
+  for (std::size_t i = 0; i < pt2::batches.size(); ++i) {
+    const at::Tensor images = pt2::example_batch(i, task);
+    std::vector<at::Tensor> found;
+    try {
+      const formats::ExportedProgram program = backbones::detail::translate_onnx(model, file);
+      const auto values = backbones::detail::run_program(program, tensors, images, file);
+      for (const formats::GraphOutput& output : program.outputs)
+        found.push_back(values.at(output.value).toTensor());
+    } catch (const Error&) {
+      return;
+    } catch (const c10::Error& error) {
+      refuse(fmt::format("fails for {} images ({})", pt2::batches[i], nn::describe_error(error)));
+    }
+    const std::vector<at::Tensor> expected = function.run(images);
+    for (std::size_t k = 0; k < expected.size(); ++k) {
+      if (k < found.size() && pt2::is_result(function, k, images, found[k], expected[k])) continue;
+      refuse(fmt::format("has other {} than the model for {} images", function.outputs[k], pt2::batches[i]));
+    }
+  }
+}
 
 REFINE_INLINE void write_onnx(const ExportJob& job, const std::filesystem::path& path,
                               const nlohmann::ordered_json& metadata) {
@@ -1724,6 +1822,7 @@ REFINE_INLINE void write_onnx(const ServedParts& parts, const std::filesystem::p
     graph.is_undecided = [&](const at::Tensor& x) { return is_at_threshold(parts, x, serving); };
   }
   write_onnx({.module = torchscript_module(parts),
+              .victim = victim_of(parts),
               .functions = {std::move(graph)},
               .task = parts.task,
               .kind = "defended",
