@@ -605,8 +605,11 @@ TEST_F(Inputs, OptionsWithoutEffect_AreRefused) {
   expect_refusal("evaluate --model d.pt --images clean --tlabel 3", {"--tlabel", "--triggered"});
   expect_refusal("attack --dataset nowhere --attack benign --tlabel 3", {"--tlabel", "Benign"});
   expect_refusal("attack --dataset nowhere --attack benign --rate 0.1", {"--rate", "Benign"});
-  expect_refusal("defend --model victim.pt --images clean --recipe paper --temperature 4" + quick,
-                 {"--temperature", "distillation"});
+  const Outcome without_effect =
+      refine("defend --model victim.pt --images clean --recipe paper --temperature 4 --no_probe" + quick);
+  EXPECT_EQ(without_effect.status, 2);
+  expect_words(without_effect.err, {"--temperature", "distillation"});
+  EXPECT_EQ(without_effect.err.find("held back"), std::string::npos) << "before the images are divided";
   expect_refusal("export --model victim.pt --image 16 --permutation nowhere.pth",
                  {"--permutation", "--defense"});
   expect_refusal("export --model victim.pt --image 16 --pixel_domain image", {"--pixel_domain", "--defense"});

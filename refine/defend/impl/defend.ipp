@@ -364,6 +364,7 @@ REFINE_INLINE Defended defend(const LoadedClassifier& victim, at::Tensor images,
   const SizedDefense sized = size_defense(options.transform, options.student, victim);
   // What can be refused is, before the images are touched and training starts.
   PreparedDefense prepared = prepare_defense(victim, sized, options.seed);
+  if (!options.recipe) sized.recipe(options.training, images.size(0), task.image, options.seed);
   if (const std::string sizes = sizes_text(sized, prepared.defense, task.image); !sizes.empty())
     note(options.notify, sizes);
   if (prepared.encoder && has_only_weights_of(*prepared.encoder, *victim.backbone.module)) {
