@@ -67,6 +67,45 @@ at::Tensor images(std::int64_t n, std::int64_t side = 16) {
   return nn::with_torch_seed(1, [&] { return at::rand({n, 3, side, side}); });
 }
 
+// LibTorch reads beyond its tables with such numbers.
+TEST(Scripted, TypesAndMemoryFormatsThatDoNotExist_AreRefused) {
+  const auto with = [](const std::string& code, const std::string& more = "") {
+    torch::jit::Module m = network("    x = " + code + "\n" + linear, more);
+    return backbones::Scripted<>(m, "m", {.task = {{3, 16, 16}, dynamic}});
+  };
+  for (const char* code : {"torch.clone(x, memory_format=4)", "torch.clone(x, memory_format=-1)",
+                           "x + torch.zeros_like(x, memory_format=4)", "x.to(dtype=200).to(dtype=6)",
+                           "x + torch.zeros([1], dtype=-1)", "torch.softmax(x, 1, dtype=1000)",
+                           "x.to(dtype=6 if x.size(0) > 1 else 200)", "x.to(dtype=x.size(0) + 5)",
+                           "torch.clone(x, memory_format=torch.ones([1], dtype=4).dtype)"}) {
+    SCOPED_TRACE(code);
+    expect_words(error_of([&] { with(code); }), {"does not have, or computes it"});
+  }
+  expect_words(error_of([&] { with("x.to(dtype=kind)", ", kind: int=200"); }), {"aten::to a dtype"});
+  for (const char* code : {"torch.clone(x, memory_format=2)", "x.to(dtype=self.weight.dtype)",
+                           "x + torch.zeros([1], dtype=6 if x.size(0) > 1 else self.weight.dtype)"}) {
+    SCOPED_TRACE(code);
+    EXPECT_EQ(with(code).forward(images(2)).sizes(), (std::vector<std::int64_t>{2, 5}));
+  }
+  EXPECT_EQ(with("x.to(dtype=kind)", ", kind: int=6").forward(images(2)).size(1), 5);
+}
+
+TEST(Scripted, TypeInAnAttribute_IsCheckedToo) {
+  for (const int kind : {6, 200}) {
+    torch::jit::Module m("network"), part("part");
+    part.register_attribute("kind", c10::IntType::get(), kind);
+    part.define("def forward(self, x):\n    return x.to(dtype=self.kind)\n");
+    m.register_module("part", part);
+    m.define("def forward(self, x):\n    return torch.mean(self.part.forward(x), [2, 3])\n");
+    m.eval();
+    const auto load = [&] { return backbones::Scripted<>(m, "m", {.task = {{3, 16, 16}, dynamic}}); };
+    if (kind == 6)
+      EXPECT_EQ(load().forward(images(2)).size(1), 3);
+    else
+      expect_words(error_of(load), {"aten::to a dtype"});
+  }
+}
+
 TEST(Scripted, Code_IsThatOfTheProgram) {
   const ImageShape shape{3, 16, 16};
   const auto code = [&](const torch::jit::Module& m) {

@@ -20,6 +20,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <regex>
 #include <set>
 #include <utility>
@@ -692,9 +693,66 @@ inline bool has_node(const torch::jit::Block& block, const std::map<c10::Symbol,
   });
 }
 
+/// Returns a module or a value in it, given as in `self.part.number`; nothing if it is computed.
+/// \param forward the method in whose graph the value is
+inline std::optional<c10::IValue> attribute_of(const torch::jit::Value& value,
+                                               const torch::jit::Method& forward) {
+  const torch::jit::Node& node = *value.node();
+  const bool is_argument = node.kind() == c10::prim::Param && node.owningBlock()->owningNode() == nullptr;
+  if (is_argument && value.offset() == 0) return forward.owner()._ivalue();
+  if (is_argument) return forward.function().getSchema().arguments().at(value.offset()).default_value();
+  if (node.kind() != c10::prim::GetAttr) return torch::jit::toIValue(&value);
+  const auto owner = attribute_of(*node.input(), forward);
+  if (!owner || !owner->isObject()) return std::nullopt;
+  return owner->toObject()->getAttr(node.s(c10::attr::name));
+}
+
+/// True if a value is a number of an enumeration, or None, whatever the images are.
+/// \param count of the enumeration's numbers, from 0
+/// \param is_type whether it is that of types, which `x.dtype` is of
+inline bool is_enumerator(const torch::jit::Value& value, std::int64_t count, bool is_type,
+                          const torch::jit::Method& forward) {
+  const torch::jit::Node& node = *value.node();
+  const auto also = [&](const torch::jit::Value* other) {
+    return is_enumerator(*other, count, is_type, forward);
+  };
+  if (node.kind() == c10::prim::dtype) return is_type;
+  if (node.kind() == c10::prim::unchecked_unwrap_optional || node.kind() == c10::aten::_unwrap_optional)
+    return also(node.input());
+  if (node.kind() == c10::prim::If) {
+    return std::ranges::all_of(node.blocks(), [&](const torch::jit::Block* branch) {
+      return also(branch->outputs().at(value.offset()));
+    });
+  }
+  const auto number = attribute_of(value, forward);
+  return number && (number->isNone() || (number->isInt() && number->toInt() >= 0 && number->toInt() < count));
+}
+
+/// Refuses numbers for types and memory formats that LibTorch does not have: it reads beyond its tables with them.
+inline void check_enumerators(const torch::jit::Block& block, const torch::jit::Method& forward) {
+  for (const torch::jit::Node* node : block.nodes()) {
+    for (const torch::jit::Block* inner : node->blocks()) check_enumerators(*inner, forward);
+    const c10::FunctionSchema* schema = node->maybeSchema();
+    for (std::size_t i = 0; schema && i < schema->arguments().size() && i < node->inputs().size(); ++i) {
+      const c10::Argument& argument = schema->arguments()[i];
+      c10::TypePtr type = argument.real_type();
+      if (const auto optional = type->cast<c10::OptionalType>()) type = optional->getElementType();
+      const bool is_type = type->kind() == c10::TypeKind::ScalarTypeType;
+      if (!is_type && type->kind() != c10::TypeKind::MemoryFormatType) continue;
+      const auto count = is_type ? static_cast<std::int64_t>(c10::ScalarType::NumOptions)
+                                 : static_cast<std::int64_t>(c10::MemoryFormat::NumOptions);
+      if (is_enumerator(*node->input(i), count, is_type, forward)) continue;
+      throw Error("cannot use a program that gives {} a {} which LibTorch does not have, or computes it",
+                  schema->name(), argument.name());
+    }
+  }
+}
+
 REFINE_INLINE torch::jit::Module ScriptedModule::with_checked_operators(const torch::jit::Module& module) {
-  const std::shared_ptr<torch::jit::Graph> whole = module.get_method("forward").graph()->copy();
+  const torch::jit::Method forward = module.get_method("forward");
+  const std::shared_ptr<torch::jit::Graph> whole = forward.graph()->copy();
   torch::jit::Inline(*whole);
+  check_enumerators(*whole->block(), forward);
   if (!has_node(*whole->block(), checking_symbols())) return module;
   torch::jit::Module changed = module.clone();
   const std::shared_ptr<torch::jit::Graph> graph = changed.get_method("forward").graph();
