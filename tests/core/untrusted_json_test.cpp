@@ -28,6 +28,32 @@ TEST(ParseUntrustedJson, AtTheLimitOfLevels_AcceptsAndOneBeyondDiscards) {
   EXPECT_TRUE(parse_untrusted_json(R"({"first": 1, "deep": )" + lists(1'000'000) + "}").is_discarded());
 }
 
+TEST(ParseUntrustedJson, BracketsInTexts_AreNoLevels) {
+  const std::string text =
+      R"({"a\"[":")" + std::string(100, '[') + R"(\\","b":[")" + std::string(100, '{') + R"(\""]})";
+  EXPECT_EQ(parse_untrusted_json(text), nlohmann::json::parse(text));
+}
+
+TEST(ParseUntrustedJson, MembersOfAnOrderedObject_HaveALimit) {
+  const auto members = [](int count) {
+    std::string text = "{\"list\":[" + std::string(40'000, ' ') + "0";
+    for (int i = 0; i < 20'000; ++i) text += ",0";  // elements of a list do not count
+    text += "]";
+    for (int i = 1; i < count; ++i) text += ",\"" + std::to_string(i) + "\":{}";
+    return text + "}";
+  };
+  EXPECT_EQ(parse_untrusted_json<nlohmann::ordered_json>(members(10'000)).size(), 10'000u);
+  EXPECT_TRUE(parse_untrusted_json<nlohmann::ordered_json>(members(10'001)).is_discarded());
+  EXPECT_EQ(parse_untrusted_json(members(10'001)).size(), 10'001u);
+}
+
+// With a callback of the parser, they took hours.
+TEST(ParseUntrustedJson, ManyObjectsInAList_AreReadInLinearTime) {
+  std::string text = "[{\"\":0}";
+  for (int i = 1; i < 500'000; ++i) text += ",{\"\":0}";
+  EXPECT_EQ(parse_untrusted_json(text + "]").size(), 500'000u);
+}
+
 TEST(ParseUntrustedJson, OtherText_IsDiscarded) {
   for (const char* text : {"", "{", "[1, 2", "nul", "[1] 2"})
     EXPECT_TRUE(parse_untrusted_json(text).is_discarded()) << text;
