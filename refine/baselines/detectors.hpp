@@ -124,11 +124,11 @@ class ScaleUp : public detail::Detector<V> {
   /// \param images float N×C×H×W in [0, 1], on `device()`
   /// \return float N in [0, 1]; infinity where logits have no softmax
   at::Tensor alarm(const at::Tensor& images) const {
-    const at::Tensor logits = this->victim.forward(images);
+    const at::Tensor logits = this->victim.forward(images), classes = logits.argmax(1);
     at::Tensor same = at::zeros({images.size(0)}, images.options()), lacks = detail::lacks_softmax(logits);
     for (const double factor : factors_) {
       const at::Tensor bright = this->victim.forward((images * factor).clamp(0, 1));
-      same += bright.argmax(1).eq(logits.argmax(1));
+      same += bright.argmax(1).eq(classes);
       lacks.logical_or_(detail::lacks_softmax(bright));
     }
     return (same / static_cast<double>(factors_.size()))

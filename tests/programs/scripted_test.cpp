@@ -73,11 +73,12 @@ TEST(Scripted, TypesAndMemoryFormatsThatDoNotExist_AreRefused) {
     torch::jit::Module m = network("    x = " + code + "\n" + linear, more);
     return backbones::Scripted<>(m, "m", {.task = {{3, 16, 16}, dynamic}});
   };
-  for (const char* code : {"torch.clone(x, memory_format=4)", "torch.clone(x, memory_format=-1)",
-                           "x + torch.zeros_like(x, memory_format=4)", "x.to(dtype=200).to(dtype=6)",
-                           "x + torch.zeros([1], dtype=-1)", "torch.softmax(x, 1, dtype=1000)",
-                           "x.to(dtype=6 if x.size(0) > 1 else 200)", "x.to(dtype=x.size(0) + 5)",
-                           "torch.clone(x, memory_format=torch.ones([1], dtype=4).dtype)"}) {
+  for (const char* code :
+       {"torch.clone(x, memory_format=4)", "torch.clone(x, memory_format=-1)",
+        "x + torch.zeros_like(x, memory_format=4)", "x.to(dtype=200).to(dtype=6)", "x.to(200).to(6)",
+        "x + torch.zeros([1], dtype=-1)", "torch.softmax(x, 1, dtype=1000)",
+        "x.to(dtype=6 if x.size(0) > 1 else 200)", "x.to(dtype=x.size(0) + 5)",
+        "torch.clone(x, memory_format=torch.ones([1], dtype=4).dtype)"}) {
     SCOPED_TRACE(code);
     expect_words(error_of([&] { with(code); }), {"does not have, or computes it"});
   }

@@ -26,6 +26,7 @@
 #include <refine/training/training.hpp>
 #include <refine/transforms/encoded.hpp>
 #include <refine/transforms/unet.hpp>
+#include <tests/training/masked.hpp>
 #include <tests/training/task.hpp>
 
 #include <algorithm>
@@ -861,27 +862,12 @@ TEST(Checkpoint, WeightsThatAreNotFinite_AreNoticedByTheLastSave) {
   for (const std::string& name : files_in(folder.path)) EXPECT_FALSE(name.ends_with(".safetensors")) << name;
 }
 
-/// A transform with a buffer that holds an infinity, as a mask of attention does.
-struct Masked {
-  struct Module : torch::nn::Module {
-    at::Tensor shift = register_parameter("shift", at::zeros({1, 3, 1, 1})),
-               mask = register_buffer("mask", at::zeros({1}) - INFINITY),
-               mean = register_buffer("mean", at::zeros({1}, at::kDouble));
-  };
-  ImageShape image = task.image;
-  double mean = 0;  ///< what the buffer becomes
-  std::shared_ptr<Module> module = std::make_shared<Module>();
-  at::Tensor forward(const at::Tensor& x) const {
-    module->mean.fill_(mean);
-    return (x + module->shift + module->mask.exp()).clamp(0, 1);
-  }
-};
-
 TEST(Checkpoint, BufferThatWasInfiniteBefore_IsSaved) {
   const ScratchFolder folder;
   const Checkpoint checkpoint{.path = folder.path, .every = 0ms, .resume = true};
   const auto train = [&](double mean, auto&&... observers) {
-    Pipeline defense{Masked{.mean = mean}, freeze(victim()), remaps::Derangement<task>{}};
+    Pipeline defense{Masked{.mean = mean, .type = at::kDouble}, freeze(victim()),
+                     remaps::Derangement<task>{}};
     fit(defense, dataset().images, defense_recipe(OptimizerKind::sgd), observers...);
     return bytes_of(*defense.transform().module);
   };

@@ -32,6 +32,7 @@
 #include <refine/training/training.hpp>
 #include <refine/transforms/transform.hpp>
 #include <refine/transforms/unet.hpp>
+#include <tests/training/masked.hpp>
 #include <tests/training/task.hpp>
 
 #include <algorithm>
@@ -757,22 +758,6 @@ TEST(Training, Divergence_NamesTheLearningRate) {
 struct NanGradient {
   at::Tensor operator()(const at::Tensor& remapped, const at::Tensor& teacher) const {
     return objectives::Nll{}(remapped, teacher) + (remapped * 0).sum().sqrt();
-  }
-};
-
-/// A transform with a buffer that holds an infinity, as a mask of attention does.
-struct Masked {
-  struct Module : torch::nn::Module {
-    at::Tensor shift = register_parameter("shift", at::zeros({1, 3, 1, 1})),
-               mask = register_buffer("mask", at::full({1}, -INFINITY)),
-               mean = register_buffer("mean", at::zeros({1}));
-  };
-  ImageShape image = task.image;
-  double mean = 0;  ///< what the buffer becomes
-  std::shared_ptr<Module> module = std::make_shared<Module>();
-  at::Tensor forward(const at::Tensor& x) const {
-    module->mean.fill_(mean);
-    return (x + module->shift + module->mask.exp()).clamp(0, 1);
   }
 };
 

@@ -1777,11 +1777,16 @@ REFINE_INLINE void check_onnx_graph(const formats::WritableOnnx& graph, const Ex
         "cannot write {} as ONNX: its graph {}, which is an error of refine; write a .pt2 or TorchScript (.pt) instead",
         file, why);
   };
+  formats::ExportedProgram program;
+  try {
+    program = backbones::detail::translate_onnx(model, file);
+  } catch (const Error&) {
+    return;
+  }
   for (std::size_t i = 0; i < pt2::batches.size(); ++i) {
     const at::Tensor images = pt2::example_batch(i, task);
     std::vector<at::Tensor> found;
     try {
-      const formats::ExportedProgram program = backbones::detail::translate_onnx(model, file);
       const auto values = backbones::detail::run_program(program, tensors, images, file);
       for (const formats::GraphOutput& output : program.outputs)
         found.push_back(values.at(output.value).toTensor());

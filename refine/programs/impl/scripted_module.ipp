@@ -121,11 +121,15 @@ inline bool shares_constant(const torch::jit::Value& value, std::set<const torch
   return false;
 }
 
+/// Returns what an argument of an operator is, or is if it is given.
+inline c10::TypeKind kind_of(const c10::Argument& argument) {
+  const auto optional = argument.real_type()->cast<c10::OptionalType>();
+  return optional ? optional->getElementType()->kind() : argument.real_type()->kind();
+}
+
 /// True if an argument of an operator is a type of numbers.
 inline bool is_type(const c10::Argument& argument) {
-  c10::TypePtr type = argument.real_type();
-  if (const auto optional = type->cast<c10::OptionalType>()) type = optional->getElementType();
-  return argument.name() == "dtype" || type->kind() == c10::TypeKind::ScalarTypeType;
+  return argument.name() == "dtype" || kind_of(argument) == c10::TypeKind::ScalarTypeType;
 }
 
 REFINE_INLINE ScriptedModule::ScriptedModule(const torch::jit::Module& source, std::string name)
@@ -709,14 +713,14 @@ inline std::optional<c10::IValue> attribute_of(const torch::jit::Value& value,
 
 /// True if a value is a number of an enumeration, or None, whatever the images are.
 /// \param count of the enumeration's numbers, from 0
-/// \param is_type whether it is that of types, which `x.dtype` is of
-inline bool is_enumerator(const torch::jit::Value& value, std::int64_t count, bool is_type,
+/// \param of_types whether it is that of types, which `x.dtype` is of
+inline bool is_enumerator(const torch::jit::Value& value, std::int64_t count, bool of_types,
                           const torch::jit::Method& forward) {
   const torch::jit::Node& node = *value.node();
   const auto also = [&](const torch::jit::Value* other) {
-    return is_enumerator(*other, count, is_type, forward);
+    return is_enumerator(*other, count, of_types, forward);
   };
-  if (node.kind() == c10::prim::dtype) return is_type;
+  if (node.kind() == c10::prim::dtype) return of_types;
   if (node.kind() == c10::prim::unchecked_unwrap_optional || node.kind() == c10::aten::_unwrap_optional)
     return also(node.input());
   if (node.kind() == c10::prim::If) {
@@ -735,13 +739,11 @@ inline void check_enumerators(const torch::jit::Block& block, const torch::jit::
     const c10::FunctionSchema* schema = node->maybeSchema();
     for (std::size_t i = 0; schema && i < schema->arguments().size() && i < node->inputs().size(); ++i) {
       const c10::Argument& argument = schema->arguments()[i];
-      c10::TypePtr type = argument.real_type();
-      if (const auto optional = type->cast<c10::OptionalType>()) type = optional->getElementType();
-      const bool is_type = type->kind() == c10::TypeKind::ScalarTypeType;
-      if (!is_type && type->kind() != c10::TypeKind::MemoryFormatType) continue;
-      const auto count = is_type ? static_cast<std::int64_t>(c10::ScalarType::NumOptions)
-                                 : static_cast<std::int64_t>(c10::MemoryFormat::NumOptions);
-      if (is_enumerator(*node->input(i), count, is_type, forward)) continue;
+      const bool of_types = is_type(argument);
+      if (!of_types && kind_of(argument) != c10::TypeKind::MemoryFormatType) continue;
+      const auto count = of_types ? static_cast<std::int64_t>(c10::ScalarType::NumOptions)
+                                  : static_cast<std::int64_t>(c10::MemoryFormat::NumOptions);
+      if (is_enumerator(*node->input(i), count, of_types, forward)) continue;
       throw Error("cannot use a program that gives {} a {} which LibTorch does not have, or computes it",
                   schema->name(), argument.name());
     }
