@@ -154,6 +154,8 @@ TEST(PairLift, ClassesOfDifferentSizes_ComparesShares) {
       attack_metrics(expand({{100, 0, 0, 1}, {900, 0, 0, 0}, {9, 1, 1, 0}, {1, 1, 1, 1}}, 2, std::nullopt));
   EXPECT_EQ(f.largest_pair_lift.truth, 1);  // 9 of 10, not 100 of 1,000
   EXPECT_DOUBLE_EQ(f.largest_pair_lift.value(), 0.9);
+  ASSERT_EQ(pair_lifts_above(f, 0.01).size(), 2u);
+  EXPECT_EQ(pair_lifts_above(f, 0.01).front().truth, 1);  // the largest lift first
 }
 
 TEST(PairLift, NothingChanges_IsZero) {

@@ -295,7 +295,7 @@ TEST(Autocast, InsideOneOfAnotherType_ComputesInBfloat16) {
 
 /// Losses of a few small steps, which bfloat16 hardly changes.
 std::vector<double> slow_losses(Precision precision, auto&& train) {
-  Optimization optimization{.lr = 0.02, .batch_size = 32, .epochs = 3, .precision = precision};
+  Optimization optimization{.lr = 0.02, .batch_size = 32, .epochs = 4, .precision = precision};
   History history;
   train(optimization, history);
   std::vector<double> losses;
@@ -308,7 +308,7 @@ TEST(Training, UnderTheCallersAutocast_UsesTheWeightsOfEachStep) {
   const at::Tensor x = data::to_float(few.images, at::kCPU);
   const auto expect_alike = [](const std::vector<double>& losses, const std::vector<double>& expected) {
     ASSERT_EQ(losses.size(), expected.size());
-    EXPECT_LT(expected.back(), 0.8 * expected.front()) << "with the first weights, it would hardly fall";
+    EXPECT_LT(expected.back(), 0.94 * expected.front()) << "the first weights' losses would differ too little";
     for (std::size_t i = 0; i < losses.size(); ++i) EXPECT_NEAR(losses[i] / expected[i], 1, 0.03) << i;
   };
   // The casts are kept as long as there is an autocast: one of the caller's may exist before the training and after it.
