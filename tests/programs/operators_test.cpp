@@ -303,7 +303,8 @@ int signal_of(const Function& function) {
   if (pid == 0) {
     if (std::freopen("/dev/null", "w", stderr) == nullptr) ::_exit(1);
     ::alarm(20);  // some wait for many numbers
-    for (const int fault : {SIGSEGV, SIGBUS, SIGFPE}) ::signal(fault, SIG_DFL);  // a sanitizer would exit
+    // A sanitizer catches them and would exit.
+    for (const int fault : {SIGSEGV, SIGBUS, SIGFPE}) ::signal(fault, SIG_DFL);
     function();
     ::_exit(0);
   }
