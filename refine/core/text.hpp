@@ -37,6 +37,15 @@ std::string one_line(std::string_view text);
 /// Returns a word as a shell reads it: in single quotes unless it consists of plain characters only.
 std::string quote_for_shell(std::string_view word);
 
+/// Returns `text` with the letters A to Z in lower case, whatever the locale.
+inline std::string lower(std::string_view text) {
+  std::string result(text);
+  for (char& c : result) {
+    if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
+  }
+  return result;
+}
+
 /// Returns a name in the form that is used for look-up: lower case (ASCII), without hyphens and
 /// underscores.
 std::string plain_name(std::string_view name);

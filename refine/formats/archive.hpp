@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <string>
 #include <string_view>
@@ -50,7 +51,8 @@ inline bool is_archive(std::string_view first_bytes) {
 /// \return the content of every entry
 /// \throws Error naming the file and the entry if the archive is truncated, damaged or larger than
 ///        `limits`
-/// \throws Error if an entry is encrypted, a link or a duplicate, overlaps another entry, or uses a
+/// \throws Error if an entry is encrypted, a link or a duplicate (also one in another case, which PyTorch takes for
+///         the same name), overlaps another entry, or uses a
 ///         compression method other than "stored" and DEFLATE
 /// \throws Error if the name of an entry is absolute, leaves its folder (`..`), or contains a
 ///        backslash or control characters
@@ -71,6 +73,14 @@ namespace detail {
 /// Returns the entries of an archive without their content, which is neither read nor verified.
 /// \throws Error as `read_archive`, but for damaged content
 Archive list_archive(const std::filesystem::path& path);
+
+/// Calls a function with each file of a ZIP archive of any kind, of those that are neither encrypted nor in an
+/// unusual compression.
+/// \param max_bytes largest size of a file, and of all compressed ones together; others are left out
+/// \param take receives the path and the content
+/// \throws Error if the archive is damaged
+void visit_archive(const std::filesystem::path& path, std::uint64_t max_bytes,
+                   const std::function<void(std::string_view name, std::string_view bytes)>& take);
 
 }  // namespace detail
 

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <zlib.h>
 #include <refine/formats/archive.hpp>
+#include <refine/formats/checkpoint.hpp>
 
 #include <cstdint>
 #include <filesystem>
@@ -23,6 +24,8 @@
 
 namespace refine::formats {
 namespace {
+
+using namespace std::string_literals;
 
 using refine::testing::content;
 using refine::testing::error_of;
@@ -132,6 +135,38 @@ TEST(ReadArchive, HandMadeFile_ReturnsEntries) {
   EXPECT_EQ(read_archive(path).entries, expected);
 }
 
+// PyTorch's own reader would take either of two names that differ in case.
+TEST(ReadArchive, NamesThatDifferInCase_Throws) {
+  const ScratchFolder scratch;
+  for (const auto& [first, second] :
+       {std::pair("t/data.pkl", "t/DATA.PKL"), std::pair("t/data/0", "t/DATA/0"),
+        std::pair("t/models/model.json", "t/MODELS/model.JSON")}) {
+    const auto path =
+        scratch.write("m.pt", zip_of({{.name = first, .bytes = "a"}, {.name = second, .bytes = "b"}}));
+    expect_words(error_of([&] { read_archive(path); }), {second, "upper and lower case alone"});
+  }
+}
+
+// Each entry of an .npz is an array, which may be of objects: those are a pickle.
+TEST(ReadWeights, ArchiveThatHidesProgram_ThrowsProgramError) {
+  const ScratchFolder scratch;
+  const std::string program = "\x80\2cos\nsystem\nX\4\0\0\0true\x85R."s;
+  const std::string header = "{'descr': 'O', 'fortran_order': False, 'shape': (1,), }\n";
+  const std::string start = "\x93NUMPY\1\0"s + raw(static_cast<std::uint16_t>(header.size())) + header;
+  const std::string padding(100'000, 'a');
+  for (const Member& hidden :
+       {Member{.name = "a.npy", .bytes = start + program}, Member{.name = "a.NPY", .bytes = start + program},
+        Member{.name = "b.npy", .bytes = start + program, .deflate = true},
+        Member{.name = "DATA.PKL", .bytes = program.substr(2)}, Member{.name = "a.npy", .bytes = program}}) {
+    const Member plain{.name = "0.npy", .bytes = start + padding};
+    const auto path = scratch.write("a.npz", zip_of({plain, hidden}));
+    expect_words(error_of([&] { read_weights(path); }), {path.string(), "asks for os.system"});
+    EXPECT_THROW(read_weights(path), ProgramError) << hidden.name;
+  }
+  const auto harmless = scratch.write("a.npz", zip_of({{.name = "a.npy", .bytes = start + "\x80\2]."}}));
+  expect_words(error_of([&] { read_weights(harmless); }), {"NumPy arrays (.npz)"});
+}
+
 TEST(ReadArchive, TruncatedAnywhere_Throws) {
   const ScratchFolder scratch;
   const std::string whole = content("tests/fixtures/label_shuffle.pth");
@@ -169,6 +204,7 @@ TEST(ReadArchive, MaliciousEntry_Throws) {
       {name("u/evil"), "'u/evil' lies outside the archive's top folder"},
       {name("t"), "'t' lies outside"},
       {name("t/good"), "'t/good' is a duplicate"},
+      {name("t/GooD"), "'t/GooD' differs from another entry in upper and lower case alone"},
       {zip_of({good, {.name = "t/a", .bytes = "abc", .local_name = "t/b"}}), "'t/a' has another name"},
       {zip_of({good, {.name = "t/l", .bytes = "abc", .made_by = 3 << 8, .attributes = 0120777u << 16}}),
        "'t/l' is not a regular file"},

@@ -3,6 +3,7 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/equal.h>
+#include <ATen/ops/ones.h>
 #include <gtest/gtest.h>
 #include <refine/formats/checkpoint.hpp>
 #include <refine/formats/detail/pickle_machine.hpp>
@@ -14,6 +15,7 @@
 #include <cstring>
 #include <filesystem>
 #include <map>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -288,6 +290,17 @@ TEST(ReadWeights, Cve_2026_24747_Throws) {
                  read_pickle(bytes, "a", short_storages);
                }),
                {"claims 8 elements but has 4 bytes"});
+}
+
+TEST(ExtractWeights, NameAtTheLimit_IsReadAndOneBeyondThrows) {
+  const auto file = [](std::size_t size) {
+    Dict dict;
+    dict.emplace_back(Value{std::string(size, 'n')}, Value{at::ones({2})});
+    return detail::TorchFile{.value = {std::make_shared<const Dict>(std::move(dict))}};
+  };
+  EXPECT_EQ(detail::extract_weights(file(1024), "a.pth", "").tensors.size(), 1u);
+  expect_words(error_of([&] { detail::extract_weights(file(1025), "a.pth", ""); }),
+               {"a.pth", "the name of a tensor has 1025 bytes, more than the 1024 allowed"});
 }
 
 TEST(StripSharedPrefix, AllTensorsShareIt_RemovesIt) {

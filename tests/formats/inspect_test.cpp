@@ -1,5 +1,6 @@
 #include <archive.h>
 #include <archive_entry.h>
+#include <fmt/core.h>
 #include <gtest/gtest.h>
 #include <refine/formats/archive.hpp>
 #include <refine/formats/checkpoint.hpp>
@@ -117,12 +118,20 @@ TEST(ReadWeights, ForeignSignatureBeforeProgram_ThrowsProgramError) {
   const std::string tar =
       "X" + std::string("\x2c\1\0\0", 4) + std::string(252, ' ') + "ustar" + std::string(43, ' ');
   const std::string safetensors_size = "X" + std::string("\x10\0\0\0\0\0\0{", 8) + std::string(12, ' ');
-  const std::string header = "{'descr': '|O', 'fortran_order': False, 'shape': (1,), }\n";
-  const std::string numpy =
-      "\x93NUMPY\1"s + '\0' + static_cast<char>(header.size()) + '\0' + header + "\x80\3";
+  const auto numpy = [](std::string_view type, std::size_t blanks = 0) {  // a type as Python evaluates it
+    const std::string header = fmt::format("{{{}'descr': {}, 'fortran_order': False, 'shape': (1,), }}\n",
+                                           std::string(blanks, ' '), type);
+    const auto size = static_cast<std::uint32_t>(header.size());
+    const std::string first{static_cast<char>(size), static_cast<char>(size >> 8)},
+        second{static_cast<char>(size >> 16), static_cast<char>(size >> 24)};
+    return size < 65536 ? "\x93NUMPY\1\0"s + first + header + "\x80\3"
+                        : "\x93NUMPY\2\0"s + first + second + header + "\x80\3";
+  };
   const std::string far = "MZ.X" + std::string("\0\0\2\0", 4) + std::string(131072, ' ');
-  for (const std::string& beginning : {"MZ."s, "GGUF\0\0\0\0\0"s, "BZh\0\0"s + std::string(0x685a, ' '), tar,
-                                       safetensors_size, numpy, far}) {
+  for (const std::string& beginning :
+       {"MZ."s, "GGUF\0\0\0\0\0"s, "BZh\0\0"s + std::string(0x685a, ' '), tar, safetensors_size,
+        numpy("'|O'"), numpy("'O'"), numpy("'object'"), numpy("[('a', 'O')]"), numpy("'\\x4f'"),
+        numpy("'obj' 'ect'"), numpy("'|O'", 300), numpy("'|O'", 70'000), far}) {
     const auto path = scratch.write("model.pt", beginning + call);
     expect_words(error_of([&] { read_weights(path); }), {path.string(), "asks for os.system"});
     EXPECT_THROW(read_weights(path), ProgramError) << beginning.substr(0, 20);

@@ -394,6 +394,9 @@ TEST(ReadPickle, AtEachLimit_AcceptsAndOneBeyondThrows) {
        "nested deeper than 64 levels"},
       {repeated("]", 64) + repeated("a", 63), repeated("]", 65) + repeated("a", 64),
        "nested deeper than 64 levels"},
+      {global(std::string(500, 'a'), std::string(499, 'b')) + "0N",
+       global(std::string(500, 'a'), std::string(500, 'b')) + "0N",
+       "a name in the pickle has 1001 bytes, more than the 1000 allowed"},
       {thousand + repeated("N", 999) + "e", thousand + repeated("N", 1'000) + "e",
        "10000001 values, more than the 10000000 allowed"},
   };

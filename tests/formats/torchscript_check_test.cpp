@@ -24,6 +24,7 @@
 
 #include <refine/formats/archive.hpp>
 #include <refine/formats/detail/operators.hpp>
+#include <refine/formats/detail/script_code.hpp>
 #include <refine/formats/torchscript_check.hpp>
 
 #include "tests/support/error_of.hpp"
@@ -356,10 +357,100 @@ TEST(LoadTorchScript, MethodThatRunsDuringLoading_Throws) {
   EXPECT_NO_THROW(load_torchscript("tests/fixtures/setstate.pt", Trust::blind));
 }
 
+// LibTorch compiles by recursion: a function or class, first what it needs.
+TEST(LoadTorchScript, ChainOfDefinitions_Throws) {
+  const auto number = [](std::size_t i) { return std::to_string(i); };
+  const auto functions = [&](std::size_t n) {
+    std::string text = "def f0(x: Tensor) -> Tensor:\n  return x\n";
+    for (std::size_t i = 1; i < n; ++i) {
+      text += "def f" + number(i) + "(x: Tensor) -> Tensor:\n  return __torch__.f" + number(i - 1) + "(x)\n";
+    }
+    return with_code(return_x, "", text);
+  };
+  const auto classes = [&](std::size_t n) {
+    std::string text = "class C0(Module):\n  __parameters__ = []\n";
+    for (std::size_t i = 1; i < n; ++i)
+      text += "class C" + number(i) + "(Module):\n  a : __torch__.C" + number(i - 1) + "\n";
+    return with_code(return_x, "", text);
+  };
+  const auto methods = [&](std::size_t n) {
+    std::string text = "class C(Module):\n  __parameters__ = []\n";
+    for (std::size_t i = 0; i < n; ++i) {
+      text += "  def m" + number(i) + "(self: __torch__.C, x: Tensor) -> Tensor:\n    return " +
+              (i + 1 == n ? "x" : "(self).m" + number(i + 1) + "(x)") + "\n";
+    }
+    return with_code(return_x, "", text);
+  };
+  const auto operators = [&](std::size_t n) {  // a + b calls a.__add__(b)
+    std::string text = "class C(Module):\n  __parameters__ = []\n";
+    for (std::size_t i = 0; i < n; ++i) {
+      text += "  def __m" + number(i) + "__(self: __torch__.C, x: Tensor) -> Tensor:\n    return x\n";
+    }
+    return with_code(return_x, "", text);
+  };
+  const auto bodies = [&](std::size_t n) {  // the body of each class names the next class
+    std::string text = "class C0(Module):\n  __parameters__ = []\n";
+    for (std::size_t i = 1; i < n; ++i) {
+      text += "class C" + number(i) + "(Module):\n  def m(self: __torch__.C" + number(i) +
+              ", x: Tensor) -> Tensor:\n    y = annotate(Optional[__torch__.C" + number(i - 1) +
+              "], None)\n    return x\n";
+    }
+    return with_code(return_x, "", text);
+  };
+  const auto fields = [&](std::size_t n) {  // methods of two classes call each other through fields
+    std::string text[2] = {"class A(Module):\n  other : Optional[__torch__.B]\n",
+                           "class B(Module):\n  other : Optional[__torch__.A]\n"};
+    for (std::size_t i = 0; i < n; ++i) {
+      const std::string self = i % 2 == 0 ? "A" : "B";
+      text[i % 2] += "  def m" + number(i) + "(self: __torch__." + self +
+                     ", x: Tensor) -> Tensor:\n    return x\n";
+    }
+    return with_code(return_x, "", text[0] + text[1]);
+  };
+  for (const Archive& archive :
+       {functions(20), classes(20), methods(20), operators(20), bodies(20), fields(20)}) {
+    EXPECT_EQ(refusal(archive), "") << source(const_cast<Archive&>(archive)).substr(0, 300);
+  }
+  for (const Archive& archive :
+       {functions(20'000), classes(20'000), methods(15'000), operators(500), bodies(10'000), fields(500)}) {
+    expect_words(refusal(archive), {"chain of functions and classes", "more than the 1000 allowed"});
+  }
+}
+
+TEST(DefinitionGraph, ChainsAndCycles_GiveTheirLevels) {
+  detail::script::DefinitionGraph graph;
+  const auto node = [&](const std::string& name, std::size_t levels) {
+    const std::size_t number = graph.find(name);
+    graph.add_levels(number, levels);
+    return number;
+  };
+  EXPECT_EQ(graph.deepest_chain(), 0u);
+  const std::size_t a = node("a", 2), b = node("b", 3), c = node("c", 5), d = node("d", 7);
+  EXPECT_EQ(graph.deepest_chain(), 7u);
+  graph.add_need(a, b);
+  graph.add_need(a, c);
+  EXPECT_EQ(graph.deepest_chain(), 7u);  // 2 + 5
+  graph.add_need(c, d);
+  EXPECT_EQ(graph.deepest_chain(), 14u);  // 2 + 5 + 7
+  graph.add_need(b, b);
+  EXPECT_EQ(graph.deepest_chain(), 14u);
+  graph.add_need(b, a);  // a and b need each other: 2 + 3, then 5 + 7
+  EXPECT_EQ(graph.deepest_chain(), 17u);
+  graph.add_need(d, a);  // all
+  EXPECT_EQ(graph.deepest_chain(), 17u);
+  EXPECT_EQ(graph.find("b"), b);
+  const std::size_t e = node("e", 11), f = node("f", 13);
+  graph.add_method(e, f);
+  EXPECT_EQ(graph.deepest_chain(), 24u);
+  graph.add_need(e, a);
+  graph.add_need(a, e);  // all, and f as a method of one of them
+  EXPECT_EQ(graph.deepest_chain(), 54u);  // 2 + 3 + 5 + 7 + 11 + 13 and f below them
+}
+
 TEST(LoadTorchScript, AmbiguousEntryNames_Throws) {
   Archive archive = little_archive();
   archive.entries["code/__TORCH__.py"] = source(archive);
-  expect_words(refusal(archive), {"code/__torch__.py", "upper and lower case"});
+  expect_words(refusal(archive), {"code/__torch__.py", "upper and lower case alone"});
   archive = little_archive();
   archive.entries["code/__torch__.Net.py"] = "class A(Module):\n  a : int\n";
   expect_words(refusal(archive), {"code/__torch__.Net.py", "a dot"});

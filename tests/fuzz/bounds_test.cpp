@@ -223,6 +223,11 @@ std::string safetensors_entries() {
   return safetensors_of(header + "}");
 }
 
+/// A pickle that pushes a text.
+std::string pickled_text(const std::string& content) {
+  return "X" + little(content.size(), 4) + content;
+}
+
 struct Worst {
   const char* name;
   const char* reader;
@@ -251,6 +256,18 @@ const std::vector<Worst>& worst_files() {
          std::string pickle = "\x80\2}("s;
          for (int i = 0; pickle.size() < file_size; ++i)
            pickle += "J" + little(static_cast<std::uint64_t>(i), 4) + "N";
+         return pickle + "u.";
+       }},
+      {"checkpoint_objects", "checkpoint",  // an object of many items, in many places
+       [] {
+         const std::string object = "\x80\2ca\nb\n(" + repeated("N", 900'000) + "tRq\1";
+         return object + "0](" + repeated("h\1", file_size - object.size() - 20) + "e.";
+       }},
+      {"checkpoint_keys", "checkpoint",  // a long key in a dict, which many others contain
+       [] {
+         std::string pickle = "\x80\2}q\1" + pickled_text(std::string(4'000'000, 'k')) + "Ns0}(";
+         for (int i = 0; pickle.size() < file_size - 20; ++i)
+           pickle += pickled_text(fmt::format("{:06}", i)) + "h\1";
          return pickle + "u.";
        }},
       {"exported_nesting", "exported_program", [] { return repeated("["); }},
@@ -296,12 +313,36 @@ const std::vector<Worst>& worst_files() {
       {"pickle_lists", "pickle", [] { return "\x80\2"s + repeated("]"); }},
       {"pickle_memo", "pickle", [] { return "\x80\4"s + repeated("]\2240"s) + "N."; }},
       {"pickle_tuples", "pickle", [] { return "\x80\2"s + repeated("N\2050"s) + "N."; }},
+      {"pickle_names", "pickle",
+       [] {
+         const std::string name = "\x80\4" + pickled_text(std::string(5'000'000, 'a')) + "\x94" + "0";
+         return name + repeated("h\0h\0\x93" + "0"s, file_size - name.size() - 2) + "N.";
+       },
+       false},
       {"pickle_doubling", "pickle", [] { return "\x80\2)q\0"s + repeated("h\0h\0\x86q\0000"s) + "N."; }},
       {"programs_marks", "pickle_programs", [] { return "\x80\2"s + repeated("(]"); }},
+      {"programs_short", "pickle_programs", [] { return repeated("N."); }, true},
+      {"programs_lists", "pickle_programs", [] { return repeated("]."); }, true},
+      {"programs_names", "pickle_programs", [] { return repeated("ca\nb\n."); }, true},
+      {"programs_copies", "pickle_programs",  // short pickles that copy a list and encode a text
+       [] {
+         const std::string list = "](" + repeated("N", 5'000) + "eq\1" + "0ctorch\nSize\nq\2" + "0" +
+                                  repeated("h\2h\1\x85R" + "0"s, 2'000),
+                           text = pickled_text(std::string(5'000, 'a')) + "q\3" + "0c_codecs\nencode\nq\4" +
+                                  "0" + repeated("h\4h\3" + pickled_text("latin1") + "\x86R0", 3'000);
+         return repeated(list + text + "N.");
+       }},
       {"recognize_zeros", "recognize", [] { return repeated("\0"s); }},
       {"recognize_archive", "recognize", &many_entries},
       {"safetensors_nesting", "safetensors", [] { return safetensors_of(repeated("[")); }},
       {"safetensors_entries", "safetensors", &safetensors_entries},
+      {"safetensors_name", "safetensors",
+       [] {
+         return safetensors_of("{\"" + repeated("module.") +
+                               "\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]}}") +
+                "a";
+       },
+       false},
       {"safetensors_dimensions", "safetensors",
        [] {
          return safetensors_of("{\"a\":{\"dtype\":\"F32\",\"shape\":[" + repeated("1,") +
@@ -318,6 +359,14 @@ const std::vector<Worst>& worst_files() {
          return "class A(Module):\n  __parameters__ = []\n  def forward(self: __torch__.A, x: Tensor) -> Tensor:\n" +
                 repeated("    x = x\n", source_size) + "    return x\n";
        }},
+      {"source_chain", "torchscript_source",
+       [] {
+         std::string source = "def f0(x: Tensor) -> Tensor:\n  return x\n";
+         for (int i = 1; source.size() < source_size - 100; ++i)
+           source += fmt::format("def f{}(x: Tensor) -> Tensor:\n  return __torch__.f{}(x, )\n", i, i - 1);
+         return source;
+       },
+       false},
       {"source_list", "torchscript_source",
        [] {
          return "class A(Module):\n  def forward(self: __torch__.A) -> List[int]:\n    return [" +

@@ -9,7 +9,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cctype>
 #include <cerrno>
 #include <cstddef>
 #include <cstring>
@@ -18,6 +17,7 @@
 #include <vector>
 
 #include <refine/core/config.hpp>
+#include <refine/core/text.hpp>
 
 namespace refine::files {
 
@@ -27,9 +27,7 @@ REFINE_INLINE bool exists(const std::filesystem::path& path) {
 }
 
 REFINE_INLINE std::string lower_extension(const std::filesystem::path& file) {
-  std::string extension = file.extension().string();
-  for (char& c : extension) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
-  return extension;
+  return text::lower(file.extension().string());
 }
 
 REFINE_INLINE std::string read(const std::filesystem::path& path, std::uintmax_t max_bytes) {

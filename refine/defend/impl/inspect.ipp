@@ -351,7 +351,9 @@ inline bool has_model_content(const std::filesystem::path& path) {
     if (first.size() > 1 && first[0] == '\x80' && first[1] >= 2 && first[1] <= 5) return true;  // a pickle
     if (formats::is_archive(first)) return is_model_archive(file);
     // An array of objects contains a pickle.
-    if (first.starts_with("\x93NUMPY")) return first.substr(0, 128).find("|O") != std::string::npos;
+    if (first.starts_with("\x93NUMPY")) {
+      return first.substr(0, 128).find("|O") != std::string::npos || hides_programs(path);
+    }
     if (formats::detail::looks_like_safetensors(file)) return true;
     if (const auto foreign = formats::recognize(first, file.size()))
       return foreign->is_model || hides_programs(path);

@@ -95,6 +95,9 @@ class PickleStack {
   [[noreturn]] void refuse(std::string_view name) const;
 
  protected:
+  /// Forgets all objects and names. The limits on copies hold for all pickles together.
+  void clear();
+
   // A checkpoint that records every image of its dataset has some millions of objects.
   static constexpr std::size_t max_objects = 5'000'000, max_references = 4 * max_objects;
   static constexpr std::size_t max_stack = 1'000'000;
@@ -153,6 +156,9 @@ class PickleCalls : public PickleStack {
   const std::vector<const Node*>& storages() const { return storages_; }
 
  protected:
+  void clear();
+
+  /// Pushes what a name stands for. Longer names than Python code has are refused: they would be copied for each use.
   void push_name(std::string_view module, std::string_view name);
 
   Node* call(const Node& callee, const Node& arguments);
@@ -188,6 +194,10 @@ class PickleMachine : public PickleCalls {
   /// \return what it describes; only its form has been checked
   /// \throws Error if the pickle is malformed
   const Node& run();
+
+  /// Interprets the pickle after the last one, which is forgotten. Another machine would take longer.
+  /// \throws Error as `run`
+  const Node& run_next();
 
   /// Returns the bytes after the pickle.
   std::string_view rest() const { return rest_; }
@@ -304,7 +314,7 @@ class PickleBuilder {
 
   const PickleMachine& machine_;
   const Storages& storages_;
-  std::size_t visits_left_ = 1'000'000;  // of `reaches_tensors`
+  std::size_t visits_left_ = 2'000'000;  // of `reaches_tensors`: objects and references to them
   std::uint64_t tensor_bytes_ = 0, max_tensor_bytes_ = std::uint64_t{64} << 20;
   std::uint64_t text_bytes_ = 0, max_text_bytes_ = std::uint64_t{1} << 20;
   std::set<std::string> counted_storages_;

@@ -119,9 +119,9 @@ inline constexpr bool is_dotted_identifier(std::string_view name) {
 /// and functions that malicious pickles use. A name outside the list is not harmless: refine never
 /// calls a name, and the list only decides how the refusal is worded. Text that is not a dotted
 /// identifier, such as a line of a YAML file, names nothing.
-inline constexpr bool runs_programs(std::string_view name) {
+inline bool runs_programs(std::string_view name) {
   // clang-format off
-  constexpr auto modules = std::to_array<std::string_view>(
+  static constexpr auto modules = std::to_array<std::string_view>(
       {"os", "posix", "nt", "posixpath", "ntpath", "subprocess", "sys", "runpy", "importlib", "imp",
        "_imp", "ctypes", "_ctypes", "socket", "shutil", "pty", "pdb", "bdb", "codeop", "timeit",
        "cProfile", "webbrowser", "http", "httplib", "urllib", "urllib2", "requests", "aiohttp", "httpx",
@@ -136,12 +136,12 @@ inline constexpr bool runs_programs(std::string_view name) {
        "_osx_support", "_pyrepl", "nntplib", "_ssl", "_interpreters", "_xxsubinterpreters", "fickling",
        "picklescan", "modelscan", "modelaudit"});
   // clang-format on
-  constexpr auto functions = std::to_array<std::string_view>(
+  static constexpr auto functions = std::to_array<std::string_view>(
       {"eval",      "exec",    "execfile", "compile", "open",       "file",       "input",
        "raw_input", "getattr", "setattr",  "delattr", "__import__", "breakpoint", "globals",
        "locals",    "vars",    "apply",    "reload",  "exit",       "quit",       "__build_class__"});
   // clang-format off
-  constexpr auto names = std::to_array<std::string_view>(
+  static constexpr auto names = std::to_array<std::string_view>(
       {"types.FunctionType", "types.CodeType", "types.MethodType", "types.ModuleType", "types.LambdaType",
        "functools.reduce", "code.interact", "code.InteractiveConsole", "code.InteractiveInterpreter",
        "profile.Profile", "profile.run", "profile.runctx", "trace.Trace", "site.main", "test.support.",
@@ -159,7 +159,7 @@ inline constexpr bool runs_programs(std::string_view name) {
        "pandas.core.computation."});
   // clang-format on
   // The names in TorchScript's own pickles: functions that return their argument.
-  constexpr auto harmless = std::to_array<std::string_view>(
+  static constexpr auto harmless = std::to_array<std::string_view>(
       {"torch.jit._pickle.build_intlist", "torch.jit._pickle.build_doublelist",
        "torch.jit._pickle.build_boollist", "torch.jit._pickle.build_tensorlist",
        "torch.jit._pickle.restore_type_tag"});

@@ -15,6 +15,9 @@
 
 namespace refine::formats::detail {
 
+/// The longest name of a tensor in a file of weights, in bytes.
+inline constexpr std::size_t max_tensor_name = 1024;
+
 /// Parses the header of a safetensors file from the events of the JSON parser, so that no JSON tree
 /// of an untrusted file is held in memory. It refuses what a JSON library accepts but the format
 /// does not: a duplicate name, deeper nesting, a number that is not an extent.

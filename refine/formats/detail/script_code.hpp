@@ -3,6 +3,7 @@
 #include <torch/csrc/jit/frontend/tree.h>
 #include <torch/csrc/jit/frontend/tree_views.h>
 
+#include <cstddef>
 #include <functional>
 #include <map>
 #include <set>
@@ -20,6 +21,36 @@ struct ClassOutline {
   bool is_module = false;                                      ///< derived from `Module`
   bool is_tuple = false;                                       ///< derived from `NamedTuple`
   std::map<std::string, torch::jit::TreeRef> attributes = {};  ///< name → type
+};
+
+/// Definitions, and which others each needs. LibTorch compiles by recursion: first what a definition needs.
+class DefinitionGraph {
+ public:
+  /// Returns the number of a definition.
+  std::size_t find(const std::string& name);
+
+  /// Counts the levels of a definition's own tree, which LibTorch walks by recursion, too.
+  void add_levels(std::size_t node, std::size_t levels) { nodes_[node].levels += levels; }
+
+  void add_need(std::size_t from, std::size_t to) { nodes_[from].needs.push_back(to); }
+
+  /// Adds a need of a class: a method, which is compiled with it.
+  void add_method(std::size_t whole, std::size_t method) {
+    add_need(whole, method);
+    nodes_[whole].methods.push_back(method);
+  }
+
+  /// Returns the levels of the deepest chain. Definitions that need each other count as one after the other, and so do
+  /// all methods of classes among them: each may be called through a field of another class.
+  std::size_t deepest_chain() const;
+
+ private:
+  struct Node {
+    std::size_t levels = 0;
+    std::vector<std::size_t> needs = {}, methods = {};
+  };
+  std::map<std::string, std::size_t> numbers_;
+  std::vector<Node> nodes_;
 };
 
 /// Returns the objection to an operator.
@@ -52,6 +83,7 @@ class CodeCheck {
  private:
   using TreeRef = torch::jit::TreeRef;
   using Names = std::set<std::string, std::less<>>;
+  using Methods = std::map<std::string, std::size_t, std::less<>>;  // name → its number in the graph
   /// The names of a function → whether they may be called. A name stands for a function or class of
   /// the archive, or for a value.
   using Scope = std::map<std::string, bool>;
@@ -113,6 +145,17 @@ class CodeCheck {
   void check_statement(const torch::jit::Stmt& tree, const Scope& scope);
 
   void check_type(const TreeRef& tree);
+
+  // --- chains of definitions -----------------------------------------------------------------------------
+
+  /// Requires that no chain of definitions, of which each needs the next to be compiled, is too deep.
+  void check_chains();
+
+  /// Adds the functions and classes that a definition names, but for its own class, which is being compiled.
+  /// \param own_class number of its class, of a method
+  /// \param methods of its class
+  void add_needs(DefinitionGraph& graph, std::size_t from, const TreeRef& tree, std::size_t own_class,
+                 const Methods& methods) const;
 
   // --- expressions ---------------------------------------------------------------------------------------
 

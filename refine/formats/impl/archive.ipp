@@ -10,12 +10,17 @@
 #include <cerrno>
 #include <cstddef>
 #include <cstring>
+#include <functional>
 #include <new>
+#include <set>
+#include <string>
+#include <string_view>
 #include <system_error>
 #include <utility>
 #include <vector>
 
 #include <refine/core/config.hpp>
+#include <refine/core/text.hpp>
 #include <refine/formats/inspect.hpp>
 
 namespace refine::formats::detail {
@@ -28,6 +33,10 @@ class ArchiveReader {
 
   /// \param with_content false: the entries stay empty
   Archive read(bool with_content = true);
+
+  /// Calls a function with each file of an archive of any kind, of those that can be read.
+  /// \param max_bytes largest size of a file, and of all compressed ones
+  void visit(std::uint64_t max_bytes, const std::function<void(std::string_view, std::string_view)>& take);
 
  private:
   [[noreturn]] void refuse(const ZipEntry& entry, std::string_view why) const;
@@ -44,6 +53,7 @@ class ArchiveReader {
   std::string decompress(const ZipEntry& entry);
 
   static constexpr unsigned stored = 0, deflated = 8;
+  static constexpr unsigned encrypted = 1 | 0x40 | 0x2000;  // flags
   const ArchiveLimits limits_;
   SeekableFile file_;
   ZipDirectory directory_;
@@ -75,14 +85,31 @@ REFINE_INLINE Archive ArchiveReader::read(bool with_content) {
   if (entries.empty()) directory_.fail("the archive has no entries");
   const std::string top = entries.front().name.substr(0, entries.front().name.find('/') + 1);
   Archive result;
+  std::set<std::string> folded_names;
   for (const ZipEntry& entry : entries) {
     if (top.empty() || !entry.name.starts_with(top)) refuse(entry, "lies outside the archive's top folder");
     if (entry.name.ends_with('/')) continue;  // a folder
     const auto [found, is_new] = result.entries.emplace(entry.name.substr(top.size()), std::string());
     if (!is_new) refuse(entry, "is a duplicate");
+    // PyTorch looks entries up without regard to case, and would take either.
+    if (!folded_names.insert(text::lower(entry.name)).second) {
+      refuse(entry, "differs from another entry in upper and lower case alone");
+    }
     if (with_content) found->second = read_content(entry);
   }
   return result;
+}
+
+REFINE_INLINE void ArchiveReader::visit(std::uint64_t max_bytes,
+                                        const std::function<void(std::string_view, std::string_view)>& take) {
+  std::uint64_t decompressed = 0;
+  for (const ZipEntry& entry : directory_.read()) {
+    const bool is_compressed = entry.method != stored;
+    if ((entry.flags & encrypted) != 0 || (is_compressed && entry.method != deflated)) continue;
+    if (entry.bytes > max_bytes || (is_compressed && entry.bytes > max_bytes - decompressed)) continue;
+    if (is_compressed) decompressed += entry.bytes;
+    take(entry.name, read_content(entry));
+  }
 }
 
 REFINE_INLINE void ArchiveReader::refuse(const ZipEntry& entry, std::string_view why) const {
@@ -113,7 +140,7 @@ REFINE_INLINE void ArchiveReader::check_kind(const ZipEntry& entry) const {
     refuse(entry, "is not a regular file");
   }
   if (is_folder && (entry.bytes != 0 || entry.packed != 0)) refuse(entry, "is a folder with content");
-  constexpr unsigned encrypted = 1 | 0x40 | 0x2000, known = 2 | 4 | 8 | 0x800;
+  constexpr unsigned known = 2 | 4 | 8 | 0x800;
   if ((entry.flags & encrypted) != 0) refuse(entry, "is encrypted");
   if ((entry.flags & ~known) != 0 || (entry.method != stored && entry.method != deflated)) {
     refuse(entry,
@@ -198,6 +225,12 @@ REFINE_INLINE Archive read_archive(const std::filesystem::path& path, const Arch
 
 REFINE_INLINE Archive detail::list_archive(const std::filesystem::path& path) {
   return ArchiveReader(SeekableFile(path), {}).read(/*with_content=*/false);
+}
+
+REFINE_INLINE void detail::visit_archive(
+    const std::filesystem::path& path, std::uint64_t max_bytes,
+    const std::function<void(std::string_view name, std::string_view bytes)>& take) {
+  ArchiveReader(SeekableFile(path), {}).visit(max_bytes, take);
 }
 
 REFINE_INLINE Archive read_nested_archive(std::string_view bytes, const std::filesystem::path& name,

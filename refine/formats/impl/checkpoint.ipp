@@ -10,9 +10,11 @@
 #include <cctype>
 #include <charconv>
 #include <cstddef>
+#include <cstdint>
 #include <cstring>
 #include <functional>
 #include <optional>
+#include <set>
 #include <system_error>
 #include <utility>
 
@@ -42,11 +44,11 @@ REFINE_INLINE void refuse_programs(const std::filesystem::path& path, const std:
 }
 
 REFINE_INLINE ProgramSearch find_program(std::string_view bytes) {
-  while (!bytes.empty()) {
-    PickleMachine machine({}, bytes);
+  PickleMachine machine({}, bytes);
+  while (!machine.rest().empty()) {
     bool is_pickle = true;
     try {
-      machine.run();
+      machine.run_next();
     } catch (const Error&) {
       is_pickle = false;
     }
@@ -54,14 +56,30 @@ REFINE_INLINE ProgramSearch find_program(std::string_view bytes) {
     const auto found = std::ranges::find_if(names, runs_programs);
     if (found != names.end()) return {.name = *found};
     if (!is_pickle) return {.is_truncated = machine.is_truncated()};
-    bytes = machine.rest();
   }
   return {};
 }
 
+/// Returns where the numbers or objects of a NumPy array begin in its file; empty if it is none. Objects are a pickle.
+/// The type, which says what they are, is not read: Python evaluates it, and a type has many spellings.
+REFINE_INLINE std::optional<std::uint64_t> numpy_content(std::string_view beginning) {
+  constexpr std::size_t shortest = 12;
+  if (!beginning.starts_with("\x93NUMPY") || beginning.size() < shortest) return std::nullopt;
+  const auto byte = [&](std::size_t i) {
+    return std::uint64_t{static_cast<unsigned char>(beginning[i])} << (8 * (i - 8));
+  };
+  const bool is_first_version = beginning[6] == 1;
+  return is_first_version ? 10 + byte(8) + byte(9) : 12 + byte(8) + byte(9) + byte(10) + byte(11);
+}
+
 REFINE_INLINE ProgramSearch find_program_in_entry(std::string_view name, std::string_view bytes) {
+  if (const auto content = numpy_content(bytes)) {
+    return find_program(
+        bytes.substr(static_cast<std::size_t>(std::min<std::uint64_t>(*content, bytes.size()))));
+  }
+  const std::string lower = text::lower(name);
   const bool is_pickle =
-      name.ends_with("pkl") || name.ends_with(".pickle") ||
+      lower.ends_with("pkl") || lower.ends_with(".pickle") ||
       (bytes.size() > 2 && bytes[0] == '\x80' && static_cast<unsigned char>(bytes[1]) <= 5);
   return is_pickle ? find_program(bytes) : ProgramSearch();
 }
@@ -96,28 +114,29 @@ REFINE_INLINE void refuse_programs_in_tar(const std::filesystem::path& path, See
   }
 }
 
+/// Refuses a ZIP archive with such pickles, also in arrays of NumPy.
+REFINE_INLINE void refuse_programs_in_archive(const std::filesystem::path& path) {
+  constexpr std::uint64_t max_bytes = 1 << 28;
+  visit_archive(path, max_bytes, [&](std::string_view name, std::string_view bytes) {
+    const ProgramSearch search = find_program_in_entry(name, bytes);
+    if (!search.name.empty()) refuse_program(path, search.name);
+  });
+}
+
 REFINE_INLINE void refuse_hidden_programs(const std::filesystem::path& path) {
   SeekableFile file(path);
-  const auto beginning_size = static_cast<std::size_t>(std::min<std::uint64_t>(file.size(), 65536));
-  const std::string beginning = file.read(0, beginning_size);
-  if (is_archive(beginning) || beginning.starts_with('\x80')) return;
+  constexpr std::uint64_t beginning_size = 65536;
+  const std::string beginning = file.read(0, static_cast<std::size_t>(std::min(file.size(), beginning_size)));
+  if (beginning.starts_with('\x80')) return;
+  if (is_archive(beginning)) return refuse_programs_in_archive(path);
   if (beginning.size() > 263 && std::string_view(beginning).substr(257, 5) == "ustar") {
     refuse_programs_in_tar(path, file);
   }
-  std::size_t pickle = 0;  // where a pickle would begin
-  if (beginning.starts_with("\x93NUMPY") && beginning.size() > 12) {
-    const auto byte = [&](std::size_t i) {
-      return static_cast<std::size_t>(static_cast<unsigned char>(beginning[i]));
-    };
-    pickle =
-        beginning[6] == 1 ? 10 + byte(8) + 256 * byte(9) : 12 + byte(8) + 256 * byte(9) + 65536 * byte(10);
-    const std::string_view header = std::string_view(beginning).substr(0, pickle);
-    if (pickle >= beginning.size() || header.find("|O") == std::string_view::npos) {
-      return;  // an array without Python objects
-    }
-  }
-  if (refuse_programs_in(path, std::string_view(beginning).substr(pickle)) && file.size() > beginning_size) {
-    refuse_programs_in(path, std::string_view(files::read(path)).substr(pickle));
+  const std::uint64_t begin = std::min(numpy_content(beginning).value_or(0), file.size());
+  const std::uint64_t size = file.size() - begin;
+  const std::string first = file.read(begin, static_cast<std::size_t>(std::min(size, beginning_size)));
+  if (refuse_programs_in(path, first) && size > first.size()) {
+    refuse_programs_in(path, file.read(begin, static_cast<std::size_t>(size)));
   }
 }
 
@@ -240,6 +259,18 @@ REFINE_INLINE TorchFile read_unzipped(const std::filesystem::path& path, std::st
   }
 }
 
+/// Reads an archive. One that cannot be read may still have a program that another reader would run.
+REFINE_INLINE TorchFile read_archived(const std::filesystem::path& path) {
+  try {
+    return read_zipped(path, read_archive(path));
+  } catch (const ProgramError&) {
+    throw;
+  } catch (const Error&) {
+    refuse_hidden_programs(path);
+    throw;
+  }
+}
+
 REFINE_INLINE TorchFile read_any_torch_file(const std::filesystem::path& path) {
   if (const auto foreign = recognize_file(path)) {
     std::error_code unknown;
@@ -247,7 +278,7 @@ REFINE_INLINE TorchFile read_any_torch_file(const std::filesystem::path& path) {
     refuse_foreign(path, *foreign);
   }
   SeekableFile file(path);
-  TorchFile result = file.size() >= 4 && is_archive(file.read(0, 4)) ? read_zipped(path, read_archive(path))
+  TorchFile result = file.size() >= 4 && is_archive(file.read(0, 4)) ? read_archived(path)
                                                                      : read_unzipped(path, files::read(path));
   refuse_programs(path, result.unknown_names);
   return result;
@@ -316,7 +347,7 @@ REFINE_INLINE std::optional<StateDict> as_state_dict(const Value& value, const s
   StateDict result{.key = key, .dict = dict};
   bool has_others = false, has_layers = false;
   for (const auto& [name, entry] : *dict) {
-    if (!name.as_text()) return std::nullopt;
+    if (!name.as_text() || name.as_text()->size() > max_tensor_name) return std::nullopt;
     if (!is_tensor(entry)) {
       has_others = true;
       continue;
@@ -332,8 +363,7 @@ REFINE_INLINE std::optional<StateDict> as_state_dict(const Value& value, const s
 /// Returns true for the key of training state, which has tensors by name, too: the moments of an
 /// optimiser and the like.
 REFINE_INLINE bool is_training_state(std::string_view key) {
-  std::string lower(key);
-  std::ranges::transform(lower, lower.begin(), [](unsigned char c) { return std::tolower(c); });
+  const std::string lower = text::lower(key);
   for (const std::string_view word : {"optim", "sched", "scaler", "sampler", "rng", "callback", "loops"}) {
     if (lower.find(word) != std::string::npos) return true;
   }
@@ -345,14 +375,16 @@ REFINE_INLINE void collect_state_dicts(const Value& value, const std::string& ke
                                        std::vector<StateDict>& found) {
   constexpr int max_depth = 5;
   constexpr std::size_t max_list = 16, max_found = 100;
+  if (found.size() >= max_found) return;
   if (auto state = as_state_dict(value, key)) return found.push_back(*state);
-  if (depth == max_depth || found.size() >= max_found) return;
+  if (depth == max_depth) return;
   const auto descend = [&](const std::string& name, const Value& inner) {
     collect_state_dicts(inner, key.empty() ? name : key + "/" + name, depth + 1, found);
   };
   if (const Dict* dict = value.as_dict()) {
     for (const auto& [name, inner] : *dict) {
-      if (name.as_text() && !is_training_state(*name.as_text())) descend(*name.as_text(), inner);
+      const std::string* text = name.as_text();
+      if (text && text->size() <= max_tensor_name && !is_training_state(*text)) descend(*text, inner);
     }
   } else if (const List* list = value.as_list(); list && list->size() <= max_list) {
     for (std::size_t i = 0; i < list->size(); ++i) descend(std::to_string(i), (*list)[i]);
@@ -467,6 +499,10 @@ REFINE_INLINE ResolvedKey resolve_key(const Value& root, std::string_view key) {
                   path.string());
     }
     if (!is_tensor(entry)) refuse_entry(path, *name.as_text(), entry);
+    if (const std::size_t size = name.as_text()->size(); size > max_tensor_name) {
+      throw Error("cannot load {}: the name of a tensor has {} bytes, more than the {} allowed",
+                  path.string(), size, max_tensor_name);
+    }
   }
   throw Error("cannot load {}: the file has no weights of a network; save model.state_dict()", path.string());
 }

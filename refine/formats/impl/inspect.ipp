@@ -4,11 +4,11 @@
 
 #include <algorithm>
 #include <array>
-#include <cctype>
 #include <cstddef>
 #include <system_error>
 
 #include <refine/core/config.hpp>
+#include <refine/core/text.hpp>
 #include <refine/formats/detail/zip_directory.hpp>
 
 namespace refine::formats::detail {
@@ -150,8 +150,7 @@ REFINE_INLINE std::optional<ForeignFile> recognize_text(std::string_view bytes) 
   if (bytes.starts_with("\xef\xbb\xbf")) bytes.remove_prefix(3);
   const std::size_t first = bytes.find_first_not_of(" \t\r\n");
   bytes.remove_prefix(std::min(first, bytes.size()));
-  std::string lower(bytes.substr(0, 64));
-  std::ranges::transform(lower, lower.begin(), [](unsigned char c) { return std::tolower(c); });
+  const std::string lower = text::lower(bytes.substr(0, 64));
   for (const std::string_view tag : {"<!doctype html", "<html", "<head", "<body", "<!--"}) {
     if (lower.starts_with(tag)) {
       return ForeignFile{"a web page instead of a model", download_advice, false};

@@ -44,6 +44,14 @@ REFINE_INLINE void PickleStack::refuse(std::string_view name) const {
       path_.string(), shorten(name));
 }
 
+REFINE_INLINE void PickleStack::clear() {
+  unknown_names_.clear();
+  nodes_.resize(constants);
+  stack_.clear();
+  marks_.clear();
+  memo_.clear();
+}
+
 REFINE_INLINE PickleStack::Node* PickleStack::make(Kind kind) {
   if (nodes_.size() >= max_objects + constants) {
     fail(fmt::format("the pickle has more than {} objects", max_objects));
@@ -154,7 +162,17 @@ REFINE_INLINE PickleStack::Node* PickleStack::make_boolean(std::int64_t value) {
   return node;
 }
 
+REFINE_INLINE void PickleCalls::clear() {
+  PickleStack::clear();
+  encoded_.clear();
+  storages_.clear();
+}
+
 REFINE_INLINE void PickleCalls::push_name(std::string_view module, std::string_view name) {
+  constexpr std::size_t max_name = 1000;
+  if (const std::size_t size = module.size() + 1 + name.size(); size > max_name) {
+    fail(fmt::format("a name in the pickle has {} bytes, more than the {} allowed", size, max_name));
+  }
   const std::string full = std::string(module) + "." + std::string(name);
   const PickleName* known = find_pickle_name(full);
   if (known == nullptr) return push(make_opaque(full));
@@ -343,6 +361,13 @@ REFINE_INLINE const PickleMachine::Node& PickleMachine::run() {
     if (size() == frame_end_) frame_end_ = 0;
   }
   return *pop();
+}
+
+REFINE_INLINE const PickleMachine::Node& PickleMachine::run_next() {
+  clear();
+  decoded_.clear();
+  frame_end_ = 0;
+  return run();
 }
 
 REFINE_INLINE void PickleMachine::step(unsigned char code) {
@@ -809,8 +834,9 @@ REFINE_INLINE bool PickleBuilder::reaches_tensors(const PickleNode& node) {
     const PickleNode* next = open.back();
     open.pop_back();
     if (next->kind == Kind::tensor || next->kind == Kind::storage) return true;
-    if (visits_left_ == 0) return true;
-    --visits_left_;
+    const std::size_t visits = 1 + next->items.size();
+    if (visits_left_ < visits) return true;
+    visits_left_ -= visits;
     for (const PickleNode* item : next->items) {
       if (seen.insert(item).second) open.push_back(item);
     }

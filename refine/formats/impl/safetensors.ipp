@@ -247,6 +247,10 @@ REFINE_INLINE bool SafeTensorsHeader::end_object() {
   if (depth_ != 1 || in_metadata()) return true;
   const auto& keys = names_[1];
   if (!keys.contains("dtype") || !keys.contains("shape") || entry_.data_offsets.size() != 2) fail_malformed();
+  if (keys_[0].size() > max_tensor_name) {
+    fail_(fmt::format("the name of a tensor has {} bytes, more than the {} allowed", keys_[0].size(),
+                      max_tensor_name));
+  }
   tensors_.emplace(keys_[0], std::move(entry_));
   return true;
 }

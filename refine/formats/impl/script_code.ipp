@@ -183,6 +183,69 @@ REFINE_INLINE Objection objection_to(const std::string& name, std::string_view v
           text + ", " + std::string(why.empty() ? "which is not tensor arithmetic" : why)};
 }
 
+REFINE_INLINE std::size_t DefinitionGraph::find(const std::string& name) {
+  const auto [found, is_new] = numbers_.emplace(name, nodes_.size());
+  if (is_new) nodes_.emplace_back();
+  return found->second;
+}
+
+// Tarjan's algorithm finds the groups of definitions that need each other, and needed groups first. It is written
+// without recursion, since it looks for chains that are too long for it.
+REFINE_INLINE std::size_t DefinitionGraph::deepest_chain() const {
+  struct Visit {
+    std::size_t node, next;
+  };
+  std::vector<std::size_t> order(nodes_.size(), 0), lowest(nodes_.size(), 0);  // 0: not seen yet
+  std::vector<std::size_t> depth(nodes_.size(), 0);                            // 0: its group is not complete
+  std::vector<std::size_t> group;
+  std::vector<Visit> visits;
+  std::size_t seen = 0, deepest = 0;
+  const auto enter = [&](std::size_t node) {
+    order[node] = lowest[node] = ++seen;
+    group.push_back(node);
+    visits.push_back({node, 0});
+  };
+  for (std::size_t root = 0; root < nodes_.size(); ++root) {
+    if (order[root] == 0) enter(root);
+    while (!visits.empty()) {
+      const std::size_t node = visits.back().node;
+      if (visits.back().next < nodes_[node].needs.size()) {
+        const std::size_t needed = nodes_[node].needs[visits.back().next++];
+        if (order[needed] == 0) {
+          enter(needed);
+        } else if (depth[needed] == 0) {
+          lowest[node] = std::min(lowest[node], order[needed]);
+        }
+        continue;
+      }
+      visits.pop_back();
+      if (!visits.empty()) lowest[visits.back().node] = std::min(lowest[visits.back().node], lowest[node]);
+      if (lowest[node] != order[node]) continue;
+      const auto first = std::find(group.rbegin(), group.rend(), node).base() - 1;
+      std::size_t levels = 0, below = 0;
+      const bool is_cycle = group.end() - first > 1;
+      for (auto member = first; member != group.end(); ++member) {
+        levels += std::max<std::size_t>(nodes_[*member].levels, 1);
+        for (const std::size_t needed : nodes_[*member].needs) below = std::max(below, depth[needed]);
+        for (const std::size_t method : nodes_[*member].methods) {
+          if (is_cycle && depth[method] != 0) levels += nodes_[method].levels;  // it is no member itself
+        }
+      }
+      for (auto member = first; member != group.end(); ++member) depth[*member] = levels + below;
+      deepest = std::max(deepest, levels + below);
+      group.erase(first, group.end());
+    }
+  }
+  return deepest;
+}
+
+/// Returns the number of levels of a tree.
+REFINE_INLINE std::size_t tree_depth(const torch::jit::TreeRef& tree) {
+  std::size_t deepest = 0;
+  for (const torch::jit::TreeRef& part : tree->trees()) deepest = std::max(deepest, tree_depth(part));
+  return deepest + 1;
+}
+
 REFINE_INLINE CodeCheck::CodeCheck(const std::map<std::string, std::string>& code, Report report)
     : report_(std::move(report)) {
   for (const auto& [path, text] : code) {
@@ -197,6 +260,7 @@ REFINE_INLINE CodeCheck::CodeCheck(const std::map<std::string, std::string>& cod
   for_each_definition([&](const TreeRef& tree) {
     tree->kind() == torch::jit::TK_DEF ? check_function(tree) : check_class(tree);
   });
+  check_chains();
 }
 
 REFINE_INLINE bool CodeCheck::is_type(const torch::jit::TreeRef& tree) const {
@@ -444,6 +508,66 @@ REFINE_INLINE void CodeCheck::bind_all(Scope& scope, const torch::jit::List<torc
         break;
     }
   }
+}
+
+REFINE_INLINE void CodeCheck::check_chains() {
+  using namespace torch::jit;
+  constexpr std::size_t max_levels = 1000;  // a level takes 1 to 2 KB of the stack
+  DefinitionGraph graph;
+  for_each_definition([&](const TreeRef& tree) {
+    if (tree->kind() == TK_DEF) {
+      const std::size_t function = graph.find(qualifier(path_) + "." + Def(tree).name().name());
+      graph.add_levels(function, tree_depth(tree));
+      return add_needs(graph, function, tree, function, {});
+    }
+    const ClassDef definition(tree);
+    const std::string name = qualifier(path_) + "." + definition.name().name();
+    const std::size_t whole = graph.find(name);
+    Methods methods;
+    for (const Stmt& statement : definition.body()) {
+      if (statement.kind() != TK_DEF) continue;
+      const std::string method = Def(statement).name().name();
+      methods.emplace(method, graph.find(fmt::format("{}:{}", name, method)));  // no name has a colon
+    }
+    std::size_t field_levels = 0;
+    for (const Stmt& statement : definition.body()) {
+      if (statement.kind() != TK_DEF) {
+        field_levels = std::max(field_levels, tree_depth(statement));
+        add_needs(graph, whole, statement, whole, {});
+        continue;
+      }
+      const std::size_t method = methods.at(Def(statement).name().name());
+      graph.add_levels(method, tree_depth(statement));
+      graph.add_method(whole, method);
+      add_needs(graph, method, statement, whole, methods);
+      for (const auto& [other, number] : methods) {  // a + b calls a.__add__(b)
+        if (other.starts_with("__")) graph.add_need(method, number);
+      }
+    }
+    graph.add_levels(whole, 1 + field_levels);
+  });
+  if (const std::size_t levels = graph.deepest_chain(); levels > max_levels) {
+    report_({Objection::Kind::harmful,
+             fmt::format("its code has a chain of functions and classes, of which each needs the next, "
+                         "with {} levels, more than the {} allowed",
+                         levels, max_levels)});
+  }
+}
+
+REFINE_INLINE void CodeCheck::add_needs(DefinitionGraph& graph, std::size_t from, const TreeRef& tree,
+                                        std::size_t own_class, const Methods& methods) const {
+  using namespace torch::jit;
+  if (tree->kind() == TK_VAR || tree->kind() == '.') {
+    const std::string name = dotted_name(tree);
+    if (is_defined(name) && graph.find(name) != own_class) graph.add_need(from, graph.find(name));
+  }
+  if (tree->kind() == '.') {
+    // The value is taken for one of the same class. Another class is complete before there is a value of it, unless
+    // the two name each other: then `deepest_chain` adds all of their methods.
+    const auto method = methods.find(Select(tree).selector().name());
+    if (method != methods.end()) graph.add_need(from, method->second);
+  }
+  for (const TreeRef& part : tree->trees()) add_needs(graph, from, part, own_class, methods);
 }
 
 REFINE_INLINE void CodeCheck::check_statements(const torch::jit::List<torch::jit::Stmt>& body,

@@ -157,7 +157,6 @@ REFINE_INLINE TorchScriptListing inspect_torchscript(const Archive& archive) {
     detail::add_objection(listing.objections, std::move(objection));
   };
   const auto report_harmful = [&](std::string text) { report({Objection::Kind::harmful, std::move(text)}); };
-  std::set<std::string> lower_names;
   std::size_t source_bytes = 0;
   for (const auto& [name, bytes] : archive.entries) {
     constexpr std::string_view extra_folder = "extra/", code_folder = "code/", ending = ".py";
@@ -167,11 +166,6 @@ REFINE_INLINE TorchScriptListing inspect_torchscript(const Archive& archive) {
       if (!search.name.empty()) report_harmful(fmt::format("its entry {} asks for {}", name, search.name));
     }
     if (!is_needed(name)) continue;
-    std::string lower = name;
-    std::ranges::transform(lower, lower.begin(), [](unsigned char c) { return std::tolower(c); });
-    if (!lower_names.insert(lower).second) {
-      report_harmful(fmt::format("its entry {} exists twice, in upper and lower case", name));
-    }
     if (!name.starts_with(code_folder)) continue;
     source_bytes += bytes.size();
     if (name.find('.') != name.size() - ending.size()) {
