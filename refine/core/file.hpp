@@ -4,7 +4,6 @@
 #include <cstdint>
 #include <cstdio>
 #include <filesystem>
-#include <limits>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -19,6 +18,25 @@ int create_folders(const std::filesystem::path& folder);
 
 /// Returns what to do if a file cannot be written for this reason, a number of `errno`.
 const char* writing_advice(int reason);
+
+/// Opens a regular file for reading. Does not wait, as opening a pipe does until another process writes to it.
+/// \param size receives the number of bytes
+/// \return a descriptor, which the caller closes
+/// \throws Error if the path is a folder, a device or a pipe, or cannot be opened
+int open_regular_file(const std::filesystem::path& path, std::uint64_t& size);
+
+/// A C stream that is closed with its owner.
+using Stream = std::unique_ptr<std::FILE, int (*)(std::FILE*)>;
+
+/// Opens a stream as `open_regular_file` opens a descriptor.
+Stream open_regular_stream(const std::filesystem::path& path, std::uint64_t& size);
+
+/// Returns the first bytes of a regular file, at most `count`; empty if it cannot be read.
+/// \param size receives the number of bytes of the file
+std::string read_beginning(const std::filesystem::path& path, std::size_t count, std::uint64_t& size);
+
+/// As above, without the size.
+std::string read_beginning(const std::filesystem::path& path, std::size_t count);
 
 }  // namespace refine::detail
 
@@ -102,11 +120,14 @@ bool exists(const std::filesystem::path& path);
 /// Returns the extension of a file's name in lower case (ASCII), with its dot: ".png".
 std::string lower_extension(const std::filesystem::path& file);
 
+/// The largest file that is read into memory where no other limit is specified: 32 GiB, as of an archive.
+inline constexpr std::uintmax_t max_file_bytes = std::uintmax_t{32} << 30;
+
 /// Returns the content of a file.
 /// \param max_bytes a longer file is refused, before memory is taken for it
-/// \throws Error if the file cannot be read, with the path and the reason of the system, or is longer than that
-std::string read(const std::filesystem::path& path,
-                 std::uintmax_t max_bytes = std::numeric_limits<std::uintmax_t>::max());
+/// \throws Error if the file cannot be read, with the path and the reason of the system, is a device or a pipe, or is
+///   longer than that
+std::string read(const std::filesystem::path& path, std::uintmax_t max_bytes = max_file_bytes);
 
 /// Writes a whole file, or leaves an older one unchanged.
 /// \throws Error as `AtomicFile`

@@ -6,6 +6,7 @@
 #include <array>
 #include <cerrno>
 #include <cstddef>
+#include <cstdint>
 #include <cstdio>
 #include <filesystem>
 #include <memory>
@@ -15,6 +16,7 @@
 #include <vector>
 
 #include <refine/core/error.hpp>
+#include <refine/core/file.hpp>
 
 namespace refine {
 
@@ -65,18 +67,17 @@ namespace refine::files {
 /// Returns the SHA-256 of a file, as 64 lower-case hexadecimal digits.
 /// \throws Error if the file cannot be read
 inline std::string sha256(const std::filesystem::path& path) {
-  const auto fail = [&](const std::string& reason) {
-    throw Error("cannot read {}: {}; check the path and its permissions", path.string(), reason);
-  };
-  const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path.c_str(), "rb"), &std::fclose);
-  if (!file) fail(std::generic_category().message(errno));
-
+  std::uint64_t size = 0;
+  const detail::Stream file = detail::open_regular_stream(path, size);
   Sha256 digest;
   std::vector<unsigned char> block(1 << 16);
   while (const std::size_t got = std::fread(block.data(), 1, block.size(), file.get())) {
     digest.add(block.data(), got);
   }
-  if (std::ferror(file.get())) fail(std::generic_category().message(errno));
+  if (std::ferror(file.get())) {
+    throw Error("cannot read {}: {}; check the path and its permissions", path.string(),
+                std::generic_category().message(errno));
+  }
   return digest.hex();
 }
 

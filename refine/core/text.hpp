@@ -30,6 +30,11 @@ bool is_utf8(std::string_view text);
 /// may be any bytes; a name in JSON may not.
 std::string to_utf8(std::string_view text);
 
+/// Returns JSON with each character that `printable` does not show as it is written as `\uNNNN`, which denotes the same
+/// text.
+/// \param json a document in UTF-8, in which line breaks occur only between its parts
+std::string escape_json_controls(std::string_view json);
+
 /// Returns the essential line of another library's message: the first line, or the last one of a
 /// traceback. What follows "Exception raised from" is LibTorch's stack of C++, which is left out.
 std::string one_line(std::string_view text);

@@ -49,7 +49,9 @@ DefenseReport read_metrics(const std::filesystem::path& path);
 /// \throws Error if the report is not complete (`check_complete`)
 std::string html(const DefenseReport& report);
 
-/// Escapes text for use as HTML text or as an attribute's value. Control characters become spaces.
+/// Escapes text for use as HTML text or as an attribute's value. Control characters, marks that change the
+/// direction of writing, and bytes that are not UTF-8 are shown as `text::printable` shows them; line breaks and tabs
+/// are kept.
 std::string html_escape(std::string_view text);
 
 /// Writes `metrics.json`, `report.html` and, if the report has images, `images.png`; else one of an earlier report is
@@ -97,7 +99,7 @@ inline bool starts_character(char c) {
 
 /// Pads `text`, or cuts it with an ellipsis, to `width` UTF-8 characters.
 ///
-/// Replaces control characters by spaces: a name from a file may contain escape sequences of a
+/// Control characters are shown as `text::printable` shows them: a name from a file may contain escape sequences of a
 /// terminal.
 ///
 /// \param text  what to show

@@ -73,6 +73,42 @@ namespace {
 using testing::error_of;
 using testing::expect_words;
 
+/// A folder for one test, removed with it.
+struct ScratchPath {
+  std::string path = fs::path(::testing::TempDir()) / "read-XXXXXX";
+  ScratchPath() { path = ::mkdtemp(path.data()); }
+  ~ScratchPath() { fs::remove_all(path); }
+};
+
+TEST(FilesRead, PipeSocketDeviceOrFolder_IsRefusedWithoutWaiting) {
+  const ScratchPath scratch;
+  const fs::path pipe = fs::path(scratch.path) / "pipe", socket = fs::path(scratch.path) / "socket";
+  ASSERT_EQ(::mkfifo(pipe.c_str(), 0600), 0);
+  ASSERT_EQ(::mknod(socket.c_str(), S_IFSOCK | 0600, 0), 0);
+  const fs::path link = fs::path(scratch.path) / "link";
+  fs::create_symlink("pipe", link);
+  for (const fs::path& path : {pipe, socket, link, fs::path("/dev/null"), fs::path("/dev/zero")}) {
+    expect_words(error_of([&] { files::read(path); }),
+                 {"cannot read " + path.string(), "it is a device or a pipe", "copy its content to a file"});
+    EXPECT_EQ(detail::read_beginning(path, 4), "");
+  }
+  expect_words(error_of([&] { files::read(scratch.path); }),
+               {"cannot read " + scratch.path, "Is a directory"});
+  expect_words(error_of([&] { files::read(pipe / "x"); }), {"Not a directory"});
+}
+
+TEST(FilesRead, LongerThanTheLimit_IsRefusedBeforeItIsRead) {
+  const ScratchPath scratch;
+  const fs::path path = fs::path(scratch.path) / "file";
+  files::write(path, "abcd");
+  EXPECT_EQ(files::read(path, 4), "abcd");
+  expect_words(error_of([&] { files::read(path, 3); }), {path.string(), "4 bytes", "more than the 3"});
+  EXPECT_EQ(detail::read_beginning(path, 3), "abc");
+  EXPECT_EQ(detail::read_beginning(path, 9), "abcd");
+  fs::resize_file(path, files::max_file_bytes + 1);  // without a limit of the caller
+  expect_words(error_of([&] { files::read(path); }), {path.string(), "34359738369 bytes", "34359738368"});
+}
+
 class AtomicFileTest : public ::testing::Test {
  protected:
   void SetUp() override {

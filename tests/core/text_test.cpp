@@ -33,6 +33,13 @@ TEST(Printable, LineSeparatorsAndDirectionMarks_AreEscaped) {
   EXPECT_EQ(text::printable("\u200d\u2010"), "\u200d\u2010") << "neighbours that are text";
 }
 
+TEST(EscapeJsonControls, ControlsAndDirectionsInStrings_DenoteTheSameText) {
+  EXPECT_EQ(text::escape_json_controls("{\n  \"é\": \"\u202e\u0085\x7f\u2069\\u0000\"\n}"),
+            "{\n  \"é\": \"\\u202e\\u0085\\u007f\\u2069\\u0000\"\n}");
+  EXPECT_EQ(text::escape_json_controls("\"\xff🐈\""), "\"\xff🐈\"");
+  EXPECT_EQ(text::escape_json_controls(""), "");
+}
+
 TEST(Printable, InvalidUtf8_AreEscaped) {
   EXPECT_EQ(text::printable("a\x9b\x32Jb"s), "a\\x9b2Jb");                  // C1 of a terminal with 8 bits
   EXPECT_EQ(text::printable("caf\xe9"s), "caf\\xe9");                       // Latin-1

@@ -1,7 +1,9 @@
 #include <gtest/gtest.h>
 
 #include <cstddef>
+#include <cstdint>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 
 #include <refine/core/detail/untrusted_json.hpp>
@@ -52,6 +54,20 @@ TEST(ParseUntrustedJson, ManyObjectsInAList_AreReadInLinearTime) {
   std::string text = "[{\"\":0}";
   for (int i = 1; i < 500'000; ++i) text += ",{\"\":0}";
   EXPECT_EQ(parse_untrusted_json(text + "]").size(), 500'000u);
+}
+
+TEST(ReadInteger, FractionTruthValueOrOutOfRange_IsNotRead) {
+  const auto read = [](const char* text, auto field) {
+    return read_integer(nlohmann::json::parse(text), field) ? std::optional(field) : std::nullopt;
+  };
+  EXPECT_EQ(read("2147483647", 0), 2147483647);
+  EXPECT_EQ(read("-2147483648", 0), -2147483648);
+  EXPECT_EQ(read("18446744073709551615", std::uint64_t{}), 18446744073709551615u);
+  for (const char* text :
+       {"2147483648", "-2147483649", "4294967299", "3.9", "3.0", "1e300", "true", "null", "\"3\"", "[3]"})
+    EXPECT_EQ(read(text, 0), std::nullopt) << text;
+  for (const char* text : {"-1", "18446744073709551616", "-1.5"})
+    EXPECT_EQ(read(text, std::uint64_t{}), std::nullopt) << text;
 }
 
 TEST(ParseUntrustedJson, OtherText_IsDiscarded) {

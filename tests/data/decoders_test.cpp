@@ -9,6 +9,7 @@
 
 #include <fmt/core.h>
 #include <tiffio.h>
+#include <zlib.h>
 #include <array>
 #include <cstdint>
 #include <filesystem>
@@ -116,6 +117,60 @@ TEST(DecodeImage, FileOfMoreThanOneGigabyte_IsRefusedBeforeItIsRead) {
   EXPECT_EQ(images.images.size(0), 1);
 }
 
+/// Returns a PNG with further chunks before its pixels.
+std::string png_with(const std::string& whole,
+                     const std::vector<std::pair<std::string, std::string>>& chunks) {
+  const auto big = [](std::size_t value) {
+    std::string text;
+    for (int shift = 24; shift >= 0; shift -= 8) text += static_cast<char>(value >> shift);
+    return text;
+  };
+  std::string all;
+  for (const auto& [kind, body] : chunks) {
+    const std::string content = kind + body;
+    all += big(body.size()) + content +
+           big(crc32(0, reinterpret_cast<const Bytef*>(content.data()), static_cast<uInt>(content.size())));
+  }
+  std::string bytes = whole;
+  return bytes.insert(bytes.find("IDAT") - 4, all);
+}
+
+TEST(DecodeImage, PngWithTextProfileAndGamma_HasTheSamePixels) {
+  const auto packed = [](std::string_view text) {
+    uLongf size = compressBound(text.size());
+    std::string bytes(size, '\0');
+    compress(reinterpret_cast<Bytef*>(bytes.data()), &size, reinterpret_cast<const Bytef*>(text.data()),
+             text.size());
+    return bytes.substr(0, size);
+  };
+  const std::vector<std::pair<std::string, std::string>> chunks = {
+      {"gAMA", "\0\0\xb1\x8f"s},
+      {"sBIT", "\5\5\5"s},
+      {"iCCP", "profile\0\0"s + packed("not a profile")},
+      {"bKGD", "\0\0\0\1\0\2"s},
+      {"tEXt", "Comment\0text"s},
+      {"zTXt", "Comment\0\0"s + packed("text")},
+      {"iTXt", "Comment\0\1\0en\0\0"s + packed("text")},
+      {"teSt", "a private one"}};
+  const std::string whole =
+      png(4, 2, 8, PNG_COLOR_TYPE_RGB, {10,  20,  30,  40,  50,  60,  70,  80,  90,  100, 110, 120,
+                                        130, 140, 150, 160, 170, 180, 190, 200, 210, 220, 230, 240});
+  const at::Tensor image = decode_image_bytes(whole, "x");
+  EXPECT_EQ(image[0][1][3].item<int>(), 220);
+  EXPECT_TRUE(decode_image_bytes(png_with(whole, chunks), "x").equal(image));
+  // A transparent colour and a palette's alpha are dropped.
+  const std::string clear = png_with(whole, {{"tRNS", "\0\x0a\0\x14\0\x1e"s}});
+  EXPECT_TRUE(decode_image_bytes(clear, "x").equal(image));
+  const std::string palette = png(2, 1, 8, PNG_COLOR_TYPE_PALETTE, {1, 0}, {1, 2, 3, 4, 5, 6});
+  const at::Tensor colours = decode_image_bytes(png_with(palette, {{"tRNS", "\0\x80"s}}), "x");
+  EXPECT_EQ(colours[2][0][0].item<int>(), 6);
+  EXPECT_TRUE(colours.equal(decode_image_bytes(palette, "x")));
+  expect_words(error_of([&] {
+                 decode_image_bytes(png_with(whole, {{"TeSt", "x"}}), "x.png");
+               }),
+               {"x.png", "critical"});
+}
+
 TEST(DecodeImage, JpegWithStrayBytes_IsReadAndOtherDamageThrows) {
   const std::string whole = jpeg(16, 16, {}, true);
   const at::Tensor image = decode_image_bytes(whole, "x");
@@ -203,8 +258,9 @@ TEST(DecodeImage, TruncatedFileOfEveryFormat_Throws) {
 /// A TIFF of one compressed strip or tile without its bytes, with samples of 32 bits. (libtiff splits
 /// a strip that is not compressed.)
 /// \param tile_width 0: a strip
+/// \param is_planar with a strip or tile for each sample, of 2 or more
 std::string tiff_claims(std::uint32_t width, std::uint32_t height, std::uint32_t samples,
-                        std::uint32_t tile_width = 0, std::uint32_t tile_height = 0) {
+                        std::uint32_t tile_width = 0, std::uint32_t tile_height = 0, bool is_planar = false) {
   const auto little = [](std::uint32_t value, int bytes) {
     std::string text;
     for (int i = 0; i < bytes; ++i) text += static_cast<char>(value >> (8 * i));
@@ -217,19 +273,22 @@ std::string tiff_claims(std::uint32_t width, std::uint32_t height, std::uint32_t
                                                    {258, 3, samples, samples == 1 ? 32 : bits},
                                                    {259, 3, 1, 8},
                                                    {262, 3, 1, 2}};
-  if (!is_tiled) all.push_back({273, 4, 1, data});
+  const std::uint32_t parts = is_planar ? samples : 1, size = is_planar ? data : 1;
+  if (!is_tiled) all.push_back({273, 4, parts, data});
   all.push_back({277, 3, 1, samples});
-  if (!is_tiled) all.insert(all.end(), {{278, 4, 1, height}, {279, 4, 1, 1}});
-  all.push_back({284, 3, 1, 1});
+  if (!is_tiled) all.insert(all.end(), {{278, 4, 1, height}, {279, 4, parts, size}});
+  all.push_back({284, 3, 1, is_planar ? 2u : 1u});
   if (is_tiled) {
-    all.insert(all.end(),
-               {{322, 4, 1, tile_width}, {323, 4, 1, tile_height}, {324, 4, 1, data}, {325, 4, 1, 1}});
+    all.insert(
+        all.end(),
+        {{322, 4, 1, tile_width}, {323, 4, 1, tile_height}, {324, 4, parts, data}, {325, 4, parts, size}});
   }
   std::string file = "II*\0"s + little(8, 4) + little(tags, 2);
   for (const auto& [id, type, count, value] : all)
     file += little(id, 2) + little(type, 2) + little(count, 4) + little(value, 4);
   file += little(0, 4);
   for (std::uint32_t i = 0; i < samples; ++i) file += little(32, 2);
+  for (std::uint32_t i = 0; is_planar && i < samples; ++i) file += little(1, 4);
   return file + "x";
 }
 
@@ -252,6 +311,13 @@ TEST(DecodeImage, AtEachLimit_DecodesAndOneBeyondThrows) {
   };
   std::string large = jpeg(16, 16, {1, 2, 3});
   large.replace(large.find("\xff\xc0") + 5, 4, "\x27\x11\x27\x10");
+  const auto cmyk_claims = [](bool is_sequential, const char* marker) {  // 10,000 by 8,001 pixels
+    std::string bytes = progressive_jpeg(16, false, is_sequential, /*is_cmyk=*/true);
+    return bytes.replace(bytes.find(marker) + 5, 4, "\x1f\x41\x27\x10");
+  };
+  const auto lerc = [](std::string tiff) {
+    return tiff.replace(tiff.find("\x03\1\3\0\1\0\0\0\x08"s), 10, "\x03\1\3\0\1\0\0\0\x47\x88"s);
+  };
   const std::string webp =  // the header of a lossless one: 16,383 twice, less one, in 14 bits each
       "RIFF\x16\0\0\0WEBPVP8L\x0a\0\0\0\x2f\xfe\xbf\xff\x0f\0\0\0\0\0"s;
   const std::string_view side = "a side must be 1 to 16384", early = "ends too early",
@@ -291,7 +357,30 @@ TEST(DecodeImage, AtEachLimit_DecodesAndOneBeyondThrows) {
        tiff_claims(4097, 1, 16384, 16, 16),
        {"a row of it has 268500992 bytes, more than the 268435456", allowed},
        "32-bit samples"},
+      // Of separate planes, one strip each of at most four.
+      {tiff_claims(4096, 4096, 4, 0, 0, /*is_planar=*/true),
+       tiff_claims(4096, 4097, 4, 0, 0, /*is_planar=*/true),
+       {"a strip of it has 268500992 bytes in memory, more than the 268435456", allowed},
+       "32-bit samples"},
+      {tiff_claims(64, 64, 4, 4096, 4096, /*is_planar=*/true),
+       tiff_claims(64, 64, 4, 4096, 4112, /*is_planar=*/true),
+       {"a tile of it has 269484032 bytes in memory, more than the 268435456", allowed},
+       "32-bit samples"},
+      {tiff_claims(4096, 4096, 5, 0, 0, /*is_planar=*/true),
+       tiff_claims(4096, 4097, 5, 0, 0, /*is_planar=*/true),
+       {"a strip of it has 268500992 bytes in memory"},
+       "32-bit samples"},
+      {lerc(tiff_claims(4096, 1, 8192)),
+       lerc(tiff_claims(4096, 2, 4097)),
+       {"a strip of it has 268500992 bytes in memory, more than the 268435456", allowed},
+       "32-bit samples"},
       {jpeg_of_scans(8, 50), jpeg_of_scans(8, 51), {"more than 50 scans"}},
+      {progressive_jpeg(16, false, false, /*is_cmyk=*/true),
+       cmyk_claims(/*is_sequential=*/false, "\xff\xc2"),
+       {"its coefficients take 640640000 bytes, more than the 640000000", allowed}},
+      {progressive_jpeg(16, false, true, /*is_cmyk=*/true),
+       cmyk_claims(/*is_sequential=*/true, "\xff\xc0"),
+       {"its coefficients take 640640000 bytes, more than the 640000000", allowed}},
       {jpeg_of_scans(8, 50, /*is_sequential=*/true),
        jpeg_of_scans(8, 51, /*is_sequential=*/true),
        {"more than 50 scans"}},

@@ -88,7 +88,10 @@ inline std::string jpeg_of(int width, int height, const Bytes& pixels, int chann
 /// A progressive JPEG of one colour: its decoder keeps the coefficients of the whole image.
 /// \param is_gray with one channel and two scans, which can be repeated
 /// \param is_sequential with a scan for each channel instead
-inline std::string progressive_jpeg(int side, bool is_gray = false, bool is_sequential = false) {
+/// \param is_cmyk with four channels
+/// \param height 0: the side
+inline std::string progressive_jpeg(int side, bool is_gray = false, bool is_sequential = false,
+                                    bool is_cmyk = false, int height = 0) {
   jpeg_compress_struct jpeg = {};
   jpeg_error_mgr errors = {};
   jpeg.err = jpeg_std_error(&errors);
@@ -96,9 +99,10 @@ inline std::string progressive_jpeg(int side, bool is_gray = false, bool is_sequ
   unsigned char* data = nullptr;
   unsigned long size = 0;
   jpeg_mem_dest(&jpeg, &data, &size);
-  jpeg.image_width = jpeg.image_height = static_cast<JDIMENSION>(side);
-  jpeg.input_components = is_gray ? 1 : 3;
-  jpeg.in_color_space = is_gray ? JCS_GRAYSCALE : JCS_RGB;
+  jpeg.image_width = static_cast<JDIMENSION>(side);
+  jpeg.image_height = static_cast<JDIMENSION>(height > 0 ? height : side);
+  jpeg.input_components = is_gray ? 1 : is_cmyk ? 4 : 3;
+  jpeg.in_color_space = is_gray ? JCS_GRAYSCALE : is_cmyk ? JCS_CMYK : JCS_RGB;
   jpeg_set_defaults(&jpeg);
   jpeg_set_quality(&jpeg, 50, TRUE);
   for (int i = 0; i < jpeg.num_components; ++i)
@@ -110,16 +114,17 @@ inline std::string progressive_jpeg(int side, bool is_gray = false, bool is_sequ
   const jpeg_scan_info channels[] = {
       {.comps_in_scan = 1, .component_index = {0}, .Ss = 0, .Se = 63, .Ah = 0, .Al = 0},
       {.comps_in_scan = 1, .component_index = {1}, .Ss = 0, .Se = 63, .Ah = 0, .Al = 0},
-      {.comps_in_scan = 1, .component_index = {2}, .Ss = 0, .Se = 63, .Ah = 0, .Al = 0}};
+      {.comps_in_scan = 1, .component_index = {2}, .Ss = 0, .Se = 63, .Ah = 0, .Al = 0},
+      {.comps_in_scan = 1, .component_index = {3}, .Ss = 0, .Se = 63, .Ah = 0, .Al = 0}};
   if (is_gray) {
     jpeg.scan_info = two;
     jpeg.num_scans = 2;
   } else if (is_sequential) {
     jpeg.scan_info = channels;
-    jpeg.num_scans = 3;
+    jpeg.num_scans = is_cmyk ? 4 : 3;
   }
   jpeg_start_compress(&jpeg, TRUE);
-  std::vector<JSAMPLE> row(static_cast<std::size_t>(3 * side), 100);
+  std::vector<JSAMPLE> row(static_cast<std::size_t>(4 * side), 100);
   JSAMPROW rows = row.data();
   while (jpeg.next_scanline < jpeg.image_height) jpeg_write_scanlines(&jpeg, &rows, 1);
   jpeg_finish_compress(&jpeg);

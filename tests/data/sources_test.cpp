@@ -10,6 +10,7 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 #include <png.h>
+#include <sys/stat.h>
 #include <zlib.h>
 #include <refine/data/data.hpp>
 
@@ -263,6 +264,33 @@ TEST(Cifar10, BadFile_IsNamedInTheError) {
   scratch.write("data_batch_3.bin", whole);
   scratch.write("batches.meta.txt", "one two");
   expect_words(error_of([&] { cifar10(scratch.path); }), {"batches.meta.txt", "classes", "got 2"});
+  scratch.write("batches.meta.txt", "a\nb\nc\xe9\nd\ne\nf\ng\nh\ni\nj\n");  // Latin-1
+  expect_words(error_of([&] { cifar10(scratch.path); }), {"batches.meta.txt", "line 3 is not UTF-8", "0xe9"});
+}
+
+TEST(Cifar10, FileLongerThanItsKind_IsRefusedBeforeItIsRead) {
+  const ScratchFolder scratch;
+  write_cifar(scratch, "");
+  const auto meta =
+      scratch.write("batches.meta.txt", "a\nb\nc\nd\ne\nf\ng\nh\ni\nj\n" + std::string(65'516, '\n'));
+  EXPECT_EQ(cifar10(scratch.path).test.classes[0], "a");
+  std::filesystem::resize_file(meta, (1 << 16) + 1);
+  expect_words(error_of([&] { cifar10(scratch.path); }), {meta.string(), "65537 bytes", "65536"});
+  std::filesystem::remove(meta);
+  const auto batch = scratch.path / "test_batch.bin";
+  std::filesystem::resize_file(batch, 30'730'000);  // zeros are airplanes
+  EXPECT_EQ(cifar10(scratch.path).test.size(), 10'000);
+  std::filesystem::resize_file(batch, 30'730'001);
+  expect_words(error_of([&] { cifar10(scratch.path); }), {batch.string(), "30730001 bytes", "30730000"});
+  std::filesystem::resize_file(batch, std::uintmax_t{1} << 40);
+  expect_words(error_of([&] { cifar10(scratch.path); }), {batch.string(), "1099511627776 bytes", "30730000"});
+}
+
+TEST(ReadIdx, Pipe_IsRefusedWithoutWaiting) {
+  const ScratchFolder scratch;
+  const auto pipe = scratch.path / "images";
+  ASSERT_EQ(::mkfifo(pipe.c_str(), 0600), 0);
+  expect_words(error_of([&] { read_idx(pipe); }), {pipe.string(), "it is a device or a pipe"});
 }
 
 std::string idx_file(std::vector<int> extents, const std::string& bytes) {

@@ -1,6 +1,7 @@
 // The product as a function, on a tiny TorchScript file (tests/fixtures/make_program_files.py).
 
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 
 #include <ATen/TensorOperators.h>
@@ -1063,6 +1064,55 @@ TEST(AttackSpec, WithOrWithoutDataSet_IsReadAsWritten) {
   scratch.write("attack.json", R"({"attack": "BadNets", "target": 3, "seed": 7})");  // of earlier versions
   EXPECT_EQ(read_attack(file).dataset, "");
   EXPECT_EQ(read_attack(file).target, 3);
+}
+
+TEST(AttackSpec, FieldThatIsNoIntegerInRange_IsNamedWithItsValue) {
+  const ScratchFolder scratch;
+  const auto error = [&](const std::string& fields) {
+    const fs::path file = scratch.write("attack.json", R"({"attack": "BadNets", )" + fields + "}");
+    return error_of([&] { read_attack(file); });
+  };
+  for (const char* value : {"4294967299", "2147483648", "3.9", "true", "-1", "\"3\"", "1e300", "[3]"}) {
+    const std::string v = value;
+    const std::string ints =
+        "must be a whole number from 0 to 2147483647, got " + (v == "1e300" ? "1e+300" : v);
+    expect_words(error(R"("seed": 7, "target": )" + v), {"attack.json", "target " + ints});
+    expect_words(error(R"("seed": 7, "target": 3, "source": )" + v), {"attack.json", "source " + ints});
+  }
+  for (const char* value : {"-1.5", "1e300", "18446744073709551616", "-1", "true", "null"}) {
+    expect_words(error(R"("target": 3, "seed": )" + std::string(value)),
+                 {"attack.json", "seed must be a whole number from 0 to 18446744073709551615, got "});
+  }
+  expect_words(error(R"("target": 3, "seed": 7, "rate": true)"),
+               {"attack.json", "rate must be a number, got true"});
+  expect_words(error(R"("target": 3)"), {"attack.json", "missing"});
+  EXPECT_EQ(error(R"("target": 2147483647, "seed": 18446744073709551615, "source": 0, "rate": 1)"), "");
+  EXPECT_EQ(read_attack(scratch.path / "attack.json").seed, 18446744073709551615u);
+}
+
+TEST(AttackSpec, FileLongerThanTheLimit_IsRefusedBeforeItIsRead) {
+  const ScratchFolder scratch;
+  const std::string json = R"({"attack": "BadNets", "target": 3, "seed": 7})";
+  const fs::path file = scratch.write("attack.json", json + std::string((1 << 20) - json.size(), ' '));
+  EXPECT_EQ(read_attack(file).target, 3);
+  fs::resize_file(file, (1 << 20) + 1);
+  expect_words(error_of([&] { read_attack(file); }), {"attack.json", "1048577 bytes", "1048576"});
+}
+
+TEST(ClassNames, FileLongerThanTheLimit_IsRefusedBeforeItIsRead) {
+  const ScratchFolder scratch;
+  const fs::path file = scratch.write("names.txt", "a\nb" + std::string((16 << 20) - 3, '\n'));
+  EXPECT_EQ(read_class_names(file), (std::vector<std::string>{"a", "b"}));
+  fs::resize_file(file, (16 << 20) + 1);
+  expect_words(error_of([&] { read_class_names(file); }), {"names.txt", "16777217 bytes", "16777216"});
+}
+
+TEST(LoadClassifier, Pipe_IsRefusedWithoutWaiting) {
+  const ScratchFolder scratch;
+  const fs::path pipe = scratch.path / "model.pt";
+  ASSERT_EQ(::mkfifo(pipe.c_str(), 0600), 0);
+  expect_words(error_of([&] { load_classifier(pipe); }), {pipe.string(), "it is a device or a pipe"});
+  expect_words(error_of([&] { read_class_names(pipe); }), {pipe.string(), "it is a device or a pipe"});
 }
 
 TEST(MeasureDefense, LostClasses_AreThoseThatTheDefenseNeverAnswers) {

@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <filesystem>
 #include <functional>
 #include <iostream>
 #include <optional>
@@ -19,6 +20,7 @@
 #include <string_view>
 #include <vector>
 
+#include <refine/data/image_files.hpp>
 #include <refine/formats/detail/pickle_machine.hpp>
 #include <refine/formats/onnx.hpp>
 #include <refine/metrics/attack_metrics.hpp>
@@ -28,6 +30,7 @@
 #include "tests/data/image_bytes.hpp"
 #include "tests/fuzz/readers.hpp"
 #include "tests/support/error_of.hpp"
+#include "tests/support/scratch_folder.hpp"
 
 namespace refine::fuzz {
 namespace {
@@ -145,6 +148,22 @@ std::string png_of(std::uint32_t side, int depth, int colour, std::uint64_t byte
          chunk("IEND", "");
 }
 
+/// A PNG of one pixel, and as many compressed texts and profiles of 7.9 MB as there is space for.
+std::string png_of_texts() {
+  const auto chunk = [](const std::string& kind, const std::string& body) {
+    const std::string all = kind + body;
+    const auto crc = crc32(0, reinterpret_cast<const Bytef*>(all.data()), static_cast<uInt>(all.size()));
+    return big(body.size(), 4) + all + big(crc, 4);
+  };
+  const std::string text = compressed("a", 7'900'000, 15);
+  const std::string three =
+      chunk("zTXt", "k\0\0"s + text) + chunk("iTXt", "k\0\1\0\0\0"s + text) + chunk("iCCP", "k\0\0"s + text);
+  const std::string image = png_of(1, 8, 2, 4);
+  const std::size_t pixels = image.find("IDAT") - 4, end = image.find("IEND") - 4;
+  return image.substr(0, pixels) + repeated(three, file_size / 2) + image.substr(pixels, end - pixels) +
+         repeated(three, file_size / 2 - 1000) + image.substr(end);
+}
+
 /// The header of a lossless WebP, without pixels.
 std::string webp_claims(std::uint32_t width, std::uint32_t height) {
   const std::string header = "\x2f"s + little((width - 1) | (height - 1) << 14, 4) + std::string(5, '\0');
@@ -152,28 +171,39 @@ std::string webp_claims(std::uint32_t width, std::uint32_t height) {
 }
 
 /// A TIFF of one strip or tile, in which all samples are 0.
+/// \param height 0: the side
+/// \param is_planar with a strip for each sample, of 2 or more
+/// \param rows of a strip, of which there are several, all of the same bytes; 0: one strip
 std::string tiff_of(std::uint32_t side, std::uint32_t bits, std::uint32_t samples, bool is_tiled = false,
-                    std::uint32_t height = 0) {
+                    std::uint32_t height = 0, bool is_planar = false, std::uint32_t rows = 0) {
   if (height == 0) height = side;
-  const std::string strip = compressed("\0"s, std::uint64_t{side} * height * samples * bits / 8, 15);
+  if (rows == 0) rows = height;
+  const std::string strip =
+      compressed("\0"s, std::uint64_t{side} * rows * (is_planar ? 1 : samples) * bits / 8, 15);
   struct Tag {
     std::uint32_t id, type, count, value;
   };
   const std::uint32_t tags = is_tiled ? 11 : 10, bits_of_all = 8 + 2 + 12 * tags + 4,
-                      data = bits_of_all + 2 * samples, size = static_cast<std::uint32_t>(strip.size());
-  std::vector<Tag> all = {{256, 4, 1, side}, {257, 4, 1, height}, {258, 3, samples, bits_of_all},
-                          {259, 3, 1, 8},    {262, 3, 1, 2},      {277, 3, 1, samples},
-                          {284, 3, 1, 1}};
+                      parts = (is_planar ? samples : 1) * ((height + rows - 1) / rows),
+                      offsets = bits_of_all + 2 * samples, sizes = offsets + 4 * parts,
+                      data = sizes + 4 * parts, size = static_cast<std::uint32_t>(strip.size());
+  std::vector<Tag> all = {
+      {256, 4, 1, side}, {257, 4, 1, height},  {258, 3, samples, bits_of_all},  {259, 3, 1, 8},
+      {262, 3, 1, 2},    {277, 3, 1, samples}, {284, 3, 1, is_planar ? 2u : 1u}};
   if (is_tiled) {
     all.insert(all.end(), {{322, 4, 1, side}, {323, 4, 1, height}, {324, 4, 1, data}, {325, 4, 1, size}});
   } else {
-    all.insert(all.end(), {{273, 4, 1, data}, {278, 4, 1, height}, {279, 4, 1, size}});
+    all.insert(all.end(), {{273, 4, parts, parts == 1 ? data : offsets},
+                           {278, 4, 1, rows},
+                           {279, 4, parts, parts == 1 ? size : sizes}});
   }
   std::ranges::sort(all, {}, &Tag::id);
   std::string file = "II*\0"s + little(8, 4) + little(tags, 2), values;
   for (std::uint32_t i = 0; i < samples; ++i) values += little(bits, 2);
   for (const Tag& tag : all)
     file += little(tag.id, 2) + little(tag.type, 2) + little(tag.count, 4) + little(tag.value, 4);
+  for (std::uint32_t i = 0; i < parts; ++i) values += little(data, 4);
+  for (std::uint32_t i = 0; i < parts; ++i) values += little(size, 4);
   return file + little(0, 4) + values + strip;
 }
 
@@ -293,6 +323,20 @@ const std::vector<Worst>& worst_files() {
       {"image_jpeg_progressive", "image", [] { return progressive_jpeg(10'000); }, true},
       {"image_jpeg_50_scans", "image", [] { return jpeg_of_scans(10'000, 50); }, true},
       {"image_jpeg_51_scans", "image", [] { return jpeg_of_scans(10'000, 51); }, false},
+      {"image_png_texts", "image", &png_of_texts, true},
+      {"image_jpeg_cmyk", "image", [] { return progressive_jpeg(10'000, false, false, true, 8'000); }, true},
+      {"image_jpeg_cmyk_beyond", "image", [] { return progressive_jpeg(10'000, false, false, true, 8'001); },
+       false},
+      {"image_jpeg_cmyk_sequential_scans", "image",
+       [] { return progressive_jpeg(10'000, false, true, true, 8'000); }, true},
+      {"image_tiff_planes", "image", [] { return tiff_of(8'192, 8, 4, false, 8'192, /*is_planar=*/true); },
+       true},
+      {"image_tiff_planes_beyond", "image",
+       [] { return tiff_of(8'192, 8, 4, false, 8'193, /*is_planar=*/true); }, false},
+      {"image_tiff_planes_at_both_limits", "image",
+       [] { return tiff_of(10'000, 8, 4, false, 10'000, /*is_planar=*/true, 6'710); }, true},
+      {"image_tiff_at_both_limits", "image",
+       [] { return tiff_of(10'000, 8, 3, false, 10'000, /*is_planar=*/false, 8'947); }, true},
       {"image_tiff", "image", [] { return tiff_of(9'400, 8, 3); }, true},
       {"image_tiff_beyond", "image", [] { return tiff_of(9'500, 8, 3); }, false},
       {"image_tiff_16_bits", "image", [] { return tiff_of(10'000, 16, 4); }, false},
@@ -435,6 +479,16 @@ TEST(ReadPickle, AtTheLimitOfObjectsAndMemo_IsReadAndOneBeyondThrows) {
   expect_words(error("]0", 5'000'001), {"the pickle has more than 5000000 objects"});
   EXPECT_EQ(error("\x94", 5'000'000), "");
   expect_words(error("\x94", 5'000'001), {"the memo of the pickle has more than 5000000 entries"});
+}
+
+TEST(DecodeImage, FileOfTheLargestSize_ReachesTheDecoder) {
+  const testing::ScratchFolder scratch;
+  const auto file = scratch.write("x.png", "\x89PNG\r\n\x1a\n");
+  std::filesystem::resize_file(file, std::uintmax_t{1} << 30);
+  expect_words(error_of([&] { data::decode_image(file); }), {"cannot decode", "x.png"});
+  std::filesystem::resize_file(file, (std::uintmax_t{1} << 30) + 1);
+  expect_words(error_of([&] { data::decode_image(file); }),
+               {"cannot read", "x.png", "it has 1073741825 bytes, more than the 1073741824"});
 }
 
 /// Returns a model with this graph.

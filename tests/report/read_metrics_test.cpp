@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <filesystem>
 #include <functional>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -325,6 +326,15 @@ TEST(ReadMetrics, OtherFile_IsRefused) {
     expect_words(error_of([&] { read_metrics(folder.write("m.json", bytes)); }),
                  {"m.json", "not a JSON object"});
   }
+}
+
+TEST(ReadMetrics, FileLongerThanTheLimit_IsRefusedBeforeItIsRead) {
+  const ScratchFolder folder;
+  const std::string complete = metrics_text(complete_report());
+  const auto file = folder.write("m.json", complete + std::string((64 << 20) - complete.size(), ' '));
+  EXPECT_EQ(read_metrics(file).attack, "BadNets");
+  std::filesystem::resize_file(file, (64 << 20) + 1);
+  expect_words(error_of([&] { read_metrics(file); }), {"m.json", "67108865 bytes", "more than the 67108864"});
 }
 
 TEST(ComparisonMarkdown, NamesOfStrangers_AreText) {

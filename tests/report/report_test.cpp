@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <array>
 #include <cctype>
+#include <chrono>
 #include <cmath>
 #include <fstream>
 #include <iterator>
@@ -20,6 +21,7 @@
 #include <vector>
 
 #include "tests/support/error_of.hpp"
+#include "tests/support/scratch_folder.hpp"
 
 namespace refine::report {
 namespace {
@@ -593,7 +595,47 @@ TEST(Html, MarkupInTexts_IsEscaped) {
   EXPECT_EQ(occurrences(page, "alert("),
             occurrences(page, "&lt;script&gt;alert(&#39;&amp;&quot;&#39;)&lt;/script&gt;"));
   EXPECT_GE(occurrences(page, "alert("), 20);
-  EXPECT_EQ(html_escape("a\x01\x1b[31m\n"), "a  [31m\n");
+}
+
+TEST(HtmlEscape, ControlsAndDirections_AreShownAsOnATerminal) {
+  EXPECT_EQ(html_escape("a\x01\x1b[31m\n\tb\x7f\r"), "a\\x01\\x1b[31m\n\tb\\x7f\\x0d");
+  EXPECT_EQ(html_escape("é\u0080\u009f<\xff"), "é\\xc2\\x80\\xc2\\x9f&lt;\\xff");
+  EXPECT_EQ(html_escape("\u202atp\u202e.\u2066\u2069"),
+            "\\xe2\\x80\\xaatp\\xe2\\x80\\xae.\\xe2\\x81\\xa6\\xe2\\x81\\xa9");
+  EXPECT_EQ(html_escape(""), "");
+  EXPECT_EQ(html_escape("\n"), "\n");
+  EXPECT_EQ(html_escape("a\n\nb"), "a\n\nb");
+}
+
+TEST(MetricsText, ControlsAndDirections_AreEscaped) {
+  DefenseReport r = example_report();
+  r.title = "é\u202etp\u009b\x7f\x1b";
+  const std::string text = metrics_text(r);
+  expect_words(text, {"\"é\\u202etp\\u009b\\u007f\\u001b\""});
+  const testing::ScratchFolder scratch;
+  EXPECT_EQ(read_metrics(scratch.write("metrics.json", text)).title, r.title);
+}
+
+TEST(FitField, WidthOrMoreCharacters_FitsOrIsCut) {
+  using detail::fit_field;
+  EXPECT_EQ(fit_field("äbç", 3), "äbç");
+  EXPECT_EQ(fit_field("äbçd", 3), "äb…");
+  EXPECT_EQ(fit_field("äbç", 5), "äbç  ");
+  EXPECT_EQ(fit_field("äbç", 5, /*right=*/true), "  äbç");
+  EXPECT_EQ(fit_field("ab", 1), "…");
+  EXPECT_EQ(fit_field("a", 1), "a");
+  EXPECT_EQ(fit_field("", 2), "  ");
+}
+
+TEST(TerminalTable, TitleOfMegabytes_IsCutInLinearTime) {
+  DefenseReport r = example_report();
+  r.title = r.attack = r.model = std::string(4'000'000, 'a');
+  const auto begin = std::chrono::steady_clock::now();
+  EXPECT_TRUE(terminal_table(r).starts_with(std::string(98, 'a') + "…\n"));
+  const std::string table = comparison_markdown({r, r, r});
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(20));
+  EXPECT_LT(table.size(), 2'000u);
+  expect_words(table, {"| " + std::string(99, 'a') + "… |"});
 }
 
 TEST(Html, MetricsOnly_IsReadable) {

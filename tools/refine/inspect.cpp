@@ -92,8 +92,8 @@ int run(const InspectArguments& options, const Common& common) {
                 found.files.size() == 1 ? found.files.front() + " is" : "each of the files is");
   }
   if (!options.sarif.empty()) {
-    files::write(options.sarif,
-                 sarif(inspections).dump(2, ' ', false, ordered_json::error_handler_t::replace) + "\n");
+    const std::string log = sarif(inspections).dump(2, ' ', false, ordered_json::error_handler_t::replace);
+    files::write(options.sarif, text::escape_json_controls(log) + "\n");
   }
   std::error_code unknown;
   const bool is_one =

@@ -345,7 +345,8 @@ Notify print_notices() {
 }
 
 void print(const nlohmann::ordered_json& json) {
-  std::cout << json.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) << std::endl;
+  const std::string shown = json.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
+  std::cout << text::escape_json_controls(shown) << std::endl;
 }
 
 Status show(const Common& common, const report::DefenseReport& page,

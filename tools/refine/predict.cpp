@@ -43,7 +43,8 @@ std::string line_of(const FilePrediction& prediction, const ExportedInfo& info, 
         {"file", prediction.file.string()},      {"class", prediction.cls},         {"name", name},
         {"probability", prediction.probability}, {"alarm_score", prediction.alarm}, {"alarm", alarm}};
     if (raised && reject) json["class"] = json["name"] = json["probability"] = nullptr;
-    return json.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
+    return text::escape_json_controls(
+        json.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace));
   }
   // Without the sign that NaN may have: "alarm nan".
   const double score =

@@ -4,7 +4,9 @@
 #include <ATen/core/Tensor.h>
 #include <fmt/format.h>
 
+#include <cstdint>
 #include <filesystem>
+#include <limits>
 #include <optional>
 #include <string>
 #include <utility>
@@ -68,7 +70,9 @@ class PerturbedStore {
   static constexpr const char* hash_name = "hash";
 
   formats::SafeTensors load() const {
-    const std::string bytes = files::read(path_);  // outside the try block: an unreadable file is not damaged
+    const std::string bytes = files::read(
+        path_, std::numeric_limits<
+                   std::uintmax_t>::max());  // outside the try block: an unreadable file is not damaged
     formats::SafeTensors content;
     try {
       content = formats::read_safetensors(path_, bytes);

@@ -1,9 +1,12 @@
 #pragma once
 
+#include <concepts>
 #include <cstddef>
+#include <cstdint>
 #include <nlohmann/json.hpp>
 #include <string_view>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 namespace refine::detail {
@@ -48,6 +51,19 @@ Json parse_untrusted_json(std::string_view text) {
   // Not by a callback of the parser: with one, it looks at all earlier elements of a list behind each object in it.
   if (!is_bounded_json(text, max_levels, max_members)) return Json(Json::value_t::discarded);
   return Json::parse(text, nullptr, /*allow_exceptions=*/false);
+}
+
+/// Assigns a JSON value to an integer if nothing is lost: not a fraction, a truth value or a number out of range, which
+/// nlohmann/json would convert.
+/// \return false if the value does not fit
+template <typename Json, std::integral Number>
+bool read_integer(const Json& value, Number& field) {
+  const bool fits =
+      value.is_number_unsigned()
+          ? std::in_range<Number>(value.template get<std::uint64_t>())
+          : value.is_number_integer() && std::in_range<Number>(value.template get<std::int64_t>());
+  if (fits) field = value.template get<Number>();
+  return fits;
 }
 
 }  // namespace refine::detail

@@ -19,6 +19,59 @@
 #include <refine/core/config.hpp>
 #include <refine/core/text.hpp>
 
+namespace refine::detail {
+
+[[noreturn]] inline void fail_to_read(const std::filesystem::path& path, int reason) {
+  throw Error("cannot read {}: {}; check the path and its permissions", path.string(),
+              std::generic_category().message(reason));
+}
+
+REFINE_INLINE int open_regular_file(const std::filesystem::path& path, std::uint64_t& size) {
+  const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+  const auto refuse_device = [&] {
+    throw Error("cannot read {}: it is a device or a pipe; copy its content to a file", path.string());
+  };
+  if (descriptor < 0 && errno == ENXIO) refuse_device();  // a socket, or a device without a driver
+  if (descriptor < 0) fail_to_read(path, errno);
+  struct ::stat about = {};
+  const int reason = ::fstat(descriptor, &about) != 0 ? errno : S_ISDIR(about.st_mode) ? EISDIR : 0;
+  if (reason == 0 && S_ISREG(about.st_mode)) {
+    size = static_cast<std::uint64_t>(about.st_size);
+    return descriptor;
+  }
+  ::close(descriptor);
+  if (reason == 0) refuse_device();
+  fail_to_read(path, reason);
+}
+
+REFINE_INLINE Stream open_regular_stream(const std::filesystem::path& path, std::uint64_t& size) {
+  const int descriptor = open_regular_file(path, size);
+  Stream stream(::fdopen(descriptor, "rb"), &std::fclose);
+  if (stream) return stream;
+  const int reason = errno;
+  ::close(descriptor);
+  fail_to_read(path, reason);
+}
+
+REFINE_INLINE std::string read_beginning(const std::filesystem::path& path, std::size_t count,
+                                         std::uint64_t& size) {
+  try {
+    const Stream stream = open_regular_stream(path, size);
+    std::string bytes(count, '\0');
+    bytes.resize(std::fread(bytes.data(), 1, count, stream.get()));
+    return bytes;
+  } catch (const Error&) {
+    return {};
+  }
+}
+
+REFINE_INLINE std::string read_beginning(const std::filesystem::path& path, std::size_t count) {
+  std::uint64_t size = 0;
+  return read_beginning(path, count, size);
+}
+
+}  // namespace refine::detail
+
 namespace refine::files {
 
 REFINE_INLINE bool exists(const std::filesystem::path& path) {
@@ -31,23 +84,15 @@ REFINE_INLINE std::string lower_extension(const std::filesystem::path& file) {
 }
 
 REFINE_INLINE std::string read(const std::filesystem::path& path, std::uintmax_t max_bytes) {
-  const auto fail = [&](int code) -> std::string {
-    throw Error("cannot read {}: {}; check the path and its permissions", path.string(),
-                std::generic_category().message(code));
-  };
-  const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path.c_str(), "rb"), &std::fclose);
-  if (!file) return fail(errno);
+  std::uint64_t expected = 0;
+  const refine::detail::Stream file = refine::detail::open_regular_stream(path, expected);
   std::setbuf(file.get(), nullptr);  // a single read, without a copy through a buffer
-
-  std::error_code unknown;
-  const auto expected = std::filesystem::file_size(path, unknown);
-  if (unknown) return fail(unknown.value());
   if (expected > max_bytes)
     throw Error("cannot read {}: it has {} bytes, more than the {} that are read", path.string(), expected,
                 max_bytes);
   std::string bytes(expected, '\0');
   const std::size_t got = std::fread(bytes.data(), 1, bytes.size(), file.get());
-  if (std::ferror(file.get())) return fail(errno);
+  if (std::ferror(file.get())) refine::detail::fail_to_read(path, errno);
   bytes.resize(got);
   return bytes;
 }

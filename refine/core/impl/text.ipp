@@ -4,6 +4,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 
@@ -87,6 +88,21 @@ REFINE_INLINE std::string to_utf8(std::string_view text) {
     valid += fmt::format("\\x{:02x}", static_cast<unsigned char>(text[invalid]));
   }
   return valid;
+}
+
+REFINE_INLINE std::string escape_json_controls(std::string_view json) {
+  std::string safe;
+  safe.reserve(json.size());
+  while (!json.empty()) {
+    const auto [code, bytes] = detail::utf8_character(json);
+    if (code > 0x20 && detail::is_control(code)) {
+      safe += fmt::format("\\u{:04x}", code);
+    } else {
+      safe += json.substr(0, std::max<std::size_t>(bytes, 1));
+    }
+    json.remove_prefix(std::max<std::size_t>(bytes, 1));
+  }
+  return safe;
 }
 
 REFINE_INLINE std::string one_line(std::string_view text) {

@@ -42,8 +42,8 @@ class OpenFile {
 
  private:
   std::filesystem::path path_;
+  std::uint64_t size_ = 0;
   int descriptor_;
-  std::size_t size_ = 0;
 };
 
 /// A whole file, mapped copy-on-write: a page takes memory once it is written to, and the file

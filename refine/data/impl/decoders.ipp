@@ -16,7 +16,6 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
-#include <fstream>
 #include <memory>
 #include <utility>
 #include <vector>
@@ -82,6 +81,22 @@ struct JpegReader {
   ~JpegReader() { jpeg_destroy_decompress(&jpeg); }
 };
 
+/// Returns an empty string, or the reason if the coefficients of a JPEG of several scans, which libjpeg keeps until the
+/// last one, take too much memory: more than those of an RGB image of the largest size.
+inline std::string refuse_coefficients(jpeg_decompress_struct& jpeg) {
+  constexpr std::uint64_t max_bytes = 640'000'000;
+  if (!jpeg_has_multiple_scans(&jpeg)) return {};
+  std::uint64_t bytes = 0;
+  for (int c = 0; c < jpeg.num_components; ++c) {
+    const jpeg_component_info& component = jpeg.comp_info[c];
+    bytes += std::uint64_t{component.width_in_blocks} * component.height_in_blocks * sizeof(JBLOCK);
+  }
+  if (bytes <= max_bytes) return {};
+  return fmt::format(
+      "its coefficients take {} bytes, more than the {} allowed (save it as a baseline JPEG, or with fewer pixels)",
+      bytes, max_bytes);
+}
+
 /// Reads a JPEG. Nothing in this frame has a destructor that a jump would skip, and everything that
 /// changes belongs to the caller.
 /// \param reader receives libjpeg's message
@@ -111,6 +126,7 @@ inline bool read_jpeg(JpegReader& reader, std::string_view data, RgbImage* image
   if (!image) return true;
   const bool is_cmyk = jpeg.jpeg_color_space == JCS_CMYK || jpeg.jpeg_color_space == JCS_YCCK;
   jpeg.out_color_space = is_cmyk ? JCS_CMYK : JCS_RGB;
+  if (reason = refuse_coefficients(jpeg); !reason.empty()) return true;
   reason = image->resize(jpeg.image_height, jpeg.image_width);
   if (!reason.empty()) return true;
   row.resize(4 * std::size_t{jpeg.image_width});
@@ -178,6 +194,8 @@ inline bool read_png(png_structp png, png_infop info, PngSource& source, RgbImag
                      std::vector<png_bytep>& rows, std::string& reason) {
   if (setjmp(png_jmpbuf(png))) return false;
   png_set_read_fn(png, &source, &PngSource::read);
+  // Of the optional chunks, only tRNS is read: texts and profiles are compressed, and no chunk changes the pixels.
+  png_set_keep_unknown_chunks(png, PNG_HANDLE_CHUNK_NEVER, nullptr, -1);
   png_read_info(png, info);
   png_set_palette_to_rgb(png);
   png_set_expand_gray_1_2_4_to_8(png);
@@ -312,7 +330,8 @@ REFINE_INLINE std::string decode_tiff(std::string_view data, RgbImage& image) {
   const auto failure = [&] { return reason.empty() ? std::string("the TIFF data is damaged") : reason; };
   if (!file) return failure();
   std::uint32_t width = 0, height = 0;
-  std::uint16_t bits = 1, samples = 1, photometric = 0, layout = PLANARCONFIG_CONTIG, orientation = 1;
+  std::uint16_t bits = 1, samples = 1, photometric = 0, layout = PLANARCONFIG_CONTIG, orientation = 1,
+                compression = COMPRESSION_NONE;
   TIFFGetField(file.get(), TIFFTAG_IMAGEWIDTH, &width);
   TIFFGetField(file.get(), TIFFTAG_IMAGELENGTH, &height);
   TIFFGetField(file.get(), TIFFTAG_PHOTOMETRIC, &photometric);
@@ -320,18 +339,23 @@ REFINE_INLINE std::string decode_tiff(std::string_view data, RgbImage& image) {
   TIFFGetFieldDefaulted(file.get(), TIFFTAG_SAMPLESPERPIXEL, &samples);
   TIFFGetFieldDefaulted(file.get(), TIFFTAG_PLANARCONFIG, &layout);
   TIFFGetFieldDefaulted(file.get(), TIFFTAG_ORIENTATION, &orientation);
-  if (auto too_large = image.resize(height, width); !too_large.empty()) return too_large;
-  // libtiff decodes one strip, tile or row at a time.
+  TIFFGetFieldDefaulted(file.get(), TIFFTAG_COMPRESSION, &compression);
+  if (auto too_large = RgbImage::refuse_size(height, width); !too_large.empty()) return too_large;
+  // libtiff decodes one strip, tile or row at a time, of separate planes one for each colour and alpha; the decoder of
+  // LERC has another copy.
   constexpr std::uint64_t max_part = std::uint64_t{256} << 20;
   const bool is_tiled = TIFFIsTiled(file.get()) != 0;
-  const std::uint64_t part = is_tiled ? TIFFTileSize64(file.get()) : TIFFStripSize64(file.get()),
+  const std::uint64_t copies = (layout == PLANARCONFIG_SEPARATE ? std::min<std::uint64_t>(samples, 4) : 1) +
+                               (compression == COMPRESSION_LERC ? 1 : 0);
+  const std::uint64_t one_part = is_tiled ? TIFFTileSize64(file.get()) : TIFFStripSize64(file.get()),
+                      part = one_part > max_part ? one_part : copies * one_part,
                       row = TIFFScanlineSize64(file.get());
   if (std::max(part, row) > max_part) {
-    return fmt::format("a {} of it has {} bytes, more than the {} allowed (save it with smaller ones)",
+    return fmt::format("a {} of it has {} bytes{}, more than the {} allowed (save it with smaller ones)",
                        row > part ? "row"
                        : is_tiled ? "tile"
                                   : "strip",
-                       std::max(part, row), max_part);
+                       std::max(part, row), row <= part && copies > 1 ? " in memory" : "", max_part);
   }
   // libtiff takes the last tile of a row of these from the wrong place.
   const bool is_grey = photometric == PHOTOMETRIC_MINISBLACK || photometric == PHOTOMETRIC_MINISWHITE;
@@ -348,6 +372,7 @@ REFINE_INLINE std::string decode_tiff(std::string_view data, RgbImage& image) {
     const std::vector<std::uint16_t> associated(extra_samples, EXTRASAMPLE_ASSOCALPHA);
     TIFFSetField(file.get(), TIFFTAG_EXTRASAMPLES, extra_samples, associated.data());
   }
+  image.resize(height, width);  // only now: a forged header must not claim memory
   if (!read_tiff_any(file.get(), orientation, image, reason)) return failure();
   make_upright(image, orientation);
   return {};
@@ -539,10 +564,7 @@ REFINE_INLINE void make_upright(RgbImage& image, int orientation) {
 REFINE_INLINE ImageShape shape_in_header(const std::filesystem::path& file) {
   int width = 0, height = 0;
   // The header of a JPEG is nearly always in its first pages, which saves reading the rest of a large set.
-  std::string bytes(std::size_t{1} << 14, '\0');
-  std::ifstream stream(file, std::ios::binary);
-  stream.read(bytes.data(), static_cast<std::streamsize>(bytes.size()));
-  bytes.resize(static_cast<std::size_t>(stream.gcount()));
+  std::string bytes = refine::detail::read_beginning(file, std::size_t{1} << 14);
   if (bytes.starts_with("\xff\xd8")) jpeg_size(bytes, height, width);
   if (width > 0 && height > 0) return {3, height, width};
   try {

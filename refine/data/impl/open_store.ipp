@@ -3,10 +3,8 @@
 #include <refine/data/detail/open_store.hpp>
 
 #include <ATen/ops/from_blob.h>
-#include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -15,7 +13,6 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
-#include <fstream>
 #include <optional>
 #include <system_error>
 #include <utility>
@@ -30,16 +27,7 @@
 namespace refine::data::detail {
 
 REFINE_INLINE OpenFile::OpenFile(std::filesystem::path path)
-    : path_(std::move(path)), descriptor_(::open(path_.c_str(), O_RDONLY | O_CLOEXEC)) {
-  struct stat about {};
-  if (descriptor_ >= 0 && ::fstat(descriptor_, &about) == 0) {
-    size_ = static_cast<std::size_t>(about.st_size);
-    return;
-  }
-  const int reason = errno;
-  if (descriptor_ >= 0) ::close(descriptor_);
-  fail(reason);
-}
+    : path_(std::move(path)), descriptor_(refine::detail::open_regular_file(path_, size_)) {}
 
 REFINE_INLINE OpenFile::~OpenFile() {
   ::close(descriptor_);
@@ -235,12 +223,22 @@ REFINE_INLINE void build_store(const std::filesystem::path& path, const StoreSou
   decoder.finish();
 }
 
+inline bool is_readable(const std::filesystem::path& file) {
+  std::uint64_t size = 0;
+  try {
+    ::close(refine::detail::open_regular_file(file, size));
+    return true;
+  } catch (const Error&) {
+    return false;
+  }
+}
+
 /// True if the store lacks a file that could not be read when it was built and can be read now:
 /// permissions and mounts change without a trace in the file.
 REFINE_INLINE bool has_become_readable(const DecodedImages& store,
                                        const std::vector<std::filesystem::path>& files) {
   for (std::size_t i = 0; i < files.size(); ++i) {
-    if (store.errors[i].starts_with("cannot read ") && std::ifstream(files[i]).good()) return true;
+    if (store.errors[i].starts_with("cannot read ") && is_readable(files[i])) return true;
   }
   return false;
 }

@@ -5,6 +5,7 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 #include <fmt/ranges.h>
+#include <unistd.h>
 #include <zlib.h>
 
 #include <algorithm>
@@ -24,6 +25,7 @@
 #include <refine/core/config.hpp>
 #include <refine/core/error.hpp>
 #include <refine/core/file.hpp>
+#include <refine/core/text.hpp>
 #include <refine/data/image_folder.hpp>
 
 namespace refine::data::detail::cifar {
@@ -32,6 +34,7 @@ inline constexpr std::int64_t pixels = 3 * 32 * 32;
 inline constexpr std::int64_t record = 1 + pixels;  // the label, then three planes of 32 rows
 inline constexpr std::array training_files = {"data_batch_1.bin", "data_batch_2.bin", "data_batch_3.bin",
                                               "data_batch_4.bin", "data_batch_5.bin"};
+inline constexpr std::uintmax_t max_batch_bytes = 10'000 * record, max_meta_bytes = 1 << 16;
 inline constexpr const char* test_file = "test_batch.bin";
 
 inline std::vector<std::string> class_names() {
@@ -43,7 +46,7 @@ REFINE_INLINE Dataset read(const std::filesystem::path& folder, const std::vecto
   std::int64_t images = 0;
   for (const auto& name : files) {
     const auto path = folder / name;
-    const auto& bytes = contents.emplace_back(files::read(path));
+    const auto& bytes = contents.emplace_back(files::read(path, max_batch_bytes));
     const auto size = static_cast<std::int64_t>(bytes.size());
     if (size == 0 || size % record != 0) {
       throw Error(
@@ -82,7 +85,14 @@ REFINE_INLINE Split read_binary(const std::filesystem::path& folder) {
   Split split{.train = read(folder, {training_files.begin(), training_files.end()}),
               .test = read(folder, {test_file})};
   if (const auto meta = folder / "batches.meta.txt"; files::exists(meta)) {
-    std::istringstream words(files::read(meta));
+    const std::string text = files::read(meta, max_meta_bytes);
+    if (const std::size_t bad = text::find_invalid_utf8(text); bad != std::string::npos) {
+      throw Error(
+          "cannot read {}: line {} is not UTF-8 (got the byte 0x{:02x}); save it as UTF-8 or remove it",
+          meta.string(), 1 + std::count(text.begin(), text.begin() + static_cast<std::ptrdiff_t>(bad), '\n'),
+          static_cast<unsigned char>(text[bad]));
+    }
+    std::istringstream words(text);
     const std::vector<std::string> names{std::istream_iterator<std::string>(words), {}};
     if (names.size() != 10) {
       throw Error(
@@ -129,11 +139,15 @@ REFINE_INLINE Split cifar10(const std::filesystem::path& root) {
 }
 
 REFINE_INLINE at::Tensor read_idx(const std::filesystem::path& path) {
+  std::uint64_t file_bytes = 0;
+  const int descriptor = refine::detail::open_regular_file(path, file_bytes);
   errno = 0;
-  const std::unique_ptr<gzFile_s, int (*)(gzFile)> file(gzopen(path.c_str(), "rb"), &gzclose);
+  const std::unique_ptr<gzFile_s, int (*)(gzFile)> file(gzdopen(descriptor, "rb"), &gzclose);
   if (!file) {
+    const int reason = errno ? errno : ENOMEM;
+    ::close(descriptor);
     throw Error("cannot read {}: {}; check the path and its permissions", path.string(),
-                std::generic_category().message(errno ? errno : ENOMEM));
+                std::generic_category().message(reason));
   }
 
   const auto read = [&](std::uint8_t* to, std::int64_t n) {
@@ -178,13 +192,11 @@ REFINE_INLINE at::Tensor read_idx(const std::filesystem::path& path) {
   }
   const std::int64_t bytes = std::ranges::find(extents, 0) == extents.end() ? span : 0;
 
-  std::error_code unknown;
-  const auto file_bytes = std::filesystem::file_size(path, unknown);
   constexpr std::int64_t always_allowed = 1 << 20, max_ratio = 50;  // images compress about fivefold
-  check(unknown || bytes <= always_allowed ||
-            static_cast<std::uintmax_t>(bytes + max_ratio - 1) / max_ratio <= file_bytes,
-        fmt::format("its IDX header claims {} bytes for a file of {}, more than {} times as many", bytes,
-                    file_bytes, max_ratio));
+  check(
+      bytes <= always_allowed || static_cast<std::uint64_t>(bytes + max_ratio - 1) / max_ratio <= file_bytes,
+      fmt::format("its IDX header claims {} bytes for a file of {}, more than {} times as many", bytes,
+                  file_bytes, max_ratio));
 
   auto tensor = at::empty(extents, at::kByte);
   check(read(tensor.mutable_data_ptr<std::uint8_t>(), bytes) == bytes,

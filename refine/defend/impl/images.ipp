@@ -320,7 +320,8 @@ REFINE_INLINE const char* to_text(FolderLabels labels) {
 }
 
 REFINE_INLINE std::vector<std::string> read_class_names(const std::filesystem::path& path) {
-  std::string text = files::read(path);
+  constexpr std::uintmax_t max_bytes = std::uintmax_t{16} << 20;
+  std::string text = files::read(path, max_bytes);
   if (text.starts_with("\xef\xbb\xbf")) text.erase(0, 3);
   if (const auto encoding = detail::class_folders::encoding_of(text); !encoding.empty()) {
     throw Error("class names {}: the file is not UTF-8 (got {}); save it as UTF-8", path.string(), encoding);

@@ -8,7 +8,6 @@
 #include <array>
 #include <charconv>
 #include <cstddef>
-#include <fstream>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <string_view>
@@ -225,9 +224,8 @@ inline LoadedClassifier load_onnx_model(const std::filesystem::path& path, const
 }
 
 REFINE_INLINE ProgramKind program_kind(const std::filesystem::path& path) {
-  std::ifstream file(path, std::ios::binary);  // the first bytes decide for most files, which may be large
-  std::string first(4, '\0');
-  if (!file.read(first.data(), 4)) return ProgramKind::none;
+  const std::string first = read_beginning(path, 4);  // they decide for most files, which may be large
+  if (first.size() < 4) return ProgramKind::none;
   if (!formats::is_archive(first)) {
     return formats::is_onnx_file(path) ? ProgramKind::onnx : ProgramKind::none;
   }

@@ -2,11 +2,17 @@
 
 #include <refine/defend/results.hpp>
 
+#include <fmt/format.h>
+
 #include <algorithm>
+#include <concepts>
+#include <cstdint>
+#include <limits>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 #include <system_error>
+#include <utility>
 #include <vector>
 
 #include <refine/core/config.hpp>
@@ -150,12 +156,26 @@ REFINE_INLINE void write_attack(const AttackSpec& spec, const std::filesystem::p
 }
 
 REFINE_INLINE AttackSpec read_attack(const std::filesystem::path& path) {
-  const auto json = detail::parse_untrusted_json(files::read(path));
+  constexpr std::uintmax_t max_bytes = std::uintmax_t{1} << 20;
+  const auto json = detail::parse_untrusted_json(files::read(path, max_bytes));
+  const auto refuse = [&](const char* key, const nlohmann::json& value, const std::string& expected) {
+    throw Error("cannot read {}: {} must be {}, got {}; write it with refine attack", path.string(), key,
+                expected, value.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
+  };
+  const auto integer = [&]<std::integral Number>(const char* key, Number& field) {
+    const auto& value = json.at(key);
+    if (detail::read_integer(value, field) && field >= 0) return;
+    refuse(key, value, fmt::format("a whole number from 0 to {}", std::numeric_limits<Number>::max()));
+  };
   try {
-    AttackSpec spec{.name = json.at("attack"), .seed = json.at("seed")};
-    if (const auto& target = json.at("target"); !target.is_null()) spec.target = target.get<int>();
-    if (json.contains("source")) spec.source = json.at("source").get<int>();
-    if (json.contains("rate")) spec.rate = json.at("rate").get<double>();
+    AttackSpec spec{.name = json.at("attack")};
+    integer("seed", spec.seed);
+    if (!json.at("target").is_null()) integer("target", spec.target);
+    if (json.contains("source")) integer("source", spec.source.emplace());
+    if (json.contains("rate")) {
+      if (!json.at("rate").is_number()) refuse("rate", json.at("rate"), "a number");
+      spec.rate = json.at("rate").get<double>();
+    }
     if (json.contains("dataset")) spec.dataset = json.at("dataset").get<std::string>();
     return spec;
   } catch (const nlohmann::json::exception&) {

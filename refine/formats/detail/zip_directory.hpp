@@ -31,7 +31,7 @@ class SeekableFile {
   /// \param path a name, for messages
   /// \param bytes must outlive the file
   SeekableFile(const std::filesystem::path& path, std::string_view bytes)
-      : path_(path), file_(nullptr, &std::fclose), bytes_(bytes), size_(bytes.size()) {}
+      : path_(path), size_(bytes.size()), file_(nullptr, &std::fclose), bytes_(bytes) {}
 
   /// Returns the size of the file in bytes.
   std::uint64_t size() const { return size_; }
@@ -51,9 +51,9 @@ class SeekableFile {
   [[noreturn]] void fail(int code) const;
 
   std::filesystem::path path_;
+  std::uint64_t size_ = 0;
   std::unique_ptr<std::FILE, int (*)(std::FILE*)> file_;  // null in memory
   std::string_view bytes_ = {};                           // of a file in memory
-  std::uint64_t size_ = 0;
 };
 
 /// An entry in the directory of a ZIP archive.

@@ -20,6 +20,7 @@
 #include <vector>
 
 #include <refine/core/config.hpp>
+#include <refine/core/file.hpp>
 #include <refine/core/text.hpp>
 #include <refine/formats/inspect.hpp>
 
@@ -248,12 +249,7 @@ REFINE_INLINE std::string shorten(std::string_view name) {
 }
 
 REFINE_INLINE SeekableFile::SeekableFile(const std::filesystem::path& path)
-    : path_(path), file_(std::fopen(path.c_str(), "rb"), &std::fclose) {
-  if (!file_) fail(errno);
-  std::error_code unknown;
-  size_ = std::filesystem::file_size(path, unknown);
-  if (unknown) fail(unknown.value());
-}
+    : path_(path), file_(refine::detail::open_regular_stream(path, size_)) {}
 
 REFINE_INLINE void SeekableFile::read(std::uint64_t offset, void* to, std::size_t n) {
   if (!file_) {

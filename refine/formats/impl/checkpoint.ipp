@@ -60,7 +60,7 @@ REFINE_INLINE ProgramSearch find_program(std::string_view bytes) {
   return {};
 }
 
-/// Returns where the numbers or objects of a NumPy array begin in its file; empty if it is none. Objects are a pickle.
+/// Returns where the numbers or objects of a NumPy array begin in its file; empty for another file. Objects are a pickle.
 /// The type, which says what they are, is not read: Python evaluates it, and a type has many spellings.
 REFINE_INLINE std::optional<std::uint64_t> numpy_content(std::string_view beginning) {
   constexpr std::size_t shortest = 12;

@@ -6,14 +6,13 @@
 
 #include <algorithm>
 #include <array>
-#include <fstream>
-#include <ios>
 #include <iterator>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <stdexcept>
 
 #include <refine/core/config.hpp>
+#include <refine/core/file.hpp>
 #include <refine/formats/checkpoint.hpp>
 #include <refine/formats/detail/operators.hpp>
 #include <refine/formats/detail/zip_directory.hpp>
@@ -1194,10 +1193,8 @@ REFINE_INLINE std::string advice(const ExportedProgramListing& listing) {
 namespace refine::formats {
 
 REFINE_INLINE bool is_exported_program_file(const std::filesystem::path& path) {
-  std::string first(4, '\0');
-  std::ifstream file(path, std::ios::binary);
-  if (!file.read(first.data(), static_cast<std::streamsize>(first.size()))) return false;
-  return is_archive(first) && is_exported_program(detail::list_archive(path));
+  return is_archive(refine::detail::read_beginning(path, 4)) &&
+         is_exported_program(detail::list_archive(path));
 }
 
 REFINE_INLINE ExportedProgramListing inspect_exported_program(Archive archive,

@@ -8,8 +8,6 @@
 #include <array>
 #include <bit>
 #include <cstring>
-#include <fstream>
-#include <ios>
 #include <iterator>
 #include <utility>
 
@@ -881,12 +879,9 @@ REFINE_INLINE std::optional<std::vector<double>> OnnxTensor::reals() const {
 
 REFINE_INLINE bool is_onnx_file(const std::filesystem::path& path) {
   constexpr std::size_t enough = 4096;
-  std::ifstream file(path, std::ios::binary | std::ios::ate);
-  if (!file) return false;
-  const auto size = static_cast<std::uint64_t>(std::max<std::streamoff>(file.tellg(), 0));
-  file.seekg(0);
-  std::string beginning(static_cast<std::size_t>(std::min<std::uint64_t>(size, enough)), '\0');
-  if (!file.read(beginning.data(), static_cast<std::streamsize>(beginning.size()))) return false;
+  std::uint64_t size = 0;
+  const std::string beginning = refine::detail::read_beginning(path, enough, size);
+  if (beginning.empty()) return false;
   const auto foreign = recognize(beginning, size);
   return foreign && foreign->what == detail::onnx::recognized_as;
 }

@@ -228,7 +228,7 @@ REFINE_INLINE std::size_t DefinitionGraph::deepest_chain() const {
         levels += std::max<std::size_t>(nodes_[*member].levels, 1);
         for (const std::size_t needed : nodes_[*member].needs) below = std::max(below, depth[needed]);
         for (const std::size_t method : nodes_[*member].methods) {
-          if (is_cycle && depth[method] != 0) levels += nodes_[method].levels;  // it is no member itself
+          if (is_cycle && depth[method] != 0) levels += nodes_[method].levels;  // else it is a member
         }
       }
       for (auto member = first; member != group.end(); ++member) depth[*member] = levels + below;

@@ -9,13 +9,13 @@
 
 #include <cstddef>
 #include <exception>
-#include <fstream>
 #include <string_view>
 #include <system_error>
 #include <utility>
 #include <vector>
 
 #include <refine/core/error.hpp>
+#include <refine/core/file.hpp>
 #include <refine/formats/archive.hpp>
 #include <refine/nn/device.hpp>
 #include <refine/nn/module.hpp>
@@ -95,14 +95,10 @@ REFINE_INLINE ProgramEncoder::ProgramEncoder(const std::filesystem::path& path,
         name, why);
   };
   bool is_exported = false, is_torchscript = false;
-  {
-    std::ifstream file(path, std::ios::binary);
-    std::string first(4, '\0');
-    if (file.read(first.data(), 4) && formats::is_archive(first)) {
-      const formats::Archive archive = formats::detail::list_archive(path);
-      is_exported = formats::is_exported_program(archive);
-      is_torchscript = formats::is_torchscript(archive);
-    }
+  if (formats::is_archive(refine::detail::read_beginning(path, 4))) {
+    const formats::Archive archive = formats::detail::list_archive(path);
+    is_exported = formats::is_exported_program(archive);
+    is_torchscript = formats::is_torchscript(archive);
   }
   if (!is_exported && !is_torchscript) refuse("it is not a program");
   try {

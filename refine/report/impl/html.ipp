@@ -14,6 +14,7 @@
 #include <string_view>
 
 #include <refine/core/config.hpp>
+#include <refine/core/text.hpp>
 #include <refine/metrics/attack_metrics.hpp>
 #include <refine/report/detail/format.hpp>
 #include <refine/report/detail/scan_summary.hpp>
@@ -546,30 +547,31 @@ REFINE_INLINE std::string html_facts(const DefenseReport& report) {
 REFINE_INLINE std::string html_escape(std::string_view text) {
   std::string safe;
   safe.reserve(text.size());
-  for (char c : text) {
-    switch (c) {
-      case '&':
-        safe += "&amp;";
-        break;
-      case '<':
-        safe += "&lt;";
-        break;
-      case '>':
-        safe += "&gt;";
-        break;
-      case '"':
-        safe += "&quot;";
-        break;
-      case '\'':
-        safe += "&#39;";
-        break;
-      default:
-        if (static_cast<unsigned char>(c) >= 0x20 || c == '\n' || c == '\t') {
-          safe += c == 0x7f ? ' ' : c;
-        } else {
-          safe += ' ';
-        }
+  while (!text.empty()) {
+    const std::size_t blank = std::min(text.find_first_of("\n\t"), text.size());
+    for (const char c : refine::text::printable(text.substr(0, blank))) {
+      switch (c) {
+        case '&':
+          safe += "&amp;";
+          break;
+        case '<':
+          safe += "&lt;";
+          break;
+        case '>':
+          safe += "&gt;";
+          break;
+        case '"':
+          safe += "&quot;";
+          break;
+        case '\'':
+          safe += "&#39;";
+          break;
+        default:
+          safe += c;
+      }
     }
+    safe += text.substr(blank, 1);
+    text.remove_prefix(std::min(blank + 1, text.size()));
   }
   return safe;
 }

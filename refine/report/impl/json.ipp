@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
+#include <cstdint>
 #include <limits>
 #include <optional>
 #include <utility>
@@ -16,6 +17,7 @@
 #include <refine/core/config.hpp>
 #include <refine/core/detail/untrusted_json.hpp>
 #include <refine/core/file.hpp>
+#include <refine/core/text.hpp>
 #include <refine/report/verdict.hpp>
 
 namespace refine::report {
@@ -163,7 +165,7 @@ inline Json json(const metrics::GatedMetrics& g) {
 }
 
 inline std::string compact(const Json& j) {
-  return j.dump(-1, ' ', false, Json::error_handler_t::replace);
+  return refine::text::escape_json_controls(j.dump(-1, ' ', false, Json::error_handler_t::replace));
 }
 
 /// Appends indented JSON to `text`. A value without objects, such as a matrix row or an interval,
@@ -558,7 +560,8 @@ REFINE_INLINE std::string metrics_text(const DefenseReport& report) {
 }
 
 REFINE_INLINE DefenseReport read_metrics(const std::filesystem::path& path) {
-  const auto parsed = refine::detail::parse_untrusted_json(files::read(path));
+  constexpr std::uintmax_t max_bytes = std::uintmax_t{64} << 20;
+  const auto parsed = refine::detail::parse_untrusted_json(files::read(path, max_bytes));
   const detail::MetricsNode file(path, parsed);
   if (!parsed.is_object()) file.refuse("not a JSON object");
   const auto schema = file["schema"].integer(0, 1'000'000);

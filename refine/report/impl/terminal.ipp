@@ -23,15 +23,16 @@ namespace refine::report::detail {
 
 REFINE_INLINE std::string fit_field(std::string_view text, int width, bool right) {
   std::string cell = refine::text::printable(text);
-  const auto length = [](std::string_view s) { return std::count_if(s.begin(), s.end(), starts_character); };
-  if (length(cell) > width) {
-    while (length(cell) > width - 1) {
-      while (!starts_character(cell.back())) cell.pop_back();
-      cell.pop_back();
-    }
-    cell += "…";
+  int length = 0;
+  std::size_t cut = 0;  // where the last character that fits begins
+  for (std::size_t i = 0; i < cell.size() && length <= width; ++i) {
+    if (starts_character(cell[i]) && ++length == width) cut = i;
   }
-  const std::string padding(static_cast<std::size_t>(width - length(cell)), ' ');
+  if (length > width) {
+    cell.replace(cut, std::string::npos, "…");
+    length = width;
+  }
+  const std::string padding(static_cast<std::size_t>(width - length), ' ');
   return right ? padding + cell : cell + padding;
 }
 
@@ -252,11 +253,13 @@ REFINE_INLINE std::string comparison_markdown(const std::vector<DefenseReport>& 
                     format::hundredths(metrics::defense_effectiveness(report.before, report.after), 1),
                     has_labels(report) ? format::count(report.after.ba.n) : std::string(format::missing)});
   }
+  constexpr int max_width = 100;  // every row is as wide as the longest name
   std::array<int, columns> widths{};
   for (const Row& row : rows) {
     for (std::size_t c = 0; c < columns; ++c) {
       const auto length = std::ranges::count_if(row[c], detail::starts_character);
-      widths[c] = std::max({widths[c], static_cast<int>(length), 3});
+      widths[c] = std::clamp(static_cast<int>(std::min<std::ptrdiff_t>(length, max_width)),
+                             std::max(widths[c], 3), max_width);
     }
   }
   std::string table;

@@ -613,7 +613,10 @@ REFINE_INLINE void CheckpointStore::apply(const fs::path& file, const formats::S
     state.seconds = number("seconds", double{});
     state.history.clear();
     for (const auto& e : refine::detail::parse_untrusted_json(content.metadata.at("history"))) {
-      state.history.push_back({.epoch = e.at(0).get<int>(),
+      int epoch = 0;
+      if (!refine::detail::read_integer(e.at(0), epoch))
+        malformed("an epoch of its history is not a whole number");
+      state.history.push_back({.epoch = epoch,
                                .loss = e.at(1).get<double>(),
                                .accuracy = e.at(2).get<double>(),
                                .lr = e.at(3).get<double>(),

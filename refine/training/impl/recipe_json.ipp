@@ -156,17 +156,7 @@ bool read_exactly(const Json& value, double& field) {
 }
 template <typename Json, std::integral Number>
 bool read_exactly(const Json& value, Number& field) {
-  if (value.is_number_unsigned()) {
-    const auto number = value.template get<std::uint64_t>();
-    if (!std::in_range<Number>(number)) return false;
-    field = static_cast<Number>(number);
-    return true;
-  }
-  if (!value.is_number_integer()) return false;
-  const auto number = value.template get<std::int64_t>();
-  if (!std::in_range<Number>(number)) return false;
-  field = static_cast<Number>(number);
-  return true;
+  return refine::detail::read_integer(value, field);
 }
 template <typename Json, typename Element, std::size_t count>
 bool read_exactly(const Json& value, std::array<Element, count>& field) {
