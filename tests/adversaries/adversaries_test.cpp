@@ -19,6 +19,7 @@
 #include <torch/nn/modules/linear.h>
 
 #include <chrono>
+#include <cmath>
 #include <cstdint>
 #include <limits>
 #include <memory>
@@ -337,6 +338,32 @@ TEST(TrainAgainst, Surrogate_RestartsAndWarmsUp) {
   EXPECT_EQ(mirror.restarts->size(), 6u);
   // The default student takes fewer steps of the last batch, of three images.
   train_against(Small{}, images, Patch{}, SurrogateStudent{.task = task, .width = 4}, {}, quick(1));
+}
+
+/// Gives all images the logits (log 3, 0, 0): the probabilities (3, 1, 1) / 5.
+struct ThreeOneOne {
+  struct Module : torch::nn::Module {
+    at::Tensor logits = register_parameter("logits", at::tensor({std::log(3.0F), 0.0F, 0.0F}));
+  };
+  Task task = adversaries::task;
+  std::shared_ptr<Module> module = std::make_shared<Module>();
+  at::Tensor forward(const at::Tensor& x) const { return module->logits.expand({x.size(0), 3}); }
+};
+
+TEST(TrainAgainst, LabelSmoothing_GivesAShareOfTheTargetToAllClasses) {
+  const data::Dataset images = coloured(30);  // one step, of ten images of each class
+  const auto first_loss = [&](double label_smoothing) {
+    ClassifierRecipe recipe = quick(1);
+    recipe.label_smoothing = label_smoothing;
+    History history;
+    train_against(ThreeOneOne{}, images, Patch{}, Mirror{}, {.target = 0, .dormant = false, .warm_up = 1},
+                  recipe, history);
+    return history.epochs.front().loss;
+  };
+  // The truth is each class as often, also if it is smoothed. With the trigger, it is the target.
+  const double all = -(std::log(0.6) + 2 * std::log(0.2)) / 3, target = -std::log(0.6);
+  EXPECT_NEAR(first_loss(0), all + target, 1e-5);
+  EXPECT_NEAR(first_loss(0.3), all + 0.7 * target + 0.3 * all, 1e-5);
 }
 
 TEST(TrainAgainst, BadInput_IsRefused) {

@@ -20,6 +20,7 @@
 
 #include "tests/data/image_bytes.hpp"
 #include "tests/support/error_of.hpp"
+#include "tests/support/file_permissions.hpp"
 #include "tests/support/scratch_folder.hpp"
 
 namespace refine::data {
@@ -266,11 +267,13 @@ TEST_F(ImageStore, UnusablePath_Throws) {
   EXPECT_EQ(content(scratch_.path / "mine/train.images"), "the only copy of something");
   fs::create_directories(scratch_.path / "taken/train.images");
   expect_words(error_at(scratch_.path / "taken"), {"cannot write", "taken/train.images"});
-  if (::geteuid() != 0) {
-    fs::create_directory(scratch_.path / "locked");
-    fs::permissions(scratch_.path / "locked", fs::perms::owner_read | fs::perms::owner_exec);
-    expect_words(error_at(scratch_.path / "locked"), {"Permission denied", "a folder with write permission"});
-  }
+  fs::create_directory(scratch_.path / "locked");
+  fs::permissions(scratch_.path / "locked", fs::perms::owner_read | fs::perms::owner_exec);
+  const std::string locked = [&] {
+    const testing::FilePermissionsHold hold;
+    return error_at(scratch_.path / "locked");
+  }();
+  expect_words(locked, {"Permission denied", "a folder with write permission"});
   expect_words(error_of([&] {
                  image_folder(
                      folder_,

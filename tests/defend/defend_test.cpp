@@ -9,6 +9,7 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/rand.h>
 #include <ATen/ops/randint.h>
+#include <ATen/ops/stack.h>
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/upsample_bilinear2d.h>
 #include <ATen/ops/zeros.h>
@@ -379,6 +380,95 @@ TEST(Defend, TinyClassifier_IsDefendedMeasuredAndSaved) {
   expect_words(
       error_of([&] { load_saved_defense(plain, files.weights, {.permutation = "label_shuffle.pth"}); }),
       {"--permutation", files.weights.string(), "leave it out"});
+}
+
+// The alarm is calibrated on one half of what is held back, and measured on the other one.
+TEST(Defend, HeldBackImages_CalibrateOrMeasure) {
+  const at::Tensor images = noise(160, 16);
+  for (const std::uint64_t seed : {7, 8, 9}) {
+    DefendOptions options = quick_options(seed);
+    options.false_alarm_rate = 0.3;
+    const Defended defended = defend(small_victim(), images, options);
+    const detail::DividedImages divided = detail::hold_back(images, seed);
+    ASSERT_EQ(divided.each, 16);
+    const AlarmSetting expected = calibrate_alarm(defended.defense, divided.calibration(), 0.3);
+    EXPECT_EQ(defended.alarm.threshold, expected.threshold);
+    const std::vector<double> scores = alarm_scores(defended.defense, divided.measured());
+    EXPECT_EQ(defended.report.alarm->false_alarms, metrics::share_above(scores, expected.threshold));
+    EXPECT_EQ(*defended.report.agreement, label_agreement(defended.defense, divided.measured()));
+  }
+}
+
+/// A victim of 8×8 images: the largest of four random sums of their pixels.
+struct RandomSums {
+  Task task = {{3, 8, 8}, 4};
+  std::shared_ptr<torch::nn::Module> module = std::make_shared<torch::nn::SequentialImpl>();
+  at::Tensor weights = nn::with_torch_seed(3, [] { return at::rand({192, 4}) - 0.5; });
+  std::map<std::string, at::Tensor> named_constants() const { return {{"weights", weights}}; }
+  at::Tensor forward(const at::Tensor& x) const { return 10 * (x - 0.5).flatten(1).matmul(weights); }
+};
+
+TEST(Defend, StudentThatRemembersImages_IsWarnedOf) {
+  const LoadedClassifier victim{.backbone = backbones::AnyBackbone(RandomSums{}), .name = "sums"};
+  DefendOptions options{.training = {.epochs = 40, .batch_size = 16},
+                        .student = StudentOptions{.width = 8},
+                        .seed = 7,
+                        .scan = false,
+                        .probe = false};
+  std::string warnings;
+  options.notify = [&](const Notice& notice) {
+    if (notice.kind == Notice::Kind::warning) warnings += notice.text + '\n';
+  };
+  const Defended defended = defend(victim, noise(120, 8), options);
+  EXPECT_LT(defended.report.agreement->value(), 0.8);
+  expect_words(warnings,
+               {"images that it was fitted on", "it remembers images", "more training, as --epoch 80"});
+}
+
+TEST(Defend, ImagesThatRepeatEachOther_AreWarnedOf) {
+  const auto warnings_of = [](const at::Tensor& images) {
+    DefendOptions options = quick_options();
+    options.probe = false;
+    std::string warnings;
+    options.notify = [&](const Notice& notice) {
+      if (notice.kind == Notice::Kind::warning) warnings += notice.text + '\n';
+    };
+    defend(small_victim(), images, options);
+    return warnings;
+  };
+  // 40 copies of each of two images: 8 may be held back for each purpose, and the others are trained on.
+  expect_words(warnings_of(noise(2, 16).repeat({40, 1, 1, 1})),
+               {"16 of the 16 images held back nearly repeat images that are trained on"});
+  EXPECT_EQ(warnings_of(noise(80, 16)).find("nearly repeat"), std::string::npos);
+}
+
+/// A victim that answers on which side an image is brighter, or how bright it is.
+struct Sides {
+  Task task = {{3, 16, 16}, 3};
+  bool knows_sides = true;
+  std::shared_ptr<torch::nn::Module> module = std::make_shared<torch::nn::SequentialImpl>();
+  at::Tensor forward(const at::Tensor& x) const {
+    const at::Tensor left = x.slice(3, 0, 8).mean({1, 2, 3}), right = x.slice(3, 8).mean({1, 2, 3});
+    const at::Tensor bright = knows_sides ? left - right : left + right - 1;
+    return 40 * at::stack({bright, -bright, bright.abs() - 0.5}, 1);
+  }
+};
+
+TEST(Defend, VictimOfAnotherClassInTheMirror_IsDefendedWithoutFlips) {
+  at::Tensor images = noise(80, 16).div(4, "floor");
+  images.slice(0, 0, 40).slice(3, 0, 8).add_(150);
+  images.slice(0, 40, 80).slice(3, 8).add_(150);
+  for (const bool knows_sides : {true, false}) {
+    const LoadedClassifier victim{.backbone = backbones::AnyBackbone(Sides{.knows_sides = knows_sides}),
+                                  .name = "sides"};
+    std::string notes;
+    DefendOptions options = quick_options();
+    options.notify = [&](const Notice& notice) { notes += notice.text + '\n'; };
+    EXPECT_EQ(defend(victim, images, options).recipe.augmentation.flip, !knows_sides);
+    EXPECT_EQ(notes.find("images are not mirrored in training") != std::string::npos, knows_sides) << notes;
+    options.training.flip = true;  // as requested
+    EXPECT_TRUE(defend(victim, images, options).recipe.augmentation.flip);
+  }
 }
 
 /// Writes a TorchScript program that returns maps N×4×h×w.
@@ -754,6 +844,13 @@ TEST(HoldBack, NearDuplicates_AreHeldBackTogether) {
   const metrics::AlarmMetrics promised{.wanted_rate = 0.1, .calibration_groups = held.calibration_groups};
   EXPECT_GT(rate, promised.promised_rate().low);
   EXPECT_LT(rate, promised.promised_rate().high);
+}
+
+TEST(HoldBack, Share_IsATenthAndAtMostAThousandForEachPurpose) {
+  for (const auto& [images, each] :
+       {std::pair{4, 1}, {19, 1}, {40, 4}, {9'999, 999}, {10'010, 1'000}, {50'000, 1'000}})
+    EXPECT_EQ(detail::held_back_each(images), each) << images;
+  expect_words(error_of([] { detail::held_back_each(3); }), {"3 clean image(s)"});
 }
 
 TEST(HoldBack, DifferentImages_AreDrawnOneByOne) {

@@ -1,5 +1,6 @@
 #include <refine/defend/measure.hpp>
 
+#include <ATen/ops/arange.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/one_hot.h>
 #include <ATen/ops/zeros.h>
@@ -8,8 +9,10 @@
 #include <algorithm>
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include <refine/data/dataset.hpp>
 #include <refine/pipeline/pipeline.hpp>
 #include <refine/report/defense_report.hpp>
 #include <refine/report/verdict.hpp>
@@ -88,6 +91,38 @@ TEST(MeasureDefense, TriggerWithoutLabels_IsMeasuredByTheVictimsAnswers) {
                                  report);
                }),
                {"one for each test image, in the same order", "got 73 triggered images for 80 test images"});
+}
+
+// The trigger turns images of class 2, the target, into ones that raise the alarm: they are no detections.
+TEST(MeasureDefense, Detections_AreOfImagesThatTheAttackMoves) {
+  const at::Tensor clean = folder_images(), triggered = clean.clone();
+  triggered.slice(0, 40, 60).fill_(3);
+  const Evidence evidence{.clean = clean,
+                          .test = data::Dataset{.images = clean,
+                                                .labels = at::arange(80).div(20, "floor"),
+                                                .classes = {"a", "b", "c", "d"}},
+                          .triggered = triggered,
+                          .target = 2,
+                          .alarm = AlarmSetting{.threshold = 0.5}};
+  report::DefenseReport report;
+  measure_defense(Detector{}, evidence, report);
+  EXPECT_EQ(report.alarm->detections, (metrics::Proportion{20, 60}));
+  EXPECT_EQ(report.alarm->false_alarms, (metrics::Proportion{20, 80}));
+}
+
+/// Answers images of the classes 2 and 3 as ones of class 1.
+struct TwoClassesLost : MiddleByte {
+  at::Tensor forward(const at::Tensor& images) const { return undefended(images.clamp_max(1.0 / 255)); }
+};
+
+TEST(MeasureDefense, LostClass_HasTenImagesOrMore) {
+  const at::Tensor nine = folder_images().slice(0, 0, 69);  // of class 3
+  for (const auto& [images, lost] :
+       {std::pair{nine, std::vector<int>{2}}, {folder_images().slice(0, 0, 70), std::vector<int>{2, 3}}}) {
+    report::DefenseReport report;
+    measure_defense(TwoClassesLost{}, {.clean = images, .scanned = 0}, report);
+    EXPECT_EQ(report.lost_classes, lost);
+  }
 }
 
 TEST(MeasureDefense, SheetWithoutLabels_ShowsSeveralClasses) {

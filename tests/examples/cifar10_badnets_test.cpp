@@ -42,12 +42,19 @@ void expect_error(const Outcome& outcome, std::initializer_list<std::string_view
   testing::expect_words(outcome.err, words);
 }
 
-TEST(Cifar10BadNets, RealImages_AreDefended) {
+TEST(Cifar10BadNets, RealImages_AreDefendedAfterAnInterruption) {
   const ScratchFolder scratch;
   testing::write_fashion_mnist_part(scratch.path / "images", 3'000, 2'000);
-  const Outcome run =
-      run_example(scratch, "--budget tiny --data images --output results --sync_batch_norm off");
+  const std::string arguments = "--budget tiny --data images --output results --sync_batch_norm off";
+  const Outcome stopped =
+      testing::run_and_signal(scratch, "examples/cifar10_badnets", arguments, "TERM",
+                              "[ -s results/attack/FashionMNIST/ResNet18/BadNets/log.jsonl ]");
+  ASSERT_EQ(stopped.status, 143) << stopped.err;
+  testing::expect_words(stopped.err,
+                        {"stopped: training the victim ended after step", "go on with: ", "--resume"});
+  const Outcome run = run_example(scratch, arguments + " --resume");
   ASSERT_EQ(run.status, 0) << run.err;
+  testing::expect_words(run.err, {"resumed after step"});
   testing::expect_words(run.out, {"3000 training images", "largest lift", "The trigger is disarmed"});
   testing::expect_words(run.err, {"victim", "defense", "evaluation", "img/s"});
   EXPECT_EQ(run.err.find('\r'), std::string::npos) << "a log has complete lines";

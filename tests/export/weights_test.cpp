@@ -96,7 +96,13 @@ TEST(SaveDefense, TransformWithoutTensors_RoundTrips) {
   const ScratchFolder scratch;
   Pipeline defense{transforms::None<task.image>{}, freeze(Victim{.width = 4}), remaps::Derangement<task>{}};
   save(defense, scratch.path / "defense", recipes::fast);
-  load(defense, scratch.path / "defense");
+  Pipeline other{transforms::None<task.image>{}, defense.backbone(), remaps::Derangement<task>{.seed = 5}};
+  ASSERT_NE(other.remap().permutation, defense.remap().permutation);
+  load(other, scratch.path / "defense");
+  EXPECT_EQ(other.remap().permutation, defense.remap().permutation);
+  const at::Tensor images = at::rand({4, 3, 16, 16});
+  const c10::NoGradGuard no_grad;
+  EXPECT_TRUE(at::equal(other.forward(images), defense.forward(images)));
 }
 
 TEST(LoadVictim, FileOfAnotherNetwork_IsRefusedAndChangesNothing) {

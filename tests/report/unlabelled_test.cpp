@@ -112,6 +112,17 @@ TEST(ScanVerdict, LargeLiftOnTheVictim_IsNamed) {
   expect_words(html(r), {"Found in the victim: warp"});
 }
 
+// 20 points, at the lower end of the interval of 2,000 images.
+TEST(ScanVerdict, LiftOnTheVictim_IsNamedFromTwentyPointsOn) {
+  DefenseReport r = unlabelled();
+  r.scan.pop_back();
+  for (const auto& [lift, is_named] : {std::pair{0.19, false}, {0.25, true}, {0.45, true}}) {
+    r.scan[0].before = guessed({1000, 1000, 1000}, 2, lift);
+    EXPECT_EQ(verdict(r).finding.empty(), !is_named) << lift;
+    EXPECT_EQ(verdict(r).kind, Kind::unmeasured) << lift;
+  }
+}
+
 // The page names one strongest trigger: the one with the largest lift on the victim, whatever it does afterwards.
 TEST(ScanVerdict, StrongestTrigger_IsTheSameInAllSentences) {
   DefenseReport r = unlabelled();
@@ -149,6 +160,15 @@ TEST(Verdict, Decision_FollowsFromKindAndAgreement) {
     r.agreement = nothing;
     EXPECT_EQ(verdict(r).decision, Decision::improve);
     expect_words(verdict(r).advice(), {"neither accuracy nor agreement"});
+  }
+}
+
+TEST(Verdict, AgreementBelow85Percent_IsNoReasonToServe) {
+  using Decision = Verdict::Decision;
+  DefenseReport r = unlabelled();
+  for (const auto& [percent, decision] : {std::pair{84, Decision::improve}, {86, Decision::serve}}) {
+    r.agreement = metrics::Proportion{percent, 100};
+    EXPECT_EQ(verdict(r).decision, decision) << percent;
   }
 }
 

@@ -418,18 +418,11 @@ TEST_F(Command, Defend_TorchScriptFileAndFolder_WritesAServingFile) {
   EXPECT_EQ(json::parse(pairs.out)["before"]["moved"]["hits"], 0);
 }
 
-/// Runs the program, and sends it a signal once there is a file in a folder. The shell stays, so
-/// that a program that the signal kills is reported as shells do.
-Outcome refine_and_signal(const ScratchFolder& here, const std::string& arguments, const fs::path& files) {
-  const std::string folder = "'" + here.path.string() + "'";
-  const std::string program = "'" + fs::absolute("tools/refine").string() + "'";
-  const int result =
-      std::system(("cd " + folder + "; BUILD_WORKING_DIRECTORY=" + folder + " " + program + " " + arguments +
-                   " >out.txt 2>err.txt & pid=$!; while kill -0 $pid && ! ls '" + files.string() +
-                   "'/*.safetensors; do sleep 0.05; done >/dev/null 2>&1; kill -TERM $pid; wait $pid")
-                      .c_str());
-  return {WIFEXITED(result) ? WEXITSTATUS(result) : -1, content(here.path / "out.txt"),
-          content(here.path / "err.txt")};
+/// Runs the program, and sends it a signal once there is a file in a folder.
+Outcome refine_and_signal(const ScratchFolder& here, const std::string& arguments, const fs::path& files,
+                          const std::string& signal = "TERM") {
+  return testing::run_and_signal(here, "tools/refine", arguments, signal,
+                                 "ls '" + files.string() + "'/*.safetensors");
 }
 
 TEST_F(Command, Defend_Minutes_AreReproducedByEpochs) {
@@ -874,8 +867,10 @@ TEST_F(Command, Defend_InterruptedStudent_IsResumedBitForBit) {
         << name;
 
   const Outcome refine_stopped =
-      refine_and_signal(*shared, any + "--levels 1 --out parted.pt", "parted.report/checkpoints");
-  ASSERT_EQ(refine_stopped.status, 143) << refine_stopped.err;
+      refine_and_signal(*shared, any + "--levels 1 --out parted.pt", "parted.report/checkpoints", "INT");
+  ASSERT_EQ(refine_stopped.status, 130) << refine_stopped.err;
+  expect_words(refine_stopped.err,
+               {"stopped: training the defense ended after step", "--out parted.pt --resume"});
   const Outcome student = refine(*shared, command + "parted.pt --resume");
   EXPECT_EQ(student.status, 2);
   expect_words(student.err, {"this run trains a student, the checkpoint's a defense"});
