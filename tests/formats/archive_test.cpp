@@ -5,6 +5,7 @@
 #include <zlib.h>
 #include <refine/formats/archive.hpp>
 #include <refine/formats/checkpoint.hpp>
+#include <refine/formats/inspect.hpp>
 
 #include <cstdint>
 #include <filesystem>

@@ -926,6 +926,28 @@ TEST(TrainClassifier, NoProgress_IsAWarning) {
   EXPECT_TRUE(none.warnings.empty()) << none.warnings.front();
 }
 
+TEST(TrainClassifier, NoProgressAfterHalfOfTheSteps_EndsTheRun) {
+  const ScratchFolder folder;
+  const data::Dataset many = data::Synthetic{.task = task, .train = 1000, .test = 0}.make().train;
+  ClassifierRecipe recipe = victim_recipe(OptimizerKind::sgd);
+  recipe.optimization.lr = 1e-9;
+  recipe.optimization.batch_size = 20;  // 50 steps an epoch
+  recipe.optimization.epochs = 5;
+  History history;
+  Lines lines;
+  const auto train = [&](auto&... observers) {
+    return error_of([&] { train_classifier(Network{.width = 4}, many, recipe, history, observers...); });
+  };
+  Checkpoint checkpoint{.path = folder.path, .every = 0ms};
+  expect_words(train(lines, checkpoint),
+               {"after 150 of 250 steps the victim answers no better than chance", "on 1000 images", "labels",
+                "lr is 1e-09", "last good checkpoint is", folder.path.string()});
+  EXPECT_EQ(history.epochs.size(), 3u);
+  EXPECT_EQ(lines.warnings.size(), 1u);
+  recipe.optimization.epochs = 1;  // it has ended by itself
+  EXPECT_EQ(train(lines), "");
+}
+
 TEST(TrainClassifier, OneClass_IsNoWarning) {
   data::Dataset many = data::Synthetic{.task = task, .train = 160, .test = 0}.make().train;
   many.labels = at::zeros_like(many.labels);

@@ -689,15 +689,32 @@ class TrainingLoop {
   void check_progress(const EpochSums& totals, std::int64_t images) {
     if (knows_progress_ || !run_.chance || state_.step < std::min(steps_, judged_after_)) return;
     knows_progress_ = true;
-    const double chance = run_.chance(), accuracy = totals.accuracy(images);
-    if (chance >= 1) return;  // there is one class
+    if (images < 100 || is_above_chance(totals, images)) return;
+    warn(fmt::format("{}; {}{}, lr is {}", no_progress(totals, images),
+                     state_.step < steps_ ? "if it does not improve, " : "", run_.after_warning,
+                     optimization_.lr));
+  }
+
+  /// Stops a training whose answers are no better than chance after half of its steps. Beyond its last step, it warns.
+  void require_progress(const EpochSums& totals, std::int64_t images) {
+    const bool is_judged = run_.chance && 2 * state_.step >= steps_ && state_.step >= judged_after_;
+    if (!is_judged || state_.step == steps_ || images < 1000 || is_above_chance(totals, images)) return;
+    throw Error("{}; {}, lr is {}{}", no_progress(totals, images), run_.after_warning, optimization_.lr,
+                last_checkpoint(store_.get()));
+  }
+
+  /// True if more answers are right than a guess has by chance, by two standard deviations, or if there is one class.
+  bool is_above_chance(const EpochSums& totals, std::int64_t images) const {
+    const double chance = run_.chance();
     const double spread = 2 * std::sqrt(chance * (1 - chance) / static_cast<double>(images));
-    if (images < 100 || accuracy > chance + spread) return;
-    warn(fmt::format(
-        "after {} of {} steps the {} answers no better than chance ({} {:.1f} % on {} "
-        "images, chance {:.1f} %); {}{}, lr is {}",
-        state_.step, steps_, name(), info_.accuracy_of, 100 * accuracy, images, 100 * chance,
-        state_.step < steps_ ? "if it does not improve, " : "", run_.after_warning, optimization_.lr));
+    return chance >= 1 || totals.accuracy(images) > chance + spread;
+  }
+
+  std::string no_progress(const EpochSums& totals, std::int64_t images) const {
+    return fmt::format(
+        "after {} of {} steps the {} answers no better than chance ({} {:.1f} % on {} images, chance {:.1f} %)",
+        state_.step, steps_, name(), info_.accuracy_of, 100 * totals.accuracy(images), images,
+        100 * run_.chance());
   }
 
   /// \param epoch from 1
@@ -717,6 +734,7 @@ class TrainingLoop {
           name(), result.epoch, info_.accuracy_of, 100 * result.accuracy, optimization_.lr,
           last_checkpoint(store_.get()));
     }
+    require_progress(totals, n);
   }
 
   /// \param epoch from 1
