@@ -358,7 +358,7 @@ TEST(LoadTorchScript, MethodThatRunsDuringLoading_Throws) {
 }
 
 // LibTorch compiles by recursion: a function or class, first what it needs.
-TEST(LoadTorchScript, ChainOfDefinitions_Throws) {
+TEST(LoadTorchScript, ChainAtTheLimit_IsLoadedAndDeeperOneThrows) {
   const auto number = [](std::size_t i) { return std::to_string(i); };
   const auto functions = [&](std::size_t n) {
     std::string text = "def f0(x: Tensor) -> Tensor:\n  return x\n";
@@ -407,6 +407,16 @@ TEST(LoadTorchScript, ChainOfDefinitions_Throws) {
     }
     return with_code(return_x, "", text[0] + text[1]);
   };
+  // The body of the first function, then 110 others.
+  const auto negated = [&](std::size_t n) {
+    std::string text = "def f0(x: Tensor) -> Tensor:\n  return " + repeated("-", n) + "x\n";
+    for (std::size_t i = 1; i <= 110; ++i) {
+      text += "def f" + number(i) + "(x: Tensor) -> Tensor:\n  return __torch__.f" + number(i - 1) + "(x)\n";
+    }
+    return with_code(return_x, "", text);
+  };
+  EXPECT_EQ(refusal(negated(114)), "");  // 6 levels and 114, then 110 times 8
+  expect_words(refusal(negated(115)), {"with 1001 levels, more than the 1000 allowed"});
   for (const Archive& archive :
        {functions(20), classes(20), methods(20), operators(20), bodies(20), fields(20)}) {
     EXPECT_EQ(refusal(archive), "") << source(const_cast<Archive&>(archive)).substr(0, 300);
