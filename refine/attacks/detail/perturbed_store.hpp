@@ -70,9 +70,9 @@ class PerturbedStore {
   static constexpr const char* hash_name = "hash";
 
   formats::SafeTensors load() const {
-    const std::string bytes = files::read(
-        path_, std::numeric_limits<
-                   std::uintmax_t>::max());  // outside the try block: an unreadable file is not damaged
+    constexpr auto any_size = std::numeric_limits<std::uintmax_t>::max();  // this library has written it
+    const std::string bytes =
+        files::read(path_, any_size);  // outside the try block: an unreadable file is not damaged
     formats::SafeTensors content;
     try {
       content = formats::read_safetensors(path_, bytes);
