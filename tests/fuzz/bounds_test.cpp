@@ -258,6 +258,10 @@ std::string pickled_text(const std::string& content) {
   return "X" + little(content.size(), 4) + content;
 }
 
+std::string contents_of_store() {
+  return std::ranges::find(readers(), "image_store", &Reader::name)->seeds().front();
+}
+
 struct Worst {
   const char* name;
   const char* reader;
@@ -280,6 +284,7 @@ const std::vector<Worst>& worst_files() {
        },
        false},
       {"archive_entries", "archive", &many_entries},
+      {"attack_texts", "attack", [] { return "{\"attack\":\"" + repeated("a", 1'000'000) + "\"}"; }, false},
       {"checkpoint_memo", "checkpoint", [] { return "\x80\2"s + repeated("]q\0000"s) + "N."; }},
       {"checkpoint_dictionary", "checkpoint",
        [] {
@@ -300,6 +305,19 @@ const std::vector<Worst>& worst_files() {
            pickle += pickled_text(fmt::format("{:06}", i)) + "h\1";
          return pickle + "u.";
        }},
+      {"cifar10_images", "cifar10", [] { return repeated(std::string(3'073, '\1')); }, true},
+      {"cifar10_names_short", "cifar10_names", [] { return repeated("a\n", 65'536); }, false},
+      {"class_names_short", "class_names", [] { return repeated("a\n"); }, true},
+      {"config_items", "config",
+       [] {
+         std::string text;
+         for (int i = 0; text.size() < file_size - 20; ++i) text += fmt::format("a{}=0\n", i);
+         return text;
+       },
+       true},
+      {"config_array", "config", [] { return "a=[" + repeated("0,") + "]"; }, true},
+      {"defended_names", "defended",
+       [] { return "{\"classes\":1,\"class_names\":[" + repeated("\"\",") + "\"\"]}"; }, false},
       {"exported_nesting", "exported_program", [] { return repeated("["); }},
       {"exported_objects", "exported_program", [] { return "[" + repeated("{\"\":{}},") + "0]"; }},
       {"exported_arrays", "exported_program", [] { return "[" + repeated("[],") + "0]"; }},
@@ -348,6 +366,13 @@ const std::vector<Worst>& worst_files() {
       {"image_png_claim", "image", [] { return png_of(0x7fffffff, 8, 2, 1000); }},
       {"image_header_claim", "image_header", [] { return png_of(0x7fffffff, 8, 2, 1000); }},
       {"image_header_jpeg_markers", "image_header", [] { return "\xff\xd8"s + repeated("\xff\xe0\0\2"s); }},
+      {"image_store_lines", "image_store",
+       [] {
+         std::string file = contents_of_store();
+         return file.substr(0, 4'096) + repeated("0 a\n", file_size - 4'200) +
+                fmt::format("{:020} {:020} end\n", 1, file_size - 4'200);
+       },
+       false},
       {"metrics_nesting", "metrics_json", [] { return repeated("{\"a\":"); }},
       {"metrics_objects", "metrics_json", [] { return "{\"a\":[" + repeated("{\"\":0},") + "0]}"; }},
       {"metrics_classes", "metrics_json", [] { return metrics_of(3'700); }, true},

@@ -8,14 +8,20 @@
 #include <map>
 #include <memory>
 #include <set>
+#include <sstream>
 #include <stdexcept>
 #include <utility>
 
 #include <refine/core/error.hpp>
 #include <refine/core/file.hpp>
 #include <refine/data/detail/decoders.hpp>
+#include <refine/data/detail/open_store.hpp>
 #include <refine/data/image_files.hpp>
 #include <refine/data/sources.hpp>
+#include <refine/defend/detail/result_json.hpp>
+#include <refine/defend/images.hpp>
+#include <refine/defend/results.hpp>
+#include <refine/defend/saved_defense.hpp>
 #include <refine/formats/archive.hpp>
 #include <refine/formats/checkpoint.hpp>
 #include <refine/formats/exported_program.hpp>
@@ -27,6 +33,8 @@
 #include <refine/report/render.hpp>
 
 #include "tests/report/examples.hpp"
+#include "tests/support/scratch_folder.hpp"
+#include "tools/refine/config_file.hpp"
 
 namespace refine::fuzz {
 namespace {
@@ -98,15 +106,84 @@ std::vector<std::string> idx_files() {
   return {"\0\0\x08\3\0\0\0\2\0\0\0\3\0\0\0\4"s + std::string(24, '\x7f'), "\0\0\x08\1\0\0\0\3\0\1\2"s};
 }
 
+/// Reads CIFAR-10 with these bytes as one of its files; each other file has one image.
+void read_cifar10(std::string_view bytes, const char* name) {
+  static std::map<std::string, testing::ScratchFolder> folders;
+  const auto [found, is_new] = folders.try_emplace(name);
+  const testing::ScratchFolder& folder = found->second;
+  for (const char* batch : {"data_batch_1.bin", "data_batch_2.bin", "data_batch_3.bin", "data_batch_4.bin",
+                            "data_batch_5.bin", "test_batch.bin"}) {
+    if (is_new) folder.write(batch, std::string(3073, '\1'));
+  }
+  with_file(bytes, [&](const fs::path& file) {
+    fs::remove(folder.path / name);
+    fs::create_symlink(file, folder.path / name);
+    data::cifar10(folder.path);
+  });
+}
+
+constexpr std::string_view about_defended = R"({"refine": "defended", "image": [3, 32, 32], "classes": 2,
+"class_names": ["cat", "dog"], "model": "victim.pt", "defense": "resnet", "answer": "gated", "permutation": [1, 0],
+"alarm": {"threshold": 0.5, "false_alarm_rate": 0.01, "images": 100, "groups": 90},
+"preprocessing": {"fit": "crop", "resize": 256}})";
+
+/// Files of images, of which one cannot be read, and what a store of them contains.
+const data::detail::StoreSource& two_images() {
+  static const testing::ScratchFolder folder;
+  static const data::detail::StoreSource source = {
+      .folder = folder.path,
+      .files = {folder.write("a.pgm", "P5 2 2 255\nabcd"), folder.write("b.pgm", "P5 2 2 255\nab")}};
+  return source;
+}
+
 const std::vector<Reader> table = {
     {"archive", [](std::string_view bytes) { formats::read_nested_archive(bytes, "a.pt"); },
      [] { return contents(fixtures, {".pth"}); }},
+    {"attack",
+     [](std::string_view bytes) { with_file(bytes, [](const fs::path& file) { read_attack(file); }); },
+     [] {
+       return std::vector<std::string>{
+           R"({"attack": "BadNets", "target": 1, "seed": 7, "rate": 0.1, "dataset": "CIFAR10"})",
+           R"({"attack": "SourceSpecific", "target": null, "source": 2, "seed": 18446744073709551615})"};
+     }},
     {"checkpoint",
      [](std::string_view bytes) {
        const Archive archive = with_entry(checkpoint, "data.pkl", bytes);
        formats::detail::extract_weights(formats::detail::read_zipped("a.pth", archive), "a.pth", "");
      },
      [] { return entry_of(checkpoint, "data.pkl"); }},
+    {"cifar10", [](std::string_view bytes) { read_cifar10(bytes, "data_batch_5.bin"); },
+     [] {
+       std::string two(2 * 3073, '\x7f');
+       two[0] = two[3073] = 9;
+       return std::vector{two};
+     }},
+    {"cifar10_names", [](std::string_view bytes) { read_cifar10(bytes, "batches.meta.txt"); },
+     [] {
+       return std::vector<std::string>{
+           "airplane\nautomobile\nbird\ncat\ndeer\ndog\nfrog\nhorse\nship\ntruck\n"};
+     }},
+    {"class_names",
+     [](std::string_view bytes) { with_file(bytes, [](const fs::path& file) { read_class_names(file); }); },
+     [] {
+       return std::vector<std::string>{"cat\ndog\n", "\xef\xbb\xbf chat \r\n\r\nchien\r\n"};
+     }},
+    {"config",
+     [](std::string_view bytes) {
+       std::istringstream input{std::string(bytes)};
+       cli::config_file()->from_config(input);
+     },
+     [] {
+       return std::vector<std::string>{
+           "device = \"cpu\"\njson = true\n[defend]\nmodel = 'victim.pt'\nmean = [0.5, 0.25]\nepoch = 3 # few\n",
+           "[attack]\nattack = \"\"\"\nBad\\u004Eets\"\"\"\npratio = 1e-1\nseed = 0x_1\ndate = 1979-05-27\n"};
+     }},
+    {"defended",
+     [](std::string_view bytes) {
+       const auto about = refine::detail::json_under({{"a", std::string(bytes)}}, "a");
+       if (about.is_object()) exported_info(about, {});
+     },
+     [] { return std::vector{std::string(about_defended)}; }},
     {"exported_program", [](std::string_view bytes) { inspect(with_entry(exported, program_entry, bytes)); },
      [] { return entry_of(exported, program_entry); }},
     {"exported_weights", [](std::string_view bytes) { inspect(with_entry(exported, weights_entry, bytes)); },
@@ -125,6 +202,18 @@ const std::vector<Reader> table = {
      },
      [] {
        return contents(fixtures / "images", {".png", ".jpg"});
+     }},
+    {"image_store",
+     [](std::string_view bytes) {
+       with_file(bytes, [](const fs::path& file) {
+         if (!data::detail::open_store(file, two_images())) throw Error("of another source");
+       });
+     },
+     [] {
+       const testing::ScratchFolder folder;
+       data::detail::open_or_build_store(folder.path / "s", two_images(), data::OnDecodeError::skip, 1,
+                                         "images");
+       return std::vector{files::read(folder.path / "s")};
      }},
     {"metrics_json",
      [](std::string_view bytes) {

@@ -491,6 +491,7 @@ TEST_F(Inputs, ConfigFile_AnyText_IsReadAsToml) {
   expect_refused("[inspect]\n\nfiles = \"5\n\"\n", {"line 3"});
   expect_refused("[inspect]\nfiles = \"C:\\d\"\n", {"line 2", "escape"});
   expect_refused("[inspect]\nfiles = [\"5\"\n", {"--config: line"});
+  expect_refused("[,\n", {"--config: line 1"});  // an assertion of toml++ ended the process
   expect_refused("[inspect]\nfiles = []\n", {"line 2", "empty"});
   expect_refused("[inspect]\nfiles = +\n", {"line 2", "quotes"});
   expect_refused("[inspect]\nfiles = {a = 1}\n", {"line 2", "quotes"});

@@ -1,6 +1,9 @@
 // The file of --config and --save_config: TOML.
 
 #include <fmt/format.h>
+
+// An assertion of toml++ 3.3 is wrong: it ends the process for "[,", which the parser then reports as an error.
+#define TOML_ASSERT(expression) static_assert(true)
 #include <toml++/toml.h>
 
 #include <cstdint>
@@ -16,7 +19,7 @@
 #include <refine/core/error.hpp>
 #include <refine/core/text.hpp>
 
-#include "tools/refine/options.hpp"
+#include "tools/refine/config_file.hpp"
 
 namespace refine::cli {
 namespace {

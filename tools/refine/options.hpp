@@ -199,12 +199,6 @@ auto with_smaller_batches(TrainingOptions& options, const Common& common, Train&
   }
 }
 
-/// Returns the reader and writer of the files of --config and --save_config.
-std::shared_ptr<CLI::Config> config_file();
-
-/// Returns a command's options, with their defaults, in the form that `--config` reads.
-std::string configuration(const CLI::App& command);
-
 /// A check that a number is finite, at least `low` (or above it), and at most `high`. CLI::Range accepts NaN.
 std::function<std::string(const std::string&)> number(double low, bool above = false,
                                                       double high = std::numeric_limits<double>::infinity());

@@ -26,6 +26,7 @@
 #include <refine/training/observers.hpp>
 #include <refine/training/stop_on_signal.hpp>
 
+#include "tools/refine/config_file.hpp"
 #include "tools/refine/options.hpp"
 #include "tools/refine/parse_error.hpp"
 

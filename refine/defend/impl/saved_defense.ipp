@@ -332,7 +332,7 @@ REFINE_INLINE ExportedInfo exported_info(const nlohmann::ordered_json& about,
   ExportedInfo info;
   const auto refuse = [] {
     throw Error(
-        "cannot use the file's refine.json: class_names, model, defense, alarm or answer are not as refine writes them; export "
+        "cannot use the file's refine.json: classes, class_names, model, defense, alarm or answer are not as refine writes them; export "
         "it again");
   };
   try {
@@ -356,7 +356,10 @@ REFINE_INLINE ExportedInfo exported_info(const nlohmann::ordered_json& about,
     info.resize = detail::resize_mode_of(*stored);
   }
   if (!class_names.empty()) info.class_names = class_names;
-  const std::size_t classes = about.at("classes");
+  std::size_t classes = 0;
+  if (!about.is_object() || !about.contains("classes") || !detail::read_integer(about["classes"], classes)) {
+    refuse();
+  }
   if (!info.class_names.empty() && info.class_names.size() != classes) {
     throw Error("cannot use {} class names: the model predicts {} classes; give one name for each",
                 info.class_names.size(), classes);
