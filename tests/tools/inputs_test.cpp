@@ -492,6 +492,9 @@ TEST_F(Inputs, ConfigFile_AnyText_IsReadAsToml) {
   expect_refused("[inspect]\nfiles = \"C:\\d\"\n", {"line 2", "escape"});
   expect_refused("[inspect]\nfiles = [\"5\"\n", {"--config: line"});
   expect_refused("[,\n", {"--config: line 1"});  // an assertion of toml++ ended the process
+  expect_refused("[inspect]\nfiles = \xc3\xa9.pt\n", {"line 2", "quotes"});
+  expect_refused("\n\xef\xbb\xaf;\n", {"line 2", "quotes"});
+  expect_refused("[inspect]\nfiles = \"\"\"a\\ \n \xc2\xa7\"\"\"\n", {"line 2", "backslash", "uNNNN"});
   expect_refused("[inspect]\nfiles = []\n", {"line 2", "empty"});
   expect_refused("[inspect]\nfiles = +\n", {"line 2", "quotes"});
   expect_refused("[inspect]\nfiles = {a = 1}\n", {"line 2", "quotes"});

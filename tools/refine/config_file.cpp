@@ -6,8 +6,11 @@
 #define TOML_ASSERT(expression) static_assert(true)
 #include <toml++/toml.h>
 
+#include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <istream>
+#include <iterator>
 #include <limits>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -102,6 +105,49 @@ std::string line_of(const CLI::Option& option) {
   return name + "[" + list + "]\n";
 }
 
+/// Refuses what toml++ 3.3 and 3.4 do not expect (their issues 190 and 295): a character beyond ASCII outside of quotes and comments,
+/// which TOML does not allow, or after a line of a text that ends in a backslash, which it does.
+void check_characters(std::string_view text) {
+  if (text.starts_with("\xef\xbb\xbf")) text.remove_prefix(3);
+  std::string_view quotes;  // around the text that has begun; empty outside
+  bool is_comment = false;
+  std::size_t line = 1;
+  const auto refuse = [&](std::string_view why) { throw Error("--config: line {}: {}", line, why); };
+  const auto is_beyond_ascii = [&](std::size_t i) {
+    return i < text.size() && static_cast<unsigned char>(text[i]) >= 0x80;
+  };
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    const char c = text[i];
+    if (c == '\n') {
+      ++line;
+      is_comment = false;
+      if (quotes.size() == 1) quotes = {};  // the parser reports it
+    } else if (is_comment) {
+      continue;
+    } else if (!quotes.empty()) {
+      if (c == '\\' && quotes[0] == '"') {
+        const std::size_t next = std::min(text.find_first_not_of(" \t\r\n", i + 1), text.size());
+        if (next == i + 1) {
+          ++i;  // what is escaped
+        } else if (is_beyond_ascii(next)) {
+          refuse("a character beyond ASCII after a line that ends in a backslash; write it as \\uNNNN");
+        }
+      } else if (text.substr(i).starts_with(quotes)) {
+        i += quotes.size() - 1;
+        quotes = {};
+      }
+    } else if (c == '"' || c == '\'') {
+      const std::string_view three = text.substr(i, 3);
+      quotes = three == "\"\"\"" || three == "\'\'\'" ? three : text.substr(i, 1);
+      i += quotes.size() - 1;
+    } else if (is_beyond_ascii(i)) {
+      refuse("a character beyond ASCII outside of quotes; text must be in quotes");
+    } else {
+      is_comment = c == '#';
+    }
+  }
+}
+
 /// Options in TOML.
 struct ConfigFile : CLI::Config {
   std::string to_config(const CLI::App* app, bool, bool, std::string) const override {
@@ -114,8 +160,10 @@ struct ConfigFile : CLI::Config {
 
   std::vector<CLI::ConfigItem> from_config(std::istream& input) const override {
     std::vector<CLI::ConfigItem> items;
+    const std::string text{std::istreambuf_iterator<char>(input), {}};
+    check_characters(text);
     try {
-      add_items(toml::parse(input), {}, items);
+      add_items(toml::parse(text), {}, items);
     } catch (const toml::parse_error& error) {
       const std::string_view why = error.description();
       const bool is_value = why.find("parsing value") != why.npos ||
