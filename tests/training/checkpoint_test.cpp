@@ -946,6 +946,10 @@ TEST(TrainClassifier, NoProgressAfterHalfOfTheSteps_EndsTheRun) {
   EXPECT_EQ(lines.warnings.size(), 1u);
   recipe.optimization.epochs = 1;  // it has ended by itself
   EXPECT_EQ(train(lines), "");
+  data::Dataset uneven = many;
+  uneven.labels = (at::arange(1000) % 5 == 0).to(at::kLong);  // 800 of one class
+  recipe.optimization.epochs = 5;
+  EXPECT_EQ(error_of([&] { train_classifier(Network{.width = 4}, uneven, recipe, lines); }), "");
 }
 
 TEST(TrainClassifier, OneClass_IsNoWarning) {

@@ -695,10 +695,12 @@ class TrainingLoop {
                      optimization_.lr));
   }
 
-  /// Stops a training whose answers are no better than chance after half of its steps. Beyond its last step, it warns.
+  /// Stops a training whose answers are no better than chance after half of its steps, unless most images are of one
+  /// class: then a few right answers for the others come late.
   void require_progress(const EpochSums& totals, std::int64_t images) {
     const bool is_judged = run_.chance && 2 * state_.step >= steps_ && state_.step >= judged_after_;
-    if (!is_judged || state_.step == steps_ || images < 1000 || is_above_chance(totals, images)) return;
+    if (!is_judged || state_.step == steps_ || images < 1000 || run_.chance() > 0.5) return;
+    if (is_above_chance(totals, images)) return;
     throw Error("{}; {}, lr is {}{}", no_progress(totals, images), run_.after_warning, optimization_.lr,
                 last_checkpoint(store_.get()));
   }
