@@ -41,7 +41,7 @@ using testing::expect_words;
 using testing::jpeg_of_scans;
 using testing::progressive_jpeg;
 
-constexpr std::size_t file_size = 10'000'000, source_size = 2'050'000;  // a limit
+constexpr std::size_t file_size = 10'000'000, source_size = 2'050'000, config_size = 1 << 20;  // limits
 
 std::string repeated(std::string_view part, std::size_t size = file_size) {
   std::string all;
@@ -311,11 +311,13 @@ const std::vector<Worst>& worst_files() {
       {"config_items", "config",
        [] {
          std::string text;
-         for (int i = 0; text.size() < file_size - 20; ++i) text += fmt::format("a{}=0\n", i);
+         for (int i = 0; text.size() < config_size - 20; ++i) text += fmt::format("a{}=0\n", i);
          return text;
        },
        true},
-      {"config_array", "config", [] { return "a=[" + repeated("0,") + "]"; }, true},
+      {"config_array", "config", [] { return "a=[" + repeated("0,", config_size - 10) + "]"; }, true},
+      {"config_beyond_ascii", "config", [] { return "a='" + repeated("\xc3\xa9", config_size - 10) + "'"; },
+       true},
       {"defended_names", "defended",
        [] { return "{\"classes\":1,\"class_names\":[" + repeated("\"\",") + "\"\"]}"; }, false},
       {"exported_nesting", "exported_program", [] { return repeated("["); }},

@@ -493,8 +493,13 @@ TEST_F(Inputs, ConfigFile_AnyText_IsReadAsToml) {
   expect_refused("[inspect]\nfiles = [\"5\"\n", {"--config: line"});
   expect_refused("[,\n", {"--config: line 1"});  // an assertion of toml++ ended the process
   expect_refused("[inspect]\nfiles = \xc3\xa9.pt\n", {"line 2", "quotes"});
-  expect_refused("\n\xef\xbb\xaf;\n", {"line 2", "quotes"});
-  expect_refused("[inspect]\nfiles = \"\"\"a\\ \n \xc2\xa7\"\"\"\n", {"line 2", "backslash", "uNNNN"});
+  expect_refused("[inspect]\n\xc3\xa9 = 1\n", {"unknown option '\xc3\xa9'"});
+  expect_refused("[inspect]\nfiles = \"\"\"\\\n \xc2\xa7.pt\"\"\"\n", {"\xc2\xa7.pt", "No such file"});
+  expect_refused("\n\xef\xbb;\n", {"--config: line 2", "UTF-8", "0xef"});
+  constexpr std::size_t max_bytes = 1 << 20;
+  here->write("long.toml", "json=true\n[inspect]\nfiles='5'#" + std::string(max_bytes - 30, 'a'));
+  EXPECT_EQ(refine("inspect --config long.toml").status, 0);
+  expect_refused("#" + std::string(max_bytes, 'a'), {"1048577 bytes, more than the 1048576 allowed"});
   expect_refused("[inspect]\nfiles = []\n", {"line 2", "empty"});
   expect_refused("[inspect]\nfiles = +\n", {"line 2", "quotes"});
   expect_refused("[inspect]\nfiles = {a = 1}\n", {"line 2", "quotes"});

@@ -7,8 +7,10 @@
 #include <toml++/toml.h>
 
 #include <algorithm>
+#include <charconv>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <istream>
 #include <iterator>
 #include <limits>
@@ -31,37 +33,82 @@ namespace {
   throw Error("--config: line {}: {}", place.begin.line, why);
 }
 
-/// Returns a value as an option's text.
-std::string text_of(const toml::node& node) {
-  if (const auto* text = node.as_string()) return text->get();
-  if (const auto* number = node.as_integer()) return fmt::format("{}", number->get());
-  if (const auto* number = node.as_floating_point()) return fmt::format("{}", number->get());
-  if (const auto* flag = node.as_boolean()) return flag->get() ? "true" : "false";
-  fail(node.source(), "expected text in quotes, a number, true, false or an array of these");
-}
-
-/// Adds a table's sections and values as CLI11 takes them.
-void add_items(const toml::table& table, const std::vector<std::string>& parents,
-               std::vector<CLI::ConfigItem>& items) {
-  for (const auto& [key, node] : table) {
-    const std::string name(key.str());
-    if (const toml::table* section = node.as_table(); section && !section->is_inline()) {
-      std::vector<std::string> path = parents;
-      path.push_back(name);
-      items.push_back({.parents = path, .name = "++"});  // CLI11's name of a section's beginning
-      add_items(*section, path, items);
-      continue;
+/// A text in which each byte beyond ASCII is written in letters and digits: toml++ 3.3 and 3.4 have no defined behaviour for
+/// some of them (their issues 190 and 295).
+class AsciiText {
+ public:
+  explicit AsciiText(std::string_view text) {
+    for (auto n = static_cast<std::uint32_t>(std::hash<std::string_view>()(text));
+         text.find(mark_) != text.npos; ++n)
+      mark_ = fmt::format("u{:08x}", n);
+    for (const char c : text) {
+      const auto byte = static_cast<unsigned char>(c);
+      ascii_ += byte < 0x80 ? std::string(1, c) : fmt::format("{}{:02x}", mark_, byte);
     }
-    CLI::ConfigItem item{.parents = parents, .name = name};
-    if (const toml::array* array = node.as_array()) {
-      for (const toml::node& each : *array) item.inputs.push_back(text_of(each));
-      if (array->empty()) fail(node.source(), "the array is empty; leave the option out");
-    } else {
-      item.inputs.push_back(text_of(node));
-    }
-    items.push_back(std::move(item));
   }
-}
+
+  const std::string& ascii() const { return ascii_; }
+
+  /// Returns part of the text as it was.
+  std::string restored(std::string_view ascii) const {
+    std::string text;
+    for (std::size_t begin; (begin = ascii.find(mark_)) != ascii.npos;) {
+      text += ascii.substr(0, begin);
+      const std::string_view digits = ascii.substr(std::min(begin + mark_.size(), ascii.size()), 2);
+      unsigned byte = 0;
+      std::from_chars(digits.data(), digits.data() + digits.size(), byte, 16);
+      text += static_cast<char>(byte);
+      ascii.remove_prefix(std::min(begin + mark_.size() + 2, ascii.size()));
+    }
+    return text.append(ascii);
+  }
+
+ private:
+  std::string mark_, ascii_;  // the mark is before each byte's digits, and nowhere else
+};
+
+/// What the parser has read, as CLI11 takes it.
+class ConfigItems {
+ public:
+  explicit ConfigItems(const AsciiText& text) : text_(text) {}
+
+  /// Adds a table's sections and values.
+  void add(const toml::table& table, const std::vector<std::string>& parents) {
+    for (const auto& [key, node] : table) {
+      const std::string name = text_.restored(key.str());
+      if (const toml::table* section = node.as_table(); section && !section->is_inline()) {
+        std::vector<std::string> path = parents;
+        path.push_back(name);
+        items_.push_back({.parents = path, .name = "++"});  // CLI11's name of a section's beginning
+        add(*section, path);
+        continue;
+      }
+      CLI::ConfigItem item{.parents = parents, .name = name};
+      if (const toml::array* array = node.as_array()) {
+        for (const toml::node& each : *array) item.inputs.push_back(text_of(each));
+        if (array->empty()) fail(node.source(), "the array is empty; leave the option out");
+      } else {
+        item.inputs.push_back(text_of(node));
+      }
+      items_.push_back(std::move(item));
+    }
+  }
+
+  std::vector<CLI::ConfigItem> take() { return std::move(items_); }
+
+ private:
+  /// Returns a value as an option's text.
+  std::string text_of(const toml::node& node) const {
+    if (const auto* text = node.as_string()) return text_.restored(text->get());
+    if (const auto* number = node.as_integer()) return fmt::format("{}", number->get());
+    if (const auto* number = node.as_floating_point()) return fmt::format("{}", number->get());
+    if (const auto* flag = node.as_boolean()) return flag->get() ? "true" : "false";
+    fail(node.source(), "expected text in quotes, a number, true, false or an array of these");
+  }
+
+  const AsciiText& text_;
+  std::vector<CLI::ConfigItem> items_;
+};
 
 /// True for a number that is read back as the same text.
 bool is_number(const std::string& value) {
@@ -105,49 +152,6 @@ std::string line_of(const CLI::Option& option) {
   return name + "[" + list + "]\n";
 }
 
-/// Refuses what toml++ 3.3 and 3.4 do not expect (their issues 190 and 295): a character beyond ASCII outside of quotes and comments,
-/// which TOML does not allow, or after a line of a text that ends in a backslash, which it does.
-void check_characters(std::string_view text) {
-  if (text.starts_with("\xef\xbb\xbf")) text.remove_prefix(3);
-  std::string_view quotes;  // around the text that has begun; empty outside
-  bool is_comment = false;
-  std::size_t line = 1;
-  const auto refuse = [&](std::string_view why) { throw Error("--config: line {}: {}", line, why); };
-  const auto is_beyond_ascii = [&](std::size_t i) {
-    return i < text.size() && static_cast<unsigned char>(text[i]) >= 0x80;
-  };
-  for (std::size_t i = 0; i < text.size(); ++i) {
-    const char c = text[i];
-    if (c == '\n') {
-      ++line;
-      is_comment = false;
-      if (quotes.size() == 1) quotes = {};  // the parser reports it
-    } else if (is_comment) {
-      continue;
-    } else if (!quotes.empty()) {
-      if (c == '\\' && quotes[0] == '"') {
-        const std::size_t next = std::min(text.find_first_not_of(" \t\r\n", i + 1), text.size());
-        if (next == i + 1) {
-          ++i;  // what is escaped
-        } else if (is_beyond_ascii(next)) {
-          refuse("a character beyond ASCII after a line that ends in a backslash; write it as \\uNNNN");
-        }
-      } else if (text.substr(i).starts_with(quotes)) {
-        i += quotes.size() - 1;
-        quotes = {};
-      }
-    } else if (c == '"' || c == '\'') {
-      const std::string_view three = text.substr(i, 3);
-      quotes = three == "\"\"\"" || three == "\'\'\'" ? three : text.substr(i, 1);
-      i += quotes.size() - 1;
-    } else if (is_beyond_ascii(i)) {
-      refuse("a character beyond ASCII outside of quotes; text must be in quotes");
-    } else {
-      is_comment = c == '#';
-    }
-  }
-}
-
 /// Options in TOML.
 struct ConfigFile : CLI::Config {
   std::string to_config(const CLI::App* app, bool, bool, std::string) const override {
@@ -159,19 +163,29 @@ struct ConfigFile : CLI::Config {
   }
 
   std::vector<CLI::ConfigItem> from_config(std::istream& input) const override {
-    std::vector<CLI::ConfigItem> items;
-    const std::string text{std::istreambuf_iterator<char>(input), {}};
-    check_characters(text);
+    constexpr std::size_t max_bytes = 1 << 20;
+    std::string text{std::istreambuf_iterator<char>(input), {}};
+    if (text.size() > max_bytes) {
+      throw Error("--config: the file has {} bytes, more than the {} allowed", text.size(), max_bytes);
+    }
+    if (text.starts_with("\xef\xbb\xbf")) text.erase(0, 3);
+    if (const std::size_t bad = text::find_invalid_utf8(text); bad != text.npos) {
+      throw Error("--config: line {}: not UTF-8 (got the byte 0x{:02x}); save the file as UTF-8",
+                  1 + std::count(text.begin(), text.begin() + static_cast<std::ptrdiff_t>(bad), '\n'),
+                  static_cast<unsigned char>(text[bad]));
+    }
+    const AsciiText ascii(text);
+    ConfigItems items(ascii);
     try {
-      add_items(toml::parse(text), {}, items);
+      items.add(toml::parse(ascii.ascii()), {});
     } catch (const toml::parse_error& error) {
-      const std::string_view why = error.description();
+      const std::string why = ascii.restored(error.description());
       const bool is_value = why.find("parsing value") != why.npos ||
                             why.find("parsing boolean") != why.npos ||
                             why.find("parsing floating") != why.npos;
       fail(error.source(), fmt::format("{}{}", why, is_value ? "; text must be in quotes" : ""));
     }
-    return items;
+    return items.take();
   }
 };
 
