@@ -132,7 +132,9 @@ const data::detail::StoreSource& two_images() {
   static const testing::ScratchFolder folder;
   static const data::detail::StoreSource source = {
       .folder = folder.path,
-      .files = {folder.write("a.pgm", "P5 2 2 255\nabcd"), folder.write("b.pgm", "P5 2 2 255\nab")}};
+      .files = {folder.write("a.pgm", "P5 2 2 255\nabcd"), folder.write("b.pgm", "P5 2 2 255\nab")},
+      .wanted = {},
+      .resize_mode = {}};
   return source;
 }
 
