@@ -17,7 +17,6 @@
 #include <refine/backbones/normalized.hpp>
 #include <refine/backbones/resnet.hpp>
 #include <refine/backbones/vit.hpp>
-#include <refine/core/sha256.hpp>
 #include <refine/data/sources.hpp>
 #include <refine/formats/safetensors.hpp>
 #include <refine/remaps/remaps.hpp>
@@ -26,6 +25,7 @@
 #include <refine/training/training.hpp>
 #include <refine/transforms/encoded.hpp>
 #include <refine/transforms/unet.hpp>
+#include <tests/training/checkpoint_digest.hpp>
 #include <tests/training/masked.hpp>
 #include <tests/training/task.hpp>
 
@@ -53,6 +53,7 @@ namespace {
 
 namespace fs = std::filesystem;
 using refine::testing::content;
+using refine::testing::digest;
 using refine::testing::error_of;
 using refine::testing::expect_words;
 using refine::testing::ScratchFolder;
@@ -417,26 +418,6 @@ TEST(Checkpoint, OtherPixelDomainOrSettingsOfAnObjective_AreRefusedByName) {
   expect_words(error_of([&] { train(PixelDomain::reference, 8); }),
                {"objective", "temperature 8", "temperature 2"});
   EXPECT_THROW(train(PixelDomain::reference, 2, StopAfter{1}), Stopped) << "the run itself is not refused";
-}
-
-/// Returns the digest of a checkpoint's content, written out: the SHA-256 of names, values, types, shapes and bytes, each
-/// text after its length.
-std::string digest(const formats::SafeTensors& content) {
-  Sha256 hash;
-  const auto add = [&](std::string_view text) { hash.add(fmt::format("{}:", text.size())).add(text); };
-  for (const auto& [name, value] : content.metadata) {
-    if (name == "sha256") continue;
-    add(name);
-    add(value);
-  }
-  for (const auto& [name, tensor] : content.tensors) {
-    std::string shape;
-    for (const auto extent : tensor.sizes()) shape += (shape.empty() ? "" : ", ") + std::to_string(extent);
-    add(name);
-    add(fmt::format("{} [{}]", c10::toString(tensor.scalar_type()), shape));
-    hash.add(tensor.const_data_ptr(), tensor.nbytes());
-  }
-  return hash.hex();
 }
 
 TEST(Checkpoint, OtherVersion_IsRefusedByName) {
