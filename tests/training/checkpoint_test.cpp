@@ -723,6 +723,21 @@ TEST(Checkpoint, RelativePath_IsThatOfTheWorkingFolderAtTheStart) {
   EXPECT_TRUE(files_in(folder.path / "other").empty());
 }
 
+TEST(Checkpoint, RecipeAtTheLimit_IsComparedAndALargerOneIsNot) {
+  const InterruptedVictim run;
+  const fs::path newest = run.path / "0000000004.safetensors";
+  auto changed = formats::read_safetensors(newest);
+  const auto error = [&](std::size_t bytes) {
+    changed.metadata.at("recipe") = "{\"a\":\"" + std::string(bytes - 8, 'a') + "\"}";
+    changed.metadata.at("sha256") = digest(changed);
+    formats::write_safetensors(newest, changed);
+    return error_of([&] { train_victim(victim_recipe(), run.checkpoint); });
+  };
+  expect_words(error(65'536),
+               {"cannot resume", "recipe.optimization.epochs is", "the checkpoint has missing"});
+  expect_words(error(65'537), {"cannot resume", "recipe has more than 65536 bytes"});
+}
+
 TEST(Checkpoint, NumberWithARest_IsRefused) {
   const InterruptedVictim run;
   const fs::path newest = run.path / "0000000004.safetensors";
