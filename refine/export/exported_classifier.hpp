@@ -39,6 +39,19 @@ class ServedProgram {
   virtual void to(at::Device device) = 0;
 };
 
+/// What the `refine.json` of an exported file states about its functions.
+struct ExportedFacts {
+  Task task;  ///< the images and the classes
+  std::optional<Answer> answer =
+      std::nullopt;  ///< of `forward`; nothing: the file has the defended answer only
+};
+
+/// Reads the facts.
+/// \param about the content of `refine.json`
+/// \param file its name, for messages
+/// \throws Error if a fact is missing or malformed, or the images are too large
+ExportedFacts exported_facts(const nlohmann::ordered_json& about, const std::string& file);
+
 }  // namespace detail
 
 /// A defended classifier read from a file that `export_torchscript` or `export_pt2` wrote: a
@@ -105,8 +118,6 @@ class ExportedClassifier {
 
  private:
   using Program = detail::ServedProgram;
-
-  static constexpr std::int64_t largest_image = std::int64_t{1} << 26;  // pixels × channels
 
   // Returns why the functions do not return what the metadata promises, by which callers look up
   // class names; empty if they do.

@@ -20,9 +20,11 @@
 #include <string_view>
 #include <vector>
 
+#include <refine/core/file.hpp>
 #include <refine/data/image_files.hpp>
 #include <refine/formats/detail/pickle_machine.hpp>
 #include <refine/formats/onnx.hpp>
+#include <refine/formats/safetensors.hpp>
 #include <refine/metrics/attack_metrics.hpp>
 #include <refine/report/defense_report.hpp>
 #include <refine/report/render.hpp>
@@ -258,8 +260,18 @@ std::string pickled_text(const std::string& content) {
   return "X" + little(content.size(), 4) + content;
 }
 
-std::string contents_of_store() {
-  return std::ranges::find(readers(), "image_store", &Reader::name)->seeds().front();
+/// Returns the first intact file of a reader.
+std::string intact_file(std::string_view reader) {
+  return std::ranges::find(readers(), reader, &Reader::name)->seeds().front();
+}
+
+/// Returns the intact file of a reader of safetensors, with another value in its metadata.
+std::string with_metadata(std::string_view reader, const std::string& key, const std::string& value) {
+  formats::SafeTensors content = formats::read_safetensors("a", intact_file(reader));
+  content.metadata.at(key) = value;
+  const testing::ScratchFolder folder;
+  formats::write_safetensors(folder.path / "a", content);
+  return files::read(folder.path / "a");
 }
 
 struct Worst {
@@ -370,7 +382,7 @@ const std::vector<Worst>& worst_files() {
       {"image_header_jpeg_markers", "image_header", [] { return "\xff\xd8"s + repeated("\xff\xe0\0\2"s); }},
       {"image_store_lines", "image_store",
        [] {
-         std::string file = contents_of_store();
+         std::string file = intact_file("image_store");
          return file.substr(0, 4'096) + repeated("0 a\n", file_size - 4'200) +
                 fmt::format("{:020} {:020} end\n", 1, file_size - 4'200);
        },
@@ -405,6 +417,19 @@ const std::vector<Worst>& worst_files() {
        }},
       {"recognize_zeros", "recognize", [] { return repeated("\0"s); }},
       {"recognize_archive", "recognize", &many_entries},
+      {"run_checkpoint_history", "run_checkpoint",
+       [] {
+         const std::string epoch = "[1,0,0,0,0]";
+         return with_metadata("run_checkpoint", "history",
+                              "[" + repeated(epoch + ",", file_size - 5'000) + epoch + "]");
+       },
+       true},
+      {"run_checkpoint_recipe", "run_checkpoint",  // it is compared with that of the run
+       [] {
+         return with_metadata("run_checkpoint", "recipe",
+                              "{\"a\":[" + repeated("0,", file_size - 5'000) + "0]}");
+       },
+       false},
       {"safetensors_nesting", "safetensors", [] { return safetensors_of(repeated("[")); }},
       {"safetensors_entries", "safetensors", &safetensors_entries},
       {"safetensors_name", "safetensors",
@@ -420,6 +445,24 @@ const std::vector<Worst>& worst_files() {
                                "1],\"data_offsets\":[0,4]}}") +
                 "abcd";
        }},
+      {"saved_defense_alarm", "saved_defense",
+       [] {
+         return with_metadata("saved_defense", "alarm",
+                              "{\"a\":[" + repeated("[],", file_size - 50'000) + "0]}");
+       }},
+      {"saved_defense_permutation", "saved_defense",
+       [] {
+         return with_metadata("saved_defense", "permutation",
+                              "[" + repeated("0,", file_size - 50'000) + "0]");
+       },
+       false},
+      {"stored_network_names", "stored_network",
+       [] {
+         return with_metadata("stored_network", "class_names",
+                              "[" + repeated("\"\",", file_size / 2) + "\"\"]");
+       },
+       false},
+      {"stored_network_entries", "stored_network", &safetensors_entries, false},
       {"torchscript_pickle_lists", "torchscript_pickle", [] { return "\x80\2"s + repeated("]"); }},
       {"torchscript_pickle_tuples", "torchscript_pickle",
        [] { return "\x80\2"s + repeated("N\2050"s) + "N."; }},

@@ -1,17 +1,21 @@
 #include "tests/fuzz/readers.hpp"
 
 #include <ATen/core/Tensor.h>
+#include <ATen/ops/ones.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include <filesystem>
 #include <map>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <set>
 #include <sstream>
 #include <stdexcept>
 #include <utility>
 
+#include <refine/backbones/backbone.hpp>
+#include <refine/backbones/freeze.hpp>
 #include <refine/core/error.hpp>
 #include <refine/core/file.hpp>
 #include <refine/data/detail/decoders.hpp>
@@ -20,8 +24,11 @@
 #include <refine/data/sources.hpp>
 #include <refine/defend/detail/result_json.hpp>
 #include <refine/defend/images.hpp>
+#include <refine/defend/load_classifier.hpp>
 #include <refine/defend/results.hpp>
 #include <refine/defend/saved_defense.hpp>
+#include <refine/export/exported_classifier.hpp>
+#include <refine/export/weights.hpp>
 #include <refine/formats/archive.hpp>
 #include <refine/formats/checkpoint.hpp>
 #include <refine/formats/exported_program.hpp>
@@ -31,9 +38,11 @@
 #include <refine/formats/torchscript_check.hpp>
 #include <refine/programs/onnx.hpp>
 #include <refine/report/render.hpp>
+#include <refine/training/checkpoint.hpp>
 
 #include "tests/report/examples.hpp"
 #include "tests/support/scratch_folder.hpp"
+#include "tests/training/checkpoint_digest.hpp"
 #include "tools/refine/config_file.hpp"
 
 namespace refine::fuzz {
@@ -89,6 +98,10 @@ std::vector<std::string> entry_of(const char* file, const char* entry) {
 constexpr const char* scripted = "programs/plain.pt";
 constexpr const char* exported = "exported/linear.pt2";
 constexpr const char* checkpoint = "checkpoint.pth";
+constexpr const char* defended = "releases/0.1.0/defended.pt";
+constexpr const char* defense_parts = "releases/0.1.0/defended.safetensors";
+constexpr const char* victim = "releases/0.1.0/victim.safetensors";
+constexpr const char* about_entry = "extra/refine.json";
 constexpr const char* source_entry = "code/__torch__.py";
 constexpr const char* program_entry = "models/model.json";
 constexpr const char* weights_entry = "data/weights/model_weights_config.json";
@@ -122,10 +135,56 @@ void read_cifar10(std::string_view bytes, const char* name) {
   });
 }
 
-constexpr std::string_view about_defended = R"({"refine": "defended", "image": [3, 32, 32], "classes": 2,
-"class_names": ["cat", "dog"], "model": "victim.pt", "defense": "resnet", "answer": "gated", "permutation": [1, 0],
-"alarm": {"threshold": 0.5, "false_alarm_rate": 0.01, "images": 100, "groups": 90},
-"preprocessing": {"fit": "crop", "resize": 256}})";
+/// Reads the description of a defended file as `refine predict` does.
+void read_defended(std::string_view bytes) {
+  const auto about = refine::detail::json_under({{"a", std::string(bytes)}}, "a");
+  refine::detail::exported_facts(about, "a.pt");
+  exported_info(about, {});
+}
+
+/// Returns the parts of a defense, as those of a victim without code.
+std::vector<std::string> saved_defenses() {
+  formats::SafeTensors parts = formats::read_safetensors(fixtures / defense_parts);
+  const auto frozen = freeze(load_classifier(fixtures / victim).backbone);
+  parts.metadata["victim"] = refine::detail::fingerprint(*frozen.module, backbones::constants_of(frozen));
+  const testing::ScratchFolder folder;
+  formats::write_safetensors(folder.path / "a", parts);
+  return {files::read(folder.path / "a")};
+}
+
+/// A run, and its state.
+struct Run {
+  refine::detail::RunIdentity identity = {.run = "victim",
+                                          .recipe = R"({"seed":7,"optimization":{"epochs":3}})"};
+  refine::detail::RunState state = {
+      .tensors = {{"module.weight", at::ones({2, 3})}, {"optimizer.step", at::ones({}, at::kLong)}},
+      .step = 4,
+      .steps = 6,
+      .collapsed = 1,
+      .history = {{.epoch = 1, .loss = 0.5, .accuracy = 0.25, .lr = 0.1, .seconds = 2}},
+      .seconds = 2.5};
+};
+
+/// Reads a run's checkpoint, with the digest of its content in place of its own.
+void read_run_checkpoint(std::string_view bytes) {
+  static const testing::ScratchFolder folder;
+  static const fs::path file = folder.write("0000000004.safetensors", "");
+  formats::SafeTensors content = formats::read_safetensors("a.safetensors", bytes);
+  content.metadata["sha256"] = testing::digest(content);
+  fs::remove(file.string() + ".damaged");
+  formats::write_safetensors(file, content);
+  Run run;
+  Checkpoint{.path = folder.path, .resume = true}.open()->restore(run.state, run.identity);
+}
+
+std::vector<std::string> run_checkpoints() {
+  const testing::ScratchFolder folder;
+  Run run;
+  const auto store = Checkpoint{.path = folder.path}.open();
+  store->restore(run.state, run.identity);
+  store->save(run.state);
+  return {files::read(store->newest())};
+}
 
 /// Files of images, of which one cannot be read, and what a store of them contains.
 const data::detail::StoreSource& two_images() {
@@ -180,12 +239,7 @@ const std::vector<Reader> table = {
            "device = \"cpu\"\njson = true\n[defend]\nmodel = 'victim.pt'\nmean = [0.5, 0.25]\nepoch = 3 # few\n",
            "[attack]\nattack = \"\"\"\nBad\\u004Eets\"\"\"\npratio = 1e-1\nseed = 0x_1\ndate = 1979-05-27\n"};
      }},
-    {"defended",
-     [](std::string_view bytes) {
-       const auto about = refine::detail::json_under({{"a", std::string(bytes)}}, "a");
-       if (about.is_object()) exported_info(about, {});
-     },
-     [] { return std::vector{std::string(about_defended)}; }},
+    {"defended", &read_defended, [] { return entry_of(defended, about_entry); }},
     {"exported_program", [](std::string_view bytes) { inspect(with_entry(exported, program_entry, bytes)); },
      [] { return entry_of(exported, program_entry); }},
     {"exported_weights", [](std::string_view bytes) { inspect(with_entry(exported, weights_entry, bytes)); },
@@ -248,8 +302,17 @@ const std::vector<Reader> table = {
      [] {
        return contents(fixtures, {".pth", ".safetensors"});
      }},
+    {"run_checkpoint", &read_run_checkpoint, &run_checkpoints},
     {"safetensors", [](std::string_view bytes) { formats::read_safetensors("a.safetensors", bytes); },
      [] { return contents(fixtures, {".safetensors"}); }},
+    {"saved_defense",
+     [](std::string_view bytes) {
+       with_file(bytes, [](const fs::path& file) { load_saved_defense(fixtures / victim, file); });
+     },
+     &saved_defenses},
+    {"stored_network",
+     [](std::string_view bytes) { with_file(bytes, [](const fs::path& file) { load_classifier(file); }); },
+     [] { return std::vector{files::read(fixtures / victim)}; }},
     {"torchscript_pickle", [](std::string_view bytes) { inspect(with_entry(scripted, "data.pkl", bytes)); },
      [] { return entry_of(scripted, "data.pkl"); }},
     {"torchscript_source", [](std::string_view bytes) { inspect(with_entry(scripted, source_entry, bytes)); },

@@ -17,7 +17,6 @@
 #include <refine/backbones/normalized.hpp>
 #include <refine/backbones/resnet.hpp>
 #include <refine/backbones/vit.hpp>
-#include <refine/core/sha256.hpp>
 #include <refine/data/sources.hpp>
 #include <refine/formats/safetensors.hpp>
 #include <refine/remaps/remaps.hpp>
@@ -26,6 +25,7 @@
 #include <refine/training/training.hpp>
 #include <refine/transforms/encoded.hpp>
 #include <refine/transforms/unet.hpp>
+#include <tests/training/checkpoint_digest.hpp>
 #include <tests/training/masked.hpp>
 #include <tests/training/task.hpp>
 
@@ -53,6 +53,7 @@ namespace {
 
 namespace fs = std::filesystem;
 using refine::testing::content;
+using refine::testing::digest;
 using refine::testing::error_of;
 using refine::testing::expect_words;
 using refine::testing::ScratchFolder;
@@ -419,26 +420,6 @@ TEST(Checkpoint, OtherPixelDomainOrSettingsOfAnObjective_AreRefusedByName) {
   EXPECT_THROW(train(PixelDomain::reference, 2, StopAfter{1}), Stopped) << "the run itself is not refused";
 }
 
-/// Returns the digest of a checkpoint's content, written out: the SHA-256 of names, values, types, shapes and bytes, each
-/// text after its length.
-std::string digest(const formats::SafeTensors& content) {
-  Sha256 hash;
-  const auto add = [&](std::string_view text) { hash.add(fmt::format("{}:", text.size())).add(text); };
-  for (const auto& [name, value] : content.metadata) {
-    if (name == "sha256") continue;
-    add(name);
-    add(value);
-  }
-  for (const auto& [name, tensor] : content.tensors) {
-    std::string shape;
-    for (const auto extent : tensor.sizes()) shape += (shape.empty() ? "" : ", ") + std::to_string(extent);
-    add(name);
-    add(fmt::format("{} [{}]", c10::toString(tensor.scalar_type()), shape));
-    hash.add(tensor.const_data_ptr(), tensor.nbytes());
-  }
-  return hash.hex();
-}
-
 TEST(Checkpoint, OtherVersion_IsRefusedByName) {
   const InterruptedVictim run;
   const fs::path file = run.path / "0000000004.safetensors";
@@ -740,6 +721,21 @@ TEST(Checkpoint, RelativePath_IsThatOfTheWorkingFolderAtTheStart) {
   EXPECT_TRUE(fs::equivalent(saved, folder.path / "run" / "0000000005.safetensors")) << saved;
   EXPECT_EQ(files_in(folder.path / "run").size(), 3u) << "two checkpoints are kept, and the lock";
   EXPECT_TRUE(files_in(folder.path / "other").empty());
+}
+
+TEST(Checkpoint, RecipeAtTheLimit_IsComparedAndALargerOneIsNot) {
+  const InterruptedVictim run;
+  const fs::path newest = run.path / "0000000004.safetensors";
+  auto changed = formats::read_safetensors(newest);
+  const auto error = [&](std::size_t bytes) {
+    changed.metadata.at("recipe") = "{\"a\":\"" + std::string(bytes - 8, 'a') + "\"}";
+    changed.metadata.at("sha256") = digest(changed);
+    formats::write_safetensors(newest, changed);
+    return error_of([&] { train_victim(victim_recipe(), run.checkpoint); });
+  };
+  expect_words(error(65'536),
+               {"cannot resume", "recipe.optimization.epochs is", "the checkpoint has missing"});
+  expect_words(error(65'537), {"cannot resume", "recipe has more than 65536 bytes"});
 }
 
 TEST(Checkpoint, NumberWithARest_IsRefused) {

@@ -12,8 +12,11 @@
 #include <algorithm>
 #include <array>
 #include <cstddef>
+#include <cstdint>
 #include <exception>
 #include <map>
+#include <optional>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -118,6 +121,32 @@ class ServedPt2 : public ServedProgram {
   std::array<std::shared_ptr<backbones::detail::ExportedModule>, functions> modules_;  // share tensors
 };
 
+REFINE_INLINE ExportedFacts exported_facts(const nlohmann::ordered_json& about, const std::string& file) {
+  constexpr std::int64_t largest_image = std::int64_t{1} << 26;  // pixels × channels
+  const auto refuse = [&](const std::string& why) { refuse_exported(file, why); };
+  const auto is_positive = [](const nlohmann::ordered_json& value) {
+    if (!value.is_number_unsigned()) return false;
+    const auto number = value.get<std::uint64_t>();
+    return number > 0 && number < (1 << 20);
+  };
+  if (!about.is_object() || !about.contains("image") || !about["image"].is_array() ||
+      about["image"].size() != 3 || !about.contains("classes") || !is_positive(about["classes"]) ||
+      !is_positive(about["image"][0]) || !is_positive(about["image"][1]) || !is_positive(about["image"][2])) {
+    refuse("its refine.json lacks a valid image and classes");
+  }
+  ExportedFacts facts{.task = {{about["image"][0], about["image"][1], about["image"][2]}, about["classes"]}};
+  const auto& [channels, height, width] = facts.task.image;
+  if (std::int64_t{channels} * height * width > largest_image) {
+    refuse(fmt::format("the image in its refine.json is too large (got {}x{}x{}, expected up to {} values)",
+                       channels, height, width, largest_image));
+  }
+  if (const auto word = about.find("answer"); word != about.end()) {
+    facts.answer = word->is_string() ? parse_answer(word->get<std::string>()) : std::nullopt;
+    if (!facts.answer) refuse("its refine.json has another answer than 'defended' or 'gated'");
+  }
+  return facts;
+}
+
 }  // namespace refine::detail
 
 namespace refine {
@@ -145,28 +174,8 @@ REFINE_INLINE ExportedClassifier::ExportedClassifier(const std::filesystem::path
   if (found == extra.end()) refuse("it has no refine.json inside");
   about_ = std::make_shared<const nlohmann::ordered_json>(
       detail::parse_untrusted_json<nlohmann::ordered_json>(found->second));
-  const nlohmann::ordered_json& about = *about_;
-  const auto is_positive = [](const nlohmann::ordered_json& value) {
-    if (!value.is_number_unsigned()) return false;
-    const auto number = value.get<std::uint64_t>();
-    return number > 0 && number < (1 << 20);
-  };
-  if (!about.is_object() || !about.contains("image") || !about["image"].is_array() ||
-      about["image"].size() != 3 || !about.contains("classes") || !is_positive(about["classes"]) ||
-      !is_positive(about["image"][0]) || !is_positive(about["image"][1]) || !is_positive(about["image"][2])) {
-    refuse("its refine.json lacks a valid image and classes");
-  }
-  task_ = {{about["image"][0], about["image"][1], about["image"][2]}, about["classes"]};
-  const auto& [channels, height, width] = task_.image;
-  if (std::int64_t{channels} * height * width > largest_image) {
-    refuse(fmt::format("the image in its refine.json is too large (got {}x{}x{}, expected up to {} values)",
-                       channels, height, width, largest_image));
-  }
-  std::optional<Answer> stored;  // a file without the gated answer does not state one
-  if (const auto word = about.find("answer"); word != about.end()) {
-    stored = word->is_string() ? parse_answer(word->get<std::string>()) : std::nullopt;
-    if (!stored) refuse("its refine.json has another answer than 'defended' or 'gated'");
-  }
+  const auto [task, stored] = detail::exported_facts(*about_, name);
+  task_ = task;
   answer_ = answer.value_or(stored.value_or(Answer::defended));
   if (!stored && answer_ == Answer::gated) {
     throw Error(

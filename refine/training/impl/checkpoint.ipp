@@ -307,6 +307,9 @@ class FolderUse {
 /// Describes a field in which two recipes differ, for a message. Prefers the number of epochs, since other fields
 /// depend on it.
 inline std::string describe_difference(const std::string& run, const std::string& checkpoint) {
+  constexpr std::size_t max_bytes = 64 << 10;  // a recipe has about 1 KB; each number of a list gets a name
+  if (checkpoint.size() > max_bytes)
+    return fmt::format("the checkpoint's recipe has more than {} bytes", max_bytes);
   const auto parse = [](const std::string& text) {
     const auto json = refine::detail::parse_untrusted_json(text);
     return json.is_object() ? json.flatten() : nlohmann::json::object();
