@@ -237,6 +237,37 @@ TEST(ReadPickle, Protocols0And1_GiveSameContentAsPython) {
   EXPECT_EQ(read_old("(I1\nI2\ntp0\n0g0\n.").as_list()->size(), 2u);
 }
 
+// What stops refine's reader need not stop Python: numbers in other spellings, objects and names beyond a limit.
+TEST(FindProgram, BehindWhatTheReaderRefuses_IsFound) {
+  const std::string call = "\x85R.";
+  const std::string program = global("os", "system") + text("true") + call;
+  const std::string longest = "path.os." + repeated("path.os.", 200) + "system";
+  const std::pair<std::string, std::string> cases[] = {
+      {"I 1\n0" + program, "os.system"},
+      {"L0x10L\n0" + program, "os.system"},
+      {"Np 1\n0" + program, "os.system"},
+      {"Nq\5g 5\n00" + program, "os.system"},
+      {"]K\1K\2s0" + program, "os.system"},
+      {global("a", std::string(1000, 'b')) + "0" + program, "os.system"},
+      {"(" + repeated("N", 1'000'001) + "1" + program, "os.system"},
+      {repeated("(", 1'000'001) + program, "os.system"},
+      {repeated("]0", 5'000'001) + program, "os.system"},
+      {"I 1\n0i" + std::string("os\nsystem\n.").substr(0), "os.system"},
+      {"I 1\n0" + text("os") + text("system") + "\x93" + text("true") + call, "os"},
+      {"I 1\n0" + text("io") + "q\1" + "0" + text("a") + "q\2" + "0h\1" + text("open") + "\x93.", "io.open"},
+      {"I 1\n0" + text("pathlib") + text("os.system") + "\x93.", "os.system"},
+      {"I 1\n0S'\\x6fs'\nS'system'\n\x93.", "\\x6fs"},
+      {text("os") + text(longest) + "\x93.", "os.path.os."},
+      {text("a") + text(std::string(100'000, 'a') + ".os.system") + "\x93.", "aaa"},
+  };
+  for (const auto& [body, words] : cases) {
+    const std::string name = detail::find_program("\x80\4" + body).name;
+    EXPECT_NE(name.find(words), std::string::npos) << name << " for " << body.substr(0, 60);
+  }
+  EXPECT_EQ(detail::find_program("\x80\4I 1\n0" + text("x") + text("y") + "\x93.").name, "");
+  EXPECT_TRUE(detail::find_program("\x80\4I 1\n0" + text("x").substr(0, 4)).is_truncated);
+}
+
 TEST(ReadPickle, SharedObject_IsShared) {
   const Value value = read("]q\1K\1a(h\1h\1t");
   const List& both = *value.as_list();

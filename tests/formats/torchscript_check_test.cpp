@@ -415,6 +415,15 @@ TEST(LoadTorchScript, ChainAtTheLimit_IsLoadedAndDeeperOneThrows) {
     }
     return with_code(return_x, "", text);
   };
+  // LibTorch moves what follows a statement that may leave the loop into a branch.
+  const auto exits = [&](std::size_t n) {
+    return with_code(return_x, "",
+                     "def f(x: Tensor, b: bool) -> Tensor:\n  while b:\n" +
+                         repeated("    if b:\n      continue\n", n) + "    pass\n  return x\n");
+  };
+  EXPECT_EQ(refusal(exits(100)), "");
+  expect_words(refusal(exits(1'000)), {"levels, more than the 1000 allowed"});
+  expect_words(refusal(exits(20'000)), {"levels, more than the 1000 allowed"});
   EXPECT_EQ(refusal(negated(114)), "");  // 6 levels and 114, then 110 times 8
   expect_words(refusal(negated(115)), {"with 1001 levels, more than the 1000 allowed"});
   for (const Archive& archive :

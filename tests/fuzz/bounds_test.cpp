@@ -407,6 +407,15 @@ const std::vector<Worst>& worst_files() {
       {"programs_short", "pickle_programs", [] { return repeated("N."); }, true},
       {"programs_lists", "pickle_programs", [] { return repeated("]."); }, true},
       {"programs_names", "pickle_programs", [] { return repeated("ca\nb\n."); }, true},
+      {"programs_stopped", "pickle_programs",  // names in pairs, behind what the reader refuses
+       [] {
+         std::string pickle = "\x80\4I 1\n0";
+         for (int i = 0; i < 19'000; ++i) pickle += pickled_text(fmt::format("{:06}", i));
+         for (const char* module : {"io", "_io", "types", "functools", "code", "torch", "numpy", "pandas"})
+           pickle += pickled_text(module);
+         return pickle + repeated("\x93", file_size - pickle.size());
+       },
+       true},
       {"programs_copies", "pickle_programs",  // short pickles that copy a list and encode a text
        [] {
          const std::string list = "](" + repeated("N", 5'000) + "eq\1" + "0ctorch\nSize\nq\2" + "0" +
@@ -478,6 +487,14 @@ const std::vector<Worst>& worst_files() {
          std::string source = "def f0(x: Tensor) -> Tensor:\n  return x\n";
          for (int i = 1; source.size() < source_size - 100; ++i)
            source += fmt::format("def f{}(x: Tensor) -> Tensor:\n  return __torch__.f{}(x, )\n", i, i - 1);
+         return source;
+       },
+       false},
+      {"source_methods", "torchscript_source",
+       [] {
+         std::string source = "class A(Module):\n  __parameters__ = []\n";
+         for (int i = 0; source.size() < source_size - 100; ++i)
+           source += fmt::format("  def __{:x}(self):\n    pass\n", i);
          return source;
        },
        false},

@@ -936,9 +936,9 @@ TEST(TrainClassifier, NoProgressAfterHalfOfTheSteps_EndsTheRun) {
   };
   Checkpoint checkpoint{.path = folder.path, .every = 0ms};
   expect_words(train(lines, checkpoint),
-               {"after 150 of 250 steps the victim answers no better than chance", "on 1000 images", "labels",
+               {"after 200 of 250 steps the victim answers no better than chance", "on 1000 images", "labels",
                 "lr is 1e-09", "last good checkpoint is", folder.path.string()});
-  EXPECT_EQ(history.epochs.size(), 3u);
+  EXPECT_EQ(history.epochs.size(), 4u);
   EXPECT_EQ(lines.warnings.size(), 1u);
   recipe.optimization.epochs = 1;  // it has ended by itself
   EXPECT_EQ(train(lines), "");

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <string>
 #include <string_view>
 
 namespace refine::formats::detail {
@@ -115,6 +116,26 @@ inline constexpr bool is_dotted_identifier(std::string_view name) {
   });
 }
 
+/// Functions that run programs, in modules of which others do not; a final dot stands for all below it.
+// clang-format off
+inline constexpr auto program_names = std::to_array<std::string_view>(
+      {"types.FunctionType", "types.CodeType", "types.MethodType", "types.ModuleType", "types.LambdaType",
+       "functools.reduce", "code.interact", "code.InteractiveConsole", "code.InteractiveInterpreter",
+       "profile.Profile", "profile.run", "profile.runctx", "trace.Trace", "site.main", "test.support.",
+       "io.open", "io.FileIO", "_io.open", "_io.FileIO", "codecs.open", "_codecs.decode",
+       "string.Formatter", "logging.config.", "logging.FileHandler", "logging.handlers.", "uuid._popen",
+       "uuid._get_command_stdout", "torch.load", "torch.save", "torch.hub.", "torch.serialization.load", "torch.serialization.save", "torch.jit.",
+       "torch.utils.cpp_extension.", "torch.utils.collect_env.", "torch.utils.bottleneck.",
+       "torch.utils.data.datapipes.", "torch.utils.model_zoo.", "torch.utils._config_module.",
+       "torch._inductor.", "torch._dynamo.", "torch.fx.experimental.", "torch.distributed.rpc.",
+       "torch.multiprocessing.", "torch.compile", "torch.distributed.elastic.", "torch.package.",
+       "torch.classes.", "torch.ops.", "torch.onnx.",
+       "torch.testing.", "torch.storage._load_from_bytes", "torch.from_file", "numpy.load",
+       "numpy.loadtxt", "numpy.fromfile", "numpy.memmap", "numpy.save", "numpy.lib.npyio.", "numpy.f2py.",
+       "numpy.testing.", "numpy.distutils.", "pandas.read_pickle", "pandas.eval", "pandas.io.",
+       "pandas.core.computation."});
+// clang-format on
+
 /// Returns true if a Python call of this full name could run any program. The list has the modules
 /// and functions that malicious pickles use. A name outside the list is not harmless: refine never
 /// calls a name, and the list only decides how the refusal is worded. Text that is not a dotted
@@ -140,24 +161,6 @@ inline bool runs_programs(std::string_view name) {
       {"eval",      "exec",    "execfile", "compile", "open",       "file",       "input",
        "raw_input", "getattr", "setattr",  "delattr", "__import__", "breakpoint", "globals",
        "locals",    "vars",    "apply",    "reload",  "exit",       "quit",       "__build_class__"});
-  // clang-format off
-  static constexpr auto names = std::to_array<std::string_view>(
-      {"types.FunctionType", "types.CodeType", "types.MethodType", "types.ModuleType", "types.LambdaType",
-       "functools.reduce", "code.interact", "code.InteractiveConsole", "code.InteractiveInterpreter",
-       "profile.Profile", "profile.run", "profile.runctx", "trace.Trace", "site.main", "test.support.",
-       "io.open", "io.FileIO", "_io.open", "_io.FileIO", "codecs.open", "_codecs.decode",
-       "string.Formatter", "logging.config.", "logging.FileHandler", "logging.handlers.", "uuid._popen",
-       "uuid._get_command_stdout", "torch.load", "torch.save", "torch.hub.", "torch.serialization.load", "torch.serialization.save", "torch.jit.",
-       "torch.utils.cpp_extension.", "torch.utils.collect_env.", "torch.utils.bottleneck.",
-       "torch.utils.data.datapipes.", "torch.utils.model_zoo.", "torch.utils._config_module.",
-       "torch._inductor.", "torch._dynamo.", "torch.fx.experimental.", "torch.distributed.rpc.",
-       "torch.multiprocessing.", "torch.compile", "torch.distributed.elastic.", "torch.package.",
-       "torch.classes.", "torch.ops.", "torch.onnx.",
-       "torch.testing.", "torch.storage._load_from_bytes", "torch.from_file", "numpy.load",
-       "numpy.loadtxt", "numpy.fromfile", "numpy.memmap", "numpy.save", "numpy.lib.npyio.", "numpy.f2py.",
-       "numpy.testing.", "numpy.distutils.", "pandas.read_pickle", "pandas.eval", "pandas.io.",
-       "pandas.core.computation."});
-  // clang-format on
   // The names in TorchScript's own pickles: functions that return their argument.
   static constexpr auto harmless = std::to_array<std::string_view>(
       {"torch.jit._pickle.build_intlist", "torch.jit._pickle.build_doublelist",
@@ -183,7 +186,14 @@ inline bool runs_programs(std::string_view name) {
            function.find('.') != std::string_view::npos;
   }
   return std::ranges::find(modules, name.substr(0, name.find('.'))) != modules.end() ||
-         std::ranges::any_of(names, begins);
+         std::ranges::any_of(program_names, begins);
+}
+
+/// Returns true if a module has a function that `runs_programs`.
+inline bool has_programs(const std::string& module) {
+  const std::string prefix = module + ".";
+  return module == "builtins" || module == "__builtin__" || module == "__builtins__" || runs_programs(prefix + "a") ||
+         std::ranges::any_of(program_names, [&](std::string_view name) { return name.starts_with(prefix); });
 }
 
 /// Returns true if refine reads tensors of that dtype.

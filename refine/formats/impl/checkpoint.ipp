@@ -43,9 +43,122 @@ REFINE_INLINE void refuse_programs(const std::filesystem::path& path, const std:
   }
 }
 
+/// Goes through the instructions of a pickle without following what they do. Where `PickleMachine` stops, Python may go
+/// on: it has no limits, and takes numbers and objects that the machine refuses.
+class PickleScan {
+ public:
+  /// \param bytes begin with the pickle
+  explicit PickleScan(std::string_view bytes) : rest_(bytes) {}
+
+  /// Searches up to the end of the pickle, or to a byte that is not an instruction.
+  ProgramSearch run();
+
+ private:
+  /// Reads an instruction.
+  /// \return false for the last one, one that names a program, and a byte that is not one
+  bool step();
+
+  std::string_view take(std::uint64_t n);
+  std::string_view take_counted(std::size_t width);
+  std::string_view line();
+
+  /// Adds a text, of which an instruction may make a name.
+  /// \param has_escapes whether it is in quotes, with escapes
+  void add_text(std::string_view text, bool has_escapes = false);
+
+  void check_names();
+
+  std::string_view rest_;
+  bool is_truncated_ = false, makes_names_ = false;
+  std::set<std::string, std::less<>> texts_;
+  std::vector<std::string> modules_;  // the texts that may be one
+  std::string suspect_;               // a text that is enough for a name which runs programs
+  ProgramSearch found_;
+};
+
+REFINE_INLINE ProgramSearch PickleScan::run() {
+  while (!rest_.empty() && step() && !is_truncated_) continue;
+  if (makes_names_ && found_.name.empty()) check_names();
+  found_.is_truncated = found_.name.empty() && is_truncated_;
+  return found_;
+}
+
+REFINE_INLINE bool PickleScan::step() {
+  const char code = take(1).front();
+  constexpr std::string_view plain =
+                                 "(012NQRabde}l]ost)u\x81\x85\x86\x87\x88\x89\x8f\x90\x91\x92\x94\x97\x98",
+                             lines = "FILPgp", texts_in_lines = "SV";
+  const auto is_one_of = [code](std::string_view codes) { return codes.find(code) != codes.npos; };
+  if (is_one_of(plain)) return true;
+  if (is_one_of(lines)) return line(), true;
+  if (is_one_of(texts_in_lines)) return add_text(line(), /*has_escapes=*/true), true;
+  if (is_one_of("Khq\x80\x82")) return take(1), true;
+  if (is_one_of("M\x83")) return take(2), true;
+  if (is_one_of("Jjr\x84")) return take(4), true;
+  if (is_one_of("G\x95")) return take(8), true;
+  if (is_one_of("U\x8c")) return add_text(take_counted(1)), true;
+  if (is_one_of("TX")) return add_text(take_counted(4)), true;
+  if (code == '\x8d') return add_text(take_counted(8)), true;
+  if (is_one_of("C\x8a")) return take_counted(1), true;
+  if (is_one_of("B\x8b")) return take_counted(4), true;
+  if (is_one_of("\x8e\x96")) return take_counted(8), true;
+  if (is_one_of("ci")) {
+    const std::string module(line()), name(line());
+    if (runs_programs(module + "." + name)) found_.name = module + "." + name;
+    return found_.name.empty();
+  }
+  makes_names_ = makes_names_ || code == '\x93';
+  return code == '\x93';
+}
+
+REFINE_INLINE std::string_view PickleScan::take(std::uint64_t n) {
+  is_truncated_ = is_truncated_ || n > rest_.size();
+  const std::string_view bytes =
+      rest_.substr(0, static_cast<std::size_t>(std::min<std::uint64_t>(n, rest_.size())));
+  rest_.remove_prefix(bytes.size());
+  return bytes;
+}
+
+REFINE_INLINE std::string_view PickleScan::take_counted(std::size_t width) {
+  std::uint64_t size = 0;
+  const std::string_view bytes = take(width);
+  std::memcpy(&size, bytes.data(), bytes.size());
+  return take(size);
+}
+
+REFINE_INLINE std::string_view PickleScan::line() {
+  const std::size_t end = rest_.find('\n');
+  const std::string_view text = take(end == rest_.npos ? rest_.size() : end);
+  take(1);
+  return text;
+}
+
+REFINE_INLINE void PickleScan::add_text(std::string_view text, bool has_escapes) {
+  constexpr std::size_t max_size = 1 << 16;
+  if (has_escapes && text.size() >= 2) text = text.substr(1, text.size() - 2);  // quotes
+  const std::string name(text);
+  const bool is_unclear = has_escapes && text.find('\\') != text.npos;
+  if (is_unclear || runs_programs(name + ".a") || runs_programs("_." + name)) suspect_ = shorten(name);
+  if (text.size() > max_size || !texts_.insert(name).second) return;
+  if (has_programs(name)) modules_.push_back(name);
+}
+
+/// An instruction that makes a name takes two texts of the stack, which may come from anywhere before it.
+REFINE_INLINE void PickleScan::check_names() {
+  constexpr std::size_t max_texts = 20'000;
+  found_.name = suspect_;
+  for (const std::string& module : modules_) {
+    if (texts_.size() > max_texts) found_.name = module;
+    for (auto name = texts_.begin(); found_.name.empty() && name != texts_.end(); ++name) {
+      if (runs_programs(module + "." + *name)) found_.name = module + "." + *name;
+    }
+  }
+}
+
 REFINE_INLINE ProgramSearch find_program(std::string_view bytes) {
   PickleMachine machine({}, bytes);
   while (!machine.rest().empty()) {
+    const std::string_view pickle = machine.rest();
     bool is_pickle = true;
     try {
       machine.run_next();
@@ -55,7 +168,8 @@ REFINE_INLINE ProgramSearch find_program(std::string_view bytes) {
     const auto& names = machine.unknown_names();
     const auto found = std::ranges::find_if(names, runs_programs);
     if (found != names.end()) return {.name = *found};
-    if (!is_pickle) return {.is_truncated = machine.is_truncated()};
+    if (!is_pickle && machine.is_truncated()) return {.is_truncated = true};
+    if (!is_pickle) return PickleScan(pickle).run();
   }
   return {};
 }

@@ -225,7 +225,7 @@ REFINE_INLINE std::size_t DefinitionGraph::deepest_chain() const {
       std::size_t levels = 0, below = 0;
       const bool is_cycle = group.end() - first > 1;
       for (auto member = first; member != group.end(); ++member) {
-        levels += std::max<std::size_t>(nodes_[*member].levels, 1);
+        levels += nodes_[*member].levels;
         for (const std::size_t needed : nodes_[*member].needs) below = std::max(below, depth[needed]);
         for (const std::size_t method : nodes_[*member].methods) {
           if (is_cycle && depth[method] != 0) levels += nodes_[method].levels;  // else it is a member
@@ -239,11 +239,29 @@ REFINE_INLINE std::size_t DefinitionGraph::deepest_chain() const {
   return deepest;
 }
 
-/// Returns the number of levels of a tree.
+/// The depth of a tree, and whether it leaves a loop or a function.
+struct TreeDepth {
+  std::size_t levels = 1;
+  bool has_exit = false;
+};
+
+/// Returns the depth that LibTorch gives a tree: it moves what follows a statement with an exit into a branch.
+REFINE_INLINE TreeDepth measure_depth(const torch::jit::TreeRef& tree) {
+  using namespace torch::jit;
+  TreeDepth result{.has_exit =
+                       tree->kind() == TK_RETURN || tree->kind() == TK_BREAK || tree->kind() == TK_CONTINUE};
+  std::size_t exits = 0;
+  for (const TreeRef& part : tree->trees()) {
+    const TreeDepth inner = measure_depth(part);
+    result.levels = std::max(result.levels, inner.levels + exits + 1);
+    if (tree->kind() == TK_LIST) exits += inner.has_exit;
+    result.has_exit = result.has_exit || inner.has_exit;
+  }
+  return result;
+}
+
 REFINE_INLINE std::size_t tree_depth(const torch::jit::TreeRef& tree) {
-  std::size_t deepest = 0;
-  for (const torch::jit::TreeRef& part : tree->trees()) deepest = std::max(deepest, tree_depth(part));
-  return deepest + 1;
+  return measure_depth(tree).levels;
 }
 
 REFINE_INLINE CodeCheck::CodeCheck(const std::map<std::string, std::string>& code, Report report)
@@ -524,10 +542,14 @@ REFINE_INLINE void CodeCheck::check_chains() {
     const std::string name = qualifier(path_) + "." + definition.name().name();
     const std::size_t whole = graph.find(name);
     Methods methods;
+    const std::size_t operators = graph.find(name + ":");  // a + b calls a.__add__(b)
+    graph.add_levels(operators, 1);
     for (const Stmt& statement : definition.body()) {
       if (statement.kind() != TK_DEF) continue;
       const std::string method = Def(statement).name().name();
-      methods.emplace(method, graph.find(fmt::format("{}:{}", name, method)));  // no name has a colon
+      const std::size_t number = graph.find(fmt::format("{}:{}", name, method));  // no name has a colon
+      methods.emplace(method, number);
+      if (method.starts_with("__")) graph.add_need(operators, number);
     }
     std::size_t field_levels = 0;
     for (const Stmt& statement : definition.body()) {
@@ -540,9 +562,7 @@ REFINE_INLINE void CodeCheck::check_chains() {
       graph.add_levels(method, tree_depth(statement));
       graph.add_method(whole, method);
       add_needs(graph, method, statement, whole, methods);
-      for (const auto& [other, number] : methods) {  // a + b calls a.__add__(b)
-        if (other.starts_with("__")) graph.add_need(method, number);
-      }
+      graph.add_need(method, operators);
     }
     graph.add_levels(whole, 1 + field_levels);
   });

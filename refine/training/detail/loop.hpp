@@ -695,12 +695,13 @@ class TrainingLoop {
                      optimization_.lr));
   }
 
-  /// Stops a training whose answers are no better than chance after half of its steps, unless most images are of one
+  /// Stops a training whose answers are no better than chance in two epochs after half of its steps, unless most images are of one
   /// class: then a few right answers for the others come late.
   void require_progress(const EpochSums& totals, std::int64_t images) {
     const bool is_judged = run_.chance && 2 * state_.step >= steps_ && state_.step >= judged_after_;
     if (!is_judged || state_.step == steps_ || images < 1000 || run_.chance() > 0.5) return;
-    if (is_above_chance(totals, images)) return;
+    epochs_by_chance_ = is_above_chance(totals, images) ? 0 : epochs_by_chance_ + 1;
+    if (epochs_by_chance_ < 2) return;
     throw Error("{}; {}, lr is {}{}", no_progress(totals, images), run_.after_warning, optimization_.lr,
                 last_checkpoint(store_.get()));
   }
@@ -846,6 +847,7 @@ class TrainingLoop {
   double rate_factor_ = 1;         ///< of the last step
   std::int64_t judged_after_ = 0;  ///< the step from which on a training is judged
   bool knows_progress_ = false;
+  int epochs_by_chance_ = 0;  ///< epochs in a row without progress
   bool is_updating_ = false;  ///< the step has changed parameters and cannot be computed again
   bool in_parts_ = false;     ///< activations are computed twice
 
