@@ -250,11 +250,12 @@ REFINE_INLINE TreeDepth measure_depth(const torch::jit::TreeRef& tree) {
   using namespace torch::jit;
   TreeDepth result{.has_exit =
                        tree->kind() == TK_RETURN || tree->kind() == TK_BREAK || tree->kind() == TK_CONTINUE};
+  constexpr std::size_t levels_of_exit = 5;  // it takes more time than a level of the source
   std::size_t exits = 0;
   for (const TreeRef& part : tree->trees()) {
     const TreeDepth inner = measure_depth(part);
     result.levels = std::max(result.levels, inner.levels + exits + 1);
-    if (tree->kind() == TK_LIST) exits += inner.has_exit;
+    if (tree->kind() == TK_LIST && inner.has_exit) exits += levels_of_exit;
     result.has_exit = result.has_exit || inner.has_exit;
   }
   return result;
