@@ -63,7 +63,7 @@ class PickleScan {
   std::string_view line();
 
   /// Adds a text, of which an instruction may make a name.
-  /// \param has_escapes whether it is in quotes, with escapes
+  /// \param has_escapes whether it is written with escapes, and may be in quotes
   void add_text(std::string_view text, bool has_escapes = false);
 
   void check_names();
@@ -135,7 +135,12 @@ REFINE_INLINE std::string_view PickleScan::line() {
 
 REFINE_INLINE void PickleScan::add_text(std::string_view text, bool has_escapes) {
   constexpr std::size_t max_size = 1 << 16;
-  if (has_escapes && text.size() >= 2) text = text.substr(1, text.size() - 2);  // quotes
+  if (has_escapes) {
+    while (text.size() > 1 && std::isspace(static_cast<unsigned char>(text.back())) != 0)
+      text.remove_suffix(1);
+    const bool is_quoted = text.size() > 1 && (text.front() == '\'' || text.front() == '"');
+    if (is_quoted) text = text.substr(1, text.size() - 2);
+  }
   const std::string name(text);
   const bool is_unclear = has_escapes && text.find('\\') != text.npos;
   if (is_unclear || runs_programs(name + ".a") || runs_programs("_." + name)) suspect_ = shorten(name);
