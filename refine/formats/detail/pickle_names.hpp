@@ -169,14 +169,15 @@ inline bool runs_programs(std::string_view name) {
   if (!is_dotted_identifier(name)) return false;
   if (std::ranges::find(harmless, name) != harmless.end()) return false;
   // Ways from one module to another, as in "pathlib.os.system".
+  const bool has_inner = name.find('.') != name.rfind('.') || name.find("__") != name.npos;
   for (const std::string_view inner :
        {".os.", ".sys.", ".subprocess.", ".posix.", ".nt.", ".builtins.", ".__builtins__", ".__globals__",
         ".__subclasses__", ".__import__", ".importlib.", ".shutil.", ".socket.", ".ctypes.", "._ssl.",
         ".ssl."}) {
-    if (name.find(inner) != std::string_view::npos) return true;
+    if (has_inner && name.find(inner) != std::string_view::npos) return true;
   }
   const auto begins = [&](std::string_view prefix) {
-    return name.starts_with(prefix) &&
+    return name.starts_with(prefix.front()) && name.starts_with(prefix) &&
            (prefix.ends_with('.') || name.size() == prefix.size() || name[prefix.size()] == '.');
   };
   for (const std::string_view builtin : {"builtins.", "__builtin__.", "__builtins__."}) {
@@ -192,7 +193,8 @@ inline bool runs_programs(std::string_view name) {
 /// Returns true if a module has a function that `runs_programs`.
 inline bool has_programs(const std::string& module) {
   const std::string prefix = module + ".";
-  return module == "builtins" || module == "__builtin__" || module == "__builtins__" || runs_programs(prefix + "a") ||
+  return module == "builtins" || module == "__builtin__" || module == "__builtins__" ||
+         runs_programs(prefix + "a") ||
          std::ranges::any_of(program_names, [&](std::string_view name) { return name.starts_with(prefix); });
 }
 

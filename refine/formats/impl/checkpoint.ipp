@@ -162,6 +162,7 @@ REFINE_INLINE void PickleScan::check_names() {
 
 REFINE_INLINE ProgramSearch find_program(std::string_view bytes) {
   PickleMachine machine({}, bytes);
+  std::set<std::string> harmless;  // many pickles may ask for one name
   while (!machine.rest().empty()) {
     const std::string_view pickle = machine.rest();
     bool is_pickle = true;
@@ -171,8 +172,11 @@ REFINE_INLINE ProgramSearch find_program(std::string_view bytes) {
       is_pickle = false;
     }
     const auto& names = machine.unknown_names();
-    const auto found = std::ranges::find_if(names, runs_programs);
-    if (found != names.end()) return {.name = *found};
+    for (const std::string& name : names) {
+      if (harmless.contains(name)) continue;
+      if (runs_programs(name)) return {.name = name};
+      harmless.insert(name);
+    }
     if (!is_pickle && machine.is_truncated()) return {.is_truncated = true};
     if (!is_pickle) return PickleScan(pickle).run();
   }
