@@ -19,6 +19,10 @@ int create_folders(const std::filesystem::path& folder);
 /// Returns what to do if a file cannot be written for this reason, a number of `errno`.
 const char* writing_advice(int reason);
 
+/// Throws the Error for a file that cannot be read.
+/// \param reason a number of `errno`
+[[noreturn]] void fail_to_read(const std::filesystem::path& path, int reason);
+
 /// Opens a regular file for reading. Does not wait, as opening a pipe does until another process writes to it.
 /// \param size receives the number of bytes
 /// \return a descriptor, which the caller closes

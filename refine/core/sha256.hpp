@@ -12,7 +12,6 @@
 #include <memory>
 #include <string>
 #include <string_view>
-#include <system_error>
 #include <vector>
 
 #include <refine/core/error.hpp>
@@ -74,10 +73,7 @@ inline std::string sha256(const std::filesystem::path& path) {
   while (const std::size_t got = std::fread(block.data(), 1, block.size(), file.get())) {
     digest.add(block.data(), got);
   }
-  if (std::ferror(file.get())) {
-    throw Error("cannot read {}: {}; check the path and its permissions", path.string(),
-                std::generic_category().message(errno));
-  }
+  if (std::ferror(file.get())) detail::fail_to_read(path, errno);
   return digest.hex();
 }
 

@@ -30,8 +30,7 @@ bool is_utf8(std::string_view text);
 /// may be any bytes; a name in JSON may not.
 std::string to_utf8(std::string_view text);
 
-/// Returns JSON with each character that `printable` does not show as it is written as `\uNNNN`, which denotes the same
-/// text.
+/// Returns JSON in which the characters that `printable` replaces are written as `\uNNNN`, which denotes the same text.
 /// \param json a document in UTF-8, in which line breaks occur only between its parts
 std::string escape_json_controls(std::string_view json);
 

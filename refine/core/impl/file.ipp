@@ -21,7 +21,7 @@
 
 namespace refine::detail {
 
-[[noreturn]] inline void fail_to_read(const std::filesystem::path& path, int reason) {
+REFINE_INLINE void fail_to_read(const std::filesystem::path& path, int reason) {
   throw Error("cannot read {}: {}; check the path and its permissions", path.string(),
               std::generic_category().message(reason));
 }

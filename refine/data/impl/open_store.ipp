@@ -48,8 +48,7 @@ REFINE_INLINE std::string OpenFile::read(std::size_t offset, std::size_t count) 
 }
 
 REFINE_INLINE void OpenFile::fail(int reason) const {
-  throw Error("cannot read {}: {}; check the path and its permissions", path_.string(),
-              std::strerror(reason));
+  refine::detail::fail_to_read(path_, reason);
 }
 
 REFINE_INLINE Mapping::Mapping(std::shared_ptr<const OpenFile> source) : file(std::move(source)) {

@@ -146,8 +146,7 @@ REFINE_INLINE at::Tensor read_idx(const std::filesystem::path& path) {
   if (!file) {
     const int reason = errno ? errno : ENOMEM;
     ::close(descriptor);
-    throw Error("cannot read {}: {}; check the path and its permissions", path.string(),
-                std::generic_category().message(reason));
+    refine::detail::fail_to_read(path, reason);
   }
 
   const auto read = [&](std::uint8_t* to, std::int64_t n) {

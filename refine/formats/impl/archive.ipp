@@ -15,7 +15,6 @@
 #include <set>
 #include <string>
 #include <string_view>
-#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -271,8 +270,7 @@ REFINE_INLINE std::string SeekableFile::read(std::uint64_t offset, std::size_t n
 }
 
 REFINE_INLINE void SeekableFile::fail(int code) const {
-  throw Error("cannot read {}: {}; check the path and its permissions", path_.string(),
-              std::generic_category().message(code));
+  refine::detail::fail_to_read(path_, code);
 }
 
 REFINE_INLINE std::vector<ZipEntry> ZipDirectory::read() {
